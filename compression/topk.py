@@ -1,0 +1,28 @@
+"""Top-k by magnitude within each chunk.
+
+Legend: N chunks, C elements per chunk, K kept.
+"""
+
+import torch
+from torch import Tensor
+
+
+def select_topk(values_NC: Tensor, k: int) -> Tensor:
+    """Indices of the k largest magnitudes of each row, ascending; int64 [N, K].
+
+    Equal magnitudes go to the lowest index, which `torch.topk` does not promise: the
+    choice must not depend on the device. Deterministic. ValueError if k is not in [1, C]
+    or a value is not finite.
+    """
+    num_chunks, num_elements = values_NC.shape
+    if not 1 <= k <= num_elements:
+        raise ValueError(f"k is {k}: it must be in [1, {num_elements}]")
+    if not torch.isfinite(values_NC).all():
+        raise ValueError("values are not finite: a pseudo-gradient with NaN or Inf is not sent")
+    magnitude_NC = values_NC.abs()
+    threshold_N1 = magnitude_NC.topk(k, dim=1).values[:, -1:]
+    above_NC = magnitude_NC > threshold_N1
+    tied_NC = magnitude_NC == threshold_N1
+    missing_N1 = k - above_NC.sum(dim=1, keepdim=True)
+    chosen_NC = above_NC | (tied_NC & (tied_NC.cumsum(dim=1) <= missing_N1))
+    return chosen_NC.nonzero()[:, 1].view(num_chunks, k)

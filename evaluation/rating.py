@@ -1,0 +1,50 @@
+"""A Plackett-Luce rating per hotkey, from the order of gains in each window.
+
+Being ordinal it never sets an amount: it orders miners for naming and for display.
+Source: Weng and Lin (JMLR 2011), as the `openskill` package implements it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from openskill.models import PlackettLuce
+
+_MODEL = PlackettLuce()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rating:
+    """Belief about a hotkey's skill: mean and standard deviation."""
+
+    mu: float = _MODEL.mu
+    sigma: float = _MODEL.sigma
+
+    @property
+    def ordinal(self) -> float:
+        """A skill that we can be sure of: mu - 3 sigma."""
+        return self.mu - 3 * self.sigma
+
+
+def update_ratings(ratings: Mapping[str, Rating], gains: Mapping[str, float]) -> dict[str, Rating]:
+    """New ratings after a window. `gains`: hotkey -> relative gain; equal gains are a draw.
+
+    Hotkeys not in the window keep theirs. Pure; fewer than two gains change nothing.
+    """
+    after = dict(ratings)
+    if len(gains) < 2:
+        return after
+    hotkeys = sorted(gains)
+    teams = [[_load(after.get(hotkey, Rating()))] for hotkey in hotkeys]
+    rated = _MODEL.rate(teams, ranks=_ranks([gains[hotkey] for hotkey in hotkeys]))
+    for hotkey, (new,) in zip(hotkeys, rated, strict=True):
+        after[hotkey] = Rating(mu=new.mu, sigma=new.sigma)
+    return after
+
+
+def _ranks(gains: list[float]) -> list[float]:
+    order = sorted(set(gains), reverse=True)
+    return [float(order.index(gain)) for gain in gains]
+
+
+def _load(rating: Rating):  # type: ignore[no-untyped-def]  # openskill's class is private
+    return _MODEL.rating(mu=rating.mu, sigma=rating.sigma)

@@ -1,0 +1,55 @@
+"""Chain weights from relative gains: one pure function.
+
+Gain pays; the rating only orders. The share of a miner grows with the lower bound of its
+mean relative gain over the last windows, to the power `gain_power`, times the share of
+those windows in which it was scored. Nobody gets more than `max_share`; what nobody earns
+is burned. The configured shares are the paid shares: nothing is scaled up again.
+"""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WeightRules:
+    """`confidence_z`: standard errors taken off a mean. `history_windows`: windows that count.
+    `min_windows`: scored windows before anything is paid.
+    """
+
+    history_windows: int
+    min_windows: int
+    confidence_z: float
+    gain_power: float
+    max_share: float
+    burn_uid: int
+
+
+def lower_bound(gains: Sequence[float], z: float) -> float:
+    """Mean less z standard errors over windows; minus infinity for fewer than two."""
+    if len(gains) < 2 or not all(math.isfinite(g) for g in gains):
+        return -math.inf
+    return statistics.fmean(gains) - z * statistics.stdev(gains) / math.sqrt(len(gains))
+
+
+def chain_weights(
+    histories: Mapping[int, Mapping[int, float]], window: int, rules: WeightRules
+) -> dict[int, float]:
+    """Shares by uid that add up to 1. `histories`: uid -> window -> relative gain.
+
+    Only windows in (window - history_windows, window] count. With nobody to pay, all goes
+    to the burn uid.
+    """
+    first = max(0, window - rules.history_windows + 1)
+    length = window - first + 1
+    merits = {}
+    for uid, history in histories.items():
+        recent = [gain for w, gain in sorted(history.items()) if first <= w <= window]
+        bound = lower_bound(recent, rules.confidence_z)
+        if uid != rules.burn_uid and len(recent) >= rules.min_windows and bound > 0:
+            merits[uid] = bound**rules.gain_power * len(recent) / length
+    total = math.fsum(merits.values())
+    shares = {uid: min(merit / total, rules.max_share) for uid, merit in sorted(merits.items())}
+    burned = max(0.0, 1.0 - math.fsum(shares.values()))
+    return {**shares, rules.burn_uid: burned} if burned > 0 else shares

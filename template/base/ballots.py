@@ -1,0 +1,68 @@
+"""Reading what the chain holds on a window: records, and the ballot that they make."""
+
+import logging
+
+from template.chain import Chain
+from template.errors import RecordError
+from template.protocol.quorum import Ballot, Voter
+from template.protocol.record import MAX_UIDS, Record, decode_record
+from template.protocol.root import Member
+from template.protocol.schedule import Schedule
+from template.protocol.ss58 import public_key
+
+log = logging.getLogger(__name__)
+
+
+def read_records(chain: Chain, block: int) -> dict[str, Record]:
+    """hotkey -> record as it stood at a block; commitments that are no records are left out."""
+    records = {}
+    for hotkey, data in chain.commitments(block).items():
+        try:
+            records[hotkey] = decode_record(data)
+        except RecordError as error:
+            log.debug("commitment of %s is not a record: %s", hotkey, error)
+    return records
+
+
+def read_candidates(chain: Chain, schedule: Schedule, window: int) -> dict[int, Member]:
+    """uid -> payload committed for a window, of the hotkeys registered at its stake block."""
+    records = read_records(chain, schedule.commit_block(window))
+    graph = chain.metagraph(schedule.stake_block(window))
+    candidates = {}
+    for neuron in graph.neurons:
+        record = records.get(neuron.hotkey)
+        if record is None or record.payload is None or neuron.uid >= MAX_UIDS:
+            continue
+        if record.payload.window == window:
+            candidates[neuron.uid] = Member(
+                uid=neuron.uid,
+                hotkey=neuron.hotkey,
+                public_key=public_key(neuron.hotkey),
+                digest=record.payload.digest,
+            )
+    return candidates
+
+
+def read_ballot(chain: Chain, schedule: Schedule, window: int) -> Ballot:
+    """All that counts for a window; its vote block must be finalised."""
+    records = read_records(chain, schedule.vote_block(window))
+    stake_block = schedule.stake_block(window)
+    voters = []
+    for neuron in chain.metagraph(stake_block).neurons:
+        vote = record.vote if (record := records.get(neuron.hotkey)) is not None else None
+        if vote is None or vote.window != window or not neuron.validator_permit:
+            continue
+        voters.append(
+            Voter(
+                uid=neuron.uid,
+                hotkey=neuron.hotkey,
+                stake_rao=neuron.total_stake_rao,
+                vote=vote,
+            )
+        )
+    return Ballot(
+        window=window,
+        seed=chain.block_hash(stake_block),
+        candidates=read_candidates(chain, schedule, window),
+        voters=voters,
+    )

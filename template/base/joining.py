@@ -1,0 +1,141 @@
+"""Joining a run: from this node's own checkpoint, a published one, or theta_0."""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from template.base.context import NodeContext
+from template.base.peers import Peers
+from template.data.manifest import Manifest, manifest_digest, parse_manifest
+from template.data.pages import PageReader
+from template.errors import ConfigError, SubnetError
+from template.protocol.keys import checkpoint_manifest_key
+from template.protocol.root import tensors_digest
+from template.training.checkpoint import (
+    LocalCheckpoint,
+    load_local,
+    parse_params,
+    parse_published,
+    restore_published,
+)
+from template.training.outer import OuterState, first_state
+
+log = logging.getLogger(__name__)
+
+LOCAL_FILE = "node.safetensors"
+MAX_MANIFEST_BYTES = 64 * 2**20
+
+
+def local_path(context: NodeContext) -> Path:
+    return context.state_dir / LOCAL_FILE
+
+
+def join(context: NodeContext, peers: Peers) -> LocalCheckpoint:
+    """Where this node starts: its own checkpoint if it has one, else the newest published
+    one that a validator holds, else theta_0.
+    """
+    local = load_local(local_path(context), context.spec)
+    if local is not None:
+        log.info("continuing at theta_%d from %s", local.state.window, local_path(context))
+        return local
+    peers.refresh()
+    state = _published_state(context, peers) or _first_state(context, peers)
+    log.info("starting at theta_%d, root %s", state.window, state.root[:8].hex())
+    return LocalCheckpoint(state=state)
+
+
+def _first_state(context: NodeContext, peers: Peers) -> OuterState:
+    spec = context.spec
+    digest = bytes.fromhex(spec.checkpoint.theta0_digest)
+    data = peers.fetch_blob(spec.data.mirrors, digest, max_bytes=_params_limit(context))
+    params = parse_params(data, spec)
+    if hashlib.sha256(data).digest() != digest:
+        raise ConfigError(f"theta_0 from the mirrors is not the spec's {digest.hex()}")
+    log.debug("theta_0 has tensor digest %s", tensors_digest(params).hex())
+    return first_state(params, spec.run_id)
+
+
+def _published_state(context: NodeContext, peers: Peers) -> OuterState | None:
+    """The newest checkpoint that some validator, most stake first, can give us."""
+    chain, spec = context.chain, context.spec
+    finalized = chain.finalized()
+    window = min(context.schedule.window_of(finalized), spec.schedule.num_windows + 1)
+    every = spec.checkpoint.every_windows
+    validators = [
+        n.hotkey
+        for n in sorted(
+            chain.metagraph(finalized).neurons, key=lambda n: (-n.total_stake_rao, n.uid)
+        )
+        if n.validator_permit
+    ]
+    for candidate in range(window // every * every, every - 1, -every):
+        for hotkey in validators:
+            state = _fetch_checkpoint(context, peers, hotkey, candidate)
+            if state is not None:
+                return state
+    return None
+
+
+def _fetch_checkpoint(
+    context: NodeContext, peers: Peers, hotkey: str, window: int
+) -> OuterState | None:
+    key = checkpoint_manifest_key(context.spec.run_id, window)
+    try:
+        data = peers.bucket(hotkey).get(key, max_bytes=MAX_MANIFEST_BYTES)
+        manifest = parse_published(data, context.spec)
+        blob = peers.fetch_blob([hotkey], manifest.params_digest, _params_limit(context))
+        state = restore_published(manifest, blob, context.spec)
+    except SubnetError as error:
+        log.debug("no checkpoint %d from %s: %s", window, hotkey, error)
+        return None
+    return state if state.window == window else None
+
+
+def _params_limit(context: NodeContext) -> int:
+    """Bytes of all tensors in float32, and room for the file's header."""
+    numel = 0
+    for shape in context.form.shapes.values():
+        size = 1
+        for side in shape:
+            size *= side
+        numel += size
+    return 4 * numel + 2**20
+
+
+def open_pages(context: NodeContext, peers: Peers) -> PageReader:
+    """The run's dataset, fetched shard by shard as it is read."""
+    spec = context.spec
+    peers.refresh()
+    digest = bytes.fromhex(spec.data.manifest_digest)
+    manifest = parse_manifest(
+        peers.fetch_blob(spec.data.mirrors, digest, max_bytes=MAX_MANIFEST_BYTES)
+    )
+    _check_manifest(manifest, context, digest)
+
+    def fetch(shard_digest: str, num_bytes: int) -> bytes:
+        return peers.fetch_blob(spec.data.mirrors, bytes.fromhex(shard_digest), num_bytes)
+
+    return PageReader(
+        manifest,
+        fetch,
+        cache_dir=context.state_dir / "shards",
+        max_resident_shards=_RESIDENT_SHARDS,
+    )
+
+
+_RESIDENT_SHARDS = 64
+
+
+def _check_manifest(manifest: Manifest, context: NodeContext, digest: bytes) -> None:
+    spec = context.spec
+    if manifest_digest(manifest) != digest:
+        raise ConfigError(f"dataset manifest from the mirrors is not the spec's {digest.hex()}")
+    pairs: Sequence[tuple[str, object, object]] = (
+        ("data.tokenizer", spec.data.tokenizer, manifest.tokenizer),
+        ("data.page_tokens", spec.data.page_tokens, manifest.page_tokens),
+        ("model.vocab_size", spec.model.vocab_size, manifest.vocab_size),
+    )
+    for name, wanted, found in pairs:
+        if wanted != found:
+            raise ConfigError(f"run spec: {name} is {wanted!r}, the dataset's is {found!r}")

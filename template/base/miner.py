@@ -1,0 +1,218 @@
+"""The miner: train on the assigned pages, commit the digest, reveal the payload, follow.
+
+One pass of the loop is one window. Nothing is lost: what was not accepted, or was never
+sent, goes back into error feedback; the state is on disk before the digest is on chain.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from compression import SparseTensor, accumulate, residual_after
+from template.base.context import NodeContext
+from template.base.follower import Follower
+from template.base.joining import join, local_path, open_pages
+from template.base.peers import Peers
+from template.data.assignment import assigned_pages, assignment_seed
+from template.errors import PayloadError
+from template.log import window_context
+from template.protocol.keys import payload_key
+from template.protocol.payload import (
+    PayloadHeader,
+    decode_payload,
+    encode_payload,
+    payload_digest,
+)
+from template.protocol.quorum import Decision
+from template.protocol.record import PayloadCommitment, Record, encode_record
+from template.protocol.ss58 import public_key
+from template.training.checkpoint import LocalCheckpoint, save_local
+from template.training.inner import InnerTrainer
+from template.training.model import Params
+from template.training.outer import clip_references
+
+log = logging.getLogger(__name__)
+
+COMMIT_MARGIN_BLOCKS = 4
+"""Blocks before a window's end at which training stops: encoding and the commitment must
+still get into a block. Too small loses windows, too large loses training time."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pending:
+    """A payload made and not yet decided on."""
+
+    window: int
+    frame: bytes
+
+    @property
+    def digest(self) -> bytes:
+        return payload_digest(self.frame)
+
+
+class Miner:
+    """A miner at work. `step` is one window; `run` in `template.base.supervisor` repeats it."""
+
+    def __init__(self, context: NodeContext) -> None:
+        self.context = context
+        self.peers = Peers(context)
+        checkpoint = join(context, self.peers)
+        self.follower = Follower(context, self.peers, checkpoint.state)
+        self._pages = open_pages(context, self.peers)
+        self._trainer = InnerTrainer(context.spec, context.device)
+        self._trainer.load_moments(checkpoint.groups.get("moments", {}))
+        zeros = {name: torch.zeros(shape) for name, shape in context.form.shapes.items()}
+        self._feedback: Params = {**zeros, **checkpoint.groups.get("feedback", {})}
+        self._pending = [
+            Pending(window=int(window), frame=bytes(frame.numpy().tobytes()))
+            for window, frame in checkpoint.groups.get("pending", {}).items()
+        ]
+        self._last_window = int(checkpoint.values.get("last_window", -1))
+        self._revealed: set[bytes] = set()
+        context.chain.publish(encode_record(self._record()))
+
+    def step(self) -> bool:
+        """One window: catch up, train, commit, wait for its end, reveal. False when done."""
+        context = self.context
+        schedule, num_windows = context.schedule, context.spec.schedule.num_windows
+        self._catch_up()
+        if self.follower.next_window >= num_windows:
+            return False
+        self._reveal()
+        window = schedule.window_of(context.chain.head())
+        if window >= num_windows:
+            context.waiter.until_finalized(schedule.vote_block(self.follower.next_window))
+            return True
+        with window_context(window):
+            if window > self._last_window and window >= 0:
+                self.work(window)
+            context.waiter.until_head(schedule.first_block(window + 1))
+            self._reveal()
+        return True
+
+    def work(self, window: int) -> None:
+        """Train, make the payload, save it, commit its digest."""
+        base = min(self.follower.state.window, window)
+        if window - base > self.context.spec.outer.max_staleness:
+            log.warning("window %d: base theta_%d is too old to train from", window, base)
+            return
+        start = self.follower.state.params
+        result = self._trainer.train(start, window, self._batches(base), lambda: self._late(window))
+        self._last_window = window
+        if result.steps == 0:
+            log.warning("window %d: no time for a single inner step", window)
+            return
+        decay = self.context.spec.compression.error_feedback_decay
+        accumulated = {
+            name: accumulate(self._feedback[name], delta, decay)
+            for name, delta in result.pseudo_gradient.items()
+        }
+        header = PayloadHeader(
+            window=window,
+            base_window=base,
+            pages_consumed=result.pages_consumed,
+            public_key=public_key(self.context.hotkey),
+        )
+        frame, sent = self.make_frame(header, accumulated)
+        self._feedback = {
+            name: residual_after(accumulated[name], sparse) for name, sparse in sent.items()
+        }
+        self._pending.append(Pending(window=window, frame=frame))
+        self._save()
+        self.context.metrics.log(
+            window, {"inner_loss": result.mean_loss, "inner_steps": result.steps}
+        )
+        self._commit(window, frame)
+
+    def make_frame(
+        self, header: PayloadHeader, accumulated: Mapping[str, Tensor]
+    ) -> tuple[bytes, dict[str, SparseTensor]]:
+        """The frame to send, and what it says."""
+        return encode_payload(header, accumulated, self.context.form)
+
+    def clip_references(self) -> dict[str, float]:
+        return clip_references(self.follower.state, self.context.spec.outer)
+
+    def _batches(self, base: int) -> Iterator[np.ndarray]:
+        training, schedule = self.context.spec.training, self.context.schedule
+        block_hash = self.context.chain.block_hash(schedule.assignment_block(base))
+        seed = assignment_seed(block_hash, self.context.hotkey, base)
+        ids = assigned_pages(seed, training.pages_per_window, self._pages.num_pages)
+        for first in range(0, training.pages_per_window, training.batch_pages):
+            yield self._pages.pages(ids[first : first + training.batch_pages])
+
+    def _late(self, window: int) -> bool:
+        deadline = self.context.schedule.commit_block(window) - COMMIT_MARGIN_BLOCKS
+        return self.context.waiter.recent_head() >= deadline
+
+    def _commit(self, window: int, frame: bytes) -> None:
+        commitment = PayloadCommitment(window=window, digest=payload_digest(frame))
+        self.context.chain.publish(encode_record(self._record(commitment)))
+        self.context.metrics.log(window, {"committed": commitment.digest.hex()})
+        log.info("window %d: committed payload %s", window, commitment.digest.hex()[:16])
+
+    def _record(self, commitment: PayloadCommitment | None = None) -> Record:
+        if commitment is None and self._pending:
+            last = self._pending[-1]
+            commitment = PayloadCommitment(window=last.window, digest=last.digest)
+        return Record(access=self.context.access, payload=commitment)
+
+    def _reveal(self) -> None:
+        """Upload pending payloads whose window is over: not before, so that nobody can copy."""
+        head = self.context.chain.head()
+        for pending in self._pending:
+            over = head >= self.context.schedule.stake_block(pending.window)
+            if not over or pending.digest in self._revealed:
+                continue
+            key = payload_key(self.context.spec.run_id, pending.window, pending.digest)
+            self.context.bucket.put(key, pending.frame)
+            self._revealed.add(pending.digest)
+            self.follower.keep(pending.window, pending.digest, pending.frame)
+            self.context.metrics.log(pending.window, {"payload_bytes": len(pending.frame)})
+
+    def _catch_up(self) -> None:
+        while self._within_run() and self.follower.decided():
+            self._settle(self.follower.advance())
+
+    def _within_run(self) -> bool:
+        return self.follower.next_window < self.context.spec.schedule.num_windows
+
+    def _settle(self, decision: Decision) -> None:
+        """What the decision leaves out goes back into error feedback."""
+        accepted = {member.digest for member in decision.members}
+        for pending in [p for p in self._pending if p.window <= decision.window]:
+            if pending.digest not in accepted:
+                self._take_back(pending)
+            self._pending.remove(pending)
+            self._revealed.discard(pending.digest)
+        self._save()
+
+    def _take_back(self, pending: Pending) -> None:
+        try:
+            payload = decode_payload(pending.frame, self.context.form)
+        except PayloadError as error:
+            log.warning("own payload of window %d is not valid: %s", pending.window, error)
+            return
+        for name, sparse in payload.tensors.items():
+            sparse.add_to(self._feedback[name], coefficient=1.0)
+        log.info("window %d: payload not accepted; back into error feedback", pending.window)
+
+    def _save(self) -> None:
+        pending = {
+            str(p.window): torch.frombuffer(bytearray(p.frame), dtype=torch.uint8)
+            for p in self._pending
+        }
+        checkpoint = LocalCheckpoint(
+            state=self.follower.state,
+            groups={
+                "feedback": self._feedback,
+                "moments": self._trainer.moments(),
+                "pending": pending,
+            },
+            values={"last_window": self._last_window},
+        )
+        save_local(local_path(self.context), checkpoint, self.context.spec.run_id)

@@ -1,0 +1,67 @@
+"""Peers' buckets: opening them by the access records on chain, and fetching from them."""
+
+import logging
+from collections.abc import Mapping, Sequence
+
+from template.base.ballots import read_records
+from template.base.context import NodeContext
+from template.errors import ConfigError, StoreError, SubnetError, TooLarge
+from template.protocol.keys import blob_key, payload_key
+from template.protocol.record import Access, Record
+from template.protocol.root import Member
+from template.store import Store
+
+log = logging.getLogger(__name__)
+
+
+class Peers:
+    """Opens each peer's bucket once per access record. Not thread-safe."""
+
+    def __init__(self, context: NodeContext) -> None:
+        self._context = context
+        self._records: Mapping[str, Record] = {}
+        self._open: dict[tuple[str, Access], Store] = {}
+
+    def refresh(self) -> None:
+        """Read the access records as they stand at the last finalised block."""
+        chain = self._context.chain
+        self._records = read_records(chain, chain.finalized())
+
+    def bucket(self, hotkey: str) -> Store:
+        """A peer's bucket; ConfigError if it has no access record or a forbidden endpoint."""
+        record = self._records.get(hotkey)
+        if record is None or record.access is None:
+            raise ConfigError(f"{hotkey} has no access record on chain: its bucket is unknown")
+        place = (hotkey, record.access)
+        if place not in self._open:
+            self._open[place] = self._context.open_bucket(hotkey, record.access)
+        return self._open[place]
+
+    def fetch_payload(self, member: Member, window: int) -> bytes:
+        """A payload from its miner's bucket. StoreError or ConfigError if it is not there."""
+        key = payload_key(self._context.spec.run_id, window, member.digest)
+        return self.bucket(member.hotkey).get(key, max_bytes=self._context.form.num_bytes)
+
+    def fetch_named_payload(
+        self, member: Member, window: int, namers: Sequence[str]
+    ) -> bytes | None:
+        """An accepted payload from its miner or whoever named it; None if none has it now."""
+        key = payload_key(self._context.spec.run_id, window, member.digest)
+        for hotkey in (member.hotkey, *namers):
+            try:
+                return self.bucket(hotkey).get(key, max_bytes=self._context.form.num_bytes)
+            except (StoreError, ConfigError) as error:
+                log.info("payload of uid %d not from %s: %s", member.uid, hotkey, error)
+        return None
+
+    def fetch_blob(self, hotkeys: Sequence[str], digest: bytes, max_bytes: int) -> bytes:
+        """Bytes by SHA-256 from the first of several buckets that has them; not verified here."""
+        errors = []
+        for hotkey in hotkeys:
+            try:
+                return self.bucket(hotkey).get(blob_key(digest), max_bytes=max_bytes)
+            except TooLarge:
+                raise
+            except SubnetError as error:
+                errors.append(f"{hotkey}: {error}")
+        raise StoreError(f"no bucket has {digest.hex()}: {'; '.join(errors)}")

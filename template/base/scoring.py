@@ -1,0 +1,192 @@
+"""Scoring one window: from committed digests to verdicts.
+
+Every payload is fetched, checked and measured apart from all others; what is wrong with
+one is its verdict. All are measured on one pool of held-out pages, drawn by a block hash
+that nobody knew before the payloads were fixed.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from evaluation.gain import Gain, paired_gain, relative_gains
+from evaluation.verdict import NAMED, Verdict
+from template.base.context import NodeContext
+from template.base.peers import Peers
+from template.data.assignment import assigned_pages, assignment_seed, held_out_pages
+from template.data.pages import PageReader
+from template.errors import ConfigError, Denied, NotFound, PayloadError, StoreError, TooLarge
+from template.protocol.admission import open_payload
+from template.protocol.hashing import labelled_hash, uint_bytes
+from template.protocol.payload import Payload, body_digest
+from template.protocol.root import Member
+from template.training.outer import OuterState, clip_references, coefficients
+from template.training.scorer import Scorer
+
+log = logging.getLogger(__name__)
+
+_FETCH_REASONS: Mapping[type[StoreError], str] = {
+    NotFound: "not_delivered",
+    TooLarge: "length",
+    Denied: "access_denied",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scored:
+    """A window's verdicts in uid order, and the frames of the payloads that are named."""
+
+    verdicts: tuple[Verdict, ...]
+    frames: Mapping[bytes, bytes]
+
+    @property
+    def named_uids(self) -> frozenset[int]:
+        return frozenset(v.uid for v in self.verdicts if v.named)
+
+
+class WindowScorer:
+    """Fetches, checks and measures. Holds the evaluation model and the bodies seen lately."""
+
+    def __init__(self, context: NodeContext, peers: Peers, pages: PageReader) -> None:
+        self._context = context
+        self._peers = peers
+        self._pages = pages
+        self._scorer = Scorer(context.spec, context.device)
+        self._bodies: dict[bytes, tuple[int, str]] = {}
+        self.curve = _strided(pages.held_out(), context.spec.evaluation.curve_pages)
+
+    def score(
+        self,
+        window: int,
+        state: OuterState,
+        candidates: Sequence[Member],
+        stop: Callable[[], bool],
+    ) -> Scored:
+        """Verdicts on all candidates, scored in the order given until `stop()` is true."""
+        self._peers.refresh()
+        self._scorer.load(state.params)
+        pool = self._pages.pages(self._held_out_ids(window))
+        before = self._scorer.losses(pool)
+        verdicts, frames = [], {}
+        for member in candidates:
+            verdict, frame = self._judge(window, state, member, (pool, before), stop)
+            verdicts.append(verdict)
+            if verdict.named and frame is not None:
+                frames[member.digest] = frame
+        self._forget(window)
+        return Scored(verdicts=_with_relative_gains(verdicts), frames=frames)
+
+    def held_out_loss(self, state: OuterState) -> float:
+        """Mean loss on the fixed sample that draws the loss curve, nats per token."""
+        self._scorer.load(state.params)
+        return float(self._scorer.losses(self.curve).mean())
+
+    def _judge(
+        self,
+        window: int,
+        state: OuterState,
+        member: Member,
+        measured: tuple[np.ndarray, np.ndarray],
+        stop: Callable[[], bool],
+    ) -> tuple[Verdict, bytes | None]:
+        blank = Verdict(
+            window=window,
+            uid=member.uid,
+            hotkey=member.hotkey,
+            digest=member.digest.hex(),
+            status="not_scored",
+        )
+        if stop():
+            return replace(blank, detail="the scoring budget was spent"), None
+        try:
+            frame = self._peers.fetch_payload(member, window)
+            payload = self._open(frame, member, window)
+        except PayloadError as error:
+            return replace(blank, status=error.reason, detail=str(error)), None
+        except StoreError as error:
+            reason = _FETCH_REASONS.get(type(error), "unavailable")
+            return replace(blank, status=reason, detail=str(error)), None
+        except ConfigError as error:
+            return replace(blank, status="no_access", detail=str(error)), None
+        gain = self._gain(payload, state, *measured)
+        useful = gain.lower_bound(self._context.spec.evaluation.naming_z) > 0
+        verdict = replace(
+            blank,
+            status=NAMED if useful else "no_gain",
+            gain=gain.mean,
+            gain_standard_error=gain.standard_error,
+            pages_consumed=payload.header.pages_consumed,
+            base_window=payload.header.base_window,
+        )
+        return verdict, frame
+
+    def _open(self, frame: bytes, member: Member, window: int) -> Payload:
+        spec = self._context.spec
+        payload = open_payload(frame, member, window, self._context.form, spec.outer.max_staleness)
+        if payload.header.pages_consumed > spec.training.pages_per_window:
+            raise PayloadError("pages", f"claims {payload.header.pages_consumed} pages")
+        body = body_digest(frame)
+        seen = self._bodies.get(body)
+        if seen is not None and seen != (window, member.hotkey):
+            raise PayloadError("duplicate", f"says what {seen[1]} said in window {seen[0]}")
+        self._bodies[body] = (window, member.hotkey)
+        return payload
+
+    def _gain(
+        self, payload: Payload, state: OuterState, pool: np.ndarray, before: np.ndarray
+    ) -> Gain:
+        spec = self._context.spec
+        factors = coefficients(
+            payload,
+            clip_references(state, spec.outer),
+            spec.outer,
+            divisor=1.0 / spec.evaluation.step_share,
+        )
+        with self._scorer.stepped(payload.tensors, factors):
+            after = self._scorer.losses(pool)
+        return paired_gain(before, after)
+
+    def _held_out_ids(self, window: int) -> np.ndarray:
+        """Pages assigned to no registered hotkey in the last windows, drawn by a late block."""
+        context, evaluation = self._context, self._context.spec.evaluation
+        schedule, num_pages = context.schedule, self._pages.num_pages
+        block = schedule.held_out_block(window)
+        hotkeys = [n.hotkey for n in context.chain.metagraph(block).neurons]
+        assigned = [
+            self._assigned(hotkey, past, num_pages)
+            for past in range(max(0, window + 1 - evaluation.assignment_windows), window + 1)
+            for hotkey in hotkeys
+        ]
+        seed = labelled_hash("held-out", context.chain.block_hash(block), uint_bytes(window))
+        excluded = np.concatenate(assigned) if assigned else np.empty(0, dtype=np.int64)
+        return held_out_pages(seed, evaluation.held_out_pages, num_pages, excluded)
+
+    def _assigned(self, hotkey: str, window: int, num_pages: int) -> np.ndarray:
+        context = self._context
+        block_hash = context.chain.block_hash(context.schedule.assignment_block(window))
+        seed = assignment_seed(block_hash, hotkey, window)
+        return assigned_pages(seed, context.spec.training.pages_per_window, num_pages)
+
+    def _forget(self, window: int) -> None:
+        """A body may come back after max_staleness + 2 windows: it is stale by then."""
+        oldest = window - self._context.spec.outer.max_staleness - 2
+        self._bodies = {b: seen for b, seen in self._bodies.items() if seen[0] >= oldest}
+
+
+def _strided(pages: np.ndarray, count: int) -> np.ndarray:
+    """`count` pages spread evenly over all of them: the first ones would be one play's."""
+    if count > len(pages):
+        raise ConfigError(
+            f"run spec: evaluation.curve_pages is {count}, the dataset holds out {len(pages)}"
+        )
+    return pages[np.arange(count) * len(pages) // count]
+
+
+def _with_relative_gains(verdicts: Sequence[Verdict]) -> tuple[Verdict, ...]:
+    """Relative gains for all that were judged; what the budget left out is not blamed."""
+    judged = {v.uid: v.gain for v in verdicts if v.status != "not_scored"}
+    relative = relative_gains(judged)
+    ordered = sorted(verdicts, key=lambda verdict: verdict.uid)
+    return tuple(replace(v, relative_gain=relative.get(v.uid)) for v in ordered)

@@ -1,0 +1,203 @@
+"""The validator: score what was committed, vote, follow, set weights, publish.
+
+One pass of the loop is one window. Everything that its weights depend on is in the
+verdict logs of the last windows.
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from evaluation.rating import Rating, update_ratings
+from evaluation.weights import WeightRules, chain_weights
+from template.base.ballots import read_candidates
+from template.base.context import NodeContext
+from template.base.follower import Follower
+from template.base.joining import join, local_path, open_pages
+from template.base.peers import Peers
+from template.base.scoring import Scored, WindowScorer
+from template.chain import Metagraph
+from template.data.unigram import unigram_entropy
+from template.errors import ChainError
+from template.log import window_context
+from template.protocol.keys import blob_key, checkpoint_manifest_key, payload_key, verdict_key
+from template.protocol.record import ROOT_BYTES, Record, Vote, encode_record
+from template.protocol.root import Member, sample_digest
+from template.training.checkpoint import LocalCheckpoint, publish, save_local
+
+log = logging.getLogger(__name__)
+
+VOTE_MARGIN_BLOCKS = 2
+"""Blocks before the vote block at which scoring stops, so that the vote gets into a block."""
+
+Histories = dict[str, dict[int, float]]
+"""hotkey -> window -> relative gain, of the windows that weights depend on."""
+
+
+class Validator:
+    """A validator at work. `step` is one window; `template.base.supervisor` repeats it."""
+
+    def __init__(self, context: NodeContext, *, sets_weights: bool = True) -> None:
+        self.context = context
+        self.peers = Peers(context)
+        checkpoint = join(context, self.peers)
+        self.follower = Follower(context, self.peers, checkpoint.state)
+        pages = open_pages(context, self.peers)
+        self._scorer = WindowScorer(context, self.peers, pages)
+        self._sets_weights = sets_weights
+        self._histories, self._ratings = _load_scores(checkpoint.values)
+        self._last_voted = int(checkpoint.values.get("last_voted", -1))
+        context.metrics.log(0, {"unigram_entropy": unigram_entropy(self._scorer.curve)})
+        self._measure()
+        context.chain.publish(encode_record(Record(access=context.access)))
+
+    def step(self) -> bool:
+        """One window: score, vote, measure, set weights, wait for the votes, follow."""
+        context, schedule = self.context, self.context.schedule
+        window = self.follower.next_window
+        if window >= context.spec.schedule.num_windows:
+            return False
+        with window_context(window):
+            context.waiter.until_finalized(schedule.held_out_block(window))
+            if window > self._last_voted and not self._too_late(window):
+                self._vote(window)
+            self._set_weights(window)
+            context.waiter.until_finalized(schedule.vote_block(window))
+            self.follower.advance()
+            self._publish_checkpoint()
+            self._save()
+            self._measure()
+        return True
+
+    def _too_late(self, window: int) -> bool:
+        deadline = self.context.schedule.vote_block(window) - VOTE_MARGIN_BLOCKS
+        return self.context.waiter.recent_head() >= deadline
+
+    def _vote(self, window: int) -> None:
+        context, state = self.context, self.follower.state
+        candidates = read_candidates(context.chain, context.schedule, window)
+        scored = self._scorer.score(
+            window,
+            state,
+            self._in_order(list(candidates.values())),
+            lambda: self._too_late(window),
+        )
+        self._hold(window, scored)
+        block_hash = context.chain.block_hash(context.schedule.stake_block(window))
+        vote = Vote(
+            window=window,
+            root=state.root[:ROOT_BYTES],
+            sample_digest=sample_digest(state.params, block_hash),
+            uids=self._choose(scored),
+        )
+        context.chain.publish(encode_record(Record(access=context.access, vote=vote)))
+        self._last_voted = window
+        self._learn(window, scored)
+        log.info("window %d: named %s of %d", window, sorted(vote.uids), len(candidates))
+
+    def _in_order(self, members: list[Member]) -> list[Member]:
+        """Best rating first: should the budget not suffice, those that matter most are scored."""
+        return sorted(members, key=lambda m: (-self._rating(m.hotkey).ordinal, m.uid))
+
+    def _rating(self, hotkey: str) -> Rating:
+        return self._ratings.get(hotkey, Rating())
+
+    def _choose(self, scored: Scored) -> frozenset[int]:
+        """At most `peers_per_step` of the useful payloads, best rating first."""
+        named = [v for v in scored.verdicts if v.named]
+        named.sort(key=lambda v: (-self._rating(v.hotkey).ordinal, v.uid))
+        return frozenset(v.uid for v in named[: self.context.spec.outer.peers_per_step])
+
+    def _hold(self, window: int, scored: Scored) -> None:
+        """To name a payload is to hold it: named frames go into this bucket before the vote."""
+        for digest, frame in scored.frames.items():
+            self.context.bucket.put(payload_key(self.context.spec.run_id, window, digest), frame)
+            self.follower.keep(window, digest, frame)
+
+    def _learn(self, window: int, scored: Scored) -> None:
+        gains = {v.hotkey: v.relative_gain for v in scored.verdicts if v.relative_gain is not None}
+        self._ratings = update_ratings(self._ratings, gains)
+        oldest = window - self.context.spec.weights.history_windows
+        for hotkey, gain in gains.items():
+            self._histories.setdefault(hotkey, {})[window] = gain
+        self._histories = {
+            hotkey: kept
+            for hotkey, history in self._histories.items()
+            if (kept := {w: g for w, g in history.items() if w > oldest})
+        }
+        rows = [{**v.as_row(), "rating": self._rating(v.hotkey).ordinal} for v in scored.verdicts]
+        text = "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows)
+        self.context.bucket.put(verdict_key(self.context.spec.run_id, window), text.encode())
+        with (self.context.state_dir / "verdicts.jsonl").open("a", encoding="utf-8") as file:
+            file.write(text)
+
+    def _set_weights(self, window: int) -> None:
+        """Once per tempo; a refusal of the chain is logged and tried again next window."""
+        chain = self.context.chain
+        graph = chain.metagraph(chain.finalized())
+        me = graph.by_hotkey(self.context.hotkey)
+        if not self._sets_weights or me is None or window > self._last_voted:
+            return
+        if chain.head() - me.last_update < graph.tempo_blocks:
+            return
+        shares = self._weights(graph, window)
+        try:
+            chain.set_weights(shares)
+        except ChainError as error:
+            log.warning("weights not set in window %d: %s", window, error)
+            return
+        self.context.metrics.log(window, {f"weight/{uid}": share for uid, share in shares.items()})
+        log.info("window %d: set weights %s", window, {u: round(s, 4) for u, s in shares.items()})
+
+    def _weights(self, graph: Metagraph, window: int) -> dict[int, float]:
+        spec = self.context.spec.weights
+        rules = WeightRules(
+            history_windows=spec.history_windows,
+            min_windows=spec.min_windows,
+            confidence_z=self.context.spec.evaluation.confidence_z,
+            gain_power=spec.gain_power,
+            max_share=spec.max_share,
+            burn_uid=spec.burn_uid,
+        )
+        histories = {
+            n.uid: self._histories[n.hotkey] for n in graph.neurons if n.hotkey in self._histories
+        }
+        return chain_weights(histories, window, rules)
+
+    def _measure(self) -> None:
+        state = self.follower.state
+        loss = self._scorer.held_out_loss(state)
+        self.context.metrics.log(state.window, {"held_out_loss": loss})
+        log.info("theta_%d: held-out loss %.4f nats per token", state.window, loss)
+
+    def _publish_checkpoint(self) -> None:
+        state, spec = self.follower.state, self.context.spec
+        if state.window % spec.checkpoint.every_windows:
+            return
+        published = publish(state, spec)
+        for digest, data in published.blobs.items():
+            self.context.bucket.put(blob_key(digest), data)
+        key = checkpoint_manifest_key(spec.run_id, state.window)
+        self.context.bucket.put(key, published.manifest)
+
+    def _save(self) -> None:
+        values = {
+            "last_voted": self._last_voted,
+            "histories": {h: {str(w): g for w, g in v.items()} for h, v in self._histories.items()},
+            "ratings": {h: [r.mu, r.sigma] for h, r in self._ratings.items()},
+        }
+        checkpoint = LocalCheckpoint(state=self.follower.state, values=values)
+        save_local(local_path(self.context), checkpoint, self.context.spec.run_id)
+
+
+def _load_scores(values: Mapping[str, Any]) -> tuple[Histories, dict[str, Rating]]:
+    histories = {
+        hotkey: {int(window): float(gain) for window, gain in history.items()}
+        for hotkey, history in values.get("histories", {}).items()
+    }
+    ratings = {
+        hotkey: Rating(mu=float(mu), sigma=float(sigma))
+        for hotkey, (mu, sigma) in values.get("ratings", {}).items()
+    }
+    return histories, ratings

@@ -1,0 +1,75 @@
+"""Our own, frozen view of what the chain holds, and the seven calls that a neuron makes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Neuron:
+    """One row of the metagraph at one block.
+
+    `total_stake_rao` is the chain's integer (no float ever enters a vote count);
+    `incentive` and `dividends` are shares in [0, 1] of the last Yuma epoch;
+    `emission_rao` is what that epoch paid; `alpha_stake_rao` is all the alpha staked
+    to the hotkey; `last_update` the block of its last weights.
+    """
+
+    uid: int
+    hotkey: str
+    coldkey: str
+    validator_permit: bool
+    total_stake_rao: int
+    alpha_stake_rao: int
+    block_at_registration: int
+    last_update: int
+    incentive: float
+    dividends: float
+    emission_rao: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Metagraph:
+    """A subnet's neurons at one block, ordered by uid."""
+
+    netuid: int
+    block: int
+    tempo_blocks: int
+    owner_hotkey: str
+    neurons: tuple[Neuron, ...]
+
+    def by_hotkey(self, hotkey: str) -> Neuron | None:
+        return next((n for n in self.neurons if n.hotkey == hotkey), None)
+
+    def uid_of(self, hotkey: str) -> int | None:
+        neuron = self.by_hotkey(hotkey)
+        return None if neuron is None else neuron.uid
+
+
+class Chain(Protocol):
+    """One subnet on one chain, seen by one hotkey. Every method raises ChainError, nothing else.
+
+    All reads at a block are pure: the same block gives the same answer for ever. Callers
+    read at finalised blocks wherever the answer decides anything.
+    """
+
+    def head(self) -> int:
+        """Number of the best block; good for deadlines of one's own, never for acceptance."""
+
+    def finalized(self) -> int:
+        """Number of the last finalised block."""
+
+    def block_hash(self, block: int) -> bytes:
+        """Hash of a block, 32 bytes. ChainError if the block does not exist yet."""
+
+    def metagraph(self, block: int) -> Metagraph:
+        """The subnet's neurons as they stood after `block`."""
+
+    def commitments(self, block: int) -> Mapping[str, bytes]:
+        """hotkey -> the bytes of its commitment (all raw fields joined) as it stood after `block`."""
+
+    def publish(self, record: bytes) -> None:
+        """Replace this hotkey's commitment; returns once it is in a block (at most 384 bytes)."""
+
+    def set_weights(self, weights: Mapping[int, float]) -> None:
+        """Set this hotkey's weights, uid -> share (>= 0, not all zero); returns once in a block."""

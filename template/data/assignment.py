@@ -1,0 +1,126 @@
+"""Which pages a miner trains on, and which pages score a window: pure draws from a seed.
+
+Owns the two draws and the seed of the first. The caller knows which block's hash enters a
+seed and what was assigned in the past. Consensus depends on every bit of this module: a
+change needs a new run.
+
+Source of the idea (random access into a seeded stream of pages): templar,
+`src/tplr/sharded_sampler.py`; there a PRNG of numpy, here SHA-256 in counter mode, which any
+language can recompute.
+"""
+
+import hashlib
+from collections.abc import Collection
+
+import numpy as np
+import numpy.typing as npt
+
+from template.errors import ConfigError
+from template.protocol.hashing import labelled_hash, uint_bytes
+
+SEED_BYTES = 32
+WORDS_PER_DIGEST = 4
+MAX_PAGES = 2**32
+"""The bias of `word mod num_pages` stays below 2**-32 up to here."""
+
+_MIN_DRAW = 256
+
+
+def assignment_seed(block_hash: bytes, hotkey: str, window: int) -> bytes:
+    """Seed of a hotkey's page list for a window; `block_hash` fixes it only once it is known."""
+    return labelled_hash("assignment", block_hash, hotkey.encode("ascii"), uint_bytes(window))
+
+
+def assigned_page(seed: bytes, index: int, num_pages: int) -> int:
+    """Entry `index` (>= 0) of the endless page list of `seed`, without drawing those before."""
+    if index < 0:
+        raise ValueError(f"index is {index}, must not be negative")
+    _check(seed, 1, num_pages)
+    word = _words(seed, index, 1)[0]
+    return int(word % np.uint64(num_pages))
+
+
+def assigned_pages(seed: bytes, count: int, num_pages: int) -> npt.NDArray[np.int64]:
+    """The first `count` entries of the page list, int64 [count]; a page may repeat.
+
+    Equal to `assigned_page(seed, i, num_pages)` for every i. Raises ValueError if `seed` is
+    not 32 bytes, `count` is negative or `num_pages` is not in [1, 2**32].
+    """
+    _check(seed, count, num_pages)
+    return (_words(seed, 0, count) % np.uint64(num_pages)).astype(np.int64)
+
+
+def held_out_pages(
+    seed: bytes, count: int, num_pages: int, excluded: Collection[int] | npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """The first `count` distinct pages of the list of `seed` that are not in `excluded`.
+
+    int64 [count], in the order drawn. `excluded` are page ids, repeats allowed. Skipping,
+    rather than numbering the pages that are left, keeps two nodes that disagree on one
+    excluded page in agreement on all but one of the pages drawn. Raises ConfigError if fewer
+    than `count` pages are left, ValueError as `assigned_pages` and if an excluded id is no
+    page.
+    """
+    _check(seed, count, num_pages)
+    barred = _sorted_ids(excluded, num_pages)
+    num_left = num_pages - barred.size
+    if count > num_left:
+        raise ConfigError(
+            f"the dataset is too small: {num_left} of {num_pages} pages were assigned to nobody "
+            f"in the windows looked back on, but {count} held-out pages are needed; use a larger "
+            "dataset or smaller numbers in spec.evaluation"
+        )
+    chosen = np.empty(0, dtype=np.int64)
+    # Rounded up to whole digests, so that every draw starts where the last one ended.
+    draw = -(-max(count, _MIN_DRAW) // WORDS_PER_DIGEST) * WORDS_PER_DIGEST
+    start = 0
+    while chosen.size < count:
+        pages = (_words(seed, start, draw) % np.uint64(num_pages)).astype(np.int64)
+        chosen = _first_distinct(np.concatenate([chosen, pages[~_contains(barred, pages)]]))
+        start += draw
+    return chosen[:count]
+
+
+def _check(seed: bytes, count: int, num_pages: int) -> None:
+    if len(seed) != SEED_BYTES:
+        raise ValueError(f"a seed has {SEED_BYTES} bytes, not {len(seed)}")
+    if count < 0:
+        raise ValueError(f"count is {count}, must not be negative")
+    if not 1 <= num_pages <= MAX_PAGES:
+        raise ValueError(f"num_pages is {num_pages}, must be in [1, {MAX_PAGES}]")
+
+
+def _words(seed: bytes, start: int, count: int) -> npt.NDArray[np.uint64]:
+    """Words [start, start + count) of the stream SHA-256(seed, counter), counter = 0, 1, ..."""
+    first = start // WORDS_PER_DIGEST
+    last = -(-(start + count) // WORDS_PER_DIGEST)
+    stream = b"".join(
+        hashlib.sha256(seed + uint_bytes(counter)).digest() for counter in range(first, last)
+    )
+    offset = start - first * WORDS_PER_DIGEST
+    return np.frombuffer(stream, dtype="<u8")[offset : offset + count].astype(np.uint64)
+
+
+def _sorted_ids(
+    ids: Collection[int] | npt.NDArray[np.int64], num_pages: int
+) -> npt.NDArray[np.int64]:
+    values = ids if isinstance(ids, np.ndarray) else np.fromiter(ids, np.int64, len(ids))
+    if values.dtype.kind not in "iu":
+        raise ValueError(f"excluded pages are ids, not an array of {values.dtype}")
+    unique = np.unique(values).astype(np.int64)
+    if unique.size and not (unique[0] >= 0 and unique[-1] < num_pages):
+        raise ValueError(f"an excluded page is outside [0, {num_pages})")
+    return unique
+
+
+def _contains(
+    sorted_ids: npt.NDArray[np.int64], values: npt.NDArray[np.int64]
+) -> npt.NDArray[np.bool_]:
+    left = np.searchsorted(sorted_ids, values, side="left")
+    return np.searchsorted(sorted_ids, values, side="right") > left
+
+
+def _first_distinct(values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """`values` without repeats, in order of first appearance."""
+    _, first = np.unique(values, return_index=True)
+    return values[np.sort(first)]

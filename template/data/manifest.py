@@ -1,0 +1,140 @@
+"""The manifest of a dataset: which shards it has, in which order, under which digests.
+
+Owns the format, its strict parser and its digest, which a run spec names. Page ids follow
+from the manifest alone: shard by shard in its order, `num_tokens / page_tokens` pages each.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from template.errors import ConfigError
+
+TOKEN_BYTES = 2
+"""Tokens are stored as little-endian uint16; a larger vocabulary needs a new format."""
+
+MAX_VOCAB_SIZE = 2 ** (8 * TOKEN_BYTES)
+MAX_PAGE_TOKENS = 2**20
+MAX_SHARD_TOKENS = 2**30
+"""2 GiB: what one fetch may be asked to hold in memory."""
+
+MAX_MANIFEST_BYTES = 64 * 2**20
+
+_HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shard:
+    """A file of `num_tokens` tokens; `sha256` (64 lower-case hex digits) is of its bytes."""
+
+    sha256: str
+    num_tokens: int
+
+    @property
+    def num_bytes(self) -> int:
+        return self.num_tokens * TOKEN_BYTES
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Manifest:
+    """A dataset: `shards` to train on, and `held_out`, whose pages are never assigned."""
+
+    tokenizer: str
+    vocab_size: int
+    page_tokens: int
+    shards: tuple[Shard, ...]
+    held_out: Shard
+
+    @property
+    def num_pages(self) -> int:
+        """Pages that may be assigned; their ids are 0 .. num_pages - 1."""
+        return sum(shard.num_tokens for shard in self.shards) // self.page_tokens
+
+
+def manifest_bytes(manifest: Manifest) -> bytes:
+    """The one canonical form: JSON, ASCII, sorted keys, no spaces."""
+    return json.dumps(asdict(manifest), sort_keys=True, separators=(",", ":")).encode("ascii")
+
+
+def manifest_digest(manifest: Manifest) -> bytes:
+    """SHA-256 of the canonical form, 32 bytes: equal to SHA-256 of the published file."""
+    return hashlib.sha256(manifest_bytes(manifest)).digest()
+
+
+def parse_manifest(data: bytes) -> Manifest:
+    """Read a manifest from anyone; raises ConfigError naming the field, nothing else.
+
+    Only the canonical form is accepted, so two manifests of one meaning have one digest.
+    """
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise ConfigError(f"manifest has {len(data)} bytes, at most {MAX_MANIFEST_BYTES} allowed")
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError("manifest is not JSON; write it with manifest_bytes") from error
+    fields = _fields(document, "manifest", Manifest.__slots__)
+    page_tokens = _integer(fields["page_tokens"], "manifest.page_tokens", 2, MAX_PAGE_TOKENS)
+    shards = fields["shards"]
+    if not isinstance(shards, list) or not shards:
+        raise ConfigError("manifest.shards must be a list of at least one shard")
+    manifest = Manifest(
+        tokenizer=_text(fields["tokenizer"], "manifest.tokenizer"),
+        vocab_size=_integer(fields["vocab_size"], "manifest.vocab_size", 2, MAX_VOCAB_SIZE),
+        page_tokens=page_tokens,
+        shards=tuple(
+            _shard(shard, f"manifest.shards[{index}]", page_tokens)
+            for index, shard in enumerate(shards)
+        ),
+        held_out=_shard(fields["held_out"], "manifest.held_out", page_tokens),
+    )
+    _refuse_repeats(manifest)
+    if manifest_bytes(manifest) != data:
+        raise ConfigError("manifest is not in canonical form; write it with manifest_bytes")
+    return manifest
+
+
+def _fields(value: object, where: str, names: tuple[str, ...]) -> Mapping[str, object]:
+    if not isinstance(value, dict):
+        raise ConfigError(f"{where} must be an object")
+    for key in value:
+        if key not in names:
+            raise ConfigError(f"{where} has the unknown key {str(key)[:64]!r}")
+    for name in names:
+        if name not in value:
+            raise ConfigError(f"{where}.{name} is missing")
+    return value
+
+
+def _integer(value: object, where: str, low: int, high: int) -> int:
+    # bool is an int to Python, not to a reader of the file.
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise ConfigError(f"{where} must be an integer in [{low}, {high}]")
+    return value
+
+
+def _text(value: object, where: str) -> str:
+    if not isinstance(value, str) or not value:
+        raise ConfigError(f"{where} must be a non-empty string")
+    return value
+
+
+def _shard(value: object, where: str, page_tokens: int) -> Shard:
+    fields = _fields(value, where, Shard.__slots__)
+    sha256 = _text(fields["sha256"], f"{where}.sha256")
+    if not _HEX_DIGEST.fullmatch(sha256):
+        raise ConfigError(f"{where}.sha256 must be 64 lower-case hex digits")
+    num_tokens = _integer(fields["num_tokens"], f"{where}.num_tokens", 1, MAX_SHARD_TOKENS)
+    if num_tokens % page_tokens:
+        raise ConfigError(f"{where}.num_tokens must be a multiple of page_tokens ({page_tokens})")
+    return Shard(sha256=sha256, num_tokens=num_tokens)
+
+
+def _refuse_repeats(manifest: Manifest) -> None:
+    """A shard listed twice, or held out and trained on, would make a page two pages."""
+    seen = {manifest.held_out.sha256}
+    for index, shard in enumerate(manifest.shards):
+        if shard.sha256 in seen:
+            raise ConfigError(f"manifest.shards[{index}].sha256 repeats another shard's")
+        seen.add(shard.sha256)

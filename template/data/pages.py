@@ -1,0 +1,143 @@
+"""Reading pages: shards fetched by digest, checked, cached on disk and in memory.
+
+Owns the cache and the check of every byte that enters it. Does not know where shards come
+from: `fetch` does. A page is `page_tokens` consecutive tokens of one shard and one training
+sequence: the model predicts tokens 1 .. n-1 of it.
+"""
+
+import hashlib
+import tempfile
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from template.data.manifest import Manifest, Shard
+from template.data.shards import TOKEN_DTYPE
+from template.errors import ConfigError, Unavailable
+
+Fetch = Callable[[str, int], bytes]
+"""(hex SHA-256, length in bytes) -> the shard's bytes; may raise StoreError."""
+
+
+class PageReader:
+    """Pages of one manifest by id. Not thread safe; several processes may share a cache.
+
+    `cache_dir`: where verified shards are kept between runs, or None. At most
+    `max_resident_shards` (>= 1) shards stay in memory, least recently used out first. Every
+    method may raise Unavailable (no good copy of a shard, which it names; the same call may
+    succeed later), ConfigError (a shard of the right digest holds tokens outside the
+    vocabulary, or the cache cannot be used), and whatever `fetch` raises.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        fetch: Fetch,
+        cache_dir: Path | None,
+        max_resident_shards: int,
+    ) -> None:
+        if max_resident_shards < 1:
+            raise ValueError(f"max_resident_shards is {max_resident_shards}, must be at least 1")
+        self._manifest = manifest
+        self._fetch = fetch
+        self._cache_dir = cache_dir
+        self._max_resident_shards = max_resident_shards
+        self._resident: OrderedDict[str, npt.NDArray[np.uint16]] = OrderedDict()
+        pages_per_shard = [s.num_tokens // manifest.page_tokens for s in manifest.shards]
+        self._first_page = np.concatenate([[0], np.cumsum(pages_per_shard)])
+
+    @property
+    def num_pages(self) -> int:
+        return int(self._first_page[-1])
+
+    def page(self, page_id: int) -> npt.NDArray[np.int64]:
+        """One page, int64 [page_tokens]. ValueError if the id is not in [0, num_pages)."""
+        return self.pages([page_id])[0]
+
+    def pages(self, page_ids: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Pages in the order asked for, repeats allowed, int64 [len(page_ids), page_tokens].
+
+        Each shard needed is loaded once per call. ValueError if an id is out of range.
+        """
+        ids = np.asarray(page_ids, dtype=np.int64)
+        if ids.size and not (ids.min() >= 0 and ids.max() < self.num_pages):
+            raise ValueError(f"a page id is outside [0, {self.num_pages})")
+        out = np.empty((ids.size, self._manifest.page_tokens), dtype=np.int64)
+        shard_of = np.searchsorted(self._first_page, ids, side="right") - 1
+        for index in np.unique(shard_of):
+            rows = shard_of == index
+            shard_pages = self._shard_pages(self._manifest.shards[index])
+            out[rows] = shard_pages[ids[rows] - self._first_page[index]]
+        return out
+
+    def held_out(self) -> npt.NDArray[np.int64]:
+        """Every page of the held-out shard in order, int64 [N, page_tokens]: the fixed sample
+        that draws the loss curve."""
+        return self._shard_pages(self._manifest.held_out).astype(np.int64)
+
+    def _shard_pages(self, shard: Shard) -> npt.NDArray[np.uint16]:
+        """A shard's pages, uint16 [N, page_tokens], through the memory cache."""
+        pages = self._resident.pop(shard.sha256, None)
+        if pages is None:
+            tokens = np.frombuffer(self._read(shard), dtype=TOKEN_DTYPE)
+            if int(tokens.max()) >= self._manifest.vocab_size:
+                raise ConfigError(
+                    f"shard {shard.sha256} holds tokens outside the vocabulary of "
+                    f"{self._manifest.vocab_size}; the dataset is wrong, use another manifest"
+                )
+            pages = tokens.reshape(-1, self._manifest.page_tokens)
+        self._resident[shard.sha256] = pages
+        while len(self._resident) > self._max_resident_shards:
+            self._resident.popitem(last=False)
+        return pages
+
+    def _read(self, shard: Shard) -> bytes:
+        """A shard's verified bytes: from disk if the copy there is good, else fetched once."""
+        path = None if self._cache_dir is None else self._cache_dir / f"{shard.sha256}.tokens"
+        if path is not None:
+            cached = _read_file(path, shard.num_bytes)
+            if cached is not None and _is_good(cached, shard):
+                return cached
+        data = self._fetch(shard.sha256, shard.num_bytes)
+        if not _is_good(data, shard):
+            raise Unavailable(
+                f"shard {shard.sha256} came with {len(data)} bytes of another content "
+                f"({shard.num_bytes} expected); fetch it from another mirror"
+            )
+        if path is not None:
+            _write_file(path, data)
+        return data
+
+
+def _is_good(data: bytes, shard: Shard) -> bool:
+    return len(data) == shard.num_bytes and hashlib.sha256(data).hexdigest() == shard.sha256
+
+
+def _read_file(path: Path, num_bytes: int) -> bytes | None:
+    """The file's first `num_bytes` + 1 bytes (one more shows that it is too long), or None."""
+    try:
+        with path.open("rb") as file:
+            return file.read(num_bytes + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ConfigError(f"cache file {path} cannot be read: {error.strerror}") from error
+
+
+def _write_file(path: Path, data: bytes) -> None:
+    """Write whole or not at all; no fsync, since every read is verified."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # A directory of its own, so that no half-written file outlives an error.
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".part-") as scratch:
+            part = Path(scratch) / path.name
+            part.write_bytes(data)
+            part.replace(path)
+    except OSError as error:
+        raise ConfigError(
+            f"cache file {path} cannot be written ({error.strerror}); free the disk or choose "
+            "another cache directory"
+        ) from error

@@ -1,0 +1,29 @@
+"""Object keys and bucket names: where every node looks for every object, without a LIST."""
+
+import base64
+
+RUN_ID_BYTES = 16
+
+
+def bucket_name(public_key: bytes) -> str:
+    """The bucket of a hotkey, from its 32-byte public key: 60 characters, valid on S3 and R2."""
+    if len(public_key) != 32:
+        raise ValueError(f"a hotkey's public key has 32 bytes, not {len(public_key)}")
+    return "tessera-" + base64.b32encode(public_key).decode("ascii").rstrip("=").lower()
+
+
+def payload_key(run_id: bytes, window: int, digest: bytes) -> str:
+    return f"{run_id.hex()}/payload/{window:08d}/{digest.hex()}"
+
+
+def checkpoint_manifest_key(run_id: bytes, window: int) -> str:
+    return f"{run_id.hex()}/checkpoint/{window:08d}/manifest.json"
+
+
+def verdict_key(run_id: bytes, window: int) -> str:
+    return f"{run_id.hex()}/verdict/{window:08d}.jsonl"
+
+
+def blob_key(digest: bytes) -> str:
+    """Immutable bytes of any kind (dataset shards, manifests, checkpoint parts) by SHA-256."""
+    return f"blob/{digest.hex()}"

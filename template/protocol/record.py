@@ -1,0 +1,229 @@
+"""The record: all that one hotkey says on chain, in one commitment.
+
+First byte: version (high nibble) and which sections follow (low nibble), then in order
+
+- access: read-only credentials of the hotkey's bucket. Kind byte; kinds 0 to 2 are
+  Cloudflare R2 (default, EU and FedRAMP jurisdiction) as account (16 bytes), access key id
+  (16) and secret (32); kind 3 is any other S3 endpoint as three ASCII strings (URL, access
+  key id, secret), each after its length byte.
+- payload: window (u32) and SHA-256 of the payload (32 bytes).
+- vote: window (u32), state root (16), sample digest (8), bit map of 256 uids (32; uid u is
+  bit u % 8, from the lowest, of byte u // 8).
+
+Integers are little endian. With R2 a record has at most 162 bytes; with another endpoint
+at most 344, within the three raw fields of 128 bytes that a commitment holds.
+"""
+
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+
+from template.errors import RecordError
+
+VERSION = 1
+MAX_RECORD_BYTES = 3 * 128
+R2_RECORD_BYTES = 162
+ROOT_BYTES = 16
+SAMPLE_DIGEST_BYTES = 8
+MAX_UIDS = 256
+
+_ACCESS, _PAYLOAD, _VOTE = 1, 2, 4
+_R2 = struct.Struct("<16s16s32s")
+_PAYLOAD_SECTION = struct.Struct("<I32s")
+_VOTE_SECTION = struct.Struct("<I16s8s32s")
+_MAX_STRING_BYTES = 80
+
+
+class AccessKind(IntEnum):
+    """Where a bucket lives."""
+
+    R2 = 0
+    R2_EU = 1
+    R2_FEDRAMP = 2
+    S3 = 3
+
+
+_R2_HOSTS = {
+    AccessKind.R2: "https://{}.r2.cloudflarestorage.com",
+    AccessKind.R2_EU: "https://{}.eu.r2.cloudflarestorage.com",
+    AccessKind.R2_FEDRAMP: "https://{}.fedramp.r2.cloudflarestorage.com",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Access:
+    """Public, read-only access to a bucket. `account` is the R2 account id or the endpoint URL.
+
+    For R2 all three are lower-case hex (32, 32 and 64 characters); otherwise printable ASCII.
+    """
+
+    kind: AccessKind
+    account: str
+    access_key_id: str
+    secret_access_key: str
+
+    @property
+    def endpoint_url(self) -> str:
+        template = _R2_HOSTS.get(self.kind)
+        return self.account if template is None else template.format(self.account)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PayloadCommitment:
+    """`digest`: SHA-256 of the payload frame that the hotkey made in `window`."""
+
+    window: int
+    digest: bytes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Vote:
+    """A validator's word on `window`: its state root and sample digest at window + 1, and uids."""
+
+    window: int
+    root: bytes
+    sample_digest: bytes
+    uids: frozenset[int]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Record:
+    """One hotkey's commitment; a section that is None is not there."""
+
+    access: Access | None = None
+    payload: PayloadCommitment | None = None
+    vote: Vote | None = None
+
+
+def encode_record(record: Record) -> bytes:
+    """The record's bytes. RecordError if a field does not fit its place."""
+    flags, parts = 0, []
+    if record.access is not None:
+        flags |= _ACCESS
+        parts.append(_encode_access(record.access))
+    if record.payload is not None:
+        flags |= _PAYLOAD
+        _require_length("payload digest", record.payload.digest, 32)
+        parts.append(_PAYLOAD_SECTION.pack(_window(record.payload.window), record.payload.digest))
+    if record.vote is not None:
+        flags |= _VOTE
+        parts.append(_encode_vote(record.vote))
+    return bytes([VERSION << 4 | flags]) + b"".join(parts)
+
+
+def decode_record(data: bytes) -> Record:
+    """The record in these bytes; RecordError if they are not exactly one record."""
+    if not data:
+        raise RecordError("empty commitment")
+    version, flags = data[0] >> 4, data[0] & 15
+    if version != VERSION:
+        raise RecordError(f"record version {version}; this node reads version {VERSION}")
+    if flags & ~(_ACCESS | _PAYLOAD | _VOTE):
+        raise RecordError(f"unknown section flag in {flags:#x}")
+    reader = _Reader(data, 1)
+    access = _decode_access(reader) if flags & _ACCESS else None
+    payload = _decode_payload(reader) if flags & _PAYLOAD else None
+    vote = _decode_vote(reader) if flags & _VOTE else None
+    if reader.position != len(data):
+        raise RecordError(f"{len(data) - reader.position} bytes after the last section")
+    return Record(access=access, payload=payload, vote=vote)
+
+
+class _Reader:
+    def __init__(self, data: bytes, position: int) -> None:
+        self.data = data
+        self.position = position
+
+    def take(self, num_bytes: int) -> bytes:
+        end = self.position + num_bytes
+        if end > len(self.data):
+            raise RecordError(f"{len(self.data)} bytes; the sections need at least {end}")
+        part = self.data[self.position : end]
+        self.position = end
+        return part
+
+
+def _encode_access(access: Access) -> bytes:
+    if access.kind is not AccessKind.S3:
+        fields = (access.account, access.access_key_id, access.secret_access_key)
+        account, key_id, secret = (
+            _hex(name, v) for name, v in zip(_ACCESS_FIELDS, fields, strict=True)
+        )
+        for name, value, size in zip(
+            _ACCESS_FIELDS, (account, key_id, secret), (16, 16, 32), strict=True
+        ):
+            _require_length(name, value, size)
+        return bytes([access.kind]) + _R2.pack(account, key_id, secret)
+    strings = (access.account, access.access_key_id, access.secret_access_key)
+    return bytes([access.kind]) + b"".join(
+        _encode_string(name, value) for name, value in zip(_ACCESS_FIELDS, strings, strict=True)
+    )
+
+
+_ACCESS_FIELDS = ("account or endpoint", "read access key id", "read secret")
+
+
+def _encode_string(name: str, value: str) -> bytes:
+    if not value.isascii() or not value.isprintable() or not 0 < len(value) <= _MAX_STRING_BYTES:
+        raise RecordError(f"{name}: use 1 to {_MAX_STRING_BYTES} printable ASCII characters")
+    return bytes([len(value)]) + value.encode("ascii")
+
+
+def _decode_access(reader: _Reader) -> Access:
+    kind_byte = reader.take(1)[0]
+    if kind_byte not in set(AccessKind):
+        raise RecordError(f"unknown access kind {kind_byte}")
+    kind = AccessKind(kind_byte)
+    if kind is not AccessKind.S3:
+        parts = [part.hex() for part in _R2.unpack(reader.take(_R2.size))]
+    else:
+        parts = [_decode_string(reader) for _ in _ACCESS_FIELDS]
+    return Access(kind=kind, account=parts[0], access_key_id=parts[1], secret_access_key=parts[2])
+
+
+def _decode_string(reader: _Reader) -> str:
+    raw = reader.take(reader.take(1)[0])
+    value = raw.decode("ascii", errors="replace")
+    if not raw or len(raw) > _MAX_STRING_BYTES or not value.isascii() or not value.isprintable():
+        raise RecordError("a string of the access section is empty, too long or not printable")
+    return value
+
+
+def _decode_payload(reader: _Reader) -> PayloadCommitment:
+    window, digest = _PAYLOAD_SECTION.unpack(reader.take(_PAYLOAD_SECTION.size))
+    return PayloadCommitment(window=window, digest=digest)
+
+
+def _encode_vote(vote: Vote) -> bytes:
+    _require_length("root", vote.root, ROOT_BYTES)
+    _require_length("sample digest", vote.sample_digest, SAMPLE_DIGEST_BYTES)
+    bitmap = bytearray(MAX_UIDS // 8)
+    for uid in vote.uids:
+        if not 0 <= uid < MAX_UIDS:
+            raise RecordError(f"uid {uid} is not in [0, {MAX_UIDS})")
+        bitmap[uid // 8] |= 1 << uid % 8
+    return _VOTE_SECTION.pack(_window(vote.window), vote.root, vote.sample_digest, bytes(bitmap))
+
+
+def _decode_vote(reader: _Reader) -> Vote:
+    window, root, sample, bitmap = _VOTE_SECTION.unpack(reader.take(_VOTE_SECTION.size))
+    uids = frozenset(uid for uid in range(MAX_UIDS) if bitmap[uid // 8] >> uid % 8 & 1)
+    return Vote(window=window, root=root, sample_digest=sample, uids=uids)
+
+
+def _window(window: int) -> int:
+    if not 0 <= window < 2**32:
+        raise RecordError(f"window {window} does not fit 32 unsigned bits")
+    return window
+
+
+def _require_length(name: str, value: bytes, num_bytes: int) -> None:
+    if len(value) != num_bytes:
+        raise RecordError(f"{name}: {len(value)} bytes, not {num_bytes}")
+
+
+def _hex(name: str, value: str) -> bytes:
+    try:
+        return bytes.fromhex(value)
+    except ValueError as error:
+        raise RecordError(f"{name}: not hexadecimal, as R2's are") from error

@@ -1,0 +1,98 @@
+"""State roots and digests: how nodes know that they hold the same model.
+
+R_0 = H(run id, digest of theta_0); R_{w+2} = H(R_{w+1}, w, members of A_w in uid order, and
+the checkpoint digest where the window before published one). A vote carries the first 16
+bytes of a root.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from template.protocol.hashing import labelled_hash, uint_bytes
+from template.protocol.record import SAMPLE_DIGEST_BYTES
+
+SAMPLE_ELEMENTS = 2**20
+SPAN_ELEMENTS = 256
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Member:
+    """One accepted payload of a window: who (uid and public key) and which bytes."""
+
+    uid: int
+    hotkey: str
+    public_key: bytes
+    digest: bytes
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> bytes:
+    """SHA-256 over names, shapes and float32 bytes of all tensors in name order; 32 bytes."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        if tensor.dtype != torch.float32:
+            raise ValueError(f"{name} is {tensor.dtype}: master parameters are float32")
+        digest.update(f"{name}{list(tensor.shape)}".encode())
+        digest.update(_little_endian(tensor))
+    return digest.digest()
+
+
+def _little_endian(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().numpy().astype("<f4", copy=False).tobytes()
+
+
+def first_root(run_id: bytes, theta0_digest: bytes) -> bytes:
+    return labelled_hash("tessera/root/first", run_id, theta0_digest)
+
+
+def next_root(root: bytes, window: int, members: Iterable[Member], checkpoint: bytes) -> bytes:
+    """R_{w+2} from R_{w+1}; `checkpoint` is empty where no checkpoint digest enters."""
+    ordered = sorted(members, key=lambda member: member.uid)
+    parts = [part for member in ordered for part in (member.public_key, member.digest)]
+    return labelled_hash("tessera/root/next", root, uint_bytes(window), checkpoint, *parts)
+
+
+def sample_digest(tensors: Mapping[str, Tensor], block_hash: bytes) -> bytes:
+    """8-byte digest of 2^20 elements drawn by a block hash; of all where there are no more.
+
+    Elements are drawn as 4096 spans of 256 (with repeats) from all tensors laid end to end
+    in name order: nobody knows before the block which elements to keep right.
+    """
+    names = sorted(tensors)
+    total = sum(tensors[name].numel() for name in names)
+    digest = hashlib.sha256(block_hash)
+    if total <= SAMPLE_ELEMENTS:
+        for name in names:
+            digest.update(_little_endian(tensors[name]))
+        return digest.digest()[:SAMPLE_DIGEST_BYTES]
+    starts = _span_starts(block_hash, total - SPAN_ELEMENTS + 1)
+    for start in starts:
+        digest.update(_read_span(tensors, names, start))
+    return digest.digest()[:SAMPLE_DIGEST_BYTES]
+
+
+def _span_starts(block_hash: bytes, limit: int) -> list[int]:
+    starts = []
+    for counter in range(SAMPLE_ELEMENTS // SPAN_ELEMENTS // 4):
+        word = labelled_hash("tessera/sample", block_hash, uint_bytes(counter))
+        starts += [int.from_bytes(word[i : i + 8], "little") % limit for i in range(0, 32, 8)]
+    return sorted(starts)
+
+
+def _read_span(tensors: Mapping[str, Tensor], names: list[str], start: int) -> bytes:
+    parts, missing = [], SPAN_ELEMENTS
+    for name in names:
+        flat = tensors[name].detach().reshape(-1)
+        if start >= flat.numel():
+            start -= flat.numel()
+            continue
+        parts.append(_little_endian(flat[start : start + missing]))
+        missing -= min(missing, flat.numel() - start)
+        start = 0
+        if not missing:
+            break
+    return b"".join(parts)

@@ -1,0 +1,43 @@
+"""TOML tables into frozen dataclasses, strictly: unknown key, missing key, wrong type = error."""
+
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from template.errors import ConfigError
+
+T = TypeVar("T")
+
+_TYPE_NAMES = {int: "an integer", float: "a number", str: "a string", bool: "true or false"}
+
+
+def from_table(cls: type[T], table: Mapping[str, Any], where: str = "") -> T:
+    """An instance of a dataclass from a parsed TOML table; ConfigError names the key."""
+    hints = get_type_hints(cls)
+    known = {field.name: field for field in fields(cls)}  # type: ignore[arg-type]
+    for key in table:
+        if key not in known:
+            raise ConfigError(f"{where}{key}: unknown key; known here: {', '.join(sorted(known))}")
+    values = {}
+    for name, field in known.items():
+        if name in table:
+            values[name] = _convert(hints[name], table[name], f"{where}{name}")
+        elif field.default is MISSING:
+            raise ConfigError(f"{where}{name}: missing; add it")
+    return cls(**values)
+
+
+def _convert(kind: Any, value: Any, where: str) -> Any:
+    if is_dataclass(kind):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where}: must be a table")
+        return from_table(kind, value, f"{where}.")  # type: ignore[arg-type]
+    if get_origin(kind) is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ConfigError(f"{where}: must be an array")
+        return tuple(_convert(get_args(kind)[0], v, f"{where}[{i}]") for i, v in enumerate(value))
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        raise ConfigError(f"{where}: must be {_TYPE_NAMES[kind]}, not {value!r}")
+    return value

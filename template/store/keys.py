@@ -1,0 +1,27 @@
+"""Which object keys this project may use: one rule for every adapter.
+
+Owns the rule, not the names: those are protocol. It is narrower than S3's (1,024 bytes of
+UTF-8), because servers disagree on empty, `.` and `..` segments and on escaped characters.
+"""
+
+import re
+
+MAX_KEY_BYTES = 1024
+_KEY = re.compile(r"[A-Za-z0-9._=-]+(/[A-Za-z0-9._=-]+)*")
+_PREFIX = re.compile(r"[A-Za-z0-9._=/-]*")
+
+
+def check_key(key: str) -> None:
+    """ValueError unless `key` is segments of [A-Za-z0-9._=-] joined by single slashes."""
+    dots = {".", ".."}.intersection(key.split("/"))
+    if len(key) > MAX_KEY_BYTES or dots or not _KEY.fullmatch(key):
+        raise ValueError(
+            f"key {key!r:.80} is not usable: take at most {MAX_KEY_BYTES} characters, "
+            "segments of [A-Za-z0-9._=-] joined by single slashes"
+        )
+
+
+def check_prefix(prefix: str) -> None:
+    """ValueError unless `prefix` could start a key; empty means every key."""
+    if len(prefix) > MAX_KEY_BYTES or not _PREFIX.fullmatch(prefix):
+        raise ValueError(f"prefix {prefix!r:.80} is not usable: take the start of a valid key")

@@ -1,0 +1,72 @@
+"""A bucket in memory, for tests and for swarms in one process.
+
+Owns the same promises as a real bucket: whole writes, bounded reads, credentials that may
+only read. It does not imitate latency, outages or rate limits.
+"""
+
+from dataclasses import dataclass, field
+from threading import Lock
+
+from template.errors import Denied, NotFound, TooLarge
+from template.store.keys import check_key, check_prefix
+
+
+@dataclass(frozen=True, slots=True)
+class _Shelf:
+    """The objects of one bucket, shared by every view of it."""
+
+    lock: Lock = field(default_factory=Lock)
+    objects: dict[str, bytes] = field(default_factory=dict)
+
+
+class MemoryStore:
+    """A `Store` on a dict; safe from any number of threads."""
+
+    def __init__(self) -> None:
+        self._shelf = _Shelf()
+        self._may_write = True
+
+    def reader(self) -> "MemoryStore":
+        """The same bucket seen with a credential that may only read: writes raise Denied."""
+        view = MemoryStore()
+        view._shelf = self._shelf
+        view._may_write = False
+        return view
+
+    def put(self, key: str, data: bytes) -> None:
+        check_key(key)
+        self._demand_write(key)
+        with self._shelf.lock:
+            self._shelf.objects[key] = bytes(data)
+
+    def get(self, key: str, *, max_bytes: int) -> bytes:
+        data = self._find(key)
+        if len(data) > max_bytes:
+            raise TooLarge(f"object {key} has {len(data)} bytes, more than {max_bytes}")
+        return data
+
+    def size(self, key: str) -> int:
+        return len(self._find(key))
+
+    def list(self, prefix: str) -> list[str]:
+        check_prefix(prefix)
+        with self._shelf.lock:
+            return sorted(key for key in self._shelf.objects if key.startswith(prefix))
+
+    def delete(self, key: str) -> None:
+        check_key(key)
+        self._demand_write(key)
+        with self._shelf.lock:
+            self._shelf.objects.pop(key, None)
+
+    def _find(self, key: str) -> bytes:
+        check_key(key)
+        with self._shelf.lock:
+            data = self._shelf.objects.get(key)
+        if data is None:
+            raise NotFound(f"no object {key}: check the key, or wait until it is written")
+        return data
+
+    def _demand_write(self, key: str) -> None:
+        if not self._may_write:
+            raise Denied(f"cannot write {key}: this credential may only read")

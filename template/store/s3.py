@@ -1,0 +1,254 @@
+"""Buckets behind an S3 endpoint: Cloudflare R2, SeaweedFS, or any other.
+
+Owns the translation between `Store` and S3: which call, which limits, which error. It decodes
+nothing, holds no schedule, and takes everything from its arguments: neither `~/.aws` nor an
+`AWS_*` variable changes what it does. Signing and parsing are botocore's (the core of boto3);
+boto3's own transfer layer is left out, it costs four times the CPU on objects of this size.
+"""
+
+import re
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import cache, partial
+from os import devnull
+from pathlib import Path
+from threading import Lock
+from typing import Any, TypeVar
+
+import botocore.session
+from botocore.config import Config
+from botocore.configprovider import ConfigValueStore
+from botocore.exceptions import BotoCoreError, ClientError
+
+from template.errors import Denied, NotFound, StoreError, TooLarge, Unavailable
+from template.retry import retry
+from template.secret import Secret
+from template.store.keys import check_key, check_prefix
+from template.store.transport import (
+    CHUNK_BYTES,
+    BoundedTransport,
+    TransportError,
+    TransportLimits,
+)
+
+T = TypeVar("T")
+
+# R2 ends at 4.995 GiB for a single put, S3 at 5 GiB.
+MAX_OBJECT_BYTES = 4_995 * (1 << 30) // 1_000
+
+_BUCKET = re.compile(r"[a-z0-9](-?[a-z0-9]){2,62}")
+_ENDPOINT = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?/?")
+_CODE = re.compile(r"[A-Za-z0-9.]{1,64}")
+
+_DENIED = frozenset({"InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "Unauthorized"})
+_NOT_FOUND = frozenset({"NoSuchKey", "NoSuchBucket", "InvalidBucketName"})
+_TRANSIENT = frozenset({"SlowDown", "RequestTimeout", "TooManyRequests", "ServiceUnavailable"})
+_TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+_OURS = frozenset({"BucketAlreadyOwnedByYou", "BucketAlreadyExists"})
+
+_CLIENT_LOCK = Lock()
+
+
+class _Transient(Unavailable):
+    """Worth another try; after the deadline it leaves as the Unavailable that it is."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class S3Bucket:
+    """One bucket and one credential for it. ValueError if name or endpoint cannot be right.
+
+    `region` is `auto` at R2; most other servers take any name.
+    """
+
+    endpoint_url: str
+    bucket: str
+    access_key_id: str = field(repr=False)
+    secret_access_key: Secret
+    region: str = "auto"
+
+    def __post_init__(self) -> None:
+        # Names with two hyphens in a row, dots or colons make botocore choose another endpoint.
+        if not 3 <= len(self.bucket) <= 63 or not _BUCKET.fullmatch(self.bucket):
+            raise ValueError(
+                f"bucket {self.bucket!r:.80} is not a name: take 3 to 63 of [a-z0-9], "
+                "with single hyphens between"
+            )
+        if not _ENDPOINT.fullmatch(self.endpoint_url):
+            raise ValueError("endpoint_url must be http(s)://host[:port] and nothing more")
+
+
+class S3Store:
+    """A `Store` on one S3 bucket. Make one per bucket and credential, and keep it.
+
+    Safe to use from `limits.connections` threads. What may pass (no answer, 429, 5xx) is tried
+    again until `deadline_s` after the call; a call ends at most `limits.attempt_s` later.
+    `ca_file` (PEM) replaces the certificate authorities that come with botocore.
+    """
+
+    def __init__(
+        self,
+        bucket: S3Bucket,
+        *,
+        deadline_s: float = 60.0,
+        limits: TransportLimits | None = None,
+        ca_file: Path | None = None,
+    ) -> None:
+        self.bucket = bucket
+        self._deadline_s = deadline_s
+        self._transport = BoundedTransport(limits or TransportLimits(), ca_file)
+        self._client = _new_client(bucket, self._transport)
+
+    def put(self, key: str, data: bytes) -> None:
+        """As in `Store`. One request: TooLarge beyond MAX_OBJECT_BYTES, nothing is sent."""
+        check_key(key)
+        if len(data) > MAX_OBJECT_BYTES:
+            raise TooLarge(f"object {key} has {len(data)} bytes: one put takes {MAX_OBJECT_BYTES}")
+        self._call(key, partial(self._client.put_object, **self._at(key), Body=data))
+
+    def get(self, key: str, *, max_bytes: int) -> bytes:
+        check_key(key)
+        return self._call(key, partial(self._read, key, max_bytes))
+
+    def size(self, key: str) -> int:
+        check_key(key)
+        return self._call(key, partial(self._measure, key))
+
+    def list(self, prefix: str) -> list[str]:
+        check_prefix(prefix)
+        keys: list[str] = []
+        position: dict[str, str] = {}
+        while True:
+            ask = partial(
+                self._client.list_objects_v2, Bucket=self.bucket.bucket, Prefix=prefix, **position
+            )
+            page = self._call(f"{prefix}*", ask)
+            keys += [entry["Key"] for entry in page.get("Contents", [])]
+            token = page.get("NextContinuationToken")
+            if not page.get("IsTruncated") or token is None:
+                return sorted(keys)
+            position = {"ContinuationToken": token}
+
+    def delete(self, key: str) -> None:
+        check_key(key)
+        self._call(key, partial(self._client.delete_object, **self._at(key)))
+
+    def create_bucket(self) -> None:
+        """Create the bucket; one that exists already is no error. Needs an account's credential."""
+        self._call("", self._create)
+
+    def close(self) -> None:
+        """Close idle connections; the store must not be used afterwards."""
+        self._transport.close()
+
+    def _at(self, key: str) -> dict[str, str]:
+        return {"Bucket": self.bucket.bucket, "Key": key}
+
+    def _read(self, key: str, max_bytes: int) -> bytes:
+        answer = self._client.get_object(**self._at(key))
+        with closing(answer["Body"]) as body:
+            declared_bytes = answer.get("ContentLength")
+            if declared_bytes is not None and declared_bytes > max_bytes:
+                raise TooLarge(f"{self._name(key)} has {declared_bytes} bytes, over {max_bytes}")
+            pieces: list[bytes] = []
+            total_bytes = 0
+            while piece := body.read(CHUNK_BYTES):
+                pieces.append(piece)
+                total_bytes += len(piece)
+                if total_bytes > max_bytes:
+                    raise TooLarge(f"{self._name(key)} has more than {max_bytes} bytes")
+        return b"".join(pieces)
+
+    def _measure(self, key: str) -> int:
+        num_bytes = int(self._client.head_object(**self._at(key))["ContentLength"])
+        if num_bytes < 0:
+            raise ValueError("negative length")
+        return num_bytes
+
+    def _create(self) -> None:
+        try:
+            self._client.create_bucket(Bucket=self.bucket.bucket)
+        except ClientError as error:
+            if error.response["Error"].get("Code") not in _OURS:
+                raise
+
+    def _name(self, key: str) -> str:
+        return f"{self.bucket.bucket}/{key}"
+
+    def _call(self, key: str, ask: Callable[[], T]) -> T:
+        """`ask()`, its failures as our errors, again while another try may help."""
+
+        def attempt() -> T:
+            try:
+                return ask()
+            except ClientError as error:
+                raise _translate(error, self._name(key)) from None
+            except (TransportError, BotoCoreError) as error:
+                reason = str(error) if isinstance(error, TransportError) else type(error).__name__
+                raise _Transient(f"{self._name(key)}: {reason}") from None
+            except (ValueError, KeyError, TypeError) as error:
+                # botocore's parser trusts headers: a Content-Length of letters ends here.
+                raise Unavailable(
+                    f"{self._name(key)}: unreadable answer ({type(error).__name__})"
+                ) from None
+
+        return retry(attempt, on=(_Transient,), deadline_s=self._deadline_s)
+
+
+def _translate(error: ClientError, name: str) -> StoreError:
+    """Our error for what the server said. Its message is dropped: it may quote the credential."""
+    details: Any = error.response.get("Error", {})
+    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    code = str(details.get("Code", ""))
+    word = code if _CODE.fullmatch(code) else "unknown"
+    said = f"{name}: the server answered {status} {word}"
+    if code in _NOT_FOUND or status == 404:
+        return NotFound(said)
+    if code in _DENIED or status in (401, 403):
+        return Denied(f"{said}: check this bucket's credential and this machine's clock")
+    if code in _TRANSIENT or status in _TRANSIENT_STATUS:
+        return _Transient(said)
+    return Unavailable(said)
+
+
+def _new_client(bucket: S3Bucket, transport: BoundedTransport) -> Any:
+    config = Config(
+        signature_version="s3v4",
+        s3={"addressing_style": "path", "payload_signing_enabled": True},
+        retries={"mode": "standard", "total_max_attempts": 1},
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        use_dualstack_endpoint=False,
+        use_fips_endpoint=False,
+        proxies={},
+    )
+    with _CLIENT_LOCK:
+        client = _isolated_session().create_client(
+            "s3",
+            region_name=bucket.region,
+            endpoint_url=bucket.endpoint_url,
+            aws_access_key_id=bucket.access_key_id,
+            aws_secret_access_key=bucket.secret_access_key.reveal(),
+            verify=True,
+            config=config,
+        )
+    client.meta.events.register("before-send.s3", transport.send)
+    return client
+
+
+@cache
+def _isolated_session() -> botocore.session.Session:
+    """A session whose every setting is botocore's own default.
+
+    Replaces the store that reads AWS_* variables, and points the two files of the operator at
+    nothing: a missing AWS_PROFILE or a strange AWS_DEFAULTS_MODE would stop the client.
+    """
+    session = botocore.session.Session()
+    settings = ConfigValueStore()
+    for name, (_file_key, _variable, default, _convert) in session.session_var_map.items():
+        settings.set_config_variable(name, default)
+    settings.set_config_variable("config_file", devnull)
+    settings.set_config_variable("credentials_file", devnull)
+    session.register_component("config_store", settings)
+    return session

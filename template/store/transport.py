@@ -1,0 +1,136 @@
+"""HTTP for the S3 client, bounded in bytes and in seconds, whatever the other side sends.
+
+botocore signs requests and parses answers; between the two stands `BoundedTransport`, because
+botocore's own sender reads the body of an error, and of every answer that is not an object,
+without limit of size or time, and its timeouts restart with every byte received. Owns
+connections, timeouts and limits; knows nothing of buckets, keys, credentials or retries.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import urllib3
+from botocore.awsrequest import AWSResponse
+from botocore.httpsession import get_cert_path
+from urllib3.response import BaseHTTPResponse
+
+from template.store.watchdog import watched_pools
+
+CHUNK_BYTES = 1 << 20
+# A listing of 1,000 keys of 1,024 bytes is under 2 MB of XML; an error is under 2 kB.
+MAX_ANSWER_BYTES = 8 << 20
+
+
+class TransportError(Exception):
+    """The exchange broke a limit or the connection failed; trying again may help."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TransportLimits:
+    """Seconds for one exchange: to connect, between two bytes, and from first to last."""
+
+    connect_s: float = 5.0
+    silence_s: float = 20.0
+    attempt_s: float = 60.0
+    connections: int = 16
+
+
+class BoundedBody:
+    """A response body that can be read piece by piece until the exchange's time is up."""
+
+    def __init__(self, response: BaseHTTPResponse, end_s: float) -> None:
+        self._response = response
+        self._end_s = end_s
+
+    def read(self, amount: int | None = None) -> bytes:
+        """The next bytes as they arrive, at most `amount`; empty at the end.
+
+        Raises TransportError when time is up, the connection breaks or the body is short.
+        """
+        if time.monotonic() > self._end_s:
+            self._response.close()
+            raise TransportError("the body took too long")
+        try:
+            # read1 returns after one receive: read would wait for `amount` bytes, however slow.
+            return self._response.read1(amount or CHUNK_BYTES)
+        except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+            raise TransportError(f"the body broke off ({type(error).__name__})") from None
+
+    def stream(self) -> Iterator[bytes]:
+        """The whole body for botocore's parser, at most MAX_ANSWER_BYTES of it."""
+        total_bytes = 0
+        while piece := self.read():
+            total_bytes += len(piece)
+            if total_bytes > MAX_ANSWER_BYTES:
+                self.close()
+                raise TransportError(f"the answer is longer than {MAX_ANSWER_BYTES} bytes")
+            yield piece
+
+    def close(self) -> None:
+        """Give up on what is unread; the connection is closed unless the body was read whole."""
+        self._response.close()
+
+
+class BoundedTransport:
+    """Sends prepared requests in place of botocore's sender.
+
+    No redirect is followed, nothing is decompressed, no proxy of the environment is used.
+    Safe to use from `limits.connections` threads at once.
+    """
+
+    def __init__(self, limits: TransportLimits, ca_file: Path | None = None) -> None:
+        self._limits = limits
+        self._pools = urllib3.PoolManager(
+            maxsize=limits.connections,
+            block=False,
+            cert_reqs="CERT_REQUIRED",
+            ca_certs=get_cert_path(True) if ca_file is None else str(ca_file),
+        )
+        self._pools.pool_classes_by_scheme = watched_pools(limits.attempt_s)
+
+    def send(self, request: Any, **_event: Any) -> Any:
+        """Handler of `before-send.s3`: AWSPreparedRequest in, AWSResponse out.
+
+        The body of an object is left for the caller to read, any other is read here. Raises
+        TransportError.
+        """
+        # R2 does not answer 100-continue, and each put would wait a second for it. The header
+        # is not part of the signature.
+        if "Expect" in request.headers:
+            del request.headers["Expect"]
+        end_s = time.monotonic() + self._limits.attempt_s
+        response = self._exchange(request)
+        body = BoundedBody(response, end_s)
+        headers: Any = response.headers
+        answer = AWSResponse(request.url, response.status, headers, body)
+        if not request.stream_output:
+            _ = answer.content
+        return answer
+
+    def close(self) -> None:
+        """Close idle connections."""
+        self._pools.clear()
+
+    def _exchange(self, request: Any) -> BaseHTTPResponse:
+        parts = urlsplit(request.url)
+        target = f"{parts.path}?{parts.query}" if parts.query else parts.path
+        timeout = urllib3.Timeout(connect=self._limits.connect_s, read=self._limits.silence_s)
+        try:
+            return self._pools.connection_from_url(request.url).urlopen(
+                request.method,
+                target,
+                body=request.body,
+                headers=request.headers,
+                timeout=timeout,
+                retries=False,
+                redirect=False,
+                assert_same_host=False,
+                preload_content=False,
+                decode_content=False,
+            )
+        except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+            raise TransportError(f"no answer ({type(error).__name__})") from None

@@ -1,0 +1,106 @@
+"""The subnet owner's part before a run starts: dataset, theta_0, and the run spec.
+
+A *plan* is a run spec without what follows from it: the owner's mirror, the digests of the
+dataset and of theta_0, the block at which it starts. Once the blobs lie in the owner's
+bucket under their digests, the owner has no further role that another cannot take.
+"""
+
+import hashlib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from template.data.corpus import Corpus
+from template.data.manifest import manifest_bytes
+from template.data.shards import build_dataset
+from template.data.tokenizer import load_tokenizer
+from template.errors import ConfigError
+from template.protocol.keys import blob_key
+from template.protocol.spec import RunSpec
+from template.protocol.toml import from_table
+from template.store import Store
+from template.training.checkpoint import params_bytes
+from template.training.model import initial_params
+
+SHARD_TOKENS = 2**20
+
+_DERIVED = (
+    ("data", "manifest_digest"),
+    ("data", "mirrors"),
+    ("schedule", "start_block"),
+    ("checkpoint", "theta0_digest"),
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PreparedRun:
+    """A spec, and by SHA-256 the blobs that it names."""
+
+    spec: RunSpec
+    blobs: Mapping[bytes, bytes]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunChoices:
+    """What the plan leaves open. `seed` draws theta_0; `num_windows` None keeps the plan's."""
+
+    owner_hotkey: str
+    start_block: int
+    seed: int = 0
+    num_windows: int | None = None
+
+
+def load_plan(path: Path) -> dict[str, Any]:
+    """A plan from a TOML file; ConfigError if it cannot be read or says what is derived."""
+    try:
+        plan = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"plan {path}: cannot be read: {error}") from error
+    for section, key in _DERIVED:
+        if key in plan.get(section, {}):
+            raise ConfigError(f"plan {path}: {section}.{key} is derived; leave it out")
+    return plan
+
+
+def prepare_run(plan: Mapping[str, Any], corpus: Corpus, choices: RunChoices) -> PreparedRun:
+    """Build the dataset and theta_0 and fill in the plan. ConfigError names a wrong key."""
+    filled = _fill(plan, choices)
+    draft = from_table(RunSpec, filled)
+    dataset = build_dataset(
+        corpus,
+        load_tokenizer(draft.data.tokenizer),
+        page_tokens=draft.data.page_tokens,
+        shard_tokens=SHARD_TOKENS // draft.data.page_tokens * draft.data.page_tokens,
+    )
+    manifest = manifest_bytes(dataset.manifest)
+    theta0 = params_bytes(initial_params(draft, choices.seed))
+    blobs = {hashlib.sha256(data).digest(): data for data in (manifest, theta0)}
+    blobs |= {bytes.fromhex(digest): data for digest, data in dataset.blobs.items()}
+    spec = replace(
+        draft,
+        data=replace(draft.data, manifest_digest=hashlib.sha256(manifest).hexdigest()),
+        checkpoint=replace(draft.checkpoint, theta0_digest=hashlib.sha256(theta0).hexdigest()),
+    )
+    return PreparedRun(spec=spec, blobs=blobs)
+
+
+def upload(run: PreparedRun, bucket: Store) -> None:
+    """Put every blob of the run into the owner's bucket."""
+    for digest, data in run.blobs.items():
+        bucket.put(blob_key(digest), data)
+
+
+def _fill(plan: Mapping[str, Any], choices: RunChoices) -> dict[str, Any]:
+    unknown = "00" * 32
+    schedule = {**plan.get("schedule", {}), "start_block": choices.start_block}
+    if choices.num_windows is not None:
+        schedule["num_windows"] = choices.num_windows
+    data = {"manifest_digest": unknown, "mirrors": [choices.owner_hotkey]}
+    return {
+        **plan,
+        "data": {**plan.get("data", {}), **data},
+        "schedule": schedule,
+        "checkpoint": {**plan.get("checkpoint", {}), "theta0_digest": unknown},
+    }

@@ -1,0 +1,118 @@
+"""The inner loop: AdamW steps of one miner on its assigned pages.
+
+Moments are kept from window to window (SparseLoCo, arXiv 2508.15706, algorithm 1); the
+parameters start each window at the base that the network agreed on. Device and precision
+are accelerate's; master parameters are float32.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from template.errors import ConfigError
+from template.protocol.spec import RunSpec
+from template.training.model import Params, build_model, copy_params, load_params
+from template.training.rates import inner_lr
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InnerResult:
+    """What a window's inner loop did. `pseudo_gradient` is start - end, per tensor."""
+
+    pseudo_gradient: Params
+    pages_consumed: int
+    steps: int
+    mean_loss: float
+
+
+class InnerTrainer:
+    """Model and AdamW of one miner. Not thread-safe: one window at a time."""
+
+    def __init__(self, spec: RunSpec, device: str) -> None:
+        self._spec = spec
+        self._accelerator = _accelerator(device, spec.training.precision)
+        training = spec.training
+        model = build_model(spec)
+        optimizer = torch.optim.AdamW(
+            model.parameters(),
+            lr=training.inner_lr,
+            betas=(training.adam_beta1, training.adam_beta2),
+            weight_decay=training.weight_decay,
+        )
+        self._model, self._optimizer = self._accelerator.prepare(model, optimizer)
+
+    def train(
+        self,
+        start: Mapping[str, Tensor],
+        window: int,
+        batches: Iterable[np.ndarray],
+        stop: Callable[[], bool],
+    ) -> InnerResult:
+        """Train from `start` until the batches end or `stop()` is true before a step.
+
+        A batch is int64 [pages, page_tokens]; loss in nats per token.
+        """
+        load_params(self._accelerator.unwrap_model(self._model), start)
+        self._model.train()
+        pages, losses = 0, []
+        for step, batch in enumerate(batches):
+            if stop():
+                break
+            losses.append(self._step(batch, inner_lr(self._spec, window, step)))
+            pages += len(batch)
+        end = copy_params(self._accelerator.unwrap_model(self._model))
+        return InnerResult(
+            pseudo_gradient={name: start[name] - end[name] for name in end},
+            pages_consumed=pages,
+            steps=len(losses),
+            mean_loss=float(np.mean(losses)) if losses else float("nan"),
+        )
+
+    def _step(self, batch: np.ndarray, lr: float) -> float:
+        tokens = torch.from_numpy(batch).to(self._accelerator.device)
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        self._optimizer.zero_grad()
+        loss = self._model(input_ids=tokens, labels=tokens).loss
+        self._accelerator.backward(loss)
+        self._accelerator.clip_grad_norm_(
+            self._model.parameters(), self._spec.training.max_gradient_norm
+        )
+        self._optimizer.step()
+        return float(loss.detach())
+
+    def moments(self) -> dict[str, Tensor]:
+        """AdamW's state as flat names, for a local checkpoint; empty before the first step."""
+        named = dict(self._accelerator.unwrap_model(self._model).named_parameters())
+        state = self._optimizer.state
+        return {
+            f"{key}.{name}": value.detach().cpu().clone()
+            for name, parameter in named.items()
+            if parameter in state
+            for key, value in state[parameter].items()
+        }
+
+    def load_moments(self, moments: Mapping[str, Tensor]) -> None:
+        """Put back what `moments` gave; KeyError if a tensor is missing."""
+        if not moments:
+            return
+        model = self._accelerator.unwrap_model(self._model)
+        for name, parameter in model.named_parameters():
+            keys = ("step", "exp_avg", "exp_avg_sq")
+            self._optimizer.state[parameter] = {
+                key: moments[f"{key}.{name}"]
+                .clone()
+                .to("cpu" if key == "step" else parameter.device)
+                for key in keys
+            }
+
+
+def _accelerator(device: str, precision: str) -> Accelerator:
+    on_cpu = device == "cpu"
+    if not on_cpu and not torch.cuda.is_available():
+        raise ConfigError(f"--neuron.device {device}: no such device here; use cpu")
+    return Accelerator(cpu=on_cpu, mixed_precision=precision)

@@ -1,0 +1,74 @@
+"""The model of a run, and its parameters as a plain dict of float32 tensors.
+
+`Params` (name -> float32 CPU tensor, contiguous) is the form in which the outer step, the
+digests and the checkpoints see theta. Tied tensors appear once.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from template.protocol.spec import RunSpec
+
+Params = dict[str, Tensor]
+
+
+def model_config(spec: RunSpec) -> LlamaConfig:
+    """The Hugging Face config of a spec's model."""
+    model = spec.model
+    return LlamaConfig(
+        vocab_size=model.vocab_size,
+        hidden_size=model.hidden_size,
+        intermediate_size=model.intermediate_size,
+        num_hidden_layers=model.num_hidden_layers,
+        num_attention_heads=model.num_attention_heads,
+        num_key_value_heads=model.num_key_value_heads,
+        max_position_embeddings=spec.data.page_tokens,
+        rope_parameters={"rope_type": "default", "rope_theta": model.rope_theta},
+        rms_norm_eps=model.rms_norm_eps,
+        tie_word_embeddings=model.tie_word_embeddings,
+        attention_dropout=0.0,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=None,
+        use_cache=False,
+    )
+
+
+def build_model(spec: RunSpec) -> LlamaForCausalLM:
+    """A model with whatever values the global generator gives: load parameters into it."""
+    return LlamaForCausalLM(model_config(spec)).float()
+
+
+def tensor_shapes(spec: RunSpec) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every trained tensor; built on the meta device, so any size will do."""
+    with torch.device("meta"):
+        model = LlamaForCausalLM(model_config(spec))
+    return {name: tuple(p.shape) for name, p in model.named_parameters()}
+
+
+def initial_params(spec: RunSpec, seed: int) -> Params:
+    """Parameters drawn from a seed, for a run's owner: others load them by digest.
+
+    The same seed does not give the same bits on every version and machine.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return copy_params(build_model(spec))
+
+
+def copy_params(model: torch.nn.Module) -> Params:
+    """The model's parameters as float32 CPU tensors of their own."""
+    return {
+        name: p.detach().to("cpu", torch.float32).clone().contiguous()
+        for name, p in model.named_parameters()
+    }
+
+
+@torch.no_grad()
+def load_params(model: torch.nn.Module, params: Mapping[str, Tensor]) -> None:
+    """Copy values into the model. KeyError or a shape error if they are not its parameters."""
+    for name, parameter in model.named_parameters():
+        parameter.copy_(params[name])

@@ -1,0 +1,166 @@
+"""The outer step: theta_{w+2} from theta_{w+1} and the accepted payloads of window w.
+
+theta <- theta - alpha * sum_i w_i c_{i,t} delta_i, w_i = lambda^staleness / max(|A_w|, n_min).
+Pure, and the same bits on every node: coefficients are IEEE doubles made with + - * / and
+square root only; a value is multiplied by its coefficient and then added, one payload
+after another in ascending uid order.
+
+Source: SparseLoCo (arXiv 2508.15706), equation 2: the mean over all R peers. Its published
+code averages over the senders of each coordinate instead, which gives a lone sender full
+control of coordinates that nobody else picked.
+"""
+
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from compression import SparseTensor
+from template.protocol.hashing import labelled_hash
+from template.protocol.payload import Payload
+from template.protocol.quorum import Decision
+from template.protocol.root import first_root, next_root, tensors_digest
+from template.protocol.spec import OuterSpec, RunSpec
+from template.training.model import Params
+
+Norms = Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OuterState:
+    """All that a node must carry from one window to the next.
+
+    `window`: theta is theta_window. `initial_norms`: of theta_0's tensors. `accepted_norms`:
+    (window, norms of each payload accepted in it), latest last, `clip_windows` at most.
+    `voting_stakes_rao`: of the last `quorum_windows` windows. `checkpoint_digest` enters the
+    next root, then is empty again.
+    """
+
+    window: int
+    params: Params
+    root: bytes
+    initial_norms: Norms
+    accepted_norms: tuple[tuple[int, tuple[Norms, ...]], ...] = ()
+    voting_stakes_rao: tuple[int, ...] = ()
+    checkpoint_digest: bytes = b""
+
+
+def first_state(params: Params, run_id: bytes) -> OuterState:
+    """The state at window 1: theta_0, since no update can be in force before window 2."""
+    return OuterState(
+        window=1,
+        params=params,
+        root=first_root(run_id, tensors_digest(params)),
+        initial_norms={name: exact_norm(tensor) for name, tensor in params.items()},
+    )
+
+
+def exact_norm(tensor: Tensor) -> float:
+    """Euclidean norm by `math.fsum` over exact squares: the same double on every machine."""
+    values = tensor.detach().cpu().reshape(-1).to(torch.float64)
+    return math.sqrt(math.fsum((values * values).tolist()))
+
+
+def clip_references(state: OuterState, outer: OuterSpec) -> dict[str, float]:
+    """nu_t per tensor: the lower median of the norms accepted in the last windows.
+
+    Before any payload was accepted: a share of the tensor's norm in theta_0, with a floor.
+    """
+    accepted = [norms for _, members in state.accepted_norms for norms in members]
+    if accepted:
+        names = state.initial_norms
+        return {name: statistics.median_low([n[name] for n in accepted]) for name in names}
+    references = {}
+    for name, norm in state.initial_norms.items():
+        floor = outer.initial_norm_floor * math.sqrt(state.params[name].numel())
+        references[name] = max(outer.initial_norm_share * norm, floor)
+    return references
+
+
+def clip(norm: float, reference: float, factor: float) -> float:
+    """c = min(1, kappa * nu / norm); 1 for a tensor of norm zero."""
+    limit = factor * reference
+    return 1.0 if norm <= limit else limit / norm
+
+
+def staleness_weight(staleness: int, decay: float) -> float:
+    """lambda^s by repeated multiplication: `pow` is not the same on every platform."""
+    weight = 1.0
+    for _ in range(staleness):
+        weight *= decay
+    return weight
+
+
+def coefficients(
+    payload: Payload, references: Norms, outer: OuterSpec, divisor: float
+) -> dict[str, float]:
+    """alpha * lambda^s / divisor * c_{i,t} per tensor, as doubles."""
+    staleness = payload.header.window - payload.header.base_window
+    share = staleness_weight(staleness, outer.staleness_decay) / divisor
+    return {
+        name: outer.outer_lr * share * clip(sparse.norm, references[name], outer.clip_factor)
+        for name, sparse in payload.tensors.items()
+    }
+
+
+def apply_updates(
+    params: Mapping[str, Tensor],
+    updates: Sequence[tuple[Mapping[str, SparseTensor], Mapping[str, float]]],
+) -> Params:
+    """New parameters: each update subtracted in the order given. The input is not touched."""
+    after = {name: tensor.clone() for name, tensor in params.items()}
+    for tensors, factors in updates:
+        for name, sparse in tensors.items():
+            sparse.add_to(after[name], coefficient=-factors[name])
+    return after
+
+
+def outer_step(
+    state: OuterState, decision: Decision, payloads: Mapping[int, Payload], spec: RunSpec
+) -> OuterState:
+    """The state one window on: `decision` is on window `state.window - 1`.
+
+    `payloads` holds the accepted ones by uid, less those that no node can admit: they take
+    no part in the step, though the root names them. An empty set is a step too: only the
+    root moves. Where the new window has a checkpoint, its digest enters the next root.
+    """
+    if decision.window != state.window - 1:
+        raise ValueError(f"window {decision.window} cannot follow theta_{state.window}")
+    references = clip_references(state, spec.outer)
+    accepted = [payloads[m.uid] for m in decision.members if m.uid in payloads]
+    divisor = max(len(accepted), spec.outer.min_divisor)
+    updates = [(p.tensors, coefficients(p, references, spec.outer, divisor)) for p in accepted]
+    after = replace(
+        state,
+        window=state.window + 1,
+        params=apply_updates(state.params, updates),
+        root=next_root(state.root, decision.window, decision.members, state.checkpoint_digest),
+        accepted_norms=_remember_norms(state, decision.window, accepted, spec.outer),
+        voting_stakes_rao=(*state.voting_stakes_rao, decision.voting_stake_rao)[
+            -spec.outer.quorum_windows :
+        ],
+        checkpoint_digest=b"",
+    )
+    if after.window % spec.checkpoint.every_windows:
+        return after
+    return replace(after, checkpoint_digest=state_digest(after))
+
+
+def state_digest(state: OuterState) -> bytes:
+    """Digest over everything that a checkpoint carries: tensors, norms, voting stakes."""
+    history = [[window, [dict(n) for n in norms]] for window, norms in state.accepted_norms]
+    carried = [state.window, dict(state.initial_norms), history, list(state.voting_stakes_rao)]
+    canonical = json.dumps(carried, sort_keys=True).encode()
+    return labelled_hash("tessera/checkpoint", tensors_digest(state.params), canonical)
+
+
+def _remember_norms(
+    state: OuterState, window: int, accepted: Sequence[Payload], outer: OuterSpec
+) -> tuple[tuple[int, tuple[Norms, ...]], ...]:
+    norms = tuple({name: s.norm for name, s in p.tensors.items()} for p in accepted)
+    recent = [entry for entry in state.accepted_norms if entry[0] > window - outer.clip_windows]
+    return (*recent, (window, norms)) if norms else tuple(recent)

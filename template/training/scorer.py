@@ -1,0 +1,71 @@
+"""Forward passes that measure payloads: losses per sequence at theta, and at theta less one
+payload's step. Values touched by a payload are saved first and written back afterwards,
+since theta - d + d is not theta in float32.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from compression import SparseTensor
+from template.protocol.spec import RunSpec
+from template.training.model import Params, build_model, copy_params, load_params
+
+
+class Scorer:
+    """One model for evaluation. Not thread-safe."""
+
+    def __init__(self, spec: RunSpec, device: str, batch_pages: int = 64) -> None:
+        model: torch.nn.Module = build_model(spec)
+        self._model = model.to(device).eval()
+        self._named = dict(self._model.named_parameters())
+        self._device = device
+        self._batch_pages = batch_pages
+
+    def load(self, params: Mapping[str, Tensor]) -> None:
+        load_params(self._model, params)
+
+    def params(self) -> Params:
+        """A copy of what is loaded now: for checks that scoring restored every bit."""
+        return copy_params(self._model)
+
+    @torch.no_grad()
+    def losses(self, pages: np.ndarray) -> np.ndarray:
+        """Mean loss of each sequence, nats per predicted token; float64 [num_pages].
+
+        `pages` is int64 [num_pages, page_tokens]; tokens 1.. of each page are predicted.
+        """
+        parts = [
+            self._batch_losses(torch.from_numpy(pages[i : i + self._batch_pages]))
+            for i in range(0, len(pages), self._batch_pages)
+        ]
+        return np.concatenate(parts) if parts else np.empty(0)
+
+    def _batch_losses(self, tokens: Tensor) -> np.ndarray:
+        tokens = tokens.to(self._device)
+        logits = self._model(input_ids=tokens).logits[:, :-1].float()
+        losses = functional.cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none")
+        return losses.to(torch.float64).mean(dim=1).cpu().numpy()
+
+    @contextmanager
+    def stepped(
+        self, tensors: Mapping[str, SparseTensor], factors: Mapping[str, float]
+    ) -> Iterator[None]:
+        """Within the block the model stands at theta - sum of factor * payload, exactly
+        restored at its end, whatever happens in it.
+        """
+        saved: dict[str, tuple[Tensor, Tensor]] = {}
+        try:
+            for name, sparse in tensors.items():
+                data = self._named[name].data
+                where = sparse.indices.to(data.device)
+                saved[name] = (where, data.view(-1)[where].clone())
+                sparse.add_to(data, coefficient=-factors[name])
+            yield
+        finally:
+            for name, (where, values) in saved.items():
+                self._named[name].data.view(-1)[where] = values

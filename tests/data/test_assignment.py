@@ -1,0 +1,166 @@
+"""Page draws: golden vectors, random access, uniformity, exclusion, boundaries."""
+
+import hashlib
+from typing import Any
+
+import numpy as np
+import pytest
+
+from template.data.assignment import (
+    MAX_PAGES,
+    assigned_page,
+    assigned_pages,
+    assignment_seed,
+    held_out_pages,
+)
+from template.errors import ConfigError
+
+SEED = hashlib.sha256(b"seed of the tests").digest()
+GOLDEN_PAGES = [36225, 98529, 54757, 54280, 33682, 55781, 28859, 127304, 148958]
+
+
+def _naive_words(seed: bytes, count: int) -> list[int]:
+    """The definition, in plain integers."""
+    words = []
+    for index in range(count):
+        digest = hashlib.sha256(seed + (index // 4).to_bytes(8, "little")).digest()
+        start = 8 * (index % 4)
+        words.append(int.from_bytes(digest[start : start + 8], "little"))
+    return words
+
+
+def _chi_square(pages: np.ndarray, num_pages: int) -> float:
+    """Distance from uniform, in standard deviations of the chi-square of num_pages - 1."""
+    counts = np.bincount(pages, minlength=num_pages)
+    expected = pages.size / num_pages
+    chi_square = ((counts - expected) ** 2 / expected).sum()
+    return (chi_square - (num_pages - 1)) / (2 * (num_pages - 1)) ** 0.5
+
+
+def test_golden_pages() -> None:
+    """Anyone who changes this changes what every node trains on."""
+    assert assigned_pages(SEED, 9, 153_284).tolist() == GOLDEN_PAGES
+    assert held_out_pages(SEED, 5, 153_284, GOLDEN_PAGES[:3]).tolist() == GOLDEN_PAGES[3:8]
+
+
+def test_golden_seed() -> None:
+    seed = assignment_seed(bytes(range(32)), "5GrwvaEF", 7)
+    assert seed.hex() == "098f3a640ce31e5b3285416b18696783eee49ad6ed0a320879f141e40d51e227"
+
+
+def test_seed_depends_on_every_part() -> None:
+    block_hash = bytes(32)
+    seeds = {
+        assignment_seed(block_hash, "a", 1),
+        assignment_seed(block_hash, "b", 1),
+        assignment_seed(block_hash, "a", 2),
+        assignment_seed(b"\1" + bytes(31), "a", 1),
+    }
+    assert len(seeds) == 4
+
+
+@pytest.mark.parametrize("num_pages", [1, 2, 1000, MAX_PAGES])
+def test_assigned_pages_match_the_definition(num_pages: int) -> None:
+    expected = [word % num_pages for word in _naive_words(SEED, 37)]
+    assert assigned_pages(SEED, 37, num_pages).tolist() == expected
+    assert [assigned_page(SEED, index, num_pages) for index in range(37)] == expected
+
+
+def test_random_access_far_into_the_list() -> None:
+    index = 10**12 + 3
+    digest = hashlib.sha256(SEED + (index // 4).to_bytes(8, "little")).digest()
+    assert assigned_page(SEED, index, 977) == int.from_bytes(digest[24:], "little") % 977
+
+
+def test_a_longer_list_starts_with_the_shorter_one() -> None:
+    long = assigned_pages(SEED, 50, 1000)
+    for count in (0, 1, 3, 4, 5, 49):
+        assert assigned_pages(SEED, count, 1000).tolist() == long[:count].tolist()
+
+
+def test_assigned_pages_are_uniform() -> None:
+    pages = assigned_pages(SEED, 50_000, 500)
+    assert pages.dtype == np.int64
+    assert abs(_chi_square(pages, 500)) < 4
+
+
+def test_lists_of_two_hotkeys_overlap_only_by_chance() -> None:
+    first = assigned_pages(assignment_seed(SEED, "a", 1), 1000, 100_000)
+    second = assigned_pages(assignment_seed(SEED, "b", 1), 1000, 100_000)
+    assert np.isin(first, second).sum() < 30
+
+
+@pytest.mark.parametrize(
+    ("seed", "count", "num_pages"),
+    [(SEED[:31], 1, 5), (SEED + b"x", 1, 5), (SEED, -1, 5), (SEED, 1, 0), (SEED, 1, MAX_PAGES + 1)],
+    ids=["short seed", "long seed", "negative count", "no pages", "too many pages"],
+)
+def test_bad_arguments(seed: bytes, count: int, num_pages: int) -> None:
+    with pytest.raises(ValueError, match="seed|negative|num_pages"):
+        assigned_pages(seed, count, num_pages)
+    with pytest.raises(ValueError, match="seed|negative|num_pages"):
+        held_out_pages(seed, count, num_pages, [])
+
+
+def test_negative_index() -> None:
+    with pytest.raises(ValueError, match="negative"):
+        assigned_page(SEED, -1, 5)
+
+
+@pytest.mark.parametrize(("count", "num_pages"), [(300, 1000), (900, 1000), (40, 50), (700, 10**7)])
+def test_held_out_pages_match_the_definition(count: int, num_pages: int) -> None:
+    excluded = set(range(0, min(num_pages, 100), 10))
+    expected: list[int] = []
+    for word in _naive_words(SEED, 20_000):
+        page = word % num_pages
+        if page not in excluded and page not in expected and len(expected) < count:
+            expected.append(page)
+    assert len(expected) == count
+    assert held_out_pages(SEED, count, num_pages, excluded).tolist() == expected
+
+
+def test_held_out_pages_are_distinct_and_not_excluded() -> None:
+    excluded = np.concatenate([assigned_pages(bytes(32), 500, 2000), assigned_pages(SEED, 9, 2000)])
+    pages = held_out_pages(SEED, 1000, 2000, excluded)
+    assert pages.dtype == np.int64
+    assert np.unique(pages).size == 1000
+    assert not np.isin(pages, excluded).any()
+
+
+def test_held_out_pages_are_uniform_over_what_is_left() -> None:
+    excluded = range(0, 100, 2)
+    draws = [
+        held_out_pages(hashlib.sha256(bytes([i, j])).digest(), 10, 100, excluded)
+        for i in range(50)
+        for j in range(20)
+    ]
+    pages = np.concatenate(draws)
+    assert (pages % 2 == 1).all()
+    # Drawn without replacement, counts vary less than chi-square says: only the top is tested.
+    assert _chi_square(pages // 2, 50) < 4
+
+
+def test_held_out_boundaries() -> None:
+    assert held_out_pages(SEED, 0, 10, []).shape == (0,)
+    assert held_out_pages(SEED, 0, 10, range(10)).shape == (0,)
+    assert held_out_pages(SEED, 1, 1, []).tolist() == [0]
+    assert held_out_pages(SEED, 1, 3000, set(range(3000)) - {1234}).tolist() == [1234]
+    everything = held_out_pages(SEED, 3000, 3000, [])
+    assert sorted(everything.tolist()) == list(range(3000))
+
+
+def test_one_more_excluded_page_changes_only_that_page() -> None:
+    pages = held_out_pages(SEED, 200, 5000, [1, 2, 3])
+    others = held_out_pages(SEED, 200, 5000, [1, 2, 3, int(pages[50])])
+    assert np.delete(pages, 50).tolist() == others[:199].tolist()
+
+
+def test_too_small_a_dataset_names_the_remedy() -> None:
+    with pytest.raises(ConfigError, match=r"3 of 10 pages.*4 held-out pages.*spec\.evaluation"):
+        held_out_pages(SEED, 4, 10, [0, 1, 2, 3, 4, 5, 6, 6, 6])
+
+
+@pytest.mark.parametrize("excluded", [[10], [-1], np.ones(10, dtype=bool)])
+def test_excluded_must_be_page_ids(excluded: Any) -> None:
+    with pytest.raises(ValueError, match="excluded page"):
+        held_out_pages(SEED, 1, 10, excluded)

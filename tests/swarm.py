@@ -1,0 +1,108 @@
+"""Whole swarms in one process: real neurons, each in a thread, on a world in memory."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from template.chain import Neuron
+from template.data.corpus import Corpus, Document
+from template.protocol.record import Record, encode_record
+from template.tools.owner import RunChoices, load_plan, prepare_run, upload
+from tests.fakes import World, hotkey_of
+
+ROOT = Path(__file__).resolve().parents[1]
+RAO = 10**9
+
+Node = Callable[[], None]
+
+
+def synthetic_corpus(num_bytes: int = 120_000) -> Corpus:
+    """Text with something to learn: words of a small vocabulary in a fixed random order."""
+    generator = np.random.default_rng(7)
+    words = [bytes(generator.integers(97, 123, size=n).tolist()) for n in range(2, 9)]
+
+    def document(name: str, size: int) -> Document:
+        picks = generator.zipf(1.6, size=size // 3) % len(words)
+        text = b" ".join(words[i] for i in picks)[:size] + b"\n"
+        return Document(name=name, work=name, text=text)
+
+    return Corpus(
+        train=(document("train", num_bytes),), held_out=(document("held", num_bytes // 8),)
+    )
+
+
+def neuron(uid: int, name: str, *, stake_tao: int = 0) -> Neuron:
+    return Neuron(
+        uid=uid,
+        hotkey=hotkey_of(name),
+        coldkey=hotkey_of(name + "-cold"),
+        validator_permit=stake_tao > 0,
+        total_stake_rao=stake_tao * RAO,
+        alpha_stake_rao=stake_tao * RAO,
+        block_at_registration=0,
+        last_update=0,
+        incentive=0.0,
+        dividends=0.0,
+        emission_rao=0,
+    )
+
+
+def small_plan(**overrides: object) -> dict:
+    """The localnet's plan with a smaller model and shorter windows; keys as section__key."""
+    plan = load_plan(ROOT / "runs" / "localnet.toml")
+    plan["model"] |= {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
+    plan["data"] |= {"page_tokens": 32}
+    plan["training"] |= {"inner_steps": 6, "batch_pages": 4, "warmup_windows": 0.5}
+    plan["evaluation"] |= {"held_out_pages": 24, "curve_pages": 64, "assignment_windows": 3}
+    plan["schedule"] |= {
+        "blocks_per_window": 16,
+        "upload_blocks": 3,
+        "scoring_blocks": 8,
+        "vote_margin_blocks": 4,
+        "tempo_blocks": 31,
+        "num_windows": 8,
+    }
+    for key, value in overrides.items():
+        section, _, name = key.partition("__")
+        plan[section][name] = value
+    return plan
+
+
+def build_world(names: dict[str, int], **overrides: object) -> World:
+    """A world whose uids are the names in order (name -> stake in TAO), the owner first."""
+    neurons = tuple(neuron(uid, name, stake_tao=s) for uid, (name, s) in enumerate(names.items()))
+    owner = neurons[0].hotkey
+    run = prepare_run(
+        small_plan(**overrides),
+        synthetic_corpus(),
+        RunChoices(owner_hotkey=owner, start_block=16),
+    )
+    world = World(run.spec, neurons)
+    upload(run, world.buckets[owner])
+    world.chain(owner).publish(encode_record(Record(access=world.access(owner))))
+    world.time.block = 4
+    return world
+
+
+def run_swarm(world: World, nodes: list[Node]) -> list[BaseException | None]:
+    """Run every node in a thread to its end; returns what each raised, or None."""
+    failures: list[BaseException | None] = [None] * len(nodes)
+
+    def body(index: int) -> None:
+        try:
+            nodes[index]()
+        except BaseException as error:  # noqa: BLE001  handed to the test
+            failures[index] = error
+        finally:
+            world.time.leave()
+
+    threads = [threading.Thread(target=body, args=(i,), daemon=True) for i in range(len(nodes))]
+    for _ in threads:
+        world.time.enter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return failures
