@@ -6,7 +6,7 @@ much larger than the effect.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,8 +43,14 @@ def paired_gain(before: npt.NDArray[np.float64], after: npt.NDArray[np.float64])
     )
 
 
+def gain_scale(gains: Iterable[float]) -> float:
+    """Root mean square of a window's finite gains; 0 if there are none."""
+    finite = [gain for gain in gains if math.isfinite(gain)]
+    return math.sqrt(math.fsum(g * g for g in finite) / len(finite)) if finite else 0.0
+
+
 def relative_gains(gains: Mapping[int, float | None]) -> dict[int, float]:
-    """Each uid's mean gain over the root mean square of the window's gains.
+    """Each uid's mean gain over the scale of the window's gains.
 
     None stands for a payload that was committed and not delivered, or was refused: it takes
     the worst place, the lowest relative gain of the window and never more than -1, so that
@@ -53,7 +59,7 @@ def relative_gains(gains: Mapping[int, float | None]) -> dict[int, float]:
     worst too.
     """
     finite = {uid: g for uid, g in gains.items() if g is not None and math.isfinite(g)}
-    scale = math.sqrt(math.fsum(g * g for g in finite.values()) / len(finite)) if finite else 0.0
+    scale = gain_scale(finite.values())
     relative = {uid: g / scale if scale > 0 else 0.0 for uid, g in finite.items()}
     worst = min(-1.0, *relative.values()) if relative else -1.0
     return {uid: relative.get(uid, worst) for uid in gains}

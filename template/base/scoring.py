@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from evaluation.gain import Gain, paired_gain, relative_gains
+from evaluation.gain import Gain, gain_scale, paired_gain, relative_gains
 from evaluation.verdict import NAMED, Verdict
 from template.base.context import NodeContext
 from template.base.peers import Peers
@@ -22,10 +22,14 @@ from template.protocol.admission import open_payload
 from template.protocol.hashing import labelled_hash, uint_bytes
 from template.protocol.payload import Payload, body_digest
 from template.protocol.root import Member
+from template.protocol.spec import EvaluationSpec
 from template.training.outer import OuterState, clip_references, coefficients
 from template.training.scorer import Scorer
 
 log = logging.getLogger(__name__)
+
+SCORED = "scored"
+"""Between measuring a payload and deciding whether to name it."""
 
 _FETCH_REASONS: Mapping[type[StoreError], str] = {
     NotFound: "not_delivered",
@@ -73,10 +77,14 @@ class WindowScorer:
         for member in candidates:
             verdict, frame = self._judge(window, state, member, (pool, before), stop)
             verdicts.append(verdict)
-            if verdict.named and frame is not None:
-                frames[member.digest] = frame
+            frames[verdict.digest] = frame
         self._forget(window)
-        return Scored(verdicts=_with_relative_gains(verdicts), frames=frames)
+        final = name_useful(_with_relative_gains(verdicts), self._context.spec.evaluation)
+        held = {v.digest: frames[v.digest] for v in final if v.named}
+        return Scored(
+            verdicts=final,
+            frames={bytes.fromhex(digest): frame for digest, frame in held.items() if frame},
+        )
 
     def held_out_loss(self, state: OuterState) -> float:
         """Mean loss on the fixed sample that draws the loss curve, nats per token."""
@@ -111,10 +119,9 @@ class WindowScorer:
         except ConfigError as error:
             return replace(blank, status="no_access", detail=str(error)), None
         gain = self._gain(payload, state, *measured)
-        useful = gain.lower_bound(self._context.spec.evaluation.naming_z) > 0
         verdict = replace(
             blank,
-            status=NAMED if useful else "no_gain",
+            status=SCORED,
             gain=gain.mean,
             gain_standard_error=gain.standard_error,
             pages_consumed=payload.header.pages_consumed,
@@ -173,6 +180,26 @@ class WindowScorer:
         """A body may come back after max_staleness + 2 windows: it is stale by then."""
         oldest = window - self._context.spec.outer.max_staleness - 2
         self._bodies = {b: seen for b, seen in self._bodies.items() if seen[0] >= oldest}
+
+
+def name_useful(verdicts: Sequence[Verdict], evaluation: EvaluationSpec) -> tuple[Verdict, ...]:
+    """Turn `scored` into `named` or `no_gain`.
+
+    Named is a payload whose gain, less its standard errors over sequences, exceeds
+    `min_relative_gain` of the window's scale: a random direction gains a few percent of it
+    by luck, on every sequence alike.
+    """
+    scale = gain_scale(v.gain for v in verdicts if v.status == SCORED and v.gain is not None)
+    floor = evaluation.min_relative_gain * scale
+    named = []
+    for verdict in verdicts:
+        if verdict.status != SCORED:
+            named.append(verdict)
+            continue
+        error = verdict.gain_standard_error or 0.0
+        useful = (verdict.gain or 0.0) - evaluation.naming_z * error > floor
+        named.append(replace(verdict, status=NAMED if useful else "no_gain"))
+    return tuple(named)
 
 
 def _strided(pages: np.ndarray, count: int) -> np.ndarray:

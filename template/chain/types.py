@@ -66,7 +66,7 @@ class Chain(Protocol):
         """The subnet's neurons as they stood after `block`."""
 
     def commitments(self, block: int) -> Mapping[str, bytes]:
-        """hotkey -> the bytes of its commitment (all raw fields joined) as it stood after `block`."""
+        """hotkey -> the bytes of its commitment (raw fields joined) as it stood after `block`."""
 
     def publish(self, record: bytes) -> None:
         """Replace this hotkey's commitment; returns once it is in a block (at most 384 bytes)."""

@@ -254,8 +254,9 @@ class EvaluationSpec:
     fixed sample that draws the loss curve. `assignment_windows`: pages
     assigned in so many windows back are not held out. `step_share` (eta): the share of a
     payload's full step at which it is scored. A payload is named if its gain less `naming_z`
-    standard errors over sequences is positive; it is paid by its mean relative gain less
-    `confidence_z` standard errors over windows.
+    standard errors over sequences exceeds `min_relative_gain` of the root mean square of the
+    window's gains; a hotkey is paid by its mean relative gain less `confidence_z` standard
+    errors over windows.
     """
 
     held_out_pages: int
@@ -263,6 +264,7 @@ class EvaluationSpec:
     assignment_windows: int
     step_share: float
     naming_z: float
+    min_relative_gain: float
     confidence_z: float
 
     def __post_init__(self) -> None:
@@ -271,6 +273,7 @@ class EvaluationSpec:
         _check(self.assignment_windows >= 1, "evaluation.assignment_windows", "must be 1 or more")
         _check(0 < self.step_share <= 1, "evaluation.step_share", "must be in (0, 1]")
         _check(self.naming_z >= 0, "evaluation.naming_z", "must not be negative")
+        _check(0 <= self.min_relative_gain < 1, "evaluation.min_relative_gain", "must be in [0, 1)")
         _check(self.confidence_z >= 0, "evaluation.confidence_z", "must not be negative")
 
 
@@ -302,8 +305,9 @@ class WeightsSpec:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckpointSpec:
     """`theta0_digest`: SHA-256 (hex) of the safetensors file of the first parameters: a seed
-    does not give the same bits everywhere. Validators publish a checkpoint every `every_windows` windows; every node takes the digest over all
-    its tensors every `digest_every_windows`.
+    does not give the same bits everywhere. Validators publish a checkpoint every
+    `every_windows` windows; every node takes the digest over all its tensors every
+    `digest_every_windows`.
     """
 
     theta0_digest: str

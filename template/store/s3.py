@@ -20,6 +20,7 @@ import botocore.session
 from botocore.config import Config
 from botocore.configprovider import ConfigValueStore
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 
 from template.errors import Denied, NotFound, StoreError, TooLarge, Unavailable
 from template.retry import retry
@@ -83,7 +84,8 @@ class S3Store:
     """A `Store` on one S3 bucket. Make one per bucket and credential, and keep it.
 
     Safe to use from `limits.connections` threads. What may pass (no answer, 429, 5xx) is tried
-    again until `deadline_s` after the call; a call ends at most `limits.attempt_s` later.
+    again until `deadline_s` after the call; the last try may take `limits` `attempt_s` plus
+    `connect_s` plus `silence_s` more.
     `ca_file` (PEM) replaces the certificate authorities that come with botocore.
     """
 
@@ -128,6 +130,8 @@ class S3Store:
             token = page.get("NextContinuationToken")
             if not page.get("IsTruncated") or token is None:
                 return sorted(keys)
+            if position.get("ContinuationToken") == token:
+                raise Unavailable(f"{self._name(prefix)}*: the listing does not advance")
             position = {"ContinuationToken": token}
 
     def delete(self, key: str) -> None:
@@ -187,7 +191,7 @@ class S3Store:
             except (TransportError, BotoCoreError) as error:
                 reason = str(error) if isinstance(error, TransportError) else type(error).__name__
                 raise _Transient(f"{self._name(key)}: {reason}") from None
-            except (ValueError, KeyError, TypeError) as error:
+            except (ResponseParserError, ValueError, KeyError, TypeError) as error:
                 # botocore's parser trusts headers: a Content-Length of letters ends here.
                 raise Unavailable(
                     f"{self._name(key)}: unreadable answer ({type(error).__name__})"

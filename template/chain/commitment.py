@@ -1,0 +1,49 @@
+"""A commitment on chain as one string of bytes: how it is cut into raw fields and read back.
+
+Pure. It does not know what the bytes mean (that is the protocol's record) nor how a
+commitment is sent. Limits: subtensor `pallets/commitments/src/types.rs`, where a raw field of
+N bytes is the variant `RawN`, N <= 128, and a commitment holds at most 3 fields.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+MAX_FIELD_BYTES = 128
+MAX_FIELDS = 3
+MAX_COMMITMENT_BYTES = MAX_FIELD_BYTES * MAX_FIELDS
+
+
+def to_fields(data: bytes) -> list[dict[str, str]]:
+    """Cut bytes into the fields of a `set_commitment` call, each {"RawN": 0x-hex}.
+
+    Raises ValueError unless there are 1 to 384 bytes.
+    """
+    if not 1 <= len(data) <= MAX_COMMITMENT_BYTES:
+        raise ValueError(f"a commitment holds 1 to {MAX_COMMITMENT_BYTES} bytes, not {len(data)}")
+    parts = [data[i : i + MAX_FIELD_BYTES] for i in range(0, len(data), MAX_FIELD_BYTES)]
+    return [{f"Raw{len(part)}": "0x" + part.hex()} for part in parts]
+
+
+def from_fields(fields: Sequence[Any]) -> bytes | None:
+    """The bytes of all raw fields joined; None if any field is of another kind.
+
+    `fields` are decoded field variants of one commitment, {"RawN": 0x-hex}; the codec
+    gives an empty raw field as {"Raw0": []}. Other kinds (hashes, timelocked or large data)
+    are somebody else's use of the pallet.
+    """
+    parts = [_raw_bytes(field) for field in fields]
+    if any(part is None for part in parts):
+        return None
+    return b"".join(part for part in parts if part is not None)
+
+
+def _raw_bytes(field: Any) -> bytes | None:
+    if not isinstance(field, dict) or len(field) != 1:
+        return None
+    ((variant, value),) = field.items()
+    if variant == "Raw0":
+        return b""
+    if not variant.startswith("Raw") or not isinstance(value, str):
+        return None
+    data = bytes.fromhex(value.removeprefix("0x"))
+    return data if variant == f"Raw{len(data)}" else None

@@ -1,0 +1,218 @@
+"""Metrics sinks: where a neuron's numbers go once per window.
+
+Owns the JSONL file (the default, one line per call) and the Weights & Biases adapter. No sink
+may stop a neuron: what goes wrong in one is logged as an error, once, with the remedy. Does not
+own which numbers are worth logging.
+"""
+
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final, Protocol
+
+from template.config import WandbConfig
+
+logger = logging.getLogger(__name__)
+
+Value = float | int | str
+EVENTS_FILE: Final = "metrics.jsonl"
+RESERVED_KEYS: Final = frozenset({"window", "time_s"})
+WANDB_INIT_TIMEOUT_S: Final = 30.0
+WANDB_FINISH_TIMEOUT_S: Final = 10.0
+
+
+class Metrics(Protocol):
+    """A sink of numbers. No method raises because of the sink's own trouble."""
+
+    def log(self, window: int, values: Mapping[str, Value]) -> None:
+        """Record values of one window; may be called more than once for a window.
+
+        Raises ValueError for a reserved key ("window", "time_s").
+        """
+
+    def close(self) -> None:
+        """Flush and release. Closing twice is no error; logging afterwards is the caller's."""
+
+
+class JsonlMetrics:
+    """Appends one JSON object per call to a file, in one write each.
+
+    A process killed in the middle of a write leaves that one line torn; the next process
+    starts on a fresh one. Values that JSON lacks (nan, inf) become strings.
+    """
+
+    def __init__(self, path: Path, *, now_s: Callable[[], float] = time.time) -> None:
+        """Create the file and its folder if needed. Raises OSError if that is impossible."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        self._now_s = now_s
+        self._file = path.open("ab", buffering=0)
+        self._torn = _ends_torn(path)
+        self._failing = False
+
+    def log(self, window: int, values: Mapping[str, Value]) -> None:
+        checked = {key: _json_value(value) for key, value in _checked(values).items()}
+        row = {"window": window, "time_s": round(self._now_s(), 3), **checked}
+        line = json.dumps(row, allow_nan=False).encode("ascii") + b"\n"
+        try:
+            self._write(b"\n" + line if self._torn else line)
+        except OSError as error:
+            if not self._failing:
+                logger.error("metrics: cannot write %s (%s): free the disk", self._path, error)
+            self._failing = True
+        else:
+            self._failing = False
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _write(self, data: bytes) -> None:
+        written = self._file.write(data)
+        self._torn = written != len(data)
+        if self._torn:
+            raise OSError(f"only {written} of {len(data)} bytes went to the disk")
+
+
+class WandbMetrics:
+    """Sends each call to one Weights & Biases run, with `window` as the axis.
+
+    Windows may repeat or go back (a replay), so wandb's own step counter is not used. After
+    the first failure it logs one error and sends nothing more.
+    """
+
+    def __init__(
+        self, config: WandbConfig, state_dir: Path, run_name: str, run_config: Mapping[str, Value]
+    ) -> None:
+        """Start the run. Raises ImportError without the package, wandb.Error without a key."""
+        import wandb
+
+        state_dir.mkdir(parents=True, exist_ok=True)
+        # Otherwise a node started at a terminal without a key would wait at a prompt for ever.
+        wandb.setup(settings=wandb.Settings(silent=True))
+        self._error_type: type[Exception] = wandb.Error
+        self._run: wandb.Run | None = wandb.init(
+            mode="offline" if config.mode == "offline" else "online",
+            project=config.project_name,
+            entity=config.entity,
+            notes=config.notes,
+            name=run_name,
+            config=dict(run_config),
+            dir=state_dir,
+            settings=wandb.Settings(
+                console="off",
+                disable_git=True,
+                save_code=False,
+                disable_job_creation=True,
+                init_timeout=WANDB_INIT_TIMEOUT_S,
+                finish_timeout=WANDB_FINISH_TIMEOUT_S,
+            ),
+        )
+        self._run.define_metric("*", step_metric="window")
+
+    def log(self, window: int, values: Mapping[str, Value]) -> None:
+        row = {"window": window, **_checked(values)}
+        if self._run is None:
+            return
+        try:
+            self._run.log(row)
+        except self._error_type as error:
+            self._run = None
+            logger.error("wandb: %s; nothing more is sent, the other metrics go on", error)
+
+    def close(self) -> None:
+        run, self._run = self._run, None
+        if run is None:
+            return
+        try:
+            run.finish()
+        except self._error_type as error:
+            logger.error("wandb: the run is not finished: %s; run `wandb sync`", error)
+
+
+class FanOutMetrics:
+    """Gives each call to several sinks, in order; with none it records nothing."""
+
+    def __init__(self, sinks: Sequence[Metrics]) -> None:
+        self._sinks = tuple(sinks)
+
+    def log(self, window: int, values: Mapping[str, Value]) -> None:
+        _checked(values)
+        for sink in self._sinks:
+            sink.log(window, values)
+
+    def close(self) -> None:
+        for sink in self._sinks:
+            sink.close()
+
+
+def open_metrics(
+    *,
+    state_dir: Path,
+    save_events: bool,
+    wandb_config: WandbConfig,
+    run_name: str,
+    run_config: Mapping[str, Value],
+) -> Metrics:
+    """The sinks that a node's config asks for.
+
+    `run_config` describes the run on its wandb page (run id, role, hotkey: nothing secret). If
+    wandb cannot be had, that is one logged error and the other sinks are returned. Raises
+    OSError if the state directory cannot be written.
+    """
+    sinks: list[Metrics] = []
+    if save_events:
+        sinks.append(JsonlMetrics(state_dir / EVENTS_FILE))
+    if wandb_config.mode != "off":
+        remote = _open_wandb(wandb_config, state_dir, run_name, run_config)
+        if remote is not None:
+            sinks.append(remote)
+    return FanOutMetrics(sinks)
+
+
+def _open_wandb(
+    config: WandbConfig, state_dir: Path, run_name: str, run_config: Mapping[str, Value]
+) -> WandbMetrics | None:
+    try:
+        return WandbMetrics(config, state_dir, run_name, run_config)
+    except ImportError:
+        logger.error("wandb is not installed: pip install -e '.[wandb]', or pass --wandb.off")
+    except _wandb_error() as error:
+        logger.error(
+            "wandb: %s. The other metrics go on. Set WANDB_API_KEY or run `wandb login`; or pass"
+            " --wandb.offline or --wandb.off",
+            error,
+        )
+    return None
+
+
+def _wandb_error() -> type[Exception]:
+    """wandb's base error, looked up late: the package is optional."""
+    import wandb
+
+    return wandb.Error
+
+
+def _checked(values: Mapping[str, Value]) -> Mapping[str, Value]:
+    reserved = RESERVED_KEYS & values.keys()
+    if reserved:
+        raise ValueError(f"metrics: {sorted(reserved)} are set by the sink; rename the value")
+    return values
+
+
+def _json_value(value: Value) -> Value:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def _ends_torn(path: Path) -> bool:
+    """Whether the last line has no line end: a process died in the middle of it."""
+    with path.open("rb") as file:
+        if file.seek(0, os.SEEK_END) == 0:
+            return False
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"

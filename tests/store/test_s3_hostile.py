@@ -1,0 +1,419 @@
+"""What `S3Store` makes of servers that lie, stall, flood, redirect or refuse."""
+
+import random
+import socket
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+
+import pytest
+
+from template.errors import Denied, NotFound, StoreError, TooLarge, Unavailable
+from template.secret import Secret
+from template.store.s3 import S3Bucket, S3Store
+from template.store.transport import TransportLimits
+
+KEY_ID = "AKIDEXAMPLEKEYID"
+SECRET = "wJalrXUtnFEMIsecretEXAMPLE"
+OK = b"HTTP/1.1 200 OK\r\n"
+LIMITS = TransportLimits(connect_s=1.0, silence_s=0.5, attempt_s=1.0)
+
+pytestmark = pytest.mark.timeout(20)
+
+Answer = Callable[["RawServer", socket.socket], None]
+Serve = Callable[..., tuple["S3Store", "RawServer"]]
+
+
+class RawServer:
+    """Answers the n-th request with the n-th answer, the last one for ever after."""
+
+    def __init__(self, *answers: Answer) -> None:
+        self.requests: list[bytes] = []
+        self.stopping = threading.Event()
+        self._answers = answers
+        self._lock = threading.Lock()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def close(self) -> None:
+        self.stopping.set()
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            while request := read_request(connection):
+                with self._lock:
+                    self.requests.append(request)
+                    turn = min(len(self.requests), len(self._answers)) - 1
+                self._answers[turn](self, connection)
+
+
+def read_request(connection: socket.socket) -> bytes:
+    data = b""
+    while b"\r\n\r\n" not in data:
+        piece = connection.recv(65_536)
+        if not piece:
+            return b""
+        data += piece
+    head, _, body = data.partition(b"\r\n\r\n")
+    length = 0
+    for line in head.lower().split(b"\r\n"):
+        if line.startswith(b"content-length:"):
+            length = int(line.split(b":")[1])
+    while len(body) < length:
+        body += connection.recv(65_536)
+    return head + b"\r\n\r\n" + body
+
+
+def says(*pieces: bytes, close: bool = False) -> Answer:
+    def answer(_: RawServer, connection: socket.socket) -> None:
+        connection.sendall(b"".join(pieces))
+        if close:
+            connection.close()
+
+    return answer
+
+
+def body_of(data: bytes) -> Answer:
+    return says(OK, b"Content-Length: %d\r\n\r\n" % len(data), data)
+
+
+def refuses(status: int, code: str, message: str = "no") -> Answer:
+    xml = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
+    return says(b"HTTP/1.1 %d Nope\r\nContent-Length: %d\r\n\r\n" % (status, len(xml)), xml)
+
+
+def floods(head: bytes, piece: bytes) -> Answer:
+    def answer(server: RawServer, connection: socket.socket) -> None:
+        connection.sendall(head)
+        while not server.stopping.is_set():
+            connection.sendall(piece)
+
+    return answer
+
+
+def drips(head: bytes, piece: bytes) -> Answer:
+    def answer(server: RawServer, connection: socket.socket) -> None:
+        connection.sendall(head)
+        while not server.stopping.wait(0.05):
+            connection.sendall(piece)
+
+    return answer
+
+
+def silent(server: RawServer, _: socket.socket) -> None:
+    server.stopping.wait()
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    servers: list[RawServer] = []
+
+    def start(*answers: Answer, deadline_s: float = 0.0) -> tuple[S3Store, RawServer]:
+        server = RawServer(*answers)
+        servers.append(server)
+        return S3Store(bucket_at(server.url), deadline_s=deadline_s, limits=LIMITS), server
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+def bucket_at(url: str) -> S3Bucket:
+    return S3Bucket(
+        endpoint_url=url,
+        bucket="peer-bucket",
+        access_key_id=KEY_ID,
+        secret_access_key=Secret(SECRET),
+    )
+
+
+def test_declared_length_over_the_limit_is_refused_before_the_body(serve: Serve) -> None:
+    store, server = serve(says(OK, b"Content-Length: 101\r\n\r\n"))
+    with pytest.raises(TooLarge, match="peer-bucket/object has 101 bytes"):
+        store.get("object", max_bytes=100)
+    assert len(server.requests) == 1
+
+
+def test_body_shorter_than_declared_is_unavailable(serve: Serve) -> None:
+    store, _ = serve(says(OK, b"Content-Length: 10\r\n\r\n12345", close=True))
+    with pytest.raises(Unavailable, match="peer-bucket/object"):
+        store.get("object", max_bytes=100)
+
+
+def test_body_longer_than_declared_is_cut_and_poisons_nothing(serve: Serve) -> None:
+    store, _ = serve(
+        says(OK, b"Content-Length: 5\r\n\r\n12345", OK, b"Content-Length: 4\r\n\r\nfake"),
+        body_of(b"true"),
+    )
+    assert store.get("object", max_bytes=100) == b"12345"
+    assert store.get("object", max_bytes=100) == b"true"
+
+
+def test_body_without_length_is_read_to_its_end(serve: Serve) -> None:
+    store, _ = serve(says(OK, b"\r\n12345", close=True))
+    assert store.get("object", max_bytes=5) == b"12345"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        floods(OK + b"\r\n", b"x" * 65_536),
+        floods(OK + b"Transfer-Encoding: chunked\r\n\r\n", b"10000\r\n" + b"x" * 65_536 + b"\r\n"),
+    ],
+    ids=["no length", "chunked"],
+)
+def test_endless_body_is_too_large(serve: Serve, answer: Answer) -> None:
+    store, _ = serve(answer)
+    with pytest.raises(TooLarge, match="more than 1000000 bytes"):
+        store.get("object", max_bytes=1_000_000)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        silent,
+        drips(OK + b"Content-Length: 1000\r\n\r\n", b"x"),
+        drips(OK, b"X-Slow: 1\r\n"),
+        drips(OK + b"X-Slow: ", b"x"),
+        drips(b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        floods(b"HTTP/1.1 500 No\r\n\r\n", b"x" * 65_536),
+        drips(b"HTTP/1.1 500 No\r\n\r\n", b"x"),
+        says(b"", close=True),
+    ],
+    ids=[
+        "silent",
+        "slow body",
+        "slow headers",
+        "slow header",
+        "slow continue",
+        "flooding error",
+        "slow error",
+        "hangs up",
+    ],
+)
+def test_stalling_servers_end_as_unavailable(serve: Serve, answer: Answer) -> None:
+    store, _ = serve(answer)
+    with pytest.raises(Unavailable, match="peer-bucket/object"):
+        store.get("object", max_bytes=100_000_000)
+
+
+def test_flood_in_answer_to_a_put_is_cut(serve: Serve) -> None:
+    store, _ = serve(floods(OK + b"\r\n", b"x" * 65_536))
+    with pytest.raises(Unavailable, match="longer than"):
+        store.put("object", b"x")
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [refuses(503, "SlowDown"), refuses(429, "TooManyRequests"), refuses(500, "InternalError")],
+    ids=["503", "429", "500"],
+)
+def test_trouble_that_passes_is_waited_for(serve: Serve, trouble: Answer) -> None:
+    store, server = serve(trouble, trouble, body_of(b"late"), deadline_s=10.0)
+    assert store.get("object", max_bytes=4) == b"late"
+    assert len(server.requests) == 3
+
+
+def test_trouble_that_stays_is_unavailable_after_the_deadline(serve: Serve) -> None:
+    store, server = serve(refuses(503, "SlowDown"), deadline_s=0.5)
+    with pytest.raises(Unavailable, match="503 SlowDown"):
+        store.put("object", b"x")
+    assert 2 <= len(server.requests) <= 5
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (refuses(401, "Unauthorized"), Denied),
+        (refuses(403, "AccessDenied"), Denied),
+        (refuses(403, "InvalidAccessKeyId"), Denied),
+        (refuses(403, "SignatureDoesNotMatch"), Denied),
+        (refuses(400, "InvalidAccessKeyId"), Denied),
+        (refuses(404, "NoSuchKey"), NotFound),
+        (refuses(404, "NoSuchBucket"), NotFound),
+        (refuses(400, "InvalidBucketName"), NotFound),
+        (refuses(400, "InvalidArgument"), Unavailable),
+        (refuses(501, "NotImplemented"), Unavailable),
+        (refuses(418, "\x1b[31mred"), Unavailable),
+        (says(b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n"), Denied),
+        (says(b"HTTP/1.1 400 No\r\nContent-Length: 7\r\n\r\n<Error>"), Unavailable),
+    ],
+)
+@pytest.mark.parametrize("call", ["get", "put", "list"])
+def test_refusals_are_final(
+    serve: Serve, answer: Answer, expected: type[StoreError], call: str
+) -> None:
+    store, server = serve(answer, deadline_s=10.0)
+    calls = {
+        "get": lambda: store.get("object", max_bytes=1),
+        "put": lambda: store.put("object", b"x"),
+        "list": lambda: store.list("object"),
+    }
+    with pytest.raises(expected, match="peer-bucket/object") as caught:
+        calls[call]()
+    assert type(caught.value) is expected
+    assert len(server.requests) == 1
+    assert "\x1b" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1, 2\r\n\r\nx",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nLast-Modified: never\r\n\r\nx",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nx-amz-missing-meta: \xff\r\n\r\nx",
+        b"HTTP/1.1 999 What\r\n\r\n",
+        b"HTTP/1.1 OK\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"\x00\xff" * 500,
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"X-Many: 1\r\n" * 200 + b"\r\n",
+        b"HTTP/1.1 200 OK\r\nX-Long: " + b"x" * 100_000 + b"\r\n\r\n",
+    ],
+)
+def test_garbage_raises_nothing_but_store_errors(serve: Serve, head: bytes) -> None:
+    store, _ = serve(says(head, close=True))
+    with pytest.raises(StoreError, match="peer-bucket/object"):
+        store.get("object", max_bytes=0)
+    with pytest.raises(StoreError, match="peer-bucket/object"):
+        store.size("object")
+
+
+SEED_BODIES = [
+    b"<?xml version='1.0'?><Error><Code>NoSuchKey</Code><Message>m</Message></Error>",
+    b"<ListBucketResult><IsTruncated>false</IsTruncated><EncodingType>url</EncodingType>"
+    b"<Contents><Key>a%zz</Key><Size>1</Size><LastModified>2026-01-01T00:00:00Z</LastModified>"
+    b"</Contents></ListBucketResult>",
+    b"<!DOCTYPE x [<!ENTITY a 'aaaaaaaaaa'>]><Error><Code>&a;&a;&a;</Code></Error>",
+    b"",
+]
+SEED_HEADERS = [
+    b"Last-Modified: x",
+    b"x-amz-object-lock-retain-until-date: q",
+    b"x-amz-tagging-count: many",
+    b"x-amz-delete-marker: maybe",
+    b"x-amz-checksum-crc32: zzzz",
+    b"x-amz-expiration: \xff\xfe",
+    b"Content-Type: text/xml; charset=none",
+    b"Content-Encoding: aws-chunked",
+    b"Transfer-Encoding: gzip, chunked",
+]
+STATUSES = [0, 100, 200, 204, 206, 301, 304, 400, 403, 404, 412, 416, 429, 500, 503, 1000]
+
+
+def fuzzes(rng: random.Random) -> Answer:
+    def answer(_: RawServer, connection: socket.socket) -> None:
+        body = bytearray(rng.choice(SEED_BODIES))
+        for _mutation in range(rng.choice([0, 1, 3, 10]) if body else 0):
+            body[rng.randrange(len(body))] = rng.randrange(256)
+        headers = [*rng.sample(SEED_HEADERS, rng.randrange(4)), b"Content-Length: %d" % len(body)]
+        head = b"HTTP/1.1 %d X\r\n" % rng.choice(STATUSES) + b"\r\n".join(headers)
+        connection.sendall(head + b"\r\n\r\n" + body)
+        connection.close()
+
+    return answer
+
+
+def test_fuzzed_answers_raise_nothing_but_store_errors(serve: Serve) -> None:
+    rng = random.Random(0)
+    store, server = serve(fuzzes(rng))
+    calls = [
+        lambda: store.get("object", max_bytes=50),
+        lambda: store.size("object"),
+        lambda: store.list(""),
+        lambda: store.put("object", b"x"),
+        lambda: store.delete("object"),
+    ]
+    for turn in range(1_000):
+        with suppress(StoreError):
+            calls[turn % len(calls)]()
+    assert len(server.requests) >= 1_000
+
+
+def test_listing_that_does_not_advance_is_unavailable(serve: Serve) -> None:
+    page = (
+        b"<ListBucketResult><IsTruncated>true</IsTruncated>"
+        b"<NextContinuationToken>again</NextContinuationToken></ListBucketResult>"
+    )
+    store, server = serve(body_of(page))
+    with pytest.raises(Unavailable, match="does not advance"):
+        store.list("runs/")
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_redirects_are_not_followed(serve: Serve, status: int) -> None:
+    _, other = serve(body_of(b"elsewhere"))
+    head = b"HTTP/1.1 %d Moved\r\nLocation: %s/x\r\n" % (status, other.url.encode())
+    region = b"x-amz-bucket-region: eu-west-9\r\nContent-Length: 0\r\n\r\n"
+    store, _ = serve(says(head, region), deadline_s=5.0)
+    with pytest.raises(Unavailable):
+        store.get("object", max_bytes=100)
+    assert other.requests == []
+
+
+def test_no_part_of_a_credential_reaches_an_error(serve: Serve) -> None:
+    quoting = refuses(403, "InvalidAccessKeyId", f"unknown key {KEY_ID} {SECRET}")
+    store, _ = serve(quoting)
+    with pytest.raises(Denied) as caught:
+        store.get("object", max_bytes=1)
+    text = "".join(traceback.format_exception(caught.value)) + repr(store.bucket)
+    assert KEY_ID not in text
+    assert SECRET not in text
+
+
+def test_compressed_answer_is_handed_over_as_it_is(serve: Serve) -> None:
+    bomb = says(OK, b"Content-Encoding: gzip\r\nContent-Length: 4\r\n\r\n\x1f\x8b\x08\x00")
+    store, _ = serve(bomb)
+    assert store.get("object", max_bytes=4) == b"\x1f\x8b\x08\x00"
+
+
+def test_closed_port_is_unavailable() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    store = S3Store(bucket_at(url), deadline_s=0.0, limits=LIMITS)
+    with pytest.raises(Unavailable, match="peer-bucket/object"):
+        store.get("object", max_bytes=1)
+
+
+def test_put_is_one_plain_signed_request(serve: Serve) -> None:
+    store, server = serve(says(OK, b"Content-Length: 0\r\n\r\n"))
+    store.put("some/object", b"0123456789" * 10_000)
+    (request,) = server.requests
+    head, _, body = request.partition(b"\r\n\r\n")
+    assert body == b"0123456789" * 10_000
+    assert head.startswith(b"PUT /peer-bucket/some/object HTTP/1.1\r\n")
+    headers = head.lower()
+    assert b"content-length: 100000" in headers
+    for unwanted in (b"expect:", b"aws-chunked", b"trailer", b"x-amz-checksum", b"unsigned"):
+        assert unwanted not in headers
+
+
+def test_connections_are_kept_for_the_next_call(serve: Serve) -> None:
+    ports: set[int] = set()
+
+    def answer(_: RawServer, connection: socket.socket) -> None:
+        ports.add(connection.getpeername()[1])
+        connection.sendall(OK + b"Content-Length: 3\r\n\r\nabc")
+
+    store, server = serve(answer)
+    for _ in range(5):
+        assert store.get("object", max_bytes=3) == b"abc"
+    assert len(server.requests) == 5
+    assert len(ports) == 1

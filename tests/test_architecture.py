@@ -1,0 +1,320 @@
+"""Rules of the code base that no linter knows: direction of imports, narrow doors, sizes.
+
+Everything is read from the syntax trees of the files, so imports inside functions and under
+TYPE_CHECKING count too. A new package fails here until it has a line in MAY_IMPORT.
+"""
+
+import ast
+import pkgutil
+import re
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCE_DIRS = ("template", "compression", "evaluation", "neurons", "benchmarks")
+OWN_PACKAGES = {*SOURCE_DIRS, "tests"}
+
+MAX_FILE_LINES = 500
+MAX_CLASS_LINES = 300
+MAX_FUNCTION_LINES = 80
+
+SOURCES = sorted(path for name in SOURCE_DIRS for path in (ROOT / name).rglob("*.py"))
+ALL_FILES = sorted([*SOURCES, *(ROOT / "tests").rglob("*.py"), ROOT / "setup.py"])
+
+COMMON = ("template", "template.errors", "template.secret", "template.retry")
+SHELL = tuple(f"template.{path.stem}" for path in (ROOT / "template").glob("[a-z]*.py"))
+"""Single modules of `template`: config, metrics, log and their like."""
+
+PURE = ("compression", "evaluation", "template.protocol")
+EVERYTHING_BELOW = ("template.*", "compression", "evaluation")
+
+MAY_IMPORT = {
+    "compression": ("compression",),
+    "evaluation": ("evaluation", "compression", "template.protocol", "template.errors"),
+    "template": (*COMMON, *SHELL, "template.protocol", "template.chain.types"),
+    "template.protocol": (*COMMON, "template.protocol", "compression"),
+    "template.chain": (*COMMON, "template.chain", "template.protocol"),
+    "template.store": (*COMMON, "template.store", "template.protocol"),
+    "template.data": (*COMMON, "template.data", "template.protocol"),
+    "template.training": (
+        *COMMON, "template.training", "template.data", "template.protocol", "compression",
+    ),
+    "template.base": (
+        *COMMON, *SHELL, "template.base", "template.training", "template.data",
+        "template.protocol", "template.chain", "template.store", "evaluation", "compression",
+    ),
+    "template.tools": EVERYTHING_BELOW,
+    "template.localnet": EVERYTHING_BELOW,
+    "template.localnet.chain": (*COMMON, "template.localnet.chain"),
+    "neurons": (*EVERYTHING_BELOW, "neurons.compose"),
+    "benchmarks": (*EVERYTHING_BELOW, "benchmarks"),
+}  # fmt: skip
+"""Importer -> our modules that it may import, prefixes of packages; the longest key counts."""
+
+ADAPTERS = ("template.chain.bittensor", "template.store.s3", "template.localnet")
+COMPOSERS = ("neurons", "template.tools", "template.localnet", "benchmarks", *ADAPTERS)
+"""Those who may choose an adapter; everyone else is handed one."""
+
+S3_ADAPTER = ("template.store.s3", "template.store.transport", "template.store.watchdog")
+ONLY_IN = {
+    "bittensor": ("template.chain.bittensor", "template.localnet"),
+    "bittensor_core": ("template.chain.bittensor", "template.localnet"),
+    "websockets": ("template.chain.bittensor", "template.localnet"),
+    "boto3": (*S3_ADAPTER, "template.localnet"),
+    "botocore": (*S3_ADAPTER, "template.localnet"),
+    "urllib3": S3_ADAPTER,
+    "wandb": ("template.metrics",),
+    "openskill": ("evaluation",),
+    "accelerate": ("template.training", "template.tools", "benchmarks"),
+    "transformers": ("template.training", "template.tools", "benchmarks"),
+    "matplotlib": ("template.localnet", "template.tools", "benchmarks"),
+    "rich": ("template.localnet", "template.tools", "neurons"),
+    "pickle": (),
+    "cloudpickle": (),
+    "dill": (),
+    "marshal": (),
+    "shelve": (),
+}
+THIRD_PARTY_OF_LEAVES = {
+    "compression": {"torch", "numpy"},
+    "evaluation": {"torch", "numpy", "openskill"},
+    "template.protocol": {"torch", "numpy"},
+}
+IMPURE_MODULES = {
+    "asyncio", "logging", "os", "random", "secrets", "socket", "subprocess", "threading", "time",
+}  # fmt: skip
+
+BANNED_NAMES = {
+    "torch.load",
+    "importlib.import_module",
+    "import_module",
+    "__import__",
+    "eval",
+    "exec",
+}
+BROAD_EXCEPT_ALLOWED = {"template/base/supervisor.py"}
+BROAD = {"Exception", "BaseException"}
+
+COMES_WITH = {"bittensor_core": "bittensor", "urllib3": "botocore"}
+"""Imported name -> the declared distribution that brings it."""
+
+
+def label(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+each_source = pytest.mark.parametrize("path", SOURCES, ids=label)
+each_file = pytest.mark.parametrize("path", ALL_FILES, ids=label)
+
+
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def is_module(name: str) -> bool:
+    path = ROOT.joinpath(*name.split("."))
+    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that a file imports, in full: `from template.store import s3` counts as s3."""
+    found = set()
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            names = [f"{base}.{alias.name}" for alias in node.names]
+            found.update(name if is_module(name) else base for name in names)
+    return found
+
+
+def covers(prefix: str, module: str) -> bool:
+    """Whether `module` is `prefix` or inside it; "template" alone is just that one file."""
+    if prefix == "template":
+        return module == prefix
+    prefix = prefix.removesuffix(".*")
+    return module == prefix or module.startswith(prefix + ".")
+
+
+def is_in(module: str, prefixes: tuple[str, ...]) -> bool:
+    return any(covers(prefix, module) for prefix in prefixes)
+
+
+def allowed_for(importer: str) -> tuple[str, ...]:
+    keys = [key for key in MAY_IMPORT if importer == key or importer.startswith(key + ".")]
+    key = max(keys, key=len)
+    if key == "template":
+        assert importer == key or importer in SHELL, f"{importer}: add its package to MAY_IMPORT"
+    return MAY_IMPORT[key]
+
+
+def top(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def third_party(path: Path) -> set[str]:
+    return {
+        top(name)
+        for name in imports(path)
+        if top(name) not in OWN_PACKAGES and top(name) not in sys.stdlib_module_names
+    }
+
+
+@each_source
+def test_imports_point_one_way(path):
+    allowed = allowed_for(module_name(path))
+    own = {name for name in imports(path) if top(name) in OWN_PACKAGES}
+    assert {name for name in own if not is_in(name, allowed)} == set()
+
+
+@each_source
+def test_adapters_are_chosen_at_the_top(path):
+    if not is_in(module_name(path), COMPOSERS):
+        assert {name for name in imports(path) if is_in(name, ADAPTERS)} == set()
+
+
+@each_source
+def test_libraries_have_one_door(path):
+    importer = module_name(path)
+    doors = {name: ONLY_IN[top(name)] for name in imports(path) if top(name) in ONLY_IN}
+    assert [name for name, places in doors.items() if not is_in(importer, places)] == []
+
+
+@each_source
+def test_leaves_and_pure_packages_import_little(path):
+    importer = module_name(path)
+    for package, libraries in THIRD_PARTY_OF_LEAVES.items():
+        if is_in(importer, (package,)):
+            assert third_party(path) <= libraries
+    if is_in(importer, PURE):
+        assert {top(name) for name in imports(path)} & IMPURE_MODULES == set()
+
+
+def test_every_library_is_declared():
+    source = (ROOT / "setup.py").read_text(encoding="ascii")
+    declared = {name.lower() for name in re.findall(r'"([A-Za-z0-9-]+)(?:\[\w+\])?[><=]=', source)}
+    used = {name for path in SOURCES for name in third_party(path)}
+    assert {"torch", "bittensor", "numpy"} <= declared
+    assert {name for name in used if COMES_WITH.get(name, name) not in declared} == set()
+
+
+def test_leaves_load_neither_chain_nor_bucket_clients():
+    names = [
+        module.name
+        for package in ("compression", "evaluation")
+        for module in pkgutil.walk_packages([str(ROOT / package)], package + ".")
+    ]
+    code = (
+        f"import compression, evaluation, {', '.join(names)}, sys;"
+        "print(*{'bittensor', 'bittensor_core', 'boto3', 'botocore', 'wandb'} & set(sys.modules))"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True, timeout=50)
+    assert done.stdout.split() == []
+    assert "compression.codec" in names
+
+
+@each_file
+def test_sizes(path):
+    num_lines = len(path.read_text(encoding="utf-8").splitlines())
+    assert num_lines <= MAX_FILE_LINES
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert num_node_lines(node) <= MAX_FUNCTION_LINES, node.name
+        elif isinstance(node, ast.ClassDef):
+            assert num_node_lines(node) <= MAX_CLASS_LINES, node.name
+
+
+def num_node_lines(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> int:
+    assert node.end_lineno is not None
+    return node.end_lineno - node.lineno + 1
+
+
+def names_in(node: ast.expr | None) -> set[str]:
+    return {part.id for part in ast.walk(node) if isinstance(part, ast.Name)} if node else set()
+
+
+def broad_handlers(tree: ast.Module) -> list[int]:
+    """Lines where any exception is caught and kept; cleaning up and raising it again is fine."""
+    lines = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ExceptHandler):
+            broad = node.type is None or names_in(node.type) & BROAD
+            if broad and ast.unparse(node.body[-1]) != "raise":
+                lines.append(node.lineno)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("suppress"):
+            lines += [node.lineno for arg in node.args if names_in(arg) & BROAD]
+    return lines
+
+
+@each_source
+def test_no_broad_except(path):
+    if label(path) not in BROAD_EXCEPT_ALLOWED:
+        assert broad_handlers(tree_of(path)) == []
+
+
+@each_file
+def test_no_unpickling_and_no_code_by_name(path):
+    code = {
+        ast.unparse(node)
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.Attribute | ast.Name)
+    }
+    assert code & BANNED_NAMES == set()
+
+
+@each_source
+def test_every_module_says_what_it_owns(path):
+    docstring = ast.get_docstring(tree_of(path)) or ""
+    assert len(docstring) >= 20
+    assert "PLACEHOLDER" not in docstring
+
+
+@each_file
+def test_sources_are_ascii(path):
+    path.read_text(encoding="ascii")
+
+
+@pytest.mark.parametrize(
+    ("code", "lines"),
+    [
+        ("try: pass\nexcept: pass", [2]),
+        ("try: pass\nexcept Exception: pass", [2]),
+        ("try: pass\nexcept (OSError, BaseException) as e: pass", [2]),
+        ("with contextlib.suppress(Exception): pass", [1]),
+        ("try: pass\nexcept (OSError, ValueError): pass", []),
+        ("try: pass\nexcept BaseException:\n    stop()\n    raise", []),
+    ],
+)
+def test_the_rule_on_broad_except_finds_them(code, lines):
+    assert broad_handlers(ast.parse(code)) == lines
+
+
+@pytest.mark.parametrize(
+    ("importer", "module", "expected"),
+    [
+        ("compression.topk", "compression.chunking", True),
+        ("compression.topk", "template.errors", False),
+        ("evaluation.score", "template.chain.types", False),
+        ("template.base.miner", "template.metrics", True),
+        ("template.base.miner", "template.localnet.buckets", False),
+        ("template.training.outer", "template.base.miner", False),
+        ("template.localnet.chain.rpc", "template.protocol.record", False),
+        ("neurons.miner", "template.chain.bittensor", True),
+        ("neurons.miner", "neurons.validator", False),
+        ("template.config", "template.base.miner", False),
+    ],
+)
+def test_the_rule_on_imports_tells_them_apart(importer, module, expected):
+    assert is_in(module, allowed_for(importer)) is expected
