@@ -18,6 +18,7 @@ REQUIRES = [
     "transformers>=5.23,<6",
     "accelerate>=1.15,<2",
     "safetensors>=0.8,<1",
+    "boto3>=1.44,<2",
     "botocore>=1.44,<2",
     "openskill>=6.2,<7",
     "numpy>=2.4,<3",

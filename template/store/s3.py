@@ -16,6 +16,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar
 
+import boto3
 import botocore.session
 from botocore.config import Config
 from botocore.configprovider import ConfigValueStore
@@ -228,7 +229,7 @@ def _new_client(bucket: S3Bucket, transport: BoundedTransport) -> Any:
         proxies={},
     )
     with _CLIENT_LOCK:
-        client = _isolated_session().create_client(
+        client = _isolated_session().client(
             "s3",
             region_name=bucket.region,
             endpoint_url=bucket.endpoint_url,
@@ -242,7 +243,7 @@ def _new_client(bucket: S3Bucket, transport: BoundedTransport) -> Any:
 
 
 @cache
-def _isolated_session() -> botocore.session.Session:
+def _isolated_session() -> boto3.Session:
     """A session whose every setting is botocore's own default.
 
     Replaces the store that reads AWS_* variables, and points the two files of the operator at
@@ -255,4 +256,4 @@ def _isolated_session() -> botocore.session.Session:
     settings.set_config_variable("config_file", devnull)
     settings.set_config_variable("credentials_file", devnull)
     session.register_component("config_store", settings)
-    return session
+    return boto3.Session(botocore_session=session)
