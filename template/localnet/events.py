@@ -1,0 +1,119 @@
+"""Reading what nodes write while they run: metrics and verdicts, one JSON object a line.
+
+Owns the tolerance for lines that a killed process left torn, and reading a growing file
+piece by piece. Does not own what the lines mean together; `report` and `progress` do.
+"""
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from template.metrics import EVENTS_FILE
+
+VERDICTS_FILE: Final = "verdicts.jsonl"
+
+Row = dict[str, Any]
+
+
+def read_jsonl(path: Path) -> list[Row]:
+    """All JSON objects of a file in order; [] if there is no such file.
+
+    Lines that are no JSON object are left out: a process killed in the middle of a write
+    leaves one, at the end of the file or, if it was started again, before the next line.
+    """
+    try:
+        data = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return _rows(data.split(b"\n"))
+
+
+class JsonlTail:
+    """A growing JSONL file; each `read_new` costs only what was appended since the last one."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset_bytes = 0
+        self._partial = b""
+
+    def read_new(self) -> list[Row]:
+        """Objects on the lines completed since the last call; [] while there is no file.
+
+        A file that became shorter is another one: it is read from its start.
+        """
+        try:
+            with self._path.open("rb") as file:
+                if file.seek(0, 2) < self._offset_bytes:
+                    self._offset_bytes, self._partial = 0, b""
+                file.seek(self._offset_bytes)
+                data = file.read()
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        self._offset_bytes += len(data)
+        *lines, self._partial = (self._partial + data).split(b"\n")
+        return _rows(lines)
+
+
+@dataclass(kw_only=True)
+class NodeEvents:
+    """What one node's metrics say, by window; a later line of the same window replaces an earlier.
+
+    `decisions`: window -> its row with "state_window", "state_root", "accepted_uids".
+    `digests`: state window -> digest over all tensors (hex). `losses`: state window ->
+    held-out loss in nats per token, None where it was not finite. `last_row`: the newest.
+    """
+
+    decisions: dict[int, Row] = field(default_factory=dict)
+    digests: dict[int, str] = field(default_factory=dict)
+    losses: dict[int, float | None] = field(default_factory=dict)
+    unigram_nats: float | None = None
+    last_row: Row = field(default_factory=dict)
+
+    def add(self, rows: list[Row]) -> None:
+        for row in rows:
+            if isinstance(row.get("window"), int):
+                self._add_row(row["window"], row)
+
+    def _add_row(self, window: int, row: Row) -> None:
+        if "state_root" in row:
+            self.decisions[window] = row
+        if "params_digest" in row:
+            self.digests[row["state_window"]] = row["params_digest"]
+        if "held_out_loss" in row:
+            self.losses[window] = _finite(row["held_out_loss"])
+        if "unigram_entropy" in row:
+            self.unigram_nats = _finite(row["unigram_entropy"])
+        self.last_row = row
+
+
+def read_node_events(state_dir: Path) -> NodeEvents:
+    """The events of the node that keeps its state there; empty if it wrote none."""
+    events = NodeEvents()
+    events.add(read_jsonl(state_dir / EVENTS_FILE))
+    return events
+
+
+def accepted_uids(decision: Row) -> list[int]:
+    """The uids of a decision's row, which holds them as text: "3,4", or "" for none."""
+    return [int(uid) for uid in decision["accepted_uids"].split(",") if uid]
+
+
+def _rows(lines: list[bytes]) -> list[Row]:
+    rows = (_row(line) for line in lines)
+    return [row for row in rows if row is not None]
+
+
+def _row(line: bytes) -> Row | None:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _finite(value: float | str) -> float | None:
+    """The number, None if it is not finite: the metrics file holds those as text ("nan")."""
+    number = float(value)
+    return number if math.isfinite(number) else None

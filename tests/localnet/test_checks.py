@@ -1,0 +1,115 @@
+"""What is said about runs that are not good."""
+
+import pytest
+
+from template.localnet.checks import failures
+from template.localnet.report import collect
+from tests.localnet.synthetic import EMISSIONS_RAO, LOSSES, NUM_WINDOWS, STAKES_TAO, make_run
+from tests.swarm import RAO, build_world
+
+
+@pytest.fixture
+def run(tmp_path):
+    return make_run(build_world(STAKES_TAO, schedule__num_windows=NUM_WINDOWS), tmp_path)
+
+
+def said(run, **choices):
+    return failures(collect(run.sources()), **choices)
+
+
+def test_a_good_run_fails_nothing(run):
+    assert said(run) == []
+
+
+@pytest.mark.parametrize(
+    ("choices", "good"),
+    [
+        ({"min_loss_drop_nats": 0.49}, True),
+        ({"min_loss_drop_nats": 0.5}, False),
+        ({"min_loss_drop_nats": 2.9, "loss_reference": "first"}, True),
+        ({"min_loss_drop_nats": 3.0, "loss_reference": "first"}, False),
+    ],
+)
+def test_the_loss_must_fall_far_enough(run, choices, good):
+    assert [sentence.startswith("loss:") for sentence in said(run, **choices)] == [True] * (
+        not good
+    )
+
+
+def test_a_flat_loss_never_passes(run):
+    for name in ("val-a", "val-b"):
+        run.log_losses(name, (LOSSES[0],) * len(LOSSES))
+    assert len(said(run, min_loss_drop_nats=0.0, loss_reference="first")) == 1
+
+
+@pytest.mark.parametrize("losses", [(), (5.0, float("inf"))])
+def test_a_missing_loss_fails(run, losses):
+    for name in ("val-a", "val-b"):
+        run.log_node(name)
+        run.log_losses(name, losses)
+    assert any("held_out_loss.last is missing" in sentence for sentence in said(run))
+
+
+def test_one_rao_for_garbage_is_too_much(run):
+    run.pay(EMISSIONS_RAO | {"garbage-0": 1})
+    (sentence,) = said(run)
+    assert "garbage-0 (garbage) has 1 rao" in sentence
+
+
+def test_garbage_with_real_pay_also_takes_the_honest_share(run):
+    run.pay(EMISSIONS_RAO | {"garbage-0": RAO})
+    sentences = said(run)
+    assert len(sentences) == 2
+    assert "honest miners hold 88.89%" in sentences[0]
+
+
+def test_honest_miners_must_earn(run):
+    run.pay({})
+    assert said(run) == ["emission: no honest miner earned anything"]
+
+
+def test_a_run_of_garbage_only_fails(run):
+    report = collect(run.sources())
+    report["neurons"] = [n for n in report["neurons"] if n["name"] not in ("m0", "m1")]
+    assert failures(report) == ["emission: there is no honest miner in this run"]
+
+
+def test_the_odd_digest_is_named(run):
+    run.log_node("garbage-0", digest="bad0" * 16)
+    (sentence,) = said(run)
+    assert sentence.startswith("digests: garbage-0 ended on bad0bad0")
+    assert "4 of 5 nodes" in sentence
+
+
+def test_a_killed_node_must_be_excused_by_name(run):
+    run.log_node("m1", last_state=2, digest="bad0" * 16)
+    run.exits["m1"] = None
+    assert said(run) == ["exit: m1 never ended; see its log"]
+    assert said(run, killed=("m0",)) == said(run)
+    assert said(run, killed=("m1",)) == []
+
+
+def test_a_crash_is_named_and_a_misbehaving_node_may_crash(run):
+    run.exits["val-b"] = 1
+    run.exits["garbage-0"] = 1
+    assert said(run) == ["exit: val-b exited 1; see its log"]
+
+
+def test_an_honest_node_without_a_digest_fails(run):
+    (run.state_dir("m0") / "metrics.jsonl").unlink()
+    assert said(run) == ["digests: m0 exited 0 without a digest of its parameters"]
+
+
+def test_a_run_without_digests_fails(run):
+    for name in STAKES_TAO:
+        (run.state_dir(name) / "metrics.jsonl").unlink(missing_ok=True)
+    assert "digests: no node that exited 0 has a digest of its parameters" in said(run)
+
+
+def test_disagreement_on_a_window_fails_unless_that_node_was_killed(run):
+    path = run.state_dir("m1") / "metrics.jsonl"
+    path.write_text(path.read_text().replace("03" * 32, "ff" * 32), encoding="ascii")
+    (sentence,) = said(run)
+    assert sentence.startswith("windows: m1 disagree")
+    run.exits["m1"] = -9
+    assert said(run, killed=("m1",)) == []

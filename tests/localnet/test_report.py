@@ -1,0 +1,178 @@
+"""The report of a synthetic run: every number from chain, buckets and logs."""
+
+import json
+
+import pytest
+
+from template.localnet.report import collect, emission_shares
+from template.localnet.tallies import bucket_bytes, mean_weights
+from template.store.memory import MemoryStore
+from tests.fakes import hotkey_of
+from tests.localnet.synthetic import (
+    LOSSES,
+    NUM_WINDOWS,
+    STAKES_TAO,
+    UNIGRAM,
+    digest_at,
+    make_run,
+)
+from tests.swarm import RAO, build_world
+
+
+@pytest.fixture
+def run(tmp_path):
+    return make_run(build_world(STAKES_TAO, schedule__num_windows=NUM_WINDOWS), tmp_path)
+
+
+def by_name(report):
+    return {neuron["name"]: neuron for neuron in report["neurons"]}
+
+
+def test_the_report_has_exactly_these_keys_and_is_json(run):
+    report = collect(run.sources())
+    assert set(report) == {"run_id", "held_out_loss", "windows", "neurons", "wall_s"}
+    assert set(report["held_out_loss"]) == {"first", "last", "per_window", "unigram", "differing"}
+    assert set(report["windows"][0]) == {"window", "accepted_uids", "state_root", "disagreeing"}
+    assert set(report["neurons"][0]) == {
+        "name", "uid", "hotkey", "role", "behaviour", "weight", "incentive", "emission",
+        "emission_rao", "payloads_committed", "payloads_accepted", "bytes_uploaded", "refusals",
+        "final_window", "final_params_digest", "exit",
+    }  # fmt: skip
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    assert report["run_id"] == run.spec.run_id.hex()
+    assert report["wall_s"] == 12.5
+
+
+def test_loss_comes_from_the_validators(run):
+    assert collect(run.sources())["held_out_loss"] == {
+        "first": LOSSES[0],
+        "last": LOSSES[-1],
+        "per_window": list(LOSSES),
+        "unigram": UNIGRAM,
+        "differing": {},
+    }
+
+
+def test_validators_that_differ_in_loss_are_recorded(run):
+    run.log_losses("val-b", (LOSSES[0], LOSSES[1] + 2e-6, LOSSES[2] + 5e-7))
+    losses = collect(run.sources())["held_out_loss"]
+    assert losses["differing"] == {"2": {"val-a": LOSSES[1], "val-b": LOSSES[1] + 2e-6}}
+    assert losses["per_window"] == list(LOSSES)
+
+
+def test_a_loss_that_diverged_is_not_hidden(run):
+    for name in ("val-a", "val-b"):
+        run.log_losses(name, (*LOSSES[:-1], float("nan")))
+    losses = collect(run.sources())["held_out_loss"]
+    assert losses["last"] is None
+    assert losses["first"] == LOSSES[0]
+
+
+def test_windows_name_those_that_disagree(run):
+    path = run.state_dir("m1") / "metrics.jsonl"
+    path.write_text(path.read_text().replace("03" * 32, "ff" * 32), encoding="ascii")
+    windows = collect(run.sources())["windows"]
+    assert [w["accepted_uids"] for w in windows] == [[3], [3, 4], []]
+    assert [w["state_root"] for w in windows] == [f"{s:02x}" * 32 for s in (2, 3, 4)]
+    assert [w["disagreeing"] for w in windows] == [[], ["m1"], []]
+
+
+def test_weights_are_means_by_stake_and_null_for_who_is_not_weighed(run):
+    neurons = by_name(collect(run.sources()))
+    assert neurons["m0"]["weight"] == pytest.approx(0.75 * 0.75 + 0.25 * 0.25)
+    assert neurons["owner"]["weight"] == pytest.approx(0.25 * 0.5)
+    assert neurons["garbage-0"]["weight"] == 0.0
+    assert neurons["val-a"]["weight"] is None
+
+
+def test_weights_count_only_validators_that_set_some(run):
+    graph = run.sources().chain.metagraph(0)
+    assert mean_weights({1: {}, 2: {3: 30.0, 4: 10.0}}, graph) == {3: 0.75, 4: 0.25}
+    assert mean_weights({1: {3: 0.0}}, graph) == {}
+    assert mean_weights({5: {3: 1.0}}, graph) == {}
+
+
+def test_pay_is_what_the_stake_gained(run):
+    report = collect(run.sources())
+    neurons = by_name(report)
+    assert neurons["m0"]["emission_rao"] == 6 * RAO
+    assert neurons["m0"]["emission"] == 6.0
+    assert neurons["m0"]["incentive"] == 0.5
+    assert neurons["val-a"]["emission_rao"] == 9 * RAO
+    assert emission_shares(report) == {"m0": 0.75, "m1": 0.25, "garbage-0": 0.0, "idle-0": 0.0}
+
+
+def test_no_emission_is_no_share(run):
+    run.pay({})
+    assert set(emission_shares(collect(run.sources())).values()) == {0.0}
+
+
+def test_payloads_are_counted_on_chain(run):
+    neurons = by_name(collect(run.sources()))
+    counts = {n: (v["payloads_committed"], v["payloads_accepted"]) for n, v in neurons.items()}
+    assert counts["m0"] == (3, 2)
+    assert counts["m1"] == (3, 1)
+    assert counts["garbage-0"] == (3, 0)
+    assert counts["idle-0"] == counts["val-a"] == (0, 0)
+
+
+def test_a_commitment_that_came_a_block_too_late_does_not_count(run):
+    blocks, _ = run.world.ledger.commitments[hotkey_of("m1")]
+    blocks[-1] += 1
+    assert by_name(collect(run.sources()))["m1"]["payloads_committed"] == NUM_WINDOWS - 1
+
+
+def test_windows_that_are_not_final_do_not_count(run):
+    run.world.time.block = run.spec.schedule.schedule().stake_block(1) + 1
+    assert by_name(collect(run.sources()))["m0"]["payloads_committed"] == 1
+
+
+def test_bytes_are_those_in_the_bucket(run):
+    run.world.buckets[hotkey_of("m0")].put("a/b", b"12345")
+    run.world.buckets[hotkey_of("m0")].put("c", b"678")
+    neurons = by_name(collect(run.sources()))
+    assert neurons["m0"]["bytes_uploaded"] == 8
+    assert neurons["m1"]["bytes_uploaded"] == 0
+    assert bucket_bytes(None) == bucket_bytes(MemoryStore()) == 0
+
+
+def test_refusals_count_each_window_once_per_validator(run):
+    run.judge("val-a", "garbage-0", 2, "duplicate")
+    with (run.state_dir("val-b") / "verdicts.jsonl").open("a") as file:
+        file.write('{"window": 9, "hotk')
+    neurons = by_name(collect(run.sources()))
+    assert neurons["garbage-0"]["refusals"] == {"duplicate": 1, "not_useful": 5}
+    assert neurons["m0"]["refusals"] == {}
+
+
+def test_digests_are_compared_where_all_survivors_were(run):
+    run.log_node("m1", last_state=3)
+    neurons = by_name(collect(run.sources()))
+    for name in ("val-a", "val-b", "m0", "m1", "garbage-0"):
+        assert neurons[name]["final_window"] == 3
+        assert neurons[name]["final_params_digest"] == digest_at(3)
+    assert neurons["idle-0"]["final_params_digest"] is None
+
+
+@pytest.mark.parametrize("status", [None, 1, -9])
+def test_a_node_that_was_killed_holds_nobody_up(run, status):
+    run.log_node("m1", last_state=2)
+    run.exits["m1"] = status
+    neurons = by_name(collect(run.sources()))
+    assert (neurons["m1"]["final_window"], neurons["m1"]["exit"]) == (2, status)
+    assert neurons["m0"]["final_window"] == NUM_WINDOWS + 1
+
+
+def test_a_hotkey_that_is_not_registered_has_no_uid(run):
+    run.world.ledger.neurons = run.world.ledger.neurons[:-1]
+    neuron = by_name(collect(run.sources()))["idle-0"]
+    assert (neuron["uid"], neuron["incentive"], neuron["emission_rao"]) == (None, None, 0)
+
+
+def test_a_run_without_any_log_has_a_report(run):
+    for name in STAKES_TAO:
+        for path in run.state_dir(name).glob("*"):
+            path.unlink()
+    report = collect(run.sources())
+    assert report["windows"] == []
+    assert report["held_out_loss"]["first"] is report["held_out_loss"]["last"] is None

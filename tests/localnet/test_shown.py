@@ -1,0 +1,146 @@
+"""Table, picture and live progress of a synthetic run."""
+
+import io
+
+import pytest
+from matplotlib.image import imread
+from rich.console import Console
+
+from template.localnet.picture import draw
+from template.localnet.progress import LiveProgress, panel
+from template.localnet.report import collect
+from template.localnet.snapshot import ProgressReader, ProgressSnapshot
+from template.localnet.table import final_table, summary
+from tests.localnet.synthetic import NUM_WINDOWS, STAKES_TAO, UNIGRAM, make_run
+from tests.swarm import build_world
+
+
+@pytest.fixture
+def run(tmp_path):
+    return make_run(build_world(STAKES_TAO, schedule__num_windows=NUM_WINDOWS), tmp_path)
+
+
+def rendered(*renderables, width=100):
+    console = Console(file=io.StringIO(), width=width)
+    for renderable in renderables:
+        console.print(renderable)
+    return console.file.getvalue()
+
+
+def test_the_table_shows_every_neuron(run):
+    report = collect(run.sources())
+    lines = rendered(final_table(report)).splitlines()
+    rows = {name: next(line.split() for line in lines if name in line) for name in STAKES_TAO}
+    assert rows["m0"] == ["3", "m0", "honest", "0.625", "0.500", "75.0%", "3", "2", "0"] + [
+        "d4d4d4d4",
+        "-",
+    ]
+    assert rows["garbage-0"][-2:] == ["6", "not_useful"]
+    assert rows["val-a"][:4] == ["1", "val-a", "validator", "-"]
+
+
+def test_the_summary_has_loss_before_and_after(run):
+    text = rendered(summary(collect(run.sources())))
+    assert "5.500 -> 2.500 nats per token" in text
+    assert "3 windows decided, 1 of them empty" in text
+    assert "8.0000 alpha; 12 s in all" in text
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_the_table_fits_a_narrow_terminal(run, width):
+    lines = rendered(final_table(collect(run.sources())), width=width).splitlines()
+    assert max(map(len, lines)) <= width
+    assert any("m0" in line for line in lines)
+
+
+def test_the_picture_shows_the_curve(run, tmp_path):
+    report = collect(run.sources())
+    draw(report, tmp_path / "new" / "run.png")
+    image = imread(tmp_path / "new" / "run.png")
+    assert image.shape[:2] == (900, 1200)
+    report["held_out_loss"]["per_window"][1] = 1.0
+    draw(report, tmp_path / "other.png")
+    assert (image[:450] != imread(tmp_path / "other.png")[:450]).any()
+
+
+def test_a_run_that_measured_nothing_has_a_picture(run, tmp_path):
+    for name in STAKES_TAO:
+        for path in run.state_dir(name).glob("*"):
+            path.unlink()
+    run.pay({})
+    report = collect(run.sources(weights={}))
+    draw(report, tmp_path / "run.png")
+    assert imread(tmp_path / "run.png").shape[:2] == (900, 1200)
+    assert "- -> - nats" in rendered(summary(report))
+
+
+def test_a_crowd_has_a_picture(run, tmp_path):
+    report = collect(run.sources())
+    report["neurons"] *= 6
+    draw(report, tmp_path / "run.png")
+
+
+def test_a_snapshot_is_read_from_the_logs(run):
+    reader = ProgressReader(run.spec)
+    first = run.spec.schedule.schedule().first_block(1)
+    snapshot = reader.read(run.nodes(), block=first, finalized_block=first - 2)
+    assert snapshot.phase == f"window 1 of {NUM_WINDOWS}"
+    assert (snapshot.loss_window, snapshot.loss_nats, snapshot.first_loss_nats) == (4, 2.5, 5.5)
+    assert snapshot.unigram_nats == UNIGRAM
+    assert (snapshot.decided_window, snapshot.accepted_uids) == (2, ())
+    nodes = {node.name: node for node in snapshot.nodes}
+    assert (nodes["m0"].state_window, nodes["m0"].window) == (4, 2)
+    assert nodes["m0"].status == "ended, status 0"
+    assert nodes["owner"].status == "nothing logged"
+    assert nodes["owner"].window is None
+
+
+def test_a_snapshot_follows_what_is_appended(run):
+    run.exits["val-b"] = None
+    reader = ProgressReader(run.spec)
+    nodes = run.nodes()
+    assert reader.read(nodes, block=0, finalized_block=0).loss_window == 4
+    run.log_losses("val-b", (5.5, 4.0, 3.0, 2.5, 2.25))
+    snapshot = reader.read(nodes, block=10_000, finalized_block=9_998)
+    assert (snapshot.loss_window, snapshot.loss_nats) == (5, 2.25)
+    assert {n.name: n.status for n in snapshot.nodes}["val-b"] == "measured the loss"
+    assert snapshot.phase.startswith(f"all {NUM_WINDOWS} windows are over")
+
+
+def test_before_the_first_window_the_phase_does_not_change_with_every_block(run):
+    reader = ProgressReader(run.spec)
+    phases = {reader.read((), block=b, finalized_block=0).phase for b in range(16)}
+    assert phases == {"waiting for block 16, the first of window 0"}
+
+
+def test_without_a_terminal_there_is_one_line_a_phase(run):
+    console = Console(file=io.StringIO(), width=40)
+    schedule = run.spec.schedule.schedule()
+    reader = ProgressReader(run.spec)
+    with LiveProgress(console) as progress:
+        progress.say("starting [the chain]")
+        for block in range(schedule.first_block(0), schedule.first_block(2)):
+            progress.update(reader.read(run.nodes(), block=block, finalized_block=block - 2))
+    lines = console.file.getvalue().splitlines()
+    assert len(lines) == 3
+    assert "starting [the chain]" in lines[0]
+    assert "window 0 of 3 | block 16, final 14 | held-out loss 2.5000 at theta_4" in lines[1]
+    assert lines[2].endswith("window 2 accepted nobody")
+
+
+def test_on_a_terminal_at_most_four_panels_a_second_are_drawn():
+    console = Console(file=io.StringIO(), width=80, force_terminal=True)
+    now_s = [0.0]
+    with LiveProgress(console, now_s=lambda: now_s[0]) as progress:
+        for i in range(1000):
+            now_s[0] = i / 1000
+            progress.update(ProgressSnapshot(phase="window 0 of 3", block=i))
+    shown = console.file.getvalue()
+    assert [i for i in range(1000) if f"block {i}," in shown] == [0, 250, 500, 750, 999]
+
+
+def test_the_panel_shows_all_that_is_known(run):
+    snapshot = ProgressReader(run.spec).read(run.nodes(), block=33, finalized_block=31)
+    text = rendered(panel(snapshot, 7.0))
+    for part in ("7 s", "window 1 of 3", "block 33", "2.5000", "accepted nobody", "garbage-0"):
+        assert part in text
