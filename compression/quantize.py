@@ -28,7 +28,7 @@ MAX_EXPONENT_BYTE = 63
 RATIO_STEPS = 16
 MAX_RATIO_BYTE = 31
 MAX_ABS_VALUE = 2.0 ** (MAX_EXPONENT_BYTE - EXPONENT_BIAS + 3)
-"""Above every value that the code can express (2^8 * 31/16 * 47/16 < 2^10)."""
+"""Above every value that the code can express (2^7 * 31/16 * 47/16 < 2^10)."""
 
 LLOYD_ROUNDS = 8
 RATIO_GRID = (3, 4, 5, 6, 7, 8, 9, 11, 14, 18, 23)

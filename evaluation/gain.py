@@ -12,6 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+WORST_RELATIVE_GAIN = -1.0
+"""Below this a gain is not counted: one bad window must not outweigh many good ones."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Gain:
@@ -44,22 +47,30 @@ def paired_gain(before: npt.NDArray[np.float64], after: npt.NDArray[np.float64])
 
 
 def gain_scale(gains: Iterable[float]) -> float:
-    """Root mean square of a window's finite gains; 0 if there are none."""
-    finite = [gain for gain in gains if math.isfinite(gain)]
-    return math.sqrt(math.fsum(g * g for g in finite) / len(finite)) if finite else 0.0
+    """Root mean square of a window's positive gains; 0 if there are none.
+
+    Only positive ones: a harmful payload, as large as its sender likes, must not make the
+    useful ones look small.
+    """
+    positive = [gain for gain in gains if gain > 0 and math.isfinite(gain)]
+    return math.sqrt(math.fsum(g * g for g in positive) / len(positive)) if positive else 0.0
 
 
 def relative_gains(gains: Mapping[int, float | None]) -> dict[int, float]:
-    """Each uid's mean gain over the scale of the window's gains.
+    """Each uid's mean gain over the scale of the window's gains, at least -1.
 
-    None stands for a payload that was committed and not delivered, or was refused: it takes
-    the worst place, the lowest relative gain of the window and never more than -1, so that
-    withholding a bad draw cannot pay. Relative gains compare windows early and late in a
-    run, whose absolute gains differ a hundredfold. Gains of minus infinity count as the
-    worst too.
+    None stands for a payload that was committed and not delivered, or was refused: it gets
+    -1, the worst there is, so that withholding a bad draw cannot pay. Where no payload gained
+    anything the window says nothing about who worked: all that were measured get 0. Relative
+    gains compare windows early and late in a run, whose absolute gains differ a hundredfold.
     """
-    finite = {uid: g for uid, g in gains.items() if g is not None and math.isfinite(g)}
-    scale = gain_scale(finite.values())
-    relative = {uid: g / scale if scale > 0 else 0.0 for uid, g in finite.items()}
-    worst = min(-1.0, *relative.values()) if relative else -1.0
-    return {uid: relative.get(uid, worst) for uid in gains}
+    scale = gain_scale(gain for gain in gains.values() if gain is not None)
+    relative = {}
+    for uid, gain in gains.items():
+        if gain is None or math.isnan(gain):
+            relative[uid] = WORST_RELATIVE_GAIN
+        elif scale == 0.0:
+            relative[uid] = 0.0
+        else:
+            relative[uid] = max(gain / scale, WORST_RELATIVE_GAIN)
+    return relative

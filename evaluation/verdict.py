@@ -1,5 +1,6 @@
 """What a validator found out about one committed payload: a value, never an exception."""
 
+import math
 from dataclasses import asdict, dataclass
 
 NAMED = "named"
@@ -29,5 +30,10 @@ class Verdict:
         return self.status == NAMED
 
     def as_row(self) -> dict[str, object]:
-        """The verdict as a JSON object, for the verdict log."""
-        return asdict(self)
+        """The verdict as a JSON object, for the verdict log.
+
+        A gain of minus infinity becomes None, since JSON has no infinities; the relative
+        gain, of which the weights are made, is always finite.
+        """
+        finite = self.gain is not None and math.isfinite(self.gain)
+        return asdict(self) | {"gain": self.gain if finite else None}

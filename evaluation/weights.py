@@ -14,13 +14,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WeightRules:
-    """`confidence_z`: standard errors taken off a mean. `history_windows`: windows that count.
-    `min_windows`: scored windows before anything is paid.
+    """`confidence_z`: standard errors taken off a mean. `min_relative_gain`: what is left must
+    exceed this, since a random direction gains a little by luck. `history_windows`: windows
+    that count. `min_windows`: scored windows before anything is paid.
     """
 
     history_windows: int
     min_windows: int
     confidence_z: float
+    min_relative_gain: float
     gain_power: float
     max_share: float
     burn_uid: int
@@ -47,8 +49,13 @@ def chain_weights(
     for uid, history in histories.items():
         recent = [gain for w, gain in sorted(history.items()) if first <= w <= window]
         bound = lower_bound(recent, rules.confidence_z)
-        if uid != rules.burn_uid and len(recent) >= rules.min_windows and bound > 0:
-            merits[uid] = bound**rules.gain_power * len(recent) / length
+        if uid == rules.burn_uid or len(recent) < rules.min_windows:
+            continue
+        if bound <= rules.min_relative_gain:
+            continue
+        merit = bound**rules.gain_power * len(recent) / length
+        if merit > 0:  # a power may underflow
+            merits[uid] = merit
     total = math.fsum(merits.values())
     shares = {uid: min(merit / total, rules.max_share) for uid, merit in sorted(merits.items())}
     burned = max(0.0, 1.0 - math.fsum(shares.values()))

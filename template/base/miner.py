@@ -67,9 +67,10 @@ class Miner:
         self._trainer.load_moments(checkpoint.groups.get("moments", {}))
         zeros = {name: torch.zeros(shape) for name, shape in context.form.shapes.items()}
         self._feedback: Params = {**zeros, **checkpoint.groups.get("feedback", {})}
+        pending = checkpoint.groups.get("pending", {})
         self._pending = [
-            Pending(window=int(window), frame=bytes(frame.numpy().tobytes()))
-            for window, frame in checkpoint.groups.get("pending", {}).items()
+            Pending(window=window, frame=pending[str(window)].numpy().tobytes())
+            for window in sorted(map(int, pending))
         ]
         self._last_window = int(checkpoint.values.get("last_window", -1))
         self._revealed: set[bytes] = set()
@@ -203,7 +204,7 @@ class Miner:
 
     def _save(self) -> None:
         pending = {
-            str(p.window): torch.frombuffer(bytearray(p.frame), dtype=torch.uint8)
+            str(p.window): torch.from_numpy(np.frombuffer(p.frame, dtype=np.uint8).copy())
             for p in self._pending
         }
         checkpoint = LocalCheckpoint(

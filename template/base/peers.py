@@ -1,12 +1,14 @@
 """Peers' buckets: opening them by the access records on chain, and fetching from them."""
 
+import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 
 from template.base.ballots import read_records
 from template.base.context import NodeContext
-from template.errors import ConfigError, StoreError, SubnetError, TooLarge
+from template.errors import ConfigError, StoreError, SubnetError
 from template.protocol.keys import blob_key, payload_key
+from template.protocol.payload import payload_digest
 from template.protocol.record import Access, Record
 from template.protocol.root import Member
 from template.store import Store
@@ -45,23 +47,37 @@ class Peers:
     def fetch_named_payload(
         self, member: Member, window: int, namers: Sequence[str]
     ) -> bytes | None:
-        """An accepted payload from its miner or whoever named it; None if none has it now."""
+        """An accepted payload from its miner or whoever named it; None if none has it now.
+
+        A bucket that gives other bytes under the digest does not have it: a miner may serve
+        the right ones until the vote and others afterwards.
+        """
         key = payload_key(self._context.spec.run_id, window, member.digest)
         for hotkey in (member.hotkey, *namers):
             try:
-                return self.bucket(hotkey).get(key, max_bytes=self._context.form.num_bytes)
+                data = self.bucket(hotkey).get(key, max_bytes=self._context.form.num_bytes)
             except (StoreError, ConfigError) as error:
                 log.info("payload of uid %d not from %s: %s", member.uid, hotkey, error)
+                continue
+            if payload_digest(data) == member.digest:
+                return data
+            log.warning("payload of uid %d: %s gave other bytes", member.uid, hotkey)
         return None
 
     def fetch_blob(self, hotkeys: Sequence[str], digest: bytes, max_bytes: int) -> bytes:
-        """Bytes by SHA-256 from the first of several buckets that has them; not verified here."""
+        """Bytes of a SHA-256 from the first of several buckets that has them, verified.
+
+        A bucket that gives others is passed over like one that has none. StoreError says
+        what was wrong with each.
+        """
         errors = []
         for hotkey in hotkeys:
             try:
-                return self.bucket(hotkey).get(blob_key(digest), max_bytes=max_bytes)
-            except TooLarge:
-                raise
+                data = self.bucket(hotkey).get(blob_key(digest), max_bytes=max_bytes)
             except SubnetError as error:
                 errors.append(f"{hotkey}: {error}")
+                continue
+            if hashlib.sha256(data).digest() == digest:
+                return data
+            errors.append(f"{hotkey}: other bytes under this digest")
         raise StoreError(f"no bucket has {digest.hex()}: {'; '.join(errors)}")

@@ -11,7 +11,7 @@ from typing import Any
 
 from evaluation.rating import Rating, update_ratings
 from evaluation.weights import WeightRules, chain_weights
-from template.base.ballots import read_candidates
+from template.base.ballots import read_candidates, read_records
 from template.base.context import NodeContext
 from template.base.follower import Follower
 from template.base.joining import join, local_path, open_pages
@@ -50,7 +50,7 @@ class Validator:
         self._last_voted = int(checkpoint.values.get("last_voted", -1))
         context.metrics.log(0, {"unigram_entropy": unigram_entropy(self._scorer.curve)})
         self._measure()
-        context.chain.publish(encode_record(Record(access=context.access)))
+        context.chain.publish(encode_record(Record(access=context.access, vote=self._standing())))
 
     def step(self) -> bool:
         """One window: score, vote, measure, set weights, wait for the votes, follow."""
@@ -69,6 +69,12 @@ class Validator:
             self._save()
             self._measure()
         return True
+
+    def _standing(self) -> Vote | None:
+        """The vote of this hotkey that is on chain: a restart must not take it away."""
+        chain = self.context.chain
+        record = read_records(chain, chain.head()).get(self.context.hotkey)
+        return None if record is None else record.vote
 
     def _too_late(self, window: int) -> bool:
         deadline = self.context.schedule.vote_block(window) - VOTE_MARGIN_BLOCKS
@@ -156,6 +162,7 @@ class Validator:
             history_windows=spec.history_windows,
             min_windows=spec.min_windows,
             confidence_z=self.context.spec.evaluation.confidence_z,
+            min_relative_gain=self.context.spec.evaluation.min_relative_gain,
             gain_power=spec.gain_power,
             max_share=spec.max_share,
             burn_uid=spec.burn_uid,

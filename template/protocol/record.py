@@ -11,7 +11,7 @@ First byte: version (high nibble) and which sections follow (low nibble), then i
   bit u % 8, from the lowest, of byte u // 8).
 
 Integers are little endian. With R2 a record has at most 162 bytes; with another endpoint
-at most 344, within the three raw fields of 128 bytes that a commitment holds.
+at most 341, within the three raw fields of 128 bytes that a commitment holds.
 """
 
 import struct

@@ -9,6 +9,7 @@ of them makes another run.
 import hashlib
 import json
 import math
+import re
 import tomllib
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -66,6 +67,8 @@ class ModelSpec:
             "model.num_key_value_heads",
             "must divide model.num_attention_heads",
         )
+        _check(self.rope_theta > 0, "model.rope_theta", "must be positive")
+        _check(self.rms_norm_eps > 0, "model.rms_norm_eps", "must be positive")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -255,8 +258,8 @@ class EvaluationSpec:
     assigned in so many windows back are not held out. `step_share` (eta): the share of a
     payload's full step at which it is scored. A payload is named if its gain less `naming_z`
     standard errors over sequences exceeds `min_relative_gain` of the root mean square of the
-    window's gains; a hotkey is paid by its mean relative gain less `confidence_z` standard
-    errors over windows.
+    window's positive gains; a hotkey is paid by its mean relative gain less `confidence_z`
+    standard errors over windows, if that exceeds `min_relative_gain` too.
     """
 
     held_out_pages: int
@@ -374,13 +377,10 @@ def spec_to_toml(spec: RunSpec) -> str:
 
 def _toml(value: object) -> str:
     if isinstance(value, tuple):
-        return json.dumps(list(value))
-    return json.dumps(value)
+        return f"[{', '.join(_toml(item) for item in value)}]"
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _check_hex(field: str, value: str) -> None:
-    try:
-        ok = len(bytes.fromhex(value)) == 32
-    except ValueError:
-        ok = False
-    _check(ok, field, "must be 64 hexadecimal digits (a SHA-256)")
+    ok = re.fullmatch("[0-9a-f]{64}", value) is not None
+    _check(ok, field, "must be 64 lower-case hexadecimal digits (a SHA-256)")

@@ -18,7 +18,7 @@ def public_key(address: str) -> bytes:
         if digit < 0:
             raise ValueError(f"{address!r} is not an SS58 address: {character!r} is not base58")
         number = number * 58 + digit
-    if number >= 2 ** (8 * 35):
+    if number >= 2 ** (8 * 35) or address.startswith(_ALPHABET[0]):
         raise ValueError(f"{address!r} is not an SS58 address of a 32-byte key")
     raw = number.to_bytes(35, "big")
     body, checksum = raw[:-2], raw[-2:]

@@ -1,5 +1,6 @@
 """TOML tables into frozen dataclasses, strictly: unknown key, missing key, wrong type = error."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -36,8 +37,18 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
         if not isinstance(value, (list, tuple)):
             raise ConfigError(f"{where}: must be an array")
         return tuple(_convert(get_args(kind)[0], v, f"{where}[{i}]") for i, v in enumerate(value))
-    if kind is float and type(value) is int:
-        return float(value)
+    if kind is float and type(value) in (int, float):
+        return _finite(value, where)
     if type(value) is not kind:
         raise ConfigError(f"{where}: must be {_TYPE_NAMES[kind]}, not {value!r}")
     return value
+
+
+def _finite(value: int | float, where: str) -> float:
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise ConfigError(f"{where}: must be a finite number")
+    return number

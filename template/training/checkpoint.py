@@ -22,11 +22,13 @@ from torch import Tensor
 from template.errors import ConfigError
 from template.protocol.spec import RunSpec
 from template.training.model import Params, model_config, tensor_shapes
-from template.training.outer import OuterState
+from template.training.outer import OuterState, state_digest
 
 PARAMS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 _FORMAT = 1
+_MALFORMED = (ValueError, KeyError, TypeError, OverflowError, RecursionError)
+"""What a stranger's JSON can raise: infinite numbers and deep nesting among the rest."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,19 +82,23 @@ def parse_published(data: bytes, spec: RunSpec) -> PublishedManifest:
             params_bytes=int(entry["bytes"]),
             carried=manifest["state"],
         )
-    except (ValueError, KeyError, TypeError, StopIteration) as error:
+    except (*_MALFORMED, StopIteration) as error:
         raise ConfigError(f"checkpoint manifest: not one: {error!r}") from error
 
 
 def restore_published(manifest: PublishedManifest, data: bytes, spec: RunSpec) -> OuterState:
     """The state that a manifest and its tensors' file describe. ConfigError if they do not fit.
 
-    What the state claims is not proven here: a joiner compares the root that it leads to
-    with the one that the stake majority votes.
+    The root is not proven here: a joiner compares the one that it leads to with the one
+    that the stake majority votes. It leads there only with the checkpoint digest of the
+    run, and that digest is checked: it covers the tensors and all else that is carried.
     """
     if hashlib.sha256(data).digest() != manifest.params_digest:
         raise ConfigError("checkpoint: the tensors' file has another digest")
-    return _restored(manifest.carried, parse_params(data, spec))
+    state = _restored(manifest.carried, parse_params(data, spec))
+    if state_digest(state) != state.checkpoint_digest:
+        raise ConfigError("checkpoint: what it carries is not what its checkpoint digest says")
+    return state
 
 
 def params_bytes(params: Mapping[str, Tensor]) -> bytes:
@@ -144,7 +150,7 @@ def _restored(carried: Mapping[str, Any], params: Params) -> OuterState:
             voting_stakes_rao=tuple(int(s) for s in carried["voting_stakes_rao"]),
             checkpoint_digest=bytes.fromhex(carried["checkpoint_digest"]),
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except _MALFORMED as error:
         raise ConfigError(f"checkpoint: its state is not one: {error!r}") from error
 
 
@@ -182,9 +188,9 @@ def load_local(path: Path, spec: RunSpec) -> LocalCheckpoint | None:
         return None
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
+            metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if metadata.get("run_id") != spec.run_id.hex():
+        if metadata["run_id"] != spec.run_id.hex():
             raise ConfigError(f"{path}: of another run; name another --neuron.state_dir")
         carried, values = json.loads(metadata["state"]), json.loads(metadata["values"])
     except (SafetensorError, OSError, ValueError, KeyError) as error:

@@ -1,44 +1,112 @@
-"""A swarm of validators and miners in one process, through the whole protocol."""
+"""Swarms in one process, through the whole protocol: honest nodes, and others beside them."""
 
-from template.base.miner import Miner
-from template.base.supervisor import supervise
+import json
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+
 from template.base.validator import Validator
-from template.protocol.root import tensors_digest
+from template.localnet.behaviours import FlippingMiner, GarbageMiner, IdleMiner, MalformedMiner
+from tests.base.nodes import (
+    FOUR,
+    STAKES_TAO,
+    accepted,
+    digests,
+    honest,
+    metrics,
+    run,
+    to_the_end,
+    uid_of,
+)
 from tests.fakes import hotkey_of
-from tests.swarm import build_world, run_swarm
-
-NAMES = {"owner": 0, "val-a": 1000, "val-b": 900, "m0": 0, "m1": 0, "m2": 0, "m3": 0}
+from tests.swarm import build_world
 
 
-def _run(world, make):
-    started = {}
-
-    def node(name, kind):
-        def body():
-            started[name] = kind(name)
-            supervise(started[name].step, max_failures=1)
-
-        return body
-
-    failures = run_swarm(world, [node(name, kind) for name, kind in make.items()])
-    assert failures == [None] * len(make), failures
-    return started
+def _weights(world, name: str) -> list[dict[int, float]]:
+    return world.ledger.weights[hotkey_of(name)]
 
 
-def test_two_validators_and_four_miners_train_one_model(tmp_path):
-    world = build_world(NAMES)
-    make = {
-        name: (lambda n: Validator(world.context(hotkey_of(n), tmp_path / n)))
-        if name.startswith("val")
-        else (lambda n: Miner(world.context(hotkey_of(n), tmp_path / n)))
-        for name in list(NAMES)[1:]
-    }
-    nodes = _run(world, make)
-    states = {name: node.follower.state for name, node in nodes.items()}
-    assert {s.window for s in states.values()} == {world.spec.schedule.num_windows + 1}
-    assert len({tensors_digest(s.params) for s in states.values()}) == 1
-    assert len({s.root for s in states.values()}) == 1
-    curve = nodes["val-a"].context.metrics.series("held_out_loss")
+def test_two_validators_and_four_miners_train_one_model(tmp_path) -> None:
+    world = build_world({**STAKES_TAO, "m2": 0, "m3": 0})
+    nodes = run(world, honest(*FOUR, "m2", "m3"), tmp_path)
+    ((window, _, _),) = digests(nodes)
+    assert window == world.spec.schedule.num_windows + 1
+    curve = metrics(nodes["val-a"]).series("held_out_loss")
     assert curve[max(curve)] < curve[1] - 0.1, curve
-    accepted = nodes["val-a"].context.metrics.series("accepted_uids")
-    assert any(len(uids.split(",")) == 4 for uids in accepted.values()), accepted
+    assert any(len(uids) == 4 for uids in accepted(nodes["val-a"]).values())
+    assert _weights(world, "val-a") == _weights(world, "val-b")
+    last = _weights(world, "val-a")[-1]
+    assert all(last[uid_of(world, name)] > 0 for name in ("m0", "m1", "m2", "m3")), last
+    assert sum(last.values()) == pytest.approx(1.0)
+
+
+def test_misbehaving_miners_are_not_paid_and_shift_nobody(tmp_path) -> None:
+    bad = {"garbage": GarbageMiner, "malformed": MalformedMiner, "idle": IdleMiner}
+    world = build_world({**STAKES_TAO, **dict.fromkeys(bad, 0)})
+    drives = {**honest(*FOUR), **{name: to_the_end(kind) for name, kind in bad.items()}}
+    nodes = run(world, drives, tmp_path)
+    followers = ("val-a", "val-b", "m0", "m1", "garbage", "malformed")
+    assert len(digests(nodes, *followers)) == 1
+    uids = {name: uid_of(world, name) for name in (*bad, "m0", "m1")}
+
+    last = _weights(world, "val-a")[-1]
+    assert all(last.get(uids[name], 0.0) == 0.0 for name in bad), last
+    assert min(last[uids["m0"]], last[uids["m1"]]) > 0, last
+    times = Counter(uid for members in accepted(nodes["m0"]).values() for uid in members)
+    assert times[uids["malformed"]] == times[uids["idle"]] == 0
+    assert times[uids["garbage"]] <= 2 < times[uids["m0"]], times
+
+    log = (nodes["val-a"].context.state_dir / "verdicts.jsonl").read_text().splitlines()
+    verdicts = [v for v in map(json.loads, log) if v["uid"] == uids["malformed"]]
+    assert len(verdicts) == world.spec.schedule.num_windows
+    assert {v["status"] for v in verdicts} >= {"length", "magic"}
+    assert all(v["gain"] is None and v["relative_gain"] <= -1 for v in verdicts)
+
+
+class FlippingValidator(Validator):
+    """Honest, but flips one bit of its parameters before it votes on `FLIP_WINDOW`."""
+
+    FLIP_WINDOW = 2
+
+    def step(self) -> bool:
+        if self.follower.next_window == self.FLIP_WINDOW:
+            state = self.follower.state
+            name = sorted(state.params)[-1]
+            flipped = state.params[name].clone()
+            flipped.view(torch.int32).view(-1)[-1] ^= 1
+            self.follower.state = replace(state, params={**state.params, name: flipped})
+        return super().step()
+
+
+def test_a_validator_with_one_wrong_bit_is_named_in_that_window(tmp_path) -> None:
+    world = build_world(STAKES_TAO, schedule__num_windows=4)
+    nodes = run(world, {**honest(*FOUR), "val-b": to_the_end(FlippingValidator)}, tmp_path)
+    uid, flipped = str(uid_of(world, "val-b")), FlippingValidator.FLIP_WINDOW
+    for name in ("val-a", "m0", "m1"):
+        named = metrics(nodes[name]).series("dissenting_uids")
+        assert named == {w: uid if w >= flipped else "" for w in range(4)}, name
+        assert set(metrics(nodes[name]).series("differs_from_majority").values()) == {0}
+    own = metrics(nodes["val-b"]).series("differs_from_majority")
+    assert own == {w: int(w >= flipped) for w in range(4)}
+    assert len(digests(nodes, "val-a", "m0", "m1")) == 1
+    assert len(digests(nodes)) == 2
+
+
+def test_a_miner_with_one_wrong_bit_sees_it_itself(tmp_path) -> None:
+    world = build_world(STAKES_TAO, schedule__num_windows=4)
+    nodes = run(world, {**honest(*FOUR), "m1": to_the_end(FlippingMiner)}, tmp_path)
+    own = metrics(nodes["m1"]).series("differs_from_majority")
+    flipped_theta = FlippingMiner.FLIP_WINDOW
+    assert own == {w: int(w + 1 >= flipped_theta) for w in range(4)}
+    for name in ("val-a", "val-b", "m0"):
+        assert set(metrics(nodes[name]).series("dissenting_uids").values()) == {""}
+    assert len(digests(nodes, "val-a", "val-b", "m0")) == 1
+
+
+def test_with_one_window_only_nobody_is_paid_yet(tmp_path) -> None:
+    world = build_world(STAKES_TAO, schedule__num_windows=1)
+    nodes = run(world, honest(*FOUR), tmp_path)
+    assert len(digests(nodes)) == 1
+    assert _weights(world, "val-a") == [{world.spec.weights.burn_uid: 1.0}]

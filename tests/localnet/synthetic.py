@@ -101,7 +101,7 @@ class SyntheticRun:
         for state in range(2, last_state + 1):
             window = state - 2
             metrics.log(window, {"dissenting_uids": "", "differs_from_majority": 0})
-            values = {
+            values: dict[str, float | int | str] = {
                 "state_window": state,
                 "state_root": f"{state:02x}" * 32,
                 "accepted_uids": ACCEPTED[window],

@@ -21,10 +21,11 @@ def run(tmp_path):
 
 
 def rendered(*renderables, width=100):
-    console = Console(file=io.StringIO(), width=width)
+    out = io.StringIO()
+    console = Console(file=out, width=width)
     for renderable in renderables:
         console.print(renderable)
-    return console.file.getvalue()
+    return out.getvalue()
 
 
 def test_the_table_shows_every_neuron(run):
@@ -114,14 +115,15 @@ def test_before_the_first_window_the_phase_does_not_change_with_every_block(run)
 
 
 def test_without_a_terminal_there_is_one_line_a_phase(run):
-    console = Console(file=io.StringIO(), width=40)
+    out = io.StringIO()
+    console = Console(file=out, width=40)
     schedule = run.spec.schedule.schedule()
     reader = ProgressReader(run.spec)
     with LiveProgress(console) as progress:
         progress.say("starting [the chain]")
         for block in range(schedule.first_block(0), schedule.first_block(2)):
             progress.update(reader.read(run.nodes(), block=block, finalized_block=block - 2))
-    lines = console.file.getvalue().splitlines()
+    lines = out.getvalue().splitlines()
     assert len(lines) == 3
     assert "starting [the chain]" in lines[0]
     assert "window 0 of 3 | block 16, final 14 | held-out loss 2.5000 at theta_4" in lines[1]
@@ -129,13 +131,14 @@ def test_without_a_terminal_there_is_one_line_a_phase(run):
 
 
 def test_on_a_terminal_at_most_four_panels_a_second_are_drawn():
-    console = Console(file=io.StringIO(), width=80, force_terminal=True)
+    out = io.StringIO()
+    console = Console(file=out, width=80, force_terminal=True)
     now_s = [0.0]
     with LiveProgress(console, now_s=lambda: now_s[0]) as progress:
         for i in range(1000):
             now_s[0] = i / 1000
             progress.update(ProgressSnapshot(phase="window 0 of 3", block=i))
-    shown = console.file.getvalue()
+    shown = out.getvalue()
     assert [i for i in range(1000) if f"block {i}," in shown] == [0, 250, 500, 750, 999]
 
 

@@ -1,0 +1,142 @@
+"""The 2-bit code: error on kept values, exactness in float32, extreme magnitudes."""
+
+from fractions import Fraction
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from compression.quantize import (
+    EXPONENT_BIAS,
+    MAX_ABS_VALUE,
+    MAX_EXPONENT_BYTE,
+    MAX_RATIO_BYTE,
+    dequantize,
+    quantize,
+    scale_values,
+)
+from compression.topk import select_topk
+
+
+def exact_scale(scale_byte: int, exponent_byte: int) -> Fraction:
+    """4 exponent and 4 mantissa bits below 2^(E + 1); byte 0 is zero."""
+    if scale_byte == 0:
+        return Fraction(0)
+    octave, step = divmod(scale_byte, 16)
+    return (1 + Fraction(step, 16)) * Fraction(2) ** (exponent_byte - EXPONENT_BIAS - 15 + octave)
+
+
+def decoded(values_NK: Tensor) -> Tensor:
+    scale, (bytes_N,), (codes_NK,) = quantize([values_NK])
+    return dequantize(codes_NK, scale_values(bytes_N, scale.exponent_byte), scale.ratio)
+
+
+def nmse(values: Tensor, coded: Tensor) -> float:
+    values, coded = values.double(), coded.double()
+    return float((values - coded).square().sum() / values.square().sum())
+
+
+def gaussian_kept(num_chunks: int, spread: float, seed: int) -> Tensor:
+    """The 64 largest of 4096 normals, each chunk multiplied by e^(spread * N(0, 1))."""
+    generator = torch.Generator().manual_seed(seed)
+    values_NC = torch.randn(num_chunks, 4096, generator=generator) * 1e-3
+    values_NC *= (spread * torch.randn(num_chunks, 1, generator=generator)).exp()
+    return values_NC.gather(1, select_topk(values_NC, 64))
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("spread", "limit"), [(0.0, 0.0045), (0.7, 0.005)])
+def test_error_on_kept_values(spread: float, limit: float, seed: int) -> None:
+    """The peer's one scale per tensor has 0.30 on chunks of unequal scale."""
+    kept_NK = gaussian_kept(256, spread, seed)
+    error = nmse(kept_NK, decoded(kept_NK))
+    assert 0.001 < error <= limit
+
+
+def test_every_code_is_exact_in_float32() -> None:
+    """Each of the scales, ratios and signs against rational arithmetic."""
+    bytes_256 = torch.arange(256, dtype=torch.uint8)
+    codes = torch.tensor([[0, 1, 2, 3]], dtype=torch.uint8).expand(256, 4)
+    for exponent_byte in (0, 1, 31, EXPONENT_BIAS, MAX_EXPONENT_BYTE):
+        scales = [exact_scale(b, exponent_byte) for b in range(256)]
+        for ratio_byte in (1, 7, 16, MAX_RATIO_BYTE):
+            ratio = 1 + Fraction(ratio_byte, 16)
+            coded = dequantize(codes, scale_values(bytes_256, exponent_byte), float(ratio))
+            expected = [[s, s * ratio, -s, -s * ratio] for s in scales]
+            assert [[Fraction(v) for v in row] for row in coded.tolist()] == expected
+            assert float(coded.abs().max()) < MAX_ABS_VALUE
+
+
+def test_scales_ascend_from_zero() -> None:
+    scale_256 = scale_values(torch.arange(256, dtype=torch.uint8), EXPONENT_BIAS)
+    assert scale_256[0] == 0
+    assert (scale_256.diff() > 0).all()
+    assert 1.0 <= float(scale_256[-1]) < 2.0
+
+
+@pytest.mark.parametrize("magnitude", [255.0, 1.0, 1e-3, 3e-9, 1e-15])
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_one_value_is_kept_within_the_scale_grid(magnitude: float, sign: float) -> None:
+    value = torch.tensor([[sign * magnitude]])
+    relative = (decoded(value) - value).abs() / value.abs()
+    assert float(relative) <= 1 / 32 + 1e-6
+
+
+@pytest.mark.parametrize("power", [0, -20, -40, -60])
+def test_error_does_not_depend_on_the_magnitude(power: int) -> None:
+    """A power of two moves the exponent byte alone: the same codes, scaled values."""
+    kept_NK = gaussian_kept(8, 0.7, 3)
+    scaled = decoded(torch.ldexp(kept_NK, torch.tensor(power)))
+    expected = torch.ldexp(decoded(kept_NK), torch.tensor(power))
+    exponent = quantize([kept_NK])[0].exponent_byte
+    if exponent + power >= 0:
+        assert torch.equal(scaled, expected)
+    else:
+        assert (scaled.abs() <= expected.abs().max() * 2).all()
+
+
+def test_below_the_smallest_scale_is_zero() -> None:
+    assert torch.equal(decoded(torch.full((2, 3), 1e-30)), torch.zeros(2, 3))
+
+
+def test_a_chunk_of_zeros_is_zero_beside_others() -> None:
+    kept_NK = torch.stack([torch.zeros(64), torch.randn(64)])
+    coded_NK = decoded(kept_NK)
+    assert (coded_NK[0] == 0).all()
+    assert (coded_NK[1].sign() == kept_NK[1].sign()).all()
+
+
+def test_a_chunk_far_below_the_largest_is_zero_not_garbage() -> None:
+    kept_NK = torch.tensor([[1.0, 1.5], [1e-7, 1.5e-7]])
+    coded_NK = decoded(kept_NK)
+    assert nmse(kept_NK[0], coded_NK[0]) < 0.005
+    assert (coded_NK[1] == 0).all()
+
+
+def test_groups_share_exponent_and_ratio_but_not_scales() -> None:
+    large, small = torch.full((2, 5), 0.5), torch.full((1, 3), 0.03125)
+    scale, scale_bytes, codes = quantize([large, small])
+    coded = [
+        dequantize(c, scale_values(b, scale.exponent_byte), scale.ratio)
+        for b, c in zip(scale_bytes, codes, strict=True)
+    ]
+    assert nmse(large, coded[0]) < 0.001
+    assert nmse(small, coded[1]) < 0.001
+
+
+@pytest.mark.parametrize("value", [256.0, -256.0, 1e30, float("inf"), float("nan")])
+def test_values_that_no_pseudo_gradient_has_are_refused(value: float) -> None:
+    with pytest.raises(ValueError, match="below 2"):
+        quantize([torch.tensor([[1.0, value]])])
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(-255.0, 255.0, width=32), min_size=1, max_size=12))
+def test_any_values_decode_finite_bounded_and_of_the_same_sign(values: list[float]) -> None:
+    kept_NK = torch.tensor([values])
+    coded_NK = decoded(kept_NK)
+    assert torch.isfinite(coded_NK).all()
+    assert float(coded_NK.abs().max()) <= max(map(abs, values)) * 1.6
+    assert ((coded_NK == 0) | (kept_NK == 0) | (coded_NK.sign() == kept_NK.sign())).all()

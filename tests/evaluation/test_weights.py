@@ -1,0 +1,206 @@
+"""Chain weights: shares add up, caps and burns, and honest work pays while chance does not."""
+
+import math
+import random
+import statistics
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evaluation.weights import WeightRules, chain_weights, lower_bound
+
+RULES = WeightRules(
+    history_windows=8,
+    min_windows=4,
+    confidence_z=1.0,
+    min_relative_gain=0.1,
+    gain_power=1.0,
+    max_share=1.0,
+    burn_uid=0,
+)
+WINDOW = 20
+RECENT = range(13, 21)
+"""The last 8 windows as of window 20."""
+
+
+def steady(gain: float, windows: range | list[int] = RECENT) -> dict[int, float]:
+    return dict.fromkeys(windows, gain)
+
+
+def test_lower_bound_against_the_textbook() -> None:
+    gains = [0.9, 1.1, 1.0, 1.4]
+    expected = 1.1 - 2 * statistics.stdev(gains) / 2
+    assert lower_bound(gains, 2.0) == pytest.approx(expected)
+    assert lower_bound([0.5, 0.5], 100.0) == 0.5
+
+
+@pytest.mark.parametrize("gains", [[], [1.0], [1.0, math.nan], [1.0, math.inf], [1.0, -math.inf]])
+def test_what_bounds_nothing_is_minus_infinity(gains: list[float]) -> None:
+    assert lower_bound(gains, 2.0) == -math.inf
+
+
+def test_shares_follow_the_gains() -> None:
+    shares = chain_weights({1: steady(1.0), 2: steady(3.0)}, WINDOW, RULES)
+    assert shares == {1: 0.25, 2: 0.75}
+
+
+def test_the_power_of_the_gain() -> None:
+    rules = replace(RULES, gain_power=2.0)
+    shares = chain_weights({1: steady(1.0), 2: steady(3.0)}, WINDOW, rules)
+    assert shares == pytest.approx({1: 0.1, 2: 0.9})
+
+
+def test_a_power_that_underflows_pays_nobody() -> None:
+    rules = replace(RULES, gain_power=400.0)
+    assert chain_weights({1: steady(0.11)}, WINDOW, rules) == {0: 1.0}
+
+
+def test_half_the_windows_are_half_the_pay() -> None:
+    half = steady(1.0, [13, 15, 17, 19])
+    shares = chain_weights({1: steady(1.0), 2: half}, WINDOW, RULES)
+    assert shares == pytest.approx({1: 2 / 3, 2: 1 / 3})
+
+
+@pytest.mark.parametrize(("gain", "paid"), [(0.1, False), (0.1001, True)])
+def test_what_chance_may_gain_is_not_paid(gain: float, paid: bool) -> None:
+    assert chain_weights({1: steady(gain)}, WINDOW, RULES) == ({1: 1.0} if paid else {0: 1.0})
+
+
+def test_the_floor_is_for_the_bound_and_not_for_the_mean() -> None:
+    noisy = dict(zip(RECENT, [0.9, 0.1] * 4, strict=True))
+    bound = lower_bound(list(noisy.values()), RULES.confidence_z)
+    assert 0.3 < bound < 0.5
+    assert chain_weights({1: noisy}, WINDOW, replace(RULES, min_relative_gain=bound)) == {0: 1.0}
+    rules = replace(RULES, min_relative_gain=0.99 * bound)
+    assert chain_weights({1: noisy}, WINDOW, rules) == {1: 1.0}
+
+
+def test_only_the_last_windows_count() -> None:
+    old = steady(50.0, range(0, 13)) | steady(1.0)
+    future = steady(1.0) | {21: 50.0, 22: 50.0}
+    shares = chain_weights({1: old, 2: steady(1.0), 3: future}, WINDOW, RULES)
+    assert shares == pytest.approx({1: 1 / 3, 2: 1 / 3, 3: 1 / 3})
+
+
+def test_early_in_a_run_the_windows_so_far_are_the_whole() -> None:
+    full, half = steady(1.0, range(0, 4)), steady(1.0, range(0, 2))
+    rules = replace(RULES, min_windows=2)
+    assert chain_weights({1: full, 2: half}, 3, rules) == pytest.approx({1: 2 / 3, 2: 1 / 3})
+
+
+@pytest.mark.parametrize(("num_windows", "paid"), [(3, False), (4, True)])
+def test_min_windows(num_windows: int, paid: bool) -> None:
+    shares = chain_weights({1: steady(1.0, RECENT[-num_windows:])}, WINDOW, RULES)
+    assert shares == ({1: 1.0} if paid else {0: 1.0})
+
+
+@pytest.mark.parametrize(
+    "histories",
+    [
+        {},
+        {1: {}},
+        {1: steady(0.0)},
+        {1: steady(-1.0), 2: steady(-0.1)},
+        {1: steady(5.0, range(0, 12))},
+        {1: dict(zip(RECENT, [1.0, -1.0] * 4, strict=True))},
+        {1: steady(1.0) | {20: math.nan}},
+        {0: steady(1.0)},
+    ],
+    ids=["nobody", "no windows", "zero", "harm", "long ago", "chance", "nan", "the burn uid"],
+)
+def test_without_gain_all_is_burned(histories: dict[int, dict[int, float]]) -> None:
+    assert chain_weights(histories, WINDOW, RULES) == {0: 1.0}
+
+
+def test_what_exceeds_the_cap_is_burned() -> None:
+    rules = replace(RULES, max_share=0.5, burn_uid=7)
+    assert chain_weights({1: steady(1.0)}, WINDOW, rules) == {1: 0.5, 7: 0.5}
+    shares = chain_weights({1: steady(8.0), 2: steady(1.0), 3: steady(1.0)}, WINDOW, rules)
+    assert shares == pytest.approx({1: 0.5, 2: 0.1, 3: 0.1, 7: 0.3})
+
+
+def test_one_failure_among_the_last_windows_lowers_the_pay() -> None:
+    failed = steady(1.0) | {17: -1.0}
+    shares = chain_weights({1: steady(1.0), 2: failed}, WINDOW, RULES)
+    assert 0 < shares[2] < 0.4 < shares[1]
+
+
+histories_of_any_kind = st.dictionaries(
+    st.integers(0, 12),
+    st.dictionaries(st.integers(8, 22), st.floats(-1.0, 16.0), max_size=12),
+    max_size=8,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    histories_of_any_kind,
+    st.floats(1.0, 3.0),
+    st.floats(0.05, 1.0),
+    st.floats(0.0, 4.0),
+    st.randoms(),
+)
+def test_any_histories_give_shares_of_one_in_any_order(
+    histories: dict[int, dict[int, float]],
+    gain_power: float,
+    max_share: float,
+    confidence_z: float,
+    generator: random.Random,
+) -> None:
+    rules = replace(
+        RULES, gain_power=gain_power, max_share=max_share, confidence_z=confidence_z, burn_uid=3
+    )
+    shares = chain_weights(histories, WINDOW, rules)
+    assert math.fsum(shares.values()) == pytest.approx(1.0)
+    assert all(0 < share <= (1.0 if uid == 3 else max_share) for uid, share in shares.items())
+    assert shares.keys() <= histories.keys() | {3}
+    shuffled = generator.sample(sorted(histories), len(histories))
+    mixed = {
+        u: dict(generator.sample(list(histories[u].items()), len(histories[u]))) for u in shuffled
+    }
+    assert chain_weights(mixed, WINDOW, rules) == shares
+
+
+def test_renaming_the_miners_renames_their_shares() -> None:
+    generator = np.random.default_rng(4)
+    gains = {
+        uid: dict(zip(RECENT, generator.normal(1, 0.1, 8), strict=True)) for uid in range(1, 6)
+    }
+    shares = chain_weights(gains, WINDOW, RULES)
+    renamed = chain_weights({uid + 50: h for uid, h in gains.items()}, WINDOW, RULES)
+    assert [renamed[uid + 50] for uid in gains] == pytest.approx([shares[uid] for uid in gains])
+
+
+def paid_share(mean: float, deviation: float, seed: int) -> float:
+    """How many of 1,000 miners with such relative gains over 8 windows are paid at all."""
+    gains = np.random.default_rng(seed).normal(mean, deviation, (1000, len(RECENT)))
+    histories = {
+        uid: dict(zip(RECENT, row.tolist(), strict=True)) for uid, row in enumerate(gains, start=1)
+    }
+    return (len(chain_weights(histories, WINDOW, RULES).keys() - {0})) / 1000
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_random_direction_is_paid_by_chance_in_one_case_of_a_hundred(seed: int) -> None:
+    assert paid_share(0.0, 0.08, seed) <= 0.01
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_honest_work_is_paid_in_99_of_a_hundred(seed: int) -> None:
+    assert paid_share(1.0, 0.2, seed) >= 0.99
+
+
+def test_chance_earns_next_to_nothing_beside_honest_work() -> None:
+    generator = np.random.default_rng(6)
+    honest = {
+        uid: dict(zip(RECENT, generator.normal(1, 0.2, 8), strict=True)) for uid in range(1, 6)
+    }
+    lucky = {
+        uid: dict(zip(RECENT, generator.normal(0, 0.08, 8), strict=True)) for uid in range(6, 106)
+    }
+    shares = chain_weights(honest | lucky, WINDOW, RULES)
+    assert sum(shares.get(uid, 0.0) for uid in lucky) < 0.01
+    assert all(shares[uid] > 0.1 for uid in honest)

@@ -1,0 +1,229 @@
+"""The accepted set: majorities at their limits in rao, roots, quorum, ties, order."""
+
+import hashlib
+import random
+from collections.abc import Collection, Mapping
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from template.protocol.quorum import Ballot, Decision, QuorumRules, Voter, decide
+from template.protocol.record import Vote
+from template.protocol.root import Member
+
+ROOT, OTHER = b"R" * 16, b"O" * 16
+SAMPLE, WRONG = b"S" * 8, b"W" * 8
+RULES = QuorumRules(peers_per_step=20, min_quorum_percent=25, quorum_windows=8)
+SEED = bytes(32)
+
+
+def member(uid: int) -> Member:
+    digest = hashlib.sha256(bytes([uid])).digest()
+    return Member(uid=uid, hotkey=f"miner-{uid}", public_key=digest, digest=digest[::-1])
+
+
+def voter(
+    uid: int,
+    stake_rao: int,
+    uids: Collection[int] = (),
+    root: bytes = ROOT,
+    sample: bytes = SAMPLE,
+) -> Voter:
+    vote = Vote(window=5, root=root, sample_digest=sample, uids=frozenset(uids))
+    return Voter(uid=uid, hotkey=f"validator-{uid}", stake_rao=stake_rao, vote=vote)
+
+
+def ballot(*voters: Voter, candidates: Collection[int] = range(1, 30)) -> Ballot:
+    members = {uid: member(uid) for uid in candidates}
+    return Ballot(window=5, seed=SEED, candidates=members, voters=voters)
+
+
+def uids(decision: Decision) -> list[int]:
+    return [m.uid for m in decision.members]
+
+
+@pytest.mark.parametrize(
+    ("naming_rao", "silent_rao", "accepted"),
+    [
+        (1, 0, True),
+        (1, 1, False),
+        (500, 500, False),
+        (501, 500, True),
+        (500, 501, False),
+        (10**18 + 1, 10**18, True),
+        (10**18, 10**18, False),
+    ],
+)
+def test_a_majority_is_more_than_half_to_the_rao(
+    naming_rao: int, silent_rao: int, accepted: bool
+) -> None:
+    """Above 2^53 a double cannot tell these apart."""
+    decision = decide(ballot(voter(100, naming_rao, {7}), voter(101, silent_rao)), [], RULES)
+    assert uids(decision) == ([7] if accepted else [])
+    assert decision.voting_stake_rao == naming_rao + silent_rao
+    assert decision.no_op == ("" if accepted else "no payload was named by a majority")
+
+
+def test_stakes_of_many_voters_add_up_per_uid() -> None:
+    voters = voter(100, 30, {1, 2}), voter(101, 30, {2, 3}), voter(102, 40, {3})
+    decision = decide(ballot(*voters), [], RULES)
+    assert uids(decision) == [2, 3]
+    assert decision.members == (member(2), member(3))
+    assert decision.namers == {
+        2: ("validator-100", "validator-101"),
+        3: ("validator-102", "validator-101"),
+    }
+
+
+def test_a_named_uid_without_a_commitment_is_not_accepted() -> None:
+    decision = decide(ballot(voter(100, 1, {1, 2, 200}), candidates=[2]), [], RULES)
+    assert uids(decision) == [2]
+
+
+def test_another_root_counts_in_the_total_and_names_nobody() -> None:
+    agreeing, other = voter(100, 60, {1, 2}), voter(101, 40, {2, 3}, root=OTHER)
+    decision = decide(ballot(agreeing, other), [], RULES)
+    assert uids(decision) == [1, 2]
+    assert decision.namers == {1: ("validator-100",), 2: ("validator-100",)}
+    assert decision.root == ROOT
+    assert decision.dissenters == (101,)
+    third = voter(102, 60, {2, 3}, root=b"T" * 16)
+    decision = decide(ballot(agreeing, other, third), [], RULES)
+    assert uids(decision) == []
+    assert decision.voting_stake_rao == 160
+
+
+def test_the_heaviest_root_wins_and_not_the_most_frequent() -> None:
+    few = [voter(100, 51, {1}, root=ROOT)]
+    many = [voter(101 + i, 7, {2}, root=OTHER) for i in range(7)]
+    decision = decide(ballot(*many, *few), [], RULES)
+    assert decision.root == ROOT
+    assert uids(decision) == [1]
+    assert decision.dissenters == tuple(range(101, 108))
+
+
+def test_equal_roots_fall_to_the_smaller_bytes_and_nobody_has_a_majority() -> None:
+    decision = decide(
+        ballot(voter(100, 5, {1}, root=ROOT), voter(101, 5, {2}, root=OTHER)), [], RULES
+    )
+    assert decision.root == min(ROOT, OTHER)
+    assert uids(decision) == []
+
+
+def test_another_sample_dissents_but_names() -> None:
+    """Its tensors differ, its history does not: it must heal, and its judgement still counts."""
+    decision = decide(
+        ballot(voter(100, 40, {1}), voter(101, 60, {1}, sample=WRONG), voter(99, 30, {1})),
+        [],
+        RULES,
+    )
+    assert decision.sample_digest == SAMPLE
+    assert decision.dissenters == (101,)
+    assert uids(decision) == [1]
+    assert decision.namers == {1: ("validator-101", "validator-100", "validator-99")}
+
+
+def test_the_sample_of_another_root_has_no_say() -> None:
+    decision = decide(
+        ballot(voter(100, 60, {1}), voter(101, 50, {1}, root=OTHER, sample=WRONG)), [], RULES
+    )
+    assert decision.sample_digest == SAMPLE
+
+
+def test_dissenters_are_sorted() -> None:
+    voters = [voter(uid, 1, root=OTHER) for uid in (30, 4, 17)]
+    assert decide(ballot(voter(9, 100), *voters), [], RULES).dissenters == (4, 17, 30)
+
+
+@pytest.mark.parametrize("voters", [(), (voter(100, 0, {1}),)], ids=["no votes", "no stake"])
+def test_nobody_voted(voters: tuple[Voter, ...]) -> None:
+    decision = decide(ballot(*voters), [10], RULES)
+    assert decision.members == ()
+    assert decision.namers == {}
+    assert decision.no_op == "no stake voted"
+    assert decision.voting_stake_rao == 0
+    assert (decision.root is None) == (not voters)
+
+
+@pytest.mark.parametrize(
+    ("stake_rao", "past_rao", "enough"),
+    [
+        (25, [100], True),
+        (24, [100], False),
+        (25, [101], False),
+        (1, [], True),
+        (1, [0, 0], True),
+        (25, [1, 100, 1], True),
+        (24, [1, 100, 1], False),
+        (24, [100, *[1] * 7], False),
+        (24, [100, *[1] * 8], True),
+        (10**18, [4 * 10**18], True),
+        (10**18 - 1, [4 * 10**18], False),
+    ],
+)
+def test_min_quorum_of_the_largest_of_the_last_8_windows(
+    stake_rao: int, past_rao: list[int], enough: bool
+) -> None:
+    decision = decide(ballot(voter(100, stake_rao, {1})), past_rao, RULES)
+    assert uids(decision) == ([1] if enough else [])
+    assert ("fell below 25 %" in decision.no_op) == (not enough)
+    assert decision.root == ROOT
+
+
+def lot(uid: int) -> bytes:
+    return hashlib.sha256(SEED + f"miner-{uid}".encode()).digest()
+
+
+def test_more_winners_than_places_fall_to_stake_then_to_the_lot() -> None:
+    rules = QuorumRules(peers_per_step=3, min_quorum_percent=25, quorum_windows=8)
+    everybody = set(range(1, 11))
+    decision = decide(ballot(voter(100, 60, everybody), voter(101, 40, {8, 9})), [], rules)
+    drawn = min(everybody - {8, 9}, key=lot)
+    assert uids(decision) == sorted([8, 9, drawn])
+    assert set(decision.namers) == {8, 9, drawn}
+    tied = decide(ballot(voter(100, 60, everybody)), [], rules)
+    assert uids(tied) == sorted(sorted(everybody, key=lot)[:3])
+
+
+@pytest.mark.parametrize(("num_named", "num_accepted"), [(19, 19), (20, 20), (21, 20)])
+def test_peers_per_step_at_its_limit(num_named: int, num_accepted: int) -> None:
+    decision = decide(ballot(voter(100, 1, range(1, num_named + 1))), [], RULES)
+    assert len(decision.members) == num_accepted
+    assert uids(decision) == sorted(uids(decision))
+
+
+def naive_members(
+    votes: list[tuple[int, frozenset[int], bytes]], candidates: Mapping[int, Member]
+) -> set[int]:
+    total = sum(stake for stake, _, _ in votes)
+    roots = {root: sum(s for s, _, r in votes if r == root) for _, _, root in votes}
+    heaviest = min(roots, key=lambda root: (-roots[root], root))
+    return {
+        uid
+        for uid in candidates
+        if sum(s for s, named, root in votes if root == heaviest and uid in named) > total / 2
+    }
+
+
+votes = st.tuples(
+    st.integers(1, 5), st.frozensets(st.integers(0, 6)), st.sampled_from([ROOT, ROOT, OTHER])
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(votes, min_size=1, max_size=6), st.integers(1, 7), st.randoms())
+def test_any_ballot_against_the_definition_and_in_any_order(
+    drawn: list[tuple[int, frozenset[int], bytes]], limit: int, generator: random.Random
+) -> None:
+    rules = QuorumRules(peers_per_step=limit, min_quorum_percent=25, quorum_windows=8)
+    voters = [voter(50 + i, stake, named, root) for i, (stake, named, root) in enumerate(drawn)]
+    first = ballot(*voters, candidates=range(6))
+    decision = decide(first, [3], rules)
+    expected = naive_members(drawn, first.candidates)
+    assert set(uids(decision)) <= expected
+    assert len(decision.members) == min(limit, len(expected))
+    order = list(range(6))
+    generator.shuffle(voters)
+    generator.shuffle(order)
+    assert decide(ballot(*voters, candidates=order), [3], rules) == decision

@@ -1,0 +1,230 @@
+"""The chain record: exact sizes, round trip, and any bytes a hotkey may commit."""
+
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from template.errors import RecordError
+from template.protocol.record import (
+    MAX_RECORD_BYTES,
+    R2_RECORD_BYTES,
+    Access,
+    AccessKind,
+    PayloadCommitment,
+    Record,
+    Vote,
+    decode_record,
+    encode_record,
+)
+
+R2 = Access(
+    kind=AccessKind.R2, account="0a" * 16, access_key_id="b1" * 16, secret_access_key="c2" * 32
+)
+S3 = Access(
+    kind=AccessKind.S3,
+    account="http://127.0.0.1:9000",
+    access_key_id="reader",
+    secret_access_key="not a secret",
+)
+PAYLOAD = PayloadCommitment(window=7, digest=bytes(range(32)))
+VOTE = Vote(window=6, root=b"r" * 16, sample_digest=b"s" * 8, uids=frozenset({0, 9, 255}))
+FULL = Record(access=R2, payload=PAYLOAD, vote=VOTE)
+
+windows = st.integers(0, 2**32 - 1)
+strings = st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=80)
+
+
+def hex_digits(num_bytes: int) -> st.SearchStrategy[str]:
+    return st.binary(min_size=num_bytes, max_size=num_bytes).map(bytes.hex)
+
+
+accesses = st.one_of(
+    st.builds(
+        Access,
+        kind=st.sampled_from([AccessKind.R2, AccessKind.R2_EU, AccessKind.R2_FEDRAMP]),
+        account=hex_digits(16),
+        access_key_id=hex_digits(16),
+        secret_access_key=hex_digits(32),
+    ),
+    st.builds(
+        Access,
+        kind=st.just(AccessKind.S3),
+        account=strings,
+        access_key_id=strings,
+        secret_access_key=strings,
+    ),
+)
+records = st.builds(
+    Record,
+    access=st.none() | accesses,
+    payload=st.none()
+    | st.builds(PayloadCommitment, window=windows, digest=st.binary(min_size=32, max_size=32)),
+    vote=st.none()
+    | st.builds(
+        Vote,
+        window=windows,
+        root=st.binary(min_size=16, max_size=16),
+        sample_digest=st.binary(min_size=8, max_size=8),
+        uids=st.frozensets(st.integers(0, 255)),
+    ),
+)
+
+
+@settings(deadline=None)
+@given(records)
+def test_any_record_round_trips(record: Record) -> None:
+    data = encode_record(record)
+    assert decode_record(data) == record
+    assert len(data) <= MAX_RECORD_BYTES
+    if record.access is None or record.access.kind is not AccessKind.S3:
+        assert len(data) <= R2_RECORD_BYTES
+
+
+@pytest.mark.parametrize("access", [None, R2, S3], ids=["none", "r2", "s3"])
+@pytest.mark.parametrize(("payload", "vote"), list(product([None, PAYLOAD], [None, VOTE])))
+def test_every_subset_of_sections(
+    access: Access | None, payload: PayloadCommitment | None, vote: Vote | None
+) -> None:
+    record = Record(access=access, payload=payload, vote=vote)
+    access_bytes = {None: 0, R2: 65, S3: 1 + (1 + 21) + (1 + 6) + (1 + 12)}[access]
+    data = encode_record(record)
+    assert len(data) == 1 + access_bytes + 36 * (payload is not None) + 60 * (vote is not None)
+    assert decode_record(data) == record
+
+
+def test_a_full_record_on_r2_has_162_bytes() -> None:
+    assert len(encode_record(FULL)) == R2_RECORD_BYTES == 162
+
+
+def test_a_full_record_elsewhere_has_at_most_341_bytes() -> None:
+    longest = Access(
+        kind=AccessKind.S3, account="u" * 80, access_key_id="k" * 80, secret_access_key="s" * 80
+    )
+    assert len(encode_record(replace(FULL, access=longest))) == 341 <= MAX_RECORD_BYTES
+
+
+def test_golden_bytes() -> None:
+    """Where each field stands on the wire; a change makes every node deaf to the others."""
+    expected = (
+        "17"
+        + "00" + "0a" * 16 + "b1" * 16 + "c2" * 32
+        + "07000000" + bytes(range(32)).hex()
+        + "06000000" + "72" * 16 + "73" * 8
+        + "0102" + "00" * 29 + "80"
+    )  # fmt: skip
+    assert encode_record(FULL).hex() == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "url"),
+    [
+        (AccessKind.R2, "https://{}.r2.cloudflarestorage.com"),
+        (AccessKind.R2_EU, "https://{}.eu.r2.cloudflarestorage.com"),
+        (AccessKind.R2_FEDRAMP, "https://{}.fedramp.r2.cloudflarestorage.com"),
+    ],
+)
+def test_endpoint_of_r2_follows_from_the_account(kind: AccessKind, url: str) -> None:
+    assert replace(R2, kind=kind).endpoint_url == url.format("0a" * 16)
+
+
+def test_endpoint_of_s3_is_stated() -> None:
+    assert S3.endpoint_url == "http://127.0.0.1:9000"
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.binary(max_size=400))
+def test_any_bytes_are_refused_or_are_one_record(data: bytes) -> None:
+    try:
+        record = decode_record(data)
+    except RecordError:
+        return
+    assert encode_record(record) == data
+
+
+@settings(max_examples=500, deadline=None)
+@given(records, st.data())
+def test_a_damaged_record_is_refused_or_is_another_record(
+    record: Record, data: st.DataObject
+) -> None:
+    """Unlike plain random bytes these get past the version and into every section."""
+    damaged = bytearray(encode_record(record))
+    position = data.draw(st.integers(0, len(damaged) - 1))
+    damaged[position] ^= data.draw(st.integers(1, 255))
+    cut = data.draw(st.integers(0, len(damaged)))
+    for raw in (bytes(damaged), bytes(damaged[:cut])):
+        try:
+            decoded = decode_record(raw)
+        except RecordError:
+            continue
+        assert encode_record(decoded) == raw
+        assert decoded != record
+
+
+@pytest.mark.parametrize("data", [encode_record(FULL), encode_record(replace(FULL, access=S3))])
+def test_every_truncation_and_extension_is_refused(data: bytes) -> None:
+    for size in range(len(data)):
+        with pytest.raises(RecordError):
+            decode_record(data[:size])
+    with pytest.raises(RecordError, match="1 bytes after"):
+        decode_record(data + b"\0")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "empty"),
+        (b"\x07", "version 0"),
+        (b"\x27", "version 2"),
+        (b"\x18", "unknown section flag"),
+        (b"\x11\x04", "access kind 4"),
+        (b"\x11\xff", "access kind 255"),
+        (b"\x11\x03\x00\x01a\x01a", "empty, too long or not printable"),
+        (b"\x11\x03\x51" + b"a" * 81 + b"\x01a\x01a", "empty, too long or not printable"),
+        (b"\x11\x03\x01\n\x01a\x01a", "empty, too long or not printable"),
+        (b"\x11\x03\x01\xe9\x01a\x01a", "empty, too long or not printable"),
+        (b"\x11\x03\xff", "need at least"),
+    ],
+)
+def test_reasons_of_refusal(data: bytes, message: str) -> None:
+    with pytest.raises(RecordError, match=message):
+        decode_record(data)
+
+
+@pytest.mark.parametrize(
+    ("section", "changes", "message"),
+    [
+        (R2, {"account": "0a" * 15}, "account or endpoint: 15 bytes"),
+        (R2, {"access_key_id": "zz" * 16}, "read access key id: not hex"),
+        (R2, {"secret_access_key": "c2" * 33}, "read secret: 33 bytes"),
+        (S3, {"account": ""}, "account or endpoint"),
+        (S3, {"access_key_id": "k" * 81}, "read access key id"),
+        (S3, {"secret_access_key": "tab\t"}, "read secret"),
+        (S3, {"account": "http://h\u00e9"}, "account or endpoint"),
+        (PAYLOAD, {"digest": bytes(31)}, "payload digest: 31 bytes"),
+        (PAYLOAD, {"window": -1}, "window -1"),
+        (PAYLOAD, {"window": 2**32}, "window 4294967296"),
+        (VOTE, {"root": bytes(32)}, "root: 32 bytes"),
+        (VOTE, {"sample_digest": b""}, "sample digest: 0 bytes"),
+        (VOTE, {"uids": frozenset({256})}, "uid 256"),
+        (VOTE, {"uids": frozenset({-1})}, "uid -1"),
+        (VOTE, {"window": 2**32}, "window"),
+    ],
+)
+def test_fields_that_do_not_fit_are_named(
+    section: Any, changes: dict[str, Any], message: str
+) -> None:
+    name = {Access: "access", PayloadCommitment: "payload", Vote: "vote"}[type(section)]
+    with pytest.raises(RecordError, match=message):
+        encode_record(Record(**{name: replace(section, **changes)}))
+
+
+@pytest.mark.parametrize("access", [R2, S3])
+def test_refusals_do_not_quote_the_secret(access: Access) -> None:
+    wrong = replace(access, secret_access_key="hunter2" * 20 + "\n")
+    with pytest.raises(RecordError) as caught:
+        encode_record(Record(access=wrong))
+    assert "hunter2" not in str(caught.value)

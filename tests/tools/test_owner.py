@@ -1,0 +1,106 @@
+"""Preparing a run: the spec names exactly the blobs that are uploaded, the same every time."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from template.data.manifest import parse_manifest
+from template.errors import ConfigError
+from template.protocol.keys import blob_key
+from template.protocol.spec import parse_spec, spec_to_toml
+from template.store.memory import MemoryStore
+from template.tools.owner import PreparedRun, RunChoices, load_plan, prepare_run, upload
+from template.training.checkpoint import parse_params
+from tests.fakes import hotkey_of
+from tests.swarm import small_plan, synthetic_corpus
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def _prepare(seed: int = 0, num_windows: int | None = None, **overrides: object) -> PreparedRun:
+    choices = RunChoices(
+        owner_hotkey=hotkey_of("owner"), start_block=99, seed=seed, num_windows=num_windows
+    )
+    return prepare_run(small_plan(**overrides), synthetic_corpus(20_000), choices)
+
+
+@pytest.mark.parametrize(
+    ("section", "line"),
+    [
+        ("data", f'manifest_digest = "{"00" * 32}"'),
+        ("data", 'mirrors = ["5F"]'),
+        ("schedule", "start_block = 7"),
+        ("checkpoint", f'theta0_digest = "{"00" * 32}"'),
+    ],
+)
+def test_a_plan_that_says_what_is_derived_is_refused(section, line, tmp_path) -> None:
+    path = tmp_path / "plan.toml"
+    path.write_text(f"[{section}]\n{line}\n")
+    key = line.split(" ")[0]
+    with pytest.raises(ConfigError, match=rf"{section}\.{key} is derived; leave it out"):
+        load_plan(path)
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe", b"name = "])
+def test_a_plan_that_cannot_be_read_is_refused_by_its_path(content, tmp_path) -> None:
+    path = tmp_path / "plan.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"plan .*plan\.toml: cannot be read"):
+        load_plan(path)
+
+
+def test_the_shipped_plan_makes_a_spec() -> None:
+    choices = RunChoices(owner_hotkey=hotkey_of("owner"), start_block=40)
+    plan = load_plan(ROOT / "runs" / "localnet.toml")
+    run = prepare_run(plan, synthetic_corpus(200_000), choices)
+    assert parse_spec(spec_to_toml(run.spec)) == run.spec
+
+
+def test_every_blob_lies_under_its_hash_and_the_spec_names_them_all() -> None:
+    run, bucket = _prepare(), MemoryStore()
+    upload(run, bucket)
+    manifest_digest, theta0_digest = (
+        bytes.fromhex(d) for d in (run.spec.data.manifest_digest, run.spec.checkpoint.theta0_digest)
+    )
+    manifest = parse_manifest(bucket.get(blob_key(manifest_digest), max_bytes=2**20))
+    shards = {bytes.fromhex(s.sha256) for s in (*manifest.shards, manifest.held_out)}
+    assert set(run.blobs) == {manifest_digest, theta0_digest} | shards
+    assert bucket.list("") == sorted(blob_key(digest) for digest in run.blobs)
+    for digest in run.blobs:
+        data = bucket.get(blob_key(digest), max_bytes=2**24)
+        assert hashlib.sha256(data).digest() == digest
+    params = parse_params(run.blobs[theta0_digest], run.spec)
+    assert any(tensor.std() > 0 for tensor in params.values())
+
+
+def test_the_choices_are_in_the_spec() -> None:
+    spec = _prepare(num_windows=3).spec
+    assert spec.schedule.start_block == 99
+    assert spec.schedule.num_windows == 3
+    assert spec.data.mirrors == (hotkey_of("owner"),)
+    assert _prepare().spec.schedule.num_windows == small_plan()["schedule"]["num_windows"]
+
+
+def test_the_same_inputs_make_the_same_run_and_another_seed_another() -> None:
+    one, again, other = _prepare(), _prepare(), _prepare(seed=1)
+    assert one == again
+    assert one.spec.run_id == again.spec.run_id != other.spec.run_id
+    assert one.spec.data == other.spec.data
+    assert one.spec.checkpoint.theta0_digest != other.spec.checkpoint.theta0_digest
+
+
+def test_the_plan_is_left_as_it_was() -> None:
+    plan = small_plan()
+    prepare_run(
+        plan, synthetic_corpus(20_000), RunChoices(owner_hotkey=hotkey_of("o"), start_block=9)
+    )
+    assert plan == small_plan()
+
+
+def test_a_wrong_key_is_named() -> None:
+    with pytest.raises(ConfigError, match="training"):
+        _prepare(training__inner_stepz=3)
+    with pytest.raises(ConfigError, match=r"outer\.peers_per_step"):
+        _prepare(outer__peers_per_step=0)

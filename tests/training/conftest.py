@@ -1,0 +1,36 @@
+"""The smallest run that has all parts: one Llama layer, pages of 16 tokens."""
+
+import dataclasses
+
+import pytest
+
+from template.protocol.payload import PayloadFormat
+from template.protocol.spec import RunSpec
+from template.tools.owner import RunChoices, prepare_run
+from template.training.model import Params, initial_params, tensor_shapes
+from tests.fakes import hotkey_of
+from tests.swarm import small_plan, synthetic_corpus
+
+
+@pytest.fixture(scope="session")
+def spec() -> RunSpec:
+    plan = small_plan(model__hidden_size=16, model__intermediate_size=24, data__page_tokens=16)
+    choices = RunChoices(owner_hotkey=hotkey_of("owner"), start_block=16)
+    return prepare_run(plan, synthetic_corpus(20_000), choices).spec
+
+
+@pytest.fixture(scope="session")
+def other_spec(spec: RunSpec) -> RunSpec:
+    return dataclasses.replace(spec, name="another run")
+
+
+@pytest.fixture(scope="session")
+def theta0(spec: RunSpec) -> Params:
+    return initial_params(spec, seed=3)
+
+
+@pytest.fixture(scope="session")
+def form(spec: RunSpec) -> PayloadFormat:
+    return PayloadFormat(
+        run_id=spec.run_id, shapes=tensor_shapes(spec), top_k=spec.compression.top_k
+    )

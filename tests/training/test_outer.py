@@ -1,0 +1,283 @@
+"""The outer step against a naive one: dense, one element at a time, exact norms.
+
+Both must give the same bits, since nodes compare digests and not values.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+
+from compression import SparseTensor
+from template.protocol.payload import Payload, PayloadHeader, decode_payload, encode_payload
+from template.protocol.quorum import Decision
+from template.protocol.root import Member, next_root, tensors_digest
+from template.training.outer import (
+    OuterState,
+    apply_updates,
+    clip,
+    clip_references,
+    exact_norm,
+    first_state,
+    outer_step,
+    staleness_weight,
+    state_digest,
+)
+
+
+def _payload(form, seed: int, *, scale: float = 1e-2, window: int = 0, staleness: int = 0):
+    """A payload as it comes out of the wire, of random pseudo-gradients."""
+    generator = torch.Generator().manual_seed(seed)
+    dense = {
+        name: torch.randn(shape, generator=generator) * scale for name, shape in form.shapes.items()
+    }
+    header = PayloadHeader(
+        window=window,
+        base_window=window - staleness,
+        pages_consumed=1,
+        public_key=bytes([seed]) * 32,
+    )
+    frame, _ = encode_payload(header, dense, form)
+    return decode_payload(frame, form)
+
+
+def _member(uid: int) -> Member:
+    return Member(
+        uid=uid, hotkey=f"hk{uid}", public_key=bytes([uid]) * 32, digest=bytes([uid]) * 32
+    )
+
+
+def _decision(window: int, uids, stake_rao: int = 5) -> Decision:
+    return Decision(
+        window=window,
+        members=tuple(_member(uid) for uid in sorted(uids)),
+        namers=dict.fromkeys(uids, ()),
+        root=None,
+        sample_digest=None,
+        dissenters=(),
+        voting_stake_rao=stake_rao,
+        no_op="",
+    )
+
+
+def _naive_norm(values: np.ndarray) -> float:
+    """Exact until the last two roundings: of the sum, and of its square root."""
+    return math.sqrt(float(sum((Fraction(float(v)) ** 2 for v in values), Fraction(0))))
+
+
+def _naive_references(state: OuterState, outer) -> dict[str, float]:
+    accepted = [norms for _, members in state.accepted_norms for norms in members]
+    found = {}
+    for name, tensor in state.params.items():
+        if accepted:
+            ordered = sorted(norms[name] for norms in accepted)
+            found[name] = ordered[(len(ordered) - 1) // 2]
+        else:
+            floor = outer.initial_norm_floor * math.sqrt(tensor.numel())
+            found[name] = max(outer.initial_norm_share * state.initial_norms[name], floor)
+    return found
+
+
+def _naive_params(state: OuterState, payloads: Mapping[int, Payload], outer) -> dict:
+    """theta - alpha * sum of w c delta with numpy scalars, payload after payload."""
+    references = _naive_references(state, outer)
+    after = {name: tensor.numpy().copy().reshape(-1) for name, tensor in state.params.items()}
+    for uid in sorted(payloads):
+        header = payloads[uid].header
+        share = 1.0
+        for _ in range(header.window - header.base_window):
+            share *= outer.staleness_decay
+        share /= max(len(payloads), outer.min_divisor)
+        for name, sparse in payloads[uid].tensors.items():
+            dense = np.zeros(sparse.shape, dtype=np.float32).reshape(-1)
+            dense[sparse.indices.numpy()] = sparse.values.numpy()
+            norm = _naive_norm(dense[dense != 0])
+            limit = outer.clip_factor * references[name]
+            factor = outer.outer_lr * share * (1.0 if norm <= limit else limit / norm)
+            for i in np.flatnonzero(dense):
+                after[name][i] += np.float32(-factor) * dense[i]
+    return {
+        name: torch.from_numpy(flat).view(state.params[name].shape) for name, flat in after.items()
+    }
+
+
+@pytest.fixture
+def state(theta0, spec) -> OuterState:
+    return first_state(theta0, spec.run_id)
+
+
+@pytest.mark.parametrize("scales", [(1e-4,), (1e-2, 1e-2), (1e-5, 5e-2, 2.0)])
+def test_a_step_has_the_bits_of_the_naive_one(scales, state, spec, form) -> None:
+    payloads = {5 * i + 2: _payload(form, i, scale=s) for i, s in enumerate(scales)}
+    after = outer_step(state, _decision(0, payloads), payloads, spec)
+    assert tensors_digest(after.params) == tensors_digest(
+        _naive_params(state, payloads, spec.outer)
+    )
+    assert tensors_digest(after.params) != tensors_digest(state.params)
+
+
+def test_later_steps_clip_by_the_median_and_weigh_by_staleness(state, spec, form) -> None:
+    for window in range(3):
+        payloads = {
+            uid: _payload(
+                form,
+                10 * window + uid,
+                scale=10.0 ** (uid - 3),
+                window=window,
+                staleness=min(uid, window),
+            )
+            for uid in range(3)
+        }
+        expected = _naive_params(state, payloads, spec.outer)
+        state = outer_step(state, _decision(window, payloads), payloads, spec)
+        assert tensors_digest(state.params) == tensors_digest(expected), window
+    assert [window for window, _ in state.accepted_norms] == [0, 1, 2]
+
+
+def test_the_order_in_which_payloads_arrive_does_not_matter(state, spec, form) -> None:
+    payloads = {uid: _payload(form, uid, scale=0.03 * (uid + 1)) for uid in range(4)}
+    backwards = dict(reversed(payloads.items()))
+    one = outer_step(state, _decision(0, payloads), payloads, spec)
+    other = outer_step(state, _decision(0, payloads), backwards, spec)
+    assert tensors_digest(one.params) == tensors_digest(other.params)
+    assert one.root == other.root
+    assert one.accepted_norms == other.accepted_norms
+
+
+def test_an_empty_set_moves_the_root_and_the_window_only(state, spec) -> None:
+    after = outer_step(state, _decision(0, ()), {}, spec)
+    assert tensors_digest(after.params) == tensors_digest(state.params)
+    assert after.window == state.window + 1
+    assert after.root == next_root(state.root, 0, (), b"") != state.root
+    assert after.accepted_norms == ()
+    assert after.voting_stakes_rao == (5,)
+
+
+def test_a_member_whose_payload_is_none_is_in_the_root_and_not_in_the_step(
+    state, spec, form
+) -> None:
+    good = {1: _payload(form, 1)}
+    alone = outer_step(state, _decision(0, {1}), good, spec)
+    beside = outer_step(state, _decision(0, {1, 2}), good, spec)
+    assert tensors_digest(alone.params) == tensors_digest(beside.params)
+    assert alone.root != beside.root
+
+
+def test_a_lone_payload_moves_no_more_than_its_share(state, spec, form) -> None:
+    payloads = {0: _payload(form, 1, scale=30.0)}
+    after = outer_step(state, _decision(0, payloads), payloads, spec)
+    references = clip_references(state, spec.outer)
+    for name, tensor in state.params.items():
+        moved = float((after.params[name] - tensor).double().norm())
+        limit = spec.outer.outer_lr * spec.outer.clip_factor * references[name]
+        assert moved == pytest.approx(limit / spec.outer.min_divisor, rel=1e-4), name
+
+
+def test_apply_updates_leaves_its_input_alone(theta0, form) -> None:
+    before = tensors_digest(theta0)
+    payload = _payload(form, 1)
+    after = apply_updates(theta0, [(payload.tensors, dict.fromkeys(theta0, 0.5))])
+    assert tensors_digest(theta0) == before
+    assert tensors_digest(after) != before
+    assert all(after[n].data_ptr() != theta0[n].data_ptr() for n in theta0)
+
+
+def test_a_window_out_of_turn_is_refused(state, spec) -> None:
+    for window in (1, -1):
+        with pytest.raises(ValueError, match="cannot follow theta_1"):
+            outer_step(state, _decision(window, ()), {}, spec)
+
+
+def test_a_checkpoint_digest_enters_exactly_one_root(state, spec) -> None:
+    spec = dataclasses.replace(
+        spec, checkpoint=dataclasses.replace(spec.checkpoint, every_windows=3)
+    )
+    states = [state]
+    for window in range(5):
+        states.append(outer_step(states[-1], _decision(window, ()), {}, spec))
+    carrying = [s.window for s in states if s.checkpoint_digest]
+    assert carrying == [3, 6]
+    for before, after in zip(states, states[1:], strict=False):
+        digest = state_digest(before) if before.window in carrying else b""
+        assert before.checkpoint_digest == digest
+        assert after.root == next_root(before.root, before.window - 1, (), digest)
+
+
+@pytest.mark.parametrize("field", ["params", "accepted_norms", "voting_stakes_rao", "window"])
+def test_the_checkpoint_digest_covers_all_that_is_carried(field, state) -> None:
+    changed = {
+        "params": {**state.params, "lm_head.weight": torch.zeros(1)},
+        "accepted_norms": ((0, (dict.fromkeys(state.params, 1.0),)),),
+        "voting_stakes_rao": (1,),
+        "window": 2,
+    }
+    assert state_digest(dataclasses.replace(state, **{field: changed[field]})) != state_digest(
+        state
+    )
+
+
+def test_norms_and_stakes_are_forgotten_after_their_windows(state, spec, form) -> None:
+    outer = dataclasses.replace(spec.outer, clip_windows=2, quorum_windows=3)
+    spec = dataclasses.replace(spec, outer=outer)
+    for window in range(5):
+        payloads = {0: _payload(form, 1, window=window)} if window != 3 else {}
+        state = outer_step(state, _decision(window, payloads, window + 1), payloads, spec)
+    assert [window for window, _ in state.accepted_norms] == [4]
+    assert state.voting_stakes_rao == (3, 4, 5)
+
+
+@pytest.mark.parametrize(
+    ("norm", "expected"),
+    [(0.0, 1.0), (1.0, 1.0), (3.0, 1.0), (math.nextafter(3.0, 4.0), 3.0 / 3.0000000000000004)],
+)
+def test_clip_at_its_boundary(norm: float, expected: float) -> None:
+    assert clip(norm, reference=1.5, factor=2.0) == expected
+
+
+def test_clip_brings_a_norm_to_the_limit_and_survives_a_reference_of_zero() -> None:
+    assert clip(12.0, reference=1.5, factor=2.0) * 12.0 == 3.0
+    assert clip(12.0, reference=0.0, factor=2.0) == 0.0
+    assert clip(0.0, reference=0.0, factor=2.0) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("norms", "median"), [((3.0,), 3.0), ((4.0, 1.0), 1.0), ((9.0, 2.0, 4.0, 3.0), 3.0)]
+)
+def test_the_reference_is_the_lower_median_over_payloads(norms, median, state, spec) -> None:
+    windows = tuple((w, (dict.fromkeys(state.params, n),)) for w, n in enumerate(norms))
+    accepted = dataclasses.replace(state, accepted_norms=windows)
+    assert set(clip_references(accepted, spec.outer).values()) == {median}
+
+
+def test_before_any_acceptance_the_reference_comes_from_theta_0(state, spec) -> None:
+    zeroed = dataclasses.replace(state, initial_norms=dict.fromkeys(state.params, 0.0))
+    shares, floors = (clip_references(s, spec.outer) for s in (state, zeroed))
+    outer = spec.outer
+    for name, tensor in state.params.items():
+        assert floors[name] == outer.initial_norm_floor * math.sqrt(tensor.numel())
+        assert shares[name] == max(outer.initial_norm_share * exact_norm(tensor), floors[name])
+    assert any(shares[name] > floors[name] for name in shares)
+
+
+def test_staleness_weights() -> None:
+    assert [staleness_weight(s, 0.5) for s in range(4)] == [1.0, 0.5, 0.25, 0.125]
+    assert staleness_weight(3, 0.9) == 0.9 * 0.9 * 0.9
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_exact_norm_is_the_rounded_root_of_the_exact_sum(scale: float) -> None:
+    values = torch.randn(257, generator=torch.Generator().manual_seed(1)) * scale
+    values[::5] *= 1e-6
+    assert exact_norm(values) == _naive_norm(values.numpy())
+    assert exact_norm(values.flip(0)) == exact_norm(values)
+    assert exact_norm(torch.zeros(3)) == 0.0
+
+
+def test_the_norm_that_a_payload_carries_is_that_of_its_values(form) -> None:
+    for sparse in _payload(form, 4, scale=0.3).tensors.values():
+        assert isinstance(sparse, SparseTensor)
+        assert sparse.norm == exact_norm(sparse.values) > 0
