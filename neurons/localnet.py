@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int:
     """Run a localnet; its exit status is described under --help."""
     arguments = _parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 110)
     try:
         config = _config(arguments)
         _prepare_folder(config.out)

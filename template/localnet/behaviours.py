@@ -92,4 +92,3 @@ BEHAVIOURS: Mapping[str, Build] = {
     "bitflip": FlippingMiner,
 }
 """Name on the launcher's command line -> the neuron."""
-

@@ -6,8 +6,10 @@ bytes of a root.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -62,16 +64,15 @@ def sample_digest(tensors: Mapping[str, Tensor], block_hash: bytes) -> bytes:
     Elements are drawn as 4096 spans of 256 (with repeats) from all tensors laid end to end
     in name order: nobody knows before the block which elements to keep right.
     """
-    names = sorted(tensors)
-    total = sum(tensors[name].numel() for name in names)
+    flats = [tensors[name].detach().reshape(-1) for name in sorted(tensors)]
+    ends = list(accumulate(flat.numel() for flat in flats))
     digest = hashlib.sha256(block_hash)
-    if total <= SAMPLE_ELEMENTS:
-        for name in names:
-            digest.update(_little_endian(tensors[name]))
+    if not ends or ends[-1] <= SAMPLE_ELEMENTS:
+        for flat in flats:
+            digest.update(_little_endian(flat))
         return digest.digest()[:SAMPLE_DIGEST_BYTES]
-    starts = _span_starts(block_hash, total - SPAN_ELEMENTS + 1)
-    for start in starts:
-        digest.update(_read_span(tensors, names, start))
+    for start in _span_starts(block_hash, ends[-1] - SPAN_ELEMENTS + 1):
+        digest.update(_read_span(flats, ends, start))
     return digest.digest()[:SAMPLE_DIGEST_BYTES]
 
 
@@ -83,16 +84,14 @@ def _span_starts(block_hash: bytes, limit: int) -> list[int]:
     return sorted(starts)
 
 
-def _read_span(tensors: Mapping[str, Tensor], names: list[str], start: int) -> bytes:
+def _read_span(flats: Sequence[Tensor], ends: Sequence[int], start: int) -> bytes:
+    """`flats` laid end to end, `ends` the positions where they end: one span from `start`."""
+    index = bisect_right(ends, start)
+    start -= ends[index] - flats[index].numel()
     parts, missing = [], SPAN_ELEMENTS
-    for name in names:
-        flat = tensors[name].detach().reshape(-1)
-        if start >= flat.numel():
-            start -= flat.numel()
-            continue
-        parts.append(_little_endian(flat[start : start + missing]))
-        missing -= min(missing, flat.numel() - start)
-        start = 0
-        if not missing:
-            break
+    while missing:
+        part = flats[index][start : start + missing]
+        parts.append(_little_endian(part))
+        missing -= part.numel()
+        index, start = index + 1, 0
     return b"".join(parts)

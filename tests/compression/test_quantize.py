@@ -101,6 +101,13 @@ def test_below_the_smallest_scale_is_zero() -> None:
     assert torch.equal(decoded(torch.full((2, 3), 1e-30)), torch.zeros(2, 3))
 
 
+def test_codes_of_a_zero_scale_are_all_small() -> None:
+    """One way to write zero: of the two codes that would decode alike, the encoder takes one."""
+    _, (bytes_N,), (codes_NK,) = quantize([torch.tensor([[1.0, 1.5], [1e-7, 1.5e-7]])])
+    assert bytes_N.tolist()[1] == 0
+    assert codes_NK.tolist() == [[0, 1], [0, 0]]
+
+
 def test_a_chunk_of_zeros_is_zero_beside_others() -> None:
     kept_NK = torch.stack([torch.zeros(64), torch.randn(64)])
     coded_NK = decoded(kept_NK)

@@ -46,11 +46,11 @@ def small_tensors() -> dict[str, Tensor]:
 
 
 def large_tensors() -> dict[str, Tensor]:
-    """A little more than is sampled, over tensors shorter and longer than a span."""
+    """A little more than is sampled. Spans cross from tensor to tensor, some of them short."""
     values = torch.arange(SAMPLE_ELEMENTS + 3000, dtype=torch.float32)
-    sizes = {"long": SAMPLE_ELEMENTS + 1000, "one": 1, "short": 99, "tail": 1900}
-    parts = values.split(list(sizes.values()))
-    return dict(zip(sizes, (part.clone() for part in parts), strict=True))
+    sizes = [*[1, 99, 100, 1500] * 100, 500_000]
+    parts = values.split([*sizes, values.numel() - sum(sizes)])
+    return {f"{i:03d}": part.clone() for i, part in enumerate(parts)}
 
 
 def computed() -> dict[str, str]:
@@ -172,12 +172,13 @@ def test_a_sample_sees_a_flipped_bit_where_it_looks_and_only_there() -> None:
     original = sample_digest(tensors, BLOCK_HASH)
     starts = drawn_starts(total)
     covered = {p for start in starts for p in range(start, start + SPAN_ELEMENTS)}
-    inside = [starts[0], starts[100] + SPAN_ELEMENTS - 1]
-    outside = next(p for p in range(tensors["long"].numel()) if p not in covered)
-    for position in (*inside, outside):
-        flip(tensors["long"], position)
+    last, first = tensors["401"], total - tensors["401"].numel()
+    inside = next(start for start in starts if start >= first)
+    outside = next(p for p in range(first, total) if p not in covered)
+    for position in (inside, inside + SPAN_ELEMENTS - 1, outside):
+        flip(last, position - first)
         assert (sample_digest(tensors, BLOCK_HASH) != original) == (position in covered)
-        flip(tensors["long"], position)
+        flip(last, position - first)
     other_block = bytes(32)
     assert sample_digest(tensors, other_block) != original
 
