@@ -4,13 +4,16 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from template.base.ballots import read_ballot
 from template.base.context import NodeContext
 from template.base.peers import Peers
 from template.data.manifest import Manifest, manifest_digest, parse_manifest
 from template.data.pages import PageReader
-from template.errors import ConfigError, SubnetError
+from template.errors import ChainError, ConfigError, SubnetError
 from template.protocol.keys import checkpoint_manifest_key
-from template.protocol.root import tensors_digest
+from template.protocol.quorum import decide
+from template.protocol.record import ROOT_BYTES
+from template.protocol.root import sample_digest, tensors_digest
 from template.training.checkpoint import (
     LocalCheckpoint,
     load_local,
@@ -86,7 +89,31 @@ def _fetch_checkpoint(
     except SubnetError as error:
         log.debug("no checkpoint %d from %s: %s", window, hotkey, error)
         return None
-    return state if state.window == window else None
+    if state.window != window or _refuted(context, state):
+        log.warning("checkpoint %d of %s is not what the stake majority voted", window, hotkey)
+        return None
+    return state
+
+
+def _refuted(context: NodeContext, state: OuterState) -> bool:
+    """Whether final votes carry another root or other tensors than a checkpoint does.
+
+    Waits for the votes if they are not final yet, which takes a window at most. Where they
+    are so old that the chain's node has forgotten them nothing is known: the first window
+    that this node follows will tell.
+    """
+    chain, schedule, window = context.chain, context.schedule, state.window - 1
+    context.waiter.until_finalized(schedule.vote_block(window))
+    try:
+        ballot = read_ballot(chain, schedule, window)
+    except ChainError as error:
+        log.warning("votes on window %d cannot be read any more: %s", window, error)
+        return False
+    decision = decide(ballot, (), context.spec.outer.quorum_rules())
+    if decision.root is None:
+        return False
+    mine = (state.root[:ROOT_BYTES], sample_digest(state.params, ballot.seed))
+    return mine != (decision.root, decision.sample_digest)
 
 
 def _params_limit(context: NodeContext) -> int:

@@ -5,6 +5,7 @@ with the same world without it: every root and every digest of the run has to be
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -12,8 +13,15 @@ from template.base.joining import local_path
 from template.base.miner import Miner
 from template.base.supervisor import supervise
 from template.base.validator import Validator
+from template.protocol.keys import blob_key, checkpoint_manifest_key
 from template.protocol.root import tensors_digest
-from template.training.checkpoint import load_local
+from template.training.checkpoint import (
+    load_local,
+    parse_published,
+    publish,
+    restore_published,
+)
+from template.training.outer import state_digest
 from tests.base.nodes import (
     FOUR,
     STAKES_TAO,
@@ -202,6 +210,35 @@ def test_late_joiners_start_from_a_checkpoint_and_end_where_all_are(tmp_path) ->
     assert min(named) > Joiner.AFTER
     for name in late:
         assert set(metrics(nodes[name]).series("differs_from_majority").values()) == {0}
+
+
+class Deceived(Joiner):
+    """Joins late, after the validator with the most stake has replaced its checkpoint."""
+
+    def __call__(self, world, context) -> object:
+        context.waiter.until_head(context.schedule.first_block(self.AFTER + 1) + 4)
+        bucket, key = (
+            world.buckets[hotkey_of("val-a")],
+            checkpoint_manifest_key(world.spec.run_id, 4),
+        )
+        honest_manifest = parse_published(bucket.get(key, max_bytes=2**20), world.spec)
+        blob = bucket.get(blob_key(honest_manifest.params_digest), max_bytes=2**22)
+        state = restore_published(honest_manifest, blob, world.spec)
+        lie = replace(state, params={n: t + 1 for n, t in state.params.items()})
+        false = publish(replace(lie, checkpoint_digest=state_digest(lie)), world.spec)
+        bucket.put(key, false.manifest)
+        for digest, data in false.blobs.items():
+            bucket.put(blob_key(digest), data)
+        return super().__call__(world, context)
+
+
+def test_a_joiner_passes_over_a_checkpoint_that_the_stake_did_not_vote(tmp_path) -> None:
+    world = build_world(
+        {**STAKES_TAO, "m2": 0}, schedule__num_windows=7, checkpoint__every_windows=2
+    )
+    nodes = run(world, {**honest(*FOUR), "m2": (late := Deceived(Miner))}, tmp_path)
+    assert late.started_at == 4
+    assert len(digests(nodes)) == 1
 
 
 @pytest.mark.parametrize("fault", ["deleted", "replaced"])
