@@ -4,10 +4,11 @@ Miner and validator follow alike; nothing here depends on a role.
 """
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 
 from template.base.ballots import read_ballot
 from template.base.context import NodeContext
-from template.base.peers import Peers
+from template.base.peers import FETCH_THREADS, Peers
 from template.errors import ConsensusError, PayloadError
 from template.protocol.admission import open_payload
 from template.protocol.payload import Payload
@@ -52,6 +53,7 @@ class Follower:
         ballot = read_ballot(context.chain, context.schedule, window)
         decision = decide(ballot, self.state.voting_stakes_rao, context.spec.outer.quorum_rules())
         self._compare(decision, ballot.seed)
+        self._fetch_missing(decision)
         payloads = {member.uid: self._obtain(member, decision) for member in decision.members}
         opened = {uid: payload for uid, payload in payloads.items() if payload is not None}
         self.state = outer_step(self.state, decision, opened, context.spec)
@@ -87,6 +89,22 @@ class Follower:
                 "differs_from_majority": int(differs),
             },
         )
+
+    def _fetch_missing(self, decision: Decision) -> None:
+        """One try for all payloads at once: a slow bucket delays no other."""
+        missing = [m for m in decision.members if m.digest not in self._frames]
+        if not missing:
+            return
+        self._peers.refresh()
+
+        def fetch(member: Member) -> bytes | None:
+            namers = decision.namers[member.uid]
+            return self._peers.fetch_named_payload(member, decision.window, namers)
+
+        with ThreadPoolExecutor(max_workers=FETCH_THREADS) as pool:
+            for member, frame in zip(missing, pool.map(fetch, missing), strict=True):
+                if frame is not None:
+                    self.keep(decision.window, member.digest, frame)
 
     def _obtain(self, member: Member, decision: Decision) -> Payload | None:
         _, frame = self._frames.get(member.digest, (decision.window, None))

@@ -2,11 +2,14 @@
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
+from threading import Lock
 
 from template.base.ballots import read_records
 from template.base.context import NodeContext
-from template.errors import ConfigError, StoreError, SubnetError
+from template.errors import ConfigError, StoreError, SubnetError, Unavailable
 from template.protocol.keys import blob_key, payload_key
 from template.protocol.payload import payload_digest
 from template.protocol.record import Access, Record
@@ -15,14 +18,18 @@ from template.store import Store
 
 log = logging.getLogger(__name__)
 
+FETCH_THREADS = 64
+FETCH_POLL_S = 0.05
+
 
 class Peers:
-    """Opens each peer's bucket once per access record. Not thread-safe."""
+    """Opens each peer's bucket once per access record. Fetching is thread-safe."""
 
     def __init__(self, context: NodeContext) -> None:
         self._context = context
         self._records: Mapping[str, Record] = {}
         self._open: dict[tuple[str, Access], Store] = {}
+        self._lock = Lock()
 
     def refresh(self) -> None:
         """Read the access records as they stand at the last finalised block."""
@@ -35,14 +42,47 @@ class Peers:
         if record is None or record.access is None:
             raise ConfigError(f"{hotkey} has no access record on chain: its bucket is unknown")
         place = (hotkey, record.access)
-        if place not in self._open:
-            self._open[place] = self._context.open_bucket(hotkey, record.access)
-        return self._open[place]
+        with self._lock:
+            if place not in self._open:
+                self._open[place] = self._context.open_bucket(hotkey, record.access)
+            return self._open[place]
 
-    def fetch_payload(self, member: Member, window: int) -> bytes:
-        """A payload from its miner's bucket. StoreError or ConfigError if it is not there."""
-        key = payload_key(self._context.spec.run_id, window, member.digest)
-        return self.bucket(member.hotkey).get(key, max_bytes=self._context.form.num_bytes)
+    def fetch_payloads(
+        self, members: Sequence[Member], window: int, stop: Callable[[], bool]
+    ) -> dict[int, bytes | SubnetError]:
+        """uid -> its payload from its miner's bucket, or why there is none.
+
+        All at once, each bucket in a thread of its own: one that does not answer delays no
+        other. What has not come when `stop()` is true counts as unavailable.
+        """
+        fetched: dict[int, bytes | SubnetError] = {}
+        pool = ThreadPoolExecutor(max_workers=FETCH_THREADS, thread_name_prefix="fetch")
+        running: dict[Future[bytes], int] = {}
+        for member in members:
+            key = payload_key(self._context.spec.run_id, window, member.digest)
+            try:
+                bucket = self.bucket(member.hotkey)
+            except ConfigError as error:
+                fetched[member.uid] = error
+                continue
+            get = partial(bucket.get, key, max_bytes=self._context.form.num_bytes)
+            running[pool.submit(get)] = member.uid
+        unfinished = self._await(set(running), stop)
+        pool.shutdown(wait=False, cancel_futures=True)
+        for future, uid in running.items():
+            if future in unfinished:
+                fetched[uid] = Unavailable("no answer within the scoring budget")
+            else:
+                fetched[uid] = _outcome(future)
+        return fetched
+
+    def _await(self, running: set[Future[bytes]], stop: Callable[[], bool]) -> set[Future[bytes]]:
+        """Those that are still running when all the others have ended, or at the stop."""
+        while True:
+            running = wait(running, timeout=FETCH_POLL_S).not_done
+            if not running or stop():
+                return running
+            self._context.waiter.pause()
 
     def fetch_named_payload(
         self, member: Member, window: int, namers: Sequence[str]
@@ -81,3 +121,10 @@ class Peers:
                 return data
             errors.append(f"{hotkey}: other bytes under this digest")
         raise StoreError(f"no bucket has {digest.hex()}: {'; '.join(errors)}")
+
+
+def _outcome(future: Future[bytes]) -> bytes | SubnetError:
+    try:
+        return future.result()
+    except SubnetError as error:
+        return error

@@ -17,7 +17,14 @@ from template.base.context import NodeContext
 from template.base.peers import Peers
 from template.data.assignment import assigned_pages, assignment_seed, held_out_pages
 from template.data.pages import PageReader
-from template.errors import ConfigError, Denied, NotFound, PayloadError, StoreError, TooLarge
+from template.errors import (
+    ConfigError,
+    Denied,
+    NotFound,
+    PayloadError,
+    SubnetError,
+    TooLarge,
+)
 from template.protocol.admission import open_payload
 from template.protocol.hashing import labelled_hash, uint_bytes
 from template.protocol.payload import Payload, body_digest
@@ -31,10 +38,16 @@ log = logging.getLogger(__name__)
 SCORED = "scored"
 """Between measuring a payload and deciding whether to name it."""
 
-_FETCH_REASONS: Mapping[type[StoreError], str] = {
+NOT_SCORED = "not_scored"
+UNAVAILABLE = "unavailable"
+BLAMELESS = (NOT_SCORED, UNAVAILABLE)
+"""Verdicts that may be this validator's fault: the window is left out of the miner's record."""
+
+_FETCH_REASONS: Mapping[type[SubnetError], str] = {
     NotFound: "not_delivered",
     TooLarge: "length",
     Denied: "access_denied",
+    ConfigError: "no_access",
 }
 
 
@@ -66,24 +79,31 @@ class WindowScorer:
         window: int,
         state: OuterState,
         candidates: Sequence[Member],
-        stop: Callable[[], bool],
+        late: Callable[[float], bool],
     ) -> Scored:
-        """Verdicts on all candidates, scored in the order given until `stop()` is true."""
+        """Verdicts on all candidates, scored in the order given until the budget is spent.
+
+        `late(share)` is true once that share of it is; half of it may go into fetching.
+        """
         self._peers.refresh()
+        fetched = self._peers.fetch_payloads(candidates, window, lambda: late(0.5))
         self._scorer.load(state.params)
         pool = self._pages.pages(self._held_out_ids(window))
         before = self._scorer.losses(pool)
         verdicts, frames = [], {}
         for member in candidates:
-            verdict, frame = self._judge(window, state, member, (pool, before), stop)
-            verdicts.append(verdict)
-            frames[verdict.digest] = frame
+            found = fetched[member.uid]
+            if late(1.0):
+                verdicts.append(_blank(window, member))
+                continue
+            verdicts.append(self._judge(window, state, member, found, (pool, before)))
+            frames[member.digest.hex()] = found
         self._forget(window)
         final = name_useful(_with_relative_gains(verdicts), self._context.spec.evaluation)
         held = {v.digest: frames[v.digest] for v in final if v.named}
         return Scored(
             verdicts=final,
-            frames={bytes.fromhex(digest): frame for digest, frame in held.items() if frame},
+            frames={bytes.fromhex(d): f for d, f in held.items() if isinstance(f, bytes)},
         )
 
     def held_out_loss(self, state: OuterState) -> float:
@@ -96,38 +116,27 @@ class WindowScorer:
         window: int,
         state: OuterState,
         member: Member,
+        found: bytes | SubnetError,
         measured: tuple[np.ndarray, np.ndarray],
-        stop: Callable[[], bool],
-    ) -> tuple[Verdict, bytes | None]:
-        blank = Verdict(
-            window=window,
-            uid=member.uid,
-            hotkey=member.hotkey,
-            digest=member.digest.hex(),
-            status="not_scored",
-        )
-        if stop():
-            return replace(blank, detail="the scoring budget was spent"), None
+    ) -> Verdict:
+        blank = _blank(window, member)
+        if isinstance(found, SubnetError):
+            reason = _FETCH_REASONS.get(type(found), UNAVAILABLE)
+            return replace(blank, status=reason, detail=str(found))
         try:
-            frame = self._peers.fetch_payload(member, window)
-            payload = self._open(frame, member, window)
+            payload = self._open(found, member, window)
         except PayloadError as error:
-            return replace(blank, status=error.reason, detail=str(error)), None
-        except StoreError as error:
-            reason = _FETCH_REASONS.get(type(error), "unavailable")
-            return replace(blank, status=reason, detail=str(error)), None
-        except ConfigError as error:
-            return replace(blank, status="no_access", detail=str(error)), None
+            return replace(blank, status=error.reason, detail=str(error))
         gain = self._gain(payload, state, *measured)
-        verdict = replace(
+        return replace(
             blank,
             status=SCORED,
+            detail="",
             gain=gain.mean,
             gain_standard_error=gain.standard_error,
             pages_consumed=payload.header.pages_consumed,
             base_window=payload.header.base_window,
         )
-        return verdict, frame
 
     def _open(self, frame: bytes, member: Member, window: int) -> Payload:
         spec = self._context.spec
@@ -211,9 +220,20 @@ def _strided(pages: np.ndarray, count: int) -> np.ndarray:
     return pages[np.arange(count) * len(pages) // count]
 
 
+def _blank(window: int, member: Member) -> Verdict:
+    return Verdict(
+        window=window,
+        uid=member.uid,
+        hotkey=member.hotkey,
+        digest=member.digest.hex(),
+        status=NOT_SCORED,
+        detail="the scoring budget was spent",
+    )
+
+
 def _with_relative_gains(verdicts: Sequence[Verdict]) -> tuple[Verdict, ...]:
-    """Relative gains for all that were judged; what the budget left out is not blamed."""
-    judged = {v.uid: v.gain for v in verdicts if v.status != "not_scored"}
+    """Relative gains for all that were judged; what may be our own fault is not blamed."""
+    judged = {v.uid: v.gain for v in verdicts if v.status not in BLAMELESS}
     relative = relative_gains(judged)
     ordered = sorted(verdicts, key=lambda verdict: verdict.uid)
     return tuple(replace(v, relative_gain=relative.get(v.uid)) for v in ordered)

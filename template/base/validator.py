@@ -77,8 +77,14 @@ class Validator:
         return None if record is None else record.vote
 
     def _too_late(self, window: int) -> bool:
-        deadline = self.context.schedule.vote_block(window) - VOTE_MARGIN_BLOCKS
-        return self.context.waiter.recent_head() >= deadline
+        return self._spent(window, 1.0)
+
+    def _spent(self, window: int, share: float) -> bool:
+        """Whether a share of the blocks between the upload deadline and the vote is over."""
+        schedule = self.context.schedule
+        start = schedule.held_out_block(window)
+        end = schedule.vote_block(window) - VOTE_MARGIN_BLOCKS
+        return self.context.waiter.recent_head() >= start + share * (end - start)
 
     def _vote(self, window: int) -> None:
         context, state = self.context, self.follower.state
@@ -87,7 +93,7 @@ class Validator:
             window,
             state,
             self._in_order(list(candidates.values())),
-            lambda: self._too_late(window),
+            lambda share: self._spent(window, share),
         )
         self._hold(window, scored)
         block_hash = context.chain.block_hash(context.schedule.stake_block(window))

@@ -1,14 +1,25 @@
 """Peers' buckets: who is asked, in which order, and what a lying bucket achieves."""
 
 import hashlib
+from dataclasses import replace
+from threading import Event
 
 import pytest
 
 from template.base.peers import Peers
-from template.errors import ConfigError, NotFound, StoreError
+from template.errors import (
+    ConfigError,
+    NotFound,
+    StoreError,
+    SubnetError,
+    TooLarge,
+    Unavailable,
+)
 from template.protocol.keys import blob_key, payload_key
 from template.protocol.record import Access, AccessKind, Record, encode_record
 from template.protocol.root import Member
+from template.store.memory import MemoryStore
+from tests.base.nodes import FOUR, STAKES_TAO, accepted, digests, honest, run, uid_of
 from tests.fakes import World, hotkey_of
 from tests.swarm import build_world
 
@@ -77,13 +88,58 @@ def test_a_bucket_is_read_only_and_opened_once_per_access_record(world, tmp_path
 
 
 def test_a_payload_comes_from_its_miner_bounded_by_the_runs_size(world, peers, member) -> None:
-    with pytest.raises(NotFound):
-        peers.fetch_payload(member, 5)
+    def fetch() -> bytes | SubnetError:
+        return peers.fetch_payloads([member], 5, lambda: False)[member.uid]
+
+    assert isinstance(fetch(), NotFound)
     world.buckets[MINER].put(_key(world, member), FRAME)
-    assert peers.fetch_payload(member, 5) == FRAME
+    assert fetch() == FRAME
     world.buckets[MINER].put(_key(world, member), bytes(2**20))
-    with pytest.raises(StoreError, match="more than"):
-        peers.fetch_payload(member, 5)
+    assert isinstance(fetch(), TooLarge)
+    stranger = replace(member, uid=9, hotkey=hotkey_of("nobody"))
+    assert isinstance(peers.fetch_payloads([stranger], 5, lambda: False)[9], ConfigError)
+
+
+class Silent(MemoryStore):
+    """A bucket that takes a request and never answers it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.released = Event()
+
+    def reader(self) -> "Silent":
+        return self
+
+    def get(self, key: str, *, max_bytes: int) -> bytes:
+        self.released.wait(30)
+        raise NotFound(key)
+
+
+def test_a_bucket_that_never_answers_delays_no_other(world, peers, member) -> None:
+    world.buckets[MINER].put(_key(world, member), FRAME)
+    world.buckets[FIRST] = silent = Silent()
+    other = replace(member, uid=1, hotkey=FIRST)
+    asked = []
+
+    def stop() -> bool:
+        asked.append(1)
+        return True
+
+    found = peers.fetch_payloads([other, member], 5, stop)
+    silent.released.set()
+    assert found[member.uid] == FRAME
+    assert isinstance(found[1], Unavailable)
+    assert asked == [1]
+
+
+def test_a_silent_bucket_costs_its_miner_the_window_and_nobody_else(tmp_path) -> None:
+    world = build_world(STAKES_TAO, schedule__num_windows=3)
+    world.buckets[hotkey_of("m1")] = silent = Silent()
+    nodes = run(world, honest(*FOUR), tmp_path)
+    silent.released.set()
+    assert len(digests(nodes)) == 1
+    named = accepted(nodes["val-a"])
+    assert named == dict.fromkeys(range(3), {uid_of(world, "m0")})
 
 
 @pytest.mark.parametrize("bad", [None, b"", b"A frame", bytes(2**20)])
