@@ -1,0 +1,1 @@
+"""Measurements, each a command; nothing here is imported by the project."""
