@@ -11,7 +11,7 @@ from template.base.context import NodeContext
 from template.base.peers import FETCH_THREADS, Peers
 from template.errors import ConsensusError, PayloadError
 from template.protocol.admission import open_payload
-from template.protocol.payload import Payload
+from template.protocol.payload import Payload, payload_digest
 from template.protocol.quorum import Decision, decide
 from template.protocol.record import ROOT_BYTES
 from template.protocol.root import Member, sample_digest, tensors_digest
@@ -35,8 +35,12 @@ class Follower:
         return self.state.window - 1
 
     def keep(self, window: int, digest: bytes, frame: bytes) -> None:
-        """Remember a frame fetched (or made) before, so that it is not fetched again."""
-        self._frames[digest] = (window, frame)
+        """Remember a frame fetched (or made) before, so that it is not fetched again.
+
+        Bytes of another digest are not kept: whoever took the step with them would fork.
+        """
+        if payload_digest(frame) == digest:
+            self._frames[digest] = (window, frame)
 
     def decided(self) -> bool:
         """Whether the next window's votes are final."""

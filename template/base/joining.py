@@ -13,7 +13,7 @@ from template.errors import ChainError, ConfigError, SubnetError
 from template.protocol.keys import checkpoint_manifest_key
 from template.protocol.quorum import decide
 from template.protocol.record import ROOT_BYTES
-from template.protocol.root import sample_digest, tensors_digest
+from template.protocol.root import next_root, tensors_digest
 from template.training.checkpoint import (
     LocalCheckpoint,
     load_local,
@@ -60,7 +60,8 @@ def _published_state(context: NodeContext, peers: Peers) -> OuterState | None:
     """The newest checkpoint that some validator, most stake first, can give us."""
     chain, spec = context.chain, context.spec
     finalized = chain.finalized()
-    window = min(context.schedule.window_of(finalized), spec.schedule.num_windows + 1)
+    # The last window on which there are votes that prove a checkpoint.
+    window = min(context.schedule.window_of(finalized), spec.schedule.num_windows - 1)
     every = spec.checkpoint.every_windows
     validators = [
         n.hotkey
@@ -96,24 +97,25 @@ def _fetch_checkpoint(
 
 
 def _refuted(context: NodeContext, state: OuterState) -> bool:
-    """Whether final votes carry another root or other tensors than a checkpoint does.
+    """Whether final votes carry another root than the one that follows from a checkpoint.
 
-    Waits for the votes if they are not final yet, which takes a window at most. Where they
-    are so old that the chain's node has forgotten them nothing is known: the first window
-    that this node follows will tell.
+    The root after the next contains the digest over all that a checkpoint carries, so
+    nothing of it can be forged. Waits for those votes, two windows at most. Where they are so
+    old that the chain's node has forgotten them nothing is known: the first window that this
+    node follows will tell.
     """
-    chain, schedule, window = context.chain, context.schedule, state.window - 1
+    chain, schedule, window = context.chain, context.schedule, state.window
+    rules = context.spec.outer.quorum_rules()
     context.waiter.until_finalized(schedule.vote_block(window))
     try:
-        ballot = read_ballot(chain, schedule, window)
+        before = read_ballot(chain, schedule, window - 1)
+        after = decide(read_ballot(chain, schedule, window), (), rules)
     except ChainError as error:
         log.warning("votes on window %d cannot be read any more: %s", window, error)
         return False
-    decision = decide(ballot, (), context.spec.outer.quorum_rules())
-    if decision.root is None:
-        return False
-    mine = (state.root[:ROOT_BYTES], sample_digest(state.params, ballot.seed))
-    return mine != (decision.root, decision.sample_digest)
+    members = decide(before, state.voting_stakes_rao, rules).members
+    root = next_root(state.root, window - 1, members, state.checkpoint_digest)
+    return after.root is not None and after.root != root[:ROOT_BYTES]
 
 
 def _params_limit(context: NodeContext) -> int:

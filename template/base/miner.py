@@ -55,7 +55,7 @@ class Pending:
 
 
 class Miner:
-    """A miner at work. `step` is one window; `run` in `template.base.supervisor` repeats it."""
+    """A miner at work. `step` is one window; `template.base.supervisor` repeats it."""
 
     def __init__(self, context: NodeContext) -> None:
         self.context = context
@@ -74,16 +74,17 @@ class Miner:
         ]
         self._last_window = int(checkpoint.values.get("last_window", -1))
         self._revealed: set[bytes] = set()
+        self._committed = b""
         context.chain.publish(encode_record(self._record()))
 
     def step(self) -> bool:
         """One window: catch up, train, commit, wait for its end, reveal. False when done."""
         context = self.context
         schedule, num_windows = context.schedule, context.spec.schedule.num_windows
+        self._reveal()
         self._catch_up()
         if self.follower.next_window >= num_windows:
             return False
-        self._reveal()
         window = schedule.window_of(context.chain.head())
         if window >= num_windows:
             context.waiter.until_finalized(schedule.vote_block(self.follower.next_window))
@@ -91,7 +92,8 @@ class Miner:
         with window_context(window):
             if window > self._last_window and window >= 0:
                 self.work(window)
-            context.waiter.until_head(schedule.first_block(window + 1))
+            self._commit_pending(window)
+            context.waiter.until_finalized(schedule.first_block(window + 1) - 1)
             self._reveal()
         return True
 
@@ -104,6 +106,12 @@ class Miner:
         start = self.follower.state.params
         result = self._trainer.train(start, window, self._batches(base), lambda: self._late(window))
         self._last_window = window
+        if not all(torch.isfinite(delta).all() for delta in result.pseudo_gradient.values()):
+            log.error(
+                "window %d: the loss was not finite; its work and the moments are dropped", window
+            )
+            self._trainer.reset_moments()
+            return
         if result.steps == 0:
             log.warning("window %d: no time for a single inner step", window)
             return
@@ -127,7 +135,6 @@ class Miner:
         self.context.metrics.log(
             window, {"inner_loss": result.mean_loss, "inner_steps": result.steps}
         )
-        self._commit(window, frame)
 
     def make_frame(
         self, header: PayloadHeader, accumulated: Mapping[str, Tensor]
@@ -150,23 +157,29 @@ class Miner:
         deadline = self.context.schedule.commit_block(window) - COMMIT_MARGIN_BLOCKS
         return self.context.waiter.recent_head() >= deadline
 
-    def _commit(self, window: int, frame: bytes) -> None:
-        commitment = PayloadCommitment(window=window, digest=payload_digest(frame))
-        self.context.chain.publish(encode_record(self._record(commitment)))
-        self.context.metrics.log(window, {"committed": commitment.digest.hex()})
-        log.info("window %d: committed payload %s", window, commitment.digest.hex()[:16])
+    def _commit_pending(self, window: int) -> None:
+        """Commit the payload of this window, unless that was done; a failure is tried again."""
+        for pending in self._pending:
+            if pending.window != window or pending.digest == self._committed:
+                continue
+            self.context.chain.publish(encode_record(self._record()))
+            self._committed = pending.digest
+            self.context.metrics.log(window, {"committed": pending.digest.hex()})
+            log.info("window %d: committed payload %s", window, pending.digest.hex()[:16])
 
-    def _record(self, commitment: PayloadCommitment | None = None) -> Record:
-        if commitment is None and self._pending:
-            last = self._pending[-1]
-            commitment = PayloadCommitment(window=last.window, digest=last.digest)
+    def _record(self) -> Record:
+        """Access, and the newest payload that is not decided on."""
+        if not self._pending:
+            return Record(access=self.context.access)
+        last = self._pending[-1]
+        commitment = PayloadCommitment(window=last.window, digest=last.digest)
         return Record(access=self.context.access, payload=commitment)
 
     def _reveal(self) -> None:
-        """Upload pending payloads whose window is over: not before, so that nobody can copy."""
-        head = self.context.chain.head()
+        """Upload pending payloads whose window is over for good: nobody can copy them then."""
+        finalized = self.context.chain.finalized()
         for pending in self._pending:
-            over = head >= self.context.schedule.stake_block(pending.window)
+            over = finalized >= self.context.schedule.commit_block(pending.window)
             if not over or pending.digest in self._revealed:
                 continue
             key = payload_key(self.context.spec.run_id, pending.window, pending.digest)

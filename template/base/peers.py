@@ -18,7 +18,7 @@ from template.store import Store
 
 log = logging.getLogger(__name__)
 
-FETCH_THREADS = 64
+FETCH_THREADS = 256
 FETCH_POLL_S = 0.05
 
 

@@ -90,21 +90,21 @@ class WindowScorer:
         self._scorer.load(state.params)
         pool = self._pages.pages(self._held_out_ids(window))
         before = self._scorer.losses(pool)
-        verdicts, frames = [], {}
+        verdicts: list[Verdict] = []
+        frames: dict[str, bytes] = {}
         for member in candidates:
             found = fetched[member.uid]
             if late(1.0):
                 verdicts.append(_blank(window, member))
                 continue
-            verdicts.append(self._judge(window, state, member, found, (pool, before)))
-            frames[member.digest.hex()] = found
+            verdict = self._judge(window, state, member, found, (pool, before))
+            verdicts.append(verdict)
+            if verdict.status == SCORED and isinstance(found, bytes):
+                frames[verdict.digest] = found
         self._forget(window)
         final = name_useful(_with_relative_gains(verdicts), self._context.spec.evaluation)
-        held = {v.digest: frames[v.digest] for v in final if v.named}
-        return Scored(
-            verdicts=final,
-            frames={bytes.fromhex(d): f for d, f in held.items() if isinstance(f, bytes)},
-        )
+        held = {bytes.fromhex(v.digest): frames[v.digest] for v in final if v.named}
+        return Scored(verdicts=final, frames=held)
 
     def held_out_loss(self, state: OuterState) -> float:
         """Mean loss on the fixed sample that draws the loss curve, nats per token."""

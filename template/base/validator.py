@@ -19,7 +19,7 @@ from template.base.peers import Peers
 from template.base.scoring import Scored, WindowScorer
 from template.chain import Metagraph
 from template.data.unigram import unigram_entropy
-from template.errors import ChainError
+from template.errors import ChainError, StoreError
 from template.log import window_context
 from template.protocol.keys import blob_key, checkpoint_manifest_key, payload_key, verdict_key
 from template.protocol.record import ROOT_BYTES, Record, Vote, encode_record
@@ -48,9 +48,13 @@ class Validator:
         self._sets_weights = sets_weights
         self._histories, self._ratings = _load_scores(checkpoint.values)
         self._last_voted = int(checkpoint.values.get("last_voted", -1))
+        self._scored: tuple[int, Scored] | None = None
         context.metrics.log(0, {"unigram_entropy": unigram_entropy(self._scorer.curve)})
         self._measure()
-        context.chain.publish(encode_record(Record(access=context.access, vote=self._standing())))
+        standing = self._standing()
+        if standing is not None and standing.root == self.follower.state.root[:ROOT_BYTES]:
+            self._last_voted = max(self._last_voted, standing.window)
+        context.chain.publish(encode_record(Record(access=context.access, vote=standing)))
 
     def step(self) -> bool:
         """One window: score, vote, measure, set weights, wait for the votes, follow."""
@@ -65,8 +69,8 @@ class Validator:
             self._set_weights(window)
             context.waiter.until_finalized(schedule.vote_block(window))
             self.follower.advance()
-            self._publish_checkpoint()
             self._save()
+            self._publish_checkpoint()
             self._measure()
         return True
 
@@ -88,14 +92,7 @@ class Validator:
 
     def _vote(self, window: int) -> None:
         context, state = self.context, self.follower.state
-        candidates = read_candidates(context.chain, context.schedule, window)
-        scored = self._scorer.score(
-            window,
-            state,
-            self._in_order(list(candidates.values())),
-            lambda share: self._spent(window, share),
-        )
-        self._hold(window, scored)
+        scored = self._scored_once(window)
         block_hash = context.chain.block_hash(context.schedule.stake_block(window))
         vote = Vote(
             window=window,
@@ -105,8 +102,25 @@ class Validator:
         )
         context.chain.publish(encode_record(Record(access=context.access, vote=vote)))
         self._last_voted = window
-        self._learn(window, scored)
-        log.info("window %d: named %s of %d", window, sorted(vote.uids), len(candidates))
+        self._save()
+        log.info("window %d: named %s of %d", window, sorted(vote.uids), len(scored.verdicts))
+
+    def _scored_once(self, window: int) -> Scored:
+        """The window's scores; a vote that must be sent again sends the same."""
+        if self._scored is None or self._scored[0] != window:
+            context = self.context
+            candidates = read_candidates(context.chain, context.schedule, window)
+            scored = self._scorer.score(
+                window,
+                self.follower.state,
+                self._in_order(list(candidates.values())),
+                lambda share: self._spent(window, share),
+            )
+            self._scored = (window, scored)
+            self._learn(window, scored)
+        scored = self._scored[1]
+        self._hold(window, scored)
+        return scored
 
     def _in_order(self, members: list[Member]) -> list[Member]:
         """Best rating first: should the budget not suffice, those that matter most are scored."""
@@ -140,9 +154,12 @@ class Validator:
         }
         rows = [{**v.as_row(), "rating": self._rating(v.hotkey).ordinal} for v in scored.verdicts]
         text = "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows)
-        self.context.bucket.put(verdict_key(self.context.spec.run_id, window), text.encode())
         with (self.context.state_dir / "verdicts.jsonl").open("a", encoding="utf-8") as file:
             file.write(text)
+        try:
+            self.context.bucket.put(verdict_key(self.context.spec.run_id, window), text.encode())
+        except StoreError as error:
+            log.warning("the verdict log of window %d is not in the bucket: %s", window, error)
 
     def _set_weights(self, window: int) -> None:
         """Once per tempo; a refusal of the chain is logged and tried again next window."""

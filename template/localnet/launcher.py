@@ -242,10 +242,10 @@ class Localnet:
                 alive = [name for name, child in self._neurons.items() if child.exit is None]
                 log.error("still alive %.0f s after the last window: %s", GRACE_S, alive)
                 return
-            if all(child.exit not in (None, 0) for child in self._neurons.values()):
-                raise ConfigError(f"every neuron ended with an error: see {self.config.out}/logs")
             time.sleep(poll_s)
         show()
+        if all(child.exit for child in self._neurons.values()):
+            raise ConfigError(f"every neuron ended with an error: see {self.config.out}/logs")
 
     def nodes(self) -> tuple[NodeInfo, ...]:
         """All participants as they are now."""

@@ -56,8 +56,9 @@ class Decision:
 
     `members`: A_w in uid order. `namers`: uid of a member -> hotkeys of the voters that
     named it, most stake first: they hold its bytes. `root` and `sample_digest`: those that
-    most voting stake carries (None if nobody voted). `dissenters`: uids of voters whose
-    root or sample differs from it. `no_op`: why the set is empty, or "".
+    more than half of the voting stake carries, None if there are none or too little stake
+    voted. `dissenters`: uids of voters whose root or sample differs from them. `no_op`: why
+    the set is empty, or "".
     """
 
     window: int
@@ -74,38 +75,44 @@ def decide(ballot: Ballot, past_stakes_rao: Sequence[int], rules: QuorumRules) -
     """Count a ballot. `past_stakes_rao`: voting stakes of the windows before, latest last.
 
     A uid is accepted if votes with more than half of the voting stake name it. A vote with
-    another root than the one that most stake carries counts in the total and names nobody.
-    Should more than `peers_per_step` win, those named by the most stake stay, ties by
-    SHA-256(seed, hotkey).
+    another root than the majority's counts in the total and names nobody. Should more than
+    `peers_per_step` win, those named by the most stake stay, ties by SHA-256(seed, hotkey).
     """
-    root = _heaviest([(v.vote.root, v.stake_rao) for v in ballot.voters])
-    agreeing = [v for v in ballot.voters if v.vote.root == root]
-    sample = _heaviest([(v.vote.sample_digest, v.stake_rao) for v in agreeing])
-    dissenters = tuple(
-        sorted(
-            v.uid for v in ballot.voters if v.vote.root != root or v.vote.sample_digest != sample
-        )
-    )
     no_op = _why_no_quorum(ballot, past_stakes_rao, rules)
-    members = () if no_op else _winners(ballot, agreeing, rules.peers_per_step)
+    counted = [] if no_op else ballot.voters
+    root = _majority([(v.vote.root, v.stake_rao) for v in counted], ballot.stake_rao)
+    agreeing = [v for v in counted if v.vote.root == root]
+    sample = _majority([(v.vote.sample_digest, v.stake_rao) for v in agreeing], ballot.stake_rao)
+    members = _winners(ballot, agreeing, rules.peers_per_step)
     return Decision(
         window=ballot.window,
         members=members,
         namers={m.uid: _namers(m.uid, agreeing) for m in members},
         root=root,
         sample_digest=sample,
-        dissenters=dissenters,
+        dissenters=() if root is None else _dissenters(counted, root, sample),
         voting_stake_rao=ballot.stake_rao,
         no_op=no_op or ("" if members else "no payload was named by a majority"),
     )
 
 
-def _heaviest(weighted: Sequence[tuple[bytes, int]]) -> bytes | None:
-    """The value with the most stake, ties to the smallest bytes; None if there is none."""
+def _majority(weighted: Sequence[tuple[bytes, int]], total_rao: int) -> bytes | None:
+    """The value that more than half of the total stake carries, or None."""
     totals: dict[bytes, int] = {}
     for value, stake_rao in weighted:
         totals[value] = totals.get(value, 0) + stake_rao
-    return min(totals, key=lambda value: (-totals[value], value), default=None)
+    return next((value for value, rao in totals.items() if 2 * rao > total_rao), None)
+
+
+def _dissenters(voters: Sequence[Voter], root: bytes, sample: bytes | None) -> tuple[int, ...]:
+    """Uids whose root, or whose tensors where a majority shares them, differ."""
+    return tuple(
+        sorted(
+            v.uid
+            for v in voters
+            if v.vote.root != root or sample not in (None, v.vote.sample_digest)
+        )
+    )
 
 
 def _why_no_quorum(ballot: Ballot, past_stakes_rao: Sequence[int], rules: QuorumRules) -> str:

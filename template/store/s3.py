@@ -53,6 +53,16 @@ _OURS = frozenset({"BucketAlreadyOwnedByYou", "BucketAlreadyExists"})
 _CLIENT_LOCK = Lock()
 
 
+_PARSER_FAULTS = (
+    RuntimeError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+)
+
+
 class _Transient(Unavailable):
     """Worth another try; after the deadline it leaves as the Unavailable that it is."""
 
@@ -192,8 +202,9 @@ class S3Store:
             except (TransportError, BotoCoreError) as error:
                 reason = str(error) if isinstance(error, TransportError) else type(error).__name__
                 raise _Transient(f"{self._name(key)}: {reason}") from None
-            except (ResponseParserError, ValueError, KeyError, TypeError) as error:
-                # botocore's parser trusts headers: a Content-Length of letters ends here.
+            except (ResponseParserError, *_PARSER_FAULTS) as error:
+                # botocore's parser trusts headers: a Content-Length of letters ends here, a
+                # Last-Modified of 1e300 in a RuntimeError.
                 raise Unavailable(
                     f"{self._name(key)}: unreadable answer ({type(error).__name__})"
                 ) from None

@@ -110,8 +110,8 @@ def parse_params(data: bytes, spec: RunSpec) -> Params:
     """Parameters from a safetensors file, checked against the run's model; else ConfigError."""
     try:
         params = load(data)
-    except SafetensorError as error:
-        raise ConfigError(f"checkpoint: not a safetensors file: {error}") from error
+    except (SafetensorError, *_MALFORMED) as error:
+        raise ConfigError(f"checkpoint: not a safetensors file: {error!r}") from error
     _check_params(params, spec)
     return dict(params)
 

@@ -96,6 +96,10 @@ class InnerTrainer:
             for key, value in state[parameter].items()
         }
 
+    def reset_moments(self) -> None:
+        """Forget AdamW's state, as before the first step."""
+        self._optimizer.state.clear()
+
     def load_moments(self, moments: Mapping[str, Tensor]) -> None:
         """Put back what `moments` gave; KeyError if a tensor is missing."""
         if not moments:

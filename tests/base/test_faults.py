@@ -110,7 +110,7 @@ def _same_memory(before: Miner, after: Miner) -> None:
     assert any(residual.any() for residual in after._feedback.values())
 
 
-@pytest.mark.parametrize("place", ["work", "_commit", "_reveal", "_settle"])
+@pytest.mark.parametrize("place", ["work", "_commit_pending", "_reveal", "_settle"])
 def test_a_miner_killed_anywhere_loses_nothing(place: str, calm, tmp_path) -> None:
     miner = _restarting(_crash(place, 2, Miner), _same_memory)
     nodes = run(_world(), {**honest(*FOUR), "m1": miner}, tmp_path)
@@ -198,7 +198,7 @@ class Joiner:
 
 def test_late_joiners_start_from_a_checkpoint_and_end_where_all_are(tmp_path) -> None:
     world = build_world(
-        {**STAKES_TAO, "m2": 0, "val-c": 500}, schedule__num_windows=7, checkpoint__every_windows=2
+        {**STAKES_TAO, "m2": 0, "val-c": 500}, schedule__num_windows=9, checkpoint__every_windows=2
     )
     late = {"m2": Joiner(Miner), "val-c": Joiner(Validator)}
     nodes = run(world, {**honest(*FOUR), **late}, tmp_path)

@@ -103,12 +103,24 @@ def test_the_heaviest_root_wins_and_not_the_most_frequent() -> None:
     assert decision.dissenters == tuple(range(101, 108))
 
 
-def test_equal_roots_fall_to_the_smaller_bytes_and_nobody_has_a_majority() -> None:
+def test_with_equal_roots_nobody_has_a_majority() -> None:
     decision = decide(
         ballot(voter(100, 5, {1}, root=ROOT), voter(101, 5, {2}, root=OTHER)), [], RULES
     )
-    assert decision.root == min(ROOT, OTHER)
+    assert decision.root is None
+    assert decision.dissenters == ()
     assert uids(decision) == []
+
+
+def test_a_root_needs_more_than_half_of_the_voting_stake() -> None:
+    """Three roots, the largest at half: a plurality is nobody's word."""
+    third = bytes(range(16))
+    voters = [voter(100, 50, {1}), voter(101, 30, {1}, root=OTHER), voter(99, 20, root=third)]
+    assert decide(ballot(*voters), [], RULES).root is None
+    voters[0] = voter(100, 51, {1})
+    decision = decide(ballot(*voters), [], RULES)
+    assert decision.root == ROOT
+    assert uids(decision) == [1]
 
 
 def test_another_sample_dissents_but_names() -> None:
@@ -143,7 +155,7 @@ def test_nobody_voted(voters: tuple[Voter, ...]) -> None:
     assert decision.namers == {}
     assert decision.no_op == "no stake voted"
     assert decision.voting_stake_rao == 0
-    assert (decision.root is None) == (not voters)
+    assert decision.root is None
 
 
 @pytest.mark.parametrize(
@@ -168,7 +180,7 @@ def test_min_quorum_of_the_largest_of_the_last_8_windows(
     decision = decide(ballot(voter(100, stake_rao, {1})), past_rao, RULES)
     assert uids(decision) == ([1] if enough else [])
     assert ("fell below 25 %" in decision.no_op) == (not enough)
-    assert decision.root == ROOT
+    assert decision.root == (ROOT if enough else None)
 
 
 def lot(uid: int) -> bytes:
