@@ -418,3 +418,12 @@ def test_connections_are_kept_for_the_next_call(serve: Serve) -> None:
         assert store.get("object", max_bytes=3) == b"abc"
     assert len(server.requests) == 5
     assert len(ports) == 1
+
+
+@pytest.mark.parametrize("value", [b"1e300", b"inf", b"1e17", b"-1e300", b"\xff"])
+def test_a_date_that_is_none_is_a_store_error(serve: Serve, value: bytes) -> None:
+    head = OK + b"Last-Modified: " + value + b"\r\nContent-Length: 1\r\n\r\n"
+    store, _ = serve(says(head, b"x"))
+    for call in (lambda: store.get("object", max_bytes=9), lambda: store.size("object")):
+        with suppress(StoreError):
+            call()
