@@ -142,7 +142,7 @@ def _require_registered(chain: Chain, hotkey: str, config: MinerConfig) -> None:
         raise ConfigError(
             f"--wallet.hotkey {config.wallet.hotkey}: {hotkey} is not registered on subnet "
             f"{config.chain.netuid}; run `btcli subnets register --netuid {config.chain.netuid} "
-            f"-w {config.wallet.name} -H {config.wallet.hotkey}`"
+            f"-n {config.chain.network} -w {config.wallet.name} -H {config.wallet.hotkey}`"
         )
 
 

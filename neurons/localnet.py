@@ -7,8 +7,6 @@ Trains a small Llama on real English text and ends with a report, a picture and 
 import argparse
 import json
 import logging
-import os
-import shutil
 import sys
 from pathlib import Path
 
@@ -19,7 +17,8 @@ from rich.console import Console
 
 from template.errors import ConfigError, SubnetError
 from template.localnet.behaviours import BEHAVIOURS
-from template.localnet.checks import MIN_LOSS_DROP_NATS, failures
+from template.localnet.checks import LONG_RUN_WINDOWS, MIN_LOSS_DROP_NATS, failures_of_run
+from template.localnet.folder import prepare_folder
 from template.localnet.launcher import ROOT, Localnet, LocalnetConfig
 from template.localnet.picture import draw
 from template.localnet.progress import LiveProgress
@@ -27,11 +26,12 @@ from template.localnet.report import Report, collect
 from template.localnet.roster import make_roster, parse_misbehave
 from template.localnet.snapshot import ProgressReader
 from template.localnet.table import final_table, summary
+from template.tools.owner import load_plan
 
-LONG_RUN_WINDOWS = 20
-SHORT_DROP_NATS_PER_WINDOW = 0.05
-"""What a run of fewer than LONG_RUN_WINDOWS must learn, below its first loss; longer ones must
-end MIN_LOSS_DROP_NATS below the unigram entropy."""
+WINDOWS_HELP = "length of the run (default: 24; with fewer than 6 it ends before the first pay)"
+DESCRIPTION = """A whole subnet on this machine: local chain, bucket server, validators and
+miners, each a process of its own. Trains a small Llama on real English text and ends with a
+report, a picture and a table."""
 
 EPILOG = f"""
 Writes into --out: report.json, localnet.png, run.toml (the run spec), logs/, nodes/ (state,
@@ -41,6 +41,10 @@ Exit status: 0 if the loss fell ({MIN_LOSS_DROP_NATS} nats below the unigram ent
 held-out text in {LONG_RUN_WINDOWS} windows or more), honest miners hold 95 % of the miners'
 emission, misbehaving ones have none, and all that ended well hold the same parameters; 1 if
 not, or if something broke; 2 for a wrong flag; 130 after Ctrl-C.
+
+Behaviours: garbage (random values at an honest norm), malformed (frames that break a rule),
+idle (never commits), bitflip (honest, with one flipped bit in its parameters from window 2
+on: it is paid for its work, and the run names it and exits 1).
 
 Example: python neurons/localnet.py --miners 3 --misbehave garbage:1,malformed:1 --windows 8
 """
@@ -53,7 +57,7 @@ def main(argv: list[str]) -> int:
     console = Console(width=None if sys.stdout.isatty() else 110)
     try:
         config = _config(arguments)
-        _prepare_folder(config.out)
+        lock = prepare_folder(config.out)
     except ConfigError as error:
         sys.stderr.write(f"localnet: {error}\n")
         return 2
@@ -65,13 +69,14 @@ def main(argv: list[str]) -> int:
     except SubnetError as error:
         sys.stderr.write(f"localnet: {error}\nlocalnet: logs are in {config.out / 'logs'}\n")
         return 1
-    return _present(report, config, console)
+    with lock:
+        return _present(report, config, console)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="localnet.py",
-        description=__doc__,
+        description=DESCRIPTION,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -81,9 +86,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--validators", type=int, default=2, help="validators (default: 2)")
     known = ", ".join(sorted(BEHAVIOURS))
     add("--misbehave", default="", metavar="NAME:N,...", help=f"on top of --miners: {known}")
-    add("--windows", type=int, default=24, help="length of the run (default: 24)")
+    add("--windows", type=int, default=24, help=WINDOWS_HELP)
     add("--out", type=Path, default=Path("localnet-out"), help="folder (default: localnet-out)")
-    add("--plan", type=Path, default=ROOT / "runs" / "localnet.toml", help="plan of the run")
+    add(
+        "--plan",
+        type=Path,
+        default=ROOT / "runs" / "localnet.toml",
+        help="(default: runs/localnet.toml)",
+    )
     add("--block-time", type=float, default=0.25, help="seconds per block (default: 0.25)")
     add("--seed", type=int, default=0, help="of the first parameters (default: 0)")
     add("--debug", action="store_true", help="neurons log at debug level")
@@ -97,6 +107,7 @@ def _config(arguments: argparse.Namespace) -> LocalnetConfig:
         raise ConfigError("--windows: at least 1")
     if not 0.05 <= arguments.block_time <= 60:
         raise ConfigError("--block-time: from 0.05 to 60 seconds")
+    load_plan(arguments.plan)
     if not arguments.text.exists():
         raise ConfigError(f"--text {arguments.text}: not there; `make text` fetches it")
     misbehave = parse_misbehave(arguments.misbehave, BEHAVIOURS)
@@ -110,20 +121,6 @@ def _config(arguments: argparse.Namespace) -> LocalnetConfig:
         seed=arguments.seed,
         debug=arguments.debug,
     )
-
-
-def _prepare_folder(out: Path) -> None:
-    """Empty an earlier result, but nothing else; the SDK's caches go there, not to the home."""
-    if out.exists() and any(out.iterdir()) and not (out / MARKER).exists():
-        raise ConfigError(f"--out {out}: not empty and not a localnet's; name another folder")
-    if out.exists():
-        shutil.rmtree(out)
-    (out / "home").mkdir(parents=True)
-    (out / MARKER).touch()
-    os.environ["HOME"] = str(out / "home")
-
-
-MARKER = ".localnet"
 
 
 def _run(config: LocalnetConfig, console: Console) -> Report:
@@ -149,19 +146,10 @@ def _present(report: Report, config: LocalnetConfig, console: Console) -> int:
     console.print(final_table(report))
     console.print(summary(report))
     console.print(f"report: {path}\npicture: {config.out / 'localnet.png'}", highlight=False)
-    wrong = _wrong(report, config.num_windows)
+    wrong = failures_of_run(report, config.num_windows)
     for sentence in wrong:
         console.print(f"does not hold: {sentence}", style="bold red", highlight=False)
     return 1 if wrong else 0
-
-
-def _wrong(report: Report, num_windows: int) -> list[str]:
-    """A node killed by a signal is no failure: the run must go on without it."""
-    killed = [n["name"] for n in report["neurons"] if n["exit"] is not None and n["exit"] < 0]
-    if num_windows >= LONG_RUN_WINDOWS:
-        return failures(report, killed=killed)
-    drop = SHORT_DROP_NATS_PER_WINDOW * num_windows
-    return failures(report, min_loss_drop_nats=drop, loss_reference="first", killed=killed)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,24 @@ WORKING = (HONEST, "bitflip")
 """Behaviours that do the work, the second on a faulty machine: they may be paid for it."""
 MIN_LOSS_DROP_NATS = 0.3
 MIN_HONEST_EMISSION_SHARE = 0.95
+LONG_RUN_WINDOWS = 20
+SHORT_DROP_NATS_PER_WINDOW = 0.05
+"""What a run of fewer than LONG_RUN_WINDOWS must learn, below its first loss; longer ones must
+end MIN_LOSS_DROP_NATS below the unigram entropy."""
 
 LossReference = Literal["unigram", "first"]
+
+
+def failures_of_run(report: Report, num_windows: int) -> list[str]:
+    """`failures` by the standard for a run of that length.
+
+    A node that a signal killed is no failure: the run must go on without it.
+    """
+    killed = [n["name"] for n in report["neurons"] if n["exit"] is not None and n["exit"] < 0]
+    if num_windows >= LONG_RUN_WINDOWS:
+        return failures(report, killed=killed)
+    drop = SHORT_DROP_NATS_PER_WINDOW * num_windows
+    return failures(report, min_loss_drop_nats=drop, loss_reference="first", killed=killed)
 
 
 def failures(

@@ -28,6 +28,8 @@ COMMITMENT_QUOTA_BYTES = 3100
 MAX_PUBLIC_WINDOW_BLOCKS = 200
 """A public node keeps the state of 256 blocks: all reads of a window must fall within them."""
 
+PLAN_HINT = " (a plan, as in runs/, is no run spec yet: the owner makes one of it)"
+
 RECORDS_PER_WINDOW = 3
 """Commitments of a hotkey in one window: a payload, a vote and one retry."""
 
@@ -362,7 +364,11 @@ def load_spec(path: Path) -> RunSpec:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--run {path}: cannot be read: {error}") from error
-    return parse_spec(text)
+    try:
+        return parse_spec(text)
+    except ConfigError as error:
+        hint = PLAN_HINT if "missing" in str(error) else ""
+        raise ConfigError(f"--run {path}: {error}{hint}") from error
 
 
 def spec_to_toml(spec: RunSpec) -> str:
