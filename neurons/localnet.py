@@ -61,6 +61,11 @@ def main(argv: list[str]) -> int:
     except ConfigError as error:
         sys.stderr.write(f"localnet: {error}\n")
         return 2
+    with lock:
+        return _run_and_present(config, console)
+
+
+def _run_and_present(config: LocalnetConfig, console: Console) -> int:
     try:
         report = _run(config, console)
     except KeyboardInterrupt:
@@ -69,8 +74,7 @@ def main(argv: list[str]) -> int:
     except SubnetError as error:
         sys.stderr.write(f"localnet: {error}\nlocalnet: logs are in {config.out / 'logs'}\n")
         return 1
-    with lock:
-        return _present(report, config, console)
+    return _present(report, config, console)
 
 
 def _parser() -> argparse.ArgumentParser:

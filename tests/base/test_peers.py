@@ -2,14 +2,10 @@
 
 import hashlib
 from dataclasses import replace
-from threading import Event
 
 import pytest
 
-from template.base.ballots import read_records
-from template.base.miner import Miner
 from template.base.peers import Peers
-from template.base.validator import Validator
 from template.errors import (
     ConfigError,
     NotFound,
@@ -19,19 +15,9 @@ from template.errors import (
     Unavailable,
 )
 from template.protocol.keys import blob_key, payload_key
-from template.protocol.record import Access, AccessKind, Record, Vote, encode_record
+from template.protocol.record import Access, AccessKind, Record, encode_record
 from template.protocol.root import Member
-from template.store.memory import MemoryStore
-from tests.base.nodes import (
-    FOUR,
-    STAKES_TAO,
-    accepted,
-    digests,
-    honest,
-    run,
-    to_the_end,
-    uid_of,
-)
+from tests.base.silent import Silent
 from tests.fakes import World, hotkey_of
 from tests.swarm import build_world
 
@@ -112,21 +98,6 @@ def test_a_payload_comes_from_its_miner_bounded_by_the_runs_size(world, peers, m
     assert isinstance(peers.fetch_payloads([stranger], 5, lambda: False)[9], ConfigError)
 
 
-class Silent(MemoryStore):
-    """A bucket that takes a request and never answers it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.released = Event()
-
-    def reader(self) -> "Silent":
-        return self
-
-    def get(self, key: str, *, max_bytes: int) -> bytes:
-        self.released.wait(30)
-        raise NotFound(key)
-
-
 def test_a_bucket_that_never_answers_delays_no_other(world, peers, member) -> None:
     world.buckets[MINER].put(_key(world, member), FRAME)
     world.buckets[FIRST] = silent = Silent()
@@ -142,16 +113,6 @@ def test_a_bucket_that_never_answers_delays_no_other(world, peers, member) -> No
     assert found[member.uid] == FRAME
     assert isinstance(found[1], Unavailable)
     assert asked == [1]
-
-
-def test_a_silent_bucket_costs_its_miner_the_window_and_nobody_else(tmp_path) -> None:
-    world = build_world(STAKES_TAO, schedule__num_windows=3)
-    world.buckets[hotkey_of("m1")] = silent = Silent()
-    nodes = run(world, honest(*FOUR), tmp_path)
-    silent.released.set()
-    assert len(digests(nodes)) == 1
-    named = accepted(nodes["val-a"])
-    assert named == dict.fromkeys(range(3), {uid_of(world, "m0")})
 
 
 @pytest.mark.parametrize("bad", [None, b"", b"A frame", bytes(2**20)])
@@ -180,98 +141,3 @@ def test_a_blob_comes_from_the_first_bucket_that_has_it(bad, world, peers) -> No
     assert peers.fetch_blob(buckets, digest, max_bytes=10) == data
     with pytest.raises(StoreError, match="more than 5"):
         peers.fetch_blob(buckets, digest, max_bytes=5)
-
-
-class Copier(Miner):
-    """Commits the digest that m0 committed, and serves junk under it."""
-
-    def make_frame(self, header, accumulated):
-        frame, sent = super().make_frame(header, accumulated)
-        victim = hotkey_of("m0")
-        for _ in range(6):
-            record = read_records(self.context.chain, self.context.chain.head()).get(victim)
-            if record and record.payload and record.payload.window == header.window:
-                self.stolen[header.window] = record.payload.digest
-                break
-            self.context.waiter.pause()
-        return frame, sent
-
-    def _record(self) -> Record:
-        record = super()._record()
-        digest = self.stolen.get(record.payload.window) if record.payload else None
-        if digest is None:
-            return record
-        key = payload_key(self.context.spec.run_id, record.payload.window, digest)
-        self.context.bucket.put(key, b"junk")
-        return replace(record, payload=replace(record.payload, digest=digest))
-
-    @property
-    def stolen(self) -> dict[int, bytes]:
-        return self.__dict__.setdefault("_stolen", {})
-
-
-def test_who_copies_a_digest_harms_neither_its_owner_nor_the_model(tmp_path) -> None:
-    world = build_world(STAKES_TAO, schedule__num_windows=4)
-    drives = {**honest(*FOUR), "m1": to_the_end(Copier)}
-    nodes = run(world, drives, tmp_path)
-    assert nodes["m1"].stolen, "no digest was copied: the test shows nothing"
-    assert len(digests(nodes)) == 1
-    m0, m1 = uid_of(world, "m0"), uid_of(world, "m1")
-    named = accepted(nodes["val-a"])
-    assert all(m0 in uids for uids in named.values())
-    assert all(m1 not in named[window] for window in nodes["m1"].stolen)
-
-
-class Nan(Miner):
-    """Its loss is not finite in window 1."""
-
-    def work(self, window: int) -> None:
-        if window == 1:
-            train = self._trainer.train
-
-            def broken(*args):
-                result = train(*args)
-                return replace(
-                    result,
-                    pseudo_gradient={
-                        name: delta * float("nan") for name, delta in result.pseudo_gradient.items()
-                    },
-                )
-
-            self._trainer.train = broken
-            super().work(window)
-            self._trainer.train = train
-        else:
-            super().work(window)
-
-
-def test_a_window_that_is_not_finite_is_dropped_and_the_next_one_counts(tmp_path) -> None:
-    world = build_world(STAKES_TAO, schedule__num_windows=4)
-    nodes = run(world, {**honest(*FOUR), "m1": to_the_end(Nan)}, tmp_path)
-    m1 = uid_of(world, "m1")
-    assert [m1 in uids for uids in accepted(nodes["val-a"]).values()] == [True, False, True, True]
-    assert len(digests(nodes)) == 1
-
-
-def test_a_vote_with_too_little_stake_ends_nobody(tmp_path) -> None:
-    """In window 2 only a tiny validator votes, and on a root that nobody has."""
-    world = build_world({**STAKES_TAO, "val-c": 1}, schedule__num_windows=4)
-
-    class Late(Validator):
-        def _too_late(self, window: int) -> bool:
-            return window == 2 or super()._too_late(window)
-
-    class Liar(Validator):
-        def _vote(self, window: int) -> None:
-            if window == 2:
-                vote = Vote(window=2, root=bytes(16), sample_digest=bytes(8), uids=frozenset())
-                record = Record(access=self.context.access, vote=vote)
-                self.context.chain.publish(encode_record(record))
-            else:
-                super()._vote(window)
-
-    drives = {name: to_the_end(Late) for name in ("val-a", "val-b")}
-    nodes = run(world, {**honest(*FOUR), **drives, "val-c": to_the_end(Liar)}, tmp_path)
-    assert len(digests(nodes)) == 1
-    assert accepted(nodes["m0"])[2] == set()
-    assert accepted(nodes["m0"])[3] != set()
