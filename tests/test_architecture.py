@@ -71,6 +71,8 @@ ONLY_IN = {
     "openskill": ("evaluation",),
     "accelerate": ("template.training", "template.tools", "benchmarks"),
     "transformers": ("template.training", "template.tools", "benchmarks"),
+    "Crypto": ("template.localnet",),
+    "cryptography": ("template.localnet",),
     "matplotlib": ("template.localnet", "template.tools", "benchmarks"),
     "rich": ("template.localnet", "template.tools", "neurons"),
     "pickle": (),
@@ -99,7 +101,7 @@ BANNED_NAMES = {
 BROAD_EXCEPT_ALLOWED = {"template/base/supervisor.py"}
 BROAD = {"Exception", "BaseException"}
 
-COMES_WITH = {"bittensor_core": "bittensor", "urllib3": "botocore"}
+COMES_WITH = {"bittensor_core": "bittensor", "urllib3": "botocore", "Crypto": "pycryptodome"}
 """Imported name -> the declared distribution that brings it."""
 
 

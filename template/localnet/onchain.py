@@ -1,7 +1,7 @@
 """What an owner and operators do on chain before a run: wallets, subnet, registration, stake.
 
-Real SDK calls against the local chain; registration goes by the raw call, since the SDK's
-own needs the chain's MEV shield, which the local chain does not have yet.
+Real SDK calls against the local chain, as `btcli` makes them; registration goes through the
+MEV shield.
 """
 
 import time
@@ -12,6 +12,7 @@ from typing import Any
 import bittensor as bt
 
 from template.chain import Chain
+from template.chain.bittensor import ConnectionLost
 from template.errors import ChainError
 from template.localnet.roster import Participant
 
@@ -36,7 +37,8 @@ class Registrar:
     """Signs the calls that bring a subnet up. One per chain; close it."""
 
     def __init__(self, endpoint: str) -> None:
-        self._client = bt.Subtensor(network=endpoint, fallback_endpoints=[], archive_endpoints=[])
+        self._endpoint = endpoint
+        self._client = _connect(endpoint)
 
     def __enter__(self) -> "Registrar":
         return self
@@ -50,9 +52,13 @@ class Registrar:
         self._do("start the subnet", self._client.execute(bt.StartCall(netuid=NETUID), owner))
 
     def register(self, wallet: Any) -> None:
+        """Buy a uid for the wallet's hotkey, through the MEV shield."""
         hotkey = wallet.hotkey.ss58_address
-        call = bt.calls.SubtensorModule.burned_register(netuid=NETUID, hotkey=hotkey)
-        result = self._client.submit_call(call, wallet, wait_for_finalization=False)
+        intent = bt.BurnedRegister(netuid=NETUID, hotkey_ss58=hotkey)
+        # SDK 11.3 counts one nonce for a sealed call, which spends two: the same client would
+        # sign the account's next call with a used one.
+        with _connect(self._endpoint) as client:
+            result = client.execute(intent, wallet, wait_for_finalization=False)
         self._do(f"register {hotkey}", result)
 
     def stake(self, wallet: Any, amount_tao: float) -> None:
@@ -69,6 +75,22 @@ class Registrar:
     def _do(self, what: str, result: Any) -> None:
         if not result.success:
             raise ChainError(f"could not {what}: {result.message}")
+
+
+def _connect(endpoint: str) -> Any:
+    return bt.Subtensor(network=endpoint, fallback_endpoints=[], archive_endpoints=[])
+
+
+def weights_on_chain(endpoint: str) -> dict[int, dict[int, float]]:
+    """`Registrar.weights` by a client of its own: one that saw the chain die would be of no use.
+
+    Raises ConnectionLost if the chain does not answer.
+    """
+    try:
+        with Registrar(endpoint) as registrar:
+            return registrar.weights()
+    except (bt.RpcConnectionError, bt.ConnectionNotReady, OSError) as error:
+        raise ConnectionLost(f"the chain at {endpoint} does not answer: {error}") from error
 
 
 def wait_for_permits(chain: Chain, hotkeys: Sequence[str]) -> None:

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,12 @@ ENDOWMENT_RAO = 100_000 * RAO_PER_TAO
 REPOSITORY = Path(__file__).parents[2]
 
 
+@lru_cache
+def _keypair(uri: str) -> Any:
+    """Deriving one takes a millisecond, and every signed call asks for it."""
+    return bittensor_core.Keypair.create_from_uri(uri)
+
+
 @dataclass(frozen=True)
 class LocalWallet:
     """What the SDK needs of a wallet: a coldkey and a hotkey, from a name."""
@@ -28,7 +35,7 @@ class LocalWallet:
 
     @property
     def coldkey(self) -> Any:
-        return bittensor_core.Keypair.create_from_uri(f"//{self.name}")
+        return _keypair(f"//{self.name}")
 
     @property
     def coldkeypub(self) -> Any:
@@ -36,7 +43,7 @@ class LocalWallet:
 
     @property
     def hotkey(self) -> Any:
-        return bittensor_core.Keypair.create_from_uri(f"//{self.name}//hot")
+        return _keypair(f"//{self.name}//hot")
 
     @property
     def cold(self) -> str:
@@ -145,7 +152,8 @@ class Ledger:
 
 
 def _config(**overrides: Any) -> ChainConfig:
-    subnet = {"tempo_blocks": 20, "weights_rate_limit_blocks": 5, **overrides}
+    pace = {"weights_rate_limit_blocks": 5, "network_rate_limit_blocks": 0}
+    subnet = {"tempo_blocks": 20, **pace, **overrides}
     endowed = {LocalWallet(name).cold: ENDOWMENT_RAO for name in NAMES}
     return ChainConfig(subnet=SubnetDefaults(**subnet), endowments_rao=endowed, seed="tests")
 

@@ -4,11 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from template.localnet.chain import epoch
-from template.localnet.chain.config import RAO_PER_TAO
+from template.localnet.chain import epoch, schedule
+from template.localnet.chain.config import RAO_PER_TAO, ChainConfig, SubnetDefaults
+from tests.localnet.conftest import ENDOWMENT_RAO, NAMES, Ledger, LocalWallet, populate
 
 S = "SubtensorModule"
 TAO = RAO_PER_TAO
@@ -51,7 +52,7 @@ def scored(subnet: Any) -> Any:
 def test_epochs_run_every_tempo_and_the_view_foretells_them(subnet: Any) -> None:
     first = run_to_epoch(subnet)
     state = subnet.chain.state_at(first)
-    assert epoch.next_epoch_block(state, 1) == first + 20
+    assert schedule.next_epoch_block(state, 1) == first + 20
     assert run_to_epoch(subnet) == first + 20
     assert run_to_epoch(subnet) == first + 40
     assert subnet.get("BlocksSinceLastStep", 1) == 0
@@ -177,3 +178,172 @@ def test_a_split_never_pays_more_than_there_is(total: int, weights: list[float])
 @pytest.mark.parametrize("shares", [[], [0.0, 0.0]])
 def test_a_split_without_shares_pays_nobody(shares: list[float]) -> None:
     assert sum(epoch.split(1000, shares)) == 0
+
+
+# The schedule
+
+
+def put(ledger: Any, item: str, *keys: Any, value: Any) -> None:
+    """Write a storage item in the open block, as the runtime's root may."""
+    ledger.chain._state.subtensor.put(item, *keys, value=value)
+
+
+def epoch_blocks(ledger: Any, num_blocks: int, netuid: int = 1) -> list[int]:
+    """Which of the next blocks run an epoch of the subnet."""
+    blocks = []
+    for _ in range(num_blocks):
+        index = ledger.get("SubnetEpochIndex", netuid)
+        ledger.seal()
+        if ledger.get("SubnetEpochIndex", netuid) > index:
+            blocks.append(ledger.height)
+    return blocks
+
+
+def test_a_tempo_of_one_runs_every_block_and_of_zero_never(subnet: Any) -> None:
+    put(subnet, "Tempo", 1, value=1)
+    start = subnet.height
+    assert epoch_blocks(subnet, 5) == [start + n for n in range(1, 6)]
+    put(subnet, "Tempo", 1, value=0)
+    assert epoch_blocks(subnet, 50) == []
+    assert subnet.get("PendingServerEmission", 1) == 50 * ((TAO - OWNER_RAO) // 2)
+
+
+def test_a_shorter_tempo_counts_from_the_last_epoch(subnet: Any) -> None:
+    last = run_to_epoch(subnet)
+    subnet.seal(9)
+    put(subnet, "Tempo", 1, value=12)
+    assert epoch_blocks(subnet, 20) == [last + 12, last + 24]
+    put(subnet, "Tempo", 1, value=3)
+    assert epoch_blocks(subnet, 4) == [subnet.height - 3, subnet.height]
+
+
+def test_a_pending_epoch_runs_at_its_block_and_starts_the_count_anew(subnet: Any) -> None:
+    last = run_to_epoch(subnet)
+    put(subnet, "PendingEpochAt", 1, value=last + 7)
+    subnet.seal()
+    assert schedule.next_epoch_block(subnet.chain.state_at(subnet.height), 1) == last + 7
+    assert epoch_blocks(subnet, 30) == [last + 7, last + 27]
+    assert subnet.get("PendingEpochAt", 1) == 0
+
+
+def test_epochs_beyond_the_limit_of_a_block_run_in_the_next(subnet: Any) -> None:
+    other = subnet.wallets["dave"]
+    assert subnet.call(other.coldkey, S, "register_network", hotkey=other.hot) == "ok"
+    start = subnet.height
+    for netuid in (1, 2):
+        put(subnet, "LastEpochBlock", netuid, value=start)
+        put(subnet, "BlocksSinceLastStep", netuid, value=0)
+    put(subnet, "MaxEpochsPerBlock", value=1)
+    indices = [subnet.get("SubnetEpochIndex", netuid) for netuid in (1, 2)]
+    subnet.seal(20)
+    assert subnet.get("LastEpochBlock", 1) == start + 20
+    assert subnet.get("LastEpochBlock", 2) == start
+    assert subnet.get("PendingEpochAt", 2) == start + 21
+    records = subnet.chain.state_at(subnet.height).system.get("Events")
+    assert "EpochDeferred" in [record["event"]["event_id"] for record in records]
+    subnet.seal()
+    assert subnet.get("LastEpochBlock", 2) == start + 21
+    now = [subnet.get("SubnetEpochIndex", netuid) for netuid in (1, 2)]
+    assert now == [index + 1 for index in indices]
+
+
+# Activity and registration
+
+
+@pytest.mark.parametrize(("age_blocks", "is_active"), [(40, True), (41, False)])
+def test_a_validator_is_active_up_to_the_cutoff(
+    scored: Any, age_blocks: int, is_active: bool
+) -> None:
+    put(scored, "ActivityCutoffFactorMilli", 1, value=2_000)  # two tempos: 40 blocks
+    next_epoch = scored.get("LastEpochBlock", 1) + 20
+    updates = scored.get("LastUpdate", 1)
+    updates[1] = next_epoch - age_blocks
+    put(scored, "LastUpdate", 1, value=updates)
+    put(scored, "BlockAtRegistration", 1, 2, value=0)
+    run_to_epoch(scored)
+    assert scored.get("Active", 1)[1] is is_active
+    assert bool(scored.get("Incentive", 1)[2]) is is_active
+
+
+def test_a_new_uid_is_dated_to_its_registration(scored: Any) -> None:
+    dave = scored.wallets["dave"]
+    args = {"netuid": 1, "hotkey": dave.hot}
+    assert scored.call(dave.coldkey, S, "burned_register", **args) == "ok"
+    assert scored.get("LastUpdate", 1)[4] == scored.height
+    assert scored.get("BlockAtRegistration", 1, 4) == scored.height
+    assert scored.get("Active", 1)[4] is True
+    assert scored.get("ValidatorPermit", 1)[4] is False
+
+
+@pytest.mark.parametrize("is_later", [False, True])
+def test_weights_set_in_the_block_of_a_registration_do_not_reach_the_new_uid(
+    scored: Any, is_later: bool
+) -> None:
+    scored.seal(5)
+    dave, alice = scored.wallets["dave"], scored.wallets["alice"]
+    args = {"netuid": 1, "hotkey": dave.hot}
+    scored.chain.submit(scored.sign(dave.coldkey, S, "burned_register", **args))
+    if is_later:
+        scored.seal()
+    row = {"netuid": 1, "dests": [4], "weights": [1], "version_key": 0}
+    scored.chain.submit(scored.sign(alice.hotkey, S, "set_weights", **row))
+    scored.seal()
+    assert set(scored.outcomes()) == {"ok"}
+    assert scored.get("Weights", 1, 1) == [(4, 65535)]
+    run_to_epoch(scored)
+    assert bool(scored.get("Incentive", 1)[4]) is is_later
+
+
+# Conservation
+
+
+rows = st.dictionaries(st.integers(0, 3), st.integers(0, 65535), min_size=1, max_size=4)
+stakes = st.sampled_from((0, 2_000_000, 7 * TAO + 1, 1000 * TAO))
+
+
+said_and_staked = given(
+    staked=st.fixed_dictionaries({"alice": stakes, "bob": stakes, "carol": stakes}),
+    said=st.fixed_dictionaries({"owner": rows, "alice": rows, "bob": rows}),
+    tempo=st.integers(1, 7),
+)
+
+
+@settings(max_examples=10)
+@said_and_staked
+def test_no_rao_is_lost_or_made_up_whatever_is_said(**drawn: Any) -> None:
+    check_conservation(**drawn)
+
+
+@pytest.mark.slow
+@settings(max_examples=100)
+@said_and_staked
+def test_no_rao_is_lost_or_made_up_in_many_subnets(**drawn: Any) -> None:
+    check_conservation(**drawn)
+
+
+def check_conservation(staked: dict[str, int], said: dict[str, dict[int, int]], tempo: int) -> None:
+    pace = SubnetDefaults(tempo_blocks=tempo, weights_rate_limit_blocks=0)
+    endowed = {LocalWallet(name).cold: ENDOWMENT_RAO for name in NAMES}
+    ledger = populate(Ledger(ChainConfig(subnet=pace, endowments_rao=endowed, seed="rao")))
+    for name, rao in staked.items():
+        if rao:
+            stake(ledger, name, rao)
+    run_to_epoch(ledger)
+    for name, row in said.items():
+        assert set_weights(ledger, name, row) in ("ok", "NeuronNoValidatorPermit")
+    for _ in range(2):
+        run_to_epoch(ledger)
+        assert_conserved(ledger, sum(staked.values()))
+
+
+def assert_conserved(ledger: Any, bought_rao: int) -> None:
+    """What was created is held, pending or burned; each of them in its own books."""
+    state = ledger.chain.state_at(ledger.height)
+    held = sum(alpha(ledger, name) for name in ("owner", "alice", "bob", "carol"))
+    items = ("PendingServerEmission", "PendingValidatorEmission", "PendingOwnerCut")
+    pending = sum(state.subtensor.get(item, 1) for item in items)
+    burned = state.alpha_assets.get("AlphaBurned", 1)
+    emitting = ledger.height - state.subtensor.get("FirstEmissionBlockNumber", 1) + 1
+    assert held + pending + burned == state.subtensor.get("SubnetAlphaOut", 1)
+    assert held + pending + burned == emitting * TAO + bought_rao
+    assert held == state.subtensor.get("TotalAlphaStaked", 1)

@@ -98,6 +98,34 @@ def test_finality_lags_the_head_and_a_watched_extrinsic_follows_it(ledger: Any) 
     run(ledger, scenario)
 
 
+def test_watchers_are_told_of_gaps_and_of_eras_that_end(ledger: Any) -> None:
+    alice, carol = ledger.wallets["alice"].coldkey, ledger.wallets["carol"].coldkey
+    call = ("Balances", "transfer_keep_alive", {"dest": carol.ss58_address, "value": 5_000})
+    era = {"period": 4, "current": 0}
+    doomed, late, first = (
+        "0x" + ledger.sign_with(key, call, nonce=nonce, **more).hex()
+        for key, nonce, more in ((carol, 1, {"era": era}), (alice, 1, {}), (alice, 0, {}))
+    )
+
+    async def scenario(wire: Wire) -> None:
+        watch = "author_submitAndWatchExtrinsic"
+        told: dict[str, list[Any]] = {}
+        for raw in (doomed, late, first):
+            told[await wire.get(watch, raw)] = []
+        while not all({"invalid", "finalized"} & set(words) for words in told.values()):
+            params = await wire.next()
+            status = params["result"]
+            word = status if isinstance(status, str) else next(iter(status))
+            told[params["subscription"]].append(word)
+        assert list(told.values()) == [
+            ["future", "invalid"],
+            ["future", "ready", "inBlock", "finalized"],
+            ["ready", "inBlock", "finalized"],
+        ]
+
+    run(ledger, scenario)
+
+
 @pytest.mark.parametrize(("num_blocks", "final"), [(0, 0), (1, 0), (2, 0), (3, 1), (9, 7)])
 def test_the_final_block_is_two_behind_the_head(ledger: Any, num_blocks: int, final: int) -> None:
     ledger.seal(num_blocks)
@@ -129,20 +157,22 @@ def test_refusals_carry_substrates_codes(ledger: Any) -> None:
     call = ("Balances", "transfer_keep_alive", {"dest": alice.ss58_address, "value": 5_000})
     forged = bytearray(ledger.sign_with(alice, call, nonce=0))
     forged[-1] ^= 1
-    late = ledger.sign_with(alice, call, nonce=9)
+    used = ledger.sign_with(alice, call, nonce=0)
+    ledger.chain.submit(used)
+    ledger.seal()
 
     async def scenario(wire: Wire) -> None:
         for raw, data in (
             (bytes(forged), "Transaction has a bad signature"),
-            (late, "Transaction will be valid in the future"),
+            (used, "Transaction is outdated"),
         ):
             error = (await wire.ask("author_submitExtrinsic", "0x" + raw.hex()))["error"]
             assert error == {"code": 1010, "message": "Invalid Transaction", "data": data}
         assert (await wire.ask("nonsense"))["error"]["code"] == -32601
         unknown = await wire.ask("chain_getHeader", "0x" + "00" * 32)
         assert unknown["error"]["code"] == 4003
-        view = await wire.ask("state_call", "SubnetInfoRuntimeApi_get_subnet_to_prune", "0x")
-        assert "get_subnet_to_prune is not found" in view["error"]["message"]
+        view = await wire.ask("state_call", "ShieldApi_try_unshield_tx", "0x")
+        assert "try_unshield_tx is not found" in view["error"]["message"]
 
     run(ledger, scenario)
 

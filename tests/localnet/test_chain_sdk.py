@@ -8,6 +8,10 @@ from typing import Any
 import bittensor as bt
 import pytest
 
+from template.errors import ChainError
+from template.localnet.onchain import Registrar
+from tests.localnet.conftest import LocalWallet
+
 S = bt.calls.SubtensorModule
 NETUID = 1
 
@@ -165,9 +169,35 @@ def test_other_reads_that_tools_use(subnet: Any, wallets: dict[str, Any]) -> Non
     assert parameters["weights_rate_limit"] == 30
     assert 0 <= subnet.epochs.blocks_until_next_epoch(NETUID) <= 20
     assert subnet.subnets.commit_reveal_enabled(NETUID) is False
-    assert subnet.subnets.subnet_registration_cost().rao == 1000 * 10**9
+    # Twice the first price, falling from block to block.
+    assert 1000 * 10**9 < subnet.subnets.subnet_registration_cost().rao <= 2000 * 10**9
 
 
-def test_a_shielded_registration_says_what_is_missing(subnet: Any, wallets: dict[str, Any]) -> None:
-    with pytest.raises(bt.ChainError, match="MEV Shield"):
-        subnet.execute(bt.BurnedRegister(netuid=NETUID), wallets["dave"])
+def test_a_shielded_registration_lands_and_its_refusal_is_told(
+    subnet: Any, wallets: dict[str, Any]
+) -> None:
+    result = subnet.execute(bt.BurnedRegister(netuid=NETUID), wallets["dave"])
+    assert result.success
+    assert result.data["shielded"] is True
+    assert result.extrinsic_id.endswith("-0002"), "it follows its carrier in the same block"
+    assert subnet.neurons.uid(hotkey_ss58=wallets["dave"].hot, netuid=NETUID) == 4
+    # The client goes on from the carrier's nonce and is told off once; it asks again then.
+    register(subnet, wallets["dave"])
+    again = subnet.execute(bt.BurnedRegister(netuid=NETUID), wallets["dave"])
+    assert not again.success
+    assert again.error.code == bt.ErrorCode.ALREADY_EXISTS
+
+
+def test_the_registrar_stakes_right_after_it_registered(
+    subnet: Any, wallets: dict[str, Any]
+) -> None:
+    eve = LocalWallet("eve")
+    fund = bt.calls.Balances.transfer_keep_alive(dest=eve.cold, value=100 * 10**9)
+    assert subnet.submit_call(fund, wallets["owner"], wait_for_finalization=False).success
+    with Registrar(subnet.endpoint) as registrar:
+        registrar.register(eve)
+        registrar.stake(eve, 5)
+        with pytest.raises(ChainError, match=f"could not register {eve.hot}: .*already exists"):
+            registrar.register(eve)
+    neuron = next(n for n in subnet.subnets.metagraph(NETUID).neurons if n.hotkey == eve.hot)
+    assert neuron.total_stake.rao >= 5 * 10**9

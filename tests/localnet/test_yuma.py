@@ -1,4 +1,4 @@
-"""Yuma against recorded runs of the real runtime, a naive reference, and its edge cases."""
+"""Yuma's rules one by one, and its edge cases."""
 
 import dataclasses
 
@@ -7,107 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from template.localnet.chain.yuma import (
-    U16_MAX,
-    EpochInputs,
-    EpochOutputs,
-    YumaParams,
-    run_epoch,
-    weighted_median,
-)
-
-BLOCK = 1_000
-REGISTERED = 10
-UPDATED = 900
-MAX_DIFF_UNITS = 2
-
-
-def epoch_inputs(
-    stake_rao: list[int], weights: dict[int, dict[int, int]], params: YumaParams | None = None
-) -> EpochInputs:
-    """Everybody active, registered long ago and permitted; a test replaces what it is about."""
-    num_uids = len(stake_rao)
-    return EpochInputs(
-        stake_rao=stake_rao,
-        weights=[weights.get(uid, {}) for uid in range(num_uids)],
-        bonds=[{} for _ in range(num_uids)],
-        last_update=[UPDATED] * num_uids,
-        block_at_registration=[REGISTERED] * num_uids,
-        validator_permit=[True] * num_uids,
-        owner_uid=None,
-        block=BLOCK,
-        last_epoch_block=UPDATED,
-        params=params or YumaParams(),
-    )
-
-
-def assert_near_u16(got: list[int], recorded: list[int]) -> None:
-    assert np.abs(np.array(got) - np.array(recorded)).max() <= MAX_DIFF_UNITS, (got, recorded)
-
-
-# A real runtime (spec version 202) with its default hyperparameters; Yuma 2.
-RECORDED_STAKE = [132, 39_241, 26_160, 0, 0, 0]
-RECORDED_WEIGHTS = {
-    1: {3: 65_535, 4: 20_000, 5: 40_000},
-    2: {3: 10_000, 4: 65_535, 5: 65_535},
-}
-
-
-def test_recorded_epoch_of_the_real_runtime():
-    out = run_epoch(epoch_inputs(RECORDED_STAKE, RECORDED_WEIGHTS))
-    assert_near_u16(out.consensus, [0, 0, 0, 34_212, 10_440, 20_881])
-    assert_near_u16(out.incentive, [0, 0, 0, 27_314, 12_740, 25_480])
-    assert_near_u16(out.dividends, [0, 47_979, 17_555, 0, 0, 0])
-    assert_near_u16(out.validator_trust, [0, 65_534, 35_968, 0, 0, 0])
-    assert_near_u16([out.bonds[1][uid] for uid in (3, 4, 5)], [65_535] * 3)
-    assert_near_u16([out.bonds[2][uid] for uid in (3, 4, 5)], [5_932, 43_689, 43_689])
-    assert out.new_permits == [True, True, True, False, False, False]
-    assert sum(out.server_share) == pytest.approx(1.0)
-    assert sum(out.validator_share) == pytest.approx(1.0)
-
-
-# subtensor pallets/subtensor/src/tests/epoch, test_yuma_3_kappa_moves_first: per epoch the
-# server that validators A, B, C name, their bonds to both servers, and their dividends.
-KAPPA_MOVES_FIRST = [
-    ("111", [[0.1013, 0], [0.1013, 0], [0.1013, 0]], [0.8, 0.1, 0.1]),
-    ("211", [[0.0908, 0.1013], [0.3697, 0], [0.3697, 0]], [1, 0, 0]),
-    ("221", [[0.0815, 0.1924], [0.3170, 0.1013], [0.5580, 0]], [0.9382, 0.0618, 0]),
-    ("222", [[0.0731, 0.2742], [0.2765, 0.1924], [0.4306, 0.1013]], [0.8819, 0.0773, 0.0407]),
-    ("222", [[0.0656, 0.3478], [0.2435, 0.2742], [0.3589, 0.1924]], [0.8564, 0.0844, 0.0592]),
-    ("222", [[0.0588, 0.4139], [0.2157, 0.3478], [0.3089, 0.2742]], [0.8418, 0.0884, 0.0697]),
-]
-# The same, test_yuma_3_kappa_moves_second.
-KAPPA_MOVES_SECOND = [
-    ("111", [[0.1013, 0], [0.1013, 0], [0.1013, 0]], [0.8, 0.1, 0.1]),
-    ("121", [[0.1924, 0], [0.0908, 0.2987], [0.1924, 0]], [0.8446, 0.0498, 0.1056]),
-    ("221", [[0.1715, 0.1013], [0.0815, 0.3697], [0.4336, 0]], [0.6868, 0.3132, 0]),
-    ("222", [[0.1531, 0.1924], [0.0731, 0.4336], [0.3608, 0.1013]], [0.7421, 0.2090, 0.0489]),
-    ("222", [[0.1369, 0.2742], [0.0656, 0.4910], [0.3103, 0.1924]], [0.7625, 0.1706, 0.0669]),
-    ("222", [[0.1225, 0.3478], [0.0588, 0.5426], [0.2712, 0.2742]], [0.7730, 0.1508, 0.0762]),
-]
-
-
-@pytest.mark.parametrize("epochs", [KAPPA_MOVES_FIRST, KAPPA_MOVES_SECOND])
-def test_recorded_yuma3_with_liquid_alpha(epochs: list[tuple[str, list, list]]):
-    params = YumaParams(
-        bonds_penalty=0,
-        bonds_moving_average=975_000,
-        max_allowed_validators=3,
-        yuma3=True,
-        liquid_alpha=True,
-        alpha_low=6_554,
-        alpha_high=19_661,
-    )
-    bonds: list[dict[int, int]] = [{} for _ in range(5)]
-    for named, recorded_bonds, recorded_dividends in epochs:
-        weights = {uid: {2 + int(server): U16_MAX} for uid, server in enumerate(named)}
-        inputs = epoch_inputs([8, 1, 1, 0, 0], weights, params)
-        out = run_epoch(dataclasses.replace(inputs, bonds=bonds))
-        bonds = out.bonds
-        stored = [[bonds[uid].get(server, 0) / U16_MAX for server in (3, 4)] for uid in range(3)]
-        assert stored == pytest.approx(np.array(recorded_bonds), abs=1e-4)
-        dividends = np.array(out.dividends[:3]) / U16_MAX
-        assert dividends == pytest.approx(np.array(recorded_dividends), abs=1e-4)
+from template.localnet.chain.yuma import EpochInputs, EpochOutputs, YumaParams, run_epoch
+from template.localnet.chain.yuma_math import U16_MAX, fixed_shares, weighted_median
+from tests.localnet.yuma_cases import BLOCK, REGISTERED, UPDATED, assert_near_u16, epoch_inputs
 
 
 def test_yuma2_bonds_move_by_a_tenth_per_epoch():
@@ -155,8 +57,7 @@ def naive_median(scores: list[float], stakes: list[int], kappa: float) -> float:
 )
 def test_weighted_median_agrees_with_the_naive_one(rows: list[tuple[int, float]], kappa_u16: int):
     stakes, scores = [stake for stake, _ in rows], [score for _, score in rows]
-    shares_N = np.array(stakes) / max(1, sum(stakes))
-    median_N = weighted_median(np.array(scores)[:, None], shares_N, kappa_u16 / U16_MAX)
+    median_N = weighted_median(np.array(scores)[:, None], fixed_shares(stakes), kappa_u16)
     assert median_N.tolist() == [naive_median(scores, stakes, kappa_u16 / U16_MAX)]
 
 
@@ -307,6 +208,7 @@ def any_inputs(draw: st.DrawFn) -> EpochInputs:
         bonds=draw(st.lists(rows, min_size=6, max_size=6)),
         last_update=draw(blocks),
         block_at_registration=draw(blocks),
+        commit_block=draw(st.lists(st.none() | st.integers(0, BLOCK), min_size=6, max_size=6)),
         validator_permit=draw(st.lists(st.booleans(), min_size=6, max_size=6)),
         owner_uid=draw(st.none() | uids),
         block=BLOCK,

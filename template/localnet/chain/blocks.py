@@ -2,7 +2,7 @@
 
 Owns how a block commits to its parent, its state changes and its extrinsics (substrate's
 rule: blake2b-256 of the SCALE-encoded header). It does not decide what goes into a block
-(`chain.py` does).
+(`chain.py`) and keeps nothing on disk (`journal.py`).
 """
 
 from dataclasses import dataclass
@@ -12,6 +12,9 @@ from typing import Any
 from template.localnet.chain.metadata import compact
 
 ZERO_HASH = bytes(32)
+Changes = list[tuple[bytes, bytes | None]]
+"""What a block did to the state: keys in order, each with its new value, None if removed."""
+
 _PRE_RUNTIME = 6
 _ENGINE = b"aura"
 
@@ -66,12 +69,24 @@ class Block:
     extrinsics: tuple[bytes, ...]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredBlock:
+    """What has to be kept of a block to have it again."""
+
+    hash: bytes
+    extrinsics: tuple[bytes, ...]
+    changes: Changes
+
+
 class BlockList:
     """All blocks from genesis to the head, by number and by hash."""
 
     def __init__(self) -> None:
         self._blocks: list[Block] = []
         self._numbers: dict[bytes, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._blocks)
 
     def append(self, block: Block) -> None:
         assert block.header.number == len(self._blocks), "blocks are appended in order"
@@ -93,7 +108,7 @@ def extrinsics_root(extrinsics: tuple[bytes, ...]) -> bytes:
     return blake2_256(b"".join(blake2_256(raw) for raw in extrinsics))
 
 
-def next_state_root(parent_root: bytes, changes: list[tuple[bytes, bytes | None]]) -> bytes:
+def next_state_root(parent_root: bytes, changes: Changes) -> bytes:
     """The parent's root hashed with this block's changes, which come in key order."""
     hasher = blake2b(parent_root, digest_size=32)
     for key, value in changes:

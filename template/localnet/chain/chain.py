@@ -1,26 +1,27 @@
-"""The chain: genesis, the pool, making blocks, and which of them are final.
+"""The chain: genesis, making blocks, and which of them are final.
 
-Owns the one mutable state of the process and the rules of the pool (nonces, unsupported
-calls). Time comes from the caller; the network front is `rpc.py`. Not thread-safe.
+Owns the one mutable state of the process: which extrinsics enter the pool and which the
+next block takes. Time comes from the caller; the network front is `rpc.py`. Not thread-safe.
 """
 
-import json
 import os
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass
 
-from template.localnet.chain import dispatch, epoch
+from template.localnet.chain import dispatch, drand, epoch
 from template.localnet.chain.blocks import (
     ZERO_HASH,
     Block,
     BlockList,
+    Changes,
     Header,
+    StoredBlock,
     blake2_256,
     extrinsics_root,
     next_state_root,
 )
 from template.localnet.chain.config import ChainConfig
 from template.localnet.chain.extrinsics import (
-    FUTURE,
     OUTDATED,
     ChainContext,
     Extrinsic,
@@ -28,40 +29,58 @@ from template.localnet.chain.extrinsics import (
     verify,
 )
 from template.localnet.chain.metadata import ChainMetadata, compact
-from template.localnet.chain.pallets import balances
+from template.localnet.chain.pallets import balances, networks, reveals, shield
+from template.localnet.chain.pool import Pool
 from template.localnet.chain.state import Event, State
 from template.localnet.chain.storage import VersionedStore
 
 _UNSIGNED_V4 = b"\x04"
-MAX_POOL_EXTRINSICS = 4096
+# What the real runtime answers to a sealed extrinsic that is cut short (FailedShieldedTxParsing).
+_BAD_CIPHERTEXT = "Custom error: 23"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProducedBlock:
-    """A new block, and the hashes of its signed extrinsics."""
+    """A new block, the hashes of its signed extrinsics, and what it changed in the state."""
 
     block: Block
     included: tuple[bytes, ...]
+    changes: Changes
 
 
 class LocalChain:
     """One chain from its genesis on; every past block stays readable.
 
     The same config, secret, times and extrinsics make the same blocks, hash for hash.
+    `history` are the blocks that such a chain has made already, from genesis on: they are
+    taken over without executing anything, and each must follow from the one before it
+    (ValueError with its number).
     """
 
     def __init__(
-        self, config: ChainConfig, metadata: ChainMetadata, *, secret: bytes, now_ms: int
+        self,
+        config: ChainConfig,
+        metadata: ChainMetadata,
+        *,
+        secret: bytes,
+        now_ms: int,
+        history: Iterable[StoredBlock] = (),
     ) -> None:
         self.config = config
         self.metadata = metadata
         self.blocks = BlockList()
         self._store = VersionedStore()
         self._state = State(metadata, self._store, config.subnet)
-        self._pool: list[Extrinsic] = []
+        self.pool = Pool(lambda address: balances.nonce(self._state, address))
         self._secret = secret
+        self._shield = shield.ShieldKeys(secret)
         self._now_ms = now_ms
-        self._write_genesis()
+        for stored in history:
+            self._take_over(stored)
+        if self.blocks:
+            self._now_ms = self._state.timestamp.get("Now")
+        else:
+            self.genesis = self._write_genesis()
 
     @property
     def head(self) -> Block:
@@ -93,50 +112,77 @@ class LocalChain:
 
     def next_nonce(self, address: str) -> int:
         """The nonce that the pool expects of an account next."""
-        waiting = sum(extrinsic.signer == address for extrinsic in self._pool)
-        return balances.nonce(self._state, address) + waiting
+        return self.pool.next_nonce(address)
 
     def submit(self, raw: bytes) -> Extrinsic:
-        """Put an extrinsic into the pool; raises InvalidTransaction if it may not enter.
-
-        Stricter than substrate in one point: a nonce ahead of the next one is refused at
-        once instead of waiting for the gap to close.
-        """
-        extrinsic = verify(raw, self.metadata, self._context())
-        if any(waiting.hash == extrinsic.hash for waiting in self._pool):
-            raise InvalidTransaction(
-                "The transaction is already in the pool",
-                code=1013,
-                message="Transaction Already Imported",
-            )
-        if (extrinsic.pallet, extrinsic.function) not in dispatch.CALLS:
-            raise InvalidTransaction(
-                "Transaction call is not expected: the local chain has no "
-                f"{extrinsic.pallet}.{extrinsic.function}"
-            )
-        expected = self.next_nonce(extrinsic.signer)
-        if extrinsic.nonce != expected:
-            raise InvalidTransaction(OUTDATED if extrinsic.nonce < expected else FUTURE)
-        if len(self._pool) >= MAX_POOL_EXTRINSICS:
-            raise InvalidTransaction("The pool is full", code=1016, message="Immediately Dropped")
-        self._pool.append(extrinsic)
+        """Put an extrinsic into the pool; raises InvalidTransaction if it may not enter."""
+        extrinsic = self._checked(raw)
+        self.pool.add(extrinsic)
         return extrinsic
 
     def produce_block(self, now_ms: int) -> ProducedBlock:
-        """Seal the next block with everything in the pool.
+        """Seal the next block with everything in the pool that may enter it.
 
         `now_ms` that lies in the past is moved up: block times never run backwards.
         """
         number = self.head.header.number + 1
         self._now_ms = max(now_ms, self._now_ms + 1)
         self._open_block(number)
-        pool, self._pool = self._pool, []
-        for index, extrinsic in enumerate(pool, start=1):
-            self._state.extrinsic = index
-            dispatch.execute(self._state, extrinsic)
-        raws = (self._timestamp_inherent(), *(extrinsic.raw for extrinsic in pool))
-        included = tuple(extrinsic.hash for extrinsic in pool)
-        return ProducedBlock(block=self._seal(number, raws), included=included)
+        signed: list[Extrinsic] = []
+        for extrinsic in self.pool.take(self._may_enter):
+            self._execute(extrinsic, signed)
+            inner = self._unsealed(extrinsic)
+            if inner is not None:
+                self._execute(inner, signed)
+        raws = (self._timestamp_inherent(), *(extrinsic.raw for extrinsic in signed))
+        included = tuple(extrinsic.hash for extrinsic in signed)
+        made = self._seal(number, raws, included)
+        self.pool.settle(number + 1, included)
+        return made
+
+    def _checked(self, raw: bytes) -> Extrinsic:
+        """A stranger's bytes as an extrinsic that some block may take."""
+        extrinsic = verify(raw, self.metadata, self._context())
+        dispatch.check_callable(extrinsic)
+        if (extrinsic.pallet, extrinsic.function) == shield.CALL:
+            _check_carrier(extrinsic)
+        return extrinsic
+
+    def _execute(self, extrinsic: Extrinsic, signed: list[Extrinsic]) -> None:
+        signed.append(extrinsic)
+        self._state.extrinsic = len(signed)
+        dispatch.execute(self._state, extrinsic)
+
+    def _may_enter(self, extrinsic: Extrinsic) -> bool:
+        """Whether the open block takes it; what is sealed to another key waits, as upstream."""
+        if (extrinsic.pallet, extrinsic.function) != shield.CALL:
+            return True
+        sealed = shield.parse(extrinsic.call_data)
+        assert sealed is not None, "the pool has whole ciphertexts only"
+        return self._shield.generation_of(sealed, self._open_number) is not None
+
+    def _unsealed(self, carrier: Extrinsic) -> Extrinsic | None:
+        """The extrinsic inside one that has just been executed, if the same block may take it.
+
+        What cannot be opened, decoded or verified, or has another nonce than the next, is
+        left out without a trace, as the real block author does: the sender finds no such
+        extrinsic before its era ends. A sealed extrinsic inside another is not opened.
+        """
+        if (carrier.pallet, carrier.function) != shield.CALL:
+            return None
+        sealed = shield.parse(carrier.call_data)
+        raw = None if sealed is None else self._shield.unseal(sealed, self._open_number)
+        if raw is None:
+            return None
+        try:
+            inner = self._checked(raw)
+        except InvalidTransaction:
+            return None
+        return inner if inner.nonce == balances.nonce(self._state, inner.signer) else None
+
+    @property
+    def _open_number(self) -> int:
+        return self.head.header.number + 1
 
     def _context(self) -> ChainContext:
         def hash_at(number: int) -> bytes | None:
@@ -152,15 +198,15 @@ class LocalChain:
         assert block is not None, f"block {number} is not above the head"
         return block
 
-    def _write_genesis(self) -> None:
+    def _write_genesis(self) -> ProducedBlock:
         state = self._state
         state.system.put("Number", value=0)
         state.timestamp.put("Now", value=self._now_ms)
-        state.subtensor.put("NetworksAdded", 0, value=True)
-        state.subtensor.put("NetworkMinLockCost", value=self.config.subnet.network_cost_rao)
+        networks.write_genesis(state)
         for address, rao in self.config.endowments_rao.items():
             balances.mint(state, address, rao)
-        self._seal(0, ())
+        self._shield.publish(state, 0)
+        return self._seal(0, (), ())
 
     def _open_block(self, number: int) -> None:
         state = self._state
@@ -168,29 +214,46 @@ class LocalChain:
         state.system.put("Number", value=number)
         state.system.put("ParentHash", value="0x" + self.head.hash.hex())
         state.timestamp.put("Now", value=self._now_ms)
+        self._shield.publish(state, number)
+        drand.write_due_pulses(state, self.config.drand_pulses)
         epoch.run_block_hooks(state)
+        reveals.reveal_due(state)
 
     def _timestamp_inherent(self) -> bytes:
         call = self.metadata.codec.compose_call("Timestamp", "set", {"now": self._now_ms})
         body = _UNSIGNED_V4 + call.data
         return compact(len(body)) + body
 
-    def _seal(self, number: int, raws: tuple[bytes, ...]) -> Block:
+    def _seal(
+        self, number: int, raws: tuple[bytes, ...], included: tuple[bytes, ...]
+    ) -> ProducedBlock:
         state = self._state
         state.system.put("Events", value=[_event_record(event) for event in state.events])
         state.events.clear()
-        parent = self.head.header if number else None
         changes = self._store.seal(number)
-        header = Header(
+        header = self._header(number, raws, changes)
+        block = Block(header=header, hash=header.hash, extrinsics=raws)
+        self.blocks.append(block)
+        return ProducedBlock(block=block, included=included, changes=changes)
+
+    def _take_over(self, stored: StoredBlock) -> None:
+        number = len(self.blocks)
+        header = self._header(number, stored.extrinsics, stored.changes)
+        if header.hash != stored.hash:
+            raise ValueError(f"block {number} does not follow from the one before it")
+        self._store.load(number, stored.changes)
+        self.blocks.append(Block(header=header, hash=stored.hash, extrinsics=stored.extrinsics))
+
+    def _header(self, number: int, raws: tuple[bytes, ...], changes: Changes) -> Header:
+        parent = self.head if number else None
+        parent_root = parent.header.state_root if parent else ZERO_HASH
+        return Header(
             number=number,
-            parent_hash=self.head.hash if number else ZERO_HASH,
-            state_root=next_state_root(parent.state_root if parent else ZERO_HASH, changes),
+            parent_hash=parent.hash if parent else ZERO_HASH,
+            state_root=next_state_root(parent_root, changes),
             extrinsics_root=extrinsics_root(raws),
             entropy=self._entropy(number),
         )
-        block = Block(header=header, hash=header.hash, extrinsics=raws)
-        self.blocks.append(block)
-        return block
 
     def _entropy(self, number: int) -> bytes:
         """32 bytes that nobody without the secret can tell before the block is out.
@@ -198,8 +261,16 @@ class LocalChain:
         Block 0 also commits to the configuration: clients cache what they learn of a chain
         by its genesis hash.
         """
-        config = json.dumps(asdict(self.config), sort_keys=True, default=dict) if not number else ""
+        config = "" if number else self.config.to_json()
         return blake2_256(self._secret + number.to_bytes(8, "little") + config.encode())
+
+
+def _check_carrier(carrier: Extrinsic) -> None:
+    """The real runtime's rules for a sealed extrinsic: a short era, a whole ciphertext."""
+    if carrier.era_blocks is None or carrier.era_blocks > shield.MAX_ERA_BLOCKS:
+        raise InvalidTransaction(OUTDATED)
+    if shield.parse(carrier.call_data) is None:
+        raise InvalidTransaction(_BAD_CIPHERTEXT)
 
 
 def draw_secret(seed: str | None) -> bytes:

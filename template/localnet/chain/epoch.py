@@ -1,16 +1,23 @@
-"""What happens to every subnet at the start of every block: price decay, emission, epochs.
+"""What happens to every subnet at the start of every block: prices, reveals, emission, epochs.
 
-Owns the schedule, the way from storage to Yuma's inputs and back, and who is paid. Yuma
-itself is `yuma.py`. Source: subtensor, coinbase/run_coinbase.rs. Departures: every started
-subnet emits 1 alpha a block (no halving) and no TAO; nothing goes to root stakers; a
-validator's dividend goes whole to its own coldkey.
+Owns their order, the way from storage to Yuma's inputs and back, and who is paid. Yuma itself
+is `yuma.py`, the schedule `schedule.py`. Source: subtensor, coinbase/block_step.rs and
+run_coinbase.rs. Departures: every started subnet emits 1 alpha a block (no halving) and no TAO;
+nothing goes to root stakers; a validator's dividend goes whole to its own coldkey.
 """
 
 from dataclasses import dataclass
 from fractions import Fraction
 
+from template.localnet.chain import schedule
 from template.localnet.chain.config import U16_MAX
-from template.localnet.chain.pallets import neurons, registration, staking
+from template.localnet.chain.pallets import (
+    commit_reveal,
+    neurons,
+    registration,
+    staking,
+    weight_commits,
+)
 from template.localnet.chain.state import State
 from template.localnet.chain.yuma import EpochInputs, EpochOutputs, YumaParams, run_epoch
 
@@ -27,27 +34,28 @@ class Pending:
 
 
 def run_block_hooks(state: State) -> None:
-    """Everything a block does before its extrinsics, for each subnet in netuid order."""
-    for netuid in subnets(state):
+    """Everything a block does before its extrinsics: prices, reveals, emission, epochs.
+
+    Each for all subnets in netuid order. Subnets beyond `MaxEpochsPerBlock` run theirs, and
+    reveal what that epoch reveals, in the next block.
+    """
+    netuids = schedule.subnets(state)
+    for netuid in netuids:
         registration.decay_price(state, netuid)
+    _, deferred = schedule.due_epochs(state, netuids)
+    for netuid in netuids:
+        if netuid not in deferred:
+            commit_reveal.reveal_due(state, netuid)
+    for netuid in netuids:
         _emit(state, netuid)
         since = state.subtensor.get("BlocksSinceLastStep", netuid)
         tempo = state.subtensor.get("Tempo", netuid)
         state.subtensor.put("BlocksSinceLastStep", netuid, value=min(since + 1, tempo + 1))
-        if state.block_number >= next_epoch_block(state, netuid):
-            _close_epoch(state, netuid)
-
-
-def subnets(state: State) -> list[int]:
-    """Netuids of all subnets but root, ascending."""
-    added = state.subtensor.entries("NetworksAdded")
-    return sorted(netuid for netuid, exists in added if exists and netuid != staking.ROOT_NETUID)
-
-
-def next_epoch_block(state: State, netuid: int) -> int:
-    """The schedule of the runtime since dynamic tempo: `LastEpochBlock` + `Tempo`."""
-    last = int(state.subtensor.get("LastEpochBlock", netuid))
-    return last + int(state.subtensor.get("Tempo", netuid))
+    due, deferred = schedule.due_epochs(state, netuids)
+    for netuid in due:
+        _close_epoch(state, netuid)
+    for netuid in deferred:
+        _defer_epoch(state, netuid)
 
 
 def activity_cutoff_blocks(state: State, netuid: int) -> int:
@@ -62,7 +70,8 @@ def _emit(state: State, netuid: int) -> None:
     if first_block is None or state.block_number < first_block:
         return
     staking.create_alpha(state, netuid, ALPHA_PER_BLOCK_RAO)
-    owner_rao = ALPHA_PER_BLOCK_RAO * storage.get("SubnetOwnerCut") // U16_MAX
+    owner_share = storage.get("SubnetOwnerCut") if storage.get("OwnerCutEnabled", netuid) else 0
+    owner_rao = ALPHA_PER_BLOCK_RAO * owner_share // U16_MAX
     server_rao = (ALPHA_PER_BLOCK_RAO - owner_rao) // 2
     validator_rao = ALPHA_PER_BLOCK_RAO - owner_rao - server_rao
     storage.put("SubnetAlphaOutEmission", netuid, value=ALPHA_PER_BLOCK_RAO)
@@ -72,15 +81,24 @@ def _emit(state: State, netuid: int) -> None:
 
 
 def _close_epoch(state: State, netuid: int) -> None:
+    """Run the epoch that is due; the next one has begun before Yuma looks at commits' expiry."""
     storage = state.subtensor
+    storage.put("LastEpochBlock", netuid, value=state.block_number)
+    storage.put("PendingEpochAt", netuid, value=0)
+    storage.put("BlocksSinceLastStep", netuid, value=0)
+    storage.add("SubnetEpochIndex", netuid, amount=1)
     inputs = read_inputs(state, netuid)
     outputs = run_epoch(inputs)
     _write_outputs(state, netuid, inputs, outputs)
     _pay(state, netuid, _drain(state, netuid), outputs)
-    storage.put("LastEpochBlock", netuid, value=state.block_number)
     storage.put("LastMechansimStepBlock", netuid, value=state.block_number)
-    storage.put("BlocksSinceLastStep", netuid, value=0)
-    storage.add("SubnetEpochIndex", netuid, amount=1)
+
+
+def _defer_epoch(state: State, netuid: int) -> None:
+    block = state.block_number
+    state.subtensor.put("PendingEpochAt", netuid, value=block + 1)
+    attributes = {"netuid": netuid, "from_block": block, "to_block": block + 1}
+    state.emit("SubtensorModule", "EpochDeferred", attributes)
 
 
 def read_inputs(state: State, netuid: int) -> EpochInputs:
@@ -94,12 +112,22 @@ def read_inputs(state: State, netuid: int) -> EpochInputs:
         bonds=[dict(storage.get("Bonds", netuid, uid)) for uid in uids],
         last_update=list(storage.get("LastUpdate", netuid)),
         block_at_registration=[storage.get("BlockAtRegistration", netuid, uid) for uid in uids],
+        commit_block=_commit_blocks(state, netuid, hotkeys),
         validator_permit=list(storage.get("ValidatorPermit", netuid)),
         owner_uid=neurons.owner_uid(state, netuid),
         block=state.block_number,
         last_epoch_block=storage.get("LastMechansimStepBlock", netuid),
         params=_read_params(state, netuid),
     )
+
+
+def _commit_blocks(state: State, netuid: int, hotkeys: list[str]) -> list[int | None]:
+    """Per uid the block of its earliest unexpired commit; all None where nobody commits."""
+    modelled = state.defaults.commit_reveal == "modelled"
+    if not (modelled or state.subtensor.get("CommitRevealWeightsEnabled", netuid)):
+        return [None] * len(hotkeys)
+    blocks = weight_commits.earliest_blocks(state, netuid)
+    return [blocks.get(hotkey) for hotkey in hotkeys]
 
 
 def _read_params(state: State, netuid: int) -> YumaParams:
@@ -168,6 +196,7 @@ def _pay(state: State, netuid: int, pending: Pending, outputs: EpochOutputs) -> 
             state, netuid, hotkey=hotkey, coldkey=coldkey, amount_rao=paid_rao[uid]
         )
     state.subtensor.put("Emission", netuid, value=paid_rao)
+    _report_dividends(state, netuid, dividend_rao)
     staking.credit_alpha(
         state,
         netuid,
@@ -177,6 +206,16 @@ def _pay(state: State, netuid: int, pending: Pending, outputs: EpochOutputs) -> 
     )
     burned_rao = server_rao + validator_rao - sum(paid_rao)
     state.alpha_assets.add("AlphaBurned", netuid, amount=burned_rao)
+
+
+def _report_dividends(state: State, netuid: int, dividend_rao: list[int]) -> None:
+    """What this epoch paid each hotkey as a validator, where it is more than nothing."""
+    storage = state.subtensor
+    for hotkey, _ in storage.entries("AlphaDividendsPerSubnet", netuid):
+        storage.remove("AlphaDividendsPerSubnet", netuid, hotkey)
+    for hotkey, paid_rao in zip(neurons.hotkeys(state, netuid), dividend_rao, strict=True):
+        if paid_rao:
+            storage.put("AlphaDividendsPerSubnet", netuid, hotkey, value=paid_rao)
 
 
 def _sides(pending: Pending, outputs: EpochOutputs) -> tuple[int, int]:

@@ -15,6 +15,9 @@ from template.localnet.chain.blocks import blake2_256, hex_of
 from template.localnet.chain.metadata import SS58_FORMAT, ChainMetadata, compact, read_compact
 
 MAX_EXTRINSIC_BYTES = 256 * 1024
+KEPT_HASHES = 2400
+"""`System.BlockHashCount`: an era that began earlier is over, however long it is."""
+_MIN_ERA_BLOCKS = 4
 _SIGNED_V4 = 0x84
 _MULTI_ADDRESS_ID = 0x00
 _ED25519, _SR25519 = 0, 1
@@ -41,15 +44,22 @@ ANCIENT = "Transaction has an ancient birth block"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Extrinsic:
-    """A signed extrinsic that is valid in the next block: signature and era are checked."""
+    """A signed extrinsic whose signature and era were valid in the next block.
+
+    `era_blocks` and `last_block` are None for an immortal one; past `last_block` no block
+    may take it. `call_data` is the call in SCALE.
+    """
 
     raw: bytes
     hash: bytes
     signer: str
     nonce: int
+    era_blocks: int | None
+    last_block: int | None
     pallet: str
     function: str
     args: dict[str, Any]
+    call_data: bytes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,18 +89,22 @@ def verify(raw: bytes, metadata: ChainMetadata, context: ChainContext) -> Extrin
         raise InvalidTransaction("Tips are not taken by the local chain; sign with tip 0")
     birth, last = _era_span(decoded["era"], context.head_number)
     checkpoint = context.hash_at(birth)
-    if checkpoint is None or (last is not None and context.head_number + 1 > last):
+    forgotten = 0 < birth < context.head_number - KEPT_HASHES
+    if checkpoint is None or forgotten or (last is not None and context.head_number + 1 > last):
         raise InvalidTransaction(ANCIENT)
-    _check_signature(parts, decoded, metadata, context.genesis_hash, checkpoint)
+    call_data = _verified_call(parts, decoded, metadata, context.genesis_hash, checkpoint)
     call = decoded["call"]
     return Extrinsic(
         raw=raw,
         hash=blake2_256(raw),
         signer=bittensor_core.ss58_encode(parts.public_key, SS58_FORMAT),
         nonce=int(decoded["nonce"]),
+        era_blocks=None if last is None else last - birth + 1,
+        last_block=last,
         pallet=call["call_module"],
         function=call["call_function"],
         args={arg["name"]: arg["value"] for arg in call["call_args"]},
+        call_data=call_data,
     )
 
 
@@ -127,22 +141,27 @@ def _malformed() -> InvalidTransaction:
 
 
 def _era_span(era: tuple[int, int] | str, head_number: int) -> tuple[int, int | None]:
-    """(birth, last valid block) of a mortal era; an immortal one is born at genesis."""
+    """(birth, last valid block) of a mortal era; an immortal one is born at genesis.
+
+    The codec also decodes the eras that substrate does not: too short, or out of phase.
+    """
     if isinstance(era, str):
         return 0, None
     period, phase = era
+    if period < _MIN_ERA_BLOCKS or phase >= period:
+        raise _malformed()
     birth = (max(head_number, phase) - phase) // period * period + phase
     return birth, birth + period - 1
 
 
-def _check_signature(
+def _verified_call(
     parts: _Parts,
     decoded: dict[str, Any],
     metadata: ChainMetadata,
     genesis_hash: bytes,
     checkpoint: bytes,
-) -> None:
-    """Rebuild the signed payload from the extrinsic's own bytes and verify the signature."""
+) -> bytes:
+    """The call's bytes, after the signature over the payload rebuilt from them is verified."""
     era = decoded["era"]
     extra, additional = metadata.codec.signature_payload_parts(
         b"",
@@ -155,7 +174,8 @@ def _check_signature(
     )[1:]
     if not parts.tail.startswith(extra) or parts.crypto_type not in (_ED25519, _SR25519):
         raise InvalidTransaction(BAD_SIGNATURE)
-    payload = parts.tail[len(extra) :] + extra + additional
+    call_data = parts.tail[len(extra) :]
+    payload = call_data + extra + additional
     if len(payload) > 256:
         payload = blake2_256(payload)
     signer = bittensor_core.Keypair(
@@ -163,3 +183,4 @@ def _check_signature(
     )
     if not signer.verify(payload, parts.signature):
         raise InvalidTransaction(BAD_SIGNATURE)
+    return call_data

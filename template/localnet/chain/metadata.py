@@ -19,6 +19,7 @@ SPEC_NAME = "node-subtensor"
 SPEC_VERSION = 462
 TRANSACTION_VERSION = 1
 SS58_FORMAT = 42
+_U64_BYTES = 8
 _BLOB = "subtensor_metadata_v15_spec461.scale.xz"
 
 
@@ -80,12 +81,13 @@ class ChainMetadata:
         return RuntimeMethod(input_types=inputs, output_type=declared["output"])
 
 
-@lru_cache(maxsize=1)
-def load_metadata() -> ChainMetadata:
-    """The vendored metadata with `SubtensorModule.SubnetEpochConsensus` added.
+@lru_cache(maxsize=4)
+def load_metadata(block_time_s: float = 0.25) -> ChainMetadata:
+    """The vendored metadata with `SubtensorModule.SubnetEpochConsensus` and our block time.
 
     SDK 11.3.0 reads that item before it sets weights and fails on a runtime without it;
     spec 461 predates it. A bool that is False reads as "Yuma", which is what runs here.
+    Clients take the block time from `Aura.SlotDuration`, in whole milliseconds.
     """
     packed = resources.files(__package__).joinpath("data", _BLOB).read_bytes()
     inner = strip_option_opaque_metadata(lzma.decompress(packed))
@@ -96,6 +98,9 @@ def load_metadata() -> ChainMetadata:
         source="VotingPowerTrackingEnabled",
         name="SubnetEpochConsensus",
     )
+    slot_ms = round(block_time_s * 1000)
+    patched = replace_u64_constant(patched, "SlotDuration", old=250, new=slot_ms)
+    patched = replace_u64_constant(patched, "MinimumPeriod", old=125, new=slot_ms // 2)
     return ChainMetadata(patched)
 
 
@@ -121,6 +126,26 @@ def clone_storage_entry(metadata: bytes, *, pallet: str, source: str, name: str)
         raise ValueError(f"{pallet} has no storage item {source}")
     entries = metadata[first:position] + _string(name) + body
     return metadata[:count_at] + compact(count + 1) + entries + metadata[position:]
+
+
+def replace_u64_constant(metadata: bytes, name: str, *, old: int, new: int) -> bytes:
+    """The metadata with another value of a constant, which is found by its name and value.
+
+    Raises ValueError unless there is exactly one such constant. (A constant is its name, the
+    number of its type, its value's length and value.)
+    """
+    quoted, value = _string(name), compact(_U64_BYTES) + old.to_bytes(_U64_BYTES, "little")
+    found = []
+    start = metadata.find(quoted)
+    while start >= 0:
+        _, value_at = read_compact(metadata, start + len(quoted))
+        if metadata.startswith(value, value_at):
+            found.append(value_at + 1)
+        start = metadata.find(quoted, start + 1)
+    if len(found) != 1:
+        raise ValueError(f"this metadata has no constant {name} of value {old}")
+    end = found[0] + _U64_BYTES
+    return metadata[: found[0]] + new.to_bytes(_U64_BYTES, "little") + metadata[end:]
 
 
 def _entry_end(data: bytes, position: int) -> int:
@@ -157,6 +182,29 @@ def read_compact(data: bytes, position: int) -> tuple[int, int]:
         raise ValueError("big mode of SCALE's compact encoding is not expected here")
     size = 1 << mode
     return int.from_bytes(data[position : position + size], "little") >> 2, position + size
+
+
+def bytes_of(decoded: str) -> bytes:
+    """The bytes behind what the codec makes of a `Vec<u8>`: text if it is UTF-8, else 0x-hex.
+
+    Such text must not go back to the codec as it is: it takes any 0x for hex. One case is lost:
+    text that spells the hex of bytes that are not UTF-8 is taken for those bytes.
+    """
+    if decoded.startswith("0x"):
+        try:
+            raw = bytes.fromhex(decoded[2:])
+        except ValueError:
+            return decoded.encode()
+        return raw if not _is_utf8(raw) else decoded.encode()
+    return decoded.encode()
+
+
+def _is_utf8(raw: bytes) -> bool:
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _read_bytes(data: bytes, position: int) -> tuple[bytes, int]:

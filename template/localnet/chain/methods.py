@@ -1,7 +1,7 @@
 """What each JSON-RPC method answers, from the chain alone.
 
 Owns parameter checks and the shape of the answers. Sockets, batches and subscriptions are
-in `rpc.py`; runtime APIs are in `views.py`.
+in `rpc.py`; runtime APIs are in `views/`.
 """
 
 from collections import OrderedDict

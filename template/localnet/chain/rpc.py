@@ -8,7 +8,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
@@ -21,6 +21,7 @@ from template.localnet.chain.blocks import Block, hex_of
 from template.localnet.chain.chain import LocalChain, ProducedBlock
 from template.localnet.chain.extrinsics import InvalidTransaction
 from template.localnet.chain.methods import INVALID_REQUEST, PARSE_ERROR, Methods, RpcError
+from template.localnet.chain.pool import INVALID
 
 HOST = "127.0.0.1"
 MAX_MESSAGE_BYTES = 2 * 1024 * 1024
@@ -56,12 +57,20 @@ class _Client:
     outbox: asyncio.Queue[str] = field(default_factory=lambda: asyncio.Queue(MAX_QUEUED_MESSAGES))
     heads: dict[str, str] = field(default_factory=dict)
     watches: dict[str, bytes] = field(default_factory=dict)
+    # First notifications of new subscriptions: they follow the response with the id.
+    first: list[tuple[str, str, object]] = field(default_factory=list)
 
     def send(self, message: object) -> None:
         try:
             self.outbox.put_nowait(json.dumps(message))
         except asyncio.QueueFull:
             self.socket.transport.abort()
+
+    def respond(self, message: object) -> None:
+        self.send(message)
+        first, self.first = self.first, []
+        for method, subscription, result in first:
+            self.notify(method, subscription, result)
 
     def notify(self, method: str, subscription: str, result: object) -> None:
         params = {"subscription": subscription, "result": result}
@@ -141,6 +150,7 @@ class RpcServer:
         if made.included:
             self._unfinal[made.block.header.number] = made.included
             self._tell_watchers(made.included, {"inBlock": hex_of(made.block.hash)})
+        self._tell_notices()
         for number in range(finalized_before + 1, self._chain.finalized.header.number + 1):
             final = self._chain.blocks.at(number)
             assert final is not None, "a final block exists"
@@ -154,12 +164,16 @@ class RpcServer:
                 if kind in kinds:
                     client.notify(kind, subscription, header)
 
-    def _tell_watchers(self, hashes: Collection[bytes], status: Mapping[str, str]) -> None:
+    def _tell_notices(self) -> None:
+        for notice in self._chain.pool.drain_notices():
+            self._tell_watchers((notice.hash,), notice.status)
+
+    def _tell_watchers(self, hashes: Collection[bytes], status: str | dict[str, str]) -> None:
         for client in self._clients:
             for subscription, watched in list(client.watches.items()):
                 if watched in hashes:
                     client.notify(_WATCH, subscription, status)
-                    if "finalized" in status:
+                    if status == INVALID or "finalized" in status:
                         del client.watches[subscription]
 
     async def _handle(self, socket: ServerConnection) -> None:
@@ -185,9 +199,10 @@ class RpcServer:
             if not 0 < len(message) <= MAX_BATCH:
                 client.send(_failure(None, RpcError(INVALID_REQUEST, "Invalid batch size")))
                 return
-            client.send([self._answer(client, request) for request in message])
+            client.respond([self._answer(client, request) for request in message])
         else:
-            client.send(self._answer(client, message))
+            client.respond(self._answer(client, message))
+        self._tell_notices()
 
     def _answer(self, client: _Client, request: object) -> dict[str, Any]:
         """The response to one request; never raises for what a client sent."""
@@ -220,23 +235,18 @@ class RpcServer:
         subscription = self._new_subscription()
         client.heads[subscription] = kind
         block = self._chain.finalized if kind == "chain_finalizedHead" else self._chain.head
-        _after_response(client, kind, subscription, block.header.to_json())
+        client.first.append((kind, subscription, block.header.to_json()))
         return subscription
 
     def _watch(self, client: _Client, extrinsic_hash: bytes) -> str:
         subscription = self._new_subscription()
         client.watches[subscription] = extrinsic_hash
-        _after_response(client, _WATCH, subscription, "ready")
+        status = self._chain.pool.status(extrinsic_hash)
+        client.first.append((_WATCH, subscription, status))
         return subscription
 
     def _new_subscription(self) -> str:
         return f"local-{next(self._subscription_ids)}"
-
-
-def _after_response(client: _Client, method: str, subscription: str, result: object) -> None:
-    """Send the first notification once the response with the subscription's id is queued."""
-    loop = asyncio.get_running_loop()
-    loop.call_soon(client.notify, method, subscription, result)
 
 
 async def _write(client: _Client) -> None:

@@ -105,6 +105,8 @@ class State:
         self.commitments = pallet("Commitments")
         self.alpha_assets = pallet("AlphaAssets")
         self.timestamp = pallet("Timestamp")
+        self.drand = pallet("Drand")
+        self.shield = pallet("MevShield")
         self.events: list[Event] = []
         self.extrinsic: int | None = None
         self._store = store

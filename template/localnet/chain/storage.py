@@ -33,16 +33,15 @@ class VersionedStore:
     def __init__(self) -> None:
         self._histories: dict[bytes, _History] = {}
         self._sorted_keys: list[bytes] = []
-        self._open: dict[bytes, bytes | None] = {}
-        self._transaction: dict[bytes, bytes | None] | None = None
+        # The open block's writes, then those of each open transaction, the innermost last.
+        self._layers: list[dict[bytes, bytes | None]] = [{}]
 
     def read(self, key: bytes, block: int | None = None) -> bytes | None:
         """The value after `block`, or in the open block if `block` is None."""
         if block is None:
-            if self._transaction is not None and key in self._transaction:
-                return self._transaction[key]
-            if key in self._open:
-                return self._open[key]
+            for layer in reversed(self._layers):
+                if key in layer:
+                    return layer[key]
         history = self._histories.get(key)
         if history is None:
             return None
@@ -50,34 +49,40 @@ class VersionedStore:
 
     def write(self, key: bytes, value: bytes | None) -> None:
         """Set a key in the open block; None removes it."""
-        target = self._open if self._transaction is None else self._transaction
-        target[key] = value
+        self._layers[-1][key] = value
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Writes inside are kept only if the body does not raise. Transactions do not nest."""
-        assert self._transaction is None, "transactions do not nest"
-        self._transaction = {}
+        """Writes inside are kept only if the body does not raise; transactions nest."""
+        outer = self._layers[-1]
+        written: dict[bytes, bytes | None] = {}
+        self._layers.append(written)
         try:
             yield
-            self._open.update(self._transaction)
+            outer.update(written)
         finally:
-            self._transaction = None
+            self._layers.pop()
 
     def seal(self, block: int) -> list[tuple[bytes, bytes | None]]:
         """Close the open block as `block` and return its net changes in key order.
 
         Blocks must be sealed in ascending order.
         """
-        assert self._transaction is None, "a transaction is open"
+        assert len(self._layers) == 1, "a transaction is open"
         changes = []
-        for key in sorted(self._open):
-            value = self._open[key]
+        written = self._layers[0]
+        for key in sorted(written):
+            value = written[key]
             if value != self._latest(key):
                 self._append(key, block, value)
                 changes.append((key, value))
-        self._open = {}
+        self._layers = [{}]
         return changes
+
+    def load(self, block: int, changes: list[tuple[bytes, bytes | None]]) -> None:
+        """Take over what `seal` returned for this block, after those of all before it."""
+        for key, value in changes:
+            self._append(key, block, value)
 
     def keys(self, prefix: bytes, block: int | None = None, *, after: bytes = b"") -> list[bytes]:
         """Keys with a value that start with `prefix` and sort after `after`, in order."""
@@ -88,8 +93,8 @@ class VersionedStore:
         return sorted(k for k in known if self.read(k) is not None)
 
     def _written(self) -> Iterator[bytes]:
-        yield from self._open
-        yield from self._transaction or ()
+        for layer in self._layers:
+            yield from layer
 
     def _known(self, prefix: bytes, after: bytes) -> Iterator[bytes]:
         start = bisect_left(self._sorted_keys, prefix)

@@ -5,9 +5,10 @@ the payment of emission: values in, values out.
 
 Source: subtensor `pallets/subtensor/src/epoch/run_epoch/epoch_mechanism.rs`,
 `bonds_ema_liquid_alpha.rs` and `epoch/math/` (https://github.com/RaoFoundation/subtensor).
-Departures: the chain computes in 32.32 fixed point and truncates at every step, this module in
-float64, so a result may differ by 2 of 65535 units (measured on a vector of the real runtime);
-the mask for pending timelocked commits and the opt-in null consensus are left out.
+Departures: shares of stake and what they decide (permits, medians) are in the chain's 32.32 fixed
+point; the rest is in float64 where the chain truncates at every step, so a result may differ by
+2 of 65535 units (measured on a vector of the real runtime). The opt-in null consensus is left
+out.
 
 Shape suffixes: N uids of the subnet. In a `_NN` matrix the row is the uid that speaks
 (validator) and the column the uid that is spoken of (server).
@@ -16,16 +17,23 @@ Shape suffixes: N uids of the subnet. In a `_NN` matrix the row is the uid that 
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
+from template.localnet.chain.yuma_math import (
+    U16_MAX,
+    Array,
+    Mask,
+    columns_normalized,
+    dense,
+    divided,
+    fixed_shares,
+    normalized,
+    sparse,
+    to_u16,
+    weighted_median,
+)
 
-U16_MAX = 65_535
 BONDS_MOVING_AVERAGE_UNIT = 1_000_000
 STEEPNESS_UNIT = 100.0
-# Float noise may leave 1.0 just under its value; far below half a unit of u16.
-FLOOR_SLACK = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +63,8 @@ class EpochInputs:
 
     `weights` and `bonds` are rows of {uid spoken of: u16}, as stored. `last_epoch_block` is
     the block of the epoch before: bonds to a uid registered after it belong to its predecessor.
+    `commit_block` is the block of a uid's earliest commit that is neither revealed nor expired:
+    what it says of a uid registered since does not count; None if it has none.
     """
 
     stake_rao: list[int]
@@ -62,6 +72,7 @@ class EpochInputs:
     bonds: list[dict[int, int]]
     last_update: list[int]
     block_at_registration: list[int]
+    commit_block: list[int | None]
     validator_permit: list[bool]
     owner_uid: int | None
     block: int
@@ -93,10 +104,14 @@ class EpochOutputs:
 
 @dataclass(frozen=True, kw_only=True)
 class _Votes:
-    """Stake and weights after every mask, and the consensus over them."""
+    """Stake and weights after every mask, and the consensus over them.
+
+    `spoken_NN` marks the weights that were set and not masked, zero or not.
+    """
 
     active_stake_N: Array
     weights_NN: Array
+    spoken_NN: Mask
     clipped_NN: Array
     consensus_N: Array
     incentive_N: Array
@@ -105,21 +120,22 @@ class _Votes:
 def run_epoch(inputs: EpochInputs) -> EpochOutputs:
     """One epoch of Yuma. Pure; raises ValueError if the lists differ in length."""
     _check_lengths(inputs)
-    stake_N = _stake_shares(inputs)
+    stake_units = _stake_units(inputs)
+    stake_N = normalized(np.array(stake_units, dtype=np.float64))
     active_N = _active(inputs)
-    votes = _consensus(inputs, stake_N, active_N)
+    votes = _consensus(inputs, stake_units, active_N)
     bonds_NN, dividends_N = _bonds_and_dividends(inputs, votes)
-    new_permits_N = _new_permits(inputs, stake_N)
+    new_permits_N = _new_permits(inputs, stake_units)
     fallback_N = votes.active_stake_N if votes.active_stake_N.any() else stake_N
     nobody_earns = not (votes.incentive_N.any() or dividends_N.any())
     combined_N = fallback_N if nobody_earns else votes.incentive_N + dividends_N
     return EpochOutputs(
-        consensus=_to_u16(votes.consensus_N),
-        incentive=_to_u16(votes.incentive_N),
-        dividends=_to_u16(dividends_N),
-        validator_trust=_to_u16(votes.clipped_NN.sum(axis=1)),
-        pruning_score=_to_u16(_normalized(combined_N)),
-        bonds=_sparse(bonds_NN * new_permits_N[:, None]),
+        consensus=to_u16(votes.consensus_N),
+        incentive=to_u16(votes.incentive_N),
+        dividends=to_u16(dividends_N),
+        validator_trust=to_u16(votes.clipped_NN.sum(axis=1)),
+        pruning_score=to_u16(normalized(combined_N)),
+        bonds=sparse(bonds_NN * new_permits_N[:, None]),
         new_permits=new_permits_N.tolist(),
         server_share=votes.incentive_N.tolist(),
         validator_share=(fallback_N if nobody_earns else dividends_N).tolist(),
@@ -127,37 +143,24 @@ def run_epoch(inputs: EpochInputs) -> EpochOutputs:
     )
 
 
-def weighted_median(score_NN: Array, stake_N: Array, kappa: float) -> Array:
-    """Per column, the largest score that uids with at least `kappa` of the stake reach or exceed.
-
-    `stake_N` sums to 1 or is all zero (then the result is zero); uids without stake do not
-    vote. Precisely: the first score, ascending, whose cumulative stake exceeds 1 - kappa.
-    """
-    voting_N = stake_N > 0
-    if not voting_N.any():
-        return np.zeros(score_NN.shape[1])
-    score_VN, stake_V = score_NN[voting_N], stake_N[voting_N]
-    order_VN = np.argsort(score_VN, axis=0, kind="stable")
-    cumulative_VN = np.cumsum(stake_V[order_VN], axis=0)
-    pivot_N = (cumulative_VN <= 1.0 - kappa).sum(axis=0)
-    pivot_N = np.minimum(pivot_N, len(stake_V) - 1)
-    columns_N = np.arange(score_NN.shape[1])
-    median_N: Array = score_VN[order_VN[pivot_N, columns_N], columns_N]
-    return median_N
-
-
-def _consensus(inputs: EpochInputs, stake_N: Array, active_N: Mask) -> _Votes:
+def _consensus(inputs: EpochInputs, stake_units: list[int], active_N: Mask) -> _Votes:
     permit_N = _current_permits(inputs)
-    active_stake_N = _normalized(stake_N * active_N * permit_N)
-    weights_NN = _masked_weights(inputs, permit_N)
-    consensus_N = weighted_median(weights_NN, active_stake_N, inputs.params.kappa / U16_MAX)
+    votes_N = active_N & permit_N
+    voting = [units if votes_N[uid] else 0 for uid, units in enumerate(stake_units)]
+    active_units = fixed_shares(voting)
+    active_stake_N = normalized(np.array(active_units, dtype=np.float64))
+    allowed_NN = _allowed(inputs, permit_N)
+    weights_NN = dense(inputs.weights) * allowed_NN
+    weights_NN = divided(weights_NN, weights_NN.sum(axis=1, keepdims=True))
+    consensus_N = weighted_median(weights_NN, active_units, inputs.params.kappa)
     clipped_NN = np.minimum(weights_NN, consensus_N)
     return _Votes(
         active_stake_N=active_stake_N,
         weights_NN=weights_NN,
+        spoken_NN=allowed_NN & (dense([dict.fromkeys(row, 1) for row in inputs.weights]) > 0),
         clipped_NN=clipped_NN,
         consensus_N=consensus_N,
-        incentive_N=_normalized(active_stake_N @ clipped_NN),
+        incentive_N=normalized(active_stake_N @ clipped_NN),
     )
 
 
@@ -176,10 +179,10 @@ def _yuma2(
 ) -> tuple[Array, Array]:
     """Bonds are shares of a column, smoothed; stored with the column's largest at 1."""
     alpha = 1.0 - params.bonds_moving_average / BONDS_MOVING_AVERAGE_UNIT
-    delta_NN = _columns_normalized(weights_NN * votes.active_stake_N[:, None])
-    bonds_NN = _columns_normalized(alpha * delta_NN + (1.0 - alpha) * _columns_normalized(old_NN))
-    dividends_N = _normalized(bonds_NN @ votes.incentive_N)
-    return _divided(bonds_NN, bonds_NN.max(axis=0, initial=0.0)), dividends_N
+    delta_NN = columns_normalized(weights_NN * votes.active_stake_N[:, None])
+    bonds_NN = columns_normalized(alpha * delta_NN + (1.0 - alpha) * columns_normalized(old_NN))
+    dividends_N = normalized(bonds_NN @ votes.incentive_N)
+    return divided(bonds_NN, bonds_NN.max(axis=0, initial=0.0)), dividends_N
 
 
 def _yuma3(
@@ -187,11 +190,13 @@ def _yuma3(
 ) -> tuple[Array, Array]:
     """Bonds follow each validator's own weights; stake enters only the dividends."""
     alpha: Array | float = 1.0 - params.bonds_moving_average / BONDS_MOVING_AVERAGE_UNIT
+    kept_NN = np.ones_like(votes.spoken_NN)
     if params.liquid_alpha and votes.consensus_N.any():
         alpha = _liquid_alpha(params, weights_NN, old_NN, votes.consensus_N)
-    bonds_NN = alpha * weights_NN + (1.0 - alpha) * old_NN
-    owned_N = _columns_normalized(bonds_NN) @ votes.incentive_N
-    return bonds_NN, _normalized(owned_N * votes.active_stake_N)
+        kept_NN = _kept_bonds(params, votes, weights_NN)
+    bonds_NN = (alpha * weights_NN + (1.0 - alpha) * old_NN) * kept_NN
+    owned_N = columns_normalized(bonds_NN) @ votes.incentive_N
+    return bonds_NN, normalized(owned_N * votes.active_stake_N)
 
 
 def _liquid_alpha(
@@ -208,14 +213,28 @@ def _liquid_alpha(
     return alpha_NN
 
 
-def _stake_shares(inputs: EpochInputs) -> Array:
-    """Each uid's share of the stake; below the threshold counts as none, the owner excepted."""
+def _kept_bonds(params: YumaParams, votes: _Votes, weights_NN: Array) -> Mask:
+    """Where liquid alpha keeps a bond: its sparse loop visits only the weights that are there.
+
+    A weight set to zero is there; one that was never set or was masked is not, nor one that
+    consensus clips to zero. Between the two ends of the bonds' penalty zeros are not either.
+    """
+    if params.bonds_penalty == 0:
+        return votes.spoken_NN
+    if params.bonds_penalty < U16_MAX:
+        return weights_NN > 0
+    return votes.spoken_NN & ~((votes.weights_NN > 0) & (votes.consensus_N == 0))
+
+
+def _stake_units(inputs: EpochInputs) -> list[int]:
+    """Shares of the stake; below the threshold counts as none, the owner excepted."""
     threshold_rao = inputs.params.stake_threshold_rao
-    kept = [
-        stake_rao if stake_rao >= threshold_rao or uid == inputs.owner_uid else 0
-        for uid, stake_rao in enumerate(inputs.stake_rao)
-    ]
-    return _normalized(np.array(kept, dtype=np.float64))
+    return fixed_shares(
+        [
+            stake_rao if stake_rao >= threshold_rao or uid == inputs.owner_uid else 0
+            for uid, stake_rao in enumerate(inputs.stake_rao)
+        ]
+    )
 
 
 def _active(inputs: EpochInputs) -> Mask:
@@ -231,8 +250,9 @@ def _current_permits(inputs: EpochInputs) -> Mask:
     return permit_N
 
 
-def _new_permits(inputs: EpochInputs, stake_N: Array) -> Mask:
+def _new_permits(inputs: EpochInputs, stake_units: list[int]) -> Mask:
     """The largest stakes above zero, ties to the higher uid as on chain, and the owner."""
+    stake_N = np.array(stake_units, dtype=np.int64)
     permit_N = stake_N > 0
     num_dropped = max(0, len(stake_N) - inputs.params.max_allowed_validators)
     permit_N[np.argsort(stake_N, kind="stable")[:num_dropped]] = False
@@ -241,26 +261,30 @@ def _new_permits(inputs: EpochInputs, stake_N: Array) -> Mask:
     return permit_N
 
 
-def _masked_weights(inputs: EpochInputs, permit_N: Mask) -> Array:
-    """Rows of permit holders, each summing to 1, without self-weights and stale weights.
+def _allowed(inputs: EpochInputs, permit_N: Mask) -> Mask:
+    """Which weights count: of permit holders, of others than oneself, and not stale.
 
-    The owner's self-weight stays (it is how a subnet burns). A weight is stale if the uid it
-    speaks of was registered in or after the block in which it was set.
+    The owner's self-weight counts (it is how a subnet burns). A weight is stale if the uid it
+    speaks of was registered in or after the block in which it was set, or after the block of
+    its validator's earliest pending commit.
     """
-    weights_NN = _dense(inputs.weights)
-    self_weights_N = weights_NN.diagonal().copy()
-    np.fill_diagonal(weights_NN, 0.0)
+    self_N = np.zeros_like(permit_N)
     if inputs.owner_uid is not None:
-        weights_NN[inputs.owner_uid, inputs.owner_uid] = self_weights_N[inputs.owner_uid]
+        self_N[inputs.owner_uid] = True
     updated_N = np.array(inputs.last_update, dtype=np.int64)
     registered_N = np.array(inputs.block_at_registration, dtype=np.int64)
-    weights_NN *= permit_N[:, None] & (updated_N[:, None] > registered_N)
-    return _divided(weights_NN, weights_NN.sum(axis=1, keepdims=True))
+    latest = np.iinfo(np.int64).max
+    commits = [latest if block is None else block for block in inputs.commit_block]
+    committed_N = np.array(commits, dtype=np.int64)
+    fresh_NN = (updated_N[:, None] > registered_N) & (committed_N[:, None] >= registered_N)
+    not_self_NN = ~np.eye(len(permit_N), dtype=np.bool_) | self_N
+    allowed_NN: Mask = permit_N[:, None] & not_self_NN & fresh_NN
+    return allowed_NN
 
 
 def _masked_bonds(inputs: EpochInputs) -> Array:
     registered_N = np.array(inputs.block_at_registration, dtype=np.int64)
-    return _dense(inputs.bonds) / U16_MAX * (registered_N <= inputs.last_epoch_block)
+    return dense(inputs.bonds) / U16_MAX * (registered_N <= inputs.last_epoch_block)
 
 
 def _check_lengths(inputs: EpochInputs) -> None:
@@ -270,43 +294,10 @@ def _check_lengths(inputs: EpochInputs) -> None:
         "bonds",
         "last_update",
         "block_at_registration",
+        "commit_block",
         "validator_permit",
     ):
         if len(getattr(inputs, name)) != num_uids:
             raise ValueError(f"{name} must have one item per uid, as stake_rao has ({num_uids})")
     if inputs.owner_uid is not None and not 0 <= inputs.owner_uid < num_uids:
         raise ValueError(f"owner_uid {inputs.owner_uid} is not one of the {num_uids} uids")
-
-
-def _dense(rows: list[dict[int, int]]) -> Array:
-    """A square matrix; what is said of a uid that does not exist is ignored."""
-    matrix_NN = np.zeros((len(rows), len(rows)))
-    for uid, row in enumerate(rows):
-        for other, value in row.items():
-            if other < len(rows):
-                matrix_NN[uid, other] = value
-    return matrix_NN
-
-
-def _sparse(matrix_NN: Array) -> list[dict[int, int]]:
-    rows = (_to_u16(row_N) for row_N in matrix_NN)
-    return [{uid: value for uid, value in enumerate(row) if value} for row in rows]
-
-
-def _normalized(values_N: Array) -> Array:
-    return _divided(values_N, values_N.sum())
-
-
-def _columns_normalized(matrix_NN: Array) -> Array:
-    return _divided(matrix_NN, matrix_NN.sum(axis=0))
-
-
-def _divided(values: Array, by: Array | np.float64) -> Array:
-    """`values / by`, and zero where `by` is zero."""
-    by_broadcast = np.broadcast_to(by, values.shape)
-    return np.divide(values, by_broadcast, out=np.zeros_like(values), where=by_broadcast != 0)
-
-
-def _to_u16(shares_N: Array) -> list[int]:
-    units_N = np.floor(np.clip(shares_N, 0.0, 1.0) * U16_MAX + FLOOR_SLACK)
-    return [int(unit) for unit in units_N]

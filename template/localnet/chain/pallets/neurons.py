@@ -5,6 +5,7 @@ Owns the per-uid vectors' length. Prices, balances and permissions are in `regis
 
 from typing import Any
 
+from template.localnet.chain.pallets import published
 from template.localnet.chain.state import State
 
 # Per-uid vectors of a subnet and what a new uid has in each.
@@ -54,18 +55,19 @@ def register(state: State, netuid: int, hotkey: str) -> int | None:
 
 
 def uid_to_prune(state: State, netuid: int) -> int | None:
-    """The uid with the least emission, the oldest first; the owner's never.
+    """The uid with the least emission, the oldest first; never one of `immortal_uids`.
 
     Uids outside immunity go first as long as more than `MinNonImmuneUids` of them exist;
-    else immune ones go. Source: subtensor, subnets/registration.rs `get_neuron_to_prune`.
+    else immune ones go. None if there is no uid to choose from. Source: subtensor,
+    subnets/registration.rs `get_neuron_to_prune`.
     """
     immune: list[tuple[int, int, int]] = []
     mortal: list[tuple[int, int, int]] = []
     emission = state.subtensor.get("Emission", netuid)
     immunity_blocks = state.subtensor.get("ImmunityPeriod", netuid)
-    owner = owner_uid(state, netuid)
+    immortal = immortal_uids(state, netuid)
     for uid in range(num_uids(state, netuid)):
-        if uid == owner:
+        if uid in immortal:
             continue
         registered = state.subtensor.get("BlockAtRegistration", netuid, uid)
         is_immune = state.block_number - registered < immunity_blocks
@@ -73,6 +75,24 @@ def uid_to_prune(state: State, netuid: int) -> int | None:
     if len(mortal) > state.subtensor.get("MinNonImmuneUids", netuid):
         return min(mortal)[2]
     return min(immune)[2] if immune else None
+
+
+def immortal_uids(state: State, netuid: int) -> list[int]:
+    """Uids of the owner's coldkey that are never pruned: `ImmuneOwnerUidsLimit` of them.
+
+    The owner's hotkey comes first if its uid is not among the oldest. Source: subtensor,
+    subnets/registration.rs `immune_owner_uid_hotkey_pairs`.
+    """
+    storage = state.subtensor
+    owned = storage.get("OwnedHotkeys", storage.get("SubnetOwner", netuid))
+    uids = [uid for hotkey in owned if (uid := uid_of(state, netuid, hotkey)) is not None]
+    uids.sort(key=lambda uid: (storage.get("BlockAtRegistration", netuid, uid), uid))
+    limit = int(storage.get("ImmuneOwnerUidsLimit", netuid))
+    oldest = uids[:limit]
+    owner = owner_uid(state, netuid)
+    if owner is None or owner in oldest:
+        return oldest
+    return [owner, *oldest][:limit]
 
 
 def _occupy(state: State, netuid: int, uid: int, hotkey: str) -> None:
@@ -87,11 +107,16 @@ def _occupy(state: State, netuid: int, uid: int, hotkey: str) -> None:
 
 
 def _forget(state: State, netuid: int, uid: int) -> None:
-    """Remove the uid's holder, its weights and bonds, and what others weigh it."""
+    """Remove the uid's holder, what it published, its weights and bonds, and others' weights.
+
+    Others' bonds to it stay until the next epoch, which leaves out those to a uid that is
+    younger than the last one.
+    """
     storage = state.subtensor
     hotkey = storage.get("Keys", netuid, uid)
     storage.remove("Uids", netuid, hotkey)
     storage.remove("IsNetworkMember", hotkey, netuid)
+    published.forget(state, netuid, hotkey)
     storage.remove("Weights", netuid, uid)
     storage.remove("Bonds", netuid, uid)
     for other, row in storage.entries("Weights", netuid):

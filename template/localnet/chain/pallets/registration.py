@@ -1,49 +1,15 @@
-"""Creating and starting a subnet, and buying a uid on one.
+"""Buying a uid on a subnet, and its price.
 
-Source: subtensor, subnets/{subnet,registration}.rs. Departures: the price of a subnet does
-not double and creating one is not rate-limited; no collateral; the subnet limit is not
-checked.
+Source: subtensor, subnets/registration.rs. The runtime of this metadata limits registrations
+by their price alone: `MaxRegistrationsPerBlock` and the targets per interval are read by
+nobody but root's registration, which is not offered. Departure: no collateral.
 """
 
 from template.localnet.chain.pallets import balances, neurons, staking
-from template.localnet.chain.state import DispatchFailed, State
+from template.localnet.chain.state import State
 
 _PALLET = "SubtensorModule"
-_STABLE_MECHANISM = 0
 _FIXED_ONE = 1 << 64
-
-
-def register_network(state: State, origin: str, *, hotkey: str) -> None:
-    """SubtensorModule.register_network: a new netuid, owned by the coldkey; hotkey is uid 0."""
-    staking.associate(state, origin, hotkey)
-    cost_rao = state.defaults.network_cost_rao
-    if balances.spendable_rao(state, origin) < cost_rao:
-        raise state.fail(_PALLET, "CannotAffordLockCost")
-    netuid = _next_netuid(state)
-    _set_hyperparameters(state, netuid)
-    balances.move(state, origin, staking.subnet_account(netuid), cost_rao)
-    _open_pool(state, netuid, cost_rao)
-    storage = state.subtensor
-    storage.put("SubnetOwner", netuid, value=origin)
-    storage.put("SubnetOwnerHotkey", netuid, value=hotkey)
-    storage.put("NetworkRegisteredAt", netuid, value=state.block_number)
-    neurons.register(state, netuid, hotkey)
-    state.emit(_PALLET, "NetworkAdded", (netuid, _STABLE_MECHANISM))
-
-
-def start_call(state: State, origin: str, *, netuid: int) -> None:
-    """SubtensorModule.start_call: the owner opens staking and emission from the next block."""
-    storage = state.subtensor
-    if not storage.get("NetworksAdded", netuid):
-        raise state.fail(_PALLET, "SubnetNotExists")
-    if storage.get("SubnetOwner", netuid) != origin:
-        raise DispatchFailed("BadOrigin")
-    if storage.contains("FirstEmissionBlockNumber", netuid):
-        raise state.fail(_PALLET, "FirstEmissionBlockNumberAlreadySet")
-    first_block = state.block_number + 1
-    storage.put("FirstEmissionBlockNumber", netuid, value=first_block)
-    storage.put("SubtokenEnabled", netuid, value=True)
-    state.emit(_PALLET, "FirstEmissionBlockNumberSet", (netuid, first_block))
 
 
 def burned_register(state: State, origin: str, *, netuid: int, hotkey: str) -> None:
@@ -71,6 +37,19 @@ def burned_register(state: State, origin: str, *, netuid: int, hotkey: str) -> N
     state.emit(_PALLET, "NeuronRegistered", (netuid, uid, hotkey))
 
 
+def register_limit(
+    state: State, origin: str, *, netuid: int, hotkey: str, limit_price: int
+) -> None:
+    """SubtensorModule.register_limit: `burned_register` up to a price in rao."""
+    if netuid == staking.ROOT_NETUID:
+        raise state.fail(_PALLET, "RegistrationNotPermittedOnRootSubnet")
+    if not state.subtensor.get("NetworksAdded", netuid):
+        raise state.fail(_PALLET, "SubnetNotExists")
+    if state.subtensor.get("Burn", netuid) > limit_price:
+        raise state.fail(_PALLET, "RegistrationPriceLimitExceeded")
+    burned_register(state, origin, netuid=netuid, hotkey=hotkey)
+
+
 def decay_price(state: State, netuid: int) -> None:
     """One block of the registration price's decay: half in `BurnHalfLife` blocks, to `MinBurn`."""
     storage = state.subtensor
@@ -85,44 +64,3 @@ def _raise_price(state: State, netuid: int, price_rao: int) -> None:
     storage = state.subtensor
     raised = price_rao * storage.get("BurnIncreaseMult", netuid)["bits"] // _FIXED_ONE
     storage.put("Burn", netuid, value=min(raised, storage.get("MaxBurn", netuid)))
-
-
-def _next_netuid(state: State) -> int:
-    taken = {netuid for netuid, added in state.subtensor.entries("NetworksAdded") if added}
-    return next(netuid for netuid in range(1, len(taken) + 2) if netuid not in taken)
-
-
-def _set_hyperparameters(state: State, netuid: int) -> None:
-    """Write what differs from the runtime's own defaults; the rest reads as those."""
-    chosen = state.defaults
-    values = {
-        "NetworksAdded": True,
-        "Tempo": chosen.tempo_blocks,
-        "WeightsSetRateLimit": chosen.weights_rate_limit_blocks,
-        "ImmunityPeriod": chosen.immunity_period_blocks,
-        "MaxAllowedUids": chosen.max_uids,
-        "MaxAllowedValidators": chosen.max_validators,
-        "MinAllowedWeights": chosen.min_allowed_weights,
-        "MinNonImmuneUids": chosen.min_non_immune_uids,
-        "Burn": chosen.burn_rao,
-        "CommitRevealWeightsEnabled": False,
-        "Yuma3On": True,
-        "SubnetMechanism": _STABLE_MECHANISM,
-        "SubnetEmissionEnabled": False,
-        "SubnetworkN": 0,
-        # Subnets born in one block do not all run their epoch in one block.
-        "LastEpochBlock": max(0, state.block_number - netuid % chosen.tempo_blocks),
-    }
-    for item, value in values.items():
-        state.subtensor.put(item, netuid, value=value)
-    state.subtensor.add("TotalNetworks", amount=1)
-
-
-def _open_pool(state: State, netuid: int, cost_rao: int) -> None:
-    """The cost rests in the pool against as much alpha: a price of 1."""
-    storage = state.subtensor
-    storage.put("SubnetTAO", netuid, value=cost_rao)
-    storage.put("SubnetAlphaIn", netuid, value=cost_rao)
-    storage.put("SubnetLocked", netuid, value=cost_rao)
-    state.alpha_assets.add("TotalAlphaIssuance", netuid, amount=cost_rao)
-    storage.add("TotalStake", amount=cost_rao)

@@ -2,41 +2,37 @@
 
 from typing import Any
 
+from template.localnet.chain.config import U16_MAX
 from template.localnet.chain.pallets import neurons, staking
 from template.localnet.chain.state import State
 
-NO_AXON = {
-    "block": 0,
-    "version": 0,
-    "ip": 0,
-    "port": 0,
-    "ip_type": 4,
-    "protocol": 4,
-    "placeholder1": 0,
-    "placeholder2": 0,
-}
-_NO_PROMETHEUS = {"block": 0, "version": 0, "ip": 0, "port": 0, "ip_type": 4}
+_NO_PROMETHEUS = {"block": 0, "version": 0, "ip": 0, "port": 0, "ip_type": 0}
+_NO_AXON = {**_NO_PROMETHEUS, "protocol": 0, "placeholder1": 0, "placeholder2": 0}
+# Constants of the runtime since it dropped these scores.
+_NO_LONGER_COMPUTED = {"rank": 0, "trust": 0, "pruning_score": U16_MAX}
+
+
+def axon(state: State, netuid: int, hotkey: str) -> dict[str, int]:
+    """Where the hotkey says that it serves; all zeros, as the runtime has it, if nowhere."""
+    return state.subtensor.get("Axons", netuid, hotkey) or _NO_AXON
 
 
 def neuron_lite(state: State, netuid: int, uid: int) -> dict[str, Any] | None:
-    """NeuronInfoRuntimeApi.get_neuron_lite."""
+    """NeuronInfoRuntimeApi.get_neuron_lite; `stake` is the alpha on the hotkey, unweighted."""
     if uid >= neurons.num_uids(state, netuid):
         return None
     storage = state.subtensor
     hotkey = storage.get("Keys", netuid, uid)
     coldkey = storage.get("Owner", hotkey)
-    stake_rao = staking.stake_weight_rao(state, netuid, hotkey)
     return {
         "hotkey": hotkey,
         "coldkey": coldkey,
         "uid": uid,
         "netuid": netuid,
-        "axon_info": NO_AXON,
-        "prometheus_info": _NO_PROMETHEUS,
-        "stake": [(coldkey, stake_rao)],
-        "rank": 0,
-        "trust": 0,
-        "pruning_score": 0,
+        "axon_info": axon(state, netuid, hotkey),
+        "prometheus_info": storage.get("Prometheus", netuid, hotkey) or _NO_PROMETHEUS,
+        "stake": [(coldkey, staking.alpha_rao(state, netuid, hotkey))],
+        **_NO_LONGER_COMPUTED,
         "incentive": storage.get("Incentive", netuid)[uid],
         "active": storage.get("Active", netuid)[uid],
         "emission": storage.get("Emission", netuid)[uid],
@@ -55,14 +51,18 @@ def neurons_lite(state: State, netuid: int) -> list[dict[str, Any] | None]:
 
 
 def neuron(state: State, netuid: int, uid: int) -> dict[str, Any] | None:
-    """NeuronInfoRuntimeApi.get_neuron: the lite record with weights and bonds."""
+    """NeuronInfoRuntimeApi.get_neuron: the lite record with weights and bonds above 0."""
     lite = neuron_lite(state, netuid, uid)
     if lite is None:
         return None
-    weights = state.subtensor.get("Weights", netuid, uid)
-    return {**lite, "weights": weights, "bonds": state.subtensor.get("Bonds", netuid, uid)}
+    rows = {"weights": "Weights", "bonds": "Bonds"}
+    return {**lite, **{field: _row(state, item, netuid, uid) for field, item in rows.items()}}
 
 
 def neurons_full(state: State, netuid: int) -> list[dict[str, Any] | None]:
     """NeuronInfoRuntimeApi.get_neurons."""
     return [neuron(state, netuid, uid) for uid in range(neurons.num_uids(state, netuid))]
+
+
+def _row(state: State, item: str, netuid: int, uid: int) -> list[tuple[int, int]]:
+    return [(dest, value) for dest, value in state.subtensor.get(item, netuid, uid) if value > 0]

@@ -2,37 +2,35 @@
 
 from typing import Any
 
-from template.localnet.chain import epoch
 from template.localnet.chain.pallets import neurons, staking
 from template.localnet.chain.state import State
+from template.localnet.chain.views import subnets
 
 
-def stake_info(state: State, hotkey: str, coldkey: str, netuid: int) -> dict[str, Any] | None:
-    """StakeInfoRuntimeApi.get_stake_info_for_hotkey_coldkey_netuid; None without stake."""
-    rao = staking.coldkey_alpha_rao(state, netuid, hotkey, coldkey)
-    if rao == 0:
-        return None
-    uid = neurons.uid_of(state, netuid, hotkey)
-    emission = state.subtensor.get("Emission", netuid)[uid] if uid is not None else 0
+def stake_info(state: State, hotkey: str, coldkey: str, netuid: int) -> dict[str, Any]:
+    """StakeInfoRuntimeApi.get_stake_info_for_hotkey_coldkey_netuid, also where there is no stake.
+
+    `emission` is what the last epoch paid the hotkey as a validator.
+    """
     return {
         "hotkey": hotkey,
         "coldkey": coldkey,
         "netuid": netuid,
-        "stake": rao,
+        "stake": staking.coldkey_alpha_rao(state, netuid, hotkey, coldkey),
         "locked": 0,
-        "emission": emission,
+        "emission": state.subtensor.get("AlphaDividendsPerSubnet", netuid, hotkey),
         "tao_emission": 0,
         "drain": 0,
-        "is_registered": uid is not None,
+        "is_registered": neurons.uid_of(state, netuid, hotkey) is not None,
     }
 
 
 def coldkey_stake_info(state: State, coldkey: str) -> list[dict[str, Any]]:
-    """StakeInfoRuntimeApi.get_stake_info_for_coldkey: every position, hotkey by hotkey."""
+    """StakeInfoRuntimeApi.get_stake_info_for_coldkey: every stake, subnet by subnet."""
     hotkeys = state.subtensor.get("StakingHotkeys", coldkey)
-    netuids = (staking.ROOT_NETUID, *epoch.subnets(state))
-    found = [stake_info(state, hotkey, coldkey, n) for hotkey in hotkeys for n in netuids]
-    return [info for info in found if info is not None]
+    netuids = subnets.netuids(state)
+    found = [stake_info(state, hotkey, coldkey, n) for n in netuids for hotkey in hotkeys]
+    return [info for info in found if info["stake"]]
 
 
 def coldkeys_stake_info(
@@ -47,31 +45,27 @@ def stake_availability(
 ) -> dict[str, dict[int, dict[str, int]]]:
     """StakeInfoRuntimeApi.get_stake_availability_for_coldkeys: nothing is ever locked here.
 
-    Per coldkey and subnet the sum over its hotkeys; all subnets with stake if `netuids` is None.
+    Per coldkey and subnet the sum over its hotkeys, where there is any. `netuids` None means
+    all; a list longer than there are subnets is answered with nothing, as by the runtime.
     """
-    return {coldkey: _availability(state, coldkey, netuids) for coldkey in coldkeys}
+    known = subnets.netuids(state)
+    asked = set(known if netuids is None else netuids)
+    wanted = asked.intersection(known) if len(asked) <= len(known) else set()
+    return {coldkey: _availability(state, coldkey, wanted) for coldkey in coldkeys}
 
 
-def _availability(
-    state: State, coldkey: str, netuids: list[int] | None
-) -> dict[int, dict[str, int]]:
-    totals: dict[int, int] = dict.fromkeys(netuids or (), 0)
+def _availability(state: State, coldkey: str, netuids: set[int]) -> dict[int, dict[str, int]]:
+    totals: dict[int, int] = {}
     for info in coldkey_stake_info(state, coldkey):
-        if netuids is None or info["netuid"] in totals:
+        if info["netuid"] in netuids:
             totals[info["netuid"]] = totals.get(info["netuid"], 0) + info["stake"]
     return {netuid: {"total": rao, "locked": 0, "available": rao} for netuid, rao in totals.items()}
 
 
-def basket_owed_rao(state: State, coldkey: str) -> int:
-    """BetaBasketRuntimeApi.get_root_basket_owed: root baskets do not exist here."""
-    del state, coldkey
-    return 0
-
-
-def basket_positions(state: State, coldkey: str) -> list[Any]:
-    """BetaBasketRuntimeApi.get_root_basket_positions: root baskets do not exist here."""
-    del state, coldkey
-    return []
+def auto_stake_hotkey(state: State, coldkey: str, netuid: int) -> str | None:
+    """SubnetInfoRuntimeApi.get_coldkey_auto_stake_hotkey; None if the coldkey chose none."""
+    hotkey = state.subtensor.get("AutoStakeDestination", coldkey, netuid)
+    return None if hotkey is None else str(hotkey)
 
 
 def alpha_price_rao(state: State, netuid: int) -> int:
@@ -82,12 +76,12 @@ def alpha_price_rao(state: State, netuid: int) -> int:
 
 def alpha_prices_rao(state: State) -> list[dict[str, int]]:
     """SwapRuntimeApi.current_alpha_price_all."""
-    netuids = (staking.ROOT_NETUID, *epoch.subnets(state))
-    return [{"netuid": netuid, "price": alpha_price_rao(state, netuid)} for netuid in netuids]
+    return [{"netuid": n, "price": alpha_price_rao(state, n)} for n in subnets.netuids(state)]
 
 
-def simulate_stake(state: State, netuid: int, tao_rao: int) -> dict[str, Any]:
-    """SwapRuntimeApi.sim_swap_tao_for_alpha: one for one, no fee, no slippage."""
+def simulate_swap(state: State, netuid: int, amount_rao: int) -> dict[str, Any]:
+    """SwapRuntimeApi.sim_swap_tao_for_alpha and sim_swap_alpha_for_tao: one for one, no fee, no
+    slippage."""
     del state, netuid
     nothing = {"tao_fee": 0, "alpha_fee": 0, "tao_slippage": 0, "alpha_slippage": 0}
-    return {"tao_amount": tao_rao, "alpha_amount": tao_rao, **nothing}
+    return {"tao_amount": amount_rao, "alpha_amount": amount_rao, **nothing}

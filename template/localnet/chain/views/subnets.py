@@ -1,46 +1,22 @@
-"""A subnet as clients see it: metagraph, hyperparameters, dynamic info, next epoch."""
+"""A subnet as clients see it without its uids: pool, price of entry, next epoch.
+
+Source: subtensor, rpc_info/{dynamic_info,subnet_info}.rs.
+"""
 
 from typing import Any
 
-from template.localnet.chain import epoch
-from template.localnet.chain.pallets import neurons, staking
+from template.localnet.chain import schedule
+from template.localnet.chain.pallets import networks, staking
+from template.localnet.chain.schedule import ROOT_NETUID
 from template.localnet.chain.state import State
-from template.localnet.chain.views.neurons import NO_AXON
+from template.localnet.chain.views import names
+from template.localnet.chain.views.hyperparameters import read_items
 
-_NAME = b"local"
-# Metagraph and hyperparameter fields that are one storage item under another name.
-_HYPERPARAMETERS = {
-    "rho": "Rho",
-    "kappa": "Kappa",
-    "immunity_period": "ImmunityPeriod",
-    "min_allowed_weights": "MinAllowedWeights",
-    "max_weights_limit": "MaxWeightsLimit",
-    "tempo": "Tempo",
-    "min_difficulty": "MinDifficulty",
-    "max_difficulty": "MaxDifficulty",
-    "difficulty": "Difficulty",
-    "weights_version": "WeightsVersionKey",
-    "weights_rate_limit": "WeightsSetRateLimit",
-    "adjustment_interval": "AdjustmentInterval",
-    "adjustment_alpha": "AdjustmentAlpha",
-    "registration_allowed": "NetworkRegistrationAllowed",
-    "target_regs_per_interval": "TargetRegistrationsPerInterval",
-    "max_regs_per_block": "MaxRegistrationsPerBlock",
-    "min_burn": "MinBurn",
-    "max_burn": "MaxBurn",
-    "bonds_moving_avg": "BondsMovingAverage",
-    "serving_rate_limit": "ServingRateLimit",
-    "max_validators": "MaxAllowedValidators",
-    "commit_reveal_period": "RevealPeriodEpochs",
-    "commit_reveal_weights_enabled": "CommitRevealWeightsEnabled",
-    "liquid_alpha_enabled": "LiquidAlphaOn",
-}
-_SUBNET_FIELDS = {
+_POOL_ITEMS = {
     "network_registered_at": "NetworkRegisteredAt",
     "owner_hotkey": "SubnetOwnerHotkey",
     "owner_coldkey": "SubnetOwner",
     "last_step": "LastMechansimStepBlock",
-    "blocks_since_last_step": "BlocksSinceLastStep",
     "alpha_in": "SubnetAlphaIn",
     "alpha_out": "SubnetAlphaOut",
     "tao_in": "SubnetTAO",
@@ -50,97 +26,40 @@ _SUBNET_FIELDS = {
     "subnet_volume": "SubnetVolume",
     "moving_price": "SubnetMovingPrice",
 }
-_METAGRAPH_ONLY = {
-    "num_uids": "SubnetworkN",
-    "max_uids": "MaxAllowedUids",
+_INFO_ITEMS = {
+    "rho": "Rho",
+    "kappa": "Kappa",
+    "difficulty": "Difficulty",
+    "immunity_period": "ImmunityPeriod",
+    "max_allowed_validators": "MaxAllowedValidators",
+    "min_allowed_weights": "MinAllowedWeights",
+    "max_weights_limit": "MaxWeightsLimit",
+    "scaling_law_power": "ScalingLawPower",
+    "subnetwork_n": "SubnetworkN",
+    "max_allowed_uids": "MaxAllowedUids",
+    "blocks_since_last_step": "BlocksSinceLastStep",
+    "tempo": "Tempo",
     "burn": "Burn",
-    "pow_registration_allowed": "NetworkPowRegistrationAllowed",
+    "owner": "SubnetOwner",
 }
-_UID_VECTORS = {
-    "active": "Active",
-    "validator_permit": "ValidatorPermit",
-    "last_update": "LastUpdate",
-    "emission": "Emission",
-    "dividends": "Dividends",
-    "incentives": "Incentive",
-    "consensus": "Consensus",
-}
+_PENDING_ITEMS = ("PendingServerEmission", "PendingValidatorEmission")
 
 
-def metagraph(state: State, netuid: int) -> dict[str, Any] | None:
-    """SubnetInfoRuntimeApi.get_metagraph. `rank`, `trust` and `pruning_score` are empty, as
-    the runtime no longer computes them."""
-    if not state.subtensor.get("NetworksAdded", netuid):
-        return None
+def netuids(state: State) -> tuple[int, ...]:
+    """Of all subnets, root included, ascending."""
+    return ROOT_NETUID, *schedule.subnets(state)
+
+
+def pool_and_emission(state: State, netuid: int) -> dict[str, Any]:
+    """What dynamic info and the metagraph have in common."""
+    values = read_items(state, netuid, _POOL_ITEMS)
+    pending_rao = sum(int(state.subtensor.get(item, netuid)) for item in _PENDING_ITEMS)
     return {
-        **_hyperparameter_values(state, netuid),
-        **_read(state, netuid, _METAGRAPH_ONLY),
-        **_subnet_values(state, netuid),
-        **_read(state, netuid, _UID_VECTORS),
-        **_uid_columns(state, netuid),
-        "netuid": netuid,
-        "name": list(_NAME),
-        "symbol": list(_symbol(state, netuid)),
-        "identity": None,
-        "block": state.block_number,
-        "subnet_emission": 0,
-        "pending_alpha_emission": _pending_rao(state, netuid),
+        **values,
+        "blocks_since_last_step": state.block_number - int(values["last_step"]),
+        "pending_alpha_emission": pending_rao,
         "pending_root_emission": 0,
-        "pruning_score": [],
-        "trust": [],
-        "rank": [],
-        "tao_dividends_per_hotkey": [],
-        "alpha_dividends_per_hotkey": [],
     }
-
-
-def _uid_columns(state: State, netuid: int) -> dict[str, list[Any]]:
-    hotkeys = neurons.hotkeys(state, netuid)
-    registered = [
-        state.subtensor.get("BlockAtRegistration", netuid, uid) for uid in range(len(hotkeys))
-    ]
-    alpha_rao = [staking.alpha_rao(state, netuid, hotkey) for hotkey in hotkeys]
-    total_rao = [staking.stake_weight_rao(state, netuid, hotkey) for hotkey in hotkeys]
-    nothing = [0] * len(hotkeys)
-    return {
-        "hotkeys": hotkeys,
-        "coldkeys": [state.subtensor.get("Owner", hotkey) for hotkey in hotkeys],
-        "identities": [None] * len(hotkeys),
-        "axons": [NO_AXON] * len(hotkeys),
-        "block_at_registration": registered,
-        "alpha_stake": alpha_rao,
-        "tao_stake": [t - a for t, a in zip(total_rao, alpha_rao, strict=True)],
-        "total_stake": total_rao,
-        "collateral_locked": nothing,
-        "collateral_min": nothing,
-        "collateral_earned": nothing,
-    }
-
-
-def mechagraph(state: State, netuid: int, mecid: int) -> dict[str, Any] | None:
-    """SubnetInfoRuntimeApi.get_mechagraph: mechanism 0 is the subnet itself, no other exists."""
-    return metagraph(state, netuid) if mecid == 0 else None
-
-
-def hyperparameters(state: State, netuid: int) -> dict[str, Any] | None:
-    """SubnetInfoRuntimeApi.get_subnet_hyperparams."""
-    if not state.subtensor.get("NetworksAdded", netuid):
-        return None
-    return _hyperparameter_values(state, netuid)
-
-
-def hyperparameter_entries(state: State, netuid: int) -> list[dict[str, Any]] | None:
-    """SubnetInfoRuntimeApi.get_subnet_hyperparams_v3: name and tagged value, as bytes and enum."""
-    if not state.subtensor.get("NetworksAdded", netuid):
-        return None
-    values = _hyperparameter_values(state, netuid)
-    return [{"name": name.encode(), "value": _tagged(name, v)} for name, v in values.items()]
-
-
-def _tagged(name: str, value: Any) -> dict[str, Any]:
-    if isinstance(value, bool):
-        return {"Bool": value}
-    return {"TaoBalance" if name.endswith("_burn") else "U64": value}
 
 
 def dynamic_info(state: State, netuid: int) -> dict[str, Any] | None:
@@ -148,54 +67,61 @@ def dynamic_info(state: State, netuid: int) -> dict[str, Any] | None:
     if not state.subtensor.get("NetworksAdded", netuid):
         return None
     return {
-        **_subnet_values(state, netuid),
+        **pool_and_emission(state, netuid),
         "netuid": netuid,
-        "subnet_name": list(_NAME),
-        "token_symbol": list(_symbol(state, netuid)),
+        "subnet_name": names.subnet_name(state, netuid),
+        "token_symbol": names.subnet_symbol(state, netuid),
         "tempo": state.subtensor.get("Tempo", netuid),
         "emission": 0,
-        "pending_alpha_emission": _pending_rao(state, netuid),
-        "pending_root_emission": 0,
-        "subnet_identity": None,
+        "subnet_identity": names.subnet_identity(state, netuid),
     }
 
 
 def all_dynamic_info(state: State) -> list[dict[str, Any] | None]:
     """SubnetInfoRuntimeApi.get_all_dynamic_info, root included."""
-    return [dynamic_info(state, netuid) for netuid in (staking.ROOT_NETUID, *epoch.subnets(state))]
+    return [dynamic_info(state, netuid) for netuid in netuids(state)]
+
+
+def subnet_info(state: State, netuid: int) -> dict[str, Any] | None:
+    """SubnetInfoRuntimeApi.get_subnet_info and, with the identity, get_subnet_info_v2."""
+    if not state.subtensor.get("NetworksAdded", netuid):
+        return None
+    return {
+        **read_items(state, netuid, _INFO_ITEMS),
+        "netuid": netuid,
+        "network_modality": 0,
+        "network_connect": [],
+        # The two shapes spell one deprecated field in two ways.
+        "emission_values": 0,
+        "emission_value": 0,
+        "identity": names.subnet_identity(state, netuid),
+    }
+
+
+def subnets_info(state: State) -> list[dict[str, Any] | None]:
+    """SubnetInfoRuntimeApi.get_subnets_info and get_subnets_info_v2, root included."""
+    return [subnet_info(state, netuid) for netuid in netuids(state)]
+
+
+def subnet_account(state: State, netuid: int) -> str | None:
+    """SubnetInfoRuntimeApi.get_subnet_account_id: who holds the subnet's TAO."""
+    exists = state.subtensor.get("NetworksAdded", netuid)
+    return staking.subnet_account(netuid) if exists else None
+
+
+def subnet_to_prune(state: State) -> None:
+    """SubnetInfoRuntimeApi.get_subnet_to_prune: none is ever removed here."""
+    del state
 
 
 def next_epoch_start_block(state: State, netuid: int) -> int | None:
-    """SubnetInfoRuntimeApi.get_next_epoch_start_block; None if there is no such subnet."""
-    if not state.subtensor.get("NetworksAdded", netuid) or netuid == staking.ROOT_NETUID:
+    """SubnetInfoRuntimeApi.get_next_epoch_start_block; None without an epoch to come."""
+    exists = state.subtensor.get("NetworksAdded", netuid) and netuid != ROOT_NETUID
+    if not exists or state.subtensor.get("Tempo", netuid) == 0:
         return None
-    return epoch.next_epoch_block(state, netuid)
+    return schedule.next_epoch_block(state, netuid)
 
 
 def network_cost_rao(state: State) -> int:
     """SubnetRegistrationRuntimeApi.get_network_registration_cost."""
-    return state.defaults.network_cost_rao
-
-
-def _hyperparameter_values(state: State, netuid: int) -> dict[str, Any]:
-    alpha_low, alpha_high = state.subtensor.get("AlphaValues", netuid)
-    values = _read(state, netuid, _HYPERPARAMETERS)
-    cutoff = epoch.activity_cutoff_blocks(state, netuid)
-    return {**values, "activity_cutoff": cutoff, "alpha_low": alpha_low, "alpha_high": alpha_high}
-
-
-def _subnet_values(state: State, netuid: int) -> dict[str, Any]:
-    return _read(state, netuid, _SUBNET_FIELDS)
-
-
-def _read(state: State, netuid: int, fields: dict[str, str]) -> dict[str, Any]:
-    return {field: state.subtensor.get(item, netuid) for field, item in fields.items()}
-
-
-def _symbol(state: State, netuid: int) -> bytes:
-    return str(state.subtensor.get("TokenSymbol", netuid)).encode()
-
-
-def _pending_rao(state: State, netuid: int) -> int:
-    items = ("PendingServerEmission", "PendingValidatorEmission", "PendingOwnerCut")
-    return sum(int(state.subtensor.get(item, netuid)) for item in items)
+    return networks.cost_rao(state)
