@@ -28,6 +28,11 @@ def is_loopback(url: str) -> bool:
         return False
 
 
+def is_local_chain(network: str) -> bool:
+    """Whether --subtensor.network is this machine: `local` is ws://127.0.0.1:9944 to the SDK."""
+    return network == "local" or is_loopback(network)
+
+
 def check_peer_endpoint(url: str, *, allow_loopback: bool) -> None:
     """ConfigError unless a peer's endpoint is https to a public host, or loopback is allowed.
 

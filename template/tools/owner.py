@@ -7,16 +7,17 @@ bucket under their digests, the owner has no further role that another cannot ta
 
 import hashlib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from template.base.joining import check_manifest
 from template.data.corpus import Corpus
-from template.data.manifest import manifest_bytes
+from template.data.manifest import Manifest, manifest_bytes, manifest_digest
 from template.data.shards import build_dataset
 from template.data.tokenizer import load_tokenizer
-from template.errors import ConfigError
+from template.errors import ConfigError, NotFound, TooLarge
 from template.protocol.keys import blob_key
 from template.protocol.spec import RunSpec
 from template.protocol.toml import from_table
@@ -57,11 +58,19 @@ def load_plan(path: Path) -> dict[str, Any]:
     try:
         plan = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"plan {path}: cannot be read: {error}") from error
+        raise ConfigError(f"--plan {path}: cannot be read: {error}") from error
     for section, key in _DERIVED:
         if key in plan.get(section, {}):
-            raise ConfigError(f"plan {path}: {section}.{key} is derived; leave it out")
+            raise ConfigError(f"--plan {path}: {section}.{key} is derived; leave it out")
     return plan
+
+
+def check_plan(path: Path, plan: Mapping[str, Any], choices: RunChoices) -> RunSpec:
+    """The spec that a plan will become, without its digests; ConfigError names plan and key."""
+    try:
+        return from_table(RunSpec, _fill(plan, choices))
+    except ConfigError as error:
+        raise ConfigError(f"--plan {path}: {error}") from error
 
 
 def prepare_run(plan: Mapping[str, Any], corpus: Corpus, choices: RunChoices) -> PreparedRun:
@@ -83,13 +92,51 @@ def prepare_run(plan: Mapping[str, Any], corpus: Corpus, choices: RunChoices) ->
         data=replace(draft.data, manifest_digest=hashlib.sha256(manifest).hexdigest()),
         checkpoint=replace(draft.checkpoint, theta0_digest=hashlib.sha256(theta0).hexdigest()),
     )
+    _check_dataset(dataset.manifest, spec)
     return PreparedRun(spec=spec, blobs=blobs)
+
+
+def _check_dataset(manifest: Manifest, spec: RunSpec) -> None:
+    """ConfigError for a run that nobody could join."""
+    check_manifest(manifest, spec, manifest_digest(manifest))
+    held_out_pages = manifest.held_out.num_tokens // manifest.page_tokens
+    if spec.evaluation.curve_pages > held_out_pages:
+        raise ConfigError(
+            f"run spec: evaluation.curve_pages is {spec.evaluation.curve_pages}, the text holds "
+            f"out {held_out_pages} pages: take at most so many"
+        )
 
 
 def upload(run: PreparedRun, bucket: Store) -> None:
     """Put every blob of the run into the owner's bucket."""
     for digest, data in run.blobs.items():
         bucket.put(blob_key(digest), data)
+
+
+def upload_missing(
+    run: PreparedRun, writer: Store, reader: Store, say: Callable[[str], None]
+) -> int:
+    """Put what the bucket does not hold yet; the number of bytes sent.
+
+    What it holds is read back with the key that everybody will read with, and compared.
+    """
+    sent_bytes = 0
+    for number, (digest, data) in enumerate(run.blobs.items(), start=1):
+        key = blob_key(digest)
+        there = _holds(reader, key, data)
+        if not there:
+            writer.put(key, data)
+            sent_bytes += len(data)
+        done = "there already" if there else "sent"
+        say(f"object {number} of {len(run.blobs)}: {len(data):,} bytes, {done}")
+    return sent_bytes
+
+
+def _holds(reader: Store, key: str, data: bytes) -> bool:
+    try:
+        return reader.get(key, max_bytes=len(data)) == data
+    except (NotFound, TooLarge):
+        return False
 
 
 def _fill(plan: Mapping[str, Any], choices: RunChoices) -> dict[str, Any]:

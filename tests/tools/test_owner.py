@@ -6,16 +6,26 @@ from pathlib import Path
 import pytest
 
 from template.data.manifest import parse_manifest
-from template.errors import ConfigError
+from template.errors import ConfigError, Unavailable
 from template.protocol.keys import blob_key
 from template.protocol.spec import parse_spec, spec_to_toml
 from template.store.memory import MemoryStore
-from template.tools.owner import PreparedRun, RunChoices, load_plan, prepare_run, upload
+from template.tools.owner import (
+    PreparedRun,
+    RunChoices,
+    check_plan,
+    load_plan,
+    prepare_run,
+    upload,
+    upload_missing,
+)
 from template.training.checkpoint import parse_params
 from tests.fakes import hotkey_of
 from tests.swarm import small_plan, synthetic_corpus
 
 ROOT = Path(__file__).resolve().parents[2]
+PLANS = sorted((ROOT / "runs").glob("*.toml"))
+PUBLIC_STATE_BLOCKS = 256
 
 
 def _prepare(seed: int = 0, num_windows: int | None = None, **overrides: object) -> PreparedRun:
@@ -51,11 +61,42 @@ def test_a_plan_that_cannot_be_read_is_refused_by_its_path(content, tmp_path) ->
         load_plan(path)
 
 
-def test_the_shipped_plan_makes_a_spec() -> None:
+@pytest.mark.parametrize("path", PLANS, ids=lambda path: path.name)
+def test_every_shipped_plan_makes_a_spec(path: Path) -> None:
     choices = RunChoices(owner_hotkey=hotkey_of("owner"), start_block=40)
-    plan = load_plan(ROOT / "runs" / "localnet.toml")
-    run = prepare_run(plan, synthetic_corpus(200_000), choices)
+    plan = load_plan(path)
+    run = prepare_run(plan, synthetic_corpus(1_000_000), choices)
     assert parse_spec(spec_to_toml(run.spec)) == run.spec
+    assert check_plan(path, plan, choices).schedule == run.spec.schedule
+
+
+def test_the_public_plan_keeps_to_what_a_public_node_remembers() -> None:
+    path = ROOT / "runs" / "testnet.toml"
+    choices = RunChoices(owner_hotkey=hotkey_of("owner"), start_block=40)
+    spec = check_plan(path, load_plan(path), choices)
+    local = check_plan(path, load_plan(ROOT / "runs" / "localnet.toml"), choices)
+    assert spec.schedule.network == "public"
+    assert spec.model == local.model
+    assert spec.weights == local.weights
+    # A joiner reads the votes since the newest checkpoint, and the window before that.
+    window_blocks = spec.schedule.blocks_per_window
+    assert (spec.checkpoint.every_windows + 1) * window_blocks <= PUBLIC_STATE_BLOCKS
+
+
+def test_a_plan_is_judged_before_anything_is_built() -> None:
+    path, choices = Path("p.toml"), RunChoices(owner_hotkey=hotkey_of("owner"), start_block=99)
+    with pytest.raises(ConfigError, match=r"--plan p\.toml: training\.inner_stepz: unknown key"):
+        check_plan(path, small_plan(training__inner_stepz=3), choices)
+    with pytest.raises(ConfigError, match=r"--plan p\.toml: .*outer\.peers_per_step"):
+        check_plan(path, small_plan(outer__peers_per_step=0), choices)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("model__vocab_size", 300), ("evaluation__curve_pages", 10_000)]
+)
+def test_a_run_that_nobody_could_join_is_refused(key: str, value: int) -> None:
+    with pytest.raises(ConfigError, match=key.replace("__", r"\.")):
+        _prepare(**{key: value})
 
 
 def test_every_blob_lies_under_its_hash_and_the_spec_names_them_all() -> None:
@@ -104,3 +145,41 @@ def test_a_wrong_key_is_named() -> None:
         _prepare(training__inner_stepz=3)
     with pytest.raises(ConfigError, match=r"outer\.peers_per_step"):
         _prepare(outer__peers_per_step=0)
+
+
+class Failing(MemoryStore):
+    """A bucket that takes so many objects and then none."""
+
+    def __init__(self, num_objects: int) -> None:
+        super().__init__()
+        self.num_left = num_objects
+
+    def put(self, key: str, data: bytes) -> None:
+        if self.num_left == 0:
+            raise Unavailable("away")
+        self.num_left -= 1
+        super().put(key, data)
+
+
+def test_an_upload_that_broke_off_goes_on_where_it_was() -> None:
+    run, bucket, said = _prepare(), Failing(2), []
+    with pytest.raises(Unavailable):
+        upload_missing(run, bucket, bucket.reader(), said.append)
+    assert len(bucket.list("")) == len(said) == 2
+    bucket.num_left = 100
+    sent_bytes = upload_missing(run, bucket, bucket.reader(), said.append)
+    sizes = [len(data) for data in run.blobs.values()]
+    assert sent_bytes == sum(sizes[2:]) > 0
+    assert bucket.num_left == 100 - len(sizes[2:])
+    assert sum("there already" in line for line in said) == 2
+    assert upload_missing(run, bucket, bucket.reader(), said.append) == 0
+
+
+@pytest.mark.parametrize("damage", [lambda d: d[:-1], lambda d: d + b"x", lambda d: bytes(len(d))])
+def test_an_object_of_other_bytes_is_sent_again(damage) -> None:
+    run, bucket = _prepare(), MemoryStore()
+    upload(run, bucket)
+    digest, data = next(iter(run.blobs.items()))
+    bucket.put(blob_key(digest), damage(data))
+    assert upload_missing(run, bucket, bucket.reader(), lambda _: None) == len(data)
+    assert bucket.get(blob_key(digest), max_bytes=len(data)) == data

@@ -1,0 +1,38 @@
+"""A bucket whose failures say which one it is: an operator has one, and reads of many."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from template.errors import StoreError
+from template.store.types import Store
+
+T = TypeVar("T")
+
+
+class NamedStore:
+    """`Store` over another one; its errors keep their class and start with `name`."""
+
+    def __init__(self, store: Store, name: str) -> None:
+        self._store = store
+        self._name = name
+
+    def put(self, key: str, data: bytes) -> None:
+        self._named(lambda: self._store.put(key, data))
+
+    def get(self, key: str, *, max_bytes: int) -> bytes:
+        return self._named(lambda: self._store.get(key, max_bytes=max_bytes))
+
+    def size(self, key: str) -> int:
+        return self._named(lambda: self._store.size(key))
+
+    def list(self, prefix: str) -> list[str]:
+        return self._named(lambda: self._store.list(prefix))
+
+    def delete(self, key: str) -> None:
+        self._named(lambda: self._store.delete(key))
+
+    def _named(self, call: Callable[[], T]) -> T:
+        try:
+            return call()
+        except StoreError as error:
+            raise type(error)(f"{self._name}: {error}") from error

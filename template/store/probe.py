@@ -1,0 +1,88 @@
+"""Whether a node's bucket and its two keys are what they have to be, tried on the bucket itself.
+
+Owns the trial and its findings, for a node's start and for `neurons/bucket.py check` alike.
+Does not open stores: it is handed the bucket seen with each key.
+"""
+
+import secrets
+from collections.abc import Callable
+from contextlib import suppress
+
+from template.errors import ConfigError, Denied, NotFound, StoreError
+from template.store.types import Store
+
+WRITE_KEY = "TESSERA_BUCKET_WRITE_KEY_ID and TESSERA_BUCKET_WRITE_SECRET"
+READ_KEY = "TESSERA_BUCKET_READ_KEY_ID and TESSERA_BUCKET_READ_SECRET"
+PROBE_PREFIX = "probe"
+_PROBE_BYTES = 32
+
+
+def check_bucket(
+    writer: Store, reader: Store, *, where: str, say: Callable[[str], None] = lambda _: None
+) -> None:
+    """Write a small object, read it with the read key, and see that this key cannot write.
+
+    `where` names the bucket and its endpoint in messages; `say` is told each step that went
+    well. Leaves nothing behind if the write key may delete. Raises ConfigError for what an
+    operator has to change (it names the variables), Unavailable if the bucket does not answer.
+    """
+    token = secrets.token_bytes(_PROBE_BYTES)
+    key = f"{PROBE_PREFIX}/{token.hex()}"
+    _write(writer, key, token, where)
+    say("the write key writes")
+    try:
+        _read(reader, key, token, where)
+        say("the read key reads what was written")
+        _demand_refusal(reader, key, token, where)
+        say("the read key cannot write, as it must be")
+    finally:
+        # A key without the right to delete is no fault: nothing of a run is ever deleted.
+        with suppress(StoreError):
+            writer.delete(key)
+
+
+def _write(writer: Store, key: str, token: bytes, where: str) -> None:
+    try:
+        writer.put(key, token)
+    except NotFound as error:
+        raise ConfigError(
+            f"{where}: there is no such bucket: create it under exactly this name "
+            "(`python neurons/bucket.py name` prints it)"
+        ) from error
+    except Denied as error:
+        raise ConfigError(
+            f"{where}: the write key was refused ({error}): {WRITE_KEY} must be a key that "
+            "reads and writes this bucket, and the bucket must exist"
+        ) from error
+
+
+def _read(reader: Store, key: str, token: bytes, where: str) -> None:
+    try:
+        found = reader.get(key, max_bytes=_PROBE_BYTES)
+    except Denied as error:
+        raise ConfigError(
+            f"{where}: the read key was refused ({error}): {READ_KEY} must be a key that "
+            "reads this bucket"
+        ) from error
+    except NotFound as error:
+        raise ConfigError(
+            f"{where}: the read key does not see what the write key wrote ({error}): "
+            f"{READ_KEY} must belong to this same bucket"
+        ) from error
+    if found != token:
+        raise ConfigError(
+            f"{where}: the read key read other bytes than the write key wrote: {READ_KEY} must "
+            "belong to this same bucket"
+        )
+
+
+def _demand_refusal(reader: Store, key: str, token: bytes, where: str) -> None:
+    """The read key is published on chain: whoever reads the chain could write with it."""
+    try:
+        reader.put(key, token)
+    except Denied:
+        return
+    raise ConfigError(
+        f"{where}: the read key can WRITE, and it is published on chain: {READ_KEY} must be a "
+        "key that only reads this bucket; create one"
+    )

@@ -1,0 +1,107 @@
+"""The trial of a bucket and its two keys; against a real server in tests/tools."""
+
+import re
+
+import pytest
+
+from template.environment import ENVIRONMENT
+from template.errors import ConfigError, Denied, NotFound, StoreError, Unavailable
+from template.store.memory import MemoryStore
+from template.store.probe import READ_KEY, WRITE_KEY, check_bucket
+
+
+class Broken(MemoryStore):
+    """A bucket of which some calls fail with an error."""
+
+    def __init__(self, error: StoreError, *calls: str) -> None:
+        super().__init__()
+        self._error = error
+        self._calls = calls
+
+    def put(self, key: str, data: bytes) -> None:
+        self._fail("put")
+        super().put(key, data)
+
+    def get(self, key: str, *, max_bytes: int) -> bytes:
+        self._fail("get")
+        return super().get(key, max_bytes=max_bytes)
+
+    def delete(self, key: str) -> None:
+        self._fail("delete")
+        super().delete(key)
+
+    def _fail(self, call: str) -> None:
+        if call in self._calls:
+            raise self._error
+
+
+class Forging(MemoryStore):
+    """A bucket that gives other bytes than it was given."""
+
+    def get(self, key: str, *, max_bytes: int) -> bytes:
+        return bytes(max_bytes)
+
+
+def test_a_good_bucket_passes_step_by_step_and_is_left_empty() -> None:
+    bucket, steps = MemoryStore(), []
+    check_bucket(bucket, bucket.reader(), where="here", say=steps.append)
+    assert len(steps) == 3
+    assert "cannot write" in steps[-1]
+    assert bucket.list("") == []
+
+
+def test_a_write_key_that_cannot_delete_is_good_enough() -> None:
+    bucket = Broken(Denied("no"), "delete")
+    check_bucket(bucket, bucket.reader(), where="here")
+    assert len(bucket.list("probe/")) == 1
+
+
+@pytest.mark.parametrize(
+    ("writer", "words"),
+    [
+        (Broken(NotFound("404"), "put"), ("no such bucket", "create it")),
+        (Broken(Denied("403"), "put"), ("write key was refused", WRITE_KEY, "403")),
+    ],
+)
+def test_a_bucket_that_cannot_be_written_is_a_config_error(writer, words) -> None:
+    with pytest.raises(ConfigError) as raised:
+        check_bucket(writer, writer.reader(), where="bucket B at U")
+    assert str(raised.value).startswith("bucket B at U: ")
+    assert [word for word in words if word not in str(raised.value)] == []
+
+
+@pytest.mark.parametrize(
+    ("reader", "words"),
+    [
+        (Broken(Denied("403"), "get"), ("read key was refused", READ_KEY)),
+        (MemoryStore(), ("does not see", READ_KEY)),
+        (Forging(), ("other bytes", READ_KEY)),
+    ],
+)
+def test_a_read_key_that_does_not_read_this_bucket_is_a_config_error(reader, words) -> None:
+    writer = MemoryStore()
+    with pytest.raises(ConfigError) as raised:
+        check_bucket(writer, reader, where="here")
+    assert [word for word in words if word not in str(raised.value)] == []
+    assert writer.list("") == []
+
+
+def test_a_read_key_that_writes_is_refused() -> None:
+    bucket = MemoryStore()
+    with pytest.raises(ConfigError, match="can WRITE, and it is published on chain") as raised:
+        check_bucket(bucket, bucket, where="here")
+    assert READ_KEY in str(raised.value)
+    assert bucket.list("") == []
+
+
+@pytest.mark.parametrize("call", ["put", "get"])
+def test_an_outage_stays_an_outage(call: str) -> None:
+    writer = Broken(Unavailable("away"), call) if call == "put" else MemoryStore()
+    with pytest.raises(Unavailable, match="away"):
+        check_bucket(writer, Broken(Unavailable("away"), "get", "put"), where="here")
+
+
+def test_the_variables_that_the_messages_name_exist() -> None:
+    named = re.findall(r"TESSERA_\w+", f"{WRITE_KEY}, {READ_KEY}")
+    assert len(named) == 4
+    assert set(named) <= set(ENVIRONMENT)
