@@ -1,35 +1,66 @@
 """What miner and validator have in common: from a config to a running neuron."""
 
 import logging
-import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import NoReturn, Protocol
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
 
 import torch
 
 from template import __spec_version__
 from template.base.context import NodeContext, OpenBucket
-from template.base.supervisor import supervise
+from template.base.joining import LOCAL_FILE
+from template.base.preflight import (
+    ask_for_place,
+    check_own_bucket,
+    check_published_endpoint,
+    check_state_dir,
+    warn_of_clock,
+)
+from template.base.supervisor import GIVE_UP_S, supervise
 from template.base.waiter import Waiter
-from template.chain import Chain
-from template.chain.bittensor import BittensorChain, open_wallet
+from template.chain.bittensor import BittensorChain, ChainOptions, Wallet, open_wallet
+from template.chain.commands import Commands, wallet_flags
+from template.chain.health import shown_endpoint
 from template.config import MinerConfig
-from template.errors import ConfigError, SubnetError
+from template.environment import BucketKey
+from template.errors import (
+    EXIT_ENDED,
+    EXIT_INTERRUPTED,
+    ConfigError,
+    SubnetError,
+    disk_trouble,
+    exit_status,
+)
 from template.log import setup_logging
-from template.metrics import open_metrics
+from template.metrics import Metrics, open_metrics
 from template.protocol.keys import bucket_name
 from template.protocol.payload import PayloadFormat
-from template.protocol.record import Access
+from template.protocol.record import Access, AccessKind
 from template.protocol.spec import RunSpec, load_spec
 from template.protocol.ss58 import public_key
 from template.secret import Secret
-from template.store.endpoints import check_peer_endpoint, is_loopback
+from template.signals import unwind_on_signals
+from template.store.endpoints import check_peer_endpoint, is_local_chain
+from template.store.named import NamedStore
 from template.store.s3 import S3Bucket, S3Store
 from template.training.model import tensor_shapes
 
 log = logging.getLogger(__name__)
+
+C = TypeVar("C", bound=MinerConfig)
+
+START_PATIENCE = ChainOptions(read_timeout_s=15.0, read_deadline_s=15.0)
+"""At the start: an endpoint that is silent costs half a minute, one that refuses a quarter."""
+RUN_PATIENCE = ChainOptions(read_deadline_s=GIVE_UP_S)
+"""In mid-run: what was trained is worth waiting for."""
+PROBE_DEADLINE_S = 5.0
+PEER_DEADLINE_S = 20.0
+"""How long one request to a peer's bucket may be retried: a dead peer must not stop a node."""
 
 
 class Neuron(Protocol):
@@ -38,48 +69,90 @@ class Neuron(Protocol):
     def step(self) -> bool: ...
 
 
-def run_neuron(role: str, config: MinerConfig, build: Callable[[NodeContext], Neuron]) -> int:
-    """Build a neuron and repeat its step until the run ends; the process's exit status."""
-    signal.signal(signal.SIGTERM, _interrupt)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Identity:
+    """What is known without asking anybody."""
+
+    spec: RunSpec
+    wallet: Wallet
+    hotkey: str
+    commands: Commands
+
+
+def run_neuron(role: str, parse: Callable[[], C], build: Callable[[NodeContext, C], Neuron]) -> int:
+    """Parse, check, build and repeat a neuron's step until the run ends; the exit status.
+
+    An error is said once: on standard error until the log is set up, then in the log.
+    """
+    unwind_on_signals()
     try:
-        with _context(role, config) as context:
-            supervise(build(context).step)
-            log.info("the run has ended")
+        config = parse()
+        identity = _identify(role, config)
+    except SubnetError as error:
+        sys.stderr.write(f"{role}: {error}\n")
+        return exit_status(error)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    try:
+        with _context(role, config, identity) as context:
+            supervise(build(context, config).step)
+        log.info("the run has ended")
     except SubnetError as error:
         log.error("%s", error)
-        sys.stderr.write(f"{role}: {error}\n")
-        return 1
+        return exit_status(error)
     except KeyboardInterrupt:
-        log.info("stopped; the state is on disk")
-        return 130
-    return 0
+        log.info("interrupted; %s", _what_is_saved(config.neuron.state_dir))
+        return EXIT_INTERRUPTED
+    return EXIT_ENDED
 
 
-def _interrupt(_signal: int, _frame: object) -> NoReturn:
-    raise KeyboardInterrupt
+def _what_is_saved(state_dir: Path) -> str:
+    path = state_dir / LOCAL_FILE
+    if path.exists():
+        return f"what was saved last is in {path}, and a restart goes on from it"
+    return "nothing was saved yet, and a restart begins anew"
+
+
+def _identify(role: str, config: MinerConfig) -> _Identity:
+    """Spec, wallet and device are right, in this order; then the log is set up."""
+    spec = load_spec(config.neuron.run)
+    wallet = open_wallet(config.wallet.name, config.wallet.hotkey, str(config.wallet.path))
+    _device(config.neuron.device)
+    hotkey = wallet.hotkey.ss58_address
+    setup_logging(config.logging.level, config.logging.directory, role=role, hotkey=hotkey)
+    commands = Commands(
+        netuid=config.chain.netuid,
+        network=shown_endpoint(config.chain.network),
+        wallet=wallet_flags(config.wallet.name, config.wallet.hotkey, config.wallet.path),
+    )
+    return _Identity(spec=spec, wallet=wallet, hotkey=hotkey, commands=commands)
+
+
+def _check(config: MinerConfig, identity: _Identity) -> None:
+    """All that can be wrong outside this process, before anything of it goes on chain."""
+    log.info("asking the chain at %s", identity.commands.network)
+    with closing(_open_chain(config, None, START_PATIENCE)) as chain:
+        ask_for_place(chain, identity.hotkey, identity.commands)
+        clock_ahead_s = time.time() - chain.head_time_s()
+    check_state_dir(config.neuron.state_dir)
+    url = config.bucket.endpoint_url
+    check_published_endpoint(url, allow_loopback=is_local_chain(config.chain.network))
+    log.info("trying the bucket at %s", url)
+    writer = own_bucket(config, identity.hotkey, deadline_s=PROBE_DEADLINE_S)
+    reader = _bucket(config, identity.hotkey, config.bucket.read, PROBE_DEADLINE_S)
+    source = "TESSERA_BUCKET_ENDPOINT" if config.bucket.kind is AccessKind.S3 else "R2"
+    where = f"{source} {url}, bucket {bucket_name(public_key(identity.hotkey))}"
+    with closing(writer), closing(reader):
+        check_own_bucket(writer, reader, where=where, clock_ahead_s=clock_ahead_s)
+    warn_of_clock(clock_ahead_s)
 
 
 @contextmanager
-def _context(role: str, config: MinerConfig) -> Iterator[NodeContext]:
-    wallet = open_wallet(config.wallet.name, config.wallet.hotkey, str(config.wallet.path))
-    hotkey = wallet.hotkey.ss58_address
-    setup_logging(config.logging.level, config.logging.directory, role=role, hotkey=hotkey)
-    spec = load_spec(config.neuron.run)
-    chain = BittensorChain(
-        endpoint=config.chain.network,
-        netuid=config.chain.netuid,
-        wallet=wallet,
-        version_key=__spec_version__,
-    )
-    _require_registered(chain, hotkey, config)
-    config.neuron.state_dir.mkdir(parents=True, exist_ok=True)
-    metrics = open_metrics(
-        state_dir=config.neuron.state_dir,
-        save_events=config.neuron.save_events,
-        wandb_config=config.wandb,
-        run_name=f"{role}-{hotkey[:8]}",
-        run_config={"run_id": spec.run_id.hex(), "role": role, "hotkey": hotkey},
-    )
+def _context(role: str, config: MinerConfig, identity: _Identity) -> Iterator[NodeContext]:
+    _check(config, identity)
+    spec, hotkey = identity.spec, identity.hotkey
+    chain = _open_chain(config, identity.wallet, RUN_PATIENCE)
+    metrics = _open_metrics(role, config, identity)
     try:
         yield NodeContext(
             spec=spec,
@@ -88,15 +161,45 @@ def _context(role: str, config: MinerConfig) -> Iterator[NodeContext]:
             access=config.bucket.access,
             chain=chain,
             waiter=Waiter(chain),
-            bucket=own_bucket(config, hotkey),
-            open_bucket=bucket_opener(allow_loopback=is_loopback(config.chain.network)),
+            bucket=NamedStore(
+                own_bucket(config, hotkey), "this node's own bucket (TESSERA_BUCKET_*)"
+            ),
+            open_bucket=bucket_opener(allow_loopback=is_local_chain(config.chain.network)),
             metrics=metrics,
             state_dir=config.neuron.state_dir,
             device=_device(config.neuron.device),
+            run_file=config.neuron.run,
+            commands=identity.commands,
         )
     finally:
         metrics.close()
         chain.close()
+
+
+def _open_chain(
+    config: MinerConfig, wallet: Wallet | None, options: ChainOptions
+) -> BittensorChain:
+    return BittensorChain(
+        endpoint=config.chain.network,
+        netuid=config.chain.netuid,
+        wallet=wallet,
+        version_key=__spec_version__,
+        options=options,
+    )
+
+
+def _open_metrics(role: str, config: MinerConfig, identity: _Identity) -> Metrics:
+    hotkey = identity.hotkey
+    try:
+        return open_metrics(
+            state_dir=config.neuron.state_dir,
+            save_events=config.neuron.save_events,
+            wandb_config=config.wandb,
+            run_name=f"{role}-{hotkey[:8]}",
+            run_config={"run_id": identity.spec.run_id.hex(), "role": role, "hotkey": hotkey},
+        )
+    except OSError as error:
+        raise disk_trouble(config.neuron.state_dir, error) from error
 
 
 def payload_format(spec: RunSpec) -> PayloadFormat:
@@ -105,16 +208,19 @@ def payload_format(spec: RunSpec) -> PayloadFormat:
     )
 
 
-def own_bucket(config: MinerConfig, hotkey: str) -> S3Store:
+def own_bucket(config: MinerConfig, hotkey: str, *, deadline_s: float = 60.0) -> S3Store:
     """This neuron's bucket with the key that writes."""
-    return S3Store(
-        S3Bucket(
-            endpoint_url=config.bucket.endpoint_url,
-            bucket=bucket_name(public_key(hotkey)),
-            access_key_id=config.bucket.write.key_id,
-            secret_access_key=config.bucket.write.secret,
-        )
+    return _bucket(config, hotkey, config.bucket.write, deadline_s)
+
+
+def _bucket(config: MinerConfig, hotkey: str, key: BucketKey, deadline_s: float) -> S3Store:
+    bucket = S3Bucket(
+        endpoint_url=config.bucket.endpoint_url,
+        bucket=bucket_name(public_key(hotkey)),
+        access_key_id=key.key_id,
+        secret_access_key=key.secret,
     )
+    return S3Store(bucket, deadline_s=deadline_s)
 
 
 def bucket_opener(*, allow_loopback: bool) -> OpenBucket:
@@ -133,20 +239,15 @@ def bucket_opener(*, allow_loopback: bool) -> OpenBucket:
     return open_bucket
 
 
-PEER_DEADLINE_S = 20.0
-"""How long one request to a peer's bucket may be retried: a dead peer must not stop a node."""
-
-
-def _require_registered(chain: Chain, hotkey: str, config: MinerConfig) -> None:
-    if chain.metagraph(chain.finalized()).by_hotkey(hotkey) is None:
-        raise ConfigError(
-            f"--wallet.hotkey {config.wallet.hotkey}: {hotkey} is not registered on subnet "
-            f"{config.chain.netuid}; run `btcli subnets register --netuid {config.chain.netuid} "
-            f"-n {config.chain.network} -w {config.wallet.name} -H {config.wallet.hotkey}`"
-        )
-
-
 def _device(name: str) -> str:
-    if name != "auto":
-        return name
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """The torch device; ConfigError if this machine does not have it."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    found = torch.cuda.device_count()
+    index = int(name.partition(":")[2] or 0)
+    if name.startswith("cuda") and index >= found:
+        raise ConfigError(
+            f"--neuron.device {name}: torch sees {found} CUDA devices on this machine; name one of "
+            "them, or cpu"
+        )
+    return name

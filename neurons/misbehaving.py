@@ -10,25 +10,34 @@ from pathlib import Path
 if __name__ == "__main__" and not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from template.signals import leave_on_signals
+
+if __name__ == "__main__":
+    leave_on_signals()
+
 from neurons.compose import run_neuron
-from template.config import parse_miner_config
+from template.config import MinerConfig, parse_miner_config
 from template.errors import ConfigError
 from template.localnet.behaviours import BEHAVIOURS
-from template.store.endpoints import is_loopback
+from template.store.endpoints import is_local_chain
 
 
 def main(argv: list[str]) -> int:
-    """Run until the run ends; `argv` starts with --behaviour NAME."""
-    try:
-        if len(argv) < 2 or argv[0] != "--behaviour" or argv[1] not in BEHAVIOURS:
-            raise ConfigError(f"start with --behaviour and one of {', '.join(sorted(BEHAVIOURS))}")
-        config = parse_miner_config(argv[2:], os.environ)
-        if not is_loopback(config.chain.network):
-            raise ConfigError("--subtensor.network: misbehaving is for a chain on this machine")
-    except ConfigError as error:
-        sys.stderr.write(f"misbehaving: {error}\n")
-        return 2
-    return run_neuron("miner", config, BEHAVIOURS[argv[1]])
+    """Run until the run ends; `argv` starts with --behaviour NAME. The exit status as a miner's."""
+    return run_neuron(
+        "misbehaving",
+        lambda: _parse(argv),
+        lambda context, _config: BEHAVIOURS[argv[1]](context),
+    )
+
+
+def _parse(argv: list[str]) -> MinerConfig:
+    if len(argv) < 2 or argv[0] != "--behaviour" or argv[1] not in BEHAVIOURS:
+        raise ConfigError(f"start with --behaviour and one of {', '.join(sorted(BEHAVIOURS))}")
+    config = parse_miner_config(argv[2:], os.environ)
+    if not is_local_chain(config.chain.network):
+        raise ConfigError("--subtensor.network: misbehaving is for a chain on this machine")
+    return config
 
 
 if __name__ == "__main__":

@@ -10,23 +10,22 @@ from pathlib import Path
 if __name__ == "__main__" and not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from template.signals import leave_on_signals
+
+if __name__ == "__main__":
+    leave_on_signals()
+
 from neurons.compose import run_neuron
 from template.base.validator import Validator
 from template.config import parse_validator_config
-from template.errors import ConfigError
 
 
 def main(argv: list[str]) -> int:
-    """Run until the run ends; 0 then, 1 for an error, 2 for a wrong flag or variable."""
-    try:
-        config = parse_validator_config(argv, os.environ)
-    except ConfigError as error:
-        sys.stderr.write(f"validator: {error}\n")
-        return 2
+    """Run until the run ends; the exit status, see `template.errors.EXIT_STATUSES`."""
     return run_neuron(
         "validator",
-        config,
-        lambda context: Validator(context, sets_weights=config.set_weights),
+        lambda: parse_validator_config(argv, os.environ),
+        lambda context, config: Validator(context, sets_weights=config.set_weights),
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from template.environment import BucketKey, BucketSettings, bucket_settings
-from template.flags import DEFAULT_NETWORK, parse_flags
+from template.flags import DEFAULT_NETWORK, DEFAULT_PROJECT, parse_flags
 
 __all__ = [
     "BucketKey",
@@ -129,10 +129,19 @@ def _node_config(args: argparse.Namespace, env: Mapping[str, str]) -> MinerConfi
         ),
         logging=LoggingConfig(level=args.level, directory=args.logging_dir),
         neuron=_neuron_config(args),
-        wandb=WandbConfig(
-            mode=args.wandb, project_name=args.project_name, entity=args.entity, notes=args.notes
-        ),
+        wandb=_wandb_config(args, env),
         bucket=bucket_settings(env),
+    )
+
+
+def _wandb_config(args: argparse.Namespace, env: Mapping[str, str]) -> WandbConfig:
+    """Nothing leaves this machine unasked: a key or a flag of wandb's own asks."""
+    asked = (env.get("WANDB_API_KEY"), args.project_name, args.entity, args.notes)
+    return WandbConfig(
+        mode=args.wandb or ("online" if any(asked) else "off"),
+        project_name=args.project_name or DEFAULT_PROJECT,
+        entity=args.entity,
+        notes=args.notes or "",
     )
 
 

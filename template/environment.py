@@ -103,8 +103,9 @@ def bucket_settings(env: Mapping[str, str]) -> BucketSettings:
 def _refuse_unknown(env: Mapping[str, str]) -> None:
     for name in sorted(env):
         if name.startswith(OWN_PREFIXES) and name not in ENVIRONMENT:
-            near = difflib.get_close_matches(name, ENVIRONMENT, n=1, cutoff=0.0)[0]
-            raise ConfigError(f"{name} is no variable of this subnet; did you mean {near}?")
+            near = difflib.get_close_matches(name, ENVIRONMENT, n=1)
+            hint = f"did you mean {near[0]}?" if near else "unset it; --help names those there are"
+            raise ConfigError(f"{name} is no variable of this subnet; {hint}")
 
 
 def _place(env: Mapping[str, str]) -> tuple[AccessKind, str]:

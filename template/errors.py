@@ -1,7 +1,23 @@
-"""Every error that this project raises on purpose.
+"""Every error that this project raises on purpose, and the exit status that it becomes.
 
 A message names the field or the object and the remedy; it never carries a secret.
 """
+
+from pathlib import Path
+from typing import Final
+
+EXIT_ENDED: Final = 0
+EXIT_TRY_AGAIN: Final = 1
+EXIT_OPERATOR: Final = 2
+EXIT_INTERRUPTED: Final = 130
+
+EXIT_STATUSES: Final = {
+    EXIT_ENDED: "the run has ended",
+    EXIT_TRY_AGAIN: "it could not go on; a restart may help (chain or bucket away, disk full)",
+    EXIT_OPERATOR: "an operator has to change something first; a restart does not help",
+    EXIT_INTERRUPTED: "it was interrupted (Ctrl-C or SIGTERM)",
+}
+"""What the exit status of every command of this project says, for --help."""
 
 
 class SubnetError(Exception):
@@ -28,12 +44,24 @@ class ConsensusError(SubnetError):
     """This node disagrees with the stake majority, or cannot know what it accepted."""
 
 
-class ChainError(SubnetError):
-    """The chain refused a call or could not be reached; `code` is the SDK's word for it."""
+class StateError(SubnetError):
+    """The disk did not take what must be kept; the state that was saved before is whole."""
 
-    def __init__(self, message: str, code: str = "unknown") -> None:
+
+class ChainError(SubnetError):
+    """The chain refused a call or could not be reached.
+
+    `code` is the SDK's word for the kind of failure, `name` the runtime's own word if it gave
+    one. `is_final`: the same call will not succeed in this process, however often.
+    """
+
+    def __init__(
+        self, message: str, code: str = "unknown", *, name: str = "", is_final: bool = False
+    ) -> None:
         super().__init__(message)
         self.code = code
+        self.name = name
+        self.is_final = is_final
 
 
 class StoreError(SubnetError):
@@ -54,3 +82,17 @@ class Denied(StoreError):
 
 class Unavailable(StoreError):
     """No usable answer before the deadline; the same call may succeed later."""
+
+
+def disk_trouble(path: Path, error: Exception) -> StateError:
+    """What to say when a file of the state directory cannot be written."""
+    reason = getattr(error, "strerror", None) or error
+    return StateError(
+        f"--neuron.state_dir: {path} cannot be written ({reason}); free the disk and start again: "
+        "what was saved before is whole, and the node goes on from it"
+    )
+
+
+def exit_status(error: SubnetError) -> int:
+    """The exit status of a process that ends with this error."""
+    return EXIT_OPERATOR if isinstance(error, ConfigError) else EXIT_TRY_AGAIN

@@ -14,6 +14,7 @@ from typing import Final, Literal, NoReturn
 from urllib.parse import urlsplit
 
 from template.environment import ENVIRONMENT
+from template.errors import EXIT_STATUSES
 
 Role = Literal["miner", "validator"]
 
@@ -93,8 +94,9 @@ def _check_names(parser: _Parser, role: Role, argv: Sequence[str]) -> None:
         if reason:
             parser.error(f"{name}: {reason}")
         if name not in parser.known_flags:
-            near = difflib.get_close_matches(name, parser.known_flags, n=1, cutoff=0.0)[0]
-            parser.error(f"{name}: no such flag; did you mean {near}?")
+            near = difflib.get_close_matches(name, parser.known_flags, n=1)
+            hint = f"did you mean {near[0]}?" if near else "see --help for those there are"
+            parser.error(f"{name}: no such flag; {hint}")
         if names.count(name) > 1:
             parser.error(f"{name}: given more than once; only one value can hold")
 
@@ -124,7 +126,8 @@ def _build_parser(role: Role) -> _Parser:
         epilog=_epilog(role),
     )
     _add_run_flags(parser, role)
-    _add_chain_flags(parser)
+    add_chain_flags(parser)
+    add_wallet_flags(parser)
     _add_logging_flags(parser)
     _add_wandb_flags(parser)
     return parser
@@ -179,8 +182,9 @@ def _add_run_flags(parser: _Parser, role: Role) -> None:
         )
 
 
-def _add_chain_flags(parser: _Parser) -> None:
-    group = parser.add_argument_group("chain and wallet")
+def add_chain_flags(parser: argparse.ArgumentParser) -> None:
+    """--netuid and where the chain is: `netuid`, `network`, `chain_endpoint`."""
+    group = parser.add_argument_group("chain")
     group.add_argument(
         "--netuid",
         dest="netuid",
@@ -204,6 +208,11 @@ def _add_chain_flags(parser: _Parser) -> None:
         type=_ws_url,
         help="ws:// or wss:// URL, instead of --subtensor.network",
     )
+
+
+def add_wallet_flags(parser: argparse.ArgumentParser) -> None:
+    """Which keys sign: `wallet_name`, `wallet_hotkey`, `wallet_path`."""
+    group = parser.add_argument_group("wallet")
     group.add_argument(
         "--wallet.name",
         dest="wallet_name",
@@ -265,8 +274,14 @@ def _add_wandb_flags(parser: _Parser) -> None:
         dest="wandb",
         action="store_const",
         const="off",
-        default="online",
-        help="do not use it (default: online, with WANDB_API_KEY or `wandb login`)",
+        help="do not use it (default, unless WANDB_API_KEY or another --wandb flag is given)",
+    )
+    modes.add_argument(
+        "--wandb.online",
+        dest="wandb",
+        action="store_const",
+        const="online",
+        help="send metrics, with WANDB_API_KEY or after `wandb login`",
     )
     modes.add_argument(
         "--wandb.offline",
@@ -279,7 +294,6 @@ def _add_wandb_flags(parser: _Parser) -> None:
         "--wandb.project_name",
         dest="project_name",
         metavar="NAME",
-        default=DEFAULT_PROJECT,
         help=f"project (default: {DEFAULT_PROJECT})",
     )
     group.add_argument(
@@ -292,7 +306,6 @@ def _add_wandb_flags(parser: _Parser) -> None:
         "--wandb.notes",
         dest="notes",
         metavar="TEXT",
-        default="",
         help="free text on the run's page",
     )
 
@@ -303,18 +316,22 @@ def _epilog(role: Role) -> str:
     state_dir = STATE_DIR.format(
         role=role, coldkey="COLDKEY", hotkey="HOTKEY", netuid="N", name="NAME"
     )
-    return _EPILOG.format(role=role, variables=variables, state_dir=state_dir)
+    statuses = "\n".join(f"  {number:<3}  {text}" for number, text in EXIT_STATUSES.items())
+    return _EPILOG.format(role=role, variables=variables, state_dir=state_dir, statuses=statuses)
 
 
 _EPILOG = """\
 environment variables (secrets are read from here only, and never logged):
 {variables}
-  WANDB_API_KEY                key of Weights & Biases, unless --wandb.off or --wandb.offline
+  WANDB_API_KEY                key of Weights & Biases; turns it on, unless --wandb.off is given
 
 files (default --neuron.state_dir):
   {state_dir}
       everything that this process writes; keep it, and a restart loses nothing
       metrics.jsonl: one line of JSON per window
+
+exit status:
+{statuses}
 
 example:
   export TESSERA_R2_ACCOUNT_ID=... TESSERA_BUCKET_WRITE_KEY_ID=...   (and the other three)

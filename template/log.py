@@ -7,6 +7,7 @@ opens each window with `window_context`.
 
 import logging
 import logging.handlers
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,11 +15,15 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Final, Literal
 
+from template.errors import ConfigError
+
 Level = Literal["info", "debug", "trace"]
 
 OWN_LOGGERS: Final = ("template", "compression", "evaluation", "neurons", "__main__")
 TRACED_LIBRARIES: Final = ("bittensor", "websockets.client")
 """Raised to debug by "trace". Not botocore: at debug it logs signed requests."""
+FRAME_LOGGER: Final = "bittensor.transport.raw_websocket"
+"""Never raised: it logs whole answers of the chain, and buckets' read keys stand in them."""
 
 LOG_FILE_MAX_BYTES: Final = 20_000_000
 NUM_OLD_LOG_FILES: Final = 4
@@ -49,6 +54,7 @@ def setup_logging(level: Level, directory: Path | None, *, role: str, hotkey: st
 
     `hotkey` is the ss58 address; its first 8 characters go on each line. Libraries log
     warnings only, unless the level is "trace". Calling it again replaces the earlier set-up.
+    Raises ConfigError if the file cannot be opened.
     """
     handlers: list[logging.Handler] = [logging.StreamHandler()]
     if directory is not None:
@@ -62,17 +68,42 @@ def setup_logging(level: Level, directory: Path | None, *, role: str, hotkey: st
         logging.getLogger(name).setLevel(logging.INFO if level == "info" else logging.DEBUG)
     for name in TRACED_LIBRARIES:
         logging.getLogger(name).setLevel(logging.DEBUG if level == "trace" else logging.NOTSET)
+    logging.getLogger(FRAME_LOGGER).setLevel(logging.WARNING)
     logging.captureWarnings(True)
 
 
 def _file_handler(directory: Path, role: str) -> logging.Handler:
-    directory.mkdir(parents=True, exist_ok=True)
-    return logging.handlers.RotatingFileHandler(
-        directory / f"{role}.log",
-        maxBytes=LOG_FILE_MAX_BYTES,
-        backupCount=NUM_OLD_LOG_FILES,
-        encoding="utf-8",
-    )
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        return _LogFile(
+            directory / f"{role}.log",
+            maxBytes=LOG_FILE_MAX_BYTES,
+            backupCount=NUM_OLD_LOG_FILES,
+            encoding="utf-8",
+        )
+    except OSError as error:
+        raise ConfigError(
+            f"--logging.logging_dir {directory}: cannot be written ({error.strerror}); name a "
+            "folder that can"
+        ) from error
+
+
+class _LogFile(logging.handlers.RotatingFileHandler):
+    """Says once on standard error that the disk is full, where logging's own handler would
+    print a traceback per line. The other handlers go on."""
+
+    _told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exception()
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._told:
+            self._told = True
+            sys.stderr.write(
+                f"--logging.logging_dir: {self.baseFilename} cannot be written "
+                f"({error.strerror}); free the disk\n"
+            )
 
 
 class _WhoFilter(logging.Filter):

@@ -11,8 +11,9 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from template.config import WandbConfig
 
@@ -21,8 +22,9 @@ logger = logging.getLogger(__name__)
 Value = float | int | str
 EVENTS_FILE: Final = "metrics.jsonl"
 RESERVED_KEYS: Final = frozenset({"window", "time_s"})
-WANDB_INIT_TIMEOUT_S: Final = 30.0
+WANDB_INIT_TIMEOUT_S: Final = 15.0
 WANDB_FINISH_TIMEOUT_S: Final = 10.0
+MAX_REASON_CHARS: Final = 200
 
 
 class Metrics(Protocol):
@@ -87,7 +89,11 @@ class WandbMetrics:
     def __init__(
         self, config: WandbConfig, state_dir: Path, run_name: str, run_config: Mapping[str, Value]
     ) -> None:
-        """Start the run. Raises ImportError without the package, wandb.Error without a key."""
+        """Start the run. Raises ImportError without the package, wandb.UsageError without a
+        key, wandb.CommError if the server refuses it or does not answer.
+        """
+        # Otherwise wandb's makers get a copy of every exception, through the same server.
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         import wandb
 
         state_dir.mkdir(parents=True, exist_ok=True)
@@ -102,14 +108,7 @@ class WandbMetrics:
             name=run_name,
             config=dict(run_config),
             dir=state_dir,
-            settings=wandb.Settings(
-                console="off",
-                disable_git=True,
-                save_code=False,
-                disable_job_creation=True,
-                init_timeout=WANDB_INIT_TIMEOUT_S,
-                finish_timeout=WANDB_FINISH_TIMEOUT_S,
-            ),
+            settings=_settings(),
         )
         self._run.define_metric("*", step_metric="window")
 
@@ -121,7 +120,7 @@ class WandbMetrics:
             self._run.log(row)
         except self._error_type as error:
             self._run = None
-            logger.error("wandb: %s; nothing more is sent, the other metrics go on", error)
+            logger.error("wandb: %s. Nothing more is sent; metrics.jsonl goes on", _reason(error))
 
     def close(self) -> None:
         run, self._run = self._run, None
@@ -130,7 +129,7 @@ class WandbMetrics:
         try:
             run.finish()
         except self._error_type as error:
-            logger.error("wandb: the run is not finished: %s; run `wandb sync`", error)
+            logger.error("wandb: the run is not finished: %s. Run `wandb sync`", _reason(error))
 
 
 class FanOutMetrics:
@@ -160,8 +159,9 @@ def open_metrics(
     """The sinks that a node's config asks for.
 
     `run_config` describes the run on its wandb page (run id, role, hotkey: nothing secret). If
-    wandb cannot be had, that is one logged error and the other sinks are returned. Raises
-    OSError if the state directory cannot be written.
+    wandb cannot be had, that is one logged error and the other sinks are returned; if only its
+    server cannot, the run is recorded offline. Raises OSError if the state directory cannot be
+    written.
     """
     sinks: list[Metrics] = []
     if save_events:
@@ -177,23 +177,54 @@ def _open_wandb(
     config: WandbConfig, state_dir: Path, run_name: str, run_config: Mapping[str, Value]
 ) -> WandbMetrics | None:
     try:
-        return WandbMetrics(config, state_dir, run_name, run_config)
+        from wandb.errors import CommError, Error
     except ImportError:
         logger.error("wandb is not installed: pip install -e '.[wandb]', or pass --wandb.off")
-    except _wandb_error() as error:
+        return None
+    try:
+        return WandbMetrics(config, state_dir, run_name, run_config)
+    except CommError as error:
         logger.error(
-            "wandb: %s. The other metrics go on. Set WANDB_API_KEY or run `wandb login`; or pass"
-            " --wandb.offline or --wandb.off",
-            error,
+            "wandb: the server cannot be used: %s. The run is recorded offline; upload it later "
+            "with `wandb sync %s`",
+            _reason(error),
+            state_dir / "wandb" / "offline-run-*",
         )
-    return None
+        return WandbMetrics(replace(config, mode="offline"), state_dir, run_name, run_config)
+    except Error as error:
+        logger.error(
+            "wandb: %s. The other metrics go on. Set WANDB_API_KEY or run `wandb login`; or pass "
+            "--wandb.offline or --wandb.off",
+            _reason(error),
+        )
+        return None
 
 
-def _wandb_error() -> type[Exception]:
-    """wandb's base error, looked up late: the package is optional."""
+def _settings() -> Any:
+    """What wandb is told about itself; `Any` because the package is optional."""
     import wandb
 
-    return wandb.Error
+    settings = wandb.Settings(
+        console="off",
+        disable_git=True,
+        save_code=False,
+        disable_job_creation=True,
+        init_timeout=WANDB_INIT_TIMEOUT_S,
+        finish_timeout=WANDB_FINISH_TIMEOUT_S,
+        host="",
+        program="",
+    )
+    # The command line stays off the run's page: the chain endpoint in it may hold a token. An
+    # internal setting, which a later version may not have.
+    if "x_disable_meta" in wandb.Settings.model_fields:
+        settings.x_disable_meta = True
+    return settings
+
+
+def _reason(error: Exception) -> str:
+    """The first line of wandb's message, which may be a whole page of a server's, as a clause."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:MAX_REASON_CHARS].rstrip(". ")
 
 
 def _checked(values: Mapping[str, Value]) -> Mapping[str, Value]:

@@ -9,10 +9,12 @@ import threading
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from template.base.context import NodeContext
 from template.base.waiter import Waiter
 from template.chain import Metagraph, Neuron
+from template.chain.commands import Commands
 from template.errors import ChainError
 from template.protocol.payload import PayloadFormat
 from template.protocol.record import Access, AccessKind
@@ -188,4 +190,6 @@ class World:
             metrics=RecordingMetrics(),
             state_dir=state_dir,
             device="cpu",
+            run_file=Path("run.toml"),
+            commands=Commands(netuid=1, network="local", wallet="-w test -H test"),
         )

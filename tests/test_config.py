@@ -12,7 +12,7 @@ from template.config import (
     parse_validator_config,
 )
 from template.environment import ENVIRONMENT
-from template.errors import ConfigError
+from template.errors import EXIT_STATUSES, ConfigError
 from template.flags import REFUSED_FLAGS
 from template.protocol.record import Record, decode_record, encode_record
 
@@ -77,7 +77,7 @@ def test_defaults(base, run_file, monkeypatch, tmp_path):
     assert (config.neuron.name, config.neuron.device) == ("validator", "auto")
     assert config.neuron.save_events is True
     assert config.neuron.run == run_file
-    assert (config.wandb.mode, config.wandb.project_name) == ("online", "tessera")
+    assert (config.wandb.mode, config.wandb.project_name) == ("off", "tessera")
     assert (config.wandb.entity, config.wandb.notes) == (None, "")
     assert config.set_weights is True
 
@@ -106,8 +106,8 @@ def test_state_dir_follows_the_names(base, monkeypatch, tmp_path):
         (["--neuron.device", "cuda:1"], "neuron.device", "cuda:1"),
         (["--neuron.state_dir", "/s"], "neuron.state_dir", Path("/s")),
         (["--neuron.dont_save_events"], "neuron.save_events", False),
-        (["--wandb.off"], "wandb.mode", "off"),
         (["--wandb.offline"], "wandb.mode", "offline"),
+        (["--wandb.online"], "wandb.mode", "online"),
         (["--wandb.project_name", "p"], "wandb.project_name", "p"),
         (["--wandb.entity", "e"], "wandb.entity", "e"),
         (["--wandb.notes", "two words"], "wandb.notes", "two words"),
@@ -117,6 +117,25 @@ def test_each_flag_lands_in_the_config(base, flags, path, expected):
     assert field(miner(base), path) != expected
     assert field(miner(base + flags), path) == expected
     assert field(validator(base + flags), path) == expected
+
+
+@pytest.mark.parametrize(
+    ("flags", "key", "mode"),
+    [
+        ([], "", "off"),
+        ([], "k" * 40, "online"),
+        (["--wandb.project_name", "tessera"], "", "online"),
+        (["--wandb.entity", "e"], "", "online"),
+        (["--wandb.notes", "why"], "", "online"),
+        (["--wandb.off"], "k" * 40, "off"),
+        (["--wandb.off", "--wandb.notes", "why"], "", "off"),
+        (["--wandb.offline"], "k" * 40, "offline"),
+    ],
+)
+def test_wandb_is_off_unless_asked_for(base, flags, key, mode):
+    config = parse_miner_config([*base, *flags], {**ENV, "WANDB_API_KEY": key})
+    assert config.wandb.mode == mode
+    assert "kkk" not in repr(config)
 
 
 def test_disable_set_weights_is_a_validators_flag(base, capsys):
@@ -172,6 +191,15 @@ def test_unknown_flag_names_the_nearest(base, flag, near, capsys):
     assert f"did you mean {near}?" in capsys.readouterr().err
 
 
+def test_a_flag_unlike_any_other_points_to_help(base, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        miner([*base, "--frobnicate"])
+    assert exit_info.value.code == 2
+    error = capsys.readouterr().err
+    assert "--frobnicate: no such flag; see --help" in error
+    assert "did you mean" not in error
+
+
 @pytest.mark.parametrize(
     "flags",
     [
@@ -222,6 +250,9 @@ def test_help_names_every_variable_and_flag(parse, capsys):
     text = capsys.readouterr().out
     for name in [*ENVIRONMENT, "WANDB_API_KEY", "--run", "--netuid", "~/.bittensor/", "example:"]:
         assert name in text
+    for status, meaning in EXIT_STATUSES.items():
+        assert f"{status}  " in text
+        assert meaning in text
     assert ("--neuron.disable_set_weights" in text) == (parse is validator)
     assert max(map(len, text.splitlines())) <= 100
 
@@ -333,6 +364,7 @@ def test_missing_or_ill_formed_credential(name, value):
         (r2_env(TESSERA_R2_ACCOUNT_ID=ACCOUNT + "\n"), "TESSERA_R2_ACCOUNT_ID"),
         ({}, "TESSERA_R2_ACCOUNT_ID"),
         ({**ENV, "TESSERA_BUCKET_REED_SECRET": "x"}, "did you mean TESSERA_BUCKET_READ_SECRET"),
+        ({**ENV, f"TESSERA_R2_{'X' * 60}": "x"}, "X is no variable of this subnet; unset it"),
     ],
 )
 def test_wrong_environment_names_the_variable(env, name):

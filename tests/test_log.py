@@ -3,11 +3,13 @@
 import asyncio
 import logging
 import re
+import resource
 from pathlib import Path
 
 import pytest
 
-from template.log import OWN_LOGGERS, TRACED_LIBRARIES, setup_logging, window_context
+from template.errors import ConfigError
+from template.log import FRAME_LOGGER, OWN_LOGGERS, TRACED_LIBRARIES, setup_logging, window_context
 
 HOTKEY = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"
 
@@ -24,7 +26,7 @@ def restored_logging():
     root.handlers[:] = handlers
     root.setLevel(level)
     logging.captureWarnings(False)
-    for name in (*OWN_LOGGERS, *TRACED_LIBRARIES):
+    for name in (*OWN_LOGGERS, *TRACED_LIBRARIES, FRAME_LOGGER):
         logging.getLogger(name).setLevel(logging.NOTSET)
 
 
@@ -87,6 +89,7 @@ def test_levels(tmp_path, level, shown):
     logging.getLogger("evaluation.x").info("ours info")
     logging.getLogger("bittensor.x").debug("chain debug")
     logging.getLogger("botocore.auth").debug("signed request")
+    logging.getLogger("bittensor.transport.raw_websocket").debug("a frame with a read key")
     logging.getLogger("urllib3").info("connection")
     assert [line.split(": ", 1)[1] for line in lines(tmp_path)] == shown
 
@@ -115,3 +118,26 @@ def test_setting_up_twice_logs_once(tmp_path):
         setup_logging("info", tmp_path, role="miner", hotkey=HOTKEY)
     logging.getLogger("template").info("once")
     assert len(lines(tmp_path)) == 1
+
+
+def test_a_full_disk_is_said_once_and_the_other_log_goes_on(tmp_path, capsys):
+    """Planted as a limit on the size of files, which the kernel refuses like a full disk."""
+    setup_logging("info", tmp_path, role="miner", hotkey=HOTKEY)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, hard))
+    try:
+        for number in range(9):
+            logging.getLogger("template").info("line %d", number)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    said = capsys.readouterr().err
+    assert said.count("--logging.logging_dir") == 1
+    assert "free the disk" in said
+    assert "Traceback" not in said
+    assert all(f"line {number}" in said for number in range(9))
+
+
+def test_a_folder_that_cannot_be_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"--logging\.logging_dir"):
+        setup_logging("info", tmp_path / "file", role="miner", hotkey=HOTKEY)

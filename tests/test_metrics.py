@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import pty
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,6 +14,7 @@ import pytest
 
 from template.config import WandbConfig
 from template.metrics import EVENTS_FILE, JsonlMetrics, open_metrics
+from tests.wandb_server import WandbServer, serve_wandb
 
 REPOSITORY = Path(__file__).parent.parent
 OFF = WandbConfig(mode="off", project_name="test", entity=None, notes="")
@@ -121,16 +123,119 @@ def test_off_does_not_import_wandb(tmp_path):
     subprocess.run(command, check=True, cwd=REPOSITORY, timeout=60)
 
 
-def test_wandb_offline_records_the_values(tmp_path, no_account):
-    metrics = open_with(replace(OFF, mode="offline", notes="a note"), tmp_path)
-    metrics.log(5, {"held_out_loss": 2.5})
-    metrics.log(3, {"held_out_loss": 2.25})
-    metrics.close()
-    assert [row["held_out_loss"] for row in rows(tmp_path / EVENTS_FILE)] == [2.5, 2.25]
-    (recorded,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
-    data = recorded.read_bytes()
-    for expected in (b"held_out_loss", b"2.25", b"miner-1", b"a note", b"ab12"):
-        assert expected in data
+RECORD = """
+import logging, sys
+from pathlib import Path
+from template.config import WandbConfig
+from template.metrics import open_metrics
+logging.basicConfig(format="%(levelname)s %(name)s %(message)s")
+config = WandbConfig(mode=sys.argv[1], project_name="p", entity=None, notes="a note")
+metrics = open_metrics(state_dir=Path(sys.argv[2]), save_events=True, wandb_config=config,
+    run_name="miner-1", run_config={"role": "miner", "run_id": "ab12"})
+metrics.log(5, {"held_out_loss": 2.5, "accepted_uids": "3,4"})
+metrics.log(3, {"held_out_loss": 2.25})
+metrics.close()
+"""
+API_KEY = "0123456789abcdef0123456789abcdef01234567"
+VALUES = [(5, 2.5), (3, 2.25)]
+
+
+def record(
+    mode: str, state_dir: Path, *argv: str, **env: str
+) -> subprocess.CompletedProcess[bytes]:
+    """A process that logs VALUES; with a `tail` of arguments that must stay private."""
+    return subprocess.run(
+        [sys.executable, "-c", RECORD, mode, str(state_dir), *argv],
+        capture_output=True, check=True, cwd=REPOSITORY, env={**os.environ, **env}, timeout=100,
+    )  # fmt: skip
+
+
+def sent(server: WandbServer) -> list[tuple[object, object]]:
+    return [(row["window"], row["held_out_loss"]) for row in server.history]
+
+
+def check_run(server: WandbServer, state_dir: Path) -> None:
+    """The run that arrived has our values and names, and nothing of the machine."""
+    assert sent(server) == VALUES
+    assert server.history[0]["accepted_uids"] == "3,4"
+    assert (server.runs[0]["displayName"], server.runs[0]["notes"]) == ("miner-1", "a note")
+    config = json.loads(server.runs[0]["config"])
+    assert config["run_id"]["value"] == "ab12"
+    text = json.dumps(server.runs)
+    assert socket.gethostname() not in text
+    assert "endpoint-token" not in text
+    assert str(state_dir) not in text
+    assert [row["held_out_loss"] for row in rows(state_dir / EVENTS_FILE)] == [2.5, 2.25]
+
+
+def test_an_offline_run_is_read_back_by_wandbs_own_sync(tmp_path, no_account):
+    state_dir = tmp_path / "state"
+    done = record("offline", state_dir, "wss://host/endpoint-token")
+    assert done.stderr == b""
+    (folder,) = state_dir.glob("wandb/offline-run-*")
+    wandb = Path(sys.executable).with_name("wandb")
+    with serve_wandb() as server:
+        env = {**os.environ, "WANDB_BASE_URL": server.url, "WANDB_API_KEY": API_KEY}
+        subprocess.run(
+            [wandb, "sync", folder],
+            check=True,
+            cwd=tmp_path,
+            env=env,
+            capture_output=True,
+            timeout=100,
+        )
+        check_run(server, state_dir)
+
+
+@pytest.mark.slow
+def test_an_online_run_arrives(tmp_path, no_account):
+    state_dir = tmp_path / "state"
+    with serve_wandb() as server:
+        env = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": API_KEY}
+        done = record("online", state_dir, "wss://host/endpoint-token", **env)
+        check_run(server, state_dir)
+    assert done.stderr == b""
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert any(path.name == "debug-internal.log" for path in files)
+    assert not [path for path in files if API_KEY.encode() in path.read_bytes()]
+
+
+def one_error(output: bytes) -> str:
+    """The one line that was logged, without the key and without wandb's second full stop."""
+    (line,) = output.decode().splitlines()
+    assert line.startswith("ERROR template.metrics wandb: ")
+    assert API_KEY not in line
+    assert ".." not in line.replace("offline-run", "")
+    return line
+
+
+def recorded_anyway(state_dir: Path) -> None:
+    (folder,) = state_dir.glob("wandb/offline-run-*")
+    (file,) = folder.glob("*.wandb")
+    assert b"held_out_loss" in file.read_bytes()
+    assert len(rows(state_dir / EVENTS_FILE)) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["refuses", "gives a page", "is not there"])
+def test_a_server_that_is_of_no_use_is_one_error_and_an_offline_run(tmp_path, no_account, kind):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    answer = {"refuses": (401, b'{"errors":[{"message":"not logged in."}]}')}
+    with serve_wandb(answer.get(kind, (400, b"<html>\n<p>what?</p></html>"))) as server:
+        url = f"http://127.0.0.1:{port}" if kind == "is not there" else server.url
+        done = record("online", tmp_path, WANDB_BASE_URL=url, WANDB_API_KEY=API_KEY)
+    line = one_error(done.stderr)
+    assert f"`wandb sync {tmp_path / 'wandb' / 'offline-run-*'}`" in line
+    recorded_anyway(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_key_that_is_none_is_one_error_that_does_not_show_it(tmp_path, no_account):
+    line = one_error(record("online", tmp_path, WANDB_API_KEY="too-short-a-key").stderr)
+    assert "too-short-a-key" not in line
+    assert "WANDB_API_KEY" in line
+    assert len(rows(tmp_path / EVENTS_FILE)) == 2
 
 
 def test_wandb_refuses_quietly_after_close(tmp_path, no_account):
@@ -150,6 +255,7 @@ def test_wandb_online_without_a_key_is_one_error_and_jsonl_goes_on(
     errors = [record for record in caplog.records if record.name == "template.metrics"]
     assert len(errors) == 1
     assert "--wandb.off" in errors[0].getMessage()
+    assert ".." not in errors[0].getMessage()
     assert rows(tmp_path / EVENTS_FILE)[0]["loss"] == 1.0
 
 

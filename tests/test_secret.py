@@ -4,10 +4,16 @@ import copy
 import pickle  # noqa: TID251 - to show that it is refused
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
+from template.environment import BucketKey
+from template.localnet.processes import Command
+from template.localnet.weed import AccessKey, BucketIdentity
+from template.protocol.record import Access, AccessKind, Record
 from template.secret import REDACTED, Secret
+from template.store.s3 import S3Bucket
 
 VALUE = "9f8e7d6c5b4a"
 
@@ -48,6 +54,39 @@ def test_pickling_and_copying_are_refused_without_the_value(
     with pytest.raises(TypeError) as caught:
         leak(Secret(VALUE))
     assert VALUE not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "holder",
+    [
+        AccessKey(access_key_id="id", secret_access_key=Secret(VALUE)),
+        BucketIdentity(
+            bucket="name",
+            rw=AccessKey(access_key_id="id", secret_access_key=Secret(VALUE)),
+            ro=AccessKey(access_key_id="id", secret_access_key=Secret(VALUE)),
+        ),
+        BucketKey(key_id="id", secret=Secret(VALUE)),
+        S3Bucket(
+            endpoint_url="https://s3.example",
+            bucket="name",
+            access_key_id="id",
+            secret_access_key=Secret(VALUE),
+        ),
+        Record(
+            access=Access(
+                kind=AccessKind.S3,
+                account="https://s3.example",
+                access_key_id="id",
+                secret_access_key=VALUE,
+            )
+        ),
+        Command(name="n", argv=["x"], env={"TESSERA_BUCKET_WRITE_SECRET": VALUE}, log_path=Path()),
+    ],
+    ids=lambda holder: type(holder).__name__,
+)
+def test_what_holds_a_secret_does_not_show_it(holder: object) -> None:
+    for text in (repr(holder), str(holder), f"{[holder]}", "%s" % (holder,)):  # noqa: UP031
+        assert VALUE not in text
 
 
 def test_equality_is_by_value_and_only_among_secrets() -> None:

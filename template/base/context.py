@@ -6,6 +6,7 @@ from pathlib import Path
 
 from template.base.waiter import Waiter
 from template.chain import Chain
+from template.chain.commands import Commands
 from template.metrics import Metrics
 from template.protocol.payload import PayloadFormat
 from template.protocol.record import Access
@@ -19,7 +20,11 @@ OpenBucket = Callable[[str, Access], Store]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NodeContext:
-    """`bucket` is this hotkey's own, writable; `access` the read-only way into it, public."""
+    """`bucket` is this hotkey's own, writable; `access` the read-only way into it, public.
+
+    `run_file` and `commands` are for messages: where the spec came from, and what its operator
+    would type.
+    """
 
     spec: RunSpec
     form: PayloadFormat
@@ -32,6 +37,8 @@ class NodeContext:
     metrics: Metrics
     state_dir: Path
     device: str
+    run_file: Path
+    commands: Commands
 
     @property
     def schedule(self) -> Schedule:

@@ -69,8 +69,12 @@ class Follower:
         if decision.root is not None and decision.root != self.state.root[:ROOT_BYTES]:
             raise ConsensusError(
                 f"window {decision.window}: the stake majority votes root {decision.root.hex()}, "
-                f"this node stands on {self.state.root[:ROOT_BYTES].hex()}. Remove its state "
-                "directory and start it again: it will join from a published checkpoint"
+                f"this node stands on {self.state.root[:ROOT_BYTES].hex()}. If it never agreed "
+                f"with the others, its --run {self._context.run_file} (run id "
+                f"{self._context.spec.run_id.hex()}) is not theirs: get the file again from the "
+                f"subnet's owner. If it did, remove its --neuron.state_dir "
+                f"{self._context.state_dir} and start it again: it will join from a published "
+                "checkpoint"
             )
         if decision.dissenters:
             log.error(

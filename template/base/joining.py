@@ -9,11 +9,19 @@ from template.base.context import NodeContext
 from template.base.peers import Peers
 from template.data.manifest import Manifest, manifest_digest, parse_manifest
 from template.data.pages import PageReader
-from template.errors import ChainError, ConfigError, SubnetError
+from template.errors import (
+    ChainError,
+    ConfigError,
+    NotFound,
+    StoreError,
+    SubnetError,
+    Unavailable,
+)
 from template.protocol.keys import checkpoint_manifest_key
 from template.protocol.quorum import decide
 from template.protocol.record import ROOT_BYTES
 from template.protocol.root import next_root, tensors_digest
+from template.protocol.spec import RunSpec
 from template.training.checkpoint import (
     LocalCheckpoint,
     load_local,
@@ -49,11 +57,28 @@ def join(context: NodeContext, peers: Peers) -> LocalCheckpoint:
 
 def _first_state(context: NodeContext, peers: Peers) -> OuterState:
     spec = context.spec
-    digest = bytes.fromhex(spec.checkpoint.theta0_digest)
-    data = peers.fetch_blob(spec.data.mirrors, digest, max_bytes=_params_limit(context))
-    params = parse_params(data, spec)
+    digest, limit = spec.checkpoint.theta0_digest, _params_limit(context)
+    params = parse_params(_named(context, peers, "checkpoint.theta0_digest", digest, limit), spec)
     log.debug("theta_0 has tensor digest %s", tensors_digest(params).hex())
     return first_state(params, spec.run_id)
+
+
+def _named(context: NodeContext, peers: Peers, key: str, digest: str, max_bytes: int) -> bytes:
+    """Bytes that the spec names under `key`, from one of its mirrors."""
+    mirrors = context.spec.data.mirrors
+    try:
+        return peers.fetch_blob(mirrors, bytes.fromhex(digest), max_bytes)
+    except NotFound as error:
+        raise ConfigError(
+            f"--run {context.run_file}: {key} is at none of data.mirrors ({error}). Get the file "
+            "again from the subnet's owner, and check that --netuid and --subtensor.network are "
+            "those of the run"
+        ) from error
+    except StoreError as error:
+        raise Unavailable(
+            f"--run {context.run_file}: none of data.mirrors gives {key} now ({error}). Start "
+            "again later, or ask the owners of these buckets"
+        ) from error
 
 
 def _published_state(context: NodeContext, peers: Peers) -> OuterState | None:
@@ -133,14 +158,20 @@ def open_pages(context: NodeContext, peers: Peers) -> PageReader:
     """The run's dataset, fetched shard by shard as it is read."""
     spec = context.spec
     peers.refresh()
-    digest = bytes.fromhex(spec.data.manifest_digest)
+    digest = spec.data.manifest_digest
     manifest = parse_manifest(
-        peers.fetch_blob(spec.data.mirrors, digest, max_bytes=MAX_MANIFEST_BYTES)
+        _named(context, peers, "data.manifest_digest", digest, MAX_MANIFEST_BYTES)
     )
-    _check_manifest(manifest, context, digest)
+    check_manifest(manifest, spec, bytes.fromhex(digest))
 
     def fetch(shard_digest: str, num_bytes: int) -> bytes:
-        return peers.fetch_blob(spec.data.mirrors, bytes.fromhex(shard_digest), num_bytes)
+        try:
+            return peers.fetch_blob(spec.data.mirrors, bytes.fromhex(shard_digest), num_bytes)
+        except StoreError as error:
+            raise Unavailable(
+                f"dataset shard {shard_digest} of data.manifest_digest: none of data.mirrors gives "
+                f"it ({error}); tell the owners of these buckets"
+            ) from error
 
     return PageReader(
         manifest,
@@ -153,8 +184,8 @@ def open_pages(context: NodeContext, peers: Peers) -> PageReader:
 _RESIDENT_SHARDS = 64
 
 
-def _check_manifest(manifest: Manifest, context: NodeContext, digest: bytes) -> None:
-    spec = context.spec
+def check_manifest(manifest: Manifest, spec: RunSpec, digest: bytes) -> None:
+    """ConfigError unless this is the dataset that the spec names and its model can read."""
     if manifest_digest(manifest) != digest:
         raise ConfigError(f"dataset manifest from the mirrors is not the spec's {digest.hex()}")
     pairs: Sequence[tuple[str, object, object]] = (

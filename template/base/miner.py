@@ -17,6 +17,7 @@ from template.base.context import NodeContext
 from template.base.follower import Follower
 from template.base.joining import join, local_path, open_pages
 from template.base.peers import Peers
+from template.base.standing import Standing, publish, publish_if_new
 from template.data.assignment import assigned_pages, assignment_seed
 from template.errors import PayloadError
 from template.log import window_context
@@ -28,7 +29,7 @@ from template.protocol.payload import (
     payload_digest,
 )
 from template.protocol.quorum import Decision
-from template.protocol.record import PayloadCommitment, Record, encode_record
+from template.protocol.record import PayloadCommitment, Record
 from template.protocol.ss58 import public_key
 from template.training.checkpoint import LocalCheckpoint, save_local
 from template.training.inner import InnerTrainer
@@ -60,6 +61,7 @@ class Miner:
     def __init__(self, context: NodeContext) -> None:
         self.context = context
         self.peers = Peers(context)
+        self._standing = Standing(context)
         checkpoint = join(context, self.peers)
         self.follower = Follower(context, self.peers, checkpoint.state)
         self._pages = open_pages(context, self.peers)
@@ -75,12 +77,13 @@ class Miner:
         self._last_window = int(checkpoint.values.get("last_window", -1))
         self._revealed: set[bytes] = set()
         self._committed = b""
-        context.chain.publish(encode_record(self._record()))
+        publish_if_new(context, self._record())
 
     def step(self) -> bool:
         """One window: catch up, train, commit, wait for its end, reveal. False when done."""
         context = self.context
         schedule, num_windows = context.schedule, context.spec.schedule.num_windows
+        self._standing.demand_registration()
         self._reveal()
         self._catch_up()
         if self.follower.next_window >= num_windows:
@@ -158,11 +161,15 @@ class Miner:
         return self.context.waiter.recent_head() >= deadline
 
     def _commit_pending(self, window: int) -> None:
-        """Commit the payload of this window, unless that was done; a failure is tried again."""
+        """Commit the payload of this window, unless that was done; a failure is tried again.
+
+        Without quota it is not committed: then it goes back into error feedback.
+        """
         for pending in self._pending:
             if pending.window != window or pending.digest == self._committed:
                 continue
-            self.context.chain.publish(encode_record(self._record()))
+            if not publish(self.context, self._record()):
+                return
             self._committed = pending.digest
             self.context.metrics.log(window, {"committed": pending.digest.hex()})
             log.info("window %d: committed payload %s", window, pending.digest.hex()[:16])

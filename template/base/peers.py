@@ -9,7 +9,7 @@ from threading import Lock
 
 from template.base.ballots import read_records
 from template.base.context import NodeContext
-from template.errors import ConfigError, StoreError, SubnetError, Unavailable
+from template.errors import ConfigError, NotFound, StoreError, SubnetError, Unavailable
 from template.protocol.keys import blob_key, payload_key
 from template.protocol.payload import payload_digest
 from template.protocol.record import Access, Record
@@ -97,7 +97,9 @@ class Peers:
             try:
                 data = self.bucket(hotkey).get(key, max_bytes=self._context.form.num_bytes)
             except (StoreError, ConfigError) as error:
-                log.info("payload of uid %d not from %s: %s", member.uid, hotkey, error)
+                log.info(
+                    "payload of uid %d not from %s: %s", member.uid, self._place(hotkey), error
+                )
                 continue
             if payload_digest(data) == member.digest:
                 return data
@@ -107,20 +109,32 @@ class Peers:
     def fetch_blob(self, hotkeys: Sequence[str], digest: bytes, max_bytes: int) -> bytes:
         """Bytes of a SHA-256 from the first of several buckets that has them, verified.
 
-        A bucket that gives others is passed over like one that has none. StoreError says
-        what was wrong with each.
+        A bucket that gives others is passed over like one that has none. The error names each
+        bucket and what was wrong with it: NotFound if none of them has such an object,
+        Unavailable if another try may help.
         """
-        errors = []
+        errors, may_help = [], False
         for hotkey in hotkeys:
             try:
                 data = self.bucket(hotkey).get(blob_key(digest), max_bytes=max_bytes)
             except SubnetError as error:
-                errors.append(f"{hotkey}: {error}")
+                may_help |= not isinstance(error, (ConfigError, NotFound))
+                errors.append(f"{self._place(hotkey)}: {error}")
                 continue
             if hashlib.sha256(data).digest() == digest:
                 return data
-            errors.append(f"{hotkey}: other bytes under this digest")
-        raise StoreError(f"no bucket has {digest.hex()}: {'; '.join(errors)}")
+            may_help = True
+            errors.append(f"{self._place(hotkey)}: other bytes under this digest")
+            log.warning("%s gave other bytes than those of digest %s", hotkey, digest.hex())
+        kind = Unavailable if may_help else NotFound
+        raise kind(f"no bucket has {digest.hex()}: {'; '.join(errors)}")
+
+    def _place(self, hotkey: str) -> str:
+        """A peer and its endpoint, for messages."""
+        record = self._records.get(hotkey)
+        if record is None or record.access is None:
+            return hotkey
+        return f"{hotkey} at {record.access.endpoint_url}"
 
 
 def _outcome(future: Future[bytes]) -> bytes | SubnetError:

@@ -1,41 +1,103 @@
 """Repeating a neuron's step until the run ends: the one place with a broad `except`.
 
-Whatever goes wrong in a window is logged with its traceback and tried again; after too
-many failures in a row the process ends with an error, so that whoever supervises it sees.
+A fault that may pass (a bucket, a write to the chain) is told in one line, tried again, and
+told again when it is over; whatever else goes wrong in a window is logged with its traceback.
+After too long, or too many failures in a row, the process ends with an error, so that whoever
+supervises it sees.
 """
 
 import logging
 import time
 from collections.abc import Callable
+from typing import Final
 
-from template.errors import ConfigError, ConsensusError
+from template.errors import ChainError, ConfigError, ConsensusError, StateError, SubnetError
 
 log = logging.getLogger(__name__)
 
-MAX_FAILURES = 20
-MAX_PAUSE_S = 12.0
+MAX_FAILURES: Final = 20
+"""In a row, of what nobody foresaw; what may pass has `GIVE_UP_S`."""
+GIVE_UP_S: Final = 1800.0
+"""How long a node waits for what it needs: the chain, its bucket, a shard that no mirror has."""
+MAX_PAUSE_S: Final = 12.0
+
+
+class Crashed(SubnetError):
+    """A step failed too often for a reason that nobody foresaw; the log has the tracebacks."""
 
 
 def supervise(
     step: Callable[[], bool],
     *,
     max_failures: int = MAX_FAILURES,
+    give_up_s: float = GIVE_UP_S,
     sleep: Callable[[float], None] = time.sleep,
+    now_s: Callable[[], float] = time.monotonic,
 ) -> None:
-    """Call `step` until it returns False. Re-raises the last error after `max_failures` in a
-    row, and at once what no repetition can mend: ConfigError and ConsensusError.
+    """Call `step` until it returns False.
+
+    What no repetition mends leaves at once: a wrong configuration, another root than the
+    majority's, a full disk, a chain that is gone. Any other error of ours leaves once it has
+    lasted `give_up_s`; `max_failures` in a row that nobody foresaw become `Crashed`.
     """
+    outage = _Outage(give_up_s, now_s)
     failures = 0
     while True:
         try:
             if not step():
                 return
+            outage.is_over()
             failures = 0
-        except (ConfigError, ConsensusError):
-            raise
-        except Exception:
+        except SubnetError as error:
+            if _is_final(error) or outage.lasts_too_long(error):
+                raise
+            sleep(_pause_s(outage.tries))
+        except Exception as error:
             failures += 1
             log.exception("window failed, %d in a row", failures)
             if failures >= max_failures:
-                raise
-            sleep(min(0.25 * 2**failures, MAX_PAUSE_S))
+                raise Crashed(f"given up after {failures} failures in a row: {error!r}") from error
+            sleep(_pause_s(failures))
+
+
+def _pause_s(tries: int) -> float:
+    return min(0.25 * 2.0 ** min(tries, 10), MAX_PAUSE_S)
+
+
+def _is_final(error: SubnetError) -> bool:
+    if isinstance(error, ChainError):
+        return error.is_final
+    return isinstance(error, (ConfigError, ConsensusError, StateError))
+
+
+class _Outage:
+    """The failures since the last step that ended well, and what was said of them."""
+
+    def __init__(self, give_up_s: float, now_s: Callable[[], float]) -> None:
+        self._give_up_s = give_up_s
+        self._now_s = now_s
+        self._since_s: float | None = None
+        self._told: type[SubnetError] | None = None
+        self.tries = 0
+
+    def lasts_too_long(self, error: SubnetError) -> bool:
+        """Count a failure; the first of its kind is told, the others only at debug level."""
+        self.tries += 1
+        if self._since_s is None:
+            self._since_s = self._now_s()
+        if self._now_s() - self._since_s >= self._give_up_s:
+            log.error("given up after %.0f minutes of trouble", self._give_up_s / 60)
+            return True
+        is_new, self._told = type(error) is not self._told, type(error)
+        log.log(
+            logging.WARNING if is_new else logging.DEBUG,
+            "%s; trying again for up to %.0f minutes",
+            error,
+            self._give_up_s / 60,
+        )
+        return False
+
+    def is_over(self) -> None:
+        if self._since_s is not None:
+            log.warning("going on, after %.0f s of trouble", self._now_s() - self._since_s)
+        self._since_s, self._told, self.tries = None, None, 0

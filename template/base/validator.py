@@ -17,14 +17,16 @@ from template.base.follower import Follower
 from template.base.joining import join, local_path, open_pages
 from template.base.peers import Peers
 from template.base.scoring import Scored, WindowScorer
+from template.base.standing import Standing, publish, publish_if_new
 from template.chain import Metagraph
 from template.data.unigram import unigram_entropy
-from template.errors import ChainError, StoreError
+from template.errors import ChainError, StoreError, disk_trouble
 from template.log import window_context
 from template.protocol.keys import blob_key, checkpoint_manifest_key, payload_key, verdict_key
-from template.protocol.record import ROOT_BYTES, Record, Vote, encode_record
+from template.protocol.record import ROOT_BYTES, Record, Vote
 from template.protocol.root import Member, sample_digest
-from template.training.checkpoint import LocalCheckpoint, publish, save_local
+from template.training.checkpoint import LocalCheckpoint, save_local
+from template.training.checkpoint import publish as publish_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +43,8 @@ class Validator:
     def __init__(self, context: NodeContext, *, sets_weights: bool = True) -> None:
         self.context = context
         self.peers = Peers(context)
+        self._own_standing = Standing(context)
+        self._own_standing.watch_permit()
         checkpoint = join(context, self.peers)
         self.follower = Follower(context, self.peers, checkpoint.state)
         pages = open_pages(context, self.peers)
@@ -54,7 +58,7 @@ class Validator:
         standing = self._standing()
         if standing is not None and standing.root == self.follower.state.root[:ROOT_BYTES]:
             self._last_voted = max(self._last_voted, standing.window)
-        context.chain.publish(encode_record(Record(access=context.access, vote=standing)))
+        publish_if_new(context, Record(access=context.access, vote=standing))
 
     def step(self) -> bool:
         """One window: score, vote, measure, set weights, wait for the votes, follow."""
@@ -64,6 +68,7 @@ class Validator:
             return False
         with window_context(window):
             context.waiter.until_finalized(schedule.held_out_block(window))
+            self._own_standing.watch_permit()
             if window > self._last_voted and not self._too_late(window):
                 self._vote(window)
             self._set_weights(window)
@@ -100,7 +105,8 @@ class Validator:
             sample_digest=sample_digest(state.params, block_hash),
             uids=self._choose(scored),
         )
-        context.chain.publish(encode_record(Record(access=context.access, vote=vote)))
+        if not publish(context, Record(access=context.access, vote=vote)):
+            return
         self._last_voted = window
         self._save()
         log.info("window %d: named %s of %d", window, sorted(vote.uids), len(scored.verdicts))
@@ -154,8 +160,12 @@ class Validator:
         }
         rows = [{**v.as_row(), "rating": self._rating(v.hotkey).ordinal} for v in scored.verdicts]
         text = "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows)
-        with (self.context.state_dir / "verdicts.jsonl").open("a", encoding="utf-8") as file:
-            file.write(text)
+        path = self.context.state_dir / "verdicts.jsonl"
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            raise disk_trouble(path, error) from error
         try:
             self.context.bucket.put(verdict_key(self.context.spec.run_id, window), text.encode())
         except StoreError as error:
@@ -168,13 +178,20 @@ class Validator:
         me = graph.by_hotkey(self.context.hotkey)
         if not self._sets_weights or me is None or window > self._last_voted:
             return
+        if not me.validator_permit:
+            return
         if chain.head() - me.last_update < graph.tempo_blocks:
             return
         shares = self._weights(graph, window)
         try:
             chain.set_weights(shares)
         except ChainError as error:
-            log.warning("weights not set in window %d: %s", window, error)
+            log.warning(
+                "window %d: the chain did not take the weights (%s); they are set again in the "
+                "next window",
+                window,
+                f"{error.name}: {error}" if error.name else error,
+            )
             return
         self.context.metrics.log(window, {f"weight/{uid}": share for uid, share in shares.items()})
         log.info("window %d: set weights %s", window, {u: round(s, 4) for u, s in shares.items()})
@@ -205,7 +222,7 @@ class Validator:
         state, spec = self.follower.state, self.context.spec
         if state.window % spec.checkpoint.every_windows:
             return
-        published = publish(state, spec)
+        published = publish_checkpoint(state, spec)
         for digest, data in published.blobs.items():
             self.context.bucket.put(blob_key(digest), data)
         key = checkpoint_manifest_key(spec.run_id, state.window)

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import math
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Hashable, Mapping
 from concurrent.futures import Future, wait
@@ -25,7 +26,9 @@ from bittensor.settings import (
     resolve_endpoint,
 )
 
+from template.chain.commands import wallet_flags
 from template.chain.commitment import from_fields, to_fields
+from template.chain.health import SLOW_READ_S, EndpointHealth, Patience, duration, shown_endpoint
 from template.chain.types import Metagraph, Neuron
 from template.errors import ChainError, ConfigError
 from template.retry import retry
@@ -46,20 +49,22 @@ class ChainOptions:
     """How patient the adapter is, and how many answers about finalised blocks it keeps.
 
     A read is tried until `read_deadline_s` and each try ends after `read_timeout_s`; a write
-    is tried once, because its fate is unknown when the connection breaks.
+    is tried once, because its fate is unknown when the connection breaks. A read that takes
+    `slow_read_s` is worth a warning.
     """
 
     read_timeout_s: float = 30.0
     read_deadline_s: float = 90.0
     write_timeout_s: float = 120.0
     cached_answers: int = 256
+    slow_read_s: float = SLOW_READ_S
 
 
 class ConnectionLost(ChainError):
     """No answer: the endpoint is down, the socket broke, or a deadline passed."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message, code="unreachable")
+    def __init__(self, message: str, *, is_final: bool = False) -> None:
+        super().__init__(message, code="unreachable", is_final=is_final)
 
 
 def open_wallet(name: str, hotkey: str, path: str) -> Wallet:
@@ -70,15 +75,23 @@ def open_wallet(name: str, hotkey: str, path: str) -> Wallet:
     """
     wallet = bt.Wallet(name, hotkey, str(Path(path).expanduser()))
     keyfile = wallet.hotkey_file
-    remedy = f"create it with `btcli wallet new-hotkey -w {name} -H {hotkey}`"
+    flags = wallet_flags(name, hotkey, Path(path))
+    where = f"--wallet.name {name} --wallet.hotkey {hotkey} --wallet.path {path}: {keyfile.path}"
     if not keyfile.exists_on_device():
-        raise ConfigError(f"wallet.hotkey: {keyfile.path} does not exist; {remedy}")
+        raise ConfigError(
+            f"{where} does not exist; correct the flags, or create the wallet with `btcli wallet "
+            f"create {flags}` (a further hotkey of it: `btcli wallet new-hotkey {flags}`)"
+        )
+    restore = f"`btcli wallet regen-hotkey {flags} --overwrite`"
     if keyfile.is_encrypted():
-        raise ConfigError(f"wallet.hotkey: {keyfile.path} is encrypted; {remedy} without password")
+        raise ConfigError(
+            f"{where} is encrypted, and a neuron cannot type a password; write it anew from its "
+            f"mnemonic, as btcli does without one: {restore}"
+        )
     try:
         address = wallet.hotkey.ss58_address
     except (KeyfileError, OSError, ValueError) as error:
-        raise ConfigError(f"wallet.hotkey: {keyfile.path} is not a usable key; {remedy}") from error
+        raise ConfigError(f"{where} is not a usable key; restore it with {restore}") from error
     logger.info("hotkey %s from %s", address, keyfile.path)
     return wallet
 
@@ -119,6 +132,11 @@ class BittensorChain:
         self._wallet = wallet
         self._version_key = version_key
         self._options = options or ChainOptions()
+        self._endpoint = endpoint
+        patience = Patience(
+            outage_s=self._options.read_deadline_s, slow_read_s=self._options.slow_read_s
+        )
+        self._health = EndpointHealth(endpoint, patience)
         self._reader = _Connection(endpoint)
         self._writer = _Connection(endpoint)
         self._answers = _Answers(self._options.cached_answers)
@@ -136,6 +154,14 @@ class BittensorChain:
         block = self._read(lambda sdk: sdk.client.finalized_block())
         self._finalized = max(self._finalized, block)
         return block
+
+    def head_time_s(self) -> float:
+        """When the best block was made, by its author: seconds since 1970, UTC."""
+        return self._read(lambda sdk: sdk.client.timestamp()).timestamp()
+
+    def block_time_s(self) -> float:
+        """Seconds from block to block, as the chain means it."""
+        return self._read(lambda sdk: sdk.client.block_time())
 
     def block_hash(self, block: int) -> bytes:
         return self._read_at("hash", block, _block_hash)
@@ -174,11 +200,31 @@ class BittensorChain:
         return self._wallet
 
     def _read(self, call: Call[T]) -> T:
-        return retry(
-            lambda: self._reader.run(call, self._options.read_timeout_s),
-            on=(ConnectionLost,),
-            deadline_s=self._options.read_deadline_s,
-        )
+        options = self._options
+        try:
+            return retry(
+                lambda: self._try(self._reader, call, options.read_timeout_s),
+                on=(ConnectionLost,),
+                deadline_s=options.read_deadline_s,
+            )
+        except ConnectionLost as error:
+            raise ConnectionLost(
+                f"{error}; it did not answer for {duration(options.read_deadline_s)}: name another "
+                "with --subtensor.network or --subtensor.chain_endpoint, or start again later",
+                is_final=True,
+            ) from error
+
+    def _try(self, connection: "_Connection", call: Call[T], timeout_s: float) -> T:
+        """One try, of which the health is told."""
+        started_s = time.monotonic()
+        try:
+            answer = connection.run(call, timeout_s)
+        except ConnectionLost as error:
+            self._health.failed(str(error.__cause__) or f"no answer within {timeout_s:.0f} s")
+            raise
+        # A write waits for its block: how long says nothing of the endpoint.
+        self._health.answered(time.monotonic() - started_s if connection is self._reader else 0.0)
+        return answer
 
     def _read_at(self, what: str, block: int, fetch: FetchAt[T]) -> T:
         """Read the state after a block, from memory if the block was known to be final."""
@@ -192,7 +238,7 @@ class BittensorChain:
         return answer
 
     def _write(self, call: Call[None]) -> None:
-        self._writer.run(call, self._options.write_timeout_s)
+        self._try(self._writer, call, self._options.write_timeout_s)
 
 
 class _Connection:
@@ -208,6 +254,7 @@ class _Connection:
         self._sdk: _Sdk | None = None
         self._genesis: str | None = None
         self._loop = asyncio.new_event_loop()
+        self._loop.set_exception_handler(_note)
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="chain connection", daemon=True
         )
@@ -217,16 +264,17 @@ class _Connection:
         """The call's answer. Raises ConnectionLost if there is none in time, else ChainError."""
         with self._lock:
             if not self._thread.is_alive():
-                raise ChainError("this chain was closed; open a new one", "closed")
+                raise ChainError("this chain was closed; open a new one", "closed", is_final=True)
             try:
                 return self._wait(self._opened(call), timeout_s)
             except bt.ChainError as error:
                 self._drop()
-                raise ChainError(str(error), error.code.value) from error
+                raise ChainError(str(error), error.code.value, name=error.name or "") from error
             except (bt.RpcConnectionError, bt.ConnectionNotReady, OSError) as error:
                 self._drop()
-                reason = str(error) or f"no answer within {timeout_s} s"
-                raise ConnectionLost(f"the chain endpoint is unreachable: {reason}") from error
+                reason = str(error) or f"no answer within {timeout_s:.0f} s"
+                shown = shown_endpoint(self._endpoint)
+                raise ConnectionLost(f"the chain at {shown} is unreachable: {reason}") from error
             except (bt.BittensorError, ValueError, LookupError) as error:
                 self._drop()
                 raise ChainError(f"the SDK gave up: {error!r}", "not_understood") from error
@@ -255,7 +303,12 @@ class _Connection:
         genesis = await sdk.substrate.block_hash(0)
         if self._genesis not in (None, genesis):
             await sdk.client.close()
-            raise ChainError("the endpoint now serves another chain; restart", "other_chain")
+            raise ChainError(
+                f"{shown_endpoint(self._endpoint)} (--subtensor.network) now serves another chain "
+                "than before; name an endpoint of the right one and start again",
+                "other_chain",
+                is_final=True,
+            )
         self._genesis = genesis
         return sdk
 
@@ -301,7 +354,13 @@ def _check_endpoint(endpoint: str) -> None:
         resolve_endpoint(endpoint)
     except ValueError as error:
         remedy = "use finney, test, local or a ws:// or wss:// URL"
-        raise ConfigError(f"subtensor.network: {endpoint!r} is not known; {remedy}") from error
+        raise ConfigError(f"--subtensor.network {endpoint!r} is not known; {remedy}") from error
+
+
+def _note(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What a task of the SDK left behind when its connection was thrown away: no news, for the
+    call itself has failed. asyncio would print a traceback."""
+    logger.debug("event loop of a chain connection: %s", context.get("message"))
 
 
 def _new_sdk(endpoint: str) -> _Sdk:
@@ -323,7 +382,11 @@ async def _metagraph(sdk: _Sdk, netuid: int, block: int) -> Metagraph:
     snapshot = await sdk.client.at(block)
     graph = await snapshot.subnets.metagraph(netuid, commitments=False)
     if graph is None:
-        raise ChainError(f"netuid {netuid} does not exist at block {block}", "subnet_not_exists")
+        raise ChainError(
+            f"netuid {netuid} does not exist at block {block}: check --netuid and "
+            "--subtensor.network",
+            "subnet_not_exists",
+        )
     return Metagraph(
         netuid=netuid,
         block=block,

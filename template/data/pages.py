@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from template.data.manifest import Manifest, Shard
 from template.data.shards import TOKEN_DTYPE
-from template.errors import ConfigError, Unavailable
+from template.errors import ConfigError, Unavailable, disk_trouble
 
 Fetch = Callable[[str, int], bytes]
 """(hex SHA-256, length in bytes) -> the shard's bytes; may raise StoreError."""
@@ -29,7 +29,8 @@ class PageReader:
     `max_resident_shards` (>= 1) shards stay in memory, least recently used out first. Every
     method may raise Unavailable (no good copy of a shard, which it names; the same call may
     succeed later), ConfigError (a shard of the right digest holds tokens outside the
-    vocabulary, or the cache cannot be used), and whatever `fetch` raises.
+    vocabulary, or the cache cannot be read), StateError (it cannot be written), and whatever
+    `fetch` raises.
     """
 
     def __init__(
@@ -137,7 +138,4 @@ def _write_file(path: Path, data: bytes) -> None:
             part.write_bytes(data)
             part.replace(path)
     except OSError as error:
-        raise ConfigError(
-            f"cache file {path} cannot be written ({error.strerror}); free the disk or choose "
-            "another cache directory"
-        ) from error
+        raise disk_trouble(path, error) from error

@@ -20,6 +20,7 @@ from template.errors import ConfigError, StoreError
 from template.localnet.weed import (
     AccessKey,
     BucketIdentity,
+    WeedPorts,
     choose_ports,
     find_weed,
     new_access_key,
@@ -52,12 +53,14 @@ class BucketServer:
     for no credential unless they are given certificates.
     """
 
-    def __init__(self, directory: Path, identities: Sequence[BucketIdentity]) -> None:
+    def __init__(
+        self, directory: Path, identities: Sequence[BucketIdentity], ports: WeedPorts | None = None
+    ) -> None:
         self.identities = tuple(identities)
         self.admin = new_access_key()
         self.log_path = directory.resolve() / "weed.log"
         self._directory = directory.resolve()
-        self._ports = choose_ports()
+        self._ports = ports or choose_ports()
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -71,6 +74,16 @@ class BucketServer:
         if self._process is None:
             raise ConfigError("the bucket server is not running: call start() first")
         return self._process.pid
+
+    @property
+    def name(self) -> str:
+        """What it is called among a localnet's processes."""
+        return "buckets"
+
+    @property
+    def exit(self) -> int | None:
+        """The process's exit status, negative for a signal; None while it runs, or never did."""
+        return None if self._process is None else self._process.poll()
 
     def bucket(self, name: str, key: AccessKey) -> S3Bucket:
         """The bucket `name` on this server, as `key` sees it."""
@@ -87,6 +100,14 @@ class BucketServer:
         Raises ConfigError if the package is missing, the process ends, or READY_LIMIT_S passes;
         the message ends with the last lines of the log.
         """
+        self._launch()
+        try:
+            self._wait_until_ready()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _launch(self) -> None:
         data = self._directory / "data"
         data.mkdir(parents=True, exist_ok=True)
         data.chmod(0o700)
@@ -107,11 +128,6 @@ class BucketServer:
                 umask=0o077,
                 preexec_fn=tied_to(os.getpid()),
             )
-        try:
-            self._wait_until_ready()
-        except BaseException:
-            self.stop()
-            raise
 
     def stop(self) -> None:
         """Ask the process group to end, kill what is left after STOP_LIMIT_S; idempotent."""
@@ -133,6 +149,17 @@ class BucketServer:
         """Start again on the same ports and data, whatever became of the process."""
         self.stop()
         self.start()
+
+    def start_again(self) -> None:
+        """As `restart`, but returns at once: it is ready when it `answers`."""
+        self.stop()
+        self._launch()
+
+    def answers(self) -> bool:
+        """Whether an object can be written and read now; tried once."""
+        bucket = self.bucket(_PROBE_BUCKET, self.admin)
+        with closing(S3Store(bucket, deadline_s=0.0, limits=_PROBE_LIMITS)) as probe:
+            return _answers(probe)
 
     def create_buckets(self) -> None:
         """Create the bucket of every identity; those that exist stay as they are."""
@@ -156,12 +183,10 @@ class BucketServer:
             store.create_bucket()
 
     def _wait_until_ready(self) -> None:
-        bucket = self.bucket(_PROBE_BUCKET, self.admin)
         end_s = time.monotonic() + READY_LIMIT_S
-        with closing(S3Store(bucket, deadline_s=0.0, limits=_PROBE_LIMITS)) as probe:
-            while not _answers(probe):
-                self._demand_progress(end_s)
-                time.sleep(_POLL_S)
+        while not self.answers():
+            self._demand_progress(end_s)
+            time.sleep(_POLL_S)
 
     def _demand_progress(self, end_s: float) -> None:
         if self._process is None or self._process.poll() is not None:

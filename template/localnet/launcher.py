@@ -5,23 +5,21 @@ the neurons, each a process of its own. Nothing here takes part in the run: the 
 only reads what chain, buckets and neurons say.
 """
 
-import json
 import logging
 import math
-import os
-import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from template import __spec_version__
-from template.chain.bittensor import BittensorChain
+from template.chain.bittensor import BittensorChain, ChainOptions, ConnectionLost
 from template.data.corpus import load_corpus
-from template.errors import ConfigError
+from template.errors import ConfigError, SubnetError, Unavailable
 from template.localnet.buckets import BucketIdentity, BucketServer, new_identity
+from template.localnet.commands import LocalnetConfig, chain_command, log_path, neuron_command
+from template.localnet.keeper import NEURON_FINAL_STATUSES, Keeper
 from template.localnet.onchain import (
     ENDOWMENT_TAO,
     NETUID,
@@ -29,53 +27,56 @@ from template.localnet.onchain import (
     alpha_stakes,
     create_wallets,
     wait_for_permits,
+    weights_on_chain,
 )
 from template.localnet.processes import Child, Children, wait_for_line
-from template.localnet.report import NodeInfo, Sources
-from template.localnet.roster import HONEST, Participant
+from template.localnet.report import NodeInfo, Report, Sources, collect
+from template.localnet.roster import Participant
+from template.localnet.weed import choose_port
 from template.protocol.keys import bucket_name
 from template.protocol.record import Access, AccessKind, Record, encode_record
 from template.protocol.spec import RunSpec, spec_to_toml
 from template.protocol.ss58 import public_key
+from template.retry import retry
 from template.store.s3 import S3Store
 from template.tools.owner import RunChoices, load_plan, prepare_run, upload
 
 log = logging.getLogger(__name__)
 
-ROOT = Path(__file__).resolve().parents[2]
 CHAIN_READY_S = 60.0
 STARTUP_S = 12.0
 STARTUP_S_PER_NODE = 2.5
 """Between the run spec and its first block: importing torch in many processes on two cores
 took 9 s for six (measured); a node that needs longer joins a window late."""
 GRACE_S = 30.0
-"""How long a neuron may live after the last window was decided."""
+"""How long a neuron may live after the last window was decided, or after its restart."""
+REPORT_LIMIT_S = 90.0
+_BUCKET_DEADLINE_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LocalnetConfig:
-    """What the command line asks for. `text`: the sdist with the corpus."""
+class Heights:
+    """The chain as it was last seen: the best block and the last final one."""
 
-    roster: tuple[Participant, ...]
-    num_windows: int
-    out: Path
-    plan: Path
-    text: Path
-    block_time_s: float
-    seed: int
-    debug: bool
+    head: int = 0
+    finalized: int = 0
 
 
 class Localnet:
     """A running localnet; `with Localnet(config) as net` takes everything down at the end."""
 
-    def __init__(self, config: LocalnetConfig, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, config: LocalnetConfig, say: Callable[[str], None], tell: Callable[[str], None]
+    ) -> None:
+        """`say` gets each phase of the start, `tell` what happens to a process afterwards."""
         self.config = config
         self._say = say
         self._exit = ExitStack()
         self._started_s = time.monotonic()
         self._children = Children()
+        self._keeper = Keeper(tell, config.out / "pids.json", max_restarts=config.restarts)
         self._neurons: dict[str, Child] = {}
+        self._heights = Heights()
 
     def __enter__(self) -> "Localnet":
         try:
@@ -97,7 +98,6 @@ class Localnet:
         self._say("starting the chain")
         self.endpoint = self._start_chain()
         self._say(f"registering {len(config.roster)} hotkeys")
-        self._registrar = self._exit.enter_context(Registrar(self.endpoint))
         self._register()
         self.chain = self._exit.enter_context(self._open_chain(None))
         self._say("starting the bucket server")
@@ -111,31 +111,31 @@ class Localnet:
         self._initial_alpha = alpha_stakes(self.chain)
 
     def _start_chain(self) -> str:
-        config = self.config
-        schedule = load_plan(config.plan)["schedule"]
-        argv = [sys.executable, "-m", "template.localnet.chain", "--port", "0"]
-        argv += ["--state", str(config.out / "chain.journal")]
-        argv += ["--block-time", str(config.block_time_s)]
-        argv += ["--finality-lag", str(schedule["finality_lag_blocks"])]
-        argv += ["--tempo", str(schedule["tempo_blocks"])]
-        argv += ["--weights-rate-limit", str(schedule["blocks_per_window"])]
-        for wallet in self.wallets.values():
-            argv += ["--endow", f"{wallet.coldkeypub.ss58_address}={ENDOWMENT_TAO}"]
-        child = self._children.start("chain", argv, self._environment(), self._log("chain"))
-        return wait_for_line(child, "ready ", CHAIN_READY_S).split()[1]
+        # A fixed port below those of outgoing connections: after a kill it must be free again.
+        endowments = {w.coldkeypub.ss58_address: ENDOWMENT_TAO for w in self.wallets.values()}
+        child = self._children.start(chain_command(self.config, choose_port(), endowments))
+        endpoint = wait_for_line(child, "ready ", CHAIN_READY_S).split()[1]
+        self._keeper.keep(child, final_statuses=NEURON_FINAL_STATUSES)
+        return endpoint
 
     def _register(self) -> None:
         owner, *others = self.config.roster
-        self._registrar.create_subnet(self.wallets[owner.name])
-        for participant in others:
-            wallet = self.wallets[participant.name]
-            self._registrar.register(wallet)
-            if participant.stake_tao:
-                self._registrar.stake(wallet, participant.stake_tao)
+        with Registrar(self.endpoint) as registrar:
+            registrar.create_subnet(self.wallets[owner.name])
+            for participant in others:
+                wallet = self.wallets[participant.name]
+                registrar.register(wallet)
+                if participant.stake_tao:
+                    registrar.stake(wallet, participant.stake_tao)
 
     def _open_chain(self, wallet: Any) -> "_ClosingChain":
+        # One try a read: while it waits for a dead chain, nobody would start that again.
         return _ClosingChain(
-            endpoint=self.endpoint, netuid=NETUID, wallet=wallet, version_key=__spec_version__
+            endpoint=self.endpoint,
+            netuid=NETUID,
+            wallet=wallet,
+            version_key=__spec_version__,
+            options=ChainOptions(read_deadline_s=0.0),
         )
 
     def _start_buckets(self) -> None:
@@ -146,6 +146,8 @@ class Localnet:
         self.server = BucketServer(self.config.out / "buckets", list(self._identities.values()))
         self._exit.enter_context(self.server)
         self.server.create_buckets()
+        # Its statuses are not ours: whatever ends it but a request to end is a crash.
+        self._keeper.keep(self.server, final_statuses={0})
 
     def _publish_run(self) -> RunSpec:
         """The owner's part; returns once its bucket holds all that the spec names."""
@@ -181,71 +183,66 @@ class Localnet:
 
     def _start_neurons(self) -> None:
         for participant in self.config.roster[1:]:
-            name = participant.name
-            self._neurons[name] = self._children.start(
-                name, self._command(participant), self._neuron_environment(name), self._log(name)
+            command = neuron_command(
+                self.config,
+                participant,
+                chain_url=self.endpoint,
+                bucket_url=self.server.endpoint_url,
+                identity=self._identities[participant.name],
             )
-        pids = {name: child.process.pid for name, child in self._neurons.items()}
-        (self.config.out / "pids.json").write_text(json.dumps(pids), encoding="utf-8")
+            child = self._children.start(command)
+            self._neurons[participant.name] = child
+            self._keeper.keep(child, final_statuses=NEURON_FINAL_STATUSES)
 
-    def _command(self, participant: Participant) -> list[str]:
-        out, name = self.config.out, participant.name
-        script = f"{participant.role}.py" if participant.behaviour == HONEST else "misbehaving.py"
-        argv = [sys.executable, str(ROOT / "neurons" / script)]
-        if participant.behaviour != HONEST:
-            argv += ["--behaviour", participant.behaviour]
-        argv += ["--netuid", str(NETUID), "--subtensor.network", self.endpoint]
-        argv += ["--wallet.name", name, "--wallet.hotkey", "default"]
-        argv += ["--wallet.path", str(out / "wallets"), "--run", str(out / "run.toml")]
-        argv += ["--neuron.device", "cpu", "--neuron.state_dir", str(out / "nodes" / name)]
-        argv += ["--wandb.off"]
-        return [*argv, "--logging.debug"] if self.config.debug else argv
+    def watch(self, show: Callable[[Heights], None], poll_s: float = 0.25) -> None:
+        """Until every neuron has ended, or the run and a time of grace are over.
 
-    def _environment(self) -> dict[str, str]:
-        """Little of the launcher's own: no operator's credentials, one thread per process."""
-        home = self.config.out / "home"
-        home.mkdir(exist_ok=True)
-        kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
-        return {
-            **kept,
-            "HOME": str(home),
-            "PYTHONPATH": str(ROOT),
-            "PYTHONUNBUFFERED": "1",
-            "OMP_NUM_THREADS": "1",
-            "HF_HUB_OFFLINE": "1",
-        }
-
-    def _neuron_environment(self, name: str) -> dict[str, str]:
-        identity = self._identities[name]
-        return {
-            **self._environment(),
-            "TESSERA_BUCKET_ENDPOINT": self.server.endpoint_url,
-            "TESSERA_BUCKET_WRITE_KEY_ID": identity.rw.access_key_id,
-            "TESSERA_BUCKET_WRITE_SECRET": identity.rw.secret_access_key.reveal(),
-            "TESSERA_BUCKET_READ_KEY_ID": identity.ro.access_key_id,
-            "TESSERA_BUCKET_READ_SECRET": identity.ro.secret_access_key.reveal(),
-        }
-
-    def _log(self, name: str) -> Path:
-        return self.config.out / "logs" / f"{name}.log"
-
-    def watch(self, show: Callable[[], None], poll_s: float = 0.25) -> None:
-        """Until every neuron has ended, or the run and a time of grace are over."""
+        Who dies meanwhile is started again. SubnetError if the run cannot go on: chain or bucket
+        server ended for good, or every neuron with an error.
+        """
         schedule = self.spec.schedule.schedule()
         last_block = schedule.vote_block(self.spec.schedule.num_windows - 1)
-        end_s = math.inf
-        while any(child.exit is None for child in self._neurons.values()):
-            show()
-            if math.isinf(end_s) and self.chain.finalized() >= last_block:
-                end_s = time.monotonic() + GRACE_S
-            if time.monotonic() > end_s:
-                alive = [name for name, child in self._neurons.items() if child.exit is None]
-                log.error("still alive %.0f s after the last window: %s", GRACE_S, alive)
-                return
+        decided_s = math.inf
+        while self._tend() and time.monotonic() < self._grace_end_s(decided_s):
+            self._look()
+            show(self._heights)
+            if self._heights.finalized >= last_block:
+                decided_s = min(decided_s, time.monotonic())
             time.sleep(poll_s)
-        show()
-        if all(child.exit for child in self._neurons.values()):
+        show(self._heights)
+        alive = [name for name in self._neurons if self._keeper.exit_of(name) is None]
+        if alive:
+            log.error("still alive %.0f s after the last window: %s", GRACE_S, alive)
+        elif all(self._keeper.exit_of(name) for name in self._neurons):
             raise ConfigError(f"every neuron ended with an error: see {self.config.out}/logs")
+
+    def _tend(self) -> bool:
+        """Start again who died; whether any neuron still runs, or will."""
+        self._keeper.tick()
+        for name in ("chain", "buckets"):
+            status = self._keeper.exit_of(name)
+            if status is not None:
+                raise SubnetError(f"{name} ended with status {status}: the run cannot go on")
+        return any(self._keeper.exit_of(name) is None for name in self._neurons)
+
+    def _grace_end_s(self, decided_s: float) -> float:
+        return max(decided_s, self._keeper.last_restart_s) + GRACE_S
+
+    def _look(self) -> None:
+        """See how far the chain is; while it is down, that is where it was."""
+        with suppress(ConnectionLost):
+            self._heights = Heights(head=self.chain.head(), finalized=self.chain.finalized())
+
+    def report(self) -> Report:
+        """The report of the run; should chain or bucket server die now, once they are back."""
+
+        def attempt() -> Report:
+            self._tend()
+            if not self.server.answers():
+                raise Unavailable("the bucket server does not answer")
+            return collect(self._sources())
+
+        return retry(attempt, on=(ConnectionLost, Unavailable), deadline_s=REPORT_LIMIT_S)
 
     def nodes(self) -> tuple[NodeInfo, ...]:
         """All participants as they are now."""
@@ -253,32 +250,35 @@ class Localnet:
 
     def _node(self, participant: Participant) -> NodeInfo:
         name = participant.name
-        child = self._neurons.get(name)
+        started = name in self._neurons
         return NodeInfo(
             name=name,
             role=participant.role,
             behaviour=participant.behaviour,
             hotkey=self.hotkeys[name],
             state_dir=self.config.out / "nodes" / name,
-            log_path=self._log(name) if child is not None else None,
-            exit=None if child is None else child.exit,
+            log_path=log_path(self.config, name) if started else None,
+            exit=self._keeper.exit_of(name) if started else None,
         )
 
-    def sources(self) -> Sources:
-        """Where the report reads from."""
+    def _sources(self) -> Sources:
         return Sources(
             spec=self.spec,
             nodes=self.nodes(),
             chain=self.chain,
             initial_alpha_rao=self._initial_alpha,
-            weights=self._registrar.weights(),
+            weights=weights_on_chain(self.endpoint),
             buckets=self._admin_views(),
+            restarts=self._keeper.restarts,
             wall_s=time.monotonic() - self._started_s,
         )
 
     def _admin_views(self) -> Mapping[str, S3Store]:
+        server = self.server
         return {
-            self.hotkeys[name]: S3Store(self.server.bucket(identity.bucket, self.server.admin))
+            self.hotkeys[name]: S3Store(
+                server.bucket(identity.bucket, server.admin), deadline_s=_BUCKET_DEADLINE_S
+            )
             for name, identity in self._identities.items()
         }
 

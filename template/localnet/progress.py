@@ -18,6 +18,11 @@ from rich.text import Text
 from template.localnet.snapshot import NodeProgress, ProgressSnapshot
 
 MIN_UPDATE_INTERVAL_S = 0.25
+LEGEND = """\
+held-out loss: nats per token on text that nobody trains on
+theta_w: the params that window w starts from
+unigram entropy: the loss of knowing only how often each token comes
+accepted: uids whose payloads the outer step applied"""
 
 
 class LiveProgress:
@@ -36,6 +41,7 @@ class LiveProgress:
         self._drawn_s = float("-inf")
         self._live: Live | None = None
         self._latest = ProgressSnapshot(phase="")
+        self._explained = False
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
@@ -53,15 +59,28 @@ class LiveProgress:
         """Show a phase of which no more is known."""
         self.update(ProgressSnapshot(phase=phase))
 
+    def tell(self, event: str) -> None:
+        """Print what happened on a line that stays, whatever is shown next."""
+        self._print(f"{self._now_s() - self._started_s:6.1f} s  {event}")
+
     def update(self, snapshot: ProgressSnapshot) -> None:
         """Show a snapshot; while the phase stays, at most four a second are drawn."""
         changed, self._latest = snapshot.phase != self._latest.phase, snapshot
         if self._live is None:
             if changed:
-                text = line(snapshot, self._now_s() - self._started_s)
-                self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+                self._explain(snapshot)
+                self._print(line(snapshot, self._now_s() - self._started_s))
         elif changed or self._now_s() - self._drawn_s >= MIN_UPDATE_INTERVAL_S:
             self._draw(self._live)
+
+    def _explain(self, snapshot: ProgressSnapshot) -> None:
+        """Before the first line that has numbers, say what they are."""
+        if snapshot.block is not None and not self._explained:
+            self._explained = True
+            self._print(LEGEND)
+
+    def _print(self, text: str) -> None:
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def _draw(self, live: Live) -> None:
         self._drawn_s = self._now_s()
@@ -97,34 +116,39 @@ def panel(snapshot: ProgressSnapshot, elapsed_s: float) -> RenderableType:
     content: list[RenderableType] = [Text(snapshot.phase, style="bold"), facts]
     if snapshot.nodes:
         content.append(_node_table(snapshot.nodes))
+    if snapshot.block is not None:
+        content.append(Text(LEGEND, style="dim"))
     title = f"localnet, {elapsed_s:.0f} s"
     return Panel(Group(*content), title=title, title_align="left", expand=False)
 
 
 def _node_table(nodes: Sequence[NodeProgress]) -> Table:
     table = Table(box=SIMPLE, padding=(0, 1), header_style="dim")
-    for heading in ("node", "kind", "window", "theta", "status"):
-        table.add_column(heading, justify="right" if heading in ("window", "theta") else "left")
+    for heading in ("node", "behaviour", "window", "params", "status"):
+        table.add_column(heading, justify="right" if heading in ("window", "params") else "left")
     for node in nodes:
-        numbers = ("-" if n is None else str(n) for n in (node.window, node.state_window))
-        table.add_row(*map(Text, (node.name, node.kind, *numbers, node.status)))
+        window = "-" if node.window is None else str(node.window)
+        params = "-" if node.state_window is None else f"theta_{node.state_window}"
+        table.add_row(*map(Text, (node.name, node.kind, window, params, node.status)))
     return table
 
 
 def _blocks(snapshot: ProgressSnapshot) -> str:
-    return f"block {snapshot.block}, final {snapshot.finalized_block}"
+    return f"block {snapshot.block}, finalised {snapshot.finalized_block}"
 
 
 def _loss(snapshot: ProgressSnapshot) -> str:
     text = "not finite" if snapshot.loss_nats is None else f"{snapshot.loss_nats:.4f}"
     text += f" at theta_{snapshot.loss_window}"
+    compared = []
     if snapshot.first_loss_nats is not None:
-        text += f", from {snapshot.first_loss_nats:.4f}"
+        compared.append(f"first {snapshot.first_loss_nats:.4f}")
     if snapshot.unigram_nats is not None:
-        text += f", single tokens {snapshot.unigram_nats:.4f}"
-    return text
+        compared.append(f"unigram entropy {snapshot.unigram_nats:.4f}")
+    return f"{text} ({', '.join(compared)})" if compared else text
 
 
 def _decided(snapshot: ProgressSnapshot) -> str:
-    uids = ", ".join(map(str, snapshot.accepted_uids)) or "nobody"
-    return f"window {snapshot.decided_window} accepted {uids}"
+    uids = ", ".join(map(str, snapshot.accepted_uids))
+    accepted = f"uids {uids}" if uids else "nobody"
+    return f"window {snapshot.decided_window} accepted {accepted}"

@@ -1,7 +1,7 @@
 """The report of a finished localnet run: what chain, buckets and logs say, in one dict.
 
 Owns the report's keys and how each number is read. Nothing in it is typed in by hand or
-taken from the launcher's memory, the wall time apart. Does not own what a good run is
+taken from the launcher's memory, wall time and restarts apart. Does not own what a good run is
 (`checks`), nor how it is shown (`table`, `picture`).
 """
 
@@ -52,7 +52,8 @@ class Sources:
 
     `chain` is only read. `initial_alpha_rao`: hotkey -> alpha staked to it just before the
     first window. `weights`: validator uid -> destination uid -> share, as they stand on chain.
-    `buckets`: hotkey -> its bucket, only listed and sized.
+    `buckets`: hotkey -> its bucket, only listed and sized. `restarts`: process -> how often it
+    was started again after its death.
     """
 
     spec: RunSpec
@@ -61,6 +62,7 @@ class Sources:
     initial_alpha_rao: Mapping[str, int]
     weights: Mapping[int, Mapping[int, float]]
     buckets: Mapping[str, Store]
+    restarts: Mapping[str, int]
     wall_s: float
 
 
@@ -113,12 +115,15 @@ class NeuronReport(TypedDict):
 
 
 class Report(TypedDict):
-    """The whole report; JSON can hold it as it is."""
+    """The whole report; JSON can hold it as it is. `restarts`: process (neurons, "chain",
+    "buckets") -> how often it was started again after its death.
+    """
 
     run_id: str
     held_out_loss: LossReport
     windows: list[WindowReport]
     neurons: list[NeuronReport]
+    restarts: dict[str, int]
     wall_s: float
 
 
@@ -135,6 +140,7 @@ def collect(sources: Sources) -> Report:
         "held_out_loss": _losses({n.name: events[n.name] for n in _validators(sources)}),
         "windows": windows,
         "neurons": _neurons(sources, _tally(sources, events, windows)),
+        "restarts": dict(sources.restarts),
         "wall_s": sources.wall_s,
     }
 

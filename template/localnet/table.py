@@ -20,22 +20,25 @@ COLUMNS: Final[dict[str, tuple[JustifyMethod, int]]] = {
     "name": ("left", 5),
     "behaviour": ("left", 5),
     "weight": ("right", 6),
-    "incen-\ntive": ("right", 6),
-    "emis-\nsion": ("right", 6),
-    "com-\nmitted": ("right", 6),
-    "ac-\ncepted": ("right", 6),
+    "incentive": ("right", 9),
+    "emission": ("right", 8),
+    "accepted": ("right", 8),
     "exit": ("right", 4),
     "digest": ("left", DIGEST_CHARACTERS),
-    "refused": ("left", 8),
 }
 """Heading -> alignment and least width in characters, in the order of `_cells`."""
-SHRINKING = ("name", "behaviour", "refused")
+SHRINKING = ("name", "behaviour")
+LEGEND = """\
+weight: mean of the validators' weights by stake
+incentive: share after Yuma; emission: share of what all miners earned
+accepted: payloads accepted / committed; exit: status of the process
+digest: of the params at the end, the same for all"""
 
 
 def final_table(report: Report) -> Table:
-    """One row per neuron: what it did, what it was paid, where it ended and who refused it.
+    """One row per neuron: what it did, what it was paid and where it ended.
 
-    Wants 90 columns; at 80 long names are cut and reasons wrapped.
+    Fits 80 columns if no name is longer than 16 characters; longer ones are cut.
     """
     title = f"Run {report['run_id'][:16]}"
     table = Table(title=title, box=SIMPLE_HEAD, padding=0, show_edge=False)
@@ -44,8 +47,8 @@ def final_table(report: Report) -> Table:
             heading,
             justify=justify,
             min_width=min_width,
-            no_wrap=heading not in SHRINKING,
-            overflow="fold" if heading == "refused" else "ellipsis",
+            no_wrap=True,
+            overflow="ellipsis",
         )
     shares = emission_shares(report)
     for neuron in report["neurons"]:
@@ -55,18 +58,36 @@ def final_table(report: Report) -> Table:
 
 
 def summary(report: Report) -> Text:
-    """The run in a few lines: loss before and after, windows, time."""
+    """The run in a few lines: the table's terms, loss, windows, refusals, restarts, time."""
     losses = report["held_out_loss"]
     windows = report["windows"]
     empty = sum(not window["accepted_uids"] for window in windows)
     earned = sum(n["emission"] for n in report["neurons"] if n["role"] == "miner")
     return Text.assemble(
+        (f"{LEGEND}\n", "dim"),
+        _refusals(report),
+        _restarts(report),
         "Held-out loss ",
         (f"{_number(losses['first'])} -> {_number(losses['last'])}", "bold"),
-        f" nats per token; entropy of single tokens {_number(losses['unigram'])}.\n",
+        f" nats per token; unigram entropy {_number(losses['unigram'])}.\n",
         f"{len(windows)} windows decided, {empty} of them empty; ",
         f"the miners earned {earned:.4f} alpha; {_duration(report['wall_s'])} in all.",
     )
+
+
+def _refusals(report: Report) -> str:
+    """A line per neuron whose payloads validators refused: how often, and why."""
+    lines = []
+    for neuron in report["neurons"]:
+        reasons = [f"{count} {reason}" for reason, count in neuron["refusals"].items()]
+        if reasons:
+            lines.append(f"Verdicts against {neuron['name']}: {', '.join(reasons)}.\n")
+    return "".join(lines)
+
+
+def _restarts(report: Report) -> str:
+    died = [f"{name} {count}" for name, count in report["restarts"].items() if count]
+    return f"Started again after a death: {', '.join(died)}.\n" if died else ""
 
 
 def _cells(neuron: NeuronReport, emission_share: float | None) -> list[str]:
@@ -78,12 +99,16 @@ def _cells(neuron: NeuronReport, emission_share: float | None) -> list[str]:
         _number(neuron["weight"]),
         _number(neuron["incentive"]),
         NOTHING if emission_share is None else f"{emission_share:.1%}",
-        str(neuron["payloads_committed"]),
-        str(neuron["payloads_accepted"]),
+        _accepted(neuron),
         NOTHING if neuron["exit"] is None else str(neuron["exit"]),
         NOTHING if digest is None else digest[:DIGEST_CHARACTERS],
-        "\n".join(f"{count} {reason}" for reason, count in neuron["refusals"].items()) or NOTHING,
     ]
+
+
+def _accepted(neuron: NeuronReport) -> str:
+    if neuron["role"] != "miner":
+        return NOTHING
+    return f"{neuron['payloads_accepted']}/{neuron['payloads_committed']}"
 
 
 def _kind(neuron: NeuronReport) -> str:

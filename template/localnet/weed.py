@@ -9,7 +9,7 @@ import json
 import os
 import secrets
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -81,24 +81,36 @@ def find_weed() -> Path:
     raise ConfigError(_INSTALL_WEED)
 
 
-def choose_ports() -> WeedPorts:
-    """Ports that are free on loopback now; another process may still take one first."""
-    taken: set[int] = set()
+def choose_ports(s3_port: int | None = None) -> WeedPorts:
+    """Ports that are free on loopback now; another process may still take one first.
+
+    `s3_port` is taken as it is. ConfigError if it is not free, or no others can be found.
+    """
+    if s3_port is not None and not _is_free(s3_port):
+        raise ConfigError(f"port {s3_port} on 127.0.0.1 is not free: stop what listens there")
+    taken: set[int] = set() if s3_port is None else {s3_port}
 
     def take(offset: int = 0) -> int:
-        for _ in range(200):
-            port = secrets.choice(_PORTS)
-            group = {port, port + offset}
-            if not group & taken and all(_is_free(one) for one in group):
-                taken.update(group)
-                return port
-        raise ConfigError("no free port on 127.0.0.1 in 20000-31999: stop other servers")
+        port = choose_port(taken, offset)
+        taken.update({port, port + offset})
+        return port
 
+    http = {service: take() for service in _SERVICES}
     return WeedPorts(
-        http={service: take() for service in _SERVICES},
+        http=http if s3_port is None else {**http, "s3": s3_port},
         grpc={service: take() for service in _SERVICES},
         admin=take(_ADMIN_GRPC_OFFSET),
     )
+
+
+def choose_port(taken: Collection[int] = (), offset: int = 0) -> int:
+    """A port that is free now together with the one `offset` above it, and neither `taken`."""
+    for _ in range(200):
+        port = secrets.choice(_PORTS)
+        group = {port, port + offset}
+        if not group & set(taken) and all(_is_free(one) for one in group):
+            return port
+    raise ConfigError("no free port on 127.0.0.1 in 20000-31999: stop other servers")
 
 
 def _is_free(port: int) -> bool:

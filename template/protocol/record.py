@@ -15,7 +15,7 @@ at most 341, within the three raw fields of 128 bytes that a commitment holds.
 """
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 from template.errors import RecordError
@@ -60,7 +60,7 @@ class Access:
     kind: AccessKind
     account: str
     access_key_id: str
-    secret_access_key: str
+    secret_access_key: str = field(repr=False)
 
     @property
     def endpoint_url(self) -> str:

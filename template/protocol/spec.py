@@ -122,7 +122,8 @@ class ScheduleSpec:
         _check(
             k + self.scoring_blocks + m <= b,
             "schedule.blocks_per_window",
-            f"upload + scoring + vote margin = {k + self.scoring_blocks + m} blocks do not fit",
+            f"is {b}, but upload_blocks + scoring_blocks + vote_margin_blocks are "
+            f"{k + self.scoring_blocks + m} and must fit into it: make windows longer",
         )
         _check(
             m > self.finality_lag_blocks >= 0,

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save, save_file
 from torch import Tensor
 
-from template.errors import ConfigError
+from template.errors import ConfigError, disk_trouble
 from template.protocol.spec import RunSpec
 from template.training.model import Params, model_config, tensor_shapes
 from template.training.outer import OuterState, state_digest
@@ -164,7 +164,10 @@ class LocalCheckpoint:
 
 
 def save_local(path: Path, checkpoint: LocalCheckpoint, run_id: bytes) -> None:
-    """Write the file whole or not at all: a kill at any moment leaves the one before."""
+    """Write the file whole or not at all: a kill at any moment leaves the one before.
+
+    StateError if the disk does not take it.
+    """
     tensors = {f"params/{name}": tensor for name, tensor in checkpoint.state.params.items()}
     for group, members in checkpoint.groups.items():
         tensors |= {f"{group}/{name}": tensor for name, tensor in members.items()}
@@ -174,12 +177,16 @@ def save_local(path: Path, checkpoint: LocalCheckpoint, run_id: bytes) -> None:
         "state": json.dumps(_carried(checkpoint.state)),
         "values": json.dumps(dict(checkpoint.values)),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    save_file(tensors, partial, metadata=metadata)
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, partial, metadata=metadata)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        raise disk_trouble(path, error) from error
 
 
 def load_local(path: Path, spec: RunSpec) -> LocalCheckpoint | None:
@@ -194,7 +201,9 @@ def load_local(path: Path, spec: RunSpec) -> LocalCheckpoint | None:
             raise ConfigError(f"{path}: of another run; name another --neuron.state_dir")
         carried, values = json.loads(metadata["state"]), json.loads(metadata["values"])
     except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error}); remove it to join anew") from error
+        raise ConfigError(
+            f"--neuron.state_dir: {path} cannot be read ({error}); remove it to join anew"
+        ) from error
     groups: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         group, _, member = name.partition("/")

@@ -39,7 +39,7 @@ from tests.swarm import RAO, build_world
 WINDOWS = 5
 
 
-class Killed(Exception):
+class Killed(BaseException):
     """A process that ends here and now."""
 
 

@@ -4,8 +4,15 @@ import logging
 
 import pytest
 
-from template.base.supervisor import MAX_PAUSE_S, supervise
-from template.errors import ChainError, ConfigError, ConsensusError
+from template.base.supervisor import MAX_PAUSE_S, Crashed, supervise
+from template.errors import (
+    ChainError,
+    ConfigError,
+    ConsensusError,
+    PayloadError,
+    StateError,
+    Unavailable,
+)
 
 
 class Script:
@@ -29,7 +36,15 @@ def test_it_stops_when_the_step_says_so() -> None:
     assert script.calls == 3
 
 
-@pytest.mark.parametrize("error", [ConfigError("flag"), ConsensusError("root")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConfigError("flag"),
+        ConsensusError("root"),
+        StateError("disk"),
+        ChainError("silent for too long", is_final=True),
+    ],
+)
 def test_what_no_repetition_mends_ends_it_at_once(error: Exception) -> None:
     script = Script(True, error, True)
     with pytest.raises(type(error)):
@@ -37,10 +52,12 @@ def test_what_no_repetition_mends_ends_it_at_once(error: Exception) -> None:
     assert script.calls == 2
 
 
-@pytest.mark.parametrize("error", [ChainError("gone"), ValueError("ours"), AssertionError()])
-def test_other_errors_end_it_after_so_many_in_a_row(error: Exception, caplog) -> None:
+@pytest.mark.parametrize("error", [ValueError("ours"), AssertionError()])
+def test_defects_are_logged_whole_and_end_it_after_so_many_in_a_row(
+    error: Exception, caplog
+) -> None:
     script, pauses = Script(*[error] * 4), []
-    with pytest.raises(type(error)), caplog.at_level(logging.ERROR):
+    with pytest.raises(Crashed, match=type(error).__name__), caplog.at_level(logging.ERROR):
         supervise(script, max_failures=3, sleep=pauses.append)
     assert script.calls == 3
     assert pauses == [0.5, 1.0]
@@ -50,20 +67,60 @@ def test_other_errors_end_it_after_so_many_in_a_row(error: Exception, caplog) ->
     assert all(r.exc_info for r in caplog.records)
 
 
-def test_a_success_forgives_the_failures_before(caplog) -> None:
-    error = ChainError("gone")
+class Time:
+    """A clock that only pauses move."""
+
+    def __init__(self) -> None:
+        self.pauses: list[float] = []
+
+    def now_s(self) -> float:
+        return sum(self.pauses)
+
+
+def test_what_may_pass_is_told_once_and_tried_until_its_time_is_up(caplog) -> None:
+    time, script = Time(), Script(*[Unavailable("the bucket is away")] * 100)
+    with pytest.raises(Unavailable), caplog.at_level(logging.WARNING):
+        supervise(
+            script, max_failures=3, give_up_s=60.0, sleep=time.pauses.append, now_s=time.now_s
+        )
+    assert 60.0 <= time.now_s() <= 60.0 + MAX_PAUSE_S
+    assert script.calls == len(time.pauses) + 1 > 3
+    first, last = [r.getMessage() for r in caplog.records]
+    assert first == "the bucket is away; trying again for up to 1 minutes"
+    assert last == "given up after 1 minutes of trouble"
+    assert not any(r.exc_info for r in caplog.records)
+
+
+def test_another_cause_is_told_and_so_is_the_end_of_the_trouble(caplog) -> None:
+    errors = [Unavailable("bucket"), Unavailable("bucket"), ChainError("refused"), True, False]
+    time = Time()
+    with caplog.at_level(logging.WARNING):
+        supervise(Script(*errors), sleep=time.pauses.append, now_s=time.now_s)
+    said = [r.getMessage() for r in caplog.records]
+    assert [text.split(";")[0].split(",")[0] for text in said] == ["bucket", "refused", "going on"]
+
+
+@pytest.mark.parametrize("error", [ChainError("gone"), ValueError("ours")])
+def test_a_success_forgives_the_failures_before(error: Exception) -> None:
     script, pauses = Script(error, error, True, error, error, False), []
     supervise(script, max_failures=3, sleep=pauses.append)
     assert script.calls == 6
     assert pauses == [0.5, 1.0, 0.5, 1.0]
 
 
-def test_pauses_grow_to_their_bound() -> None:
-    pauses: list[float] = []
-    with pytest.raises(ChainError):
-        supervise(Script(*[ChainError("gone")] * 20), max_failures=20, sleep=pauses.append)
-    assert pauses == sorted(pauses)
-    assert pauses[-1] == MAX_PAUSE_S
+@pytest.mark.parametrize("error", [PayloadError("magic"), ValueError("ours")])
+def test_pauses_grow_to_their_bound(error: Exception) -> None:
+    time = Time()
+    with pytest.raises((PayloadError, Crashed)):
+        supervise(
+            Script(*[error] * 20),
+            max_failures=20,
+            give_up_s=150.0,
+            sleep=time.pauses.append,
+            now_s=time.now_s,
+        )
+    assert time.pauses == sorted(time.pauses)
+    assert time.pauses[-1] == MAX_PAUSE_S
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt(), SystemExit(3)])

@@ -1,6 +1,7 @@
 """The SDK adapter against the local chain, over a socket that can be cut and stalled."""
 
 import contextlib
+import logging
 import os
 import subprocess
 import sys
@@ -350,26 +351,63 @@ def test_a_silent_chain_costs_the_deadline_and_then_works_again(
     assert chain.commitments(chain.head())[OWNER.hotkey.ss58_address] == b"after"
 
 
-def test_an_endpoint_that_comes_back_within_the_deadline_costs_only_time(
-    open_chain: Callable[..., BittensorChain], proxy: Relay
+def test_an_outage_within_the_deadline_costs_time_and_two_lines(
+    open_chain: Callable[..., BittensorChain], proxy: Relay, caplog: pytest.LogCaptureFixture
 ):
     chain = open_chain(at_port=proxy.port, options=ChainOptions(read_deadline_s=20.0))
     head = chain.head()
     proxy.refuse()
-    timer = threading.Timer(1.0, proxy.accept_again)
-    timer.start()
-    assert chain.head() >= head
-    timer.join()
+    with caplog.at_level(logging.WARNING):
+        timer = threading.Timer(1.5, proxy.accept_again)
+        timer.start()
+        assert chain.head() >= head
+        timer.join()
+    shown = f"the chain endpoint {url(proxy.port)} "
+    told = [text.removeprefix(shown) for text in caplog.messages if text.startswith(shown)]
+    assert [text.split(" (")[0].split(" after")[0] for text in told] == [
+        "does not answer",
+        "answers again",
+    ]
+    assert "waiting for it, up to 20 s" in told[0]
+    assert not any(record.exc_info for record in caplog.records)
+
+
+def test_a_slow_read_is_told_with_its_seconds(
+    open_chain: Callable[..., BittensorChain], proxy: Relay, caplog: pytest.LogCaptureFixture
+):
+    chain = open_chain(at_port=proxy.port, options=ChainOptions(slow_read_s=0.5))
+    chain.head()
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            proxy.flowing.clear()
+            timer = threading.Timer(0.6, proxy.flowing.set)
+            timer.start()
+            chain.head()
+            timer.join()
+    (told,) = [text for text in caplog.messages if "is slow" in text]
+    assert float(told.partition("is slow: ")[2].split()[0]) >= 0.5
+    assert "--subtensor.network" in told
+
+
+def test_the_head_has_the_time_at_which_it_was_made(open_chain: Callable[..., BittensorChain]):
+    chain = open_chain()
+    first = chain.head_time_s()
+    assert abs(time.time() - first) < 60
+    while chain.head_time_s() == first:
+        time.sleep(0.02)
+    assert chain.head_time_s() > first
 
 
 def test_an_endpoint_that_was_never_there_is_unreachable(
     open_chain: Callable[..., BittensorChain],
 ):
     chain = open_chain(OWNER, at_port=free_port(), options=IMPATIENT)
-    with pytest.raises(ConnectionLost):
+    with pytest.raises(ConnectionLost, match=r"--subtensor\.network") as caught:
         chain.finalized()
-    with pytest.raises(ConnectionLost):
+    assert caught.value.is_final, "the supervisor would read on"
+    with pytest.raises(ConnectionLost) as caught:
         chain.publish(b"x")
+    assert not caught.value.is_final, "a write that was lost is sent again"
 
 
 def test_an_endpoint_that_comes_back_as_another_chain_is_refused(
@@ -386,6 +424,7 @@ def test_an_endpoint_that_comes_back_as_another_chain_is_refused(
         with pytest.raises(ChainError) as caught:
             chain.head()
     assert caught.value.code == "other_chain"
+    assert caught.value.is_final
 
 
 def test_a_restarted_chain_goes_on(open_chain: Callable[..., BittensorChain], tmp_path: Path):

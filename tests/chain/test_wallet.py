@@ -20,7 +20,10 @@ def test_open_wallet_names_the_missing_file_and_the_command(tmp_path: Path):
     with pytest.raises(ConfigError) as caught:
         open_wallet("cold", "hot", str(tmp_path))
     assert str(tmp_path / "cold" / "hotkeys" / "hot") in str(caught.value)
-    assert "btcli wallet new-hotkey -w cold -H hot" in str(caught.value)
+    for words in ("--wallet.name cold", "--wallet.hotkey hot", f"--wallet.path {tmp_path}"):
+        assert words in str(caught.value)
+    for command in ("create", "new-hotkey"):
+        assert f"`btcli wallet {command} -w cold -H hot --wallet-path" in str(caught.value)
 
 
 def test_open_wallet_refuses_what_it_cannot_use(tmp_path: Path):

@@ -40,6 +40,7 @@ class SyntheticRun:
     world: World
     root: Path
     exits: dict[str, int | None]
+    restarts: dict[str, int]
 
     @property
     def spec(self) -> RunSpec:
@@ -72,6 +73,7 @@ class SyntheticRun:
             initial_alpha_rao=stakes_rao,
             weights=WEIGHTS if weights is None else weights,
             buckets={h: bucket.reader() for h, bucket in self.world.buckets.items()},
+            restarts=self.restarts,
             wall_s=12.5,
         )
 
@@ -130,7 +132,7 @@ def digest_at(state_window: int) -> str:
 def make_run(world: World, root: Path) -> SyntheticRun:
     """A good run, all of it."""
     exits = dict.fromkeys(STAKES_TAO, 0) | {"owner": None}
-    run = SyntheticRun(world=world, root=root, exits=exits)
+    run = SyntheticRun(world=world, root=root, exits=exits, restarts=dict.fromkeys(STAKES_TAO, 0))
     run.pay(EMISSIONS_RAO)
     world.time.block = world.spec.schedule.schedule().apply_block(NUM_WINDOWS) + 4
     for name in ("val-a", "val-b", "m0", "m1", "garbage-0"):

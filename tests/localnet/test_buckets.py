@@ -154,6 +154,25 @@ def test_data_survives_a_kill_and_the_address_stays(server: BucketServer) -> Non
     assert reader(server, identity).get("object", max_bytes=4) == b"anew"
 
 
+def test_a_killed_server_is_started_again_without_waiting(server: BucketServer) -> None:
+    identity = server.identities[7]
+    url, pid = server.endpoint_url, server.pid
+    writer(server, identity).put("object", b"kept")
+    assert server.exit is None
+    os.killpg(pid, signal.SIGKILL)
+    end_s = time.monotonic() + 60
+    while server.exit is None:
+        assert time.monotonic() < end_s
+    assert server.exit == -signal.SIGKILL
+    server.start_again()
+    assert server.exit is None
+    assert server.pid != pid
+    while not server.answers():
+        assert time.monotonic() < end_s
+    assert server.endpoint_url == url
+    assert reader(server, identity).get("object", max_bytes=4) == b"kept"
+
+
 def test_internal_ports_refuse_unauthenticated_writes(server: BucketServer) -> None:
     identity = server.identities[6]
     writer(server, identity).put("object", b"mine")

@@ -30,7 +30,9 @@ def by_name(report):
 
 def test_the_report_has_exactly_these_keys_and_is_json(run):
     report = collect(run.sources())
-    assert set(report) == {"run_id", "held_out_loss", "windows", "neurons", "wall_s"}
+    assert set(report) == {
+        "run_id", "held_out_loss", "windows", "neurons", "restarts", "wall_s",
+    }  # fmt: skip
     assert set(report["held_out_loss"]) == {"first", "last", "per_window", "unigram", "differing"}
     assert set(report["windows"][0]) == {"window", "accepted_uids", "state_root", "disagreeing"}
     assert set(report["neurons"][0]) == {

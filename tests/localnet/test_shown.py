@@ -7,10 +7,10 @@ from matplotlib.image import imread
 from rich.console import Console
 
 from template.localnet.picture import draw
-from template.localnet.progress import LiveProgress, panel
+from template.localnet.progress import LEGEND, LiveProgress, panel
 from template.localnet.report import collect
 from template.localnet.snapshot import ProgressReader, ProgressSnapshot
-from template.localnet.table import final_table, summary
+from template.localnet.table import COLUMNS, final_table, summary
 from tests.localnet.synthetic import NUM_WINDOWS, STAKES_TAO, UNIGRAM, make_run
 from tests.swarm import build_world
 
@@ -32,26 +32,43 @@ def test_the_table_shows_every_neuron(run):
     report = collect(run.sources())
     lines = rendered(final_table(report)).splitlines()
     rows = {name: next(line.split() for line in lines if name in line) for name in STAKES_TAO}
-    assert rows["m0"] == ["3", "m0", "honest", "0.625", "0.500", "75.0%", "3", "2", "0"] + [
-        "d4d4d4d4",
-        "-",
-    ]
-    assert rows["garbage-0"][-2:] == ["6", "not_useful"]
+    assert rows["m0"] == ["3", "m0", "honest", "0.625", "0.500", "75.0%", "2/3", "0", "d4d4d4d4"]
+    assert rows["garbage-0"][-3:] == ["0/3", "0", "d4d4d4d4"]
     assert rows["val-a"][:4] == ["1", "val-a", "validator", "-"]
 
 
 def test_the_summary_has_loss_before_and_after(run):
     text = rendered(summary(collect(run.sources())))
     assert "5.500 -> 2.500 nats per token" in text
+    assert "Verdicts against garbage-0: 6 not_useful.\n" in text
+    assert text.count("Verdicts against") == 1
+    assert "Started again" not in text
     assert "3 windows decided, 1 of them empty" in text
     assert "8.0000 alpha; 12 s in all" in text
 
 
-@pytest.mark.parametrize("width", [60, 80])
+def test_the_summary_names_who_was_started_again(run):
+    run.restarts |= {"m0": 2, "val-b": 1}
+    text = rendered(summary(collect(run.sources())))
+    assert "Started again after a death: val-b 1, m0 2.\n" in text
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 140])
 def test_the_table_fits_a_narrow_terminal(run, width):
     lines = rendered(final_table(collect(run.sources())), width=width).splitlines()
     assert max(map(len, lines)) <= width
     assert any("m0" in line for line in lines)
+
+
+@pytest.mark.parametrize("width", [80, 100, 140])
+def test_no_heading_and_no_name_is_broken(run, width):
+    report = collect(run.sources())
+    report["neurons"][3].update(name="malformed-10", behaviour="malformed", emission_rao=10**12)
+    lines = rendered(final_table(report), width=width).splitlines()
+    assert list(COLUMNS) == lines[1].split()
+    assert "malformed-10" in lines[6]
+    assert not [line for line in lines if "\u2026" in line]
+    assert len(lines) == 3 + len(STAKES_TAO)
 
 
 def test_the_picture_shows_the_curve(run, tmp_path):
@@ -124,10 +141,11 @@ def test_without_a_terminal_there_is_one_line_a_phase(run):
         for block in range(schedule.first_block(0), schedule.first_block(2)):
             progress.update(reader.read(run.nodes(), block=block, finalized_block=block - 2))
     lines = out.getvalue().splitlines()
-    assert len(lines) == 3
+    assert len(lines) == 7
     assert "starting [the chain]" in lines[0]
-    assert "window 0 of 3 | block 16, final 14 | held-out loss 2.5000 at theta_4" in lines[1]
-    assert lines[2].endswith("window 2 accepted nobody")
+    assert lines[1:5] == LEGEND.splitlines()
+    assert "window 0 of 3 | block 16, finalised 14 | held-out loss 2.5000 at theta_4 (" in lines[5]
+    assert lines[6].endswith("window 2 accepted nobody")
 
 
 def test_on_a_terminal_at_most_four_panels_a_second_are_drawn():
@@ -147,3 +165,16 @@ def test_the_panel_shows_all_that_is_known(run):
     text = rendered(panel(snapshot, 7.0))
     for part in ("7 s", "window 1 of 3", "block 33", "2.5000", "accepted nobody", "garbage-0"):
         assert part in text
+    for term in ("unigram entropy", "theta_", "finalised"):
+        assert term in text
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_what_happens_to_a_process_is_a_line_that_stays(terminal):
+    out = io.StringIO()
+    console = Console(file=out, width=80, force_terminal=terminal)
+    with LiveProgress(console, now_s=lambda: 0.0) as progress:
+        progress.update(ProgressSnapshot(phase="window 0 of 3", block=5, finalized_block=3))
+        progress.tell("miner-0 [died]")
+        progress.update(ProgressSnapshot(phase="window 0 of 3", block=6, finalized_block=4))
+    assert out.getvalue().count("   0.0 s  miner-0 [died]") == 1

@@ -13,7 +13,7 @@ from template.errors import ConfigError
 from template.protocol.keys import bucket_name
 from template.protocol.record import Access, AccessKind
 from template.protocol.ss58 import public_key
-from template.store.endpoints import check_peer_endpoint, is_loopback
+from template.store.endpoints import check_peer_endpoint, is_local_chain, is_loopback
 from tests.fakes import hotkey_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -88,6 +88,13 @@ def test_this_machine_is_a_peer_on_a_localnet_only(url: str) -> None:
     check_peer_endpoint(url, allow_loopback=True)
     with pytest.raises(ConfigError, match="cannot be on this machine"):
         check_peer_endpoint(url, allow_loopback=False)
+
+
+def test_the_network_local_is_on_this_machine() -> None:
+    here = ("local", "ws://127.0.0.1:9944", "ws://localhost:1", "wss://[::1]:1")
+    assert [is_local_chain(network) for network in here] == [True] * 4
+    there = ("finney", "test", "ws://local:1", "wss://127.0.0.1.example.com", "")
+    assert [is_local_chain(network) for network in there] == [False] * 5
 
 
 @pytest.mark.parametrize("url", INSIDE)

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import resource
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
-from template.errors import ConfigError
+from template.errors import ConfigError, StateError
 from template.protocol.root import tensors_digest
 from template.training.checkpoint import (
     CONFIG_FILE,
@@ -99,6 +100,23 @@ def test_a_damaged_file_is_refused_with_the_remedy(damage, local, spec, tmp_path
         path.write_bytes(damaged[damage])
     with pytest.raises(ConfigError, match=r"node\.safetensors.*remove it to join anew"):
         load_local(path, spec)
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(local, spec, tmp_path) -> None:
+    """Planted as a limit on the size of files, which the kernel refuses like a full disk."""
+    path = tmp_path / "node.safetensors"
+    save_local(path, local, spec.run_id)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size // 2, hard))
+    try:
+        with pytest.raises(StateError, match=r"--neuron\.state_dir.*free the disk"):
+            save_local(path, dataclasses.replace(local, values={"last_window": 5}), spec.run_id)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == [path]
+    loaded = load_local(path, spec)
+    assert loaded is not None
+    assert loaded.values == local.values
 
 
 def test_a_kill_before_the_rename_leaves_the_checkpoint_before(local, spec, tmp_path) -> None:

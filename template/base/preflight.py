@@ -1,0 +1,134 @@
+"""What can be known to be wrong before a neuron says anything on chain.
+
+Each check is one question to the chain, the disk or the bucket; a failure is one sentence
+that names the flag or the variable and the remedy. Opens no adapter and reads no clock: both
+are handed in.
+"""
+
+import errno
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from template.base.standing import registered
+from template.chain import Chain, Neuron
+from template.chain.commands import Commands
+from template.errors import (
+    ChainError,
+    ConfigError,
+    Denied,
+    StoreError,
+    Unavailable,
+    disk_trouble,
+)
+from template.store import Store
+from template.store.endpoints import check_peer_endpoint
+from template.store.probe import check_bucket
+
+log = logging.getLogger(__name__)
+
+MAX_CLOCK_OFF_S: Final = 300.0
+"""S3 servers refuse requests whose clock is 15 minutes off; blocks are seconds old."""
+ENDPOINT_NAMES: Final = "TESSERA_BUCKET_ENDPOINT (or TESSERA_R2_ACCOUNT_ID)"
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_PROBE_BYTES: Final = 4096
+
+
+def ask_for_place(chain: Chain, hotkey: str, commands: Commands) -> Neuron:
+    """This hotkey's row; ConfigError if the subnet does not exist or the hotkey is not in it."""
+    block = chain.finalized()
+    try:
+        graph = chain.metagraph(block)
+    except ChainError as error:
+        if error.code != "subnet_not_exists":
+            raise
+        raise ConfigError(
+            f"--netuid {commands.netuid}: there is no such subnet at block {block} of the chain at "
+            f"{commands.network} (--subtensor.network); check both, `btcli subnets list -n "
+            f"{commands.network}` shows those there are"
+        ) from error
+    return registered(graph, hotkey, commands)
+
+
+def check_state_dir(path: Path) -> None:
+    """Create the folder and write to it. ConfigError, or StateError if the disk is full."""
+    probe = path / ".preflight"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        try:
+            probe.write_bytes(bytes(_PROBE_BYTES))
+        finally:
+            probe.unlink(missing_ok=True)
+    except OSError as error:
+        if error.errno in _FULL:
+            raise disk_trouble(path, error) from error
+        raise ConfigError(
+            f"--neuron.state_dir {path}: cannot be written ({error.strerror}); mend its "
+            "permissions or name another folder"
+        ) from error
+
+
+def check_own_bucket(
+    writer: Store,
+    reader: Store,
+    *,
+    where: str,
+    clock_ahead_s: float | None,
+    say: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Both keys do what they must and no more, tried on the bucket itself.
+
+    `where` names bucket and endpoint; `say` is told each step that went well. ConfigError names
+    the variables, or this machine's clock if the bucket refused it; Unavailable if there is no
+    answer.
+    """
+    try:
+        check_bucket(writer, reader, where=where, say=say)
+    except ConfigError as error:
+        if not _is_refusal_of_clock(error, clock_ahead_s):
+            raise
+        raise ConfigError(
+            f"{where}: it refuses this machine's clock ({error.__cause__}): the clock is "
+            f"{clock_words(clock_ahead_s)}; set it (`timedatectl set-ntp true`) and start again"
+        ) from error
+    except StoreError as error:
+        raise Unavailable(
+            f"{where}: no usable answer ({error}); check {ENDPOINT_NAMES}, and start again when "
+            "the server is up"
+        ) from error
+
+
+def check_published_endpoint(url: str, *, allow_loopback: bool) -> None:
+    """ConfigError if the others would refuse the endpoint that this node will publish."""
+    try:
+        check_peer_endpoint(url, allow_loopback=allow_loopback)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{ENDPOINT_NAMES}: every other node would refuse it ({error})"
+        ) from error
+
+
+def warn_of_clock(clock_ahead_s: float | None) -> None:
+    if clock_ahead_s is not None and abs(clock_ahead_s) > MAX_CLOCK_OFF_S:
+        log.warning(
+            "this machine's clock is %s; buckets refuse requests from 15 minutes on: set it "
+            "(`timedatectl set-ntp true`). If it is right, the chain's node at "
+            "--subtensor.network is behind",
+            clock_words(clock_ahead_s),
+        )
+
+
+def clock_words(clock_ahead_s: float | None) -> str:
+    if clock_ahead_s is None:
+        return "not that of the bucket's server"
+    side = "ahead of" if clock_ahead_s > 0 else "behind"
+    return f"{abs(clock_ahead_s) / 60:.0f} minutes {side} the chain's last block"
+
+
+def _is_refusal_of_clock(error: ConfigError, clock_ahead_s: float | None) -> bool:
+    cause = error.__cause__
+    if not isinstance(cause, Denied):
+        return False
+    off = clock_ahead_s is not None and abs(clock_ahead_s) > MAX_CLOCK_OFF_S
+    return off or "TooSkewed" in str(cause)

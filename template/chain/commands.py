@@ -1,0 +1,39 @@
+"""The `btcli` commands that a message tells an operator to run, as btcli 11.3 takes them.
+
+Pure text: nothing is run here.
+"""
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+DEFAULT_WALLETS = Path("~/.bittensor/wallets")
+
+
+def wallet_flags(name: str, hotkey: str, path: Path) -> str:
+    """btcli's flags for a wallet; its folder only if it is not the usual one."""
+    words = ["-w", name, "-H", hotkey]
+    if path.expanduser() != DEFAULT_WALLETS.expanduser():
+        words += ["--wallet-path", str(path)]
+    return shlex.join(words)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Commands:
+    """For one node: `network` as an operator may read it, `wallet` from `wallet_flags`."""
+
+    netuid: int
+    network: str
+    wallet: str
+
+    @property
+    def register(self) -> str:
+        return f"`btcli subnets register {self._where}`"
+
+    @property
+    def stake(self) -> str:
+        return f"`btcli stake add --amount-tao AMOUNT {self._where}`"
+
+    @property
+    def _where(self) -> str:
+        return f"--netuid {self.netuid} -n {self.network} {self.wallet}"

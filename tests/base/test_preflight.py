@@ -1,0 +1,107 @@
+"""Checks before a neuron says anything on chain, each on its own; whole starts: tests/faults."""
+
+import logging
+import resource
+from pathlib import Path
+
+import pytest
+
+from template.base.preflight import (
+    check_own_bucket,
+    check_published_endpoint,
+    check_state_dir,
+    clock_words,
+    warn_of_clock,
+)
+from template.errors import ConfigError, Denied, StateError, Unavailable
+from template.store.memory import MemoryStore
+
+WHERE = "TESSERA_BUCKET_ENDPOINT https://s3.example.com, bucket tessera-x"
+
+
+class Refusing(MemoryStore):
+    """A bucket that answers every write with the same error."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def put(self, key: str, data: bytes) -> None:
+        raise self.error
+
+
+def test_a_bucket_in_order_passes_and_is_left_as_it_was() -> None:
+    bucket = MemoryStore()
+    check_own_bucket(bucket, bucket.reader(), where=WHERE, clock_ahead_s=0.0)
+    assert bucket.list("") == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "ahead_s"),
+    [
+        ("403 RequestTimeTooSkewed", 3600.0),
+        ("403 RequestTimeTooSkewed", 0.0),
+        ("403 SignatureDoesNotMatch", -3600.0),
+    ],
+)
+def test_a_refusal_that_is_about_the_clock_says_so(answer: str, ahead_s: float) -> None:
+    bucket = Refusing(Denied(answer))
+    with pytest.raises(ConfigError, match="refuses this machine's clock") as caught:
+        check_own_bucket(bucket, bucket.reader(), where=WHERE, clock_ahead_s=ahead_s)
+    assert answer in str(caught.value)
+    assert clock_words(ahead_s) in str(caught.value)
+
+
+def test_any_other_refusal_is_about_the_keys() -> None:
+    bucket = Refusing(Denied("403 SignatureDoesNotMatch"))
+    with pytest.raises(ConfigError, match="TESSERA_BUCKET_WRITE_SECRET") as caught:
+        check_own_bucket(bucket, bucket.reader(), where=WHERE, clock_ahead_s=20.0)
+    assert "refuses this machine's clock" not in str(caught.value)
+
+
+def test_no_answer_may_pass() -> None:
+    bucket = Refusing(Unavailable("no answer"))
+    with pytest.raises(Unavailable, match=r"TESSERA_BUCKET_ENDPOINT.*start again"):
+        check_own_bucket(bucket, bucket.reader(), where=WHERE, clock_ahead_s=0.0)
+
+
+def test_an_endpoint_that_all_others_would_refuse_is_not_published() -> None:
+    check_published_endpoint("https://s3.example.com", allow_loopback=False)
+    check_published_endpoint("http://127.0.0.1:9000", allow_loopback=True)
+    with pytest.raises(ConfigError, match="TESSERA_BUCKET_ENDPOINT"):
+        check_published_endpoint("http://127.0.0.1:9000", allow_loopback=False)
+    with pytest.raises(ConfigError, match="a private address"):
+        check_published_endpoint("https://10.0.0.1", allow_loopback=True)
+
+
+@pytest.mark.parametrize(
+    ("ahead_s", "words"),
+    [
+        (0.0, None),
+        (299.0, None),
+        (-299.0, None),
+        (301.0, "5 minutes ahead"),
+        (-3600.0, "60 minutes behind"),
+    ],
+)
+def test_a_clock_that_is_off_is_a_warning(ahead_s: float, words: str | None, caplog) -> None:
+    with caplog.at_level(logging.WARNING):
+        warn_of_clock(ahead_s)
+    assert [words is not None and words in text for text in caplog.messages] == [True] * bool(words)
+
+
+def test_the_state_folder_is_made_and_left_empty(tmp_path: Path) -> None:
+    check_state_dir(tmp_path / "a" / "b")
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+
+
+def test_a_disk_without_room_is_not_the_operators_flag(tmp_path: Path) -> None:
+    """Planted as a limit on the size of files, which the kernel refuses like a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(StateError, match=r"--neuron\.state_dir.*free the disk"):
+            check_state_dir(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,68 @@
+"""Whether a hotkey may take part, and what is said when that changes."""
+
+import logging
+from dataclasses import replace
+
+import pytest
+
+from template.base.standing import Standing, publish, publish_if_new
+from template.errors import ConfigError
+from template.protocol.record import Record, encode_record
+from tests.fakes import World, hotkey_of
+from tests.swarm import build_world
+
+VAL = hotkey_of("val")
+
+
+@pytest.fixture(scope="module")
+def base_world() -> World:
+    return build_world({"owner": 0, "val": 5})
+
+
+@pytest.fixture
+def world(base_world: World):
+    before = base_world.ledger.neurons
+    yield base_world
+    base_world.ledger.neurons = before
+
+
+def set_permit(world: World, has_permit: bool) -> None:
+    world.ledger.neurons = tuple(
+        replace(n, validator_permit=has_permit) if n.hotkey == VAL else n
+        for n in world.ledger.neurons
+    )
+
+
+def test_a_permit_is_spoken_of_only_when_it_is_missing_or_changes(world, tmp_path, caplog) -> None:
+    standing = Standing(world.context(VAL, tmp_path))
+    with caplog.at_level(logging.INFO, "template.base.standing"):
+        for has_permit in (True, True, False, False, True, True, False):
+            set_permit(world, has_permit)
+            standing.watch_permit()
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO", "WARNING"]
+    assert "its stake is 5.000 TAO" in caplog.messages[0]
+    assert "`btcli stake add --amount-tao AMOUNT --netuid 1 -n local" in caplog.messages[0]
+    assert "has a permit now" in caplog.messages[1]
+
+
+def test_a_hotkey_that_is_gone_is_a_config_error_with_the_command(world, tmp_path) -> None:
+    standing = Standing(world.context(VAL, tmp_path))
+    assert standing.demand_registration().hotkey == VAL
+    world.ledger.neurons = world.ledger.neurons[:1]
+    with pytest.raises(ConfigError, match=f"{VAL} is not registered on --netuid 1") as caught:
+        standing.demand_registration()
+    assert "`btcli subnets register --netuid 1 -n local" in str(caught.value)
+    with pytest.raises(ConfigError):
+        standing.watch_permit()
+
+
+def test_a_record_that_stands_is_not_published_again(world, tmp_path) -> None:
+    context = world.context(VAL, tmp_path)
+    record = Record(access=context.access)
+    assert publish(context, record)
+    world.time.block += 1
+    publish_if_new(context, record)
+    values = world.ledger.commitments[VAL][1]
+    assert values == [encode_record(record)]
+    publish_if_new(context, Record())
+    assert values == [encode_record(record), encode_record(Record())]

@@ -1,0 +1,79 @@
+"""What is said of a chain endpoint that is away or slow: once, with the remedy, and no secret."""
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from template.chain.health import REMINDER_S, EndpointHealth, Patience, duration, shown_endpoint
+
+TOKEN = "wss://user:hunter2@node.example:443/hunter3?key=hunter4"
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def now_s(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def health(clock: Clock, caplog: pytest.LogCaptureFixture) -> Iterator[EndpointHealth]:
+    caplog.set_level(logging.WARNING)
+    patience = Patience(outage_s=1800, slow_read_s=5.0)
+    return EndpointHealth(TOKEN, patience, now_s=clock.now_s)
+
+
+def test_an_outage_is_two_lines(health: EndpointHealth, clock: Clock, caplog) -> None:
+    for _ in range(50):
+        health.failed("refused")
+        clock.now += 5
+    health.answered(0.1)
+    health.answered(0.1)
+    first, last = caplog.messages
+    assert first.startswith("the chain endpoint wss://node.example:443 does not answer (refused)")
+    assert "up to 30 min" in first
+    assert "--subtensor.network" in first
+    assert last == "the chain endpoint wss://node.example:443 answers again after 4 min"
+    health.failed("refused")
+    assert len(caplog.messages) == 3
+
+
+def test_a_slow_endpoint_is_told_now_and_then(health, clock: Clock, caplog) -> None:
+    for _ in range(10):
+        health.answered(7.25)
+        health.answered(0.2)
+    (line,) = caplog.messages
+    assert "is slow: 7.2 s for one read" in line
+    assert "--subtensor.network" in line
+    clock.now += REMINDER_S
+    health.answered(4.9)
+    assert len(caplog.messages) == 1
+    health.answered(5.0)
+    assert len(caplog.messages) == 2
+    assert "hunter" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "shown"),
+    [
+        ("finney", "finney"),
+        (TOKEN, "wss://node.example:443"),
+        ("ws://127.0.0.1:9944", "ws://127.0.0.1:9944"),
+        ("ws://[::1]:9944/x", "ws://[::1]:9944"),
+        ("wss://entry.example", "wss://entry.example"),
+    ],
+)
+def test_an_endpoint_is_shown_without_what_may_be_a_token(endpoint: str, shown: str) -> None:
+    assert shown_endpoint(endpoint) == shown
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(4.4, "4 s"), (119, "119 s"), (1800, "30 min")])
+def test_durations_are_for_readers(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
