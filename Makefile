@@ -15,13 +15,17 @@ TYPED     := template compression evaluation neurons setup.py $(wildcard benchma
 WORKERS   ?= -n 2 --dist loadfile
 FAST_LANE := not slow and not gpu and not network
 
-.PHONY: help localnet test test-all lint install text clean distclean
+# `make bench-codec QUICK=1` takes less data; `make fuzz FUZZ_S=600` takes longer.
+QUICK   ?=
+FUZZ_S  ?= 180
+
+.PHONY: help localnet test test-all lint bench-codec fuzz install text clean distclean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
 	@echo
 	@echo "  make localnet ARGS=\"...\"   default: $(ARGS)"
 	@echo "  PYTHON=python3.12          the Python to use (3.11 to 3.13; default: python3)"
@@ -42,6 +46,13 @@ lint: install ## ruff and mypy only
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(TYPED)
+
+bench-codec: text ## the codec beside the peer's method; writes benchmarks/results/codec.*
+	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/codec.py $(if $(QUICK),--quick)
+
+fuzz: install ## coverage-guided fuzzing of payloads (Linux x86_64)
+	$(PIP) install -q -e '.[fuzz]' -c constraints.txt
+	OMP_NUM_THREADS=1 $(BIN)/python -m fuzz.payload -max_total_time=$(FUZZ_S) .cache/fuzz
 
 install: $(STAMP) ## the virtual environment
 

@@ -45,7 +45,10 @@ EXTRAS = {
         "botocore-stubs>=1.43,<2",
     ],
 }
+# Not in "all": there are wheels for few platforms, and only `make fuzz` needs it.
+FUZZ = ["atheris>=3,<4; sys_platform == 'linux' and platform_machine == 'x86_64'"]
 EXTRAS["all"] = [requirement for extra in EXTRAS.values() for requirement in extra]
+EXTRAS["fuzz"] = FUZZ
 
 
 def read_version() -> str:

@@ -74,7 +74,7 @@ ONLY_IN = {
     "Crypto": ("template.localnet",),
     "cryptography": ("template.localnet",),
     "matplotlib": ("template.localnet", "template.tools", "benchmarks"),
-    "rich": ("template.localnet", "template.tools", "neurons"),
+    "rich": ("template.localnet", "template.tools", "neurons", "benchmarks"),
     "pickle": (),
     "cloudpickle": (),
     "dill": (),

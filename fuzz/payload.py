@@ -1,0 +1,72 @@
+"""Coverage-guided fuzzing of the door for peers' bytes: `open_payload`, and `decode` inside it.
+
+Whatever libFuzzer invents, only PayloadError may come out, and what is let in must be valid in
+full. Half of the inputs get a good header and the right length, so that the search starts
+behind the first checks.
+
+    make fuzz FUZZ_S=180
+    python -m fuzz.payload -max_total_time=180 <corpus folder>
+"""
+
+import random
+import sys
+from collections import Counter
+from pathlib import Path
+
+import atheris
+
+with atheris.instrument_imports(include=["compression", "template.protocol", "template.errors"]):
+    import torch
+
+    from template.protocol.payload import PayloadFormat
+    from tests.hostile import HEADER_BYTES, Door, damaged, honest_frame
+
+SHAPES: dict[str, tuple[int, ...]] = {
+    "a.bias": (66,),
+    "b.weight": (70, 66),
+    "c": (),
+    "d.kernel": (3, 5, 7),
+    "e.none": (0, 4),
+}
+FORM = PayloadFormat(run_id=b"a run of 16 byte", shapes=SHAPES, top_k=64)
+DOOR = Door(form=FORM)
+HONEST, OTHER = honest_frame(FORM), honest_frame(FORM, seed=1)
+OUTCOMES: Counter[str] = Counter()
+
+
+def test_one_input(data: bytes) -> None:
+    """The raw bytes, and the same bytes as the sections under an honest header."""
+    OUTCOMES[DOOR.outcome(data)] += 1
+    body = (data + HONEST[HEADER_BYTES + len(data) :])[: len(HONEST) - HEADER_BYTES]
+    OUTCOMES[DOOR.outcome(HONEST[:HEADER_BYTES] + body)] += 1
+
+
+def mutate(data: bytes, max_size: int, seed: int) -> bytes:
+    """libFuzzer's own mutations three times in four, else the faults of the test suite."""
+    generator = random.Random(seed)
+    if generator.randrange(4):
+        return atheris.Mutate(data, max_size)
+    frame = data if len(data) == len(HONEST) else HONEST
+    return damaged(frame, OTHER, generator)[:max_size]
+
+
+def seed_corpus(folder: Path) -> None:
+    """Whole frames and bare sections, so that the first generation passes the door."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, frame in (("honest", HONEST), ("other", OTHER)):
+        (folder / name).write_bytes(frame)
+        (folder / f"{name}-body").write_bytes(frame[HEADER_BYTES:])
+
+
+def main(argv: list[str]) -> None:
+    """Fuzz until libFuzzer's own flags say stop."""
+    torch.set_num_threads(1)
+    folders = [Path(argument) for argument in argv[1:] if not argument.startswith("-")]
+    for folder in folders[:1]:
+        seed_corpus(folder)
+    atheris.Setup([*argv, f"-max_len={2 * len(HONEST)}"], test_one_input, custom_mutator=mutate)
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main(sys.argv)
