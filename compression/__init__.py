@@ -4,17 +4,29 @@ neither windows nor peers.
 """
 
 from compression.chunking import CHUNK_ELEMENTS, TensorLayout, tensor_layout
-from compression.codec import CodecError, SparseTensor, decode_tensor, encode_tensor
+from compression.decoder import aggregate, decode, decode_tensor
+from compression.encoder import encode, encode_tensor, encode_with_feedback
 from compression.feedback import accumulate, residual_after
+from compression.plan import Plan, body_bytes, make_plan
+from compression.sparse import CodecError, SparseModel, SparseTensor, apply
 
 __all__ = [
     "CHUNK_ELEMENTS",
     "CodecError",
+    "Plan",
+    "SparseModel",
     "SparseTensor",
     "TensorLayout",
     "accumulate",
+    "aggregate",
+    "apply",
+    "body_bytes",
+    "decode",
     "decode_tensor",
+    "encode",
     "encode_tensor",
+    "encode_with_feedback",
+    "make_plan",
     "residual_after",
     "tensor_layout",
 ]

@@ -10,14 +10,17 @@ Source: SparseLoCo (arXiv 2508.15706), section 3: chunks of 64 x 64. We depart f
 code, whose block side is the largest divisor <= 64 of each dimension: an edge block of a
 fixed side keeps the chunk size, and so the density, of nearly all elements equal.
 
+A layout is at most four groups of equal chunks, a few integers each, whatever the size.
+
 Legend: N chunks of one size, C elements per chunk.
 """
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-import torch
-from torch import Tensor
+import numpy as np
 
 BLOCK_SIDE = 64
 CHUNK_ELEMENTS = BLOCK_SIDE * BLOCK_SIDE
@@ -25,20 +28,76 @@ CHUNK_ELEMENTS = BLOCK_SIDE * BLOCK_SIDE
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChunkGroup:
-    """`num_chunks` consecutive chunks of `num_elements` each, of which `k` are kept."""
+    """A grid of `row_blocks` x `col_blocks` equal chunks, of which each keeps `k` elements.
 
-    num_chunks: int
-    num_elements: int
+    A chunk is `height` x `width` elements; rows of the tensor lie `stride` elements apart,
+    and the first chunk starts at the flat index `offset`. (A run of 4096 of a vector is 64
+    rows of 64 with stride 64.)
+    """
+
+    offset: int
+    row_blocks: int
+    height: int
+    col_blocks: int
+    width: int
+    stride: int
     k: int
+
+    @property
+    def num_chunks(self) -> int:
+        return self.row_blocks * self.col_blocks
+
+    @property
+    def num_elements(self) -> int:
+        """Of one chunk."""
+        return self.height * self.width
+
+    @property
+    def grid(self) -> tuple[int, int, int, int]:
+        return (self.row_blocks, self.height, self.col_blocks, self.width)
+
+    @property
+    def grid_strides(self) -> tuple[int, int, int, int]:
+        """In elements: of the view `grid` of the tensor, from `offset` on."""
+        return (self.height * self.stride, self.stride, self.width, 1)
+
+    def bases(self) -> np.ndarray:
+        """Flat index of each chunk's first element; int64 [N]."""
+        chunk_N = np.arange(self.num_chunks, dtype=np.int64)
+        row_N, col_N = np.divmod(chunk_N, self.col_blocks)
+        return self.offset + row_N * (self.height * self.stride) + col_N * self.width
+
+    def blocks(self, max_chunks: int) -> Iterator[tuple[int, "ChunkGroup"]]:
+        """Parts of at most `max_chunks` consecutive chunks, each with the number of its first."""
+        if self.col_blocks >= max_chunks:
+            for row in range(self.row_blocks):
+                for col in range(0, self.col_blocks, max_chunks):
+                    count = min(max_chunks, self.col_blocks - col)
+                    yield row * self.col_blocks + col, self._part(row, 1, col, count)
+            return
+        step = max_chunks // self.col_blocks
+        for row in range(0, self.row_blocks, step):
+            count = min(step, self.row_blocks - row)
+            yield row * self.col_blocks, self._part(row, count, 0, self.col_blocks)
+
+    def _part(self, row: int, num_rows: int, col: int, num_cols: int) -> "ChunkGroup":
+        return ChunkGroup(
+            offset=self.offset + row * self.height * self.stride + col * self.width,
+            row_blocks=num_rows,
+            height=self.height,
+            col_blocks=num_cols,
+            width=self.width,
+            stride=self.stride,
+            k=self.k,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TensorLayout:
-    """The chunks of one shape. `order` is int64 [numel]: position in chunk order -> flat index."""
+    """The chunks of one shape."""
 
     shape: tuple[int, ...]
     groups: tuple[ChunkGroup, ...]
-    order: Tensor
 
     @property
     def num_elements(self) -> int:
@@ -59,64 +118,54 @@ def kept_per_chunk(num_elements: int, top_k: int) -> int:
 
 
 @lru_cache(maxsize=512)
+def tensor_layout(shape: tuple[int, ...], top_k: int) -> TensorLayout:
+    """The layout of a shape. ValueError unless 1 <= top_k <= 4096. Pure."""
+    return TensorLayout(shape=shape, groups=chunk_groups(shape, top_k))
+
+
 def chunk_groups(shape: tuple[int, ...], top_k: int) -> tuple[ChunkGroup, ...]:
-    """The groups alone, without the order: enough for the length of a payload of any model."""
+    """The groups of a shape in the order of the format; none for a tensor of no elements."""
     if not 1 <= top_k <= CHUNK_ELEMENTS:
         raise ValueError(f"top_k is {top_k}: it must be in [1, {CHUNK_ELEMENTS}]")
+    numel = math.prod(shape)
+    if len(shape) < 2 or numel == 0:
+        cuts = _vector_cuts(numel)
+    else:
+        cuts = _matrix_cuts(shape[0], numel // shape[0])
     return tuple(
-        ChunkGroup(num_chunks=count, num_elements=size, k=kept_per_chunk(size, top_k))
-        for count, size in _group_sizes(shape)
-        if count and size
+        ChunkGroup(
+            offset=offset,
+            row_blocks=row_blocks,
+            height=height,
+            col_blocks=col_blocks,
+            width=width,
+            stride=stride,
+            k=kept_per_chunk(height * width, top_k),
+        )
+        for offset, row_blocks, height, col_blocks, width, stride in cuts
+        if row_blocks and height and col_blocks and width
     )
 
 
-def _group_sizes(shape: tuple[int, ...]) -> list[tuple[int, int]]:
-    numel = 1
-    for side in shape:
-        numel *= side
-    if len(shape) < 2 or numel == 0:
-        return [(numel // CHUNK_ELEMENTS, CHUNK_ELEMENTS), (1, numel % CHUNK_ELEMENTS)]
-    rows, cols = shape[0], numel // shape[0]
+_Cut = tuple[int, int, int, int, int, int]
+"""Offset, row blocks, height, column blocks, width, stride."""
+
+
+def _vector_cuts(numel: int) -> list[_Cut]:
+    whole, tail = divmod(numel, CHUNK_ELEMENTS)
+    return [
+        (0, whole, BLOCK_SIDE, 1, BLOCK_SIDE, BLOCK_SIDE),
+        (whole * CHUNK_ELEMENTS, 1, 1, 1, tail, tail),
+    ]
+
+
+def _matrix_cuts(rows: int, cols: int) -> list[_Cut]:
     full_rows, tail_rows = divmod(rows, BLOCK_SIDE)
     full_cols, tail_cols = divmod(cols, BLOCK_SIDE)
+    below, right = full_rows * BLOCK_SIDE * cols, full_cols * BLOCK_SIDE
     return [
-        (full_rows * full_cols, CHUNK_ELEMENTS),
-        (full_rows, BLOCK_SIDE * tail_cols),
-        (full_cols, tail_rows * BLOCK_SIDE),
-        (1, tail_rows * tail_cols),
+        (0, full_rows, BLOCK_SIDE, full_cols, BLOCK_SIDE, cols),
+        (right, full_rows, BLOCK_SIDE, 1, tail_cols, cols),
+        (below, 1, tail_rows, full_cols, BLOCK_SIDE, cols),
+        (below + right, 1, tail_rows, 1, tail_cols, cols),
     ]
-
-
-@lru_cache(maxsize=512)
-def tensor_layout(shape: tuple[int, ...], top_k: int) -> TensorLayout:
-    """The layout of a shape. ValueError unless 1 <= top_k <= 4096. Pure."""
-    return TensorLayout(shape=shape, groups=chunk_groups(shape, top_k), order=_chunk_order(shape))
-
-
-def _chunk_order(shape: tuple[int, ...]) -> Tensor:
-    numel = 1
-    for side in shape:
-        numel *= side
-    flat = torch.arange(numel)
-    if len(shape) < 2 or numel == 0:
-        return flat
-    grid = flat.view(shape[0], -1)
-    whole_rows = shape[0] // BLOCK_SIDE * BLOCK_SIDE
-    whole_cols = grid.shape[1] // BLOCK_SIDE * BLOCK_SIDE
-    top, bottom = grid[:whole_rows], grid[whole_rows:]
-    parts = [
-        _blocks(top[:, :whole_cols], BLOCK_SIDE),
-        _blocks(top[:, whole_cols:], BLOCK_SIDE),
-        _blocks(bottom[:, :whole_cols], bottom.shape[0]),
-        bottom[:, whole_cols:].reshape(-1),
-    ]
-    return torch.cat(parts)
-
-
-def _blocks(grid: Tensor, rows: int) -> Tensor:
-    """Cut a grid whose height is a multiple of `rows` into blocks, row-major, flattened."""
-    if grid.numel() == 0:
-        return grid.reshape(-1)
-    cols = min(BLOCK_SIDE, grid.shape[1])
-    height, width = grid.shape[0] // rows, grid.shape[1] // cols
-    return grid.reshape(height, rows, width, cols).permute(0, 2, 1, 3).reshape(-1)

@@ -5,7 +5,7 @@ Source: SparseLoCo (arXiv 2508.15706), algorithm 1; DeMo (arXiv 2411.19870) with
 
 from torch import Tensor
 
-from compression.codec import SparseTensor
+from compression.sparse import SparseTensor
 
 
 def accumulate(residual: Tensor, pseudo_gradient: Tensor, decay: float) -> Tensor:

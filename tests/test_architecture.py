@@ -224,7 +224,7 @@ def test_leaves_load_neither_chain_nor_bucket_clients():
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True, timeout=50)
     assert done.stdout.split() == []
-    assert "compression.codec" in names
+    assert "compression.decoder" in names
 
 
 @each_file

@@ -3,6 +3,7 @@
 import math
 from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,6 +13,7 @@ from compression.chunking import (
     BLOCK_SIDE,
     CHUNK_ELEMENTS,
     ChunkGroup,
+    TensorLayout,
     chunk_groups,
     kept_per_chunk,
     tensor_layout,
@@ -34,10 +36,20 @@ def naive_chunks(shape: tuple[int, ...]) -> list[list[int]]:
     return [block for region in regions for block in region]
 
 
+def flat_indices(group: ChunkGroup) -> np.ndarray:
+    """Of every element of a group, by chunk; int64 [N, C]."""
+    row_C, col_C = np.divmod(np.arange(group.num_elements), group.width)
+    flat: np.ndarray = group.bases()[:, None] + row_C * group.stride + col_C
+    return flat
+
+
 def laid_out_chunks(shape: tuple[int, ...]) -> list[list[int]]:
-    layout = tensor_layout(shape, 64)
-    sizes = [g.num_elements for g in layout.groups for _ in range(g.num_chunks)]
-    return [part.tolist() for part in layout.order.split(sizes)] if sizes else []
+    groups = tensor_layout(shape, 64).groups
+    return [chunk for group in groups for chunk in flat_indices(group).tolist()]
+
+
+def all_indices(layout: TensorLayout) -> list[int]:
+    return sorted(i for group in layout.groups for i in flat_indices(group).reshape(-1).tolist())
 
 
 def test_chunks_are_those_of_the_written_rule(shape: tuple[int, ...]) -> None:
@@ -46,17 +58,21 @@ def test_chunks_are_those_of_the_written_rule(shape: tuple[int, ...]) -> None:
 
 def test_every_element_is_in_exactly_one_chunk(shape: tuple[int, ...]) -> None:
     layout = tensor_layout(shape, 64)
-    assert torch.equal(layout.order.sort().values, torch.arange(math.prod(shape)))
+    assert all_indices(layout) == list(range(math.prod(shape)))
     assert layout.num_elements == math.prod(shape)
     assert layout.num_chunks == len(naive_chunks(shape))
     assert all(1 <= g.k <= g.num_elements <= CHUNK_ELEMENTS for g in layout.groups)
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.integers(0, 150), max_size=2), st.integers(1, CHUNK_ELEMENTS))
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.integers(0, 150), max_size=2)
+    | st.lists(st.integers(0, 14), min_size=3, max_size=4),
+    st.integers(1, CHUNK_ELEMENTS),
+)
 def test_any_shape_is_covered_once(sides: list[int], top_k: int) -> None:
     layout = tensor_layout(tuple(sides), top_k)
-    assert torch.equal(layout.order.sort().values, torch.arange(math.prod(sides)))
+    assert all_indices(layout) == list(range(math.prod(sides)))
     assert layout.num_elements == math.prod(sides)
     assert layout.num_kept == sum(g.num_chunks * g.k for g in layout.groups)
 
@@ -72,8 +88,28 @@ def test_any_shape_is_covered_once(sides: list[int], top_k: int) -> None:
     ],
 )
 def test_groups_of_known_shapes(shape: tuple[int, ...], groups: list[tuple[int, int, int]]) -> None:
-    expected = [ChunkGroup(num_chunks=n, num_elements=c, k=k) for n, c, k in groups]
-    assert list(chunk_groups(shape, 64)) == expected
+    found = [(g.num_chunks, g.num_elements, g.k) for g in chunk_groups(shape, 64)]
+    assert found == groups
+
+
+@pytest.mark.parametrize("max_chunks", [1, 2, 3, 5, 100])
+def test_blocks_are_the_group_in_parts(shape: tuple[int, ...], max_chunks: int) -> None:
+    for group in chunk_groups(shape, 64):
+        next_chunk, parts = 0, []
+        for first, part in group.blocks(max_chunks):
+            assert first == next_chunk
+            assert 1 <= part.num_chunks <= max_chunks
+            parts.append(flat_indices(part))
+            next_chunk += part.num_chunks
+        assert np.array_equal(np.concatenate(parts), flat_indices(group))
+
+
+def test_the_view_of_a_group_holds_its_chunks(shape: tuple[int, ...]) -> None:
+    flat = torch.arange(math.prod(shape))
+    for group in chunk_groups(shape, 64):
+        view = flat.as_strided(group.grid, group.grid_strides, group.offset)
+        chunks = view.permute(0, 2, 1, 3).reshape(group.num_chunks, -1)
+        assert np.array_equal(chunks.numpy(), flat_indices(group))
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from compression import (
     tensor_layout,
 )
 from compression.chunking import chunk_groups
-from compression.codec import section_length
+from compression.plan import section_length
 from compression.quantize import MAX_ABS_VALUE
 
 SMALL = (8, 17)
@@ -151,7 +151,7 @@ def test_norm_is_exact_over_all_octaves() -> None:
     assert sent.values[:64].abs().min() > 1000 * sent.values[-64 * 5 :].abs().max()
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.integers(0, 200), max_size=3), st.integers(1, 4096))
 def test_length_follows_from_the_shape(sides: list[int], top_k: int) -> None:
     expected = 2 if math.prod(sides) else 0
@@ -197,7 +197,8 @@ def test_every_single_bit_flip_is_refused_or_valid(shape: tuple[int, ...]) -> No
             assert decoded in {"scale", "indices", "codes"}
         else:
             assert_valid(decoded, shape)
-            assert not torch.equal(dense_of(decoded), original)
+            unused = bit // 8 == 1 and sent.values.abs().unique().numel() == 1
+            assert unused or not torch.equal(dense_of(decoded), original)
 
 
 @pytest.mark.parametrize("shape", [SMALL, (2,), (64, 66)], ids=str)

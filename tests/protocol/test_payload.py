@@ -145,7 +145,8 @@ def test_what_is_not_finite_is_not_encoded(form: PayloadFormat, poison: float) -
         (lambda f: f[:28] + struct.pack("<I", 10) + f[32:], "base"),
         (lambda f: f[:24] + bytes(4) + f[28:], "base"),
         (lambda f: f[:HEADER_BYTES] + b"\xff" * (len(f) - HEADER_BYTES), "scale"),
-        (lambda f: f[: HEADER_BYTES + 2] + bytes(len(f) - HEADER_BYTES - 2), "indices"),
+        (lambda f: f[: HEADER_BYTES + 2] + bytes(len(f) - HEADER_BYTES - 2), "scale"),
+        (lambda f: f[: HEADER_BYTES + 3] + bytes(2) + f[HEADER_BYTES + 5 :], "indices"),
         (lambda f: f[:-1] + b"\xff", "codes"),
     ],
 )

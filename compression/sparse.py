@@ -1,0 +1,104 @@
+"""What a body says: kept values and their places, and how they are added to tensors.
+
+A value is multiplied by its coefficient and then added, as two float32 operations that
+nothing fuses; the places of one update are all different. So the result has the same
+bits for any number of threads, any size of blocks and any device.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from compression.workers import for_each
+
+ADD_BLOCK = 1 << 16
+"""Kept values that one thread adds at a time."""
+
+
+class CodecError(ValueError):
+    """The bytes are not what any encoder writes; `reason` is a short, stable word."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SparseTensor:
+    """Kept values of one tensor. `indices` int64 [nnz], flat, unique; `values` float32 [nnz].
+
+    `norm` is the Euclidean norm of the values, from integers: the correctly rounded
+    square root of the correctly rounded sum, the same double on every machine.
+    """
+
+    shape: tuple[int, ...]
+    indices: Tensor
+    values: Tensor
+    norm: float
+
+    def add_to(self, target: Tensor, *, coefficient: float) -> None:
+        """target += coefficient * self, in place: product first, then sum, never fused.
+
+        `target` is float32 and contiguous; `coefficient` is rounded once to float32. The
+        indices are unique, so that the scatter has no collisions and the result has the
+        same bits on any device.
+        """
+        if target.device.type == "cpu":
+            flat = target.detach().view(-1).numpy()
+            add_at(flat, self.indices.numpy(), self.values.numpy(), np.float32(coefficient))
+            return
+        factor = torch.tensor(coefficient, dtype=torch.float32, device=target.device)
+        product = self.values.to(target.device) * factor
+        on_device = target.detach().view(-1)
+        where = self.indices.to(target.device)
+        on_device[where] = on_device[where] + product
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SparseModel:
+    """A valid body: every tensor by name, in full."""
+
+    tensors: Mapping[str, SparseTensor]
+
+
+def add_at(
+    flat: np.ndarray, where: np.ndarray, values: np.ndarray, factor: np.float32 | np.ndarray
+) -> None:
+    """flat[where] += values * factor: product, then sum; `where` is free of repetitions.
+
+    Overflow gives infinity, silently, as torch does.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        product = values * factor
+        product += flat.take(where)
+    flat[where] = product
+
+
+def apply(
+    params: Mapping[str, Tensor],
+    sparse: SparseModel,
+    factors: Mapping[str, float],
+    num_threads: int | None = None,
+) -> None:
+    """params[name] += float32(factor) * values, in place, for every tensor of `sparse`."""
+    threads = num_threads or torch.get_num_threads()
+    pieces = []
+    for name, tensor in sparse.tensors.items():
+        if params[name].device.type != "cpu":
+            tensor.add_to(params[name], coefficient=factors[name])
+            continue
+        flat = params[name].detach().view(-1).numpy()
+        factor = np.float32(factors[name])
+        where, values = tensor.indices.numpy(), tensor.values.numpy()
+        for first in range(0, len(where), ADD_BLOCK):
+            part = slice(first, first + ADD_BLOCK)
+            pieces.append((flat, where[part], values[part], factor))
+
+    def work(shared: Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.float32]]) -> None:
+        for piece in shared:
+            add_at(*piece)
+
+    for_each(pieces, work, threads)
