@@ -154,14 +154,12 @@ def test_a_frame_of_another_model_is_refused(
 
 
 def test_swapped_sections_of_unlike_tensors_are_refused(form: PayloadFormat, frame: bytes) -> None:
-    """a.bias (5 bytes) changes place with what follows it: the rest is read at the wrong places."""
-    body = frame[HEADER_BYTES:]
-    outcomes = {
-        Door(form=form).outcome(frame[:HEADER_BYTES] + body[cut:] + body[:cut])
-        for cut in range(1, len(body))
-    }
-    assert outcomes - {"valid"} <= REASONS
-    assert len(outcomes - {"valid"}) >= 2
+    """The body rotated by any number of bytes: every section is read from the wrong place."""
+    body, door = frame[HEADER_BYTES:], Door(form=form)
+    rotated = [body[cut:] + body[:cut] for cut in range(1, len(body))]
+    outcomes = Counter(door.outcome(frame[:HEADER_BYTES] + other) for other in rotated)
+    assert set(outcomes) <= {"scale", "indices", "codes", "valid"}
+    assert outcomes["valid"] < len(rotated) / 10
 
 
 def test_swapped_sections_of_twins_are_another_payload() -> None:
