@@ -12,6 +12,8 @@ Legend: N chunks, K indices per chunk, L low bits, U bits of the upper map with 
 padding, B bytes.
 """
 
+from functools import lru_cache
+
 import numpy as np
 
 
@@ -45,6 +47,13 @@ def pack_indices(index_NK: np.ndarray, num_elements: int) -> tuple[np.ndarray, n
     upper = np.zeros(num_chunks * bits_U, dtype=np.uint8)
     upper[_one_positions(num_chunks, k, bits_U) + (index_NK >> width)] = 1
     return _pack_low(low_NK, width), np.packbits(upper.reshape(num_chunks, bits_U), axis=1)
+
+
+@lru_cache(maxsize=16)
+def _block_one_positions(num_chunks: int, k: int, bits_U: int) -> np.ndarray:
+    positions_NK = _one_positions(num_chunks, k, bits_U)
+    positions_NK.flags.writeable = False
+    return positions_NK
 
 
 def _one_positions(num_chunks: int, k: int, bits_U: int) -> np.ndarray:
@@ -99,7 +108,7 @@ def _unpack_upper(upper_NB: np.ndarray, k: int) -> np.ndarray:
         ones_NK = ones.reshape(num_chunks, k)
         first_N = np.arange(0, num_chunks * 8 * num_bytes, 8 * num_bytes)
         if (ones_NK[:, 0] >= first_N).all() and (ones_NK[:, -1] < first_N + 8 * num_bytes).all():
-            ones_NK -= _one_positions(num_chunks, k, 8 * num_bytes)
+            ones_NK -= _block_one_positions(num_chunks, k, 8 * num_bytes)
             return ones_NK
     chunk = int(np.argmax(np.count_nonzero(rows_NU, axis=1) != k))
     raise IndexSectionError(f"an upper map does not have {k} ones", chunk)

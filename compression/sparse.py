@@ -73,8 +73,7 @@ def add_at(
     """
     with np.errstate(over="ignore", invalid="ignore"):
         product = values * factor
-        product += flat.take(where)
-    flat[where] = product
+    torch.from_numpy(flat).scatter_add_(0, torch.from_numpy(where), torch.from_numpy(product))
 
 
 def apply(

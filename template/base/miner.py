@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compression import SparseTensor, accumulate, residual_after
 from template.base.context import NodeContext
 from template.base.follower import Follower
 from template.base.joining import join, local_path, open_pages
@@ -25,7 +24,7 @@ from template.protocol.keys import payload_key
 from template.protocol.payload import (
     PayloadHeader,
     decode_payload,
-    encode_payload,
+    encode_payload_with_feedback,
     payload_digest,
 )
 from template.protocol.quorum import Decision
@@ -118,32 +117,25 @@ class Miner:
         if result.steps == 0:
             log.warning("window %d: no time for a single inner step", window)
             return
-        decay = self.context.spec.compression.error_feedback_decay
-        accumulated = {
-            name: accumulate(self._feedback[name], delta, decay)
-            for name, delta in result.pseudo_gradient.items()
-        }
         header = PayloadHeader(
             window=window,
             base_window=base,
             pages_consumed=result.pages_consumed,
             public_key=public_key(self.context.hotkey),
         )
-        frame, sent = self.make_frame(header, accumulated)
-        self._feedback = {
-            name: residual_after(accumulated[name], sparse) for name, sparse in sent.items()
-        }
+        frame = self.make_frame(header, result.pseudo_gradient)
         self._pending.append(Pending(window=window, frame=frame))
         self._save()
         self.context.metrics.log(
             window, {"inner_loss": result.mean_loss, "inner_steps": result.steps}
         )
 
-    def make_frame(
-        self, header: PayloadHeader, accumulated: Mapping[str, Tensor]
-    ) -> tuple[bytes, dict[str, SparseTensor]]:
-        """The frame to send, and what it says."""
-        return encode_payload(header, accumulated, self.context.form)
+    def make_frame(self, header: PayloadHeader, deltas: Mapping[str, Tensor]) -> bytes:
+        """The frame to send; error feedback keeps what it does not say."""
+        decay = self.context.spec.compression.error_feedback_decay
+        return encode_payload_with_feedback(
+            header, deltas, self._feedback, self.context.form, decay
+        )
 
     def clip_references(self) -> dict[str, float]:
         return clip_references(self.follower.state, self.context.spec.outer)

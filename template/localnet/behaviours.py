@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from compression import SparseTensor
 from template.base.context import NodeContext
 from template.base.miner import Miner
 from template.protocol.payload import PayloadHeader, encode_payload
@@ -18,27 +17,22 @@ from template.protocol.payload import PayloadHeader, encode_payload
 class GarbageMiner(Miner):
     """Sends a well-formed payload of random values at the norm that honest miners have."""
 
-    def make_frame(
-        self, header: PayloadHeader, accumulated: Mapping[str, Tensor]
-    ) -> tuple[bytes, dict[str, SparseTensor]]:
+    def make_frame(self, header: PayloadHeader, deltas: Mapping[str, Tensor]) -> bytes:
         references = self.clip_references()
-        noise = {name: torch.randn(tensor.shape) for name, tensor in accumulated.items()}
+        noise = {name: torch.randn(tensor.shape) for name, tensor in deltas.items()}
         _, raw = encode_payload(header, noise, self.context.form)
         scaled = {
             name: tensor * (references[name] / max(raw[name].norm, 1e-30))
             for name, tensor in noise.items()
         }
-        return encode_payload(header, scaled, self.context.form)
+        return encode_payload(header, scaled, self.context.form)[0]
 
 
 class MalformedMiner(Miner):
     """Sends frames that break one rule each, a different one every window."""
 
-    def make_frame(
-        self, header: PayloadHeader, accumulated: Mapping[str, Tensor]
-    ) -> tuple[bytes, dict[str, SparseTensor]]:
-        frame, sent = super().make_frame(header, accumulated)
-        return _break(frame, header.window), sent
+    def make_frame(self, header: PayloadHeader, deltas: Mapping[str, Tensor]) -> bytes:
+        return _break(super().make_frame(header, deltas), header.window)
 
 
 def _break(frame: bytes, window: int) -> bytes:

@@ -17,7 +17,16 @@ from functools import cached_property
 
 from torch import Tensor
 
-from compression import CodecError, Plan, SparseTensor, body_bytes, decode, encode, make_plan
+from compression import (
+    CodecError,
+    Plan,
+    SparseTensor,
+    body_bytes,
+    decode,
+    encode,
+    encode_with_feedback,
+    make_plan,
+)
 from template.errors import PayloadError
 
 MAGIC = b"TESSERA"
@@ -85,6 +94,21 @@ def encode_payload(
     """The frame of dense float32 tensors, and what it decodes to. ValueError on NaN or Inf."""
     body = encode(tensors, form.plan)
     return _pack_header(header, form) + body, dict(decode(body, form.plan).tensors)
+
+
+def encode_payload_with_feedback(
+    header: PayloadHeader,
+    deltas: Mapping[str, Tensor],
+    residual: Mapping[str, Tensor],
+    form: PayloadFormat,
+    decay: float,
+) -> bytes:
+    """The frame of decay * residual + delta; `residual` becomes what it does not say, in place.
+
+    ValueError on NaN or Inf: the residual is then to be thrown away.
+    """
+    body = encode_with_feedback(deltas, residual, form.plan, decay)
+    return _pack_header(header, form) + body
 
 
 def _pack_header(header: PayloadHeader, form: PayloadFormat) -> bytes:

@@ -35,8 +35,8 @@ def test_a_silent_bucket_costs_its_miner_the_window_and_nobody_else(tmp_path) ->
 class Copier(Miner):
     """Commits the digest that m0 committed, and serves junk under it."""
 
-    def make_frame(self, header, accumulated):
-        frame, sent = super().make_frame(header, accumulated)
+    def make_frame(self, header, deltas):
+        frame = super().make_frame(header, deltas)
         victim = hotkey_of("m0")
         for _ in range(6):
             record = read_records(self.context.chain, self.context.chain.head()).get(victim)
@@ -44,7 +44,7 @@ class Copier(Miner):
                 self.stolen[header.window] = record.payload.digest
                 break
             self.context.waiter.pause()
-        return frame, sent
+        return frame
 
     def _record(self) -> Record:
         record = super()._record()

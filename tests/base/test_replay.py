@@ -35,9 +35,9 @@ def _saying(staleness: int) -> type:
     """A miner whose payloads say that their base is so many windows old."""
 
     class Stale(Miner):
-        def make_frame(self, header, accumulated):
+        def make_frame(self, header, deltas):
             base = max(0, header.window - staleness)
-            return super().make_frame(replace(header, base_window=base), accumulated)
+            return super().make_frame(replace(header, base_window=base), deltas)
 
     return Stale
 
