@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compression.chunking import CHUNK_ELEMENTS, ChunkGroup, TensorLayout
+from compression.chunking import BLOCK_SIDE, CHUNK_ELEMENTS, ChunkGroup, TensorLayout
 from compression.decoder import decode_tensor
 from compression.indices import pack_indices
 from compression.plan import SECTION_HEADER_BYTES, Plan, plan_of, section_length
@@ -33,8 +33,8 @@ from compression.sparse import SparseTensor
 from compression.topk import MAGNITUDE_BITS, select_magnitudes, select_topk
 from compression.workers import for_each
 
-BLOCK_CHUNKS = 32
-"""Chunks of one block on a CPU: 512 KiB each of residual, pseudo-gradient and magnitudes."""
+BLOCK_CHUNKS = 16
+"""Chunks of one block on a CPU: 256 KiB each of residual, pseudo-gradient and magnitudes."""
 DEVICE_BLOCK_CHUNKS = 4096
 
 
@@ -176,7 +176,11 @@ def _grid_view(flat: np.ndarray, group: ChunkGroup) -> np.ndarray:
 
 
 def _flat_indices(index_NK: np.ndarray, group: ChunkGroup) -> np.ndarray:
-    row_NK, col_NK = np.divmod(index_NK.astype(np.int64, copy=False), group.width)
+    index_NK = index_NK.astype(np.int64, copy=False)
+    if group.width == BLOCK_SIDE:
+        row_NK, col_NK = index_NK >> 6, index_NK & (BLOCK_SIDE - 1)
+    else:
+        row_NK, col_NK = np.divmod(index_NK, group.width)
     row_NK *= group.stride
     row_NK += group.bases()[:, None]
     row_NK += col_NK

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from template.protocol.payload import PayloadFormat
 from template.protocol.spec import RunSpec
 
 Params = dict[str, Tensor]
@@ -47,6 +48,12 @@ def tensor_shapes(spec: RunSpec) -> dict[str, tuple[int, ...]]:
     with torch.device("meta"):
         model = LlamaForCausalLM(model_config(spec))
     return {name: tuple(p.shape) for name, p in model.named_parameters()}
+
+
+def payload_bytes(spec: RunSpec) -> int:
+    """Exact length of every payload of a run, from the spec alone; any size will do."""
+    shapes = tensor_shapes(spec)
+    return PayloadFormat(run_id=spec.run_id, shapes=shapes, top_k=spec.compression.top_k).num_bytes
 
 
 def initial_params(spec: RunSpec, seed: int) -> Params:

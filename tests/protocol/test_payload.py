@@ -24,7 +24,7 @@ from template.protocol.payload import (
     payload_digest,
 )
 from template.protocol.spec import RunSpec
-from template.training.model import tensor_shapes
+from template.training.model import payload_bytes, tensor_shapes
 
 HEADER_BYTES = 68
 HEADER = PayloadHeader(window=9, base_window=7, pages_consumed=240, public_key=bytes(range(32)))
@@ -253,9 +253,9 @@ def test_covenant_72b_payload_bytes(spec: RunSpec) -> None:
         num_key_value_heads=8,
         tie_word_embeddings=True,
     )
-    shapes = tensor_shapes(replace(spec, model=model))
-    num_params = sum(map(math.prod, shapes.values()))
+    large = replace(spec, model=model, compression=replace(spec.compression, top_k=64))
+    num_params = sum(map(math.prod, tensor_shapes(large).values()))
     assert num_params == 72_747_327_488
-    num_bytes = PayloadFormat(run_id=spec.run_id, shapes=shapes, top_k=64).num_bytes
+    num_bytes = payload_bytes(large)
     assert 1.43e9 < num_bytes <= 1.44e9
     assert num_bytes / num_params <= 0.0198
