@@ -3,7 +3,7 @@
 Every rule is checked on whole blocks of chunks: exact length, exponent and ratio bytes in
 range, k ones in every upper map, indices ascending and below n, padding clear. Nothing in
 the bytes chooses a size: memory is 12 bytes per kept value, the gathered body (its own
-length) and blocks of fixed size, for honest bytes and any others alike.
+length), under 100 bytes per chunk and 4 MiB per thread, for honest bytes and any others.
 
 Legend: N chunks of a class, K kept per chunk, B bytes.
 """

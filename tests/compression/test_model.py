@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import tracemalloc
 from collections.abc import Mapping
 
 import numpy as np
@@ -221,6 +222,26 @@ def test_a_faulty_section_is_named() -> None:
     body[first_upper + 16 : first_upper + 32] = bytes(16)
     with pytest.raises(CodecError, match="second: .*64 ones"):
         decode(bytes(body), plan)
+
+
+@pytest.mark.parametrize("num_threads", [1, 2])
+@pytest.mark.parametrize("junk", [False, True])
+def test_memory_of_decoding_is_bounded(num_threads: int, junk: bool) -> None:
+    shapes = {"a": (3000, 1000), "b": (500_000,)}
+    plan = make_plan(shapes)
+    body = bytearray(encode(draw(shapes, 0), plan))
+    if junk:
+        body[-5000:] = np.random.default_rng(0).bytes(5000)
+    bound = 12 * plan.num_kept + len(body) + 100 * plan.num_chunks + (num_threads << 22)
+    tracemalloc.start()
+    try:
+        decode(bytes(body), plan, num_threads)
+    except CodecError:
+        assert junk
+    finally:
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak <= bound
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0, float("nan")])
