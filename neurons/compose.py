@@ -19,6 +19,7 @@ from template.base.preflight import (
     check_own_bucket,
     check_published_endpoint,
     check_state_dir,
+    claimed,
     warn_of_clock,
 )
 from template.base.supervisor import GIVE_UP_S, supervise
@@ -94,7 +95,7 @@ def run_neuron(role: str, parse: Callable[[], C], build: Callable[[NodeContext, 
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     try:
-        with _context(role, config, identity) as context:
+        with _checked(config, identity), _context(role, config, identity) as context:
             supervise(build(context, config).step)
         log.info("the run has ended")
     except SubnetError as error:
@@ -128,13 +129,24 @@ def _identify(role: str, config: MinerConfig) -> _Identity:
     return _Identity(spec=spec, wallet=wallet, hotkey=hotkey, commands=commands)
 
 
-def _check(config: MinerConfig, identity: _Identity) -> None:
-    """All that can be wrong outside this process, before anything of it goes on chain."""
+@contextmanager
+def _checked(config: MinerConfig, identity: _Identity) -> Iterator[None]:
+    """All that can be wrong outside this process, before anything of it goes on chain.
+
+    The state folder is this process's own until the `with` block ends.
+    """
     log.info("asking the chain at %s", identity.commands.network)
     with closing(_open_chain(config, None, START_PATIENCE)) as chain:
         ask_for_place(chain, identity.hotkey, identity.commands)
         clock_ahead_s = time.time() - chain.head_time_s()
     check_state_dir(config.neuron.state_dir)
+    with claimed(config.neuron.state_dir):
+        _try_bucket(config, identity, clock_ahead_s)
+        warn_of_clock(clock_ahead_s)
+        yield
+
+
+def _try_bucket(config: MinerConfig, identity: _Identity, clock_ahead_s: float) -> None:
     url = config.bucket.endpoint_url
     check_published_endpoint(url, allow_loopback=is_local_chain(config.chain.network))
     log.info("trying the bucket at %s", url)
@@ -144,12 +156,10 @@ def _check(config: MinerConfig, identity: _Identity) -> None:
     where = f"{source} {url}, bucket {bucket_name(public_key(identity.hotkey))}"
     with closing(writer), closing(reader):
         check_own_bucket(writer, reader, where=where, clock_ahead_s=clock_ahead_s)
-    warn_of_clock(clock_ahead_s)
 
 
 @contextmanager
 def _context(role: str, config: MinerConfig, identity: _Identity) -> Iterator[NodeContext]:
-    _check(config, identity)
     spec, hotkey = identity.spec, identity.hotkey
     chain = _open_chain(config, identity.wallet, RUN_PATIENCE)
     metrics = _open_metrics(role, config, identity)

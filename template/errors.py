@@ -95,4 +95,5 @@ def disk_trouble(path: Path, error: Exception) -> StateError:
 
 def exit_status(error: SubnetError) -> int:
     """The exit status of a process that ends with this error."""
-    return EXIT_OPERATOR if isinstance(error, ConfigError) else EXIT_TRY_AGAIN
+    is_operators = isinstance(error, ConfigError | ConsensusError)
+    return EXIT_OPERATOR if is_operators else EXIT_TRY_AGAIN

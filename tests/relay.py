@@ -3,6 +3,8 @@
 import contextlib
 import socket
 import threading
+import time
+from collections.abc import Iterator
 
 LOCALHOST = "127.0.0.1"
 
@@ -14,13 +16,18 @@ def free_port() -> int:
 
 
 class Relay:
-    """A TCP relay in front of a server whose wire can be cut, blocked and taken away."""
+    """A TCP relay in front of a server whose wire can be cut, blocked, slowed and taken away.
+
+    `delay_s` holds up each chunk either way: an answer comes two delays after its question.
+    """
 
     def __init__(self, target_port: int) -> None:
         self.target_port = target_port
         self.flowing = threading.Event()
         self.flowing.set()
+        self.delay_s = 0.0
         self.num_accepted = 0
+        self.num_cuts = 0
         self._wires: list[socket.socket] = []
         self.port = free_port()
         self._listener = self._listen()
@@ -44,15 +51,34 @@ class Relay:
         with contextlib.suppress(OSError):
             while data := source.recv(65_536):
                 self.flowing.wait()
+                time.sleep(self.delay_s)
                 sink.sendall(data)
             sink.shutdown(socket.SHUT_RDWR)
 
     def cut(self) -> None:
-        for wire in self._wires:
+        wires, self._wires = self._wires, []
+        for wire in wires:
             with contextlib.suppress(OSError):
                 wire.shutdown(socket.SHUT_RDWR)
             wire.close()
-        self._wires.clear()
+
+    @contextlib.contextmanager
+    def cut_every(self, seconds: float) -> Iterator[None]:
+        """Cut the wire again and again, until the end of the block."""
+        is_over = threading.Event()
+
+        def body() -> None:
+            while not is_over.wait(seconds):
+                self.cut()
+                self.num_cuts += 1
+
+        cutter = threading.Thread(target=body, daemon=True)
+        cutter.start()
+        try:
+            yield
+        finally:
+            is_over.set()
+            cutter.join()
 
     def refuse(self) -> None:
         with contextlib.suppress(OSError):

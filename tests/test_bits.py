@@ -253,7 +253,7 @@ def walk_folder(
     return _walk(start, frames, form, spec, between)
 
 
-def _in_a_process(*argv: object) -> subprocess.Popen[str]:
+def _in_another_process(*argv: object) -> subprocess.Popen[str]:
     env = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
     command = [sys.executable, "-c", _CHILD, *map(str, argv)]
     return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True)
@@ -266,10 +266,12 @@ def test_processes_of_different_threads_batches_and_order_agree(tmp_path) -> Non
     for window, members in enumerate(_frames(form)):
         for miner, frame in enumerate(members):
             (tmp_path / f"{window}-{miner}").write_bytes(frame)
-    processes = [
-        _in_a_process(tmp_path, 1, 64, "no"),
-        _in_a_process(tmp_path, 2, 7, "yes"),
-    ]
-    one, other = (json.loads(p.communicate(timeout=50)[0]) for p in processes)
+    process = _in_another_process(tmp_path, 2, 7, "yes")
+    before = torch.get_num_threads()
+    try:
+        one = walk_folder(tmp_path, 1, 64, backwards=False)
+    finally:
+        torch.set_num_threads(before)
+    other = [tuple(pair) for pair in json.loads(process.communicate(timeout=50)[0])]
     assert one == other
     assert len({digest for _, digest in one}) == NUM_WINDOWS

@@ -125,7 +125,11 @@ class Peers:
                 return data
             may_help = True
             errors.append(f"{self._place(hotkey)}: other bytes under this digest")
-            log.warning("%s gave other bytes than those of digest %s", hotkey, digest.hex())
+            log.warning(
+                "%s: other bytes under digest %s; it is passed over, tell its owner",
+                self._place(hotkey),
+                digest.hex(),
+            )
         kind = Unavailable if may_help else NotFound
         raise kind(f"no bucket has {digest.hex()}: {'; '.join(errors)}")
 

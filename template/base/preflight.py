@@ -6,8 +6,11 @@ are handed in.
 """
 
 import errno
+import fcntl
 import logging
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -33,6 +36,8 @@ MAX_CLOCK_OFF_S: Final = 300.0
 ENDPOINT_NAMES: Final = "TESSERA_BUCKET_ENDPOINT (or TESSERA_R2_ACCOUNT_ID)"
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _PROBE_BYTES: Final = 4096
+LOCK_FILE: Final = "lock"
+_PID_CHARS: Final = 16
 
 
 def ask_for_place(chain: Chain, hotkey: str, commands: Commands) -> Neuron:
@@ -67,6 +72,32 @@ def check_state_dir(path: Path) -> None:
             f"--neuron.state_dir {path}: cannot be written ({error.strerror}); mend its "
             "permissions or name another folder"
         ) from error
+
+
+@contextmanager
+def claimed(state_dir: Path) -> Iterator[None]:
+    """The folder belongs to this process until the `with` block ends; ConfigError if to another.
+
+    Two processes with one hotkey would commit against each other and mix their states. The
+    lock goes with the process, however that ends.
+    """
+    with (state_dir / LOCK_FILE).open("a+", encoding="ascii") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.seek(0)
+            raise ConfigError(
+                f"--neuron.state_dir {state_dir}: in use by another process (pid "
+                f"{lock.read(_PID_CHARS).strip() or 'unknown'}): end that one, or give this "
+                "neuron another hotkey and folder"
+            ) from error
+        try:
+            lock.truncate(0)
+            lock.write(f"{os.getpid()}\n")
+            lock.flush()
+        except OSError as error:
+            raise disk_trouble(state_dir / LOCK_FILE, error) from error
+        yield
 
 
 def check_own_bucket(

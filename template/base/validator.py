@@ -53,6 +53,8 @@ class Validator:
         self._histories, self._ratings = _load_scores(checkpoint.values)
         self._last_voted = int(checkpoint.values.get("last_voted", -1))
         self._scored: tuple[int, Scored] | None = None
+        self._scored_windows = set(map(int, checkpoint.values.get("scored_windows", ())))
+        self._keeps_up = True
         context.metrics.log(0, {"unigram_entropy": unigram_entropy(self._scorer.curve)})
         self._measure()
         standing = self._standing()
@@ -69,6 +71,7 @@ class Validator:
         with window_context(window):
             context.waiter.until_finalized(schedule.held_out_block(window))
             self._own_standing.watch_permit()
+            self._watch_pace(window)
             if window > self._last_voted and not self._too_late(window):
                 self._vote(window)
             self._set_weights(window)
@@ -76,8 +79,28 @@ class Validator:
             self.follower.advance()
             self._save()
             self._publish_checkpoint()
-            self._measure()
+            if self._has_time_to_measure(window + 1):
+                self._measure()
         return True
+
+    def _watch_pace(self, window: int) -> None:
+        """Tell when this node falls behind the chain, and when it has caught up."""
+        keeps_up = window <= self._last_voted or not self._too_late(window)
+        if self._keeps_up and not keeps_up:
+            log.warning(
+                "window %d: too late to score it and vote; catching up, without loss curve. If "
+                "this comes again, the machine is too slow for the run spec's windows, or shared: "
+                "several neurons on one machine need OMP_NUM_THREADS=1 or so each",
+                window,
+            )
+        elif keeps_up and not self._keeps_up:
+            log.warning("window %d: caught up with the chain", window)
+        self._keeps_up = keeps_up
+
+    def _has_time_to_measure(self, next_window: int) -> bool:
+        """The curve is worth no vote; the run's last point is always measured."""
+        last = next_window >= self.context.spec.schedule.num_windows
+        return last or not self._too_late(next_window)
 
     def _standing(self) -> Vote | None:
         """The vote of this hotkey that is on chain: a restart must not take it away."""
@@ -151,6 +174,7 @@ class Validator:
         gains = {v.hotkey: v.relative_gain for v in scored.verdicts if v.relative_gain is not None}
         self._ratings = update_ratings(self._ratings, gains)
         oldest = window - self.context.spec.weights.history_windows
+        self._scored_windows = {w for w in self._scored_windows if w > oldest} | {window}
         for hotkey, gain in gains.items():
             self._histories.setdefault(hotkey, {})[window] = gain
         self._histories = {
@@ -178,7 +202,7 @@ class Validator:
         me = graph.by_hotkey(self.context.hotkey)
         if not self._sets_weights or me is None or window > self._last_voted:
             return
-        if not me.validator_permit:
+        if not me.validator_permit or not self._knows_enough(window):
             return
         if chain.head() - me.last_update < graph.tempo_blocks:
             return
@@ -195,6 +219,18 @@ class Validator:
             return
         self.context.metrics.log(window, {f"weight/{uid}": share for uid, share in shares.items()})
         log.info("window %d: set weights %s", window, {u: round(s, 4) for u, s in shares.items()})
+
+    def _knows_enough(self, window: int) -> bool:
+        """Whether as many windows were scored here lately as pay asks for, or as there were.
+
+        A validator that was away would call honest miners unpaid; its older weights stand.
+        """
+        spec = self.context.spec.weights
+        recent = {w for w in self._scored_windows if window - spec.history_windows < w <= window}
+        needed = min(spec.min_windows, window + 1)
+        if len(recent) < needed:
+            log.info("window %d: no weights yet: scored %d of %d", window, len(recent), needed)
+        return len(recent) >= needed
 
     def _weights(self, graph: Metagraph, window: int) -> dict[int, float]:
         spec = self.context.spec.weights
@@ -231,6 +267,7 @@ class Validator:
     def _save(self) -> None:
         values = {
             "last_voted": self._last_voted,
+            "scored_windows": sorted(self._scored_windows),
             "histories": {h: {str(w): g for w, g in v.items()} for h, v in self._histories.items()},
             "ratings": {h: [r.mu, r.sigma] for h, r in self._ratings.items()},
         }

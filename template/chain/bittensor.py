@@ -40,6 +40,9 @@ Wallet: TypeAlias = bt.Wallet
 
 U16_MAX = 65_535
 CLOSE_TIMEOUT_S = 5.0
+# How the SDK words that a connection broke before it knew what became of a write: the error has
+# no code or class of its own.
+BROKEN_WRITE = ("Connection lost while", "Connection dropped while")
 # Not in runtimes up to spec version 461, yet the SDK's SetWeights always reads it.
 EPOCH_CONSENSUS = ("SubtensorModule", "SubnetEpochConsensus")
 
@@ -269,6 +272,13 @@ class _Connection:
                 return self._wait(self._opened(call), timeout_s)
             except bt.ChainError as error:
                 self._drop()
+                if str(error).startswith(BROKEN_WRITE):
+                    raise ChainError(
+                        f"the connection to the chain at {shown_endpoint(self._endpoint)} broke "
+                        "during a write, which may be on chain all the same; if this goes on, name "
+                        "another endpoint with --subtensor.network",
+                        "unreachable",
+                    ) from error
                 raise ChainError(str(error), error.code.value, name=error.name or "") from error
             except (bt.RpcConnectionError, bt.ConnectionNotReady, OSError) as error:
                 self._drop()

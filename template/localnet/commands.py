@@ -25,7 +25,7 @@ WANDB_VARIABLES = ("WANDB_API_KEY", "WANDB_BASE_URL")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LocalnetConfig:
     """What the command line asks for. `text`: the sdist with the corpus. `restarts`: how often
-    each process that died is started again.
+    each process that died is started again. `hold`: chain and bucket server outlive the run.
     """
 
     roster: tuple[Participant, ...]
@@ -37,6 +37,7 @@ class LocalnetConfig:
     seed: int
     debug: bool
     restarts: int
+    hold: bool
     wandb: Literal["off", "offline", "online"]
 
 

@@ -1,14 +1,20 @@
-"""The folder of a localnet's results: emptied only if it is one, and locked while in use."""
+"""The folder of a localnet's results: emptied only if it is one, and locked while in use.
+
+Also the file in it that tells other programs where the chain is.
+"""
 
 import fcntl
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 from template.errors import ConfigError
 
 MARKER = ".localnet"
+ENDPOINT = "endpoint"
 
 
 def prepare_folder(out: Path) -> IO[str]:
@@ -27,6 +33,19 @@ def prepare_folder(out: Path) -> IO[str]:
     (out / "home").mkdir(parents=True)
     os.environ["HOME"] = str(out / "home")
     return _lock(out)
+
+
+@contextmanager
+def endpoint_file(out: Path, url: str) -> Iterator[None]:
+    """The chain's address is in a file as long as the `with` block lasts, whole at any moment."""
+    path = out / ENDPOINT
+    new = path.with_name(path.name + ".new")
+    new.write_text(f"{url}\n", encoding="ascii")
+    os.replace(new, path)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def _lock(out: Path) -> IO[str]:

@@ -7,9 +7,10 @@ only reads what chain, buckets and neurons say.
 
 import logging
 import math
+import signal
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from template.data.corpus import load_corpus
 from template.errors import ConfigError, SubnetError, Unavailable
 from template.localnet.buckets import BucketIdentity, BucketServer, new_identity
 from template.localnet.commands import LocalnetConfig, chain_command, log_path, neuron_command
+from template.localnet.folder import endpoint_file
 from template.localnet.keeper import NEURON_FINAL_STATUSES, Keeper
 from template.localnet.onchain import (
     ENDOWMENT_TAO,
@@ -26,6 +28,7 @@ from template.localnet.onchain import (
     Registrar,
     alpha_stakes,
     create_wallets,
+    paid_block,
     wait_for_permits,
     weights_on_chain,
 )
@@ -71,6 +74,7 @@ class Localnet:
         """`say` gets each phase of the start, `tell` what happens to a process afterwards."""
         self.config = config
         self._say = say
+        self._tell = tell
         self._exit = ExitStack()
         self._started_s = time.monotonic()
         self._children = Children()
@@ -90,6 +94,11 @@ class Localnet:
     def __exit__(self, *_exception: object) -> None:
         self._exit.close()
 
+    @property
+    def query(self) -> str:
+        """The command that shows what is on the chain."""
+        return f"btcli query metagraph --netuid {NETUID} -n {self.endpoint}"
+
     def _bring_up(self) -> None:
         config = self.config
         self._say("creating wallets")
@@ -97,9 +106,11 @@ class Localnet:
         self.hotkeys = {name: w.hotkey.ss58_address for name, w in self.wallets.items()}
         self._say("starting the chain")
         self.endpoint = self._start_chain()
+        self._exit.enter_context(endpoint_file(config.out, self.endpoint))
+        self._tell(f"the chain is up; to look at it: {self.query}")
         self._say(f"registering {len(config.roster)} hotkeys")
         self._register()
-        self.chain = self._exit.enter_context(self._open_chain(None))
+        self.chain = self._exit.enter_context(closing(self._open_chain(None)))
         self._say("starting the bucket server")
         self._start_buckets()
         self._say("preparing the run: dataset, theta_0, run spec")
@@ -128,9 +139,9 @@ class Localnet:
                 if participant.stake_tao:
                     registrar.stake(wallet, participant.stake_tao)
 
-    def _open_chain(self, wallet: Any) -> "_ClosingChain":
+    def _open_chain(self, wallet: Any) -> BittensorChain:
         # One try a read: while it waits for a dead chain, nobody would start that again.
-        return _ClosingChain(
+        return BittensorChain(
             endpoint=self.endpoint,
             netuid=NETUID,
             wallet=wallet,
@@ -164,7 +175,7 @@ class Localnet:
         )
         run = prepare_run(plan, corpus, choices)
         upload(run, S3Store(self.server.bucket(self._bucket(owner), self._identities[owner].rw)))
-        with self._open_chain(self.wallets[owner]) as chain:
+        with closing(self._open_chain(self.wallets[owner])) as chain:
             chain.publish(encode_record(Record(access=self._access(owner))))
         (config.out / "run.toml").write_text(spec_to_toml(run.spec), encoding="utf-8")
         return run.spec
@@ -215,6 +226,27 @@ class Localnet:
             log.error("still alive %.0f s after the last window: %s", GRACE_S, alive)
         elif all(self._keeper.exit_of(name) for name in self._neurons):
             raise ConfigError(f"every neuron ended with an error: see {self.config.out}/logs")
+
+    def settle(self, poll_s: float = 0.25) -> None:
+        """After `watch`, until an epoch has paid for the last weights. SubnetError as there."""
+        end_block: float = math.inf
+        while self._heights.finalized < end_block:
+            self._tend()
+            self._look()
+            with suppress(ConnectionLost):
+                end_block = paid_block(self.chain)
+            time.sleep(poll_s)
+
+    def hold(self, poll_s: float = 0.25) -> None:
+        """Keep chain and bucket server up, after `watch`: for ever, KeyboardInterrupt ends it.
+
+        Neurons that did not end by themselves are told to. SubnetError as for `watch`.
+        """
+        for neuron in self._neurons.values():
+            neuron.signal(signal.SIGTERM)
+        while True:
+            self._tend()
+            time.sleep(poll_s)
 
     def _tend(self) -> bool:
         """Start again who died; whether any neuron still runs, or will."""
@@ -281,13 +313,3 @@ class Localnet:
             )
             for name, identity in self._identities.items()
         }
-
-
-class _ClosingChain(BittensorChain):
-    """A chain that closes at the end of a `with` block."""
-
-    def __enter__(self) -> "_ClosingChain":
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        self.close()

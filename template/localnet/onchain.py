@@ -105,6 +105,15 @@ def wait_for_permits(chain: Chain, hotkeys: Sequence[str]) -> None:
     raise ChainError(f"no validator permits within {PERMIT_LIMIT_S:.0f} s")
 
 
+def paid_block(chain: Chain) -> int:
+    """The block by which an epoch has paid for the weights that stand now: one comes every tempo.
+
+    Until then incentives are still those of earlier weights.
+    """
+    graph = chain.metagraph(chain.finalized())
+    return max(neuron.last_update for neuron in graph.neurons) + graph.tempo_blocks + 1
+
+
 def alpha_stakes(chain: Chain) -> Mapping[str, int]:
     """hotkey -> alpha staked to it now, in rao: what is more at the end was emitted."""
     graph = chain.metagraph(chain.finalized())

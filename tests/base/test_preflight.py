@@ -1,15 +1,20 @@
 """Checks before a neuron says anything on chain, each on its own; whole starts: tests/faults."""
 
 import logging
+import os
 import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from template.base.preflight import (
+    LOCK_FILE,
     check_own_bucket,
     check_published_endpoint,
     check_state_dir,
+    claimed,
     clock_words,
     warn_of_clock,
 )
@@ -105,3 +110,32 @@ def test_a_disk_without_room_is_not_the_operators_flag(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(tmp_path.iterdir()) == []
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+
+from template.base.preflight import claimed
+
+with claimed(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_state_folder_has_one_process_at_a_time_whose_pid_is_told(tmp_path: Path) -> None:
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == b"held\n"
+    flag = rf"--neuron\.state_dir {tmp_path}: in use by another process \(pid {holder.pid}\)"
+    with pytest.raises(ConfigError, match=flag), claimed(tmp_path):
+        pass
+    holder.kill()
+    holder.wait()
+    with claimed(tmp_path):
+        assert (tmp_path / LOCK_FILE).read_text() == f"{os.getpid()}\n"
+    with claimed(tmp_path):
+        pass

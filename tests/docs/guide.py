@@ -126,6 +126,5 @@ class Person:
             "HOME": str(self.home),
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.defpath}",
             "COLUMNS": "150",
-            "OMP_NUM_THREADS": "1",
             "HF_HUB_OFFLINE": "1",
         }

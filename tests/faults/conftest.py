@@ -28,7 +28,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(reason)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def subnet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Subnet]:
     """`node` is in order, `stranger` is not registered, `homeless` has no bucket."""
     folder = tmp_path_factory.mktemp("subnet")

@@ -17,6 +17,7 @@ import pytest
 from template.chain import Chain
 from template.errors import ChainError
 from template.protocol.record import Record, encode_record
+from tests.faults.catalogue import Named
 from tests.faults.process import NodeProcess, ScriptProcess, assert_discreet, until
 from tests.faults.subnet import Subnet
 from tests.relay import Relay, free_port
@@ -46,7 +47,7 @@ def clock_off(seconds: int) -> dict[str, str]:
 @dataclass(frozen=True, kw_only=True)
 class Fault:
     """`words` None: nothing at all is printed. `is_refused`: it ends before it goes on chain.
-    `process`: the environment of an interpreter of its own.
+    `process`: the environment of an interpreter of its own. `fault`: if it has a name.
     """
 
     who: str
@@ -57,6 +58,7 @@ class Fault:
     process: dict[str, str] | None = None
     act: Callable[[NodeProcess], None] = lambda _node: None
     is_refused: bool = True
+    fault: Named | None = None
 
 
 def stop_when_told(words: str) -> Callable[[NodeProcess], None]:
@@ -91,6 +93,7 @@ def stop_twice(process: NodeProcess) -> None:
 SKEW = ("TESSERA_BUCKET_ENDPOINT", "clock", "RequestTimeTooSkewed", "timedatectl")
 FAULTS = {
     "chain down": Fault(
+        fault=Named.CHAIN_DOWN_AT_START,
         who="a",
         status=1,
         flags={"--subtensor.network": f"ws://127.0.0.1:{free_port()}"},
@@ -103,7 +106,11 @@ FAULTS = {
         words=("TESSERA_BUCKET_ENDPOINT", "no usable answer", "start again when"),
     ),
     "clock an hour ahead": Fault(
-        who="c", status=2, process=clock_off(3600), words=(*SKEW, "60 minutes ahead")
+        fault=Named.CLOCK_OFF,
+        who="c",
+        status=2,
+        process=clock_off(3600),
+        words=(*SKEW, "60 minutes ahead"),
     ),
     "clock ten minutes ahead": Fault(
         who="e",
@@ -119,11 +126,13 @@ FAULTS = {
         words=("--run", "data.mirrors", "theta0_digest", "at http://127.0.0.1:", "no answer"),
     ),
     "chain silent": Fault(
+        fault=Named.CHAIN_DOWN_AT_START,
         who="silent",
         status=1,
         words=("ERROR", "did not answer for 15 s", "--subtensor.network", "start again later"),
     ),
     "commitment quota used up": Fault(
+        fault=Named.COMMITMENT_TOO_LONG,
         who="quota",
         status=130,
         words=("not committed", "--wallet.hotkey", "SpaceLimitExceeded", "until then"),

@@ -1,22 +1,30 @@
 """Faults in mid-run: one short run of a real subnet, in which one thing after another goes wrong.
 
 Every neuron is a process and has its own fault: `val` has weights refused, `poor` has no
-permit, `away` loses the chain for a while, `leaving` loses its uid, `other` has another run
-spec, and the disk of `full` fills up. The rows below read what each of them left.
+permit, `away` loses the chain for a while, `slow` has seconds of delay on its wire to the chain,
+`dropped` has that wire cut again and again, `leaving` loses its uid, `other` has another run
+spec, and the disk of `full` fills up. All of them meet a first mirror whose shards are wrong.
+The rows below read what each of them left.
 """
 
 import ctypes
+import hashlib
+import json
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from template.base.joining import LOCAL_FILE
+from template.protocol.keys import blob_key
+from template.protocol.record import Record, encode_record
 from template.protocol.spec import RunSpec
 from template.training.checkpoint import load_local
+from tests.faults.catalogue import Named, shows
 from tests.faults.process import NodeProcess, assert_discreet, until, warm_nursery
 from tests.faults.subnet import NodeStart, Subnet
 from tests.relay import Relay
@@ -24,12 +32,18 @@ from tests.relay import Relay
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(200)]
 
 # In the order of uids from 1 on: who leaves is who has the oldest uid that earned nothing.
-NAMES = ("leaving", "val", "poor", "away", "other", "full")
+NAMES = ("leaving", "val", "poor", "away", "slow", "dropped", "other", "full")
+RELAYED = ("away", "slow", "dropped")
 FLAGS = ["--block-time", "0.3", "--tempo", "31", "--weights-rate-limit", "100000"]
 FLAGS += ["--max-uids", str(len(NAMES) + 1), "--immunity-period", "1", "--min-non-immune-uids", "0"]
 START_BLOCKS = 60
 NUM_WINDOWS = 5
 BLOCKS_AWAY = 12
+# Twice this is above what a healthy endpoint takes: template.chain.health.SLOW_READ_S.
+DELAY_S = 2.6
+# No write lives that long, and then most do.
+CUT_EVERY_S = (0.2, 1.2)
+BROKEN_WRITE = "broke during a write, which may be on chain all the same"
 DISK_BYTES = 4_000_000
 
 
@@ -63,16 +77,27 @@ class SmallDisk:
 
 @dataclass(frozen=True, kw_only=True)
 class Story:
-    """What the run left behind. `saved`: windows of the state on the full disk, and after."""
+    """What the run left behind. `saved`: windows of the state on the full disk, and after;
+    `committed_before`: windows, until its trouble began; `spoiled`: shards of the bad mirror.
+    """
 
     spec: RunSpec
     nodes: dict[str, NodeProcess]
     disk: SmallDisk
     saved: list[int]
-    committed_before_outage: int
+    committed_before: dict[str, int]
+    num_cuts: int
+    spoiled: set[str]
+    bad_mirror: str
 
     def state_roots(self, name: str) -> dict[int, str]:
         return {r["window"]: r["state_root"] for r in self.nodes[name].rows() if "state_root" in r}
+
+    def accepted(self, name: str) -> set[int]:
+        """Windows in which a miner's payload was accepted."""
+        uid = str(1 + NAMES.index(name))
+        rows = [row for row in self.nodes["val"].rows() if "accepted_uids" in row]
+        return {row["window"] for row in rows if uid in row["accepted_uids"].split(",")}
 
 
 @pytest.fixture(scope="module")
@@ -94,39 +119,79 @@ def tell(subnet: Subnet, disk: SmallDisk, nodes: dict[str, NodeProcess]) -> Stor
     subnet.register(*NAMES)
     subnet.stake("val", 1000)
     subnet.create_buckets("owner", *NAMES)
-    spec = subnet.publish_run(in_blocks=START_BLOCKS, schedule__num_windows=NUM_WINDOWS)
-    relay = Relay(int(subnet.url.rpartition(":")[2]))
+    subnet.publish_run(in_blocks=START_BLOCKS, schedule__num_windows=NUM_WINDOWS)
+    spoiled = put_a_bad_mirror_first(subnet, "poor")
+    relays = {name: Relay(int(subnet.url.rpartition(":")[2])) for name in RELAYED}
     for name in NAMES:
-        nodes[name] = NodeProcess(
-            prepare(subnet, name, relay, disk), subnet.folder / f"{name}.output"
-        )
-    wait_for_window(nodes["away"], 0)
-    before = len(nodes["away"].windows_with("committed"))
+        node = prepare(subnet, name, relays.get(name), disk)
+        nodes[name] = NodeProcess(node, subnet.folder / f"{name}.output")
+    for name in RELAYED:
+        wait_for_window(nodes[name], 0)
+    before = {name: len(nodes[name].windows_with("committed")) for name in RELAYED}
+    relays["slow"].delay_s = DELAY_S
+    with relays["dropped"].cut_every(CUT_EVERY_S[0]):
+        be_away_for_a_while(subnet, relays["away"], nodes["away"], disk)
+        nodes["dropped"].wait_for("WARNING", BROKEN_WRITE)
+    with relays["dropped"].cut_every(CUT_EVERY_S[1]):
+        nodes["slow"].wait_for("WARNING", "is slow")
+        relays["slow"].delay_s = 0.0
+        nodes["full"].end()
+        full = nodes["full"].node
+        saved = [saved_window(full, subnet.run.spec)]
+        disk.free()
+        nodes["full again"] = NodeProcess(full, subnet.folder / "again.output")
+        for process in nodes.values():
+            process.end()
+    saved.append(saved_window(full, subnet.run.spec))
+    for relay in relays.values():
+        relay.refuse()
+    return Story(
+        spec=subnet.run.spec,
+        nodes=nodes,
+        disk=disk,
+        saved=saved,
+        committed_before=before,
+        num_cuts=relays["dropped"].num_cuts,
+        spoiled=spoiled,
+        bad_mirror=subnet.hotkeys["poor"],
+    )
+
+
+def be_away_for_a_while(subnet: Subnet, relay: Relay, away: NodeProcess, disk: SmallDisk) -> None:
+    """The chain, for one node; meanwhile a newcomer takes a uid, and the disk fills up."""
     relay.refuse()
-    nodes["away"].wait_for("WARNING", "does not answer")
-    away_since = subnet.chain.head()
+    away.wait_for("WARNING", "does not answer")
+    since = subnet.chain.head()
     subnet.register("newcomer")
     disk.fill()
-    until(lambda: subnet.chain.head() >= away_since + BLOCKS_AWAY, lambda: "no blocks")
+    until(lambda: subnet.chain.head() >= since + BLOCKS_AWAY, lambda: "no blocks")
     relay.accept_again()
-    nodes["full"].end()
-    saved = [saved_window(nodes["full"].node, spec)]
-    disk.free()
-    first = nodes["full"]
-    nodes["full again"] = NodeProcess(first.node, subnet.folder / "again.output")
-    for process in nodes.values():
-        process.end()
-    saved.append(saved_window(first.node, spec))
-    relay.refuse()
-    return Story(spec=spec, nodes=nodes, disk=disk, saved=saved, committed_before_outage=before)
 
 
-def prepare(subnet: Subnet, name: str, relay: Relay, disk: SmallDisk) -> NodeStart:
+def put_a_bad_mirror_first(subnet: Subnet, name: str) -> set[str]:
+    """The run's first mirror has other bytes under the digest of each shard, and nothing else.
+
+    Returns these digests.
+    """
+    manifest = json.loads(subnet.run.blobs[bytes.fromhex(subnet.run.spec.data.manifest_digest)])
+    digests = {shard["sha256"] for shard in (*manifest["shards"], manifest["held_out"])}
+    with closing(subnet.writer(name)) as bucket:
+        for digest in map(bytes.fromhex, digests):
+            bucket.put(blob_key(digest), subnet.run.blobs[digest][::-1])
+    subnet.open_chain(name).publish(encode_record(Record(access=subnet.access(name))))
+    mirrors = (subnet.hotkeys[name], *subnet.run.spec.data.mirrors)
+    spec = replace(subnet.run.spec, data=replace(subnet.run.spec.data, mirrors=mirrors))
+    subnet.run = replace(subnet.run, spec=spec)
+    subnet.write_run(spec, subnet.folder / "run.toml")
+    return digests
+
+
+def prepare(subnet: Subnet, name: str, relay: Relay | None, disk: SmallDisk) -> NodeStart:
     folder = subnet.folder / name
     folder.mkdir()
     role = "validator" if name in ("val", "poor") else "miner"
     node = subnet.node(role, name, folder)
-    if name == "away":
+    if relay is not None:
         node.flags["--subtensor.network"] = f"ws://127.0.0.1:{relay.port}"
     if name == "other":
         training = replace(subnet.run.spec.training, inner_lr=1e-4)
@@ -154,19 +219,69 @@ def saved_window(node: NodeStart, spec: RunSpec) -> int:
     return saved.state.window
 
 
+def assert_nothing_is_lost(story: Story, name: str) -> None:
+    """It ended well, followed every window, and lost no work: what it made was accepted, or went
+    back into error feedback. It took part again after its trouble.
+    """
+    process = story.nodes[name]
+    assert process.end() == 0, process.output
+    assert story.state_roots(name) == story.state_roots("val")
+    assert len(story.state_roots(name)) == NUM_WINDOWS
+    accepted = story.accepted(name)
+    for window in process.windows_with("inner_loss"):
+        kept = process.lines(f"window {window}: payload not accepted; back into error feedback")
+        assert len(kept) == (window not in accepted), process.output
+    took_part = accepted | set(process.windows_with("committed"))
+    assert len(took_part) > story.committed_before[name], process.output
+
+
+@shows(Named.CHAIN_DOWN_IN_MID_RUN)
 def test_nothing_is_lost_while_the_chain_is_away(story: Story) -> None:
     away = story.nodes["away"]
-    assert away.end() == 0, away.output
+    assert_nothing_is_lost(story, "away")
     told = away.lines("WARNING", "the chain endpoint ws://127.0.0.1:")
     assert ["does not answer" in line for line in told] == [True, False], away.output
     assert "waiting for it, up to 30 min" in told[0]
     assert "--subtensor.network" in told[0]
     assert "answers again after" in told[1]
-    assert story.state_roots("away") == story.state_roots("val")
-    assert len(story.state_roots("away")) == NUM_WINDOWS
-    assert len(away.windows_with("committed")) > story.committed_before_outage
 
 
+@shows(Named.SLOW_RPC)
+def test_a_slow_endpoint_is_told_once_and_nothing_is_lost(story: Story) -> None:
+    slow = story.nodes["slow"]
+    assert_nothing_is_lost(story, "slow")
+    (told,) = slow.lines("WARNING", "the chain endpoint ws://127.0.0.1:", "is slow: ")
+    assert float(told.partition("is slow: ")[2].split()[0]) >= 2 * DELAY_S - 0.1
+    assert "name a nearer endpoint with --subtensor.network" in told
+
+
+@shows(Named.SOCKET_DROPPED)
+def test_a_socket_dropped_again_and_again_loses_nothing(story: Story) -> None:
+    dropped = story.nodes["dropped"]
+    assert_nothing_is_lost(story, "dropped")
+    told = dropped.lines("WARNING", "ws://127.0.0.1:", "--subtensor.network")
+    (broken,) = (line for line in told if BROKEN_WRITE in line)
+    assert "name another endpoint with --subtensor.network; trying again" in broken
+    # One line for each kind of trouble until it is over, not for each cut.
+    assert len(told) < story.num_cuts / 4, dropped.output
+    assert dropped.lines("WARNING", "going on, after")
+
+
+@shows(Named.WRONG_SHARD)
+def test_a_shard_with_a_wrong_digest_comes_from_the_next_mirror(story: Story) -> None:
+    for name in ("val", "poor", "away", "slow", "dropped"):
+        process = story.nodes[name]
+        cached = list((process.node.state_dir / "shards").glob("*.tokens"))
+        assert cached, name
+        for path in cached:
+            digest = path.stem
+            assert digest in story.spoiled
+            assert hashlib.sha256(path.read_bytes()).hexdigest() == digest
+            words = ("WARNING", story.bad_mirror, "at http://127.0.0.1:", "tell its owner")
+            assert len(process.lines(digest, *words)) == 1, process.output
+
+
+@shows(Named.DEREGISTERED)
 def test_a_hotkey_that_lost_its_uid_ends_the_node(story: Story) -> None:
     leaving = story.nodes["leaving"]
     assert leaving.end() == 2, leaving.output
@@ -180,13 +295,15 @@ def test_a_hotkey_that_lost_its_uid_ends_the_node(story: Story) -> None:
     assert saved_window(leaving.node, story.spec) >= 1
 
 
+@shows(Named.SPEC_OTHER_DIGEST)
 def test_another_spec_than_the_others_is_named(story: Story) -> None:
     other = story.nodes["other"]
-    assert other.end() == 1, other.output
+    assert other.end() == 2, other.output
     words = ("ERROR", "the stake majority votes root", "--run", "other.toml", "owner")
     assert len(other.lines(*words)) == 1, other.output
 
 
+@shows(Named.NO_PERMIT)
 def test_a_validator_without_permit_is_told_once_how_to_get_one(story: Story) -> None:
     poor = story.nodes["poor"]
     assert poor.end() == 0, poor.output
@@ -197,6 +314,7 @@ def test_a_validator_without_permit_is_told_once_how_to_get_one(story: Story) ->
     assert len(val.lines("no permit")) == len(val.lines("has a permit now"))
 
 
+@shows(Named.WEIGHTS_TOO_SOON)
 def test_weights_that_come_too_soon_are_tried_again(story: Story) -> None:
     val = story.nodes["val"]
     assert val.end() == 0, val.output
@@ -205,6 +323,7 @@ def test_weights_that_come_too_soon_are_tried_again(story: Story) -> None:
     assert 1 <= len(refused) <= NUM_WINDOWS, val.output
 
 
+@shows(Named.DISK_FULL)
 def test_a_full_disk_ends_the_node_and_a_restart_goes_on(story: Story) -> None:
     if not story.disk.is_mounted:
         pytest.skip("a file system of its own needs the right to mount one")

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from template.base.preflight import claimed
 from template.localnet.weed import AccessKey, new_access_key
 from template.protocol.keys import blob_key
+from tests.faults.catalogue import Named
 from tests.faults.conftest import Ended
 from tests.faults.process import assert_discreet
 from tests.faults.subnet import OWNER, NodeStart, Subnet
@@ -24,7 +26,7 @@ Run = Callable[[NodeStart], Ended]
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """A row. `words`: what the one message must have, in any order."""
+    """A row. `words`: what the one message must have, in any order; `fault`: if it has a name."""
 
     name: str
     plant: Plant
@@ -32,6 +34,7 @@ class Fault:
     status: int = 2
     role: str = "miner"
     who: str = "node"
+    fault: Named | None = None
 
 
 def flag(**values: str) -> Plant:
@@ -136,6 +139,13 @@ def broken_state(_subnet: Subnet, node: NodeStart) -> None:
     (node.state_dir / "node.safetensors").write_bytes(b"not a state")
 
 
+def state_folder_in_use(_subnet: Subnet, node: NodeStart) -> None:
+    node.state_dir.mkdir()
+    holder = claimed(node.state_dir)
+    holder.__enter__()
+    node.undo.append(lambda: holder.__exit__(None, None, None))
+
+
 def spoiled_shard(subnet: Subnet, node: NodeStart) -> None:
     """The only mirror has other bytes under the digest of the held-out shard."""
     manifest = subnet.run.blobs[bytes.fromhex(subnet.run.spec.data.manifest_digest)]
@@ -160,11 +170,13 @@ def nothing(_subnet: Subnet, _node: NodeStart) -> None:
 FAULTS = [
     Fault(
         name="spec: unknown key",
+        fault=Named.SPEC_UNKNOWN_KEY,
         plant=spec_text(r"^top_k", "topk = 1\ntop_k"),
         words=("--run", "other.toml", "compression.topk", "unknown key", "top_k"),
     ),
     Fault(
         name="spec: wrong type",
+        fault=Named.SPEC_WRONG_TYPE,
         plant=spec_text(r"^inner_steps = .*", 'inner_steps = "many"'),
         words=("--run", "other.toml", "training.inner_steps", "must be an integer"),
     ),
@@ -175,11 +187,13 @@ FAULTS = [
     ),
     Fault(
         name="spec: theta_0 that no mirror has",
+        fault=Named.SPEC_OTHER_DIGEST,
         plant=spec_text(r"^theta0_digest = .*", f'theta0_digest = "{"ab" * 32}"'),
         words=("--run", "checkpoint.theta0_digest", "data.mirrors", "ab" * 32, "owner", "--netuid"),
     ),
     Fault(
         name="spec: manifest that no mirror has",
+        fault=Named.SPEC_OTHER_DIGEST,
         plant=spec_text(r"^manifest_digest = .*", f'manifest_digest = "{"cd" * 32}"'),
         words=("--run", "data.manifest_digest", "data.mirrors", "cd" * 32, "owner"),
     ),
@@ -189,7 +203,13 @@ FAULTS = [
         words=("--run", "compression.topk"),
     ),
     Fault(
+        name="a flag that is none",
+        plant=flag(neuron__epoch_length="5"),
+        words=("neurons/miner.py: --neuron.epoch_length: set by the run spec",),
+    ),
+    Fault(
         name="missing wallet",
+        fault=Named.MISSING_WALLET,
         plant=flag(wallet__name="nobody"),
         words=(
             "--wallet.name nobody",
@@ -201,6 +221,7 @@ FAULTS = [
     ),
     Fault(
         name="locked hotkey",
+        fault=Named.LOCKED_WALLET,
         # As the SDK writes it; a real one takes seconds to make: tests/chain/test_wallet.py.
         plant=hotkey_file(b"$NACL" + bytes(200)),
         words=("--wallet.hotkey default", "is encrypted", "`btcli wallet regen-hotkey -w node"),
@@ -232,6 +253,7 @@ FAULTS = [
     ),
     Fault(
         name="unregistered hotkey",
+        fault=Named.UNREGISTERED,
         plant=nothing,
         who="stranger",
         words=(
@@ -244,6 +266,7 @@ FAULTS = [
     ),
     Fault(
         name="unregistered hotkey of a validator",
+        fault=Named.UNREGISTERED,
         plant=nothing,
         role="validator",
         who="stranger",
@@ -273,17 +296,24 @@ FAULTS = [
         words=("--neuron.state_dir", "node.safetensors cannot be read", "remove it to join anew"),
     ),
     Fault(
+        name="state folder of a neuron that runs",
+        plant=state_folder_in_use,
+        words=("--neuron.state_dir", "in use by another process (pid ", "end that one"),
+    ),
+    Fault(
         name="variable missing",
         plant=variable(READ_SECRET=None),
         words=("TESSERA_BUCKET_READ_SECRET is not set", "--help"),
     ),
     Fault(
         name="endpoint too long for a record",
+        fault=Named.COMMITMENT_TOO_LONG,
         plant=variable(ENDPOINT=f"https://{'h' * 73}.example"),
         words=("TESSERA_BUCKET_ENDPOINT", "longer than 80 characters"),
     ),
     Fault(
         name="credential too long for a record",
+        fault=Named.COMMITMENT_TOO_LONG,
         plant=variable(READ_SECRET="s" * 81),
         words=("TESSERA_BUCKET_READ_SECRET", "1 to 80"),
     ),
@@ -294,26 +324,31 @@ FAULTS = [
     ),
     Fault(
         name="wrong write key",
+        fault=Named.WRONG_WRITE_CREDENTIALS,
         plant=stranger_key("WRITE"),
         words=("TESSERA_BUCKET_WRITE_KEY_ID", "TESSERA_BUCKET_WRITE_SECRET", "InvalidAccessKeyId"),
     ),
     Fault(
         name="wrong write secret",
+        fault=Named.WRONG_WRITE_CREDENTIALS,
         plant=stranger_key("WRITE", only="SECRET"),
         words=("TESSERA_BUCKET_WRITE_SECRET", "SignatureDoesNotMatch", "must be a key that"),
     ),
     Fault(
         name="bucket not writable with the write key",
+        fault=Named.BUCKET_NOT_WRITABLE,
         plant=key_of("WRITE", OWNER, "rw"),
         words=("TESSERA_BUCKET_WRITE_KEY_ID", "AccessDenied", "reads and writes this bucket"),
     ),
     Fault(
         name="wrong read key",
+        fault=Named.WRONG_READ_CREDENTIALS,
         plant=stranger_key("READ"),
         words=("TESSERA_BUCKET_READ_KEY_ID", "TESSERA_BUCKET_READ_SECRET", "InvalidAccessKeyId"),
     ),
     Fault(
         name="read key of another bucket",
+        fault=Named.WRONG_READ_CREDENTIALS,
         plant=key_of("READ", OWNER, "ro"),
         words=("TESSERA_BUCKET_READ_KEY_ID", "AccessDenied", "reads this bucket"),
     ),
@@ -324,12 +359,14 @@ FAULTS = [
     ),
     Fault(
         name="bucket missing",
+        fault=Named.BUCKET_MISSING,
         plant=nothing,
         who="homeless",
         words=("TESSERA_BUCKET_ENDPOINT http://127.0.0.1:", "bucket tessera-", "no such bucket"),
     ),
     Fault(
         name="dataset shard that no mirror has right",
+        fault=Named.WRONG_SHARD,
         plant=spoiled_shard,
         role="validator",
         status=1,

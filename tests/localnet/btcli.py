@@ -6,6 +6,7 @@ there on btcli's own code parses, runs, prints and exits. Run as a script, this 
 process.
 """
 
+import gc
 import json
 import os
 import signal
@@ -119,11 +120,15 @@ class Btcli:
 
 
 def weights_by_btcli(endpoint: str, netuid: int, home: Path) -> dict[int, dict[int, float]]:
-    """Validator's uid -> uid -> share, as `btcli query weights --json` shows them: u16 on chain,
-    each row scaled to the sum 1."""
+    """`weight_rows` of what the installed script prints for `btcli query weights --json`."""
     words = ("query", "weights", "--netuid", str(netuid), "--json")
-    rows = run_script(*words, home=home, endpoint=endpoint).value
-    return {int(uid): {int(to): share for to, share in row.items()} for uid, row in rows.items()}
+    return weight_rows(run_script(*words, home=home, endpoint=endpoint).value)
+
+
+def weight_rows(shown: Mapping[str, Mapping[str, float]]) -> dict[int, dict[int, float]]:
+    """Validator's uid -> uid -> share, as btcli shows them: u16 on chain, each row scaled to the
+    sum 1."""
+    return {int(uid): {int(to): share for to, share in row.items()} for uid, row in shown.items()}
 
 
 def metagraph_by_btcli(endpoint: str, netuid: int, home: Path) -> dict[str, Any]:
@@ -178,6 +183,8 @@ def _serve() -> None:
     from typer.main import get_command
 
     command = get_command(app)
+    # Or each command takes a quarter of a second at its end to collect what it inherited.
+    gc.freeze()
     for line in sys.stdin:
         child = os.fork()
         if child == 0:

@@ -202,9 +202,9 @@ class ChainProcess:
     process: subprocess.Popen[str]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def start_chain() -> Iterator[Callable[..., ChainProcess]]:
-    """Start chains with extra flags; all of them are stopped at the end of the session."""
+    """Start chains with extra flags; all of them are stopped at the end of the module."""
     started: list[subprocess.Popen[str]] = []
 
     def start(*flags: str) -> ChainProcess:
@@ -223,6 +223,7 @@ def start_chain() -> Iterator[Callable[..., ChainProcess]]:
     yield start
     for process in started:
         process.terminate()
+    for process in started:
         process.wait(timeout=10)
         if process.stdout is not None:
             process.stdout.close()

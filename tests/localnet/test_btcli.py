@@ -15,6 +15,7 @@ from tests.localnet.btcli import (
     metagraph_by_btcli,
     report_differences,
     run_script,
+    weight_rows,
     weights_by_btcli,
 )
 from tests.waiting import wait_until
@@ -51,6 +52,10 @@ def signed_by(name: str) -> tuple[str, ...]:
     return "-w", name, "-H", "default"
 
 
+def wallet_create(name: str) -> tuple[str, ...]:
+    return "wallet", "create", *signed_by(name), "--no-password"
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """HOME of btcli and, for its caches, of the SDK in this process."""
@@ -68,14 +73,9 @@ def cli(home: Path) -> Iterator[Btcli]:
 
 
 @pytest.fixture(scope="module")
-def cold(home: Path, cli: Btcli) -> dict[str, str]:
-    """Everyone's wallet, made before there is a chain; the first by the installed script."""
-    made = run_script("wallet", "create", *signed_by(OWNER), "--no-password", "--json", home=home)
-    addresses = {OWNER: made.value["coldkey_ss58"]}
-    for name in (VALIDATOR, MINER):
-        created = cli.json("wallet", "create", *signed_by(name), "--no-password")
-        addresses[name] = created["coldkey_ss58"]
-    return addresses
+def cold(cli: Btcli) -> dict[str, str]:
+    """Everyone's wallet, made before there is a chain."""
+    return {name: cli.json(*wallet_create(name))["coldkey_ss58"] for name in ROLES}
 
 
 @pytest.fixture(scope="module")
@@ -113,17 +113,6 @@ def _join(story: Subnet) -> None:
     wait_until(lambda: story.sdk.subnets.metagraph(1).neurons[1].validator_permit, LIMIT_S)
 
 
-@pytest.fixture(scope="module")
-def weighed(subnet: Subnet) -> Subnet:
-    """The subnet once the validator has weighed the miner 3 to the owner's 1, and was paid."""
-    sdk = subnet.sdk
-    wait_until(
-        lambda: sdk.epochs.blocks_since_last_update(netuid=1, uid=1) > RATE_LIMIT_BLOCKS, LIMIT_S
-    )
-    subnet.cli.submit("weights", "set", *ON_SUBNET, *ROW, *signed_by(VALIDATOR))
-    return subnet
-
-
 def test_the_subnet_is_listed_and_shown(subnet: Subnet) -> None:
     root, listed = subnet.cli.json("subnets", "list")
     assert (root["netuid"], root["neurons"]) == (0, 0)
@@ -145,50 +134,6 @@ def test_a_wallet_shows_what_its_owner_has(subnet: Subnet) -> None:
     (owner,) = subnet.cli.json("wallet", "registrations", *signed_by(OWNER))
     (registered,) = owner["hotkeys"][0]["registrations"]
     assert (registered["netuid"], registered["uid"]) == (1, 0)
-
-
-def test_query_metagraph_shows_keys_stakes_and_incentives(weighed: Subnet) -> None:
-    wait_until(lambda: weighed.sdk.subnets.metagraph(1).neurons[2].incentive > 0, LIMIT_S)
-    shown = weighed.cli.json("query", "metagraph", *ON_SUBNET)
-    same = weighed.sdk.at(shown["block"]).subnets.metagraph(1)
-    assert shown["num_uids"] == 3
-    assert shown["hotkeys"] == same.hotkeys == [weighed.hot[name] for name in ROLES]
-    assert shown["coldkeys"] == [weighed.cold[name] for name in ROLES]
-    assert shown["validator_permit"] == [neuron.validator_permit for neuron in same]
-    assert shown["total_stake"] == [neuron.total_stake.rao for neuron in same]
-    assert shown["total_stake"][1] >= STAKE_TAO * 10**9
-    # One validator: its row is the consensus, and incentives are its shares.
-    incentives = [value / U16_MAX for value in shown["incentives"]]
-    assert incentives == pytest.approx([0.25, 0.0, 0.75], abs=1e-4)
-    assert shown["dividends"][1] == U16_MAX
-    assert (shown["rank"], shown["trust"]) == ([], [])
-
-
-def test_query_weights_shows_the_rows_that_a_report_is_made_of(weighed: Subnet) -> None:
-    rows = weights_by_btcli(weighed.url, 1, weighed.home)
-    assert rows == {1: {2: pytest.approx(0.75, abs=1e-4), 0: pytest.approx(0.25, abs=1e-4)}}
-    assert rows == weighed.sdk.weights.weights(netuid=1)
-    wait_until(lambda: weighed.sdk.subnets.metagraph(1).neurons[2].incentive > 0, LIMIT_S)
-    graph = weighed.cli.json("query", "metagraph", *ON_SUBNET)
-    shares = {OWNER: 0.25, VALIDATOR: 0.0, MINER: 0.75}
-    neurons: list[dict[str, Any]] = [
-        {"name": name, "uid": uid, "hotkey": weighed.hot[name], "weight": w, "incentive": w}
-        for uid, (name, w) in enumerate(shares.items())
-    ]
-    assert report_differences({"neurons": neurons}, rows, graph) == []
-    neurons[0]["hotkey"], neurons[1]["weight"] = weighed.hot[MINER], 0.001
-    neurons[2]["incentive"] = 0.7
-    found = report_differences({"neurons": neurons}, rows, graph)
-    assert [text.split()[0] for text in found] == [f"{name}:" for name in ROLES]
-
-
-def test_weights_that_come_too_soon_are_refused(weighed: Subnet) -> None:
-    row = (*ON_SUBNET, *ROW, *signed_by(VALIDATOR))
-    # The first may be due by now; then the second is not.
-    results = [weighed.cli.run("weights", "set", *row, "-y", "--json") for _ in range(2)]
-    refusal = results[-1].refusal
-    assert refusal["code"] == "rate_limited"
-    assert f"the rate limit is {RATE_LIMIT_BLOCKS} blocks" in refusal["message"]
 
 
 def test_the_owner_reads_and_sets_hyperparameters(subnet: Subnet) -> None:
@@ -265,6 +210,64 @@ def test_weights_of_an_unregistered_hotkey_are_refused(subnet: Subnet) -> None:
     assert refusal["code"] == "not_registered"
 
 
+@pytest.fixture(scope="module")
+def weighed(subnet: Subnet) -> Subnet:
+    """The subnet once the validator has weighed the miner 3 to the owner's 1, and was paid.
+
+    Last, for it has to wait until the chain takes weights of a new hotkey.
+    """
+    sdk = subnet.sdk
+    wait_until(
+        lambda: sdk.epochs.blocks_since_last_update(netuid=1, uid=1) > RATE_LIMIT_BLOCKS, LIMIT_S
+    )
+    subnet.cli.submit("weights", "set", *ON_SUBNET, *ROW, *signed_by(VALIDATOR))
+    return subnet
+
+
+def test_query_metagraph_shows_keys_stakes_and_incentives(weighed: Subnet) -> None:
+    wait_until(lambda: weighed.sdk.subnets.metagraph(1).neurons[2].incentive > 0, LIMIT_S)
+    shown = weighed.cli.json("query", "metagraph", *ON_SUBNET)
+    same = weighed.sdk.at(shown["block"]).subnets.metagraph(1)
+    assert shown["num_uids"] == 3
+    assert shown["hotkeys"] == same.hotkeys == [weighed.hot[name] for name in ROLES]
+    assert shown["coldkeys"] == [weighed.cold[name] for name in ROLES]
+    assert shown["validator_permit"] == [neuron.validator_permit for neuron in same]
+    assert shown["total_stake"] == [neuron.total_stake.rao for neuron in same]
+    assert shown["total_stake"][1] >= STAKE_TAO * 10**9
+    # One validator: its row is the consensus, and incentives are its shares.
+    incentives = [value / U16_MAX for value in shown["incentives"]]
+    assert incentives == pytest.approx([0.25, 0.0, 0.75], abs=1e-4)
+    assert shown["dividends"][1] == U16_MAX
+    assert (shown["rank"], shown["trust"]) == ([], [])
+
+
+def test_query_weights_shows_the_rows_that_a_report_is_made_of(weighed: Subnet) -> None:
+    rows = weight_rows(weighed.cli.json("query", "weights", *ON_SUBNET))
+    assert rows == {1: {2: pytest.approx(0.75, abs=1e-4), 0: pytest.approx(0.25, abs=1e-4)}}
+    assert rows == weighed.sdk.weights.weights(netuid=1)
+    wait_until(lambda: weighed.sdk.subnets.metagraph(1).neurons[2].incentive > 0, LIMIT_S)
+    graph = weighed.cli.json("query", "metagraph", *ON_SUBNET)
+    shares = {OWNER: 0.25, VALIDATOR: 0.0, MINER: 0.75}
+    neurons: list[dict[str, Any]] = [
+        {"name": name, "uid": uid, "hotkey": weighed.hot[name], "weight": w, "incentive": w}
+        for uid, (name, w) in enumerate(shares.items())
+    ]
+    assert report_differences({"neurons": neurons}, rows, graph) == []
+    neurons[0]["hotkey"], neurons[1]["weight"] = weighed.hot[MINER], 0.001
+    neurons[2]["incentive"] = 0.7
+    found = report_differences({"neurons": neurons}, rows, graph)
+    assert [text.split()[0] for text in found] == [f"{name}:" for name in ROLES]
+
+
+def test_weights_that_come_too_soon_are_refused(weighed: Subnet) -> None:
+    row = (*ON_SUBNET, *ROW, *signed_by(VALIDATOR))
+    # The first may be due by now; then the second is not.
+    results = [weighed.cli.run("weights", "set", *row, "-y", "--json") for _ in range(2)]
+    refusal = results[-1].refusal
+    assert refusal["code"] == "rate_limited"
+    assert f"the rate limit is {RATE_LIMIT_BLOCKS} blocks" in refusal["message"]
+
+
 @pytest.mark.slow
 def test_a_fork_says_what_the_installed_script_says(subnet: Subnet) -> None:
     for words in (
@@ -279,6 +282,15 @@ def test_a_fork_says_what_the_installed_script_says(subnet: Subnet) -> None:
         assert script.out or script.err
     graph = metagraph_by_btcli(subnet.url, 1, subnet.home)
     assert graph["hotkeys"] == [subnet.hot[name] for name in ROLES]
+    rows = weights_by_btcli(subnet.url, 1, subnet.home)
+    assert rows == weight_rows(subnet.cli.json("query", "weights", *ON_SUBNET))
+
+
+@pytest.mark.slow
+def test_the_installed_script_makes_a_wallet(home: Path, cli: Btcli) -> None:
+    made = run_script(*wallet_create("by-script"), "--json", home=home).value
+    listed = {wallet["coldkey"]: wallet for wallet in cli.json("wallet", "list")["coldkeys"]}
+    assert listed["by-script"]["ss58"] == made["coldkey_ss58"]
 
 
 @pytest.mark.slow

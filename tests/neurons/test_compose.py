@@ -134,22 +134,24 @@ def test_r2_records_lead_to_cloudflare() -> None:
     assert store.bucket.endpoint_url == f"https://{'ab' * 16}.eu.r2.cloudflarestorage.com"
 
 
-def _neuron(*argv: str) -> subprocess.CompletedProcess[str]:
+def _script(name: str, *argv: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     env = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1", "HOME": "/nonexistent"}
-    return subprocess.run(
-        [sys.executable, *argv], cwd=ROOT, env=env, capture_output=True, text=True, timeout=50
-    )
+    command = [sys.executable, str(ROOT / "neurons" / name), *argv]
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=50)
 
 
-def test_the_miner_explains_itself_from_any_folder() -> None:
-    done = _neuron("neurons/miner.py", "--help")
+@pytest.mark.slow
+def test_the_miner_explains_itself_from_any_folder(tmp_path: Path) -> None:
+    done = _script("miner.py", "--help", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "--neuron.state_dir" in done.stdout
     assert "TESSERA_BUCKET_WRITE_SECRET" in done.stdout
 
 
-def test_a_flag_that_is_none_ends_a_neuron_with_its_name() -> None:
-    done = _neuron("neurons/validator.py", "--netuid", "1", "--neuron.epoch_length", "5")
+@pytest.mark.slow
+def test_a_flag_that_is_none_ends_a_neuron_with_its_name(tmp_path: Path) -> None:
+    flags = ("--netuid", "1", "--neuron.epoch_length", "5")
+    done = _script("validator.py", *flags, cwd=tmp_path)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert "--neuron.epoch_length: set by the run spec" in line

@@ -109,6 +109,9 @@ def test_list_is_sorted_and_by_prefix(store: Store) -> None:
     assert store.list("") == sorted(["b/2", "a/10", "a/9", "ab", "a/1", "b/1"])
 
 
+@pytest.mark.parametrize(
+    "store", ["memory", pytest.param("s3", marks=pytest.mark.slow)], indirect=True
+)
 def test_list_goes_past_a_thousand_keys(store: Store) -> None:
     keys = [f"page/{number:05d}" for number in range(1_003)]
     with ThreadPoolExecutor(8) as pool:

@@ -15,7 +15,7 @@ from tests.faults.subnet import OWNER, VARIABLES, Subnet
 COMMANDS = {"owner": owner.main, "bucket": bucket.main}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def subnet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Subnet]:
     """`stranger` has a bucket and is not registered; with `homeless` it is the other way round."""
     try:
