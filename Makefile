@@ -40,7 +40,7 @@ test: lint text ## lint, types, and the tests that take under two minutes togeth
 
 test-all: lint text ## the same with the slow tests, and the GPU tests (which need a GPU)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(WORKERS) -m "not slow and not network"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "slow and not network"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(WORKERS) -m "slow and not network"
 
 lint: install ## ruff and mypy only
 	$(BIN)/ruff check .

@@ -233,8 +233,9 @@ class Localnet:
         while self._heights.finalized < end_block:
             self._tend()
             self._look()
-            with suppress(ConnectionLost):
-                end_block = paid_block(self.chain)
+            if end_block == math.inf:
+                with suppress(ConnectionLost):
+                    end_block = paid_block(self.chain)
             time.sleep(poll_s)
 
     def hold(self, poll_s: float = 0.25) -> None:

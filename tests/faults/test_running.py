@@ -260,8 +260,9 @@ def test_a_socket_dropped_again_and_again_loses_nothing(story: Story) -> None:
     dropped = story.nodes["dropped"]
     assert_nothing_is_lost(story, "dropped")
     told = dropped.lines("WARNING", "ws://127.0.0.1:", "--subtensor.network")
-    (broken,) = (line for line in told if BROKEN_WRITE in line)
-    assert "name another endpoint with --subtensor.network; trying again" in broken
+    broken = [line for line in told if BROKEN_WRITE in line]
+    assert broken, dropped.output
+    assert "name another endpoint with --subtensor.network; trying again" in broken[0]
     # One line for each kind of trouble until it is over, not for each cut.
     assert len(told) < story.num_cuts / 4, dropped.output
     assert dropped.lines("WARNING", "going on, after")

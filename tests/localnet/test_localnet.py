@@ -37,8 +37,7 @@ def wandb_server() -> Iterator[WandbServer]:
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory, wandb_server: WandbServer) -> Story:
     env = {"WANDB_API_KEY": WANDB_KEY, "WANDB_BASE_URL": wandb_server.url}
-    folder = tmp_path_factory.mktemp("story")
-    return told.tell(RunningLocalnet(folder / "out", *told.FLAGS, env=env))
+    return told.tell(tmp_path_factory.mktemp("story"), env)
 
 
 @pytest.fixture(scope="module")
