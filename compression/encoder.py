@@ -1,62 +1,60 @@
-"""Dense tensors to a body, in three passes of which only the first sees all elements.
+"""Dense tensors to a body, in passes of which only the first sees all elements.
 
-1. Blocks of chunks that fit in a core's cache: decayed residual plus pseudo-gradient,
-   magnitudes, the k largest. What is kept (1 element in 64) is copied out.
-2. Per tensor: scale, ratio and codes of the kept values, packed into the tensor's section.
-3. The residual at the kept places becomes what was there less what was sent; everywhere
-   else it already is what stays behind. Nothing is decoded into a dense tensor.
+1. Chunk by chunk: decayed residual plus pseudo-gradient, and the k largest magnitudes.
+   What is kept (1 element in 64) is copied out.
+2. The best scales of the kept values for every ratio; per tensor the ratio to use.
+3. Scales, indices and codes to their places in the body. The residual at the kept places
+   becomes what was there less what was sent; everywhere else it already is what stays
+   behind. Nothing is decoded into a dense tensor.
 
-On a GPU the first and last pass run there; sums, comparisons and differences are single
-float32 operations, so that the body and the residual have the same bits.
+On a GPU the first pass and the last step run there; sums, comparisons and differences are
+single float32 operations, so that the body and the residual have the same bits.
 
-Legend: N chunks, K kept per chunk.
+Legend: N chunks, K kept per chunk, R ratios.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from compression.chunking import BLOCK_SIDE, CHUNK_ELEMENTS, ChunkGroup, TensorLayout
+from compression.chunking import ChunkGroup, TensorLayout
 from compression.decoder import decode_tensor
-from compression.indices import pack_indices
-from compression.plan import SECTION_HEADER_BYTES, Plan, plan_of, section_length
-from compression.quantize import (
-    dequantize,
-    pack_codes,
-    quantize,
-    scale_values,
-)
+from compression.kernels import accumulate_and_select, put, score_ratios, write_chunks
+from compression.plan import SECTION_HEADER_BYTES, Piece, Plan, Run, plan_of
+from compression.quantize import MIDDLES, RATIOS, TensorScale, check_values, choose_scale
 from compression.sparse import SparseTensor
-from compression.topk import MAGNITUDE_BITS, select_magnitudes, select_topk
+from compression.topk import select_topk
 from compression.workers import for_each
 
-BLOCK_CHUNKS = 16
-"""Chunks of one block on a CPU: 256 KiB each of residual, pseudo-gradient and magnitudes."""
 DEVICE_BLOCK_CHUNKS = 4096
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Kept:
-    """What one group of a tensor keeps: indices within chunks, uint16 [N, K], and values."""
-
-    group: ChunkGroup
-    index_NK: np.ndarray
-    value_NK: np.ndarray
+_NO_DELTA = np.empty(0, dtype=np.float32)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Source:
-    """A tensor to encode: `data` is the accumulated values, or becomes that in pass 1.
+    """A tensor to encode, flat: `data` is the accumulated values, or becomes that in pass 1.
 
-    With `delta`: data <- decay * data + delta first. `data` and `delta` are flat.
+    With `delta`: data <- decay * data + delta first.
     """
 
     data: Tensor
     delta: Tensor | None
-    kept: tuple[_Kept, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Kept:
+    """What one group of a tensor keeps, and what its values say about scales."""
+
+    run: Run
+    index_NK: np.ndarray
+    value_NK: np.ndarray
+    gain_NR: np.ndarray
+    scale_NR: np.ndarray
 
 
 def encode(tensors: Mapping[str, Tensor], plan: Plan, num_threads: int | None = None) -> bytes:
@@ -105,133 +103,116 @@ def _source(data: Tensor, delta: Tensor | None, layout: TensorLayout) -> _Source
             raise ValueError(f"shape {tuple(tensor.shape)} is not the layout's {layout.shape}")
         if tensor is not None and tensor.dtype != torch.float32:
             raise ValueError(f"dtype is {tensor.dtype}: it must be float32")
-    kept = tuple(
-        _Kept(
-            group=group,
-            index_NK=np.empty((group.num_chunks, group.k), dtype=np.uint16),
-            value_NK=np.empty((group.num_chunks, group.k), dtype=np.float32),
-        )
-        for group in layout.groups
-    )
     if delta is not None:
         delta = delta.detach().to(data.device).reshape(-1)
-    return _Source(data=data.detach().reshape(-1), delta=delta, kept=kept)
+    return _Source(data=data.detach().reshape(-1), delta=delta)
+
+
+def _kept(run: Run) -> _Kept:
+    num_chunks, k = run.group.num_chunks, run.group.k
+    return _Kept(
+        run=run,
+        index_NK=np.empty((num_chunks, k), dtype=np.uint16),
+        value_NK=np.empty((num_chunks, k), dtype=np.float32),
+        gain_NR=np.empty((num_chunks, len(RATIOS)), dtype=np.float64),
+        scale_NR=np.empty((num_chunks, len(RATIOS)), dtype=np.float32),
+    )
 
 
 def _encode(sources: list[_Source], plan: Plan, decay: float, num_threads: int | None) -> bytes:
-    threads = num_threads or torch.get_num_threads()
-    pieces = []
-    for source in sources:
-        if source.data.device.type == "cpu":
-            for kept in source.kept:
-                blocks = kept.group.blocks(BLOCK_CHUNKS * CHUNK_ELEMENTS // kept.group.num_elements)
-                pieces += [(source, kept, first, part) for first, part in blocks]
-        else:
-            _select_on_device(source, decay)
-    for_each(pieces, lambda shared: _select_blocks(shared, np.float32(decay)), threads)
+    kept = [_kept(run) for run in plan.runs]
+    for group in kept:
+        _select_on_device(sources[group.run.tensor], group, decay)
+    select = partial(_select, sources, kept, np.float32(decay))
+    for_each(select, plan.pieces(), num_threads)
     body = np.empty(plan.num_bytes, dtype=np.uint8)
-    sections = [
-        (source, body[start : start + section_length(layout.groups)])
-        for source, start, layout in zip(sources, plan.starts, plan.layouts, strict=True)
-        if layout.groups
-    ]
-    sections.sort(key=lambda item: -len(item[1]))
-    for_each(sections, _write_sections, threads)
+    scales = _choose_scales(kept, plan, body)
+    for_each(partial(_write, sources, kept, scales, body), plan.pieces(), num_threads)
     return body.tobytes()
 
 
-_Piece = tuple[_Source, _Kept, int, ChunkGroup]
-
-
-def _select_blocks(shared: Iterator[_Piece], decay: np.float32) -> None:
-    size = BLOCK_CHUNKS * CHUNK_ELEMENTS
-    buffers = (np.empty(size, np.int32), np.empty(size, np.int32), np.empty(size, np.bool_))
-    for source, kept, first, part in shared:
+def _select(sources: list[_Source], kept: list[_Kept], decay: np.float32, piece: Piece) -> None:
+    """Passes 1 and 2 of a piece."""
+    run, rows = piece.run, slice(piece.first, piece.stop)
+    source, group = sources[run.tensor], kept[run.number]
+    value_NK = group.value_NK[rows]
+    if source.data.device.type == "cpu":
         flat = source.data.numpy()
-        view = _grid_view(flat, part)
+        delta = _NO_DELTA if source.delta is None else source.delta.numpy()
+        bits = flat.view(np.int32)
+        accumulate_and_select(
+            flat, bits, delta, decay, run.grid, piece.first, group.index_NK[rows], value_NK
+        )
+    check_values(value_NK)
+    score_ratios(value_NK, RATIOS, group.gain_NR[rows], group.scale_NR[rows])
+
+
+def _select_on_device(source: _Source, kept: _Kept, decay: float) -> None:
+    """Pass 1 of a group on a GPU: two separate operations, so as to round as a CPU does."""
+    if source.data.device.type == "cpu":
+        return
+    for first, part in kept.run.group.blocks(DEVICE_BLOCK_CHUNKS):
+        view = source.data.as_strided(part.grid, part.grid_strides, part.offset)
         if source.delta is not None:
-            with np.errstate(over="ignore", invalid="ignore"):
-                view *= decay
-                view += _grid_view(source.delta.numpy(), part)
-        shape = (part.num_chunks, part.num_elements)
-        magnitude, scratch, chosen = (b[: shape[0] * shape[1]].reshape(shape) for b in buffers)
-        by_chunk = (part.row_blocks, part.col_blocks, part.height, part.width)
-        bits = view.view(np.int32).transpose(0, 2, 1, 3)
-        np.bitwise_and(bits, MAGNITUDE_BITS, out=magnitude.reshape(by_chunk))
-        index_NK = select_magnitudes(magnitude, part.k, scratch, chosen)
+            delta = source.delta.as_strided(part.grid, part.grid_strides, part.offset)
+            view.mul_(decay).add_(delta)
+        rows_NC = view.permute(0, 2, 1, 3).reshape(part.num_chunks, part.num_elements)
+        index_NK = select_topk(rows_NC, part.k)
         rows = slice(first, first + part.num_chunks)
-        kept.index_NK[rows] = index_NK
-        kept.value_NK[rows] = flat.take(_flat_indices(index_NK, part))
+        kept.index_NK[rows] = index_NK.cpu().numpy()
+        kept.value_NK[rows] = rows_NC.gather(1, index_NK).cpu().numpy()
 
 
-def _grid_view(flat: np.ndarray, group: ChunkGroup) -> np.ndarray:
-    """[row blocks, height, column blocks, width] of a group, without a copy."""
-    return np.ndarray(
-        group.grid,
-        dtype=flat.dtype,
-        buffer=flat.data,
-        offset=group.offset * flat.itemsize,
-        strides=tuple(s * flat.itemsize for s in group.grid_strides),
+def _choose_scales(
+    kept: list[_Kept], plan: Plan, body: np.ndarray
+) -> list[tuple[TensorScale, np.ndarray]]:
+    """By run: its tensor's two bytes, which go into the body, and every chunk's best scale."""
+    chosen: list[tuple[TensorScale, np.ndarray]] = []
+    for _, members in groupby(kept, key=lambda group: group.run.tensor):
+        groups = list(members)
+        scale, best = choose_scale([g.gain_NR for g in groups], [g.scale_NR for g in groups])
+        start = groups[0].run.start
+        body[start : start + SECTION_HEADER_BYTES] = scale.exponent_byte, scale.ratio_byte
+        chosen += [(scale, scale_N) for scale_N in best]
+    return chosen
+
+
+def _write(
+    sources: list[_Source],
+    kept: list[_Kept],
+    scales: list[tuple[TensorScale, np.ndarray]],
+    body: np.ndarray,
+    piece: Piece,
+) -> None:
+    """Pass 3 of a piece."""
+    run, rows = piece.run, slice(piece.first, piece.stop)
+    source, group = sources[run.tensor], kept[run.number]
+    scale, best_N = scales[run.number]
+    index_NK, value_NK = group.index_NK[rows], group.value_NK[rows]
+    write_chunks(
+        value_NK,
+        index_NK,
+        best_N[rows],
+        scale.unit,
+        MIDDLES,
+        scale.levels,
+        scale.ratio,
+        run.places,
+        body,
+        piece.first,
     )
-
-
-def _flat_indices(index_NK: np.ndarray, group: ChunkGroup) -> np.ndarray:
-    index_NK = index_NK.astype(np.int64, copy=False)
-    if group.width == BLOCK_SIDE:
-        row_NK, col_NK = index_NK >> 6, index_NK & (BLOCK_SIDE - 1)
-    else:
-        row_NK, col_NK = np.divmod(index_NK, group.width)
-    row_NK *= group.stride
-    row_NK += group.bases()[:, None]
-    row_NK += col_NK
-    return row_NK
-
-
-def _select_on_device(source: _Source, decay: float) -> None:
-    """Pass 1 where the tensor is: two separate operations, so as to round as a CPU does."""
-    if source.delta is not None:
-        source.data.mul_(decay).add_(source.delta)
-    for kept in source.kept:
-        for first, part in kept.group.blocks(DEVICE_BLOCK_CHUNKS):
-            view = source.data.as_strided(part.grid, part.grid_strides, part.offset)
-            rows_NC = view.permute(0, 2, 1, 3).reshape(part.num_chunks, part.num_elements)
-            index_NK = select_topk(rows_NC, part.k)
-            rows = slice(first, first + part.num_chunks)
-            kept.index_NK[rows] = index_NK.cpu().numpy()
-            kept.value_NK[rows] = rows_NC.gather(1, index_NK).cpu().numpy()
-
-
-def _write_sections(shared: Iterator[tuple[_Source, np.ndarray]]) -> None:
-    for source, section in shared:
-        _write_section(source, section)
-
-
-def _write_section(source: _Source, section: np.ndarray) -> None:
-    """Passes 2 and 3 of one tensor."""
-    scale, scale_bytes, codes = quantize([kept.value_NK for kept in source.kept])
-    section[0], section[1] = scale.exponent_byte, scale.ratio_byte
-    position = SECTION_HEADER_BYTES
-    packed_codes = [pack_codes(code_NK) for code_NK in codes]
-    parts = list(scale_bytes)
-    for kept, packed_NB in zip(source.kept, packed_codes, strict=True):
-        index_NK = kept.index_NK.astype(np.int64)
-        parts += [*pack_indices(index_NK, kept.group.num_elements), packed_NB]
-    for part in parts:
-        section[position : position + part.size] = part.reshape(-1)
-        position += part.size
     if source.delta is None:
         return
-    for kept, bytes_N, packed_NB in zip(source.kept, scale_bytes, packed_codes, strict=True):
-        ratio_byte_N = np.full(len(bytes_N), scale.ratio_byte, dtype=np.uint8)
-        scale_N = scale_values(bytes_N, scale.exponent_byte)
-        left_NK = kept.value_NK
-        left_NK -= dequantize(packed_NB, scale_N, ratio_byte_N, kept.group.k)
-        _put(source.data, _flat_indices(kept.index_NK, kept.group), left_NK)
+    if source.data.device.type == "cpu":
+        put(source.data.numpy(), run.grid, piece.first, index_NK, value_NK)
+    else:
+        where_NK = _flat_indices(index_NK, run.group, piece.first)
+        where = torch.from_numpy(where_NK).to(source.data.device)
+        source.data[where] = torch.from_numpy(value_NK).to(source.data.device)
 
 
-def _put(flat: Tensor, where_NK: np.ndarray, values_NK: np.ndarray) -> None:
-    if flat.device.type == "cpu":
-        flat.numpy()[where_NK] = values_NK
-        return
-    where = torch.from_numpy(where_NK).to(flat.device)
-    flat[where] = torch.from_numpy(values_NK).to(flat.device)
+def _flat_indices(index_NK: np.ndarray, group: ChunkGroup, first: int) -> np.ndarray:
+    row_NK, col_NK = np.divmod(index_NK.astype(np.int64), group.width)
+    base_N = group.bases()[first : first + len(index_NK)]
+    flat_NK: np.ndarray = base_N[:, None] + row_NK * group.stride + col_NK
+    return flat_NK

@@ -1,95 +1,70 @@
-"""All chunks of a model at once: which bytes of a body belong to which chunk.
+"""Where everything of a model stands in a body.
 
 A body is the tensors' sections in ascending order of their names. A section is: exponent
 byte, ratio byte, one scale byte per chunk, then per group of equal chunks the indices'
 low parts, their upper maps, and the codes. Every length follows from the shapes.
 
-To decode fast, chunks of one size are gathered over all tensors into one class: [chunks,
-4096] for whole ones, a few small classes for edges and tails.
-
-Legend: N chunks of a class, K kept per chunk.
+A plan is a few integers per tensor, whatever the size of the model.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-import numpy as np
-
-from compression.chunking import BLOCK_SIDE, ChunkGroup, TensorLayout, chunk_groups, tensor_layout
-from compression.indices import section_bytes
+from compression.chunking import ChunkGroup, TensorLayout, chunk_groups, tensor_layout
+from compression.indices import low_bits, section_bytes
+from compression.kernels import Grid, Places
 from compression.quantize import code_bytes
 
 SECTION_HEADER_BYTES = 2
+PIECE_CHUNKS = 256
+"""Chunks that a thread takes at a time: 4 MiB of a dense tensor."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
-    """The chunks of one group of one tensor, in a class from row `first` on.
+    """The chunks of one group of one tensor; `number` counts the runs of a model.
 
-    `scales_at` and `sections_at` are offsets of the scale bytes and of the low parts.
+    `start`: offset of the tensor's section; `kept_at`: of the group's kept values among
+    all kept values of the model, in the order of the body.
     """
 
+    number: int
     tensor: int
+    start: int
     group: ChunkGroup
-    group_number: int
+    grid: Grid
+    places: Places
+    kept_at: int
+
+
+class Piece(NamedTuple):
+    """Chunks `first` to `stop` of a run: what one thread does at a time."""
+
+    run: Run
     first: int
-    scales_at: int
-    sections_at: int
+    stop: int
 
     @property
-    def stop(self) -> int:
-        return self.first + self.group.num_chunks
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ChunkClass:
-    """All chunks with n elements and k kept: arrays of one number per chunk, none per element.
-
-    `base_N` is the flat index in the tensor of a chunk's first element, `stride_N` the
-    distance of its rows, `width_N` their length.
-    """
-
-    num_elements: int
-    k: int
-    runs: tuple[Run, ...]
-    tensor_N: np.ndarray
-    base_N: np.ndarray
-    stride_N: np.ndarray
-    width_N: np.ndarray
-    is_square: bool
-    run_starts: np.ndarray
-
-    @property
-    def num_chunks(self) -> int:
-        return len(self.base_N)
-
-    def flat_indices(self, index_NK: np.ndarray, rows: slice) -> np.ndarray:
-        """Indices within chunks `rows` -> flat indices within their tensors; int64 [N, K]."""
-        if self.is_square:
-            flat_NK = index_NK >> 6
-            flat_NK *= self.stride_N[rows, None]
-            flat_NK += self.base_N[rows, None]
-            flat_NK += index_NK & (BLOCK_SIDE - 1)
-            return flat_NK
-        row_NK, col_NK = np.divmod(index_NK, self.width_N[rows, None])
-        row_NK *= self.stride_N[rows, None]
-        row_NK += self.base_N[rows, None]
-        row_NK += col_NK
-        return row_NK
+    def kept(self) -> slice:
+        """Of the kept values of the model."""
+        k = self.run.group.k
+        return slice(self.run.kept_at + self.first * k, self.run.kept_at + self.stop * k)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """How the tensors of one model stand in a body. Make it once per model.
 
-    `starts` are the offsets of the sections; `num_bytes` the exact length of every body.
+    `num_bytes` is the exact length of every body; `kept_at` says where each tensor's kept
+    values begin among all, with their number at the end.
     """
 
     names: tuple[str, ...]
     layouts: tuple[TensorLayout, ...]
-    starts: tuple[int, ...]
     num_bytes: int
-    classes: tuple[ChunkClass, ...] = field(repr=False)
+    kept_at: tuple[int, ...] = field(repr=False)
+    runs: tuple[Run, ...] = field(repr=False)
 
     @property
     def num_elements(self) -> int:
@@ -101,7 +76,16 @@ class Plan:
 
     @property
     def num_kept(self) -> int:
-        return sum(layout.num_kept for layout in self.layouts)
+        return self.kept_at[-1]
+
+    def kept(self, tensor: int) -> slice:
+        """A tensor's kept values among those of the model."""
+        return slice(self.kept_at[tensor], self.kept_at[tensor + 1])
+
+    def pieces(self, runs: Sequence[Run] | None = None) -> Iterator[Piece]:
+        for run in self.runs if runs is None else runs:
+            for first in range(0, run.group.num_chunks, PIECE_CHUNKS):
+                yield Piece(run, first, min(first + PIECE_CHUNKS, run.group.num_chunks))
 
 
 def group_bytes(group: ChunkGroup) -> int:
@@ -122,55 +106,56 @@ def body_bytes(shapes: Mapping[str, tuple[int, ...]], top_k: int = 64) -> int:
 
 
 def make_plan(shapes: Mapping[str, tuple[int, ...]], top_k: int = 64) -> Plan:
-    """The plan of a model: O(chunks) memory. ValueError unless 1 <= top_k <= 4096. Pure."""
+    """The plan of a model of any size. ValueError unless 1 <= top_k <= 4096. Pure."""
     names = tuple(sorted(shapes))
     layouts = tuple(tensor_layout(tuple(shapes[name]), top_k) for name in names)
     return plan_of(names, layouts)
 
 
 def plan_of(names: tuple[str, ...], layouts: tuple[TensorLayout, ...]) -> Plan:
-    starts, position = [], 0
-    runs: dict[tuple[int, int], list[Run]] = {}
+    runs: list[Run] = []
+    start, kept_at = 0, [0]
     for tensor, layout in enumerate(layouts):
-        starts.append(position)
-        scales_at = position + SECTION_HEADER_BYTES
-        sections_at = scales_at + layout.num_chunks
-        for number, group in enumerate(layout.groups):
-            members = runs.setdefault((group.num_elements, group.k), [])
-            members.append(
-                Run(
-                    tensor=tensor,
-                    group=group,
-                    group_number=number,
-                    first=members[-1].stop if members else 0,
-                    scales_at=scales_at,
-                    sections_at=sections_at,
-                )
-            )
-            scales_at += group.num_chunks
-            sections_at += group.num_chunks * group_bytes(group)
-        position += section_length(layout.groups)
-    classes = tuple(_chunk_class(n, k, tuple(members)) for (n, k), members in runs.items())
+        runs += _runs(len(runs), tensor, layout, start, kept_at[-1])
+        start += section_length(layout.groups)
+        kept_at.append(kept_at[-1] + layout.num_kept)
     return Plan(
-        names=names,
-        layouts=layouts,
-        starts=tuple(starts),
-        num_bytes=position,
-        classes=classes,
+        names=names, layouts=layouts, num_bytes=start, kept_at=tuple(kept_at), runs=tuple(runs)
     )
 
 
-def _chunk_class(num_elements: int, k: int, runs: tuple[Run, ...]) -> ChunkClass:
-    counts = [run.group.num_chunks for run in runs]
-    widths = [run.group.width for run in runs]
-    return ChunkClass(
-        num_elements=num_elements,
-        k=k,
-        runs=runs,
-        tensor_N=np.repeat(np.array([run.tensor for run in runs], dtype=np.int32), counts),
-        base_N=np.concatenate([run.group.bases() for run in runs]),
-        stride_N=np.repeat(np.array([run.group.stride for run in runs], dtype=np.int64), counts),
-        width_N=np.repeat(np.array(widths, dtype=np.int64), counts),
-        is_square=set(widths) == {BLOCK_SIDE},
-        run_starts=np.array([run.first for run in runs], dtype=np.int64),
-    )
+def _runs(
+    number: int, tensor: int, layout: TensorLayout, start: int, kept_at: int
+) -> Iterator[Run]:
+    scales = start + SECTION_HEADER_BYTES
+    lows = scales + layout.num_chunks
+    for group in layout.groups:
+        low_bytes, upper_bytes = section_bytes(group.num_elements, group.k)
+        uppers = lows + group.num_chunks * low_bytes
+        codes = uppers + group.num_chunks * upper_bytes
+        places = Places(
+            scales=scales,
+            lows=lows,
+            uppers=uppers,
+            codes=codes,
+            low_bytes=low_bytes,
+            upper_bytes=upper_bytes,
+            code_bytes=code_bytes(group.k),
+            low_bits=low_bits(group.num_elements, group.k),
+            num_elements=group.num_elements,
+            k=group.k,
+        )
+        grid = Grid(group.offset, group.col_blocks, group.height, group.width, group.stride)
+        yield Run(
+            number=number,
+            tensor=tensor,
+            start=start,
+            group=group,
+            grid=grid,
+            places=places,
+            kept_at=kept_at,
+        )
+        number += 1
+        scales += group.num_chunks
+        lows = codes + group.num_chunks * places.code_bytes
+        kept_at += group.num_chunks * group.k

@@ -5,7 +5,7 @@ nothing fuses; the places of one update are all different. So the result has the
 bits for any number of threads, any size of blocks and any device.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,7 +83,6 @@ def apply(
     num_threads: int | None = None,
 ) -> None:
     """params[name] += float32(factor) * values, in place, for every tensor of `sparse`."""
-    threads = num_threads or torch.get_num_threads()
     pieces = []
     for name, tensor in sparse.tensors.items():
         if params[name].device.type != "cpu":
@@ -95,9 +94,4 @@ def apply(
         for first in range(0, len(where), ADD_BLOCK):
             part = slice(first, first + ADD_BLOCK)
             pieces.append((flat, where[part], values[part], factor))
-
-    def work(shared: Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.float32]]) -> None:
-        for piece in shared:
-            add_at(*piece)
-
-    for_each(pieces, work, threads)
+    for_each(lambda piece: add_at(*piece), pieces, num_threads)

@@ -1,39 +1,28 @@
-"""Work shared out over threads: numpy lets go of the interpreter inside its loops.
+"""Work shared out over threads: compiled loops let go of the interpreter.
 
 Which thread does which piece must never matter: pieces write to places of their own.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
+
+import torch
 
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
 
 
 def for_each(
-    pieces: Sequence[Piece], work: Callable[[Iterator[Piece]], None], num_threads: int
-) -> None:
-    """Call `work` in each thread with an iterator that hands out the pieces, each one once.
-
-    (A list's iterator is safe to share: its step is one operation of the interpreter.)
-    The first error of any thread is raised after all have stopped.
-    """
-    shared = iter(list(pieces))
-    if num_threads <= 1 or len(pieces) <= 1:
-        work(shared)
-        return
-    with ThreadPoolExecutor(max_workers=num_threads) as pool:
-        running = [pool.submit(work, shared) for _ in range(num_threads)]
-    for future in running:
-        future.result()
-
-
-def map_ordered(
-    work: Callable[[Piece], Result], pieces: Iterable[Piece], num_threads: int
+    work: Callable[[Piece], Result], pieces: Iterable[Piece], num_threads: int | None
 ) -> list[Result]:
-    """Results in the order of the pieces; of several errors the earliest piece's is raised."""
-    if num_threads <= 1:
+    """Results in the order of the pieces; of several errors the earliest piece's is raised.
+
+    `num_threads` None means as many as PyTorch uses.
+    """
+    pieces = list(pieces)
+    threads = min(num_threads or torch.get_num_threads(), len(pieces))
+    if threads <= 1:
         return [work(piece) for piece in pieces]
-    with ThreadPoolExecutor(max_workers=num_threads) as pool:
+    with ThreadPoolExecutor(max_workers=threads) as pool:
         return list(pool.map(work, pieces))

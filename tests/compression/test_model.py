@@ -26,7 +26,6 @@ from compression import (
     encode,
     encode_tensor,
     encode_with_feedback,
-    encoder,
     make_plan,
     residual_after,
     tensor_layout,
@@ -159,20 +158,21 @@ def test_ties_go_to_the_lowest_index(shapes: Shapes, seed: int, num_levels: int)
 
 
 @EXAMPLES
-@given(st.integers(1, 3), st.sampled_from([1, 3, 32]), st.sampled_from([64, 1 << 9, 1 << 15]))
-def test_bits_do_not_depend_on_threads_or_sizes_of_blocks(
-    num_threads: int, block_chunks: int, block_kept: int
+@given(st.integers(1, 3), st.sampled_from([1, 3, 7, 256]), st.integers(1, 3))
+def test_bits_do_not_depend_on_threads_or_sizes_of_pieces(
+    num_threads: int, piece_chunks: int, held_bodies: int
 ) -> None:
     shapes = {"a": (200, 330), "b": (9000,), "c": (3, 5, 7)}
     plan = make_plan(shapes)
+    assert plan.num_chunks > 7
     bodies, residual = two_windows(shapes, plan)
     target = draw(shapes, 9)
     factors = [dict.fromkeys(shapes, 0.3), dict.fromkeys(shapes, -0.7)]
     for body, factor in zip(bodies, factors, strict=True):
         apply(target, decode(body, plan, 1), factor, 1)
     with pytest.MonkeyPatch.context() as sizes:
-        sizes.setattr(encoder, "BLOCK_CHUNKS", block_chunks)
-        sizes.setattr(decoder, "BLOCK_KEPT", block_kept)
+        sizes.setattr("compression.plan.PIECE_CHUNKS", piece_chunks)
+        sizes.setattr(decoder, "HELD_BODIES", held_bodies)
         again, left = two_windows(shapes, plan, num_threads)
         assert again == bodies
         assert_equal(left, residual)
@@ -220,7 +220,7 @@ def test_a_faulty_section_is_named() -> None:
     body = bytearray(encode(draw(shapes, 0), plan))
     first_upper = 2 * 2 + 81 + 2 + 2 * 48 - 2
     body[first_upper + 16 : first_upper + 32] = bytes(16)
-    with pytest.raises(CodecError, match="second: .*64 ones"):
+    with pytest.raises(CodecError, match="second: .*ones"):
         decode(bytes(body), plan)
 
 

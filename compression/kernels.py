@@ -1,0 +1,443 @@
+"""The loops over chunks, compiled: what encoder and decoder do to each one.
+
+Numba compiles them on first use and keeps the result beside this file. It looks for changes
+in the file of the function alone, so every compiled function, and every constant that one
+uses, is in here. The code is plain Python too (NUMBA_DISABLE_JIT=1 runs it as such, for the
+fuzzer and for coverage): integers are made int64 before any arithmetic, since numpy and
+Numba promote small ones differently.
+
+Arithmetic is strict: no reassociation and no fused multiply-add (Numba's default), so that
+a product rounds, then a sum, on every machine. Nothing is checked for bounds: callers pass
+arrays whose sizes follow from the model's shapes, and bytes from strangers only ever become
+a place in a tensor after `_read_chunk` has said that they are in order.
+
+Legend: N chunks, C elements per chunk, K kept per chunk, R ratios, H bodies, B bytes.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from numba import njit
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def compiled(function: Function) -> Function:
+    """Machine code that lets go of the interpreter."""
+    made: Function = njit(cache=True, nogil=True)(function)
+    return made
+
+
+class Grid(NamedTuple):
+    """Where a group's chunks lie in its flat tensor, in elements (see ChunkGroup)."""
+
+    offset: int
+    col_blocks: int
+    height: int
+    width: int
+    stride: int
+
+
+class Places(NamedTuple):
+    """Where a group's bytes start in a body, and bytes per chunk of each part."""
+
+    scales: int
+    lows: int
+    uppers: int
+    codes: int
+    low_bytes: int
+    upper_bytes: int
+    code_bytes: int
+    low_bits: int
+    num_elements: int
+    k: int
+
+
+MAGNITUDE_BITS = 0x7FFFFFFF
+ENOUGH_CANDIDATES = 4
+"""The search among all of a chunk ends when at most this many times k are left."""
+
+GOOD, WRONG_ONES, NOT_ASCENDING, TOO_LARGE, LOW_PADDING, CODE_PADDING = range(6)
+"""What reading a chunk can say; the first fault of the first faulty chunk counts."""
+
+SCALE_STEPS = 16
+RATIO_STEPS = 16
+
+
+@compiled
+def _base(grid: Grid, chunk: int) -> int:
+    row = chunk // grid.col_blocks
+    col = chunk - row * grid.col_blocks
+    return grid.offset + row * grid.height * grid.stride + col * grid.width
+
+
+# Encoding
+
+
+@compiled
+def accumulate_and_select(
+    flat: np.ndarray,
+    flat_bits: np.ndarray,
+    delta: np.ndarray,
+    decay: np.float32,
+    grid: Grid,
+    first: int,
+    index_NK: np.ndarray,
+    value_NK: np.ndarray,
+) -> None:
+    """Chunks from `first` on: flat <- decay * flat + delta, and the k largest of each.
+
+    `flat_bits` is `flat` as int32. Without a `delta` (no elements) `flat` stays as it is.
+    Fills `index_NK` (uint16, ascending) and `value_NK`; of equal magnitudes the lowest
+    indices are taken.
+    """
+    num_chunks, k = index_NK.shape
+    num_elements = grid.height * grid.width
+    magnitude_C = np.empty(num_elements, dtype=np.int32)
+    candidate_C = np.empty(num_elements + 1, dtype=np.int32)
+    place_C = np.empty(num_elements + 1, dtype=np.int32)
+    limit = np.int64(0)
+    for chunk in range(num_chunks):
+        base = _base(grid, first + chunk)
+        for row in range(grid.height):
+            start = base + row * grid.stride
+            if delta.size:
+                for col in range(start, start + grid.width):
+                    flat[col] = flat[col] * decay + delta[col]
+            for col in range(grid.width):
+                magnitude_C[row * grid.width + col] = flat_bits[start + col] & MAGNITUDE_BITS
+        floor = _rough_limit(magnitude_C, k, limit)
+        count = np.int64(0)
+        for place in range(num_elements):
+            candidate_C[count] = magnitude_C[place]
+            place_C[count] = place
+            count += np.int64(magnitude_C[place] > floor)
+        limit, missing = _limit(candidate_C[:count], k, floor)
+        kept = np.int64(0)
+        for candidate in range(count):
+            is_tie = candidate_C[candidate] == limit
+            if candidate_C[candidate] > limit or (is_tie and missing > 0):
+                missing -= np.int64(is_tie)
+                place = np.int64(place_C[candidate])
+                row = place // grid.width
+                index_NK[chunk, kept] = place
+                value_NK[chunk, kept] = flat[base + row * grid.stride + place - row * grid.width]
+                kept += 1
+
+
+@compiled
+def _count_above(magnitude_C: np.ndarray, limit: int) -> int:
+    bound = np.int32(limit)
+    count = np.int32(0)
+    for place in range(magnitude_C.size):
+        count += np.int32(magnitude_C[place] > bound)
+    return np.int64(count)
+
+
+@compiled
+def _rough_limit(magnitude_C: np.ndarray, k: int, guess: int) -> int:
+    """A limit that at least k exceed, and not many more unless they are equal.
+
+    Bisection of the integers, from the last chunk's limit on: neighbours resemble it.
+    """
+    enough, few = np.int64(-1), np.int64(MAGNITUDE_BITS)
+    step = np.int64(1) << 20
+    limit = guess
+    while few - enough > 1:
+        limit = min(max(limit, enough + 1), few - 1)
+        count = _count_above(magnitude_C, limit)
+        if count < k:
+            few = limit
+            limit = max(enough + (few - enough) // 2, few - step)
+        else:
+            enough = limit
+            if count <= ENOUGH_CANDIDATES * k:
+                return enough
+            limit = min(enough + (few - enough) // 2, enough + step)
+        step *= 2
+    return enough
+
+
+@compiled
+def _limit(magnitude_C: np.ndarray, k: int, floor: int) -> tuple[int, int]:
+    """A limit, and how many that equal it are kept beside all that exceed it; k in all.
+
+    All magnitudes exceed `floor`.
+    """
+    enough, few = floor, np.int64(magnitude_C.max())
+    num_above = np.int64(0)
+    while few - enough > 1:
+        middle = enough + (few - enough) // 2
+        count = _count_above(magnitude_C, middle)
+        if count > k:
+            enough = middle
+        else:
+            few, num_above = middle, count
+            if count == k:
+                break
+    return few, k - num_above
+
+
+@compiled
+def score_ratios(
+    value_NK: np.ndarray, ratio_R: np.ndarray, gain_NR: np.ndarray, scale_NR: np.ndarray
+) -> None:
+    """For each chunk and ratio the best scale, and by how much it lowers the squared error.
+
+    The formula stands in `quantize`. Ratios and scales are float32, gains float64.
+    """
+    num_chunks, k = value_NK.shape
+    weight_RK = np.empty((ratio_R.size, k), dtype=np.float32)
+    for number in range(ratio_R.size):
+        square = np.float64(ratio_R[number]) * np.float64(ratio_R[number])
+        for large in range(k):
+            weight_RK[number, large] = np.float32(1.0 / (k + (square - 1.0) * large))
+    largest_K = np.empty(k, dtype=np.float32)
+    for chunk in range(num_chunks):
+        for place in range(k):
+            largest_K[place] = -abs(value_NK[chunk, place])
+        largest_K.sort()
+        total = np.float32(0)
+        for place in range(k):
+            largest_K[place] = -largest_K[place]
+            total += largest_K[place]
+        for number in range(ratio_R.size):
+            excess = ratio_R[number] - np.float32(1)
+            above = np.float32(0)
+            best_gain, best_scale = np.float32(-1), np.float32(0)
+            for large in range(k):
+                projection = above * excess + total
+                gain = projection * projection * weight_RK[number, large]
+                if gain > best_gain:
+                    best_gain, best_scale = gain, projection * weight_RK[number, large]
+                above += largest_K[large]
+            gain_NR[chunk, number] = best_gain
+            scale_NR[chunk, number] = best_scale
+
+
+@compiled
+def write_chunks(
+    value_NK: np.ndarray,
+    index_NK: np.ndarray,
+    scale_N: np.ndarray,
+    scale_unit: np.float32,
+    middles: np.ndarray,
+    level_256: np.ndarray,
+    ratio: np.float32,
+    places: Places,
+    section: np.ndarray,
+    first: int,
+) -> None:
+    """Scale bytes, indices and codes of chunks into `section`; values become what is left.
+
+    `scale_N * scale_unit` is compared with the 255 `middles` between scales; `level_256`
+    are the scales. The nearer magnitude is taken, but the smallest of a chunk stays small:
+    a chunk without the small magnitude would hide its scale, and what it decodes to would
+    not be coded again as itself.
+    """
+    num_chunks, k = value_NK.shape
+    for chunk in range(num_chunks):
+        number = first + chunk
+        scale_byte = np.searchsorted(middles, scale_N[chunk] * scale_unit)
+        section[places.scales + number] = scale_byte
+        scale = level_256[scale_byte]
+        lows = places.lows + number * places.low_bytes
+        uppers = places.uppers + number * places.upper_bytes
+        section[lows : lows + places.low_bytes] = 0
+        section[uppers : uppers + places.upper_bytes] = 0
+        _write_indices(index_NK[chunk], section, lows, uppers, places.low_bits)
+        codes = places.codes + number * places.code_bytes
+        section[codes : codes + places.code_bytes] = 0
+        _write_codes(value_NK[chunk], section, codes, scale, ratio)
+
+
+@compiled
+def _write_indices(
+    index_K: np.ndarray, section: np.ndarray, lows: int, uppers: int, low_bits: int
+) -> None:
+    for place in range(index_K.size):
+        index = np.int64(index_K[place])
+        high = (index >> low_bits) + place
+        section[uppers + (high >> 3)] |= np.uint8(128 >> (high & 7))
+        low = index & ((np.int64(1) << low_bits) - 1)
+        bit = place * low_bits
+        wide = low << (24 - low_bits - (bit & 7))
+        section[lows + (bit >> 3)] |= np.uint8(wide >> 16)
+        if (bit & 7) + low_bits > 8:
+            section[lows + (bit >> 3) + 1] |= np.uint8((wide >> 8) & 255)
+        if (bit & 7) + low_bits > 16:
+            section[lows + (bit >> 3) + 2] |= np.uint8(wide & 255)
+
+
+@compiled
+def _write_codes(
+    value_K: np.ndarray, section: np.ndarray, codes: int, scale: np.float32, ratio: np.float32
+) -> None:
+    middle = np.float32(np.inf)
+    if scale > 0:
+        middle = scale * ((np.float32(1) + ratio) / np.float32(2))
+    smallest = np.float32(np.inf)
+    for place in range(value_K.size):
+        smallest = min(smallest, abs(value_K[place]))
+    large_scale = scale * ratio
+    for place in range(value_K.size):
+        value = value_K[place]
+        is_large = abs(value) >= middle and abs(value) > smallest
+        sent = large_scale if is_large else scale
+        code = np.int64(is_large)
+        if value < 0:
+            code |= 2
+            sent = -sent
+        section[codes + (place >> 2)] |= np.uint8(code << (6 - 2 * (place & 3)))
+        value_K[place] = value - sent
+
+
+@compiled
+def put(
+    flat: np.ndarray, grid: Grid, first: int, index_NK: np.ndarray, value_NK: np.ndarray
+) -> None:
+    """Values to their places in the flat tensor."""
+    for chunk in range(index_NK.shape[0]):
+        base = _base(grid, first + chunk)
+        for place in range(index_NK.shape[1]):
+            index = np.int64(index_NK[chunk, place])
+            row = index // grid.width
+            flat[base + row * grid.stride + index - row * grid.width] = value_NK[chunk, place]
+
+
+# Decoding
+
+
+@compiled
+def read_chunks(
+    body: np.ndarray,
+    places: Places,
+    grid: Grid,
+    first: int,
+    level_256: np.ndarray,
+    ratio: np.float32,
+    flat_NK: np.ndarray,
+    value_NK: np.ndarray,
+    norm_units: np.ndarray,
+) -> int:
+    """Chunks from `first` on: flat indices in the tensor (int64) and values; GOOD or a fault.
+
+    `norm_units` int64 [16, 2]: by octave of the scale, the sum of its squared steps times
+    the number of small and of large values, for the exact norm.
+    """
+    num_chunks, k = flat_NK.shape
+    index_K = np.empty(8 * places.upper_bytes + 1, dtype=np.int64)
+    for chunk in range(num_chunks):
+        number = first + chunk
+        kind = _read_indices(body, places, number, index_K)
+        if kind != GOOD:
+            return kind
+        base = _base(grid, number)
+        for place in range(k):
+            row = index_K[place] // grid.width
+            flat_NK[chunk, place] = base + row * grid.stride + index_K[place] - row * grid.width
+        scale_byte = np.int64(body[places.scales + number])
+        num_large = _read_codes(body, places, number, level_256[scale_byte], ratio, value_NK[chunk])
+        if num_large < 0:
+            return CODE_PADDING
+        step = SCALE_STEPS + scale_byte % SCALE_STEPS if scale_byte else np.int64(0)
+        norm_units[scale_byte // SCALE_STEPS, 0] += step * step * (k - num_large)
+        norm_units[scale_byte // SCALE_STEPS, 1] += step * step * num_large
+    return GOOD
+
+
+@compiled
+def add_chunks(
+    flat: np.ndarray,
+    body_HB: np.ndarray,
+    places: Places,
+    grid: Grid,
+    first: int,
+    num_chunks: int,
+    level_H256: np.ndarray,
+    ratio_H: np.ndarray,
+    factor_H: np.ndarray,
+) -> int:
+    """flat += factor * value for chunks from `first` on, of each body in turn; GOOD or a fault.
+
+    A chunk of the parameters stays in the cache while every body adds to it.
+    """
+    index_K = np.empty(8 * places.upper_bytes + 1, dtype=np.int64)
+    value_K = np.empty(places.k, dtype=np.float32)
+    for number in range(first, first + num_chunks):
+        base = _base(grid, number)
+        for body in range(body_HB.shape[0]):
+            data = body_HB[body]
+            kind = _read_indices(data, places, number, index_K)
+            if kind != GOOD:
+                return kind
+            scale = level_H256[body, np.int64(data[places.scales + number])]
+            if _read_codes(data, places, number, scale, ratio_H[body], value_K) < 0:
+                return CODE_PADDING
+            for place in range(places.k):
+                row = index_K[place] // grid.width
+                where = base + row * grid.stride + index_K[place] - row * grid.width
+                product = value_K[place] * factor_H[body]
+                flat[where] = flat[where] + product
+    return GOOD
+
+
+@compiled
+def _read_indices(body: np.ndarray, places: Places, number: int, index_K: np.ndarray) -> int:
+    """Elias-Fano: fills the front of `index_K` if the chunk is as an encoder writes it.
+
+    Reading a low part may look at two bytes behind it: an upper map and codes follow.
+    """
+    uppers = places.uppers + number * places.upper_bytes
+    ones = np.int64(0)
+    for bit in range(8 * places.upper_bytes):
+        index_K[ones] = bit - ones
+        ones += (np.int64(body[uppers + (bit >> 3)]) >> (7 - (bit & 7))) & 1
+    if ones != places.k:
+        return WRONG_ONES
+    lows = places.lows + number * places.low_bytes
+    mask = (np.int64(1) << places.low_bits) - 1
+    last = np.int64(-1)
+    is_ascending = True
+    for place in range(places.k):
+        bit = place * places.low_bits
+        at = lows + (bit >> 3)
+        wide = np.int64(body[at]) << 16 | np.int64(body[at + 1]) << 8 | np.int64(body[at + 2])
+        low = (wide >> (24 - places.low_bits - (bit & 7))) & mask
+        index = index_K[place] << places.low_bits | low
+        is_ascending &= index > last
+        index_K[place] = index
+        last = index
+    if last >= places.num_elements:
+        return TOO_LARGE
+    if not is_ascending:
+        return NOT_ASCENDING
+    used = (places.k * places.low_bits) & 7
+    if used and body[lows + places.low_bytes - 1] & (255 >> used):
+        return LOW_PADDING
+    return GOOD
+
+
+@compiled
+def _read_codes(
+    body: np.ndarray,
+    places: Places,
+    number: int,
+    scale: np.float32,
+    ratio: np.float32,
+    value_K: np.ndarray,
+) -> int:
+    """Values of a chunk; how many are large, or -1 if bits are set behind the last code."""
+    codes = places.codes + number * places.code_bytes
+    large_scale = scale * ratio
+    num_large = np.int64(0)
+    for place in range(places.k):
+        code = np.int64(body[codes + (place >> 2)]) >> (6 - 2 * (place & 3))
+        num_large += code & 1
+        value = large_scale if code & 1 else scale
+        value_K[place] = -value if code & 2 else value
+    used = 2 * (places.k & 3)
+    if used and body[codes + places.code_bytes - 1] & (255 >> used):
+        return -1
+    return num_large
