@@ -39,7 +39,7 @@ from compression.quantize import (
 from compression.sparse import CodecError, SparseModel, SparseTensor, apply
 from compression.workers import for_each
 
-HELD_BODIES = 4
+HELD_BODIES = 10
 """Bodies that `aggregate` holds: 2 % of float32 parameters each."""
 
 _FAULTS = {
@@ -123,7 +123,7 @@ def _add(
         piece.first,
         piece.stop - piece.first,
         np.stack([scale.levels for scale in scale_H]),
-        np.array([scale.ratio for scale in scale_H]),
+        np.stack([scale.units_of_byte for scale in scale_H]),
         factor_H,
     )
     _check(kind, name)
@@ -147,7 +147,7 @@ def _read(
         run.grid,
         piece.first,
         scale.levels,
-        scale.ratio,
+        scale.units_of_byte,
         indices[piece.kept].reshape(shape),
         values[piece.kept].reshape(shape),
         units,

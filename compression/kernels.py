@@ -54,9 +54,14 @@ class Places(NamedTuple):
     k: int
 
 
+BLOCK_BITS = 6
+BLOCK_SIDE = 1 << BLOCK_BITS
 MAGNITUDE_BITS = 0x7FFFFFFF
 ENOUGH_CANDIDATES = 4
 """The search among all of a chunk ends when at most this many times k are left."""
+
+STRIP_CHUNKS = 16
+"""Chunks read side by side: rows of 4 KiB, and 256 KiB of magnitudes."""
 
 GOOD, WRONG_ONES, NOT_ASCENDING, TOO_LARGE, LOW_PADDING, CODE_PADDING = range(6)
 """What reading a chunk can say; the first fault of the first faulty chunk counts."""
@@ -64,12 +69,29 @@ GOOD, WRONG_ONES, NOT_ASCENDING, TOO_LARGE, LOW_PADDING, CODE_PADDING = range(6)
 SCALE_STEPS = 16
 RATIO_STEPS = 16
 
+NUM_ONES = np.array([bin(byte).count("1") for byte in range(256)], dtype=np.uint8)
+ONES_IN_BYTE = np.array(
+    [
+        ([bit for bit in range(8) if byte & 128 >> bit] + 8 * [0])[:8]
+        for byte in range(256)
+    ],
+    dtype=np.int32,
+)
+"""[256, 8]: where the ones of a byte stand, from the most significant bit, then zeros."""
+
 
 @compiled
 def _base(grid: Grid, chunk: int) -> int:
     row = chunk // grid.col_blocks
     col = chunk - row * grid.col_blocks
     return grid.offset + row * grid.height * grid.stride + col * grid.width
+
+
+@compiled
+def _flat(grid: Grid, base: int, index: int) -> int:
+    """An index in a chunk -> in the tensor. Nearly all chunks are BLOCK_SIDE wide: no division."""
+    row = index >> BLOCK_BITS if grid.width == BLOCK_SIDE else index // grid.width
+    return base + row * grid.stride + index - row * grid.width
 
 
 # Encoding
@@ -90,40 +112,81 @@ def accumulate_and_select(
 
     `flat_bits` is `flat` as int32. Without a `delta` (no elements) `flat` stays as it is.
     Fills `index_NK` (uint16, ascending) and `value_NK`; of equal magnitudes the lowest
-    indices are taken.
+    indices are taken. Memory is read in strips of chunks side by side, whose rows are long
+    enough to be fetched ahead.
     """
     num_chunks, k = index_NK.shape
     num_elements = grid.height * grid.width
-    magnitude_C = np.empty(num_elements, dtype=np.int32)
+    magnitude_SC = np.empty((STRIP_CHUNKS, num_elements), dtype=np.int32)
     candidate_C = np.empty(num_elements + 1, dtype=np.int32)
     place_C = np.empty(num_elements + 1, dtype=np.int32)
     limit = np.int64(0)
-    for chunk in range(num_chunks):
+    chunk = np.int64(0)
+    while chunk < num_chunks:
+        in_row = grid.col_blocks - (first + chunk) % grid.col_blocks
+        count = min(STRIP_CHUNKS, in_row, num_chunks - chunk)
         base = _base(grid, first + chunk)
-        for row in range(grid.height):
-            start = base + row * grid.stride
-            if delta.size:
-                for col in range(start, start + grid.width):
-                    flat[col] = flat[col] * decay + delta[col]
+        _accumulate(flat, flat_bits, delta, decay, grid, base, magnitude_SC[:count])
+        for strip in range(count):
+            limit = _select(magnitude_SC[strip], k, limit, candidate_C, place_C, index_NK[chunk])
+            for kept in range(k):
+                where = _flat(grid, base, np.int64(index_NK[chunk, kept]))
+                value_NK[chunk, kept] = flat[where]
+            base += grid.width
+            chunk += 1
+
+
+@compiled
+def _accumulate(
+    flat: np.ndarray,
+    flat_bits: np.ndarray,
+    delta: np.ndarray,
+    decay: np.float32,
+    grid: Grid,
+    base: int,
+    magnitude_SC: np.ndarray,
+) -> None:
+    """Chunks side by side from `base` on: new values in place, their magnitudes by chunk."""
+    num_strips = magnitude_SC.shape[0]
+    for row in range(grid.height):
+        start = base + row * grid.stride
+        if delta.size:
+            for place in range(start, start + num_strips * grid.width):
+                flat[place] = flat[place] * decay + delta[place]
+        for strip in range(num_strips):
             for col in range(grid.width):
-                magnitude_C[row * grid.width + col] = flat_bits[start + col] & MAGNITUDE_BITS
-        floor = _rough_limit(magnitude_C, k, limit)
-        count = np.int64(0)
-        for place in range(num_elements):
-            candidate_C[count] = magnitude_C[place]
-            place_C[count] = place
-            count += np.int64(magnitude_C[place] > floor)
-        limit, missing = _limit(candidate_C[:count], k, floor)
-        kept = np.int64(0)
-        for candidate in range(count):
-            is_tie = candidate_C[candidate] == limit
-            if candidate_C[candidate] > limit or (is_tie and missing > 0):
-                missing -= np.int64(is_tie)
-                place = np.int64(place_C[candidate])
-                row = place // grid.width
-                index_NK[chunk, kept] = place
-                value_NK[chunk, kept] = flat[base + row * grid.stride + place - row * grid.width]
-                kept += 1
+                bits = flat_bits[start + strip * grid.width + col]
+                magnitude_SC[strip, row * grid.width + col] = bits & MAGNITUDE_BITS
+
+
+@compiled
+def _select(
+    magnitude_C: np.ndarray,
+    k: int,
+    guess: int,
+    candidate_C: np.ndarray,
+    place_C: np.ndarray,
+    index_K: np.ndarray,
+) -> int:
+    """Fills `index_K`; returns the smallest magnitude kept, or one just below it.
+
+    `candidate_C` and `place_C` are room for one element more than the chunk has.
+    """
+    floor = _rough_limit(magnitude_C, k, guess)
+    num_candidates = np.int64(0)
+    for place in range(magnitude_C.size):
+        candidate_C[num_candidates] = magnitude_C[place]
+        place_C[num_candidates] = place
+        num_candidates += np.int64(magnitude_C[place] > floor)
+    limit, missing = _limit(candidate_C[:num_candidates], k, floor)
+    kept = np.int64(0)
+    for candidate in range(num_candidates):
+        is_tie = candidate_C[candidate] == limit
+        if candidate_C[candidate] > limit or (is_tie and missing > 0):
+            missing -= np.int64(is_tie)
+            index_K[kept] = place_C[candidate]
+            kept += 1
+    return limit
 
 
 @compiled
@@ -302,8 +365,7 @@ def put(
         base = _base(grid, first + chunk)
         for place in range(index_NK.shape[1]):
             index = np.int64(index_NK[chunk, place])
-            row = index // grid.width
-            flat[base + row * grid.stride + index - row * grid.width] = value_NK[chunk, place]
+            flat[_flat(grid, base, index)] = value_NK[chunk, place]
 
 
 # Decoding
@@ -316,7 +378,7 @@ def read_chunks(
     grid: Grid,
     first: int,
     level_256: np.ndarray,
-    ratio: np.float32,
+    unit_256x4: np.ndarray,
     flat_NK: np.ndarray,
     value_NK: np.ndarray,
     norm_units: np.ndarray,
@@ -327,20 +389,21 @@ def read_chunks(
     the number of small and of large values, for the exact norm.
     """
     num_chunks, k = flat_NK.shape
-    index_K = np.empty(8 * places.upper_bytes + 1, dtype=np.int64)
+    index_K, low_K, value_K = _scratch(places)
     for chunk in range(num_chunks):
         number = first + chunk
-        kind = _read_indices(body, places, number, index_K)
+        kind = _read_indices(body, places, number, index_K, low_K)
         if kind != GOOD:
             return kind
         base = _base(grid, number)
         for place in range(k):
-            row = index_K[place] // grid.width
-            flat_NK[chunk, place] = base + row * grid.stride + index_K[place] - row * grid.width
+            flat_NK[chunk, place] = _flat(grid, base, np.int64(index_K[place]))
         scale_byte = np.int64(body[places.scales + number])
-        num_large = _read_codes(body, places, number, level_256[scale_byte], ratio, value_NK[chunk])
+        scale = level_256[scale_byte]
+        num_large = _read_codes(body, places, number, scale, unit_256x4, value_K)
         if num_large < 0:
             return CODE_PADDING
+        value_NK[chunk] = value_K[:k]
         step = SCALE_STEPS + scale_byte % SCALE_STEPS if scale_byte else np.int64(0)
         norm_units[scale_byte // SCALE_STEPS, 0] += step * step * (k - num_large)
         norm_units[scale_byte // SCALE_STEPS, 1] += step * step * num_large
@@ -356,67 +419,90 @@ def add_chunks(
     first: int,
     num_chunks: int,
     level_H256: np.ndarray,
-    ratio_H: np.ndarray,
+    unit_H256x4: np.ndarray,
     factor_H: np.ndarray,
 ) -> int:
     """flat += factor * value for chunks from `first` on, of each body in turn; GOOD or a fault.
 
     A chunk of the parameters stays in the cache while every body adds to it.
     """
-    index_K = np.empty(8 * places.upper_bytes + 1, dtype=np.int64)
-    value_K = np.empty(places.k, dtype=np.float32)
+    index_K, low_K, value_K = _scratch(places)
     for number in range(first, first + num_chunks):
         base = _base(grid, number)
         for body in range(body_HB.shape[0]):
-            data = body_HB[body]
-            kind = _read_indices(data, places, number, index_K)
+            data, factor = body_HB[body], factor_H[body]
+            kind = _read_indices(data, places, number, index_K, low_K)
             if kind != GOOD:
                 return kind
             scale = level_H256[body, np.int64(data[places.scales + number])]
-            if _read_codes(data, places, number, scale, ratio_H[body], value_K) < 0:
+            if _read_codes(data, places, number, scale, unit_H256x4[body], value_K) < 0:
                 return CODE_PADDING
             for place in range(places.k):
-                row = index_K[place] // grid.width
-                where = base + row * grid.stride + index_K[place] - row * grid.width
-                product = value_K[place] * factor_H[body]
+                where = _flat(grid, base, np.int64(index_K[place]))
+                product = value_K[place] * factor
                 flat[where] = flat[where] + product
     return GOOD
 
 
 @compiled
-def _read_indices(body: np.ndarray, places: Places, number: int, index_K: np.ndarray) -> int:
-    """Elias-Fano: fills the front of `index_K` if the chunk is as an encoder writes it.
+def _scratch(places: Places) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Room for one chunk: any bytes of an upper map, lows and codes by whole bytes."""
+    index_K = np.empty(8 * places.upper_bytes + 8, dtype=np.int32)
+    low_K = np.empty(places.k + 4, dtype=np.int32)
+    return index_K, low_K, np.empty(4 * places.code_bytes, dtype=np.float32)
 
-    Reading a low part may look at two bytes behind it: an upper map and codes follow.
-    """
+
+@compiled
+def _read_indices(
+    body: np.ndarray, places: Places, number: int, index_K: np.ndarray, low_K: np.ndarray
+) -> int:
+    """Elias-Fano: fills the front of `index_K` if the chunk is as an encoder writes it."""
+    k, low_bits = places.k, np.int32(places.low_bits)
     uppers = places.uppers + number * places.upper_bytes
     ones = np.int64(0)
-    for bit in range(8 * places.upper_bytes):
-        index_K[ones] = bit - ones
-        ones += (np.int64(body[uppers + (bit >> 3)]) >> (7 - (bit & 7))) & 1
-    if ones != places.k:
+    for byte in range(places.upper_bytes):
+        value = np.int64(body[uppers + byte])
+        for one in range(8):
+            index_K[ones + one] = np.int32(8 * byte) + ONES_IN_BYTE[value, one]
+        ones += np.int64(NUM_ONES[value])
+    if ones != k:
         return WRONG_ONES
     lows = places.lows + number * places.low_bytes
+    _read_lows(body, lows, places, low_K)
+    for place in range(k):
+        index_K[place] = ((index_K[place] - np.int32(place)) << low_bits) | low_K[place]
+    if index_K[k - 1] >= places.num_elements:
+        return TOO_LARGE
+    num_wrong = np.int64(0)
+    for place in range(k - 1):
+        num_wrong += np.int64(index_K[place + 1] <= index_K[place])
+    if num_wrong:
+        return NOT_ASCENDING
+    used = (k * places.low_bits) & 7
+    if used and np.int64(body[lows + places.low_bytes - 1]) & (255 >> used):
+        return LOW_PADDING
+    return GOOD
+
+
+@compiled
+def _read_lows(body: np.ndarray, lows: int, places: Places, low_K: np.ndarray) -> None:
+    """The low bits of each index. May look at two bytes behind: an upper map and codes follow."""
+    if places.low_bits == 6:
+        for quad in range((places.k + 3) // 4):
+            at = lows + 3 * quad
+            first, second = np.int32(body[at]), np.int32(body[at + 1])
+            third = np.int32(body[at + 2])
+            low_K[4 * quad] = first >> 2
+            low_K[4 * quad + 1] = (first & 3) << 4 | second >> 4
+            low_K[4 * quad + 2] = (second & 15) << 2 | third >> 6
+            low_K[4 * quad + 3] = third & 63
+        return
     mask = (np.int64(1) << places.low_bits) - 1
-    last = np.int64(-1)
-    is_ascending = True
     for place in range(places.k):
         bit = place * places.low_bits
         at = lows + (bit >> 3)
         wide = np.int64(body[at]) << 16 | np.int64(body[at + 1]) << 8 | np.int64(body[at + 2])
-        low = (wide >> (24 - places.low_bits - (bit & 7))) & mask
-        index = index_K[place] << places.low_bits | low
-        is_ascending &= index > last
-        index_K[place] = index
-        last = index
-    if last >= places.num_elements:
-        return TOO_LARGE
-    if not is_ascending:
-        return NOT_ASCENDING
-    used = (places.k * places.low_bits) & 7
-    if used and body[lows + places.low_bytes - 1] & (255 >> used):
-        return LOW_PADDING
-    return GOOD
+        low_K[place] = (wide >> (24 - places.low_bits - (bit & 7))) & mask
 
 
 @compiled
@@ -425,19 +511,18 @@ def _read_codes(
     places: Places,
     number: int,
     scale: np.float32,
-    ratio: np.float32,
+    unit_256x4: np.ndarray,
     value_K: np.ndarray,
 ) -> int:
     """Values of a chunk; how many are large, or -1 if bits are set behind the last code."""
     codes = places.codes + number * places.code_bytes
-    large_scale = scale * ratio
     num_large = np.int64(0)
-    for place in range(places.k):
-        code = np.int64(body[codes + (place >> 2)]) >> (6 - 2 * (place & 3))
-        num_large += code & 1
-        value = large_scale if code & 1 else scale
-        value_K[place] = -value if code & 2 else value
+    for byte in range(places.code_bytes):
+        four = np.int64(body[codes + byte])
+        for place in range(4):
+            value_K[4 * byte + place] = unit_256x4[four, place] * scale
+        num_large += np.int64(NUM_ONES[four & 0x55])
     used = 2 * (places.k & 3)
-    if used and body[codes + places.code_bytes - 1] & (255 >> used):
+    if used and np.int64(body[codes + places.code_bytes - 1]) & (255 >> used):
         return -1
     return num_large

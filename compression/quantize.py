@@ -61,6 +61,12 @@ class TensorScale:
         return levels
 
     @property
+    def units_of_byte(self) -> np.ndarray:
+        """What four codes in a byte say, in units of the scale; float32 [256, 4], exact."""
+        units: np.ndarray = _UNITS[self.ratio_byte]
+        return units
+
+    @property
     def unit(self) -> np.float32:
         """What a scale is multiplied by to be compared with `MIDDLES`: a power of two."""
         return np.float32(2.0 ** (EXPONENT_BIAS - self.exponent_byte))
@@ -79,6 +85,18 @@ def _scale_levels() -> np.ndarray:
 SCALE_LEVELS = _scale_levels()
 MIDDLES = (SCALE_LEVELS[EXPONENT_BIAS, 1:] + SCALE_LEVELS[EXPONENT_BIAS, :-1]) / 2
 """Between neighbouring scales for an exponent of zero; float32 [255], exact."""
+
+
+def _units() -> np.ndarray:
+    """1, r, -1 and -r for the codes in every byte; float32 [32, 256, 4] by ratio byte."""
+    ratios = 1.0 + np.arange(MAX_RATIO_BYTE + 1) / RATIO_STEPS
+    ones = np.ones_like(ratios)
+    by_code = np.stack([ones, ratios, -ones, -ratios], axis=1).astype(np.float32)
+    codes = np.arange(256)[:, None] >> np.array([6, 4, 2, 0]) & 3
+    return np.ascontiguousarray(by_code[:, codes])
+
+
+_UNITS = _units()
 
 
 def code_bytes(k: int) -> int:
