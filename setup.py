@@ -21,6 +21,7 @@ REQUIRES = [
     "boto3>=1.44,<2",
     "botocore>=1.44,<2",
     "openskill>=6.2,<7",
+    "numba>=0.68,<0.70",
     "numpy>=2.4,<3",
     "rich>=15,<16",
 ]

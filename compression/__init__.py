@@ -1,5 +1,5 @@
 """Tensor maths of sparse pseudo-gradients: chunking, top-k, error feedback, codes for
-indices and values. A leaf: it imports torch and numpy and nothing of ours, and knows
+indices and values. A leaf: it imports torch, numpy and numba and nothing of ours, and knows
 neither windows nor peers.
 """
 
@@ -9,6 +9,7 @@ from compression.encoder import encode, encode_tensor, encode_with_feedback
 from compression.feedback import accumulate, residual_after
 from compression.plan import Plan, body_bytes, make_plan
 from compression.sparse import CodecError, SparseModel, SparseTensor, apply
+from compression.warmup import load_kernels
 
 __all__ = [
     "CHUNK_ELEMENTS",
@@ -26,6 +27,7 @@ __all__ = [
     "encode",
     "encode_tensor",
     "encode_with_feedback",
+    "load_kernels",
     "make_plan",
     "residual_after",
     "tensor_layout",

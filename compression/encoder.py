@@ -24,9 +24,16 @@ from torch import Tensor
 
 from compression.chunking import ChunkGroup, TensorLayout
 from compression.decoder import decode_tensor
-from compression.kernels import accumulate_and_select, put, score_ratios, write_chunks
+from compression.kernels import accumulate_and_select, put, write_chunks
 from compression.plan import SECTION_HEADER_BYTES, Piece, Plan, Run, plan_of
-from compression.quantize import MIDDLES, RATIOS, TensorScale, check_values, choose_scale
+from compression.quantize import (
+    MIDDLES,
+    RATIOS,
+    TensorScale,
+    check_values,
+    choose_scale,
+    score_ratios,
+)
 from compression.sparse import SparseTensor
 from compression.topk import select_topk
 from compression.workers import for_each

@@ -1,32 +1,19 @@
 """The loops over chunks, compiled: what encoder and decoder do to each one.
 
-Numba compiles them on first use and keeps the result beside this file. It looks for changes
-in the file of the function alone, so every compiled function, and every constant that one
-uses, is in here. The code is plain Python too (NUMBA_DISABLE_JIT=1 runs it as such, for the
-fuzzer and for coverage): integers are made int64 before any arithmetic, since numpy and
-Numba promote small ones differently.
+The code is plain Python too (NUMBA_DISABLE_JIT=1 runs it as such, for the fuzzer):
+integers are made int64 before any arithmetic, since numpy and Numba promote small ones
+differently. Nothing is checked for bounds: callers pass arrays whose sizes follow from the
+model's shapes, and bytes from strangers only ever become a place in a tensor after
+`_read_indices` has said that they are in order.
 
-Arithmetic is strict: no reassociation and no fused multiply-add (Numba's default), so that
-a product rounds, then a sum, on every machine. Nothing is checked for bounds: callers pass
-arrays whose sizes follow from the model's shapes, and bytes from strangers only ever become
-a place in a tensor after `_read_chunk` has said that they are in order.
-
-Legend: N chunks, C elements per chunk, K kept per chunk, R ratios, H bodies, B bytes.
+Legend: N chunks, C elements per chunk, K kept per chunk, S chunks side by side, H bodies.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
-Function = TypeVar("Function", bound=Callable[..., Any])
-
-
-def compiled(function: Function) -> Function:
-    """Machine code that lets go of the interpreter."""
-    made: Function = njit(cache=True, nogil=True)(function)
-    return made
+from compression.jit import compiled
 
 
 class Grid(NamedTuple):
@@ -71,10 +58,7 @@ RATIO_STEPS = 16
 
 NUM_ONES = np.array([bin(byte).count("1") for byte in range(256)], dtype=np.uint8)
 ONES_IN_BYTE = np.array(
-    [
-        ([bit for bit in range(8) if byte & 128 >> bit] + 8 * [0])[:8]
-        for byte in range(256)
-    ],
+    [([bit for bit in range(8) if byte & 128 >> bit] + 8 * [0])[:8] for byte in range(256)],
     dtype=np.int32,
 )
 """[256, 8]: where the ones of a byte stand, from the most significant bit, then zeros."""
@@ -240,43 +224,6 @@ def _limit(magnitude_C: np.ndarray, k: int, floor: int) -> tuple[int, int]:
             if count == k:
                 break
     return few, k - num_above
-
-
-@compiled
-def score_ratios(
-    value_NK: np.ndarray, ratio_R: np.ndarray, gain_NR: np.ndarray, scale_NR: np.ndarray
-) -> None:
-    """For each chunk and ratio the best scale, and by how much it lowers the squared error.
-
-    The formula stands in `quantize`. Ratios and scales are float32, gains float64.
-    """
-    num_chunks, k = value_NK.shape
-    weight_RK = np.empty((ratio_R.size, k), dtype=np.float32)
-    for number in range(ratio_R.size):
-        square = np.float64(ratio_R[number]) * np.float64(ratio_R[number])
-        for large in range(k):
-            weight_RK[number, large] = np.float32(1.0 / (k + (square - 1.0) * large))
-    largest_K = np.empty(k, dtype=np.float32)
-    for chunk in range(num_chunks):
-        for place in range(k):
-            largest_K[place] = -abs(value_NK[chunk, place])
-        largest_K.sort()
-        total = np.float32(0)
-        for place in range(k):
-            largest_K[place] = -largest_K[place]
-            total += largest_K[place]
-        for number in range(ratio_R.size):
-            excess = ratio_R[number] - np.float32(1)
-            above = np.float32(0)
-            best_gain, best_scale = np.float32(-1), np.float32(0)
-            for large in range(k):
-                projection = above * excess + total
-                gain = projection * projection * weight_RK[number, large]
-                if gain > best_gain:
-                    best_gain, best_scale = gain, projection * weight_RK[number, large]
-                above += largest_K[large]
-            gain_NR[chunk, number] = best_gain
-            scale_NR[chunk, number] = best_scale
 
 
 @compiled
@@ -487,6 +434,9 @@ def _read_indices(
 @compiled
 def _read_lows(body: np.ndarray, lows: int, places: Places, low_K: np.ndarray) -> None:
     """The low bits of each index. May look at two bytes behind: an upper map and codes follow."""
+    if places.low_bits == 0:
+        low_K[: places.k] = 0
+        return
     if places.low_bits == 6:
         for quad in range((places.k + 3) // 4):
             at = lows + 3 * quad

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from compression.jit import compiled
 from compression.kernels import RATIO_STEPS, SCALE_STEPS
 
 SCALE_OCTAVES = 16
@@ -108,6 +109,43 @@ def check_values(value_NK: np.ndarray) -> None:
     """ValueError if a value is not finite or |v| >= 2^8: such a pseudo-gradient is a fault."""
     if value_NK.size and not (largest := np.abs(value_NK).max()) < INPUT_LIMIT:
         raise ValueError(f"largest value is {largest}: values must be finite and below 2^8")
+
+
+@compiled
+def score_ratios(
+    value_NK: np.ndarray, ratio_R: np.ndarray, gain_NR: np.ndarray, scale_NR: np.ndarray
+) -> None:
+    """For each chunk and ratio the best scale, and by how much it lowers the squared error.
+
+    Ratios and scales are float32, gains float64.
+    """
+    num_chunks, k = value_NK.shape
+    weight_RK = np.empty((ratio_R.size, k), dtype=np.float32)
+    for number in range(ratio_R.size):
+        square = np.float64(ratio_R[number]) * np.float64(ratio_R[number])
+        for large in range(k):
+            weight_RK[number, large] = np.float32(1.0 / (k + (square - 1.0) * large))
+    largest_K = np.empty(k, dtype=np.float32)
+    for chunk in range(num_chunks):
+        for place in range(k):
+            largest_K[place] = -abs(value_NK[chunk, place])
+        largest_K.sort()
+        total = np.float32(0)
+        for place in range(k):
+            largest_K[place] = -largest_K[place]
+            total += largest_K[place]
+        for number in range(ratio_R.size):
+            excess = ratio_R[number] - np.float32(1)
+            above = np.float32(0)
+            best_gain, best_scale = np.float32(-1), np.float32(0)
+            for large in range(k):
+                projection = above * excess + total
+                gain = projection * projection * weight_RK[number, large]
+                if gain > best_gain:
+                    best_gain, best_scale = gain, projection * weight_RK[number, large]
+                above += largest_K[large]
+            gain_NR[chunk, number] = best_gain
+            scale_NR[chunk, number] = best_scale
 
 
 def choose_scale(

@@ -9,6 +9,7 @@ Legend: N chunks, C elements per chunk, K kept.
 import torch
 from torch import Tensor
 
+
 def select_topk(values_NC: Tensor, k: int) -> Tensor:
     """Indices of the k largest magnitudes of each row, ascending; int64 [N, K], on any device.
 

@@ -11,6 +11,7 @@ from typing import Protocol, TypeVar
 
 import torch
 
+from compression import load_kernels
 from template import __spec_version__
 from template.base.context import NodeContext, OpenBucket
 from template.base.joining import LOCAL_FILE
@@ -94,7 +95,9 @@ def run_neuron(role: str, parse: Callable[[], C], build: Callable[[NodeContext, 
         return exit_status(error)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
+    log.info("loading the codec; on a new machine it is compiled first, which takes seconds")
     try:
+        load_kernels()
         with _checked(config, identity), _context(role, config, identity) as context:
             supervise(build(context, config).step)
         log.info("the run has ended")

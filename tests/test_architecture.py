@@ -61,6 +61,7 @@ COMPOSERS = ("neurons", "template.tools", "template.localnet", "benchmarks", *AD
 
 S3_ADAPTER = ("template.store.s3", "template.store.transport", "template.store.watchdog")
 ONLY_IN = {
+    "numba": ("compression",),
     "bittensor": ("template.chain.bittensor", "template.localnet"),
     "bittensor_core": ("template.chain.bittensor", "template.localnet"),
     "websockets": ("template.chain.bittensor", "template.localnet"),
@@ -82,7 +83,7 @@ ONLY_IN = {
     "shelve": (),
 }
 THIRD_PARTY_OF_LEAVES = {
-    "compression": {"torch", "numpy"},
+    "compression": {"torch", "numpy", "numba"},
     "evaluation": {"torch", "numpy", "openskill"},
     "template.protocol": {"torch", "numpy"},
 }

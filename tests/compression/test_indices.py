@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compression.indices import (
-    IndexSectionError,
-    pack_indices,
-    section_bytes,
-    unpack_indices,
-)
+from compression.indices import section_bytes
+from compression.kernels import LOW_PADDING, NOT_ASCENDING, TOO_LARGE, WRONG_ONES
+from compression.quantize import TensorScale
+from tests.compression.sections import Refused, places_of, read, write
+
+SCALE = TensorScale(exponent_byte=56, ratio_byte=8)
 
 SIZES = [
     (1, 1),
@@ -39,16 +39,19 @@ def draw_indices(num_chunks: int, num_elements: int, k: int) -> np.ndarray:
 
 
 def pack(index_NK: np.ndarray, num_elements: int) -> bytes:
-    low_NB, upper_NB = pack_indices(index_NK, num_elements)
-    return low_NB.tobytes() + upper_NB.tobytes()
+    """Lows and uppers of chunks whose values are zero."""
+    num_chunks, k = index_NK.shape
+    values_NK, best_N = np.zeros((num_chunks, k), np.float32), np.zeros(num_chunks, np.float32)
+    places = places_of(num_chunks, num_elements, k)
+    section = write(values_NK, index_NK, num_elements, SCALE, best_N)
+    return section[places.lows : places.codes].tobytes()
 
 
 def unpack(data: bytes, num_chunks: int, num_elements: int, k: int) -> np.ndarray:
-    low_size, _ = section_bytes(num_elements, k)
-    raw = np.frombuffer(data, dtype=np.uint8)
-    low_NB = raw[: num_chunks * low_size].reshape(num_chunks, low_size)
-    upper_NB = raw[num_chunks * low_size :].reshape(num_chunks, -1)
-    return unpack_indices(low_NB, upper_NB, num_elements, k)
+    places = places_of(num_chunks, num_elements, k)
+    codes = bytes(num_chunks * places.code_bytes)
+    section = np.frombuffer(bytes(num_chunks) + data + codes, dtype=np.uint8)
+    return read(section, num_chunks, num_elements, k, SCALE)[0]
 
 
 def naive_section(indices: list[int], num_elements: int) -> bytes:
@@ -114,7 +117,7 @@ def test_any_bytes_are_refused_or_are_a_valid_set(data: st.DataObject) -> None:
     raw = data.draw(st.binary(min_size=size, max_size=size))
     try:
         index_NK = unpack(raw, 2, num_elements, k)
-    except IndexSectionError:
+    except Refused:
         return
     assert index_NK.shape == (2, k)
     assert ((index_NK >= 0) & (index_NK < num_elements)).all()
@@ -123,18 +126,19 @@ def test_any_bytes_are_refused_or_are_a_valid_set(data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "reason"),
+    ("data", "kind"),
     [
-        (b"\x00\x00", "ones"),
-        (b"\x00\xf0", "ones"),
-        (b"\x10\xe0", "padding"),
-        (b"\x00\xe0", "ascending"),
-        (b"\x00\x0e", "or more"),
+        (b"\x00\x00", WRONG_ONES),
+        (b"\x00\xf0", WRONG_ONES),
+        (b"\x10\xa8", LOW_PADDING),
+        (b"\x00\xe0", NOT_ASCENDING),
+        (b"\x00\x0e", TOO_LARGE),
     ],
     ids=["no ones", "one too many", "padding in the low parts", "duplicates", "too large"],
 )
-def test_what_no_encoder_writes_is_named(data: bytes, reason: str) -> None:
+def test_what_no_encoder_writes_is_named(data: bytes, kind: int) -> None:
     """3 of 7 indices: one low bit each (3 + 5 padding), an upper map of 6 bits (+ 2 padding)."""
     assert section_bytes(7, 3) == (1, 1)
-    with pytest.raises(IndexSectionError, match=reason):
+    with pytest.raises(Refused) as caught:
         unpack(data, 1, 7, 3)
+    assert caught.value.kind == kind

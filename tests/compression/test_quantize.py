@@ -16,12 +16,10 @@ from compression.quantize import (
     MAX_EXPONENT_BYTE,
     MAX_RATIO_BYTE,
     RATIO_GRID,
-    dequantize,
-    pack_codes,
-    quantize,
-    scale_values,
+    TensorScale,
 )
 from compression.topk import select_topk
+from tests.compression.sections import places_of, quantize, read, write
 
 
 def exact_scale(scale_byte: int, exponent_byte: int) -> Fraction:
@@ -32,15 +30,42 @@ def exact_scale(scale_byte: int, exponent_byte: int) -> Fraction:
     return (1 + Fraction(step, 16)) * Fraction(2) ** (exponent_byte - EXPONENT_BIAS - 15 + octave)
 
 
-def values_of(codes_NK: np.ndarray, scale_N: np.ndarray, ratio_byte: int) -> Tensor:
-    ratio_byte_N = np.full(len(scale_N), ratio_byte, dtype=np.uint8)
-    k = codes_NK.shape[1]
-    return torch.from_numpy(dequantize(pack_codes(codes_NK), scale_N, ratio_byte_N, k))
+def coded_groups(groups: list[np.ndarray]) -> tuple[TensorScale, list[np.ndarray], list[Tensor]]:
+    """The shared scale; per group of chunks that keep all they have, the section and its values."""
+    scale, best = quantize(groups)
+    sections, values = [], []
+    for value_NK, best_N in zip(groups, best, strict=True):
+        num_chunks, k = value_NK.shape
+        left_NK = value_NK.copy()
+        section = write(left_NK, np.tile(np.arange(k), (num_chunks, 1)), k, scale, best_N)
+        _, read_NK = read(section, num_chunks, k, k, scale)
+        assert np.array_equal(left_NK, value_NK - read_NK)
+        sections.append(section)
+        values.append(torch.from_numpy(read_NK))
+    return scale, sections, values
 
 
 def decoded(values_NK: Tensor) -> Tensor:
-    scale, (bytes_N,), (codes_NK,) = quantize([values_NK.numpy()])
-    return values_of(codes_NK, scale_values(bytes_N, scale.exponent_byte), scale.ratio_byte)
+    return coded_groups([values_NK.numpy()])[2][0]
+
+
+def values_of(codes_NK: np.ndarray, scale: TensorScale) -> Tensor:
+    """What codes say, one chunk for every scale byte."""
+    num_chunks, k = codes_NK.shape
+    places = places_of(num_chunks, k, k)
+    indices = write(
+        np.zeros((num_chunks, k), np.float32),
+        np.tile(np.arange(k), (num_chunks, 1)),
+        k,
+        scale,
+        np.zeros(num_chunks, np.float32),
+    )
+    section = indices.copy()
+    section[:num_chunks] = np.arange(num_chunks)
+    packed = [sum(int(c) << (6 - 2 * i) for i, c in enumerate(row)) for row in codes_NK]
+    assert k == 4
+    section[places.codes :] = packed
+    return torch.from_numpy(read(section, num_chunks, k, k, scale)[1])
 
 
 def nmse(values: Tensor, coded: Tensor) -> float:
@@ -116,20 +141,20 @@ def test_the_error_is_the_least_of_all_splits_and_ratios() -> None:
 
 def test_every_code_is_exact_in_float32() -> None:
     """Each of the scales, ratios and signs against rational arithmetic."""
-    bytes_256 = np.arange(256, dtype=np.uint8)
     codes = np.tile(np.array([0, 1, 2, 3], dtype=np.uint8), (256, 1))
     for exponent_byte in (0, 1, 31, EXPONENT_BIAS, MAX_EXPONENT_BYTE):
         scales = [exact_scale(b, exponent_byte) for b in range(256)]
         for ratio_byte in (1, 7, 16, MAX_RATIO_BYTE):
             ratio = 1 + Fraction(ratio_byte, 16)
-            coded = values_of(codes, scale_values(bytes_256, exponent_byte), ratio_byte)
+            scale = TensorScale(exponent_byte=exponent_byte, ratio_byte=ratio_byte)
+            coded = values_of(codes, scale)
             expected = [[s, s * ratio, -s, -s * ratio] for s in scales]
             assert [[Fraction(v) for v in row] for row in coded.tolist()] == expected
             assert float(coded.abs().max()) < MAX_ABS_VALUE
 
 
 def test_scales_ascend_from_zero() -> None:
-    scale_256 = scale_values(np.arange(256, dtype=np.uint8), EXPONENT_BIAS)
+    scale_256 = TensorScale(exponent_byte=EXPONENT_BIAS, ratio_byte=1).levels
     assert scale_256[0] == 0
     assert (np.diff(scale_256) > 0).all()
     assert 1.0 <= float(scale_256[-1]) < 2.0
@@ -162,11 +187,11 @@ def test_below_the_smallest_scale_is_zero() -> None:
 
 def test_codes_of_a_zero_scale_are_all_small() -> None:
     """One way to write zero: of the two codes that would decode alike, the encoder takes one."""
-    _, (bytes_N,), (codes_NK,) = quantize(
-        [np.array([[1.0, 1.5], [1e-7, 1.5e-7]], dtype=np.float32)]
-    )
-    assert bytes_N.tolist()[1] == 0
-    assert codes_NK.tolist() == [[0, 1], [0, 0]]
+    values_NK = np.array([[1.0, 1.5], [1e-7, 1.5e-7]], dtype=np.float32)
+    _, (section,), _ = coded_groups([values_NK])
+    codes = places_of(2, 2, 2).codes
+    assert section[1] == 0
+    assert section[codes:].tolist() == [0b00010000, 0]
 
 
 def test_a_chunk_of_zeros_is_zero_beside_others() -> None:
@@ -185,11 +210,7 @@ def test_a_chunk_far_below_the_largest_is_zero_not_garbage() -> None:
 
 def test_groups_share_exponent_and_ratio_but_not_scales() -> None:
     large, small = torch.full((2, 5), 0.5), torch.full((1, 3), 0.03125)
-    scale, scale_bytes, codes = quantize([large.numpy(), small.numpy()])
-    coded = [
-        values_of(c, scale_values(b, scale.exponent_byte), scale.ratio_byte)
-        for b, c in zip(scale_bytes, codes, strict=True)
-    ]
+    _, _, coded = coded_groups([large.numpy(), small.numpy()])
     assert nmse(large, coded[0]) < 0.001
     assert nmse(small, coded[1]) < 0.001
 
