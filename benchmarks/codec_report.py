@@ -143,8 +143,11 @@ def _draw_memory(axes: Axes, result: dict[str, Any]) -> None:
     ):
         counts = [int(count) for count in result[key]]
         axes.plot(counts, list(result[key].values()), "o-", color=color, label=label)
-    axes.axhline(result["rss_mb_before"], color=LIMIT, lw=1, ls="--", label="parameters alone")
+    axes.axhline(
+        result["rss_mb_before"], color=LIMIT, lw=1, ls="--", label="before the first payload"
+    )
     axes.set_ylim(bottom=0)
+    axes.set_xticks([1, 5, 20])
     axes.set_xlabel("payloads")
     axes.set_title("peak resident set while aggregating, MB", fontsize=10)
     axes.legend(frameon=False, fontsize=9)
