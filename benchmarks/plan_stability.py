@@ -50,6 +50,7 @@ from template.training.outer import (
     coefficients,
     first_state,
     outer_step,
+    start_of_miner,
 )
 from template.training.scorer import Scorer
 
@@ -62,11 +63,14 @@ OWNER = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"
 
 @dataclass(kw_only=True)
 class HonestMiner:
-    """One miner's trainer, its error feedback, and what was refused a window ago."""
+    """One miner's trainer, its error feedback, what was refused a window ago, and the payload
+    that the base of the next window lacks.
+    """
 
     trainer: InnerTrainer
     feedback: dict[str, Tensor]
     refused: Payload | None = None
+    under_way: Payload | None = None
 
 
 @dataclass(kw_only=True)
@@ -128,14 +132,17 @@ class Simulation:
             0, len(self._train), (training.inner_steps, training.batch_pages)
         )
         batches = (self._train[row] for row in ids)
-        result = miner.trainer.train(self.base.params, window, batches, lambda: False)
+        own = [] if miner.under_way is None else [miner.under_way]
+        start = start_of_miner(self.base, own, self.spec)
+        result = miner.trainer.train(start, window, batches, lambda: False)
         total = {
             name: accumulate(miner.feedback[name], delta, decay)
             for name, delta in result.pseudo_gradient.items()
         }
         frame, sent = encode_payload(self._header(window, 0), total, self.form)
         miner.feedback = {name: residual_after(total[name], s) for name, s in sent.items()}
-        return decode_payload(frame, self.form)
+        miner.under_way = decode_payload(frame, self.form)
+        return miner.under_way
 
     def _noise(self, window: int) -> Payload:
         references = clip_references(self.state, self.spec.outer)

@@ -54,7 +54,12 @@ def small_plan(**overrides: object) -> dict:
     plan = load_plan(ROOT / "runs" / "localnet.toml")
     plan["model"] |= {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
     plan["data"] |= {"page_tokens": 32}
-    plan["training"] |= {"inner_steps": 6, "batch_pages": 4, "warmup_windows": 0.5}
+    plan["training"] |= {
+        "inner_steps": 6,
+        "batch_pages": 4,
+        "warmup_windows": 0.5,
+        "warm_start_steps": 0,
+    }
     plan["evaluation"] |= {"held_out_pages": 24, "curve_pages": 64, "assignment_windows": 3}
     plan["schedule"] |= {
         "blocks_per_window": 16,

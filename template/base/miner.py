@@ -22,6 +22,7 @@ from template.errors import PayloadError
 from template.log import window_context
 from template.protocol.keys import payload_key
 from template.protocol.payload import (
+    Payload,
     PayloadHeader,
     decode_payload,
     encode_payload_with_feedback,
@@ -33,7 +34,7 @@ from template.protocol.ss58 import public_key
 from template.training.checkpoint import LocalCheckpoint, save_local
 from template.training.inner import InnerTrainer
 from template.training.model import Params
-from template.training.outer import clip_references
+from template.training.outer import clip_references, start_of_miner
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +106,7 @@ class Miner:
         if window - base > self.context.spec.outer.max_staleness:
             log.warning("window %d: base theta_%d is too old to train from", window, base)
             return
-        start = self.follower.state.params
+        start = start_of_miner(self.follower.state, self._under_way(window), self.context.spec)
         result = self._trainer.train(start, window, self._batches(base), lambda: self._late(window))
         self._last_window = window
         if not all(torch.isfinite(delta).all() for delta in result.pseudo_gradient.values()):
@@ -204,11 +205,20 @@ class Miner:
             self._revealed.discard(pending.digest)
         self._save()
 
-    def _take_back(self, pending: Pending) -> None:
+    def _under_way(self, window: int) -> list[Payload]:
+        """Own payloads of earlier windows on which nothing is decided yet."""
+        before = [p for p in self._pending if p.window < window]
+        return [payload for p in before if (payload := self._decoded(p)) is not None]
+
+    def _decoded(self, pending: Pending) -> Payload | None:
         try:
-            payload = decode_payload(pending.frame, self.context.form)
+            return decode_payload(pending.frame, self.context.form)
         except PayloadError as error:
             log.warning("own payload of window %d is not valid: %s", pending.window, error)
+            return None
+
+    def _take_back(self, pending: Pending) -> None:
+        if (payload := self._decoded(pending)) is None:
             return
         for name, sparse in payload.tensors.items():
             sparse.add_to(self._feedback[name], coefficient=1.0)

@@ -48,10 +48,11 @@ from template.tools.owner import RunChoices, load_plan, prepare_run, upload
 log = logging.getLogger(__name__)
 
 CHAIN_READY_S = 60.0
-STARTUP_S = 12.0
+STARTUP_S = 15.0
 STARTUP_S_PER_NODE = 2.5
 """Between the run spec and its first block: importing torch in many processes on two cores
-took 9 s for six (measured); a node that needs longer joins a window late."""
+took 9 s for six (measured), a warm start of theta_0 about 3; a node that needs longer joins a
+window late."""
 GRACE_S = 30.0
 """How long a neuron may live after the last window was decided, or after its restart."""
 REPORT_LIMIT_S = 90.0
@@ -176,7 +177,7 @@ class Localnet:
             seed=config.seed,
             num_windows=config.num_windows,
         )
-        run = prepare_run(plan, corpus, choices)
+        run = prepare_run(plan, corpus, choices, self._say)
         upload(run, S3Store(self.server.bucket(self._bucket(owner), self._identities[owner].rw)))
         with closing(self._open_chain(self.wallets[owner])) as chain:
             chain.publish(encode_record(Record(access=self._access(owner))))

@@ -162,6 +162,10 @@ class TrainingSpec:
     """Inner loop. `inner_steps` (H): the most AdamW steps of a window, each on `batch_pages`
     pages. Learning rates are functions of the window: linear warm-up over `warmup_windows`,
     then a cosine to `final_lr_share` of `inner_lr` at the run's end.
+    `warm_start_steps`: inner steps, each on `batch_pages` pages, that theta_0 was trained
+    alone before it was published; nodes take theta_0 as it is.
+    `own_update_share`: a miner whose payload is under way starts from theta less so much of
+    alpha times that payload; 0 starts from theta, 1 takes its own work for everybody's.
     `precision`: "no" (float32) or "bf16", as accelerate calls them.
     """
 
@@ -170,6 +174,8 @@ class TrainingSpec:
     inner_lr: float
     final_lr_share: float
     warmup_windows: float
+    warm_start_steps: int
+    own_update_share: float
     adam_beta1: float
     adam_beta2: float
     weight_decay: float
@@ -182,6 +188,8 @@ class TrainingSpec:
         _check(self.inner_lr > 0, "training.inner_lr", "must be positive")
         _check(0 <= self.final_lr_share <= 1, "training.final_lr_share", "must be in [0, 1]")
         _check(self.warmup_windows >= 0, "training.warmup_windows", "must not be negative")
+        _check(self.warm_start_steps >= 0, "training.warm_start_steps", "must not be negative")
+        _check(0 <= self.own_update_share <= 1, "training.own_update_share", "must be in [0, 1]")
         for name in ("adam_beta1", "adam_beta2"):
             _check(0 <= getattr(self, name) < 1, f"training.{name}", "must be in [0, 1)")
         _check(self.weight_decay >= 0, "training.weight_decay", "must not be negative")

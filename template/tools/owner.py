@@ -22,6 +22,7 @@ from template.protocol.keys import blob_key
 from template.protocol.spec import RunSpec
 from template.protocol.toml import from_table
 from template.store import Store
+from template.tools.warm_start import warm_started
 from template.training.checkpoint import params_bytes
 from template.training.model import initial_params
 
@@ -73,8 +74,16 @@ def check_plan(path: Path, plan: Mapping[str, Any], choices: RunChoices) -> RunS
         raise ConfigError(f"--plan {path}: {error}") from error
 
 
-def prepare_run(plan: Mapping[str, Any], corpus: Corpus, choices: RunChoices) -> PreparedRun:
-    """Build the dataset and theta_0 and fill in the plan. ConfigError names a wrong key."""
+def prepare_run(
+    plan: Mapping[str, Any],
+    corpus: Corpus,
+    choices: RunChoices,
+    say: Callable[[str], None] = lambda _: None,
+) -> PreparedRun:
+    """Build the dataset and theta_0 and fill in the plan. ConfigError names a wrong key.
+
+    `say` gets a line from time to time while theta_0 is trained alone, if the plan wants it.
+    """
     filled = _fill(plan, choices)
     draft = from_table(RunSpec, filled)
     dataset = build_dataset(
@@ -84,7 +93,8 @@ def prepare_run(plan: Mapping[str, Any], corpus: Corpus, choices: RunChoices) ->
         shard_tokens=SHARD_TOKENS // draft.data.page_tokens * draft.data.page_tokens,
     )
     manifest = manifest_bytes(dataset.manifest)
-    theta0 = params_bytes(initial_params(draft, choices.seed))
+    params = initial_params(draft, choices.seed)
+    theta0 = params_bytes(warm_started(params, draft, dataset, choices.seed, say))
     blobs = {hashlib.sha256(data).digest(): data for data in (manifest, theta0)}
     blobs |= {bytes.fromhex(digest): data for digest, data in dataset.blobs.items()}
     spec = replace(

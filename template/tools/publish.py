@@ -90,7 +90,7 @@ def publish_run(
     choices = _choices(config, hotkey, first_block + config.start_in_blocks)
     draft = check_plan(config.plan, plan, choices)
     say(f"plan: {draft.name}, {_length(draft)}; window 0 starts at block {choices.start_block:,}")
-    run = prepare_run(plan, load_corpus(config.text), choices)
+    run = prepare_run(plan, load_corpus(config.text), choices, say)
     num_bytes = sum(map(len, run.blobs.values()))
     say(f"dataset and theta_0: {len(run.blobs)} objects, {num_bytes:,} bytes")
     upload_missing(run, bucket.writer, bucket.reader, say)

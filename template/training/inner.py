@@ -7,6 +7,7 @@ are accelerate's; master parameters are float32.
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 from template.errors import ConfigError
 from template.protocol.spec import RunSpec
 from template.training.model import Params, build_model, copy_params, load_params
-from template.training.rates import inner_lr
+from template.training.rates import inner_lr, warm_start_lr
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,13 +57,27 @@ class InnerTrainer:
 
         A batch is int64 [pages, page_tokens]; loss in nats per token.
         """
+        return self._loop(start, batches, stop, partial(inner_lr, self._spec, window))
+
+    def train_alone(self, start: Mapping[str, Tensor], batches: Iterable[np.ndarray]) -> Params:
+        """What `start` becomes by one step on each batch, before there is a run."""
+        self._loop(start, batches, lambda: False, partial(warm_start_lr, self._spec))
+        return copy_params(self._accelerator.unwrap_model(self._model))
+
+    def _loop(
+        self,
+        start: Mapping[str, Tensor],
+        batches: Iterable[np.ndarray],
+        stop: Callable[[], bool],
+        rate: Callable[[int], float],
+    ) -> InnerResult:
         load_params(self._accelerator.unwrap_model(self._model), start)
         self._model.train()
         pages, losses = 0, []
         for step, batch in enumerate(batches):
             if stop():
                 break
-            losses.append(self._step(batch, inner_lr(self._spec, window, step)))
+            losses.append(self._step(batch, rate(step)))
             pages += len(batch)
         end = copy_params(self._accelerator.unwrap_model(self._model))
         return InnerResult(

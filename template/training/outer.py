@@ -119,6 +119,24 @@ def apply_updates(
     return after
 
 
+def start_of_miner(
+    state: OuterState, own: Sequence[Payload], spec: RunSpec
+) -> Mapping[str, Tensor]:
+    """Where a miner starts whose payloads `own` are under way: theta less a share of them.
+
+    theta - share * alpha * lambda^s * c_{i,t} * delta_i, as if it were the only sender: its
+    own work stands for what all others did at the same time. Remedy for the lag: with the
+    mean rule, the mean of all miners' starts is theta after the update that is under way.
+    Source: eager updates (arXiv 2502.12996), there with the sender's share 1/R.
+    """
+    share = spec.training.own_update_share
+    if not own or share == 0:
+        return state.params
+    references = clip_references(state, spec.outer)
+    updates = [(p.tensors, coefficients(p, references, spec.outer, 1.0 / share)) for p in own]
+    return apply_updates(state.params, updates)
+
+
 def outer_step(
     state: OuterState, decision: Decision, payloads: Mapping[int, Payload], spec: RunSpec
 ) -> OuterState:

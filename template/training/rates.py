@@ -1,4 +1,4 @@
-"""Inner learning rate as a pure function of the window and the step within it."""
+"""Learning rates of the inner loop: pure functions of the window and the step within it."""
 
 import math
 
@@ -23,3 +23,10 @@ def inner_lr(spec: RunSpec, window: int, step: int) -> float:
     progress = min(1.0, (position - training.warmup_windows) / span)
     floor = training.final_lr_share
     return training.inner_lr * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def warm_start_lr(spec: RunSpec, step: int) -> float:
+    """While theta_0 is trained alone: the run's own warm-up, then its highest rate."""
+    training = spec.training
+    warmup_steps = training.warmup_windows * training.inner_steps
+    return training.inner_lr * min(1.0, (step + 1) / (warmup_steps + 1))

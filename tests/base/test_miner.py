@@ -102,3 +102,15 @@ def test_what_was_not_accepted_goes_back_into_error_feedback(world, tmp_path) ->
         assert dense.any(), name
     assert [pending.window for pending in miner._pending] == [5]
     assert Miner(world.context(M0, tmp_path))._feedback.keys() == miner._feedback.keys()
+
+
+def test_own_payloads_under_way_are_those_of_earlier_windows_that_can_be_read(
+    world, tmp_path
+) -> None:
+    miner = Miner(world.context(M0, tmp_path))
+    good = {window: _frame(miner, window) for window in (3, 4)}
+    miner._pending += [Pending(window=2, frame=b"spoilt")]
+    miner._pending += [Pending(window=window, frame=frame) for window, frame in good.items()]
+    assert [payload.header.window for payload in miner._under_way(4)] == [3]
+    assert [payload.header.window for payload in miner._under_way(5)] == [3, 4]
+    assert miner._under_way(2) == []

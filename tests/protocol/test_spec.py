@@ -202,6 +202,8 @@ HUGE = "1" + "0" * 400
         ("training.inner_lr", ["0", "-1e-3", "nan", "inf", HUGE]),
         ("training.final_lr_share", ["-0.1", "1.1"]),
         ("training.warmup_windows", ["-1", "inf"]),
+        ("training.warm_start_steps", ["-1", "1.5"]),
+        ("training.own_update_share", ["-0.1", "1.1", "nan"]),
         ("training.adam_beta1", ["1.0", "-0.1"]),
         ("training.adam_beta2", ["1.0", "-0.1"]),
         ("training.weight_decay", ["-0.1"]),

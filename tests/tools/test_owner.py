@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from template.data.manifest import parse_manifest
+from template.data.pages import PageReader
 from template.errors import ConfigError, Unavailable
 from template.protocol.keys import blob_key
 from template.protocol.spec import parse_spec, spec_to_toml
@@ -20,6 +21,7 @@ from template.tools.owner import (
     upload_missing,
 )
 from template.training.checkpoint import parse_params
+from template.training.scorer import Scorer
 from tests.fakes import hotkey_of
 from tests.swarm import small_plan, synthetic_corpus
 
@@ -183,3 +185,26 @@ def test_an_object_of_other_bytes_is_sent_again(damage) -> None:
     bucket.put(blob_key(digest), damage(data))
     assert upload_missing(run, bucket, bucket.reader(), lambda _: None) == len(data)
     assert bucket.get(blob_key(digest), max_bytes=len(data)) == data
+
+
+def test_a_warm_start_lowers_the_loss_of_theta_0_and_repeats() -> None:
+    """On pages that the steps did not draw one by one: a hundred of the training text."""
+    said: list[str] = []
+    choices = RunChoices(owner_hotkey=hotkey_of("owner"), start_block=99)
+    cold = _prepare()
+    plan = small_plan(training__warm_start_steps=40)
+    warm = prepare_run(plan, synthetic_corpus(20_000), choices, said.append)
+    assert warm.spec == _prepare(training__warm_start_steps=40).spec
+    losses = []
+    for run in (cold, warm):
+        params = parse_params(run.blobs[bytes.fromhex(run.spec.checkpoint.theta0_digest)], run.spec)
+        scorer = Scorer(run.spec, "cpu")
+        scorer.load(params)
+        manifest = parse_manifest(run.blobs[bytes.fromhex(run.spec.data.manifest_digest)])
+        pages = PageReader(
+            manifest, lambda digest, _: cold.blobs[bytes.fromhex(digest)], None, 1
+        ).pages(range(100))
+        losses.append(scorer.losses(pages).mean())
+    assert losses[1] < losses[0] - 0.3
+    assert said[0].endswith("step 0 of 40")
+    assert len(said) == 10

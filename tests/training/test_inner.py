@@ -12,7 +12,7 @@ from template.training.checkpoint import LocalCheckpoint, load_local, save_local
 from template.training.inner import InnerTrainer
 from template.training.model import build_model, copy_params, load_params
 from template.training.outer import first_state
-from template.training.rates import inner_lr
+from template.training.rates import inner_lr, warm_start_lr
 
 
 def _batches(spec, seed: int, count: int = 3) -> list[np.ndarray]:
@@ -122,3 +122,25 @@ def test_moments_that_lack_a_tensor_are_refused(spec, theta0) -> None:
 def test_a_device_that_is_not_there_is_a_wrong_flag(spec) -> None:
     with pytest.raises(ConfigError, match=r"--neuron.device cuda: .* use cpu"):
         InnerTrainer(spec, "cuda")
+
+
+def test_training_alone_is_plain_adamw_at_the_rates_of_a_warm_start(spec, theta0) -> None:
+    before, batches = tensors_digest(theta0), _batches(spec, 1)
+    end = InnerTrainer(spec, "cpu").train_alone(theta0, batches)
+    model = build_model(spec).train()
+    load_params(model, theta0)
+    training = spec.training
+    optimizer = torch.optim.AdamW(
+        model.parameters(),
+        betas=(training.adam_beta1, training.adam_beta2),
+        weight_decay=training.weight_decay,
+    )
+    for step, batch in enumerate(batches):
+        optimizer.param_groups[0]["lr"] = warm_start_lr(spec, step)
+        optimizer.zero_grad()
+        tokens = torch.from_numpy(batch)
+        model(input_ids=tokens, labels=tokens).loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), training.max_gradient_norm)
+        optimizer.step()
+    assert tensors_digest(end) == tensors_digest(copy_params(model))
+    assert tensors_digest(theta0) == before != tensors_digest(end)

@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 
-from template.training.rates import inner_lr
+from template.training.rates import inner_lr, warm_start_lr
 
 
 @pytest.fixture
@@ -59,3 +59,9 @@ def test_a_run_that_ends_with_its_warm_up_does_not_divide_by_zero(long_spec) -> 
     spec = dataclasses.replace(long_spec, schedule=schedule)
     assert inner_lr(spec, 2, 0) == spec.training.inner_lr
     assert inner_lr(spec, 3, 0) == pytest.approx(0.1 * spec.training.inner_lr)
+
+
+def test_a_warm_start_rises_like_the_run_and_then_stays_at_its_highest_rate(long_spec) -> None:
+    curve = [warm_start_lr(long_spec, step) for step in range(60)]
+    assert curve[:20] == pytest.approx([inner_lr(long_spec, s // 10, s % 10) for s in range(20)])
+    assert curve[20:] == [long_spec.training.inner_lr] * 40

@@ -1,0 +1,42 @@
+"""theta_0 trained alone for a while, by the owner, before the run is published.
+
+In its first windows a run moves everywhere at once and pays most for the lag; a short
+warm start takes it past them. Nodes need not repeat it: the spec names theta_0 by digest.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+
+from template.data.pages import PageReader
+from template.data.shards import Dataset
+from template.protocol.spec import RunSpec
+from template.training.inner import InnerTrainer
+from template.training.model import Params
+
+Say = Callable[[str], None]
+_WORDS = 10
+
+
+def warm_started(params: Params, spec: RunSpec, dataset: Dataset, seed: int, say: Say) -> Params:
+    """`params` after `warm_start_steps` AdamW steps on pages drawn by `seed`; not in place."""
+    if spec.training.warm_start_steps == 0:
+        return params
+    reader = PageReader(
+        dataset.manifest,
+        lambda digest, num_bytes: dataset.blobs[digest],
+        cache_dir=None,
+        max_resident_shards=len(dataset.manifest.shards),
+    )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return InnerTrainer(spec, device).train_alone(params, _batches(spec, reader, seed, say))
+
+
+def _batches(spec: RunSpec, reader: PageReader, seed: int, say: Say) -> Iterator[np.ndarray]:
+    steps, batch = spec.training.warm_start_steps, spec.training.batch_pages
+    generator = np.random.default_rng(seed)
+    for step in range(steps):
+        if step * _WORDS // steps != (step - 1) * _WORDS // steps:
+            say(f"theta_0 is trained alone: step {step:,} of {steps:,}")
+        yield reader.pages(generator.integers(reader.num_pages, size=batch))
