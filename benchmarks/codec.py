@@ -31,7 +31,7 @@ from benchmarks.codec_memory import write_payloads
 from benchmarks.codec_quality import quality, sizes
 from benchmarks.codec_report import RESULTS, draw, print_table, write_json
 from benchmarks.codec_shapes import bench_shapes, gaussian_model, num_params, rolled
-from compression import aggregate, apply, decode, encode_with_feedback, make_plan
+from compression import aggregate, apply, check, decode, encode_with_feedback, make_plan
 
 NUM_THREADS, TOP_K, DECAY = 2, 64, 0.95
 NUM_PEERS, ROLL = 20, 1_000_003
@@ -98,7 +98,17 @@ class Bench:
         apply(self.params, sparse, self.mean, num_threads=NUM_THREADS)
 
     def _aggregate(self) -> None:
-        updates = ((body, self.mean) for body in self.ours)
+        """As the protocol does: check each body, clip its tensors to the median norm, add."""
+        norms = [check(body, self.plan, num_threads=NUM_THREADS) for body in self.ours]
+        median = {name: statistics.median_low(n[name] for n in norms) for name in self.params}
+        factors = [
+            {
+                name: min(1.0, median[name] / max(norm, 1e-12)) / NUM_PEERS
+                for name, norm in n.items()
+            }
+            for n in norms
+        ]
+        updates = zip(self.ours, factors, strict=True)
         aggregate(self.params, updates, self.plan, num_threads=NUM_THREADS)
 
 

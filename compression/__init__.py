@@ -4,16 +4,17 @@ neither windows nor peers.
 """
 
 from compression.chunking import CHUNK_ELEMENTS, TensorLayout, tensor_layout
-from compression.decoder import aggregate, decode, decode_tensor
+from compression.decoder import aggregate, check, decode, decode_tensor
 from compression.encoder import encode, encode_tensor, encode_with_feedback
 from compression.feedback import accumulate, residual_after
 from compression.plan import Plan, body_bytes, make_plan
 from compression.sparse import CodecError, SparseModel, SparseTensor, apply
-from compression.warmup import load_kernels
+from compression.warmup import KernelCacheError, load_kernels
 
 __all__ = [
     "CHUNK_ELEMENTS",
     "CodecError",
+    "KernelCacheError",
     "Plan",
     "SparseModel",
     "SparseTensor",
@@ -22,6 +23,7 @@ __all__ = [
     "aggregate",
     "apply",
     "body_bytes",
+    "check",
     "decode",
     "decode_tensor",
     "encode",

@@ -2,14 +2,14 @@
 
 Every rule is checked on every chunk before anything of it is used: exact length, exponent
 and ratio bytes in range, k ones in the upper map, indices ascending and below n, padding
-clear. Nothing in the bytes chooses a size: memory is 12 bytes per kept value, 3 per 64 of
-them, and a few kilobytes per tensor and thread, for honest bytes and any others.
+clear. Nothing in the bytes chooses a size: memory is 12 bytes per kept value where they are
+asked for, half a kilobyte per 256 chunks, and a few kilobytes per tensor and thread, for
+honest bytes and any others.
 """
 
 import math
 from collections.abc import Iterable, Mapping
 from functools import partial
-from itertools import islice
 
 import numpy as np
 import torch
@@ -40,7 +40,7 @@ from compression.sparse import CodecError, SparseModel, SparseTensor, apply
 from compression.workers import for_each
 
 HELD_BODIES = 10
-"""Bodies that `aggregate` holds: 2 % of float32 parameters each."""
+"""Bodies that `aggregate` holds at a time: together a twentieth of float32 parameters."""
 
 _FAULTS = {
     WRONG_ONES: ("indices", "an upper map does not have as many ones as there are indices"),
@@ -57,10 +57,15 @@ def decode(body: bytes | memoryview, plan: Plan, num_threads: int | None = None)
     scales = _checked_scales(raw, plan)
     indices = np.empty(plan.num_kept, dtype=np.int64)
     values = np.empty(plan.num_kept, dtype=np.float32)
-    read = partial(_read, raw, plan, scales, indices, values)
-    pieces = list(plan.pieces())
-    units = for_each(read, pieces, num_threads)
-    norms = _norms(pieces, units, scales)
+
+    def read(piece: Piece) -> np.ndarray:
+        shape = (piece.stop - piece.first, piece.run.group.k)
+        part = piece.kept
+        return _read(
+            raw, plan, scales, piece, indices[part].reshape(shape), values[part].reshape(shape)
+        )
+
+    norms = _norms(plan, scales, for_each(read, plan.pieces(), num_threads))
     tensors = {}
     for tensor, (name, layout) in enumerate(zip(plan.names, plan.layouts, strict=True)):
         kept = plan.kept(tensor)
@@ -68,9 +73,23 @@ def decode(body: bytes | memoryview, plan: Plan, num_threads: int | None = None)
             shape=layout.shape,
             indices=torch.from_numpy(indices[kept]),
             values=torch.from_numpy(values[kept]),
-            norm=norms[tensor],
+            norm=norms[name],
         )
     return SparseModel(tensors=tensors)
+
+
+def check(body: bytes | memoryview, plan: Plan, num_threads: int | None = None) -> dict[str, float]:
+    """Every tensor's norm, as `decode` gives it, or CodecError; keeps nothing of the body. Pure."""
+    raw = _checked_length(body, plan)
+    scales = _checked_scales(raw, plan)
+
+    def read(piece: Piece) -> np.ndarray:
+        shape = (piece.stop - piece.first, 0)
+        return _read(
+            raw, plan, scales, piece, np.empty(shape, np.int64), np.empty(shape, np.float32)
+        )
+
+    return _norms(plan, scales, for_each(read, plan.pieces(), num_threads))
 
 
 def decode_tensor(data: bytes, layout: TensorLayout) -> SparseTensor:
@@ -87,20 +106,37 @@ def aggregate(
     """params[name] += float32(factor) * values for each (body, factors) in turn, in place.
 
     Streaming: at most `HELD_BODIES` bodies are held at a time, decoded and added chunk by
-    chunk. The same bits as `decode` and `apply` in that order. A body that has not passed
-    `decode` may raise CodecError half way: the parameters are then to be thrown away.
+    chunk. The same bits as `decode` and `apply` in that order. ValueError, before anything
+    is added, if a parameter is not contiguous float32 of the plan's shape. A body that has
+    not passed `check` may raise CodecError half way: the parameters are then to be thrown away.
     """
-    if any(params[name].device.type != "cpu" for name in plan.names):
-        for body, by_name in updates:
-            apply(params, decode(body, plan, num_threads), by_name, num_threads)
-        return
+    _check_params(params, plan)
     remaining = iter(updates)
-    while held := list(islice(remaining, HELD_BODIES)):
-        bodies = [_checked_length(body, plan) for body, _ in held]
-        scales = [_checked_scales(raw, plan) for raw in bodies]
-        factors = [by_name for _, by_name in held]
-        add = partial(_add, params, plan, np.stack(bodies), scales, factors)
+    if any(params[name].device.type != "cpu" for name in plan.names):
+        for body, factors in remaining:
+            apply(params, decode(body, plan, num_threads), factors, num_threads)
+        return
+    body_HB = np.empty((HELD_BODIES, plan.num_bytes), dtype=np.uint8)
+    while True:
+        scales: list[list[TensorScale]] = []
+        held: list[Mapping[str, float]] = []
+        for row, (body, factors) in zip(body_HB, remaining, strict=False):
+            row[:] = _checked_length(body, plan)
+            scales.append(_checked_scales(row, plan))
+            held.append(factors)
+        if not held:
+            return
+        add = partial(_add, params, plan, body_HB[: len(held)], scales, held)
         for_each(add, plan.pieces(), num_threads)
+
+
+def _check_params(params: Mapping[str, Tensor], plan: Plan) -> None:
+    for name, layout in zip(plan.names, plan.layouts, strict=True):
+        param = params[name]
+        if tuple(param.shape) != layout.shape:
+            raise ValueError(f"{name}: shape {tuple(param.shape)} is not the plan's {layout.shape}")
+        if param.dtype != torch.float32 or not param.is_contiguous():
+            raise ValueError(f"{name}: parameters must be contiguous float32")
 
 
 def _add(
@@ -126,20 +162,19 @@ def _add(
         np.stack([scale.units_of_byte for scale in scale_H]),
         factor_H,
     )
-    _check(kind, name)
+    _raise_for(kind, name)
 
 
 def _read(
     raw: np.ndarray,
     plan: Plan,
     scales: list[TensorScale],
-    indices: np.ndarray,
-    values: np.ndarray,
     piece: Piece,
+    flat_NK: np.ndarray,
+    value_NK: np.ndarray,
 ) -> np.ndarray:
-    """Fills a piece's part of `indices` and `values`; its units of the norm (see `_norms`)."""
+    """Checks a piece and fills the arrays if they have room; its part of the norm, by octave."""
     run, scale = piece.run, scales[piece.run.tensor]
-    shape = (piece.stop - piece.first, run.group.k)
     units = np.zeros((SCALE_OCTAVES, 2), dtype=np.int64)
     kind = read_chunks(
         raw,
@@ -148,15 +183,15 @@ def _read(
         piece.first,
         scale.levels,
         scale.units_of_byte,
-        indices[piece.kept].reshape(shape),
-        values[piece.kept].reshape(shape),
+        flat_NK,
+        value_NK,
         units,
     )
-    _check(kind, plan.names[run.tensor])
+    _raise_for(kind, plan.names[run.tensor])
     return units
 
 
-def _check(kind: int, name: str) -> None:
+def _raise_for(kind: int, name: str) -> None:
     if kind != GOOD:
         reason, detail = _FAULTS[kind]
         raise CodecError(reason, f"{name}: {detail}" if name else detail)
@@ -191,15 +226,18 @@ def _checked_scales(raw: np.ndarray, plan: Plan) -> list[TensorScale]:
 _NO_SCALE = TensorScale(exponent_byte=0, ratio_byte=1)
 
 
-def _norms(pieces: list[Piece], units: list[np.ndarray], scales: list[TensorScale]) -> list[float]:
-    """By tensor the root of the sum of squares, summed in integers."""
+def _norms(plan: Plan, scales: list[TensorScale], units: list[np.ndarray]) -> dict[str, float]:
+    """By name the root of the sum of squares, summed in integers; `units` by piece."""
     totals = [0] * len(scales)
-    for piece, units_O2 in zip(pieces, units, strict=True):
+    for piece, units_O2 in zip(plan.pieces(), units, strict=True):
         ratio_units = RATIO_STEPS + scales[piece.run.tensor].ratio_byte
         for octave, (small, large) in enumerate(units_O2.tolist()):
             squares = small * RATIO_STEPS**2 + large * ratio_units**2
             totals[piece.run.tensor] += squares << (2 * octave)
-    return [_norm(total, scale.exponent_byte) for total, scale in zip(totals, scales, strict=True)]
+    return {
+        name: _norm(total, scale.exponent_byte)
+        for name, total, scale in zip(plan.names, totals, scales, strict=True)
+    }
 
 
 def _norm(total: int, exponent_byte: int) -> float:

@@ -54,7 +54,7 @@ class _Source:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Kept:
+class Kept:
     """What one group of a tensor keeps, and what its values say about scales."""
 
     run: Run
@@ -115,9 +115,9 @@ def _source(data: Tensor, delta: Tensor | None, layout: TensorLayout) -> _Source
     return _Source(data=data.detach().reshape(-1), delta=delta)
 
 
-def _kept(run: Run) -> _Kept:
+def room_for(run: Run) -> Kept:
     num_chunks, k = run.group.num_chunks, run.group.k
-    return _Kept(
+    return Kept(
         run=run,
         index_NK=np.empty((num_chunks, k), dtype=np.uint16),
         value_NK=np.empty((num_chunks, k), dtype=np.float32),
@@ -127,9 +127,11 @@ def _kept(run: Run) -> _Kept:
 
 
 def _encode(sources: list[_Source], plan: Plan, decay: float, num_threads: int | None) -> bytes:
-    kept = [_kept(run) for run in plan.runs]
+    kept = [room_for(run) for run in plan.runs]
     for group in kept:
-        _select_on_device(sources[group.run.tensor], group, decay)
+        source = sources[group.run.tensor]
+        if source.data.device.type != "cpu":
+            select_by_torch(source.data, source.delta, decay, group)
     select = partial(_select, sources, kept, np.float32(decay))
     for_each(select, plan.pieces(), num_threads)
     body = np.empty(plan.num_bytes, dtype=np.uint8)
@@ -138,7 +140,7 @@ def _encode(sources: list[_Source], plan: Plan, decay: float, num_threads: int |
     return body.tobytes()
 
 
-def _select(sources: list[_Source], kept: list[_Kept], decay: np.float32, piece: Piece) -> None:
+def _select(sources: list[_Source], kept: list[Kept], decay: np.float32, piece: Piece) -> None:
     """Passes 1 and 2 of a piece."""
     run, rows = piece.run, slice(piece.first, piece.stop)
     source, group = sources[run.tensor], kept[run.number]
@@ -154,15 +156,15 @@ def _select(sources: list[_Source], kept: list[_Kept], decay: np.float32, piece:
     score_ratios(value_NK, RATIOS, group.gain_NR[rows], group.scale_NR[rows])
 
 
-def _select_on_device(source: _Source, kept: _Kept, decay: float) -> None:
-    """Pass 1 of a group on a GPU: two separate operations, so as to round as a CPU does."""
-    if source.data.device.type == "cpu":
-        return
+def select_by_torch(data: Tensor, delta: Tensor | None, decay: float, kept: Kept) -> None:
+    """Pass 1 of one group of a flat tensor on any device: for those that have no loops here.
+
+    Product and sum are two operations, so as to round as the loops do.
+    """
     for first, part in kept.run.group.blocks(DEVICE_BLOCK_CHUNKS):
-        view = source.data.as_strided(part.grid, part.grid_strides, part.offset)
-        if source.delta is not None:
-            delta = source.delta.as_strided(part.grid, part.grid_strides, part.offset)
-            view.mul_(decay).add_(delta)
+        view = _view(data, part)
+        if delta is not None:
+            view.mul_(decay).add_(_view(delta, part))
         rows_NC = view.permute(0, 2, 1, 3).reshape(part.num_chunks, part.num_elements)
         index_NK = select_topk(rows_NC, part.k)
         rows = slice(first, first + part.num_chunks)
@@ -170,8 +172,14 @@ def _select_on_device(source: _Source, kept: _Kept, decay: float) -> None:
         kept.value_NK[rows] = rows_NC.gather(1, index_NK).cpu().numpy()
 
 
+def _view(flat: Tensor, group: ChunkGroup) -> Tensor:
+    """[row blocks, height, column blocks, width] of a group, without a copy."""
+    offset = flat.storage_offset() + group.offset
+    return flat.as_strided(group.grid, group.grid_strides, offset)
+
+
 def _choose_scales(
-    kept: list[_Kept], plan: Plan, body: np.ndarray
+    kept: list[Kept], plan: Plan, body: np.ndarray
 ) -> list[tuple[TensorScale, np.ndarray]]:
     """By run: its tensor's two bytes, which go into the body, and every chunk's best scale."""
     chosen: list[tuple[TensorScale, np.ndarray]] = []
@@ -186,7 +194,7 @@ def _choose_scales(
 
 def _write(
     sources: list[_Source],
-    kept: list[_Kept],
+    kept: list[Kept],
     scales: list[tuple[TensorScale, np.ndarray]],
     body: np.ndarray,
     piece: Piece,

@@ -2,7 +2,8 @@
 
 Numba compiles a function on first use and keeps the result for the next process. It looks
 for changes in the function's own file alone: a compiled function may only call others of
-its file, and only use constants of its file.
+its file, and only use constants of its file. Whoever changes the options below must touch
+those files too.
 
 Arithmetic is strict: no reassociation and no fused multiply-add (Numba's default), so that
 a product rounds, then a sum, on every machine.

@@ -276,8 +276,6 @@ def _write_indices(
         section[lows + (bit >> 3)] |= np.uint8(wide >> 16)
         if (bit & 7) + low_bits > 8:
             section[lows + (bit >> 3) + 1] |= np.uint8((wide >> 8) & 255)
-        if (bit & 7) + low_bits > 16:
-            section[lows + (bit >> 3) + 2] |= np.uint8(wide & 255)
 
 
 @compiled
@@ -332,25 +330,27 @@ def read_chunks(
 ) -> int:
     """Chunks from `first` on: flat indices in the tensor (int64) and values; GOOD or a fault.
 
-    `norm_units` int64 [16, 2]: by octave of the scale, the sum of its squared steps times
-    the number of small and of large values, for the exact norm.
+    Where both are [N, 0] the chunks are only checked. `norm_units` int64 [16, 2]: by octave
+    of the scale, the sum of its squared steps times the number of small and of large
+    values, for the exact norm.
     """
-    num_chunks, k = flat_NK.shape
+    k, is_wanted = places.k, flat_NK.shape[1] > 0
     index_K, low_K, value_K = _scratch(places)
-    for chunk in range(num_chunks):
+    for chunk in range(flat_NK.shape[0]):
         number = first + chunk
         kind = _read_indices(body, places, number, index_K, low_K)
         if kind != GOOD:
             return kind
-        base = _base(grid, number)
-        for place in range(k):
-            flat_NK[chunk, place] = _flat(grid, base, np.int64(index_K[place]))
         scale_byte = np.int64(body[places.scales + number])
         scale = level_256[scale_byte]
         num_large = _read_codes(body, places, number, scale, unit_256x4, value_K)
         if num_large < 0:
             return CODE_PADDING
-        value_NK[chunk] = value_K[:k]
+        if is_wanted:
+            base = _base(grid, number)
+            for place in range(k):
+                flat_NK[chunk, place] = _flat(grid, base, np.int64(index_K[place]))
+            value_NK[chunk] = value_K[:k]
         step = SCALE_STEPS + scale_byte % SCALE_STEPS if scale_byte else np.int64(0)
         norm_units[scale_byte // SCALE_STEPS, 0] += step * step * (k - num_large)
         norm_units[scale_byte // SCALE_STEPS, 1] += step * step * num_large

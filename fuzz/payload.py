@@ -3,7 +3,7 @@
 Whatever libFuzzer invents, only PayloadError may come out, and what is let in must be valid in
 full. Half of the inputs get a good header and the right length, so that the search starts
 behind the first checks. The codec's loops run as Python here: the fuzzer sees their branches,
-and numpy checks every index.
+and numpy refuses an index behind an array's end.
 
     make fuzz FUZZ_S=180
     python -m fuzz.payload -max_total_time=180 <corpus folder>

@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 
 import torch
 
-from compression import load_kernels
+from compression import KernelCacheError, load_kernels
 from template import __spec_version__
 from template.base.context import NodeContext, OpenBucket
 from template.base.joining import LOCAL_FILE
@@ -97,7 +97,7 @@ def run_neuron(role: str, parse: Callable[[], C], build: Callable[[NodeContext, 
         return EXIT_INTERRUPTED
     log.info("loading the codec; on a new machine it is compiled first, which takes seconds")
     try:
-        load_kernels()
+        _load_codec()
         with _checked(config, identity), _context(role, config, identity) as context:
             supervise(build(context, config).step)
         log.info("the run has ended")
@@ -108,6 +108,13 @@ def run_neuron(role: str, parse: Callable[[], C], build: Callable[[NodeContext, 
         log.info("interrupted; %s", _what_is_saved(config.neuron.state_dir))
         return EXIT_INTERRUPTED
     return EXIT_ENDED
+
+
+def _load_codec() -> None:
+    try:
+        load_kernels()
+    except KernelCacheError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _what_is_saved(state_dir: Path) -> str:

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import torch
 
-from compression import SparseTensor
 from template.protocol.payload import (
     PayloadFormat,
     PayloadHeader,
@@ -178,22 +177,20 @@ def test_threads_do_not_move_a_golden_bit(num_threads: int, golden) -> None:
 
 
 def test_threads_do_not_move_a_bit_of_a_tensor_large_enough_to_share_out() -> None:
-    """2^22 elements and 2^18 values: PyTorch splits both over its threads."""
+    """2^22 elements and 2^16 values in 1,024 chunks, which are four pieces of work."""
     generator = torch.Generator().manual_seed(3)
     theta = torch.randn(2048, 2048, generator=generator)
-    sparse = SparseTensor(
-        shape=(2048, 2048),
-        indices=torch.randperm(2**22, generator=generator)[: 2**18],
-        values=torch.randn(2**18, generator=generator),
-        norm=1.0,
-    )
-    expected = theta.numpy().copy().reshape(-1)
+    form = PayloadFormat(run_id=bytes(16), shapes={"a": (2048, 2048)}, top_k=64)
+    header = PayloadHeader(window=0, base_window=0, pages_consumed=1, public_key=bytes(32))
+    dense = {"a": torch.randn(2048, 2048, generator=generator)}
+    payload = decode_payload(encode_payload(header, dense, form)[0], form)
+    expected, sparse = theta.numpy().copy().reshape(-1), payload.tensors["a"]
     expected[sparse.indices.numpy()] += sparse.values.numpy() * np.float32(-0.1)
     before, seen = torch.get_num_threads(), []
     try:
         for num_threads in (1, 2):
             torch.set_num_threads(num_threads)
-            after = apply_updates({"a": theta}, [({"a": sparse}, {"a": 0.1})])["a"]
+            after = apply_updates({"a": theta}, [(payload, {"a": 0.1})])["a"]
             assert np.array_equal(after.numpy().reshape(-1), expected)
             seen.append((tensors_digest({"a": after}), exact_norm(after)))
     finally:

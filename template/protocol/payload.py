@@ -22,6 +22,7 @@ from compression import (
     Plan,
     SparseTensor,
     body_bytes,
+    check,
     decode,
     encode,
     encode_with_feedback,
@@ -72,10 +73,20 @@ class PayloadHeader:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Payload:
-    """A valid payload: tensors by name, sparse, in full."""
+    """A valid payload, as the bytes that say it: a hundredth of what its decoded form takes.
+
+    `norms`: of each tensor, exact (see `SparseTensor`). Only `decode_payload` makes one.
+    """
 
     header: PayloadHeader
-    tensors: Mapping[str, SparseTensor]
+    body: memoryview
+    norms: Mapping[str, float]
+    plan: Plan
+
+    @property
+    def tensors(self) -> Mapping[str, SparseTensor]:
+        """The tensors by name, sparse: decoded anew at every call."""
+        return decode(self.body, self.plan).tensors
 
 
 def body_digest(data: bytes) -> bytes:
@@ -126,17 +137,18 @@ def _pack_header(header: PayloadHeader, form: PayloadFormat) -> bytes:
 def decode_payload(data: bytes, form: PayloadFormat) -> Payload:
     """A payload valid in full, or PayloadError(reason). Pure.
 
-    Memory: 12 bytes per kept value, 3 per 64 of them, and a few kilobytes per tensor and
-    thread, whatever the bytes.
+    Memory: half a kilobyte per 256 chunks and a few per tensor and thread, whatever the
+    bytes; the payload keeps `data` itself and nothing more of its size.
     """
     if len(data) != form.num_bytes:
         raise PayloadError("length", f"{len(data)} bytes, not {form.num_bytes}")
-    header = _decode_header(data, form)
+    header, plan = _decode_header(data, form), form.plan
+    body = memoryview(data)[_HEADER.size :]
     try:
-        sparse = decode(memoryview(data)[_HEADER.size :], form.plan)
+        norms = check(body, plan)
     except CodecError as error:
         raise PayloadError(error.reason, str(error)) from error
-    return Payload(header=header, tensors=sparse.tensors)
+    return Payload(header=header, body=body, norms=norms, plan=plan)
 
 
 def _decode_header(data: bytes, form: PayloadFormat) -> PayloadHeader:

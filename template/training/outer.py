@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from compression import SparseTensor
+from compression import aggregate
 from template.protocol.hashing import labelled_hash
 from template.protocol.payload import Payload
 from template.protocol.quorum import Decision
@@ -102,20 +102,25 @@ def coefficients(
     staleness = payload.header.window - payload.header.base_window
     share = staleness_weight(staleness, outer.staleness_decay) / divisor
     return {
-        name: outer.outer_lr * share * clip(sparse.norm, references[name], outer.clip_factor)
-        for name, sparse in payload.tensors.items()
+        name: outer.outer_lr * share * clip(norm, references[name], outer.clip_factor)
+        for name, norm in payload.norms.items()
     }
 
 
 def apply_updates(
-    params: Mapping[str, Tensor],
-    updates: Sequence[tuple[Mapping[str, SparseTensor], Mapping[str, float]]],
+    params: Mapping[str, Tensor], updates: Sequence[tuple[Payload, Mapping[str, float]]]
 ) -> Params:
-    """New parameters: each update subtracted in the order given. The input is not touched."""
+    """New parameters: each payload times its factors subtracted, in the order given.
+
+    The input is not touched. Payloads are decoded chunk by chunk as they are added.
+    """
     after = {name: tensor.clone() for name, tensor in params.items()}
-    for tensors, factors in updates:
-        for name, sparse in tensors.items():
-            sparse.add_to(after[name], coefficient=-factors[name])
+    if updates:
+        added = (
+            (payload.body, {name: -factor for name, factor in factors.items()})
+            for payload, factors in updates
+        )
+        aggregate(after, added, updates[0][0].plan)
     return after
 
 
@@ -133,7 +138,7 @@ def start_of_miner(
     if not own or share == 0:
         return state.params
     references = clip_references(state, spec.outer)
-    updates = [(p.tensors, coefficients(p, references, spec.outer, 1.0 / share)) for p in own]
+    updates = [(p, coefficients(p, references, spec.outer, 1.0 / share)) for p in own]
     return apply_updates(state.params, updates)
 
 
@@ -151,7 +156,7 @@ def outer_step(
     references = clip_references(state, spec.outer)
     accepted = [payloads[m.uid] for m in decision.members if m.uid in payloads]
     divisor = max(len(accepted), spec.outer.min_divisor)
-    updates = [(p.tensors, coefficients(p, references, spec.outer, divisor)) for p in accepted]
+    updates = [(p, coefficients(p, references, spec.outer, divisor)) for p in accepted]
     after = replace(
         state,
         window=state.window + 1,
@@ -179,6 +184,6 @@ def state_digest(state: OuterState) -> bytes:
 def _remember_norms(
     state: OuterState, window: int, accepted: Sequence[Payload], outer: OuterSpec
 ) -> tuple[tuple[int, tuple[Norms, ...]], ...]:
-    norms = tuple({name: s.norm for name, s in p.tensors.items()} for p in accepted)
+    norms = tuple(dict(p.norms) for p in accepted)
     recent = [entry for entry in state.accepted_norms if entry[0] > window - outer.clip_windows]
     return (*recent, (window, norms)) if norms else tuple(recent)

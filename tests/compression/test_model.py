@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import tracemalloc
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -24,16 +24,19 @@ from compression import (
     aggregate,
     apply,
     body_bytes,
+    check,
     decode,
     decode_tensor,
     decoder,
     encode,
     encode_tensor,
     encode_with_feedback,
+    encoder,
     make_plan,
     residual_after,
     tensor_layout,
 )
+from compression.plan import plan_of
 from tests.compression.conftest import SHAPES
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -203,19 +206,86 @@ def test_aggregating_is_decoding_and_applying_in_turn(num_updates: int) -> None:
 
 
 def test_an_update_is_taken_only_when_it_is_due() -> None:
-    """Streaming: of many updates at most `HELD_BODIES` have been asked for but not added."""
+    """Streaming: of many updates at most ten have been asked for but not added."""
     plan, target = make_plan({"a": (64, 64)}), zeros({"a": (64, 64)})
     body = encode({"a": torch.ones(64, 64)}, plan)
     asked = []
 
-    def updates():
-        for number in range(20):
+    def updates() -> Iterator[tuple[bytes, dict[str, float]]]:
+        for number in range(45):
             asked.append((number, round(float(target["a"].view(-1)[0]))))
             yield body, {"a": 1.0}
 
     aggregate(target, updates(), plan)
-    assert float(target["a"].view(-1)[0]) == 20
-    assert all(number - added <= decoder.HELD_BODIES for number, added in asked)
+    assert float(target["a"].view(-1)[0]) == 45
+    assert max(number + 1 - added for number, added in asked) == 10
+
+
+@pytest.mark.parametrize("num_updates", [1, 10, 40])
+def test_memory_of_aggregating_does_not_grow_with_the_updates(num_updates: int) -> None:
+    """Ten bodies, and the one that comes next: a twentieth of the parameters."""
+    shapes = {"a": (2048, 2048)}
+    plan, target = make_plan(shapes), zeros(shapes)
+    body = encode(draw(shapes, 0), plan)
+    aggregate(target, [(body, {"a": 1.0})], plan, 2)
+
+    def updates() -> Iterator[tuple[bytes, dict[str, float]]]:
+        for _ in range(num_updates):
+            yield bytes(bytearray(body)), {"a": 1.0}
+
+    tracemalloc.start()
+    try:
+        aggregate(target, updates(), plan, 2)
+    finally:
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert 10 * len(body) < peak <= 13 * len(body) + 64 * 1024
+    assert peak <= 0.07 * 4 * plan.num_elements
+
+
+@pytest.mark.parametrize(
+    ("param", "said"),
+    [
+        (torch.zeros(8, 8), "shape"),
+        (torch.zeros(70, 80, dtype=torch.float64), "float32"),
+        (torch.zeros(80, 70).T, "contiguous"),
+    ],
+    ids=["another shape", "float64", "not contiguous"],
+)
+def test_parameters_that_do_not_fit_are_refused_before_anything_is_added(
+    param: Tensor, said: str
+) -> None:
+    shapes = {"a": (64, 64), "b": (70, 80)}
+    plan, good = make_plan(shapes), torch.zeros(64, 64)
+    body = encode(draw(shapes, 0), plan)
+    with pytest.raises(ValueError, match=f"b: .*{said}"):
+        aggregate({"a": good, "b": param}, [(body, dict.fromkeys(shapes, 1.0))], plan)
+    assert not good.any()
+    assert not param.any()
+
+
+@EXAMPLES
+@given(SMALL_SHAPES, st.integers(0, 1000), st.binary(max_size=9), st.integers(0, 10**6))
+def test_checking_says_what_decoding_says(
+    shapes: Shapes, seed: int, patch: bytes, where: int
+) -> None:
+    """The same norms, or the same error, for good bodies and for spoilt ones."""
+    plan = make_plan(shapes)
+    body = bytearray(encode(draw(shapes, seed), plan))
+    first = where % (len(body) + 1)
+    body[first : first + len(patch)] = patch[: len(body) - first]
+    said: list[object] = []
+    for read in (check, decode):
+        try:
+            result = read(bytes(body), plan)
+            said.append(
+                {n: t.norm for n, t in result.tensors.items()}
+                if isinstance(result, SparseModel)
+                else result
+            )
+        except CodecError as error:
+            said.append(str(error))
+    assert said[0] == said[1]
 
 
 def test_a_faulty_section_is_named() -> None:
@@ -236,7 +306,7 @@ def test_memory_of_decoding_is_bounded(num_threads: int, junk: bool) -> None:
     honest = encode(draw(shapes, 0), plan)
     decode(honest, plan, num_threads)
     body = honest[:-5000] + np.random.default_rng(0).bytes(5000) if junk else honest
-    bound = (12 + 3 / 64) * plan.num_kept + 64 * 1024
+    bound = 12 * plan.num_kept + 2 * plan.num_chunks + 64 * 1024
     tracemalloc.start()
     try:
         decode(body, plan, num_threads)
@@ -323,6 +393,48 @@ def test_compiled_loops_do_what_their_python_says() -> None:
         env={**os.environ, "NUMBA_DISABLE_JIT": "1"},
     )
     assert done.stdout.split() == GOLDEN
+
+
+@pytest.mark.parametrize("offset", [0, 7])
+def test_selection_by_torch_is_that_of_the_loops(offset: int) -> None:
+    """What a GPU runs, on a CPU: tensors that begin anywhere in their storage, neighbours kept."""
+    plan = make_plan(MODEL)
+    for seed, (name, layout) in enumerate(zip(plan.names, plan.layouts, strict=True)):
+        old, delta = draw({name: layout.shape}, seed), draw({name: layout.shape}, seed + 50)
+        both = [torch.full((offset + layout.num_elements + 3,), 9.0) for _ in range(2)]
+        data, change = (flat[offset : offset + layout.num_elements] for flat in both)
+        data.copy_(old[name].reshape(-1))
+        change.copy_(delta[name].reshape(-1))
+        expected = accumulate(old[name], delta[name], 0.9).reshape(-1)
+        alone = plan_of((name,), (layout,))
+        body = encode({name: expected.reshape(layout.shape)}, alone)
+        places = decode(body, alone).tensors[name].indices
+        found = []
+        for run in alone.runs:
+            kept = encoder.room_for(run)
+            encoder.select_by_torch(data, change, 0.9, kept)
+            row_NK, col_NK = np.divmod(kept.index_NK.astype(np.int64), run.group.width)
+            flat_NK = run.group.bases()[:, None] + row_NK * run.group.stride + col_NK
+            assert np.array_equal(kept.value_NK, expected.numpy()[flat_NK])
+            found += flat_NK.reshape(-1).tolist()
+        assert torch.equal(data, expected)
+        assert found == places.tolist()
+        assert (both[0][:offset] == 9).all()
+        assert (both[0][offset + layout.num_elements :] == 9).all()
+
+
+def test_the_smallest_of_a_chunk_stays_small() -> None:
+    """Without that rule this chunk would decode to something that is coded as another."""
+    shapes = {"a": (64, 64)}
+    plan = make_plan(shapes)
+    for factor in (1.06, 1.07, 1.08, 1.09):
+        for value in (1.0915, 1.0925, 1.0934):
+            dense = torch.zeros(4096)
+            dense[:64] = value * 1.1875
+            dense[63] = value * factor
+            once = dense_of(decode(encode({"a": dense.view(64, 64)}, plan), plan), shapes)
+            again = dense_of(decode(encode(once, plan), plan), shapes)
+            assert_equal(again, once)
 
 
 @pytest.mark.gpu

@@ -181,7 +181,7 @@ def test_a_lone_payload_moves_no_more_than_its_share(state, spec, form) -> None:
 def test_apply_updates_leaves_its_input_alone(theta0, form) -> None:
     before = tensors_digest(theta0)
     payload = _payload(form, 1)
-    after = apply_updates(theta0, [(payload.tensors, dict.fromkeys(theta0, 0.5))])
+    after = apply_updates(theta0, [(payload, dict.fromkeys(theta0, 0.5))])
     assert tensors_digest(theta0) == before
     assert tensors_digest(after) != before
     assert all(after[n].data_ptr() != theta0[n].data_ptr() for n in theta0)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from template.protocol.payload import PayloadHeader, encode_payload
+from template.protocol.payload import PayloadHeader, decode_payload, encode_payload
 from template.protocol.root import tensors_digest
 from template.training.model import build_model, load_params
 from template.training.outer import apply_updates
@@ -25,11 +25,16 @@ def scorer(spec, theta0) -> Scorer:
 
 
 @pytest.fixture
-def tensors(form):
+def payload(form):
     generator = torch.Generator().manual_seed(5)
     dense = {name: torch.randn(shape, generator=generator) for name, shape in form.shapes.items()}
     header = PayloadHeader(window=0, base_window=0, pages_consumed=0, public_key=bytes(32))
-    return encode_payload(header, dense, form)[1]
+    return decode_payload(encode_payload(header, dense, form)[0], form)
+
+
+@pytest.fixture
+def tensors(payload):
+    return payload.tensors
 
 
 def test_losses_are_those_of_transformers(spec, theta0, scorer, pages) -> None:
@@ -63,13 +68,13 @@ def test_no_pages_have_no_losses(scorer, spec) -> None:
 
 
 def test_within_the_block_the_model_stands_where_the_step_leads(
-    scorer, theta0, tensors, pages
+    scorer, theta0, payload, tensors, pages
 ) -> None:
     factors = {name: 0.1 * (i + 1) for i, name in enumerate(sorted(tensors))}
     before = scorer.losses(pages)
     with scorer.stepped(tensors, factors):
         inside, losses = scorer.params(), scorer.losses(pages)
-    assert tensors_digest(inside) == tensors_digest(apply_updates(theta0, [(tensors, factors)]))
+    assert tensors_digest(inside) == tensors_digest(apply_updates(theta0, [(payload, factors)]))
     assert not np.array_equal(losses, before)
     assert tensors_digest(scorer.params()) == tensors_digest(theta0)
     assert scorer.losses(pages).tobytes() == before.tobytes()
