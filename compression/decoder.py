@@ -228,16 +228,16 @@ _NO_SCALE = TensorScale(exponent_byte=0, ratio_byte=1)
 
 def _norms(plan: Plan, scales: list[TensorScale], units: list[np.ndarray]) -> dict[str, float]:
     """By name the root of the sum of squares, summed in integers; `units` by piece."""
-    totals = [0] * len(scales)
+    sums_TO2 = np.zeros((len(scales), SCALE_OCTAVES, 2), dtype=np.int64)
     for piece, units_O2 in zip(plan.pieces(), units, strict=True):
-        ratio_units = RATIO_STEPS + scales[piece.run.tensor].ratio_byte
-        for octave, (small, large) in enumerate(units_O2.tolist()):
-            squares = small * RATIO_STEPS**2 + large * ratio_units**2
-            totals[piece.run.tensor] += squares << (2 * octave)
-    return {
-        name: _norm(total, scale.exponent_byte)
-        for name, total, scale in zip(plan.names, totals, scales, strict=True)
-    }
+        sums_TO2[piece.run.tensor] += units_O2
+    norms = {}
+    for name, scale, sums_O2 in zip(plan.names, scales, sums_TO2.tolist(), strict=True):
+        ratio_units, total = RATIO_STEPS + scale.ratio_byte, 0
+        for octave, (small, large) in enumerate(sums_O2):
+            total += (small * RATIO_STEPS**2 + large * ratio_units**2) << (2 * octave)
+        norms[name] = _norm(total, scale.exponent_byte)
+    return norms
 
 
 def _norm(total: int, exponent_byte: int) -> float:
