@@ -16,9 +16,9 @@ WORKING = (HONEST, "bitflip")
 MIN_LOSS_DROP_NATS = 0.3
 MIN_HONEST_EMISSION_SHARE = 0.95
 LONG_RUN_WINDOWS = 20
-SHORT_DROP_NATS_PER_WINDOW = 0.05
+SHORT_DROP_NATS_PER_WINDOW = 0.03
 """What a run of fewer than LONG_RUN_WINDOWS must learn, below its first loss; longer ones must
-end MIN_LOSS_DROP_NATS below the unigram entropy."""
+end MIN_LOSS_DROP_NATS below that (theta_0 may be trained) and below the unigram entropy."""
 
 LossReference = Literal["unigram", "first"]
 
@@ -32,25 +32,25 @@ def failures_of_run(report: Report, num_windows: int) -> list[str]:
     if num_windows >= LONG_RUN_WINDOWS:
         return failures(report, killed=killed)
     drop = SHORT_DROP_NATS_PER_WINDOW * num_windows
-    return failures(report, min_loss_drop_nats=drop, loss_reference="first", killed=killed)
+    return failures(report, min_loss_drop_nats=drop, loss_references=("first",), killed=killed)
 
 
 def failures(
     report: Report,
     *,
     min_loss_drop_nats: float = MIN_LOSS_DROP_NATS,
-    loss_reference: LossReference = "unigram",
+    loss_references: Collection[LossReference] = ("unigram", "first"),
     killed: Collection[str] = (),
 ) -> list[str]:
     """Sentences naming what does not hold; [] for a good run.
 
-    The last held-out loss must be more than `min_loss_drop_nats` below the reference: the unigram
-    entropy or, for runs too short to reach it, the first loss. `killed`: names of nodes that
-    were stopped on purpose and need not have ended well.
+    The last held-out loss must be more than `min_loss_drop_nats` below the references: the
+    unigram entropy, unless the run is too short for it, and the first loss. `killed`: names of
+    nodes that were stopped on purpose and need not have ended well.
     """
     neurons = report["neurons"]
     return [
-        *_loss_failures(report, min_loss_drop_nats, loss_reference),
+        *(f for r in loss_references for f in _loss_failures(report, min_loss_drop_nats, r)),
         *_emission_failures(report),
         *_exit_failures(neurons, killed),
         *_digest_failures(neurons),

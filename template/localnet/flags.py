@@ -30,11 +30,11 @@ Writes into --out: report.json, localnet.png, run.toml (the run spec), logs/, no
 metrics.jsonl and verdicts.jsonl of each neuron), wallets/ and buckets/. While it runs, the file
 {ENDPOINT} there has the chain's address: btcli query metagraph --netuid 1 -n ADDRESS
 
-Exit status: 0 if the loss fell ({MIN_LOSS_DROP_NATS} nats below the unigram entropy of the
-held-out text in {LONG_RUN_WINDOWS} windows or more), honest miners hold 95 % of the miners'
-emission, misbehaving ones have none, and all that ended well hold the same parameters; 1 if
-not, or if something broke; 2 for a wrong flag; 130 after Ctrl-C or SIGTERM, unless that only
-ended --hold.
+Exit status: 0 if the loss fell ({MIN_LOSS_DROP_NATS} nats below the first, and below the unigram
+entropy of the held-out text, in {LONG_RUN_WINDOWS} windows or more), honest miners hold 95 %
+of the miners' emission, misbehaving ones have none, and all that ended well hold the same
+parameters; 1 if not, or if something broke; 2 for a wrong flag; 130 after Ctrl-C or SIGTERM,
+unless that only ended --hold.
 
 A process that dies (neuron, chain or bucket server: killed, or an exit status other than 0 and
 2) is started again with the same command and state, at most {MAX_RESTARTS} times, after 1, 2, 4,

@@ -26,8 +26,8 @@ def test_a_good_run_fails_nothing(run):
     [
         ({"min_loss_drop_nats": 0.49}, True),
         ({"min_loss_drop_nats": 0.5}, False),
-        ({"min_loss_drop_nats": 2.9, "loss_reference": "first"}, True),
-        ({"min_loss_drop_nats": 3.0, "loss_reference": "first"}, False),
+        ({"min_loss_drop_nats": 2.9, "loss_references": ("first",)}, True),
+        ({"min_loss_drop_nats": 3.0, "loss_references": ("first",)}, False),
     ],
 )
 def test_the_loss_must_fall_far_enough(run, choices, good):
@@ -39,7 +39,16 @@ def test_the_loss_must_fall_far_enough(run, choices, good):
 def test_a_flat_loss_never_passes(run):
     for name in ("val-a", "val-b"):
         run.log_losses(name, (LOSSES[0],) * len(LOSSES))
-    assert len(said(run, min_loss_drop_nats=0.0, loss_reference="first")) == 1
+    assert len(said(run, min_loss_drop_nats=0.0, loss_references=("first",))) == 1
+    assert len(said(run, min_loss_drop_nats=0.0)) >= 1
+
+
+def test_a_trained_theta_0_alone_is_not_a_good_run(run):
+    """Far below the unigram entropy from the start, and nothing learned after it."""
+    for name in ("val-a", "val-b"):
+        run.log_losses(name, (LOSSES[-1],) * len(LOSSES))
+    (sentence,) = said(run)
+    assert "below first" in sentence
 
 
 @pytest.mark.parametrize("losses", [(), (5.0, float("inf"))])
