@@ -73,7 +73,7 @@ def _draw_loss(axes: Axes, losses: LossReport, num_windows: int) -> None:
             color=CURVE,
             weight="bold",
         )
-    axes.legend(loc="upper right", frameon=False)
+    axes.legend(loc="center right", frameon=False)
 
 
 def _draw_pay(axes: Axes, report: Report) -> None:
