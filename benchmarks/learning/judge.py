@@ -10,9 +10,7 @@ from evaluation.verdict import Verdict
 from template.base.scoring import SCORED, name_useful
 
 
-def useful(
-    workers: Workers, number: int, params_N: Tensor, steps: Sequence[Tensor]
-) -> list[bool]:
+def useful(workers: Workers, number: int, params_N: Tensor, steps: Sequence[Tensor]) -> list[bool]:
     """Per payload, given as its full step [N]: would a validator name it?
 
     Scored at a share of its step at the parameters it is to be applied to, as in a run.

@@ -71,9 +71,7 @@ class SparseCodec:
         residual_N.copy_(total_N - message.dense)
         return message
 
-    def _message(
-        self, num_bytes: int, tensors: Mapping[str, SparseTensor], steps: int
-    ) -> Message:
+    def _message(self, num_bytes: int, tensors: Mapping[str, SparseTensor], steps: int) -> Message:
         dense_N = torch.zeros(self._space.num_elements)
         for name, view in self._space.views(dense_N).items():
             tensors[name].add_to(view, coefficient=1.0)

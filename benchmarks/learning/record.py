@@ -9,7 +9,7 @@ import json
 import math
 import os
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,9 @@ from benchmarks.learning.trial import Trial
 T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 """Two-sided 95 % points of Student's t for 1, 2, ... 10 degrees of freedom."""
 NORMAL_95 = 1.96
+
+Rows = Mapping[str, Mapping[str, Any]]
+"""Key -> line of the record."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,12 +59,12 @@ def load(path: Path) -> dict[str, dict[str, Any]]:
     return rows
 
 
-def missing(trials: Iterable[Trial], rows: dict[str, dict[str, Any]]) -> list[Trial]:
+def missing(trials: Iterable[Trial], rows: Rows) -> list[Trial]:
     """Trials without a row, each once, in their order."""
     return [trial for key, trial in {t.key: t for t in trials}.items() if key not in rows]
 
 
-def losses(trials: Sequence[Trial], rows: dict[str, dict[str, Any]]) -> list[float]:
+def losses(trials: Sequence[Trial], rows: Rows) -> list[float]:
     """Held-out losses of those trials that have ended."""
     return [rows[t.key]["outcome"]["held_out_loss"] for t in trials if t.key in rows]
 

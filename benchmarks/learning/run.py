@@ -29,7 +29,7 @@ class Outcome:
     seconds: float
 
 
-def run_trial(trial: Trial) -> Outcome:
+def run_trial(trial: Trial, final_pages: int = FINAL_PAGES) -> Outcome:
     """Deterministic but for `seconds`, on one machine and one thread."""
     start_s = time.perf_counter()
     workers = Workers(trial)
@@ -43,7 +43,7 @@ def run_trial(trial: Trial) -> Outcome:
             curve.append((number + 1, workers.held_out_loss(params_N, CURVE_PAGES)))
         if not torch.isfinite(params_N).all():
             break
-    loss = workers.held_out_loss(strategy.finish(params_N), FINAL_PAGES)
+    loss = workers.held_out_loss(strategy.finish(params_N), final_pages)
     scale = workers.space.num_elements * trial.rounds
     return Outcome(
         held_out_loss=loss,

@@ -76,7 +76,9 @@ class Trial:
         return self.rounds * self.inner_steps
 
     def steps_of(self, miner: int) -> int:
-        """Inner steps of a miner in one round."""
+        """Inner steps of a miner in one round; none of those who send noise."""
+        if miner >= self.miners - self.noise_miners:
+            return 0
         return max(1, self.inner_steps // 3) if miner < self.slow_miners else self.inner_steps
 
     def tokens(self, page_tokens: int) -> int:

@@ -84,7 +84,7 @@ class Workers:
         return params_N
 
     def train(self, bases_RN: Tensor, number: int) -> Tensor:
-        """Start less end of every miner's inner steps in round `number`, [R, N]."""
+        """Start less end of every miner's inner steps in round `number`; [R, N]."""
         ends_RN = bases_RN.clone()
         for miner, params_N in enumerate(ends_RN):
             for step in range(self.trial.steps_of(miner)):

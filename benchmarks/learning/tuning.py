@@ -1,0 +1,140 @@
+"""The search for rates, the same for every contender and kept in the record.
+
+Each searches a lattice of two numbers without edges: it starts in the middle, and goes on
+with the neighbours of the best trial so far. All get the same number of trials. A best whose
+four neighbours were all tried is interior; the table says for whom that is not so, and
+`make bench-learning` with a larger budget goes on from there.
+
+Tuned at 24 rounds on a seed that is not evaluated.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.learning.contenders import ADAMW, DEMO, contenders
+from benchmarks.learning.record import append, load
+from benchmarks.learning.run import as_row, run_trial
+from benchmarks.learning.trial import Trial
+
+TUNING_SEED = 0
+BUDGET = 9
+Point = tuple[int, int]
+NEAR = ((1, 0), (-1, 0), (0, 1), (0, -1))
+FAR = ((1, 1), (1, -1), (-1, 1), (-1, -1), (2, 0), (-2, 0), (0, 2), (0, -2))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Axis:
+    """start * factor ** i. With `from_one`, the number is 1 less that."""
+
+    field: str
+    start: float
+    factor: float
+    from_one: bool = False
+
+    def value(self, index: int) -> float:
+        scaled = self.start * self.factor**index
+        return float(f"{1 - scaled if self.from_one else scaled:.6g}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Search:
+    """The state of one contender's search, read from the record."""
+
+    base: Trial
+    axes: tuple[Axis, Axis]
+
+    def trial(self, point: Point) -> Trial:
+        changes: dict[str, Any] = {
+            a.field: a.value(i) for a, i in zip(self.axes, point, strict=True)
+        }
+        return replace(self.base, seed=TUNING_SEED, **changes)
+
+    def losses(self, rows: Mapping[str, Any], budget: int) -> dict[Point, float]:
+        """Those points whose trial has ended, in the order in which the search takes them."""
+        found: dict[Point, float] = {}
+        while len(found) < budget:
+            point = next_point(found)
+            row = rows.get(self.trial(point).key)
+            if row is None:
+                break
+            loss = row["outcome"]["held_out_loss"]
+            found[point] = loss if math.isfinite(loss) else math.inf
+        return found
+
+
+def searches() -> dict[str, Search]:
+    """Contender -> its search."""
+    inner = {
+        ADAMW: Axis(field="inner_lr", start=4e-3, factor=2.0),
+        DEMO: Axis(field="inner_lr", start=1e-3, factor=2.0),
+    }
+    second = {
+        ADAMW: Axis(field="adam_beta2", start=0.05, factor=0.5, from_one=True),
+        DEMO: Axis(field="decay", start=0.05, factor=0.5, from_one=True),
+    }
+    starts = {"diloco": 0.7, "senders": 0.7, "normmatch": 0.7, "mean": 2.0, "ours": 2.0}
+    found = {}
+    for name, base in contenders().items():
+        outer = Axis(field="outer_lr", start=starts.get(base.strategy, 1.0), factor=math.sqrt(2))
+        default = Axis(field="inner_lr", start=4e-3, factor=2.0)
+        found[name] = Search(base=base, axes=(inner.get(name, default), second.get(name, outer)))
+    return found
+
+
+def next_point(found: Mapping[Point, float]) -> Point:
+    """The untried point nearest to the best one; the same for the same past."""
+    if not found:
+        return (0, 0)
+    for best in sorted(found, key=lambda point: found[point]):
+        for move in (*NEAR, *FAR):
+            point = (best[0] + move[0], best[1] + move[1])
+            if point not in found:
+                return point
+    raise AssertionError("every finite set of points has an untried neighbour")
+
+
+def best_point(found: Mapping[Point, float]) -> tuple[Point, bool]:
+    """The best point, and whether its four neighbours are worse."""
+    best = min(found, key=lambda point: found[point])
+    return best, all((best[0] + i, best[1] + j) in found for i, j in NEAR)
+
+
+def search(name: str, path: Path, budget: int) -> Iterator[Trial]:
+    """Run what is missing of one contender's search; yields each trial that ended."""
+    state = searches()[name]
+    while len(found := state.losses(load(path), budget)) < budget:
+        trial = state.trial(next_point(found))
+        append(path, as_row(trial, run_trial(trial)))
+        yield trial
+
+
+def summary(path: Path, budget: int = BUDGET) -> dict[str, Any]:
+    """What `rates.json` holds: the rates, and how the search came to them."""
+    rows, rates, table = load(path), {}, {}
+    for name, state in searches().items():
+        found = state.losses(rows, budget)
+        if not found:
+            continue
+        point, interior = best_point(found)
+        fields = [axis.field for axis in state.axes]
+        values = [axis.value(index) for axis, index in zip(state.axes, point, strict=True)]
+        rates[name] = dict(zip(fields, values, strict=True))
+        table[name] = {
+            "loss": found[point],
+            "trials": len(found),
+            "interior": interior,
+            "tried": [
+                [*(axis.value(i) for axis, i in zip(state.axes, p, strict=True)), loss]
+                for p, loss in found.items()
+            ],
+        }
+    return {"budget": budget, "seed": TUNING_SEED, "rates": rates, "search": table}
+
+
+def write_rates(record: Path, rates: Path, budget: int = BUDGET) -> None:
+    rates.write_text(json.dumps(summary(record, budget), indent=1) + "\n")
