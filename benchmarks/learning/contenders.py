@@ -1,7 +1,7 @@
 """Who is compared: a rule with its lag and its remedies. Rates are what tuning found.
 
 `REMEDIES` are those of the shipped plans. Every low-communication rule runs at lag 0, at lag
-1 as it is, and at lag 1 with the same remedies.
+1 as it is, and at lag 1 with the same remedies; ours also at lag 0 from the warm start.
 """
 
 import json
@@ -18,12 +18,14 @@ Rates = Mapping[str, Mapping[str, Any]]
 
 RATES = Path(__file__).resolve().parent / "rates.json"
 EAGER: Mapping[str, Any] = {"eager": 1.0}
-WARM_ROUNDS = 1
+WARM_ROUNDS = 2
 """The warm start takes the tokens of so many rounds, which the trial then lacks."""
 
 ADAMW, DEMO = "adamw_dp", "demo"
 OURS = "ours/1+"
 """The rule, the lag and the remedies that ship."""
+SYNCHRONOUS = "ours/0+"
+"""The same without lag: from the same warm start. Nothing is under way to be eager about."""
 
 
 def remedied(trial: Trial) -> Trial:
@@ -39,7 +41,7 @@ def contenders() -> dict[str, Trial]:
         found[f"{rule}/0"] = Trial(strategy=rule, lag=0)
         found[f"{rule}/1"] = Trial(strategy=rule, lag=1)
         found[f"{rule}/1+"] = remedied(Trial(strategy=rule, lag=1))
-    return found
+    return found | {SYNCHRONOUS: remedied(Trial(strategy="ours", lag=0))}
 
 
 def load_rates(path: Path = RATES) -> Rates:

@@ -7,7 +7,16 @@ seeds. All rules of a section train on the same number of tokens.
 from dataclasses import dataclass, replace
 from typing import Any
 
-from benchmarks.learning.contenders import ADAMW, DEMO, OURS, Rates, contenders, tuned
+from benchmarks.learning.contenders import (
+    ADAMW,
+    DEMO,
+    OURS,
+    SYNCHRONOUS,
+    Rates,
+    contenders,
+    remedied,
+    tuned,
+)
 from benchmarks.learning.rules import LOCAL_RULES
 from benchmarks.learning.trial import Trial
 
@@ -30,29 +39,31 @@ def seeded(section: str, label: str, x: float, trial: Trial, seeds: int = 3) -> 
 
 
 def quick(rates: Rates) -> list[Group]:
-    """24 rounds of every contender at recorded rates."""
-    return main(rates, 24, [n for n in contenders() if n != DEMO]) + main(rates, 24, [DEMO], 1)
+    """24 rounds at recorded rates: all rules at lag 0 and as they would ship."""
+    bare = [f"{rule}/1" for rule in LOCAL_RULES if rule != "ours"]
+    return main(rates, 24, [n for n in contenders() if n not in (DEMO, *bare)])
 
 
 def full(rates: Rates) -> list[Group]:
     """Everything, in the order in which an interrupted run is of most use."""
-    first = [ADAMW, OURS, "ours/0", "ours/1"]
+    first = [ADAMW, OURS, SYNCHRONOUS, "ours/0", "ours/1"]
     others = [n for n in contenders() if n not in first]
     remedied = [f"{rule}/1+" for rule in LOCAL_RULES if rule != "ours"]
     return [
         *main(rates, 24, first),
-        *main(rates, 80, [ADAMW, OURS, "ours/0"]),
+        *main(rates, 80, [ADAMW, OURS, SYNCHRONOUS]),
         *main(rates, 24, others),
         *main(rates, 240, [ADAMW, OURS], 1),
         *noise(rates),
-        *main(rates, 80, remedied),
+        *localnet(rates),
+        *main(rates, 80, remedied, 1),
         *remedies(rates),
         *sweeps(rates),
         *inner_steps(rates),
         *miners(rates),
         *weighting(rates),
         *sizes(rates),
-        *main(rates, 80, ["ours/1"], 1),
+        *main(rates, 80, ["ours/0", "ours/1"], 1),
     ]
 
 
@@ -74,7 +85,7 @@ def remedies(rates: Rates) -> list[Group]:
         "4 k for 6 rounds": replace(plain, dense_rounds=6),
         "alpha warm-up 6": replace(plain, outer_warmup=6),
         "warm start": replace(both, eager=0.0, **rates["ours/1"]),
-        "warm start, lag 0": replace(both, lag=0, eager=0.0, **rates["ours/0"]),
+        "adamw_dp, warm start": replace(both, strategy=ADAMW, lag=0, eager=0.0, **rates[ADAMW]),
         "warm, eager, 4 k": replace(both, dense_rounds=6),
     }
     return [seeded("remedies", label, 0, trial, 2) for label, trial in options.items()]
@@ -90,7 +101,7 @@ def sweeps(rates: Rates) -> list[Group]:
         "clip_factor": (0, 1, 2, 4),
     }
     return [
-        seeded(field, field, value, replace(base, **_cast(base, field, value)), 2)
+        seeded(field, OURS, value, replace(base, **_cast(base, field, value)), 2)
         for field, values in ranges.items()
         for value in values
     ]
@@ -100,7 +111,7 @@ def inner_steps(rates: Rates) -> list[Group]:
     """H at equal tokens: 600 steps of every miner, whatever their number a round."""
     groups = []
     for steps in (5, 15, 30, 100):
-        for name in ("ours/0", OURS):
+        for name in (SYNCHRONOUS, OURS):
             trial = tuned(name, rates, rounds=600 // steps, inner_steps=steps)
             groups.append(seeded("inner_steps", name, steps, trial, 1))
     adamw = tuned(ADAMW, rates, rounds=40)
@@ -108,11 +119,31 @@ def inner_steps(rates: Rates) -> list[Group]:
 
 
 def miners(rates: Rates) -> list[Group]:
-    """R at equal rounds: each R beside data-parallel AdamW on the same tokens."""
-    return [
-        seeded("miners", name, count, tuned(name, rates, miners=count), 1)
-        for count in (4, 16)
-        for name in (OURS, ADAMW)
+    """R at equal rounds: each R beside data-parallel AdamW on the same tokens.
+
+    Once with the same alpha, and once with the same share of every payload (alpha / R).
+    """
+    groups, alpha = [], float(rates[OURS].get("outer_lr", 1.0))
+    for count in (4, 8, 16):
+        for name in (OURS, ADAMW):
+            groups.append(seeded("miners", name, count, tuned(name, rates, miners=count), 1))
+        same_share = replace(tuned(OURS, rates, miners=count), outer_lr=alpha * count / 8)
+        groups.append(seeded("miners", "same alpha / R", count, same_share, 1))
+    return groups
+
+
+def localnet(rates: Rates) -> list[Group]:
+    """The localnet's shape, four miners and H = 30: its rates of before, and candidates."""
+    before = Trial(strategy="ours", miners=4, inner_steps=30, inner_lr=2e-3, outer_lr=0.9)
+    after = remedied(replace(before, inner_lr=rates[OURS].get("inner_lr", 2e-3)))
+    groups = [
+        seeded("localnet", "before", 0.9, before, 2),
+        seeded("localnet", "lag 0, rates of before", 0.9, replace(before, lag=0), 2),
+        seeded("localnet", "eager alone", 2.0, replace(before, eager=1.0, outer_lr=2.0), 2),
+    ]
+    return groups + [
+        seeded("localnet", "eager, warm start", alpha, replace(after, outer_lr=alpha), 2)
+        for alpha in (1.0, 2.0, 3.0, 4.0)
     ]
 
 
@@ -129,7 +160,7 @@ def sizes(rates: Rates) -> list[Group]:
     """A model of four times the parameters."""
     return [
         seeded("model", name, 0, tuned(name, rates, model="medium"), 1)
-        for name in (ADAMW, OURS, "ours/0")
+        for name in (ADAMW, OURS, SYNCHRONOUS)
     ]
 
 

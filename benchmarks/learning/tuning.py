@@ -21,23 +21,37 @@ from benchmarks.learning.run import as_row, run_trial
 from benchmarks.learning.trial import Trial
 
 TUNING_SEED = 0
-BUDGET = 9
+BUDGET = 8
 Point = tuple[int, int]
+FORGETTING = {ADAMW: "adam_beta2", DEMO: "decay"}
+STARTS = {
+    ADAMW: (8e-3, 0.05),
+    DEMO: (1e-3, 0.05),
+    "diloco": (4e-3, 0.2),
+    "senders": (2e-3, 0.7),
+    "normmatch": (4e-3, 1.0),
+    "mean": (4e-3, 2.0),
+    "ours": (4e-3, 2.0),
+    "mean/1+": (2e-3, 6.0),
+    "ours/1+": (2e-3, 6.0),
+    "ours/0+": (2e-3, 6.0),
+}
+"""Where a search starts; short trial runs gave the order of magnitude."""
+
 NEAR = ((1, 0), (-1, 0), (0, 1), (0, -1))
 FAR = ((1, 1), (1, -1), (-1, 1), (-1, -1), (2, 0), (-2, 0), (0, 2), (0, -2))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Axis:
-    """start * factor ** i. With `from_one`, the number is 1 less that."""
+    """start * 2 ** i. With `from_one`, the number is 1 less that."""
 
     field: str
     start: float
-    factor: float
     from_one: bool = False
 
     def value(self, index: int) -> float:
-        scaled = self.start * self.factor**index
+        scaled = self.start * 2.0**index
         return float(f"{1 - scaled if self.from_one else scaled:.6g}")
 
 
@@ -69,21 +83,17 @@ class Search:
 
 def searches() -> dict[str, Search]:
     """Contender -> its search."""
-    inner = {
-        ADAMW: Axis(field="inner_lr", start=4e-3, factor=2.0),
-        DEMO: Axis(field="inner_lr", start=1e-3, factor=2.0),
-    }
-    second = {
-        ADAMW: Axis(field="adam_beta2", start=0.05, factor=0.5, from_one=True),
-        DEMO: Axis(field="decay", start=0.05, factor=0.5, from_one=True),
-    }
-    starts = {"diloco": 0.7, "senders": 0.7, "normmatch": 0.7, "mean": 2.0, "ours": 2.0}
-    found = {}
-    for name, base in contenders().items():
-        outer = Axis(field="outer_lr", start=starts.get(base.strategy, 1.0), factor=math.sqrt(2))
-        default = Axis(field="inner_lr", start=4e-3, factor=2.0)
-        found[name] = Search(base=base, axes=(inner.get(name, default), second.get(name, outer)))
-    return found
+    return {name: Search(base=base, axes=_axes(name)) for name, base in contenders().items()}
+
+
+def _axes(name: str) -> tuple[Axis, Axis]:
+    """Inner rate, and alpha; where there is no alpha, how fast the optimiser forgets."""
+    inner, second = STARTS.get(name) or STARTS[name.partition("/")[0]]
+    field = FORGETTING.get(name, "outer_lr")
+    return (
+        Axis(field="inner_lr", start=inner),
+        Axis(field=field, start=second, from_one=field != "outer_lr"),
+    )
 
 
 def next_point(found: Mapping[Point, float]) -> Point:

@@ -74,9 +74,13 @@ class Workers:
         for name, grad in self.space.views(self._grad_N).items():
             self._model.get_parameter(name).grad = grad
         self._optimizers: dict[int, torch.optim.AdamW] = {}
+        self._theta0_N = self._trained_alone()
 
     def theta0(self) -> Tensor:
-        """The first parameters, float32 [N]; trained alone if the trial says so."""
+        """The first parameters, float32 [N]; trained alone for a while if the trial says so."""
+        return self._theta0_N.clone()
+
+    def _trained_alone(self) -> Tensor:
         params_N = self.space.flat(initial_params(self.spec, self.trial.seed))
         for step in range(self.trial.warm_steps):
             self._step(params_N, -1, self._draw(WARM_START, 0, step), self._warm_lr(step))
@@ -151,7 +155,9 @@ class Workers:
 
     def _step(self, params_N: Tensor, miner: int, pages: np.ndarray, lr: float) -> None:
         """One AdamW step of a miner, in place."""
-        optimizer = self._optimizers.setdefault(miner, self.adamw(params_N))
+        if miner not in self._optimizers:
+            self._optimizers[miner] = self.adamw(params_N)
+        optimizer = self._optimizers[miner]
         (group,) = optimizer.param_groups
         (parameter,) = group["params"]
         parameter.data, group["lr"] = params_N, lr
