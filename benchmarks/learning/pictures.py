@@ -7,7 +7,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 
-from benchmarks.learning.contenders import ADAMW, OURS
+from benchmarks.learning.contenders import ADAMW, OURS, SYNCHRONOUS
 from benchmarks.learning.record import Rows
 from benchmarks.learning.suite import Group
 
@@ -30,6 +30,12 @@ SWEEPS = {
     "bits": "bits a value",
     "decay": "decay of error feedback",
     "clip_factor": "clip factor (0: none)",
+}
+SHADES = {
+    "ours/0": "#9a9a9a",
+    "ours/1": "#c2763a",
+    SYNCHRONOUS: "#7fb069",
+    OURS: "#1f6f8b",
 }
 Points = Sequence[Mapping[str, Any]]
 
@@ -64,33 +70,40 @@ def draw_rules(groups: Sequence[Group], points: Points, rows: Rows, path: Path) 
 def draw_gap(points: Points, path: Path) -> None:
     """Percent above AdamW against rounds, and what each remedy does at lag 1."""
     figure, axes = plt.subplots(1, 2, figsize=(12, 5), constrained_layout=True)
-    for name in ("ours/0", "ours/1", OURS):
+    for name in ("ours/0", "ours/1", SYNCHRONOUS, OURS):
         gaps = [p for p in points if p["section"] == "main" and p["strategy"] == name]
         gaps = sorted((p for p in gaps if "percent_over_adamw" in p), key=lambda p: p["x"])
         over = [p["percent_over_adamw"] for p in gaps]
+        if not gaps:
+            continue
         axes[0].errorbar(
             [p["x"] for p in gaps],
             [o["mean"] for o in over],
             yerr=[o["half_width_95"] or 0.0 for o in over],
             label=_said(name),
-            color=COLORS["ours"],
+            color=SHADES[name],
             ls=_line(name),
             marker="o",
             capsize=3,
         )
     axes[0].axhline(0, color=COLORS[ADAMW], lw=1)
+    lengths = sorted({p["x"] for p in points if p["section"] == "main"})
     axes[0].set_xscale("log")
+    axes[0].set_xticks(lengths, [f"{length:g}" for length in lengths])
+    axes[0].minorticks_off()
     axes[0].set_xlabel("rounds (each point is a run of that length)")
     axes[0].set_title("percent above data-parallel AdamW, 95 % interval", fontsize=10)
     axes[0].legend(frameon=False, fontsize=9)
     remedies = [p for p in points if p["section"] == "remedies"]
     main = [p for p in points if p["section"] == "main" and p["x"] == 24]
     known = {p["strategy"]: p for p in main}
-    rows = [(_said(n), known[n]) for n in ("ours/0", "ours/1", OURS) if n in known]
+    rows = [(_said(n), known[n]) for n in SHADES if n in known]
     rows += [(p["strategy"], p) for p in remedies]
     rows.sort(key=lambda row: row[1]["held_out_loss"]["mean"])
     means = [p["held_out_loss"]["mean"] for _, p in rows]
-    axes[1].barh([label for label, _ in rows], means, color=COLORS["ours"])
+    plain = {_said(name) for name in SHADES}
+    colors = [COLORS["ours"] if label in plain else "#a9c7d0" for label, _ in rows]
+    axes[1].barh([label for label, _ in rows], means, color=colors)
     axes[1].invert_yaxis()
     axes[1].set_xlim(left=min(means, default=2.0) - 0.05)
     axes[1].set_title("held-out loss at 24 rounds, ours, by remedy", fontsize=10)
@@ -159,12 +172,11 @@ def _against_bytes(axes: Axes, points: Points) -> None:
 
 
 def _line(label: str) -> str:
-    return {"/0": "--", "/1": ":"}.get(label[-2:], "-")
+    return {"/0": "--", "/1": ":", "0+": "-."}.get(label[-2:], "-")
 
 
 def _said(label: str) -> str:
     """ "ours/1+" -> "ours, lag 1 with remedies"."""
     rule, slash, lag = label.partition("/")
-    if not slash or lag not in ("0", "1", "1+"):
-        return label
-    return f"{rule}, lag {lag[0]}" + (" with remedies" if lag.endswith("+") else "")
+    more = {"0": "", "1": "", "0+": " from the warm start", "1+": " with remedies"}
+    return f"{rule}, lag {lag[0]}{more[lag]}" if slash and lag in more else label

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from benchmarks.learning import pictures
 from benchmarks.learning.contenders import ADAMW
+from benchmarks.learning.goals import MAX_BYTES, Goal, goals
 from benchmarks.learning.record import Interval, Rows, interval, losses, paired_percent
 from benchmarks.learning.suite import Group
 from benchmarks.learning.text import ROOT
@@ -28,10 +29,12 @@ def write(groups: Sequence[Group], rows: Rows, results: Path, command: str) -> N
         "runs": [run_row(group, trial, rows) for group in groups for trial in group.trials
                  if trial.key in rows],
         "summary": points,
+        "goals": [goal_row(goal) for goal in goals(groups, rows)],
     }  # fmt: skip
     results.mkdir(parents=True, exist_ok=True)
     (results / "learning.json").write_text(json.dumps(content, indent=1) + "\n")
     print_tables(points)
+    print_goals(goals(groups, rows))
     pictures.draw(groups, points, rows, results)
 
 
@@ -100,7 +103,8 @@ def run_row(group: Group, trial: Trial, rows: Rows) -> dict[str, Any]:
 
 def print_tables(points: Sequence[Mapping[str, Any]]) -> None:
     console = Console(width=100)
-    for section in dict.fromkeys(point["section"] for point in points):
+    sections = [point["section"] for point in points]
+    for section in dict.fromkeys(s for s in sections if sections.count(s) > 1):
         table = Table("rule", "x", "nats per byte", "over AdamW, %", "up", "down", title=section)
         for point in points:
             if point["section"] == section:
@@ -114,6 +118,25 @@ def print_tables(points: Sequence[Mapping[str, Any]]) -> None:
                 )
         console.print(table)
     console.print("up, down: bytes per parameter and round of one miner; intervals: 95 %")
+
+
+def print_goals(reached: Sequence[Goal]) -> None:
+    """Percent unless it says bytes."""
+    table = Table("the shipped rule", "measured", "wanted", "")
+    for goal in reached:
+        measured = _shown(_numbers(goal.measured), 4 if goal.limit == MAX_BYTES else 2)
+        verdict = "holds" if goal.holds else "[bold]does not hold"
+        table.add_row(goal.what, measured, f"<= {goal.limit:g}", verdict)
+    Console(width=110).print(table)
+
+
+def goal_row(goal: Goal) -> dict[str, Any]:
+    return {
+        "what": goal.what,
+        "measured": _numbers(goal.measured),
+        "limit": goal.limit,
+        "holds": goal.holds,
+    }
 
 
 def _numbers(value: Interval) -> dict[str, float | int | None]:

@@ -1,4 +1,4 @@
-"""The rules by name."""
+"""Which rules there are, by name. A new one is a file of `strategies` and a line here."""
 
 from benchmarks.learning.strategies.adamw_dp import AdamWDataParallel
 from benchmarks.learning.strategies.demo import Demo

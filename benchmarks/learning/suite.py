@@ -4,6 +4,7 @@ A section is a list of groups; a group is one point of a table or picture, run w
 seeds. All rules of a section train on the same number of tokens.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from benchmarks.learning.contenders import (
     SYNCHRONOUS,
     Rates,
     contenders,
+    rates_name,
     remedied,
     tuned,
 )
@@ -21,6 +23,7 @@ from benchmarks.learning.rules import LOCAL_RULES
 from benchmarks.learning.trial import Trial
 
 SEEDS = (1, 2, 3)
+LONGEST = 240
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,29 +48,37 @@ def quick(rates: Rates) -> list[Group]:
 
 
 def full(rates: Rates) -> list[Group]:
-    """Everything, in the order in which an interrupted run is of most use."""
+    """Everything, the most important first."""
     first = [ADAMW, OURS, SYNCHRONOUS, "ours/0", "ours/1"]
     others = [n for n in contenders() if n not in first]
-    remedied = [f"{rule}/1+" for rule in LOCAL_RULES if rule != "ours"]
+    remedied_others = [f"{rule}/1+" for rule in LOCAL_RULES if rule != "ours"]
     return [
         *main(rates, 24, first),
         *main(rates, 80, [ADAMW, OURS, SYNCHRONOUS]),
-        *main(rates, 24, others),
-        *main(rates, 240, [ADAMW, OURS], 1),
         *noise(rates),
+        *main(rates, 24, others),
+        *main(rates, LONGEST, [ADAMW, OURS], 1),
         *localnet(rates),
-        *main(rates, 80, remedied, 1),
-        *remedies(rates),
         *sweeps(rates),
         *inner_steps(rates),
+        *remedies(rates),
         *miners(rates),
         *weighting(rates),
         *sizes(rates),
-        *main(rates, 80, ["ours/0", "ours/1"], 1),
+        *main(rates, 80, remedied_others, 1),
     ]
 
 
+def in_order(groups: Sequence[Group]) -> list[Trial]:
+    """What the goals need, point by point; then everything else, one seed after another."""
+    first = [t for g in groups if g.section in ("main", "noise") for t in g.trials]
+    then = [t for g in groups if g.section not in ("main", "noise") for t in g.trials]
+    return first + sorted(then, key=lambda trial: trial.seed)
+
+
 def main(rates: Rates, rounds: int, names: list[str], seeds: int = 3) -> list[Group]:
+    """Contenders without rates are left out: tune them first."""
+    names = [name for name in names if rates_name(name) in rates]
     return [seeded("main", n, rounds, tuned(n, rates, rounds=rounds), seeds) for n in names]
 
 

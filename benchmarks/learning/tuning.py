@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.learning.contenders import ADAMW, DEMO, contenders
+from benchmarks.learning.contenders import ADAMW, DEMO, contenders, rates_name
 from benchmarks.learning.record import append, load
 from benchmarks.learning.run import as_row, run_trial
 from benchmarks.learning.trial import Trial
@@ -30,9 +30,7 @@ STARTS = {
     "diloco": (4e-3, 0.2),
     "senders": (2e-3, 0.7),
     "normmatch": (4e-3, 1.0),
-    "mean": (4e-3, 2.0),
     "ours": (4e-3, 2.0),
-    "mean/1+": (2e-3, 6.0),
     "ours/1+": (2e-3, 6.0),
     "ours/0+": (2e-3, 6.0),
 }
@@ -83,7 +81,11 @@ class Search:
 
 def searches() -> dict[str, Search]:
     """Contender -> its search."""
-    return {name: Search(base=base, axes=_axes(name)) for name, base in contenders().items()}
+    return {
+        name: Search(base=base, axes=_axes(name))
+        for name, base in contenders().items()
+        if rates_name(name) == name
+    }
 
 
 def _axes(name: str) -> tuple[Axis, Axis]:

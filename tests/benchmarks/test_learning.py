@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.learning import report, suite, tuning
-from benchmarks.learning.contenders import contenders, tuned
+from benchmarks.learning.contenders import ADAMW, OURS, SYNCHRONOUS, contenders, tuned
+from benchmarks.learning.goals import goals
 from benchmarks.learning.messages import DenseCodec, Message, SparseCodec
 from benchmarks.learning.record import append, interval, load, missing, paired_percent
 from benchmarks.learning.rules import RULES
@@ -146,7 +147,7 @@ def test_a_rule_that_returns_its_input_learns_nothing_and_the_others_learn(monke
     trial = replace(SMALL, rounds=6, miners=2, inner_lr=1e-2, outer_lr=1.0)
     idle = run_trial(replace(trial, strategy="idle"), final_pages=100)
     assert len({loss for _, loss in idle.curve}) == 1
-    for name in RULES.keys() - {"idle"}:
+    for name in ("adamw_dp", "demo", "diloco", "ours"):
         outcome = run_trial(replace(trial, strategy=name, lag=0, top_k=512), final_pages=100)
         assert outcome.curve[0] == idle.curve[0]
         assert outcome.held_out_loss < idle.held_out_loss - 0.01, name
@@ -252,3 +253,28 @@ def test_intervals_and_the_written_summary(tmp_path):
     expected = sum(run["held_out_loss"] for run in written["runs"][2:]) / 2
     assert ours["held_out_loss"]["mean"] == pytest.approx(expected)
     assert (tmp_path / "learning_rules.png").stat().st_size > 10_000
+    assert written["goals"] == []
+
+
+def test_the_goals_are_checked_on_pairs_of_seeds():
+    rates = {name: {"inner_lr": 1e-3} for name in contenders()}
+    groups = suite.full(rates)
+    losses = {OURS: 2.0, ADAMW: 1.9, SYNCHRONOUS: 1.99, "mean/1+": 2.02}
+    rows = {
+        trial.key: {
+            "outcome": {
+                "held_out_loss": losses[group.label] * (1 + 0.01 * trial.seed),
+                "bytes_up_per_param_round": 0.0203,
+            }
+        }
+        for group in groups
+        if group.section == "main" and group.label in losses
+        for trial in group.trials
+    }
+    reached = {goal.what: goal for goal in goals(groups, rows)}
+    assert reached["over AdamW, 80 rounds"].measured.mean == pytest.approx(100 / 19)
+    assert not reached["over AdamW, 80 rounds"].holds
+    assert reached["lag 1 over lag 0 from the same start, 80 rounds"].holds
+    assert reached["over mean with the same remedies, 24 rounds"].holds
+    assert not reached["bytes up per parameter and round"].holds
+    assert "over senders with the same remedies, 24 rounds" not in reached
