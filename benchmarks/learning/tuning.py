@@ -126,7 +126,7 @@ def search(name: str, path: Path, budget: int) -> Iterator[Trial]:
 
 
 def summary(path: Path, budget: int = BUDGET) -> dict[str, Any]:
-    """What `rates.json` holds: the rates, and how the search came to them."""
+    """What `rates.json` holds: how far each search came, and the rates of those at its end."""
     rows, rates, table = load(path), {}, {}
     for name, state in searches().items():
         found = state.losses(rows, budget)
@@ -135,7 +135,8 @@ def summary(path: Path, budget: int = BUDGET) -> dict[str, Any]:
         point, interior = best_point(found)
         fields = [axis.field for axis in state.axes]
         values = [axis.value(index) for axis, index in zip(state.axes, point, strict=True)]
-        rates[name] = dict(zip(fields, values, strict=True))
+        if len(found) == budget:
+            rates[name] = dict(zip(fields, values, strict=True))
         table[name] = {
             "loss": found[point],
             "trials": len(found),
