@@ -46,7 +46,7 @@ def draw(groups: Sequence[Group], points: Points, rows: Rows, folder: Path) -> N
     if "main" in sections:
         draw_rules(groups, points, rows, folder / "learning_rules.png")
         draw_gap(points, folder / "learning_gap.png")
-    if sections & SWEEPS.keys():
+    if any(_varied(points, name) for name in SWEEPS):
         draw_sweeps(points, folder / "learning_sweeps.png")
 
 
@@ -113,7 +113,7 @@ def draw_gap(points: Points, path: Path) -> None:
 
 def draw_sweeps(points: Points, path: Path) -> None:
     """One panel for each number that was varied."""
-    names = [name for name in SWEEPS if any(p["section"] == name for p in points)]
+    names = [name for name in SWEEPS if _varied(points, name)]
     columns = 3
     lines = -(-len(names) // columns)
     figure, grid = plt.subplots(
@@ -125,7 +125,7 @@ def draw_sweeps(points: Points, path: Path) -> None:
             line = sorted((p for p in chosen if p["strategy"] == label), key=lambda p: p["x"])
             loss = [p["held_out_loss"]["mean"] for p in line]
             rule = label.partition("/")[0]
-            color, style = COLORS.get(rule, COLORS["ours"]), _line(label)
+            color, style = COLORS.get(rule, COLORS["mean"]), _line(label)
             axes.plot([p["x"] for p in line], loss, "o", ls=style, color=color, label=_said(label))
         if name in ("top_k", "inner_steps", "miners"):
             axes.set_xscale("log", base=2)
@@ -169,6 +169,10 @@ def _against_bytes(axes: Axes, points: Points) -> None:
     axes.set_xlabel("bytes up and down per parameter and round")
     axes.set_title("loss against bytes, 24 rounds, 95 % interval", fontsize=10)
     axes.legend(frameon=False, fontsize=8, ncols=2)
+
+
+def _varied(points: Points, section: str) -> bool:
+    return len({p["x"] for p in points if p["section"] == section}) > 1
 
 
 def _line(label: str) -> str:
