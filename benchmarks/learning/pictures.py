@@ -1,0 +1,186 @@
+"""Pictures of the learning benchmark: only what is read."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+
+from benchmarks.learning.contenders import ADAMW, OURS, SYNCHRONOUS
+from benchmarks.learning.record import Rows
+from benchmarks.learning.suite import Group
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402
+
+COLORS = {
+    "adamw_dp": "#444444",
+    "demo": "#b59f3b",
+    "diloco": "#8b1e3f",
+    "senders": "#d1802f",
+    "mean": "#7fb069",
+    "normmatch": "#8e6c8a",
+    "ours": "#1f6f8b",
+}
+SWEEPS = {
+    "inner_steps": "inner steps a round (H), equal tokens",
+    "miners": "miners (R), 24 rounds",
+    "top_k": "kept of 4096 (k)",
+    "bits": "bits a value",
+    "decay": "decay of error feedback",
+    "clip_factor": "clip factor (0: none)",
+}
+SHADES = {
+    "ours/0": "#9a9a9a",
+    "ours/1": "#c2763a",
+    SYNCHRONOUS: "#7fb069",
+    OURS: "#1f6f8b",
+}
+Points = Sequence[Mapping[str, Any]]
+
+
+def draw(groups: Sequence[Group], points: Points, rows: Rows, folder: Path) -> None:
+    """Write learning_rules.png, learning_gap.png and learning_sweeps.png, if there are runs."""
+    sections = {point["section"] for point in points}
+    if "main" in sections:
+        draw_rules(groups, points, rows, folder / "learning_rules.png")
+        draw_gap(points, folder / "learning_gap.png")
+    if any(_varied(points, name) for name in SWEEPS):
+        draw_sweeps(points, folder / "learning_sweeps.png")
+
+
+def draw_rules(groups: Sequence[Group], points: Points, rows: Rows, path: Path) -> None:
+    """Loss against tokens, and against the bytes that a miner sends and fetches."""
+    figure, axes = plt.subplots(1, 2, figsize=(12, 5), constrained_layout=True)
+    shown = (ADAMW, "demo", "diloco/0", "ours/0", "ours/1", OURS)
+    for group in groups:
+        if group.section == "main" and group.x == 24 and group.label in shown:
+            _curve(axes[0], group, rows)
+    axes[0].set_xlabel("tokens, thousands")
+    axes[0].set_ylabel("held-out loss, nats per byte")
+    axes[0].set_ylim(top=3.6)
+    axes[0].legend(frameon=False, fontsize=9)
+    axes[0].set_title("loss against tokens, 24 rounds, mean of the seeds", fontsize=10)
+    _against_bytes(axes[1], [p for p in points if p["section"] == "main" and p["x"] == 24])
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def draw_gap(points: Points, path: Path) -> None:
+    """Percent above AdamW against rounds, and what each remedy does at lag 1."""
+    figure, axes = plt.subplots(1, 2, figsize=(12, 5), constrained_layout=True)
+    for name in ("ours/0", "ours/1", SYNCHRONOUS, OURS):
+        gaps = [p for p in points if p["section"] == "main" and p["strategy"] == name]
+        gaps = sorted((p for p in gaps if "percent_over_adamw" in p), key=lambda p: p["x"])
+        over = [p["percent_over_adamw"] for p in gaps]
+        if not gaps:
+            continue
+        axes[0].errorbar(
+            [p["x"] for p in gaps],
+            [o["mean"] for o in over],
+            yerr=[o["half_width_95"] or 0.0 for o in over],
+            label=_said(name),
+            color=SHADES[name],
+            ls=_line(name),
+            marker="o",
+            capsize=3,
+        )
+    axes[0].axhline(0, color=COLORS[ADAMW], lw=1)
+    lengths = sorted({p["x"] for p in points if p["section"] == "main"})
+    axes[0].set_xscale("log")
+    axes[0].set_xticks(lengths, [f"{length:g}" for length in lengths])
+    axes[0].minorticks_off()
+    axes[0].set_xlabel("rounds (each point is a run of that length)")
+    axes[0].set_title("percent above data-parallel AdamW, 95 % interval", fontsize=10)
+    axes[0].legend(frameon=False, fontsize=9)
+    remedies = [p for p in points if p["section"] == "remedies"]
+    main = [p for p in points if p["section"] == "main" and p["x"] == 24]
+    known = {p["strategy"]: p for p in main}
+    rows = [(_said(n), known[n]) for n in SHADES if n in known]
+    rows += [(p["strategy"], p) for p in remedies]
+    rows.sort(key=lambda row: row[1]["held_out_loss"]["mean"])
+    means = [p["held_out_loss"]["mean"] for _, p in rows]
+    plain = {_said(name) for name in SHADES}
+    colors = [COLORS["ours"] if label in plain else "#a9c7d0" for label, _ in rows]
+    axes[1].barh([label for label, _ in rows], means, color=colors)
+    axes[1].invert_yaxis()
+    axes[1].set_xlim(left=min(means, default=2.0) - 0.05)
+    axes[1].set_title("held-out loss at 24 rounds, ours, by remedy", fontsize=10)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def draw_sweeps(points: Points, path: Path) -> None:
+    """One panel for each number that was varied."""
+    names = [name for name in SWEEPS if _varied(points, name)]
+    columns = 3
+    lines = -(-len(names) // columns)
+    figure, grid = plt.subplots(
+        lines, columns, figsize=(12, 3.6 * lines), constrained_layout=True, squeeze=False
+    )
+    for axes, name in zip(grid.flat, names, strict=False):
+        chosen = [p for p in points if p["section"] == name]
+        for label in dict.fromkeys(p["strategy"] for p in chosen):
+            line = sorted((p for p in chosen if p["strategy"] == label), key=lambda p: p["x"])
+            loss = [p["held_out_loss"]["mean"] for p in line]
+            rule = label.partition("/")[0]
+            color, style = COLORS.get(rule, COLORS["mean"]), _line(label)
+            axes.plot([p["x"] for p in line], loss, "o", ls=style, color=color, label=_said(label))
+        if name in ("top_k", "inner_steps", "miners"):
+            axes.set_xscale("log", base=2)
+            axes.set_xticks([p["x"] for p in chosen], [f"{p['x']:g}" for p in chosen])
+            axes.minorticks_off()
+        axes.set_title(SWEEPS[name], fontsize=10)
+        if len({p["strategy"] for p in chosen}) > 1:
+            axes.legend(frameon=False, fontsize=9)
+    for axes in list(grid.flat)[len(names) :]:
+        axes.set_visible(False)
+    figure.suptitle("held-out loss, nats per byte", fontsize=10)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _curve(axes: Axes, group: Group, rows: Rows) -> None:
+    ended = [rows[trial.key] for trial in group.trials if trial.key in rows]
+    if not ended:
+        return
+    first, tokens = ended[0]["trial"], ended[0]["outcome"]["tokens"]
+    last = ended[0]["outcome"]["curve"][-1][0]
+    warm = first["warm_steps"] / first["miners"] / first["inner_steps"]
+    curves = [row["outcome"]["curve"] for row in ended]
+    xs = [(number + warm) * tokens / (last + warm) / 1000 for number, _ in curves[0]]
+    ys = [sum(loss for _, loss in point) / len(point) for point in zip(*curves, strict=True)]
+    color = COLORS[group.label.partition("/")[0]]
+    axes.plot(xs, ys, color=color, ls=_line(group.label), label=_said(group.label))
+
+
+def _against_bytes(axes: Axes, points: Points) -> None:
+    for point in points:
+        rule, loss = point["strategy"], point["held_out_loss"]
+        moved = point["bytes_up_per_param_round"] + point["bytes_down_per_param_round"]
+        marker = {"/0": "o", "/1": "s"}.get(rule[-2:], "D")
+        color = COLORS[rule.partition("/")[0]]
+        axes.errorbar(
+            moved, loss["mean"], yerr=loss["half_width_95"] or 0.0, fmt=marker, color=color,
+            mfc="white" if marker == "s" else color, capsize=3, label=_said(rule),
+        )  # fmt: skip
+    axes.set_xscale("log")
+    axes.set_xlabel("bytes up and down per parameter and round")
+    axes.set_title("loss against bytes, 24 rounds, 95 % interval", fontsize=10)
+    axes.legend(frameon=False, fontsize=8, ncols=2)
+
+
+def _varied(points: Points, section: str) -> bool:
+    return len({p["x"] for p in points if p["section"] == section}) > 1
+
+
+def _line(label: str) -> str:
+    return {"/0": "--", "/1": ":", "0+": "-."}.get(label[-2:], "-")
+
+
+def _said(label: str) -> str:
+    """ "ours/1+" -> "ours, lag 1 with remedies"."""
+    rule, slash, lag = label.partition("/")
+    more = {"0": "", "1": "", "0+": " from the warm start", "1+": " with remedies"}
+    return f"{rule}, lag {lag[0]}{more[lag]}" if slash and lag in more else label

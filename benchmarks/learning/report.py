@@ -1,0 +1,161 @@
+"""learning.json, tables in the terminal and pictures, from the record."""
+
+import json
+import math
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.learning import pictures
+from benchmarks.learning.contenders import ADAMW
+from benchmarks.learning.goals import MAX_BYTES, Goal, goals
+from benchmarks.learning.record import Interval, Rows, interval, losses, paired_percent
+from benchmarks.learning.suite import Group
+from benchmarks.learning.text import ROOT
+from benchmarks.learning.trial import Trial
+
+
+def write(groups: Sequence[Group], rows: Rows, results: Path, command: str) -> None:
+    """Everything that the ended runs say. Groups without a run are left out."""
+    points = [p for p in (summarise(group, groups, rows) for group in groups) if p]
+    content = {
+        "command": command,
+        "commit": _commit(),
+        "runs": [run_row(group, trial, rows) for group in groups for trial in group.trials
+                 if trial.key in rows],
+        "summary": points,
+        "goals": [goal_row(goal) for goal in goals(groups, rows)],
+    }  # fmt: skip
+    results.mkdir(parents=True, exist_ok=True)
+    (results / "learning.json").write_text(json.dumps(content, indent=1) + "\n")
+    print_tables(points)
+    print_goals(goals(groups, rows))
+    pictures.draw(groups, points, rows, results)
+
+
+def summarise(group: Group, groups: Sequence[Group], rows: Rows) -> dict[str, Any] | None:
+    """One point: mean and interval, and the distance to AdamW on the same tokens and seeds."""
+    ended = [trial for trial in group.trials if trial.key in rows]
+    if not ended:
+        return None
+    outcomes = [rows[trial.key]["outcome"] for trial in ended]
+    point = {
+        "section": group.section,
+        "strategy": group.label,
+        "x": group.x,
+        "held_out_loss": _numbers(interval(losses(ended, rows))),
+        "tokens": outcomes[0]["tokens"],
+        "bytes_up_per_param_round": outcomes[0]["bytes_up_per_param_round"],
+        "bytes_down_per_param_round": outcomes[0]["bytes_down_per_param_round"],
+    }
+    over = over_adamw(group, groups, rows)
+    return point | ({"percent_over_adamw": _numbers(over)} if over else {})
+
+
+def over_adamw(group: Group, groups: Sequence[Group], rows: Rows) -> Interval | None:
+    """Percent above data-parallel AdamW, seed by seed; None where it did not run beside."""
+    reference = {
+        (other.section, t.miners, t.model, t.seed): rows[t.key]["outcome"]
+        for other in groups
+        for t in other.trials
+        if t.strategy == ADAMW and t.key in rows and (other.section, other.x) in _beside(group)
+    }
+    mine, theirs = [], []
+    for trial in group.trials:
+        other = reference.get((group.section, trial.miners, trial.model, trial.seed))
+        if other is not None and trial.key in rows:
+            mine.append(rows[trial.key]["outcome"]["held_out_loss"])
+            theirs.append(other["held_out_loss"])
+    return paired_percent(mine, theirs) if mine else None
+
+
+def _beside(group: Group) -> set[tuple[str, float]]:
+    """Where AdamW on the same tokens stands: H changes nothing for it."""
+    return {(group.section, 15 if group.section == "inner_steps" else group.x)}
+
+
+def run_row(group: Group, trial: Trial, rows: Rows) -> dict[str, Any]:
+    """One run, with the fields that everybody asks for first."""
+    outcome = rows[trial.key]["outcome"]
+    return {
+        "section": group.section,
+        "label": group.label,
+        "strategy": trial.strategy,
+        "lag": trial.lag,
+        "miners": trial.miners,
+        "inner_steps": trial.inner_steps,
+        "rounds": trial.rounds,
+        "tokens": outcome["tokens"],
+        "seed": trial.seed,
+        "held_out_loss": outcome["held_out_loss"],
+        "bytes_up_per_param_round": outcome["bytes_up_per_param_round"],
+        "bytes_down_per_param_round": outcome["bytes_down_per_param_round"],
+        "noise_kept": outcome["noise_kept"],
+        "seconds": outcome["seconds"],
+        "trial": asdict(trial),
+    }
+
+
+def print_tables(points: Sequence[Mapping[str, Any]]) -> None:
+    console = Console(width=100)
+    sections = [point["section"] for point in points]
+    for section in dict.fromkeys(s for s in sections if sections.count(s) > 1):
+        table = Table("rule", "x", "nats per byte", "over AdamW, %", "up", "down", title=section)
+        for point in points:
+            if point["section"] == section:
+                table.add_row(
+                    point["strategy"],
+                    f"{point['x']:g}",
+                    _shown(point["held_out_loss"], 4),
+                    _shown(point.get("percent_over_adamw"), 2),
+                    f"{point['bytes_up_per_param_round']:.4f}",
+                    f"{point['bytes_down_per_param_round']:.3f}",
+                )
+        console.print(table)
+    console.print("up, down: bytes per parameter and round of one miner; intervals: 95 %")
+
+
+def print_goals(reached: Sequence[Goal]) -> None:
+    """Percent unless it says bytes."""
+    table = Table("the shipped rule", "measured", "wanted", "")
+    for goal in reached:
+        measured = _shown(_numbers(goal.measured), 4 if goal.limit == MAX_BYTES else 2)
+        verdict = "holds" if goal.holds else "[bold]does not hold"
+        table.add_row(goal.what, measured, f"<= {goal.limit:g}", verdict)
+    Console(width=110).print(table)
+
+
+def goal_row(goal: Goal) -> dict[str, Any]:
+    return {
+        "what": goal.what,
+        "measured": _numbers(goal.measured),
+        "limit": goal.limit,
+        "holds": goal.holds,
+    }
+
+
+def _numbers(value: Interval) -> dict[str, float | int | None]:
+    half = None if math.isnan(value.half) else value.half
+    return {"mean": value.mean, "half_width_95": half, "seeds": value.count}
+
+
+def _shown(value: Mapping[str, Any] | None, digits: int) -> str:
+    if value is None:
+        return ""
+    half = value["half_width_95"]
+    return f"{value['mean']:.{digits}f}" + ("" if half is None else f" +- {half:.{digits}f}")
+
+
+def _commit() -> str:
+    """The commit that is checked out, "-dirty" if files differ from it; "" without git."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return done.stdout.strip()

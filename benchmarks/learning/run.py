@@ -1,0 +1,62 @@
+"""One trial from theta_0 to its last loss."""
+
+import time
+from dataclasses import asdict, dataclass
+
+import torch
+
+from benchmarks.learning.rules import RULES
+from benchmarks.learning.strategy import LocalUpdate
+from benchmarks.learning.trial import Trial
+from benchmarks.learning.workers import CURVE_PAGES, FINAL_PAGES, Workers
+
+CURVE_POINTS = 12
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What a trial gave. `curve`: (round, loss on a few held-out pages); losses in nats per
+    byte, infinite if the run diverged. `noise_kept`: payloads of noise that were used.
+    """
+
+    held_out_loss: float
+    curve: tuple[tuple[int, float], ...]
+    tokens: int
+    num_params: int
+    bytes_up_per_param_round: float
+    bytes_down_per_param_round: float
+    noise_kept: int
+    seconds: float
+
+
+def run_trial(trial: Trial, final_pages: int = FINAL_PAGES) -> Outcome:
+    """Deterministic but for `seconds`, on one machine and one thread."""
+    start_s = time.perf_counter()
+    workers = Workers(trial)
+    strategy = RULES[trial.strategy](workers)
+    params_N = workers.theta0()
+    every = max(1, trial.rounds // CURVE_POINTS)
+    curve = [(0, workers.held_out_loss(params_N, CURVE_PAGES))]
+    for number in range(trial.rounds):
+        params_N = strategy.round(number, params_N)
+        if (number + 1) % every == 0:
+            curve.append((number + 1, workers.held_out_loss(params_N, CURVE_PAGES)))
+        if not torch.isfinite(params_N).all():
+            break
+    loss = workers.held_out_loss(strategy.finish(params_N), final_pages)
+    scale = workers.space.num_elements * trial.rounds
+    return Outcome(
+        held_out_loss=loss,
+        curve=tuple(curve),
+        tokens=trial.tokens(workers.spec.data.page_tokens),
+        num_params=workers.space.num_elements,
+        bytes_up_per_param_round=strategy.bytes_up / scale,
+        bytes_down_per_param_round=strategy.bytes_down / scale,
+        noise_kept=sum(strategy.noise_kept) if isinstance(strategy, LocalUpdate) else 0,
+        seconds=time.perf_counter() - start_s,
+    )
+
+
+def as_row(trial: Trial, outcome: Outcome) -> dict[str, object]:
+    """One line of the record."""
+    return {"key": trial.key, "trial": asdict(trial), "outcome": asdict(outcome)}

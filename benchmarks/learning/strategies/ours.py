@@ -1,0 +1,67 @@
+"""The project's outer step: the mean with a least divisor, clipped at past norms.
+
+References, coefficients and the update are `template.training.outer`'s own functions; a
+test holds the parameters to those of `outer_step`, bit for bit.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from benchmarks.learning.messages import Message
+from benchmarks.learning.strategy import LocalUpdate
+from benchmarks.learning.workers import Workers
+from template.protocol.payload import Payload, PayloadHeader
+from template.training.outer import (
+    apply_updates,
+    clip_references,
+    coefficients,
+    first_state,
+)
+
+
+class Ours(LocalUpdate):
+    """theta - alpha * sum of w_i c_{i,t} payload_i, w_i = 1 / max(accepted, n_min)."""
+
+    def __init__(self, workers: Workers) -> None:
+        super().__init__(workers)
+        self._state = first_state(workers.space.views(workers.theta0()), workers.spec.run_id)
+
+    def merge(self, params_N: Tensor, messages: Sequence[Message], alpha: float) -> Tensor:
+        divisor = max(len(messages), self.trial.min_divisor)
+        space = self.workers.space
+        updates = [
+            (m.tensors, self._factors(m, alpha, divisor / share))
+            for m, share in zip(messages, self._shares(messages), strict=True)
+        ]
+        self._remember(messages)
+        return space.flat(apply_updates(space.views(params_N), updates))
+
+    def solo(self, message: Message, alpha: float) -> Tensor:
+        factors, step_N = self._factors(message, alpha, 1.0), torch.zeros_like(message.dense)
+        for name, view in self.workers.space.views(step_N).items():
+            message.tensors[name].add_to(view, coefficient=factors[name])
+        return step_N
+
+    def _factors(self, message: Message, alpha: float, divisor: float) -> Mapping[str, float]:
+        header = PayloadHeader(window=0, base_window=0, pages_consumed=0, public_key=bytes(32))
+        payload = Payload(header=header, tensors=message.tensors)
+        outer = replace(self.workers.spec.outer, outer_lr=alpha)
+        return coefficients(payload, clip_references(self._state, outer), outer, divisor)
+
+    def _shares(self, messages: Sequence[Message]) -> list[float]:
+        """1 for every payload, or its steps over the mean number of steps."""
+        if self.trial.weighting == "equal":
+            return [1.0] * len(messages)
+        mean_steps = sum(message.steps for message in messages) / len(messages)
+        return [message.steps / mean_steps for message in messages]
+
+    def _remember(self, messages: Sequence[Message]) -> None:
+        """The norms that bound those of later rounds."""
+        window, outer = self._state.window, self.workers.spec.outer
+        norms = tuple({n: s.norm for n, s in message.tensors.items()} for message in messages)
+        entries = (*self._state.accepted_norms, *([(window, norms)] if norms else []))
+        recent = tuple(entry for entry in entries if entry[0] > window - outer.clip_windows)
+        self._state = replace(self._state, window=window + 1, accepted_norms=recent)
