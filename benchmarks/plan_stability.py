@@ -159,7 +159,8 @@ class Simulation:
         before = self.scorer.losses(self._train[ids])
         references, gains = clip_references(self.state, outer), {}
         for uid, payload in payloads.items():
-            factors = coefficients(payload, references, outer, 1.0 / evaluation.step_share)
+            divisor = 1.0 / evaluation.step_share
+            factors = coefficients(0, payload.norms, references, outer, divisor)
             with self.scorer.stepped(payload.tensors, factors):
                 gains[uid] = paired_gain(before, self.scorer.losses(self._train[ids]))
         relative = relative_gains({uid: gain.mean for uid, gain in gains.items()})

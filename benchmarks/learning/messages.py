@@ -5,7 +5,7 @@ Legend: N parameters, C chunks of one size, K kept values of a chunk.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -23,13 +23,15 @@ DIRECT_LEVELS = 8
 class Message:
     """One payload as everybody decodes it: sparse tensors, and the same as one vector [N].
 
-    `steps`: inner steps behind it. `tensors` is empty where float32 was sent.
+    `steps`: inner steps behind it. `tensors` is empty where float32 was sent; `body`, the
+    payload's sections, where it was not the protocol's code.
     """
 
     num_bytes: int
     dense: Tensor
     steps: int
     tensors: Mapping[str, SparseTensor]
+    body: bytes = b""
 
 
 class DenseCodec:
@@ -53,7 +55,8 @@ class SparseCodec:
             return self._recoded(delta_N, residual_N, steps)
         deltas, residual = self._space.views(delta_N), self._space.views(residual_N)
         body = encode_with_feedback(deltas, residual, self._plan, self._decay, num_threads=1)
-        return self._message(len(body), decode(body, self._plan, num_threads=1).tensors, steps)
+        tensors = decode(body, self._plan, num_threads=1).tensors
+        return replace(self._message(len(body), tensors, steps), body=body)
 
     def _recoded(self, delta_N: Tensor, residual_N: Tensor, steps: int) -> Message:
         """The places of the project's code with values of another width; bytes by formula."""

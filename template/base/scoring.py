@@ -155,7 +155,8 @@ class WindowScorer:
     ) -> Gain:
         spec = self._context.spec
         factors = coefficients(
-            payload,
+            payload.header.staleness,
+            payload.norms,
             clip_references(state, spec.outer),
             spec.outer,
             divisor=1.0 / spec.evaluation.step_share,

@@ -32,7 +32,8 @@ def failures_of_run(report: Report, num_windows: int) -> list[str]:
     if num_windows >= LONG_RUN_WINDOWS:
         return failures(report, killed=killed)
     drop = SHORT_DROP_NATS_PER_WINDOW * num_windows
-    return failures(report, min_loss_drop_nats=drop, loss_references=("first",), killed=killed)
+    first: tuple[LossReference, ...] = ("first",)
+    return failures(report, min_loss_drop_nats=drop, loss_references=first, killed=killed)
 
 
 def failures(

@@ -70,6 +70,10 @@ class PayloadHeader:
     pages_consumed: int
     public_key: bytes
 
+    @property
+    def staleness(self) -> int:
+        return self.window - self.base_window
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Payload:

@@ -96,14 +96,13 @@ def staleness_weight(staleness: int, decay: float) -> float:
 
 
 def coefficients(
-    payload: Payload, references: Norms, outer: OuterSpec, divisor: float
+    staleness: int, norms: Norms, references: Norms, outer: OuterSpec, divisor: float
 ) -> dict[str, float]:
-    """alpha * lambda^s / divisor * c_{i,t} per tensor, as doubles."""
-    staleness = payload.header.window - payload.header.base_window
+    """alpha * lambda^s / divisor * c_{i,t} per tensor of a payload of such norms, as doubles."""
     share = staleness_weight(staleness, outer.staleness_decay) / divisor
     return {
         name: outer.outer_lr * share * clip(norm, references[name], outer.clip_factor)
-        for name, norm in payload.norms.items()
+        for name, norm in norms.items()
     }
 
 
@@ -138,7 +137,10 @@ def start_of_miner(
     if not own or share == 0:
         return state.params
     references = clip_references(state, spec.outer)
-    updates = [(p, coefficients(p, references, spec.outer, 1.0 / share)) for p in own]
+    updates = [
+        (p, coefficients(p.header.staleness, p.norms, references, spec.outer, 1.0 / share))
+        for p in own
+    ]
     return apply_updates(state.params, updates)
 
 
@@ -156,7 +158,10 @@ def outer_step(
     references = clip_references(state, spec.outer)
     accepted = [payloads[m.uid] for m in decision.members if m.uid in payloads]
     divisor = max(len(accepted), spec.outer.min_divisor)
-    updates = [(p, coefficients(p, references, spec.outer, divisor)) for p in accepted]
+    updates = [
+        (p, coefficients(p.header.staleness, p.norms, references, spec.outer, divisor))
+        for p in accepted
+    ]
     after = replace(
         state,
         window=state.window + 1,

@@ -20,6 +20,7 @@ from benchmarks.learning.strategies.ours import Ours
 from benchmarks.learning.strategy import LocalUpdate, Strategy
 from benchmarks.learning.trial import Trial
 from benchmarks.learning.workers import Workers
+from compression import check, make_plan
 from template.errors import ConfigError
 from template.protocol.payload import Payload, PayloadHeader
 from template.protocol.quorum import Decision
@@ -115,6 +116,7 @@ def test_ours_is_the_outer_step_bit_for_bit():
     workers = Workers(replace(SMALL, strategy="ours", lag=0, outer_lr=0.9, clip_factor=1.01))
     ours, params = Ours(workers), workers.theta0()
     state = first_state(workers.space.views(params), workers.spec.run_id)
+    plan = make_plan(workers.space.shapes, workers.trial.top_k)
     for window in range(3):
         deltas = workers.train(params.repeat(3, 1), window)
         deltas[0] *= 5.0
@@ -122,7 +124,7 @@ def test_ours_is_the_outer_step_bit_for_bit():
         payloads = {
             uid: Payload(header=PayloadHeader(
                 window=window, base_window=window, pages_consumed=0, public_key=bytes(32)
-            ), tensors=message.tensors)
+            ), body=memoryview(message.body), norms=check(message.body, plan), plan=plan)
             for uid, message in enumerate(messages)
         }  # fmt: skip
         members = tuple(

@@ -1,6 +1,6 @@
 """The project's outer step: the mean with a least divisor, clipped at past norms.
 
-References, coefficients and the update are `template.training.outer`'s own functions; a
+References and coefficients are `template.training.outer`'s own functions; a
 test holds the parameters to those of `outer_step`, bit for bit.
 """
 
@@ -13,9 +13,8 @@ from torch import Tensor
 from benchmarks.learning.messages import Message
 from benchmarks.learning.strategy import LocalUpdate
 from benchmarks.learning.workers import Workers
-from template.protocol.payload import Payload, PayloadHeader
+from compression import SparseModel, apply
 from template.training.outer import (
-    apply_updates,
     clip_references,
     coefficients,
     first_state,
@@ -37,7 +36,11 @@ class Ours(LocalUpdate):
             for m, share in zip(messages, self._shares(messages), strict=True)
         ]
         self._remember(messages)
-        return space.flat(apply_updates(space.views(params_N), updates))
+        after_N = params_N.clone()
+        for tensors, factors in updates:
+            minus = {name: -factor for name, factor in factors.items()}
+            apply(space.views(after_N), SparseModel(tensors=tensors), minus)
+        return after_N
 
     def solo(self, message: Message, alpha: float) -> Tensor:
         factors, step_N = self._factors(message, alpha, 1.0), torch.zeros_like(message.dense)
@@ -46,10 +49,9 @@ class Ours(LocalUpdate):
         return step_N
 
     def _factors(self, message: Message, alpha: float, divisor: float) -> Mapping[str, float]:
-        header = PayloadHeader(window=0, base_window=0, pages_consumed=0, public_key=bytes(32))
-        payload = Payload(header=header, tensors=message.tensors)
+        norms = {name: sparse.norm for name, sparse in message.tensors.items()}
         outer = replace(self.workers.spec.outer, outer_lr=alpha)
-        return coefficients(payload, clip_references(self._state, outer), outer, divisor)
+        return coefficients(0, norms, clip_references(self._state, outer), outer, divisor)
 
     def _shares(self, messages: Sequence[Message]) -> list[float]:
         """1 for every payload, or its steps over the mean number of steps."""
