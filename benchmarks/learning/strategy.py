@@ -11,6 +11,7 @@ Remedies, with p_i miner i's payload under way, e_i its error feedback, alpha th
     eager c         start_i = theta - alpha c p_i;  c = 1/R: as the mean rule will apply it
     step ahead c    start_i -= alpha c e_i
     compensate c    delta_i -= c p_i before it enters error feedback
+    catch up s      at inner step s start and place move to theta less the update under way
     outer warm-up n alpha_j = alpha (j + 1) / n in round j < n
     dense rounds n  4 top_k in rounds before n
 
@@ -98,6 +99,8 @@ class LocalUpdate(Strategy):
         return self.trial.outer_lr * min(1.0, (number + 1) / warmup if warmup else 1.0)
 
     def round(self, number: int, params_N: Tensor) -> Tensor:
+        if self.trial.catch_up_step:
+            return self._round_with_catch_up(number, params_N)
         deltas_RN = self.workers.train(self._starts(number, params_N), number)
         messages = self._send(number, deltas_RN)
         self.count([message.num_bytes for message in messages])
@@ -105,6 +108,21 @@ class LocalUpdate(Strategy):
             return self._merge(number, params_N, messages)
         before, self._sent = self._sent, messages
         return self._merge(number - 1, params_N, before) if before else params_N
+
+    def _round_with_catch_up(self, number: int, params_N: Tensor) -> Tensor:
+        """Lag 1, where miners learn the update under way in the middle of a round.
+
+        What they trained so far is kept: start and place are moved alike.
+        """
+        starts_RN = self._starts(number, params_N)
+        places_RN, middle = starts_RN.clone(), self.trial.catch_up_step
+        self.workers.advance(places_RN, number, 0, middle)
+        after_N = self._merge(number - 1, params_N, self._sent) if self._sent else params_N
+        places_RN += after_N - starts_RN
+        self.workers.advance(places_RN, number, middle, self.trial.inner_steps)
+        self._sent = self._send(number, after_N - places_RN)
+        self.count([message.num_bytes for message in self._sent])
+        return after_N
 
     def finish(self, params_N: Tensor) -> Tensor:
         if not self._sent:

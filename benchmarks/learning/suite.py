@@ -98,6 +98,7 @@ def remedies(rates: Rates) -> list[Group]:
         "warm start": replace(both, eager=0.0, **rates["ours/1"]),
         "adamw_dp, warm start": replace(both, strategy=ADAMW, lag=0, eager=0.0, **rates[ADAMW]),
         "warm, eager, 4 k": replace(both, dense_rounds=6),
+        "warm, eager, catch up": replace(both, catch_up_step=5),
     }
     return [seeded("remedies", label, 0, trial, 2) for label, trial in options.items()]
 

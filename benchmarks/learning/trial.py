@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from template.errors import ConfigError
 
 KEY_DIGITS = 16
+LATER_FIELDS = ("catch_up_step",)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,6 +27,8 @@ class Trial:
     `compensate`: share of the payload under way that is taken off the pseudo-gradient.
     `warm_steps`: inner steps of one miner alone before the first round. `dense_rounds`: first
     rounds with four times `top_k`. `outer_warmup`: rounds over which alpha grows to its value.
+    `catch_up_step`: inner step at which miners move to the parameters with the update under
+    way, once they could fetch its payloads.
     """
 
     strategy: str
@@ -54,6 +57,7 @@ class Trial:
     warm_steps: int = 0
     dense_rounds: int = 0
     outer_warmup: int = 0
+    catch_up_step: int = 0
 
     def __post_init__(self) -> None:
         _check(self.lag in (0, 1), "lag", "0 or 1")
@@ -64,7 +68,9 @@ class Trial:
 
     @property
     def canonical(self) -> str:
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        """Without what came after the first records, where it is at its default."""
+        fields = {k: v for k, v in asdict(self).items() if k not in LATER_FIELDS or v}
+        return json.dumps(fields, sort_keys=True, separators=(",", ":"))
 
     @property
     def key(self) -> str:

@@ -90,11 +90,15 @@ class Workers:
     def train(self, bases_RN: Tensor, number: int) -> Tensor:
         """Start less end of every miner's inner steps in round `number`; [R, N]."""
         ends_RN = bases_RN.clone()
-        for miner, params_N in enumerate(ends_RN):
-            for step in range(self.trial.steps_of(miner)):
+        self.advance(ends_RN, number, 0, self.trial.inner_steps)
+        return bases_RN - ends_RN
+
+    def advance(self, params_RN: Tensor, number: int, first: int, stop: int) -> None:
+        """Inner steps `first` to `stop` of round `number`, every miner's in place."""
+        for miner, params_N in enumerate(params_RN):
+            for step in range(first, min(stop, self.trial.steps_of(miner))):
                 pages = self._draw(TRAINING, miner, number * self.trial.inner_steps + step)
                 self._step(params_N, miner, pages, self.inner_lr(number, step))
-        return bases_RN - ends_RN
 
     def gradients(self, params_N: Tensor, number: int, step: int) -> Tensor:
         """The miners' gradients at the same parameters, on the pages `train` takes; [R, N]."""

@@ -16,7 +16,7 @@ WORKING = (HONEST, "bitflip")
 MIN_LOSS_DROP_NATS = 0.3
 MIN_HONEST_EMISSION_SHARE = 0.95
 LONG_RUN_WINDOWS = 20
-SHORT_DROP_NATS_PER_WINDOW = 0.01
+SHORT_DROP_NATS_PER_WINDOW = 0.005
 """What a run of fewer than LONG_RUN_WINDOWS must learn, below its first loss; longer ones must
 end MIN_LOSS_DROP_NATS below that (theta_0 may be trained) and below the unigram entropy."""
 

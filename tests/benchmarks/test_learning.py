@@ -280,3 +280,21 @@ def test_the_goals_are_checked_on_pairs_of_seeds():
     assert reached["over mean with the same remedies, 24 rounds"].holds
     assert not reached["bytes up per parameter and round"].holds
     assert "over senders with the same remedies, 24 rounds" not in reached
+
+
+def test_who_catches_up_trains_on_from_the_parameters_with_the_update_under_way():
+    """At the last step nothing is left to train: only the place has moved, not the delta."""
+    trial = replace(SMALL, eager=1.0, outer_lr=0.7)
+    late, plain = (Mean(Workers(replace(trial, catch_up_step=c))) for c in (2, 0))
+    theta = plain.workers.theta0()
+    for number in range(2):
+        seen = [strategy.round(number, theta) for strategy in (late, plain)]
+        assert torch.equal(seen[0], seen[1])
+        for a, b in zip(late._sent, plain._sent, strict=True):
+            assert torch.allclose(a.dense, b.dense, atol=1e-6)
+        theta = seen[0]
+    early = Mean(Workers(replace(trial, catch_up_step=1)))
+    for number in range(2):
+        early.round(number, early.workers.theta0())
+    assert not torch.allclose(early._sent[0].dense, plain._sent[0].dense, atol=1e-6)
+    assert replace(SMALL, catch_up_step=1).key != SMALL.key
