@@ -130,12 +130,16 @@ def start_of_miner(
 
     theta - share * alpha * lambda^s * c_{i,t} * delta_i, as if it were the only sender: its
     own work stands for what all others did at the same time. Remedy for the lag: with the
-    mean rule, the mean of all miners' starts is theta after the update that is under way.
+    mean rule, the mean of all miners' starts is theta after the update that is under way. Where
+    fewer are accepted than n_min the update is shorter, and so is the share (by the last window).
     Source: eager updates (arXiv 2502.12996), there with the sender's share 1/R.
     """
     share = spec.training.own_update_share
     if not own or share == 0:
         return state.params
+    if state.accepted_norms:
+        _, last = state.accepted_norms[-1]
+        share *= min(1.0, len(last) / spec.outer.min_divisor)
     references = clip_references(state, spec.outer)
     updates = [
         (p, coefficients(p.header.staleness, p.norms, references, spec.outer, 1.0 / share))

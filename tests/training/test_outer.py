@@ -325,3 +325,18 @@ def test_without_a_share_or_a_payload_a_miner_starts_from_theta(
 ) -> None:
     state, payloads = first_state(theta0, spec.run_id), [_payload(form, 3)][:count]
     assert start_of_miner(state, payloads, _with_share(spec, share)) is state.params
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_few_miners_start_ahead_by_no_more_than_is_applied(spec, theta0, form, count: int) -> None:
+    """With n_min 2: a lone one's payload will count half, so it takes half of it."""
+    spec = _with_share(spec, 1.0)
+    spec = dataclasses.replace(spec, outer=dataclasses.replace(spec.outer, min_divisor=2))
+    payloads = {uid: _payload(form, uid + 1) for uid in range(count)}
+    state = outer_step(first_state(theta0, spec.run_id), _decision(0, payloads), payloads, spec)
+    again = {uid: _payload(form, uid + 50, window=1) for uid in range(count)}
+    starts = [start_of_miner(state, [payload], spec) for payload in again.values()]
+    after = outer_step(state, _decision(1, again), again, spec)
+    for name, expected in after.params.items():
+        mean = torch.stack([start[name] for start in starts]).double().mean(dim=0)
+        assert torch.allclose(mean, expected.double(), atol=1e-7)
