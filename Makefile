@@ -51,7 +51,7 @@ lint: install ## ruff and mypy only
 bench-codec: text ## the codec beside the peer's method; writes benchmarks/results/codec.*
 	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/codec.py $(if $(QUICK),--quick)
 
-bench-learning: text ## which rule learns best: runs what the record lacks, tables, pictures
+bench-learning: text ## which rule learns best: what the record lacks, tables, pictures
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.learning $(if $(QUICK),--quick)
 
 fuzz: install ## coverage-guided fuzzing of payloads (Linux x86_64)
