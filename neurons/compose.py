@@ -11,7 +11,6 @@ from typing import Protocol, TypeVar
 
 import torch
 
-from compression import KernelCacheError, load_kernels
 from template import __spec_version__
 from template.base.context import NodeContext, OpenBucket
 from template.base.joining import LOCAL_FILE
@@ -21,6 +20,7 @@ from template.base.preflight import (
     check_published_endpoint,
     check_state_dir,
     claimed,
+    load_codec,
     warn_of_clock,
 )
 from template.base.supervisor import GIVE_UP_S, supervise
@@ -97,7 +97,7 @@ def run_neuron(role: str, parse: Callable[[], C], build: Callable[[NodeContext, 
         return EXIT_INTERRUPTED
     log.info("loading the codec; on a new machine it is compiled first, which takes seconds")
     try:
-        _load_codec()
+        load_codec()
         with _checked(config, identity), _context(role, config, identity) as context:
             supervise(build(context, config).step)
         log.info("the run has ended")
@@ -108,13 +108,6 @@ def run_neuron(role: str, parse: Callable[[], C], build: Callable[[NodeContext, 
         log.info("interrupted; %s", _what_is_saved(config.neuron.state_dir))
         return EXIT_INTERRUPTED
     return EXIT_ENDED
-
-
-def _load_codec() -> None:
-    try:
-        load_kernels()
-    except KernelCacheError as error:
-        raise ConfigError(str(error)) from error
 
 
 def _what_is_saved(state_dir: Path) -> str:

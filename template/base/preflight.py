@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from compression import KernelCacheError, load_kernels
 from template.base.standing import registered
 from template.chain import Chain, Neuron
 from template.chain.commands import Commands
@@ -38,6 +39,14 @@ _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _PROBE_BYTES: Final = 4096
 LOCK_FILE: Final = "lock"
 _PID_CHARS: Final = 16
+
+
+def load_codec() -> None:
+    """The codec ready for use; ConfigError if its folder of compiled loops is damaged or full."""
+    try:
+        load_kernels()
+    except KernelCacheError as error:
+        raise ConfigError(str(error)) from error
 
 
 def ask_for_place(chain: Chain, hotkey: str, commands: Commands) -> Neuron:

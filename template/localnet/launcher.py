@@ -14,8 +14,8 @@ from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from compression import KernelCacheError, load_kernels
 from template import __spec_version__
+from template.base.preflight import load_codec
 from template.chain.bittensor import BittensorChain, ChainOptions, ConnectionLost
 from template.data.corpus import load_corpus
 from template.errors import ConfigError, SubnetError, Unavailable
@@ -104,10 +104,7 @@ class Localnet:
     def _bring_up(self) -> None:
         config = self.config
         self._say("loading the codec")
-        try:
-            load_kernels()  # else each neuron of a new machine would compile it, all at once
-        except KernelCacheError as error:
-            raise ConfigError(str(error)) from error
+        load_codec()  # else each neuron of a new machine would compile it, all at once
         self._say("creating wallets")
         self.wallets = create_wallets(config.roster, config.out / "wallets")
         self.hotkeys = {name: w.hotkey.ss58_address for name, w in self.wallets.items()}

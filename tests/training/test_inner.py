@@ -1,6 +1,7 @@
 """The inner loop: against plain PyTorch, stopped early, and across a restart."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -25,8 +26,8 @@ def _never() -> bool:
     return False
 
 
-def _plain_adamw(spec, start, window: int, batches) -> dict[str, torch.Tensor]:
-    """The end of the same inner loop, without accelerate."""
+def _plain_adamw(spec, start, rate, batches) -> dict[str, torch.Tensor]:
+    """The end of the same inner loop, without accelerate; `rate` is a function of the step."""
     model = build_model(spec).train()
     load_params(model, start)
     training = spec.training
@@ -36,7 +37,7 @@ def _plain_adamw(spec, start, window: int, batches) -> dict[str, torch.Tensor]:
         weight_decay=training.weight_decay,
     )
     for step, batch in enumerate(batches):
-        optimizer.param_groups[0]["lr"] = inner_lr(spec, window, step)
+        optimizer.param_groups[0]["lr"] = rate(step)
         optimizer.zero_grad()
         tokens = torch.from_numpy(batch)
         model(input_ids=tokens, labels=tokens).loss.backward()
@@ -48,7 +49,7 @@ def _plain_adamw(spec, start, window: int, batches) -> dict[str, torch.Tensor]:
 def test_the_pseudo_gradient_is_start_less_end(spec, theta0) -> None:
     before = tensors_digest(theta0)
     result = InnerTrainer(spec, "cpu").train(theta0, 2, _batches(spec, 1), _never)
-    end = _plain_adamw(spec, theta0, 2, _batches(spec, 1))
+    end = _plain_adamw(spec, theta0, partial(inner_lr, spec, 2), _batches(spec, 1))
     expected = {name: theta0[name] - end[name] for name in theta0}
     assert tensors_digest(result.pseudo_gradient) == tensors_digest(expected)
     assert all(delta.abs().max() > 0 for delta in expected.values())
@@ -127,20 +128,6 @@ def test_a_device_that_is_not_there_is_a_wrong_flag(spec) -> None:
 def test_training_alone_is_plain_adamw_at_the_rates_of_a_warm_start(spec, theta0) -> None:
     before, batches = tensors_digest(theta0), _batches(spec, 1)
     end = InnerTrainer(spec, "cpu").train_alone(theta0, batches)
-    model = build_model(spec).train()
-    load_params(model, theta0)
-    training = spec.training
-    optimizer = torch.optim.AdamW(
-        model.parameters(),
-        betas=(training.adam_beta1, training.adam_beta2),
-        weight_decay=training.weight_decay,
-    )
-    for step, batch in enumerate(batches):
-        optimizer.param_groups[0]["lr"] = warm_start_lr(spec, step)
-        optimizer.zero_grad()
-        tokens = torch.from_numpy(batch)
-        model(input_ids=tokens, labels=tokens).loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), training.max_gradient_norm)
-        optimizer.step()
-    assert tensors_digest(end) == tensors_digest(copy_params(model))
+    plain = _plain_adamw(spec, theta0, partial(warm_start_lr, spec), batches)
+    assert tensors_digest(end) == tensors_digest(plain)
     assert tensors_digest(theta0) == before != tensors_digest(end)
