@@ -17,9 +17,10 @@ Rates = Mapping[str, Mapping[str, Any]]
 """Contender -> fields of a trial."""
 
 RATES = Path(__file__).resolve().parent / "rates.json"
-EAGER: Mapping[str, Any] = {"eager": 1.0}
 WARM_ROUNDS = 2
 """The warm start takes the tokens of so many rounds, which the trial then lacks."""
+CATCH_UP_SHARE = 1 / 3
+"""Of a round, when miners have what the others sent: K blocks of B, and the time to fetch it."""
 
 ADAMW, DEMO = "adamw_dp", "demo"
 OURS = "ours/1+"
@@ -29,9 +30,17 @@ SYNCHRONOUS = "ours/0+"
 
 
 def remedied(trial: Trial) -> Trial:
-    """With a miner's own work taken for everybody's, and a warm start, at equal tokens."""
-    warm_steps = WARM_ROUNDS * trial.miners * trial.inner_steps
-    return replace(trial, **EAGER, warm_steps=warm_steps, rounds=trial.rounds - WARM_ROUNDS)
+    """With a warm start, at equal tokens; with a lag, a miner's own work stands for everybody's
+    until it has the others'.
+    """
+    catch_up = max(1, round(CATCH_UP_SHARE * trial.inner_steps)) if trial.lag else 0
+    return replace(
+        trial,
+        eager=1.0,
+        catch_up_step=catch_up,
+        warm_steps=WARM_ROUNDS * trial.miners * trial.inner_steps,
+        rounds=trial.rounds - WARM_ROUNDS,
+    )
 
 
 def contenders() -> dict[str, Trial]:

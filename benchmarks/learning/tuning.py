@@ -31,6 +31,9 @@ STARTS = {
     "senders": (2e-3, 0.7),
     "normmatch": (4e-3, 1.0),
     "ours": (4e-3, 2.0),
+    "diloco/1+": (2e-3, 0.4),
+    "senders/1+": (2e-3, 0.35),
+    "normmatch/1+": (2e-3, 2.0),
     "ours/1+": (2e-3, 6.0),
     "ours/0+": (2e-3, 6.0),
 }

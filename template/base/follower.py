@@ -28,6 +28,8 @@ class Follower:
         self._peers = peers
         self.state = state
         self._frames: dict[bytes, tuple[int, bytes]] = {}
+        self.last_accepted: frozenset[str] = frozenset()
+        """Hotkeys of the last decision of this process that accepted anybody."""
 
     @property
     def next_window(self) -> int:
@@ -41,6 +43,11 @@ class Follower:
         """
         if payload_digest(frame) == digest:
             self._frames[digest] = (window, frame)
+
+    def held(self, digest: bytes) -> bytes | None:
+        """A frame that was kept, until its window is decided on."""
+        kept = self._frames.get(digest)
+        return None if kept is None else kept[1]
 
     def decided(self) -> bool:
         """Whether the next window's votes are final."""
@@ -62,6 +69,8 @@ class Follower:
         opened = {uid: payload for uid, payload in payloads.items() if payload is not None}
         self.state = outer_step(self.state, decision, opened, context.spec)
         self._frames = {d: kept for d, kept in self._frames.items() if kept[0] > window}
+        if decision.members:
+            self.last_accepted = frozenset(member.hotkey for member in decision.members)
         self._report(decision)
         return decision
 
@@ -100,7 +109,7 @@ class Follower:
 
     def _fetch_missing(self, decision: Decision) -> None:
         """One try for all payloads at once: a slow bucket delays no other."""
-        missing = [m for m in decision.members if m.digest not in self._frames]
+        missing = [m for m in decision.members if self.held(m.digest) is None]
         if not missing:
             return
         self._peers.refresh()
@@ -115,7 +124,7 @@ class Follower:
                     self.keep(decision.window, member.digest, frame)
 
     def _obtain(self, member: Member, decision: Decision) -> Payload | None:
-        _, frame = self._frames.get(member.digest, (decision.window, None))
+        frame = self.held(member.digest)
         namers = decision.namers[member.uid]
         attempts = 0
         while frame is None:

@@ -16,6 +16,7 @@ from template.base.context import NodeContext
 from template.base.follower import Follower
 from template.base.joining import join, local_path, open_pages
 from template.base.peers import Peers
+from template.base.preview import Preview
 from template.base.standing import Standing, publish, publish_if_new
 from template.data.assignment import assigned_pages, assignment_seed
 from template.errors import PayloadError
@@ -32,7 +33,7 @@ from template.protocol.quorum import Decision
 from template.protocol.record import PayloadCommitment, Record
 from template.protocol.ss58 import public_key
 from template.training.checkpoint import LocalCheckpoint, save_local
-from template.training.inner import InnerTrainer
+from template.training.inner import InnerResult, InnerTrainer
 from template.training.model import Params
 from template.training.outer import clip_references, start_of_miner
 
@@ -41,6 +42,10 @@ log = logging.getLogger(__name__)
 COMMIT_MARGIN_BLOCKS = 4
 """Blocks before a window's end at which training stops: encoding and the commitment must
 still get into a block. Too small loses windows, too large loses training time."""
+
+SPARE_FACTOR = 2
+"""A miner waits for the others' payloads while the time left is so many times what its last
+inner loop took. Too small loses steps when the machine slows down."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,6 +80,8 @@ class Miner:
             for window in sorted(map(int, pending))
         ]
         self._last_window = int(checkpoint.values.get("last_window", -1))
+        self._inner_loop_blocks: int | None = checkpoint.values.get("inner_loop_blocks")
+        self.follower.last_accepted = frozenset(checkpoint.values.get("last_accepted", ()))
         self._revealed: set[bytes] = set()
         self._committed = b""
         publish_if_new(context, self._record())
@@ -106,8 +113,9 @@ class Miner:
         if window - base > self.context.spec.outer.max_staleness:
             log.warning("window %d: base theta_%d is too old to train from", window, base)
             return
-        start = start_of_miner(self.follower.state, self._under_way(window), self.context.spec)
-        result = self._trainer.train(start, window, self._batches(base), lambda: self._late(window))
+        preview = Preview(self.context, self.peers, self.follower, window)
+        result = self._train(window, base, preview)
+        preview.close()
         self._last_window = window
         if not all(torch.isfinite(delta).all() for delta in result.pseudo_gradient.values()):
             log.error(
@@ -127,9 +135,32 @@ class Miner:
         frame = self.make_frame(header, result.pseudo_gradient)
         self._pending.append(Pending(window=window, frame=frame))
         self._save()
-        self.context.metrics.log(
-            window, {"inner_loss": result.mean_loss, "inner_steps": result.steps}
+        values: dict[str, float | int | str] = {
+            "inner_loss": result.mean_loss,
+            "inner_steps": result.steps,
+        }
+        if preview.uids:
+            values["caught_up_at_step"] = result.moved_at or 0
+            values["previewed_uids"] = ",".join(map(str, preview.uids))
+        self.context.metrics.log(window, values)
+
+    def _train(self, window: int, base: int, preview: Preview) -> InnerResult:
+        """The inner loop, from the parameters that come if there is time to wait for them."""
+        waiter, state = self.context.waiter, self.follower.state
+        newer = preview.poll()
+        while newer is None and preview.pending and self._has_time_to_wait(window):
+            waiter.pause()
+            newer = preview.poll()
+        if newer is None:
+            start = start_of_miner(state, self._under_way(window), self.context.spec)
+        else:
+            start = newer
+        first_block = waiter.recent_head()
+        result = self._trainer.train(
+            start, window, self._batches(base), lambda: self._late(window), preview.poll
         )
+        self._inner_loop_blocks = waiter.recent_head() - first_block + 1
+        return result
 
     def make_frame(self, header: PayloadHeader, deltas: Mapping[str, Tensor]) -> bytes:
         """The frame to send; error feedback keeps what it does not say."""
@@ -150,8 +181,17 @@ class Miner:
             yield self._pages.pages(ids[first : first + training.batch_pages])
 
     def _late(self, window: int) -> bool:
+        return self._blocks_left(window) <= 0
+
+    def _has_time_to_wait(self, window: int) -> bool:
+        """Not before it is known how long an inner loop takes here."""
+        blocks = self._inner_loop_blocks
+        return blocks is not None and self._blocks_left(window) > SPARE_FACTOR * blocks
+
+    def _blocks_left(self, window: int) -> int:
+        """Until training must stop."""
         deadline = self.context.schedule.commit_block(window) - COMMIT_MARGIN_BLOCKS
-        return self.context.waiter.recent_head() >= deadline
+        return deadline - self.context.waiter.recent_head()
 
     def _commit_pending(self, window: int) -> None:
         """Commit the payload of this window, unless that was done; a failure is tried again.
@@ -236,6 +276,10 @@ class Miner:
                 "moments": self._trainer.moments(),
                 "pending": pending,
             },
-            values={"last_window": self._last_window},
+            values={
+                "last_window": self._last_window,
+                "inner_loop_blocks": self._inner_loop_blocks,
+                "last_accepted": sorted(self.follower.last_accepted),
+            },
         )
         save_local(local_path(self.context), checkpoint, self.context.spec.run_id)

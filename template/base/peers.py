@@ -52,37 +52,26 @@ class Peers:
     ) -> dict[int, bytes | SubnetError]:
         """uid -> its payload from its miner's bucket, or why there is none.
 
-        All at once, each bucket in a thread of its own: one that does not answer delays no
-        other. What has not come when `stop()` is true counts as unavailable.
+        What has not come when `stop()` is true counts as unavailable.
         """
-        fetched: dict[int, bytes | SubnetError] = {}
-        pool = ThreadPoolExecutor(max_workers=FETCH_THREADS, thread_name_prefix="fetch")
-        running: dict[Future[bytes], int] = {}
+        fetching = self.start_fetching(members, window)
+        while not fetching.wait(FETCH_POLL_S) and not stop():
+            self._context.waiter.pause()
+        fetching.close()
+        return {member.uid: found for member, found in fetching.outcomes()}
+
+    def start_fetching(self, members: Sequence[Member], window: int) -> "Fetching":
+        """Ask each member's own bucket for its payload of a window."""
+        fetching = Fetching()
         for member in members:
             key = payload_key(self._context.spec.run_id, window, member.digest)
             try:
                 bucket = self.bucket(member.hotkey)
             except ConfigError as error:
-                fetched[member.uid] = error
+                fetching.add_failure(member, error)
                 continue
-            get = partial(bucket.get, key, max_bytes=self._context.form.num_bytes)
-            running[pool.submit(get)] = member.uid
-        unfinished = self._await(set(running), stop)
-        pool.shutdown(wait=False, cancel_futures=True)
-        for future, uid in running.items():
-            if future in unfinished:
-                fetched[uid] = Unavailable("no answer within the scoring budget")
-            else:
-                fetched[uid] = _outcome(future)
-        return fetched
-
-    def _await(self, running: set[Future[bytes]], stop: Callable[[], bool]) -> set[Future[bytes]]:
-        """Those that are still running when all the others have ended, or at the stop."""
-        while True:
-            running = wait(running, timeout=FETCH_POLL_S).not_done
-            if not running or stop():
-                return running
-            self._context.waiter.pause()
+            fetching.add(member, partial(bucket.get, key, max_bytes=self._context.form.num_bytes))
+        return fetching
 
     def fetch_named_payload(
         self, member: Member, window: int, namers: Sequence[str]
@@ -141,7 +130,41 @@ class Peers:
         return f"{hotkey} at {record.access.endpoint_url}"
 
 
+class Fetching:
+    """Payloads on their way, each bucket in a thread of its own: none delays another."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(max_workers=FETCH_THREADS, thread_name_prefix="fetch")
+        self._running: list[tuple[Member, Future[bytes]]] = []
+        self._failed: list[tuple[Member, SubnetError]] = []
+
+    def add(self, member: Member, get: Callable[[], bytes]) -> None:
+        self._running.append((member, self._pool.submit(get)))
+
+    def add_failure(self, member: Member, error: SubnetError) -> None:
+        self._failed.append((member, error))
+
+    @property
+    def done(self) -> bool:
+        """Whether every bucket has answered."""
+        return all(future.done() for _, future in self._running)
+
+    def wait(self, timeout_s: float) -> bool:
+        """Whether every bucket has answered by then."""
+        return not wait([future for _, future in self._running], timeout=timeout_s).not_done
+
+    def outcomes(self) -> list[tuple[Member, bytes | SubnetError]]:
+        """Each member's payload as it has come, or why there is none."""
+        return [*self._failed, *((member, _outcome(future)) for member, future in self._running)]
+
+    def close(self) -> None:
+        """Start no more requests and wait for none."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
 def _outcome(future: Future[bytes]) -> bytes | SubnetError:
+    if future.cancelled() or not future.done():
+        return Unavailable("no answer within the scoring budget")
     try:
         return future.result()
     except SubnetError as error:

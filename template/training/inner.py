@@ -22,12 +22,16 @@ from template.training.rates import inner_lr, warm_start_lr
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InnerResult:
-    """What a window's inner loop did. `pseudo_gradient` is start - end, per tensor."""
+    """What a window's inner loop did. `pseudo_gradient` is start - end, per tensor.
+
+    `moved_at`: the step before which start and place were moved to newer parameters, or None.
+    """
 
     pseudo_gradient: Params
     pages_consumed: int
     steps: int
     mean_loss: float
+    moved_at: int | None = None
 
 
 class InnerTrainer:
@@ -52,12 +56,15 @@ class InnerTrainer:
         window: int,
         batches: Iterable[np.ndarray],
         stop: Callable[[], bool],
+        newer: Callable[[], Mapping[str, Tensor] | None] = lambda: None,
     ) -> InnerResult:
         """Train from `start` until the batches end or `stop()` is true before a step.
 
-        A batch is int64 [pages, page_tokens]; loss in nats per token.
+        A batch is int64 [pages, page_tokens]; loss in nats per token. `newer` is asked before
+        each step: where it knows newer parameters to start from, start and place move to them
+        alike, so that nothing that was learned is lost.
         """
-        return self._loop(start, batches, stop, partial(inner_lr, self._spec, window))
+        return self._loop(start, batches, stop, partial(inner_lr, self._spec, window), newer)
 
     def train_alone(self, start: Mapping[str, Tensor], batches: Iterable[np.ndarray]) -> Params:
         """What `start` becomes by one step on each batch, before there is a run."""
@@ -70,13 +77,17 @@ class InnerTrainer:
         batches: Iterable[np.ndarray],
         stop: Callable[[], bool],
         rate: Callable[[int], float],
+        newer: Callable[[], Mapping[str, Tensor] | None] = lambda: None,
     ) -> InnerResult:
         load_params(self._accelerator.unwrap_model(self._model), start)
         self._model.train()
-        pages, losses = 0, []
+        pages, losses, moved_at = 0, [], None
         for step, batch in enumerate(batches):
             if stop():
                 break
+            if (goal := newer()) is not None:
+                self._move(start, goal)
+                start, moved_at = goal, step
             losses.append(self._step(batch, rate(step)))
             pages += len(batch)
         end = copy_params(self._accelerator.unwrap_model(self._model))
@@ -85,7 +96,13 @@ class InnerTrainer:
             pages_consumed=pages,
             steps=len(losses),
             mean_loss=float(np.mean(losses)) if losses else float("nan"),
+            moved_at=moved_at,
         )
+
+    @torch.no_grad()
+    def _move(self, start: Mapping[str, Tensor], goal: Mapping[str, Tensor]) -> None:
+        for name, place in self._accelerator.unwrap_model(self._model).named_parameters():
+            place += (goal[name] - start[name]).to(place.device)
 
     def _step(self, batch: np.ndarray, lr: float) -> float:
         tokens = torch.from_numpy(batch).to(self._accelerator.device)

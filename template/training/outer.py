@@ -148,6 +148,11 @@ def start_of_miner(
     return apply_updates(state.params, updates)
 
 
+def expected_params(state: OuterState, payloads: Sequence[Payload], spec: RunSpec) -> Params:
+    """theta one window on if just these payloads, in uid order, were the accepted ones."""
+    return apply_updates(state.params, _updates(state, payloads, spec.outer))
+
+
 def outer_step(
     state: OuterState, decision: Decision, payloads: Mapping[int, Payload], spec: RunSpec
 ) -> OuterState:
@@ -159,17 +164,11 @@ def outer_step(
     """
     if decision.window != state.window - 1:
         raise ValueError(f"window {decision.window} cannot follow theta_{state.window}")
-    references = clip_references(state, spec.outer)
     accepted = [payloads[m.uid] for m in decision.members if m.uid in payloads]
-    divisor = max(len(accepted), spec.outer.min_divisor)
-    updates = [
-        (p, coefficients(p.header.staleness, p.norms, references, spec.outer, divisor))
-        for p in accepted
-    ]
     after = replace(
         state,
         window=state.window + 1,
-        params=apply_updates(state.params, updates),
+        params=expected_params(state, accepted, spec),
         root=next_root(state.root, decision.window, decision.members, state.checkpoint_digest),
         accepted_norms=_remember_norms(state, decision.window, accepted, spec.outer),
         voting_stakes_rao=(*state.voting_stakes_rao, decision.voting_stake_rao)[
@@ -188,6 +187,17 @@ def state_digest(state: OuterState) -> bytes:
     carried = [state.window, dict(state.initial_norms), history, list(state.voting_stakes_rao)]
     canonical = json.dumps(carried, sort_keys=True).encode()
     return labelled_hash("tessera/checkpoint", tensors_digest(state.params), canonical)
+
+
+def _updates(
+    state: OuterState, accepted: Sequence[Payload], outer: OuterSpec
+) -> list[tuple[Payload, dict[str, float]]]:
+    """Each payload with its factors, the mean over all of them."""
+    references = clip_references(state, outer)
+    divisor = max(len(accepted), outer.min_divisor)
+    return [
+        (p, coefficients(p.header.staleness, p.norms, references, outer, divisor)) for p in accepted
+    ]
 
 
 def _remember_norms(

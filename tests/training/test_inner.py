@@ -26,8 +26,11 @@ def _never() -> bool:
     return False
 
 
-def _plain_adamw(spec, start, rate, batches) -> dict[str, torch.Tensor]:
-    """The end of the same inner loop, without accelerate; `rate` is a function of the step."""
+def _plain_adamw(spec, start, rate, batches, moves=None) -> dict[str, torch.Tensor]:
+    """The end of the same inner loop, without accelerate; `rate` is a function of the step.
+
+    `moves`: step -> what is added to every parameter before it.
+    """
     model = build_model(spec).train()
     load_params(model, start)
     training = spec.training
@@ -39,6 +42,9 @@ def _plain_adamw(spec, start, rate, batches) -> dict[str, torch.Tensor]:
     for step, batch in enumerate(batches):
         optimizer.param_groups[0]["lr"] = rate(step)
         optimizer.zero_grad()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter += (moves or {}).get(step, 0.0)
         tokens = torch.from_numpy(batch)
         model(input_ids=tokens, labels=tokens).loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), training.max_gradient_norm)
@@ -64,6 +70,35 @@ def test_the_rate_is_that_of_the_window(spec, theta0) -> None:
     ]
     early, late = (r.pseudo_gradient["model.norm.weight"].norm() for r in trained)
     assert early != late
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_moved_in_the_middle_it_keeps_what_it_learned(spec, theta0, at: int) -> None:
+    """Against plain PyTorch: start and place are moved alike, the moments stay."""
+    goal = {name: tensor + 0.01 * torch.ones_like(tensor) for name, tensor in theta0.items()}
+    asked = iter(range(3))
+    batches = _batches(spec, 1)
+    result = InnerTrainer(spec, "cpu").train(
+        theta0, 2, batches, _never, lambda: goal if next(asked) == at else None
+    )
+    end = _plain_adamw(spec, theta0, partial(inner_lr, spec, 2), batches, moves={at: 0.01})
+    assert result.moved_at == at
+    assert result.steps == 3
+    for name, delta in result.pseudo_gradient.items():
+        assert torch.allclose(delta, goal[name] - end[name], atol=1e-6), name
+        assert delta.abs().max() < 0.009, "the move itself is no part of what was learned"
+
+
+def test_a_move_before_the_first_step_is_another_start(spec, theta0) -> None:
+    goal = {name: tensor + 0.01 for name, tensor in theta0.items()}
+    once = iter([goal])
+    moved = InnerTrainer(spec, "cpu").train(
+        theta0, 2, _batches(spec, 1), _never, lambda: next(once, None)
+    )
+    started = InnerTrainer(spec, "cpu").train(goal, 2, _batches(spec, 1), _never)
+    assert (moved.moved_at, started.moved_at) == (0, None)
+    for name, delta in started.pseudo_gradient.items():
+        assert torch.allclose(moved.pseudo_gradient[name], delta, atol=1e-6)
 
 
 def test_stopped_before_the_first_step_it_did_nothing(spec, theta0) -> None:

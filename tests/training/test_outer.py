@@ -22,6 +22,7 @@ from template.training.outer import (
     clip,
     clip_references,
     exact_norm,
+    expected_params,
     first_state,
     outer_step,
     staleness_weight,
@@ -304,6 +305,16 @@ def test_a_miner_starts_ahead_by_its_own_payload(spec, theta0, form) -> None:
             expected[sparse.indices.numpy()] += sparse.values.numpy() * factor
             assert np.array_equal(ahead[name].numpy().reshape(-1), expected)
             assert not torch.equal(ahead[name], theta0[name])
+
+
+def test_expected_parameters_are_those_of_the_outer_step_bit_for_bit(spec, theta0, form) -> None:
+    state, payloads = first_state(theta0, spec.run_id), {u: _payload(form, u + 1) for u in range(4)}
+    after = outer_step(state, _decision(0, payloads), payloads, spec)
+    expected = expected_params(state, list(payloads.values()), spec)
+    assert tensors_digest(expected) == tensors_digest(after.params) != tensors_digest(theta0)
+    fewer = expected_params(state, list(payloads.values())[:3], spec)
+    assert tensors_digest(fewer) != tensors_digest(expected)
+    assert tensors_digest(expected_params(state, [], spec)) == tensors_digest(theta0)
 
 
 def test_the_mean_of_all_starts_is_theta_after_the_update_under_way(spec, theta0, form) -> None:

@@ -1,0 +1,96 @@
+"""What the update under way will make of the parameters, as far as a miner can know it.
+
+The payloads of window w - 1 count from the end of window w on, but can be fetched K blocks
+into it. A miner that adds them then trains on from nearly the parameters that come. Which
+will be accepted nobody knows yet: those hotkeys stand for them that were accepted last, and
+its own. A wrong guess costs the miner some of its gain; the protocol knows nothing of it.
+"""
+
+import logging
+
+from template.base.ballots import read_candidates
+from template.base.context import NodeContext
+from template.base.follower import Follower
+from template.base.peers import Fetching, Peers
+from template.errors import PayloadError
+from template.protocol.admission import open_payload
+from template.protocol.payload import Payload
+from template.protocol.root import Member
+from template.training.model import Params
+from template.training.outer import expected_params
+
+log = logging.getLogger(__name__)
+
+
+class Preview:
+    """Of one window's end, seen from within it. `poll` never blocks for long.
+
+    Fetching may take as long as validators may take for it: what comes later is hardly named.
+    """
+
+    def __init__(self, context: NodeContext, peers: Peers, follower: Follower, window: int) -> None:
+        self._context, self._peers, self._follower = context, peers, follower
+        self._window = window - 1
+        schedule = context.spec.schedule
+        published = context.schedule.held_out_block(self._window)
+        self._from_block = published + schedule.finality_lag_blocks
+        self._until_block = self._from_block + schedule.scoring_blocks // 2
+        self._expected = follower.last_accepted | {context.hotkey}
+        self._members: list[Member] = []
+        self._fetching: Fetching | None = None
+        self.uids: tuple[int, ...] = ()
+        """Whose payloads are in the preview, once there is one."""
+        self.pending = follower.state.window == window and bool(follower.last_accepted)
+        """Whether there may still be one."""
+
+    def poll(self) -> Params | None:
+        """theta_{window + 1} as expected, once; None before it is known and ever after."""
+        if not self.pending:
+            return None
+        head = self._context.waiter.recent_head()
+        if head < self._from_block:
+            return None
+        if self._fetching is None:
+            self._fetching = self._begin()
+        if head < self._until_block and not self._fetching.done:
+            return None
+        return self._finish(self._fetching)
+
+    def close(self) -> None:
+        """Nobody asks any more; what is being fetched may go on to its time-out."""
+        self.pending = False
+        if self._fetching is not None:
+            self._fetching.close()
+
+    def _begin(self) -> Fetching:
+        candidates = read_candidates(self._context.chain, self._context.schedule, self._window)
+        self._members = [m for _, m in sorted(candidates.items()) if m.hotkey in self._expected]
+        missing = [m for m in self._members if self._follower.held(m.digest) is None]
+        if missing:
+            self._peers.refresh()
+        return self._peers.start_fetching(missing, self._window)
+
+    def _finish(self, fetching: Fetching) -> Params | None:
+        self.close()
+        for member, found in fetching.outcomes():
+            if isinstance(found, bytes):
+                self._follower.keep(self._window, member.digest, found)
+            else:
+                log.info("no preview of uid %d: %s", member.uid, found)
+        opened = {m.uid: p for m in self._members if (p := self._opened(m)) is not None}
+        self.uids = tuple(opened)
+        if not opened:
+            return None
+        return expected_params(self._follower.state, list(opened.values()), self._context.spec)
+
+    def _opened(self, member: Member) -> Payload | None:
+        frame, spec = self._follower.held(member.digest), self._context.spec
+        if frame is None:
+            return None
+        try:
+            return open_payload(
+                frame, member, self._window, self._context.form, spec.outer.max_staleness
+            )
+        except PayloadError as error:
+            log.info("no preview of uid %d: %s", member.uid, error)
+            return None

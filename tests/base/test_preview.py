@@ -1,0 +1,196 @@
+"""What a miner makes of the payloads under way: the parameters that come, if it guesses right."""
+
+from dataclasses import replace
+
+import pytest
+
+from template.base import miner as miner_module
+from template.base.miner import Miner
+from template.base.preview import Preview
+from template.localnet.behaviours import GarbageMiner
+from template.protocol.keys import payload_key
+from template.protocol.payload import payload_digest
+from template.protocol.record import PayloadCommitment, Record, encode_record
+from template.protocol.root import tensors_digest
+from template.store.memory import MemoryStore
+from tests.base.nodes import FOUR, STAKES_TAO, accepted, digests, honest, metrics, run, to_the_end
+from tests.base.silent import Silent
+from tests.fakes import hotkey_of
+from tests.swarm import build_world
+
+SIX = (*FOUR, "m2", "m3")
+
+
+class Recording(Preview):
+    """Notes what each preview said: (hotkey, window under way) -> digest of what it leads to."""
+
+    said: dict[tuple[str, int], str]
+
+    def poll(self):
+        params = super().poll()
+        if params is not None:
+            self.said[self._context.hotkey, self._window] = tensors_digest(params).hex()
+        return params
+
+
+@pytest.fixture
+def said(monkeypatch) -> dict[tuple[str, int], str]:
+    Recording.said = {}
+    monkeypatch.setattr(miner_module, "Preview", Recording)
+    return Recording.said
+
+
+def _came(node) -> dict[int, str]:
+    return metrics(node).series("params_digest")
+
+
+class Hurried(Miner):
+    """Believes that it never has time to wait; its head moves on by a block at every step."""
+
+    def _has_time_to_wait(self, window: int) -> bool:
+        return False
+
+    def _late(self, window: int) -> bool:
+        self.context.waiter.pause()
+        return super()._late(window)
+
+
+def test_the_expected_parameters_are_those_that_come(said, tmp_path) -> None:
+    """Wherever the same were accepted twice running, to the last bit."""
+    world = build_world({**STAKES_TAO, "m2": 0, "m3": 0})
+    nodes = run(world, honest(*SIX), tmp_path)
+    sets, came = accepted(nodes["m0"]), _came(nodes["m0"])
+    expecting = {w for hotkey, w in said if hotkey == hotkey_of("m0")}
+    assert len(expecting) >= world.spec.schedule.num_windows - 3
+    steady = [w for w in expecting if sets.get(w) and sets.get(w) == sets.get(w - 1)]
+    assert steady
+    for window in steady:
+        assert said[hotkey_of("m0"), window] == came[window]
+    waited = metrics(nodes["m0"]).series("caught_up_at_step")
+    assert set(waited.values()) == {0}
+    assert len(waited) == len(expecting)
+
+
+def test_whoever_has_no_time_to_wait_moves_in_the_middle(said, tmp_path) -> None:
+    world = build_world({**STAKES_TAO, "m2": 0, "m3": 0})
+    nodes = run(world, {**honest(*SIX), "m1": to_the_end(Hurried)}, tmp_path)
+    assert len(digests(nodes)) == 1
+    moved = metrics(nodes["m1"]).series("caught_up_at_step")
+    steps = metrics(nodes["m1"]).series("inner_steps")
+    assert moved
+    assert all(0 < moved[window] < steps[window] for window in moved), (moved, steps)
+    assert any(expects for hotkey, expects in said if hotkey == hotkey_of("m1"))
+
+
+def test_a_payload_that_cannot_be_fetched_is_left_out(said, tmp_path) -> None:
+    """m3's bucket has nothing for one miner, which takes the step all the same."""
+    world = build_world({**STAKES_TAO, "m2": 0, "m3": 0})
+    empty, fetch = MemoryStore(), world.context
+
+    def context(hotkey, state_dir):
+        made = fetch(hotkey, state_dir)
+        if hotkey != hotkey_of("m0"):
+            return made
+
+        def open_bucket(peer, access):
+            return empty if peer == hotkey_of("m3") else made.open_bucket(peer, access)
+
+        return replace(made, open_bucket=open_bucket)
+
+    world.context = context
+    nodes = run(world, {**honest(*SIX), "m0": to_the_end(Miner)}, tmp_path)
+    assert len(digests(nodes)) == 1
+    seen = metrics(nodes["m0"]).series("previewed_uids")
+    three = str(next(n.uid for n in world.ledger.neurons if n.hotkey == hotkey_of("m3")))
+    assert seen
+    assert all(three not in uids.split(",") for uids in seen.values())
+
+
+def test_noise_that_was_never_accepted_is_not_expected(said, tmp_path) -> None:
+    world = build_world({**STAKES_TAO, "garbage": 0})
+    nodes = run(world, {**honest(*FOUR), "garbage": to_the_end(GarbageMiner)}, tmp_path)
+    uid = next(n.uid for n in world.ledger.neurons if n.hotkey == hotkey_of("garbage"))
+    sets = accepted(nodes["m0"])
+    for window, uids in metrics(nodes["m0"]).series("previewed_uids").items():
+        last = next((sets[w] for w in range(window - 2, -1, -1) if sets.get(w)), set())
+        assert (str(uid) in uids.split(",")) <= (uid in last), (window, uids, sets)
+
+
+def _alone(world, tmp_path) -> Miner:
+    miner = Miner(world.context(hotkey_of("m0"), tmp_path))
+    miner.follower.last_accepted = frozenset({hotkey_of("m1")})
+    return miner
+
+
+def _preview(miner: Miner, window: int) -> Preview:
+    return Preview(miner.context, miner.peers, miner.follower, window)
+
+
+def test_there_is_no_preview_before_a_decision_nor_from_an_older_base(tmp_path) -> None:
+    world = build_world(STAKES_TAO)
+    miner = _alone(world, tmp_path)
+    assert miner.follower.state.window == 1
+    assert _preview(miner, 1).pending
+    assert not _preview(miner, 2).pending
+    miner.follower.last_accepted = frozenset()
+    assert not _preview(miner, 1).pending
+    assert _preview(miner, 1).poll() is None
+
+
+def test_nothing_is_asked_before_the_payloads_may_be_there(tmp_path) -> None:
+    """Of nobody's payload there is no preview, and it says so once they may be there."""
+    world = build_world(STAKES_TAO)
+    miner, schedule = _alone(world, tmp_path), world.spec.schedule
+    preview = _preview(miner, 1)
+    first = schedule.schedule().first_block(1)
+    for block in (first, first + schedule.upload_blocks + schedule.finality_lag_blocks - 1):
+        world.time.block = block
+        assert preview.poll() is None
+        assert preview.pending
+    world.time.block += 1
+    assert preview.poll() is None
+    assert not preview.pending
+    assert preview.uids == ()
+
+
+def test_a_bucket_that_never_answers_is_waited_for_no_longer_than_validators_wait(tmp_path) -> None:
+    world = build_world(STAKES_TAO)
+    miner, schedule = _alone(world, tmp_path), world.spec.schedule
+    _commit(world, "m1", b"a frame")
+    world.buckets[hotkey_of("m1")] = silent = Silent()
+    preview = _preview(miner, 1)
+    first = schedule.schedule().first_block(1) + schedule.upload_blocks
+    last = first + schedule.finality_lag_blocks + schedule.scoring_blocks // 2
+    for world.time.block in range(first, last):
+        assert preview.poll() is None
+        assert preview.pending
+    world.time.block = last
+    assert preview.poll() is None
+    assert not preview.pending
+    silent.released.set()
+
+
+def test_frames_that_cannot_be_admitted_are_left_out(tmp_path) -> None:
+    """Bytes of the right digest that are no payload: as the outer step, so the preview."""
+    world = build_world(STAKES_TAO)
+    miner = _alone(world, tmp_path)
+    before = tensors_digest(miner.follower.state.params)
+    preview = _preview(miner, 1)
+    member = _commit(world, "m1", b"no payload")
+    world.time.block = world.spec.schedule.schedule().first_block(1) + 10
+    while preview.pending:
+        assert preview.poll() is None
+    assert preview.uids == ()
+    assert miner.follower.held(member) == b"no payload"
+    assert tensors_digest(miner.follower.state.params) == before
+
+
+def _commit(world, name: str, frame: bytes) -> bytes:
+    """A miner's frame of window 0 in its bucket and its digest on chain; the digest."""
+    hotkey, digest = hotkey_of(name), payload_digest(frame)
+    commitment = PayloadCommitment(window=0, digest=digest)
+    world.chain(hotkey).publish(
+        encode_record(Record(access=world.access(hotkey), payload=commitment))
+    )
+    world.buckets[hotkey].put(payload_key(world.spec.run_id, 0, digest), frame)
+    return digest
