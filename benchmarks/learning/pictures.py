@@ -24,6 +24,7 @@ COLORS = {
     "ours": "#1f6f8b",
 }
 SWEEPS = {
+    "catch_up": "inner step of 15 at which the others' payloads come (15: never)",
     "inner_steps": "inner steps a round (H), equal tokens",
     "miners": "miners (R), 24 rounds",
     "top_k": "kept of 4096 (k)",

@@ -42,30 +42,34 @@ def seeded(section: str, label: str, x: float, trial: Trial, seeds: int = 3) -> 
 
 
 def quick(rates: Rates) -> list[Group]:
-    """24 rounds at recorded rates: all rules at lag 0 and as they would ship."""
+    """24 rounds at recorded rates: all rules at lag 0 and as they would ship. The plain mean is
+    left out: among honest miners it is ours without the clip.
+    """
     bare = [f"{rule}/1" for rule in LOCAL_RULES if rule != "ours"]
-    return main(rates, 24, [n for n in contenders() if n not in (DEMO, *bare)])
+    means = [f"mean/{end}" for end in ("0", "1", "1+")]
+    return main(rates, 24, [n for n in contenders() if n not in (DEMO, *bare, *means)])
 
 
 def full(rates: Rates) -> list[Group]:
     """Everything, the most important first."""
     first = [ADAMW, OURS, SYNCHRONOUS, "ours/0", "ours/1"]
     others = [n for n in contenders() if n not in first]
-    remedied_others = [f"{rule}/1+" for rule in LOCAL_RULES if rule != "ours"]
     return [
         *main(rates, 24, first),
         *main(rates, 80, [ADAMW, OURS, SYNCHRONOUS]),
         *noise(rates),
         *main(rates, 24, others),
-        *main(rates, LONGEST, [ADAMW, OURS], 1),
+        *main(rates, LONGEST, [ADAMW, OURS]),
+        *main(rates, LONGEST, [SYNCHRONOUS], 1),
+        *main(rates, 80, ["ours/0", "normmatch/1+", "diloco/1+"], 1),
         *localnet(rates),
+        *catch_up(rates),
         *sweeps(rates),
         *inner_steps(rates),
         *remedies(rates),
         *miners(rates),
         *weighting(rates),
         *sizes(rates),
-        *main(rates, 80, remedied_others, 1),
     ]
 
 
@@ -83,10 +87,15 @@ def main(rates: Rates, rounds: int, names: list[str], seeds: int = 3) -> list[Gr
 
 
 def remedies(rates: Rates) -> list[Group]:
-    """The project's rule at lag 1 with one remedy at a time, and with several."""
+    """The project's rule at lag 1 with one remedy at a time, and without one of them.
+
+    A remedy that lets payloads overlap less runs at the shipped rates, others at those of bare
+    lag 1.
+    """
     plain = tuned("ours/1", rates)
     both = tuned(OURS, rates)
     eager = replace(plain, **rates[OURS])
+    no_catch_up = replace(both, catch_up_step=0)
     options: dict[str, Trial] = {
         "eager 1/R": replace(eager, eager=1 / 8),
         "eager 1/2": replace(eager, eager=0.5),
@@ -95,12 +104,26 @@ def remedies(rates: Rates) -> list[Group]:
         "compensate 0.25": replace(plain, compensate=0.25),
         "4 k for 6 rounds": replace(plain, dense_rounds=6),
         "alpha warm-up 6": replace(plain, outer_warmup=6),
-        "warm start": replace(both, eager=0.0, **rates["ours/1"]),
-        "adamw_dp, warm start": replace(both, strategy=ADAMW, lag=0, eager=0.0, **rates[ADAMW]),
-        "warm, eager, 4 k": replace(both, dense_rounds=6),
-        "warm, eager, catch up": replace(both, catch_up_step=5),
+        "catch up": replace(eager, catch_up_step=both.catch_up_step),
+        "warm start": replace(no_catch_up, eager=0.0, **rates["ours/1"]),
+        "warm, eager": no_catch_up,
+        "warm, catch up": replace(both, eager=0.0),
+        "eager, catch up": replace(both, warm_steps=0, rounds=plain.rounds),
+        "all three, 4 k for 6 rounds": replace(both, dense_rounds=6),
+        "adamw_dp, warm start": replace(
+            no_catch_up, strategy=ADAMW, lag=0, eager=0.0, **rates[ADAMW]
+        ),
     }
-    return [seeded("remedies", label, 0, trial, 2) for label, trial in options.items()]
+    return [seeded("remedies", label, 0, trial, 1) for label, trial in options.items()]
+
+
+def catch_up(rates: Rates) -> list[Group]:
+    """When in a round the others' payloads come: a share of H, from soon to never."""
+    base = tuned(OURS, rates)
+    return [
+        seeded("catch_up", OURS, step, replace(base, catch_up_step=step % base.inner_steps), 1)
+        for step in (1, 3, 5, 10, base.inner_steps)
+    ]
 
 
 def sweeps(rates: Rates) -> list[Group]:
@@ -112,8 +135,9 @@ def sweeps(rates: Rates) -> list[Group]:
         "decay": (0.8, 0.9, 0.95, 0.99),
         "clip_factor": (0, 1, 2, 4),
     }
+    seeds = {"top_k": 2, "bits": 2, "decay": 1, "clip_factor": 1}
     return [
-        seeded(field, OURS, value, replace(base, **_cast(base, field, value)), 2)
+        seeded(field, OURS, value, replace(base, **_cast(base, field, value)), seeds[field])
         for field, values in ranges.items()
         for value in values
     ]
@@ -145,17 +169,22 @@ def miners(rates: Rates) -> list[Group]:
 
 
 def localnet(rates: Rates) -> list[Group]:
-    """The localnet's shape, four miners and H = 30: its rates of before, and candidates."""
+    """The localnet's shape, four miners and H = 30: its rates of before, and candidates.
+
+    "busy": the others' payloads come a third of the way through the inner loop; "waits": a
+    miner with time to spare has them before its first step.
+    """
     before = Trial(strategy="ours", miners=4, inner_steps=30, inner_lr=2e-3, outer_lr=0.9)
-    after = remedied(replace(before, inner_lr=rates[OURS].get("inner_lr", 2e-3)))
+    busy = remedied(before)
+    waits = replace(busy, lag=0, catch_up_step=0)
     groups = [
         seeded("localnet", "before", 0.9, before, 2),
-        seeded("localnet", "lag 0, rates of before", 0.9, replace(before, lag=0), 2),
-        seeded("localnet", "eager alone", 2.0, replace(before, eager=1.0, outer_lr=2.0), 2),
+        seeded("localnet", "no catch-up", 3.0, replace(busy, catch_up_step=0, outer_lr=3.0), 2),
     ]
     return groups + [
-        seeded("localnet", "eager, warm start", alpha, replace(after, outer_lr=alpha), 2)
-        for alpha in (1.0, 2.0, 3.0, 4.0)
+        seeded("localnet", label, alpha, replace(trial, outer_lr=alpha), 2)
+        for label, trial in (("busy", busy), ("waits", waits))
+        for alpha in (2.0, 3.0, 4.0, 6.0)
     ]
 
 
@@ -163,7 +192,7 @@ def weighting(rates: Rates) -> list[Group]:
     """Half of the miners make a third of the steps."""
     base = tuned(OURS, rates, slow_miners=4)
     return [
-        seeded("weighting", rule, 0, replace(base, weighting=rule), 2)
+        seeded("weighting", rule, 0, replace(base, weighting=rule), 1)
         for rule in ("equal", "tokens")
     ]
 
