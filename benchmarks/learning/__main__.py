@@ -2,6 +2,7 @@
 
     python -m benchmarks.learning --quick           recorded rates, 24 rounds
     python -m benchmarks.learning                   everything; runs that are recorded are skipped
+    python -m benchmarks.learning --more            and what an hour has no room for
     python -m benchmarks.learning --only main,noise some sections
     python -m benchmarks.learning --tune            the search for rates, before anything else
 
@@ -35,7 +36,9 @@ def main(argv: list[str]) -> None:
         names = list(tuning.searches()) if arguments.tune == "all" else arguments.tune.split(",")
         tune(names, arguments)
     rates = load_rates()
+    everything = suite.full(rates) + suite.more(rates)
     groups = suite.quick(rates) if arguments.quick else suite.full(rates)
+    groups = everything if arguments.more or arguments.only else groups
     wanted = set(arguments.only.split(",")) if arguments.only else None
     groups = [group for group in groups if wanted is None or group.section in wanted]
     trials = missing(suite.in_order(groups), load(arguments.record))
@@ -47,12 +50,13 @@ def main(argv: list[str]) -> None:
     except KeyboardInterrupt:
         print("interrupted: the runs that ended are on record")
     command = " ".join(["python -m benchmarks.learning", *argv])
-    report.write(suite.full(rates), load(arguments.record), arguments.record.parent, command)
+    report.write(everything, load(arguments.record), arguments.record.parent, command)
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks.learning", allow_abbrev=False)
     parser.add_argument("--quick", action="store_true", help="24 rounds at recorded rates")
+    parser.add_argument("--more", action="store_true", help="and what an hour has no room for")
     parser.add_argument("--only", default="", metavar="SECTION,...")
     parser.add_argument(
         "--tune", nargs="?", const="all", metavar="NAME,...", help="search for rates first"

@@ -18,9 +18,9 @@ from typing import Any
 from benchmarks.learning.contenders import ADAMW, DEMO, contenders, rates_name
 from benchmarks.learning.record import append, load
 from benchmarks.learning.run import as_row, run_trial
+from benchmarks.learning.suite import TUNING_SEED
 from benchmarks.learning.trial import Trial
 
-TUNING_SEED = 0
 BUDGET = 8
 Point = tuple[int, int]
 FORGETTING = {ADAMW: "adam_beta2", DEMO: "decay"}
