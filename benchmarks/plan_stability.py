@@ -26,10 +26,13 @@ import torch
 from torch import Tensor
 
 from compression import accumulate, residual_after
-from evaluation.gain import paired_gain, relative_gains
-from evaluation.verdict import Verdict
+from evaluation.history import Histories, remember, work_states
+from evaluation.judge import Measured, judge
+from evaluation.verdict import NOT_SCORED, Verdict
 from evaluation.weights import WeightRules, chain_weights
-from template.base.scoring import SCORED, name_useful
+from evaluation.work import HELD_OUT
+from template.base.scoring import holders, judge_rules
+from template.data.assignment import claimed_pages
 from template.data.corpus import load_corpus
 from template.data.shards import TOKEN_DTYPE
 from template.protocol.payload import (
@@ -96,7 +99,8 @@ class Simulation:
             run_id=spec.run_id, shapes=tensor_shapes(spec), top_k=spec.compression.top_k
         )
         self.state, self.base = state, state
-        self.histories: dict[int, dict[int, float]] = {}
+        self.histories: Histories = {}
+        self._consumed: dict[int, np.ndarray] = {}
         self.scorer = Scorer(spec, "cpu")
         self._train = train
         self._catch_up_step = catch_up_step
@@ -107,13 +111,13 @@ class Simulation:
         ]
 
     def window(self, window: int, tally: Tally) -> str:
-        payloads = {uid: self._honest(m, window) for uid, m in enumerate(self._miners)}
+        payloads = {uid: self._honest(uid, m, window) for uid, m in enumerate(self._miners)}
         payloads[NOISE_UID] = self._noise(window)
         verdicts = self._score(window, payloads)
         named = {v.uid for v in verdicts if v.named}
         for uid, miner in enumerate(self._miners):
             self._return_refused(miner, None if uid in named else payloads[uid])
-        shares = self._shares(window, verdicts)
+        shares = self._shares(window)
         self.base, self.state = self.state, self._step(window, named, payloads)
         tally.accepted.append(len(named - {NOISE_UID}))
         tally.noise_named += NOISE_UID in named
@@ -121,7 +125,8 @@ class Simulation:
         if window > self.spec.weights.min_windows:
             tally.unpaid += sum(uid not in shares for uid in range(NUM_HONEST))
         relative = {v.uid: round(v.relative_gain or 0.0, 2) for v in verdicts}
-        return f"named {sorted(named)} relative gains {relative}"
+        work = {v.uid: round(v.work_effect or 0.0, 2) for v in verdicts}
+        return f"named {sorted(named)} relative gains {relative} work {work}"
 
     def _zeros(self) -> dict[str, Tensor]:
         return {name: torch.zeros(shape) for name, shape in self.form.shapes.items()}
@@ -131,11 +136,12 @@ class Simulation:
             window=window, base_window=window, pages_consumed=0, public_key=bytes([uid]) * 32
         )
 
-    def _honest(self, miner: HonestMiner, window: int) -> Payload:
+    def _honest(self, uid: int, miner: HonestMiner, window: int) -> Payload:
         training, decay = self.spec.training, self.spec.compression.error_feedback_decay
         ids = self._random.integers(
             0, len(self._train), (training.inner_steps, training.batch_pages)
         )
+        self._consumed[uid] = ids.reshape(-1)
         batches = (self._train[row] for row in ids)
         own = [] if miner.under_way is None else [miner.under_way]
         start = start_of_miner(self.base, own, self.spec)
@@ -155,6 +161,7 @@ class Simulation:
         return miner.under_way
 
     def _noise(self, window: int) -> Payload:
+        self._consumed[NOISE_UID] = self._random.integers(0, len(self._train), 240)
         references = clip_references(self.state, self.spec.outer)
         noise = {name: torch.randn(shape) for name, shape in self.form.shapes.items()}
         header = self._header(window, NOISE_UID)
@@ -165,29 +172,30 @@ class Simulation:
     def _score(self, window: int, payloads: Mapping[int, Payload]) -> tuple[Verdict, ...]:
         outer, evaluation = self.spec.outer, self.spec.evaluation
         self.scorer.load(self.state.params)
-        ids = self._random.integers(0, len(self._train), evaluation.held_out_pages)
-        before = self.scorer.losses(self._train[ids])
-        references, gains = clip_references(self.state, outer), {}
+        ids = [self._random.integers(0, len(self._train), evaluation.held_out_pages)]
+        owners = [np.full(evaluation.held_out_pages, HELD_OUT)]
+        for uid in payloads:
+            seed = self._random.bytes(32)
+            ids.append(claimed_pages(seed, self._consumed[uid], evaluation.claimed_pages))
+            owners.append(np.full(ids[-1].size, uid))
+        pool = self._train[np.concatenate(ids)]
+        before_S, after_S = self.scorer.losses(pool), {}
+        references = clip_references(self.state, outer)
         for uid, payload in payloads.items():
             divisor = 1.0 / evaluation.step_share
             factors = coefficients(0, payload.norms, references, outer, divisor)
             with self.scorer.stepped(payload.tensors, factors):
-                gains[uid] = paired_gain(before, self.scorer.losses(self._train[ids]))
-        relative = relative_gains({uid: gain.mean for uid, gain in gains.items()})
-        verdicts = [
-            Verdict(
-                window=window,
-                uid=uid,
-                hotkey=str(uid),
-                digest="",
-                status=SCORED,
-                gain=gain.mean,
-                gain_standard_error=gain.standard_error,
-                relative_gain=relative[uid],
-            )
-            for uid, gain in gains.items()
+                after_S[uid] = self.scorer.losses(pool)
+        measured = Measured(owners_S=np.concatenate(owners), before_S=before_S, after_S=after_S)
+        blanks = [
+            Verdict(window=window, uid=uid, hotkey=str(uid), digest="", status=NOT_SCORED)
+            for uid in payloads
         ]
-        return name_useful(verdicts, evaluation)
+        rules = judge_rules(evaluation)
+        verdicts = judge(blanks, measured, work_states(self.histories, rules.work), rules)
+        length = max(self.spec.weights.history_windows, evaluation.work_windows)
+        self.histories = remember(self.histories, verdicts, length)
+        return verdicts
 
     def _return_refused(self, miner: HonestMiner, refused: Payload | None) -> None:
         if miner.refused is not None:
@@ -195,10 +203,7 @@ class Simulation:
                 sparse.add_to(miner.feedback[name], coefficient=1.0)
         miner.refused = refused
 
-    def _shares(self, window: int, verdicts: tuple[Verdict, ...]) -> dict[int, float]:
-        for verdict in verdicts:
-            if verdict.relative_gain is not None:
-                self.histories.setdefault(verdict.uid, {})[window] = verdict.relative_gain
+    def _shares(self, window: int) -> dict[int, float]:
         weights, evaluation = self.spec.weights, self.spec.evaluation
         rules = WeightRules(
             history_windows=weights.history_windows,
@@ -209,7 +214,12 @@ class Simulation:
             max_share=weights.max_share,
             burn_uid=BURN_UID,
         )
-        return chain_weights(self.histories, window, rules)
+        gains = {
+            int(hotkey): {w: entry.relative_gain for w, entry in history.items()}
+            for hotkey, history in self.histories.items()
+        }
+        holding = {int(hotkey) for hotkey in holders(self.histories, evaluation)}
+        return chain_weights(gains, holding, window, rules)
 
     def _step(self, window: int, named: set[int], payloads: Mapping[int, Payload]) -> OuterState:
         members = tuple(

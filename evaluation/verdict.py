@@ -6,11 +6,20 @@ from dataclasses import asdict, dataclass
 NAMED = "named"
 """Status of a payload that the vote names; any other status is the reason of its refusal."""
 
+SCORED = "scored"
+"""Between measuring a payload and deciding whether to name it."""
+
+NOT_SCORED = "not_scored"
+UNAVAILABLE = "unavailable"
+BLAMELESS = (NOT_SCORED, UNAVAILABLE)
+"""May be this validator's own fault: the window is left out of the miner's record."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
     """One payload in one window. `gain` and its standard error in nats per token, None where
-    it was not scored; `relative_gain` is what the weights are made of.
+    it was not scored; `relative_gain` is what the weights are made of. `work_effect` and
+    `work_variance`: the work test's figures, None where it owned no sequence of the pool.
     """
 
     window: int
@@ -24,10 +33,16 @@ class Verdict:
     relative_gain: float | None = None
     pages_consumed: int | None = None
     base_window: int | None = None
+    work_effect: float | None = None
+    work_variance: float | None = None
 
     @property
     def named(self) -> bool:
         return self.status == NAMED
+
+    @property
+    def blameless(self) -> bool:
+        return self.status in BLAMELESS
 
     def as_row(self) -> dict[str, object]:
         """The verdict as a JSON object, for the verdict log.

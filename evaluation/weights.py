@@ -1,14 +1,15 @@
 """Chain weights from relative gains: one pure function.
 
-Gain pays; the rating only orders. The share of a miner grows with the lower bound of its
-mean relative gain over the last windows, to the power `gain_power`, times the share of
-those windows in which it was scored. Nobody gets more than `max_share`; what nobody earns
-is burned. The configured shares are the paid shares: nothing is scaled up again.
+Gain pays; the rating only orders. The share of a miner that holds the gate of the work test
+grows with the lower bound of its mean relative gain over the last windows, to the power
+`gain_power`, times the share of those windows in which it was scored. Nobody gets more than
+`max_share`; what nobody earns is burned. The configured shares are the paid shares: nothing is
+scaled up again.
 """
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -36,9 +37,13 @@ def lower_bound(gains: Sequence[float], z: float) -> float:
 
 
 def chain_weights(
-    histories: Mapping[int, Mapping[int, float]], window: int, rules: WeightRules
+    histories: Mapping[int, Mapping[int, float]],
+    holding: Collection[int],
+    window: int,
+    rules: WeightRules,
 ) -> dict[int, float]:
-    """Shares by uid that add up to 1. `histories`: uid -> window -> relative gain.
+    """Shares by uid that add up to 1. `histories`: uid -> window -> relative gain; `holding`:
+    uids that hold the gate of the work test.
 
     Only windows in (window - history_windows, window] count. With nobody to pay, all goes
     to the burn uid.
@@ -49,7 +54,7 @@ def chain_weights(
     for uid, history in histories.items():
         recent = [gain for w, gain in sorted(history.items()) if first <= w <= window]
         bound = lower_bound(recent, rules.confidence_z)
-        if uid == rules.burn_uid or len(recent) < rules.min_windows:
+        if uid == rules.burn_uid or uid not in holding or len(recent) < rules.min_windows:
             continue
         if bound <= rules.min_relative_gain:
             continue

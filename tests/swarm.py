@@ -60,7 +60,12 @@ def small_plan(**overrides: object) -> dict:
         "warmup_windows": 0.5,
         "warm_start_steps": 0,
     }
-    plan["evaluation"] |= {"held_out_pages": 24, "curve_pages": 64, "assignment_windows": 3}
+    plan["evaluation"] |= {
+        "held_out_pages": 24,
+        "curve_pages": 64,
+        "assignment_windows": 3,
+        "claimed_pages": 0,  # words at random: their pages have nothing of their own to learn
+    }
     plan["schedule"] |= {
         "blocks_per_window": 16,
         "upload_blocks": 3,

@@ -1,8 +1,9 @@
 """Scoring one window: from committed digests to verdicts.
 
 Every payload is fetched, checked and measured apart from all others; what is wrong with
-one is its verdict. All are measured on one pool of held-out pages, drawn by a block hash
-that nobody knew before the payloads were fixed.
+one is its verdict. All are measured on one pool of pages, with one forward pass each: held-out
+ones, and a sample of what every miner says it trained on. Both are drawn by a block hash that
+nobody knew before the payloads were fixed.
 """
 
 import logging
@@ -11,11 +12,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from evaluation.gain import Gain, gain_scale, paired_gain, relative_gains
-from evaluation.verdict import NAMED, Verdict
+from evaluation.history import Histories, work_states
+from evaluation.judge import JudgeRules, Measured, judge
+from evaluation.verdict import NOT_SCORED, UNAVAILABLE, Verdict
+from evaluation.work import HELD_OUT, WorkRules
 from template.base.context import NodeContext
 from template.base.peers import Peers
-from template.data.assignment import assigned_pages, assignment_seed, held_out_pages
+from template.data.assignment import (
+    assigned_pages,
+    assignment_seed,
+    claimed_pages,
+    held_out_pages,
+)
 from template.data.pages import PageReader
 from template.errors import (
     ConfigError,
@@ -35,14 +43,6 @@ from template.training.scorer import Scorer
 
 log = logging.getLogger(__name__)
 
-SCORED = "scored"
-"""Between measuring a payload and deciding whether to name it."""
-
-NOT_SCORED = "not_scored"
-UNAVAILABLE = "unavailable"
-BLAMELESS = (NOT_SCORED, UNAVAILABLE)
-"""Verdicts that may be this validator's fault: the window is left out of the miner's record."""
-
 _FETCH_REASONS: Mapping[type[SubnetError], str] = {
     NotFound: "not_delivered",
     TooLarge: "length",
@@ -52,15 +52,41 @@ _FETCH_REASONS: Mapping[type[SubnetError], str] = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Pool:
+    """The sequences of a window: page ids int64 [S], and the uid that claims each or HELD_OUT."""
+
+    ids_S: np.ndarray
+    owners_S: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Scored:
-    """A window's verdicts in uid order, and the frames of the payloads that are named."""
+    """A window's verdicts in uid order, what they rest on, and the frames of those named."""
 
     verdicts: tuple[Verdict, ...]
+    pool: Pool
+    measured: Measured
     frames: Mapping[bytes, bytes]
 
     @property
     def named_uids(self) -> frozenset[int]:
         return frozenset(v.uid for v in self.verdicts if v.named)
+
+
+def judge_rules(evaluation: EvaluationSpec) -> JudgeRules:
+    return JudgeRules(
+        naming_z=evaluation.naming_z,
+        min_relative_gain=evaluation.min_relative_gain,
+        work=WorkRules(effect=evaluation.work_effect, error=evaluation.work_error),
+    )
+
+
+def holders(histories: Histories, evaluation: EvaluationSpec) -> frozenset[str]:
+    """Hotkeys that hold the gate of the work test; all, if the run has none."""
+    if evaluation.claimed_pages == 0:
+        return frozenset(histories)
+    states = work_states(histories, judge_rules(evaluation).work)
+    return frozenset(hotkey for hotkey, state in states.items() if state.holds)
 
 
 class WindowScorer:
@@ -79,64 +105,68 @@ class WindowScorer:
         window: int,
         state: OuterState,
         candidates: Sequence[Member],
+        histories: Histories,
         late: Callable[[float], bool],
     ) -> Scored:
-        """Verdicts on all candidates, scored in the order given until the budget is spent.
+        """Verdicts on all candidates, measured in the order given until the budget is spent.
 
         `late(share)` is true once that share of it is; half of it may go into fetching.
         """
         self._peers.refresh()
         fetched = self._peers.fetch_payloads(candidates, window, lambda: late(0.5))
-        self._scorer.load(state.params)
-        pool = self._pages.pages(self._held_out_ids(window))
-        before = self._scorer.losses(pool)
-        verdicts: list[Verdict] = []
-        frames: dict[str, bytes] = {}
-        for member in candidates:
-            found = fetched[member.uid]
-            if late(1.0):
-                verdicts.append(_blank(window, member))
-                continue
-            verdict = self._judge(window, state, member, found, (pool, before))
-            verdicts.append(verdict)
-            if verdict.status == SCORED and isinstance(found, bytes):
-                frames[verdict.digest] = found
+        opened = {m.uid: self._checked(m, window, fetched[m.uid]) for m in candidates}
+        payloads = {uid: p for uid, p in opened.items() if isinstance(p, Payload)}
+        pool = self._pool(window, {m: payloads[m.uid] for m in candidates if m.uid in payloads})
+        measured = self._measure(state, pool, payloads, lambda: late(1.0))
+        blanks = [_blank(window, m, opened[m.uid], m.uid in measured.after_S) for m in candidates]
         self._forget(window)
-        final = name_useful(_with_relative_gains(verdicts), self._context.spec.evaluation)
-        held = {bytes.fromhex(v.digest): frames[v.digest] for v in final if v.named}
-        return Scored(verdicts=final, frames=held)
+        rules = judge_rules(self._context.spec.evaluation)
+        verdicts = judge(blanks, measured, work_states(histories, rules.work), rules)
+        frames = {v.digest: fetched[v.uid] for v in verdicts if v.named}
+        held = {bytes.fromhex(d): f for d, f in frames.items() if isinstance(f, bytes)}
+        return Scored(verdicts=verdicts, pool=pool, measured=measured, frames=held)
 
     def held_out_loss(self, state: OuterState) -> float:
         """Mean loss on the fixed sample that draws the loss curve, nats per token."""
         self._scorer.load(state.params)
         return float(self._scorer.losses(self.curve).mean())
 
-    def _judge(
-        self,
-        window: int,
-        state: OuterState,
-        member: Member,
-        found: bytes | SubnetError,
-        measured: tuple[np.ndarray, np.ndarray],
-    ) -> Verdict:
-        blank = _blank(window, member)
+    def _checked(
+        self, member: Member, window: int, found: bytes | SubnetError
+    ) -> Payload | SubnetError:
         if isinstance(found, SubnetError):
-            reason = _FETCH_REASONS.get(type(found), UNAVAILABLE)
-            return replace(blank, status=reason, detail=str(found))
+            return found
         try:
-            payload = self._open(found, member, window)
+            return self._open(found, member, window)
         except PayloadError as error:
-            return replace(blank, status=error.reason, detail=str(error))
-        gain = self._gain(payload, state, *measured)
-        return replace(
-            blank,
-            status=SCORED,
-            detail="",
-            gain=gain.mean,
-            gain_standard_error=gain.standard_error,
-            pages_consumed=payload.header.pages_consumed,
-            base_window=payload.header.base_window,
-        )
+            return error
+
+    def _pool(self, window: int, payloads: Mapping[Member, Payload]) -> Pool:
+        """Held-out pages first, then each payload's claims in the order given."""
+        held = self._held_out_ids(window)
+        ids, owners = [held], [np.full(held.size, HELD_OUT, dtype=np.int64)]
+        for member, payload in payloads.items():
+            claimed = self._claimed_ids(window, member, payload)
+            ids.append(claimed)
+            owners.append(np.full(claimed.size, member.uid, dtype=np.int64))
+        return Pool(ids_S=np.concatenate(ids), owners_S=np.concatenate(owners))
+
+    def _measure(
+        self,
+        state: OuterState,
+        pool: Pool,
+        payloads: Mapping[int, Payload],
+        late: Callable[[], bool],
+    ) -> Measured:
+        pages = self._pages.pages(pool.ids_S)
+        self._scorer.load(state.params)
+        before_S, after_S = self._scorer.losses(pages), {}
+        for uid, payload in payloads.items():
+            if late():
+                break
+            with self._scorer.stepped(payload.tensors, self._factors(payload, state)):
+                after_S[uid] = self._scorer.losses(pages)
+        return Measured(owners_S=pool.owners_S, before_S=before_S, after_S=after_S)
 
     def _open(self, frame: bytes, member: Member, window: int) -> Payload:
         spec = self._context.spec
@@ -150,20 +180,27 @@ class WindowScorer:
         self._bodies[body] = (window, member.hotkey)
         return payload
 
-    def _gain(
-        self, payload: Payload, state: OuterState, pool: np.ndarray, before: np.ndarray
-    ) -> Gain:
+    def _factors(self, payload: Payload, state: OuterState) -> Mapping[str, float]:
+        """Those of `step_share` of the payload's full step."""
         spec = self._context.spec
-        factors = coefficients(
+        return coefficients(
             payload.header.staleness,
             payload.norms,
             clip_references(state, spec.outer),
             spec.outer,
             divisor=1.0 / spec.evaluation.step_share,
         )
-        with self._scorer.stepped(payload.tensors, factors):
-            after = self._scorer.losses(pool)
-        return paired_gain(before, after)
+
+    def _claimed_ids(self, window: int, member: Member, payload: Payload) -> np.ndarray:
+        """A sample of the pages that the payload says it was made from."""
+        header, context = payload.header, self._context
+        listed = self._assigned(member.hotkey, header.base_window, self._pages.num_pages)
+        block_hash = context.chain.block_hash(context.schedule.held_out_block(window))
+        seed = labelled_hash(
+            "claimed", block_hash, member.hotkey.encode("ascii"), uint_bytes(window)
+        )
+        consumed = listed[: header.pages_consumed]
+        return claimed_pages(seed, consumed, context.spec.evaluation.claimed_pages)
 
     def _held_out_ids(self, window: int) -> np.ndarray:
         """Pages assigned to no registered hotkey in the last windows, drawn by a late block."""
@@ -192,26 +229,6 @@ class WindowScorer:
         self._bodies = {b: seen for b, seen in self._bodies.items() if seen[0] >= oldest}
 
 
-def name_useful(verdicts: Sequence[Verdict], evaluation: EvaluationSpec) -> tuple[Verdict, ...]:
-    """Turn `scored` into `named` or `no_gain`.
-
-    Named is a payload whose gain, less its standard errors over sequences, exceeds
-    `min_relative_gain` of the window's scale: a random direction gains a few percent of it
-    by luck, on every sequence alike.
-    """
-    scale = gain_scale(v.gain for v in verdicts if v.status == SCORED and v.gain is not None)
-    floor = evaluation.min_relative_gain * scale
-    named = []
-    for verdict in verdicts:
-        if verdict.status != SCORED:
-            named.append(verdict)
-            continue
-        error = verdict.gain_standard_error or 0.0
-        useful = (verdict.gain or 0.0) - evaluation.naming_z * error > floor
-        named.append(replace(verdict, status=NAMED if useful else "no_gain"))
-    return tuple(named)
-
-
 def _strided(pages: np.ndarray, count: int) -> np.ndarray:
     """`count` pages spread evenly over all of them: the first ones would be one play's."""
     if count > len(pages):
@@ -221,20 +238,23 @@ def _strided(pages: np.ndarray, count: int) -> np.ndarray:
     return pages[np.arange(count) * len(pages) // count]
 
 
-def _blank(window: int, member: Member) -> Verdict:
-    return Verdict(
+def _blank(window: int, member: Member, opened: Payload | SubnetError, measured: bool) -> Verdict:
+    """The verdict before its figures: who it is about and, if it was not measured, why."""
+    verdict = Verdict(
         window=window,
         uid=member.uid,
         hotkey=member.hotkey,
         digest=member.digest.hex(),
         status=NOT_SCORED,
-        detail="the scoring budget was spent",
+        detail="" if measured else "the scoring budget was spent",
     )
-
-
-def _with_relative_gains(verdicts: Sequence[Verdict]) -> tuple[Verdict, ...]:
-    """Relative gains for all that were judged; what may be our own fault is not blamed."""
-    judged = {v.uid: v.gain for v in verdicts if v.status not in BLAMELESS}
-    relative = relative_gains(judged)
-    ordered = sorted(verdicts, key=lambda verdict: verdict.uid)
-    return tuple(replace(v, relative_gain=relative.get(v.uid)) for v in ordered)
+    if isinstance(opened, PayloadError):
+        return replace(verdict, status=opened.reason, detail=str(opened))
+    if isinstance(opened, SubnetError):
+        reason = _FETCH_REASONS.get(type(opened), UNAVAILABLE)
+        return replace(verdict, status=reason, detail=str(opened))
+    return replace(
+        verdict,
+        pages_consumed=opened.header.pages_consumed,
+        base_window=opened.header.base_window,
+    )

@@ -9,14 +9,16 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from evaluation.history import Entry, Histories, remember
 from evaluation.rating import Rating, update_ratings
 from evaluation.weights import WeightRules, chain_weights
+from evaluation.work import WorkSample
 from template.base.ballots import read_candidates, read_records
 from template.base.context import NodeContext
 from template.base.follower import Follower
 from template.base.joining import join, local_path, open_pages
 from template.base.peers import Peers
-from template.base.scoring import Scored, WindowScorer
+from template.base.scoring import Scored, WindowScorer, holders
 from template.base.standing import Standing, publish, publish_if_new
 from template.chain import Metagraph
 from template.data.unigram import unigram_entropy
@@ -32,9 +34,6 @@ log = logging.getLogger(__name__)
 
 VOTE_MARGIN_BLOCKS = 2
 """Blocks before the vote block at which scoring stops, so that the vote gets into a block."""
-
-Histories = dict[str, dict[int, float]]
-"""hotkey -> window -> relative gain, of the windows that weights depend on."""
 
 
 class Validator:
@@ -143,6 +142,7 @@ class Validator:
                 window,
                 self.follower.state,
                 self._in_order(list(candidates.values())),
+                self._histories,
                 lambda share: self._spent(window, share),
             )
             self._scored = (window, scored)
@@ -173,15 +173,11 @@ class Validator:
     def _learn(self, window: int, scored: Scored) -> None:
         gains = {v.hotkey: v.relative_gain for v in scored.verdicts if v.relative_gain is not None}
         self._ratings = update_ratings(self._ratings, gains)
-        oldest = window - self.context.spec.weights.history_windows
+        spec = self.context.spec
+        oldest = window - spec.weights.history_windows
         self._scored_windows = {w for w in self._scored_windows if w > oldest} | {window}
-        for hotkey, gain in gains.items():
-            self._histories.setdefault(hotkey, {})[window] = gain
-        self._histories = {
-            hotkey: kept
-            for hotkey, history in self._histories.items()
-            if (kept := {w: g for w, g in history.items() if w > oldest})
-        }
+        length = max(spec.weights.history_windows, spec.evaluation.work_windows)
+        self._histories = remember(self._histories, scored.verdicts, length)
         rows = [{**v.as_row(), "rating": self._rating(v.hotkey).ordinal} for v in scored.verdicts]
         text = "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows)
         path = self.context.state_dir / "verdicts.jsonl"
@@ -243,10 +239,13 @@ class Validator:
             max_share=spec.max_share,
             burn_uid=spec.burn_uid,
         )
-        histories = {
-            n.uid: self._histories[n.hotkey] for n in graph.neurons if n.hotkey in self._histories
+        holding = holders(self._histories, self.context.spec.evaluation)
+        known = [n for n in graph.neurons if n.hotkey in self._histories]
+        gains = {
+            n.uid: {w: entry.relative_gain for w, entry in self._histories[n.hotkey].items()}
+            for n in known
         }
-        return chain_weights(histories, window, rules)
+        return chain_weights(gains, {n.uid for n in known if n.hotkey in holding}, window, rules)
 
     def _measure(self) -> None:
         state = self.follower.state
@@ -268,16 +267,30 @@ class Validator:
         values = {
             "last_voted": self._last_voted,
             "scored_windows": sorted(self._scored_windows),
-            "histories": {h: {str(w): g for w, g in v.items()} for h, v in self._histories.items()},
+            "histories": {
+                hotkey: {str(window): _as_list(entry) for window, entry in history.items()}
+                for hotkey, history in self._histories.items()
+            },
             "ratings": {h: [r.mu, r.sigma] for h, r in self._ratings.items()},
         }
         checkpoint = LocalCheckpoint(state=self.follower.state, values=values)
         save_local(local_path(self.context), checkpoint, self.context.spec.run_id)
 
 
+def _as_list(entry: Entry) -> list[float]:
+    work = entry.work
+    return [entry.relative_gain, *(() if work is None else (work.effect, work.variance))]
+
+
+def _entry(numbers: list[float]) -> Entry:
+    gain, *work = map(float, numbers)
+    sample = WorkSample(effect=work[0], variance=work[1]) if work else None
+    return Entry(relative_gain=gain, work=sample)
+
+
 def _load_scores(values: Mapping[str, Any]) -> tuple[Histories, dict[str, Rating]]:
     histories = {
-        hotkey: {int(window): float(gain) for window, gain in history.items()}
+        hotkey: {int(window): _entry(numbers) for window, numbers in history.items()}
         for hotkey, history in values.get("histories", {}).items()
     }
     ratings = {

@@ -23,6 +23,8 @@ WORDS_PER_DIGEST = 4
 MAX_PAGES = 2**32
 """The bias of `word mod num_pages` stays below 2**-32 up to here."""
 
+QUARTERS = 4
+
 _MIN_DRAW = 256
 
 
@@ -79,6 +81,24 @@ def held_out_pages(
         chosen = _first_distinct(np.concatenate([chosen, pages[~_contains(barred, pages)]]))
         start += draw
     return chosen[:count]
+
+
+def claimed_pages(
+    seed: bytes, consumed: npt.NDArray[np.int64], count: int
+) -> npt.NDArray[np.int64]:
+    """A sample of `count` of the pages that a miner says it trained on, as many of each quarter.
+
+    `consumed`: the front of its page list, int64 [C], in order; a quarter with fewer pages
+    gives all of them. Who claims more than it did is sampled where it did nothing.
+    """
+    _check(seed, count, 1)
+    words, chosen = _words(seed, 0, consumed.size), []
+    for quarter in range(QUARTERS):
+        start, stop = (consumed.size * (quarter + i) // QUARTERS for i in (0, 1))
+        num = count * (quarter + 1) // QUARTERS - count * quarter // QUARTERS
+        order = np.argsort(words[start:stop], kind="stable")[:num]
+        chosen.append(consumed[start:stop][order])
+    return np.concatenate(chosen)
 
 
 def _check(seed: bytes, count: int, num_pages: int) -> None:

@@ -271,6 +271,10 @@ class EvaluationSpec:
     standard errors over sequences exceeds `min_relative_gain` of the root mean square of the
     window's positive gains; a hotkey is paid by its mean relative gain less `confidence_z`
     standard errors over windows, if that exceeds `min_relative_gain` too.
+    `claimed_pages`: sampled of what each payload says it was made from, for the work test, which
+    decides between no effect and one of `work_effect` standard deviations of a sequence, wrongly
+    in `work_error` of the cases, on the samples of the last `work_windows` windows. 0 claimed
+    pages: no work test, whoever gains is paid.
     """
 
     held_out_pages: int
@@ -280,8 +284,16 @@ class EvaluationSpec:
     naming_z: float
     min_relative_gain: float
     confidence_z: float
+    claimed_pages: int
+    work_effect: float
+    work_error: float
+    work_windows: int
 
     def __post_init__(self) -> None:
+        _check(self.claimed_pages >= 0, "evaluation.claimed_pages", "must not be negative")
+        _check(self.work_effect > 0, "evaluation.work_effect", "must be positive")
+        _check(0 < self.work_error < 0.5, "evaluation.work_error", "must be in (0, 0.5)")
+        _check(self.work_windows >= 1, "evaluation.work_windows", "must be 1 or more")
         _check(self.held_out_pages >= 2, "evaluation.held_out_pages", "must be 2 or more")
         _check(self.curve_pages >= 1, "evaluation.curve_pages", "must be 1 or more")
         _check(self.assignment_windows >= 1, "evaluation.assignment_windows", "must be 1 or more")

@@ -11,6 +11,7 @@ from template.data.assignment import (
     assigned_page,
     assigned_pages,
     assignment_seed,
+    claimed_pages,
     held_out_pages,
 )
 from template.errors import ConfigError
@@ -164,3 +165,24 @@ def test_too_small_a_dataset_names_the_remedy() -> None:
 def test_excluded_must_be_page_ids(excluded: Any) -> None:
     with pytest.raises(ValueError, match="excluded page"):
         held_out_pages(SEED, 1, 10, excluded)
+
+
+@pytest.mark.parametrize(("num_consumed", "count"), [(240, 8), (240, 6), (9, 8), (3, 8), (1, 1)])
+def test_claims_are_sampled_in_every_quarter(num_consumed: int, count: int) -> None:
+    consumed = np.arange(1000, 1000 + num_consumed)
+    drawn = claimed_pages(SEED, consumed, count)
+    assert drawn.dtype == np.int64
+    assert len(set(drawn.tolist())) == drawn.size
+    bounds = [num_consumed * q // 4 for q in range(5)]
+    for quarter in range(4):
+        part = set(consumed[bounds[quarter] : bounds[quarter + 1]].tolist())
+        wanted = count * (quarter + 1) // 4 - count * quarter // 4
+        assert len(part & set(drawn.tolist())) == min(wanted, len(part))
+
+
+def test_claims_follow_the_seed_and_every_page_can_be_drawn() -> None:
+    consumed = np.arange(40)
+    draws = [claimed_pages(bytes([i]) * 32, consumed, 8) for i in range(60)]
+    assert (draws[3] == claimed_pages(bytes([3]) * 32, consumed, 8)).all()
+    assert {page for drawn in draws for page in drawn.tolist()} == set(range(40))
+    assert claimed_pages(SEED, consumed[:0], 8).size == 0

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evaluation.weights import WeightRules, chain_weights, lower_bound
+from evaluation.weights import WeightRules, lower_bound
+from evaluation.weights import chain_weights as gated_weights
 
 RULES = WeightRules(
     history_windows=8,
@@ -24,6 +25,11 @@ RULES = WeightRules(
 WINDOW = 20
 RECENT = range(13, 21)
 """The last 8 windows as of window 20."""
+
+
+def chain_weights(histories, window: int, rules: WeightRules) -> dict[int, float]:
+    """Of miners who all hold the gate."""
+    return gated_weights(histories, histories.keys(), window, rules)
 
 
 def steady(gain: float, windows: range | list[int] = RECENT) -> dict[int, float]:
@@ -45,6 +51,12 @@ def test_what_bounds_nothing_is_minus_infinity(gains: list[float]) -> None:
 def test_shares_follow_the_gains() -> None:
     shares = chain_weights({1: steady(1.0), 2: steady(3.0)}, WINDOW, RULES)
     assert shares == {1: 0.25, 2: 0.75}
+
+
+def test_without_the_gate_nobody_is_paid() -> None:
+    histories = {1: steady(1.0), 2: steady(3.0)}
+    assert gated_weights(histories, {2, 5}, WINDOW, RULES) == {2: 1.0}
+    assert gated_weights(histories, set(), WINDOW, RULES) == {0: 1.0}
 
 
 def test_the_power_of_the_gain() -> None:

@@ -1,0 +1,52 @@
+"""What a validator remembers of the last windows: all that ratings aside decides on pay.
+
+A function of the last windows' verdicts: whoever has their logs comes to the same.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from evaluation.judge import sample_of
+from evaluation.verdict import Verdict
+from evaluation.work import WorkRules, WorkSample, WorkState, work_state
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """One window of one hotkey. `work` is None where there was nothing to test."""
+
+    relative_gain: float
+    work: WorkSample | None
+
+
+Histories = Mapping[str, Mapping[int, Entry]]
+"""hotkey -> window -> what was found."""
+
+
+def remember(histories: Histories, verdicts: Iterable[Verdict], length: int) -> Histories:
+    """With one more window's verdicts, and without what is `length` windows old or older.
+
+    Verdicts without a relative gain say nothing of the miner and are left out.
+    """
+    grown = {hotkey: dict(history) for hotkey, history in histories.items()}
+    newest = max((w for history in grown.values() for w in history), default=-1)
+    for verdict in verdicts:
+        newest = max(newest, verdict.window)
+        if verdict.relative_gain is not None:
+            entry = Entry(relative_gain=verdict.relative_gain, work=sample_of(verdict))
+            grown.setdefault(verdict.hotkey, {})[verdict.window] = entry
+    kept = {
+        hotkey: {w: entry for w, entry in history.items() if w > newest - length}
+        for hotkey, history in grown.items()
+    }
+    return {hotkey: history for hotkey, history in kept.items() if history}
+
+
+def work_states(histories: Histories, rules: WorkRules) -> dict[str, WorkState]:
+    """hotkey -> its work test, from its samples in the order of their windows."""
+    return {
+        hotkey: work_state(
+            (entry.work for _, entry in sorted(history.items()) if entry.work is not None), rules
+        )
+        for hotkey, history in histories.items()
+    }

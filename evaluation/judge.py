@@ -1,0 +1,118 @@
+"""From the losses of one window to verdicts: one pure function for validators, audits and
+simulations. What it is given is all that it knows.
+
+Legend: S sequences of the window's common pool.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from evaluation.gain import gain_scale, paired_gain, relative_gains
+from evaluation.verdict import NAMED, SCORED, Verdict
+from evaluation.work import HELD_OUT, Floats, Ints, WorkRules, WorkSample, WorkState, work_samples
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JudgeRules:
+    """A payload is named if its gain less `naming_z` standard errors over sequences exceeds
+    `min_relative_gain` of the window's scale, and the work test has not found against it.
+    """
+
+    naming_z: float
+    min_relative_gain: float
+    work: WorkRules
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measured:
+    """A window's losses in nats per token, float64 [S]: before any step, and after each one of
+    the payloads that were measured, by uid. `owners_S`: who claims a sequence, or HELD_OUT.
+    """
+
+    owners_S: Ints
+    before_S: Floats
+    after_S: Mapping[int, Floats]
+
+
+def judge(
+    blanks: Sequence[Verdict],
+    measured: Measured,
+    states: Mapping[str, WorkState],
+    rules: JudgeRules,
+) -> tuple[Verdict, ...]:
+    """Verdicts in uid order. `blanks` say who was there and, of those that were not measured,
+    why; `states` are the work tests' before this window, by hotkey.
+    """
+    held_S = measured.owners_S == HELD_OUT
+    samples = _samples(measured)
+    found = []
+    for blank in sorted(blanks, key=lambda verdict: verdict.uid):
+        after_S = measured.after_S.get(blank.uid)
+        if after_S is None:
+            found.append(blank)
+            continue
+        gain = paired_gain(measured.before_S[held_S], after_S[held_S])
+        sample = samples.get(blank.uid)
+        found.append(
+            replace(
+                blank,
+                status=SCORED,
+                gain=gain.mean,
+                gain_standard_error=gain.standard_error,
+                work_effect=None if sample is None else sample.effect,
+                work_variance=None if sample is None else sample.variance,
+            )
+        )
+    return _name(_with_relative_gains(found), states, rules)
+
+
+def sample_of(verdict: Verdict) -> WorkSample | None:
+    """What the verdict says on the miner's work."""
+    if verdict.work_effect is None or verdict.work_variance is None:
+        return None
+    return WorkSample(effect=verdict.work_effect, variance=verdict.work_variance)
+
+
+def _samples(measured: Measured) -> dict[int, WorkSample]:
+    uids = sorted(measured.after_S)
+    if not uids:
+        return {}
+    gains_IS = np.stack([measured.before_S - measured.after_S[uid] for uid in uids])
+    return work_samples(gains_IS, np.array(uids, dtype=np.int64), measured.owners_S)
+
+
+def _with_relative_gains(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """For all that were judged; what may be the validator's own fault is not blamed."""
+    relative = relative_gains({v.uid: v.gain for v in verdicts if not v.blameless})
+    return [replace(v, relative_gain=relative.get(v.uid)) for v in verdicts]
+
+
+def _name(
+    verdicts: Sequence[Verdict], states: Mapping[str, WorkState], rules: JudgeRules
+) -> tuple[Verdict, ...]:
+    """Turn `scored` into `named`, `no_gain` or `no_work`.
+
+    A random direction gains a few percent of the window's scale by luck, on every sequence
+    alike: hence the floor.
+    """
+    scale = gain_scale(v.gain for v in verdicts if v.status == SCORED and v.gain is not None)
+    floor = rules.min_relative_gain * scale
+    named = []
+    for verdict in verdicts:
+        if verdict.status != SCORED:
+            named.append(verdict)
+            continue
+        gain = -math.inf if verdict.gain is None else verdict.gain
+        error = verdict.gain_standard_error or 0.0
+        state, sample = states.get(verdict.hotkey, WorkState()), sample_of(verdict)
+        state = state if sample is None else state.after(sample, rules.work)
+        if gain - rules.naming_z * error <= floor:
+            named.append(replace(verdict, status="no_gain"))
+        elif state.log_ratio <= -rules.work.bound:
+            named.append(replace(verdict, status="no_work"))
+        else:
+            named.append(replace(verdict, status=NAMED))
+    return tuple(named)

@@ -1,0 +1,117 @@
+"""The work test: did this miner train on the pages that it says it trained on?
+
+A payload lowers the loss of the pages it was made from more than other payloads do. Of every
+payload's gain on a common pool of sequences, its mean on the held-out ones is taken off (the
+row), and the median of what the others gain on the same sequence (the column). What is left
+on its own pages, in standard deviations, is its effect: above zero for who trained on them,
+around zero for who copied or made up a payload, whatever that payload is worth otherwise.
+
+The test is sequential (Wald, Ann. Math. Stat. 1945): the log-likelihood ratio of an effect of
+`effect` against one of zero, added up over windows, until it is beyond log((1 - error) / error)
+on either side. Each decision is wrong with a probability of at most `error`.
+
+Legend: I payloads, S sequences.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+HELD_OUT = -1
+"""Owner of a sequence that nobody claims."""
+
+WINSOR = 4.0
+"""A single sequence counts as no more than so many standard deviations."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkSample:
+    """One window's evidence on one payload: `effect` in standard deviations of a sequence, and
+    the `variance` of that figure if nothing but chance is in it.
+    """
+
+    effect: float
+    variance: float
+
+    def log_likelihood_ratio(self, effect: float) -> float:
+        """Of a true effect of `effect` against none."""
+        return (effect * self.effect - effect * effect / 2) / self.variance
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkRules:
+    """`effect`: the least that honest work is taken to have. `error`: of either kind."""
+
+    effect: float
+    error: float
+
+    @property
+    def bound(self) -> float:
+        return math.log((1 - self.error) / self.error)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkState:
+    """`log_ratio`: of work against none, within the bounds. `holds`: the gate is open."""
+
+    log_ratio: float = 0.0
+    holds: bool = False
+
+    def after(self, sample: WorkSample, rules: WorkRules) -> "WorkState":
+        """With one more window. Opened by enough evidence for work, closed once the evidence is
+        gone: evidence of the past is worth no more than it takes to open the gate.
+        """
+        total = self.log_ratio + sample.log_likelihood_ratio(rules.effect)
+        bounded = min(max(total, -rules.bound), rules.bound)
+        return WorkState(
+            log_ratio=bounded, holds=total >= rules.bound or (self.holds and total > 0)
+        )
+
+
+def work_state(samples: Iterable[WorkSample], rules: WorkRules) -> WorkState:
+    """After the samples of several windows, oldest first."""
+    state = WorkState()
+    for sample in samples:
+        state = state.after(sample, rules)
+    return state
+
+
+def work_samples(gains_IS: Floats, uids: Ints, owners_S: Ints) -> dict[int, WorkSample]:
+    """uid -> the window's evidence, of those payloads that own sequences of the pool.
+
+    `gains_IS`: loss(theta) less loss(theta less the payload's step), nats per token; rows with
+    a value that is not finite are left out. `owners_S`: HELD_OUT or a uid. ValueError with
+    fewer than two held-out sequences.
+    """
+    held_S = owners_S == HELD_OUT
+    num_held = int(held_S.sum())
+    if num_held < 2:
+        raise ValueError(f"{num_held} held-out sequences, 2 or more are needed")
+    finite_I = np.isfinite(gains_IS).all(axis=1)
+    gains_IS, uids = gains_IS[finite_I], uids[finite_I]
+    rows_IS = gains_IS - gains_IS[:, held_S].mean(axis=1, keepdims=True)
+    useful_I = gains_IS[:, held_S].mean(axis=1) > 0
+    samples = {}
+    for row, uid in enumerate(uids.tolist()):
+        own_S = owners_S == uid
+        num_own = int(own_S.sum())
+        if num_own == 0:
+            continue
+        others_I = useful_I & (uids != uid)
+        column_S = np.median(rows_IS[others_I], axis=0) if others_I.any() else 0.0
+        left_S = rows_IS[row] - column_S
+        deviation = float(left_S[held_S].std(ddof=1))
+        if deviation == 0.0:
+            continue
+        shown = (left_S[own_S] - float(left_S[held_S].mean())) / deviation
+        samples[uid] = WorkSample(
+            effect=math.fsum(np.clip(shown, -WINSOR, WINSOR)) / num_own,
+            variance=1 / num_own + 1 / num_held,
+        )
+    return samples

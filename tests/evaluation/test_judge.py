@@ -1,0 +1,123 @@
+"""From losses to verdicts: every status for its reason, and one payload never shifts another."""
+
+import math
+
+import numpy as np
+import pytest
+
+from evaluation.gain import paired_gain
+from evaluation.history import Entry, remember, work_states
+from evaluation.judge import JudgeRules, Measured, judge, sample_of
+from evaluation.verdict import NOT_SCORED, UNAVAILABLE, Verdict
+from evaluation.work import HELD_OUT, WorkRules, WorkSample, WorkState
+
+RULES = JudgeRules(naming_z=2.0, min_relative_gain=0.1, work=WorkRules(effect=0.4, error=0.01))
+NUM_HELD, NUM_OWN = 64, 8
+
+
+def _blank(uid: int, status: str = NOT_SCORED, window: int = 3) -> Verdict:
+    return Verdict(window=window, uid=uid, hotkey=f"hk{uid}", digest=f"{uid:064x}", status=status)
+
+
+def _measured(gains: dict[int, float], work: dict[int, float], seed: int = 0) -> Measured:
+    """Every payload lowers all losses by its gain, and those it owns by `work` deviations more."""
+    rng = np.random.default_rng(seed)
+    owners = np.concatenate([np.full(NUM_HELD, HELD_OUT), np.repeat(sorted(gains), NUM_OWN)])
+    before = rng.normal(3, 0.5, size=owners.size)
+    noise = 0.01
+    after = {
+        uid: before - gain - noise * rng.normal(size=owners.size)
+        - noise * work.get(uid, 0.0) * (owners == uid)
+        for uid, gain in gains.items()
+    }  # fmt: skip
+    return Measured(owners_S=owners, before_S=before, after_S=after)
+
+
+def test_gains_are_those_of_the_held_out_sequences_alone() -> None:
+    measured = _measured({1: 0.05, 2: 0.03}, {1: 50.0})
+    one, two = judge([_blank(2), _blank(1)], measured, {}, RULES)
+    assert (one.uid, two.uid) == (1, 2)
+    held = measured.owners_S == HELD_OUT
+    expected = paired_gain(measured.before_S[held], measured.after_S[1][held])
+    assert (one.gain, one.gain_standard_error) == (expected.mean, expected.standard_error)
+    assert one.gain == pytest.approx(0.05, abs=0.005)
+    assert one.relative_gain / two.relative_gain == pytest.approx(one.gain / two.gain)
+    assert one.work_effect > 3 > abs(two.work_effect)
+    assert (one.status, two.status) == ("named", "named")
+
+
+def test_what_was_not_measured_keeps_its_reason() -> None:
+    blanks = [_blank(1), _blank(2, "digest"), _blank(3, UNAVAILABLE), _blank(4), _blank(5)]
+    measured = _measured({1: 0.05, 4: -0.05}, {})
+    found = {v.uid: v for v in judge(blanks, measured, {}, RULES)}
+    assert [found[uid].status for uid in range(1, 6)] == [
+        "named", "digest", UNAVAILABLE, "no_gain", NOT_SCORED,
+    ]  # fmt: skip
+    assert found[2].relative_gain == -1.0
+    assert found[3].relative_gain is None
+    assert found[5].relative_gain is None
+    assert found[2].gain is None
+    assert sample_of(found[2]) is None
+
+
+def test_a_loss_that_is_not_finite_harms_its_sender_alone() -> None:
+    calm = judge([_blank(1)], _measured({1: 0.05}, {}), {}, RULES)
+    measured = _measured({1: 0.05}, {})
+    broken = {**measured.after_S, 2: np.full(measured.before_S.size, math.nan)}
+    measured = Measured(owners_S=measured.owners_S, before_S=measured.before_S, after_S=broken)
+    one, two = judge([_blank(1), _blank(2)], measured, {}, RULES)
+    assert one == calm[0]
+    assert (two.status, two.gain, two.relative_gain) == ("no_gain", -math.inf, -1.0)
+
+
+def test_who_was_found_out_is_not_named_whatever_it_gains() -> None:
+    measured = _measured({1: 0.05, 2: 0.05}, {1: 1.0, 2: 0.0})
+    out = WorkState(log_ratio=-RULES.work.bound)
+    one, two = judge([_blank(1), _blank(2)], measured, {"hk2": out}, RULES)
+    assert (one.status, two.status) == ("named", "no_work")
+    assert two.relative_gain > 0.5
+    nearly = WorkState(log_ratio=-0.5 * RULES.work.bound)
+    assert judge([_blank(2)], measured, {"hk2": nearly}, RULES)[0].status == "named"
+
+
+def test_nobody_there_is_nobody_judged() -> None:
+    measured = _measured({}, {})
+    assert judge([], measured, {}, RULES) == ()
+    (alone,) = judge([_blank(7)], measured, {}, RULES)
+    assert alone == _blank(7)
+
+
+def test_histories_are_a_function_of_the_last_windows() -> None:
+    """Whoever starts with the logs of the last windows comes to what an old validator holds."""
+    logs = [
+        judge(
+            [_blank(1, window=w), _blank(2, window=w)],
+            _measured({1: 0.05, 2: 0.04}, {1: 1.0}, seed=w),
+            {}, RULES,
+        )
+        for w in range(10)
+    ]  # fmt: skip
+    old: dict = {}
+    for verdicts in logs:
+        old = remember(old, verdicts, 4)
+    new: dict = {}
+    for verdicts in logs[-4:]:
+        new = remember(new, verdicts, 4)
+    assert old == new
+    assert sorted(old["hk1"]) == [6, 7, 8, 9]
+    entry = old["hk1"][9]
+    assert entry == Entry(relative_gain=logs[9][0].relative_gain, work=sample_of(logs[9][0]))
+    states = work_states(old, RULES.work)
+    assert states["hk1"].log_ratio > states["hk2"].log_ratio
+    by_hand = WorkState()
+    for verdicts in logs[-4:]:
+        by_hand = by_hand.after(sample_of(verdicts[0]), RULES.work)
+    assert states["hk1"] == by_hand
+
+
+def test_a_hotkey_that_is_gone_is_forgotten() -> None:
+    histories = {"gone": {1: Entry(relative_gain=1.0, work=WorkSample(effect=1.0, variance=0.1))}}
+    after = remember(histories, [_blank(1, "digest", window=5)], 4)
+    assert "gone" not in after
+    kept = remember(histories, [_blank(1, "digest", window=4)], 4)
+    assert "gone" in kept

@@ -1,0 +1,154 @@
+"""The work test: who trained on its pages shows it, copiers do not, and errors are as stated."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evaluation.work import (
+    HELD_OUT,
+    WorkRules,
+    WorkSample,
+    WorkState,
+    work_samples,
+    work_state,
+)
+
+RULES = WorkRules(effect=0.4, error=0.01)
+NUM_HELD, NUM_OWN = 64, 8
+
+
+def _owners(num_miners: int, num_own: int = NUM_OWN, num_held: int = NUM_HELD) -> np.ndarray:
+    return np.concatenate([np.full(num_held, HELD_OUT), np.repeat(np.arange(num_miners), num_own)])
+
+
+def _gains(rng, owners: np.ndarray, effects: dict[int, float]) -> np.ndarray:
+    """Rows differ in mean, columns in mean; noise of one; `effects` on the own sequences."""
+    num = len(effects)
+    gains = rng.normal(size=(num, owners.size)) + 3.0 + rng.uniform(0, 2, size=(num, 1))
+    gains += 5.0 * rng.normal(size=owners.size)
+    for row, (uid, effect) in enumerate(effects.items()):
+        gains[row, owners == uid] += effect
+    return gains
+
+
+def test_the_effect_is_found_whatever_rows_and_columns_are() -> None:
+    rng, owners = np.random.default_rng(0), _owners(5, 2000, 2000)
+    effects = {0: 0.0, 1: 0.5, 2: 1.0, 3: -0.5, 4: 2.0}
+    found = work_samples(_gains(rng, owners, effects), np.arange(5), owners)
+    # The median of four others adds a third or so to the variance of what is left.
+    scale = 1 / math.sqrt(1 + 0.3)
+    for uid, effect in effects.items():
+        assert found[uid].effect == pytest.approx(scale * effect, abs=0.1), uid
+    assert found[1].variance == pytest.approx(1 / 2000 + 1 / 2000)
+
+
+def test_a_loud_neighbour_does_not_hide_honest_work() -> None:
+    """A payload of a thousand times the gains, that also trained on another's pages: it takes
+    no more than half of the effect of its victim, and nothing of the others'.
+    """
+    rng, owners = np.random.default_rng(1), _owners(5, 2000, 2000)
+    gains = _gains(rng, owners, dict.fromkeys(range(5), 0.8))
+    quiet = work_samples(gains, np.arange(5), owners)
+    gains[4] *= 1000.0
+    gains[4, owners == 0] += 5000.0
+    loud = work_samples(gains, np.arange(5), owners)
+    assert quiet[0].effect > loud[0].effect > 0.5 * quiet[0].effect
+    for uid in range(1, 4):
+        assert loud[uid].effect == pytest.approx(quiet[uid].effect, abs=0.1)
+
+
+@pytest.mark.parametrize("poison", [math.nan, math.inf, -math.inf])
+def test_losses_that_are_not_finite_shift_nobody(poison: float) -> None:
+    rng, owners = np.random.default_rng(2), _owners(4)
+    gains = _gains(rng, owners, dict.fromkeys(range(4), 0.5))
+    three = work_samples(gains[:3], np.arange(3), owners)
+    gains[3, 70] = poison
+    found = work_samples(gains, np.arange(4), owners)
+    assert found == three
+    assert set(found) == {0, 1, 2}
+
+
+def test_who_claims_nothing_has_no_sample_and_a_lone_payload_has_one() -> None:
+    rng = np.random.default_rng(3)
+    owners = _owners(1, 400)
+    gains = rng.normal(size=(1, owners.size)) + 1.0
+    gains[0, owners == 0] += 0.7
+    (sample,) = work_samples(gains, np.array([0]), owners).values()
+    assert sample.effect == pytest.approx(0.7, abs=0.3)
+    assert work_samples(gains, np.array([5]), owners) == {}
+    assert work_samples(np.ones((1, owners.size)), np.array([0]), owners) == {}
+    with pytest.raises(ValueError, match="held-out"):
+        work_samples(gains, np.array([0]), np.zeros(owners.size, dtype=np.int64))
+
+
+def test_one_wild_sequence_counts_for_no_more_than_four_deviations() -> None:
+    owners = _owners(1, 8)
+    gains = np.random.default_rng(4).normal(size=(1, owners.size)) + 1.0
+    before = work_samples(gains, np.array([0]), owners)[0].effect
+    gains[0, -1] = 1e9
+    assert work_samples(gains, np.array([0]), owners)[0].effect <= before + 8.0 / 8
+
+
+def _sample(effect: float, variance: float = 1 / NUM_OWN + 1 / NUM_HELD) -> WorkSample:
+    return WorkSample(effect=effect, variance=variance)
+
+
+def test_the_ratio_is_that_of_two_normal_densities() -> None:
+    def density(x: float, mean: float, variance: float) -> float:
+        return math.exp(-((x - mean) ** 2) / (2 * variance)) / math.sqrt(2 * math.pi * variance)
+
+    for x in (-0.7, 0.0, 0.2, 1.4):
+        expected = math.log(density(x, 0.4, 0.14) / density(x, 0.0, 0.14))
+        assert _sample(x, 0.14).log_likelihood_ratio(0.4) == pytest.approx(expected)
+
+
+def test_the_gate_opens_at_the_bound_and_closes_when_the_evidence_is_gone() -> None:
+    one = _sample(0.2 + RULES.bound * 0.1 / 0.4, 0.1)  # worth the bound to the last digits
+    assert one.log_likelihood_ratio(0.4) == pytest.approx(RULES.bound)
+    assert not WorkState().holds
+    opened = WorkState().after(_sample(5.0), RULES)
+    assert opened == WorkState(log_ratio=RULES.bound, holds=True)
+    against = _sample(-0.2, 0.1)
+    worth = against.log_likelihood_ratio(0.4)
+    state, steps = opened, 0
+    while state.holds:
+        state, steps = state.after(against, RULES), steps + 1
+    assert steps == math.ceil(RULES.bound / -worth)
+    assert not state.after(_sample(0.3), RULES).holds, "it takes the bound again"
+    found_out = work_state([_sample(-5.0)] * 3, RULES)
+    assert found_out == WorkState(log_ratio=-RULES.bound, holds=False)
+
+
+def test_error_rates_are_as_stated() -> None:
+    """2,000 careers of 20 evaluations each: at the effect that the rules assume, and at none."""
+    rng = np.random.default_rng(5)
+    deviation = math.sqrt(1 / NUM_OWN + 1 / NUM_HELD)
+
+    def accepted(effect: float) -> float:
+        draws = rng.normal(effect, deviation, size=(2000, 20))
+        careers = ([_sample(float(x)) for x in row] for row in draws)
+        ever = 0
+        for career in careers:
+            state = WorkState()
+            for sample in career:
+                state = state.after(sample, RULES)
+                if state.holds:
+                    ever += 1
+                    break
+        return ever / 2000
+
+    assert accepted(0.0) <= 0.01
+    assert accepted(0.6) >= 0.99
+    assert accepted(-0.2) <= 0.002
+
+
+@settings(max_examples=60)
+@given(st.lists(st.floats(-10, 10), max_size=40))
+def test_the_state_stays_within_its_bounds(effects: list[float]) -> None:
+    state = work_state([_sample(effect) for effect in effects], RULES)
+    assert -RULES.bound <= state.log_ratio <= RULES.bound
+    if state.log_ratio <= 0:
+        assert not state.holds
