@@ -15,7 +15,7 @@ import argparse
 import itertools
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 if __name__ == "__main__" and not __package__:
@@ -28,10 +28,10 @@ from torch import Tensor
 from compression import accumulate, residual_after
 from evaluation.history import Histories, remember, work_states
 from evaluation.judge import Measured, judge
+from evaluation.log import conclude
 from evaluation.verdict import NOT_SCORED, Verdict
-from evaluation.weights import WeightRules, chain_weights
 from evaluation.work import HELD_OUT
-from template.base.scoring import holders, judge_rules
+from template.base.scoring import judge_rules, pay_rules
 from template.data.assignment import claimed_pages
 from template.data.corpus import load_corpus
 from template.data.shards import TOKEN_DTYPE
@@ -204,22 +204,10 @@ class Simulation:
         miner.refused = refused
 
     def _shares(self, window: int) -> dict[int, float]:
-        weights, evaluation = self.spec.weights, self.spec.evaluation
-        rules = WeightRules(
-            history_windows=weights.history_windows,
-            min_windows=weights.min_windows,
-            confidence_z=evaluation.confidence_z,
-            min_relative_gain=evaluation.min_relative_gain,
-            gain_power=weights.gain_power,
-            max_share=weights.max_share,
-            burn_uid=BURN_UID,
-        )
-        gains = {
-            int(hotkey): {w: entry.relative_gain for w, entry in history.items()}
-            for hotkey, history in self.histories.items()
-        }
-        holding = {int(hotkey) for hotkey in holders(self.histories, evaluation)}
-        return chain_weights(gains, holding, window, rules)
+        uids = {str(uid): uid for uid in (*range(NUM_HONEST), NOISE_UID)}
+        rules = pay_rules(self.spec)
+        rules = replace(rules, weights=replace(rules.weights, burn_uid=BURN_UID))
+        return conclude(self.histories, window, uids, rules)[1]
 
     def _step(self, window: int, named: set[int], payloads: Mapping[int, Payload]) -> OuterState:
         members = tuple(

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from openskill.models import PlackettLuce
 
+from evaluation.history import Histories
+
 _MODEL = PlackettLuce()
 
 
@@ -39,6 +41,20 @@ def update_ratings(ratings: Mapping[str, Rating], gains: Mapping[str, float]) ->
     for hotkey, (new,) in zip(hotkeys, rated, strict=True):
         after[hotkey] = Rating(mu=new.mu, sigma=new.sigma)
     return after
+
+
+def ratings_of(histories: Histories, first_window: int) -> dict[str, Rating]:
+    """Ratings after the windows from `first_window` on, in their order, from none before."""
+    windows = sorted({w for history in histories.values() for w in history if w >= first_window})
+    ratings: dict[str, Rating] = {}
+    for window in windows:
+        gains = {
+            hotkey: history[window].relative_gain
+            for hotkey, history in histories.items()
+            if window in history
+        }
+        ratings = update_ratings(ratings, gains)
+    return ratings
 
 
 def _ranks(gains: list[float]) -> list[float]:

@@ -47,6 +47,7 @@ MAY_IMPORT = {
         *COMMON, *SHELL, "template.base", "template.training", "template.data",
         "template.protocol", "template.chain", "template.store", "evaluation", "compression",
     ),
+    "template.recompute": EVERYTHING_BELOW,
     "template.tools": EVERYTHING_BELOW,
     "template.localnet": EVERYTHING_BELOW,
     "template.localnet.chain": (*COMMON, "template.localnet.chain"),

@@ -14,7 +14,9 @@ import numpy as np
 
 from evaluation.history import Histories, work_states
 from evaluation.judge import JudgeRules, Measured, judge
+from evaluation.log import PayRules
 from evaluation.verdict import NOT_SCORED, UNAVAILABLE, Verdict
+from evaluation.weights import WeightRules
 from evaluation.work import HELD_OUT, WorkRules
 from template.base.context import NodeContext
 from template.base.peers import Peers
@@ -37,7 +39,7 @@ from template.protocol.admission import open_payload
 from template.protocol.hashing import labelled_hash, uint_bytes
 from template.protocol.payload import Payload, body_digest
 from template.protocol.root import Member
-from template.protocol.spec import EvaluationSpec
+from template.protocol.spec import EvaluationSpec, RunSpec
 from template.training.outer import OuterState, clip_references, coefficients
 from template.training.scorer import Scorer
 
@@ -61,8 +63,12 @@ class Pool:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scored:
-    """A window's verdicts in uid order, what they rest on, and the frames of those named."""
+    """A window's verdicts in uid order, what they rest on, and the frames of those named.
 
+    `seed`: hash of the block that drew the pool.
+    """
+
+    seed: bytes
     verdicts: tuple[Verdict, ...]
     pool: Pool
     measured: Measured
@@ -81,12 +87,23 @@ def judge_rules(evaluation: EvaluationSpec) -> JudgeRules:
     )
 
 
-def holders(histories: Histories, evaluation: EvaluationSpec) -> frozenset[str]:
-    """Hotkeys that hold the gate of the work test; all, if the run has none."""
-    if evaluation.claimed_pages == 0:
-        return frozenset(histories)
-    states = work_states(histories, judge_rules(evaluation).work)
-    return frozenset(hotkey for hotkey, state in states.items() if state.holds)
+def pay_rules(spec: RunSpec) -> PayRules:
+    """The run's rules of pay."""
+    evaluation, weights = spec.evaluation, spec.weights
+    return PayRules(
+        judge=judge_rules(evaluation),
+        weights=WeightRules(
+            history_windows=weights.history_windows,
+            min_windows=weights.min_windows,
+            confidence_z=evaluation.confidence_z,
+            min_relative_gain=evaluation.min_relative_gain,
+            gain_power=weights.gain_power,
+            max_share=weights.max_share,
+            burn_uid=weights.burn_uid,
+        ),
+        work_windows=evaluation.work_windows,
+        tested=evaluation.claimed_pages > 0,
+    )
 
 
 class WindowScorer:
@@ -124,7 +141,9 @@ class WindowScorer:
         verdicts = judge(blanks, measured, work_states(histories, rules.work), rules)
         frames = {v.digest: fetched[v.uid] for v in verdicts if v.named}
         held = {bytes.fromhex(d): f for d, f in frames.items() if isinstance(f, bytes)}
-        return Scored(verdicts=verdicts, pool=pool, measured=measured, frames=held)
+        return Scored(
+            seed=self._seed(window), verdicts=verdicts, pool=pool, measured=measured, frames=held
+        )
 
     def held_out_loss(self, state: OuterState) -> float:
         """Mean loss on the fixed sample that draws the loss curve, nats per token."""
@@ -193,14 +212,16 @@ class WindowScorer:
 
     def _claimed_ids(self, window: int, member: Member, payload: Payload) -> np.ndarray:
         """A sample of the pages that the payload says it was made from."""
-        header, context = payload.header, self._context
+        header = payload.header
         listed = self._assigned(member.hotkey, header.base_window, self._pages.num_pages)
-        block_hash = context.chain.block_hash(context.schedule.held_out_block(window))
         seed = labelled_hash(
-            "claimed", block_hash, member.hotkey.encode("ascii"), uint_bytes(window)
+            "claimed", self._seed(window), member.hotkey.encode("ascii"), uint_bytes(window)
         )
         consumed = listed[: header.pages_consumed]
-        return claimed_pages(seed, consumed, context.spec.evaluation.claimed_pages)
+        return claimed_pages(seed, consumed, self._context.spec.evaluation.claimed_pages)
+
+    def _seed(self, window: int) -> bytes:
+        return self._context.chain.block_hash(self._context.schedule.held_out_block(window))
 
     def _held_out_ids(self, window: int) -> np.ndarray:
         """Pages assigned to no registered hotkey in the last windows, drawn by a late block."""
@@ -213,7 +234,7 @@ class WindowScorer:
             for past in range(max(0, window + 1 - evaluation.assignment_windows), window + 1)
             for hotkey in hotkeys
         ]
-        seed = labelled_hash("held-out", context.chain.block_hash(block), uint_bytes(window))
+        seed = labelled_hash("held-out", self._seed(window), uint_bytes(window))
         excluded = np.concatenate(assigned) if assigned else np.empty(0, dtype=np.int64)
         return held_out_pages(seed, evaluation.held_out_pages, num_pages, excluded)
 

@@ -4,21 +4,20 @@ One pass of the loop is one window. Everything that its weights depend on is in 
 verdict logs of the last windows.
 """
 
-import json
 import logging
 from collections.abc import Mapping
 from typing import Any
 
 from evaluation.history import Entry, Histories, remember
-from evaluation.rating import Rating, update_ratings
-from evaluation.weights import WeightRules, chain_weights
+from evaluation.log import WindowLog, conclude, encode_log
+from evaluation.rating import Rating
 from evaluation.work import WorkSample
 from template.base.ballots import read_candidates, read_records
 from template.base.context import NodeContext
 from template.base.follower import Follower
 from template.base.joining import join, local_path, open_pages
 from template.base.peers import Peers
-from template.base.scoring import Scored, WindowScorer, holders
+from template.base.scoring import Scored, WindowScorer, pay_rules
 from template.base.standing import Standing, publish, publish_if_new
 from template.chain import Metagraph
 from template.data.unigram import unigram_entropy
@@ -49,7 +48,10 @@ class Validator:
         pages = open_pages(context, self.peers)
         self._scorer = WindowScorer(context, self.peers, pages)
         self._sets_weights = sets_weights
-        self._histories, self._ratings = _load_scores(checkpoint.values)
+        self._rules = pay_rules(context.spec)
+        self._histories = _load_histories(checkpoint.values)
+        newest = max((w for history in self._histories.values() for w in history), default=0)
+        self._reputations, _ = conclude(self._histories, newest, {}, self._rules)
         self._last_voted = int(checkpoint.values.get("last_voted", -1))
         self._scored: tuple[int, Scored] | None = None
         self._scored_windows = set(map(int, checkpoint.values.get("scored_windows", ())))
@@ -156,7 +158,8 @@ class Validator:
         return sorted(members, key=lambda m: (-self._rating(m.hotkey).ordinal, m.uid))
 
     def _rating(self, hotkey: str) -> Rating:
-        return self._ratings.get(hotkey, Rating())
+        reputation = self._reputations.get(hotkey)
+        return Rating() if reputation is None else reputation.rating
 
     def _choose(self, scored: Scored) -> frozenset[int]:
         """At most `peers_per_step` of the useful payloads, best rating first."""
@@ -171,15 +174,25 @@ class Validator:
             self.follower.keep(window, digest, frame)
 
     def _learn(self, window: int, scored: Scored) -> None:
-        gains = {v.hotkey: v.relative_gain for v in scored.verdicts if v.relative_gain is not None}
-        self._ratings = update_ratings(self._ratings, gains)
         spec = self.context.spec
         oldest = window - spec.weights.history_windows
         self._scored_windows = {w for w in self._scored_windows if w > oldest} | {window}
-        length = max(spec.weights.history_windows, spec.evaluation.work_windows)
-        self._histories = remember(self._histories, scored.verdicts, length)
-        rows = [{**v.as_row(), "rating": self._rating(v.hotkey).ordinal} for v in scored.verdicts]
-        text = "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows)
+        self._histories = remember(self._histories, scored.verdicts, self._rules.length)
+        graph = self.context.chain.metagraph(self.context.schedule.stake_block(window))
+        uids = {n.hotkey: n.uid for n in graph.neurons if n.hotkey in self._histories}
+        self._reputations, shares = conclude(self._histories, window, uids, self._rules)
+        text = encode_log(
+            WindowLog(
+                window=window,
+                seed=scored.seed.hex(),
+                ids_S=scored.pool.ids_S,
+                measured=scored.measured,
+                verdicts=scored.verdicts,
+                uids=uids,
+                reputations=self._reputations,
+                shares=shares,
+            )
+        )
         path = self.context.state_dir / "verdicts.jsonl"
         try:
             with path.open("a", encoding="utf-8") as file:
@@ -229,23 +242,8 @@ class Validator:
         return len(recent) >= needed
 
     def _weights(self, graph: Metagraph, window: int) -> dict[int, float]:
-        spec = self.context.spec.weights
-        rules = WeightRules(
-            history_windows=spec.history_windows,
-            min_windows=spec.min_windows,
-            confidence_z=self.context.spec.evaluation.confidence_z,
-            min_relative_gain=self.context.spec.evaluation.min_relative_gain,
-            gain_power=spec.gain_power,
-            max_share=spec.max_share,
-            burn_uid=spec.burn_uid,
-        )
-        holding = holders(self._histories, self.context.spec.evaluation)
-        known = [n for n in graph.neurons if n.hotkey in self._histories]
-        gains = {
-            n.uid: {w: entry.relative_gain for w, entry in self._histories[n.hotkey].items()}
-            for n in known
-        }
-        return chain_weights(gains, {n.uid for n in known if n.hotkey in holding}, window, rules)
+        uids = {n.hotkey: n.uid for n in graph.neurons if n.hotkey in self._histories}
+        return conclude(self._histories, window, uids, self._rules)[1]
 
     def _measure(self) -> None:
         state = self.follower.state
@@ -271,7 +269,6 @@ class Validator:
                 hotkey: {str(window): _as_list(entry) for window, entry in history.items()}
                 for hotkey, history in self._histories.items()
             },
-            "ratings": {h: [r.mu, r.sigma] for h, r in self._ratings.items()},
         }
         checkpoint = LocalCheckpoint(state=self.follower.state, values=values)
         save_local(local_path(self.context), checkpoint, self.context.spec.run_id)
@@ -288,13 +285,8 @@ def _entry(numbers: list[float]) -> Entry:
     return Entry(relative_gain=gain, work=sample)
 
 
-def _load_scores(values: Mapping[str, Any]) -> tuple[Histories, dict[str, Rating]]:
-    histories = {
+def _load_histories(values: Mapping[str, Any]) -> Histories:
+    return {
         hotkey: {int(window): _entry(numbers) for window, numbers in history.items()}
         for hotkey, history in values.get("histories", {}).items()
     }
-    ratings = {
-        hotkey: Rating(mu=float(mu), sigma=float(sigma))
-        for hotkey, (mu, sigma) in values.get("ratings", {}).items()
-    }
-    return histories, ratings

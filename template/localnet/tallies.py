@@ -55,7 +55,8 @@ def refusal_counts(verdict_files: Iterable[Path]) -> dict[str, Counter[str]]:
     """
     counts: dict[str, Counter[str]] = {}
     for path in verdict_files:
-        last = {(row["hotkey"], row["window"]): row["status"] for row in read_jsonl(path)}
+        rows = [row for row in read_jsonl(path) if row.get("kind") == "verdict"]
+        last = {(row["hotkey"], row["window"]): row["status"] for row in rows}
         for (hotkey, _), status in last.items():
             if status != NAMED:
                 counts.setdefault(hotkey, Counter())[status] += 1

@@ -74,7 +74,8 @@ def _payloads(world, node, window: int):
 
 def _verdicts(node) -> list[dict]:
     text = (node.context.state_dir / "verdicts.jsonl").read_text()
-    return [json.loads(line) for line in text.splitlines()]
+    rows = [json.loads(line) for line in text.splitlines()]
+    return [row for row in rows if row["kind"] == "verdict"]
 
 
 def _norm(values) -> float:

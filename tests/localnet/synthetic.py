@@ -120,7 +120,12 @@ class SyntheticRun:
         metrics.close()
 
     def judge(self, validator: str, name: str, window: int, status: str) -> None:
-        row = {"window": window, "hotkey": hotkey_of(name), "status": status}
+        row = {
+            "kind": "verdict",
+            "window": window,
+            "hotkey": hotkey_of(name),
+            "status": status,
+        }
         with (self.state_dir(validator) / "verdicts.jsonl").open("a", encoding="ascii") as file:
             file.write(json.dumps(row) + "\n")
 

@@ -1,0 +1,255 @@
+"""The verdict log of a window: what a validator measured, and all that follows from it.
+
+JSON lines, each with its `kind`: one "window" (the pool and the losses before any step), one
+"verdict" per payload committed (with the losses after its step), one "reputation" per hotkey of
+the last windows (work test and rating), one "weights". Numbers are written as Python writes
+them, so that they are read back to the last bit.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from evaluation.history import Histories, remember, work_states
+from evaluation.judge import JudgeRules, Measured, judge
+from evaluation.rating import Rating, ratings_of
+from evaluation.verdict import Verdict
+from evaluation.weights import WeightRules, chain_weights
+from evaluation.work import Floats, Ints, WorkState
+
+
+class LogError(ValueError):
+    """The text is no verdict log; names the line and what is wrong with it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PayRules:
+    """How verdicts become weights. `history_windows` of `weights` also bound the ratings;
+    `work_windows` the work test, which there is none of if `tested` is false.
+    """
+
+    judge: JudgeRules
+    weights: WeightRules
+    work_windows: int
+    tested: bool
+
+    @property
+    def length(self) -> int:
+        """Windows that anything depends on."""
+        return max(self.weights.history_windows, self.work_windows)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reputation:
+    """Where a hotkey stands after a window."""
+
+    work: WorkState
+    rating: Rating
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WindowLog:
+    """One window. `seed`: hash of the block that drew the pool (hex). `ids_S`: its pages.
+    `uids`: uid of every hotkey that weights are for. `shares`: uid -> weight.
+    """
+
+    window: int
+    seed: str
+    ids_S: Ints
+    measured: Measured
+    verdicts: tuple[Verdict, ...]
+    uids: Mapping[str, int]
+    reputations: Mapping[str, Reputation]
+    shares: Mapping[int, float]
+
+
+def conclude(
+    histories: Histories, window: int, uids: Mapping[str, int], rules: PayRules
+) -> tuple[dict[str, Reputation], dict[int, float]]:
+    """Reputations and weights after a window, from the histories with it."""
+    states = work_states(histories, rules.judge.work)
+    ratings = ratings_of(histories, window - rules.weights.history_windows + 1)
+    reputations = {
+        hotkey: Reputation(work=states[hotkey], rating=ratings.get(hotkey, Rating()))
+        for hotkey in sorted(histories)
+    }
+    gains = {
+        uids[hotkey]: {w: entry.relative_gain for w, entry in history.items()}
+        for hotkey, history in histories.items()
+        if hotkey in uids
+    }
+    holding = {
+        uids[hotkey]
+        for hotkey, state in states.items()
+        if hotkey in uids and (state.holds or not rules.tested)
+    }
+    return reputations, chain_weights(gains, holding, window, rules.weights)
+
+
+def differences(log: WindowLog, histories: Histories, rules: PayRules) -> list[str]:
+    """What in a log does not follow from its own losses, bit for bit; empty if all does.
+
+    `histories` are those before the window, from the logs of the windows before it.
+    """
+    blanks = [_blank(verdict) for verdict in log.verdicts]
+    states = work_states(histories, rules.judge.work)
+    follows = {v.uid: v for v in judge(blanks, log.measured, states, rules.judge)}
+    place, found = f"window {log.window}", []
+    for verdict in log.verdicts:
+        expected = follows[verdict.uid]
+        for name in _FIGURES:
+            said, is_so = getattr(verdict, name), getattr(expected, name)
+            if said != is_so and not (_minus_infinity(is_so) and said is None):
+                found.append(f"{place}, uid {verdict.uid}: {name} is {is_so}, the log says {said}")
+    after = remember(histories, follows.values(), rules.length)
+    reputations, shares = conclude(after, log.window, log.uids, rules)
+    for hotkey in sorted(reputations.keys() | log.reputations.keys()):
+        said, is_so = log.reputations.get(hotkey), reputations.get(hotkey)
+        if said != is_so:
+            found.append(f"{place}, {hotkey}: reputation is {is_so}, the log says {said}")
+    for uid in sorted(shares.keys() | log.shares.keys()):
+        if shares.get(uid) != log.shares.get(uid):
+            found.append(
+                f"{place}, uid {uid}: weight is {shares.get(uid)}, the log says "
+                f"{log.shares.get(uid)}"
+            )
+    return found
+
+
+_FIGURES = (
+    "status", "gain", "gain_standard_error", "relative_gain", "work_effect", "work_variance",
+)  # fmt: skip
+
+
+def _minus_infinity(value: object) -> bool:
+    return isinstance(value, float) and math.isinf(value)
+
+
+def _blank(verdict: Verdict) -> Verdict:
+    """As it went into `judge`: without what was found by measuring."""
+    status = "not_scored" if verdict.gain_standard_error is not None else verdict.status
+    return Verdict(
+        window=verdict.window,
+        uid=verdict.uid,
+        hotkey=verdict.hotkey,
+        digest=verdict.digest,
+        status=status,
+        detail=verdict.detail,
+        pages_consumed=verdict.pages_consumed,
+        base_window=verdict.base_window,
+    )
+
+
+def encode_log(log: WindowLog) -> str:
+    """The window as JSON lines."""
+    measured = log.measured
+    rows: list[dict[str, Any]] = [
+        {
+            "kind": "window",
+            "window": log.window,
+            "seed": log.seed,
+            "pages": log.ids_S.tolist(),
+            "owners": measured.owners_S.tolist(),
+            "before": _written(measured.before_S),
+            "uids": dict(log.uids),
+        }
+    ]
+    for verdict in log.verdicts:
+        after_S = measured.after_S.get(verdict.uid)
+        after = None if after_S is None else _written(after_S)
+        rows.append({"kind": "verdict", **verdict.as_row(), "after": after})
+    for hotkey, reputation in log.reputations.items():
+        rows.append(
+            {
+                "kind": "reputation",
+                "window": log.window,
+                "hotkey": hotkey,
+                "log_ratio": reputation.work.log_ratio,
+                "holds": reputation.work.holds,
+                "mu": reputation.rating.mu,
+                "sigma": reputation.rating.sigma,
+            }
+        )
+    shares = {str(uid): share for uid, share in log.shares.items()}
+    rows.append({"kind": "weights", "window": log.window, "shares": shares})
+    return "".join(json.dumps(row, sort_keys=True, allow_nan=False) + "\n" for row in rows)
+
+
+def decode_log(text: str) -> WindowLog:
+    """The window that `encode_log` wrote; LogError if it is not one."""
+    rows: dict[str, list[dict[str, Any]]] = {}
+    try:
+        for line in text.splitlines():
+            row = json.loads(line)
+            rows.setdefault(row.pop("kind"), []).append(row)
+        (head,), (weights,) = rows["window"], rows["weights"]
+        verdicts = rows.get("verdict", [])
+        measured = Measured(
+            owners_S=np.array(head["owners"], dtype=np.int64),
+            before_S=_read(head["before"]),
+            after_S={r["uid"]: _read(r["after"]) for r in verdicts if r["after"] is not None},
+        )
+        return WindowLog(
+            window=int(head["window"]),
+            seed=str(head["seed"]),
+            ids_S=np.array(head["pages"], dtype=np.int64),
+            measured=measured,
+            verdicts=tuple(_verdict(row) for row in verdicts),
+            uids={str(hotkey): int(uid) for hotkey, uid in head["uids"].items()},
+            reputations={row["hotkey"]: _reputation(row) for row in rows.get("reputation", [])},
+            shares={int(uid): float(share) for uid, share in weights["shares"].items()},
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise LogError(f"no verdict log: {type(error).__name__}: {error}") from error
+
+
+def decode_logs(text: str) -> list[WindowLog]:
+    """Of several windows, one after another in one file."""
+    windows: list[list[str]] = []
+    for line in text.splitlines():
+        if '"kind": "window"' in line:
+            windows.append([])
+        if not windows:
+            raise LogError("the first line is not of kind window")
+        windows[-1].append(line)
+    return [decode_log("\n".join(lines)) for lines in windows]
+
+
+def _written(losses_S: Floats) -> list[float | None]:
+    """JSON has no infinities: a loss that is not finite is null."""
+    return [loss if math.isfinite(loss) else None for loss in losses_S.tolist()]
+
+
+def _read(losses: Iterable[float | None]) -> Floats:
+    return np.array([math.inf if loss is None else loss for loss in losses], dtype=np.float64)
+
+
+def _verdict(row: Mapping[str, Any]) -> Verdict:
+    known = {field.name for field in fields(Verdict)}
+    return Verdict(**{name: value for name, value in row.items() if name in known})
+
+
+def _reputation(row: Mapping[str, Any]) -> Reputation:
+    return Reputation(
+        work=WorkState(log_ratio=float(row["log_ratio"]), holds=bool(row["holds"])),
+        rating=Rating(mu=float(row["mu"]), sigma=float(row["sigma"])),
+    )
+
+
+def follow(logs: Sequence[WindowLog], rules: PayRules) -> list[str]:
+    """`differences` over several windows in order; what comes before the first `rules.length`
+    of them is not known, and so the reputations of that many windows are not compared, if the
+    logs do not start with the run.
+    """
+    histories: Histories = {}
+    found: list[str] = []
+    warm = 0 if logs and logs[0].window == 0 else rules.length
+    for count, log in enumerate(logs):
+        if count >= warm:
+            found += differences(log, histories, rules)
+        histories = remember(histories, log.verdicts, rules.length)
+    return found
