@@ -25,7 +25,7 @@ def write(groups: Sequence[Group], rows: Rows, results: Path, command: str) -> N
     points = [p for p in (summarise(group, groups, rows) for group in groups) if p]
     content = {
         "command": command,
-        "commit": _commit(),
+        "commit": commit(),
         "runs": [run_row(group, trial, rows) for group in groups for trial in group.trials
                  if trial.key in rows],
         "summary": points,
@@ -151,7 +151,7 @@ def _shown(value: Mapping[str, Any] | None, digits: int) -> str:
     return f"{value['mean']:.{digits}f}" + ("" if half is None else f" +- {half:.{digits}f}")
 
 
-def _commit() -> str:
+def commit() -> str:
     """The commit that is checked out, "-dirty" if files differ from it; "" without git."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:

@@ -134,6 +134,18 @@ class Workers:
         ids = self._random(SCORING, 0, number).integers(len(self._pages.train), size=count)
         return self._pages.train[ids]
 
+    def draw(self, miner: int, step: int) -> np.ndarray:
+        """Pages of a miner's inner step, counted from the run's start; int64 [P, T]."""
+        return self._draw(TRAINING, miner, step)
+
+    def step(self, params_N: Tensor, miner: int, pages: np.ndarray, lr: float) -> None:
+        """One inner step of a miner, in place."""
+        self._step(params_N, miner, pages, lr)
+
+    def random_pages(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """Training pages of anybody's, int64 [P, T]."""
+        return self._pages.train[rng.integers(len(self._pages.train), size=count)]
+
     @torch.no_grad()
     def losses(self, params_N: Tensor, pages_PT: np.ndarray) -> np.ndarray:
         """Mean loss of every page, float64 [P]."""

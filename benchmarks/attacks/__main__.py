@@ -1,0 +1,72 @@
+"""The attack suite's command.
+
+    python -m benchmarks.attacks --quick            all attacks at 25 % of 8 miners, one seed
+    python -m benchmarks.attacks                    three seeds, and 20 miners at 5, 25 and 40 %
+    python -m benchmarks.attacks --only NAME,...    some attacks
+
+Runs are appended to the record as they end and skipped when they are there; tables and picture
+are of all runs on record, and lie beside it.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from benchmarks.attacks import report, suite
+from benchmarks.attacks.swarm import WORK_EFFECT
+from benchmarks.learning.pool import Job, run_jobs
+from benchmarks.learning.record import append, load
+from benchmarks.learning.report import commit
+from benchmarks.learning.text import ROOT
+from evaluation.work import WorkRules
+from template.tools.owner import load_plan
+
+RECORD = ROOT / "benchmarks" / "results" / "attacks_runs.jsonl"
+
+
+def main(argv: list[str]) -> None:
+    """Run what is missing, then write tables and picture."""
+    parser = argparse.ArgumentParser(prog="benchmarks.attacks", allow_abbrev=False)
+    parser.add_argument("--quick", action="store_true", help="8 miners, 25 %%, one seed")
+    parser.add_argument("--only", default="", metavar="NAME,...", help="and the runs beside them")
+    parser.add_argument("--workers", type=int, default=2, help="processes")
+    parser.add_argument("--record", type=Path, default=RECORD)
+    arguments = parser.parse_args(argv)
+    wanted = set(filter(None, arguments.only.split(",")))
+    cases = suite.quick() if arguments.quick else suite.full()
+    cases = [case for case in cases if not wanted or case.attack in {*wanted, suite.CLEAN}]
+    done = load(arguments.record)
+    jobs = [
+        Job(call=run_case, arguments=(case, arguments.record), cost=cost(case))
+        for case in cases
+        if case.key not in done
+    ]
+    try:
+        run_jobs(jobs, arguments.workers)
+    except KeyboardInterrupt:
+        print("interrupted: the runs that ended are on record")
+    command = " ".join(["python -m benchmarks.attacks", *argv])
+    error = float(load_plan(ROOT / "runs" / "localnet.toml")["evaluation"]["work_error"])
+    rules = WorkRules(effect=WORK_EFFECT, error=error)
+    everything = list({case.key: case for case in (*suite.full(), *suite.quick())}.values())
+    head = {"command": command, "commit": commit()}
+    rows = load(arguments.record)
+    report.write(everything, rows, rules, arguments.record.parent, head)
+    print((arguments.record.parent / "attacks.md").read_text())
+
+
+def cost(case: suite.Case) -> float:
+    """About proportional to its seconds: scoring costs about as much as training."""
+    return case.miners * (1.8 if case.defended else 1.0)
+
+
+def run_case(case: suite.Case, record: Path) -> str:
+    row = suite.play(case)
+    append(record, row)
+    name = case.attack or "attackers away"
+    guard = "defended" if case.defended else "undefended"
+    return f"{name}, {case.attackers} of {case.miners}, {guard}: loss {row['held_out_loss']:.4f}"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,74 @@
+"""What a miner does in a window: the interface, and honest work at several paces.
+
+Actors see what a real miner could see, and more: `honest_now` are the honest payloads of the
+same window, which commit before reveal keeps from everybody. An attack that needs it is the
+strongest of its kind.
+
+Legend: N parameters.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from benchmarks.learning.messages import Message, SparseCodec
+from benchmarks.learning.workers import Workers
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class View:
+    """One actor's view of one window. `delta_N`: start less end of the inner steps that it made
+    itself. `last`: the payloads of the window before by uid; `update_N`: the update they made.
+    """
+
+    number: int
+    uid: int
+    params_N: Tensor
+    delta_N: Tensor
+    last: Mapping[int, Message]
+    update_N: Tensor
+    honest_now: Mapping[int, Message]
+    workers: Workers
+    codec: SparseCodec
+    rng: np.random.Generator
+
+    def encoded(self, dense_N: Tensor) -> Message:
+        """A payload that says this, as far as the code can."""
+        return self.codec.send(dense_N, dense_N.new_zeros(dense_N.shape), 1)
+
+
+class Actor:
+    """Works honestly. `share`: of the inner steps; `claims`: the share it says it made.
+
+    `feeds_back`: keeps error feedback, as the miner's own code does.
+    """
+
+    share = 1.0
+    claims: float | None = None
+    feeds_back = True
+    colludes = False
+    """Sends after the honest, and sees what they sent."""
+
+    def dishonest(self, number: int) -> bool:
+        """Whether it attacks in this window."""
+        return False
+
+    def pages(self, consumed: np.ndarray, view: View) -> np.ndarray:
+        """The pages that it says it trained on; `consumed` are those it should have."""
+        return consumed
+
+    def send(self, honest: Message, view: View) -> Message | None:
+        """What goes out; `honest` is the payload of its own work. None: nothing is delivered."""
+        return honest
+
+
+class Attacker(Actor):
+    """Dishonest from the first window on, and without work of its own."""
+
+    share = 0.0
+    feeds_back = False
+
+    def dishonest(self, number: int) -> bool:
+        return True

@@ -1,0 +1,143 @@
+"""What is run: every attack at several fractions, beside the same honest miners without it."""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from benchmarks.attacks.actor import Actor
+from benchmarks.attacks.catalogue import ATTACKS, Undelivered
+from benchmarks.attacks.swarm import BURN_UID, Outcome, Swarm
+from benchmarks.learning.trial import KEY_DIGITS, Trial
+from evaluation.work import WorkSample
+
+CLEAN = ""
+"""Name of the run in which the attackers are away."""
+
+WINDOWS = 24
+PAID_SHARE = 0.1
+"""Of an honest miner's pay: below this an attacker is found out."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Case:
+    """One run. The attackers have the last uids."""
+
+    attack: str
+    miners: int
+    attackers: int
+    seed: int
+    defended: bool
+    windows: int = WINDOWS
+
+    @property
+    def key(self) -> str:
+        text = json.dumps(asdict(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:KEY_DIGITS]
+
+    @property
+    def attacker_uids(self) -> range:
+        return range(self.miners - self.attackers, self.miners)
+
+    @property
+    def trial(self) -> Trial:
+        """Eighteen thousand parameters, warm-started as a run is, and no lag: miners wait."""
+        return Trial(
+            strategy="ours",
+            lag=0,
+            model="tiny",
+            miners=self.miners,
+            rounds=self.windows,
+            seed=self.seed,
+            inner_lr=4e-3,
+            outer_lr=4.0,
+            min_divisor=4,
+            warm_steps=240,
+        )
+
+    def swarm(self) -> Swarm:
+        make = ATTACKS[self.attack].make if self.attack else Undelivered
+        honest = [Actor() for _ in range(self.miners - self.attackers)]
+        attackers = [make() for _ in range(self.attackers)]
+        return Swarm(self.trial, [*honest, *attackers], defended=self.defended)
+
+
+def quick() -> list[Case]:
+    """All attacks at 25 % of 8 miners, one seed."""
+    return _cases(8, (2,), (1,))
+
+
+def full() -> list[Case]:
+    """8 miners with three seeds; then 20 miners, at 5, 25 and 40 %."""
+    return [*_cases(8, (2,), (1, 2, 3)), *_cases(20, (5, 8, 1), (1,))]
+
+
+def _cases(miners: int, attackers: Sequence[int], seeds: Sequence[int]) -> list[Case]:
+    return [
+        Case(attack=name, miners=miners, attackers=count, seed=seed, defended=defended)
+        for seed in seeds
+        for count in attackers
+        for name in (CLEAN, *ATTACKS)
+        for defended in ((True, False))
+    ]
+
+
+def play(case: Case) -> dict[str, Any]:
+    """The line of the record for one case."""
+    swarm = case.swarm()
+    outcome = swarm.play()
+    first = _first_dishonest(case, swarm)
+    attackers, honest = case.attacker_uids, range(case.miners - case.attackers)
+    mine = [_pay(outcome, window, attackers) for window in range(case.windows)]
+    theirs = [_pay(outcome, window, honest) for window in range(case.windows)]
+    return {
+        "key": case.key,
+        "case": asdict(case),
+        "held_out_loss": outcome.held_out_loss,
+        "earned": math.fsum(mine[first:]),
+        "honest_earned": math.fsum(theirs[first:]),
+        "honest_share": _honest_share(outcome, first, honest),
+        "windows_to_detection": _detected(mine, theirs, first) if case.defended else None,
+        "named": [outcome.named.get(uid, 0) for uid in range(case.miners)],
+        "samples": {
+            hotkey: [[w, e.work.effect, e.work.variance] for w, e in sorted(h.items()) if e.work]
+            for hotkey, h in swarm.histories.items()
+        },
+    }
+
+
+def samples_of(row: Mapping[str, Any], uids: Sequence[int]) -> list[list[WorkSample]]:
+    """The work test's samples of some miners, in the order of their windows."""
+    return [
+        [WorkSample(effect=e, variance=v) for _, e, v in row["samples"].get(str(uid), [])]
+        for uid in uids
+    ]
+
+
+def _first_dishonest(case: Case, swarm: Swarm) -> int:
+    actors = [swarm.roster[uid] for uid in case.attacker_uids]
+    return next((w for w in range(case.windows) if any(actor.dishonest(w) for actor in actors)), 0)
+
+
+def _pay(outcome: Outcome, window: int, uids: Sequence[int]) -> float:
+    """Mean share of these uids in a window."""
+    shares = outcome.shares[window]
+    return float(np.mean([shares.get(uid, 0.0) for uid in uids]))
+
+
+def _honest_share(outcome: Outcome, first: int, honest: Sequence[int]) -> float | None:
+    """Of all that miners were paid from the first dishonest window on; None if nobody was."""
+    paid = [(uid, s) for shares in outcome.shares[first:] for uid, s in shares.items()]
+    total = math.fsum(s for uid, s in paid if uid != BURN_UID)
+    return math.fsum(s for uid, s in paid if uid in honest) / total if total else None
+
+
+def _detected(mine: Sequence[float], theirs: Sequence[float], first: int) -> int | None:
+    """Windows from the first dishonest one until pay is gone for good; None if it never is."""
+    paid = [w for w in range(first, len(mine)) if mine[w] > PAID_SHARE * theirs[w]]
+    last = max(paid, default=first - 1)
+    return None if last == len(mine) - 1 else last + 1 - first
