@@ -196,7 +196,8 @@ def markdown(content: Mapping[str, Any]) -> str:
         f"Work test, 20 evaluations: a payload of other pages passes in "
         f"{_percent(tests['copier_false_pass'])}, honest work in "
         f"{_percent(tests['honest_accept_20'])} of {tests['careers']} careers drawn from the "
-        f"samples of {tests['observed']['copiers'][0]} and {tests['observed']['honest'][0]} miners.",
+        f"samples of {tests['observed']['copiers'][0]} and "
+        f"{tests['observed']['honest'][0]} miners.",
         "",
         "Loss: against the same honest miners, seed and pages with the attackers away. Earned: an "
         "attacker's pay over an honest miner's from its first dishonest window on; of hotkeys of "
