@@ -62,7 +62,7 @@ class LittleIsEnough(Attacker):
 
 
 class InnerProduct(Attacker):
-    """Minus twice the honest mean (arXiv 1903.03936)."""
+    """Minus ten times the honest mean (arXiv 1903.03936, epsilon 10)."""
 
     colludes = True
 
@@ -70,7 +70,7 @@ class InnerProduct(Attacker):
         if not view.honest_now:
             return view.encoded(_noise_like(view))
         rows_RN = torch.stack([m.dense for m in view.honest_now.values()])
-        return view.encoded(-2.0 * rows_RN.mean(dim=0))
+        return view.encoded(-10.0 * rows_RN.mean(dim=0))
 
 
 class Hijack(Attacker):

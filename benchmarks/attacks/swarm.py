@@ -31,6 +31,10 @@ from template.data.assignment import claimed_pages
 from template.protocol.hashing import labelled_hash, uint_bytes
 
 BURN_UID = 255
+LARGEST_PARAM = 64.0
+"""A model beyond it is lost: nothing more is trained, and nobody paid."""
+DIVERGED = 1e6
+"""The loss of a model that has none, or a larger one; nats per byte."""
 CLAIMED_PAGES, WORK_EFFECT = 32, 0.25
 """The model is a sixth of the localnet's, and shows half of the effect."""
 
@@ -70,9 +74,12 @@ class Swarm:
     def play(self) -> Outcome:
         params_N = self.workers.theta0()
         for number in range(self.trial.rounds):
+            if not float(params_N.abs().max()) < LARGEST_PARAM:
+                self.outcome.shares.append({})
+                continue
             params_N = self._round(number, params_N)
         loss = self.workers.held_out_loss(params_N, FINAL_PAGES // 2)
-        self.outcome.held_out_loss = loss
+        self.outcome.held_out_loss = min(loss, DIVERGED) if math.isfinite(loss) else DIVERGED
         return self.outcome
 
     def _round(self, number: int, params_N: Tensor) -> Tensor:
