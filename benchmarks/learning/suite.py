@@ -13,6 +13,7 @@ from benchmarks.learning.contenders import (
     DEMO,
     OURS,
     SYNCHRONOUS,
+    WARM_ROUNDS,
     Rates,
     contenders,
     rates_name,
@@ -61,8 +62,7 @@ def full(rates: Rates) -> list[Group]:
         *main(rates, 80, [ADAMW, OURS, SYNCHRONOUS]),
         *noise(rates),
         *main(rates, 24, others),
-        *main(rates, LONGEST, [ADAMW, OURS]),
-        *main(rates, LONGEST, [SYNCHRONOUS], 1),
+        *main(rates, LONGEST, [ADAMW, OURS, SYNCHRONOUS]),
         *main(rates, 80, ["ours/0", "diloco/1+"], 1),
         *localnet(rates),
         *catch_up(rates),
@@ -108,12 +108,12 @@ def main(rates: Rates, rounds: int, names: list[str], seeds: int = 3) -> list[Gr
 def remedies(rates: Rates) -> list[Group]:
     """The project's rule at lag 1 with one remedy at a time, and without one of them.
 
-    A remedy that lets payloads overlap less runs at the shipped rates, others at those of bare
-    lag 1.
+    From the warm start at the shipped rates, from random parameters at those of bare lag 1, with
+    eager miners at the alpha of lag 0: they are what lets it grow.
     """
     plain = tuned("ours/1", rates)
     both = tuned(OURS, rates)
-    eager = replace(plain, **rates[OURS])
+    eager = replace(plain, outer_lr=rates["ours/0"].get("outer_lr", 1.0))
     no_catch_up = replace(both, catch_up_step=0)
     options: dict[str, Trial] = {
         "eager 1/R": replace(eager, eager=1 / 8),
@@ -127,7 +127,7 @@ def remedies(rates: Rates) -> list[Group]:
         "warm start": replace(no_catch_up, eager=0.0, **rates["ours/1"]),
         "warm, eager": no_catch_up,
         "warm, catch up": replace(both, eager=0.0),
-        "eager, catch up": replace(both, warm_steps=0, rounds=plain.rounds),
+        "eager, catch up": replace(eager, eager=1.0, catch_up_step=both.catch_up_step),
         "all three, 4 k for 6 rounds": replace(both, dense_rounds=6),
         "adamw_dp, warm start": replace(
             no_catch_up, strategy=ADAMW, lag=0, eager=0.0, **rates[ADAMW]
@@ -163,13 +163,16 @@ def sweeps(rates: Rates) -> list[Group]:
 
 
 def inner_steps(rates: Rates) -> list[Group]:
-    """H at equal tokens: 600 steps of every miner, whatever their number a round."""
-    groups = []
+    """H at equal tokens and from the same theta_0: 600 steps of every miner, whatever their number
+    a round, after the shipped warm start.
+    """
+    warm_steps, groups = tuned(OURS, rates).warm_steps, []
     for steps in (5, 15, 30, 100):
         for name in (SYNCHRONOUS, OURS):
-            trial = tuned(name, rates, rounds=600 // steps, inner_steps=steps)
+            trial = tuned(name, rates, inner_steps=steps)
+            trial = replace(trial, rounds=600 // steps, warm_steps=warm_steps)
             groups.append(seeded("inner_steps", name, steps, trial, 1))
-    adamw = tuned(ADAMW, rates, rounds=40)
+    adamw = tuned(ADAMW, rates, rounds=40 + WARM_ROUNDS)
     return [*groups, seeded("inner_steps", ADAMW, 15, adamw, 1)]
 
 

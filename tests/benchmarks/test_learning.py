@@ -232,6 +232,9 @@ def test_contenders_are_compared_at_equal_tokens():
         for section, x in {(g.section, g.x) for g in groups if g.section == "main"}:
             trials = [t for g in groups if (g.section, g.x) == (section, x) for t in g.trials]
             assert {trial.tokens(64) for trial in trials} == {int(x) * 15 * 8 * 8 * 64}
+        of_h = [t for g in groups if g.section == "inner_steps" for t in g.trials]
+        assert len({trial.tokens(64) for trial in of_h}) <= 1
+        assert len({trial.warm_steps for trial in of_h if trial.strategy == "ours"}) <= 1
     remedied = tuned("mean/1+", rates)
     assert remedied.eager > 0
     assert remedied.warm_steps > 0
