@@ -320,6 +320,7 @@ def test_expected_parameters_are_those_of_the_outer_step_bit_for_bit(spec, theta
 def test_the_mean_of_all_starts_is_theta_after_the_update_under_way(spec, theta0, form) -> None:
     """What makes a share of 1 the right one: in the mean nobody is late."""
     spec = _with_share(spec, 1.0)
+    spec = dataclasses.replace(spec, outer=dataclasses.replace(spec.outer, min_divisor=5))
     state = first_state(theta0, spec.run_id)
     payloads = {uid: _payload(form, uid + 1) for uid in range(5)}
     starts = [start_of_miner(state, [payload], spec) for payload in payloads.values()]
