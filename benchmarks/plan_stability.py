@@ -52,9 +52,10 @@ from template.training.model import Params, tensor_shapes
 from template.training.outer import (
     OuterState,
     clip_references,
-    coefficients,
     first_state,
     outer_step,
+    scored_coefficients,
+    scored_references,
     start_of_miner,
 )
 from template.training.scorer import Scorer
@@ -180,10 +181,11 @@ class Simulation:
             owners.append(np.full(ids[-1].size, uid))
         pool = self._train[np.concatenate(ids)]
         before_S, after_S = self.scorer.losses(pool), {}
-        references = clip_references(self.state, outer)
+        references = scored_references(self.state, (p.norms for p in payloads.values()), outer)
         for uid, payload in payloads.items():
-            divisor = 1.0 / evaluation.step_share
-            factors = coefficients(0, payload.norms, references, outer, divisor)
+            factors = scored_coefficients(
+                0, payload.norms, references, outer, evaluation.step_share
+            )
             with self.scorer.stepped(payload.tensors, factors):
                 after_S[uid] = self.scorer.losses(pool)
         measured = Measured(owners_S=np.concatenate(owners), before_S=before_S, after_S=after_S)

@@ -57,7 +57,8 @@ class Swarm:
     def __init__(self, trial: Trial, roster: Sequence[Actor], *, defended: bool = True) -> None:
         self.workers = Workers(replace(trial, miners=len(roster)))
         self.trial, self.roster, self.defended = self.workers.trial, roster, defended
-        self._rule = Ours(self.workers) if defended else Mean(self.workers)
+        self._ours = Ours(self.workers)
+        self._rule = self._ours if defended else Mean(self.workers)
         self._codec = SparseCodec(self.workers.space, trial.top_k, trial.decay, trial.bits)
         self._evaluation = replace(
             self.workers.spec.evaluation, claimed_pages=CLAIMED_PAGES, work_effect=WORK_EFFECT
@@ -158,13 +159,13 @@ class Swarm:
             pages.append(consumed[uid][places])
             owners += [uid] * places.size
         pool = np.concatenate(pages)
-        share = evaluation.step_share
+        alpha, share = self.trial.outer_lr, evaluation.step_share
         measured = Measured(
             owners_S=np.array(owners),
             before_S=self.workers.losses(params_N, pool),
             after_S={
                 uid: self.workers.losses(
-                    params_N - share * self._rule.solo(message, self.trial.outer_lr), pool
+                    params_N - self._ours.scored(message, sent.values(), alpha, share), pool
                 )
                 for uid, message in sent.items()
             },

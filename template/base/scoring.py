@@ -40,7 +40,12 @@ from template.protocol.hashing import labelled_hash, uint_bytes
 from template.protocol.payload import Payload, body_digest
 from template.protocol.root import Member
 from template.protocol.spec import EvaluationSpec, RunSpec
-from template.training.outer import OuterState, clip_references, coefficients
+from template.training.outer import (
+    Norms,
+    OuterState,
+    scored_coefficients,
+    scored_references,
+)
 from template.training.scorer import Scorer
 
 log = logging.getLogger(__name__)
@@ -180,10 +185,13 @@ class WindowScorer:
         pages = self._pages.pages(pool.ids_S)
         self._scorer.load(state.params)
         before_S, after_S = self._scorer.losses(pages), {}
+        spec = self._context.spec
+        norms = [payload.norms for payload in payloads.values()]
+        references = scored_references(state, norms, spec.outer)
         for uid, payload in payloads.items():
             if late():
                 break
-            with self._scorer.stepped(payload.tensors, self._factors(payload, state)):
+            with self._scorer.stepped(payload.tensors, self._factors(payload, references)):
                 after_S[uid] = self._scorer.losses(pages)
         return Measured(owners_S=pool.owners_S, before_S=before_S, after_S=after_S)
 
@@ -199,16 +207,10 @@ class WindowScorer:
         self._bodies[body] = (window, member.hotkey)
         return payload
 
-    def _factors(self, payload: Payload, state: OuterState) -> Mapping[str, float]:
-        """Those of `step_share` of the payload's full step."""
-        spec = self._context.spec
-        return coefficients(
-            payload.header.staleness,
-            payload.norms,
-            clip_references(state, spec.outer),
-            spec.outer,
-            divisor=1.0 / spec.evaluation.step_share,
-        )
+    def _factors(self, payload: Payload, references: Norms) -> Mapping[str, float]:
+        outer, share = self._context.spec.outer, self._context.spec.evaluation.step_share
+        staleness = payload.header.staleness
+        return scored_coefficients(staleness, payload.norms, references, outer, share)
 
     def _claimed_ids(self, window: int, member: Member, payload: Payload) -> np.ndarray:
         """A sample of the pages that the payload says it was made from."""

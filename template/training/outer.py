@@ -13,7 +13,7 @@ control of coordinates that nobody else picked.
 import json
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -104,6 +104,34 @@ def coefficients(
         name: outer.outer_lr * share * clip(norm, references[name], outer.clip_factor)
         for name, norm in norms.items()
     }
+
+
+def scored_references(
+    state: OuterState, present: Iterable[Norms], outer: OuterSpec
+) -> dict[str, float]:
+    """Norms beyond which length earns nothing: the lower median of the window's payloads, or the
+    clip's reference where that is less.
+
+    Gains grow with a payload's length; whoever inflated honest work, as far as the clip allows,
+    would be paid for that.
+    """
+    references, norms = clip_references(state, outer), list(present)
+    if not norms:
+        return references
+    return {
+        name: min(reference, statistics.median_low([n[name] for n in norms]))
+        for name, reference in references.items()
+    }
+
+
+def scored_coefficients(
+    staleness: int, norms: Norms, references: Norms, outer: OuterSpec, share: float
+) -> dict[str, float]:
+    """Those at which a payload is scored: of `share` of its full step, and no longer than the
+    references, while up to kappa times the clip's is applied.
+    """
+    no_longer = replace(outer, clip_factor=1.0)
+    return coefficients(staleness, norms, references, no_longer, divisor=1.0 / share)
 
 
 def apply_updates(

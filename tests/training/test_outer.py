@@ -21,10 +21,13 @@ from template.training.outer import (
     apply_updates,
     clip,
     clip_references,
+    coefficients,
     exact_norm,
     expected_params,
     first_state,
     outer_step,
+    scored_coefficients,
+    scored_references,
     staleness_weight,
     start_of_miner,
     state_digest,
@@ -305,6 +308,25 @@ def test_a_miner_starts_ahead_by_its_own_payload(spec, theta0, form) -> None:
             expected[sparse.indices.numpy()] += sparse.values.numpy() * factor
             assert np.array_equal(ahead[name].numpy().reshape(-1), expected)
             assert not torch.equal(ahead[name], theta0[name])
+
+
+def test_a_payload_is_scored_at_no_more_than_the_median_norm(spec, theta0) -> None:
+    """Twice as long is applied twice as far, up to kappa, and scored as if it were not."""
+    outer = dataclasses.replace(spec.outer, clip_factor=2.0, outer_lr=3.0)
+    references = {"a": 1.0, "b": 1.0}
+    for norm, length in ((0.5, 0.5), (1.0, 1.0), (1.5, 1.0), (4.0, 1.0)):
+        scored = scored_coefficients(0, {"a": norm, "b": 0.1}, references, outer, 0.25)
+        assert scored["a"] * norm == pytest.approx(0.25 * 3.0 * length)
+        assert scored["b"] == pytest.approx(0.25 * 3.0)
+    applied = coefficients(0, {"a": 1.5, "b": 4.0}, references, outer, 1.0)
+    assert (applied["a"] * 1.5, applied["b"] * 4.0) == pytest.approx((4.5, 6.0))
+
+    state = first_state(theta0, spec.run_id)
+    present = [dict.fromkeys(theta0, scale * 1e-6) for scale in (1.0, 2.0, 3.0, 900.0)]
+    assert scored_references(state, present, outer) == dict.fromkeys(theta0, 2e-6)
+    huge = [dict.fromkeys(theta0, 1e9)] * 3
+    assert scored_references(state, huge, outer) == clip_references(state, outer)
+    assert scored_references(state, [], outer) == clip_references(state, outer)
 
 
 def test_expected_parameters_are_those_of_the_outer_step_bit_for_bit(spec, theta0, form) -> None:

@@ -4,7 +4,7 @@ References and coefficients are `template.training.outer`'s own functions; a
 test holds the parameters to those of `outer_step`, bit for bit.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -18,6 +18,8 @@ from template.training.outer import (
     clip_references,
     coefficients,
     first_state,
+    scored_coefficients,
+    scored_references,
 )
 
 
@@ -42,16 +44,28 @@ class Ours(LocalUpdate):
             apply(space.views(after_N), SparseModel(tensors=tensors), minus)
         return after_N
 
+    def scored(
+        self, message: Message, beside: Iterable[Message], alpha: float, share: float
+    ) -> Tensor:
+        """What is taken off the parameters when validators score a payload; [N]."""
+        outer = replace(self.workers.spec.outer, outer_lr=alpha)
+        references = scored_references(self._state, map(_norms, beside), outer)
+        factors = scored_coefficients(0, _norms(message), references, outer, share)
+        return self._step(message, factors)
+
     def solo(self, message: Message, alpha: float) -> Tensor:
-        factors, step_N = self._factors(message, alpha, 1.0), torch.zeros_like(message.dense)
+        return self._step(message, self._factors(message, alpha, 1.0))
+
+    def _step(self, message: Message, factors: Mapping[str, float]) -> Tensor:
+        step_N = torch.zeros_like(message.dense)
         for name, view in self.workers.space.views(step_N).items():
             message.tensors[name].add_to(view, coefficient=factors[name])
         return step_N
 
     def _factors(self, message: Message, alpha: float, divisor: float) -> Mapping[str, float]:
-        norms = {name: sparse.norm for name, sparse in message.tensors.items()}
         outer = replace(self.workers.spec.outer, outer_lr=alpha)
-        return coefficients(0, norms, clip_references(self._state, outer), outer, divisor)
+        references = clip_references(self._state, outer)
+        return coefficients(0, _norms(message), references, outer, divisor)
 
     def _shares(self, messages: Sequence[Message]) -> list[float]:
         """1 for every payload, or its steps over the mean number of steps."""
@@ -63,7 +77,11 @@ class Ours(LocalUpdate):
     def _remember(self, messages: Sequence[Message]) -> None:
         """The norms that bound those of later rounds."""
         window, outer = self._state.window, self.workers.spec.outer
-        norms = tuple({n: s.norm for n, s in message.tensors.items()} for message in messages)
+        norms = tuple(map(_norms, messages))
         entries = (*self._state.accepted_norms, *([(window, norms)] if norms else []))
         recent = tuple(entry for entry in entries if entry[0] > window - outer.clip_windows)
         self._state = replace(self._state, window=window + 1, accepted_norms=recent)
+
+
+def _norms(message: Message) -> dict[str, float]:
+    return {name: sparse.norm for name, sparse in message.tensors.items()}
