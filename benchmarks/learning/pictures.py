@@ -24,7 +24,7 @@ COLORS = {
     "ours": "#1f6f8b",
 }
 SWEEPS = {
-    "catch_up": "inner step of 15 at which the others' payloads come (15: never)",
+    "catch_up": "step of 15 when payloads come (15: never)",
     "inner_steps": "inner steps a round (H), equal tokens",
     "miners": "miners (R), 24 rounds",
     "top_k": "kept of 4096 (k)",
@@ -38,6 +38,7 @@ SHADES = {
     SYNCHRONOUS: "#7fb069",
     OURS: "#1f6f8b",
 }
+MIN_SPAN_NATS = 0.1
 Points = Sequence[Mapping[str, Any]]
 
 
@@ -132,6 +133,7 @@ def draw_sweeps(points: Points, path: Path) -> None:
             axes.set_xscale("log", base=2)
             axes.set_xticks([p["x"] for p in chosen], [f"{p['x']:g}" for p in chosen])
             axes.minorticks_off()
+        _widen(axes)
         axes.set_title(SWEEPS[name], fontsize=10)
         if len({p["strategy"] for p in chosen}) > 1:
             axes.legend(frameon=False, fontsize=9)
@@ -170,6 +172,13 @@ def _against_bytes(axes: Axes, points: Points) -> None:
     axes.set_xlabel("bytes up and down per parameter and round")
     axes.set_title("loss against bytes, 24 rounds, 95 % interval", fontsize=10)
     axes.legend(frameon=False, fontsize=8, ncols=2)
+
+
+def _widen(axes: Axes) -> None:
+    """A difference of a percent should look like one."""
+    low, high = axes.get_ylim()
+    missing = max(0.0, MIN_SPAN_NATS - (high - low)) / 2
+    axes.set_ylim(low - missing, high + missing)
 
 
 def _varied(points: Points, section: str) -> bool:

@@ -27,6 +27,8 @@ SEEDS = (1, 2, 3)
 TUNING_SEED = 0
 """The one on which rates are searched, and nothing is evaluated."""
 LONGEST = 200
+PLAIN_MEANS = ("mean/0", "mean/1")
+"""Ours without the clip: of little news among honest miners."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,14 +51,14 @@ def quick(rates: Rates) -> list[Group]:
     left out: among honest miners it is ours without the clip.
     """
     bare = [f"{rule}/1" for rule in LOCAL_RULES if rule != "ours"]
-    means = [f"mean/{end}" for end in ("0", "1", "1+")]
-    return main(rates, 24, [n for n in contenders() if n not in (DEMO, *bare, *means)])
+    left_out = (DEMO, *bare, *PLAIN_MEANS, "mean/1+")
+    return main(rates, 24, [n for n in contenders() if n not in left_out])
 
 
 def full(rates: Rates) -> list[Group]:
     """Everything, the most important first."""
     first = [ADAMW, OURS, SYNCHRONOUS, "ours/0", "ours/1"]
-    others = [n for n in contenders() if n not in first]
+    others = [n for n in contenders() if n not in (*first, *PLAIN_MEANS)]
     return [
         *main(rates, 24, first),
         *main(rates, 80, [ADAMW, OURS, SYNCHRONOUS]),
@@ -67,7 +69,7 @@ def full(rates: Rates) -> list[Group]:
         *localnet(rates),
         *catch_up(rates),
         *sweeps(rates),
-        *inner_steps(rates),
+        *inner_steps(rates, [OURS]),
         *remedies(rates),
         *miners(rates),
         *weighting(rates),
@@ -76,10 +78,11 @@ def full(rates: Rates) -> list[Group]:
 
 
 def more(rates: Rates) -> list[Group]:
-    """What an hour has no room for: are the rates found at 24 rounds those of 80? On the seed
+    """What an hour has no room for. And are the rates found at 24 rounds those of 80? On the seed
     of the search, with half and twice the inner rate.
     """
-    return [
+    beside = [*main(rates, 24, list(PLAIN_MEANS)), *inner_steps(rates, [SYNCHRONOUS])]
+    return beside + [
         Group(
             section="rates_80",
             label=name,
@@ -162,18 +165,18 @@ def sweeps(rates: Rates) -> list[Group]:
     ]
 
 
-def inner_steps(rates: Rates) -> list[Group]:
+def inner_steps(rates: Rates, names: list[str]) -> list[Group]:
     """H at equal tokens and from the same theta_0: 600 steps of every miner, whatever their number
     a round, after the shipped warm start.
     """
     warm_steps, groups = tuned(OURS, rates).warm_steps, []
     for steps in (5, 15, 30, 100):
-        for name in (SYNCHRONOUS, OURS):
+        for name in names:
             trial = tuned(name, rates, inner_steps=steps)
             trial = replace(trial, rounds=600 // steps, warm_steps=warm_steps)
             groups.append(seeded("inner_steps", name, steps, trial, 1))
     adamw = tuned(ADAMW, rates, rounds=40 + WARM_ROUNDS)
-    return [*groups, seeded("inner_steps", ADAMW, 15, adamw, 1)]
+    return groups + [seeded("inner_steps", ADAMW, 15, adamw, 1)] * (OURS in names)
 
 
 def miners(rates: Rates) -> list[Group]:

@@ -29,7 +29,7 @@ class Follower:
         self.state = state
         self._frames: dict[bytes, tuple[int, bytes]] = {}
         self.last_accepted: frozenset[str] = frozenset()
-        """Hotkeys of the last decision of this process that accepted anybody."""
+        """Hotkeys of the last decision that accepted anybody, if this node was there."""
 
     @property
     def next_window(self) -> int:

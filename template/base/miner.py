@@ -6,6 +6,7 @@ sent, goes back into error feedback; the state is on disk before the digest is o
 
 import logging
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -113,9 +114,8 @@ class Miner:
         if window - base > self.context.spec.outer.max_staleness:
             log.warning("window %d: base theta_%d is too old to train from", window, base)
             return
-        preview = Preview(self.context, self.peers, self.follower, window)
-        result = self._train(window, base, preview)
-        preview.close()
+        with closing(self.preview(window)) as preview:
+            result = self._train(window, base, preview)
         self._last_window = window
         if not all(torch.isfinite(delta).all() for delta in result.pseudo_gradient.values()):
             log.error(
@@ -159,8 +159,13 @@ class Miner:
         result = self._trainer.train(
             start, window, self._batches(base), lambda: self._late(window), preview.poll
         )
-        self._inner_loop_blocks = waiter.recent_head() - first_block + 1
+        if result.steps == self.context.spec.training.inner_steps:
+            self._inner_loop_blocks = waiter.recent_head() - first_block + 1
         return result
+
+    def preview(self, window: int) -> Preview:
+        """What will become of the update under way, to be asked while a window is trained."""
+        return Preview(self.context, self.peers, self.follower, window)
 
     def make_frame(self, header: PayloadHeader, deltas: Mapping[str, Tensor]) -> bytes:
         """The frame to send; error feedback keeps what it does not say."""
@@ -184,7 +189,7 @@ class Miner:
         return self._blocks_left(window) <= 0
 
     def _has_time_to_wait(self, window: int) -> bool:
-        """Not before it is known how long an inner loop takes here."""
+        """Whether an inner loop that takes as long as the last whole one leaves time to spare."""
         blocks = self._inner_loop_blocks
         return blocks is not None and self._blocks_left(window) > SPARE_FACTOR * blocks
 

@@ -145,9 +145,9 @@ class Fetching:
         self._failed.append((member, error))
 
     @property
-    def done(self) -> bool:
-        """Whether every bucket has answered."""
-        return all(future.done() for _, future in self._running)
+    def num_waiting(self) -> int:
+        """Buckets that have not answered."""
+        return sum(not future.done() for _, future in self._running)
 
     def wait(self, timeout_s: float) -> bool:
         """Whether every bucket has answered by then."""
@@ -164,7 +164,7 @@ class Fetching:
 
 def _outcome(future: Future[bytes]) -> bytes | SubnetError:
     if future.cancelled() or not future.done():
-        return Unavailable("no answer within the scoring budget")
+        return Unavailable("no answer in time")
     try:
         return future.result()
     except SubnetError as error:

@@ -12,7 +12,7 @@ from template.base.ballots import read_candidates
 from template.base.context import NodeContext
 from template.base.follower import Follower
 from template.base.peers import Fetching, Peers
-from template.errors import PayloadError
+from template.errors import ChainError, PayloadError
 from template.protocol.admission import open_payload
 from template.protocol.payload import Payload
 from template.protocol.root import Member
@@ -21,11 +21,18 @@ from template.training.outer import expected_params
 
 log = logging.getLogger(__name__)
 
+ENOUGH = 0.75
+"""Of the payloads expected, without which there is no preview: what is left of the update would
+be worth less to a miner than its own payload for everybody's. So many are waited for no longer
+than one finality lag: a bucket that drips must not hold up those of all others.
+"""
+
 
 class Preview:
-    """Of one window's end, seen from within it. `poll` never blocks for long.
+    """Of one window's end, seen from within it. `poll` asks the chain once and waits for no bucket.
 
     Fetching may take as long as validators may take for it: what comes later is hardly named.
+    Nothing that goes wrong here stops the miner: then there is no preview.
     """
 
     def __init__(self, context: NodeContext, peers: Peers, follower: Follower, window: int) -> None:
@@ -34,6 +41,7 @@ class Preview:
         schedule = context.spec.schedule
         published = context.schedule.held_out_block(self._window)
         self._from_block = published + schedule.finality_lag_blocks
+        self._enough_block = self._from_block + schedule.finality_lag_blocks
         self._until_block = self._from_block + schedule.scoring_blocks // 2
         self._expected = follower.last_accepted | {context.hotkey}
         self._members: list[Member] = []
@@ -51,8 +59,13 @@ class Preview:
         if head < self._from_block:
             return None
         if self._fetching is None:
-            self._fetching = self._begin()
-        if head < self._until_block and not self._fetching.done:
+            self.pending = head < self._until_block
+            self._fetching = self._begin() if self.pending else None
+        if self._fetching is None:
+            return None
+        waiting = self._fetching.num_waiting
+        most = waiting <= (1 - ENOUGH) * len(self._members) and head >= self._enough_block
+        if waiting and not most and head < self._until_block:
             return None
         return self._finish(self._fetching)
 
@@ -62,7 +75,15 @@ class Preview:
         if self._fetching is not None:
             self._fetching.close()
 
-    def _begin(self) -> Fetching:
+    def _begin(self) -> Fetching | None:
+        try:
+            return self._start_fetching()
+        except ChainError as error:
+            log.warning("no preview: the chain did not say what was committed: %s", error)
+            self.pending = False
+            return None
+
+    def _start_fetching(self) -> Fetching:
         candidates = read_candidates(self._context.chain, self._context.schedule, self._window)
         self._members = [m for _, m in sorted(candidates.items()) if m.hotkey in self._expected]
         missing = [m for m in self._members if self._follower.held(m.digest) is None]
@@ -78,9 +99,9 @@ class Preview:
             else:
                 log.info("no preview of uid %d: %s", member.uid, found)
         opened = {m.uid: p for m in self._members if (p := self._opened(m)) is not None}
-        self.uids = tuple(opened)
-        if not opened:
+        if not opened or len(opened) < ENOUGH * len(self._members):
             return None
+        self.uids = tuple(opened)
         return expected_params(self._follower.state, list(opened.values()), self._context.spec)
 
     def _opened(self, member: Member) -> Payload | None:

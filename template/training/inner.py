@@ -68,7 +68,8 @@ class InnerTrainer:
 
     def train_alone(self, start: Mapping[str, Tensor], batches: Iterable[np.ndarray]) -> Params:
         """What `start` becomes by one step on each batch, before there is a run."""
-        self._loop(start, batches, lambda: False, partial(warm_start_lr, self._spec))
+        rate = partial(warm_start_lr, self._spec)
+        self._loop(start, batches, lambda: False, rate, lambda: None)
         return copy_params(self._accelerator.unwrap_model(self._model))
 
     def _loop(
@@ -77,7 +78,7 @@ class InnerTrainer:
         batches: Iterable[np.ndarray],
         stop: Callable[[], bool],
         rate: Callable[[int], float],
-        newer: Callable[[], Mapping[str, Tensor] | None] = lambda: None,
+        newer: Callable[[], Mapping[str, Tensor] | None],
     ) -> InnerResult:
         load_params(self._accelerator.unwrap_model(self._model), start)
         self._model.train()

@@ -3,15 +3,17 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
-from template.base import miner as miner_module
-from template.base.miner import Miner
+from template.base.miner import COMMIT_MARGIN_BLOCKS, Miner
 from template.base.preview import Preview
+from template.errors import ChainError
 from template.localnet.behaviours import GarbageMiner
 from template.protocol.keys import payload_key
-from template.protocol.payload import payload_digest
+from template.protocol.payload import PayloadHeader, encode_payload, payload_digest
 from template.protocol.record import PayloadCommitment, Record, encode_record
 from template.protocol.root import tensors_digest
+from template.protocol.ss58 import public_key
 from template.store.memory import MemoryStore
 from tests.base.nodes import FOUR, STAKES_TAO, accepted, digests, honest, metrics, run, to_the_end
 from tests.base.silent import Silent
@@ -33,10 +35,16 @@ class Recording(Preview):
         return params
 
 
+class Said(Miner):
+    """Honest, and its previews are noted."""
+
+    def preview(self, window: int) -> Preview:
+        return Recording(self.context, self.peers, self.follower, window)
+
+
 @pytest.fixture
-def said(monkeypatch) -> dict[tuple[str, int], str]:
+def said() -> dict[tuple[str, int], str]:
     Recording.said = {}
-    monkeypatch.setattr(miner_module, "Preview", Recording)
     return Recording.said
 
 
@@ -44,7 +52,7 @@ def _came(node) -> dict[int, str]:
     return metrics(node).series("params_digest")
 
 
-class Hurried(Miner):
+class Hurried(Said):
     """Believes that it never has time to wait; its head moves on by a block at every step."""
 
     def _has_time_to_wait(self, window: int) -> bool:
@@ -58,7 +66,7 @@ class Hurried(Miner):
 def test_the_expected_parameters_are_those_that_come(said, tmp_path) -> None:
     """Wherever the same were accepted twice running, to the last bit."""
     world = build_world({**STAKES_TAO, "m2": 0, "m3": 0})
-    nodes = run(world, honest(*SIX), tmp_path)
+    nodes = run(world, {**honest(*SIX), "m0": to_the_end(Said)}, tmp_path)
     sets, came = accepted(nodes["m0"]), _came(nodes["m0"])
     expecting = {w for hotkey, w in said if hotkey == hotkey_of("m0")}
     assert len(expecting) >= world.spec.schedule.num_windows - 3
@@ -79,10 +87,10 @@ def test_whoever_has_no_time_to_wait_moves_in_the_middle(said, tmp_path) -> None
     steps = metrics(nodes["m1"]).series("inner_steps")
     assert moved
     assert all(0 < moved[window] < steps[window] for window in moved), (moved, steps)
-    assert any(expects for hotkey, expects in said if hotkey == hotkey_of("m1"))
+    assert {window for hotkey, window in said if hotkey == hotkey_of("m1")}
 
 
-def test_a_payload_that_cannot_be_fetched_is_left_out(said, tmp_path) -> None:
+def test_a_payload_that_cannot_be_fetched_is_left_out(tmp_path) -> None:
     """m3's bucket has nothing for one miner, which takes the step all the same."""
     world = build_world({**STAKES_TAO, "m2": 0, "m3": 0})
     empty, fetch = MemoryStore(), world.context
@@ -106,7 +114,7 @@ def test_a_payload_that_cannot_be_fetched_is_left_out(said, tmp_path) -> None:
     assert all(three not in uids.split(",") for uids in seen.values())
 
 
-def test_noise_that_was_never_accepted_is_not_expected(said, tmp_path) -> None:
+def test_noise_that_was_never_accepted_is_not_expected(tmp_path) -> None:
     world = build_world({**STAKES_TAO, "garbage": 0})
     nodes = run(world, {**honest(*FOUR), "garbage": to_the_end(GarbageMiner)}, tmp_path)
     uid = next(n.uid for n in world.ledger.neurons if n.hotkey == hotkey_of("garbage"))
@@ -170,6 +178,96 @@ def test_a_bucket_that_never_answers_is_waited_for_no_longer_than_validators_wai
     silent.released.set()
 
 
+def test_without_most_of_the_payloads_there_is_no_preview(tmp_path) -> None:
+    """Its own alone is no guess at what everybody's update will be."""
+    world = build_world({**STAKES_TAO, "m2": 0, "m3": 0})
+    miner = _alone(world, tmp_path)
+    names = ("m0", "m1", "m2", "m3")
+    miner.follower.last_accepted = frozenset(map(hotkey_of, names))
+    digests_of = {name: _commit(world, name, _frame(miner, name)) for name in names}
+    for name in ("m1", "m2"):
+        world.buckets[hotkey_of(name)] = MemoryStore()
+    world.time.block = world.spec.schedule.schedule().first_block(1) + 5
+    preview = _preview(miner, 1)
+    while preview.pending:
+        assert preview.poll() is None
+    assert preview.uids == ()
+    miner.follower.keep(0, digests_of["m1"], _frame(miner, "m1"))
+    three = _preview(miner, 1)
+    found = None
+    while three.pending:
+        found = three.poll()
+    assert len(three.uids) == 3
+    assert tensors_digest(found) != tensors_digest(miner.follower.state.params)
+
+
+def test_a_dripping_bucket_holds_up_the_others_for_one_finality_lag(tmp_path) -> None:
+    world = build_world({**STAKES_TAO, "m2": 0, "m3": 0})
+    miner, schedule = _alone(world, tmp_path), world.spec.schedule
+    names = ("m0", "m1", "m2", "m3")
+    miner.follower.last_accepted = frozenset(map(hotkey_of, names))
+    for name in names:
+        _commit(world, name, _frame(miner, name))
+    world.buckets[hotkey_of("m3")] = silent = Silent()
+    preview = _preview(miner, 1)
+    first = schedule.schedule().first_block(1) + schedule.upload_blocks
+    world.time.block = first + schedule.finality_lag_blocks
+    while preview._fetching is None or preview._fetching.num_waiting > 1:
+        assert preview.poll() is None
+    assert preview.poll() is None
+    world.time.block += schedule.finality_lag_blocks
+    assert preview.poll() is not None
+    assert len(preview.uids) == 3
+    silent.released.set()
+
+
+def test_a_chain_that_does_not_answer_costs_the_preview_and_nothing_else(tmp_path) -> None:
+    world = build_world(STAKES_TAO)
+    miner = _alone(world, tmp_path)
+    world.time.block = world.spec.schedule.schedule().first_block(1) + 5
+    chain = miner.context.chain
+
+    class Mute(type(chain)):
+        def commitments(self, block):
+            raise ChainError("no answer", code="unavailable")
+
+    miner.context = replace(miner.context, chain=Mute(chain._ledger, chain._hotkey))
+    preview = _preview(miner, 1)
+    assert preview.poll() is None
+    assert not preview.pending
+
+
+def test_whoever_comes_late_into_a_window_asks_nobody(tmp_path) -> None:
+    world = build_world(STAKES_TAO)
+    miner = _alone(world, tmp_path)
+    _commit(world, "m1", b"a frame")
+    world.buckets[hotkey_of("m1")] = silent = Silent()
+    world.time.block = world.spec.schedule.schedule().first_block(1) + 9
+    preview = _preview(miner, 1)
+    assert preview.poll() is None
+    assert not preview.pending
+    assert preview._fetching is None
+    silent.released.set()
+
+
+def test_a_miner_waits_while_twice_its_inner_loop_is_left(tmp_path) -> None:
+    """And not before it knows how long that takes, nor after a restart any less."""
+    world = build_world(STAKES_TAO)
+    miner = _alone(world, tmp_path)
+    end = world.spec.schedule.schedule().commit_block(1) - COMMIT_MARGIN_BLOCKS
+    world.time.block = end - 7
+    assert not miner._has_time_to_wait(1)
+    miner._inner_loop_blocks = 3
+    assert miner._has_time_to_wait(1)
+    miner._save()
+    again = Miner(miner.context)
+    assert again._inner_loop_blocks == 3
+    assert again.follower.last_accepted == frozenset({hotkey_of("m1")})
+    assert again._has_time_to_wait(1)
+    world.time.block += 1
+    assert not Miner(miner.context)._has_time_to_wait(1)
+
+
 def test_frames_that_cannot_be_admitted_are_left_out(tmp_path) -> None:
     """Bytes of the right digest that are no payload: as the outer step, so the preview."""
     world = build_world(STAKES_TAO)
@@ -177,12 +275,22 @@ def test_frames_that_cannot_be_admitted_are_left_out(tmp_path) -> None:
     before = tensors_digest(miner.follower.state.params)
     preview = _preview(miner, 1)
     member = _commit(world, "m1", b"no payload")
-    world.time.block = world.spec.schedule.schedule().first_block(1) + 10
+    world.time.block = world.spec.schedule.schedule().first_block(1) + 5
     while preview.pending:
         assert preview.poll() is None
     assert preview.uids == ()
     assert miner.follower.held(member) == b"no payload"
     assert tensors_digest(miner.follower.state.params) == before
+
+
+def _frame(miner: Miner, name: str) -> bytes:
+    """A valid payload of window 0."""
+    header = PayloadHeader(
+        window=0, base_window=0, pages_consumed=1, public_key=public_key(hotkey_of(name))
+    )
+    shapes = miner.context.form.shapes
+    dense = {n: torch.full(shape, 0.01 * (1 + len(name))) for n, shape in shapes.items()}
+    return encode_payload(header, dense, miner.context.form)[0]
 
 
 def _commit(world, name: str, frame: bytes) -> bytes:
