@@ -196,7 +196,7 @@ class Simulation:
         rules = judge_rules(evaluation)
         verdicts = judge(blanks, measured, work_states(self.histories, rules.work), rules)
         length = max(self.spec.weights.history_windows, evaluation.work_windows)
-        self.histories = remember(self.histories, verdicts, length)
+        self.histories = remember(self.histories, window, verdicts, length)
         return verdicts
 
     def _return_refused(self, miner: HonestMiner, refused: Payload | None) -> None:

@@ -3,7 +3,7 @@
 A function of the last windows' verdicts: whoever has their logs comes to the same.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 
 from evaluation.judge import sample_of
@@ -23,23 +23,33 @@ Histories = Mapping[str, Mapping[int, Entry]]
 """hotkey -> window -> what was found."""
 
 
-def remember(histories: Histories, verdicts: Iterable[Verdict], length: int) -> Histories:
-    """With one more window's verdicts, and without what is `length` windows old or older.
+def remember(
+    histories: Histories, window: int, verdicts: Iterable[Verdict], length: int
+) -> Histories:
+    """As of `window`, with its verdicts: the last `length` windows and no other.
 
     Verdicts without a relative gain say nothing of the miner and are left out.
     """
     grown = {hotkey: dict(history) for hotkey, history in histories.items()}
-    newest = max((w for history in grown.values() for w in history), default=-1)
     for verdict in verdicts:
-        newest = max(newest, verdict.window)
         if verdict.relative_gain is not None:
             entry = Entry(relative_gain=verdict.relative_gain, work=sample_of(verdict))
-            grown.setdefault(verdict.hotkey, {})[verdict.window] = entry
+            grown.setdefault(verdict.hotkey, {})[window] = entry
+    return only(grown, range(window - length + 1, window + 1))
+
+
+def only(histories: Histories, windows: Container[int]) -> Histories:
+    """Those windows, and the hotkeys that have any of them."""
     kept = {
-        hotkey: {w: entry for w, entry in history.items() if w > newest - length}
-        for hotkey, history in grown.items()
+        hotkey: {w: entry for w, entry in history.items() if w in windows}
+        for hotkey, history in histories.items()
     }
     return {hotkey: history for hotkey, history in kept.items() if history}
+
+
+def windows_of(histories: Histories) -> tuple[int, ...]:
+    """Those of which anything is remembered, ascending."""
+    return tuple(sorted({w for history in histories.values() for w in history}))
 
 
 def work_states(histories: Histories, rules: WorkRules) -> dict[str, WorkState]:

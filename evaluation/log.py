@@ -14,12 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.history import Histories, remember, work_states
+from evaluation.history import Histories, only, remember, work_states
 from evaluation.judge import JudgeRules, Measured, judge
 from evaluation.rating import Rating, ratings_of
-from evaluation.verdict import Verdict
+from evaluation.verdict import MEASURED, NOT_SCORED, Verdict
 from evaluation.weights import WeightRules, chain_weights
-from evaluation.work import Floats, Ints, WorkState
+from evaluation.work import HELD_OUT, Floats, Ints, WorkState
+
+MIN_HELD_OUT = 2
 
 
 class LogError(ValueError):
@@ -54,12 +56,14 @@ class Reputation:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WindowLog:
     """One window. `seed`: hash of the block that drew the pool (hex). `ids_S`: its pages.
-    `uids`: uid of every hotkey that weights are for. `shares`: uid -> weight.
+    `known`: windows before it that the validator remembered; one that was away or lost its state
+    knows fewer. `uids`: uid of every hotkey that weights are for. `shares`: uid -> weight.
     """
 
     window: int
     seed: str
     ids_S: Ints
+    known: tuple[int, ...]
     measured: Measured
     verdicts: tuple[Verdict, ...]
     uids: Mapping[str, int]
@@ -93,35 +97,50 @@ def conclude(
 def differences(log: WindowLog, histories: Histories, rules: PayRules) -> list[str]:
     """What in a log does not follow from its own losses, bit for bit; empty if all does.
 
-    `histories` are those before the window, from the logs of the windows before it.
+    `histories` are what the validator knew before the window, from the logs of those windows.
     """
-    blanks = [_blank(verdict) for verdict in log.verdicts]
-    states = work_states(histories, rules.judge.work)
-    follows = {v.uid: v for v in judge(blanks, log.measured, states, rules.judge)}
-    place, found = f"window {log.window}", []
-    for verdict in log.verdicts:
-        expected = follows[verdict.uid]
-        for name in _FIGURES:
-            said, is_so = getattr(verdict, name), getattr(expected, name)
-            if said != is_so and not (_minus_infinity(is_so) and said is None):
-                found.append(f"{place}, uid {verdict.uid}: {name} is {is_so}, the log says {said}")
-    after = remember(histories, follows.values(), rules.length)
+    follows = _follows(log, histories, rules)
+    found = _different(log, follows, ("status", *_FIGURES))
+    after = remember(histories, log.window, follows.values(), rules.length)
     reputations, shares = conclude(after, log.window, log.uids, rules)
+    place = f"window {log.window}"
     for hotkey in sorted(reputations.keys() | log.reputations.keys()):
         said, is_so = log.reputations.get(hotkey), reputations.get(hotkey)
         if said != is_so:
             found.append(f"{place}, {hotkey}: reputation is {is_so}, the log says {said}")
     for uid in sorted(shares.keys() | log.shares.keys()):
-        if shares.get(uid) != log.shares.get(uid):
-            found.append(
-                f"{place}, uid {uid}: weight is {shares.get(uid)}, the log says "
-                f"{log.shares.get(uid)}"
-            )
+        said_share, share = log.shares.get(uid), shares.get(uid)
+        if said_share != share:
+            found.append(f"{place}, uid {uid}: weight is {share}, the log says {said_share}")
+    return found
+
+
+def differences_of_figures(log: WindowLog, rules: PayRules) -> list[str]:
+    """The part of `differences` that needs nothing but the window itself."""
+    return _different(log, _follows(log, {}, rules), _FIGURES)
+
+
+def _follows(log: WindowLog, histories: Histories, rules: PayRules) -> dict[int, Verdict]:
+    blanks = [_blank(verdict, log.measured) for verdict in log.verdicts]
+    states = work_states(histories, rules.judge.work)
+    return {v.uid: v for v in judge(blanks, log.measured, states, rules.judge)}
+
+
+def _different(log: WindowLog, follows: Mapping[int, Verdict], names: Sequence[str]) -> list[str]:
+    found = []
+    for verdict in log.verdicts:
+        for name in names:
+            said, is_so = getattr(verdict, name), getattr(follows[verdict.uid], name)
+            if said != is_so and not (_minus_infinity(is_so) and said is None):
+                found.append(
+                    f"window {log.window}, uid {verdict.uid}: {name} is {is_so}, the log says "
+                    f"{said}"
+                )
     return found
 
 
 _FIGURES = (
-    "status", "gain", "gain_standard_error", "relative_gain", "work_effect", "work_variance",
+    "gain", "gain_standard_error", "relative_gain", "work_effect", "work_variance",
 )  # fmt: skip
 
 
@@ -129,15 +148,15 @@ def _minus_infinity(value: object) -> bool:
     return isinstance(value, float) and math.isinf(value)
 
 
-def _blank(verdict: Verdict) -> Verdict:
-    """As it went into `judge`: without what was found by measuring."""
-    status = "not_scored" if verdict.gain_standard_error is not None else verdict.status
+def _blank(verdict: Verdict, measured: Measured) -> Verdict:
+    """As it went into `judge`: without what is found by measuring alone."""
+    of_measuring = verdict.uid in measured.after_S or verdict.status in MEASURED
     return Verdict(
         window=verdict.window,
         uid=verdict.uid,
         hotkey=verdict.hotkey,
         digest=verdict.digest,
-        status=status,
+        status=NOT_SCORED if of_measuring else verdict.status,
         detail=verdict.detail,
         pages_consumed=verdict.pages_consumed,
         base_window=verdict.base_window,
@@ -155,6 +174,7 @@ def encode_log(log: WindowLog) -> str:
             "pages": log.ids_S.tolist(),
             "owners": measured.owners_S.tolist(),
             "before": _written(measured.before_S),
+            "known": list(log.known),
             "uids": dict(log.uids),
         }
     ]
@@ -193,18 +213,36 @@ def decode_log(text: str) -> WindowLog:
             before_S=_read(head["before"]),
             after_S={r["uid"]: _read(r["after"]) for r in verdicts if r["after"] is not None},
         )
-        return WindowLog(
+        log = WindowLog(
             window=int(head["window"]),
             seed=str(head["seed"]),
             ids_S=np.array(head["pages"], dtype=np.int64),
+            known=tuple(map(int, head["known"])),
             measured=measured,
             verdicts=tuple(_verdict(row) for row in verdicts),
             uids={str(hotkey): int(uid) for hotkey, uid in head["uids"].items()},
             reputations={row["hotkey"]: _reputation(row) for row in rows.get("reputation", [])},
             shares={int(uid): float(share) for uid, share in weights["shares"].items()},
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise LogError(f"no verdict log: {type(error).__name__}: {error}") from error
+    _check(log)
+    return log
+
+
+def _check(log: WindowLog) -> None:
+    """LogError unless the parts fit each other."""
+    size = log.ids_S.shape
+    losses = (log.measured.before_S, *log.measured.after_S.values())
+    uids = [verdict.uid for verdict in log.verdicts]
+    if len(size) != 1 or any(part.shape != size for part in (log.measured.owners_S, *losses)):
+        raise LogError(f"window {log.window}: pages, owners and losses differ in number")
+    if int((log.measured.owners_S == HELD_OUT).sum()) < MIN_HELD_OUT:
+        raise LogError(f"window {log.window}: fewer than {MIN_HELD_OUT} held-out pages")
+    if len(set(uids)) != len(uids) or any(type(uid) is not int for uid in uids):
+        raise LogError(f"window {log.window}: uids are not different numbers")
+    if any(verdict.window != log.window for verdict in log.verdicts):
+        raise LogError(f"window {log.window}: a verdict is on another window")
 
 
 def decode_logs(text: str) -> list[WindowLog]:
@@ -240,16 +278,29 @@ def _reputation(row: Mapping[str, Any]) -> Reputation:
     )
 
 
-def follow(logs: Sequence[WindowLog], rules: PayRules) -> list[str]:
-    """`differences` over several windows in order; what comes before the first `rules.length`
-    of them is not known, and so the reputations of that many windows are not compared, if the
-    logs do not start with the run.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Followed:
+    """`in_full`: windows of which everything was compared; of the others, whose past is not in
+    the logs, the figures of the window itself.
     """
+
+    found: tuple[str, ...]
+    in_full: tuple[int, ...]
+
+
+def follow(logs: Sequence[WindowLog], rules: PayRules) -> Followed:
+    """`differences` over several windows, in their order."""
     histories: Histories = {}
     found: list[str] = []
-    warm = 0 if logs and logs[0].window == 0 else rules.length
-    for count, log in enumerate(logs):
-        if count >= warm:
-            found += differences(log, histories, rules)
-        histories = remember(histories, log.verdicts, rules.length)
-    return found
+    in_full: list[int] = []
+    given: set[int] = set()
+    for log in sorted(logs, key=lambda each: each.window):
+        past = only(histories, set(log.known))
+        if given.issuperset(log.known):
+            found += differences(log, past, rules)
+            in_full.append(log.window)
+        else:
+            found += differences_of_figures(log, rules)
+        histories = remember(histories, log.window, log.verdicts, rules.length)
+        given.add(log.window)
+    return Followed(found=tuple(found), in_full=tuple(in_full))

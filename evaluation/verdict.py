@@ -9,6 +9,9 @@ NAMED = "named"
 SCORED = "scored"
 """Between measuring a payload and deciding whether to name it."""
 
+MEASURED = (NAMED, SCORED, "no_gain", "no_work")
+"""Statuses that only a measured payload can have."""
+
 NOT_SCORED = "not_scored"
 UNAVAILABLE = "unavailable"
 BLAMELESS = (NOT_SCORED, UNAVAILABLE)

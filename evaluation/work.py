@@ -2,9 +2,13 @@
 
 A payload lowers the loss of the pages it was made from more than other payloads do. Of every
 payload's gain on a common pool of sequences, its mean on the held-out ones is taken off (the
-row), and the median of what the others gain on the same sequence (the column). What is left
-on its own pages, in standard deviations, is its effect: above zero for who trained on them,
-around zero for who copied or made up a payload, whatever that payload is worth otherwise.
+row), and the median of what the others gain on the same sequence (the column), times the
+payload's slope on it over the held-out ones: a short or stale payload gains less everywhere.
+What is left on its own pages, in standard deviations, is its effect: above zero for who trained
+on them, around zero for who copied or made up a payload, whatever it is worth otherwise.
+
+A rival who trains on somebody's pages raises the column there: it takes half of the others to
+move the median, and fewer than `MIN_OTHERS` others make no column.
 
 The test is sequential (Wald, Ann. Math. Stat. 1945): the log-likelihood ratio of an effect of
 `effect` against one of zero, added up over windows, until it is beyond log((1 - error) / error)
@@ -26,6 +30,7 @@ Ints = npt.NDArray[np.int64]
 HELD_OUT = -1
 """Owner of a sequence that nobody claims."""
 
+MIN_OTHERS = 3
 WINSOR = 4.0
 """A single sequence counts as no more than so many standard deviations."""
 
@@ -83,7 +88,8 @@ def work_state(samples: Iterable[WorkSample], rules: WorkRules) -> WorkState:
 
 
 def work_samples(gains_IS: Floats, uids: Ints, owners_S: Ints) -> dict[int, WorkSample]:
-    """uid -> the window's evidence, of those payloads that own sequences of the pool.
+    """uid -> the window's evidence, of those payloads that own sequences of the pool. One that
+    changes no loss shows no effect.
 
     `gains_IS`: loss(theta) less loss(theta less the payload's step), nats per token; rows with
     a value that is not finite are left out. `owners_S`: HELD_OUT or a uid. ValueError with
@@ -103,15 +109,23 @@ def work_samples(gains_IS: Floats, uids: Ints, owners_S: Ints) -> dict[int, Work
         num_own = int(own_S.sum())
         if num_own == 0:
             continue
-        others_I = useful_I & (uids != uid)
-        column_S = np.median(rows_IS[others_I], axis=0) if others_I.any() else 0.0
-        left_S = rows_IS[row] - column_S
+        left_S = _without_column(rows_IS[row], rows_IS[useful_I & (uids != uid)], held_S)
         deviation = float(left_S[held_S].std(ddof=1))
-        if deviation == 0.0:
-            continue
-        shown = (left_S[own_S] - float(left_S[held_S].mean())) / deviation
+        shown = (left_S[own_S] - float(left_S[held_S].mean())) / (deviation or math.inf)
         samples[uid] = WorkSample(
             effect=math.fsum(np.clip(shown, -WINSOR, WINSOR)) / num_own,
             variance=1 / num_own + 1 / num_held,
         )
     return samples
+
+
+def _without_column(row_S: Floats, others_IS: Floats, held_S: npt.NDArray[np.bool_]) -> Floats:
+    """The row less its slope times the others' lower median."""
+    if len(others_IS) < MIN_OTHERS:
+        return row_S
+    column_S = np.sort(others_IS, axis=0)[(len(others_IS) - 1) // 2]
+    column_S = column_S - column_S[held_S].mean()
+    spread = float(column_S[held_S] @ column_S[held_S])
+    slope = float(row_S[held_S] @ column_S[held_S]) / spread if spread > 0.0 else 0.0
+    left_S: Floats = row_S - slope * column_S
+    return left_S

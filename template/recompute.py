@@ -4,9 +4,10 @@
 
 LOG: verdict logs in the order of their windows, as they lie in the validator's bucket, or the
 `verdicts.jsonl` of its state folder. Everything but the losses themselves is computed again from
-the losses in the log, bit for bit; each figure that differs is named. Exit status 1 if there are
-any. Ratings, work tests and weights depend on the windows before: unless the logs start with
-the run, those of the first windows are read and not compared.
+the losses in the log, bit for bit on the same platform; each figure that differs is named. Exit
+status 1 if there are any. Decisions, ratings and weights depend on windows before: where those are
+not given, only the gains and effects of a window itself are compared, and it says so. What is
+taken on trust: pages, their owners, uids, and why a payload was not measured.
 """
 
 import argparse
@@ -35,16 +36,17 @@ def main(argv: Sequence[str]) -> int:
     except ConfigError as error:
         sys.stderr.write(f"recompute: {error}\n")
         return 2
-    found = follow(logs, rules)
-    for line in found:
+    followed = follow(logs, rules)
+    for line in followed.found:
         sys.stdout.write(line + "\n")
-    verdict = f"{len(found)} figures do not follow" if found else "everything follows"
-    first, last = logs[0].window, logs[-1].window
+    wrong = len(followed.found)
+    verdict = f"{wrong} figures do not follow" if wrong else "everything follows"
     sys.stdout.write(
-        f"windows {first} to {last}, {sum(len(log.verdicts) for log in logs)} verdicts: {verdict} "
-        "from the losses logged\n"
+        f"windows {logs[0].window} to {logs[-1].window}, "
+        f"{sum(len(log.verdicts) for log in logs)} verdicts: {verdict} from the losses logged; "
+        f"{len(followed.in_full)} of {len(logs)} windows compared in full\n"
     )
-    return 1 if found else 0
+    return 1 if wrong else 0
 
 
 def read_logs(paths: Sequence[Path]) -> list[WindowLog]:

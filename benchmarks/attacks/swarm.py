@@ -173,7 +173,7 @@ class Swarm:
         blanks = [self._blank(number, uid, uid in sent) for uid in range(len(self.roster))]
         states = work_states(self.histories, self._rules.judge.work)
         verdicts = judge(blanks, measured, states, self._rules.judge)
-        self.histories = remember(self.histories, verdicts, self._rules.length)
+        self.histories = remember(self.histories, number, verdicts, self._rules.length)
         uids = {str(uid): uid for uid in range(len(self.roster))}
         _, shares = conclude(self.histories, number, uids, self._rules)
         self.outcome.shares.append(shares)

@@ -198,8 +198,9 @@ class WindowScorer:
     def _open(self, frame: bytes, member: Member, window: int) -> Payload:
         spec = self._context.spec
         payload = open_payload(frame, member, window, self._context.form, spec.outer.max_staleness)
-        if payload.header.pages_consumed > spec.training.pages_per_window:
-            raise PayloadError("pages", f"claims {payload.header.pages_consumed} pages")
+        consumed, least = payload.header.pages_consumed, spec.evaluation.claimed_pages
+        if not least <= consumed <= spec.training.pages_per_window:
+            raise PayloadError("pages", f"claims {consumed} pages; the work test needs {least}")
         body = body_digest(frame)
         seen = self._bodies.get(body)
         if seen is not None and seen != (window, member.hotkey):

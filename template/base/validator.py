@@ -8,7 +8,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from evaluation.history import Entry, Histories, remember
+from evaluation.history import Entry, Histories, only, remember, windows_of
 from evaluation.log import WindowLog, conclude, encode_log
 from evaluation.rating import Rating
 from evaluation.work import WorkSample
@@ -177,7 +177,8 @@ class Validator:
         spec = self.context.spec
         oldest = window - spec.weights.history_windows
         self._scored_windows = {w for w in self._scored_windows if w > oldest} | {window}
-        self._histories = remember(self._histories, scored.verdicts, self._rules.length)
+        known = windows_of(only(self._histories, range(window)))
+        self._histories = remember(self._histories, window, scored.verdicts, self._rules.length)
         graph = self.context.chain.metagraph(self.context.schedule.stake_block(window))
         uids = {n.hotkey: n.uid for n in graph.neurons if n.hotkey in self._histories}
         self._reputations, shares = conclude(self._histories, window, uids, self._rules)
@@ -186,6 +187,7 @@ class Validator:
                 window=window,
                 seed=scored.seed.hex(),
                 ids_S=scored.pool.ids_S,
+                known=known,
                 measured=scored.measured,
                 verdicts=scored.verdicts,
                 uids=uids,

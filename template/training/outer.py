@@ -109,8 +109,8 @@ def coefficients(
 def scored_references(
     state: OuterState, present: Iterable[Norms], outer: OuterSpec
 ) -> dict[str, float]:
-    """Norms beyond which length earns nothing: the lower median of the window's payloads, or the
-    clip's reference where that is less.
+    """Norms beyond which length earns nothing: the lower median of the window's payloads, between
+    the clip's reference and that over kappa, so that empty payloads cannot empty the others.
 
     Gains grow with a payload's length; whoever inflated honest work, as far as the clip allows,
     would be paid for that.
@@ -119,7 +119,10 @@ def scored_references(
     if not norms:
         return references
     return {
-        name: min(reference, statistics.median_low([n[name] for n in norms]))
+        name: max(
+            min(reference, statistics.median_low([n[name] for n in norms])),
+            reference / max(1.0, outer.clip_factor),
+        )
         for name, reference in references.items()
     }
 

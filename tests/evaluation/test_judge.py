@@ -71,12 +71,13 @@ def test_a_loss_that_is_not_finite_harms_its_sender_alone() -> None:
 
 
 def test_who_was_found_out_is_not_named_whatever_it_gains() -> None:
-    measured = _measured({1: 0.05, 2: 0.05}, {1: 1.0, 2: 0.0})
+    measured = _measured({1: 0.05, 2: 0.05}, {1: 1.0, 2: -1.0})
     out = WorkState(log_ratio=-RULES.work.bound)
     one, two = judge([_blank(1), _blank(2)], measured, {"hk2": out}, RULES)
     assert (one.status, two.status) == ("named", "no_work")
     assert two.relative_gain > 0.5
     nearly = WorkState(log_ratio=-0.5 * RULES.work.bound)
+    measured = _measured({1: 0.05, 2: 0.05}, {2: 0.5})
     assert judge([_blank(2)], measured, {"hk2": nearly}, RULES)[0].status == "named"
 
 
@@ -98,11 +99,11 @@ def test_histories_are_a_function_of_the_last_windows() -> None:
         for w in range(10)
     ]  # fmt: skip
     old: dict = {}
-    for verdicts in logs:
-        old = remember(old, verdicts, 4)
+    for window, verdicts in enumerate(logs):
+        old = remember(old, window, verdicts, 4)
     new: dict = {}
-    for verdicts in logs[-4:]:
-        new = remember(new, verdicts, 4)
+    for window, verdicts in enumerate(logs[-4:], 6):
+        new = remember(new, window, verdicts, 4)
     assert old == new
     assert sorted(old["hk1"]) == [6, 7, 8, 9]
     entry = old["hk1"][9]
@@ -117,7 +118,7 @@ def test_histories_are_a_function_of_the_last_windows() -> None:
 
 def test_a_hotkey_that_is_gone_is_forgotten() -> None:
     histories = {"gone": {1: Entry(relative_gain=1.0, work=WorkSample(effect=1.0, variance=0.1))}}
-    after = remember(histories, [_blank(1, "digest", window=5)], 4)
+    after = remember(histories, 5, [_blank(1, "digest", window=5)], 4)
     assert "gone" not in after
-    kept = remember(histories, [_blank(1, "digest", window=4)], 4)
+    kept = remember(histories, 4, [_blank(1, "digest", window=4)], 4)
     assert "gone" in kept

@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from evaluation.history import Histories, remember, work_states
+from evaluation.history import Histories, only, remember, windows_of, work_states
 from evaluation.judge import JudgeRules, Measured, judge
 from evaluation.log import (
+    Followed,
     LogError,
     PayRules,
     WindowLog,
@@ -61,11 +62,12 @@ def _logs(num_windows: int, rules: PayRules = RULES) -> list[WindowLog]:
         ]  # fmt: skip
         states = work_states(histories, rules.judge.work)
         verdicts = judge(blanks, measured, states, rules.judge)
-        histories = remember(histories, verdicts, rules.length)
+        known = windows_of(only(histories, range(window)))
+        histories = remember(histories, window, verdicts, rules.length)
         reputations, shares = conclude(histories, window, UIDS, rules)
         logs.append(
             WindowLog(
-                window=window, seed=f"{window:064x}", ids_S=np.arange(owners.size),
+                window=window, seed=f"{window:064x}", ids_S=np.arange(owners.size), known=known,
                 measured=measured, verdicts=verdicts, uids=UIDS, reputations=reputations,
                 shares=shares,
             )
@@ -86,20 +88,44 @@ def test_what_is_written_is_read_to_the_last_bit() -> None:
 
 def test_an_honest_log_follows_from_its_losses() -> None:
     logs = _logs(10)
-    assert follow(logs, RULES) == []
+    assert follow(logs, RULES) == Followed(found=(), in_full=tuple(range(10)))
     text = "".join(map(encode_log, logs))
-    assert follow(decode_logs(text), RULES) == []
+    assert follow(decode_logs(text), RULES).found == ()
     paid = logs[-1].shares
     assert paid.keys() - {0} == {1, 2}, "not the copier, nor those who gain nothing"
     assert min(paid[1], paid[2]) > 0.3
 
 
-def test_a_log_that_starts_later_is_followed_once_its_past_is_known() -> None:
+def test_without_its_past_a_window_is_compared_in_part_and_that_is_said() -> None:
     logs = _logs(14)
     late = logs[4:]
-    assert follow(late, RULES) == []
+    followed = follow(late, RULES)
+    assert followed.found == ()
+    assert followed.in_full == (10, 11, 12, 13), "as far back as six windows are there"
     forged = replace(late[-1], shares={**late[-1].shares, 1: 0.9})
-    assert any("weight" in line for line in follow([*late[:-1], forged], RULES))
+    assert any("weight" in line for line in follow([*late[:-1], forged], RULES).found)
+    verdict = replace(late[0].verdicts[0], relative_gain=0.7)
+    forged = replace(late[0], verdicts=(verdict, *late[0].verdicts[1:]))
+    assert any("relative_gain" in line for line in follow([forged, *late[1:]], RULES).found)
+
+
+def test_a_validator_that_lost_windows_says_so_and_is_followed() -> None:
+    """Window 3 was logged and then lost with the machine: the log after it does not know it."""
+    logs = _logs(4)
+    fifth = _logs(5)[4]
+    histories: Histories = {}
+    for log in logs[:3]:
+        histories = remember(histories, log.window, log.verdicts, RULES.length)
+    states = work_states(histories, RULES.judge.work)
+    blanks = [replace(v, status=NOT_SCORED) if v.uid != 5 else v for v in fifth.verdicts]
+    verdicts = judge(blanks, fifth.measured, states, RULES.judge)
+    after = remember(histories, 4, verdicts, RULES.length)
+    reputations, shares = conclude(after, 4, UIDS, RULES)
+    lost = replace(
+        fifth, known=(0, 1, 2), verdicts=verdicts, reputations=reputations, shares=shares
+    )
+    assert follow([*logs, lost], RULES) == Followed(found=(), in_full=(0, 1, 2, 3, 4))
+    assert follow([*logs, replace(lost, known=(0, 1, 2, 3))], RULES).found
 
 
 FORGERIES = {
@@ -125,7 +151,7 @@ def test_a_forged_figure_is_named(name: str) -> None:
     row = next(r for r in rows if r["kind"] == kind)
     forge(row)
     text = "".join(json.dumps(r, sort_keys=True) + "\n" for r in rows)
-    found = follow([*logs[:6], decode_log(text), logs[7]], RULES)
+    found = follow([*logs[:6], decode_log(text), logs[7]], RULES).found
     assert found
     assert all(line.startswith("window 6") or line.startswith("window 7") for line in found)
     assert found[0].startswith("window 6")
@@ -144,6 +170,22 @@ def test_what_is_no_log_is_refused(text: str) -> None:
             decode_log("\n".join(rows[cut:-1]))
     with pytest.raises(LogError):
         decode_logs("x")
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value"),
+    [
+        ("window", "owners", [1, 2]), ("window", "pages", [[1]]), ("window", "known", None),
+        ("window", "before", [1.0]), ("verdict", "after", [1.0]), ("verdict", "uid", 1e999),
+        ("verdict", "uid", 2), ("verdict", "window", 9), ("window", "uids", {"hk1": 1e999}),
+        ("weights", "shares", {"x": 1}), ("verdict", "uid", "1"),
+    ],
+)  # fmt: skip
+def test_a_log_whose_parts_do_not_fit_is_refused(kind: str, field: str, value: object) -> None:
+    rows = [json.loads(line) for line in encode_log(_logs(1)[0]).splitlines()]
+    next(r for r in rows if r["kind"] == kind)[field] = value
+    with pytest.raises(LogError):
+        decode_log("\n".join(map(json.dumps, rows)))
 
 
 def test_a_run_without_a_work_test_pays_whoever_gains() -> None:

@@ -322,8 +322,13 @@ def test_a_payload_is_scored_at_no_more_than_the_median_norm(spec, theta0) -> No
     assert (applied["a"] * 1.5, applied["b"] * 4.0) == pytest.approx((4.5, 6.0))
 
     state = first_state(theta0, spec.run_id)
-    present = [dict.fromkeys(theta0, scale * 1e-6) for scale in (1.0, 2.0, 3.0, 900.0)]
-    assert scored_references(state, present, outer) == dict.fromkeys(theta0, 2e-6)
+    limits = clip_references(state, outer)
+    present = [{n: scale * v for n, v in limits.items()} for scale in (0.6, 0.75, 0.9, 900.0)]
+    medians = {name: 0.75 * limit for name, limit in limits.items()}
+    assert scored_references(state, present, outer) == medians
+    empty = [*present[:2], *[dict.fromkeys(theta0, 0.0)] * 3]
+    halves = {name: limit / 2 for name, limit in limits.items()}
+    assert scored_references(state, empty, outer) == halves, "empty payloads cannot empty others"
     huge = [dict.fromkeys(theta0, 1e9)] * 3
     assert scored_references(state, huge, outer) == clip_references(state, outer)
     assert scored_references(state, [], outer) == clip_references(state, outer)
