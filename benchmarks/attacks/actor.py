@@ -21,6 +21,7 @@ from benchmarks.learning.workers import Workers
 class View:
     """One actor's view of one window. `delta_N`: start less end of the inner steps that it made
     itself. `last`: the payloads of the window before by uid; `update_N`: the update they made.
+    `sent_now`: what uids before this one have made in this window; of use to one operator alone.
     """
 
     number: int
@@ -30,6 +31,7 @@ class View:
     last: Mapping[int, Message]
     update_N: Tensor
     honest_now: Mapping[int, Message]
+    sent_now: Mapping[int, Message]
     workers: Workers
     codec: SparseCodec
     rng: np.random.Generator
@@ -55,6 +57,10 @@ class Actor:
         """Whether it attacks in this window."""
         return False
 
+    def source(self, uid: int, step: int) -> tuple[int, int]:
+        """Whose pages it trains on in an inner step, and the how manieth batch of theirs."""
+        return uid, step
+
     def pages(self, consumed: np.ndarray, view: View) -> np.ndarray:
         """The pages that it says it trained on; `consumed` are those it should have."""
         return consumed
@@ -67,7 +73,7 @@ class Actor:
 class Attacker(Actor):
     """Dishonest from the first window on, and without work of its own."""
 
-    share = 0.0
+    share, claims = 0.0, 1.0
     feeds_back = False
 
     def dishonest(self, number: int) -> bool:

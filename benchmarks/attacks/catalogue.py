@@ -211,13 +211,45 @@ class SleepingCopier(Copy):
         return super().send(honest, view) if self.dishonest(view.number) else honest
 
 
+class TwinLeader(Actor):
+    """One machine for two hotkeys: trains on the pages of both, half of each, and claims so."""
+
+    claims = 0.5
+
+    def dishonest(self, number: int) -> bool:
+        return True
+
+    def source(self, uid: int, step: int) -> tuple[int, int]:
+        return uid + step % 2, step // 2
+
+
+class TwinFollower(Attacker):
+    """The second hotkey: sends the first one's payload with a little noise."""
+
+    claims = 0.5
+
+    def send(self, honest: Message, view: View) -> Message | None:
+        leader_N = view.sent_now[view.uid - 1].dense
+        kept_N = (leader_N != 0).float()
+        spread = leader_N[leader_N != 0].std()
+        return view.encoded(leader_N + 0.05 * spread * kept_N * _standard(view))
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Attack:
-    """`make` builds one attacker. `work`: the share of an honest miner's work that it does."""
+    """`make` builds one attacker; `second` every other one, if it is another. `work`: the share
+    of an honest miner's work that each of them does.
+    """
 
     kind: str
     make: Callable[[], Actor]
+    second: Callable[[], Actor] | None = None
     work: float = 0.0
+
+    def group(self, count: int) -> list[Actor]:
+        """So many attackers in the order of their uids."""
+        makers = (self.make, self.second or self.make)
+        return [makers[i % 2]() for i in range(count)]
 
 
 ATTACKS: Mapping[str, Attack] = {
@@ -243,6 +275,7 @@ ATTACKS: Mapping[str, Attack] = {
     "a quarter, all claimed": Attack(kind=PARTIAL, make=Overclaimed, work=0.25),
     "only good draws": Attack(kind=PARTIAL, make=GoodDraws, work=1.0),
     "one machine, two hotkeys": Attack(kind=SYBIL, make=lambda: Fewer(0.5), work=0.5),
+    "one training, two hotkeys": Attack(kind=SYBIL, make=TwinLeader, second=TwinFollower, work=0.5),
 }
 
 

@@ -124,8 +124,8 @@ def _numbers(value: Interval) -> dict[str, float | int | None]:
 
 def test_rates(cases: Sequence[Case], rows: Rows, rules: WorkRules) -> dict[str, Any]:
     """How often a career of 20 evaluations ever opens the gate: of who never trained on its
-    pages, and of honest miners. Careers are drawn, evaluation by evaluation, from the samples on
-    record; `observed` are the careers as they were.
+    pages, and of honest miners. A career is drawn from the samples of one miner on record, so that
+    a miner whose work shows less stays so; `observed` are the careers as they were.
     """
     copiers: list[list[WorkSample]] = []
     honest: list[list[WorkSample]] = []
@@ -151,11 +151,14 @@ def test_rates(cases: Sequence[Case], rows: Rows, rules: WorkRules) -> dict[str,
 
 
 def _passing(careers: Sequence[Sequence[WorkSample]], rules: WorkRules, rng: Any) -> float | None:
-    pool = [sample for career in careers for sample in career]
-    if not pool:
+    known = [career for career in careers if career]
+    if not known:
         return None
-    draws = rng.integers(len(pool), size=(CAREERS, EVALUATIONS))
-    return _ever([[pool[i] for i in row] for row in draws], rules) / CAREERS
+    drawn = []
+    for _ in range(CAREERS):
+        career = known[rng.integers(len(known))]
+        drawn.append([career[i] for i in rng.integers(len(career), size=EVALUATIONS)])
+    return _ever(drawn, rules) / CAREERS
 
 
 def _ever(careers: Sequence[Sequence[WorkSample]], rules: WorkRules) -> int:

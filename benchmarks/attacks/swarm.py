@@ -24,6 +24,7 @@ from benchmarks.learning.workers import FINAL_PAGES, Workers
 from evaluation.history import Histories, remember, work_states
 from evaluation.judge import Measured, judge
 from evaluation.log import conclude
+from evaluation.overlap import Bits, Earlier, place_bits, repeats
 from evaluation.verdict import NOT_SCORED, Verdict
 from evaluation.work import HELD_OUT
 from template.base.scoring import pay_rules
@@ -68,6 +69,7 @@ class Swarm:
         self._rules = replace(self._rules, weights=weights)
         self._residual_RN = self._rule.zeros()
         self.histories: Histories = {}
+        self._earlier: list[Earlier] = []
         self._last: dict[int, Message] = {}
         self._update_N = torch.zeros(self.workers.space.num_elements)
         self.outcome = Outcome()
@@ -97,6 +99,8 @@ class Swarm:
             message = actor.send(honest, view)
             if message is not None:
                 sent[uid] = message
+            elif actor.feeds_back:
+                self._residual_RN[uid] += honest.dense
         named = self._judge(number, params_N, sent, consumed)
         for uid, message in sent.items():
             if uid not in named and self.roster[uid].feeds_back:
@@ -112,7 +116,8 @@ class Swarm:
         actor, steps = self.roster[uid], self._steps(self.roster[uid])
         place_N = params_N.clone()
         for step in range(steps):
-            pages = self.workers.draw(uid, number * self.trial.inner_steps + step)
+            whose, index = actor.source(uid, step)
+            pages = self.workers.draw(whose, number * self.trial.inner_steps + index)
             self.workers.step(place_N, uid, pages, self.workers.inner_lr(number, step))
         honest = {u: m for u, m in sent.items() if type(self.roster[u]) is Actor}
         return View(
@@ -123,6 +128,7 @@ class Swarm:
             last=self._last,
             update_N=self._update_N,
             honest_now=honest if actor.colludes else {},
+            sent_now=dict(sent),
             workers=self.workers,
             codec=self._codec,
             rng=np.random.default_rng((self.trial.seed, number, uid)),
@@ -159,6 +165,7 @@ class Swarm:
             pages.append(consumed[uid][places])
             owners += [uid] * places.size
         pool = np.concatenate(pages)
+        repeated = self._repeats(sent)
         alpha, share = self.trial.outer_lr, evaluation.step_share
         measured = Measured(
             owners_S=np.array(owners),
@@ -168,9 +175,13 @@ class Swarm:
                     params_N - self._ours.scored(message, sent.values(), alpha, share), pool
                 )
                 for uid, message in sent.items()
+                if uid not in repeated
             },
         )
-        blanks = [self._blank(number, uid, uid in sent) for uid in range(len(self.roster))]
+        blanks = [
+            self._blank(number, uid, uid in sent, uid in repeated)
+            for uid in range(len(self.roster))
+        ]
         states = work_states(self.histories, self._rules.judge.work)
         verdicts = judge(blanks, measured, states, self._rules.judge)
         self.histories = remember(self.histories, number, verdicts, self._rules.length)
@@ -181,10 +192,28 @@ class Swarm:
             self.outcome.statuses.setdefault(verdict.uid, []).append(verdict.status)
         named = {verdict.uid for verdict in verdicts if verdict.named}
         self._count(named)
+        self._remember_places(number, sent, named)
         return named
 
-    def _blank(self, number: int, uid: int, delivered: bool) -> Verdict:
-        status = NOT_SCORED if delivered else "not_delivered"
+    def _repeats(self, sent: Mapping[int, Message]) -> set[int]:
+        bits = {uid: self._bits(message) for uid, message in sent.items()}
+        authors = {uid: str(uid) for uid in sent}
+        return set(repeats(bits, authors, self._earlier, self._evaluation.max_overlap))
+
+    def _bits(self, message: Message) -> Bits:
+        places = message.dense.nonzero()[:, 0].numpy()
+        return place_bits([(0, places)], self.workers.space.num_elements)
+
+    def _remember_places(self, number: int, sent: Mapping[int, Message], named: set[int]) -> None:
+        oldest = number - self.workers.spec.outer.max_staleness - 2
+        self._earlier = [e for e in self._earlier if e.window >= oldest]
+        self._earlier += [
+            Earlier(window=number, author=str(uid), bits=self._bits(m), named=uid in named)
+            for uid, m in sent.items()
+        ]
+
+    def _blank(self, number: int, uid: int, delivered: bool, repeated: bool) -> Verdict:
+        status = "overlap" if repeated else NOT_SCORED if delivered else "not_delivered"
         return Verdict(window=number, uid=uid, hotkey=str(uid), digest="", status=status)
 
     def _count(self, uids: Iterable[int]) -> None:

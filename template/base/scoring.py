@@ -7,14 +7,17 @@ nobody knew before the payloads were fixed.
 """
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import numpy as np
 
 from evaluation.history import Histories, work_states
 from evaluation.judge import JudgeRules, Measured, judge
 from evaluation.log import PayRules
+from evaluation.overlap import Bits, Earlier, place_bits, repeats
 from evaluation.verdict import NOT_SCORED, UNAVAILABLE, Verdict
 from evaluation.weights import WeightRules
 from evaluation.work import HELD_OUT, WorkRules
@@ -120,6 +123,7 @@ class WindowScorer:
         self._pages = pages
         self._scorer = Scorer(context.spec, context.device)
         self._bodies: dict[bytes, tuple[int, str]] = {}
+        self._earlier: list[Earlier] = []
         self.curve = _strided(pages.held_out(), context.spec.evaluation.curve_pages)
 
     def score(
@@ -136,7 +140,10 @@ class WindowScorer:
         """
         self._peers.refresh()
         fetched = self._peers.fetch_payloads(candidates, window, lambda: late(0.5))
-        opened = {m.uid: self._checked(m, window, fetched[m.uid]) for m in candidates}
+        opened: dict[int, Payload | SubnetError] = {
+            m.uid: self._checked(m, window, fetched[m.uid]) for m in candidates
+        }
+        opened |= self._repeats(candidates, opened)
         payloads = {uid: p for uid, p in opened.items() if isinstance(p, Payload)}
         pool = self._pool(window, {m: payloads[m.uid] for m in candidates if m.uid in payloads})
         measured = self._measure(state, pool, payloads, lambda: late(1.0))
@@ -144,6 +151,7 @@ class WindowScorer:
         self._forget(window)
         rules = judge_rules(self._context.spec.evaluation)
         verdicts = judge(blanks, measured, work_states(histories, rules.work), rules)
+        self._remember_places(window, verdicts, payloads)
         frames = {v.digest: fetched[v.uid] for v in verdicts if v.named}
         held = {bytes.fromhex(d): f for d, f in frames.items() if isinstance(f, bytes)}
         return Scored(
@@ -164,6 +172,37 @@ class WindowScorer:
             return self._open(found, member, window)
         except PayloadError as error:
             return error
+
+    def _repeats(
+        self, candidates: Sequence[Member], opened: Mapping[int, Payload | SubnetError]
+    ) -> dict[int, PayloadError]:
+        """Refusals of payloads that say what another one says, or one of the windows before."""
+        bits = {uid: self._bits(p) for uid, p in opened.items() if isinstance(p, Payload)}
+        authors = {member.uid: member.hotkey for member in candidates}
+        limit = self._context.spec.evaluation.max_overlap
+        found = repeats(bits, authors, self._earlier, limit)
+        return {uid: PayloadError("overlap", what) for uid, what in found.items()}
+
+    def _bits(self, payload: Payload) -> Bits:
+        form = self._context.form
+        sizes = [math.prod(form.shapes[name]) for name in form.names]
+        starts = dict(zip(form.names, accumulate(sizes, initial=0), strict=False))
+        places = ((starts[n], t.indices.numpy()) for n, t in payload.tensors.items())
+        return place_bits(places, sum(sizes))
+
+    def _remember_places(
+        self, window: int, verdicts: Sequence[Verdict], payloads: Mapping[int, Payload]
+    ) -> None:
+        """For as long as a payload may be stale."""
+        oldest = window - self._context.spec.outer.max_staleness - 2
+        self._earlier = [e for e in self._earlier if oldest <= e.window < window]
+        for verdict in verdicts:
+            if verdict.uid in payloads:
+                bits = self._bits(payloads[verdict.uid])
+                earlier = Earlier(
+                    window=window, author=verdict.hotkey, bits=bits, named=verdict.named
+                )
+                self._earlier.append(earlier)
 
     def _pool(self, window: int, payloads: Mapping[Member, Payload]) -> Pool:
         """Held-out pages first, then each payload's claims in the order given."""

@@ -29,8 +29,8 @@ def _one_thread():
 
 
 def _play(name: str, *, defended: bool = True) -> Swarm:
-    attacker = ATTACKS[name].make() if name else Undelivered()
-    swarm = Swarm(SMALL, [*(Actor() for _ in range(HONEST)), attacker], defended=defended)
+    attackers = ATTACKS[name].group(1) if name else [Undelivered()]
+    swarm = Swarm(SMALL, [*(Actor() for _ in range(HONEST)), *attackers], defended=defended)
     swarm.play()
     return swarm
 
@@ -76,7 +76,7 @@ def test_every_attack_can_be_played_and_says_what_it_may_earn() -> None:
         assert 0 <= attack.work <= 1, name
         assert (attack.work > 0) == (attack.kind != FREE), name
         swarm = Swarm(
-            replace(SMALL, rounds=2, inner_steps=2, warm_steps=2), [Actor(), attack.make()]
+            replace(SMALL, rounds=2, inner_steps=2, warm_steps=2), [Actor(), *attack.group(2)]
         )
         assert np.isfinite(swarm.play().held_out_loss), name
     assert sum(attack.kind == PARTIAL for attack in ATTACKS.values()) >= 2
