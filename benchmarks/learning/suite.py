@@ -65,7 +65,6 @@ def full(rates: Rates) -> list[Group]:
         *noise(rates),
         *main(rates, 24, others),
         *main(rates, LONGEST, [ADAMW, OURS, SYNCHRONOUS]),
-        *main(rates, 80, ["ours/0", "diloco/1+"], 1),
         *localnet(rates),
         *catch_up(rates),
         *sweeps(rates),
@@ -81,7 +80,11 @@ def more(rates: Rates) -> list[Group]:
     """What an hour has no room for. And are the rates found at 24 rounds those of 80? On the seed
     of the search, with half and twice the inner rate.
     """
-    beside = [*main(rates, 24, list(PLAIN_MEANS)), *inner_steps(rates, [SYNCHRONOUS])]
+    beside = [
+        *main(rates, 24, list(PLAIN_MEANS)),
+        *main(rates, 80, ["ours/0", "diloco/1+"], 1),
+        *inner_steps(rates, [SYNCHRONOUS]),
+    ]
     return beside + [
         Group(
             section="rates_80",

@@ -31,6 +31,7 @@ STARTS = {
     "senders": (2e-3, 0.7),
     "normmatch": (4e-3, 1.0),
     "ours": (4e-3, 2.0),
+    "ours/1": (4e-3, 1.0),
     "diloco/1+": (2e-3, 0.4),
     "senders/1+": (2e-3, 0.35),
     "normmatch/1+": (2e-3, 2.0),
