@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks.attacks import report, suite
 from benchmarks.attacks.swarm import WORK_EFFECT
 from benchmarks.learning.pool import Job, run_jobs
-from benchmarks.learning.record import append, load
+from benchmarks.learning.record import load
 from benchmarks.learning.report import commit
 from benchmarks.learning.text import ROOT
 from evaluation.work import WorkRules
@@ -37,7 +37,7 @@ def main(argv: list[str]) -> None:
     cases = [case for case in cases if not wanted or case.attack in {*wanted, suite.CLEAN}]
     done = load(arguments.record)
     jobs = [
-        Job(call=run_case, arguments=(case, arguments.record), cost=cost(case))
+        Job(call=suite.run_case, arguments=(case, arguments.record), cost=cost(case))
         for case in cases
         if case.key not in done
     ]
@@ -58,14 +58,6 @@ def main(argv: list[str]) -> None:
 def cost(case: suite.Case) -> float:
     """About proportional to its seconds: scoring costs about as much as training."""
     return case.miners * (1.8 if case.defended else 1.0)
-
-
-def run_case(case: suite.Case, record: Path) -> str:
-    row = suite.play(case)
-    append(record, row)
-    name = case.attack or "attackers away"
-    guard = "defended" if case.defended else "undefended"
-    return f"{name}, {case.attackers} of {case.miners}, {guard}: loss {row['held_out_loss']:.4f}"
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from benchmarks.attacks.actor import Actor
 from benchmarks.attacks.catalogue import ATTACKS, Undelivered
 from benchmarks.attacks.swarm import BURN_UID, Outcome, Swarm
+from benchmarks.learning.record import append
 from benchmarks.learning.trial import KEY_DIGITS, Trial
 from evaluation.work import WorkSample
 
@@ -113,6 +115,15 @@ def play(case: Case) -> dict[str, Any]:
             for hotkey, h in swarm.histories.items()
         },
     }
+
+
+def run_case(case: Case, record: Path) -> str:
+    """Play one case and append it; what the pool's processes do."""
+    row = play(case)
+    append(record, row)
+    name = case.attack or "attackers away"
+    guard = "defended" if case.defended else "undefended"
+    return f"{name}, {case.attackers} of {case.miners}, {guard}: loss {row['held_out_loss']:.4f}"
 
 
 def samples_of(row: Mapping[str, Any], uids: Sequence[int]) -> list[list[WorkSample]]:

@@ -53,6 +53,10 @@ from template.training.scorer import Scorer
 
 log = logging.getLogger(__name__)
 
+CLAIMED_PER_HELD_OUT, MIN_CLAIMED = 16, 4
+"""The pool has at most so many claimed pages for each held-out one, and so many of each payload
+at least: with many miners the work test takes more windows, not more time."""
+
 _FETCH_REASONS: Mapping[type[SubnetError], str] = {
     NotFound: "not_delivered",
     TooLarge: "length",
@@ -207,9 +211,11 @@ class WindowScorer:
     def _pool(self, window: int, payloads: Mapping[Member, Payload]) -> Pool:
         """Held-out pages first, then each payload's claims in the order given."""
         held = self._held_out_ids(window)
+        room = CLAIMED_PER_HELD_OUT * held.size // max(1, len(payloads))
+        count = min(self._context.spec.evaluation.claimed_pages, max(MIN_CLAIMED, room))
         ids, owners = [held], [np.full(held.size, HELD_OUT, dtype=np.int64)]
         for member, payload in payloads.items():
-            claimed = self._claimed_ids(window, member, payload)
+            claimed = self._claimed_ids(window, member, payload, count)
             ids.append(claimed)
             owners.append(np.full(claimed.size, member.uid, dtype=np.int64))
         return Pool(ids_S=np.concatenate(ids), owners_S=np.concatenate(owners))
@@ -252,7 +258,7 @@ class WindowScorer:
         staleness = payload.header.staleness
         return scored_coefficients(staleness, payload.norms, references, outer, share)
 
-    def _claimed_ids(self, window: int, member: Member, payload: Payload) -> np.ndarray:
+    def _claimed_ids(self, window: int, member: Member, payload: Payload, count: int) -> np.ndarray:
         """A sample of the pages that the payload says it was made from."""
         header = payload.header
         listed = self._assigned(member.hotkey, header.base_window, self._pages.num_pages)
@@ -260,7 +266,7 @@ class WindowScorer:
             "claimed", self._seed(window), member.hotkey.encode("ascii"), uint_bytes(window)
         )
         consumed = listed[: header.pages_consumed]
-        return claimed_pages(seed, consumed, self._context.spec.evaluation.claimed_pages)
+        return claimed_pages(seed, consumed, count)
 
     def _seed(self, window: int) -> bytes:
         return self._context.chain.block_hash(self._context.schedule.held_out_block(window))
