@@ -32,7 +32,7 @@ from template.data.assignment import claimed_pages
 from template.protocol.hashing import labelled_hash, uint_bytes
 
 BURN_UID = 255
-LARGEST_PARAM = 64.0
+LARGEST_PARAM = 8.0
 """A model beyond it is lost: nothing more is trained, and nobody paid."""
 DIVERGED = 1e6
 """The loss of a model that has none, or a larger one; nats per byte."""
