@@ -26,6 +26,7 @@ from template.protocol.ss58 import public_key
 from template.store.s3 import S3Store
 from template.tools.owner import PreparedRun, RunChoices, prepare_run, upload
 from tests.swarm import small_plan, synthetic_corpus
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 OWNER = "owner"
@@ -135,11 +136,14 @@ class Subnet:
         result.raise_for_failure()
 
     def register(self, *names: str) -> None:
+        """Commands and neurons read finalised blocks: there the names are registered too."""
         for name in names:
             call = bt.calls.SubtensorModule.burned_register(
                 netuid=NETUID, hotkey=self.hotkeys[name]
             )
             self._sign(call, name)
+        block = self.chain.head()
+        wait_until(lambda: self.chain.finalized() >= block, limit_s=30)
 
     def stake(self, name: str, tao: int) -> None:
         call = bt.calls.SubtensorModule.add_stake(
