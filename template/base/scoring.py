@@ -17,7 +17,7 @@ import numpy as np
 from evaluation.history import Histories, work_states
 from evaluation.judge import JudgeRules, Measured, judge
 from evaluation.log import PayRules
-from evaluation.overlap import Bits, Earlier, place_bits, repeats
+from evaluation.overlap import Earlier, Places, kept_places, repeats
 from evaluation.verdict import NOT_SCORED, UNAVAILABLE, Verdict
 from evaluation.weights import WeightRules
 from evaluation.work import HELD_OUT, WorkRules
@@ -181,18 +181,18 @@ class WindowScorer:
         self, candidates: Sequence[Member], opened: Mapping[int, Payload | SubnetError]
     ) -> dict[int, PayloadError]:
         """Refusals of payloads that say what another one says, or one of the windows before."""
-        bits = {uid: self._bits(p) for uid, p in opened.items() if isinstance(p, Payload)}
+        places = {uid: self._places(p) for uid, p in opened.items() if isinstance(p, Payload)}
         authors = {member.uid: member.hotkey for member in candidates}
         limit = self._context.spec.evaluation.max_overlap
-        found = repeats(bits, authors, self._earlier, limit)
+        found = repeats(places, authors, self._earlier, limit)
         return {uid: PayloadError("overlap", what) for uid, what in found.items()}
 
-    def _bits(self, payload: Payload) -> Bits:
+    def _places(self, payload: Payload) -> Places:
         form = self._context.form
         sizes = [math.prod(form.shapes[name]) for name in form.names]
         starts = dict(zip(form.names, accumulate(sizes, initial=0), strict=False))
         places = ((starts[n], t.indices.numpy()) for n, t in payload.tensors.items())
-        return place_bits(places, sum(sizes))
+        return kept_places(places, sum(sizes))
 
     def _remember_places(
         self, window: int, verdicts: Sequence[Verdict], payloads: Mapping[int, Payload]
@@ -202,9 +202,9 @@ class WindowScorer:
         self._earlier = [e for e in self._earlier if oldest <= e.window < window]
         for verdict in verdicts:
             if verdict.uid in payloads:
-                bits = self._bits(payloads[verdict.uid])
+                places = self._places(payloads[verdict.uid])
                 earlier = Earlier(
-                    window=window, author=verdict.hotkey, bits=bits, named=verdict.named
+                    window=window, author=verdict.hotkey, places=places, named=verdict.named
                 )
                 self._earlier.append(earlier)
 
