@@ -7,15 +7,17 @@ from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 
 from evaluation.judge import sample_of
-from evaluation.verdict import Verdict
+from evaluation.verdict import NOT_DRAWN, Verdict
 from evaluation.work import WorkRules, WorkSample, WorkState, work_state
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
-    """One window of one hotkey. `work` is None where there was nothing to test."""
+    """One window of one hotkey. `work` is None where there was nothing to test; the relative
+    gain where its payload was not drawn to be scored.
+    """
 
-    relative_gain: float
+    relative_gain: float | None
     work: WorkSample | None
 
 
@@ -28,11 +30,12 @@ def remember(
 ) -> Histories:
     """As of `window`, with its verdicts: the last `length` windows and no other.
 
-    Verdicts without a relative gain say nothing of the miner and are left out.
+    Other verdicts without a relative gain than those not drawn say nothing of the miner and are
+    left out.
     """
     grown = {hotkey: dict(history) for hotkey, history in histories.items()}
     for verdict in verdicts:
-        if verdict.relative_gain is not None:
+        if verdict.relative_gain is not None or verdict.status == NOT_DRAWN:
             entry = Entry(relative_gain=verdict.relative_gain, work=sample_of(verdict))
             grown.setdefault(verdict.hotkey, {})[window] = entry
     return only(grown, range(window - length + 1, window + 1))

@@ -14,8 +14,11 @@ MEASURED = (NAMED, SCORED, "no_gain", "no_work")
 
 NOT_SCORED = "not_scored"
 UNAVAILABLE = "unavailable"
-BLAMELESS = (NOT_SCORED, UNAVAILABLE)
-"""May be this validator's own fault: the window is left out of the miner's record."""
+NOT_DRAWN = "not_drawn"
+"""Outside the sample of the window: no validator is to score it."""
+
+BLAMELESS = (NOT_SCORED, UNAVAILABLE, NOT_DRAWN)
+"""No fault of the miner's, as far as this validator knows: nothing is held against it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

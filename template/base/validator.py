@@ -25,7 +25,7 @@ from template.errors import ChainError, StoreError, disk_trouble
 from template.log import window_context
 from template.protocol.keys import blob_key, checkpoint_manifest_key, payload_key, verdict_key
 from template.protocol.record import ROOT_BYTES, Record, Vote
-from template.protocol.root import Member, sample_digest
+from template.protocol.root import sample_digest
 from template.training.checkpoint import LocalCheckpoint, save_local
 from template.training.checkpoint import publish as publish_checkpoint
 
@@ -143,7 +143,7 @@ class Validator:
             scored = self._scorer.score(
                 window,
                 self.follower.state,
-                self._in_order(list(candidates.values())),
+                list(candidates.values()),
                 self._histories,
                 lambda share: self._spent(window, share),
             )
@@ -152,10 +152,6 @@ class Validator:
         scored = self._scored[1]
         self._hold(window, scored)
         return scored
-
-    def _in_order(self, members: list[Member]) -> list[Member]:
-        """Best rating first: should the budget not suffice, those that matter most are scored."""
-        return sorted(members, key=lambda m: (-self._rating(m.hotkey).ordinal, m.uid))
 
     def _rating(self, hotkey: str) -> Rating:
         reputation = self._reputations.get(hotkey)
@@ -276,13 +272,13 @@ class Validator:
         save_local(local_path(self.context), checkpoint, self.context.spec.run_id)
 
 
-def _as_list(entry: Entry) -> list[float]:
+def _as_list(entry: Entry) -> list[float | None]:
     work = entry.work
     return [entry.relative_gain, *(() if work is None else (work.effect, work.variance))]
 
 
-def _entry(numbers: list[float]) -> Entry:
-    gain, *work = map(float, numbers)
+def _entry(numbers: list[Any]) -> Entry:
+    gain, *work = numbers
     sample = WorkSample(effect=work[0], variance=work[1]) if work else None
     return Entry(relative_gain=gain, work=sample)
 
