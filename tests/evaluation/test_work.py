@@ -42,7 +42,7 @@ def test_the_effect_is_found_whatever_rows_and_columns_are() -> None:
     scale = 1 / math.sqrt(1 + 0.36)
     for uid, effect in effects.items():
         assert found[uid].effect == pytest.approx(scale * effect, abs=0.12), uid
-    assert found[1].variance == pytest.approx(1 / 2000 + 1 / 2000)
+    assert found[1].variance == pytest.approx(1 / 2000 + 1 / 2000, rel=0.003)
 
 
 def test_a_loud_neighbour_does_not_hide_honest_work() -> None:
@@ -83,6 +83,39 @@ def test_who_claims_nothing_has_no_sample_and_a_lone_payload_has_one() -> None:
     assert flat[0].effect == 0.0, "a payload that changes nothing shows no work"
     with pytest.raises(ValueError, match="held-out"):
         work_samples(gains, np.array([0]), np.zeros(owners.size, dtype=np.int64))
+
+
+@pytest.mark.parametrize("num_held", [8, 24])
+def test_the_variance_is_what_figures_of_no_work_have(num_held: int) -> None:
+    """Few held-out sequences, from which mean, slope and deviation are all estimated: without the
+    error of slope and deviation the variance would be stated a third or an eleventh too small.
+    """
+    rng, num_own = np.random.default_rng(9), 32
+    owners = _owners(1, num_own, num_held)
+    scores = []
+    for _ in range(2000):
+        gains = _gains(rng, owners, dict.fromkeys(range(5), 0.0))
+        gains[0] -= 5.0 * rng.uniform(size=1) * gains[1]
+        (sample,) = work_samples(gains, np.arange(5), owners).values()
+        scores.append(sample.effect / math.sqrt(sample.variance))
+    assert np.std(scores) == pytest.approx(1.0, abs=0.05)
+    assert np.mean(scores) == pytest.approx(0.0, abs=0.06)
+
+
+def test_the_variance_is_that_of_the_textbook() -> None:
+    """Of a prediction by regression on one column: numpy's own least squares, and the leverage."""
+    rng, owners = np.random.default_rng(10), _owners(1, 6, 20)
+    gains = _gains(rng, owners, dict.fromkeys(range(4), 0.0))
+    (sample,) = work_samples(gains, np.arange(4), owners).values()
+    column = np.median(gains[1:] - gains[1:, :20].mean(axis=1, keepdims=True), axis=0)
+    design = np.stack([np.ones(20), column[:20]], axis=1)
+    (level, slope), (square,), _, _ = np.linalg.lstsq(design, gains[0, :20])
+    deviation = math.sqrt(square / 18)
+    left = gains[0, 20:] - level - slope * column[20:]
+    assert sample.effect == pytest.approx(np.clip(left / deviation, -4, 4).mean())
+    x = np.array([1.0, column[20:].mean()])
+    leverage = float(x @ np.linalg.inv(design.T @ design) @ x)
+    assert sample.variance == pytest.approx((1 / 6 + leverage) * 18 / 16)
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.5, 0.25])
