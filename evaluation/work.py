@@ -105,24 +105,34 @@ def work_samples(gains_IS: Floats, uids: Ints, owners_S: Ints) -> dict[int, Work
     gains_IS, uids = gains_IS[finite_I], uids[finite_I]
     rows_IS = gains_IS - gains_IS[:, held_S].mean(axis=1, keepdims=True)
     useful_I = gains_IS[:, held_S].mean(axis=1) > 0
+    sorted_US = np.sort(rows_IS[useful_I], axis=0)
     samples = {}
     for row, uid in enumerate(uids.tolist()):
         own_S = owners_S == uid
         num_own = int(own_S.sum())
         if num_own == 0:
             continue
-        column_S = _column(rows_IS[useful_I & (uids != uid)], held_S)
+        median_S = _median_of_others(sorted_US, rows_IS[row] if useful_I[row] else None)
+        column_S = median_S - median_S[held_S].mean()
         samples[uid] = _sample(rows_IS[row], column_S, held_S, own_S)
     return samples
 
 
-def _column(others_IS: Floats, held_S: npt.NDArray[np.bool_]) -> Floats:
-    """The others' lower median, its mean on the held-out sequences taken off."""
-    if len(others_IS) < MIN_OTHERS:
-        return np.zeros(held_S.size)
-    column_S = np.sort(others_IS, axis=0)[(len(others_IS) - 1) // 2]
-    left_S: Floats = column_S - column_S[held_S].mean()
-    return left_S
+def _median_of_others(sorted_US: Floats, without_S: Floats | None) -> Floats:
+    """Lower median of the useful rows, sorted per sequence, less one of them if it is given; zeros
+    of fewer than `MIN_OTHERS`.
+    """
+    num_others = len(sorted_US) - (without_S is not None)
+    if num_others < MIN_OTHERS:
+        return np.zeros(sorted_US.shape[1])
+    middle = (num_others - 1) // 2
+    if without_S is None:
+        median_S: Floats = sorted_US[middle]
+    else:
+        median_S = np.where(
+            without_S <= sorted_US[middle], sorted_US[middle + 1], sorted_US[middle]
+        )
+    return median_S
 
 
 def _sample(
