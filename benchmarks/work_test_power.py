@@ -37,6 +37,8 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
 
 CLAIMED, EFFECTS = (4, 8, 16, 32, 64), (0.2, 0.25, 0.3, 0.4, 0.5, 0.6)
+PLACES = (*((MINERS - 1, count) for count in CLAIMED), (3, 16), (3, 32))
+"""Other payloads in the column, and claimed pages: the last two as with the localnet's miners."""
 EVALUATIONS, CAREERS, DRAWS = 20, 40_000, 48
 MAX_FALSE, MIN_HONEST = 0.01, 0.99
 SEEDS = (1, 2, 3)
@@ -94,7 +96,7 @@ def main(argv: Sequence[str]) -> None:
 def study(runs: Sequence[Sequence[Window]], held_out: int, error: float) -> dict[str, Any]:
     """Distribution of the effect, and error rates for every number of pages and assumed effect."""
     rates, effects = [], {}
-    for others, claimed in [(MINERS - 1, c) for c in CLAIMED] + [(3, 16), (3, 32)]:
+    for others, claimed in PLACES:
         rng = np.random.default_rng((others, claimed))
         nobody = [strangers(run, claimed, held_out, others, rng) for run in runs]
         honest = [workers(run, claimed, held_out, others, rng) for run in runs]

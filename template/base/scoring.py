@@ -93,6 +93,12 @@ class Scored:
         return frozenset(v.uid for v in self.verdicts if v.named)
 
 
+def claims_of_each(evaluation: EvaluationSpec, num_payloads: int) -> int:
+    """Claimed pages of each payload in the pool of a window with so many of them."""
+    room = CLAIMED_PER_HELD_OUT * evaluation.held_out_pages // max(1, num_payloads)
+    return min(evaluation.claimed_pages, max(MIN_CLAIMED, room))
+
+
 def judge_rules(evaluation: EvaluationSpec) -> JudgeRules:
     return JudgeRules(
         naming_z=evaluation.naming_z,
@@ -227,8 +233,7 @@ class WindowScorer:
     def _pool(self, window: int, payloads: Mapping[Member, Payload]) -> Pool:
         """Held-out pages first, then each payload's claims in the order given."""
         held = self._held_out_ids(window)
-        room = CLAIMED_PER_HELD_OUT * held.size // max(1, len(payloads))
-        count = min(self._context.spec.evaluation.claimed_pages, max(MIN_CLAIMED, room))
+        count = claims_of_each(self._context.spec.evaluation, len(payloads))
         ids, owners = [held], [np.full(held.size, HELD_OUT, dtype=np.int64)]
         for member, payload in payloads.items():
             claimed = self._claimed_ids(window, member, payload, count)
