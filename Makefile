@@ -20,13 +20,13 @@ FAST_LANE := not slow and not siege and not gpu and not network
 QUICK   ?=
 FUZZ_S  ?= 180
 
-.PHONY: help localnet test test-all lint bench-codec bench-learning bench-attacks fuzz siege install text clean distclean
+.PHONY: help localnet test test-all lint bench-codec bench-learning bench-attacks bench-evaluation fuzz siege install text clean distclean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' Makefile
 	@echo
 	@echo "  make localnet ARGS=\"...\"   default: $(ARGS)"
 	@echo "  PYTHON=python3.12          the Python to use (3.11 to 3.13; default: python3)"
@@ -56,6 +56,10 @@ bench-learning: text ## which rule learns best: what the record lacks, tables, p
 
 bench-attacks: text ## what attackers earn and break: what the record lacks, table, picture
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.attacks $(if $(QUICK),--quick)
+
+bench-evaluation: text ## what scoring costs, and how sure the work test is: tables, pictures
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.evaluation_limits $(if $(QUICK),--quick)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.work_test_power $(if $(QUICK),--quick)
 
 fuzz: install ## coverage-guided fuzzing of payloads (Linux x86_64)
 	$(PIP) install -q -e '.[fuzz]' -c constraints.txt

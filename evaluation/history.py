@@ -8,17 +8,18 @@ from dataclasses import dataclass
 
 from evaluation.gain import WORST_RELATIVE_GAIN
 from evaluation.judge import sample_of
-from evaluation.verdict import Verdict
+from evaluation.verdict import NOT_DRAWN, Verdict
 from evaluation.work import WorkRules, WorkSample, WorkState, work_state
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
-    """One window of one hotkey. `pages`: those it said its payload was made from, 0 if it could
-    not be opened. `work` is None where there was nothing to test.
+    """One window of one hotkey. `relative_gain` is None if its payload was not drawn to be scored.
+    `pages`: those it said its payload was made from, 0 if it could not be opened. `work` is None
+    where there was nothing to test.
     """
 
-    relative_gain: float
+    relative_gain: float | None
     pages: int
     work: WorkSample | None = None
 
@@ -32,11 +33,12 @@ def remember(
 ) -> Histories:
     """As of `window`, with its verdicts: the last `length` windows and no other.
 
-    Verdicts without a relative gain say nothing of the miner and are left out.
+    Other verdicts without a relative gain than those not drawn say nothing of the miner and are
+    left out.
     """
     grown = {hotkey: dict(history) for hotkey, history in histories.items()}
     for verdict in verdicts:
-        if verdict.relative_gain is not None:
+        if verdict.relative_gain is not None or verdict.status == NOT_DRAWN:
             entry = Entry(
                 relative_gain=verdict.relative_gain,
                 pages=verdict.pages_consumed or 0,

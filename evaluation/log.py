@@ -42,7 +42,7 @@ class PayRules:
     @property
     def length(self) -> int:
         """Windows that anything depends on."""
-        return max(self.weights.history_windows, self.work_windows)
+        return max(self.weights.most_windows, self.work_windows)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,33 +7,67 @@ window, most in the first, up to 12 % with those of others a window before, and 
 with their own, since error feedback takes out what was sent.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-Bits = npt.NDArray[np.uint8]
-"""One bit for each element of the model, or of its first so many."""
+Ints = npt.NDArray[np.int64]
+
+Places = npt.NDArray[np.int32]
+"""Where kept values lie among the elements of the model, or its first so many; ascending."""
 
 MAX_ELEMENTS = 1 << 25
 
+BLOCK_PLACES, BLOCK_ELEMENTS = 1 << 18, 1 << 16
+"""Places that are compared at once, about, and elements at most: 16 bits sort in linear time."""
 
-def place_bits(places: Iterable[tuple[int, npt.NDArray[np.int64]]], num_elements: int) -> Bits:
-    """Packed bits of the kept places. `places`: for each tensor where it begins among all
-    elements, and its flat indices. Only the first `MAX_ELEMENTS` elements count.
+
+def kept_places(places: Iterable[tuple[int, Ints]], num_elements: int) -> Places:
+    """`places`: for each tensor where it begins among all elements, and its flat indices, none
+    twice. Only the first `MAX_ELEMENTS` elements count.
     """
-    kept = np.zeros(min(num_elements, MAX_ELEMENTS), dtype=np.bool_)
-    for start, indices in places:
-        absolute = indices + start
-        kept[absolute[absolute < kept.size]] = True
-    return np.packbits(kept)
+    parts = [start + indices for start, indices in places]
+    absolute = np.concatenate([np.empty(0, dtype=np.int64), *parts])
+    return np.sort(absolute[absolute < min(num_elements, MAX_ELEMENTS)].astype(np.int32))
 
 
-def overlap(one: Bits, other: Bits) -> float:
-    """Share of the places of the smaller that both have; 0 if either has none."""
-    smaller = min(_count(one), _count(other))
-    return _count(one & other) / smaller if smaller else 0.0
+def shared_counts(rows: Sequence[Places], num_first: int) -> Ints:
+    """How many places each of the first rows has in common with each row; [num_first, rows].
+
+    The places of all rows are sorted together, and the rows that meet at each are counted: where
+    one place in 64 is kept that is less than comparing bit by bit.
+    """
+    counts = np.zeros(num_first * len(rows), dtype=np.int64)
+    for places, owners in _sorted_blocks(rows):
+        starts = np.flatnonzero(np.append(True, places[1:] != places[:-1]))
+        sizes = np.diff(np.append(starts, places.size))
+        ours = np.flatnonzero(owners < num_first)
+        meeting = np.searchsorted(starts, ours, side="right") - 1
+        met = sizes[meeting]
+        within = np.arange(met.sum()) - np.repeat(np.cumsum(met) - met, met)
+        others = owners[np.repeat(starts[meeting], met) + within]
+        pairs = np.repeat(owners[ours], met) * len(rows) + others
+        counts += np.bincount(pairs, minlength=counts.size)
+    return counts.reshape(num_first, len(rows))
+
+
+def _sorted_blocks(rows: Sequence[Places]) -> Iterator[tuple[npt.NDArray[np.uint16], Ints]]:
+    """The places of all rows in some elements after another, ascending, and whose they are."""
+    last = max((int(row[-1]) for row in rows if row.size), default=-1)
+    total = sum(row.size for row in rows)
+    length = min(BLOCK_ELEMENTS, 1 + max(0, last) * BLOCK_PLACES // max(1, total))
+    edges = np.arange(0, last + 1 + length, length, dtype=np.int32)
+    cuts = [np.searchsorted(row, edges) for row in rows]
+    for block, edge in enumerate(edges[:-1]):
+        parts = [row[cut[block] : cut[block + 1]] for row, cut in zip(rows, cuts, strict=True)]
+        places = np.concatenate(parts)
+        if places.size:
+            near = (places - edge).astype(np.uint16)
+            order = np.argsort(near, kind="stable")
+            owners = np.repeat(np.arange(len(rows)), [part.size for part in parts])
+            yield near[order], owners[order]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,37 +76,37 @@ class Earlier:
 
     window: int
     author: str
-    bits: Bits
+    places: Places
     named: bool
 
 
 def repeats(
-    bits: Mapping[int, Bits],
+    places: Mapping[int, Places],
     authors: Mapping[int, str],
     earlier: Sequence[Earlier],
     limit: float,
 ) -> dict[int, str]:
     """uid -> what it repeats, in words. Within the window the lowest uid of those alike counts.
 
-    An author's own payload that was not applied may come again: it went back into error feedback.
+    Of the places of the smaller of two, more than `limit` must be the other's too. An author's
+    own payload that was not applied may come again: it went back into error feedback.
     """
+    uids = sorted(places)
+    rows = [*(places[uid] for uid in uids), *(e.places for e in earlier)]
+    sizes = np.array([row.size for row in rows], dtype=np.int64)
+    counts = shared_counts(rows, len(uids))
     found: dict[int, str] = {}
-    for uid in sorted(bits):
-        same = {
-            f"uid {u} in this window": bits[u] for u in sorted(bits) if u < uid and u not in found
-        }
-        before = {
-            f"{e.author} in window {e.window}": e.bits
-            for e in earlier
-            if e.named or e.author != authors[uid]
-        }
-        for name, other in {**same, **before}.items():
-            share = overlap(bits[uid], other)
-            if share > limit:
-                found[uid] = f"{share:.0%} of its places are those of {name}"
+    for index, uid in enumerate(uids):
+        shares = counts[index] / np.maximum(1, np.minimum(sizes[index], sizes))
+        for other in np.flatnonzero(shares > limit).tolist():
+            if other < len(uids):
+                alike = other < index and uids[other] not in found
+                name = f"uid {uids[other]} in this window"
+            else:
+                before = earlier[other - len(uids)]
+                alike = before.named or before.author != authors[uid]
+                name = f"{before.author} in window {before.window}"
+            if alike:
+                found[uid] = f"{shares[other]:.0%} of its places are those of {name}"
                 break
     return found
-
-
-def _count(bits: Bits) -> int:
-    return int(np.bitwise_count(bits).sum())

@@ -48,11 +48,8 @@ def ratings_of(histories: Histories, first_window: int) -> dict[str, Rating]:
     windows = sorted({w for history in histories.values() for w in history if w >= first_window})
     ratings: dict[str, Rating] = {}
     for window in windows:
-        gains = {
-            hotkey: history[window].relative_gain
-            for hotkey, history in histories.items()
-            if window in history
-        }
+        entries = {h: history[window] for h, history in histories.items() if window in history}
+        gains = {h: e.relative_gain for h, e in entries.items() if e.relative_gain is not None}
         ratings = update_ratings(ratings, gains)
     return ratings
 

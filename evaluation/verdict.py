@@ -14,11 +14,14 @@ MEASURED = (NAMED, SCORED, "no_gain", "no_work")
 
 NOT_SCORED = "not_scored"
 UNAVAILABLE = "unavailable"
+NOT_DRAWN = "not_drawn"
+"""Outside the sample of the window: no validator is to score it."""
+
 MISSING = ("not_delivered", "access_denied", "no_access", "too_large", "digest", UNAVAILABLE)
 """The committed bytes could not be had. Whose fault that is the voting stake decides."""
 
-BLAMELESS = (NOT_SCORED, *MISSING)
-"""May be this validator's own fault: the window is left out of the miner's record."""
+BLAMELESS = (NOT_SCORED, NOT_DRAWN, *MISSING)
+"""No fault of the miner's, as far as this validator knows: nothing is held against it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,7 +2,7 @@
 
 Gain pays; the rating only orders. The share of a miner that holds the gate of the work test
 grows with the lower bound of its mean relative gain over the last windows, to the power
-`gain_power`, times the share of those windows in which it was scored. Nobody gets more than
+`gain_power`, times the share of those windows in which it was there. Nobody gets more than
 `max_share`; what nobody earns is burned. The configured shares are the paid shares: nothing is
 scaled up again.
 
@@ -10,10 +10,13 @@ No gain is credited beyond what the work behind it can bring. A payload of littl
 without error feedback and scaled up to the length that honest ones have, gains as much as theirs
 and more in its window, and would leave the others the part that only error feedback sends. So a
 miner's bound counts up to `credit_share` of the median rate of those that hold the gate, times the
-square root of its work: gains grow about so with the steps, and below the median itself luck
-decides. Work is the number of pages claimed, times how evenly
-they were trained on: who claims twice what it trained on shows twice the effect on one half of it
-and none on the other.
+square root of its work: gains grow about so with the steps, and around the median luck decides.
+Work is the number of pages claimed, times how evenly they were trained on: who claims twice what it
+trained on shows twice the effect on one half of it and none on the other.
+
+Where a window's payloads are too many, a sample of them is scored: a window says as much as the
+share of its payloads that was drawn, and who was not drawn counts as there. So the last windows
+are as many as drew a payload `history_windows` times on the average.
 """
 
 import math
@@ -32,11 +35,13 @@ History = Mapping[int, Entry]
 class WeightRules:
     """`confidence_z`: standard errors taken off a mean. `min_relative_gain`: what is left must
     exceed this, since a random direction gains a little by luck. `history_windows`: windows
-    that count. `min_windows`: scored windows before anything is paid. `gain_power`: a multiple of
-    a half. `credit_share`: of the median rate, beyond which gain is not credited.
+    that count, were all payloads scored; `most_windows` at most where they are not. `min_windows`:
+    scored windows before anything is paid. `gain_power`: a multiple of a half. `credit_share`: of
+    the median rate, beyond which gain is not credited.
     """
 
     history_windows: int
+    most_windows: int
     min_windows: int
     confidence_z: float
     min_relative_gain: float
@@ -59,25 +64,26 @@ def chain_weights(
     """Shares by uid that add up to 1. `histories`: by uid; `holding`: uids that hold the gate of
     the work test.
 
-    Only gains of windows in (window - history_windows, window] count. With nobody to pay, all goes
-    to the burn uid.
+    Only gains of windows from `first_window` to `window` count. With nobody to pay, all goes to
+    the burn uid.
     """
-    first = max(0, window - rules.history_windows + 1)
+    first = first_window(histories, window, rules)
     length = window - first + 1
-    recent = {
+    there = {
         uid: [history[w] for w in sorted(history) if first <= w <= window]
         for uid, history in histories.items()
         if uid in holding and uid != rules.burn_uid
     }
     bounds = {}
-    for uid, entries in recent.items():
-        bound = lower_bound([entry.relative_gain for entry in entries], rules.confidence_z)
-        if len(entries) >= rules.min_windows and bound > rules.min_relative_gain:
+    for uid, entries in there.items():
+        gains = [entry.relative_gain for entry in entries if entry.relative_gain is not None]
+        bound = lower_bound(gains, rules.confidence_z)
+        if len(gains) >= rules.min_windows and bound > rules.min_relative_gain:
             bounds[uid] = bound
-    works = {uid: work_done(recent[uid], histories[uid]) for uid in bounds}
+    works = {uid: work_done(there[uid], histories[uid]) for uid in bounds}
     merits = {}
     for uid, credit in credited(bounds, works, rules.credit_share).items():
-        merit = power(credit, rules.gain_power) * len(recent[uid]) / length
+        merit = power(credit, rules.gain_power) * len(there[uid]) / length
         if merit > 0:  # a power may underflow
             merits[uid] = merit
     total = math.fsum(merits.values())
@@ -90,7 +96,8 @@ def work_done(recent: Sequence[Entry], history: History) -> float:
     """Pages behind a payload, as far as can be believed: the mean of those claimed lately, times
     the evenness of all that is remembered. 1 or more.
     """
-    pages = statistics.fmean(entry.pages for entry in recent)
+    claims = [entry.pages for entry in recent if entry.pages]
+    pages = statistics.fmean(claims) if claims else 1.0
     samples = [entry.work for _, entry in sorted(history.items()) if entry.work is not None]
     return max(1.0, pages * evenness(samples))
 
@@ -116,3 +123,16 @@ def power(base: float, exponent: float) -> float:
     for _ in range(int(exponent)):
         result *= base
     return result
+
+
+def first_window(histories: Mapping[int, History], window: int, rules: WeightRules) -> int:
+    """The oldest window that counts: from it to `window`, the shares of the payloads that were
+    drawn add up to `history_windows`; a window without any counts in full.
+    """
+    drawn, first = 0.0, window + 1
+    while drawn < rules.history_windows and first > max(0, window + 1 - rules.most_windows):
+        first -= 1
+        entries = [history[first] for history in histories.values() if first in history]
+        scored = sum(entry.relative_gain is not None for entry in entries)
+        drawn += scored / len(entries) if entries else 1.0
+    return first

@@ -5,7 +5,9 @@ payload's gain on a common pool of sequences, its mean on the held-out ones is t
 row), and the median of what the others gain on the same sequence (the column), times the
 payload's slope on it over the held-out ones: a short or stale payload gains less everywhere.
 What is left on its own pages, in standard deviations, is its effect: above zero for who trained
-on them, around zero for who copied or made up a payload, whatever it is worth otherwise.
+on them, around zero for who copied or made up a payload, whatever it is worth otherwise. Its
+variance is that of a prediction: standard deviation and slope are themselves estimates, from the
+held-out sequences alone.
 
 A rival who trains on somebody's pages raises the column there: it takes half of the others to
 move the median, and fewer than `MIN_OTHERS` others make no column.
@@ -119,31 +121,57 @@ def work_samples(gains_IS: Floats, uids: Ints, owners_S: Ints) -> dict[int, Work
     gains_IS, uids = gains_IS[finite_I], uids[finite_I]
     rows_IS = gains_IS - gains_IS[:, held_S].mean(axis=1, keepdims=True)
     useful_I = gains_IS[:, held_S].mean(axis=1) > 0
+    sorted_US = np.sort(rows_IS[useful_I], axis=0)
     samples = {}
     for row, uid in enumerate(uids.tolist()):
         own_S = owners_S == uid
         num_own = int(own_S.sum())
         if num_own == 0:
             continue
-        left_S = _without_column(rows_IS[row], rows_IS[useful_I & (uids != uid)], held_S)
-        deviation = float(left_S[held_S].std(ddof=1))
-        shown = (left_S[own_S] - float(left_S[held_S].mean())) / (deviation or math.inf)
-        shown = np.clip(shown, -WINSOR, WINSOR)
-        samples[uid] = WorkSample(
-            effect=math.fsum(shown) / num_own,
-            variance=1 / num_own + 1 / num_held,
-            square=math.fsum(shown * shown) / num_own,
-        )
+        median_S = _median_of_others(sorted_US, rows_IS[row] if useful_I[row] else None)
+        column_S = median_S - median_S[held_S].mean()
+        samples[uid] = _sample(rows_IS[row], column_S, held_S, own_S)
     return samples
 
 
-def _without_column(row_S: Floats, others_IS: Floats, held_S: npt.NDArray[np.bool_]) -> Floats:
-    """The row less its slope times the others' lower median."""
-    if len(others_IS) < MIN_OTHERS:
-        return row_S
-    column_S = np.sort(others_IS, axis=0)[(len(others_IS) - 1) // 2]
-    column_S = column_S - column_S[held_S].mean()
+def _median_of_others(sorted_US: Floats, without_S: Floats | None) -> Floats:
+    """Lower median of the useful rows, sorted per sequence, less one of them if it is given; zeros
+    of fewer than `MIN_OTHERS`.
+    """
+    num_others = len(sorted_US) - (without_S is not None)
+    if num_others < MIN_OTHERS:
+        return np.zeros(sorted_US.shape[1])
+    middle = (num_others - 1) // 2
+    if without_S is None:
+        median_S: Floats = sorted_US[middle]
+    else:
+        median_S = np.where(
+            without_S <= sorted_US[middle], sorted_US[middle + 1], sorted_US[middle]
+        )
+    return median_S
+
+
+def _sample(
+    row_S: Floats,
+    column_S: Floats,
+    held_S: npt.NDArray[np.bool_],
+    own_S: npt.NDArray[np.bool_],
+) -> WorkSample:
+    """The row's mean on its own sequences as predicted from the held-out ones: by the column, with
+    the row's slope on it. The error of the slope adds to the variance, and Student's t with the
+    freedom left is wider than a normal by freedom / (freedom - 2).
+    """
+    num_held, num_own = int(held_S.sum()), int(own_S.sum())
     spread = float(column_S[held_S] @ column_S[held_S])
     slope = float(row_S[held_S] @ column_S[held_S]) / spread if spread > 0.0 else 0.0
-    left_S: Floats = row_S - slope * column_S
-    return left_S
+    left_S = row_S - slope * column_S
+    freedom = max(1, num_held - (2 if spread > 0.0 else 1))
+    deviation = math.sqrt(float(left_S[held_S] @ left_S[held_S]) / freedom)
+    shown = np.clip(left_S[own_S] / (deviation or math.inf), -WINSOR, WINSOR)
+    leverage = float(column_S[own_S].mean()) ** 2 / spread if spread > 0.0 else 0.0
+    chance = 1 / num_own + 1 / num_held + leverage
+    return WorkSample(
+        effect=math.fsum(shown) / num_own,
+        square=math.fsum(shown * shown) / num_own,
+        variance=chance * freedom / max(1, freedom - 2),
+    )

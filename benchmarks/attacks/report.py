@@ -125,7 +125,9 @@ def _numbers(value: Interval) -> dict[str, float | int | None]:
 def test_rates(cases: Sequence[Case], rows: Rows, rules: WorkRules) -> dict[str, Any]:
     """How often a career of 20 evaluations ever opens the gate: of who never trained on its
     pages, and of honest miners. A career is drawn from the samples of one miner on record, so that
-    a miner whose work shows less stays so; `observed` are the careers as they were.
+    a miner whose work shows less stays so, and each of them once: with replacement luck would
+    come in runs, and four times as many samples without effect would pass (D50). `observed` are
+    the careers as they were.
     """
     copiers: list[list[WorkSample]] = []
     honest: list[list[WorkSample]] = []
@@ -157,7 +159,7 @@ def _passing(careers: Sequence[Sequence[WorkSample]], rules: WorkRules, rng: Any
     drawn = []
     for _ in range(CAREERS):
         career = known[rng.integers(len(known))]
-        drawn.append([career[i] for i in rng.integers(len(career), size=EVALUATIONS)])
+        drawn.append([career[i] for i in rng.permutation(len(career))[:EVALUATIONS]])
     return _ever(drawn, rules) / CAREERS
 
 

@@ -24,7 +24,7 @@ from benchmarks.learning.workers import FINAL_PAGES, Workers
 from evaluation.history import Histories, remember, work_states
 from evaluation.judge import Measured, judge
 from evaluation.log import conclude
-from evaluation.overlap import Bits, Earlier, place_bits, repeats
+from evaluation.overlap import Earlier, Places, kept_places, repeats
 from evaluation.verdict import NOT_SCORED, Verdict
 from evaluation.work import HELD_OUT
 from template.base.scoring import pay_rules
@@ -196,19 +196,19 @@ class Swarm:
         return named
 
     def _repeats(self, sent: Mapping[int, Message]) -> set[int]:
-        bits = {uid: self._bits(message) for uid, message in sent.items()}
+        places = {uid: self._places(message) for uid, message in sent.items()}
         authors = {uid: str(uid) for uid in sent}
-        return set(repeats(bits, authors, self._earlier, self._evaluation.max_overlap))
+        return set(repeats(places, authors, self._earlier, self._evaluation.max_overlap))
 
-    def _bits(self, message: Message) -> Bits:
+    def _places(self, message: Message) -> Places:
         places = message.dense.nonzero()[:, 0].numpy()
-        return place_bits([(0, places)], self.workers.space.num_elements)
+        return kept_places([(0, places)], self.workers.space.num_elements)
 
     def _remember_places(self, number: int, sent: Mapping[int, Message], named: set[int]) -> None:
         oldest = number - self.workers.spec.outer.max_staleness - 2
         self._earlier = [e for e in self._earlier if e.window >= oldest]
         self._earlier += [
-            Earlier(window=number, author=str(uid), bits=self._bits(m), named=uid in named)
+            Earlier(window=number, author=str(uid), places=self._places(m), named=uid in named)
             for uid, m in sent.items()
         ]
 

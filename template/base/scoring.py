@@ -17,8 +17,9 @@ import numpy as np
 from evaluation.history import Histories, work_states
 from evaluation.judge import JudgeRules, Measured, judge
 from evaluation.log import PayRules
-from evaluation.overlap import Bits, Earlier, place_bits, repeats
-from evaluation.verdict import NOT_SCORED, UNAVAILABLE, Verdict
+from evaluation.overlap import Earlier, Places, kept_places, repeats
+from evaluation.sample import drawn_order
+from evaluation.verdict import NOT_DRAWN, NOT_SCORED, UNAVAILABLE, Verdict
 from evaluation.weights import WeightRules
 from evaluation.work import HELD_OUT, WorkRules
 from template.base.context import NodeContext
@@ -41,6 +42,7 @@ from template.errors import (
 from template.protocol.admission import open_payload
 from template.protocol.hashing import labelled_hash, uint_bytes
 from template.protocol.payload import Payload, body_digest
+from template.protocol.record import MAX_UIDS
 from template.protocol.root import Member
 from template.protocol.spec import EvaluationSpec, RunSpec
 from template.training.outer import (
@@ -91,6 +93,12 @@ class Scored:
         return frozenset(v.uid for v in self.verdicts if v.named)
 
 
+def claims_of_each(evaluation: EvaluationSpec, num_payloads: int) -> int:
+    """Claimed pages of each payload in the pool of a window with so many of them."""
+    room = CLAIMED_PER_HELD_OUT * evaluation.held_out_pages // max(1, num_payloads)
+    return min(evaluation.claimed_pages, max(MIN_CLAIMED, room))
+
+
 def judge_rules(evaluation: EvaluationSpec) -> JudgeRules:
     return JudgeRules(
         naming_z=evaluation.naming_z,
@@ -106,6 +114,7 @@ def pay_rules(spec: RunSpec) -> PayRules:
         judge=judge_rules(evaluation),
         weights=WeightRules(
             history_windows=weights.history_windows,
+            most_windows=weights.history_windows * math.ceil(MAX_UIDS / evaluation.max_payloads),
             min_windows=weights.min_windows,
             confidence_z=evaluation.confidence_z,
             min_relative_gain=evaluation.min_relative_gain,
@@ -139,11 +148,13 @@ class WindowScorer:
         histories: Histories,
         late: Callable[[float], bool],
     ) -> Scored:
-        """Verdicts on all candidates, measured in the order given until the budget is spent.
+        """Verdicts on all candidates; of more than `max_payloads` a sample is fetched, checked and
+        measured, and in the order of its draw until the budget is spent.
 
         `late(share)` is true once that share of it is; half of it may go into fetching.
         """
         self._peers.refresh()
+        candidates, left_out = self._drawn(window, candidates)
         fetched = self._peers.fetch_payloads(candidates, window, lambda: late(0.5))
         opened: dict[int, Payload | SubnetError] = {
             m.uid: self._checked(m, window, fetched[m.uid]) for m in candidates
@@ -153,6 +164,7 @@ class WindowScorer:
         pool = self._pool(window, {m: payloads[m.uid] for m in candidates if m.uid in payloads})
         measured = self._measure(state, pool, payloads, lambda: late(1.0))
         blanks = [_blank(window, m, opened[m.uid], m.uid in measured.after_S) for m in candidates]
+        blanks += [_not_drawn(window, member) for member in left_out]
         self._forget(window)
         rules = judge_rules(self._context.spec.evaluation)
         verdicts = judge(blanks, measured, work_states(histories, rules.work), rules)
@@ -162,6 +174,16 @@ class WindowScorer:
         return Scored(
             seed=self._seed(window), verdicts=verdicts, pool=pool, measured=measured, frames=held
         )
+
+    def _drawn(
+        self, window: int, candidates: Sequence[Member]
+    ) -> tuple[list[Member], list[Member]]:
+        """Those to be scored, in the order of the draw, and the others."""
+        block_hash = self._context.chain.block_hash(self._context.schedule.stake_block(window))
+        members = {member.hotkey: member for member in candidates}
+        ordered = [members[hotkey] for hotkey in drawn_order(block_hash, window, members)]
+        most = self._context.spec.evaluation.max_payloads
+        return ordered[:most], ordered[most:]
 
     def held_out_loss(self, state: OuterState) -> float:
         """Mean loss on the fixed sample that draws the loss curve, nats per token."""
@@ -182,18 +204,18 @@ class WindowScorer:
         self, candidates: Sequence[Member], opened: Mapping[int, Payload | SubnetError]
     ) -> dict[int, PayloadError]:
         """Refusals of payloads that say what another one says, or one of the windows before."""
-        bits = {uid: self._bits(p) for uid, p in opened.items() if isinstance(p, Payload)}
+        places = {uid: self._places(p) for uid, p in opened.items() if isinstance(p, Payload)}
         authors = {member.uid: member.hotkey for member in candidates}
         limit = self._context.spec.evaluation.max_overlap
-        found = repeats(bits, authors, self._earlier, limit)
+        found = repeats(places, authors, self._earlier, limit)
         return {uid: PayloadError("overlap", what) for uid, what in found.items()}
 
-    def _bits(self, payload: Payload) -> Bits:
+    def _places(self, payload: Payload) -> Places:
         form = self._context.form
         sizes = [math.prod(form.shapes[name]) for name in form.names]
         starts = dict(zip(form.names, accumulate(sizes, initial=0), strict=False))
         places = ((starts[n], t.indices.numpy()) for n, t in payload.tensors.items())
-        return place_bits(places, sum(sizes))
+        return kept_places(places, sum(sizes))
 
     def _remember_places(
         self, window: int, verdicts: Sequence[Verdict], payloads: Mapping[int, Payload]
@@ -203,17 +225,16 @@ class WindowScorer:
         self._earlier = [e for e in self._earlier if oldest <= e.window < window]
         for verdict in verdicts:
             if verdict.uid in payloads:
-                bits = self._bits(payloads[verdict.uid])
+                places = self._places(payloads[verdict.uid])
                 earlier = Earlier(
-                    window=window, author=verdict.hotkey, bits=bits, named=verdict.named
+                    window=window, author=verdict.hotkey, places=places, named=verdict.named
                 )
                 self._earlier.append(earlier)
 
     def _pool(self, window: int, payloads: Mapping[Member, Payload]) -> Pool:
         """Held-out pages first, then each payload's claims in the order given."""
         held = self._held_out_ids(window)
-        room = CLAIMED_PER_HELD_OUT * held.size // max(1, len(payloads))
-        count = min(self._context.spec.evaluation.claimed_pages, max(MIN_CLAIMED, room))
+        count = claims_of_each(self._context.spec.evaluation, len(payloads))
         ids, owners = [held], [np.full(held.size, HELD_OUT, dtype=np.int64)]
         for member, payload in payloads.items():
             claimed = self._claimed_ids(window, member, payload, count)
@@ -306,6 +327,17 @@ def _strided(pages: np.ndarray, count: int) -> np.ndarray:
             f"run spec: evaluation.curve_pages is {count}, the dataset holds out {len(pages)}"
         )
     return pages[np.arange(count) * len(pages) // count]
+
+
+def _not_drawn(window: int, member: Member) -> Verdict:
+    return Verdict(
+        window=window,
+        uid=member.uid,
+        hotkey=member.hotkey,
+        digest=member.digest.hex(),
+        status=NOT_DRAWN,
+        detail="outside this window's sample",
+    )
 
 
 def _blank(window: int, member: Member, opened: Payload | SubnetError, measured: bool) -> Verdict:

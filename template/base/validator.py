@@ -26,7 +26,7 @@ from template.log import window_context
 from template.protocol.keys import blob_key, checkpoint_manifest_key, payload_key, verdict_key
 from template.protocol.quorum import Decision
 from template.protocol.record import ROOT_BYTES, Record, Vote, log_digest
-from template.protocol.root import Member, sample_digest
+from template.protocol.root import sample_digest
 from template.training.checkpoint import LocalCheckpoint, save_local
 from template.training.checkpoint import publish as publish_checkpoint
 
@@ -150,7 +150,7 @@ class Validator:
             scored = self._scorer.score(
                 window,
                 self.follower.state,
-                self._in_order(list(candidates.values())),
+                list(candidates.values()),
                 self._histories,
                 lambda share: self._spent(window, share),
             )
@@ -159,10 +159,6 @@ class Validator:
         self._hold(window, scored)
         self._publish_logs()
         return scored, digest
-
-    def _in_order(self, members: list[Member]) -> list[Member]:
-        """Best rating first: should the budget not suffice, those that matter most are scored."""
-        return sorted(members, key=lambda m: (-self._rating(m.hotkey).ordinal, m.uid))
 
     def _rating(self, hotkey: str) -> Rating:
         reputation = self._reputations.get(hotkey)
@@ -303,16 +299,16 @@ class Validator:
         save_local(local_path(self.context), checkpoint, self.context.spec.run_id)
 
 
-def _as_list(entry: Entry) -> list[float]:
+def _as_list(entry: Entry) -> list[float | None]:
     work = entry.work
     evidence = () if work is None else (work.effect, work.variance, work.square)
     return [entry.relative_gain, entry.pages, *evidence]
 
 
-def _entry(numbers: list[float]) -> Entry:
+def _entry(numbers: list[Any]) -> Entry:
     gain, pages, *work = numbers
     sample = WorkSample(effect=work[0], variance=work[1], square=work[2]) if work else None
-    return Entry(relative_gain=gain, pages=int(pages), work=sample)
+    return Entry(relative_gain=gain, pages=pages, work=sample)
 
 
 def _load_histories(values: Mapping[str, Any]) -> Histories:

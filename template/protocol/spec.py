@@ -17,7 +17,7 @@ from pathlib import Path
 from template.errors import ConfigError
 from template.protocol.keys import RUN_ID_BYTES
 from template.protocol.quorum import QuorumRules
-from template.protocol.record import MAX_RECORD_BYTES, R2_RECORD_BYTES
+from template.protocol.record import MAX_RECORD_BYTES, MAX_UIDS, R2_RECORD_BYTES
 from template.protocol.schedule import Schedule
 from template.protocol.ss58 import public_key
 from template.protocol.toml import from_table
@@ -275,7 +275,8 @@ class EvaluationSpec:
     decides between no effect and one of `work_effect` standard deviations of a sequence, wrongly
     in `work_error` of the cases, on the samples of the last `work_windows` windows. 0 claimed
     pages: no work test, whoever gains is paid. `max_overlap`: share of its kept places that a
-    payload may have in common with another of the window or of those before.
+    payload may have in common with another of the window or of those before. `max_payloads` are
+    scored in a window at most; of more a sample is drawn, the same by all validators.
     """
 
     held_out_pages: int
@@ -290,8 +291,10 @@ class EvaluationSpec:
     work_error: float
     work_windows: int
     max_overlap: float
+    max_payloads: int
 
     def __post_init__(self) -> None:
+        _check(1 <= self.max_payloads <= MAX_UIDS, "evaluation.max_payloads", "must be in [1, 256]")
         _check(self.claimed_pages >= 0, "evaluation.claimed_pages", "must not be negative")
         _check(self.work_effect > 0, "evaluation.work_effect", "must be positive")
         _check(0 < self.work_error < 0.5, "evaluation.work_error", "must be in (0, 0.5)")

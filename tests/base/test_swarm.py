@@ -7,7 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from evaluation.verdict import MISSING
+from evaluation.log import decode_logs, follow
+from evaluation.verdict import MISSING, NOT_DRAWN
+from template.base.scoring import pay_rules
 from template.base.validator import Validator
 from template.localnet.behaviours import FlippingMiner, GarbageMiner, IdleMiner, MalformedMiner
 from tests.base.nodes import (
@@ -72,6 +74,38 @@ def test_misbehaving_miners_are_not_paid_and_shift_nobody(tmp_path) -> None:
     missed = {(v["window"], v["hotkey"]) for v in verdicts if v["status"] in MISSING}
     last_window = world.spec.schedule.num_windows - 1
     assert found == {(w, hotkey) for w, hotkey in missed if w < last_window} != set()
+
+
+def test_of_too_many_payloads_all_validators_score_the_same_sample(tmp_path) -> None:
+    """Two of five payloads in a window: nobody is paid less for not being drawn, nor named."""
+    miners = ("m0", "m1", "m2", "m3", "m4")
+    world = build_world(
+        {**STAKES_TAO, "m2": 0, "m3": 0, "m4": 0}, evaluation__max_payloads=2,
+        schedule__num_windows=10,
+    )  # fmt: skip
+    nodes = run(world, honest("val-a", "val-b", *miners), tmp_path)
+    assert len(digests(nodes)) == 1
+    by_validator = []
+    for name in ("val-a", "val-b"):
+        text = (nodes[name].context.state_dir / "verdicts.jsonl").read_text()
+        logs = decode_logs(text)
+        assert follow(logs, pay_rules(world.spec)).found == ()
+        by_validator.append({log.window: log for log in logs})
+    times: Counter[str] = Counter()
+    for window, log in by_validator[0].items():
+        drawn = {v.hotkey for v in log.verdicts if v.status != NOT_DRAWN}
+        other = {v.hotkey for v in by_validator[1][window].verdicts if v.status != NOT_DRAWN}
+        assert drawn == other
+        assert len(drawn) == min(2, len(log.verdicts))
+        assert log.measured.after_S.keys() <= {v.uid for v in log.verdicts if v.hotkey in drawn}
+        left_out = [v for v in log.verdicts if v.status == NOT_DRAWN]
+        assert all(v.relative_gain is None and v.blameless for v in left_out)
+        assert len({v.hotkey for v in left_out} | drawn) == len(log.verdicts)
+        times.update(drawn)
+    assert len(times) == len(miners), "in ten windows everybody is drawn"
+    for window, uids in accepted(nodes["m0"]).items():
+        drawn = {v.uid for v in by_validator[0][window].verdicts if v.status != NOT_DRAWN}
+        assert uids <= drawn
 
 
 class FlippingValidator(Validator):

@@ -8,7 +8,8 @@ import pytest
 from evaluation.gain import paired_gain
 from evaluation.history import Entry, remember, settle, work_states
 from evaluation.judge import JudgeRules, Measured, judge, sample_of
-from evaluation.verdict import MISSING, NOT_SCORED, UNAVAILABLE, Verdict
+from evaluation.rating import ratings_of
+from evaluation.verdict import MISSING, NOT_DRAWN, NOT_SCORED, UNAVAILABLE, Verdict
 from evaluation.work import HELD_OUT, WorkRules, WorkState
 
 RULES = JudgeRules(naming_z=2.0, min_relative_gain=0.1, work=WorkRules(effect=0.4, error=0.01))
@@ -116,6 +117,20 @@ def test_histories_are_a_function_of_the_last_windows() -> None:
     for verdicts in logs[-4:]:
         by_hand = by_hand.after(sample_of(verdicts[0]), RULES.work)
     assert states["hk1"] == by_hand
+
+
+def test_who_was_not_drawn_has_no_figure_and_is_remembered_as_such() -> None:
+    measured = _measured({1: 0.05, 2: 0.03}, {1: 1.0})
+    blanks = [_blank(1), _blank(2), _blank(3, NOT_DRAWN), _blank(4, UNAVAILABLE)]
+    verdicts = judge(blanks, measured, {}, RULES)
+    without = judge(blanks[:2], measured, {}, RULES)
+    assert verdicts[:2] == without
+    assert verdicts[2] == blanks[2]
+    histories = remember({}, 3, verdicts, 4)
+    assert histories["hk3"] == {3: Entry(relative_gain=None, pages=0)}
+    assert "hk4" not in histories
+    assert work_states(histories, RULES.work)["hk3"] == WorkState()
+    assert ratings_of(histories, 0) == ratings_of(remember({}, 3, without, 4), 0)
 
 
 def test_a_hotkey_that_is_gone_is_forgotten() -> None:

@@ -29,7 +29,7 @@ RULES = PayRules(
         naming_z=2.0, min_relative_gain=0.1, work=WorkRules(effect=0.4, error=0.01)
     ),
     weights=WeightRules(
-        history_windows=4, min_windows=2, confidence_z=1.0, min_relative_gain=0.1,
+        history_windows=4, most_windows=4, min_windows=2, confidence_z=1.0, min_relative_gain=0.1,
         gain_power=1.0, credit_share=1.0, max_share=0.8, burn_uid=0,
     ),
     work_windows=6,

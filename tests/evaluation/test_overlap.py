@@ -2,58 +2,114 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evaluation.overlap import MAX_ELEMENTS, Earlier, overlap, place_bits, repeats
+from evaluation import overlap
+from evaluation.overlap import MAX_ELEMENTS, Earlier, kept_places, repeats, shared_counts
 
 NUM = 5000
 place_sets = st.sets(st.integers(0, NUM - 1), max_size=60)
 
 
-def _bits(places) -> np.ndarray:
-    return place_bits([(0, np.array(sorted(places), dtype=np.int64))], NUM)
+def _places(places) -> np.ndarray:
+    return kept_places([(0, np.array(sorted(places), dtype=np.int64))], NUM)
 
 
-@given(place_sets, place_sets)
-def test_overlap_is_that_of_sets(one: set[int], other: set[int]) -> None:
-    smaller = min(len(one), len(other))
-    expected = len(one & other) / smaller if smaller else 0.0
-    assert overlap(_bits(one), _bits(other)) == pytest.approx(expected)
+def _naive(
+    places: dict[int, set[int]], authors: dict[int, str], earlier: list[Earlier], limit: float
+) -> dict[int, str]:
+    """The rule read out: pair after pair, as sets."""
+    found: dict[int, str] = {}
+    for uid in sorted(places):
+        others = [
+            (f"uid {u} in this window", places[u])
+            for u in sorted(places)
+            if u < uid and u not in found
+        ] + [
+            (f"{e.author} in window {e.window}", set(e.places.tolist()))
+            for e in earlier
+            if e.named or e.author != authors[uid]
+        ]
+        for name, other in others:
+            smaller = min(len(places[uid]), len(other))
+            share = len(places[uid] & other) / smaller if smaller else 0.0
+            if share > limit:
+                found[uid] = f"{share:.0%} of its places are those of {name}"
+                break
+    return found
+
+
+@given(st.lists(place_sets, min_size=1, max_size=6), st.integers(1, 6))
+def test_shared_counts_are_those_of_sets(sets: list[set[int]], num_first: int) -> None:
+    num_first = min(num_first, len(sets))
+    found = shared_counts([_places(each) for each in sets], num_first)
+    assert found.tolist() == [[len(one & other) for other in sets] for one in sets[:num_first]]
+
+
+@pytest.mark.parametrize("block_places", [1, 64, 1 << 18])
+def test_blocks_of_any_length_count_the_same(monkeypatch, block_places: int) -> None:
+    rng = np.random.default_rng(3)
+    rows = [np.sort(rng.choice(200_000, n, replace=False)) for n in (900, 1, 0, 700, 900)]
+    rows.append(rows[0])
+    monkeypatch.setattr(overlap, "BLOCK_PLACES", block_places)
+    found = shared_counts([row.astype(np.int32) for row in rows], 3)
+    expected = [[np.intersect1d(one, other).size for other in rows] for one in rows[:3]]
+    assert found.tolist() == expected
+    assert found[0, 5] == 900
+    assert shared_counts([], 0).shape == (0, 0)
 
 
 def test_tensors_lie_one_after_another_and_the_tail_is_left_out() -> None:
-    two = place_bits([(0, np.array([1, 4])), (10, np.array([0]))], 20)
-    assert (two == place_bits([(0, np.array([1, 4, 10]))], 20)).all()
-    long = place_bits([(0, np.array([3])), (MAX_ELEMENTS, np.array([0, 5]))], MAX_ELEMENTS + 10)
-    assert long.size == MAX_ELEMENTS // 8
-    assert int(np.bitwise_count(long).sum()) == 1
+    found = kept_places([(10, np.array([7, 0])), (0, np.array([4, 1]))], 20)
+    assert found.tolist() == [1, 4, 10, 17]
+    long = kept_places([(0, np.array([3])), (MAX_ELEMENTS - 1, np.array([0, 5]))], 1 << 40)
+    assert long.tolist() == [3, MAX_ELEMENTS - 1]
+    assert kept_places([], 20).size == 0
 
 
 def _earlier(author: str, places, *, named: bool = True) -> Earlier:
-    return Earlier(window=7, author=author, bits=_bits(places), named=named)
+    return Earlier(window=7, author=author, places=_places(places), named=named)
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 2**32 - 1), st.floats(0.05, 0.95))
+def test_repeats_are_those_of_the_rule_read_out(seed: int, limit: float) -> None:
+    """Payloads that share much or little, in this window and before, of few authors."""
+    rng = np.random.default_rng(seed)
+    base = [rng.choice(NUM, 40, replace=False) for _ in range(3)]
+
+    def drawn() -> set[int]:
+        of_base = base[rng.integers(3)][: rng.integers(0, 41)]
+        return {*of_base.tolist(), *rng.integers(0, NUM, rng.integers(0, 20)).tolist()}
+
+    sets = {uid: drawn() for uid in rng.choice(256, 8, replace=False).tolist()}
+    authors = {uid: f"hk{uid % 3}" for uid in sets}
+    earlier = [_earlier(f"hk{i % 3}", drawn(), named=bool(i % 2)) for i in range(6)]
+    places = {uid: _places(each) for uid, each in sets.items()}
+    assert repeats(places, authors, earlier, limit) == _naive(sets, authors, earlier, limit)
 
 
 def test_of_one_author_the_lowest_uid_counts() -> None:
     rng = np.random.default_rng(0)
     work = {uid: set(rng.choice(NUM, 80, replace=False).tolist()) for uid in (1, 4, 9)}
     twin = {*list(work[4])[:60], *range(20)}
-    bits = {uid: _bits(places) for uid, places in {**work, 7: twin, 8: twin}.items()}
-    authors = {uid: f"hk{uid}" for uid in bits}
-    found = repeats(bits, authors, [], 0.5)
+    places = {uid: _places(each) for uid, each in {**work, 7: twin, 8: twin}.items()}
+    authors = {uid: f"hk{uid}" for uid in places}
+    found = repeats(places, authors, [], 0.5)
     assert set(found) == {7, 8}
     assert all("uid 4" in what for what in found.values())
-    assert repeats(bits, authors, [], 0.9).keys() == {8}, "the two copies are the same"
+    assert repeats(places, authors, [], 0.9).keys() == {8}, "the two copies are the same"
 
 
 def test_a_copy_of_an_earlier_payload_is_named_after_it() -> None:
     rng = np.random.default_rng(1)
     places, fresh = rng.choice(NUM, 80, replace=False), rng.choice(NUM, 80, replace=False)
     before = [_earlier("rival", places[:50])]
-    assert repeats({2: _bits(places)}, {2: "me"}, before, 0.5) == {
+    assert repeats({2: _places(places)}, {2: "me"}, before, 0.5) == {
         2: "100% of its places are those of rival in window 7"
     }
-    assert repeats({2: _bits(fresh)}, {2: "me"}, before, 0.5) == {}
+    assert repeats({2: _places(fresh)}, {2: "me"}, before, 0.5) == {}
     assert repeats({}, {}, before, 0.5) == {}
 
 
@@ -62,9 +118,9 @@ def test_own_work_that_was_not_applied_may_come_again(named: bool) -> None:
     """It went back into error feedback; what was applied and comes again is a replay."""
     places = np.arange(50)
     before = [_earlier("me", places, named=named)]
-    assert (2 in repeats({2: _bits(places)}, {2: "me"}, before, 0.5)) == named
-    assert 2 in repeats({2: _bits(places)}, {2: "copier"}, before, 0.5)
+    assert (2 in repeats({2: _places(places)}, {2: "me"}, before, 0.5)) == named
+    assert 2 in repeats({2: _places(places)}, {2: "copier"}, before, 0.5)
 
 
 def test_empty_payloads_repeat_nobody() -> None:
-    assert repeats({1: _bits([]), 2: _bits([])}, {1: "a", 2: "b"}, [], 0.1) == {}
+    assert repeats({1: _places([]), 2: _places([])}, {1: "a", 2: "b"}, [], 0.1) == {}

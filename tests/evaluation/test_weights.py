@@ -12,12 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evaluation.history import Entry
-from evaluation.weights import WeightRules, credited, lower_bound, power
+from evaluation.weights import WeightRules, credited, first_window, lower_bound, power
 from evaluation.weights import chain_weights as gated_weights
 from evaluation.work import WorkSample
 
 RULES = WeightRules(
     history_windows=8,
+    most_windows=32,
     min_windows=4,
     confidence_z=1.0,
     min_relative_gain=0.1,
@@ -31,7 +32,7 @@ RECENT = range(13, 21)
 """The last 8 windows as of window 20."""
 
 
-Gains = Mapping[int, Mapping[int, float]]
+Gains = Mapping[int, Mapping[int, float | None]]
 
 
 def worked(gains: Gains, pages: Mapping[int, int] | None = None) -> dict[int, dict[int, Entry]]:
@@ -47,8 +48,9 @@ def worked(gains: Gains, pages: Mapping[int, int] | None = None) -> dict[int, di
     }
 
 
-def _pages(history: Mapping[int, float]) -> int:
-    mean = statistics.fmean(history.values()) if history else 0.0
+def _pages(history: Mapping[int, float | None]) -> int:
+    gains = [gain for gain in history.values() if gain is not None]
+    mean = statistics.fmean(gains) if gains else 0.0
     return round(1e12 * mean * mean) if math.isfinite(mean) else 1
 
 
@@ -274,6 +276,60 @@ def test_renaming_the_miners_renames_their_shares() -> None:
     shares = chain_weights(gains, WINDOW, RULES)
     renamed = chain_weights({uid + 50: h for uid, h in gains.items()}, WINDOW, RULES)
     assert [renamed[uid + 50] for uid in gains] == pytest.approx([shares[uid] for uid in gains])
+
+
+def _sampled(there: dict[int, float], drawn: float, windows: int, seed: int) -> dict:
+    """Histories of miners of gain 1 who are there in a share of the windows; in each, a share of
+    those who are there is drawn.
+    """
+    rng = np.random.default_rng(seed)
+    histories: dict[int, dict[int, float | None]] = {uid: {} for uid in there}
+    for window in range(windows):
+        present = [uid for uid, share in there.items() if rng.random() < share]
+        scored = set(rng.permutation(present)[: round(drawn * len(present))].tolist())
+        for uid in present:
+            histories[uid][window] = 1.0 if uid in scored else None
+    return histories
+
+
+def test_more_windows_count_where_fewer_payloads_are_drawn() -> None:
+    everybody = dict.fromkeys(range(1, 41), 1.0)
+    for drawn, first in ((1.0, 93), (0.5, 85), (0.25, 69)):
+        assert first_window(worked(_sampled(everybody, drawn, 101, 0)), 100, RULES) == first
+    assert first_window(worked(_sampled(everybody, 0.1, 101, 0)), 100, RULES) == 69
+    assert first_window(worked(_sampled(everybody, 0.25, 11, 0)), 10, RULES) == 0
+    assert first_window({}, 100, RULES) == 93
+    absent = {1: dict.fromkeys(range(96, 101), 1.0)}
+    assert first_window(worked(absent), 100, RULES) == 93, "a window without payloads is a window"
+
+
+@pytest.mark.parametrize("drawn", [1.0, 0.5, 0.25])
+def test_who_is_not_drawn_is_neither_paid_nor_blamed_for_it(drawn: float) -> None:
+    """40 miners over 100 windows: whatever share of them is drawn, equal pay for equal work, and
+    three quarters of it for who is there in three quarters of the windows.
+    """
+    there = {uid: 0.75 if uid > 30 else 1.0 for uid in range(1, 41)}
+    histories = _sampled(there, drawn, 160, 0)
+    paid = dict.fromkeys(there, 0.0)
+    for window in range(60, 160):
+        past = {uid: {w: g for w, g in h.items() if w <= window} for uid, h in histories.items()}
+        for uid, share in chain_weights(past, window, RULES).items():
+            paid[uid] = paid.get(uid, 0.0) + share
+    full = np.array([paid[uid] for uid in range(1, 31)])
+    part = np.array([paid[uid] for uid in range(31, 41)])
+    assert full.std() < 0.1 * full.mean()
+    assert 0.65 < part.mean() / full.mean() < 0.8
+
+
+def test_windows_in_which_nothing_was_drawn_of_a_miner_say_nothing_of_it() -> None:
+    often = {1: {w: 1.0 if w % 2 else None for w in range(21)}}
+    never = {2: dict.fromkeys(range(21)), 3: steady(1.0)}
+    assert chain_weights(often, WINDOW, RULES) == {1: 1.0}
+    assert chain_weights(never, WINDOW, RULES) == {3: 1.0}
+    failed = {w: -1.0 if w == 19 else g for w, g in often[1].items()}
+    gains = {**often, 2: failed, 3: often[1]}
+    shares = gated_weights(worked(gains, dict.fromkeys(gains, 8)), gains, WINDOW, RULES)
+    assert shares == pytest.approx({1: 0.4, 2: 0.2, 3: 0.4}), "one failure of eight: 0.75 - 0.25"
 
 
 def paid_share(mean: float, deviation: float, seed: int) -> float:

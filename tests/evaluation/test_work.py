@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 
 from evaluation.work import (
     HELD_OUT,
+    MIN_OTHERS,
     WorkRules,
     WorkSample,
     WorkState,
+    _median_of_others,
     work_samples,
     work_state,
 )
@@ -42,7 +44,7 @@ def test_the_effect_is_found_whatever_rows_and_columns_are() -> None:
     scale = 1 / math.sqrt(1 + 0.36)
     for uid, effect in effects.items():
         assert found[uid].effect == pytest.approx(scale * effect, abs=0.12), uid
-    assert found[1].variance == pytest.approx(1 / 2000 + 1 / 2000)
+    assert found[1].variance == pytest.approx(1 / 2000 + 1 / 2000, rel=0.003)
 
 
 def test_a_loud_neighbour_does_not_hide_honest_work() -> None:
@@ -85,6 +87,39 @@ def test_who_claims_nothing_has_no_sample_and_a_lone_payload_has_one() -> None:
         work_samples(gains, np.array([0]), np.zeros(owners.size, dtype=np.int64))
 
 
+@pytest.mark.parametrize("num_held", [8, 24])
+def test_the_variance_is_what_figures_of_no_work_have(num_held: int) -> None:
+    """Few held-out sequences, from which mean, slope and deviation are all estimated: without the
+    error of slope and deviation the variance would be stated a third or an eleventh too small.
+    """
+    rng, num_own = np.random.default_rng(9), 32
+    owners = _owners(1, num_own, num_held)
+    scores = []
+    for _ in range(2000):
+        gains = _gains(rng, owners, dict.fromkeys(range(5), 0.0))
+        gains[0] -= 5.0 * rng.uniform(size=1) * gains[1]
+        (sample,) = work_samples(gains, np.arange(5), owners).values()
+        scores.append(sample.effect / math.sqrt(sample.variance))
+    assert np.std(scores) == pytest.approx(1.0, abs=0.05)
+    assert -0.12 < np.mean(scores) < 0.05, "of so few, a skewed column takes a little too much"
+
+
+def test_the_variance_is_that_of_the_textbook() -> None:
+    """Of a prediction by regression on one column: numpy's own least squares, and the leverage."""
+    rng, owners = np.random.default_rng(10), _owners(1, 6, 20)
+    gains = _gains(rng, owners, dict.fromkeys(range(4), 0.0))
+    (sample,) = work_samples(gains, np.arange(4), owners).values()
+    column = np.median(gains[1:] - gains[1:, :20].mean(axis=1, keepdims=True), axis=0)
+    design = np.stack([np.ones(20), column[:20]], axis=1)
+    (level, slope), (square,), _, _ = np.linalg.lstsq(design, gains[0, :20])
+    deviation = math.sqrt(square / 18)
+    left = gains[0, 20:] - level - slope * column[20:]
+    assert sample.effect == pytest.approx(np.clip(left / deviation, -4, 4).mean())
+    x = np.array([1.0, column[20:].mean()])
+    leverage = float(x @ np.linalg.inv(design.T @ design) @ x)
+    assert sample.variance == pytest.approx((1 / 6 + leverage) * 18 / 16)
+
+
 @pytest.mark.parametrize("scale", [1.0, 0.5, 0.25])
 def test_a_short_payload_shows_its_work_as_well_as_a_long_one(scale: float) -> None:
     """It gains less of everything: the column must not be taken off in full."""
@@ -95,6 +130,20 @@ def test_a_short_payload_shows_its_work_as_well_as_a_long_one(scale: float) -> N
     found = work_samples(gains, np.arange(6), owners)
     assert found[5].effect == pytest.approx(0.75, abs=0.1)
     assert abs(found[0].effect) < 0.1
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(2, 12), st.integers(0, 2**32 - 1), st.booleans())
+def test_the_column_is_the_lower_median_of_the_others(num: int, seed: int, ties: bool) -> None:
+    rng = np.random.default_rng(seed)
+    rows = rng.normal(size=(num, 20))
+    rows = np.round(rows) if ties else rows
+    for row in range(num):
+        others = np.sort(np.delete(rows, row, axis=0), axis=0)
+        expected = others[(num - 2) // 2] if num > MIN_OTHERS else np.zeros(20)
+        assert (_median_of_others(np.sort(rows, axis=0), rows[row]) == expected).all()
+    expected = np.sort(rows, axis=0)[(num - 1) // 2] if num >= MIN_OTHERS else np.zeros(20)
+    assert (_median_of_others(np.sort(rows, axis=0), None) == expected).all()
 
 
 def test_with_one_rival_nobody_can_be_framed() -> None:

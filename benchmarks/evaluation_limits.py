@@ -1,0 +1,417 @@
+"""What scoring a window costs, against the number of payloads and the size of the model.
+
+    python -m benchmarks.evaluation_limits            five sizes, to 256 payloads (ten minutes)
+    python -m benchmarks.evaluation_limits --quick    two sizes, to 64 payloads
+
+Processor seconds of one thread: what other processes do beside it counts little. Timed are the
+functions that a validator calls: decoding and its checks, overlap with the window's payloads and
+those of four windows before, a step and its restoration for each payload, forward passes over the
+window's common pool, and what follows from the losses (verdicts, ratings, weights). Fetching is
+not in it: half of a validator's budget is for that. Forward passes of a window all cost the same:
+where they would take longer than `PASSES_S`, as many as fit are timed, and where a single one
+does, its first `FEW_SEQUENCES`.
+
+Beside it the peer's method (Templar's LossScore): for each miner the losses on its own and on
+random pages, before and after its step, four passes. Payloads are noise: what they say changes no
+cost. Writes benchmarks/results/evaluation_limits.{json,md,png}.
+"""
+
+import argparse
+import json
+import math
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__" and not __package__:
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import matplotlib as mpl
+import numpy as np
+import torch
+
+from benchmarks.learning.report import commit
+from benchmarks.learning.text import ROOT, load_pages
+from evaluation.history import Histories, remember, work_states
+from evaluation.judge import Measured, judge
+from evaluation.log import conclude
+from evaluation.overlap import Earlier, Places, kept_places, repeats
+from evaluation.verdict import NOT_SCORED, Verdict
+from evaluation.work import HELD_OUT
+from template.base.scoring import claims_of_each, pay_rules
+from template.base.validator import VOTE_MARGIN_BLOCKS
+from template.protocol.admission import open_payload
+from template.protocol.payload import (
+    Payload,
+    PayloadFormat,
+    PayloadHeader,
+    encode_payload,
+    payload_digest,
+)
+from template.protocol.root import Member
+from template.protocol.spec import RunSpec
+from template.tools.owner import RunChoices, check_plan, load_plan
+from template.training.model import initial_params, tensor_shapes
+from template.training.outer import first_state, scored_coefficients, scored_references
+from template.training.scorer import Scorer
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402
+
+OWNER = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"
+SIZES: Mapping[str, Mapping[str, int]] = {
+    "18 k": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1},
+    "0.11 M": {},
+    "0.43 M": {
+        "hidden_size": 128, "intermediate_size": 344, "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+    },
+    "3.2 M": {
+        "hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4,
+        "num_attention_heads": 4, "num_key_value_heads": 4,
+    },
+    "12.7 M": {
+        "hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 4,
+        "num_attention_heads": 8, "num_key_value_heads": 8,
+    },
+}  # fmt: skip
+PAYLOADS = (4, 16, 64, 256)
+QUICK_SIZES, QUICK_PAYLOADS = ("18 k", "0.11 M"), (4, 16, 64)
+PASSES_S = 8.0
+"""Forward passes of one window are timed for so long at most, and twice at least."""
+FEW_SEQUENCES, BATCH = 128, 64
+MAX_TIMED_PAYLOADS = 64
+"""Of so many at most decoding and steps are timed; they cost the same for each."""
+EARLIER_WINDOWS = 4
+BLOCK_S = {"localnet": 0.25, "testnet": 12.0}
+STAGES = ("decode", "overlap", "step", "forward", "judge")
+
+
+@dataclass(kw_only=True)
+class Bench:
+    """One model: its spec, its scorer, and payloads made for it."""
+
+    spec: RunSpec
+    form: PayloadFormat
+    scorer: Scorer
+    frames: list[bytes] = field(default_factory=list)
+
+    @property
+    def num_params(self) -> int:
+        return sum(math.prod(shape) for shape in self.form.shapes.values())
+
+
+def main(argv: Sequence[str]) -> None:
+    """Measure and write the results."""
+    parser = argparse.ArgumentParser(prog="benchmarks.evaluation_limits", allow_abbrev=False)
+    parser.add_argument("--quick", action="store_true", help="two sizes, to 64 payloads")
+    parser.add_argument("--sizes", default="", metavar="NAME,...", help="some of: " + str([*SIZES]))
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
+    arguments = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    sizes = arguments.sizes.split(",") if arguments.sizes else [*SIZES]
+    sizes = list(QUICK_SIZES) if arguments.quick else sizes
+    rows = []
+    for size in sizes:
+        bench = prepare(size)
+        for count in QUICK_PAYLOADS if arguments.quick else PAYLOADS:
+            rows.append({"size": size} | measure(bench, count))
+            print(line(rows[-1]), flush=True)
+    content = {
+        "command": " ".join(["python -m benchmarks.evaluation_limits", *argv]),
+        "commit": commit(),
+        "threads": 1,
+        "budget_s": {name: budget_s(name) for name in BLOCK_S},
+        "windows": rows,
+        "fits": fits(rows),
+    }
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "evaluation_limits.json").write_text(json.dumps(content, indent=1) + "\n")
+    (arguments.out / "evaluation_limits.md").write_text(markdown(content))
+    draw(content, arguments.out / "evaluation_limits.png")
+    print(markdown(content))
+
+
+def prepare(size: str, num_payloads: int = MAX_TIMED_PAYLOADS) -> Bench:
+    """A model at random parameters, and payloads of noise."""
+    path = ROOT / "runs" / "localnet.toml"
+    plan = load_plan(path)
+    plan["model"] |= SIZES[size]
+    spec = check_plan(path, plan, RunChoices(owner_hotkey=OWNER, start_block=100))
+    form = PayloadFormat(
+        run_id=spec.run_id, shapes=tensor_shapes(spec), top_k=spec.compression.top_k
+    )
+    bench = Bench(spec=spec, form=form, scorer=Scorer(spec, "cpu"))
+    generator = torch.Generator().manual_seed(0)
+    for uid in range(num_payloads):
+        noise = {n: 1e-3 * torch.randn(s, generator=generator) for n, s in form.shapes.items()}
+        header = PayloadHeader(
+            window=9, base_window=9, pages_consumed=240, public_key=bytes([uid]) * 32
+        )
+        bench.frames.append(encode_payload(header, noise, form)[0])
+    return bench
+
+
+def measure(bench: Bench, count: int) -> dict[str, Any]:
+    """Seconds of each stage of a window with so many payloads, and of the peer's method."""
+    spec, timed = bench.spec, min(count, len(bench.frames))
+    state = first_state(initial_params(spec, 0), spec.run_id)
+    per_payload = count / timed
+    started = time.process_time()
+    payloads = [_opened(bench, uid) for uid in range(timed)]
+    decode_s = (time.process_time() - started) * per_payload
+    overlap_s = _overlap_s(bench, payloads, count)
+    pool, owners = _pool(spec, count)
+    norms = [payload.norms for payload in payloads]
+    bench.scorer.load(state.params)
+    started = time.process_time()
+    references = scored_references(state, norms * math.ceil(per_payload), spec.outer)
+    for payload in payloads:
+        _step(bench, payload, references)
+    step_s = (time.process_time() - started) * per_payload
+    pass_s, passes, sequences = _pass_s(bench, pool, count + 1)
+    judge_s = _judge_s(spec, owners, count)
+    seconds = {
+        "decode": decode_s,
+        "overlap": overlap_s,
+        "step": step_s,
+        "forward": pass_s * (count + 1),
+        "judge": judge_s,
+    }
+    same_own = int((owners == 0).sum())
+    held = int((owners == HELD_OUT).sum())
+    equal_s = _peer_s(bench, pool[:sequences], sequences // 2) * len(pool) / sequences
+    few = same_own + held
+    small_s = _peer_s(bench, pool[: min(few, sequences)], same_own) * few / min(few, sequences)
+    ours_s = (seconds["forward"] + step_s) / count
+    peer_step_s = step_s / count
+    return {
+        "payloads": count,
+        "num_params": bench.num_params,
+        "pool": len(pool),
+        "claimed_pages": same_own,
+        "passes_timed": passes,
+        "sequences_timed": sequences,
+        "seconds": seconds,
+        "total_s": math.fsum(seconds.values()),
+        "peer": {
+            "equal_sequences_ratio": (equal_s + peer_step_s) / ours_s,
+            "own_pages_alone_ratio": (small_s + peer_step_s) / ours_s,
+            "seconds_a_payload": equal_s + peer_step_s,
+            "ours_seconds_a_payload": ours_s,
+        },
+    }
+
+
+def _opened(bench: Bench, uid: int) -> Payload:
+    frame = bench.frames[uid]
+    member = Member(
+        uid=uid, hotkey=str(uid), public_key=bytes([uid]) * 32, digest=payload_digest(frame)
+    )
+    return open_payload(frame, member, 9, bench.form, bench.spec.outer.max_staleness)
+
+
+def _places(bench: Bench, payload: Payload) -> Places:
+    sizes = [math.prod(shape) for shape in bench.form.shapes.values()]
+    starts = dict(zip(bench.form.names, accumulate(sizes, initial=0), strict=False))
+    tensors = payload.tensors.items()
+    return kept_places(((starts[n], t.indices.numpy()) for n, t in tensors), sum(sizes))
+
+
+def _overlap_s(bench: Bench, payloads: Sequence[Payload], count: int) -> float:
+    """Beyond the payloads there are, and for the windows before, places are moved on."""
+    started = time.process_time()
+    own = [_places(bench, payload) for payload in payloads]
+    places_s = (time.process_time() - started) * count / len(payloads)
+
+    def moved(index: int) -> Places:
+        whole, row = min(bench.num_params, 1 << 25), own[index % len(own)]
+        return np.sort((row.astype(np.int64) + 7919 * index) % whole).astype(np.int32)
+
+    rows = {uid: own[uid] if uid < len(own) else moved(uid) for uid in range(count)}
+    authors = {uid: str(uid) for uid in rows}
+    earlier = [
+        Earlier(window=w, author=str(uid), places=moved(uid + count * (w + 1)), named=True)
+        for w in range(EARLIER_WINDOWS)
+        for uid in range(count)
+    ]
+    started = time.process_time()
+    repeats(rows, authors, earlier, bench.spec.evaluation.max_overlap)
+    return places_s + time.process_time() - started
+
+
+def _pool(spec: RunSpec, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """As large as a validator's: held-out pages, and claimed ones of each payload."""
+    held = spec.evaluation.held_out_pages
+    claimed = claims_of_each(spec.evaluation, count)
+    owners = np.concatenate([np.full(held, HELD_OUT), np.repeat(np.arange(count), claimed)])
+    return load_pages(spec.data.page_tokens).train[: owners.size], owners
+
+
+def _step(bench: Bench, payload: Payload, references: Mapping[str, float]) -> None:
+    outer, share = bench.spec.outer, bench.spec.evaluation.step_share
+    factors = scored_coefficients(0, payload.norms, references, outer, share)
+    with bench.scorer.stepped(payload.tensors, factors):
+        pass
+
+
+def _pass_s(bench: Bench, pool: np.ndarray, most: int) -> tuple[float, int, int]:
+    """Seconds of one pass over the pool, the median of as many as fit; how many that were, and of
+    how many sequences.
+    """
+    bench.scorer.losses(pool[:BATCH])
+    started = time.process_time()
+    bench.scorer.losses(pool[:BATCH])
+    expected_s = (time.process_time() - started) * len(pool) / BATCH
+    sequences = len(pool) if expected_s < PASSES_S else min(FEW_SEQUENCES, len(pool))
+    times: list[float] = []
+    while len(times) < most and (len(times) < 2 or math.fsum(times) < PASSES_S):
+        started = time.process_time()
+        bench.scorer.losses(pool[:sequences])
+        times.append(time.process_time() - started)
+    return float(np.median(times)) * len(pool) / sequences, len(times), sequences
+
+
+def _peer_s(bench: Bench, pages: np.ndarray, own: int) -> float:
+    """Seconds of the peer's four passes for one miner: on its own pages and on the others here,
+    before its step and after.
+    """
+    times: list[float] = []
+    while len(times) < 2 or (math.fsum(times) < PASSES_S / 4 and len(times) < 32):
+        started = time.process_time()
+        for _ in ("before", "after"):
+            bench.scorer.losses(pages[:own])
+            bench.scorer.losses(pages[own:])
+        times.append(time.process_time() - started)
+    return float(np.median(times))
+
+
+def _judge_s(spec: RunSpec, owners: np.ndarray, count: int) -> float:
+    """Verdicts, ratings and weights of a window, with as many windows behind it as count."""
+    rng, rules = np.random.default_rng(0), pay_rules(spec)
+    before = rng.normal(3.0, 0.5, owners.size)
+    after = {uid: before - 0.05 - 0.01 * rng.normal(size=owners.size) for uid in range(count)}
+    measured = Measured(owners_S=owners, before_S=before, after_S=after)
+    histories: Histories = {}
+
+    def verdicts(window: int) -> tuple[Verdict, ...]:
+        blanks = [
+            Verdict(window=window, uid=uid, hotkey=str(uid), digest="", status=NOT_SCORED)
+            for uid in range(count)
+        ]
+        return judge(blanks, measured, work_states(histories, rules.judge.work), rules.judge)
+
+    for window in range(spec.weights.history_windows):
+        histories = remember(histories, window, verdicts(window), rules.length)
+    started = time.process_time()
+    last = spec.weights.history_windows
+    histories = remember(histories, last, verdicts(last), rules.length)
+    conclude(histories, last, {str(uid): uid for uid in range(count)}, rules)
+    return time.process_time() - started
+
+
+def budget_s(plan: str) -> float:
+    """Seconds that a validator has for a window's payloads, fetching included."""
+    table = load_plan(ROOT / "runs" / f"{plan}.toml")["schedule"]
+    blocks = table["blocks_per_window"] - table["upload_blocks"] - table["vote_margin_blocks"]
+    return float((blocks - VOTE_MARGIN_BLOCKS) * BLOCK_S[plan])
+
+
+def fits(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, int | str]]]:
+    """Payloads whose scoring takes all of a budget, and half of it, by run and size: between the
+    numbers measured as a power of the number.
+    """
+    found: dict[str, dict[str, dict[str, int | str]]] = {}
+    for plan in BLOCK_S:
+        for size in dict.fromkeys(row["size"] for row in rows):
+            points = [(r["payloads"], r["total_s"]) for r in rows if r["size"] == size]
+            counts, seconds = (np.log([p[i] for p in points]) for i in (0, 1))
+            answers = {}
+            for share in (1.0, 0.5):
+                budget = math.log(share * budget_s(plan))
+                if budget >= seconds[-1]:
+                    answers[str(share)] = f"{points[-1][0]} or more"
+                elif budget < seconds[0]:
+                    answers[str(share)] = f"fewer than {points[0][0]}"
+                else:
+                    answers[str(share)] = str(int(np.exp(np.interp(budget, seconds, counts))))
+            found.setdefault(plan, {})[size] = answers
+    return found
+
+
+def line(row: Mapping[str, Any]) -> str:
+    """One window in the table."""
+    seconds = " | ".join(f"{row['seconds'][stage]:.3f}" for stage in STAGES)
+    peer = row["peer"]
+    return (
+        f"| {row['size']} | {row['payloads']} | {row['pool']} | {seconds} | "
+        f"{row['total_s']:.2f} | {row['total_s'] / row['payloads']:.4f} | "
+        f"{peer['equal_sequences_ratio']:.2f} | {peer['own_pages_alone_ratio']:.2f} |"
+    )
+
+
+def markdown(content: Mapping[str, Any]) -> str:
+    """The tables that people read."""
+    lines = [
+        "Processor seconds to score one window, one thread.",
+        "",
+        "| parameters | payloads | sequences | decode | overlap | step and restore | "
+        "forward passes | verdicts, ratings, weights | all | a payload | "
+        "peer's time over ours, equal sequences | with its own pages only |",
+        "|" + "---|" * 12,
+        *(line(row) for row in content["windows"]),
+        "",
+        "| payloads that fit | " + " | ".join(content["fits"]["localnet"]) + " |",
+        "|" + "---|" * (1 + len(content["fits"]["localnet"])),
+    ]
+    for plan, sizes in content["fits"].items():
+        budget = content["budget_s"][plan]
+        for share, name in (("1.0", "all"), ("0.5", "half")):
+            cells = " | ".join(answers[share] for answers in sizes.values())
+            lines.append(f"| {plan}, {name} of {budget:.0f} s | {cells} |")
+    lines += [
+        "",
+        "Peer: for each miner the losses on its own and on random pages, before and after its "
+        "step. At equal sequences each of its four passes takes half of our pool; with its own "
+        "pages only, it takes the same held-out pages and the miner's own claims, and no one "
+        "else's, which is less than the common pool: that is the price of taking off what every "
+        "page gives to everybody.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def draw(content: Mapping[str, Any], path: Path) -> None:
+    """Seconds of a window against payloads by size, and the budgets; where the time goes."""
+    rows = content["windows"]
+    sizes = list(dict.fromkeys(row["size"] for row in rows))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.4))
+    for size, colour in zip(sizes, plt.get_cmap("viridis")(np.linspace(0, 0.9, len(sizes))),
+                            strict=True):  # fmt: skip
+        points = [(r["payloads"], r["total_s"]) for r in rows if r["size"] == size]
+        left.plot(*zip(*points, strict=True), "o-", ms=4, c=colour, label=f"{size} parameters")
+    for plan, budget in content["budget_s"].items():
+        left.axhline(budget, color="black", lw=0.8, ls=":")
+        left.text(4, budget * 1.1, f"{plan}'s budget", fontsize=8)
+    left.set(xscale="log", yscale="log", xlabel="payloads", ylabel="seconds to score a window")
+    left.set_xticks(PAYLOADS, labels=[str(count) for count in PAYLOADS])
+    left.legend(frameon=False, fontsize=8)
+    last = [[r for r in rows if r["size"] == size][-1] for size in sizes]
+    bottom = np.zeros(len(sizes))
+    for stage in STAGES:
+        shares = np.array([100 * r["seconds"][stage] / r["total_s"] for r in last])
+        right.bar([f"{r['size']}\n{r['payloads']}" for r in last], shares, bottom=bottom,
+                  label=stage)  # fmt: skip
+        bottom += shares
+    right.set(ylabel="share of the time, %", xlabel="parameters, payloads")
+    right.legend(frameon=False, fontsize=8, loc="lower left")
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

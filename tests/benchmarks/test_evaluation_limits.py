@@ -1,0 +1,44 @@
+"""The limits of evaluation: budgets are the validator's, and what fits is read off right."""
+
+import math
+
+import pytest
+
+from benchmarks import evaluation_limits as limits
+from template.base.scoring import claims_of_each
+from template.tools.owner import RunChoices, check_plan, load_plan
+
+
+@pytest.mark.parametrize(("plan", "seconds"), [("localnet", 3.0), ("testnet", 696.0)])
+def test_the_budget_is_from_the_pool_s_block_to_the_vote(plan: str, seconds: float) -> None:
+    path = limits.ROOT / "runs" / f"{plan}.toml"
+    choices = RunChoices(owner_hotkey=limits.OWNER, start_block=100)
+    schedule = check_plan(path, load_plan(path), choices).schedule.schedule()
+    blocks = schedule.vote_block(5) - limits.VOTE_MARGIN_BLOCKS - schedule.held_out_block(5)
+    assert limits.budget_s(plan) == seconds == blocks * limits.BLOCK_S[plan]
+
+
+def test_what_fits_is_between_the_numbers_measured() -> None:
+    """A window of I payloads takes I squared over 100 seconds: 3 s is 17 payloads, 1.5 s 12."""
+    rows = [{"size": "small", "payloads": n, "total_s": n * n / 100} for n in (4, 16, 64)]
+    rows += [{"size": "large", "payloads": n, "total_s": 10.0 * n} for n in (4, 16, 64)]
+    found = limits.fits(rows)
+    assert found["localnet"]["small"] == {"1.0": "17", "0.5": "12"}
+    assert found["localnet"]["large"]["1.0"] == "fewer than 4"
+    assert found["testnet"]["small"]["1.0"] == "64 or more"
+    assert found["testnet"]["large"]["0.5"] == str(math.floor(348 / 10))
+
+
+def test_a_window_is_measured_and_every_stage_takes_time(monkeypatch) -> None:
+    monkeypatch.setattr(limits, "PASSES_S", 0.3)
+    bench = limits.prepare("18 k", num_payloads=4)
+    row = limits.measure(bench, 4)
+    assert bench.num_params == 18_000 + 528
+    assert min(row["seconds"].values()) > 0
+    assert row["total_s"] == pytest.approx(sum(row["seconds"].values()))
+    assert row["pool"] == 64 + 4 * claims_of_each(bench.spec.evaluation, 4) == 128
+    assert 2 <= row["passes_timed"] <= 5
+    assert row["peer"]["equal_sequences_ratio"] > 0
+    content = {"windows": [{"size": "18 k"} | row], "fits": limits.fits([{"size": "18 k"} | row]),
+               "budget_s": {"localnet": 3.0, "testnet": 696.0}}  # fmt: skip
+    assert "| 18 k | 4 | 128 |" in limits.markdown(content)
