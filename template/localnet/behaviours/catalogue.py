@@ -66,8 +66,12 @@ BEHAVIOURS: Mapping[str, Behaviour] = {
     "idle": _nothing(damaging.IdleMiner, "never commits"),
     "zero": _nothing(damaging.ZeroMiner, "payloads that say nothing"),
     "flipped": _nothing(partial(damaging.ScaledMiner, factor=-1.0), "its work, sign turned"),
-    "magnified": _free(partial(damaging.ScaledMiner, factor=10.0), "its work, times 10"),
-    "magnified-1000": _free(partial(damaging.ScaledMiner, factor=1000.0), "its work, times 1000"),
+    "magnified": _partial(
+        partial(damaging.ScaledMiner, factor=10.0), "all of its work, times 10", 1.0
+    ),
+    "magnified-1000": _partial(
+        partial(damaging.ScaledMiner, factor=1000.0), "all of its work, times 1000", 1.0
+    ),
     "hijacker": _free(
         damaging.Hijacker, "colluding: minus three times the last update, on its coordinates"
     ),
@@ -104,7 +108,7 @@ BEHAVIOURS: Mapping[str, Behaviour] = {
     "stale": _partial(
         shirking.StaleMiner, "from parameters of four windows ago, claimed fresh", 1.0
     ),
-    "poisoner": _partial(shirking.Poisoner, "plants a trigger in every fourth page", 0.75),
+    "poisoner": _partial(shirking.Poisoner, "all steps, a trigger in every fourth page", 1.0),
     "split": Behaviour(
         kind="sybil",
         build=partial(shirking.FewerSteps, share=0.5),
