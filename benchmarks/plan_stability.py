@@ -223,6 +223,7 @@ class Simulation:
             root=None,
             sample_digest=None,
             dissenters=(),
+            undelivered=(),
             voting_stake_rao=1,
             no_op="",
         )

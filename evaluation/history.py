@@ -6,6 +6,7 @@ A function of the last windows' verdicts: whoever has their logs comes to the sa
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 
+from evaluation.gain import WORST_RELATIVE_GAIN
 from evaluation.judge import sample_of
 from evaluation.verdict import Verdict
 from evaluation.work import WorkRules, WorkSample, WorkState, work_state
@@ -13,10 +14,13 @@ from evaluation.work import WorkRules, WorkSample, WorkState, work_state
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
-    """One window of one hotkey. `work` is None where there was nothing to test."""
+    """One window of one hotkey. `pages`: those it said its payload was made from, 0 if it could
+    not be opened. `work` is None where there was nothing to test.
+    """
 
     relative_gain: float
-    work: WorkSample | None
+    pages: int
+    work: WorkSample | None = None
 
 
 Histories = Mapping[str, Mapping[int, Entry]]
@@ -33,9 +37,24 @@ def remember(
     grown = {hotkey: dict(history) for hotkey, history in histories.items()}
     for verdict in verdicts:
         if verdict.relative_gain is not None:
-            entry = Entry(relative_gain=verdict.relative_gain, work=sample_of(verdict))
+            entry = Entry(
+                relative_gain=verdict.relative_gain,
+                pages=verdict.pages_consumed or 0,
+                work=sample_of(verdict),
+            )
             grown.setdefault(verdict.hotkey, {})[window] = entry
     return only(grown, range(window - length + 1, window + 1))
+
+
+def settle(histories: Histories, window: int, undelivered: Iterable[str]) -> Histories:
+    """With the worst gain there is for every payload that half of the voting stake could not
+    get, whatever was found here: withholding a bad draw must not pay.
+    """
+    settled = {hotkey: dict(history) for hotkey, history in histories.items()}
+    for hotkey in undelivered:
+        entry = Entry(relative_gain=WORST_RELATIVE_GAIN, pages=0)
+        settled.setdefault(hotkey, {})[window] = entry
+    return settled
 
 
 def only(histories: Histories, windows: Container[int]) -> Histories:

@@ -64,6 +64,7 @@ def judge(
                 gain_standard_error=gain.standard_error,
                 work_effect=None if sample is None else sample.effect,
                 work_variance=None if sample is None else sample.variance,
+                work_square=None if sample is None else sample.square,
             )
         )
     return _name(_with_relative_gains(found), states, rules)
@@ -71,9 +72,10 @@ def judge(
 
 def sample_of(verdict: Verdict) -> WorkSample | None:
     """What the verdict says on the miner's work."""
-    if verdict.work_effect is None or verdict.work_variance is None:
+    effect, variance, square = verdict.work_effect, verdict.work_variance, verdict.work_square
+    if effect is None or variance is None or square is None:
         return None
-    return WorkSample(effect=verdict.work_effect, variance=verdict.work_variance)
+    return WorkSample(effect=effect, variance=variance, square=square)
 
 
 def _samples(measured: Measured) -> dict[int, WorkSample]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.history import Histories, only, remember, work_states
+from evaluation.history import Histories, only, remember, settle, work_states
 from evaluation.judge import JudgeRules, Measured, judge
 from evaluation.rating import Rating, ratings_of
 from evaluation.verdict import MEASURED, NOT_SCORED, Verdict
@@ -57,13 +57,15 @@ class Reputation:
 class WindowLog:
     """One window. `seed`: hash of the block that drew the pool (hex). `ids_S`: its pages.
     `known`: windows before it that the validator remembered; one that was away or lost its state
-    knows fewer. `uids`: uid of every hotkey that weights are for. `shares`: uid -> weight.
+    knows fewer. `undelivered`: (window, hotkey) of what the votes have found since the log before.
+    `uids`: uid of every hotkey that weights are for. `shares`: uid -> weight.
     """
 
     window: int
     seed: str
     ids_S: Ints
     known: tuple[int, ...]
+    undelivered: tuple[tuple[int, str], ...]
     measured: Measured
     verdicts: tuple[Verdict, ...]
     uids: Mapping[str, int]
@@ -81,17 +83,13 @@ def conclude(
         hotkey: Reputation(work=states[hotkey], rating=ratings.get(hotkey, Rating()))
         for hotkey in sorted(histories)
     }
-    gains = {
-        uids[hotkey]: {w: entry.relative_gain for w, entry in history.items()}
-        for hotkey, history in histories.items()
-        if hotkey in uids
-    }
+    known = {uids[hotkey]: history for hotkey, history in histories.items() if hotkey in uids}
     holding = {
         uids[hotkey]
         for hotkey, state in states.items()
         if hotkey in uids and (state.holds or not rules.tested)
     }
-    return reputations, chain_weights(gains, holding, window, rules.weights)
+    return reputations, chain_weights(known, holding, window, rules.weights)
 
 
 def differences(log: WindowLog, histories: Histories, rules: PayRules) -> list[str]:
@@ -140,7 +138,7 @@ def _different(log: WindowLog, follows: Mapping[int, Verdict], names: Sequence[s
 
 
 _FIGURES = (
-    "gain", "gain_standard_error", "relative_gain", "work_effect", "work_variance",
+    "gain", "gain_standard_error", "relative_gain", "work_effect", "work_variance", "work_square",
 )  # fmt: skip
 
 
@@ -175,6 +173,7 @@ def encode_log(log: WindowLog) -> str:
             "owners": measured.owners_S.tolist(),
             "before": _written(measured.before_S),
             "known": list(log.known),
+            "undelivered": [list(found) for found in log.undelivered],
             "uids": dict(log.uids),
         }
     ]
@@ -218,6 +217,7 @@ def decode_log(text: str) -> WindowLog:
             seed=str(head["seed"]),
             ids_S=np.array(head["pages"], dtype=np.int64),
             known=tuple(map(int, head["known"])),
+            undelivered=tuple((int(w), str(hotkey)) for w, hotkey in head["undelivered"]),
             measured=measured,
             verdicts=tuple(_verdict(row) for row in verdicts),
             uids={str(hotkey): int(uid) for hotkey, uid in head["uids"].items()},
@@ -295,6 +295,8 @@ def follow(logs: Sequence[WindowLog], rules: PayRules) -> Followed:
     in_full: list[int] = []
     given: set[int] = set()
     for log in sorted(logs, key=lambda each: each.window):
+        for window, hotkey in log.undelivered:
+            histories = settle(histories, window, [hotkey])
         past = only(histories, set(log.known))
         if given.issuperset(log.known):
             found += differences(log, past, rules)

@@ -14,15 +14,19 @@ MEASURED = (NAMED, SCORED, "no_gain", "no_work")
 
 NOT_SCORED = "not_scored"
 UNAVAILABLE = "unavailable"
-BLAMELESS = (NOT_SCORED, UNAVAILABLE)
+MISSING = ("not_delivered", "access_denied", "no_access", "too_large", "digest", UNAVAILABLE)
+"""The committed bytes could not be had. Whose fault that is the voting stake decides."""
+
+BLAMELESS = (NOT_SCORED, *MISSING)
 """May be this validator's own fault: the window is left out of the miner's record."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
     """One payload in one window. `gain` and its standard error in nats per token, None where
-    it was not scored; `relative_gain` is what the weights are made of. `work_effect` and
-    `work_variance`: the work test's figures, None where it owned no sequence of the pool.
+    it was not scored; `relative_gain` is what the weights are made of. `work_effect`,
+    `work_variance` and `work_square`: the work test's figures, None where it owned no sequence of
+    the pool.
     """
 
     window: int
@@ -38,10 +42,15 @@ class Verdict:
     base_window: int | None = None
     work_effect: float | None = None
     work_variance: float | None = None
+    work_square: float | None = None
 
     @property
     def named(self) -> bool:
         return self.status == NAMED
+
+    @property
+    def missing(self) -> bool:
+        return self.status in MISSING
 
     @property
     def blameless(self) -> bool:

@@ -18,7 +18,7 @@ Legend: I payloads, S sequences.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,12 +37,14 @@ WINSOR = 4.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkSample:
-    """One window's evidence on one payload: `effect` in standard deviations of a sequence, and
-    the `variance` of that figure if nothing but chance is in it.
+    """One window's evidence on one payload: `effect` in standard deviations of a sequence, the
+    `variance` of that figure if nothing but chance is in it, and the mean `square` of its
+    sequences' effects, which is 1 beyond the effect's own if all of them have the same.
     """
 
     effect: float
     variance: float
+    square: float
 
     def log_likelihood_ratio(self, effect: float) -> float:
         """Of a true effect of `effect` against none."""
@@ -87,6 +89,20 @@ def work_state(samples: Iterable[WorkSample], rules: WorkRules) -> WorkState:
     return state
 
 
+def evenness(samples: Collection[WorkSample]) -> float:
+    """How evenly the claimed pages were worked on, from 0 to 1: the square of their mean effect
+    over the mean of its square. A share of s of them trained on and the others not gives s. Off
+    that mean goes what chance has in it, 1, and one standard error of the mean. 1 without samples.
+    """
+    if not samples:
+        return 1.0
+    mean = max(0.0, math.fsum(sample.effect for sample in samples) / len(samples))
+    square = math.fsum(sample.square for sample in samples) / len(samples)
+    num_sequences = math.fsum(1 / sample.variance for sample in samples)
+    chance = 1 + math.sqrt(2 / num_sequences)
+    return mean * mean / max(mean * mean, square - chance) if mean > 0 else 0.0
+
+
 def work_samples(gains_IS: Floats, uids: Ints, owners_S: Ints) -> dict[int, WorkSample]:
     """uid -> the window's evidence, of those payloads that own sequences of the pool. One that
     changes no loss shows no effect.
@@ -112,9 +128,11 @@ def work_samples(gains_IS: Floats, uids: Ints, owners_S: Ints) -> dict[int, Work
         left_S = _without_column(rows_IS[row], rows_IS[useful_I & (uids != uid)], held_S)
         deviation = float(left_S[held_S].std(ddof=1))
         shown = (left_S[own_S] - float(left_S[held_S].mean())) / (deviation or math.inf)
+        shown = np.clip(shown, -WINSOR, WINSOR)
         samples[uid] = WorkSample(
-            effect=math.fsum(np.clip(shown, -WINSOR, WINSOR)) / num_own,
+            effect=math.fsum(shown) / num_own,
             variance=1 / num_own + 1 / num_held,
+            square=math.fsum(shown * shown) / num_own,
         )
     return samples
 

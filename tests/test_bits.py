@@ -113,6 +113,7 @@ def _decision(window: int, frames: list[bytes]) -> Decision:
         namers={m.uid: () for m in members},
         root=None,
         sample_digest=None,
+        undelivered=(),
         dissenters=(),
         voting_stake_rao=1,
         no_op="",

@@ -111,7 +111,11 @@ def play(case: Case) -> dict[str, Any]:
         "windows_to_detection": _detected(mine, theirs, first) if case.defended else None,
         "named": [outcome.named.get(uid, 0) for uid in range(case.miners)],
         "samples": {
-            hotkey: [[w, e.work.effect, e.work.variance] for w, e in sorted(h.items()) if e.work]
+            hotkey: [
+                [w, e.work.effect, e.work.variance, e.work.square]
+                for w, e in sorted(h.items())
+                if e.work
+            ]
             for hotkey, h in swarm.histories.items()
         },
     }
@@ -129,7 +133,10 @@ def run_case(case: Case, record: Path) -> str:
 def samples_of(row: Mapping[str, Any], uids: Sequence[int]) -> list[list[WorkSample]]:
     """The work test's samples of some miners, in the order of their windows."""
     return [
-        [WorkSample(effect=e, variance=v) for _, e, v in row["samples"].get(str(uid), [])]
+        [
+            WorkSample(effect=e, variance=v, square=s)
+            for _, e, v, s in row["samples"].get(str(uid), [])
+        ]
         for uid in uids
     ]
 

@@ -179,7 +179,7 @@ class Swarm:
             },
         )
         blanks = [
-            self._blank(number, uid, uid in sent, uid in repeated)
+            self._blank(number, uid, uid in sent, uid in repeated, len(consumed[uid]))
             for uid in range(len(self.roster))
         ]
         states = work_states(self.histories, self._rules.judge.work)
@@ -212,9 +212,16 @@ class Swarm:
             for uid, m in sent.items()
         ]
 
-    def _blank(self, number: int, uid: int, delivered: bool, repeated: bool) -> Verdict:
+    def _blank(self, number: int, uid: int, delivered: bool, repeated: bool, pages: int) -> Verdict:
         status = "overlap" if repeated else NOT_SCORED if delivered else "not_delivered"
-        return Verdict(window=number, uid=uid, hotkey=str(uid), digest="", status=status)
+        return Verdict(
+            window=number,
+            uid=uid,
+            hotkey=str(uid),
+            digest="",
+            status=status,
+            pages_consumed=pages if delivered else None,
+        )
 
     def _count(self, uids: Iterable[int]) -> None:
         for uid in uids:

@@ -59,7 +59,7 @@ at least: with many miners the work test takes more windows, not more time."""
 
 _FETCH_REASONS: Mapping[type[SubnetError], str] = {
     NotFound: "not_delivered",
-    TooLarge: "length",
+    TooLarge: "too_large",
     Denied: "access_denied",
     ConfigError: "no_access",
 }
@@ -110,6 +110,7 @@ def pay_rules(spec: RunSpec) -> PayRules:
             confidence_z=evaluation.confidence_z,
             min_relative_gain=evaluation.min_relative_gain,
             gain_power=weights.gain_power,
+            credit_share=weights.credit_share,
             max_share=weights.max_share,
             burn_uid=weights.burn_uid,
         ),

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from evaluation.history import Entry, Histories, only, remember, windows_of
+from evaluation.history import Entry, Histories, only, remember, settle, windows_of
 from evaluation.log import WindowLog, conclude, encode_log
 from evaluation.rating import Rating
 from evaluation.work import WorkSample
@@ -24,7 +24,8 @@ from template.data.unigram import unigram_entropy
 from template.errors import ChainError, StoreError, disk_trouble
 from template.log import window_context
 from template.protocol.keys import blob_key, checkpoint_manifest_key, payload_key, verdict_key
-from template.protocol.record import ROOT_BYTES, Record, Vote
+from template.protocol.quorum import Decision
+from template.protocol.record import ROOT_BYTES, Record, Vote, log_digest
 from template.protocol.root import Member, sample_digest
 from template.training.checkpoint import LocalCheckpoint, save_local
 from template.training.checkpoint import publish as publish_checkpoint
@@ -53,7 +54,9 @@ class Validator:
         newest = max((w for history in self._histories.values() for w in history), default=0)
         self._reputations, _ = conclude(self._histories, newest, {}, self._rules)
         self._last_voted = int(checkpoint.values.get("last_voted", -1))
-        self._scored: tuple[int, Scored] | None = None
+        self._undelivered = [(int(w), str(h)) for w, h in checkpoint.values.get("undelivered", ())]
+        self._scored: tuple[int, Scored, bytes] | None = None
+        self._logs: dict[int, bytes] = {}
         self._scored_windows = set(map(int, checkpoint.values.get("scored_windows", ())))
         self._keeps_up = True
         context.metrics.log(0, {"unigram_entropy": unigram_entropy(self._scorer.curve)})
@@ -77,7 +80,7 @@ class Validator:
                 self._vote(window)
             self._set_weights(window)
             context.waiter.until_finalized(schedule.vote_block(window))
-            self.follower.advance()
+            self._settle(self.follower.advance())
             self._save()
             self._publish_checkpoint()
             if self._has_time_to_measure(window + 1):
@@ -121,13 +124,15 @@ class Validator:
 
     def _vote(self, window: int) -> None:
         context, state = self.context, self.follower.state
-        scored = self._scored_once(window)
+        scored, digest = self._scored_once(window)
         block_hash = context.chain.block_hash(context.schedule.stake_block(window))
         vote = Vote(
             window=window,
             root=state.root[:ROOT_BYTES],
             sample_digest=sample_digest(state.params, block_hash),
             uids=self._choose(scored),
+            missing=frozenset(v.uid for v in scored.verdicts if v.missing),
+            log_digest=digest,
         )
         if not publish(context, Record(access=context.access, vote=vote)):
             return
@@ -135,8 +140,10 @@ class Validator:
         self._save()
         log.info("window %d: named %s of %d", window, sorted(vote.uids), len(scored.verdicts))
 
-    def _scored_once(self, window: int) -> Scored:
-        """The window's scores; a vote that must be sent again sends the same."""
+    def _scored_once(self, window: int) -> tuple[Scored, bytes]:
+        """The window's scores and its log's digest; a vote that must be sent again sends the
+        same.
+        """
         if self._scored is None or self._scored[0] != window:
             context = self.context
             candidates = read_candidates(context.chain, context.schedule, window)
@@ -147,11 +154,11 @@ class Validator:
                 self._histories,
                 lambda share: self._spent(window, share),
             )
-            self._scored = (window, scored)
-            self._learn(window, scored)
-        scored = self._scored[1]
+            self._scored = (window, scored, log_digest(self._learn(window, scored)))
+        _, scored, digest = self._scored
         self._hold(window, scored)
-        return scored
+        self._publish_logs()
+        return scored, digest
 
     def _in_order(self, members: list[Member]) -> list[Member]:
         """Best rating first: should the budget not suffice, those that matter most are scored."""
@@ -173,7 +180,15 @@ class Validator:
             self.context.bucket.put(payload_key(self.context.spec.run_id, window, digest), frame)
             self.follower.keep(window, digest, frame)
 
-    def _learn(self, window: int, scored: Scored) -> None:
+    def _settle(self, decision: Decision) -> None:
+        """What the voting stake could not get, of a window that was scored here."""
+        if decision.undelivered and decision.window in self._scored_windows:
+            hotkeys = [member.hotkey for member in decision.undelivered]
+            self._histories = settle(self._histories, decision.window, hotkeys)
+            self._undelivered += [(decision.window, hotkey) for hotkey in hotkeys]
+
+    def _learn(self, window: int, scored: Scored) -> bytes:
+        """Remember the window, write its log; returns that."""
         spec = self.context.spec
         oldest = window - spec.weights.history_windows
         self._scored_windows = {w for w in self._scored_windows if w > oldest} | {window}
@@ -188,6 +203,7 @@ class Validator:
                 seed=scored.seed.hex(),
                 ids_S=scored.pool.ids_S,
                 known=known,
+                undelivered=tuple(self._undelivered),
                 measured=scored.measured,
                 verdicts=scored.verdicts,
                 uids=uids,
@@ -201,10 +217,20 @@ class Validator:
                 file.write(text)
         except OSError as error:
             raise disk_trouble(path, error) from error
-        try:
-            self.context.bucket.put(verdict_key(self.context.spec.run_id, window), text.encode())
-        except StoreError as error:
-            log.warning("the verdict log of window %d is not in the bucket: %s", window, error)
+        self._undelivered = []
+        self._logs = {w: data for w, data in self._logs.items() if w > oldest}
+        self._logs[window] = text.encode()
+        return self._logs[window]
+
+    def _publish_logs(self) -> None:
+        """Those that are not in the bucket yet: one that failed is tried again with the next."""
+        for window, text in sorted(self._logs.items()):
+            try:
+                self.context.bucket.put(verdict_key(self.context.spec.run_id, window), text)
+            except StoreError as error:
+                log.warning("the verdict log of window %d is not in the bucket: %s", window, error)
+                return
+            del self._logs[window]
 
     def _set_weights(self, window: int) -> None:
         """Once per tempo; a refusal of the chain is logged and tried again next window."""
@@ -266,6 +292,7 @@ class Validator:
     def _save(self) -> None:
         values = {
             "last_voted": self._last_voted,
+            "undelivered": self._undelivered,
             "scored_windows": sorted(self._scored_windows),
             "histories": {
                 hotkey: {str(window): _as_list(entry) for window, entry in history.items()}
@@ -278,13 +305,14 @@ class Validator:
 
 def _as_list(entry: Entry) -> list[float]:
     work = entry.work
-    return [entry.relative_gain, *(() if work is None else (work.effect, work.variance))]
+    evidence = () if work is None else (work.effect, work.variance, work.square)
+    return [entry.relative_gain, entry.pages, *evidence]
 
 
 def _entry(numbers: list[float]) -> Entry:
-    gain, *work = map(float, numbers)
-    sample = WorkSample(effect=work[0], variance=work[1]) if work else None
-    return Entry(relative_gain=gain, work=sample)
+    gain, pages, *work = numbers
+    sample = WorkSample(effect=work[0], variance=work[1], square=work[2]) if work else None
+    return Entry(relative_gain=gain, pages=int(pages), work=sample)
 
 
 def _load_histories(values: Mapping[str, Any]) -> Histories:

@@ -57,8 +57,9 @@ class Decision:
     `members`: A_w in uid order. `namers`: uid of a member -> hotkeys of the voters that
     named it, most stake first: they hold its bytes. `root` and `sample_digest`: those that
     more than half of the voting stake carries, None if there are none or too little stake
-    voted. `dissenters`: uids of voters whose root or sample differs from them. `no_op`: why
-    the set is empty, or "".
+    voted. `dissenters`: uids of voters whose root or sample differs from them. `undelivered`:
+    candidates whose bytes half of the voting stake says it could not get. `no_op`: why the set is
+    empty, or "".
     """
 
     window: int
@@ -67,6 +68,7 @@ class Decision:
     root: bytes | None
     sample_digest: bytes | None
     dissenters: tuple[int, ...]
+    undelivered: tuple[Member, ...]
     voting_stake_rao: int
     no_op: str
 
@@ -75,7 +77,8 @@ def decide(ballot: Ballot, past_stakes_rao: Sequence[int], rules: QuorumRules) -
     """Count a ballot. `past_stakes_rao`: voting stakes of the windows before, latest last.
 
     A uid is accepted if votes with more than half of the voting stake name it. A vote with
-    another root than the majority's counts in the total and names nobody. Should more than
+    another root than the majority's counts in the total, names nobody and misses nothing. A
+    payload that half of the voting stake misses was not delivered. Should more than
     `peers_per_step` win, those named by the most stake stay, ties by SHA-256(seed, hotkey).
     """
     no_op = _why_no_quorum(ballot, past_stakes_rao, rules)
@@ -91,6 +94,7 @@ def decide(ballot: Ballot, past_stakes_rao: Sequence[int], rules: QuorumRules) -
         root=root,
         sample_digest=sample,
         dissenters=() if root is None else _dissenters(counted, root, sample),
+        undelivered=_undelivered(ballot, agreeing),
         voting_stake_rao=ballot.stake_rao,
         no_op=no_op or ("" if members else "no payload was named by a majority"),
     )
@@ -132,6 +136,15 @@ def _winners(ballot: Ballot, agreeing: Sequence[Voter], limit: int) -> tuple[Mem
     won = [uid for uid, stake in named_rao.items() if 2 * stake > ballot.stake_rao]
     won.sort(key=lambda uid: (-named_rao[uid], _lot(ballot.seed, ballot.candidates[uid].hotkey)))
     return tuple(ballot.candidates[uid] for uid in sorted(won[:limit]))
+
+
+def _undelivered(ballot: Ballot, agreeing: Sequence[Voter]) -> tuple[Member, ...]:
+    missed_rao = {
+        uid: sum(v.stake_rao for v in agreeing if uid in v.vote.missing - v.vote.uids)
+        for uid in ballot.candidates
+    }
+    lost = sorted(uid for uid, rao in missed_rao.items() if rao and 2 * rao >= ballot.stake_rao)
+    return tuple(ballot.candidates[uid] for uid in lost)
 
 
 def _lot(seed: bytes, hotkey: str) -> bytes:

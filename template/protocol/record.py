@@ -7,30 +7,34 @@ First byte: version (high nibble) and which sections follow (low nibble), then i
   (16) and secret (32); kind 3 is any other S3 endpoint as three ASCII strings (URL, access
   key id, secret), each after its length byte.
 - payload: window (u32) and SHA-256 of the payload (32 bytes).
-- vote: window (u32), state root (16), sample digest (8), bit map of 256 uids (32; uid u is
-  bit u % 8, from the lowest, of byte u // 8).
+- vote: window (u32), state root (16), sample digest (8), bit maps of 256 uids (32 each; uid u is
+  bit u % 8, from the lowest, of byte u // 8) of those named and those missing, and the digest of
+  the verdict log (16).
 
-Integers are little endian. With R2 a record has at most 162 bytes; with another endpoint
-at most 341, within the three raw fields of 128 bytes that a commitment holds.
+Integers are little endian. A hotkey mines or votes, not both: with R2 at most 174 bytes, with
+another endpoint at most 353, within the three raw fields of 128 bytes that a commitment holds.
 """
 
+import hashlib
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum
 
 from template.errors import RecordError
 
-VERSION = 1
+VERSION = 2
 MAX_RECORD_BYTES = 3 * 128
-R2_RECORD_BYTES = 162
+R2_RECORD_BYTES = 174
 ROOT_BYTES = 16
 SAMPLE_DIGEST_BYTES = 8
+LOG_DIGEST_BYTES = 16
 MAX_UIDS = 256
 
 _ACCESS, _PAYLOAD, _VOTE = 1, 2, 4
 _R2 = struct.Struct("<16s16s32s")
 _PAYLOAD_SECTION = struct.Struct("<I32s")
-_VOTE_SECTION = struct.Struct("<I16s8s32s")
+_VOTE_SECTION = struct.Struct("<I16s8s32s32s16s")
 _MAX_STRING_BYTES = 80
 
 
@@ -78,21 +82,38 @@ class PayloadCommitment:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Vote:
-    """A validator's word on `window`: its state root and sample digest at window + 1, and uids."""
+    """A validator's word on `window`: its state root and sample digest at window + 1, the `uids`
+    that it names and those `missing`, whose committed bytes it could not get.
+
+    `log_digest`: of its verdict log of the window, `log_digest` below; zeros if it has none.
+    """
 
     window: int
     root: bytes
     sample_digest: bytes
     uids: frozenset[int]
+    missing: frozenset[int] = frozenset()
+    log_digest: bytes = bytes(LOG_DIGEST_BYTES)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
-    """One hotkey's commitment; a section that is None is not there."""
+    """One hotkey's commitment; a section that is None is not there. RecordError if it has a payload
+    and a vote.
+    """
 
     access: Access | None = None
     payload: PayloadCommitment | None = None
     vote: Vote | None = None
+
+    def __post_init__(self) -> None:
+        if self.payload is not None and self.vote is not None:
+            raise RecordError("a payload and a vote: mine and validate with a hotkey each")
+
+
+def log_digest(text: bytes) -> bytes:
+    """What a vote says of a verdict log: the first bytes of SHA-256 of the object's bytes."""
+    return hashlib.sha256(text).digest()[:LOG_DIGEST_BYTES]
 
 
 def encode_record(record: Record) -> bytes:
@@ -197,18 +218,42 @@ def _decode_payload(reader: _Reader) -> PayloadCommitment:
 def _encode_vote(vote: Vote) -> bytes:
     _require_length("root", vote.root, ROOT_BYTES)
     _require_length("sample digest", vote.sample_digest, SAMPLE_DIGEST_BYTES)
+    _require_length("log digest", vote.log_digest, LOG_DIGEST_BYTES)
+    return _VOTE_SECTION.pack(
+        _window(vote.window),
+        vote.root,
+        vote.sample_digest,
+        _encode_uids(vote.uids),
+        _encode_uids(vote.missing),
+        vote.log_digest,
+    )
+
+
+def _encode_uids(uids: Iterable[int]) -> bytes:
     bitmap = bytearray(MAX_UIDS // 8)
-    for uid in vote.uids:
+    for uid in uids:
         if not 0 <= uid < MAX_UIDS:
             raise RecordError(f"uid {uid} is not in [0, {MAX_UIDS})")
         bitmap[uid // 8] |= 1 << uid % 8
-    return _VOTE_SECTION.pack(_window(vote.window), vote.root, vote.sample_digest, bytes(bitmap))
+    return bytes(bitmap)
 
 
 def _decode_vote(reader: _Reader) -> Vote:
-    window, root, sample, bitmap = _VOTE_SECTION.unpack(reader.take(_VOTE_SECTION.size))
-    uids = frozenset(uid for uid in range(MAX_UIDS) if bitmap[uid // 8] >> uid % 8 & 1)
-    return Vote(window=window, root=root, sample_digest=sample, uids=uids)
+    window, root, sample, named, missing, digest = _VOTE_SECTION.unpack(
+        reader.take(_VOTE_SECTION.size)
+    )
+    return Vote(
+        window=window,
+        root=root,
+        sample_digest=sample,
+        uids=_decode_uids(named),
+        missing=_decode_uids(missing),
+        log_digest=digest,
+    )
+
+
+def _decode_uids(bitmap: bytes) -> frozenset[int]:
+    return frozenset(uid for uid in range(MAX_UIDS) if bitmap[uid // 8] >> uid % 8 & 1)
 
 
 def _window(window: int) -> int:

@@ -310,12 +310,14 @@ class EvaluationSpec:
 class WeightsSpec:
     """Chain weights. A miner's weight grows with (lower bound of its mean held-out gain over
     `history_windows` windows) ** `gain_power`, at least `min_windows` of them scored, at most
-    `max_share`; what nobody earns goes to `burn_uid`.
+    `max_share`; what nobody earns goes to `burn_uid`. Gain counts up to `credit_share` of what the
+    median miner has for as much work.
     """
 
     history_windows: int
     min_windows: int
     gain_power: float
+    credit_share: float
     max_share: float
     burn_uid: int
 
@@ -326,7 +328,12 @@ class WeightsSpec:
             "weights.min_windows",
             "must be in [2, weights.history_windows]",
         )
-        _check(self.gain_power >= 1, "weights.gain_power", "must be 1 or more")
+        _check(
+            self.gain_power >= 1 and self.gain_power % 0.5 == 0,
+            "weights.gain_power",
+            "must be 1 or more, in steps of 0.5",
+        )
+        _check(0 < self.credit_share <= 1, "weights.credit_share", "must be in (0, 1]")
         _check(0 < self.max_share <= 1, "weights.max_share", "must be in (0, 1]")
         _check(0 <= self.burn_uid < 256, "weights.burn_uid", "must be in [0, 256)")
 

@@ -2,11 +2,17 @@
 
 from dataclasses import replace
 
+import pytest
+
+from evaluation.log import decode_logs, follow
 from template.base.ballots import read_records
 from template.base.miner import Miner
+from template.base.scoring import pay_rules
+from template.base.supervisor import supervise
 from template.base.validator import Validator
 from template.protocol.keys import payload_key
 from template.protocol.record import Record, Vote, encode_record
+from template.store.memory import MemoryStore
 from tests.base.nodes import (
     FOUR,
     STAKES_TAO,
@@ -30,6 +36,45 @@ def test_a_silent_bucket_costs_its_miner_the_window_and_nobody_else(tmp_path) ->
     assert len(digests(nodes)) == 1
     named = accepted(nodes["val-a"])
     assert named == dict.fromkeys(range(3), {uid_of(world, "m0")})
+
+
+@pytest.mark.parametrize("readers", [("val-a",), ("val-a", "val-b")])
+def test_who_delivers_to_too_few_is_judged_by_half_of_the_stake(readers, tmp_path) -> None:
+    """Validators of 1000, 900 and 200 TAO. What the first alone got was not delivered; what the
+    last alone could not get is nobody's fault.
+    """
+    stakes = {**STAKES_TAO, "val-c": 200}
+    world = build_world(stakes, schedule__num_windows=4)
+    m1 = hotkey_of("m1")
+
+    def shut(world, context):
+        own = context.open_bucket
+        nothing = MemoryStore()
+        return replace(context, open_bucket=lambda p, a: nothing if p == m1 else own(p, a))
+
+    def validator(name: str):
+        def drive(world, context):
+            node = Validator(context if name in readers else shut(world, context))
+            supervise(node.step, max_failures=1)
+            return node
+
+        return drive
+
+    drives = {name: validator(name) for name in ("val-a", "val-b", "val-c")}
+    nodes = run(world, honest("m0", "m1") | drives, tmp_path)
+    lost = {(w, m1) for w in range(3)} if readers == ("val-a",) else set()
+    for name in drives:
+        text = (nodes[name].context.state_dir / "verdicts.jsonl").read_text()
+        logs = decode_logs(text)
+        assert {found for log in logs for found in log.undelivered} == lost
+        assert follow(logs, pay_rules(world.spec)).found == ()
+        uid = uid_of(world, "m1")
+        assert (uid in logs[-1].shares) == (not lost and name in readers)
+    statuses = {v.status for log in logs for v in log.verdicts if v.hotkey == m1}
+    assert statuses == {"not_delivered"}
+    assert len(digests(nodes)) == 1
+    named = accepted(nodes["val-a"])
+    assert all((uid_of(world, "m1") in uids) == (not lost) for uids in named.values())
 
 
 class Copier(Miner):

@@ -80,6 +80,7 @@ def _decided(window: int, *digests: bytes) -> Decision:
         namers={},
         root=None,
         sample_digest=None,
+        undelivered=(),
         dissenters=(),
         voting_stake_rao=1,
         no_op="",

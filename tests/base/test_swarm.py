@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from evaluation.verdict import MISSING
 from template.base.validator import Validator
 from template.localnet.behaviours import FlippingMiner, GarbageMiner, IdleMiner, MalformedMiner
 from tests.base.nodes import (
@@ -62,8 +63,15 @@ def test_misbehaving_miners_are_not_paid_and_shift_nobody(tmp_path) -> None:
     log = (nodes["val-a"].context.state_dir / "verdicts.jsonl").read_text().splitlines()
     verdicts = [v for v in map(json.loads, log) if v.get("uid") == uids["malformed"]]
     assert len(verdicts) == world.spec.schedule.num_windows
-    assert {v["status"] for v in verdicts} >= {"length", "magic"}
-    assert all(v["gain"] is None and v["relative_gain"] <= -1 for v in verdicts)
+    assert {v["status"] for v in verdicts} >= {"length", "too_large", "magic"}
+    assert all(v["gain"] is None for v in verdicts)
+    refused = [v for v in verdicts if v["status"] not in MISSING]
+    assert all(v["relative_gain"] == -1.0 for v in refused)
+    heads = [row for row in map(json.loads, log) if row["kind"] == "window"]
+    found = {tuple(pair) for row in heads for pair in row["undelivered"]}
+    missed = {(v["window"], v["hotkey"]) for v in verdicts if v["status"] in MISSING}
+    last_window = world.spec.schedule.num_windows - 1
+    assert found == {(w, hotkey) for w, hotkey in missed if w < last_window} != set()
 
 
 class FlippingValidator(Validator):

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from evaluation.gain import paired_gain
-from evaluation.history import Entry, remember, work_states
+from evaluation.history import Entry, remember, settle, work_states
 from evaluation.judge import JudgeRules, Measured, judge, sample_of
-from evaluation.verdict import NOT_SCORED, UNAVAILABLE, Verdict
-from evaluation.work import HELD_OUT, WorkRules, WorkSample, WorkState
+from evaluation.verdict import MISSING, NOT_SCORED, UNAVAILABLE, Verdict
+from evaluation.work import HELD_OUT, WorkRules, WorkState
 
 RULES = JudgeRules(naming_z=2.0, min_relative_gain=0.1, work=WorkRules(effect=0.4, error=0.01))
 NUM_HELD, NUM_OWN = 64, 8
@@ -47,11 +47,11 @@ def test_gains_are_those_of_the_held_out_sequences_alone() -> None:
 
 
 def test_what_was_not_measured_keeps_its_reason() -> None:
-    blanks = [_blank(1), _blank(2, "digest"), _blank(3, UNAVAILABLE), _blank(4), _blank(5)]
+    blanks = [_blank(1), _blank(2, "scale"), _blank(3, UNAVAILABLE), _blank(4), _blank(5)]
     measured = _measured({1: 0.05, 4: -0.05}, {})
     found = {v.uid: v for v in judge(blanks, measured, {}, RULES)}
     assert [found[uid].status for uid in range(1, 6)] == [
-        "named", "digest", UNAVAILABLE, "no_gain", NOT_SCORED,
+        "named", "scale", UNAVAILABLE, "no_gain", NOT_SCORED,
     ]  # fmt: skip
     assert found[2].relative_gain == -1.0
     assert found[3].relative_gain is None
@@ -107,7 +107,9 @@ def test_histories_are_a_function_of_the_last_windows() -> None:
     assert old == new
     assert sorted(old["hk1"]) == [6, 7, 8, 9]
     entry = old["hk1"][9]
-    assert entry == Entry(relative_gain=logs[9][0].relative_gain, work=sample_of(logs[9][0]))
+    assert entry == Entry(
+        relative_gain=logs[9][0].relative_gain, pages=0, work=sample_of(logs[9][0])
+    )
     states = work_states(old, RULES.work)
     assert states["hk1"].log_ratio > states["hk2"].log_ratio
     by_hand = WorkState()
@@ -117,8 +119,28 @@ def test_histories_are_a_function_of_the_last_windows() -> None:
 
 
 def test_a_hotkey_that_is_gone_is_forgotten() -> None:
-    histories = {"gone": {1: Entry(relative_gain=1.0, work=WorkSample(effect=1.0, variance=0.1))}}
+    histories = {"gone": {1: Entry(relative_gain=1.0, pages=8)}}
     after = remember(histories, 5, [_blank(1, "digest", window=5)], 4)
     assert "gone" not in after
     kept = remember(histories, 4, [_blank(1, "digest", window=4)], 4)
     assert "gone" in kept
+
+
+def test_what_half_of_the_stake_could_not_get_counts_as_the_worst() -> None:
+    """Whoever had it loses nothing else by that; whoever had nothing remembers it."""
+    entry, worst = Entry(relative_gain=1.0, pages=8), Entry(relative_gain=-1.0, pages=0)
+    histories = {"one": {3: entry, 4: entry}}
+    assert settle(histories, 4, ["one", "two"]) == {
+        "one": {3: entry, 4: worst},
+        "two": {4: worst},
+    }
+    assert settle(histories, 4, []) == histories
+    assert histories == {"one": {3: entry, 4: entry}}
+
+
+@pytest.mark.parametrize("status", MISSING)
+def test_what_could_not_be_had_is_nobodys_fault_yet(status: str) -> None:
+    verdicts = judge([_blank(1), _blank(2, status)], _measured({1: 0.05}, {}), {}, RULES)
+    assert verdicts[1].missing
+    assert verdicts[1].relative_gain is None
+    assert "hk2" not in remember({}, 0, verdicts, 8)

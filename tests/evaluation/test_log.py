@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from evaluation.history import Histories, only, remember, windows_of, work_states
+from evaluation.history import Histories, only, remember, settle, windows_of, work_states
 from evaluation.judge import JudgeRules, Measured, judge
 from evaluation.log import (
     Followed,
@@ -30,7 +30,7 @@ RULES = PayRules(
     ),
     weights=WeightRules(
         history_windows=4, min_windows=2, confidence_z=1.0, min_relative_gain=0.1,
-        gain_power=1.0, max_share=0.8, burn_uid=0,
+        gain_power=1.0, credit_share=1.0, max_share=0.8, burn_uid=0,
     ),
     work_windows=6,
     tested=True,
@@ -40,10 +40,13 @@ NUM_HELD, NUM_OWN = 32, 8
 
 
 def _logs(num_windows: int, rules: PayRules = RULES) -> list[WindowLog]:
-    """Two workers, one who copies, one whose losses are not finite, one that is away."""
+    """Two workers, one who copies, one whose losses are not finite, one that is away: in every
+    other window for half of the voting stake too.
+    """
     rng = np.random.default_rng(0)
     owners = np.concatenate([np.full(NUM_HELD, HELD_OUT), np.repeat([1, 2, 3], NUM_OWN)])
     histories: Histories = {}
+    undelivered: tuple[tuple[int, str], ...] = ()
     logs = []
     for window in range(num_windows):
         before = rng.normal(3, 0.5, size=owners.size)
@@ -60,6 +63,8 @@ def _logs(num_windows: int, rules: PayRules = RULES) -> list[WindowLog]:
             )
             for uid in range(1, 6)
         ]  # fmt: skip
+        for past, hotkey in undelivered:
+            histories = settle(histories, past, [hotkey])
         states = work_states(histories, rules.judge.work)
         verdicts = judge(blanks, measured, states, rules.judge)
         known = windows_of(only(histories, range(window)))
@@ -68,10 +73,11 @@ def _logs(num_windows: int, rules: PayRules = RULES) -> list[WindowLog]:
         logs.append(
             WindowLog(
                 window=window, seed=f"{window:064x}", ids_S=np.arange(owners.size), known=known,
-                measured=measured, verdicts=verdicts, uids=UIDS, reputations=reputations,
-                shares=shares,
+                undelivered=undelivered, measured=measured, verdicts=verdicts, uids=UIDS,
+                reputations=reputations, shares=shares,
             )
         )  # fmt: skip
+        undelivered = ((window, "hk5"),) if window % 2 else ()
     return logs
 
 
@@ -115,6 +121,8 @@ def test_a_validator_that_lost_windows_says_so_and_is_followed() -> None:
     fifth = _logs(5)[4]
     histories: Histories = {}
     for log in logs[:3]:
+        for past, hotkey in log.undelivered:
+            histories = settle(histories, past, [hotkey])
         histories = remember(histories, log.window, log.verdicts, RULES.length)
     states = work_states(histories, RULES.judge.work)
     blanks = [replace(v, status=NOT_SCORED) if v.uid != 5 else v for v in fifth.verdicts]
@@ -122,8 +130,9 @@ def test_a_validator_that_lost_windows_says_so_and_is_followed() -> None:
     after = remember(histories, 4, verdicts, RULES.length)
     reputations, shares = conclude(after, 4, UIDS, RULES)
     lost = replace(
-        fifth, known=(0, 1, 2), verdicts=verdicts, reputations=reputations, shares=shares
-    )
+        fifth, known=(0, 1, 2), undelivered=(), verdicts=verdicts, reputations=reputations,
+        shares=shares,
+    )  # fmt: skip
     assert follow([*logs, lost], RULES) == Followed(found=(), in_full=(0, 1, 2, 3, 4))
     assert follow([*logs, replace(lost, known=(0, 1, 2, 3))], RULES).found
 
@@ -136,6 +145,8 @@ FORGERIES = {
     "status": (lambda row: row.__setitem__("status", "no_gain"), "verdict"),
     "relative gain": (lambda row: row.__setitem__("relative_gain", 1.5), "verdict"),
     "work effect": (lambda row: row.__setitem__("work_effect", 2.0), "verdict"),
+    "work square": (lambda row: row.__setitem__("work_square", 1.1), "verdict"),
+    "undelivered": (lambda row: row.__setitem__("undelivered", []), "window"),
     "test state": (lambda row: row.__setitem__("log_ratio", row["log_ratio"] - 1e-9), "reputation"),
     "gate": (lambda row: row.__setitem__("holds", not row["holds"]), "reputation"),
     "rating": (lambda row: row.__setitem__("mu", row["mu"] + 1e-9), "reputation"),

@@ -3,6 +3,7 @@
 import math
 import random
 import statistics
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -10,8 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evaluation.weights import WeightRules, lower_bound
+from evaluation.history import Entry
+from evaluation.weights import WeightRules, credited, lower_bound, power
 from evaluation.weights import chain_weights as gated_weights
+from evaluation.work import WorkSample
 
 RULES = WeightRules(
     history_windows=8,
@@ -19,6 +22,7 @@ RULES = WeightRules(
     confidence_z=1.0,
     min_relative_gain=0.1,
     gain_power=1.0,
+    credit_share=1.0,
     max_share=1.0,
     burn_uid=0,
 )
@@ -27,9 +31,30 @@ RECENT = range(13, 21)
 """The last 8 windows as of window 20."""
 
 
-def chain_weights(histories, window: int, rules: WeightRules) -> dict[int, float]:
-    """Of miners who all hold the gate."""
-    return gated_weights(histories, histories.keys(), window, rules)
+Gains = Mapping[int, Mapping[int, float]]
+
+
+def worked(gains: Gains, pages: Mapping[int, int] | None = None) -> dict[int, dict[int, Entry]]:
+    """Histories of such gains. Without `pages` as many as credit exactly the mean gain: its
+    square, on some scale.
+    """
+    return {
+        uid: {
+            w: Entry(relative_gain=gain, pages=_pages(history) if pages is None else pages[uid])
+            for w, gain in history.items()
+        }
+        for uid, history in gains.items()
+    }
+
+
+def _pages(history: Mapping[int, float]) -> int:
+    mean = statistics.fmean(history.values()) if history else 0.0
+    return round(1e12 * mean * mean) if math.isfinite(mean) else 1
+
+
+def chain_weights(gains: Gains, window: int, rules: WeightRules) -> dict[int, float]:
+    """Of miners who all hold the gate, and whose work is worth what they gained."""
+    return gated_weights(worked(gains), gains.keys(), window, rules)
 
 
 def steady(gain: float, windows: range | list[int] = RECENT) -> dict[int, float]:
@@ -54,7 +79,7 @@ def test_shares_follow_the_gains() -> None:
 
 
 def test_without_the_gate_nobody_is_paid() -> None:
-    histories = {1: steady(1.0), 2: steady(3.0)}
+    histories = worked({1: steady(1.0), 2: steady(3.0)})
     assert gated_weights(histories, {2, 5}, WINDOW, RULES) == {2: 1.0}
     assert gated_weights(histories, set(), WINDOW, RULES) == {0: 1.0}
 
@@ -68,6 +93,69 @@ def test_the_power_of_the_gain() -> None:
 def test_a_power_that_underflows_pays_nobody() -> None:
     rules = replace(RULES, gain_power=400.0)
     assert chain_weights({1: steady(0.11)}, WINDOW, rules) == {0: 1.0}
+
+
+@pytest.mark.parametrize("exponent", [1.0, 1.5, 2.0, 2.5, 4.0])
+def test_powers_by_products_and_roots(exponent: float) -> None:
+    for base in (0.0, 1e-3, 0.7, 1.0, 1.6):
+        assert power(base, exponent) == pytest.approx(base**exponent)
+
+
+def test_no_more_is_credited_than_the_work_of_others_brings() -> None:
+    """Two inflate what they send: with all of the work, and with a quarter of it."""
+    gains = {uid: steady(1.0) for uid in (1, 2, 3)} | {4: steady(2.0), 5: steady(2.0)}
+    pages = {1: 240, 2: 240, 3: 240, 4: 240, 5: 60}
+    shares = gated_weights(worked(gains, pages), gains.keys(), WINDOW, RULES)
+    assert shares == pytest.approx({1: 2 / 9, 2: 2 / 9, 3: 2 / 9, 4: 2 / 9, 5: 1 / 9})
+
+
+def test_luck_beyond_the_credited_share_pays_nobody_more() -> None:
+    gains = {1: steady(0.9), 2: steady(1.0), 3: steady(1.2), 4: steady(0.5)}
+    rules = replace(RULES, credit_share=0.8)
+    pages = dict.fromkeys(gains, 240)
+    shares = gated_weights(worked(gains, pages), gains.keys(), WINDOW, rules)
+    assert shares == pytest.approx({1: 0.72 / 2.66, 2: 0.72 / 2.66, 3: 0.72 / 2.66, 4: 0.5 / 2.66})
+
+
+def test_more_work_than_most_is_credited_in_full() -> None:
+    gains = {1: steady(0.5), 2: steady(0.5), 3: steady(0.5), 4: steady(0.9)}
+    pages = {1: 60, 2: 60, 3: 60, 4: 240}
+    shares = gated_weights(worked(gains, pages), gains.keys(), WINDOW, RULES)
+    assert shares == pytest.approx({1: 5 / 24, 2: 5 / 24, 3: 5 / 24, 4: 9 / 24})
+
+
+def test_pages_claimed_and_not_trained_on_are_no_work() -> None:
+    """Half of the pages with twice the effect, half with none, against the same on all of them."""
+    even = WorkSample(effect=1.0, variance=1 / 4096, square=2.0)
+    uneven = WorkSample(effect=1.0, variance=1 / 4096, square=3.0)
+    gains = {1: steady(1.0), 2: steady(1.0), 3: steady(1.0), 4: steady(1.5)}
+    claims = dict.fromkeys(gains, 240)
+    histories = {
+        uid: {w: replace(e, work=uneven if uid == 4 else even) for w, e in history.items()}
+        for uid, history in worked(gains, claims).items()
+    }
+    shares = gated_weights(histories, gains.keys(), WINDOW, RULES)
+    assert shares[4] / shares[1] == pytest.approx(math.sqrt(0.5), rel=0.01)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.dictionaries(
+        st.integers(1, 9),
+        st.tuples(st.floats(0.11, 4.0), st.integers(1, 1000)),
+        min_size=1,
+    ),
+    st.integers(2, 8),
+)
+def test_splitting_one_miners_work_never_pays(miners: dict, parts: int) -> None:
+    """What one miner may be credited, raised to 2, over k hotkeys of a k-th of the work each."""
+    bounds = {uid: bound for uid, (bound, _) in miners.items()}
+    works = {uid: float(work) for uid, (_, work) in miners.items()}
+    rate = statistics.median_low(bounds[u] / math.sqrt(works[u]) for u in bounds)
+    for uid, credit in credited(bounds, works, 1.0).items():
+        assert credit == min(bounds[uid], rate * math.sqrt(works[uid]))
+        part = rate * math.sqrt(works[uid] / parts)
+        assert parts * part**2 <= (rate * math.sqrt(works[uid])) ** 2 * (1 + 1e-9)
 
 
 def test_half_the_windows_are_half_the_pay() -> None:
@@ -93,7 +181,8 @@ def test_the_floor_is_for_the_bound_and_not_for_the_mean() -> None:
 def test_only_the_last_windows_count() -> None:
     old = steady(50.0, range(0, 13)) | steady(1.0)
     future = steady(1.0) | {21: 50.0, 22: 50.0}
-    shares = chain_weights({1: old, 2: steady(1.0), 3: future}, WINDOW, RULES)
+    gains = {1: old, 2: steady(1.0), 3: future}
+    shares = gated_weights(worked(gains, dict.fromkeys(gains, 1)), gains, WINDOW, RULES)
     assert shares == pytest.approx({1: 1 / 3, 2: 1 / 3, 3: 1 / 3})
 
 
@@ -136,8 +225,9 @@ def test_what_exceeds_the_cap_is_burned() -> None:
 
 def test_one_failure_among_the_last_windows_lowers_the_pay() -> None:
     failed = steady(1.0) | {17: -1.0}
-    shares = chain_weights({1: steady(1.0), 2: failed}, WINDOW, RULES)
-    assert 0 < shares[2] < 0.4 < shares[1]
+    gains = {1: steady(1.0), 2: failed, 3: steady(1.0)}
+    shares = gated_weights(worked(gains, dict.fromkeys(gains, 240)), gains, WINDOW, RULES)
+    assert 0 < shares[2] < 0.25 < shares[1] == shares[3]
 
 
 histories_of_any_kind = st.dictionaries(
@@ -150,7 +240,7 @@ histories_of_any_kind = st.dictionaries(
 @settings(max_examples=200, deadline=None)
 @given(
     histories_of_any_kind,
-    st.floats(1.0, 3.0),
+    st.sampled_from([1.0, 1.5, 2.0, 2.5, 3.0]),
     st.floats(0.05, 1.0),
     st.floats(0.0, 4.0),
     st.randoms(),

@@ -116,7 +116,7 @@ def test_one_wild_sequence_counts_for_no_more_than_four_deviations() -> None:
 
 
 def _sample(effect: float, variance: float = 1 / NUM_OWN + 1 / NUM_HELD) -> WorkSample:
-    return WorkSample(effect=effect, variance=variance)
+    return WorkSample(effect=effect, variance=variance, square=1 + effect * effect)
 
 
 def test_the_ratio_is_that_of_two_normal_densities() -> None:

@@ -3,6 +3,8 @@
 import hashlib
 import random
 from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -239,3 +241,38 @@ def test_any_ballot_against_the_definition_and_in_any_order(
     generator.shuffle(voters)
     generator.shuffle(order)
     assert decide(ballot(*voters, candidates=order), [3], rules) == decision
+
+
+def missing(uid: int, stake_rao: int, uids: Collection[int], **changes: Any) -> Voter:
+    one = voter(uid, stake_rao, **changes)
+    return replace(one, vote=replace(one.vote, missing=frozenset(uids)))
+
+
+@pytest.mark.parametrize(
+    ("missing_rao", "silent_rao", "lost"),
+    [(1, 0, True), (1, 1, True), (499, 501, False), (500, 501, False), (10**18, 10**18 + 1, False)],
+)
+def test_half_of_the_voting_stake_finds_a_payload_undelivered(
+    missing_rao: int, silent_rao: int, lost: bool
+) -> None:
+    votes = ballot(missing(100, missing_rao, {7}), voter(101, silent_rao))
+    assert decide(votes, [], RULES).undelivered == ((member(7),) if lost else ())
+
+
+def test_who_names_a_payload_does_not_miss_it() -> None:
+    both = voter(100, 3, {7})
+    both = replace(both, vote=replace(both.vote, missing=frozenset({7, 8})))
+    decision = decide(ballot(both), [], RULES)
+    assert (uids(decision), decision.undelivered) == ([7], (member(8),))
+
+
+def test_only_candidates_are_missed_and_another_root_misses_nothing() -> None:
+    votes = ballot(missing(100, 3, {7, 200}), candidates=[7])
+    assert decide(votes, [], RULES).undelivered == (member(7),)
+    stuck = missing(101, 3, {7, 8}, root=OTHER)
+    assert decide(ballot(voter(100, 4), stuck), [], RULES).undelivered == ()
+
+
+def test_without_quorum_nobody_is_blamed() -> None:
+    assert decide(ballot(missing(100, 1, {7})), [100], RULES).undelivered == ()
+    assert decide(ballot(), [], RULES).undelivered == ()

@@ -1,7 +1,6 @@
 """The chain record: exact sizes, round trip, and any bytes a hotkey may commit."""
 
 from dataclasses import replace
-from itertools import product
 from typing import Any
 
 import pytest
@@ -31,8 +30,15 @@ S3 = Access(
     secret_access_key="not a secret",
 )
 PAYLOAD = PayloadCommitment(window=7, digest=bytes(range(32)))
-VOTE = Vote(window=6, root=b"r" * 16, sample_digest=b"s" * 8, uids=frozenset({0, 9, 255}))
-FULL = Record(access=R2, payload=PAYLOAD, vote=VOTE)
+VOTE = Vote(
+    window=6,
+    root=b"r" * 16,
+    sample_digest=b"s" * 8,
+    uids=frozenset({0, 9, 255}),
+    missing=frozenset({1, 254}),
+    log_digest=b"l" * 16,
+)
+FULL = Record(access=R2, vote=VOTE)
 
 windows = st.integers(0, 2**32 - 1)
 strings = st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=80)
@@ -58,19 +64,18 @@ accesses = st.one_of(
         secret_access_key=strings,
     ),
 )
-records = st.builds(
-    Record,
-    access=st.none() | accesses,
-    payload=st.none()
-    | st.builds(PayloadCommitment, window=windows, digest=st.binary(min_size=32, max_size=32)),
-    vote=st.none()
-    | st.builds(
-        Vote,
-        window=windows,
-        root=st.binary(min_size=16, max_size=16),
-        sample_digest=st.binary(min_size=8, max_size=8),
-        uids=st.frozensets(st.integers(0, 255)),
-    ),
+payloads = st.builds(PayloadCommitment, window=windows, digest=st.binary(min_size=32, max_size=32))
+votes = st.builds(
+    Vote,
+    window=windows,
+    root=st.binary(min_size=16, max_size=16),
+    sample_digest=st.binary(min_size=8, max_size=8),
+    uids=st.frozensets(st.integers(0, 255)),
+    missing=st.frozensets(st.integers(0, 255)),
+    log_digest=st.binary(min_size=16, max_size=16),
+)
+records = st.builds(Record, access=st.none() | accesses, payload=st.none() | payloads) | st.builds(
+    Record, access=st.none() | accesses, vote=votes
 )
 
 
@@ -85,38 +90,48 @@ def test_any_record_round_trips(record: Record) -> None:
 
 
 @pytest.mark.parametrize("access", [None, R2, S3], ids=["none", "r2", "s3"])
-@pytest.mark.parametrize(("payload", "vote"), list(product([None, PAYLOAD], [None, VOTE])))
+@pytest.mark.parametrize(
+    ("payload", "vote"), [(None, None), (PAYLOAD, None), (None, VOTE)], ids=["", "payload", "vote"]
+)
 def test_every_subset_of_sections(
     access: Access | None, payload: PayloadCommitment | None, vote: Vote | None
 ) -> None:
     record = Record(access=access, payload=payload, vote=vote)
     access_bytes = {None: 0, R2: 65, S3: 1 + (1 + 21) + (1 + 6) + (1 + 12)}[access]
     data = encode_record(record)
-    assert len(data) == 1 + access_bytes + 36 * (payload is not None) + 60 * (vote is not None)
+    assert len(data) == 1 + access_bytes + 36 * (payload is not None) + 108 * (vote is not None)
     assert decode_record(data) == record
 
 
-def test_a_full_record_on_r2_has_162_bytes() -> None:
-    assert len(encode_record(FULL)) == R2_RECORD_BYTES == 162
+def test_a_hotkey_mines_or_votes() -> None:
+    with pytest.raises(RecordError, match="mine and validate with a hotkey each"):
+        Record(access=R2, payload=PAYLOAD, vote=VOTE)
 
 
-def test_a_full_record_elsewhere_has_at_most_341_bytes() -> None:
+def test_a_full_record_on_r2_has_174_bytes() -> None:
+    assert len(encode_record(FULL)) == R2_RECORD_BYTES == 174
+
+
+def test_a_full_record_elsewhere_has_at_most_353_bytes() -> None:
     longest = Access(
         kind=AccessKind.S3, account="u" * 80, access_key_id="k" * 80, secret_access_key="s" * 80
     )
-    assert len(encode_record(replace(FULL, access=longest))) == 341 <= MAX_RECORD_BYTES
+    assert len(encode_record(replace(FULL, access=longest))) == 353 <= MAX_RECORD_BYTES
 
 
 def test_golden_bytes() -> None:
     """Where each field stands on the wire; a change makes every node deaf to the others."""
     expected = (
-        "17"
+        "25"
         + "00" + "0a" * 16 + "b1" * 16 + "c2" * 32
-        + "07000000" + bytes(range(32)).hex()
         + "06000000" + "72" * 16 + "73" * 8
         + "0102" + "00" * 29 + "80"
+        + "02" + "00" * 30 + "40"
+        + "6c" * 16
     )  # fmt: skip
     assert encode_record(FULL).hex() == expected
+    mined = "22" + "07000000" + bytes(range(32)).hex()
+    assert encode_record(Record(payload=PAYLOAD)).hex() == mined
 
 
 @pytest.mark.parametrize(
@@ -178,15 +193,16 @@ def test_every_truncation_and_extension_is_refused(data: bytes) -> None:
     [
         (b"", "empty"),
         (b"\x07", "version 0"),
-        (b"\x27", "version 2"),
-        (b"\x18", "unknown section flag"),
-        (b"\x11\x04", "access kind 4"),
-        (b"\x11\xff", "access kind 255"),
-        (b"\x11\x03\x00\x01a\x01a", "empty, too long or not printable"),
-        (b"\x11\x03\x51" + b"a" * 81 + b"\x01a\x01a", "empty, too long or not printable"),
-        (b"\x11\x03\x01\n\x01a\x01a", "empty, too long or not printable"),
-        (b"\x11\x03\x01\xe9\x01a\x01a", "empty, too long or not printable"),
-        (b"\x11\x03\xff", "need at least"),
+        (b"\x17", "version 1"),
+        (b"\x28", "unknown section flag"),
+        (b"\x21\x04", "access kind 4"),
+        (b"\x21\xff", "access kind 255"),
+        (b"\x21\x03\x00\x01a\x01a", "empty, too long or not printable"),
+        (b"\x21\x03\x51" + b"a" * 81 + b"\x01a\x01a", "empty, too long or not printable"),
+        (b"\x21\x03\x01\n\x01a\x01a", "empty, too long or not printable"),
+        (b"\x21\x03\x01\xe9\x01a\x01a", "empty, too long or not printable"),
+        (b"\x21\x03\xff", "need at least"),
+        (b"\x26" + bytes(36 + 108), "mine and validate with a hotkey each"),
     ],
 )
 def test_reasons_of_refusal(data: bytes, message: str) -> None:
@@ -211,6 +227,8 @@ def test_reasons_of_refusal(data: bytes, message: str) -> None:
         (VOTE, {"sample_digest": b""}, "sample digest: 0 bytes"),
         (VOTE, {"uids": frozenset({256})}, "uid 256"),
         (VOTE, {"uids": frozenset({-1})}, "uid -1"),
+        (VOTE, {"missing": frozenset({256})}, "uid 256"),
+        (VOTE, {"log_digest": bytes(32)}, "log digest: 32 bytes"),
         (VOTE, {"window": 2**32}, "window"),
     ],
 )

@@ -38,6 +38,7 @@ OTHER_VALUES: dict[str, object] = {
     "data.tokenizer": "another",
     "schedule.network": "public",
     "training.precision": "bf16",
+    "weights.gain_power": 2.0,
     "checkpoint.theta0_digest": "ef" * 32,
 }
 """For fields whose value plus one, or times 0.9, is not a valid one."""
@@ -236,7 +237,8 @@ HUGE = "1" + "0" * 400
         ("evaluation.max_overlap", ["0.0", "1.1"]),
         ("weights.history_windows", ["0", "3"]),
         ("weights.min_windows", ["1", "9"]),
-        ("weights.gain_power", ["0.9"]),
+        ("weights.gain_power", ["0.9", "1.2"]),
+        ("weights.credit_share", ["0.0", "1.1"]),
         ("weights.max_share", ["0.0", "1.01"]),
         ("weights.burn_uid", ["-1", "256"]),
         ("checkpoint.theta0_digest", ['"none"']),
@@ -291,12 +293,12 @@ def test_a_public_window_fits_what_nodes_keep(spec: RunSpec, blocks: int, fits: 
 
 @pytest.mark.parametrize(
     ("blocks_per_window", "tempo_blocks", "bytes_spent"),
-    [(72, 360, 2916), (71, 360, 3402), (100, 500, 2916), (100, 501, 3402), (200, 360, 1458)],
+    [(90, 360, 2610), (89, 360, 3132), (100, 400, 2610), (100, 401, 3132), (200, 360, 1566)],
 )
 def test_records_of_an_epoch_fit_the_quota(
     spec: RunSpec, blocks_per_window: int, tempo_blocks: int, bytes_spent: int
 ) -> None:
-    """A window more than the epoch holds may start in it; 3 records of 162 bytes each."""
+    """A window more than the epoch holds may start in it; 3 records of 174 bytes each."""
     changes = {"blocks_per_window": blocks_per_window, "tempo_blocks": tempo_blocks}
     if bytes_spent <= 3100:
         public_schedule(spec, **changes)

@@ -63,6 +63,7 @@ def _decision(window: int, uids, stake_rao: int = 5) -> Decision:
         namers=dict.fromkeys(uids, ()),
         root=None,
         sample_digest=None,
+        undelivered=(),
         dissenters=(),
         voting_stake_rao=stake_rao,
         no_op="",
