@@ -242,6 +242,7 @@ def _accepted(window: int) -> Decision:
         window=window,
         members=(member,),
         namers={},
+        undelivered=(),
         root=None,
         sample_digest=None,
         dissenters=(),

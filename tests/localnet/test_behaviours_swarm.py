@@ -100,11 +100,14 @@ def test_votes_are_what_the_names_say(world, nodes) -> None:
     schedule = world.spec.schedule.schedule()
     ballot = read_ballot(world.chain(hotkey_of("owner")), schedule, NUM_WINDOWS - 1)
     votes = {voter.hotkey: voter.vote.uids for voter in ballot.voters}
+    missing = {voter.hotkey: voter.vote.missing for voter in ballot.voters}
     assert hotkey_of("silent") not in votes
     assert hotkey_of("weight-copier") not in votes
     workers = set(uids_of_workers(world))
     assert votes[hotkey_of("val-a")] & workers
     assert not votes[hotkey_of("liar")] & workers
+    assert missing[hotkey_of("liar")] & workers
+    assert not missing[hotkey_of("val-a")] & workers
     named = votes[hotkey_of("absent-namer")]
     assert named >= {uid_of(world, "undelivered"), uid_of(world, "owner")}
     assert not votes[hotkey_of("val-a")] & {uid_of(world, "undelivered"), uid_of(world, "owner")}

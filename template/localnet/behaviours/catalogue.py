@@ -121,7 +121,9 @@ BEHAVIOURS: Mapping[str, Behaviour] = {
         about="honest, but a flipped bit from window 2 on: paid, named, exit 1",
         may_earn=None,
     ),
-    "liar": _validator(validators.Liar, "names the worst payload only, all weight to it"),
+    "liar": _validator(
+        validators.Liar, "names the worst payload, weighs it alone, calls honest ones missing"
+    ),
     "weight-copier": _validator(validators.WeightCopier, "scores nothing, copies weights"),
     "absent-namer": _validator(validators.AbsentNamer, "also names payloads that nobody has"),
     "silent": _validator(validators.SilentValidator, "scores, never votes"),

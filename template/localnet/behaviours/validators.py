@@ -1,25 +1,30 @@
 """Validators that misbehave: the real one with its vote or its weights replaced."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
-from evaluation.verdict import UNAVAILABLE
+from evaluation.verdict import MISSING
 from template.base.scoring import Scored
 from template.base.validator import Validator
 from template.chain import Metagraph
 from template.localnet.onchain import weights_on_chain
 from template.localnet.tallies import mean_weights
 
-ABSENT = ("not_delivered", UNAVAILABLE)
-
 
 class Liar(Validator):
-    """Names what it found worst and nothing else, and gives that miner all its weight.
+    """Names what it found worst and nothing else, says that honest payloads were not delivered,
+    and gives the worst miner all its weight.
 
-    It measures as it should: to lie it must know.
+    It measures, and logs, as it should: to lie it must know.
     """
 
+    def _scored_once(self, window: int) -> tuple[Scored, bytes]:
+        scored, digest = super()._scored_once(window)
+        lies = [replace(v, status=MISSING[0]) if v.named else v for v in scored.verdicts]
+        return replace(scored, verdicts=tuple(lies)), digest
+
     def _choose(self, scored: Scored) -> frozenset[int]:
-        bad = [v for v in scored.verdicts if not v.named]
+        bad = [v for v in scored.verdicts if v.status != MISSING[0]]
         bad.sort(key=lambda v: (-1.0 if v.relative_gain is None else v.relative_gain, v.uid))
         return frozenset(v.uid for v in bad[:1])
 
@@ -60,7 +65,7 @@ class AbsentNamer(Validator):
     """Votes as it should, and also names every uid whose payload nobody has."""
 
     def _choose(self, scored: Scored) -> frozenset[int]:
-        present = {v.uid for v in scored.verdicts if v.status not in ABSENT}
+        present = {v.uid for v in scored.verdicts if not v.missing}
         block = self.context.chain.finalized()
         everybody = {neuron.uid for neuron in self.context.chain.metagraph(block).neurons}
         return super()._choose(scored) | (everybody - present)
