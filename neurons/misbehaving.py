@@ -1,4 +1,4 @@
-"""A miner that misbehaves on purpose, for localnets: `--behaviour NAME` and a miner's flags.
+"""A neuron that misbehaves on purpose, for localnets: `--behaviour NAME` and its role's flags.
 
 Refuses any chain that is not on this machine.
 """
@@ -16,25 +16,27 @@ if __name__ == "__main__":
     leave_on_signals()
 
 from neurons.compose import run_neuron
-from template.config import MinerConfig, parse_miner_config
+from template.config import MinerConfig, parse_miner_config, parse_validator_config
 from template.errors import ConfigError
 from template.localnet.behaviours import BEHAVIOURS
 from template.store.endpoints import is_local_chain
 
 
 def main(argv: list[str]) -> int:
-    """Run until the run ends; `argv` starts with --behaviour NAME. The exit status as a miner's."""
+    """Run until the run ends; `argv` starts with --behaviour NAME. Exit status as a neuron's."""
     return run_neuron(
         "misbehaving",
         lambda: _parse(argv),
-        lambda context, _config: BEHAVIOURS[argv[1]](context),
+        lambda context, _config: BEHAVIOURS[argv[1]].build(context),
     )
 
 
 def _parse(argv: list[str]) -> MinerConfig:
     if len(argv) < 2 or argv[0] != "--behaviour" or argv[1] not in BEHAVIOURS:
         raise ConfigError(f"start with --behaviour and one of {', '.join(sorted(BEHAVIOURS))}")
-    config = parse_miner_config(argv[2:], os.environ)
+    is_validator = BEHAVIOURS[argv[1]].role == "validator"
+    parse = parse_validator_config if is_validator else parse_miner_config
+    config = parse(argv[2:], os.environ)
     if not is_local_chain(config.chain.network):
         raise ConfigError("--subtensor.network: misbehaving is for a chain on this machine")
     return config

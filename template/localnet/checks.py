@@ -8,11 +8,12 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from typing import Literal
 
-from template.localnet.report import NeuronReport, Report, emission_shares
+from template.localnet.report import NeuronReport, Report
 from template.localnet.roster import HONEST
 
-WORKING = (HONEST, "bitflip")
-"""Behaviours that do the work, the second on a faulty machine: they may be paid for it."""
+SYBIL = "sybil"
+WORKING = (None, "partial", SYBIL, "faulty")
+"""Kinds of miners that do work, the first all of it: they may be paid for it."""
 MIN_LOSS_DROP_NATS = 0.3
 MIN_HONEST_EMISSION_SHARE = 0.95
 LONG_RUN_WINDOWS = 20
@@ -76,24 +77,56 @@ def _loss_failures(
 
 def _emission_failures(report: Report) -> Iterator[str]:
     miners = [neuron for neuron in report["neurons"] if neuron["role"] == "miner"]
-    honest = [miner for miner in miners if miner["behaviour"] in WORKING]
-    shares = emission_shares(report)
-    share = sum(shares[miner["name"]] for miner in honest)
-    if not honest:
+    working = [miner for miner in miners if _kind(miner) in WORKING]
+    total_rao = sum(miner["emission_rao"] for miner in miners)
+    free_rao = sum(_dishonest_rao(miner) for miner in miners if _kind(miner) == "free")
+    if not working:
         yield "emission: there is no honest miner in this run"
-    elif not any(miner["emission_rao"] > 0 for miner in honest):
+    elif not any(miner["emission_rao"] > 0 for miner in working):
         yield "emission: no honest miner earned anything"
-    elif share < MIN_HONEST_EMISSION_SHARE:
+    elif free_rao > (1 - MIN_HONEST_EMISSION_SHARE) * total_rao:
         yield (
-            f"emission: honest miners hold {share:.2%} of the miners' emission, less than "
-            f"{MIN_HONEST_EMISSION_SHARE:.0%}"
+            f"emission: honest work holds {1 - free_rao / total_rao:.2%} of the miners' emission, "
+            f"less than {MIN_HONEST_EMISSION_SHARE:.0%}"
         )
     for miner in miners:
-        if miner["behaviour"] not in WORKING and miner["emission_rao"] != 0:
-            yield (
-                f"emission: {miner['name']} ({miner['behaviour']}) has {miner['emission_rao']} "
-                "rao; who does no honest work must have none"
-            )
+        yield from _limit_failures(miner)
+    yield from _sybil_failures(miners)
+
+
+def _limit_failures(miner: NeuronReport) -> Iterator[str]:
+    """Of one that earned more than its kind may."""
+    found = miner["misbehaviour"]
+    if found is None or found["may_earn"] is None or found["kind"] == SYBIL:
+        return
+    who = f"emission: {miner['name']} ({miner['behaviour']})"
+    if found["may_earn"] == 0.0 and found["emission_rao"] != 0:
+        yield f"{who} has {found['emission_rao']} rao; who does no honest work must have none"
+    elif found["earned_vs_honest"] is not None and found["earned_vs_honest"] > found["may_earn"]:
+        yield (
+            f"{who} earned {found['earned_vs_honest']:.3f} of an honest miner's emission; "
+            f"{found['may_earn']:.2f} is the most it may"
+        )
+
+
+def _sybil_failures(miners: Collection[NeuronReport]) -> Iterator[str]:
+    """Of hotkeys of one machine that together earned more than an honest one."""
+    found = [m["misbehaviour"] for m in miners if _kind(m) == SYBIL]
+    earned = sum((f["earned_vs_honest"] or 0.0) for f in found if f is not None)
+    most = max((f["may_earn"] or 0.0 for f in found if f is not None), default=0.0)
+    if earned > most:
+        yield (
+            f"emission: {len(found)} hotkeys of one machine earned {earned:.3f} of an honest "
+            f"miner's emission together; {most:.2f} is the most they may"
+        )
+
+
+def _kind(miner: NeuronReport) -> str | None:
+    return None if miner["misbehaviour"] is None else miner["misbehaviour"]["kind"]
+
+
+def _dishonest_rao(miner: NeuronReport) -> int:
+    return 0 if miner["misbehaviour"] is None else miner["misbehaviour"]["emission_rao"]
 
 
 def _exit_failures(neurons: Collection[NeuronReport], killed: Collection[str]) -> Iterator[str]:

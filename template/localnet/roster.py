@@ -25,34 +25,63 @@ def parse_misbehave(text: str, known: Mapping[str, object]) -> dict[str, int]:
     for part in filter(None, (piece.strip() for piece in text.split(","))):
         name, _, number = part.partition(":")
         if name not in known:
-            raise ConfigError(f"--misbehave {name}: unknown; known: {', '.join(sorted(known))}")
+            raise ConfigError(
+                f"--misbehave {name}: unknown; known: {', '.join(sorted(known))}; "
+                "`--misbehave help` says what each does"
+            )
         if not number.isdigit() or not 1 <= int(number) <= MAX_NODES:
             raise ConfigError(f"--misbehave {part}: write NAME:COUNT, COUNT from 1 to {MAX_NODES}")
         counts[name] = counts.get(name, 0) + int(number)
     return counts
 
 
-def make_roster(miners: int, validators: int, misbehave: Mapping[str, int]) -> list[Participant]:
+def make_roster(
+    miners: int,
+    validators: int,
+    bad_miners: Mapping[str, int],
+    bad_validators: Mapping[str, int] | None = None,
+) -> list[Participant]:
     """The owner, then validators, honest miners, and misbehaving ones, in the order of uids.
 
-    Validators' stakes differ by a tenth, so that no vote ends in a tie. ConfigError if there
-    is no validator, no miner at all, or too many nodes for a machine.
+    Behaviour -> number: of miners, on top of the honest ones; of validators, in the place of
+    the last ones. Validators' stakes differ by a tenth, so that no vote ends in a tie.
+    ConfigError if there is no honest validator, no miner at all, or too many nodes for a
+    machine.
     """
+    bad, liars = _spread(bad_miners), _spread(bad_validators or {})
     if validators < 1:
         raise ConfigError("--validators: at least 1, or nobody votes")
-    if miners < 0 or miners + sum(misbehave.values()) < 1:
+    if len(liars) >= validators:
+        raise ConfigError(
+            f"--misbehave: {len(liars)} of {validators} --validators; one at least must be honest"
+        )
+    if miners < 0 or miners + len(bad) < 1:
         raise ConfigError("--miners: at least one miner, honest or not")
-    if miners + validators + sum(misbehave.values()) > MAX_NODES:
+    if miners + validators + len(bad) > MAX_NODES:
         raise ConfigError(f"more than {MAX_NODES} nodes")
+    honest = [(f"val-{i}", HONEST) for i in range(validators - len(liars))]
     roster = [Participant(name="owner", role="owner")]
     roster += [
-        Participant(name=f"val-{i}", role="validator", stake_tao=round(1000 * 0.9**i, 3))
-        for i in range(validators)
+        Participant(
+            name=name,
+            role="validator",
+            behaviour=behaviour,
+            stake_tao=round(1000 * 0.9**place, 3),
+        )
+        for place, (name, behaviour) in enumerate([*honest, *liars])
     ]
     roster += [Participant(name=f"miner-{i}", role="miner") for i in range(miners)]
-    roster += [
-        Participant(name=f"{behaviour}-{i}", role="miner", behaviour=behaviour)
-        for behaviour, count in misbehave.items()
-        for i in range(count)
-    ]
+    roster += [Participant(name=name, role="miner", behaviour=b) for name, b in bad]
     return roster
+
+
+def shown_kind(role: str, behaviour: str) -> str:
+    """A miner's behaviour, and what else the others do than their role."""
+    if role == "miner":
+        return behaviour
+    return role if behaviour == HONEST else f"{behaviour} {role}"
+
+
+def _spread(counts: Mapping[str, int]) -> list[tuple[str, str]]:
+    """Name and behaviour of each."""
+    return [(f"{behaviour}-{i}", behaviour) for behaviour, n in counts.items() for i in range(n)]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from template.localnet.events import JsonlTail, NodeEvents, Row, accepted_uids
 from template.localnet.report import NodeInfo
-from template.localnet.roster import HONEST
+from template.localnet.roster import HONEST, shown_kind
 from template.metrics import EVENTS_FILE
 from template.protocol.spec import RunSpec
 
@@ -104,7 +104,7 @@ class ProgressReader:
         decision = events.decisions.get(max(events.decisions, default=-1))
         return NodeProgress(
             name=node.name,
-            kind=node.behaviour if node.role == "miner" else node.role,
+            kind=shown_kind(node.role, node.behaviour),
             window=events.last_row.get("window"),
             state_window=decision["state_window"] if decision else None,
             status=_status(node, events.last_row),

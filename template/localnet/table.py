@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from template.localnet.report import NeuronReport, Report, emission_shares
-from template.localnet.roster import HONEST
+from template.localnet.roster import HONEST, shown_kind
 
 DIGEST_CHARACTERS = 8
 NOTHING = "-"
@@ -65,6 +65,7 @@ def summary(report: Report) -> Text:
     earned = sum(n["emission"] for n in report["neurons"] if n["role"] == "miner")
     return Text.assemble(
         (f"{LEGEND}\n", "dim"),
+        _misbehaviours(report),
         _refusals(report),
         _restarts(report),
         "Held-out loss ",
@@ -73,6 +74,25 @@ def summary(report: Report) -> Text:
         f"{len(windows)} windows decided, {empty} of them empty; ",
         f"the miners earned {earned:.4f} alpha; {_duration(report['wall_s'])} in all.",
     )
+
+
+def _misbehaviours(report: Report) -> str:
+    """A line per misbehaving neuron: what it is, and its pay against an honest one's."""
+    lines = []
+    for neuron in report["neurons"]:
+        found = neuron["misbehaviour"]
+        if found is None:
+            continue
+        whose = "an honest miner's pay"
+        if neuron["role"] == "validator":
+            whose = "honest validators' pay for as much stake"
+        limit = "" if found["may_earn"] is None else f", may earn {found['may_earn']:.2f}"
+        since = f" since window {found['first_window']}" if found["first_window"] else ""
+        earned = _number(found["earned_vs_honest"])
+        lines.append(
+            f"{neuron['name']} ({found['kind']}) earned {earned} of {whose}{since}{limit}.\n"
+        )
+    return "".join(lines)
 
 
 def _refusals(report: Report) -> str:
@@ -95,7 +115,7 @@ def _cells(neuron: NeuronReport, emission_share: float | None) -> list[str]:
     return [
         NOTHING if neuron["uid"] is None else str(neuron["uid"]),
         neuron["name"],
-        _kind(neuron),
+        shown_kind(neuron["role"], neuron["behaviour"]),
         _number(neuron["weight"]),
         _number(neuron["incentive"]),
         NOTHING if emission_share is None else f"{emission_share:.1%}",
@@ -109,14 +129,6 @@ def _accepted(neuron: NeuronReport) -> str:
     if neuron["role"] != "miner":
         return NOTHING
     return f"{neuron['payloads_accepted']}/{neuron['payloads_committed']}"
-
-
-def _kind(neuron: NeuronReport) -> str:
-    """A miner's behaviour, and what else the others do than their role."""
-    role, behaviour = neuron["role"], neuron["behaviour"]
-    if role == "miner":
-        return behaviour
-    return role if behaviour == HONEST else f"{behaviour} {role}"
 
 
 def _number(value: float | None) -> str:

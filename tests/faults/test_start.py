@@ -280,6 +280,13 @@ FAULTS = [
         words=("--wallet.hotkey", "is not registered", "`btcli subnets register --netuid 1"),
     ),
     Fault(
+        name="unregistered hotkey of a misbehaving validator",
+        plant=behaviour("liar"),
+        role="misbehaving",
+        who="stranger",
+        words=("--wallet.hotkey", "is not registered", "`btcli subnets register --netuid 1"),
+    ),
+    Fault(
         name="misbehaviour that is none",
         plant=behaviour("lazy"),
         role="misbehaving",

@@ -41,6 +41,7 @@ class SyntheticRun:
     root: Path
     exits: dict[str, int | None]
     restarts: dict[str, int]
+    behaviours: dict[str, str]
 
     @property
     def spec(self) -> RunSpec:
@@ -57,7 +58,7 @@ class SyntheticRun:
         return NodeInfo(
             name=name,
             role=role,
-            behaviour=BEHAVIOURS.get(name, "honest"),
+            behaviour=self.behaviours.get(name, "honest"),
             hotkey=hotkey_of(name),
             state_dir=self.state_dir(name),
             log_path=None,
@@ -137,7 +138,13 @@ def digest_at(state_window: int) -> str:
 def make_run(world: World, root: Path) -> SyntheticRun:
     """A good run, all of it."""
     exits = dict.fromkeys(STAKES_TAO, 0) | {"owner": None}
-    run = SyntheticRun(world=world, root=root, exits=exits, restarts=dict.fromkeys(STAKES_TAO, 0))
+    run = SyntheticRun(
+        world=world,
+        root=root,
+        exits=exits,
+        restarts=dict.fromkeys(STAKES_TAO, 0),
+        behaviours=dict(BEHAVIOURS),
+    )
     run.pay(EMISSIONS_RAO)
     world.time.block = world.spec.schedule.schedule().apply_block(NUM_WINDOWS) + 4
     for name in ("val-a", "val-b", "m0", "m1", "garbage-0"):

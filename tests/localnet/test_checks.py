@@ -69,7 +69,44 @@ def test_garbage_with_real_pay_also_takes_the_honest_share(run):
     run.pay(EMISSIONS_RAO | {"garbage-0": RAO})
     sentences = said(run)
     assert len(sentences) == 2
-    assert "honest miners hold 88.89%" in sentences[0]
+    assert "honest work holds 88.89%" in sentences[0]
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "percent", "good"),
+    [
+        ("copier", 10, True),
+        ("copier", 11, False),
+        ("overclaimer", 27, True),
+        ("overclaimer", 28, False),
+        ("fewer-steps", 55, True),
+        ("fewer-steps", 56, False),
+        ("bitflip", 100, True),
+    ],
+)
+def test_each_kind_has_its_limit(run, behaviour, percent, good):
+    """Of the mean of m0 and m1, which is 4."""
+    run.behaviours["garbage-0"] = behaviour
+    run.pay(EMISSIONS_RAO | {"garbage-0": 4 * RAO * percent // 100})
+    sentences = [sentence for sentence in said(run) if f"({behaviour})" in sentence]
+    assert len(sentences) == (not good)
+    assert all(f"earned 0.{percent}0 of" in sentence for sentence in sentences)
+
+
+@pytest.mark.parametrize(("each_percent", "good"), [(50, True), (51, False)])
+def test_hotkeys_of_one_machine_are_judged_together(run, each_percent, good):
+    run.behaviours |= {"garbage-0": "split", "idle-0": "split"}
+    each_rao = 4 * RAO * each_percent // 100
+    run.pay(EMISSIONS_RAO | {"garbage-0": each_rao, "idle-0": each_rao})
+    sentences = said(run)
+    assert len(sentences) == (not good)
+    assert all("2 hotkeys of one machine earned 1.020" in sentence for sentence in sentences)
+
+
+def test_a_validator_may_lie_and_the_run_is_good(run):
+    run.behaviours["val-b"] = "liar"
+    run.exits["val-b"] = 1
+    assert said(run) == []
 
 
 def test_honest_miners_must_earn(run):

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from template.errors import ConfigError
+from template.localnet.behaviours import BEHAVIOURS
 from template.localnet.flags import parse_localnet_config
 from template.localnet.folder import ENDPOINT, endpoint_file
 from template.localnet.keeper import MAX_RESTARTS
@@ -31,6 +32,42 @@ def test_flags_ask_for_more(text) -> None:
     config = parse_localnet_config([*text, "--no-restart", "--hold", "--misbehave", "idle:2"])
     assert (config.restarts, config.hold) == (0, True)
     assert [p.behaviour for p in config.roster[-2:]] == ["idle", "idle"]
+
+
+def test_validators_that_misbehave_take_the_place_of_the_last_ones(text) -> None:
+    flags = ["--miners", "1", "--validators", "3", "--misbehave", "copier:2,liar:1,silent:1"]
+    roster = parse_localnet_config([*text, *flags]).roster
+    assert [(p.name, p.role, p.behaviour) for p in roster] == [
+        ("owner", "owner", "honest"),
+        ("val-0", "validator", "honest"),
+        ("liar-0", "validator", "liar"),
+        ("silent-0", "validator", "silent"),
+        ("miner-0", "miner", "honest"),
+        ("copier-0", "miner", "copier"),
+        ("copier-1", "miner", "copier"),
+    ]
+    assert [p.stake_tao for p in roster[1:4]] == [1000, 900, 810]
+
+
+def test_one_validator_at_least_is_honest(text) -> None:
+    with pytest.raises(ConfigError, match="2 of 2 --validators"):
+        parse_localnet_config([*text, "--misbehave", "liar:2"])
+
+
+def test_an_unknown_behaviour_is_told_the_known_ones(text) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_localnet_config([*text, "--misbehave", "lazy:1"])
+    assert all(name in str(caught.value) for name in ("lazy", *BEHAVIOURS))
+
+
+@pytest.mark.parametrize("argv", [["--misbehave", "help"], ["--help"]])
+def test_help_has_a_line_for_every_behaviour(capsys, argv: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse_localnet_config(argv)
+    assert caught.value.code == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    for name, behaviour in BEHAVIOURS.items():
+        assert [name, behaviour.kind, *behaviour.about.split()] in lines
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,18 @@
 """The report of a synthetic run: every number from chain, buckets and logs."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
+from template.chain import Metagraph
+from template.localnet.pay import Pay
 from template.localnet.report import collect, emission_shares
 from template.localnet.tallies import bucket_bytes, mean_weights
 from template.store.memory import MemoryStore
-from tests.fakes import hotkey_of
+from tests.fakes import FakeChain, hotkey_of
 from tests.localnet.synthetic import (
+    EMISSIONS_RAO,
     LOSSES,
     NUM_WINDOWS,
     STAKES_TAO,
@@ -38,7 +42,7 @@ def test_the_report_has_exactly_these_keys_and_is_json(run):
     assert set(report["neurons"][0]) == {
         "name", "uid", "hotkey", "role", "behaviour", "weight", "incentive", "emission",
         "emission_rao", "payloads_committed", "payloads_accepted", "bytes_uploaded", "refusals",
-        "final_window", "final_params_digest", "exit",
+        "final_window", "final_params_digest", "exit", "misbehaviour",
     }  # fmt: skip
     assert json.loads(json.dumps(report, allow_nan=False)) == report
     assert report["run_id"] == run.spec.run_id.hex()
@@ -145,6 +149,52 @@ def test_refusals_count_each_window_once_per_validator(run):
     neurons = by_name(collect(run.sources()))
     assert neurons["garbage-0"]["refusals"] == {"duplicate": 1, "not_useful": 5}
     assert neurons["m0"]["refusals"] == {}
+
+
+def test_what_liars_say_of_others_is_no_refusal(run):
+    run.behaviours["val-b"] = "liar"
+    neurons = by_name(collect(run.sources()))
+    assert neurons["garbage-0"]["refusals"] == {"not_useful": 3}
+
+
+def test_misbehaviour_is_told_with_its_pay_against_honest_work(run):
+    run.behaviours |= {"garbage-0": "copier", "val-b": "liar"}
+    run.pay(EMISSIONS_RAO | {"garbage-0": RAO})
+    neurons = by_name(collect(run.sources()))
+    assert neurons["m0"]["misbehaviour"] is neurons["owner"]["misbehaviour"] is None
+    assert neurons["garbage-0"]["misbehaviour"] == {
+        "kind": "free",
+        "first_window": 0,
+        "emission_rao": RAO,
+        "earned_vs_honest": 0.25,
+        "may_earn": 0.1,
+    }
+    # A third of what val-a was paid, for a third of its stake.
+    assert neurons["val-b"]["misbehaviour"]["earned_vs_honest"] == pytest.approx(1.0)
+
+
+class Paying(FakeChain):
+    """Pays every hotkey its uid in rao with each block."""
+
+    def metagraph(self, block: int) -> Metagraph:
+        graph = super().metagraph(block)
+        paid = (replace(n, alpha_stake_rao=n.uid * block) for n in graph.neurons)
+        return replace(graph, neurons=tuple(paid))
+
+
+def test_pay_counts_from_the_first_epoch_that_knows(run):
+    chain, schedule = Paying(run.world.ledger, hotkey_of("owner")), run.spec.schedule
+    known = schedule.schedule().vote_block(1) + 2 * schedule.tempo_blocks
+    run.world.time.block = known + 50 + run.world.ledger.finality_lag
+    pay = Pay(chain, schedule, {hotkey_of("m0"): 300})
+    m0, m1, garbage = (hotkey_of(name) for name in ("m0", "m1", "garbage-0"))
+    assert pay.gained_rao(m0) == 3 * (known + 50) - 300
+    assert pay.gained_rao(m0, first_window=1) == 3 * 50
+    assert pay.against(garbage, [m0, m1], 1, by_stake=False) == pytest.approx(5 / 3.5)
+    assert pay.gained_rao(m0, first_window=9) == 0
+    assert pay.against(garbage, [m0, m1], 9, by_stake=False) is None
+    assert pay.against(garbage, [], 1, by_stake=False) is None
+    assert pay.gained_rao(hotkey_of("nobody")) == 0
 
 
 def test_digests_are_compared_where_all_survivors_were(run):

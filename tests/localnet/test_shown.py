@@ -11,7 +11,7 @@ from template.localnet.progress import LEGEND, LiveProgress, panel
 from template.localnet.report import collect
 from template.localnet.snapshot import ProgressReader, ProgressSnapshot
 from template.localnet.table import COLUMNS, final_table, summary
-from tests.localnet.synthetic import NUM_WINDOWS, STAKES_TAO, UNIGRAM, make_run
+from tests.localnet.synthetic import EMISSIONS_RAO, NUM_WINDOWS, STAKES_TAO, UNIGRAM, make_run
 from tests.swarm import build_world
 
 
@@ -45,6 +45,19 @@ def test_the_summary_has_loss_before_and_after(run):
     assert "Started again" not in text
     assert "3 windows decided, 1 of them empty" in text
     assert "8.0000 alpha; 12 s in all" in text
+
+
+def test_the_summary_says_who_is_who(run):
+    run.behaviours |= {"val-b": "liar", "idle-0": "sleeper"}
+    run.pay(EMISSIONS_RAO | {"garbage-0": 10**9})
+    report = collect(run.sources())
+    text = rendered(summary(report))
+    pay = "an honest miner's pay"
+    assert f"garbage-0 (free) earned 0.250 of {pay}, may earn 0.00.\n" in text
+    assert f"idle-0 (free) earned - of {pay} since window 6, may earn 0.10.\n" in text
+    assert "val-b (validator) earned 1.000 of honest validators' pay for as much stake.\n" in text
+    assert "liar validator" in rendered(final_table(report))
+    assert "m0 (" not in text
 
 
 def test_the_summary_names_who_was_started_again(run):
