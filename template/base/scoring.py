@@ -43,8 +43,8 @@ from template.protocol.hashing import labelled_hash, uint_bytes
 from template.protocol.payload import Payload, body_digest
 from template.protocol.root import Member
 from template.protocol.spec import EvaluationSpec, RunSpec
+from template.training.energy import Norms
 from template.training.outer import (
-    Norms,
     OuterState,
     scored_coefficients,
     scored_references,
