@@ -213,7 +213,13 @@ class Simulation:
 
     def _step(self, window: int, named: set[int], payloads: Mapping[int, Payload]) -> OuterState:
         members = tuple(
-            Member(uid=uid, hotkey=str(uid), public_key=bytes([uid]) * 32, digest=bytes(32))
+            Member(
+                uid=uid,
+                hotkey=str(uid),
+                public_key=bytes([uid]) * 32,
+                coldkey=bytes([uid]),
+                digest=bytes(32),
+            )
             for uid in sorted(named)
         )
         decision = Decision(

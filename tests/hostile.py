@@ -44,7 +44,11 @@ class Door:
 
     def open(self, data: bytes) -> Payload:
         member = Member(
-            uid=3, hotkey="5", public_key=HEADER.public_key, digest=payload_digest(data)
+            uid=3,
+            hotkey="5",
+            public_key=HEADER.public_key,
+            coldkey=bytes(32),
+            digest=payload_digest(data),
         )
         return open_payload(data, member, HEADER.window, self.form, MAX_STALENESS)
 

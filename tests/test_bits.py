@@ -53,6 +53,7 @@ RULES = OuterSpec(
     clip_windows=16,
     initial_norm_share=0.1,
     initial_norm_floor=1e-3,
+    max_energy_share=0.25,
     peers_per_step=20,
     min_quorum_percent=25,
     quorum_windows=8,
@@ -104,7 +105,13 @@ def _frames(form: PayloadFormat) -> list[list[bytes]]:
 
 def _decision(window: int, frames: list[bytes]) -> Decision:
     members = tuple(
-        Member(uid=uid, hotkey=f"m{uid}", public_key=bytes([uid]) * 32, digest=payload_digest(f))
+        Member(
+            uid=uid,
+            hotkey=f"m{uid}",
+            public_key=bytes([uid]) * 32,
+            coldkey=bytes([uid]) * 32,
+            digest=payload_digest(f),
+        )
         for uid, f in enumerate(frames)
     )
     return Decision(

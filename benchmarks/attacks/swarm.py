@@ -8,7 +8,7 @@ Legend: N parameters, S sequences of the pool, R miners.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -19,6 +19,7 @@ from benchmarks.attacks.actor import Actor, View
 from benchmarks.learning.messages import Message, SparseCodec
 from benchmarks.learning.strategies.mean import Mean
 from benchmarks.learning.strategies.ours import Ours
+from benchmarks.learning.strategy import LocalUpdate
 from benchmarks.learning.trial import Trial
 from benchmarks.learning.workers import FINAL_PAGES, Workers
 from evaluation.history import Histories, remember, work_states
@@ -53,13 +54,23 @@ class Outcome:
 
 
 class Swarm:
-    """One run; `play` is all of it."""
+    """One run; `play` is all of it. `rule`: of the step, if it is not to be the usual one."""
 
-    def __init__(self, trial: Trial, roster: Sequence[Actor], *, defended: bool = True) -> None:
+    def __init__(
+        self,
+        trial: Trial,
+        roster: Sequence[Actor],
+        *,
+        defended: bool = True,
+        rule: Callable[[Workers], LocalUpdate] | None = None,
+    ) -> None:
         self.workers = Workers(replace(trial, miners=len(roster)))
         self.trial, self.roster, self.defended = self.workers.trial, roster, defended
         self._ours = Ours(self.workers)
         self._rule = self._ours if defended else Mean(self.workers)
+        if rule is not None:
+            self._rule = rule(self.workers)
+            self._ours = self._rule if isinstance(self._rule, Ours) else self._ours
         self._codec = SparseCodec(self.workers.space, trial.top_k, trial.decay, trial.bits)
         self._evaluation = replace(
             self.workers.spec.evaluation, claimed_pages=CLAIMED_PAGES, work_effect=WORK_EFFECT

@@ -38,6 +38,7 @@ def read_candidates(chain: Chain, schedule: Schedule, window: int) -> dict[int, 
                 uid=neuron.uid,
                 hotkey=neuron.hotkey,
                 public_key=public_key(neuron.hotkey),
+                coldkey=public_key(neuron.coldkey),
                 digest=record.payload.digest,
             )
     return candidates

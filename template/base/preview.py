@@ -102,7 +102,7 @@ class Preview:
         if not opened or len(opened) < ENOUGH * len(self._members):
             return None
         self.uids = tuple(opened)
-        return expected_params(self._follower.state, list(opened.values()), self._context.spec)
+        return expected_params(self._follower.state, self._members, opened, self._context.spec)
 
     def _opened(self, member: Member) -> Payload | None:
         frame, spec = self._follower.held(member.digest), self._context.spec

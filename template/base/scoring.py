@@ -45,8 +45,8 @@ from template.protocol.payload import Payload, body_digest
 from template.protocol.record import MAX_UIDS
 from template.protocol.root import Member
 from template.protocol.spec import EvaluationSpec, RunSpec
+from template.training.energy import Norms
 from template.training.outer import (
-    Norms,
     OuterState,
     scored_coefficients,
     scored_references,

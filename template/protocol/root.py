@@ -1,7 +1,8 @@
 """State roots and digests: how nodes know that they hold the same model.
 
-R_0 = H(run id, digest of theta_0); R_{w+2} = H(R_{w+1}, w, members of A_w in uid order, and
-the checkpoint digest where the window before published one). A vote carries the first 16
+R_0 = H(run id, digest of theta_0); R_{w+2} = H(R_{w+1}, w, hotkey, coldkey and payload digest
+of the members of A_w in uid order, and the checkpoint digest where the window before published
+one). A vote carries the first 16
 bytes of a root.
 """
 
@@ -23,11 +24,16 @@ SPAN_ELEMENTS = 256
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Member:
-    """One accepted payload of a window: who (uid and public key) and which bytes."""
+    """One accepted payload of a window: who (uid, public key and owner) and which bytes.
+
+    `coldkey`: public key of the coldkey that owned the hotkey at the window's stake block. It
+    bounds a payload's part in the step, so the root holds it: a replay needs no old chain state.
+    """
 
     uid: int
     hotkey: str
     public_key: bytes
+    coldkey: bytes
     digest: bytes
 
 
@@ -54,7 +60,7 @@ def first_root(run_id: bytes, theta0_digest: bytes) -> bytes:
 def next_root(root: bytes, window: int, members: Iterable[Member], checkpoint: bytes) -> bytes:
     """R_{w+2} from R_{w+1}; `checkpoint` is empty where no checkpoint digest enters."""
     ordered = sorted(members, key=lambda member: member.uid)
-    parts = [part for member in ordered for part in (member.public_key, member.digest)]
+    parts = [part for m in ordered for part in (m.public_key, m.coldkey, m.digest)]
     return labelled_hash("tessera/root/next", root, uint_bytes(window), checkpoint, *parts)
 
 

@@ -224,7 +224,10 @@ class OuterSpec:
     `clip_factor` (kappa) times the median norm of the payloads accepted in the last
     `clip_windows` windows bounds a tensor's norm; before there are any, the reference is
     `initial_norm_share` of the tensor's norm in theta_0, at least `initial_norm_floor`
-    times the square root of its number of elements.
+    times the square root of its number of elements: a bound then, on the median norm of the
+    window's own payloads. `max_energy_share`: of the update's energy, the sum of squared lengths
+    of its payloads, that the payloads of one coldkey have together; twice an equal part where
+    there are so few coldkeys that this is more. 1: no cap.
     """
 
     outer_lr: float
@@ -235,6 +238,7 @@ class OuterSpec:
     clip_windows: int
     initial_norm_share: float
     initial_norm_floor: float
+    max_energy_share: float
     peers_per_step: int
     min_quorum_percent: int
     quorum_windows: int
@@ -248,6 +252,7 @@ class OuterSpec:
         _check(self.clip_windows >= 1, "outer.clip_windows", "must be 1 or more")
         _check(self.initial_norm_share > 0, "outer.initial_norm_share", "must be positive")
         _check(self.initial_norm_floor > 0, "outer.initial_norm_floor", "must be positive")
+        _check(0 < self.max_energy_share <= 1, "outer.max_energy_share", "must be in (0, 1]")
         _check(1 <= self.peers_per_step <= 256, "outer.peers_per_step", "must be in [1, 256]")
         _check(
             0 <= self.min_quorum_percent <= 100, "outer.min_quorum_percent", "must be in [0, 100]"

@@ -1,6 +1,7 @@
 """The outer step: theta_{w+2} from theta_{w+1} and the accepted payloads of window w.
 
-theta <- theta - alpha * sum_i w_i c_{i,t} delta_i, w_i = lambda^staleness / max(|A_w|, n_min).
+theta <- theta - alpha * sum_i w_i c_{i,t} g_i delta_i, w_i = lambda^staleness / max(|A_w|, n_min),
+c_{i,t} the clip and g_i the energy cap, which is 1 for all in an honest window.
 Pure, and the same bits on every node: coefficients are IEEE doubles made with + - * / and
 square root only; a value is multiplied by its coefficient and then added, one payload
 after another in ascending uid order.
@@ -23,11 +24,10 @@ from compression import aggregate
 from template.protocol.hashing import labelled_hash
 from template.protocol.payload import Payload
 from template.protocol.quorum import Decision
-from template.protocol.root import first_root, next_root, tensors_digest
+from template.protocol.root import Member, first_root, next_root, tensors_digest
 from template.protocol.spec import OuterSpec, RunSpec
+from template.training.energy import Norms, cap_energy
 from template.training.model import Params
-
-Norms = Mapping[str, float]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,20 +65,34 @@ def exact_norm(tensor: Tensor) -> float:
     return math.sqrt(math.fsum((values * values).tolist()))
 
 
-def clip_references(state: OuterState, outer: OuterSpec) -> dict[str, float]:
+def clip_references(
+    state: OuterState, outer: OuterSpec, present: Iterable[Norms] = ()
+) -> dict[str, float]:
     """nu_t per tensor: the lower median of the norms accepted in the last windows.
 
-    Before any payload was accepted: a share of the tensor's norm in theta_0, with a floor.
+    Before any payload was accepted: that of the payloads `present`, the window's own, and at
+    most a share of the tensor's norm in theta_0, with a floor.
     """
-    accepted = [norms for _, members in state.accepted_norms for norms in members]
-    if accepted:
-        names = state.initial_norms
-        return {name: statistics.median_low([n[name] for n in accepted]) for name in names}
-    references = {}
-    for name, norm in state.initial_norms.items():
-        floor = outer.initial_norm_floor * math.sqrt(state.params[name].numel())
-        references[name] = max(outer.initial_norm_share * norm, floor)
-    return references
+    names = state.initial_norms
+    if accepted := [norms for _, members in state.accepted_norms for norms in members]:
+        return {name: _median(name, accepted) for name in names}
+    limits, norms = _initial_limits(state, outer), list(present)
+    return {n: min(limits[n], _median(n, norms)) for n in names} if norms else limits
+
+
+def _median(name: str, norms: Sequence[Norms]) -> float:
+    return statistics.median_low([n[name] for n in norms])
+
+
+def _initial_limits(state: OuterState, outer: OuterSpec) -> dict[str, float]:
+    return {
+        name: max(outer.initial_norm_share * norm, _floor(name, state, outer))
+        for name, norm in state.initial_norms.items()
+    }
+
+
+def _floor(name: str, state: OuterState, outer: OuterSpec) -> float:
+    return outer.initial_norm_floor * math.sqrt(state.params[name].numel())
 
 
 def clip(norm: float, reference: float, factor: float) -> float:
@@ -111,6 +125,7 @@ def scored_references(
 ) -> dict[str, float]:
     """Norms beyond which length earns nothing: the lower median of the window's payloads, between
     the clip's reference and that over kappa, so that empty payloads cannot empty the others.
+    Before any payload was accepted: between its limits.
 
     Gains grow with a payload's length; whoever inflated honest work, as far as the clip allows,
     would be paid for that.
@@ -118,11 +133,11 @@ def scored_references(
     references, norms = clip_references(state, outer), list(present)
     if not norms:
         return references
+    least = {name: value / max(1.0, outer.clip_factor) for name, value in references.items()}
+    if not state.accepted_norms:
+        least = {name: _floor(name, state, outer) for name in references}
     return {
-        name: max(
-            min(reference, statistics.median_low([n[name] for n in norms])),
-            reference / max(1.0, outer.clip_factor),
-        )
+        name: max(min(reference, _median(name, norms)), least[name])
         for name, reference in references.items()
     }
 
@@ -171,17 +186,24 @@ def start_of_miner(
     if state.accepted_norms:
         _, last = state.accepted_norms[-1]
         share *= min(1.0, len(last) / spec.outer.min_divisor)
-    references = clip_references(state, spec.outer)
-    updates = [
-        (p, coefficients(p.header.staleness, p.norms, references, spec.outer, 1.0 / share))
-        for p in own
-    ]
+    updates = []
+    for payload in own:
+        references = clip_references(state, spec.outer, [payload.norms])
+        staleness, norms = payload.header.staleness, payload.norms
+        factors = coefficients(staleness, norms, references, spec.outer, 1.0 / share)
+        updates.append((payload, factors))
     return apply_updates(state.params, updates)
 
 
-def expected_params(state: OuterState, payloads: Sequence[Payload], spec: RunSpec) -> Params:
-    """theta one window on if just these payloads, in uid order, were the accepted ones."""
-    return apply_updates(state.params, _updates(state, payloads, spec.outer))
+def expected_params(
+    state: OuterState, members: Sequence[Member], payloads: Mapping[int, Payload], spec: RunSpec
+) -> Params:
+    """theta one window on if just these members, in uid order, were accepted.
+
+    `payloads` by uid; a member without one takes no part.
+    """
+    present = [member for member in members if member.uid in payloads]
+    return apply_updates(state.params, _updates(state, present, payloads, spec.outer))
 
 
 def outer_step(
@@ -199,7 +221,7 @@ def outer_step(
     after = replace(
         state,
         window=state.window + 1,
-        params=expected_params(state, accepted, spec),
+        params=expected_params(state, decision.members, payloads, spec),
         root=next_root(state.root, decision.window, decision.members, state.checkpoint_digest),
         accepted_norms=_remember_norms(state, decision.window, accepted, spec.outer),
         voting_stakes_rao=(*state.voting_stakes_rao, decision.voting_stake_rao)[
@@ -221,14 +243,19 @@ def state_digest(state: OuterState) -> bytes:
 
 
 def _updates(
-    state: OuterState, accepted: Sequence[Payload], outer: OuterSpec
-) -> list[tuple[Payload, dict[str, float]]]:
-    """Each payload with its factors, the mean over all of them."""
-    references = clip_references(state, outer)
+    state: OuterState, members: Sequence[Member], payloads: Mapping[int, Payload], outer: OuterSpec
+) -> list[tuple[Payload, Mapping[str, float]]]:
+    """Each member's payload with its factors: the mean over all, clipped, and then capped."""
+    accepted = [payloads[member.uid] for member in members]
+    norms = [payload.norms for payload in accepted]
+    references = clip_references(state, outer, norms)
     divisor = max(len(accepted), outer.min_divisor)
-    return [
-        (p, coefficients(p.header.staleness, p.norms, references, outer, divisor)) for p in accepted
+    factors = [
+        coefficients(p.header.staleness, p.norms, references, outer, divisor) for p in accepted
     ]
+    coldkeys = [member.coldkey for member in members]
+    capped = cap_energy(factors, norms, coldkeys, outer.max_energy_share)
+    return list(zip(accepted, capped, strict=True))
 
 
 def _remember_norms(

@@ -57,6 +57,7 @@ def test_a_payload_and_a_vote_in_time_count(world, schedule) -> None:
     (member,) = ballot.candidates.values()
     assert (member.uid, member.hotkey, member.digest) == (3, hotkey_of("m0"), b"\7" * 32)
     assert member.public_key == public_key(hotkey_of("m0"))
+    assert member.coldkey == public_key(hotkey_of("m0-cold"))
     (voter,) = ballot.voters
     assert (voter.uid, voter.stake_rao, voter.vote.uids) == (2, 900 * 10**9, {3, 4})
     assert ballot.seed == world.chain("x").block_hash(schedule.stake_block(WINDOW))

@@ -71,7 +71,7 @@ def test_theta_0_of_other_bytes_is_not_taken(world, tmp_path) -> None:
 
 def _decided(window: int, *digests: bytes) -> Decision:
     members = tuple(
-        Member(uid=uid, hotkey=M0, public_key=public_key(M0), digest=digest)
+        Member(uid=uid, hotkey=M0, public_key=public_key(M0), coldkey=bytes(32), digest=digest)
         for uid, digest in enumerate(digests)
     )
     return Decision(

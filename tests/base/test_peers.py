@@ -45,7 +45,7 @@ def peers(world, tmp_path) -> Peers:
 @pytest.fixture
 def member() -> Member:
     digest = hashlib.sha256(FRAME).digest()
-    return Member(uid=3, hotkey=MINER, public_key=bytes(32), digest=digest)
+    return Member(uid=3, hotkey=MINER, public_key=bytes(32), coldkey=bytes(32), digest=digest)
 
 
 def _key(world: World, member: Member) -> str:

@@ -88,7 +88,7 @@ def _replay(world, node):
     theta0 = bytes.fromhex(world.spec.checkpoint.theta0_digest)
     params = load(world.buckets[hotkey_of("owner")].get(blob_key(theta0), max_bytes=2**24))
     floor = outer.initial_norm_floor
-    references = {
+    limits = {
         n: max(outer.initial_norm_share * _norm(t), floor * math.sqrt(t.numel()))
         for n, t in params.items()
     }
@@ -96,21 +96,41 @@ def _replay(world, node):
     found = {}
     for window in range(world.spec.schedule.num_windows):
         payloads = dict(_payloads(world, node, window))
-        for payload in payloads.values():
+        norms = {u: {n: _norm(t.values) for n, t in p.tensors.items()} for u, p in payloads.items()}
+        lengths = {n: [member[n] for member in norms.values()] for n in params}
+        references = {n: statistics.median_low(seen[n] or lengths[n]) for n in params}
+        if not any(seen.values()):
+            references = {n: min(limits[n], reference) for n, reference in references.items()}
+        factors: dict[int, dict[str, float]] = {}
+        for uid, payload in payloads.items():
             age = payload.header.window - payload.header.base_window
             share = outer.staleness_decay**age / max(len(payloads), outer.min_divisor)
+            clips = {n: outer.clip_factor * references[n] / (norms[uid][n] or 1) for n in params}
+            factors[uid] = {n: outer.outer_lr * share * min(1.0, clips[n]) for n in params}
+        _cut_the_largest(factors, norms, outer.max_energy_share)
+        for uid, payload in payloads.items():
             for name, sparse in payload.tensors.items():
-                norm = _norm(sparse.values)
-                limit = outer.clip_factor * references[name]
-                factor = outer.outer_lr * share * (1.0 if norm <= limit else limit / norm)
                 flat = params[name].view(-1)
-                step = sparse.values * torch.tensor(-factor, dtype=torch.float32)
+                step = sparse.values * torch.tensor(-factors[uid][name], dtype=torch.float32)
                 flat[sparse.indices] = flat[sparse.indices] + step
-                seen[name].append(norm)
-        if any(seen.values()):
-            references = {name: statistics.median_low(norms) for name, norms in seen.items()}
+                seen[name].append(norms[uid][name])
         found[window] = tensors_digest(params).hex()
     return found
+
+
+def _cut_the_largest(factors, norms, share: float) -> None:
+    """Every hotkey here has a coldkey of its own, and at most one of three has too much."""
+    energies = {
+        uid: math.fsum((factor * norms[uid][name]) ** 2 for name, factor in own.items())
+        for uid, own in factors.items()
+    }
+    share = max(share, 2 / len(energies))
+    largest = max(energies, key=lambda uid: energies[uid])
+    if energies[largest] <= share * math.fsum(energies.values()):
+        return
+    rest = math.fsum(value for uid, value in energies.items() if uid != largest)
+    scale = math.sqrt(share * rest / (1 - share) / energies[largest])
+    factors[largest] = {name: factor * scale for name, factor in factors[largest].items()}
 
 
 def test_whoever_has_the_buckets_gets_every_digest_of_the_run(swarm) -> None:

@@ -128,7 +128,13 @@ def test_ours_is_the_outer_step_bit_for_bit():
             for uid, message in enumerate(messages)
         }  # fmt: skip
         members = tuple(
-            Member(uid=uid, hotkey=str(uid), public_key=bytes(32), digest=bytes(32))
+            Member(
+                uid=uid,
+                hotkey=str(uid),
+                public_key=bytes(32),
+                coldkey=bytes([uid]),
+                digest=bytes(32),
+            )
             for uid in payloads
         )
         decision = Decision(

@@ -23,7 +23,7 @@ HEADER = PayloadHeader(window=9, base_window=9, pages_consumed=1, public_key=KEY
 def frame_of(form: PayloadFormat, header: PayloadHeader) -> tuple[bytes, Member]:
     tensors = {name: torch.ones(shape) for name, shape in form.shapes.items()}
     data, _ = encode_payload(header, tensors, form)
-    return data, Member(uid=3, hotkey="h", public_key=KEY, digest=payload_digest(data))
+    return data, Member(uid=3, hotkey="h", public_key=KEY, coldkey=KEY, digest=payload_digest(data))
 
 
 @pytest.mark.parametrize("staleness", [0, 1, 2])
@@ -46,7 +46,7 @@ def test_what_was_not_committed_is_refused_before_it_is_decoded(form: PayloadFor
 
 def test_committed_garbage_is_refused(form: PayloadFormat) -> None:
     data = bytes(form.num_bytes)
-    member = Member(uid=3, hotkey="h", public_key=KEY, digest=payload_digest(data))
+    member = Member(uid=3, hotkey="h", public_key=KEY, coldkey=KEY, digest=payload_digest(data))
     with pytest.raises(PayloadError) as caught:
         open_payload(data, member, 9, form, max_staleness=2)
     assert caught.value.reason == "magic"

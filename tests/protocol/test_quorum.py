@@ -22,7 +22,9 @@ SEED = bytes(32)
 
 def member(uid: int) -> Member:
     digest = hashlib.sha256(bytes([uid])).digest()
-    return Member(uid=uid, hotkey=f"miner-{uid}", public_key=digest, digest=digest[::-1])
+    return Member(
+        uid=uid, hotkey=f"miner-{uid}", public_key=digest, coldkey=digest, digest=digest[::-1]
+    )
 
 
 def voter(

@@ -38,7 +38,9 @@ SECTION = bytes.fromhex("3809f002f0a030")
 
 def member(uid: int) -> Member:
     seed = hashlib.sha256(bytes([uid])).digest()
-    return Member(uid=uid, hotkey=f"h{uid}", public_key=seed, digest=seed[::-1])
+    return Member(
+        uid=uid, hotkey=f"h{uid}", public_key=seed, coldkey=seed[1:] + seed[:1], digest=seed[::-1]
+    )
 
 
 def small_tensors() -> dict[str, Tensor]:
@@ -80,7 +82,7 @@ def test_roots_are_the_labelled_hashes_of_the_definition() -> None:
     first = labelled_hash("tessera/root/first", b"run", b"theta")
     assert first_root(b"run", b"theta") == first
     one, two = member(1), member(2)
-    parts = (one.public_key, one.digest, two.public_key, two.digest)
+    parts = [part for m in (one, two) for part in (m.public_key, m.coldkey, m.digest)]
     expected = labelled_hash("tessera/root/next", first, uint_bytes(8), b"check", *parts)
     assert next_root(first, 8, [two, one], b"check") == expected
 
@@ -102,6 +104,7 @@ def test_every_part_of_a_step_changes_the_root() -> None:
         next_root(b"r", 1, [one, two], b"c"),
         next_root(b"r", 1, [replace(one, digest=two.digest), two], b""),
         next_root(b"r", 1, [replace(one, public_key=two.public_key), two], b""),
+        next_root(b"r", 1, [replace(one, coldkey=two.coldkey), two], b""),
         next_root(b"r", 1, [replace(one, uid=3), two], b""),
     ]
     assert len(set(roots)) == len(roots)

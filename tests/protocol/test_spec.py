@@ -220,6 +220,7 @@ HUGE = "1" + "0" * 400
         ("outer.clip_windows", ["0"]),
         ("outer.initial_norm_share", ["0.0"]),
         ("outer.initial_norm_floor", ["0.0"]),
+        ("outer.max_energy_share", ["0.0", "1.01", "nan"]),
         ("outer.peers_per_step", ["0", "257"]),
         ("outer.min_quorum_percent", ["-1", "101"]),
         ("outer.quorum_windows", ["0"]),

@@ -50,16 +50,20 @@ def _payload(form, seed: int, *, scale: float = 1e-2, window: int = 0, staleness
     return decode_payload(frame, form)
 
 
-def _member(uid: int) -> Member:
-    return Member(
-        uid=uid, hotkey=f"hk{uid}", public_key=bytes([uid]) * 32, digest=bytes([uid]) * 32
-    )
+def _member(uid: int, owner: int | None = None) -> Member:
+    coldkey = bytes([uid if owner is None else owner]) * 32
+    key = bytes([uid]) * 32
+    return Member(uid=uid, hotkey=f"hk{uid}", public_key=key, coldkey=coldkey, digest=key)
 
 
-def _decision(window: int, uids, stake_rao: int = 5) -> Decision:
+def _members(uids, owners: Mapping[int, int] | None = None) -> tuple[Member, ...]:
+    return tuple(_member(uid, (owners or {}).get(uid)) for uid in sorted(uids))
+
+
+def _decision(window: int, uids, stake_rao: int = 5, owners=None) -> Decision:
     return Decision(
         window=window,
-        members=tuple(_member(uid) for uid in sorted(uids)),
+        members=_members(uids, owners),
         namers=dict.fromkeys(uids, ()),
         root=None,
         sample_digest=None,
@@ -75,37 +79,71 @@ def _naive_norm(values: np.ndarray) -> float:
     return math.sqrt(float(sum((Fraction(float(v)) ** 2 for v in values), Fraction(0))))
 
 
-def _naive_references(state: OuterState, outer) -> dict[str, float]:
+def _dense(sparse: SparseTensor) -> np.ndarray:
+    dense = np.zeros(sparse.shape, dtype=np.float32).reshape(-1)
+    dense[sparse.indices.numpy()] = sparse.values.numpy()
+    return dense
+
+
+def _naive_references(state: OuterState, present, outer) -> dict[str, float]:
+    """`present`: uid -> name -> norm."""
     accepted = [norms for _, members in state.accepted_norms for norms in members]
     found = {}
     for name, tensor in state.params.items():
-        if accepted:
-            ordered = sorted(norms[name] for norms in accepted)
-            found[name] = ordered[(len(ordered) - 1) // 2]
-        else:
+        ordered = sorted(norms[name] for norms in accepted or present.values())
+        found[name] = ordered[(len(ordered) - 1) // 2]
+        if not accepted:
             floor = outer.initial_norm_floor * math.sqrt(tensor.numel())
-            found[name] = max(outer.initial_norm_share * state.initial_norms[name], floor)
+            most = max(outer.initial_norm_share * state.initial_norms[name], floor)
+            found[name] = min(found[name], most)
     return found
 
 
-def _naive_params(state: OuterState, payloads: Mapping[int, Payload], outer) -> dict:
-    """theta - alpha * sum of w c delta with numpy scalars, payload after payload."""
-    references = _naive_references(state, outer)
-    after = {name: tensor.numpy().copy().reshape(-1) for name, tensor in state.params.items()}
+def _naive_cap(factors, norms, owners, share) -> None:
+    """In place: ever more of the largest coldkeys get a common energy, until nobody has more."""
+    energies: dict[int, float] = {}
+    for owner in set(owners.values()):
+        parts = [
+            math.fsum((f * norms[uid][name]) ** 2 for name, f in factors[uid].items())
+            for uid in factors
+            if owners[uid] == owner
+        ]
+        energies[owner] = math.fsum(parts)
+    share = max(share, 2.0 / len(energies))
+    ordered = sorted(energies, key=lambda owner: energies[owner])
+    for num_cut in range(len(energies)):
+        level = share * math.fsum(energies[o] for o in ordered) / (1.0 - share * num_cut)
+        if share * (num_cut + 1) >= 1 or energies[ordered[-1]] <= level:
+            break
+        ordered.pop()
+    for uid in factors:
+        if energies[owners[uid]] > level:
+            scale = math.sqrt(level / energies[owners[uid]])
+            factors[uid] = {name: f * scale for name, f in factors[uid].items()}
+
+
+def _naive_params(state: OuterState, payloads: Mapping[int, Payload], outer, owners=None) -> dict:
+    """theta - alpha * sum of w c g delta with numpy scalars, payload after payload."""
+    dense = {u: {n: _dense(t) for n, t in p.tensors.items()} for u, p in payloads.items()}
+    norms = {u: {n: _naive_norm(d[d != 0]) for n, d in ds.items()} for u, ds in dense.items()}
+    references = _naive_references(state, norms, outer)
+    factors = {}
     for uid in sorted(payloads):
         header = payloads[uid].header
         share = 1.0
         for _ in range(header.window - header.base_window):
             share *= outer.staleness_decay
         share /= max(len(payloads), outer.min_divisor)
-        for name, sparse in payloads[uid].tensors.items():
-            dense = np.zeros(sparse.shape, dtype=np.float32).reshape(-1)
-            dense[sparse.indices.numpy()] = sparse.values.numpy()
-            norm = _naive_norm(dense[dense != 0])
+        factors[uid] = {}
+        for name, norm in norms[uid].items():
             limit = outer.clip_factor * references[name]
-            factor = outer.outer_lr * share * (1.0 if norm <= limit else limit / norm)
-            for i in np.flatnonzero(dense):
-                after[name][i] += np.float32(-factor) * dense[i]
+            factors[uid][name] = outer.outer_lr * share * (1.0 if norm <= limit else limit / norm)
+    _naive_cap(factors, norms, owners or {uid: uid for uid in payloads}, outer.max_energy_share)
+    after = {name: tensor.numpy().copy().reshape(-1) for name, tensor in state.params.items()}
+    for uid in sorted(payloads):
+        for name, values in dense[uid].items():
+            for i in np.flatnonzero(values):
+                after[name][i] += np.float32(-factors[uid][name]) * values[i]
     return {
         name: torch.from_numpy(flat).view(state.params[name].shape) for name, flat in after.items()
     }
@@ -116,7 +154,9 @@ def state(theta0, spec) -> OuterState:
     return first_state(theta0, spec.run_id)
 
 
-@pytest.mark.parametrize("scales", [(1e-4,), (1e-2, 1e-2), (1e-5, 5e-2, 2.0)])
+@pytest.mark.parametrize(
+    "scales", [(1e-4,), (1e-2, 1e-2), (1e-5, 5e-2, 2.0), (1e-2, 4e-3, 5e-3, 3e-3, 6e-3)]
+)
 def test_a_step_has_the_bits_of_the_naive_one(scales, state, spec, form) -> None:
     payloads = {5 * i + 2: _payload(form, i, scale=s) for i, s in enumerate(scales)}
     after = outer_step(state, _decision(0, payloads), payloads, spec)
@@ -259,7 +299,9 @@ def test_the_reference_is_the_lower_median_over_payloads(norms, median, state, s
     assert set(clip_references(accepted, spec.outer).values()) == {median}
 
 
-def test_before_any_acceptance_the_reference_comes_from_theta_0(state, spec) -> None:
+def test_before_any_acceptance_the_reference_is_the_windows_median_bounded_by_theta_0(
+    state, spec
+) -> None:
     zeroed = dataclasses.replace(state, initial_norms=dict.fromkeys(state.params, 0.0))
     shares, floors = (clip_references(s, spec.outer) for s in (state, zeroed))
     outer = spec.outer
@@ -267,6 +309,51 @@ def test_before_any_acceptance_the_reference_comes_from_theta_0(state, spec) -> 
         assert floors[name] == outer.initial_norm_floor * math.sqrt(tensor.numel())
         assert shares[name] == max(outer.initial_norm_share * exact_norm(tensor), floors[name])
     assert any(shares[name] > floors[name] for name in shares)
+
+    def beside(*multiples: float) -> dict[str, float]:
+        norms = [{name: m * limit for name, limit in shares.items()} for m in multiples]
+        return clip_references(state, outer, norms)
+
+    assert beside(900.0, 0.25, 0.5, 1e-9) == {n: 0.25 * limit for n, limit in shares.items()}
+    assert beside(3.0, 900.0) == beside() == shares
+    later = dataclasses.replace(state, accepted_norms=((0, (dict.fromkeys(shares, 7.0),)),))
+    assert set(clip_references(later, outer, [dict.fromkeys(shares, 1.0)]).values()) == {7.0}
+
+
+@pytest.mark.parametrize("scale", [10.0, 1e4])
+def test_a_magnified_payload_cannot_move_the_first_step_far(scale, state, spec, form) -> None:
+    """Beside three honest ones: at most as far as kappa of their median."""
+    honest = {uid: _payload(form, uid + 1, scale=1e-4) for uid in range(3)}
+    payloads = {**honest, 3: _payload(form, 9, scale=1e-4 * scale)}
+    lengths = [
+        math.sqrt(
+            sum(float((after[n] - state.params[n]).double().norm()) ** 2 for n in state.params)
+        )
+        for after in (
+            expected_params(state, _members(uids), {u: payloads[u] for u in uids}, spec)
+            for uids in (honest, payloads)
+        )
+    ]
+    assert lengths[0] < lengths[1] < (1 + spec.outer.clip_factor) * lengths[0]
+
+
+def test_the_payloads_of_one_coldkey_together_have_no_more_than_their_share(
+    state, spec, form
+) -> None:
+    """Five of ten hotkeys are one owner's: 5/10 of the energy without, 2/6 with the cap."""
+    payloads = {uid: _payload(form, uid + 1, scale=1e-4) for uid in range(10)}
+    owners = {uid: min(uid, 5) for uid in payloads}
+    spec = dataclasses.replace(spec, outer=dataclasses.replace(spec.outer, outer_lr=1.0))
+    after = outer_step(state, _decision(0, payloads, owners=owners), payloads, spec)
+    expected = _naive_params(state, payloads, spec.outer, owners)
+    assert tensors_digest(after.params) == tensors_digest(expected)
+    apart = outer_step(state, _decision(0, payloads), payloads, spec)
+    assert tensors_digest(apart.params) != tensors_digest(after.params)
+    assert apart.root != after.root
+    one = outer_step(
+        state, _decision(0, payloads, owners=dict.fromkeys(payloads, 1)), payloads, spec
+    )
+    assert tensors_digest(one.params) == tensors_digest(apart.params), "nobody to compare with"
 
 
 def test_staleness_weights() -> None:
@@ -329,20 +416,30 @@ def test_a_payload_is_scored_at_no_more_than_the_median_norm(spec, theta0) -> No
     assert scored_references(state, present, outer) == medians
     empty = [*present[:2], *[dict.fromkeys(theta0, 0.0)] * 3]
     halves = {name: limit / 2 for name, limit in limits.items()}
-    assert scored_references(state, empty, outer) == halves, "empty payloads cannot empty others"
+    later = dataclasses.replace(state, accepted_norms=((0, (limits,)),))
+    assert scored_references(later, empty, outer) == halves, "empty payloads cannot empty others"
     huge = [dict.fromkeys(theta0, 1e9)] * 3
-    assert scored_references(state, huge, outer) == clip_references(state, outer)
-    assert scored_references(state, [], outer) == clip_references(state, outer)
+    for known in (state, later):
+        assert scored_references(known, present, outer) == medians
+        assert scored_references(known, huge, outer) == clip_references(known, outer)
+        assert scored_references(known, [], outer) == clip_references(known, outer)
+    floors = {n: outer.initial_norm_floor * math.sqrt(t.numel()) for n, t in theta0.items()}
+    assert scored_references(state, empty, outer) == floors
+    assert min(floors.values()) > 0
+    small = [{n: 1.5 * floor for n, floor in floors.items()}] * 3
+    assert scored_references(state, small, outer) == small[0], "far below the share of theta_0"
 
 
 def test_expected_parameters_are_those_of_the_outer_step_bit_for_bit(spec, theta0, form) -> None:
     state, payloads = first_state(theta0, spec.run_id), {u: _payload(form, u + 1) for u in range(4)}
     after = outer_step(state, _decision(0, payloads), payloads, spec)
-    expected = expected_params(state, list(payloads.values()), spec)
+    expected = expected_params(state, _members(payloads), payloads, spec)
     assert tensors_digest(expected) == tensors_digest(after.params) != tensors_digest(theta0)
-    fewer = expected_params(state, list(payloads.values())[:3], spec)
+    fewer = expected_params(state, _members(range(3)), payloads, spec)
     assert tensors_digest(fewer) != tensors_digest(expected)
-    assert tensors_digest(expected_params(state, [], spec)) == tensors_digest(theta0)
+    lacking = expected_params(state, _members(range(9)), payloads, spec)
+    assert tensors_digest(lacking) == tensors_digest(expected)
+    assert tensors_digest(expected_params(state, (), payloads, spec)) == tensors_digest(theta0)
 
 
 def test_the_mean_of_all_starts_is_theta_after_the_update_under_way(spec, theta0, form) -> None:

@@ -1,10 +1,10 @@
-"""The project's outer step: the mean with a least divisor, clipped at past norms.
+"""The project's outer step: the mean with a least divisor, clipped at past norms, energy capped.
 
-References and coefficients are `template.training.outer`'s own functions; a
-test holds the parameters to those of `outer_step`, bit for bit.
+Every miner has a coldkey of its own. References and coefficients are those of
+`template.training.outer`; a test holds the parameters to those of `outer_step`, bit for bit.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
@@ -14,6 +14,7 @@ from benchmarks.learning.messages import Message
 from benchmarks.learning.strategy import LocalUpdate
 from benchmarks.learning.workers import Workers
 from compression import SparseModel, apply
+from template.training.energy import Factors, Norms, cap_energy
 from template.training.outer import (
     clip_references,
     coefficients,
@@ -24,31 +25,37 @@ from template.training.outer import (
 
 
 class Ours(LocalUpdate):
-    """theta - alpha * sum of w_i c_{i,t} payload_i, w_i = 1 / max(accepted, n_min)."""
+    """theta - alpha * sum of w_i c_{i,t} g_i payload_i, w_i = 1 / max(accepted, n_min)."""
 
     def __init__(self, workers: Workers) -> None:
         super().__init__(workers)
+        self.outer = workers.spec.outer
         self._state = first_state(workers.space.views(workers.theta0()), workers.spec.run_id)
 
     def merge(self, params_N: Tensor, messages: Sequence[Message], alpha: float) -> Tensor:
         divisor = max(len(messages), self.trial.min_divisor)
-        space = self.workers.space
-        updates = [
-            (m.tensors, self._factors(m, alpha, divisor / share))
+        space, norms = self.workers.space, [_norms(message) for message in messages]
+        factors: list[Factors] = [
+            self._factors(m, alpha, divisor / share, norms)
             for m, share in zip(messages, self._shares(messages), strict=True)
         ]
+        capped = cap_energy(factors, norms, self.coldkeys(messages), self.outer.max_energy_share)
         self._remember(messages)
         after_N = params_N.clone()
-        for tensors, factors in updates:
-            minus = {name: -factor for name, factor in factors.items()}
-            apply(space.views(after_N), SparseModel(tensors=tensors), minus)
+        for message, factor in zip(messages, capped, strict=True):
+            minus = {name: -value for name, value in factor.items()}
+            apply(space.views(after_N), SparseModel(tensors=message.tensors), minus)
         return after_N
+
+    def coldkeys(self, messages: Sequence[Message]) -> list[bytes]:
+        """Whose each payload is."""
+        return [index.to_bytes(2, "little") for index in range(len(messages))]
 
     def scored(
         self, message: Message, beside: Iterable[Message], alpha: float, share: float
     ) -> Tensor:
         """What is taken off the parameters when validators score a payload; [N]."""
-        outer = replace(self.workers.spec.outer, outer_lr=alpha)
+        outer = replace(self.outer, outer_lr=alpha)
         references = scored_references(self._state, map(_norms, beside), outer)
         factors = scored_coefficients(0, _norms(message), references, outer, share)
         return self._step(message, factors)
@@ -56,15 +63,17 @@ class Ours(LocalUpdate):
     def solo(self, message: Message, alpha: float) -> Tensor:
         return self._step(message, self._factors(message, alpha, 1.0))
 
-    def _step(self, message: Message, factors: Mapping[str, float]) -> Tensor:
+    def _step(self, message: Message, factors: Factors) -> Tensor:
         step_N = torch.zeros_like(message.dense)
         for name, view in self.workers.space.views(step_N).items():
             message.tensors[name].add_to(view, coefficient=factors[name])
         return step_N
 
-    def _factors(self, message: Message, alpha: float, divisor: float) -> Mapping[str, float]:
-        outer = replace(self.workers.spec.outer, outer_lr=alpha)
-        references = clip_references(self._state, outer)
+    def _factors(
+        self, message: Message, alpha: float, divisor: float, present: Iterable[Norms] = ()
+    ) -> Factors:
+        outer = replace(self.outer, outer_lr=alpha)
+        references = clip_references(self._state, outer, present)
         return coefficients(0, _norms(message), references, outer, divisor)
 
     def _shares(self, messages: Sequence[Message]) -> list[float]:
@@ -76,7 +85,7 @@ class Ours(LocalUpdate):
 
     def _remember(self, messages: Sequence[Message]) -> None:
         """The norms that bound those of later rounds."""
-        window, outer = self._state.window, self.workers.spec.outer
+        window, outer = self._state.window, self.outer
         norms = tuple(map(_norms, messages))
         entries = (*self._state.accepted_norms, *([(window, norms)] if norms else []))
         recent = tuple(entry for entry in entries if entry[0] > window - outer.clip_windows)

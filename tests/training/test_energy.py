@@ -1,0 +1,130 @@
+"""The energy cap: exact where nobody exceeds, and elsewhere a level that solves its equation."""
+
+import math
+from fractions import Fraction
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from template.training.energy import allowed_share, cap_energy, energy, energy_level
+
+positive = st.floats(1e-12, 1e12)
+shares = st.floats(0.01, 1.0)
+energies = st.lists(positive, min_size=1, max_size=40)
+
+
+def _exact_level(values: list[float], share: float) -> Fraction:
+    """The level in rational numbers, by bisection over how many of the largest are cut."""
+    ordered = sorted(map(Fraction, values), reverse=True)
+    allowed = Fraction(allowed_share(len(values), share))
+    for count in range(len(ordered)):
+        if allowed * count >= 1:
+            break
+        level = allowed * sum(ordered[count:]) / (1 - allowed * count)
+        if ordered[count] <= level:
+            return level
+    raise AssertionError("no level holds")
+
+
+def _payloads(values: list[float]) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
+    """Coefficients and norms of two tensors with such energies, split unevenly."""
+    factors = [{"a": 0.6 * math.sqrt(v), "b": 0.8 * math.sqrt(v) / 8} for v in values]
+    return factors, [{"a": 1.0, "b": 8.0}] * len(values)
+
+
+def test_energy_is_the_sum_of_squared_lengths() -> None:
+    assert energy({"a": 2.0, "b": 0.5}, {"a": 3.0, "b": 8.0}) == 36.0 + 16.0
+    assert energy({}, {}) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("values", "share", "level"),
+    [
+        ([5.0], 0.25, 10.0),
+        ([5.0, 1e-9], 0.25, 5.0 + 1e-9),
+        ([8.0, 1.0, 1.0], 0.25, 4.0),
+        ([8.0, 1.0, 1.0, 1.0], 0.25, 3.0),
+        ([9.0, *[1.0] * 9], 0.25, 3.0),
+        ([9.0, 8.0, *[1.0] * 8], 0.25, 4.0),
+        ([9.0, 8.0, 7.0, *[1.0] * 7], 0.25, 7.0),
+        ([100.0, 80.0, 70.0, *[1.0] * 7], 0.25, 7.0),
+        ([9.0, *[1.0] * 9], 1.0, 18.0),
+    ],
+)
+def test_levels(values, share, level) -> None:
+    """One and two payloads: no cap; three: 2/3, four: half; from 2/s on: s."""
+    assert energy_level(values, share) == pytest.approx(level)
+
+
+@given(energies, shares)
+def test_the_level_solves_its_equation(values, share) -> None:
+    level = energy_level(values, share)
+    exact = _exact_level(values, share)
+    assert level == pytest.approx(float(exact), rel=1e-9)
+
+
+@given(energies, shares, st.data())
+def test_no_coldkey_keeps_more_than_its_share_and_order_is_nothing(values, share, data) -> None:
+    owners = [data.draw(st.integers(0, len(values) - 1)).to_bytes(2, "little") for _ in values]
+    factors, norms = _payloads(values)
+    capped = cap_energy(factors, norms, owners, share)
+    kept: dict[bytes, list[float]] = {}
+    for owner, factor, norm in zip(owners, capped, norms, strict=True):
+        kept.setdefault(owner, []).append(energy(factor, norm))
+    totals = [math.fsum(parts) for parts in kept.values()]
+    allowed = allowed_share(len(totals), share)
+    assert max(totals) <= allowed * math.fsum(totals) * (1 + 1e-9)
+    assert all(c[name] <= f[name] for c, f in zip(capped, factors, strict=True) for name in f)
+    order = data.draw(st.permutations(range(len(values))))
+    again = cap_energy(*([column[i] for i in order] for column in (factors, norms, owners)), share)
+    assert again == [capped[i] for i in order]
+
+
+@given(energies, shares)
+def test_nothing_changes_where_nobody_exceeds(values, share) -> None:
+    factors, norms = _payloads(values)
+    spent = [Fraction(energy(f, n)) for f, n in zip(factors, norms, strict=True)]
+    assume(
+        max(spent)
+        <= Fraction(allowed_share(len(values), share)) * sum(spent) * (1 - Fraction(1, 10**9))
+    )
+    capped = cap_energy(factors, norms, [bytes([i]) for i in range(len(values))], share)
+    assert all(c is f for c, f in zip(capped, factors, strict=True))
+
+
+@settings(max_examples=50)
+@given(positive, st.integers(1, 20), st.data(), shares)
+def test_no_minority_cuts_a_majority_of_equals(value, count, data, share) -> None:
+    """However small the others' payloads are."""
+    minority = data.draw(st.lists(positive, max_size=count))
+    assume(all(other <= value for other in minority))
+    factors, norms = _payloads([value] * count + minority)
+    owners = [bytes([i]) for i in range(len(factors))]
+    capped = cap_energy(factors, norms, owners, share)
+    for before, after in zip(factors[:count], capped, strict=False):
+        assert after["a"] == pytest.approx(before["a"], rel=1e-12)
+
+
+def test_what_is_cut_keeps_its_direction_and_the_others_their_bits() -> None:
+    factors, norms = _payloads([100.0, *[1.0] * 9])
+    capped = cap_energy(factors, norms, [bytes([i]) for i in range(10)], 0.25)
+    assert capped[1:] == factors[1:]
+    scale = math.sqrt(3.0 / 100.0)
+    assert capped[0] == pytest.approx({n: f * scale for n, f in factors[0].items()})
+
+
+def test_payloads_of_one_coldkey_count_together_and_empty_ones_nowhere() -> None:
+    values = [1.0] * 5 + [1.0] * 5
+    factors, norms = _payloads(values)
+    owners = [b"one"] * 5 + [bytes([i]) for i in range(5)]
+    capped = cap_energy(factors, norms, owners, 0.25)
+    kept = [energy(f, n) for f, n in zip(capped, norms, strict=True)]
+    assert kept[0] == pytest.approx(kept[4]) == pytest.approx(0.5)
+    assert sum(kept[:5]) == pytest.approx(sum(kept) * 2 / 6)
+    alone = cap_energy(factors, norms, [b"one"] * 10, 0.25)
+    assert alone == factors, "one coldkey: only n_min bounds it"
+    empty = [{"a": 0.0, "b": 0.0}] * 6
+    padded = cap_energy([*factors[:4], *empty], norms, [bytes([i]) for i in range(10)], 0.1)
+    assert padded == [*factors[:4], *empty], "six coldkeys without energy do not lower the share"
+    assert cap_energy(empty, norms[:6], [bytes([i]) for i in range(6)], 0.25) == empty
