@@ -188,18 +188,20 @@ class Swarm:
         actor = self.roster[uid]
         rng = np.random.default_rng((self.trial.seed, number, uid))
         start_N = self._thetas[max(0, len(self._thetas) - 1 - actor.stale)]
-        place_N = start_N.clone()
-        for step in range(round(actor.share_in(number) * self.trial.inner_steps)):
-            whose, index = actor.source(uid, step)
-            pages = self.workers.draw(whose, number * self.trial.inner_steps + index)
-            taken = actor.taken(pages, rng)
-            self.workers.step(place_N, uid, taken, self.workers.inner_lr(number, step))
+        steps = range(round(actor.share_in(number) * self.trial.inner_steps))
+        sources = [actor.source(uid, step) for step in steps]
+        first = number * self.trial.inner_steps
+        batches = [
+            actor.taken(self.workers.draw(whose, first + index), rng) for whose, index in sources
+        ]
+        rates = [self.workers.inner_lr(number, step) for step in steps]
+        end_N = self.workers.trained(start_N, uid, batches, rates)
         honest = {u: m for u, m in sent.items() if type(self.roster[u]) is Actor}
         return View(
             number=number,
             uid=uid,
             params_N=params_N,
-            delta_N=start_N - place_N,
+            delta_N=start_N - end_N,
             last=self._last,
             update_N=self._update_N,
             honest_now=honest if actor.colludes else {},

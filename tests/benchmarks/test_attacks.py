@@ -125,6 +125,24 @@ def test_the_written_out_model_is_the_projects(workers) -> None:
     torch.testing.assert_close(params_N, copy_N, rtol=1e-4, atol=1e-5)
 
 
+def test_a_training_that_was_made_before_is_the_same_again() -> None:
+    """Twice in a row the optimiser goes on from where it was, whoever made the steps."""
+    first, second = LeanWorkers(TINY), LeanWorkers(TINY)
+    batches, rates = [first.draw(4, step) for step in range(3)], [3e-3, 2e-3, 1e-3]
+    ends = []
+    for each in (first, second):
+        once_N = each.trained(each.theta0(), 4, batches, rates)
+        ends.append((once_N, each.trained(once_N, 4, batches, rates)))
+    (one_N, two_N), (again_N, twice_N) = ends
+    assert torch.equal(one_N, again_N)
+    assert torch.equal(two_N, twice_N)
+    assert not torch.equal(one_N, two_N)
+    by_hand, params_N = LeanWorkers(TINY), first.theta0()
+    for pages, rate in zip(batches * 2, rates * 2, strict=True):
+        by_hand.step(params_N, 4, pages, rate)
+    assert torch.equal(params_N, two_N)
+
+
 def test_every_attack_can_be_played_and_says_what_it_may_earn() -> None:
     for name, attack in ATTACKS.items():
         assert 0 <= attack.work <= 1, name
