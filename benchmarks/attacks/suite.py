@@ -14,7 +14,8 @@ from benchmarks.attacks.actor import Actor
 from benchmarks.attacks.catalogue import ATTACKS
 from benchmarks.attacks.council import BURN_UID
 from benchmarks.attacks.idle import Undelivered
-from benchmarks.attacks.swarm import Outcome, Swarm
+from benchmarks.attacks.panel import Outcome
+from benchmarks.attacks.swarm import Swarm
 from benchmarks.learning.record import append
 from benchmarks.learning.trial import KEY_DIGITS, Trial
 from evaluation.work import WorkSample

@@ -148,7 +148,7 @@ def test_every_attack_can_be_played_and_says_what_it_may_earn() -> None:
         assert 0 <= attack.work <= 1, name
         assert (attack.work > 0) == (attack.kind in (PARTIAL, SYBIL)), name
         assert (attack.validator is not None) == (attack.kind == VALIDATOR), name
-        trial = replace(TINY, rounds=2, inner_steps=2, warm_steps=2)
+        trial = replace(TINY, rounds=2, inner_steps=1, warm_steps=2)
         dishonest = attack.validator and attack.validator()
         roster = [Actor(), *attack.group(attack.hotkeys)]
         params_N = Swarm(trial, roster, dishonest=dishonest).run()
@@ -278,7 +278,7 @@ def test_a_new_hotkey_starts_without_a_record() -> None:
 def test_what_one_validator_alone_can_fetch_is_not_accepted() -> None:
     swarm = _tiny(ATTACKS["delivered to one"].group(1))
     assert swarm.outcome.statuses[2] == ["not_delivered"] * TINY.rounds
-    one, others = swarm._notebooks[swarm._hidden[0]], swarm._notebooks[swarm._hidden[1]]
+    one, *_, others = swarm.panel.notebooks
     assert one.histories["2"][0].work is not None
     assert others.histories["2"][0].relative_gain == -1.0
     assert 2 not in swarm.outcome.named
