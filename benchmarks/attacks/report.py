@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 
 from benchmarks.attacks.catalogue import (
@@ -19,12 +18,10 @@ from benchmarks.attacks.catalogue import (
     VALIDATOR,
     Attack,
 )
+from benchmarks.attacks.picture import draw
 from benchmarks.attacks.suite import CLEAN, Case, samples_of
 from benchmarks.learning.record import Interval, Rows, interval
 from evaluation.work import WorkRules, WorkSample, WorkState
-
-mpl.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
 
 MAX_LOSS_RATIO, MIN_HONEST_SHARE = 1.01, 0.95
 LIMITS = {FREE: 0.1, PARTIAL: 1.1, SYBIL: 1.0, VALIDATOR: 0.1}
@@ -36,7 +33,6 @@ MAX_DIVIDENDS = 1.001
 MIN_BACKDOOR = 0.1
 SMALL = 16
 """Miners up to which a run is of the small kind, where a quarter attack."""
-PAY_RANGE, LOSS_RANGE, LOST = (0.0, 2.0), (0.98, 1.06), 1e5
 COLUMNS = (
     "| attack | class | attackers | loss, undefended | earned, undefended | harm, undefended | "
     "loss | earned | limit | honest keep | windows to detection | dividends | backdoor | |"
@@ -51,7 +47,14 @@ LEGEND = (
     "follows the trigger."
 )
 Head = Mapping[str, Any]
-COPYING = ("delayed copy", "noisy copy", "partial copy", "average of two", "gaussian")
+COPYING = (
+    "replay of a rival's",
+    "delayed copy",
+    "noisy copy",
+    "partial copy",
+    "average of two",
+    "gaussian",
+)
 CAREERS, EVALUATIONS = 4000, 20
 
 
@@ -64,7 +67,8 @@ def write(cases: Sequence[Case], rows: Rows, rules: WorkRules, results: Path, he
     results.mkdir(parents=True, exist_ok=True)
     (results / "attacks.json").write_text(json.dumps(content, indent=1) + "\n")
     (results / "attacks.md").write_text(markdown(content))
-    draw(points, results / "attacks.png")
+    shown = [p for p in points if p["miners"] <= SMALL] or points
+    draw(shown, MAX_LOSS_RATIO, results / "attacks.png")
 
 
 def attack_points(cases: Sequence[Case], rows: Rows) -> list[dict[str, Any]]:
@@ -315,76 +319,3 @@ def _or_none(earned: float) -> float | None:
 
 def _percent(value: float | None) -> str:
     return "no run" if value is None else f"{100 * value:.2f} %"
-
-
-def draw(points: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Pay and loss of every attack, undefended and defended, where a quarter attack."""
-    shown = [p for p in points if p["miners"] <= SMALL] or list(points)
-    names = [p["name"] for p in shown]
-    figure, axes = plt.subplots(1, 2, figsize=(12, 0.24 * len(names) + 2.0), sharey=True)
-    pays = [p["undefended"] and _or_all(p["undefended"]["earned_vs_honest"]) for p in shown]
-    losses = [p["undefended"] and p["undefended"]["loss_ratio"] for p in shown]
-    _dots(axes[0], pays, [_or_all(p["earned_vs_honest"]) for p in shown], PAY_RANGE)
-    _dots(axes[1], losses, [p["loss_ratio"]["mean"] for p in shown], LOSS_RANGE)
-    rows = range(len(shown))
-    limits = [p["limit"] for p in shown]
-    axes[0].scatter(limits, rows, marker="|", c="black", s=90, label="limit", zorder=4)
-    axes[1].axvline(MAX_LOSS_RATIO, color="black", lw=1)
-    axes[0].set_title("pay over an honest miner's", fontsize=10)
-    axes[1].set_title("final loss over the run without attackers", fontsize=10)
-    axes[0].set_yticks(list(rows), names, fontsize=8)
-    axes[0].set_ylim(len(shown) - 0.4, -0.6)
-    for kind in KINDS:
-        of_kind = [row for row in rows if shown[row]["class"] == kind]
-        if of_kind:
-            _mark_class(axes, kind, of_kind[0], of_kind[-1])
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.suptitle("Every attack, a quarter of the miners or of the stake", fontsize=12)
-    figure.legend(handles, labels, frameon=False, fontsize=9, loc="lower center", ncols=3)
-    figure.tight_layout(rect=(0, 0.03, 1, 1))
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-
-
-def _or_all(earned: float | None) -> float:
-    return math.inf if earned is None else earned
-
-
-def _dots(
-    axis: Any, open_: Sequence[float | None], defended: Sequence[float], limits: tuple[float, float]
-) -> None:
-    """A dot for every value; one beyond the range stands at its edge with the number beside it."""
-    low, high = limits
-    known = [(row, value) for row, value in enumerate(open_) if value is not None]
-    for label, colour, values in (
-        ("undefended", "#c2763a", known),
-        ("Tessera", "#1f6f8b", list(enumerate(defended))),
-    ):
-        inside = [min(max(value, low), high) for _, value in values]
-        axis.scatter(
-            inside, [row for row, _ in values], c=colour, s=30, label=label, zorder=3, clip_on=False
-        )
-        for row, value in values:
-            if not low <= value <= high:
-                text = "all" if math.isinf(value) else "lost" if value > LOST else f"{value:.3g}"
-                place = (6, -3) if value > high else (-6, -3)
-                axis.annotate(
-                    text, (min(max(value, low), high), row), textcoords="offset points",
-                    xytext=place, fontsize=7, color=colour, annotation_clip=False,
-                    ha="left" if value > high else "right",
-                )  # fmt: skip
-    axis.set_xlim(low, high)
-    axis.grid(axis="y", color="#e4e4e4", lw=0.7)
-    axis.tick_params(axis="y", length=0)
-    for side in ("top", "right", "left"):
-        axis.spines[side].set_visible(False)
-
-
-def _mark_class(axes: Any, kind: str, first: int, last: int) -> None:
-    if first:
-        for axis in axes:
-            axis.axhline(first - 0.5, color="#888888", lw=0.8)
-    axes[1].annotate(
-        kind, (1.0, (first + last) / 2), xycoords=("axes fraction", "data"), xytext=(40, 0),
-        textcoords="offset points", rotation=90, va="center", fontsize=9, annotation_clip=False,
-    )  # fmt: skip
