@@ -96,7 +96,6 @@ ATTACKS: Mapping[str, Attack] = {
     "one machine, four hotkeys": _sybil(lambda: sybil.shared_out(4), 4),
     "same payload, two hotkeys": _sybil(lambda: sybil.trained_once(2, noise=0.0), 2),
     "one training, two hotkeys": _sybil(lambda: sybil.trained_once(2, noise=0.05), 2),
-    "one training, four hotkeys": _sybil(lambda: sybil.trained_once(4, noise=0.05), 4),
     "one training split over two": _sybil(lambda: sybil.split(2), 2),
     "one training split over four": _sybil(lambda: sybil.split(4), 4),
     "lying validator": _validator(council.Liar, idle.Flipped),

@@ -63,7 +63,7 @@ class LeanWorkers(Workers):
     def likeliest(self, params_N: Tensor, pages_PT: np.ndarray) -> np.ndarray:
         """The likeliest next token after each, int64 [P, T - 1]."""
         self._stand_at(params_N)
-        found: np.ndarray = self._logits(torch.from_numpy(pages_PT)[:, :-1]).argmax(-1).numpy()
+        found: np.ndarray = self._logits(torch.from_numpy(pages_PT)).argmax(-1).numpy()
         return found
 
     def trained(
@@ -109,13 +109,16 @@ class LeanWorkers(Workers):
         self._page_losses(torch.from_numpy(pages)).mean().backward()
 
     def _page_losses(self, tokens_PT: Tensor) -> Tensor:
-        logits_PTV = self._logits(tokens_PT[:, :-1])
+        logits_PTV = self._logits(tokens_PT)
         losses = functional.cross_entropy(
             logits_PTV.flatten(0, 1), tokens_PT[:, 1:].flatten(), reduction="none"
         )
         return losses.view(len(tokens_PT), -1).mean(dim=1)
 
     def _logits(self, tokens_PT: Tensor) -> Tensor:
+        """Of all tokens but the first, [P, T - 1, V]. Attention runs over a whole page, whose
+        length the kernels like: over one token less it takes twice as long.
+        """
         embedding = self._at["model.embed_tokens.weight"]
         place = functional.embedding(tokens_PT, embedding)
         for layer in range(self.spec.model.num_hidden_layers):
@@ -123,7 +126,7 @@ class LeanWorkers(Workers):
             place = place + self._attention(self._normed(place, name + "input_layernorm"), name)
             normed = self._normed(place, name + "post_attention_layernorm")
             place = place + self._mlp(normed, name + "mlp.")
-        return self._normed(place, "model.norm") @ embedding.T
+        return self._normed(place[:, :-1], "model.norm") @ embedding.T
 
     def _normed(self, place: Tensor, name: str) -> Tensor:
         size = (place.shape[-1],)
