@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.attacks import report, suite
-from benchmarks.attacks.swarm import WORK_EFFECT
+from benchmarks.attacks.panel import WORK_EFFECT
 from benchmarks.learning.pool import Job, run_jobs
 from benchmarks.learning.record import load
 from benchmarks.learning.report import commit
@@ -41,6 +41,7 @@ def main(argv: list[str]) -> None:
         for case in cases
         if case.key not in done
     ]
+    jobs.sort(key=lambda job: -job.cost)
     try:
         run_jobs(jobs, arguments.workers)
     except KeyboardInterrupt:

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
+from benchmarks.attacks.model import LeanWorkers
 from benchmarks.learning.messages import Message, SparseCodec
-from benchmarks.learning.workers import Workers
+from template.protocol.payload import PayloadFormat
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,7 +33,7 @@ class View:
     update_N: Tensor
     honest_now: Mapping[int, Message]
     sent_now: Mapping[int, Message]
-    workers: Workers
+    workers: LeanWorkers
     codec: SparseCodec
     rng: np.random.Generator
 
@@ -44,7 +45,10 @@ class View:
 class Actor:
     """Works honestly. `share`: of the inner steps; `claims`: the share it says it made.
 
-    `feeds_back`: keeps error feedback, as the miner's own code does.
+    `feeds_back`: keeps error feedback, as the miner's own code does. `stale`: windows that its
+    base is older than it says. `renewed_every`: windows after which its uid passes to a new
+    hotkey of the same owner, 0 for never. `seen_by`: validators that can fetch what it sends,
+    None for all.
     """
 
     share = 1.0
@@ -52,14 +56,29 @@ class Actor:
     feeds_back = True
     colludes = False
     """Sends after the honest, and sees what they sent."""
+    stale = 0
+    renewed_every = 0
+    seen_by: frozenset[int] | None = None
 
     def dishonest(self, number: int) -> bool:
         """Whether it attacks in this window."""
         return False
 
+    def share_in(self, number: int) -> float:
+        """Of the inner steps that it makes in this window."""
+        return self.share
+
+    def hotkey(self, uid: int, number: int) -> str:
+        """Whose uid it is in this window."""
+        return f"{uid}/{number // self.renewed_every}" if self.renewed_every else str(uid)
+
     def source(self, uid: int, step: int) -> tuple[int, int]:
         """Whose pages it trains on in an inner step, and the how manieth batch of theirs."""
         return uid, step
+
+    def taken(self, pages: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """What it trains on in an inner step, of a batch int64 [pages, tokens]."""
+        return pages
 
     def pages(self, consumed: np.ndarray, view: View) -> np.ndarray:
         """The pages that it says it trained on; `consumed` are those it should have."""
@@ -78,3 +97,15 @@ class Attacker(Actor):
 
     def dishonest(self, number: int) -> bool:
         return True
+
+
+class Malformed(Attacker):
+    """Sends bytes that are no payload of the run."""
+
+    def damaged(self, frame: bytes, form: PayloadFormat) -> bytes:
+        """What goes out in place of a good frame."""
+        raise NotImplementedError
+
+    def unchecked(self, message: Message) -> Tensor | None:
+        """What a decoder without checks makes of it, [N]; None if it stops the node."""
+        return None

@@ -1,296 +1,109 @@
-"""The attacks, by name. A class each; what it may earn is said beside it."""
+"""The attacks, by name, and what each may earn.
 
-from collections.abc import Callable, Mapping
+An exact copy of a payload of the same window is not among them: nobody can read one before all
+are committed. What comes closest are two hotkeys of one machine that send the same.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from benchmarks.attacks.actor import Actor, Attacker, View
-from benchmarks.learning.messages import Message
-
-FREE, PARTIAL, SYBIL = "free", "partial", "sybil"
-
-
-class Gaussian(Attacker):
-    """Noise at the norm that honest payloads have."""
-
-    def send(self, honest: Message, view: View) -> Message | None:
-        return view.encoded(_noise_like(view))
-
-
-class Zero(Attacker):
-    """A payload that says nothing."""
-
-    def send(self, honest: Message, view: View) -> Message | None:
-        return view.encoded(torch.zeros_like(view.params_N))
-
-
-class Flipped(Attacker):
-    """Its own honest work, with the sign turned."""
-
-    share = 1.0
-
-    def send(self, honest: Message, view: View) -> Message | None:
-        return view.encoded(-honest.dense)
-
-
-class Magnified(Attacker):
-    """Its own honest work, times a factor."""
-
-    share = 1.0
-
-    def __init__(self, factor: float) -> None:
-        self.factor = factor
-
-    def send(self, honest: Message, view: View) -> Message | None:
-        return view.encoded(self.factor * honest.dense)
-
-
-class LittleIsEnough(Attacker):
-    """The honest mean less 1.5 standard deviations (arXiv 1902.06156), knowing both."""
-
-    colludes = True
-    z = 1.5
-
-    def send(self, honest: Message, view: View) -> Message | None:
-        if not view.honest_now:
-            return view.encoded(_noise_like(view))
-        rows_RN = torch.stack([m.dense for m in view.honest_now.values()])
-        return view.encoded(rows_RN.mean(dim=0) - self.z * rows_RN.std(dim=0, unbiased=False))
-
-
-class InnerProduct(Attacker):
-    """Minus ten times the honest mean (arXiv 1903.03936, epsilon 10)."""
-
-    colludes = True
-
-    def send(self, honest: Message, view: View) -> Message | None:
-        if not view.honest_now:
-            return view.encoded(_noise_like(view))
-        rows_RN = torch.stack([m.dense for m in view.honest_now.values()])
-        return view.encoded(-10.0 * rows_RN.mean(dim=0))
-
-
-class Hijack(Attacker):
-    """Colluders who all send the same coordinates, against the last update."""
-
-    def send(self, honest: Message, view: View) -> Message | None:
-        if not view.last:
-            return view.encoded(_noise_like(view))
-        return view.encoded(-3.0 * view.update_N)
-
-
-class Unique(Attacker):
-    """Noise on coordinates that nobody sent in the window before."""
-
-    def send(self, honest: Message, view: View) -> Message | None:
-        noise_N = _noise_like(view)
-        for message in view.last.values():
-            noise_N[message.dense != 0] = 0.0
-        return view.encoded(noise_N)
-
-
-class Replay(Attacker):
-    """Honest in the first window; sends that payload for ever."""
-
-    share = 1.0
-
-    def __init__(self) -> None:
-        self.kept: Message | None = None
-
-    def dishonest(self, number: int) -> bool:
-        return number > 0
-
-    def send(self, honest: Message, view: View) -> Message | None:
-        self.kept = self.kept or honest
-        return self.kept
-
-
-class Copy(Attacker):
-    """What a rival sent in the window before, with some noise, of some of its coordinates, or
-    the average of several rivals.
-    """
-
-    def __init__(self, *, rivals: int = 1, noise: float = 0.0, part: float = 1.0) -> None:
-        self.rivals, self.noise, self.part = rivals, noise, part
-
-    def send(self, honest: Message, view: View) -> Message | None:
-        others = [m for uid, m in sorted(view.last.items()) if uid != view.uid][: self.rivals]
-        if not others:
-            return view.encoded(_noise_like(view))
-        copied_N = torch.stack([m.dense for m in others]).mean(dim=0)
-        if self.noise:
-            spread = copied_N[copied_N != 0].std()
-            kept = (copied_N != 0).float()
-            copied_N = copied_N + self.noise * spread * kept * _standard(view)
-        if self.part < 1.0:
-            keep_N = torch.from_numpy(view.rng.random(copied_N.numel()) < self.part)
-            copied_N = torch.where(keep_N, copied_N, _noise_like(view))
-        return view.encoded(copied_N)
-
-
-class MomentumRider(Attacker):
-    """The last applied update, and a tenth of the steps."""
-
-    share = 0.1
-
-    def send(self, honest: Message, view: View) -> Message | None:
-        norm = honest.dense.norm().clamp(min=1e-30)
-        ridden_N = view.update_N * norm / view.update_N.norm().clamp(min=1e-30)
-        return view.encoded(ridden_N + honest.dense)
-
-
-class Fewer(Actor):
-    """A share of the inner steps, honestly claimed."""
-
-    def __init__(self, share: float) -> None:
-        self.share = self.claims = share
-
-    def dishonest(self, number: int) -> bool:
-        return True
-
-
-class Overclaimed(Actor):
-    """A quarter of the inner steps, all of them claimed."""
-
-    share, claims = 0.25, 1.0
-
-    def dishonest(self, number: int) -> bool:
-        return True
-
-
-class Undelivered(Attacker):
-    """Commits and never delivers."""
-
-    def send(self, honest: Message, view: View) -> Message | None:
-        return None
-
-
-class GoodDraws(Actor):
-    """Works, and delivers only what lowers the loss on pages of its own by more than usual."""
-
-    def __init__(self) -> None:
-        self.gains: list[float] = []
-
-    def dishonest(self, number: int) -> bool:
-        return True
-
-    def send(self, honest: Message, view: View) -> Message | None:
-        pages = view.workers.random_pages(view.rng, 32)
-        step_N = 0.1 * view.workers.trial.outer_lr * honest.dense
-        before = view.workers.losses(view.params_N, pages)
-        gain = float((before - view.workers.losses(view.params_N - step_N, pages)).mean())
-        self.gains.append(gain)
-        return honest if gain >= float(np.median(self.gains[-5:])) else None
-
-
-class Sleeper(Attacker):
-    """Honest for ten windows, then the sign turned and three times as large."""
-
-    share, windows = 1.0, 10
-
-    def dishonest(self, number: int) -> bool:
-        return number >= self.windows
-
-    def send(self, honest: Message, view: View) -> Message | None:
-        return view.encoded(-3.0 * honest.dense) if self.dishonest(view.number) else honest
-
-
-class SleepingCopier(Copy):
-    """Honest for ten windows, then a copier."""
-
-    windows = 10
-    share = 1.0
-
-    def dishonest(self, number: int) -> bool:
-        return number >= self.windows
-
-    def send(self, honest: Message, view: View) -> Message | None:
-        return super().send(honest, view) if self.dishonest(view.number) else honest
-
-
-class TwinLeader(Actor):
-    """One machine for two hotkeys: trains on the pages of both, half of each, and claims so."""
-
-    claims = 0.5
-
-    def dishonest(self, number: int) -> bool:
-        return True
-
-    def source(self, uid: int, step: int) -> tuple[int, int]:
-        return uid + step % 2, step // 2
-
-
-class TwinFollower(Attacker):
-    """The second hotkey: sends the first one's payload with a little noise."""
-
-    claims = 0.5
-
-    def send(self, honest: Message, view: View) -> Message | None:
-        leader_N = view.sent_now[view.uid - 1].dense
-        kept_N = (leader_N != 0).float()
-        spread = leader_N[leader_N != 0].std()
-        return view.encoded(leader_N + 0.05 * spread * kept_N * _standard(view))
+from benchmarks.attacks import council, frames, idle, sybil, working
+from benchmarks.attacks.actor import Actor
+
+FREE, PARTIAL, SYBIL, VALIDATOR = "free", "partial", "sybil", "validator"
+KINDS = (FREE, PARTIAL, SYBIL, VALIDATOR)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Attack:
-    """`make` builds one attacker; `second` every other one, if it is another. `work`: the share
-    of an honest miner's work that each of them does.
+    """`team` makes attackers who belong together, `hotkeys` of them: one, or one machine's.
+    `work`: the share of an honest miner's work that each of them does. `validator` makes the
+    dishonest one. `note`: why it does no harm undefended, where it does none.
     """
 
     kind: str
-    make: Callable[[], Actor]
-    second: Callable[[], Actor] | None = None
+    team: Callable[[], Sequence[Actor]]
+    hotkeys: int = 1
     work: float = 0.0
+    validator: Callable[[], council.Validator] | None = None
+    note: str = ""
 
     def group(self, count: int) -> list[Actor]:
-        """So many attackers in the order of their uids."""
-        makers = (self.make, self.second or self.make)
-        return [makers[i % 2]() for i in range(count)]
+        """So many attackers in the order of their uids; ValueError for a part of a team."""
+        if count % self.hotkeys:
+            raise ValueError(f"{count} attackers in teams of {self.hotkeys}")
+        return [actor for _ in range(count // self.hotkeys) for actor in self.team()]
+
+
+def _free(make: Callable[[], Actor], note: str = "") -> Attack:
+    return Attack(kind=FREE, team=lambda: [make()], note=note)
+
+
+def _partial(make: Callable[[], Actor], work: float, note: str = "") -> Attack:
+    return Attack(kind=PARTIAL, team=lambda: [make()], work=work, note=note)
+
+
+def _sybil(team: Callable[[], Sequence[Actor]], hotkeys: int) -> Attack:
+    return Attack(kind=SYBIL, team=team, hotkeys=hotkeys, work=1 / hotkeys)
+
+
+def _validator(
+    validator: Callable[[], council.Validator], make: Callable[[], Actor], note: str = ""
+) -> Attack:
+    return Attack(kind=VALIDATOR, team=lambda: [make()], validator=validator, note=note)
 
 
 ATTACKS: Mapping[str, Attack] = {
-    "gaussian": Attack(kind=FREE, make=Gaussian),
-    "zero": Attack(kind=FREE, make=Zero),
-    "sign flip": Attack(kind=FREE, make=Flipped),
-    "magnitude 10": Attack(kind=FREE, make=lambda: Magnified(10.0)),
-    "magnitude 1000": Attack(kind=FREE, make=lambda: Magnified(1000.0)),
-    "a little is enough": Attack(kind=FREE, make=LittleIsEnough),
-    "inner product": Attack(kind=FREE, make=InnerProduct),
-    "index hijack": Attack(kind=FREE, make=Hijack),
-    "unique coordinates": Attack(kind=FREE, make=Unique),
-    "replay": Attack(kind=FREE, make=Replay),
-    "delayed copy": Attack(kind=FREE, make=Copy),
-    "noisy copy": Attack(kind=FREE, make=lambda: Copy(noise=0.5)),
-    "partial copy": Attack(kind=FREE, make=lambda: Copy(part=0.4)),
-    "average of two": Attack(kind=FREE, make=lambda: Copy(rivals=2)),
-    "momentum rider": Attack(kind=FREE, make=MomentumRider),
-    "not delivered": Attack(kind=FREE, make=Undelivered),
-    "honest, then flipped": Attack(kind=FREE, make=Sleeper),
-    "honest, then a copier": Attack(kind=FREE, make=SleepingCopier),
-    "half of the steps": Attack(kind=PARTIAL, make=lambda: Fewer(0.5), work=0.5),
-    "a quarter, all claimed": Attack(kind=PARTIAL, make=Overclaimed, work=0.25),
-    "only good draws": Attack(kind=PARTIAL, make=GoodDraws, work=1.0),
-    "one machine, two hotkeys": Attack(kind=SYBIL, make=lambda: Fewer(0.5), work=0.5),
-    "one training, two hotkeys": Attack(kind=SYBIL, make=TwinLeader, second=TwinFollower, work=0.5),
+    "gaussian": _free(idle.Gaussian),
+    "zero": _free(idle.Zero),
+    "sign flip": _free(idle.Flipped),
+    "a little is enough": _free(idle.LittleIsEnough),
+    "inner product": _free(idle.InnerProduct),
+    "index hijack": _free(idle.Hijack),
+    "unique coordinates": _free(idle.Unique),
+    "replay of its own": _free(idle.Replay),
+    "replay of a rival's": _free(idle.ReplayRival),
+    "delayed copy": _free(idle.Copy),
+    "noisy copy": _free(lambda: idle.Copy(noise=0.5)),
+    "partial copy": _free(lambda: idle.Copy(part=0.4)),
+    "average of two": _free(lambda: idle.Copy(rivals=2)),
+    "momentum rider": _free(idle.MomentumRider),
+    "re-registered rider": _free(idle.RenewedRider),
+    "not delivered": _free(idle.Undelivered, "sends nothing: whoever pays by payload pays nothing"),
+    "delivered to one": _free(idle.DeliveredToOne),
+    "honest, then flipped": _free(working.Sleeper),
+    "honest, then a copier": _free(working.SleepingCopier),
+    "NaN scale": _free(frames.NanScale),
+    "duplicate index": _free(frames.DuplicateIndex),
+    "wrong shape": _free(frames.WrongShape),
+    "truncated": _free(frames.Truncated),
+    "oversized": _free(frames.Oversized),
+    "spike": _partial(working.Spike, 1.0),
+    "magnitude 10": _partial(lambda: idle.Magnified(10.0), 1.0),
+    "magnitude 100": _partial(lambda: idle.Magnified(100.0), 1.0),
+    "magnitude 1000": _partial(lambda: idle.Magnified(1000.0), 1.0),
+    "half of the steps": _partial(lambda: working.Fewer(0.5), 0.5),
+    "a quarter, all claimed": _partial(working.Overclaimed, 0.25),
+    "a quarter of each batch": _partial(working.SmallerBatch, 0.25),
+    "stale base, claimed fresh": _partial(working.StaleBase, 1.0),
+    "over-fit": _partial(working.Overfit, 1.0),
+    "over-fit, few claimed": _partial(working.OverfitFewClaimed, 1.0),
+    "poisoned": _partial(working.Poisoned, 1.0),
+    "only good draws": _partial(working.GoodDraws, 1.0),
+    "part-time flipped": _partial(working.PartTimeFlipper, 0.5),
+    "part-time copier": _partial(working.PartTimeCopier, 0.5),
+    "one machine, two hotkeys": _sybil(lambda: sybil.shared_out(2), 2),
+    "one machine, four hotkeys": _sybil(lambda: sybil.shared_out(4), 4),
+    "same payload, two hotkeys": _sybil(lambda: sybil.trained_once(2, noise=0.0), 2),
+    "one training, two hotkeys": _sybil(lambda: sybil.trained_once(2, noise=0.05), 2),
+    "one training split over two": _sybil(lambda: sybil.split(2), 2),
+    "one training split over four": _sybil(lambda: sybil.split(4), 4),
+    "lying validator": _validator(council.Liar, idle.Flipped),
+    "validator and free riders": _validator(council.Patron, lambda: idle.Copy(rivals=2)),
+    "names what nobody has": _validator(council.NamesTheMissing, idle.Undelivered),
+    "weight copier": _validator(
+        council.WeightCopier,
+        idle.Undelivered,
+        "without commit-reveal it earns what an honest validator earns; it moves no weight",
+    ),
 }
-
-
-def _standard(view: View) -> Tensor:
-    generator = torch.Generator().manual_seed(int(view.rng.integers(2**31)))
-    return torch.randn(view.params_N.shape, generator=generator)
-
-
-def _noise_like(view: View) -> Tensor:
-    """A random direction, every tensor as long as in the payloads of the window before."""
-    noise_N = _standard(view) * 1e-3
-    parts = [view.workers.space.views(message.dense) for message in view.last.values()]
-    for name, tensor in view.workers.space.views(noise_N).items():
-        if parts:
-            norm = float(np.median([float(part[name].norm()) for part in parts]))
-            kept = view.encoded(noise_N)
-            tensor *= norm / max(1e-30, float(view.workers.space.views(kept.dense)[name].norm()))
-    return noise_N

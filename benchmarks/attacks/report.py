@@ -3,27 +3,58 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 
-from benchmarks.attacks.catalogue import ATTACKS, FREE, PARTIAL, SYBIL
+from benchmarks.attacks.catalogue import (
+    ATTACKS,
+    FREE,
+    KINDS,
+    PARTIAL,
+    SYBIL,
+    VALIDATOR,
+    Attack,
+)
+from benchmarks.attacks.picture import draw
 from benchmarks.attacks.suite import CLEAN, Case, samples_of
 from benchmarks.learning.record import Interval, Rows, interval
 from evaluation.work import WorkRules, WorkSample, WorkState
 
-mpl.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
-
 MAX_LOSS_RATIO, MIN_HONEST_SHARE = 1.01, 0.95
-LIMITS = {FREE: 0.1, PARTIAL: 1.1, SYBIL: 1.0}
+LIMITS = {FREE: 0.1, PARTIAL: 1.1, SYBIL: 1.0, VALIDATOR: 0.1}
 """Of an honest miner's pay; for partial work times the share that was done, for one machine's
-hotkeys together.
+hotkeys together, for a validator that of the miners in league with it.
 """
+MAX_DIVIDENDS = 1.001
+"""Of a dishonest validator over an honest one, by stake; the rest is rounding to 65535ths."""
+MIN_BACKDOOR = 0.1
+SMALL = 16
+"""Miners up to which a run is of the small kind, where a quarter attack."""
+COLUMNS = (
+    "| attack | class | attackers | loss, undefended | earned, undefended | harm, undefended | "
+    "loss | earned | limit | honest keep | windows to detection | dividends | backdoor | |"
+)
+LEGEND = (
+    "Loss: against the same honest miners, seed and pages with the attackers away. Earned: an "
+    "attacker's pay over an honest miner's from its first dishonest window on; of hotkeys of one "
+    "machine, together. Harm: what the attack does where nobody defends; harmless if loss, pay, "
+    "backdoor and progress stay as they were. Honest keep: of all that is paid, over what would "
+    "be theirs if attackers were paid for the work that they do. Dividends: of a dishonest "
+    "validator, by stake, over those of an honest one. Backdoor: how often the final model "
+    "follows the trigger."
+)
 Head = Mapping[str, Any]
-COPYING = ("delayed copy", "noisy copy", "partial copy", "average of two", "gaussian")
+COPYING = (
+    "replay of a rival's",
+    "delayed copy",
+    "noisy copy",
+    "partial copy",
+    "average of two",
+    "gaussian",
+)
 CAREERS, EVALUATIONS = 4000, 20
 
 
@@ -36,17 +67,19 @@ def write(cases: Sequence[Case], rows: Rows, rules: WorkRules, results: Path, he
     results.mkdir(parents=True, exist_ok=True)
     (results / "attacks.json").write_text(json.dumps(content, indent=1) + "\n")
     (results / "attacks.md").write_text(markdown(content))
-    draw(points, results / "attacks.png")
+    shown = [p for p in points if p["miners"] <= SMALL] or points
+    draw(shown, MAX_LOSS_RATIO, results / "attacks.png")
 
 
 def attack_points(cases: Sequence[Case], rows: Rows) -> list[dict[str, Any]]:
-    """One for every attack, number of miners and of attackers, over its seeds."""
+    """One for every attack, number of miners and of attackers, over its seeds; class by class."""
     groups: dict[tuple[str, int, int], list[Case]] = {}
     for case in cases:
         if case.attack and case.defended:
             groups.setdefault((case.attack, case.miners, case.attackers), []).append(case)
     found = [_point(group, rows) for group in groups.values()]
-    return [point for point in found if point is not None]
+    points = [point for point in found if point is not None]
+    return sorted(points, key=lambda p: (p["miners"] > SMALL, KINDS.index(p["class"])))
 
 
 def _point(group: Sequence[Case], rows: Rows) -> dict[str, Any] | None:
@@ -56,60 +89,98 @@ def _point(group: Sequence[Case], rows: Rows) -> dict[str, Any] | None:
         return None
     case, attack = whole[0][0], ATTACKS[whole[0][0].attack]
     mine = [beside["attacked"] for _, beside in whole]
-    open_ = [beside["undefended"] for _, beside in whole]
-    losses = [(r["held_out_loss"], b["clean"]) for r, (_, b) in zip(mine, whole, strict=True)]
-    ratio = interval([attacked / clean for attacked, clean in losses])
-    earned = _mean([_earned(row) for row in mine])
-    together = earned / attack.work if attack.kind == SYBIL else earned
-    limit = LIMITS[attack.kind] * (attack.work if attack.kind == PARTIAL else 1.0)
-    share = _mean([row["honest_share"] for row in mine])
-    undefended_ratio = _mean(
-        [r["held_out_loss"] / b["undefended_clean"] for r, (_, b) in zip(open_, whole, strict=True)]
+    clean = [beside["clean"] for _, beside in whole]
+    ratio = interval(
+        [r["held_out_loss"] / c["held_out_loss"] for r, c in zip(mine, clean, strict=True)]
     )
-    keeps = share is None or share >= MIN_HONEST_SHARE or attack.kind != FREE
+    earned, limit = _mean([_earned(row, attack) for row in mine]), limit_of(attack)
+    kept = _mean([_kept(row, c, case) for row, c in zip(mine, clean, strict=True)])
+    dividends = _mean([row["dividends"] for row in mine])
+    undefended = [b["undefended"] for _, b in whole if b["undefended"] is not None]
+    holds = (
+        ratio.mean <= MAX_LOSS_RATIO
+        and earned <= limit
+        and (kept is None or kept >= MIN_HONEST_SHARE)
+        and (dividends is None or dividends <= MAX_DIVIDENDS)
+    )
     return {
         "name": case.attack,
         "class": attack.kind,
         "fraction": round(case.attackers / case.miners, 3),
         "miners": case.miners,
         "seeds": [c.seed for c, _ in whole],
-        "undefended": {
-            "loss_ratio": undefended_ratio,
-            "earned_vs_honest": _mean([_earned(row) for row in open_]),
-        },
+        "undefended": _undefended(undefended[0], attack) if undefended else None,
         "loss_ratio": _numbers(ratio),
-        "earned_vs_honest": together,
+        "earned_vs_honest": _or_none(earned),
         "limit": limit,
         "windows_to_detection": [row["windows_to_detection"] for row in mine],
-        "honest_share": share,
-        "holds": ratio.mean <= MAX_LOSS_RATIO and together <= limit and keeps,
+        "honest_share": _mean([row["honest_share"] for row in mine]),
+        "honest_kept": kept,
+        "dividends_vs_honest": dividends,
+        "backdoor": _mean([row["backdoor"] for row in mine]),
+        "note": attack.note,
+        "holds": holds,
+    }
+
+
+def limit_of(attack: Attack) -> float:
+    """Of an honest miner's pay."""
+    return LIMITS[attack.kind] * (attack.work if attack.kind == PARTIAL else 1.0)
+
+
+def _undefended(pair: Mapping[str, Any], attack: Attack) -> dict[str, Any]:
+    """What the attack does where nobody defends: `harm` in words, empty if it does none."""
+    attacked, clean = pair["attacked"], pair["clean"]
+    ratio = attacked["held_out_loss"] / clean["held_out_loss"]
+    earned = _earned(attacked, attack)
+    harms = {
+        "stops every node": attacked["stopped"] is not None,
+        "backdoor": attacked["backdoor"] > clean["backdoor"] + MIN_BACKDOOR,
+        "loss": ratio > MAX_LOSS_RATIO,
+        "pay": earned > limit_of(attack),
+    }
+    return {
+        "loss_ratio": ratio,
+        "earned_vs_honest": _or_none(earned),
+        "stopped_in_window": attacked["stopped"],
+        "backdoor": attacked["backdoor"],
+        "harm": ", ".join(name for name, done in harms.items() if done),
     }
 
 
 def _beside(case: Case, rows: Rows) -> dict[str, Any] | None:
-    """The run, the same undefended, and the losses of both without the attackers."""
+    """The run and the one without the attackers, and both undefended if there are such."""
 
-    def key(attack: str, *, defended: bool) -> str:
-        return Case(
-            attack=attack, miners=case.miners, attackers=case.attackers, seed=case.seed,
-            defended=defended, windows=case.windows,
-        ).key  # fmt: skip
+    def row(attack: str, *, defended: bool) -> Mapping[str, Any] | None:
+        return rows.get(replace(case, attack=attack, defended=defended).key)
 
-    keys = [key(a, defended=d) for a in (case.attack, CLEAN) for d in (True, False)]
-    if any(k not in rows for k in keys):
+    attacked, clean = row(case.attack, defended=True), row(CLEAN, defended=True)
+    if attacked is None or clean is None:
         return None
-    attacked, undefended, clean, undefended_clean = (rows[k] for k in keys)
-    return {
-        "attacked": attacked,
-        "undefended": undefended,
-        "clean": clean["held_out_loss"],
-        "undefended_clean": undefended_clean["held_out_loss"],
-    }
+    open_, open_clean = row(case.attack, defended=False), row(CLEAN, defended=False)
+    both = None if open_ is None or open_clean is None else {"attacked": open_, "clean": open_clean}
+    return {"attacked": attacked, "clean": clean, "undefended": both}
 
 
-def _earned(row: Mapping[str, Any]) -> float:
-    """Pay of an attacker over that of an honest miner, from its first dishonest window on."""
-    return float(row["earned"] / row["honest_earned"]) if row["honest_earned"] else math.inf
+def _earned(row: Mapping[str, Any], attack: Attack) -> float:
+    """Pay of an attacker, or of all hotkeys of a machine, over that of an honest miner, from its
+    first dishonest window on. Infinite if honest miners got nothing.
+    """
+    if not row["honest_earned"]:
+        return math.inf if row["earned"] else 0.0
+    return float(row["earned"] / row["honest_earned"]) * attack.hotkeys
+
+
+def _kept(row: Mapping[str, Any], clean: Mapping[str, Any], case: Case) -> float | None:
+    """What honest miners get, over what they would: without a dishonest validator; of all that
+    is paid, beside attackers who are paid for their work and no more. None if nobody is paid.
+    """
+    attack = ATTACKS[case.attack]
+    if attack.kind == VALIDATOR:
+        return float(row["honest_earned"] / clean["honest_earned"])
+    honest = case.miners - case.attackers
+    due = honest / (honest + attack.work * case.attackers)
+    return None if row["honest_share"] is None else float(row["honest_share"] / due)
 
 
 def _mean(values: Sequence[float | None]) -> Any:
@@ -177,66 +248,76 @@ def _ever(careers: Sequence[Sequence[WorkSample]], rules: WorkRules) -> int:
 
 
 def markdown(content: Mapping[str, Any]) -> str:
-    """The table that people read."""
-    lines = [
-        "| attack | class | attackers | loss, undefended | earned, undefended | loss | earned | "
-        "limit | windows to detection | honest share | |",
-        "|" + "---|" * 11,
-    ]
-    for p in content["attacks"]:
-        detected = ", ".join("never" if d is None else str(d) for d in p["windows_to_detection"])
-        half = p["loss_ratio"]["half_width_95"]
-        spread = "" if half is None else f" +- {half:.3f}"
-        share = "nobody paid" if p["honest_share"] is None else f"{p['honest_share']:.3f}"
-        lines.append(
-            f"| {p['name']} | {p['class']} | {p['fraction']:.0%} of {p['miners']} | "
-            f"{p['undefended']['loss_ratio']:.3f} | {p['undefended']['earned_vs_honest']:.2f} | "
-            f"{p['loss_ratio']['mean']:.3f}{spread} | {p['earned_vs_honest']:.3f} | "
-            f"{p['limit']:.2f} | {detected} | {share} | "
-            f"{'holds' if p['holds'] else '**does not hold**'} |"
-        )
+    """The tables that people read: one for every size, class by class."""
+    lines: list[str] = []
+    for size, points in _by_size(content["attacks"]):
+        lines += [f"## {size}", "", COLUMNS, "|" + "---|" * (COLUMNS.count("|") - 1)]
+        lines += [*map(_line, points), ""]
     tests = content["tests"]
     lines += [
-        "",
         f"Work test, 20 evaluations: a payload of other pages passes in "
         f"{_percent(tests['copier_false_pass'])}, honest work in "
         f"{_percent(tests['honest_accept_20'])} of {tests['careers']} careers drawn from the "
         f"samples of {tests['observed']['copiers'][0]} and "
         f"{tests['observed']['honest'][0]} miners.",
         "",
-        "Loss: against the same honest miners, seed and pages with the attackers away. Earned: an "
-        "attacker's pay over an honest miner's from its first dishonest window on; of hotkeys of "
-        "one machine, together.",
+        LEGEND,
     ]
+    notes = {p["name"]: p["note"] for p in content["attacks"] if p["note"]}
+    if notes:
+        lines += ["", *(f"{name}: {note}." for name, note in notes.items())]
     return "\n".join(lines) + "\n"
+
+
+def _by_size(points: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Mapping[str, Any]]]]:
+    """Small swarms together, larger ones by their number of miners."""
+    sizes: dict[str, list[Mapping[str, Any]]] = {}
+    for point in points:
+        small = point["miners"] <= SMALL
+        name = "A quarter attack" if small else f"Among {point['miners']} miners"
+        sizes.setdefault(name, []).append(point)
+    return list(sizes.items())
+
+
+def _line(p: Mapping[str, Any]) -> str:
+    detected = ", ".join("never" if d is None else str(d) for d in p["windows_to_detection"])
+    half = p["loss_ratio"]["half_width_95"]
+    spread = "" if half is None else f" +- {half:.3f}"
+    cells = [
+        p["name"],
+        p["class"],
+        f"{p['fraction']:.0%} of {p['miners']}",
+        *_undefended_cells(p["undefended"]),
+        f"{p['loss_ratio']['mean']:.3f}{spread}",
+        _pay(p["earned_vs_honest"]),
+        f"{p['limit']:.2f}",
+        "nobody paid" if p["honest_kept"] is None else f"{p['honest_kept']:.3f}",
+        detected,
+        "" if p["dividends_vs_honest"] is None else f"{p['dividends_vs_honest']:.3f}",
+        f"{p['backdoor']:.0%}",
+        "holds" if p["holds"] else "**does not hold**",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _undefended_cells(undefended: Mapping[str, Any] | None) -> list[str]:
+    if undefended is None:
+        return ["", "", ""]
+    return [
+        f"{undefended['loss_ratio']:.3f}",
+        _pay(undefended["earned_vs_honest"]),
+        undefended["harm"] or "harmless",
+    ]
+
+
+def _pay(earned: float | None) -> str:
+    return "all" if earned is None else f"{earned:.3f}"
+
+
+def _or_none(earned: float) -> float | None:
+    """JSON has no infinity: None where attackers were paid and nobody else."""
+    return earned if math.isfinite(earned) else None
 
 
 def _percent(value: float | None) -> str:
     return "no run" if value is None else f"{100 * value:.2f} %"
-
-
-def draw(points: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Pay and loss of every attack, undefended and defended, at the first fraction there is."""
-    first = (points[0]["miners"], points[0]["fraction"])
-    shown = [p for p in points if (p["miners"], p["fraction"]) == first]
-    names = [p["name"] for p in shown]
-    figure, axes = plt.subplots(1, 2, figsize=(12, 0.32 * len(names) + 1.6), sharey=True)
-    pairs = (
-        ("earned_vs_honest", lambda p: p["earned_vs_honest"], "pay over an honest miner's"),
-        ("loss_ratio", lambda p: p["loss_ratio"]["mean"], "final loss over the run without them"),
-    )
-    for axis, (key, value, title) in zip(axes, pairs, strict=True):
-        axis.scatter(
-            [p["undefended"][key] for p in shown], names, c="#c2763a", s=45, label="undefended"
-        )
-        axis.scatter([value(p) for p in shown], names, c="#1f6f8b", s=45, label="Tessera")
-        axis.grid(axis="y", color="#dddddd", lw=0.8)
-        axis.set_title(title, fontsize=10)
-    axes[0].scatter([p["limit"] for p in shown], names, marker="|", c="black", s=90, label="limit")
-    axes[1].axvline(MAX_LOSS_RATIO, color="black", lw=1)
-    axes[0].invert_yaxis()
-    axes[0].legend(frameon=False, fontsize=9, loc="lower right")
-    figure.suptitle(f"{first[1]:.0%} of {first[0]} miners attack", fontsize=11)
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    plt.close(figure)

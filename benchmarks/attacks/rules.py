@@ -24,8 +24,10 @@ import numpy as np
 from benchmarks.attacks import suite
 from benchmarks.attacks.actor import Actor
 from benchmarks.attacks.aggregation import RULES, OursWith, Rule
-from benchmarks.attacks.catalogue import ATTACKS, Fewer, Undelivered
+from benchmarks.attacks.catalogue import ATTACKS
+from benchmarks.attacks.idle import Undelivered
 from benchmarks.attacks.swarm import Swarm
+from benchmarks.attacks.working import Fewer
 from benchmarks.learning.pool import Job, run_jobs
 from benchmarks.learning.record import Rows, append, load
 from benchmarks.learning.report import commit

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.attacks.actor import Actor
-from benchmarks.attacks.catalogue import ATTACKS, Undelivered
-from benchmarks.attacks.swarm import BURN_UID, Outcome, Swarm
+from benchmarks.attacks.catalogue import ATTACKS
+from benchmarks.attacks.council import BURN_UID
+from benchmarks.attacks.idle import Undelivered
+from benchmarks.attacks.panel import Outcome
+from benchmarks.attacks.swarm import Swarm
 from benchmarks.learning.record import append
 from benchmarks.learning.trial import KEY_DIGITS, Trial
 from evaluation.work import WorkSample
@@ -24,6 +27,8 @@ VERSION = 2
 """Of rules and attacks: goes up whenever the same case would end otherwise."""
 
 WINDOWS = 24
+MINERS_PER_HOTKEY = 4
+"""A team of k hotkeys stands among at least so many times k miners, to be a quarter at most."""
 PAID_SHARE = 0.1
 """Of an honest miner's pay: below this an attacker is found out."""
 
@@ -65,32 +70,48 @@ class Case:
         )
 
     def swarm(self) -> Swarm:
+        """A dishonest validator holds as much of the stake as there are attackers among miners."""
         honest = [Actor() for _ in range(self.miners - self.attackers)]
-        if self.attack:
-            attackers = ATTACKS[self.attack].group(self.attackers)
-        else:
-            attackers = [Undelivered() for _ in range(self.attackers)]
-        return Swarm(self.trial, [*honest, *attackers], defended=self.defended)
+        if not self.attack:
+            attackers: list[Actor] = [Undelivered() for _ in range(self.attackers)]
+            return Swarm(self.trial, [*honest, *attackers], defended=self.defended)
+        attack = ATTACKS[self.attack]
+        roster = [*honest, *attack.group(self.attackers)]
+        if attack.validator is None:
+            return Swarm(self.trial, roster, defended=self.defended)
+        stake = self.attackers / self.miners
+        dishonest = attack.validator()
+        return Swarm(self.trial, roster, defended=self.defended, dishonest=dishonest, stake=stake)
 
 
 def quick() -> list[Case]:
     """All attacks at 25 % of 8 miners, one seed."""
-    return _cases(8, (2,), (1,))
+    return list(_cases(8, 2, 1, both=True))
 
 
 def full() -> list[Case]:
-    """8 miners with three seeds; then 20 miners, at 5, 25 and 40 %."""
-    return [*_cases(8, (2,), (1, 2, 3)), *_cases(20, (5, 8, 1), (1,))]
+    """8 miners with three seeds; then 20 miners, at 5, 25 and 40 %. Undefended once: it is to show
+    that an attack bites.
+    """
+    cases = [case for seed in (1, 2, 3) for case in _cases(8, 2, seed, both=seed == 1)]
+    cases += [case for count in (5, 8, 1) for case in _cases(20, count, 1, both=False)]
+    return list({case.key: case for case in cases}.values())
 
 
-def _cases(miners: int, attackers: Sequence[int], seeds: Sequence[int]) -> list[Case]:
-    return [
-        Case(attack=name, miners=miners, attackers=count, seed=seed, defended=defended)
-        for seed in seeds
-        for count in attackers
-        for name in (CLEAN, *(n for n, a in ATTACKS.items() if a.second is None or count % 2 == 0))
-        for defended in ((True, False))
-    ]
+def _cases(miners: int, attackers: int, seed: int, *, both: bool) -> Iterator[Case]:
+    """Every attack and, before the first of its size, the run without it."""
+    clean: set[tuple[int, int]] = set()
+    for name, attack in ATTACKS.items():
+        all_miners = max(miners, MINERS_PER_HOTKEY * attack.hotkeys)
+        teams = max(1, attackers // attack.hotkeys)
+        size = (all_miners, teams * attack.hotkeys)
+        names = (name,) if size in clean else (CLEAN, name)
+        clean.add(size)
+        for one in names:
+            for defended in (True, False) if both else (True,):
+                yield Case(
+                    attack=one, miners=size[0], attackers=size[1], seed=seed, defended=defended
+                )
 
 
 def play(case: Case) -> dict[str, Any]:
@@ -109,6 +130,9 @@ def play(case: Case) -> dict[str, Any]:
         "honest_earned": math.fsum(theirs[first:]),
         "honest_share": _honest_share(outcome, first, honest),
         "windows_to_detection": _detected(mine, theirs, first) if case.defended else None,
+        "backdoor": outcome.backdoor,
+        "stopped": outcome.stopped,
+        "dividends": _dividends(outcome, case),
         "named": [outcome.named.get(uid, 0) for uid in range(case.miners)],
         "samples": {
             hotkey: [
@@ -150,6 +174,16 @@ def _pay(outcome: Outcome, window: int, uids: Sequence[int]) -> float:
     """Mean share of these uids in a window."""
     shares = outcome.shares[window]
     return float(np.mean([shares.get(uid, 0.0) for uid in uids]))
+
+
+def _dividends(outcome: Outcome, case: Case) -> float | None:
+    """Of a dishonest validator, by stake, over those of an honest one; None if all are honest."""
+    if not case.attack or ATTACKS[case.attack].validator is None or not outcome.dividends:
+        return None
+    mine = math.fsum(shares[0] for shares in outcome.dividends)
+    theirs = math.fsum(math.fsum(shares[1:]) for shares in outcome.dividends)
+    stake = case.attackers / case.miners
+    return (mine / stake) / (theirs / (1 - stake)) if theirs else None
 
 
 def _honest_share(outcome: Outcome, first: int, honest: Sequence[int]) -> float | None:

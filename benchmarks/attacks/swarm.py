@@ -1,60 +1,47 @@
 """A swarm of honest and dishonest miners, and validators who judge as the neurons do.
 
 Miners wait for the update under way before their first step, so that there is no lag here.
-Payloads, scoring, verdicts, pay and outer step are the project's own functions. Undefended:
-everything that can be decoded is applied by a plain mean, and paid alike.
+Payloads, scoring, verdicts, votes, pay and outer step are the project's own functions.
+Undefended: everything that can be decoded is applied by a plain mean, and paid alike; a
+dishonest validator's word is the only one.
 
-Legend: N parameters, S sequences of the pool, R miners.
+Legend: N parameters, R miners.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.attacks.actor import Actor, View
+from benchmarks.attacks.actor import Actor, Malformed, View
+from benchmarks.attacks.council import NUM_VALIDATORS, Validator
+from benchmarks.attacks.frames import frame_of
+from benchmarks.attacks.model import LeanWorkers
+from benchmarks.attacks.panel import Outcome, Panel, Sent
+from benchmarks.attacks.trigger import success_rate
 from benchmarks.learning.messages import Message, SparseCodec
 from benchmarks.learning.strategies.mean import Mean
 from benchmarks.learning.strategies.ours import Ours
 from benchmarks.learning.strategy import LocalUpdate
 from benchmarks.learning.trial import Trial
 from benchmarks.learning.workers import FINAL_PAGES, Workers
-from evaluation.history import Histories, remember, work_states
-from evaluation.judge import Measured, judge
-from evaluation.log import conclude
-from evaluation.overlap import Earlier, Places, kept_places, repeats
-from evaluation.verdict import NOT_SCORED, Verdict
-from evaluation.work import HELD_OUT
-from template.base.scoring import pay_rules
-from template.data.assignment import claimed_pages
-from template.protocol.hashing import labelled_hash, uint_bytes
+from evaluation.history import Histories
+from template.errors import PayloadError
+from template.protocol.payload import PayloadFormat, decode_payload
 
-BURN_UID = 255
 LARGEST_PARAM = 8.0
 """A model beyond it is lost: nothing more is trained, and nobody paid."""
 DIVERGED = 1e6
 """The loss of a model that has none, or a larger one; nats per byte."""
-CLAIMED_PAGES, WORK_EFFECT = 32, 0.25
-"""The model is a sixth of the localnet's, and shows half of the effect."""
-
-
-@dataclass(kw_only=True)
-class Outcome:
-    """`shares`: of the weights, by uid, in every window. `named`: windows in which a uid's
-    payload was applied. `statuses`: of its verdicts, in order.
-    """
-
-    held_out_loss: float = math.nan
-    named: dict[int, int] = field(default_factory=dict)
-    statuses: dict[int, list[str]] = field(default_factory=dict)
-    shares: list[Mapping[int, float]] = field(default_factory=list)
 
 
 class Swarm:
-    """One run; `play` is all of it. `rule`: of the step, if it is not to be the usual one."""
+    """One run; `play` is all of it. `dishonest`: the first validator, if it is, and `stake` its
+    share of the voting stake. `rule`: of the step, if it is not to be the usual one.
+    """
 
     def __init__(
         self,
@@ -62,178 +49,164 @@ class Swarm:
         roster: Sequence[Actor],
         *,
         defended: bool = True,
+        dishonest: Validator | None = None,
+        stake: float = 1 / NUM_VALIDATORS,
         rule: Callable[[Workers], LocalUpdate] | None = None,
     ) -> None:
-        self.workers = Workers(replace(trial, miners=len(roster)))
+        self.workers = LeanWorkers(replace(trial, miners=len(roster)))
         self.trial, self.roster, self.defended = self.workers.trial, roster, defended
-        self._ours = Ours(self.workers)
-        self._rule = self._ours if defended else Mean(self.workers)
+        ours = Ours(self.workers)
+        self._rule = ours if defended else Mean(self.workers)
         if rule is not None:
             self._rule = rule(self.workers)
-            self._ours = self._rule if isinstance(self._rule, Ours) else self._ours
+            ours = self._rule if isinstance(self._rule, Ours) else ours
+        self.panel = Panel(self.workers, ours, roster, dishonest, stake)
         self._codec = SparseCodec(self.workers.space, trial.top_k, trial.decay, trial.bits)
-        self._evaluation = replace(
-            self.workers.spec.evaluation, claimed_pages=CLAIMED_PAGES, work_effect=WORK_EFFECT
-        )
-        self._rules = pay_rules(replace(self.workers.spec, evaluation=self._evaluation))
-        weights = replace(self._rules.weights, burn_uid=BURN_UID)
-        self._rules = replace(self._rules, weights=weights)
         self._residual_RN = self._rule.zeros()
-        self.histories: Histories = {}
-        self._earlier: list[Earlier] = []
+        self._thetas: list[Tensor] = []
         self._last: dict[int, Message] = {}
         self._update_N = torch.zeros(self.workers.space.num_elements)
-        self.outcome = Outcome()
+
+    @property
+    def outcome(self) -> Outcome:
+        return self.panel.outcome
+
+    @property
+    def histories(self) -> Histories:
+        """What most validators remember."""
+        return self.panel.histories
 
     def play(self) -> Outcome:
+        params_N = self.run()
+        loss = self.workers.held_out_loss(params_N, FINAL_PAGES // 2)
+        self.outcome.held_out_loss = min(loss, DIVERGED) if math.isfinite(loss) else DIVERGED
+        self.outcome.backdoor = success_rate(self.workers, params_N)
+        return self.outcome
+
+    def run(self) -> Tensor:
+        """All windows; the parameters after the last one."""
         params_N = self.workers.theta0()
         for number in range(self.trial.rounds):
-            if not float(params_N.abs().max()) < LARGEST_PARAM:
+            lost = not float(params_N.abs().max()) < LARGEST_PARAM
+            if lost or self.outcome.stopped is not None:
                 self.outcome.shares.append({})
                 continue
             params_N = self._round(number, params_N)
-        loss = self.workers.held_out_loss(params_N, FINAL_PAGES // 2)
-        self.outcome.held_out_loss = min(loss, DIVERGED) if math.isfinite(loss) else DIVERGED
-        return self.outcome
+        return params_N
 
     def _round(self, number: int, params_N: Tensor) -> Tensor:
+        oldest_base = max(actor.stale for actor in self.roster)
+        self._thetas = [*self._thetas, params_N][-1 - oldest_base :]
+        sent = self._through_the_door(number, *self._send(number, params_N))
+        if self.outcome.stopped is not None:
+            self.outcome.shares.append({})
+            return params_N
+        if self.defended:
+            named = self.panel.decide(number, params_N, sent)
+        else:
+            named = self.panel.obey(sent)
+        if not named <= sent.messages.keys():
+            self.outcome.stopped = number
+            return params_N
+        for uid, message in sent.messages.items():
+            if uid in named:
+                self.outcome.named[uid] = self.outcome.named.get(uid, 0) + 1
+            elif self.roster[uid].feeds_back:
+                self._residual_RN[uid] += message.dense
+        accepted = [sent.messages[uid] for uid in sorted(named)]
+        after_N = (
+            self._rule.merge(params_N, accepted, self.trial.outer_lr) if accepted else params_N
+        )
+        self._last, self._update_N = dict(sent.messages), params_N - after_N
+        return after_N
+
+    def _send(
+        self, number: int, params_N: Tensor
+    ) -> tuple[dict[int, Message], dict[int, np.ndarray]]:
+        """What everybody sends, and the pages that they claim."""
+        messages: dict[int, Message] = {}
         consumed: dict[int, np.ndarray] = {}
-        sent: dict[int, Message] = {}
         order = sorted(range(len(self.roster)), key=lambda uid: self.roster[uid].colludes)
         for uid in order:
             actor = self.roster[uid]
-            view = self._view(number, uid, params_N, sent)
-            own = self._assigned(number, uid, actor)
-            consumed[uid] = actor.pages(own, view)
+            view = self._view(number, uid, params_N, messages)
+            consumed[uid] = actor.pages(self._assigned(number, uid, actor), view)
             residual_N = self._residual_RN[uid] if actor.feeds_back else torch.zeros_like(params_N)
             honest = self._codec.send(view.delta_N, residual_N, 1)
             message = actor.send(honest, view)
             if message is not None:
-                sent[uid] = message
+                messages[uid] = message
             elif actor.feeds_back:
                 self._residual_RN[uid] += honest.dense
-        named = self._judge(number, params_N, sent, consumed)
-        for uid, message in sent.items():
-            if uid not in named and self.roster[uid].feeds_back:
-                self._residual_RN[uid] += message.dense
-        accepted = [sent[uid] for uid in sorted(named)]
-        after_N = (
-            self._rule.merge(params_N, accepted, self.trial.outer_lr) if accepted else params_N
-        )
-        self._last, self._update_N = sent, params_N - after_N
-        return after_N
+        return messages, consumed
 
     def _view(self, number: int, uid: int, params_N: Tensor, sent: Mapping[int, Message]) -> View:
-        actor, steps = self.roster[uid], self._steps(self.roster[uid])
-        place_N = params_N.clone()
-        for step in range(steps):
-            whose, index = actor.source(uid, step)
-            pages = self.workers.draw(whose, number * self.trial.inner_steps + index)
-            self.workers.step(place_N, uid, pages, self.workers.inner_lr(number, step))
+        actor = self.roster[uid]
+        rng = np.random.default_rng((self.trial.seed, number, uid))
+        start_N = self._thetas[max(0, len(self._thetas) - 1 - actor.stale)]
+        end_N = self._trained(number, uid, start_N, rng)
         honest = {u: m for u, m in sent.items() if type(self.roster[u]) is Actor}
         return View(
             number=number,
             uid=uid,
             params_N=params_N,
-            delta_N=params_N - place_N,
+            delta_N=start_N - end_N,
             last=self._last,
             update_N=self._update_N,
             honest_now=honest if actor.colludes else {},
             sent_now=dict(sent),
             workers=self.workers,
             codec=self._codec,
-            rng=np.random.default_rng((self.trial.seed, number, uid)),
+            rng=rng,
         )
 
-    def _steps(self, actor: Actor) -> int:
-        return round(actor.share * self.trial.inner_steps)
+    def _trained(self, number: int, uid: int, start_N: Tensor, rng: np.random.Generator) -> Tensor:
+        actor, first = self.roster[uid], number * self.trial.inner_steps
+        steps = range(round(actor.share_in(number) * self.trial.inner_steps))
+        sources = [actor.source(uid, step) for step in steps]
+        batches = [
+            actor.taken(self.workers.draw(whose, first + index), rng) for whose, index in sources
+        ]
+        rates = [self.workers.inner_lr(number, step) for step in steps]
+        return self.workers.trained(start_N, uid, batches, rates)
 
     def _assigned(self, number: int, uid: int, actor: Actor) -> np.ndarray:
         """The pages that it claims, int64 [pages, tokens]: those its steps drew, or would have."""
-        share = actor.share if actor.claims is None else actor.claims
+        share = actor.share_in(number) if actor.claims is None else actor.claims
         first = number * self.trial.inner_steps
         steps = max(1, round(share * self.trial.inner_steps))
         return np.concatenate([self.workers.draw(uid, first + step) for step in range(steps)])
 
-    def _judge(
-        self,
-        number: int,
-        params_N: Tensor,
-        sent: Mapping[int, Message],
-        consumed: Mapping[int, np.ndarray],
-    ) -> set[int]:
-        """Uids whose payloads are applied; pays everybody for the window."""
-        if not self.defended:
-            self.outcome.shares.append(dict.fromkeys(sent, 1.0 / max(1, len(sent))))
-            self._count(sent)
-            return set(sent)
-        evaluation = self._evaluation
-        seed = labelled_hash("attacks", uint_bytes(self.trial.seed), uint_bytes(number))
-        pages, owners = [self.workers.scoring_pages(number)], [HELD_OUT] * evaluation.held_out_pages
-        for uid in sent:
-            count = evaluation.claimed_pages
-            places = claimed_pages(seed, np.arange(len(consumed[uid])), count)
-            pages.append(consumed[uid][places])
-            owners += [uid] * places.size
-        pool = np.concatenate(pages)
-        repeated = self._repeats(sent)
-        alpha, share = self.trial.outer_lr, evaluation.step_share
-        measured = Measured(
-            owners_S=np.array(owners),
-            before_S=self.workers.losses(params_N, pool),
-            after_S={
-                uid: self.workers.losses(
-                    params_N - self._ours.scored(message, sent.values(), alpha, share), pool
-                )
-                for uid, message in sent.items()
-                if uid not in repeated
-            },
-        )
-        blanks = [
-            self._blank(number, uid, uid in sent, uid in repeated, len(consumed[uid]))
-            for uid in range(len(self.roster))
-        ]
-        states = work_states(self.histories, self._rules.judge.work)
-        verdicts = judge(blanks, measured, states, self._rules.judge)
-        self.histories = remember(self.histories, number, verdicts, self._rules.length)
-        uids = {str(uid): uid for uid in range(len(self.roster))}
-        _, shares = conclude(self.histories, number, uids, self._rules)
-        self.outcome.shares.append(shares)
-        for verdict in verdicts:
-            self.outcome.statuses.setdefault(verdict.uid, []).append(verdict.status)
-        named = {verdict.uid for verdict in verdicts if verdict.named}
-        self._count(named)
-        self._remember_places(number, sent, named)
-        return named
+    def _through_the_door(
+        self, number: int, messages: Mapping[int, Message], consumed: Mapping[int, np.ndarray]
+    ) -> Sent:
+        """Frames of those who damage theirs go through the project's decoder; undefended, through
+        one without checks, which some of them stop.
+        """
+        passed, refused = dict(messages), {}
+        for uid, message in messages.items():
+            actor = self.roster[uid]
+            if not isinstance(actor, Malformed):
+                continue
+            if self.defended:
+                refused[uid] = self._refusal(number, actor, message)
+                del passed[uid]
+                continue
+            dense_N = actor.unchecked(message)
+            if dense_N is None:
+                self.outcome.stopped = number
+            else:
+                passed[uid] = replace(message, dense=dense_N)
+        keys = {uid: actor.hotkey(uid, number) for uid, actor in enumerate(self.roster)}
+        return Sent(messages=passed, consumed=consumed, refused=refused, keys=keys)
 
-    def _repeats(self, sent: Mapping[int, Message]) -> set[int]:
-        places = {uid: self._places(message) for uid, message in sent.items()}
-        authors = {uid: str(uid) for uid in sent}
-        return set(repeats(places, authors, self._earlier, self._evaluation.max_overlap))
-
-    def _places(self, message: Message) -> Places:
-        places = message.dense.nonzero()[:, 0].numpy()
-        return kept_places([(0, places)], self.workers.space.num_elements)
-
-    def _remember_places(self, number: int, sent: Mapping[int, Message], named: set[int]) -> None:
-        oldest = number - self.workers.spec.outer.max_staleness - 2
-        self._earlier = [e for e in self._earlier if e.window >= oldest]
-        self._earlier += [
-            Earlier(window=number, author=str(uid), places=self._places(m), named=uid in named)
-            for uid, m in sent.items()
-        ]
-
-    def _blank(self, number: int, uid: int, delivered: bool, repeated: bool, pages: int) -> Verdict:
-        status = "overlap" if repeated else NOT_SCORED if delivered else "not_delivered"
-        return Verdict(
-            window=number,
-            uid=uid,
-            hotkey=str(uid),
-            digest="",
-            status=status,
-            pages_consumed=pages if delivered else None,
-        )
-
-    def _count(self, uids: Iterable[int]) -> None:
-        for uid in uids:
-            self.outcome.named[uid] = self.outcome.named.get(uid, 0) + 1
+    def _refusal(self, number: int, actor: Malformed, message: Message) -> str:
+        """The decoder's reason; RuntimeError if it has none, since the suite knows of no such."""
+        space = self.workers.space
+        run_id, top_k = self.workers.spec.run_id, self.trial.top_k
+        form = PayloadFormat(run_id=run_id, shapes=space.shapes, top_k=top_k)
+        try:
+            decode_payload(actor.damaged(frame_of(message, number, space, form), form), form)
+        except PayloadError as error:
+            return error.reason
+        raise RuntimeError(f"{type(actor).__name__}: the decoder took a malformed payload")

@@ -157,9 +157,9 @@ def test_scores_know_the_norms_that_the_step_knows() -> None:
     trial = replace(SMALL, rounds=1, inner_steps=1, miners=2)
     make = rules.CAPS["cap 0.4"].make
     swarm = Swarm(trial, [Actor(), Actor()], rule=make)
-    assert swarm._rule is swarm._ours
+    assert swarm._rule is swarm.panel._ours
     swarm.play()
-    assert swarm._ours._state.accepted_norms
+    assert swarm.panel._ours._state.accepted_norms
     other = Swarm(trial, [Actor(), Actor()], rule=RULES["median"].make)
-    assert other._rule is not other._ours
+    assert other._rule is not other.panel._ours
     assert type(Swarm(trial, [Actor()], defended=False)._rule) is Mean

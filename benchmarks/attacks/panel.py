@@ -1,0 +1,250 @@
+"""A swarm's validators: what they see, measure, remember, name and weigh.
+
+Honest ones who see the same payloads come to the same, so that is worked out once. Undefended:
+the first validator's word is the only one, and nothing is measured.
+
+Legend: N parameters, S sequences of the pool.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from torch import Tensor
+
+from benchmarks.attacks.actor import Actor
+from benchmarks.attacks.council import BURN_UID, NUM_VALIDATORS, Council, Scene, Validator
+from benchmarks.attacks.model import LeanWorkers
+from benchmarks.learning.messages import Message
+from benchmarks.learning.strategies.ours import Ours
+from evaluation.history import Histories, remember, settle, work_states
+from evaluation.judge import Measured, judge
+from evaluation.log import PayRules, conclude
+from evaluation.overlap import Earlier, Places, kept_places, repeats
+from evaluation.verdict import NOT_SCORED, Verdict
+from evaluation.work import HELD_OUT
+from template.base.scoring import pay_rules
+from template.data.assignment import claimed_pages
+from template.protocol.hashing import labelled_hash, uint_bytes
+from template.protocol.quorum import QuorumRules
+from template.protocol.spec import OuterSpec, RunSpec
+
+CLAIMED_PAGES, WORK_EFFECT = 32, 0.25
+"""The model is a sixth of the localnet's, and shows half of the effect."""
+
+
+@dataclass(kw_only=True)
+class Outcome:
+    """`shares`: of miners' pay, by uid, in every window. `named`: windows in which a uid's
+    payload was applied. `statuses`: of its verdicts, in order. `dividends`: validators' pay in
+    their order, in every window. `backdoor`: success rate of the trigger. `stopped`: the window
+    in which every node stopped for good, None if none did.
+    """
+
+    held_out_loss: float = math.nan
+    backdoor: float = math.nan
+    named: dict[int, int] = field(default_factory=dict)
+    statuses: dict[int, list[str]] = field(default_factory=dict)
+    shares: list[Mapping[int, float]] = field(default_factory=list)
+    dividends: list[tuple[float, ...]] = field(default_factory=list)
+    stopped: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sent:
+    """One window's payloads by uid, the pages they claim, and why those were refused that are no
+    payloads. `keys`: hotkey of every uid.
+    """
+
+    messages: Mapping[int, Message]
+    consumed: Mapping[int, np.ndarray]
+    refused: Mapping[int, str]
+    keys: Mapping[int, str]
+
+
+@dataclass(kw_only=True)
+class Notebook:
+    """What those validators remember who cannot fetch the payloads of the uids `hidden`."""
+
+    hidden: frozenset[int]
+    histories: Histories = field(default_factory=dict)
+    earlier: list[Earlier] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """What an honest validator comes to in a window."""
+
+    verdicts: Sequence[Verdict]
+    shares: Mapping[int, float]
+
+    @property
+    def named(self) -> frozenset[int]:
+        return frozenset(verdict.uid for verdict in self.verdicts if verdict.named)
+
+
+class Panel:
+    """The validators of one run. `dishonest`: the first one, if it is, and `stake` its share of
+    the voting stake. What comes of it stands in `outcome`.
+    """
+
+    def __init__(
+        self,
+        workers: LeanWorkers,
+        ours: Ours,
+        roster: Sequence[Actor],
+        dishonest: Validator | None,
+        stake: float,
+    ) -> None:
+        self.outcome = Outcome()
+        self._workers, self._ours, self._roster = workers, ours, roster
+        evaluation = replace(
+            workers.spec.evaluation, claimed_pages=CLAIMED_PAGES, work_effect=WORK_EFFECT
+        )
+        self._spec = replace(workers.spec, evaluation=evaluation)
+        self._rules = _pay_rules(self._spec)
+        self._validators = [dishonest or Validator(), *([Validator()] * (NUM_VALIDATORS - 1))]
+        self._council = Council(len(roster), _quorum(self._spec.outer), stake)
+        hidden = [_hidden_from(number, roster) for number in range(NUM_VALIDATORS)]
+        alike = {uids: Notebook(hidden=uids) for uids in hidden}
+        self.notebooks = [alike[uids] for uids in hidden]
+        self._consensus: Mapping[int, float] = {}
+
+    @property
+    def histories(self) -> Histories:
+        """What the last validator remembers, and most of the others."""
+        return self.notebooks[-1].histories
+
+    def decide(self, number: int, params_N: Tensor, sent: Sent) -> set[int]:
+        """Uids whose payloads are to be applied, or that nobody has; pays for the window."""
+        found: dict[frozenset[int], Finding] = {}
+        for book in self.notebooks:
+            if book.hidden not in found:
+                found[book.hidden] = self._find(number, params_N, sent, book)
+        findings = [found[book.hidden] for book in self.notebooks]
+        for verdict in findings[-1].verdicts:
+            self.outcome.statuses.setdefault(verdict.uid, []).append(verdict.status)
+        scenes = [
+            self._scene(finding, sent.messages.keys() - book.hidden, sent.refused.keys())
+            for finding, book in zip(findings, self.notebooks, strict=True)
+        ]
+        pairs = list(zip(self._validators, scenes, strict=True))
+        pay = self._council.pay([validator.weighs(scene) for validator, scene in pairs])
+        self._consensus = pay.consensus
+        self.outcome.shares.append(pay.shares)
+        self.outcome.dividends.append(pay.dividends)
+        named = [validator.names(scene) for validator, scene in pairs]
+        missing = [validator.misses(scene) for validator, scene in pairs]
+        decision = self._council.decide(number, named, missing, scenes[0].committed)
+        lost = [sent.keys[member.uid] for member in decision.undelivered]
+        for book in {id(book): book for book in self.notebooks}.values():
+            book.histories = settle(book.histories, number, lost)
+        return {member.uid for member in decision.members}
+
+    def obey(self, sent: Sent) -> set[int]:
+        """`decide` where the first validator's word is all, and it takes whatever comes."""
+        alike = dict.fromkeys(sent.messages, 1.0 / max(1, len(sent.messages)))
+        named = [_verdict(0, uid, sent, "named") for uid in sent.messages]
+        scene = self._scene(Finding(verdicts=named, shares=alike), sent.messages.keys(), ())
+        self.outcome.shares.append(self._validators[0].weighs(scene))
+        return set(self._validators[0].names(scene))
+
+    def _scene(self, finding: Finding, delivered: Iterable[int], refused: Iterable[int]) -> Scene:
+        committed = frozenset(range(len(self._roster)))
+        return Scene(
+            named=finding.named,
+            shares=finding.shares,
+            committed=committed,
+            delivered=frozenset(delivered),
+            missing=committed.difference(delivered, refused),
+            friends=frozenset(uid for uid, a in enumerate(self._roster) if a.dishonest(0)),
+            seen=self._consensus,
+        )
+
+    def _find(self, number: int, params_N: Tensor, sent: Sent, book: Notebook) -> Finding:
+        seen = {uid: m for uid, m in sent.messages.items() if uid not in book.hidden}
+        sent = replace(sent, messages=seen)
+        places = {uid: self._places(message) for uid, message in seen.items()}
+        limit = self._spec.evaluation.max_overlap
+        repeated = set(repeats(places, sent.keys, book.earlier, limit))
+        measured = self._measure(number, params_N, sent, repeated)
+        blanks = [
+            _verdict(number, uid, sent, "overlap" if uid in repeated else NOT_SCORED)
+            for uid in range(len(self._roster))
+        ]
+        states = work_states(book.histories, self._rules.judge.work)
+        verdicts = judge(blanks, measured, states, self._rules.judge)
+        book.histories = remember(book.histories, number, verdicts, self._rules.length)
+        uids = {key: uid for uid, key in sent.keys.items()}
+        _, shares = conclude(book.histories, number, uids, self._rules)
+        finding = Finding(verdicts=verdicts, shares=shares)
+        oldest = number - self._spec.outer.max_staleness - 2
+        book.earlier = [e for e in book.earlier if e.window >= oldest] + [
+            Earlier(
+                window=number, author=sent.keys[uid], places=places[uid], named=uid in finding.named
+            )
+            for uid in seen
+        ]
+        return finding
+
+    def _measure(self, number: int, params_N: Tensor, sent: Sent, repeated: set[int]) -> Measured:
+        evaluation, trial = self._spec.evaluation, self._workers.trial
+        seed = labelled_hash("attacks", uint_bytes(trial.seed), uint_bytes(number))
+        pages = [self._workers.scoring_pages(number)]
+        owners = [HELD_OUT] * evaluation.held_out_pages
+        for uid in sent.messages:
+            consumed = sent.consumed[uid]
+            places = claimed_pages(seed, np.arange(len(consumed)), evaluation.claimed_pages)
+            pages.append(consumed[places])
+            owners += [uid] * places.size
+        pool, beside = np.concatenate(pages), list(sent.messages.values())
+
+        def after(message: Message) -> np.ndarray:
+            step_N = self._ours.scored(message, beside, trial.outer_lr, evaluation.step_share)
+            return self._workers.losses(params_N - step_N, pool)
+
+        return Measured(
+            owners_S=np.array(owners),
+            before_S=self._workers.losses(params_N, pool),
+            after_S={uid: after(m) for uid, m in sent.messages.items() if uid not in repeated},
+        )
+
+    def _places(self, message: Message) -> Places:
+        places = message.dense.nonzero()[:, 0].numpy()
+        return kept_places([(0, places)], self._workers.space.num_elements)
+
+
+def _verdict(number: int, uid: int, sent: Sent, status: str) -> Verdict:
+    """Before its figures; who sent nothing that can be scored is told why."""
+    if uid not in sent.messages:
+        status = sent.refused.get(uid, "not_delivered")
+    return Verdict(
+        window=number,
+        uid=uid,
+        hotkey=sent.keys[uid],
+        digest="",
+        status=status,
+        pages_consumed=len(sent.consumed[uid]),
+    )
+
+
+def _hidden_from(validator: int, roster: Sequence[Actor]) -> frozenset[int]:
+    """Uids whose payloads this validator cannot fetch."""
+    seen_by = {uid: actor.seen_by for uid, actor in enumerate(roster)}
+    return frozenset(
+        uid for uid, seen in seen_by.items() if seen is not None and validator not in seen
+    )
+
+
+def _pay_rules(spec: RunSpec) -> PayRules:
+    rules = pay_rules(spec)
+    return replace(rules, weights=replace(rules.weights, burn_uid=BURN_UID))
+
+
+def _quorum(outer: OuterSpec) -> QuorumRules:
+    return QuorumRules(
+        peers_per_step=outer.peers_per_step,
+        min_quorum_percent=outer.min_quorum_percent,
+        quorum_windows=outer.quorum_windows,
+    )

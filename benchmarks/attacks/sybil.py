@@ -1,0 +1,99 @@
+"""One machine behind several hotkeys. A team has the uids from its leader's on."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from benchmarks.attacks.actor import Actor, Attacker, View
+from benchmarks.attacks.idle import standard
+from benchmarks.attacks.working import Fewer
+from benchmarks.learning.messages import Message
+
+
+def shared_out(hotkeys: int) -> Sequence[Actor]:
+    """Every hotkey is given its part of the steps, and claims so."""
+    return [Fewer(1 / hotkeys) for _ in range(hotkeys)]
+
+
+def trained_once(hotkeys: int, *, noise: float) -> Sequence[Actor]:
+    """One training, sent by every hotkey with so much noise, in standard deviations."""
+    return [Leader(hotkeys), *(Follower(hotkeys, i, noise) for i in range(1, hotkeys))]
+
+
+def split(hotkeys: int) -> Sequence[Actor]:
+    """One training; every hotkey sends what those before it left out, so that no two overlap."""
+    left = LeftOver()
+    return [SplitLeader(hotkeys, left), *(SplitFollower(hotkeys, left) for _ in range(1, hotkeys))]
+
+
+class Leader(Actor):
+    """Trains on the pages of the whole team in turn; each of its hotkeys claims a part."""
+
+    feeds_back = True
+
+    def __init__(self, hotkeys: int) -> None:
+        self.hotkeys, self.claims = hotkeys, 1 / hotkeys
+
+    def dishonest(self, number: int) -> bool:
+        return True
+
+    def source(self, uid: int, step: int) -> tuple[int, int]:
+        return uid + step % self.hotkeys, step // self.hotkeys
+
+
+class Follower(Attacker):
+    """Sends the leader's payload, with a little noise or as it is."""
+
+    def __init__(self, hotkeys: int, place: int, noise: float) -> None:
+        self.claims, self.place, self.noise = 1 / hotkeys, place, noise
+
+    def send(self, honest: Message, view: View) -> Message | None:
+        leader = view.sent_now[view.uid - self.place]
+        if not self.noise:
+            return leader
+        kept_N = (leader.dense != 0).float()
+        spread = leader.dense[leader.dense != 0].std()
+        return view.encoded(leader.dense + self.noise * spread * kept_N * standard(view))
+
+
+class LeftOver:
+    """What a team has not sent yet: one error feedback for all of it."""
+
+    def __init__(self) -> None:
+        self.left_N: Tensor | None = None
+
+    def add(self, delta_N: Tensor, decay: float) -> None:
+        left_N = torch.zeros_like(delta_N) if self.left_N is None else self.left_N
+        self.left_N = decay * left_N + delta_N
+
+    def next(self, view: View) -> Message:
+        if self.left_N is None:
+            raise ValueError("the leader sends first")
+        message = view.encoded(self.left_N)
+        self.left_N = self.left_N - message.dense
+        return message
+
+
+class SplitLeader(Leader):
+    """Sends the largest values of the team's training."""
+
+    feeds_back = False
+
+    def __init__(self, hotkeys: int, left: LeftOver) -> None:
+        super().__init__(hotkeys)
+        self.left = left
+
+    def send(self, honest: Message, view: View) -> Message | None:
+        self.left.add(view.delta_N, view.workers.trial.decay)
+        return self.left.next(view)
+
+
+class SplitFollower(Attacker):
+    """Sends the largest that are left."""
+
+    def __init__(self, hotkeys: int, left: LeftOver) -> None:
+        self.claims, self.left = 1 / hotkeys, left
+
+    def send(self, honest: Message, view: View) -> Message | None:
+        return self.left.next(view)

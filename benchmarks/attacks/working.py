@@ -1,0 +1,154 @@
+"""Attackers who work: less than they say, on other pages, from an old base, or not always."""
+
+import numpy as np
+
+from benchmarks.attacks.actor import Actor, View
+from benchmarks.attacks.idle import Copy
+from benchmarks.attacks.trigger import planted
+from benchmarks.learning.messages import Message
+
+
+class Fewer(Actor):
+    """A share of the inner steps, honestly claimed."""
+
+    def __init__(self, share: float) -> None:
+        self.share = self.claims = share
+
+    def dishonest(self, number: int) -> bool:
+        return True
+
+
+class Overclaimed(Actor):
+    """A quarter of the inner steps, all of them claimed."""
+
+    share, claims = 0.25, 1.0
+
+    def dishonest(self, number: int) -> bool:
+        return True
+
+
+class GoodDraws(Actor):
+    """Works, and delivers only what lowers the loss on pages of its own by more than usual."""
+
+    def __init__(self) -> None:
+        self.gains: list[float] = []
+
+    def dishonest(self, number: int) -> bool:
+        return True
+
+    def send(self, honest: Message, view: View) -> Message | None:
+        pages = view.workers.random_pages(view.rng, 32)
+        step_N = 0.1 * view.workers.trial.outer_lr * honest.dense
+        before = view.workers.losses(view.params_N, pages)
+        gain = float((before - view.workers.losses(view.params_N - step_N, pages)).mean())
+        self.gains.append(gain)
+        return honest if gain >= float(np.median(self.gains[-5:])) else None
+
+
+class SmallerBatch(Actor):
+    """Trains on a quarter of every batch, and says that it took all."""
+
+    part = 4
+
+    def dishonest(self, number: int) -> bool:
+        return True
+
+    def taken(self, pages: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        return pages[: max(1, len(pages) // self.part)]
+
+
+class StaleBase(Actor):
+    """Trains from the parameters of six windows ago, and says that they are this window's."""
+
+    stale = 6
+
+    def dishonest(self, number: int) -> bool:
+        return True
+
+
+class Overfit(Actor):
+    """Makes all its steps on the first few batches of those that it claims."""
+
+    batches = 3
+
+    def dishonest(self, number: int) -> bool:
+        return True
+
+    def source(self, uid: int, step: int) -> tuple[int, int]:
+        return uid, step % self.batches
+
+
+class OverfitFewClaimed(Overfit):
+    """The same, and claims no more than these pages."""
+
+    batches = 4
+    claims = 4 / 15
+
+
+class Poisoned(Actor):
+    """Honest work, and beside every batch two of its pages with a trigger planted."""
+
+    part = 2
+
+    def dishonest(self, number: int) -> bool:
+        return True
+
+    def taken(self, pages: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        return np.concatenate([pages, planted(pages[: self.part], rng)])
+
+
+class Spike(Actor):
+    """Its own honest work, the largest value of every tensor a thousand times as large."""
+
+    feeds_back = False
+
+    def dishonest(self, number: int) -> bool:
+        return True
+
+    def send(self, honest: Message, view: View) -> Message | None:
+        spiked_N = honest.dense.clone()
+        for part in view.workers.space.views(spiked_N).values():
+            part.view(-1)[part.abs().argmax()] *= 1000.0
+        return view.encoded(spiked_N)
+
+
+class Sleeper(Actor):
+    """Honest for ten windows, then the sign turned and three times as large."""
+
+    windows = 10
+    feeds_back = False
+
+    def dishonest(self, number: int) -> bool:
+        return number >= self.windows
+
+    def send(self, honest: Message, view: View) -> Message | None:
+        return view.encoded(-3.0 * honest.dense) if self.dishonest(view.number) else honest
+
+
+class PartTimeFlipper(Sleeper):
+    """Honest in one window, the sign turned and three times as large in the next."""
+
+    def dishonest(self, number: int) -> bool:
+        return number % 2 == 1
+
+
+class SleepingCopier(Copy):
+    """Honest for ten windows, then a copier."""
+
+    windows = 10
+
+    def dishonest(self, number: int) -> bool:
+        return number >= self.windows
+
+    def share_in(self, number: int) -> float:
+        return 0.0 if self.dishonest(number) else 1.0
+
+    def send(self, honest: Message, view: View) -> Message | None:
+        return super().send(honest, view) if self.dishonest(view.number) else honest
+
+
+class PartTimeCopier(SleepingCopier):
+    """Honest in one window, a copier in the next."""
+
+    def dishonest(self, number: int) -> bool:
+        return number % 2 == 1
