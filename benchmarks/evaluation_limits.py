@@ -235,7 +235,7 @@ def _overlap_s(bench: Bench, payloads: Sequence[Payload], count: int) -> float:
     rows = {uid: own[uid] if uid < len(own) else moved(uid) for uid in range(count)}
     authors = {uid: str(uid) for uid in rows}
     earlier = [
-        Earlier(window=w, author=str(uid), places=moved(uid + count * (w + 1)), named=True)
+        Earlier(window=w, author=str(uid), places=moved(uid + count * (w + 1)), applied=True)
         for w in range(EARLIER_WINDOWS)
         for uid in range(count)
     ]

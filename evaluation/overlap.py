@@ -7,8 +7,8 @@ window, most in the first, up to 12 % with those of others a window before, and 
 with their own, since error feedback takes out what was sent.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -72,12 +72,22 @@ def _sorted_blocks(rows: Sequence[Places]) -> Iterator[tuple[npt.NDArray[np.uint
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Earlier:
-    """A payload of a window before. `named`: it was to be applied."""
+    """A payload of a window before. `applied`: it was accepted, and its author cannot send it
+    again.
+    """
 
     window: int
     author: str
     places: Places
-    named: bool
+    applied: bool
+
+
+def applied(earlier: Iterable[Earlier], window: int, authors: Container[str]) -> list[Earlier]:
+    """As it stands once the votes on a window have accepted payloads of these authors."""
+    return [
+        replace(each, applied=each.author in authors) if each.window == window else each
+        for each in earlier
+    ]
 
 
 def repeats(
@@ -104,7 +114,7 @@ def repeats(
                 name = f"uid {uids[other]} in this window"
             else:
                 before = earlier[other - len(uids)]
-                alike = before.named or before.author != authors[uid]
+                alike = before.applied or before.author != authors[uid]
                 name = f"{before.author} in window {before.window}"
             if alike:
                 found[uid] = f"{shares[other]:.0%} of its places are those of {name}"

@@ -2,7 +2,7 @@
 
     python -m benchmarks.attacks --quick            all attacks at 25 % of 8 miners, one seed
     python -m benchmarks.attacks                    three seeds, and 20 miners at 5, 25 and 40 %
-    python -m benchmarks.attacks --only NAME,...    some attacks
+    python -m benchmarks.attacks --only "NAME;..."  some attacks
 
 Runs are appended to the record as they end and skipped when they are there; tables and picture
 are of all runs on record, and lie beside it.
@@ -28,11 +28,11 @@ def main(argv: list[str]) -> None:
     """Run what is missing, then write tables and picture."""
     parser = argparse.ArgumentParser(prog="benchmarks.attacks", allow_abbrev=False)
     parser.add_argument("--quick", action="store_true", help="8 miners, 25 %%, one seed")
-    parser.add_argument("--only", default="", metavar="NAME,...", help="and the runs beside them")
+    parser.add_argument("--only", default="", metavar="NAME;...", help="and the runs beside them")
     parser.add_argument("--workers", type=int, default=2, help="processes")
     parser.add_argument("--record", type=Path, default=RECORD)
     arguments = parser.parse_args(argv)
-    wanted = set(filter(None, arguments.only.split(",")))
+    wanted = set(filter(None, arguments.only.split(";")))
     cases = suite.quick() if arguments.quick else suite.full()
     cases = [case for case in cases if not wanted or case.attack in {*wanted, suite.CLEAN}]
     done = load(arguments.record)

@@ -32,12 +32,10 @@ class Flipped(Attacker):
 
 
 class Magnified(Attacker):
-    """Its own honest work, times a factor."""
+    """Its own honest work, or a share of it, times a factor and without error feedback."""
 
-    share = 1.0
-
-    def __init__(self, factor: float) -> None:
-        self.factor = factor
+    def __init__(self, factor: float, share: float = 1.0, claims: float | None = None) -> None:
+        self.factor, self.share, self.claims = factor, share, claims or share
 
     def send(self, honest: Message, view: View) -> Message | None:
         return view.encoded(self.factor * honest.dense)

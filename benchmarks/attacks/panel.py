@@ -21,7 +21,7 @@ from benchmarks.learning.strategies.ours import Ours
 from evaluation.history import Histories, remember, settle, work_states
 from evaluation.judge import Measured, judge
 from evaluation.log import PayRules, conclude
-from evaluation.overlap import Earlier, Places, kept_places, repeats
+from evaluation.overlap import Earlier, Places, applied, kept_places, repeats
 from evaluation.verdict import NOT_SCORED, Verdict
 from evaluation.work import HELD_OUT
 from template.base.scoring import pay_rules
@@ -137,10 +137,12 @@ class Panel:
         named = [validator.names(scene) for validator, scene in pairs]
         missing = [validator.misses(scene) for validator, scene in pairs]
         decision = self._council.decide(number, named, missing, scenes[0].committed)
+        accepted = {member.uid for member in decision.members}
         lost = [sent.keys[member.uid] for member in decision.undelivered]
         for book in {id(book): book for book in self.notebooks}.values():
             book.histories = settle(book.histories, number, lost)
-        return {member.uid for member in decision.members}
+            book.earlier = applied(book.earlier, number, {sent.keys[uid] for uid in accepted})
+        return accepted
 
     def obey(self, sent: Sent) -> set[int]:
         """`decide` where the first validator's word is all, and it takes whatever comes."""
@@ -181,9 +183,7 @@ class Panel:
         finding = Finding(verdicts=verdicts, shares=shares)
         oldest = number - self._spec.outer.max_staleness - 2
         book.earlier = [e for e in book.earlier if e.window >= oldest] + [
-            Earlier(
-                window=number, author=sent.keys[uid], places=places[uid], named=uid in finding.named
-            )
+            Earlier(window=number, author=sent.keys[uid], places=places[uid], applied=False)
             for uid in seen
         ]
         return finding

@@ -8,7 +8,7 @@ nobody knew before the payloads were fixed.
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
@@ -17,7 +17,7 @@ import numpy as np
 from evaluation.history import Histories, work_states
 from evaluation.judge import JudgeRules, Measured, judge
 from evaluation.log import PayRules
-from evaluation.overlap import Earlier, Places, kept_places, repeats
+from evaluation.overlap import Earlier, Places, applied, kept_places, repeats
 from evaluation.sample import drawn_order
 from evaluation.verdict import NOT_DRAWN, NOT_SCORED, UNAVAILABLE, Verdict
 from evaluation.weights import WeightRules
@@ -227,9 +227,15 @@ class WindowScorer:
             if verdict.uid in payloads:
                 places = self._places(payloads[verdict.uid])
                 earlier = Earlier(
-                    window=window, author=verdict.hotkey, places=places, named=verdict.named
+                    window=window, author=verdict.hotkey, places=places, applied=False
                 )
                 self._earlier.append(earlier)
+
+    def decided(self, window: int, accepted: Container[str]) -> None:
+        """Whose payloads of a window were applied: others' are in their error feedback again, and
+        may come back.
+        """
+        self._earlier = applied(self._earlier, window, accepted)
 
     def _pool(self, window: int, payloads: Mapping[Member, Payload]) -> Pool:
         """Held-out pages first, then each payload's claims in the order given."""

@@ -177,7 +177,8 @@ class Validator:
             self.follower.keep(window, digest, frame)
 
     def _settle(self, decision: Decision) -> None:
-        """What the voting stake could not get, of a window that was scored here."""
+        """What was applied, and what the voting stake could not get, of a window scored here."""
+        self._scorer.decided(decision.window, {member.hotkey for member in decision.members})
         if decision.undelivered and decision.window in self._scored_windows:
             hotkeys = [member.hotkey for member in decision.undelivered]
             self._histories = settle(self._histories, decision.window, hotkeys)

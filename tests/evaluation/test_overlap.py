@@ -29,7 +29,7 @@ def _naive(
         ] + [
             (f"{e.author} in window {e.window}", set(e.places.tolist()))
             for e in earlier
-            if e.named or e.author != authors[uid]
+            if e.applied or e.author != authors[uid]
         ]
         for name, other in others:
             smaller = min(len(places[uid]), len(other))
@@ -68,8 +68,8 @@ def test_tensors_lie_one_after_another_and_the_tail_is_left_out() -> None:
     assert kept_places([], 20).size == 0
 
 
-def _earlier(author: str, places, *, named: bool = True) -> Earlier:
-    return Earlier(window=7, author=author, places=_places(places), named=named)
+def _earlier(author: str, places, *, applied: bool = True) -> Earlier:
+    return Earlier(window=7, author=author, places=_places(places), applied=applied)
 
 
 @settings(max_examples=60)
@@ -85,7 +85,7 @@ def test_repeats_are_those_of_the_rule_read_out(seed: int, limit: float) -> None
 
     sets = {uid: drawn() for uid in rng.choice(256, 8, replace=False).tolist()}
     authors = {uid: f"hk{uid % 3}" for uid in sets}
-    earlier = [_earlier(f"hk{i % 3}", drawn(), named=bool(i % 2)) for i in range(6)]
+    earlier = [_earlier(f"hk{i % 3}", drawn(), applied=bool(i % 2)) for i in range(6)]
     places = {uid: _places(each) for uid, each in sets.items()}
     assert repeats(places, authors, earlier, limit) == _naive(sets, authors, earlier, limit)
 
@@ -113,14 +113,25 @@ def test_a_copy_of_an_earlier_payload_is_named_after_it() -> None:
     assert repeats({}, {}, before, 0.5) == {}
 
 
-@pytest.mark.parametrize("named", [True, False])
-def test_own_work_that_was_not_applied_may_come_again(named: bool) -> None:
+@pytest.mark.parametrize("applied", [True, False])
+def test_own_work_that_was_not_applied_may_come_again(applied: bool) -> None:
     """It went back into error feedback; what was applied and comes again is a replay."""
     places = np.arange(50)
-    before = [_earlier("me", places, named=named)]
-    assert (2 in repeats({2: _places(places)}, {2: "me"}, before, 0.5)) == named
+    before = [_earlier("me", places, applied=applied)]
+    assert (2 in repeats({2: _places(places)}, {2: "me"}, before, 0.5)) == applied
     assert 2 in repeats({2: _places(places)}, {2: "copier"}, before, 0.5)
 
 
 def test_empty_payloads_repeat_nobody() -> None:
     assert repeats({1: _places([]), 2: _places([])}, {1: "a", 2: "b"}, [], 0.1) == {}
+
+
+def test_only_what_was_applied_may_not_come_again() -> None:
+    places = np.random.default_rng(2).choice(NUM, 80, replace=False)
+    before = [_earlier("me", places, applied=False), _earlier("other", np.arange(0), applied=False)]
+    again = {2: _places(places)}
+    assert repeats(again, {2: "me"}, before, 0.5) == {}
+    assert repeats(again, {2: "me"}, overlap.applied(before, 6, {"me"}), 0.5) == {}
+    assert repeats(again, {2: "me"}, overlap.applied(before, 7, {"other"}), 0.5) == {}
+    assert repeats(again, {2: "me"}, overlap.applied(before, 7, {"me"}), 0.5).keys() == {2}
+    assert repeats(again, {2: "rival"}, before, 0.5).keys() == {2}
