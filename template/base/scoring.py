@@ -21,7 +21,7 @@ from evaluation.overlap import Bits, Earlier, place_bits, repeats
 from evaluation.verdict import NOT_SCORED, UNAVAILABLE, Verdict
 from evaluation.weights import WeightRules
 from evaluation.work import HELD_OUT, WorkRules
-from template.base.context import NodeContext
+from template.base.context import ReadContext
 from template.base.peers import Peers
 from template.data.assignment import (
     assigned_pages,
@@ -40,7 +40,7 @@ from template.errors import (
 )
 from template.protocol.admission import open_payload
 from template.protocol.hashing import labelled_hash, uint_bytes
-from template.protocol.payload import Payload, body_digest
+from template.protocol.payload import Payload, PayloadHeader, body_digest
 from template.protocol.root import Member
 from template.protocol.spec import EvaluationSpec, RunSpec
 from template.training.outer import (
@@ -121,7 +121,7 @@ def pay_rules(spec: RunSpec) -> PayRules:
 class WindowScorer:
     """Fetches, checks and measures. Holds the evaluation model and the bodies seen lately."""
 
-    def __init__(self, context: NodeContext, peers: Peers, pages: PageReader) -> None:
+    def __init__(self, context: ReadContext, peers: Peers, pages: PageReader) -> None:
         self._context = context
         self._peers = peers
         self._pages = pages
@@ -149,7 +149,8 @@ class WindowScorer:
         }
         opened |= self._repeats(candidates, opened)
         payloads = {uid: p for uid, p in opened.items() if isinstance(p, Payload)}
-        pool = self._pool(window, {m: payloads[m.uid] for m in candidates if m.uid in payloads})
+        headers = {m: payloads[m.uid].header for m in candidates if m.uid in payloads}
+        pool = self._pool(window, headers)
         measured = self._measure(state, pool, payloads, lambda: late(1.0))
         blanks = [_blank(window, m, opened[m.uid], m.uid in measured.after_S) for m in candidates]
         self._forget(window)
@@ -208,14 +209,14 @@ class WindowScorer:
                 )
                 self._earlier.append(earlier)
 
-    def _pool(self, window: int, payloads: Mapping[Member, Payload]) -> Pool:
+    def _pool(self, window: int, headers: Mapping[Member, PayloadHeader]) -> Pool:
         """Held-out pages first, then each payload's claims in the order given."""
         held = self._held_out_ids(window)
-        room = CLAIMED_PER_HELD_OUT * held.size // max(1, len(payloads))
+        room = CLAIMED_PER_HELD_OUT * held.size // max(1, len(headers))
         count = min(self._context.spec.evaluation.claimed_pages, max(MIN_CLAIMED, room))
         ids, owners = [held], [np.full(held.size, HELD_OUT, dtype=np.int64)]
-        for member, payload in payloads.items():
-            claimed = self._claimed_ids(window, member, payload, count)
+        for member, header in headers.items():
+            claimed = self._claimed_ids(window, member, header, count)
             ids.append(claimed)
             owners.append(np.full(claimed.size, member.uid, dtype=np.int64))
         return Pool(ids_S=np.concatenate(ids), owners_S=np.concatenate(owners))
@@ -258,9 +259,10 @@ class WindowScorer:
         staleness = payload.header.staleness
         return scored_coefficients(staleness, payload.norms, references, outer, share)
 
-    def _claimed_ids(self, window: int, member: Member, payload: Payload, count: int) -> np.ndarray:
+    def _claimed_ids(
+        self, window: int, member: Member, header: PayloadHeader, count: int
+    ) -> np.ndarray:
         """A sample of the pages that the payload says it was made from."""
-        header = payload.header
         listed = self._assigned(member.hotkey, header.base_window, self._pages.num_pages)
         seed = labelled_hash(
             "claimed", self._seed(window), member.hotkey.encode("ascii"), uint_bytes(window)

@@ -10,7 +10,7 @@ from typing import Any
 
 from evaluation.history import Entry, Histories, only, remember, windows_of
 from evaluation.log import WindowLog, conclude, encode_log
-from evaluation.rating import Rating
+from evaluation.order import chosen, in_order
 from evaluation.work import WorkSample
 from template.base.ballots import read_candidates, read_records
 from template.base.context import NodeContext
@@ -25,7 +25,7 @@ from template.errors import ChainError, StoreError, disk_trouble
 from template.log import window_context
 from template.protocol.keys import blob_key, checkpoint_manifest_key, payload_key, verdict_key
 from template.protocol.record import ROOT_BYTES, Record, Vote
-from template.protocol.root import Member, sample_digest
+from template.protocol.root import sample_digest
 from template.training.checkpoint import LocalCheckpoint, save_local
 from template.training.checkpoint import publish as publish_checkpoint
 
@@ -127,7 +127,7 @@ class Validator:
             window=window,
             root=state.root[:ROOT_BYTES],
             sample_digest=sample_digest(state.params, block_hash),
-            uids=self._choose(scored),
+            uids=chosen(scored.verdicts, self._reputations, context.spec.outer.peers_per_step),
         )
         if not publish(context, Record(access=context.access, vote=vote)):
             return
@@ -143,7 +143,7 @@ class Validator:
             scored = self._scorer.score(
                 window,
                 self.follower.state,
-                self._in_order(list(candidates.values())),
+                in_order(candidates.values(), self._reputations),
                 self._histories,
                 lambda share: self._spent(window, share),
             )
@@ -152,20 +152,6 @@ class Validator:
         scored = self._scored[1]
         self._hold(window, scored)
         return scored
-
-    def _in_order(self, members: list[Member]) -> list[Member]:
-        """Best rating first: should the budget not suffice, those that matter most are scored."""
-        return sorted(members, key=lambda m: (-self._rating(m.hotkey).ordinal, m.uid))
-
-    def _rating(self, hotkey: str) -> Rating:
-        reputation = self._reputations.get(hotkey)
-        return Rating() if reputation is None else reputation.rating
-
-    def _choose(self, scored: Scored) -> frozenset[int]:
-        """At most `peers_per_step` of the useful payloads, best rating first."""
-        named = [v for v in scored.verdicts if v.named]
-        named.sort(key=lambda v: (-self._rating(v.hotkey).ordinal, v.uid))
-        return frozenset(v.uid for v in named[: self.context.spec.outer.peers_per_step])
 
     def _hold(self, window: int, scored: Scored) -> None:
         """To name a payload is to hold it: named frames go into this bucket before the vote."""

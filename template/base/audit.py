@@ -1,0 +1,416 @@
+"""Auditing a validator: are the losses in its verdict logs those of the public objects?
+
+An auditor joins the run as a newcomer does, follows it without a word, and measures each window
+again at the parameters at which it was scored. Integers, ids and seeds must be equal; losses may
+differ by `evaluation.loss_tolerance`. What only the validator can know (what its requests were
+answered, how much time it had) is said to be its word and not called wrong.
+"""
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from evaluation.compare import (
+    different_losses,
+    different_pages,
+    different_uids,
+    order_of,
+    skipped,
+    worst_difference,
+)
+from evaluation.history import only
+from evaluation.log import Past, Reputation, WindowLog, conclude
+from evaluation.order import chosen, in_order
+from evaluation.verdict import BLAMELESS, MEASURED, NOT_SCORED, Verdict
+from template.base.ballots import read_candidates, read_records
+from template.base.context import ReadContext
+from template.base.follower import Follower
+from template.base.joining import join_at, open_pages
+from template.base.peers import FETCH_THREADS, Peers
+from template.base.rescoring import Checked, Rescorer, said_header
+from template.base.scoring import Pool, pay_rules
+from template.errors import ChainError
+from template.protocol.payload import Payload, PayloadHeader
+from template.protocol.record import ROOT_BYTES, Vote
+from template.protocol.root import Member, sample_digest
+
+log = logging.getLogger(__name__)
+
+LOG_DIGEST_BYTES = 16
+ON_TRUST = ("not_delivered", "length", "digest", "access_denied", "no_access", *BLAMELESS)
+"""Statuses that say what a bucket answered then, or how much time there was."""
+
+
+@dataclass(kw_only=True)
+class Findings:
+    """On one window. `wrong`: what differs. `unknown`: what cannot be known any more, or never.
+    `num_losses` were compared; `worst` is the largest difference among them, nats per token.
+    """
+
+    window: int
+    wrong: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+    num_losses: int = 0
+    worst: float = 0.0
+
+    @property
+    def place(self) -> str:
+        return f"window {self.window}"
+
+    def differs(self, what: str, is_so: object, said: object) -> None:
+        self.wrong.append(f"{self.place}, {what} is {is_so}, the log says {said}")
+
+    def cannot_tell(self, what: str) -> None:
+        self.unknown.append(f"{self.place}, {what}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Window:
+    """What the chain holds on a window. `votes`: by hotkey, of those that voted on it."""
+
+    members: Mapping[int, Member]
+    votes: Mapping[str, Vote]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Opened:
+    """The payloads that the validator opened, in its order, as far as they are to be had."""
+
+    headers: Mapping[Member, PayloadHeader]
+    payloads: Mapping[int, Payload]
+
+    @property
+    def num_missing(self) -> int:
+        return len(self.headers) - len(self.payloads)
+
+
+class Auditor:
+    """Stands at theta_{w+1} to audit window w; `advance` moves it on.
+
+    `remember` tells it of windows before the first one audited: what is paid, who comes first
+    and what repeats an earlier payload depends on them.
+    """
+
+    def __init__(self, context: ReadContext, validator: str, newest: int) -> None:
+        """Join at theta_newest or before."""
+        self._context, self._validator = context, validator
+        self.peers = Peers(context)
+        self.follower = Follower(context, self.peers, join_at(context, self.peers, newest))
+        self._scorer = Rescorer(context, self.peers, open_pages(context, self.peers))
+        self._rules = pay_rules(context.spec)
+        self._past = Past()
+        self._last: WindowLog | None = None
+        self._gaps: set[int] = set()
+
+    @property
+    def next_window(self) -> int:
+        """The window that can be audited now."""
+        return self.follower.next_window
+
+    def wait(self) -> None:
+        """Until the votes on the next window are final."""
+        vote_block = self._context.schedule.vote_block(self.next_window)
+        self._context.waiter.until_finalized(vote_block)
+
+    @property
+    def num_remembered(self) -> int:
+        """Windows before the first one, of which the logs matter."""
+        return self._rules.length
+
+    def remember(self, said: WindowLog) -> None:
+        """A window before, of which nothing is judged."""
+        length = self._context.spec.outer.max_staleness + 2
+        if said.window >= self.next_window - length:
+            try:
+                place = self._read(said.window)
+                checked = self._check(said, place, self._order(said, place.members))
+            except ChainError as error:
+                log.debug("payloads of window %d cannot be known: %s", said.window, error)
+                self._gaps.add(said.window)
+            else:
+                self._keep(said, checked)
+        self._learn(said)
+
+    def audit(self, said: WindowLog) -> Findings:
+        """Compare a log of window `next_window`, whose votes must be final."""
+        found, place = Findings(window=said.window), self._read(said.window)
+        self._compare_chain(said, place, found)
+        order = self._order(said, place.members)
+        checked = self._check(said, place, order)
+        self._compare_statuses(said, place, checked, found)
+        opened = self._opened(said, order, checked, found)
+        pool = self._compare_pool(said, opened, found)
+        if pool is not None:
+            self._compare_losses(said, opened, pool, found)
+        self._compare_vote(said, place, found)
+        self._compare_what_follows(said, found)
+        self._keep(said, checked)
+        self._learn(said)
+        return found
+
+    def _read(self, window: int) -> _Window:
+        context = self._context
+        records = read_records(context.chain, context.schedule.vote_block(window))
+        return _Window(
+            members=read_candidates(context.chain, context.schedule, window),
+            votes={
+                hotkey: record.vote
+                for hotkey, record in records.items()
+                if record.vote is not None and record.vote.window == window
+            },
+        )
+
+    def _compare_chain(self, said: WindowLog, place: _Window, found: Findings) -> None:
+        """Seed, uids, and who committed which payload."""
+        context = self._context
+        seed = self._scorer.seed(said.window).hex()
+        if said.seed != seed:
+            found.differs("seed", seed, said.seed)
+        graph = context.chain.metagraph(context.schedule.stake_block(said.window))
+        found.wrong += different_uids(said, {n.hotkey: n.uid for n in graph.neurons})
+        verdicts = {verdict.uid: verdict for verdict in said.verdicts}
+        for uid in sorted(place.members.keys() | verdicts.keys()):
+            member, verdict = place.members.get(uid), verdicts.get(uid)
+            committed = None if member is None else (member.hotkey, member.digest.hex())
+            judged = None if verdict is None else (verdict.hotkey, verdict.digest)
+            if committed != judged:
+                found.differs(f"uid {uid}: payload committed", committed, judged)
+
+    def _order(self, said: WindowLog, members: Mapping[int, Member]) -> list[Member]:
+        """The order in which the validator should have taken them."""
+        return in_order(members.values(), self._reputations(said))
+
+    def _reputations(self, said: WindowLog) -> Mapping[str, Reputation]:
+        """Before the window, as far as the logs before it tell."""
+        if not said.known or self._last is None:
+            return {}
+        if not self._past.has(said.known):
+            return self._last.reputations
+        histories = only(self._past.histories, set(said.known))
+        return conclude(histories, self._last.window, {}, self._rules)[0]
+
+    def _check(
+        self, said: WindowLog, place: _Window, order: Sequence[Member]
+    ) -> Mapping[int, Checked]:
+        """Fetch and open what the validator says to have had in hand."""
+        in_hand = {verdict.uid for verdict in said.verdicts if _was_in_hand(verdict)}
+        wanted = [member for member in order if member.uid in in_hand]
+        self.peers.refresh()
+
+        def fetch(member: Member) -> bytes | None:
+            held = self.follower.held(member.digest)
+            namers = [h for h, vote in place.votes.items() if member.uid in vote.uids]
+            holders = (self._validator, *namers)
+            return held or self.peers.fetch_named_payload(member, said.window, holders)
+
+        with ThreadPoolExecutor(max_workers=FETCH_THREADS) as pool:
+            frames = dict(zip([m.uid for m in wanted], pool.map(fetch, wanted), strict=True))
+        had = {uid: frame for uid, frame in frames.items() if frame is not None}
+        for member in wanted:
+            if member.uid in had:
+                self.follower.keep(said.window, member.digest, had[member.uid])
+        if len(had) < len(frames):
+            self._gaps.add(said.window)
+        return self._scorer.check(said.window, order, had)
+
+    def _compare_statuses(
+        self,
+        said: WindowLog,
+        place: _Window,
+        checked: Mapping[int, Checked],
+        found: Findings,
+    ) -> None:
+        for verdict in said.verdicts:
+            uid, status = verdict.uid, verdict.status
+            if status in ON_TRUST:
+                namers = sum(uid in v.uids for h, v in place.votes.items() if h != self._validator)
+                found.cannot_tell(
+                    f"uid {uid}: status {status} is this validator's word; the votes of {namers} "
+                    "others name the payload"
+                )
+            elif uid not in checked:
+                if uid in place.members:
+                    found.cannot_tell(f"uid {uid}: its payload ({status}) is to be had nowhere")
+            else:
+                self._compare_status(verdict, checked[uid], found)
+
+    def _compare_status(self, verdict: Verdict, checked: Checked, found: Findings) -> None:
+        """Of a payload in hand: refused for this reason, or not refused."""
+        status, refusal = verdict.status, checked.refusal
+        measured = status in MEASURED
+        if refusal is None and not measured:
+            if status in ("duplicate", "overlap") and self._forgets(verdict.window):
+                found.cannot_tell(f"uid {verdict.uid}: whether it is a {status} is not known here")
+            else:
+                found.differs(f"uid {verdict.uid}: status", "no refusal", status)
+        elif refusal is not None and status != refusal.reason:
+            if checked.by_memory and measured:
+                found.cannot_tell(
+                    f"uid {verdict.uid}: {refusal}; a validator that was started again since may "
+                    f"not know, and the log says {status}"
+                )
+            else:
+                found.differs(f"uid {verdict.uid}: status", refusal.reason, status)
+
+    def _forgets(self, window: int) -> bool:
+        """Whether payloads that the validator may remember are not known here."""
+        length = self._context.spec.outer.max_staleness + 2
+        before = range(max(0, window - length), window)
+        return window in self._gaps or any(
+            w in self._gaps or w not in self._past.given for w in before
+        )
+
+    def _opened(
+        self,
+        said: WindowLog,
+        order: Sequence[Member],
+        checked: Mapping[int, Checked],
+        found: Findings,
+    ) -> _Opened:
+        """What the log says was opened; headers are those of the payloads where these are here."""
+        verdicts = {verdict.uid: verdict for verdict in said.verdicts}
+        headers, payloads = {}, {}
+        for member in order:
+            verdict = verdicts.get(member.uid)
+            header = None if verdict is None else said_header(verdict, member)
+            if verdict is None or header is None or verdict.status not in (*MEASURED, NOT_SCORED):
+                continue
+            payload = checked[member.uid].payload if member.uid in checked else None
+            if payload is not None:
+                payloads[member.uid] = payload
+                _compare_headers(member.uid, header, payload.header, found)
+                header = payload.header
+            if self._admits(header):
+                headers[member] = header
+            else:
+                found.differs(f"uid {member.uid}: what such a payload claims", "refused", "opened")
+        return _Opened(headers=headers, payloads=payloads)
+
+    def _admits(self, header: PayloadHeader) -> bool:
+        spec = self._context.spec
+        return (
+            0 <= header.base_window <= header.window
+            and header.staleness <= spec.outer.max_staleness
+            and spec.evaluation.claimed_pages
+            <= header.pages_consumed
+            <= spec.training.pages_per_window
+        )
+
+    def _compare_pool(self, said: WindowLog, opened: _Opened, found: Findings) -> Pool | None:
+        """The pool as it should have been drawn; None if no loss can be compared with it."""
+        pool = self._scorer.pool(said.window, opened.headers)
+        order = [member.uid for member in opened.headers]
+        said_order = order_of(said.measured.owners_S)
+        different = different_pages(said, pool.ids_S, pool.owners_S)
+        if different and sorted(said_order) == sorted(order) != said_order:
+            by_uid = {member.uid: header for member, header in opened.headers.items()}
+            members = {member.uid: member for member in opened.headers}
+            other = self._scorer.pool(said.window, {members[u]: by_uid[u] for u in said_order})
+            in_its_order = different_pages(said, other.ids_S, other.owners_S)
+            if len(in_its_order) < len(different):
+                pool, different = other, in_its_order
+                if self._past.has(said.known):
+                    found.differs("order of the payloads", order, said_order)
+                order = said_order
+        found.wrong += different
+        for uid, other_uid in skipped(order, said.measured.after_S.keys()).items():
+            found.wrong.append(
+                f"{found.place}, uid {uid}: not measured, though uid {other_uid} behind it was"
+            )
+        return pool if pool.ids_S.size == said.ids_S.size else None
+
+    def _compare_losses(
+        self, said: WindowLog, opened: _Opened, pool: Pool, found: Findings
+    ) -> None:
+        state, tolerance = self.follower.state, self._context.spec.evaluation.loss_tolerance
+        uids = [uid for uid in opened.payloads if uid in said.measured.after_S]
+        is_so = self._scorer.measure(state, pool, opened.payloads, opened.num_missing, uids)
+        opened_uids = {member.uid for member in opened.headers}
+        pairs = [(f"{found.place}: loss at theta", said.measured.before_S, is_so.before_S)]
+        for uid, said_S in said.measured.after_S.items():
+            if uid not in opened_uids:
+                found.differs(f"uid {uid}: losses", "none, since it was not opened", "some")
+            elif uid not in is_so.after_S:
+                found.cannot_tell(
+                    f"uid {uid}: its losses were not computed again; {opened.num_missing} payloads "
+                    "of the window are missing"
+                )
+            else:
+                what = f"{found.place}, uid {uid}: loss after its step"
+                pairs.append((what, said_S, is_so.after_S[uid]))
+        for what, said_S, is_S in pairs:
+            found.wrong += different_losses(what, pool.ids_S, said_S, is_S, tolerance)
+            found.num_losses += is_S.size
+            found.worst = max(found.worst, worst_difference(said_S, is_S))
+
+    def _compare_vote(self, said: WindowLog, place: _Window, found: Findings) -> None:
+        """The vote on chain: at these parameters, and for those whom the log names."""
+        vote, context, state = place.votes.get(self._validator), self._context, self.follower.state
+        if vote is None:
+            found.cannot_tell("vote: none of this validator stood when votes were counted")
+            return
+        block_hash = context.chain.block_hash(context.schedule.stake_block(said.window))
+        sample = sample_digest(state.params, block_hash)
+        limit = context.spec.outer.peers_per_step
+        named = chosen(said.verdicts, said.reputations, limit)
+        pairs = (
+            ("root", state.root[:ROOT_BYTES].hex(), vote.root.hex()),
+            ("digest of the parameters", sample.hex(), vote.sample_digest.hex()),
+            ("uids named by the log", sorted(named), sorted(vote.uids)),
+        )
+        found.wrong += [
+            f"{found.place}, vote: {what} {is_so}, the vote says {voted}"
+            for what, is_so, voted in pairs
+            if is_so != voted
+        ]
+
+    def _compare_what_follows(self, said: WindowLog, found: Findings) -> None:
+        found.wrong += self._past.differences(said, self._rules)
+        missing = sorted(set(said.known) - self._past.given)
+        if missing:
+            found.cannot_tell(
+                f"decisions and weights rest on windows whose logs are not here: {missing}"
+            )
+        earliest = said.window - self._rules.length
+        forgotten = {w for w in self._past.given if earliest < w < said.window} - set(said.known)
+        forgotten &= {w for h in self._past.histories.values() for w in h}
+        if forgotten:
+            found.cannot_tell(f"windows {sorted(forgotten)} are left out, though there are logs")
+
+    def _keep(self, said: WindowLog, checked: Mapping[int, Checked]) -> None:
+        statuses = {verdict.uid: verdict.status for verdict in said.verdicts}
+        opened = {
+            uid: each.payload
+            for uid, each in checked.items()
+            if each.payload is not None and statuses[uid] in (*MEASURED, NOT_SCORED)
+        }
+        self._scorer.remember(said.window, said.verdicts, opened)
+
+    def _learn(self, said: WindowLog) -> None:
+        self._past = self._past.and_then(said, self._rules)
+        self._last = said
+
+
+def _was_in_hand(verdict: Verdict) -> bool:
+    """Whether the log says that the validator had the frame."""
+    opened = verdict.status == NOT_SCORED and verdict.pages_consumed is not None
+    return opened or verdict.status not in ON_TRUST
+
+
+def _compare_headers(uid: int, said: PayloadHeader, is_so: PayloadHeader, found: Findings) -> None:
+    for name in ("pages_consumed", "base_window"):
+        if getattr(said, name) != getattr(is_so, name):
+            found.differs(f"uid {uid}: {name}", getattr(is_so, name), getattr(said, name))
+
+
+def different_digest(window: int, data: bytes, digest: bytes) -> list[str]:
+    """The bytes of a verdict log beside a digest of it (`LOG_DIGEST_BYTES` of its SHA-256)."""
+    is_so = hashlib.sha256(data).digest()[:LOG_DIGEST_BYTES]
+    if is_so == digest:
+        return []
+    return [
+        f"window {window}: the log's digest is {is_so.hex()}, the validator published "
+        f"{digest.hex()}: these are not the bytes that it voted with"
+    ]
