@@ -6,11 +6,10 @@ differ by `evaluation.loss_tolerance`. What only the validator can know (what it
 answered, how much time it had) is said to be its word and not called wrong.
 """
 
-import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from evaluation.compare import (
     different_losses,
@@ -22,10 +21,18 @@ from evaluation.compare import (
 )
 from evaluation.history import only
 from evaluation.log import Past, Reputation, WindowLog, conclude
-from evaluation.order import chosen, in_order
-from evaluation.verdict import BLAMELESS, MEASURED, NOT_SCORED, Verdict
+from evaluation.order import in_order
+from evaluation.verdict import MEASURED, NOT_SCORED
 from template.base.ballots import read_candidates, read_records
 from template.base.context import ReadContext
+from template.base.findings import (
+    Findings,
+    compare_committed,
+    compare_headers,
+    compare_status,
+    compare_vote,
+    was_in_hand,
+)
 from template.base.follower import Follower
 from template.base.joining import join_at, open_pages
 from template.base.peers import FETCH_THREADS, Peers
@@ -37,33 +44,6 @@ from template.protocol.record import ROOT_BYTES, Vote
 from template.protocol.root import Member, sample_digest
 
 log = logging.getLogger(__name__)
-
-LOG_DIGEST_BYTES = 16
-ON_TRUST = ("not_delivered", "length", "digest", "access_denied", "no_access", *BLAMELESS)
-"""Statuses that say what a bucket answered then, or how much time there was."""
-
-
-@dataclass(kw_only=True)
-class Findings:
-    """On one window. `wrong`: what differs. `unknown`: what cannot be known any more, or never.
-    `num_losses` were compared; `worst` is the largest difference among them, nats per token.
-    """
-
-    window: int
-    wrong: list[str] = field(default_factory=list)
-    unknown: list[str] = field(default_factory=list)
-    num_losses: int = 0
-    worst: float = 0.0
-
-    @property
-    def place(self) -> str:
-        return f"window {self.window}"
-
-    def differs(self, what: str, is_so: object, said: object) -> None:
-        self.wrong.append(f"{self.place}, {what} is {is_so}, the log says {said}")
-
-    def cannot_tell(self, what: str) -> None:
-        self.unknown.append(f"{self.place}, {what}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,9 +90,21 @@ class Auditor:
         return self.follower.next_window
 
     def wait(self) -> None:
-        """Until the votes on the next window are final."""
-        vote_block = self._context.schedule.vote_block(self.next_window)
-        self._context.waiter.until_finalized(vote_block)
+        """Until the votes on the next window are final; what may be gone later is fetched now."""
+        context, window = self._context, self.next_window
+        vote_block = context.schedule.vote_block(window)
+        context.waiter.until_finalized(context.schedule.held_out_block(window))
+        if context.waiter.recent_head() < vote_block:
+            members = read_candidates(context.chain, context.schedule, window).values()
+            self.peers.refresh()
+            fetched = self.peers.fetch_payloads(
+                list(members), window, lambda: context.waiter.recent_head() >= vote_block
+            )
+            for member in members:
+                frame = fetched[member.uid]
+                if isinstance(frame, bytes):
+                    self.follower.keep(window, member.digest, frame)
+        context.waiter.until_finalized(vote_block)
 
     @property
     def num_remembered(self) -> int:
@@ -139,12 +131,20 @@ class Auditor:
         self._compare_chain(said, place, found)
         order = self._order(said, place.members)
         checked = self._check(said, place, order)
-        self._compare_statuses(said, place, checked, found)
+        for verdict in said.verdicts:
+            if verdict.uid in place.members:
+                namers = sum(
+                    verdict.uid in vote.uids
+                    for hotkey, vote in place.votes.items()
+                    if hotkey != self._validator
+                )
+                known, forgets = checked.get(verdict.uid), self._forgets(said.window)
+                compare_status(verdict, known, forgets, namers, found)
         opened = self._opened(said, order, checked, found)
         pool = self._compare_pool(said, opened, found)
         if pool is not None:
             self._compare_losses(said, opened, pool, found)
-        self._compare_vote(said, place, found)
+        self._compare_vote(said, place.votes.get(self._validator), found)
         self._compare_what_follows(said, found)
         self._keep(said, checked)
         self._learn(said)
@@ -170,13 +170,7 @@ class Auditor:
             found.differs("seed", seed, said.seed)
         graph = context.chain.metagraph(context.schedule.stake_block(said.window))
         found.wrong += different_uids(said, {n.hotkey: n.uid for n in graph.neurons})
-        verdicts = {verdict.uid: verdict for verdict in said.verdicts}
-        for uid in sorted(place.members.keys() | verdicts.keys()):
-            member, verdict = place.members.get(uid), verdicts.get(uid)
-            committed = None if member is None else (member.hotkey, member.digest.hex())
-            judged = None if verdict is None else (verdict.hotkey, verdict.digest)
-            if committed != judged:
-                found.differs(f"uid {uid}: payload committed", committed, judged)
+        compare_committed(said, place.members, found)
 
     def _order(self, said: WindowLog, members: Mapping[int, Member]) -> list[Member]:
         """The order in which the validator should have taken them."""
@@ -195,7 +189,7 @@ class Auditor:
         self, said: WindowLog, place: _Window, order: Sequence[Member]
     ) -> Mapping[int, Checked]:
         """Fetch and open what the validator says to have had in hand."""
-        in_hand = {verdict.uid for verdict in said.verdicts if _was_in_hand(verdict)}
+        in_hand = {verdict.uid for verdict in said.verdicts if was_in_hand(verdict)}
         wanted = [member for member in order if member.uid in in_hand]
         self.peers.refresh()
 
@@ -214,45 +208,6 @@ class Auditor:
         if len(had) < len(frames):
             self._gaps.add(said.window)
         return self._scorer.check(said.window, order, had)
-
-    def _compare_statuses(
-        self,
-        said: WindowLog,
-        place: _Window,
-        checked: Mapping[int, Checked],
-        found: Findings,
-    ) -> None:
-        for verdict in said.verdicts:
-            uid, status = verdict.uid, verdict.status
-            if status in ON_TRUST:
-                namers = sum(uid in v.uids for h, v in place.votes.items() if h != self._validator)
-                found.cannot_tell(
-                    f"uid {uid}: status {status} is this validator's word; the votes of {namers} "
-                    "others name the payload"
-                )
-            elif uid not in checked:
-                if uid in place.members:
-                    found.cannot_tell(f"uid {uid}: its payload ({status}) is to be had nowhere")
-            else:
-                self._compare_status(verdict, checked[uid], found)
-
-    def _compare_status(self, verdict: Verdict, checked: Checked, found: Findings) -> None:
-        """Of a payload in hand: refused for this reason, or not refused."""
-        status, refusal = verdict.status, checked.refusal
-        measured = status in MEASURED
-        if refusal is None and not measured:
-            if status in ("duplicate", "overlap") and self._forgets(verdict.window):
-                found.cannot_tell(f"uid {verdict.uid}: whether it is a {status} is not known here")
-            else:
-                found.differs(f"uid {verdict.uid}: status", "no refusal", status)
-        elif refusal is not None and status != refusal.reason:
-            if checked.by_memory and measured:
-                found.cannot_tell(
-                    f"uid {verdict.uid}: {refusal}; a validator that was started again since may "
-                    f"not know, and the log says {status}"
-                )
-            else:
-                found.differs(f"uid {verdict.uid}: status", refusal.reason, status)
 
     def _forgets(self, window: int) -> bool:
         """Whether payloads that the validator may remember are not known here."""
@@ -280,7 +235,7 @@ class Auditor:
             payload = checked[member.uid].payload if member.uid in checked else None
             if payload is not None:
                 payloads[member.uid] = payload
-                _compare_headers(member.uid, header, payload.header, found)
+                compare_headers(member.uid, header, payload.header, found)
                 header = payload.header
             if self._admits(header):
                 headers[member] = header
@@ -315,11 +270,18 @@ class Auditor:
                     found.differs("order of the payloads", order, said_order)
                 order = said_order
         found.wrong += different
+        for uid in sorted(set(said_order) - set(order)):
+            found.wrong.append(
+                f"{found.place}, uid {uid}: owns pages, but no payload to claim them"
+            )
         for uid, other_uid in skipped(order, said.measured.after_S.keys()).items():
             found.wrong.append(
                 f"{found.place}, uid {uid}: not measured, though uid {other_uid} behind it was"
             )
-        return pool if pool.ids_S.size == said.ids_S.size else None
+        if pool.ids_S.size == said.ids_S.size:
+            return pool
+        found.cannot_tell("losses: not compared, since the pool is another")
+        return None
 
     def _compare_losses(
         self, said: WindowLog, opened: _Opened, pool: Pool, found: Findings
@@ -345,26 +307,12 @@ class Auditor:
             found.num_losses += is_S.size
             found.worst = max(found.worst, worst_difference(said_S, is_S))
 
-    def _compare_vote(self, said: WindowLog, place: _Window, found: Findings) -> None:
-        """The vote on chain: at these parameters, and for those whom the log names."""
-        vote, context, state = place.votes.get(self._validator), self._context, self.follower.state
-        if vote is None:
-            found.cannot_tell("vote: none of this validator stood when votes were counted")
-            return
+    def _compare_vote(self, said: WindowLog, vote: Vote | None, found: Findings) -> None:
+        context, state = self._context, self.follower.state
         block_hash = context.chain.block_hash(context.schedule.stake_block(said.window))
         sample = sample_digest(state.params, block_hash)
         limit = context.spec.outer.peers_per_step
-        named = chosen(said.verdicts, said.reputations, limit)
-        pairs = (
-            ("root", state.root[:ROOT_BYTES].hex(), vote.root.hex()),
-            ("digest of the parameters", sample.hex(), vote.sample_digest.hex()),
-            ("uids named by the log", sorted(named), sorted(vote.uids)),
-        )
-        found.wrong += [
-            f"{found.place}, vote: {what} {is_so}, the vote says {voted}"
-            for what, is_so, voted in pairs
-            if is_so != voted
-        ]
+        compare_vote(said, vote, state.root[:ROOT_BYTES], sample, limit, found)
 
     def _compare_what_follows(self, said: WindowLog, found: Findings) -> None:
         found.wrong += self._past.differences(said, self._rules)
@@ -391,26 +339,3 @@ class Auditor:
     def _learn(self, said: WindowLog) -> None:
         self._past = self._past.and_then(said, self._rules)
         self._last = said
-
-
-def _was_in_hand(verdict: Verdict) -> bool:
-    """Whether the log says that the validator had the frame."""
-    opened = verdict.status == NOT_SCORED and verdict.pages_consumed is not None
-    return opened or verdict.status not in ON_TRUST
-
-
-def _compare_headers(uid: int, said: PayloadHeader, is_so: PayloadHeader, found: Findings) -> None:
-    for name in ("pages_consumed", "base_window"):
-        if getattr(said, name) != getattr(is_so, name):
-            found.differs(f"uid {uid}: {name}", getattr(is_so, name), getattr(said, name))
-
-
-def different_digest(window: int, data: bytes, digest: bytes) -> list[str]:
-    """The bytes of a verdict log beside a digest of it (`LOG_DIGEST_BYTES` of its SHA-256)."""
-    is_so = hashlib.sha256(data).digest()[:LOG_DIGEST_BYTES]
-    if is_so == digest:
-        return []
-    return [
-        f"window {window}: the log's digest is {is_so.hex()}, the validator published "
-        f"{digest.hex()}: these are not the bytes that it voted with"
-    ]

@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from evaluation.log import LogError, WindowLog, decode_log, split_logs
-from template.base.audit import Auditor, Findings
+from template.base.audit import Auditor
 from template.base.context import ReadContext
+from template.base.findings import Findings
 from template.base.peers import Peers
 from template.errors import ConfigError, NotFound, StoreError
 from template.protocol.keys import verdict_key

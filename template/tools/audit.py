@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from template import __spec_version__
-from template.base.audit import Auditor, Findings
+from template.base.audit import Auditor
 from template.base.auditing import audit_windows, logs_in_bucket, logs_in_files, read_files
 from template.base.context import ReadContext
+from template.base.findings import Findings
 from template.base.waiter import Waiter
 from template.chain.bittensor import BittensorChain, ChainOptions
 from template.config import ChainConfig
