@@ -11,7 +11,7 @@ worst difference; what it leaves room for is stated beside the payloads' gains.
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,7 +110,7 @@ class Point:
 
     state: OuterState
     pages: np.ndarray
-    steps: list[tuple[Mapping[str, SparseTensor], Mapping[str, float]]]
+    steps: Sequence[tuple[Mapping[str, SparseTensor], Mapping[str, float]]]
 
 
 def losses(spec: RunSpec, point: Point, way: Way) -> Losses:

@@ -22,6 +22,7 @@ from evaluation.weights import WeightRules, chain_weights
 from evaluation.work import HELD_OUT, WINSOR, Floats, Ints, WorkState
 
 MIN_HELD_OUT = 2
+MAX_UID = 65_535
 MAX_LOSS = 1e39
 """Nats per token; no float32 is larger."""
 MAX_RELATIVE_GAIN = 17.0
@@ -204,7 +205,7 @@ def encode_log(log: WindowLog) -> str:
 
 
 def decode_log(text: str) -> WindowLog:
-    """The window that `encode_log` wrote; LogError if it is not one."""
+    """The window that `encode_log` wrote; LogError for anything that it would write otherwise."""
     rows: dict[str, list[dict[str, Any]]] = {}
     try:
         for line in text.splitlines():
@@ -225,20 +226,21 @@ def decode_log(text: str) -> WindowLog:
             measured=measured,
             verdicts=tuple(_verdict(row) for row in verdicts),
             uids={str(hotkey): int(uid) for hotkey, uid in head["uids"].items()},
-            reputations={row["hotkey"]: _reputation(row) for row in rows.get("reputation", [])},
+            reputations={
+                str(row["hotkey"]): _reputation(row) for row in rows.get("reputation", [])
+            },
             shares={int(uid): float(share) for uid, share in weights["shares"].items()},
         )
-    except (
-        KeyError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        OverflowError,
-        RecursionError,
-    ) as error:
+        _check(log)
+        is_canonical = encode_log(log).rstrip("\n") == text.rstrip("\n")
+    except _MALFORMED as error:
         raise LogError(f"no verdict log: {type(error).__name__}: {error}") from error
-    _check(log)
+    if not is_canonical:
+        raise LogError(f"window {log.window}: not as a validator writes a verdict log")
     return log
+
+
+_MALFORMED = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
 
 
 def _check(log: WindowLog) -> None:
@@ -250,7 +252,7 @@ def _check(log: WindowLog) -> None:
         raise LogError(f"window {log.window}: pages, owners and losses differ in number")
     if int((log.measured.owners_S == HELD_OUT).sum()) < MIN_HELD_OUT:
         raise LogError(f"window {log.window}: fewer than {MIN_HELD_OUT} held-out pages")
-    if len(set(uids)) != len(uids) or any(type(uid) is not int for uid in uids):
+    if len(set(uids)) != len(uids) or not all(0 <= uid <= MAX_UID for uid in uids):
         raise LogError(f"window {log.window}: uids are not different numbers")
     if any(verdict.window != log.window for verdict in log.verdicts):
         raise LogError(f"window {log.window}: a verdict is on another window")

@@ -31,6 +31,7 @@ from template.base.findings import (
     compare_headers,
     compare_status,
     compare_vote,
+    compare_words,
     was_in_hand,
 )
 from template.base.follower import Follower
@@ -132,6 +133,7 @@ class Auditor:
         order = self._order(said, place.members)
         checked = self._check(said, place, order)
         for verdict in said.verdicts:
+            compare_words(verdict, found)
             if verdict.uid in place.members:
                 namers = sum(
                     verdict.uid in vote.uids
@@ -316,7 +318,10 @@ class Auditor:
 
     def _compare_what_follows(self, said: WindowLog, found: Findings) -> None:
         found.wrong += self._past.differences(said, self._rules)
-        missing = sorted(set(said.known) - self._past.given)
+        not_before = [window for window in said.known if not 0 <= window < said.window]
+        if not_before:
+            found.differs("windows known", "of windows before", not_before)
+        missing = sorted(set(said.known) - self._past.given - set(not_before))
         if missing:
             found.cannot_tell(
                 f"decisions and weights rest on windows whose logs are not here: {missing}"

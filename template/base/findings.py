@@ -85,6 +85,18 @@ def compare_status(
         )
     elif status != checked.refusal.reason:
         found.differs(f"uid {uid}: status", checked.refusal.reason, status)
+    elif verdict.detail != str(checked.refusal) and not checked.by_memory:
+        found.differs(f"uid {uid}: reason", repr(str(checked.refusal)), repr(verdict.detail))
+
+
+def compare_words(verdict: Verdict, found: Findings) -> None:
+    """A payload that was measured has no reason, and one that was not opened has no claims."""
+    uid, status = verdict.uid, verdict.status
+    claims = (verdict.pages_consumed, verdict.base_window)
+    if status not in (*MEASURED, NOT_SCORED) and claims != (None, None):
+        found.differs(f"uid {uid}: claims of a payload not opened", (None, None), claims)
+    if status in MEASURED and verdict.detail:
+        found.differs(f"uid {uid}: reason", "none", repr(verdict.detail))
 
 
 def compare_headers(uid: int, said: PayloadHeader, is_so: PayloadHeader, found: Findings) -> None:

@@ -325,6 +325,26 @@ def a_reason(bench):
     return bench.resigned(with_verdict(bench, "ancient", status="norm"))
 
 
+@forgery("window 3, uid {ancient}: reason is 'stale: base window 0 is too old for 3', the log ")
+def words(bench):
+    return with_verdict(bench, "ancient", detail="stale: because")
+
+
+@forgery("window 3, uid {m0}: reason is none, the log says 'useless'")
+def more_words(bench):
+    return with_verdict(bench, "m0", detail="useless")
+
+
+@forgery("window 3, uid {ancient}: claims of a payload not opened is (None, None), the log says ")
+def what_was_not_opened(bench):
+    return with_verdict(bench, "ancient", pages_consumed=12)
+
+
+@forgery("window 3, windows known is of windows before, the log says [3]")
+def knowledge(bench):
+    return replace(bench.honest, known=(*bench.honest.known, FORGED))
+
+
 @forgery("window 3, uid {replay}: status is duplicate, the log says overlap")
 def another_reason(bench):
     return bench.resigned(with_verdict(bench, "replay", status="overlap"))
