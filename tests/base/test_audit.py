@@ -67,9 +67,17 @@ def deaf(world: World, context) -> Validator:
     return node
 
 
+def live(world: World, context) -> list[Findings]:
+    """Somebody who audits val-a while the run goes on."""
+    reading = reader(world, context.state_dir)
+    auditor = Auditor(reading, hotkey_of("val-a"), WINDOWS)
+    source = logs_in_bucket(reading, auditor.peers, hotkey_of("val-a"))
+    return list(audit_windows(auditor, source, 0, WINDOWS - 1))
+
+
 @pytest.fixture(scope="module")
-def world(tmp_path_factory) -> World:
-    """A run that has ended."""
+def ended(tmp_path_factory) -> tuple[World, list[Findings]]:
+    """A run that has ended, and what was found while it went on."""
     world = build_world(
         {**STAKES_TAO, "ancient": 0, "replay": 0},
         evaluation__claimed_pages=8,
@@ -83,9 +91,15 @@ def world(tmp_path_factory) -> World:
         "val-b": deaf,
         "ancient": to_the_end(Ancient),
         "replay": to_the_end(Replay),
+        "owner": live,
     }
-    run(world, drives, tmp_path_factory.mktemp("run"))
-    return world
+    nodes = run(world, drives, tmp_path_factory.mktemp("run"))
+    return world, nodes["owner"]
+
+
+@pytest.fixture(scope="module")
+def world(ended) -> World:
+    return ended[0]
 
 
 def reader(world: World, folder: Path) -> ReadContext:
@@ -192,6 +206,15 @@ def test_honest_logs_audit_clean_from_theta_0_on(world, name, tmp_path) -> None:
     unavailable = [v for log in logs for v in log.verdicts if v.status == "unavailable"]
     assert len(unknown) == len(unavailable) == (WINDOWS if name == "val-b" else 0)
     assert all("1 others name the payload" in line for line in unknown)
+
+
+def test_an_audit_while_the_run_goes_on_finds_the_same(ended, tmp_path) -> None:
+    world, found = ended
+    assert [each.window for each in found] == list(range(WINDOWS))
+    auditor = Auditor(reader(world, tmp_path), hotkey_of("val-a"), 1)
+    assert found == list(
+        audit_windows(auditor, logs_in_files(published(world, "val-a")), 0, WINDOWS - 1)
+    )
 
 
 Forge = Callable[[Bench], WindowLog]
