@@ -3,14 +3,18 @@
 Honest payloads are trained, encoded and decoded as in a run; the losses of one pool of pages,
 before and after the step of each, are taken with the project's own scorer on one thread in
 batches of 64, and again with two threads, other batch sizes, other kernels of attention and of
-matrix products, and a model in float64. The tolerance of the plans is at least `MARGIN` times the
-worst difference; what it leaves room for is stated beside the payloads' gains.
+matrix products, the instructions of older processors, and a model in float64. The tolerance of
+the plans is at least `MARGIN` times the worst difference; what it leaves room for is stated
+beside the payloads' gains.
 
     python -m benchmarks.loss_tolerance
 """
 
 import json
+import os
+import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 
 from compression import SparseTensor
 from template.data.corpus import Corpus, load_corpus
@@ -30,7 +35,7 @@ from template.protocol.payload import (
     decode_payload,
     encode_payload,
 )
-from template.protocol.spec import RunSpec
+from template.protocol.spec import RunSpec, load_spec, spec_to_toml
 from template.tools.owner import RunChoices, load_plan, prepare_run
 from template.training.checkpoint import parse_params
 from template.training.inner import InnerTrainer
@@ -89,6 +94,19 @@ WAYS: Mapping[str, Way] = {
     "eager, batches of 1, without oneDNN": Way(batch_pages=1, attention="eager", onednn=False),
     "model in float64": Way(dtype=torch.float64),
 }
+OLDER: Mapping[str, Mapping[str, str]] = {
+    "AVX2 alone": {
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    },
+    "SSE alone": {
+        "ATEN_CPU_CAPABILITY": "default",
+        "ONEDNN_MAX_CPU_ISA": "SSE41",
+        "MKL_ENABLE_INSTRUCTIONS": "SSE4_2",
+    },
+}
+"""Environments that stand for other processors; each takes a process of its own."""
 Losses = list[np.ndarray]
 """Before any step, then after that of each payload."""
 
@@ -129,6 +147,36 @@ def losses(spec: RunSpec, point: Point, way: Way) -> Losses:
                 model.to(torch.float32)
                 scorer.load(stepped)
         return found
+
+
+def losses_elsewhere(
+    spec: RunSpec, found_at: Sequence[Point], env: Mapping[str, str]
+) -> list[Losses]:
+    """Each point's losses, from a process with this environment."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, scorer = Path(scratch), Scorer(spec, "cpu")
+        (folder / "run.toml").write_text(spec_to_toml(spec), encoding="ascii")
+        for place, point in enumerate(found_at):
+            np.save(folder / f"{place}.npy", point.pages)
+            scorer.load(point.state.params)
+            for number, (tensors, factors) in enumerate([({}, {}), *point.steps]):
+                with scorer.stepped(tensors, factors):
+                    save_file(scorer.params(), folder / f"{place}-{number}.safetensors")
+        command = [sys.executable, "-m", "benchmarks.loss_tolerance", "--folder", scratch]
+        subprocess.run(command, check=True, cwd=ROOT, env={**os.environ, **env})
+        return [
+            [np.load(folder / f"{place}-{n}.npy") for n in range(1 + len(point.steps))]
+            for place, point in enumerate(found_at)
+        ]
+
+
+def _losses_of_folder(folder: Path) -> None:
+    """The other process: losses of every parameter file, beside it."""
+    scorer = Scorer(load_spec(folder / "run.toml"), "cpu")
+    for path in folder.glob("*.safetensors"):
+        scorer.load(load_file(path))
+        pages = np.load(folder / f"{path.stem.partition('-')[0]}.npy")
+        np.save(path.with_suffix(".npy"), scorer.losses(pages))
 
 
 def points(name: str, corpus: Corpus) -> Iterator[tuple[RunSpec, Point]]:
@@ -187,40 +235,50 @@ def _pages(documents: Any, page_tokens: int) -> np.ndarray:
 
 def measure(name: str, corpus: Corpus) -> dict[str, Any]:
     """The worst differences of each way, in nats per token, and the payloads' mean gains."""
-    worst = dict.fromkeys(WAYS, 0.0)
-    of_gain = dict.fromkeys(WAYS, 0.0)
-    gains: list[float] = []
-    for spec, point in points(name, corpus):
-        expected = losses(spec, point, Way())
-        before_S, *after = expected
-        gains += [float((before_S - after_S).mean()) for after_S in after]
-        for label, way in WAYS.items():
-            found = losses(spec, point, way)
-            for is_S, other_S in zip(expected, found, strict=True):
-                worst[label] = max(worst[label], float(np.abs(is_S - other_S).max()))
-            for is_S, other_S in zip(after, found[1:], strict=True):
-                moved = (before_S - is_S).mean() - (found[0] - other_S).mean()
-                of_gain[label] = max(of_gain[label], abs(float(moved)))
-        print(
-            f"{name}: gains {gains[-MINERS:]}, worst so far {max(worst.values()):.2e}", flush=True
-        )
+    specs, found_at = zip(*points(name, corpus), strict=True)
+    spec = specs[0]
+    expected = [losses(spec, point, Way()) for point in found_at]
+    gains = [float((e[0] - after_S).mean()) for e in expected for after_S in e[1:]]
+    print(f"{name}: gains {gains}", flush=True)
+    worst, of_gain = {}, {}
+    for label in (*WAYS, *OLDER):
+        if label in WAYS:
+            found = [losses(spec, point, WAYS[label]) for point in found_at]
+        else:
+            found = losses_elsewhere(spec, found_at, OLDER[label])
+        pairs = list(zip(expected, found, strict=True))
+        worst[label] = max(_worst(is_so, other) for is_so, other in pairs)
+        of_gain[label] = max(_worst(_gains(is_so), _gains(other)) for is_so, other in pairs)
+        print(f"{name}, {label}: {worst[label]:.2e}", flush=True)
     numel = sum(int(np.prod(shape)) for shape in tensor_shapes(spec).values())
     return {
         "parameters": numel,
         "page_tokens": spec.data.page_tokens,
         "windows": WINDOWS[name],
         "sequences": POOL_PAGES[name],
-        "mean_loss": float(before_S.mean()),
+        "mean_loss": float(expected[-1][0].mean()),
         "mean_gains": gains,
         "worst_difference_of_a_loss": worst,
         "worst_difference_of_a_gain": of_gain,
     }
 
 
-def main() -> int:
+def _gains(found: Losses) -> Losses:
+    """The mean gain of each payload."""
+    return [(found[0] - after_S).mean(keepdims=True) for after_S in found[1:]]
+
+
+def _worst(is_so: Losses, other: Losses) -> float:
+    return max(float(np.abs(a - b).max()) for a, b in zip(is_so, other, strict=True))
+
+
+def main(argv: Sequence[str]) -> int:
     """Measure, write the result; 1 if the plans' tolerance leaves less than the margin."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    if argv:
+        _losses_of_folder(Path(argv[1]))
+        return 0
     corpus = load_corpus(TEXT)
     measured = {name: measure(name, corpus) for name in SIZES}
     worst = max(max(m["worst_difference_of_a_loss"].values()) for m in measured.values())
@@ -240,4 +298,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
