@@ -209,8 +209,9 @@ def measure(bench: Bench, count: int) -> dict[str, Any]:
 
 def _opened(bench: Bench, uid: int) -> Payload:
     frame = bench.frames[uid]
+    key = bytes([uid]) * 32
     member = Member(
-        uid=uid, hotkey=str(uid), public_key=bytes([uid]) * 32, digest=payload_digest(frame)
+        uid=uid, hotkey=str(uid), public_key=key, coldkey=key, digest=payload_digest(frame)
     )
     return open_payload(frame, member, 9, bench.form, bench.spec.outer.max_staleness)
 

@@ -181,7 +181,7 @@ def recorded(trial: Trial, cache: Path) -> list[Window]:
             "probes": np.stack([w.probes_IS for w in windows]),
         }
         part = path.with_suffix(".part.npz")
-        np.savez(part, **whole)
+        np.savez(part, honest=whole["honest"], probes=whole["probes"])
         part.replace(path)
     with np.load(path) as found:
         pairs = zip(found["honest"], found["probes"], strict=True)

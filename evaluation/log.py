@@ -9,7 +9,7 @@ them, so that they are read back to the last bit.
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -19,9 +19,14 @@ from evaluation.judge import JudgeRules, Measured, judge
 from evaluation.rating import Rating, ratings_of
 from evaluation.verdict import MEASURED, NOT_SCORED, Verdict
 from evaluation.weights import WeightRules, chain_weights
-from evaluation.work import HELD_OUT, Floats, Ints, WorkState
+from evaluation.work import HELD_OUT, WINSOR, Floats, Ints, WorkState
 
 MIN_HELD_OUT = 2
+MAX_UID = 65_535
+MAX_LOSS = 1e39
+"""Nats per token; no float32 is larger."""
+MAX_RELATIVE_GAIN = 17.0
+"""A gain over the root mean square of no more than 256."""
 
 
 class LogError(ValueError):
@@ -199,11 +204,11 @@ def encode_log(log: WindowLog) -> str:
 
 
 def decode_log(text: str) -> WindowLog:
-    """The window that `encode_log` wrote; LogError if it is not one."""
+    """The window that `encode_log` wrote; LogError for anything that it would write otherwise."""
     rows: dict[str, list[dict[str, Any]]] = {}
     try:
         for line in text.splitlines():
-            row = json.loads(line)
+            row = json.loads(line, parse_constant=_no_number)
             rows.setdefault(row.pop("kind"), []).append(row)
         (head,), (weights,) = rows["window"], rows["weights"]
         verdicts = rows.get("verdict", [])
@@ -221,13 +226,21 @@ def decode_log(text: str) -> WindowLog:
             measured=measured,
             verdicts=tuple(_verdict(row) for row in verdicts),
             uids={str(hotkey): int(uid) for hotkey, uid in head["uids"].items()},
-            reputations={row["hotkey"]: _reputation(row) for row in rows.get("reputation", [])},
+            reputations={
+                str(row["hotkey"]): _reputation(row) for row in rows.get("reputation", [])
+            },
             shares={int(uid): float(share) for uid, share in weights["shares"].items()},
         )
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        _check(log)
+        is_canonical = encode_log(log).rstrip("\n") == text.rstrip("\n")
+    except _MALFORMED as error:
         raise LogError(f"no verdict log: {type(error).__name__}: {error}") from error
-    _check(log)
+    if not is_canonical:
+        raise LogError(f"window {log.window}: not as a validator writes a verdict log")
     return log
+
+
+_MALFORMED = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
 
 
 def _check(log: WindowLog) -> None:
@@ -239,22 +252,31 @@ def _check(log: WindowLog) -> None:
         raise LogError(f"window {log.window}: pages, owners and losses differ in number")
     if int((log.measured.owners_S == HELD_OUT).sum()) < MIN_HELD_OUT:
         raise LogError(f"window {log.window}: fewer than {MIN_HELD_OUT} held-out pages")
-    if len(set(uids)) != len(uids) or any(type(uid) is not int for uid in uids):
+    if len(set(uids)) != len(uids) or not all(0 <= uid <= MAX_UID for uid in uids):
         raise LogError(f"window {log.window}: uids are not different numbers")
     if any(verdict.window != log.window for verdict in log.verdicts):
         raise LogError(f"window {log.window}: a verdict is on another window")
+    if not all(
+        np.abs(loss_S[np.isfinite(loss_S)]).max(initial=0.0) <= MAX_LOSS for loss_S in losses
+    ):
+        raise LogError(f"window {log.window}: a loss is beyond {MAX_LOSS}")
 
 
 def decode_logs(text: str) -> list[WindowLog]:
     """Of several windows, one after another in one file."""
+    return [decode_log(part) for part in split_logs(text)]
+
+
+def split_logs(text: str) -> list[str]:
+    """The windows of one file, each as `encode_log` wrote it."""
     windows: list[list[str]] = []
-    for line in text.splitlines():
+    for line in text.splitlines(keepends=True):
         if '"kind": "window"' in line:
             windows.append([])
         if not windows:
             raise LogError("the first line is not of kind window")
         windows[-1].append(line)
-    return [decode_log("\n".join(lines)) for lines in windows]
+    return ["".join(lines) for lines in windows]
 
 
 def _written(losses_S: Floats) -> list[float | None]:
@@ -267,8 +289,31 @@ def _read(losses: Iterable[float | None]) -> Floats:
 
 
 def _verdict(row: Mapping[str, Any]) -> Verdict:
-    known = {field.name for field in fields(Verdict)}
-    return Verdict(**{name: value for name, value in row.items() if name in known})
+    known = {each.name for each in fields(Verdict)}
+    verdict = Verdict(**{name: value for name, value in row.items() if name in known})
+    for name, kinds in _KINDS.items():
+        if type(getattr(verdict, name)) not in kinds:
+            raise ValueError(f"{name} of uid {verdict.uid} is {getattr(verdict, name)!r}")
+    if not abs(verdict.relative_gain or 0.0) <= MAX_RELATIVE_GAIN:
+        raise ValueError(f"relative_gain of uid {verdict.uid} is {verdict.relative_gain}")
+    variance = verdict.work_variance
+    if not abs(verdict.work_effect or 0.0) <= WINSOR or (variance is not None and variance < 1e-9):
+        raise ValueError(f"work_effect or work_variance of uid {verdict.uid} is none")
+    return verdict
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no number")
+
+
+_REAL = (float, int, type(None))
+_WHOLE = (int, type(None))
+_KINDS = {
+    "uid": (int,),
+    **dict.fromkeys(("hotkey", "digest", "status", "detail"), (str,)),
+    **dict.fromkeys(("pages_consumed", "base_window"), _WHOLE),
+    **dict.fromkeys(_FIGURES, _REAL),
+}
 
 
 def _reputation(row: Mapping[str, Any]) -> Reputation:
@@ -276,6 +321,35 @@ def _reputation(row: Mapping[str, Any]) -> Reputation:
         work=WorkState(log_ratio=float(row["log_ratio"]), holds=bool(row["holds"])),
         rating=Rating(mu=float(row["mu"]), sigma=float(row["sigma"])),
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Past:
+    """What the logs of windows before say. `given`: those windows."""
+
+    histories: Histories = field(default_factory=dict)
+    given: frozenset[int] = frozenset()
+
+    def has(self, windows: Iterable[int]) -> bool:
+        return self.given.issuperset(windows)
+
+    def differences(self, log: WindowLog, rules: PayRules) -> list[str]:
+        """All that does not follow in a log; of one that knew more than this, the figures."""
+        if not self.has(log.known):
+            return differences_of_figures(log, rules)
+        return differences(log, only(self._settled(log), set(log.known)), rules)
+
+    def and_then(self, log: WindowLog, rules: PayRules) -> "Past":
+        """With one more window."""
+        histories = remember(self._settled(log), log.window, log.verdicts, rules.length)
+        return Past(histories=histories, given=self.given | {log.window})
+
+    def _settled(self, log: WindowLog) -> Histories:
+        """With what the log says that the votes have found since."""
+        histories = self.histories
+        for window, hotkey in log.undelivered:
+            histories = settle(histories, window, [hotkey])
+        return histories
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -290,19 +364,9 @@ class Followed:
 
 def follow(logs: Sequence[WindowLog], rules: PayRules) -> Followed:
     """`differences` over several windows, in their order."""
-    histories: Histories = {}
-    found: list[str] = []
-    in_full: list[int] = []
-    given: set[int] = set()
+    past, found, in_full = Past(), [], []
     for log in sorted(logs, key=lambda each: each.window):
-        for window, hotkey in log.undelivered:
-            histories = settle(histories, window, [hotkey])
-        past = only(histories, set(log.known))
-        if given.issuperset(log.known):
-            found += differences(log, past, rules)
-            in_full.append(log.window)
-        else:
-            found += differences_of_figures(log, rules)
-        histories = remember(histories, log.window, log.verdicts, rules.length)
-        given.add(log.window)
+        found += past.differences(log, rules)
+        in_full += [log.window] if past.has(log.known) else []
+        past = past.and_then(log, rules)
     return Followed(found=tuple(found), in_full=tuple(in_full))

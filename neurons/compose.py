@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 import torch
 
 from template import __spec_version__
-from template.base.context import NodeContext, OpenBucket
+from template.base.context import NodeContext
 from template.base.joining import LOCAL_FILE
 from template.base.preflight import (
     ask_for_place,
@@ -41,16 +41,14 @@ from template.errors import (
 from template.log import setup_logging
 from template.metrics import Metrics, open_metrics
 from template.protocol.keys import bucket_name
-from template.protocol.payload import PayloadFormat
-from template.protocol.record import Access, AccessKind
+from template.protocol.record import AccessKind
 from template.protocol.spec import RunSpec, load_spec
 from template.protocol.ss58 import public_key
-from template.secret import Secret
 from template.signals import unwind_on_signals
-from template.store.endpoints import check_peer_endpoint, is_local_chain
+from template.store.endpoints import is_local_chain
 from template.store.named import NamedStore
 from template.store.s3 import S3Bucket, S3Store
-from template.training.model import tensor_shapes
+from template.tools.reading import bucket_opener, payload_format
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +59,6 @@ START_PATIENCE = ChainOptions(read_timeout_s=15.0, read_deadline_s=15.0)
 RUN_PATIENCE = ChainOptions(read_deadline_s=GIVE_UP_S)
 """In mid-run: what was trained is worth waiting for."""
 PROBE_DEADLINE_S = 5.0
-PEER_DEADLINE_S = 20.0
-"""How long one request to a peer's bucket may be retried: a dead peer must not stop a node."""
 
 
 class Neuron(Protocol):
@@ -215,12 +211,6 @@ def _open_metrics(role: str, config: MinerConfig, identity: _Identity) -> Metric
         raise disk_trouble(config.neuron.state_dir, error) from error
 
 
-def payload_format(spec: RunSpec) -> PayloadFormat:
-    return PayloadFormat(
-        run_id=spec.run_id, shapes=tensor_shapes(spec), top_k=spec.compression.top_k
-    )
-
-
 def own_bucket(config: MinerConfig, hotkey: str, *, deadline_s: float = 60.0) -> S3Store:
     """This neuron's bucket with the key that writes."""
     return _bucket(config, hotkey, config.bucket.write, deadline_s)
@@ -234,22 +224,6 @@ def _bucket(config: MinerConfig, hotkey: str, key: BucketKey, deadline_s: float)
         secret_access_key=key.secret,
     )
     return S3Store(bucket, deadline_s=deadline_s)
-
-
-def bucket_opener(*, allow_loopback: bool) -> OpenBucket:
-    """Opens peers' buckets by their access records; refuses endpoints inside our network."""
-
-    def open_bucket(hotkey: str, access: Access) -> S3Store:
-        check_peer_endpoint(access.endpoint_url, allow_loopback=allow_loopback)
-        bucket = S3Bucket(
-            endpoint_url=access.endpoint_url,
-            bucket=bucket_name(public_key(hotkey)),
-            access_key_id=access.access_key_id,
-            secret_access_key=Secret(access.secret_access_key),
-        )
-        return S3Store(bucket, deadline_s=PEER_DEADLINE_S)
-
-    return open_bucket
 
 
 def _device(name: str) -> str:

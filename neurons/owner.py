@@ -23,7 +23,6 @@ if __name__ == "__main__":
 
 from rich.console import Console
 
-from neurons.compose import bucket_opener
 from template import __spec_version__
 from template.base.preflight import check_own_bucket, check_published_endpoint
 from template.chain.bittensor import BittensorChain, ChainOptions, open_wallet
@@ -35,6 +34,7 @@ from template.tools.flags import CheckConfig, PublishConfig, parse_owner
 from template.tools.newcomer import look, position, table
 from template.tools.own_bucket import PROBE_DEADLINE_S, UPLOAD_DEADLINE_S, open_own_bucket
 from template.tools.publish import check_subnet, publish_run, read_plan, summary
+from template.tools.reading import bucket_opener
 
 OPTIONS = ChainOptions(read_timeout_s=15.0, read_deadline_s=15.0)
 """A person waits for the answer."""

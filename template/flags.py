@@ -182,7 +182,7 @@ def _add_run_flags(parser: _Parser, role: Role) -> None:
         )
 
 
-def add_chain_flags(parser: argparse.ArgumentParser) -> None:
+def add_chain_flags(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """--netuid and where the chain is: `netuid`, `network`, `chain_endpoint`."""
     group = parser.add_argument_group("chain")
     group.add_argument(
@@ -190,7 +190,7 @@ def add_chain_flags(parser: argparse.ArgumentParser) -> None:
         dest="netuid",
         metavar="N",
         type=_netuid,
-        required=True,
+        required=required,
         help="the subnet's number on the chain",
     )
     where = group.add_mutually_exclusive_group()

@@ -56,7 +56,7 @@ class Swarm:
         self.workers = LeanWorkers(replace(trial, miners=len(roster)))
         self.trial, self.roster, self.defended = self.workers.trial, roster, defended
         ours = Ours(self.workers)
-        self._rule = ours if defended else Mean(self.workers)
+        self._rule: LocalUpdate = ours if defended else Mean(self.workers)
         if rule is not None:
             self._rule = rule(self.workers)
             ours = self._rule if isinstance(self._rule, Ours) else ours

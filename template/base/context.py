@@ -19,27 +19,35 @@ OpenBucket = Callable[[str, Access], Store]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class NodeContext:
-    """`bucket` is this hotkey's own, writable; `access` the read-only way into it, public.
+class ReadContext:
+    """All that it takes to follow a run and to judge it: nobody's key, and nothing is published.
 
-    `run_file` and `commands` are for messages: where the spec came from, and what its operator
-    would type.
+    `run_file` is for messages: where the spec came from.
     """
 
     spec: RunSpec
     form: PayloadFormat
-    hotkey: str
-    access: Access
     chain: Chain
     waiter: Waiter
-    bucket: Store
     open_bucket: OpenBucket
     metrics: Metrics
     state_dir: Path
     device: str
     run_file: Path
-    commands: Commands
 
     @property
     def schedule(self) -> Schedule:
         return self.spec.schedule.schedule()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NodeContext(ReadContext):
+    """`bucket` is this hotkey's own, writable; `access` the read-only way into it, public.
+
+    `commands` are for messages: what its operator would type.
+    """
+
+    hotkey: str
+    access: Access
+    bucket: Store
+    commands: Commands

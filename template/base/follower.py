@@ -7,7 +7,7 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 
 from template.base.ballots import read_ballot
-from template.base.context import NodeContext
+from template.base.context import ReadContext
 from template.base.peers import FETCH_THREADS, Peers
 from template.errors import ConsensusError, PayloadError
 from template.protocol.admission import open_payload
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 class Follower:
     """Holds the state of the run and moves it, one decided window at a time."""
 
-    def __init__(self, context: NodeContext, peers: Peers, state: OuterState) -> None:
+    def __init__(self, context: ReadContext, peers: Peers, state: OuterState) -> None:
         self._context = context
         self._peers = peers
         self.state = state
@@ -95,9 +95,8 @@ class Follower:
         differs = decision.sample_digest is not None and decision.sample_digest != mine
         if differs:
             log.error(
-                "window %d: the tensors of this node (%s) differ from the stake majority's",
+                "window %d: the tensors of this node differ from the stake majority's",
                 decision.window,
-                self._context.hotkey,
             )
         self._context.metrics.log(
             decision.window,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from template.base.ballots import read_ballot
-from template.base.context import NodeContext
+from template.base.context import ReadContext
 from template.base.peers import Peers
 from template.data.manifest import Manifest, manifest_digest, parse_manifest
 from template.data.pages import PageReader
@@ -37,11 +37,11 @@ LOCAL_FILE = "node.safetensors"
 MAX_MANIFEST_BYTES = 64 * 2**20
 
 
-def local_path(context: NodeContext) -> Path:
+def local_path(context: ReadContext) -> Path:
     return context.state_dir / LOCAL_FILE
 
 
-def join(context: NodeContext, peers: Peers) -> LocalCheckpoint:
+def join(context: ReadContext, peers: Peers) -> LocalCheckpoint:
     """Where this node starts: its own checkpoint if it has one, else the newest published
     one that a validator holds, else theta_0.
     """
@@ -55,7 +55,13 @@ def join(context: NodeContext, peers: Peers) -> LocalCheckpoint:
     return LocalCheckpoint(state=state)
 
 
-def _first_state(context: NodeContext, peers: Peers) -> OuterState:
+def join_at(context: ReadContext, peers: Peers, newest: int) -> OuterState:
+    """theta_newest or the nearest before it that a validator has published, else theta_0."""
+    peers.refresh()
+    return _published_state(context, peers, newest) or _first_state(context, peers)
+
+
+def _first_state(context: ReadContext, peers: Peers) -> OuterState:
     spec = context.spec
     digest, limit = spec.checkpoint.theta0_digest, _params_limit(context)
     params = parse_params(_named(context, peers, "checkpoint.theta0_digest", digest, limit), spec)
@@ -63,7 +69,7 @@ def _first_state(context: NodeContext, peers: Peers) -> OuterState:
     return first_state(params, spec.run_id)
 
 
-def _named(context: NodeContext, peers: Peers, key: str, digest: str, max_bytes: int) -> bytes:
+def _named(context: ReadContext, peers: Peers, key: str, digest: str, max_bytes: int) -> bytes:
     """Bytes that the spec names under `key`, from one of its mirrors."""
     mirrors = context.spec.data.mirrors
     try:
@@ -81,12 +87,17 @@ def _named(context: NodeContext, peers: Peers, key: str, digest: str, max_bytes:
         ) from error
 
 
-def _published_state(context: NodeContext, peers: Peers) -> OuterState | None:
-    """The newest checkpoint that some validator, most stake first, can give us."""
+def _published_state(
+    context: ReadContext, peers: Peers, newest: int | None = None
+) -> OuterState | None:
+    """The newest checkpoint, of theta_newest at most, that some validator, most stake first, can
+    give us.
+    """
     chain, spec = context.chain, context.spec
     finalized = chain.finalized()
     # The last window on which there are votes that prove a checkpoint.
     window = min(context.schedule.window_of(finalized), spec.schedule.num_windows - 1)
+    window = window if newest is None else min(window, newest)
     every = spec.checkpoint.every_windows
     validators = [
         n.hotkey
@@ -104,7 +115,7 @@ def _published_state(context: NodeContext, peers: Peers) -> OuterState | None:
 
 
 def _fetch_checkpoint(
-    context: NodeContext, peers: Peers, hotkey: str, window: int
+    context: ReadContext, peers: Peers, hotkey: str, window: int
 ) -> OuterState | None:
     key = checkpoint_manifest_key(context.spec.run_id, window)
     try:
@@ -121,7 +132,7 @@ def _fetch_checkpoint(
     return state
 
 
-def _refuted(context: NodeContext, state: OuterState) -> bool:
+def _refuted(context: ReadContext, state: OuterState) -> bool:
     """Whether final votes carry another root than the one that follows from a checkpoint.
 
     The root after the next contains the digest over all that a checkpoint carries, so
@@ -143,7 +154,7 @@ def _refuted(context: NodeContext, state: OuterState) -> bool:
     return after.root is not None and after.root != root[:ROOT_BYTES]
 
 
-def _params_limit(context: NodeContext) -> int:
+def _params_limit(context: ReadContext) -> int:
     """Bytes of all tensors in float32, and room for the file's header."""
     numel = 0
     for shape in context.form.shapes.values():
@@ -154,7 +165,7 @@ def _params_limit(context: NodeContext) -> int:
     return 4 * numel + 2**20
 
 
-def open_pages(context: NodeContext, peers: Peers) -> PageReader:
+def open_pages(context: ReadContext, peers: Peers) -> PageReader:
     """The run's dataset, fetched shard by shard as it is read."""
     spec = context.spec
     peers.refresh()

@@ -8,7 +8,7 @@ from functools import partial
 from threading import Lock
 
 from template.base.ballots import read_records
-from template.base.context import NodeContext
+from template.base.context import ReadContext
 from template.errors import ConfigError, NotFound, StoreError, SubnetError, Unavailable
 from template.protocol.keys import blob_key, payload_key
 from template.protocol.payload import payload_digest
@@ -25,7 +25,7 @@ FETCH_POLL_S = 0.05
 class Peers:
     """Opens each peer's bucket once per access record. Fetching is thread-safe."""
 
-    def __init__(self, context: NodeContext) -> None:
+    def __init__(self, context: ReadContext) -> None:
         self._context = context
         self._records: Mapping[str, Record] = {}
         self._open: dict[tuple[str, Access], Store] = {}

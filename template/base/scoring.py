@@ -22,7 +22,7 @@ from evaluation.sample import drawn_order
 from evaluation.verdict import NOT_DRAWN, NOT_SCORED, UNAVAILABLE, Verdict
 from evaluation.weights import WeightRules
 from evaluation.work import HELD_OUT, WorkRules
-from template.base.context import NodeContext
+from template.base.context import ReadContext
 from template.base.peers import Peers
 from template.data.assignment import (
     assigned_pages,
@@ -41,7 +41,7 @@ from template.errors import (
 )
 from template.protocol.admission import open_payload
 from template.protocol.hashing import labelled_hash, uint_bytes
-from template.protocol.payload import Payload, body_digest
+from template.protocol.payload import Payload, PayloadHeader, body_digest
 from template.protocol.record import MAX_UIDS
 from template.protocol.root import Member
 from template.protocol.spec import EvaluationSpec, RunSpec
@@ -131,7 +131,7 @@ def pay_rules(spec: RunSpec) -> PayRules:
 class WindowScorer:
     """Fetches, checks and measures. Holds the evaluation model and the bodies seen lately."""
 
-    def __init__(self, context: NodeContext, peers: Peers, pages: PageReader) -> None:
+    def __init__(self, context: ReadContext, peers: Peers, pages: PageReader) -> None:
         self._context = context
         self._peers = peers
         self._pages = pages
@@ -154,14 +154,15 @@ class WindowScorer:
         `late(share)` is true once that share of it is; half of it may go into fetching.
         """
         self._peers.refresh()
-        candidates, left_out = self._drawn(window, candidates)
+        candidates, left_out = self.drawn(window, candidates)
         fetched = self._peers.fetch_payloads(candidates, window, lambda: late(0.5))
         opened: dict[int, Payload | SubnetError] = {
             m.uid: self._checked(m, window, fetched[m.uid]) for m in candidates
         }
         opened |= self._repeats(candidates, opened)
         payloads = {uid: p for uid, p in opened.items() if isinstance(p, Payload)}
-        pool = self._pool(window, {m: payloads[m.uid] for m in candidates if m.uid in payloads})
+        headers = {m: payloads[m.uid].header for m in candidates if m.uid in payloads}
+        pool = self._pool(window, headers)
         measured = self._measure(state, pool, payloads, lambda: late(1.0))
         blanks = [_blank(window, m, opened[m.uid], m.uid in measured.after_S) for m in candidates]
         blanks += [_not_drawn(window, member) for member in left_out]
@@ -175,9 +176,7 @@ class WindowScorer:
             seed=self._seed(window), verdicts=verdicts, pool=pool, measured=measured, frames=held
         )
 
-    def _drawn(
-        self, window: int, candidates: Sequence[Member]
-    ) -> tuple[list[Member], list[Member]]:
+    def drawn(self, window: int, candidates: Sequence[Member]) -> tuple[list[Member], list[Member]]:
         """Those to be scored, in the order of the draw, and the others."""
         block_hash = self._context.chain.block_hash(self._context.schedule.stake_block(window))
         members = {member.hotkey: member for member in candidates}
@@ -237,13 +236,13 @@ class WindowScorer:
         """
         self._earlier = applied(self._earlier, window, accepted)
 
-    def _pool(self, window: int, payloads: Mapping[Member, Payload]) -> Pool:
+    def _pool(self, window: int, headers: Mapping[Member, PayloadHeader]) -> Pool:
         """Held-out pages first, then each payload's claims in the order given."""
         held = self._held_out_ids(window)
-        count = claims_of_each(self._context.spec.evaluation, len(payloads))
+        count = claims_of_each(self._context.spec.evaluation, len(headers))
         ids, owners = [held], [np.full(held.size, HELD_OUT, dtype=np.int64)]
-        for member, payload in payloads.items():
-            claimed = self._claimed_ids(window, member, payload, count)
+        for member, header in headers.items():
+            claimed = self._claimed_ids(window, member, header, count)
             ids.append(claimed)
             owners.append(np.full(claimed.size, member.uid, dtype=np.int64))
         return Pool(ids_S=np.concatenate(ids), owners_S=np.concatenate(owners))
@@ -286,9 +285,10 @@ class WindowScorer:
         staleness = payload.header.staleness
         return scored_coefficients(staleness, payload.norms, references, outer, share)
 
-    def _claimed_ids(self, window: int, member: Member, payload: Payload, count: int) -> np.ndarray:
+    def _claimed_ids(
+        self, window: int, member: Member, header: PayloadHeader, count: int
+    ) -> np.ndarray:
         """A sample of the pages that the payload says it was made from."""
-        header = payload.header
         listed = self._assigned(member.hotkey, header.base_window, self._pages.num_pages)
         seed = labelled_hash(
             "claimed", self._seed(window), member.hotkey.encode("ascii"), uint_bytes(window)

@@ -10,7 +10,7 @@ from typing import Any
 
 from evaluation.history import Entry, Histories, only, remember, settle, windows_of
 from evaluation.log import WindowLog, conclude, encode_log
-from evaluation.rating import Rating
+from evaluation.order import chosen
 from evaluation.work import WorkSample
 from template.base.ballots import read_candidates, read_records
 from template.base.context import NodeContext
@@ -160,15 +160,9 @@ class Validator:
         self._publish_logs()
         return scored, digest
 
-    def _rating(self, hotkey: str) -> Rating:
-        reputation = self._reputations.get(hotkey)
-        return Rating() if reputation is None else reputation.rating
-
     def _choose(self, scored: Scored) -> frozenset[int]:
-        """At most `peers_per_step` of the useful payloads, best rating first."""
-        named = [v for v in scored.verdicts if v.named]
-        named.sort(key=lambda v: (-self._rating(v.hotkey).ordinal, v.uid))
-        return frozenset(v.uid for v in named[: self.context.spec.outer.peers_per_step])
+        limit = self.context.spec.outer.peers_per_step
+        return chosen(scored.verdicts, self._reputations, limit)
 
     def _hold(self, window: int, scored: Scored) -> None:
         """To name a payload is to hold it: named frames go into this bucket before the vote."""

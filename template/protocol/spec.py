@@ -282,6 +282,7 @@ class EvaluationSpec:
     pages: no work test, whoever gains is paid. `max_overlap`: share of its kept places that a
     payload may have in common with another of the window or of those before. `max_payloads` are
     scored in a window at most; of more a sample is drawn, the same by all validators.
+    `loss_tolerance`: nats per token by which two machines may differ in the loss of one sequence.
     """
 
     held_out_pages: int
@@ -297,6 +298,7 @@ class EvaluationSpec:
     work_windows: int
     max_overlap: float
     max_payloads: int
+    loss_tolerance: float
 
     def __post_init__(self) -> None:
         _check(1 <= self.max_payloads <= MAX_UIDS, "evaluation.max_payloads", "must be in [1, 256]")
@@ -304,6 +306,7 @@ class EvaluationSpec:
         _check(self.work_effect > 0, "evaluation.work_effect", "must be positive")
         _check(0 < self.work_error < 0.5, "evaluation.work_error", "must be in (0, 0.5)")
         _check(0 < self.max_overlap <= 1, "evaluation.max_overlap", "must be in (0, 1]")
+        _check(0 < self.loss_tolerance < 1, "evaluation.loss_tolerance", "must be in (0, 1)")
         _check(self.work_windows >= 1, "evaluation.work_windows", "must be 1 or more")
         _check(self.held_out_pages >= 2, "evaluation.held_out_pages", "must be 2 or more")
         _check(self.curve_pages >= 1, "evaluation.curve_pages", "must be 1 or more")

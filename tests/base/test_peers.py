@@ -66,10 +66,7 @@ def test_a_bucket_is_read_only_and_opened_once_per_access_record(world, tmp_path
         opened.append((hotkey, access.access_key_id))
         return world.buckets[hotkey].reader()
 
-    context = world.context(hotkey_of("m1"), tmp_path)
-    context = type(context)(
-        **{f: getattr(context, f) for f in context.__slots__} | {"open_bucket": open_bucket}
-    )
+    context = replace(world.context(hotkey_of("m1"), tmp_path), open_bucket=open_bucket)
     peers = Peers(context)
     for _ in range(2):
         peers.refresh()

@@ -8,6 +8,7 @@ import pytest
 from template import recompute
 from template.protocol.spec import spec_to_toml
 from tests.base.nodes import FOUR, STAKES_TAO, honest, run
+from tests.fakes import hotkey_of
 from tests.swarm import build_world
 
 
@@ -52,3 +53,24 @@ def test_what_is_no_log_is_an_error_that_names_the_file(played, text, tmp_path, 
     said = capsys.readouterr().err
     assert said.startswith("recompute: ")
     assert str(path) in said or "no window" in said
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        ([], "name verdict logs, or a --validator"),
+        (["--validator", "5F"], "--netuid"),
+        (["--validator", "5F", "--netuid", "1"], "--validator"),
+        (["--netuid", "1", "log.jsonl"], "--validator"),
+        (["--first", "0", "log.jsonl"], "--validator"),
+        (["--validator", hotkey_of("val-a"), "--netuid", "1", "--first", "5"], "--first"),
+        (["--validator", hotkey_of("val-a"), "--netuid", "1", "--last", "-1"], "--last"),
+        (
+            ["--validator", hotkey_of("val-a"), "--netuid", "1", "--first", "2", "--last", "1"],
+            "--f",
+        ),
+    ],
+)
+def test_half_an_audit_is_an_error_that_names_the_flag(played, flags, named, capsys) -> None:
+    assert recompute.main(["--run", str(played / "run.toml"), *flags]) == 2
+    assert capsys.readouterr().err.startswith(f"recompute: {named}")

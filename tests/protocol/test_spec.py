@@ -237,6 +237,7 @@ HUGE = "1" + "0" * 400
         ("evaluation.work_windows", ["0"]),
         ("evaluation.max_overlap", ["0.0", "1.1"]),
         ("evaluation.max_payloads", ["0", "257"]),
+        ("evaluation.loss_tolerance", ["0.0", "1.0"]),
         ("weights.history_windows", ["0", "3"]),
         ("weights.min_windows", ["1", "9"]),
         ("weights.gain_power", ["0.9", "1.2"]),

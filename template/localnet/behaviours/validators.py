@@ -30,7 +30,7 @@ class Liar(Validator):
 
     def _weights(self, graph: Metagraph, window: int) -> dict[int, float]:
         found = {
-            neuron.uid: [entry.relative_gain for entry in self._histories[neuron.hotkey].values()]
+            neuron.uid: [e.relative_gain or 0.0 for e in self._histories[neuron.hotkey].values()]
             for neuron in graph.neurons
             if neuron.hotkey in self._histories
         }
