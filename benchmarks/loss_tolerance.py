@@ -35,6 +35,7 @@ from template.protocol.payload import (
     decode_payload,
     encode_payload,
 )
+from template.protocol.root import Member
 from template.protocol.spec import RunSpec, load_spec, spec_to_toml
 from template.tools.owner import RunChoices, load_plan, prepare_run
 from template.training.checkpoint import parse_params
@@ -210,7 +211,11 @@ def points(name: str, corpus: Corpus) -> Iterator[tuple[RunSpec, Point]]:
 def _member(uid: int, payload: Payload) -> Member:
     key = payload.header.public_key
     return Member(
-        uid=uid, hotkey=str(uid), public_key=key, coldkey=uid.to_bytes(32, "little"), digest=bytes(32)
+        uid=uid,
+        hotkey=str(uid),
+        public_key=key,
+        coldkey=uid.to_bytes(32, "little"),
+        digest=bytes(32),
     )
 
 

@@ -176,16 +176,14 @@ def recorded(trial: Trial, cache: Path) -> list[Window]:
     if not path.exists():
         windows = list(Recording(trial).windows())
         cache.mkdir(parents=True, exist_ok=True)
-        whole = {
-            "honest": np.stack([w.honest_IS for w in windows]),
-            "probes": np.stack([w.probes_IS for w in windows]),
-        }
+        honest = np.stack([w.honest_IS for w in windows])
+        probes = np.stack([w.probes_IS for w in windows])
         part = path.with_suffix(".part.npz")
-        np.savez(part, honest=whole["honest"], probes=whole["probes"])
+        np.savez(part, honest=honest, probes=probes)
         part.replace(path)
     with np.load(path) as found:
         pairs = zip(found["honest"], found["probes"], strict=True)
-        return [Window(honest_IS=honest, probes_IS=probes) for honest, probes in pairs]
+        return [Window(honest_IS=one, probes_IS=other) for one, other in pairs]
 
 
 def _noise(like_N: Tensor, rng: np.random.Generator) -> Tensor:

@@ -42,7 +42,6 @@ from template.errors import (
 from template.protocol.admission import open_payload
 from template.protocol.hashing import labelled_hash, uint_bytes
 from template.protocol.payload import Payload, PayloadHeader, body_digest
-from template.protocol.record import MAX_UIDS
 from template.protocol.root import Member
 from template.protocol.spec import EvaluationSpec, RunSpec
 from template.training.energy import Norms
@@ -114,7 +113,7 @@ def pay_rules(spec: RunSpec) -> PayRules:
         judge=judge_rules(evaluation),
         weights=WeightRules(
             history_windows=weights.history_windows,
-            most_windows=weights.history_windows * math.ceil(MAX_UIDS / evaluation.max_payloads),
+            most_windows=max(weights.history_windows, evaluation.work_windows),
             min_windows=weights.min_windows,
             confidence_z=evaluation.confidence_z,
             min_relative_gain=evaluation.min_relative_gain,

@@ -281,8 +281,9 @@ class EvaluationSpec:
     in `work_error` of the cases, on the samples of the last `work_windows` windows. 0 claimed
     pages: no work test, whoever gains is paid. `max_overlap`: share of its kept places that a
     payload may have in common with another of the window or of those before. `max_payloads` are
-    scored in a window at most; of more a sample is drawn, the same by all validators.
-    `loss_tolerance`: nats per token by which two machines may differ in the loss of one sequence.
+    scored in a window at most; of more a sample is drawn, the same by all validators, and more
+    windows count, up to `work_windows`. `loss_tolerance`: nats per token by which two machines
+    may differ in the loss of one sequence.
     """
 
     held_out_pages: int
