@@ -69,7 +69,7 @@ ATTACKS: Mapping[str, Attack] = {
     "average of two": _free(lambda: idle.Copy(rivals=2)),
     "momentum rider": _free(idle.MomentumRider),
     "re-registered rider": _free(idle.RenewedRider),
-    "not delivered": _free(idle.Undelivered, "sends nothing: whoever pays by payload pays nothing"),
+    "not delivered": _free(idle.Undelivered, "whoever pays by payload pays nothing for none"),
     "delivered to one": _free(idle.DeliveredToOne),
     "honest, then flipped": _free(working.Sleeper),
     "honest, then a copier": _free(working.SleepingCopier),
@@ -79,7 +79,9 @@ ATTACKS: Mapping[str, Attack] = {
     "truncated": _free(frames.Truncated),
     "oversized": _free(frames.Oversized),
     "spike": _partial(working.Spike, 1.0),
-    "magnitude 10": _partial(lambda: idle.Magnified(10.0), 1.0),
+    "magnitude 10": _partial(
+        lambda: idle.Magnified(10.0), 1.0, "a mean over eight payloads bears two ten times as long"
+    ),
     "magnitude 100": _partial(lambda: idle.Magnified(100.0), 1.0),
     "magnitude 1000": _partial(lambda: idle.Magnified(1000.0), 1.0),
     "half of the steps": _partial(lambda: working.Fewer(0.5), 0.5),
@@ -89,7 +91,9 @@ ATTACKS: Mapping[str, Attack] = {
     "over-fit": _partial(working.Overfit, 1.0),
     "over-fit, few claimed": _partial(working.OverfitFewClaimed, 1.0),
     "poisoned": _partial(working.Poisoned, 1.0),
-    "only good draws": _partial(working.GoodDraws, 1.0),
+    "only good draws": _partial(
+        working.GoodDraws, 1.0, "whoever pays by payload pays nothing for what is held back"
+    ),
     "part-time flipped": _partial(working.PartTimeFlipper, 0.5),
     "part-time copier": _partial(working.PartTimeCopier, 0.5),
     "one machine, two hotkeys": _sybil(lambda: sybil.shared_out(2), 2),

@@ -261,9 +261,10 @@ def markdown(content: Mapping[str, Any]) -> str:
         "",
         LEGEND,
     ]
-    notes = {p["name"]: p["note"] for p in content["attacks"] if p["note"]}
-    if notes:
-        lines += ["", *(f"{name}: {note}." for name, note in notes.items())]
+    harmless = [p for p in content["attacks"] if p["undefended"] and not p["undefended"]["harm"]]
+    if harmless:
+        named = "; ".join(f"{p['name']} ({p['note'] or 'in this run'})" for p in harmless)
+        lines += ["", f"Harmless undefended: {named}."]
     return "\n".join(lines) + "\n"
 
 
