@@ -17,7 +17,7 @@ KINDS = (FREE, PARTIAL, SYBIL, VALIDATOR)
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Attack:
     """`team` makes attackers who belong together, `hotkeys` of them: one, or one machine's.
-    `work`: the share of an honest miner's work that each of them does. `validator` makes the
+    `work`: the share of an honest miner's pages that each of them trains on. `validator` makes the
     dishonest one. `note`: why it does no harm undefended, where it does none.
     """
 
@@ -88,8 +88,8 @@ ATTACKS: Mapping[str, Attack] = {
     "a quarter, all claimed": _partial(working.Overclaimed, 0.25),
     "a quarter of each batch": _partial(working.SmallerBatch, 0.25),
     "stale base, claimed fresh": _partial(working.StaleBase, 1.0),
-    "over-fit": _partial(working.Overfit, 1.0),
-    "over-fit, few claimed": _partial(working.OverfitFewClaimed, 1.0),
+    "over-fit": _partial(working.Overfit, 1 / 15),
+    "over-fit, few claimed": _partial(working.OverfitFewClaimed, 4 / 15),
     "poisoned": _partial(working.Poisoned, 1.0),
     "only good draws": _partial(
         working.GoodDraws, 1.0, "whoever pays by payload pays nothing for what is held back"
