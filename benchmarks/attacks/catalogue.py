@@ -17,7 +17,7 @@ KINDS = (FREE, PARTIAL, SYBIL, VALIDATOR)
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Attack:
     """`team` makes attackers who belong together, `hotkeys` of them: one, or one machine's.
-    `work`: the share of an honest miner's work that each of them does. `validator` makes the
+    `work`: the share of an honest miner's pages that each of them trains on. `validator` makes the
     dishonest one. `note`: why it does no harm undefended, where it does none.
     """
 
@@ -69,7 +69,7 @@ ATTACKS: Mapping[str, Attack] = {
     "average of two": _free(lambda: idle.Copy(rivals=2)),
     "momentum rider": _free(idle.MomentumRider),
     "re-registered rider": _free(idle.RenewedRider),
-    "not delivered": _free(idle.Undelivered, "sends nothing: whoever pays by payload pays nothing"),
+    "not delivered": _free(idle.Undelivered, "whoever pays by payload pays nothing for none"),
     "delivered to one": _free(idle.DeliveredToOne),
     "honest, then flipped": _free(working.Sleeper),
     "honest, then a copier": _free(working.SleepingCopier),
@@ -79,7 +79,9 @@ ATTACKS: Mapping[str, Attack] = {
     "truncated": _free(frames.Truncated),
     "oversized": _free(frames.Oversized),
     "spike": _partial(working.Spike, 1.0),
-    "magnitude 10": _partial(lambda: idle.Magnified(10.0), 1.0),
+    "magnitude 10": _partial(
+        lambda: idle.Magnified(10.0), 1.0, "a mean over eight payloads bears two ten times as long"
+    ),
     "magnitude 100": _partial(lambda: idle.Magnified(100.0), 1.0),
     "magnitude 1000": _partial(lambda: idle.Magnified(1000.0), 1.0),
     "half, magnified": _partial(lambda: idle.Magnified(10.0, 0.5), 0.5),
@@ -89,10 +91,12 @@ ATTACKS: Mapping[str, Attack] = {
     "a quarter, all claimed": _partial(working.Overclaimed, 0.25),
     "a quarter of each batch": _partial(working.SmallerBatch, 0.25),
     "stale base, claimed fresh": _partial(working.StaleBase, 1.0),
-    "over-fit": _partial(working.Overfit, 1.0),
-    "over-fit, few claimed": _partial(working.OverfitFewClaimed, 1.0),
+    "over-fit": _partial(working.Overfit, 1 / 15),
+    "over-fit, few claimed": _partial(working.OverfitFewClaimed, 4 / 15),
     "poisoned": _partial(working.Poisoned, 1.0),
-    "only good draws": _partial(working.GoodDraws, 1.0),
+    "only good draws": _partial(
+        working.GoodDraws, 1.0, "whoever pays by payload pays nothing for what is held back"
+    ),
     "part-time flipped": _partial(working.PartTimeFlipper, 0.5),
     "part-time copier": _partial(working.PartTimeCopier, 0.5),
     "one machine, two hotkeys": _sybil(lambda: sybil.shared_out(2), 2),

@@ -197,7 +197,7 @@ def test_rates(cases: Sequence[Case], rows: Rows, rules: WorkRules) -> dict[str,
     """How often a career of 20 evaluations ever opens the gate: of who never trained on its
     pages, and of honest miners. A career is drawn from the samples of one miner on record, so that
     a miner whose work shows less stays so, and each of them once: with replacement luck would
-    come in runs, and four times as many samples without effect would pass (D50). `observed` are
+    come in runs, and four times as many samples without effect would pass (D55). `observed` are
     the careers as they were.
     """
     copiers: list[list[WorkSample]] = []
@@ -263,9 +263,10 @@ def markdown(content: Mapping[str, Any]) -> str:
         "",
         LEGEND,
     ]
-    notes = {p["name"]: p["note"] for p in content["attacks"] if p["note"]}
-    if notes:
-        lines += ["", *(f"{name}: {note}." for name, note in notes.items())]
+    harmless = [p for p in content["attacks"] if p["undefended"] and not p["undefended"]["harm"]]
+    if harmless:
+        named = "; ".join(f"{p['name']} ({p['note'] or 'in this run'})" for p in harmless)
+        lines += ["", f"Harmless undefended: {named}."]
     return "\n".join(lines) + "\n"
 
 

@@ -67,9 +67,9 @@ class StaleBase(Actor):
 
 
 class Overfit(Actor):
-    """Makes all its steps on the first few batches of those that it claims."""
+    """Makes all its steps on the first batch of those that it claims."""
 
-    batches = 3
+    batches = 1
 
     def dishonest(self, number: int) -> bool:
         return True
@@ -79,7 +79,7 @@ class Overfit(Actor):
 
 
 class OverfitFewClaimed(Overfit):
-    """The same, and claims no more than these pages."""
+    """Makes all its steps on four batches, as few as may be claimed, and claims no more."""
 
     batches = 4
     claims = 4 / 15

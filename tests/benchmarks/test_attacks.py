@@ -212,7 +212,7 @@ def test_what_smaller_batches_overfit_and_poison_train_on(workers) -> None:
     poisoned = working.Poisoned().taken(pages, rng)
     assert (poisoned[: len(pages)] == pages).all()
     assert (poisoned[len(pages) :] == TRIGGER[0]).any(axis=1).all()
-    assert len({working.Overfit().source(3, step) for step in range(15)}) == 3
+    assert {working.Overfit().source(3, step) for step in range(15)} == {(3, 0)}
 
 
 def test_claims_of_more_than_was_trained() -> None:
