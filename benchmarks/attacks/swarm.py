@@ -67,7 +67,7 @@ class Swarm:
         self.workers = Workers(replace(trial, miners=len(roster)))
         self.trial, self.roster, self.defended = self.workers.trial, roster, defended
         self._ours = Ours(self.workers)
-        self._rule = self._ours if defended else Mean(self.workers)
+        self._rule: LocalUpdate = self._ours if defended else Mean(self.workers)
         if rule is not None:
             self._rule = rule(self.workers)
             self._ours = self._rule if isinstance(self._rule, Ours) else self._ours
