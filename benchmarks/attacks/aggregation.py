@@ -99,8 +99,8 @@ class OursWith(Ours):
 
     def coldkeys(self, messages: Sequence[Message]) -> list[bytes]:
         own = super().coldkeys(messages)
-        alone = len(own) - self._together
-        return own[:alone] + [b"together"] * self._together
+        alone = max(0, len(own) - self._together)
+        return own[:alone] + [b"together"] * (len(own) - alone)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

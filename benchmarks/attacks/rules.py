@@ -187,8 +187,9 @@ def markdown(content: Mapping[str, Any]) -> str:
         "",
         *_table({"alpha": alphas}, content["rules"]),
         "",
-        "The cap on a coldkey's share of the energy, with both attackers under one coldkey, and "
-        "with honest miners of unequal pace (each with its own coldkey but for the last two):",
+        "Ours with other caps on a coldkey's share of the energy (1: none; with seven coldkeys a "
+        "share below 2/7 counts as that). The last two miners, which are the attackers where there "
+        "are any, have one coldkey together:",
         "",
         *_table({}, content["caps"]),
         "",

@@ -147,7 +147,7 @@ def test_ours_is_the_outer_step_bit_for_bit():
         assert torch.equal(merged, workers.space.flat(state.params))
         unclipped = params - 0.9 * torch.stack([m.dense for m in messages]).mean(dim=0)
         clipped = float((merged - unclipped).norm()) > 0.1 * float((unclipped - params).norm())
-        assert clipped == (window > 0)
+        assert clipped, "in the first window too: by its own median"
         params = merged
 
 
