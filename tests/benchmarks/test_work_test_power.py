@@ -31,7 +31,7 @@ def test_a_career_passes_where_the_test_first_holds() -> None:
     for effects, first in zip(bank.effects, found, strict=True):
         state, expected = WorkState(), math.inf
         for number, effect in enumerate(effects.tolist(), 1):
-            state = state.after(WorkSample(effect=effect, variance=0.2), RULES)
+            state = state.after(WorkSample(effect=effect, variance=0.2, square=1.0), RULES)
             expected = min(expected, number if state.holds else math.inf)
         assert first == expected
     assert 0.2 < np.isfinite(found).mean() < 0.9

@@ -95,7 +95,13 @@ def sent(miner: Any, window: int = 1) -> Payload:
 
 
 def opened(miner: Any, frame: bytes, window: int = 1) -> Payload:
-    member = Member(uid=0, hotkey=BAD, public_key=public_key(BAD), digest=payload_digest(frame))
+    member = Member(
+        uid=0,
+        hotkey=BAD,
+        public_key=public_key(BAD),
+        coldkey=bytes(32),
+        digest=payload_digest(frame),
+    )
     return open_payload(frame, member, window, miner.context.form, 2)
 
 

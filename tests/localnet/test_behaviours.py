@@ -237,7 +237,13 @@ def test_a_stale_miner_trains_from_old_parameters(scene) -> None:
 
 
 def _accepted(window: int) -> Decision:
-    member = Member(uid=2, hotkey=BAD, public_key=public_key(BAD), digest=b"d" * 32)
+    member = Member(
+        uid=2,
+        hotkey=BAD,
+        public_key=public_key(BAD),
+        coldkey=public_key(BAD),
+        digest=b"d" * 32,
+    )
     return Decision(
         window=window,
         members=(member,),
