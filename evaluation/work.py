@@ -36,6 +36,9 @@ MIN_OTHERS = 3
 WINSOR = 4.0
 """A single sequence counts as no more than so many standard deviations."""
 
+EVENNESS_Z = 1.5
+"""Standard errors in favour of who may have worked evenly."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkSample:
@@ -94,14 +97,15 @@ def work_state(samples: Iterable[WorkSample], rules: WorkRules) -> WorkState:
 def evenness(samples: Collection[WorkSample]) -> float:
     """How evenly the claimed pages were worked on, from 0 to 1: the square of their mean effect
     over the mean of its square. A share of s of them trained on and the others not gives s. Off
-    that mean goes what chance has in it, 1, and one standard error of the mean. 1 without samples.
+    that mean goes what chance has in it, 1, and `EVENNESS_Z` standard errors of the mean. 1 without
+    samples.
     """
     if not samples:
         return 1.0
     mean = max(0.0, math.fsum(sample.effect for sample in samples) / len(samples))
     square = math.fsum(sample.square for sample in samples) / len(samples)
     num_sequences = math.fsum(1 / sample.variance for sample in samples)
-    chance = 1 + math.sqrt(2 / num_sequences)
+    chance = 1 + EVENNESS_Z * math.sqrt(2 / num_sequences)
     return mean * mean / max(mean * mean, square - chance) if mean > 0 else 0.0
 
 

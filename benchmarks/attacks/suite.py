@@ -23,10 +23,10 @@ from evaluation.work import WorkSample
 CLEAN = ""
 """Name of the run in which the attackers are away."""
 
-VERSION = 3
+VERSION = 4
 """Of rules and attacks: goes up whenever the same case would end otherwise."""
 
-WINDOWS = 24
+WINDOWS, UNDEFENDED_WINDOWS = 24, 14
 MINERS_PER_HOTKEY = 4
 """A team of k hotkeys stands among at least so many times k miners, to be a quarter at most."""
 PAID_SHARE = 0.1
@@ -42,7 +42,11 @@ class Case:
     attackers: int
     seed: int
     defended: bool
-    windows: int = WINDOWS
+
+    @property
+    def windows(self) -> int:
+        """Fewer where it is only to be seen that the attack bites."""
+        return WINDOWS if self.defended else UNDEFENDED_WINDOWS
 
     @property
     def key(self) -> str:

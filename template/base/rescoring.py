@@ -109,8 +109,8 @@ class Rescorer(WindowScorer):
     ) -> Remeasured:
         """Losses at theta, and after the steps of `uids` (of `opened`).
 
-        The length of a step depends on the norms of all payloads that were opened. Of those that
-        are missing nothing is known: left out are the steps that they could make longer or shorter.
+        Before anything was accepted the length of a step depends on the norms of all payloads that
+        were opened. Left out are the steps that missing ones could make longer or shorter.
         """
         pages = self._pages.pages(pool.ids_S)
         self._scorer.load(state.params)

@@ -123,33 +123,25 @@ def coefficients(
 def scored_references(
     state: OuterState, present: Iterable[Norms], outer: OuterSpec
 ) -> dict[str, float]:
-    """Norms beyond which length earns nothing: the lower median of the window's payloads, between
-    the clip's reference and that over kappa, so that empty payloads cannot empty the others.
-    Before any payload was accepted: between its limits.
-
-    Gains grow with a payload's length; whoever inflated honest work, as far as the clip allows,
-    would be paid for that.
+    """The clip's references, as far as they are known before the vote. Before any payload was
+    accepted the window's payloads stand for those that will be, with a floor, so that empty ones
+    cannot empty the others.
     """
-    references, norms = clip_references(state, outer), list(present)
-    if not norms:
+    references = clip_references(state, outer, present)
+    if state.accepted_norms:
         return references
-    least = {name: value / max(1.0, outer.clip_factor) for name, value in references.items()}
-    if not state.accepted_norms:
-        least = {name: _floor(name, state, outer) for name in references}
-    return {
-        name: max(min(reference, _median(name, norms)), least[name])
-        for name, reference in references.items()
-    }
+    return {name: max(nu, _floor(name, state, outer)) for name, nu in references.items()}
 
 
 def scored_coefficients(
     staleness: int, norms: Norms, references: Norms, outer: OuterSpec, share: float
 ) -> dict[str, float]:
-    """Those at which a payload is scored: of `share` of its full step, and no longer than the
-    references, while up to kappa times the clip's is applied.
+    """Those at which a payload is scored: of `share` of its full step, clipped as when applied.
+
+    At a shorter one a payload can gain that does harm at its full length: one blown up, or whose
+    length lies in few values.
     """
-    no_longer = replace(outer, clip_factor=1.0)
-    return coefficients(staleness, norms, references, no_longer, divisor=1.0 / share)
+    return coefficients(staleness, norms, references, outer, divisor=1.0 / share)
 
 
 def apply_updates(

@@ -398,36 +398,30 @@ def test_a_miner_starts_ahead_by_its_own_payload(spec, theta0, form) -> None:
             assert not torch.equal(ahead[name], theta0[name])
 
 
-def test_a_payload_is_scored_at_no_more_than_the_median_norm(spec, theta0) -> None:
-    """Twice as long is applied twice as far, up to kappa, and scored as if it were not."""
+def test_a_payload_is_scored_as_it_is_applied(spec, theta0) -> None:
+    """A share of its step, clipped alike; before anything was accepted, by the window's median."""
     outer = dataclasses.replace(spec.outer, clip_factor=2.0, outer_lr=3.0)
     references = {"a": 1.0, "b": 1.0}
-    for norm, length in ((0.5, 0.5), (1.0, 1.0), (1.5, 1.0), (4.0, 1.0)):
-        scored = scored_coefficients(0, {"a": norm, "b": 0.1}, references, outer, 0.25)
+    for norm, length in ((0.5, 0.5), (1.5, 1.5), (2.0, 2.0), (40.0, 2.0)):
+        norms = {"a": norm, "b": 0.1}
+        scored = scored_coefficients(0, norms, references, outer, 0.25)
+        applied = coefficients(0, norms, references, outer, 4.0)
+        assert scored == applied
         assert scored["a"] * norm == pytest.approx(0.25 * 3.0 * length)
-        assert scored["b"] == pytest.approx(0.25 * 3.0)
-    applied = coefficients(0, {"a": 1.5, "b": 4.0}, references, outer, 1.0)
-    assert (applied["a"] * 1.5, applied["b"] * 4.0) == pytest.approx((4.5, 6.0))
 
     state = first_state(theta0, spec.run_id)
     limits = clip_references(state, outer)
     present = [{n: scale * v for n, v in limits.items()} for scale in (0.6, 0.75, 0.9, 900.0)]
-    medians = {name: 0.75 * limit for name, limit in limits.items()}
-    assert scored_references(state, present, outer) == medians
-    empty = [*present[:2], *[dict.fromkeys(theta0, 0.0)] * 3]
-    halves = {name: limit / 2 for name, limit in limits.items()}
-    later = dataclasses.replace(state, accepted_norms=((0, (limits,)),))
-    assert scored_references(later, empty, outer) == halves, "empty payloads cannot empty others"
-    huge = [dict.fromkeys(theta0, 1e9)] * 3
-    for known in (state, later):
-        assert scored_references(known, present, outer) == medians
-        assert scored_references(known, huge, outer) == clip_references(known, outer)
-        assert scored_references(known, [], outer) == clip_references(known, outer)
+    assert scored_references(state, present, outer) == {n: 0.75 * v for n, v in limits.items()}
+    assert scored_references(state, [], outer) == limits
+    huge, empty = [dict.fromkeys(theta0, 1e9)] * 3, [dict.fromkeys(theta0, 0.0)] * 3
+    assert scored_references(state, huge, outer) == limits
     floors = {n: outer.initial_norm_floor * math.sqrt(t.numel()) for n, t in theta0.items()}
     assert scored_references(state, empty, outer) == floors
     assert min(floors.values()) > 0
-    small = [{n: 1.5 * floor for n, floor in floors.items()}] * 3
-    assert scored_references(state, small, outer) == small[0], "far below the share of theta_0"
+    later = dataclasses.replace(state, accepted_norms=((0, (present[0],)),))
+    for others in (present, huge, empty, []):
+        assert scored_references(later, others, outer) == present[0], "known before the window"
 
 
 def test_expected_parameters_are_those_of_the_outer_step_bit_for_bit(spec, theta0, form) -> None:
