@@ -91,7 +91,7 @@ def test_honest_miners_hold_the_gate_and_are_paid(clean) -> None:
         assert sum(shares.values()) == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("name", ["gaussian", "delayed copy"])
+@pytest.mark.parametrize("name", [pytest.param("gaussian", marks=pytest.mark.slow), "delayed copy"])
 def test_who_does_no_work_earns_nothing_and_costs_nothing(clean, name: str) -> None:
     swarm = _play(name)
     assert _paid(swarm)[HONEST] <= 0.1 * np.mean(_paid(swarm)[:HONEST])
@@ -99,6 +99,7 @@ def test_who_does_no_work_earns_nothing_and_costs_nothing(clean, name: str) -> N
     assert ratio <= 1.01
 
 
+@pytest.mark.slow
 def test_an_attack_bites_where_nobody_defends(clean) -> None:
     """Until the model is lost, everybody is paid alike, whatever is sent."""
     swarm = _play("magnitude 1000", defended=False)
@@ -143,6 +144,7 @@ def test_a_training_that_was_made_before_is_the_same_again() -> None:
     assert torch.equal(params_N, two_N)
 
 
+@pytest.mark.slow
 def test_every_attack_can_be_played_and_says_what_it_may_earn() -> None:
     for name, attack in ATTACKS.items():
         assert 0 <= attack.work <= 1, name

@@ -57,6 +57,7 @@ def runs(tmp_path_factory) -> list[list[record.Window]]:
     return played
 
 
+@pytest.mark.slow
 def test_a_copy_gains_what_its_rival_gains_and_noise_does_not(runs) -> None:
     for window in (window for run in runs for window in run):
         assert window.honest_IS.shape == (6, 24 + 24 + 6 * 16)
@@ -68,6 +69,7 @@ def test_a_copy_gains_what_its_rival_gains_and_noise_does_not(runs) -> None:
         assert gains["copy of this window"].mean() > 2 * abs(gains["noise"].mean())
 
 
+@pytest.mark.slow
 def test_a_study_of_the_record_and_its_report(runs, monkeypatch, tmp_path) -> None:
     for name, value in {**SIZES, "DRAWS": 4, "CAREERS": 400, "CLAIMED": (4, 16)}.items():
         monkeypatch.setattr(power, name, value)
