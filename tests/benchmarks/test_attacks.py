@@ -80,6 +80,7 @@ def _paid(swarm: Swarm) -> list[float]:
     return [sum(s.get(uid, 0.0) for s in swarm.outcome.shares) for uid in range(HONEST + 1)]
 
 
+@pytest.mark.slow
 def test_honest_miners_hold_the_gate_and_are_paid(clean) -> None:
     paid = _paid(clean)
     assert min(paid[:HONEST]) > 0
@@ -91,7 +92,8 @@ def test_honest_miners_hold_the_gate_and_are_paid(clean) -> None:
         assert sum(shares.values()) == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("name", [pytest.param("gaussian", marks=pytest.mark.slow), "delayed copy"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gaussian", "delayed copy"])
 def test_who_does_no_work_earns_nothing_and_costs_nothing(clean, name: str) -> None:
     swarm = _play(name)
     assert _paid(swarm)[HONEST] <= 0.1 * np.mean(_paid(swarm)[:HONEST])
