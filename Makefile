@@ -65,8 +65,9 @@ fuzz: install ## coverage-guided fuzzing of payloads (Linux x86_64)
 	$(PIP) install -q -e '.[fuzz]' -c constraints.txt
 	OMP_NUM_THREADS=1 $(BIN)/python -m fuzz.payload -max_total_time=$(FUZZ_S) .cache/fuzz
 
-siege: install ## a million damaged payloads at the door
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m siege tests/protocol/test_hostile.py
+siege: text ## a million damaged payloads at the door; localnets under attack and audit (ten minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m siege tests/protocol/test_hostile.py \
+	  tests/localnet/test_attacked.py tests/localnet/test_audit.py
 
 install: $(STAMP) ## the virtual environment
 

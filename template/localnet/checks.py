@@ -8,10 +8,13 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from typing import Literal
 
-from template.localnet.report import NeuronReport, Report
+from template.localnet.report import MisbehaviourReport, NeuronReport, Report
 from template.localnet.roster import HONEST
 
-SYBIL = "sybil"
+FREE, SYBIL = "free", "sybil"
+
+LUCK = 0.25
+"""By so much honest miners of one short run differ in pay: on top for who does some work."""
 WORKING = (None, "partial", SYBIL, "faulty")
 """Kinds of miners that do work, the first all of it: they may be paid for it."""
 MIN_LOSS_DROP_NATS = 0.3
@@ -102,22 +105,28 @@ def _limit_failures(miner: NeuronReport) -> Iterator[str]:
     who = f"emission: {miner['name']} ({miner['behaviour']})"
     if found["may_earn"] == 0.0 and found["emission_rao"] != 0:
         yield f"{who} has {found['emission_rao']} rao; who does no honest work must have none"
-    elif found["earned_vs_honest"] is not None and found["earned_vs_honest"] > found["may_earn"]:
+    elif found["earned_vs_honest"] is not None and found["earned_vs_honest"] > _most(found):
         yield (
             f"{who} earned {found['earned_vs_honest']:.3f} of an honest miner's emission; "
             f"{found['may_earn']:.2f} is the most it may"
         )
 
 
+def _most(found: MisbehaviourReport) -> float:
+    """What it may earn, and the luck of one run for whoever does some work."""
+    may_earn = found["may_earn"] or 0.0
+    return may_earn if found["kind"] == FREE else may_earn * (1 + LUCK)
+
+
 def _sybil_failures(miners: Collection[NeuronReport]) -> Iterator[str]:
     """Of hotkeys of one machine that together earned more than an honest one."""
     found = [m["misbehaviour"] for m in miners if _kind(m) == SYBIL]
     earned = sum((f["earned_vs_honest"] or 0.0) for f in found if f is not None)
-    most = max((f["may_earn"] or 0.0 for f in found if f is not None), default=0.0)
+    most = max((_most(f) for f in found if f is not None), default=0.0)
     if earned > most:
         yield (
             f"emission: {len(found)} hotkeys of one machine earned {earned:.3f} of an honest "
-            f"miner's emission together; {most:.2f} is the most they may"
+            f"miner's emission together; {most / (1 + LUCK):.2f} is the most they may"
         )
 
 

@@ -1,6 +1,6 @@
 """A localnet under attack, in real processes: four kinds of miners and a validator that lies.
 
-Slow: minutes. Every test looks at one and the same run.
+Minutes: `make siege`. Every test looks at one and the same run.
 """
 
 from collections.abc import Iterator
@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from template.localnet.checks import LUCK
 from tests.localnet.running import ROOT, TEXT, RunningLocalnet
 
 NUM_WINDOWS = 14
@@ -24,7 +25,7 @@ FLAGS = (
 )
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.siege,
     pytest.mark.timeout(2 * LIMIT_S),
     pytest.mark.skipif(not TEXT.exists(), reason="the text is not there: run `make text`"),
 ]
@@ -72,7 +73,7 @@ def test_who_works_in_part_earns_no_more_than_that(neurons) -> None:
     for name in PARTIAL:
         found = neurons[name]["misbehaviour"]
         assert found["kind"] == "partial"
-        assert found["earned_vs_honest"] <= found["may_earn"]
+        assert found["earned_vs_honest"] <= found["may_earn"] * (1 + LUCK)
 
 
 def test_they_are_refused_for_what_they_do(neurons) -> None:

@@ -1,4 +1,4 @@
-"""An audit from the command line, of validators of a localnet that is held after its end. Slow."""
+"""An audit from the command line, of a localnet that is held after its end: `make siege`."""
 
 import json
 import signal
@@ -14,7 +14,7 @@ from tests.localnet.running import LIMIT_S, ROOT, TEXT, RunningLocalnet
 from tests.localnet.story import HELD
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.siege,
     pytest.mark.timeout(3 * LIMIT_S),
     pytest.mark.skipif(not TEXT.exists(), reason="the text is not there: run `make text`"),
 ]

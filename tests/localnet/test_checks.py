@@ -77,15 +77,15 @@ def test_garbage_with_real_pay_also_takes_the_honest_share(run):
     [
         ("copier", 10, True),
         ("copier", 11, False),
-        ("overclaimer", 27, True),
-        ("overclaimer", 28, False),
-        ("fewer-steps", 55, True),
-        ("fewer-steps", 56, False),
+        ("overclaimer", 34, True),
+        ("overclaimer", 35, False),
+        ("fewer-steps", 68, True),
+        ("fewer-steps", 69, False),
         ("bitflip", 100, True),
     ],
 )
 def test_each_kind_has_its_limit(run, behaviour, percent, good):
-    """Of the mean of m0 and m1, which is 4."""
+    """Of the mean of m0 and m1, which is 4; for part of the work a quarter more, for luck."""
     run.behaviours["garbage-0"] = behaviour
     run.pay(EMISSIONS_RAO | {"garbage-0": 4 * RAO * percent // 100})
     sentences = [sentence for sentence in said(run) if f"({behaviour})" in sentence]
@@ -93,14 +93,14 @@ def test_each_kind_has_its_limit(run, behaviour, percent, good):
     assert all(f"earned 0.{percent}0 of" in sentence for sentence in sentences)
 
 
-@pytest.mark.parametrize(("each_percent", "good"), [(50, True), (51, False)])
+@pytest.mark.parametrize(("each_percent", "good"), [(62, True), (63, False)])
 def test_hotkeys_of_one_machine_are_judged_together(run, each_percent, good):
     run.behaviours |= {"garbage-0": "split", "idle-0": "split"}
     each_rao = 4 * RAO * each_percent // 100
     run.pay(EMISSIONS_RAO | {"garbage-0": each_rao, "idle-0": each_rao})
     sentences = said(run)
     assert len(sentences) == (not good)
-    assert all("2 hotkeys of one machine earned 1.020" in sentence for sentence in sentences)
+    assert all("2 hotkeys of one machine earned 1.260" in sentence for sentence in sentences)
 
 
 def test_a_validator_may_lie_and_the_run_is_good(run):
