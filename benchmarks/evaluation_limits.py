@@ -23,7 +23,6 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +38,10 @@ from benchmarks.learning.text import ROOT, load_pages
 from evaluation.history import Histories, remember, work_states
 from evaluation.judge import Measured, judge
 from evaluation.log import conclude
-from evaluation.overlap import Earlier, Places, kept_places, repeats
+from evaluation.overlap import Earlier, Places, repeats
 from evaluation.verdict import NOT_SCORED, Verdict
 from evaluation.work import HELD_OUT
-from template.base.scoring import claims_of_each, pay_rules
+from template.base.scoring import claims_of_each, pay_rules, places_of
 from template.base.validator import VOTE_MARGIN_BLOCKS
 from template.protocol.admission import open_payload
 from template.protocol.payload import (
@@ -216,17 +215,10 @@ def _opened(bench: Bench, uid: int) -> Payload:
     return open_payload(frame, member, 9, bench.form, bench.spec.outer.max_staleness)
 
 
-def _places(bench: Bench, payload: Payload) -> Places:
-    sizes = [math.prod(shape) for shape in bench.form.shapes.values()]
-    starts = dict(zip(bench.form.names, accumulate(sizes, initial=0), strict=False))
-    tensors = payload.tensors.items()
-    return kept_places(((starts[n], t.indices.numpy()) for n, t in tensors), sum(sizes))
-
-
 def _overlap_s(bench: Bench, payloads: Sequence[Payload], count: int) -> float:
     """Beyond the payloads there are, and for the windows before, places are moved on."""
     started = time.process_time()
-    own = [_places(bench, payload) for payload in payloads]
+    own = [places_of(payload, bench.form) for payload in payloads]
     places_s = (time.process_time() - started) * count / len(payloads)
 
     def moved(index: int) -> Places:

@@ -3,6 +3,7 @@
     python -m benchmarks.attacks --quick            all attacks at 25 % of 8 miners, one seed
     python -m benchmarks.attacks                    three seeds, and 20 miners at 5, 25 and 40 %
     python -m benchmarks.attacks --only "NAME;..."  some attacks
+    python -m benchmarks.attacks --report           tables and picture again
 
 Runs are appended to the record as they end and skipped when they are there; tables and picture
 are of all runs on record, and lie beside it.
@@ -13,6 +14,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.attacks import report, suite
+from benchmarks.attacks.catalogue import ATTACKS
 from benchmarks.attacks.panel import WORK_EFFECT
 from benchmarks.learning.pool import Job, run_jobs
 from benchmarks.learning.record import load
@@ -29,11 +31,14 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.attacks", allow_abbrev=False)
     parser.add_argument("--quick", action="store_true", help="8 miners, 25 %%, one seed")
     parser.add_argument("--only", default="", metavar="NAME;...", help="and the runs beside them")
+    parser.add_argument("--report", action="store_true", help="of the runs on record, none more")
     parser.add_argument("--workers", type=int, default=2, help="processes")
     parser.add_argument("--record", type=Path, default=RECORD)
     arguments = parser.parse_args(argv)
     wanted = set(filter(None, arguments.only.split(";")))
-    cases = suite.quick() if arguments.quick else suite.full()
+    if unknown := wanted - ATTACKS.keys():
+        parser.error(f"--only: no attack {sorted(unknown)}; there are: {'; '.join(ATTACKS)}")
+    cases = [] if arguments.report else suite.quick() if arguments.quick else suite.full()
     cases = [case for case in cases if not wanted or case.attack in {*wanted, suite.CLEAN}]
     done = load(arguments.record)
     jobs = [

@@ -7,6 +7,7 @@ strongest of its kind.
 Legend: N parameters.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -99,12 +100,12 @@ class Attacker(Actor):
         return True
 
 
-class Malformed(Attacker):
+class Malformed(Attacker, ABC):
     """Sends bytes that are no payload of the run."""
 
+    @abstractmethod
     def damaged(self, frame: bytes, form: PayloadFormat) -> bytes:
         """What goes out in place of a good frame."""
-        raise NotImplementedError
 
     def unchecked(self, message: Message) -> Tensor | None:
         """What a decoder without checks makes of it, [N]; None if it stops the node."""

@@ -27,8 +27,7 @@ from evaluation.work import HELD_OUT
 from template.base.scoring import pay_rules
 from template.data.assignment import claimed_pages
 from template.protocol.hashing import labelled_hash, uint_bytes
-from template.protocol.quorum import QuorumRules
-from template.protocol.spec import OuterSpec, RunSpec
+from template.protocol.spec import RunSpec
 
 CLAIMED_PAGES, WORK_EFFECT = 32, 0.25
 """The model is a sixth of the localnet's, and shows half of the effect."""
@@ -105,7 +104,7 @@ class Panel:
         self._spec = replace(workers.spec, evaluation=evaluation)
         self._rules = _pay_rules(self._spec)
         self._validators = [dishonest or Validator(), *([Validator()] * (NUM_VALIDATORS - 1))]
-        self._council = Council(len(roster), _quorum(self._spec.outer), stake)
+        self._council = Council(len(roster), self._spec.outer.quorum_rules(), stake)
         hidden = [_hidden_from(number, roster) for number in range(NUM_VALIDATORS)]
         alike = {uids: Notebook(hidden=uids) for uids in hidden}
         self.notebooks = [alike[uids] for uids in hidden]
@@ -240,11 +239,3 @@ def _hidden_from(validator: int, roster: Sequence[Actor]) -> frozenset[int]:
 def _pay_rules(spec: RunSpec) -> PayRules:
     rules = pay_rules(spec)
     return replace(rules, weights=replace(rules.weights, burn_uid=BURN_UID))
-
-
-def _quorum(outer: OuterSpec) -> QuorumRules:
-    return QuorumRules(
-        peers_per_step=outer.peers_per_step,
-        min_quorum_percent=outer.min_quorum_percent,
-        quorum_windows=outer.quorum_windows,
-    )

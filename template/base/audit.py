@@ -38,7 +38,7 @@ from template.base.follower import Follower
 from template.base.joining import join_at, open_pages
 from template.base.peers import FETCH_THREADS, Peers
 from template.base.rescoring import Checked, Rescorer, said_header
-from template.base.scoring import Pool, pay_rules
+from template.base.scoring import Pool, admits_claim, pay_rules
 from template.errors import ChainError
 from template.protocol.payload import Payload, PayloadHeader
 from template.protocol.quorum import decide
@@ -255,9 +255,7 @@ class Auditor:
         return (
             0 <= header.base_window <= header.window
             and header.staleness <= spec.outer.max_staleness
-            and spec.evaluation.claimed_pages
-            <= header.pages_consumed
-            <= spec.training.pages_per_window
+            and admits_claim(spec, header.pages_consumed)
         )
 
     def _compare_pool(self, said: WindowLog, opened: _Opened, found: Findings) -> Pool | None:

@@ -41,7 +41,7 @@ from template.errors import (
 )
 from template.protocol.admission import open_payload
 from template.protocol.hashing import labelled_hash, uint_bytes
-from template.protocol.payload import Payload, PayloadHeader, body_digest
+from template.protocol.payload import Payload, PayloadFormat, PayloadHeader, body_digest
 from template.protocol.root import Member
 from template.protocol.spec import EvaluationSpec, RunSpec
 from template.training.energy import Norms
@@ -96,6 +96,21 @@ def claims_of_each(evaluation: EvaluationSpec, num_payloads: int) -> int:
     """Claimed pages of each payload in the pool of a window with so many of them."""
     room = CLAIMED_PER_HELD_OUT * evaluation.held_out_pages // max(1, num_payloads)
     return min(evaluation.claimed_pages, max(MIN_CLAIMED, room))
+
+
+def admits_claim(spec: RunSpec, num_pages: int) -> bool:
+    """Whether a payload may say that it was made from so many pages: enough for the work test, and
+    no more than are assigned.
+    """
+    return spec.evaluation.claimed_pages <= num_pages <= spec.training.pages_per_window
+
+
+def places_of(payload: Payload, form: PayloadFormat) -> Places:
+    """Where its kept values lie among all elements of the model, tensor after tensor."""
+    sizes = [math.prod(form.shapes[name]) for name in form.names]
+    starts = dict(zip(form.names, accumulate(sizes, initial=0), strict=False))
+    places = ((starts[n], t.indices.numpy()) for n, t in payload.tensors.items())
+    return kept_places(places, sum(sizes))
 
 
 def judge_rules(evaluation: EvaluationSpec) -> JudgeRules:
@@ -209,11 +224,7 @@ class WindowScorer:
         return {uid: PayloadError("overlap", what) for uid, what in found.items()}
 
     def _places(self, payload: Payload) -> Places:
-        form = self._context.form
-        sizes = [math.prod(form.shapes[name]) for name in form.names]
-        starts = dict(zip(form.names, accumulate(sizes, initial=0), strict=False))
-        places = ((starts[n], t.indices.numpy()) for n, t in payload.tensors.items())
-        return kept_places(places, sum(sizes))
+        return places_of(payload, self._context.form)
 
     def _remember_places(
         self, window: int, verdicts: Sequence[Verdict], payloads: Mapping[int, Payload]
@@ -270,8 +281,12 @@ class WindowScorer:
         spec = self._context.spec
         payload = open_payload(frame, member, window, self._context.form, spec.outer.max_staleness)
         consumed, least = payload.header.pages_consumed, spec.evaluation.claimed_pages
-        if not least <= consumed <= spec.training.pages_per_window:
-            raise PayloadError("pages", f"claims {consumed} pages; the work test needs {least}")
+        if not admits_claim(spec, consumed):
+            raise PayloadError(
+                "pages",
+                f"claims {consumed} pages; the work test needs {least}, and "
+                f"{spec.training.pages_per_window} are assigned",
+            )
         body = body_digest(frame)
         seen = self._bodies.get(body)
         if seen is not None and seen != (window, member.hotkey):

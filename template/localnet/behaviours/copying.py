@@ -4,6 +4,7 @@ Nobody can read a payload of a window before all are fixed, so what they take is
 before.
 """
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -45,9 +46,9 @@ class Thief(Pretender):
         stolen = rivals_payloads(self, header.window - 1)
         return self.remake(header, stolen) if len(stolen) >= self.min_rivals else None
 
+    @abstractmethod
     def remake(self, header: PayloadHeader, stolen: Sequence[Payload]) -> bytes:
         """The frame to send; `stolen` are at least `min_rivals`, those accepted last first."""
-        raise NotImplementedError
 
     def noise(self, header: PayloadHeader) -> Params:
         """Standard normal values, others in every window."""

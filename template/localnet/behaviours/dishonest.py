@@ -4,6 +4,7 @@ Each is the real miner with a part replaced; only its own process knows.
 """
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 from torch import Tensor
@@ -39,7 +40,7 @@ class DishonestMiner(Miner):
         return [payload for payload in before if payload.header.window < self.first_window]
 
 
-class Pretender(DishonestMiner):
+class Pretender(DishonestMiner, ABC):
     """Trains nothing and claims all of its pages; sends what `forge` makes, or else noise."""
 
     def _train(self, window: int, base: int, preview: Preview) -> InnerResult:
@@ -49,9 +50,9 @@ class Pretender(DishonestMiner):
         forged = self.forge(header)
         return noise_frame(self, header) if forged is None else forged
 
+    @abstractmethod
     def forge(self, header: PayloadHeader) -> bytes | None:
         """The frame of a window; None if it has nothing to make one from."""
-        raise NotImplementedError
 
 
 class UpdateWatcher(DishonestMiner):
