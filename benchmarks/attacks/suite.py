@@ -23,7 +23,7 @@ from evaluation.work import WorkSample
 CLEAN = ""
 """Name of the run in which the attackers are away."""
 
-VERSION = 4
+VERSION = 5
 """Of rules and attacks: goes up whenever the same case would end otherwise."""
 
 WINDOWS, UNDEFENDED_WINDOWS = 24, 14

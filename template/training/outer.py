@@ -109,6 +109,18 @@ def staleness_weight(staleness: int, decay: float) -> float:
     return weight
 
 
+def step_divisor(state: OuterState, count: int, outer: OuterSpec) -> int:
+    """What the sum of `count` accepted payloads is divided by: their number, and at least n_min and
+    the lower median of the numbers accepted in the last windows that accepted any.
+
+    So few payloads make a short step: where most are refused, those left do not get the weight of
+    all, and none is applied much further than it was scored.
+    """
+    counts = [len(members) for _, members in state.accepted_norms]
+    usual = statistics.median_low(counts) if counts else 0
+    return max(count, outer.min_divisor, usual)
+
+
 def coefficients(
     staleness: int, norms: Norms, references: Norms, outer: OuterSpec, divisor: float
 ) -> dict[str, float]:
@@ -169,7 +181,8 @@ def start_of_miner(
     theta - share * alpha * lambda^s * c_{i,t} * delta_i, as if it were the only sender: its
     own work stands for what all others did at the same time. Remedy for the lag: with the
     mean rule, the mean of all miners' starts is theta after the update that is under way. Where
-    fewer are accepted than n_min the update is shorter, and so is the share (by the last window).
+    fewer are accepted than divided by the update is shorter, and so is the share (by the last
+    window).
     Source: eager updates (arXiv 2502.12996), there with the sender's share 1/R.
     """
     share = spec.training.own_update_share
@@ -177,7 +190,7 @@ def start_of_miner(
         return state.params
     if state.accepted_norms:
         _, last = state.accepted_norms[-1]
-        share *= min(1.0, len(last) / spec.outer.min_divisor)
+        share *= len(last) / step_divisor(state, len(last), spec.outer)
     updates = []
     for payload in own:
         references = clip_references(state, spec.outer, [payload.norms])
@@ -241,7 +254,7 @@ def _updates(
     accepted = [payloads[member.uid] for member in members]
     norms = [payload.norms for payload in accepted]
     references = clip_references(state, outer, norms)
-    divisor = max(len(accepted), outer.min_divisor)
+    divisor = step_divisor(state, len(accepted), outer)
     factors = [
         coefficients(p.header.staleness, p.norms, references, outer, divisor) for p in accepted
     ]

@@ -28,6 +28,7 @@ from template.training.outer import (
     outer_step,
     scored_coefficients,
     scored_references,
+    step_divisor,
     staleness_weight,
     start_of_miner,
     state_digest,
@@ -122,6 +123,11 @@ def _naive_cap(factors, norms, owners, share) -> None:
             factors[uid] = {name: f * scale for name, f in factors[uid].items()}
 
 
+def _usual(state: OuterState) -> int:
+    counts = sorted(len(members) for _, members in state.accepted_norms)
+    return counts[(len(counts) - 1) // 2] if counts else 0
+
+
 def _naive_params(state: OuterState, payloads: Mapping[int, Payload], outer, owners=None) -> dict:
     """theta - alpha * sum of w c g delta with numpy scalars, payload after payload."""
     dense = {u: {n: _dense(t) for n, t in p.tensors.items()} for u, p in payloads.items()}
@@ -133,7 +139,7 @@ def _naive_params(state: OuterState, payloads: Mapping[int, Payload], outer, own
         share = 1.0
         for _ in range(header.window - header.base_window):
             share *= outer.staleness_decay
-        share /= max(len(payloads), outer.min_divisor)
+        share /= max(len(payloads), outer.min_divisor, _usual(state))
         factors[uid] = {}
         for name, norm in norms[uid].items():
             limit = outer.clip_factor * references[name]
@@ -221,6 +227,46 @@ def test_a_lone_payload_moves_no_more_than_its_share(state, spec, form) -> None:
         moved = float((after.params[name] - tensor).double().norm())
         limit = spec.outer.outer_lr * spec.outer.clip_factor * references[name]
         assert moved == pytest.approx(limit / spec.outer.min_divisor, rel=1e-4), name
+
+
+@pytest.mark.parametrize(
+    ("before", "count", "expected"),
+    [
+        ((), 1, 2),
+        ((), 2, 2),
+        ((), 3, 3),
+        ((5,), 1, 5),
+        ((5,), 5, 5),
+        ((5,), 6, 6),
+        ((4, 5), 1, 4),
+        ((1, 1, 5), 1, 2),
+        ((5, 3, 1), 2, 3),
+        ((0, 0, 4), 1, 4),
+    ],
+)
+def test_a_step_is_divided_by_no_less_than_is_usual(
+    before, count: int, expected: int, state, spec, form
+) -> None:
+    """With n_min 2; windows that accepted nothing do not count."""
+    outer = dataclasses.replace(spec.outer, min_divisor=2)
+    for window, accepted in enumerate(before):
+        payloads = {uid: _payload(form, uid + 1, window=window) for uid in range(accepted)}
+        state = outer_step(state, _decision(window, payloads), payloads, spec)
+    assert step_divisor(state, count, outer) == expected
+
+
+def test_where_most_are_refused_those_left_do_not_weigh_more(state, spec, form) -> None:
+    spec = dataclasses.replace(spec, outer=dataclasses.replace(spec.outer, min_divisor=2))
+    for window, count in enumerate((5, 5, 1)):
+        payloads = {uid: _payload(form, uid + 1, window=window) for uid in range(count)}
+        before, expected = state, _naive_params(state, payloads, spec.outer)
+        state = outer_step(state, _decision(window, payloads), payloads, spec)
+        assert tensors_digest(state.params) == tensors_digest(expected)
+    norms = payloads[0].norms
+    for name, tensor in state.params.items():
+        factor = coefficients(0, norms, clip_references(before, spec.outer), spec.outer, 5)[name]
+        moved = float((tensor - before.params[name]).double().norm())
+        assert moved == pytest.approx(factor * norms[name], rel=1e-4), name
 
 
 def test_apply_updates_leaves_its_input_alone(theta0, form) -> None:

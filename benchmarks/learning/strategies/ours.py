@@ -21,11 +21,12 @@ from template.training.outer import (
     first_state,
     scored_coefficients,
     scored_references,
+    step_divisor,
 )
 
 
 class Ours(LocalUpdate):
-    """theta - alpha * sum of w_i c_{i,t} g_i payload_i, w_i = 1 / max(accepted, n_min)."""
+    """theta - alpha * sum of w_i c_{i,t} g_i payload_i, w_i = 1 / max(accepted, n_min, usual)."""
 
     def __init__(self, workers: Workers) -> None:
         super().__init__(workers)
@@ -33,7 +34,7 @@ class Ours(LocalUpdate):
         self._state = first_state(workers.space.views(workers.theta0()), workers.spec.run_id)
 
     def merge(self, params_N: Tensor, messages: Sequence[Message], alpha: float) -> Tensor:
-        divisor = max(len(messages), self.trial.min_divisor)
+        divisor = step_divisor(self._state, len(messages), self.outer)
         space, norms = self.workers.space, [_norms(message) for message in messages]
         factors: list[Factors] = [
             self._factors(m, alpha, divisor / share, norms)
