@@ -1,0 +1,187 @@
+"""Seeded schedules of faults in one process: nobody ever applies another set than the others,
+nothing that was accepted is lost, and whoever lives ends with the same bits.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from template.base.ballots import read_candidates
+from template.base.context import NodeContext
+from template.base.joining import local_path
+from template.base.miner import Miner
+from template.base.scoring import Scored
+from template.base.supervisor import supervise
+from template.base.validator import Validator
+from template.errors import ChainError, ConfigError, ConsensusError, StateError, StoreError
+from template.protocol.keys import payload_key
+from template.protocol.payload import payload_digest
+from template.tools.owner import PreparedRun
+from tests.base.nodes import Drive, digests, run
+from tests.base.sabotage import Killed, Left, TroubledWorld, free_disk, saboteur
+from tests.base.schedules import HEALS, KINDS, MINERS, ROSTER, STAKES_TAO, Fault, plan
+from tests.fakes import hotkey_of
+from tests.swarm import neurons_of, open_world, small_run
+
+WINDOWS = 6
+NUM_SEEDS, NUM_SIEGE_SEEDS = 50, 2000
+DOWN_BLOCKS = 3
+"""Between the end of a process and its next start."""
+
+
+@cache
+def _run_of(num_windows: int) -> PreparedRun:
+    """As small as a run can be whose payloads lower the loss."""
+    return small_run(
+        STAKES_TAO,
+        model__hidden_size=8,
+        model__intermediate_size=16,
+        data__page_tokens=8,
+        training__inner_steps=1,
+        training__batch_pages=2,
+        training__inner_lr=0.02,
+        training__warmup_windows=0.0,
+        evaluation__held_out_pages=16,
+        evaluation__curve_pages=2,
+        evaluation__min_relative_gain=0.0,
+        evaluation__naming_z=0.0,
+        checkpoint__every_windows=2,
+        schedule__blocks_per_window=12,
+        schedule__upload_blocks=2,
+        schedule__scoring_blocks=5,
+        schedule__tempo_blocks=35,
+        schedule__num_windows=num_windows,
+    )
+
+
+def _world(faults: tuple[Fault, ...], num_windows: int = WINDOWS) -> TroubledWorld:
+    world = open_world(TroubledWorld, neurons_of(STAKES_TAO), _run_of(num_windows))
+    world.faults = faults
+    return world
+
+
+class Promiser(Validator):
+    """Names, for as long as its plan says so, every payload committed, held or not."""
+
+    def __init__(self, world: TroubledWorld, context: NodeContext) -> None:
+        self._world = world
+        super().__init__(context)
+
+    def _choose(self, scored: Scored) -> frozenset[int]:
+        uids, everybody = super()._choose(scored), frozenset(v.uid for v in scored.verdicts)
+        for fault in self._world.faults:
+            if fault.kind == "names_unheld" and fault.window == self.follower.next_window:
+                if hotkey_of(fault.nodes[0]) == self.context.hotkey and everybody - uids:
+                    self._world.felt(fault)
+                    return everybody
+        return uids
+
+
+def _process(name: str) -> Drive:
+    """A node that is started again whenever its process ends, as an operator would do it."""
+
+    def build(world: TroubledWorld, context: NodeContext) -> Miner | Validator:
+        return Miner(context) if name in MINERS else Promiser(world, context)
+
+    def drive(world: TroubledWorld, context: NodeContext) -> object | None:
+        world.enter(name)
+        while True:
+            try:
+                node = world.nodes[name] = build(world, context)
+                supervise(
+                    node.step, max_failures=1, sleep=world.time.sleep, now_s=world.time.now_s
+                )
+                return node
+            except Left:
+                return None
+            except Killed:
+                pass
+            except StateError:
+                free_disk(local_path(context))
+            except ConsensusError:
+                if HEALS:
+                    raise
+                local_path(context).unlink()
+            except ConfigError:
+                if hotkey_of(name) not in world.ledger.dropped:
+                    raise
+                for fault in (f for f in world.faults if f.kind == "dropped_uid"):
+                    world.felt(fault)
+                return None
+            except (ChainError, StoreError):  # as it started
+                pass
+            for _ in range(DOWN_BLOCKS):
+                world.time.sleep(0)
+            context = world.context(context.hotkey, context.state_dir)
+
+    return drive
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a swarm ended: the nodes that live, and the world."""
+
+    world: TroubledWorld
+    nodes: Mapping[str, object]
+
+    def said(self, key: str) -> dict[int, set[object]]:
+        """window -> all that nodes said of it, whichever process of theirs it was."""
+        found: dict[int, set[object]] = {}
+        for contexts in self.world.contexts.values():
+            for context in contexts:
+                for window, values in context.metrics.rows:
+                    if key in values:
+                        found.setdefault(window, set()).add(values[key])
+        return found
+
+
+def _outcome(faults: tuple[Fault, ...], tmp_path: Path, num_windows: int = WINDOWS) -> Outcome:
+    world = _world(faults, num_windows)
+    drives = {name: _process(name) for name in ROSTER}
+    nodes = run(world, {**drives, "owner": saboteur}, tmp_path)
+    return Outcome(world=world, nodes={name: node for name, node in nodes.items() if node})
+
+
+def _assert_headless(outcome: Outcome) -> None:
+    world = outcome.world
+    windows = range(world.spec.schedule.num_windows)
+    assert world.faults
+    assert [f.kind for f in world.faults if not world.took_effect[f]] == []
+    for key in ("accepted_uids", "state_root", "voting_stake_rao", "params_digest"):
+        said = outcome.said(key)
+        assert sorted(said) == list(windows)
+        assert {window for window, values in said.items() if len(values) > 1} == set(), key
+    ((window, _, _),) = digests(outcome.nodes)
+    assert window == windows.stop + 1
+    assert _lost_payloads(outcome) == []
+
+
+def _lost_payloads(outcome: Outcome) -> list[tuple[int, int]]:
+    """(window, uid) of accepted payloads that no bucket gives to a stranger any more."""
+    world, lost = outcome.world, []
+    gone = {name for f in world.faults if f.kind == "bucket_gone" for name in f.nodes}
+    buckets = [b for h, b in world.buckets.items() if h not in map(hotkey_of, gone)]
+    chain, schedule = world.chain(hotkey_of("owner")), world.spec.schedule.schedule()
+    for window, (text,) in outcome.said("accepted_uids").items():
+        candidates = read_candidates(chain, schedule, window)
+        for uid in map(int, filter(None, str(text).split(","))):
+            digest = candidates[uid].digest
+            key = payload_key(world.spec.run_id, window, digest)
+            held = [b.get(key, max_bytes=2**20) for b in buckets if key in b.list(key)]
+            if digest not in map(payload_digest, held):
+                lost.append((window, uid))
+    return lost
+
+
+@pytest.mark.parametrize("seed", range(NUM_SEEDS))
+def test_a_schedule_of_faults_changes_nobodys_model(seed: int, tmp_path) -> None:
+    _assert_headless(_outcome(plan(seed, WINDOWS), tmp_path))
+
+
+@pytest.mark.siege
+@pytest.mark.parametrize("seed", range(NUM_SEEDS, NUM_SIEGE_SEEDS))
+def test_many_schedules_of_faults_change_nobodys_model(seed: int, tmp_path) -> None:
+    _assert_headless(_outcome(plan(seed, WINDOWS), tmp_path))
