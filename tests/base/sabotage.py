@@ -44,6 +44,7 @@ class TroubledWorld(World):
     def __init__(self, spec: RunSpec, neurons: tuple) -> None:
         super().__init__(spec, neurons)
         self.faults: Sequence[Fault] = ()
+        self._of: dict[str, list[Fault]] = {}
         self.took_effect: Counter[Fault] = Counter()
         self.contexts: dict[str, list[NodeContext]] = {name: [] for name in ROSTER}
         self.nodes: dict[str, object] = {}
@@ -71,28 +72,33 @@ class TroubledWorld(World):
         name = self._names[hotkey]
         return TroubledChain(self, name) if name in ROSTER else FakeChain(self.ledger, hotkey)
 
+    def plant(self, faults: Sequence[Fault]) -> None:
+        """Have these faults come, none but these."""
+        self.faults = faults
+        for name in (*ROSTER, "chain"):
+            self._of[name] = [f for f in faults if name in f.nodes]
+
     def begins(self, fault: Fault) -> int:
-        schedule = self.spec.schedule.schedule()
-        return schedule.first_block(fault.window) + int(fault.offset * self._window_blocks)
+        schedule = self.spec.schedule
+        windows = fault.window + fault.offset
+        return schedule.start_block + int(windows * schedule.blocks_per_window)
 
     def ends(self, fault: Fault) -> int:
-        """Past the end of the run for what never ends."""
+        """The block at which it is over; past all runs for what never ends."""
         windows = 2**16 if fault.kind == "bucket_gone" else fault.num_windows
-        return self.begins(fault) + windows * self._window_blocks
-
-    @property
-    def _window_blocks(self) -> int:
-        return self.spec.schedule.blocks_per_window
+        return self.begins(fault) + windows * self.spec.schedule.blocks_per_window
 
     def active(self, kind: str, name: str) -> Fault | None:
         """The fault of a kind that a node suffers now."""
-        block = self.time.block
-        mine = (f for f in self.faults if f.kind == kind and name in f.nodes)
-        return next((f for f in mine if self.begins(f) <= block < self.ends(f)), None)
+        for fault in self._of.get(name, ()):
+            if fault.kind == kind and self.begins(fault) <= self.time.block < self.ends(fault):
+                return fault
+        return None
 
     def split(self) -> Fault | None:
         """The partition that there is now, if any."""
-        return next((f for name in ROSTER if (f := self.active("partition", name))), None)
+        found = (self.active(f.kind, f.nodes[0]) for f in self.faults if f.kind == "partition")
+        return next(filter(None, found), None)
 
     def felt(self, fault: Fault, times: int = 1) -> None:
         with self._lock:
@@ -108,7 +114,7 @@ class TroubledWorld(World):
         if self._threads.get(name) != threading.get_ident():
             yield
             return
-        due = [f for f in self.faults if name in f.nodes and self.time.block >= self.begins(f)]
+        due = [f for f in self._of[name] if self.time.block >= self.begins(f)]
         for fault in due:
             if fault.kind in PROCESS and not self.took_effect[fault]:
                 PROCESS[fault.kind](self, fault, name)
@@ -139,8 +145,7 @@ class TroubledChain(FakeChain):
         with self._called():
             head, world = super().head(), self._world
             if head < world.time.block:
-                for fault in (f for f in world.faults if f.kind == "reorganised"):
-                    world.felt(fault)
+                world.felt(next(f for f in world.faults if f.kind == "reorganised"))
             return head
 
     def finalized(self) -> int:
