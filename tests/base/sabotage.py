@@ -21,7 +21,7 @@ from template.errors import ChainError, NotFound, Unavailable
 from template.protocol.record import PayloadCommitment, Record, encode_record
 from template.protocol.spec import RunSpec
 from template.store.memory import MemoryStore
-from tests.base.schedules import ROSTER, VALIDATORS, Fault
+from tests.base.schedules import MINERS, ROSTER, VALIDATORS, Fault
 from tests.fakes import FakeChain, World, hotkey_of
 
 SLOW_S = 0.3
@@ -99,6 +99,11 @@ class TroubledWorld(World):
         """The partition that there is now, if any."""
         found = (self.active(f.kind, f.nodes[0]) for f in self.faults if f.kind == "partition")
         return next(filter(None, found), None)
+
+    def hides(self, name: str, key: str) -> bool:
+        """Whether nobody but the owner of a bucket gets this payload out of it."""
+        void = [f for f in self.faults if f.kind == "void" and unheld_of(f) == name]
+        return any(f"/payload/{fault.window:08d}/" in key for fault in void)
 
     def felt(self, fault: Fault, times: int = 1) -> None:
         with self._lock:
@@ -214,6 +219,8 @@ class TroubledStore:
     def get(self, key: str, *, max_bytes: int) -> bytes:
         with self._called():
             data = self._store.get(key, max_bytes=max_bytes)
+        if self._user != self._owner and self._world.hides(self._owner, key):
+            raise NotFound("no such object")
         for kind, answer in ANSWERS.items():
             fault = self._world.active(kind, self._owner)
             if fault is not None and self._user != self._owner:
@@ -274,7 +281,13 @@ ANSWERS: Mapping[str, Callable[[TroubledWorld, Fault, str, bytes], bytes]] = {
     "bucket_gone": _gone,
     "shown_to_few": _shown_to_few,
 }
+PROMISES = ("names_unheld", "void")
 KILLS = ("kill", "kill_top")
+
+
+def unheld_of(fault: Fault) -> str:
+    """Whose payload of the window nobody else can have: a miner's, or the owner's who has none."""
+    return (*MINERS, "owner")[fault.lot % 3] if fault.kind == "void" else "owner"
 
 
 def _pause(world: TroubledWorld, fault: Fault, name: str) -> None:
@@ -360,7 +373,7 @@ def _events(world: TroubledWorld) -> list[tuple[int, Fault, Callable]]:
             found.append((world.begins(fault), fault, _drop))
         elif fault.kind == "reorganised":
             found.append((world.begins(fault), fault, _reorganise))
-        elif fault.kind == "names_unheld":
+        elif fault.kind in PROMISES and unheld_of(fault) == "owner":
             found.append((schedule.first_block(fault.window), fault, _promise))
     return sorted(found, key=lambda event: event[0])
 

@@ -18,20 +18,23 @@ EVERY_WINDOWS = 3
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Kind:
-    """Who may suffer a fault, one of them to `most` at once, and for how long at most."""
+    """Who may suffer a fault, `least` to `most` of them at once, and for how long at most.
+
+    `windows_after`: so many must come after the one in which it begins, for it to be over.
+    """
 
     targets: tuple[str, ...]
+    least: int = 1
     most: int = 1
     max_windows: int = 1
+    windows_after: int = 0
 
 
 MINERS = ("m0", "m1")
 VALIDATORS = ("val-a", "val-b", "val-c")
 ROSTER = (*VALIDATORS, *MINERS)
 STAKES_TAO = {"owner": 0, "val-a": 400, "val-b": 350, "val-c": 300, "m0": 0, "m1": 0}
-"""No validator has half of what any two of them hold beside it but the first two; whoever lies is
-the third, so that liars never hold half of the voting stake.
-"""
+"""Any two validators outvote the third. Who lies alone is the last one, who outvotes nobody."""
 
 KINDS: Mapping[str, Kind] = {
     "kill": Kind(targets=ROSTER),
@@ -54,9 +57,10 @@ KINDS: Mapping[str, Kind] = {
     "wrong_root": Kind(targets=("val-c",)),
     "names_unheld": Kind(targets=("val-c",)),
     "flipped_bit": Kind(targets=("val-c", *MINERS)),
+    "void": Kind(targets=("val-b", "val-c"), least=2, most=2, windows_after=5),
 }
-NEED_HEALING = frozenset({"flipped_bit"})
-NEED_A_MAJORITY = frozenset({"wrong_root", "names_unheld", "flipped_bit"})
+NEED_HEALING = frozenset({"flipped_bit", "void"})
+NEED_A_MAJORITY = frozenset({"wrong_root", "names_unheld", "flipped_bit", "void"})
 """What a validator says is wrong in them, so the others must be there to outvote it."""
 
 
@@ -81,7 +85,12 @@ def plan(seed: int, num_windows: int, kinds: Sequence[str] = ()) -> tuple[Fault,
     faults: list[Fault] = []
     for window in range(1, num_windows, EVERY_WINDOWS):
         spent = {name for fault in faults for name in fault.nodes}
-        possible = [name for name in names if _free(name, spent)]
+        left = num_windows - 1 - window
+        possible = [
+            name
+            for name in names
+            if len(_free(name, spent)) >= KINDS[name].least and KINDS[name].windows_after <= left
+        ]
         if possible:
             faults.append(_fault(rng, rng.choice(possible), window, spent))
     return tuple(faults)
@@ -96,7 +105,7 @@ def _free(name: str, spent: set[str]) -> list[str]:
 
 def _fault(rng: random.Random, name: str, window: int, spent: set[str]) -> Fault:
     kind, free = KINDS[name], _free(name, spent)
-    chosen = set(rng.sample(free, rng.randint(1, min(kind.most, len(free)))))
+    chosen = set(rng.sample(free, rng.randint(kind.least, min(kind.most, len(free)))))
     return Fault(
         kind=name,
         nodes=tuple(target for target in free if target in chosen),
