@@ -1,7 +1,7 @@
 """Whole swarms in one process: real neurons, each in a thread, on a world in memory."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,6 +15,25 @@ from tests.fakes import World, hotkey_of
 
 ROOT = Path(__file__).resolve().parents[1]
 RAO = 10**9
+
+TINY: Mapping[str, object] = {
+    "model__hidden_size": 8,
+    "model__intermediate_size": 16,
+    "data__page_tokens": 8,
+    "training__inner_steps": 1,
+    "training__batch_pages": 2,
+    "training__inner_lr": 0.02,
+    "training__warmup_windows": 0.0,
+    "evaluation__held_out_pages": 16,
+    "evaluation__curve_pages": 2,
+    "evaluation__min_relative_gain": 0.0,
+    "evaluation__naming_z": 0.0,
+    "schedule__blocks_per_window": 14,
+    "schedule__upload_blocks": 2,
+    "schedule__scoring_blocks": 8,
+    "schedule__tempo_blocks": 40,
+}
+"""Overrides of `small_plan`: about as little as a run can be whose payloads lower the loss."""
 
 Node = Callable[[], None]
 AnyWorld = TypeVar("AnyWorld", bound=World)

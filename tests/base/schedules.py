@@ -7,10 +7,6 @@ A plan is a pure function of its seed. What each fault does to a node is in
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
-
-HEALS = find_spec("template.base.healing") is not None
-"""Whether nodes heal from damage that only their own memory knows of."""
 
 EVERY_WINDOWS = 3
 """A fault begins in every third window, the second one first."""
@@ -59,7 +55,6 @@ KINDS: Mapping[str, Kind] = {
     "flipped_bit": Kind(targets=("val-c", *MINERS)),
     "void": Kind(targets=("val-b", "val-c"), least=2, most=2, windows_after=5),
 }
-NEED_HEALING = frozenset({"flipped_bit", "void"})
 NEED_A_MAJORITY = frozenset({"wrong_root", "names_unheld", "flipped_bit", "void"})
 """What a validator says is wrong in them, so the others must be there to outvote it."""
 
@@ -81,14 +76,13 @@ class Fault:
 def plan(seed: int, num_windows: int, kinds: Sequence[str] = ()) -> tuple[Fault, ...]:
     """The faults of a seed, no node named by two of them. `kinds`: to choose from, all if none."""
     rng = random.Random(f"schedule {seed}")
-    names = [k for k in kinds or KINDS if HEALS or k not in NEED_HEALING]
     faults: list[Fault] = []
     for window in range(1, num_windows, EVERY_WINDOWS):
         spent = {name for fault in faults for name in fault.nodes}
         left = num_windows - 1 - window
         possible = [
             name
-            for name in names
+            for name in kinds or KINDS
             if len(_free(name, spent)) >= KINDS[name].least and KINDS[name].windows_after <= left
         ]
         if possible:

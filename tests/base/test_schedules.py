@@ -16,15 +16,23 @@ from template.base.miner import Miner
 from template.base.scoring import Scored
 from template.base.supervisor import supervise
 from template.base.validator import Validator
-from template.errors import ChainError, ConfigError, ConsensusError, StateError, StoreError
+from template.errors import ChainError, ConfigError, StateError, StoreError
 from template.protocol.keys import payload_key
 from template.protocol.payload import payload_digest
 from template.tools.owner import PreparedRun
 from tests.base.nodes import Drive, digests, run
-from tests.base.sabotage import PROMISES, Killed, Left, TroubledWorld, free_disk, saboteur, unheld_of
-from tests.base.schedules import HEALS, KINDS, MINERS, NEED_HEALING, ROSTER, STAKES_TAO, Fault, plan
+from tests.base.sabotage import (
+    PROMISES,
+    Killed,
+    Left,
+    TroubledWorld,
+    free_disk,
+    saboteur,
+    unheld_of,
+)
+from tests.base.schedules import KINDS, MINERS, ROSTER, STAKES_TAO, Fault, plan
 from tests.fakes import hotkey_of
-from tests.swarm import neurons_of, open_world, small_run
+from tests.swarm import TINY, neurons_of, open_world, small_run
 
 WINDOWS, SIEGE_WINDOWS = 5, 8
 NUM_SEEDS, NUM_SIEGE_SEEDS, SEEDS_AT_ONCE = 50, 2000, 50
@@ -34,26 +42,8 @@ DOWN_BLOCKS = 3
 
 @cache
 def _run_of(num_windows: int) -> PreparedRun:
-    """As small as a run can be whose payloads lower the loss."""
     return small_run(
-        STAKES_TAO,
-        model__hidden_size=8,
-        model__intermediate_size=16,
-        data__page_tokens=8,
-        training__inner_steps=1,
-        training__batch_pages=2,
-        training__inner_lr=0.02,
-        training__warmup_windows=0.0,
-        evaluation__held_out_pages=16,
-        evaluation__curve_pages=2,
-        evaluation__min_relative_gain=0.0,
-        evaluation__naming_z=0.0,
-        checkpoint__every_windows=2,
-        schedule__blocks_per_window=14,
-        schedule__upload_blocks=2,
-        schedule__scoring_blocks=8,
-        schedule__tempo_blocks=40,
-        schedule__num_windows=num_windows,
+        STAKES_TAO, **TINY, checkpoint__every_windows=2, schedule__num_windows=num_windows
     )
 
 
@@ -73,46 +63,40 @@ class Promiser(Validator):
     def _choose(self, scored: Scored) -> frozenset[int]:
         uids, everybody = super()._choose(scored), frozenset(v.uid for v in scored.verdicts)
         for fault in self._world.faults:
-            mine = self.context.hotkey in map(hotkey_of, fault.nodes)
-            if fault.kind in PROMISES and mine and fault.window == self.follower.next_window:
-                if everybody - uids:
-                    self._world.felt(fault)
-                    return everybody
+            mine = fault.kind in PROMISES and self.context.hotkey in map(hotkey_of, fault.nodes)
+            if mine and fault.window == self.follower.next_window and everybody - uids:
+                self._world.felt(fault)
+                return everybody
         return uids
+
+
+def _live(world: TroubledWorld, name: str, context: NodeContext) -> object:
+    """One process of a node: the node at the end of the run, or what ended it before, raised."""
+    try:
+        node = Miner(context) if name in MINERS else Promiser(world, context)
+        world.nodes[name] = node
+        supervise(node.step, max_failures=1, sleep=world.time.sleep, now_s=world.time.now_s)
+    except ConfigError as error:
+        if hotkey_of(name) not in world.ledger.dropped:
+            raise
+        world.felt(next(f for f in world.faults if f.kind == "dropped_uid"))
+        raise Left from error
+    return node
 
 
 def _process(name: str) -> Drive:
     """A node that is started again whenever its process ends, as an operator would do it."""
 
-    def build(world: TroubledWorld, context: NodeContext) -> Miner | Validator:
-        return Miner(context) if name in MINERS else Promiser(world, context)
-
     def drive(world: TroubledWorld, context: NodeContext) -> object | None:
         world.enter(name)
         while True:
             try:
-                node = world.nodes[name] = build(world, context)
-                supervise(
-                    node.step, max_failures=1, sleep=world.time.sleep, now_s=world.time.now_s
-                )
-                return node
+                return _live(world, name, context)
             except Left:
                 return None
-            except Killed:
-                pass
             except StateError:
                 free_disk(local_path(context))
-            except ConsensusError:
-                if HEALS:
-                    raise
-                local_path(context).unlink()
-            except ConfigError:
-                if hotkey_of(name) not in world.ledger.dropped:
-                    raise
-                for fault in (f for f in world.faults if f.kind == "dropped_uid"):
-                    world.felt(fault)
-                return None
-            except (ChainError, StoreError):  # as it started
+            except (Killed, ChainError, StoreError):
                 pass
             for _ in range(DOWN_BLOCKS):
                 world.time.sleep(0)
@@ -188,7 +172,7 @@ def test_a_schedule_of_faults_changes_nobodys_model(seed: int, tmp_path) -> None
 def test_the_seeds_of_the_default_lane_plant_every_fault() -> None:
     planted = {fault.kind for seed in range(NUM_SEEDS) for fault in plan(seed, WINDOWS)}
     late = {name for name, kind in KINDS.items() if kind.windows_after}
-    assert planted == set(KINDS) - late - (set() if HEALS else NEED_HEALING)
+    assert planted == set(KINDS) - late
     assert all(plan(seed, WINDOWS) == plan(seed, WINDOWS) for seed in range(NUM_SEEDS))
     assert len({plan(seed, WINDOWS) for seed in range(NUM_SEEDS)}) == NUM_SEEDS
 
@@ -196,7 +180,7 @@ def test_the_seeds_of_the_default_lane_plant_every_fault() -> None:
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory) -> Outcome:
     """The run whose faults begin only after its end."""
-    planted = [plan(0, 7, [kind])[:1] for kind in KINDS if HEALS or kind not in NEED_HEALING]
+    planted = [plan(0, 7, [kind])[:1] for kind in KINDS]
     late = tuple(replace(fault, window=2**10) for faults in planted for fault in faults)
     return _outcome(late, tmp_path_factory.mktemp("calm"))
 
@@ -221,7 +205,6 @@ def test_killing_the_top_validator_costs_no_window(seed: int, calm, tmp_path) ->
         assert outcome.said(key) == calm.said(key)
 
 
-@pytest.mark.skipif(not HEALS, reason="needs the void rule")
 @pytest.mark.parametrize("seed", range(3))
 def test_what_a_majority_names_and_nobody_else_has_is_void_for_all(seed: int, tmp_path) -> None:
     (fault,) = plan(seed, 7, ["void"])
@@ -230,7 +213,9 @@ def test_what_a_majority_names_and_nobody_else_has_is_void_for_all(seed: int, tm
     _assert_headless(outcome)
     assert outcome.said("accepted_uids", at_last=True)[fault.window] == {""}
     alone = unheld_of(fault)
-    assert outcome.said("accepted_uids")[fault.window] == ({""} if alone == "owner" else {"", "4,5"})
+    assert outcome.said("accepted_uids")[fault.window] == (
+        {""} if alone == "owner" else {"", "4,5"}
+    )
 
 
 @pytest.mark.siege
