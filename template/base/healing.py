@@ -3,7 +3,7 @@
 Pure but for the payloads, which `obtain` gets by whatever way.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from template.base.past import Past
@@ -28,17 +28,27 @@ def step_from(state: OuterState, accepted: Accepted, voted_root: bytes) -> Linea
     )
 
 
-def replay(
+def retaken(
     state: OuterState, steps: Iterable[LineageStep], obtain: Obtain, spec: RunSpec
-) -> tuple[list[LineageStep], OuterState]:
-    """Take the steps again from `state`: as they come out now, and where they lead.
+) -> Iterator[tuple[LineageStep, OuterState]]:
+    """Take the steps again from `state`: each as it comes out now, and the state after it.
 
     Roots and checkpoint digests are computed anew: those in `steps` may be of what went wrong.
     """
-    taken = []
     for step in steps:
-        taken.append(step_from(state, step, step.voted_root))
+        taken = step_from(state, step, step.voted_root)
         state = outer_step(state, step, obtain(step), spec)
+        yield taken, state
+
+
+def replay(
+    state: OuterState, steps: Iterable[LineageStep], obtain: Obtain, spec: RunSpec
+) -> tuple[list[LineageStep], OuterState]:
+    """All of them at once: the steps as they came out, and where they lead."""
+    taken = []
+    for step, after in retaken(state, steps, obtain, spec):
+        taken.append(step)
+        state = after
     return taken, state
 
 

@@ -1,5 +1,5 @@
-"""Payloads that are accepted and gone: most of the stake stuck before a window makes it void, and who
-had gone on goes back. If they turn up in time, nothing is lost but the windows in between.
+"""Payloads that are accepted and gone: most of the stake stuck before a window makes it void, and
+who had gone on goes back. If they turn up in time, nothing is lost but the windows in between.
 """
 
 import pytest
