@@ -20,7 +20,7 @@ FAST_LANE := not slow and not siege and not gpu and not network
 QUICK   ?=
 FUZZ_S  ?= 180
 
-.PHONY: help localnet test test-all lint bench-codec bench-learning bench-attacks bench-evaluation fuzz siege install text clean distclean
+.PHONY: help localnet test test-all lint bench-codec bench-learning bench-attacks bench-evaluation fuzz siege siege-schedules install text clean distclean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
@@ -68,6 +68,10 @@ fuzz: install ## coverage-guided fuzzing of payloads (Linux x86_64)
 siege: text ## a million damaged payloads at the door; localnets under attack and audit (ten minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m siege tests/protocol/test_hostile.py \
 	  tests/localnet/test_attacked.py tests/localnet/test_audit.py
+
+siege-schedules: install ## 2,000 seeded schedules of faults against swarms in one process (an hour)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist load -m "siege or not siege" \
+	  tests/base/test_schedules.py
 
 install: $(STAMP) ## the virtual environment
 

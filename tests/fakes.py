@@ -194,7 +194,9 @@ class World:
     def __init__(self, spec: RunSpec, neurons: tuple[Neuron, ...]) -> None:
         self.spec = spec
         self.time = VirtualTime()
-        self.ledger = Ledger(time=self.time, neurons=neurons)
+        self.ledger = Ledger(
+            time=self.time, neurons=neurons, finality_lag=spec.schedule.finality_lag_blocks
+        )
         self.buckets = {n.hotkey: MemoryStore() for n in neurons}
         self._form = PayloadFormat(
             run_id=spec.run_id, shapes=tensor_shapes(spec), top_k=spec.compression.top_k

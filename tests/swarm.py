@@ -28,9 +28,10 @@ TINY: Mapping[str, object] = {
     "evaluation__curve_pages": 2,
     "evaluation__min_relative_gain": 0.0,
     "evaluation__naming_z": 0.0,
-    "schedule__blocks_per_window": 14,
+    "schedule__blocks_per_window": 16,
     "schedule__upload_blocks": 2,
-    "schedule__scoring_blocks": 8,
+    "schedule__scoring_blocks": 10,
+    "schedule__finality_lag_blocks": 3,
     "schedule__tempo_blocks": 40,
 }
 """Overrides of `small_plan`: about as little as a run can be whose payloads lower the loss."""
