@@ -351,9 +351,10 @@ def _drop(world: TroubledWorld, fault: Fault) -> None:
 
 
 def _reorganise(world: TroubledWorld, fault: Fault) -> None:
-    """All blocks but one that are not finalised: `tests.base.test_spin` says why not that one."""
-    most = world.ledger.finality_lag - 1
-    world.ledger.reorganise(1 + fault.lot % most, keep=bool(fault.lot & 32))
+    """As deep as it goes but for a block, so that heads are behind for longer than this block; why
+    not to the last one, `tests.base.test_spin` says.
+    """
+    world.ledger.reorganise(world.ledger.finality_lag - 1, keep=bool(fault.lot & 1))
 
 
 def _promise(world: TroubledWorld, fault: Fault) -> None:

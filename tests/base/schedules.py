@@ -80,6 +80,8 @@ def plan(seed: int, num_windows: int, kinds: Sequence[str] = ()) -> tuple[Fault,
     for window in range(1, num_windows, EVERY_WINDOWS):
         spent = {name for fault in faults for name in fault.nodes}
         left = num_windows - 1 - window
+        if any(window <= fault.window + KINDS[fault.kind].windows_after for fault in faults):
+            continue  # nothing moves, so nothing would be felt
         possible = [
             name
             for name in kinds or KINDS

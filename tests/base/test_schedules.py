@@ -79,7 +79,8 @@ def _live(world: TroubledWorld, name: str, context: NodeContext) -> object:
     except ConfigError as error:
         if hotkey_of(name) not in world.ledger.dropped:
             raise
-        world.felt(next(f for f in world.faults if f.kind == "dropped_uid"))
+        dropped = (f for f in world.faults if f.kind == "dropped_uid" and name in f.nodes)
+        world.felt(next(dropped))
         raise Left from error
     return node
 
