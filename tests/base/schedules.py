@@ -53,7 +53,7 @@ KINDS: Mapping[str, Kind] = {
     "wrong_root": Kind(targets=("val-c",)),
     "names_unheld": Kind(targets=("val-c",)),
     "flipped_bit": Kind(targets=("val-c", *MINERS)),
-    "void": Kind(targets=("val-b", "val-c"), least=2, most=2, windows_after=5),
+    "void": Kind(targets=("val-b", "val-c"), least=2, most=2, windows_after=6),
 }
 NEED_A_MAJORITY = frozenset({"wrong_root", "names_unheld", "flipped_bit", "void"})
 """What a validator says is wrong in them, so the others must be there to outvote it."""

@@ -181,7 +181,7 @@ def test_the_seeds_of_the_default_lane_plant_every_fault() -> None:
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory) -> Outcome:
     """The run whose faults begin only after its end."""
-    planted = [plan(0, 7, [kind])[:1] for kind in KINDS]
+    planted = [plan(0, 8, [kind])[:1] for kind in KINDS]
     late = tuple(replace(fault, window=2**10) for faults in planted for fault in faults)
     return _outcome(late, tmp_path_factory.mktemp("calm"))
 
@@ -208,9 +208,9 @@ def test_killing_the_top_validator_costs_no_window(seed: int, calm, tmp_path) ->
 
 @pytest.mark.parametrize("seed", range(3))
 def test_what_a_majority_names_and_nobody_else_has_is_void_for_all(seed: int, tmp_path) -> None:
-    (fault,) = plan(seed, 7, ["void"])
+    (fault,) = plan(seed, 8, ["void"])
     fault = replace(fault, lot=seed)
-    outcome = _outcome((fault,), tmp_path, num_windows=7)
+    outcome = _outcome((fault,), tmp_path, num_windows=8)
     _assert_headless(outcome)
     assert outcome.said("accepted_uids", at_last=True)[fault.window] == {""}
     alone = unheld_of(fault)
