@@ -351,10 +351,8 @@ def _drop(world: TroubledWorld, fault: Fault) -> None:
 
 
 def _reorganise(world: TroubledWorld, fault: Fault) -> None:
-    """As deep as it goes but for a block, so that heads are behind for longer than this block; why
-    not to the last one, `tests.base.test_spin` says.
-    """
-    world.ledger.reorganise(world.ledger.finality_lag - 1, keep=bool(fault.lot & 1))
+    """As deep as it goes: down to the last final block."""
+    world.ledger.reorganise(world.ledger.finality_lag, keep=bool(fault.lot & 1))
 
 
 def _promise(world: TroubledWorld, fault: Fault) -> None:
