@@ -28,7 +28,7 @@ from template.protocol.quorum import Decision
 from template.protocol.record import ROOT_BYTES, Record, Vote, log_digest
 from template.protocol.root import sample_digest
 from template.training.checkpoint import LocalCheckpoint, save_local
-from template.training.checkpoint import publish as publish_checkpoint
+from template.training.published import publish as publish_checkpoint
 
 log = logging.getLogger(__name__)
 

@@ -15,13 +15,9 @@ from template.base.supervisor import supervise
 from template.base.validator import Validator
 from template.protocol.keys import blob_key, checkpoint_manifest_key
 from template.protocol.root import tensors_digest
-from template.training.checkpoint import (
-    load_local,
-    parse_published,
-    publish,
-    restore_published,
-)
+from template.training.checkpoint import load_local
 from template.training.outer import state_digest
+from template.training.published import parse_published, publish, restore_published
 from tests.base.nodes import (
     FOUR,
     STAKES_TAO,
@@ -222,8 +218,8 @@ class Deceived(Joiner):
             checkpoint_manifest_key(world.spec.run_id, 4),
         )
         honest_manifest = parse_published(bucket.get(key, max_bytes=2**20), world.spec)
-        blob = bucket.get(blob_key(honest_manifest.params_digest), max_bytes=2**22)
-        state = restore_published(honest_manifest, blob, world.spec)
+        parts = [bucket.get(blob_key(p.digest), max_bytes=2**22) for p in honest_manifest.parts]
+        state = restore_published(honest_manifest, parts, world.spec)
         lie = replace(state, params={n: t + 1 for n, t in state.params.items()})
         false = publish(replace(lie, checkpoint_digest=state_digest(lie)), world.spec)
         bucket.put(key, false.manifest)
