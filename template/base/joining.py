@@ -24,7 +24,7 @@ from template.protocol.quorum import decide
 from template.protocol.record import ROOT_BYTES
 from template.protocol.root import next_root, tensors_digest
 from template.protocol.spec import RunSpec
-from template.training.checkpoint import LocalCheckpoint, load_local, parse_params
+from template.training.checkpoint import LocalCheckpoint, load_local, parse_params, save_local
 from template.training.outer import OuterState, first_state
 from template.training.published import (
     PublishedFile,
@@ -58,7 +58,7 @@ def join(
     """
     local = load_local(local_path(context), context.spec)
     if local is not None:
-        forget_parts(context)
+        _parts_on_disk(context).keep_only([])
         log.info("continuing at theta_%d from %s", local.state.window, local_path(context))
         return local
     peers.refresh()
@@ -73,8 +73,9 @@ def join_at(context: ReadContext, peers: Peers, newest: int) -> OuterState:
     return _published_state(context, peers, newest) or _first_state(context, peers)
 
 
-def forget_parts(context: ReadContext) -> None:
-    """Remove what downloads of checkpoints have left: the node has one of its own."""
+def save_own(context: ReadContext, checkpoint: LocalCheckpoint) -> None:
+    """Write this node's own checkpoint; what the download of one has left is needed no more."""
+    save_local(local_path(context), checkpoint, context.spec.run_id)
     _parts_on_disk(context).keep_only([])
 
 

@@ -32,10 +32,10 @@ class PageReader:
 
     `cache_dir`: where verified shards are kept between runs, or None. At most
     `max_resident_shards` (>= 1) shards stay in memory, least recently used out first. `on_read`
-    hears of each as it enters, from the network or from disk. Every method may raise Unavailable (no good copy of a shard, which it names; the same call may
-    succeed later), ConfigError (a shard of the right digest holds tokens outside the
-    vocabulary, or the cache cannot be read), StateError (it cannot be written), and whatever
-    `fetch` raises.
+    hears of each as it enters, from the network or from disk. Every method may raise Unavailable
+    (no good copy of a shard, which it names; the same call may succeed later), ConfigError (a
+    shard of the right digest holds tokens outside the vocabulary, or the cache cannot be read),
+    StateError (it cannot be written), and whatever `fetch` raises.
     """
 
     def __init__(
@@ -60,6 +60,12 @@ class PageReader:
     @property
     def num_pages(self) -> int:
         return int(self._first_page[-1])
+
+    @property
+    def digests(self) -> frozenset[bytes]:
+        """SHA-256 of every shard, the held-out one among them."""
+        shards = (*self._manifest.shards, self._manifest.held_out)
+        return frozenset(bytes.fromhex(shard.sha256) for shard in shards)
 
     def page(self, page_id: int) -> npt.NDArray[np.int64]:
         """One page, int64 [page_tokens]. ValueError if the id is not in [0, num_pages)."""

@@ -36,6 +36,12 @@ FORMAT = 2
 ROOM_BYTES = 2**20
 """For the header of one safetensors file, at most."""
 FLOAT_BYTES = 4
+MAX_NUMBER_CHARS = 32
+"""Of a number in a manifest, with what stands around it."""
+MAX_ENTRY_CHARS = 160
+"""Of a file's entry in a manifest."""
+ROOM_CHARS = 1024
+"""For what else stands in a manifest."""
 _HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -142,6 +148,14 @@ def parse_published(data: bytes, spec: RunSpec) -> PublishedManifest:
     return PublishedManifest(files=files, parts=_parts(files, spec), carried=carried)
 
 
+def named_digests(data: bytes) -> frozenset[bytes]:
+    """Which files a manifest of ours, of any run and format, names; ConfigError if it is none."""
+    try:
+        return frozenset(bytes.fromhex(entry["sha256"]) for entry in json.loads(data)["files"])
+    except MALFORMED as error:
+        raise ConfigError(f"checkpoint manifest: not one: {error!r}") from error
+
+
 def _file(entry: Mapping[str, Any]) -> PublishedFile:
     name, sha256, num_bytes = entry["name"], entry["sha256"], entry["bytes"]
     if not isinstance(name, str) or not isinstance(sha256, str) or type(num_bytes) is not int:
@@ -190,3 +204,37 @@ def restore_published(
     if state_digest(state) != state.checkpoint_digest:
         raise ConfigError("checkpoint: what it carries is not what its checkpoint digest says")
     return state
+
+
+def checkpoint_limit_bytes(spec: RunSpec) -> int:
+    """Bytes of one checkpoint, manifest and all: exact but for the norms that the manifest
+    carries, which are counted as if every window had been full.
+    """
+    shapes = tensor_shapes(spec)
+    groups = _split(shapes, spec.checkpoint.part_bytes)
+    tensors = sum(_part_bytes({name: shapes[name] for name in group}) for group in groups)
+    index = 0
+    if len(groups) > 1:
+        numel = sum(math.prod(shape) for shape in shapes.values())
+        index = len(_index(part_names(len(groups)), groups, numel))
+    norms = sum(len(name) + MAX_NUMBER_CHARS for name in shapes)
+    members = 1 + spec.outer.clip_windows * spec.outer.peers_per_step
+    carried = members * norms + MAX_NUMBER_CHARS * spec.outer.quorum_windows
+    files = MAX_ENTRY_CHARS * (len(groups) + 2)
+    return tensors + index + len(config_json(spec)) + carried + files + ROOM_CHARS
+
+
+def theta0_bytes(spec: RunSpec) -> int:
+    """Exact length of the file of theta_0."""
+    return _part_bytes(tensor_shapes(spec))
+
+
+def _part_bytes(shapes: Mapping[str, Sequence[int]]) -> int:
+    """Exact length of a safetensors file of these float32 tensors."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name in sorted(shapes):
+        start, end = end, end + FLOAT_BYTES * math.prod(shapes[name])
+        header[name] = {"dtype": "F32", "shape": list(shapes[name]), "data_offsets": [start, end]}
+    num_chars = len(json.dumps(header, separators=(",", ":")))
+    return 8 + -(-num_chars // 8) * 8 + end
