@@ -8,6 +8,7 @@ from template.base.ballots import read_ballot
 from template.base.blobs import fetch_from_any, validators_by_stake
 from template.base.context import ReadContext
 from template.base.peers import Peers
+from template.base.retention import oldest_start
 from template.data.kept import KeptFiles
 from template.data.manifest import Manifest, manifest_digest, parse_manifest
 from template.data.pages import OnRead, PageReader
@@ -38,6 +39,8 @@ log = logging.getLogger(__name__)
 
 LOCAL_FILE = "node.safetensors"
 MAX_MANIFEST_BYTES = 64 * 2**20
+FIRST_UPDATED = 2
+"""theta_2 is the first that holds payloads: those of window 0."""
 JOIN_ROUNDS = 3
 """How often a checkpoint is looked for whose parts do not come, before an older state will do. A
 stranger may publish a manifest of parts that nobody has: it must not keep a joiner out."""
@@ -62,9 +65,25 @@ def join(
         log.info("continuing at theta_%d from %s", local.state.window, local_path(context))
         return local
     peers.refresh()
-    state = _published_state(context, peers) or _first_state(context, peers, on_fetched)
+    state = _published_state(context, peers)
+    if state is None:
+        _demand_beginning(context)
+        state = _first_state(context, peers, on_fetched)
     log.info("starting at theta_%d, root %s", state.window, state.root[:8].hex())
     return LocalCheckpoint(state=state)
+
+
+def _demand_beginning(context: ReadContext) -> None:
+    """Unavailable if buckets have forgotten what a start from theta_0 would have to replay: a node
+    would wait for those payloads for ever.
+    """
+    window = context.schedule.window_of(context.chain.finalized())
+    if oldest_start((), window, context.spec) >= FIRST_UPDATED:
+        raise Unavailable(
+            f"--run {context.run_file}: the run is in window {window}, and no validator gives a "
+            "checkpoint that the votes prove; from theta_0 on the payloads are gone. Start again "
+            "later: what a download has brought is kept"
+        )
 
 
 def join_at(context: ReadContext, peers: Peers, newest: int) -> OuterState:
