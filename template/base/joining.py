@@ -41,6 +41,9 @@ LOCAL_FILE = "node.safetensors"
 MAX_MANIFEST_BYTES = 64 * 2**20
 FIRST_UPDATED = 2
 """theta_2 is the first that holds payloads: those of window 0."""
+REPLAY_SHARE = 0.25
+"""Of a window's time that its replay takes, at a guess: there is no training in it. Too large, and
+joiners wait for votes where they could replay; too small, and they replay where they could wait."""
 JOIN_ROUNDS = 3
 """How often a checkpoint is looked for whose parts do not come, before an older state will do. A
 stranger may publish a manifest of parts that nobody has: it must not keep a joiner out."""
@@ -53,8 +56,8 @@ def local_path(context: ReadContext) -> Path:
 def join(
     context: ReadContext, peers: Peers, on_fetched: OnRead = lambda _sha256, _data: None
 ) -> LocalCheckpoint:
-    """Where this node starts: its own checkpoint if it has one, else the newest published
-    one that validators hold, else theta_0.
+    """Where this node starts: its own checkpoint if it has one, else a published one that
+    validators hold, else theta_0.
 
     What a checkpoint's download has brought stays on disk until the node has a checkpoint of its
     own: a start that was killed or broke off goes on from there. `on_fetched` hears of theta_0.
@@ -134,17 +137,12 @@ def _named(context: ReadContext, peers: Peers, key: str, digest: str, max_bytes:
 def _published_state(
     context: ReadContext, peers: Peers, newest: int | None = None
 ) -> OuterState | None:
-    """The newest checkpoint, of theta_newest at most, that validators, most stake first, can give
-    us. Where one is there and its parts do not come, it is asked for again.
+    """A checkpoint, of theta_newest at most, that validators, most stake first, can give us. Where
+    one is there and its parts do not come, it is asked for again.
     """
-    # The last window on which there are votes that prove a checkpoint.
-    window = context.schedule.window_of(context.chain.finalized())
-    window = min(window, context.spec.schedule.num_windows - 1)
-    window = window if newest is None else min(window, newest)
-    every = context.spec.checkpoint.every_windows
     for _round in range(JOIN_ROUNDS):
         search = _Search(context, peers)
-        for candidate in range(window // every * every, every - 1, -every):
+        for candidate in _candidates(context, newest):
             state = search.find(candidate)
             if state is not None:
                 return state
@@ -152,6 +150,42 @@ def _published_state(
             return None
         context.waiter.pause()
     return None
+
+
+def _candidates(context: ReadContext, newest: int | None) -> list[int]:
+    """Windows of the checkpoints to try, best first: those from which a node is soonest where the
+    run is. Below theta_newest, if that is asked for, the newest are the best.
+    """
+    finalized, spec = context.chain.finalized(), context.spec
+    # The last window on which there are votes that prove a checkpoint.
+    window = min(context.schedule.window_of(finalized), spec.schedule.num_windows - 1)
+    every = spec.checkpoint.every_windows
+    if newest is not None:
+        return [*range(min(window, newest) // every * every, every - 1, -every)]
+    first = max(every, oldest_start((), window, spec))
+    kept = range(first, window + 1, every)
+    return sorted(kept, key=lambda c: _cost(context, c, window, finalized))
+
+
+def _cost(
+    context: ReadContext, candidate: int, window: int, finalized: int
+) -> tuple[bool, float, int]:
+    """Whether the chain's node has forgotten the votes that prove a checkpoint and lead on from it;
+    then the windows that it takes to wait for them, if they are not final, and to replay.
+    """
+    missing = context.schedule.vote_block(candidate) - finalized
+    wait_windows = max(0, missing) / context.schedule.blocks_per_window
+    is_forgotten = missing <= 0 and not _is_readable(context, candidate - 1)
+    return is_forgotten, wait_windows + REPLAY_SHARE * (window - candidate), -candidate
+
+
+def _is_readable(context: ReadContext, window: int) -> bool:
+    try:
+        read_ballot(context.chain, context.schedule, window)
+    except ChainError as error:
+        log.debug("votes on window %d cannot be read: %s", window, error)
+        return False
+    return True
 
 
 class _Search:

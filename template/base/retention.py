@@ -1,9 +1,10 @@
 """What a node's own bucket keeps, and what it may forget.
 
-A joiner starts from one of the last two checkpoints and replays, so all that this takes stays:
-both checkpoints, the payloads from the older one on, the verdict logs from which pay and audits of
-those windows follow. Lineage stays for ever. Nothing of another run, and nothing that is not
-plainly this run's, is ever touched. Owns the rule and its carrying out; knows no other bucket.
+A joiner starts from one of the last two checkpoints that final votes prove, and replays; all that
+this takes stays: these checkpoints and those since, the payloads from the older one on, the verdict
+logs from which pay and audits of those windows follow. Lineage stays for ever. Nothing of another
+run, and nothing that is not plainly this run's, is ever touched. Owns the rule and its carrying
+out; knows no other bucket.
 """
 
 import logging
@@ -22,6 +23,9 @@ log = logging.getLogger(__name__)
 
 KEPT_CHECKPOINTS = 2
 """One alone would be gone for whoever is reading it when the next one comes."""
+PROOF_WINDOWS = 2
+"""The votes that prove theta_c are final when theta_{c+2} comes: whoever starts from it cannot go
+on before. Without them, a checkpoint in every window would leave a joiner none to start from."""
 MAX_MANIFEST_BYTES = 64 * 2**20
 _WINDOW = r"([0-9]{8}|[1-9][0-9]{8,})"
 _MANIFEST = re.compile(rf"[0-9a-f]{{32}}/checkpoint/{_WINDOW}/(manifest|dropped)\.json")
@@ -39,7 +43,7 @@ def expired(keys: Collection[str], window: int, spec: RunSpec) -> Expired:
     """What of a bucket's keys a node at theta_window needs no more, nor anybody else.
 
     Pure. A payload of window w is part of theta_{w+2}; it may go when the second checkpoint with
-    it in is there: with the last two checkpoints at c and c + every, those up to c - 2.
+    it in is proven: with the last two of these at c and c + every, those up to c - 2.
     """
     run = spec.run_id.hex()
     published = _windows(keys, rf"{run}/checkpoint/{_WINDOW}/manifest\.json")
@@ -60,12 +64,12 @@ def expired(keys: Collection[str], window: int, spec: RunSpec) -> Expired:
 def oldest_start(published: Iterable[int], window: int, spec: RunSpec) -> int:
     """The oldest checkpoint from which theta_window must be replayable; 0 or less: theta_0.
 
-    The older of the last two that are due, or that lie in this bucket if those are older: one
-    that could not be published yet takes nothing away.
+    The older of the last two that are due and proven, or that lie in this bucket if those are
+    older: one that could not be published yet takes nothing away.
     """
     every = spec.checkpoint.every_windows
-    due = window // every * every - (KEPT_CHECKPOINTS - 1) * every
-    return min([due, *sorted(published)[-KEPT_CHECKPOINTS:]])
+    proven = (window - PROOF_WINDOWS) // every * every
+    return min([proven - (KEPT_CHECKPOINTS - 1) * every, *sorted(published)[-KEPT_CHECKPOINTS:]])
 
 
 def _windows(keys: Iterable[str], pattern: str) -> dict[str, int]:
@@ -75,7 +79,7 @@ def _windows(keys: Iterable[str], pattern: str) -> dict[str, int]:
 
 
 class Sweeper:
-    """Removes from a node's bucket what has expired, once at each checkpoint.
+    """Removes from a node's bucket what has expired, once for each checkpoint that is proven.
 
     `needed`: digests of blobs that stay whatever happens: the dataset's.
     """
@@ -94,7 +98,8 @@ class Sweeper:
         What is left then, or could not be removed, is tried again with the next window. A
         failure is told once, and is never more than a warning.
         """
-        checkpoint = window // self._context.spec.checkpoint.every_windows
+        every = self._context.spec.checkpoint.every_windows
+        checkpoint = (window - PROOF_WINDOWS) // every
         if checkpoint < KEPT_CHECKPOINTS or checkpoint == self._swept:
             return
         try:

@@ -6,7 +6,7 @@ measured; what is stated is the most that lies there between two sweeps that go 
 
 from dataclasses import dataclass
 
-from template.base.retention import KEPT_CHECKPOINTS
+from template.base.retention import KEPT_CHECKPOINTS, PROOF_WINDOWS
 from template.data.manifest import Manifest, manifest_bytes
 from template.protocol.spec import RunSpec
 from template.training.model import payload_bytes
@@ -29,10 +29,17 @@ class Storage:
 
 
 def payload_windows(spec: RunSpec) -> int:
-    """Windows whose payloads lie in a bucket at once, at most: those since the checkpoint before
-    the last, up to the one that is under way when the next comes.
+    """Windows whose payloads lie in a bucket at once, at most: those since the older of the two
+    checkpoints that were proven last, until the next is proven.
     """
-    return KEPT_CHECKPOINTS * spec.checkpoint.every_windows
+    return KEPT_CHECKPOINTS * spec.checkpoint.every_windows + PROOF_WINDOWS
+
+
+def checkpoints_kept(spec: RunSpec) -> int:
+    """Checkpoints in a validator's bucket at once, at most: those from which one may start, those
+    that are not proven yet, and the newest that is put before the oldest goes.
+    """
+    return KEPT_CHECKPOINTS + 1 + PROOF_WINDOWS // spec.checkpoint.every_windows
 
 
 def miner_storage(spec: RunSpec) -> Storage:
@@ -41,14 +48,12 @@ def miner_storage(spec: RunSpec) -> Storage:
 
 
 def validator_storage(spec: RunSpec, manifest: Manifest) -> Storage:
-    """Every payload that it may name; the checkpoints kept and the one that comes before the
-    oldest goes; the dataset.
-    """
+    """Every payload that it may name, the checkpoints, the dataset."""
     named = payload_windows(spec) * spec.outer.peers_per_step
     shards = (*manifest.shards, manifest.held_out)
     return Storage(
         payload_bytes=named * payload_bytes(spec),
-        checkpoint_bytes=(KEPT_CHECKPOINTS + 1) * checkpoint_limit_bytes(spec),
+        checkpoint_bytes=checkpoints_kept(spec) * checkpoint_limit_bytes(spec),
         dataset_bytes=sum(shard.num_bytes for shard in shards)
         + len(manifest_bytes(manifest))
         + theta0_bytes(spec),

@@ -106,7 +106,7 @@ def test_newcomers_end_where_all_are_without_the_owner(story) -> None:
     ((window, _, _),) = digests(nodes, *followers)
     assert window == WINDOWS + 1
     for name in LATE:
-        assert nodes[name].started_at == JOINED_IN
+        assert nodes[name].started_at == JOINED_IN - EVERY, "the newest that votes prove"
         assert set(metrics(nodes[name]).series("differs_from_majority").values()) == {0}
     m2 = uid_of(world, "m2")
     named = [w for w, uids in accepted(nodes["val-a"]).items() if m2 in uids]
@@ -125,25 +125,25 @@ def test_a_validator_that_was_there_has_the_whole_run_for_others(story) -> None:
     assert world.buckets[hotkey_of("m0")].list("blob/") == []
 
 
-def test_buckets_hold_the_last_two_checkpoints_whole_and_nothing_older(story) -> None:
+def test_buckets_hold_the_last_checkpoints_whole_and_nothing_older(story) -> None:
     world, nodes, manifest_data = story
     spec, run = world.spec, world.spec.run_id.hex()
-    newest = (WINDOWS + 1) // EVERY * EVERY
+    oldest, newest = WINDOWS - 1 - EVERY, WINDOWS + 1
     dataset = {shard.sha256 for shard in parse_manifest(manifest_data).shards}
     dataset |= {parse_manifest(manifest_data).held_out.sha256}
     dataset |= {spec.data.manifest_digest, spec.checkpoint.theta0_digest}
     for name in ("val-a", "val-b", "val-c"):
         bucket = world.buckets[hotkey_of(name)]
-        keys = [checkpoint_manifest_key(spec.run_id, w) for w in (newest - EVERY, newest)]
+        keys = [checkpoint_manifest_key(spec.run_id, w) for w in range(oldest, newest + 1, EVERY)]
         assert bucket.list(f"{run}/checkpoint/") == keys
         files = [parse_published(bucket.get(k, max_bytes=2**20), spec).files for k in keys]
         named = {f.digest.hex() for one in files for f in one}
         held = {key.removeprefix("blob/") for key in bucket.list("blob/")}
         assert named <= held
         assert held - named <= dataset
-    assert set(_windows(world, "val-a", "payload")) == set(range(newest - EVERY - 1, WINDOWS))
-    assert set(_windows(world, "m0", "payload")) <= set(range(newest - EVERY - 1, WINDOWS))
-    assert set(_windows(world, "m0", "payload")) >= set(range(newest - EVERY - 1, WINDOWS - 1))
+    assert set(_windows(world, "val-a", "payload")) == set(range(oldest - 1, WINDOWS))
+    assert set(_windows(world, "m0", "payload")) <= set(range(oldest - 1, WINDOWS))
+    assert set(_windows(world, "m0", "payload")) >= set(range(oldest - 1, WINDOWS - 1))
     logs = world.buckets[hotkey_of("val-a")].list(f"{run}/verdict/")
     assert logs == [verdict_key(spec.run_id, w) for w in range(WINDOWS)]
 
@@ -184,6 +184,19 @@ def test_what_a_bucket_ever_held_is_what_is_stated(story) -> None:
     assert stated.total_bytes == (
         stated.payload_bytes + stated.checkpoint_bytes + stated.dataset_bytes
     )
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_at_any_cadence_a_newcomer_finds_what_it_has_to_replay(every: int, tmp_path) -> None:
+    """With a checkpoint in every window the newest two are never proven yet."""
+    world = build_world(
+        {**STAKES_TAO, "m2": 0}, schedule__num_windows=9, checkpoint__every_windows=every
+    )
+    nodes = run(world, {**honest(*FOUR), "m2": _late(Miner)}, tmp_path)
+    assert len(digests(nodes)) == 1
+    assert nodes["m2"].started_at == {1: JOINED_IN - 2, 3: 3}[every]
+    m2 = uid_of(world, "m2")
+    assert min(w for w, uids in accepted(nodes["val-a"]).items() if m2 in uids) <= JOINED_IN + 1
 
 
 class Stubborn(MemoryStore):
