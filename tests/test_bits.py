@@ -65,7 +65,9 @@ def _small_spec() -> RunSpec:
     plan = small_plan(model__hidden_size=16, model__intermediate_size=24, data__page_tokens=16)
     choices = RunChoices(owner_hotkey=hotkey_of("owner"), start_block=16)
     spec = prepare_run(plan, synthetic_corpus(20_000), choices).spec
-    checkpoint = CheckpointSpec(theta0_digest="00" * 32, every_windows=2, digest_every_windows=1)
+    checkpoint = CheckpointSpec(
+        theta0_digest="00" * 32, every_windows=2, digest_every_windows=1, part_bytes=2**20
+    )
     return dataclasses.replace(spec, outer=RULES, checkpoint=checkpoint)
 
 

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from template.base.blobs import validators_by_stake
 from template.base.context import ReadContext
 from template.base.peers import FETCH_THREADS, Peers
 from template.errors import PayloadError, Unavailable
@@ -77,7 +78,7 @@ class Frames:
         """Those of a step of the past, from their miners or any validator. Unavailable if one of
         them is not to be had now.
         """
-        holders = self._peers.validators() if step.members else ()
+        holders = validators_by_stake(self._context) if step.members else ()
         missing = self.fetch(step.window, step.members, {m.uid: holders for m in step.members})
         if missing:
             raise Unavailable(

@@ -1,14 +1,17 @@
 """Joining a run: from this node's own checkpoint, a published one, or theta_0."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from template.base.ballots import read_ballot
+from template.base.blobs import fetch_from_any, validators_by_stake
 from template.base.context import ReadContext
 from template.base.peers import Peers
+from template.base.retention import oldest_start
+from template.data.kept import KeptFiles
 from template.data.manifest import Manifest, manifest_digest, parse_manifest
-from template.data.pages import PageReader
+from template.data.pages import OnRead, PageReader
 from template.errors import (
     ChainError,
     ConfigError,
@@ -22,37 +25,68 @@ from template.protocol.quorum import decide
 from template.protocol.record import ROOT_BYTES
 from template.protocol.root import next_root, tensors_digest
 from template.protocol.spec import RunSpec
-from template.training.checkpoint import (
-    LocalCheckpoint,
-    load_local,
-    parse_params,
+from template.training.checkpoint import LocalCheckpoint, load_local, parse_params, save_local
+from template.training.outer import OuterState, first_state
+from template.training.published import (
+    PublishedFile,
+    PublishedManifest,
     parse_published,
     restore_published,
+    tensors_limit_bytes,
 )
-from template.training.outer import OuterState, first_state
 
 log = logging.getLogger(__name__)
 
 LOCAL_FILE = "node.safetensors"
 MAX_MANIFEST_BYTES = 64 * 2**20
+FIRST_UPDATED = 2
+"""theta_2 is the first that holds payloads: those of window 0."""
+REPLAY_SHARE = 0.25
+"""Of a window's time that its replay takes, at a guess: there is no training in it. Too large, and
+joiners wait for votes where they could replay; too small, and they replay where they could wait."""
+JOIN_ROUNDS = 3
+"""How often a checkpoint is looked for whose parts do not come, before an older state will do. A
+stranger may publish a manifest of parts that nobody has: it must not keep a joiner out."""
 
 
 def local_path(context: ReadContext) -> Path:
     return context.state_dir / LOCAL_FILE
 
 
-def join(context: ReadContext, peers: Peers) -> LocalCheckpoint:
-    """Where this node starts: its own checkpoint if it has one, else the newest published
-    one that a validator holds, else theta_0.
+def join(
+    context: ReadContext, peers: Peers, on_fetched: OnRead = lambda _sha256, _data: None
+) -> LocalCheckpoint:
+    """Where this node starts: its own checkpoint if it has one, else a published one that
+    validators hold, else theta_0.
+
+    What a checkpoint's download has brought stays on disk until the node has a checkpoint of its
+    own: a start that was killed or broke off goes on from there. `on_fetched` hears of theta_0.
     """
     local = load_local(local_path(context), context.spec)
     if local is not None:
+        _parts_on_disk(context).keep_only([])
         log.info("continuing at theta_%d from %s", local.state.window, local_path(context))
         return local
     peers.refresh()
-    state = _published_state(context, peers) or _first_state(context, peers)
+    state = _published_state(context, peers)
+    if state is None:
+        _demand_beginning(context)
+        state = _first_state(context, peers, on_fetched)
     log.info("starting at theta_%d, root %s", state.window, state.root[:8].hex())
     return LocalCheckpoint(state=state)
+
+
+def _demand_beginning(context: ReadContext) -> None:
+    """Unavailable if buckets have forgotten what a start from theta_0 would have to replay: a node
+    would wait for those payloads for ever.
+    """
+    window = context.schedule.window_of(context.chain.finalized())
+    if oldest_start((), window, context.spec) >= FIRST_UPDATED:
+        raise Unavailable(
+            f"--run {context.run_file}: the run is in window {window}, and no validator gives a "
+            "checkpoint that the votes prove; from theta_0 on the payloads are gone. Start again "
+            "later: what a download has brought is kept"
+        )
 
 
 def join_at(context: ReadContext, peers: Peers, newest: int) -> OuterState:
@@ -67,90 +101,161 @@ def state_at(context: ReadContext, peers: Peers, window: int, root: bytes) -> Ou
     if window == 1:
         state = _first_state(context, peers)
         return state if state.root == root else None
-    for hotkey in peers.validators():
-        found = _published(context, peers, hotkey, window)
-        if found is not None and found.root == root:
-            return found
-    return None
+    return _Search(context, peers).find(window, lambda state: state.root == root)
 
 
-def _first_state(context: ReadContext, peers: Peers) -> OuterState:
+def save_own(context: ReadContext, checkpoint: LocalCheckpoint) -> None:
+    """Write this node's own checkpoint; what the download of one has left is needed no more."""
+    save_local(local_path(context), checkpoint, context.spec.run_id)
+    _parts_on_disk(context).keep_only([])
+
+
+def _parts_on_disk(context: ReadContext) -> KeptFiles:
+    return KeptFiles(context.state_dir / "joining", ".part")
+
+
+def _first_state(
+    context: ReadContext, peers: Peers, on_fetched: OnRead = lambda _sha256, _data: None
+) -> OuterState:
     spec = context.spec
-    digest, limit = spec.checkpoint.theta0_digest, _params_limit(context)
-    params = parse_params(_named(context, peers, "checkpoint.theta0_digest", digest, limit), spec)
+    digest, limit = spec.checkpoint.theta0_digest, tensors_limit_bytes(context.form.shapes)
+    data = _named(context, peers, "checkpoint.theta0_digest", digest, limit)
+    params = parse_params(data, spec)
+    on_fetched(digest, data)
     log.debug("theta_0 has tensor digest %s", tensors_digest(params).hex())
     return first_state(params, spec.run_id)
 
 
 def _named(context: ReadContext, peers: Peers, key: str, digest: str, max_bytes: int) -> bytes:
-    """Bytes that the spec names under `key`, from one of its mirrors."""
-    mirrors = context.spec.data.mirrors
+    """Bytes that the spec names under `key`, from one of its mirrors or any validator."""
     try:
-        return peers.fetch_blob(mirrors, bytes.fromhex(digest), max_bytes)
+        return fetch_from_any(context, peers, bytes.fromhex(digest), max_bytes)
     except NotFound as error:
         raise ConfigError(
-            f"--run {context.run_file}: {key} is at none of data.mirrors ({error}). Get the file "
-            "again from the subnet's owner, and check that --netuid and --subtensor.network are "
-            "those of the run"
+            f"--run {context.run_file}: {key} is at none of data.mirrors, nor at any validator "
+            f"({error}). Get the file again from the subnet's owner, and check that --netuid and "
+            "--subtensor.network are those of the run"
         ) from error
     except StoreError as error:
         raise Unavailable(
-            f"--run {context.run_file}: none of data.mirrors gives {key} now ({error}). Start "
-            "again later, or ask the owners of these buckets"
+            f"--run {context.run_file}: none of data.mirrors and no validator gives {key} now "
+            f"({error}). Start again later, or ask the owners of these buckets"
         ) from error
 
 
 def _published_state(
     context: ReadContext, peers: Peers, newest: int | None = None
 ) -> OuterState | None:
-    """The newest checkpoint, of theta_newest at most, that some validator, most stake first, can
-    give us.
+    """A checkpoint, of theta_newest at most, that validators, most stake first, can give us. Where
+    one is there and its parts do not come, it is asked for again.
     """
-    chain, spec = context.chain, context.spec
-    finalized = chain.finalized()
-    # The last window on which there are votes that prove a checkpoint.
-    window = min(context.schedule.window_of(finalized), spec.schedule.num_windows - 1)
-    window = window if newest is None else min(window, newest)
-    every = spec.checkpoint.every_windows
-    validators = [
-        n.hotkey
-        for n in sorted(
-            chain.metagraph(finalized).neurons, key=lambda n: (-n.total_stake_rao, n.uid)
-        )
-        if n.validator_permit
-    ]
-    for candidate in range(window // every * every, every - 1, -every):
-        for hotkey in validators:
-            state = _fetch_checkpoint(context, peers, hotkey, candidate)
+    for _round in range(JOIN_ROUNDS):
+        search = _Search(context, peers)
+        for candidate in _candidates(context, newest):
+            state = search.find(candidate, lambda state: not _refuted(context, state))
             if state is not None:
                 return state
+        if not search.is_broken:
+            return None
+        context.waiter.pause()
     return None
 
 
-def _fetch_checkpoint(
-    context: ReadContext, peers: Peers, hotkey: str, window: int
-) -> OuterState | None:
-    state = _published(context, peers, hotkey, window)
-    if state is None:
-        return None
-    if _refuted(context, state):
-        log.warning("checkpoint %d of %s is not what the stake majority voted", window, hotkey)
-        return None
-    return state
+def _candidates(context: ReadContext, newest: int | None) -> list[int]:
+    """Windows of the checkpoints to try, best first: those from which a node is soonest where the
+    run is. Below theta_newest, if that is asked for, the newest are the best.
+    """
+    finalized, spec = context.chain.finalized(), context.spec
+    # The last window on which there are votes that prove a checkpoint.
+    window = min(context.schedule.window_of(finalized), spec.schedule.num_windows - 1)
+    every = spec.checkpoint.every_windows
+    if newest is not None:
+        return [*range(min(window, newest) // every * every, every - 1, -every)]
+    first = max(every, oldest_start((), window, spec))
+    kept = range(first, window + 1, every)
+    return sorted(kept, key=lambda c: _cost(context, c, window, finalized))
 
 
-def _published(context: ReadContext, peers: Peers, hotkey: str, window: int) -> OuterState | None:
-    """A checkpoint as one validator has it, whole in itself; its root is not proven."""
-    key = checkpoint_manifest_key(context.spec.run_id, window)
+def _cost(
+    context: ReadContext, candidate: int, window: int, finalized: int
+) -> tuple[bool, float, int]:
+    """Whether the chain's node has forgotten the votes that prove a checkpoint and lead on from it;
+    then the windows that it takes to wait for them, if they are not final, and to replay.
+    """
+    missing = context.schedule.vote_block(candidate) - finalized
+    wait_windows = max(0, missing) / context.schedule.blocks_per_window
+    is_forgotten = missing <= 0 and not _is_readable(context, candidate - 1)
+    return is_forgotten, wait_windows + REPLAY_SHARE * (window - candidate), -candidate
+
+
+def _is_readable(context: ReadContext, window: int) -> bool:
     try:
-        data = peers.bucket(hotkey).get(key, max_bytes=MAX_MANIFEST_BYTES)
-        manifest = parse_published(data, context.spec)
-        blob = peers.fetch_blob([hotkey], manifest.params_digest, _params_limit(context))
-        state = restore_published(manifest, blob, context.spec)
-    except SubnetError as error:
-        log.debug("no checkpoint %d from %s: %s", window, hotkey, error)
+        read_ballot(context.chain, context.schedule, window)
+    except ChainError as error:
+        log.debug("votes on window %d cannot be read: %s", window, error)
+        return False
+    return True
+
+
+class _Search:
+    """One round over validators' buckets. `is_broken`: a part did not come that may come later."""
+
+    def __init__(self, context: ReadContext, peers: Peers) -> None:
+        self._context = context
+        self._peers = peers
+        self._parts = _parts_on_disk(context)
+        self._validators = validators_by_stake(context)
+        self.is_broken = False
+
+    def find(self, window: int, is_right: Callable[[OuterState], bool]) -> OuterState | None:
+        """theta_window as it is right, or None if no validator's manifest leads there.
+
+        Honest validators publish the same manifest: each is tried once.
+        """
+        tried: set[bytes] = set()
+        for hotkey in self._validators:
+            try:
+                data = self._manifest(hotkey, window)
+                if data in tried:
+                    continue
+                tried.add(data)
+                state = self._restore(parse_published(data, self._context.spec), hotkey)
+            except SubnetError as error:
+                log.debug("no checkpoint %d from %s: %s", window, hotkey, error)
+                continue
+            if state.window == window and is_right(state):
+                return state
+            log.warning("checkpoint %d of %s is not what the stake majority voted", window, hotkey)
         return None
-    return state if state.window == window else None
+
+    def _manifest(self, hotkey: str, window: int) -> bytes:
+        key = checkpoint_manifest_key(self._context.spec.run_id, window)
+        return self._peers.bucket(hotkey).get(key, max_bytes=MAX_MANIFEST_BYTES)
+
+    def _restore(self, manifest: PublishedManifest, publisher: str) -> OuterState:
+        """One checkpoint's parts are on disk at most, whatever strangers publish."""
+        self._parts.keep_only([part.digest for part in manifest.parts])
+        parts = (self._part(part, publisher) for part in manifest.parts)
+        return restore_published(manifest, parts, self._context.spec)
+
+    def _part(self, part: PublishedFile, publisher: str) -> bytes:
+        data = self._parts.get(part.digest, part.num_bytes)
+        if data is not None:
+            return data
+        try:
+            data = fetch_from_any(
+                self._context,
+                self._peers,
+                part.digest,
+                part.num_bytes,
+                exact=True,
+                first=(publisher, *self._validators),
+            )
+        except StoreError as error:
+            self.is_broken |= isinstance(error, Unavailable)
+            raise
+        self._parts.put(part.digest, data)
+        return data
 
 
 def _refuted(context: ReadContext, state: OuterState) -> bool:
@@ -175,34 +280,27 @@ def _refuted(context: ReadContext, state: OuterState) -> bool:
     return after.root is not None and after.root != root[:ROOT_BYTES]
 
 
-def _params_limit(context: ReadContext) -> int:
-    """Bytes of all tensors in float32, and room for the file's header."""
-    numel = 0
-    for shape in context.form.shapes.values():
-        size = 1
-        for side in shape:
-            size *= side
-        numel += size
-    return 4 * numel + 2**20
-
-
-def open_pages(context: ReadContext, peers: Peers) -> PageReader:
-    """The run's dataset, fetched shard by shard as it is read."""
+def open_pages(
+    context: ReadContext, peers: Peers, on_read: OnRead = lambda _sha256, _data: None
+) -> PageReader:
+    """The run's dataset, fetched shard by shard as it is read; `on_read` hears of all of it."""
     spec = context.spec
     peers.refresh()
     digest = spec.data.manifest_digest
-    manifest = parse_manifest(
-        _named(context, peers, "data.manifest_digest", digest, MAX_MANIFEST_BYTES)
-    )
+    data = _named(context, peers, "data.manifest_digest", digest, MAX_MANIFEST_BYTES)
+    manifest = parse_manifest(data)
     check_manifest(manifest, spec, bytes.fromhex(digest))
+    on_read(digest, data)
 
     def fetch(shard_digest: str, num_bytes: int) -> bytes:
         try:
-            return peers.fetch_blob(spec.data.mirrors, bytes.fromhex(shard_digest), num_bytes)
+            return fetch_from_any(
+                context, peers, bytes.fromhex(shard_digest), num_bytes, exact=True
+            )
         except StoreError as error:
             raise Unavailable(
-                f"dataset shard {shard_digest} of data.manifest_digest: none of data.mirrors gives "
-                f"it ({error}); tell the owners of these buckets"
+                f"dataset shard {shard_digest} of data.manifest_digest: none of data.mirrors and "
+                f"no validator gives it ({error}); tell the owners of these buckets"
             ) from error
 
     return PageReader(
@@ -210,6 +308,7 @@ def open_pages(context: ReadContext, peers: Peers) -> PageReader:
         fetch,
         cache_dir=context.state_dir / "shards",
         max_resident_shards=_RESIDENT_SHARDS,
+        on_read=on_read,
     )
 
 

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 
 from template.base.ballots import read_records
+from template.base.blobs import validators_by_stake
 from template.base.context import NodeContext, ReadContext
 from template.base.peers import Peers
 from template.errors import SubnetError, Unavailable
@@ -98,7 +99,7 @@ def read_lineage(context: ReadContext, peers: Peers, window: int, root: bytes) -
     It is followed backwards from the root, so that nobody's word is taken: a segment counts if it
     leads to the root wanted, whoever it comes from. Empty if no bucket has the last one.
     """
-    every, validators = context.spec.checkpoint.every_windows, peers.validators()
+    every, validators = context.spec.checkpoint.every_windows, validators_by_stake(context)
     steps: list[LineageStep] = []
     last = window - 2
     while last >= 0:

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from template.base.context import NodeContext
 from template.base.follower import Follower
-from template.base.joining import join, local_path, open_pages
+from template.base.joining import join, open_pages, save_own
 from template.base.peers import Peers
 from template.base.preview import Preview
+from template.base.retention import Sweeper
 from template.base.standing import Standing, publish, publish_if_new
 from template.data.assignment import assigned_pages, assignment_seed
 from template.errors import PayloadError, StoreError
@@ -33,7 +34,7 @@ from template.protocol.payload import (
 from template.protocol.quorum import Decision
 from template.protocol.record import PayloadCommitment, Record
 from template.protocol.ss58 import public_key
-from template.training.checkpoint import LocalCheckpoint, save_local
+from template.training.checkpoint import LocalCheckpoint
 from template.training.inner import InnerResult, InnerTrainer
 from template.training.model import Params
 from template.training.outer import clip_references, start_of_miner
@@ -68,6 +69,7 @@ class Miner:
         self.context = context
         self.peers = Peers(context)
         self._standing = Standing(context)
+        self._sweeper = Sweeper(context)
         checkpoint = join(context, self.peers)
         self.follower = Follower(context, self.peers, checkpoint.state)
         self._pages = open_pages(context, self.peers)
@@ -253,6 +255,7 @@ class Miner:
             self._revealed.discard(pending.digest)
         self._take_back_void()
         self._save()
+        self._sweeper.sweep(self.follower.state.window)
 
     def _take_back_void(self) -> None:
         """Own payloads that were accepted and then found void count as not accepted."""
@@ -308,4 +311,4 @@ class Miner:
                 "last_accepted": sorted(self.follower.last_accepted),
             },
         )
-        save_local(local_path(self.context), checkpoint, self.context.spec.run_id)
+        save_own(self.context, checkpoint)

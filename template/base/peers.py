@@ -2,14 +2,21 @@
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from functools import partial
 from threading import Lock
 
 from template.base.ballots import read_records
 from template.base.context import ReadContext
-from template.errors import ConfigError, NotFound, StoreError, SubnetError, Unavailable
+from template.errors import (
+    ConfigError,
+    NotFound,
+    StoreError,
+    SubnetError,
+    TooLarge,
+    Unavailable,
+)
 from template.protocol.keys import blob_key, payload_key
 from template.protocol.payload import payload_digest
 from template.protocol.record import Access, Record
@@ -33,6 +40,7 @@ class Peers:
         self._context = context
         self._records: Mapping[str, Record] = {}
         self._open: dict[tuple[str, Access], Store] = {}
+        self._troubled: set[str] = set()
         self._lock = Lock()
 
     def refresh(self) -> None:
@@ -50,12 +58,6 @@ class Peers:
             if place not in self._open:
                 self._open[place] = self._context.open_bucket(hotkey, record.access)
             return self._open[place]
-
-    def validators(self) -> tuple[str, ...]:
-        """Hotkeys with a permit, as of the last finalised block, most stake first."""
-        graph = self._context.chain.metagraph(self._context.chain.finalized())
-        ordered = sorted(graph.neurons, key=lambda n: (-n.total_stake_rao, n.uid))
-        return tuple(n.hotkey for n in ordered if n.validator_permit)
 
     def fetch_payloads(
         self, members: Sequence[Member], window: int, stop: Callable[[], bool]
@@ -125,32 +127,52 @@ class Peers:
         log.warning("payload of uid %d: %s gave other bytes", member.uid, hotkey)
         return None
 
-    def fetch_blob(self, hotkeys: Sequence[str], digest: bytes, max_bytes: int) -> bytes:
+    def fetch_blob(
+        self, hotkeys: Iterable[str], digest: bytes, max_bytes: int, *, exact: bool = False
+    ) -> bytes:
         """Bytes of a SHA-256 from the first of several buckets that has them, verified.
 
-        A bucket that gives others is passed over like one that has none. The error names each
-        bucket and what was wrong with it: NotFound if none of them has such an object,
-        Unavailable if another try may help.
+        A bucket that gives others is passed over like one that has none; `exact`: so is one that
+        has not `max_bytes` of them, before it is read. The error names each bucket and what was
+        wrong with it: NotFound if none of them has such an object, Unavailable if another try may
+        help. Hotkeys are taken one by one, as they are needed.
         """
         errors, may_help = [], False
         for hotkey in hotkeys:
             try:
-                data = self.bucket(hotkey).get(blob_key(digest), max_bytes=max_bytes)
+                data = self._read_blob(hotkey, digest, max_bytes, exact)
             except SubnetError as error:
                 may_help |= not isinstance(error, (ConfigError, NotFound))
+                if isinstance(error, (Unavailable, TooLarge)):
+                    self._troubled.add(hotkey)
                 errors.append(f"{self._place(hotkey)}: {error}")
                 continue
-            if hashlib.sha256(data).digest() == digest:
-                return data
-            may_help = True
-            errors.append(f"{self._place(hotkey)}: other bytes under this digest")
-            log.warning(
-                "%s: other bytes under digest %s; it is passed over, tell its owner",
-                self._place(hotkey),
-                digest.hex(),
-            )
+            self._troubled.discard(hotkey)
+            return data
         kind = Unavailable if may_help else NotFound
         raise kind(f"no bucket has {digest.hex()}: {'; '.join(errors)}")
+
+    def is_troubled(self, hotkey: str) -> bool:
+        """Whether this bucket wasted time when it was last asked for a blob."""
+        return hotkey in self._troubled
+
+    def _read_blob(self, hotkey: str, digest: bytes, max_bytes: int, exact: bool) -> bytes:
+        bucket, key = self.bucket(hotkey), blob_key(digest)
+        if exact and (num_bytes := bucket.size(key)) != max_bytes:
+            raise self._deceived(hotkey, digest, f"{num_bytes} bytes, not {max_bytes},")
+        data = bucket.get(key, max_bytes=max_bytes)
+        if hashlib.sha256(data).digest() != digest:
+            raise self._deceived(hotkey, digest, "other bytes")
+        return data
+
+    def _deceived(self, hotkey: str, digest: bytes, found: str) -> Unavailable:
+        log.warning(
+            "%s: %s under digest %s; it is passed over, tell its owner",
+            self._place(hotkey),
+            found,
+            digest.hex(),
+        )
+        return Unavailable(f"{found} under this digest")
 
     def _place(self, hotkey: str) -> str:
         """A peer and its endpoint, for messages."""

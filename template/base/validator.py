@@ -15,21 +15,22 @@ from evaluation.work import WorkSample
 from template.base.ballots import read_candidates, read_records
 from template.base.context import NodeContext
 from template.base.follower import Follower
-from template.base.joining import join, local_path, open_pages
+from template.base.joining import join, open_pages, save_own
 from template.base.lineage import LineagePublisher
 from template.base.peers import Peers
+from template.base.publishing import Publisher
+from template.base.retention import Sweeper
 from template.base.scoring import Scored, WindowScorer, pay_rules
 from template.base.standing import Standing, publish, publish_if_new
 from template.chain import Metagraph
 from template.data.unigram import unigram_entropy
 from template.errors import ChainError, StoreError, disk_trouble
 from template.log import window_context
-from template.protocol.keys import blob_key, checkpoint_manifest_key, payload_key, verdict_key
+from template.protocol.keys import payload_key, verdict_key
 from template.protocol.quorum import Decision
 from template.protocol.record import ROOT_BYTES, Record, Vote, log_digest
 from template.protocol.root import sample_digest
-from template.training.checkpoint import LocalCheckpoint, save_local
-from template.training.checkpoint import publish as publish_checkpoint
+from template.training.checkpoint import LocalCheckpoint
 
 log = logging.getLogger(__name__)
 
@@ -48,9 +49,12 @@ class Validator:
         self.peers = Peers(context)
         self._own_standing = Standing(context)
         self._own_standing.watch_permit()
-        checkpoint = join(context, self.peers)
+        self._publisher = Publisher(context)
+        checkpoint = join(context, self.peers, self._publisher.offer)
         self.follower = Follower(context, self.peers, checkpoint.state)
-        pages = open_pages(context, self.peers)
+        self._publisher.offer_missing_checkpoint(checkpoint.state)
+        pages = open_pages(context, self.peers, self._publisher.offer)
+        self._sweeper = Sweeper(context, pages.digests)
         self._scorer = WindowScorer(context, self.peers, pages)
         self._sets_weights = sets_weights
         self._rules = pay_rules(context.spec)
@@ -76,6 +80,7 @@ class Validator:
         context, schedule = self.context, self.context.schedule
         window = self.follower.next_window
         if window >= context.spec.schedule.num_windows:
+            self._publisher.push(lambda: False)
             return False
         with window_context(window):
             context.waiter.until_finalized(schedule.held_out_block(window))
@@ -299,14 +304,18 @@ class Validator:
         log.info("theta_%d: held-out loss %.4f nats per token", state.window, loss)
 
     def _publish_checkpoint(self) -> None:
-        state, spec = self.follower.state, self.context.spec
-        if state.window % spec.checkpoint.every_windows:
-            return
-        published = publish_checkpoint(state, spec)
-        for digest, data in published.blobs.items():
-            self.context.bucket.put(blob_key(digest), data)
-        key = checkpoint_manifest_key(spec.run_id, state.window)
-        self.context.bucket.put(key, published.manifest)
+        """What the bucket does not take before the next window is scored goes out after that."""
+        self._publisher.offer_checkpoint(self.follower.state)
+        window = self.follower.next_window
+        scoring_block = self.context.schedule.held_out_block(window)
+        is_last = window >= self.context.spec.schedule.num_windows
+
+        def stop() -> bool:
+            return not is_last and self.context.waiter.recent_head() >= scoring_block
+
+        self._publisher.push(stop)
+        if not stop():
+            self._sweeper.sweep(self.follower.state.window, stop)
 
     def _save(self) -> None:
         values = {
@@ -319,7 +328,7 @@ class Validator:
             },
         }
         checkpoint = LocalCheckpoint(state=self.follower.state, values=values)
-        save_local(local_path(self.context), checkpoint, self.context.spec.run_id)
+        save_own(self.context, checkpoint)
 
 
 def _as_list(entry: Entry) -> list[float | None]:

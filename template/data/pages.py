@@ -6,7 +6,6 @@ sequence: the model predicts tokens 1 .. n-1 of it.
 """
 
 import hashlib
-import tempfile
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,23 +13,29 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from template.data.kept import KeptFiles
 from template.data.manifest import Manifest, Shard
 from template.data.shards import TOKEN_DTYPE
-from template.errors import ConfigError, Unavailable, disk_trouble
+from template.errors import ConfigError, Unavailable
 
 Fetch = Callable[[str, int], bytes]
 """(hex SHA-256, length in bytes) -> the shard's bytes; may raise StoreError."""
+
+OnRead = Callable[[str, bytes], None]
+"""Told of each verified shard that enters memory: (hex SHA-256, its bytes)."""
+
+SHARD_SUFFIX = ".tokens"
 
 
 class PageReader:
     """Pages of one manifest by id. Not thread safe; several processes may share a cache.
 
     `cache_dir`: where verified shards are kept between runs, or None. At most
-    `max_resident_shards` (>= 1) shards stay in memory, least recently used out first. Every
-    method may raise Unavailable (no good copy of a shard, which it names; the same call may
-    succeed later), ConfigError (a shard of the right digest holds tokens outside the
-    vocabulary, or the cache cannot be read), StateError (it cannot be written), and whatever
-    `fetch` raises.
+    `max_resident_shards` (>= 1) shards stay in memory, least recently used out first. `on_read`
+    hears of each as it enters, from the network or from disk. Every method may raise Unavailable
+    (no good copy of a shard, which it names; the same call may succeed later), ConfigError (a
+    shard of the right digest holds tokens outside the vocabulary, or the cache cannot be read),
+    StateError (it cannot be written), and whatever `fetch` raises.
     """
 
     def __init__(
@@ -39,12 +44,14 @@ class PageReader:
         fetch: Fetch,
         cache_dir: Path | None,
         max_resident_shards: int,
+        on_read: OnRead = lambda _sha256, _data: None,
     ) -> None:
         if max_resident_shards < 1:
             raise ValueError(f"max_resident_shards is {max_resident_shards}, must be at least 1")
         self._manifest = manifest
         self._fetch = fetch
-        self._cache_dir = cache_dir
+        self._kept = None if cache_dir is None else KeptFiles(cache_dir, SHARD_SUFFIX)
+        self._on_read = on_read
         self._max_resident_shards = max_resident_shards
         self._resident: OrderedDict[str, npt.NDArray[np.uint16]] = OrderedDict()
         pages_per_shard = [s.num_tokens // manifest.page_tokens for s in manifest.shards]
@@ -53,6 +60,12 @@ class PageReader:
     @property
     def num_pages(self) -> int:
         return int(self._first_page[-1])
+
+    @property
+    def digests(self) -> frozenset[bytes]:
+        """SHA-256 of every shard, the held-out one among them."""
+        shards = (*self._manifest.shards, self._manifest.held_out)
+        return frozenset(bytes.fromhex(shard.sha256) for shard in shards)
 
     def page(self, page_id: int) -> npt.NDArray[np.int64]:
         """One page, int64 [page_tokens]. ValueError if the id is not in [0, num_pages)."""
@@ -97,45 +110,19 @@ class PageReader:
 
     def _read(self, shard: Shard) -> bytes:
         """A shard's verified bytes: from disk if the copy there is good, else fetched once."""
-        path = None if self._cache_dir is None else self._cache_dir / f"{shard.sha256}.tokens"
-        if path is not None:
-            cached = _read_file(path, shard.num_bytes)
-            if cached is not None and _is_good(cached, shard):
-                return cached
+        digest = bytes.fromhex(shard.sha256)
+        cached = None if self._kept is None else self._kept.get(digest, shard.num_bytes)
+        data = self._fetched(shard) if cached is None else cached
+        if cached is None and self._kept is not None:
+            self._kept.put(digest, data)
+        self._on_read(shard.sha256, data)
+        return data
+
+    def _fetched(self, shard: Shard) -> bytes:
         data = self._fetch(shard.sha256, shard.num_bytes)
-        if not _is_good(data, shard):
+        if len(data) != shard.num_bytes or hashlib.sha256(data).hexdigest() != shard.sha256:
             raise Unavailable(
                 f"shard {shard.sha256} came with {len(data)} bytes of another content "
                 f"({shard.num_bytes} expected); fetch it from another mirror"
             )
-        if path is not None:
-            _write_file(path, data)
         return data
-
-
-def _is_good(data: bytes, shard: Shard) -> bool:
-    return len(data) == shard.num_bytes and hashlib.sha256(data).hexdigest() == shard.sha256
-
-
-def _read_file(path: Path, num_bytes: int) -> bytes | None:
-    """The file's first `num_bytes` + 1 bytes (one more shows that it is too long), or None."""
-    try:
-        with path.open("rb") as file:
-            return file.read(num_bytes + 1)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise ConfigError(f"cache file {path} cannot be read: {error.strerror}") from error
-
-
-def _write_file(path: Path, data: bytes) -> None:
-    """Write whole or not at all; no fsync, since every read is verified."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # A directory of its own, so that no half-written file outlives an error.
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".part-") as scratch:
-            part = Path(scratch) / path.name
-            part.write_bytes(data)
-            part.replace(path)
-    except OSError as error:
-        raise disk_trouble(path, error) from error

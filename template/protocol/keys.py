@@ -20,6 +20,11 @@ def checkpoint_manifest_key(run_id: bytes, window: int) -> str:
     return f"{run_id.hex()}/checkpoint/{window:08d}/manifest.json"
 
 
+def dropped_manifest_key(run_id: bytes, window: int) -> str:
+    """Where a manifest lies while the files that it names are being removed."""
+    return f"{run_id.hex()}/checkpoint/{window:08d}/dropped.json"
+
+
 def verdict_key(run_id: bytes, window: int) -> str:
     return f"{run_id.hex()}/verdict/{window:08d}.jsonl"
 

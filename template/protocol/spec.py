@@ -29,6 +29,9 @@ COMMITMENT_QUOTA_BYTES = 3100
 MAX_PUBLIC_WINDOW_BLOCKS = 200
 """A public node keeps the state of 256 blocks: all reads of a window must fall within them."""
 
+MAX_PART_BYTES = 2**32
+"""An S3 or R2 upload takes 4.995 GiB; larger parts could not be published."""
+
 PLAN_HINT = " (a plan, as in runs/, is no run spec yet: the owner makes one of it)"
 
 RECORDS_PER_WINDOW = 3
@@ -356,18 +359,26 @@ class CheckpointSpec:
     """`theta0_digest`: SHA-256 (hex) of the safetensors file of the first parameters: a seed
     does not give the same bits everywhere. Validators publish a checkpoint every
     `every_windows` windows; every node takes the digest over all its tensors every
-    `digest_every_windows`.
+    `digest_every_windows`. `part_bytes`: tensors of one file of a published checkpoint, together
+    at most, unless a single one is larger: what a broken download costs. Of 64 MiB one gets
+    through in the minute that a request has at 1.1 MB/s; smaller ones cost more requests.
     """
 
     theta0_digest: str
     every_windows: int
     digest_every_windows: int
+    part_bytes: int
 
     def __post_init__(self) -> None:
         _check_hex("checkpoint.theta0_digest", self.theta0_digest)
         _check(self.every_windows >= 1, "checkpoint.every_windows", "must be 1 or more")
         _check(
             self.digest_every_windows >= 1, "checkpoint.digest_every_windows", "must be 1 or more"
+        )
+        _check(
+            1 <= self.part_bytes <= MAX_PART_BYTES,
+            "checkpoint.part_bytes",
+            f"must be in [1, {MAX_PART_BYTES}]: a part must fit one upload",
         )
 
 

@@ -36,7 +36,7 @@ def check_bucket(
         _demand_refusal(reader, key, token, where)
         say("the read key cannot write, as it must be")
     finally:
-        # A key without the right to delete is no fault: nothing of a run is ever deleted.
+        # A key without the right to delete is no fault here: its bucket only grows.
         with suppress(StoreError):
             writer.delete(key)
 

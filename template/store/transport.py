@@ -6,6 +6,7 @@ without limit of size or time, and its timeouts restart with every byte received
 connections, timeouts and limits; knows nothing of buckets, keys, credentials or retries.
 """
 
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +24,10 @@ from template.store.watchdog import watched_pools
 CHUNK_BYTES = 1 << 20
 # A listing of 1,000 keys of 1,024 bytes is under 2 MB of XML; an error is under 2 kB.
 MAX_ANSWER_BYTES = 8 << 20
+MAX_DECLARED_BYTES = 5 << 30
+"""No single object is longer on S3 or R2."""
+HTTP_OK = 200
+_LENGTH = re.compile(r"[0-9]{1,12}")
 
 
 class TransportError(Exception):
@@ -31,11 +36,15 @@ class TransportError(Exception):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TransportLimits:
-    """Seconds for one exchange: to connect, between two bytes, and from first to last."""
+    """Seconds for one exchange: to connect, between two bytes, and from first to last. An object's
+    body has a second more for each `least_bytes_per_s` of the length that is declared, which the
+    reader has to accept: 1 MB/s is a slow line, and less is a bucket that drips.
+    """
 
     connect_s: float = 5.0
     silence_s: float = 20.0
     attempt_s: float = 60.0
+    least_bytes_per_s: float = 1e6
     connections: int = 16
 
 
@@ -104,12 +113,22 @@ class BoundedTransport:
             del request.headers["Expect"]
         end_s = time.monotonic() + self._limits.attempt_s
         response = self._exchange(request)
+        if request.stream_output and response.status == HTTP_OK:
+            end_s += self._declared_bytes(response) / self._limits.least_bytes_per_s
         body = BoundedBody(response, end_s)
         headers: Any = response.headers
         answer = AWSResponse(request.url, response.status, headers, body)
         if not request.stream_output:
             _ = answer.content
         return answer
+
+    @staticmethod
+    def _declared_bytes(response: BaseHTTPResponse) -> int:
+        """The length that the server says, if it says one that an object can have."""
+        text = response.headers.get("Content-Length", "")
+        if not _LENGTH.fullmatch(text):
+            return 0
+        return min(int(text), MAX_DECLARED_BYTES)
 
     def close(self) -> None:
         """Close idle connections."""

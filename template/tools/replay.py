@@ -7,6 +7,7 @@ from pathlib import Path
 
 from template.base.audit import Auditor
 from template.base.auditing import audit_windows, logs_in_bucket
+from template.base.blobs import validators_by_stake
 from template.base.context import ReadContext
 from template.base.peers import Peers
 from template.base.replaying import Replayed, replay_run
@@ -16,8 +17,8 @@ from template.protocol.root import tensors_digest
 from template.protocol.spec import RunSpec, load_spec
 from template.tools.newcomer import existing_subnet
 from template.tools.reading import read_only
-from template.training.checkpoint import publish
 from template.training.outer import OuterState
+from template.training.published import publish
 
 Say = Callable[[str], None]
 
@@ -82,7 +83,7 @@ def _result(replayed: Replayed) -> dict[str, object]:
 def _audit(context: ReadContext, peers: Peers, replayed: Replayed, say: Say) -> None:
     """Every validator's verdict logs, from the newest checkpoint that the chain's state allows."""
     last = replayed.state.window - 2
-    for hotkey in peers.validators():
+    for hotkey in validators_by_stake(context):
         try:
             auditor = Auditor(context, hotkey, replayed.state.window - 1)
             source = logs_in_bucket(context, auditor.peers, hotkey)

@@ -1,12 +1,9 @@
-"""Checkpoints: the published one that anybody can load, and the local one of a node.
+"""The local checkpoint of a node, and parameters as a file.
 
-Published: a manifest (JSON) and two files by SHA-256, `model.safetensors` and
-`config.json`, in Hugging Face's layout: put into one folder they load with
-`AutoModelForCausalLM.from_pretrained`. Local: one safetensors file with everything that a
-node carries, written whole or not at all.
+Local: one safetensors file with everything that a node carries, written whole or not at all.
+What others can load is `template.training.published`.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -21,84 +18,12 @@ from torch import Tensor
 
 from template.errors import ConfigError, disk_trouble
 from template.protocol.spec import RunSpec
-from template.training.model import Params, model_config, tensor_shapes
-from template.training.outer import OuterState, state_digest
+from template.training.model import Params, tensor_shapes
+from template.training.outer import OuterState
 
-PARAMS_FILE = "model.safetensors"
-CONFIG_FILE = "config.json"
 _FORMAT = 1
-_MALFORMED = (ValueError, KeyError, TypeError, OverflowError, RecursionError)
+MALFORMED = (ValueError, KeyError, TypeError, OverflowError, RecursionError)
 """What a stranger's JSON can raise: infinite numbers and deep nesting among the rest."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Published:
-    """A checkpoint as it lies in a bucket: the manifest, and its files by SHA-256."""
-
-    manifest: bytes
-    blobs: Mapping[bytes, bytes]
-
-
-def publish(state: OuterState, spec: RunSpec) -> Published:
-    """The checkpoint of a state; the same bytes from every node that stands on it."""
-    files = {
-        PARAMS_FILE: params_bytes(state.params),
-        CONFIG_FILE: model_config(spec).to_json_string().encode(),
-    }
-    digests = {name: hashlib.sha256(data).digest() for name, data in files.items()}
-    manifest = {
-        "format": _FORMAT,
-        "run_id": spec.run_id.hex(),
-        "files": [
-            {"name": name, "sha256": digests[name].hex(), "bytes": len(files[name])}
-            for name in sorted(files)
-        ],
-        "state": _carried(state),
-    }
-    return Published(
-        manifest=json.dumps(manifest, sort_keys=True).encode(),
-        blobs={digests[name]: files[name] for name in files},
-    )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PublishedManifest:
-    """A parsed manifest; `params_digest` names the tensors' file, of `params_bytes` bytes."""
-
-    params_digest: bytes
-    params_bytes: int
-    carried: dict[str, Any]
-
-
-def parse_published(data: bytes, spec: RunSpec) -> PublishedManifest:
-    """The manifest of a checkpoint of this run; ConfigError says what is wrong with it."""
-    try:
-        manifest = json.loads(data)
-        if manifest["format"] != _FORMAT or manifest["run_id"] != spec.run_id.hex():
-            raise ConfigError("checkpoint manifest: of another run or format")
-        entry = next(e for e in manifest["files"] if e["name"] == PARAMS_FILE)
-        return PublishedManifest(
-            params_digest=bytes.fromhex(entry["sha256"]),
-            params_bytes=int(entry["bytes"]),
-            carried=manifest["state"],
-        )
-    except (*_MALFORMED, StopIteration) as error:
-        raise ConfigError(f"checkpoint manifest: not one: {error!r}") from error
-
-
-def restore_published(manifest: PublishedManifest, data: bytes, spec: RunSpec) -> OuterState:
-    """The state that a manifest and its tensors' file describe. ConfigError if they do not fit.
-
-    The root is not proven here: a joiner compares the one that it leads to with the one
-    that the stake majority votes. It leads there only with the checkpoint digest of the
-    run, and that digest is checked: it covers the tensors and all else that is carried.
-    """
-    if hashlib.sha256(data).digest() != manifest.params_digest:
-        raise ConfigError("checkpoint: the tensors' file has another digest")
-    state = _restored(manifest.carried, parse_params(data, spec))
-    if state_digest(state) != state.checkpoint_digest:
-        raise ConfigError("checkpoint: what it carries is not what its checkpoint digest says")
-    return state
 
 
 def params_bytes(params: Mapping[str, Tensor]) -> bytes:
@@ -108,15 +33,21 @@ def params_bytes(params: Mapping[str, Tensor]) -> bytes:
 
 def parse_params(data: bytes, spec: RunSpec) -> Params:
     """Parameters from a safetensors file, checked against the run's model; else ConfigError."""
+    params = load_tensors(data)
+    check_params(params, spec)
+    return params
+
+
+def load_tensors(data: bytes) -> Params:
+    """Whatever tensors a safetensors file holds; ConfigError if it is none."""
     try:
-        params = load(data)
-    except (SafetensorError, *_MALFORMED) as error:
+        return dict(load(data))
+    except (SafetensorError, *MALFORMED) as error:
         raise ConfigError(f"checkpoint: not a safetensors file: {error!r}") from error
-    _check_params(params, spec)
-    return dict(params)
 
 
-def _check_params(params: Mapping[str, Tensor], spec: RunSpec) -> None:
+def check_params(params: Mapping[str, Tensor], spec: RunSpec) -> None:
+    """ConfigError unless these are the run's tensors, of its shapes, finite and float32."""
     shapes = tensor_shapes(spec)
     if {name: tuple(t.shape) for name, t in params.items()} != shapes:
         raise ConfigError("checkpoint: its tensors are not those of the run's model")
@@ -125,7 +56,8 @@ def _check_params(params: Mapping[str, Tensor], spec: RunSpec) -> None:
             raise ConfigError(f"checkpoint: {name} is not finite float32")
 
 
-def _carried(state: OuterState) -> dict[str, Any]:
+def carried_values(state: OuterState) -> dict[str, Any]:
+    """Everything of a state but its tensors, as plain JSON values."""
     return {
         "window": state.window,
         "root": state.root.hex(),
@@ -136,7 +68,8 @@ def _carried(state: OuterState) -> dict[str, Any]:
     }
 
 
-def _restored(carried: Mapping[str, Any], params: Params) -> OuterState:
+def restored_state(carried: Mapping[str, Any], params: Params) -> OuterState:
+    """The inverse of `carried_values`, on values of anybody; ConfigError if they are none."""
     try:
         return OuterState(
             window=int(carried["window"]),
@@ -150,7 +83,7 @@ def _restored(carried: Mapping[str, Any], params: Params) -> OuterState:
             voting_stakes_rao=tuple(int(s) for s in carried["voting_stakes_rao"]),
             checkpoint_digest=bytes.fromhex(carried["checkpoint_digest"]),
         )
-    except _MALFORMED as error:
+    except MALFORMED as error:
         raise ConfigError(f"checkpoint: its state is not one: {error!r}") from error
 
 
@@ -174,7 +107,7 @@ def save_local(path: Path, checkpoint: LocalCheckpoint, run_id: bytes) -> None:
     metadata = {
         "format": str(_FORMAT),
         "run_id": run_id.hex(),
-        "state": json.dumps(_carried(checkpoint.state)),
+        "state": json.dumps(carried_values(checkpoint.state)),
         "values": json.dumps(dict(checkpoint.values)),
     }
     partial = path.with_suffix(".partial")
@@ -209,5 +142,5 @@ def load_local(path: Path, spec: RunSpec) -> LocalCheckpoint | None:
         group, _, member = name.partition("/")
         groups.setdefault(group, {})[member] = tensor
     params = groups.pop("params", {})
-    _check_params(params, spec)
-    return LocalCheckpoint(state=_restored(carried, params), groups=groups, values=values)
+    check_params(params, spec)
+    return LocalCheckpoint(state=restored_state(carried, params), groups=groups, values=values)

@@ -4,6 +4,7 @@
 digests and the checkpoints see theta. Tied tensors appear once.
 """
 
+import json
 from collections.abc import Mapping
 
 import torch
@@ -36,6 +37,35 @@ def model_config(spec: RunSpec) -> LlamaConfig:
         pad_token_id=None,
         use_cache=False,
     )
+
+
+def config_json(spec: RunSpec) -> bytes:
+    """`config.json` of a published checkpoint: what `model_config` says, and nothing that depends
+    on the version of transformers, since every node must publish the same bytes.
+    """
+    model = spec.model
+    fields = {
+        "architectures": ["LlamaForCausalLM"],
+        "attention_dropout": 0.0,
+        "bos_token_id": None,
+        "dtype": "float32",
+        "eos_token_id": None,
+        "hidden_act": "silu",
+        "hidden_size": model.hidden_size,
+        "intermediate_size": model.intermediate_size,
+        "max_position_embeddings": spec.data.page_tokens,
+        "model_type": "llama",
+        "num_attention_heads": model.num_attention_heads,
+        "num_hidden_layers": model.num_hidden_layers,
+        "num_key_value_heads": model.num_key_value_heads,
+        "pad_token_id": None,
+        "rms_norm_eps": model.rms_norm_eps,
+        "rope_parameters": {"rope_theta": model.rope_theta, "rope_type": "default"},
+        "tie_word_embeddings": model.tie_word_embeddings,
+        "use_cache": False,
+        "vocab_size": model.vocab_size,
+    }
+    return json.dumps(fields, sort_keys=True, indent=2).encode()
 
 
 def build_model(spec: RunSpec) -> LlamaForCausalLM:

@@ -17,6 +17,7 @@ from template.base.auditing import audit_windows, logs_in_bucket, logs_in_files
 from template.base.findings import Findings, different_digest
 from template.errors import NotFound
 from template.protocol.keys import payload_key
+from tests.base.archive import Archive
 from tests.base.audited import (
     FORGED,
     WINDOWS,
@@ -44,6 +45,9 @@ def ended(tmp_path_factory) -> tuple[World, list[Findings]]:
         weights__min_windows=2,
         training__inner_steps=3,
     )
+    # Windows are audited long after retention lets validators forget them.
+    archives = {hotkey: Archive() for hotkey in world.buckets if hotkey != hotkey_of("owner")}
+    world.buckets |= archives
     drives = {
         **honest("val-a", "m0", "m1"),
         "val-b": deaf,
@@ -52,6 +56,8 @@ def ended(tmp_path_factory) -> tuple[World, list[Findings]]:
         "owner": live,
     }
     nodes = run(world, drives, tmp_path_factory.mktemp("run"))
+    for bucket in archives.values():
+        bucket.is_closed = False
     return world, nodes["owner"]
 
 

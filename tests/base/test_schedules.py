@@ -13,6 +13,7 @@ from template.base.ballots import read_candidates
 from template.base.context import NodeContext
 from template.base.joining import local_path
 from template.base.miner import Miner
+from template.base.retention import oldest_start
 from template.base.scoring import Scored
 from template.base.supervisor import supervise
 from template.base.validator import Validator
@@ -149,12 +150,17 @@ def _assert_headless(outcome: Outcome) -> None:
 
 
 def _lost_payloads(outcome: Outcome) -> list[tuple[int, int]]:
-    """(window, uid) of accepted payloads that no bucket gives to a stranger any more."""
+    """(window, uid) of accepted payloads that no bucket gives to a stranger any more, of those that
+    may not have been swept yet.
+    """
     world, lost = outcome.world, []
+    first = oldest_start((), len(outcome.said("accepted_uids", at_last=True)) + 1, world.spec) - 1
     gone = {name for f in world.faults if f.kind == "bucket_gone" for name in f.nodes}
     buckets = [b for h, b in world.buckets.items() if h not in map(hotkey_of, gone)]
     chain, schedule = world.chain(hotkey_of("owner")), world.spec.schedule.schedule()
     for window, (text,) in outcome.said("accepted_uids", at_last=True).items():
+        if window < first:
+            continue
         candidates = read_candidates(chain, schedule, window)
         for uid in map(int, filter(None, str(text).split(","))):
             digest = candidates[uid].digest

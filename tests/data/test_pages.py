@@ -188,3 +188,16 @@ def test_unusable_cache_names_the_remedy(dataset: Dataset, mirror: Mirror, tmp_p
 def test_at_least_one_shard_must_stay(dataset: Dataset, mirror: Mirror) -> None:
     with pytest.raises(ValueError, match="max_resident_shards"):
         _reader(dataset, mirror, resident=0)
+
+
+def test_each_shard_that_enters_memory_is_told_of(
+    dataset: Dataset, mirror: Mirror, tmp_path: Path
+) -> None:
+    """From the network and from disk alike: whoever serves it may have failed to before."""
+    for _process in range(2):
+        told: dict[str, bytes] = {}
+        reader = PageReader(dataset.manifest, mirror, tmp_path, 3, on_read=told.__setitem__)
+        reader.pages(range(13))
+        reader.page(0)
+        assert told == {s.sha256: dataset.blobs[s.sha256] for s in dataset.manifest.shards}
+    assert len(mirror.requests) == 3

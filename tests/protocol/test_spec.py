@@ -247,6 +247,7 @@ HUGE = "1" + "0" * 400
         ("checkpoint.theta0_digest", ['"none"']),
         ("checkpoint.every_windows", ["0"]),
         ("checkpoint.digest_every_windows", ["0"]),
+        ("checkpoint.part_bytes", ["0", "-1", "4294967297"]),
     ],
 )
 def test_values_out_of_range_are_named(spec_text: str, leaf: str, values: list[str]) -> None:

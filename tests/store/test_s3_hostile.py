@@ -2,93 +2,35 @@
 
 import random
 import socket
-import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 
 from template.errors import Denied, NotFound, StoreError, TooLarge, Unavailable
-from template.secret import Secret
-from template.store.s3 import S3Bucket, S3Store
+from template.store.s3 import S3Store
 from template.store.transport import TransportLimits
-
-KEY_ID = "AKIDEXAMPLEKEYID"
-SECRET = "wJalrXUtnFEMIsecretEXAMPLE"
-OK = b"HTTP/1.1 200 OK\r\n"
-LIMITS = TransportLimits(connect_s=1.0, silence_s=0.5, attempt_s=1.0)
+from tests.store.raw_server import (
+    KEY_ID,
+    LIMITS,
+    OK,
+    SECRET,
+    Answer,
+    RawServer,
+    body_of,
+    bucket_at,
+    drips,
+    floods,
+    says,
+    silent,
+)
 
 pytestmark = pytest.mark.timeout(20)
 
-Answer = Callable[["RawServer", socket.socket], None]
 Serve = Callable[..., tuple["S3Store", "RawServer"]]
-
-
-class RawServer:
-    """Answers the n-th request with the n-th answer, the last one for ever after."""
-
-    def __init__(self, *answers: Answer) -> None:
-        self.requests: list[bytes] = []
-        self.stopping = threading.Event()
-        self._answers = answers
-        self._lock = threading.Lock()
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-
-    def close(self) -> None:
-        self.stopping.set()
-        with suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-
-    def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                connection, _ = self._listener.accept()
-                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
-
-    def _serve(self, connection: socket.socket) -> None:
-        with connection, suppress(OSError):
-            while request := read_request(connection):
-                with self._lock:
-                    self.requests.append(request)
-                    turn = min(len(self.requests), len(self._answers)) - 1
-                self._answers[turn](self, connection)
-
-
-def read_request(connection: socket.socket) -> bytes:
-    data = b""
-    while b"\r\n\r\n" not in data:
-        piece = connection.recv(65_536)
-        if not piece:
-            return b""
-        data += piece
-    head, _, body = data.partition(b"\r\n\r\n")
-    length = 0
-    for line in head.lower().split(b"\r\n"):
-        if line.startswith(b"content-length:"):
-            length = int(line.split(b":")[1])
-    while len(body) < length:
-        body += connection.recv(65_536)
-    return head + b"\r\n\r\n" + body
-
-
-def says(*pieces: bytes, close: bool = False) -> Answer:
-    def answer(_: RawServer, connection: socket.socket) -> None:
-        connection.sendall(b"".join(pieces))
-        if close:
-            connection.close()
-
-    return answer
-
-
-def body_of(data: bytes) -> Answer:
-    return says(OK, b"Content-Length: %d\r\n\r\n" % len(data), data)
 
 
 def refuses(status: int, code: str, message: str = "no") -> Answer:
@@ -96,49 +38,20 @@ def refuses(status: int, code: str, message: str = "no") -> Answer:
     return says(b"HTTP/1.1 %d Nope\r\nContent-Length: %d\r\n\r\n" % (status, len(xml)), xml)
 
 
-def floods(head: bytes, piece: bytes) -> Answer:
-    def answer(server: RawServer, connection: socket.socket) -> None:
-        connection.sendall(head)
-        while not server.stopping.is_set():
-            connection.sendall(piece)
-
-    return answer
-
-
-def drips(head: bytes, piece: bytes) -> Answer:
-    def answer(server: RawServer, connection: socket.socket) -> None:
-        connection.sendall(head)
-        while not server.stopping.wait(0.05):
-            connection.sendall(piece)
-
-    return answer
-
-
-def silent(server: RawServer, _: socket.socket) -> None:
-    server.stopping.wait()
-
-
 @pytest.fixture
 def serve() -> Iterator[Serve]:
     servers: list[RawServer] = []
 
-    def start(*answers: Answer, deadline_s: float = 0.0) -> tuple[S3Store, RawServer]:
+    def start(
+        *answers: Answer, deadline_s: float = 0.0, limits: TransportLimits = LIMITS
+    ) -> tuple[S3Store, RawServer]:
         server = RawServer(*answers)
         servers.append(server)
-        return S3Store(bucket_at(server.url), deadline_s=deadline_s, limits=LIMITS), server
+        return S3Store(bucket_at(server.url), deadline_s=deadline_s, limits=limits), server
 
     yield start
     for server in servers:
         server.close()
-
-
-def bucket_at(url: str) -> S3Bucket:
-    return S3Bucket(
-        endpoint_url=url,
-        bucket="peer-bucket",
-        access_key_id=KEY_ID,
-        secret_access_key=Secret(SECRET),
-    )
 
 
 def test_declared_length_over_the_limit_is_refused_before_the_body(serve: Serve) -> None:
@@ -209,6 +122,49 @@ def test_stalling_servers_end_as_unavailable(serve: Serve, answer: Answer) -> No
     store, _ = serve(answer)
     with pytest.raises(Unavailable, match="peer-bucket/object"):
         store.get("object", max_bytes=100_000_000)
+
+
+def paced(data: bytes, pause_s: float, status: bytes = OK) -> Answer:
+    """Sends 1,000 bytes at a time."""
+
+    def answer(server: RawServer, connection: socket.socket) -> None:
+        connection.sendall(status + b"Content-Length: %d\r\n\r\n" % len(data))
+        for start in range(0, len(data), 1000):
+            server.stopping.wait(pause_s)
+            connection.sendall(data[start : start + 1000])
+
+    return answer
+
+
+@pytest.mark.parametrize(("pause_s", "arrives"), [(0.1, True), (0.3, False)])
+def test_a_longer_object_has_more_time_but_not_to_drip(
+    serve: Serve, pause_s: float, arrives: bool
+) -> None:
+    """1 s for any exchange, 2 s for these bytes: 10 kB/s are enough, 3.3 are not."""
+    data = bytes(range(250)) * 80
+    limits = replace(LIMITS, least_bytes_per_s=10_000.0)
+    store, _ = serve(paced(data, pause_s), limits=limits)
+    started_s = time.monotonic()
+    if arrives:
+        assert store.get("object", max_bytes=len(data)) == data
+        assert time.monotonic() - started_s > LIMITS.attempt_s
+    else:
+        with pytest.raises(Unavailable, match="too long"):
+            store.get("object", max_bytes=len(data))
+    assert time.monotonic() - started_s < 4.5
+
+
+@pytest.mark.parametrize("declared", [b"999999999999", b"1e9"])
+def test_nobody_gets_time_for_a_length_that_is_not_read(serve: Serve, declared: bytes) -> None:
+    error = drips(b"HTTP/1.1 500 No\r\nContent-Length: " + declared + b"\r\n\r\n", b"x")
+    store, _ = serve(error)
+    started_s = time.monotonic()
+    with pytest.raises(Unavailable):
+        store.get("object", max_bytes=100)
+    listing, _ = serve(drips(OK + b"Content-Length: " + declared + b"\r\n\r\n", b"x"))
+    with pytest.raises(Unavailable):
+        listing.list("")
+    assert time.monotonic() - started_s < 5
 
 
 def test_flood_in_answer_to_a_put_is_cut(serve: Serve) -> None:

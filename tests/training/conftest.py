@@ -8,6 +8,7 @@ from template.protocol.payload import PayloadFormat
 from template.protocol.spec import RunSpec
 from template.tools.owner import RunChoices, prepare_run
 from template.training.model import Params, initial_params, tensor_shapes
+from template.training.outer import OuterState, first_state, state_digest
 from tests.fakes import hotkey_of
 from tests.swarm import small_plan, synthetic_corpus
 
@@ -34,3 +35,16 @@ def form(spec: RunSpec) -> PayloadFormat:
     return PayloadFormat(
         run_id=spec.run_id, shapes=tensor_shapes(spec), top_k=spec.compression.top_k
     )
+
+
+@pytest.fixture
+def state(theta0: Params, spec: RunSpec) -> OuterState:
+    """A state with something in every field, as it stands where a checkpoint is published."""
+    norms = {name: 0.1 + i / 3 for i, name in enumerate(theta0)}
+    state = dataclasses.replace(
+        first_state(theta0, spec.run_id),
+        window=8,
+        accepted_norms=((5, (norms, dict.fromkeys(norms, 1e-7))), (7, (norms,))),
+        voting_stakes_rao=(3, 2**62),
+    )
+    return dataclasses.replace(state, checkpoint_digest=state_digest(state))

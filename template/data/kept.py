@@ -1,0 +1,73 @@
+"""Files kept in a folder under the SHA-256 of their bytes.
+
+Owns names, whole writes and the check of every byte that is read back. A file is named by its
+digest and a suffix of ours: no name that a stranger chose reaches the file system. Does not know
+where bytes come from or what they mean.
+"""
+
+import hashlib
+import tempfile
+from collections.abc import Collection
+from pathlib import Path
+
+from template.errors import ConfigError, disk_trouble
+
+_HEX_CHARS = 64
+
+
+class KeptFiles:
+    """A folder, made with the first file. Several processes may share it: writes are whole.
+
+    Reading raises ConfigError if the folder cannot be read, writing StateError if the disk does
+    not take it.
+    """
+
+    def __init__(self, folder: Path, suffix: str) -> None:
+        self._folder = folder
+        self._suffix = suffix
+
+    def get(self, digest: bytes, num_bytes: int) -> bytes | None:
+        """The bytes of this digest and length; None if they are not here, or are damaged."""
+        data = _read(self._path(digest), num_bytes)
+        if data is None or len(data) != num_bytes or hashlib.sha256(data).digest() != digest:
+            return None
+        return data
+
+    def put(self, digest: bytes, data: bytes) -> None:
+        """Write whole or not at all; no fsync, since every read is verified."""
+        path = self._path(digest)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            # A directory of its own, so that no half-written file outlives an error.
+            with tempfile.TemporaryDirectory(dir=self._folder, prefix=".part-") as scratch:
+                part = Path(scratch) / path.name
+                part.write_bytes(data)
+                part.replace(path)
+        except OSError as error:
+            raise disk_trouble(path, error) from error
+
+    def keep_only(self, digests: Collection[bytes]) -> None:
+        """Remove every other file of this suffix; none at all if the folder is not there."""
+        wanted = {self._path(digest) for digest in digests}
+        try:
+            for path in self._folder.glob(f"{'?' * _HEX_CHARS}{self._suffix}"):
+                if path not in wanted:
+                    path.unlink(missing_ok=True)
+        except OSError as error:
+            raise disk_trouble(self._folder, error) from error
+
+    def _path(self, digest: bytes) -> Path:
+        if 2 * len(digest) != _HEX_CHARS:
+            raise ValueError(f"a SHA-256 has 32 bytes, not {len(digest)}")
+        return self._folder / f"{digest.hex()}{self._suffix}"
+
+
+def _read(path: Path, num_bytes: int) -> bytes | None:
+    """The file's first `num_bytes` + 1 bytes (one more shows that it is too long), or None."""
+    try:
+        with path.open("rb") as file:
+            return file.read(num_bytes + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ConfigError(f"cache file {path} cannot be read: {error.strerror}") from error

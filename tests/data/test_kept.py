@@ -1,0 +1,82 @@
+"""Files by digest: what comes back is what was put, or nothing."""
+
+import hashlib
+import resource
+from pathlib import Path
+
+import pytest
+
+from template.data.kept import KeptFiles
+from template.errors import ConfigError, StateError
+
+DATA = b"some bytes"
+DIGEST = hashlib.sha256(DATA).digest()
+OTHER = hashlib.sha256(b"others").digest()
+
+
+def test_what_was_put_comes_back_in_another_process(tmp_path: Path) -> None:
+    folder = tmp_path / "made" / "on demand"
+    assert KeptFiles(folder, ".part").get(DIGEST, len(DATA)) is None
+    KeptFiles(folder, ".part").put(DIGEST, DATA)
+    assert KeptFiles(folder, ".part").get(DIGEST, len(DATA)) == DATA
+    assert KeptFiles(folder, ".other").get(DIGEST, len(DATA)) is None
+    assert [path.name for path in folder.iterdir()] == [f"{DIGEST.hex()}.part"]
+
+
+def test_nothing_is_a_file_too(tmp_path: Path) -> None:
+    kept, digest = KeptFiles(tmp_path, ".part"), hashlib.sha256(b"").digest()
+    assert kept.get(digest, 0) is None
+    kept.put(digest, b"")
+    assert kept.get(digest, 0) == b""
+
+
+@pytest.mark.parametrize("damaged", [b"", DATA[:-1], DATA + b"\0", b"S" + DATA[1:]])
+def test_a_damaged_file_is_none(tmp_path: Path, damaged: bytes) -> None:
+    kept = KeptFiles(tmp_path, ".part")
+    kept.put(DIGEST, DATA)
+    (tmp_path / f"{DIGEST.hex()}.part").write_bytes(damaged)
+    assert kept.get(DIGEST, len(DATA)) is None
+    kept.put(DIGEST, DATA)
+    assert kept.get(DIGEST, len(DATA)) == DATA
+    assert kept.get(DIGEST, len(DATA) - 1) is None
+    assert kept.get(DIGEST, len(DATA) + 1) is None
+
+
+def test_only_files_of_this_suffix_are_removed(tmp_path: Path) -> None:
+    kept, shards = KeptFiles(tmp_path, ".part"), KeptFiles(tmp_path, ".tokens")
+    kept.keep_only([])
+    for store in (kept, shards):
+        store.put(DIGEST, DATA)
+        store.put(OTHER, b"others")
+    (tmp_path / "node.part").write_bytes(b"not ours")
+    kept.keep_only([OTHER])
+    assert kept.get(DIGEST, len(DATA)) is None
+    assert kept.get(OTHER, 6) == b"others"
+    assert shards.get(DIGEST, len(DATA)) == DATA
+    assert (tmp_path / "node.part").exists()
+
+
+@pytest.mark.parametrize("digest", [b"", b"../../x", bytes(31), bytes(33)])
+def test_only_a_digest_is_a_name(tmp_path: Path, digest: bytes) -> None:
+    with pytest.raises(ValueError, match="32 bytes"):
+        KeptFiles(tmp_path, ".part").put(digest, DATA)
+
+
+def test_a_folder_that_is_none_names_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    kept = KeptFiles(tmp_path / "file", ".part")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        kept.get(DIGEST, len(DATA))
+    with pytest.raises(StateError, match="free the disk"):
+        kept.put(DIGEST, DATA)
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        with pytest.raises(StateError, match="free the disk"):
+            KeptFiles(tmp_path, ".part").put(DIGEST, bytes(101))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,325 @@
+"""The published checkpoint: the same bytes from every node, loadable by anybody, and no more
+believed than it proves.
+"""
+
+import dataclasses
+import hashlib
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from template.errors import ConfigError
+from template.protocol.spec import RunSpec
+from template.training.model import build_model, load_params, model_config, tensor_shapes
+from template.training.outer import OuterState, state_digest
+from template.training.published import (
+    CONFIG_FILE,
+    INDEX_FILE,
+    ONLY_PART,
+    ROOM_BYTES,
+    Published,
+    PublishedManifest,
+    parse_published,
+    part_names,
+    publish,
+    restore_published,
+    tensors_limit_bytes,
+)
+from tests.training.states import equal_states
+
+GOLDEN = {
+    "one part": "c224cf6215ad4d8003c4a4b4e47a251d83ae97299d7468dc48d3843c8b06f0b0",
+    "parts": "3e7f28a5730e1bcb939ea5c1c89d729b0537e9173a3d989deb5bd276909fe694",
+}
+"""SHA-256 over manifest and files of `_plain_state`: another value is another format."""
+
+
+def _of_parts(spec: RunSpec, part_bytes: int) -> RunSpec:
+    return dataclasses.replace(
+        spec, checkpoint=dataclasses.replace(spec.checkpoint, part_bytes=part_bytes)
+    )
+
+
+@pytest.fixture(params=[2**20, 4096, 1])
+def cut(request, spec) -> RunSpec:
+    """The run with one part, with a few, and with one for each tensor."""
+    return _of_parts(spec, request.param)
+
+
+@pytest.fixture
+def parted(spec) -> RunSpec:
+    return _of_parts(spec, 4096)
+
+
+def _parts(published: Published, manifest: PublishedManifest) -> list[bytes]:
+    return [published.blobs[part.digest] for part in manifest.parts]
+
+
+def _edited(published: Published, edit) -> bytes:
+    table = json.loads(published.manifest)
+    edit(table)
+    return json.dumps(table).encode()
+
+
+def test_it_comes_back_bit_for_bit(state, cut) -> None:
+    published = publish(state, cut)
+    assert all(hashlib.sha256(data).digest() == d for d, data in published.blobs.items())
+    manifest = parse_published(published.manifest, cut)
+    assert {f.digest for f in manifest.files} == published.blobs.keys()
+    assert all(f.num_bytes == len(published.blobs[f.digest]) for f in manifest.files)
+    restored = restore_published(manifest, iter(_parts(published, manifest)), cut)
+    assert equal_states(restored, state)
+
+
+def test_every_node_publishes_the_same_bytes(state, cut) -> None:
+    """Whatever order and memory its tensors have."""
+    shuffled = {n: state.params[n].clone() for n in sorted(state.params, reverse=True)}
+    assert publish(dataclasses.replace(state, params=shuffled), cut) == publish(state, cut)
+
+
+def _plain_state(state: OuterState, spec: RunSpec) -> OuterState:
+    """A state without drawn numbers: they are not the same everywhere."""
+    params = {
+        name: torch.arange(int(np.prod(shape)), dtype=torch.float32).reshape(shape) / 8
+        for name, shape in tensor_shapes(spec).items()
+    }
+    norms = dict.fromkeys(params, 0.5)
+    plain = dataclasses.replace(
+        state,
+        params=params,
+        root=bytes(32),
+        initial_norms=norms,
+        accepted_norms=((5, (norms,)),),
+    )
+    return dataclasses.replace(plain, checkpoint_digest=state_digest(plain))
+
+
+@pytest.mark.parametrize(("name", "part_bytes"), [("one part", 2**20), ("parts", 4096)])
+def test_the_bytes_are_those_of_the_format(name, part_bytes, state, spec) -> None:
+    zeros = "00" * 32
+    spec = dataclasses.replace(
+        _of_parts(spec, part_bytes),
+        data=dataclasses.replace(spec.data, manifest_digest=zeros),
+    )
+    spec = dataclasses.replace(
+        spec, checkpoint=dataclasses.replace(spec.checkpoint, theta0_digest=zeros)
+    )
+    published = publish(_plain_state(state, spec), spec)
+    table = json.loads(published.manifest)
+    assert table.pop("run_id") == spec.run_id.hex()
+    digest = hashlib.sha256(json.dumps(table, sort_keys=True).encode())
+    for data in published.blobs.values():
+        digest.update(data)
+    assert digest.hexdigest() == GOLDEN[name]
+
+
+@pytest.mark.parametrize("cut", [2**20], indirect=True)
+def test_one_part_keeps_the_plain_name(state, cut) -> None:
+    manifest = parse_published(publish(state, cut).manifest, cut)
+    assert {f.name for f in manifest.files} == {CONFIG_FILE, ONLY_PART}
+
+
+def test_parts_are_filled_in_name_order_up_to_the_limit(state, parted) -> None:
+    published = publish(state, parted)
+    manifest = parse_published(published.manifest, parted)
+    assert [part.name for part in manifest.parts] == part_names(len(manifest.parts))
+    groups = [sorted(load(data)) for data in _parts(published, manifest)]
+    assert [name for group in groups for name in group] == sorted(state.params)
+    assert len(groups) > 2
+
+    def size(names) -> int:
+        return sum(4 * state.params[name].numel() for name in names)
+
+    limit = parted.checkpoint.part_bytes
+    assert all(size(group) <= limit or len(group) == 1 for group in groups)
+    assert all(size([*one, other[0]]) > limit for one, other in pairwise(groups))
+
+
+def test_a_part_may_be_exactly_full(state, spec) -> None:
+    names = sorted(state.params)
+    two = sum(4 * state.params[name].numel() for name in names[:2])
+    for part_bytes, together in ((two, 2), (two - 1, 1)):
+        cut = _of_parts(spec, part_bytes)
+        published = publish(state, cut)
+        first = parse_published(published.manifest, cut).parts[0]
+        assert sorted(load(published.blobs[first.digest])) == names[:together]
+
+
+def test_transformers_loads_it(state, cut, tmp_path: Path) -> None:
+    published = publish(state, cut)
+    for entry in json.loads(published.manifest)["files"]:
+        (tmp_path / entry["name"]).write_bytes(published.blobs[bytes.fromhex(entry["sha256"])])
+    has_index = (tmp_path / INDEX_FILE).exists()
+    assert has_index != (tmp_path / ONLY_PART).exists()
+    theirs, said = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert not said["missing_keys"]
+    assert not said["unexpected_keys"]
+    ours = build_model(cut).eval()
+    load_params(ours, state.params)
+    tokens = torch.from_numpy(np.arange(32).reshape(2, 16))
+    with torch.no_grad():
+        found = theirs.eval()(input_ids=tokens).logits
+        assert found.dtype == torch.float32
+        assert torch.equal(found, ours(input_ids=tokens).logits)
+
+
+def test_its_config_is_the_runs(state, spec, tmp_path: Path) -> None:
+    published = publish(state, spec)
+    (entry,) = [e for e in json.loads(published.manifest)["files"] if e["name"] == CONFIG_FILE]
+    (tmp_path / CONFIG_FILE).write_bytes(published.blobs[bytes.fromhex(entry["sha256"])])
+    found = LlamaConfig.from_pretrained(tmp_path).to_dict()
+    ours = model_config(spec).to_dict()
+    differing = {key for key in found.keys() | ours.keys() if found.get(key) != ours.get(key)}
+    assert differing <= {"architectures", "dtype", "_name_or_path"}
+    assert b"transformers_version" not in published.blobs[bytes.fromhex(entry["sha256"])]
+
+
+def test_a_tampered_part_is_refused(state, parted) -> None:
+    published = publish(state, parted)
+    manifest = parse_published(published.manifest, parted)
+    for index in range(len(manifest.parts)):
+        parts = _parts(published, manifest)
+        parts[index] = parts[index][:-1] + bytes([parts[index][-1] ^ 1])
+        with pytest.raises(ConfigError, match="another digest"):
+            restore_published(manifest, parts, parted)
+
+
+def test_parts_in_another_order_or_number_are_refused(state, parted) -> None:
+    published = publish(state, parted)
+    manifest = parse_published(published.manifest, parted)
+    parts = _parts(published, manifest)
+    with pytest.raises(ConfigError, match="another digest"):
+        restore_published(manifest, parts[::-1], parted)
+    with pytest.raises(ValueError, match="shorter"):
+        restore_published(manifest, parts[:-1], parted)
+
+
+def test_tensors_that_are_not_those_of_the_checkpoint_digest_are_refused(state, cut) -> None:
+    """Its publisher could name any file; the digest that enters the next root binds it."""
+    name = sorted(state.params)[0]
+    other = {**state.params, name: state.params[name] * 2}
+    published = publish(dataclasses.replace(state, params=other), cut)
+    manifest = parse_published(published.manifest, cut)
+    with pytest.raises(ConfigError, match="checkpoint digest"):
+        restore_published(manifest, _parts(published, manifest), cut)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"[]", b"null", b"{}", b"\xff\xfe", b'{"format": 2}', b"[" * 100_000]
+)
+def test_bytes_that_are_no_manifest_are_refused(data: bytes, spec) -> None:
+    with pytest.raises(ConfigError, match="checkpoint manifest"):
+        parse_published(data, spec)
+
+
+def test_a_manifest_of_another_run_or_format_is_refused(state, spec, other_spec) -> None:
+    published = publish(state, spec)
+    with pytest.raises(ConfigError, match="another run"):
+        parse_published(published.manifest, other_spec)
+    with pytest.raises(ConfigError, match="another run or format"):
+        parse_published(_edited(published, lambda table: table.update(format=1)), spec)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("window", float("inf")),
+        ("window", "eight"),
+        ("window", None),
+        ("root", "zz"),
+        ("accepted_norms", [[1]]),
+        ("accepted_norms", 5),
+        ("initial_norms", []),
+        ("initial_norms", {}),
+        ("voting_stakes_rao", [float("inf")]),
+        ("checkpoint_digest", 7),
+    ],
+)
+def test_a_state_that_is_none_is_refused(field: str, value: object, state, spec) -> None:
+    published = publish(state, spec)
+    data = _edited(published, lambda table: table["state"].update({field: value}))
+    manifest = parse_published(data, spec)
+    with pytest.raises(ConfigError, match="checkpoint"):
+        restore_published(manifest, _parts(published, manifest), spec)
+
+
+@pytest.mark.parametrize("carried", [None, [], "state", 7])
+def test_a_state_that_is_no_table_is_refused(carried: object, state, spec) -> None:
+    data = _edited(publish(state, spec), lambda table: table.update(state=carried))
+    with pytest.raises(ConfigError, match="checkpoint manifest"):
+        parse_published(data, spec)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("bytes", float("inf")),
+        ("bytes", "many"),
+        ("bytes", None),
+        ("bytes", [1]),
+        ("bytes", True),
+        ("bytes", 0),
+        ("bytes", -1),
+        ("bytes", 2**80),
+        ("sha256", "00" * 31),
+        ("sha256", "0X" * 32),
+        ("sha256", None),
+        ("sha256", "../../../etc/passwd"),
+        ("name", None),
+        ("name", ["model.safetensors"]),
+        ("name", "../model.safetensors"),
+        ("name", "/etc/model.safetensors"),
+        ("name", "pytorch_model.bin"),
+        ("name", "model-00001-of-00001.safetensors"),
+    ],
+)
+def test_a_file_entry_that_is_none_is_refused(field: str, value: object, state, cut) -> None:
+    def edit(table) -> None:
+        for entry in table["files"]:
+            entry[field] = value
+
+    with pytest.raises(ConfigError, match="checkpoint manifest"):
+        parse_published(_edited(publish(state, cut), edit), cut)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda files: files.clear(),
+        lambda files: files.pop(),
+        lambda files: files.append(files[0]),
+        lambda files: files.append({**files[0], "name": "modeling_llama.py"}),
+        lambda files: files.extend([files[-1]] * 1000),
+        lambda files: files.append(7),
+    ],
+)
+def test_more_or_fewer_files_than_the_layout_has_are_refused(edit, state, cut) -> None:
+    data = _edited(publish(state, cut), lambda table: edit(table["files"]))
+    with pytest.raises(ConfigError, match="checkpoint manifest"):
+        parse_published(data, cut)
+
+
+def test_parts_longer_than_the_model_are_refused_before_they_are_read(state, parted) -> None:
+    published = publish(state, parted)
+    num_parts = len(parse_published(published.manifest, parted).parts)
+    limit = tensors_limit_bytes(tensor_shapes(parted), num_parts)
+    assert limit == sum(4 * t.numel() for t in state.params.values()) + num_parts * ROOM_BYTES
+
+    def of_total(total: int) -> bytes:
+        def edit(table) -> None:
+            parts = [e for e in table["files"] if e["name"].endswith(".safetensors")]
+            for part in parts:
+                part["bytes"] = 1
+            parts[0]["bytes"] = total - len(parts) + 1
+
+        return _edited(published, edit)
+
+    assert sum(p.num_bytes for p in parse_published(of_total(limit), parted).parts) == limit
+    with pytest.raises(ConfigError, match="longer than the run's model"):
+        parse_published(of_total(limit + 1), parted)
