@@ -1,0 +1,258 @@
+"""One localnet with a proxy and a clock for every neuron, the plan carried out in it.
+
+Owns the processes' surroundings, when faults begin and end by the chain's head, and what is
+read meanwhile. Does not own the faults themselves (`faults`), nor what follows (`measure`).
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from urllib.parse import urlsplit
+
+from benchmarks.chaos.faults import Planted, Post, plant
+from benchmarks.chaos.measure import Happened, Run, Sight
+from benchmarks.chaos.plan import Crew, Fault
+from benchmarks.chaos.shim import Clock, build, environment
+from template.base.ballots import read_candidates
+from template.chain.bittensor import ConnectionLost
+from template.errors import NotFound, StoreError
+from template.localnet.commands import LocalnetConfig, log_path
+from template.localnet.events import JsonlTail, Row, accepted_uids
+from template.localnet.keeper import Service
+from template.localnet.launcher import Heights, Localnet
+from template.localnet.processes import Command
+from template.localnet.proxy import HttpProxy, WireProxy
+from template.metrics import EVENTS_FILE
+from template.protocol.keys import bucket_name, payload_key
+from template.protocol.root import Member
+from template.protocol.ss58 import public_key
+from template.store.s3 import S3Store
+
+MAX_PAYLOAD_BYTES = 1 << 24
+_POLLS_PER_SEARCH = 4
+
+
+@dataclass(kw_only=True)
+class _Active:
+    fault: Fault
+    planted: Planted
+    began_block: int
+    end_block: int
+
+
+class Arena:
+    """A localnet under faults; a context manager, as `Localnet` is. It is the faults' ground."""
+
+    def __init__(
+        self, config: LocalnetConfig, plan: Sequence[Fault], tell: Callable[[str], None]
+    ) -> None:
+        self._tell = tell
+        self._exit = ExitStack()
+        self._config = config
+        self._todo = list(plan)
+        self._active: list[_Active] = []
+        self._posts: dict[str, Post] = {}
+        self._library = build(config.out)
+        self.happened: list[Happened] = []
+        self.net = Localnet(config, tell, tell, dress=self._dress)
+
+    def __enter__(self) -> "Arena":
+        try:
+            self._exit.enter_context(self.net)
+            self.watcher = Watcher(self.net, tuple(self._posts))
+        except BaseException:
+            self._exit.close()
+            raise
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._exit.close()
+
+    @property
+    def posts(self) -> Mapping[str, Post]:
+        return self._posts
+
+    def service(self, name: str) -> Service:
+        return self.net.service(name)
+
+    def revive(self, name: str) -> None:
+        self.net.revive(name)
+
+    def play(self) -> Run:
+        """The whole run, and what was seen of it."""
+        self.net.watch(self.tick)
+        self._end_all(self.watcher.head)
+        self.watcher.search()
+        return Run(
+            schedule=self.net.spec.schedule.schedule(),
+            num_windows=self._config.num_windows,
+            nodes=tuple(self._posts),
+            sights=tuple(self.watcher.sights),
+            faults=tuple(self.happened),
+            produced=self.watcher.produced(),
+        )
+
+    def tick(self, heights: Heights) -> None:
+        """Begin, look at and end faults by the head; read what the nodes wrote."""
+        self.watcher.read(heights)
+        for active in self._active:
+            active.planted.look()
+        for active in [a for a in self._active if heights.head >= a.end_block]:
+            self._end(active, heights.head)
+        while self._todo and heights.head >= self._block(self._todo[0].window, self._todo[0].at):
+            self._begin(self._todo.pop(0), heights.head)
+
+    def _begin(self, fault: Fault, head: int) -> None:
+        self._tell(f"window {fault.window}: {fault.kind}: {', '.join(fault.targets)}")
+        planted = plant(fault, self)
+        planted.begin()
+        end = self._block(fault.window + fault.lasts_windows, fault.at)
+        active = _Active(fault=fault, planted=planted, began_block=head, end_block=end)
+        self._active.append(active)
+        if fault.lasts_windows == 0:
+            self._end(active, head)
+
+    def _end(self, active: _Active, head: int) -> None:
+        self._active.remove(active)
+        planted, fault = active.planted, active.fault
+        planted.end()
+        self._tell(f"over: {fault.kind}: {planted.evidence}")
+        self.happened.append(
+            Happened(
+                name=str(fault.kind),
+                targets=fault.targets,
+                window=fault.window,
+                began_block=active.began_block,
+                ended_block=head,
+                took_effect=planted.took_effect,
+                evidence=planted.evidence,
+            )
+        )
+        self.happened.sort(key=lambda fault: fault.window)
+
+    def _end_all(self, head: int) -> None:
+        for active in list(self._active):
+            self._end(active, head)
+
+    def _block(self, window: int, at: float) -> int:
+        schedule = self.net.spec.schedule
+        first = schedule.schedule().first_block(window)
+        return first + int(at * schedule.blocks_per_window)
+
+    def _dress(self, command: Command) -> Command:
+        """The same with the library loaded, and everything through proxies of its own."""
+        chain_port = _port(self.net.endpoint)
+        bucket_port = _port(self.net.server.endpoint_url)
+        clock = Clock(self._config.out / f"{command.name}.clock")
+        hotkey = self.net.hotkeys[command.name]
+        post = Post(
+            chain=self._exit.enter_context(WireProxy(chain_port)),
+            buckets=self._exit.enter_context(HttpProxy(bucket_port)),
+            clock=clock,
+            state_dir=self._config.out / "nodes" / command.name,
+            log_path=log_path(self._config, command.name),
+            bucket_path=f"/{bucket_name(public_key(hotkey))}/",
+        )
+        self._posts[command.name] = post
+        ports = {chain_port: post.chain.port, bucket_port: post.buckets.port}
+        return replace(command, env={**command.env, **environment(self._library, clock, ports)})
+
+
+class Watcher:
+    """Reads what the nodes write, and looks for every accepted payload in the buckets."""
+
+    def __init__(self, net: Localnet, names: Sequence[str]) -> None:
+        self._net = net
+        self._tails = {n: JsonlTail(net.config.out / "nodes" / n / EVENTS_FILE) for n in names}
+        self.sights: list[Sight] = []
+        self.losses: dict[int, float] = {}
+        self.head = 0
+        self._wanted: dict[tuple[int, int], Member | None] = {}
+        self._found: set[tuple[int, int]] = set()
+        self._stores = {
+            hotkey: S3Store(
+                net.server.bucket(bucket_name(public_key(hotkey)), net.server.admin), deadline_s=0.0
+            )
+            for hotkey in net.hotkeys.values()
+        }
+        self._polls = 0
+
+    def read(self, heights: Heights) -> None:
+        self.head = heights.head
+        for name, tail in self._tails.items():
+            for row in tail.read_new():
+                self._add(name, row)
+        self._polls += 1
+        if self._polls % _POLLS_PER_SEARCH == 0:
+            self.search()
+
+    def produced(self) -> dict[tuple[int, int], bool]:
+        """(window, uid) of each accepted payload -> whether its bytes were found."""
+        return {key: key in self._found for key in self._wanted}
+
+    def search(self) -> None:
+        """Look once for each accepted payload that was not found yet."""
+        for key in [key for key in self._wanted if key not in self._found]:
+            try:
+                if self._is_there(key):
+                    self._found.add(key)
+            except (ConnectionLost, StoreError):
+                return  # chain or bucket server are down: next time
+
+    def _add(self, name: str, row: Row) -> None:
+        if "held_out_loss" in row:
+            self.losses.setdefault(row["window"], float(row["held_out_loss"]))
+        if "state_root" not in row:
+            return
+        uids = tuple(accepted_uids(row))
+        self.sights.append(
+            Sight(
+                node=name,
+                window=row["window"],
+                state_window=row["state_window"],
+                root=row["state_root"],
+                digest=row.get("params_digest", ""),
+                accepted=uids,
+                block=self.head,
+            )
+        )
+        for uid in uids:
+            self._wanted.setdefault((row["window"], uid), None)
+
+    def _is_there(self, key: tuple[int, int]) -> bool:
+        window, uid = key
+        member = self._wanted[key]
+        if member is None:
+            schedule = self._net.spec.schedule.schedule()
+            for found, one in read_candidates(self._net.chain, schedule, window).items():
+                if (window, found) in self._wanted:
+                    self._wanted[window, found] = one
+            member = self._wanted[key]
+        return member is not None and any(
+            self._gives(store, window, member) for store in self._stores.values()
+        )
+
+    def _gives(self, store: S3Store, window: int, member: Member) -> bool:
+        name = payload_key(self._net.spec.run_id, window, member.digest)
+        try:
+            data = store.get(name, max_bytes=MAX_PAYLOAD_BYTES)
+        except NotFound:
+            return False
+        return hashlib.sha256(data).digest() == member.digest
+
+
+def crew_of(config: LocalnetConfig) -> Crew:
+    """Whom faults may hit; validators in the order of their stakes."""
+    by_stake = sorted(config.roster, key=lambda p: -p.stake_tao)
+    return Crew(
+        miners=tuple(p.name for p in config.roster if p.role == "miner"),
+        validators=tuple(p.name for p in by_stake if p.role == "validator"),
+    )
+
+
+def _port(url: str) -> int:
+    port = urlsplit(url).port
+    if port is None:
+        raise ValueError(f"{url} has no port")
+    return port
