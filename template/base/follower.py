@@ -1,35 +1,56 @@
 """Following the run: from theta_{w+1} to theta_{w+2} by what the chain decided on window w.
 
-Miner and validator follow alike; nothing here depends on a role.
+Miner and validator follow alike; nothing here depends on a role. A node that finds itself apart
+from the majority comes back by itself: it takes its last steps again, or joins anew.
 """
 
 import logging
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from template.base.ballots import read_ballot
 from template.base.context import ReadContext
-from template.base.peers import FETCH_THREADS, Peers
-from template.errors import ConsensusError, PayloadError
-from template.protocol.admission import open_payload
-from template.protocol.payload import Payload, payload_digest
-from template.protocol.quorum import Decision, decide
+from template.base.frames import Frames
+from template.base.healing import heal, step_from, take_back
+from template.base.joining import join_at
+from template.base.past import Past
+from template.base.peers import Peers
+from template.errors import ConsensusError
+from template.protocol.lineage import LineageStep
+from template.protocol.payload import Payload
+from template.protocol.quorum import VOID_WINDOWS, Decision, decide, is_void, voided
 from template.protocol.record import ROOT_BYTES
-from template.protocol.root import Member, sample_digest, tensors_digest
+from template.protocol.root import sample_digest, tensors_digest
 from template.training.outer import OuterState, outer_step
 
 log = logging.getLogger(__name__)
+
+WARN_EVERY = 20
+"""Tries between two warnings that a payload is missing."""
+
+
+def _nothing() -> None:
+    pass
 
 
 class Follower:
     """Holds the state of the run and moves it, one decided window at a time."""
 
-    def __init__(self, context: ReadContext, peers: Peers, state: OuterState) -> None:
+    def __init__(
+        self, context: ReadContext, peers: Peers, state: OuterState, *, may_join: bool = True
+    ) -> None:
+        """`may_join`: a published state is what is left when the node's own past does not help."""
         self._context = context
         self._peers = peers
+        self._may_join = may_join
         self.state = state
-        self._frames: dict[bytes, tuple[int, bytes]] = {}
+        self.past = Past(context.state_dir / "past", context.spec, state)
+        self.frames = Frames(context, peers)
+        self._decisions: dict[int, Decision] = {}
         self.last_accepted: frozenset[str] = frozenset()
         """Hotkeys of the last decision that accepted anybody, if this node was there."""
+        self.taken_back: list[LineageStep] = []
+        """Steps found void since the owner of this list emptied it."""
 
     @property
     def next_window(self) -> int:
@@ -37,115 +58,194 @@ class Follower:
         return self.state.window - 1
 
     def keep(self, window: int, digest: bytes, frame: bytes) -> None:
-        """Remember a frame fetched (or made) before, so that it is not fetched again.
-
-        Bytes of another digest are not kept: whoever took the step with them would fork.
-        """
-        if payload_digest(frame) == digest:
-            self._frames[digest] = (window, frame)
+        """Remember a frame: see `Frames.keep`."""
+        self.frames.keep(window, digest, frame)
 
     def held(self, digest: bytes) -> bytes | None:
-        """A frame that was kept, until its window is decided on."""
-        kept = self._frames.get(digest)
-        return None if kept is None else kept[1]
+        """A frame that was kept."""
+        return self.frames.held(digest)
 
     def decided(self) -> bool:
         """Whether the next window's votes are final."""
-        vote_block = self._context.schedule.vote_block(self.next_window)
-        return self._context.chain.finalized() >= vote_block
+        return self._is_final(self.next_window)
 
-    def advance(self) -> Decision:
+    def advance(self, meanwhile: Callable[[], None] = _nothing) -> Decision:
         """Count the next window's votes, fetch what is missing, take the step.
 
-        Waits for payloads as long as it takes: a step without one would be another model.
-        ConsensusError if the stake majority stands on another root than this node.
+        Waits for payloads as long as it takes, and calls `meanwhile` after each try: a step
+        without one would be another model. Only most of the stake can give them up.
+        ConsensusError if the stake majority stands elsewhere and there is no way there.
         """
-        context, window = self._context, self.next_window
-        ballot = read_ballot(context.chain, context.schedule, window)
-        decision = decide(ballot, self.state.voting_stakes_rao, context.spec.outer.quorum_rules())
-        self._compare(decision, ballot.seed)
-        self._fetch_missing(decision)
-        payloads = {member.uid: self._obtain(member, decision) for member in decision.members}
-        opened = {uid: payload for uid, payload in payloads.items() if payload is not None}
-        self.state = outer_step(self.state, decision, opened, context.spec)
-        self._frames = {d: kept for d, kept in self._frames.items() if kept[0] > window}
-        if decision.members:
-            self.last_accepted = frozenset(member.hotkey for member in decision.members)
+        self._take_back_void()
+        decision = self._decision(self.next_window)
+        self._compare(decision)
+        payloads = self._gather(decision, meanwhile)
+        if payloads is None:
+            decision, payloads = voided(decision), {}
+            log.warning("window %d: %s", decision.window, decision.no_op)
+        self._take(decision, payloads)
+        self._take_back_void()
         self._report(decision)
         return decision
 
-    def _compare(self, decision: Decision, seed: bytes) -> None:
-        if decision.root is not None and decision.root != self.state.root[:ROOT_BYTES]:
-            raise ConsensusError(
-                f"window {decision.window}: the stake majority votes root {decision.root.hex()}, "
-                f"this node stands on {self.state.root[:ROOT_BYTES].hex()}. If it never agreed "
-                f"with the others, its --run {self._context.run_file} (run id "
-                f"{self._context.spec.run_id.hex()}) is not theirs: get the file again from the "
-                f"subnet's owner. If it did, remove its --neuron.state_dir "
-                f"{self._context.state_dir} and start it again: it will join from a published "
-                "checkpoint"
-            )
+    def _is_final(self, window: int) -> bool:
+        vote_block = self._context.schedule.vote_block(window)
+        return self._context.chain.finalized() >= vote_block
+
+    def _decision(self, window: int) -> Decision:
+        """On the next window or one after it, whose votes must be final."""
+        if window not in self._decisions:
+            between = [self._decisions[w] for w in range(self.next_window, window)]
+            stakes = [*self.state.voting_stakes_rao, *(d.voting_stake_rao for d in between)]
+            context = self._context
+            ballot = read_ballot(context.chain, context.schedule, window)
+            self._decisions[window] = decide(ballot, stakes, context.spec.outer.quorum_rules())
+        return self._decisions[window]
+
+    def _is_void(self, window: int) -> bool:
+        """Whether the votes on the windows after it have given up the payloads of the next one."""
+        mine, later = self.state.root[:ROOT_BYTES], []
+        for other in range(window + 1, window + 1 + VOID_WINDOWS):
+            if not self._is_final(other):
+                return False
+            later.append(self._decision(other).root)
+            if later[-1] != mine:
+                return False
+        return is_void(mine, later)
+
+    def _compare(self, decision: Decision) -> None:
+        """Find out whether this node stands where the majority does; go there if it does not."""
         if decision.dissenters:
             log.error(
                 "window %d: the votes of uids %s differ in root or tensors from the majority's",
                 decision.window,
                 list(decision.dissenters),
             )
-        mine = sample_digest(self.state.params, seed)
-        differs = decision.sample_digest is not None and decision.sample_digest != mine
+        differs = self._differs(self.state, decision)
         if differs:
-            log.error(
-                "window %d: the tensors of this node differ from the stake majority's",
-                decision.window,
-            )
+            log.error("window %d: %s of this node differ from the stake majority's",
+                decision.window, differs)  # fmt: skip
         self._context.metrics.log(
             decision.window,
             {
                 "dissenting_uids": ",".join(map(str, decision.dissenters)),
-                "differs_from_majority": int(differs),
+                "differs_from_majority": int(bool(differs)),
             },
         )
+        if differs:
+            self._heal(decision)
 
-    def _fetch_missing(self, decision: Decision) -> None:
-        """One try for all payloads at once: a slow bucket delays no other."""
-        missing = [m for m in decision.members if self.held(m.digest) is None]
-        if not missing:
-            return
-        self._peers.refresh()
+    def _differs(self, state: OuterState, decision: Decision) -> str:
+        """What differs from the majority's at `state`: "root", "tensors", or nothing.
 
-        def fetch(member: Member) -> bytes | None:
-            namers = decision.namers[member.uid]
-            return self._peers.fetch_named_payload(member, decision.window, namers)
+        A majority that stands on a root before ours lacks payloads; it will come, or they are void.
+        """
+        if decision.root is None:
+            return ""
+        if decision.root != state.root[:ROOT_BYTES]:
+            behind = {step.root[:ROOT_BYTES] for step in self.past.steps}
+            return "" if decision.root in behind else "the root"
+        seed = self._context.chain.block_hash(self._context.schedule.stake_block(decision.window))
+        mine = sample_digest(state.params, seed)
+        return "" if decision.sample_digest in (None, mine) else "the tensors"
 
-        with ThreadPoolExecutor(max_workers=FETCH_THREADS) as pool:
-            for member, frame in zip(missing, pool.map(fetch, missing), strict=True):
-                if frame is not None:
-                    self.keep(decision.window, member.digest, frame)
+    def _heal(self, decision: Decision) -> None:
+        """Take the last steps again; if that leads elsewhere, join anew. ConsensusError if both
+        do.
+        """
+        context = self._context
 
-    def _obtain(self, member: Member, decision: Decision) -> Payload | None:
-        frame = self.held(member.digest)
-        namers = decision.namers[member.uid]
-        attempts = 0
-        while frame is None:
-            self._peers.refresh()
-            frame = self._peers.fetch_named_payload(member, decision.window, namers)
-            if frame is None:
-                attempts += 1
-                if attempts % 20 == 1:
-                    log.warning(
-                        "window %d: waiting for the accepted payload of uid %d",
-                        decision.window,
-                        member.uid,
-                    )
-                self._context.waiter.pause()
-        spec = self._context.spec
-        try:
-            return open_payload(
-                frame, member, decision.window, self._context.form, spec.outer.max_staleness
-            )
-        except PayloadError as error:
-            log.error("uid %d was accepted with a payload that is none: %s", member.uid, error)
+        def is_right(state: OuterState) -> bool:
+            return not self._differs(state, decision)
+
+        log.warning("window %d: taking the last steps again", decision.window)
+        healed = heal(self.past, self.frames.again, context.spec, is_right)
+        if healed is None:
+            healed = self._joined_anew(decision)
+        if healed is None or not is_right(healed):
+            raise ConsensusError(self._apart(decision))
+        self.state = healed
+        context.metrics.log(decision.window, {"healed": 1})
+        log.warning(
+            "window %d: healed: this node stands where the stake majority does, root %s",
+            decision.window,
+            healed.root[:8].hex(),
+        )
+
+    def _joined_anew(self, decision: Decision) -> OuterState | None:
+        """A published state, led on to where this node is by what the chain still tells."""
+        if not self._may_join:
             return None
+        context = self._context
+        state = join_at(context, self._peers, self.state.window)
+        log.warning("window %d: joining anew at theta_%d", decision.window, state.window)
+        beside = replace(context, state_dir=context.state_dir / "anew")
+        follower = Follower(beside, self._peers, state, may_join=False)
+        while follower.next_window < decision.window:
+            follower.advance()
+        self.past.replace_by(follower.past)
+        return follower.state
+
+    def _apart(self, decision: Decision) -> str:
+        voted = b"" if decision.root is None else decision.root
+        return (
+            f"window {decision.window}: the stake majority votes root {voted.hex()}, this node "
+            f"stands on {self.state.root[:ROOT_BYTES].hex()}, and neither its past nor a published "
+            f"checkpoint leads there. If it never agreed with the others, its --run "
+            f"{self._context.run_file} (run id {self._context.spec.run_id.hex()}) is not theirs: "
+            "get the file again from the subnet's owner. If it did, remove its --neuron.state_dir "
+            f"{self._context.state_dir} and start it again: it will join from a published "
+            "checkpoint"
+        )
+
+    def _gather(
+        self, decision: Decision, meanwhile: Callable[[], None]
+    ) -> dict[int, Payload] | None:
+        """The accepted payloads by uid, however long it takes; None if they are void."""
+        tries = 0
+        while not self._is_void(decision.window):
+            missing = self.frames.fetch(decision.window, decision.members, decision.namers)
+            if not missing:
+                return self.frames.opened(decision.window, decision.members)
+            if tries % WARN_EVERY == 0:
+                uids = [member.uid for member in missing]
+                log.warning("window %d: waiting for the accepted payloads of uids %s",
+                    decision.window, uids)  # fmt: skip
+            tries += 1
+            meanwhile()
+            self._context.waiter.pause()
+        return None
+
+    def _take(self, decision: Decision, payloads: Mapping[int, Payload]) -> None:
+        step = step_from(self.state, decision, decision.root or b"")
+        after = outer_step(self.state, decision, payloads, self._context.spec)
+        self.past.remember(step, after)
+        self.state = after
+        self.frames.forget(decision.window)
+        self._decisions = {w: d for w, d in self._decisions.items() if w > decision.window}
+        if decision.members:
+            self.last_accepted = frozenset(member.hotkey for member in decision.members)
+
+    def _take_back_void(self) -> None:
+        """Go back before a window whose payloads most of the stake could not get."""
+        window = self.past.newly_void()
+        if window is None:
+            return
+        log.warning("window %d is void: most of the stake lacked its payloads", window)
+        void = next(step for step in self.past.steps if step.window == window)
+        state = take_back(self.past, window, self.frames.again, self._context.spec)
+        if state is None:
+            raise ConsensusError(
+                f"window {window} is void, and this node keeps no state from before it; remove its "
+                f"--neuron.state_dir {self._context.state_dir} and start it again: it will join "
+                "from a published checkpoint"
+            )
+        self.state = state
+        self.taken_back.append(void)
+        for step in self.past.steps:
+            if step.window >= window:
+                self._context.metrics.log(step.window, {"state_root": step.next_root.hex()})
+        self._context.metrics.log(window, {"accepted_uids": "", "no_op": "void"})
 
     def _report(self, decision: Decision) -> None:
         state, spec = self.state, self._context.spec

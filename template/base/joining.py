@@ -61,6 +61,19 @@ def join_at(context: ReadContext, peers: Peers, newest: int) -> OuterState:
     return _published_state(context, peers, newest) or _first_state(context, peers)
 
 
+def state_at(context: ReadContext, peers: Peers, window: int, root: bytes) -> OuterState | None:
+    """theta_window with this root, as some validator has published it; theta_0 for the first."""
+    peers.refresh()
+    if window == 1:
+        state = _first_state(context, peers)
+        return state if state.root == root else None
+    for hotkey in peers.validators():
+        found = _published(context, peers, hotkey, window)
+        if found is not None and found.root == root:
+            return found
+    return None
+
+
 def _first_state(context: ReadContext, peers: Peers) -> OuterState:
     spec = context.spec
     digest, limit = spec.checkpoint.theta0_digest, _params_limit(context)
@@ -117,6 +130,17 @@ def _published_state(
 def _fetch_checkpoint(
     context: ReadContext, peers: Peers, hotkey: str, window: int
 ) -> OuterState | None:
+    state = _published(context, peers, hotkey, window)
+    if state is None:
+        return None
+    if _refuted(context, state):
+        log.warning("checkpoint %d of %s is not what the stake majority voted", window, hotkey)
+        return None
+    return state
+
+
+def _published(context: ReadContext, peers: Peers, hotkey: str, window: int) -> OuterState | None:
+    """A checkpoint as one validator has it, whole in itself; its root is not proven."""
     key = checkpoint_manifest_key(context.spec.run_id, window)
     try:
         data = peers.bucket(hotkey).get(key, max_bytes=MAX_MANIFEST_BYTES)
@@ -126,10 +150,7 @@ def _fetch_checkpoint(
     except SubnetError as error:
         log.debug("no checkpoint %d from %s: %s", window, hotkey, error)
         return None
-    if state.window != window or _refuted(context, state):
-        log.warning("checkpoint %d of %s is not what the stake majority voted", window, hotkey)
-        return None
-    return state
+    return state if state.window == window else None
 
 
 def _refuted(context: ReadContext, state: OuterState) -> bool:

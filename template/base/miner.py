@@ -20,7 +20,7 @@ from template.base.peers import Peers
 from template.base.preview import Preview
 from template.base.standing import Standing, publish, publish_if_new
 from template.data.assignment import assigned_pages, assignment_seed
-from template.errors import PayloadError
+from template.errors import PayloadError, StoreError
 from template.log import window_context
 from template.protocol.keys import payload_key
 from template.protocol.payload import (
@@ -248,7 +248,25 @@ class Miner:
                 self._take_back(pending)
             self._pending.remove(pending)
             self._revealed.discard(pending.digest)
+        self._take_back_void()
         self._save()
+
+    def _take_back_void(self) -> None:
+        """Own payloads that were accepted and then found void count as not accepted."""
+        for step in self.follower.taken_back:
+            for member in step.members:
+                if member.hotkey == self.context.hotkey:
+                    self._take_back_from_bucket(step.window, member.digest)
+        self.follower.taken_back.clear()
+
+    def _take_back_from_bucket(self, window: int, digest: bytes) -> None:
+        key = payload_key(self.context.spec.run_id, window, digest)
+        try:
+            frame = self.context.bucket.get(key, max_bytes=self.context.form.num_bytes)
+        except StoreError as error:
+            log.warning("window %d: the own payload found void is lost: %s", window, error)
+            return
+        self._take_back(Pending(window=window, frame=frame))
 
     def _under_way(self, window: int) -> list[Payload]:
         """Own payloads of earlier windows on which nothing is decided yet."""

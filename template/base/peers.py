@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from functools import partial
 from threading import Lock
 
@@ -20,6 +20,10 @@ log = logging.getLogger(__name__)
 
 FETCH_THREADS = 256
 FETCH_POLL_S = 0.05
+HEDGE_S = 2.0
+"""Without an answer for so long, the next holder of an accepted payload is asked too. Shorter loads
+holders for nothing, longer waits for buckets that are gone.
+"""
 
 
 class Peers:
@@ -46,6 +50,12 @@ class Peers:
             if place not in self._open:
                 self._open[place] = self._context.open_bucket(hotkey, record.access)
             return self._open[place]
+
+    def validators(self) -> tuple[str, ...]:
+        """Hotkeys with a permit, as of the last finalised block, most stake first."""
+        graph = self._context.chain.metagraph(self._context.chain.finalized())
+        ordered = sorted(graph.neurons, key=lambda n: (-n.total_stake_rao, n.uid))
+        return tuple(n.hotkey for n in ordered if n.validator_permit)
 
     def fetch_payloads(
         self, members: Sequence[Member], window: int, stop: Callable[[], bool]
@@ -78,21 +88,41 @@ class Peers:
     ) -> bytes | None:
         """An accepted payload from its miner or whoever named it; None if none has it now.
 
+        One is asked after the other, and the next at once when one fails or is slow.
+        """
+        waiting = iter(dict.fromkeys((member.hotkey, *namers)))
+        pool = ThreadPoolExecutor(max_workers=1 + len(namers), thread_name_prefix="holder")
+        asked: set[Future[bytes | None]] = set()
+        try:
+            while True:
+                hotkey = next(waiting, None)
+                if hotkey is not None:
+                    asked.add(pool.submit(self._payload_of, member, window, hotkey))
+                if not asked:
+                    return None
+                timeout_s = None if hotkey is None else HEDGE_S
+                done, asked = wait(asked, timeout=timeout_s, return_when=FIRST_COMPLETED)
+                found = [data for future in done if (data := future.result()) is not None]
+                if found:
+                    return found[0]
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _payload_of(self, member: Member, window: int, hotkey: str) -> bytes | None:
+        """A member's payload from one bucket, or None.
+
         A bucket that gives other bytes under the digest does not have it: a miner may serve
         the right ones until the vote and others afterwards.
         """
         key = payload_key(self._context.spec.run_id, window, member.digest)
-        for hotkey in (member.hotkey, *namers):
-            try:
-                data = self.bucket(hotkey).get(key, max_bytes=self._context.form.num_bytes)
-            except (StoreError, ConfigError) as error:
-                log.info(
-                    "payload of uid %d not from %s: %s", member.uid, self._place(hotkey), error
-                )
-                continue
-            if payload_digest(data) == member.digest:
-                return data
-            log.warning("payload of uid %d: %s gave other bytes", member.uid, hotkey)
+        try:
+            data = self.bucket(hotkey).get(key, max_bytes=self._context.form.num_bytes)
+        except (StoreError, ConfigError) as error:
+            log.info("payload of uid %d not from %s: %s", member.uid, self._place(hotkey), error)
+            return None
+        if payload_digest(data) == member.digest:
+            return data
+        log.warning("payload of uid %d: %s gave other bytes", member.uid, hotkey)
         return None
 
     def fetch_blob(self, hotkeys: Sequence[str], digest: bytes, max_bytes: int) -> bytes:

@@ -16,6 +16,7 @@ from template.base.ballots import read_candidates, read_records
 from template.base.context import NodeContext
 from template.base.follower import Follower
 from template.base.joining import join, local_path, open_pages
+from template.base.lineage import LineagePublisher
 from template.base.peers import Peers
 from template.base.scoring import Scored, WindowScorer, pay_rules
 from template.base.standing import Standing, publish, publish_if_new
@@ -31,6 +32,9 @@ from template.training.checkpoint import LocalCheckpoint, save_local
 from template.training.checkpoint import publish as publish_checkpoint
 
 log = logging.getLogger(__name__)
+
+STUCK_SHARE = 0.75
+"""Of the time for scoring a window, after which a node that is stuck before it says so."""
 
 VOTE_MARGIN_BLOCKS = 2
 """Blocks before the vote block at which scoring stops, so that the vote gets into a block."""
@@ -55,6 +59,7 @@ class Validator:
         self._reputations, _ = conclude(self._histories, newest, {}, self._rules)
         self._last_voted = int(checkpoint.values.get("last_voted", -1))
         self._undelivered = [(int(w), str(h)) for w, h in checkpoint.values.get("undelivered", ())]
+        self._lineage = LineagePublisher(context)
         self._scored: tuple[int, Scored, bytes] | None = None
         self._logs: dict[int, bytes] = {}
         self._scored_windows = set(map(int, checkpoint.values.get("scored_windows", ())))
@@ -80,8 +85,9 @@ class Validator:
                 self._vote(window)
             self._set_weights(window)
             context.waiter.until_finalized(schedule.vote_block(window))
-            self._settle(self.follower.advance())
+            self._settle(self.follower.advance(self._vote_stuck))
             self._save()
+            self._lineage.publish(self.follower.past.steps)
             self._publish_checkpoint()
             if self._has_time_to_measure(window + 1):
                 self._measure()
@@ -139,6 +145,28 @@ class Validator:
         self._last_voted = window
         self._save()
         log.info("window %d: named %s of %d", window, sorted(vote.uids), len(scored.verdicts))
+
+    def _vote_stuck(self) -> None:
+        """While a payload is missing: say where this node stands on the windows that go by, once it
+        is too late to score them, and name nobody.
+        """
+        context, state = self.context, self.follower.state
+        window = context.schedule.window_of(context.waiter.recent_head()) - 1
+        last = min(window, context.spec.schedule.num_windows - 1)
+        if last <= max(self._last_voted, self.follower.next_window) or last < window:
+            return
+        if not self._spent(window, STUCK_SHARE) or self._too_late(window):
+            return
+        block_hash = context.chain.block_hash(context.schedule.stake_block(window))
+        vote = Vote(
+            window=window,
+            root=state.root[:ROOT_BYTES],
+            sample_digest=sample_digest(state.params, block_hash),
+            uids=frozenset(),
+        )
+        if publish(context, Record(access=context.access, vote=vote)):
+            self._last_voted = window
+            log.warning("window %d: stuck before theta_%d, and voted so", window, state.window + 1)
 
     def _scored_once(self, window: int) -> tuple[Scored, bytes]:
         """The window's scores and its log's digest; a vote that must be sent again sends the

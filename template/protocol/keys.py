@@ -24,6 +24,11 @@ def verdict_key(run_id: bytes, window: int) -> str:
     return f"{run_id.hex()}/verdict/{window:08d}.jsonl"
 
 
+def lineage_key(run_id: bytes, window: int) -> str:
+    """Steps of the lineage from theta_window, a checkpoint or theta_0, to before the next one."""
+    return f"{run_id.hex()}/lineage/{window:08d}.jsonl"
+
+
 def blob_key(digest: bytes) -> str:
     """Immutable bytes of any kind (dataset shards, manifests, checkpoint parts) by SHA-256."""
     return f"blob/{digest.hex()}"

@@ -5,10 +5,15 @@ No score and nothing that a miner chooses takes part. Stakes are integers (rao).
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from template.protocol.record import Vote
 from template.protocol.root import Member
+
+VOID_WINDOWS = 4
+"""So many windows running must most of the voting stake stand before a window's payloads until
+these are given up. Fewer give up payloads over an outage, more stop the run for longer.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,6 +103,21 @@ def decide(ballot: Ballot, past_stakes_rao: Sequence[int], rules: QuorumRules) -
         voting_stake_rao=ballot.stake_rao,
         no_op=no_op or ("" if members else "no payload was named by a majority"),
     )
+
+
+def is_void(root: bytes, later: Sequence[bytes | None]) -> bool:
+    """Whether the accepted set of a window is void, and counts as empty.
+
+    `root`: R_{w+1}, as votes carry it; who stands on it has not applied the set of w. `later`: the
+    roots of `Decision.root` on the windows w + 1, w + 2, ... A validator that lacks a payload of
+    the set votes with the newest root it has, so this says that most of the stake cannot go on.
+    """
+    return len(later) >= VOID_WINDOWS and all(voted == root for voted in later[:VOID_WINDOWS])
+
+
+def voided(decision: Decision) -> Decision:
+    """The decision on a window whose payloads were given up."""
+    return replace(decision, members=(), namers={}, no_op="void: most of the stake lacked payloads")
 
 
 def _majority(weighted: Sequence[tuple[bytes, int]], total_rao: int) -> bytes | None:

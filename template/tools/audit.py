@@ -1,29 +1,19 @@
 """An audit from the command line: one validator's logs against chain and buckets, read only."""
 
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from template import __spec_version__
 from template.base.audit import Auditor
 from template.base.auditing import audit_windows, logs_in_bucket, logs_in_files, read_files
 from template.base.context import ReadContext
 from template.base.findings import Findings
-from template.base.waiter import Waiter
-from template.chain.bittensor import BittensorChain, ChainOptions
 from template.config import ChainConfig
 from template.errors import ConfigError
-from template.metrics import FanOutMetrics
 from template.protocol.spec import RunSpec, load_spec
 from template.protocol.ss58 import public_key
-from template.store.endpoints import is_local_chain
 from template.tools.newcomer import existing_subnet
-from template.tools.reading import bucket_opener, payload_format
-
-OPTIONS = ChainOptions(read_timeout_s=15.0, read_deadline_s=60.0)
-"""A person waits for the answer."""
+from template.tools.reading import read_only
 
 Say = Callable[[str], None]
 
@@ -49,7 +39,7 @@ def run_audit(config: AuditConfig, say: Say) -> int:
     spec = load_spec(config.run)
     _check(config, spec)
     files = read_files(config.logs) if config.logs else {}
-    with _context(config, spec) as context:
+    with read_only(config.run, config.chain, spec) as context:
         _check_validator(config, context)
         newest = spec.schedule.num_windows - 1
         first = min(files) if files and config.first is None else config.first
@@ -114,30 +104,3 @@ def _check_validator(config: AuditConfig, context: ReadContext) -> None:
         raise ConfigError(
             f"--validator: {config.validator} is not registered on --netuid {config.chain.netuid}"
         )
-
-
-@contextmanager
-def _context(config: AuditConfig, spec: RunSpec) -> Iterator[ReadContext]:
-    """Chain and buckets, read only; what is fetched lies in a folder that goes with it."""
-    chain = BittensorChain(
-        endpoint=config.chain.network,
-        netuid=config.chain.netuid,
-        wallet=None,
-        version_key=__spec_version__,
-        options=OPTIONS,
-    )
-    with tempfile.TemporaryDirectory(prefix="tessera-audit-") as folder:
-        try:
-            yield ReadContext(
-                spec=spec,
-                form=payload_format(spec),
-                chain=chain,
-                waiter=Waiter(chain),
-                open_bucket=bucket_opener(allow_loopback=is_local_chain(config.chain.network)),
-                metrics=FanOutMetrics([]),
-                state_dir=Path(folder),
-                device="cpu",
-                run_file=config.run,
-            )
-        finally:
-            chain.close()

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from compression import aggregate
 from template.protocol.hashing import labelled_hash
+from template.protocol.lineage import Accepted
 from template.protocol.payload import Payload
-from template.protocol.quorum import Decision
 from template.protocol.root import Member, first_root, next_root, tensors_digest
 from template.protocol.spec import OuterSpec, RunSpec
 from template.training.energy import Norms, cap_energy
@@ -212,7 +212,7 @@ def expected_params(
 
 
 def outer_step(
-    state: OuterState, decision: Decision, payloads: Mapping[int, Payload], spec: RunSpec
+    state: OuterState, decision: Accepted, payloads: Mapping[int, Payload], spec: RunSpec
 ) -> OuterState:
     """The state one window on: `decision` is on window `state.window - 1`.
 

@@ -123,29 +123,30 @@ class FlippingValidator(Validator):
         return super().step()
 
 
-def test_a_validator_with_one_wrong_bit_is_named_in_that_window(tmp_path) -> None:
+def test_a_validator_with_one_wrong_bit_is_named_in_that_window_and_heals(tmp_path) -> None:
     world = build_world(STAKES_TAO, schedule__num_windows=4)
     nodes = run(world, {**honest(*FOUR), "val-b": to_the_end(FlippingValidator)}, tmp_path)
     uid, flipped = str(uid_of(world, "val-b")), FlippingValidator.FLIP_WINDOW
     for name in ("val-a", "m0", "m1"):
         named = metrics(nodes[name]).series("dissenting_uids")
-        assert named == {w: uid if w >= flipped else "" for w in range(4)}, name
+        assert named == {w: uid if w == flipped else "" for w in range(4)}, name
         assert set(metrics(nodes[name]).series("differs_from_majority").values()) == {0}
     own = metrics(nodes["val-b"]).series("differs_from_majority")
-    assert own == {w: int(w >= flipped) for w in range(4)}
-    assert len(digests(nodes, "val-a", "m0", "m1")) == 1
-    assert len(digests(nodes)) == 2
+    assert own == {w: int(w == flipped) for w in range(4)}
+    assert metrics(nodes["val-b"]).series("healed") == {flipped: 1}
+    assert len(digests(nodes)) == 1
 
 
-def test_a_miner_with_one_wrong_bit_sees_it_itself(tmp_path) -> None:
+def test_a_miner_with_one_wrong_bit_sees_it_itself_and_heals(tmp_path) -> None:
     world = build_world(STAKES_TAO, schedule__num_windows=4)
     nodes = run(world, {**honest(*FOUR), "m1": to_the_end(FlippingMiner)}, tmp_path)
     own = metrics(nodes["m1"]).series("differs_from_majority")
     flipped_theta = FlippingMiner.FLIP_WINDOW
-    assert own == {w: int(w + 1 >= flipped_theta) for w in range(4)}
+    assert own == {w: int(w + 1 == flipped_theta) for w in range(4)}
+    assert metrics(nodes["m1"]).series("healed") == {flipped_theta - 1: 1}
     for name in ("val-a", "val-b", "m0"):
         assert set(metrics(nodes[name]).series("dissenting_uids").values()) == {""}
-    assert len(digests(nodes, "val-a", "val-b", "m0")) == 1
+    assert len(digests(nodes)) == 1
 
 
 def test_with_one_window_only_nobody_is_paid_yet(tmp_path) -> None:

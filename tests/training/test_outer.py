@@ -28,10 +28,10 @@ from template.training.outer import (
     outer_step,
     scored_coefficients,
     scored_references,
-    step_divisor,
     staleness_weight,
     start_of_miner,
     state_digest,
+    step_divisor,
 )
 
 
