@@ -158,6 +158,7 @@ def _record(
         },
         "windows_lost": len(lost),
         "lost": lost,
+        "judged": sorted(run.judged),
         "wrong": wrong,
         "final": {name: list(end) for name, end in final_digests(run).items()},
     }

@@ -11,20 +11,21 @@ from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 from benchmarks.chaos.faults import Planted, Post, plant
-from benchmarks.chaos.measure import Happened, Run, Sight
+from benchmarks.chaos.measure import Happened, Run, Sight, judged_windows
 from benchmarks.chaos.plan import Crew, Fault
 from benchmarks.chaos.shim import Clock, build, environment
-from template.base.ballots import read_candidates
+from template.base.ballots import read_ballot
 from template.chain.bittensor import ConnectionLost
 from template.errors import NotFound, StoreError
 from template.localnet.commands import LocalnetConfig, log_path
-from template.localnet.events import JsonlTail, Row, accepted_uids
+from template.localnet.events import VERDICTS_FILE, JsonlTail, Row, accepted_uids, read_jsonl
 from template.localnet.keeper import Service
 from template.localnet.launcher import Heights, Localnet
 from template.localnet.processes import Command
 from template.localnet.proxy import HttpProxy, WireProxy
 from template.metrics import EVENTS_FILE
 from template.protocol.keys import bucket_name, payload_key
+from template.protocol.quorum import Ballot
 from template.protocol.root import Member
 from template.protocol.ss58 import public_key
 from template.store.s3 import S3Store
@@ -91,6 +92,11 @@ class Arena:
             sights=tuple(self.watcher.sights),
             faults=tuple(self.happened),
             produced=self.watcher.produced(),
+            voters=self.watcher.voters,
+            judged=judged_windows(
+                read_jsonl(self._posts[name].state_dir / VERDICTS_FILE)
+                for name in crew_of(self._config).validators
+            ),
         )
 
     def tick(self, heights: Heights) -> None:
@@ -168,6 +174,8 @@ class Watcher:
         self.sights: list[Sight] = []
         self.losses: dict[int, float] = {}
         self.head = 0
+        self.voters: dict[int, frozenset[str]] = {}
+        self._names = {hotkey: name for name, hotkey in net.hotkeys.items()}
         self._wanted: dict[tuple[int, int], Member | None] = {}
         self._found: set[tuple[int, int]] = set()
         self._stores = {
@@ -225,13 +233,19 @@ class Watcher:
         member = self._wanted[key]
         if member is None:
             schedule = self._net.spec.schedule.schedule()
-            for found, one in read_candidates(self._net.chain, schedule, window).items():
-                if (window, found) in self._wanted:
-                    self._wanted[window, found] = one
+            ballot = read_ballot(self._net.chain, schedule, window)
+            self._note(window, ballot)
             member = self._wanted[key]
         return member is not None and any(
             self._gives(store, window, member) for store in self._stores.values()
         )
+
+    def _note(self, window: int, ballot: Ballot) -> None:
+        """Whose digests were accepted, and who voted."""
+        self.voters[window] = frozenset(self._names[voter.hotkey] for voter in ballot.voters)
+        for uid, member in ballot.candidates.items():
+            if (window, uid) in self._wanted:
+                self._wanted[window, uid] = member
 
     def _gives(self, store: S3Store, window: int, member: Member) -> bool:
         name = payload_key(self._net.spec.run_id, window, member.digest)

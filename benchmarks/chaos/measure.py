@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from benchmarks.chaos.plan import CALM_WINDOWS, EVERY_WINDOWS
+from evaluation.verdict import MEASURED, NAMED
 from template.protocol.schedule import Schedule
 
+MEASURED_NOT_NAMED: Final = frozenset(MEASURED) - {NAMED}
 HEALING_LIMIT_WINDOWS: Final = 12
 """Who does not stand with the others after so many windows is not counted as healed."""
 
@@ -47,7 +49,8 @@ class Happened:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
     """One run. `produced`: (window, uid) of an accepted payload -> whether some bucket gave the
-    bytes of its digest.
+    bytes of its digest. `voters`: window -> names whose votes on it counted. `judged`: windows
+    whose payloads were measured, and none found good enough (`judged_windows`).
     """
 
     schedule: Schedule
@@ -56,6 +59,8 @@ class Run:
     sights: tuple[Sight, ...]
     faults: tuple[Happened, ...]
     produced: Mapping[tuple[int, int], bool]
+    voters: Mapping[int, frozenset[str]] = field(default_factory=dict)
+    judged: frozenset[int] = frozenset()
 
     @property
     def last_window(self) -> int:
@@ -85,9 +90,11 @@ def _result(run: Run, fault: Happened, lost: Sequence[int], expected: int) -> di
         "took_effect": fault.took_effect,
         "evidence": dict(fault.evidence),
         "windows_lost": max(0, len([w for w in lost if w in reach]) - expected),
+        "apart_windows": apart_windows(run, fault),
         "heal_windows": heal_windows(run, fault),
         "digests_equal": digests_equal(run, reach),
         "payloads_lost": len([1 for (w, _), ok in run.produced.items() if w in reach and not ok]),
+        "votes_missing": votes_missing(run, fault),
     }
 
 
@@ -97,8 +104,28 @@ def reach_of(fault: Happened) -> range:
 
 
 def lost_windows(run: Run) -> list[int]:
-    """Windows in which nothing was accepted, or that most nodes had not applied a window late."""
+    """Windows in which nothing was accepted, or that most nodes had not applied a window late.
+
+    Not those that the validators judged: payloads without enough gain are not accepted in a run
+    without faults either, ever more often as the loss flattens out.
+    """
     return [w for w in range(run.num_windows) if _is_lost(run, w)]
+
+
+def judged_windows(logs: Iterable[Sequence[Mapping[str, Any]]]) -> frozenset[int]:
+    """Windows of which more than half of the validators measured every payload, one at least,
+    and named none. `logs`: of each validator the rows of its verdict log.
+    """
+    refusals: Counter[int] = Counter()
+    num_logs = 0
+    for rows in logs:
+        num_logs += 1
+        statuses: dict[int, set[str]] = {}
+        for row in rows:
+            if row.get("kind") == "verdict":
+                statuses.setdefault(row["window"], set()).add(row["status"])
+        refusals.update(w for w, said in statuses.items() if said <= MEASURED_NOT_NAMED)
+    return frozenset(w for w, count in refusals.items() if 2 * count > num_logs)
 
 
 def _is_lost(run: Run, window: int) -> bool:
@@ -109,7 +136,9 @@ def _is_lost(run: Run, window: int) -> bool:
         return True
     root, votes = roots.most_common(1)[0]
     accepted = {sight.accepted for sight in rows if sight.root == root}
-    return 2 * votes <= len(run.nodes) or accepted == {()}
+    if 2 * votes <= len(run.nodes):
+        return True
+    return accepted == {()} and window not in run.judged
 
 
 def _firsts(sights: Iterable[Sight]) -> Iterable[Sight]:
@@ -144,6 +173,22 @@ def heal_windows(run: Run, fault: Happened) -> int | None:
     while end <= limit and end >= horizon and not together(run, end):
         end += 1
     return end - start if end <= limit or end < horizon else None
+
+
+def apart_windows(run: Run, fault: Happened) -> int:
+    """Windows at whose end some node did not stand with the others, from the fault's beginning
+    to the next fault.
+    """
+    after = [f.window for f in run.faults if f.window > fault.window]
+    horizon = min([*after, run.last_window + 1])
+    return len([w for w in range(fault.window, horizon) if not together(run, w)])
+
+
+def votes_missing(run: Run, fault: Happened) -> dict[str, list[str]]:
+    """Window -> who did not vote on it, of those who ever did; only windows with some."""
+    everybody = frozenset().union(*run.voters.values())
+    missing = {w: everybody - run.voters[w] for w in reach_of(fault) if w in run.voters}
+    return {str(w): sorted(names) for w, names in missing.items() if names}
 
 
 def together(run: Run, window: int) -> bool:

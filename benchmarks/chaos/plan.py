@@ -24,6 +24,8 @@ CHAIN: Final = "chain"
 BUCKETS: Final = "buckets"
 EARLIEST: Final = 0.1
 LATEST: Final = 0.9
+WHILE_SCORING: Final = (0.3, 0.5)
+"""Shares of a window: its vote is due at 0.79, sooner than it can be back."""
 
 
 class Kind(StrEnum):
@@ -128,6 +130,8 @@ def _fault(kind: Kind, window: int, crew: Crew, draw: random.Random) -> Fault:
     at = draw.uniform(EARLIEST, LATEST)
     if kind is Kind.PAUSE_THREE:
         at = EARLIEST / 2  # over before the next one begins
+    if kind is Kind.KILL_TOP_VALIDATOR:
+        at = draw.uniform(*WHILE_SCORING)
     return Fault(kind=kind, window=window, at=round(at, 3), targets=_targets(kind, crew, draw))
 
 

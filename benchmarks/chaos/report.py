@@ -12,14 +12,29 @@ from matplotlib.ticker import MaxNLocator
 
 Record = Mapping[str, Any]
 INK, CURVE, FAULT, BAD = "#222222", "#0072B2", "#E69F00", "#D55E00"
-COLUMNS = ("window", "fault", "to whom", "seen", "lost", "healed after", "digests", "payloads lost")
+COLUMNS = (
+    "window",
+    "fault",
+    "to whom",
+    "seen",
+    "votes missing",
+    "lost",
+    "apart",
+    "healed after",
+    "digests",
+    "payloads lost",
+)
 LEGEND = (
-    "Lost: windows in which nothing was accepted, or that most nodes had not applied a window "
-    "late, of the three that a fault may change, less what is lost before any. Healed after: "
-    "windows from the fault's end until all nodes stand at one digest and stay so. Payloads "
-    "lost: accepted, and in no bucket. Seen: what shows that the fault took effect."
+    "Seen: what shows that the fault took effect. Votes missing: windows, of the three that a "
+    "fault may change, and who did not vote on them in time. Lost: of these, windows in which "
+    "nothing was accepted, or that most nodes had not applied a window late, less what is lost "
+    "before any fault. Apart: windows at whose end some node did not stand with the others, from "
+    "the fault's beginning to the next one. Healed after: windows from the fault's end until all "
+    "nodes stand at one digest and stay so. Payloads lost: accepted, and in no bucket."
 )
 MANY = 4
+SHORTEST = 0.15
+"""Windows; a kill would not be seen."""
 
 
 def write(record: Record, folder: Path) -> None:
@@ -51,7 +66,8 @@ def table(record: Record) -> str:
         f"Replay to the same digest: {_replay(record)}. "
         f"Windows lost in {record['calm']['num_windows']} calm windows: "
         f"{record['calm']['windows_lost']}. In all {record['windows_lost']} of "
-        f"{setting['num_windows']}.",
+        f"{setting['num_windows']}; in {len(record['judged'])} more the validators measured all "
+        "payloads and found none good enough.",
         "",
         *(f"- Does not hold: {sentence}" for sentence in record["wrong"]),
     ]
@@ -72,7 +88,9 @@ def _row(fault: Record, setting: Record) -> str:
         fault["name"],
         _whom(fault["targets"], setting),
         _seen(fault),
+        "; ".join(f"{w}: {', '.join(who)}" for w, who in fault["votes_missing"].items()),
         str(fault["windows_lost"]),
+        str(fault["apart_windows"]),
         "not" if healed is None else str(healed),
         "equal" if fault["digests_equal"] else "DIFFER",
         str(fault["payloads_lost"]),
@@ -109,22 +127,19 @@ def _total(evidence: Mapping[str, Record]) -> str:
 
 
 def draw(record: Record, path: Path) -> None:
-    """Loss over windows, and every fault where it was; PNG."""
-    figure = Figure(figsize=(12, 6.5), dpi=100, layout="constrained")
+    """Loss over windows, and below it every fault where it was; PNG."""
+    figure = Figure(figsize=(12, 4.2 + 0.24 * len(record["faults"])), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    _draw_loss(axes, record)
-    low, high = axes.get_ylim()
-    axes.set_ylim(low, high + 0.75 * (high - low))
-    for fault in record["faults"]:
-        _draw_fault(axes, fault, high)
-    for window in record["lost"]:
-        axes.axvspan(window - 0.5, window + 0.5, color=BAD, alpha=0.25, lw=0)
-    axes.set_title("Held-out loss under faults", loc="left", weight="bold")
-    axes.set_xlabel("window (shaded red: lost; yellow: the fault lasts)")
-    axes.set_ylabel("nats per token")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.spines[["top", "right"]].set_visible(False)
+    ratios = (4.0, max(1.0, 0.27 * len(record["faults"])))
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=ratios)
+    _draw_loss(top, record)
+    _draw_faults(bottom, record)
+    for axes in (top, bottom):
+        for window in record["lost"]:
+            axes.axvspan(window, window + 1, color=BAD, alpha=0.25, lw=0)
+        for fault in record["faults"]:
+            axes.axvline(fault["began"], color=INK, alpha=0.15, lw=0.8)
+        axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, format="png")
 
 
@@ -132,19 +147,30 @@ def _draw_loss(axes: Axes, record: Record) -> None:
     points = sorted((int(window), loss) for window, loss in record["losses"].items())
     axes.plot([w for w, _ in points], [x for _, x in points], color=CURVE, marker="o", ms=3)
     axes.grid(axis="y", alpha=0.25)
+    axes.set_title("Held-out loss under faults", loc="left", weight="bold")
+    axes.set_ylabel("nats per token")
 
 
-def _draw_fault(axes: Axes, fault: Record, high: float) -> None:
-    start, end = fault["began"], fault["ended"]
-    colour = FAULT if fault["took_effect"] else BAD
-    axes.axvspan(start, max(end, start + 0.1), color=colour, alpha=0.35, lw=0)
-    healed = "never" if fault["heal_windows"] is None else str(fault["heal_windows"])
-    axes.annotate(
-        f"{fault['name']} (lost {fault['windows_lost']}, heals in {healed})",
-        (start, high),
-        rotation=90,
-        fontsize=7,
-        color=INK,
-        ha="left",
-        va="bottom",
-    )
+def _draw_faults(axes: Axes, record: Record) -> None:
+    for row, fault in enumerate(record["faults"]):
+        length = max(fault["ended"] - fault["began"], SHORTEST)
+        colour = FAULT if fault["took_effect"] else BAD
+        axes.barh(row, length, left=fault["began"], height=0.7, color=colour)
+        axes.text(
+            fault["began"] + length + 0.3, row, _fate(fault), fontsize=8, color=INK, va="center"
+        )
+    names = [fault["name"] for fault in record["faults"]]
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.set_xlim(0, 1.12 * record["setting"]["num_windows"])
+    axes.set_xlabel("window (shaded: lost)")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _fate(fault: Record) -> str:
+    words = [] if fault["took_effect"] else ["no effect"]
+    if fault["windows_lost"]:
+        words.append(f"lost {fault['windows_lost']}")
+    healed = fault["heal_windows"]
+    words.append("never healed" if healed is None else f"healed after {healed}")
+    return ", ".join(words)

@@ -130,12 +130,12 @@ class Proxy:
         return server
 
     def hang_up(self, *wires: socket.socket) -> None:
+        with self._lock:
+            self._open.difference_update(wires)
         for wire in wires:
             with suppress(OSError):
                 wire.shutdown(socket.SHUT_RDWR)
             wire.close()
-        with self._lock:
-            self._open.difference_update(wires)
 
     def _cut(self) -> int:
         """Hang up on everybody; how many wires that were."""

@@ -11,6 +11,7 @@ from benchmarks.chaos.measure import (
     digests_equal,
     final_digests,
     heal_windows,
+    judged_windows,
     lost_windows,
     results,
     together,
@@ -176,6 +177,43 @@ def test_a_joiner_by_checkpoint_needs_no_row_of_what_it_skipped() -> None:
     missing = tuple(("a", w) for w in range(4, 7))
     run = run_of(healthy(without=missing), fault(6))
     assert heal_windows(run, run.faults[0]) == 2
+
+
+def test_windows_apart_are_counted_to_the_next_fault() -> None:
+    run = run_of(returns(4, 9, SCHEDULE.first_block(11)), fault(6), fault(9), fault(12))
+    assert [row["apart_windows"] for row in results(run)] == [3, 2, 0]
+
+
+def test_a_window_in_which_all_was_measured_and_nothing_good_is_not_lost() -> None:
+    sights = [replace(s, accepted=()) if s.window in (4, 5) else s for s in healthy()]
+    run = replace(run_of(sights), judged=frozenset({5}))
+    assert lost_windows(run) == [4]
+    late = replace(run_of([s for s in sights if s.window != 5]), judged=frozenset({5}))
+    assert lost_windows(late) == [4, 5]
+
+
+def said(window: int, *statuses: str) -> list[dict[str, object]]:
+    return [{"kind": "verdict", "window": window, "status": status} for status in statuses]
+
+
+def test_judged_is_what_most_validators_measured_and_did_not_name() -> None:
+    bad, good, away = ("no_gain", "no_work"), ("no_gain", "named"), ("no_gain", "unavailable")
+    logs = [
+        [*said(1, *bad), *said(2, *bad), *said(3, *bad), *said(4, *away), {"kind": "window"}],
+        [*said(1, *bad), *said(2, *bad), *said(3, *good), *said(4, *away)],
+        [*said(1, *bad), *said(3, *good), *said(4, *bad)],
+    ]
+    assert judged_windows(logs) == {1, 2}
+    assert judged_windows([]) == judged_windows([[], []]) == frozenset()
+
+
+def test_missing_votes_are_those_of_who_votes_at_other_times() -> None:
+    voters = {w: frozenset({"a", "b"}) for w in range(NUM_WINDOWS)}
+    voters |= {3: frozenset({"b"}), 5: frozenset(), 9: frozenset({"a"})}
+    del voters[4]
+    run = replace(run_of(healthy(), fault(4), fault(7)), voters=voters)
+    assert [row["votes_missing"] for row in results(run)] == [{"3": ["a"], "5": ["a", "b"]}, {}]
+    assert results(run_of(healthy(), fault(4)))[0]["votes_missing"] == {}
 
 
 def test_lost_payloads_are_counted_where_they_were_accepted() -> None:

@@ -22,7 +22,9 @@ FAULT = {
     "targets": ["val-0", "miner-0"],
     "took_effect": True,
     "evidence": {"val-0": {"error": 3}, "miner-0": {"error": 4}},
+    "votes_missing": {"3": ["val-0"], "4": ["val-0", "val-1"]},
     "windows_lost": 1,
+    "apart_windows": 3,
     "heal_windows": 2,
     "digests_equal": True,
     "payloads_lost": 0,
@@ -49,6 +51,7 @@ RECORD = {
             "targets": ["val-0"],
             "took_effect": False,
             "evidence": {"val-0": {"error": 0}},
+            "votes_missing": {},
             "heal_windows": None,
             "digests_equal": False,
             "payloads_lost": 2,
@@ -59,6 +62,7 @@ RECORD = {
     "calm": {"num_windows": 2, "windows_lost": 0},
     "windows_lost": 2,
     "lost": [4, 6],
+    "judged": [9],
     "losses": {"2": 2.3, "3": 2.2, "4": 2.1},
     "wrong": ["window 7: it differs"],
 }
@@ -68,8 +72,9 @@ def test_the_table_says_what_happened_and_what_does_not_hold() -> None:
     page = report.table(RECORD)
     rows = [line for line in page.splitlines() if line.startswith("| ") and "storm" in line]
     assert rows == [
-        "| 4 | storm of 5xx answers | all | error 3; error 4 | 1 | 2 | equal | 0 |",
-        "| 7 | storm of 5xx answers | val-0 | NOTHING | 1 | not | DIFFER | 2 |",
+        "| 4 | storm of 5xx answers | all | error 3; error 4 | 3: val-0; 4: val-0, val-1 "
+        "| 1 | 3 | 2 | equal | 0 |",
+        "| 7 | storm of 5xx answers | val-0 | NOTHING |  | 1 | 3 | not | DIFFER | 2 |",
     ]
     assert "Replay to the same digest: not known (no such thing)" in page
     assert page.endswith("- Does not hold: window 7: it differs\n")
