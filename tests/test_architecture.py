@@ -48,6 +48,7 @@ MAY_IMPORT = {
         "template.protocol", "template.chain", "template.store", "evaluation", "compression",
     ),
     "template.recompute": EVERYTHING_BELOW,
+    "template.replay": EVERYTHING_BELOW,
     "template.tools": EVERYTHING_BELOW,
     "template.localnet": EVERYTHING_BELOW,
     "template.localnet.chain": (*COMMON, "template.localnet.chain"),

@@ -13,9 +13,8 @@ import pytest
 import torch
 
 from compression import SparseTensor
-from template.protocol.payload import Payload, PayloadHeader, decode_payload, encode_payload
-from template.protocol.quorum import Decision
-from template.protocol.root import Member, next_root, tensors_digest
+from template.protocol.payload import Payload
+from template.protocol.root import next_root, tensors_digest
 from template.training.outer import (
     OuterState,
     apply_updates,
@@ -29,50 +28,10 @@ from template.training.outer import (
     scored_coefficients,
     scored_references,
     staleness_weight,
-    start_of_miner,
     state_digest,
     step_divisor,
 )
-
-
-def _payload(form, seed: int, *, scale: float = 1e-2, window: int = 0, staleness: int = 0):
-    """A payload as it comes out of the wire, of random pseudo-gradients."""
-    generator = torch.Generator().manual_seed(seed)
-    dense = {
-        name: torch.randn(shape, generator=generator) * scale for name, shape in form.shapes.items()
-    }
-    header = PayloadHeader(
-        window=window,
-        base_window=window - staleness,
-        pages_consumed=1,
-        public_key=bytes([seed]) * 32,
-    )
-    frame, _ = encode_payload(header, dense, form)
-    return decode_payload(frame, form)
-
-
-def _member(uid: int, owner: int | None = None) -> Member:
-    coldkey = bytes([uid if owner is None else owner]) * 32
-    key = bytes([uid]) * 32
-    return Member(uid=uid, hotkey=f"hk{uid}", public_key=key, coldkey=coldkey, digest=key)
-
-
-def _members(uids, owners: Mapping[int, int] | None = None) -> tuple[Member, ...]:
-    return tuple(_member(uid, (owners or {}).get(uid)) for uid in sorted(uids))
-
-
-def _decision(window: int, uids, stake_rao: int = 5, owners=None) -> Decision:
-    return Decision(
-        window=window,
-        members=_members(uids, owners),
-        namers=dict.fromkeys(uids, ()),
-        root=None,
-        sample_digest=None,
-        undelivered=(),
-        dissenters=(),
-        voting_stake_rao=stake_rao,
-        no_op="",
-    )
+from tests.training.steps import decision_on, members_of, random_payload
 
 
 def _naive_norm(values: np.ndarray) -> float:
@@ -164,8 +123,8 @@ def state(theta0, spec) -> OuterState:
     "scales", [(1e-4,), (1e-2, 1e-2), (1e-5, 5e-2, 2.0), (1e-2, 4e-3, 5e-3, 3e-3, 6e-3)]
 )
 def test_a_step_has_the_bits_of_the_naive_one(scales, state, spec, form) -> None:
-    payloads = {5 * i + 2: _payload(form, i, scale=s) for i, s in enumerate(scales)}
-    after = outer_step(state, _decision(0, payloads), payloads, spec)
+    payloads = {5 * i + 2: random_payload(form, i, scale=s) for i, s in enumerate(scales)}
+    after = outer_step(state, decision_on(0, payloads), payloads, spec)
     assert tensors_digest(after.params) == tensors_digest(
         _naive_params(state, payloads, spec.outer)
     )
@@ -175,7 +134,7 @@ def test_a_step_has_the_bits_of_the_naive_one(scales, state, spec, form) -> None
 def test_later_steps_clip_by_the_median_and_weigh_by_staleness(state, spec, form) -> None:
     for window in range(3):
         payloads = {
-            uid: _payload(
+            uid: random_payload(
                 form,
                 10 * window + uid,
                 scale=10.0 ** (uid - 3),
@@ -185,23 +144,23 @@ def test_later_steps_clip_by_the_median_and_weigh_by_staleness(state, spec, form
             for uid in range(3)
         }
         expected = _naive_params(state, payloads, spec.outer)
-        state = outer_step(state, _decision(window, payloads), payloads, spec)
+        state = outer_step(state, decision_on(window, payloads), payloads, spec)
         assert tensors_digest(state.params) == tensors_digest(expected), window
     assert [window for window, _ in state.accepted_norms] == [0, 1, 2]
 
 
 def test_the_order_in_which_payloads_arrive_does_not_matter(state, spec, form) -> None:
-    payloads = {uid: _payload(form, uid, scale=0.03 * (uid + 1)) for uid in range(4)}
+    payloads = {uid: random_payload(form, uid, scale=0.03 * (uid + 1)) for uid in range(4)}
     backwards = dict(reversed(payloads.items()))
-    one = outer_step(state, _decision(0, payloads), payloads, spec)
-    other = outer_step(state, _decision(0, payloads), backwards, spec)
+    one = outer_step(state, decision_on(0, payloads), payloads, spec)
+    other = outer_step(state, decision_on(0, payloads), backwards, spec)
     assert tensors_digest(one.params) == tensors_digest(other.params)
     assert one.root == other.root
     assert one.accepted_norms == other.accepted_norms
 
 
 def test_an_empty_set_moves_the_root_and_the_window_only(state, spec) -> None:
-    after = outer_step(state, _decision(0, ()), {}, spec)
+    after = outer_step(state, decision_on(0, ()), {}, spec)
     assert tensors_digest(after.params) == tensors_digest(state.params)
     assert after.window == state.window + 1
     assert after.root == next_root(state.root, 0, (), b"") != state.root
@@ -212,16 +171,16 @@ def test_an_empty_set_moves_the_root_and_the_window_only(state, spec) -> None:
 def test_a_member_whose_payload_is_none_is_in_the_root_and_not_in_the_step(
     state, spec, form
 ) -> None:
-    good = {1: _payload(form, 1)}
-    alone = outer_step(state, _decision(0, {1}), good, spec)
-    beside = outer_step(state, _decision(0, {1, 2}), good, spec)
+    good = {1: random_payload(form, 1)}
+    alone = outer_step(state, decision_on(0, {1}), good, spec)
+    beside = outer_step(state, decision_on(0, {1, 2}), good, spec)
     assert tensors_digest(alone.params) == tensors_digest(beside.params)
     assert alone.root != beside.root
 
 
 def test_a_lone_payload_moves_no_more_than_its_share(state, spec, form) -> None:
-    payloads = {0: _payload(form, 1, scale=30.0)}
-    after = outer_step(state, _decision(0, payloads), payloads, spec)
+    payloads = {0: random_payload(form, 1, scale=30.0)}
+    after = outer_step(state, decision_on(0, payloads), payloads, spec)
     references = clip_references(state, spec.outer)
     for name, tensor in state.params.items():
         moved = float((after.params[name] - tensor).double().norm())
@@ -250,17 +209,17 @@ def test_a_step_is_divided_by_no_less_than_is_usual(
     """With n_min 2; windows that accepted nothing do not count."""
     outer = dataclasses.replace(spec.outer, min_divisor=2)
     for window, accepted in enumerate(before):
-        payloads = {uid: _payload(form, uid + 1, window=window) for uid in range(accepted)}
-        state = outer_step(state, _decision(window, payloads), payloads, spec)
+        payloads = {uid: random_payload(form, uid + 1, window=window) for uid in range(accepted)}
+        state = outer_step(state, decision_on(window, payloads), payloads, spec)
     assert step_divisor(state, count, outer) == expected
 
 
 def test_where_most_are_refused_those_left_do_not_weigh_more(state, spec, form) -> None:
     spec = dataclasses.replace(spec, outer=dataclasses.replace(spec.outer, min_divisor=2))
     for window, count in enumerate((5, 5, 1)):
-        payloads = {uid: _payload(form, uid + 1, window=window) for uid in range(count)}
+        payloads = {uid: random_payload(form, uid + 1, window=window) for uid in range(count)}
         before, expected = state, _naive_params(state, payloads, spec.outer)
-        state = outer_step(state, _decision(window, payloads), payloads, spec)
+        state = outer_step(state, decision_on(window, payloads), payloads, spec)
         assert tensors_digest(state.params) == tensors_digest(expected)
     norms = payloads[0].norms
     for name, tensor in state.params.items():
@@ -271,7 +230,7 @@ def test_where_most_are_refused_those_left_do_not_weigh_more(state, spec, form) 
 
 def test_apply_updates_leaves_its_input_alone(theta0, form) -> None:
     before = tensors_digest(theta0)
-    payload = _payload(form, 1)
+    payload = random_payload(form, 1)
     after = apply_updates(theta0, [(payload, dict.fromkeys(theta0, 0.5))])
     assert tensors_digest(theta0) == before
     assert tensors_digest(after) != before
@@ -281,7 +240,7 @@ def test_apply_updates_leaves_its_input_alone(theta0, form) -> None:
 def test_a_window_out_of_turn_is_refused(state, spec) -> None:
     for window in (1, -1):
         with pytest.raises(ValueError, match="cannot follow theta_1"):
-            outer_step(state, _decision(window, ()), {}, spec)
+            outer_step(state, decision_on(window, ()), {}, spec)
 
 
 def test_a_checkpoint_digest_enters_exactly_one_root(state, spec) -> None:
@@ -290,7 +249,7 @@ def test_a_checkpoint_digest_enters_exactly_one_root(state, spec) -> None:
     )
     states = [state]
     for window in range(5):
-        states.append(outer_step(states[-1], _decision(window, ()), {}, spec))
+        states.append(outer_step(states[-1], decision_on(window, ()), {}, spec))
     carrying = [s.window for s in states if s.checkpoint_digest]
     assert carrying == [3, 6]
     for before, after in zip(states, states[1:], strict=False):
@@ -316,8 +275,8 @@ def test_norms_and_stakes_are_forgotten_after_their_windows(state, spec, form) -
     outer = dataclasses.replace(spec.outer, clip_windows=2, quorum_windows=3)
     spec = dataclasses.replace(spec, outer=outer)
     for window in range(5):
-        payloads = {0: _payload(form, 1, window=window)} if window != 3 else {}
-        state = outer_step(state, _decision(window, payloads, window + 1), payloads, spec)
+        payloads = {0: random_payload(form, 1, window=window)} if window != 3 else {}
+        state = outer_step(state, decision_on(window, payloads, window + 1), payloads, spec)
     assert [window for window, _ in state.accepted_norms] == [4]
     assert state.voting_stakes_rao == (3, 4, 5)
 
@@ -369,14 +328,14 @@ def test_before_any_acceptance_the_reference_is_the_windows_median_bounded_by_th
 @pytest.mark.parametrize("scale", [10.0, 1e4])
 def test_a_magnified_payload_cannot_move_the_first_step_far(scale, state, spec, form) -> None:
     """Beside three honest ones: at most as far as kappa of their median."""
-    honest = {uid: _payload(form, uid + 1, scale=1e-4) for uid in range(3)}
-    payloads = {**honest, 3: _payload(form, 9, scale=1e-4 * scale)}
+    honest = {uid: random_payload(form, uid + 1, scale=1e-4) for uid in range(3)}
+    payloads = {**honest, 3: random_payload(form, 9, scale=1e-4 * scale)}
     lengths = [
         math.sqrt(
             sum(float((after[n] - state.params[n]).double().norm()) ** 2 for n in state.params)
         )
         for after in (
-            expected_params(state, _members(uids), {u: payloads[u] for u in uids}, spec)
+            expected_params(state, members_of(uids), {u: payloads[u] for u in uids}, spec)
             for uids in (honest, payloads)
         )
     ]
@@ -387,17 +346,17 @@ def test_the_payloads_of_one_coldkey_together_have_no_more_than_their_share(
     state, spec, form
 ) -> None:
     """Five of ten hotkeys are one owner's: 5/10 of the energy without, 2/6 with the cap."""
-    payloads = {uid: _payload(form, uid + 1, scale=1e-4) for uid in range(10)}
+    payloads = {uid: random_payload(form, uid + 1, scale=1e-4) for uid in range(10)}
     owners = {uid: min(uid, 5) for uid in payloads}
     spec = dataclasses.replace(spec, outer=dataclasses.replace(spec.outer, outer_lr=1.0))
-    after = outer_step(state, _decision(0, payloads, owners=owners), payloads, spec)
+    after = outer_step(state, decision_on(0, payloads, owners=owners), payloads, spec)
     expected = _naive_params(state, payloads, spec.outer, owners)
     assert tensors_digest(after.params) == tensors_digest(expected)
-    apart = outer_step(state, _decision(0, payloads), payloads, spec)
+    apart = outer_step(state, decision_on(0, payloads), payloads, spec)
     assert tensors_digest(apart.params) != tensors_digest(after.params)
     assert apart.root != after.root
     one = outer_step(
-        state, _decision(0, payloads, owners=dict.fromkeys(payloads, 1)), payloads, spec
+        state, decision_on(0, payloads, owners=dict.fromkeys(payloads, 1)), payloads, spec
     )
     assert tensors_digest(one.params) == tensors_digest(apart.params), "nobody to compare with"
 
@@ -417,31 +376,9 @@ def test_exact_norm_is_the_rounded_root_of_the_exact_sum(scale: float) -> None:
 
 
 def test_the_norm_that_a_payload_carries_is_that_of_its_values(form) -> None:
-    for sparse in _payload(form, 4, scale=0.3).tensors.values():
+    for sparse in random_payload(form, 4, scale=0.3).tensors.values():
         assert isinstance(sparse, SparseTensor)
         assert sparse.norm == exact_norm(sparse.values) > 0
-
-
-def _with_share(spec, share: float):
-    return dataclasses.replace(
-        spec, training=dataclasses.replace(spec.training, own_update_share=share)
-    )
-
-
-def test_a_miner_starts_ahead_by_its_own_payload(spec, theta0, form) -> None:
-    """theta less share * alpha * lambda^s * c * delta: as two float32 operations."""
-    state, payload = first_state(theta0, spec.run_id), _payload(form, 3, staleness=1, window=1)
-    for share in (0.5, 1.0):
-        ahead = start_of_miner(state, [payload], _with_share(spec, share))
-        references = clip_references(state, spec.outer)
-        for name, sparse in payload.tensors.items():
-            weight = staleness_weight(1, spec.outer.staleness_decay) / (1 / share)
-            c = clip(sparse.norm, references[name], spec.outer.clip_factor)
-            expected = theta0[name].numpy().copy().reshape(-1)
-            factor = np.float32(-(spec.outer.outer_lr * weight * c))
-            expected[sparse.indices.numpy()] += sparse.values.numpy() * factor
-            assert np.array_equal(ahead[name].numpy().reshape(-1), expected)
-            assert not torch.equal(ahead[name], theta0[name])
 
 
 def test_a_payload_is_scored_as_it_is_applied(spec, theta0) -> None:
@@ -471,49 +408,15 @@ def test_a_payload_is_scored_as_it_is_applied(spec, theta0) -> None:
 
 
 def test_expected_parameters_are_those_of_the_outer_step_bit_for_bit(spec, theta0, form) -> None:
-    state, payloads = first_state(theta0, spec.run_id), {u: _payload(form, u + 1) for u in range(4)}
-    after = outer_step(state, _decision(0, payloads), payloads, spec)
-    expected = expected_params(state, _members(payloads), payloads, spec)
+    state, payloads = (
+        first_state(theta0, spec.run_id),
+        {u: random_payload(form, u + 1) for u in range(4)},
+    )
+    after = outer_step(state, decision_on(0, payloads), payloads, spec)
+    expected = expected_params(state, members_of(payloads), payloads, spec)
     assert tensors_digest(expected) == tensors_digest(after.params) != tensors_digest(theta0)
-    fewer = expected_params(state, _members(range(3)), payloads, spec)
+    fewer = expected_params(state, members_of(range(3)), payloads, spec)
     assert tensors_digest(fewer) != tensors_digest(expected)
-    lacking = expected_params(state, _members(range(9)), payloads, spec)
+    lacking = expected_params(state, members_of(range(9)), payloads, spec)
     assert tensors_digest(lacking) == tensors_digest(expected)
     assert tensors_digest(expected_params(state, (), payloads, spec)) == tensors_digest(theta0)
-
-
-def test_the_mean_of_all_starts_is_theta_after_the_update_under_way(spec, theta0, form) -> None:
-    """What makes a share of 1 the right one: in the mean nobody is late."""
-    spec = _with_share(spec, 1.0)
-    spec = dataclasses.replace(spec, outer=dataclasses.replace(spec.outer, min_divisor=5))
-    state = first_state(theta0, spec.run_id)
-    payloads = {uid: _payload(form, uid + 1) for uid in range(5)}
-    starts = [start_of_miner(state, [payload], spec) for payload in payloads.values()]
-    after = outer_step(state, _decision(0, payloads), payloads, spec)
-    for name, expected in after.params.items():
-        mean = torch.stack([start[name] for start in starts]).double().mean(dim=0)
-        assert torch.allclose(mean, expected.double(), atol=1e-7)
-        assert not torch.allclose(mean, theta0[name].double(), atol=1e-7)
-
-
-@pytest.mark.parametrize(("share", "count"), [(0.0, 1), (1.0, 0)])
-def test_without_a_share_or_a_payload_a_miner_starts_from_theta(
-    spec, theta0, form, share: float, count: int
-) -> None:
-    state, payloads = first_state(theta0, spec.run_id), [_payload(form, 3)][:count]
-    assert start_of_miner(state, payloads, _with_share(spec, share)) is state.params
-
-
-@pytest.mark.parametrize("count", [1, 2, 3])
-def test_few_miners_start_ahead_by_no_more_than_is_applied(spec, theta0, form, count: int) -> None:
-    """With n_min 2: a lone one's payload will count half, so it takes half of it."""
-    spec = _with_share(spec, 1.0)
-    spec = dataclasses.replace(spec, outer=dataclasses.replace(spec.outer, min_divisor=2))
-    payloads = {uid: _payload(form, uid + 1) for uid in range(count)}
-    state = outer_step(first_state(theta0, spec.run_id), _decision(0, payloads), payloads, spec)
-    again = {uid: _payload(form, uid + 50, window=1) for uid in range(count)}
-    starts = [start_of_miner(state, [payload], spec) for payload in again.values()]
-    after = outer_step(state, _decision(1, again), again, spec)
-    for name, expected in after.params.items():
-        mean = torch.stack([start[name] for start in starts]).double().mean(dim=0)
-        assert torch.allclose(mean, expected.double(), atol=1e-7)
