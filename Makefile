@@ -70,9 +70,10 @@ fuzz: install ## coverage-guided fuzzing of payloads (Linux x86_64)
 	$(PIP) install -q -e '.[fuzz]' -c constraints.txt
 	OMP_NUM_THREADS=1 $(BIN)/python -m fuzz.payload -max_total_time=$(FUZZ_S) .cache/fuzz
 
-siege: text ## a million damaged payloads at the door; localnets under attack and audit (ten minutes)
+siege: text ## a million damaged payloads at the door; localnets under attack, audit and faults (a quarter of an hour)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m siege tests/protocol/test_hostile.py \
-	  tests/localnet/test_attacked.py tests/localnet/test_audit.py
+	  tests/localnet/test_attacked.py tests/localnet/test_audit.py \
+	  tests/benchmarks/test_chaos_report.py
 
 install: $(STAMP) ## the virtual environment
 

@@ -9,18 +9,15 @@ import os
 import resource
 import signal
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final
 
+from benchmarks.chaos.ground import Ground, Planted
 from benchmarks.chaos.plan import Fault, Kind
-from benchmarks.chaos.shim import Clock
+from benchmarks.chaos.troubles import TROUBLES, Troubled
 from template.localnet.events import JsonlTail
-from template.localnet.keeper import Service
-from template.localnet.proxy import HttpProxy, Proxy, Trouble, WireProxy
 from template.metrics import EVENTS_FILE
 
 DEATH_LIMIT_S: Final = 5.0
@@ -29,55 +26,6 @@ CLOCK_TOLERANCE_S: Final = 60.0
 FILE_SHARE: Final = 0.5
 """Of the state file that a node has: what a file may have where the disk is full."""
 DISK_WORDS: Final = "cannot be written"
-SLOW_BYTES_PER_S: Final = 2048
-"""A payload of the localnet's takes more than a second, a checkpoint longer than a window."""
-
-Evidence = dict[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Post:
-    """One neuron as faults reach it."""
-
-    chain: WireProxy
-    buckets: HttpProxy
-    clock: Clock
-    state_dir: Path
-    log_path: Path
-    bucket_path: str
-
-
-class Ground(Protocol):
-    """What faults act on. Names are those of processes."""
-
-    @property
-    def posts(self) -> Mapping[str, Post]: ...
-
-    def service(self, name: str) -> Service: ...
-
-    def revive(self, name: str) -> None: ...
-
-
-class Planted(ABC):
-    """One fault while it lasts; `evidence` is complete once it has ended."""
-
-    def __init__(self, ground: Ground, targets: Sequence[str]) -> None:
-        self.ground = ground
-        self.targets = tuple(targets)
-        self.evidence: Evidence = {}
-
-    @abstractmethod
-    def begin(self) -> None: ...
-
-    def look(self) -> None:  # noqa: B027
-        """Called a few times a second until the end."""
-
-    def end(self) -> None:  # noqa: B027
-        """Take it back."""
-
-    @property
-    @abstractmethod
-    def took_effect(self) -> bool: ...
 
 
 class Killed(Planted):
@@ -154,34 +102,6 @@ class Left(Planted):
         )
 
 
-class Troubled(Planted):
-    """Trouble in proxies; it took effect if every one of the `targets` met some of it."""
-
-    def __init__(
-        self, ground: Ground, targets: Sequence[str], troubles: Mapping[str, tuple[Proxy, Trouble]]
-    ) -> None:
-        super().__init__(ground, targets)
-        self._troubles = troubles
-
-    def begin(self) -> None:
-        self._before = {name: self._spoiled(name) for name in self._troubles}
-        for proxy, trouble in self._troubles.values():
-            proxy.begin(trouble)
-
-    def end(self) -> None:
-        for name, (proxy, trouble) in self._troubles.items():
-            proxy.end()
-            self.evidence[name] = {trouble.kind: self._spoiled(name) - self._before[name]}
-
-    def _spoiled(self, name: str) -> int:
-        proxy, trouble = self._troubles[name]
-        return proxy.spoiled[trouble.kind]
-
-    @property
-    def took_effect(self) -> bool:
-        return bool(self.evidence) and all(sum(self.evidence[n].values()) for n in self.targets)
-
-
 class ClockOff(Planted):
     """Another wall clock, seen in the times of the rows that the neuron writes meanwhile."""
 
@@ -250,42 +170,7 @@ def plant(fault: Fault, ground: Ground) -> Planted:
     """The fault, ready to begin."""
     if fault.kind in _SIMPLE:
         return _SIMPLE[fault.kind](ground, fault.targets)
-    return Troubled(ground, fault.targets, _TROUBLES[fault.kind](ground, fault.targets))
-
-
-Troubles = dict[str, tuple[Proxy, Trouble]]
-
-
-def _slow(ground: Ground, targets: Sequence[str]) -> Troubles:
-    trouble = Trouble(kind="slow", bytes_per_s=SLOW_BYTES_PER_S)
-    return {name: (ground.posts[name].buckets, trouble) for name in targets}
-
-
-def _truncated(ground: Ground, targets: Sequence[str]) -> Troubles:
-    """Every other transfer; one that is tried again comes through."""
-    return {n: (ground.posts[n].buckets, Trouble(kind="truncate", out_of=2)) for n in targets}
-
-
-def _storm(ground: Ground, targets: Sequence[str]) -> Troubles:
-    return {n: (ground.posts[n].buckets, Trouble(kind="error", out_of=4)) for n in targets}
-
-
-def _cut_chain(ground: Ground, targets: Sequence[str]) -> Troubles:
-    return {name: (ground.posts[name].chain, Trouble(kind="refuse")) for name in targets}
-
-
-def _split(ground: Ground, targets: Sequence[str]) -> Troubles:
-    """Each side reads the buckets of its own validators and of half of the miners."""
-    validators = [name for name in ground.posts if name.startswith("val-")]
-    miners = sorted(set(ground.posts) - set(validators))
-    here = {*targets, *miners[::2]}
-    sides = {name: name in here for name in ground.posts}
-    troubles: Troubles = {}
-    for name in validators:
-        others = [n for n in ground.posts if sides[n] != sides[name]]
-        paths = tuple(ground.posts[n].bucket_path for n in others)
-        troubles[name] = (ground.posts[name].buckets, Trouble(kind="refuse", paths=paths))
-    return troubles
+    return Troubled(ground, fault.targets, TROUBLES[fault.kind](ground, fault.targets))
 
 
 _SIMPLE: Final[Mapping[Kind, Callable[[Ground, Sequence[str]], Planted]]] = {
@@ -299,13 +184,6 @@ _SIMPLE: Final[Mapping[Kind, Callable[[Ground, Sequence[str]], Planted]]] = {
     Kind.LEAVE: Left,
     Kind.CLOCK: ClockOff,
     Kind.FULL_DISK: FullDisk,
-}
-_TROUBLES: Final[Mapping[Kind, Callable[[Ground, Sequence[str]], Troubles]]] = {
-    Kind.SLOW: _slow,
-    Kind.TRUNCATED: _truncated,
-    Kind.STORM: _storm,
-    Kind.CUT_CHAIN: _cut_chain,
-    Kind.SPLIT_BUCKETS: _split,
 }
 
 

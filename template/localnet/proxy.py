@@ -230,11 +230,11 @@ class HttpProxy(Proxy):
         answer = _read_head(server)
         if answer is None:
             return
+        if trouble is None:
+            self.count_passed()
         client.sendall(answer.closing())
         has_body = not head.data.startswith(b"HEAD ")
         self._pass(server, client, answer, answer.body_bytes if has_body else 0, trouble)
-        if trouble is None:
-            self.count_passed()
 
     def _pass(
         self,

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.chaos.faults import CLOCK_OFF_S, Planted, Post, plant
+from benchmarks.chaos.faults import CLOCK_OFF_S, plant
+from benchmarks.chaos.ground import Planted, Post
 from benchmarks.chaos.plan import Fault, Kind
 from benchmarks.chaos.shim import Clock, build, environment
 from template.errors import ConfigError
