@@ -86,14 +86,14 @@ def _play(arguments: argparse.Namespace, command: str) -> dict[str, Any]:
         out = (arguments.out or Path(spare) / "localnet").resolve()
         config = _config(arguments, kinds, out)
         plan = make_plan(arguments.seed, config.num_windows, crew_of(config), kinds)
-        started_s, load = time.monotonic(), os.getloadavg()[0]
+        started_s, load, head = time.monotonic(), os.getloadavg()[0], commit()
         with prepare_folder(out), Arena(config, plan, _tell(started_s)) as arena:
             run = arena.play()
             replayed = replay(out / "run.toml", NETUID, arena.net.endpoint, final_digests(run))
         record = _record(run, config, plan, replayed)
         return {
             "command": command,
-            "commit": commit(),
+            "commit": head,
             "seed": arguments.seed,
             "wall_s": round(time.monotonic() - started_s, 1),
             "load_before": load,

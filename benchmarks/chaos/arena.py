@@ -81,6 +81,7 @@ class Arena:
             schedule=self.net.spec.schedule.schedule(),
             num_windows=self._config.num_windows,
             nodes=tuple(self._posts),
+            validators=crew_of(self._config).validators,
             sights=tuple(self.watcher.sights),
             faults=tuple(self.happened),
             produced=self.watcher.produced(),

@@ -56,6 +56,7 @@ class Run:
     schedule: Schedule
     num_windows: int
     nodes: tuple[str, ...]
+    validators: tuple[str, ...]
     sights: tuple[Sight, ...]
     faults: tuple[Happened, ...]
     produced: Mapping[tuple[int, int], bool]
@@ -104,7 +105,8 @@ def reach_of(fault: Happened) -> range:
 
 
 def lost_windows(run: Run) -> list[int]:
-    """Windows in which nothing was accepted, or that most nodes had not applied a window late.
+    """Windows in which nothing was accepted, or that most validators had not applied a window
+    late.
 
     Not those that the validators judged: payloads without enough gain are not accepted in a run
     without faults either, ever more often as the loss flattens out.
@@ -130,13 +132,13 @@ def judged_windows(logs: Iterable[Sequence[Mapping[str, Any]]]) -> frozenset[int
 
 def _is_lost(run: Run, window: int) -> bool:
     deadline = run.schedule.first_block(window + 3)
-    rows = [s for s in run.sights if s.window == window]
+    rows = [s for s in run.sights if s.window == window and s.node in run.validators]
     roots = Counter(sight.root for sight in _firsts(rows) if sight.block < deadline)
     if not roots:
         return True
     root, votes = roots.most_common(1)[0]
     accepted = {sight.accepted for sight in rows if sight.root == root}
-    if 2 * votes <= len(run.nodes):
+    if 2 * votes <= len(run.validators):
         return True
     return accepted == {()} and window not in run.judged
 

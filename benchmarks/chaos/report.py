@@ -27,10 +27,10 @@ COLUMNS = (
 LEGEND = (
     "Seen: what shows that the fault took effect. Votes missing: windows, of the three that a "
     "fault may change, and who did not vote on them in time. Lost: of these, windows in which "
-    "nothing was accepted, or that most nodes had not applied a window late, less what is lost "
-    "before any fault. Apart: windows at whose end some node did not stand with the others, from "
-    "the fault's beginning to the next one. Healed after: windows from the fault's end until all "
-    "nodes stand at one digest and stay so. Payloads lost: accepted, and in no bucket."
+    "nothing was accepted, or that most validators had not applied a window late, less what is "
+    "lost before any fault. Apart: windows at whose end some node did not stand with the others, "
+    "from the fault's beginning to the next one. Healed after: windows from the fault's end until "
+    "all nodes stand at one digest and stay so. Payloads lost: accepted, and in no bucket."
 )
 MANY = 4
 SHORTEST = 0.15

@@ -20,7 +20,8 @@ from benchmarks.chaos.measure import (
 from template.protocol.schedule import Schedule
 
 SCHEDULE = Schedule(start_block=100, blocks_per_window=10, upload_blocks=3, vote_margin_blocks=2)
-NODES = ("a", "b", "c")
+VALIDATORS = ("a", "b", "c")
+NODES = (*VALIDATORS, "miner")
 NUM_WINDOWS = 14
 
 
@@ -62,6 +63,7 @@ def run_of(sights: list[Sight], *faults: Happened, produced: dict | None = None)
         schedule=SCHEDULE,
         num_windows=NUM_WINDOWS,
         nodes=NODES,
+        validators=VALIDATORS,
         sights=tuple(sights),
         faults=faults,
         produced=produced or {},
@@ -98,7 +100,13 @@ def test_a_window_that_most_apply_a_window_late_is_lost(late, lost) -> None:
     assert lost_windows(run_of(sights)) == lost
 
 
-def test_one_node_of_three_loses_no_window() -> None:
+def test_miners_that_are_behind_lose_no_window() -> None:
+    assert lost_windows(run_of(healthy(without=(("miner", 5),)))) == []
+    away = (("miner", 5), ("a", 5), ("b", 5))
+    assert lost_windows(run_of(healthy(without=away))) == [5]
+
+
+def test_one_validator_of_three_loses_no_window() -> None:
     away = tuple(("a", w) for w in range(3, 9))
     assert lost_windows(run_of(healthy(without=away))) == []
     assert lost_windows(run_of(healthy(without=(*away, ("b", 5))))) == [5]
