@@ -79,6 +79,7 @@ class Ledger:
     time: VirtualTime
     neurons: tuple[Neuron, ...] = ()
     finality_lag: int = 2
+    kept_blocks: int = 10**9
     commitments: dict[str, tuple[list[int], list[bytes]]] = field(default_factory=dict)
     weights: dict[str, list[dict[int, float]]] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -102,7 +103,7 @@ class FakeChain:
         return hashlib.sha256(b"block" + block.to_bytes(8, "little")).digest()
 
     def metagraph(self, block: int) -> Metagraph:
-        self._require(block)
+        self._require_state(block)
         return Metagraph(
             netuid=1,
             block=block,
@@ -112,7 +113,7 @@ class FakeChain:
         )
 
     def commitments(self, block: int) -> Mapping[str, bytes]:
-        self._require(block)
+        self._require_state(block)
         found = {}
         with self._ledger.lock:
             for hotkey, (blocks, values) in self._ledger.commitments.items():
@@ -130,6 +131,11 @@ class FakeChain:
     def set_weights(self, weights: Mapping[int, float]) -> None:
         with self._ledger.lock:
             self._ledger.weights.setdefault(self._hotkey, []).append(dict(weights))
+
+    def _require_state(self, block: int) -> None:
+        self._require(block)
+        if block < self.head() - self._ledger.kept_blocks:
+            raise ChainError(f"state of block {block} is discarded", code="rpc")
 
     def _require(self, block: int) -> None:
         if not 0 <= block <= self.head():

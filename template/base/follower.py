@@ -13,10 +13,11 @@ from template.base.context import ReadContext
 from template.base.frames import Frames
 from template.base.healing import heal, step_from, take_back
 from template.base.joining import join_at
+from template.base.lineage import read_lineage, voted_now
 from template.base.past import Past
 from template.base.peers import Peers
-from template.errors import ConsensusError
-from template.protocol.lineage import LineageStep
+from template.errors import ChainError, ConsensusError
+from template.protocol.lineage import Accepted, LineageStep
 from template.protocol.payload import Payload
 from template.protocol.quorum import VOID_WINDOWS, Decision, decide, is_void, voided
 from template.protocol.record import ROOT_BYTES
@@ -24,6 +25,9 @@ from template.protocol.root import sample_digest, tensors_digest
 from template.training.outer import OuterState, outer_step
 
 log = logging.getLogger(__name__)
+
+KEPT_BLOCKS = 128
+"""A chain's endpoint keeps the state of so many blocks at least; most keep 256."""
 
 WARN_EVERY = 20
 """Tries between two warnings that a payload is missing."""
@@ -47,6 +51,7 @@ class Follower:
         self.past = Past(context.state_dir / "past", context.spec, state)
         self.frames = Frames(context, peers)
         self._decisions: dict[int, Decision] = {}
+        self._ahead: list[LineageStep] = []
         self.last_accepted: frozenset[str] = frozenset()
         """Hotkeys of the last decision that accepted anybody, if this node was there."""
         self.taken_back: list[LineageStep] = []
@@ -77,13 +82,15 @@ class Follower:
         ConsensusError if the stake majority stands elsewhere and there is no way there.
         """
         self._take_back_void()
-        decision = self._decision(self.next_window)
+        decision = self._decision_if_known()
+        if decision is None:
+            return self._follow_lineage()
         self._compare(decision)
         payloads = self._gather(decision, meanwhile)
         if payloads is None:
             decision, payloads = voided(decision), {}
             log.warning("window %d: %s", decision.window, decision.no_op)
-        self._take(decision, payloads)
+        self._take(decision, payloads, decision.root or b"")
         self._take_back_void()
         self._report(decision)
         return decision
@@ -101,6 +108,51 @@ class Follower:
             ballot = read_ballot(context.chain, context.schedule, window)
             self._decisions[window] = decide(ballot, stakes, context.spec.outer.quorum_rules())
         return self._decisions[window]
+
+    def _decision_if_known(self) -> Decision | None:
+        """On the next window; None if the chain's endpoint has forgotten that, it is so old."""
+        try:
+            return self._decision(self.next_window)
+        except ChainError:
+            context = self._context
+            vote_block = context.schedule.vote_block(self.next_window)
+            if context.chain.finalized() - vote_block < KEPT_BLOCKS:
+                raise
+            return None
+
+    def _follow_lineage(self) -> Decision:
+        """Take the next step by the lineage: this node was away for longer than the chain tells."""
+        step = self._lineage_step()
+        self._take(step, self.frames.again(step), step.voted_root)
+        decision = Decision(
+            window=step.window,
+            members=step.members,
+            namers={},
+            root=None,
+            sample_digest=None,
+            dissenters=(),
+            undelivered=(),
+            voting_stake_rao=step.voting_stake_rao,
+            no_op="" if step.members else "nothing was applied",
+        )
+        self._report(decision)
+        return decision
+
+    def _lineage_step(self) -> LineageStep:
+        """On the next window, from whoever's lineage leads to what is voted now."""
+        if not self._ahead or self._ahead[0].window != self.next_window:
+            self._peers.refresh()
+            vote = voted_now(self._context)
+            steps = read_lineage(self._context, self._peers, vote.window + 1, vote.root)
+            self._ahead = [step for step in steps if step.window >= self.next_window]
+        if not self._ahead or self._ahead[0].root != self.state.root:
+            raise ConsensusError(
+                f"window {self.next_window}: the chain's endpoint has forgotten its votes, and no "
+                "validator's lineage leads on from here. Remove --neuron.state_dir "
+                f"{self._context.state_dir} and start again: the node joins by a published "
+                "checkpoint"
+            )
+        return self._ahead.pop(0)
 
     def _is_void(self, window: int) -> bool:
         """Whether the votes on the windows after it have given up the payloads of the next one."""
@@ -216,8 +268,8 @@ class Follower:
             self._context.waiter.pause()
         return None
 
-    def _take(self, decision: Decision, payloads: Mapping[int, Payload]) -> None:
-        step = step_from(self.state, decision, decision.root or b"")
+    def _take(self, decision: Accepted, payloads: Mapping[int, Payload], voted_root: bytes) -> None:
+        step = step_from(self.state, decision, voted_root)
         after = outer_step(self.state, decision, payloads, self._context.spec)
         self.past.remember(step, after)
         self.state = after

@@ -4,11 +4,13 @@ import hashlib
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 
+from template.base.ballots import read_records
 from template.base.context import NodeContext, ReadContext
 from template.base.peers import Peers
-from template.errors import SubnetError
+from template.errors import SubnetError, Unavailable
 from template.protocol.keys import lineage_key
 from template.protocol.lineage import LineageStep, encode_lineage, parse_lineage
+from template.protocol.record import Vote
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +57,39 @@ class LineagePublisher:
                 log.warning("the lineage from theta_%d is not in the bucket: %s", start, error)
                 return
             self._published[start] = digest
+
+
+def voted_now(context: ReadContext) -> Vote:
+    """The vote that more than half of the voting stake has on chain now; waits a window for it.
+
+    Unavailable if no vote gets there: too many validators are away, or they disagree.
+    """
+    waiter, schedule = context.waiter, context.schedule
+    last = context.chain.head() + 2 * schedule.blocks_per_window
+    while (vote := _majority_vote(context)) is None:
+        if waiter.recent_head() > last:
+            raise Unavailable("no root is voted by more than half of the stake: try again later")
+        waiter.pause()
+    return vote
+
+
+def _majority_vote(context: ReadContext) -> Vote | None:
+    """Only window, root and sample digest are compared: what else it says is each voter's own."""
+    chain = context.chain
+    block = chain.finalized()
+    records = read_records(chain, block)
+    stakes: dict[tuple[int, bytes, bytes], int] = {}
+    votes: dict[tuple[int, bytes, bytes], Vote] = {}
+    for neuron in chain.metagraph(block).neurons:
+        record = records.get(neuron.hotkey)
+        if record is None or record.vote is None or not neuron.validator_permit:
+            continue
+        vote = record.vote
+        place = (vote.window, vote.root, vote.sample_digest)
+        stakes[place] = stakes.get(place, 0) + neuron.total_stake_rao
+        votes[place] = vote
+    total = sum(stakes.values())
+    return next((votes[p] for p, rao in stakes.items() if 2 * rao > total), None)
 
 
 def read_lineage(context: ReadContext, peers: Peers, window: int, root: bytes) -> list[LineageStep]:

@@ -8,12 +8,12 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from template.base.ballots import read_ballot, read_records
+from template.base.ballots import read_ballot
 from template.base.context import ReadContext
 from template.base.frames import Frames
 from template.base.healing import retaken
 from template.base.joining import state_at
-from template.base.lineage import read_lineage
+from template.base.lineage import read_lineage, voted_now
 from template.base.peers import Peers
 from template.errors import ChainError, ConsensusError, NotFound, Unavailable
 from template.protocol.lineage import LineageStep
@@ -35,39 +35,6 @@ class Replayed:
     state: OuterState
     num_payloads: int = 0
     wrong: dict[str, list[str]] = field(default_factory=dict)
-
-
-def voted_now(context: ReadContext) -> Vote:
-    """The vote that more than half of the voting stake has on chain now; waits a window for it.
-
-    Unavailable if no vote gets there: too many validators are away, or they disagree.
-    """
-    waiter, schedule = context.waiter, context.schedule
-    last = context.chain.head() + 2 * schedule.blocks_per_window
-    while (vote := _majority_vote(context)) is None:
-        if waiter.recent_head() > last:
-            raise Unavailable("no root is voted by more than half of the stake: try again later")
-        waiter.pause()
-    return vote
-
-
-def _majority_vote(context: ReadContext) -> Vote | None:
-    """Only window, root and sample digest are compared: what else it says is each voter's own."""
-    chain = context.chain
-    block = chain.finalized()
-    records = read_records(chain, block)
-    stakes: dict[tuple[int, bytes, bytes], int] = {}
-    votes: dict[tuple[int, bytes, bytes], Vote] = {}
-    for neuron in chain.metagraph(block).neurons:
-        record = records.get(neuron.hotkey)
-        if record is None or record.vote is None or not neuron.validator_permit:
-            continue
-        vote = record.vote
-        place = (vote.window, vote.root, vote.sample_digest)
-        stakes[place] = stakes.get(place, 0) + neuron.total_stake_rao
-        votes[place] = vote
-    total = sum(stakes.values())
-    return next((votes[p] for p, rao in stakes.items() if 2 * rao > total), None)
 
 
 def replay_run(context: ReadContext, peers: Peers, since: int, say: Say) -> Replayed:

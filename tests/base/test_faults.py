@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 
+from template.base.follower import KEPT_BLOCKS
 from template.base.joining import local_path
 from template.base.miner import Miner
 from template.base.supervisor import supervise
@@ -150,6 +151,23 @@ def test_a_miner_that_was_away_for_two_windows_is_accepted_again(tmp_path) -> No
     assert present[0]
     assert present.count(False) in (2, 3)
     assert present[-1]
+
+
+@pytest.mark.slow
+def test_a_miner_away_for_longer_than_the_chain_tells_follows_the_lineage(tmp_path) -> None:
+    """Twelve windows of 16 blocks, where the endpoint keeps the state of 130 blocks."""
+    away = 12
+    world = build_world(STAKES_TAO, schedule__num_windows=away + 6, checkpoint__every_windows=4)
+    world.ledger.kept_blocks = KEPT_BLOCKS + 2
+    pause_blocks = away * world.spec.schedule.blocks_per_window
+    miner = _restarting(_crash("work", 2, Miner), pause_blocks=pause_blocks)
+    nodes = run(world, {**honest(*FOUR), "m1": miner}, tmp_path)
+    assert len(digests(nodes)) == 1
+    m1 = uid_of(world, "m1")
+    present = {w for w, uids in accepted(nodes["val-a"]).items() if m1 in uids}
+    assert present & {0, 1}
+    assert not present & set(range(3, away))
+    assert present & {away + 4, away + 5}, "it takes part again"
 
 
 def _dying(kind: type):

@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 
+from template.base.lineage import voted_now
 from template.base.peers import Peers
-from template.base.replaying import replay_run, voted_now
+from template.base.replaying import replay_run
 from template.errors import NotFound, Unavailable
 from template.protocol.keys import lineage_key
 from template.protocol.record import ROOT_BYTES, Record, decode_record, encode_record
