@@ -100,7 +100,7 @@ $(TEXT): template/data/corpus.py | install
 	@touch $@
 
 clean: ## remove caches, builds and localnet results
-	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis wandb localnet-out*
+	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis wandb localnet-out* chaos-out*
 	find . -path ./$(VENV) -prune -o -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean ## also the virtual environment and the downloaded text

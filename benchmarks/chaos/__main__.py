@@ -4,8 +4,9 @@
     python -m benchmarks.chaos             every kind three times, 6 miners and 4 validators
     python -m benchmarks.chaos --report    table and picture again, of the run on record
 
-Starts a localnet of real processes, each behind proxies and a clock of its own; ends with
-status 1 if something that must hold does not: a fault without effect is one of them.
+Starts a localnet of real processes, each behind proxies and a clock of its own; its logs stay
+in --out. Ends with status 1 if something that must hold does not: a fault without effect is one
+of them.
 """
 
 import argparse
@@ -13,7 +14,6 @@ import json
 import logging
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--miners", type=int, default=None, help="(default: 4 with --quick, else 6)")
     add("--validators", type=int, default=None, help="(default: 3 with --quick, else 4)")
     add("--block-time", type=float, default=0.25, help="seconds per block (default: 0.25)")
-    add("--out", type=Path, default=None, help="folder of the localnet (default: a temporary one)")
+    add("--out", type=Path, default=Path("chaos-out"), help="the localnet's (default: chaos-out)")
     add("--results", type=Path, default=RESULTS, help="folder of the results")
     return parser
 
@@ -82,26 +82,24 @@ def _play(arguments: argparse.Namespace, command: str) -> dict[str, Any]:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("template.chain.health").setLevel(logging.ERROR)
     kinds = _kinds(arguments.only)
-    with tempfile.TemporaryDirectory(prefix="tessera-chaos-") as spare:
-        out = (arguments.out or Path(spare) / "localnet").resolve()
-        config = _config(arguments, kinds, out)
-        plan = make_plan(arguments.seed, config.num_windows, crew_of(config), kinds)
-        started_s, load, head = time.monotonic(), os.getloadavg()[0], commit()
-        with prepare_folder(out), Arena(config, plan, _tell(started_s)) as arena:
-            run = arena.play()
-            replayed = replay(out / "run.toml", NETUID, arena.net.endpoint, final_digests(run))
-        record = _record(run, config, plan, replayed)
-        return {
-            "command": command,
-            "commit": head,
-            "seed": arguments.seed,
-            "wall_s": round(time.monotonic() - started_s, 1),
-            "load_before": load,
-            "load_after": os.getloadavg()[0],
-            **record,
-            "losses": dict(sorted(arena.watcher.losses.items())),
-            "restarts": arena.net.restarts,
-        }
+    out = arguments.out.resolve()
+    config = _config(arguments, kinds, out)
+    plan = make_plan(arguments.seed, config.num_windows, crew_of(config), kinds)
+    started_s, load, head = time.monotonic(), os.getloadavg()[0], commit()
+    with prepare_folder(out), Arena(config, plan, _tell(started_s)) as arena:
+        run = arena.play()
+        replayed = replay(out / "run.toml", NETUID, arena.net.endpoint, final_digests(run))
+    return {
+        "command": command,
+        "commit": head,
+        "seed": arguments.seed,
+        "wall_s": round(time.monotonic() - started_s, 1),
+        "load_before": load,
+        "load_after": os.getloadavg()[0],
+        **_record(run, config, plan, replayed),
+        "losses": dict(sorted(arena.watcher.losses.items())),
+        "restarts": arena.net.restarts,
+    }
 
 
 def _kinds(only: str) -> Sequence[Kind]:

@@ -143,7 +143,7 @@ def test_a_tool_that_fails_is_no_answer(tmp_path) -> None:
 def test_a_short_run_of_real_processes(tmp_path) -> None:
     kinds = [Kind.KILL_CHAIN, Kind.KILL_MINER, Kind.CLOCK]
     flags = ["--quick", "--only", ",".join(kind.name for kind in kinds)]
-    flags += ["--block-time", "0.4", "--results", str(tmp_path)]
+    flags += ["--block-time", "0.4", "--results", str(tmp_path), "--out", str(tmp_path / "net")]
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.chaos", *flags],
         cwd=ROOT,
