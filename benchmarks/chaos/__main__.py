@@ -54,7 +54,7 @@ def main(argv: list[str]) -> int:
         record = json.loads((arguments.results / "chaos.json").read_text())
     else:
         try:
-            record = _play(arguments, " ".join(["python -m benchmarks.chaos", *argv]))
+            record = _play(arguments)
         except SubnetError as error:
             sys.stderr.write(f"chaos: {error}\n")
             return 1
@@ -78,7 +78,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _play(arguments: argparse.Namespace, command: str) -> dict[str, Any]:
+def _command(arguments: argparse.Namespace) -> str:
+    """What gives the same run again, wherever its folders are."""
+    words = ["python -m benchmarks.chaos", *(["--quick"] if arguments.quick else [])]
+    for name in ("seed", "only", "miners", "validators", "block_time"):
+        value = getattr(arguments, name)
+        if value != _parser().get_default(name):
+            words.append(f"--{name.replace('_', '-')} {value}")
+    return " ".join(words)
+
+
+def _play(arguments: argparse.Namespace) -> dict[str, Any]:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("template.chain.health").setLevel(logging.ERROR)
     kinds = _kinds(arguments.only)
@@ -90,7 +100,7 @@ def _play(arguments: argparse.Namespace, command: str) -> dict[str, Any]:
         run = arena.play()
         replayed = replay(out / "run.toml", NETUID, arena.net.endpoint, final_digests(run))
     return {
-        "command": command,
+        "command": _command(arguments),
         "commit": head,
         "seed": arguments.seed,
         "wall_s": round(time.monotonic() - started_s, 1),

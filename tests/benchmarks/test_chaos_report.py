@@ -157,3 +157,4 @@ def test_a_short_run_of_real_processes(tmp_path) -> None:
     assert all(fault["digests_equal"] for fault in record["faults"]), done.stdout
     assert sum(fault["payloads_lost"] for fault in record["faults"]) == 0, done.stdout
     assert record["restarts"]["chain"] == 1
+    assert record["command"] == f"python -m benchmarks.chaos {' '.join(flags[:3])} --block-time 0.4"
