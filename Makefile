@@ -22,7 +22,7 @@ QUICK   ?=
 CHAOS_ARGS ?=
 FUZZ_S  ?= 180
 
-.PHONY: help localnet test test-all lint bench-codec bench-learning bench-attacks bench-evaluation chaos fuzz siege install text clean distclean
+.PHONY: help localnet test test-all lint bench-codec bench-learning bench-attacks bench-evaluation chaos fuzz siege siege-schedules install text clean distclean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
@@ -74,6 +74,10 @@ siege: text ## a million damaged payloads at the door; localnets under attack, a
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m siege tests/protocol/test_hostile.py \
 	  tests/localnet/test_attacked.py tests/localnet/test_audit.py \
 	  tests/benchmarks/test_chaos_report.py
+
+siege-schedules: install ## 2,000 seeded schedules of faults against swarms in one process (an hour)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist load -m "siege or not siege" \
+	  tests/base/test_schedules.py
 
 install: $(STAMP) ## the virtual environment
 

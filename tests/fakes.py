@@ -82,7 +82,42 @@ class Ledger:
     kept_blocks: int = 10**9
     commitments: dict[str, tuple[list[int], list[bytes]]] = field(default_factory=dict)
     weights: dict[str, list[dict[int, float]]] = field(default_factory=dict)
+    dropped: dict[str, int] = field(default_factory=dict)
+    """hotkey -> the first block at which it is not registered any more."""
+    reorganised: list[tuple[int, int]] = field(default_factory=list)
+    """(block, depth): so many blocks before it were replaced by others when it came."""
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def neurons_at(self, block: int) -> tuple[Neuron, ...]:
+        """Those registered after a block."""
+        return tuple(n for n in self.neurons if self.dropped.get(n.hotkey, block + 1) > block)
+
+    def head(self) -> int:
+        """The best block; after a reorganisation it climbs two blocks at a time."""
+        block = self.time.block
+        behind = [depth - (block - since) for since, depth in self.reorganised]
+        return block - max(0, *behind, 0)
+
+    def reorganise(self, depth: int, keep: bool) -> int:
+        """Replace the last `depth` blocks, none of them finalised; returns how many records stood
+        in them. Those come again in the next block, or are lost.
+        """
+        if not 0 < depth <= self.finality_lag:
+            raise ValueError(f"depth {depth}: 1 to {self.finality_lag} blocks are not finalised")
+        with self.lock:
+            block, moved = self.time.block, 0
+            self.reorganised.append((block, depth))
+            for blocks, values in self.commitments.values():
+                first, end = bisect_right(blocks, block - depth), bisect_right(blocks, block)
+                moved += end - first
+                blocks[first:end] = [block + 1] * (end - first) if keep else []
+                values[first:end] = values[first:end] if keep else []
+        return moved
+
+    def salt(self, block: int) -> bytes:
+        """What tells the hash of a block from those of the blocks that it replaced."""
+        times = sum(since - depth < block <= since for since, depth in self.reorganised)
+        return bytes(times)
 
 
 class FakeChain:
@@ -93,14 +128,15 @@ class FakeChain:
         self._hotkey = hotkey
 
     def head(self) -> int:
-        return self._ledger.time.block
+        return self._ledger.head()
 
     def finalized(self) -> int:
-        return max(0, self.head() - self._ledger.finality_lag)
+        return max(0, self._ledger.time.block - self._ledger.finality_lag)
 
     def block_hash(self, block: int) -> bytes:
         self._require(block)
-        return hashlib.sha256(b"block" + block.to_bytes(8, "little")).digest()
+        number = block.to_bytes(8, "little")
+        return hashlib.sha256(b"block" + number + self._ledger.salt(block)).digest()
 
     def metagraph(self, block: int) -> Metagraph:
         self._require_state(block)
@@ -109,7 +145,7 @@ class FakeChain:
             block=block,
             tempo_blocks=8,
             owner_hotkey=self._ledger.neurons[0].hotkey,
-            neurons=self._ledger.neurons,
+            neurons=self._ledger.neurons_at(block),
         )
 
     def commitments(self, block: int) -> Mapping[str, bytes]:
@@ -125,7 +161,7 @@ class FakeChain:
     def publish(self, record: bytes) -> None:
         with self._ledger.lock:
             blocks, values = self._ledger.commitments.setdefault(self._hotkey, ([], []))
-            blocks.append(self.head() + 1)
+            blocks.append(self._ledger.time.block + 1)
             values.append(record)
 
     def set_weights(self, weights: Mapping[int, float]) -> None:
@@ -164,7 +200,9 @@ class World:
     def __init__(self, spec: RunSpec, neurons: tuple[Neuron, ...]) -> None:
         self.spec = spec
         self.time = VirtualTime()
-        self.ledger = Ledger(time=self.time, neurons=neurons)
+        self.ledger = Ledger(
+            time=self.time, neurons=neurons, finality_lag=spec.schedule.finality_lag_blocks
+        )
         self.buckets = {n.hotkey: MemoryStore() for n in neurons}
         self._form = PayloadFormat(
             run_id=spec.run_id, shapes=tensor_shapes(spec), top_k=spec.compression.top_k

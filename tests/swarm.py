@@ -1,21 +1,43 @@
 """Whole swarms in one process: real neurons, each in a thread, on a world in memory."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from template.chain import Neuron
 from template.data.corpus import Corpus, Document
 from template.protocol.record import Record, encode_record
-from template.tools.owner import RunChoices, load_plan, prepare_run, upload
+from template.tools.owner import PreparedRun, RunChoices, load_plan, prepare_run, upload
 from tests.fakes import World, hotkey_of
 
 ROOT = Path(__file__).resolve().parents[1]
 RAO = 10**9
 
+TINY: Mapping[str, object] = {
+    "model__hidden_size": 8,
+    "model__intermediate_size": 16,
+    "data__page_tokens": 8,
+    "training__inner_steps": 1,
+    "training__batch_pages": 2,
+    "training__inner_lr": 0.02,
+    "training__warmup_windows": 0.0,
+    "evaluation__held_out_pages": 16,
+    "evaluation__curve_pages": 2,
+    "evaluation__min_relative_gain": 0.0,
+    "evaluation__naming_z": 0.0,
+    "schedule__blocks_per_window": 16,
+    "schedule__upload_blocks": 2,
+    "schedule__scoring_blocks": 10,
+    "schedule__finality_lag_blocks": 3,
+    "schedule__tempo_blocks": 40,
+}
+"""Overrides of `small_plan`: about as little as a run can be whose payloads lower the loss."""
+
 Node = Callable[[], None]
+AnyWorld = TypeVar("AnyWorld", bound=World)
 
 
 def synthetic_corpus(num_bytes: int = 120_000) -> Corpus:
@@ -82,14 +104,26 @@ def small_plan(**overrides: object) -> dict:
 
 def build_world(names: dict[str, int], **overrides: object) -> World:
     """A world whose uids are the names in order (name -> stake in TAO), the owner first."""
-    neurons = tuple(neuron(uid, name, stake_tao=s) for uid, (name, s) in enumerate(names.items()))
-    owner = neurons[0].hotkey
-    run = prepare_run(
+    return open_world(World, neurons_of(names), small_run(names, **overrides))
+
+
+def neurons_of(names: dict[str, int]) -> tuple[Neuron, ...]:
+    return tuple(neuron(uid, name, stake_tao=s) for uid, (name, s) in enumerate(names.items()))
+
+
+def small_run(names: dict[str, int], **overrides: object) -> PreparedRun:
+    """A run of the first name; many worlds may be opened with one."""
+    return prepare_run(
         small_plan(**overrides),
         synthetic_corpus(),
-        RunChoices(owner_hotkey=owner, start_block=16),
+        RunChoices(owner_hotkey=hotkey_of(next(iter(names))), start_block=16),
     )
-    world = World(run.spec, neurons)
+
+
+def open_world(kind: type[AnyWorld], neurons: tuple[Neuron, ...], run: PreparedRun) -> AnyWorld:
+    """A world of a kind at the block at which its run can be joined."""
+    world = kind(run.spec, neurons)
+    owner = neurons[0].hotkey
     upload(run, world.buckets[owner])
     world.chain(owner).publish(encode_record(Record(access=world.access(owner))))
     world.time.block = 4

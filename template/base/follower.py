@@ -16,7 +16,7 @@ from template.base.joining import join_at
 from template.base.lineage import read_lineage, voted_now
 from template.base.past import Past
 from template.base.peers import Peers
-from template.errors import ChainError, ConsensusError
+from template.errors import ChainError, ConsensusError, StoreError
 from template.protocol.lineage import Accepted, LineageStep
 from template.protocol.payload import Payload
 from template.protocol.quorum import VOID_WINDOWS, Decision, decide, is_void, voided
@@ -91,7 +91,10 @@ class Follower:
             decision, payloads = voided(decision), {}
             log.warning("window %d: %s", decision.window, decision.no_op)
         self._take(decision, payloads, decision.root or b"")
-        self._take_back_void()
+        try:
+            self._take_back_void()
+        except StoreError as error:
+            log.warning("%s; tried again before the next step", error)
         self._report(decision)
         return decision
 

@@ -92,8 +92,10 @@ class Miner:
         context = self.context
         schedule, num_windows = context.schedule, context.spec.schedule.num_windows
         self._standing.demand_registration()
-        self._reveal()
-        self._catch_up()
+        try:
+            self._reveal()
+        finally:
+            self._catch_up()  # a bucket that refuses writes keeps nobody from following
         if self.follower.next_window >= num_windows:
             return False
         window = schedule.window_of(context.chain.head())
@@ -106,6 +108,7 @@ class Miner:
             self._commit_pending(window)
             context.waiter.until_finalized(schedule.first_block(window + 1) - 1)
             self._reveal()
+            context.waiter.until_head(schedule.first_block(window + 1))
         return True
 
     def work(self, window: int) -> None:

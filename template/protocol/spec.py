@@ -12,6 +12,7 @@ import math
 import re
 import tomllib
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from template.errors import ConfigError
@@ -388,8 +389,13 @@ class RunSpec:
     @property
     def run_id(self) -> bytes:
         """First 16 bytes of SHA-256 over the canonical form: JSON, keys sorted, no spaces."""
-        canonical = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).digest()[:RUN_ID_BYTES]
+        return _run_id(self)
+
+
+@lru_cache(maxsize=16)
+def _run_id(spec: RunSpec) -> bytes:
+    canonical = json.dumps(asdict(spec), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).digest()[:RUN_ID_BYTES]
 
 
 def parse_spec(text: str) -> RunSpec:

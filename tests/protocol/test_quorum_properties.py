@@ -1,0 +1,188 @@
+"""Properties of the accepted set, whatever the stakes and the votes, against a naive count."""
+
+import random
+from collections.abc import Callable, Collection, Sequence
+from fractions import Fraction
+
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from template.protocol.quorum import Ballot, Decision, QuorumRules, Voter, decide
+from template.protocol.record import Vote
+from tests.protocol.test_quorum import OTHER, ROOT, SAMPLE, SEED, lot, member
+
+UIDS = range(8)
+HALF = Fraction(1, 2)
+ROOTS = (ROOT, OTHER, b"T" * 16)
+
+any_stake = st.one_of(st.integers(0, 5), st.integers(0, 2**64 - 1), st.just(10**18))
+
+
+@st.composite
+def voter_lists(draw: st.DrawFn, stakes=any_stake, roots=ROOTS) -> list[Voter]:
+    """Up to seven validators: any stakes, any names, any roots."""
+    drawn = draw(
+        st.lists(
+            st.tuples(stakes, st.frozensets(st.sampled_from([*UIDS, 200])), st.sampled_from(roots)),
+            max_size=7,
+        )
+    )
+    return [_voter(100 + i, *vote) for i, vote in enumerate(drawn)]
+
+
+def _voter(uid: int, stake_rao: int, uids: Collection[int], root: bytes = ROOT) -> Voter:
+    vote = Vote(window=5, root=root, sample_digest=SAMPLE, uids=frozenset(uids))
+    return Voter(uid=uid, hotkey=f"validator-{uid}", stake_rao=stake_rao, vote=vote)
+
+
+def _ballot(voters: Sequence[Voter], candidates: Collection[int] = UIDS) -> Ballot:
+    members = {uid: member(uid) for uid in candidates}
+    return Ballot(window=5, seed=SEED, candidates=members, voters=voters)
+
+
+def _rules(peers_per_step: int = 99, min_quorum_percent: int = 25) -> QuorumRules:
+    return QuorumRules(
+        peers_per_step=peers_per_step, min_quorum_percent=min_quorum_percent, quorum_windows=8
+    )
+
+
+def _decide(voters: Sequence[Voter], **rules: int) -> Decision:
+    return decide(_ballot(voters), [], _rules(**rules))
+
+
+def _accepted(decision: Decision) -> set[int]:
+    return {m.uid for m in decision.members}
+
+
+def _share(voters: Sequence[Voter], counts: Callable[[Vote], bool]) -> Fraction:
+    """Of the voting stake that votes for which `counts` holds, 0 if there is none."""
+    total = sum(v.stake_rao for v in voters)
+    return Fraction(sum(v.stake_rao for v in voters if counts(v.vote)), total or 1)
+
+
+def _naive_root(voters: Sequence[Voter]) -> bytes | None:
+    for root in ROOTS:
+        if _share(voters, lambda vote, root=root: vote.root == root) > HALF:
+            return root
+    return None
+
+
+def _naive_share(voters: Sequence[Voter], uid: int) -> Fraction:
+    root = _naive_root(voters)
+    return _share(voters, lambda vote: vote.root == root is not None and uid in vote.uids)
+
+
+@settings(max_examples=100)
+@given(voter_lists(), st.frozensets(st.sampled_from(UIDS)))
+def test_accepted_if_and_only_if_more_than_half_of_the_voting_stake_names_it(
+    voters: list[Voter], candidates: frozenset[int]
+) -> None:
+    """Any stakes, any roots; a uid that is no candidate (dropped, or committed nothing) is none."""
+    decision = decide(_ballot(voters, candidates), [], _rules())
+    assert _accepted(decision) == {u for u in candidates if _naive_share(voters, u) > HALF}
+    assert decision.root == _naive_root(voters)
+    assert bool(decision.no_op) == (not decision.members)
+
+
+@settings(max_examples=100)
+@given(voter_lists(stakes=st.just(10**15)), st.integers(1, 7))
+def test_with_equal_stakes_more_than_half_of_the_heads_decide(
+    voters: list[Voter], limit: int
+) -> None:
+    decision = _decide(voters, peers_per_step=limit)
+    root = _naive_root(voters)
+    heads = {u: sum(v.vote.root == root and u in v.vote.uids for v in voters) for u in UIDS}
+    won = sorted(
+        (u for u in UIDS if root is not None and 2 * heads[u] > len(voters)),
+        key=lambda u: (-heads[u], lot(u)),
+    )
+    assert _accepted(decision) == set(won[:limit])
+
+
+@settings(max_examples=100)
+@given(voter_lists(), st.integers(1, 8), st.randoms(use_true_random=False))
+def test_neither_the_order_of_votes_nor_of_candidates_changes_anything(
+    voters: list[Voter], limit: int, generator: random.Random
+) -> None:
+    decision, uids = _decide(voters, peers_per_step=limit), list(UIDS)
+    generator.shuffle(voters)
+    generator.shuffle(uids)
+    assert decide(_ballot(voters, uids), [], _rules(limit)) == decision
+
+
+@settings(max_examples=100)
+@given(voter_lists(), st.integers(1, 8))
+def test_the_cap_keeps_those_that_the_most_stake_names_then_the_lot(
+    voters: list[Voter], limit: int
+) -> None:
+    won = [uid for uid in UIDS if _naive_share(voters, uid) > HALF]
+    won.sort(key=lambda uid: (-_naive_share(voters, uid), lot(uid)))
+    assert _accepted(_decide(voters, peers_per_step=limit)) == set(won[:limit])
+
+
+any_names = st.frozensets(st.sampled_from(UIDS))
+
+
+@settings(max_examples=100)
+@given(voter_lists(roots=(ROOT,)), st.integers(0, 2**64), any_names, any_names)
+def test_a_wrong_root_weighs_and_says_nothing(
+    agreeing: list[Voter], wrong_rao: int, first: frozenset[int], second: frozenset[int]
+) -> None:
+    """Whatever those on another root name, with less stake than the majority: nothing changes."""
+    wrong_rao = min(wrong_rao, sum(v.stake_rao for v in agreeing) - 1)
+    assume(wrong_rao >= 0)
+    decision = _decide([*agreeing, _voter(99, wrong_rao, first, OTHER)])
+    assert decision == _decide([*agreeing, _voter(99, wrong_rao, second, OTHER)])
+    assert (decision.root, decision.dissenters) == (ROOT, (99,))
+    assert all("validator-99" not in namers for namers in decision.namers.values())
+    silent = _decide([*agreeing, _voter(99, wrong_rao, ())])
+    assert decision.members == silent.members
+
+
+@settings(max_examples=100)
+@given(voter_lists(), st.sampled_from(UIDS))
+def test_a_dropped_uid_is_not_accepted_and_takes_no_other_with_it(
+    voters: list[Voter], dropped: int
+) -> None:
+    there = _accepted(_decide(voters))
+    gone = decide(_ballot(voters, [u for u in UIDS if u != dropped]), [], _rules())
+    assert _accepted(gone) == there - {dropped}
+
+
+@settings(max_examples=100)
+@given(voter_lists(), st.integers(1, 100), st.integers(0, 2**66))
+def test_min_quorum_to_the_rao(voters: list[Voter], percent: int, past_rao: int) -> None:
+    """Enough is a vote with at least the percentage of the past stake, and more than none."""
+    decision = decide(_ballot(voters), [past_rao], _rules(min_quorum_percent=percent))
+    stake_rao = sum(v.stake_rao for v in voters)
+    enough = stake_rao > 0 and Fraction(stake_rao) >= Fraction(past_rao * percent, 100)
+    whole = _decide(voters)
+    assert _accepted(decision) == (_accepted(whole) if enough else set())
+    assert decision.root == (whole.root if enough else None)
+
+
+@settings(max_examples=100)
+@given(voter_lists(), st.integers(0, 2**7 - 1))
+def test_of_two_parts_of_one_ballot_at_most_one_has_the_majority_of_it(
+    voters: list[Voter], chosen: int
+) -> None:
+    """Measured against the stake of the whole ballot: what votes of a part name with more than half
+    of it the whole ballot accepts, and the rest of the votes can do so with nothing.
+    """
+    parts = [[v for i, v in enumerate(voters) if chosen >> i & 1 == side] for side in (0, 1)]
+    half_rao = Fraction(sum(v.stake_rao for v in voters), 2)
+    named = [{u for u in UIDS if _naming_rao(part, u) > half_rao} for part in parts]
+    assert not (named[0] and named[1])
+    assert named[0] | named[1] <= _accepted(_decide(voters))
+
+
+def _naming_rao(voters: Sequence[Voter], uid: int) -> int:
+    root = _decide(voters).root
+    return sum(v.stake_rao for v in voters if v.vote.root == root and uid in v.vote.uids)
+
+
+def test_two_halves_that_count_their_own_votes_alone_accept_different_sets() -> None:
+    """So no node may: `decide` is safe only with the one ballot of a finalised block."""
+    left, right = [_voter(100, 5, {1}), _voter(101, 5, {1})], [_voter(102, 9, {2})]
+    assert (_accepted(_decide(left)), _accepted(_decide(right))) == ({1}, {2})
+    assert _accepted(_decide(left + right)) == {1}
