@@ -32,7 +32,7 @@ from benchmarks.chaos.measure import (
 from benchmarks.chaos.plan import Fault, Kind, make_plan, windows_for
 from benchmarks.chaos.replaying import Replayed, replay
 from benchmarks.learning.report import commit
-from template.errors import ConfigError, SubnetError
+from template.errors import EXIT_INTERRUPTED, ConfigError, SubnetError
 from template.localnet.commands import ROOT, LocalnetConfig
 from template.localnet.flags import PLAN, TEXT
 from template.localnet.folder import prepare_folder
@@ -58,6 +58,9 @@ def main(argv: list[str]) -> int:
         except SubnetError as error:
             sys.stderr.write(f"chaos: {error}\n")
             return 1
+        except KeyboardInterrupt:
+            sys.stderr.write("chaos: interrupted; every process was ended\n")
+            return EXIT_INTERRUPTED
     report.write(record, arguments.results)
     print((arguments.results / "chaos.md").read_text())
     return 1 if record["wrong"] else 0
