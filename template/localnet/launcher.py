@@ -22,7 +22,7 @@ from template.errors import ConfigError, SubnetError, Unavailable
 from template.localnet.buckets import BucketIdentity, BucketServer, new_identity
 from template.localnet.commands import LocalnetConfig, chain_command, log_path, neuron_command
 from template.localnet.folder import endpoint_file
-from template.localnet.keeper import NEURON_FINAL_STATUSES, Keeper
+from template.localnet.keeper import NEURON_FINAL_STATUSES, Keeper, Service
 from template.localnet.onchain import (
     ENDOWMENT_TAO,
     NETUID,
@@ -33,7 +33,7 @@ from template.localnet.onchain import (
     wait_for_permits,
     weights_on_chain,
 )
-from template.localnet.processes import Child, Children, wait_for_line
+from template.localnet.processes import Child, Children, Command, wait_for_line
 from template.localnet.report import NodeInfo, Report, Sources, collect
 from template.localnet.roster import Participant
 from template.localnet.weed import choose_port
@@ -71,10 +71,19 @@ class Localnet:
     """A running localnet; `with Localnet(config) as net` takes everything down at the end."""
 
     def __init__(
-        self, config: LocalnetConfig, say: Callable[[str], None], tell: Callable[[str], None]
+        self,
+        config: LocalnetConfig,
+        say: Callable[[str], None],
+        tell: Callable[[str], None],
+        *,
+        dress: Callable[[Command], Command] = lambda command: command,
     ) -> None:
-        """`say` gets each phase of the start, `tell` what happens to a process afterwards."""
+        """`say` gets each phase of the start, `tell` what happens to a process afterwards.
+
+        `dress` may change what a neuron is started with; chain and bucket server are up by then.
+        """
         self.config = config
+        self._dress = dress
         self._say = say
         self._tell = tell
         self._exit = ExitStack()
@@ -205,9 +214,22 @@ class Localnet:
                 bucket_url=self.server.endpoint_url,
                 identity=self._identities[participant.name],
             )
-            child = self._children.start(command)
+            child = self._children.start(self._dress(command))
             self._neurons[participant.name] = child
             self._keeper.keep(child, final_statuses=NEURON_FINAL_STATUSES)
+
+    def service(self, name: str) -> Service:
+        """The process of a neuron, of "chain" or of "buckets", as it is kept alive."""
+        return self._keeper.service(name)
+
+    def revive(self, name: str) -> None:
+        """Start again who was asked to end. ValueError if it still runs, or will by itself."""
+        self._keeper.revive(name)
+
+    @property
+    def restarts(self) -> dict[str, int]:
+        """How often each process was started again."""
+        return self._keeper.restarts
 
     def watch(self, show: Callable[[Heights], None], poll_s: float = 0.25) -> None:
         """Until every neuron has ended, or the run and a time of grace are over.

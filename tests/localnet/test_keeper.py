@@ -9,7 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from template.localnet.keeper import FIRST_PAUSE_S, MAX_RESTARTS, NEURON_FINAL_STATUSES, Keeper
+from template.localnet.keeper import (
+    FIRST_PAUSE_S,
+    MAX_PAUSE_S,
+    MAX_RESTARTS,
+    NEURON_FINAL_STATUSES,
+    Keeper,
+)
 from template.localnet.processes import Child, Children, Command
 
 FOREVER = "sleep 60"
@@ -164,3 +170,47 @@ def test_what_runs_cannot_be_started_twice(make_bench):
 def test_a_command_does_not_show_its_environment():
     command = Command(name="node", argv=["x"], env={"KEY": "s3cr3t"}, log_path=Path("/x"))
     assert "s3cr3t" not in f"{command} {command!r}"
+
+
+def test_who_was_asked_to_end_can_be_called_back(make_bench):
+    bench = make_bench()
+    child = bench.start("node", FOREVER)
+    first = child.pid
+    with pytest.raises(ValueError, match="node has not ended for good"):
+        bench.keeper.revive("node")
+    child.signal(signal.SIGTERM)
+    bench.wait_for_end(child)
+    bench.after(60.0)
+    assert bench.keeper.exit_of("node") == -signal.SIGTERM
+    bench.keeper.revive("node")
+    assert bench.keeper.service("node") is child
+    assert child.exit is None
+    assert bench.keeper.exit_of("node") is None
+    assert bench.pids == {"node": child.pid} != {"node": first}
+    assert bench.keeper.last_restart_s == bench.now_s
+    assert bench.keeper.restarts == {"node": 0}
+
+
+def test_who_dies_after_it_was_called_back_is_started_again(make_bench):
+    bench = make_bench()
+    child = bench.start("node", FOREVER)
+    child.signal(signal.SIGTERM)
+    bench.wait_for_end(child)
+    bench.after(0.0)
+    bench.keeper.revive("node")
+    child.signal(signal.SIGKILL)
+    bench.wait_for_end(child)
+    bench.after(0.0)
+    bench.after(FIRST_PAUSE_S)
+    assert bench.keeper.restarts == {"node": 1}
+
+
+def test_a_pause_has_a_longest(make_bench):
+    bench = make_bench(max_restarts=8)
+    child = bench.start("node", "exit 1")
+    for _ in range(8):
+        bench.wait_for_end(child)
+        bench.after(0.0)
+        bench.after(100.0)
+    pauses = [float(line.split(" in ")[1].split()[0]) for line in bench.told]
+    assert pauses == [1, 2, 4, 8, 16, 16, 16, 16] == [min(2.0**i, MAX_PAUSE_S) for i in range(8)]

@@ -1,0 +1,1 @@
+"""Chaos: one localnet of real processes, one fault every third window, and what it did."""
