@@ -6,10 +6,11 @@ verdict logs of the last windows.
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from evaluation.history import Entry, Histories, only, remember, settle, windows_of
-from evaluation.log import WindowLog, conclude, encode_log
+from evaluation.log import LogError, WindowLog, conclude, decode_log, encode_log, split_logs
 from evaluation.order import chosen
 from evaluation.work import WorkSample
 from template.base.ballots import read_candidates, read_records
@@ -34,6 +35,7 @@ from template.training.checkpoint import LocalCheckpoint
 
 log = logging.getLogger(__name__)
 
+LOG_FILE = "verdicts.jsonl"
 STUCK_SHARE = 0.75
 """Of the time for scoring a window, after which a node that is stuck before it says so."""
 
@@ -65,7 +67,7 @@ class Validator:
         self._undelivered = [(int(w), str(h)) for w, h in checkpoint.values.get("undelivered", ())]
         self._lineage = LineagePublisher(context)
         self._scored: tuple[int, Scored, bytes] | None = None
-        self._logs: dict[int, bytes] = {}
+        self._logs = _last_log(context.state_dir / LOG_FILE)
         self._scored_windows = set(map(int, checkpoint.values.get("scored_windows", ())))
         self._keeps_up = True
         context.metrics.log(0, {"unigram_entropy": unigram_entropy(self._scorer.curve)})
@@ -145,11 +147,11 @@ class Validator:
             missing=frozenset(v.uid for v in scored.verdicts if v.missing),
             log_digest=digest,
         )
-        if not publish(context, Record(access=context.access, vote=vote)):
-            return
-        self._last_voted = window
-        self._save()
-        log.info("window %d: named %s of %d", window, sorted(vote.uids), len(scored.verdicts))
+        if publish(context, Record(access=context.access, vote=vote)):
+            self._last_voted = window
+            self._save()
+            log.info("window %d: named %s of %d", window, sorted(vote.uids), len(scored.verdicts))
+        self._publish_logs()  # after the vote: a slow bucket must not make it late
 
     def _vote_stuck(self) -> None:
         """While a payload is missing: say where this node stands on the windows that go by, once it
@@ -190,7 +192,6 @@ class Validator:
             self._scored = (window, scored, log_digest(self._learn(window, scored)))
         _, scored, digest = self._scored
         self._hold(window, scored)
-        self._publish_logs()
         return scored, digest
 
     def _choose(self, scored: Scored) -> frozenset[int]:
@@ -235,7 +236,7 @@ class Validator:
                 shares=shares,
             )
         )
-        path = self.context.state_dir / "verdicts.jsonl"
+        path = self.context.state_dir / LOG_FILE
         try:
             with path.open("a", encoding="utf-8") as file:
                 file.write(text)
@@ -329,6 +330,16 @@ class Validator:
         }
         checkpoint = LocalCheckpoint(state=self.follower.state, values=values)
         save_own(self.context, checkpoint)
+
+
+def _last_log(path: Path) -> dict[int, bytes]:
+    """The newest verdict log on disk: a kill after the vote may have kept it from the bucket."""
+    try:
+        texts = split_logs(path.read_text(encoding="utf-8")) if path.exists() else []
+        return {decode_log(text).window: text.encode() for text in list(texts)[-1:]}
+    except (OSError, UnicodeDecodeError, LogError) as error:
+        log.warning("%s: its last log cannot be read, and is not published again: %s", path, error)
+        return {}
 
 
 def _as_list(entry: Entry) -> list[float | None]:
