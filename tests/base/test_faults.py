@@ -115,12 +115,14 @@ def test_a_miner_killed_anywhere_loses_nothing(place: str, calm, tmp_path) -> No
     assert _history(nodes["val-a"]) == calm
 
 
-@pytest.mark.parametrize("place", ["_vote", "_publish_checkpoint", "_save"])
+@pytest.mark.parametrize("place", ["_vote", "_publish_logs", "_publish_checkpoint", "_save"])
 def test_a_validator_killed_anywhere_loses_nothing(place: str, calm, tmp_path) -> None:
-    validator = _restarting(_crash(place, 2, Validator))
-    nodes = run(_world(), {**honest(*FOUR), "val-a": validator}, tmp_path)
+    validator, world = _restarting(_crash(place, 2, Validator)), _world()
+    nodes = run(world, {**honest(*FOUR), "val-a": validator}, tmp_path)
     assert len(digests(nodes)) == 1
     assert _history(nodes["m0"]) == calm
+    logs = world.buckets[hotkey_of("val-a")].list(f"{world.spec.run_id.hex()}/verdict/")
+    assert len(logs) == WINDOWS
 
 
 def test_a_validator_that_restarts_after_its_vote_does_not_take_it_back(calm, tmp_path) -> None:
