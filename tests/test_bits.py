@@ -266,6 +266,7 @@ def _in_another_process(*argv: object) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_processes_of_different_threads_batches_and_order_agree(tmp_path) -> None:
     spec = _small_spec()
     form = PayloadFormat(run_id=spec.run_id, shapes=tensor_shapes(spec), top_k=64)

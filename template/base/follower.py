@@ -16,12 +16,12 @@ from template.base.joining import join_at
 from template.base.lineage import read_lineage, voted_now
 from template.base.past import Past
 from template.base.peers import Peers
-from template.errors import ChainError, ConsensusError, StoreError
+from template.errors import ChainError, ConsensusError, StoreError, Unavailable
 from template.protocol.lineage import Accepted, LineageStep
 from template.protocol.payload import Payload
 from template.protocol.quorum import VOID_WINDOWS, Decision, decide, is_void, voided
 from template.protocol.record import ROOT_BYTES
-from template.protocol.root import sample_digest, tensors_digest
+from template.protocol.root import Member, sample_digest, tensors_digest
 from template.training.outer import OuterState, outer_step
 
 log = logging.getLogger(__name__)
@@ -35,6 +35,21 @@ WARN_EVERY = 20
 
 def _nothing() -> None:
     pass
+
+
+def _applied(window: int, members: tuple[Member, ...], voting_stake_rao: int) -> Decision:
+    """The decision on a window of which no more is known than what was applied."""
+    return Decision(
+        window=window,
+        members=members,
+        namers={},
+        root=None,
+        sample_digest=None,
+        dissenters=(),
+        undelivered=(),
+        voting_stake_rao=voting_stake_rao,
+        no_op="" if members else "nothing that this node knows of was applied",
+    )
 
 
 class Follower:
@@ -126,20 +141,29 @@ class Follower:
     def _follow_lineage(self) -> Decision:
         """Take the next step by the lineage: this node was away for longer than the chain tells."""
         step = self._lineage_step()
-        self._take(step, self.frames.again(step), step.voted_root)
-        decision = Decision(
-            window=step.window,
-            members=step.members,
-            namers={},
-            root=None,
-            sample_digest=None,
-            dissenters=(),
-            undelivered=(),
-            voting_stake_rao=step.voting_stake_rao,
-            no_op="" if step.members else "nothing was applied",
-        )
+        try:
+            payloads = self.frames.again(step)
+        except Unavailable as error:
+            return self._jump(error)
+        self._take(step, payloads, step.voted_root)
+        decision = _applied(step.window, step.members, step.voting_stake_rao)
         self._report(decision)
         return decision
+
+    def _jump(self, error: Unavailable) -> Decision:
+        """Join anew: what this node missed is kept by nobody any more. Raises `error` where no
+        published state is newer than its own.
+        """
+        context = self._context
+        newest = context.schedule.window_of(context.chain.finalized())
+        state = join_at(context, self._peers, newest) if self._may_join else self.state
+        if state.window <= self.state.window:
+            raise error
+        log.warning("%s; joining anew at theta_%d", error, state.window)
+        self.state, self._ahead = state, []
+        self._decisions.clear()
+        self.past = Past(context.state_dir / "past", context.spec, state)
+        return _applied(state.window - 2, (), 0)
 
     def _lineage_step(self) -> LineageStep:
         """On the next window, from whoever's lineage leads to what is voted now."""

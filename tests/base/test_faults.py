@@ -152,10 +152,13 @@ def test_a_miner_that_was_away_for_two_windows_is_accepted_again(tmp_path) -> No
 
 
 @pytest.mark.slow
-def test_a_miner_away_for_longer_than_the_chain_tells_follows_the_lineage(tmp_path) -> None:
-    """Twelve windows of 16 blocks, where the endpoint keeps the state of 130 blocks."""
+@pytest.mark.parametrize(("every", "rows"), [(6, 12), (1, 3)])
+def test_a_miner_away_for_longer_than_the_chain_tells_comes_back(every, rows, tmp_path) -> None:
+    """Twelve windows of 16 blocks, where the endpoint keeps the state of 130 blocks. By the lineage
+    if buckets still keep what was missed, else from a published checkpoint.
+    """
     away = 12
-    world = build_world(STAKES_TAO, schedule__num_windows=away + 6, checkpoint__every_windows=4)
+    world = build_world(STAKES_TAO, schedule__num_windows=away + 6, checkpoint__every_windows=every)
     world.ledger.kept_blocks = KEPT_BLOCKS + 2
     pause_blocks = away * world.spec.schedule.blocks_per_window
     miner = _restarting(_crash("work", 2, Miner), pause_blocks=pause_blocks)
@@ -166,6 +169,8 @@ def test_a_miner_away_for_longer_than_the_chain_tells_follows_the_lineage(tmp_pa
     assert present & {0, 1}
     assert not present & set(range(3, away))
     assert present & {away + 4, away + 5}, "it takes part again"
+    followed = set(metrics(nodes["m1"]).series("state_root")) & set(range(2, away + 2))
+    assert len(followed) == 12 if every == 6 else len(followed) <= rows
 
 
 def _dying(kind: type):

@@ -285,6 +285,7 @@ def server() -> Iterator[Callable[..., RawServer]]:
         started.close()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(30)
 @pytest.mark.parametrize(
     "answer",

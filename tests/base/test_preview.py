@@ -79,6 +79,7 @@ def test_the_expected_parameters_are_those_that_come(said, tmp_path) -> None:
     assert len(waited) == len(expecting)
 
 
+@pytest.mark.slow
 def test_whoever_has_no_time_to_wait_moves_in_the_middle(said, tmp_path) -> None:
     world = build_world({**STAKES_TAO, "m2": 0, "m3": 0})
     nodes = run(world, {**honest(*SIX), "m1": to_the_end(Hurried)}, tmp_path)

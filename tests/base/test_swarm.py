@@ -76,6 +76,7 @@ def test_misbehaving_miners_are_not_paid_and_shift_nobody(tmp_path) -> None:
     assert found == {(w, hotkey) for w, hotkey in missed if w < last_window} != set()
 
 
+@pytest.mark.slow
 def test_of_too_many_payloads_all_validators_score_the_same_sample(tmp_path) -> None:
     """Two of five payloads in a window: nobody is paid less for not being drawn, nor named."""
     miners = ("m0", "m1", "m2", "m3", "m4")

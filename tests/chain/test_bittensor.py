@@ -332,6 +332,7 @@ def test_a_cut_wire_is_repaired_within_the_call(
     assert chain.commitments(chain.head())[OWNER.hotkey.ss58_address] == b"after"
 
 
+@pytest.mark.slow
 def test_a_silent_chain_costs_the_deadline_and_then_works_again(
     open_chain: Callable[..., BittensorChain], proxy: Relay
 ):

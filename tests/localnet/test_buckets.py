@@ -235,6 +235,7 @@ def test_stop_ends_the_process_and_frees_the_ports(tmp_path: Path) -> None:
     server.stop()
 
 
+@pytest.mark.slow
 def test_new_server_over_old_data_serves_it_to_new_credentials(tmp_path: Path) -> None:
     before, after = new_identity("same-bucket"), new_identity("same-bucket")
     with BucketServer(tmp_path, [before]) as server:

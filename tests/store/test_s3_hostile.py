@@ -136,6 +136,7 @@ def paced(data: bytes, pause_s: float, status: bytes = OK) -> Answer:
     return answer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("pause_s", "arrives"), [(0.1, True), (0.3, False)])
 def test_a_longer_object_has_more_time_but_not_to_drip(
     serve: Serve, pause_s: float, arrives: bool
@@ -154,6 +155,7 @@ def test_a_longer_object_has_more_time_but_not_to_drip(
     assert time.monotonic() - started_s < 4.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("declared", [b"999999999999", b"1e9"])
 def test_nobody_gets_time_for_a_length_that_is_not_read(serve: Serve, declared: bytes) -> None:
     error = drips(b"HTTP/1.1 500 No\r\nContent-Length: " + declared + b"\r\n\r\n", b"x")

@@ -64,6 +64,7 @@ def secrets_of(subnet: Subnet) -> set[str]:
     return {secret for node in nodes for secret in node.secrets}
 
 
+@pytest.mark.slow
 def test_a_run_is_published_checked_broken_and_mended(
     subnet: Subnet, run: Run, tmp_path: Path
 ) -> None:
