@@ -238,7 +238,11 @@ class Follower:
             return not self._differs(state, decision)
 
         log.warning("window %d: taking the last steps again", decision.window)
-        healed = heal(self.past, self.frames.again, context.spec, is_right)
+        try:
+            healed = heal(self.past, self.frames.again, context.spec, is_right)
+        except Unavailable as error:
+            log.warning("window %d: not by the last steps: %s", decision.window, error)
+            healed = None
         if healed is None:
             healed = self._joined_anew(decision)
         if healed is None or not is_right(healed):
@@ -256,7 +260,8 @@ class Follower:
         if not self._may_join:
             return None
         context = self._context
-        state = join_at(context, self._peers, self.state.window)
+        # Votes that prove a newer one are not final yet: there is no waiting for them here.
+        state = join_at(context, self._peers, self.state.window - 2)
         log.warning("window %d: joining anew at theta_%d", decision.window, state.window)
         beside = replace(context, state_dir=context.state_dir / "anew")
         follower = Follower(beside, self._peers, state, may_join=False)

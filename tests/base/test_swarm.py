@@ -1,6 +1,7 @@
 """Swarms in one process, through the whole protocol: honest nodes, and others beside them."""
 
 import json
+import shutil
 from collections import Counter
 from dataclasses import replace
 
@@ -9,9 +10,11 @@ import torch
 
 from evaluation.log import decode_logs, follow
 from evaluation.verdict import MISSING, NOT_DRAWN
+from template.base.past import Past
 from template.base.scoring import pay_rules
 from template.base.validator import Validator
 from template.localnet.behaviours import FlippingMiner, GarbageMiner, IdleMiner, MalformedMiner
+from template.training.outer import OuterState
 from tests.base.nodes import (
     FOUR,
     STAKES_TAO,
@@ -116,12 +119,15 @@ class FlippingValidator(Validator):
 
     def step(self) -> bool:
         if self.follower.next_window == self.FLIP_WINDOW:
-            state = self.follower.state
-            name = sorted(state.params)[-1]
-            flipped = state.params[name].clone()
-            flipped.view(torch.int32).view(-1)[-1] ^= 1
-            self.follower.state = replace(state, params={**state.params, name: flipped})
+            self.follower.state = _flip(self.follower.state)
         return super().step()
+
+
+def _flip(state: OuterState) -> OuterState:
+    name = sorted(state.params)[-1]
+    flipped = state.params[name].clone()
+    flipped.view(torch.int32).view(-1)[-1] ^= 1
+    return replace(state, params={**state.params, name: flipped})
 
 
 def test_a_validator_with_one_wrong_bit_is_named_in_that_window_and_heals(tmp_path) -> None:
@@ -136,6 +142,30 @@ def test_a_validator_with_one_wrong_bit_is_named_in_that_window_and_heals(tmp_pa
     assert own == {w: int(w == flipped) for w in range(4)}
     assert metrics(nodes["val-b"]).series("healed") == {flipped: 1}
     assert len(digests(nodes)) == 1
+
+
+class WithoutPast(FlippingValidator):
+    """Whose anchors are all from after the flip: only others can help it."""
+
+    FLIP_WINDOW = 5
+
+    def step(self) -> bool:
+        if self.follower.next_window == self.FLIP_WINDOW:
+            folder, flipped = self.context.state_dir / "past", _flip(self.follower.state)
+            shutil.rmtree(folder)
+            self.follower.past = Past(folder, self.context.spec, flipped)
+            self.follower.state = flipped
+        return Validator.step(self)
+
+
+def test_a_node_whose_own_past_is_wrong_joins_anew(tmp_path) -> None:
+    world = build_world(STAKES_TAO, schedule__num_windows=7, checkpoint__every_windows=2)
+    nodes = run(world, {**honest(*FOUR), "val-b": to_the_end(WithoutPast)}, tmp_path)
+    flipped = WithoutPast.FLIP_WINDOW
+    assert metrics(nodes["val-b"]).series("healed") == {flipped: 1}
+    assert len(digests(nodes)) == 1
+    anchors = [state.window for state in nodes["val-b"].follower.past.anchors()]
+    assert 4 in anchors, "the published state that it joined at is what it can go back to now"
 
 
 def test_a_miner_with_one_wrong_bit_sees_it_itself_and_heals(tmp_path) -> None:
