@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,8 +33,6 @@ def replay(
 
     `digests`: node -> (state window, digest), hex.
     """
-    if find_spec(MODULE) is None:
-        return Replayed(equal=None, reason=f"there is no {MODULE} here", said={})
     command = [sys.executable, "-m", MODULE, "--run", str(run_file), "--netuid", str(netuid)]
     command += ["--subtensor.network", endpoint]
     try:
