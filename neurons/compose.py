@@ -147,7 +147,7 @@ def _checked(config: MinerConfig, identity: _Identity) -> Iterator[None]:
 
 def _try_bucket(config: MinerConfig, identity: _Identity, clock_ahead_s: float) -> None:
     url = config.bucket.endpoint_url
-    check_published_endpoint(url, allow_loopback=is_local_chain(config.chain.network))
+    check_published_endpoint(url, on_localnet=is_local_chain(config.chain.network))
     log.info("trying the bucket at %s", url)
     writer = own_bucket(config, identity.hotkey, deadline_s=PROBE_DEADLINE_S)
     reader = _bucket(config, identity.hotkey, config.bucket.read, PROBE_DEADLINE_S)
@@ -173,7 +173,7 @@ def _context(role: str, config: MinerConfig, identity: _Identity) -> Iterator[No
             bucket=NamedStore(
                 own_bucket(config, hotkey), "this node's own bucket (TESSERA_BUCKET_*)"
             ),
-            open_bucket=bucket_opener(allow_loopback=is_local_chain(config.chain.network)),
+            open_bucket=bucket_opener(on_localnet=is_local_chain(config.chain.network)),
             metrics=metrics,
             state_dir=config.neuron.state_dir,
             device=_device(config.neuron.device),

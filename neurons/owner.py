@@ -63,8 +63,8 @@ def _publish(config: PublishConfig) -> int:
     hotkey, settings = wallet.hotkey.ss58_address, config.bucket
     probed = open_own_bucket(settings, hotkey, deadline_s=PROBE_DEADLINE_S)
     bucket = open_own_bucket(settings, hotkey, deadline_s=UPLOAD_DEADLINE_S)
-    allow_loopback = is_local_chain(config.chain.network)
-    check_published_endpoint(settings.endpoint_url, allow_loopback=allow_loopback)
+    on_localnet = is_local_chain(config.chain.network)
+    check_published_endpoint(settings.endpoint_url, on_localnet=on_localnet)
     with _chain(config.chain, wallet) as chain:
         check_subnet(config, plan, chain, hotkey, _say)
         _say(probed.where)
@@ -85,7 +85,7 @@ def _check(config: CheckConfig) -> int:
     spec = load_spec(config.run)
     digest = hashlib.sha256(config.run.read_bytes()).hexdigest()
     _say(f"run spec {config.run}: {spec.name}, run_id {spec.run_id.hex()}, SHA-256 {digest}")
-    opener = bucket_opener(allow_loopback=is_local_chain(config.chain.network))
+    opener = bucket_opener(on_localnet=is_local_chain(config.chain.network))
     with _chain(config.chain, None) as chain:
         report = look(spec, chain, opener)
         _say(position(spec, chain.head()))

@@ -139,10 +139,10 @@ def check_own_bucket(
         ) from error
 
 
-def check_published_endpoint(url: str, *, allow_loopback: bool) -> None:
+def check_published_endpoint(url: str, *, on_localnet: bool) -> None:
     """ConfigError if the others would refuse the endpoint that this node will publish."""
     try:
-        check_peer_endpoint(url, allow_loopback=allow_loopback)
+        check_peer_endpoint(url, on_localnet=on_localnet)
     except ConfigError as error:
         raise ConfigError(
             f"{ENDPOINT_NAMES}: every other node would refuse it ({error})"

@@ -34,11 +34,11 @@ def payload_format(spec: RunSpec) -> PayloadFormat:
     )
 
 
-def bucket_opener(*, allow_loopback: bool) -> OpenBucket:
+def bucket_opener(*, on_localnet: bool) -> OpenBucket:
     """Opens peers' buckets by their access records; refuses endpoints inside our network."""
 
     def open_bucket(hotkey: str, access: Access) -> S3Store:
-        check_peer_endpoint(access.endpoint_url, allow_loopback=allow_loopback)
+        check_peer_endpoint(access.endpoint_url, on_localnet=on_localnet)
         bucket = S3Bucket(
             endpoint_url=access.endpoint_url,
             bucket=bucket_name(public_key(hotkey)),
@@ -67,7 +67,7 @@ def read_only(run: Path, chain_config: ChainConfig, spec: RunSpec) -> Iterator[R
                 form=payload_format(spec),
                 chain=chain,
                 waiter=Waiter(chain),
-                open_bucket=bucket_opener(allow_loopback=is_local_chain(chain_config.network)),
+                open_bucket=bucket_opener(on_localnet=is_local_chain(chain_config.network)),
                 metrics=FanOutMetrics([]),
                 state_dir=Path(folder),
                 device="cpu",

@@ -71,12 +71,12 @@ def test_no_answer_may_pass() -> None:
 
 
 def test_an_endpoint_that_all_others_would_refuse_is_not_published() -> None:
-    check_published_endpoint("https://s3.example.com", allow_loopback=False)
-    check_published_endpoint("http://127.0.0.1:9000", allow_loopback=True)
+    check_published_endpoint(f"https://{'0' * 32}.r2.cloudflarestorage.com", on_localnet=False)
+    check_published_endpoint("http://127.0.0.1:9000", on_localnet=True)
     with pytest.raises(ConfigError, match="TESSERA_BUCKET_ENDPOINT"):
-        check_published_endpoint("http://127.0.0.1:9000", allow_loopback=False)
-    with pytest.raises(ConfigError, match="a private address"):
-        check_published_endpoint("https://10.0.0.1", allow_loopback=True)
+        check_published_endpoint("http://127.0.0.1:9000", on_localnet=False)
+    with pytest.raises(ConfigError, match="TESSERA_R2_ACCOUNT_ID"):
+        check_published_endpoint("https://s3.example.com", on_localnet=False)
 
 
 @pytest.mark.parametrize(
