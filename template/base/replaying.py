@@ -8,14 +8,17 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from template.base.audit import Auditor
+from template.base.auditing import audit_windows, logs_in_bucket
 from template.base.ballots import read_ballot
+from template.base.blobs import validators_by_stake
 from template.base.context import ReadContext
 from template.base.frames import Frames
 from template.base.healing import retaken
 from template.base.joining import state_at
 from template.base.lineage import read_lineage, voted_now
 from template.base.peers import Peers
-from template.errors import ChainError, ConsensusError, NotFound, Unavailable
+from template.errors import ChainError, ConsensusError, NotFound, SubnetError, Unavailable
 from template.protocol.lineage import LineageStep
 from template.protocol.quorum import decide
 from template.protocol.record import ROOT_BYTES, Vote
@@ -151,3 +154,23 @@ def _demand_equal(context: ReadContext, state: OuterState, vote: Vote) -> None:
             f"{mine.hex()}, the stake majority votes {vote.root.hex()} with "
             f"{vote.sample_digest.hex()}"
         )
+
+
+def audit_validators(context: ReadContext, replayed: Replayed, say: Say) -> None:
+    """Compute the losses of every validator's verdict logs again, from the newest checkpoint that
+    votes prove on; what differs joins `replayed.wrong`.
+    """
+    last = replayed.state.window - 2
+    for hotkey in validators_by_stake(context):
+        try:
+            auditor = Auditor(context, hotkey, last)
+            source = logs_in_bucket(context, auditor.peers, hotkey)
+            first = auditor.next_window
+            for found in audit_windows(auditor, source, first, last):
+                say(f"{hotkey}: {found.place}, {found.num_losses} losses computed again")
+                if found.wrong:
+                    replayed.wrong.setdefault(hotkey, []).extend(found.wrong)
+                for line in found.unknown:
+                    say(f"{hotkey}: cannot tell: {line}")
+        except SubnetError as error:
+            say(f"{hotkey}: its verdicts cannot be audited: {error}")

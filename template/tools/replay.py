@@ -5,14 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from template.base.audit import Auditor
-from template.base.auditing import audit_windows, logs_in_bucket
-from template.base.blobs import validators_by_stake
-from template.base.context import ReadContext
 from template.base.peers import Peers
-from template.base.replaying import Replayed, replay_run
+from template.base.replaying import Replayed, audit_validators, replay_run
 from template.config import ChainConfig
-from template.errors import ConfigError, ConsensusError, SubnetError
+from template.errors import ConfigError, ConsensusError
 from template.protocol.root import tensors_digest
 from template.protocol.spec import RunSpec, load_spec
 from template.tools.newcomer import existing_subnet
@@ -52,7 +48,10 @@ def run_replay(config: ReplayConfig, say: Say, tell: Say) -> int:
             _save_model(config.out, replayed.state, spec)
             say(f"theta_{replayed.state.window} is in {config.out}")
         if config.audit:
-            _audit(context, peers, replayed, say)
+            audit_validators(context, replayed, say)
+        for hotkey, lines in replayed.wrong.items():
+            for line in lines:
+                say(f"{hotkey}: {line}")
         tell(json.dumps(_result(replayed)))
         return int(bool(replayed.wrong))
 
@@ -78,22 +77,3 @@ def _result(replayed: Replayed) -> dict[str, object]:
         "num_payloads": replayed.num_payloads,
         "wrong": replayed.wrong,
     }
-
-
-def _audit(context: ReadContext, peers: Peers, replayed: Replayed, say: Say) -> None:
-    """Every validator's verdict logs, from the newest checkpoint that the chain's state allows."""
-    last = replayed.state.window - 2
-    for hotkey in validators_by_stake(context):
-        try:
-            auditor = Auditor(context, hotkey, replayed.state.window - 1)
-            source = logs_in_bucket(context, auditor.peers, hotkey)
-            for found in audit_windows(auditor, source, auditor.next_window, last):
-                if found.wrong:
-                    replayed.wrong.setdefault(hotkey, []).extend(found.wrong)
-                for line in found.unknown:
-                    say(f"{hotkey}: cannot tell: {line}")
-        except SubnetError as error:
-            say(f"{hotkey}: its verdicts cannot be audited: {error}")
-    for hotkey, lines in replayed.wrong.items():
-        for line in lines:
-            say(f"{hotkey}: {line}")

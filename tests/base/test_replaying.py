@@ -7,9 +7,9 @@ import pytest
 
 from template.base.lineage import voted_now
 from template.base.peers import Peers
-from template.base.replaying import replay_run
+from template.base.replaying import audit_validators, replay_run
 from template.errors import NotFound, Unavailable
-from template.protocol.keys import lineage_key
+from template.protocol.keys import lineage_key, verdict_key
 from template.protocol.record import ROOT_BYTES, Record, decode_record, encode_record
 from template.protocol.root import tensors_digest
 from tests.base.nodes import FOUR, STAKES_TAO, digests, honest, run, to_the_end
@@ -134,6 +134,25 @@ def test_the_last_window_is_left_out_where_its_payloads_are_gone(swarm, world, t
     replayed, said = _replay(world, tmp_path)
     assert replayed.state.window == WINDOWS
     assert said[-1].startswith(f"window {WINDOWS - 1} is left out: no bucket has")
+
+
+def test_every_validators_losses_are_computed_again(swarm, world, tmp_path) -> None:
+    """One digit in one log is enough to be named; who voted with a wrong bit is named too."""
+    bucket, key = world.buckets[hotkey_of("val-b")], verdict_key(world.spec.run_id, WINDOWS - 2)
+    rows = [json.loads(line) for line in bucket.get(key, max_bytes=2**24).splitlines()]
+    window = next(row for row in rows if row["kind"] == "window")
+    window["before"][0] += 0.01
+    context = world.context(hotkey_of("nobody-yet"), tmp_path / "replay")
+    replayed = replay_run(context, Peers(context), 1, lambda _line: None)
+    before, said = dict(replayed.wrong), []
+    audit_validators(context, replayed, said.append)
+    assert replayed.wrong == before, "all logs are as the losses are"
+    audited = {line.split(":")[0] for line in said if "losses computed again" in line}
+    assert audited == {hotkey_of(name) for name in ("val-a", "val-b", "val-c")}
+    bucket.put(key, b"".join(json.dumps(row).encode() + b"\n" for row in rows))
+    audit_validators(context, replayed, lambda _line: None)
+    assert set(replayed.wrong) == {hotkey_of("val-b"), hotkey_of("val-c")}
+    assert any("loss" in line for line in replayed.wrong[hotkey_of("val-b")])
 
 
 def _vote_otherwise(world, name: str) -> None:
