@@ -25,7 +25,7 @@ ENV_READ_KEY_ID: Final = "TESSERA_BUCKET_READ_KEY_ID"
 ENV_READ_SECRET: Final = "TESSERA_BUCKET_READ_SECRET"
 
 ENVIRONMENT: Final[Mapping[str, str]] = {
-    ENV_ENDPOINT: "URL of the bucket server, on a localnet; on every other network, Cloudflare R2:",
+    ENV_ENDPOINT: "URL of a localnet's bucket server; elsewhere Cloudflare R2:",
     ENV_R2_ACCOUNT: "account id, 32 hex digits",
     ENV_R2_JURISDICTION: "default, eu or fedramp (default: default)",
     ENV_WRITE_KEY_ID: "access key that reads and writes this one bucket; never published",
