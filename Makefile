@@ -75,9 +75,9 @@ siege: text ## a million damaged payloads at the door; localnets under attack, a
 	  tests/localnet/test_attacked.py tests/localnet/test_audit.py \
 	  tests/benchmarks/test_chaos_report.py
 
-siege-schedules: install ## 2,000 seeded schedules of faults against swarms in one process (an hour)
+siege-schedules: install ## churn, and 2,000 schedules of faults in swarms of one process (an hour)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist load -m "siege or not siege" \
-	  tests/base/test_schedules.py
+	  tests/base/test_churn.py tests/base/test_schedules.py
 
 install: $(STAMP) ## the virtual environment
 

@@ -172,7 +172,7 @@ def test_a_quarter_of_the_active_changes_every_ten_windows() -> None:
     assert who[RESTARTS] == Stay()
 
 
-@pytest.mark.slow
+@pytest.mark.siege
 @pytest.mark.timeout(240)
 def test_under_churn_all_hold_the_same_bits_and_newcomers_soon_contribute(churned) -> None:
     swarm, who = churned, stays(WINDOWS)
@@ -189,7 +189,7 @@ def test_under_churn_all_hold_the_same_bits_and_newcomers_soon_contribute(churne
         assert who[name].first <= first <= swarm.diary.downloaded[name] + 2, name
 
 
-@pytest.mark.slow
+@pytest.mark.siege
 @pytest.mark.timeout(240)
 def test_the_loss_under_churn_is_that_of_a_swarm_without(churned, calm) -> None:
     assert len(digests(calm.nodes)) == 1
