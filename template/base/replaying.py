@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from template.base.audit import Auditor
 from template.base.auditing import audit_windows, logs_in_bucket
-from template.base.ballots import read_ballot
+from template.base.ballots import read_ballot, read_records
 from template.base.blobs import validators_by_stake
 from template.base.context import ReadContext
 from template.base.frames import Frames
@@ -161,7 +161,10 @@ def audit_validators(context: ReadContext, replayed: Replayed, say: Say) -> None
     votes prove on; what differs joins `replayed.wrong`.
     """
     last = replayed.state.window - 2
+    records = read_records(context.chain, context.chain.finalized())
     for hotkey in validators_by_stake(context):
+        if hotkey not in records or records[hotkey].vote is None:
+            continue  # a permit alone, as miners with stake have, makes no validator
         try:
             auditor = Auditor(context, hotkey, last)
             source = logs_in_bucket(context, auditor.peers, hotkey)
