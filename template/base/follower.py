@@ -145,7 +145,8 @@ class Follower:
             payloads = self.frames.again(step)
         except Unavailable as error:
             return self._jump(error)
-        self._take(step, payloads, step.voted_root)
+        # What a stranger's lineage says of votes is in no root: it must not make a window void.
+        self._take(step, payloads, b"")
         decision = _applied(step.window, step.members, step.voting_stake_rao)
         self._report(decision)
         return decision

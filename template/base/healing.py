@@ -59,7 +59,7 @@ def heal(
     for start in past.anchors():
         taken, state = replay(start, past.steps_from(start), obtain, spec)
         if is_right(state):
-            past.restart(start, taken, state)
+            past.restart(start, taken)
             return state
     return None
 
@@ -72,6 +72,6 @@ def take_back(past: Past, window: int, obtain: Obtain, spec: RunSpec) -> OuterSt
                 replace(s, members=()) if s.window == window else s for s in past.steps_from(start)
             ]
             taken, state = replay(start, steps, obtain, spec)
-            past.restart(start, taken, state)
+            past.restart(start, taken)
             return state
     return None

@@ -80,14 +80,13 @@ class Past:
         """The window that the last step has found void."""
         return newly_void(self.steps)
 
-    def restart(self, start: OuterState, taken: Sequence[LineageStep], state: OuterState) -> None:
-        """The steps `taken` lead from the anchor `start` to `state` now; anchors made after it are
-        of what went wrong.
+    def restart(self, start: OuterState, taken: Sequence[LineageStep]) -> None:
+        """The steps `taken` lead on from the anchor `start` now; anchors made after it are of what
+        went wrong.
         """
         before = [step for step in self.steps if step.window < start.window - 1]
         self._drop(lambda window: window > start.window)
         self._write([*before, *taken])
-        self.anchor(state)
 
     def replace_by(self, other: "Past") -> None:
         """Take over what another past keeps; that is of no more use then."""

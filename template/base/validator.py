@@ -159,8 +159,8 @@ class Validator:
         """
         context, state = self.context, self.follower.state
         window = context.schedule.window_of(context.waiter.recent_head()) - 1
-        last = min(window, context.spec.schedule.num_windows - 1)
-        if last <= max(self._last_voted, self.follower.next_window) or last < window:
+        is_over = window >= context.spec.schedule.num_windows
+        if is_over or window <= max(self._last_voted, self.follower.next_window):
             return
         if not self._spent(window, STUCK_SHARE) or self._too_late(window):
             return
