@@ -15,7 +15,6 @@ from template.base.miner import Miner
 from template.base.supervisor import supervise
 from template.base.validator import Validator
 from template.protocol.keys import blob_key, checkpoint_manifest_key
-from template.protocol.record import ROOT_BYTES
 from template.protocol.root import tensors_digest
 from template.training.checkpoint import load_local
 from template.training.outer import state_digest
@@ -172,34 +171,6 @@ def test_a_miner_away_for_longer_than_the_chain_tells_comes_back(every, rows, tm
     assert present & {away + 4, away + 5}, "it takes part again"
     followed = set(metrics(nodes["m1"]).series("state_root")) & set(range(2, away + 2))
     assert len(followed) == 12 if every == 6 else len(followed) <= rows
-
-
-class Slanderer(Validator):
-    """Its lineage says that most of the stake stood before window 1 for all the others."""
-
-    def __init__(self, context) -> None:
-        super().__init__(context)
-        publish, roots = self._lineage.publish, {}
-
-        def slander(steps) -> None:
-            roots.update((step.window, step.root[:ROOT_BYTES]) for step in steps)
-            publish([replace(s, voted_root=roots[1]) if s.window > 1 else s for s in steps])
-
-        self._lineage.publish = slander
-
-
-@pytest.mark.slow
-def test_what_a_lineage_says_of_votes_makes_no_window_void(tmp_path) -> None:
-    away = 12
-    world = build_world(STAKES_TAO, schedule__num_windows=away + 6, checkpoint__every_windows=6)
-    world.ledger.kept_blocks = KEPT_BLOCKS + 2
-    pause_blocks = away * world.spec.schedule.blocks_per_window
-    miner = _restarting(_crash("work", 2, Miner), pause_blocks=pause_blocks)
-    drives = {**honest(*FOUR), "m1": miner, "val-a": to_the_end(Slanderer)}
-    nodes = run(world, drives, tmp_path)
-    assert len(digests(nodes)) == 1
-    assert set(metrics(nodes["m1"]).series("differs_from_majority").values()) == {0}
-    assert "void" not in metrics(nodes["m1"]).series("no_op").values()
 
 
 def _dying(kind: type):
