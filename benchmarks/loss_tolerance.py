@@ -26,6 +26,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from compression import SparseTensor
+from template.commands.plan import RunChoices, load_plan, prepare_run
 from template.data.corpus import Corpus, load_corpus
 from template.data.shards import TOKEN_DTYPE
 from template.protocol.payload import (
@@ -37,7 +38,6 @@ from template.protocol.payload import (
 )
 from template.protocol.root import Member
 from template.protocol.spec import RunSpec, load_spec, spec_to_toml
-from template.tools.owner import RunChoices, load_plan, prepare_run
 from template.training.checkpoint import parse_params
 from template.training.inner import InnerTrainer
 from template.training.model import tensor_shapes

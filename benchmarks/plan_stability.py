@@ -28,10 +28,10 @@ from torch import Tensor
 from compression import accumulate, residual_after
 from evaluation.history import Histories, remember, work_states
 from evaluation.judge import Measured, judge
-from evaluation.log import conclude
 from evaluation.verdict import NOT_SCORED, Verdict
+from evaluation.verdict_log import conclude
 from evaluation.work import HELD_OUT
-from template.base.scoring import judge_rules, pay_rules
+from template.commands.plan import RunChoices, load_plan, prepare_run
 from template.data.assignment import claimed_pages
 from template.data.corpus import load_corpus
 from template.data.shards import TOKEN_DTYPE
@@ -45,7 +45,7 @@ from template.protocol.payload import (
 from template.protocol.quorum import Decision
 from template.protocol.root import Member
 from template.protocol.spec import RunSpec
-from template.tools.owner import RunChoices, load_plan, prepare_run
+from template.scoring.rules import judge_rules, pay_rules
 from template.training.checkpoint import parse_params
 from template.training.inner import InnerTrainer
 from template.training.model import Params, tensor_shapes

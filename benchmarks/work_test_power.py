@@ -31,7 +31,7 @@ from benchmarks.learning.report import commit
 from benchmarks.learning.text import ROOT
 from benchmarks.work_test_record import FREE, HELD, MINERS, OWN, PROBES, TRIALS, Window, recorded
 from evaluation.work import HELD_OUT, WorkRules, work_samples
-from template.tools.owner import load_plan
+from template.commands.plan import load_plan
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402

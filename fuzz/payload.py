@@ -23,7 +23,7 @@ with atheris.instrument_imports(include=["compression", "template.protocol", "te
     import torch
 
     from template.protocol.payload import PayloadFormat
-    from tests.hostile import HEADER_BYTES, Door, damaged, honest_frame
+    from tests.support.hostile import HEADER_BYTES, Door, damaged, honest_frame
 
 SHAPES: dict[str, tuple[int, ...]] = {
     "a.bias": (66,),

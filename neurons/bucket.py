@@ -10,18 +10,18 @@ from pathlib import Path
 if __name__ == "__main__" and not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from template.signals import leave_on_signals, unwind_on_signals
+from template.cli.signals import leave_on_signals, unwind_on_signals
 
 if __name__ == "__main__":
     leave_on_signals()
 
 from template.base.preflight import check_own_bucket
+from template.bucket.own import PROBE_DEADLINE_S, open_own_bucket
 from template.chain.bittensor import open_wallet
+from template.cli.owner_flags import BucketConfig, parse_bucket
 from template.errors import EXIT_ENDED, EXIT_INTERRUPTED, SubnetError, exit_status
 from template.protocol.keys import bucket_name
 from template.protocol.ss58 import public_key
-from template.tools.flags import BucketConfig, parse_bucket
-from template.tools.own_bucket import PROBE_DEADLINE_S, open_own_bucket
 
 
 def main(argv: list[str]) -> int:

@@ -12,8 +12,6 @@ from typing import Protocol, TypeVar
 import torch
 
 from template import __spec_version__
-from template.base.context import NodeContext
-from template.base.joining import LOCAL_FILE
 from template.base.preflight import (
     ask_for_place,
     check_own_bucket,
@@ -24,12 +22,14 @@ from template.base.preflight import (
     warn_of_clock,
 )
 from template.base.supervisor import GIVE_UP_S, supervise
-from template.base.waiter import Waiter
 from template.chain.bittensor import BittensorChain, ChainOptions, Wallet, open_wallet
 from template.chain.commands import Commands, wallet_flags
 from template.chain.health import shown_endpoint
-from template.config import MinerConfig
-from template.environment import BucketKey
+from template.chain.waiter import Waiter
+from template.cli.log import setup_logging
+from template.cli.signals import unwind_on_signals
+from template.commands.reading import bucket_opener, payload_format
+from template.context import NodeContext
 from template.errors import (
     EXIT_ENDED,
     EXIT_INTERRUPTED,
@@ -38,17 +38,16 @@ from template.errors import (
     disk_trouble,
     exit_status,
 )
-from template.log import setup_logging
 from template.metrics import Metrics, open_metrics
 from template.protocol.keys import bucket_name
 from template.protocol.record import AccessKind
 from template.protocol.spec import RunSpec, load_spec
 from template.protocol.ss58 import public_key
-from template.signals import unwind_on_signals
+from template.settings import BucketKey, MinerConfig
 from template.store.endpoints import is_local_chain
 from template.store.named import NamedStore
 from template.store.s3 import S3Bucket, S3Store
-from template.tools.reading import bucket_opener, payload_format
+from template.sync.bootstrap import LOCAL_FILE
 
 log = logging.getLogger(__name__)
 

@@ -13,24 +13,24 @@ from pathlib import Path
 if __name__ == "__main__" and not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from template.signals import leave_on_signals, unwind_on_signals
+from template.cli.signals import leave_on_signals, unwind_on_signals
 
 if __name__ == "__main__":
     leave_on_signals()
 
 from rich.console import Console
 
+from localnet.checks import failures_of_run
+from localnet.commands import LocalnetConfig
+from localnet.flags import parse_localnet_config
+from localnet.folder import prepare_folder
+from localnet.launcher import Heights, Localnet
+from localnet.picture import draw
+from localnet.progress import LiveProgress
+from localnet.report import Report
+from localnet.snapshot import ProgressReader
+from localnet.table import final_table, summary
 from template.errors import EXIT_INTERRUPTED, EXIT_OPERATOR, ConfigError, SubnetError
-from template.localnet.checks import failures_of_run
-from template.localnet.commands import LocalnetConfig
-from template.localnet.flags import parse_localnet_config
-from template.localnet.folder import prepare_folder
-from template.localnet.launcher import Heights, Localnet
-from template.localnet.picture import draw
-from template.localnet.progress import LiveProgress
-from template.localnet.report import Report
-from template.localnet.snapshot import ProgressReader
-from template.localnet.table import final_table, summary
 
 
 def main(argv: list[str]) -> int:

@@ -10,14 +10,14 @@ from pathlib import Path
 if __name__ == "__main__" and not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from template.signals import leave_on_signals
+from template.cli.signals import leave_on_signals
 
 if __name__ == "__main__":
     leave_on_signals()
 
 from neurons.compose import run_neuron
 from template.base.miner import Miner
-from template.config import parse_miner_config
+from template.cli.config import parse_miner_config
 
 
 def main(argv: list[str]) -> int:

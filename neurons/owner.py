@@ -16,7 +16,7 @@ from typing import Any
 if __name__ == "__main__" and not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from template.signals import leave_on_signals, unwind_on_signals
+from template.cli.signals import leave_on_signals, unwind_on_signals
 
 if __name__ == "__main__":
     leave_on_signals()
@@ -25,16 +25,16 @@ from rich.console import Console
 
 from template import __spec_version__
 from template.base.preflight import check_own_bucket, check_published_endpoint
+from template.bucket.own import PROBE_DEADLINE_S, UPLOAD_DEADLINE_S, open_own_bucket
 from template.chain.bittensor import BittensorChain, ChainOptions, open_wallet
-from template.config import ChainConfig
+from template.cli.owner_flags import CheckConfig, PublishConfig, parse_owner
+from template.commands.newcomer import look, position, table
+from template.commands.publish import check_subnet, publish_run, read_plan, summary
+from template.commands.reading import bucket_opener
 from template.errors import EXIT_ENDED, EXIT_INTERRUPTED, SubnetError, exit_status
 from template.protocol.spec import load_spec
+from template.settings import ChainConfig
 from template.store.endpoints import is_local_chain
-from template.tools.flags import CheckConfig, PublishConfig, parse_owner
-from template.tools.newcomer import look, position, table
-from template.tools.own_bucket import PROBE_DEADLINE_S, UPLOAD_DEADLINE_S, open_own_bucket
-from template.tools.publish import check_subnet, publish_run, read_plan, summary
-from template.tools.reading import bucket_opener
 
 OPTIONS = ChainOptions(read_timeout_s=15.0, read_deadline_s=15.0)
 """A person waits for the answer."""

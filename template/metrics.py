@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from template.config import WandbConfig
+from template.settings import WandbConfig
 
 logger = logging.getLogger(__name__)
 

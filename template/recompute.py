@@ -25,13 +25,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from evaluation.log import WindowLog, decode_log, follow
-from template.base.auditing import read_files
-from template.base.scoring import pay_rules
-from template.config import ChainConfig
+from evaluation.verdict_log import WindowLog, decode_log, follow
+from template.audit.logs import read_files
+from template.cli.flags import DEFAULT_NETWORK, add_chain_flags
 from template.errors import ConfigError, SubnetError
-from template.flags import DEFAULT_NETWORK, add_chain_flags
 from template.protocol.spec import load_spec
+from template.scoring.rules import pay_rules
+from template.settings import ChainConfig
 
 EXIT_RIGHT, EXIT_WRONG, EXIT_UNKNOWN = 0, 1, 2
 
@@ -87,7 +87,7 @@ def _is_audit(arguments: argparse.Namespace) -> bool:
 
 def _audit(arguments: argparse.Namespace) -> int:
     # The chain's library takes a second to load, and who follows a file does not need it.
-    from template.tools.audit import AuditConfig, run_audit
+    from template.commands.audit import AuditConfig, run_audit
 
     config = AuditConfig(
         run=arguments.run,

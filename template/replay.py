@@ -19,9 +19,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from template.config import ChainConfig
+from template.cli.flags import DEFAULT_NETWORK, add_chain_flags
 from template.errors import SubnetError
-from template.flags import DEFAULT_NETWORK, add_chain_flags
+from template.settings import ChainConfig
 
 EXIT_UNKNOWN = 2
 
@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
     """0 if it ends where the majority stands, 1 if something is wrong, 2 if it cannot be known."""
     arguments = _parser().parse_args(argv)
     # The chain's library takes a second to load: not for --help.
-    from template.tools.replay import ReplayConfig, run_replay
+    from template.commands.replay import ReplayConfig, run_replay
 
     config = ReplayConfig(
         run=arguments.run,

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SOURCE_DIRS = ("template", "compression", "evaluation", "neurons", "benchmarks")
+SOURCE_DIRS = ("template", "compression", "evaluation", "neurons", "localnet", "benchmarks")
 OWN_PACKAGES = {*SOURCE_DIRS, "tests"}
 
 MAX_FILE_LINES = 500
@@ -27,16 +27,23 @@ SOURCES = sorted(path for name in SOURCE_DIRS for path in (ROOT / name).rglob("*
 ALL_FILES = sorted([*SOURCES, *(ROOT / "tests").rglob("*.py"), ROOT / "setup.py"])
 
 COMMON = ("template", "template.errors", "template.secret", "template.retry")
-SHELL = tuple(f"template.{path.stem}" for path in (ROOT / "template").glob("[a-z]*.py"))
-"""Single modules of `template`: config, metrics, log and their like."""
-
-PURE = ("compression", "evaluation", "template.protocol")
-EVERYTHING_BELOW = ("template.*", "compression", "evaluation")
+LEAVES = ("compression", "evaluation")
+PURE = (*LEAVES, "template.protocol")
+FOUNDATION = (*COMMON, "template.protocol", "template.settings")
+NODE = (
+    *FOUNDATION, "template.context", "template.chain", "template.store", "template.data",
+    "template.training", "template.metrics", "template.log_context",
+)  # fmt: skip
+"""What every room of a node's life builds on; the rooms themselves are named one by one."""
+EVERYTHING_BELOW = ("template.*", *LEAVES)
 
 MAY_IMPORT = {
     "compression": ("compression",),
-    "evaluation": ("evaluation", "compression", "template.protocol", "template.errors"),
-    "template": (*COMMON, *SHELL, "template.protocol", "template.chain.types"),
+    "evaluation": ("evaluation",),
+    "template": FOUNDATION,
+    "template.context": (*NODE,),
+    "template.recompute": EVERYTHING_BELOW,
+    "template.replay": EVERYTHING_BELOW,
     "template.protocol": (*COMMON, "template.protocol", "compression"),
     "template.chain": (*COMMON, "template.chain", "template.protocol"),
     "template.store": (*COMMON, "template.store", "template.protocol"),
@@ -44,41 +51,55 @@ MAY_IMPORT = {
     "template.training": (
         *COMMON, "template.training", "template.data", "template.protocol", "compression",
     ),
-    "template.base": (
-        *COMMON, *SHELL, "template.base", "template.training", "template.data",
-        "template.protocol", "template.chain", "template.store", "evaluation", "compression",
+    "template.peers": (*NODE, "template.peers"),
+    "template.scoring": (*NODE, "template.scoring", "template.peers", "evaluation"),
+    "template.bucket": (*NODE, "template.bucket", "template.scoring.rules", "template.peers"),
+    "template.sync": (*NODE, "template.sync", "template.bucket", "template.peers"),
+    "template.audit": (
+        *NODE, "template.audit", "template.sync", "template.scoring", "template.peers",
+        "evaluation",
     ),
-    "template.recompute": EVERYTHING_BELOW,
-    "template.replay": EVERYTHING_BELOW,
-    "template.tools": EVERYTHING_BELOW,
-    "template.localnet": EVERYTHING_BELOW,
-    "template.localnet.chain": (*COMMON, "template.localnet.chain"),
-    "neurons": (*EVERYTHING_BELOW, "neurons.compose"),
-    "benchmarks": (*EVERYTHING_BELOW, "benchmarks"),
+    "template.base": (
+        *NODE, "template.base", "template.bucket", "template.sync", "template.scoring",
+        "template.peers", *LEAVES,
+    ),
+    "template.cli": (*FOUNDATION, "template.cli", "template.log_context"),
+    "template.commands": EVERYTHING_BELOW,
+    "localnet": (*EVERYTHING_BELOW, "localnet"),
+    "localnet.chain": (*COMMON, "localnet.chain"),
+    "neurons": (*EVERYTHING_BELOW, "localnet", "neurons.compose"),
+    "benchmarks": (*EVERYTHING_BELOW, "localnet", "benchmarks"),
 }  # fmt: skip
 """Importer -> our modules that it may import, prefixes of packages; the longest key counts."""
 
-ADAPTERS = ("template.chain.bittensor", "template.store.s3", "template.localnet")
-COMPOSERS = ("neurons", "template.tools", "template.localnet", "benchmarks", *ADAPTERS)
+ADAPTERS = ("template.chain.bittensor", "template.store.s3", "localnet")
+COMPOSERS = (
+    "neurons",
+    "template.commands",
+    "template.bucket.own",
+    "localnet",
+    "benchmarks",
+    *ADAPTERS,
+)
 """Those who may choose an adapter; everyone else is handed one."""
 
 S3_ADAPTER = ("template.store.s3", "template.store.transport", "template.store.watchdog")
 ONLY_IN = {
     "numba": ("compression",),
-    "bittensor": ("template.chain.bittensor", "template.localnet"),
-    "bittensor_core": ("template.chain.bittensor", "template.localnet"),
-    "websockets": ("template.chain.bittensor", "template.localnet"),
-    "boto3": (*S3_ADAPTER, "template.localnet"),
-    "botocore": (*S3_ADAPTER, "template.localnet"),
+    "bittensor": ("template.chain.bittensor", "localnet"),
+    "bittensor_core": ("template.chain.bittensor", "localnet"),
+    "websockets": ("template.chain.bittensor", "localnet"),
+    "boto3": (*S3_ADAPTER, "localnet"),
+    "botocore": (*S3_ADAPTER, "localnet"),
     "urllib3": S3_ADAPTER,
     "wandb": ("template.metrics",),
     "openskill": ("evaluation",),
-    "accelerate": ("template.training", "template.tools", "benchmarks"),
-    "transformers": ("template.training", "template.tools", "benchmarks"),
-    "Crypto": ("template.localnet",),
-    "cryptography": ("template.localnet",),
-    "matplotlib": ("template.localnet", "template.tools", "benchmarks"),
-    "rich": ("template.localnet", "template.tools", "neurons", "benchmarks"),
+    "accelerate": ("template.training", "template.commands", "benchmarks"),
+    "transformers": ("template.training", "template.commands", "benchmarks"),
+    "Crypto": ("localnet",),
+    "cryptography": ("localnet",),
+    "matplotlib": ("localnet", "template.commands", "benchmarks"),
+    "rich": ("localnet", "template.commands", "neurons", "benchmarks"),
     "pickle": (),
     "cloudpickle": (),
     "dill": (),
@@ -151,6 +172,10 @@ def is_module(name: str) -> bool:
     return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
 
 
+def is_package(name: str) -> bool:
+    return name != "template" and (ROOT.joinpath(*name.split(".")) / "__init__.py").is_file()
+
+
 def imports(path: Path) -> set[str]:
     """Every module that a file imports, in full: `from template.store import s3` counts as s3."""
     found = set()
@@ -180,7 +205,8 @@ def allowed_for(importer: str) -> tuple[str, ...]:
     keys = [key for key in MAY_IMPORT if importer == key or importer.startswith(key + ".")]
     key = max(keys, key=len)
     if key == "template":
-        assert importer == key or importer in SHELL, f"{importer}: add its package to MAY_IMPORT"
+        is_module_of_its_own = importer.count(".") <= 1 and not is_package(importer)
+        assert is_module_of_its_own, f"{importer}: add its package to MAY_IMPORT"
     return MAY_IMPORT[key]
 
 
@@ -227,11 +253,17 @@ def test_leaves_and_pure_packages_import_little(path):
 
 
 def test_every_library_is_declared():
-    source = (ROOT / "setup.py").read_text(encoding="ascii")
-    declared = {name.lower() for name in re.findall(r'"([A-Za-z0-9-]+)(?:\[\w+\])?[><=]=', source)}
-    used = {name for path in SOURCES for name in third_party(path)}
-    assert {"torch", "bittensor", "numpy"} <= declared
-    assert {name for name in used if COMES_WITH.get(name, name) not in declared} == set()
+    own = declared_in("setup.py")
+    of_localnet = declared_in("localnet/pyproject.toml")
+    assert {"torch", "bittensor", "numpy"} <= own
+    for path in SOURCES:
+        declared = own | of_localnet if is_in(module_name(path), ("localnet",)) else own
+        assert {n for n in third_party(path) if COMES_WITH.get(n, n) not in declared} == set()
+
+
+def declared_in(name: str) -> set[str]:
+    source = (ROOT / name).read_text(encoding="ascii")
+    return {name.lower() for name in re.findall(r'"([A-Za-z0-9-]+)(?:\[\w+\])?[><=]=', source)}
 
 
 def test_leaves_load_neither_chain_nor_bucket_clients():
@@ -332,13 +364,17 @@ def test_the_rule_on_broad_except_finds_them(code, lines):
         ("compression.topk", "compression.chunking", True),
         ("compression.topk", "template.errors", False),
         ("evaluation.score", "template.chain.types", False),
+        ("evaluation.score", "template.protocol.hashing", False),
         ("template.base.miner", "template.metrics", True),
-        ("template.base.miner", "template.localnet.buckets", False),
+        ("template.base.miner", "localnet.buckets", False),
         ("template.training.outer", "template.base.miner", False),
-        ("template.localnet.chain.rpc", "template.protocol.record", False),
+        ("localnet.chain.rpc", "template.protocol.record", False),
         ("neurons.miner", "template.chain.bittensor", True),
         ("neurons.miner", "neurons.validator", False),
-        ("template.config", "template.base.miner", False),
+        ("template.settings", "template.base.miner", False),
+        ("template.sync.follower", "template.scoring.window", False),
+        ("template.scoring.window", "template.sync.follower", False),
+        ("template.context", "template.cli.flags", False),
     ],
 )
 def test_the_rule_on_imports_tells_them_apart(importer, module, expected):

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from template.config import WandbConfig
 from template.metrics import EVENTS_FILE, JsonlMetrics, open_metrics
-from tests.wandb_server import WandbServer, serve_wandb
+from template.settings import WandbConfig
+from tests.support.wandb_server import WandbServer, serve_wandb
 
 REPOSITORY = Path(__file__).parent.parent
 OFF = WandbConfig(mode="off", project_name="test", entity=None, notes="")
@@ -113,7 +113,7 @@ def test_nothing_is_written_when_all_is_off(tmp_path):
 
 def test_off_does_not_import_wandb(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from template.config import WandbConfig;"
+        "import sys; from pathlib import Path; from template.settings import WandbConfig;"
         "from template.metrics import open_metrics;"
         "open_metrics(state_dir=Path(sys.argv[1]), save_events=True, run_name='n', run_config={},"
         " wandb_config=WandbConfig(mode='off', project_name='p', entity=None, notes=''));"
@@ -126,7 +126,7 @@ def test_off_does_not_import_wandb(tmp_path):
 RECORD = """
 import logging, sys
 from pathlib import Path
-from template.config import WandbConfig
+from template.settings import WandbConfig
 from template.metrics import open_metrics
 logging.basicConfig(format="%(levelname)s %(name)s %(message)s")
 config = WandbConfig(mode=sys.argv[1], project_name="p", entity=None, notes="a note")
@@ -262,7 +262,7 @@ def test_wandb_online_without_a_key_is_one_error_and_jsonl_goes_on(
 def test_wandb_never_asks_at_a_terminal(tmp_path, no_account):
     """With a terminal and no key, wandb's own default is to wait for an answer for ever."""
     code = (
-        "import sys; from pathlib import Path; from template.config import WandbConfig;"
+        "import sys; from pathlib import Path; from template.settings import WandbConfig;"
         "from template.metrics import open_metrics;"
         "open_metrics(state_dir=Path(sys.argv[1]), save_events=False, run_name='n', run_config={},"
         " wandb_config=WandbConfig(mode='online', project_name='p', entity=None, notes=''))"

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from template.environment import BucketKey
-from template.localnet.processes import Command
-from template.localnet.weed import AccessKey, BucketIdentity
+from localnet.processes import Command
+from localnet.weed import AccessKey, BucketIdentity
 from template.protocol.record import Access, AccessKind, Record
 from template.secret import REDACTED, Secret
+from template.settings import BucketKey
 from template.store.s3 import S3Bucket
 
 VALUE = "9f8e7d6c5b4a"

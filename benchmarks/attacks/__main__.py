@@ -21,7 +21,7 @@ from benchmarks.learning.record import load
 from benchmarks.learning.report import commit
 from benchmarks.learning.text import ROOT
 from evaluation.work import WorkRules
-from template.tools.owner import load_plan
+from template.commands.plan import load_plan
 
 RECORD = ROOT / "benchmarks" / "results" / "attacks_runs.jsonl"
 

@@ -11,8 +11,8 @@ Legend: M miners, V validators.
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from template.localnet.chain.config import U16_MAX
-from template.localnet.chain.yuma import EpochInputs, YumaParams, run_epoch
+from localnet.chain.config import U16_MAX
+from localnet.chain.yuma import EpochInputs, YumaParams, run_epoch
 from template.protocol.hashing import labelled_hash, uint_bytes
 from template.protocol.quorum import Ballot, Decision, QuorumRules, Voter, decide
 from template.protocol.record import ROOT_BYTES, SAMPLE_DIGEST_BYTES, Vote

@@ -20,14 +20,14 @@ from benchmarks.learning.messages import Message
 from benchmarks.learning.strategies.ours import Ours
 from evaluation.history import Histories, remember, settle, work_states
 from evaluation.judge import Measured, judge
-from evaluation.log import PayRules, conclude
 from evaluation.overlap import Earlier, Places, applied, kept_places, repeats
 from evaluation.verdict import NOT_SCORED, Verdict
+from evaluation.verdict_log import PayRules, conclude
 from evaluation.work import HELD_OUT
-from template.base.scoring import pay_rules
 from template.data.assignment import claimed_pages
 from template.protocol.hashing import labelled_hash, uint_bytes
 from template.protocol.spec import RunSpec
+from template.scoring.rules import pay_rules
 
 CLAIMED_PAGES, WORK_EFFECT = 32, 0.25
 """The model is a sixth of the localnet's, and shows half of the effect."""

@@ -32,14 +32,14 @@ from benchmarks.chaos.measure import (
 from benchmarks.chaos.plan import Fault, Kind, make_plan, windows_for
 from benchmarks.chaos.replaying import Replayed, replay
 from benchmarks.learning.report import commit
+from localnet.commands import ROOT, LocalnetConfig
+from localnet.flags import PLAN, TEXT
+from localnet.folder import prepare_folder
+from localnet.onchain import NETUID
+from localnet.roster import make_roster
+from template.cli.signals import unwind_on_signals
+from template.commands.plan import load_plan
 from template.errors import EXIT_INTERRUPTED, ConfigError, SubnetError
-from template.localnet.commands import ROOT, LocalnetConfig
-from template.localnet.flags import PLAN, TEXT
-from template.localnet.folder import prepare_folder
-from template.localnet.onchain import NETUID
-from template.localnet.roster import make_roster
-from template.signals import unwind_on_signals
-from template.tools.owner import load_plan
 
 RESULTS = ROOT / "benchmarks" / "results"
 MAX_RESTARTS = 40

@@ -16,12 +16,12 @@ from benchmarks.chaos.measure import Happened, Run, judged_windows
 from benchmarks.chaos.plan import Crew, Fault
 from benchmarks.chaos.shim import Clock, build, environment
 from benchmarks.chaos.watch import Watcher
-from template.localnet.commands import LocalnetConfig, log_path
-from template.localnet.events import VERDICTS_FILE, read_jsonl
-from template.localnet.keeper import Service
-from template.localnet.launcher import Heights, Localnet
-from template.localnet.processes import Command
-from template.localnet.proxy import HttpProxy, WireProxy
+from localnet.commands import LocalnetConfig, log_path
+from localnet.events import VERDICTS_FILE, read_jsonl
+from localnet.keeper import Service
+from localnet.launcher import Heights, Localnet
+from localnet.processes import Command
+from localnet.proxy import HttpProxy, WireProxy
 from template.protocol.keys import bucket_name
 from template.protocol.ss58 import public_key
 

@@ -17,7 +17,7 @@ from typing import Final
 from benchmarks.chaos.ground import Ground, Planted
 from benchmarks.chaos.plan import Fault, Kind
 from benchmarks.chaos.troubles import TROUBLES, Troubled
-from template.localnet.events import JsonlTail
+from localnet.events import JsonlTail
 from template.metrics import EVENTS_FILE
 
 DEATH_LIMIT_S: Final = 5.0

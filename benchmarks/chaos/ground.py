@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from benchmarks.chaos.shim import Clock
-from template.localnet.keeper import Service
-from template.localnet.proxy import HttpProxy, WireProxy
+from localnet.keeper import Service
+from localnet.proxy import HttpProxy, WireProxy
 
 Evidence = dict[str, Any]
 

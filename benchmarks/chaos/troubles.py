@@ -1,6 +1,6 @@
 """Faults that proxies plant: slow, truncated and refused transfers, 5xx storms, partitions.
 
-Owns who meets which trouble. Does not own what a trouble does to bytes (`template.localnet`).
+Owns who meets which trouble. Does not own what a trouble does to bytes (`localnet`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import Final
 
 from benchmarks.chaos.ground import Ground, Planted
 from benchmarks.chaos.plan import Kind
-from template.localnet.proxy import Proxy, Trouble
+from localnet.proxy import Proxy, Trouble
 
 SLOW_BYTES_PER_S: Final = 2048
 """A payload of the localnet's takes more than a second, a checkpoint longer than a window."""

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from typing import Final
 
 from benchmarks.chaos.measure import Sight
-from template.base.ballots import read_ballot
+from localnet.events import JsonlTail, Row, accepted_uids
+from localnet.launcher import Heights, Localnet
+from template.chain.ballots import read_ballot
 from template.chain.bittensor import ConnectionLost
 from template.errors import NotFound, StoreError
-from template.localnet.events import JsonlTail, Row, accepted_uids
-from template.localnet.launcher import Heights, Localnet
 from template.metrics import EVENTS_FILE
 from template.protocol.keys import bucket_name, payload_key
 from template.protocol.quorum import Ballot

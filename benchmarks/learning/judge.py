@@ -9,7 +9,7 @@ from benchmarks.learning.workers import Workers
 from evaluation.judge import Measured, judge
 from evaluation.verdict import NOT_SCORED, Verdict
 from evaluation.work import HELD_OUT
-from template.base.scoring import judge_rules
+from template.scoring.rules import judge_rules
 
 
 def useful(workers: Workers, number: int, params_N: Tensor, steps: Sequence[Tensor]) -> list[bool]:

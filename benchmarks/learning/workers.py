@@ -16,8 +16,8 @@ from torch.nn import functional
 from benchmarks.learning.space import Space
 from benchmarks.learning.text import ROOT, load_pages, spread
 from benchmarks.learning.trial import Trial
+from template.commands.plan import RunChoices, check_plan, load_plan
 from template.protocol.spec import RunSpec
-from template.tools.owner import RunChoices, check_plan, load_plan
 from template.training.model import build_model, initial_params, tensor_shapes
 from template.training.rates import inner_lr
 

@@ -13,16 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from template.base.context import NodeContext
-from template.base.follower import Follower
-from template.base.joining import join, open_pages, save_own
-from template.base.peers import Peers
 from template.base.preview import Preview
-from template.base.retention import Sweeper
 from template.base.standing import Standing, publish, publish_if_new
+from template.bucket.retention import Sweeper
+from template.context import NodeContext
 from template.data.assignment import assigned_pages, assignment_seed
 from template.errors import PayloadError, StoreError
-from template.log import window_context
+from template.log_context import window_context
+from template.peers.client import Peers
 from template.protocol.keys import payload_key
 from template.protocol.payload import (
     Payload,
@@ -34,6 +32,8 @@ from template.protocol.payload import (
 from template.protocol.quorum import Decision
 from template.protocol.record import PayloadCommitment, Record
 from template.protocol.ss58 import public_key
+from template.sync.bootstrap import join, open_pages, save_own
+from template.sync.follower import Follower
 from template.training.checkpoint import LocalCheckpoint
 from template.training.inner import InnerResult, InnerTrainer
 from template.training.model import Params

@@ -8,14 +8,14 @@ its own. A wrong guess costs the miner some of its gain; the protocol knows noth
 
 import logging
 
-from template.base.ballots import read_candidates
-from template.base.context import NodeContext
-from template.base.follower import Follower
-from template.base.peers import Fetching, Peers
+from template.chain.ballots import read_candidates
+from template.context import NodeContext
 from template.errors import ChainError, PayloadError
+from template.peers.client import Fetching, Peers
 from template.protocol.admission import open_payload
 from template.protocol.payload import Payload
 from template.protocol.root import Member
+from template.sync.follower import Follower
 from template.training.model import Params
 from template.training.outer import expected_params
 

@@ -7,9 +7,9 @@ validator's votes do not count, and when the chain's quota of commitments is use
 import logging
 from typing import Final
 
-from template.base.context import NodeContext
 from template.chain import Metagraph, Neuron
 from template.chain.commands import Commands
+from template.context import NodeContext
 from template.errors import ChainError, ConfigError
 from template.protocol.record import Record, encode_record
 

@@ -9,28 +9,29 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from evaluation.conclusion import chosen
 from evaluation.history import Entry, Histories, only, remember, settle, windows_of
-from evaluation.log import LogError, WindowLog, conclude, decode_log, encode_log, split_logs
-from evaluation.order import chosen
+from evaluation.verdict_log import LogError, WindowLog, conclude, decode_log, encode_log, split_logs
 from evaluation.work import WorkSample
-from template.base.ballots import read_candidates, read_records
-from template.base.context import NodeContext
-from template.base.follower import Follower
-from template.base.joining import join, open_pages, save_own
-from template.base.lineage import LineagePublisher
-from template.base.peers import Peers
-from template.base.publishing import Publisher
-from template.base.retention import Sweeper
-from template.base.scoring import Scored, WindowScorer, pay_rules
 from template.base.standing import Standing, publish, publish_if_new
+from template.bucket.publisher import Publisher
+from template.bucket.retention import Sweeper
 from template.chain import Metagraph
+from template.chain.ballots import read_candidates, read_records
+from template.context import NodeContext
 from template.data.unigram import unigram_entropy
 from template.errors import ChainError, StoreError, disk_trouble
-from template.log import window_context
+from template.log_context import window_context
+from template.peers.client import Peers
 from template.protocol.keys import payload_key, verdict_key
 from template.protocol.quorum import Decision
 from template.protocol.record import ROOT_BYTES, Record, Vote, log_digest
 from template.protocol.root import sample_digest
+from template.scoring.rules import pay_rules
+from template.scoring.window import Scored, WindowScorer
+from template.sync.bootstrap import join, open_pages, save_own
+from template.sync.follower import Follower
+from template.sync.lineage import LineagePublisher
 from template.training.checkpoint import LocalCheckpoint
 
 log = logging.getLogger(__name__)

@@ -11,8 +11,8 @@ from template.protocol.quorum import Decision
 from template.protocol.record import decode_record
 from template.protocol.root import Member
 from template.protocol.ss58 import public_key
-from tests.fakes import World, hotkey_of
-from tests.swarm import build_world
+from tests.support.fakes import World, hotkey_of
+from tests.support.swarm import build_world
 
 M0 = hotkey_of("m0")
 

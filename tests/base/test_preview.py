@@ -5,20 +5,29 @@ from dataclasses import replace
 import pytest
 import torch
 
+from localnet.adversaries import GarbageMiner
 from template.base.miner import COMMIT_MARGIN_BLOCKS, Miner
 from template.base.preview import Preview
 from template.errors import ChainError
-from template.localnet.behaviours import GarbageMiner
 from template.protocol.keys import payload_key
 from template.protocol.payload import PayloadHeader, encode_payload, payload_digest
 from template.protocol.record import PayloadCommitment, Record, encode_record
 from template.protocol.root import tensors_digest
 from template.protocol.ss58 import public_key
 from template.store.memory import MemoryStore
-from tests.base.nodes import FOUR, STAKES_TAO, accepted, digests, honest, metrics, run, to_the_end
-from tests.base.silent import Silent
-from tests.fakes import hotkey_of
-from tests.swarm import build_world
+from tests.support.fakes import hotkey_of
+from tests.support.nodes import (
+    FOUR,
+    STAKES_TAO,
+    accepted,
+    digests,
+    honest,
+    metrics,
+    run,
+    to_the_end,
+)
+from tests.support.silent import Silent
+from tests.support.swarm import build_world
 
 SIX = (*FOUR, "m2", "m3")
 

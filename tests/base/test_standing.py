@@ -8,8 +8,8 @@ import pytest
 from template.base.standing import Standing, publish, publish_if_new
 from template.errors import ConfigError
 from template.protocol.record import Record, encode_record
-from tests.fakes import World, hotkey_of
-from tests.swarm import build_world
+from tests.support.fakes import World, hotkey_of
+from tests.support.swarm import build_world
 
 VAL = hotkey_of("val")
 

@@ -17,10 +17,10 @@ from benchmarks.chaos.faults import CLOCK_OFF_S, plant
 from benchmarks.chaos.ground import Planted, Post
 from benchmarks.chaos.plan import Fault, Kind
 from benchmarks.chaos.shim import Clock, build, environment
+from localnet.keeper import NEURON_FINAL_STATUSES, Keeper, Service
+from localnet.processes import Children, Command
+from localnet.proxy import LOOPBACK, HttpProxy, Trouble, WireProxy
 from template.errors import ConfigError
-from template.localnet.keeper import NEURON_FINAL_STATUSES, Keeper, Service
-from template.localnet.processes import Children, Command
-from template.localnet.proxy import LOOPBACK, HttpProxy, Trouble, WireProxy
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="faults are planted by Linux's means"),

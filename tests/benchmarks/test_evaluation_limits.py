@@ -5,8 +5,8 @@ import math
 import pytest
 
 from benchmarks import evaluation_limits as limits
-from template.base.scoring import claims_of_each
-from template.tools.owner import RunChoices, check_plan, load_plan
+from template.commands.plan import RunChoices, check_plan, load_plan
+from template.scoring.rules import claims_of_each
 
 
 @pytest.mark.parametrize(("plan", "seconds"), [("localnet", 3.0), ("testnet", 696.0)])

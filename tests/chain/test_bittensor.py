@@ -24,7 +24,7 @@ from template.chain.bittensor import (
     open_wallet,
 )
 from template.errors import ChainError, ConfigError
-from tests.relay import LOCALHOST, Relay, free_port
+from tests.support.relay import LOCALHOST, Relay, free_port
 
 NETUID = 1
 IMPATIENT = ChainOptions(read_timeout_s=1.0, read_deadline_s=1.0, write_timeout_s=2.0)
@@ -58,7 +58,7 @@ def url(port: int) -> str:
 def chain_process(*flags: str, port: int | None = None) -> Iterator[int]:
     """A local chain in its own process; yields its port once it answers."""
     port = port or free_port()
-    command = [sys.executable, "-m", "template.localnet.chain", "--port", str(port)]
+    command = [sys.executable, "-m", "localnet.chain", "--port", str(port)]
     for keys in (OWNER, MINER):
         command += ["--endow", f"{keys.coldkey.ss58_address}=100000"]
     process = subprocess.Popen([*command, *CHAIN_FLAGS, *flags], stdout=subprocess.PIPE, text=True)

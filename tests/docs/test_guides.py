@@ -18,8 +18,8 @@ from typing import Any
 import bittensor as bt
 import pytest
 
-from tests.docs.guide import ROOT, Block, Person, read_blocks
-from tests.waiting import wait_until
+from tests.support.guide import ROOT, Block, Person, read_blocks
+from tests.support.waiting import wait_until
 
 GUIDES = [ROOT / "docs" / f"running_on_{name}.md" for name in ("localnet", "testnet", "mainnet")]
 LOCALNET, TESTNET, MAINNET = GUIDES

@@ -11,10 +11,10 @@ from typing import Any
 import bittensor_core
 import pytest
 
-from template.localnet.chain.blocks import hex_of
-from template.localnet.chain.chain import LocalChain, draw_secret
-from template.localnet.chain.config import RAO_PER_TAO, ChainConfig, SubnetDefaults
-from template.localnet.chain.metadata import load_metadata
+from localnet.chain.blocks import hex_of
+from localnet.chain.chain import LocalChain, draw_secret
+from localnet.chain.config import RAO_PER_TAO, ChainConfig, SubnetDefaults
+from localnet.chain.metadata import load_metadata
 
 NAMES = ("owner", "alice", "bob", "carol", "dave")
 ENDOWMENT_RAO = 100_000 * RAO_PER_TAO
@@ -196,7 +196,7 @@ def populate(ledger: Ledger) -> Ledger:
 
 @dataclass(frozen=True)
 class ChainProcess:
-    """A chain that runs as `python -m template.localnet.chain`."""
+    """A chain that runs as `python -m localnet.chain`."""
 
     url: str
     process: subprocess.Popen[str]
@@ -210,7 +210,7 @@ def start_chain() -> Iterator[Callable[..., ChainProcess]]:
     def start(*flags: str) -> ChainProcess:
         endowments = [f"{LocalWallet(name).cold}=100000" for name in NAMES]
         endow = [word for text in endowments for word in ("--endow", text)]
-        command = [sys.executable, "-m", "template.localnet.chain", "--port", "0"]
+        command = [sys.executable, "-m", "localnet.chain", "--port", "0"]
         process = subprocess.Popen(
             [*command, *endow, *flags], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY
         )

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from template.localnet.checks import LUCK
-from tests.localnet.running import ROOT, TEXT, RunningLocalnet
+from localnet.checks import LUCK
+from tests.support.localnet.running import ROOT, TEXT, RunningLocalnet
 
 NUM_WINDOWS = 14
 LIMIT_S = 900

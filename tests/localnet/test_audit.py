@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from template.protocol.spec import load_spec
-from tests.localnet.running import LIMIT_S, ROOT, TEXT, RunningLocalnet
-from tests.localnet.story import HELD
+from tests.support.localnet.running import LIMIT_S, ROOT, TEXT, RunningLocalnet
+from tests.support.localnet.story import HELD
 
 pytestmark = [
     pytest.mark.siege,

@@ -9,7 +9,7 @@ from typing import Any
 import bittensor as bt
 import pytest
 
-from tests.localnet.btcli import (
+from tests.support.localnet.btcli import (
     U16_MAX,
     Btcli,
     metagraph_by_btcli,
@@ -18,7 +18,7 @@ from tests.localnet.btcli import (
     weight_rows,
     weights_by_btcli,
 )
-from tests.waiting import wait_until
+from tests.support.waiting import wait_until
 
 OWNER, VALIDATOR, MINER, POOR = "owner", "validator", "miner", "poor"
 ROLES = (OWNER, VALIDATOR, MINER)

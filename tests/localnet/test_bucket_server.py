@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from template.config import bucket_settings
+from localnet.bucket_server import STATE_FILE, main
+from localnet.weed import choose_ports, find_weed
+from template.bucket.own import OwnBucket, open_own_bucket
+from template.cli.environment import bucket_settings
 from template.errors import ConfigError
-from template.localnet.bucket_server import STATE_FILE, main
-from template.localnet.weed import choose_ports, find_weed
 from template.store.probe import check_bucket
-from template.tools.own_bucket import OwnBucket, open_own_bucket
-from tests.fakes import hotkey_of
+from tests.support.fakes import hotkey_of
 
 ROOT = Path(__file__).resolve().parents[2]
 ANN, BOB = hotkey_of("ann"), hotkey_of("bob")
@@ -40,7 +40,7 @@ pytestmark = [
 @contextmanager
 def serving(data: Path, *flags: str) -> Iterator[subprocess.Popen[str]]:
     """The command, ready; `data` and what it prints before it is ready."""
-    command = [sys.executable, "-m", "template.localnet.bucket_server", "--data", str(data)]
+    command = [sys.executable, "-m", "localnet.bucket_server", "--data", str(data)]
     with subprocess.Popen(
         [*command, *flags], cwd=ROOT, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -134,7 +134,7 @@ def test_files_with_secrets_are_private_and_one_server_has_a_folder(tmp_path: Pa
 
 
 def run_to_end(data: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "template.localnet.bucket_server", "--data", str(data)]
+    command = [sys.executable, "-m", "localnet.bucket_server", "--data", str(data)]
     return subprocess.run([*command, *flags], cwd=ROOT, capture_output=True, text=True, timeout=60)
 
 

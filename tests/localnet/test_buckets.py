@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 import urllib3
 
+from localnet.buckets import AccessKey, BucketIdentity, BucketServer, new_identity
+from localnet.weed import choose_ports, find_weed, new_access_key, weed_command
 from template.errors import ConfigError, Denied, NotFound
-from template.localnet.buckets import AccessKey, BucketIdentity, BucketServer, new_identity
-from template.localnet.weed import choose_ports, find_weed, new_access_key, weed_command
 from template.store.s3 import S3Store
 
 
@@ -260,7 +260,7 @@ def test_a_server_that_cannot_start_shows_its_log(tmp_path: Path) -> None:
 RUN_A_SERVER = """
 import sys, time
 from pathlib import Path
-from template.localnet.buckets import BucketServer
+from localnet.buckets import BucketServer
 server = BucketServer(Path(sys.argv[1]), [])
 server.start()
 sys.stdout.write(f"{server.pid}\\n")

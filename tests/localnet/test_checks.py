@@ -2,10 +2,16 @@
 
 import pytest
 
-from template.localnet.checks import failures
-from template.localnet.report import collect
-from tests.localnet.synthetic import EMISSIONS_RAO, LOSSES, NUM_WINDOWS, STAKES_TAO, make_run
-from tests.swarm import RAO, build_world
+from localnet.checks import failures
+from localnet.report import collect
+from tests.support.localnet.synthetic import (
+    EMISSIONS_RAO,
+    LOSSES,
+    NUM_WINDOWS,
+    STAKES_TAO,
+    make_run,
+)
+from tests.support.swarm import RAO, build_world
 
 
 @pytest.fixture

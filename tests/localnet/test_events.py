@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from template.localnet.events import JsonlTail, NodeEvents, read_jsonl, read_node_events
+from localnet.events import JsonlTail, NodeEvents, read_jsonl, read_node_events
 from template.metrics import JsonlMetrics
 
 ROWS = [{"window": 0, "a": 1}, {"window": 1, "a": 2}]

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from localnet.adversaries import BEHAVIOURS
+from localnet.flags import parse_localnet_config
+from localnet.folder import ENDPOINT, endpoint_file
+from localnet.keeper import MAX_RESTARTS
 from template.errors import ConfigError
-from template.localnet.behaviours import BEHAVIOURS
-from template.localnet.flags import parse_localnet_config
-from template.localnet.folder import ENDPOINT, endpoint_file
-from template.localnet.keeper import MAX_RESTARTS
 
 
 @pytest.fixture

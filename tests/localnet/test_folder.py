@@ -2,8 +2,8 @@
 
 import pytest
 
+from localnet.folder import prepare_folder
 from template.errors import ConfigError
-from template.localnet.folder import prepare_folder
 
 
 @pytest.fixture(autouse=True)

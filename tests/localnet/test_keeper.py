@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from template.localnet.keeper import (
+from localnet.keeper import (
     FIRST_PAUSE_S,
     MAX_PAUSE_S,
     MAX_RESTARTS,
     NEURON_FINAL_STATUSES,
     Keeper,
 )
-from template.localnet.processes import Child, Children, Command
+from localnet.processes import Child, Children, Command
 
 FOREVER = "sleep 60"
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from tests.localnet import story as told
-from tests.localnet.btcli import report_differences
-from tests.localnet.leaks import encodings, kinds_in, search, secrets_of
-from tests.localnet.running import LIMIT_S, TEXT, RunningLocalnet, is_running
-from tests.localnet.story import HELD, KILLED, NODES, NUM_WINDOWS, PROCESSES, WRONG, Story
-from tests.wandb_server import WandbServer, serve_wandb
+from tests.support.localnet import story as told
+from tests.support.localnet.btcli import report_differences
+from tests.support.localnet.leaks import encodings, kinds_in, search, secrets_of
+from tests.support.localnet.running import LIMIT_S, TEXT, RunningLocalnet, is_running
+from tests.support.localnet.story import HELD, KILLED, NODES, NUM_WINDOWS, PROCESSES, WRONG, Story
+from tests.support.wandb_server import WandbServer, serve_wandb
 
 pytestmark = [
     pytest.mark.slow,

@@ -9,8 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from localnet.proxy import LOOPBACK, HttpProxy, Trouble, WireProxy
 from template.errors import Unavailable
-from template.localnet.proxy import LOOPBACK, HttpProxy, Trouble, WireProxy
 from template.secret import Secret
 from template.store.s3 import S3Bucket, S3Store
 from template.store.transport import TransportLimits

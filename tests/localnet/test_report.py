@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import pytest
 
+from localnet.pay import Pay
+from localnet.report import collect, emission_shares
+from localnet.tallies import bucket_bytes, mean_weights
 from template.chain import Metagraph
-from template.localnet.pay import Pay
-from template.localnet.report import collect, emission_shares
-from template.localnet.tallies import bucket_bytes, mean_weights
 from template.store.memory import MemoryStore
-from tests.fakes import FakeChain, hotkey_of
-from tests.localnet.synthetic import (
+from tests.support.fakes import FakeChain, hotkey_of
+from tests.support.localnet.synthetic import (
     EMISSIONS_RAO,
     LOSSES,
     NUM_WINDOWS,
@@ -20,7 +20,7 @@ from tests.localnet.synthetic import (
     digest_at,
     make_run,
 )
-from tests.swarm import RAO, build_world
+from tests.support.swarm import RAO, build_world
 
 
 @pytest.fixture

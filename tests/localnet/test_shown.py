@@ -6,13 +6,19 @@ import pytest
 from matplotlib.image import imread
 from rich.console import Console
 
-from template.localnet.picture import draw
-from template.localnet.progress import LEGEND, LiveProgress, panel
-from template.localnet.report import collect
-from template.localnet.snapshot import ProgressReader, ProgressSnapshot
-from template.localnet.table import COLUMNS, final_table, summary
-from tests.localnet.synthetic import EMISSIONS_RAO, NUM_WINDOWS, STAKES_TAO, UNIGRAM, make_run
-from tests.swarm import build_world
+from localnet.picture import draw
+from localnet.progress import LEGEND, LiveProgress, panel
+from localnet.report import collect
+from localnet.snapshot import ProgressReader, ProgressSnapshot
+from localnet.table import COLUMNS, final_table, summary
+from tests.support.localnet.synthetic import (
+    EMISSIONS_RAO,
+    NUM_WINDOWS,
+    STAKES_TAO,
+    UNIGRAM,
+    make_run,
+)
+from tests.support.swarm import build_world
 
 
 @pytest.fixture

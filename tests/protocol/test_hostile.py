@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from compression.quantize import MAX_ABS_VALUE
 from template.protocol.payload import PayloadFormat
-from tests.hostile import HEADER_BYTES, REASONS, Door, besiege, damaged, honest_frame, swap
+from tests.support.hostile import HEADER_BYTES, REASONS, Door, besiege, damaged, honest_frame, swap
 
 NUM_LOW, LOW_BITS, NUM_KEPT = 48, 6, 64
 CHUNK = PayloadFormat(run_id=b"a run of 16 byte", shapes={"w": (64, 64)}, top_k=NUM_KEPT)

@@ -19,7 +19,7 @@ from template.protocol.quorum import VOID_WINDOWS, is_void
 from template.protocol.record import ROOT_BYTES
 from template.protocol.root import Member, next_root
 from template.protocol.ss58 import public_key
-from tests.fakes import hotkey_of
+from tests.support.fakes import hotkey_of
 
 
 def _member(uid: int) -> Member:

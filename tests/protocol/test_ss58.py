@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from template.protocol.ss58 import public_key
-from tests.fakes import hotkey_of
+from tests.support.fakes import hotkey_of
 
 VECTORS = {
     "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY": (

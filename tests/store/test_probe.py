@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from template.environment import ENVIRONMENT
+from template.cli.environment import ENVIRONMENT
 from template.errors import ConfigError, Denied, NotFound, StoreError, Unavailable
 from template.store.memory import MemoryStore
 from template.store.probe import READ_KEY, WRITE_KEY, check_bucket

@@ -4,13 +4,13 @@ import dataclasses
 
 import pytest
 
+from template.commands.plan import RunChoices, prepare_run
 from template.protocol.payload import PayloadFormat
 from template.protocol.spec import RunSpec
-from template.tools.owner import RunChoices, prepare_run
 from template.training.model import Params, initial_params, tensor_shapes
 from template.training.outer import OuterState, first_state, state_digest
-from tests.fakes import hotkey_of
-from tests.swarm import small_plan, synthetic_corpus
+from tests.support.fakes import hotkey_of
+from tests.support.swarm import small_plan, synthetic_corpus
 
 
 @pytest.fixture(scope="session")

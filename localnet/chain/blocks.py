@@ -1,0 +1,121 @@
+"""Headers, hashes and the list of blocks.
+
+Owns how a block commits to its parent, its state changes and its extrinsics (substrate's
+rule: blake2b-256 of the SCALE-encoded header). It does not decide what goes into a block
+(`chain.py`) and keeps nothing on disk (`journal.py`).
+"""
+
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+from localnet.chain.metadata import compact
+
+ZERO_HASH = bytes(32)
+Changes = list[tuple[bytes, bytes | None]]
+"""What a block did to the state: keys in order, each with its new value, None if removed."""
+
+_PRE_RUNTIME = 6
+_ENGINE = b"aura"
+
+
+def blake2_256(data: bytes) -> bytes:
+    return blake2b(data, digest_size=32).digest()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Header:
+    """What a block's hash commits to.
+
+    `state_root` chains the hash of each block's state changes, so two chains with the
+    same root went through the same writes (it is no Merkle root, and proves no single
+    item). `entropy` stands where a block author's VRF output would: it makes the hash
+    unknown before the block exists.
+    """
+
+    number: int
+    parent_hash: bytes
+    state_root: bytes
+    extrinsics_root: bytes
+    entropy: bytes
+
+    @property
+    def hash(self) -> bytes:
+        digest = compact(1) + self._digest_item
+        roots = self.state_root + self.extrinsics_root
+        return blake2_256(self.parent_hash + compact(self.number) + roots + digest)
+
+    @property
+    def _digest_item(self) -> bytes:
+        return bytes([_PRE_RUNTIME]) + _ENGINE + compact(len(self.entropy)) + self.entropy
+
+    def to_json(self) -> dict[str, Any]:
+        """The header as JSON-RPC carries it."""
+        return {
+            "parentHash": hex_of(self.parent_hash),
+            "number": hex(self.number),
+            "stateRoot": hex_of(self.state_root),
+            "extrinsicsRoot": hex_of(self.extrinsics_root),
+            "digest": {"logs": [hex_of(self._digest_item)]},
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Block:
+    """A sealed block: its header, the header's hash, and its extrinsics as submitted."""
+
+    header: Header
+    hash: bytes
+    extrinsics: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredBlock:
+    """What has to be kept of a block to have it again."""
+
+    hash: bytes
+    extrinsics: tuple[bytes, ...]
+    changes: Changes
+
+
+class BlockList:
+    """All blocks from genesis to the head, by number and by hash."""
+
+    def __init__(self) -> None:
+        self._blocks: list[Block] = []
+        self._numbers: dict[bytes, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._blocks)
+
+    def append(self, block: Block) -> None:
+        assert block.header.number == len(self._blocks), "blocks are appended in order"
+        self._numbers[block.hash] = block.header.number
+        self._blocks.append(block)
+
+    @property
+    def head(self) -> Block:
+        return self._blocks[-1]
+
+    def at(self, number: int) -> Block | None:
+        return self._blocks[number] if 0 <= number < len(self._blocks) else None
+
+    def number_of(self, block_hash: bytes) -> int | None:
+        return self._numbers.get(block_hash)
+
+
+def extrinsics_root(extrinsics: tuple[bytes, ...]) -> bytes:
+    return blake2_256(b"".join(blake2_256(raw) for raw in extrinsics))
+
+
+def next_state_root(parent_root: bytes, changes: Changes) -> bytes:
+    """The parent's root hashed with this block's changes, which come in key order."""
+    hasher = blake2b(parent_root, digest_size=32)
+    for key, value in changes:
+        hasher.update(compact(len(key)) + key)
+        hasher.update(b"\x00" if value is None else b"\x01" + compact(len(value)) + value)
+    return hasher.digest()
+
+
+def hex_of(data: bytes) -> str:
+    return "0x" + data.hex()

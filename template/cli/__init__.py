@@ -1,0 +1,1 @@
+"""Command-line flags, environment variables, logging and signals of every command."""

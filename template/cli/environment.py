@@ -1,0 +1,173 @@
+"""Environment variables of one neuron: its bucket, and the two access keys to it.
+
+Secrets come from here and from nowhere else (no flag, no file), and leave as `Secret`. Does
+not own how a bucket is spoken to (template/store) nor the bytes of a chain record
+(template/protocol/record.py). Importing this module reads nothing.
+"""
+
+import difflib
+import re
+from collections.abc import Mapping
+from typing import Final
+from urllib.parse import SplitResult, urlsplit
+
+from template.errors import ConfigError
+from template.protocol.record import AccessKind
+from template.secret import Secret
+from template.settings import ENV_ENDPOINT, BucketKey, BucketSettings
+
+ENV_R2_ACCOUNT: Final = "TESSERA_R2_ACCOUNT_ID"
+ENV_R2_JURISDICTION: Final = "TESSERA_R2_JURISDICTION"
+ENV_WRITE_KEY_ID: Final = "TESSERA_BUCKET_WRITE_KEY_ID"
+ENV_WRITE_SECRET: Final = "TESSERA_BUCKET_WRITE_SECRET"
+ENV_READ_KEY_ID: Final = "TESSERA_BUCKET_READ_KEY_ID"
+ENV_READ_SECRET: Final = "TESSERA_BUCKET_READ_SECRET"
+
+ENVIRONMENT: Final[Mapping[str, str]] = {
+    ENV_ENDPOINT: "URL of a localnet's bucket server; elsewhere Cloudflare R2:",
+    ENV_R2_ACCOUNT: "account id, 32 hex digits",
+    ENV_R2_JURISDICTION: "default, eu or fedramp (default: default)",
+    ENV_WRITE_KEY_ID: "access key that reads and writes this one bucket; never published",
+    ENV_WRITE_SECRET: "its secret",
+    ENV_READ_KEY_ID: "access key that only reads this one bucket; PUBLISHED on chain",
+    ENV_READ_SECRET: "its secret; published too",
+}
+"""Every variable that a neuron reads itself, in the order in which --help shows them."""
+
+OWN_PREFIXES: Final = ("TESSERA_BUCKET_", "TESSERA_R2_")
+R2_JURISDICTIONS: Final[Mapping[str, AccessKind]] = {
+    "default": AccessKind.R2,
+    "eu": AccessKind.R2_EU,
+    "fedramp": AccessKind.R2_FEDRAMP,
+}
+R2_DOMAIN: Final = ".r2.cloudflarestorage.com"
+R2_KEY_ID_CHARS: Final = 32
+R2_SECRET_CHARS: Final = 64
+LOOPBACK_HOSTS: Final = ("127.0.0.1", "localhost", "::1")
+MAX_S3_CHARS: Final = 80
+"""Longest URL, key id or secret of another S3 endpoint: more has no room in a chain record."""
+
+
+def bucket_settings(env: Mapping[str, str]) -> BucketSettings:
+    """The bucket that the TESSERA_* variables of `env` describe.
+
+    Raises ConfigError naming the variable and the remedy, never a value: a missing or
+    ill-formed variable, a misspelt one, two endpoints, or one key for both purposes (the
+    read key becomes public, so it must not be able to write).
+    """
+    _refuse_unknown(env)
+    kind, account = _place(env)
+    write = _key(env, kind, ENV_WRITE_KEY_ID, ENV_WRITE_SECRET)
+    read = _key(env, kind, ENV_READ_KEY_ID, ENV_READ_SECRET)
+    if write.key_id == read.key_id or write.secret == read.secret:
+        raise ConfigError(
+            f"{ENV_READ_KEY_ID} and {ENV_WRITE_KEY_ID} are one key, but the read key is published"
+            " on chain: create a second key that can only read this bucket"
+        )
+    return BucketSettings(kind=kind, account=account, write=write, read=read)
+
+
+def _refuse_unknown(env: Mapping[str, str]) -> None:
+    for name in sorted(env):
+        if name.startswith(OWN_PREFIXES) and name not in ENVIRONMENT:
+            near = difflib.get_close_matches(name, ENVIRONMENT, n=1)
+            hint = f"did you mean {near[0]}?" if near else "unset it; --help names those there are"
+            raise ConfigError(f"{name} is no variable of this subnet; {hint}")
+
+
+def _place(env: Mapping[str, str]) -> tuple[AccessKind, str]:
+    """The kind of storage, and the account id or endpoint URL."""
+    if env.get(ENV_ENDPOINT) and env.get(ENV_R2_ACCOUNT):
+        raise ConfigError(f"{ENV_ENDPOINT} and {ENV_R2_ACCOUNT} are both set: unset one of them")
+    if env.get(ENV_R2_ACCOUNT):
+        return _r2_kind(env), _r2_account(env)
+    if env.get(ENV_R2_JURISDICTION):
+        raise ConfigError(f"{ENV_R2_JURISDICTION} has no meaning without {ENV_R2_ACCOUNT}: set it")
+    if not env.get(ENV_ENDPOINT):
+        raise ConfigError(
+            f"neither {ENV_ENDPOINT} nor {ENV_R2_ACCOUNT} is set: this node needs a bucket of its"
+            " own, see --help"
+        )
+    return AccessKind.S3, _checked_endpoint(env[ENV_ENDPOINT])
+
+
+def _r2_kind(env: Mapping[str, str]) -> AccessKind:
+    jurisdiction = env.get(ENV_R2_JURISDICTION) or "default"
+    if jurisdiction not in R2_JURISDICTIONS:
+        raise ConfigError(f"{ENV_R2_JURISDICTION} must be one of {', '.join(R2_JURISDICTIONS)}")
+    return R2_JURISDICTIONS[jurisdiction]
+
+
+def _r2_account(env: Mapping[str, str]) -> str:
+    account = env[ENV_R2_ACCOUNT]
+    if re.fullmatch(r"[0-9a-f]{32}", account) is None:
+        raise ConfigError(
+            f"{ENV_R2_ACCOUNT} is not 32 lower-case hex digits: copy the account id from the"
+            " R2 page of the dashboard"
+        )
+    return account
+
+
+def _checked_endpoint(url: str) -> str:
+    """`url` if it is scheme, host and port only; http is for loopback (the localnet)."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise _bad_endpoint("is not a URL") from None
+    if parts.scheme not in ("https", "http") or not parts.hostname or port == 0:
+        raise _bad_endpoint("is not a URL")
+    if parts.scheme == "http" and parts.hostname not in LOOPBACK_HOSTS:
+        raise _bad_endpoint("is plain http to another machine")
+    if _has_more_than_host(parts) or re.fullmatch(r"[!-~]+", url) is None:
+        raise _bad_endpoint("has more than scheme, host and port")
+    if parts.hostname.endswith(R2_DOMAIN):
+        raise ConfigError(f"{ENV_ENDPOINT} is Cloudflare R2: set {ENV_R2_ACCOUNT} instead")
+    if len(url) > MAX_S3_CHARS:
+        raise _bad_endpoint(f"is longer than {MAX_S3_CHARS} characters")
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def _has_more_than_host(parts: SplitResult) -> bool:
+    return parts.path not in ("", "/") or any(
+        (parts.query, parts.fragment, parts.username, parts.password)
+    )
+
+
+def _bad_endpoint(what: str) -> ConfigError:
+    return ConfigError(f"{ENV_ENDPOINT} {what}: give https://HOST or https://HOST:PORT")
+
+
+def _key(env: Mapping[str, str], kind: AccessKind, id_name: str, secret_name: str) -> BucketKey:
+    if kind is AccessKind.S3:
+        key_id, secret = _s3_credential(env, id_name), _s3_credential(env, secret_name)
+    else:
+        key_id = _r2_credential(env, id_name, R2_KEY_ID_CHARS)
+        secret = _r2_credential(env, secret_name, R2_SECRET_CHARS)
+    return BucketKey(key_id=key_id, secret=Secret(secret))
+
+
+def _s3_credential(env: Mapping[str, str], name: str) -> str:
+    value = _present(env, name)
+    if len(value) > MAX_S3_CHARS or re.fullmatch(r"[!-~]+", value) is None:
+        raise ConfigError(
+            f"{name} is ill-formed: 1 to {MAX_S3_CHARS} printable ASCII characters without spaces"
+        )
+    return value
+
+
+def _r2_credential(env: Mapping[str, str], name: str, num_chars: int) -> str:
+    value = _present(env, name)
+    if len(value) != num_chars or re.fullmatch(r"[0-9a-f]+", value) is None:
+        raise ConfigError(
+            f"{name} is ill-formed: R2 gives {num_chars} lower-case hex digits (an S3 access key"
+            " of the token, not the token itself)"
+        )
+    return value
+
+
+def _present(env: Mapping[str, str], name: str) -> str:
+    value = env.get(name, "")
+    if not value:
+        raise ConfigError(f"{name} is not set ({ENVIRONMENT[name]}): see --help")
+    return value

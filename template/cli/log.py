@@ -1,0 +1,116 @@
+"""Logging of a neuron: one line per event, with who logged it and in which window.
+
+Owns the format, the levels and the file; `setup_logging` is called in neurons/ only. Modules
+log through `logging.getLogger(__name__)` and know nothing of this one, except the loop that
+opens each window with `window_context`.
+"""
+
+import logging
+import logging.handlers
+import sys
+import time
+from pathlib import Path
+from typing import Final, Literal
+
+from template.errors import ConfigError
+from template.log_context import current_window
+
+Level = Literal["info", "debug", "trace"]
+
+OWN_LOGGERS: Final = ("template", "compression", "evaluation", "neurons", "__main__")
+TRACED_LIBRARIES: Final = ("bittensor", "websockets.client")
+"""Raised to debug by "trace". Not botocore: at debug it logs signed requests."""
+FRAME_LOGGER: Final = "bittensor.transport.raw_websocket"
+"""Never raised: it logs whole answers of the chain, and buckets' read keys stand in them."""
+
+LOG_FILE_MAX_BYTES: Final = 20_000_000
+NUM_OLD_LOG_FILES: Final = 4
+SHORT_HOTKEY_CHARS: Final = 8
+LINE_FORMAT: Final = (
+    "%(asctime)s %(levelname)-7s %(role)s %(hotkey)s %(window)s %(name)s: %(message)s"
+)
+
+
+def setup_logging(level: Level, directory: Path | None, *, role: str, hotkey: str) -> None:
+    """Send the log to standard error and, if `directory` is given, to `role`.log in it.
+
+    `hotkey` is the ss58 address; its first 8 characters go on each line. Libraries log
+    warnings only, unless the level is "trace". Calling it again replaces the earlier set-up.
+    Raises ConfigError if the file cannot be opened.
+    """
+    handlers: list[logging.Handler] = [logging.StreamHandler()]
+    if directory is not None:
+        handlers.append(_file_handler(directory, role))
+    who = _WhoFilter(role, hotkey[:SHORT_HOTKEY_CHARS])
+    for handler in handlers:
+        handler.setFormatter(_OneLineFormatter(LINE_FORMAT))
+        handler.addFilter(who)
+    logging.basicConfig(level=logging.WARNING, handlers=handlers, force=True)
+    for name in OWN_LOGGERS:
+        logging.getLogger(name).setLevel(logging.INFO if level == "info" else logging.DEBUG)
+    for name in TRACED_LIBRARIES:
+        logging.getLogger(name).setLevel(logging.DEBUG if level == "trace" else logging.NOTSET)
+    logging.getLogger(FRAME_LOGGER).setLevel(logging.WARNING)
+    logging.captureWarnings(True)
+
+
+def _file_handler(directory: Path, role: str) -> logging.Handler:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        return _LogFile(
+            directory / f"{role}.log",
+            maxBytes=LOG_FILE_MAX_BYTES,
+            backupCount=NUM_OLD_LOG_FILES,
+            encoding="utf-8",
+        )
+    except OSError as error:
+        raise ConfigError(
+            f"--logging.logging_dir {directory}: cannot be written ({error.strerror}); name a "
+            "folder that can"
+        ) from error
+
+
+class _LogFile(logging.handlers.RotatingFileHandler):
+    """Says once on standard error that the disk is full, where logging's own handler would
+    print a traceback per line. The other handlers go on."""
+
+    _told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exception()
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._told:
+            self._told = True
+            sys.stderr.write(
+                f"--logging.logging_dir: {self.baseFilename} cannot be written "
+                f"({error.strerror}); free the disk\n"
+            )
+
+
+class _WhoFilter(logging.Filter):
+    """Adds role, hotkey and window to every record; refuses none."""
+
+    def __init__(self, role: str, hotkey: str) -> None:
+        super().__init__()
+        self._role = role
+        self._hotkey = hotkey
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        window = current_window()
+        record.role = self._role
+        record.hotkey = self._hotkey
+        record.window = "w-" if window is None else f"w{window}"
+        return True
+
+
+class _OneLineFormatter(logging.Formatter):
+    """UTC times; a message cannot forge a line, for part of it may be a stranger's text."""
+
+    converter = staticmethod(time.gmtime)
+    default_time_format = "%Y-%m-%dT%H:%M:%S"
+    default_msec_format = "%s.%03dZ"
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        line = super().formatMessage(record)
+        return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in line)

@@ -1,0 +1,1 @@
+"""What each command of an operator does, once its flags are parsed."""

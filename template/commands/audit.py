@@ -1,0 +1,106 @@
+"""An audit from the command line: one validator's logs against chain and buckets, read only."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from template.audit.auditor import Auditor
+from template.audit.findings import Findings
+from template.audit.logs import audit_windows, logs_in_bucket, logs_in_files, read_files
+from template.commands.newcomer import existing_subnet
+from template.commands.reading import read_only
+from template.context import ReadContext
+from template.errors import ConfigError
+from template.protocol.spec import RunSpec, load_spec
+from template.protocol.ss58 import public_key
+from template.settings import ChainConfig
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AuditConfig:
+    """What an audit is told. `logs`: files instead of the validator's bucket. `first` None: those
+    of the files, or from the newest checkpoint on; `last` None: of the files, or the run's.
+    """
+
+    run: Path
+    chain: ChainConfig
+    validator: str
+    first: int | None
+    last: int | None
+    logs: tuple[Path, ...]
+
+
+def run_audit(config: AuditConfig, say: Say) -> int:
+    """0 if all is as the public objects say, 1 if something is not. SubnetError if it cannot be
+    known: the chain is away, the validator unknown, no log to be had.
+    """
+    spec = load_spec(config.run)
+    _check(config, spec)
+    files = read_files(config.logs) if config.logs else {}
+    with read_only(config.run, config.chain, spec) as context:
+        _check_validator(config, context)
+        newest = spec.schedule.num_windows - 1
+        first = min(files) if files and config.first is None else config.first
+        last = max(files) if files and config.last is None else config.last
+        auditor = Auditor(context, config.validator, (newest if first is None else first) + 1)
+        first = auditor.next_window if first is None else first
+        last = newest if last is None else last
+        say(f"auditing {config.validator}, windows {first} to {last}, from theta_"
+            f"{auditor.next_window + 1} on")  # fmt: skip
+        source = (
+            logs_in_files(files)
+            if files
+            else logs_in_bucket(context, auditor.peers, config.validator)
+        )
+        return _tell(audit_windows(auditor, source, first, last), say)
+
+
+def _tell(findings: Iterator[Findings], say: Say) -> int:
+    """Say what is found, window by window, and all in all; the exit status."""
+    num_windows = num_losses = num_wrong = num_unknown = 0
+    worst = 0.0
+    for found in findings:
+        num_wrong += len(found.wrong)
+        num_unknown += len(found.unknown)
+        num_windows += bool(found.num_losses or found.wrong)
+        num_losses += found.num_losses
+        worst = max(worst, found.worst)
+        for line in found.wrong:
+            say(line)
+        for line in found.unknown:
+            say(f"cannot tell: {line}")
+        verdict = f"{len(found.wrong)} figures differ" if found.wrong else "nothing differs"
+        say(f"{found.place}: {found.num_losses} losses computed again, {verdict}")
+    if not num_windows:
+        raise ConfigError("no window was audited: there is no log of any")
+    verdict = f"{num_wrong} figures differ" if num_wrong else "nothing differs"
+    say(
+        f"{num_windows} windows, {num_losses} losses computed again, the worst off by {worst:.1e} "
+        f"nats: {verdict} from the public objects; {num_unknown} points could not be told"
+    )
+    return int(num_wrong > 0)
+
+
+def _check(config: AuditConfig, spec: RunSpec) -> None:
+    try:
+        public_key(config.validator)
+    except ValueError as error:
+        raise ConfigError(f"--validator: {error}") from error
+    limit = spec.schedule.num_windows
+    for flag, window in (("--first", config.first), ("--last", config.last)):
+        if window is not None and not 0 <= window < limit:
+            raise ConfigError(f"{flag}: the run has windows 0 to {limit - 1}")
+    if config.first is not None and config.last is not None and config.first > config.last:
+        raise ConfigError("--first: lies behind --last")
+
+
+def _check_validator(config: AuditConfig, context: ReadContext) -> None:
+    """ConfigError unless the subnet exists and has this hotkey."""
+    graph = existing_subnet(context.chain)
+    row = graph.by_hotkey(config.validator)
+    if row is None:
+        raise ConfigError(
+            f"--validator: {config.validator} is not registered on --netuid {config.chain.netuid}"
+        )

@@ -1,0 +1,216 @@
+"""What a newcomer finds who has nothing but a run spec: access records, dataset, theta_0.
+
+Reads only; needs no wallet and no bucket. Owns what is looked at and what counts as right:
+an object is there if one mirror gives it as the spec says. Large shards are measured, not read.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from rich.table import Column, Table
+
+from template.chain import Chain, Metagraph
+from template.chain.ballots import read_records
+from template.context import OpenBucket
+from template.data.manifest import Manifest, parse_manifest
+from template.errors import (
+    EXIT_ENDED,
+    EXIT_OPERATOR,
+    ChainError,
+    ConfigError,
+    Denied,
+    NotFound,
+    SubnetError,
+    TooLarge,
+    exit_status,
+)
+from template.protocol.keys import blob_key
+from template.protocol.record import Record
+from template.protocol.spec import RunSpec
+from template.store import Store
+from template.sync.bootstrap import MAX_MANIFEST_BYTES, check_manifest
+from template.training.checkpoint import parse_params
+from template.training.model import tensor_shapes
+
+THREADS = 16
+SHORT_CHARS = 8
+HEADER_BYTES = 2**20
+"""Room for the header of a safetensors file."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """One thing that a spec names. `mirrors`: who gives it as it should be; `faults`: what was
+    wrong with the others. `status`: the exit status that it earns.
+    """
+
+    what: str
+    mirrors: tuple[str, ...]
+    faults: tuple[str, ...]
+    status: int
+    num_bytes: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Report:
+    """Everything found. `block`: the final block at which the chain was read."""
+
+    block: int
+    findings: tuple[Finding, ...]
+
+    @property
+    def status(self) -> int:
+        """2 if an operator has to change something, else 1 if something did not answer, else 0."""
+        return max(finding.status for finding in self.findings)
+
+
+_UNKNOWN_SHARDS = [
+    Finding(what="shards", mirrors=(), faults=("the manifest names them",), status=EXIT_ENDED)
+]
+
+
+def look(spec: RunSpec, chain: Chain, open_bucket: OpenBucket) -> Report:
+    """Look for all that a spec names, on every mirror. ChainError if the chain is away."""
+    block = existing_subnet(chain).block
+    records = read_records(chain, block)
+    buckets: dict[str, Store] = {}
+    findings = [_find_record(hotkey, records, open_bucket, buckets) for hotkey in spec.data.mirrors]
+    found, manifest = _find_manifest(spec, buckets)
+    findings += [found, _find_theta0(spec, buckets)]
+    findings += _UNKNOWN_SHARDS if manifest is None else _find_shards(manifest, buckets)
+    return Report(block=block, findings=tuple(findings))
+
+
+def existing_subnet(chain: Chain) -> Metagraph:
+    """The subnet at the last final block; ConfigError if there is none of this number."""
+    try:
+        return chain.metagraph(chain.finalized())
+    except ChainError as error:
+        if error.code == "subnet_not_exists":
+            raise ConfigError(str(error)) from error
+        raise
+
+
+def _find_record(
+    hotkey: str,
+    records: Mapping[str, Record],
+    open_bucket: OpenBucket,
+    buckets: dict[str, Store],
+) -> Finding:
+    """A mirror's access record; its bucket goes into `buckets` if it can be opened."""
+    what = f"access record of {hotkey[:SHORT_CHARS]}"
+    record = records.get(hotkey)
+    if record is None or record.access is None:
+        fault = "not on chain: its owner runs `owner.py publish`, or starts its neuron"
+        return Finding(what=what, mirrors=(), faults=(fault,), status=EXIT_OPERATOR)
+    try:
+        buckets[hotkey] = open_bucket(hotkey, record.access)
+    except SubnetError as error:
+        return Finding(what=what, mirrors=(), faults=(str(error),), status=exit_status(error))
+    return Finding(what=what, mirrors=(hotkey,), faults=(), status=EXIT_ENDED)
+
+
+def _find_manifest(spec: RunSpec, buckets: Mapping[str, Store]) -> tuple[Finding, Manifest | None]:
+    parsed: list[Manifest] = []
+    digest = bytes.fromhex(spec.data.manifest_digest)
+
+    def get(bucket: Store) -> int:
+        data = _get(bucket, digest, MAX_MANIFEST_BYTES)
+        manifest = parse_manifest(data)
+        check_manifest(manifest, spec, digest)
+        parsed.append(manifest)
+        return len(data)
+
+    finding = _ask("dataset manifest", buckets, get)
+    return finding, parsed[0] if parsed else None
+
+
+def _find_theta0(spec: RunSpec, buckets: Mapping[str, Store]) -> Finding:
+    numel = sum(math.prod(shape) for shape in tensor_shapes(spec).values())
+    digest = bytes.fromhex(spec.checkpoint.theta0_digest)
+
+    def get(bucket: Store) -> int:
+        data = _get(bucket, digest, 4 * numel + HEADER_BYTES)
+        parse_params(data, spec)
+        return len(data)
+
+    return _ask("theta_0", buckets, get)
+
+
+def _find_shards(manifest: Manifest, buckets: Mapping[str, Store]) -> list[Finding]:
+    shards = [(f"shard {number}", shard) for number, shard in enumerate(manifest.shards)]
+    shards.append(("held-out shard", manifest.held_out))
+
+    def find(index: int) -> Finding:
+        what, shard = shards[index]
+        key = blob_key(bytes.fromhex(shard.sha256))
+
+        def measure(bucket: Store) -> int:
+            num_bytes = bucket.size(key)
+            if num_bytes != shard.num_bytes:
+                raise ConfigError(f"has {num_bytes} bytes, the manifest says {shard.num_bytes}")
+            return num_bytes
+
+        return _ask(what, buckets, measure)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(pool.map(find, range(len(shards))))
+
+
+def _get(bucket: Store, digest: bytes, max_bytes: int) -> bytes:
+    data = bucket.get(blob_key(digest), max_bytes=max_bytes)
+    if hashlib.sha256(data).digest() != digest:
+        raise ConfigError("other bytes lie under this digest: its owner publishes again")
+    return data
+
+
+def _ask(what: str, buckets: Mapping[str, Store], ask: Callable[[Store], int]) -> Finding:
+    """Ask every mirror; `ask` gives the object's length or raises what is wrong with it."""
+    mirrors, faults, sizes = [], [], []
+    status = EXIT_ENDED
+    for hotkey, bucket in buckets.items():
+        try:
+            sizes.append(ask(bucket))
+            mirrors.append(hotkey)
+        except SubnetError as error:
+            faults.append(f"{hotkey}: {error}")
+            status = max(status, _status(error))
+    if not buckets:
+        faults.append("no mirror's bucket is known")
+        status = EXIT_OPERATOR
+    return Finding(
+        what=what,
+        mirrors=tuple(mirrors),
+        faults=tuple(faults),
+        status=EXIT_ENDED if mirrors else status,
+        num_bytes=sizes[0] if sizes else None,
+    )
+
+
+def _status(error: SubnetError) -> int:
+    """What is missing, wrong or forbidden stays so until its owner acts; an outage may pass."""
+    return EXIT_OPERATOR if isinstance(error, NotFound | Denied | TooLarge) else exit_status(error)
+
+
+def table(report: Report) -> Table:
+    """The findings, a row each."""
+    shown = Table("object", Column("bytes", justify="right"), "given by", "what is wrong")
+    for finding in report.findings:
+        num_bytes = "" if finding.num_bytes is None else f"{finding.num_bytes:,}"
+        given_by = ", ".join(hotkey[:SHORT_CHARS] for hotkey in finding.mirrors) or "NOBODY"
+        shown.add_row(finding.what, num_bytes, given_by, "; ".join(finding.faults))
+    return shown
+
+
+def position(spec: RunSpec, head: int) -> str:
+    """Where the run stands at block `head`."""
+    schedule = spec.schedule
+    window = schedule.schedule().window_of(head)
+    if window < 0:
+        return f"block {head:,}: window 0 starts at block {schedule.start_block:,}"
+    if window >= schedule.num_windows:
+        return f"block {head:,}: the run has ended; its last window was {schedule.num_windows - 1}"
+    return f"block {head:,}: in window {window} of {schedule.num_windows}"

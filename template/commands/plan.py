@@ -1,0 +1,163 @@
+"""The subnet owner's part before a run starts: dataset, theta_0, and the run spec.
+
+A *plan* is a run spec without what follows from it: the owner's mirror, the digests of the
+dataset and of theta_0, the block at which it starts. Once the blobs lie in the owner's
+bucket under their digests, the owner has no further role that another cannot take.
+"""
+
+import hashlib
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from template.commands.warm_start import warm_started
+from template.data.corpus import Corpus
+from template.data.manifest import Manifest, manifest_bytes, manifest_digest
+from template.data.shards import build_dataset
+from template.data.tokenizer import load_tokenizer
+from template.errors import ConfigError, NotFound, TooLarge
+from template.protocol.keys import blob_key
+from template.protocol.spec import RunSpec
+from template.protocol.toml import from_table
+from template.store import Store
+from template.sync.bootstrap import check_manifest
+from template.training.checkpoint import params_bytes
+from template.training.model import initial_params
+
+SHARD_TOKENS = 2**20
+
+_DERIVED = (
+    ("data", "manifest_digest"),
+    ("data", "mirrors"),
+    ("schedule", "start_block"),
+    ("checkpoint", "theta0_digest"),
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PreparedRun:
+    """A spec, and by SHA-256 the blobs that it names."""
+
+    spec: RunSpec
+    blobs: Mapping[bytes, bytes]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunChoices:
+    """What the plan leaves open. `seed` draws theta_0; `num_windows` None keeps the plan's."""
+
+    owner_hotkey: str
+    start_block: int
+    seed: int = 0
+    num_windows: int | None = None
+
+
+def load_plan(path: Path) -> dict[str, Any]:
+    """A plan from a TOML file; ConfigError if it cannot be read or says what is derived."""
+    try:
+        plan = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"--plan {path}: cannot be read: {error}") from error
+    for section, key in _DERIVED:
+        if key in plan.get(section, {}):
+            raise ConfigError(f"--plan {path}: {section}.{key} is derived; leave it out")
+    return plan
+
+
+def check_plan(path: Path, plan: Mapping[str, Any], choices: RunChoices) -> RunSpec:
+    """The spec that a plan will become, without its digests; ConfigError names plan and key."""
+    try:
+        return from_table(RunSpec, _fill(plan, choices))
+    except ConfigError as error:
+        raise ConfigError(f"--plan {path}: {error}") from error
+
+
+def prepare_run(
+    plan: Mapping[str, Any],
+    corpus: Corpus,
+    choices: RunChoices,
+    say: Callable[[str], None] = lambda _: None,
+) -> PreparedRun:
+    """Build the dataset and theta_0 and fill in the plan. ConfigError names a wrong key.
+
+    `say` gets a line from time to time while theta_0 is trained alone, if the plan wants it.
+    """
+    filled = _fill(plan, choices)
+    draft = from_table(RunSpec, filled)
+    dataset = build_dataset(
+        corpus,
+        load_tokenizer(draft.data.tokenizer),
+        page_tokens=draft.data.page_tokens,
+        shard_tokens=SHARD_TOKENS // draft.data.page_tokens * draft.data.page_tokens,
+    )
+    manifest = manifest_bytes(dataset.manifest)
+    params = initial_params(draft, choices.seed)
+    theta0 = params_bytes(warm_started(params, draft, dataset, choices.seed, say))
+    blobs = {hashlib.sha256(data).digest(): data for data in (manifest, theta0)}
+    blobs |= {bytes.fromhex(digest): data for digest, data in dataset.blobs.items()}
+    spec = replace(
+        draft,
+        data=replace(draft.data, manifest_digest=hashlib.sha256(manifest).hexdigest()),
+        checkpoint=replace(draft.checkpoint, theta0_digest=hashlib.sha256(theta0).hexdigest()),
+    )
+    _check_dataset(dataset.manifest, spec)
+    return PreparedRun(spec=spec, blobs=blobs)
+
+
+def _check_dataset(manifest: Manifest, spec: RunSpec) -> None:
+    """ConfigError for a run that nobody could join."""
+    check_manifest(manifest, spec, manifest_digest(manifest))
+    held_out_pages = manifest.held_out.num_tokens // manifest.page_tokens
+    if spec.evaluation.curve_pages > held_out_pages:
+        raise ConfigError(
+            f"run spec: evaluation.curve_pages is {spec.evaluation.curve_pages}, the text holds "
+            f"out {held_out_pages} pages: take at most so many"
+        )
+
+
+def upload(run: PreparedRun, bucket: Store) -> None:
+    """Put every blob of the run into the owner's bucket."""
+    for digest, data in run.blobs.items():
+        bucket.put(blob_key(digest), data)
+
+
+def upload_missing(
+    run: PreparedRun, writer: Store, reader: Store, say: Callable[[str], None]
+) -> int:
+    """Put what the bucket does not hold yet; the number of bytes sent.
+
+    What it holds is read back with the key that everybody will read with, and compared.
+    """
+    sent_bytes = 0
+    for number, (digest, data) in enumerate(run.blobs.items(), start=1):
+        key = blob_key(digest)
+        there = _holds(reader, key, data)
+        if not there:
+            writer.put(key, data)
+            sent_bytes += len(data)
+        done = "there already" if there else "sent"
+        say(f"object {number} of {len(run.blobs)}: {len(data):,} bytes, {done}")
+    return sent_bytes
+
+
+def _holds(reader: Store, key: str, data: bytes) -> bool:
+    try:
+        return reader.get(key, max_bytes=len(data)) == data
+    except (NotFound, TooLarge):
+        return False
+
+
+def _fill(plan: Mapping[str, Any], choices: RunChoices) -> dict[str, Any]:
+    unknown = "00" * 32
+    schedule = {**plan.get("schedule", {}), "start_block": choices.start_block}
+    if choices.num_windows is not None:
+        schedule["num_windows"] = choices.num_windows
+    data = {"manifest_digest": unknown, "mirrors": [choices.owner_hotkey]}
+    return {
+        **plan,
+        "data": {**plan.get("data", {}), **data},
+        "schedule": schedule,
+        "checkpoint": {**plan.get("checkpoint", {}), "theta0_digest": unknown},
+    }

@@ -1,0 +1,227 @@
+"""Publishing a run: from a plan to blobs in a bucket, a record on chain and a run spec on disk.
+
+Owns the order of the steps and what is checked before each. Every step can be repeated: a
+command that was interrupted goes on where it was. Nobody has to run anything here again once
+the spec is written.
+"""
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from template.base.preflight import ask_for_place
+from template.bucket.own import OwnBucket
+from template.chain import Chain
+from template.chain.ballots import read_records
+from template.chain.commands import Commands, wallet_flags
+from template.chain.health import shown_endpoint
+from template.cli.owner_flags import PublishConfig
+from template.commands.plan import (
+    RunChoices,
+    check_plan,
+    load_plan,
+    prepare_run,
+    upload_missing,
+)
+from template.data.corpus import load_corpus
+from template.errors import ChainError, ConfigError
+from template.protocol.record import Access, Record, encode_record
+from template.protocol.schedule import Schedule
+from template.protocol.spec import RunSpec, spec_to_toml
+
+FINAL_LIMIT_S = 300.0
+_POLL_S = 0.25
+
+Say = Callable[[str], None]
+
+_NOBODY = "5C4hrfjw9DjXZTzV3MwzrrAr9P1MJhSrvWGWqi1eSuyUpnhM"
+"""The hotkey of 32 zero bytes."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Published:
+    """A run that others can join. `block`: the head when it was written."""
+
+    spec: RunSpec
+    text: str
+    block: int
+
+    @property
+    def sha256(self) -> str:
+        """Of the run spec's file."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+def read_plan(config: PublishConfig) -> dict[str, Any]:
+    """The plan, if it is one, and the flags fit it; else ConfigError. Asks nobody."""
+    out = config.out
+    if out.exists() and not config.force:
+        raise ConfigError(f"--out {out}: exists; name another file, or replace it with --force")
+    if not out.parent.is_dir():
+        raise ConfigError(f"--out {out}: there is no folder {out.parent}; create it")
+    if not config.text.is_file():
+        raise ConfigError(f"--text {config.text}: not there; `make text` fetches it")
+    plan = load_plan(config.plan)
+    # Any owner and block will do: only the keys that the plan has are judged here.
+    spec = check_plan(config.plan, plan, _choices(config, _NOBODY, start_block=2**31))
+    margin_blocks = spec.schedule.vote_margin_blocks
+    if config.start_in_blocks <= margin_blocks:
+        raise ConfigError(
+            f"--start-in {config.start_in_blocks}: must be more than the plan's "
+            f"schedule.vote_margin_blocks ({margin_blocks}), and long enough to hand out --out"
+        )
+    return plan
+
+
+def publish_run(
+    config: PublishConfig, plan: Mapping[str, Any], chain: Chain, bucket: OwnBucket, say: Say
+) -> Published:
+    """All steps, in order; --out is written last. Raises SubnetError with the remedy.
+
+    Plan, subnet and bucket were checked before.
+    """
+    hotkey, first_block = bucket.hotkey, chain.head()
+    choices = _choices(config, hotkey, first_block + config.start_in_blocks)
+    draft = check_plan(config.plan, plan, choices)
+    say(f"plan: {draft.name}, {_length(draft)}; window 0 starts at block {choices.start_block:,}")
+    run = prepare_run(plan, load_corpus(config.text), choices, say)
+    num_bytes = sum(map(len, run.blobs.values()))
+    say(f"dataset and theta_0: {len(run.blobs)} objects, {num_bytes:,} bytes")
+    upload_missing(run, bucket.writer, bucket.reader, say)
+    _publish_access(chain, hotkey, config.bucket.access, say)
+    block = chain.head()
+    _check_ahead(block, run.spec.schedule.schedule(), first_block)
+    text = spec_to_toml(run.spec)
+    _write(config.out, text)
+    return Published(spec=run.spec, text=text, block=block)
+
+
+def _choices(config: PublishConfig, hotkey: str, start_block: int) -> RunChoices:
+    return RunChoices(
+        owner_hotkey=hotkey,
+        start_block=start_block,
+        seed=config.seed,
+        num_windows=config.num_windows,
+    )
+
+
+def check_subnet(
+    config: PublishConfig, plan: Mapping[str, Any], chain: Chain, hotkey: str, say: Say
+) -> None:
+    """ConfigError where chain and plan do not fit; a word where they may not."""
+    spec = check_plan(config.plan, plan, _choices(config, hotkey, start_block=2**31))
+    wallet = config.wallet
+    commands = Commands(
+        netuid=config.chain.netuid,
+        network=shown_endpoint(config.chain.network),
+        wallet=wallet_flags(wallet.name, wallet.hotkey, wallet.path),
+    )
+    uid = ask_for_place(chain, hotkey, commands).uid
+    graph = chain.metagraph(chain.finalized())
+    if graph.tempo_blocks > spec.schedule.tempo_blocks:
+        raise ConfigError(
+            f"--plan {config.plan}: schedule.tempo_blocks is {spec.schedule.tempo_blocks}, but "
+            f"subnet {graph.netuid} has a tempo of {graph.tempo_blocks} blocks: the commitment "
+            "quota would not last; write that tempo into the plan"
+        )
+    say(f"subnet {graph.netuid}: {hotkey} is uid {uid}; {len(graph.neurons)} hotkeys registered")
+    burn_uid, owner_uid = spec.weights.burn_uid, graph.uid_of(graph.owner_hotkey)
+    if burn_uid != owner_uid:
+        say(
+            f"note: what nobody earns will go to uid {burn_uid} (weights.burn_uid of the plan), "
+            f"which is not the subnet owner's; the owner's hotkey has uid {owner_uid}"
+        )
+
+
+def _publish_access(chain: Chain, hotkey: str, access: Access, say: Say) -> None:
+    """The access record, on chain and final; what else the record says stays."""
+    block = chain.finalized()
+    record = read_records(chain, block).get(hotkey, Record())
+    if record.access == access:
+        say(f"access record: on chain already, final at block {block:,}")
+        return
+    say("access record: publishing it, and waiting until it is final")
+    chain.publish(encode_record(replace(record, access=access)))
+    end_s = time.monotonic() + FINAL_LIMIT_S
+    while time.monotonic() < end_s:
+        latest = chain.finalized()
+        if latest > block:
+            block = latest
+            found = read_records(chain, block).get(hotkey)
+            if found is not None and found.access == access:
+                say(f"access record: final at block {block:,}")
+                return
+        time.sleep(_POLL_S)
+    raise ChainError(
+        f"the access record of {hotkey} was sent, but is not in a final block after "
+        f"{FINAL_LIMIT_S:.0f} s (last final block: {block}): start this command again"
+    )
+
+
+def _check_ahead(head: int, schedule: Schedule, first_block: int) -> None:
+    """Window 0's pages are drawn by a block that nobody may know when the spec is published."""
+    drawn = schedule.assignment_block(0)
+    if head >= drawn:
+        margin_blocks = schedule.first_block(0) - drawn
+        raise ConfigError(
+            f"--start-in {schedule.first_block(0) - first_block}: too soon: the pages of window "
+            f"0 are drawn at block {drawn}, and block {head} is here already. Start again with "
+            f"more than {head - first_block + margin_blocks}: what was uploaded is not sent again"
+        )
+
+
+def _write(out: Path, text: str) -> None:
+    """Whole or not at all."""
+    part = out.with_name(f".{out.name}.part")
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(out)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink()
+        raise ConfigError(f"--out {out}: cannot be written: {error.strerror}") from error
+
+
+def _length(spec: RunSpec) -> str:
+    schedule = spec.schedule
+    return f"{schedule.num_windows} windows of {schedule.blocks_per_window} blocks"
+
+
+def summary(published: Published, config: PublishConfig, block_s: float, now_s: float) -> str:
+    """What the owner has to know and to hand on. `now_s`: seconds since 1970."""
+    spec = published.spec
+    schedule = spec.schedule
+    wait_s = (schedule.start_block - published.block) * block_s
+    length_s = schedule.num_windows * schedule.blocks_per_window * block_s
+    starts = datetime.fromtimestamp(now_s + wait_s, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return f"""\
+run spec     {config.out}
+SHA-256      {published.sha256}
+run_id       {spec.run_id.hex()}
+start        block {schedule.start_block:,}, in about {_duration(wait_s)} ({starts})
+length       {_length(spec)}, about {_duration(length_s)} at {block_s:.2g} s a block
+mirror       {", ".join(spec.data.mirrors)}
+
+Hand {config.out.name} and its SHA-256 to miners and validators, and tell them the subnet:
+  --netuid {config.chain.netuid} --subtensor.network {config.chain.network}
+They can see that all is there:
+  python neurons/owner.py check --run {config.out.name} --netuid {config.chain.netuid} \
+--subtensor.network {config.chain.network}
+Keep the bucket and its read key as they are until the run has ended.
+"""
+
+
+def _duration(seconds: float) -> str:
+    for unit, name in ((86_400, "days"), (3_600, "hours"), (60, "minutes")):
+        if seconds >= 2 * unit:
+            return f"{seconds / unit:.1f} {name}"
+    return f"{seconds:.0f} seconds"

@@ -1,0 +1,77 @@
+"""What reading a run takes: its chain, buckets by their access records, its payloads' format."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from template import __spec_version__
+from template.chain.bittensor import BittensorChain, ChainOptions
+from template.chain.waiter import Waiter
+from template.context import OpenBucket, ReadContext
+from template.metrics import FanOutMetrics
+from template.protocol.keys import bucket_name
+from template.protocol.payload import PayloadFormat
+from template.protocol.record import Access
+from template.protocol.spec import RunSpec
+from template.protocol.ss58 import public_key
+from template.secret import Secret
+from template.settings import ChainConfig
+from template.store.endpoints import check_peer_endpoint, is_local_chain
+from template.store.s3 import S3Bucket, S3Store
+from template.training.model import tensor_shapes
+
+OPTIONS = ChainOptions(read_timeout_s=15.0, read_deadline_s=60.0)
+"""A person waits for the answer."""
+
+PEER_DEADLINE_S = 20.0
+"""How long one request to a peer's bucket may be retried: a dead peer must not stop a node."""
+
+
+def payload_format(spec: RunSpec) -> PayloadFormat:
+    return PayloadFormat(
+        run_id=spec.run_id, shapes=tensor_shapes(spec), top_k=spec.compression.top_k
+    )
+
+
+def bucket_opener(*, on_localnet: bool) -> OpenBucket:
+    """Opens peers' buckets by their access records; refuses endpoints inside our network."""
+
+    def open_bucket(hotkey: str, access: Access) -> S3Store:
+        check_peer_endpoint(access.endpoint_url, on_localnet=on_localnet)
+        bucket = S3Bucket(
+            endpoint_url=access.endpoint_url,
+            bucket=bucket_name(public_key(hotkey)),
+            access_key_id=access.access_key_id,
+            secret_access_key=Secret(access.secret_access_key),
+        )
+        return S3Store(bucket, deadline_s=PEER_DEADLINE_S)
+
+    return open_bucket
+
+
+@contextmanager
+def read_only(run: Path, chain_config: ChainConfig, spec: RunSpec) -> Iterator[ReadContext]:
+    """Chain and buckets with nobody's key; what is fetched lies in a folder that goes with it."""
+    chain = BittensorChain(
+        endpoint=chain_config.network,
+        netuid=chain_config.netuid,
+        wallet=None,
+        version_key=__spec_version__,
+        options=OPTIONS,
+    )
+    with tempfile.TemporaryDirectory(prefix="tessera-reading-") as folder:
+        try:
+            yield ReadContext(
+                spec=spec,
+                form=payload_format(spec),
+                chain=chain,
+                waiter=Waiter(chain),
+                open_bucket=bucket_opener(on_localnet=is_local_chain(chain_config.network)),
+                metrics=FanOutMetrics([]),
+                state_dir=Path(folder),
+                device="cpu",
+                run_file=run,
+            )
+        finally:
+            chain.close()

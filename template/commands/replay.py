@@ -1,0 +1,79 @@
+"""A replay from the command line: the model again, from public objects alone."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from template.audit.replay import Replayed, audit_validators, replay_run
+from template.commands.newcomer import existing_subnet
+from template.commands.reading import read_only
+from template.errors import ConfigError, ConsensusError
+from template.peers.client import Peers
+from template.protocol.root import tensors_digest
+from template.protocol.spec import RunSpec, load_spec
+from template.settings import ChainConfig
+from template.training.outer import OuterState
+from template.training.published import publish
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReplayConfig:
+    """What a replay is told. `since`: not from before theta_since. `out`: folder for the model."""
+
+    run: Path
+    chain: ChainConfig
+    since: int
+    out: Path | None
+    audit: bool
+
+
+def run_replay(config: ReplayConfig, say: Say, tell: Say) -> int:
+    """0 if the replay ends where the majority stands, and all that is audited follows; else 1.
+
+    `say` gets progress, `tell` the result: one line of JSON. SubnetError if nothing can be known.
+    """
+    spec = load_spec(config.run)
+    with read_only(config.run, config.chain, spec) as context:
+        existing_subnet(context.chain)
+        peers = Peers(context)
+        try:
+            replayed = replay_run(context, peers, config.since, say)
+        except ConsensusError as error:
+            say(str(error))
+            return 1
+        if config.out is not None:
+            _save_model(config.out, replayed.state, spec)
+            say(f"theta_{replayed.state.window} is in {config.out}")
+        if config.audit:
+            audit_validators(context, replayed, say)
+        for hotkey, lines in replayed.wrong.items():
+            for line in lines:
+                say(f"{hotkey}: {line}")
+        tell(json.dumps(_result(replayed)))
+        return int(bool(replayed.wrong))
+
+
+def _save_model(folder: Path, state: OuterState, spec: RunSpec) -> None:
+    published = publish(state, spec)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for entry in json.loads(published.manifest)["files"]:
+            data = published.blobs[bytes.fromhex(entry["sha256"])]
+            (folder / entry["name"]).write_bytes(data)
+    except OSError as error:
+        raise ConfigError(f"--out {folder}: {error.strerror}: name another folder") from error
+
+
+def _result(replayed: Replayed) -> dict[str, object]:
+    state = replayed.state
+    return {
+        "from_window": replayed.start,
+        "window": state.window,
+        "root": state.root.hex(),
+        "params_digest": tensors_digest(state.params).hex(),
+        "num_payloads": replayed.num_payloads,
+        "wrong": replayed.wrong,
+    }

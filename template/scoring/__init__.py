@@ -1,0 +1,1 @@
+"""Scoring a window: admission of payloads, the pool of pages, losses and verdicts."""

@@ -1,0 +1,421 @@
+"""An auditor beside a run: it finds nothing wrong in honest logs, and names what is forged."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from evaluation.verdict import MEASURED
+from evaluation.verdict_log import LogError, WindowLog, decode_log, encode_log
+from evaluation.work import HELD_OUT
+from template.audit.auditor import Auditor
+from template.audit.findings import Findings, different_digest
+from template.audit.logs import audit_windows, logs_in_bucket, logs_in_files
+from template.errors import NotFound
+from template.protocol.keys import payload_key
+from tests.support.archive import Archive
+from tests.support.audited import (
+    FORGED,
+    WINDOWS,
+    Ancient,
+    Bench,
+    Replay,
+    deaf,
+    live,
+    published,
+    reader,
+)
+from tests.support.fakes import World, hotkey_of
+from tests.support.nodes import STAKES_TAO, honest, run, to_the_end
+from tests.support.swarm import build_world
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory) -> tuple[World, list[Findings]]:
+    """A run that has ended, and what was found while it went on."""
+    world = build_world(
+        {**STAKES_TAO, "ancient": 0, "replay": 0},
+        evaluation__claimed_pages=8,
+        schedule__num_windows=WINDOWS,
+        checkpoint__every_windows=2,
+        weights__min_windows=2,
+        training__inner_steps=3,
+    )
+    # Windows are audited long after retention lets validators forget them.
+    archives = {hotkey: Archive() for hotkey in world.buckets if hotkey != hotkey_of("owner")}
+    world.buckets |= archives
+    drives = {
+        **honest("val-a", "m0", "m1"),
+        "val-b": deaf,
+        "ancient": to_the_end(Ancient),
+        "replay": to_the_end(Replay),
+        "owner": live,
+    }
+    nodes = run(world, drives, tmp_path_factory.mktemp("run"))
+    for bucket in archives.values():
+        bucket.is_closed = False
+    return world, nodes["owner"]
+
+
+@pytest.fixture(scope="module")
+def world(ended) -> World:
+    return ended[0]
+
+
+@pytest.fixture(scope="module")
+def bench(world, tmp_path_factory) -> Bench:
+    return Bench(world, tmp_path_factory.mktemp("auditor"))
+
+
+def test_the_run_has_what_the_forgers_need(bench) -> None:
+    statuses = {v.hotkey: v.status for v in bench.honest.verdicts}
+    assert statuses[hotkey_of("ancient")] == "stale"
+    assert statuses[hotkey_of("replay")] == "duplicate"
+    assert {statuses[hotkey_of("m0")], statuses[hotkey_of("m1")]} <= set(MEASURED)
+    assert encode_log(bench.resigned(bench.honest)) == encode_log(bench.honest)
+
+
+@pytest.mark.parametrize("name", ["val-a", "val-b"])
+def test_honest_logs_audit_clean_from_theta_0_on(world, name, tmp_path) -> None:
+    context = reader(world, tmp_path)
+    auditor = Auditor(context, hotkey_of(name), 1)
+    source = logs_in_bucket(context, auditor.peers, hotkey_of(name))
+    found = list(audit_windows(auditor, source, 0, WINDOWS - 1))
+    assert [each.window for each in found] == list(range(WINDOWS))
+    assert [line for each in found for line in each.wrong] == []
+    logs = [decode_log(source(w).decode()) for w in range(WINDOWS)]
+    assert [each.num_losses for each in found] == [
+        log.ids_S.size * (1 + len(log.measured.after_S)) for log in logs
+    ]
+    unknown = [line for each in found for line in each.unknown]
+    unavailable = [v for log in logs for v in log.verdicts if v.status == "unavailable"]
+    assert len(unknown) == len(unavailable) == (WINDOWS if name == "val-b" else 0)
+    assert all("1 others name the payload" in line for line in unknown)
+
+
+def test_an_audit_while_the_run_goes_on_finds_the_same(ended, tmp_path) -> None:
+    world, found = ended
+    assert [each.window for each in found] == list(range(WINDOWS))
+    auditor = Auditor(reader(world, tmp_path), hotkey_of("val-a"), 1)
+    assert found == list(
+        audit_windows(auditor, logs_in_files(published(world, "val-a")), 0, WINDOWS - 1)
+    )
+
+
+Forge = Callable[[Bench], WindowLog]
+FORGERIES: Mapping[str, tuple[Forge, str]] = {}
+
+
+def forgery(expected: str) -> Callable[[Forge], Forge]:
+    """Register a forger, and what has to be said of its work."""
+
+    def register(forge: Forge) -> Forge:
+        FORGERIES[forge.__name__] = (forge, expected)  # type: ignore[index]
+        return forge
+
+    return register
+
+
+def with_loss(bench: Bench, change: float) -> WindowLog:
+    measured, uid = bench.honest.measured, bench.uid("m0")
+    after_S = measured.after_S[uid].copy()
+    after_S[5] += change
+    return bench.resigned(
+        replace(
+            bench.honest,
+            measured=replace(measured, after_S={**measured.after_S, uid: after_S}),
+        )
+    )
+
+
+@forgery("uid {m0}: loss after its step on page {page5}, number 5 of the pool, is ")
+def one_digit_of_a_loss(bench):
+    return with_loss(bench, 1.1 * bench.world.spec.evaluation.loss_tolerance)
+
+
+@forgery("window 3: loss at theta on page {page5}, number 5 of the pool, is ")
+def one_digit_of_a_loss_before(bench):
+    measured = bench.honest.measured
+    before_S = measured.before_S.copy()
+    before_S[5] -= 1e-3
+    return bench.resigned(replace(bench.honest, measured=replace(measured, before_S=before_S)))
+
+
+@forgery("window 3, uid {m1}: loss after its step")
+def a_loss_that_is_infinite(bench):
+    measured, uid = bench.honest.measured, bench.uid("m1")
+    after_S = np.full_like(measured.after_S[uid], np.inf)
+    after = {**measured.after_S, uid: after_S}
+    return bench.resigned(replace(bench.honest, measured=replace(measured, after_S=after)))
+
+
+@forgery("window 3, seed is ")
+def the_seed(bench):
+    return replace(bench.honest, seed="00" * 32)
+
+
+@forgery("page 7 of the pool: its id is {page7}, the log says 0")
+def a_page_id(bench):
+    ids_S = bench.honest.ids_S.copy()
+    ids_S[7] = 0
+    return replace(bench.honest, ids_S=ids_S)
+
+
+@forgery("page 24 of the pool: its owner is uid ")
+def an_owner(bench):
+    owners_S = bench.honest.measured.owners_S.copy()
+    assert owners_S[24] != HELD_OUT
+    owners_S[24] = bench.uid("m0") + bench.uid("m1") - owners_S[24]
+    measured = replace(bench.honest.measured, owners_S=owners_S)
+    return bench.resigned(replace(bench.honest, measured=measured))
+
+
+@forgery("the pool has {pool} pages, the log says {pool_less}")
+def a_page_left_out(bench):
+    measured = bench.honest.measured
+    after = {uid: losses_S[:-1] for uid, losses_S in measured.after_S.items()}
+    shorter = replace(
+        measured,
+        owners_S=measured.owners_S[:-1],
+        before_S=measured.before_S[:-1],
+        after_S=after,
+    )
+    return bench.resigned(replace(bench.honest, ids_S=bench.honest.ids_S[:-1], measured=shorter))
+
+
+def with_reputation(bench: Bench, name: str, **changes: object) -> WindowLog:
+    hotkey = hotkey_of(name)
+    reputation = bench.honest.reputations[hotkey]
+    changed = replace(
+        reputation,
+        work=replace(reputation.work, **{k: v for k, v in changes.items() if k != "mu"}),
+        rating=replace(reputation.rating, mu=changes.get("mu", reputation.rating.mu)),
+    )
+    return replace(bench.honest, reputations={**bench.honest.reputations, hotkey: changed})
+
+
+@forgery("window 3, {m0_hotkey}: reputation is ")
+def a_test_state(bench):
+    work = bench.honest.reputations[hotkey_of("m0")].work
+    return with_reputation(bench, "m0", holds=not work.holds)
+
+
+@forgery("window 3, {m0_hotkey}: reputation is ")
+def a_rating(bench):
+    mu = bench.honest.reputations[hotkey_of("m0")].rating.mu
+    return with_reputation(bench, "m0", mu=np.nextafter(mu, 100.0).item())
+
+
+@forgery("window 3, uid {m0}: weight is ")
+def a_weight(bench):
+    shares = {**bench.honest.shares, bench.uid("m0"): 0.123}
+    return replace(bench.honest, shares=shares)
+
+
+@forgery("window 3, {m0_hotkey}: its uid is {m0}, the log says 0")
+def a_uid(bench):
+    return bench.resigned(replace(bench.honest, uids={**bench.honest.uids, hotkey_of("m0"): 0}))
+
+
+def with_verdict(bench: Bench, name: str, **changes: object) -> WindowLog:
+    changed = replace(bench.verdict(name), **changes)
+    verdicts = tuple(changed if v.uid == changed.uid else v for v in bench.honest.verdicts)
+    return replace(bench.honest, verdicts=verdicts)
+
+
+@forgery("window 3, uid {m0}: status is {m0_status}, the log says no_gain")
+def a_decision(bench):
+    return with_verdict(bench, "m0", status="no_gain")
+
+
+@forgery("window 3, uid {ancient}: status is stale, the log says norm")
+def a_reason(bench):
+    return bench.resigned(with_verdict(bench, "ancient", status="norm"))
+
+
+@forgery("window 3, uid {ancient}: reason is 'stale: base window 0 is too old for 3', the log ")
+def words(bench):
+    return with_verdict(bench, "ancient", detail="stale: because")
+
+
+@forgery("window 3, uid {m0}: reason is none, the log says 'useless'")
+def more_words(bench):
+    return with_verdict(bench, "m0", detail="useless")
+
+
+@forgery("window 3, uid {ancient}: claims of a payload not opened is (None, None), the log says ")
+def what_was_not_opened(bench):
+    return with_verdict(bench, "ancient", pages_consumed=12)
+
+
+@forgery("window 3, windows known is of windows before, the log says [3]")
+def knowledge(bench):
+    return replace(bench.honest, known=(*bench.honest.known, FORGED))
+
+
+@forgery("window 3, uid {replay}: status is duplicate, the log says overlap")
+def another_reason(bench):
+    return bench.resigned(with_verdict(bench, "replay", status="overlap"))
+
+
+@forgery("window 3, uid {m0}: status is no refusal, the log says overlap")
+def a_refusal(bench):
+    return bench.resigned(unmeasured(bench, "overlap"))
+
+
+@forgery("window 3, uid {m0}: owns pages, but no payload to claim them")
+def a_delivery(bench):
+    return bench.resigned(unmeasured(bench, "not_delivered"))
+
+
+def unmeasured(bench: Bench, status: str) -> WindowLog:
+    """m0 refused: its losses are gone, its pages are not."""
+    log, uid = with_verdict(bench, "m0", status=status), bench.uid("m0")
+    changed = replace(bench.verdict("m0"), status=status, pages_consumed=None, base_window=None)
+    verdicts = tuple(changed if v.uid == uid else v for v in log.verdicts)
+    after = {u: losses_S for u, losses_S in log.measured.after_S.items() if u != uid}
+    return replace(log, verdicts=verdicts, measured=replace(log.measured, after_S=after))
+
+
+@forgery("window 3, uid {ancient}: status is stale, the log says no_gain")
+def a_refused_payload_paid(bench):
+    uid, measured = bench.uid("ancient"), bench.honest.measured
+    log = with_verdict(bench, "ancient", pages_consumed=12, base_window=FORGED)
+    after = {**measured.after_S, uid: measured.before_S + 1e-4}
+    return bench.resigned(replace(log, measured=replace(measured, after_S=after)))
+
+
+@forgery("window 3, uid {m0}: pages_consumed is 12, the log says 11")
+def a_claim(bench):
+    return bench.resigned(with_verdict(bench, "m0", pages_consumed=11))
+
+
+@forgery("window 3, uid {m0}: payload committed is ")
+def a_digest(bench):
+    return bench.resigned(with_verdict(bench, "m0", digest="ab" * 32))
+
+
+@forgery("window 3, uid {ancient}: payload committed is (")
+def a_miner_left_out(bench):
+    verdicts = tuple(v for v in bench.honest.verdicts if v.uid != bench.uid("ancient"))
+    return bench.resigned(replace(bench.honest, verdicts=verdicts))
+
+
+@forgery("window 3, uid 2: payload committed is None, the log says ('stranger', ")
+def a_miner_made_up(bench):
+    stranger = replace(bench.verdict("ancient"), uid=2, hotkey="stranger", status="norm")
+    verdicts = tuple(sorted((*bench.honest.verdicts, stranger), key=lambda v: v.uid))
+    return bench.resigned(replace(bench.honest, verdicts=verdicts))
+
+
+@forgery("window 3, vote: uids named by the log [{m0}], the vote says [")
+def anothers_log(bench):
+    return decode_log(published(bench.world, "val-b")[FORGED].decode())
+
+
+@forgery("window 3, window of the log is 3, the log says 2")
+def another_windows_log(bench):
+    return bench.logs[2]
+
+
+@pytest.mark.parametrize("name", list(FORGERIES))
+def test_a_forgery_is_named(bench, name) -> None:
+    forge, expected = FORGERIES[name]
+    facts = {each: bench.uid(each) for each in ("m0", "m1", "ancient", "replay")}
+    facts |= {f"page{place}": bench.honest.ids_S[place] for place in (5, 7)}
+    facts |= {"pool": bench.honest.ids_S.size, "pool_less": bench.honest.ids_S.size - 1}
+    facts |= {"m0_hotkey": hotkey_of("m0"), "m0_status": bench.verdict("m0").status}
+    found = bench.audit(forge(bench))
+    assert any(expected.format(**facts) in line for line in found.wrong), found
+
+
+def test_what_is_not_forged_is_not_named(bench) -> None:
+    """From a published checkpoint on, a loss within the tolerance among the rest."""
+    assert bench.audit(bench.honest).wrong == []
+    tolerance = bench.world.spec.evaluation.loss_tolerance
+    found = bench.audit(with_loss(bench, 0.9 * tolerance))
+    (line,) = found.wrong
+    assert "these are not the bytes that it voted with" in line
+    assert found.worst == pytest.approx(0.9 * tolerance, rel=1e-6)
+
+
+def test_unsigned_again_a_digit_within_the_tolerance_is_named_too(bench) -> None:
+    forged = with_loss(bench, 1e-9).measured
+    found = bench.audit(replace(bench.honest, measured=forged))
+    assert any(f"uid {bench.uid('m0')}: gain is " in line for line in found.wrong)
+
+
+@contextmanager
+def deleted(world: World, digest: str):
+    """A payload that no bucket has, for a while."""
+    key = payload_key(world.spec.run_id, FORGED, bytes.fromhex(digest))
+    kept = {}
+    for hotkey, bucket in world.buckets.items():
+        with suppress(NotFound):
+            kept[hotkey] = bucket.get(key, max_bytes=2**24)
+            bucket.delete(key)
+    assert kept
+    yield
+    for hotkey, data in kept.items():
+        world.buckets[hotkey].put(key, data)
+
+
+def test_a_payload_that_is_gone_is_said_and_excuses_no_other(bench) -> None:
+    m0, m1 = bench.uid("m0"), bench.uid("m1")
+    with deleted(bench.world, bench.verdict("m1").digest):
+        found, forged = bench.audit(bench.honest), bench.audit(one_digit_of_a_loss_before(bench))
+        claim = bench.audit(bench.resigned(with_verdict(bench, "m1", pages_consumed=1)))
+    assert found.wrong == []
+    assert any(f"uid {m1}: its payload (" in line for line in found.unknown)
+    assert any(f"uid {m1}: its losses were not computed again" in line for line in found.unknown)
+    assert any("loss at theta" in line for line in forged.wrong)
+    assert any(f"uid {m1}: what such a payload claims" in line for line in claim.wrong)
+    assert not any(f"uid {m0}" in line for line in found.wrong)
+
+
+@pytest.mark.parametrize("data", [b"", b"{}", b"\xff", b"[" * 100_000, b'{"kind": "window"}'])
+def test_junk_in_the_place_of_a_log_is_named(bench, data) -> None:
+    (line,) = bench.audit(data).wrong
+    assert line.startswith("window 3: what lies in the place of its log is none")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("hotkey", ["a"]),
+        ("status", None),
+        ("pages_consumed", "many"),
+        ("base_window", 1.5),
+        ("relative_gain", 1e300),
+        ("relative_gain", float("nan")),
+        ("work_variance", 0.0),
+        ("work_effect", 5.0),
+        ("gain", float("inf")),
+        ("uid", True),
+    ],
+)
+def test_values_that_no_validator_finds_are_no_log(bench, name, value) -> None:
+    rows = [json.loads(line) for line in encode_log(bench.honest).splitlines()]
+    next(row for row in rows if row["kind"] == "verdict")[name] = value
+    with pytest.raises(LogError):
+        decode_log("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_a_log_that_is_missing_is_said(bench) -> None:
+    auditor = Auditor(reader(bench.world, bench.folder), hotkey_of("val-a"), FORGED + 1)
+    (found,) = audit_windows(auditor, logs_in_files({}), FORGED, FORGED)
+    assert (found.wrong, found.num_losses) == ([], 0)
+    assert "window 3, its log is not to be had" in found.unknown[0]
+
+
+def test_the_digest_names_other_bytes() -> None:
+    data = b"a log"
+    digest = hashlib.sha256(data).digest()[:16]
+    assert different_digest(3, data, digest) == []
+    (line,) = different_digest(3, data + b" ", digest)
+    assert line.startswith("window 3: the log's digest is ")
+    assert digest.hex() in line

@@ -1,0 +1,181 @@
+"""What a validator publishes: the manifest after its files, once, and again when it failed."""
+
+import dataclasses
+import hashlib
+import logging
+
+import pytest
+
+from template.bucket.publisher import MAX_WAITING_BLOBS, Publisher
+from template.errors import Unavailable
+from template.protocol.keys import blob_key, checkpoint_manifest_key
+from template.store.memory import MemoryStore
+from template.training.model import initial_params
+from template.training.outer import OuterState, first_state, state_digest
+from template.training.published import publish
+from tests.support.fakes import World, hotkey_of
+from tests.support.swarm import build_world
+
+DATA = b"a shard"
+SHA256 = hashlib.sha256(DATA).hexdigest()
+KEY = blob_key(bytes.fromhex(SHA256))
+
+
+class Recording(MemoryStore):
+    """A bucket that knows in which order it was written, and takes so many objects only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written: list[str] = []
+        self.num_left = 10**6
+
+    def put(self, key: str, data: bytes) -> None:
+        if self.num_left == 0:
+            raise Unavailable("the bucket is away")
+        self.num_left -= 1
+        self.written.append(key)
+        super().put(key, data)
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return build_world({"owner": 0, "val-a": 1000}, checkpoint__part_bytes=2**13)
+
+
+@pytest.fixture
+def bucket() -> Recording:
+    return Recording()
+
+
+@pytest.fixture
+def context(world, bucket, tmp_path):
+    return dataclasses.replace(world.context(hotkey_of("val-a"), tmp_path), bucket=bucket)
+
+
+@pytest.fixture(scope="module")
+def start(world) -> OuterState:
+    return first_state(initial_params(world.spec, seed=1), world.spec.run_id)
+
+
+def _at(start: OuterState, window: int) -> OuterState:
+    state = dataclasses.replace(start, window=window)
+    return dataclasses.replace(state, checkpoint_digest=state_digest(state))
+
+
+def _never() -> bool:
+    return False
+
+
+def test_the_manifest_comes_after_all_its_files(world, bucket, context, start) -> None:
+    publisher = Publisher(context)
+    publisher.offer_checkpoint(_at(start, 8))
+    assert bucket.written == []
+    assert publisher.push(_never)
+    published = publish(_at(start, 8), world.spec)
+    assert len(published.blobs) > 4
+    *files, last = bucket.written
+    assert sorted(files) == sorted(map(blob_key, published.blobs))
+    assert last == checkpoint_manifest_key(world.spec.run_id, 8)
+    assert bucket.get(last, max_bytes=2**20) == published.manifest
+    assert all(bucket.get(blob_key(d), max_bytes=2**20) == b for d, b in published.blobs.items())
+
+
+def test_without_a_checkpoint_due_nothing_is_published(bucket, context, start) -> None:
+    publisher = Publisher(context)
+    publisher.offer_checkpoint(start)
+    publisher.offer_missing_checkpoint(start)
+    assert publisher.push(_never)
+    assert bucket.written == []
+
+
+def test_wherever_it_fails_the_next_call_goes_on(world, bucket, context, start, caplog) -> None:
+    total = len(publish(_at(start, 8), world.spec).blobs) + 1
+    manifest_key = checkpoint_manifest_key(world.spec.run_id, 8)
+    publisher = Publisher(context)
+    publisher.offer_checkpoint(_at(start, 8))
+    for num_sent in range(total):
+        bucket.num_left = 0
+        assert not publisher.push(_never)
+        assert manifest_key not in bucket.written
+        assert len(bucket.written) == num_sent
+        bucket.num_left = 1
+        assert publisher.push(_never) == (num_sent == total - 1)
+    assert len(set(bucket.written)) == total
+    assert bucket.written[-1] == manifest_key
+    warnings = [r for r in caplog.records if r.levelno == logging.WARNING]
+    assert len(warnings) == 1
+    assert "the bucket is away" in warnings[0].getMessage()
+
+
+def test_without_time_one_object_goes_out_at_each_call(world, bucket, context, start) -> None:
+    publisher = Publisher(context)
+    publisher.offer_checkpoint(_at(start, 8))
+    publisher.offer(SHA256, DATA)
+    total = len(publish(_at(start, 8), world.spec).blobs) + 2
+    for number in range(1, total + 1):
+        assert publisher.push(lambda: True) == (number == total)
+        assert len(bucket.written) == number
+    assert bucket.written[-2:] == [checkpoint_manifest_key(world.spec.run_id, 8), KEY]
+
+
+def test_a_newer_checkpoint_takes_the_place_of_one_that_is_not_out(
+    world, bucket, context, start
+) -> None:
+    publisher = Publisher(context)
+    publisher.offer_checkpoint(_at(start, 8))
+    bucket.num_left = 2
+    assert not publisher.push(_never)
+    bucket.num_left = 10**6
+    publisher.offer_checkpoint(_at(start, 16))
+    assert publisher.push(_never)
+    manifests = [key for key in bucket.written if key.endswith("manifest.json")]
+    assert manifests == [checkpoint_manifest_key(world.spec.run_id, 16)]
+
+
+def test_after_a_restart_only_a_missing_checkpoint_is_published(
+    world, bucket, context, start
+) -> None:
+    bucket.num_left = 2
+    dying = Publisher(context)
+    dying.offer_checkpoint(_at(start, 8))
+    assert not dying.push(_never)
+    bucket.num_left = 10**6
+    for expected in (1, 0):
+        bucket.written.clear()
+        publisher = Publisher(context)
+        publisher.offer_missing_checkpoint(_at(start, 8))
+        assert publisher.push(_never)
+        assert bucket.written.count(checkpoint_manifest_key(world.spec.run_id, 8)) == expected
+        assert bool(bucket.written) == bool(expected)
+
+
+def test_a_blob_is_put_once(bucket, context) -> None:
+    publisher = Publisher(context)
+    for _read in range(3):
+        publisher.offer(SHA256, DATA)
+        publisher.push(_never)
+    assert bucket.written == [KEY]
+    restarted = Publisher(context)
+    restarted.offer(SHA256, DATA)
+    assert restarted.push(_never)
+    assert bucket.written == [KEY]
+    bucket.put(KEY, DATA[:-1])
+    damaged = Publisher(context)
+    damaged.offer(SHA256, DATA)
+    assert damaged.push(_never)
+    assert bucket.get(KEY, max_bytes=100) == DATA
+
+
+def test_a_dead_bucket_holds_no_more_than_so_many_blobs_in_memory(bucket, context) -> None:
+    publisher = Publisher(context)
+    datas = [b"shard %d" % number for number in range(MAX_WAITING_BLOBS + 1)]
+    bucket.num_left = 0
+    for data in datas:
+        publisher.offer(hashlib.sha256(data).hexdigest(), data)
+        publisher.push(_never)
+    bucket.num_left = 10**6
+    assert publisher.push(_never)
+    assert len(bucket.written) == MAX_WAITING_BLOBS
+    publisher.offer(hashlib.sha256(datas[0]).hexdigest(), datas[0])
+    assert publisher.push(_never)
+    assert len(bucket.written) == MAX_WAITING_BLOBS + 1

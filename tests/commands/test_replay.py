@@ -1,0 +1,161 @@
+"""The model is a pure function of public objects: a replay that shares no code with the nodes
+but the decoder gets the same bits from the buckets, stale payloads and all.
+"""
+
+import json
+import math
+import statistics
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load
+
+from template.base.miner import Miner
+from template.protocol.keys import blob_key, payload_key
+from template.protocol.payload import PayloadFormat, decode_payload
+from template.protocol.root import tensors_digest
+from template.training.model import tensor_shapes
+from tests.support.fakes import hotkey_of
+from tests.support.nodes import (
+    FOUR,
+    STAKES_TAO,
+    accepted,
+    digests,
+    honest,
+    metrics,
+    run,
+    to_the_end,
+    uid_of,
+)
+from tests.support.swarm import build_world
+
+
+def _saying(staleness: int) -> type:
+    """A miner whose payloads say that their base is so many windows old."""
+
+    class Stale(Miner):
+        def make_frame(self, header, deltas):
+            base = max(0, header.window - staleness)
+            return super().make_frame(replace(header, base_window=base), deltas)
+
+    return Stale
+
+
+@pytest.fixture(scope="module")
+def swarm(tmp_path_factory):
+    """Two honest miners, one a window behind, one beyond max_staleness (2) from window 3 on."""
+    world = build_world({**STAKES_TAO, "stale": 0, "ancient": 0}, schedule__num_windows=5)
+    drives = {
+        **honest(*FOUR),
+        "stale": to_the_end(_saying(1)),
+        "ancient": to_the_end(_saying(world.spec.outer.max_staleness + 1)),
+    }
+    return world, run(world, drives, tmp_path_factory.mktemp("stale"))
+
+
+def _payloads(world, node, window: int):
+    """The accepted payloads of a window by uid, from the validator's bucket."""
+    form = PayloadFormat(
+        run_id=world.spec.run_id,
+        shapes=tensor_shapes(world.spec),
+        top_k=world.spec.compression.top_k,
+    )
+    digest_of = {
+        v["uid"]: bytes.fromhex(v["digest"])
+        for v in _verdicts(node)
+        if v["window"] == window and v["status"] == "named"
+    }
+    bucket = world.buckets[node.context.hotkey]
+    for uid in sorted(accepted(node)[window]):
+        key = payload_key(world.spec.run_id, window, digest_of[uid])
+        yield uid, decode_payload(bucket.get(key, max_bytes=form.num_bytes), form)
+
+
+def _verdicts(node) -> list[dict]:
+    text = (node.context.state_dir / "verdicts.jsonl").read_text()
+    rows = [json.loads(line) for line in text.splitlines()]
+    return [row for row in rows if row["kind"] == "verdict"]
+
+
+def _norm(values) -> float:
+    return math.sqrt(math.fsum(float(v) ** 2 for v in values.reshape(-1)))
+
+
+def _replay(world, node):
+    """params_digest by window, from theta_0 on."""
+    outer = world.spec.outer
+    theta0 = bytes.fromhex(world.spec.checkpoint.theta0_digest)
+    params = load(world.buckets[hotkey_of("owner")].get(blob_key(theta0), max_bytes=2**24))
+    floor = outer.initial_norm_floor
+    limits = {
+        n: max(outer.initial_norm_share * _norm(t), floor * math.sqrt(t.numel()))
+        for n, t in params.items()
+    }
+    seen: dict[str, list[float]] = {name: [] for name in params}
+    found = {}
+    for window in range(world.spec.schedule.num_windows):
+        payloads = dict(_payloads(world, node, window))
+        norms = {u: {n: _norm(t.values) for n, t in p.tensors.items()} for u, p in payloads.items()}
+        lengths = {n: [member[n] for member in norms.values()] for n in params}
+        references = {n: statistics.median_low(seen[n] or lengths[n]) for n in params}
+        if not any(seen.values()):
+            references = {n: min(limits[n], reference) for n, reference in references.items()}
+        factors: dict[int, dict[str, float]] = {}
+        for uid, payload in payloads.items():
+            age = payload.header.window - payload.header.base_window
+            share = outer.staleness_decay**age / max(len(payloads), outer.min_divisor)
+            clips = {n: outer.clip_factor * references[n] / (norms[uid][n] or 1) for n in params}
+            factors[uid] = {n: outer.outer_lr * share * min(1.0, clips[n]) for n in params}
+        _cut_the_largest(factors, norms, outer.max_energy_share)
+        for uid, payload in payloads.items():
+            for name, sparse in payload.tensors.items():
+                flat = params[name].view(-1)
+                step = sparse.values * torch.tensor(-factors[uid][name], dtype=torch.float32)
+                flat[sparse.indices] = flat[sparse.indices] + step
+                seen[name].append(norms[uid][name])
+        found[window] = tensors_digest(params).hex()
+    return found
+
+
+def _cut_the_largest(factors, norms, share: float) -> None:
+    """Every hotkey here has a coldkey of its own, and at most one of three has too much."""
+    energies = {
+        uid: math.fsum((factor * norms[uid][name]) ** 2 for name, factor in own.items())
+        for uid, own in factors.items()
+    }
+    share = max(share, 2 / len(energies))
+    largest = max(energies, key=lambda uid: energies[uid])
+    if energies[largest] <= share * math.fsum(energies.values()):
+        return
+    rest = math.fsum(value for uid, value in energies.items() if uid != largest)
+    scale = math.sqrt(share * rest / (1 - share) / energies[largest])
+    factors[largest] = {name: factor * scale for name, factor in factors[largest].items()}
+
+
+def test_whoever_has_the_buckets_gets_every_digest_of_the_run(swarm) -> None:
+    world, nodes = swarm
+    assert len(digests(nodes)) == 1
+    replayed = _replay(world, nodes["val-a"])
+    assert replayed == metrics(nodes["m0"]).series("params_digest")
+    assert len(set(replayed.values())) == world.spec.schedule.num_windows
+
+
+def test_a_window_late_is_accepted(swarm) -> None:
+    world, nodes = swarm
+    uid = uid_of(world, "stale")
+    ages = [
+        payload.header.window - payload.header.base_window
+        for window in range(1, world.spec.schedule.num_windows)
+        for member, payload in _payloads(world, nodes["val-b"], window)
+        if member == uid
+    ]
+    assert ages.count(1) == len(ages) >= 3
+
+
+def test_later_than_that_is_refused_by_name(swarm) -> None:
+    world, nodes = swarm
+    uid = uid_of(world, "ancient")
+    status = {v["window"]: v["status"] for v in _verdicts(nodes["val-a"]) if v["uid"] == uid}
+    assert [w for w, s in status.items() if s == "stale"] == [3, 4]
+    assert all(uid not in accepted(nodes["val-a"])[w] for w in (3, 4))

@@ -1,0 +1,205 @@
+"""The verdict log: what is written follows from its own losses; every forgery is named."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from evaluation.history import Histories, only, remember, settle, windows_of, work_states
+from evaluation.judge import JudgeRules, Measured, judge
+from evaluation.verdict import NOT_SCORED, UNAVAILABLE, Verdict
+from evaluation.verdict_log import (
+    Followed,
+    LogError,
+    PayRules,
+    WindowLog,
+    conclude,
+    decode_log,
+    decode_logs,
+    encode_log,
+    follow,
+)
+from evaluation.weights import WeightRules
+from evaluation.work import HELD_OUT, WorkRules
+
+RULES = PayRules(
+    judge=JudgeRules(
+        naming_z=2.0, min_relative_gain=0.1, work=WorkRules(effect=0.4, error=0.01)
+    ),
+    weights=WeightRules(
+        history_windows=4, most_windows=4, min_windows=2, confidence_z=1.0, min_relative_gain=0.1,
+        gain_power=1.0, credit_share=1.0, max_share=0.8, burn_uid=0,
+    ),
+    work_windows=6,
+    tested=True,
+)  # fmt: skip
+UIDS = {"hk1": 1, "hk2": 2, "hk3": 3, "hk4": 4, "hk5": 5}
+NUM_HELD, NUM_OWN = 32, 8
+
+
+def _logs(num_windows: int, rules: PayRules = RULES) -> list[WindowLog]:
+    """Two workers, one who copies, one whose losses are not finite, one that is away: in every
+    other window for half of the voting stake too.
+    """
+    rng = np.random.default_rng(0)
+    owners = np.concatenate([np.full(NUM_HELD, HELD_OUT), np.repeat([1, 2, 3], NUM_OWN)])
+    histories: Histories = {}
+    undelivered: tuple[tuple[int, str], ...] = ()
+    logs = []
+    for window in range(num_windows):
+        before = rng.normal(3, 0.5, size=owners.size)
+        after = {
+            uid: before - 0.05 - 0.01 * rng.normal(size=owners.size)
+            - 0.01 * (owners == uid) * (uid < 3)
+            for uid in (1, 2, 3)
+        } | {4: np.full(owners.size, math.inf)}  # fmt: skip
+        measured = Measured(owners_S=owners, before_S=before, after_S=after)
+        blanks = [
+            Verdict(
+                window=window, uid=uid, hotkey=f"hk{uid}", digest=f"{uid:064x}",
+                status=UNAVAILABLE if uid == 5 else NOT_SCORED, pages_consumed=240,
+            )
+            for uid in range(1, 6)
+        ]  # fmt: skip
+        for past, hotkey in undelivered:
+            histories = settle(histories, past, [hotkey])
+        states = work_states(histories, rules.judge.work)
+        verdicts = judge(blanks, measured, states, rules.judge)
+        known = windows_of(only(histories, range(window)))
+        histories = remember(histories, window, verdicts, rules.length)
+        reputations, shares = conclude(histories, window, UIDS, rules)
+        logs.append(
+            WindowLog(
+                window=window, seed=f"{window:064x}", ids_S=np.arange(owners.size), known=known,
+                undelivered=undelivered, measured=measured, verdicts=verdicts, uids=UIDS,
+                reputations=reputations, shares=shares,
+            )
+        )  # fmt: skip
+        undelivered = ((window, "hk5"),) if window % 2 else ()
+    return logs
+
+
+def test_what_is_written_is_read_to_the_last_bit() -> None:
+    for log in _logs(3):
+        text = encode_log(log)
+        again = decode_log(text)
+        assert encode_log(again) == text
+        assert (again.measured.before_S == log.measured.before_S).all()
+        assert all((again.measured.after_S[u] == a).all() for u, a in log.measured.after_S.items())
+        assert (again.reputations, again.shares) == (log.reputations, log.shares)
+        assert all(json.loads(line)["kind"] for line in text.splitlines())
+
+
+def test_an_honest_log_follows_from_its_losses() -> None:
+    logs = _logs(10)
+    assert follow(logs, RULES) == Followed(found=(), in_full=tuple(range(10)))
+    text = "".join(map(encode_log, logs))
+    assert follow(decode_logs(text), RULES).found == ()
+    paid = logs[-1].shares
+    assert paid.keys() - {0} == {1, 2}, "not the copier, nor those who gain nothing"
+    assert min(paid[1], paid[2]) > 0.3
+
+
+def test_without_its_past_a_window_is_compared_in_part_and_that_is_said() -> None:
+    logs = _logs(14)
+    late = logs[4:]
+    followed = follow(late, RULES)
+    assert followed.found == ()
+    assert followed.in_full == (10, 11, 12, 13), "as far back as six windows are there"
+    forged = replace(late[-1], shares={**late[-1].shares, 1: 0.9})
+    assert any("weight" in line for line in follow([*late[:-1], forged], RULES).found)
+    verdict = replace(late[0].verdicts[0], relative_gain=0.7)
+    forged = replace(late[0], verdicts=(verdict, *late[0].verdicts[1:]))
+    assert any("relative_gain" in line for line in follow([forged, *late[1:]], RULES).found)
+
+
+def test_a_validator_that_lost_windows_says_so_and_is_followed() -> None:
+    """Window 3 was logged and then lost with the machine: the log after it does not know it."""
+    logs = _logs(4)
+    fifth = _logs(5)[4]
+    histories: Histories = {}
+    for log in logs[:3]:
+        for past, hotkey in log.undelivered:
+            histories = settle(histories, past, [hotkey])
+        histories = remember(histories, log.window, log.verdicts, RULES.length)
+    states = work_states(histories, RULES.judge.work)
+    blanks = [replace(v, status=NOT_SCORED) if v.uid != 5 else v for v in fifth.verdicts]
+    verdicts = judge(blanks, fifth.measured, states, RULES.judge)
+    after = remember(histories, 4, verdicts, RULES.length)
+    reputations, shares = conclude(after, 4, UIDS, RULES)
+    lost = replace(
+        fifth, known=(0, 1, 2), undelivered=(), verdicts=verdicts, reputations=reputations,
+        shares=shares,
+    )  # fmt: skip
+    assert follow([*logs, lost], RULES) == Followed(found=(), in_full=(0, 1, 2, 3, 4))
+    assert follow([*logs, replace(lost, known=(0, 1, 2, 3))], RULES).found
+
+
+FORGERIES = {
+    "loss before": (lambda row: row["before"].__setitem__(3, row["before"][3] + 1e-12), "window"),
+    "loss after": (lambda row: row["after"].__setitem__(5, row["after"][5] + 1e-12), "verdict"),
+    "owner": (lambda row: row["owners"].__setitem__(NUM_HELD, HELD_OUT), "window"),
+    "gain": (lambda row: row.__setitem__("gain", row["gain"] + 1e-9), "verdict"),
+    "status": (lambda row: row.__setitem__("status", "no_gain"), "verdict"),
+    "relative gain": (lambda row: row.__setitem__("relative_gain", 1.5), "verdict"),
+    "work effect": (lambda row: row.__setitem__("work_effect", 2.0), "verdict"),
+    "work square": (lambda row: row.__setitem__("work_square", 1.1), "verdict"),
+    "undelivered": (lambda row: row.__setitem__("undelivered", []), "window"),
+    "test state": (lambda row: row.__setitem__("log_ratio", row["log_ratio"] - 1e-9), "reputation"),
+    "gate": (lambda row: row.__setitem__("holds", not row["holds"]), "reputation"),
+    "rating": (lambda row: row.__setitem__("mu", row["mu"] + 1e-9), "reputation"),
+    "weight": (lambda row: row["shares"].__setitem__("1", 0.51), "weights"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(FORGERIES))
+def test_a_forged_figure_is_named(name: str) -> None:
+    forge, kind = FORGERIES[name]
+    logs = _logs(8)
+    rows = [json.loads(line) for line in encode_log(logs[6]).splitlines()]
+    row = next(r for r in rows if r["kind"] == kind)
+    forge(row)
+    text = "".join(json.dumps(r, sort_keys=True) + "\n" for r in rows)
+    found = follow([*logs[:6], decode_log(text), logs[7]], RULES).found
+    assert found
+    assert all(line.startswith("window 6") or line.startswith("window 7") for line in found)
+    assert found[0].startswith("window 6")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "no json", "[]", '{"kind": "weights"}', '{"a": 1}', '{"kind": "window", "window": 1}'],
+)
+def test_what_is_no_log_is_refused(text: str) -> None:
+    with pytest.raises(LogError):
+        decode_log(text)
+    for cut in (1, 2):
+        rows = encode_log(_logs(1)[0]).splitlines()
+        with pytest.raises(LogError):
+            decode_log("\n".join(rows[cut:-1]))
+    with pytest.raises(LogError):
+        decode_logs("x")
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value"),
+    [
+        ("window", "owners", [1, 2]), ("window", "pages", [[1]]), ("window", "known", None),
+        ("window", "before", [1.0]), ("verdict", "after", [1.0]), ("verdict", "uid", 1e999),
+        ("verdict", "uid", 2), ("verdict", "window", 9), ("window", "uids", {"hk1": 1e999}),
+        ("weights", "shares", {"x": 1}), ("verdict", "uid", "1"),
+    ],
+)  # fmt: skip
+def test_a_log_whose_parts_do_not_fit_is_refused(kind: str, field: str, value: object) -> None:
+    rows = [json.loads(line) for line in encode_log(_logs(1)[0]).splitlines()]
+    next(r for r in rows if r["kind"] == kind)[field] = value
+    with pytest.raises(LogError):
+        decode_log("\n".join(map(json.dumps, rows)))
+
+
+def test_a_run_without_a_work_test_pays_whoever_gains() -> None:
+    rules = replace(RULES, tested=False)
+    paid = _logs(8, rules)[-1].shares
+    assert paid.keys() >= {1, 2, 3}

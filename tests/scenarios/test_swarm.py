@@ -1,0 +1,187 @@
+"""Swarms in one process, through the whole protocol: honest nodes, and others beside them."""
+
+import json
+import shutil
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+
+from evaluation.verdict import MISSING, NOT_DRAWN
+from evaluation.verdict_log import decode_logs, follow
+from localnet.adversaries import FlippingMiner, GarbageMiner, IdleMiner, MalformedMiner
+from template.base.validator import Validator
+from template.scoring.rules import pay_rules
+from template.sync.anchors import Past
+from template.training.outer import OuterState
+from tests.support.fakes import hotkey_of
+from tests.support.nodes import (
+    FOUR,
+    STAKES_TAO,
+    accepted,
+    digests,
+    honest,
+    metrics,
+    run,
+    to_the_end,
+    uid_of,
+)
+from tests.support.swarm import build_world
+
+
+def _weights(world, name: str) -> list[dict[int, float]]:
+    return world.ledger.weights[hotkey_of(name)]
+
+
+def test_two_validators_and_four_miners_train_one_model(tmp_path) -> None:
+    world = build_world({**STAKES_TAO, "m2": 0, "m3": 0})
+    nodes = run(world, honest(*FOUR, "m2", "m3"), tmp_path)
+    ((window, _, _),) = digests(nodes)
+    assert window == world.spec.schedule.num_windows + 1
+    curve = metrics(nodes["val-a"]).series("held_out_loss")
+    assert curve[max(curve)] < curve[1] - 0.1, curve
+    assert any(len(uids) == 4 for uids in accepted(nodes["val-a"]).values())
+    assert _weights(world, "val-a") == _weights(world, "val-b")
+    last = _weights(world, "val-a")[-1]
+    assert all(last[uid_of(world, name)] > 0 for name in ("m0", "m1", "m2", "m3")), last
+    assert sum(last.values()) == pytest.approx(1.0)
+
+
+def test_misbehaving_miners_are_not_paid_and_shift_nobody(tmp_path) -> None:
+    bad = {"garbage": GarbageMiner, "malformed": MalformedMiner, "idle": IdleMiner}
+    world = build_world({**STAKES_TAO, **dict.fromkeys(bad, 0)})
+    drives = {**honest(*FOUR), **{name: to_the_end(kind) for name, kind in bad.items()}}
+    nodes = run(world, drives, tmp_path)
+    followers = ("val-a", "val-b", "m0", "m1", "garbage", "malformed")
+    assert len(digests(nodes, *followers)) == 1
+    uids = {name: uid_of(world, name) for name in (*bad, "m0", "m1")}
+
+    last = _weights(world, "val-a")[-1]
+    assert all(last.get(uids[name], 0.0) == 0.0 for name in bad), last
+    assert min(last[uids["m0"]], last[uids["m1"]]) > 0, last
+    times = Counter(uid for members in accepted(nodes["m0"]).values() for uid in members)
+    assert times[uids["malformed"]] == times[uids["idle"]] == 0
+    # Accepted until it is known: the sooner, the more a machine lets validators score in time.
+    assert 2 * times[uids["garbage"]] < times[uids["m0"]] > 2, times
+
+    log = (nodes["val-a"].context.state_dir / "verdicts.jsonl").read_text().splitlines()
+    verdicts = [v for v in map(json.loads, log) if v.get("uid") == uids["malformed"]]
+    assert len(verdicts) == world.spec.schedule.num_windows
+    assert {v["status"] for v in verdicts} >= {"length", "too_large", "magic"}
+    assert all(v["gain"] is None for v in verdicts)
+    refused = [v for v in verdicts if v["status"] not in MISSING]
+    assert all(v["relative_gain"] == -1.0 for v in refused)
+    heads = [row for row in map(json.loads, log) if row["kind"] == "window"]
+    found = {tuple(pair) for row in heads for pair in row["undelivered"]}
+    missed = {(v["window"], v["hotkey"]) for v in verdicts if v["status"] in MISSING}
+    last_window = world.spec.schedule.num_windows - 1
+    assert found == {(w, hotkey) for w, hotkey in missed if w < last_window} != set()
+
+
+@pytest.mark.slow
+def test_of_too_many_payloads_all_validators_score_the_same_sample(tmp_path) -> None:
+    """Two of five payloads in a window: nobody is paid less for not being drawn, nor named."""
+    miners = ("m0", "m1", "m2", "m3", "m4")
+    world = build_world(
+        {**STAKES_TAO, "m2": 0, "m3": 0, "m4": 0}, evaluation__max_payloads=2,
+        schedule__num_windows=10,
+    )  # fmt: skip
+    nodes = run(world, honest("val-a", "val-b", *miners), tmp_path)
+    assert len(digests(nodes)) == 1
+    by_validator = []
+    for name in ("val-a", "val-b"):
+        text = (nodes[name].context.state_dir / "verdicts.jsonl").read_text()
+        logs = decode_logs(text)
+        assert follow(logs, pay_rules(world.spec)).found == ()
+        by_validator.append({log.window: log for log in logs})
+    times: Counter[str] = Counter()
+    for window, log in by_validator[0].items():
+        drawn = {v.hotkey for v in log.verdicts if v.status != NOT_DRAWN}
+        other = {v.hotkey for v in by_validator[1][window].verdicts if v.status != NOT_DRAWN}
+        assert drawn == other
+        assert len(drawn) == min(2, len(log.verdicts))
+        assert log.measured.after_S.keys() <= {v.uid for v in log.verdicts if v.hotkey in drawn}
+        left_out = [v for v in log.verdicts if v.status == NOT_DRAWN]
+        assert all(v.relative_gain is None and v.blameless for v in left_out)
+        assert len({v.hotkey for v in left_out} | drawn) == len(log.verdicts)
+        times.update(drawn)
+    assert len(times) == len(miners), "in ten windows everybody is drawn"
+    for window, uids in accepted(nodes["m0"]).items():
+        drawn = {v.uid for v in by_validator[0][window].verdicts if v.status != NOT_DRAWN}
+        assert uids <= drawn
+
+
+class FlippingValidator(Validator):
+    """Honest, but flips one bit of its parameters before it votes on `FLIP_WINDOW`."""
+
+    FLIP_WINDOW = 2
+
+    def step(self) -> bool:
+        if self.follower.next_window == self.FLIP_WINDOW:
+            self.follower.state = _flip(self.follower.state)
+        return super().step()
+
+
+def _flip(state: OuterState) -> OuterState:
+    name = sorted(state.params)[-1]
+    flipped = state.params[name].clone()
+    flipped.view(torch.int32).view(-1)[-1] ^= 1
+    return replace(state, params={**state.params, name: flipped})
+
+
+def test_a_validator_with_one_wrong_bit_is_named_in_that_window_and_heals(tmp_path) -> None:
+    world = build_world(STAKES_TAO, schedule__num_windows=4)
+    nodes = run(world, {**honest(*FOUR), "val-b": to_the_end(FlippingValidator)}, tmp_path)
+    uid, flipped = str(uid_of(world, "val-b")), FlippingValidator.FLIP_WINDOW
+    for name in ("val-a", "m0", "m1"):
+        named = metrics(nodes[name]).series("dissenting_uids")
+        assert named == {w: uid if w == flipped else "" for w in range(4)}, name
+        assert set(metrics(nodes[name]).series("differs_from_majority").values()) == {0}
+    own = metrics(nodes["val-b"]).series("differs_from_majority")
+    assert own == {w: int(w == flipped) for w in range(4)}
+    assert metrics(nodes["val-b"]).series("healed") == {flipped: 1}
+    assert len(digests(nodes)) == 1
+
+
+class WithoutPast(FlippingValidator):
+    """Whose anchors are all from after the flip: only others can help it."""
+
+    FLIP_WINDOW = 5
+
+    def step(self) -> bool:
+        if self.follower.next_window == self.FLIP_WINDOW:
+            folder, flipped = self.context.state_dir / "past", _flip(self.follower.state)
+            shutil.rmtree(folder)
+            self.follower.past = Past(folder, self.context.spec, flipped)
+            self.follower.state = flipped
+        return Validator.step(self)
+
+
+def test_a_node_whose_own_past_is_wrong_joins_anew(tmp_path) -> None:
+    world = build_world(STAKES_TAO, schedule__num_windows=7, checkpoint__every_windows=2)
+    nodes = run(world, {**honest(*FOUR), "val-b": to_the_end(WithoutPast)}, tmp_path)
+    flipped = WithoutPast.FLIP_WINDOW
+    assert metrics(nodes["val-b"]).series("healed") == {flipped: 1}
+    assert len(digests(nodes)) == 1
+    anchors = [state.window for state in nodes["val-b"].follower.past.anchors()]
+    assert 4 in anchors, "the published state that it joined at is what it can go back to now"
+
+
+def test_a_miner_with_one_wrong_bit_sees_it_itself_and_heals(tmp_path) -> None:
+    world = build_world(STAKES_TAO, schedule__num_windows=4)
+    nodes = run(world, {**honest(*FOUR), "m1": to_the_end(FlippingMiner)}, tmp_path)
+    own = metrics(nodes["m1"]).series("differs_from_majority")
+    flipped_theta = FlippingMiner.FLIP_WINDOW
+    assert own == {w: int(w + 1 == flipped_theta) for w in range(4)}
+    assert metrics(nodes["m1"]).series("healed") == {flipped_theta - 1: 1}
+    for name in ("val-a", "val-b", "m0"):
+        assert set(metrics(nodes[name]).series("dissenting_uids").values()) == {""}
+    assert len(digests(nodes)) == 1
+
+
+def test_with_one_window_only_nobody_is_paid_yet(tmp_path) -> None:
+    world = build_world(STAKES_TAO, schedule__num_windows=1)
+    nodes = run(world, honest(*FOUR), tmp_path)
+    assert len(digests(nodes)) == 1
+    assert _weights(world, "val-a") == [{world.spec.weights.burn_uid: 1.0}]

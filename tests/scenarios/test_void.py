@@ -1,0 +1,97 @@
+"""Payloads that are accepted and gone: most of the stake stuck before a window makes it void, and
+who had gone on goes back. If they turn up in time, nothing is lost but the windows in between.
+"""
+
+import pytest
+
+from template.base.miner import Miner
+from template.base.validator import Validator
+from template.protocol.quorum import VOID_WINDOWS
+from template.protocol.record import ROOT_BYTES
+from template.sync.lineage import read_lineage
+from tests.support.fakes import hotkey_of
+from tests.support.nodes import accepted, digests, metrics, run, to_the_end, uid_of
+from tests.support.swarm import build_world
+
+LOST = 2
+"""The window whose payload of m0 is gone."""
+STAKES_TAO = {"owner": 0, "val-a": 400, "val-b": 400, "val-c": 400, "m0": 0, "m1": 0}
+
+
+class Careless(Validator):
+    """Names what it has seen, and keeps nothing of one window for others or itself."""
+
+    def _hold(self, window, scored) -> None:
+        if window != LOST:
+            super()._hold(window, scored)
+
+
+def _thief(back_at: int | None) -> type:
+    """Takes m0's payload out of its bucket once all have seen it; when does it bring it back?"""
+
+    class Thief:
+        def __init__(self, context) -> None:
+            self.context, self.world_bucket = context, None
+
+        def step(self) -> bool:
+            schedule, bucket = self.context.schedule, self.world_bucket
+            self.context.waiter.until_head(schedule.vote_block(LOST) - 1)
+            (key,) = bucket.list(f"{self.context.spec.run_id.hex()}/payload/{LOST:08d}/")
+            frame = bucket.get(key, max_bytes=2**20)
+            bucket.delete(key)
+            if back_at is not None:
+                self.context.waiter.until_head(schedule.first_block(back_at))
+                bucket.put(key, frame)
+            return False
+
+    return Thief
+
+
+def _swarm(tmp_path, back_at: int | None):
+    world = build_world(STAKES_TAO, schedule__num_windows=12)
+
+    def thief(context):
+        node = _thief(back_at)(context)
+        node.world_bucket = world.buckets[hotkey_of("m0")]
+        return node
+
+    drives = {name: to_the_end(Careless) for name in ("val-a", "val-b", "val-c")}
+    drives |= {"m0": to_the_end(Miner), "m1": to_the_end(Miner), "owner": to_the_end(thief)}
+    nodes = run(world, drives, tmp_path)
+    nodes.pop("owner")
+    return world, nodes
+
+
+@pytest.mark.slow
+def test_payloads_that_are_gone_for_good_are_given_up_by_all_alike(tmp_path) -> None:
+    world, nodes = _swarm(tmp_path, None)
+    assert len(digests(nodes)) == 1
+    both = {uid_of(world, "m0"), uid_of(world, "m1")}
+    for node in nodes.values():
+        sets = accepted(node)
+        assert [w for w in sorted(sets) if not sets[w]] == list(
+            range(LOST, LOST + VOID_WINDOWS + 1)
+        )
+        assert sets[LOST - 1] == both
+        assert any(sets[w] for w in range(LOST + VOID_WINDOWS + 1, 12)), "the run goes on"
+    went_on = [v for w, v in metrics(nodes["m0"]).rows if w == LOST and v.get("accepted_uids")]
+    assert went_on, "it had its own payload, and took the step"
+    roots = {tuple(metrics(node).series("state_root").items()) for node in nodes.values()}
+    assert len({frozenset(series) for series in roots}) == 1, "of all windows, as they stand now"
+
+
+@pytest.mark.slow
+def test_payloads_that_turn_up_again_are_applied_by_all(tmp_path) -> None:
+    world, nodes = _swarm(tmp_path, LOST + 3)
+    assert len(digests(nodes)) == 1
+    both = {uid_of(world, "m0"), uid_of(world, "m1")}
+    for node in nodes.values():
+        sets = accepted(node)
+        assert sets[LOST] == both
+        assert sets[LOST + 1] == set(), "most of the stake said that it was stuck"
+        assert metrics(node).series("no_op").keys().isdisjoint({LOST})
+    state, reader = nodes["val-a"].follower.state, nodes["m1"]
+    steps = read_lineage(reader.context, reader.peers, state.window, state.root[:ROOT_BYTES])
+    assert [step.window for step in steps] == list(range(state.window - 1))
+    assert {m.uid for m in steps[LOST].members} == both
+    assert read_lineage(reader.context, reader.peers, state.window, bytes(ROOT_BYTES)) == []

@@ -1,0 +1,142 @@
+"""A run to be audited, who plays in it, and logs of it that are other than they were."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from evaluation.history import only, remember, work_states
+from evaluation.judge import judge
+from evaluation.verdict import NOT_SCORED, Verdict
+from evaluation.verdict_log import Past, WindowLog, conclude, decode_log, encode_log
+from template.audit.auditor import Auditor
+from template.audit.findings import Findings
+from template.audit.logs import audit_windows, logs_in_bucket, logs_in_files
+from template.base.miner import Miner
+from template.base.supervisor import supervise
+from template.base.validator import Validator
+from template.context import ReadContext
+from template.errors import Unavailable
+from template.metrics import FanOutMetrics
+from template.protocol.keys import verdict_key
+from template.scoring.rules import pay_rules
+from tests.support.fakes import World, hotkey_of
+from tests.support.nodes import uid_of
+
+WINDOWS = 5
+FORGED = 3
+"""The window that is forged: a checkpoint was published just before it."""
+HEADER_BYTES = 68
+
+
+class Ancient(Miner):
+    """Says that its base is three windows old, one more than may be."""
+
+    def make_frame(self, header, deltas):
+        return super().make_frame(replace(header, base_window=max(0, header.window - 3)), deltas)
+
+
+class Replay(Miner):
+    """Says in every window what it said first."""
+
+    def make_frame(self, header, deltas):
+        frame = super().make_frame(header, deltas)
+        first = self.__dict__.setdefault("_first", frame)
+        return frame[:HEADER_BYTES] + first[HEADER_BYTES:]
+
+
+def deaf(world: World, context) -> Validator:
+    """A validator whom the bucket of m1 does not answer."""
+
+    class Silent:
+        def get(self, key, *, max_bytes):
+            raise Unavailable("no answer")
+
+    def opened(hotkey, access):
+        return Silent() if hotkey == hotkey_of("m1") else world.buckets[hotkey].reader()
+
+    node = Validator(replace(context, open_bucket=opened))
+    supervise(node.step, max_failures=1)
+    return node
+
+
+def live(world: World, context) -> list[Findings]:
+    """Somebody who audits val-a while the run goes on."""
+    reading = reader(world, context.state_dir)
+    auditor = Auditor(reading, hotkey_of("val-a"), WINDOWS)
+    source = logs_in_bucket(reading, auditor.peers, hotkey_of("val-a"))
+    return list(audit_windows(auditor, source, 0, WINDOWS - 1))
+
+
+def reader(world: World, folder: Path) -> ReadContext:
+    """Somebody without a hotkey, and without a way to write."""
+    node = world.context(hotkey_of("owner"), folder)
+    return ReadContext(
+        spec=node.spec,
+        form=node.form,
+        chain=node.chain,
+        waiter=node.waiter,
+        open_bucket=node.open_bucket,
+        metrics=FanOutMetrics([]),
+        state_dir=folder,
+        device="cpu",
+        run_file=node.run_file,
+    )
+
+
+def published(world: World, name: str) -> dict[int, bytes]:
+    bucket, run_id = world.buckets[hotkey_of(name)], world.spec.run_id
+    return {w: bucket.get(verdict_key(run_id, w), max_bytes=2**24) for w in range(WINDOWS)}
+
+
+@dataclass
+class Bench:
+    """Audits of val-a's logs, of which one window is another text."""
+
+    world: World
+    folder: Path
+
+    def __post_init__(self) -> None:
+        self.logs = {w: decode_log(d.decode()) for w, d in published(self.world, "val-a").items()}
+        self.rules = pay_rules(self.world.spec)
+        self.honest = self.logs[FORGED]
+
+    def uid(self, name: str) -> int:
+        return uid_of(self.world, name)
+
+    def verdict(self, name: str) -> Verdict:
+        return next(v for v in self.honest.verdicts if v.hotkey == hotkey_of(name))
+
+    def audit(self, forged: WindowLog | bytes) -> Findings:
+        """Findings on the forged window, from the checkpoint before it on."""
+        data = forged if isinstance(forged, bytes) else encode_log(forged).encode()
+        logs = {**published(self.world, "val-a"), FORGED: data}
+        auditor = Auditor(reader(self.world, self.folder), hotkey_of("val-a"), FORGED + 1)
+        assert auditor.next_window == FORGED, "the checkpoint was not taken"
+        (found,) = audit_windows(auditor, logs_in_files(logs), FORGED, FORGED)
+        return found
+
+    def resigned(self, forged: WindowLog) -> WindowLog:
+        """With all that follows from the forged losses, owners and refusals."""
+        past = Past()
+        for window in range(FORGED):
+            past = past.and_then(self.logs[window], self.rules)
+        histories = only(past.histories, set(forged.known))
+        states = work_states(histories, self.rules.judge.work)
+        blanks = [_blank(verdict, forged) for verdict in forged.verdicts]
+        verdicts = judge(blanks, forged.measured, states, self.rules.judge)
+        after = remember(histories, FORGED, verdicts, self.rules.length)
+        reputations, shares = conclude(after, FORGED, forged.uids, self.rules)
+        return replace(forged, verdicts=verdicts, reputations=reputations, shares=shares)
+
+
+def _blank(verdict: Verdict, forged: WindowLog) -> Verdict:
+    status = verdict.status if verdict.uid not in forged.measured.after_S else NOT_SCORED
+    return replace(
+        verdict,
+        status=status,
+        gain=None,
+        gain_standard_error=None,
+        relative_gain=None,
+        work_effect=None,
+        work_variance=None,
+        work_square=None,
+    )

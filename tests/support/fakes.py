@@ -1,0 +1,239 @@
+"""A chain, a clock and a world in memory, for swarms in one process.
+
+`FakeChain` keeps the `Chain` protocol's promises (reads at any past block, the same answer
+for ever); time is blocks, and a block comes when every node of the world waits.
+"""
+
+import hashlib
+import threading
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from template.chain import Metagraph, Neuron
+from template.chain.commands import Commands
+from template.chain.waiter import Waiter
+from template.context import NodeContext
+from template.errors import ChainError
+from template.protocol.payload import PayloadFormat
+from template.protocol.record import Access, AccessKind
+from template.protocol.spec import RunSpec
+from template.store.memory import MemoryStore
+from template.training.model import tensor_shapes
+
+_ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+
+
+def hotkey_of(name: str) -> str:
+    """A valid SS58 address whose key is the hash of a name."""
+    body = bytes([42]) + hashlib.sha256(name.encode()).digest()
+    raw = body + hashlib.blake2b(b"SS58PRE" + body, digest_size=64).digest()[:2]
+    number, text = int.from_bytes(raw, "big"), ""
+    while number:
+        number, digit = divmod(number, 58)
+        text = _ALPHABET[digit] + text
+    return text
+
+
+class VirtualTime:
+    """Blocks that pass only when every running node waits for one."""
+
+    def __init__(self) -> None:
+        self.block = 0
+        self._running = 0
+        self._waiting = 0
+        self._condition = threading.Condition()
+
+    def enter(self) -> None:
+        with self._condition:
+            self._running += 1
+
+    def leave(self) -> None:
+        with self._condition:
+            self._running -= 1
+            self._pass_if_all_wait()
+
+    def sleep(self, _seconds: float) -> None:
+        with self._condition:
+            self._waiting += 1
+            block = self.block
+            self._pass_if_all_wait()
+            while self.block == block:
+                self._condition.wait()
+
+    def now_s(self) -> float:
+        return float(self.block)
+
+    def _pass_if_all_wait(self) -> None:
+        if self._running and self._waiting >= self._running:
+            self.block += 1
+            self._waiting = 0
+            self._condition.notify_all()
+
+
+@dataclass
+class Ledger:
+    """What all `FakeChain`s of a world share."""
+
+    time: VirtualTime
+    neurons: tuple[Neuron, ...] = ()
+    finality_lag: int = 2
+    kept_blocks: int = 10**9
+    commitments: dict[str, tuple[list[int], list[bytes]]] = field(default_factory=dict)
+    weights: dict[str, list[dict[int, float]]] = field(default_factory=dict)
+    dropped: dict[str, int] = field(default_factory=dict)
+    """hotkey -> the first block at which it is not registered any more."""
+    reorganised: list[tuple[int, int]] = field(default_factory=list)
+    """(block, depth): so many blocks before it were replaced by others when it came."""
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def neurons_at(self, block: int) -> tuple[Neuron, ...]:
+        """Those registered after a block."""
+        return tuple(n for n in self.neurons if self.dropped.get(n.hotkey, block + 1) > block)
+
+    def head(self) -> int:
+        """The best block; after a reorganisation it climbs two blocks at a time."""
+        block = self.time.block
+        behind = [depth - (block - since) for since, depth in self.reorganised]
+        return block - max(0, *behind, 0)
+
+    def reorganise(self, depth: int, keep: bool) -> int:
+        """Replace the last `depth` blocks, none of them finalised; returns how many records stood
+        in them. Those come again in the next block, or are lost.
+        """
+        if not 0 < depth <= self.finality_lag:
+            raise ValueError(f"depth {depth}: 1 to {self.finality_lag} blocks are not finalised")
+        with self.lock:
+            block, moved = self.time.block, 0
+            self.reorganised.append((block, depth))
+            for blocks, values in self.commitments.values():
+                first, end = bisect_right(blocks, block - depth), bisect_right(blocks, block)
+                moved += end - first
+                blocks[first:end] = [block + 1] * (end - first) if keep else []
+                values[first:end] = values[first:end] if keep else []
+        return moved
+
+    def salt(self, block: int) -> bytes:
+        """What tells the hash of a block from those of the blocks that it replaced."""
+        times = sum(since - depth < block <= since for since, depth in self.reorganised)
+        return bytes(times)
+
+
+class FakeChain:
+    """One hotkey's view of a ledger. A write is in the next block, as on a real chain."""
+
+    def __init__(self, ledger: Ledger, hotkey: str) -> None:
+        self._ledger = ledger
+        self._hotkey = hotkey
+
+    def head(self) -> int:
+        return self._ledger.head()
+
+    def finalized(self) -> int:
+        return max(0, self._ledger.time.block - self._ledger.finality_lag)
+
+    def block_hash(self, block: int) -> bytes:
+        self._require(block)
+        number = block.to_bytes(8, "little")
+        return hashlib.sha256(b"block" + number + self._ledger.salt(block)).digest()
+
+    def metagraph(self, block: int) -> Metagraph:
+        self._require_state(block)
+        return Metagraph(
+            netuid=1,
+            block=block,
+            tempo_blocks=8,
+            owner_hotkey=self._ledger.neurons[0].hotkey,
+            neurons=self._ledger.neurons_at(block),
+        )
+
+    def commitments(self, block: int) -> Mapping[str, bytes]:
+        self._require_state(block)
+        found = {}
+        with self._ledger.lock:
+            for hotkey, (blocks, values) in self._ledger.commitments.items():
+                position = bisect_right(blocks, block)
+                if position:
+                    found[hotkey] = values[position - 1]
+        return found
+
+    def publish(self, record: bytes) -> None:
+        with self._ledger.lock:
+            blocks, values = self._ledger.commitments.setdefault(self._hotkey, ([], []))
+            blocks.append(self._ledger.time.block + 1)
+            values.append(record)
+
+    def set_weights(self, weights: Mapping[int, float]) -> None:
+        with self._ledger.lock:
+            self._ledger.weights.setdefault(self._hotkey, []).append(dict(weights))
+
+    def _require_state(self, block: int) -> None:
+        self._require(block)
+        if block < self.head() - self._ledger.kept_blocks:
+            raise ChainError(f"state of block {block} is discarded", code="rpc")
+
+    def _require(self, block: int) -> None:
+        if not 0 <= block <= self.head():
+            raise ChainError(f"block {block} does not exist yet", code="unknown_block")
+
+
+class RecordingMetrics:
+    """Keeps every row: (window, values)."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[int, dict[str, object]]] = []
+
+    def log(self, window: int, values: Mapping[str, object]) -> None:
+        self.rows.append((window, dict(values)))
+
+    def close(self) -> None:
+        pass
+
+    def series(self, key: str) -> dict[int, object]:
+        return {window: values[key] for window, values in self.rows if key in values}
+
+
+class World:
+    """Buckets and a ledger for a set of hotkeys; makes contexts for their nodes."""
+
+    def __init__(self, spec: RunSpec, neurons: tuple[Neuron, ...]) -> None:
+        self.spec = spec
+        self.time = VirtualTime()
+        self.ledger = Ledger(
+            time=self.time, neurons=neurons, finality_lag=spec.schedule.finality_lag_blocks
+        )
+        self.buckets = {n.hotkey: MemoryStore() for n in neurons}
+        self._form = PayloadFormat(
+            run_id=spec.run_id, shapes=tensor_shapes(spec), top_k=spec.compression.top_k
+        )
+
+    def access(self, hotkey: str) -> Access:
+        return Access(
+            kind=AccessKind.S3,
+            account="http://127.0.0.1:1",
+            access_key_id=f"ro-{hotkey[:6]}",
+            secret_access_key="public",
+        )
+
+    def chain(self, hotkey: str) -> FakeChain:
+        return FakeChain(self.ledger, hotkey)
+
+    def context(self, hotkey: str, state_dir) -> NodeContext:
+        chain = self.chain(hotkey)
+        state_dir.mkdir(parents=True, exist_ok=True)
+        return NodeContext(
+            spec=self.spec,
+            form=self._form,
+            hotkey=hotkey,
+            access=self.access(hotkey),
+            chain=chain,
+            waiter=Waiter(chain, sleep=self.time.sleep, now_s=self.time.now_s),
+            bucket=self.buckets[hotkey],
+            open_bucket=lambda peer, _access: self.buckets[peer].reader(),
+            metrics=RecordingMetrics(),
+            state_dir=state_dir,
+            device="cpu",
+            run_file=Path("run.toml"),
+            commands=Commands(netuid=1, network="local", wallet="-w test -H test"),
+        )

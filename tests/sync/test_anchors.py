@@ -1,0 +1,176 @@
+"""What a node keeps of its past: anchors and steps, through kills and damaged files."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from template.errors import StateError
+from template.protocol.lineage import LineageStep, is_chain
+from template.protocol.quorum import VOID_WINDOWS
+from template.protocol.root import tensors_digest
+from template.sync.anchors import MIN_ANCHORS, Past, kept_anchors
+from template.sync.recovery import heal, replay, take_back
+from template.training.checkpoint import parse_params
+from template.training.outer import OuterState, first_state
+from tests.support.fakes import hotkey_of
+from tests.support.swarm import build_world
+
+EVERY = 3
+
+
+@pytest.fixture(scope="module")
+def start():
+    """A run's spec and its state at theta_0."""
+    world = build_world({"owner": 0}, checkpoint__every_windows=EVERY)
+    spec = world.spec
+    bucket = world.buckets[hotkey_of("owner")]
+    blob = bucket.get(f"blob/{spec.checkpoint.theta0_digest}", max_bytes=2**24)
+    return spec, first_state(parse_params(blob, spec), spec.run_id)
+
+
+def _nothing(_step: LineageStep) -> dict:
+    return {}
+
+
+def _walk(past: Past, state: OuterState, spec, windows: int) -> OuterState:
+    """Steps without payloads; each changes root and window."""
+    for _ in range(windows):
+        step = LineageStep(
+            window=state.window - 1,
+            root=state.root,
+            members=(),
+            voting_stake_rao=state.window,
+            checkpoint=b"",
+            voted_root=state.root[:16],
+        )
+        (taken,), state = replay(state, [step], _nothing, spec)
+        past.remember(taken, state)
+    return state
+
+
+@pytest.mark.parametrize(
+    ("windows", "current", "kept"),
+    [
+        ([], 1, set()),
+        ([1], 1, {1}),
+        ([1, 3], 3, {1, 3}),
+        ([1, 3, 6], 6, {1, 3, 6}),
+        ([1, 3, 6], 8, {3, 6}),
+        ([3, 6, 9], 9, {3, 6, 9}),
+        ([3, 6, 9], 10, {3, 6, 9}),
+        ([3, 6, 9], 11, {6, 9}),
+        ([8, 16], 16, {8, 16}),
+        ([8, 16, 24], 24, {16, 24}),
+        (list(range(1, 11)), 10, {5, 6, 7, 8, 9, 10}),
+    ],
+)
+def test_anchors_reach_back_before_what_may_become_void(windows, current, kept) -> None:
+    found = kept_anchors(windows, current)
+    assert found == kept
+    if len(windows) >= MIN_ANCHORS:
+        assert len(found) >= MIN_ANCHORS
+    if min(windows, default=current) < current - VOID_WINDOWS:
+        assert min(found) <= current - VOID_WINDOWS - 1
+
+
+def test_a_past_survives_a_restart(start, tmp_path) -> None:
+    spec, first = start
+    past = Past(tmp_path, spec, first)
+    state = _walk(past, first, spec, 10)
+    again = Past(tmp_path, spec, state)
+    assert again.steps == past.steps
+    assert is_chain(again.steps)
+    assert [a.window for a in again.anchors()] == [9, 6, 3]
+    assert again.steps[0].window == 2, "older ones lead on from no anchor"
+    for anchor in again.anchors():
+        _, end = replay(anchor, again.steps_from(anchor), _nothing, spec)
+        assert (end.root, end.window) == (state.root, state.window)
+
+
+def test_a_kill_between_journal_and_state_loses_nothing(start, tmp_path) -> None:
+    """The journal may be a step ahead, with the last line cut; the state on disk is older."""
+    spec, first = start
+    past = Past(tmp_path, spec, first)
+    before = _walk(past, first, spec, 4)
+    _walk(past, before, spec, 1)
+    journal = tmp_path / "lineage.jsonl"
+    journal.write_bytes(journal.read_bytes() + b'{"window": 5, "ro')
+    again = Past(tmp_path, spec, before)
+    assert again.steps[-1].next_root == before.root
+    assert again.steps == past.steps[:-1]
+
+
+@pytest.mark.parametrize("damage", [b"garbage\n", b"", b"{}\n"])
+def test_a_damaged_journal_starts_a_new_past(damage: bytes, start, tmp_path) -> None:
+    spec, first = start
+    state = _walk(Past(tmp_path, spec, first), first, spec, 4)
+    (tmp_path / "lineage.jsonl").write_bytes(damage)
+    again = Past(tmp_path, spec, state)
+    assert again.steps == []
+    assert [a.window for a in again.anchors()] == [state.window]
+
+
+def test_a_node_that_joined_elsewhere_forgets_its_past(start, tmp_path) -> None:
+    spec, first = start
+    state = _walk(Past(tmp_path, spec, first), first, spec, 4)
+    elsewhere = replace(state, root=bytes(32))
+    again = Past(tmp_path, spec, elsewhere)
+    assert again.steps == []
+    assert [a.root for a in again.anchors()] == [bytes(32)]
+
+
+def test_a_damaged_anchor_is_passed_over(start, tmp_path) -> None:
+    spec, first = start
+    past = Past(tmp_path, spec, first)
+    state = _walk(past, first, spec, 7)
+    newest = max(tmp_path.glob("anchor-*"))
+    newest.write_bytes(newest.read_bytes()[:-100])
+    assert [a.window for a in past.anchors()] == [3, 1]
+    healed = heal(past, _nothing, spec, lambda s: s.root == state.root)
+    assert healed is not None
+    assert healed.root == state.root
+
+
+def test_a_wrong_anchor_is_not_healed_from_and_goes(start, tmp_path) -> None:
+    """A bit that flipped before the last checkpoint is in its anchor."""
+    spec, first = start
+    past = Past(tmp_path, spec, first)
+    state = _walk(past, first, spec, 7)
+    name = sorted(state.params)[0]
+    wrong = next(past.anchors())
+    flipped = wrong.params[name].clone()
+    flipped.view(torch.int32).view(-1)[0] ^= 1
+    past.anchor(replace(wrong, params={**wrong.params, name: flipped}))
+    right = tensors_digest(state.params)
+
+    def is_right(found: OuterState) -> bool:
+        return tensors_digest(found.params) == right and found.root == state.root
+
+    healed = heal(past, _nothing, spec, is_right)
+    assert healed is not None
+    assert is_right(healed)
+    assert all(tensors_digest(a.params) == right for a in past.anchors())
+    assert heal(past, _nothing, spec, lambda _: False) is None
+
+
+def test_taking_back_needs_an_anchor_from_before(start, tmp_path) -> None:
+    spec, first = start
+    past = Past(tmp_path, spec, first)
+    state = _walk(past, first, spec, 2)
+    joined = Past(tmp_path / "late", spec, state)
+    after = _walk(joined, state, spec, VOID_WINDOWS)
+    assert take_back(joined, state.window - 2, _nothing, spec) is None
+    back = take_back(joined, state.window - 1, _nothing, spec)
+    assert back is not None
+    assert back.root == after.root, "nothing was accepted, so nothing changes"
+
+
+def test_an_unwritable_folder_is_told(start, tmp_path) -> None:
+    spec, first = start
+    past = Past(tmp_path, spec, first)
+    place = tmp_path / "lineage.jsonl"
+    place.unlink()
+    place.mkdir()
+    with pytest.raises(StateError, match="lineage.jsonl cannot be written"):
+        _walk(past, first, spec, 1)

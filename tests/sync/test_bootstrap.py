@@ -1,0 +1,357 @@
+"""Joining a run whose buckets are broken: any of them will do for each part, and what has come
+is not fetched again.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from template.chain.waiter import Waiter
+from template.errors import ConfigError, NotFound, Unavailable
+from template.peers.client import Peers
+from template.protocol.keys import blob_key, checkpoint_manifest_key
+from template.protocol.root import tensors_digest
+from template.store import Store
+from template.store.memory import MemoryStore
+from template.store.s3 import S3Store
+from template.sync.bootstrap import join, join_at, open_pages, save_own
+from template.training.published import PublishedManifest, parse_published
+from tests.store.raw_server import LIMITS, OK, RawServer, bucket_at, drips, silent
+from tests.support.fakes import World, hotkey_of
+from tests.support.nodes import FOUR, STAKES_TAO, honest, metrics, run
+from tests.support.swarm import build_world
+
+WINDOW = 4
+"""The newest checkpoint that final votes prove."""
+OWNER, FIRST, SECOND, NEWCOMER = (hotkey_of(n) for n in ("owner", "val-a", "val-b", "m1"))
+
+NO_CHECKPOINT = "no validator gives a checkpoint that the votes prove"
+
+
+class Killed(BaseException):
+    """A process that ends here and now."""
+
+
+class Watched(MemoryStore):
+    """A bucket that counts what was read of it, and may end the process that reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gets: Counter[str] = Counter()
+        self.before_get: Callable[[str], None] = lambda _key: None
+
+    def get(self, key: str, *, max_bytes: int) -> bytes:
+        self.before_get(key)
+        data = super().get(key, max_bytes=max_bytes)
+        self.gets[key] += 1
+        return data
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory) -> tuple[World, str]:
+    """A run that has ended, and the digest of theta_4."""
+    world = build_world(
+        STAKES_TAO,
+        schedule__num_windows=5,
+        checkpoint__every_windows=2,
+        checkpoint__part_bytes=2**13,
+    )
+    nodes = run(world, honest(*FOUR), tmp_path_factory.mktemp("run"))
+    return world, metrics(nodes["m0"]).series("params_digest")[WINDOW - 2]
+
+
+@pytest.fixture
+def buckets(ended) -> dict[str, Watched]:
+    """Copies, to be broken."""
+    world, _ = ended
+    copies = {}
+    for hotkey, bucket in world.buckets.items():
+        copies[hotkey] = Watched()
+        for key in bucket.list(""):
+            copies[hotkey].put(key, bucket.get(key, max_bytes=2**24))
+    return copies
+
+
+@pytest.fixture
+def context(ended, buckets, tmp_path: Path):
+    world, _ = ended
+    mine = world.context(NEWCOMER, tmp_path)
+    return replace(mine, open_bucket=lambda peer, _access: buckets[peer])
+
+
+@pytest.fixture
+def manifest(ended, buckets) -> PublishedManifest:
+    world, _ = ended
+    key = checkpoint_manifest_key(world.spec.run_id, WINDOW)
+    assert buckets[FIRST].get(key, max_bytes=2**20) == buckets[SECOND].get(key, max_bytes=2**20)
+    found = parse_published(buckets[FIRST].get(key, max_bytes=2**20), world.spec)
+    buckets[FIRST].gets.clear()
+    assert len(found.parts) >= 4
+    return found
+
+
+def _keys(manifest: PublishedManifest) -> list[str]:
+    return [blob_key(part.digest) for part in manifest.parts]
+
+
+def _reads(buckets, keys) -> list[int]:
+    return [sum(bucket.gets[key] for bucket in buckets.values()) for key in keys]
+
+
+def _joined(context, digest: str) -> None:
+    state = join(context, Peers(context)).state
+    assert state.window == WINDOW
+    assert tensors_digest(state.params).hex() == digest
+
+
+def test_parts_of_one_checkpoint_come_from_several_buckets(
+    ended, context, buckets, manifest
+) -> None:
+    keys = _keys(manifest)
+    for index, key in enumerate(keys):
+        buckets[(FIRST, SECOND)[index % 2]].delete(key)
+    _joined(context, ended[1])
+    assert _reads(buckets, keys) == [1] * len(keys)
+    assert {h for h in (FIRST, SECOND) if any(buckets[h].gets[k] for k in keys)} == {FIRST, SECOND}
+
+
+@pytest.mark.parametrize("damage", ["shorter", "longer", "other bytes"])
+def test_a_bucket_that_lies_about_a_part_is_passed_over(
+    damage: str, ended, context, buckets, manifest
+) -> None:
+    """Of another length it is not even read."""
+    keys = _keys(manifest)
+    for key in keys:
+        data = buckets[FIRST].get(key, max_bytes=2**20)
+        bad = {"shorter": data[:-1], "longer": data + b"\0", "other bytes": data[::-1]}[damage]
+        buckets[FIRST].put(key, bad)
+    buckets[FIRST].gets.clear()
+    _joined(context, ended[1])
+    assert [buckets[SECOND].gets[key] for key in keys] == [1] * len(keys)
+    asked = sum(buckets[FIRST].gets[key] for key in keys)
+    assert asked == (1 if damage == "other bytes" else 0), "asked again after its first lie"
+
+
+@pytest.mark.parametrize("num_parts", [0, 1, 3])
+def test_a_killed_download_goes_on_with_what_it_has(
+    num_parts: int, ended, context, buckets, manifest
+) -> None:
+    keys = _keys(manifest)
+
+    def kill(key: str) -> None:
+        if sum(_reads(buckets, keys)) == num_parts and key in keys:
+            raise Killed
+
+    for bucket in buckets.values():
+        bucket.before_get = kill
+    with pytest.raises(Killed):
+        join(context, Peers(context))
+    kept = sorted(path.name for path in context.state_dir.glob("joining/*"))
+    assert kept == sorted(f"{part.digest.hex()}.part" for part in manifest.parts[:num_parts])
+    for bucket in buckets.values():
+        bucket.before_get = lambda _key: None
+    _joined(context, ended[1])
+    assert _reads(buckets, keys) == [1] * len(keys)
+
+
+def test_a_damaged_part_on_disk_is_fetched_again(ended, context, buckets, manifest) -> None:
+    _joined(context, ended[1])
+    first, *_, last = (f"{part.digest.hex()}.part" for part in manifest.parts)
+    folder = context.state_dir / "joining"
+    (folder / first).write_bytes(b"")
+    (folder / last).write_bytes((folder / last).read_bytes()[::-1])
+    _joined(context, ended[1])
+    keys = _keys(manifest)
+    assert _reads(buckets, keys) == [2] + [1] * (len(keys) - 2) + [2]
+
+
+def test_nothing_of_the_download_stays_once_the_node_has_a_checkpoint(
+    ended, context, buckets, manifest
+) -> None:
+    checkpoint = join(context, Peers(context))
+    assert len(list(context.state_dir.glob("joining/*"))) == len(manifest.parts)
+    save_own(context, checkpoint)
+    assert list(context.state_dir.glob("joining/*")) == []
+    buckets.clear()
+    _joined(context, ended[1])
+
+
+@pytest.mark.parametrize("for_good", [True, False])
+def test_a_part_that_nobody_has_now_is_asked_for_again(
+    for_good: bool, ended, context, buckets, manifest
+) -> None:
+    """A bucket that is away for a moment keeps nobody out; the checkpoint before will do."""
+    world, digest = ended
+    key, asked = _keys(manifest)[-1], []
+
+    def away(wanted: str) -> None:
+        if wanted == key:
+            asked.append(key)
+            if for_good or len(asked) <= 2:
+                raise Unavailable("away")
+
+    for bucket in buckets.values():
+        bucket.before_get = away
+        if not for_good:
+            bucket.delete(checkpoint_manifest_key(world.spec.run_id, 2))
+    world.time.enter()
+    try:
+        if for_good:
+            assert join(context, Peers(context)).state.window == 2
+            assert len(asked) >= 2
+        else:
+            _joined(context, digest)
+    finally:
+        world.time.leave()
+
+
+def test_a_manifest_of_parts_that_nobody_has_keeps_no_joiner_out(
+    ended, context, buckets, manifest
+) -> None:
+    world, digest = ended
+    key = checkpoint_manifest_key(world.spec.run_id, WINDOW)
+    text = buckets[FIRST].get(key, max_bytes=2**20).decode()
+    for part in manifest.parts:
+        text = text.replace(part.digest.hex(), part.digest[::-1].hex())
+    buckets[FIRST].put(key, text.encode())
+    _joined(context, digest)
+
+
+def test_one_manifest_of_all_validators_is_tried_once(ended, context, buckets, manifest) -> None:
+    keys = _keys(manifest)
+    for bucket in buckets.values():
+        bucket.delete(keys[-1])
+    asked: Counter[str] = Counter()
+    for bucket in buckets.values():
+        bucket.before_get = lambda key: asked.update([key])
+    assert join(context, Peers(context)).state.window == 2
+    assert asked[keys[0]] == 1
+
+
+def test_a_file_of_a_stranger_is_never_a_path(ended, context, buckets, manifest) -> None:
+    world, _ = ended
+    for hotkey in (FIRST, SECOND):
+        key = checkpoint_manifest_key(world.spec.run_id, WINDOW)
+        text = buckets[hotkey].get(key, max_bytes=2**20).decode()
+        buckets[hotkey].put(key, text.replace("model-00001", "../../../evil").encode())
+    assert join(context, Peers(context)).state.window == 2
+    names = {path.name for path in context.state_dir.rglob("*")}
+    assert all(name == "joining" or name.endswith(".part") for name in names)
+    assert "joining" in names
+
+
+def test_theta_0_and_the_dataset_come_from_validators_when_the_mirrors_are_empty(
+    ended, context, buckets
+) -> None:
+    world, _ = ended
+    for key in buckets[OWNER].list(""):
+        buckets[OWNER].delete(key)
+    told: dict[str, bytes] = {}
+    pages = open_pages(context, Peers(context), told.__setitem__)
+    assert pages.page(0).shape == (world.spec.data.page_tokens,)
+    assert pages.held_out().size
+    assert {bytes.fromhex(sha) for sha in told} == pages.digests | {
+        bytes.fromhex(world.spec.data.manifest_digest)
+    }
+    assert join_at(context, Peers(context), 1).window == 1
+    for hotkey in (FIRST, SECOND):
+        for key in buckets[hotkey].list("blob/"):
+            buckets[hotkey].delete(key)
+    with pytest.raises(ConfigError, match=r"theta0_digest is at none of data\.mirrors, nor at any"):
+        join_at(context, Peers(context), 1)
+
+
+def test_a_mirror_that_answers_is_asked_before_validators(ended, context, buckets) -> None:
+    open_pages(context, Peers(context)).held_out()
+    assert sum(buckets[OWNER].gets.values()) == 2
+    assert not buckets[FIRST].gets
+    assert not buckets[SECOND].gets
+
+
+@pytest.fixture
+def server() -> Iterator[Callable[..., RawServer]]:
+    servers: list[RawServer] = []
+
+    def start(*answers) -> RawServer:
+        servers.append(RawServer(*answers))
+        return servers[-1]
+
+    yield start
+    for started in servers:
+        started.close()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize(
+    "answer",
+    [drips(OK + b"Content-Length: 100000\r\n\r\n", b"x"), drips(OK, b"X-Slow: 1\r\n"), silent],
+    ids=["slow body", "slow headers", "silent"],
+)
+def test_a_bucket_that_drips_holds_a_joiner_for_a_moment_and_not_for_every_part(
+    answer, ended, context, buckets, manifest, server
+) -> None:
+    """Over the real adapter: the validator with most stake and the mirror drip on every request."""
+    _, digest = ended
+    raw = server(answer)
+    slow: dict[str, Store] = {
+        h: S3Store(bucket_at(raw.url), deadline_s=0.0, limits=LIMITS) for h in (FIRST, OWNER)
+    }
+    dripping = replace(context, open_bucket=lambda peer, _access: slow.get(peer, buckets[peer]))
+    peers = Peers(dripping)
+    started_s = time.monotonic()
+    state = join(dripping, peers).state
+    assert tensors_digest(state.params).hex() == digest
+    open_pages(dripping, peers).pages([0, 1])
+    spent_s = time.monotonic() - started_s
+    # Its manifest, the first part from it and from the mirror: each about a second.
+    assert len(raw.requests) <= 4
+    assert LIMITS.silence_s <= spent_s < 3 * 2 * LIMITS.attempt_s
+
+
+def test_who_has_nothing_is_no_trouble(ended, context, buckets, manifest) -> None:
+    for key in _keys(manifest):
+        buckets[FIRST].delete(key)
+    peers = Peers(context)
+    join(context, peers)
+    assert not peers.is_troubled(FIRST)
+    with pytest.raises(NotFound):
+        peers.fetch_blob([FIRST], bytes(32), 10)
+    assert not peers.is_troubled(FIRST)
+    buckets[FIRST].put(blob_key(bytes(32)), b"x")
+    with pytest.raises(Unavailable):
+        peers.fetch_blob([FIRST], bytes(32), 10)
+    assert peers.is_troubled(FIRST)
+    key = _keys(manifest)[0]
+    part = manifest.parts[0]
+    buckets[FIRST].put(key, buckets[SECOND].get(key, max_bytes=2**20))
+    assert peers.fetch_blob([FIRST], part.digest, part.num_bytes, exact=True)
+    assert not peers.is_troubled(FIRST)
+
+
+@pytest.mark.parametrize(("window", "is_early"), [(0, True), (7, True), (8, False), (9, False)])
+def test_theta_0_will_do_only_while_its_payloads_are_kept(
+    window: int, is_early: bool, ended, context, buckets
+) -> None:
+    """At theta_8 the payloads of window 0 go: theta_4 is beyond doubt, and theta_2 holds them."""
+    world, _ = ended
+    for hotkey in (FIRST, SECOND):
+        for key in buckets[hotkey].list(f"{world.spec.run_id.hex()}/checkpoint/"):
+            buckets[hotkey].delete(key)
+    block = context.schedule.first_block(window)
+    world.time.block = max(world.time.block, block)
+
+    class Early(type(context.chain)):
+        def finalized(self) -> int:
+            return block
+
+    early = replace(context, chain=(chain := Early(world.ledger, NEWCOMER)), waiter=Waiter(chain))
+    if is_early:
+        assert join(early, Peers(early)).state.window == 1
+    else:
+        with pytest.raises(Unavailable, match=NO_CHECKPOINT):
+            join(early, Peers(early))
