@@ -36,8 +36,16 @@ class PayloadError(SubnetError):
         self.reason = reason
 
 
+class ObjectError(SubnetError):
+    """An object that somebody else wrote to a bucket is not what its place promises.
+
+    The object's author is at fault, never this node's operator: the object is refused, another
+    copy is asked for, and the node goes on.
+    """
+
+
 class RecordError(SubnetError):
-    """A chain commitment is not a valid record."""
+    """A chain commitment is no valid record, or does not lead to a usable bucket."""
 
 
 class ConsensusError(SubnetError):

@@ -18,7 +18,7 @@ LogSource = Callable[[int], bytes]
 
 
 def logs_in_bucket(context: ReadContext, peers: Peers, validator: str) -> LogSource:
-    """Those that a validator has published; ConfigError without its access record."""
+    """Those that a validator has published; RecordError without its access record."""
 
     def get(window: int) -> bytes:
         peers.refresh()

@@ -22,6 +22,7 @@ from template.errors import (
     ChainError,
     ConfigError,
     Denied,
+    RecordError,
     StoreError,
     Unavailable,
     disk_trouble,
@@ -143,7 +144,7 @@ def check_published_endpoint(url: str, *, on_localnet: bool) -> None:
     """ConfigError if the others would refuse the endpoint that this node will publish."""
     try:
         check_peer_endpoint(url, on_localnet=on_localnet)
-    except ConfigError as error:
+    except RecordError as error:
         raise ConfigError(
             f"{ENDPOINT_NAMES}: every other node would refuse it ({error})"
         ) from error

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from template.context import NodeContext
-from template.errors import ConfigError, Denied, StoreError
+from template.errors import Denied, ObjectError, StoreError
 from template.protocol.keys import blob_key, checkpoint_manifest_key, dropped_manifest_key
 from template.protocol.quorum import VOID_WINDOWS
 from template.protocol.spec import RunSpec
@@ -106,7 +106,7 @@ class Sweeper:
             return
         try:
             is_done = self._sweep(window, stop)
-        except (StoreError, ConfigError) as error:
+        except (StoreError, ObjectError) as error:
             self._tell(error)
             return
         if is_done:
@@ -155,7 +155,7 @@ class Sweeper:
     def _named_by(self, key: str) -> frozenset[bytes]:
         return named_digests(self._context.bucket.get(key, max_bytes=MAX_MANIFEST_BYTES))
 
-    def _tell(self, error: StoreError | ConfigError) -> None:
+    def _tell(self, error: StoreError | ObjectError) -> None:
         remedy = ": let the write key delete, or it only grows" if isinstance(error, Denied) else ""
         log.log(
             logging.DEBUG if self._has_warned else logging.WARNING,

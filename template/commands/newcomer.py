@@ -23,6 +23,8 @@ from template.errors import (
     ConfigError,
     Denied,
     NotFound,
+    ObjectError,
+    RecordError,
     SubnetError,
     TooLarge,
     exit_status,
@@ -109,7 +111,7 @@ def _find_record(
     try:
         buckets[hotkey] = open_bucket(hotkey, record.access)
     except SubnetError as error:
-        return Finding(what=what, mirrors=(), faults=(str(error),), status=exit_status(error))
+        return Finding(what=what, mirrors=(), faults=(str(error),), status=_status(error))
     return Finding(what=what, mirrors=(hotkey,), faults=(), status=EXIT_ENDED)
 
 
@@ -151,7 +153,7 @@ def _find_shards(manifest: Manifest, buckets: Mapping[str, Store]) -> list[Findi
         def measure(bucket: Store) -> int:
             num_bytes = bucket.size(key)
             if num_bytes != shard.num_bytes:
-                raise ConfigError(f"has {num_bytes} bytes, the manifest says {shard.num_bytes}")
+                raise ObjectError(f"has {num_bytes} bytes, the manifest says {shard.num_bytes}")
             return num_bytes
 
         return _ask(what, buckets, measure)
@@ -163,7 +165,7 @@ def _find_shards(manifest: Manifest, buckets: Mapping[str, Store]) -> list[Findi
 def _get(bucket: Store, digest: bytes, max_bytes: int) -> bytes:
     data = bucket.get(blob_key(digest), max_bytes=max_bytes)
     if hashlib.sha256(data).digest() != digest:
-        raise ConfigError("other bytes lie under this digest: its owner publishes again")
+        raise ObjectError("other bytes lie under this digest: its owner publishes again")
     return data
 
 
@@ -192,7 +194,8 @@ def _ask(what: str, buckets: Mapping[str, Store], ask: Callable[[Store], int]) -
 
 def _status(error: SubnetError) -> int:
     """What is missing, wrong or forbidden stays so until its owner acts; an outage may pass."""
-    return EXIT_OPERATOR if isinstance(error, NotFound | Denied | TooLarge) else exit_status(error)
+    lasting = NotFound | Denied | TooLarge | ObjectError | RecordError
+    return EXIT_OPERATOR if isinstance(error, lasting) else exit_status(error)
 
 
 def table(report: Report) -> Table:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from template.errors import ConfigError
+from template.errors import ObjectError
 
 TOKEN_BYTES = 2
 """Tokens are stored as little-endian uint16; a larger vocabulary needs a new format."""
@@ -64,21 +64,21 @@ def manifest_digest(manifest: Manifest) -> bytes:
 
 
 def parse_manifest(data: bytes) -> Manifest:
-    """Read a manifest from anyone; raises ConfigError naming the field, nothing else.
+    """Read a manifest from anyone; raises ObjectError naming the field, nothing else.
 
     Only the canonical form is accepted, so two manifests of one meaning have one digest.
     """
     if len(data) > MAX_MANIFEST_BYTES:
-        raise ConfigError(f"manifest has {len(data)} bytes, at most {MAX_MANIFEST_BYTES} allowed")
+        raise ObjectError(f"manifest has {len(data)} bytes, at most {MAX_MANIFEST_BYTES} allowed")
     try:
         document = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise ConfigError("manifest is not JSON; write it with manifest_bytes") from error
+        raise ObjectError("manifest is not JSON; write it with manifest_bytes") from error
     fields = _fields(document, "manifest", Manifest.__slots__)
     page_tokens = _integer(fields["page_tokens"], "manifest.page_tokens", 2, MAX_PAGE_TOKENS)
     shards = fields["shards"]
     if not isinstance(shards, list) or not shards:
-        raise ConfigError("manifest.shards must be a list of at least one shard")
+        raise ObjectError("manifest.shards must be a list of at least one shard")
     manifest = Manifest(
         tokenizer=_text(fields["tokenizer"], "manifest.tokenizer"),
         vocab_size=_integer(fields["vocab_size"], "manifest.vocab_size", 2, MAX_VOCAB_SIZE),
@@ -91,32 +91,32 @@ def parse_manifest(data: bytes) -> Manifest:
     )
     _refuse_repeats(manifest)
     if manifest_bytes(manifest) != data:
-        raise ConfigError("manifest is not in canonical form; write it with manifest_bytes")
+        raise ObjectError("manifest is not in canonical form; write it with manifest_bytes")
     return manifest
 
 
 def _fields(value: object, where: str, names: tuple[str, ...]) -> Mapping[str, object]:
     if not isinstance(value, dict):
-        raise ConfigError(f"{where} must be an object")
+        raise ObjectError(f"{where} must be an object")
     for key in value:
         if key not in names:
-            raise ConfigError(f"{where} has the unknown key {str(key)[:64]!r}")
+            raise ObjectError(f"{where} has the unknown key {str(key)[:64]!r}")
     for name in names:
         if name not in value:
-            raise ConfigError(f"{where}.{name} is missing")
+            raise ObjectError(f"{where}.{name} is missing")
     return value
 
 
 def _integer(value: object, where: str, low: int, high: int) -> int:
     # bool is an int to Python, not to a reader of the file.
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise ConfigError(f"{where} must be an integer in [{low}, {high}]")
+        raise ObjectError(f"{where} must be an integer in [{low}, {high}]")
     return value
 
 
 def _text(value: object, where: str) -> str:
     if not isinstance(value, str) or not value:
-        raise ConfigError(f"{where} must be a non-empty string")
+        raise ObjectError(f"{where} must be a non-empty string")
     return value
 
 
@@ -124,10 +124,10 @@ def _shard(value: object, where: str, page_tokens: int) -> Shard:
     fields = _fields(value, where, Shard.__slots__)
     sha256 = _text(fields["sha256"], f"{where}.sha256")
     if not _HEX_DIGEST.fullmatch(sha256):
-        raise ConfigError(f"{where}.sha256 must be 64 lower-case hex digits")
+        raise ObjectError(f"{where}.sha256 must be 64 lower-case hex digits")
     num_tokens = _integer(fields["num_tokens"], f"{where}.num_tokens", 1, MAX_SHARD_TOKENS)
     if num_tokens % page_tokens:
-        raise ConfigError(f"{where}.num_tokens must be a multiple of page_tokens ({page_tokens})")
+        raise ObjectError(f"{where}.num_tokens must be a multiple of page_tokens ({page_tokens})")
     return Shard(sha256=sha256, num_tokens=num_tokens)
 
 
@@ -136,5 +136,5 @@ def _refuse_repeats(manifest: Manifest) -> None:
     seen = {manifest.held_out.sha256}
     for index, shard in enumerate(manifest.shards):
         if shard.sha256 in seen:
-            raise ConfigError(f"manifest.shards[{index}].sha256 repeats another shard's")
+            raise ObjectError(f"manifest.shards[{index}].sha256 repeats another shard's")
         seen.add(shard.sha256)

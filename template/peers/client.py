@@ -10,8 +10,8 @@ from threading import Lock
 from template.chain.ballots import read_records
 from template.context import ReadContext
 from template.errors import (
-    ConfigError,
     NotFound,
+    RecordError,
     StoreError,
     SubnetError,
     TooLarge,
@@ -49,10 +49,10 @@ class Peers:
         self._records = read_records(chain, chain.finalized())
 
     def bucket(self, hotkey: str) -> Store:
-        """A peer's bucket; ConfigError if it has no access record or a forbidden endpoint."""
+        """A peer's bucket; RecordError if it has no access record or a forbidden endpoint."""
         record = self._records.get(hotkey)
         if record is None or record.access is None:
-            raise ConfigError(f"{hotkey} has no access record on chain: its bucket is unknown")
+            raise RecordError(f"{hotkey} has no access record on chain: its bucket is unknown")
         place = (hotkey, record.access)
         with self._lock:
             if place not in self._open:
@@ -79,7 +79,7 @@ class Peers:
             key = payload_key(self._context.spec.run_id, window, member.digest)
             try:
                 bucket = self.bucket(member.hotkey)
-            except ConfigError as error:
+            except RecordError as error:
                 fetching.add_failure(member, error)
                 continue
             fetching.add(member, partial(bucket.get, key, max_bytes=self._context.form.num_bytes))
@@ -119,7 +119,7 @@ class Peers:
         key = payload_key(self._context.spec.run_id, window, member.digest)
         try:
             data = self.bucket(hotkey).get(key, max_bytes=self._context.form.num_bytes)
-        except (StoreError, ConfigError) as error:
+        except (StoreError, RecordError) as error:
             log.info("payload of uid %d not from %s: %s", member.uid, self._place(hotkey), error)
             return None
         if payload_digest(data) == member.digest:
@@ -142,7 +142,7 @@ class Peers:
             try:
                 data = self._read_blob(hotkey, digest, max_bytes, exact)
             except SubnetError as error:
-                may_help |= not isinstance(error, (ConfigError, NotFound))
+                may_help |= not isinstance(error, (RecordError, NotFound))
                 if isinstance(error, (Unavailable, TooLarge)):
                     self._troubled.add(hotkey)
                 errors.append(f"{self._place(hotkey)}: {error}")

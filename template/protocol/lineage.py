@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from template.errors import ConfigError
+from template.errors import ObjectError
 from template.protocol.quorum import VOID_WINDOWS, is_void
 from template.protocol.record import MAX_UIDS, ROOT_BYTES
 from template.protocol.root import Member, next_root
@@ -94,10 +94,10 @@ def _encode(step: LineageStep) -> bytes:
 
 
 def parse_lineage(data: bytes) -> list[LineageStep]:
-    """Steps from bytes of anybody; ConfigError unless each follows from the one before."""
+    """Steps from bytes of anybody; ObjectError unless each follows from the one before."""
     steps = [_parse(number, line) for number, line in enumerate(data.splitlines(), start=1)]
     if not is_chain(steps):
-        raise ConfigError("lineage: its steps do not follow from each other")
+        raise ObjectError("lineage: its steps do not follow from each other")
     return steps
 
 
@@ -117,7 +117,7 @@ def _parse(number: int, line: bytes) -> LineageStep:
         if uids != sorted(set(uids)):
             raise ValueError("uids are not in order")
     except _MALFORMED as error:
-        raise ConfigError(f"lineage: line {number} is no step: {error!r}") from error
+        raise ObjectError(f"lineage: line {number} is no step: {error!r}") from error
     return step
 
 

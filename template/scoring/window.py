@@ -32,6 +32,7 @@ from template.errors import (
     Denied,
     NotFound,
     PayloadError,
+    RecordError,
     SubnetError,
     TooLarge,
 )
@@ -56,7 +57,7 @@ _FETCH_REASONS: Mapping[type[SubnetError], str] = {
     NotFound: "not_delivered",
     TooLarge: "too_large",
     Denied: "access_denied",
-    ConfigError: "no_access",
+    RecordError: "no_access",
 }
 
 

@@ -3,13 +3,13 @@
 An access record is a stranger's bytes: it must not send our requests anywhere but to a bucket. On
 a real network that is Cloudflare R2 alone, on a localnet this machine alone, so that no name and
 no address inside somebody's network can ever be asked. Whatever the record says, the answer is a
-ConfigError and nothing else.
+RecordError and nothing else.
 """
 
 import re
 from urllib.parse import urlsplit
 
-from template.errors import ConfigError
+from template.errors import RecordError
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 
@@ -31,19 +31,19 @@ def is_local_chain(network: str) -> bool:
 
 
 def check_peer_endpoint(url: str, *, on_localnet: bool) -> None:
-    """ConfigError unless a peer's endpoint is a bucket's on such a network.
+    """RecordError unless a peer's endpoint is a bucket's on such a network.
 
     On a localnet (the chain is on this machine too): scheme, host and port of this machine. Else:
     https to an R2 account's host, and nothing more.
     """
     if on_localnet:
         if _LOCAL_URL.fullmatch(url) is None or not _has_good_port(url):
-            raise ConfigError(
+            raise RecordError(
                 f"endpoint {url}: on a localnet a peer's bucket is on this machine, "
                 "http://127.0.0.1:PORT"
             )
     elif _R2_URL.fullmatch(url) is None:
-        raise ConfigError(
+        raise RecordError(
             f"endpoint {url}: a peer's bucket is on Cloudflare R2, "
             "https://ACCOUNT.r2.cloudflarestorage.com"
         )

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from template.errors import ConfigError, disk_trouble
+from template.errors import ConfigError, ObjectError, disk_trouble
 from template.protocol.lineage import LineageStep, encode_lineage, newly_void, parse_lineage
 from template.protocol.quorum import VOID_WINDOWS
 from template.protocol.spec import RunSpec
@@ -123,7 +123,7 @@ class Past:
         whole = b"".join(line for line in lines if line.endswith(b"\n"))
         try:
             steps = parse_lineage(whole)
-        except ConfigError as error:
+        except ObjectError as error:
             log.warning("%s is of no use: %s", self._journal, error)
             return []
         steps = [step for step in steps if step.window < state.window - 1]

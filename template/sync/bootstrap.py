@@ -14,6 +14,7 @@ from template.errors import (
     ChainError,
     ConfigError,
     NotFound,
+    ObjectError,
     StoreError,
     SubnetError,
     Unavailable,
@@ -120,7 +121,10 @@ def _first_state(
     spec = context.spec
     digest, limit = spec.checkpoint.theta0_digest, tensors_limit_bytes(context.form.shapes)
     data = _named(context, peers, "checkpoint.theta0_digest", digest, limit)
-    params = parse_params(data, spec)
+    try:
+        params = parse_params(data, spec)
+    except ObjectError as error:
+        raise _wrong_in_spec(context, "checkpoint.theta0_digest", error) from error
     on_fetched(digest, data)
     log.debug("theta_0 has tensor digest %s", tensors_digest(params).hex())
     return first_state(params, spec.run_id)
@@ -141,6 +145,11 @@ def _named(context: ReadContext, peers: Peers, key: str, digest: str, max_bytes:
             f"--run {context.run_file}: none of data.mirrors and no validator gives {key} now "
             f"({error}). Start again later, or ask the owners of these buckets"
         ) from error
+
+
+def _wrong_in_spec(context: ReadContext, key: str, error: ObjectError) -> ConfigError:
+    """The bytes have the digest that the run spec names: no other copy can be better."""
+    return ConfigError(f"--run {context.run_file}: {key}: {error}. Ask the subnet's owner")
 
 
 def _published_state(
@@ -288,7 +297,10 @@ def open_pages(
     peers.refresh()
     digest = spec.data.manifest_digest
     data = _named(context, peers, "data.manifest_digest", digest, MAX_MANIFEST_BYTES)
-    manifest = parse_manifest(data)
+    try:
+        manifest = parse_manifest(data)
+    except ObjectError as error:
+        raise _wrong_in_spec(context, "data.manifest_digest", error) from error
     check_manifest(manifest, spec, bytes.fromhex(digest))
     on_read(digest, data)
 

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save, save_file
 from torch import Tensor
 
-from template.errors import ConfigError, disk_trouble
+from template.errors import ConfigError, ObjectError, disk_trouble
 from template.protocol.spec import RunSpec
 from template.training.model import Params, tensor_shapes
 from template.training.outer import OuterState
@@ -32,28 +32,28 @@ def params_bytes(params: Mapping[str, Tensor]) -> bytes:
 
 
 def parse_params(data: bytes, spec: RunSpec) -> Params:
-    """Parameters from a safetensors file, checked against the run's model; else ConfigError."""
+    """Parameters from a safetensors file, checked against the run's model; else ObjectError."""
     params = load_tensors(data)
     check_params(params, spec)
     return params
 
 
 def load_tensors(data: bytes) -> Params:
-    """Whatever tensors a safetensors file holds; ConfigError if it is none."""
+    """Whatever tensors a safetensors file holds; ObjectError if it is none."""
     try:
         return dict(load(data))
     except (SafetensorError, *MALFORMED) as error:
-        raise ConfigError(f"checkpoint: not a safetensors file: {error!r}") from error
+        raise ObjectError(f"checkpoint: not a safetensors file: {error!r}") from error
 
 
 def check_params(params: Mapping[str, Tensor], spec: RunSpec) -> None:
-    """ConfigError unless these are the run's tensors, of its shapes, finite and float32."""
+    """ObjectError unless these are the run's tensors, of its shapes, finite and float32."""
     shapes = tensor_shapes(spec)
     if {name: tuple(t.shape) for name, t in params.items()} != shapes:
-        raise ConfigError("checkpoint: its tensors are not those of the run's model")
+        raise ObjectError("checkpoint: its tensors are not those of the run's model")
     for name, tensor in params.items():
         if tensor.dtype != torch.float32 or not torch.isfinite(tensor).all():
-            raise ConfigError(f"checkpoint: {name} is not finite float32")
+            raise ObjectError(f"checkpoint: {name} is not finite float32")
 
 
 def carried_values(state: OuterState) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def carried_values(state: OuterState) -> dict[str, Any]:
 
 
 def restored_state(carried: Mapping[str, Any], params: Params) -> OuterState:
-    """The inverse of `carried_values`, on values of anybody; ConfigError if they are none."""
+    """The inverse of `carried_values`, on values of anybody; ObjectError if they are none."""
     try:
         return OuterState(
             window=int(carried["window"]),
@@ -84,7 +84,7 @@ def restored_state(carried: Mapping[str, Any], params: Params) -> OuterState:
             checkpoint_digest=bytes.fromhex(carried["checkpoint_digest"]),
         )
     except MALFORMED as error:
-        raise ConfigError(f"checkpoint: its state is not one: {error!r}") from error
+        raise ObjectError(f"checkpoint: its state is not one: {error!r}") from error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,13 +134,21 @@ def load_local(path: Path, spec: RunSpec) -> LocalCheckpoint | None:
             raise ConfigError(f"{path}: of another run; name another --neuron.state_dir")
         carried, values = json.loads(metadata["state"]), json.loads(metadata["values"])
     except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise ConfigError(
-            f"--neuron.state_dir: {path} cannot be read ({error}); remove it to join anew"
-        ) from error
+        raise _unusable(path, error) from error
     groups: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         group, _, member = name.partition("/")
         groups.setdefault(group, {})[member] = tensor
     params = groups.pop("params", {})
-    check_params(params, spec)
-    return LocalCheckpoint(state=restored_state(carried, params), groups=groups, values=values)
+    try:
+        check_params(params, spec)
+        state = restored_state(carried, params)
+    except ObjectError as error:
+        raise _unusable(path, error) from error
+    return LocalCheckpoint(state=state, groups=groups, values=values)
+
+
+def _unusable(path: Path, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"--neuron.state_dir: {path} cannot be read ({error}); remove it to join anew"
+    )

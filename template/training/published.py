@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from template.errors import ConfigError
+from template.errors import ObjectError
 from template.protocol.spec import RunSpec
 from template.training.checkpoint import (
     MALFORMED,
@@ -130,7 +130,7 @@ def _index(files: Sequence[str], groups: Sequence[Sequence[str]], numel: int) ->
 
 
 def parse_published(data: bytes, spec: RunSpec) -> PublishedManifest:
-    """The manifest of a checkpoint of this run; ConfigError says what is wrong with it.
+    """The manifest of a checkpoint of this run; ObjectError says what is wrong with it.
 
     Names are those that this layout has and no other, and the parts together are no longer than
     the run's model: what a joiner may be made to read is known before it reads any.
@@ -138,30 +138,30 @@ def parse_published(data: bytes, spec: RunSpec) -> PublishedManifest:
     try:
         manifest = json.loads(data)
         if manifest["format"] != FORMAT or manifest["run_id"] != spec.run_id.hex():
-            raise ConfigError("checkpoint manifest: of another run or format")
+            raise ObjectError("checkpoint manifest: of another run or format")
         files = tuple(_file(entry) for entry in manifest["files"])
         carried = manifest["state"]
     except MALFORMED as error:
-        raise ConfigError(f"checkpoint manifest: not one: {error!r}") from error
+        raise ObjectError(f"checkpoint manifest: not one: {error!r}") from error
     if not isinstance(carried, dict):
-        raise ConfigError("checkpoint manifest: its state is not an object")
+        raise ObjectError("checkpoint manifest: its state is not an object")
     return PublishedManifest(files=files, parts=_parts(files, spec), carried=carried)
 
 
 def named_digests(data: bytes) -> frozenset[bytes]:
-    """Which files a manifest of ours, of any run and format, names; ConfigError if it is none."""
+    """Which files a manifest of ours, of any run and format, names; ObjectError if it is none."""
     try:
         return frozenset(bytes.fromhex(entry["sha256"]) for entry in json.loads(data)["files"])
     except MALFORMED as error:
-        raise ConfigError(f"checkpoint manifest: not one: {error!r}") from error
+        raise ObjectError(f"checkpoint manifest: not one: {error!r}") from error
 
 
 def _file(entry: Mapping[str, Any]) -> PublishedFile:
     name, sha256, num_bytes = entry["name"], entry["sha256"], entry["bytes"]
     if not isinstance(name, str) or not isinstance(sha256, str) or type(num_bytes) is not int:
-        raise ConfigError("checkpoint manifest: a file has a name, a SHA-256 and a length")
+        raise ObjectError("checkpoint manifest: a file has a name, a SHA-256 and a length")
     if not _HEX_DIGEST.fullmatch(sha256) or num_bytes <= 0:
-        raise ConfigError("checkpoint manifest: a file's SHA-256 or length is none")
+        raise ObjectError("checkpoint manifest: a file's SHA-256 or length is none")
     return PublishedFile(name=name, digest=bytes.fromhex(sha256), num_bytes=num_bytes)
 
 
@@ -169,12 +169,12 @@ def _parts(files: Sequence[PublishedFile], spec: RunSpec) -> tuple[PublishedFile
     shapes = tensor_shapes(spec)
     parts = sorted((f for f in files if f.name.endswith(".safetensors")), key=lambda f: f.name)
     if not 1 <= len(parts) <= len(shapes):
-        raise ConfigError(f"checkpoint manifest: {len(parts)} parts of {len(shapes)} tensors")
+        raise ObjectError(f"checkpoint manifest: {len(parts)} parts of {len(shapes)} tensors")
     known = [*part_names(len(parts)), CONFIG_FILE, *([INDEX_FILE] if len(parts) > 1 else [])]
     if sorted(f.name for f in files) != sorted(known):
-        raise ConfigError("checkpoint manifest: its files are not those of this layout")
+        raise ObjectError("checkpoint manifest: its files are not those of this layout")
     if sum(part.num_bytes for part in parts) > tensors_limit_bytes(shapes, len(parts)):
-        raise ConfigError("checkpoint manifest: its parts are longer than the run's model")
+        raise ObjectError("checkpoint manifest: its parts are longer than the run's model")
     return tuple(parts)
 
 
@@ -187,7 +187,7 @@ def tensors_limit_bytes(shapes: Mapping[str, Sequence[int]], num_files: int = 1)
 def restore_published(
     manifest: PublishedManifest, parts: Iterable[bytes], spec: RunSpec
 ) -> OuterState:
-    """The state that a manifest and its parts, in their order, describe; ConfigError if they do
+    """The state that a manifest and its parts, in their order, describe; ObjectError if they do
     not fit. Parts are taken one by one: only the tensors stay in memory.
 
     The root is not proven here: a joiner compares the one that it leads to with the one
@@ -197,12 +197,12 @@ def restore_published(
     params: Params = {}
     for part, data in zip(manifest.parts, parts, strict=True):
         if hashlib.sha256(data).digest() != part.digest:
-            raise ConfigError(f"checkpoint: {part.name} has another digest")
+            raise ObjectError(f"checkpoint: {part.name} has another digest")
         params |= load_tensors(data)
     check_params(params, spec)
     state = restored_state(manifest.carried, params)
     if state_digest(state) != state.checkpoint_digest:
-        raise ConfigError("checkpoint: what it carries is not what its checkpoint digest says")
+        raise ObjectError("checkpoint: what it carries is not what its checkpoint digest says")
     return state
 
 

@@ -1,4 +1,4 @@
-"""The manifest's format: strict, canonical, and never anything but ConfigError on bad bytes."""
+"""The manifest's format: strict, canonical, and never anything but ObjectError on bad bytes."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from template.data.manifest import (
     manifest_digest,
     parse_manifest,
 )
-from template.errors import ConfigError
+from template.errors import ObjectError
 
 MANIFEST = Manifest(
     tokenizer="byte",
@@ -96,7 +96,7 @@ def test_sizes_follow() -> None:
     ],
 )
 def test_a_bad_field_is_named(path: str, value: object, field: str) -> None:
-    with pytest.raises(ConfigError, match=field):
+    with pytest.raises(ObjectError, match=field):
         parse_manifest(_with(path, value))
 
 
@@ -104,7 +104,7 @@ def test_a_bad_field_is_named(path: str, value: object, field: str) -> None:
 def test_a_missing_field_is_named(name: str) -> None:
     document = json.loads(manifest_bytes(MANIFEST))
     del document[name]
-    with pytest.raises(ConfigError, match=rf"manifest\.{name} is missing"):
+    with pytest.raises(ObjectError, match=rf"manifest\.{name} is missing"):
         parse_manifest(json.dumps(document).encode())
 
 
@@ -118,7 +118,7 @@ def test_a_missing_field_is_named(name: str) -> None:
     ],
 )
 def test_only_the_canonical_form_is_accepted(data: bytes) -> None:
-    with pytest.raises(ConfigError, match="canonical"):
+    with pytest.raises(ObjectError, match="canonical"):
         parse_manifest(data)
 
 
@@ -126,7 +126,7 @@ def test_only_the_canonical_form_is_accepted(data: bytes) -> None:
     "data", [b"", b"{", b"\xff\xfe\x00", b"[" * 100_000, b"9" * 10_000, b"null", b"[]", b"NaN"]
 )
 def test_hostile_bytes(data: bytes) -> None:
-    with pytest.raises(ConfigError, match="manifest"):
+    with pytest.raises(ObjectError, match="manifest"):
         parse_manifest(data)
 
 
@@ -138,6 +138,6 @@ def test_mutated_bytes_raise_config_error_or_parse_to_themselves(
     mutated = data[:position] + insert + data[position + num_cut :]
     try:
         manifest = parse_manifest(mutated)
-    except ConfigError:
+    except ObjectError:
         return
     assert manifest_bytes(manifest) == mutated

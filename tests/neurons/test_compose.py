@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from template.commands.reading import bucket_opener
-from template.errors import ConfigError
+from template.errors import RecordError
 from template.protocol.keys import bucket_name
 from template.protocol.record import Access, AccessKind
 from template.protocol.ss58 import public_key
@@ -81,7 +81,7 @@ def test_on_a_real_network_buckets_are_on_r2(url: str) -> None:
     store = bucket_opener(on_localnet=False)(hotkey_of("m0"), _access(url))
     assert store.bucket.bucket == bucket_name(public_key(hotkey_of("m0")))
     assert "public" not in repr(store.bucket)
-    with pytest.raises(ConfigError, match="this machine"):
+    with pytest.raises(RecordError, match="this machine"):
         check_peer_endpoint(url, on_localnet=True)
 
 
@@ -89,7 +89,7 @@ def test_on_a_real_network_buckets_are_on_r2(url: str) -> None:
 def test_this_machine_is_a_peer_on_a_localnet_only(url: str) -> None:
     assert is_loopback(url)
     check_peer_endpoint(url, on_localnet=True)
-    with pytest.raises(ConfigError, match="Cloudflare R2"):
+    with pytest.raises(RecordError, match="Cloudflare R2"):
         check_peer_endpoint(url, on_localnet=False)
 
 
@@ -103,11 +103,11 @@ def test_the_network_local_is_on_this_machine() -> None:
 @pytest.mark.parametrize("url", ELSEWHERE)
 def test_nothing_else_is_ever_asked(url: str) -> None:
     for on_localnet in (False, True):
-        with pytest.raises(ConfigError, match="endpoint"):
+        with pytest.raises(RecordError, match="endpoint"):
             bucket_opener(on_localnet=on_localnet)(hotkey_of("m0"), _access(url))
 
 
-def test_random_endpoints_raise_nothing_but_config_errors() -> None:
+def test_random_endpoints_raise_nothing_but_record_errors() -> None:
     generator = random.Random(7)
     alphabet = ".:/[]@-0129afx?#%_ \\lh"
     passed = 0
@@ -115,11 +115,11 @@ def test_random_endpoints_raise_nothing_but_config_errors() -> None:
         tail = "".join(generator.choices(alphabet, k=generator.randrange(4)))
         try:
             check_peer_endpoint("http://127.0.0.1" + tail, on_localnet=True)
-        except ConfigError:
+        except RecordError:
             continue
         passed += 1
         assert tail == "" or 0 < int(tail.removeprefix(":")) < 100
-        with pytest.raises(ConfigError):
+        with pytest.raises(RecordError):
             check_peer_endpoint("http://127.0.0.1" + tail, on_localnet=False)
     assert passed > 0
 

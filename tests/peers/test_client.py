@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from template.errors import (
-    ConfigError,
     NotFound,
+    RecordError,
     StoreError,
     SubnetError,
     TooLarge,
@@ -53,9 +53,9 @@ def _key(world: World, member: Member) -> str:
 
 
 def test_a_hotkey_without_an_access_record_has_no_bucket(peers) -> None:
-    with pytest.raises(ConfigError, match="no access record on chain"):
+    with pytest.raises(RecordError, match="no access record on chain"):
         peers.bucket(hotkey_of("m1"))
-    with pytest.raises(ConfigError, match="no access record on chain"):
+    with pytest.raises(RecordError, match="no access record on chain"):
         peers.bucket(hotkey_of("stranger"))
 
 
@@ -92,7 +92,7 @@ def test_a_payload_comes_from_its_miner_bounded_by_the_runs_size(world, peers, m
     world.buckets[MINER].put(_key(world, member), bytes(2**20))
     assert isinstance(fetch(), TooLarge)
     stranger = replace(member, uid=9, hotkey=hotkey_of("nobody"))
-    assert isinstance(peers.fetch_payloads([stranger], 5, lambda: False)[9], ConfigError)
+    assert isinstance(peers.fetch_payloads([stranger], 5, lambda: False)[9], RecordError)
 
 
 def test_a_bucket_that_never_answers_delays_no_other(world, peers, member) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from template.errors import ConfigError
+from template.errors import ObjectError
 from template.protocol.lineage import (
     LineageStep,
     encode_lineage,
@@ -77,7 +77,7 @@ def test_any_change_breaks_the_chain(change: dict) -> None:
     assert is_chain(steps)
     steps[3] = replace(steps[3], **change)
     assert not is_chain(steps)
-    with pytest.raises(ConfigError, match="do not follow"):
+    with pytest.raises(ObjectError, match="do not follow"):
         parse_lineage(encode_lineage(steps))
 
 
@@ -131,7 +131,7 @@ MEMBER = [1, hotkey_of("a"), "00" * 32, "11" * 32]
 )
 def test_what_is_no_step_is_refused_by_its_line(line: bytes) -> None:
     good = encode_lineage(_steps(3))
-    with pytest.raises(ConfigError, match="line 4 is no step"):
+    with pytest.raises(ObjectError, match="line 4 is no step"):
         parse_lineage(good + line + b"\n")
 
 
@@ -139,7 +139,7 @@ def test_what_is_no_step_is_refused_by_its_line(line: bytes) -> None:
 def test_bytes_of_anybody_are_steps_or_an_error(data: bytes) -> None:
     try:
         steps = parse_lineage(data)
-    except ConfigError:
+    except ObjectError:
         return
     assert steps == []
     assert data.strip() == b"" or data.splitlines() == []

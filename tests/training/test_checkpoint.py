@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from template.errors import ConfigError, StateError
+from template.errors import ConfigError, ObjectError, StateError
 from template.training.checkpoint import (
     LocalCheckpoint,
     load_local,
@@ -118,11 +118,11 @@ def test_params_that_are_not_the_models_are_refused(fault, theta0, spec) -> None
         bad.pop(name)
     else:
         bad["extra"] = torch.zeros(1)
-    with pytest.raises(ConfigError, match="checkpoint: "):
+    with pytest.raises(ObjectError, match="checkpoint: "):
         parse_params(params_bytes(bad), spec)
 
 
 @pytest.mark.parametrize("data", [b"", b"\x00" * 7, b"\xff" * 64, b"{}" * 40])
 def test_bytes_that_are_no_tensors_are_refused(data: bytes, spec) -> None:
-    with pytest.raises(ConfigError, match="not a safetensors file"):
+    with pytest.raises(ObjectError, match="not a safetensors file"):
         parse_params(data, spec)

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from template.errors import ConfigError
+from template.errors import ObjectError
 from template.protocol.spec import RunSpec
 from template.training.model import build_model, load_params, model_config, tensor_shapes
 from template.training.outer import OuterState, state_digest
@@ -186,7 +186,7 @@ def test_a_tampered_part_is_refused(state, parted) -> None:
     for index in range(len(manifest.parts)):
         parts = _parts(published, manifest)
         parts[index] = parts[index][:-1] + bytes([parts[index][-1] ^ 1])
-        with pytest.raises(ConfigError, match="another digest"):
+        with pytest.raises(ObjectError, match="another digest"):
             restore_published(manifest, parts, parted)
 
 
@@ -194,7 +194,7 @@ def test_parts_in_another_order_or_number_are_refused(state, parted) -> None:
     published = publish(state, parted)
     manifest = parse_published(published.manifest, parted)
     parts = _parts(published, manifest)
-    with pytest.raises(ConfigError, match="another digest"):
+    with pytest.raises(ObjectError, match="another digest"):
         restore_published(manifest, parts[::-1], parted)
     with pytest.raises(ValueError, match="shorter"):
         restore_published(manifest, parts[:-1], parted)
@@ -206,7 +206,7 @@ def test_tensors_that_are_not_those_of_the_checkpoint_digest_are_refused(state, 
     other = {**state.params, name: state.params[name] * 2}
     published = publish(dataclasses.replace(state, params=other), cut)
     manifest = parse_published(published.manifest, cut)
-    with pytest.raises(ConfigError, match="checkpoint digest"):
+    with pytest.raises(ObjectError, match="checkpoint digest"):
         restore_published(manifest, _parts(published, manifest), cut)
 
 
@@ -214,15 +214,15 @@ def test_tensors_that_are_not_those_of_the_checkpoint_digest_are_refused(state, 
     "data", [b"", b"[]", b"null", b"{}", b"\xff\xfe", b'{"format": 2}', b"[" * 100_000]
 )
 def test_bytes_that_are_no_manifest_are_refused(data: bytes, spec) -> None:
-    with pytest.raises(ConfigError, match="checkpoint manifest"):
+    with pytest.raises(ObjectError, match="checkpoint manifest"):
         parse_published(data, spec)
 
 
 def test_a_manifest_of_another_run_or_format_is_refused(state, spec, other_spec) -> None:
     published = publish(state, spec)
-    with pytest.raises(ConfigError, match="another run"):
+    with pytest.raises(ObjectError, match="another run"):
         parse_published(published.manifest, other_spec)
-    with pytest.raises(ConfigError, match="another run or format"):
+    with pytest.raises(ObjectError, match="another run or format"):
         parse_published(_edited(published, lambda table: table.update(format=1)), spec)
 
 
@@ -245,14 +245,14 @@ def test_a_state_that_is_none_is_refused(field: str, value: object, state, spec)
     published = publish(state, spec)
     data = _edited(published, lambda table: table["state"].update({field: value}))
     manifest = parse_published(data, spec)
-    with pytest.raises(ConfigError, match="checkpoint"):
+    with pytest.raises(ObjectError, match="checkpoint"):
         restore_published(manifest, _parts(published, manifest), spec)
 
 
 @pytest.mark.parametrize("carried", [None, [], "state", 7])
 def test_a_state_that_is_no_table_is_refused(carried: object, state, spec) -> None:
     data = _edited(publish(state, spec), lambda table: table.update(state=carried))
-    with pytest.raises(ConfigError, match="checkpoint manifest"):
+    with pytest.raises(ObjectError, match="checkpoint manifest"):
         parse_published(data, spec)
 
 
@@ -284,7 +284,7 @@ def test_a_file_entry_that_is_none_is_refused(field: str, value: object, state, 
         for entry in table["files"]:
             entry[field] = value
 
-    with pytest.raises(ConfigError, match="checkpoint manifest"):
+    with pytest.raises(ObjectError, match="checkpoint manifest"):
         parse_published(_edited(publish(state, cut), edit), cut)
 
 
@@ -301,7 +301,7 @@ def test_a_file_entry_that_is_none_is_refused(field: str, value: object, state, 
 )
 def test_more_or_fewer_files_than_the_layout_has_are_refused(edit, state, cut) -> None:
     data = _edited(publish(state, cut), lambda table: edit(table["files"]))
-    with pytest.raises(ConfigError, match="checkpoint manifest"):
+    with pytest.raises(ObjectError, match="checkpoint manifest"):
         parse_published(data, cut)
 
 
@@ -321,5 +321,5 @@ def test_parts_longer_than_the_model_are_refused_before_they_are_read(state, par
         return _edited(published, edit)
 
     assert sum(p.num_bytes for p in parse_published(of_total(limit), parted).parts) == limit
-    with pytest.raises(ConfigError, match="longer than the run's model"):
+    with pytest.raises(ObjectError, match="longer than the run's model"):
         parse_published(of_total(limit + 1), parted)
