@@ -41,7 +41,7 @@ from evaluation.overlap import Earlier, Places, repeats
 from evaluation.verdict import NOT_SCORED, Verdict
 from evaluation.verdict_log import conclude
 from evaluation.work import HELD_OUT
-from template.base.validator import VOTE_MARGIN_BLOCKS
+from template.base.pace import VOTE_MARGIN_BLOCKS
 from template.commands.plan import RunChoices, check_plan, load_plan
 from template.protocol.admission import open_payload
 from template.protocol.payload import (

@@ -47,7 +47,7 @@ from template.settings import BucketKey, MinerConfig
 from template.store.endpoints import is_local_chain
 from template.store.named import NamedStore
 from template.store.s3 import S3Bucket, S3Store
-from template.sync.bootstrap import LOCAL_FILE
+from template.sync.own_checkpoint import LOCAL_FILE
 
 log = logging.getLogger(__name__)
 

@@ -6,6 +6,8 @@ from functools import partial
 from typing import Literal, Protocol
 
 from localnet.adversaries import copying, damaging, shirking, validators, withholding
+from template.base.policy import ValidatorPolicy
+from template.base.validator import Validator
 from template.context import NodeContext
 
 Role = Literal["miner", "validator"]
@@ -53,7 +55,10 @@ def _partial(build: Callable[[NodeContext], Neuron], about: str, work: float) ->
     return Behaviour(kind="partial", build=build, about=about, may_earn=PARTIAL_EXCESS * work)
 
 
-def _validator(build: Callable[[NodeContext], Neuron], about: str) -> Behaviour:
+def _validator(policy: Callable[[NodeContext], ValidatorPolicy], about: str) -> Behaviour:
+    def build(context: NodeContext) -> Neuron:
+        return Validator(context, policy=policy(context))
+
     return Behaviour(role="validator", kind="validator", build=build, about=about, may_earn=None)
 
 
@@ -122,11 +127,12 @@ BEHAVIOURS: Mapping[str, Behaviour] = {
         may_earn=None,
     ),
     "liar": _validator(
-        validators.Liar, "names the worst payload, weighs it alone, calls honest ones missing"
+        lambda _: validators.Liar(),
+        "names the worst payload, weighs it alone, calls honest ones missing",
     ),
-    "weight-copier": _validator(validators.WeightCopier, "scores nothing, copies weights"),
+    "weight-copier": _validator(validators.WeightCopier.of_chain, "scores nothing, copies weights"),
     "absent-namer": _validator(validators.AbsentNamer, "also names payloads that nobody has"),
-    "silent": _validator(validators.SilentValidator, "scores, never votes"),
+    "silent": _validator(lambda _: validators.SilentValidator(), "scores, never votes"),
 }
 """Name on the launcher's command line -> the behaviour."""
 

@@ -80,7 +80,8 @@ class FlippingMiner(Miner):
             flipped = state.params[name].clone()
             flipped.view(torch.int32).view(-1)[0] ^= 1
             params = {**state.params, name: flipped}
-            self.follower.state = dataclasses.replace(state, params=params)
+            faulty = dataclasses.replace(state, params=params)
+            self.follower.ledger = dataclasses.replace(self.follower.ledger, state=faulty)
         super().work(window)
 
 

@@ -110,7 +110,7 @@ def rivals_payloads(miner: Miner, window: int) -> list[Payload]:
         for member in read_candidates(context.chain, context.schedule, window).values()
         if member.hotkey != context.hotkey
     ]
-    members.sort(key=lambda m: (m.hotkey not in miner.follower.last_accepted, m.uid))
+    members.sort(key=lambda m: (m.hotkey not in miner.follower.ledger.last_accepted, m.uid))
     last_block = context.schedule.commit_block(window + 1) - context.schedule.upload_blocks
     miner.peers.refresh()
     found = miner.peers.fetch_payloads(

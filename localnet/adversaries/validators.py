@@ -1,79 +1,94 @@
-"""Validators that misbehave: the real one with its vote or its weights replaced."""
+"""Validators that misbehave: the real validator with another policy."""
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 
-from evaluation.verdict import MISSING
+from evaluation.verdict import MISSING, Verdict
 from localnet.onchain import weights_on_chain
 from localnet.tallies import mean_weights
-from template.base.validator import Validator
+from template.base.memory import ValidatorMemory
+from template.base.policy import ValidatorPolicy
 from template.chain import Metagraph
+from template.context import NodeContext
 from template.scoring.window import Scored
 
 
-class Liar(Validator):
-    """Names what it found worst and nothing else, says that honest payloads were not delivered,
-    and gives the worst miner all its weight.
+class Liar(ValidatorPolicy):
+    """Accepts the payload it measured as worst, and gives the worst miner all its weight.
 
-    It measures, and logs, as it should: to lie it must know.
+    Reports honest payloads as missing. Measures and logs as it should: a liar must know.
     """
 
-    def _scored_once(self, window: int) -> tuple[Scored, bytes]:
-        scored, digest = super()._scored_once(window)
-        lies = [replace(v, status=MISSING[0]) if v.named else v for v in scored.verdicts]
-        return replace(scored, verdicts=tuple(lies)), digest
+    def accepted_uids(self, scored: Scored, memory: ValidatorMemory, limit: int) -> frozenset[int]:
+        useless = [v for v in scored.verdicts if not v.named and v.status != MISSING[0]]
+        useless.sort(key=_gain_and_uid)
+        return frozenset(verdict.uid for verdict in useless[:1])
 
-    def _choose(self, scored: Scored) -> frozenset[int]:
-        bad = [v for v in scored.verdicts if v.status != MISSING[0]]
-        bad.sort(key=lambda v: (-1.0 if v.relative_gain is None else v.relative_gain, v.uid))
-        return frozenset(v.uid for v in bad[:1])
+    def missing_uids(self, scored: Scored) -> frozenset[int]:
+        return frozenset(v.uid for v in scored.verdicts if v.named or v.missing)
 
-    def _weights(self, graph: Metagraph, window: int) -> dict[int, float]:
-        found = {
-            neuron.uid: [e.relative_gain or 0.0 for e in self._histories[neuron.hotkey].values()]
+    def weights(self, graph: Metagraph, memory: ValidatorMemory, window: int) -> dict[int, float]:
+        gains = {
+            neuron.uid: [
+                entry.relative_gain or 0.0 for entry in memory.histories[neuron.hotkey].values()
+            ]
             for neuron in graph.neurons
-            if neuron.hotkey in self._histories
+            if neuron.hotkey in memory.histories
         }
-        if not found:
-            return super()._weights(graph, window)
-        worst = min(found, key=lambda uid: (sum(found[uid]) / len(found[uid]), uid))
+        if not gains:
+            return super().weights(graph, memory, window)
+        worst = min(gains, key=lambda uid: (sum(gains[uid]) / len(gains[uid]), uid))
         return {worst: 1.0}
 
 
-class WeightCopier(Validator):
-    """Scores nothing and never votes; sets as weights the mean of those on chain."""
+def _gain_and_uid(verdict: Verdict) -> tuple[float, int]:
+    gain = -1.0 if verdict.relative_gain is None else verdict.relative_gain
+    return gain, verdict.uid
 
-    def _vote(self, window: int) -> None:
-        self._last_voted = window
 
-    def _knows_enough(self, window: int) -> bool:
+class WeightCopier(ValidatorPolicy):
+    """Scores nothing and never votes; sets the mean of the weights on chain.
+
+    `read_weights`: validator's uid -> uid -> share, as they stand on chain.
+    """
+
+    scores = False
+    votes = False
+
+    def __init__(
+        self, context: NodeContext, read_weights: Callable[[], Mapping[int, Mapping[int, float]]]
+    ) -> None:
+        self._context = context
+        self._read_weights = read_weights
+
+    @classmethod
+    def of_chain(cls, context: NodeContext) -> "WeightCopier":
+        """Copies from the chain that the node follows."""
+        return cls(context, lambda: weights_on_chain(context.commands.network))
+
+    def may_set_weights(self, memory: ValidatorMemory, window: int) -> bool:
         return True
 
-    def _weights(self, graph: Metagraph, window: int) -> dict[int, float]:
-        rows = self.read_weights()
-        me = graph.uid_of(self.context.hotkey)
-        others = {uid: row for uid, row in rows.items() if uid != me}
+    def weights(self, graph: Metagraph, memory: ValidatorMemory, window: int) -> dict[int, float]:
+        me = graph.uid_of(self._context.hotkey)
+        others = {uid: row for uid, row in self._read_weights().items() if uid != me}
         copied = mean_weights(others, graph)
-        return copied or {self.context.spec.weights.burn_uid: 1.0}
-
-    def read_weights(self) -> Mapping[int, Mapping[int, float]]:
-        """Validator's uid -> uid -> share, as they stand on chain."""
-        return weights_on_chain(self.context.commands.network)
+        return copied or {self._context.spec.weights.burn_uid: 1.0}
 
 
-class AbsentNamer(Validator):
-    """Votes as it should, and also names every uid whose payload nobody has."""
+class AbsentNamer(ValidatorPolicy):
+    """Votes as it should, and also accepts every uid without a payload that can be fetched."""
 
-    def _choose(self, scored: Scored) -> frozenset[int]:
-        present = {v.uid for v in scored.verdicts if not v.missing}
-        block = self.context.chain.finalized()
-        everybody = {neuron.uid for neuron in self.context.chain.metagraph(block).neurons}
-        return super()._choose(scored) | (everybody - present)
+    def __init__(self, context: NodeContext) -> None:
+        self._context = context
+
+    def accepted_uids(self, scored: Scored, memory: ValidatorMemory, limit: int) -> frozenset[int]:
+        present = {verdict.uid for verdict in scored.verdicts if not verdict.missing}
+        chain = self._context.chain
+        registered = {neuron.uid for neuron in chain.metagraph(chain.finalized()).neurons}
+        return super().accepted_uids(scored, memory, limit) | (registered - present)
 
 
-class SilentValidator(Validator):
+class SilentValidator(ValidatorPolicy):
     """Scores and sets weights, but never votes."""
 
-    def _vote(self, window: int) -> None:
-        self._scored_once(window)
-        self._last_voted = window
+    votes = False

@@ -43,7 +43,8 @@ from template.protocol.record import ROOT_BYTES, Vote
 from template.protocol.root import Member, sample_digest
 from template.scoring.rules import admits_claim, pay_rules
 from template.scoring.window import Pool
-from template.sync.bootstrap import join_at, open_pages
+from template.sync.bootstrap import Bootstrap
+from template.sync.dataset import open_pages
 from template.sync.follower import Follower
 
 log = logging.getLogger(__name__)
@@ -80,7 +81,9 @@ class Auditor:
         """Join at theta_newest or before."""
         self._context, self._validator = context, validator
         self.peers = Peers(context)
-        self.follower = Follower(context, self.peers, join_at(context, self.peers, newest))
+        self.follower = Follower(
+            context, self.peers, Bootstrap(context, self.peers).published_or_first_state(newest)
+        )
         self._scorer = Rescorer(context, self.peers, open_pages(context, self.peers))
         self._rules = pay_rules(context.spec)
         self._past = Past()

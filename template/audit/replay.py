@@ -19,10 +19,10 @@ from template.protocol.lineage import LineageStep
 from template.protocol.quorum import decide
 from template.protocol.record import ROOT_BYTES, Vote
 from template.protocol.root import sample_digest
-from template.sync.bootstrap import state_at
-from template.sync.lineage import read_lineage, voted_now
-from template.sync.payload_cache import Frames
-from template.sync.recovery import retaken
+from template.sync.bootstrap import Bootstrap
+from template.sync.lineage import read_lineage, wait_for_majority_vote
+from template.sync.payload_cache import PayloadCache
+from template.sync.recovery import retake_steps
 from template.training.outer import OuterState, outer_step
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ def replay_run(context: ReadContext, peers: Peers, since: int, say: Say) -> Repl
     run's and the parameters that come out are not those voted.
     """
     peers.refresh()
-    vote = voted_now(context)
+    vote = wait_for_majority_vote(context)
     steps = read_lineage(context, peers, vote.window + 1, vote.root)
     for start in _starts(context, steps, since):
         replayed = Replayed(start=start.window, state=start)
@@ -70,7 +70,7 @@ def _take_the_last(context: ReadContext, peers: Peers, replayed: Replayed, say: 
     voted yet, and at the end of a run never will be; the chain's votes decide on it.
     """
     state, schedule = replayed.state, context.schedule
-    window, frames = state.window - 1, Frames(context, peers)
+    window, frames = state.window - 1, PayloadCache(context, peers)
     if context.chain.finalized() < schedule.vote_block(window):
         return
     try:
@@ -79,11 +79,11 @@ def _take_the_last(context: ReadContext, peers: Peers, replayed: Replayed, say: 
         say(f"window {window}: its votes cannot be read any more, it is left out: {error}")
         return
     decision = decide(ballot, state.voting_stakes_rao, context.spec.outer.quorum_rules())
-    if missing := frames.fetch(window, decision.members, decision.namers):
+    if missing := frames.fetch_missing(window, decision.members, decision.namers):
         say(f"window {window} is left out: no bucket has the payloads of uids "
             f"{[member.uid for member in missing]}")  # fmt: skip
         return
-    payloads = frames.opened(window, decision.members)
+    payloads = frames.open_frames(window, decision.members)
     replayed.state = outer_step(state, decision, payloads, context.spec)
     replayed.num_payloads += len(decision.members)
     say(f"window {window}: {len(decision.members)} payloads, by its votes on the chain")
@@ -96,7 +96,7 @@ def _starts(context: ReadContext, steps: Sequence[LineageStep], since: int) -> I
         window = step.window + 1
         if window < since or (window % every and step.window):
             continue
-        state = state_at(context, Peers(context), window, step.root)
+        state = Bootstrap(context, Peers(context)).published_state(window, step.root)
         if state is not None:
             yield state
 
@@ -108,10 +108,12 @@ def _replay(
     steps: Sequence[LineageStep],
     say: Say,
 ) -> None:
-    frames = Frames(context, peers)
+    frames = PayloadCache(context, peers)
     ahead = [step for step in steps if step.window >= replayed.state.window - 1]
     _compare_votes(context, replayed)
-    for step, after in retaken(replayed.state, ahead, frames.again, context.spec):
+    for step, after in retake_steps(
+        replayed.state, ahead, frames.obtain_past_payloads, context.spec
+    ):
         replayed.state = after
         replayed.num_payloads += len(step.members)
         say(f"window {step.window}: {len(step.members)} payloads, root {after.root[:8].hex()}")

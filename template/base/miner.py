@@ -32,8 +32,10 @@ from template.protocol.payload import (
 from template.protocol.quorum import Decision
 from template.protocol.record import PayloadCommitment, Record
 from template.protocol.ss58 import public_key
-from template.sync.bootstrap import join, open_pages, save_own
+from template.sync.bootstrap import Bootstrap
+from template.sync.dataset import open_pages
 from template.sync.follower import Follower
+from template.sync.own_checkpoint import save_own_checkpoint
 from template.training.checkpoint import LocalCheckpoint
 from template.training.inner import InnerResult, InnerTrainer
 from template.training.model import Params
@@ -70,8 +72,13 @@ class Miner:
         self.peers = Peers(context)
         self._standing = Standing(context)
         self._sweeper = Sweeper(context)
-        checkpoint = join(context, self.peers)
-        self.follower = Follower(context, self.peers, checkpoint.state)
+        checkpoint = Bootstrap(context, self.peers).join()
+        self.follower = Follower(
+            context,
+            self.peers,
+            checkpoint.state,
+            last_accepted=frozenset(checkpoint.values.get("last_accepted", ())),
+        )
         self._pages = open_pages(context, self.peers)
         self._trainer = InnerTrainer(context.spec, context.device)
         self._trainer.load_moments(checkpoint.groups.get("moments", {}))
@@ -84,7 +91,6 @@ class Miner:
         ]
         self._last_window = int(checkpoint.values.get("last_window", -1))
         self._inner_loop_blocks: int | None = checkpoint.values.get("inner_loop_blocks")
-        self.follower.last_accepted = frozenset(checkpoint.values.get("last_accepted", ()))
         self._revealed: set[bytes] = set()
         self._committed = b""
         publish_if_new(context, self._record())
@@ -308,7 +314,7 @@ class Miner:
             values={
                 "last_window": self._last_window,
                 "inner_loop_blocks": self._inner_loop_blocks,
-                "last_accepted": sorted(self.follower.last_accepted),
+                "last_accepted": sorted(self.follower.ledger.last_accepted),
             },
         )
-        save_own(self.context, checkpoint)
+        save_own_checkpoint(self.context, checkpoint)

@@ -43,12 +43,12 @@ class Preview:
         self._from_block = published + schedule.finality_lag_blocks
         self._enough_block = self._from_block + schedule.finality_lag_blocks
         self._until_block = self._from_block + schedule.scoring_blocks // 2
-        self._expected = follower.last_accepted | {context.hotkey}
+        self._expected = follower.ledger.last_accepted | {context.hotkey}
         self._members: list[Member] = []
         self._fetching: Fetching | None = None
         self.uids: tuple[int, ...] = ()
         """Whose payloads are in the preview, once there is one."""
-        self.pending = follower.state.window == window and bool(follower.last_accepted)
+        self.pending = follower.state.window == window and bool(follower.ledger.last_accepted)
         """Whether there may still be one."""
 
     def poll(self) -> Params | None:

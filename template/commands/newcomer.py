@@ -15,7 +15,7 @@ from rich.table import Column, Table
 from template.chain import Chain, Metagraph
 from template.chain.ballots import read_records
 from template.context import OpenBucket
-from template.data.manifest import Manifest, parse_manifest
+from template.data.manifest import MAX_MANIFEST_BYTES, Manifest, parse_manifest
 from template.errors import (
     EXIT_ENDED,
     EXIT_OPERATOR,
@@ -33,7 +33,7 @@ from template.protocol.keys import blob_key
 from template.protocol.record import Record
 from template.protocol.spec import RunSpec
 from template.store import Store
-from template.sync.bootstrap import MAX_MANIFEST_BYTES, check_manifest
+from template.sync.dataset import check_manifest
 from template.training.checkpoint import parse_params
 from template.training.model import tensor_shapes
 

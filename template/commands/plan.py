@@ -22,7 +22,7 @@ from template.protocol.keys import blob_key
 from template.protocol.spec import RunSpec
 from template.protocol.toml import from_table
 from template.store import Store
-from template.sync.bootstrap import check_manifest
+from template.sync.dataset import check_manifest
 from template.training.checkpoint import params_bytes
 from template.training.model import initial_params
 

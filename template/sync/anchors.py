@@ -1,7 +1,7 @@
-"""What a node can go back to: whole states on disk, and the steps taken since the oldest of them.
+"""The node's past on disk: anchors (whole states) and the journal of the steps since the oldest.
 
-Anchors are kept at checkpoints. A flipped bit, or a window found void, is mended by taking the
-steps from an anchor on again; so there is always one from before the windows that may become void.
+Anchors are made at checkpoints. A flipped bit or a void window is repaired by taking the steps
+from an anchor again, so one anchor always dates from before the windows that may become void.
 """
 
 import logging
@@ -10,145 +10,155 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from template.errors import ConfigError, ObjectError, disk_trouble
-from template.protocol.lineage import LineageStep, encode_lineage, newly_void, parse_lineage
+from template.protocol.lineage import LineageStep, encode_lineage, parse_lineage
 from template.protocol.quorum import VOID_WINDOWS
 from template.protocol.spec import RunSpec
+from template.sync.recovery import Recovered
 from template.training.checkpoint import LocalCheckpoint, load_local, save_local
 from template.training.outer import OuterState
 
 log = logging.getLogger(__name__)
 
 MIN_ANCHORS = 2
-"""The newest may have been made after whatever went wrong."""
+"""Anchors to keep at least. The newest may have been made after the fault to repair."""
+
+Steps = tuple[LineageStep, ...]
 
 
-def kept_anchors(windows: Sequence[int], current: int) -> set[int]:
-    """Which anchors a node at theta_current still needs: the last ones, and all back to the first
-    from before the windows that may become void.
+def anchors_to_keep(windows: Sequence[int], current: int) -> set[int]:
+    """The anchors that a node at theta_current still needs.
+
+    These are the newest `MIN_ANCHORS`, and all anchors back to the first from before the windows
+    that may become void.
     """
     ordered = sorted(windows, reverse=True)
     old = [w for w in ordered if w < current - VOID_WINDOWS]
     return {*ordered[:MIN_ANCHORS], *(w for w in ordered if not old or w >= old[0])}
 
 
-class Past:
-    """Anchors and steps of a node that stands at `state`; what leads elsewhere is dropped."""
+class AnchorStore:
+    """Anchors and journal in one folder. StateError where the disk refuses a write."""
 
-    def __init__(self, folder: Path, spec: RunSpec, state: OuterState) -> None:
+    def __init__(self, folder: Path, spec: RunSpec) -> None:
         self._folder, self._spec = folder, spec
-        self.steps: list[LineageStep] = self._read(state)
-        if not self._leads_to(state):
-            self.steps = []
-            self._drop(lambda _window: True)
-            self.anchor(state)
 
-    def remember(self, step: LineageStep, after: OuterState) -> None:
-        """A step was taken; at a checkpoint the state after it becomes an anchor."""
-        self.steps.append(step)
-        path = self._journal
+    def open(self, state: OuterState) -> Steps:
+        """The recorded steps that end at `state`; a record that ends elsewhere is dropped.
+
+        A kill may have left one step more in the journal, or a part of a step.
+        """
+        steps = self._read_journal(state)
+        if self._leads_to(state, steps):
+            self._write_journal(steps)
+            return steps
+        self._drop_anchors(lambda _window: True)
+        return self.save_anchor(state, ())
+
+    def record_step(self, steps: Steps, after: OuterState) -> Steps:
+        """Append the last of `steps` to the journal; at a checkpoint `after` becomes an anchor.
+
+        Returns the steps that the node still needs.
+        """
         try:
-            with path.open("ab") as file:
-                file.write(encode_lineage([step]))
+            with self._journal.open("ab") as file:
+                file.write(encode_lineage(steps[-1:]))
         except OSError as error:
-            raise disk_trouble(path, error) from error
-        if after.window % self._spec.checkpoint.every_windows == 0:
-            self.anchor(after)
+            raise disk_trouble(self._journal, error) from error
+        if after.window % self._spec.checkpoint.every_windows:
+            return steps
+        return self.save_anchor(after, steps)
 
-    def anchor(self, state: OuterState) -> None:
-        """Keep a state, and no more than is needed of those before it."""
-        save_local(self._place(state.window), LocalCheckpoint(state=state), self._spec.run_id)
-        keep = kept_anchors(self._windows(), state.window)
-        self._drop(lambda window: window not in keep)
-        self._write([step for step in self.steps if step.window >= min(keep) - 1])
+    def save_anchor(self, state: OuterState, steps: Steps) -> Steps:
+        """Keep `state`, and drop the anchors and steps that nothing needs any more."""
+        anchor = LocalCheckpoint(state=state)
+        save_local(self._anchor_path(state.window), anchor, self._spec.run_id)
+        keep = anchors_to_keep(self._anchor_windows(), state.window)
+        self._drop_anchors(lambda window: window not in keep)
+        # The step on window w leads from theta_{w+1}: the oldest anchor needs window - 1 on.
+        kept = tuple(step for step in steps if step.window >= min(keep) - 1)
+        self._write_journal(kept)
+        return kept
 
-    def anchors(self) -> Iterator[OuterState]:
-        """The states kept, newest first. One that cannot be read is passed over."""
-        for window in sorted(self._windows(), reverse=True):
+    def load_anchors(self) -> Iterator[OuterState]:
+        """The anchors, newest first. An unreadable anchor is logged and passed over."""
+        for window in sorted(self._anchor_windows(), reverse=True):
             try:
-                kept = load_local(self._place(window), self._spec)
+                kept = load_local(self._anchor_path(window), self._spec)
             except ConfigError as error:
-                log.warning("the state kept of theta_%d is of no use: %s", window, error)
+                log.warning("anchor of theta_%d is unreadable and ignored: %s", window, error)
                 continue
             if kept is not None:
                 yield kept.state
 
-    def steps_from(self, state: OuterState) -> list[LineageStep]:
-        """Those that lead on from a state."""
-        return [step for step in self.steps if step.window >= state.window - 1]
+    def restart_from(self, recovered: Recovered, steps: Steps) -> Steps:
+        """Record that the steps from an anchor on were taken again; returns all steps kept.
 
-    def newly_void(self) -> int | None:
-        """The window that the last step has found void."""
-        return newly_void(self.steps)
-
-    def restart(self, start: OuterState, taken: Sequence[LineageStep]) -> None:
-        """The steps `taken` lead on from the anchor `start` now; anchors made after it are of what
-        went wrong.
+        Anchors made after the start contain the fault, so the folder drops them.
         """
-        before = [step for step in self.steps if step.window < start.window - 1]
-        self._drop(lambda window: window > start.window)
-        self._write([*before, *taken])
+        before = (step for step in steps if step.window < recovered.start_window - 1)
+        self._drop_anchors(lambda window: window > recovered.start_window)
+        kept = (*before, *recovered.steps)
+        self._write_journal(kept)
+        return kept
 
-    def replace_by(self, other: "Past") -> None:
-        """Take over what another past keeps; that is of no more use then."""
-        self._drop(lambda _window: True)
+    def take_over(self, other: "AnchorStore", steps: Steps) -> None:
+        """Replace the anchors by those of `other`, which loses them, and the journal by `steps`."""
+        self._drop_anchors(lambda _window: True)
         try:
-            for window in other._windows():
-                other._place(window).replace(self._place(window))
+            for window in other._anchor_windows():
+                other._anchor_path(window).replace(self._anchor_path(window))
         except OSError as error:
             raise disk_trouble(self._folder, error) from error
-        self._write(other.steps)
+        self._write_journal(steps)
 
     @property
     def _journal(self) -> Path:
         return self._folder / "lineage.jsonl"
 
-    def _place(self, window: int) -> Path:
+    def _anchor_path(self, window: int) -> Path:
         return self._folder / f"anchor-{window:08d}.safetensors"
 
-    def _windows(self) -> list[int]:
+    def _anchor_windows(self) -> list[int]:
         names = (path.name for path in self._folder.glob("anchor-*.safetensors"))
         found = (re.fullmatch(r"anchor-(\d{8,})\.safetensors", name) for name in names)
         return [int(match[1]) for match in found if match]
 
-    def _drop(self, useless: Callable[[int], bool]) -> None:
-        for window in self._windows():
-            if useless(window):
-                self._place(window).unlink(missing_ok=True)
+    def _drop_anchors(self, is_useless: Callable[[int], bool]) -> None:
+        for window in self._anchor_windows():
+            if is_useless(window):
+                self._anchor_path(window).unlink(missing_ok=True)
 
-    def _read(self, state: OuterState) -> list[LineageStep]:
-        """The journal up to `state`. A kill may have left a step more, or a part of one."""
+    def _read_journal(self, state: OuterState) -> Steps:
+        """The whole lines of the journal, up to the step that led to `state`."""
         if not self._journal.exists():
-            return []
+            return ()
         lines = self._journal.read_bytes().splitlines(keepends=True)
         whole = b"".join(line for line in lines if line.endswith(b"\n"))
         try:
             steps = parse_lineage(whole)
         except ObjectError as error:
-            log.warning("%s is of no use: %s", self._journal, error)
-            return []
-        steps = [step for step in steps if step.window < state.window - 1]
-        self._write(steps)
-        return steps
+            log.warning("journal %s is unreadable and ignored: %s", self._journal, error)
+            return ()
+        return tuple(step for step in steps if step.window < state.window - 1)
 
-    def _leads_to(self, state: OuterState) -> bool:
-        """Whether some anchor and the steps from it end at `state`."""
-        windows = self._windows()
-        if not self.steps:
+    def _leads_to(self, state: OuterState, steps: Steps) -> bool:
+        """Whether the oldest anchor and the steps from it on end at `state`."""
+        windows = self._anchor_windows()
+        if not steps:
             return windows == [state.window]
-        last = self.steps[-1]
+        last = steps[-1]
         oldest = min(windows, default=0)
         return (
-            self.steps[0].window <= oldest - 1 <= last.window + 1
+            steps[0].window <= oldest - 1 <= last.window + 1
             and last.window == state.window - 2
             and last.next_root == state.root
         )
 
-    def _write(self, steps: Sequence[LineageStep]) -> None:
-        """The journal, whole or not at all."""
-        self.steps = list(steps)
+    def _write_journal(self, steps: Sequence[LineageStep]) -> None:
         partial = self._journal.with_suffix(".partial")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
+            # Written aside and renamed: a kill leaves the journal before, never half of one.
             partial.write_bytes(encode_lineage(steps))
             partial.replace(self._journal)
         except OSError as error:

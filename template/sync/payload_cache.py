@@ -1,4 +1,4 @@
-"""Accepted payloads on a node: kept until their window is decided on, fetched where needed."""
+"""Accepted payloads on a node: frames kept until their window is decided, fetched where missing."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -16,36 +16,36 @@ from template.protocol.root import Member
 log = logging.getLogger(__name__)
 
 
-class Frames:
-    """Payloads as bytes, by digest."""
+class PayloadCache:
+    """Frames by payload digest."""
 
     def __init__(self, context: ReadContext, peers: Peers) -> None:
         self._context, self._peers = context, peers
-        self._kept: dict[bytes, tuple[int, bytes]] = {}
+        self._frames: dict[bytes, tuple[int, bytes]] = {}
 
     def keep(self, window: int, digest: bytes, frame: bytes) -> None:
-        """Remember a frame fetched (or made) before, so that it is not fetched again.
+        """Keep a frame that this node has fetched or made, so that the step need not fetch it.
 
-        Bytes of another digest are not kept: whoever took the step with them would fork.
+        A frame with another digest is not kept: a step taken with it would fork the node.
         """
         if payload_digest(frame) == digest:
-            self._kept[digest] = (window, frame)
+            self._frames[digest] = (window, frame)
 
     def held(self, digest: bytes) -> bytes | None:
-        """A frame that was kept, until its window is decided on."""
-        kept = self._kept.get(digest)
+        """The frame with this digest, if the node has it and its window is undecided."""
+        kept = self._frames.get(digest)
         return None if kept is None else kept[1]
 
-    def forget(self, window: int) -> None:
-        """Those of this window and the ones before."""
-        self._kept = {d: kept for d, kept in self._kept.items() if kept[0] > window}
+    def forget_up_to(self, window: int) -> None:
+        """Drop the frames of `window` and of all windows before."""
+        self._frames = {d: kept for d, kept in self._frames.items() if kept[0] > window}
 
-    def fetch(
+    def fetch_missing(
         self, window: int, members: Sequence[Member], holders: Mapping[int, Sequence[str]]
     ) -> list[Member]:
-        """One try for all payloads at once: a slow bucket delays no other. Returns what is missing.
+        """Ask once for every missing payload, all at the same time; returns the still missing.
 
-        `holders`: uid -> hotkeys that should have its bytes beside the miner.
+        `holders`: uid -> hotkeys that should hold the payload beside its miner.
         """
         missing = [m for m in members if self.held(m.digest) is None]
         if not missing:
@@ -61,31 +61,42 @@ class Frames:
                     self.keep(window, member.digest, frame)
         return [m for m in missing if self.held(m.digest) is None]
 
-    def opened(self, window: int, members: Sequence[Member]) -> dict[int, Payload]:
-        """uid -> payload, of those that every node admits. All must be held."""
+    def open_frames(self, window: int, members: Sequence[Member]) -> dict[int, Payload]:
+        """uid -> opened payload. Every frame must be held.
+
+        A frame that does not decode is left out by every node alike, so no node forks.
+        """
         spec, opened = self._context.spec, {}
         for member in members:
-            _, frame = self._kept[member.digest]
+            _, frame = self._frames[member.digest]
             try:
                 opened[member.uid] = open_payload(
                     frame, member, window, self._context.form, spec.outer.max_staleness
                 )
             except PayloadError as error:
-                log.error("uid %d was accepted with a payload that is none: %s", member.uid, error)
+                log.error(
+                    "window %d: uid %d was accepted with a payload that no node can open: %s",
+                    window,
+                    member.uid,
+                    error,
+                )
         return opened
 
-    def again(self, step: LineageStep) -> dict[int, Payload]:
-        """Those of a step of the past, from their miners or any validator. Unavailable if one of
-        them is not to be had now.
+    def obtain_past_payloads(self, step: LineageStep) -> dict[int, Payload]:
+        """The payloads of a past step, from their miners or any validator.
+
+        Unavailable if a payload is in no bucket now.
         """
         holders = validators_by_stake(self._context) if step.members else ()
-        missing = self.fetch(step.window, step.members, {m.uid: holders for m in step.members})
+        missing = self.fetch_missing(
+            step.window, step.members, {m.uid: holders for m in step.members}
+        )
         if missing:
             raise Unavailable(
-                f"window {step.window}: the payloads of uids {[m.uid for m in missing]} are in no "
-                "bucket now; without them the step cannot be taken again"
+                f"window {step.window}: no bucket has the payloads of uids "
+                f"{[m.uid for m in missing]} now, and the step cannot be retaken without them"
             )
-        opened = self.opened(step.window, step.members)
+        opened = self.open_frames(step.window, step.members)
         for member in step.members:
-            self._kept.pop(member.digest, None)
+            self._frames.pop(member.digest, None)
         return opened

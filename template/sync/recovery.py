@@ -1,23 +1,31 @@
-"""Taking steps again: how a node comes back to the parameters that the majority has.
+"""Recovery: taking past steps again, from an earlier state, to the parameters of the majority.
 
-Pure but for the payloads, which `obtain` gets by whatever way.
+Pure but for `obtain`, which brings the payloads of a step in whatever way.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from template.protocol.lineage import Accepted, LineageStep
 from template.protocol.payload import Payload
 from template.protocol.spec import RunSpec
-from template.sync.anchors import Past
 from template.training.outer import OuterState, outer_step
 
 Obtain = Callable[[LineageStep], Mapping[int, Payload]]
-"""The accepted payloads of a step by uid, less those that no node can admit."""
+"""The accepted payloads of a step by uid, without payloads that no node can open."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recovered:
+    """A state reached again. `start_window`: of the anchor; `steps`: retaken from there on."""
+
+    start_window: int
+    steps: tuple[LineageStep, ...]
+    state: OuterState
 
 
 def step_from(state: OuterState, accepted: Accepted, voted_root: bytes) -> LineageStep:
-    """The lineage's word on the step that `state` takes next."""
+    """The lineage's record of the step that `state` takes next."""
     return LineageStep(
         window=accepted.window,
         root=state.root,
@@ -28,12 +36,13 @@ def step_from(state: OuterState, accepted: Accepted, voted_root: bytes) -> Linea
     )
 
 
-def retaken(
+def retake_steps(
     state: OuterState, steps: Iterable[LineageStep], obtain: Obtain, spec: RunSpec
 ) -> Iterator[tuple[LineageStep, OuterState]]:
-    """Take the steps again from `state`: each as it comes out now, and the state after it.
+    """Take the steps again from `state`; yields each step as retaken and the state after it.
 
-    Roots and checkpoint digests are computed anew: those in `steps` may be of what went wrong.
+    Roots and checkpoint digests are computed anew: the recorded ones may carry the very fault
+    that the node recovers from.
     """
     for step in steps:
         taken = step_from(state, step, step.voted_root)
@@ -41,37 +50,50 @@ def retaken(
         yield taken, state
 
 
-def replay(
+def replay_steps(
     state: OuterState, steps: Iterable[LineageStep], obtain: Obtain, spec: RunSpec
-) -> tuple[list[LineageStep], OuterState]:
-    """All of them at once: the steps as they came out, and where they lead."""
-    taken = []
-    for step, after in retaken(state, steps, obtain, spec):
+) -> Recovered:
+    """All steps taken again from `state`, and the state at their end."""
+    taken, start_window = [], state.window
+    for step, after in retake_steps(state, steps, obtain, spec):
         taken.append(step)
         state = after
-    return taken, state
+    return Recovered(start_window=start_window, steps=tuple(taken), state=state)
 
 
 def heal(
-    past: Past, obtain: Obtain, spec: RunSpec, is_right: Callable[[OuterState], bool]
-) -> OuterState | None:
-    """The state from the newest anchor from which it comes out right; None if from none."""
-    for start in past.anchors():
-        taken, state = replay(start, past.steps_from(start), obtain, spec)
-        if is_right(state):
-            past.restart(start, taken)
-            return state
+    anchors: Iterable[OuterState],
+    steps: Sequence[LineageStep],
+    obtain: Obtain,
+    spec: RunSpec,
+    is_right: Callable[[OuterState], bool],
+) -> Recovered | None:
+    """Replay `steps` from the newest anchor that leads to a right state; None if none does.
+
+    `anchors`: newest first.
+    """
+    for anchor in anchors:
+        recovered = replay_steps(anchor, steps_after(anchor, steps), obtain, spec)
+        if is_right(recovered.state):
+            return recovered
     return None
 
 
-def take_back(past: Past, window: int, obtain: Obtain, spec: RunSpec) -> OuterState | None:
-    """The state without the payloads of `window`; None if no anchor is from before them."""
-    for start in past.anchors():
-        if start.window <= window + 1:
-            steps = [
-                replace(s, members=()) if s.window == window else s for s in past.steps_from(start)
-            ]
-            taken, state = replay(start, steps, obtain, spec)
-            past.restart(start, taken)
-            return state
+def take_back(
+    anchors: Iterable[OuterState],
+    steps: Sequence[LineageStep],
+    window: int,
+    obtain: Obtain,
+    spec: RunSpec,
+) -> Recovered | None:
+    """Replay `steps` without the payloads of `window`; None if every anchor contains them."""
+    emptied = [replace(step, members=()) if step.window == window else step for step in steps]
+    for anchor in anchors:
+        if anchor.window <= window + 1:
+            return replay_steps(anchor, steps_after(anchor, emptied), obtain, spec)
     return None
+
+
+def steps_after(anchor: OuterState, steps: Iterable[LineageStep]) -> list[LineageStep]:
+    """The steps that lead on from an anchor."""
+    return [step for step in steps if step.window >= anchor.window - 1]

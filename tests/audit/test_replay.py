@@ -11,7 +11,7 @@ from template.peers.client import Peers
 from template.protocol.keys import lineage_key, verdict_key
 from template.protocol.record import ROOT_BYTES, Record, decode_record, encode_record
 from template.protocol.root import tensors_digest
-from template.sync.lineage import voted_now
+from template.sync.lineage import wait_for_majority_vote
 from tests.scenarios.test_swarm import FlippingValidator
 from tests.support.fakes import hotkey_of
 from tests.support.nodes import FOUR, STAKES_TAO, digests, honest, run, to_the_end
@@ -169,12 +169,12 @@ def test_the_root_is_that_of_more_than_half_of_the_stake(world, tmp_path) -> Non
     context = world.context(hotkey_of("nobody-yet"), tmp_path / "replay")
     _vote_otherwise(world, "val-a")
     world.time.block += 3
-    vote = voted_now(context)
+    vote = wait_for_majority_vote(context)
     assert vote == decode_record(world.ledger.commitments[hotkey_of("val-b")][1][-1]).vote
     assert vote.root != bytes(ROOT_BYTES)
     _vote_otherwise(world, "val-c")
     world.time.block += 3
-    assert voted_now(context).root == bytes(ROOT_BYTES)
+    assert wait_for_majority_vote(context).root == bytes(ROOT_BYTES)
     blocks, values = world.ledger.commitments[hotkey_of("val-c")]
     record = decode_record(values[-1])
     third = replace(record.vote, root=bytes([1]) * ROOT_BYTES)
@@ -182,4 +182,4 @@ def test_the_root_is_that_of_more_than_half_of_the_stake(world, tmp_path) -> Non
     values.append(encode_record(Record(access=record.access, vote=third)))
     world.time.block += 3
     with pytest.raises(Unavailable, match="more than half"):
-        voted_now(context)
+        wait_for_majority_vote(context)

@@ -136,7 +136,9 @@ def test_noise_that_was_never_accepted_is_not_expected(tmp_path) -> None:
 
 def _alone(world, tmp_path) -> Miner:
     miner = Miner(world.context(hotkey_of("m0"), tmp_path))
-    miner.follower.last_accepted = frozenset({hotkey_of("m1")})
+    miner.follower.ledger = replace(
+        miner.follower.ledger, last_accepted=frozenset({hotkey_of("m1")})
+    )
     return miner
 
 
@@ -150,7 +152,8 @@ def test_there_is_no_preview_before_a_decision_nor_from_an_older_base(tmp_path) 
     assert miner.follower.state.window == 1
     assert _preview(miner, 1).pending
     assert not _preview(miner, 2).pending
-    miner.follower.last_accepted = frozenset()
+    ledger = miner.follower.ledger
+    miner.follower.ledger = replace(ledger, last_accepted=frozenset())
     assert not _preview(miner, 1).pending
     assert _preview(miner, 1).poll() is None
 
@@ -193,7 +196,9 @@ def test_without_most_of_the_payloads_there_is_no_preview(tmp_path) -> None:
     world = build_world({**STAKES_TAO, "m2": 0, "m3": 0})
     miner = _alone(world, tmp_path)
     names = ("m0", "m1", "m2", "m3")
-    miner.follower.last_accepted = frozenset(map(hotkey_of, names))
+    miner.follower.ledger = replace(
+        miner.follower.ledger, last_accepted=frozenset(map(hotkey_of, names))
+    )
     digests_of = {name: _commit(world, name, _frame(miner, name)) for name in names}
     for name in ("m1", "m2"):
         world.buckets[hotkey_of(name)] = MemoryStore()
@@ -215,7 +220,9 @@ def test_a_dripping_bucket_holds_up_the_others_for_one_finality_lag(tmp_path) ->
     world = build_world({**STAKES_TAO, "m2": 0, "m3": 0})
     miner, schedule = _alone(world, tmp_path), world.spec.schedule
     names = ("m0", "m1", "m2", "m3")
-    miner.follower.last_accepted = frozenset(map(hotkey_of, names))
+    miner.follower.ledger = replace(
+        miner.follower.ledger, last_accepted=frozenset(map(hotkey_of, names))
+    )
     for name in names:
         _commit(world, name, _frame(miner, name))
     world.buckets[hotkey_of("m3")] = silent = Silent()
@@ -272,7 +279,7 @@ def test_a_miner_waits_while_twice_its_inner_loop_is_left(tmp_path) -> None:
     miner._save()
     again = Miner(miner.context)
     assert again._inner_loop_blocks == 3
-    assert again.follower.last_accepted == frozenset({hotkey_of("m1")})
+    assert again.follower.ledger.last_accepted == frozenset({hotkey_of("m1")})
     assert again._has_time_to_wait(1)
     world.time.block += 1
     assert not Miner(miner.context)._has_time_to_wait(1)

@@ -15,7 +15,7 @@ from template.base.supervisor import supervise
 from template.base.validator import Validator
 from template.context import NodeContext
 from template.protocol.root import tensors_digest
-from template.sync.bootstrap import local_path
+from template.sync.own_checkpoint import own_checkpoint_path
 from template.training.checkpoint import load_local
 from tests.support.fakes import World
 from tests.support.nodes import Drive, accepted, digests, metrics, run, uid_of
@@ -104,7 +104,7 @@ def _staying(name: str, stay: Stay, diary: Diary) -> Drive:
 
 def _assert_same_memory(before: Miner, after: Miner) -> None:
     """A restarted miner has the error feedback and the moments of its last save, bit for bit."""
-    saved = load_local(local_path(before.context), before.context.spec)
+    saved = load_local(own_checkpoint_path(before.context.state_dir), before.context.spec)
     assert saved is not None
     assert any(residual.any() for residual in after._feedback.values())
     assert tensors_digest(after._feedback) == tensors_digest(saved.groups["feedback"])

@@ -14,7 +14,7 @@ from template.errors import Unavailable
 from template.peers.client import Peers
 from template.protocol.keys import blob_key, checkpoint_manifest_key, verdict_key
 from template.store.memory import MemoryStore
-from template.sync.bootstrap import open_pages
+from template.sync.dataset import open_pages
 from template.training.model import payload_bytes
 from template.training.published import checkpoint_limit_bytes, parse_published, theta0_bytes
 from tests.support.fakes import World, hotkey_of

@@ -6,9 +6,11 @@ import pytest
 
 from evaluation.verdict_log import decode_logs, follow
 from template.base.miner import Miner
+from template.base.pace import ScoringPace
 from template.base.supervisor import supervise
 from template.base.validator import Validator
 from template.chain.ballots import read_records
+from template.context import NodeContext
 from template.protocol.keys import payload_key
 from template.protocol.record import Record, Vote, encode_record
 from template.scoring.rules import pay_rules
@@ -152,9 +154,14 @@ def test_a_vote_with_too_little_stake_ends_nobody(tmp_path) -> None:
     """In window 2 only a tiny validator votes, and on a root that nobody has."""
     world = build_world({**STAKES_TAO, "val-c": 1}, schedule__num_windows=4)
 
+    class Slow(ScoringPace):
+        def is_too_late(self, window: int) -> bool:
+            return window == 2 or super().is_too_late(window)
+
     class Late(Validator):
-        def _too_late(self, window: int) -> bool:
-            return window == 2 or super()._too_late(window)
+        def __init__(self, context: NodeContext) -> None:
+            super().__init__(context)
+            self._pace = Slow(context)
 
     class Liar(Validator):
         def _vote(self, window: int) -> None:

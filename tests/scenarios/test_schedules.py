@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from template.base.memory import ValidatorMemory
 from template.base.miner import Miner
+from template.base.policy import ValidatorPolicy
 from template.base.supervisor import supervise
 from template.base.validator import Validator
 from template.bucket.retention import oldest_start
@@ -20,7 +22,7 @@ from template.errors import ChainError, ConfigError, StateError, StoreError
 from template.protocol.keys import payload_key
 from template.protocol.payload import payload_digest
 from template.scoring.window import Scored
-from template.sync.bootstrap import local_path
+from template.sync.own_checkpoint import own_checkpoint_path
 from tests.support.fakes import hotkey_of
 from tests.support.nodes import Drive, digests, run
 from tests.support.sabotage import (
@@ -54,27 +56,30 @@ def _world(faults: tuple[Fault, ...], num_windows: int = WINDOWS) -> TroubledWor
     return world
 
 
-class Promiser(Validator):
-    """Names, for as long as its plan says so, every payload committed, held or not."""
+class Promiser(ValidatorPolicy):
+    """Accepts, for as long as the plan says so, every committed payload, held or not."""
 
-    def __init__(self, world: TroubledWorld, context: NodeContext) -> None:
+    def __init__(self, world: TroubledWorld, hotkey: str) -> None:
         self._world = world
-        super().__init__(context)
+        self._hotkey = hotkey
 
-    def _choose(self, scored: Scored) -> frozenset[int]:
-        uids, everybody = super()._choose(scored), frozenset(v.uid for v in scored.verdicts)
+    def accepted_uids(self, scored: Scored, memory: ValidatorMemory, limit: int) -> frozenset[int]:
+        uids = super().accepted_uids(scored, memory, limit)
+        committed = frozenset(verdict.uid for verdict in scored.verdicts)
+        windows = {verdict.window for verdict in scored.verdicts}
         for fault in self._world.faults:
-            mine = fault.kind in PROMISES and self.context.hotkey in map(hotkey_of, fault.nodes)
-            if mine and fault.window == self.follower.next_window and everybody - uids:
+            is_own = fault.kind in PROMISES and self._hotkey in map(hotkey_of, fault.nodes)
+            if is_own and fault.window in windows and committed - uids:
                 self._world.felt(fault)
-                return everybody
+                return committed
         return uids
 
 
 def _live(world: TroubledWorld, name: str, context: NodeContext) -> object:
     """One process of a node: the node at the end of the run, or what ended it before, raised."""
     try:
-        node = Miner(context) if name in MINERS else Promiser(world, context)
+        promiser = Promiser(world, context.hotkey)
+        node = Miner(context) if name in MINERS else Validator(context, policy=promiser)
         world.nodes[name] = node
         supervise(node.step, max_failures=1, sleep=world.time.sleep, now_s=world.time.now_s)
     except ConfigError as error:
@@ -97,7 +102,7 @@ def _process(name: str) -> Drive:
             except Left:
                 return None
             except StateError:
-                free_disk(local_path(context))
+                free_disk(own_checkpoint_path(context.state_dir))
             except (Killed, ChainError, StoreError):
                 pass
             for _ in range(DOWN_BLOCKS):

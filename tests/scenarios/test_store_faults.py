@@ -12,10 +12,11 @@ import pytest
 from template.base.miner import Miner
 from template.base.supervisor import supervise
 from template.base.validator import Validator
+from template.context import NodeContext
 from template.protocol.keys import blob_key, checkpoint_manifest_key
 from template.protocol.root import tensors_digest
-from template.sync.bootstrap import local_path
 from template.sync.follower import KEPT_BLOCKS
+from template.sync.own_checkpoint import own_checkpoint_path
 from template.training.checkpoint import load_local
 from template.training.outer import state_digest
 from template.training.published import parse_published, publish, restore_published
@@ -64,17 +65,28 @@ def test_the_same_world_twice_is_the_same_to_the_bit(calm, tmp_path) -> None:
 
 
 def _crash(place: str, window: int, kind: type) -> type:
-    """The neuron `kind`, killed once as it enters the method `place` in a window."""
+    """The neuron `kind`, killed once as it enters a method in a window.
 
-    def enter(self, *args):
-        if self.follower.next_window in (window - 1, window) and not killed:
-            killed.append(True)
-            raise Killed
-        return getattr(super(crashing, self), place)(*args)
-
+    `place`: the method, or part.method of one of the neuron's parts.
+    """
     killed: list[bool] = []
-    crashing = type("Crashing", (kind,), {place: enter})
-    return crashing
+
+    class Crashing(kind):
+        def __init__(self, context: NodeContext) -> None:
+            super().__init__(context)
+            part, _, method = place.rpartition(".")
+            target = getattr(self, part) if part else self
+            go_on = getattr(target, method)
+
+            def enter(*args):
+                if self.follower.next_window in (window - 1, window) and not killed:
+                    killed.append(True)
+                    raise Killed
+                return go_on(*args)
+
+            setattr(target, method, enter)
+
+    return Crashing
 
 
 def _restarting(
@@ -99,7 +111,7 @@ def _restarting(
 
 def _same_memory(before: Miner, after: Miner) -> None:
     """A killed miner knows again what its last save said, to the bit."""
-    saved = load_local(local_path(before.context), before.context.spec)
+    saved = load_local(own_checkpoint_path(before.context.state_dir), before.context.spec)
     assert saved is not None
     assert saved.groups["moments"], "killed before its first step: nothing is shown"
     assert tensors_digest(after._feedback) == tensors_digest(saved.groups["feedback"])
@@ -115,7 +127,7 @@ def test_a_miner_killed_anywhere_loses_nothing(place: str, calm, tmp_path) -> No
     assert _history(nodes["val-a"]) == calm
 
 
-@pytest.mark.parametrize("place", ["_vote", "_publish_logs", "_publish_checkpoint", "_save"])
+@pytest.mark.parametrize("place", ["_vote", "_logs.publish", "_publish_checkpoint", "_save"])
 def test_a_validator_killed_anywhere_loses_nothing(place: str, calm, tmp_path) -> None:
     validator, world = _restarting(_crash(place, 2, Validator)), _world()
     nodes = run(world, {**honest(*FOUR), "val-a": validator}, tmp_path)
@@ -129,7 +141,7 @@ def test_a_validator_that_restarts_after_its_vote_does_not_take_it_back(calm, tm
     world = _world()
     schedule = world.spec.schedule
     pause_blocks = schedule.scoring_blocks - schedule.finality_lag_blocks
-    validator = _restarting(_crash("_set_weights", 2, Validator), pause_blocks=pause_blocks)
+    validator = _restarting(_crash("_weights.set_if_due", 2, Validator), pause_blocks=pause_blocks)
     nodes = run(world, {**honest(*FOUR), "val-a": validator}, tmp_path)
     assert len(digests(nodes)) == 1
     assert _history(nodes["m0"]) == calm

@@ -13,7 +13,7 @@ from evaluation.verdict_log import decode_logs, follow
 from localnet.adversaries import FlippingMiner, GarbageMiner, IdleMiner, MalformedMiner
 from template.base.validator import Validator
 from template.scoring.rules import pay_rules
-from template.sync.anchors import Past
+from template.sync.follower import Follower
 from template.training.outer import OuterState
 from tests.support.fakes import hotkey_of
 from tests.support.nodes import (
@@ -119,8 +119,12 @@ class FlippingValidator(Validator):
 
     def step(self) -> bool:
         if self.follower.next_window == self.FLIP_WINDOW:
-            self.follower.state = _flip(self.follower.state)
+            _flip_ledger(self.follower)
         return super().step()
+
+
+def _flip_ledger(follower: Follower) -> None:
+    follower.ledger = replace(follower.ledger, state=_flip(follower.state))
 
 
 def _flip(state: OuterState) -> OuterState:
@@ -151,10 +155,10 @@ class WithoutPast(FlippingValidator):
 
     def step(self) -> bool:
         if self.follower.next_window == self.FLIP_WINDOW:
-            folder, flipped = self.context.state_dir / "past", _flip(self.follower.state)
-            shutil.rmtree(folder)
-            self.follower.past = Past(folder, self.context.spec, flipped)
-            self.follower.state = flipped
+            shutil.rmtree(self.context.state_dir / "past")
+            _flip_ledger(self.follower)
+            steps = self.follower.anchors.open(self.follower.state)
+            self.follower.ledger = replace(self.follower.ledger, steps=steps)
         return Validator.step(self)
 
 
@@ -164,7 +168,7 @@ def test_a_node_whose_own_past_is_wrong_joins_anew(tmp_path) -> None:
     flipped = WithoutPast.FLIP_WINDOW
     assert metrics(nodes["val-b"]).series("healed") == {flipped: 1}
     assert len(digests(nodes)) == 1
-    anchors = [state.window for state in nodes["val-b"].follower.past.anchors()]
+    anchors = [state.window for state in nodes["val-b"].follower.anchors.load_anchors()]
     assert 4 in anchors, "the published state that it joined at is what it can go back to now"
 
 

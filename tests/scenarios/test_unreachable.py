@@ -10,7 +10,7 @@ from template.chain.ballots import read_ballot
 from template.errors import ChainError
 from template.peers.client import Peers
 from template.protocol.root import tensors_digest
-from template.sync.bootstrap import join_at
+from template.sync.bootstrap import Bootstrap
 from template.sync.follower import Follower
 from tests.support.fakes import FakeChain, World, hotkey_of
 from tests.support.nodes import digests, honest, run
@@ -61,7 +61,7 @@ class FailingChain(FakeChain):
 def _follower(world: World, chain: FakeChain, folder) -> Follower:
     """Of a node that stands at theta_0; its chain may fail from now on."""
     plain = world.context(hotkey_of("m0"), folder)
-    state = join_at(plain, Peers(plain), 0)
+    state = Bootstrap(plain, Peers(plain)).published_or_first_state(0)
     context = replace(plain, chain=chain)
     return Follower(context, Peers(context), state)
 

@@ -21,9 +21,9 @@ STAKES_TAO = {"owner": 0, "val-a": 400, "val-b": 400, "val-c": 400, "m0": 0, "m1
 class Careless(Validator):
     """Names what it has seen, and keeps nothing of one window for others or itself."""
 
-    def _hold(self, window, scored) -> None:
+    def _hold_accepted(self, window, scored) -> None:
         if window != LOST:
-            super()._hold(window, scored)
+            super()._hold_accepted(window, scored)
 
 
 def _thief(back_at: int | None) -> type:

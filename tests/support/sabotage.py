@@ -20,7 +20,7 @@ from template.errors import ChainError, NotFound, Unavailable
 from template.protocol.record import PayloadCommitment, Record, encode_record
 from template.protocol.spec import RunSpec
 from template.store.memory import MemoryStore
-from template.sync.bootstrap import local_path
+from template.sync.own_checkpoint import own_checkpoint_path
 from tests.support.fakes import FakeChain, World, hotkey_of
 from tests.support.schedules import MINERS, ROSTER, VALIDATORS, Fault
 
@@ -303,7 +303,7 @@ def _leave(world: TroubledWorld, fault: Fault, name: str) -> None:
 
 def _fill_disk(world: TroubledWorld, fault: Fault, name: str) -> None:
     """Where the state is written there is a folder, which no file replaces."""
-    path = local_path(world.contexts[name][-1])
+    path = own_checkpoint_path(world.contexts[name][-1].state_dir)
     if path.exists():
         world.felt(fault)
         path.rename(path.with_suffix(".whole"))
@@ -318,7 +318,8 @@ def free_disk(path: Path) -> None:
 def _misplace_root(world: TroubledWorld, fault: Fault, name: str) -> None:
     follower = world.nodes[name].follower
     world.felt(fault)
-    follower.state = replace(follower.state, root=bytes(32))
+    wrong = replace(follower.state, root=bytes(32))
+    follower.ledger = replace(follower.ledger, state=wrong)
 
 
 def _flip_bit(world: TroubledWorld, fault: Fault, name: str) -> None:

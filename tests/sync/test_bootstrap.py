@@ -18,7 +18,9 @@ from template.protocol.root import tensors_digest
 from template.store import Store
 from template.store.memory import MemoryStore
 from template.store.s3 import S3Store
-from template.sync.bootstrap import join, join_at, open_pages, save_own
+from template.sync.bootstrap import Bootstrap
+from template.sync.dataset import open_pages
+from template.sync.own_checkpoint import save_own_checkpoint
 from template.training.published import PublishedManifest, parse_published
 from tests.store.raw_server import LIMITS, OK, RawServer, bucket_at, drips, silent
 from tests.support.fakes import World, hotkey_of
@@ -29,7 +31,7 @@ WINDOW = 4
 """The newest checkpoint that final votes prove."""
 OWNER, FIRST, SECOND, NEWCOMER = (hotkey_of(n) for n in ("owner", "val-a", "val-b", "m1"))
 
-NO_CHECKPOINT = "no validator gives a checkpoint that the votes prove"
+NO_CHECKPOINT = "no validator serves a checkpoint that the votes prove"
 
 
 class Killed(BaseException):
@@ -103,7 +105,7 @@ def _reads(buckets, keys) -> list[int]:
 
 
 def _joined(context, digest: str) -> None:
-    state = join(context, Peers(context)).state
+    state = Bootstrap(context, Peers(context)).join().state
     assert state.window == WINDOW
     assert tensors_digest(state.params).hex() == digest
 
@@ -149,7 +151,7 @@ def test_a_killed_download_goes_on_with_what_it_has(
     for bucket in buckets.values():
         bucket.before_get = kill
     with pytest.raises(Killed):
-        join(context, Peers(context))
+        Bootstrap(context, Peers(context)).join()
     kept = sorted(path.name for path in context.state_dir.glob("joining/*"))
     assert kept == sorted(f"{part.digest.hex()}.part" for part in manifest.parts[:num_parts])
     for bucket in buckets.values():
@@ -172,9 +174,9 @@ def test_a_damaged_part_on_disk_is_fetched_again(ended, context, buckets, manife
 def test_nothing_of_the_download_stays_once_the_node_has_a_checkpoint(
     ended, context, buckets, manifest
 ) -> None:
-    checkpoint = join(context, Peers(context))
+    checkpoint = Bootstrap(context, Peers(context)).join()
     assert len(list(context.state_dir.glob("joining/*"))) == len(manifest.parts)
-    save_own(context, checkpoint)
+    save_own_checkpoint(context, checkpoint)
     assert list(context.state_dir.glob("joining/*")) == []
     buckets.clear()
     _joined(context, ended[1])
@@ -201,7 +203,7 @@ def test_a_part_that_nobody_has_now_is_asked_for_again(
     world.time.enter()
     try:
         if for_good:
-            assert join(context, Peers(context)).state.window == 2
+            assert Bootstrap(context, Peers(context)).join().state.window == 2
             assert len(asked) >= 2
         else:
             _joined(context, digest)
@@ -228,7 +230,7 @@ def test_one_manifest_of_all_validators_is_tried_once(ended, context, buckets, m
     asked: Counter[str] = Counter()
     for bucket in buckets.values():
         bucket.before_get = lambda key: asked.update([key])
-    assert join(context, Peers(context)).state.window == 2
+    assert Bootstrap(context, Peers(context)).join().state.window == 2
     assert asked[keys[0]] == 1
 
 
@@ -238,7 +240,7 @@ def test_a_file_of_a_stranger_is_never_a_path(ended, context, buckets, manifest)
         key = checkpoint_manifest_key(world.spec.run_id, WINDOW)
         text = buckets[hotkey].get(key, max_bytes=2**20).decode()
         buckets[hotkey].put(key, text.replace("model-00001", "../../../evil").encode())
-    assert join(context, Peers(context)).state.window == 2
+    assert Bootstrap(context, Peers(context)).join().state.window == 2
     names = {path.name for path in context.state_dir.rglob("*")}
     assert all(name == "joining" or name.endswith(".part") for name in names)
     assert "joining" in names
@@ -257,12 +259,12 @@ def test_theta_0_and_the_dataset_come_from_validators_when_the_mirrors_are_empty
     assert {bytes.fromhex(sha) for sha in told} == pages.digests | {
         bytes.fromhex(world.spec.data.manifest_digest)
     }
-    assert join_at(context, Peers(context), 1).window == 1
+    assert Bootstrap(context, Peers(context)).published_or_first_state(1).window == 1
     for hotkey in (FIRST, SECOND):
         for key in buckets[hotkey].list("blob/"):
             buckets[hotkey].delete(key)
     with pytest.raises(ConfigError, match=r"theta0_digest is at none of data\.mirrors, nor at any"):
-        join_at(context, Peers(context), 1)
+        Bootstrap(context, Peers(context)).published_or_first_state(1)
 
 
 def test_a_mirror_that_answers_is_asked_before_validators(ended, context, buckets) -> None:
@@ -304,7 +306,7 @@ def test_a_bucket_that_drips_holds_a_joiner_for_a_moment_and_not_for_every_part(
     dripping = replace(context, open_bucket=lambda peer, _access: slow.get(peer, buckets[peer]))
     peers = Peers(dripping)
     started_s = time.monotonic()
-    state = join(dripping, peers).state
+    state = Bootstrap(dripping, peers).join().state
     assert tensors_digest(state.params).hex() == digest
     open_pages(dripping, peers).pages([0, 1])
     spent_s = time.monotonic() - started_s
@@ -317,7 +319,7 @@ def test_who_has_nothing_is_no_trouble(ended, context, buckets, manifest) -> Non
     for key in _keys(manifest):
         buckets[FIRST].delete(key)
     peers = Peers(context)
-    join(context, peers)
+    Bootstrap(context, peers).join()
     assert not peers.is_troubled(FIRST)
     with pytest.raises(NotFound):
         peers.fetch_blob([FIRST], bytes(32), 10)
@@ -351,7 +353,7 @@ def test_theta_0_will_do_only_while_its_payloads_are_kept(
 
     early = replace(context, chain=(chain := Early(world.ledger, NEWCOMER)), waiter=Waiter(chain))
     if is_early:
-        assert join(early, Peers(early)).state.window == 1
+        assert Bootstrap(early, Peers(early)).join().state.window == 1
     else:
         with pytest.raises(Unavailable, match=NO_CHECKPOINT):
-            join(early, Peers(early))
+            Bootstrap(early, Peers(early)).join()

@@ -63,7 +63,9 @@ def test_a_copier_sends_a_rivals_body_as_its_own(scene) -> None:
 def test_a_copier_prefers_who_was_accepted(scene) -> None:
     rivals = scene.publish_rivals()
     copier = scene.build("copier")
-    copier.follower.last_accepted = frozenset({hotkey_of("m1")})
+    copier.follower.ledger = replace(
+        copier.follower.ledger, last_accepted=frozenset({hotkey_of("m1")})
+    )
     assert bytes(sent(copier).body) == bytes(rivals["m1"].body)
 
 
@@ -225,7 +227,9 @@ def test_a_stale_miner_trains_from_old_parameters(scene) -> None:
     for miner in (stale, old, fresh):
         sent(miner)
     for miner in (stale, fresh):
-        miner.follower.state = replace(state, window=2, params=moved)
+        miner.follower.ledger = replace(
+            miner.follower.ledger, state=replace(state, window=2, params=moved)
+        )
     results = {}
     for name, miner in {"stale": stale, "old": old, "fresh": fresh}.items():
         # Not from its own pending payload, which the stale one has no use for.
@@ -262,7 +266,8 @@ def _with_an_update(miner) -> Params:
     state = miner.follower.state
     update = {n: 1e-2 * t for n, t in noise(miner.context.form, 5).items()}
     after = {name: tensor - update[name] for name, tensor in state.params.items()}
-    miner.follower.state = replace(state, params=after)
+    ledger = miner.follower.ledger
+    miner.follower.ledger = replace(ledger, state=replace(state, params=after))
     miner._settle(_accepted(0))
     return update
 

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import pytest
 
@@ -10,6 +10,7 @@ from localnet.adversaries import BEHAVIOURS
 from localnet.adversaries.validators import WeightCopier
 from template.base.validator import Validator
 from template.chain.ballots import read_ballot
+from template.context import NodeContext
 from tests.support.fakes import World, hotkey_of
 from tests.support.nodes import Drive, accepted, digests, honest, run, to_the_end, uid_of
 from tests.support.swarm import build_world
@@ -21,15 +22,14 @@ FREE = ("copier", "undelivered", "flipped", "hijacker")
 NUM_WINDOWS = 6
 
 
-def copier_of(world: World) -> type[WeightCopier]:
+def copier_of(world: World) -> Callable[[NodeContext], Validator]:
     """A weight copier that reads this world's ledger, which is no chain with an address."""
 
-    class LedgerCopier(WeightCopier):
-        def read_weights(self) -> Mapping[int, Mapping[int, float]]:
-            uids = {n.hotkey: n.uid for n in world.ledger.neurons}
-            return {uids[h]: rows[-1] for h, rows in list(world.ledger.weights.items())}
+    def read_weights() -> Mapping[int, Mapping[int, float]]:
+        uids = {n.hotkey: n.uid for n in world.ledger.neurons}
+        return {uids[h]: rows[-1] for h, rows in list(world.ledger.weights.items())}
 
-    return LedgerCopier
+    return lambda context: Validator(context, policy=WeightCopier(context, read_weights))
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def test_votes_are_what_the_names_say(world, nodes) -> None:
 
 def test_a_weight_copier_has_scored_nothing(world, nodes) -> None:
     copier = nodes["weight-copier"]
-    assert isinstance(copier, WeightCopier)
+    assert isinstance(copier, Validator)
     assert not (copier.context.state_dir / "verdicts.jsonl").exists()
     copied = _last_weights(world, "weight-copier")
     assert sum(copied.values()) == pytest.approx(1.0)

@@ -22,7 +22,7 @@ import pytest
 from template.protocol.keys import blob_key
 from template.protocol.record import Record, encode_record
 from template.protocol.spec import RunSpec
-from template.sync.bootstrap import LOCAL_FILE
+from template.sync.own_checkpoint import LOCAL_FILE
 from template.training.checkpoint import load_local
 from tests.support.faults.catalogue import Named, shows
 from tests.support.faults.process import NodeProcess, assert_discreet, until, warm_nursery

@@ -1,0 +1,136 @@
+"""A validator's memory: everything that its next log, vote and weights depend on. Pure.
+
+A function of the verdict logs of the last windows and of the votes on them, so another validator
+with the same logs comes to the same memory.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from evaluation.history import Entry, Histories, only, remember, settle, windows_of
+from evaluation.verdict_log import PayRules, Reputation, WindowLog, conclude
+from evaluation.work import WorkSample
+from template.protocol.quorum import Decision
+from template.scoring.window import Scored
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ValidatorMemory:
+    """What a validator carries from one window to the next, beside the state of the run.
+
+    `histories`: hotkey -> window -> measured entry. `reputations`: by hotkey, after the newest
+    window. `scored_windows`: windows scored here, as far back as pay looks. `undelivered`:
+    (window, hotkey) pairs that votes found undelivered since the last verdict log.
+    `last_voted`: the newest window voted on, or -1.
+    """
+
+    rules: PayRules
+    histories: Histories = field(default_factory=dict)
+    reputations: Mapping[str, Reputation] = field(default_factory=dict)
+    scored_windows: frozenset[int] = frozenset()
+    undelivered: tuple[tuple[int, str], ...] = ()
+    last_voted: int = -1
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any], rules: PayRules) -> "ValidatorMemory":
+        """The memory that `to_values` wrote into the node's checkpoint; empty for no values."""
+        histories = {
+            hotkey: {int(window): _entry_from(numbers) for window, numbers in history.items()}
+            for hotkey, history in values.get("histories", {}).items()
+        }
+        newest = max((w for history in histories.values() for w in history), default=0)
+        reputations, _ = conclude(histories, newest, {}, rules)
+        return cls(
+            rules=rules,
+            histories=histories,
+            reputations=reputations,
+            scored_windows=frozenset(map(int, values.get("scored_windows", ()))),
+            undelivered=tuple((int(w), str(h)) for w, h in values.get("undelivered", ())),
+            last_voted=int(values.get("last_voted", -1)),
+        )
+
+    def to_values(self) -> dict[str, Any]:
+        """Plain JSON values for the node's checkpoint."""
+        return {
+            "last_voted": self.last_voted,
+            "undelivered": list(self.undelivered),
+            "scored_windows": sorted(self.scored_windows),
+            "histories": {
+                hotkey: {str(window): _numbers_of(entry) for window, entry in history.items()}
+                for hotkey, history in self.histories.items()
+            },
+        }
+
+    def voted_on(self, window: int) -> "ValidatorMemory":
+        """With a vote on `window`."""
+        return replace(self, last_voted=max(self.last_voted, window))
+
+    def record_window(
+        self, window: int, scored: Scored, uids: Mapping[str, int]
+    ) -> tuple["ValidatorMemory", WindowLog]:
+        """The memory with a scored window, and the window's verdict log.
+
+        `uids`: hotkey -> uid at the window's stake block.
+        """
+        histories = remember(self.histories, window, scored.verdicts, self.rules.length)
+        registered = {hotkey: uid for hotkey, uid in uids.items() if hotkey in histories}
+        reputations, shares = conclude(histories, window, registered, self.rules)
+        log = WindowLog(
+            window=window,
+            seed=scored.seed.hex(),
+            ids_S=scored.pool.ids_S,
+            known=windows_of(only(self.histories, range(window))),
+            undelivered=self.undelivered,
+            measured=scored.measured,
+            verdicts=scored.verdicts,
+            uids=registered,
+            reputations=reputations,
+            shares=shares,
+        )
+        oldest = window - self.rules.weights.history_windows
+        memory = replace(
+            self,
+            histories=histories,
+            reputations=reputations,
+            scored_windows=frozenset(w for w in self.scored_windows if w > oldest) | {window},
+            undelivered=(),
+        )
+        return memory, log
+
+    def settle_decision(self, decision: Decision) -> "ValidatorMemory":
+        """With the payloads that the voting stake could not fetch, in a window scored here."""
+        if not decision.undelivered or decision.window not in self.scored_windows:
+            return self
+        hotkeys = [member.hotkey for member in decision.undelivered]
+        return replace(
+            self,
+            histories=settle(self.histories, decision.window, hotkeys),
+            undelivered=(*self.undelivered, *((decision.window, hotkey) for hotkey in hotkeys)),
+        )
+
+    def num_scored(self, window: int) -> int:
+        """Windows scored here among the last `history_windows` up to `window`."""
+        oldest = window - self.rules.weights.history_windows
+        return sum(oldest < w <= window for w in self.scored_windows)
+
+    def num_needed(self, window: int) -> int:
+        """Windows that pay needs: `min_windows`, or all windows so far if the run is younger."""
+        return min(self.rules.weights.min_windows, window + 1)
+
+    def shares(self, uids: Mapping[str, int], window: int) -> dict[int, float]:
+        """uid -> weight, of the registered hotkeys `uids` with a history."""
+        registered = {hotkey: uid for hotkey, uid in uids.items() if hotkey in self.histories}
+        return conclude(self.histories, window, registered, self.rules)[1]
+
+
+def _numbers_of(entry: Entry) -> list[float | None]:
+    work = entry.work
+    evidence = () if work is None else (work.effect, work.variance, work.square)
+    return [entry.relative_gain, entry.pages, *evidence]
+
+
+def _entry_from(numbers: Sequence[Any]) -> Entry:
+    gain, pages, *work = numbers
+    sample = WorkSample(effect=work[0], variance=work[1], square=work[2]) if work else None
+    return Entry(relative_gain=gain, pages=pages, work=sample)

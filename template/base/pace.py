@@ -1,0 +1,48 @@
+"""A validator's pace: how much of a window's scoring period has passed, in blocks of the chain."""
+
+import logging
+
+from template.context import NodeContext
+
+log = logging.getLogger(__name__)
+
+VOTE_MARGIN_BLOCKS = 2
+"""Blocks before the vote block at which scoring stops, so that the vote gets into a block."""
+
+
+class ScoringPace:
+    """Knows what a validator still has time for, and reports when it falls behind."""
+
+    def __init__(self, context: NodeContext) -> None:
+        self._context = context
+        self._keeps_up = True
+
+    def has_passed(self, window: int, fraction: float) -> bool:
+        """Whether this fraction of the blocks between upload deadline and vote is over."""
+        schedule = self._context.schedule
+        start = schedule.held_out_block(window)
+        end = schedule.vote_block(window) - VOTE_MARGIN_BLOCKS
+        return self._context.waiter.recent_head() >= start + fraction * (end - start)
+
+    def is_too_late(self, window: int) -> bool:
+        """Whether no time is left to score the window and vote on it."""
+        return self.has_passed(window, 1.0)
+
+    def has_time_to_measure(self, next_window: int) -> bool:
+        """Whether a point of the loss curve costs no vote; the run's last point always counts."""
+        is_last = next_window >= self._context.spec.schedule.num_windows
+        return is_last or not self.is_too_late(next_window)
+
+    def report(self, window: int, last_voted: int) -> None:
+        """Log when this node falls behind the chain, and when it has caught up."""
+        keeps_up = window <= last_voted or not self.is_too_late(window)
+        if self._keeps_up and not keeps_up:
+            log.warning(
+                "window %d: too late to score it and vote; catching up, without loss curve. If "
+                "this comes again, the machine is too slow for the run spec's windows, or shared: "
+                "several neurons on one machine need OMP_NUM_THREADS=1 or so each",
+                window,
+            )
+        elif keeps_up and not self._keeps_up:
+            log.warning("window %d: caught up with the chain", window)
+        self._keeps_up = keeps_up

@@ -1,0 +1,35 @@
+"""A validator's policy: the vote and the weights that follow from its measurements.
+
+Honest here. The localnet's misbehaving validators replace the policy and nothing else.
+"""
+
+from evaluation.conclusion import chosen
+from template.base.memory import ValidatorMemory
+from template.chain import Metagraph
+from template.scoring.window import Scored
+
+
+class ValidatorPolicy:
+    """The honest policy. `scores`, `votes`: whether the validator does so at all."""
+
+    scores = True
+    votes = True
+
+    def accepted_uids(self, scored: Scored, memory: ValidatorMemory, limit: int) -> frozenset[int]:
+        """The payloads that the vote accepts: `limit` at most."""
+        return chosen(scored.verdicts, memory.reputations, limit)
+
+    def missing_uids(self, scored: Scored) -> frozenset[int]:
+        """The payloads that the vote reports as not to be fetched."""
+        return frozenset(verdict.uid for verdict in scored.verdicts if verdict.missing)
+
+    def may_set_weights(self, memory: ValidatorMemory, window: int) -> bool:
+        """Whether enough windows were scored here lately for weights that are fair.
+
+        A validator that was away would leave honest miners unpaid; its older weights stand.
+        """
+        return memory.num_scored(window) >= memory.num_needed(window)
+
+    def weights(self, graph: Metagraph, memory: ValidatorMemory, window: int) -> dict[int, float]:
+        """uid -> share, as set on chain."""
+        return memory.shares({n.hotkey: n.uid for n in graph.neurons}, window)

@@ -1,0 +1,108 @@
+"""Objects that the run spec names by digest: the dataset and theta_0, from mirror or validator."""
+
+from collections.abc import Sequence
+
+from template.context import ReadContext
+from template.data.manifest import MAX_MANIFEST_BYTES, Manifest, manifest_digest, parse_manifest
+from template.data.pages import OnRead, PageReader
+from template.errors import ConfigError, NotFound, ObjectError, StoreError, Unavailable
+from template.peers.blobs import fetch_from_any
+from template.peers.client import Peers
+from template.protocol.spec import RunSpec
+from template.training.checkpoint import parse_params
+from template.training.model import Params
+from template.training.published import tensors_limit_bytes
+
+_RESIDENT_SHARDS = 64
+
+
+def ignore_object(_sha256: str, _data: bytes) -> None:
+    """The `on_read` of a node that publishes no copies."""
+
+
+def open_pages(context: ReadContext, peers: Peers, on_read: OnRead = ignore_object) -> PageReader:
+    """The run's dataset, fetched shard by shard as it is read; `on_read` gets every object."""
+    spec = context.spec
+    peers.refresh()
+    key, digest = "data.manifest_digest", spec.data.manifest_digest
+    data = fetch_named_object(context, peers, key, digest, MAX_MANIFEST_BYTES)
+    try:
+        manifest = parse_manifest(data)
+    except ObjectError as error:
+        raise _wrong_object(context, key, error) from error
+    check_manifest(manifest, spec, bytes.fromhex(digest))
+    on_read(digest, data)
+
+    def fetch_shard(shard_digest: str, num_bytes: int) -> bytes:
+        try:
+            return fetch_from_any(
+                context, peers, bytes.fromhex(shard_digest), num_bytes, exact=True
+            )
+        except StoreError as error:
+            raise Unavailable(
+                f"dataset shard {shard_digest} of {key}: no mirror of data.mirrors and no "
+                f"validator serves it ({error}); tell the owners of these buckets"
+            ) from error
+
+    return PageReader(
+        manifest,
+        fetch_shard,
+        cache_dir=context.state_dir / "shards",
+        max_resident_shards=_RESIDENT_SHARDS,
+        on_read=on_read,
+    )
+
+
+def fetch_theta0(context: ReadContext, peers: Peers, on_read: OnRead = ignore_object) -> Params:
+    """The run's first parameters; `on_read` gets their bytes."""
+    key, digest = "checkpoint.theta0_digest", context.spec.checkpoint.theta0_digest
+    limit_bytes = tensors_limit_bytes(context.form.shapes)
+    data = fetch_named_object(context, peers, key, digest, limit_bytes)
+    try:
+        params = parse_params(data, context.spec)
+    except ObjectError as error:
+        raise _wrong_object(context, key, error) from error
+    on_read(digest, data)
+    return params
+
+
+def fetch_named_object(
+    context: ReadContext, peers: Peers, key: str, digest: str, max_bytes: int
+) -> bytes:
+    """The object that the spec names under `key`, from one of its mirrors or any validator.
+
+    ConfigError if every bucket answers and none has the object; Unavailable if a later try may
+    succeed.
+    """
+    try:
+        return fetch_from_any(context, peers, bytes.fromhex(digest), max_bytes)
+    except NotFound as error:
+        raise ConfigError(
+            f"--run {context.run_file}: {key} is at none of data.mirrors, nor at any validator "
+            f"({error}). Get the file again from the subnet's owner, and check that --netuid and "
+            "--subtensor.network are those of the run"
+        ) from error
+    except StoreError as error:
+        raise Unavailable(
+            f"--run {context.run_file}: no mirror of data.mirrors and no validator serves {key} "
+            f"now ({error}). Start again later, or ask the owners of these buckets"
+        ) from error
+
+
+def check_manifest(manifest: Manifest, spec: RunSpec, digest: bytes) -> None:
+    """ConfigError unless this is the dataset that the spec names and the spec's model can read."""
+    if manifest_digest(manifest) != digest:
+        raise ConfigError(f"dataset manifest from the mirrors is not the spec's {digest.hex()}")
+    pairs: Sequence[tuple[str, object, object]] = (
+        ("data.tokenizer", spec.data.tokenizer, manifest.tokenizer),
+        ("data.page_tokens", spec.data.page_tokens, manifest.page_tokens),
+        ("model.vocab_size", spec.model.vocab_size, manifest.vocab_size),
+    )
+    for name, wanted, found in pairs:
+        if wanted != found:
+            raise ConfigError(f"run spec: {name} is {wanted!r}, the dataset's is {found!r}")
+
+
+def _wrong_object(context: ReadContext, key: str, error: ObjectError) -> ConfigError:
+    """The bytes have the digest that the run spec names, so no other copy can be better."""
+    return ConfigError(f"--run {context.run_file}: {key}: {error}. Ask the subnet's owner")

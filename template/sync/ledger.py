@@ -1,0 +1,164 @@
+"""The run as one node knows it: its state, its past steps and the decisions ahead of it.
+
+Values in, values out: no chain, no bucket, no disk, no clock. `template.sync.follower` reads
+ballots and payloads and hands them in; every method gives a new ledger or an answer, and a method
+that raises leaves the old ledger valid.
+
+    votes final -> count_ballot -> compare_with_majority -> apply_window -> find_new_void
+                        |                  |                                     |
+                   payloads_given_up       heal (recovery.py)                    take back
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum
+
+from template.protocol.lineage import Accepted, LineageStep, newly_void
+from template.protocol.payload import Payload
+from template.protocol.quorum import VOID_WINDOWS, Ballot, Decision, decide, is_void
+from template.protocol.record import ROOT_BYTES
+from template.protocol.root import sample_digest
+from template.protocol.spec import RunSpec
+from template.sync.recovery import step_from
+from template.training.outer import OuterState, outer_step
+
+
+class Standing(Enum):
+    """A node's state beside the state that the stake majority voted."""
+
+    NO_MAJORITY = "no majority"
+    EQUAL = "equal"
+    AHEAD = "ahead"
+    """The majority voted an earlier root of this node: the majority lacks payloads so far."""
+    OTHER_ROOT = "another root"
+    OTHER_TENSORS = "the same root, other tensors"
+
+    @property
+    def contradicts(self) -> bool:
+        """Whether the node has to recover before its next step."""
+        return self in (Standing.OTHER_ROOT, Standing.OTHER_TENSORS)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunLedger:
+    """What a node at theta_window knows of the run. Immutable.
+
+    `steps`: the steps that led to `state`, oldest first, as far back as the node keeps them.
+    `decisions`: window -> counted ballot, for windows from `next_window` on, without a gap.
+    `last_accepted`: hotkeys of the last window applied here that accepted any payload.
+    """
+
+    spec: RunSpec
+    state: OuterState
+    steps: tuple[LineageStep, ...] = ()
+    decisions: Mapping[int, Decision] = field(default_factory=dict)
+    last_accepted: frozenset[str] = frozenset()
+
+    @property
+    def next_window(self) -> int:
+        """The window whose decision moves the state."""
+        return self.state.window - 1
+
+    @property
+    def root(self) -> bytes:
+        """The root of the state as a vote carries it: `ROOT_BYTES` long."""
+        return self.state.root[:ROOT_BYTES]
+
+    def count_ballot(self, ballot: Ballot) -> "RunLedger":
+        """Decide `ballot.window`: the next window, or a later one whose predecessors are decided.
+
+        The quorum rule compares the voting stake with the stakes of the windows before, so a
+        window cannot be decided before its predecessors: ValueError. A window decided before
+        keeps its first decision.
+        """
+        if ballot.window in self.decisions:
+            return self
+        between = range(self.next_window, ballot.window)
+        if ballot.window < self.next_window or not self.decisions.keys() >= set(between):
+            raise ValueError(
+                f"window {ballot.window} cannot be decided from theta_{self.state.window}: the "
+                "windows before it are not"
+            )
+        stakes_rao = [
+            *self.state.voting_stakes_rao,
+            *(self.decisions[window].voting_stake_rao for window in between),
+        ]
+        decision = decide(ballot, stakes_rao, self.spec.outer.quorum_rules())
+        return replace(self, decisions={**self.decisions, ballot.window: decision})
+
+    def window_to_count_for_void(self) -> int | None:
+        """The next window whose votes could still void the next window; None once that is known.
+
+        The next window is void when the majority votes this node's root in each of the
+        `VOID_WINDOWS` windows after it.
+        """
+        for window in range(self.next_window + 1, self.next_window + 1 + VOID_WINDOWS):
+            decision = self.decisions.get(window)
+            if decision is None:
+                return window
+            if decision.root != self.root:
+                # One vote for another root settles the question: the payloads stand.
+                return None
+        return None
+
+    def payloads_given_up(self) -> bool:
+        """Whether the votes counted so far have voided the next window."""
+        later = range(self.next_window + 1, self.next_window + 1 + VOID_WINDOWS)
+        votes = [self.decisions[window].root for window in later if window in self.decisions]
+        return is_void(self.root, votes)
+
+    def compare_with_majority(
+        self, decision: Decision, stake_block_hash: bytes, state: OuterState | None = None
+    ) -> Standing:
+        """Where `state` (default: this ledger's) stands beside the majority of `decision`.
+
+        `stake_block_hash` draws the sampled elements of theta: the hash of block (w+1)B.
+        """
+        state = self.state if state is None else state
+        if decision.root is None:
+            return Standing.NO_MAJORITY
+        if decision.root != state.root[:ROOT_BYTES]:
+            earlier_roots = {step.root[:ROOT_BYTES] for step in self.steps}
+            return Standing.AHEAD if decision.root in earlier_roots else Standing.OTHER_ROOT
+        own = sample_digest(state.params, stake_block_hash)
+        # No majority for one sample digest: too many voters differ to say who is right.
+        agrees = decision.sample_digest in (None, own)
+        return Standing.EQUAL if agrees else Standing.OTHER_TENSORS
+
+    def apply_window(
+        self, accepted: Accepted, payloads: Mapping[int, Payload], voted_root: bytes
+    ) -> "RunLedger":
+        """Take the outer step of the next window.
+
+        `payloads`: the accepted payloads by uid, without those that no node can open.
+        `voted_root`: the root that the majority's votes on the window carried, or empty; the
+        ledger keeps it for `find_new_void`. ValueError if `accepted` is of another window.
+        """
+        after = outer_step(self.state, accepted, payloads, self.spec)
+        step = step_from(self.state, accepted, voted_root)
+        members = frozenset(member.hotkey for member in accepted.members)
+        return replace(
+            self,
+            state=after,
+            steps=(*self.steps, step),
+            decisions={w: d for w, d in self.decisions.items() if w > accepted.window},
+            last_accepted=members or self.last_accepted,
+        )
+
+    def find_new_void(self) -> LineageStep | None:
+        """The applied step that the votes on the last `VOID_WINDOWS` windows have made void."""
+        window = newly_void(self.steps)
+        return next((step for step in self.steps if step.window == window), None)
+
+    def keep_steps_from(self, window: int) -> "RunLedger":
+        """Forget the steps of windows before `window`."""
+        return replace(self, steps=tuple(step for step in self.steps if step.window >= window))
+
+    def recover(self, state: OuterState, steps: tuple[LineageStep, ...]) -> "RunLedger":
+        """The same ledger at another state of the same window, with the steps that led there.
+
+        Decisions ahead stay: ballots do not depend on this node's state.
+        """
+        if state.window != self.state.window:
+            raise ValueError(f"theta_{state.window} is not theta_{self.state.window}")
+        return replace(self, state=state, steps=steps)

@@ -1,0 +1,31 @@
+"""The node's own checkpoint on disk, and the parts of a published one while they download."""
+
+from pathlib import Path
+
+from template.context import ReadContext
+from template.data.kept import KeptFiles
+from template.training.checkpoint import LocalCheckpoint, load_local, save_local
+
+LOCAL_FILE = "node.safetensors"
+
+
+def own_checkpoint_path(state_dir: Path) -> Path:
+    """The file that a restart of the node continues from."""
+    return state_dir / LOCAL_FILE
+
+
+def load_own_checkpoint(context: ReadContext) -> LocalCheckpoint | None:
+    """The node's own checkpoint, or None; ConfigError if the file cannot be used."""
+    return load_local(own_checkpoint_path(context.state_dir), context.spec)
+
+
+def save_own_checkpoint(context: ReadContext, checkpoint: LocalCheckpoint) -> None:
+    """Write the node's own checkpoint, and delete the parts of the download that led to it."""
+    path = own_checkpoint_path(context.state_dir)
+    save_local(path, checkpoint, context.spec.run_id)
+    downloaded_parts(context).keep_only([])
+
+
+def downloaded_parts(context: ReadContext) -> KeptFiles:
+    """Parts of a published checkpoint on disk: an interrupted download continues from them."""
+    return KeptFiles(context.state_dir / "joining", ".part")
