@@ -150,10 +150,6 @@ class RunLedger:
         window = newly_void(self.steps)
         return next((step for step in self.steps if step.window == window), None)
 
-    def keep_steps_from(self, window: int) -> "RunLedger":
-        """Forget the steps of windows before `window`."""
-        return replace(self, steps=tuple(step for step in self.steps if step.window >= window))
-
     def recover(self, state: OuterState, steps: tuple[LineageStep, ...]) -> "RunLedger":
         """The same ledger at another state of the same window, with the steps that led there.
 
