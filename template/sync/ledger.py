@@ -112,7 +112,7 @@ class RunLedger:
     def compare_with_majority(
         self, decision: Decision, stake_block_hash: bytes, state: OuterState | None = None
     ) -> Standing:
-        """Where `state` (default: this ledger's) stands beside the majority of `decision`.
+        """The standing of `state` (default: this ledger's) beside the majority of `decision`.
 
         `stake_block_hash` draws the sampled elements of theta: the hash of block (w+1)B.
         """
