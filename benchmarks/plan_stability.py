@@ -26,10 +26,10 @@ import torch
 from torch import Tensor
 
 from compression import accumulate, residual_after
-from evaluation.history import Histories, remember, work_states
+from evaluation.conclusion import reputations_and_weights
+from evaluation.history import Histories, add_window, work_states
 from evaluation.judge import Measured, judge
 from evaluation.verdict import NOT_SCORED, Verdict
-from evaluation.verdict_log import conclude
 from evaluation.work import HELD_OUT
 from template.commands.plan import RunChoices, load_plan, prepare_run
 from template.data.assignment import claimed_pages
@@ -196,7 +196,7 @@ class Simulation:
         rules = judge_rules(evaluation)
         verdicts = judge(blanks, measured, work_states(self.histories, rules.work), rules)
         length = max(self.spec.weights.history_windows, evaluation.work_windows)
-        self.histories = remember(self.histories, window, verdicts, length)
+        self.histories = add_window(self.histories, window, verdicts, length)
         return verdicts
 
     def _return_refused(self, miner: HonestMiner, refused: Payload | None) -> None:
@@ -209,7 +209,7 @@ class Simulation:
         uids = {str(uid): uid for uid in (*range(NUM_HONEST), NOISE_UID)}
         rules = pay_rules(self.spec)
         rules = replace(rules, weights=replace(rules.weights, burn_uid=BURN_UID))
-        return conclude(self.histories, window, uids, rules)[1]
+        return reputations_and_weights(self.histories, window, uids, rules)[1]
 
     def _step(self, window: int, named: set[int], payloads: Mapping[int, Payload]) -> OuterState:
         members = tuple(

@@ -24,7 +24,7 @@ BLOCK_PLACES, BLOCK_ELEMENTS = 1 << 18, 1 << 16
 """Places that are compared at once, about, and elements at most: 16 bits sort in linear time."""
 
 
-def kept_places(places: Iterable[tuple[int, Ints]], num_elements: int) -> Places:
+def kept_positions(places: Iterable[tuple[int, Ints]], num_elements: int) -> Places:
     """`places`: for each tensor where it begins among all elements, and its flat indices, none
     twice. Only the first `MAX_ELEMENTS` elements count.
     """
@@ -82,7 +82,7 @@ class Earlier:
     applied: bool
 
 
-def applied(earlier: Iterable[Earlier], window: int, authors: Container[str]) -> list[Earlier]:
+def mark_applied(earlier: Iterable[Earlier], window: int, authors: Container[str]) -> list[Earlier]:
     """As it stands once the votes on a window have accepted payloads of these authors."""
     return [
         replace(each, applied=each.author in authors) if each.window == window else each
@@ -90,7 +90,7 @@ def applied(earlier: Iterable[Earlier], window: int, authors: Container[str]) ->
     ]
 
 
-def repeats(
+def find_repeats(
     places: Mapping[int, Places],
     authors: Mapping[int, str],
     earlier: Sequence[Earlier],
