@@ -35,7 +35,7 @@ def _naive(
             smaller = min(len(places[uid]), len(other))
             share = len(places[uid] & other) / smaller if smaller else 0.0
             if share > limit:
-                found[uid] = f"{share:.0%} of its places are those of {name}"
+                found[uid] = f"shares {share:.0%} of its kept positions with {name}"
                 break
     return found
 
@@ -107,7 +107,7 @@ def test_a_copy_of_an_earlier_payload_is_named_after_it() -> None:
     places, fresh = rng.choice(NUM, 80, replace=False), rng.choice(NUM, 80, replace=False)
     before = [_earlier("rival", places[:50])]
     assert find_repeats({2: _places(places)}, {2: "me"}, before, 0.5) == {
-        2: "100% of its places are those of rival in window 7"
+        2: "shares 100% of its kept positions with rival in window 7"
     }
     assert find_repeats({2: _places(fresh)}, {2: "me"}, before, 0.5) == {}
     assert find_repeats({}, {}, before, 0.5) == {}
