@@ -1,7 +1,7 @@
-"""A validator's memory: everything that its next log, vote and weights depend on. Pure.
+"""A validator's memory: everything behind the next verdict log, vote and weights. Pure.
 
-A function of the verdict logs of the last windows and of the votes on them, so another validator
-with the same logs comes to the same memory.
+A function of the verdict logs and votes of the last windows: validators with equal logs have equal
+memories.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,11 +17,11 @@ from template.scoring.window import Scored
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ValidatorMemory:
-    """What a validator carries from one window to the next, beside the state of the run.
+    """A validator's knowledge of the last windows, beside the state of the run.
 
     `histories`: hotkey -> window -> measured entry. `reputations`: by hotkey, after the newest
     window. `scored_windows`: windows scored here, as far back as pay looks. `undelivered`:
-    (window, hotkey) pairs that votes found undelivered since the last verdict log.
+    (window, hotkey) pairs found undelivered by votes since the last verdict log.
     `last_voted`: the newest window voted on, or -1.
     """
 
@@ -34,7 +34,7 @@ class ValidatorMemory:
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any], rules: PayRules) -> "ValidatorMemory":
-        """The memory that `to_values` wrote into the node's checkpoint; empty for no values."""
+        """The memory saved by `to_values` in the node's checkpoint; empty for no values."""
         histories = {
             hotkey: {int(window): _entry_from(numbers) for window, numbers in history.items()}
             for hotkey, history in values.get("histories", {}).items()
@@ -99,7 +99,7 @@ class ValidatorMemory:
         return memory, log
 
     def settle_decision(self, decision: Decision) -> "ValidatorMemory":
-        """With the payloads that the voting stake could not fetch, in a window scored here."""
+        """With the payloads unavailable to the voting stake, in a window scored here."""
         if not decision.undelivered or decision.window not in self.scored_windows:
             return self
         hotkeys = [member.hotkey for member in decision.undelivered]
@@ -115,7 +115,7 @@ class ValidatorMemory:
         return sum(oldest < w <= window for w in self.scored_windows)
 
     def num_needed(self, window: int) -> int:
-        """Windows that pay needs: `min_windows`, or all windows so far if the run is younger."""
+        """Scored windows needed for pay: `min_windows`, or all windows of a younger run."""
         return min(self.rules.weights.min_windows, window + 1)
 
     def shares(self, uids: Mapping[str, int], window: int) -> dict[int, float]:
