@@ -6,6 +6,18 @@ import pytest
 
 from evaluation.verdict_log import decode_logs
 from evaluation.verify import verify_logs
+from simulation.swarm import (
+    FOUR,
+    STAKES_TAO,
+    accepted,
+    build_world,
+    digests,
+    honest,
+    run,
+    to_the_end,
+    uid_of,
+)
+from simulation.world import hotkey_of
 from template.base.miner import Miner
 from template.base.pace import ScoringPace
 from template.base.supervisor import supervise
@@ -16,19 +28,7 @@ from template.protocol.keys import payload_key
 from template.protocol.record import Record, Vote, encode_record
 from template.scoring.rules import pay_rules
 from template.store.memory import MemoryStore
-from tests.support.fakes import hotkey_of
-from tests.support.nodes import (
-    FOUR,
-    STAKES_TAO,
-    accepted,
-    digests,
-    honest,
-    run,
-    to_the_end,
-    uid_of,
-)
 from tests.support.silent import Silent
-from tests.support.swarm import build_world
 
 
 def test_a_silent_bucket_costs_its_miner_the_window_and_nobody_else(tmp_path) -> None:

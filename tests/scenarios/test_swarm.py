@@ -12,15 +12,11 @@ from evaluation.verdict import MISSING, NOT_DRAWN
 from evaluation.verdict_log import decode_logs
 from evaluation.verify import verify_logs
 from localnet.adversaries import FlippingMiner, GarbageMiner, IdleMiner, MalformedMiner
-from template.base.validator import Validator
-from template.scoring.rules import pay_rules
-from template.sync.follower import Follower
-from template.training.outer import OuterState
-from tests.support.fakes import hotkey_of
-from tests.support.nodes import (
+from simulation.swarm import (
     FOUR,
     STAKES_TAO,
     accepted,
+    build_world,
     digests,
     honest,
     metrics,
@@ -28,7 +24,11 @@ from tests.support.nodes import (
     to_the_end,
     uid_of,
 )
-from tests.support.swarm import build_world
+from simulation.world import hotkey_of
+from template.base.validator import Validator
+from template.scoring.rules import pay_rules
+from template.sync.follower import Follower
+from template.training.outer import OuterState
 
 
 def _weights(world, name: str) -> list[dict[int, float]]:

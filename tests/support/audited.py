@@ -9,6 +9,8 @@ from evaluation.judge import judge
 from evaluation.verdict import NOT_SCORED, Verdict
 from evaluation.verdict_log import WindowLog, decode_log, encode_log
 from evaluation.verify import LogHistory
+from simulation.swarm import uid_of
+from simulation.world import World, hotkey_of
 from template.audit.auditor import Auditor
 from template.audit.findings import Findings
 from template.audit.logs import audit_windows, logs_in_bucket, logs_in_files
@@ -20,8 +22,6 @@ from template.errors import Unavailable
 from template.metrics import FanOutMetrics
 from template.protocol.keys import verdict_key
 from template.scoring.rules import pay_rules
-from tests.support.fakes import World, hotkey_of
-from tests.support.nodes import uid_of
 
 WINDOWS = 5
 FORGED = 3

@@ -1,7 +1,7 @@
 """What scoring a window costs, against the number of payloads and the size of the model.
 
-    python -m benchmarks.evaluation_limits            five sizes, to 256 payloads (ten minutes)
-    python -m benchmarks.evaluation_limits --quick    two sizes, to 64 payloads
+    python -m benchmarks.evaluation.limits            five sizes, to 256 payloads (ten minutes)
+    python -m benchmarks.evaluation.limits --quick    two sizes, to 64 payloads
 
 Processor seconds of one thread: what other processes do beside it counts little. Timed are the
 functions that a validator calls: decoding and its checks, overlap with the window's payloads and
@@ -25,9 +25,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-if __name__ == "__main__" and not __package__:
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import matplotlib as mpl
 import numpy as np
@@ -107,7 +104,7 @@ class Bench:
 
 def main(argv: Sequence[str]) -> None:
     """Measure and write the results."""
-    parser = argparse.ArgumentParser(prog="benchmarks.evaluation_limits", allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog="benchmarks.evaluation.limits", allow_abbrev=False)
     parser.add_argument("--quick", action="store_true", help="two sizes, to 64 payloads")
     parser.add_argument("--sizes", default="", metavar="NAME,...", help="some of: " + str([*SIZES]))
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
@@ -122,7 +119,7 @@ def main(argv: Sequence[str]) -> None:
             rows.append({"size": size} | measure(bench, count))
             print(line(rows[-1]), flush=True)
     content = {
-        "command": " ".join(["python -m benchmarks.evaluation_limits", *argv]),
+        "command": " ".join(["python -m benchmarks.evaluation.limits", *argv]),
         "commit": commit(),
         "threads": 1,
         "budget_s": {name: budget_s(name) for name in BLOCK_S},
