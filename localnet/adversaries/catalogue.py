@@ -6,8 +6,10 @@ from functools import partial
 from typing import Literal, Protocol
 
 from localnet.adversaries import copying, damaging, shirking, validators, withholding
+from template.base.miner import Miner
 from template.base.policy import ValidatorPolicy
 from template.base.validator import Validator
+from template.base.work import WorkFactory
 from template.context import NodeContext
 
 Role = Literal["miner", "validator"]
@@ -39,20 +41,30 @@ class Behaviour:
     first_window: int = 0
 
 
-def _nothing(build: Callable[[NodeContext], Neuron], about: str) -> Behaviour:
-    """What can be of no use to anybody, by luck neither."""
-    return Behaviour(kind="free", build=build, about=about, may_earn=0.0)
+def _miner(work: WorkFactory) -> Callable[[NodeContext], Neuron]:
+    return lambda context: Miner(context, work=work)
 
 
-def _free(build: Callable[[NodeContext], Neuron], about: str, first_window: int = 0) -> Behaviour:
+def _nothing(work: WorkFactory, about: str) -> Behaviour:
+    """Payloads without any chance of a gain."""
+    return Behaviour(kind="free", build=_miner(work), about=about, may_earn=0.0)
+
+
+def _free(work: WorkFactory, about: str, first_window: int = 0) -> Behaviour:
     return Behaviour(
-        kind="free", build=build, about=about, may_earn=FREE_SHARE, first_window=first_window
+        kind="free",
+        build=_miner(work),
+        about=about,
+        may_earn=FREE_SHARE,
+        first_window=first_window,
     )
 
 
-def _partial(build: Callable[[NodeContext], Neuron], about: str, work: float) -> Behaviour:
-    """`work`: the share of an honest miner's work that it does."""
-    return Behaviour(kind="partial", build=build, about=about, may_earn=PARTIAL_EXCESS * work)
+def _partial(work: WorkFactory, about: str, share: float) -> Behaviour:
+    """`share`: of an honest miner's work."""
+    return Behaviour(
+        kind="partial", build=_miner(work), about=about, may_earn=PARTIAL_EXCESS * share
+    )
 
 
 def _validator(policy: Callable[[NodeContext], ValidatorPolicy], about: str) -> Behaviour:
@@ -65,17 +77,15 @@ def _validator(policy: Callable[[NodeContext], ValidatorPolicy], about: str) -> 
 SLEEPS_WINDOWS = 6
 
 BEHAVIOURS: Mapping[str, Behaviour] = {
-    "garbage": _nothing(damaging.GarbageMiner, "random values at an honest norm"),
-    "malformed": _nothing(damaging.MalformedMiner, "frames that break a rule each"),
-    "oversized": _nothing(damaging.OversizedMiner, "objects a thousand times too long"),
-    "idle": _nothing(damaging.IdleMiner, "never commits"),
-    "zero": _nothing(damaging.ZeroMiner, "payloads that say nothing"),
-    "flipped": _nothing(partial(damaging.ScaledMiner, factor=-1.0), "its work, sign turned"),
-    "magnified": _partial(
-        partial(damaging.ScaledMiner, factor=10.0), "all of its work, times 10", 1.0
-    ),
+    "garbage": _nothing(damaging.Garbage, "random values at an honest norm"),
+    "malformed": _nothing(damaging.Malformed, "frames that break a rule each"),
+    "oversized": _nothing(damaging.Oversized, "objects a thousand times too long"),
+    "idle": Behaviour(kind="free", build=damaging.IdleMiner, about="never commits", may_earn=0.0),
+    "zero": _nothing(damaging.Zero, "payloads that say nothing"),
+    "flipped": _nothing(partial(damaging.Scaled, factor=-1.0), "its work, sign turned"),
+    "magnified": _partial(partial(damaging.Scaled, factor=10.0), "all of its work, times 10", 1.0),
     "magnified-1000": _partial(
-        partial(damaging.ScaledMiner, factor=1000.0), "all of its work, times 1000", 1.0
+        partial(damaging.Scaled, factor=1000.0), "all of its work, times 1000", 1.0
     ),
     "hijacker": _free(
         damaging.Hijacker, "colluding: minus three times the last update, on its coordinates"
@@ -92,12 +102,17 @@ BEHAVIOURS: Mapping[str, Behaviour] = {
         shirking.MomentumRider, "the last update again, and a tenth of the steps"
     ),
     "sleeper": _free(
-        partial(damaging.ScaledMiner, factor=-3.0, first_window=SLEEPS_WINDOWS),
+        partial(damaging.Scaled, factor=-3.0, first_window=SLEEPS_WINDOWS),
         f"honest for {SLEEPS_WINDOWS} windows, then its work times -3",
         first_window=SLEEPS_WINDOWS,
     ),
-    "undelivered": _nothing(withholding.UndeliveredMiner, "commits, never uploads"),
-    "one-reader": _free(withholding.OneReader, "honest work that one reader alone can fetch"),
+    "undelivered": _nothing(withholding.Undelivered, "commits, never uploads"),
+    "one-reader": Behaviour(
+        kind="free",
+        build=withholding.build_one_reader,
+        about="honest work that one reader alone can fetch",
+        may_earn=FREE_SHARE,
+    ),
     "good-draws": _partial(withholding.GoodDraws, "commits all, uploads its better half", 1.0),
     "good-commits": _partial(withholding.GoodCommits, "commits its better half only", 1.0),
     "fewer-steps": _partial(
@@ -110,19 +125,17 @@ BEHAVIOURS: Mapping[str, Behaviour] = {
     ),
     "small-batches": _partial(shirking.SmallBatches, "half of each batch, all claimed", 0.5),
     "overfitter": _partial(shirking.Overfitter, "all steps on a quarter of its pages", 1.0),
-    "stale": _partial(
-        shirking.StaleMiner, "from parameters of four windows ago, claimed fresh", 1.0
-    ),
+    "stale": _partial(shirking.Stale, "from parameters of four windows ago, claimed fresh", 1.0),
     "poisoner": _partial(shirking.Poisoner, "all steps, a trigger in every fourth page", 1.0),
     "split": Behaviour(
         kind="sybil",
-        build=partial(shirking.FewerSteps, share=0.5),
+        build=_miner(partial(shirking.FewerSteps, share=0.5)),
         about="half of a machine's steps: two must not earn more than one miner",
         may_earn=1.0,
     ),
     "bitflip": Behaviour(
         kind="faulty",
-        build=damaging.FlippingMiner,
+        build=_miner(damaging.BitFlip),
         about="honest, but a flipped bit from window 2 on: paid, named, exit 1",
         may_earn=None,
     ),

@@ -30,7 +30,7 @@ from tests.support.audited import (
     reader,
 )
 from tests.support.fakes import World, hotkey_of
-from tests.support.nodes import STAKES_TAO, honest, run, to_the_end
+from tests.support.nodes import STAKES_TAO, honest, miner_with, run, to_the_end
 from tests.support.swarm import build_world
 
 
@@ -51,8 +51,8 @@ def ended(tmp_path_factory) -> tuple[World, list[Findings]]:
     drives = {
         **honest("val-a", "m0", "m1"),
         "val-b": deaf,
-        "ancient": to_the_end(Ancient),
-        "replay": to_the_end(Replay),
+        "ancient": to_the_end(miner_with(Ancient)),
+        "replay": to_the_end(miner_with(Replay)),
         "owner": live,
     }
     nodes = run(world, drives, tmp_path_factory.mktemp("run"))

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load
 
-from template.base.miner import Miner
+from template.base.work import HonestWork
 from template.protocol.keys import blob_key, payload_key
 from template.protocol.payload import PayloadFormat, decode_payload
 from template.protocol.root import tensors_digest
@@ -20,10 +20,12 @@ from tests.support.fakes import hotkey_of
 from tests.support.nodes import (
     FOUR,
     STAKES_TAO,
+    Kind,
     accepted,
     digests,
     honest,
     metrics,
+    miner_with,
     run,
     to_the_end,
     uid_of,
@@ -31,15 +33,15 @@ from tests.support.nodes import (
 from tests.support.swarm import build_world
 
 
-def _saying(staleness: int) -> type:
+def _saying(staleness: int) -> Kind:
     """A miner whose payloads say that their base is so many windows old."""
 
-    class Stale(Miner):
+    class Stale(HonestWork):
         def make_frame(self, header, deltas):
             base = max(0, header.window - staleness)
             return super().make_frame(replace(header, base_window=base), deltas)
 
-    return Stale
+    return miner_with(Stale)
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ from pathlib import Path
 from template.base.miner import Miner
 from template.base.supervisor import supervise
 from template.base.validator import Validator
+from template.base.work import WorkFactory
 from template.context import NodeContext
 from template.protocol.root import tensors_digest
 from tests.support.fakes import RecordingMetrics, World, hotkey_of
@@ -18,6 +19,11 @@ STAKES_TAO = {"owner": 0, "val-a": 1000, "val-b": 900, "m0": 0, "m1": 0}
 Kind = Callable[[NodeContext], object]
 Drive = Callable[[World, NodeContext], object]
 """Builds a neuron and runs it to its end, however it pleases; returns the last one built."""
+
+
+def miner_with(work: WorkFactory) -> Kind:
+    """A miner with another `Work`."""
+    return lambda context: Miner(context, work=work)
 
 
 def to_the_end(kind: Kind) -> Drive:
