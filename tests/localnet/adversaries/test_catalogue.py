@@ -1,13 +1,17 @@
 """Misbehaving miners one by one: each sends what its name says."""
 
+import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from benchmarks.attacks.catalogue import ATTACKS
 from localnet.adversaries import BEHAVIOURS, listing
+from localnet.adversaries.catalogue import SIMULATED, SIMULATED_ONLY
 from localnet.adversaries.one_reader import OneReaderGate
 from localnet.adversaries.shirking import Poisoner
 from localnet.adversaries.tensors import dense, noise
@@ -50,6 +54,23 @@ def test_names_are_kebab_case_and_all_are_listed() -> None:
         limited = {"free", "partial", "sybil"}
         assert (behaviour.may_earn is None) == (behaviour.kind not in limited)
         assert (behaviour.role == "validator") == (behaviour.kind == "validator")
+
+
+def test_every_attack_stands_in_the_catalogue_once() -> None:
+    simulated = [a.simulated for a in (*BEHAVIOURS.values(), *SIMULATED_ONLY) if a.simulated]
+    assert len(simulated) == len(set(simulated)) == len(SIMULATED)
+    for name, attack in SIMULATED.items():
+        assert attack.about, name
+        assert (attack.share > 0) == (attack.kind in ("partial", "sybil")), name
+
+
+def test_every_simulated_attack_has_a_team_and_every_attack_on_record_an_entry() -> None:
+    assert set(ATTACKS) == set(SIMULATED)
+    results = Path(__file__).parents[3] / "benchmarks" / "results"
+    rows = [json.loads(line) for line in (results / "attacks_runs.jsonl").open()]
+    recorded = {attack for row in rows if (attack := row["case"]["attack"])}
+    assert len(recorded) >= 40
+    assert recorded <= set(SIMULATED)
 
 
 def test_a_copier_sends_a_rivals_body_as_its_own(scene) -> None:
