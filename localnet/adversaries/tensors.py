@@ -39,7 +39,7 @@ def shift_mean_a_little(rows: Sequence[Tensor]) -> Tensor:
 
 
 def add_noise(copied: Tensor, noise: Tensor, share: float) -> Tensor:
-    """A copy with `noise` (standard normal) of `share` deviations on every nonzero value."""
+    """A copy plus standard normal `noise` times `share` deviations, at nonzero values only."""
     return copied + share * deviation(copied) * places(copied) * noise
 
 

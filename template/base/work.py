@@ -1,7 +1,7 @@
-"""A miner's work in one window: which parameters and pages, training, and the frame to send.
+"""A miner's work in one window: choice of parameters and pages, training, and encoding.
 
-`Miner` runs the loop of catching up, committing, uploading and settling; a `Work` decides what
-stands in the payloads. `HonestWork` is the protocol's; the local chain's adversaries replace it.
+`Miner` runs the loop of catching up, committing, uploading and settling; a `Work` makes the
+payloads. `HonestWork` follows the protocol; the local chain's adversaries replace parts of it.
 """
 
 import logging
@@ -34,12 +34,12 @@ from template.training.outer import clip_references, start_of_miner
 log = logging.getLogger(__name__)
 
 COMMIT_MARGIN_BLOCKS = 4
-"""Blocks before a window's end at which training stops: encoding and the commitment must
-still get into a block. Too small loses windows, too large loses training time."""
+"""Blocks between the end of training and the end of the window, for encoding and commitment.
+Too small loses windows, too large loses training time."""
 
 SPARE_FACTOR = 2
-"""A miner waits for other miners' payloads while more blocks are left than this factor times its
-last full inner loop took. Too small loses steps when the machine slows down."""
+"""A miner waits for rivals' payloads while more blocks are left than this factor times the last
+full inner loop. Too small loses steps when the machine slows down."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
