@@ -11,7 +11,8 @@ import torch
 from evaluation.verdict import MISSING, NOT_DRAWN
 from evaluation.verdict_log import decode_logs
 from evaluation.verify import verify_logs
-from localnet.adversaries import FlippingMiner, GarbageMiner, IdleMiner, MalformedMiner
+from localnet.adversaries import BEHAVIOURS
+from localnet.adversaries.damaging import BitFlip
 from simulation.swarm import (
     FOUR,
     STAKES_TAO,
@@ -50,7 +51,7 @@ def test_two_validators_and_four_miners_train_one_model(tmp_path) -> None:
 
 
 def test_misbehaving_miners_are_not_paid_and_shift_nobody(tmp_path) -> None:
-    bad = {"garbage": GarbageMiner, "malformed": MalformedMiner, "idle": IdleMiner}
+    bad = {name: BEHAVIOURS[name].build for name in ("garbage", "malformed", "idle")}
     world = build_world({**STAKES_TAO, **dict.fromkeys(bad, 0)})
     drives = {**honest(*FOUR), **{name: to_the_end(kind) for name, kind in bad.items()}}
     nodes = run(world, drives, tmp_path)
@@ -175,9 +176,9 @@ def test_a_node_whose_own_past_is_wrong_joins_anew(tmp_path) -> None:
 
 def test_a_miner_with_one_wrong_bit_sees_it_itself_and_heals(tmp_path) -> None:
     world = build_world(STAKES_TAO, schedule__num_windows=4)
-    nodes = run(world, {**honest(*FOUR), "m1": to_the_end(FlippingMiner)}, tmp_path)
+    nodes = run(world, {**honest(*FOUR), "m1": to_the_end(BEHAVIOURS["bitflip"].build)}, tmp_path)
     own = metrics(nodes["m1"]).series("differs_from_majority")
-    flipped_theta = FlippingMiner.FLIP_WINDOW
+    flipped_theta = BitFlip.FLIP_WINDOW
     assert own == {w: int(w + 1 == flipped_theta) for w in range(4)}
     assert metrics(nodes["m1"]).series("healed") == {flipped_theta - 1: 1}
     for name in ("val-a", "val-b", "m0"):

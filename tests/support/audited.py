@@ -14,9 +14,9 @@ from simulation.world import World, hotkey_of
 from template.audit.auditor import Auditor
 from template.audit.findings import Findings
 from template.audit.logs import audit_windows, logs_in_bucket, logs_in_files
-from template.base.miner import Miner
 from template.base.supervisor import supervise
 from template.base.validator import Validator
+from template.base.work import HonestWork
 from template.context import ReadContext
 from template.errors import Unavailable
 from template.metrics import FanOutMetrics
@@ -29,14 +29,14 @@ FORGED = 3
 HEADER_BYTES = 68
 
 
-class Ancient(Miner):
+class Ancient(HonestWork):
     """Says that its base is three windows old, one more than may be."""
 
     def make_frame(self, header, deltas):
         return super().make_frame(replace(header, base_window=max(0, header.window - 3)), deltas)
 
 
-class Replay(Miner):
+class Replay(HonestWork):
     """Says in every window what it said first."""
 
     def make_frame(self, header, deltas):
