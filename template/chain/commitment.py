@@ -13,7 +13,7 @@ MAX_FIELDS = 3
 MAX_COMMITMENT_BYTES = MAX_FIELD_BYTES * MAX_FIELDS
 
 
-def to_fields(data: bytes) -> list[dict[str, str]]:
+def split_into_fields(data: bytes) -> list[dict[str, str]]:
     """Cut bytes into the fields of a `set_commitment` call, each {"RawN": 0x-hex}.
 
     Raises ValueError unless there are 1 to 384 bytes.
@@ -24,7 +24,7 @@ def to_fields(data: bytes) -> list[dict[str, str]]:
     return [{f"Raw{len(part)}": "0x" + part.hex()} for part in parts]
 
 
-def from_fields(fields: Sequence[Any]) -> bytes | None:
+def join_fields(fields: Sequence[Any]) -> bytes | None:
     """The bytes of all raw fields joined; None if any field is of another kind.
 
     `fields` are decoded field variants of one commitment, {"RawN": 0x-hex}; the codec

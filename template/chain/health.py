@@ -34,14 +34,14 @@ class EndpointHealth:
     def __init__(
         self, endpoint: str, patience: Patience, *, now_s: Callable[[], float] = time.monotonic
     ) -> None:
-        self._endpoint = shown_endpoint(endpoint)
+        self._endpoint = redact_endpoint(endpoint)
         self._patience = patience
         self._now_s = now_s
         self._lock = threading.Lock()
         self._away_since_s: float | None = None
         self._slow_told_s = float("-inf")
 
-    def failed(self, reason: str) -> None:
+    def note_failure(self, reason: str) -> None:
         """A call had no answer."""
         with self._lock:
             if self._away_since_s is not None:
@@ -52,10 +52,10 @@ class EndpointHealth:
             "lost meanwhile; if it stays away, name another with --subtensor.network",
             self._endpoint,
             reason,
-            duration(self._patience.outage_s),
+            format_duration(self._patience.outage_s),
         )
 
-    def answered(self, took_s: float) -> None:
+    def note_answer(self, took_s: float) -> None:
         """A call was answered, whatever the answer; `took_s` of this one try."""
         with self._lock:
             since_s, self._away_since_s = self._away_since_s, None
@@ -64,7 +64,7 @@ class EndpointHealth:
             if tell:
                 self._slow_told_s = self._now_s()
         if since_s is not None:
-            away = duration(self._now_s() - since_s)
+            away = format_duration(self._now_s() - since_s)
             logger.warning("the chain endpoint %s answers again after %s", self._endpoint, away)
         if tell:
             logger.warning(
@@ -75,7 +75,7 @@ class EndpointHealth:
             )
 
 
-def shown_endpoint(endpoint: str) -> str:
+def redact_endpoint(endpoint: str) -> str:
     """A network's name, or a URL without what may be a token: user, path and query."""
     if "://" not in endpoint:
         return endpoint
@@ -85,6 +85,6 @@ def shown_endpoint(endpoint: str) -> str:
     return f"{parts.scheme}://{host}" + (f":{parts.port}" if parts.port else "")
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """A length of time for a reader: seconds below two minutes, else minutes."""
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

@@ -19,10 +19,9 @@ from template.chain.bittensor import (
     BittensorChain,
     ChainOptions,
     ConnectionLost,
-    _raw_weights_call,
-    _submit,
     open_wallet,
 )
+from template.chain.bittensor.calls import raw_weights_call, submit_call
 from template.errors import ChainError, ConfigError
 from tests.support.relay import LOCALHOST, Relay, free_port
 
@@ -295,8 +294,8 @@ def test_the_raw_weights_call_is_one_that_the_chain_understands(
     wait_for_rate_limit(chain, uid=1)
     before = chain.head()
     intent = bt.SetWeights(netuid=NETUID, uids=[1], weights=[1.0], version_key=0)
-    call = _raw_weights_call(intent)
-    chain._write(lambda sdk: _submit(sdk, call, MINER))
+    call = raw_weights_call(intent)
+    chain._write(lambda sdk: submit_call(sdk, call, MINER))
     assert chain.metagraph(chain.head()).neurons[1].last_update > before
 
 
