@@ -1,4 +1,4 @@
-"""Commitment fields: every byte survives, and nobody else's fields are mistaken for ours."""
+"""Commitment fields: every byte survives, and foreign fields are not taken for ours."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""What is said of a chain endpoint that is away or slow: once, with the remedy, and no secret."""
+"""Log lines about an unreachable or slow endpoint: once, with the remedy, without secrets."""
 
 import logging
 from collections.abc import Iterator

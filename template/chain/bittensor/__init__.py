@@ -1,7 +1,7 @@
 """The `Chain` protocol on the Bittensor SDK (11.3), for finney, test and localnet alike.
 
 `wallet` opens the hotkey, `connection` owns one client and its event loop, `calls` asks the SDK,
-`translation` turns values and errors of the SDK into ours, `adapter` puts them together as
+`translation` turns values and errors of the SDK into ours, `adapter` combines the four as
 `BittensorChain`. Only this package and the localnet import the SDK.
 """
 

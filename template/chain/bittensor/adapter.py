@@ -58,8 +58,8 @@ class BittensorChain:
     `endpoint` is `finney`, `test`, `local` or a ws:// or wss:// URL; only a name brings the
     network's public fallback and archive endpoints. A chain without a wallet only reads. Safe to
     share between threads: reads and writes have separate connections with one call at a time
-    each, so a write waiting for its block delays no read. The constructor opens no connection;
-    ConfigError for an endpoint that is neither a known name nor a URL.
+    each, so a write waiting for inclusion delays no read. The first call opens the connection.
+    Raises ConfigError for an endpoint other than a known name or a URL.
     """
 
     def __init__(
@@ -159,7 +159,7 @@ class BittensorChain:
             ) from error
 
     def _try_once(self, connection: Connection, call: Call[T], timeout_s: float) -> T:
-        """One try; its result or failure goes into the endpoint's health."""
+        """Try a call, and record the answer or the failure in the endpoint's health."""
         started_s = time.monotonic()
         try:
             answer = connection.run(call, timeout_s)

@@ -1,4 +1,4 @@
-"""One coroutine for each question and each write that needs more than one line of the SDK."""
+"""Coroutines for reads and writes on chain, from questions of ours to calls of the SDK."""
 
 import logging
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ EPOCH_CONSENSUS = ("SubtensorModule", "SubnetEpochConsensus")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sdk:
-    """One connected client, and its transport for reads beyond the client's own."""
+    """A connected client, and the client's transport for raw reads."""
 
     client: bt.Client
     substrate: bt.RpcSubstrate
@@ -63,7 +63,7 @@ async def submit_call(sdk: Sdk, call: Any, wallet: Wallet) -> None:
 
 
 async def submit_weights(sdk: Sdk, intent: bt.SetWeights, wallet: Wallet) -> None:
-    """Set weights and wait for inclusion in a block; commit-reveal where the subnet asks for it."""
+    """Set weights and wait for inclusion in a block; by commit-reveal if the subnet requires."""
     if not await _has_epoch_consensus(sdk, intent.netuid):
         logger.warning("old runtime: weights go by the raw call, without checks or commit-reveal")
         await submit_call(sdk, raw_weights_call(intent), wallet)
@@ -81,7 +81,7 @@ async def _has_epoch_consensus(sdk: Sdk, netuid: int) -> bool:
 
 
 def raw_weights_call(intent: bt.SetWeights) -> Any:
-    """The call that `SetWeights` makes on a subnet without commit-reveal: shares as u16."""
+    """The call of `SetWeights` on a subnet without commit-reveal: shares as u16."""
     uids, values = bt.intents.normalize(intent.uids or [], intent.weights or [])
     return bt.calls.SubtensorModule.set_mechanism_weights(
         netuid=intent.netuid, mecid=0, dests=uids, weights=values, version_key=intent.version_key

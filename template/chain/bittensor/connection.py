@@ -1,4 +1,4 @@
-"""One connection to the chain: its event loop, its deadlines and its reconnects."""
+"""A connection to the chain: event loop, deadlines, reconnects."""
 
 import asyncio
 import logging
@@ -30,8 +30,8 @@ CLOSE_TIMEOUT_S = 5.0
 class Connection:
     """One SDK client on an event loop of its own, for one call at a time.
 
-    After any failure of a call the client is dropped and the next call opens another, so no
-    broken socket, subscription or nonce remembered by the SDK outlives a failure.
+    A failed call drops the client and the next call opens another, so no broken socket,
+    subscription or nonce remembered by the SDK outlives a failure.
     """
 
     def __init__(self, endpoint: str) -> None:

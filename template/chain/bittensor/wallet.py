@@ -1,4 +1,4 @@
-"""The operator's wallet: the hotkey that signs for a neuron, opened without its coldkey."""
+"""The operator's wallet: a neuron's signing hotkey, opened without the coldkey."""
 
 import logging
 from pathlib import Path
@@ -16,7 +16,7 @@ Wallet: TypeAlias = bt.Wallet
 
 
 def open_wallet(name: str, hotkey: str, path: str) -> Wallet:
-    """Open a wallet by its hotkey alone; the coldkey's file may be absent.
+    """Open a wallet by the hotkey alone; the coldkey's file may be absent.
 
     `path` is the folder of wallets. Raises ConfigError if the hotkey's file is missing,
     encrypted (a neuron cannot type a password) or not a key.
