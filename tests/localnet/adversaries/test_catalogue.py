@@ -1,6 +1,7 @@
 """Misbehaving miners one by one: each sends what its name says."""
 
 import json
+import lzma
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -67,7 +68,8 @@ def test_every_attack_stands_in_the_catalogue_once() -> None:
 def test_every_simulated_attack_has_a_team_and_every_attack_on_record_an_entry() -> None:
     assert set(ATTACKS) == set(SIMULATED)
     results = Path(__file__).parents[3] / "benchmarks" / "results"
-    rows = [json.loads(line) for line in (results / "attacks_runs.jsonl").open()]
+    with lzma.open(results / "attacks_runs.jsonl.xz", "rt", encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines]
     recorded = {attack for row in rows if (attack := row["case"]["attack"])}
     assert len(recorded) >= 40
     assert recorded <= set(SIMULATED)
