@@ -1,8 +1,8 @@
-"""The run spec: every setting on which all nodes of a run must agree before window 0.
+"""The run spec: the settings common to all nodes of a run.
 
 The spec is one TOML file, parsed into frozen dataclasses. `training`, `timing` and `pay` declare
-the tables: each field once, with its type, its constraint and a docstring. `constraints` checks
-any field by its declaration; `run` joins the tables, checks the rules between fields and derives
+the tables: each field once, with type, constraint and docstring. `constraints` checks fields by
+their declarations; `run` joins the tables, checks the rules between fields and derives
 the run id; `files` reads and writes TOML. docs/run_spec.md is generated from the declarations.
 """
 

@@ -1,7 +1,7 @@
-"""Constraints on single fields of the run spec, and the check that every table runs on itself.
+"""Constraints on single fields of the run spec, and the check of a table's fields.
 
-A table declares a field as `Annotated[type, constraint, ...]`. A constraint says in words which
-values it allows (for error messages and for docs/run_spec.md) and finds the fault of a value.
+A table declares a field as `Annotated[type, constraint, ...]`. A constraint describes the allowed
+values in words, for error messages and docs/run_spec.md, and finds the fault of a value.
 """
 
 import re

@@ -36,16 +36,16 @@ def load_spec(path: Path) -> RunSpec:
 
 def spec_to_toml(spec: RunSpec) -> str:
     """TOML text that parses back into an equal spec."""
-    lines = [f"name = {_toml(spec.name)}"]
+    lines = [f"name = {_toml_value(spec.name)}"]
     for table, values in asdict(spec).items():
         if isinstance(values, dict):
             lines += ["", f"[{table}]"]
-            lines += [f"{key} = {_toml(value)}" for key, value in values.items()]
+            lines += [f"{key} = {_toml_value(value)}" for key, value in values.items()]
     return "\n".join(lines) + "\n"
 
 
-def _toml(value: object) -> str:
+def _toml_value(value: object) -> str:
     if isinstance(value, tuple):
-        return f"[{', '.join(_toml(item) for item in value)}]"
+        return f"[{', '.join(_toml_value(item) for item in value)}]"
     # JSON strings are TOML strings, except for DEL, which only JSON allows unescaped.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -30,8 +30,8 @@ class EvaluationSpec(Table):
     runs out of pages when the number is high.
     """
     step_share: Annotated[float, Range(gt=0, le=1)]
-    """eta, the share of a payload's full step at which the payload is scored. About the share
-    at which one of many accepted payloads is applied; at a full step, honest payloads overshoot.
+    """eta, the share of a payload's full step for scoring, about the payload's share in an update
+    of many. Scored at a full step, honest payloads overshoot.
     """
     naming_z: Annotated[float, Range(ge=0)]
     """Standard errors over sequences subtracted from a payload's gain before a validator votes
@@ -46,7 +46,7 @@ class EvaluationSpec(Table):
     high value leaves honest miners with few windows unpaid.
     """
     claimed_pages: Annotated[int, Range(ge=0)]
-    """Pages sampled from those that a payload claims to be trained on, for the work test. 0 turns
+    """Sample of the pages claimed by a payload as trained on, for the work test. 0 turns
     the work test off: every gain is then paid, trained or not. A payload that claims fewer pages is
     refused.
     """
@@ -59,16 +59,16 @@ class EvaluationSpec(Table):
     decision.
     """
     work_windows: Annotated[int, Range(ge=1)]
-    """Recent windows whose samples the work test uses. Also the maximum of windows that count for
-    pay, when only a sample of the payloads is scored.
+    """Recent windows in the work test. Also the maximum of windows for pay, when only a sample of
+    the payloads is scored.
     """
     max_overlap: Annotated[float, Range(gt=0, le=1)]
     """Maximum share of a payload's kept positions in common with another recent payload. Honest
     payloads share up to a quarter; a payload above the limit counts as a copy.
     """
     max_payloads: Annotated[int, Range(ge=1, le=MAX_UIDS)]
-    """Maximum of payloads scored in one window. Of more, all validators score the same random
-    sample, so fit the number to the slowest validator.
+    """Maximum of payloads scored in one window. In a fuller window all validators score the same
+    random sample, so fit the number to the slowest validator.
     """
     loss_tolerance: Annotated[float, Range(gt=0, lt=1)]
     """Nats per token by which the loss of one sequence may differ between two machines. Audits
@@ -87,8 +87,8 @@ class WeightsSpec(Table):
     TABLE: ClassVar[str] = "weights"
 
     history_windows: Annotated[int, Range(ge=1)]
-    """Recent windows that count for pay. A long history is fair to unlucky miners and slow to
-    notice those who stopped.
+    """Recent windows for pay. A long history is fair to unlucky miners, and slow to notice a miner
+    without work.
     """
     min_windows: Annotated[int, Range(ge=2)]
     """Scored windows that a miner needs before its first pay."""

@@ -1,7 +1,7 @@
-"""The whole run spec: its tables, the rules between their fields, and the run id.
+"""The whole run spec: the tables, the rules between fields, and the run id.
 
-Every function of `RULES` takes a spec whose fields fit their own declarations and raises
-ConfigError, naming a key and the remedy, where two fields contradict each other.
+Every function of `RULES` takes a spec with valid fields and raises ConfigError, naming a key and
+the remedy, if two fields contradict each other.
 """
 
 import hashlib
@@ -131,8 +131,8 @@ def public_window_fits_kept_state(spec: RunSpec) -> None:
 
 
 def first_pages_can_be_drawn(spec: RunSpec) -> None:
-    """`schedule.start_block` is at least `schedule.vote_margin_blocks`: a block that long before
-    a window draws the window's pages.
+    """`schedule.start_block` is at least `schedule.vote_margin_blocks`: the block that draws the
+    pages of window 0 comes so many blocks earlier.
     """
     start, margin = spec.schedule.start_block, spec.schedule.vote_margin_blocks
     require(
@@ -144,8 +144,8 @@ def first_pages_can_be_drawn(spec: RunSpec) -> None:
 
 def records_fit_quota(spec: RunSpec) -> None:
     """All records of a hotkey in one tempo fit the chain's quota of 3100 bytes: three records
-    (payload, vote, one retry) for each window that a tempo touches, of 174 bytes each on a public
-    network and 192 on a local one.
+    (payload, vote, retry) for each window within reach of a tempo, 174 bytes each on a public
+    network, 192 on a local network.
     """
     schedule = spec.schedule
     # A tempo that starts within a window touches one window more than fit into it.

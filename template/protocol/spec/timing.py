@@ -24,24 +24,24 @@ class ScheduleSpec(Table):
     network: Annotated[str, OneOf("public", "local")]
     """The kind of chain: "local" keeps the state of all blocks, "public" is any other."""
     start_block: Annotated[int, Range(ge=1)]
-    """First block of window 0, chosen on publishing. It lies ahead of the chain's head, so that
-    miners are ready in time.
+    """First block of window 0, chosen on publishing, ahead of the chain's head by enough time
+    for miners to get ready.
     """
     blocks_per_window: Annotated[int, Range(ge=1)]
     """B, the length of a window. Longer windows suit larger models and slower uplinks, but make
     fewer outer steps a day.
     """
     upload_blocks: Annotated[int, Range(ge=1)]
-    """K, blocks after the end of a window in which miners upload their payloads. A payload that
-    arrives later may miss the scoring.
+    """K, blocks after the end of a window in which miners upload their payloads. Later
+    payloads may miss the scoring.
     """
     scoring_blocks: Annotated[int, Range(ge=1)]
     """A validator's budget for fetching and scoring, between the upload deadline and the vote.
     With too few, slow validators leave payloads unscored.
     """
     vote_margin_blocks: Annotated[int, Range(ge=1)]
-    """M, blocks between the count of the votes and the end of the window: the time in which a
-    node fetches accepted payloads that it lacks.
+    """M, blocks between the count of the votes and the end of the window: time for a node to
+    fetch accepted payloads still missing.
     """
     finality_lag_blocks: Annotated[int, Range(ge=0)]
     """Blocks by which finality trails the head of the chain; 2 or 3 on a healthy public chain."""
@@ -73,9 +73,9 @@ class CheckpointSpec(Table):
     differ between library versions and machines.
     """
     every_windows: Annotated[int, Range(ge=1)]
-    """Windows between checkpoints. A newcomer replays the windows since the latest one; a short
-    distance costs upload and storage. On a public chain, whose nodes keep 256 blocks of state, 1
-    is safest.
+    """Windows between checkpoints. A newcomer replays all windows since the latest checkpoint;
+    frequent checkpoints cost upload and storage. 1 is safest on a public chain, whose nodes keep
+    256 blocks of state.
     """
     digest_every_windows: Annotated[int, Range(ge=1)]
     """Windows between logged digests of all parameters, a metric for comparing nodes."""

@@ -69,14 +69,13 @@ class TrainingSpec(Table):
     TABLE: ClassVar[str] = "training"
 
     inner_steps: Annotated[int, Range(ge=1)]
-    """H, the maximum of AdamW steps in one window. More steps than a miner's machine takes within
-    the window are cut off at the deadline.
+    """H, the maximum of AdamW steps in one window. A slow machine stops at the deadline with
+    fewer steps.
     """
     batch_pages: Annotated[int, Range(ge=1)]
     """Pages of one AdamW step."""
     inner_lr: Annotated[float, Range(gt=0)]
-    """Peak learning rate of AdamW. A rate that is too high makes the loss of every miner diverge.
-    """
+    """Peak learning rate of AdamW. At too high a rate the loss of every miner diverges."""
     final_lr_share: Annotated[float, Range(ge=0, le=1)]
     """Learning rate at the end of the run, as a share of `inner_lr`; 1 keeps the rate constant."""
     warmup_windows: Annotated[float, Range(ge=0)]
@@ -87,8 +86,8 @@ class TrainingSpec(Table):
     from the lag of two windows.
     """
     own_update_share: Annotated[float, Range(ge=0, le=1)]
-    """Share of its own pending payload by which a busy miner starts ahead of theta. 0 starts from
-    theta; 1 assumes that all miners learned the same meanwhile.
+    """Share of a busy miner's own pending payload by which the miner starts ahead of theta. 0
+    starts from theta; 1 takes the miner's own work for the work of all.
     """
     adam_beta1: Annotated[float, Range(ge=0, lt=1)]
     """Decay of AdamW's first moment per inner step."""
@@ -118,8 +117,8 @@ class CompressionSpec(Table):
     top_k: Annotated[int, Range(ge=1, le=4096)]
     """Elements kept of each chunk of 4096. Payload bytes grow about in proportion."""
     error_feedback_decay: Annotated[float, Range(ge=0, lt=1)]
-    """beta, the factor on error feedback per window. 0 forgets everything that a payload left
-    out; near 1, stale parts come back for a long time.
+    """beta, the factor on error feedback per window. 0 forgets everything left out of a payload;
+    near 1, stale parts come back for a long time.
     """
 
 
@@ -148,32 +147,30 @@ class OuterSpec(Table):
     accepted payloads.
     """
     clip_windows: Annotated[int, Range(ge=1)]
-    """Windows whose accepted payloads make up that median. A long memory reacts slowly; each
-    window adds norms to every checkpoint.
+    """Recent windows for the median norm. A long memory reacts slowly; each window adds norms to
+    every checkpoint.
     """
     initial_norm_share: Annotated[float, Range(gt=0)]
-    """Limit on the median norm until a payload has been accepted, as a share of the tensor's norm
+    """Limit on the median norm before the first accepted payload, as a share of the tensor's norm
     in theta_0.
     """
     initial_norm_floor: Annotated[float, Range(gt=0)]
-    """Smallest such limit, per square root of the tensor's number of elements: a tensor of zeros
-    in theta_0 can still be trained.
+    """Minimum of the limit by `initial_norm_share`, per square root of the tensor's number of
+    elements: a tensor of zeros in theta_0 can still be trained.
     """
     max_energy_share: Annotated[float, Range(gt=0, le=1)]
     """Maximum share of an update's energy (sum of squared payload lengths) for the payloads of one
     coldkey; 1 sets no cap. With few coldkeys the cap is twice an equal part, where that is more.
     """
     peers_per_step: Annotated[int, Range(ge=1, le=MAX_UIDS)]
-    """Maximum of payloads in one outer step. Of more, those with the most voting stake behind
-    them are applied.
-    """
+    """Maximum of payloads in one outer step; payloads with the most voting stake come first."""
     min_quorum_percent: Annotated[int, Range(ge=0, le=100)]
-    """Percentage of the largest recent voting stake that a window needs. A window with less is a
-    no-op: the model stays as it is. 100 stops training whenever a validator is away.
+    """Quorum of a window, in percent of the largest recent voting stake. A window with less is a
+    no-op: the model stays unchanged. 100 stops training whenever a validator is away.
     """
     quorum_windows: Annotated[int, Range(ge=1)]
-    """Windows in which that largest voting stake is looked up. When much stake leaves for good,
-    the run idles for as many windows.
+    """Recent windows among which the largest voting stake counts. When much stake leaves for
+    good, the run idles for as many windows.
     """
 
     def quorum_rules(self) -> QuorumRules:
