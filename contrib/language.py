@@ -20,7 +20,8 @@ from pathlib import Path
 PRONOUNS = frozenset(
     ["it", "its", "them", "they", "those", "these", "that", "who", "what", "which", "one", "other"]
 )
-NEGATIONS = re.compile(r"\b(nobody|none|nothing|is no)\b", re.IGNORECASE)
+NEGATIONS = re.compile(r"\b([Nn]obody|none|[Nn]othing|is no)\b")
+"""Not `None`, the value."""
 HEADLESS = re.compile(r"(?:^|[.!?:]\s+)(What|Who|Whoever|Those|Where|Of)\b")
 WORD = re.compile(r"[A-Za-z][A-Za-z'-]*")
 CHECKED = ("template", "compression", "evaluation")

@@ -14,7 +14,7 @@ LOG_FILE = "verdicts.jsonl"
 
 
 class LogPublisher:
-    """Holds the verdict logs that are on disk and not yet in the bucket."""
+    """Holds the verdict logs on disk and not yet in the bucket."""
 
     def __init__(self, context: NodeContext) -> None:
         self._context = context
@@ -22,7 +22,7 @@ class LogPublisher:
         self._unpublished = read_last_log(self._path)
 
     def write(self, window_log: WindowLog) -> bytes:
-        """Append the log to the file; returns its bytes. StateError if the disk refuses them."""
+        """Append the log to the file; returns the bytes. StateError if the disk is full."""
         text = encode_log(window_log)
         try:
             with self._path.open("a", encoding="utf-8") as file:
@@ -47,7 +47,7 @@ class LogPublisher:
 
 
 def read_last_log(path: Path) -> dict[int, bytes]:
-    """window -> the newest verdict log on disk: a kill may have prevented its publication."""
+    """window -> the newest verdict log on disk: a kill may have prevented publication."""
     try:
         texts = split_logs(path.read_text(encoding="utf-8")) if path.exists() else []
         return {decode_log(text).window: text.encode() for text in list(texts)[-1:]}

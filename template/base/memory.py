@@ -1,15 +1,24 @@
-"""A validator's memory: everything that its next log, vote and weights depend on. Pure.
+"""A validator's memory: everything behind the next verdict log, vote and weights. Pure.
 
-A function of the verdict logs of the last windows and of the votes on them, so another validator
-with the same logs comes to the same memory.
+A function of the verdict logs and votes of the last windows: validators with equal logs have equal
+memories.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from evaluation.history import Entry, Histories, only, remember, settle, windows_of
-from evaluation.verdict_log import PayRules, Reputation, WindowLog, conclude
+from evaluation.conclusion import Reputation, reputations_and_weights
+from evaluation.history import (
+    Entry,
+    Histories,
+    add_window,
+    mark_undelivered,
+    select_windows,
+    windows_in,
+)
+from evaluation.rules import PayRules
+from evaluation.verdict_log import WindowLog
 from evaluation.work import WorkSample
 from template.protocol.quorum import Decision
 from template.scoring.window import Scored
@@ -17,11 +26,11 @@ from template.scoring.window import Scored
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ValidatorMemory:
-    """What a validator carries from one window to the next, beside the state of the run.
+    """A validator's knowledge of the last windows, beside the state of the run.
 
     `histories`: hotkey -> window -> measured entry. `reputations`: by hotkey, after the newest
     window. `scored_windows`: windows scored here, as far back as pay looks. `undelivered`:
-    (window, hotkey) pairs that votes found undelivered since the last verdict log.
+    (window, hotkey) pairs found undelivered by votes since the last verdict log.
     `last_voted`: the newest window voted on, or -1.
     """
 
@@ -34,13 +43,13 @@ class ValidatorMemory:
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any], rules: PayRules) -> "ValidatorMemory":
-        """The memory that `to_values` wrote into the node's checkpoint; empty for no values."""
+        """The memory saved by `to_values` in the node's checkpoint; empty for no values."""
         histories = {
             hotkey: {int(window): _entry_from(numbers) for window, numbers in history.items()}
             for hotkey, history in values.get("histories", {}).items()
         }
         newest = max((w for history in histories.values() for w in history), default=0)
-        reputations, _ = conclude(histories, newest, {}, rules)
+        reputations, _ = reputations_and_weights(histories, newest, {}, rules)
         return cls(
             rules=rules,
             histories=histories,
@@ -73,14 +82,14 @@ class ValidatorMemory:
 
         `uids`: hotkey -> uid at the window's stake block.
         """
-        histories = remember(self.histories, window, scored.verdicts, self.rules.length)
+        histories = add_window(self.histories, window, scored.verdicts, self.rules.length)
         registered = {hotkey: uid for hotkey, uid in uids.items() if hotkey in histories}
-        reputations, shares = conclude(histories, window, registered, self.rules)
+        reputations, shares = reputations_and_weights(histories, window, registered, self.rules)
         log = WindowLog(
             window=window,
             seed=scored.seed.hex(),
             ids_S=scored.pool.ids_S,
-            known=windows_of(only(self.histories, range(window))),
+            known=windows_in(select_windows(self.histories, range(window))),
             undelivered=self.undelivered,
             measured=scored.measured,
             verdicts=scored.verdicts,
@@ -99,13 +108,13 @@ class ValidatorMemory:
         return memory, log
 
     def settle_decision(self, decision: Decision) -> "ValidatorMemory":
-        """With the payloads that the voting stake could not fetch, in a window scored here."""
+        """With the payloads unavailable to the voting stake, in a window scored here."""
         if not decision.undelivered or decision.window not in self.scored_windows:
             return self
         hotkeys = [member.hotkey for member in decision.undelivered]
         return replace(
             self,
-            histories=settle(self.histories, decision.window, hotkeys),
+            histories=mark_undelivered(self.histories, decision.window, hotkeys),
             undelivered=(*self.undelivered, *((decision.window, hotkey) for hotkey in hotkeys)),
         )
 
@@ -115,13 +124,13 @@ class ValidatorMemory:
         return sum(oldest < w <= window for w in self.scored_windows)
 
     def num_needed(self, window: int) -> int:
-        """Windows that pay needs: `min_windows`, or all windows so far if the run is younger."""
+        """Scored windows needed for pay: `min_windows`, or all windows of a younger run."""
         return min(self.rules.weights.min_windows, window + 1)
 
     def shares(self, uids: Mapping[str, int], window: int) -> dict[int, float]:
         """uid -> weight, of the registered hotkeys `uids` with a history."""
         registered = {hotkey: uid for hotkey, uid in uids.items() if hotkey in self.histories}
-        return conclude(self.histories, window, registered, self.rules)[1]
+        return reputations_and_weights(self.histories, window, registered, self.rules)[1]
 
 
 def _numbers_of(entry: Entry) -> list[float | None]:

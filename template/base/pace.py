@@ -7,11 +7,11 @@ from template.context import NodeContext
 log = logging.getLogger(__name__)
 
 VOTE_MARGIN_BLOCKS = 2
-"""Blocks before the vote block at which scoring stops, so that the vote gets into a block."""
+"""Blocks between the end of scoring and the vote block: the vote must get into a block."""
 
 
 class ScoringPace:
-    """Knows what a validator still has time for, and reports when it falls behind."""
+    """Measures the time left for a window, and reports a validator behind the chain."""
 
     def __init__(self, context: NodeContext) -> None:
         self._context = context
@@ -25,7 +25,7 @@ class ScoringPace:
         return self._context.waiter.recent_head() >= start + fraction * (end - start)
 
     def is_too_late(self, window: int) -> bool:
-        """Whether no time is left to score the window and vote on it."""
+        """Whether the window can no longer be scored and voted on."""
         return self.has_passed(window, 1.0)
 
     def has_time_to_measure(self, next_window: int) -> bool:
@@ -34,7 +34,7 @@ class ScoringPace:
         return is_last or not self.is_too_late(next_window)
 
     def report(self, window: int, last_voted: int) -> None:
-        """Log when this node falls behind the chain, and when it has caught up."""
+        """Log when this node falls behind the chain, and when the node has caught up."""
         keeps_up = window <= last_voted or not self.is_too_late(window)
         if self._keeps_up and not keeps_up:
             log.warning(

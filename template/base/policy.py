@@ -1,9 +1,9 @@
-"""A validator's policy: the vote and the weights that follow from its measurements.
+"""A validator's policy: from measurements to the vote and the weights.
 
-Honest here. The localnet's misbehaving validators replace the policy and nothing else.
+Honest here. The localnet's misbehaving validators replace the policy alone.
 """
 
-from evaluation.conclusion import chosen
+from evaluation.conclusion import choose_accepted
 from template.base.memory import ValidatorMemory
 from template.chain import Metagraph
 from template.scoring.window import Scored
@@ -16,17 +16,17 @@ class ValidatorPolicy:
     votes = True
 
     def accepted_uids(self, scored: Scored, memory: ValidatorMemory, limit: int) -> frozenset[int]:
-        """The payloads that the vote accepts: `limit` at most."""
-        return chosen(scored.verdicts, memory.reputations, limit)
+        """The payloads accepted by the vote: `limit` at most."""
+        return choose_accepted(scored.verdicts, memory.reputations, limit)
 
     def missing_uids(self, scored: Scored) -> frozenset[int]:
-        """The payloads that the vote reports as not to be fetched."""
+        """The payloads reported as unavailable by the vote."""
         return frozenset(verdict.uid for verdict in scored.verdicts if verdict.missing)
 
     def may_set_weights(self, memory: ValidatorMemory, window: int) -> bool:
-        """Whether enough windows were scored here lately for weights that are fair.
+        """Whether enough windows were scored here lately for fair weights.
 
-        A validator that was away would leave honest miners unpaid; its older weights stand.
+        A validator back from an absence would leave honest miners unpaid; the older weights stand.
         """
         return memory.num_scored(window) >= memory.num_needed(window)
 

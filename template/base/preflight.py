@@ -1,8 +1,7 @@
-"""What can be known to be wrong before a neuron says anything on chain.
+"""Checks before a neuron's first write to the chain.
 
-Each check is one question to the chain, the disk or the bucket; a failure is one sentence
-that names the flag or the variable and the remedy. Opens no adapter and reads no clock: both
-are handed in.
+Each check asks the chain, the disk or the bucket; a failure names the flag or the variable and the
+remedy. Opens no adapter and reads no clock: both are handed in.
 """
 
 import errno
@@ -43,7 +42,7 @@ _PID_CHARS: Final = 16
 
 
 def load_codec() -> None:
-    """The codec ready for use; ConfigError if its folder of compiled loops is damaged or full."""
+    """Load the codec; ConfigError if the folder of compiled kernels is damaged or full."""
     try:
         load_kernels()
     except KernelCacheError as error:
@@ -51,7 +50,7 @@ def load_codec() -> None:
 
 
 def ask_for_place(chain: Chain, hotkey: str, commands: Commands) -> Neuron:
-    """This hotkey's row; ConfigError if the subnet does not exist or the hotkey is not in it."""
+    """This hotkey's row; ConfigError without the subnet, or without the hotkey in the subnet."""
     block = chain.finalized()
     try:
         graph = chain.metagraph(block)
@@ -67,7 +66,7 @@ def ask_for_place(chain: Chain, hotkey: str, commands: Commands) -> Neuron:
 
 
 def check_state_dir(path: Path) -> None:
-    """Create the folder and write to it. ConfigError, or StateError if the disk is full."""
+    """Create the folder and try a write. ConfigError, or StateError if the disk is full."""
     probe = path / ".preflight"
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -86,10 +85,10 @@ def check_state_dir(path: Path) -> None:
 
 @contextmanager
 def claimed(state_dir: Path) -> Iterator[None]:
-    """The folder belongs to this process until the `with` block ends; ConfigError if to another.
+    """Lock the folder until the `with` block ends; ConfigError if another process holds the lock.
 
-    Two processes with one hotkey would commit against each other and mix their states. The
-    lock goes with the process, however that ends.
+    Two processes with the same hotkey would commit against each other and mix states. The lock
+    ends with the process, even after a kill.
     """
     with (state_dir / LOCK_FILE).open("a+", encoding="ascii") as lock:
         try:
@@ -118,10 +117,10 @@ def check_own_bucket(
     clock_ahead_s: float | None,
     say: Callable[[str], None] = lambda _: None,
 ) -> None:
-    """Both keys do what they must and no more, tried on the bucket itself.
+    """Try both keys on the bucket: each can do its work and no more.
 
-    `where` names bucket and endpoint; `say` is told each step that went well. ConfigError names
-    the variables, or this machine's clock if the bucket refused it; Unavailable if there is no
+    `where` names bucket and endpoint; `say` gets each passed check. ConfigError names the
+    variables, or this machine's clock if the bucket refused the clock; Unavailable without an
     answer.
     """
     try:
@@ -141,7 +140,7 @@ def check_own_bucket(
 
 
 def check_published_endpoint(url: str, *, on_localnet: bool) -> None:
-    """ConfigError if the others would refuse the endpoint that this node will publish."""
+    """ConfigError if peers would refuse the published endpoint."""
     try:
         check_peer_endpoint(url, on_localnet=on_localnet)
     except RecordError as error:

@@ -1,9 +1,8 @@
-"""Repeating a neuron's step until the run ends: the one place with a broad `except`.
+"""Repeating a neuron's step until the run ends: the only place with a broad `except`.
 
-A fault that may pass (a bucket, a write to the chain) is told in one line, tried again, and
-told again when it is over; whatever else goes wrong in a window is logged with its traceback.
-After too long, or too many failures in a row, the process ends with an error, so that whoever
-supervises it sees.
+A passing fault (a bucket, a write to the chain) is logged in a line, retried, and logged again
+when over; an unforeseen failure is logged with a traceback. After too long, or too many failures
+in a row, the process ends with an error, visible to a service manager.
 """
 
 import logging
@@ -16,14 +15,14 @@ from template.errors import ChainError, ConfigError, ConsensusError, StateError,
 log = logging.getLogger(__name__)
 
 MAX_FAILURES: Final = 20
-"""In a row, of what nobody foresaw; what may pass has `GIVE_UP_S`."""
+"""Unforeseen failures in a row before the process ends; passing faults have `GIVE_UP_S`."""
 GIVE_UP_S: Final = 1800.0
-"""How long a node waits for what it needs: the chain, its bucket, a shard that no mirror has."""
+"""Longest wait for the chain, the own bucket, or a shard missing at every mirror."""
 MAX_PAUSE_S: Final = 12.0
 
 
 class Crashed(SubnetError):
-    """A step failed too often for a reason that nobody foresaw; the log has the tracebacks."""
+    """A step failed too often for an unforeseen reason; the log has the tracebacks."""
 
 
 def supervise(
@@ -36,9 +35,9 @@ def supervise(
 ) -> None:
     """Call `step` until it returns False.
 
-    What no repetition mends leaves at once: a wrong configuration, another root than the
-    majority's, a full disk, a chain that is gone. Any other error of ours leaves once it has
-    lasted `give_up_s`; `max_failures` in a row that nobody foresaw become `Crashed`.
+    An error beyond repetition is raised at once: a wrong configuration, a root apart from the
+    majority's, a full disk, a chain gone for good. Other errors of this project are raised after
+    `give_up_s`; `max_failures` unforeseen failures in a row become `Crashed`.
     """
     outage = _Outage(give_up_s, now_s)
     failures = 0
@@ -56,7 +55,7 @@ def supervise(
             failures += 1
             log.exception("window failed, %d in a row", failures)
             if failures >= max_failures:
-                raise Crashed(f"given up after {failures} failures in a row: {error!r}") from error
+                raise Crashed(f"gave up after {failures} failures in a row: {error!r}") from error
             sleep(_pause_s(failures))
 
 
@@ -71,7 +70,7 @@ def _is_final(error: SubnetError) -> bool:
 
 
 class _Outage:
-    """The failures since the last step that ended well, and what was said of them."""
+    """The failures since the last good step, and the logged kind of failure."""
 
     def __init__(self, give_up_s: float, now_s: Callable[[], float]) -> None:
         self._give_up_s = give_up_s
@@ -81,17 +80,17 @@ class _Outage:
         self.tries = 0
 
     def lasts_too_long(self, error: SubnetError) -> bool:
-        """Count a failure; the first of its kind is told, the others only at debug level."""
+        """Count a failure; the first of a kind is a warning, repetitions are debug lines."""
         self.tries += 1
         if self._since_s is None:
             self._since_s = self._now_s()
         if self._now_s() - self._since_s >= self._give_up_s:
-            log.error("given up after %.0f minutes of trouble", self._give_up_s / 60)
+            log.error("gave up after %.0f minutes of errors", self._give_up_s / 60)
             return True
         is_new, self._told = type(error) is not self._told, type(error)
         log.log(
             logging.WARNING if is_new else logging.DEBUG,
-            "%s; trying again for up to %.0f minutes",
+            "%s; retrying for up to %.0f minutes",
             error,
             self._give_up_s / 60,
         )
@@ -99,5 +98,5 @@ class _Outage:
 
     def is_over(self) -> None:
         if self._since_s is not None:
-            log.warning("going on, after %.0f s of trouble", self._now_s() - self._since_s)
+            log.warning("recovered after %.0f s of errors", self._now_s() - self._since_s)
         self._since_s, self._told, self.tries = None, None, 0

@@ -1,7 +1,6 @@
 """The validator: score the committed payloads, vote, follow, set weights, publish.
 
-One pass of the loop is one window. Everything that the weights depend on is in the verdict logs
-of the last windows.
+Each pass of the loop is a window. Weights depend on the verdict logs of the last windows alone.
 """
 
 import logging
@@ -35,14 +34,14 @@ from template.training.checkpoint import LocalCheckpoint
 log = logging.getLogger(__name__)
 
 STUCK_FRACTION = 0.75
-"""Fraction of the scoring period after which a stuck validator votes its newest root."""
+"""Fraction of the scoring period after which a stuck validator votes the newest root."""
 
 NO_LOG = bytes(LOG_DIGEST_BYTES)
 """The log digest of a vote without a verdict log."""
 
 
 class Validator:
-    """A validator at work. `step` is one window; `template.base.supervisor` repeats it."""
+    """A validator at work. `step` is a window, repeated by `template.base.supervisor`."""
 
     def __init__(
         self,
@@ -73,7 +72,7 @@ class Validator:
         self._restore_vote()
 
     def step(self) -> bool:
-        """One window: score, vote, set weights, wait for the votes, follow, publish, measure."""
+        """A window: score, vote, set weights, wait for the votes, follow, publish, measure."""
         context, schedule = self.context, self.context.schedule
         window = self.follower.next_window
         if window >= context.spec.schedule.num_windows:
@@ -97,7 +96,7 @@ class Validator:
         return True
 
     def _restore_vote(self) -> None:
-        """Keep the vote that stands on chain: a restart must not take it away."""
+        """Keep the vote on chain: a restart must not take the vote back."""
         chain, context = self.context.chain, self.context
         record = read_records(chain, chain.head()).get(context.hotkey)
         vote = None if record is None else record.vote
@@ -106,7 +105,7 @@ class Validator:
         publish_if_new(context, Record(access=context.access, vote=vote))
 
     def _vote(self, window: int) -> None:
-        """Score the window and vote on it, as far as the policy does so."""
+        """Score the window and vote, as far as the policy does so."""
         if not self.policy.scores:
             self.memory = self.memory.voted_on(window)
             return
@@ -127,7 +126,7 @@ class Validator:
     def _vote_stuck(self) -> None:
         """While a payload is missing: vote the newest root, and accept no payload.
 
-        The chain goes on meanwhile; each window is voted once it is too late to score it.
+        The chain goes on meanwhile; each window is voted once scoring would come too late.
         """
         window = self.context.schedule.window_of(self.context.waiter.recent_head()) - 1
         is_over = window >= self.context.spec.schedule.num_windows
@@ -163,7 +162,7 @@ class Validator:
         return is_published
 
     def _score_once(self, window: int) -> tuple[Scored, bytes]:
-        """The window's scores and its log's digest; a vote sent again sends the same."""
+        """The window's scores and the log's digest; a vote sent again sends the same."""
         if self._scored is None or self._scored[0] != window:
             chain, schedule = self.context.chain, self.context.schedule
             candidates = read_candidates(chain, schedule, window)
@@ -182,7 +181,7 @@ class Validator:
         return self._scored[1], self._scored[2]
 
     def _hold_accepted(self, window: int, scored: Scored) -> None:
-        """Put useful payloads into this bucket before the vote: whoever accepts one serves it."""
+        """Put useful payloads into this bucket before the vote: accepting means serving."""
         for digest, frame in scored.frames.items():
             self.context.bucket.put(payload_key(self.context.spec.run_id, window, digest), frame)
             self.follower.keep(window, digest, frame)

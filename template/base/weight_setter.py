@@ -11,7 +11,7 @@ log = logging.getLogger(__name__)
 
 
 class WeightSetter:
-    """Sets a validator's weights when they are due."""
+    """Sets a validator's weights once per tempo."""
 
     def __init__(self, context: NodeContext, policy: ValidatorPolicy) -> None:
         self._context = context

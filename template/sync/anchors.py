@@ -1,7 +1,7 @@
 """The node's past on disk: anchors (whole states) and the journal of the steps since the oldest.
 
-Anchors are made at checkpoints. A flipped bit or a void window is repaired by taking the steps
-from an anchor again, so one anchor always dates from before the windows that may become void.
+Anchors are made at checkpoints. To repair a flipped bit or a void window, the node takes the steps
+from an anchor again, so the oldest anchor always dates from before every window still voidable.
 """
 
 import logging
@@ -26,10 +26,9 @@ Steps = tuple[LineageStep, ...]
 
 
 def anchors_to_keep(windows: Sequence[int], current: int) -> set[int]:
-    """The anchors that a node at theta_current still needs.
+    """The anchors still needed by a node at theta_current.
 
-    These are the newest `MIN_ANCHORS`, and all anchors back to the first from before the windows
-    that may become void.
+    The newest `MIN_ANCHORS`, and all anchors back to the first from before every voidable window.
     """
     ordered = sorted(windows, reverse=True)
     old = [w for w in ordered if w < current - VOID_WINDOWS]
@@ -37,15 +36,15 @@ def anchors_to_keep(windows: Sequence[int], current: int) -> set[int]:
 
 
 class AnchorStore:
-    """Anchors and journal in one folder. StateError where the disk refuses a write."""
+    """Anchors and journal in a folder. StateError where the disk refuses a write."""
 
     def __init__(self, folder: Path, spec: RunSpec) -> None:
         self._folder, self._spec = folder, spec
 
     def open(self, state: OuterState) -> Steps:
-        """The recorded steps that end at `state`; a record that ends elsewhere is dropped.
+        """The recorded steps up to `state`; a record with another end is dropped.
 
-        A kill may have left one step more in the journal, or a part of a step.
+        A kill may have left an extra step in the journal, or a part of a step.
         """
         steps = self._read_journal(state)
         if self._leads_to(state, steps):
@@ -57,7 +56,7 @@ class AnchorStore:
     def record_step(self, steps: Steps, after: OuterState) -> Steps:
         """Append the last of `steps` to the journal; at a checkpoint `after` becomes an anchor.
 
-        Returns the steps that the node still needs.
+        Returns the steps still needed.
         """
         try:
             with self._journal.open("ab") as file:
@@ -69,7 +68,7 @@ class AnchorStore:
         return self.save_anchor(after, steps)
 
     def save_anchor(self, state: OuterState, steps: Steps) -> Steps:
-        """Keep `state`, and drop the anchors and steps that nothing needs any more."""
+        """Keep `state`, and drop the anchors and steps no longer needed."""
         anchor = LocalCheckpoint(state=state)
         save_local(self._anchor_path(state.window), anchor, self._spec.run_id)
         keep = anchors_to_keep(self._anchor_windows(), state.window)
@@ -91,9 +90,9 @@ class AnchorStore:
                 yield kept.state
 
     def restart_from(self, recovered: Recovered, steps: Steps) -> Steps:
-        """Record that the steps from an anchor on were taken again; returns all steps kept.
+        """Record the retaken steps from an anchor on; returns all steps kept.
 
-        Anchors made after the start contain the fault, so the folder drops them.
+        Anchors made after the start contain the fault and are dropped.
         """
         before = (step for step in steps if step.window < recovered.start_window - 1)
         self._drop_anchors(lambda window: window > recovered.start_window)
@@ -102,7 +101,7 @@ class AnchorStore:
         return kept
 
     def take_over(self, other: "AnchorStore", steps: Steps) -> None:
-        """Replace the anchors by those of `other`, which loses them, and the journal by `steps`."""
+        """Move the anchors of another store here, and replace the journal by `steps`."""
         self._drop_anchors(lambda _window: True)
         try:
             for window in other._anchor_windows():
@@ -129,7 +128,7 @@ class AnchorStore:
                 self._anchor_path(window).unlink(missing_ok=True)
 
     def _read_journal(self, state: OuterState) -> Steps:
-        """The whole lines of the journal, up to the step that led to `state`."""
+        """The whole lines of the journal, up to the last step before `state`."""
         if not self._journal.exists():
             return ()
         lines = self._journal.read_bytes().splitlines(keepends=True)
@@ -142,7 +141,7 @@ class AnchorStore:
         return tuple(step for step in steps if step.window < state.window - 1)
 
     def _leads_to(self, state: OuterState, steps: Steps) -> bool:
-        """Whether the oldest anchor and the steps from it on end at `state`."""
+        """Whether the oldest anchor and the steps after the anchor end at `state`."""
         windows = self._anchor_windows()
         if not steps:
             return windows == [state.window]

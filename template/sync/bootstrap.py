@@ -29,9 +29,9 @@ log = logging.getLogger(__name__)
 
 MAX_CHECKPOINT_MANIFEST_BYTES = 64 * 2**20
 FIRST_UPDATED = 2
-"""theta_2 is the first state that contains payloads: the payloads of window 0."""
+"""theta_2 is the first state with payloads: the payloads of window 0."""
 REPLAY_SHARE = 0.25
-"""Estimated duration of a window's replay, as a fraction of the window: a replay trains nothing.
+"""Estimated duration of a window's replay, as a fraction of the window: a replay has no training.
 Too large, and joiners wait for votes where a replay is faster; too small, the reverse."""
 JOIN_ROUNDS = 3
 """Attempts to download a checkpoint before falling back to an older state. A stranger may publish
@@ -39,17 +39,17 @@ a manifest whose parts no bucket has; such a manifest must not keep a joiner out
 
 
 class Bootstrap:
-    """Finds the state from which a node can follow the run."""
+    """Finds a state to follow the run from."""
 
     def __init__(self, context: ReadContext, peers: Peers) -> None:
         self._context = context
         self._peers = peers
 
     def join(self, on_fetched: OnRead = ignore_object) -> LocalCheckpoint:
-        """The node's own checkpoint, else a published one, else theta_0.
+        """The node's own checkpoint, else a published checkpoint, else theta_0.
 
-        Downloaded parts stay on disk until the node has saved a checkpoint of its own, so an
-        interrupted start continues from them. `on_fetched` gets theta_0.
+        Downloaded parts stay on disk until the node has saved its own checkpoint, so an interrupted
+        download continues. `on_fetched` gets theta_0.
         """
         local = load_own_checkpoint(self._context)
         if local is not None:
@@ -65,7 +65,7 @@ class Bootstrap:
         return LocalCheckpoint(state=state)
 
     def published_or_first_state(self, newest: int) -> OuterState:
-        """theta_newest, or the nearest published state before it, else theta_0."""
+        """theta_newest, or the nearest published state before theta_newest, else theta_0."""
         self._peers.refresh()
         return self._find_published(newest) or self._first_state()
 
@@ -83,9 +83,9 @@ class Bootstrap:
         return first_state(params, self._context.spec.run_id)
 
     def _demand_replayable_beginning(self) -> None:
-        """Unavailable if buckets have deleted payloads that a replay from theta_0 needs.
+        """Unavailable if buckets have deleted payloads needed for a replay from theta_0.
 
-        Without this check the node would wait for these payloads without end.
+        Without this check the node would wait for the payloads without end.
         """
         context = self._context
         window = context.schedule.window_of(context.chain.finalized())
@@ -115,7 +115,7 @@ class Bootstrap:
     def _candidate_windows(self, newest: int | None) -> list[int]:
         """Windows of published checkpoints to try, the soonest way into the run first.
 
-        With `newest` given: all checkpoints up to it, newest first.
+        With `newest` given: all checkpoints up to theta_newest, newest first.
         """
         context = self._context
         finalized, spec = context.chain.finalized(), context.spec
@@ -145,11 +145,11 @@ class Bootstrap:
         return True
 
     def _is_refuted(self, state: OuterState) -> bool:
-        """Whether final votes carry another root than the root that follows from `state`.
+        """Whether final votes carry another root than the root computed from `state`.
 
-        The root after the next contains the digest over everything that a checkpoint carries, so
-        no part can be forged. Waits for these votes, two windows at most. Votes too old for the
-        chain endpoint refute nothing: the first window that the node follows will show a fork.
+        The root after the next contains a digest over the whole checkpoint, so no part can be
+        forged. Waits for the votes, two windows at most. Votes too old for the chain endpoint do
+        not refute: the first window followed will show a fork.
         """
         context, window = self._context, state.window
         rules = context.spec.outer.quorum_rules()
@@ -179,7 +179,7 @@ class CheckpointSearch:
         self.is_broken = False
 
     def find(self, window: int, is_right: Callable[[OuterState], bool]) -> OuterState | None:
-        """A right theta_window, or None if no validator's manifest leads to one.
+        """A right theta_window, or None if no validator's manifest leads there.
 
         Honest validators publish equal manifests, so each distinct manifest is tried once.
         """

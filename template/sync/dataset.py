@@ -1,4 +1,4 @@
-"""Objects that the run spec names by digest: the dataset and theta_0, from mirror or validator."""
+"""Objects named by digest in the run spec: the dataset and theta_0, from mirror or validator."""
 
 from collections.abc import Sequence
 
@@ -17,11 +17,11 @@ _RESIDENT_SHARDS = 64
 
 
 def ignore_object(_sha256: str, _data: bytes) -> None:
-    """The `on_read` of a node that publishes no copies."""
+    """The `on_read` of a node without copies to publish."""
 
 
 def open_pages(context: ReadContext, peers: Peers, on_read: OnRead = ignore_object) -> PageReader:
-    """The run's dataset, fetched shard by shard as it is read; `on_read` gets every object."""
+    """The run's dataset, fetched shard by shard when read; `on_read` gets every object."""
     spec = context.spec
     peers.refresh()
     key, digest = "data.manifest_digest", spec.data.manifest_digest
@@ -69,10 +69,10 @@ def fetch_theta0(context: ReadContext, peers: Peers, on_read: OnRead = ignore_ob
 def fetch_named_object(
     context: ReadContext, peers: Peers, key: str, digest: str, max_bytes: int
 ) -> bytes:
-    """The object that the spec names under `key`, from one of its mirrors or any validator.
+    """The object named by `key` of the spec, from a mirror of the spec or any validator.
 
-    ConfigError if every bucket answers and none has the object; Unavailable if a later try may
-    succeed.
+    ConfigError if every bucket answers and the object is in no bucket; Unavailable if a later try
+    may succeed.
     """
     try:
         return fetch_from_any(context, peers, bytes.fromhex(digest), max_bytes)
@@ -90,7 +90,7 @@ def fetch_named_object(
 
 
 def check_manifest(manifest: Manifest, spec: RunSpec, digest: bytes) -> None:
-    """ConfigError unless this is the dataset that the spec names and the spec's model can read."""
+    """ConfigError unless this is the spec's dataset, and fits the spec's model."""
     if manifest_digest(manifest) != digest:
         raise ConfigError(f"dataset manifest from the mirrors is not the spec's {digest.hex()}")
     pairs: Sequence[tuple[str, object, object]] = (
@@ -104,5 +104,5 @@ def check_manifest(manifest: Manifest, spec: RunSpec, digest: bytes) -> None:
 
 
 def _wrong_object(context: ReadContext, key: str, error: ObjectError) -> ConfigError:
-    """The bytes have the digest that the run spec names, so no other copy can be better."""
+    """The bytes have the digest named in the run spec, so every copy has the same fault."""
     return ConfigError(f"--run {context.run_file}: {key}: {error}. Ask the subnet's owner")

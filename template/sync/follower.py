@@ -1,8 +1,8 @@
 """Following the run: from theta_{w+1} to theta_{w+2} by the chain's decision on window w.
 
 Miner and validator follow alike. The ledger (`template.sync.ledger`) decides; the follower reads
-ballots, fetches payloads and writes anchors. A node that stands apart from the majority recovers
-by itself: it takes its last steps again, or joins anew.
+ballots, fetches payloads and writes anchors. A node apart from the majority recovers without
+help: by taking the last steps again, or by joining anew.
 """
 
 import logging
@@ -32,7 +32,7 @@ KEPT_BLOCKS = 128
 """Blocks whose state every chain endpoint still has; most endpoints keep 256."""
 
 WARN_EVERY = 20
-"""Tries between two warnings that a payload is missing."""
+"""Tries between two warnings of a missing payload."""
 
 
 def _do_nothing() -> None:
@@ -40,7 +40,7 @@ def _do_nothing() -> None:
 
 
 class Follower:
-    """Holds the ledger of the run and moves it, one decided window at a time."""
+    """Moves the ledger of the run on, window by window."""
 
     def __init__(
         self,
@@ -63,11 +63,11 @@ class Follower:
             last_accepted=last_accepted,
         )
         self.taken_back: list[LineageStep] = []
-        """Applied steps found void since the owner of this list emptied it."""
+        """Applied steps found void; the miner or validator empties the list."""
 
     @property
     def state(self) -> OuterState:
-        """theta_window and everything that a node carries with it."""
+        """theta_window, with norms, stakes and root."""
         return self.ledger.state
 
     @property
@@ -91,7 +91,8 @@ class Follower:
         """Count the next window's votes, fetch the accepted payloads, take the step.
 
         Waits for payloads without limit and calls `meanwhile` after each try, because a step
-        without one of them leads to another model. Only the stake majority can give them up.
+        without an accepted payload leads to another model. Only the stake majority can give
+        payloads up.
         ConsensusError if the majority stands elsewhere and no way leads there.
         """
         self._take_back_void()
@@ -116,14 +117,14 @@ class Follower:
         return self._context.chain.finalized() >= vote_block
 
     def _decide(self, window: int) -> Decision:
-        """The decision on the next window or a later one; its votes must be final."""
+        """The decision on the next window or a later window with final votes."""
         if window not in self.ledger.decisions:
             ballot = read_ballot(self._context.chain, self._context.schedule, window)
             self.ledger = self.ledger.count_ballot(ballot)
         return self.ledger.decisions[window]
 
     def _decide_if_readable(self) -> Decision | None:
-        """The decision on the next window; None if the chain endpoint no longer has its votes."""
+        """The decision on the next window; None if the chain endpoint has dropped the votes."""
         try:
             return self._decide(self.next_window)
         except ChainError:
@@ -169,7 +170,7 @@ class Follower:
         return _known_decision(state.window - 2, (), 0)
 
     def _compare(self, decision: Decision) -> None:
-        """Compare this node with the majority, report the result, recover if they differ."""
+        """Compare this node with the majority, report the result, recover from a difference."""
         if decision.dissenters:
             log.error(
                 "window %d: votes of uids %s differ from the majority in root or tensors",
@@ -235,7 +236,7 @@ class Follower:
     def _join_beside(self, decision: Decision) -> bool:
         """Join anew from a published state and follow the chain up to here; False if not allowed.
 
-        The node's own state stays in place until the new one has caught up.
+        The node's own state stays in place until the new state has caught up.
         """
         if not self._may_join:
             return False
@@ -255,7 +256,7 @@ class Follower:
     def _gather(
         self, decision: Decision, meanwhile: Callable[[], None]
     ) -> dict[int, Payload] | None:
-        """The accepted payloads by uid, after any wait; None if the majority gave them up."""
+        """The accepted payloads by uid, after any wait; None if the majority gave up waiting."""
         tries = 0
         while not self._are_payloads_given_up():
             missing = self._payloads.fetch_missing(
@@ -335,7 +336,7 @@ class Follower:
 
 
 def _known_decision(window: int, members: tuple[Member, ...], voting_stake_rao: int) -> Decision:
-    """The decision on a window of which the node knows the applied payloads alone."""
+    """The decision on a window where only the applied payloads are known."""
     return Decision(
         window=window,
         members=members,

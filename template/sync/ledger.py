@@ -1,8 +1,8 @@
-"""The run as one node knows it: its state, its past steps and the decisions ahead of it.
+"""The run as known to a node: the state, past steps and decisions ahead.
 
-Values in, values out: no chain, no bucket, no disk, no clock. `template.sync.follower` reads
-ballots and payloads and hands them in; every method gives a new ledger or an answer, and a method
-that raises leaves the old ledger valid.
+Values in, values out: no chain, no bucket, no disk, no clock. `template.sync.follower` reads and
+hands in ballots and payloads; every method returns a new ledger or an answer, and the old ledger
+stays valid, even after an error.
 
     votes final -> count_ballot -> compare_with_majority -> apply_window -> find_new_void
                         |                  |                                     |
@@ -24,7 +24,7 @@ from template.training.outer import OuterState, outer_step
 
 
 class Standing(Enum):
-    """A node's state beside the state that the stake majority voted."""
+    """A node's state compared with the state voted by the stake majority."""
 
     NO_MAJORITY = "no majority"
     EQUAL = "equal"
@@ -35,17 +35,17 @@ class Standing(Enum):
 
     @property
     def contradicts(self) -> bool:
-        """Whether the node has to recover before its next step."""
+        """Whether the node has to recover before the next step."""
         return self in (Standing.OTHER_ROOT, Standing.OTHER_TENSORS)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunLedger:
-    """What a node at theta_window knows of the run. Immutable.
+    """The run at theta_window. Immutable.
 
-    `steps`: the steps that led to `state`, oldest first, as far back as the node keeps them.
-    `decisions`: window -> counted ballot, for windows from `next_window` on, without a gap.
-    `last_accepted`: hotkeys of the last window applied here that accepted any payload.
+    `steps`: the kept steps up to `state`, oldest first. `decisions`: window -> counted ballot,
+    for windows from `next_window` on, without a gap. `last_accepted`: hotkeys of the last applied
+    window with an accepted payload.
     """
 
     spec: RunSpec
@@ -61,16 +61,17 @@ class RunLedger:
 
     @property
     def root(self) -> bytes:
-        """The root of the state as a vote carries it: `ROOT_BYTES` long."""
+        """The root of the state in the length of a vote: `ROOT_BYTES`."""
         return self.state.root[:ROOT_BYTES]
 
     def count_ballot(self, ballot: Ballot) -> "RunLedger":
-        """Decide `ballot.window`: the next window, or a later one whose predecessors are decided.
+        """Decide `ballot.window`: the next window, or a later window with decided predecessors.
 
         The quorum rule compares the voting stake with the stakes of the windows before, so a
-        window cannot be decided before its predecessors: ValueError. A window decided before
-        keeps its first decision.
+        window cannot be decided before all predecessors: ValueError. A repeated ballot changes
+        the ledger no more.
         """
+        # Votes at a final block never change: a second count could only repeat the first.
         if ballot.window in self.decisions:
             return self
         between = range(self.next_window, ballot.window)
@@ -87,30 +88,31 @@ class RunLedger:
         return replace(self, decisions={**self.decisions, ballot.window: decision})
 
     def window_to_count_for_void(self) -> int | None:
-        """The next window whose votes could still void the next window; None once that is known.
+        """The next window whose votes could still void `next_window`; None once settled.
 
-        The next window is void when the majority votes this node's root in each of the
-        `VOID_WINDOWS` windows after it.
+        `next_window` is void when the majority votes this node's root in each of the
+        `VOID_WINDOWS` windows after.
         """
         for window in range(self.next_window + 1, self.next_window + 1 + VOID_WINDOWS):
             decision = self.decisions.get(window)
             if decision is None:
                 return window
             if decision.root != self.root:
-                # One vote for another root settles the question: the payloads stand.
+                # A majority for another root, or none, settles the question: the payloads stand.
                 return None
         return None
 
     def payloads_given_up(self) -> bool:
         """Whether the votes counted so far have voided the next window."""
         later = range(self.next_window + 1, self.next_window + 1 + VOID_WINDOWS)
+        # Ballots are counted in order, so an uncounted window ends the list and never gaps it.
         votes = [self.decisions[window].root for window in later if window in self.decisions]
         return is_void(self.root, votes)
 
     def compare_with_majority(
         self, decision: Decision, stake_block_hash: bytes, state: OuterState | None = None
     ) -> Standing:
-        """Where `state` (default: this ledger's) stands beside the majority of `decision`.
+        """The standing of `state` (default: this ledger's) beside the majority of `decision`.
 
         `stake_block_hash` draws the sampled elements of theta: the hash of block (w+1)B.
         """
@@ -118,6 +120,7 @@ class RunLedger:
         if decision.root is None:
             return Standing.NO_MAJORITY
         if decision.root != state.root[:ROOT_BYTES]:
+            # An earlier root of this node is no contradiction: the majority waits for payloads.
             earlier_roots = {step.root[:ROOT_BYTES] for step in self.steps}
             return Standing.AHEAD if decision.root in earlier_roots else Standing.OTHER_ROOT
         own = sample_digest(state.params, stake_block_hash)
@@ -130,11 +133,12 @@ class RunLedger:
     ) -> "RunLedger":
         """Take the outer step of the next window.
 
-        `payloads`: the accepted payloads by uid, without those that no node can open.
-        `voted_root`: the root that the majority's votes on the window carried, or empty; the
-        ledger keeps it for `find_new_void`. ValueError if `accepted` is of another window.
+        `payloads`: the accepted payloads by uid, without undecodable payloads. `voted_root`: the
+        root of the majority's votes on the window, or empty; kept for `find_new_void`. ValueError
+        if `accepted` is of another window.
         """
         after = outer_step(self.state, accepted, payloads, self.spec)
+        # The step records the root and checkpoint digest from before the update.
         step = step_from(self.state, accepted, voted_root)
         members = frozenset(member.hotkey for member in accepted.members)
         return replace(
@@ -142,16 +146,17 @@ class RunLedger:
             state=after,
             steps=(*self.steps, step),
             decisions={w: d for w, d in self.decisions.items() if w > accepted.window},
+            # A no-op says nothing about whose payloads come next: keep the previous hotkeys.
             last_accepted=members or self.last_accepted,
         )
 
     def find_new_void(self) -> LineageStep | None:
-        """The applied step that the votes on the last `VOID_WINDOWS` windows have made void."""
+        """The applied step made void by the votes on the last `VOID_WINDOWS` windows, or None."""
         window = newly_void(self.steps)
         return next((step for step in self.steps if step.window == window), None)
 
     def recover(self, state: OuterState, steps: tuple[LineageStep, ...]) -> "RunLedger":
-        """The same ledger at another state of the same window, with the steps that led there.
+        """The same ledger at another state of the same window, with the steps up to the state.
 
         Decisions ahead stay: ballots do not depend on this node's state.
         """

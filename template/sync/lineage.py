@@ -1,4 +1,4 @@
-"""The lineage in buckets: validators publish their steps in segments, any node reads them."""
+"""The lineage in buckets: published by validators in segments, read by any node."""
 
 import hashlib
 import logging
@@ -17,11 +17,11 @@ from template.training.outer import OuterState
 log = logging.getLogger(__name__)
 
 MAX_STEP_BYTES = 64 * 2**10
-"""Upper bound for one step: 256 members take about 60 KB, 20 members 5 KB."""
+"""Upper bound for a step: 256 members take about 60 KB, 20 members 5 KB."""
 
 
 def segment_start(window: int, every: int) -> int:
-    """The segment of the step on `window`: the checkpoint window from which it leads on, or 0."""
+    """The segment of the step on `window`: the checkpoint window before the step, or 0."""
     return (window + 1) // every * every
 
 
@@ -41,9 +41,9 @@ class LineagePublisher:
         self._published: dict[int, bytes] = {}
 
     def publish(self, steps: Sequence[LineageStep]) -> None:
-        """Put the changed segments. The next call retries a segment that the bucket refused.
+        """Put the changed segments. The next call retries a refused segment.
 
-        A segment whose first steps this node does not know is left to other validators.
+        A segment with unknown first steps is left to validators with a longer past.
         """
         context, every = self._context, self._context.spec.checkpoint.every_windows
         for start, segment in group_by_segment(steps, every).items():
@@ -62,14 +62,14 @@ class LineagePublisher:
 
 
 class LineageReader:
-    """Hands out steps that lead from a state to the root that the stake majority votes now."""
+    """Hands out steps from a state towards the root now voted by the stake majority."""
 
     def __init__(self, context: ReadContext, peers: Peers) -> None:
         self._context, self._peers = context, peers
         self._ahead: list[LineageStep] = []
 
     def next_step(self, state: OuterState) -> LineageStep:
-        """The step that leads on from `state`; ConsensusError if no validator's lineage does."""
+        """The step after `state`; ConsensusError if no validator's lineage continues `state`."""
         window = state.window - 1
         if not self._ahead or self._ahead[0].window != window:
             self._peers.refresh()
@@ -93,7 +93,7 @@ class LineageReader:
 def wait_for_majority_vote(context: ReadContext) -> Vote:
     """The standing vote with more than half of the voting stake; waits two windows at most.
 
-    Unavailable if no vote reaches it: too many validators are away, or they disagree.
+    Unavailable without such a vote: too many validators are away, or validators disagree.
     """
     waiter, schedule = context.waiter, context.schedule
     last = context.chain.head() + 2 * schedule.blocks_per_window
@@ -124,10 +124,10 @@ def _majority_vote(context: ReadContext) -> Vote | None:
 
 
 def read_lineage(context: ReadContext, peers: Peers, window: int, root: bytes) -> list[LineageStep]:
-    """The steps that lead to root R_window (16 bytes or more), as far back as buckets have them.
+    """The steps up to root R_window (16 bytes or more), as far back as buckets keep steps.
 
     The reader follows the hash chain backwards from the root and trusts no publisher: a segment
-    counts if it leads to the wanted root. Empty if no bucket has the last segment.
+    counts only if the last step leads to the wanted root. Empty if no bucket has the last segment.
     """
     every, validators = context.spec.checkpoint.every_windows, validators_by_stake(context)
     steps: list[LineageStep] = []
@@ -145,7 +145,7 @@ def read_lineage(context: ReadContext, peers: Peers, window: int, root: bytes) -
 def _read_segments(
     context: ReadContext, peers: Peers, validators: Sequence[str], start: int
 ) -> Iterator[list[LineageStep]]:
-    """One segment, as each validator publishes it."""
+    """A segment, as published by each validator."""
     every = context.spec.checkpoint.every_windows
     key, limit = lineage_key(context.spec.run_id, start), (every + 1) * MAX_STEP_BYTES
     for hotkey in validators:
@@ -156,7 +156,7 @@ def _read_segments(
 
 
 def _leading_to(segment: Sequence[LineageStep], last: int, root: bytes) -> list[LineageStep]:
-    """The steps of a segment up to window `last` if they lead to `root`; otherwise none."""
+    """The steps of a segment up to window `last` if `root` follows; otherwise empty."""
     found = [step for step in segment if step.window <= last]
     if not found or found[-1].window != last:
         return []

@@ -1,4 +1,4 @@
-"""The node's own checkpoint on disk, and the parts of a published one while they download."""
+"""The node's own checkpoint on disk, and downloaded parts of a published checkpoint."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ LOCAL_FILE = "node.safetensors"
 
 
 def own_checkpoint_path(state_dir: Path) -> Path:
-    """The file that a restart of the node continues from."""
+    """The file for a restart of the node."""
     return state_dir / LOCAL_FILE
 
 
@@ -20,12 +20,12 @@ def load_own_checkpoint(context: ReadContext) -> LocalCheckpoint | None:
 
 
 def save_own_checkpoint(context: ReadContext, checkpoint: LocalCheckpoint) -> None:
-    """Write the node's own checkpoint, and delete the parts of the download that led to it."""
+    """Write the node's own checkpoint, and delete the downloaded parts."""
     path = own_checkpoint_path(context.state_dir)
     save_local(path, checkpoint, context.spec.run_id)
     downloaded_parts(context).keep_only([])
 
 
 def downloaded_parts(context: ReadContext) -> KeptFiles:
-    """Parts of a published checkpoint on disk: an interrupted download continues from them."""
+    """Parts of a published checkpoint on disk: an interrupted download continues."""
     return KeptFiles(context.state_dir / "joining", ".part")

@@ -24,15 +24,15 @@ class PayloadCache:
         self._frames: dict[bytes, tuple[int, bytes]] = {}
 
     def keep(self, window: int, digest: bytes, frame: bytes) -> None:
-        """Keep a frame that this node has fetched or made, so that the step need not fetch it.
+        """Keep a frame fetched or made by this node for the step of `window`.
 
-        A frame with another digest is not kept: a step taken with it would fork the node.
+        A frame with another digest is not kept: the wrong payload would fork the node.
         """
         if payload_digest(frame) == digest:
             self._frames[digest] = (window, frame)
 
     def held(self, digest: bytes) -> bytes | None:
-        """The frame with this digest, if the node has it and its window is undecided."""
+        """The kept frame with this digest, or None; frames of decided windows are dropped."""
         kept = self._frames.get(digest)
         return None if kept is None else kept[1]
 
@@ -45,7 +45,7 @@ class PayloadCache:
     ) -> list[Member]:
         """Ask once for every missing payload, all at the same time; returns the still missing.
 
-        `holders`: uid -> hotkeys that should hold the payload beside its miner.
+        `holders`: uid -> hotkeys whose buckets should hold the payload, beside the miner's.
         """
         missing = [m for m in members if self.held(m.digest) is None]
         if not missing:
@@ -64,7 +64,7 @@ class PayloadCache:
     def open_frames(self, window: int, members: Sequence[Member]) -> dict[int, Payload]:
         """uid -> opened payload. Every frame must be held.
 
-        A frame that does not decode is left out by every node alike, so no node forks.
+        An undecodable frame is left out by every node alike, so no node forks.
         """
         spec, opened = self._context.spec, {}
         for member in members:

@@ -1,6 +1,6 @@
 """Recovery: taking past steps again, from an earlier state, to the parameters of the majority.
 
-Pure but for `obtain`, which brings the payloads of a step in whatever way.
+Pure but for `obtain`: the caller's way to the payloads of a step.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ from template.protocol.spec import RunSpec
 from template.training.outer import OuterState, outer_step
 
 Obtain = Callable[[LineageStep], Mapping[int, Payload]]
-"""The accepted payloads of a step by uid, without payloads that no node can open."""
+"""The accepted payloads of a step by uid, without undecodable payloads."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,7 +25,7 @@ class Recovered:
 
 
 def step_from(state: OuterState, accepted: Accepted, voted_root: bytes) -> LineageStep:
-    """The lineage's record of the step that `state` takes next."""
+    """The lineage's record of the next step from `state`."""
     return LineageStep(
         window=accepted.window,
         root=state.root,
@@ -39,10 +39,10 @@ def step_from(state: OuterState, accepted: Accepted, voted_root: bytes) -> Linea
 def retake_steps(
     state: OuterState, steps: Iterable[LineageStep], obtain: Obtain, spec: RunSpec
 ) -> Iterator[tuple[LineageStep, OuterState]]:
-    """Take the steps again from `state`; yields each step as retaken and the state after it.
+    """Take the steps again from `state`; yields each retaken step and the state after.
 
-    Roots and checkpoint digests are computed anew: the recorded ones may carry the very fault
-    that the node recovers from.
+    Roots and checkpoint digests are computed anew: the recorded digests may carry the very fault
+    under repair.
     """
     for step in steps:
         taken = step_from(state, step, step.voted_root)
@@ -68,7 +68,7 @@ def heal(
     spec: RunSpec,
     is_right: Callable[[OuterState], bool],
 ) -> Recovered | None:
-    """Replay `steps` from the newest anchor that leads to a right state; None if none does.
+    """Replay `steps` from the newest anchor with a right state at the end, or None.
 
     `anchors`: newest first.
     """
@@ -95,5 +95,5 @@ def take_back(
 
 
 def steps_after(anchor: OuterState, steps: Iterable[LineageStep]) -> list[LineageStep]:
-    """The steps that lead on from an anchor."""
+    """The steps after an anchor."""
     return [step for step in steps if step.window >= anchor.window - 1]

@@ -265,7 +265,7 @@ def test_a_socket_dropped_again_and_again_loses_nothing(story: Story) -> None:
     assert "name another endpoint with --subtensor.network; trying again" in broken[0]
     # One line for each kind of trouble until it is over, not for each cut.
     assert len(told) < story.num_cuts / 4, dropped.output
-    assert dropped.lines("WARNING", "going on, after")
+    assert dropped.lines("WARNING", "recovered after")
 
 
 @shows(Named.WRONG_SHARD)
