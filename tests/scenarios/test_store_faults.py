@@ -33,7 +33,7 @@ from template.sync.follower import KEPT_BLOCKS
 from template.sync.own_checkpoint import own_checkpoint_path
 from template.training.checkpoint import load_local
 from template.training.outer import state_digest
-from template.training.published import parse_published, publish, restore_published
+from template.training.published import build_checkpoint, parse_published, restore_published
 
 WINDOWS = 5
 
@@ -259,7 +259,7 @@ class Deceived(Joiner):
         parts = [bucket.get(blob_key(p.digest), max_bytes=2**22) for p in honest_manifest.parts]
         state = restore_published(honest_manifest, parts, world.spec)
         lie = replace(state, params={n: t + 1 for n, t in state.params.items()})
-        false = publish(replace(lie, checkpoint_digest=state_digest(lie)), world.spec)
+        false = build_checkpoint(replace(lie, checkpoint_digest=state_digest(lie)), world.spec)
         bucket.put(key, false.manifest)
         for digest, data in false.blobs.items():
             bucket.put(blob_key(digest), data)
