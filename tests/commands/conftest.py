@@ -1,7 +1,5 @@
 """A subnet for the owner's and the bucket's commands, which are run inside the test."""
 
-import logging
-import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -45,11 +43,8 @@ Run = Callable[..., Ended]
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """`run("owner", flags, env)`: the real `main` of a command in this process."""
-    root = logging.getLogger()
-    handlers = list(root.handlers)
-    signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def run_command(command: str, argv: list[str], env: dict[str, str] | None = None) -> Ended:
         for name in VARIABLES:
@@ -63,7 +58,4 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         said = capsys.readouterr()
         return Ended(status=status, out=said.out, err=said.err)
 
-    yield run_command
-    for number, handler in signals.items():
-        signal.signal(number, handler)
-    root.handlers[:] = handlers
+    return run_command

@@ -138,15 +138,6 @@ def run_to_end(data: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*command, *flags], cwd=ROOT, capture_output=True, text=True, timeout=60)
 
 
-@pytest.fixture
-def restore_signals() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-@pytest.mark.usefixtures("restore_signals")
 @pytest.mark.parametrize(
     ("state", "words"),
     [
@@ -166,7 +157,6 @@ def test_a_folder_that_cannot_be_served_is_named(tmp_path, capsys, state, words)
     assert not (tmp_path / "data").exists()
 
 
-@pytest.mark.usefixtures("restore_signals")
 def test_a_file_in_the_place_of_the_folder_is_named(tmp_path, capsys) -> None:
     (tmp_path / "file").write_text("mine")
     assert main(["--data", str(tmp_path / "file"), "--hotkey", ANN]) == 2

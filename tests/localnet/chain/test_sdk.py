@@ -68,8 +68,8 @@ def wait_for(condition: Callable[[], bool], timeout_s: float = 30) -> None:
 
 def test_registration_and_its_refusals(subnet: Any, wallets: dict[str, Any]) -> None:
     graph = subnet.subnets.metagraph(NETUID)
-    assert graph.hotkeys == [wallets[n].hot for n in ("owner", "alice", "bob", "carol")]
-    assert graph.coldkeys == [wallets[n].cold for n in ("owner", "alice", "bob", "carol")]
+    assert graph.hotkeys[:4] == [wallets[n].hot for n in ("owner", "alice", "bob", "carol")]
+    assert graph.coldkeys[:4] == [wallets[n].cold for n in ("owner", "alice", "bob", "carol")]
     assert graph.owner_hotkey == wallets["owner"].hot
     assert graph.price == 1.0
     again = register(subnet, wallets["alice"])
@@ -93,7 +93,7 @@ def test_weights_are_set_read_back_paid_and_rate_limited(
     raw = subnet.submit_call(call, wallets["alice"], signer="hotkey", wait_for_finalization=False)
     assert raw.error.code == bt.ErrorCode.RATE_LIMITED
     wait_for(lambda: subnet.subnets.metagraph(NETUID).neurons[2].emission.rao > 0)
-    bob, carol = subnet.subnets.metagraph(NETUID).neurons[2:]
+    bob, carol = subnet.subnets.metagraph(NETUID).neurons[2:4]
     assert bob.incentive == pytest.approx(0.75, abs=1e-3)
     assert bob.emission.rao == pytest.approx(3 * carol.emission.rao, rel=1e-3)
     assert bob.alpha_stake.rao >= bob.emission.rao
@@ -134,7 +134,7 @@ def test_commitments_are_binary_safe_and_readable_at_past_blocks(
 def test_a_commitment_of_a_stranger_and_one_too_many_are_refused(
     subnet: Any, wallets: dict[str, Any]
 ) -> None:
-    stranger = commit(subnet, wallets["dave"], b"x")
+    stranger = commit(subnet, LocalWallet("stranger"), b"x")
     assert stranger.error.code == bt.ErrorCode.NOT_AUTHORIZED
     assert "not allowed to make commitments" in stranger.message
     full = [b"a" * 128] * 3
@@ -163,7 +163,7 @@ def test_blocks_hashes_and_the_finalized_head(subnet: Any) -> None:
 
 def test_other_reads_that_tools_use(subnet: Any, wallets: dict[str, Any]) -> None:
     assert subnet.neurons.uid(hotkey_ss58=wallets["bob"].hot, netuid=NETUID) == 2
-    assert [n.uid for n in subnet.neurons.all(NETUID)] == [0, 1, 2, 3]
+    assert [n.uid for n in subnet.neurons.all(NETUID)][:4] == [0, 1, 2, 3]
     parameters = subnet.subnets.subnet_hyperparameters(NETUID)
     assert parameters["tempo"] == 20
     assert parameters["weights_rate_limit"] == 30
@@ -180,7 +180,7 @@ def test_a_shielded_registration_lands_and_its_refusal_is_told(
     assert result.success
     assert result.data["shielded"] is True
     assert result.extrinsic_id.endswith("-0002"), "it follows its carrier in the same block"
-    assert subnet.neurons.uid(hotkey_ss58=wallets["dave"].hot, netuid=NETUID) == 4
+    assert subnet.neurons.uid(hotkey_ss58=wallets["dave"].hot, netuid=NETUID) >= 4
     # The client goes on from the carrier's nonce and is told off once; it asks again then.
     register(subnet, wallets["dave"])
     again = subnet.execute(bt.BurnedRegister(netuid=NETUID), wallets["dave"])
