@@ -12,8 +12,8 @@ from template.protocol.keys import lineage_key, verdict_key
 from template.protocol.record import ROOT_BYTES, Record, decode_record, encode_record
 from template.protocol.root import tensors_digest
 from template.sync.lineage import wait_for_majority_vote
-from tests.scenarios.test_swarm import FlippingValidator
 from tests.support.fakes import hotkey_of
+from tests.support.flipping import FlippingValidator
 from tests.support.nodes import FOUR, STAKES_TAO, digests, honest, run, to_the_end
 from tests.support.swarm import build_world
 

@@ -25,9 +25,10 @@ from template.chain.bittensor import (
 )
 from template.errors import ChainError, ConfigError
 from tests.support.relay import LOCALHOST, Relay, free_port
+from tests.support.waiting import HANG_S
 
 NETUID = 1
-IMPATIENT = ChainOptions(read_timeout_s=1.0, read_deadline_s=1.0, write_timeout_s=2.0)
+IMPATIENT = ChainOptions(read_timeout_s=5.0, read_deadline_s=5.0, write_timeout_s=10.0)
 RATE_LIMIT_BLOCKS = 15
 CHAIN_FLAGS = ["--block-time", "0.1", "--tempo", "12"]
 CHAIN_FLAGS += ["--weights-rate-limit", str(RATE_LIMIT_BLOCKS)]
@@ -355,7 +356,7 @@ def test_a_silent_chain_costs_the_deadline_and_then_works_again(
 def test_an_outage_within_the_deadline_costs_time_and_two_lines(
     open_chain: Callable[..., BittensorChain], proxy: Relay, caplog: pytest.LogCaptureFixture
 ):
-    chain = open_chain(at_port=proxy.port, options=ChainOptions(read_deadline_s=20.0))
+    chain = open_chain(at_port=proxy.port, options=ChainOptions(read_deadline_s=HANG_S))
     head = chain.head()
     proxy.refuse()
     with caplog.at_level(logging.WARNING):
@@ -369,7 +370,7 @@ def test_an_outage_within_the_deadline_costs_time_and_two_lines(
         "does not answer",
         "answers again",
     ]
-    assert "waiting for it, up to 20 s" in told[0]
+    assert "waiting for it, up to 5 min" in told[0]
     assert not any(record.exc_info for record in caplog.records)
 
 
@@ -393,7 +394,7 @@ def test_a_slow_read_is_told_with_its_seconds(
 def test_the_head_has_the_time_at_which_it_was_made(open_chain: Callable[..., BittensorChain]):
     chain = open_chain()
     first = chain.head_time_s()
-    assert abs(time.time() - first) < 60
+    assert abs(time.time() - first) < 3600
     while chain.head_time_s() == first:
         time.sleep(0.02)
     assert chain.head_time_s() > first

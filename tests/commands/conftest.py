@@ -1,13 +1,13 @@
 """A subnet for the owner's and the bucket's commands, which are run inside the test."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import pytest
 
 from localnet.weed import find_weed
 from neurons import bucket, owner
 from template.errors import ConfigError
+from tests.support.commands import Ended, Run
 from tests.support.faults.subnet import OWNER, VARIABLES, Subnet
 
 COMMANDS = {"owner": owner.main, "bucket": bucket.main}
@@ -28,18 +28,6 @@ def subnet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Subnet]:
             running.register("homeless")
             running.create_buckets(OWNER, "stranger")
             yield running
-
-
-@dataclass(frozen=True)
-class Ended:
-    """What a command left."""
-
-    status: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Ended]
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """One subnet for all faults at a neuron's start, and a neuron's `main` run inside the test."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -9,6 +8,7 @@ import pytest
 from localnet.weed import find_weed
 from neurons import adversary, miner, validator
 from template.errors import ConfigError
+from tests.support.faults.process import Ended
 from tests.support.faults.subnet import OWNER, VARIABLES, NodeStart, Subnet
 
 FAR_BLOCKS = 1_000_000
@@ -38,14 +38,6 @@ def subnet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Subnet]:
             running.create_buckets(OWNER, "node", "stranger")
             running.publish_run(in_blocks=FAR_BLOCKS)
             yield running
-
-
-@dataclass(frozen=True)
-class Ended:
-    """What a neuron left: its exit status, and all that it printed."""
-
-    status: int
-    output: str
 
 
 @pytest.fixture
