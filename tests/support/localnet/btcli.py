@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.support.waiting import HANG_S
-
+LIMIT_S = 300
+"""Ends a hang. This file is also a script, which imports no other of the tests."""
 SCRIPT = Path(sys.executable).with_name("btcli")
 U16_MAX = 65_535
 TOLERANCE = 0.01
@@ -65,7 +65,7 @@ def run_script(*words: str, home: Path, endpoint: str | None = None) -> Ran:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=HANG_S,
+        timeout=LIMIT_S,
         check=False,
     )
     return Ran(status=done.returncode, out=done.stdout, err=done.stderr)
@@ -87,7 +87,7 @@ class Btcli:
 
     def close(self) -> None:
         self._process.terminate()
-        self._process.communicate(timeout=HANG_S)
+        self._process.communicate(timeout=LIMIT_S)
 
     def run(self, *words: str) -> Ran:
         """Run a command and wait for its end; one that hangs ends with status -14 (SIGALRM)."""
@@ -197,7 +197,7 @@ def _serve() -> None:
 
 
 def _become_command(request: dict[str, Any]) -> None:
-    signal.alarm(int(HANG_S))
+    signal.alarm(LIMIT_S)
     sys.argv = [str(SCRIPT), *request["words"]]
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for descriptor, name in ((1, "out"), (2, "err")):
