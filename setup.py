@@ -32,6 +32,7 @@ EXTRAS = {
     "benchmarks": ["matplotlib>=3.11,<4"],
     "test": [
         "pytest>=9.2,<10",
+        "pytest-randomly>=5.1,<6",
         "pytest-timeout>=2.4,<3",
         "pytest-xdist>=3.8,<4",
         "hypothesis>=6.170,<7",

@@ -19,11 +19,13 @@ from template.base.preflight import check_own_bucket
 from template.bucket.own import PROBE_DEADLINE_S, open_own_bucket
 from template.chain.bittensor import open_wallet
 from template.cli.owner_flags import BucketConfig, parse_bucket
+from template.cli.process_state import restored_process_state
 from template.errors import EXIT_ENDED, EXIT_INTERRUPTED, SubnetError, exit_status
 from template.protocol.keys import bucket_name
 from template.protocol.ss58 import public_key
 
 
+@restored_process_state()
 def main(argv: list[str]) -> int:
     """Run one command; its exit status is described under --help."""
     unwind_on_signals()

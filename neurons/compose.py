@@ -27,6 +27,7 @@ from template.chain.commands import Commands, wallet_flags
 from template.chain.health import redact_endpoint
 from template.chain.waiter import Waiter
 from template.cli.log import setup_logging
+from template.cli.process_state import restored_process_state
 from template.cli.signals import unwind_on_signals
 from template.commands.reading import bucket_opener, payload_format
 from template.context import NodeContext
@@ -76,6 +77,7 @@ class _Identity:
     commands: Commands
 
 
+@restored_process_state()
 def run_neuron(role: str, parse: Callable[[], C], build: Callable[[NodeContext, C], Neuron]) -> int:
     """Parse, check, build and repeat a neuron's step until the run ends; the exit status.
 

@@ -30,9 +30,11 @@ from localnet.progress import LiveProgress
 from localnet.report import Report
 from localnet.snapshot import ProgressReader
 from localnet.table import final_table, summary
+from template.cli.process_state import restored_process_state
 from template.errors import EXIT_INTERRUPTED, EXIT_OPERATOR, ConfigError, SubnetError
 
 
+@restored_process_state()
 def main(argv: list[str]) -> int:
     """Run a localnet; its exit status is described under --help."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")

@@ -28,6 +28,7 @@ from template.base.preflight import check_own_bucket, check_published_endpoint
 from template.bucket.own import PROBE_DEADLINE_S, UPLOAD_DEADLINE_S, open_own_bucket
 from template.chain.bittensor import BittensorChain, ChainOptions, open_wallet
 from template.cli.owner_flags import CheckConfig, PublishConfig, parse_owner
+from template.cli.process_state import restored_process_state
 from template.commands.newcomer import look, position, table
 from template.commands.publish import check_subnet, publish_run, read_plan, summary
 from template.commands.reading import bucket_opener
@@ -40,6 +41,7 @@ OPTIONS = ChainOptions(read_timeout_s=15.0, read_deadline_s=15.0)
 """A person waits for the answer."""
 
 
+@restored_process_state()
 def main(argv: list[str]) -> int:
     """Run one command; its exit status is described under --help."""
     unwind_on_signals()

@@ -37,6 +37,7 @@ from localnet.flags import PLAN, TEXT
 from localnet.folder import prepare_folder
 from localnet.onchain import NETUID
 from localnet.roster import make_roster
+from template.cli.process_state import restored_process_state
 from template.cli.signals import unwind_on_signals
 from template.commands.plan import load_plan
 from template.errors import EXIT_INTERRUPTED, ConfigError, SubnetError
@@ -46,6 +47,7 @@ MAX_RESTARTS = 40
 ROUNDS = 3
 
 
+@restored_process_state()
 def main(argv: list[str]) -> int:
     """Play the plan, write the results; the exit status."""
     unwind_on_signals()

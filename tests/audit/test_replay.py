@@ -14,7 +14,7 @@ from template.protocol.keys import lineage_key, verdict_key
 from template.protocol.record import ROOT_BYTES, Record, decode_record, encode_record
 from template.protocol.root import tensors_digest
 from template.sync.lineage import wait_for_majority_vote
-from tests.scenarios.test_swarm import FlippingValidator
+from tests.support.flipping import FlippingValidator
 
 EVERY = 3
 WINDOWS = 8

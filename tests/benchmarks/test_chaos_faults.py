@@ -21,6 +21,7 @@ from localnet.keeper import NEURON_FINAL_STATUSES, Keeper, Service
 from localnet.processes import Children, Command
 from localnet.proxy import LOOPBACK, HttpProxy, Trouble, WireProxy
 from template.errors import ConfigError
+from tests.support.waiting import HANG_S, wait_until
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="faults are planted by Linux's means"),
@@ -103,7 +104,7 @@ class Field:
             wire.recv(1)
 
     def _wire(self, port: int) -> socket.socket:
-        return socket.create_connection((LOOPBACK, port), timeout=5)
+        return socket.create_connection((LOOPBACK, port), timeout=HANG_S)
 
 
 @pytest.fixture
@@ -112,11 +113,8 @@ def field(tmp_path: Path, library: Path) -> Iterator[Field]:
         yield Field(tmp_path, library, stack)
 
 
-def until(condition: Callable[[], bool], limit_s: float = 10.0) -> None:
-    end_s = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < end_s
-        time.sleep(0.01)
+def until(condition: Callable[[], bool]) -> None:
+    wait_until(condition, every_s=0.01)
 
 
 def begun(field: Field, kind: Kind, *targets: str) -> Planted:
@@ -280,7 +278,7 @@ def test_every_kind_can_be_planted(field, kind) -> None:
 
 CONNECT = """
 import socket, sys
-with socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=5) as wire:
+with socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=300) as wire:
     print(wire.recv(10).decode())
 """
 
@@ -291,7 +289,7 @@ def test_the_library_sends_connections_to_the_proxy(library, tmp_path) -> None:
         env = environment(library, Clock(tmp_path / "clock"), {1: 2, there: here})
         command = [sys.executable, "-c", CONNECT, str(there)]
         with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as process:
-            door.settimeout(10)
+            door.settimeout(HANG_S)
             wire, _ = door.accept()
             wire.sendall(b"by proxy")
             wire.close()

@@ -136,7 +136,6 @@ def test_a_tool_that_fails_is_no_answer(tmp_path) -> None:
 
 
 @pytest.mark.siege
-@pytest.mark.timeout(600)
 @pytest.mark.skipif(sys.platform != "linux", reason="faults are planted by Linux's means")
 @pytest.mark.skipif(not TEXT.exists(), reason="the text is not there: run `make text`")
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")

@@ -230,7 +230,6 @@ def test_what_a_majority_names_and_nobody_else_has_is_void_for_all(seed: int, tm
 
 
 @pytest.mark.siege
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("first", range(NUM_SEEDS, NUM_SIEGE_SEEDS, SEEDS_AT_ONCE))
 def test_many_schedules_of_faults_change_nobodys_model(first: int, tmp_path) -> None:
     failed = {}

@@ -18,11 +18,12 @@ from template.chain import Chain
 from template.errors import ChainError
 from template.protocol.record import Record, encode_record
 from tests.support.faults.catalogue import Named
-from tests.support.faults.process import NodeProcess, ScriptProcess, assert_discreet, until
+from tests.support.faults.process import NodeProcess, ScriptProcess, assert_discreet
 from tests.support.faults.subnet import Subnet
 from tests.support.relay import Relay, free_port
+from tests.support.waiting import wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(200)]
+pytestmark = pytest.mark.slow
 
 
 def clock_library() -> Path | None:
@@ -80,7 +81,7 @@ def stop_at_once(process: NodeProcess) -> None:
         line = next(x for x in status.read_text().splitlines() if x.startswith("SigCgt"))
         return bool(int(line.split()[1], 16) & term)
 
-    until(is_caught, lambda: process.output)
+    wait_until(is_caught, describe=lambda: process.output)
     process.signal(signal.SIGINT)
 
 
@@ -176,7 +177,7 @@ def run_of_a_dead_mirror(subnet: Subnet, path: Path) -> Path:
     subnet.open_chain("dead").publish(encode_record(Record(access=access)))
     data = replace(subnet.run.spec.data, mirrors=(subnet.hotkeys["dead"],))
     reader = subnet.open_chain()
-    until(lambda: subnet.hotkeys["dead"] in reader.commitments(reader.finalized()), lambda: "")
+    wait_until(lambda: subnet.hotkeys["dead"] in reader.commitments(reader.finalized()))
     return subnet.write_run(replace(subnet.run.spec, data=data), path)
 
 

@@ -25,11 +25,12 @@ from template.protocol.spec import RunSpec
 from template.sync.own_checkpoint import LOCAL_FILE
 from template.training.checkpoint import load_local
 from tests.support.faults.catalogue import Named, shows
-from tests.support.faults.process import NodeProcess, assert_discreet, until, warm_nursery
+from tests.support.faults.process import NodeProcess, assert_discreet, warm_nursery
 from tests.support.faults.subnet import NodeStart, Subnet
 from tests.support.relay import Relay
+from tests.support.waiting import wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(200)]
+pytestmark = pytest.mark.slow
 
 # In the order of uids from 1 on: who leaves is who has the oldest uid that earned nothing.
 NAMES = ("leaving", "val", "poor", "away", "slow", "dropped", "other", "full")
@@ -164,7 +165,7 @@ def be_away_for_a_while(subnet: Subnet, relay: Relay, away: NodeProcess, disk: S
     since = subnet.chain.head()
     subnet.register("newcomer")
     disk.fill()
-    until(lambda: subnet.chain.head() >= since + BLOCKS_AWAY, lambda: "no blocks")
+    wait_until(lambda: subnet.chain.head() >= since + BLOCKS_AWAY)
     relay.accept_again()
 
 
@@ -209,7 +210,7 @@ def wait_for_window(process: NodeProcess, window: int) -> None:
         assert process.status is None, process.output
         return any(w >= window for w in process.windows_with("committed"))
 
-    until(has_committed, lambda: process.output)
+    wait_until(has_committed, describe=lambda: process.output)
 
 
 def saved_window(node: NodeStart, spec: RunSpec) -> int:

@@ -15,9 +15,8 @@ import pytest
 from localnet.weed import AccessKey, new_access_key
 from template.base.preflight import claimed
 from template.protocol.keys import blob_key
-from tests.scenarios.faults.conftest import Ended
 from tests.support.faults.catalogue import Named
-from tests.support.faults.process import assert_discreet
+from tests.support.faults.process import Ended, assert_discreet
 from tests.support.faults.subnet import OWNER, NodeStart, Subnet
 
 Plant = Callable[[Subnet, NodeStart], None]
