@@ -72,11 +72,11 @@ class Auditor:
 
     @property
     def num_remembered(self) -> int:
-        """Number of windows before the first audited window whose logs the audit needs."""
+        """Number of logs needed from windows before the first audited window."""
         return self._rules.length
 
     def wait(self) -> None:
-        """Wait for final votes on the next window, fetching its payloads before they expire."""
+        """Wait for final votes on the next window; fetch payloads before a miner deletes them."""
         context, window = self._context, self.next_window
         vote_block = context.schedule.vote_block(window)
         context.waiter.until_finalized(context.schedule.held_out_block(window))
@@ -93,19 +93,19 @@ class Auditor:
         context.waiter.until_finalized(vote_block)
 
     def advance(self) -> None:
-        """Follow the run by one window, whose votes must be final."""
+        """Follow the run by one window; the votes on the window must be final."""
         decision = self.follower.advance()
         self._undelivered[decision.window] = frozenset(m.hotkey for m in decision.undelivered)
         self._payloads.mark_applied(decision.window, {m.hotkey for m in decision.members})
 
     def remember(self, logged: WindowLog) -> None:
-        """Take in the log of an earlier window without comparing it."""
+        """Take in the log of an earlier window, without a comparison."""
         if logged.window >= self.next_window - self._payloads.num_windows:
             self._remember_payloads(logged)
         self._past = self._past.and_then(logged, self._rules)
 
     def audit(self, logged: WindowLog, data: bytes) -> Findings:
-        """Compare a log of window `next_window`, whose votes must be final; `data`: its bytes."""
+        """Compare the log of window `next_window` (votes final); `data`: the log as bytes."""
         context, window = self._context, logged.window
         found, facts = Findings(window=window), read_chain_facts(context, window)
         compare_seed(logged, self._drawer.pool_seed(window), found)

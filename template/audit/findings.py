@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 class Findings:
     """Findings on the verdict log of one window.
 
-    `wrong`: differences between the log and the public objects. `unknown`: facts that an auditor
-    cannot check. `num_losses`: losses compared; `worst`: their largest difference, nats per token.
+    `wrong`: differences between the log and the public objects. `unknown`: facts beyond the
+    auditor's reach. `num_losses`: losses compared; `worst`: largest difference, nats per token.
     """
 
     window: int

@@ -1,7 +1,7 @@
 """The payloads of an audited validator: fetched and checked again, and remembered.
 
-A validator refuses payloads that repeat payloads of earlier windows, so an audit remembers the
-same payloads. `AuditedPayloads` knows for which windows its memory may have gaps.
+A validator refuses repeats of earlier payloads, so an audit remembers the same payloads.
+`AuditedPayloads` records the windows with gaps in memory.
 """
 
 from collections.abc import Container, Mapping, Sequence
@@ -82,7 +82,7 @@ def logged_header(verdict: Verdict, member: Member) -> PayloadHeader | None:
 
 
 class AuditedPayloads:
-    """Payloads that a validator had in hand, window after window in ascending order."""
+    """The payloads in a validator's hand, window after window in ascending order."""
 
     def __init__(
         self, context: ReadContext, peers: Peers, follower: Follower, validator: str
@@ -97,9 +97,9 @@ class AuditedPayloads:
     def check_again(
         self, log: WindowLog, facts: ChainFacts, order: Sequence[Member]
     ) -> Mapping[int, Checked]:
-        """Fetch and check the frames that the validator had in hand; uid -> outcome.
+        """Fetch and check the frames in the validator's hand; uid -> outcome.
 
-        `order`: of the draw. A frame that no bucket has is left out, and leaves a gap.
+        `order`: of the draw. A frame missing from every bucket is left out, and leaves a gap.
         """
         in_hand = {verdict.uid for verdict in log.verdicts if was_in_hand(verdict)}
         wanted = [member for member in order if member.uid in in_hand]
@@ -109,7 +109,7 @@ class AuditedPayloads:
         return check_frames(self._checker, log.window, order, frames, self._seen)
 
     def remember(self, log: WindowLog, checked: Mapping[int, Checked]) -> None:
-        """Remember the payloads that the validator opened."""
+        """Remember the payloads opened by the validator."""
         self._seen.forget_stale_bodies(log.window)
         opened = {
             verdict.uid: payload

@@ -1,4 +1,4 @@
-"""The pool in a verdict log, compared with the pool that the opened payloads draw."""
+"""The pool in a verdict log, compared with the pool drawn from the opened payloads."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ from template.scoring.rules import admits_claim
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Opened:
-    """The payloads that the validator opened, in the validator's order.
+    """The payloads opened by the validator, in the validator's order.
 
-    `payloads`: uid -> payload, of the payloads that a bucket still has.
+    `payloads`: uid -> payload, for payloads still in a bucket.
     """
 
     headers: Mapping[Member, PayloadHeader]
@@ -74,7 +74,7 @@ def admits_header(spec: RunSpec, header: PayloadHeader) -> bool:
 def compare_headers(
     uid: int, logged: PayloadHeader, actual: PayloadHeader, found: Findings
 ) -> None:
-    """The claims that the log repeats from a payload's header."""
+    """The header fields repeated in the log."""
     pairs = (
         ("pages_consumed", actual.pages_consumed, logged.pages_consumed),
         ("base_window", actual.base_window, logged.base_window),
@@ -92,10 +92,10 @@ def compare_pool(
     knows_past: bool,
     found: Findings,
 ) -> Pool | None:
-    """The pool to measure: page ids and owners as drawn; None if its size differs from the log's.
+    """The pool to measure, as drawn; None if the logged pool has another size.
 
     `hotkeys`: registered at the held-out block. `knows_past`: whether the auditor has every log
-    that decides the order of the payloads.
+    behind the order of the payloads.
     """
     pool = drawer.draw_pool(log.window, hotkeys, opened.headers)
     order = [member.uid for member in opened.headers]

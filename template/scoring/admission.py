@@ -1,7 +1,7 @@
 """Admission of a window's payloads to scoring: each frame is opened, checked and compared.
 
-Pure. A frame is admitted if its bytes match the committed digest, the payload decodes, the claimed
-pages are within bounds, and neither its body nor its kept values repeat another payload.
+Pure. A frame is admitted if the bytes match the committed digest, the payload decodes, the claimed
+pages are within bounds, and body and kept positions differ from other payloads.
 `SeenPayloads` remembers earlier windows, filled by scoring and by an audit alike.
 """
 
@@ -56,11 +56,11 @@ class SeenPayloads:
         return self._earlier
 
     def add_body(self, body: bytes, window: int, hotkey: str) -> Sighting:
-        """The first sighting of a body: this one, unless an earlier one is remembered."""
+        """Remember a body; returns the first sighting in memory, or the given sighting."""
         return self._sightings.setdefault(body, Sighting(window=window, hotkey=hotkey))
 
     def add_positions(self, window: int, positions: Iterable[tuple[str, Places]]) -> None:
-        """Remember kept positions of a window by hotkey, in place of any of that window or later.
+        """Remember kept positions of a window by hotkey, replacing positions of `window` and later.
 
         The payloads count as not applied until `mark_applied`.
         """
@@ -72,7 +72,7 @@ class SeenPayloads:
         ]
 
     def forget_stale_bodies(self, window: int) -> None:
-        """Drop bodies last seen more than max_staleness + 2 windows before: a repeat is stale."""
+        """Drop bodies first seen more than max_staleness + 2 windows ago: a repeat is stale."""
         oldest = self._oldest(window)
         self._sightings = {b: s for b, s in self._sightings.items() if s.window >= oldest}
 

@@ -1,7 +1,7 @@
 """Scoring one window: from committed digests to verdicts.
 
 Every payload is fetched, checked and measured apart from all others; an invalid payload changes
-its own verdict alone. All payloads are measured on one pool of pages, with one forward pass each.
+no other verdict. All payloads are measured on one pool of pages, with one forward pass each.
 """
 
 from collections.abc import Callable, Container, Mapping, Sequence
@@ -100,10 +100,10 @@ class WindowScorer:
         histories: Histories,
         late: Callable[[float], bool],
     ) -> Scored:
-        """Verdicts on all candidates. Of more than `max_payloads` candidates a sample is scored, in
-        the order of the draw until the budget is spent.
+        """Verdicts on all candidates. At most `max_payloads` candidates are drawn and scored, in
+        the order of the draw, until the budget is spent.
 
-        `late(share)` is true once that share of the budget is spent.
+        `late(share)` is true once `share` of the budget is spent.
         """
         self._peers.refresh()
         drawn, left_out = self._draw_candidates(window, candidates)
