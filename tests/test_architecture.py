@@ -16,7 +16,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SOURCE_DIRS = ("template", "compression", "evaluation", "neurons", "localnet", "benchmarks")
+SOURCE_DIRS = (
+    "template",
+    "compression",
+    "evaluation",
+    "neurons",
+    "localnet",
+    "simulation",
+    "benchmarks",
+)
 OWN_PACKAGES = {*SOURCE_DIRS, "tests"}
 
 MAX_FILE_LINES = 500
@@ -68,7 +76,8 @@ MAY_IMPORT = {
     "localnet": (*EVERYTHING_BELOW, "localnet"),
     "localnet.chain": (*COMMON, "localnet.chain"),
     "neurons": (*EVERYTHING_BELOW, "localnet", "neurons.compose"),
-    "benchmarks": (*EVERYTHING_BELOW, "localnet", "benchmarks"),
+    "simulation": (*EVERYTHING_BELOW, "localnet.adversaries", "simulation"),
+    "benchmarks": (*EVERYTHING_BELOW, "localnet", "simulation", "benchmarks"),
 }  # fmt: skip
 """Importer -> our modules that it may import, prefixes of packages; the longest key counts."""
 
@@ -78,6 +87,7 @@ COMPOSERS = (
     "template.commands",
     "template.bucket.own",
     "localnet",
+    "simulation",
     "benchmarks",
     *ADAPTERS,
 )
@@ -123,7 +133,7 @@ BANNED_NAMES = {
     "eval",
     "exec",
 }
-BROAD_EXCEPT_ALLOWED = {"template/base/supervisor.py"}
+BROAD_EXCEPT_ALLOWED = {"template/base/supervisor.py", "simulation/swarm.py"}
 BROAD = {"Exception", "BaseException"}
 
 COMES_WITH = {"bittensor_core": "bittensor", "urllib3": "botocore", "Crypto": "pycryptodome"}
@@ -375,6 +385,10 @@ def test_the_rule_on_broad_except_finds_them(code, lines):
         ("template.sync.follower", "template.scoring.window", False),
         ("template.scoring.window", "template.sync.follower", False),
         ("template.context", "template.cli.flags", False),
+        ("simulation.swarm", "template.base.miner", True),
+        ("simulation.swarm", "localnet.launcher", False),
+        ("template.base.miner", "simulation.world", False),
+        ("localnet.launcher", "simulation.world", False),
     ],
 )
 def test_the_rule_on_imports_tells_them_apart(importer, module, expected):

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.codec_shapes import bench_shapes, num_params
+from benchmarks.codec.shapes import bench_shapes, num_params
 from benchmarks.learning.contenders import ADAMW, OURS, SYNCHRONOUS
 from benchmarks.learning.record import Interval, Rows, paired_percent
 from benchmarks.learning.rules import LOCAL_RULES

@@ -1,14 +1,19 @@
-"""The record of ended runs: one JSON line each, appended whole; what is there is not run again.
+"""The record of ended runs, one JSON line each; a run on record is not run again.
 
+    python -m benchmarks.learning.record RECORD.jsonl     pack a record into RECORD.jsonl.xz
+
+A record is a packed file, where there is one, and the lines appended since in the plain file.
 Two processes may append to one file: a line is one write to a file opened for appending,
-under a lock. A line that was cut off by a crash is passed over.
+under a lock. `load` skips a line cut off by a crash.
 """
 
 import fcntl
 import json
+import lzma
 import math
 import os
 import statistics
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,15 +53,36 @@ def append(path: Path, row: dict[str, Any]) -> None:
 
 
 def load(path: Path) -> dict[str, dict[str, Any]]:
-    """Key -> row of every whole line; nothing if there is no file."""
+    """Key -> row of every whole line, packed or plain; empty without files."""
     rows = {}
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in _lines(path):
         try:
             row = json.loads(line)
         except json.JSONDecodeError:
             continue
         rows[row["key"]] = row
     return rows
+
+
+def pack(path: Path) -> None:
+    """Move all rows of a record into its packed file. Not while runs are appended."""
+    rows = load(path).values()
+    text = "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows)
+    whole = packed(path).with_suffix(".new")
+    whole.write_bytes(lzma.compress(text.encode(), preset=9))
+    whole.replace(packed(path))
+    path.unlink(missing_ok=True)
+
+
+def packed(path: Path) -> Path:
+    """The packed file of a record."""
+    return path.with_name(path.name + ".xz")
+
+
+def _lines(path: Path) -> list[str]:
+    old = lzma.decompress(packed(path).read_bytes()).decode() if packed(path).exists() else ""
+    new = path.read_text() if path.exists() else ""
+    return [*old.splitlines(), *new.splitlines()]
 
 
 def missing(trials: Iterable[Trial], rows: Rows) -> list[Trial]:
@@ -83,3 +109,7 @@ def paired_percent(ours: Sequence[float], reference: Sequence[float]) -> Interva
     """How much larger, in percent, seed by seed."""
     pairs = zip(ours, reference, strict=True)
     return interval([100 * (mine / other - 1) for mine, other in pairs])
+
+
+if __name__ == "__main__":
+    pack(Path(sys.argv[1]))

@@ -8,6 +8,8 @@ comparison see the same pages.
 Legend: R miners, N parameters, P pages, T tokens of a page.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -41,8 +43,8 @@ TRAINING, WARM_START, SCORING = 0, 1, 2
 """First word of the seeds of what is drawn."""
 
 
-def trial_spec(trial: Trial) -> RunSpec:
-    """The localnet's spec with what the trial changes in it."""
+def trial_plan(trial: Trial) -> dict[str, Any]:
+    """The localnet's plan with the changes of a trial."""
     plan = load_plan(PLAN)
     plan["model"] |= MODELS[trial.model]
     plan["schedule"]["num_windows"] = trial.rounds
@@ -59,7 +61,12 @@ def trial_spec(trial: Trial) -> RunSpec:
         "min_divisor": trial.min_divisor,
         "clip_factor": trial.clip_factor or 1e9,
     }
-    return check_plan(PLAN, plan, RunChoices(owner_hotkey=OWNER, start_block=100))
+    return plan
+
+
+def trial_spec(trial: Trial) -> RunSpec:
+    """The spec of a trial's plan, without digests."""
+    return check_plan(PLAN, trial_plan(trial), RunChoices(owner_hotkey=OWNER, start_block=100))
 
 
 class Workers:

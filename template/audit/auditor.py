@@ -8,16 +8,17 @@ the time left) are reported as unknown instead of wrong.
 
 import logging
 
-from evaluation.verdict_log import Past, WindowLog
+from evaluation.verdict_log import WindowLog
+from evaluation.verify import LogHistory
 from template.audit.chain_facts import (
     ChainFacts,
     compare_committed,
+    compare_registered_uids,
     compare_seed,
-    compare_uids,
     read_chain_facts,
 )
 from template.audit.findings import Findings
-from template.audit.losses import compare_losses, measure_again
+from template.audit.losses import compare_measured, measure_again
 from template.audit.pay import compare_pay, compare_undelivered
 from template.audit.payloads import AuditedPayloads
 from template.audit.pool import Opened, compare_pool, list_opened
@@ -62,7 +63,7 @@ class Auditor:
         )
         self._payloads = AuditedPayloads(context, self.peers, self.follower, validator)
         self._rules = pay_rules(context.spec)
-        self._past = Past()
+        self._past = LogHistory()
         self._undelivered: dict[int, frozenset[str]] = {}
 
     @property
@@ -102,14 +103,14 @@ class Auditor:
         """Take in the log of an earlier window, without a comparison."""
         if logged.window >= self.next_window - self._payloads.num_windows:
             self._remember_payloads(logged)
-        self._past = self._past.and_then(logged, self._rules)
+        self._past = self._past.add_log(logged, self._rules)
 
     def audit(self, logged: WindowLog, data: bytes) -> Findings:
         """Compare the log of window `next_window` (votes final); `data`: the log as bytes."""
         context, window = self._context, logged.window
         found, facts = Findings(window=window), read_chain_facts(context, window)
         compare_seed(logged, self._drawer.pool_seed(window), found)
-        compare_uids(logged, context, found)
+        compare_registered_uids(logged, context, found)
         compare_committed(logged, facts.members, found)
         order, left_out = self._draw_candidates(window, facts)
         checked = self._payloads.check_again(logged, facts, order)
@@ -133,7 +134,7 @@ class Auditor:
         compare_undelivered(logged, self._past, self._undelivered, found)
         compare_pay(logged, self._past, self._rules, found)
         self._payloads.remember(logged, checked)
-        self._past = self._past.and_then(logged, self._rules)
+        self._past = self._past.add_log(logged, self._rules)
         return found
 
     def _remember_payloads(self, logged: WindowLog) -> None:
@@ -160,7 +161,7 @@ class Auditor:
     def _compare_pool(self, logged: WindowLog, opened: Opened, found: Findings) -> Pool | None:
         context = self._context
         hotkeys = read_registered_hotkeys(context.chain, context.schedule, logged.window)
-        knows_past = self._past.has(logged.known)
+        knows_past = self._past.has_windows(logged.known)
         return compare_pool(logged, opened, self._drawer, hotkeys, knows_past, found)
 
     def _compare_losses(
@@ -170,4 +171,4 @@ class Auditor:
         uids = [uid for uid in opened.payloads if uid in logged.measured.after_S]
         state = self.follower.state
         measured = measure_again(self._measurer, spec, state, pool, opened, uids)
-        compare_losses(logged, opened, pool, measured, spec.evaluation.loss_tolerance, found)
+        compare_measured(logged, opened, pool, measured, spec.evaluation.loss_tolerance, found)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from evaluation.verdict_log import WindowLog
-from evaluation.verify import different_uids
+from evaluation.verify import compare_uids
 from template.audit.findings import Findings
 from template.chain.ballots import read_candidates, read_records
 from template.context import ReadContext
@@ -43,10 +43,10 @@ def compare_seed(log: WindowLog, seed: bytes, found: Findings) -> None:
         found.add_difference("seed", seed.hex(), log.seed)
 
 
-def compare_uids(log: WindowLog, context: ReadContext, found: Findings) -> None:
+def compare_registered_uids(log: WindowLog, context: ReadContext, found: Findings) -> None:
     """Uids of the hotkeys with a reputation, as registered at the stake block."""
     graph = context.chain.metagraph(context.schedule.stake_block(log.window))
-    found.wrong += different_uids(log, {n.hotkey: n.uid for n in graph.neurons})
+    found.wrong += compare_uids(log, {n.hotkey: n.uid for n in graph.neurons})
 
 
 def compare_committed(log: WindowLog, members: Mapping[int, Member], found: Findings) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 
 from evaluation.judge import Measured
 from evaluation.verdict_log import WindowLog
-from evaluation.verify import different_losses, worst_difference
+from evaluation.verify import compare_losses, worst_difference
 from template.audit.findings import Findings
 from template.audit.pool import Opened
 from template.protocol.payload import Payload
@@ -54,7 +54,7 @@ def known_steps(
     }
 
 
-def compare_losses(
+def compare_measured(
     log: WindowLog,
     opened: Opened,
     pool: Pool,
@@ -78,6 +78,6 @@ def compare_losses(
             subject = f"{label}, uid {uid}: loss after its step"
             pairs.append((subject, logged_S, measured.after_S[uid]))
     for subject, logged_S, actual_S in pairs:
-        found.wrong += different_losses(subject, pool.ids_S, logged_S, actual_S, tolerance)
+        found.wrong += compare_losses(subject, pool.ids_S, logged_S, actual_S, tolerance)
         found.num_losses += actual_S.size
         found.worst = max(found.worst, worst_difference(logged_S, actual_S))

@@ -2,13 +2,15 @@
 
 from collections.abc import Collection, Mapping
 
-from evaluation.verdict_log import Past, PayRules, WindowLog
+from evaluation.rules import PayRules
+from evaluation.verdict_log import WindowLog
+from evaluation.verify import LogHistory
 from template.audit.findings import Findings
 
 
-def compare_pay(log: WindowLog, past: Past, rules: PayRules, found: Findings) -> None:
+def compare_pay(log: WindowLog, past: LogHistory, rules: PayRules, found: Findings) -> None:
     """Everything that follows from the logged losses and the windows known to the validator."""
-    found.wrong += past.differences(log, rules)
+    found.wrong += past.compare(log, rules)
     not_before = [window for window in log.known if not 0 <= window < log.window]
     if not_before:
         found.add_difference("windows known", "of windows before", not_before)
@@ -26,7 +28,7 @@ def compare_pay(log: WindowLog, past: Past, rules: PayRules, found: Findings) ->
 
 def compare_undelivered(
     log: WindowLog,
-    past: Past,
+    past: LogHistory,
     undelivered: Mapping[int, Collection[str]],
     found: Findings,
 ) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from evaluation.verdict import MEASURED, NOT_SCORED
 from evaluation.verdict_log import WindowLog
-from evaluation.verify import different_pages, order_of, skipped
+from evaluation.verify import compare_pages, find_skipped, uids_in_pool_order
 from template.audit.findings import Findings
 from template.audit.payloads import Checked, logged_header
 from template.protocol.payload import Payload, PayloadHeader
@@ -99,13 +99,13 @@ def compare_pool(
     """
     pool = drawer.draw_pool(log.window, hotkeys, opened.headers)
     order = [member.uid for member in opened.headers]
-    logged_order = order_of(log.measured.owners_S)
-    different = different_pages(log, pool.ids_S, pool.owners_S)
+    logged_order = uids_in_pool_order(log.measured.owners_S)
+    different = compare_pages(log, pool.ids_S, pool.owners_S)
     if different and sorted(logged_order) == sorted(order) != logged_order:
         by_uid = {member.uid: (member, header) for member, header in opened.headers.items()}
         reordered = dict(by_uid[uid] for uid in logged_order)
         other = drawer.draw_pool(log.window, hotkeys, reordered)
-        different_reordered = different_pages(log, other.ids_S, other.owners_S)
+        different_reordered = compare_pages(log, other.ids_S, other.owners_S)
         if len(different_reordered) < len(different):
             pool, different = other, different_reordered
             if knows_past:
@@ -127,7 +127,7 @@ def _compare_owners(
         found.wrong.append(
             f"{found.window_label}, uid {uid}: owns pages, but no payload to claim them"
         )
-    for uid, later_uid in skipped(order, log.measured.after_S.keys()).items():
+    for uid, later_uid in find_skipped(order, log.measured.after_S.keys()).items():
         found.wrong.append(
             f"{found.window_label}, uid {uid}: not measured, though uid {later_uid} behind it was"
         )

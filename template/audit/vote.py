@@ -1,6 +1,6 @@
 """A validator's vote on chain, compared with the verdict log and the parameters of the run."""
 
-from evaluation.conclusion import chosen
+from evaluation.conclusion import choose_accepted
 from evaluation.verdict_log import WindowLog
 from template.audit.findings import Findings
 from template.context import ReadContext
@@ -18,7 +18,7 @@ def compare_vote(
         return
     block_hash = context.chain.block_hash(context.schedule.stake_block(log.window))
     sample = sample_digest(state.params, block_hash)
-    named = chosen(log.verdicts, log.reputations, context.spec.outer.peers_per_step)
+    named = choose_accepted(log.verdicts, log.reputations, context.spec.outer.peers_per_step)
     missing = [verdict.uid for verdict in log.verdicts if verdict.missing]
     pairs = (
         ("root", state.root[:ROOT_BYTES].hex(), vote.root.hex()),

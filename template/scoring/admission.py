@@ -10,7 +10,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from evaluation.overlap import Earlier, Places, applied, kept_places, repeats
+from evaluation.overlap import Earlier, Places, find_repeats, kept_positions, mark_applied
 from template.errors import PayloadError, SubnetError
 from template.protocol.admission import open_payload
 from template.protocol.draw import drawn_order
@@ -82,7 +82,7 @@ class SeenPayloads:
         A payload that was not applied returned to error feedback; its miner may send the same
         values again.
         """
-        self._earlier = applied(self._earlier, window, hotkeys)
+        self._earlier = mark_applied(self._earlier, window, hotkeys)
 
     def _oldest(self, window: int) -> int:
         return window - self._max_staleness - 2
@@ -126,10 +126,10 @@ class FrameChecker:
         """
         positions = {uid: self.list_positions(payload) for uid, payload in payloads.items()}
         authors = {member.uid: member.hotkey for member in members}
-        return repeats(positions, authors, earlier, self.spec.evaluation.max_overlap)
+        return find_repeats(positions, authors, earlier, self.spec.evaluation.max_overlap)
 
     def list_positions(self, payload: Payload) -> Places:
-        return kept_positions(payload, self.form)
+        return payload_positions(payload, self.form)
 
     def _admit(
         self, window: int, member: Member, frame: bytes | SubnetError, seen: SeenPayloads
@@ -170,7 +170,7 @@ def admitted_payloads(admissions: Mapping[int, Admission]) -> dict[int, Payload]
     }
 
 
-def kept_positions(payload: Payload, form: PayloadFormat) -> Places:
+def payload_positions(payload: Payload, form: PayloadFormat) -> Places:
     """Positions of a payload's kept values among all elements of the model, int32, ascending.
 
     The tensors lie one after another in the order of `form.names`.
@@ -178,7 +178,7 @@ def kept_positions(payload: Payload, form: PayloadFormat) -> Places:
     sizes = [math.prod(form.shapes[name]) for name in form.names]
     starts = dict(zip(form.names, accumulate(sizes, initial=0), strict=False))
     positions = ((starts[n], t.indices.numpy()) for n, t in payload.tensors.items())
-    return kept_places(positions, sum(sizes))
+    return kept_positions(positions, sum(sizes))
 
 
 def draw_candidates(

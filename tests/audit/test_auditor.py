@@ -12,6 +12,8 @@ import pytest
 from evaluation.verdict import MEASURED
 from evaluation.verdict_log import LogError, WindowLog, decode_log, encode_log
 from evaluation.work import HELD_OUT
+from simulation.swarm import STAKES_TAO, build_world, honest, run, to_the_end
+from simulation.world import World, hotkey_of
 from template.audit.auditor import Auditor
 from template.audit.findings import Findings
 from template.audit.logs import audit_windows, logs_in_bucket, logs_in_files
@@ -30,9 +32,6 @@ from tests.support.audited import (
     published,
     reader,
 )
-from tests.support.fakes import World, hotkey_of
-from tests.support.nodes import STAKES_TAO, honest, run, to_the_end
-from tests.support.swarm import build_world
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import pytest
 
+from simulation.swarm import FOUR, STAKES_TAO, build_world, digests, honest, run, to_the_end
+from simulation.world import hotkey_of
 from template.audit.replay import audit_validators, replay_run
 from template.errors import NotFound, Unavailable
 from template.peers.client import Peers
@@ -13,9 +15,6 @@ from template.protocol.record import ROOT_BYTES, Record, decode_record, encode_r
 from template.protocol.root import tensors_digest
 from template.sync.lineage import wait_for_majority_vote
 from tests.scenarios.test_swarm import FlippingValidator
-from tests.support.fakes import hotkey_of
-from tests.support.nodes import FOUR, STAKES_TAO, digests, honest, run, to_the_end
-from tests.support.swarm import build_world
 
 EVERY = 3
 WINDOWS = 8

@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from simulation.swarm import build_world
+from simulation.world import World, hotkey_of
 from template.base.miner import Miner, Pending
 from template.errors import StoreError
 from template.protocol.keys import blob_key
@@ -11,8 +13,6 @@ from template.protocol.quorum import Decision
 from template.protocol.record import decode_record
 from template.protocol.root import Member
 from template.protocol.ss58 import public_key
-from tests.support.fakes import World, hotkey_of
-from tests.support.swarm import build_world
 
 M0 = hotkey_of("m0")
 

@@ -6,6 +6,18 @@ import pytest
 import torch
 
 from localnet.adversaries import GarbageMiner
+from simulation.swarm import (
+    FOUR,
+    STAKES_TAO,
+    accepted,
+    build_world,
+    digests,
+    honest,
+    metrics,
+    run,
+    to_the_end,
+)
+from simulation.world import hotkey_of
 from template.base.miner import COMMIT_MARGIN_BLOCKS, Miner
 from template.base.preview import Preview
 from template.errors import ChainError
@@ -15,19 +27,7 @@ from template.protocol.record import PayloadCommitment, Record, encode_record
 from template.protocol.root import tensors_digest
 from template.protocol.ss58 import public_key
 from template.store.memory import MemoryStore
-from tests.support.fakes import hotkey_of
-from tests.support.nodes import (
-    FOUR,
-    STAKES_TAO,
-    accepted,
-    digests,
-    honest,
-    metrics,
-    run,
-    to_the_end,
-)
 from tests.support.silent import Silent
-from tests.support.swarm import build_world
 
 SIX = (*FOUR, "m2", "m3")
 

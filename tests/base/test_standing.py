@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 
+from simulation.swarm import build_world
+from simulation.world import World, hotkey_of
 from template.base.standing import Standing, publish, publish_if_new
 from template.errors import ConfigError
 from template.protocol.record import Record, encode_record
-from tests.support.fakes import World, hotkey_of
-from tests.support.swarm import build_world
 
 VAL = hotkey_of("val")
 

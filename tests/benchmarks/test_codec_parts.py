@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from benchmarks import codec_baseline as baseline
-from benchmarks.codec_rice import rice_bits, rice_pack, rice_unpack
+from benchmarks.codec import baseline
+from benchmarks.codec.rice import rice_bits, rice_pack, rice_unpack
 
 SHAPES = {"a": (128, 192), "b": (64,), "c": (70, 30), "d": (8, 4, 6)}
 

@@ -12,7 +12,7 @@ from benchmarks.learning import report, suite, tuning
 from benchmarks.learning.contenders import ADAMW, OURS, SYNCHRONOUS, contenders, tuned
 from benchmarks.learning.goals import goals
 from benchmarks.learning.messages import DenseCodec, Message, SparseCodec
-from benchmarks.learning.record import append, interval, load, missing, paired_percent
+from benchmarks.learning.record import append, interval, load, missing, pack, paired_percent
 from benchmarks.learning.rules import RULES
 from benchmarks.learning.run import as_row, run_trial
 from benchmarks.learning.strategies.mean import Mean
@@ -312,3 +312,16 @@ def test_who_catches_up_trains_on_from_the_parameters_with_the_update_under_way(
         early.round(number, early.workers.theta0())
     assert not torch.allclose(early._sent[0].dense, plain._sent[0].dense, atol=1e-6)
     assert replace(SMALL, catch_up_step=1).key != SMALL.key
+
+
+def test_a_packed_record_has_the_same_rows_and_takes_new_lines(tmp_path) -> None:
+    path = tmp_path / "record.jsonl"
+    rows = [{"key": f"{number}", "value": 1 / (number + 1)} for number in range(3)]
+    for row in rows[:2]:
+        append(path, row)
+    pack(path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["record.jsonl.xz"]
+    append(path, rows[2])
+    assert load(path) == {row["key"]: row for row in rows}
+    pack(path)
+    assert load(path) == {row["key"]: row for row in rows}

@@ -6,6 +6,8 @@ import logging
 
 import pytest
 
+from simulation.swarm import build_world
+from simulation.world import World, hotkey_of
 from template.bucket.publisher import MAX_WAITING_BLOBS, Publisher
 from template.errors import Unavailable
 from template.protocol.keys import blob_key, checkpoint_manifest_key
@@ -13,8 +15,6 @@ from template.store.memory import MemoryStore
 from template.training.model import initial_params
 from template.training.outer import OuterState, first_state, state_digest
 from template.training.published import publish
-from tests.support.fakes import World, hotkey_of
-from tests.support.swarm import build_world
 
 DATA = b"a shard"
 SHA256 = hashlib.sha256(DATA).hexdigest()

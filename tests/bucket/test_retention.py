@@ -11,6 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simulation.swarm import build_world
+from simulation.world import World, hotkey_of
 from template.bucket.retention import Sweeper, expired, oldest_start
 from template.errors import Denied, Unavailable
 from template.protocol.keys import (
@@ -23,8 +25,6 @@ from template.protocol.keys import (
 from template.protocol.spec import RunSpec
 from template.scoring.rules import pay_rules
 from template.store.memory import MemoryStore
-from tests.support.fakes import World, hotkey_of
-from tests.support.swarm import build_world
 
 ZERO = bytes(32)
 

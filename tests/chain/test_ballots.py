@@ -4,11 +4,11 @@ import dataclasses
 
 import pytest
 
+from simulation.swarm import build_world, neuron
+from simulation.world import World, hotkey_of
 from template.chain.ballots import read_ballot, read_candidates, read_records
 from template.protocol.record import PayloadCommitment, Record, Vote, encode_record
 from template.protocol.ss58 import public_key
-from tests.support.fakes import World, hotkey_of
-from tests.support.swarm import build_world, neuron
 
 WINDOW = 1
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from simulation.world import hotkey_of
 from template.cli.owner_flags import (
     DEFAULT_TEXT,
     CheckConfig,
@@ -12,7 +13,6 @@ from template.cli.owner_flags import (
     parse_owner,
 )
 from template.errors import ConfigError
-from tests.support.fakes import hotkey_of
 
 ENV = {
     "TESSERA_BUCKET_ENDPOINT": "http://127.0.0.1:9000",

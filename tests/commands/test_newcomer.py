@@ -7,6 +7,8 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from simulation.swarm import build_world
+from simulation.world import World, hotkey_of
 from template.commands.newcomer import Report, look, position, table
 from template.errors import Denied, SubnetError, Unavailable
 from template.protocol.keys import blob_key
@@ -14,8 +16,6 @@ from template.protocol.record import Record, encode_record
 from template.protocol.spec import RunSpec
 from template.store import Store
 from template.store.memory import MemoryStore
-from tests.support.fakes import World, hotkey_of
-from tests.support.swarm import build_world
 
 OWNER, SECOND = hotkey_of("owner"), hotkey_of("second")
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from simulation.swarm import small_plan, synthetic_corpus
+from simulation.world import hotkey_of
 from template.commands.plan import (
     PreparedRun,
     RunChoices,
@@ -22,8 +24,6 @@ from template.protocol.spec import parse_spec, spec_to_toml
 from template.store.memory import MemoryStore
 from template.training.checkpoint import parse_params
 from template.training.scorer import Scorer
-from tests.support.fakes import hotkey_of
-from tests.support.swarm import small_plan, synthetic_corpus
 
 ROOT = Path(__file__).resolve().parents[2]
 PLANS = sorted((ROOT / "runs").glob("*.toml"))

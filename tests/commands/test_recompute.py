@@ -5,11 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from simulation.swarm import FOUR, STAKES_TAO, build_world, honest, run
+from simulation.world import hotkey_of
 from template import recompute
 from template.protocol.spec import spec_to_toml
-from tests.support.fakes import hotkey_of
-from tests.support.nodes import FOUR, STAKES_TAO, honest, run
-from tests.support.swarm import build_world
 
 
 @pytest.fixture(scope="module")

@@ -11,16 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load
 
-from template.base.miner import Miner
-from template.protocol.keys import blob_key, payload_key
-from template.protocol.payload import PayloadFormat, decode_payload
-from template.protocol.root import tensors_digest
-from template.training.model import tensor_shapes
-from tests.support.fakes import hotkey_of
-from tests.support.nodes import (
+from simulation.swarm import (
     FOUR,
     STAKES_TAO,
     accepted,
+    build_world,
     digests,
     honest,
     metrics,
@@ -28,7 +23,12 @@ from tests.support.nodes import (
     to_the_end,
     uid_of,
 )
-from tests.support.swarm import build_world
+from simulation.world import hotkey_of
+from template.base.miner import Miner
+from template.protocol.keys import blob_key, payload_key
+from template.protocol.payload import PayloadFormat, decode_payload
+from template.protocol.root import tensors_digest
+from template.training.model import tensor_shapes
 
 
 def _saying(staleness: int) -> type:

@@ -13,11 +13,11 @@ import pytest
 
 from localnet.bucket_server import STATE_FILE, main
 from localnet.weed import choose_ports, find_weed
+from simulation.world import hotkey_of
 from template.bucket.own import OwnBucket, open_own_bucket
 from template.cli.environment import bucket_settings
 from template.errors import ConfigError
 from template.store.probe import check_bucket
-from tests.support.fakes import hotkey_of
 
 ROOT = Path(__file__).resolve().parents[2]
 ANN, BOB = hotkey_of("ann"), hotkey_of("bob")

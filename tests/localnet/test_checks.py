@@ -4,6 +4,7 @@ import pytest
 
 from localnet.checks import failures
 from localnet.report import collect
+from simulation.swarm import RAO, build_world
 from tests.support.localnet.synthetic import (
     EMISSIONS_RAO,
     LOSSES,
@@ -11,7 +12,6 @@ from tests.support.localnet.synthetic import (
     STAKES_TAO,
     make_run,
 )
-from tests.support.swarm import RAO, build_world
 
 
 @pytest.fixture

@@ -8,9 +8,10 @@ import pytest
 from localnet.pay import Pay
 from localnet.report import collect, emission_shares
 from localnet.tallies import bucket_bytes, mean_weights
+from simulation.swarm import RAO, build_world
+from simulation.world import FakeChain, hotkey_of
 from template.chain import Metagraph
 from template.store.memory import MemoryStore
-from tests.support.fakes import FakeChain, hotkey_of
 from tests.support.localnet.synthetic import (
     EMISSIONS_RAO,
     LOSSES,
@@ -20,7 +21,6 @@ from tests.support.localnet.synthetic import (
     digest_at,
     make_run,
 )
-from tests.support.swarm import RAO, build_world
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from localnet.progress import LEGEND, LiveProgress, panel
 from localnet.report import collect
 from localnet.snapshot import ProgressReader, ProgressSnapshot
 from localnet.table import COLUMNS, final_table, summary
+from simulation.swarm import build_world
 from tests.support.localnet.synthetic import (
     EMISSIONS_RAO,
     NUM_WINDOWS,
@@ -18,7 +19,6 @@ from tests.support.localnet.synthetic import (
     UNIGRAM,
     make_run,
 )
-from tests.support.swarm import build_world
 
 
 @pytest.fixture

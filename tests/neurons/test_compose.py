@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from simulation.world import hotkey_of
 from template.commands.reading import bucket_opener
 from template.errors import RecordError
 from template.protocol.keys import bucket_name
 from template.protocol.record import Access, AccessKind
 from template.protocol.ss58 import public_key
 from template.store.endpoints import check_peer_endpoint, is_local_chain, is_loopback
-from tests.support.fakes import hotkey_of
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import pytest
 
+from simulation.swarm import build_world
+from simulation.world import World, hotkey_of
 from template.errors import (
     NotFound,
     RecordError,
@@ -17,9 +19,7 @@ from template.peers.client import Peers
 from template.protocol.keys import blob_key, payload_key
 from template.protocol.record import Access, AccessKind, Record, encode_record
 from template.protocol.root import Member
-from tests.support.fakes import World, hotkey_of
 from tests.support.silent import Silent
-from tests.support.swarm import build_world
 
 FRAME = b"a frame"
 MINER, FIRST, SECOND = (hotkey_of(name) for name in ("m0", "val-a", "val-b"))

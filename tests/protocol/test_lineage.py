@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from simulation.world import hotkey_of
 from template.errors import ObjectError
 from template.protocol.lineage import (
     LineageStep,
@@ -19,7 +20,6 @@ from template.protocol.quorum import VOID_WINDOWS, is_void
 from template.protocol.record import ROOT_BYTES
 from template.protocol.root import Member, next_root
 from template.protocol.ss58 import public_key
-from tests.support.fakes import hotkey_of
 
 
 def _member(uid: int) -> Member:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simulation.swarm import small_plan, synthetic_corpus
 from template.commands.plan import RunChoices, load_plan, prepare_run
 from template.errors import ConfigError
 from template.protocol import spec as spec_module
@@ -19,7 +20,6 @@ from template.protocol.quorum import QuorumRules
 from template.protocol.schedule import Schedule
 from template.protocol.spec import RunSpec, load_spec, parse_spec, spec_to_toml
 from template.protocol.toml import from_table
-from tests.support.swarm import small_plan, synthetic_corpus
 
 ROOT = Path(__file__).parents[2]
 PLANS = sorted((ROOT / "runs").glob("*.toml"))

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simulation.world import hotkey_of
 from template.protocol.ss58 import public_key
-from tests.support.fakes import hotkey_of
 
 VECTORS = {
     "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY": (

@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 import torch
 
+from simulation.swarm import small_plan, synthetic_corpus
+from simulation.world import hotkey_of
 from template.commands.plan import RunChoices, prepare_run
 from template.protocol.payload import (
     PayloadFormat,
@@ -37,8 +39,6 @@ from template.training.outer import (
     outer_step,
 )
 from template.training.scorer import Scorer
-from tests.support.fakes import hotkey_of
-from tests.support.swarm import small_plan, synthetic_corpus
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "outer_step.json"

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from simulation.swarm import TINY, Drive, accepted, build_world, digests, metrics, run, uid_of
+from simulation.world import World
 from template.base.miner import Miner
 from template.base.supervisor import supervise
 from template.base.validator import Validator
@@ -17,9 +19,6 @@ from template.context import NodeContext
 from template.protocol.root import tensors_digest
 from template.sync.own_checkpoint import own_checkpoint_path
 from template.training.checkpoint import load_local
-from tests.support.fakes import World
-from tests.support.nodes import Drive, accepted, digests, metrics, run, uid_of
-from tests.support.swarm import TINY, build_world
 
 WINDOWS, EVERY_WINDOWS = 30, 10
 NUM_HOTKEYS, NUM_ACTIVE, NUM_REPLACED = 72, 24, 6

@@ -5,6 +5,19 @@ The owner's bucket is emptied for good in mid-run; whoever joins after that ends
 
 import pytest
 
+from simulation.swarm import (
+    FOUR,
+    STAKES_TAO,
+    accepted,
+    build_world,
+    digests,
+    honest,
+    metrics,
+    run,
+    to_the_end,
+    uid_of,
+)
+from simulation.world import World, hotkey_of
 from template.base.miner import Miner
 from template.base.supervisor import supervise
 from template.base.validator import Validator
@@ -17,19 +30,6 @@ from template.store.memory import MemoryStore
 from template.sync.dataset import open_pages
 from template.training.model import payload_bytes
 from template.training.published import checkpoint_limit_bytes, parse_published, theta0_bytes
-from tests.support.fakes import World, hotkey_of
-from tests.support.nodes import (
-    FOUR,
-    STAKES_TAO,
-    accepted,
-    digests,
-    honest,
-    metrics,
-    run,
-    to_the_end,
-    uid_of,
-)
-from tests.support.swarm import build_world
 
 WINDOWS = 11
 EVERY = 2

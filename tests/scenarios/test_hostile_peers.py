@@ -4,7 +4,20 @@ from dataclasses import replace
 
 import pytest
 
-from evaluation.verdict_log import decode_logs, follow
+from evaluation.verdict_log import decode_logs
+from evaluation.verify import verify_logs
+from simulation.swarm import (
+    FOUR,
+    STAKES_TAO,
+    accepted,
+    build_world,
+    digests,
+    honest,
+    run,
+    to_the_end,
+    uid_of,
+)
+from simulation.world import hotkey_of
 from template.base.miner import Miner
 from template.base.pace import ScoringPace
 from template.base.supervisor import supervise
@@ -15,19 +28,7 @@ from template.protocol.keys import payload_key
 from template.protocol.record import Record, Vote, encode_record
 from template.scoring.rules import pay_rules
 from template.store.memory import MemoryStore
-from tests.support.fakes import hotkey_of
-from tests.support.nodes import (
-    FOUR,
-    STAKES_TAO,
-    accepted,
-    digests,
-    honest,
-    run,
-    to_the_end,
-    uid_of,
-)
 from tests.support.silent import Silent
-from tests.support.swarm import build_world
 
 
 def test_a_silent_bucket_costs_its_miner_the_window_and_nobody_else(tmp_path) -> None:
@@ -69,7 +70,7 @@ def test_who_delivers_to_too_few_is_judged_by_half_of_the_stake(readers, tmp_pat
         text = (nodes[name].context.state_dir / "verdicts.jsonl").read_text()
         logs = decode_logs(text)
         assert {found for log in logs for found in log.undelivered} == lost
-        assert follow(logs, pay_rules(world.spec)).found == ()
+        assert verify_logs(logs, pay_rules(world.spec)).found == ()
         uid = uid_of(world, "m1")
         assert (uid in logs[-1].shares) == (not lost and name in readers)
     statuses = {v.status for log in logs for v in log.verdicts if v.hotkey == m1}

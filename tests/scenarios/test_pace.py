@@ -2,10 +2,19 @@
 
 import logging
 
+from simulation.swarm import (
+    FOUR,
+    STAKES_TAO,
+    accepted,
+    build_world,
+    digests,
+    honest,
+    metrics,
+    run,
+    uid_of,
+)
 from template.base.supervisor import supervise
 from template.base.validator import Validator
-from tests.support.nodes import FOUR, STAKES_TAO, accepted, digests, honest, metrics, run, uid_of
-from tests.support.swarm import build_world
 
 NUM_WINDOWS = 9
 LATE_WINDOW = 4

@@ -1,9 +1,9 @@
 """A miner that has nothing to do in a window waits for the next one."""
 
+from simulation.swarm import TINY, build_world
+from simulation.world import hotkey_of
 from template.base.miner import Miner
-from tests.support.fakes import hotkey_of
 from tests.support.schedules import STAKES_TAO
-from tests.support.swarm import TINY, build_world
 
 
 def test_a_miner_waits_where_the_head_is_the_last_block_and_final(tmp_path) -> None:

@@ -9,6 +9,20 @@ from dataclasses import replace
 
 import pytest
 
+from simulation.swarm import (
+    FOUR,
+    RAO,
+    STAKES_TAO,
+    accepted,
+    build_world,
+    digests,
+    honest,
+    metrics,
+    run,
+    to_the_end,
+    uid_of,
+)
+from simulation.world import hotkey_of
 from template.base.miner import Miner
 from template.base.supervisor import supervise
 from template.base.validator import Validator
@@ -20,19 +34,6 @@ from template.sync.own_checkpoint import own_checkpoint_path
 from template.training.checkpoint import load_local
 from template.training.outer import state_digest
 from template.training.published import parse_published, publish, restore_published
-from tests.support.fakes import hotkey_of
-from tests.support.nodes import (
-    FOUR,
-    STAKES_TAO,
-    accepted,
-    digests,
-    honest,
-    metrics,
-    run,
-    to_the_end,
-    uid_of,
-)
-from tests.support.swarm import RAO, build_world
 
 WINDOWS = 5
 

@@ -9,17 +9,14 @@ import pytest
 import torch
 
 from evaluation.verdict import MISSING, NOT_DRAWN
-from evaluation.verdict_log import decode_logs, follow
+from evaluation.verdict_log import decode_logs
+from evaluation.verify import verify_logs
 from localnet.adversaries import FlippingMiner, GarbageMiner, IdleMiner, MalformedMiner
-from template.base.validator import Validator
-from template.scoring.rules import pay_rules
-from template.sync.follower import Follower
-from template.training.outer import OuterState
-from tests.support.fakes import hotkey_of
-from tests.support.nodes import (
+from simulation.swarm import (
     FOUR,
     STAKES_TAO,
     accepted,
+    build_world,
     digests,
     honest,
     metrics,
@@ -27,7 +24,11 @@ from tests.support.nodes import (
     to_the_end,
     uid_of,
 )
-from tests.support.swarm import build_world
+from simulation.world import hotkey_of
+from template.base.validator import Validator
+from template.scoring.rules import pay_rules
+from template.sync.follower import Follower
+from template.training.outer import OuterState
 
 
 def _weights(world, name: str) -> list[dict[int, float]]:
@@ -93,7 +94,7 @@ def test_of_too_many_payloads_all_validators_score_the_same_sample(tmp_path) -> 
     for name in ("val-a", "val-b"):
         text = (nodes[name].context.state_dir / "verdicts.jsonl").read_text()
         logs = decode_logs(text)
-        assert follow(logs, pay_rules(world.spec)).found == ()
+        assert verify_logs(logs, pay_rules(world.spec)).found == ()
         by_validator.append({log.window: log for log in logs})
     times: Counter[str] = Counter()
     for window, log in by_validator[0].items():

@@ -6,16 +6,15 @@ from dataclasses import replace
 
 import pytest
 
+from simulation.swarm import TINY, build_world, digests, honest, run
+from simulation.world import FakeChain, World, hotkey_of
 from template.chain.ballots import read_ballot
 from template.errors import ChainError
 from template.peers.client import Peers
 from template.protocol.root import tensors_digest
 from template.sync.bootstrap import Bootstrap
 from template.sync.follower import Follower
-from tests.support.fakes import FakeChain, World, hotkey_of
-from tests.support.nodes import digests, honest, run
 from tests.support.schedules import ROSTER, STAKES_TAO
-from tests.support.swarm import TINY, build_world
 
 WINDOWS = 4
 

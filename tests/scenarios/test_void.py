@@ -4,14 +4,13 @@ who had gone on goes back. If they turn up in time, nothing is lost but the wind
 
 import pytest
 
+from simulation.swarm import accepted, build_world, digests, metrics, run, to_the_end, uid_of
+from simulation.world import hotkey_of
 from template.base.miner import Miner
 from template.base.validator import Validator
 from template.protocol.quorum import VOID_WINDOWS
 from template.protocol.record import ROOT_BYTES
 from template.sync.lineage import read_lineage
-from tests.support.fakes import hotkey_of
-from tests.support.nodes import accepted, digests, metrics, run, to_the_end, uid_of
-from tests.support.swarm import build_world
 
 LOST = 2
 """The window whose payload of m0 is gone."""

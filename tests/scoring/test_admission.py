@@ -20,7 +20,7 @@ from template.scoring.admission import (
     SeenPayloads,
     admitted_payloads,
     draw_candidates,
-    kept_positions,
+    payload_positions,
 )
 
 WINDOW = 9
@@ -171,7 +171,7 @@ def test_kept_positions_follow_the_order_of_names(spec, form) -> None:
     checker = FrameChecker(spec=spec, form=form)
     found = checker.admit_frames(WINDOW, [member], {1: frame}, SeenPayloads(2))
     payload = found[1].payload
-    positions = kept_positions(payload, form)
+    positions = payload_positions(payload, form)
     assert (np.diff(positions) > 0).all()
     start, expected = 0, []
     for name in form.names:

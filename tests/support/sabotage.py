@@ -15,13 +15,13 @@ from pathlib import Path
 
 import torch
 
+from simulation.world import FakeChain, World, hotkey_of
 from template.context import NodeContext
 from template.errors import ChainError, NotFound, Unavailable
 from template.protocol.record import PayloadCommitment, Record, encode_record
 from template.protocol.spec import RunSpec
 from template.store.memory import MemoryStore
 from template.sync.own_checkpoint import own_checkpoint_path
-from tests.support.fakes import FakeChain, World, hotkey_of
 from tests.support.schedules import MINERS, ROSTER, VALIDATORS, Fault
 
 SLOW_S = 0.3

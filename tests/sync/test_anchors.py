@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
+from simulation.swarm import build_world
+from simulation.world import hotkey_of
 from template.errors import StateError
 from template.protocol.lineage import LineageStep, is_chain
 from template.protocol.quorum import VOID_WINDOWS
@@ -14,8 +16,6 @@ from template.sync.anchors import MIN_ANCHORS, AnchorStore, anchors_to_keep
 from template.sync.recovery import Recovered, heal, replay_steps, steps_after, take_back
 from template.training.checkpoint import parse_params
 from template.training.outer import OuterState, first_state
-from tests.support.fakes import hotkey_of
-from tests.support.swarm import build_world
 
 EVERY = 3
 

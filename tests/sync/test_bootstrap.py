@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from simulation.swarm import FOUR, STAKES_TAO, build_world, honest, metrics, run
+from simulation.world import World, hotkey_of
 from template.chain.waiter import Waiter
 from template.errors import ConfigError, NotFound, Unavailable
 from template.peers.client import Peers
@@ -23,9 +25,6 @@ from template.sync.dataset import open_pages
 from template.sync.own_checkpoint import save_own_checkpoint
 from template.training.published import PublishedManifest, parse_published
 from tests.store.raw_server import LIMITS, OK, RawServer, bucket_at, drips, silent
-from tests.support.fakes import World, hotkey_of
-from tests.support.nodes import FOUR, STAKES_TAO, honest, metrics, run
-from tests.support.swarm import build_world
 
 WINDOW = 4
 """The newest checkpoint that final votes prove."""

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from simulation.swarm import small_run
 from template.protocol.lineage import is_chain
 from template.protocol.quorum import VOID_WINDOWS, Ballot, Voter, decide
 from template.protocol.record import ROOT_BYTES, Vote
@@ -16,7 +17,6 @@ from template.protocol.spec import RunSpec
 from template.sync.ledger import RunLedger, Standing
 from template.sync.recovery import take_back
 from template.training.outer import first_state
-from tests.support.swarm import small_run
 
 SEED = bytes(range(32))
 OTHER_ROOT = b"\x77" * ROOT_BYTES

@@ -4,13 +4,13 @@ import dataclasses
 
 import pytest
 
+from simulation.swarm import small_plan, synthetic_corpus
+from simulation.world import hotkey_of
 from template.commands.plan import RunChoices, prepare_run
 from template.protocol.payload import PayloadFormat
 from template.protocol.spec import RunSpec
 from template.training.model import Params, initial_params, tensor_shapes
 from template.training.outer import OuterState, first_state, state_digest
-from tests.support.fakes import hotkey_of
-from tests.support.swarm import small_plan, synthetic_corpus
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ from localnet.adversaries import BEHAVIOURS, listing
 from localnet.adversaries.one_reader import OneReaderGate
 from localnet.adversaries.shirking import Poisoner
 from localnet.adversaries.tensors import dense, noise
+from simulation.world import hotkey_of
 from template.errors import NotFound, PayloadError, TooLarge
 from template.protocol.keys import payload_key
 from template.protocol.quorum import Decision
@@ -21,7 +22,6 @@ from template.secret import Secret
 from template.store.memory import MemoryStore
 from template.store.s3 import S3Bucket, S3Store
 from template.training.model import Params
-from tests.support.fakes import hotkey_of
 from tests.support.localnet.behaving import (
     BAD,
     Scene,

@@ -8,12 +8,11 @@ import pytest
 
 from localnet.adversaries import BEHAVIOURS
 from localnet.adversaries.validators import WeightCopier
+from simulation.swarm import Drive, accepted, build_world, digests, honest, run, to_the_end, uid_of
+from simulation.world import World, hotkey_of
 from template.base.validator import Validator
 from template.chain.ballots import read_ballot
 from template.context import NodeContext
-from tests.support.fakes import World, hotkey_of
-from tests.support.nodes import Drive, accepted, digests, honest, run, to_the_end, uid_of
-from tests.support.swarm import build_world
 
 STAKES_TAO = {"val-a": 1000, "val-b": 900, "liar": 500, "absent-namer": 400, "silent": 300}
 COPIER_STAKE_TAO = 100

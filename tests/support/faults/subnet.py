@@ -17,6 +17,7 @@ import bittensor as bt
 from localnet.buckets import BucketIdentity, BucketServer, new_identity
 from localnet.onchain import NETUID, create_wallets
 from localnet.roster import Participant
+from simulation.swarm import small_plan, synthetic_corpus
 from template import __spec_version__
 from template.chain.bittensor import BittensorChain
 from template.commands.plan import PreparedRun, RunChoices, prepare_run, upload
@@ -25,7 +26,6 @@ from template.protocol.record import Access, AccessKind, Record, encode_record
 from template.protocol.spec import RunSpec, spec_to_toml
 from template.protocol.ss58 import public_key
 from template.store.s3 import S3Store
-from tests.support.swarm import small_plan, synthetic_corpus
 from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[3]

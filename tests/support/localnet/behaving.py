@@ -9,6 +9,8 @@ import torch
 
 from localnet.adversaries import BEHAVIOURS
 from localnet.adversaries.tensors import dense, noise
+from simulation.swarm import build_world
+from simulation.world import World, hotkey_of
 from template.base.miner import Miner
 from template.protocol.admission import open_payload
 from template.protocol.keys import payload_key
@@ -23,8 +25,6 @@ from template.protocol.record import PayloadCommitment, Record, encode_record
 from template.protocol.root import Member
 from template.protocol.ss58 import public_key
 from template.training.model import Params
-from tests.support.fakes import World, hotkey_of
-from tests.support.swarm import build_world
 
 NAMES = ("owner", "val-a", "m0", "m1", "bad")
 BAD = hotkey_of("bad")

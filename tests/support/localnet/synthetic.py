@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from localnet.report import NodeInfo, Sources
+from simulation.swarm import RAO, neuron
+from simulation.world import World, hotkey_of
 from template.metrics import JsonlMetrics
 from template.protocol.record import PayloadCommitment, Record, encode_record
 from template.protocol.spec import RunSpec
-from tests.support.fakes import World, hotkey_of
-from tests.support.swarm import RAO, neuron
 
 NUM_WINDOWS = 3
 STAKES_TAO = {

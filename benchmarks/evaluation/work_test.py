@@ -1,13 +1,14 @@
 """How many claimed pages, and which assumed effect, does the work test need?
 
-    python -m benchmarks.work_test_power            two runs a model (20 minutes on one core)
-    python -m benchmarks.work_test_power --quick    one run of the attack suite's model
+    python -m benchmarks.evaluation.work_test            two runs a model (20 minutes on one core)
+    python -m benchmarks.evaluation.work_test --quick    one run of the attack suite's model
 
-Runs are recorded first (`benchmarks.work_test_record`), once: what lies in the cache is not played
-again. From the recorded gains samples of the work test are drawn, with several numbers of claimed
-pages, and from those careers of 20 evaluations: in each of a run's windows at most one, since a
-career that takes a window twice takes its luck twice. Pages that nobody trained on are divided
-anew each time into held-out ones and claims. Writes benchmarks/results/work_test.{json,md,png}.
+Runs are recorded first (`benchmarks.evaluation.work_test_record`); a run in the cache is not
+played again. Samples of the work test are drawn from the recorded gains, with several numbers of
+claimed pages, and careers of 20 evaluations from the samples: at most one in each window of a
+run, since a career with a window twice would take its luck twice. Pages outside the training
+are divided anew each time into held-out pages and claims. Writes
+benchmarks/results/work_test.{json,md,png}.
 """
 
 import argparse
@@ -19,17 +20,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-if __name__ == "__main__" and not __package__:
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from benchmarks.evaluation.work_test_record import (
+    FREE,
+    HELD,
+    MINERS,
+    OWN,
+    PROBES,
+    TRIALS,
+    Window,
+    recorded,
+)
 from benchmarks.learning.report import commit
 from benchmarks.learning.text import ROOT
-from benchmarks.work_test_record import FREE, HELD, MINERS, OWN, PROBES, TRIALS, Window, recorded
 from evaluation.work import HELD_OUT, WorkRules, work_samples
 from template.commands.plan import load_plan
 
@@ -62,7 +69,7 @@ class Bank:
 
 def main(argv: Sequence[str]) -> None:
     """Record what is missing, draw, and write the results."""
-    parser = argparse.ArgumentParser(prog="benchmarks.work_test_power", allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog="benchmarks.evaluation.work_test", allow_abbrev=False)
     parser.add_argument("--quick", action="store_true", help="one run of the smaller model")
     parser.add_argument("--cache", type=Path, default=ROOT / ".cache" / "work_test")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
@@ -77,7 +84,8 @@ def main(argv: Sequence[str]) -> None:
         models[name] = study(runs, int(plan["held_out_pages"]), float(plan["work_error"]))
         print(f"{name}: drawn", flush=True)
     content = {
-        "command": "python -m benchmarks.work_test_power" + (" --quick" if arguments.quick else ""),
+        "command": "python -m benchmarks.evaluation.work_test"
+        + (" --quick" if arguments.quick else ""),
         "commit": commit(),
         "evaluations": EVALUATIONS,
         "careers": CAREERS,

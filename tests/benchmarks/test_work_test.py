@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import work_test_power as power
-from benchmarks import work_test_record as record
+from benchmarks.evaluation import work_test as power
+from benchmarks.evaluation import work_test_record as record
 from evaluation.work import WorkRules, WorkSample, WorkState
 
 RULES = WorkRules(effect=0.4, error=0.01)

@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks import codec_baseline as baseline
-from benchmarks.codec_data import (
+from benchmarks.codec import baseline
+from benchmarks.codec.data import (
     COVENANT_PARAMS,
     covenant_spec,
     distributions,
     real_pseudo_gradients,
 )
-from benchmarks.codec_rice import rice_bits
-from benchmarks.codec_shapes import num_params
+from benchmarks.codec.rice import rice_bits
+from benchmarks.codec.shapes import num_params
 from compression import SparseTensor, decode, encode_with_feedback, make_plan
 from compression.chunking import BLOCK_SIDE, CHUNK_ELEMENTS, chunk_groups
 from compression.indices import section_bytes

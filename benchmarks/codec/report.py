@@ -12,7 +12,7 @@ from rich.table import Table
 mpl.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
 
-RESULTS = Path(__file__).resolve().parent / "results"
+RESULTS = Path(__file__).resolve().parents[1] / "results"
 OURS, BASELINE, LIMIT = "#1f6f8b", "#c8b6a6", "#8b1e3f"
 
 NMSE_LIMITS = {"gaussian": 0.0045, "unequal_scale": 0.005}

@@ -4,7 +4,7 @@ The parameters are in memory (O(model)); each payload is read from its file when
 comes. Prints the peak resident set of the process in MB, and in the line's second field
 what it was before the first payload.
 
-    python -m benchmarks.codec_memory ours 20 <folder>
+    python -m benchmarks.codec.memory ours 20 <folder>
 """
 
 import sys
@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from benchmarks import codec_baseline as baseline
-from benchmarks.codec_shapes import Shapes, bench_shapes
+from benchmarks.codec import baseline
+from benchmarks.codec.shapes import Shapes, bench_shapes
 from compression import aggregate, make_plan
 
 NUM_THREADS = 2

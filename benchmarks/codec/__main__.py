@@ -4,7 +4,7 @@ Prints a table and writes benchmarks/results/codec.json and codec.png. Times are
 100 M parameters on two threads; ours and the baseline take turns, and who is first changes
 with every repeat.
 
-    python benchmarks/codec.py --quick
+    python -m benchmarks.codec --quick
 """
 
 import argparse
@@ -21,24 +21,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-if __name__ == "__main__" and not __package__:
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import torch
 from torch import Tensor
 
-from benchmarks import codec_baseline as baseline
-from benchmarks.codec_memory import write_payloads
-from benchmarks.codec_quality import quality, sizes
-from benchmarks.codec_report import RESULTS, draw, print_table, write_json
-from benchmarks.codec_shapes import bench_shapes, gaussian_model, num_params, rolled
+from benchmarks.codec import baseline
+from benchmarks.codec.memory import write_payloads
+from benchmarks.codec.quality import quality, sizes
+from benchmarks.codec.report import RESULTS, draw, print_table, write_json
+from benchmarks.codec.shapes import bench_shapes, gaussian_model, num_params, rolled
 from compression import aggregate, apply, check, decode, encode_with_feedback, make_plan
 
 NUM_THREADS, TOP_K, DECAY = 2, 64, 0.95
 NUM_PEERS, ROLL = 20, 1_000_003
 PEAK_PAYLOADS = (1, 5, 20)
 PER_PARAMS = 100e6
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(kw_only=True)
@@ -188,7 +185,7 @@ def memory(bench: Bench) -> dict[str, Any]:
 
 
 def _measure(side: str, count: int, folder: Path) -> tuple[float, float]:
-    command = [sys.executable, "-m", "benchmarks.codec_memory", side, str(count), str(folder)]
+    command = [sys.executable, "-m", "benchmarks.codec.memory", side, str(count), str(folder)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(NUM_THREADS)}
     done = subprocess.run(
         command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True

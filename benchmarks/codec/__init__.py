@@ -1,0 +1,1 @@
+"""Speed, memory, size and error of the project's codec, beside the code of a running subnet."""

@@ -1,0 +1,1 @@
+"""Cost of scoring, power of the work test, and differences between losses of two machines."""
