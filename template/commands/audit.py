@@ -72,7 +72,7 @@ def _tell(findings: Iterator[Findings], say: Say) -> int:
         for line in found.unknown:
             say(f"cannot tell: {line}")
         verdict = f"{len(found.wrong)} figures differ" if found.wrong else "nothing differs"
-        say(f"{found.place}: {found.num_losses} losses computed again, {verdict}")
+        say(f"{found.window_label}: {found.num_losses} losses computed again, {verdict}")
     if not num_windows:
         raise ConfigError("no window was audited: there is no log of any")
     verdict = f"{num_wrong} figures differ" if num_wrong else "nothing differs"
