@@ -1,9 +1,8 @@
-"""The catalogue of faults: name, event, target, and the claims that must hold afterwards.
+"""The catalogue of faults: name, event, target, and the claims checked afterwards.
 
-A fault can be played in up to three places: in a swarm of one process (seeded schedules), on a
-localnet of real processes (`benchmarks.chaos`), and on single neurons, whose operator must get
-one clear answer. Each place plays every fault that the catalogue gives it, and no other: tests
-compare. Does not own how a fault is planted, nor the draw of a plan.
+A fault can be played in up to three places: in a swarm of a single process (seeded schedules),
+on a localnet of real processes (`benchmarks.chaos`), and on single neurons, whose operator must
+get a clear answer. Tests compare the faults of each place with the catalogue. Does not own how a fault is planted, nor the draw of a plan.
 """
 
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ class Target(StrEnum):
     MINER = "a miner"
     VALIDATOR = "a validator"
     TOP_VALIDATOR = "the validator with most stake"
-    LAST_VALIDATOR = "the validator with least stake, which outvotes no other"
+    LAST_VALIDATOR = "the validator with least stake, in every vote the minority"
     LAST_VALIDATOR_OR_MINER = "the validator with least stake, or a miner"
     LAST_TWO_VALIDATORS = "the two validators with least stake, together a majority"
     CHAIN = "the chain"
@@ -28,7 +27,7 @@ class Target(StrEnum):
 
 
 class Claim(StrEnum):
-    """A statement that must hold after a fault; the tests of each place check the statement."""
+    """A statement checked after a fault by the tests of each place."""
 
     ONE_MODEL = "all nodes end at one window, root and model, and report equal decisions"
     PAYLOADS_KEPT = "every accepted payload can be fetched by a stranger"
@@ -58,7 +57,7 @@ class ProcessFault(StrEnum):
 
 
 class OperatorFault(StrEnum):
-    """Faults with one clear answer for the operator of the neuron."""
+    """Faults with a clear answer for the operator of the neuron."""
 
     SPEC_UNKNOWN_KEY = "bad run spec: unknown key"
     SPEC_WRONG_TYPE = "bad run spec: wrong type"
@@ -85,7 +84,7 @@ class OperatorFault(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Draw:
-    """How a schedule of one process draws a fault: `least` to `most` targets at once, for up to
+    """How a schedule draws a fault: `least` to `most` targets at once, for up to
     `max_windows` windows. The fault needs `windows_after` more windows to be over.
     """
 
@@ -97,8 +96,8 @@ class Draw:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FaultKind:
-    """One entry. `draw`: in a swarm of one process, where the entry's name is the kind's name.
-    `processes`: on a localnet, with the windows that each lasts. `operator`: on single neurons.
+    """An entry. `draw`: in a swarm, under the entry's name. `processes`: on a localnet, with the
+    duration of each in windows. `operator`: on single neurons.
     """
 
     event: str
@@ -109,7 +108,7 @@ class FaultKind:
 
     @property
     def claims(self) -> frozenset[Claim]:
-        """The claims that must hold afterwards, by the places where the fault is played."""
+        """The claims checked afterwards, by the places where the fault is played."""
         found: set[Claim] = set()
         if self.draw is not None:
             found |= {Claim.ONE_MODEL, Claim.PAYLOADS_KEPT}
