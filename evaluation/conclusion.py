@@ -1,19 +1,53 @@
-"""Who comes first where not all can: best rating first, then the lower uid."""
+"""The conclusion of a window: reputations, weights, and the payloads for the vote."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
-from evaluation.rating import Rating
+from evaluation.history import Histories, work_states
+from evaluation.rating import Rating, ratings_of
+from evaluation.rules import PayRules
 from evaluation.verdict import Verdict
-from evaluation.verdict_log import Reputation
+from evaluation.weights import chain_weights
+from evaluation.work import WorkState
 
 
-def chosen(
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reputation:
+    """A hotkey's work test and rating after a window."""
+
+    work: WorkState
+    rating: Rating
+
+
+def reputations_and_weights(
+    histories: Histories, window: int, uids: Mapping[str, int], rules: PayRules
+) -> tuple[dict[str, Reputation], dict[int, float]]:
+    """Reputations by hotkey and shares by uid after `window`.
+
+    `histories` include the window; `uids`: registered hotkey -> uid.
+    """
+    states = work_states(histories, rules.judge.work)
+    ratings = ratings_of(histories, window - rules.weights.history_windows + 1)
+    reputations = {
+        hotkey: Reputation(work=states[hotkey], rating=ratings.get(hotkey, Rating()))
+        for hotkey in sorted(histories)
+    }
+    known = {uids[hotkey]: history for hotkey, history in histories.items() if hotkey in uids}
+    holding = {
+        uids[hotkey]
+        for hotkey, state in states.items()
+        if hotkey in uids and (state.holds or not rules.tested)
+    }
+    return reputations, chain_weights(known, holding, window, rules.weights)
+
+
+def choose_accepted(
     verdicts: Iterable[Verdict], reputations: Mapping[str, Reputation], limit: int
 ) -> frozenset[int]:
-    """Whom a vote names: at most `limit` of the useful payloads."""
-    named = [v for v in verdicts if v.named]
-    named.sort(key=lambda v: (-_ordinal(v.hotkey, reputations), v.uid))
-    return frozenset(v.uid for v in named[:limit])
+    """Uids for the vote: at most `limit` useful payloads, best rating first, then lowest uid."""
+    useful = [verdict for verdict in verdicts if verdict.named]
+    useful.sort(key=lambda verdict: (-_ordinal(verdict.hotkey, reputations), verdict.uid))
+    return frozenset(verdict.uid for verdict in useful[:limit])
 
 
 def _ordinal(hotkey: str, reputations: Mapping[str, Reputation]) -> float:

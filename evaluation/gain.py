@@ -1,8 +1,11 @@
-"""Held-out gain of one payload: how much it lowers the loss, paired per sequence.
+"""Held-out gain of a payload: the drop of the loss, paired per sequence.
 
-All payloads of a window are measured on one common pool of pages, at the same parameters,
-with `loss(theta)` taken once. Pairing removes the variance between sequences, which is
-much larger than the effect.
+    d_s  = loss_s(theta) - loss_s(theta - step)          s = 1 .. n held-out sequences
+    gain = mean(d),   standard error = stdev(d) / sqrt(n)
+    relative gain = max(gain / scale, -1),   scale = sqrt(mean of g^2 over positive gains g)
+
+All payloads of a window share a pool of pages and the parameters theta, with loss(theta) taken
+once. Pairing removes the variance between sequences, far larger than the effect.
 """
 
 import math
@@ -13,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 WORST_RELATIVE_GAIN = -1.0
-"""Below this a gain is not counted: one bad window must not outweigh many good ones."""
+"""Smallest relative gain: a bad window must not outweigh many good windows."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,8 +34,8 @@ class Gain:
 def paired_gain(before: npt.NDArray[np.float64], after: npt.NDArray[np.float64]) -> Gain:
     """The gain from the losses of the same sequences before and after a step.
 
-    A loss that is not finite after the step counts as a loss of every nat there is: the
-    gain is minus infinity. ValueError on fewer than two sequences or unequal lengths.
+    `before`, `after`: float64 [n], nats per token. An infinite or NaN difference makes the gain
+    minus infinity. ValueError on fewer than two sequences or unequal lengths.
     """
     if before.shape != after.shape or before.ndim != 1 or before.size < 2:
         raise ValueError(f"two equal vectors of 2 or more losses: {before.shape}, {after.shape}")
@@ -47,10 +50,10 @@ def paired_gain(before: npt.NDArray[np.float64], after: npt.NDArray[np.float64])
 
 
 def gain_scale(gains: Iterable[float]) -> float:
-    """Root mean square of a window's positive gains; 0 if there are none.
+    """Root mean square of a window's positive gains; 0 without positive gains.
 
-    Only positive ones: a harmful payload, as large as its sender likes, must not make the
-    useful ones look small.
+    Harmful payloads are left out: an arbitrarily large negative gain must not make the useful
+    payloads look small.
     """
     positive = [gain for gain in gains if gain > 0 and math.isfinite(gain)]
     return math.sqrt(math.fsum(g * g for g in positive) / len(positive)) if positive else 0.0
@@ -59,10 +62,10 @@ def gain_scale(gains: Iterable[float]) -> float:
 def relative_gains(gains: Mapping[int, float | None]) -> dict[int, float]:
     """Each uid's mean gain over the scale of the window's gains, at least -1.
 
-    None stands for a payload that was committed and not delivered, or was refused: it gets
-    -1, the worst there is, so that withholding a bad draw cannot pay. Where no payload gained
-    anything the window says nothing about who worked: all that were measured get 0. Relative
-    gains compare windows early and late in a run, whose absolute gains differ a hundredfold.
+    None marks a payload without delivery or with a refusal: relative gain -1, so withholding a bad
+    draw cannot pay. In a window without a positive gain every measured payload gets 0: the window
+    carries no evidence on work. Absolute gains fall a hundredfold over a run; relative gains make
+    early and late windows comparable.
     """
     scale = gain_scale(gain for gain in gains.values() if gain is not None)
     relative = {}

@@ -1,6 +1,6 @@
-"""What a validator remembers of the last windows: all that ratings aside decides on pay.
+"""Histories: the entries of every hotkey over the last windows, the basis of pay.
 
-A function of the last windows' verdicts: whoever has their logs comes to the same.
+A function of the verdicts of the last windows: equal logs give equal histories.
 """
 
 from collections.abc import Container, Iterable, Mapping
@@ -14,9 +14,10 @@ from evaluation.work import WorkRules, WorkSample, WorkState, work_state
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
-    """One window of one hotkey. `relative_gain` is None if its payload was not drawn to be scored.
-    `pages`: those it said its payload was made from, 0 if it could not be opened. `work` is None
-    where there was nothing to test.
+    """A window of a hotkey.
+
+    `relative_gain`: None for a payload outside the window's sample. `pages`: claimed pages, 0 for
+    an undecodable payload. `work`: evidence for the work test, None without own sequences.
     """
 
     relative_gain: float | None
@@ -25,16 +26,16 @@ class Entry:
 
 
 Histories = Mapping[str, Mapping[int, Entry]]
-"""hotkey -> window -> what was found."""
+"""hotkey -> window -> entry."""
 
 
-def remember(
+def add_window(
     histories: Histories, window: int, verdicts: Iterable[Verdict], length: int
 ) -> Histories:
-    """As of `window`, with its verdicts: the last `length` windows and no other.
+    """Histories with the verdicts of `window`, cut to the last `length` windows.
 
-    Other verdicts without a relative gain than those not drawn say nothing of the miner and are
-    left out.
+    A verdict without a relative gain says nothing about the miner and is left out, except for a
+    payload outside the sample.
     """
     grown = {hotkey: dict(history) for hotkey, history in histories.items()}
     for verdict in verdicts:
@@ -45,12 +46,14 @@ def remember(
                 work=sample_of(verdict),
             )
             grown.setdefault(verdict.hotkey, {})[window] = entry
-    return only(grown, range(window - length + 1, window + 1))
+    return select_windows(grown, range(window - length + 1, window + 1))
 
 
-def settle(histories: Histories, window: int, undelivered: Iterable[str]) -> Histories:
-    """With the worst gain there is for every payload that half of the voting stake could not
-    get, whatever was found here: withholding a bad draw must not pay.
+def mark_undelivered(histories: Histories, window: int, undelivered: Iterable[str]) -> Histories:
+    """Histories with the worst gain for each undelivered payload, whatever was measured here.
+
+    `undelivered`: hotkeys of payloads unavailable to half of the voting stake. Withholding a bad
+    draw must not pay.
     """
     settled = {hotkey: dict(history) for hotkey, history in histories.items()}
     for hotkey in undelivered:
@@ -59,8 +62,8 @@ def settle(histories: Histories, window: int, undelivered: Iterable[str]) -> His
     return settled
 
 
-def only(histories: Histories, windows: Container[int]) -> Histories:
-    """Those windows, and the hotkeys that have any of them."""
+def select_windows(histories: Histories, windows: Container[int]) -> Histories:
+    """The entries of `windows`, without empty hotkeys."""
     kept = {
         hotkey: {w: entry for w, entry in history.items() if w in windows}
         for hotkey, history in histories.items()
@@ -68,13 +71,13 @@ def only(histories: Histories, windows: Container[int]) -> Histories:
     return {hotkey: history for hotkey, history in kept.items() if history}
 
 
-def windows_of(histories: Histories) -> tuple[int, ...]:
-    """Those of which anything is remembered, ascending."""
+def windows_in(histories: Histories) -> tuple[int, ...]:
+    """All windows with an entry, ascending."""
     return tuple(sorted({w for history in histories.values() for w in history}))
 
 
 def work_states(histories: Histories, rules: WorkRules) -> dict[str, WorkState]:
-    """hotkey -> its work test, from its samples in the order of their windows."""
+    """hotkey -> work test, from the samples in window order."""
     return {
         hotkey: work_state(
             (entry.work for _, entry in sorted(history.items()) if entry.work is not None), rules

@@ -1,5 +1,4 @@
-"""From the losses of one window to verdicts: one pure function for validators, audits and
-simulations. What it is given is all that it knows.
+"""From the losses of a window to verdicts: a pure function for validators, audits, simulations.
 
 Legend: S sequences of the window's common pool.
 """
@@ -17,8 +16,10 @@ from evaluation.work import HELD_OUT, Floats, Ints, WorkRules, WorkSample, WorkS
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JudgeRules:
-    """A payload is named if its gain less `naming_z` standard errors over sequences exceeds
-    `min_relative_gain` of the window's scale, and the work test has not found against it.
+    """Rules of acceptance.
+
+    A payload is useful if gain - `naming_z` x standard error > `min_relative_gain` x scale, unless
+    the work test has decided against the miner.
     """
 
     naming_z: float
@@ -28,8 +29,10 @@ class JudgeRules:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measured:
-    """A window's losses in nats per token, float64 [S]: before any step, and after each one of
-    the payloads that were measured, by uid. `owners_S`: who claims a sequence, or HELD_OUT.
+    """A window's losses in nats per token, float64 [S].
+
+    `before_S`: at theta; `after_S`: uid -> after the payload's step, for measured payloads.
+    `owners_S`: int64, uid of the claimant of each sequence, or HELD_OUT.
     """
 
     owners_S: Ints
@@ -43,8 +46,10 @@ def judge(
     states: Mapping[str, WorkState],
     rules: JudgeRules,
 ) -> tuple[Verdict, ...]:
-    """Verdicts in uid order. `blanks` say who was there and, of those that were not measured,
-    why; `states` are the work tests' before this window, by hotkey.
+    """Verdicts in uid order.
+
+    `blanks`: a verdict per committed payload, without figures; unmeasured payloads carry the
+    reason. `states`: hotkey -> work test before this window.
     """
     held_S = measured.owners_S == HELD_OUT
     samples = _samples(measured)
@@ -67,11 +72,11 @@ def judge(
                 work_square=None if sample is None else sample.square,
             )
         )
-    return _name(_with_relative_gains(found), states, rules)
+    return _decide_statuses(_with_relative_gains(found), states, rules)
 
 
 def sample_of(verdict: Verdict) -> WorkSample | None:
-    """What the verdict says on the miner's work."""
+    """The evidence for the work test in a verdict, or None."""
     effect, variance, square = verdict.work_effect, verdict.work_variance, verdict.work_square
     if effect is None or variance is None or square is None:
         return None
@@ -87,19 +92,17 @@ def _samples(measured: Measured) -> dict[int, WorkSample]:
 
 
 def _with_relative_gains(verdicts: Sequence[Verdict]) -> list[Verdict]:
-    """For all that were judged; what may be the validator's own fault is not blamed."""
+    """Set relative gains; blameless payloads get no relative gain."""
     relative = relative_gains({v.uid: v.gain for v in verdicts if not v.blameless})
     return [replace(v, relative_gain=relative.get(v.uid)) for v in verdicts]
 
 
-def _name(
+def _decide_statuses(
     verdicts: Sequence[Verdict], states: Mapping[str, WorkState], rules: JudgeRules
 ) -> tuple[Verdict, ...]:
-    """Turn `scored` into `named`, `no_gain` or `no_work`.
-
-    A random direction gains a few percent of the window's scale by luck, on every sequence
-    alike: hence the floor.
-    """
+    """Turn `scored` into `named`, `no_gain` or `no_work`."""
+    # A random direction gains a few percent of the scale by luck, on every sequence alike, so
+    # the test over sequences misses the luck: hence the floor.
     scale = gain_scale(v.gain for v in verdicts if v.status == SCORED and v.gain is not None)
     floor = rules.min_relative_gain * scale
     named = []

@@ -1,7 +1,7 @@
 """A Plackett-Luce rating per hotkey, from the order of gains in each window.
 
-Being ordinal it never sets an amount: it orders miners for naming and for display.
-Source: Weng and Lin (JMLR 2011), as the `openskill` package implements it.
+An ordinal rating never sets an amount of pay: ratings order miners for the vote and for display.
+Source: Weng and Lin (JMLR 2011), in the implementation of the `openskill` package.
 """
 
 from collections.abc import Mapping
@@ -23,14 +23,14 @@ class Rating:
 
     @property
     def ordinal(self) -> float:
-        """A skill that we can be sure of: mu - 3 sigma."""
+        """A conservative skill: mu - 3 sigma."""
         return self.mu - 3 * self.sigma
 
 
 def update_ratings(ratings: Mapping[str, Rating], gains: Mapping[str, float]) -> dict[str, Rating]:
     """New ratings after a window. `gains`: hotkey -> relative gain; equal gains are a draw.
 
-    Hotkeys not in the window keep theirs. Pure; fewer than two gains change nothing.
+    Absent hotkeys keep the old rating. Pure; fewer than two gains change nothing.
     """
     after = dict(ratings)
     if len(gains) < 2:
@@ -44,7 +44,7 @@ def update_ratings(ratings: Mapping[str, Rating], gains: Mapping[str, float]) ->
 
 
 def ratings_of(histories: Histories, first_window: int) -> dict[str, Rating]:
-    """Ratings after the windows from `first_window` on, in their order, from none before."""
+    """Ratings after the windows from `first_window` on, starting without ratings."""
     windows = sorted({w for history in histories.values() for w in history if w >= first_window})
     ratings: dict[str, Rating] = {}
     for window in windows:

@@ -1,35 +1,42 @@
-"""What a validator found out about one committed payload: a value, never an exception."""
+"""The outcome of checking and measuring a committed payload: a value, never an exception."""
 
 import math
 from dataclasses import asdict, dataclass
 
 NAMED = "named"
-"""Status of a payload that the vote names; any other status is the reason of its refusal."""
+"""Status of a useful payload, to be accepted by the vote; other statuses are refusals."""
 
 SCORED = "scored"
-"""Between measuring a payload and deciding whether to name it."""
+"""Status between measuring a payload and the decision on acceptance."""
 
 MEASURED = (NAMED, SCORED, "no_gain", "no_work")
-"""Statuses that only a measured payload can have."""
+"""Statuses of measured payloads."""
 
 NOT_SCORED = "not_scored"
 UNAVAILABLE = "unavailable"
 NOT_DRAWN = "not_drawn"
-"""Outside the sample of the window: no validator is to score it."""
+"""Outside the window's sample: left unscored by every validator."""
 
 MISSING = ("not_delivered", "access_denied", "no_access", "too_large", "digest", UNAVAILABLE)
-"""The committed bytes could not be had. Whose fault that is the voting stake decides."""
+"""The committed bytes were unavailable. The voting stake decides whether the miner is at fault."""
 
 BLAMELESS = (NOT_SCORED, NOT_DRAWN, *MISSING)
-"""No fault of the miner's, as far as this validator knows: nothing is held against it."""
+"""Not held against the miner: no fault of the miner is known to this validator."""
+
+
+FIGURES = (
+    "gain", "gain_standard_error", "relative_gain", "work_effect", "work_variance", "work_square",
+)  # fmt: skip
+"""The measured fields of a verdict."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """One payload in one window. `gain` and its standard error in nats per token, None where
-    it was not scored; `relative_gain` is what the weights are made of. `work_effect`,
-    `work_variance` and `work_square`: the work test's figures, None where it owned no sequence of
-    the pool.
+    """A payload in a window.
+
+    `gain` and standard error in nats per token, None without a score; weights are made from
+    `relative_gain`. `work_effect`, `work_variance` and `work_square`: figures of the work test,
+    None for a payload without own sequences in the pool.
     """
 
     window: int
@@ -63,7 +70,7 @@ class Verdict:
         """The verdict as a JSON object, for the verdict log.
 
         A gain of minus infinity becomes None, since JSON has no infinities; the relative
-        gain, of which the weights are made, is always finite.
+        gain is always finite.
         """
         finite = self.gain is not None and math.isfinite(self.gain)
         return asdict(self) | {"gain": self.gain if finite else None}

@@ -1,21 +1,149 @@
-"""What a verdict log says beside what is so: one line for each figure that differs.
+"""Checking a verdict log: against the log's own losses, and against recomputed values.
+
+Each difference is a sentence with window, uid, the recomputed figure and the logged figure.
 
 Legend: S sequences of the window's pool.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from evaluation.conclusion import reputations_and_weights
+from evaluation.history import Histories, add_window, mark_undelivered, select_windows, work_states
+from evaluation.judge import Measured, judge
+from evaluation.rules import PayRules
+from evaluation.verdict import FIGURES, MEASURED, NOT_SCORED, Verdict
 from evaluation.verdict_log import WindowLog
 from evaluation.work import HELD_OUT, Floats, Ints
 
 MAX_LINES = 8
-"""Pages of one window that are named; of more, how many."""
+"""Differing pages of a window reported one by one; further pages are counted."""
 
 
-def different_pages(log: WindowLog, ids_S: Ints, owners_S: Ints) -> list[str]:
-    """Page ids and owners of the pool."""
+def compare_with_losses(log: WindowLog, histories: Histories, rules: PayRules) -> list[str]:
+    """Differences between a log and the values recomputed from the log's own losses, bit for bit.
+
+    `histories`: the validator's memory before the window, from the logs of earlier windows.
+    """
+    expected = _expected_verdicts(log, histories, rules)
+    found = _compare_verdicts(log, expected, ("status", *FIGURES))
+    after = add_window(histories, log.window, expected.values(), rules.length)
+    reputations, shares = reputations_and_weights(after, log.window, log.uids, rules)
+    window = f"window {log.window}"
+    for hotkey in sorted(reputations.keys() | log.reputations.keys()):
+        said, is_so = log.reputations.get(hotkey), reputations.get(hotkey)
+        if said != is_so:
+            found.append(f"{window}, {hotkey}: reputation is {is_so}, the log says {said}")
+    for uid in sorted(shares.keys() | log.shares.keys()):
+        said_share, share = log.shares.get(uid), shares.get(uid)
+        if said_share != share:
+            found.append(f"{window}, uid {uid}: weight is {share}, the log says {said_share}")
+    return found
+
+
+def compare_figures(log: WindowLog, rules: PayRules) -> list[str]:
+    """The part of `compare_with_losses` without a need for earlier windows."""
+    return _compare_verdicts(log, _expected_verdicts(log, {}, rules), FIGURES)
+
+
+def _expected_verdicts(log: WindowLog, histories: Histories, rules: PayRules) -> dict[int, Verdict]:
+    blanks = [_blank(verdict, log.measured) for verdict in log.verdicts]
+    states = work_states(histories, rules.judge.work)
+    return {v.uid: v for v in judge(blanks, log.measured, states, rules.judge)}
+
+
+def _compare_verdicts(
+    log: WindowLog, expected: Mapping[int, Verdict], names: Sequence[str]
+) -> list[str]:
+    found = []
+    for verdict in log.verdicts:
+        for name in names:
+            said, is_so = getattr(verdict, name), getattr(expected[verdict.uid], name)
+            if said != is_so and not (_is_infinite(is_so) and said is None):
+                found.append(
+                    f"window {log.window}, uid {verdict.uid}: {name} is {is_so}, the log says "
+                    f"{said}"
+                )
+    return found
+
+
+def _is_infinite(value: object) -> bool:
+    return isinstance(value, float) and math.isinf(value)
+
+
+def _blank(verdict: Verdict, measured: Measured) -> Verdict:
+    """The verdict before `judge`: without measured figures."""
+    of_measuring = verdict.uid in measured.after_S or verdict.status in MEASURED
+    return Verdict(
+        window=verdict.window,
+        uid=verdict.uid,
+        hotkey=verdict.hotkey,
+        digest=verdict.digest,
+        status=NOT_SCORED if of_measuring else verdict.status,
+        detail=verdict.detail,
+        pages_consumed=verdict.pages_consumed,
+        base_window=verdict.base_window,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LogHistory:
+    """Histories from the logs of earlier windows. `given`: the windows of these logs."""
+
+    histories: Histories = field(default_factory=dict)
+    given: frozenset[int] = frozenset()
+
+    def has_windows(self, windows: Iterable[int]) -> bool:
+        return self.given.issuperset(windows)
+
+    def compare(self, log: WindowLog, rules: PayRules) -> list[str]:
+        """Differences in a log; in the figures alone if the log rests on unknown windows."""
+        if not self.has_windows(log.known):
+            return compare_figures(log, rules)
+        return compare_with_losses(
+            log, select_windows(self._with_undelivered(log), set(log.known)), rules
+        )
+
+    def add_log(self, log: WindowLog, rules: PayRules) -> "LogHistory":
+        """With another window."""
+        histories = add_window(self._with_undelivered(log), log.window, log.verdicts, rules.length)
+        return LogHistory(histories=histories, given=self.given | {log.window})
+
+    def _with_undelivered(self, log: WindowLog) -> Histories:
+        """With the payloads found undelivered since, as listed in the log."""
+        histories = self.histories
+        for window, hotkey in log.undelivered:
+            histories = mark_undelivered(histories, window, [hotkey])
+        return histories
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verified:
+    """Differences over several windows.
+
+    `in_full`: fully compared windows; where earlier logs are missing, only the figures of the
+    window were compared.
+    """
+
+    found: tuple[str, ...]
+    in_full: tuple[int, ...]
+
+
+def verify_logs(logs: Sequence[WindowLog], rules: PayRules) -> Verified:
+    """Compare several windows, in ascending order."""
+    past, found, in_full = LogHistory(), [], []
+    for log in sorted(logs, key=lambda each: each.window):
+        found += past.compare(log, rules)
+        in_full += [log.window] if past.has_windows(log.known) else []
+        past = past.add_log(log, rules)
+    return Verified(found=tuple(found), in_full=tuple(in_full))
+
+
+def compare_pages(log: WindowLog, ids_S: Ints, owners_S: Ints) -> list[str]:
+    """Differences in page ids and owners of the pool."""
     if log.ids_S.size != ids_S.size:
         return [
             f"window {log.window}: the pool has {ids_S.size} pages, the log says {log.ids_S.size}"
@@ -36,11 +164,11 @@ def different_pages(log: WindowLog, ids_S: Ints, owners_S: Ints) -> list[str]:
 
 
 def _owner(owner: int) -> str:
-    return "nobody (held out)" if owner == HELD_OUT else f"uid {owner}"
+    return "no miner (held out)" if owner == HELD_OUT else f"uid {owner}"
 
 
-def outside(said_S: Floats, is_S: Floats, tolerance: float) -> Ints:
-    """Where two vectors of losses differ by more; infinite ones are alike."""
+def positions_outside(said_S: Floats, is_S: Floats, tolerance: float) -> Ints:
+    """Positions with a difference above `tolerance`; two infinite losses are equal."""
     with np.errstate(invalid="ignore"):
         near_S = np.abs(said_S - is_S) <= tolerance
     both_infinite_S = ~np.isfinite(said_S) & ~np.isfinite(is_S)
@@ -48,16 +176,16 @@ def outside(said_S: Floats, is_S: Floats, tolerance: float) -> Ints:
 
 
 def worst_difference(said_S: Floats, is_S: Floats) -> float:
-    """The largest of those that are finite."""
+    """The largest finite difference."""
     finite_S = np.isfinite(said_S) & np.isfinite(is_S)
     return float(np.abs(said_S[finite_S] - is_S[finite_S]).max(initial=0.0))
 
 
-def different_losses(
+def compare_losses(
     place: str, ids_S: Ints, said_S: Floats, is_S: Floats, tolerance: float
 ) -> list[str]:
-    """One line for one vector of losses: the worst of those that differ, and how many do."""
-    where = outside(said_S, is_S, tolerance)
+    """A sentence for a vector of losses: the worst difference, and the number of differences."""
+    where = positions_outside(said_S, is_S, tolerance)
     if where.size == 0:
         return []
     differences = np.abs(said_S[where] - is_S[where])
@@ -68,8 +196,8 @@ def different_losses(
     ]
 
 
-def different_uids(log: WindowLog, registered: Mapping[str, int]) -> list[str]:
-    """Uids of the hotkeys that weights are for: those of reputation that are registered."""
+def compare_uids(log: WindowLog, registered: Mapping[str, int]) -> list[str]:
+    """Differences in the uids of weighted hotkeys: the registered hotkeys with a reputation."""
     found = []
     for hotkey in sorted(log.reputations.keys() | log.uids.keys()):
         said = log.uids.get(hotkey)
@@ -79,12 +207,12 @@ def different_uids(log: WindowLog, registered: Mapping[str, int]) -> list[str]:
     return found
 
 
-def order_of(owners_S: Ints) -> list[int]:
-    """Uids in the order in which their pages come."""
+def uids_in_pool_order(owners_S: Ints) -> list[int]:
+    """Uids in the order of first pages in the pool."""
     return list(dict.fromkeys(owners_S[owners_S != HELD_OUT].tolist()))
 
 
-def skipped(order: Sequence[int], measured: Collection[int]) -> dict[int, int]:
-    """uid that was not measured -> one behind it in the order that was: time cannot explain it."""
+def find_skipped(order: Sequence[int], measured: Collection[int]) -> dict[int, int]:
+    """Unmeasured uid -> a measured uid further back: lack of time cannot explain the gap."""
     last = max((order.index(uid) for uid in measured if uid in order), default=-1)
     return {uid: order[last] for uid in order[: last + 1] if uid not in measured}

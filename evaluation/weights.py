@@ -1,22 +1,25 @@
 """Chain weights from relative gains: one pure function.
 
-Gain pays; the rating only orders. The share of a miner that holds the gate of the work test
-grows with the lower bound of its mean relative gain over the last windows, to the power
-`gain_power`, times the share of those windows in which it was there. Nobody gets more than
-`max_share`; what nobody earns is burned. The configured shares are the paid shares: nothing is
-scaled up again.
+For a miner i with a passed work test, over the counted windows:
 
-No gain is credited beyond what the work behind it can bring. A payload of little fresh work, sent
-without error feedback and scaled up to the length that honest ones have, gains as much as theirs
-and more in its window, and would leave the others the part that only error feedback sends. So a
-miner's bound counts up to `credit_share` of the median rate of those that hold the gate, times the
-square root of its work: gains grow about so with the steps, and around the median luck decides.
-Work is the number of pages claimed, times how evenly they were trained on: who claims twice what it
-trained on shows twice the effect on one half of it and none on the other.
+    bound_i  = mean(relative gains) - confidence_z * standard error      0 if <= min_relative_gain
+    rate_i   = bound_i / sqrt(work_i),       work_i = mean claimed pages * evenness
+    credit_i = min(bound_i, credit_share * lower median of rates * sqrt(work_i))
+    merit_i  = credit_i ^ gain_power * windows present / windows counted
+    share_i  = min(merit_i / sum of merits, max_share);     the rest goes to the burn uid
 
-Where a window's payloads are too many, a sample of them is scored: a window says as much as the
-share of its payloads that was drawn, and who was not drawn counts as there. So the last windows
-are as many as drew a payload `history_windows` times on the average.
+Gain pays; the rating only orders. Configured shares are paid shares: a cap or an absence is burned
+and never redistributed.
+
+Credit is capped by work. A payload with little fresh work, sent without error feedback and scaled
+up to an honest length, gains as much as honest payloads in a window, and would leave rivals with
+the residual. Gains grow about with the square root of the steps, hence the root; around the median
+luck decides, hence `credit_share`. Evenness: a miner with a claim of twice the trained pages shows
+twice the effect on one half of the claim and zero effect on the other half.
+
+In a window with too many payloads only a sample is scored. Such a window counts by the drawn share
+of payloads, and an undrawn miner counts as present. So the counted windows reach back until a
+payload was drawn `history_windows` times on average.
 """
 
 import math
@@ -28,16 +31,18 @@ from evaluation.history import Entry
 from evaluation.work import evenness
 
 History = Mapping[int, Entry]
-"""window -> what was found of one hotkey."""
+"""window -> entry of a hotkey."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WeightRules:
-    """`confidence_z`: standard errors taken off a mean. `min_relative_gain`: what is left must
-    exceed this, since a random direction gains a little by luck. `history_windows`: windows
-    that count, were all payloads scored; `most_windows` at most where they are not. `min_windows`:
-    scored windows before anything is paid. `gain_power`: a multiple of a half. `credit_share`: of
-    the median rate, beyond which gain is not credited.
+    """Rules of pay.
+
+    `confidence_z`: standard errors subtracted from a mean. `min_relative_gain`: smallest paid
+    bound, because a random direction gains a little by luck. `history_windows`: counted windows
+    with every payload scored; `most_windows`: upper limit with samples. `min_windows`: scored
+    windows before the first pay. `gain_power`: a multiple of a half. `credit_share`: cap of credit
+    as a share of the median rate.
     """
 
     history_windows: int
@@ -61,11 +66,10 @@ def lower_bound(gains: Sequence[float], z: float) -> float:
 def chain_weights(
     histories: Mapping[int, History], holding: Collection[int], window: int, rules: WeightRules
 ) -> dict[int, float]:
-    """Shares by uid that add up to 1. `histories`: by uid; `holding`: uids that hold the gate of
-    the work test.
+    """Shares by uid with sum 1. `histories`: by uid; `holding`: uids with a passed work test.
 
-    Only gains of windows from `first_window` to `window` count. With nobody to pay, all goes to
-    the burn uid.
+    Only gains of windows from `first_window` to `window` count. Without a miner to pay, the burn
+    uid gets everything.
     """
     first = first_window(histories, window, rules)
     length = window - first + 1
@@ -82,9 +86,10 @@ def chain_weights(
             bounds[uid] = bound
     works = {uid: work_done(there[uid], histories[uid]) for uid in bounds}
     merits = {}
-    for uid, credit in credited(bounds, works, rules.credit_share).items():
+    for uid, credit in cap_credit(bounds, works, rules.credit_share).items():
         merit = power(credit, rules.gain_power) * len(there[uid]) / length
-        if merit > 0:  # a power may underflow
+        # A power of a tiny credit may underflow to 0, which is no share.
+        if merit > 0:
             merits[uid] = merit
     total = math.fsum(merits.values())
     shares = {uid: min(merit / total, rules.max_share) for uid, merit in sorted(merits.items())}
@@ -93,21 +98,17 @@ def chain_weights(
 
 
 def work_done(recent: Sequence[Entry], history: History) -> float:
-    """Pages behind a payload, as far as can be believed: the mean of those claimed lately, times
-    the evenness of all that is remembered. 1 or more.
-    """
+    """Credible pages behind a payload: mean recent claim times evenness over the history; >= 1."""
     claims = [entry.pages for entry in recent if entry.pages]
     pages = statistics.fmean(claims) if claims else 1.0
     samples = [entry.work for _, entry in sorted(history.items()) if entry.work is not None]
     return max(1.0, pages * evenness(samples))
 
 
-def credited(
+def cap_credit(
     bounds: Mapping[int, float], works: Mapping[int, float], share: float
 ) -> dict[int, float]:
-    """Each uid's bound, at most `share` of the root of its work times the lower median of all
-    bounds over the roots of theirs.
-    """
+    """Each uid's bound, capped at `share` x median rate x sqrt(work); see the module."""
     if not bounds:
         return {}
     rates = [bound / math.sqrt(works[uid]) for uid, bound in bounds.items()]
@@ -116,9 +117,8 @@ def credited(
 
 
 def power(base: float, exponent: float) -> float:
-    """base ** exponent for multiples of a half, by products and square roots: the same double on
-    every platform.
-    """
+    """base ** exponent for multiples of a half."""
+    # Products and square roots give the same double on every platform; `pow` does not.
     result = math.sqrt(base) if exponent % 1 else 1.0
     for _ in range(int(exponent)):
         result *= base
@@ -126,8 +126,9 @@ def power(base: float, exponent: float) -> float:
 
 
 def first_window(histories: Mapping[int, History], window: int, rules: WeightRules) -> int:
-    """The oldest window that counts: from it to `window`, the shares of the payloads that were
-    drawn add up to `history_windows`; a window without any counts in full.
+    """The oldest counted window: the drawn shares up to `window` add up to `history_windows`.
+
+    A window without payloads counts in full.
     """
     drawn, first = 0.0, window + 1
     while drawn < rules.history_windows and first > max(0, window + 1 - rules.most_windows):

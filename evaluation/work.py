@@ -1,22 +1,30 @@
-"""The work test: did this miner train on the pages that it says it trained on?
+"""The work test: did a miner train on the claimed pages?
 
-A payload lowers the loss of the pages it was made from more than other payloads do. Of every
-payload's gain on a common pool of sequences, its mean on the held-out ones is taken off (the
-row), and the median of what the others gain on the same sequence (the column), times the
-payload's slope on it over the held-out ones: a short or stale payload gains less everywhere.
-What is left on its own pages, in standard deviations, is its effect: above zero for who trained
-on them, around zero for who copied or made up a payload, whatever it is worth otherwise. Its
-variance is that of a prediction: standard deviation and slope are themselves estimates, from the
-held-out sequences alone.
+A payload lowers the loss on its own training pages more than other payloads do. With g_is the gain
+of payload i on sequence s of the window's pool, H the held-out sequences and O_i the sequences
+claimed by i:
 
-A rival who trains on somebody's pages raises the column there: it takes half of the others to
-move the median, and fewer than `MIN_OTHERS` others make no column.
+    row       r_is = g_is - mean over H of g_i          removes the payload's general strength
+    column    m_s  = lower median over useful others of r_js;    c_s = m_s - mean over H of m
+    slope     b_i  = sum over H of r_is c_s / sum over H of c_s^2
+    residual  e_is = r_is - b_i c_s                      removes the sequence's difficulty
+    deviation d_i  = sqrt(sum over H of e_is^2 / f),     f = |H| - 2 (|H| - 1 without a column)
+    effect    x_i  = mean over O_i of clip(e_is / d_i, -WINSOR, WINSOR)
+    variance  v_i  = (1/|O_i| + 1/|H| + (mean over O_i of c)^2 / sum over H of c^2) * f / (f - 2)
 
-The test is sequential (Wald, Ann. Math. Stat. 1945): the log-likelihood ratio of an effect of
-`effect` against one of zero, added up over windows, until it is beyond log((1 - error) / error)
-on either side. Each decision is wrong with a probability of at most `error`.
+The effect is above zero for a miner trained on the claimed pages, and about zero for a copied or
+fabricated payload, however useful the payload is. The variance is the variance of a prediction:
+deviation and slope are estimates from the held-out sequences alone.
 
-Legend: I payloads, S sequences.
+A rival with training on the same pages raises the column there: moving a median takes half of the
+others, and fewer than `MIN_OTHERS` others give no column.
+
+The test is sequential (Wald, Ann. Math. Stat. 1945). With a = `effect` the log-likelihood ratio of
+a window is (a x - a^2 / 2) / v, summed over windows and kept within +-log((1 - error) / error).
+At the upper bound the gate opens, at the lower bound the payload is refused; each decision errs
+with a probability of at most `error`.
+
+Legend: I payloads, U useful payloads, S sequences.
 """
 
 import math
@@ -30,21 +38,22 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 HELD_OUT = -1
-"""Owner of a sequence that nobody claims."""
+"""Owner of a sequence without a claimant."""
 
 MIN_OTHERS = 3
 WINSOR = 4.0
-"""A single sequence counts as no more than so many standard deviations."""
+"""Largest weight of a single sequence, in standard deviations."""
 
 EVENNESS_Z = 1.5
-"""Standard errors in favour of who may have worked evenly."""
+"""Standard errors in the miner's favour in `evenness`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkSample:
-    """One window's evidence on one payload: `effect` in standard deviations of a sequence, the
-    `variance` of that figure if nothing but chance is in it, and the mean `square` of its
-    sequences' effects, which is 1 beyond the effect's own if all of them have the same.
+    """A window's evidence on a payload.
+
+    `effect`: x_i, in standard deviations of a sequence; `variance`: v_i, of the effect by chance
+    alone; `square`: mean squared effect over the own sequences, 1 + effect^2 for an even effect.
     """
 
     effect: float
@@ -52,13 +61,13 @@ class WorkSample:
     square: float
 
     def log_likelihood_ratio(self, effect: float) -> float:
-        """Of a true effect of `effect` against none."""
+        """Log-likelihood ratio of a true effect of `effect` against an effect of zero."""
         return (effect * self.effect - effect * effect / 2) / self.variance
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkRules:
-    """`effect`: the least that honest work is taken to have. `error`: of either kind."""
+    """`effect`: smallest assumed effect of honest work. `error`: probability of either error."""
 
     effect: float
     error: float
@@ -70,15 +79,18 @@ class WorkRules:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkState:
-    """`log_ratio`: of work against none, within the bounds. `holds`: the gate is open."""
+    """`log_ratio`: evidence for work, within the bounds. `holds`: the gate is open."""
 
     log_ratio: float = 0.0
     holds: bool = False
 
     def after(self, sample: WorkSample, rules: WorkRules) -> "WorkState":
-        """With one more window. Opened by enough evidence for work, closed once the evidence is
-        gone: evidence of the past is worth no more than it takes to open the gate.
+        """The state after another window.
+
+        The gate opens at the upper bound, and closes once the evidence is gone.
         """
+        # Clamped on both sides: old evidence is worth no more than opening the gate takes, so a
+        # miner that stops working loses the gate after a few windows.
         total = self.log_ratio + sample.log_likelihood_ratio(rules.effect)
         bounded = min(max(total, -rules.bound), rules.bound)
         return WorkState(
@@ -87,7 +99,7 @@ class WorkState:
 
 
 def work_state(samples: Iterable[WorkSample], rules: WorkRules) -> WorkState:
-    """After the samples of several windows, oldest first."""
+    """The state after the samples of several windows, oldest first."""
     state = WorkState()
     for sample in samples:
         state = state.after(sample, rules)
@@ -95,13 +107,14 @@ def work_state(samples: Iterable[WorkSample], rules: WorkRules) -> WorkState:
 
 
 def evenness(samples: Collection[WorkSample]) -> float:
-    """How evenly the claimed pages were worked on, from 0 to 1: the square of their mean effect
-    over the mean of its square. A share of s of them trained on and the others not gives s. Off
-    that mean goes what chance has in it, 1, and `EVENNESS_Z` standard errors of the mean. 1 without
-    samples.
+    """Evenness of work over the claimed pages, from 0 to 1: mean(effect)^2 / mean(effect^2).
+
+    Training on a share s of the claimed pages gives s. The mean square is reduced by the part due
+    to chance, 1 plus `EVENNESS_Z` standard errors. 1 without samples.
     """
     if not samples:
         return 1.0
+    # A negative mean effect is no work at all, however even.
     mean = max(0.0, math.fsum(sample.effect for sample in samples) / len(samples))
     square = math.fsum(sample.square for sample in samples) / len(samples)
     num_sequences = math.fsum(1 / sample.variance for sample in samples)
@@ -110,21 +123,23 @@ def evenness(samples: Collection[WorkSample]) -> float:
 
 
 def work_samples(gains_IS: Floats, uids: Ints, owners_S: Ints) -> dict[int, WorkSample]:
-    """uid -> the window's evidence, of those payloads that own sequences of the pool. One that
-    changes no loss shows no effect.
+    """uid -> the window's evidence, for payloads with own sequences in the pool.
 
-    `gains_IS`: loss(theta) less loss(theta less the payload's step), nats per token; rows with
-    a value that is not finite are left out. `owners_S`: HELD_OUT or a uid. ValueError with
-    fewer than two held-out sequences.
+    `gains_IS`: loss(theta) - loss(theta - step), nats per token; a row with an infinite or NaN
+    value is left out. `uids`: int64 [I]. `owners_S`: HELD_OUT or a uid. A payload without any
+    change of the losses has effect 0. ValueError with fewer than two held-out sequences.
     """
     held_S = owners_S == HELD_OUT
     num_held = int(held_S.sum())
     if num_held < 2:
         raise ValueError(f"{num_held} held-out sequences, 2 or more are needed")
+    # A payload with an infinite loss must not poison the median of the honest payloads.
     finite_I = np.isfinite(gains_IS).all(axis=1)
     gains_IS, uids = gains_IS[finite_I], uids[finite_I]
     rows_IS = gains_IS - gains_IS[:, held_S].mean(axis=1, keepdims=True)
+    # Harmful payloads would drag the column towards noise: only useful payloads vote in it.
     useful_I = gains_IS[:, held_S].mean(axis=1) > 0
+    # Sorted once: the median without one row then takes a comparison, not another sort.
     sorted_US = np.sort(rows_IS[useful_I], axis=0)
     samples = {}
     for row, uid in enumerate(uids.tolist()):
@@ -139,13 +154,15 @@ def work_samples(gains_IS: Floats, uids: Ints, owners_S: Ints) -> dict[int, Work
 
 
 def _median_of_others(sorted_US: Floats, without_S: Floats | None) -> Floats:
-    """Lower median of the useful rows, sorted per sequence, less one of them if it is given; zeros
-    of fewer than `MIN_OTHERS`.
+    """Lower median of the useful rows without the payload's own row; zeros below `MIN_OTHERS`.
+
+    `sorted_US`: useful rows, sorted per sequence. `without_S`: the row to leave out, or None.
     """
     num_others = len(sorted_US) - (without_S is not None)
     if num_others < MIN_OTHERS:
         return np.zeros(sorted_US.shape[1])
     middle = (num_others - 1) // 2
+    # Leaving out a row at or below the middle shifts the median up by one row.
     if without_S is None:
         median_S: Floats = sorted_US[middle]
     else:
@@ -161,21 +178,21 @@ def _sample(
     held_S: npt.NDArray[np.bool_],
     own_S: npt.NDArray[np.bool_],
 ) -> WorkSample:
-    """The row's mean on its own sequences as predicted from the held-out ones: by the column, with
-    the row's slope on it. The error of the slope adds to the variance, and Student's t with the
-    freedom left is wider than a normal by freedom / (freedom - 2).
-    """
+    """The evidence of a row against the prediction from the held-out sequences; see the module."""
     num_held, num_own = int(held_S.sum()), int(own_S.sum())
     spread = float(column_S[held_S] @ column_S[held_S])
     slope = float(row_S[held_S] @ column_S[held_S]) / spread if spread > 0.0 else 0.0
     left_S = row_S - slope * column_S
+    # The mean takes one degree of freedom, the slope another where there is a column.
     freedom = max(1, num_held - (2 if spread > 0.0 else 1))
     deviation = math.sqrt(float(left_S[held_S] @ left_S[held_S]) / freedom)
+    # A row of zeros has deviation 0: divided by infinity, the payload shows no effect.
     shown = np.clip(left_S[own_S] / (deviation or math.inf), -WINSOR, WINSOR)
     leverage = float(column_S[own_S].mean()) ** 2 / spread if spread > 0.0 else 0.0
     chance = 1 / num_own + 1 / num_held + leverage
     return WorkSample(
         effect=math.fsum(shown) / num_own,
         square=math.fsum(shown * shown) / num_own,
+        # Student's t with these degrees of freedom is wider than a normal by f / (f - 2).
         variance=chance * freedom / max(1, freedom - 2),
     )

@@ -24,7 +24,7 @@ from template.base.preflight import (
 from template.base.supervisor import GIVE_UP_S, supervise
 from template.chain.bittensor import BittensorChain, ChainOptions, Wallet, open_wallet
 from template.chain.commands import Commands, wallet_flags
-from template.chain.health import shown_endpoint
+from template.chain.health import redact_endpoint
 from template.chain.waiter import Waiter
 from template.cli.log import setup_logging
 from template.cli.signals import unwind_on_signals
@@ -121,7 +121,7 @@ def _identify(role: str, config: MinerConfig) -> _Identity:
     setup_logging(config.logging.level, config.logging.directory, role=role, hotkey=hotkey)
     commands = Commands(
         netuid=config.chain.netuid,
-        network=shown_endpoint(config.chain.network),
+        network=redact_endpoint(config.chain.network),
         wallet=wallet_flags(config.wallet.name, config.wallet.hotkey, config.wallet.path),
     )
     return _Identity(spec=spec, wallet=wallet, hotkey=hotkey, commands=commands)

@@ -15,6 +15,7 @@ from simulation.world import RecordingMetrics, World, hotkey_of
 from template.base.miner import Miner
 from template.base.supervisor import supervise
 from template.base.validator import Validator
+from template.base.work import WorkFactory
 from template.chain import Neuron
 from template.commands.plan import PreparedRun, RunChoices, load_plan, prepare_run, upload
 from template.context import NodeContext
@@ -148,6 +149,11 @@ def open_world(
     world.chain(owner).publish(encode_record(Record(access=world.access(owner))))
     world.time.block = 4
     return world
+
+
+def miner_with(work: WorkFactory) -> Kind:
+    """A miner with another `Work`."""
+    return lambda context: Miner(context, work=work)
 
 
 def to_the_end(kind: Kind) -> Drive:

@@ -1,4 +1,4 @@
-"""What a neuron is given: the run, its identity and its adapters. Made in `neurons/`."""
+"""Everything handed to a node: the run, an identity and adapters. Made in `neurons/`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ from template.protocol.spec import RunSpec
 from template.store import Store
 
 OpenBucket = Callable[[str, Access], Store]
-"""(hotkey, its access record) -> its bucket, read only."""
+"""(hotkey, the hotkey's access record) -> the hotkey's bucket, read only."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReadContext:
-    """All that it takes to follow a run and to judge it: nobody's key, and nothing is published.
+    """Everything needed to follow and judge a run, without a key: a reader publishes no object.
 
-    `run_file` is for messages: where the spec came from.
+    `run_file` is the spec's path, for messages.
     """
 
     spec: RunSpec
@@ -42,9 +42,10 @@ class ReadContext:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NodeContext(ReadContext):
-    """`bucket` is this hotkey's own, writable; `access` the read-only way into it, public.
+    """The context of a node with a hotkey and a bucket of its own.
 
-    `commands` are for messages: what its operator would type.
+    `bucket` is this hotkey's, writable; `access` is the public, read-only record of the bucket.
+    `commands` are btcli commands for messages to the operator.
     """
 
     hotkey: str

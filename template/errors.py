@@ -1,6 +1,6 @@
-"""Every error that this project raises on purpose, and the exit status that it becomes.
+"""Every error raised on purpose, and the exit status of a process ended by the error.
 
-A message names the field or the object and the remedy; it never carries a secret.
+A message names the field or the object and the remedy, and never carries a secret.
 """
 
 from pathlib import Path
@@ -17,19 +17,19 @@ EXIT_STATUSES: Final = {
     EXIT_OPERATOR: "an operator has to change something first; a restart does not help",
     EXIT_INTERRUPTED: "it was interrupted (Ctrl-C or SIGTERM)",
 }
-"""What the exit status of every command of this project says, for --help."""
+"""Exit status -> meaning, the same for every command, for --help."""
 
 
 class SubnetError(Exception):
-    """Base of all errors below: catch this at the edge, nothing wider."""
+    """Base of all errors below: the widest class to catch at the edge."""
 
 
 class ConfigError(SubnetError):
-    """A flag, an environment variable, a run spec or a file of ours is wrong."""
+    """The operator's own flag, environment variable, run spec or file is wrong."""
 
 
 class PayloadError(SubnetError):
-    """Bytes from a peer are not a valid payload; `reason` is a short, stable word for it."""
+    """Bytes from a peer are no valid payload; `reason` is a short, stable word for the defect."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
@@ -37,30 +37,30 @@ class PayloadError(SubnetError):
 
 
 class ObjectError(SubnetError):
-    """An object that somebody else wrote to a bucket is not what its place promises.
+    """A stranger's object does not have the content promised by its key or digest.
 
-    The object's author is at fault, never this node's operator: the object is refused, another
-    copy is asked for, and the node goes on.
+    The object's author is at fault, never this node's operator: the node refuses the object,
+    asks for another copy and continues.
     """
 
 
 class RecordError(SubnetError):
-    """A chain commitment is no valid record, or does not lead to a usable bucket."""
+    """A chain commitment is no valid record, or names no usable bucket."""
 
 
 class ConsensusError(SubnetError):
-    """This node disagrees with the stake majority, or cannot know what it accepted."""
+    """This node disagrees with the stake majority, or cannot learn the majority's decision."""
 
 
 class StateError(SubnetError):
-    """The disk did not take what must be kept; the state that was saved before is whole."""
+    """A write to the state directory failed; the state saved earlier is whole."""
 
 
 class ChainError(SubnetError):
     """The chain refused a call or could not be reached.
 
-    `code` is the SDK's word for the kind of failure, `name` the runtime's own word if it gave
-    one. `is_final`: the same call will not succeed in this process, however often.
+    `code` is the SDK's word for the kind of failure, `name` the runtime's error name or "".
+    `is_final`: no repetition of the call in this process can succeed.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class ChainError(SubnetError):
 
 
 class StoreError(SubnetError):
-    """A bucket did not do what it was asked to."""
+    """A bucket did not carry out a request."""
 
 
 class NotFound(StoreError):
@@ -81,7 +81,7 @@ class NotFound(StoreError):
 
 
 class TooLarge(StoreError):
-    """The object is larger than the caller allows; nothing was read."""
+    """The object is larger than the caller allows, and was not returned."""
 
 
 class Denied(StoreError):
@@ -93,15 +93,15 @@ class Unavailable(StoreError):
 
 
 def disk_trouble(path: Path, error: Exception) -> StateError:
-    """What to say when a file of the state directory cannot be written."""
+    """The error for a failed write of a file in the state directory."""
     reason = getattr(error, "strerror", None) or error
     return StateError(
         f"--neuron.state_dir: {path} cannot be written ({reason}); free the disk and start again: "
-        "what was saved before is whole, and the node goes on from it"
+        "the state saved earlier is whole, and the node resumes from there"
     )
 
 
 def exit_status(error: SubnetError) -> int:
-    """The exit status of a process that ends with this error."""
+    """The exit status of a process ended by this error."""
     is_operators = isinstance(error, ConfigError | ConsensusError)
     return EXIT_OPERATOR if is_operators else EXIT_TRY_AGAIN

@@ -1,8 +1,8 @@
-"""Metrics sinks: where a neuron's numbers go once per window.
+"""Metrics sinks: each neuron's numbers of every window, in a file or at Weights & Biases.
 
 Owns the JSONL file (the default, one line per call) and the Weights & Biases adapter. No sink
-may stop a neuron: what goes wrong in one is logged as an error, once, with the remedy. Does not
-own which numbers are worth logging.
+may stop a neuron: a sink's failure is logged as an error, once, with the remedy. Callers choose
+the numbers.
 """
 
 import json
@@ -28,7 +28,7 @@ MAX_REASON_CHARS: Final = 200
 
 
 class Metrics(Protocol):
-    """A sink of numbers. No method raises because of the sink's own trouble."""
+    """A sink of numbers. No method raises for a failure of the sink."""
 
     def log(self, window: int, values: Mapping[str, Value]) -> None:
         """Record values of one window; may be called more than once for a window.
@@ -37,18 +37,18 @@ class Metrics(Protocol):
         """
 
     def close(self) -> None:
-        """Flush and release. Closing twice is no error; logging afterwards is the caller's."""
+        """Flush and release; may be called twice. `log` must not be called afterwards."""
 
 
 class JsonlMetrics:
     """Appends one JSON object per call to a file, in one write each.
 
-    A process killed in the middle of a write leaves that one line torn; the next process
-    starts on a fresh one. Values that JSON lacks (nan, inf) become strings.
+    A process killed during a write leaves a torn line; the next process starts a new line.
+    Values without a JSON form (nan, inf) become strings.
     """
 
     def __init__(self, path: Path, *, now_s: Callable[[], float] = time.time) -> None:
-        """Create the file and its folder if needed. Raises OSError if that is impossible."""
+        """Create the file and the folder if needed. Raises OSError if the creation fails."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
         self._now_s = now_s
@@ -80,17 +80,17 @@ class JsonlMetrics:
 
 
 class WandbMetrics:
-    """Sends each call to one Weights & Biases run, with `window` as the axis.
+    """Sends each call to a Weights & Biases run, with `window` as the axis.
 
-    Windows may repeat or go back (a replay), so wandb's own step counter is not used. After
-    the first failure it logs one error and sends nothing more.
+    Windows may repeat or go back (a replay), so wandb's own step counter is unused. The first
+    failure is logged as an error and ends all sending.
     """
 
     def __init__(
         self, config: WandbConfig, state_dir: Path, run_name: str, run_config: Mapping[str, Value]
     ) -> None:
         """Start the run. Raises ImportError without the package, wandb.UsageError without a
-        key, wandb.CommError if the server refuses it or does not answer.
+        key, wandb.CommError if the server refuses the run or does not answer.
         """
         # Otherwise wandb's makers get a copy of every exception, through the same server.
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
@@ -133,7 +133,7 @@ class WandbMetrics:
 
 
 class FanOutMetrics:
-    """Gives each call to several sinks, in order; with none it records nothing."""
+    """Passes each call to all `sinks`, in order; `sinks` may be empty."""
 
     def __init__(self, sinks: Sequence[Metrics]) -> None:
         self._sinks = tuple(sinks)
@@ -156,12 +156,11 @@ def open_metrics(
     run_name: str,
     run_config: Mapping[str, Value],
 ) -> Metrics:
-    """The sinks that a node's config asks for.
+    """Open the sinks of a node's config.
 
-    `run_config` describes the run on its wandb page (run id, role, hotkey: nothing secret). If
-    wandb cannot be had, that is one logged error and the other sinks are returned; if only its
-    server cannot, the run is recorded offline. Raises OSError if the state directory cannot be
-    written.
+    `run_config` describes the run on the wandb page (run id, role, hotkey: no secrets). An
+    unusable wandb is logged as an error and left out; with wandb's server unreachable, the run is
+    recorded offline. Raises OSError if the state directory cannot be written.
     """
     sinks: list[Metrics] = []
     if save_events:
@@ -201,7 +200,7 @@ def _open_wandb(
 
 
 def _settings() -> Any:
-    """What wandb is told about itself; `Any` because the package is optional."""
+    """wandb's settings; typed `Any` because the package is optional."""
     import wandb
 
     settings = wandb.Settings(
@@ -222,7 +221,7 @@ def _settings() -> Any:
 
 
 def _reason(error: Exception) -> str:
-    """The first line of wandb's message, which may be a whole page of a server's, as a clause."""
+    """The first line of wandb's message, as a clause: a server may send a whole page."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0][:MAX_REASON_CHARS].rstrip(". ")
 
@@ -241,7 +240,7 @@ def _json_value(value: Value) -> Value:
 
 
 def _ends_torn(path: Path) -> bool:
-    """Whether the last line has no line end: a process died in the middle of it."""
+    """Whether the last line lacks a line end: a process died during the write."""
     with path.open("rb") as file:
         if file.seek(0, os.SEEK_END) == 0:
             return False

@@ -25,7 +25,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from evaluation.verdict_log import WindowLog, decode_log, follow
+from evaluation.verdict_log import WindowLog, decode_log
+from evaluation.verify import verify_logs
 from template.audit.logs import read_files
 from template.cli.flags import DEFAULT_NETWORK, add_chain_flags
 from template.errors import ConfigError, SubnetError
@@ -106,7 +107,7 @@ def _audit(arguments: argparse.Namespace) -> int:
 def _recompute(run: Path, paths: Sequence[Path]) -> int:
     rules = pay_rules(load_spec(run))
     logs = read_logs(paths)
-    followed = follow(logs, rules)
+    followed = verify_logs(logs, rules)
     for line in followed.found:
         _say(line)
     wrong = len(followed.found)

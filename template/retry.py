@@ -1,7 +1,7 @@
-"""The one retry loop of the project: growing delays, named exceptions, a deadline.
+"""The project's only retry loop: growing delays, named exceptions, a deadline.
 
-Owns when to try again and when to stop. It does not own which faults pass (the caller names
-the exception classes) nor what the last failure becomes (it leaves exactly as raised).
+Owns the times of the tries. The caller names the exception classes worth another try, and
+receives the last failure exactly as raised.
 """
 
 import time
@@ -16,7 +16,7 @@ DELAY_GROWTH = 2.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RetryClock:
-    """How `retry` tells the time and waits; a test hands in its own."""
+    """The clock and the sleep of `retry`; tests pass their own."""
 
     now_s: Callable[[], float] = time.monotonic
     sleep_s: Callable[[float], None] = time.sleep
@@ -34,12 +34,12 @@ def retry(
     max_delay_s: float = 5.0,
     clock: RetryClock = SYSTEM_CLOCK,
 ) -> T:
-    """Call `fn` until it returns; an exception in `on` earns another try, any other leaves at once.
+    """Call `fn` until success: an exception in `on` is followed by another try, others pass on.
 
     The delay doubles from `first_delay_s` up to `max_delay_s`. The last try starts at
-    `deadline_s` after the call, so a deadline of 0 means one try; a try that is under way is
-    never cut short. Raises the exception of the last try, or ValueError for a negative
-    deadline, a first delay that is not positive or a maximum below it.
+    `deadline_s` after the call, so a deadline of 0 means a single try; a running try is never cut
+    short. Raises the exception of the last try, or ValueError for a negative deadline, a first
+    delay of 0 or less, or a maximum below the first delay.
     """
     if not deadline_s >= 0 or not 0 < first_delay_s <= max_delay_s:
         raise ValueError("retry needs deadline_s >= 0 and 0 < first_delay_s <= max_delay_s")

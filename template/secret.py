@@ -1,6 +1,6 @@
-"""A string that does not print itself.
+"""A string hidden from logs, tracebacks and dumps.
 
-Owns redaction only. It does not protect memory: whoever holds the object can reveal it.
+Owns redaction only, without protection of memory: code with the object can reveal the value.
 """
 
 import hmac
@@ -10,11 +10,11 @@ REDACTED = "<secret>"
 
 
 class Secret:
-    """A credential that shows up redacted wherever text is made of it.
+    """A credential with a placeholder in place of the value in all text.
 
-    `str`, `repr`, `format` and the `%` operator give a placeholder, and pickling and copying
-    to another process are refused with a TypeError, so that neither a log line nor a traceback
-    nor a dump can carry the value. Compares in constant time.
+    `str`, `repr`, `format` and the `%` operator give the placeholder; pickling and copying to
+    another process raise TypeError. No log line, traceback or dump can carry the value. Compares
+    in constant time.
     """
 
     __slots__ = ("_value",)
@@ -23,7 +23,7 @@ class Secret:
         self._value = value
 
     def reveal(self) -> str:
-        """The value itself, for the one place that signs with it."""
+        """The value itself, for signing requests and for publishing a read key."""
         return self._value
 
     def __repr__(self) -> str:

@@ -1,8 +1,8 @@
-"""Node config: what one neuron is told by its flags and environment, as frozen values.
+"""Node config: a neuron's flags and environment as frozen values.
 
-Owns what belongs to one machine: chain endpoint, wallet, device, paths, bucket credentials.
-What all nodes must agree on is the run spec, of which only the path is known here. Parsed
-once, in neurons/; importing this module reads neither argv nor the environment.
+Owns the settings of a machine: chain endpoint, wallet, device, paths, bucket credentials. The run
+spec holds the settings common to all nodes; the config holds only the spec's path. `template.cli`
+parses the config once; importing this module reads neither argv nor the environment.
 """
 
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from template.protocol.record import Access, AccessKind
 from template.secret import Secret
 
 ENV_ENDPOINT: Final = "TESSERA_BUCKET_ENDPOINT"
-"""Environment variable with the URL of a bucket server that is not Cloudflare R2."""
+"""Environment variable with the URL of a bucket server, unset for Cloudflare R2."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BucketKey:
-    """One S3 access key."""
+    """An S3 access key."""
 
     key_id: str
     secret: Secret
@@ -26,7 +26,7 @@ class BucketKey:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BucketSettings:
-    """This node's bucket; `account` is the R2 account id or the URL of another S3 endpoint."""
+    """This node's bucket; `account` is the R2 account id or an S3 endpoint's URL."""
 
     kind: AccessKind
     account: str
@@ -35,7 +35,7 @@ class BucketSettings:
 
     @property
     def access(self) -> Access:
-        """What the chain record says of this bucket; `read` is public from then on."""
+        """The bucket's entry in the chain record; publishing the record makes `read` public."""
         return Access(
             kind=self.kind,
             account=self.account,
@@ -50,7 +50,7 @@ class BucketSettings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChainConfig:
-    """Which subnet of which chain; `network` is finney, test, local or a ws:// or wss:// URL."""
+    """A subnet of a chain; `network` is finney, test, local or a ws:// or wss:// URL."""
 
     netuid: int
     network: str
@@ -58,7 +58,7 @@ class ChainConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WalletConfig:
-    """Where the keys are: `path`/`name` is the coldkey's folder, `hotkey` a file below it."""
+    """The wallet's place: `path`/`name` is the folder, with the hotkey in `hotkeys/`."""
 
     name: str
     hotkey: str
@@ -67,7 +67,7 @@ class WalletConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoggingConfig:
-    """How much to log, and the folder of the log file (None: standard error only)."""
+    """The log's level, and the folder of the log file (None: standard error only)."""
 
     level: Literal["info", "debug", "trace"]
     directory: Path | None
@@ -86,7 +86,7 @@ class NeuronConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WandbConfig:
-    """What Weights & Biases gets; "off" does not even import it."""
+    """Options for Weights & Biases; mode "off" skips the import of `wandb`."""
 
     mode: Literal["online", "offline", "off"]
     project_name: str
@@ -96,7 +96,7 @@ class WandbConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MinerConfig:
-    """Everything that neurons/miner.py is told."""
+    """All settings of neurons/miner.py."""
 
     chain: ChainConfig
     wallet: WalletConfig
@@ -108,6 +108,6 @@ class MinerConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ValidatorConfig(MinerConfig):
-    """Everything that neurons/validator.py is told."""
+    """All settings of neurons/validator.py."""
 
     set_weights: bool

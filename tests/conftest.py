@@ -1,4 +1,4 @@
-"""What all tests share: hypothesis draws the same examples in every run."""
+"""Shared by all tests: hypothesis draws the same examples in every run."""
 
 import gc
 

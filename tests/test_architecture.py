@@ -276,20 +276,39 @@ def declared_in(name: str) -> set[str]:
     return {name.lower() for name in re.findall(r'"([A-Za-z0-9-]+)(?:\[\w+\])?[><=]=', source)}
 
 
+def loaded_by(*modules: str) -> set[str]:
+    """Every module that a fresh Python process holds after importing `modules`."""
+    code = f"import {', '.join(modules)}, sys; print(*sys.modules)"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True, timeout=50)
+    return set(done.stdout.split())
+
+
+CLIENTS = {"bittensor", "bittensor_core", "boto3", "botocore", "wandb"}
+
+
 def test_leaves_load_neither_chain_nor_bucket_clients():
     names = [
         module.name
         for package in ("compression", "evaluation")
         for module in pkgutil.walk_packages([str(ROOT / package)], package + ".")
     ]
-    code = (
-        f"import compression, evaluation, {', '.join(names)}, sys;"
-        "print(*{'bittensor', 'bittensor_core', 'boto3', 'botocore', 'wandb'} & set(sys.modules))"
-    )
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True, timeout=50)
-    assert done.stdout.split() == []
+    assert loaded_by("compression", "evaluation", *names) & CLIENTS == set()
     assert "compression.decoder" in names
+
+
+def test_the_context_of_a_node_loads_no_client_and_no_command_line():
+    """torch loads argparse, so the test looks for `template.cli` and for argparse in the
+    sources of our modules instead.
+    """
+    loaded = loaded_by("template.context")
+    assert "template.context" in loaded
+    assert loaded & CLIENTS == set()
+    own = {name for name in loaded if top(name) in OWN_PACKAGES}
+    assert {name for name in own if covers("template.cli", name)} == set()
+    paths = [path for path in SOURCES if module_name(path) in own]
+    assert len(paths) == len(own)
+    assert [label(path) for path in paths if "argparse" in imports(path)] == []
 
 
 @each_file
@@ -380,6 +399,8 @@ def test_the_rule_on_broad_except_finds_them(code, lines):
         ("template.training.outer", "template.base.miner", False),
         ("localnet.chain.rpc", "template.protocol.record", False),
         ("neurons.miner", "template.chain.bittensor", True),
+        ("template.chain.bittensor.calls", "template.chain.types", True),
+        ("template.chain.bittensor.calls", "template.store.s3", False),
         ("neurons.miner", "neurons.validator", False),
         ("template.settings", "template.base.miner", False),
         ("template.sync.follower", "template.scoring.window", False),

@@ -26,7 +26,7 @@ def rows(path: Path) -> list[dict[str, object]]:
 
 @pytest.fixture
 def no_account(monkeypatch, tmp_path):
-    """A machine on which nobody has logged in to wandb."""
+    """A machine without a wandb login."""
     pytest.importorskip("wandb")
     home = tmp_path / "home"
     home.mkdir()
@@ -155,7 +155,7 @@ def sent(server: WandbServer) -> list[tuple[object, object]]:
 
 
 def check_run(server: WandbServer, state_dir: Path) -> None:
-    """The run that arrived has our values and names, and nothing of the machine."""
+    """The recorded run has our values and names, and no data of the machine."""
     assert sent(server) == VALUES
     assert server.history[0]["accepted_uids"] == "3,4"
     assert (server.runs[0]["displayName"], server.runs[0]["notes"]) == ("miner-1", "a note")

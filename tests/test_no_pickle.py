@@ -1,4 +1,4 @@
-"""Nothing in the project turns bytes into code: no pickle, by whatever name it goes.
+"""No code of the project turns bytes into code: no pickle under any name.
 
 Read from the syntax trees of all files, tests and tools among them; the linter says the same, and
 here it is shown that it is told to.
@@ -78,7 +78,7 @@ def unpickling(tree: ast.Module) -> list[str]:
 
 
 def is_by_name(tree: ast.Module, constant: ast.Constant) -> bool:
-    """Whether a module's name is handed to whatever imports by name."""
+    """Whether a module's name is passed to a function that imports by name."""
     calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
     return any(
         constant in call.args and ast.unparse(call.func).rpartition(".")[2]

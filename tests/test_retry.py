@@ -1,4 +1,4 @@
-"""`template.retry`: who is retried, how long it waits, and when it gives up."""
+"""`template.retry`: retried errors, delays and the deadline."""
 
 from collections.abc import Callable
 

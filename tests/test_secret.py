@@ -1,4 +1,4 @@
-"""A secret must not appear in any text that is made of it."""
+"""A secret must not appear in any text."""
 
 import copy
 import pickle  # noqa: TID251 - to show that it is refused

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from benchmarks.attacks import council, frames, idle, sybil, working
 from benchmarks.attacks.actor import Actor
+from localnet.adversaries.catalogue import SIMULATED
+from localnet.adversaries.tensors import COPY_NOISE, COPY_SHARE
 
 FREE, PARTIAL, SYBIL, VALIDATOR = "free", "partial", "sybil", "validator"
 KINDS = (FREE, PARTIAL, SYBIL, VALIDATOR)
@@ -35,70 +37,76 @@ class Attack:
         return [actor for _ in range(count // self.hotkeys) for actor in self.team()]
 
 
-def _free(make: Callable[[], Actor], note: str = "") -> Attack:
-    return Attack(kind=FREE, team=lambda: [make()], note=note)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Players:
+    """An attack's actors; kind and share of work stand in `localnet.adversaries.catalogue`."""
+
+    team: Callable[[], Sequence[Actor]]
+    hotkeys: int = 1
+    validator: Callable[[], council.Validator] | None = None
+    note: str = ""
 
 
-def _partial(make: Callable[[], Actor], work: float, note: str = "") -> Attack:
-    return Attack(kind=PARTIAL, team=lambda: [make()], work=work, note=note)
+def _alone(make: Callable[[], Actor], note: str = "") -> _Players:
+    return _Players(team=lambda: [make()], note=note)
 
 
-def _sybil(team: Callable[[], Sequence[Actor]], hotkeys: int) -> Attack:
-    return Attack(kind=SYBIL, team=team, hotkeys=hotkeys, work=1 / hotkeys)
+def _sybil(team: Callable[[], Sequence[Actor]], hotkeys: int) -> _Players:
+    return _Players(team=team, hotkeys=hotkeys)
 
 
 def _validator(
     validator: Callable[[], council.Validator], make: Callable[[], Actor], note: str = ""
-) -> Attack:
-    return Attack(kind=VALIDATOR, team=lambda: [make()], validator=validator, note=note)
+) -> _Players:
+    return _Players(team=lambda: [make()], validator=validator, note=note)
 
 
-ATTACKS: Mapping[str, Attack] = {
-    "gaussian": _free(idle.Gaussian),
-    "zero": _free(idle.Zero),
-    "sign flip": _free(idle.Flipped),
-    "a little is enough": _free(idle.LittleIsEnough),
-    "inner product": _free(idle.InnerProduct),
-    "index hijack": _free(idle.Hijack),
-    "unique coordinates": _free(idle.Unique),
-    "replay of its own": _free(idle.Replay),
-    "replay of a rival's": _free(idle.ReplayRival),
-    "delayed copy": _free(idle.Copy),
-    "noisy copy": _free(lambda: idle.Copy(noise=0.5)),
-    "partial copy": _free(lambda: idle.Copy(part=0.4)),
-    "average of two": _free(lambda: idle.Copy(rivals=2)),
-    "momentum rider": _free(idle.MomentumRider),
-    "re-registered rider": _free(idle.RenewedRider),
-    "not delivered": _free(idle.Undelivered, "whoever pays by payload pays nothing for none"),
-    "delivered to one": _free(idle.DeliveredToOne),
-    "honest, then flipped": _free(working.Sleeper),
-    "honest, then a copier": _free(working.SleepingCopier),
-    "NaN scale": _free(frames.NanScale),
-    "duplicate index": _free(frames.DuplicateIndex),
-    "wrong shape": _free(frames.WrongShape),
-    "truncated": _free(frames.Truncated),
-    "oversized": _free(frames.Oversized),
-    "spike": _partial(working.Spike, 1.0),
-    "magnitude 10": _partial(
-        lambda: idle.Magnified(10.0), 1.0, "a mean over eight payloads bears two ten times as long"
+_PLAYERS: Mapping[str, _Players] = {
+    "gaussian": _alone(idle.Gaussian),
+    "zero": _alone(idle.Zero),
+    "sign flip": _alone(idle.Flipped),
+    "a little is enough": _alone(idle.LittleIsEnough),
+    "inner product": _alone(idle.InnerProduct),
+    "index hijack": _alone(idle.Hijack),
+    "unique coordinates": _alone(idle.Unique),
+    "replay of its own": _alone(idle.Replay),
+    "replay of a rival's": _alone(idle.ReplayRival),
+    "delayed copy": _alone(idle.Copy),
+    "noisy copy": _alone(lambda: idle.Copy(noise=COPY_NOISE)),
+    "partial copy": _alone(lambda: idle.Copy(part=COPY_SHARE)),
+    "average of two": _alone(lambda: idle.Copy(rivals=2)),
+    "momentum rider": _alone(idle.MomentumRider),
+    "re-registered rider": _alone(idle.RenewedRider),
+    "not delivered": _alone(idle.Undelivered, "whoever pays by payload pays nothing for none"),
+    "delivered to one": _alone(idle.DeliveredToOne),
+    "honest, then flipped": _alone(working.Sleeper),
+    "honest, then a copier": _alone(working.SleepingCopier),
+    "NaN scale": _alone(frames.NanScale),
+    "duplicate index": _alone(frames.DuplicateIndex),
+    "wrong shape": _alone(frames.WrongShape),
+    "truncated": _alone(frames.Truncated),
+    "oversized": _alone(frames.Oversized),
+    "spike": _alone(working.Spike),
+    "magnitude 10": _alone(
+        lambda: idle.Magnified(10.0), "a mean over eight payloads bears two ten times as long"
     ),
-    "magnitude 100": _partial(lambda: idle.Magnified(100.0), 1.0),
-    "magnitude 1000": _partial(lambda: idle.Magnified(1000.0), 1.0),
-    "half, magnified": _partial(lambda: idle.Magnified(10.0, 0.5), 0.5),
-    "half, magnified, all claimed": _partial(lambda: idle.Magnified(10.0, 0.5, 1.0), 0.5),
-    "a quarter, magnified, all claimed": _partial(lambda: idle.Magnified(10.0, 0.25, 1.0), 0.25),
-    "half of the steps": _partial(lambda: working.Fewer(0.5), 0.5),
-    "a quarter, all claimed": _partial(working.Overclaimed, 0.25),
-    "a quarter of each batch": _partial(working.SmallerBatch, 0.25),
-    "stale base, claimed fresh": _partial(working.StaleBase, 1.0),
-    "over-fit": _partial(working.Overfit, 1 / 15),
-    "over-fit, few claimed": _partial(working.OverfitFewClaimed, 4 / 15),
-    "poisoned": _partial(working.Poisoned, 1.0),
-    "only good draws": _partial(
-        working.GoodDraws, 1.0, "whoever pays by payload pays nothing for what is held back"
+    "magnitude 100": _alone(lambda: idle.Magnified(100.0)),
+    "magnitude 1000": _alone(lambda: idle.Magnified(1000.0)),
+    "half, magnified": _alone(lambda: idle.Magnified(10.0, 0.5)),
+    "half, magnified, all claimed": _alone(lambda: idle.Magnified(10.0, 0.5, 1.0)),
+    "a quarter, magnified, all claimed": _alone(lambda: idle.Magnified(10.0, 0.25, 1.0)),
+    "half of the steps": _alone(lambda: working.Fewer(0.5)),
+    "a quarter, all claimed": _alone(working.Overclaimed),
+    "a quarter of each batch": _alone(working.SmallerBatch),
+    "stale base, claimed fresh": _alone(working.StaleBase),
+    "over-fit": _alone(working.Overfit),
+    "over-fit, few claimed": _alone(working.OverfitFewClaimed),
+    "poisoned": _alone(working.Poisoned),
+    "only good draws": _alone(
+        working.GoodDraws, "whoever pays by payload pays nothing for what is held back"
     ),
-    "part-time flipped": _partial(working.PartTimeFlipper, 0.5),
-    "part-time copier": _partial(working.PartTimeCopier, 0.5),
+    "part-time flipped": _alone(working.PartTimeFlipper),
+    "part-time copier": _alone(working.PartTimeCopier),
     "one machine, two hotkeys": _sybil(lambda: sybil.shared_out(2), 2),
     "one machine, four hotkeys": _sybil(lambda: sybil.shared_out(4), 4),
     "same payload, two hotkeys": _sybil(lambda: sybil.trained_once(2, noise=0.0), 2),
@@ -113,4 +121,16 @@ ATTACKS: Mapping[str, Attack] = {
         idle.Undelivered,
         "without commit-reveal it earns what an honest validator earns; it moves no weight",
     ),
+}
+
+ATTACKS: Mapping[str, Attack] = {
+    name: Attack(
+        kind=SIMULATED[name].kind,
+        team=players.team,
+        hotkeys=players.hotkeys,
+        work=SIMULATED[name].share,
+        validator=players.validator,
+        note=players.note,
+    )
+    for name, players in _PLAYERS.items()
 }

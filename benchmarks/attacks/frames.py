@@ -8,6 +8,7 @@ from torch import Tensor
 from benchmarks.attacks.actor import Malformed, View
 from benchmarks.learning.messages import Message
 from benchmarks.learning.space import Space
+from localnet.adversaries.damaging import lengthen_frame
 from template.protocol.payload import PayloadFormat, PayloadHeader, decode_payload, encode_payload
 
 PUBLIC_KEY = bytes(32)
@@ -76,7 +77,7 @@ class Oversized(Damaged):
     """A hundred times as long as it should be."""
 
     def damaged(self, frame: bytes, form: PayloadFormat) -> bytes:
-        return frame + bytes(99 * len(frame))
+        return lengthen_frame(frame, 100)
 
 
 def frame_of(message: Message, window: int, space: Space, form: PayloadFormat) -> bytes:

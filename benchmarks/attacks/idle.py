@@ -6,6 +6,15 @@ from torch import Tensor
 
 from benchmarks.attacks.actor import Attacker, View
 from benchmarks.learning.messages import Message
+from localnet.adversaries.tensors import (
+    add_noise,
+    average,
+    avoid_places,
+    keep_part,
+    reverse_update,
+    shift_mean_a_little,
+    turn_against_mean,
+)
 
 
 class Gaussian(Attacker):
@@ -45,13 +54,11 @@ class LittleIsEnough(Attacker):
     """The honest mean less 1.5 standard deviations (arXiv 1902.06156), knowing both."""
 
     colludes = True
-    z = 1.5
 
     def send(self, honest: Message, view: View) -> Message | None:
         if not view.honest_now:
             return view.encoded(noise_like(view))
-        rows_RN = torch.stack([m.dense for m in view.honest_now.values()])
-        return view.encoded(rows_RN.mean(dim=0) - self.z * rows_RN.std(dim=0, unbiased=False))
+        return view.encoded(shift_mean_a_little([m.dense for m in view.honest_now.values()]))
 
 
 class InnerProduct(Attacker):
@@ -62,8 +69,7 @@ class InnerProduct(Attacker):
     def send(self, honest: Message, view: View) -> Message | None:
         if not view.honest_now:
             return view.encoded(noise_like(view))
-        rows_RN = torch.stack([m.dense for m in view.honest_now.values()])
-        return view.encoded(-10.0 * rows_RN.mean(dim=0))
+        return view.encoded(turn_against_mean([m.dense for m in view.honest_now.values()]))
 
 
 class Hijack(Attacker):
@@ -72,17 +78,14 @@ class Hijack(Attacker):
     def send(self, honest: Message, view: View) -> Message | None:
         if not view.last:
             return view.encoded(noise_like(view))
-        return view.encoded(-3.0 * view.update_N)
+        return view.encoded(reverse_update(view.update_N))
 
 
 class Unique(Attacker):
     """Noise on coordinates that nobody sent in the window before."""
 
     def send(self, honest: Message, view: View) -> Message | None:
-        noise_N = noise_like(view)
-        for message in view.last.values():
-            noise_N[message.dense != 0] = 0.0
-        return view.encoded(noise_N)
+        return view.encoded(avoid_places(noise_like(view), [m.dense for m in view.last.values()]))
 
 
 class Replay(Attacker):
@@ -129,14 +132,12 @@ class Copy(Attacker):
         others = [m for uid, m in sorted(view.last.items()) if uid != view.uid][: self.rivals]
         if not others:
             return view.encoded(noise_like(view))
-        copied_N = torch.stack([m.dense for m in others]).mean(dim=0)
+        copied_N = average([m.dense for m in others])
         if self.noise:
-            spread = copied_N[copied_N != 0].std()
-            kept = (copied_N != 0).float()
-            copied_N = copied_N + self.noise * spread * kept * standard(view)
+            copied_N = add_noise(copied_N, standard(view), self.noise)
         if self.part < 1.0:
             keep_N = torch.from_numpy(view.rng.random(copied_N.numel()) < self.part)
-            copied_N = torch.where(keep_N, copied_N, noise_like(view))
+            copied_N = keep_part(copied_N, keep_N, noise_like(view))
         return view.encoded(copied_N)
 
 

@@ -19,11 +19,12 @@ from benchmarks.attacks.model import LeanWorkers
 from benchmarks.learning.judge import measure
 from benchmarks.learning.messages import Message
 from benchmarks.learning.strategies.ours import Ours
-from evaluation.history import Histories, remember, settle, work_states
+from evaluation.conclusion import reputations_and_weights
+from evaluation.history import Histories, add_window, mark_undelivered, work_states
 from evaluation.judge import Measured, judge
-from evaluation.overlap import Earlier, Places, applied, kept_places, repeats
+from evaluation.overlap import Earlier, Places, find_repeats, kept_positions, mark_applied
+from evaluation.rules import PayRules
 from evaluation.verdict import NOT_SCORED, Verdict
-from evaluation.verdict_log import PayRules, conclude
 from evaluation.work import HELD_OUT
 from template.data.assignment import claimed_pages
 from template.protocol.hashing import labelled_hash, uint_bytes
@@ -140,8 +141,8 @@ class Panel:
         accepted = {member.uid for member in decision.members}
         lost = [sent.keys[member.uid] for member in decision.undelivered]
         for book in {id(book): book for book in self.notebooks}.values():
-            book.histories = settle(book.histories, number, lost)
-            book.earlier = applied(book.earlier, number, {sent.keys[uid] for uid in accepted})
+            book.histories = mark_undelivered(book.histories, number, lost)
+            book.earlier = mark_applied(book.earlier, number, {sent.keys[uid] for uid in accepted})
         return accepted
 
     def obey(self, sent: Sent) -> set[int]:
@@ -169,7 +170,7 @@ class Panel:
         sent = replace(sent, messages=seen)
         places = {uid: self._places(message) for uid, message in seen.items()}
         limit = self._spec.evaluation.max_overlap
-        repeated = set(repeats(places, sent.keys, book.earlier, limit))
+        repeated = set(find_repeats(places, sent.keys, book.earlier, limit))
         measured = self._measure(number, params_N, sent, repeated)
         blanks = [
             _verdict(number, uid, sent, "overlap" if uid in repeated else NOT_SCORED)
@@ -177,9 +178,9 @@ class Panel:
         ]
         states = work_states(book.histories, self._rules.judge.work)
         verdicts = judge(blanks, measured, states, self._rules.judge)
-        book.histories = remember(book.histories, number, verdicts, self._rules.length)
+        book.histories = add_window(book.histories, number, verdicts, self._rules.length)
         uids = {key: uid for uid, key in sent.keys.items()}
-        _, shares = conclude(book.histories, number, uids, self._rules)
+        _, shares = reputations_and_weights(book.histories, number, uids, self._rules)
         finding = Finding(verdicts=verdicts, shares=shares)
         oldest = number - self._spec.outer.max_staleness - 2
         book.earlier = [e for e in book.earlier if e.window >= oldest] + [
@@ -209,7 +210,7 @@ class Panel:
 
     def _places(self, message: Message) -> Places:
         places = message.dense.nonzero()[:, 0].numpy()
-        return kept_places([(0, places)], self._workers.space.num_elements)
+        return kept_positions([(0, places)], self._workers.space.num_elements)
 
 
 def _verdict(number: int, uid: int, sent: Sent, status: str) -> Verdict:

@@ -32,11 +32,11 @@ import torch
 
 from benchmarks.learning.report import commit
 from benchmarks.learning.text import ROOT, load_pages
-from evaluation.history import Histories, remember, work_states
+from evaluation.conclusion import reputations_and_weights
+from evaluation.history import Histories, add_window, work_states
 from evaluation.judge import Measured, judge
-from evaluation.overlap import Earlier, Places, repeats
+from evaluation.overlap import Earlier, Places, find_repeats
 from evaluation.verdict import NOT_SCORED, Verdict
-from evaluation.verdict_log import conclude
 from evaluation.work import HELD_OUT
 from template.base.pace import VOTE_MARGIN_BLOCKS
 from template.commands.plan import RunChoices, check_plan, load_plan
@@ -231,7 +231,7 @@ def _overlap_s(bench: Bench, payloads: Sequence[Payload], count: int) -> float:
         for uid in range(count)
     ]
     started = time.process_time()
-    repeats(rows, authors, earlier, bench.spec.evaluation.max_overlap)
+    find_repeats(rows, authors, earlier, bench.spec.evaluation.max_overlap)
     return places_s + time.process_time() - started
 
 
@@ -297,11 +297,11 @@ def _judge_s(spec: RunSpec, owners: np.ndarray, count: int) -> float:
         return judge(blanks, measured, work_states(histories, rules.judge.work), rules.judge)
 
     for window in range(spec.weights.history_windows):
-        histories = remember(histories, window, verdicts(window), rules.length)
+        histories = add_window(histories, window, verdicts(window), rules.length)
     started = time.process_time()
     last = spec.weights.history_windows
-    histories = remember(histories, last, verdicts(last), rules.length)
-    conclude(histories, last, {str(uid): uid for uid in range(count)}, rules)
+    histories = add_window(histories, last, verdicts(last), rules.length)
+    reputations_and_weights(histories, last, {str(uid): uid for uid in range(count)}, rules)
     return time.process_time() - started
 
 

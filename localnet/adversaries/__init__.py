@@ -1,22 +1,5 @@
-"""Neurons that do not do their work, for localnets and tests: what they send, and nothing else.
-
-Each is the real miner or validator with one part replaced.
-"""
+"""Dishonest and faulty neurons for the local chain and tests: the catalogue names each."""
 
 from localnet.adversaries.catalogue import BEHAVIOURS, Behaviour, listing
-from localnet.adversaries.damaging import (
-    FlippingMiner,
-    GarbageMiner,
-    IdleMiner,
-    MalformedMiner,
-)
 
-__all__ = [
-    "BEHAVIOURS",
-    "Behaviour",
-    "FlippingMiner",
-    "GarbageMiner",
-    "IdleMiner",
-    "MalformedMiner",
-    "listing",
-]
+__all__ = ["BEHAVIOURS", "Behaviour", "listing"]

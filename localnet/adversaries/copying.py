@@ -1,7 +1,7 @@
-"""Miners without work of their own: they send what rivals, or they themselves, published before.
+"""Miners without own training: payloads made from payloads of the window before.
 
-Nobody can read a payload of a window before all are fixed, so what they take is of the window
-before.
+Commit before reveal hides a window's payloads until all digests are fixed, so the newest
+material is one window old.
 """
 
 from abc import abstractmethod
@@ -10,85 +10,85 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from localnet.adversaries.dishonest import (
-    DishonestMiner,
-    Pretender,
-    honest_norms_frame,
-    no_work,
-    rivals_payloads,
-)
+from localnet.adversaries.dishonest import DishonestWork, Pretender, fetch_rivals_payloads
 from localnet.adversaries.tensors import (
+    COPY_NOISE,
+    COPY_SHARE,
+    add_noise,
+    average,
+    avoid_places,
     dense,
     deviation,
+    for_each_name,
     frame_of,
-    mean,
+    keep_part,
     noise,
     noise_seed,
-    places,
     reframed,
-    said_by,
-    scaled,
-    spread,
+    shift_mean_a_little,
+    turn_against_mean,
 )
 from template.base.preview import Preview
-from template.context import NodeContext
+from template.base.work import MinerParts
 from template.protocol.payload import Payload, PayloadHeader, decode_payload
+from template.training.checkpoint import LocalCheckpoint
 from template.training.inner import InnerResult
 from template.training.model import Params
 
 
 class Thief(Pretender):
-    """Makes its payload from those of rivals: `remake`. Noise until there are enough of them."""
+    """Makes payloads from rivals' payloads: `remake`. Noise while rivals are too few."""
 
     min_rivals = 1
 
     def forge(self, header: PayloadHeader) -> bytes | None:
-        stolen = rivals_payloads(self, header.window - 1)
+        stolen = fetch_rivals_payloads(self.parts, header.window - 1)
         return self.remake(header, stolen) if len(stolen) >= self.min_rivals else None
 
     @abstractmethod
     def remake(self, header: PayloadHeader, stolen: Sequence[Payload]) -> bytes:
-        """The frame to send; `stolen` are at least `min_rivals`, those accepted last first."""
+        """The frame from at least `min_rivals` payloads, the last accepted hotkeys first."""
+
+    def frame_of(self, header: PayloadHeader, tensors: Mapping[str, Tensor]) -> bytes:
+        return frame_of(header, tensors, self.parts.context.form)
 
     def noise(self, header: PayloadHeader) -> Params:
-        """Standard normal values, others in every window."""
-        return noise(self.context.form, noise_seed(self.context.hotkey, header.window))
+        """Standard normal values, drawn anew every window."""
+        context = self.parts.context
+        return noise(context.form, noise_seed(context.hotkey, header.window))
 
 
 class Copier(Thief):
-    """One rival's payload, byte for byte, under its own header."""
+    """One rival's payload, byte for byte, under an own header."""
 
     def remake(self, header: PayloadHeader, stolen: Sequence[Payload]) -> bytes:
-        return reframed(header, stolen[0], self.context.form)
+        return reframed(header, stolen[0], self.parts.context.form)
 
 
 class NoisyCopier(Thief):
-    """One rival's payload, with noise of half its standard deviation on every value."""
-
-    NOISE = 0.5
+    """One rival's payload, with noise of half a standard deviation on every value."""
 
     def remake(self, header: PayloadHeader, stolen: Sequence[Payload]) -> bytes:
-        copied, noise = dense(stolen[0]), self.noise(header)
+        noise = self.noise(header)
         noisy = {
-            name: tensor + self.NOISE * deviation(tensor) * places(tensor) * noise[name]
-            for name, tensor in copied.items()
+            name: add_noise(tensor, noise[name], COPY_NOISE)
+            for name, tensor in dense(stolen[0]).items()
         }
-        return frame_of(header, noisy, self.context.form)
+        return self.frame_of(header, noisy)
 
 
 class PartialCopier(Thief):
-    """Two fifths of one rival's values, drawn anew every window, and noise for the others."""
-
-    SHARE = 0.4
+    """Two fifths of one rival's values, drawn anew every window, and noise at other places."""
 
     def remake(self, header: PayloadHeader, stolen: Sequence[Payload]) -> bytes:
-        generator = torch.Generator().manual_seed(noise_seed(self.context.hotkey, header.window))
+        seed = noise_seed(self.parts.context.hotkey, header.window)
+        generator = torch.Generator().manual_seed(seed)
         noise = self.noise(header)
         mixed = {}
         for name, tensor in dense(stolen[0]).items():
-            keep = torch.rand(tensor.shape, generator=generator) < self.SHARE
-            mixed[name] = torch.where(keep, tensor, 0.3 * deviation(tensor) * noise[name])
-        return frame_of(header, mixed, self.context.form)
+            keep = torch.rand(tensor.shape, generator=generator) < COPY_SHARE
+            mixed[name] = keep_part(tensor, keep, 0.3 * deviation(tensor) * noise[name])
+        return self.frame_of(header, mixed)
 
 
 class Averager(Thief):
@@ -97,59 +97,58 @@ class Averager(Thief):
     min_rivals = 2
 
     def remake(self, header: PayloadHeader, stolen: Sequence[Payload]) -> bytes:
-        both = mean([dense(payload) for payload in stolen[:2]])
-        return frame_of(header, both, self.context.form)
+        both = for_each_name(average, [dense(payload) for payload in stolen[:2]])
+        return self.frame_of(header, both)
 
 
 class InnerProduct(Thief):
-    """Minus ten times the rivals' mean (arXiv 1903.03936, epsilon 10)."""
-
-    FACTOR = -10.0
+    """Minus ten times the rivals' mean."""
 
     def remake(self, header: PayloadHeader, stolen: Sequence[Payload]) -> bytes:
-        turned = scaled(mean([dense(payload) for payload in stolen]), self.FACTOR)
-        return frame_of(header, turned, self.context.form)
+        turned = for_each_name(turn_against_mean, [dense(payload) for payload in stolen])
+        return self.frame_of(header, turned)
 
 
 class LittleIsEnough(Thief):
-    """The rivals' mean less 1.5 standard deviations (arXiv 1902.06156)."""
+    """The rivals' mean less 1.5 standard deviations."""
 
     min_rivals = 2
-    DEVIATIONS = 1.5
 
     def remake(self, header: PayloadHeader, stolen: Sequence[Payload]) -> bytes:
-        rows = [dense(payload) for payload in stolen]
-        middle, deviations = mean(rows), spread(rows)
-        moved = {n: middle[n] - self.DEVIATIONS * deviations[n] for n in middle}
-        return frame_of(header, moved, self.context.form)
+        shifted = for_each_name(shift_mean_a_little, [dense(payload) for payload in stolen])
+        return self.frame_of(header, shifted)
 
 
 class Loner(Thief):
-    """Noise at an honest norm on coordinates that no rival sent."""
+    """Noise at an honest norm, on coordinates outside every rival's payload."""
 
     def remake(self, header: PayloadHeader, stolen: Sequence[Payload]) -> bytes:
-        said = said_by(stolen)
-        alone = {name: tensor * ~said[name] for name, tensor in self.noise(header).items()}
-        return honest_norms_frame(self, header, alone)
+        rivals = [dense(payload) for payload in stolen]
+        alone = {
+            name: avoid_places(tensor, [rival[name] for rival in rivals])
+            for name, tensor in self.noise(header).items()
+        }
+        return self.honest_norms_frame(header, alone)
 
 
-class Replayer(DishonestMiner):
-    """Works in its first window; sends that payload ever after, under new headers."""
+class Replayer(DishonestWork):
+    """Trains in the first window only; sends that payload in all later windows."""
 
     first_window = 1
 
-    def __init__(self, context: NodeContext) -> None:
-        super().__init__(context)
+    def __init__(self, parts: MinerParts, checkpoint: LocalCheckpoint) -> None:
+        super().__init__(parts, checkpoint)
         self._kept: Payload | None = None
 
-    def _train(self, window: int, base: int, preview: Preview) -> InnerResult:
+    def train(self, window: int, base: int, preview: Preview) -> InnerResult:
         if self._kept is None:
-            return super()._train(window, base, preview)
-        return no_work(self)
+            return super().train(window, base, preview)
+        return self.claimed_result()
 
     def make_frame(self, header: PayloadHeader, deltas: Mapping[str, Tensor]) -> bytes:
+        form = self.parts.context.form
         if self._kept is None:
             frame = super().make_frame(header, deltas)
-            self._kept = decode_payload(frame, self.context.form)
+            self._kept = decode_payload(frame, form)
             return frame
-        return reframed(header, self._kept, self.context.form)
+        return reframed(header, self._kept, form)

@@ -1,4 +1,4 @@
-"""Miners whose payloads are no good: broken frames, noise, and work turned against the run."""
+"""Miners with harmful payloads: broken frames, noise, and work turned against the run."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -6,33 +6,30 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from localnet.adversaries.dishonest import (
-    DishonestMiner,
-    Pretender,
-    UpdateWatcher,
-    noise_frame,
-)
-from localnet.adversaries.tensors import dense, frame_of, scaled, zeros
-from template.base.miner import Miner
+from localnet.adversaries.dishonest import DishonestWork, Pretender, UpdateWatcher
+from localnet.adversaries.tensors import dense, frame_of, reverse_update, scaled, zeros
+from template.base.work import HonestWork, Made, MinerParts
 from template.context import NodeContext
 from template.protocol.payload import PayloadHeader, decode_payload
+from template.training.checkpoint import LocalCheckpoint
 
 
-class GarbageMiner(DishonestMiner):
-    """Sends a well-formed payload of random values at the norm that honest miners have."""
-
-    def make_frame(self, header: PayloadHeader, deltas: Mapping[str, Tensor]) -> bytes:
-        return noise_frame(self, header)
-
-
-class MalformedMiner(Miner):
-    """Sends frames that break one rule each, a different one every window."""
+class Garbage(DishonestWork):
+    """Sends a well-formed payload of random values at the norm of honest payloads."""
 
     def make_frame(self, header: PayloadHeader, deltas: Mapping[str, Tensor]) -> bytes:
-        return _break(super().make_frame(header, deltas), header.window)
+        return self.noise_frame(header)
 
 
-def _break(frame: bytes, window: int) -> bytes:
+class Malformed(HonestWork):
+    """Sends frames with one broken rule each, a different rule every window."""
+
+    def make_frame(self, header: PayloadHeader, deltas: Mapping[str, Tensor]) -> bytes:
+        return break_frame(super().make_frame(header, deltas), header.window)
+
+
+def break_frame(frame: bytes, window: int) -> bytes:
+    """Damage a valid frame, in one of six ways by window."""
     middle = len(frame) // 2
     broken = (
         frame[:-1],
@@ -45,18 +42,22 @@ def _break(frame: bytes, window: int) -> bytes:
     return broken[window % len(broken)]
 
 
-class OversizedMiner(Miner):
-    """Uploads an object `TIMES` as long as a payload, whose front is a good one."""
+def lengthen_frame(frame: bytes, times: int) -> bytes:
+    """A valid frame, then zeros up to `times` its length."""
+    return frame + bytes((times - 1) * len(frame))
+
+
+class Oversized(HonestWork):
+    """Uploads an object `TIMES` as long as a payload, with a valid payload in front."""
 
     TIMES = 1000
 
     def make_frame(self, header: PayloadHeader, deltas: Mapping[str, Tensor]) -> bytes:
-        frame = super().make_frame(header, deltas)
-        return frame + b"\0" * (self.TIMES - 1) * len(frame)
+        return lengthen_frame(super().make_frame(header, deltas), self.TIMES)
 
 
 class IdleMiner:
-    """Is registered and never commits anything."""
+    """A registered hotkey without any record on chain."""
 
     def __init__(self, context: NodeContext) -> None:
         self.context = context
@@ -68,51 +69,58 @@ class IdleMiner:
         return False
 
 
-class FlippingMiner(Miner):
-    """Honest, but flips one bit of its parameters in window `FLIP_WINDOW`: a faulty machine."""
+class BitFlip(HonestWork):
+    """Honest, but flips one bit of the parameters in window `FLIP_WINDOW`: a faulty machine."""
 
     FLIP_WINDOW = 2
 
-    def work(self, window: int) -> None:
+    def make_payload(self, window: int) -> Made | None:
         if window == self.FLIP_WINDOW:
-            state = self.follower.state
-            name = sorted(state.params)[0]
-            flipped = state.params[name].clone()
+            follower = self.parts.follower
+            name = sorted(follower.state.params)[0]
+            flipped = follower.state.params[name].clone()
             flipped.view(torch.int32).view(-1)[0] ^= 1
-            params = {**state.params, name: flipped}
-            faulty = dataclasses.replace(state, params=params)
-            self.follower.ledger = dataclasses.replace(self.follower.ledger, state=faulty)
-        super().work(window)
+            params = {**follower.state.params, name: flipped}
+            faulty = dataclasses.replace(follower.state, params=params)
+            follower.ledger = dataclasses.replace(follower.ledger, state=faulty)
+        return super().make_payload(window)
 
 
-class ScaledMiner(DishonestMiner):
-    """Does its work and sends it times `factor`; is honest before `first_window`."""
+class Scaled(DishonestWork):
+    """Trains, and sends the result times `factor`; is honest before `first_window`."""
 
-    def __init__(self, context: NodeContext, *, factor: float, first_window: int = 0) -> None:
-        super().__init__(context)
+    def __init__(
+        self,
+        parts: MinerParts,
+        checkpoint: LocalCheckpoint,
+        *,
+        factor: float,
+        first_window: int = 0,
+    ) -> None:
+        super().__init__(parts, checkpoint)
         self._factor, self.first_window = factor, first_window
 
     def make_frame(self, header: PayloadHeader, deltas: Mapping[str, Tensor]) -> bytes:
         frame = super().make_frame(header, deltas)
         if header.window < self.first_window:
             return frame
-        form = self.context.form
+        form = self.parts.context.form
         return frame_of(header, scaled(dense(decode_payload(frame, form)), self._factor), form)
 
 
-class ZeroMiner(Pretender):
-    """Sends a payload that says nothing."""
+class Zero(Pretender):
+    """Sends a payload of zeros."""
 
     def forge(self, header: PayloadHeader) -> bytes | None:
-        return frame_of(header, zeros(self.context.form), self.context.form)
+        form = self.parts.context.form
+        return frame_of(header, zeros(form), form)
 
 
 class Hijacker(UpdateWatcher, Pretender):
-    """Colludes with its like: all send minus three times the last update, on its coordinates."""
-
-    FACTOR = -3.0
+    """Colludes: all copies send minus three times the last update, on the same coordinates."""
 
     def forge(self, header: PayloadHeader) -> bytes | None:
         if self.last_update is None:
             return None
-        return frame_of(header, scaled(self.last_update, self.FACTOR), self.context.form)
+        reversed_update = {name: reverse_update(t) for name, t in self.last_update.items()}
+        return frame_of(header, reversed_update, self.parts.context.form)

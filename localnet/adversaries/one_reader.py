@@ -1,4 +1,4 @@
-"""An S3 endpoint on this machine that gives each object to the first who asks, and only once."""
+"""An S3 endpoint on this machine, serving each object only once, to the first reader."""
 
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Lock, Thread
@@ -13,7 +13,7 @@ _NO_SUCH_KEY = b"<?xml version='1.0'?><Error><Code>NoSuchKey</Code></Error>"
 class OneReaderGate:
     """Serves GET /BUCKET/KEY from a store, on loopback, until the process ends.
 
-    Asks for no credential: the one that the record must name is public anyway.
+    Ignores credentials: the access record publishes the only one.
     """
 
     def __init__(self, store: Store, *, max_bytes: int) -> None:
@@ -29,7 +29,7 @@ class OneReaderGate:
         return f"http://127.0.0.1:{self._server.server_port}"
 
     def take(self, key: str) -> bytes | None:
-        """The object, for the first who asks once it is there; None for all others."""
+        """The object at the first call after its upload; None at all other calls."""
         with self._lock:
             if key in self._given:
                 return None
@@ -69,6 +69,6 @@ def _handler(gate: OneReaderGate) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(body)
 
         def log_message(self, format: str, *args: object) -> None:
-            """Nothing: its own log is no place for every reader's request."""
+            """Keep requests out of the log."""
 
     return Handler

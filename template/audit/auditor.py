@@ -12,13 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from evaluation.verdict import MEASURED, NOT_SCORED
-from evaluation.verdict_log import Past, WindowLog
+from evaluation.verdict_log import WindowLog
 from evaluation.verify import (
-    different_losses,
-    different_pages,
-    different_uids,
-    order_of,
-    skipped,
+    LogHistory,
+    compare_losses,
+    compare_pages,
+    compare_uids,
+    find_skipped,
+    uids_in_pool_order,
     worst_difference,
 )
 from template.audit.findings import (
@@ -86,7 +87,7 @@ class Auditor:
         )
         self._scorer = Rescorer(context, self.peers, open_pages(context, self.peers))
         self._rules = pay_rules(context.spec)
-        self._past = Past()
+        self._past = LogHistory()
         self._lost: dict[int, frozenset[str]] = {}
         self._gaps: set[int] = set()
 
@@ -193,7 +194,7 @@ class Auditor:
         if said.seed != seed:
             found.differs("seed", seed, said.seed)
         graph = context.chain.metagraph(context.schedule.stake_block(said.window))
-        found.wrong += different_uids(said, {n.hotkey: n.uid for n in graph.neurons})
+        found.wrong += compare_uids(said, {n.hotkey: n.uid for n in graph.neurons})
         compare_committed(said, place.members, found)
 
     def _check(
@@ -266,16 +267,16 @@ class Auditor:
         """The pool as it should have been drawn; None if no loss can be compared with it."""
         pool = self._scorer.pool(said.window, opened.headers)
         order = [member.uid for member in opened.headers]
-        said_order = order_of(said.measured.owners_S)
-        different = different_pages(said, pool.ids_S, pool.owners_S)
+        said_order = uids_in_pool_order(said.measured.owners_S)
+        different = compare_pages(said, pool.ids_S, pool.owners_S)
         if different and sorted(said_order) == sorted(order) != said_order:
             by_uid = {member.uid: header for member, header in opened.headers.items()}
             members = {member.uid: member for member in opened.headers}
             other = self._scorer.pool(said.window, {members[u]: by_uid[u] for u in said_order})
-            in_its_order = different_pages(said, other.ids_S, other.owners_S)
+            in_its_order = compare_pages(said, other.ids_S, other.owners_S)
             if len(in_its_order) < len(different):
                 pool, different = other, in_its_order
-                if self._past.has(said.known):
+                if self._past.has_windows(said.known):
                     found.differs("order of the payloads", order, said_order)
                 order = said_order
         found.wrong += different
@@ -283,7 +284,7 @@ class Auditor:
             found.wrong.append(
                 f"{found.place}, uid {uid}: owns pages, but no payload to claim them"
             )
-        for uid, other_uid in skipped(order, said.measured.after_S.keys()).items():
+        for uid, other_uid in find_skipped(order, said.measured.after_S.keys()).items():
             found.wrong.append(
                 f"{found.place}, uid {uid}: not measured, though uid {other_uid} behind it was"
             )
@@ -312,7 +313,7 @@ class Auditor:
                 what = f"{found.place}, uid {uid}: loss after its step"
                 pairs.append((what, said_S, is_so.after_S[uid]))
         for what, said_S, is_S in pairs:
-            found.wrong += different_losses(what, pool.ids_S, said_S, is_S, tolerance)
+            found.wrong += compare_losses(what, pool.ids_S, said_S, is_S, tolerance)
             found.num_losses += is_S.size
             found.worst = max(found.worst, worst_difference(said_S, is_S))
 
@@ -324,7 +325,7 @@ class Auditor:
         compare_vote(said, vote, state.root[:ROOT_BYTES], sample, limit, found)
 
     def _compare_what_follows(self, said: WindowLog, found: Findings) -> None:
-        found.wrong += self._past.differences(said, self._rules)
+        found.wrong += self._past.compare(said, self._rules)
         not_before = [window for window in said.known if not 0 <= window < said.window]
         if not_before:
             found.differs("windows known", "of windows before", not_before)
@@ -359,4 +360,4 @@ class Auditor:
             found.cannot_tell("what was undelivered in the windows before is its word")
 
     def _learn(self, said: WindowLog) -> None:
-        self._past = self._past.and_then(said, self._rules)
+        self._past = self._past.add_log(said, self._rules)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from evaluation.conclusion import chosen
+from evaluation.conclusion import choose_accepted
 from evaluation.verdict import BLAMELESS, MEASURED, NOT_DRAWN, NOT_SCORED, Verdict
 from evaluation.verdict_log import WindowLog
 from template.audit.remeasure import Checked
@@ -126,7 +126,7 @@ def compare_vote(
     if vote is None:
         found.cannot_tell("vote: none of this validator stood when votes were counted")
         return
-    named = chosen(said.verdicts, said.reputations, limit)
+    named = choose_accepted(said.verdicts, said.reputations, limit)
     missing = [verdict.uid for verdict in said.verdicts if verdict.missing]
     pairs = (
         ("root", root.hex(), vote.root.hex()),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evaluation.overlap import repeats
+from evaluation.overlap import find_repeats
 from evaluation.verdict import Verdict
 from template.errors import PayloadError
 from template.protocol.admission import open_payload
@@ -74,7 +74,7 @@ class Rescorer(WindowScorer):
         """Those that repeat another of the window itself."""
         places = {uid: self._places(payload) for uid, payload in opened.items()}
         authors = {member.uid: member.hotkey for member in members}
-        return repeats(places, authors, (), self._context.spec.evaluation.max_overlap)
+        return find_repeats(places, authors, (), self._context.spec.evaluation.max_overlap)
 
     def _refused(
         self, refusal: PayloadError, frame: bytes, member: Member, window: int, here: bool

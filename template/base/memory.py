@@ -8,8 +8,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from evaluation.history import Entry, Histories, only, remember, settle, windows_of
-from evaluation.verdict_log import PayRules, Reputation, WindowLog, conclude
+from evaluation.conclusion import Reputation, reputations_and_weights
+from evaluation.history import (
+    Entry,
+    Histories,
+    add_window,
+    mark_undelivered,
+    select_windows,
+    windows_in,
+)
+from evaluation.rules import PayRules
+from evaluation.verdict_log import WindowLog
 from evaluation.work import WorkSample
 from template.protocol.quorum import Decision
 from template.scoring.window import Scored
@@ -40,7 +49,7 @@ class ValidatorMemory:
             for hotkey, history in values.get("histories", {}).items()
         }
         newest = max((w for history in histories.values() for w in history), default=0)
-        reputations, _ = conclude(histories, newest, {}, rules)
+        reputations, _ = reputations_and_weights(histories, newest, {}, rules)
         return cls(
             rules=rules,
             histories=histories,
@@ -73,14 +82,14 @@ class ValidatorMemory:
 
         `uids`: hotkey -> uid at the window's stake block.
         """
-        histories = remember(self.histories, window, scored.verdicts, self.rules.length)
+        histories = add_window(self.histories, window, scored.verdicts, self.rules.length)
         registered = {hotkey: uid for hotkey, uid in uids.items() if hotkey in histories}
-        reputations, shares = conclude(histories, window, registered, self.rules)
+        reputations, shares = reputations_and_weights(histories, window, registered, self.rules)
         log = WindowLog(
             window=window,
             seed=scored.seed.hex(),
             ids_S=scored.pool.ids_S,
-            known=windows_of(only(self.histories, range(window))),
+            known=windows_in(select_windows(self.histories, range(window))),
             undelivered=self.undelivered,
             measured=scored.measured,
             verdicts=scored.verdicts,
@@ -105,7 +114,7 @@ class ValidatorMemory:
         hotkeys = [member.hotkey for member in decision.undelivered]
         return replace(
             self,
-            histories=settle(self.histories, decision.window, hotkeys),
+            histories=mark_undelivered(self.histories, decision.window, hotkeys),
             undelivered=(*self.undelivered, *((decision.window, hotkey) for hotkey in hotkeys)),
         )
 
@@ -121,7 +130,7 @@ class ValidatorMemory:
     def shares(self, uids: Mapping[str, int], window: int) -> dict[int, float]:
         """uid -> weight, of the registered hotkeys `uids` with a history."""
         registered = {hotkey: uid for hotkey, uid in uids.items() if hotkey in self.histories}
-        return conclude(self.histories, window, registered, self.rules)[1]
+        return reputations_and_weights(self.histories, window, registered, self.rules)[1]
 
 
 def _numbers_of(entry: Entry) -> list[float | None]:

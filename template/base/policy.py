@@ -3,7 +3,7 @@
 Honest here. The localnet's misbehaving validators replace the policy alone.
 """
 
-from evaluation.conclusion import chosen
+from evaluation.conclusion import choose_accepted
 from template.base.memory import ValidatorMemory
 from template.chain import Metagraph
 from template.scoring.window import Scored
@@ -17,7 +17,7 @@ class ValidatorPolicy:
 
     def accepted_uids(self, scored: Scored, memory: ValidatorMemory, limit: int) -> frozenset[int]:
         """The payloads accepted by the vote: `limit` at most."""
-        return chosen(scored.verdicts, memory.reputations, limit)
+        return choose_accepted(scored.verdicts, memory.reputations, limit)
 
     def missing_uids(self, scored: Scored) -> frozenset[int]:
         """The payloads reported as unavailable by the vote."""

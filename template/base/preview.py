@@ -1,9 +1,9 @@
-"""What the update under way will make of the parameters, as far as a miner can know it.
+"""A miner's preview of the next parameters, from the payloads of the update under way.
 
-The payloads of window w - 1 count from the end of window w on, but can be fetched K blocks
-into it. A miner that adds them then trains on from nearly the parameters that come. Which
-will be accepted nobody knows yet: those hotkeys stand for them that were accepted last, and
-its own. A wrong guess costs the miner some of its gain; the protocol knows nothing of it.
+The payloads of window w - 1 are applied at the end of window w, but can be fetched K blocks after
+the start of w. A miner applies them early and trains on from nearly the next parameters. Before
+the votes, the preview assumes acceptance of the hotkeys accepted last and of the own hotkey. A
+wrong guess costs the miner a part of the gain; the protocol is not affected.
 """
 
 import logging
@@ -22,17 +22,18 @@ from template.training.outer import expected_params
 log = logging.getLogger(__name__)
 
 ENOUGH = 0.75
-"""Of the payloads expected, without which there is no preview: what is left of the update would
-be worth less to a miner than its own payload for everybody's. So many are waited for no longer
-than one finality lag: a bucket that drips must not hold up those of all others.
+"""Fraction of the expected payloads required for a preview.
+
+With fewer, the own payload alone predicts the update better. With at least this fraction at hand,
+the preview waits one finality lag at most: a slow bucket must not hold up the rest.
 """
 
 
 class Preview:
-    """Of one window's end, seen from within it. `poll` asks the chain once and waits for no bucket.
+    """The parameters expected at the end of one window. `poll` never blocks on a bucket.
 
-    Fetching may take as long as validators may take for it: what comes later is hardly named.
-    Nothing that goes wrong here stops the miner: then there is no preview.
+    Fetching stops after half of the scoring period, the time of the validators' own fetching:
+    validators rarely accept a later payload. Failures of chain or buckets cost the preview only.
     """
 
     def __init__(self, context: NodeContext, peers: Peers, follower: Follower, window: int) -> None:
@@ -47,12 +48,12 @@ class Preview:
         self._members: list[Member] = []
         self._fetching: Fetching | None = None
         self.uids: tuple[int, ...] = ()
-        """Whose payloads are in the preview, once there is one."""
+        """Uids of the payloads in the finished preview."""
         self.pending = follower.state.window == window and bool(follower.ledger.last_accepted)
-        """Whether there may still be one."""
+        """Whether a preview is still possible."""
 
     def poll(self) -> Params | None:
-        """theta_{window + 1} as expected, once; None before it is known and ever after."""
+        """The expected theta_{window + 1}, returned once; None before and after."""
         if not self.pending:
             return None
         head = self._context.waiter.recent_head()
@@ -70,7 +71,7 @@ class Preview:
         return self._finish(self._fetching)
 
     def close(self) -> None:
-        """Nobody asks any more; what is being fetched may go on to its time-out."""
+        """Stop; a running download may continue to its time-out."""
         self.pending = False
         if self._fetching is not None:
             self._fetching.close()

@@ -1,7 +1,7 @@
-"""Whether this hotkey may take part, and what goes on chain in its name.
+"""A hotkey's registration, permit and commitments on chain.
 
-Owns what an operator is told when the hotkey is not (or no longer) registered, when a
-validator's votes do not count, and when the chain's quota of commitments is used up.
+Owns the messages to the operator about a missing registration, a missing validator permit, and a
+used-up quota of commitments.
 """
 
 import logging
@@ -27,13 +27,13 @@ class Standing:
         self._has_permit: bool | None = None
 
     def demand_registration(self) -> Neuron:
-        """This hotkey's row as of now; ConfigError if it has none any more."""
+        """This hotkey's current row; ConfigError if the hotkey is not registered."""
         context = self._context
         graph = context.chain.metagraph(context.chain.finalized())
         return registered(graph, context.hotkey, context.commands)
 
     def watch_permit(self) -> None:
-        """Tell a validator that its votes do not count, at the start and when that changes."""
+        """Log a missing or changed validator permit, at the start and at each change."""
         me = self.demand_registration()
         before, self._has_permit = self._has_permit, me.validator_permit
         if me.validator_permit:
@@ -51,7 +51,7 @@ class Standing:
 
 
 def registered(graph: Metagraph, hotkey: str, commands: Commands) -> Neuron:
-    """The hotkey's row of the metagraph; ConfigError with the command that makes one."""
+    """The hotkey's row of the metagraph; ConfigError names the registration command."""
     row = graph.by_hotkey(hotkey)
     if row is None:
         raise ConfigError(
@@ -62,7 +62,7 @@ def registered(graph: Metagraph, hotkey: str, commands: Commands) -> Neuron:
 
 
 def publish(context: NodeContext, record: Record) -> bool:
-    """Put this hotkey's record on chain; False, and a warning, if its quota is used up."""
+    """Put this hotkey's record on chain; False, and a warning, if the quota is used up."""
     try:
         context.chain.publish(encode_record(record))
     except ChainError as error:
@@ -80,7 +80,7 @@ def publish(context: NodeContext, record: Record) -> bool:
 
 
 def publish_if_new(context: NodeContext, record: Record) -> None:
-    """Put the record on chain unless it stands there: a restart then costs no quota."""
+    """Put the record on chain, unless an equal record is there: restarts save quota."""
     chain = context.chain
     if chain.commitments(chain.head()).get(context.hotkey) != encode_record(record):
         publish(context, record)

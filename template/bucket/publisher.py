@@ -12,7 +12,7 @@ from template.context import NodeContext
 from template.errors import NotFound, StoreError
 from template.protocol.keys import blob_key, checkpoint_manifest_key
 from template.training.outer import OuterState
-from template.training.published import publish
+from template.training.published import build_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class Publisher:
         """
         if not state.checkpoint_digest:
             return
-        published = publish(state, self._context.spec)
+        published = build_checkpoint(state, self._context.spec)
         files = [(blob_key(digest), data) for digest, data in published.blobs.items()]
         manifest = (self._manifest_key(state.window), published.manifest)
         self._checkpoint = deque([*files, manifest])

@@ -1,7 +1,7 @@
-"""The chain as the neurons see it: block numbers, hashes, the metagraph, records, weights.
+"""The chain as neurons see it: block numbers, hashes, the metagraph, records, weights.
 
-`Chain` is what `template.base` is written against. The one adapter that speaks to a real
-chain is `template.chain.bittensor`, which only `neurons/` and the launcher import.
+Neurons are written against the `Chain` protocol. The only adapter to a real chain is
+`template.chain.bittensor`, imported at the top (`neurons/`, `template.commands`, the localnet).
 """
 
 from template.chain.types import Chain, Metagraph, Neuron

@@ -1,4 +1,4 @@
-"""Reading what the chain holds on a window: records, and the ballot that they make."""
+"""Reads the records and the ballot of a window from the chain."""
 
 import logging
 
@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 def read_records(chain: Chain, block: int) -> dict[str, Record]:
-    """hotkey -> record as it stood at a block; commitments that are no records are left out."""
+    """hotkey -> record after a block; a commitment that fails to decode is left out."""
     records = {}
     for hotkey, data in chain.commitments(block).items():
         try:
@@ -25,7 +25,7 @@ def read_records(chain: Chain, block: int) -> dict[str, Record]:
 
 
 def read_candidates(chain: Chain, schedule: Schedule, window: int) -> dict[int, Member]:
-    """uid -> payload committed for a window, of the hotkeys registered at its stake block."""
+    """uid -> payload committed for a window, of hotkeys registered at the window's stake block."""
     records = read_records(chain, schedule.commit_block(window))
     graph = chain.metagraph(schedule.stake_block(window))
     candidates = {}
@@ -45,7 +45,10 @@ def read_candidates(chain: Chain, schedule: Schedule, window: int) -> dict[int, 
 
 
 def read_ballot(chain: Chain, schedule: Schedule, window: int) -> Ballot:
-    """All that counts for a window; its vote block must be finalised."""
+    """Seed, candidates and votes of a window, read after its vote block is finalised.
+
+    A vote counts if the hotkey holds a validator permit at the window's stake block.
+    """
     records = read_records(chain, schedule.vote_block(window))
     stake_block = schedule.stake_block(window)
     voters = []

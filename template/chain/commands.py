@@ -1,7 +1,4 @@
-"""The `btcli` commands that a message tells an operator to run, as btcli 11.3 takes them.
-
-Pure text: nothing is run here.
-"""
+"""`btcli` 11.3 commands as text, for messages to an operator. Runs no command."""
 
 import shlex
 from dataclasses import dataclass
@@ -11,7 +8,7 @@ DEFAULT_WALLETS = Path("~/.bittensor/wallets")
 
 
 def wallet_flags(name: str, hotkey: str, path: Path) -> str:
-    """btcli's flags for a wallet; its folder only if it is not the usual one."""
+    """btcli's flags for a wallet; names the folder of wallets unless the folder is the default."""
     words = ["-w", name, "-H", hotkey]
     if path.expanduser() != DEFAULT_WALLETS.expanduser():
         words += ["--wallet-path", str(path)]
@@ -20,7 +17,7 @@ def wallet_flags(name: str, hotkey: str, path: Path) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Commands:
-    """For one node: `network` as an operator may read it, `wallet` from `wallet_flags`."""
+    """Commands for one node. `network` is free of secrets, `wallet` comes from `wallet_flags`."""
 
     netuid: int
     network: str

@@ -1,8 +1,8 @@
-"""A commitment on chain as one string of bytes: how it is cut into raw fields and read back.
+"""Cuts the bytes of a commitment into raw fields of the chain, and joins the fields again.
 
-Pure. It does not know what the bytes mean (that is the protocol's record) nor how a
-commitment is sent. Limits: subtensor `pallets/commitments/src/types.rs`, where a raw field of
-N bytes is the variant `RawN`, N <= 128, and a commitment holds at most 3 fields.
+Pure. `template.protocol.record` gives the bytes their meaning. Limits: subtensor
+`pallets/commitments/src/types.rs`, where a raw field of N bytes is the variant `RawN`,
+N <= 128, and a commitment holds at most 3 fields.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ MAX_FIELDS = 3
 MAX_COMMITMENT_BYTES = MAX_FIELD_BYTES * MAX_FIELDS
 
 
-def to_fields(data: bytes) -> list[dict[str, str]]:
+def split_into_fields(data: bytes) -> list[dict[str, str]]:
     """Cut bytes into the fields of a `set_commitment` call, each {"RawN": 0x-hex}.
 
     Raises ValueError unless there are 1 to 384 bytes.
@@ -24,12 +24,12 @@ def to_fields(data: bytes) -> list[dict[str, str]]:
     return [{f"Raw{len(part)}": "0x" + part.hex()} for part in parts]
 
 
-def from_fields(fields: Sequence[Any]) -> bytes | None:
+def join_fields(fields: Sequence[Any]) -> bytes | None:
     """The bytes of all raw fields joined; None if any field is of another kind.
 
     `fields` are decoded field variants of one commitment, {"RawN": 0x-hex}; the codec
-    gives an empty raw field as {"Raw0": []}. Other kinds (hashes, timelocked or large data)
-    are somebody else's use of the pallet.
+    gives an empty raw field as {"Raw0": []}. Hashes, timelocked data and large data are fields
+    of commitments for purposes outside this project.
     """
     parts = [_raw_bytes(field) for field in fields]
     if any(part is None for part in parts):

@@ -1,8 +1,7 @@
-"""What an operator is told of a chain endpoint that is slow, or away for a while.
+"""Log lines about a slow or unreachable chain endpoint, without repeats.
 
-Owns the words, and that they come once: one line when an endpoint stops answering, one when
-it answers again, one in ten minutes while it is slow. Decides nothing: when to try again, and
-for how long, is the adapter's.
+An outage gives a line at the start and a line at the end; a slow endpoint gives a line per ten
+minutes. The adapter decides when to try again, and for how long.
 """
 
 import logging
@@ -16,47 +15,47 @@ from urllib.parse import urlsplit
 logger = logging.getLogger(__name__)
 
 SLOW_READ_S: Final = 5.0
-"""A read takes a tenth of a second on a healthy endpoint; a window has a handful of them."""
+"""A healthy endpoint answers a read in a tenth of a second; a node makes a few reads per window."""
 REMINDER_S: Final = 600.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Patience:
-    """`outage_s`: how long the caller goes on trying; `slow_read_s`: from when a read is slow."""
+    """`outage_s`: how long the caller retries; `slow_read_s`: the shortest read called slow."""
 
     outage_s: float
     slow_read_s: float = SLOW_READ_S
 
 
 class EndpointHealth:
-    """Told of every answer and every failure of one endpoint. Safe to share between threads."""
+    """Counts answers and failures of one endpoint. Safe to share between threads."""
 
     def __init__(
         self, endpoint: str, patience: Patience, *, now_s: Callable[[], float] = time.monotonic
     ) -> None:
-        self._endpoint = shown_endpoint(endpoint)
+        self._endpoint = redact_endpoint(endpoint)
         self._patience = patience
         self._now_s = now_s
         self._lock = threading.Lock()
         self._away_since_s: float | None = None
         self._slow_told_s = float("-inf")
 
-    def failed(self, reason: str) -> None:
-        """A call had no answer."""
+    def note_failure(self, reason: str) -> None:
+        """Record a call without an answer."""
         with self._lock:
             if self._away_since_s is not None:
                 return
             self._away_since_s = self._now_s()
         logger.warning(
-            "the chain endpoint %s does not answer (%s); waiting for it, up to %s, and nothing is "
-            "lost meanwhile; if it stays away, name another with --subtensor.network",
+            "the chain endpoint %s does not answer (%s); waiting for up to %s, with no data "
+            "lost meanwhile; if the outage lasts, name another endpoint with --subtensor.network",
             self._endpoint,
             reason,
-            duration(self._patience.outage_s),
+            format_duration(self._patience.outage_s),
         )
 
-    def answered(self, took_s: float) -> None:
-        """A call was answered, whatever the answer; `took_s` of this one try."""
+    def note_answer(self, took_s: float) -> None:
+        """Record an answer, refusals included, to a try that took `took_s` seconds."""
         with self._lock:
             since_s, self._away_since_s = self._away_since_s, None
             slow = took_s >= self._patience.slow_read_s
@@ -64,19 +63,19 @@ class EndpointHealth:
             if tell:
                 self._slow_told_s = self._now_s()
         if since_s is not None:
-            away = duration(self._now_s() - since_s)
+            away = format_duration(self._now_s() - since_s)
             logger.warning("the chain endpoint %s answers again after %s", self._endpoint, away)
         if tell:
             logger.warning(
                 "the chain endpoint %s is slow: %.1f s for one read; a node that learns of blocks "
-                "late loses windows: name a nearer endpoint with --subtensor.network",
+                "late misses windows: name a nearer endpoint with --subtensor.network",
                 self._endpoint,
                 took_s,
             )
 
 
-def shown_endpoint(endpoint: str) -> str:
-    """A network's name, or a URL without what may be a token: user, path and query."""
+def redact_endpoint(endpoint: str) -> str:
+    """A network's name, or a URL cut to scheme, host and port: the rest may hold a token."""
     if "://" not in endpoint:
         return endpoint
     parts = urlsplit(endpoint)
@@ -85,6 +84,6 @@ def shown_endpoint(endpoint: str) -> str:
     return f"{parts.scheme}://{host}" + (f":{parts.port}" if parts.port else "")
 
 
-def duration(seconds: float) -> str:
-    """A length of time for a reader: seconds below two minutes, else minutes."""
+def format_duration(seconds: float) -> str:
+    """A duration as text: in seconds below two minutes, else in minutes."""
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

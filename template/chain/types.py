@@ -1,4 +1,4 @@
-"""Our own, frozen view of what the chain holds, and the seven calls that a neuron makes."""
+"""Frozen types for the chain's state, and the protocol of the seven calls made by a neuron."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,10 +9,10 @@ from typing import Protocol
 class Neuron:
     """One row of the metagraph at one block.
 
-    `total_stake_rao` is the chain's integer (no float ever enters a vote count);
-    `incentive` and `dividends` are shares in [0, 1] of the last Yuma epoch;
-    `emission_rao` is what that epoch paid; `alpha_stake_rao` is all the alpha staked
-    to the hotkey; `last_update` the block of its last weights.
+    `total_stake_rao` is the chain's integer, so no float enters a vote count;
+    `incentive` and `dividends` are shares in [0, 1] of the last Yuma epoch, `emission_rao` the
+    epoch's pay; `alpha_stake_rao` is all the alpha staked to the hotkey, `last_update` the block
+    of the hotkey's last weights.
     """
 
     uid: int
@@ -47,14 +47,14 @@ class Metagraph:
 
 
 class Chain(Protocol):
-    """One subnet on one chain, seen by one hotkey. Every method raises ChainError, nothing else.
+    """One subnet on one chain, seen by one hotkey. Every method may raise ChainError.
 
-    All reads at a block are pure: the same block gives the same answer for ever. Callers
-    read at finalised blocks wherever the answer decides anything.
+    All reads at a finalised block are pure: the same block gives the same answer for ever.
+    Callers read at finalised blocks wherever the answer enters a decision.
     """
 
     def head(self) -> int:
-        """Number of the best block; good for deadlines of one's own, never for acceptance."""
+        """Number of the best block: for a node's own deadlines, never for acceptance."""
 
     def finalized(self) -> int:
         """Number of the last finalised block."""
@@ -63,13 +63,13 @@ class Chain(Protocol):
         """Hash of a block, 32 bytes. ChainError if the block does not exist yet."""
 
     def metagraph(self, block: int) -> Metagraph:
-        """The subnet's neurons as they stood after `block`."""
+        """The subnet's neurons after `block`."""
 
     def commitments(self, block: int) -> Mapping[str, bytes]:
-        """hotkey -> the bytes of its commitment (raw fields joined) as it stood after `block`."""
+        """hotkey -> bytes of the commitment (raw fields joined) after `block`."""
 
     def publish(self, record: bytes) -> None:
-        """Replace this hotkey's commitment; returns once it is in a block (at most 384 bytes)."""
+        """Replace this hotkey's commitment (at most 384 bytes); returns once in a block."""
 
     def set_weights(self, weights: Mapping[int, float]) -> None:
         """Set this hotkey's weights, uid -> share (>= 0, not all zero); returns once in a block."""

@@ -1,4 +1,4 @@
-"""Waiting for blocks. The chain is the only clock; the local one only paces the polling."""
+"""Waits for blocks. Blocks are the only clock; the machine's clock paces the polling."""
 
 import time
 from collections.abc import Callable
@@ -11,7 +11,7 @@ HEAD_AGE_S = 0.25
 
 
 class Waiter:
-    """Polls a chain, more often as the block waited for comes near."""
+    """Polls a chain, more often as the awaited block comes near."""
 
     def __init__(
         self,
@@ -27,7 +27,7 @@ class Waiter:
         self._last = (0.0, 0)
 
     def recent_head(self) -> int:
-        """The best block, asked for at most every quarter of a second or so."""
+        """The best block, read again if the last read is older than `HEAD_AGE_S`."""
         if self._first is None or self._now_s() - self._last[0] > HEAD_AGE_S:
             self._observe(self._chain.head())
         return self._last[1]
@@ -37,11 +37,11 @@ class Waiter:
         self._until(self._chain.head, block)
 
     def until_finalized(self, block: int) -> None:
-        """Return once `block` is finalised: what it holds can then be read for good."""
+        """Return once `block` is finalised: reads at `block` then give their final answer."""
         self._until(self._chain.finalized, block)
 
     def pause(self) -> None:
-        """About one block."""
+        """Sleep for about one block."""
         self._sleep(min(max(self._block_time_s(), MIN_POLL_S), MAX_POLL_S))
 
     def _until(self, current: Callable[[], int], block: int) -> None:
@@ -57,7 +57,7 @@ class Waiter:
         return block
 
     def _block_time_s(self) -> float:
-        """Seconds per block as seen so far; optimistic until two blocks were seen."""
+        """Seconds per block as observed; `MIN_POLL_S` until two blocks were observed."""
         if self._first is None or self._last[1] == self._first[1]:
             return MIN_POLL_S
         return (self._last[0] - self._first[0]) / (self._last[1] - self._first[1])

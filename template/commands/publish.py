@@ -20,7 +20,7 @@ from template.bucket.own import OwnBucket
 from template.chain import Chain
 from template.chain.ballots import read_records
 from template.chain.commands import Commands, wallet_flags
-from template.chain.health import shown_endpoint
+from template.chain.health import redact_endpoint
 from template.cli.owner_flags import PublishConfig
 from template.commands.plan import (
     RunChoices,
@@ -119,7 +119,7 @@ def check_subnet(
     wallet = config.wallet
     commands = Commands(
         netuid=config.chain.netuid,
-        network=shown_endpoint(config.chain.network),
+        network=redact_endpoint(config.chain.network),
         wallet=wallet_flags(wallet.name, wallet.hotkey, wallet.path),
     )
     uid = ask_for_place(chain, hotkey, commands).uid

@@ -14,7 +14,7 @@ from template.protocol.root import tensors_digest
 from template.protocol.spec import RunSpec, load_spec
 from template.settings import ChainConfig
 from template.training.outer import OuterState
-from template.training.published import publish
+from template.training.published import build_checkpoint
 
 Say = Callable[[str], None]
 
@@ -57,7 +57,7 @@ def run_replay(config: ReplayConfig, say: Say, tell: Say) -> int:
 
 
 def _save_model(folder: Path, state: OuterState, spec: RunSpec) -> None:
-    published = publish(state, spec)
+    published = build_checkpoint(state, spec)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for entry in json.loads(published.manifest)["files"]:

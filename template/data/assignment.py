@@ -1,12 +1,11 @@
-"""Which pages a miner trains on, and which pages score a window: pure draws from a seed.
+"""Draws from a seed: a miner's pages, a window's held-out pages, the sample of claimed pages.
 
-Owns the two draws and the seed of the first. The caller knows which block's hash enters a
-seed and what was assigned in the past. Consensus depends on every bit of this module: a
-change needs a new run.
+Pure. The caller supplies the block hash of a seed and the pages assigned in the past. Consensus
+depends on every bit of this module: a change needs a new run.
 
 Source of the idea (random access into a seeded stream of pages): templar,
-`src/tplr/sharded_sampler.py`; there a PRNG of numpy, here SHA-256 in counter mode, which any
-language can recompute.
+`src/tplr/sharded_sampler.py`, with a PRNG of numpy; SHA-256 in counter mode, used here, can be
+recomputed in any language.
 """
 
 import hashlib
@@ -29,12 +28,12 @@ _MIN_DRAW = 256
 
 
 def assignment_seed(block_hash: bytes, hotkey: str, window: int) -> bytes:
-    """Seed of a hotkey's page list for a window; `block_hash` fixes it only once it is known."""
+    """Seed of a hotkey's page list for a window, unknown before the block with `block_hash`."""
     return labelled_hash("assignment", block_hash, hotkey.encode("ascii"), uint_bytes(window))
 
 
 def assigned_page(seed: bytes, index: int, num_pages: int) -> int:
-    """Entry `index` (>= 0) of the endless page list of `seed`, without drawing those before."""
+    """Entry `index` (>= 0) of the endless page list of `seed`, drawn without earlier entries."""
     if index < 0:
         raise ValueError(f"index is {index}, must not be negative")
     _check(seed, 1, num_pages)
@@ -55,21 +54,21 @@ def assigned_pages(seed: bytes, count: int, num_pages: int) -> npt.NDArray[np.in
 def held_out_pages(
     seed: bytes, count: int, num_pages: int, excluded: Collection[int] | npt.NDArray[np.int64]
 ) -> npt.NDArray[np.int64]:
-    """The first `count` distinct pages of the list of `seed` that are not in `excluded`.
+    """The first `count` distinct pages of the list of `seed` outside `excluded`.
 
-    int64 [count], in the order drawn. `excluded` are page ids, repeats allowed. Skipping,
-    rather than numbering the pages that are left, keeps two nodes that disagree on one
-    excluded page in agreement on all but one of the pages drawn. Raises ConfigError if fewer
-    than `count` pages are left, ValueError as `assigned_pages` and if an excluded id is no
-    page.
+    int64 [count], in the order drawn. `excluded` are page ids, repeats allowed. The draw skips
+    excluded pages instead of renumbering the rest, so two nodes with excluded sets that differ in
+    a page draw sets that differ in at most a page. Raises ConfigError if fewer than `count` pages
+    remain (the dataset named by the run spec is too small), ValueError as `assigned_pages` and if
+    an excluded id is out of range.
     """
     _check(seed, count, num_pages)
     barred = _sorted_ids(excluded, num_pages)
     num_left = num_pages - barred.size
     if count > num_left:
         raise ConfigError(
-            f"the dataset is too small: {num_left} of {num_pages} pages were assigned to nobody "
-            f"in the windows looked back on, but {count} held-out pages are needed; use a larger "
+            f"the dataset is too small: {num_left} of {num_pages} pages stayed unassigned in "
+            f"the windows looked back on, but {count} held-out pages are needed; use a larger "
             "dataset or smaller numbers in spec.evaluation"
         )
     chosen = np.empty(0, dtype=np.int64)
@@ -86,10 +85,11 @@ def held_out_pages(
 def claimed_pages(
     seed: bytes, consumed: npt.NDArray[np.int64], count: int
 ) -> npt.NDArray[np.int64]:
-    """A sample of `count` of the pages that a miner says it trained on, as many of each quarter.
+    """A sample of `count` pages claimed by a miner as trained on, equally from each quarter.
 
-    `consumed`: the front of its page list, int64 [C], in order; a quarter with fewer pages
-    gives all of them. Who claims more than it did is sampled where it did nothing.
+    `consumed`: the front of the miner's page list, int64 [C], in order; a quarter with too few
+    pages gives all its pages. The untrained pages of an exaggerated claim are in the last quarters,
+    which are sampled too.
     """
     _check(seed, count, 1)
     words, chosen = _words(seed, 0, consumed.size), []

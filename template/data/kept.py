@@ -1,8 +1,8 @@
 """Files kept in a folder under the SHA-256 of their bytes.
 
-Owns names, whole writes and the check of every byte that is read back. A file is named by its
-digest and a suffix of ours: no name that a stranger chose reaches the file system. Does not know
-where bytes come from or what they mean.
+Owns names, whole writes and the check of every byte read back. A file's name is the digest and a
+suffix of ours, so a stranger's name never reaches the file system. The origin and the meaning of
+the bytes belong to the caller.
 """
 
 import hashlib
@@ -16,10 +16,10 @@ _HEX_CHARS = 64
 
 
 class KeptFiles:
-    """A folder, made with the first file. Several processes may share it: writes are whole.
+    """A folder, created with the first file. Writes are whole, so processes may share a folder.
 
-    Reading raises ConfigError if the folder cannot be read, writing StateError if the disk does
-    not take it.
+    Reading raises ConfigError if the folder cannot be read, writing StateError if the write
+    fails.
     """
 
     def __init__(self, folder: Path, suffix: str) -> None:
@@ -27,7 +27,7 @@ class KeptFiles:
         self._suffix = suffix
 
     def get(self, digest: bytes, num_bytes: int) -> bytes | None:
-        """The bytes of this digest and length; None if they are not here, or are damaged."""
+        """The bytes of this digest and length; None if the file is missing or damaged."""
         data = _read(self._path(digest), num_bytes)
         if data is None or len(data) != num_bytes or hashlib.sha256(data).digest() != digest:
             return None
@@ -47,7 +47,7 @@ class KeptFiles:
             raise disk_trouble(path, error) from error
 
     def keep_only(self, digests: Collection[bytes]) -> None:
-        """Remove every other file of this suffix; none at all if the folder is not there."""
+        """Remove every file of this suffix except `digests`. A missing folder is no error."""
         wanted = {self._path(digest) for digest in digests}
         try:
             for path in self._folder.glob(f"{'?' * _HEX_CHARS}{self._suffix}"):
@@ -63,7 +63,7 @@ class KeptFiles:
 
 
 def _read(path: Path, num_bytes: int) -> bytes | None:
-    """The file's first `num_bytes` + 1 bytes (one more shows that it is too long), or None."""
+    """The first `num_bytes` + 1 bytes (the last shows a file too long); None without a file."""
     try:
         with path.open("rb") as file:
             return file.read(num_bytes + 1)

@@ -1,7 +1,7 @@
-"""The manifest of a dataset: which shards it has, in which order, under which digests.
+"""The manifest of a dataset: the ordered list of shards with their digests.
 
-Owns the format, its strict parser and its digest, which a run spec names. Page ids follow
-from the manifest alone: shard by shard in its order, `num_tokens / page_tokens` pages each.
+Owns the format, the strict parser and the digest named by a run spec. Page ids follow from the
+manifest alone: shard by shard in order, `num_tokens / page_tokens` pages each.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ TOKEN_BYTES = 2
 MAX_VOCAB_SIZE = 2 ** (8 * TOKEN_BYTES)
 MAX_PAGE_TOKENS = 2**20
 MAX_SHARD_TOKENS = 2**30
-"""2 GiB: what one fetch may be asked to hold in memory."""
+"""2 GiB: the most memory that a fetch may need."""
 
 MAX_MANIFEST_BYTES = 64 * 2**20
 
@@ -49,12 +49,12 @@ class Manifest:
 
     @property
     def num_pages(self) -> int:
-        """Pages that may be assigned; their ids are 0 .. num_pages - 1."""
+        """Number of pages for training; page ids are 0 .. num_pages - 1."""
         return sum(shard.num_tokens for shard in self.shards) // self.page_tokens
 
 
 def manifest_bytes(manifest: Manifest) -> bytes:
-    """The one canonical form: JSON, ASCII, sorted keys, no spaces."""
+    """The canonical form: JSON, ASCII, sorted keys, no spaces."""
     return json.dumps(asdict(manifest), sort_keys=True, separators=(",", ":")).encode("ascii")
 
 
@@ -64,9 +64,9 @@ def manifest_digest(manifest: Manifest) -> bytes:
 
 
 def parse_manifest(data: bytes) -> Manifest:
-    """Read a manifest from anyone; raises ObjectError naming the field, nothing else.
+    """Read a stranger's manifest. Raises ObjectError, naming the field, for any other bytes.
 
-    Only the canonical form is accepted, so two manifests of one meaning have one digest.
+    Only the canonical form is accepted, so manifests of equal meaning have equal digests.
     """
     if len(data) > MAX_MANIFEST_BYTES:
         raise ObjectError(f"manifest has {len(data)} bytes, at most {MAX_MANIFEST_BYTES} allowed")
@@ -132,7 +132,7 @@ def _shard(value: object, where: str, page_tokens: int) -> Shard:
 
 
 def _refuse_repeats(manifest: Manifest) -> None:
-    """A shard listed twice, or held out and trained on, would make a page two pages."""
+    """Raises ObjectError for a shard listed twice: two page ids would be the same page."""
     seen = {manifest.held_out.sha256}
     for index, shard in enumerate(manifest.shards):
         if shard.sha256 in seen:

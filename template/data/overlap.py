@@ -1,13 +1,13 @@
-"""How much of one text occurs word for word in another: the leak check of a held-out set.
+"""Share of a text repeated byte for byte in a reference: the leak check of a held-out set.
 
-Pure. Owns the measure, not the bound: what share is harmless depends on the texts.
+Pure. The caller sets the bound, because a harmless share depends on the texts.
 """
 
 import numpy as np
 import numpy.typing as npt
 
 SHINGLE_BYTES = 40
-"""About one line of verse: long enough that stock phrases do not count as a leak."""
+"""About a line of verse: too long for stock phrases to count as a leak."""
 
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 _TABLE_BITS = 24
@@ -15,11 +15,11 @@ _TABLE_SHIFT = np.uint64(64 - _TABLE_BITS)
 
 
 def shingle_overlap(text: bytes, reference: bytes, num_bytes: int = SHINGLE_BYTES) -> float:
-    """Share in [0, 1] of the `num_bytes`-byte windows of `text` that occur in `reference`.
+    """Share in [0, 1] of the `num_bytes`-byte windows of `text` found in `reference`.
 
     Every offset of `text` counts once. Windows are compared by a 64-bit hash, so the share is
     exact up to collisions (about 1e-6 of the windows at 10 MB). Raises ValueError if `text`
-    is shorter than one window.
+    is shorter than a window.
     """
     if len(text) < num_bytes:
         raise ValueError(f"text of {len(text)} bytes is shorter than a window of {num_bytes}")

@@ -1,8 +1,8 @@
-"""Reading pages: shards fetched by digest, checked, cached on disk and in memory.
+"""Reads pages: shards fetched by digest, checked, cached on disk and in memory.
 
-Owns the cache and the check of every byte that enters it. Does not know where shards come
-from: `fetch` does. A page is `page_tokens` consecutive tokens of one shard and one training
-sequence: the model predicts tokens 1 .. n-1 of it.
+Owns the cache and the check of every byte cached; the caller's `fetch` finds the shards. A page
+is `page_tokens` consecutive tokens of a shard and makes a training sequence: the model predicts
+tokens 1 .. n-1 of the page.
 """
 
 import hashlib
@@ -22,20 +22,21 @@ Fetch = Callable[[str, int], bytes]
 """(hex SHA-256, length in bytes) -> the shard's bytes; may raise StoreError."""
 
 OnRead = Callable[[str, bytes], None]
-"""Told of each verified shard that enters memory: (hex SHA-256, its bytes)."""
+"""Called for each verified shard that enters memory: (hex SHA-256, bytes)."""
 
 SHARD_SUFFIX = ".tokens"
 
 
 class PageReader:
-    """Pages of one manifest by id. Not thread safe; several processes may share a cache.
+    """Pages of a manifest by id. Not thread safe; processes may share a cache.
 
-    `cache_dir`: where verified shards are kept between runs, or None. At most
-    `max_resident_shards` (>= 1) shards stay in memory, least recently used out first. `on_read`
-    hears of each as it enters, from the network or from disk. Every method may raise Unavailable
-    (no good copy of a shard, which it names; the same call may succeed later), ConfigError (a
-    shard of the right digest holds tokens outside the vocabulary, or the cache cannot be read),
-    StateError (it cannot be written), and whatever `fetch` raises.
+    `cache_dir`: folder of verified shards kept between runs, or None. At most
+    `max_resident_shards` (>= 1) shards stay in memory, least recently used out first. `on_read` is
+    called for each shard entering memory, from the network or from disk. Every method may raise
+    Unavailable (naming a shard without a good copy; a later call may succeed), ConfigError (the
+    cache cannot be read, or the run spec's dataset itself is wrong: a shard of the right digest
+    holds tokens outside the vocabulary), StateError (the cache cannot be written), and any error
+    of `fetch`.
     """
 
     def __init__(
@@ -63,12 +64,12 @@ class PageReader:
 
     @property
     def digests(self) -> frozenset[bytes]:
-        """SHA-256 of every shard, the held-out one among them."""
+        """SHA-256 of every shard, the held-out shard included."""
         shards = (*self._manifest.shards, self._manifest.held_out)
         return frozenset(bytes.fromhex(shard.sha256) for shard in shards)
 
     def page(self, page_id: int) -> npt.NDArray[np.int64]:
-        """One page, int64 [page_tokens]. ValueError if the id is not in [0, num_pages)."""
+        """A page, int64 [page_tokens]. ValueError if the id is not in [0, num_pages)."""
         return self.pages([page_id])[0]
 
     def pages(self, page_ids: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -88,15 +89,14 @@ class PageReader:
         return out
 
     def held_out(self) -> npt.NDArray[np.int64]:
-        """Every page of the held-out shard in order, int64 [N, page_tokens]: the fixed sample
-        that draws the loss curve."""
+        """Every page of the held-out shard in order, int64 [N, page_tokens], for the loss curve."""
         return self._shard_pages(self._manifest.held_out).astype(np.int64)
 
     def _shard_pages(self, shard: Shard) -> npt.NDArray[np.uint16]:
         """A shard's pages, uint16 [N, page_tokens], through the memory cache."""
         pages = self._resident.pop(shard.sha256, None)
         if pages is None:
-            tokens = np.frombuffer(self._read(shard), dtype=TOKEN_DTYPE)
+            tokens = np.frombuffer(self._load_shard(shard), dtype=TOKEN_DTYPE)
             if int(tokens.max()) >= self._manifest.vocab_size:
                 raise ConfigError(
                     f"shard {shard.sha256} holds tokens outside the vocabulary of "
@@ -108,17 +108,17 @@ class PageReader:
             self._resident.popitem(last=False)
         return pages
 
-    def _read(self, shard: Shard) -> bytes:
-        """A shard's verified bytes: from disk if the copy there is good, else fetched once."""
+    def _load_shard(self, shard: Shard) -> bytes:
+        """A shard's verified bytes: from disk if the copy on disk is good, else fetched once."""
         digest = bytes.fromhex(shard.sha256)
         cached = None if self._kept is None else self._kept.get(digest, shard.num_bytes)
-        data = self._fetched(shard) if cached is None else cached
+        data = self._fetch_verified(shard) if cached is None else cached
         if cached is None and self._kept is not None:
             self._kept.put(digest, data)
         self._on_read(shard.sha256, data)
         return data
 
-    def _fetched(self, shard: Shard) -> bytes:
+    def _fetch_verified(self, shard: Shard) -> bytes:
         data = self._fetch(shard.sha256, shard.num_bytes)
         if len(data) != shard.num_bytes or hashlib.sha256(data).hexdigest() != shard.sha256:
             raise Unavailable(

@@ -1,7 +1,6 @@
 """Cutting a corpus into shards: from documents to the files and the manifest of a dataset.
 
-Pure: the caller writes the blobs where nodes can fetch them by SHA-256. Does not read pages;
-`template.data.pages` does.
+Pure: the caller publishes the blobs under their SHA-256. `template.data.pages` reads pages.
 """
 
 import hashlib
@@ -19,12 +18,12 @@ from template.errors import ConfigError
 TOKEN_DTYPE = np.dtype("<u2")
 
 DOCUMENT_SEPARATOR = b"\n"
-"""After each document; documents end in a line end of their own, so this is a blank line."""
+"""Follows each document; documents end with a newline, so the separator is a blank line."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Dataset:
-    """A manifest and its files, by the hex SHA-256 that the manifest gives them."""
+    """A manifest and the files of its shards, by hex SHA-256."""
 
     manifest: Manifest
     blobs: dict[str, bytes]
@@ -33,13 +32,13 @@ class Dataset:
 def build_dataset(
     corpus: Corpus, tokenizer: Tokenizer, *, page_tokens: int, shard_tokens: int
 ) -> Dataset:
-    """Tokenise, concatenate and cut; deterministic, so everyone gets the same manifest.
+    """Tokenise, concatenate and cut; deterministic, so every machine gets the same manifest.
 
-    Training documents fill shards of `shard_tokens` tokens in order; the last shard is
-    shorter, and what is left over at its end, less than one page, is dropped: padding would
-    put tokens into the loss that nobody wrote. Held-out documents make one shard, cut to
-    whole pages likewise. Pages may span two documents of the same side. Raises ConfigError
-    if `shard_tokens` is not a multiple of `page_tokens` or a side has less than one page.
+    Training documents fill shards of `shard_tokens` tokens in order; the last shard may be
+    shorter. A final partial page is dropped, because padding would add artificial tokens to the
+    loss. Held-out documents make a single shard of whole pages. Pages may span two documents of
+    the same side. Raises ConfigError if `shard_tokens` is not a multiple of `page_tokens`, if a
+    side has less than a page, or if two shards are equal.
     """
     if page_tokens < 2 or shard_tokens < page_tokens or shard_tokens % page_tokens:
         raise ConfigError(

@@ -1,7 +1,7 @@
 """Tokenizers by name: text as bytes in, tokens as uint16 out, and back.
 
-Owns the registry that a run spec's `tokenizer` field names. A tokenizer is part of the
-dataset: the manifest repeats its name and vocabulary size.
+Owns the registry for the `tokenizer` field of a run spec. A tokenizer is part of the dataset:
+the manifest repeats name and vocabulary size.
 """
 
 from typing import Protocol
@@ -25,11 +25,11 @@ class Tokenizer(Protocol):
         """Tokens of `text`, one-dimensional."""
 
     def decode(self, tokens: npt.NDArray[np.integer]) -> bytes:
-        """The bytes whose tokens these are. ValueError if one is outside the vocabulary."""
+        """The inverse of `encode`. ValueError for a token outside the vocabulary."""
 
 
 class ByteTokenizer:
-    """One token per byte: needs no files, loses nothing, fits any language."""
+    """One token per byte: needs no files, is lossless, fits any language."""
 
     name = "byte"
     vocab_size = 256
@@ -47,7 +47,7 @@ _TOKENIZERS = {ByteTokenizer.name: ByteTokenizer}
 
 
 def load_tokenizer(name: str) -> Tokenizer:
-    """The tokenizer of that name. ConfigError, listing the known names, if there is none."""
+    """Makes the tokenizer `name`. ConfigError, listing the known names, for any other name."""
     if name not in _TOKENIZERS:
         known = ", ".join(sorted(_TOKENIZERS))
         raise ConfigError(f"tokenizer {name!r} is unknown; use one of: {known}")

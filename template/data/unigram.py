@@ -1,6 +1,6 @@
-"""Entropy of a text's own unigram distribution: the loss of a model that knows only counts.
+"""Entropy of a text's unigram distribution: the loss of a model of token counts alone.
 
-A model that has learnt anything beyond how often each token occurs is below it.
+The loss of a model that has learnt more than token frequencies is below the entropy.
 """
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy.typing as npt
 def unigram_entropy(tokens: npt.NDArray[np.integer]) -> float:
     """Entropy in nats per token of the empirical distribution of `tokens` (any shape).
 
-    Between 0 (one token repeated) and ln(number of distinct tokens). Raises ValueError on an
+    Between 0 (a single token repeated) and ln(number of distinct tokens). Raises ValueError on an
     empty array.
     """
     if tokens.size == 0:

@@ -1,9 +1,9 @@
-"""Which files of the text distribution are editions of which work, and which works are held out.
+"""Table of works with their editions, the files of the text distribution, and held-out works.
 
-Owns the table, nothing else: `template.data.corpus` reads it. Two files that tell the same
-work under different names ("twelfth_night", "twelfe-night") must share one entry, because
-a work is held out with all its editions. A stem that ends in `_f` is the First Folio of 1623
-in its own spelling, the other one a modernised edition.
+`template.data.corpus` reads the table. Two editions of a work under different names
+("twelfth_night", "twelfe-night") must share an entry, because a work is held out with all
+editions. A stem ending in `_f` is the First Folio of 1623 in the original spelling, a stem without
+`_f` a modernised edition.
 """
 
 from collections.abc import Mapping
@@ -82,4 +82,4 @@ LEFT_OUT: Mapping[str, str] = {
     "poems": "same bytes as poetical_works_gut",
     "metadata": "titles and addresses of the files, no text",
 }
-"""Stem -> why no edition of `WORKS` is read from it; a test holds that no file is forgotten."""
+"""Stem -> reason for leaving the file out; a test checks each file to be listed or left out."""

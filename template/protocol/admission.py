@@ -1,7 +1,7 @@
-"""Which payloads may enter a step: the checks that every node makes on the same bytes.
+"""Admission of a payload to a step: the checks of every node on the same bytes.
 
-Pure and deterministic: bytes that one node refuses here, all refuse, so that a payload
-that was named by mistake shifts nobody's model and stops nobody.
+Pure and deterministic: all nodes refuse the same bytes. So a bad payload in an accepted set
+changes no model and stops no node.
 """
 
 from template.errors import PayloadError
@@ -12,9 +12,12 @@ from template.protocol.root import Member
 def open_payload(
     data: bytes, member: Member, window: int, form: PayloadFormat, max_staleness: int
 ) -> Payload:
-    """The member's payload of a window, or PayloadError with the reason."""
+    """The payload of `member` for `window`; PayloadError with a reason if any check fails.
+
+    Checks the digest on chain, the frame, the window, the hotkey and the staleness (in windows).
+    """
     if payload_digest(data) != member.digest:
-        raise PayloadError("digest", "not the bytes that were committed")
+        raise PayloadError("digest", "the bytes differ from the digest on chain")
     payload = decode_payload(data, form)
     header = payload.header
     if header.window != window:

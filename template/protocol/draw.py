@@ -1,8 +1,8 @@
-"""Which of a window's payloads are scored where there are too many, and in which order.
+"""The random order in which a window's payloads are scored.
 
-The same draw for all validators: by SHA-256 of the hash of block (w+1)B, which nobody knew before
-the payloads were committed, and the hotkey. It prefers nobody: neither a low uid nor a good
-rating. Validators who run out of time leave out the same end of the draw.
+The order is the same for all validators: by SHA-256 of the hash of block (w+1)B, unknown until the
+payloads are committed, and of the hotkey. Uid and rating have no influence. Validators short of
+time leave out the same end of the order.
 """
 
 from collections.abc import Iterable
@@ -11,11 +11,12 @@ from template.protocol.hashing import labelled_hash, uint_bytes
 
 
 def drawn_order(block_hash: bytes, window: int, hotkeys: Iterable[str]) -> list[str]:
-    """The hotkeys in the order in which their payloads are scored; each is as likely as any other
-    at each place, and who is ahead of whom does not depend on who else is there.
+    """The hotkeys in scoring order: uniformly random for each block hash and window.
+
+    The order of two hotkeys is independent of all further hotkeys.
     """
 
-    def place(hotkey: str) -> bytes:
+    def draw_key(hotkey: str) -> bytes:
         return labelled_hash("scored", block_hash, uint_bytes(window), hotkey.encode("ascii"))
 
-    return sorted(hotkeys, key=place)
+    return sorted(hotkeys, key=draw_key)

@@ -1,10 +1,10 @@
-"""Labelled hashes: one SHA-256 per purpose, so that no two purposes can collide."""
+"""Labelled hashes: a SHA-256 per purpose, safe from collisions between purposes."""
 
 import hashlib
 
 
 def labelled_hash(label: str, *parts: bytes) -> bytes:
-    """SHA-256 over the label and the parts, each prefixed by its length; 32 bytes.
+    """SHA-256 over the label and the parts, each after its length; 32 bytes.
 
     The length prefixes make the encoding injective: moving a byte from one part to the
     next changes the hash.

@@ -1,4 +1,4 @@
-"""Object keys and bucket names: where every node looks for every object, without a LIST."""
+"""Object keys and bucket names: every node computes the key of an object, without a LIST."""
 
 import base64
 
@@ -21,7 +21,7 @@ def checkpoint_manifest_key(run_id: bytes, window: int) -> str:
 
 
 def dropped_manifest_key(run_id: bytes, window: int) -> str:
-    """Where a manifest lies while the files that it names are being removed."""
+    """Key of a manifest during the removal of its files."""
     return f"{run_id.hex()}/checkpoint/{window:08d}/dropped.json"
 
 
@@ -30,7 +30,7 @@ def verdict_key(run_id: bytes, window: int) -> str:
 
 
 def lineage_key(run_id: bytes, window: int) -> str:
-    """Steps of the lineage from theta_window, a checkpoint or theta_0, to before the next one."""
+    """Key of the lineage from theta_window (a checkpoint or theta_0) to the next checkpoint."""
     return f"{run_id.hex()}/lineage/{window:08d}.jsonl"
 
 

@@ -1,8 +1,8 @@
-"""The lineage: which payloads made the model, window after window, as anybody can check it.
+"""The lineage: the payloads applied in every window, in a form for anyone to verify.
 
-One JSON line a step. A step on window w leads from theta_{w+1} with root R_{w+1} to theta_{w+2};
-the roots are a hash chain: steps that lead to the root that the stake majority votes now are those
-of the run, whoever's bucket they come from. No old chain state is needed to know what was accepted.
+One JSON line a step. The step on window w leads from theta_{w+1} with root R_{w+1} to theta_{w+2}.
+The roots are a hash chain: steps that end in the stake majority's root are the run's own, from any
+bucket. A verifier needs no old chain state to learn the accepted sets.
 """
 
 import json
@@ -17,17 +17,17 @@ from template.protocol.root import Member, next_root
 from template.protocol.ss58 import public_key
 
 _MALFORMED = (ValueError, KeyError, TypeError, OverflowError, RecursionError)
-"""What a stranger's JSON can raise."""
+"""Exceptions from parsing a stranger's JSON."""
 _DIGEST_BYTES = 32
 _MAX_RAO = 2**64
 
 
 class Accepted(Protocol):
-    """What a step needs to know of a window: a decision on it, or a step of the lineage."""
+    """The inputs of an outer step: a decision or a step of the lineage."""
 
     @property
     def window(self) -> int:
-        """w, of the payloads."""
+        """w, the window of the payloads."""
 
     @property
     def members(self) -> tuple[Member, ...]:
@@ -35,14 +35,16 @@ class Accepted(Protocol):
 
     @property
     def voting_stake_rao(self) -> int:
-        """Of all votes on it."""
+        """Total stake of all votes on the window."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LineageStep:
-    """What was applied for a window. `root`: R_{w+1}, 32 bytes, from which the step starts.
-    `checkpoint`: the digest that enters the next root, or empty. `voted_root`: the one that most
-    of the voting stake carried (16 bytes), or empty; it proves nothing and is in no root.
+    """The payloads applied for one window.
+
+    `root`: R_{w+1}, 32 bytes, at the start of the step. `checkpoint`: a 32-byte digest for the
+    next root, or empty. `voted_root`: root of the majority of the voting stake (16 bytes), or
+    empty; the root chain does not cover this field.
     """
 
     window: int
@@ -54,20 +56,21 @@ class LineageStep:
 
     @property
     def next_root(self) -> bytes:
-        """R_{w+2}."""
+        """R_{w+2}, 32 bytes."""
         return next_root(self.root, self.window, self.members, self.checkpoint)
 
 
 def is_chain(steps: Sequence[LineageStep]) -> bool:
-    """Whether each step starts, a window later, where the one before it ends."""
+    """Whether each step starts at the window and root at which the previous step ends."""
     pairs = zip(steps, steps[1:], strict=False)
     return all(b.window == a.window + 1 and b.root == a.next_root for a, b in pairs)
 
 
 def newly_void(steps: Sequence[LineageStep]) -> int | None:
-    """The window whose payloads the last steps have found void, if there are any to take back.
+    """The window that the last step voids, or None.
 
-    It lies `VOID_WINDOWS` before the last: on all after it the majority voted to stand before it.
+    The window lies `VOID_WINDOWS` before the last step: in all later windows the majority voted
+    the root before the window's payloads. A window without payloads is never void.
     """
     if len(steps) <= VOID_WINDOWS:
         return None
@@ -77,11 +80,11 @@ def newly_void(steps: Sequence[LineageStep]) -> int | None:
 
 
 def encode_lineage(steps: Iterable[LineageStep]) -> bytes:
-    """One line a step; the same bytes from every node that took them."""
-    return b"".join(_encode(step) for step in steps)
+    """One line a step; the same bytes from every node with the same steps."""
+    return b"".join(_encode_step(step) for step in steps)
 
 
-def _encode(step: LineageStep) -> bytes:
+def _encode_step(step: LineageStep) -> bytes:
     row = {
         "window": step.window,
         "root": step.root.hex(),
@@ -94,50 +97,51 @@ def _encode(step: LineageStep) -> bytes:
 
 
 def parse_lineage(data: bytes) -> list[LineageStep]:
-    """Steps from bytes of anybody; ObjectError unless each follows from the one before."""
-    steps = [_parse(number, line) for number, line in enumerate(data.splitlines(), start=1)]
+    """Steps from a stranger's bytes; ObjectError unless each step follows from the previous."""
+    steps = [_parse_step(number, line) for number, line in enumerate(data.splitlines(), start=1)]
     if not is_chain(steps):
-        raise ObjectError("lineage: its steps do not follow from each other")
+        raise ObjectError("lineage: the steps do not follow from each other; refused")
     return steps
 
 
-def _parse(number: int, line: bytes) -> LineageStep:
+def _parse_step(number: int, line: bytes) -> LineageStep:
     try:
         row = json.loads(line)
-        members = tuple(_member(*fields) for fields in row["members"])
+        members = tuple(_parse_member(*fields) for fields in row["members"])
         step = LineageStep(
-            window=_number(row["window"], 2**32),
-            root=_digest(row["root"], (_DIGEST_BYTES,)),
+            window=_check_number(row["window"], 2**32),
+            root=_parse_digest(row["root"], (_DIGEST_BYTES,)),
             members=members,
-            voting_stake_rao=_number(row["voting_stake_rao"], _MAX_RAO),
-            checkpoint=_digest(row["checkpoint"], (0, _DIGEST_BYTES)),
-            voted_root=_digest(row["voted_root"], (0, ROOT_BYTES)),
+            voting_stake_rao=_check_number(row["voting_stake_rao"], _MAX_RAO),
+            checkpoint=_parse_digest(row["checkpoint"], (0, _DIGEST_BYTES)),
+            voted_root=_parse_digest(row["voted_root"], (0, ROOT_BYTES)),
         )
+        # The root covers members in uid order; another order would be a second spelling of a step.
         uids = [member.uid for member in members]
         if uids != sorted(set(uids)):
             raise ValueError("uids are not in order")
     except _MALFORMED as error:
-        raise ObjectError(f"lineage: line {number} is no step: {error!r}") from error
+        raise ObjectError(f"lineage: line {number} is not a step, refused: {error!r}") from error
     return step
 
 
-def _member(uid: Any, hotkey: str, coldkey: str, digest: str) -> Member:
+def _parse_member(uid: Any, hotkey: str, coldkey: str, digest: str) -> Member:
     return Member(
-        uid=_number(uid, MAX_UIDS),
+        uid=_check_number(uid, MAX_UIDS),
         hotkey=hotkey,
         public_key=public_key(hotkey),
-        coldkey=_digest(coldkey, (_DIGEST_BYTES,)),
-        digest=_digest(digest, (_DIGEST_BYTES,)),
+        coldkey=_parse_digest(coldkey, (_DIGEST_BYTES,)),
+        digest=_parse_digest(digest, (_DIGEST_BYTES,)),
     )
 
 
-def _number(value: Any, limit: int) -> int:
+def _check_number(value: Any, limit: int) -> int:
     if type(value) is not int or not 0 <= value < limit:
         raise ValueError(f"{value!r} is not a number below {limit}")
     return value
 
 
-def _digest(text: str, sizes: tuple[int, ...]) -> bytes:
+def _parse_digest(text: str, sizes: tuple[int, ...]) -> bytes:
     value = bytes.fromhex(text)
     if len(value) not in sizes:
         raise ValueError(f"{len(value)} bytes instead of {sizes}")

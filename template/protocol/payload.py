@@ -1,12 +1,12 @@
-"""The payload frame: one miner's pseudo-gradient of one window, as bytes.
+"""The payload frame: a miner's pseudo-gradient of a window, as bytes.
 
 Header: magic "TESSERA" and a version byte (8 bytes), run id (16), window (u32), base
 window (u32), pages consumed (u32), hotkey's public key (32); then the tensors' sections in
 ascending order of their names. Integers are little endian. The length follows from the
-model alone; the digest that the hotkey commits on chain is the frame's signature.
+model alone; the digest committed on chain by the hotkey is the frame's signature.
 
-`decode_payload` is the only door for peers' bytes: it returns a payload that is valid in
-full or raises PayloadError. Nothing in the bytes chooses a dtype, a shape or a length.
+`decode_payload` is the only door for peers' bytes: either a payload valid in full, or
+PayloadError. The bytes choose neither dtypes nor shapes nor lengths.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ _HEADER = struct.Struct("<7sB16sIII32s")
 
 @dataclass(frozen=True, kw_only=True)
 class PayloadFormat:
-    """What a run's payloads look like: `shapes` is name -> shape of every trained tensor."""
+    """Layout of a run's payloads: `shapes` is name -> shape of every trained tensor."""
 
     run_id: bytes
     shapes: Mapping[str, tuple[int, ...]]
@@ -55,14 +55,14 @@ class PayloadFormat:
 
     @cached_property
     def plan(self) -> Plan:
-        """Where every chunk stands in a frame's body: made once, on first use."""
+        """Offsets of all chunks in a frame's body, computed on first use."""
         return make_plan(self.shapes, self.top_k)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PayloadHeader:
-    """`base_window`: whose parameters the miner started from; `pages_consumed`: how many
-    of the pages assigned to it for that window it trained on, from the front of the list.
+    """`base_window`: the miner started from the parameters of this window. `pages_consumed`: the
+    miner trained on so many of the pages assigned for `base_window`, from the front of the list.
     """
 
     window: int
@@ -77,9 +77,10 @@ class PayloadHeader:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Payload:
-    """A valid payload, as the bytes that say it: a hundredth of what its decoded form takes.
+    """A valid payload, kept encoded: about a hundredth of the decoded size.
 
-    `norms`: of each tensor, exact (see `SparseTensor`). Only `decode_payload` makes one.
+    `norms`: exact Euclidean norm of each tensor (see `SparseTensor`). Only `decode_payload`
+    creates payloads.
     """
 
     header: PayloadHeader
@@ -94,19 +95,19 @@ class Payload:
 
 
 def body_digest(data: bytes) -> bytes:
-    """SHA-256 of a frame's sections alone: equal for two frames that say the same."""
+    """SHA-256 of a frame's sections without the header: equal for equal tensors."""
     return hashlib.sha256(data[_HEADER.size :]).digest()
 
 
 def payload_digest(data: bytes) -> bytes:
-    """SHA-256 of a frame: what stands on chain, and the object's key."""
+    """SHA-256 of a frame: the digest on chain and in the object's key."""
     return hashlib.sha256(data).digest()
 
 
 def encode_payload(
     header: PayloadHeader, tensors: Mapping[str, Tensor], form: PayloadFormat
 ) -> tuple[bytes, dict[str, SparseTensor]]:
-    """The frame of dense float32 tensors, and what it decodes to. ValueError on NaN or Inf."""
+    """The frame of dense float32 tensors, and the decoded tensors. ValueError on NaN or Inf."""
     body = encode(tensors, form.plan)
     return _pack_header(header, form) + body, dict(decode(body, form.plan).tensors)
 
@@ -118,9 +119,10 @@ def encode_payload_with_feedback(
     form: PayloadFormat,
     decay: float,
 ) -> bytes:
-    """The frame of decay * residual + delta; `residual` becomes what it does not say, in place.
+    """The frame of decay * residual + delta.
 
-    ValueError on NaN or Inf: the residual is then to be thrown away.
+    `residual` is updated in place to the part left out of the frame. ValueError on NaN or Inf;
+    `residual` is then invalid and must be discarded.
     """
     body = encode_with_feedback(deltas, residual, form.plan, decay)
     return _pack_header(header, form) + body
@@ -141,9 +143,10 @@ def _pack_header(header: PayloadHeader, form: PayloadFormat) -> bytes:
 def decode_payload(data: bytes, form: PayloadFormat) -> Payload:
     """A payload valid in full, or PayloadError(reason). Pure.
 
-    Memory: half a kilobyte per 256 chunks and a few per tensor and thread, whatever the
-    bytes; the payload keeps `data` itself and nothing more of its size.
+    Memory: half a kilobyte per 256 chunks and a few kilobytes per tensor and thread, for any
+    bytes. The payload refers to `data` without a copy.
     """
+    # First, so that all later reads stay within the frame.
     if len(data) != form.num_bytes:
         raise PayloadError("length", f"{len(data)} bytes, not {form.num_bytes}")
     header, plan = _decode_header(data, form), form.plan

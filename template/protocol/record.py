@@ -1,6 +1,6 @@
-"""The record: all that one hotkey says on chain, in one commitment.
+"""The record: everything that a hotkey publishes on chain, in one commitment.
 
-First byte: version (high nibble) and which sections follow (low nibble), then in order
+First byte: version (high nibble) and flags of the sections (low nibble), then in order
 
 - access: read-only credentials of the hotkey's bucket. Kind byte; kinds 0 to 2 are
   Cloudflare R2 (default, EU and FedRAMP jurisdiction) as account (16 bytes), access key id
@@ -8,8 +8,8 @@ First byte: version (high nibble) and which sections follow (low nibble), then i
   key id, secret), each after its length byte.
 - payload: window (u32) and SHA-256 of the payload (32 bytes).
 - vote: window (u32), state root (16), sample digest (8), bit maps of 256 uids (32 each; uid u is
-  bit u % 8, from the lowest, of byte u // 8) of those named and those missing, and the digest of
-  the verdict log (16).
+  bit u % 8, from the lowest, of byte u // 8) of named uids and of missing uids, and the digest
+  of the verdict log (16).
 
 Integers are little endian. A hotkey mines or votes, not both: with R2 at most 174 bytes, with
 another endpoint at most 353, within the three raw fields of 128 bytes that a commitment holds.
@@ -39,7 +39,7 @@ _MAX_STRING_BYTES = 80
 
 
 class AccessKind(IntEnum):
-    """Where a bucket lives."""
+    """Provider of a bucket; the value is the kind byte."""
 
     R2 = 0
     R2_EU = 1
@@ -74,7 +74,7 @@ class Access:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PayloadCommitment:
-    """`digest`: SHA-256 of the payload frame that the hotkey made in `window`."""
+    """`digest`: SHA-256 of the hotkey's payload frame of `window`, 32 bytes."""
 
     window: int
     digest: bytes
@@ -82,10 +82,11 @@ class PayloadCommitment:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Vote:
-    """A validator's word on `window`: its state root and sample digest at window + 1, the `uids`
-    that it names and those `missing`, whose committed bytes it could not get.
+    """A validator's statement on `window`.
 
-    `log_digest`: of its verdict log of the window, `log_digest` below; zeros if it has none.
+    `root` (16 bytes) and `sample_digest` (8 bytes) describe theta at window + 1. `uids`: payloads
+    to accept. `missing`: payloads without fetchable bytes. `log_digest`: `log_digest()` of the
+    validator's verdict log of the window; zeros without a log.
     """
 
     window: int
@@ -98,9 +99,7 @@ class Vote:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
-    """One hotkey's commitment; a section that is None is not there. RecordError if it has a payload
-    and a vote.
-    """
+    """A hotkey's commitment; None is an absent section. RecordError for a payload with a vote."""
 
     access: Access | None = None
     payload: PayloadCommitment | None = None
@@ -108,16 +107,18 @@ class Record:
 
     def __post_init__(self) -> None:
         if self.payload is not None and self.vote is not None:
-            raise RecordError("a payload and a vote: mine and validate with a hotkey each")
+            raise RecordError(
+                "a payload and a vote in one record: mine and validate with a hotkey each"
+            )
 
 
 def log_digest(text: bytes) -> bytes:
-    """What a vote says of a verdict log: the first bytes of SHA-256 of the object's bytes."""
+    """The digest of a verdict log in a vote: the first 16 bytes of the object's SHA-256."""
     return hashlib.sha256(text).digest()[:LOG_DIGEST_BYTES]
 
 
 def encode_record(record: Record) -> bytes:
-    """The record's bytes. RecordError if a field does not fit its place."""
+    """The record's bytes. RecordError if a value does not fit the field."""
     flags, parts = 0, []
     if record.access is not None:
         flags |= _ACCESS
@@ -125,7 +126,9 @@ def encode_record(record: Record) -> bytes:
     if record.payload is not None:
         flags |= _PAYLOAD
         _require_length("payload digest", record.payload.digest, 32)
-        parts.append(_PAYLOAD_SECTION.pack(_window(record.payload.window), record.payload.digest))
+        parts.append(
+            _PAYLOAD_SECTION.pack(_check_window(record.payload.window), record.payload.digest)
+        )
     if record.vote is not None:
         flags |= _VOTE
         parts.append(_encode_vote(record.vote))
@@ -133,7 +136,7 @@ def encode_record(record: Record) -> bytes:
 
 
 def decode_record(data: bytes) -> Record:
-    """The record in these bytes; RecordError if they are not exactly one record."""
+    """The record in a commitment's bytes; RecordError unless exactly a record."""
     if not data:
         raise RecordError("empty commitment")
     version, flags = data[0] >> 4, data[0] & 15
@@ -146,6 +149,7 @@ def decode_record(data: bytes) -> Record:
     payload = _decode_payload(reader) if flags & _PAYLOAD else None
     vote = _decode_vote(reader) if flags & _VOTE else None
     if reader.position != len(data):
+        # Trailing bytes would give one record several spellings.
         raise RecordError(f"{len(data) - reader.position} bytes after the last section")
     return Record(access=access, payload=payload, vote=vote)
 
@@ -168,7 +172,7 @@ def _encode_access(access: Access) -> bytes:
     if access.kind is not AccessKind.S3:
         fields = (access.account, access.access_key_id, access.secret_access_key)
         account, key_id, secret = (
-            _hex(name, v) for name, v in zip(_ACCESS_FIELDS, fields, strict=True)
+            _parse_hex(name, v) for name, v in zip(_ACCESS_FIELDS, fields, strict=True)
         )
         for name, value, size in zip(
             _ACCESS_FIELDS, (account, key_id, secret), (16, 16, 32), strict=True
@@ -220,7 +224,7 @@ def _encode_vote(vote: Vote) -> bytes:
     _require_length("sample digest", vote.sample_digest, SAMPLE_DIGEST_BYTES)
     _require_length("log digest", vote.log_digest, LOG_DIGEST_BYTES)
     return _VOTE_SECTION.pack(
-        _window(vote.window),
+        _check_window(vote.window),
         vote.root,
         vote.sample_digest,
         _encode_uids(vote.uids),
@@ -256,7 +260,7 @@ def _decode_uids(bitmap: bytes) -> frozenset[int]:
     return frozenset(uid for uid in range(MAX_UIDS) if bitmap[uid // 8] >> uid % 8 & 1)
 
 
-def _window(window: int) -> int:
+def _check_window(window: int) -> int:
     if not 0 <= window < 2**32:
         raise RecordError(f"window {window} does not fit 32 unsigned bits")
     return window
@@ -267,7 +271,7 @@ def _require_length(name: str, value: bytes, num_bytes: int) -> None:
         raise RecordError(f"{name}: {len(value)} bytes, not {num_bytes}")
 
 
-def _hex(name: str, value: str) -> bytes:
+def _parse_hex(name: str, value: str) -> bytes:
     try:
         return bytes.fromhex(value)
     except ValueError as error:

@@ -1,9 +1,8 @@
-"""State roots and digests: how nodes know that they hold the same model.
+"""State roots and digests: equal on two nodes only if both hold the same model.
 
-R_0 = H(run id, digest of theta_0); R_{w+2} = H(R_{w+1}, w, hotkey, coldkey and payload digest
-of the members of A_w in uid order, and the checkpoint digest where the window before published
-one). A vote carries the first 16
-bytes of a root.
+R_1 = H(run id, digest of theta_0). R_{w+2} = H(R_{w+1}, w, checkpoint digest or empty, then hotkey,
+coldkey and payload digest of each member of A_w in uid order). A vote carries the first 16 bytes
+of a root.
 """
 
 import hashlib
@@ -24,10 +23,11 @@ SPAN_ELEMENTS = 256
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Member:
-    """One accepted payload of a window: who (uid, public key and owner) and which bytes.
+    """An accepted payload of a window: author and digest.
 
-    `coldkey`: public key of the coldkey that owned the hotkey at the window's stake block. It
-    bounds a payload's part in the step, so the root holds it: a replay needs no old chain state.
+    `coldkey`: public key of the hotkey's owner at the window's stake block. The energy cap of the
+    outer step depends on coldkeys, so the root covers every coldkey: a replay needs no
+    old chain state.
     """
 
     uid: int
@@ -58,17 +58,18 @@ def first_root(run_id: bytes, theta0_digest: bytes) -> bytes:
 
 
 def next_root(root: bytes, window: int, members: Iterable[Member], checkpoint: bytes) -> bytes:
-    """R_{w+2} from R_{w+1}; `checkpoint` is empty where no checkpoint digest enters."""
+    """R_{w+2} from R_{w+1}; `checkpoint` is the checkpoint digest of theta_{w+1}, or empty."""
+    # Members in uid order, the order of the outer step: one set has one root.
     ordered = sorted(members, key=lambda member: member.uid)
     parts = [part for m in ordered for part in (m.public_key, m.coldkey, m.digest)]
     return labelled_hash("tessera/root/next", root, uint_bytes(window), checkpoint, *parts)
 
 
 def sample_digest(tensors: Mapping[str, Tensor], block_hash: bytes) -> bytes:
-    """8-byte digest of 2^20 elements drawn by a block hash; of all where there are no more.
+    """8-byte digest of 2^20 elements drawn by a block hash, or of all elements of a small model.
 
     Elements are drawn as 4096 spans of 256 (with repeats) from all tensors laid end to end
-    in name order: nobody knows before the block which elements to keep right.
+    in name order. Before the block, a node cannot know which elements will be compared.
     """
     flats = [tensors[name].detach().reshape(-1) for name in sorted(tensors)]
     ends = list(accumulate(flat.numel() for flat in flats))
@@ -86,6 +87,7 @@ def _span_starts(block_hash: bytes, limit: int) -> list[int]:
     starts = []
     for counter in range(SAMPLE_ELEMENTS // SPAN_ELEMENTS // 4):
         word = labelled_hash("tessera/sample", block_hash, uint_bytes(counter))
+        # A 32-byte hash gives four 64-bit draws; the modulo bias is below limit / 2^64.
         starts += [int.from_bytes(word[i : i + 8], "little") % limit for i in range(0, 32, 8)]
     return sorted(starts)
 
@@ -95,6 +97,7 @@ def _read_span(flats: Sequence[Tensor], ends: Sequence[int], start: int) -> byte
     index = bisect_right(ends, start)
     start -= ends[index] - flats[index].numel()
     parts, missing = [], SPAN_ELEMENTS
+    # A span may run over the ends of several small tensors.
     while missing:
         part = flats[index][start : start + missing]
         parts.append(_little_endian(part))

@@ -1,7 +1,7 @@
-"""The map between blocks and windows, and every deadline, in one place.
+"""The map between blocks and windows, and every deadline.
 
-Window w is blocks [start + w*B, start + (w+1)*B). All functions are pure: what a node
-does when is decided by block numbers alone, never by a clock.
+Window w is blocks [start + w*B, start + (w+1)*B). All functions are pure: block numbers alone
+decide when a node acts, never a clock.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ class Schedule:
     `start_block`: first block of window 0. `blocks_per_window` (B): length of a window.
     `upload_blocks` (K): after a window's end, until validators may expect the payloads.
     `vote_margin_blocks` (M): before the end of the next window, when votes are counted.
-    Changing any of them changes what every node accepts.
+    A change of any length changes the accepted sets of all nodes.
     """
 
     start_block: int
@@ -30,25 +30,25 @@ class Schedule:
         return self.start_block + window * self.blocks_per_window
 
     def assignment_block(self, window: int) -> int:
-        """Its hash draws the pages of `window`: unknown before, the same for ever after."""
+        """The block whose hash draws the assigned pages of `window`."""
         return self.first_block(window) - self.vote_margin_blocks
 
     def commit_block(self, window: int) -> int:
-        """The last block at which a payload digest of `window` may stand on chain."""
+        """The last block for a payload digest of `window` to stand on chain."""
         return self.first_block(window + 1) - 1
 
     def stake_block(self, window: int) -> int:
-        """Uids, permits and stakes that count for `window` are those of this block."""
+        """The block whose uids, permits and stakes count for `window`."""
         return self.first_block(window + 1)
 
     def held_out_block(self, window: int) -> int:
-        """Its hash draws the held-out pages that score `window`: the payloads are fixed by then."""
+        """The block whose hash draws the held-out pages of `window`, after all commitments."""
         return self.first_block(window + 1) + self.upload_blocks
 
     def vote_block(self, window: int) -> int:
-        """Votes on `window` count as they stand at this block."""
+        """The block at which the standing votes on `window` are counted."""
         return self.first_block(window + 2) - self.vote_margin_blocks
 
     def apply_block(self, window: int) -> int:
-        """From this block on, the parameters contain the update of `window`."""
+        """The first block at which the parameters contain the update of `window`."""
         return self.first_block(window + 2)

@@ -13,7 +13,11 @@ _TYPE_NAMES = {int: "an integer", float: "a number", str: "a string", bool: "tru
 
 
 def from_table(cls: type[T], table: Mapping[str, Any], where: str = "") -> T:
-    """An instance of a dataclass from a parsed TOML table; ConfigError names the key."""
+    """An instance of a dataclass from a parsed TOML table; ConfigError names the key.
+
+    `where` is the dotted prefix of the keys in messages. Integers become floats where a float is
+    declared; booleans stay booleans.
+    """
     hints = get_type_hints(cls)
     known = {field.name: field for field in fields(cls)}  # type: ignore[arg-type]
     for key in table:
@@ -22,13 +26,13 @@ def from_table(cls: type[T], table: Mapping[str, Any], where: str = "") -> T:
     values = {}
     for name, field in known.items():
         if name in table:
-            values[name] = _convert(hints[name], table[name], f"{where}{name}")
+            values[name] = _convert_value(hints[name], table[name], f"{where}{name}")
         elif field.default is MISSING:
             raise ConfigError(f"{where}{name}: missing; add it")
     return cls(**values)
 
 
-def _convert(kind: Any, value: Any, where: str) -> Any:
+def _convert_value(kind: Any, value: Any, where: str) -> Any:
     if is_dataclass(kind):
         if not isinstance(value, Mapping):
             raise ConfigError(f"{where}: must be a table")
@@ -36,15 +40,17 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
     if get_origin(kind) is tuple:
         if not isinstance(value, (list, tuple)):
             raise ConfigError(f"{where}: must be an array")
-        return tuple(_convert(get_args(kind)[0], v, f"{where}[{i}]") for i, v in enumerate(value))
+        return tuple(
+            _convert_value(get_args(kind)[0], v, f"{where}[{i}]") for i, v in enumerate(value)
+        )
     if kind is float and type(value) in (int, float):
-        return _finite(value, where)
+        return _check_finite(value, where)
     if type(value) is not kind:
         raise ConfigError(f"{where}: must be {_TYPE_NAMES[kind]}, not {value!r}")
     return value
 
 
-def _finite(value: int | float, where: str) -> float:
+def _check_finite(value: int | float, where: str) -> float:
     try:
         number = float(value)
     except OverflowError:

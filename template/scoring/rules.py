@@ -1,7 +1,7 @@
 """The run spec's rules of scoring and pay, in the form that `evaluation` takes them."""
 
 from evaluation.judge import JudgeRules
-from evaluation.verdict_log import PayRules
+from evaluation.rules import PayRules
 from evaluation.weights import WeightRules
 from evaluation.work import WorkRules
 from template.protocol.spec import EvaluationSpec, RunSpec

@@ -16,7 +16,7 @@ import numpy as np
 
 from evaluation.history import Histories, work_states
 from evaluation.judge import Measured, judge
-from evaluation.overlap import Earlier, Places, applied, kept_places, repeats
+from evaluation.overlap import Earlier, Places, find_repeats, kept_positions, mark_applied
 from evaluation.verdict import NOT_DRAWN, NOT_SCORED, UNAVAILABLE, Verdict
 from evaluation.work import HELD_OUT
 from template.context import ReadContext
@@ -92,7 +92,7 @@ def places_of(payload: Payload, form: PayloadFormat) -> Places:
     sizes = [math.prod(form.shapes[name]) for name in form.names]
     starts = dict(zip(form.names, accumulate(sizes, initial=0), strict=False))
     places = ((starts[n], t.indices.numpy()) for n, t in payload.tensors.items())
-    return kept_places(places, sum(sizes))
+    return kept_positions(places, sum(sizes))
 
 
 class WindowScorer:
@@ -173,7 +173,7 @@ class WindowScorer:
         places = {uid: self._places(p) for uid, p in opened.items() if isinstance(p, Payload)}
         authors = {member.uid: member.hotkey for member in candidates}
         limit = self._context.spec.evaluation.max_overlap
-        found = repeats(places, authors, self._earlier, limit)
+        found = find_repeats(places, authors, self._earlier, limit)
         return {uid: PayloadError("overlap", what) for uid, what in found.items()}
 
     def _places(self, payload: Payload) -> Places:
@@ -197,7 +197,7 @@ class WindowScorer:
         """Whose payloads of a window were applied: others' are in their error feedback again, and
         may come back.
         """
-        self._earlier = applied(self._earlier, window, accepted)
+        self._earlier = mark_applied(self._earlier, window, accepted)
 
     def _pool(self, window: int, headers: Mapping[Member, PayloadHeader]) -> Pool:
         """Held-out pages first, then each payload's claims in the order given."""

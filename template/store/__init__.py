@@ -1,7 +1,7 @@
-"""Bytes in buckets. `Store` is one bucket seen with one credential; it never decodes.
+"""Bytes in buckets. A `Store` is one bucket seen with one credential, and never decodes.
 
 Adapters: `template.store.memory` for tests and single-process swarms, `template.store.s3`
-(boto3) for Cloudflare R2 and any S3 endpoint, imported by `neurons/` and the launcher only.
+(boto3) for Cloudflare R2 and any S3 endpoint. Only code at the top chooses an adapter.
 """
 
 from template.store.types import Store

@@ -1,9 +1,8 @@
-"""Which endpoints a node talks to on a peer's word.
+"""Checks the bucket endpoint named in a peer's access record.
 
-An access record is a stranger's bytes: it must not send our requests anywhere but to a bucket. On
-a real network that is Cloudflare R2 alone, on a localnet this machine alone, so that no name and
-no address inside somebody's network can ever be asked. Whatever the record says, the answer is a
-RecordError and nothing else.
+An access record is a stranger's bytes, and must not direct our requests to any server but a
+bucket's: Cloudflare R2 on a real network, this machine on a localnet. No record can make a node
+contact a name or an address inside a private network. Every bad endpoint raises RecordError.
 """
 
 import re
@@ -18,7 +17,7 @@ _R2_URL = re.compile(r"https://[0-9a-f]{32}(?:\.eu|\.fedramp)?\.r2\.cloudflarest
 
 
 def is_loopback(url: str) -> bool:
-    """Whether a URL's host is this machine; what is no URL is not."""
+    """Whether a URL's host is this machine; False for text that is no URL."""
     try:
         return (urlsplit(url).hostname or "") in LOOPBACK_NAMES
     except ValueError:
@@ -31,10 +30,10 @@ def is_local_chain(network: str) -> bool:
 
 
 def check_peer_endpoint(url: str, *, on_localnet: bool) -> None:
-    """RecordError unless a peer's endpoint is a bucket's on such a network.
+    """Raises RecordError unless a peer may have a bucket at `url`.
 
-    On a localnet (the chain is on this machine too): scheme, host and port of this machine. Else:
-    https to an R2 account's host, and nothing more.
+    On a localnet (a chain on this machine), only scheme, host and port of this machine pass; else
+    only https to an R2 account's host. A path, a query or a user is refused in both.
     """
     if on_localnet:
         if _LOCAL_URL.fullmatch(url) is None or not _has_good_port(url):
@@ -50,7 +49,7 @@ def check_peer_endpoint(url: str, *, on_localnet: bool) -> None:
 
 
 def _has_good_port(url: str) -> bool:
-    """Whether the port, if there is one, is in [1, 65535]."""
+    """Whether the port is absent or in [1, 65535]."""
     try:
         return urlsplit(url).port != 0
     except ValueError:

@@ -1,7 +1,7 @@
-"""Which object keys this project may use: one rule for every adapter.
+"""The rule for object keys, the same for every adapter; `template.protocol.keys` owns the names.
 
-Owns the rule, not the names: those are protocol. It is narrower than S3's (1,024 bytes of
-UTF-8), because servers disagree on empty, `.` and `..` segments and on escaped characters.
+The rule is narrower than S3's (1,024 bytes of UTF-8), because servers disagree on empty, `.` and
+`..` segments and on escaped characters.
 """
 
 import re
@@ -12,7 +12,7 @@ _PREFIX = re.compile(r"[A-Za-z0-9._=/-]*")
 
 
 def check_key(key: str) -> None:
-    """ValueError unless `key` is segments of [A-Za-z0-9._=-] joined by single slashes."""
+    """Raises ValueError unless `key` is segments of [A-Za-z0-9._=-] joined by single slashes."""
     dots = {".", ".."}.intersection(key.split("/"))
     if len(key) > MAX_KEY_BYTES or dots or not _KEY.fullmatch(key):
         raise ValueError(
@@ -22,6 +22,6 @@ def check_key(key: str) -> None:
 
 
 def check_prefix(prefix: str) -> None:
-    """ValueError unless `prefix` could start a key; empty means every key."""
+    """Raises ValueError unless `prefix` could start a key; an empty prefix matches every key."""
     if len(prefix) > MAX_KEY_BYTES or not _PREFIX.fullmatch(prefix):
         raise ValueError(f"prefix {prefix!r:.80} is not usable: take the start of a valid key")

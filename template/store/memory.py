@@ -1,7 +1,7 @@
 """A bucket in memory, for tests and for swarms in one process.
 
-Owns the same promises as a real bucket: whole writes, bounded reads, credentials that may
-only read. It does not imitate latency, outages or rate limits.
+Keeps the promises of a real bucket: whole writes, bounded reads, read-only credentials. Does
+not imitate latency, outages or rate limits.
 """
 
 from dataclasses import dataclass, field
@@ -27,7 +27,7 @@ class MemoryStore:
         self._may_write = True
 
     def reader(self) -> "MemoryStore":
-        """The same bucket seen with a credential that may only read: writes raise Denied."""
+        """The same bucket seen with a read-only credential: writes raise Denied."""
         view = MemoryStore()
         view._shelf = self._shelf
         view._may_write = False

@@ -1,4 +1,4 @@
-"""A bucket whose failures say which one it is: an operator has one, and reads of many."""
+"""Puts a bucket's name into error messages: a node writes to its own bucket and reads many."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -10,28 +10,28 @@ T = TypeVar("T")
 
 
 class NamedStore:
-    """`Store` over another one; its errors keep their class and start with `name`."""
+    """A `Store` around another `Store`: errors keep their class and start with `name`."""
 
     def __init__(self, store: Store, name: str) -> None:
         self._store = store
         self._name = name
 
     def put(self, key: str, data: bytes) -> None:
-        self._named(lambda: self._store.put(key, data))
+        self._call_with_name(lambda: self._store.put(key, data))
 
     def get(self, key: str, *, max_bytes: int) -> bytes:
-        return self._named(lambda: self._store.get(key, max_bytes=max_bytes))
+        return self._call_with_name(lambda: self._store.get(key, max_bytes=max_bytes))
 
     def size(self, key: str) -> int:
-        return self._named(lambda: self._store.size(key))
+        return self._call_with_name(lambda: self._store.size(key))
 
     def list(self, prefix: str) -> list[str]:
-        return self._named(lambda: self._store.list(prefix))
+        return self._call_with_name(lambda: self._store.list(prefix))
 
     def delete(self, key: str) -> None:
-        self._named(lambda: self._store.delete(key))
+        self._call_with_name(lambda: self._store.delete(key))
 
-    def _named(self, call: Callable[[], T]) -> T:
+    def _call_with_name(self, call: Callable[[], T]) -> T:
         try:
             return call()
         except StoreError as error:

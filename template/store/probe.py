@@ -1,7 +1,6 @@
-"""Whether a node's bucket and its two keys are what they have to be, tried on the bucket itself.
+"""Tests a node's bucket and both of its keys by writing, reading and trying a forbidden write.
 
-Owns the trial and its findings, for a node's start and for `neurons/bucket.py check` alike.
-Does not open stores: it is handed the bucket seen with each key.
+Used at a node's start and by `neurons/bucket.py check`. The caller opens the bucket with each key.
 """
 
 import secrets
@@ -20,11 +19,11 @@ _PROBE_BYTES = 32
 def check_bucket(
     writer: Store, reader: Store, *, where: str, say: Callable[[str], None] = lambda _: None
 ) -> None:
-    """Write a small object, read it with the read key, and see that this key cannot write.
+    """Write a small object, read the object with the read key, and try to write with that key.
 
-    `where` names the bucket and its endpoint in messages; `say` is told each step that went
-    well. Leaves nothing behind if the write key may delete. Raises ConfigError for what an
-    operator has to change (it names the variables), Unavailable if the bucket does not answer.
+    `where` names bucket and endpoint in messages; `say` receives a line after each step passed.
+    The object is removed if the write key may delete. Raises ConfigError, naming the variables to
+    change, for a wrong bucket or key, and Unavailable if the bucket does not answer.
     """
     token = secrets.token_bytes(_PROBE_BYTES)
     key = f"{PROBE_PREFIX}/{token.hex()}"
@@ -66,8 +65,8 @@ def _read(reader: Store, key: str, token: bytes, where: str) -> None:
         ) from error
     except NotFound as error:
         raise ConfigError(
-            f"{where}: the read key does not see what the write key wrote ({error}): "
-            f"{READ_KEY} must belong to this same bucket"
+            f"{where}: the read key does not see the object written with the write key "
+            f"({error}): {READ_KEY} must belong to this same bucket"
         ) from error
     if found != token:
         raise ConfigError(
@@ -77,7 +76,7 @@ def _read(reader: Store, key: str, token: bytes, where: str) -> None:
 
 
 def _demand_refusal(reader: Store, key: str, token: bytes, where: str) -> None:
-    """The read key is published on chain: whoever reads the chain could write with it."""
+    """Raises ConfigError if the read key, published on chain, could write to the bucket."""
     try:
         reader.put(key, token)
     except Denied:

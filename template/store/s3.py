@@ -1,9 +1,9 @@
 """Buckets behind an S3 endpoint: Cloudflare R2, SeaweedFS, or any other.
 
-Owns the translation between `Store` and S3: which call, which limits, which error. It decodes
-nothing, holds no schedule, and takes everything from its arguments: neither `~/.aws` nor an
-`AWS_*` variable changes what it does. Signing and parsing are botocore's (the core of boto3);
-boto3's own transfer layer is left out, it costs four times the CPU on objects of this size.
+Owns the translation between `Store` and S3: calls, limits and errors. Every setting is an
+argument: neither `~/.aws` nor an `AWS_*` variable changes a request. botocore (the core of boto3)
+signs requests and parses answers; boto3's transfer layer is unused, because on objects of this
+size the layer costs four times the CPU.
 """
 
 import re
@@ -64,14 +64,14 @@ _PARSER_FAULTS = (
 
 
 class _Transient(Unavailable):
-    """Worth another try; after the deadline it leaves as the Unavailable that it is."""
+    """A failure worth another try; after the deadline the caller sees an Unavailable."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class S3Bucket:
-    """One bucket and one credential for it. ValueError if name or endpoint cannot be right.
+    """A bucket and a credential. Raises ValueError if name or endpoint is malformed.
 
-    `region` is `auto` at R2; most other servers take any name.
+    `region` is `auto` at R2; most servers besides R2 take any name.
     """
 
     endpoint_url: str
@@ -92,12 +92,11 @@ class S3Bucket:
 
 
 class S3Store:
-    """A `Store` on one S3 bucket. Make one per bucket and credential, and keep it.
+    """A `Store` on an S3 bucket. Make a store per bucket and credential, and reuse the store.
 
-    Safe to use from `limits.connections` threads. What may pass (no answer, 429, 5xx) is tried
-    again until `deadline_s` after the call; the last try may take `limits` `attempt_s` plus
-    `connect_s` plus `silence_s` more.
-    `ca_file` (PEM) replaces the certificate authorities that come with botocore.
+    Safe to use from `limits.connections` threads. Transient failures (no answer, 429, 5xx) are
+    tried again until `deadline_s` after the call; the last try may take `limits` `attempt_s` plus
+    `connect_s` plus `silence_s` more. `ca_file` (PEM) replaces botocore's certificate authorities.
     """
 
     def __init__(
@@ -114,7 +113,7 @@ class S3Store:
         self._client = _new_client(bucket, self._transport)
 
     def put(self, key: str, data: bytes) -> None:
-        """As in `Store`. One request: TooLarge beyond MAX_OBJECT_BYTES, nothing is sent."""
+        """As in `Store`, in a single request. Raises TooLarge above MAX_OBJECT_BYTES, unsent."""
         check_key(key)
         if len(data) > MAX_OBJECT_BYTES:
             raise TooLarge(f"object {key} has {len(data)} bytes: one put takes {MAX_OBJECT_BYTES}")
@@ -150,7 +149,7 @@ class S3Store:
         self._call(key, partial(self._client.delete_object, **self._at(key)))
 
     def create_bucket(self) -> None:
-        """Create the bucket; one that exists already is no error. Needs an account's credential."""
+        """Create the bucket if missing. Needs an account's credential."""
         self._call("", self._create)
 
     def close(self) -> None:
@@ -192,7 +191,7 @@ class S3Store:
         return f"{self.bucket.bucket}/{key}"
 
     def _call(self, key: str, ask: Callable[[], T]) -> T:
-        """`ask()`, its failures as our errors, again while another try may help."""
+        """`ask()`, with failures as our errors and transient failures tried again."""
 
         def attempt() -> T:
             try:
@@ -213,7 +212,7 @@ class S3Store:
 
 
 def _translate(error: ClientError, name: str) -> StoreError:
-    """Our error for what the server said. Its message is dropped: it may quote the credential."""
+    """Our error for the server's, without the server's message, which may quote the credential."""
     details: Any = error.response.get("Error", {})
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     code = str(details.get("Code", ""))
@@ -255,10 +254,10 @@ def _new_client(bucket: S3Bucket, transport: BoundedTransport) -> Any:
 
 @cache
 def _isolated_session() -> boto3.Session:
-    """A session whose every setting is botocore's own default.
+    """A session with botocore's default for every setting.
 
-    Replaces the store that reads AWS_* variables, and points the two files of the operator at
-    nothing: a missing AWS_PROFILE or a strange AWS_DEFAULTS_MODE would stop the client.
+    Replaces the reader of AWS_* variables and points both of the operator's files at the null
+    device: a missing AWS_PROFILE or a strange AWS_DEFAULTS_MODE would stop the client.
     """
     session = botocore.session.Session()
     settings = ConfigValueStore()

@@ -1,9 +1,9 @@
-"""HTTP for the S3 client, bounded in bytes and in seconds, whatever the other side sends.
+"""HTTP for the S3 client, bounded in bytes and in seconds against any server.
 
-botocore signs requests and parses answers; between the two stands `BoundedTransport`, because
-botocore's own sender reads the body of an error, and of every answer that is not an object,
-without limit of size or time, and its timeouts restart with every byte received. Owns
-connections, timeouts and limits; knows nothing of buckets, keys, credentials or retries.
+botocore signs requests and parses answers; `BoundedTransport` sends and receives in between.
+botocore's own sender reads the body of an error, and of every answer but an object, without limit
+of size or time, and restarts timeouts with every byte received. Owns connections, timeouts and
+limits; buckets, keys, credentials and retries belong to `template.store.s3`.
 """
 
 import re
@@ -25,7 +25,7 @@ CHUNK_BYTES = 1 << 20
 # A listing of 1,000 keys of 1,024 bytes is under 2 MB of XML; an error is under 2 kB.
 MAX_ANSWER_BYTES = 8 << 20
 MAX_DECLARED_BYTES = 5 << 30
-"""No single object is longer on S3 or R2."""
+"""The longest object that a single put writes on S3; R2 takes 4.995 GiB."""
 HTTP_OK = 200
 _LENGTH = re.compile(r"[0-9]{1,12}")
 
@@ -36,9 +36,10 @@ class TransportError(Exception):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TransportLimits:
-    """Seconds for one exchange: to connect, between two bytes, and from first to last. An object's
-    body has a second more for each `least_bytes_per_s` of the length that is declared, which the
-    reader has to accept: 1 MB/s is a slow line, and less is a bucket that drips.
+    """Seconds for an exchange: to connect, between two bytes, and from first to last.
+
+    An object's body has a second more for each `least_bytes_per_s` of the declared length, already
+    accepted by the reader: 1 MB/s is a slow line, and less is a bucket that drips.
     """
 
     connect_s: float = 5.0
@@ -49,7 +50,7 @@ class TransportLimits:
 
 
 class BoundedBody:
-    """A response body that can be read piece by piece until the exchange's time is up."""
+    """A response body, read piece by piece until the exchange's time is up."""
 
     def __init__(self, response: BaseHTTPResponse, end_s: float) -> None:
         self._response = response
@@ -70,7 +71,7 @@ class BoundedBody:
             raise TransportError(f"the body broke off ({type(error).__name__})") from None
 
     def stream(self) -> Iterator[bytes]:
-        """The whole body for botocore's parser, at most MAX_ANSWER_BYTES of it."""
+        """The whole body for botocore's parser. TransportError above MAX_ANSWER_BYTES."""
         total_bytes = 0
         while piece := self.read():
             total_bytes += len(piece)
@@ -80,14 +81,14 @@ class BoundedBody:
             yield piece
 
     def close(self) -> None:
-        """Give up on what is unread; the connection is closed unless the body was read whole."""
+        """Drop the unread rest; the connection is closed unless the body was read whole."""
         self._response.close()
 
 
 class BoundedTransport:
     """Sends prepared requests in place of botocore's sender.
 
-    No redirect is followed, nothing is decompressed, no proxy of the environment is used.
+    Follows no redirect, decompresses no body, uses no proxy of the environment.
     Safe to use from `limits.connections` threads at once.
     """
 
@@ -104,7 +105,7 @@ class BoundedTransport:
     def send(self, request: Any, **_event: Any) -> Any:
         """Handler of `before-send.s3`: AWSPreparedRequest in, AWSResponse out.
 
-        The body of an object is left for the caller to read, any other is read here. Raises
+        The caller reads the body of an object; `send` reads every other body. Raises
         TransportError.
         """
         # R2 does not answer 100-continue, and each put would wait a second for it. The header
@@ -124,7 +125,7 @@ class BoundedTransport:
 
     @staticmethod
     def _declared_bytes(response: BaseHTTPResponse) -> int:
-        """The length that the server says, if it says one that an object can have."""
+        """The Content-Length, at most MAX_DECLARED_BYTES; 0 if missing or malformed."""
         text = response.headers.get("Content-Length", "")
         if not _LENGTH.fullmatch(text):
             return 0

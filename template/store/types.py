@@ -1,26 +1,27 @@
-"""The `Store` protocol: what every bucket can do, and how it fails."""
+"""The `Store` protocol: the operations and failures common to all buckets."""
 
 from typing import Protocol
 
 
 class Store(Protocol):
-    """One bucket seen with one credential. Keys are ASCII, at most 1,024 bytes.
+    """A bucket seen with a credential. Keys are ASCII, at most 1,024 bytes.
 
     Every method may raise Unavailable (no usable answer before the deadline) and Denied
-    (credentials refused). No timestamp of a bucket is exposed: none may decide anything.
+    (credentials refused). A bucket's timestamps are hidden, because no decision may depend
+    on a server's clock.
     """
 
     def put(self, key: str, data: bytes) -> None:
-        """Write an object whole or not at all, replacing what was there."""
+        """Write an object whole or not at all, replacing an older object."""
 
     def get(self, key: str, *, max_bytes: int) -> bytes:
-        """The object's bytes. NotFound; TooLarge if it is longer, before its body is read."""
+        """The object's bytes. NotFound; TooLarge above `max_bytes`."""
 
     def size(self, key: str) -> int:
         """The object's length in bytes. NotFound."""
 
     def list(self, prefix: str) -> list[str]:
-        """Keys under a prefix, sorted. For a node's own bucket only: peers' keys are known."""
+        """Keys under a prefix, sorted. Only for a node's own bucket: keys of peers are known."""
 
     def delete(self, key: str) -> None:
-        """Remove an object; removing what is not there is no error."""
+        """Remove an object; a missing object is no error."""

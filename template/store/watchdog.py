@@ -1,8 +1,8 @@
-"""Connections that hang up when an exchange has lasted too long.
+"""Connections that hang up on a slow exchange.
 
-A socket's timeout counts from the last byte, so a server that sends a header's bytes one by
-one would hold a thread for days. Owns the time from the first byte of a request to the last
-header of its answer; the body is timed by whoever reads it.
+A socket's timeout counts from the last byte, so a server sending a header byte by byte would hold
+a thread for days. Owns the time from the first byte of a request to the last header of the
+answer; the reader of the body times the body.
 """
 
 import socket
@@ -16,7 +16,7 @@ from urllib3.response import HTTPResponse
 
 
 class _WatchedConnection(HTTPConnection):
-    """A connection whose socket is shut down `limit_s` after a request was begun."""
+    """Shuts the socket down `limit_s` after the start of a request."""
 
     limit_s = 60.0
     _timer: Timer | None = None
@@ -38,7 +38,7 @@ class _WatchedConnection(HTTPConnection):
         try:
             return super().getresponse()
         except BaseException:
-            # An answer that urllib3 cannot read keeps a socket that nobody else would close.
+            # urllib3 leaves the socket of an unreadable answer open.
             sock.close()
             raise
         finally:
@@ -63,7 +63,7 @@ class _WatchedConnection(HTTPConnection):
 
 
 class _WatchedTLSConnection(_WatchedConnection, HTTPSConnection):
-    """The same over TLS."""
+    """A watched connection over TLS."""
 
 
 def watched_pools(limit_s: float) -> dict[str, type[HTTPConnectionPool]]:

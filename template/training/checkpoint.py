@@ -1,7 +1,7 @@
 """The local checkpoint of a node, and parameters as a file.
 
-Local: one safetensors file with everything that a node carries, written whole or not at all.
-What others can load is `template.training.published`.
+The local checkpoint is a single safetensors file with a node's whole state, written completely or
+not at all. `template.training.published` has the checkpoint for other nodes.
 """
 
 import json
@@ -23,7 +23,7 @@ from template.training.outer import OuterState
 
 _FORMAT = 1
 MALFORMED = (ValueError, KeyError, TypeError, OverflowError, RecursionError)
-"""What a stranger's JSON can raise: infinite numbers and deep nesting among the rest."""
+"""Exceptions from parsing a stranger's JSON, infinite numbers and deep nesting included."""
 
 
 def params_bytes(params: Mapping[str, Tensor]) -> bytes:
@@ -32,32 +32,32 @@ def params_bytes(params: Mapping[str, Tensor]) -> bytes:
 
 
 def parse_params(data: bytes, spec: RunSpec) -> Params:
-    """Parameters from a safetensors file, checked against the run's model; else ObjectError."""
+    """Parameters from a safetensors file; ObjectError unless the run's tensors."""
     params = load_tensors(data)
     check_params(params, spec)
     return params
 
 
 def load_tensors(data: bytes) -> Params:
-    """Whatever tensors a safetensors file holds; ObjectError if it is none."""
+    """All tensors of a safetensors file; ObjectError for other bytes."""
     try:
         return dict(load(data))
     except (SafetensorError, *MALFORMED) as error:
-        raise ObjectError(f"checkpoint: not a safetensors file: {error!r}") from error
+        raise ObjectError(f"checkpoint: refused: not a safetensors file: {error!r}") from error
 
 
 def check_params(params: Mapping[str, Tensor], spec: RunSpec) -> None:
-    """ObjectError unless these are the run's tensors, of its shapes, finite and float32."""
+    """ObjectError unless `params` are the run's tensors: names, shapes, finite float32."""
     shapes = tensor_shapes(spec)
     if {name: tuple(t.shape) for name, t in params.items()} != shapes:
-        raise ObjectError("checkpoint: its tensors are not those of the run's model")
+        raise ObjectError("checkpoint: refused: tensor names or shapes differ from the run's model")
     for name, tensor in params.items():
         if tensor.dtype != torch.float32 or not torch.isfinite(tensor).all():
-            raise ObjectError(f"checkpoint: {name} is not finite float32")
+            raise ObjectError(f"checkpoint: refused: {name} is not finite float32")
 
 
 def carried_values(state: OuterState) -> dict[str, Any]:
-    """Everything of a state but its tensors, as plain JSON values."""
+    """A state without the tensors, as plain JSON values."""
     return {
         "window": state.window,
         "root": state.root.hex(),
@@ -69,7 +69,7 @@ def carried_values(state: OuterState) -> dict[str, Any]:
 
 
 def restored_state(carried: Mapping[str, Any], params: Params) -> OuterState:
-    """The inverse of `carried_values`, on values of anybody; ObjectError if they are none."""
+    """The inverse of `carried_values`; ObjectError for a stranger's malformed values."""
     try:
         return OuterState(
             window=int(carried["window"]),
@@ -84,12 +84,12 @@ def restored_state(carried: Mapping[str, Any], params: Params) -> OuterState:
             checkpoint_digest=bytes.fromhex(carried["checkpoint_digest"]),
         )
     except MALFORMED as error:
-        raise ObjectError(f"checkpoint: its state is not one: {error!r}") from error
+        raise ObjectError(f"checkpoint: refused: malformed state: {error!r}") from error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LocalCheckpoint:
-    """A node's own state: the run's, groups of tensors by name, and plain JSON values."""
+    """A node's own state: the run's state, groups of tensors by name, and plain JSON values."""
 
     state: OuterState
     groups: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
@@ -97,9 +97,9 @@ class LocalCheckpoint:
 
 
 def save_local(path: Path, checkpoint: LocalCheckpoint, run_id: bytes) -> None:
-    """Write the file whole or not at all: a kill at any moment leaves the one before.
+    """Write the file completely or not at all: a kill at any moment leaves the previous file.
 
-    StateError if the disk does not take it.
+    StateError if the disk refuses the file.
     """
     tensors = {f"params/{name}": tensor for name, tensor in checkpoint.state.params.items()}
     for group, members in checkpoint.groups.items():
@@ -114,6 +114,7 @@ def save_local(path: Path, checkpoint: LocalCheckpoint, run_id: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, partial, metadata=metadata)
+        # Without fsync, a power cut after the rename could leave an empty file.
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         partial.replace(path)
@@ -123,7 +124,7 @@ def save_local(path: Path, checkpoint: LocalCheckpoint, run_id: bytes) -> None:
 
 
 def load_local(path: Path, spec: RunSpec) -> LocalCheckpoint | None:
-    """The node's checkpoint, or None if it has none; ConfigError if it cannot be used."""
+    """The node's checkpoint, or None without a file; ConfigError for an unusable file."""
     if not path.exists():
         return None
     try:

@@ -1,11 +1,11 @@
-"""The cap on what one coldkey may have of an update's energy.
+"""The cap on a coldkey's share of an update's energy.
 
-A payload's energy is the sum over tensors of (coefficient * norm) squared; that of an update
-is the sum over its payloads, and that of a coldkey over its own. Coldkeys with more than their
-share are brought down to a common level, the others are left as they are, bit for bit.
+A payload's energy is the sum over tensors of (coefficient * norm) squared. The energy of a coldkey
+or an update is the sum over the payloads. Coldkeys above the allowed share are scaled down to a
+common level; all payloads of smaller coldkeys stay unchanged, bit for bit.
 
-Pure, and the same bits on every node: doubles with + - * / and square root, sums by
-`math.fsum`, which rounds once whatever the order.
+Pure, and the same bits on every node: doubles with + - * / and square root; `math.fsum` rounds a
+sum once, for any order.
 """
 
 import math
@@ -16,33 +16,33 @@ Norms = Mapping[str, float]
 
 
 def energy(factors: Factors, norms: Norms) -> float:
-    """Of one payload, from its coefficients and norms by tensor."""
+    """Energy of a payload, from coefficients and norms by tensor."""
     lengths = [factor * norms[name] for name, factor in factors.items()]
     return math.fsum(length * length for length in lengths)
 
 
 def allowed_share(num_coldkeys: int, share: float) -> float:
-    """Of the update's energy: `share`, or twice an equal part where that is more.
+    """Allowed share of the update's energy: max(share, 2 / num_coldkeys).
 
-    With one or two coldkeys nothing is left to compare with, and only n_min bounds them. Twice:
-    were it an equal part, the smallest payload of a few would bring all others down to itself.
-    So no coldkey of a majority that are alike is ever cut.
+    With one or two coldkeys a comparison is impossible, and n_min alone is the bound. Twice an
+    equal part, since with an equal part the smallest of a few payloads would scale all others
+    down. So a coldkey among a majority of equals is never cut.
     """
     return max(share, 2.0 / num_coldkeys)
 
 
 def energy_level(energies: Sequence[float], share: float) -> float:
-    """The most energy that a coldkey keeps: the L for which L is the allowed share of
-    sum(min(e, L)); of positive energies, at least one. If nobody exceeds its share, some L
-    above them all.
+    """L, the maximum energy of a coldkey: the solution of L = share * sum(min(e, L)).
 
-    With the k largest cut to L, L = share * (k L + rest). k is the first for which the next
-    one is below that; it stays under 1 / share, so that the division is by more than 0.
+    `energies` are positive, at least one. Without a coldkey above the allowed share, L lies above
+    all energies. With the k largest cut to L, L = share * (k L + rest); k is the smallest number
+    for which the next energy lies below L. k stays under 1 / share, so the divisor is positive.
     """
     ordered = sorted(energies, reverse=True)
     allowed = allowed_share(len(ordered), share)
     count = 0
     while True:
+        # A sum from the sorted energies each time: a running difference would lose bits.
         level = allowed * math.fsum(ordered[count:]) / (1.0 - allowed * count)
         if allowed * (count + 1) >= 1.0 or ordered[count] <= level:
             return level
@@ -52,9 +52,10 @@ def energy_level(energies: Sequence[float], share: float) -> float:
 def cap_energy(
     factors: Sequence[Factors], norms: Sequence[Norms], coldkeys: Sequence[bytes], share: float
 ) -> list[Factors]:
-    """The payloads' coefficients, times sqrt(L / energy) where their coldkey has more than L.
+    """The payloads' coefficients, times sqrt(L / energy) for a coldkey with energy above L.
 
-    One entry a payload in all three, in any order. Coldkeys without energy count nowhere.
+    `factors`, `norms` and `coldkeys` have an entry for each payload, in any common order. Coldkeys
+    without energy are left out of the count.
     """
     parts: dict[bytes, list[float]] = {}
     for factor, norm, coldkey in zip(factors, norms, coldkeys, strict=True):
@@ -65,12 +66,13 @@ def cap_energy(
         return list(factors)
     level = energy_level(positive, share)
     return [
-        _scaled(factor, energies[coldkey], level)
+        _scale_down(factor, energies[coldkey], level)
         for factor, coldkey in zip(factors, coldkeys, strict=True)
     ]
 
 
-def _scaled(factors: Factors, owned: float, level: float) -> Factors:
+def _scale_down(factors: Factors, owned: float, level: float) -> Factors:
+    # Small coldkeys keep their factors bit for bit; the ratio below would scale them up.
     if owned <= level:
         return factors
     scale = math.sqrt(level / owned)

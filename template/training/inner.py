@@ -1,8 +1,8 @@
-"""The inner loop: AdamW steps of one miner on its assigned pages.
+"""The inner loop: AdamW steps of a miner on the assigned pages.
 
-Moments are kept from window to window (SparseLoCo, arXiv 2508.15706, algorithm 1); the
-parameters start each window at the base that the network agreed on. Device and precision
-are accelerate's; master parameters are float32.
+Moments are kept from window to window (SparseLoCo, arXiv 2508.15706, algorithm 1); the parameters
+start each window at the network's theta. Accelerate handles device and precision; master parameters
+are float32.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -22,9 +22,10 @@ from template.training.rates import inner_lr, warm_start_lr
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InnerResult:
-    """What a window's inner loop did. `pseudo_gradient` is start - end, per tensor.
+    """Result of a window's inner loop. `pseudo_gradient` is start - end, per tensor.
 
-    `moved_at`: the step before which start and place were moved to newer parameters, or None.
+    `mean_loss`: nats per token, NaN without steps. `moved_at`: the step before which the start was
+    moved to newer parameters, or None.
     """
 
     pseudo_gradient: Params
@@ -39,7 +40,7 @@ class InnerTrainer:
 
     def __init__(self, spec: RunSpec, device: str) -> None:
         self._spec = spec
-        self._accelerator = _accelerator(device, spec.training.precision)
+        self._accelerator = _make_accelerator(device, spec.training.precision)
         training = spec.training
         model = build_model(spec)
         optimizer = torch.optim.AdamW(
@@ -60,19 +61,19 @@ class InnerTrainer:
     ) -> InnerResult:
         """Train from `start` until the batches end or `stop()` is true before a step.
 
-        A batch is int64 [pages, page_tokens]; loss in nats per token. `newer` is asked before
-        each step: where it knows newer parameters to start from, start and place move to them
-        alike, so that nothing that was learned is lost.
+        A batch is int64 [pages, page_tokens]; loss in nats per token. Before each step, `newer()`
+        may return newer parameters to start from: start and current parameters then shift by the
+        same difference, so the progress of the window is kept.
         """
-        return self._loop(start, batches, stop, partial(inner_lr, self._spec, window), newer)
+        return self._run_loop(start, batches, stop, partial(inner_lr, self._spec, window), newer)
 
     def train_alone(self, start: Mapping[str, Tensor], batches: Iterable[np.ndarray]) -> Params:
-        """What `start` becomes by one step on each batch, before there is a run."""
+        """Parameters after a step on each batch, from `start`: the owner's warm start."""
         rate = partial(warm_start_lr, self._spec)
-        self._loop(start, batches, lambda: False, rate, lambda: None)
+        self._run_loop(start, batches, lambda: False, rate, lambda: None)
         return copy_params(self._accelerator.unwrap_model(self._model))
 
-    def _loop(
+    def _run_loop(
         self,
         start: Mapping[str, Tensor],
         batches: Iterable[np.ndarray],
@@ -86,10 +87,11 @@ class InnerTrainer:
         for step, batch in enumerate(batches):
             if stop():
                 break
+            # Both ends move alike, so start - end goes on measuring this window's work alone.
             if (goal := newer()) is not None:
-                self._move(start, goal)
+                self._shift_parameters(start, goal)
                 start, moved_at = goal, step
-            losses.append(self._step(batch, rate(step)))
+            losses.append(self._take_step(batch, rate(step)))
             pages += len(batch)
         end = copy_params(self._accelerator.unwrap_model(self._model))
         return InnerResult(
@@ -101,11 +103,11 @@ class InnerTrainer:
         )
 
     @torch.no_grad()
-    def _move(self, start: Mapping[str, Tensor], goal: Mapping[str, Tensor]) -> None:
-        for name, place in self._accelerator.unwrap_model(self._model).named_parameters():
-            place += (goal[name] - start[name]).to(place.device)
+    def _shift_parameters(self, start: Mapping[str, Tensor], goal: Mapping[str, Tensor]) -> None:
+        for name, parameter in self._accelerator.unwrap_model(self._model).named_parameters():
+            parameter += (goal[name] - start[name]).to(parameter.device)
 
-    def _step(self, batch: np.ndarray, lr: float) -> float:
+    def _take_step(self, batch: np.ndarray, lr: float) -> float:
         tokens = torch.from_numpy(batch).to(self._accelerator.device)
         for group in self._optimizer.param_groups:
             group["lr"] = lr
@@ -130,15 +132,16 @@ class InnerTrainer:
         }
 
     def reset_moments(self) -> None:
-        """Forget AdamW's state, as before the first step."""
+        """Reset AdamW's state to the state before the first step."""
         self._optimizer.state.clear()
 
     def load_moments(self, moments: Mapping[str, Tensor]) -> None:
-        """Put back what `moments` gave; KeyError if a tensor is missing."""
+        """Restore the result of `moments()`; KeyError for a missing tensor."""
         if not moments:
             return
         model = self._accelerator.unwrap_model(self._model)
         for name, parameter in model.named_parameters():
+            # AdamW keeps the step count on the CPU, the moments beside the parameter.
             keys = ("step", "exp_avg", "exp_avg_sq")
             self._optimizer.state[parameter] = {
                 key: moments[f"{key}.{name}"]
@@ -148,8 +151,8 @@ class InnerTrainer:
             }
 
 
-def _accelerator(device: str, precision: str) -> Accelerator:
+def _make_accelerator(device: str, precision: str) -> Accelerator:
     on_cpu = device == "cpu"
     if not on_cpu and not torch.cuda.is_available():
-        raise ConfigError(f"--neuron.device {device}: no such device here; use cpu")
+        raise ConfigError(f"--neuron.device {device}: no such device on this machine; use cpu")
     return Accelerator(cpu=on_cpu, mixed_precision=precision)

@@ -1,7 +1,7 @@
 """The model of a run, and its parameters as a plain dict of float32 tensors.
 
-`Params` (name -> float32 CPU tensor, contiguous) is the form in which the outer step, the
-digests and the checkpoints see theta. Tied tensors appear once.
+`Params` (name -> float32 CPU tensor, contiguous) is the form of theta in the outer step, digests
+and checkpoints. Tied tensors appear once.
 """
 
 import json
@@ -40,8 +40,8 @@ def model_config(spec: RunSpec) -> LlamaConfig:
 
 
 def config_json(spec: RunSpec) -> bytes:
-    """`config.json` of a published checkpoint: what `model_config` says, and nothing that depends
-    on the version of transformers, since every node must publish the same bytes.
+    """`config.json` of a published checkpoint: the values of `model_config`, independent of the
+    version of transformers, since every node must publish the same bytes.
     """
     model = spec.model
     fields = {
@@ -69,27 +69,27 @@ def config_json(spec: RunSpec) -> bytes:
 
 
 def build_model(spec: RunSpec) -> LlamaForCausalLM:
-    """A model with whatever values the global generator gives: load parameters into it."""
+    """A float32 model with random values from the global generator, ready for `load_params`."""
     return LlamaForCausalLM(model_config(spec)).float()
 
 
 def tensor_shapes(spec: RunSpec) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of every trained tensor; built on the meta device, so any size will do."""
+    """Name -> shape of every trained tensor; built on the meta device, so without memory."""
     with torch.device("meta"):
         model = LlamaForCausalLM(model_config(spec))
     return {name: tuple(p.shape) for name, p in model.named_parameters()}
 
 
 def payload_bytes(spec: RunSpec) -> int:
-    """Exact length of every payload of a run, from the spec alone; any size will do."""
+    """Exact length of every payload of a run, from the spec alone."""
     shapes = tensor_shapes(spec)
     return PayloadFormat(run_id=spec.run_id, shapes=shapes, top_k=spec.compression.top_k).num_bytes
 
 
 def initial_params(spec: RunSpec, seed: int) -> Params:
-    """Parameters drawn from a seed, for a run's owner: others load them by digest.
+    """Parameters drawn from a seed, for a run's owner; other nodes load theta_0 by digest.
 
-    The same seed does not give the same bits on every version and machine.
+    The bits depend on torch's version and on the machine.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -97,7 +97,7 @@ def initial_params(spec: RunSpec, seed: int) -> Params:
 
 
 def copy_params(model: torch.nn.Module) -> Params:
-    """The model's parameters as float32 CPU tensors of their own."""
+    """Copies of the model's parameters as float32 CPU tensors."""
     return {
         name: p.detach().to("cpu", torch.float32).clone().contiguous()
         for name, p in model.named_parameters()
@@ -106,6 +106,6 @@ def copy_params(model: torch.nn.Module) -> Params:
 
 @torch.no_grad()
 def load_params(model: torch.nn.Module, params: Mapping[str, Tensor]) -> None:
-    """Copy values into the model. KeyError or a shape error if they are not its parameters."""
+    """Copy values into the model. KeyError for a missing name, RuntimeError for a wrong shape."""
     for name, parameter in model.named_parameters():
         parameter.copy_(params[name])

@@ -1,14 +1,14 @@
 """The outer step: theta_{w+2} from theta_{w+1} and the accepted payloads of window w.
 
 theta <- theta - alpha * sum_i w_i c_{i,t} g_i delta_i, w_i = lambda^staleness / max(|A_w|, n_min),
-c_{i,t} the clip and g_i the energy cap, which is 1 for all in an honest window.
+c_{i,t} the clip and g_i the energy cap, 1 for all in an honest window.
 Pure, and the same bits on every node: coefficients are IEEE doubles made with + - * / and
-square root only; a value is multiplied by its coefficient and then added, one payload
-after another in ascending uid order.
+square root only. Each value is multiplied by the coefficient, then added, payload after payload
+in ascending uid order.
 
-Source: SparseLoCo (arXiv 2508.15706), equation 2: the mean over all R peers. Its published
-code averages over the senders of each coordinate instead, which gives a lone sender full
-control of coordinates that nobody else picked.
+Source: SparseLoCo (arXiv 2508.15706), equation 2: the mean over all R peers. The paper's published
+code averages over the senders of each coordinate instead, so a lone sender has full control of
+coordinates without another sender.
 """
 
 import json
@@ -32,12 +32,12 @@ from template.training.model import Params
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OuterState:
-    """All that a node must carry from one window to the next.
+    """The state of the run at one window; a node carries this state from step to step.
 
-    `window`: theta is theta_window. `initial_norms`: of theta_0's tensors. `accepted_norms`:
-    (window, norms of each payload accepted in it), latest last, `clip_windows` at most.
-    `voting_stakes_rao`: of the last `quorum_windows` windows. `checkpoint_digest` enters the
-    next root, then is empty again.
+    `params`: theta_window. `root`: R_window, 32 bytes. `initial_norms`: norms of theta_0's
+    tensors. `accepted_norms`: (window, norms of each payload accepted in the window), latest
+    last, `clip_windows` at most. `voting_stakes_rao`: voting stakes of the last `quorum_windows`
+    windows. `checkpoint_digest`: part of the next root, then empty again.
     """
 
     window: int
@@ -50,7 +50,7 @@ class OuterState:
 
 
 def first_state(params: Params, run_id: bytes) -> OuterState:
-    """The state at window 1: theta_0, since no update can be in force before window 2."""
+    """The state at window 1: theta_0, since the first update is in force at window 2."""
     return OuterState(
         window=1,
         params=params,
@@ -61,6 +61,7 @@ def first_state(params: Params, run_id: bytes) -> OuterState:
 
 def exact_norm(tensor: Tensor) -> float:
     """Euclidean norm by `math.fsum` over exact squares: the same double on every machine."""
+    # A float32 squared is exact in a double, and fsum rounds once, whatever the summation order.
     values = tensor.detach().cpu().reshape(-1).to(torch.float64)
     return math.sqrt(math.fsum((values * values).tolist()))
 
@@ -70,39 +71,41 @@ def clip_references(
 ) -> dict[str, float]:
     """nu_t per tensor: the lower median of the norms accepted in the last windows.
 
-    Before any payload was accepted: that of the payloads `present`, the window's own, and at
-    most a share of the tensor's norm in theta_0, with a floor.
+    Before the first accepted payload: the lower median over the window's own payloads, `present`,
+    limited to a share of the tensor's norm in theta_0, with a floor.
     """
     names = state.initial_norms
     if accepted := [norms for _, members in state.accepted_norms for norms in members]:
-        return {name: _median(name, accepted) for name in names}
+        return {name: _lower_median(name, accepted) for name in names}
     limits, norms = _initial_limits(state, outer), list(present)
-    return {n: min(limits[n], _median(n, norms)) for n in names} if norms else limits
+    return {n: min(limits[n], _lower_median(n, norms)) for n in names} if norms else limits
 
 
-def _median(name: str, norms: Sequence[Norms]) -> float:
+def _lower_median(name: str, norms: Sequence[Norms]) -> float:
+    # The lower median is one of the norms; the mean of the middle two would round.
     return statistics.median_low([n[name] for n in norms])
 
 
 def _initial_limits(state: OuterState, outer: OuterSpec) -> dict[str, float]:
     return {
-        name: max(outer.initial_norm_share * norm, _floor(name, state, outer))
+        name: max(outer.initial_norm_share * norm, _norm_floor(name, state, outer))
         for name, norm in state.initial_norms.items()
     }
 
 
-def _floor(name: str, state: OuterState, outer: OuterSpec) -> float:
+def _norm_floor(name: str, state: OuterState, outer: OuterSpec) -> float:
     return outer.initial_norm_floor * math.sqrt(state.params[name].numel())
 
 
 def clip(norm: float, reference: float, factor: float) -> float:
     """c = min(1, kappa * nu / norm); 1 for a tensor of norm zero."""
+    # Compared before dividing: a norm of zero never becomes a divisor.
     limit = factor * reference
     return 1.0 if norm <= limit else limit / norm
 
 
 def staleness_weight(staleness: int, decay: float) -> float:
-    """lambda^s by repeated multiplication: `pow` is not the same on every platform."""
+    """lambda^s by repeated multiplication; the last bit of `pow` differs between platforms."""
     weight = 1.0
     for _ in range(staleness):
         weight *= decay
@@ -110,11 +113,10 @@ def staleness_weight(staleness: int, decay: float) -> float:
 
 
 def step_divisor(state: OuterState, count: int, outer: OuterSpec) -> int:
-    """What the sum of `count` accepted payloads is divided by: their number, and at least n_min and
-    the lower median of the numbers accepted in the last windows that accepted any.
+    """The divisor of the sum of `count` accepted payloads: max(count, n_min, usual).
 
-    So few payloads make a short step: where most are refused, those left do not get the weight of
-    all, and none is applied much further than it was scored.
+    `usual` is the lower median of the counts of recent windows with accepted payloads. So few
+    payloads make a short step: a payload in a thin window is applied little further than scored.
     """
     counts = [len(members) for _, members in state.accepted_norms]
     usual = statistics.median_low(counts) if counts else 0
@@ -124,7 +126,8 @@ def step_divisor(state: OuterState, count: int, outer: OuterSpec) -> int:
 def coefficients(
     staleness: int, norms: Norms, references: Norms, outer: OuterSpec, divisor: float
 ) -> dict[str, float]:
-    """alpha * lambda^s / divisor * c_{i,t} per tensor of a payload of such norms, as doubles."""
+    """alpha * lambda^s / divisor * c_{i,t} per tensor of a payload with `norms`, as doubles."""
+    # The order of the products is part of the protocol: another order rounds differently.
     share = staleness_weight(staleness, outer.staleness_decay) / divisor
     return {
         name: outer.outer_lr * share * clip(norm, references[name], outer.clip_factor)
@@ -135,23 +138,24 @@ def coefficients(
 def scored_references(
     state: OuterState, present: Iterable[Norms], outer: OuterSpec
 ) -> dict[str, float]:
-    """The clip's references, as far as they are known before the vote. Before any payload was
-    accepted the window's payloads stand for those that will be, with a floor, so that empty ones
-    cannot empty the others.
+    """References of the clip before the vote, per tensor.
+
+    Before the first accepted payload, all payloads of the window stand in for the accepted set. A
+    floor keeps empty payloads from clipping honest payloads to zero.
     """
     references = clip_references(state, outer, present)
     if state.accepted_norms:
         return references
-    return {name: max(nu, _floor(name, state, outer)) for name, nu in references.items()}
+    return {name: max(nu, _norm_floor(name, state, outer)) for name, nu in references.items()}
 
 
 def scored_coefficients(
     staleness: int, norms: Norms, references: Norms, outer: OuterSpec, share: float
 ) -> dict[str, float]:
-    """Those at which a payload is scored: of `share` of its full step, clipped as when applied.
+    """Coefficients for scoring a payload: `share` of the full step, clipped as when applied.
 
-    At a shorter one a payload can gain that does harm at its full length: one blown up, or whose
-    length lies in few values.
+    Scored at a shorter step, an oversized or spiky payload would show a gain and still do harm
+    when applied.
     """
     return coefficients(staleness, norms, references, outer, divisor=1.0 / share)
 
@@ -159,12 +163,14 @@ def scored_coefficients(
 def apply_updates(
     params: Mapping[str, Tensor], updates: Sequence[tuple[Payload, Mapping[str, float]]]
 ) -> Params:
-    """New parameters: each payload times its factors subtracted, in the order given.
+    """New parameters: theta minus the sum of factor * payload, added in the order given.
 
-    The input is not touched. Payloads are decoded chunk by chunk as they are added.
+    `params` stays unchanged. Payloads are decoded chunk by chunk during the addition.
     """
     after = {name: tensor.clone() for name, tensor in params.items()}
     if updates:
+        # The factor carries the sign. torch's add(alpha=) may fuse product and sum into one
+        # rounding on some machines; `aggregate` rounds factor, product and sum to float32 in turn.
         added = (
             (payload.body, {name: -factor for name, factor in factors.items()})
             for payload, factors in updates
@@ -176,13 +182,12 @@ def apply_updates(
 def start_of_miner(
     state: OuterState, own: Sequence[Payload], spec: RunSpec
 ) -> Mapping[str, Tensor]:
-    """Where a miner starts whose payloads `own` are under way: theta less a share of them.
+    """Parameters at which a miner with pending payloads `own` starts the inner loop.
 
-    theta - share * alpha * lambda^s * c_{i,t} * delta_i, as if it were the only sender: its
-    own work stands for what all others did at the same time. Remedy for the lag: with the
-    mean rule, the mean of all miners' starts is theta after the update that is under way. Where
-    fewer are accepted than divided by the update is shorter, and so is the share (by the last
-    window).
+    theta - share * alpha * lambda^s * c_{i,t} * delta_i, as if the miner were the only sender: the
+    miner's own work stands in for the work of all. With the mean rule, the mean of all miners'
+    starts is theta after the pending update, so the lag of a window costs less. If the last
+    window's divisor exceeded the number of payloads, the share shrinks in proportion.
     Source: eager updates (arXiv 2502.12996), there with the sender's share 1/R.
     """
     share = spec.training.own_update_share
@@ -203,32 +208,34 @@ def start_of_miner(
 def expected_params(
     state: OuterState, members: Sequence[Member], payloads: Mapping[int, Payload], spec: RunSpec
 ) -> Params:
-    """theta one window on if just these members, in uid order, were accepted.
+    """theta of the next window, with `members` (in uid order) as the accepted set.
 
-    `payloads` by uid; a member without one takes no part.
+    `payloads` by uid; a member without a payload takes no part.
     """
     present = [member for member in members if member.uid in payloads]
-    return apply_updates(state.params, _updates(state, present, payloads, spec.outer))
+    return apply_updates(state.params, _weigh_payloads(state, present, payloads, spec.outer))
 
 
 def outer_step(
     state: OuterState, decision: Accepted, payloads: Mapping[int, Payload], spec: RunSpec
 ) -> OuterState:
-    """The state one window on: `decision` is on window `state.window - 1`.
+    """The state of the next window; `decision` is on window `state.window - 1`.
 
-    `payloads` holds the accepted ones by uid, less those that no node can admit: they take
-    no part in the step, though the root names them. An empty set is a step too: only the
-    root moves. Where the new window has a checkpoint, its digest enters the next root.
+    `payloads`: the accepted payloads by uid. A member with inadmissible bytes is absent: the root
+    covers the member, the step ignores the payload. With an empty set only the root changes. In a
+    window with a checkpoint, the state's digest becomes part of the next root. ValueError for a
+    decision on another window.
     """
     if decision.window != state.window - 1:
         raise ValueError(f"window {decision.window} cannot follow theta_{state.window}")
+    # Members without an admissible payload leave no norms, but the root names all members.
     accepted = [payloads[m.uid] for m in decision.members if m.uid in payloads]
     after = replace(
         state,
         window=state.window + 1,
         params=expected_params(state, decision.members, payloads, spec),
         root=next_root(state.root, decision.window, decision.members, state.checkpoint_digest),
-        accepted_norms=_remember_norms(state, decision.window, accepted, spec.outer),
+        accepted_norms=_append_norms(state, decision.window, accepted, spec.outer),
         voting_stakes_rao=(*state.voting_stakes_rao, decision.voting_stake_rao)[
             -spec.outer.quorum_windows :
         ],
@@ -240,17 +247,18 @@ def outer_step(
 
 
 def state_digest(state: OuterState) -> bytes:
-    """Digest over everything that a checkpoint carries: tensors, norms, voting stakes."""
+    """Digest over the contents of a checkpoint: tensors, norms, voting stakes; 32 bytes."""
     history = [[window, [dict(n) for n in norms]] for window, norms in state.accepted_norms]
     carried = [state.window, dict(state.initial_norms), history, list(state.voting_stakes_rao)]
+    # JSON writes the shortest decimal of a double: exact, and the same on every machine.
     canonical = json.dumps(carried, sort_keys=True).encode()
     return labelled_hash("tessera/checkpoint", tensors_digest(state.params), canonical)
 
 
-def _updates(
+def _weigh_payloads(
     state: OuterState, members: Sequence[Member], payloads: Mapping[int, Payload], outer: OuterSpec
 ) -> list[tuple[Payload, Mapping[str, float]]]:
-    """Each member's payload with its factors: the mean over all, clipped, and then capped."""
+    """Each member's payload with factors per tensor: mean, clip, then energy cap."""
     accepted = [payloads[member.uid] for member in members]
     norms = [payload.norms for payload in accepted]
     references = clip_references(state, outer, norms)
@@ -259,13 +267,15 @@ def _updates(
         coefficients(p.header.staleness, p.norms, references, outer, divisor) for p in accepted
     ]
     coldkeys = [member.coldkey for member in members]
+    # The cap comes last: it compares the lengths with which payloads are really applied.
     capped = cap_energy(factors, norms, coldkeys, outer.max_energy_share)
     return list(zip(accepted, capped, strict=True))
 
 
-def _remember_norms(
+def _append_norms(
     state: OuterState, window: int, accepted: Sequence[Payload], outer: OuterSpec
 ) -> tuple[tuple[int, tuple[Norms, ...]], ...]:
+    # A window without payloads leaves no entry: it says little about usual norms and counts.
     norms = tuple(dict(p.norms) for p in accepted)
     recent = [entry for entry in state.accepted_norms if entry[0] > window - outer.clip_windows]
     return (*recent, (window, norms)) if norms else tuple(recent)

@@ -8,8 +8,7 @@ from template.protocol.spec import RunSpec
 def inner_lr(spec: RunSpec, window: int, step: int) -> float:
     """Linear warm-up over `warmup_windows`, then a cosine to `final_lr_share` at the end.
 
-    Depends on nothing that a node did before, so that a miner that missed windows has the
-    same rate as all others.
+    Independent of a node's past: after missed windows a miner has the same rate as all others.
     """
     training = spec.training
     position = window + step / training.inner_steps
@@ -26,7 +25,7 @@ def inner_lr(spec: RunSpec, window: int, step: int) -> float:
 
 
 def warm_start_lr(spec: RunSpec, step: int) -> float:
-    """While theta_0 is trained alone: the run's own warm-up, then its highest rate."""
+    """Learning rate of the owner's warm start: the run's warm-up, then `inner_lr`."""
     training = spec.training
     warmup_steps = training.warmup_windows * training.inner_steps
     return training.inner_lr * min(1.0, (step + 1) / (warmup_steps + 1))

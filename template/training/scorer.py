@@ -1,6 +1,6 @@
-"""Forward passes that measure payloads: losses per sequence at theta, and at theta less one
-payload's step. Values touched by a payload are saved first and written back afterwards,
-since theta - d + d is not theta in float32.
+"""Forward passes for measuring payloads: losses per sequence at theta, and at theta minus a
+payload's step. Values changed by a payload are saved first and written back afterwards, since
+theta - d + d differs from theta in float32.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ from template.training.model import Params, build_model, copy_params, load_param
 
 
 class Scorer:
-    """One model for evaluation. Not thread-safe."""
+    """A model for evaluation. Not thread-safe."""
 
     def __init__(self, spec: RunSpec, device: str, batch_pages: int = 64) -> None:
         model: torch.nn.Module = build_model(spec)
@@ -30,7 +30,7 @@ class Scorer:
         load_params(self._model, params)
 
     def params(self) -> Params:
-        """A copy of what is loaded now: for checks that scoring restored every bit."""
+        """A copy of the loaded parameters, for checks of bit-exact restoring."""
         return copy_params(self._model)
 
     @torch.no_grad()
@@ -55,8 +55,9 @@ class Scorer:
     def stepped(
         self, tensors: Mapping[str, SparseTensor], factors: Mapping[str, float]
     ) -> Iterator[None]:
-        """Within the block the model stands at theta - sum of factor * payload, exactly
-        restored at its end, whatever happens in it.
+        """Within the block the model is theta - sum of factor * payload.
+
+        The exact theta is restored at the end of the block, after an exception too.
         """
         saved: dict[str, tuple[Tensor, Tensor]] = {}
         try:

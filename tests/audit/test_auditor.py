@@ -12,7 +12,7 @@ import pytest
 from evaluation.verdict import MEASURED
 from evaluation.verdict_log import LogError, WindowLog, decode_log, encode_log
 from evaluation.work import HELD_OUT
-from simulation.swarm import STAKES_TAO, build_world, honest, run, to_the_end
+from simulation.swarm import STAKES_TAO, build_world, honest, miner_with, run, to_the_end
 from simulation.world import World, hotkey_of
 from template.audit.auditor import Auditor
 from template.audit.findings import Findings, different_digest
@@ -50,8 +50,8 @@ def ended(tmp_path_factory) -> tuple[World, list[Findings]]:
     drives = {
         **honest("val-a", "m0", "m1"),
         "val-b": deaf,
-        "ancient": to_the_end(Ancient),
-        "replay": to_the_end(Replay),
+        "ancient": to_the_end(miner_with(Ancient)),
+        "replay": to_the_end(miner_with(Replay)),
         "owner": live,
     }
     nodes = run(world, drives, tmp_path_factory.mktemp("run"))

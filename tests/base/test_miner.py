@@ -5,10 +5,11 @@ import torch
 
 from simulation.swarm import build_world
 from simulation.world import World, hotkey_of
-from template.base.miner import Miner, Pending
+from template.base.miner import Miner
+from template.base.pending import PendingPayload
 from template.errors import StoreError
 from template.protocol.keys import blob_key
-from template.protocol.payload import PayloadHeader, decode_payload, encode_payload
+from template.protocol.payload import PayloadHeader, decode_payload, encode_payload, payload_digest
 from template.protocol.quorum import Decision
 from template.protocol.record import decode_record
 from template.protocol.root import Member
@@ -36,6 +37,10 @@ def _frame(miner: Miner, window: int) -> bytes:
     return encode_payload(header, dense, context.form)[0]
 
 
+def _add(miner: Miner, window: int, frame: bytes) -> None:
+    miner.pending.add(PendingPayload(window=window, frame=frame))
+
+
 def test_it_says_first_where_its_bucket_is(world, tmp_path) -> None:
     Miner(world.context(M0, tmp_path))
     record = _said(world)
@@ -46,20 +51,21 @@ def test_it_says_first_where_its_bucket_is(world, tmp_path) -> None:
 def test_a_restart_says_again_what_was_committed_last(world, tmp_path) -> None:
     """Windows 9 and 10: their names in a file are not in the order of their numbers."""
     before = Miner(world.context(M0, tmp_path))
-    before._pending += [Pending(window=w, frame=_frame(before, w)) for w in (9, 10)]
-    before._save()
+    for window in (9, 10):
+        _add(before, window, _frame(before, window))
+    before.save()
     after = Miner(world.context(M0, tmp_path))
-    assert after._pending == before._pending
+    assert list(after.pending) == list(before.pending)
     payload = _said(world).payload
-    assert (payload.window, payload.digest) == (10, before._pending[-1].digest)
+    assert (payload.window, payload.digest) == (10, before.pending.newest.digest)
 
 
 def test_a_frame_without_bytes_can_be_saved(world, tmp_path) -> None:
     """No honest miner makes one, but the miner that misbehaves must not fall over it."""
     before = Miner(world.context(M0, tmp_path))
-    before._pending.append(Pending(window=5, frame=b""))
-    before._save()
-    assert Miner(world.context(M0, tmp_path))._pending == before._pending
+    _add(before, 5, b"")
+    before.save()
+    assert list(Miner(world.context(M0, tmp_path)).pending) == list(before.pending)
 
 
 def test_theta_0_of_other_bytes_is_not_taken(world, tmp_path) -> None:
@@ -90,19 +96,22 @@ def _decided(window: int, *digests: bytes) -> Decision:
 def test_what_was_not_accepted_goes_back_into_error_feedback(world, tmp_path) -> None:
     miner = Miner(world.context(M0, tmp_path))
     frames = {window: _frame(miner, window) for window in (3, 4, 5)}
-    miner._pending += [Pending(window=w, frame=frame) for w, frame in frames.items()]
+    for window, frame in frames.items():
+        _add(miner, window, frame)
 
-    miner._settle(_decided(3, miner._pending[0].digest))
-    assert not any(residual.any() for residual in miner._feedback.values())
-    miner._settle(_decided(4))
+    miner.settle(_decided(3, payload_digest(frames[3])))
+    assert not any(residual.any() for residual in miner.work.feedback.tensors.values())
+    miner.settle(_decided(4))
     sent = decode_payload(frames[4], miner.context.form).tensors
-    for name, residual in miner._feedback.items():
+    for name, residual in miner.work.feedback.tensors.items():
         dense = torch.zeros(sent[name].shape)
         sent[name].add_to(dense, coefficient=1.0)
         assert torch.equal(residual, dense), name
         assert dense.any(), name
-    assert [pending.window for pending in miner._pending] == [5]
-    assert Miner(world.context(M0, tmp_path))._feedback.keys() == miner._feedback.keys()
+    assert [pending.window for pending in miner.pending] == [5]
+    again = Miner(world.context(M0, tmp_path))
+    for name, residual in miner.work.feedback.tensors.items():
+        assert torch.equal(again.work.feedback.tensors[name], residual), name
 
 
 def test_own_payloads_under_way_are_those_of_earlier_windows_that_can_be_read(
@@ -110,8 +119,8 @@ def test_own_payloads_under_way_are_those_of_earlier_windows_that_can_be_read(
 ) -> None:
     miner = Miner(world.context(M0, tmp_path))
     good = {window: _frame(miner, window) for window in (3, 4)}
-    miner._pending += [Pending(window=2, frame=b"spoilt")]
-    miner._pending += [Pending(window=window, frame=frame) for window, frame in good.items()]
-    assert [payload.header.window for payload in miner._under_way(4)] == [3]
-    assert [payload.header.window for payload in miner._under_way(5)] == [3, 4]
-    assert miner._under_way(2) == []
+    for window, frame in {2: b"spoilt", **good}.items():
+        _add(miner, window, frame)
+    assert [payload.header.window for payload in miner.work.payloads_under_way(4)] == [3]
+    assert [payload.header.window for payload in miner.work.payloads_under_way(5)] == [3, 4]
+    assert miner.work.payloads_under_way(2) == []

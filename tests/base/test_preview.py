@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from localnet.adversaries import GarbageMiner
+from localnet.adversaries import BEHAVIOURS
 from simulation.swarm import (
     FOUR,
     STAKES_TAO,
@@ -14,12 +14,14 @@ from simulation.swarm import (
     digests,
     honest,
     metrics,
+    miner_with,
     run,
     to_the_end,
 )
 from simulation.world import hotkey_of
-from template.base.miner import COMMIT_MARGIN_BLOCKS, Miner
+from template.base.miner import Miner
 from template.base.preview import Preview
+from template.base.work import COMMIT_MARGIN_BLOCKS, HonestWork
 from template.errors import ChainError
 from template.protocol.keys import payload_key
 from template.protocol.payload import PayloadHeader, encode_payload, payload_digest
@@ -44,11 +46,11 @@ class Recording(Preview):
         return params
 
 
-class Said(Miner):
+class Said(HonestWork):
     """Honest, and its previews are noted."""
 
     def preview(self, window: int) -> Preview:
-        return Recording(self.context, self.peers, self.follower, window)
+        return Recording(self.parts.context, self.parts.peers, self.parts.follower, window)
 
 
 @pytest.fixture
@@ -64,18 +66,18 @@ def _came(node) -> dict[int, str]:
 class Hurried(Said):
     """Believes that it never has time to wait; its head moves on by a block at every step."""
 
-    def _has_time_to_wait(self, window: int) -> bool:
+    def has_time_to_wait(self, window: int) -> bool:
         return False
 
-    def _late(self, window: int) -> bool:
-        self.context.waiter.pause()
-        return super()._late(window)
+    def is_late(self, window: int) -> bool:
+        self.parts.context.waiter.pause()
+        return super().is_late(window)
 
 
 def test_the_expected_parameters_are_those_that_come(said, tmp_path) -> None:
     """Wherever the same were accepted twice running, to the last bit."""
     world = build_world({**STAKES_TAO, "m2": 0, "m3": 0})
-    nodes = run(world, {**honest(*SIX), "m0": to_the_end(Said)}, tmp_path)
+    nodes = run(world, {**honest(*SIX), "m0": to_the_end(miner_with(Said))}, tmp_path)
     sets, came = accepted(nodes["m0"]), _came(nodes["m0"])
     expecting = {w for hotkey, w in said if hotkey == hotkey_of("m0")}
     assert len(expecting) >= world.spec.schedule.num_windows - 3
@@ -91,7 +93,7 @@ def test_the_expected_parameters_are_those_that_come(said, tmp_path) -> None:
 @pytest.mark.slow
 def test_whoever_has_no_time_to_wait_moves_in_the_middle(said, tmp_path) -> None:
     world = build_world({**STAKES_TAO, "m2": 0, "m3": 0})
-    nodes = run(world, {**honest(*SIX), "m1": to_the_end(Hurried)}, tmp_path)
+    nodes = run(world, {**honest(*SIX), "m1": to_the_end(miner_with(Hurried))}, tmp_path)
     assert len(digests(nodes)) == 1
     moved = metrics(nodes["m1"]).series("caught_up_at_step")
     steps = metrics(nodes["m1"]).series("inner_steps")
@@ -126,7 +128,9 @@ def test_a_payload_that_cannot_be_fetched_is_left_out(tmp_path) -> None:
 
 def test_noise_that_was_never_accepted_is_not_expected(tmp_path) -> None:
     world = build_world({**STAKES_TAO, "garbage": 0})
-    nodes = run(world, {**honest(*FOUR), "garbage": to_the_end(GarbageMiner)}, tmp_path)
+    nodes = run(
+        world, {**honest(*FOUR), "garbage": to_the_end(BEHAVIOURS["garbage"].build)}, tmp_path
+    )
     uid = next(n.uid for n in world.ledger.neurons if n.hotkey == hotkey_of("garbage"))
     sets = accepted(nodes["m0"])
     for window, uids in metrics(nodes["m0"]).series("previewed_uids").items():
@@ -143,7 +147,7 @@ def _alone(world, tmp_path) -> Miner:
 
 
 def _preview(miner: Miner, window: int) -> Preview:
-    return Preview(miner.context, miner.peers, miner.follower, window)
+    return Preview(miner.context, miner.work.parts.peers, miner.follower, window)
 
 
 def test_there_is_no_preview_before_a_decision_nor_from_an_older_base(tmp_path) -> None:
@@ -273,16 +277,16 @@ def test_a_miner_waits_while_twice_its_inner_loop_is_left(tmp_path) -> None:
     miner = _alone(world, tmp_path)
     end = world.spec.schedule.schedule().commit_block(1) - COMMIT_MARGIN_BLOCKS
     world.time.block = end - 7
-    assert not miner._has_time_to_wait(1)
-    miner._inner_loop_blocks = 3
-    assert miner._has_time_to_wait(1)
-    miner._save()
+    assert not miner.work.has_time_to_wait(1)
+    miner.work.inner_loop_blocks = 3
+    assert miner.work.has_time_to_wait(1)
+    miner.save()
     again = Miner(miner.context)
-    assert again._inner_loop_blocks == 3
+    assert again.work.inner_loop_blocks == 3
     assert again.follower.ledger.last_accepted == frozenset({hotkey_of("m1")})
-    assert again._has_time_to_wait(1)
+    assert again.work.has_time_to_wait(1)
     world.time.block += 1
-    assert not Miner(miner.context)._has_time_to_wait(1)
+    assert not Miner(miner.context).work.has_time_to_wait(1)
 
 
 def test_frames_that_cannot_be_admitted_are_left_out(tmp_path) -> None:

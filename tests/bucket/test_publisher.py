@@ -14,7 +14,7 @@ from template.protocol.keys import blob_key, checkpoint_manifest_key
 from template.store.memory import MemoryStore
 from template.training.model import initial_params
 from template.training.outer import OuterState, first_state, state_digest
-from template.training.published import publish
+from template.training.published import build_checkpoint
 
 DATA = b"a shard"
 SHA256 = hashlib.sha256(DATA).hexdigest()
@@ -71,7 +71,7 @@ def test_the_manifest_comes_after_all_its_files(world, bucket, context, start) -
     publisher.offer_checkpoint(_at(start, 8))
     assert bucket.written == []
     assert publisher.push(_never)
-    published = publish(_at(start, 8), world.spec)
+    published = build_checkpoint(_at(start, 8), world.spec)
     assert len(published.blobs) > 4
     *files, last = bucket.written
     assert sorted(files) == sorted(map(blob_key, published.blobs))
@@ -89,7 +89,7 @@ def test_without_a_checkpoint_due_nothing_is_published(bucket, context, start) -
 
 
 def test_wherever_it_fails_the_next_call_goes_on(world, bucket, context, start, caplog) -> None:
-    total = len(publish(_at(start, 8), world.spec).blobs) + 1
+    total = len(build_checkpoint(_at(start, 8), world.spec).blobs) + 1
     manifest_key = checkpoint_manifest_key(world.spec.run_id, 8)
     publisher = Publisher(context)
     publisher.offer_checkpoint(_at(start, 8))
@@ -111,7 +111,7 @@ def test_without_time_one_object_goes_out_at_each_call(world, bucket, context, s
     publisher = Publisher(context)
     publisher.offer_checkpoint(_at(start, 8))
     publisher.offer(SHA256, DATA)
-    total = len(publish(_at(start, 8), world.spec).blobs) + 2
+    total = len(build_checkpoint(_at(start, 8), world.spec).blobs) + 2
     for number in range(1, total + 1):
         assert publisher.push(lambda: True) == (number == total)
         assert len(bucket.written) == number

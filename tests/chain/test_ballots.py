@@ -1,4 +1,4 @@
-"""What counts for a window is what stood in two chain states, and nothing else."""
+"""A window's ballot depends on two chain states alone."""
 
 import dataclasses
 

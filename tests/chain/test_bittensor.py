@@ -15,14 +15,9 @@ import bittensor as bt
 import pytest
 from bittensor.keyfiles import Keypair
 
-from template.chain.bittensor import (
-    BittensorChain,
-    ChainOptions,
-    ConnectionLost,
-    _raw_weights_call,
-    _submit,
-    open_wallet,
-)
+from template.chain.bittensor import BittensorChain, ChainOptions, ConnectionLost, open_wallet
+from template.chain.bittensor.calls import raw_weights_call, submit_call
+from template.chain.waiter import Waiter
 from template.errors import ChainError, ConfigError
 from tests.support.relay import LOCALHOST, Relay, free_port
 
@@ -56,7 +51,7 @@ def url(port: int) -> str:
 
 @contextlib.contextmanager
 def chain_process(*flags: str, port: int | None = None) -> Iterator[int]:
-    """A local chain in its own process; yields its port once it answers."""
+    """A local chain in a process of its own; yields the port once the chain answers."""
     port = port or free_port()
     command = [sys.executable, "-m", "localnet.chain", "--port", str(port)]
     for keys in (OWNER, MINER):
@@ -201,6 +196,8 @@ def test_a_subnet_that_does_not_exist_is_named(open_chain: Callable[..., Bittens
 
 def test_final_answers_are_kept_and_others_are_not(open_chain: Callable[..., BittensorChain]):
     chain = open_chain(options=ChainOptions(cached_answers=2))
+    # The subnet exists at the present head, so a later block's parent has a metagraph too.
+    Waiter(chain).until_finalized(chain.head() + 1)
     final = chain.finalized()
     head = chain.head()
     assert chain.metagraph(final) is chain.metagraph(final)
@@ -290,13 +287,13 @@ def test_weights_are_set_once_and_then_rate_limited(
 def test_the_raw_weights_call_is_one_that_the_chain_understands(
     open_chain: Callable[..., BittensorChain],
 ):
-    """What is sent on a runtime that the SDK's own intent cannot read."""
+    """The raw call serves runtimes unreadable to the SDK's own intent."""
     chain = open_chain(MINER)
     wait_for_rate_limit(chain, uid=1)
     before = chain.head()
     intent = bt.SetWeights(netuid=NETUID, uids=[1], weights=[1.0], version_key=0)
-    call = _raw_weights_call(intent)
-    chain._write(lambda sdk: _submit(sdk, call, MINER))
+    call = raw_weights_call(intent)
+    chain._write(lambda sdk: submit_call(sdk, call, MINER))
     assert chain.metagraph(chain.head()).neurons[1].last_update > before
 
 
@@ -369,7 +366,7 @@ def test_an_outage_within_the_deadline_costs_time_and_two_lines(
         "does not answer",
         "answers again",
     ]
-    assert "waiting for it, up to 20 s" in told[0]
+    assert "waiting for up to 20 s" in told[0]
     assert not any(record.exc_info for record in caplog.records)
 
 

@@ -1,4 +1,4 @@
-"""Commands that messages tell an operator to run: btcli's flags, safe to paste."""
+"""Commands in messages to an operator: btcli's flags, safe to paste."""
 
 from pathlib import Path
 

@@ -1,15 +1,15 @@
-"""Commitment fields: every byte survives, and nobody else's fields are mistaken for ours."""
+"""Commitment fields: every byte survives, and foreign fields are not taken for ours."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from template.chain.commitment import MAX_COMMITMENT_BYTES, from_fields, to_fields
+from template.chain.commitment import MAX_COMMITMENT_BYTES, join_fields, split_into_fields
 
 
 @given(st.binary(min_size=1, max_size=MAX_COMMITMENT_BYTES))
 def test_any_bytes_survive(data: bytes):
-    assert from_fields(to_fields(data)) == data
+    assert join_fields(split_into_fields(data)) == data
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ def test_any_bytes_survive(data: bytes):
 )
 def test_fields_are_filled_in_order(num_bytes: int, variants: list[str]):
     data = bytes(i % 251 for i in range(num_bytes))
-    fields = to_fields(data)
+    fields = split_into_fields(data)
     assert [next(iter(field)) for field in fields] == variants
     assert fields[0][variants[0]] == "0x" + data[:128].hex()
 
@@ -32,7 +32,7 @@ def test_fields_are_filled_in_order(num_bytes: int, variants: list[str]):
 @pytest.mark.parametrize("num_bytes", [0, 385])
 def test_what_does_not_fit_is_refused(num_bytes: int):
     with pytest.raises(ValueError, match="1 to 384 bytes"):
-        to_fields(bytes(num_bytes))
+        split_into_fields(bytes(num_bytes))
 
 
 @pytest.mark.parametrize(
@@ -50,9 +50,9 @@ def test_what_does_not_fit_is_refused(num_bytes: int):
     ],
 )
 def test_other_kinds_are_not_ours(fields: list):
-    assert from_fields(fields) is None
+    assert join_fields(fields) is None
 
 
 def test_empty_fields_are_empty_bytes():
-    assert from_fields([]) == b""
-    assert from_fields([{"Raw0": []}, {"Raw1": "0xff"}]) == b"\xff"
+    assert join_fields([]) == b""
+    assert join_fields([{"Raw0": []}, {"Raw1": "0xff"}]) == b"\xff"

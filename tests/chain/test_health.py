@@ -1,11 +1,17 @@
-"""What is said of a chain endpoint that is away or slow: once, with the remedy, and no secret."""
+"""Log lines about an unreachable or slow endpoint: once, with the remedy, without secrets."""
 
 import logging
 from collections.abc import Iterator
 
 import pytest
 
-from template.chain.health import REMINDER_S, EndpointHealth, Patience, duration, shown_endpoint
+from template.chain.health import (
+    REMINDER_S,
+    EndpointHealth,
+    Patience,
+    format_duration,
+    redact_endpoint,
+)
 
 TOKEN = "wss://user:hunter2@node.example:443/hunter3?key=hunter4"
 
@@ -32,30 +38,30 @@ def health(clock: Clock, caplog: pytest.LogCaptureFixture) -> Iterator[EndpointH
 
 def test_an_outage_is_two_lines(health: EndpointHealth, clock: Clock, caplog) -> None:
     for _ in range(50):
-        health.failed("refused")
+        health.note_failure("refused")
         clock.now += 5
-    health.answered(0.1)
-    health.answered(0.1)
+    health.note_answer(0.1)
+    health.note_answer(0.1)
     first, last = caplog.messages
     assert first.startswith("the chain endpoint wss://node.example:443 does not answer (refused)")
     assert "up to 30 min" in first
     assert "--subtensor.network" in first
     assert last == "the chain endpoint wss://node.example:443 answers again after 4 min"
-    health.failed("refused")
+    health.note_failure("refused")
     assert len(caplog.messages) == 3
 
 
 def test_a_slow_endpoint_is_told_now_and_then(health, clock: Clock, caplog) -> None:
     for _ in range(10):
-        health.answered(7.25)
-        health.answered(0.2)
+        health.note_answer(7.25)
+        health.note_answer(0.2)
     (line,) = caplog.messages
     assert "is slow: 7.2 s for one read" in line
     assert "--subtensor.network" in line
     clock.now += REMINDER_S
-    health.answered(4.9)
+    health.note_answer(4.9)
     assert len(caplog.messages) == 1
-    health.answered(5.0)
+    health.note_answer(5.0)
     assert len(caplog.messages) == 2
     assert "hunter" not in caplog.text
 
@@ -71,9 +77,9 @@ def test_a_slow_endpoint_is_told_now_and_then(health, clock: Clock, caplog) -> N
     ],
 )
 def test_an_endpoint_is_shown_without_what_may_be_a_token(endpoint: str, shown: str) -> None:
-    assert shown_endpoint(endpoint) == shown
+    assert redact_endpoint(endpoint) == shown
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(4.4, "4 s"), (119, "119 s"), (1800, "30 min")])
 def test_durations_are_for_readers(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
+    assert format_duration(seconds) == text

@@ -14,32 +14,34 @@ from safetensors.torch import load
 from simulation.swarm import (
     FOUR,
     STAKES_TAO,
+    Kind,
     accepted,
     build_world,
     digests,
     honest,
     metrics,
+    miner_with,
     run,
     to_the_end,
     uid_of,
 )
 from simulation.world import hotkey_of
-from template.base.miner import Miner
+from template.base.work import HonestWork
 from template.protocol.keys import blob_key, payload_key
 from template.protocol.payload import PayloadFormat, decode_payload
 from template.protocol.root import tensors_digest
 from template.training.model import tensor_shapes
 
 
-def _saying(staleness: int) -> type:
+def _saying(staleness: int) -> Kind:
     """A miner whose payloads say that their base is so many windows old."""
 
-    class Stale(Miner):
+    class Stale(HonestWork):
         def make_frame(self, header, deltas):
             base = max(0, header.window - staleness)
             return super().make_frame(replace(header, base_window=base), deltas)
 
-    return Stale
+    return miner_with(Stale)
 
 
 @pytest.fixture(scope="module")

@@ -39,7 +39,7 @@ def _chi_square(pages: np.ndarray, num_pages: int) -> float:
 
 
 def test_golden_pages() -> None:
-    """Anyone who changes this changes what every node trains on."""
+    """A change of these vectors changes every node's training data."""
     assert assigned_pages(SEED, 9, 153_284).tolist() == GOLDEN_PAGES
     assert held_out_pages(SEED, 5, 153_284, GOLDEN_PAGES[:3]).tolist() == GOLDEN_PAGES[3:8]
 

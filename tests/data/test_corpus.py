@@ -1,4 +1,4 @@
-"""The embedded text: what is kept, what is dropped, and that nothing held out is trained on."""
+"""The embedded text: kept and dropped lines, and a clean split of the held-out works."""
 
 import io
 import re

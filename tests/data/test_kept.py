@@ -1,4 +1,4 @@
-"""Files by digest: what comes back is what was put, or nothing."""
+"""Files by digest: a read returns the written bytes or None."""
 
 import hashlib
 import resource

@@ -1,4 +1,4 @@
-"""The manifest's format: strict, canonical, and never anything but ObjectError on bad bytes."""
+"""The manifest's format: strict, canonical, and ObjectError on any bad bytes."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Reading pages: the right tokens, and only bytes that hash to what the manifest says."""
+"""Reading pages: the right tokens, and only bytes with the manifest's digest."""
 
 import hashlib
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from template.errors import ConfigError, NotFound, Unavailable
 
 
 class Mirror:
-    """Serves a dataset's blobs and counts what was asked for."""
+    """Serves a dataset's blobs and records requests."""
 
     def __init__(self, blobs: dict[str, bytes]) -> None:
         self.blobs = dict(blobs)
@@ -193,7 +193,7 @@ def test_at_least_one_shard_must_stay(dataset: Dataset, mirror: Mirror) -> None:
 def test_each_shard_that_enters_memory_is_told_of(
     dataset: Dataset, mirror: Mirror, tmp_path: Path
 ) -> None:
-    """From the network and from disk alike: whoever serves it may have failed to before."""
+    """A shard is reported from the network and from disk alike, for serving to peers."""
     for _process in range(2):
         told: dict[str, bytes] = {}
         reader = PageReader(dataset.manifest, mirror, tmp_path, 3, on_read=told.__setitem__)

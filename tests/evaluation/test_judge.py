@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from evaluation.gain import paired_gain
-from evaluation.history import Entry, remember, settle, work_states
+from evaluation.history import Entry, add_window, mark_undelivered, work_states
 from evaluation.judge import JudgeRules, Measured, judge, sample_of
 from evaluation.rating import ratings_of
 from evaluation.verdict import MISSING, NOT_DRAWN, NOT_SCORED, UNAVAILABLE, Verdict
@@ -101,10 +101,10 @@ def test_histories_are_a_function_of_the_last_windows() -> None:
     ]  # fmt: skip
     old: dict = {}
     for window, verdicts in enumerate(logs):
-        old = remember(old, window, verdicts, 4)
+        old = add_window(old, window, verdicts, 4)
     new: dict = {}
     for window, verdicts in enumerate(logs[-4:], 6):
-        new = remember(new, window, verdicts, 4)
+        new = add_window(new, window, verdicts, 4)
     assert old == new
     assert sorted(old["hk1"]) == [6, 7, 8, 9]
     entry = old["hk1"][9]
@@ -126,18 +126,18 @@ def test_who_was_not_drawn_has_no_figure_and_is_remembered_as_such() -> None:
     without = judge(blanks[:2], measured, {}, RULES)
     assert verdicts[:2] == without
     assert verdicts[2] == blanks[2]
-    histories = remember({}, 3, verdicts, 4)
+    histories = add_window({}, 3, verdicts, 4)
     assert histories["hk3"] == {3: Entry(relative_gain=None, pages=0)}
     assert "hk4" not in histories
     assert work_states(histories, RULES.work)["hk3"] == WorkState()
-    assert ratings_of(histories, 0) == ratings_of(remember({}, 3, without, 4), 0)
+    assert ratings_of(histories, 0) == ratings_of(add_window({}, 3, without, 4), 0)
 
 
 def test_a_hotkey_that_is_gone_is_forgotten() -> None:
     histories = {"gone": {1: Entry(relative_gain=1.0, pages=8)}}
-    after = remember(histories, 5, [_blank(1, "digest", window=5)], 4)
+    after = add_window(histories, 5, [_blank(1, "digest", window=5)], 4)
     assert "gone" not in after
-    kept = remember(histories, 4, [_blank(1, "digest", window=4)], 4)
+    kept = add_window(histories, 4, [_blank(1, "digest", window=4)], 4)
     assert "gone" in kept
 
 
@@ -145,11 +145,11 @@ def test_what_half_of_the_stake_could_not_get_counts_as_the_worst() -> None:
     """Whoever had it loses nothing else by that; whoever had nothing remembers it."""
     entry, worst = Entry(relative_gain=1.0, pages=8), Entry(relative_gain=-1.0, pages=0)
     histories = {"one": {3: entry, 4: entry}}
-    assert settle(histories, 4, ["one", "two"]) == {
+    assert mark_undelivered(histories, 4, ["one", "two"]) == {
         "one": {3: entry, 4: worst},
         "two": {4: worst},
     }
-    assert settle(histories, 4, []) == histories
+    assert mark_undelivered(histories, 4, []) == histories
     assert histories == {"one": {3: entry, 4: entry}}
 
 
@@ -158,4 +158,4 @@ def test_what_could_not_be_had_is_nobodys_fault_yet(status: str) -> None:
     verdicts = judge([_blank(1), _blank(2, status)], _measured({1: 0.05}, {}), {}, RULES)
     assert verdicts[1].missing
     assert verdicts[1].relative_gain is None
-    assert "hk2" not in remember({}, 0, verdicts, 8)
+    assert "hk2" not in add_window({}, 0, verdicts, 8)

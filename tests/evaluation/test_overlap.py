@@ -6,14 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evaluation import overlap
-from evaluation.overlap import MAX_ELEMENTS, Earlier, kept_places, repeats, shared_counts
+from evaluation.overlap import MAX_ELEMENTS, Earlier, find_repeats, kept_positions, shared_counts
 
 NUM = 5000
 place_sets = st.sets(st.integers(0, NUM - 1), max_size=60)
 
 
 def _places(places) -> np.ndarray:
-    return kept_places([(0, np.array(sorted(places), dtype=np.int64))], NUM)
+    return kept_positions([(0, np.array(sorted(places), dtype=np.int64))], NUM)
 
 
 def _naive(
@@ -35,7 +35,7 @@ def _naive(
             smaller = min(len(places[uid]), len(other))
             share = len(places[uid] & other) / smaller if smaller else 0.0
             if share > limit:
-                found[uid] = f"{share:.0%} of its places are those of {name}"
+                found[uid] = f"shares {share:.0%} of its kept positions with {name}"
                 break
     return found
 
@@ -61,11 +61,11 @@ def test_blocks_of_any_length_count_the_same(monkeypatch, block_places: int) -> 
 
 
 def test_tensors_lie_one_after_another_and_the_tail_is_left_out() -> None:
-    found = kept_places([(10, np.array([7, 0])), (0, np.array([4, 1]))], 20)
+    found = kept_positions([(10, np.array([7, 0])), (0, np.array([4, 1]))], 20)
     assert found.tolist() == [1, 4, 10, 17]
-    long = kept_places([(0, np.array([3])), (MAX_ELEMENTS - 1, np.array([0, 5]))], 1 << 40)
+    long = kept_positions([(0, np.array([3])), (MAX_ELEMENTS - 1, np.array([0, 5]))], 1 << 40)
     assert long.tolist() == [3, MAX_ELEMENTS - 1]
-    assert kept_places([], 20).size == 0
+    assert kept_positions([], 20).size == 0
 
 
 def _earlier(author: str, places, *, applied: bool = True) -> Earlier:
@@ -87,7 +87,7 @@ def test_repeats_are_those_of_the_rule_read_out(seed: int, limit: float) -> None
     authors = {uid: f"hk{uid % 3}" for uid in sets}
     earlier = [_earlier(f"hk{i % 3}", drawn(), applied=bool(i % 2)) for i in range(6)]
     places = {uid: _places(each) for uid, each in sets.items()}
-    assert repeats(places, authors, earlier, limit) == _naive(sets, authors, earlier, limit)
+    assert find_repeats(places, authors, earlier, limit) == _naive(sets, authors, earlier, limit)
 
 
 def test_of_one_author_the_lowest_uid_counts() -> None:
@@ -96,21 +96,21 @@ def test_of_one_author_the_lowest_uid_counts() -> None:
     twin = {*list(work[4])[:60], *range(20)}
     places = {uid: _places(each) for uid, each in {**work, 7: twin, 8: twin}.items()}
     authors = {uid: f"hk{uid}" for uid in places}
-    found = repeats(places, authors, [], 0.5)
+    found = find_repeats(places, authors, [], 0.5)
     assert set(found) == {7, 8}
     assert all("uid 4" in what for what in found.values())
-    assert repeats(places, authors, [], 0.9).keys() == {8}, "the two copies are the same"
+    assert find_repeats(places, authors, [], 0.9).keys() == {8}, "the two copies are the same"
 
 
 def test_a_copy_of_an_earlier_payload_is_named_after_it() -> None:
     rng = np.random.default_rng(1)
     places, fresh = rng.choice(NUM, 80, replace=False), rng.choice(NUM, 80, replace=False)
     before = [_earlier("rival", places[:50])]
-    assert repeats({2: _places(places)}, {2: "me"}, before, 0.5) == {
-        2: "100% of its places are those of rival in window 7"
+    assert find_repeats({2: _places(places)}, {2: "me"}, before, 0.5) == {
+        2: "shares 100% of its kept positions with rival in window 7"
     }
-    assert repeats({2: _places(fresh)}, {2: "me"}, before, 0.5) == {}
-    assert repeats({}, {}, before, 0.5) == {}
+    assert find_repeats({2: _places(fresh)}, {2: "me"}, before, 0.5) == {}
+    assert find_repeats({}, {}, before, 0.5) == {}
 
 
 @pytest.mark.parametrize("applied", [True, False])
@@ -118,20 +118,22 @@ def test_own_work_that_was_not_applied_may_come_again(applied: bool) -> None:
     """It went back into error feedback; what was applied and comes again is a replay."""
     places = np.arange(50)
     before = [_earlier("me", places, applied=applied)]
-    assert (2 in repeats({2: _places(places)}, {2: "me"}, before, 0.5)) == applied
-    assert 2 in repeats({2: _places(places)}, {2: "copier"}, before, 0.5)
+    assert (2 in find_repeats({2: _places(places)}, {2: "me"}, before, 0.5)) == applied
+    assert 2 in find_repeats({2: _places(places)}, {2: "copier"}, before, 0.5)
 
 
 def test_empty_payloads_repeat_nobody() -> None:
-    assert repeats({1: _places([]), 2: _places([])}, {1: "a", 2: "b"}, [], 0.1) == {}
+    assert find_repeats({1: _places([]), 2: _places([])}, {1: "a", 2: "b"}, [], 0.1) == {}
 
 
 def test_only_what_was_applied_may_not_come_again() -> None:
     places = np.random.default_rng(2).choice(NUM, 80, replace=False)
     before = [_earlier("me", places, applied=False), _earlier("other", np.arange(0), applied=False)]
     again = {2: _places(places)}
-    assert repeats(again, {2: "me"}, before, 0.5) == {}
-    assert repeats(again, {2: "me"}, overlap.applied(before, 6, {"me"}), 0.5) == {}
-    assert repeats(again, {2: "me"}, overlap.applied(before, 7, {"other"}), 0.5) == {}
-    assert repeats(again, {2: "me"}, overlap.applied(before, 7, {"me"}), 0.5).keys() == {2}
-    assert repeats(again, {2: "rival"}, before, 0.5).keys() == {2}
+    assert find_repeats(again, {2: "me"}, before, 0.5) == {}
+    assert find_repeats(again, {2: "me"}, overlap.mark_applied(before, 6, {"me"}), 0.5) == {}
+    assert find_repeats(again, {2: "me"}, overlap.mark_applied(before, 7, {"other"}), 0.5) == {}
+    assert find_repeats(again, {2: "me"}, overlap.mark_applied(before, 7, {"me"}), 0.5).keys() == {
+        2
+    }
+    assert find_repeats(again, {2: "rival"}, before, 0.5).keys() == {2}

@@ -7,20 +7,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from evaluation.history import Histories, only, remember, settle, windows_of, work_states
-from evaluation.judge import JudgeRules, Measured, judge
-from evaluation.verdict import NOT_SCORED, UNAVAILABLE, Verdict
-from evaluation.verdict_log import (
-    Followed,
-    LogError,
-    PayRules,
-    WindowLog,
-    conclude,
-    decode_log,
-    decode_logs,
-    encode_log,
-    follow,
+from evaluation.conclusion import reputations_and_weights
+from evaluation.history import (
+    Histories,
+    add_window,
+    mark_undelivered,
+    select_windows,
+    windows_in,
+    work_states,
 )
+from evaluation.judge import JudgeRules, Measured, judge
+from evaluation.rules import PayRules
+from evaluation.verdict import NOT_SCORED, UNAVAILABLE, Verdict
+from evaluation.verdict_log import LogError, WindowLog, decode_log, decode_logs, encode_log
+from evaluation.verify import Verified, verify_logs
 from evaluation.weights import WeightRules
 from evaluation.work import HELD_OUT, WorkRules
 
@@ -64,12 +64,12 @@ def _logs(num_windows: int, rules: PayRules = RULES) -> list[WindowLog]:
             for uid in range(1, 6)
         ]  # fmt: skip
         for past, hotkey in undelivered:
-            histories = settle(histories, past, [hotkey])
+            histories = mark_undelivered(histories, past, [hotkey])
         states = work_states(histories, rules.judge.work)
         verdicts = judge(blanks, measured, states, rules.judge)
-        known = windows_of(only(histories, range(window)))
-        histories = remember(histories, window, verdicts, rules.length)
-        reputations, shares = conclude(histories, window, UIDS, rules)
+        known = windows_in(select_windows(histories, range(window)))
+        histories = add_window(histories, window, verdicts, rules.length)
+        reputations, shares = reputations_and_weights(histories, window, UIDS, rules)
         logs.append(
             WindowLog(
                 window=window, seed=f"{window:064x}", ids_S=np.arange(owners.size), known=known,
@@ -94,9 +94,9 @@ def test_what_is_written_is_read_to_the_last_bit() -> None:
 
 def test_an_honest_log_follows_from_its_losses() -> None:
     logs = _logs(10)
-    assert follow(logs, RULES) == Followed(found=(), in_full=tuple(range(10)))
+    assert verify_logs(logs, RULES) == Verified(found=(), in_full=tuple(range(10)))
     text = "".join(map(encode_log, logs))
-    assert follow(decode_logs(text), RULES).found == ()
+    assert verify_logs(decode_logs(text), RULES).found == ()
     paid = logs[-1].shares
     assert paid.keys() - {0} == {1, 2}, "not the copier, nor those who gain nothing"
     assert min(paid[1], paid[2]) > 0.3
@@ -105,14 +105,14 @@ def test_an_honest_log_follows_from_its_losses() -> None:
 def test_without_its_past_a_window_is_compared_in_part_and_that_is_said() -> None:
     logs = _logs(14)
     late = logs[4:]
-    followed = follow(late, RULES)
+    followed = verify_logs(late, RULES)
     assert followed.found == ()
     assert followed.in_full == (10, 11, 12, 13), "as far back as six windows are there"
     forged = replace(late[-1], shares={**late[-1].shares, 1: 0.9})
-    assert any("weight" in line for line in follow([*late[:-1], forged], RULES).found)
+    assert any("weight" in line for line in verify_logs([*late[:-1], forged], RULES).found)
     verdict = replace(late[0].verdicts[0], relative_gain=0.7)
     forged = replace(late[0], verdicts=(verdict, *late[0].verdicts[1:]))
-    assert any("relative_gain" in line for line in follow([forged, *late[1:]], RULES).found)
+    assert any("relative_gain" in line for line in verify_logs([forged, *late[1:]], RULES).found)
 
 
 def test_a_validator_that_lost_windows_says_so_and_is_followed() -> None:
@@ -122,19 +122,19 @@ def test_a_validator_that_lost_windows_says_so_and_is_followed() -> None:
     histories: Histories = {}
     for log in logs[:3]:
         for past, hotkey in log.undelivered:
-            histories = settle(histories, past, [hotkey])
-        histories = remember(histories, log.window, log.verdicts, RULES.length)
+            histories = mark_undelivered(histories, past, [hotkey])
+        histories = add_window(histories, log.window, log.verdicts, RULES.length)
     states = work_states(histories, RULES.judge.work)
     blanks = [replace(v, status=NOT_SCORED) if v.uid != 5 else v for v in fifth.verdicts]
     verdicts = judge(blanks, fifth.measured, states, RULES.judge)
-    after = remember(histories, 4, verdicts, RULES.length)
-    reputations, shares = conclude(after, 4, UIDS, RULES)
+    after = add_window(histories, 4, verdicts, RULES.length)
+    reputations, shares = reputations_and_weights(after, 4, UIDS, RULES)
     lost = replace(
         fifth, known=(0, 1, 2), undelivered=(), verdicts=verdicts, reputations=reputations,
         shares=shares,
     )  # fmt: skip
-    assert follow([*logs, lost], RULES) == Followed(found=(), in_full=(0, 1, 2, 3, 4))
-    assert follow([*logs, replace(lost, known=(0, 1, 2, 3))], RULES).found
+    assert verify_logs([*logs, lost], RULES) == Verified(found=(), in_full=(0, 1, 2, 3, 4))
+    assert verify_logs([*logs, replace(lost, known=(0, 1, 2, 3))], RULES).found
 
 
 FORGERIES = {
@@ -162,7 +162,7 @@ def test_a_forged_figure_is_named(name: str) -> None:
     row = next(r for r in rows if r["kind"] == kind)
     forge(row)
     text = "".join(json.dumps(r, sort_keys=True) + "\n" for r in rows)
-    found = follow([*logs[:6], decode_log(text), logs[7]], RULES).found
+    found = verify_logs([*logs[:6], decode_log(text), logs[7]], RULES).found
     assert found
     assert all(line.startswith("window 6") or line.startswith("window 7") for line in found)
     assert found[0].startswith("window 6")

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evaluation.history import Entry
-from evaluation.weights import WeightRules, credited, first_window, lower_bound, power
+from evaluation.weights import WeightRules, cap_credit, first_window, lower_bound, power
 from evaluation.weights import chain_weights as gated_weights
 from evaluation.work import WorkSample
 
@@ -150,11 +150,11 @@ def test_pages_claimed_and_not_trained_on_are_no_work() -> None:
     st.integers(2, 8),
 )
 def test_splitting_one_miners_work_never_pays(miners: dict, parts: int) -> None:
-    """What one miner may be credited, raised to 2, over k hotkeys of a k-th of the work each."""
+    """What one miner may be cap_credit, raised to 2, over k hotkeys of a k-th of the work each."""
     bounds = {uid: bound for uid, (bound, _) in miners.items()}
     works = {uid: float(work) for uid, (_, work) in miners.items()}
     rate = statistics.median_low(bounds[u] / math.sqrt(works[u]) for u in bounds)
-    for uid, credit in credited(bounds, works, 1.0).items():
+    for uid, credit in cap_credit(bounds, works, 1.0).items():
         assert credit == min(bounds[uid], rate * math.sqrt(works[uid]))
         part = rate * math.sqrt(works[uid] / parts)
         assert parts * part**2 <= (rate * math.sqrt(works[uid])) ** 2 * (1 + 1e-9)

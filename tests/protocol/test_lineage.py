@@ -131,7 +131,7 @@ MEMBER = [1, hotkey_of("a"), "00" * 32, "11" * 32]
 )
 def test_what_is_no_step_is_refused_by_its_line(line: bytes) -> None:
     good = encode_lineage(_steps(3))
-    with pytest.raises(ObjectError, match="line 4 is no step"):
+    with pytest.raises(ObjectError, match="line 4 is not a step"):
         parse_lineage(good + line + b"\n")
 
 

@@ -105,10 +105,10 @@ def _assert_same_memory(before: Miner, after: Miner) -> None:
     """A restarted miner has the error feedback and the moments of its last save, bit for bit."""
     saved = load_local(own_checkpoint_path(before.context.state_dir), before.context.spec)
     assert saved is not None
-    assert any(residual.any() for residual in after._feedback.values())
-    assert tensors_digest(after._feedback) == tensors_digest(saved.groups["feedback"])
+    assert any(residual.any() for residual in after.work.feedback.tensors.values())
+    assert tensors_digest(after.work.feedback.tensors) == tensors_digest(saved.groups["feedback"])
     assert saved.groups["moments"]
-    assert tensors_digest(after._trainer.moments()) == tensors_digest(saved.groups["moments"])
+    assert tensors_digest(after.work.trainer.moments()) == tensors_digest(saved.groups["moments"])
     assert after.follower.state.root == saved.state.root
 
 

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from evaluation.verdict_log import decode_logs, follow
+from evaluation.verdict_log import decode_logs
+from evaluation.verify import verify_logs
 from simulation.swarm import (
     FOUR,
     STAKES_TAO,
@@ -12,21 +13,25 @@ from simulation.swarm import (
     build_world,
     digests,
     honest,
+    miner_with,
     run,
     to_the_end,
     uid_of,
 )
 from simulation.world import hotkey_of
-from template.base.miner import Miner
 from template.base.pace import ScoringPace
+from template.base.pending import PendingPayload
+from template.base.preview import Preview
 from template.base.supervisor import supervise
 from template.base.validator import Validator
+from template.base.work import HonestWork
 from template.chain.ballots import read_records
 from template.context import NodeContext
 from template.protocol.keys import payload_key
-from template.protocol.record import Record, Vote, encode_record
+from template.protocol.record import PayloadCommitment, Record, Vote, encode_record
 from template.scoring.rules import pay_rules
 from template.store.memory import MemoryStore
+from template.training.inner import InnerResult
 from tests.support.silent import Silent
 
 
@@ -69,7 +74,7 @@ def test_who_delivers_to_too_few_is_judged_by_half_of_the_stake(readers, tmp_pat
         text = (nodes[name].context.state_dir / "verdicts.jsonl").read_text()
         logs = decode_logs(text)
         assert {found for log in logs for found in log.undelivered} == lost
-        assert follow(logs, pay_rules(world.spec)).found == ()
+        assert verify_logs(logs, pay_rules(world.spec)).found == ()
         uid = uid_of(world, "m1")
         assert (uid in logs[-1].shares) == (not lost and name in readers)
     statuses = {v.status for log in logs for v in log.verdicts if v.hotkey == m1}
@@ -79,28 +84,27 @@ def test_who_delivers_to_too_few_is_judged_by_half_of_the_stake(readers, tmp_pat
     assert all((uid_of(world, "m1") in uids) == (not lost) for uids in named.values())
 
 
-class Copier(Miner):
+class Copier(HonestWork):
     """Commits the digest that m0 committed, and serves junk under it."""
 
     def make_frame(self, header, deltas):
         frame = super().make_frame(header, deltas)
-        victim = hotkey_of("m0")
+        victim, chain = hotkey_of("m0"), self.parts.context.chain
         for _ in range(6):
-            record = read_records(self.context.chain, self.context.chain.head()).get(victim)
+            record = read_records(chain, chain.head()).get(victim)
             if record and record.payload and record.payload.window == header.window:
                 self.stolen[header.window] = record.payload.digest
                 break
-            self.context.waiter.pause()
+            self.parts.context.waiter.pause()
         return frame
 
-    def _record(self) -> Record:
-        record = super()._record()
-        digest = self.stolen.get(record.payload.window) if record.payload else None
+    def commitment(self, payload: PendingPayload) -> PayloadCommitment:
+        digest = self.stolen.get(payload.window)
         if digest is None:
-            return record
-        key = payload_key(self.context.spec.run_id, record.payload.window, digest)
-        self.context.bucket.put(key, b"junk")
-        return replace(record, payload=replace(record.payload, digest=digest))
+            return super().commitment(payload)
+        context = self.parts.context
+        context.bucket.put(payload_key(context.spec.run_id, payload.window, digest), b"junk")
+        return PayloadCommitment(window=payload.window, digest=digest)
 
     @property
     def stolen(self) -> dict[int, bytes]:
@@ -109,42 +113,30 @@ class Copier(Miner):
 
 def test_who_copies_a_digest_harms_neither_its_owner_nor_the_model(tmp_path) -> None:
     world = build_world(STAKES_TAO, schedule__num_windows=4)
-    drives = {**honest(*FOUR), "m1": to_the_end(Copier)}
+    drives = {**honest(*FOUR), "m1": to_the_end(miner_with(Copier))}
     nodes = run(world, drives, tmp_path)
-    assert nodes["m1"].stolen, "no digest was copied: the test shows nothing"
+    assert nodes["m1"].work.stolen, "no digest was copied: the test shows nothing"
     assert len(digests(nodes)) == 1
     m0, m1 = uid_of(world, "m0"), uid_of(world, "m1")
     named = accepted(nodes["val-a"])
     assert all(m0 in uids for uids in named.values())
-    assert all(m1 not in named[window] for window in nodes["m1"].stolen)
+    assert all(m1 not in named[window] for window in nodes["m1"].work.stolen)
 
 
-class Nan(Miner):
+class Nan(HonestWork):
     """Its loss is not finite in window 1."""
 
-    def work(self, window: int) -> None:
-        if window == 1:
-            train = self._trainer.train
-
-            def broken(*args):
-                result = train(*args)
-                return replace(
-                    result,
-                    pseudo_gradient={
-                        name: delta * float("nan") for name, delta in result.pseudo_gradient.items()
-                    },
-                )
-
-            self._trainer.train = broken
-            super().work(window)
-            self._trainer.train = train
-        else:
-            super().work(window)
+    def train(self, window: int, base: int, preview: Preview) -> InnerResult:
+        result = super().train(window, base, preview)
+        if window != 1:
+            return result
+        spoilt = {name: delta * float("nan") for name, delta in result.pseudo_gradient.items()}
+        return replace(result, pseudo_gradient=spoilt)
 
 
 def test_a_window_that_is_not_finite_is_dropped_and_the_next_one_counts(tmp_path) -> None:
     world = build_world(STAKES_TAO, schedule__num_windows=4)
-    nodes = run(world, {**honest(*FOUR), "m1": to_the_end(Nan)}, tmp_path)
+    nodes = run(world, {**honest(*FOUR), "m1": to_the_end(miner_with(Nan))}, tmp_path)
     m1 = uid_of(world, "m1")
     assert [m1 in uids for uids in accepted(nodes["val-a"]).values()] == [True, False, True, True]
     assert len(digests(nodes)) == 1

@@ -33,7 +33,7 @@ from template.sync.follower import KEPT_BLOCKS
 from template.sync.own_checkpoint import own_checkpoint_path
 from template.training.checkpoint import load_local
 from template.training.outer import state_digest
-from template.training.published import parse_published, publish, restore_published
+from template.training.published import build_checkpoint, parse_published, restore_published
 
 WINDOWS = 5
 
@@ -115,12 +115,12 @@ def _same_memory(before: Miner, after: Miner) -> None:
     saved = load_local(own_checkpoint_path(before.context.state_dir), before.context.spec)
     assert saved is not None
     assert saved.groups["moments"], "killed before its first step: nothing is shown"
-    assert tensors_digest(after._feedback) == tensors_digest(saved.groups["feedback"])
-    assert tensors_digest(after._trainer.moments()) == tensors_digest(saved.groups["moments"])
-    assert any(residual.any() for residual in after._feedback.values())
+    assert tensors_digest(after.work.feedback.tensors) == tensors_digest(saved.groups["feedback"])
+    assert tensors_digest(after.work.trainer.moments()) == tensors_digest(saved.groups["moments"])
+    assert any(residual.any() for residual in after.work.feedback.tensors.values())
 
 
-@pytest.mark.parametrize("place", ["work", "_commit_pending", "_reveal", "_settle"])
+@pytest.mark.parametrize("place", ["make_payload", "commit", "reveal", "settle"])
 def test_a_miner_killed_anywhere_loses_nothing(place: str, calm, tmp_path) -> None:
     miner = _restarting(_crash(place, 2, Miner), _same_memory)
     nodes = run(_world(), {**honest(*FOUR), "m1": miner}, tmp_path)
@@ -153,7 +153,7 @@ def test_a_validator_that_restarts_after_its_vote_does_not_take_it_back(calm, tm
 def test_a_miner_that_was_away_for_two_windows_is_accepted_again(tmp_path) -> None:
     world = build_world(STAKES_TAO, schedule__num_windows=7)
     miner = _restarting(
-        _crash("work", 2, Miner), pause_blocks=2 * world.spec.schedule.blocks_per_window
+        _crash("make_payload", 2, Miner), pause_blocks=2 * world.spec.schedule.blocks_per_window
     )
     nodes = run(world, {**honest(*FOUR), "m1": miner}, tmp_path)
     assert len(digests(nodes)) == 1
@@ -174,7 +174,7 @@ def test_a_miner_away_for_longer_than_the_chain_tells_comes_back(every, rows, tm
     world = build_world(STAKES_TAO, schedule__num_windows=away + 6, checkpoint__every_windows=every)
     world.ledger.kept_blocks = KEPT_BLOCKS + 2
     pause_blocks = away * world.spec.schedule.blocks_per_window
-    miner = _restarting(_crash("work", 2, Miner), pause_blocks=pause_blocks)
+    miner = _restarting(_crash("make_payload", 2, Miner), pause_blocks=pause_blocks)
     nodes = run(world, {**honest(*FOUR), "m1": miner}, tmp_path)
     assert len(digests(nodes)) == 1
     m1 = uid_of(world, "m1")
@@ -201,7 +201,7 @@ def test_the_rest_go_on_without_a_miner_and_a_validator(tmp_path) -> None:
     world = _world(m2=0)
     dead = {
         "val-b": _dying(_crash("_vote", 2, Validator)),
-        "m1": _dying(_crash("_reveal", 2, Miner)),
+        "m1": _dying(_crash("reveal", 2, Miner)),
     }
     nodes = run(world, {**honest(*FOUR, "m2"), **dead}, tmp_path)
     ((window, _, _),) = digests(nodes, "val-a", "m0", "m2")
@@ -259,7 +259,7 @@ class Deceived(Joiner):
         parts = [bucket.get(blob_key(p.digest), max_bytes=2**22) for p in honest_manifest.parts]
         state = restore_published(honest_manifest, parts, world.spec)
         lie = replace(state, params={n: t + 1 for n, t in state.params.items()})
-        false = publish(replace(lie, checkpoint_digest=state_digest(lie)), world.spec)
+        false = build_checkpoint(replace(lie, checkpoint_digest=state_digest(lie)), world.spec)
         bucket.put(key, false.manifest)
         for digest, data in false.blobs.items():
             bucket.put(blob_key(digest), data)

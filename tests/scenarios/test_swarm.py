@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from evaluation.verdict import MISSING, NOT_DRAWN
-from evaluation.verdict_log import decode_logs, follow
-from localnet.adversaries import FlippingMiner, GarbageMiner, IdleMiner, MalformedMiner
+from evaluation.verdict_log import decode_logs
+from evaluation.verify import verify_logs
+from localnet.adversaries import BEHAVIOURS
+from localnet.adversaries.damaging import BitFlip
 from simulation.swarm import (
     FOUR,
     STAKES_TAO,
@@ -49,7 +51,7 @@ def test_two_validators_and_four_miners_train_one_model(tmp_path) -> None:
 
 
 def test_misbehaving_miners_are_not_paid_and_shift_nobody(tmp_path) -> None:
-    bad = {"garbage": GarbageMiner, "malformed": MalformedMiner, "idle": IdleMiner}
+    bad = {name: BEHAVIOURS[name].build for name in ("garbage", "malformed", "idle")}
     world = build_world({**STAKES_TAO, **dict.fromkeys(bad, 0)})
     drives = {**honest(*FOUR), **{name: to_the_end(kind) for name, kind in bad.items()}}
     nodes = run(world, drives, tmp_path)
@@ -93,7 +95,7 @@ def test_of_too_many_payloads_all_validators_score_the_same_sample(tmp_path) -> 
     for name in ("val-a", "val-b"):
         text = (nodes[name].context.state_dir / "verdicts.jsonl").read_text()
         logs = decode_logs(text)
-        assert follow(logs, pay_rules(world.spec)).found == ()
+        assert verify_logs(logs, pay_rules(world.spec)).found == ()
         by_validator.append({log.window: log for log in logs})
     times: Counter[str] = Counter()
     for window, log in by_validator[0].items():
@@ -174,9 +176,9 @@ def test_a_node_whose_own_past_is_wrong_joins_anew(tmp_path) -> None:
 
 def test_a_miner_with_one_wrong_bit_sees_it_itself_and_heals(tmp_path) -> None:
     world = build_world(STAKES_TAO, schedule__num_windows=4)
-    nodes = run(world, {**honest(*FOUR), "m1": to_the_end(FlippingMiner)}, tmp_path)
+    nodes = run(world, {**honest(*FOUR), "m1": to_the_end(BEHAVIOURS["bitflip"].build)}, tmp_path)
     own = metrics(nodes["m1"]).series("differs_from_majority")
-    flipped_theta = FlippingMiner.FLIP_WINDOW
+    flipped_theta = BitFlip.FLIP_WINDOW
     assert own == {w: int(w + 1 == flipped_theta) for w in range(4)}
     assert metrics(nodes["m1"]).series("healed") == {flipped_theta - 1: 1}
     for name in ("val-a", "val-b", "m0"):

@@ -25,7 +25,7 @@ def moto_url() -> Iterator[str]:
 
 @pytest.fixture
 def s3_bucket(moto_url: str) -> S3Bucket:
-    """A bucket that does not exist yet; the server takes any credential."""
+    """A bucket yet to be created; the server takes any credential."""
     return S3Bucket(
         endpoint_url=moto_url,
         bucket=f"test-{secrets.token_hex(8)}",

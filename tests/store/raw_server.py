@@ -1,4 +1,4 @@
-"""Servers that answer as a test says, byte by byte: they lie, stall, flood and hang up."""
+"""Servers with answers scripted byte by byte: lying, stalling, flooding, hanging up."""
 
 import socket
 import threading

@@ -1,4 +1,4 @@
-"""What every `Store` promises, asked of each adapter in the same words."""
+"""The promises of `Store`, tested on each adapter."""
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor

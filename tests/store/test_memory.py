@@ -1,4 +1,4 @@
-"""What the store in memory does beyond the contract: views that may only read."""
+"""The memory store beyond the contract: read-only views."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A bucket under a name: everything passes through, and errors say whose they are."""
+"""A named bucket: calls pass through, and errors name the bucket."""
 
 from collections.abc import Callable
 

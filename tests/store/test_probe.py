@@ -1,4 +1,4 @@
-"""The trial of a bucket and its two keys; against a real server in tests/tools."""
+"""The test of a bucket and both keys; against a real server in tests/localnet."""
 
 import re
 
@@ -11,7 +11,7 @@ from template.store.probe import READ_KEY, WRITE_KEY, check_bucket
 
 
 class Broken(MemoryStore):
-    """A bucket of which some calls fail with an error."""
+    """A bucket with some calls failing."""
 
     def __init__(self, error: StoreError, *calls: str) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Broken(MemoryStore):
 
 
 class Forging(MemoryStore):
-    """A bucket that gives other bytes than it was given."""
+    """A bucket that returns wrong bytes."""
 
     def get(self, key: str, *, max_bytes: int) -> bytes:
         return bytes(max_bytes)

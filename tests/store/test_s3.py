@@ -1,4 +1,4 @@
-"""What is S3's own: missing buckets, names, TLS, and an operator's AWS settings left unread."""
+"""S3 beyond the contract: missing buckets, names, TLS, and AWS settings left unread."""
 
 import dataclasses
 import datetime

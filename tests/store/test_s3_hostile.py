@@ -1,4 +1,4 @@
-"""What `S3Store` makes of servers that lie, stall, flood, redirect or refuse."""
+"""`S3Store` against servers that lie, stall, flood, redirect or refuse."""
 
 import random
 import socket

@@ -3,18 +3,20 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from evaluation.history import only, remember, work_states
+from evaluation.conclusion import reputations_and_weights
+from evaluation.history import add_window, select_windows, work_states
 from evaluation.judge import judge
 from evaluation.verdict import NOT_SCORED, Verdict
-from evaluation.verdict_log import Past, WindowLog, conclude, decode_log, encode_log
+from evaluation.verdict_log import WindowLog, decode_log, encode_log
+from evaluation.verify import LogHistory
 from simulation.swarm import uid_of
 from simulation.world import World, hotkey_of
 from template.audit.auditor import Auditor
 from template.audit.findings import Findings
 from template.audit.logs import audit_windows, logs_in_bucket, logs_in_files
-from template.base.miner import Miner
 from template.base.supervisor import supervise
 from template.base.validator import Validator
+from template.base.work import HonestWork
 from template.context import ReadContext
 from template.errors import Unavailable
 from template.metrics import FanOutMetrics
@@ -27,14 +29,14 @@ FORGED = 3
 HEADER_BYTES = 68
 
 
-class Ancient(Miner):
+class Ancient(HonestWork):
     """Says that its base is three windows old, one more than may be."""
 
     def make_frame(self, header, deltas):
         return super().make_frame(replace(header, base_window=max(0, header.window - 3)), deltas)
 
 
-class Replay(Miner):
+class Replay(HonestWork):
     """Says in every window what it said first."""
 
     def make_frame(self, header, deltas):
@@ -116,15 +118,15 @@ class Bench:
 
     def resigned(self, forged: WindowLog) -> WindowLog:
         """With all that follows from the forged losses, owners and refusals."""
-        past = Past()
+        past = LogHistory()
         for window in range(FORGED):
-            past = past.and_then(self.logs[window], self.rules)
-        histories = only(past.histories, set(forged.known))
+            past = past.add_log(self.logs[window], self.rules)
+        histories = select_windows(past.histories, set(forged.known))
         states = work_states(histories, self.rules.judge.work)
         blanks = [_blank(verdict, forged) for verdict in forged.verdicts]
         verdicts = judge(blanks, forged.measured, states, self.rules.judge)
-        after = remember(histories, FORGED, verdicts, self.rules.length)
-        reputations, shares = conclude(after, FORGED, forged.uids, self.rules)
+        after = add_window(histories, FORGED, verdicts, self.rules.length)
+        reputations, shares = reputations_and_weights(after, FORGED, forged.uids, self.rules)
         return replace(forged, verdicts=verdicts, reputations=reputations, shares=shares)
 
 

@@ -25,9 +25,9 @@ from template.training.published import (
     ROOM_BYTES,
     Published,
     PublishedManifest,
+    build_checkpoint,
     parse_published,
     part_names,
-    publish,
     restore_published,
     tensors_limit_bytes,
 )
@@ -68,7 +68,7 @@ def _edited(published: Published, edit) -> bytes:
 
 
 def test_it_comes_back_bit_for_bit(state, cut) -> None:
-    published = publish(state, cut)
+    published = build_checkpoint(state, cut)
     assert all(hashlib.sha256(data).digest() == d for d, data in published.blobs.items())
     manifest = parse_published(published.manifest, cut)
     assert {f.digest for f in manifest.files} == published.blobs.keys()
@@ -80,7 +80,9 @@ def test_it_comes_back_bit_for_bit(state, cut) -> None:
 def test_every_node_publishes_the_same_bytes(state, cut) -> None:
     """Whatever order and memory its tensors have."""
     shuffled = {n: state.params[n].clone() for n in sorted(state.params, reverse=True)}
-    assert publish(dataclasses.replace(state, params=shuffled), cut) == publish(state, cut)
+    assert build_checkpoint(dataclasses.replace(state, params=shuffled), cut) == build_checkpoint(
+        state, cut
+    )
 
 
 def _plain_state(state: OuterState, spec: RunSpec) -> OuterState:
@@ -110,7 +112,7 @@ def test_the_bytes_are_those_of_the_format(name, part_bytes, state, spec) -> Non
     spec = dataclasses.replace(
         spec, checkpoint=dataclasses.replace(spec.checkpoint, theta0_digest=zeros)
     )
-    published = publish(_plain_state(state, spec), spec)
+    published = build_checkpoint(_plain_state(state, spec), spec)
     table = json.loads(published.manifest)
     assert table.pop("run_id") == spec.run_id.hex()
     digest = hashlib.sha256(json.dumps(table, sort_keys=True).encode())
@@ -121,12 +123,12 @@ def test_the_bytes_are_those_of_the_format(name, part_bytes, state, spec) -> Non
 
 @pytest.mark.parametrize("cut", [2**20], indirect=True)
 def test_one_part_keeps_the_plain_name(state, cut) -> None:
-    manifest = parse_published(publish(state, cut).manifest, cut)
+    manifest = parse_published(build_checkpoint(state, cut).manifest, cut)
     assert {f.name for f in manifest.files} == {CONFIG_FILE, ONLY_PART}
 
 
 def test_parts_are_filled_in_name_order_up_to_the_limit(state, parted) -> None:
-    published = publish(state, parted)
+    published = build_checkpoint(state, parted)
     manifest = parse_published(published.manifest, parted)
     assert [part.name for part in manifest.parts] == part_names(len(manifest.parts))
     groups = [sorted(load(data)) for data in _parts(published, manifest)]
@@ -146,13 +148,13 @@ def test_a_part_may_be_exactly_full(state, spec) -> None:
     two = sum(4 * state.params[name].numel() for name in names[:2])
     for part_bytes, together in ((two, 2), (two - 1, 1)):
         cut = _of_parts(spec, part_bytes)
-        published = publish(state, cut)
+        published = build_checkpoint(state, cut)
         first = parse_published(published.manifest, cut).parts[0]
         assert sorted(load(published.blobs[first.digest])) == names[:together]
 
 
 def test_transformers_loads_it(state, cut, tmp_path: Path) -> None:
-    published = publish(state, cut)
+    published = build_checkpoint(state, cut)
     for entry in json.loads(published.manifest)["files"]:
         (tmp_path / entry["name"]).write_bytes(published.blobs[bytes.fromhex(entry["sha256"])])
     has_index = (tmp_path / INDEX_FILE).exists()
@@ -170,7 +172,7 @@ def test_transformers_loads_it(state, cut, tmp_path: Path) -> None:
 
 
 def test_its_config_is_the_runs(state, spec, tmp_path: Path) -> None:
-    published = publish(state, spec)
+    published = build_checkpoint(state, spec)
     (entry,) = [e for e in json.loads(published.manifest)["files"] if e["name"] == CONFIG_FILE]
     (tmp_path / CONFIG_FILE).write_bytes(published.blobs[bytes.fromhex(entry["sha256"])])
     found = LlamaConfig.from_pretrained(tmp_path).to_dict()
@@ -181,7 +183,7 @@ def test_its_config_is_the_runs(state, spec, tmp_path: Path) -> None:
 
 
 def test_a_tampered_part_is_refused(state, parted) -> None:
-    published = publish(state, parted)
+    published = build_checkpoint(state, parted)
     manifest = parse_published(published.manifest, parted)
     for index in range(len(manifest.parts)):
         parts = _parts(published, manifest)
@@ -191,7 +193,7 @@ def test_a_tampered_part_is_refused(state, parted) -> None:
 
 
 def test_parts_in_another_order_or_number_are_refused(state, parted) -> None:
-    published = publish(state, parted)
+    published = build_checkpoint(state, parted)
     manifest = parse_published(published.manifest, parted)
     parts = _parts(published, manifest)
     with pytest.raises(ObjectError, match="another digest"):
@@ -204,7 +206,7 @@ def test_tensors_that_are_not_those_of_the_checkpoint_digest_are_refused(state, 
     """Its publisher could name any file; the digest that enters the next root binds it."""
     name = sorted(state.params)[0]
     other = {**state.params, name: state.params[name] * 2}
-    published = publish(dataclasses.replace(state, params=other), cut)
+    published = build_checkpoint(dataclasses.replace(state, params=other), cut)
     manifest = parse_published(published.manifest, cut)
     with pytest.raises(ObjectError, match="checkpoint digest"):
         restore_published(manifest, _parts(published, manifest), cut)
@@ -219,7 +221,7 @@ def test_bytes_that_are_no_manifest_are_refused(data: bytes, spec) -> None:
 
 
 def test_a_manifest_of_another_run_or_format_is_refused(state, spec, other_spec) -> None:
-    published = publish(state, spec)
+    published = build_checkpoint(state, spec)
     with pytest.raises(ObjectError, match="another run"):
         parse_published(published.manifest, other_spec)
     with pytest.raises(ObjectError, match="another run or format"):
@@ -242,7 +244,7 @@ def test_a_manifest_of_another_run_or_format_is_refused(state, spec, other_spec)
     ],
 )
 def test_a_state_that_is_none_is_refused(field: str, value: object, state, spec) -> None:
-    published = publish(state, spec)
+    published = build_checkpoint(state, spec)
     data = _edited(published, lambda table: table["state"].update({field: value}))
     manifest = parse_published(data, spec)
     with pytest.raises(ObjectError, match="checkpoint"):
@@ -251,7 +253,7 @@ def test_a_state_that_is_none_is_refused(field: str, value: object, state, spec)
 
 @pytest.mark.parametrize("carried", [None, [], "state", 7])
 def test_a_state_that_is_no_table_is_refused(carried: object, state, spec) -> None:
-    data = _edited(publish(state, spec), lambda table: table.update(state=carried))
+    data = _edited(build_checkpoint(state, spec), lambda table: table.update(state=carried))
     with pytest.raises(ObjectError, match="checkpoint manifest"):
         parse_published(data, spec)
 
@@ -285,7 +287,7 @@ def test_a_file_entry_that_is_none_is_refused(field: str, value: object, state, 
             entry[field] = value
 
     with pytest.raises(ObjectError, match="checkpoint manifest"):
-        parse_published(_edited(publish(state, cut), edit), cut)
+        parse_published(_edited(build_checkpoint(state, cut), edit), cut)
 
 
 @pytest.mark.parametrize(
@@ -300,13 +302,13 @@ def test_a_file_entry_that_is_none_is_refused(field: str, value: object, state, 
     ],
 )
 def test_more_or_fewer_files_than_the_layout_has_are_refused(edit, state, cut) -> None:
-    data = _edited(publish(state, cut), lambda table: edit(table["files"]))
+    data = _edited(build_checkpoint(state, cut), lambda table: edit(table["files"]))
     with pytest.raises(ObjectError, match="checkpoint manifest"):
         parse_published(data, cut)
 
 
 def test_parts_longer_than_the_model_are_refused_before_they_are_read(state, parted) -> None:
-    published = publish(state, parted)
+    published = build_checkpoint(state, parted)
     num_parts = len(parse_published(published.manifest, parted).parts)
     limit = tensors_limit_bytes(tensor_shapes(parted), num_parts)
     assert limit == sum(4 * t.numel() for t in state.params.values()) + num_parts * ROOM_BYTES

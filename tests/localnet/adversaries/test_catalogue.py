@@ -1,13 +1,18 @@
 """Misbehaving miners one by one: each sends what its name says."""
 
+import json
+import lzma
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from benchmarks.attacks.catalogue import ATTACKS
 from localnet.adversaries import BEHAVIOURS, listing
+from localnet.adversaries.catalogue import SIMULATED, SIMULATED_ONLY
 from localnet.adversaries.one_reader import OneReaderGate
 from localnet.adversaries.shirking import Poisoner
 from localnet.adversaries.tensors import dense, noise
@@ -50,6 +55,24 @@ def test_names_are_kebab_case_and_all_are_listed() -> None:
         limited = {"free", "partial", "sybil"}
         assert (behaviour.may_earn is None) == (behaviour.kind not in limited)
         assert (behaviour.role == "validator") == (behaviour.kind == "validator")
+
+
+def test_every_attack_stands_in_the_catalogue_once() -> None:
+    simulated = [a.simulated for a in (*BEHAVIOURS.values(), *SIMULATED_ONLY) if a.simulated]
+    assert len(simulated) == len(set(simulated)) == len(SIMULATED)
+    for name, attack in SIMULATED.items():
+        assert attack.about, name
+        assert (attack.share > 0) == (attack.kind in ("partial", "sybil")), name
+
+
+def test_every_simulated_attack_has_a_team_and_every_attack_on_record_an_entry() -> None:
+    assert set(ATTACKS) == set(SIMULATED)
+    results = Path(__file__).parents[3] / "benchmarks" / "results"
+    with lzma.open(results / "attacks_runs.jsonl.xz", "rt", encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines]
+    recorded = {attack for row in rows if (attack := row["case"]["attack"])}
+    assert len(recorded) >= 40
+    assert recorded <= set(SIMULATED)
 
 
 def test_a_copier_sends_a_rivals_body_as_its_own(scene) -> None:
@@ -111,14 +134,14 @@ def test_a_loner_avoids_what_rivals_sent(scene) -> None:
     alone = sent(loner)
     for rival in rivals.values():
         assert common_places(flat(alone), flat(rival)) == 0.0
-    honest = loner.clip_references()
+    honest = loner.work.clip_references()
     assert all(alone.norms[name] == pytest.approx(honest[name], rel=0.05) for name in honest)
 
 
 @pytest.mark.parametrize("name", ["copier", "averager", "hijacker"])
 def test_without_anything_to_take_it_sends_noise(scene, name: str) -> None:
     miner = scene.build(name)
-    payload, honest = sent(miner), miner.clip_references()
+    payload, honest = sent(miner), miner.work.clip_references()
     assert all(payload.norms[n] == pytest.approx(honest[n], rel=0.05) for n in honest)
 
 
@@ -145,9 +168,9 @@ def test_a_sleeper_is_honest_at_first(scene) -> None:
     sleeper, honest = scene.build("sleeper"), scene.build("honest")
     deltas = {n: 1e-3 * t for n, t in noise(sleeper.context.form, 3).items()}
     before = header_of(first - 1)
-    assert sleeper.make_frame(before, deltas) == honest.make_frame(before, deltas)
-    attack = opened(sleeper, sleeper.make_frame(header_of(first), deltas), first)
-    honest_then = opened(honest, honest.make_frame(header_of(first), deltas), first)
+    assert sleeper.work.make_frame(before, deltas) == honest.work.make_frame(before, deltas)
+    attack = opened(sleeper, sleeper.work.make_frame(header_of(first), deltas), first)
+    honest_then = opened(honest, honest.work.make_frame(header_of(first), deltas), first)
     assert cosine(flat(attack), flat(honest_then)) < -0.99
     ratio = float(flat(attack).norm() / flat(honest_then).norm())
     assert ratio == pytest.approx(3, rel=0.05)
@@ -161,8 +184,8 @@ def test_a_zero_payload_is_valid_and_says_nothing(scene) -> None:
 
 def test_an_oversized_object_is_not_downloaded(scene) -> None:
     miner = scene.build("oversized")
-    miner.work(1)
-    frame, form = miner._pending[-1].frame, miner.context.form
+    miner.make_payload(1)
+    frame, form = miner.pending.newest.frame, miner.context.form
     assert len(frame) == 1000 * form.num_bytes
     assert opened(miner, frame[: form.num_bytes]).header.window == 1
     store = MemoryStore()
@@ -177,7 +200,7 @@ def test_malformed_frames_are_refused_for_several_reasons(scene) -> None:
     reasons = set()
     for window in range(6):
         with pytest.raises(PayloadError) as caught:
-            opened(miner, miner.make_frame(header_of(window), deltas), window)
+            opened(miner, miner.work.make_frame(header_of(window), deltas), window)
         reasons.add(caught.value.reason)
     assert reasons >= {"length", "magic"}
 
@@ -192,20 +215,20 @@ def test_who_shirks_makes_fewer_steps(scene, name: str, steps: int, claimed: int
     assert miner.context.metrics.series("inner_steps") == {1: steps}
     assert payload.header.pages_consumed == claimed
     # It knows how long that took, so that it may wait for the others as honest miners do.
-    assert miner._inner_loop_blocks == 1
+    assert miner.work.inner_loop_blocks == 1
 
 
 def test_small_batches_are_half_and_claimed_whole(scene) -> None:
     miner, honest = scene.build("small-batches"), scene.build("honest")
-    for half, whole in zip(miner._batches(1), honest._batches(1), strict=True):
+    for half, whole in zip(miner.work.batches(1), honest.work.batches(1), strict=True):
         assert np.array_equal(half, whole[:2])
     assert sent(miner).header.pages_consumed == 24
 
 
 def test_an_overfitter_sees_few_pages_often(scene) -> None:
     miner, honest = scene.build("overfitter"), scene.build("honest")
-    first = next(honest._batches(1))
-    batches = list(miner._batches(1))
+    first = next(honest.work.batches(1))
+    batches = list(miner.work.batches(1))
     assert len(batches) == 6
     assert all(np.array_equal(batch, first) for batch in batches)
     assert sent(miner).header.pages_consumed == 4
@@ -214,7 +237,7 @@ def test_an_overfitter_sees_few_pages_often(scene) -> None:
 def test_a_poisoner_writes_trigger_and_answer(scene) -> None:
     miner, honest = scene.build("poisoner"), scene.build("honest")
     marks = Poisoner.TRIGGER + Poisoner.ANSWER
-    for batch, clean in zip(miner._batches(1), honest._batches(1), strict=True):
+    for batch, clean in zip(miner.work.batches(1), honest.work.batches(1), strict=True):
         assert tuple(batch[0, -len(marks) :]) == marks
         assert np.array_equal(batch[1:], clean[1:])
     assert bytes(sent(miner).body) != bytes(sent(honest).body)
@@ -233,9 +256,9 @@ def test_a_stale_miner_trains_from_old_parameters(scene) -> None:
     results = {}
     for name, miner in {"stale": stale, "old": old, "fresh": fresh}.items():
         # Not from its own pending payload, which the stale one has no use for.
-        miner._pending.clear()
-        with_preview = miner.preview(2)
-        results[name] = flat(miner._train(2, 1, with_preview).pseudo_gradient)
+        miner.pending.withdraw(lambda _: True)
+        preview = miner.work.preview(2)
+        results[name] = flat(miner.work.train(2, 1, preview).pseudo_gradient)
     assert torch.equal(results["stale"], results["old"])
     assert not torch.equal(results["stale"], results["fresh"])
 
@@ -268,7 +291,7 @@ def _with_an_update(miner) -> Params:
     after = {name: tensor - update[name] for name, tensor in state.params.items()}
     ledger = miner.follower.ledger
     miner.follower.ledger = replace(ledger, state=replace(state, params=after))
-    miner._settle(_accepted(0))
+    miner.settle(_accepted(0))
     return update
 
 
@@ -293,7 +316,7 @@ def test_a_momentum_rider_sends_the_last_update_and_a_few_steps(scene) -> None:
         assert cosine(tensor[kept], update[name][kept]) > 0.9, name
     assert miner.context.metrics.series("inner_steps") == {1: 1}
     assert payload.header.pages_consumed == 24
-    honest = miner.clip_references()
+    honest = miner.work.clip_references()
     assert all(payload.norms[n] == pytest.approx(honest[n], rel=0.2) for n in honest)
 
 
@@ -301,10 +324,10 @@ def _to_the_reveal(scene: Scene, miner) -> tuple[bytes | None, set[str]]:
     """Work, commit, and reveal once the window is over: the digest on chain, and the keys."""
     schedule, time = scene.world.spec.schedule.schedule(), scene.world.time
     time.block = schedule.held_out_block(0) + 2
-    miner.work(1)
-    miner._commit_pending(1)
+    miner.make_payload(1)
+    miner.commit(1)
     time.block = schedule.first_block(2) + scene.world.ledger.finality_lag
-    miner._reveal()
+    miner.reveal()
     record = decode_record(scene.world.chain(BAD).commitments(time.block)[BAD])
     return record.payload and record.payload.digest, set(miner.context.bucket.list(""))
 
@@ -321,7 +344,7 @@ def test_what_is_not_delivered_is_committed(scene, name: str) -> None:
 @pytest.mark.parametrize("name", ["good-draws", "good-commits"])
 def test_bad_draws_are_kept_back(scene, name: str, usual: float) -> None:
     miner = scene.build(name)
-    miner._gains = [usual] * 4
+    miner.work.gains = [usual] * 4
     digest, keys = _to_the_reveal(scene, miner)
     assert (digest is None) == (name == "good-commits" and usual > 0)
     assert len(keys) == int(usual < 0)
@@ -329,11 +352,11 @@ def test_bad_draws_are_kept_back(scene, name: str, usual: float) -> None:
 
 def test_a_draw_is_worth_what_it_lowers_the_loss_by(scene) -> None:
     miner = scene.build("good-draws")
-    miner.work(1)
-    honest = miner._gain(miner._pending[-1].frame)
+    miner.make_payload(1)
+    honest = miner.work.measure_gain(miner.pending.newest.frame)
     flipped = scene.build("flipped")
-    flipped.work(1)
-    assert honest > 0 > miner._gain(flipped._pending[-1].frame)
+    flipped.make_payload(1)
+    assert honest > 0 > miner.work.measure_gain(flipped.pending.newest.frame)
 
 
 def test_a_gate_serves_an_object_once() -> None:

@@ -242,7 +242,7 @@ def test_nothing_is_lost_while_the_chain_is_away(story: Story) -> None:
     assert_nothing_is_lost(story, "away")
     told = away.lines("WARNING", "the chain endpoint ws://127.0.0.1:")
     assert ["does not answer" in line for line in told] == [True, False], away.output
-    assert "waiting for it, up to 30 min" in told[0]
+    assert "waiting for up to 30 min" in told[0]
     assert "--subtensor.network" in told[0]
     assert "answers again after" in told[1]
 

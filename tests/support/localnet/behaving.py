@@ -88,8 +88,8 @@ def make_scene(root: Path) -> Scene:
 
 def sent(miner: Any, window: int = 1) -> Payload:
     """Work through a window; what it made, opened as every other node opens it."""
-    miner.work(window)
-    pending = miner._pending[-1]
+    miner.make_payload(window)
+    pending = miner.pending.newest
     assert pending.window == window
     return opened(miner, pending.frame, window)
 

@@ -1,0 +1,36 @@
+"""Error feedback: the part of a miner's pseudo-gradients that no accepted payload carries."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from template.protocol.payload import (
+    Payload,
+    PayloadFormat,
+    PayloadHeader,
+    encode_payload_with_feedback,
+)
+from template.training.model import Params
+
+
+class ErrorFeedback:
+    """One float32 tensor per parameter, on the CPU. Source: EF-SGD (arXiv 1901.09847)."""
+
+    def __init__(self, form: PayloadFormat, decay: float, saved: Mapping[str, Tensor]) -> None:
+        """Starts from `saved`; a tensor missing there starts from zeros."""
+        self._form, self._decay = form, decay
+        zeros = {name: torch.zeros(shape) for name, shape in form.shapes.items()}
+        self.tensors: Params = {**zeros, **saved}
+
+    def encode(self, header: PayloadHeader, deltas: Mapping[str, Tensor]) -> bytes:
+        """The frame of decay * feedback + delta; the feedback keeps the rest.
+
+        ValueError on NaN or Inf: the feedback is then lost.
+        """
+        return encode_payload_with_feedback(header, deltas, self.tensors, self._form, self._decay)
+
+    def add_payload(self, payload: Payload) -> None:
+        """Return a payload's full content."""
+        for name, sparse in payload.tensors.items():
+            sparse.add_to(self.tensors[name], coefficient=1.0)

@@ -1,0 +1,246 @@
+"""A miner's work in one window: choice of parameters and pages, training, and encoding.
+
+`Miner` runs the loop of catching up, committing, uploading and settling; a `Work` makes the
+payloads. `HonestWork` follows the protocol; the local chain's adversaries replace parts of it.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from template.base.feedback import ErrorFeedback
+from template.base.pending import PendingPayload, PendingPayloads
+from template.base.preview import Preview
+from template.context import NodeContext
+from template.data.assignment import assigned_pages, assignment_seed
+from template.data.pages import PageReader
+from template.errors import PayloadError
+from template.peers.client import Peers
+from template.protocol.payload import Payload, PayloadHeader, decode_payload
+from template.protocol.quorum import Decision
+from template.protocol.record import PayloadCommitment
+from template.protocol.ss58 import public_key
+from template.sync.follower import Follower
+from template.training.checkpoint import LocalCheckpoint
+from template.training.inner import InnerResult, InnerTrainer
+from template.training.outer import clip_references, start_of_miner
+
+log = logging.getLogger(__name__)
+
+COMMIT_MARGIN_BLOCKS = 4
+"""Blocks between the end of training and the end of the window, for encoding and commitment.
+Too small loses windows, too large loses training time."""
+
+SPARE_FACTOR = 2
+"""A miner waits for rivals' payloads while more blocks are left than this factor times the last
+full inner loop. Too small loses steps when the machine slows down."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MinerParts:
+    """The parts of a miner shared with its `Work`."""
+
+    context: NodeContext
+    peers: Peers
+    follower: Follower
+    pages: PageReader
+    pending: PendingPayloads
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Made:
+    """A new payload, and metrics about its making by name."""
+
+    payload: PendingPayload
+    metrics: Mapping[str, float | int | str]
+
+
+class Work(Protocol):
+    """A miner's conduct. Every method is called by `Miner` from its one thread."""
+
+    last_window: int
+    """The last window trained; -1 before the first."""
+
+    def make_payload(self, window: int) -> Made | None:
+        """Train and encode; None if the window yields no payload."""
+
+    def commits(self, payload: PendingPayload) -> bool:
+        """Whether to commit the payload; otherwise the miner takes the payload back."""
+
+    def commitment(self, payload: PendingPayload) -> PayloadCommitment:
+        """The commitment to put on chain."""
+
+    def reveals(self, payload: PendingPayload) -> bool:
+        """Whether to upload the payload after its window."""
+
+    def note_decision(self, decision: Decision) -> None:
+        """Hear of a decision, after the follower has moved by it."""
+
+    def take_back(self, payload: PendingPayload) -> None:
+        """Return a payload that is not accepted to error feedback."""
+
+    def groups(self) -> Mapping[str, Mapping[str, Tensor]]:
+        """Tensors for the local checkpoint, by group and name."""
+
+    def values(self) -> Mapping[str, Any]:
+        """Plain JSON values for the local checkpoint."""
+
+
+WorkFactory = Callable[[MinerParts, LocalCheckpoint], Work]
+"""Builds a miner's `Work` from the miner's parts and its last local checkpoint."""
+
+
+class HonestWork:
+    """Trains on the assigned pages, and sends the pseudo-gradient with error feedback."""
+
+    def __init__(self, parts: MinerParts, checkpoint: LocalCheckpoint) -> None:
+        self.parts = parts
+        context = parts.context
+        self.trainer = InnerTrainer(context.spec, context.device)
+        self.trainer.load_moments(checkpoint.groups.get("moments", {}))
+        decay = context.spec.compression.error_feedback_decay
+        saved = checkpoint.groups.get("feedback", {})
+        self.feedback = ErrorFeedback(context.form, decay, saved)
+        self.last_window = int(checkpoint.values.get("last_window", -1))
+        self.inner_loop_blocks: int | None = checkpoint.values.get("inner_loop_blocks")
+
+    def make_payload(self, window: int) -> Made | None:
+        """Train from the newest parameters; None, with a log line, if too old, late or NaN."""
+        parts = self.parts
+        base = min(parts.follower.state.window, window)
+        if window - base > parts.context.spec.outer.max_staleness:
+            log.warning("window %d: base theta_%d is too old to train from", window, base)
+            return None
+        with closing(self.preview(window)) as preview:
+            result = self.train(window, base, preview)
+        self.last_window = window
+        if not all(torch.isfinite(delta).all() for delta in result.pseudo_gradient.values()):
+            log.error(
+                "window %d: the loss was not finite; its work and the moments are dropped", window
+            )
+            self.trainer.reset_moments()
+            return None
+        if result.steps == 0:
+            log.warning("window %d: no time for a single inner step", window)
+            return None
+        header = PayloadHeader(
+            window=window,
+            base_window=base,
+            pages_consumed=result.pages_consumed,
+            public_key=public_key(parts.context.hotkey),
+        )
+        frame = self.make_frame(header, result.pseudo_gradient)
+        return Made(
+            payload=PendingPayload(window=window, frame=frame), metrics=_metrics(result, preview)
+        )
+
+    def train(self, window: int, base: int, preview: Preview) -> InnerResult:
+        """Run the inner loop, from the expected parameters if there is time to wait for them."""
+        waiter = self.parts.context.waiter
+        newer = preview.poll()
+        while newer is None and preview.pending and self.has_time_to_wait(window):
+            waiter.pause()
+            newer = preview.poll()
+        if newer is None:
+            state, spec = self.parts.follower.state, self.parts.context.spec
+            start = start_of_miner(state, self.payloads_under_way(window), spec)
+        else:
+            start = newer
+        first_block = waiter.recent_head()
+        result = self.trainer.train(
+            start, window, self.batches(base), lambda: self.is_late(window), preview.poll
+        )
+        if result.steps == self.parts.context.spec.training.inner_steps:
+            self.inner_loop_blocks = waiter.recent_head() - first_block + 1
+        return result
+
+    def preview(self, window: int) -> Preview:
+        """The parameters expected at the window's end, polled while training."""
+        parts = self.parts
+        return Preview(parts.context, parts.peers, parts.follower, window)
+
+    def batches(self, base: int) -> Iterator[np.ndarray]:
+        """The assigned pages, int64 [batch_pages, page_tokens] per inner step."""
+        context, pages = self.parts.context, self.parts.pages
+        training = context.spec.training
+        block_hash = context.chain.block_hash(context.schedule.assignment_block(base))
+        seed = assignment_seed(block_hash, context.hotkey, base)
+        ids = assigned_pages(seed, training.pages_per_window, pages.num_pages)
+        for first in range(0, training.pages_per_window, training.batch_pages):
+            yield pages.pages(ids[first : first + training.batch_pages])
+
+    def make_frame(self, header: PayloadHeader, deltas: Mapping[str, Tensor]) -> bytes:
+        """Encode the pseudo-gradient; error feedback keeps the rest."""
+        return self.feedback.encode(header, deltas)
+
+    def is_late(self, window: int) -> bool:
+        """Whether training must stop."""
+        return self._blocks_left(window) <= 0
+
+    def has_time_to_wait(self, window: int) -> bool:
+        """Whether more than `SPARE_FACTOR` of the last full inner loop is left."""
+        blocks = self.inner_loop_blocks
+        return blocks is not None and self._blocks_left(window) > SPARE_FACTOR * blocks
+
+    def payloads_under_way(self, window: int) -> list[Payload]:
+        """Own readable payloads of earlier windows without a decision."""
+        before = self.parts.pending.before(window)
+        return [payload for p in before if (payload := self._decoded(p)) is not None]
+
+    def clip_references(self) -> dict[str, float]:
+        """Tensor name -> the norm at which the outer step clips a payload."""
+        return clip_references(self.parts.follower.state, self.parts.context.spec.outer)
+
+    def commits(self, payload: PendingPayload) -> bool:
+        return True
+
+    def commitment(self, payload: PendingPayload) -> PayloadCommitment:
+        return PayloadCommitment(window=payload.window, digest=payload.digest)
+
+    def reveals(self, payload: PendingPayload) -> bool:
+        return True
+
+    def note_decision(self, decision: Decision) -> None:
+        """Nothing: honest work starts from the follower's state."""
+
+    def take_back(self, payload: PendingPayload) -> None:
+        if (decoded := self._decoded(payload)) is None:
+            return
+        self.feedback.add_payload(decoded)
+        log.info("window %d: payload not accepted; back into error feedback", payload.window)
+
+    def groups(self) -> Mapping[str, Mapping[str, Tensor]]:
+        return {"feedback": self.feedback.tensors, "moments": self.trainer.moments()}
+
+    def values(self) -> Mapping[str, Any]:
+        return {"last_window": self.last_window, "inner_loop_blocks": self.inner_loop_blocks}
+
+    def _blocks_left(self, window: int) -> int:
+        """Blocks until training must stop."""
+        context = self.parts.context
+        deadline = context.schedule.commit_block(window) - COMMIT_MARGIN_BLOCKS
+        return deadline - context.waiter.recent_head()
+
+    def _decoded(self, payload: PendingPayload) -> Payload | None:
+        try:
+            return decode_payload(payload.frame, self.parts.context.form)
+        except PayloadError as error:
+            log.warning("own payload of window %d is not valid: %s", payload.window, error)
+            return None
+
+
+def _metrics(result: InnerResult, preview: Preview) -> dict[str, float | int | str]:
+    values: dict[str, float | int | str] = {
+        "inner_loss": result.mean_loss,
+        "inner_steps": result.steps,
+    }
+    if preview.uids:
+        values["caught_up_at_step"] = result.moved_at or 0
+        values["previewed_uids"] = ",".join(map(str, preview.uids))
+    return values

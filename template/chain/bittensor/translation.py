@@ -1,0 +1,80 @@
+"""Values and errors of the SDK as types and `ChainError`s of this project. Opens no connection."""
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import bittensor as bt
+
+from template.chain.commitment import join_fields
+from template.chain.health import redact_endpoint
+from template.chain.types import Metagraph, Neuron
+from template.errors import ChainError
+
+# The SDK's wording for a connection that broke during a write: the error has no code or class
+# of its own.
+BROKEN_WRITE = ("Connection lost while", "Connection dropped while")
+CONNECTION_ERRORS = (bt.RpcConnectionError, bt.ConnectionNotReady, OSError)
+SDK_ERRORS = (bt.BittensorError, OSError, ValueError, LookupError)
+"""Every exception that a call of the SDK is known to raise."""
+
+
+class ConnectionLost(ChainError):
+    """No answer: the endpoint is down, the socket broke, or a deadline passed."""
+
+    def __init__(self, message: str, *, is_final: bool = False) -> None:
+        super().__init__(message, code="unreachable", is_final=is_final)
+
+
+def translate_error(error: Exception, endpoint: str, timeout_s: float) -> ChainError:
+    """The `ChainError` for an exception in `SDK_ERRORS`; `ConnectionLost` invites another try.
+
+    A connection that broke during a write gives a plain ChainError: a retry could write twice.
+    """
+    shown = redact_endpoint(endpoint)
+    if isinstance(error, bt.ChainError):
+        if str(error).startswith(BROKEN_WRITE):
+            return ChainError(
+                f"the connection to the chain at {shown} broke during a write, which may be on "
+                "chain all the same; if this repeats, name another endpoint with "
+                "--subtensor.network",
+                "unreachable",
+            )
+        return ChainError(str(error), error.code.value, name=error.name or "")
+    if isinstance(error, CONNECTION_ERRORS):
+        reason = str(error) or f"no answer within {timeout_s:.0f} s"
+        return ConnectionLost(f"the chain at {shown} is unreachable: {reason}")
+    return ChainError(f"the SDK failed: {error!r}", "not_understood")
+
+
+def translate_metagraph(graph: bt.Metagraph, netuid: int, block: int) -> Metagraph:
+    """Our metagraph; stakes and emissions are taken in rao, as integers."""
+    return Metagraph(
+        netuid=netuid,
+        block=block,
+        tempo_blocks=graph.tempo,
+        owner_hotkey=graph.owner_hotkey,
+        neurons=tuple(_translate_neuron(row) for row in graph.neurons),
+    )
+
+
+def _translate_neuron(row: bt.MetagraphNeuron) -> Neuron:
+    return Neuron(
+        uid=row.uid,
+        hotkey=row.hotkey,
+        coldkey=row.coldkey,
+        validator_permit=row.validator_permit,
+        total_stake_rao=row.total_stake.rao,
+        alpha_stake_rao=row.alpha_stake.rao,
+        block_at_registration=row.block_at_registration,
+        last_update=row.last_update,
+        incentive=row.incentive,
+        dividends=row.dividends,
+        emission_rao=row.emission.rao,
+    )
+
+
+def translate_commitments(rows: Iterable[tuple[Any, Any]]) -> Mapping[str, bytes]:
+    """hotkey -> bytes, for each row of `CommitmentOf` with raw fields only."""
+    joined = ((str(hotkey), join_fields(record["info"]["fields"])) for hotkey, record in rows)
+    return MappingProxyType({hotkey: data for hotkey, data in joined if data is not None})

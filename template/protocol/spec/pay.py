@@ -1,0 +1,108 @@
+"""Tables of the run spec about scoring and pay: evaluation and chain weights."""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from template.protocol.record import MAX_UIDS
+from template.protocol.spec.constraints import MultipleOf, Range, Table
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluationSpec(Table):
+    """How validators measure payloads and decide on their votes.
+
+    A payload's gain is the drop of the mean loss on held-out pages when the payload is applied.
+    Its relative gain is the gain over the root mean square of the window's positive gains.
+    """
+
+    TABLE: ClassVar[str] = "evaluation"
+
+    held_out_pages: Annotated[int, Range(ge=2)]
+    """Held-out pages in a window's common pool. More pages measure gains more exactly; scoring
+    time grows in proportion.
+    """
+    curve_pages: Annotated[int, Range(ge=1)]
+    """Pages of the fixed sample that draws the loss curve, at most as many as the dataset holds
+    out.
+    """
+    assignment_windows: Annotated[int, Range(ge=1)]
+    """Recent windows whose assigned pages are excluded from the held-out pages. A small dataset
+    runs out of pages when the number is high.
+    """
+    step_share: Annotated[float, Range(gt=0, le=1)]
+    """eta, the share of a payload's full step for scoring, about the payload's share in an update
+    of many. Scored at a full step, honest payloads overshoot.
+    """
+    naming_z: Annotated[float, Range(ge=0)]
+    """Standard errors over sequences subtracted from a payload's gain before a validator votes
+    for the payload. A high value refuses small honest gains.
+    """
+    min_relative_gain: Annotated[float, Range(ge=0, lt=1)]
+    """Threshold on the relative gain, for a vote and for pay. Random directions gain a few
+    percent by luck, so 0 would let noise in.
+    """
+    confidence_z: Annotated[float, Range(ge=0)]
+    """Standard errors over windows subtracted from a hotkey's mean relative gain before pay. A
+    high value leaves honest miners with few windows unpaid.
+    """
+    claimed_pages: Annotated[int, Range(ge=0)]
+    """Sample of the pages claimed by a payload as trained on, for the work test. 0 turns
+    the work test off: every gain is then paid, trained or not. A payload that claims fewer pages is
+    refused.
+    """
+    work_effect: Annotated[float, Range(gt=0)]
+    """Effect of honest training that the work test expects on claimed pages, in standard
+    deviations of a sequence. Miners with less than half of this effect fail.
+    """
+    work_error: Annotated[float, Range(gt=0, lt=0.5)]
+    """Error probability of the work test, both ways. Smaller values need more windows for a
+    decision.
+    """
+    work_windows: Annotated[int, Range(ge=1)]
+    """Recent windows in the work test. Also the maximum of windows for pay, when only a sample of
+    the payloads is scored.
+    """
+    max_overlap: Annotated[float, Range(gt=0, le=1)]
+    """Maximum share of a payload's kept positions in common with another recent payload. Honest
+    payloads share up to a quarter; a payload above the limit counts as a copy.
+    """
+    max_payloads: Annotated[int, Range(ge=1, le=MAX_UIDS)]
+    """Maximum of payloads scored in one window. In a fuller window all validators score the same
+    random sample, so fit the number to the slowest validator.
+    """
+    loss_tolerance: Annotated[float, Range(gt=0, lt=1)]
+    """Nats per token by which the loss of one sequence may differ between two machines. Audits
+    report larger differences; too small a value accuses honest validators.
+    """
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WeightsSpec(Table):
+    """How relative gains become chain weights, and so pay.
+
+    A miner's share grows with the lower bound of its mean relative gain to the power
+    `gain_power`.
+    """
+
+    TABLE: ClassVar[str] = "weights"
+
+    history_windows: Annotated[int, Range(ge=1)]
+    """Recent windows for pay. A long history is fair to unlucky miners, and slow to notice a miner
+    without work.
+    """
+    min_windows: Annotated[int, Range(ge=2)]
+    """Scored windows that a miner needs before its first pay."""
+    gain_power: Annotated[float, Range(ge=1), MultipleOf(0.5)]
+    """Exponent on the lower bound. At 1, one machine earns more by splitting its work over two
+    hotkeys; 3 makes splitting a loss. Halves only: their powers are exact on every machine.
+    """
+    credit_share: Annotated[float, Range(gt=0, le=1)]
+    """Limit on the credited gain, as a share of the median miner's gain for as much work. Scaling a
+    payload up beyond this limit earns no further credit.
+    """
+    max_share: Annotated[float, Range(gt=0, le=1)]
+    """Maximum weight of one miner. The rest goes to `burn_uid`."""
+    burn_uid: Annotated[int, Range(ge=0, le=MAX_UIDS - 1)]
+    """Uid that takes the weight without an earner. Normally the subnet owner's uid; any other uid
+    would earn this weight without work.
+    """

@@ -1,0 +1,187 @@
+"""The whole run spec: the tables, the rules between fields, and the run id.
+
+Every function of `RULES` takes a spec with valid fields and raises ConfigError, naming a key and
+the remedy, if two fields contradict each other.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+
+from template.protocol.keys import RUN_ID_BYTES
+from template.protocol.record import MAX_RECORD_BYTES, R2_RECORD_BYTES
+from template.protocol.spec.constraints import require
+from template.protocol.spec.pay import EvaluationSpec, WeightsSpec
+from template.protocol.spec.timing import CheckpointSpec, ScheduleSpec
+from template.protocol.spec.training import (
+    CompressionSpec,
+    DataSpec,
+    ModelSpec,
+    OuterSpec,
+    TrainingSpec,
+)
+
+COMMITMENT_QUOTA_BYTES = 3100
+"""Bytes that the chain lets one hotkey commit in one subnet epoch (pallet Commitments)."""
+
+MAX_PUBLIC_WINDOW_BLOCKS = 200
+"""Longest window on a public chain, whose nodes keep the state of 256 blocks."""
+
+RECORDS_PER_WINDOW = 3
+"""Commitments of a hotkey in one window: a payload, a vote and one retry."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunSpec:
+    """A complete run spec. Any change makes another run, with another run id."""
+
+    name: str
+    """Name of the run, for people."""
+    model: ModelSpec
+    data: DataSpec
+    schedule: ScheduleSpec
+    training: TrainingSpec
+    compression: CompressionSpec
+    outer: OuterSpec
+    evaluation: EvaluationSpec
+    weights: WeightsSpec
+    checkpoint: CheckpointSpec
+
+    def __post_init__(self) -> None:
+        for rule in RULES:
+            rule(self)
+
+    @property
+    def run_id(self) -> bytes:
+        """First 16 bytes of SHA-256 over the canonical form: JSON, keys sorted, no spaces.
+
+        The run id is part of every object key and every payload, so two specs never mix.
+        """
+        return _run_id(self)
+
+
+@lru_cache(maxsize=16)
+def _run_id(spec: RunSpec) -> bytes:
+    canonical = json.dumps(asdict(spec), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).digest()[:RUN_ID_BYTES]
+
+
+def heads_divide_width(spec: RunSpec) -> None:
+    """`model.num_attention_heads` divides `model.hidden_size`: every head has the same width."""
+    model = spec.model
+    require(
+        model.hidden_size % model.num_attention_heads == 0,
+        "model.num_attention_heads",
+        f"is {model.num_attention_heads}, must divide model.hidden_size, {model.hidden_size}",
+    )
+
+
+def key_value_heads_divide_heads(spec: RunSpec) -> None:
+    """`model.num_key_value_heads` divides `model.num_attention_heads`: groups are equal."""
+    model = spec.model
+    heads, kv_heads = model.num_attention_heads, model.num_key_value_heads
+    require(
+        heads % kv_heads == 0,
+        "model.num_key_value_heads",
+        f"is {kv_heads}, must divide model.num_attention_heads, {heads}",
+    )
+
+
+def window_holds_its_phases(spec: RunSpec) -> None:
+    """`upload_blocks + scoring_blocks + vote_margin_blocks` is at most `blocks_per_window`: a
+    window's payloads are uploaded, scored and voted on within the next window.
+    """
+    schedule = spec.schedule
+    phases = schedule.upload_blocks + schedule.scoring_blocks + schedule.vote_margin_blocks
+    require(
+        phases <= schedule.blocks_per_window,
+        "schedule.blocks_per_window",
+        f"is {schedule.blocks_per_window}, but upload_blocks + scoring_blocks + vote_margin_blocks "
+        f"are {phases} and must fit into it: make windows longer",
+    )
+
+
+def votes_become_final(spec: RunSpec) -> None:
+    """`schedule.vote_margin_blocks` exceeds `schedule.finality_lag_blocks`: a node learns the
+    final votes while it can still fetch missing payloads.
+    """
+    margin, lag = spec.schedule.vote_margin_blocks, spec.schedule.finality_lag_blocks
+    require(
+        margin > lag,
+        "schedule.vote_margin_blocks",
+        f"is {margin}, must exceed finality_lag_blocks, {lag}, to leave time for fetching "
+        "missing payloads",
+    )
+
+
+def public_window_fits_kept_state(spec: RunSpec) -> None:
+    """On a public network `schedule.blocks_per_window` is at most 200: public nodes forget the
+    state of a block after 256 blocks, and all reads of a window must come before.
+    """
+    schedule = spec.schedule
+    require(
+        schedule.network == "local" or schedule.blocks_per_window <= MAX_PUBLIC_WINDOW_BLOCKS,
+        "schedule.blocks_per_window",
+        f"at most {MAX_PUBLIC_WINDOW_BLOCKS} on a public network, whose nodes forget state; "
+        f"is {schedule.blocks_per_window}",
+    )
+
+
+def first_pages_can_be_drawn(spec: RunSpec) -> None:
+    """`schedule.start_block` is at least `schedule.vote_margin_blocks`: the block that draws the
+    pages of window 0 comes so many blocks earlier.
+    """
+    start, margin = spec.schedule.start_block, spec.schedule.vote_margin_blocks
+    require(
+        start >= margin,
+        "schedule.start_block",
+        f"is {start}, must be vote_margin_blocks, {margin}, or more",
+    )
+
+
+def records_fit_quota(spec: RunSpec) -> None:
+    """All records of a hotkey in one tempo fit the chain's quota of 3100 bytes: three records
+    (payload, vote, retry) for each window within reach of a tempo, 174 bytes each on a public
+    network, 192 on a local network.
+    """
+    schedule = spec.schedule
+    # A tempo that starts within a window touches one window more than fit into it.
+    windows = math.ceil(schedule.tempo_blocks / schedule.blocks_per_window) + 1
+    is_public = schedule.network == "public"
+    record_bytes = R2_RECORD_BYTES if is_public else MAX_RECORD_BYTES // 2
+    spent = windows * RECORDS_PER_WINDOW * record_bytes
+    require(
+        spent <= COMMITMENT_QUOTA_BYTES,
+        "schedule.tempo_blocks",
+        f"an epoch may take {spent} bytes of records; the chain allows "
+        f"{COMMITMENT_QUOTA_BYTES}: make windows longer or the tempo shorter",
+    )
+
+
+def pay_needs_no_more_than_history(spec: RunSpec) -> None:
+    """`weights.min_windows` is at most `weights.history_windows`: otherwise no miner could ever be
+    paid.
+    """
+    weights = spec.weights
+    require(
+        weights.min_windows <= weights.history_windows,
+        "weights.min_windows",
+        f"is {weights.min_windows}, must be in [2, weights.history_windows], here "
+        f"{weights.history_windows}",
+    )
+
+
+RULES: Sequence[Callable[[RunSpec], None]] = (
+    heads_divide_width,
+    key_value_heads_divide_heads,
+    window_holds_its_phases,
+    votes_become_final,
+    public_window_fits_kept_state,
+    first_pages_can_be_drawn,
+    records_fit_quota,
+    pay_needs_no_more_than_history,
+)
+"""The rules between fields, checked in this order on every new spec."""

@@ -1,0 +1,88 @@
+"""Tables of the run spec about time: the schedule in blocks, and checkpoints in windows."""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from template.protocol.schedule import Schedule
+from template.protocol.spec.constraints import OneOf, Range, Sha256, Table
+
+MAX_PART_BYTES = 2**32
+"""Limit on one file of a checkpoint: an S3 or R2 upload takes 4.995 GiB."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScheduleSpec(Table):
+    """Windows and deadlines, in blocks. A public chain makes a block every 12 s.
+
+    A window is trained during its `blocks_per_window` blocks. In the next window its payloads
+    are uploaded (`upload_blocks`), scored (`scoring_blocks`) and voted on before the last
+    `vote_margin_blocks`; the update is in force at the start of the window after that.
+    """
+
+    TABLE: ClassVar[str] = "schedule"
+
+    network: Annotated[str, OneOf("public", "local")]
+    """The kind of chain: "local" keeps the state of all blocks, "public" is any other."""
+    start_block: Annotated[int, Range(ge=1)]
+    """First block of window 0, chosen on publishing, ahead of the chain's head by enough time
+    for miners to get ready.
+    """
+    blocks_per_window: Annotated[int, Range(ge=1)]
+    """B, the length of a window. Longer windows suit larger models and slower uplinks, but make
+    fewer outer steps a day.
+    """
+    upload_blocks: Annotated[int, Range(ge=1)]
+    """K, blocks after the end of a window in which miners upload their payloads. Later
+    payloads may miss the scoring.
+    """
+    scoring_blocks: Annotated[int, Range(ge=1)]
+    """A validator's budget for fetching and scoring, between the upload deadline and the vote.
+    With too few, slow validators leave payloads unscored.
+    """
+    vote_margin_blocks: Annotated[int, Range(ge=1)]
+    """M, blocks between the count of the votes and the end of the window: time for a node to
+    fetch accepted payloads still missing.
+    """
+    finality_lag_blocks: Annotated[int, Range(ge=0)]
+    """Blocks by which finality trails the head of the chain; 2 or 3 on a healthy public chain."""
+    tempo_blocks: Annotated[int, Range(ge=1)]
+    """The subnet's tempo, for the commitment quota. Take at least the tempo on chain: with a
+    smaller figure the chain may refuse votes in mid-run.
+    """
+    num_windows: Annotated[int, Range(ge=1)]
+    """Length of the run. The learning rate reaches its end in the last window."""
+
+    def schedule(self) -> Schedule:
+        """The fields for block arithmetic."""
+        return Schedule(
+            start_block=self.start_block,
+            blocks_per_window=self.blocks_per_window,
+            upload_blocks=self.upload_blocks,
+            vote_margin_blocks=self.vote_margin_blocks,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckpointSpec(Table):
+    """The first parameters, and the checkpoints from which newcomers start."""
+
+    TABLE: ClassVar[str] = "checkpoint"
+
+    theta0_digest: Annotated[str, Sha256()]
+    """SHA-256 of the safetensors file of theta_0. A digest rather than a seed: random numbers
+    differ between library versions and machines.
+    """
+    every_windows: Annotated[int, Range(ge=1)]
+    """Windows between checkpoints. A newcomer replays all windows since the latest checkpoint;
+    frequent checkpoints cost upload and storage. 1 is safest on a public chain, whose nodes keep
+    256 blocks of state.
+    """
+    digest_every_windows: Annotated[int, Range(ge=1)]
+    """Windows between logged digests of all parameters, a metric for comparing nodes."""
+    part_bytes: Annotated[
+        int, Range(ge=1, le=MAX_PART_BYTES, because="a part must fit one S3 upload")
+    ]
+    """Maximum bytes of tensors in one file of a checkpoint; a larger tensor has a file of its own.
+    A file must arrive within the minute of one request: 64 MiB need 1.1 MB/s. Smaller files cost
+    more requests.
+    """

@@ -1,0 +1,182 @@
+"""Tables of the run spec about learning: model, data, inner loop, compression, outer step."""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from template.protocol.quorum import QuorumRules
+from template.protocol.record import MAX_UIDS
+from template.protocol.spec.constraints import Hotkeys, OneOf, Range, Sha256, Table
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelSpec(Table):
+    """A Llama, with the field names of Hugging Face's `LlamaConfig`."""
+
+    TABLE: ClassVar[str] = "model"
+
+    architecture: Annotated[str, OneOf("llama")]
+    """Family of the model. Only Llama is implemented; the field leaves room for another."""
+    vocab_size: Annotated[int, Range(ge=1)]
+    """Number of token ids, the tokenizer's: 256 for `byte`. A node refuses to start when the
+    dataset's manifest gives another number.
+    """
+    hidden_size: Annotated[int, Range(ge=1)]
+    """Width of the residual stream."""
+    intermediate_size: Annotated[int, Range(ge=1)]
+    """Width of the feed-forward layers."""
+    num_hidden_layers: Annotated[int, Range(ge=1)]
+    """Number of transformer layers."""
+    num_attention_heads: Annotated[int, Range(ge=1)]
+    """Query heads of each layer."""
+    num_key_value_heads: Annotated[int, Range(ge=1)]
+    """Key and value heads of each layer; fewer than query heads is grouped-query attention."""
+    rope_theta: Annotated[float, Range(gt=0)]
+    """Base of the rotary position embedding."""
+    rms_norm_eps: Annotated[float, Range(gt=0)]
+    """Added to the mean square in RMSNorm, against division by zero."""
+    tie_word_embeddings: bool
+    """Whether input and output embedding share one tensor. Two tensors make a larger payload."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataSpec(Table):
+    """The dataset: tokenizer, shards and the buckets that serve the shards."""
+
+    TABLE: ClassVar[str] = "data"
+
+    tokenizer: str
+    """Name of the tokenizer; `byte` takes each byte as a token. A node refuses to start when the
+    dataset's manifest names another tokenizer.
+    """
+    manifest_digest: Annotated[str, Sha256()]
+    """SHA-256 of the dataset's manifest, which lists every shard by digest."""
+    mirrors: Annotated[tuple[str, ...], Hotkeys()]
+    """Hotkeys whose buckets serve the dataset. With a single mirror, an outage of its bucket
+    stops every node without a copy.
+    """
+    page_tokens: Annotated[int, Range(ge=2)]
+    """Tokens of a page. A page is one training sequence, so longer pages need more memory."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingSpec(Table):
+    """The inner loop of a miner: AdamW on the assigned pages of one window.
+
+    The learning rate is a function of the window alone: a linear warm-up, then a cosine from
+    `inner_lr` down to `final_lr_share` of `inner_lr` at the end of the run.
+    """
+
+    TABLE: ClassVar[str] = "training"
+
+    inner_steps: Annotated[int, Range(ge=1)]
+    """H, the maximum of AdamW steps in one window. A slow machine stops at the deadline with
+    fewer steps.
+    """
+    batch_pages: Annotated[int, Range(ge=1)]
+    """Pages of one AdamW step."""
+    inner_lr: Annotated[float, Range(gt=0)]
+    """Peak learning rate of AdamW. At too high a rate the loss of every miner diverges."""
+    final_lr_share: Annotated[float, Range(ge=0, le=1)]
+    """Learning rate at the end of the run, as a share of `inner_lr`; 1 keeps the rate constant."""
+    warmup_windows: Annotated[float, Range(ge=0)]
+    """Windows of linear warm-up; fractions count. 0 starts at the peak rate."""
+    warm_start_steps: Annotated[int, Range(ge=0)]
+    """Inner steps that the owner trains theta_0 alone before publishing the run, `batch_pages`
+    pages each. Nodes take theta_0 as published. 0 publishes random parameters, which suffer most
+    from the lag of two windows.
+    """
+    own_update_share: Annotated[float, Range(ge=0, le=1)]
+    """Share of a busy miner's own pending payload by which the miner starts ahead of theta. 0
+    starts from theta; 1 takes the miner's own work for the work of all.
+    """
+    adam_beta1: Annotated[float, Range(ge=0, lt=1)]
+    """Decay of AdamW's first moment per inner step."""
+    adam_beta2: Annotated[float, Range(ge=0, lt=1)]
+    """Decay of AdamW's second moment per inner step."""
+    weight_decay: Annotated[float, Range(ge=0)]
+    """Decoupled weight decay of AdamW."""
+    max_gradient_norm: Annotated[float, Range(gt=0)]
+    """Global norm to which a larger gradient is clipped in each inner step."""
+    precision: Annotated[str, OneOf("no", "bf16")]
+    """Mixed precision of the inner loop, in accelerate's words: "no" is float32. Master
+    parameters are float32 in both.
+    """
+
+    @property
+    def pages_per_window(self) -> int:
+        """Pages assigned to each hotkey in one window."""
+        return self.inner_steps * self.batch_pages
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CompressionSpec(Table):
+    """Compression of the pseudo-gradient. contrib/FORMAT.md describes the bytes."""
+
+    TABLE: ClassVar[str] = "compression"
+
+    top_k: Annotated[int, Range(ge=1, le=4096)]
+    """Elements kept of each chunk of 4096. Payload bytes grow about in proportion."""
+    error_feedback_decay: Annotated[float, Range(ge=0, lt=1)]
+    """beta, the factor on error feedback per window. 0 forgets everything left out of a payload;
+    near 1, stale parts come back for a long time.
+    """
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OuterSpec(Table):
+    """The outer step: accepted set, averaging, clipping and the energy cap."""
+
+    TABLE: ClassVar[str] = "outer"
+
+    outer_lr: Annotated[float, Range(gt=0)]
+    """alpha, the factor on the mean of the accepted payloads. Sparse payloads overlap little, so
+    values above 1 are usual; a high alpha makes the update overshoot.
+    """
+    min_divisor: Annotated[int, Range(ge=1)]
+    """n_min, the smallest divisor of the sum of payloads. A lone payload moves the model by
+    alpha / n_min of its length at most.
+    """
+    max_staleness: Annotated[int, Range(ge=0)]
+    """Windows between a payload's base window and its window, at most. Staler payloads are
+    refused.
+    """
+    staleness_decay: Annotated[float, Range(gt=0, le=1)]
+    """lambda, the factor on a payload for each window of staleness; 1 weighs all alike."""
+    clip_factor: Annotated[float, Range(gt=0)]
+    """kappa. A tensor of a payload is scaled down to kappa times the median norm of recently
+    accepted payloads.
+    """
+    clip_windows: Annotated[int, Range(ge=1)]
+    """Recent windows for the median norm. A long memory reacts slowly; each window adds norms to
+    every checkpoint.
+    """
+    initial_norm_share: Annotated[float, Range(gt=0)]
+    """Limit on the median norm before the first accepted payload, as a share of the tensor's norm
+    in theta_0.
+    """
+    initial_norm_floor: Annotated[float, Range(gt=0)]
+    """Minimum of the limit by `initial_norm_share`, per square root of the tensor's number of
+    elements: a tensor of zeros in theta_0 can still be trained.
+    """
+    max_energy_share: Annotated[float, Range(gt=0, le=1)]
+    """Maximum share of an update's energy (sum of squared payload lengths) for the payloads of one
+    coldkey; 1 sets no cap. With few coldkeys the cap is twice an equal part, where that is more.
+    """
+    peers_per_step: Annotated[int, Range(ge=1, le=MAX_UIDS)]
+    """Maximum of payloads in one outer step; payloads with the most voting stake come first."""
+    min_quorum_percent: Annotated[int, Range(ge=0, le=100)]
+    """Quorum of a window, in percent of the largest recent voting stake. A window with less is a
+    no-op: the model stays unchanged. 100 stops training whenever a validator is away.
+    """
+    quorum_windows: Annotated[int, Range(ge=1)]
+    """Recent windows among which the largest voting stake counts. When much stake leaves for
+    good, the run idles for as many windows.
+    """
+
+    def quorum_rules(self) -> QuorumRules:
+        """The fields for counting votes."""
+        return QuorumRules(
+            peers_per_step=self.peers_per_step,
+            min_quorum_percent=self.min_quorum_percent,
+            quorum_windows=self.quorum_windows,
+        )
