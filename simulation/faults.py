@@ -2,7 +2,8 @@
 
 A fault can be played in up to three places: in a swarm of a single process (seeded schedules),
 on a localnet of real processes (`benchmarks.chaos`), and on single neurons, whose operator must
-get a clear answer. Tests compare the faults of each place with the catalogue. Does not own how a fault is planted, nor the draw of a plan.
+get a clear answer. Tests compare the faults of each place with the catalogue. Does not own
+how a fault is planted, nor the draw of a plan.
 """
 
 from collections.abc import Mapping
