@@ -19,7 +19,7 @@ from benchmarks.learning.space import Space
 from benchmarks.learning.strategies.ours import Ours
 from benchmarks.learning.trial import Trial
 from benchmarks.learning.workers import Workers, trial_plan
-from evaluation.history import Histories, only, work_states
+from evaluation.history import Histories, select_windows, work_states
 from evaluation.judge import judge
 from evaluation.verdict import NOT_SCORED
 from localnet.adversaries import BEHAVIOURS
@@ -99,7 +99,7 @@ class Observer(ValidatorPolicy):
             Seen(
                 state=self.node.follower.state,
                 scored=scored,
-                histories=only(memory.histories, range(scored.verdicts[0].window)),
+                histories=select_windows(memory.histories, range(scored.verdicts[0].window)),
                 frames=frames,
             )
         )
