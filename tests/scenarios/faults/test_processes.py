@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from simulation.faults import OperatorFault
 from template.chain import Chain
 from template.errors import ChainError
 from template.protocol.record import Record, encode_record
-from tests.support.faults.catalogue import Named
 from tests.support.faults.process import NodeProcess, ScriptProcess, assert_discreet
 from tests.support.faults.subnet import Subnet
 from tests.support.relay import Relay, free_port
@@ -59,7 +59,7 @@ class Fault:
     process: dict[str, str] | None = None
     act: Callable[[NodeProcess], None] = lambda _node: None
     is_refused: bool = True
-    fault: Named | None = None
+    fault: OperatorFault | None = None
 
 
 def stop_when_told(words: str) -> Callable[[NodeProcess], None]:
@@ -94,7 +94,7 @@ def stop_twice(process: NodeProcess) -> None:
 SKEW = ("TESSERA_BUCKET_ENDPOINT", "clock", "RequestTimeTooSkewed", "timedatectl")
 FAULTS = {
     "chain down": Fault(
-        fault=Named.CHAIN_DOWN_AT_START,
+        fault=OperatorFault.CHAIN_DOWN_AT_START,
         who="a",
         status=1,
         flags={"--subtensor.network": f"ws://127.0.0.1:{free_port()}"},
@@ -107,7 +107,7 @@ FAULTS = {
         words=("TESSERA_BUCKET_ENDPOINT", "no usable answer", "start again when"),
     ),
     "clock an hour ahead": Fault(
-        fault=Named.CLOCK_OFF,
+        fault=OperatorFault.CLOCK_OFF,
         who="c",
         status=2,
         process=clock_off(3600),
@@ -127,13 +127,13 @@ FAULTS = {
         words=("--run", "data.mirrors", "theta0_digest", "at http://127.0.0.1:", "no answer"),
     ),
     "chain silent": Fault(
-        fault=Named.CHAIN_DOWN_AT_START,
+        fault=OperatorFault.CHAIN_DOWN_AT_START,
         who="silent",
         status=1,
         words=("ERROR", "did not answer for 15 s", "--subtensor.network", "start again later"),
     ),
     "commitment quota used up": Fault(
-        fault=Named.COMMITMENT_TOO_LONG,
+        fault=OperatorFault.COMMITMENT_TOO_LONG,
         who="quota",
         status=130,
         words=("not committed", "--wallet.hotkey", "SpaceLimitExceeded", "until then"),
