@@ -36,7 +36,7 @@ help: ## this list
 	@echo "                             --index-url https://download.pytorch.org/whl/cpu"
 
 localnet: install text ## a whole subnet on this machine: chain, buckets, miners, validators
-	$(BIN)/python neurons/localnet.py $(ARGS)
+	$(BIN)/tessera localnet $(ARGS)
 
 test: lint text ## lint, types, and the tests that take under two minutes together
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(WORKERS) -m "$(FAST_LANE)"
