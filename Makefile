@@ -40,7 +40,7 @@ help: ## this list
 	@echo "                             --index-url https://download.pytorch.org/whl/cpu"
 
 localnet: install text ## a whole subnet on this machine: chain, buckets, miners, validators
-	$(BIN)/python neurons/localnet.py $(ARGS)
+	$(BIN)/tessera localnet $(ARGS)
 
 test: lint text ## lint, types, and the tests that take under two minutes; SEED=N repeats an order
 	$(PYTEST) $(WORKERS) -m "$(FAST_LANE)"

@@ -32,18 +32,19 @@ from benchmarks.chaos.measure import (
 from benchmarks.chaos.plan import Fault, make_plan, windows_for
 from benchmarks.chaos.replaying import Replayed, replay
 from benchmarks.learning.report import commit
-from localnet.commands import ROOT, LocalnetConfig
-from localnet.flags import PLAN, TEXT
+from localnet.config import LocalnetConfig
+from localnet.flags import PLAN
 from localnet.folder import prepare_folder
 from localnet.onchain import NETUID
 from localnet.roster import make_roster
 from simulation.faults import ProcessFault
+from template.cli.flags import CHECKOUT, DEFAULT_TEXT
 from template.cli.process_state import restored_process_state
 from template.cli.signals import unwind_on_signals
 from template.commands.plan import load_plan
 from template.errors import EXIT_INTERRUPTED, ConfigError, SubnetError
 
-RESULTS = ROOT / "benchmarks" / "results"
+RESULTS = CHECKOUT / "benchmarks" / "results"
 MAX_RESTARTS = 40
 ROUNDS = 3
 
@@ -139,7 +140,7 @@ def _config(
         num_windows=windows_for(len(kinds) * (1 if quick else ROUNDS)),
         out=out,
         plan=PLAN,
-        text=TEXT,
+        text=DEFAULT_TEXT,
         block_time_s=arguments.block_time,
         seed=arguments.seed,
         debug=False,

@@ -15,7 +15,8 @@ import pytest
 from localnet.onchain import NETUID
 from localnet.weed import AccessKey, new_access_key
 from template.chain.ballots import read_records
-from template.cli.owner_flags import DEFAULT_TEXT, ROOT
+from template.cli.flags import CHECKOUT as ROOT
+from template.cli.flags import DEFAULT_TEXT
 from template.protocol.keys import blob_key, bucket_name
 from template.protocol.spec import load_spec
 from template.protocol.ss58 import public_key

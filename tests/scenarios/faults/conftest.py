@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from localnet import adversary
 from localnet.weed import find_weed
-from neurons import adversary, miner, validator
+from neurons import miner, validator
 from template.errors import ConfigError
 from tests.support.faults.process import Ended
 from tests.support.faults.subnet import OWNER, VARIABLES, NodeStart, Subnet
