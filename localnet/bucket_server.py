@@ -26,6 +26,7 @@ from template.cli.environment import (
     ENV_WRITE_KEY_ID,
     ENV_WRITE_SECRET,
 )
+from template.cli.process_state import restored_process_state
 from template.cli.signals import unwind_on_signals
 from template.errors import EXIT_OPERATOR, EXIT_TRY_AGAIN, ConfigError
 from template.protocol.keys import bucket_name
@@ -66,6 +67,7 @@ class Kept:
     identities: Mapping[str, BucketIdentity]
 
 
+@restored_process_state()
 def main(argv: Sequence[str]) -> int:
     """Serve until told to stop; the exit status is described under --help."""
     arguments = _parser().parse_args(argv)

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from typing import Literal
 
+from localnet.config import LONG_RUN_WINDOWS, MIN_LOSS_DROP_NATS
 from localnet.report import MisbehaviourReport, NeuronReport, Report
 from localnet.roster import HONEST
 
@@ -17,9 +18,7 @@ LUCK = 0.25
 """By so much honest miners of one short run differ in pay: on top for who does some work."""
 WORKING = (None, "partial", SYBIL, "faulty")
 """Kinds of miners that do work, the first all of it: they may be paid for it."""
-MIN_LOSS_DROP_NATS = 0.3
 MIN_HONEST_EMISSION_SHARE = 0.95
-LONG_RUN_WINDOWS = 20
 SHORT_DROP_NATS_PER_WINDOW = 0.005
 """What a run of fewer than LONG_RUN_WINDOWS must learn, below its first loss; longer ones must
 end MIN_LOSS_DROP_NATS below that (theta_0 may be trained) and below the unigram entropy."""

@@ -1,15 +1,11 @@
-"""What a localnet is asked for, and the command lines and environments that follow from it.
-
-Owns which flags and variables each process gets. Does not start anything (`launcher`).
-"""
+"""Command lines and environments of a localnet's processes; the launcher starts them."""
 
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+from localnet.config import LocalnetConfig
 from localnet.onchain import NETUID
 from localnet.processes import Command
 from localnet.roster import HONEST, Participant
@@ -18,31 +14,12 @@ from template.commands.plan import load_plan
 
 ROOT = Path(__file__).resolve().parents[1]
 INHERITED = ("PATH", "LANG", "TMPDIR")
-"""All that a process gets of the launcher's environment: no operator's credentials."""
+"""The only variables passed on from the launcher's environment: no operator's credentials."""
 WANDB_VARIABLES = ("WANDB_API_KEY", "WANDB_BASE_URL")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LocalnetConfig:
-    """What the command line asks for. `text`: the sdist with the corpus. `restarts`: how often
-    each process that died is started again. `hold`: chain and bucket server outlive the run.
-    """
-
-    roster: tuple[Participant, ...]
-    num_windows: int
-    out: Path
-    plan: Path
-    text: Path
-    block_time_s: float
-    seed: int
-    debug: bool
-    restarts: int
-    hold: bool
-    wandb: Literal["off", "offline", "online"]
-
-
 def chain_command(config: LocalnetConfig, port: int, endowments_tao: Mapping[str, int]) -> Command:
-    """The local chain; started again, it goes on from its journal on the same port."""
+    """The local chain; a restart continues from the journal on the same port."""
     schedule = load_plan(config.plan)["schedule"]
     argv = [sys.executable, "-m", "localnet.chain", "--port", str(port)]
     argv += ["--state", str(config.out / "chain.journal")]
@@ -65,7 +42,7 @@ def neuron_command(
     bucket_url: str,
     identity: BucketIdentity,
 ) -> Command:
-    """A participant's neuron; started again, it goes on from its state directory."""
+    """A participant's neuron; a restart continues from the state folder."""
     credentials = {
         "TESSERA_BUCKET_ENDPOINT": bucket_url,
         "TESSERA_BUCKET_WRITE_KEY_ID": identity.rw.access_key_id,
@@ -82,16 +59,17 @@ def neuron_command(
 
 
 def log_path(config: LocalnetConfig, name: str) -> Path:
-    """Where both outputs of a process go."""
+    """The file for both outputs of a process."""
     return config.out / "logs" / f"{name}.log"
 
 
 def _neuron_argv(config: LocalnetConfig, participant: Participant, chain_url: str) -> list[str]:
     out, name = config.out, participant.name
-    script = f"{participant.role}.py" if participant.behaviour == HONEST else "adversary.py"
-    argv = [sys.executable, str(ROOT / "neurons" / script)]
-    if participant.behaviour != HONEST:
-        argv += ["--behaviour", participant.behaviour]
+    argv = [sys.executable, "-m"]
+    if participant.behaviour == HONEST:
+        argv += ["template.cli", participant.role]
+    else:
+        argv += ["localnet.adversary", "--behaviour", participant.behaviour]
     argv += ["--netuid", str(NETUID), "--subtensor.network", chain_url]
     argv += ["--wallet.name", name, "--wallet.hotkey", "default"]
     argv += ["--wallet.path", str(out / "wallets"), "--run", str(out / "run.toml")]
@@ -107,13 +85,15 @@ def _wandb_environment(config: LocalnetConfig) -> dict[str, str]:
 
 
 def _environment(out: Path) -> dict[str, str]:
-    """Little of the launcher's own, and one thread per process."""
+    """A short list of the launcher's variables, and one thread per process."""
     home = out / "home"
     home.mkdir(exist_ok=True)
     return {
         **{name: os.environ[name] for name in INHERITED if name in os.environ},
         "HOME": str(home),
         "PYTHONPATH": str(ROOT),
+        # Without this, `python -m` takes a package of the current folder before the installed one.
+        "PYTHONSAFEPATH": "1",
         "PYTHONUNBUFFERED": "1",
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",

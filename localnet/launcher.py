@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from localnet.buckets import BucketIdentity, BucketServer, new_identity
-from localnet.commands import LocalnetConfig, chain_command, log_path, neuron_command
+from localnet.commands import chain_command, log_path, neuron_command
+from localnet.config import LocalnetConfig
 from localnet.folder import endpoint_file
 from localnet.keeper import NEURON_FINAL_STATUSES, Keeper, Service
 from localnet.onchain import (

@@ -1,115 +1,23 @@
 """A whole subnet on this machine: local chain, bucket server, validators and miners.
 
-Trains a small Llama on real English text and ends with a report, a picture and a table.
-`python neurons/localnet.py --help` says more.
+The command `tessera localnet`, run from a checkout: `python neurons/localnet.py --help`.
 """
 
-import json
-import logging
 import sys
-from contextlib import ExitStack, suppress
 from pathlib import Path
 
 if __name__ == "__main__" and not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from template.cli.signals import leave_on_signals, unwind_on_signals
+from template.cli.main import run_command, run_script
 
-if __name__ == "__main__":
-    leave_on_signals()
-
-from rich.console import Console
-
-from localnet.checks import failures_of_run
-from localnet.commands import LocalnetConfig
-from localnet.flags import parse_localnet_config
-from localnet.folder import prepare_folder
-from localnet.launcher import Heights, Localnet
-from localnet.picture import draw
-from localnet.progress import LiveProgress
-from localnet.report import Report
-from localnet.snapshot import ProgressReader
-from localnet.table import final_table, summary
-from template.errors import EXIT_INTERRUPTED, EXIT_OPERATOR, ConfigError, SubnetError
+PROG = "neurons/localnet.py"
 
 
 def main(argv: list[str]) -> int:
-    """Run a localnet; its exit status is described under --help."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    # That the chain is away is said by the line on its death.
-    logging.getLogger("template.chain.health").setLevel(logging.ERROR)
-    console = Console(width=None if sys.stdout.isatty() else 110)
-    try:
-        config = parse_localnet_config(argv)
-        lock = prepare_folder(config.out)
-    except ConfigError as error:
-        sys.stderr.write(f"localnet: {error}\n")
-        return EXIT_OPERATOR
-    with lock:
-        return _run(config, console)
-
-
-def _run(config: LocalnetConfig, console: Console) -> int:
-    try:
-        return _run_and_present(config, console)
-    except KeyboardInterrupt:
-        sys.stderr.write("localnet: interrupted; every process was ended\n")
-        return EXIT_INTERRUPTED
-    except SubnetError as error:
-        sys.stderr.write(f"localnet: {error}\nlocalnet: logs are in {config.out / 'logs'}\n")
-        return 1
-
-
-def _run_and_present(config: LocalnetConfig, console: Console) -> int:
-    with ExitStack() as up:
-        with LiveProgress(console) as progress:
-            net = up.enter_context(Localnet(config, progress.say, progress.tell))
-            report = _watch(net, progress)
-        status = _present(report, config, console)
-        if config.hold:
-            with suppress(KeyboardInterrupt):
-                _hold(net, console)
-    return status
-
-
-def _watch(net: Localnet, progress: LiveProgress) -> Report:
-    """The report of the run, after its end."""
-    reader = ProgressReader(net.spec)
-
-    def show(heights: Heights) -> None:
-        progress.update(
-            reader.read(net.nodes(), block=heights.head, finalized_block=heights.finalized)
-        )
-
-    net.watch(show)
-    progress.say("waiting for the epoch that pays the last weights")
-    net.settle()
-    progress.say("reading chain, buckets and logs")
-    return net.report()
-
-
-def _present(report: Report, config: LocalnetConfig, console: Console) -> int:
-    path = config.out / "report.json"
-    path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    draw(report, config.out / "localnet.png")
-    console.print(final_table(report))
-    console.print(summary(report))
-    console.print(f"report: {path}\npicture: {config.out / 'localnet.png'}", highlight=False)
-    wrong = failures_of_run(report, config.num_windows)
-    for sentence in wrong:
-        console.print(f"does not hold: {sentence}", style="bold red", highlight=False)
-    return 1 if wrong else 0
-
-
-def _hold(net: Localnet, console: Console) -> None:
-    console.print(
-        f"chain and bucket server stay up until Ctrl-C: {net.query}",
-        highlight=False,
-        soft_wrap=True,
-    )
-    net.hold()
+    """Run the command in this process; the exit status."""
+    return run_command("localnet", argv, PROG)
 
 
 if __name__ == "__main__":
-    unwind_on_signals()
-    sys.exit(main(sys.argv[1:]))
+    run_script("localnet", PROG)

@@ -1,33 +1,23 @@
-"""A miner: trains on its assigned pages and publishes compressed pseudo-gradients.
+"""A miner: trains on assigned pages and publishes pseudo-gradients.
 
-`python neurons/miner.py --help` says what it needs.
+The command `tessera miner`, run from a checkout: `python neurons/miner.py --help`.
 """
 
-import os
 import sys
 from pathlib import Path
 
 if __name__ == "__main__" and not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from template.cli.signals import leave_on_signals
+from template.cli.main import run_command, run_script
 
-if __name__ == "__main__":
-    leave_on_signals()
-
-from neurons.compose import run_neuron
-from template.base.miner import Miner
-from template.cli.config import parse_miner_config
+PROG = "neurons/miner.py"
 
 
 def main(argv: list[str]) -> int:
-    """Run until the run ends; the exit status, see `template.errors.EXIT_STATUSES`."""
-    return run_neuron(
-        "miner",
-        lambda: parse_miner_config(argv, os.environ),
-        lambda context, _config: Miner(context),
-    )
+    """Run the command in this process; the exit status."""
+    return run_command("miner", argv, PROG)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_script("miner", PROG)

@@ -1,119 +1,23 @@
-"""The subnet owner's commands: publish a run, and check one as a newcomer sees it.
+"""The subnet owner's commands: publish a run, and check a run.
 
-`python neurons/owner.py --help` says what they need.
+The command `tessera owner`, run from a checkout: `python neurons/owner.py --help`.
 """
 
-import hashlib
-import logging
-import os
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 if __name__ == "__main__" and not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from template.cli.signals import leave_on_signals, unwind_on_signals
+from template.cli.main import run_command, run_script
 
-if __name__ == "__main__":
-    leave_on_signals()
-
-from rich.console import Console
-
-from template import __spec_version__
-from template.base.preflight import check_own_bucket, check_published_endpoint
-from template.bucket.own import PROBE_DEADLINE_S, UPLOAD_DEADLINE_S, open_own_bucket
-from template.chain.bittensor import BittensorChain, ChainOptions, open_wallet
-from template.cli.owner_flags import CheckConfig, PublishConfig, parse_owner
-from template.commands.newcomer import look, position, table
-from template.commands.publish import check_subnet, publish_run, read_plan, summary
-from template.commands.reading import bucket_opener
-from template.errors import EXIT_ENDED, EXIT_INTERRUPTED, SubnetError, exit_status
-from template.protocol.spec import load_spec
-from template.settings import ChainConfig
-from template.store.endpoints import is_local_chain
-
-OPTIONS = ChainOptions(read_timeout_s=15.0, read_deadline_s=15.0)
-"""A person waits for the answer."""
+PROG = "neurons/owner.py"
 
 
 def main(argv: list[str]) -> int:
-    """Run one command; its exit status is described under --help."""
-    unwind_on_signals()
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    try:
-        config = parse_owner(argv, os.environ)
-        if isinstance(config, CheckConfig):
-            return _check(config)
-        return _publish(config)
-    except SubnetError as error:
-        sys.stderr.write(f"owner: {error}\n")
-        return exit_status(error)
-    except KeyboardInterrupt:
-        sys.stderr.write("owner: interrupted; start again: what was uploaded is not sent again\n")
-        return EXIT_INTERRUPTED
-
-
-def _publish(config: PublishConfig) -> int:
-    plan = read_plan(config)
-    wallet = open_wallet(config.wallet.name, config.wallet.hotkey, str(config.wallet.path))
-    hotkey, settings = wallet.hotkey.ss58_address, config.bucket
-    probed = open_own_bucket(settings, hotkey, deadline_s=PROBE_DEADLINE_S)
-    bucket = open_own_bucket(settings, hotkey, deadline_s=UPLOAD_DEADLINE_S)
-    on_localnet = is_local_chain(config.chain.network)
-    check_published_endpoint(settings.endpoint_url, on_localnet=on_localnet)
-    with _chain(config.chain, wallet) as chain:
-        check_subnet(config, plan, chain, hotkey, _say)
-        _say(probed.where)
-        check_own_bucket(
-            probed.writer,
-            probed.reader,
-            where=probed.where,
-            clock_ahead_s=time.time() - chain.head_time_s(),
-            say=lambda text: _say(f"bucket: {text}"),
-        )
-        published = publish_run(config, plan, chain, bucket, _say)
-        block_s = chain.block_time_s()
-    sys.stdout.write(f"\n{summary(published, config, block_s, time.time())}")
-    return EXIT_ENDED
-
-
-def _check(config: CheckConfig) -> int:
-    spec = load_spec(config.run)
-    digest = hashlib.sha256(config.run.read_bytes()).hexdigest()
-    _say(f"run spec {config.run}: {spec.name}, run_id {spec.run_id.hex()}, SHA-256 {digest}")
-    opener = bucket_opener(on_localnet=is_local_chain(config.chain.network))
-    with _chain(config.chain, None) as chain:
-        report = look(spec, chain, opener)
-        _say(position(spec, chain.head()))
-    Console(width=None if sys.stdout.isatty() else 110).print(table(report))
-    wrong = [finding.what for finding in report.findings if not finding.mirrors]
-    _say("all is there" if not wrong else f"not to be had: {', '.join(wrong)}")
-    return report.status
-
-
-@contextmanager
-def _chain(config: ChainConfig, wallet: Any) -> Iterator[BittensorChain]:
-    chain = BittensorChain(
-        endpoint=config.network,
-        netuid=config.netuid,
-        wallet=wallet,
-        version_key=__spec_version__,
-        options=OPTIONS,
-    )
-    try:
-        yield chain
-    finally:
-        chain.close()
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
+    """Run the command in this process; the exit status."""
+    return run_command("owner", argv, PROG)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_script("owner", PROG)

@@ -1,33 +1,23 @@
-"""A validator: scores payloads on held-out pages, votes on them and sets weights.
+"""A validator: scores payloads, votes on chain and sets weights.
 
-`python neurons/validator.py --help` says what it needs.
+The command `tessera validator`, run from a checkout: `python neurons/validator.py --help`.
 """
 
-import os
 import sys
 from pathlib import Path
 
 if __name__ == "__main__" and not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from template.cli.signals import leave_on_signals
+from template.cli.main import run_command, run_script
 
-if __name__ == "__main__":
-    leave_on_signals()
-
-from neurons.compose import run_neuron
-from template.base.validator import Validator
-from template.cli.config import parse_validator_config
+PROG = "neurons/validator.py"
 
 
 def main(argv: list[str]) -> int:
-    """Run until the run ends; the exit status, see `template.errors.EXIT_STATUSES`."""
-    return run_neuron(
-        "validator",
-        lambda: parse_validator_config(argv, os.environ),
-        lambda context, config: Validator(context, sets_weights=config.set_weights),
-    )
+    """Run the command in this process; the exit status."""
+    return run_command("validator", argv, PROG)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_script("validator", PROG)

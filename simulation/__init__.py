@@ -1,1 +1,1 @@
-"""One subnet in one process: the real neurons on a chain, a clock and buckets in memory."""
+"""A subnet in a single process: the real neurons on a chain, a clock and buckets in memory."""

@@ -1,7 +1,7 @@
-"""Subnets in one process: small runs, and the real neurons, each in a thread of its own.
+"""Subnets in a single process: small runs, and the real neurons, each in a thread of its own.
 
 Owns how a run small enough for a test is made, how a world is opened at its start, and how
-neurons run to their ends on one. Chain, clock and buckets are those of `simulation.world`.
+neurons run to their ends. Chain, clock and buckets come from `simulation.world`.
 """
 
 import threading
@@ -58,7 +58,7 @@ AnyWorld = TypeVar("AnyWorld", bound=World)
 
 
 def synthetic_corpus(num_bytes: int = 120_000) -> Corpus:
-    """Text that a model can learn: words of a small vocabulary in a fixed random order."""
+    """Text for a model to learn: words of a small vocabulary in a fixed random order."""
     generator = np.random.default_rng(7)
     words = [bytes(generator.integers(97, 123, size=n).tolist()) for n in range(2, 9)]
 
@@ -121,7 +121,7 @@ def small_plan(**overrides: object) -> dict[str, Any]:
 
 
 def small_run(names: Mapping[str, int], **overrides: object) -> PreparedRun:
-    """A small run owned by the first name; many worlds may be opened with one run."""
+    """A small run owned by the first name; many worlds may share a run."""
     return prepare_run(
         small_plan(**overrides),
         synthetic_corpus(),
@@ -211,7 +211,7 @@ def metrics(node: Any) -> RecordingMetrics:
 def digests(nodes: Mapping[str, Any], *names: str) -> set[tuple[int, bytes, bytes]]:
     """Window, root and tensors' digest of each named node, of all without names.
 
-    The set has one element if the nodes agree.
+    The set has a single element if the nodes agree.
     """
     states = [nodes[name].follower.state for name in names or nodes]
     return {(s.window, s.root, tensors_digest(s.params)) for s in states}

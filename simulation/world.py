@@ -1,4 +1,4 @@
-"""The chain, the clock and the buckets of a subnet in one process.
+"""The chain, the clock and the buckets of a subnet in a single process.
 
 `FakeChain` keeps the promises of the `Chain` protocol: reads at any past block, and the same
 answer every time. Time is counted in blocks, and the next block comes when every running node
@@ -38,7 +38,7 @@ def hotkey_of(name: str) -> str:
 
 
 class VirtualTime:
-    """A clock of blocks: the block number grows by one when every running node waits."""
+    """A clock of blocks: the next block comes when every running node waits."""
 
     def __init__(self) -> None:
         self.block = 0
@@ -47,12 +47,12 @@ class VirtualTime:
         self._condition = threading.Condition()
 
     def enter(self) -> None:
-        """Count one more running node."""
+        """Count a node as running."""
         with self._condition:
             self._running += 1
 
     def leave(self) -> None:
-        """Count one running node less."""
+        """Count a running node as ended."""
         with self._condition:
             self._running -= 1
             self._pass_if_all_wait()
@@ -92,7 +92,7 @@ class Ledger:
     dropped: dict[str, int] = field(default_factory=dict)
     """hotkey -> the first block without its registration."""
     reorganised: list[tuple[int, int]] = field(default_factory=list)
-    """(block, depth): at `block`, the `depth` blocks before were replaced by others."""
+    """(block, depth): at `block`, the `depth` blocks before were replaced."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def neurons_at(self, block: int) -> tuple[Neuron, ...]:
@@ -108,8 +108,8 @@ class Ledger:
     def reorganise(self, depth: int, keep: bool) -> int:
         """Replace the last `depth` blocks; returns the number of records in these blocks.
 
-        With `keep` the records come again in the next block, otherwise they are lost.
-        Raises ValueError if one of the blocks is final.
+        With `keep` the records come again in the next block, otherwise the records are lost.
+        Raises ValueError if any of the blocks is final.
         """
         if not 0 < depth <= self.finality_lag:
             raise ValueError(f"depth {depth}: 1 to {self.finality_lag} blocks are not finalised")
@@ -130,7 +130,7 @@ class Ledger:
 
 
 class FakeChain:
-    """One hotkey's view of a ledger. A write lands in the next block, as on a real chain."""
+    """A hotkey's view of a ledger. A write lands in the next block, as on a real chain."""
 
     def __init__(self, ledger: Ledger, hotkey: str) -> None:
         self._ledger = ledger

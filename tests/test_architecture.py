@@ -72,10 +72,13 @@ MAY_IMPORT = {
         "template.peers", *LEAVES,
     ),
     "template.cli": (*FOUNDATION, "template.cli", "template.log_context"),
+    "template.cli.main": (
+        *FOUNDATION, "template.cli", "template.commands", "localnet.flags", "localnet.main",
+    ),
     "template.commands": EVERYTHING_BELOW,
     "localnet": (*EVERYTHING_BELOW, "localnet"),
-    "localnet.chain": (*COMMON, "localnet.chain"),
-    "neurons": (*EVERYTHING_BELOW, "localnet", "neurons.compose"),
+    "localnet.chain": (*COMMON, "localnet.chain", "template.cli.parser"),
+    "neurons": ("template.cli.main",),
     "simulation": (*EVERYTHING_BELOW, "localnet.adversaries", "simulation"),
     "benchmarks": (*EVERYTHING_BELOW, "localnet", "simulation", "benchmarks"),
 }  # fmt: skip
@@ -83,7 +86,7 @@ MAY_IMPORT = {
 
 ADAPTERS = ("template.chain.bittensor", "template.store.s3", "localnet")
 COMPOSERS = (
-    "neurons",
+    "template.cli.main",
     "template.commands",
     "template.bucket.own",
     "localnet",
@@ -109,7 +112,7 @@ ONLY_IN = {
     "Crypto": ("localnet",),
     "cryptography": ("localnet",),
     "matplotlib": ("localnet", "template.commands", "benchmarks"),
-    "rich": ("localnet", "template.commands", "neurons", "benchmarks"),
+    "rich": ("localnet", "template.commands", "benchmarks"),
     "pickle": (),
     "cloudpickle": (),
     "dill": (),
@@ -398,7 +401,10 @@ def test_the_rule_on_broad_except_finds_them(code, lines):
         ("template.base.miner", "localnet.buckets", False),
         ("template.training.outer", "template.base.miner", False),
         ("localnet.chain.rpc", "template.protocol.record", False),
-        ("neurons.miner", "template.chain.bittensor", True),
+        ("neurons.miner", "template.cli.main", True),
+        ("neurons.miner", "template.chain.bittensor", False),
+        ("template.cli.flags", "template.commands.neuron", False),
+        ("template.cli.main", "template.commands.neuron", True),
         ("template.chain.bittensor.calls", "template.chain.types", True),
         ("template.chain.bittensor.calls", "template.store.s3", False),
         ("neurons.miner", "neurons.validator", False),

@@ -14,6 +14,7 @@ import pytest
 
 from template.metrics import EVENTS_FILE, JsonlMetrics, open_metrics
 from template.settings import WandbConfig
+from tests.support.waiting import HANG_S
 from tests.support.wandb_server import WandbServer, serve_wandb
 
 REPOSITORY = Path(__file__).parent.parent
@@ -31,6 +32,9 @@ def no_account(monkeypatch, tmp_path):
     home = tmp_path / "home"
     home.mkdir()
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    for name in ("WANDB_ERROR_REPORTING", "WANDB_SERVICE"):  # which wandb sets for good
+        monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.delenv("NETRC", raising=False)
@@ -120,7 +124,7 @@ def test_off_does_not_import_wandb(tmp_path):
         "sys.exit('wandb' in sys.modules)"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]
-    subprocess.run(command, check=True, cwd=REPOSITORY, timeout=60)
+    subprocess.run(command, check=True, cwd=REPOSITORY, timeout=HANG_S)
 
 
 RECORD = """
@@ -146,7 +150,7 @@ def record(
     """A process that logs VALUES; with a `tail` of arguments that must stay private."""
     return subprocess.run(
         [sys.executable, "-c", RECORD, mode, str(state_dir), *argv],
-        capture_output=True, check=True, cwd=REPOSITORY, env={**os.environ, **env}, timeout=100,
+        capture_output=True, check=True, cwd=REPOSITORY, env={**os.environ, **env}, timeout=HANG_S,
     )  # fmt: skip
 
 
@@ -182,7 +186,7 @@ def test_an_offline_run_is_read_back_by_wandbs_own_sync(tmp_path, no_account):
             cwd=tmp_path,
             env=env,
             capture_output=True,
-            timeout=100,
+            timeout=HANG_S,
         )
         check_run(server, state_dir)
 
@@ -273,7 +277,7 @@ def test_wandb_never_asks_at_a_terminal(tmp_path, no_account):
         env = {**os.environ, "TERM": "xterm"}
         subprocess.run(
             command, stdin=slave, stdout=slave, stderr=slave, check=True, cwd=REPOSITORY, env=env,
-            timeout=40,
+            timeout=HANG_S,
         )  # fmt: skip
         assert b"--wandb.off" in os.read(master, 65536)
     finally:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from template.cli.config import parse_miner_config, parse_validator_config
 from template.cli.environment import ENVIRONMENT, bucket_settings
-from template.cli.flags import REFUSED_FLAGS
+from template.cli.main import parse_command
+from template.cli.neuron_flags import REFUSED_FLAGS, miner_config, validator_config
 from template.errors import EXIT_STATUSES, ConfigError
 from template.protocol.record import Record, decode_record, encode_record
 from template.settings import MinerConfig, ValidatorConfig
@@ -36,11 +36,11 @@ def base(run_file: Path) -> list[str]:
 
 
 def miner(argv: list[str]) -> MinerConfig:
-    return parse_miner_config(argv, ENV)
+    return miner_config(parse_command("miner", argv, "neurons/miner.py"), ENV)
 
 
 def validator(argv: list[str]) -> ValidatorConfig:
-    return parse_validator_config(argv, ENV)
+    return validator_config(parse_command("validator", argv, "neurons/validator.py"), ENV)
 
 
 def r2_env(**changes: str) -> dict[str, str]:
@@ -128,7 +128,8 @@ def test_each_flag_lands_in_the_config(base, flags, path, expected):
     ],
 )
 def test_wandb_is_off_unless_asked_for(base, flags, key, mode):
-    config = parse_miner_config([*base, *flags], {**ENV, "WANDB_API_KEY": key})
+    args = parse_command("miner", [*base, *flags], "neurons/miner.py")
+    config = miner_config(args, {**ENV, "WANDB_API_KEY": key})
     assert config.wandb.mode == mode
     assert "kkk" not in repr(config)
 

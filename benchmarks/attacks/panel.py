@@ -16,6 +16,7 @@ from torch import Tensor
 from benchmarks.attacks.actor import Actor
 from benchmarks.attacks.council import BURN_UID, NUM_VALIDATORS, Council, Scene, Validator
 from benchmarks.attacks.model import LeanWorkers
+from benchmarks.learning.judge import measure
 from benchmarks.learning.messages import Message
 from benchmarks.learning.strategies.ours import Ours
 from evaluation.conclusion import reputations_and_weights
@@ -198,17 +199,14 @@ class Panel:
             places = claimed_pages(seed, np.arange(len(consumed)), evaluation.claimed_pages)
             pages.append(consumed[places])
             owners += [uid] * places.size
-        pool, beside = np.concatenate(pages), list(sent.messages.values())
-
-        def after(message: Message) -> np.ndarray:
-            step_N = self._ours.scored(message, beside, trial.outer_lr, evaluation.step_share)
-            return self._workers.losses(params_N - step_N, pool)
-
-        return Measured(
-            owners_S=np.array(owners),
-            before_S=self._workers.losses(params_N, pool),
-            after_S={uid: after(m) for uid, m in sent.messages.items() if uid not in repeated},
-        )
+        beside = list(sent.messages.values())
+        steps = {
+            uid: self._ours.scored(message, beside, trial.outer_lr, evaluation.step_share)
+            for uid, message in sent.messages.items()
+            if uid not in repeated
+        }
+        pool, owners_S = np.concatenate(pages), np.array(owners)
+        return measure(self._workers, params_N, pool, owners_S, steps)
 
     def _places(self, message: Message) -> Places:
         places = message.dense.nonzero()[:, 0].numpy()

@@ -29,23 +29,27 @@ from benchmarks.chaos.measure import (
     results,
     verdict,
 )
-from benchmarks.chaos.plan import Fault, Kind, make_plan, windows_for
+from benchmarks.chaos.plan import Fault, make_plan, windows_for
 from benchmarks.chaos.replaying import Replayed, replay
 from benchmarks.learning.report import commit
-from localnet.commands import ROOT, LocalnetConfig
-from localnet.flags import PLAN, TEXT
+from localnet.config import LocalnetConfig
+from localnet.flags import PLAN
 from localnet.folder import prepare_folder
 from localnet.onchain import NETUID
 from localnet.roster import make_roster
+from simulation.faults import ProcessFault
+from template.cli.flags import CHECKOUT, DEFAULT_TEXT
+from template.cli.process_state import restored_process_state
 from template.cli.signals import unwind_on_signals
 from template.commands.plan import load_plan
 from template.errors import EXIT_INTERRUPTED, ConfigError, SubnetError
 
-RESULTS = ROOT / "benchmarks" / "results"
+RESULTS = CHECKOUT / "benchmarks" / "results"
 MAX_RESTARTS = 40
 ROUNDS = 3
 
 
+@restored_process_state()
 def main(argv: list[str]) -> int:
     """Play the plan, write the results; the exit status."""
     unwind_on_signals()
@@ -115,15 +119,19 @@ def _play(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _kinds(only: str) -> Sequence[Kind]:
+def _kinds(only: str) -> Sequence[ProcessFault]:
     names = [name for name in only.split(",") if name]
-    unknown = [name for name in names if name not in Kind.__members__]
+    unknown = [name for name in names if name not in ProcessFault.__members__]
     if unknown:
-        raise ConfigError(f"--only: no fault {unknown}; there are: {', '.join(Kind.__members__)}")
-    return [Kind[name] for name in names] or tuple(Kind)
+        raise ConfigError(
+            f"--only: no fault {unknown}; there are: {', '.join(ProcessFault.__members__)}"
+        )
+    return [ProcessFault[name] for name in names] or tuple(ProcessFault)
 
 
-def _config(arguments: argparse.Namespace, kinds: Sequence[Kind], out: Path) -> LocalnetConfig:
+def _config(
+    arguments: argparse.Namespace, kinds: Sequence[ProcessFault], out: Path
+) -> LocalnetConfig:
     quick = arguments.quick
     miners = arguments.miners if arguments.miners is not None else 4 if quick else 6
     validators = arguments.validators if arguments.validators is not None else 3 if quick else 4
@@ -132,7 +140,7 @@ def _config(arguments: argparse.Namespace, kinds: Sequence[Kind], out: Path) -> 
         num_windows=windows_for(len(kinds) * (1 if quick else ROUNDS)),
         out=out,
         plan=PLAN,
-        text=TEXT,
+        text=DEFAULT_TEXT,
         block_time_s=arguments.block_time,
         seed=arguments.seed,
         debug=False,
@@ -146,7 +154,7 @@ def _record(
     run: Run, config: LocalnetConfig, plan: Sequence[Fault], replayed: Replayed
 ) -> dict[str, Any]:
     faults = [{**row, **_span(run, row["window"])} for row in results(run)]
-    wrong = verdict(faults, str(Kind.KILL_TOP_VALIDATOR))
+    wrong = verdict(faults, str(ProcessFault.KILL_TOP_VALIDATOR))
     if len(faults) < len(plan):
         wrong.append(f"{len(plan) - len(faults)} planned faults never began")
     if replayed.equal is False:

@@ -16,7 +16,8 @@ from benchmarks.chaos.measure import Happened, Run, judged_windows
 from benchmarks.chaos.plan import Crew, Fault
 from benchmarks.chaos.shim import Clock, build, environment
 from benchmarks.chaos.watch import Watcher
-from localnet.commands import LocalnetConfig, log_path
+from localnet.commands import log_path
+from localnet.config import LocalnetConfig
 from localnet.events import VERDICTS_FILE, read_jsonl
 from localnet.keeper import Service
 from localnet.launcher import Heights, Localnet

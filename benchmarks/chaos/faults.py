@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.chaos.ground import Ground, Planted
-from benchmarks.chaos.plan import Fault, Kind
+from benchmarks.chaos.plan import Fault
 from benchmarks.chaos.troubles import TROUBLES, Troubled
 from localnet.events import JsonlTail
+from simulation.faults import ProcessFault
 from template.metrics import EVENTS_FILE
 
 DEATH_LIMIT_S: Final = 5.0
@@ -168,22 +169,22 @@ class FullDisk(Planted):
 
 def plant(fault: Fault, ground: Ground) -> Planted:
     """The fault, ready to begin."""
-    if fault.kind in _SIMPLE:
-        return _SIMPLE[fault.kind](ground, fault.targets)
+    if fault.kind in SIMPLE:
+        return SIMPLE[fault.kind](ground, fault.targets)
     return Troubled(ground, fault.targets, TROUBLES[fault.kind](ground, fault.targets))
 
 
-_SIMPLE: Final[Mapping[Kind, Callable[[Ground, Sequence[str]], Planted]]] = {
-    Kind.KILL_MINER: Killed,
-    Kind.KILL_VALIDATOR: Killed,
-    Kind.KILL_TOP_VALIDATOR: Killed,
-    Kind.KILL_CHAIN: Killed,
-    Kind.KILL_BUCKETS: Killed,
-    Kind.PAUSE_ONE: Paused,
-    Kind.PAUSE_THREE: Paused,
-    Kind.LEAVE: Left,
-    Kind.CLOCK: ClockOff,
-    Kind.FULL_DISK: FullDisk,
+SIMPLE: Final[Mapping[ProcessFault, Callable[[Ground, Sequence[str]], Planted]]] = {
+    ProcessFault.KILL_MINER: Killed,
+    ProcessFault.KILL_VALIDATOR: Killed,
+    ProcessFault.KILL_TOP_VALIDATOR: Killed,
+    ProcessFault.KILL_CHAIN: Killed,
+    ProcessFault.KILL_BUCKETS: Killed,
+    ProcessFault.PAUSE_ONE: Paused,
+    ProcessFault.PAUSE_THREE: Paused,
+    ProcessFault.LEAVE: Left,
+    ProcessFault.CLOCK: ClockOff,
+    ProcessFault.FULL_DISK: FullDisk,
 }
 
 

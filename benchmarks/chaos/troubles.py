@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from benchmarks.chaos.ground import Ground, Planted
-from benchmarks.chaos.plan import Kind
 from localnet.proxy import Proxy, Trouble
+from simulation.faults import ProcessFault
 
 SLOW_BYTES_PER_S: Final = 2048
 """A payload of the localnet's takes more than a second, a checkpoint longer than a window."""
@@ -74,10 +74,10 @@ def _split(ground: Ground, targets: Sequence[str]) -> Troubles:
     return troubles
 
 
-TROUBLES: Final[Mapping[Kind, Callable[[Ground, Sequence[str]], Troubles]]] = {
-    Kind.SLOW: _slow,
-    Kind.TRUNCATED: _truncated,
-    Kind.STORM: _storm,
-    Kind.CUT_CHAIN: _cut_chain,
-    Kind.SPLIT_BUCKETS: _split,
+TROUBLES: Final[Mapping[ProcessFault, Callable[[Ground, Sequence[str]], Troubles]]] = {
+    ProcessFault.SLOW: _slow,
+    ProcessFault.TRUNCATED: _truncated,
+    ProcessFault.STORM: _storm,
+    ProcessFault.CUT_CHAIN: _cut_chain,
+    ProcessFault.SPLIT_BUCKETS: _split,
 }

@@ -1,6 +1,9 @@
-"""Which payloads lower the loss: the validators' test, on a common pool of pages."""
+"""Verdicts on simulated payloads: losses by the lean model, the rules by `evaluation`.
 
-from collections.abc import Sequence
+A test holds measurements and verdicts equal to those of a validator in the real loops.
+"""
+
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from torch import Tensor
@@ -12,23 +15,36 @@ from evaluation.work import HELD_OUT
 from template.scoring.rules import judge_rules
 
 
-def useful(workers: Workers, number: int, params_N: Tensor, steps: Sequence[Tensor]) -> list[bool]:
-    """Per payload, given as its full step [N]: would a validator name it?
+def measure(
+    workers: Workers,
+    params_N: Tensor,
+    pages_ST: np.ndarray,
+    owners_S: np.ndarray,
+    steps: Mapping[int, Tensor],
+) -> Measured:
+    """Losses of S pages at the parameters, and after each uid's step [N] alone.
 
-    Scored at a share of its step at the parameters it is to be applied to, as in a run; there
-    are no claims here, and so no work test.
+    `owners_S`: the uid with a claim on each page, or HELD_OUT.
+    """
+    return Measured(
+        owners_S=owners_S,
+        before_S=workers.losses(params_N, pages_ST),
+        after_S={uid: workers.losses(params_N - step, pages_ST) for uid, step in steps.items()},
+    )
+
+
+def useful(workers: Workers, number: int, params_N: Tensor, steps: Sequence[Tensor]) -> list[bool]:
+    """Whether a validator would accept each payload, given as its full step [N].
+
+    Scored at a share of its step at the parameters before the update, as in a run. Without
+    claimed pages there is no work test.
     """
     evaluation, pages = workers.spec.evaluation, workers.scoring_pages(number)
-    measured = Measured(
-        owners_S=np.full(len(pages), HELD_OUT),
-        before_S=workers.losses(params_N, pages),
-        after_S={
-            uid: workers.losses(params_N - evaluation.step_share * step_N, pages)
-            for uid, step_N in enumerate(steps)
-        },
-    )
+    scored = {uid: evaluation.step_share * step_N for uid, step_N in enumerate(steps)}
+    owners_S = np.full(len(pages), HELD_OUT)
     blanks = [
         Verdict(window=number, uid=uid, hotkey=str(uid), digest="", status=NOT_SCORED)
-        for uid in range(len(steps))
+        for uid in scored
     ]
+    measured = measure(workers, params_N, pages, owners_S, scored)
     return [verdict.named for verdict in judge(blanks, measured, {}, judge_rules(evaluation))]

@@ -26,6 +26,7 @@ from localnet.chain.drand import read_pulses
 from localnet.chain.journal import Journal, JournalError, open_chain
 from localnet.chain.metadata import load_metadata
 from localnet.chain.rpc import HOST, RpcServer
+from template.cli.parser import Parser
 from template.errors import ConfigError
 
 DEV_ACCOUNTS = ("Alice", "Bob", "Charlie", "Dave", "Eve", "Ferdie")
@@ -45,10 +46,10 @@ _PULSES_HELP = (
 )
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """Every flag of the local chain; defaults of subnets are the public runtime's."""
     subnet, chain = SubnetDefaults(), ChainConfig()
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m localnet.chain",
         description="A local subtensor stand-in that the unmodified Bittensor SDK talks to.",
     )
@@ -78,7 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Serve until told to stop; returns the exit status."""
     logging.basicConfig(level=logging.WARNING, format="%(name)s %(levelname)s %(message)s")
-    arguments = build_parser().parse_args(argv)
+    arguments = build_parser().parse_args(sys.argv[1:] if argv is None else argv)
     try:
         chain, journal = _open(_config(arguments), arguments.state)
     except ConfigError as error:

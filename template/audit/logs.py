@@ -1,4 +1,4 @@
-"""Auditing window after window: where logs come from, and what becomes of missing ones."""
+"""Auditing window after window; verdict logs come from a bucket or from files."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,11 +14,11 @@ from template.protocol.keys import verdict_key
 MAX_LOG_BYTES = 64 * 2**20
 
 LogSource = Callable[[int], bytes]
-"""window -> the bytes of its verdict log; StoreError if there are none to be had."""
+"""window -> the bytes of its verdict log; StoreError if the log cannot be fetched."""
 
 
 def logs_in_bucket(context: ReadContext, peers: Peers, validator: str) -> LogSource:
-    """Those that a validator has published; RecordError without its access record."""
+    """Logs published by a validator; RecordError if the chain has no access record."""
 
     def get(window: int) -> bytes:
         peers.refresh()
@@ -29,7 +29,7 @@ def logs_in_bucket(context: ReadContext, peers: Peers, validator: str) -> LogSou
 
 
 def read_files(paths: Sequence[Path]) -> dict[int, bytes]:
-    """window -> its log; of one that was judged again after a restart, the last word."""
+    """window -> the bytes of its log; the last log of a window judged again after a restart."""
     found: dict[int, bytes] = {}
     for path in paths:
         try:
@@ -56,38 +56,36 @@ def logs_in_files(logs: Mapping[int, bytes]) -> LogSource:
 def audit_windows(auditor: Auditor, source: LogSource, first: int, last: int) -> Iterator[Findings]:
     """Findings on each window from `first` to `last`, as soon as its votes are final.
 
-    Raises what following the run raises: ChainError, ConsensusError.
+    Raises ChainError or ConsensusError if the auditor cannot follow the run.
     """
     for window in range(max(0, first - auditor.num_remembered), first):
-        read = _read(source, Findings(window=window))
+        read = _read_log(source, Findings(window=window))
         if read is not None:
             auditor.remember(read[0])
     while (window := auditor.next_window) <= last:
         auditor.wait()
         if window >= first:
             found = Findings(window=window)
-            read = _read(source, found)
+            read = _read_log(source, found)
             yield found if read is None else auditor.audit(*read)
         if window == last:
             break
         auditor.advance()
 
 
-def _read(source: LogSource, found: Findings) -> tuple[WindowLog, bytes] | None:
-    """The log of the findings' window, and its bytes; None if there is none: that is then among
-    them.
-    """
+def _read_log(source: LogSource, found: Findings) -> tuple[WindowLog, bytes] | None:
+    """The log of the findings' window and its bytes; None, with a finding, without a valid log."""
     try:
         data = source(found.window)
     except StoreError as error:
-        found.cannot_tell(f"its log is not to be had: {error}")
+        found.add_unknown(f"its log cannot be fetched: {error}")
         return None
     try:
-        said = decode_log(data.decode("utf-8"))
+        logged = decode_log(data.decode("utf-8"))
     except (LogError, UnicodeDecodeError) as error:
-        found.wrong.append(f"{found.place}: what lies in the place of its log is none: {error}")
+        found.wrong.append(f"{found.window_label}: the object at its log's key is no log: {error}")
         return None
-    if said.window != found.window:
-        found.differs("window of the log", found.window, said.window)
+    if logged.window != found.window:
+        found.add_difference("window of the log", found.window, logged.window)
         return None
-    return said, data
+    return logged, data

@@ -1,7 +1,7 @@
-"""Replaying a run: from a published state, by lineage and payloads alone, to what is voted now.
+"""Replaying a run from a published state by lineage and payloads alone, up to the current votes.
 
-No vote of the past is taken part in and nothing of a node is read but its bucket. Where the steps
-come from does not matter: they count because they lead to the root that most of the stake votes.
+A replay takes no part in past votes and reads buckets alone. The source of a step does not matter:
+a chain of steps counts if it leads to the root with most of the voting stake.
 """
 
 import logging
@@ -32,7 +32,7 @@ Say = Callable[[str], None]
 
 @dataclass(kw_only=True, slots=True)
 class Replayed:
-    """Where a replay has come to. `wrong`: hotkey -> votes of its that do not follow."""
+    """The progress of a replay from theta_start. `wrong`: hotkey -> votes and logs that differ."""
 
     start: int
     state: OuterState
@@ -41,56 +41,61 @@ class Replayed:
 
 
 def replay_run(context: ReadContext, peers: Peers, since: int, say: Say) -> Replayed:
-    """Replay to the state that is voted now, from the oldest one that buckets still lead on from,
-    of theta_since or later. NotFound if there is none; ConsensusError if the steps are the
-    run's and the parameters that come out are not those voted.
+    """Replay to the state of the current votes, from the oldest usable state since theta_since.
+
+    A state is usable if buckets hold every later payload. Raises NotFound without a usable state,
+    and ConsensusError if the replayed parameters differ from the parameters voted.
     """
     peers.refresh()
     vote = wait_for_majority_vote(context)
     steps = read_lineage(context, peers, vote.window + 1, vote.root)
-    for start in _starts(context, steps, since):
+    for start in _find_starts(context, steps, since):
         replayed = Replayed(start=start.window, state=start)
         say(f"replaying from theta_{start.window} to theta_{vote.window + 1}")
         try:
-            _replay(context, peers, replayed, steps, say)
+            _replay_steps(context, peers, replayed, steps, say)
         except Unavailable as error:
-            say(f"not from theta_{start.window}: {error}")
+            say(f"cannot replay from theta_{start.window}: {error}")
             continue
-        _demand_equal(context, replayed.state, vote)
-        _take_the_last(context, peers, replayed, say)
+        _check_final_state(context, replayed.state, vote)
+        _replay_last_window(context, peers, replayed, say)
         return replayed
     raise NotFound(
-        f"no published state of theta_{since} or later leads to root {vote.root.hex()} that is "
-        f"voted for window {vote.window}: too few buckets answer, or they keep too little"
+        f"no published state of theta_{since} or later leads to root {vote.root.hex()}, voted for "
+        f"window {vote.window}: too few buckets answer, or payloads in between have been deleted"
     )
 
 
-def _take_the_last(context: ReadContext, peers: Peers, replayed: Replayed, say: Say) -> None:
-    """The step on the window of the votes themselves, if these are final: it is in no root that is
-    voted yet, and at the end of a run never will be; the chain's votes decide on it.
+def _replay_last_window(context: ReadContext, peers: Peers, replayed: Replayed, say: Say) -> None:
+    """Take the step of the window with the current votes, if the votes are final.
+
+    The votes on chain decide the step: its root is voted a window later, or never at the run's
+    end.
     """
     state, schedule = replayed.state, context.schedule
-    window, frames = state.window - 1, PayloadCache(context, peers)
+    window, cache = state.window - 1, PayloadCache(context, peers)
     if context.chain.finalized() < schedule.vote_block(window):
         return
     try:
         ballot = read_ballot(context.chain, schedule, window)
     except ChainError as error:
-        say(f"window {window}: its votes cannot be read any more, it is left out: {error}")
+        say(f"window {window} is left out: the chain no longer has its votes: {error}")
         return
     decision = decide(ballot, state.voting_stakes_rao, context.spec.outer.quorum_rules())
-    if missing := frames.fetch_missing(window, decision.members, decision.namers):
-        say(f"window {window} is left out: no bucket has the payloads of uids "
-            f"{[member.uid for member in missing]}")  # fmt: skip
+    if missing := cache.fetch_missing(window, decision.members, decision.namers):
+        uids = [member.uid for member in missing]
+        say(f"window {window} is left out: no bucket has the payloads of uids {uids}")
         return
-    payloads = frames.open_frames(window, decision.members)
+    payloads = cache.open_frames(window, decision.members)
     replayed.state = outer_step(state, decision, payloads, context.spec)
     replayed.num_payloads += len(decision.members)
-    say(f"window {window}: {len(decision.members)} payloads, by its votes on the chain")
+    say(f"window {window}: {len(decision.members)} payloads, by its votes on chain")
 
 
-def _starts(context: ReadContext, steps: Sequence[LineageStep], since: int) -> Iterator[OuterState]:
-    """States from which the steps lead on, oldest first: theta_0 and checkpoints."""
+def _find_starts(
+    context: ReadContext, steps: Sequence[LineageStep], since: int
+) -> Iterator[OuterState]:
+    """Published states at the start of a step, oldest first: theta_0 and checkpoints."""
     every = context.spec.checkpoint.every_windows
     for step in steps:
         window = step.window + 1
@@ -101,18 +106,18 @@ def _starts(context: ReadContext, steps: Sequence[LineageStep], since: int) -> I
             yield state
 
 
-def _replay(
+def _replay_steps(
     context: ReadContext,
     peers: Peers,
     replayed: Replayed,
     steps: Sequence[LineageStep],
     say: Say,
 ) -> None:
-    frames = PayloadCache(context, peers)
+    cache = PayloadCache(context, peers)
     ahead = [step for step in steps if step.window >= replayed.state.window - 1]
     _compare_votes(context, replayed)
     for step, after in retake_steps(
-        replayed.state, ahead, frames.obtain_past_payloads, context.spec
+        replayed.state, ahead, cache.obtain_past_payloads, context.spec
     ):
         replayed.state = after
         replayed.num_payloads += len(step.members)
@@ -121,9 +126,10 @@ def _replay(
 
 
 def _compare_votes(context: ReadContext, replayed: Replayed) -> None:
-    """Who voted something else than what follows, as far back as the chain still tells.
+    """Record the hotkeys whose vote differs from the replayed state.
 
-    Where most of the stake was stuck, or did not agree, there is no telling who was right then.
+    Skips a window whose votes the chain has pruned, or whose majority voted another root: a stuck
+    or divided majority leaves open which votes were right.
     """
     window, state = replayed.state.window - 1, replayed.state
     schedule, chain = context.schedule, context.chain
@@ -132,47 +138,48 @@ def _compare_votes(context: ReadContext, replayed: Replayed) -> None:
     try:
         ballot = read_ballot(chain, schedule, window)
     except ChainError as error:
-        log.debug("votes on window %d cannot be read any more: %s", window, error)
+        log.debug("window %d: the chain no longer has its votes: %s", window, error)
         return
-    mine = sample_digest(state.params, ballot.seed)
+    sample = sample_digest(state.params, ballot.seed)
     if decide(ballot, (), context.spec.outer.quorum_rules()).root != state.root[:ROOT_BYTES]:
         return
     for voter in ballot.voters:
         if voter.vote.root != state.root[:ROOT_BYTES]:
             found = f"window {window}: root {voter.vote.root.hex()}, not {state.root.hex()[:32]}"
-        elif voter.vote.sample_digest != mine:
-            found = f"window {window}: tensors {voter.vote.sample_digest.hex()}, not {mine.hex()}"
+        elif voter.vote.sample_digest != sample:
+            found = f"window {window}: tensors {voter.vote.sample_digest.hex()}, not {sample.hex()}"
         else:
             continue
         replayed.wrong.setdefault(voter.hotkey, []).append(found)
 
 
-def _demand_equal(context: ReadContext, state: OuterState, vote: Vote) -> None:
+def _check_final_state(context: ReadContext, state: OuterState, vote: Vote) -> None:
     seed = context.chain.block_hash(context.schedule.stake_block(vote.window))
-    mine = sample_digest(state.params, seed)
-    if state.root[:ROOT_BYTES] != vote.root or mine != vote.sample_digest:
+    sample = sample_digest(state.params, seed)
+    if state.root[:ROOT_BYTES] != vote.root or sample != vote.sample_digest:
         raise ConsensusError(
             f"window {vote.window}: the replay ends at root {state.root.hex()[:32]} with tensors "
-            f"{mine.hex()}, the stake majority votes {vote.root.hex()} with "
+            f"{sample.hex()}, the stake majority votes {vote.root.hex()} with "
             f"{vote.sample_digest.hex()}"
         )
 
 
 def audit_validators(context: ReadContext, replayed: Replayed, say: Say) -> None:
-    """Compute the losses of every validator's verdict logs again, from the newest checkpoint that
-    votes prove on; what differs joins `replayed.wrong`.
+    """Audit the verdict logs of every validator, from the newest checkpoint proven by votes.
+
+    Adds the differences to `replayed.wrong`.
     """
     last = replayed.state.window - 2
     records = read_records(context.chain, context.chain.finalized())
     for hotkey in validators_by_stake(context):
         if hotkey not in records or records[hotkey].vote is None:
-            continue  # a permit alone, as miners with stake have, makes no validator
+            continue  # miners with enough stake have a permit too, and cast no vote
         try:
             auditor = Auditor(context, hotkey, last)
             source = logs_in_bucket(context, auditor.peers, hotkey)
             first = auditor.next_window
             for found in audit_windows(auditor, source, first, last):
-                say(f"{hotkey}: {found.place}, {found.num_losses} losses computed again")
+                say(f"{hotkey}: {found.window_label}, {found.num_losses} losses computed again")
                 if found.wrong:
                     replayed.wrong.setdefault(hotkey, []).extend(found.wrong)
                 for line in found.unknown:

@@ -187,7 +187,7 @@ class Validator:
             self.follower.keep(window, digest, frame)
 
     def _settle(self, decision: Decision) -> None:
-        self._scorer.decided(decision.window, {member.hotkey for member in decision.members})
+        self._scorer.mark_applied(decision.window, {member.hotkey for member in decision.members})
         self.memory = self.memory.settle_decision(decision)
 
     def _measure(self) -> None:

@@ -1,1 +1,1 @@
-"""The node's own bucket: opening, publishing, retention and the bytes that it holds."""
+"""The node's own bucket: opening, publishing, retention and storage needs."""

@@ -1,7 +1,7 @@
-"""How many bytes a run leaves in a node's bucket at once, from its spec and dataset alone.
+"""Bytes of a run in a node's bucket, computed from the run spec and the dataset.
 
-Verdict logs and lineage are left out: their length is text, kilobytes a window. Nothing here is
-measured; what is stated is the most that lies there between two sweeps that go well.
+Each figure is a maximum between two successful sweeps. Verdict logs and lineage, kilobytes of text
+per window, are left out.
 """
 
 from dataclasses import dataclass
@@ -15,8 +15,9 @@ from template.training.published import checkpoint_limit_bytes, theta0_bytes
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Storage:
-    """Bytes by what they are for. `dataset_bytes`: every shard, the manifest and theta_0; a
-    validator holds of them what it has read.
+    """Bytes by purpose. `dataset_bytes`: every shard, the manifest and theta_0.
+
+    A validator's bucket has only the shards read so far.
     """
 
     payload_bytes: int
@@ -29,26 +30,29 @@ class Storage:
 
 
 def payload_windows(spec: RunSpec) -> int:
-    """Windows whose payloads lie in a bucket at once, at most: those since the older of the two
-    checkpoints that were proven last, until the next is proven.
+    """Maximum number of windows with payloads in a bucket at once.
+
+    From the older of the last two proven checkpoints until the proof of the next checkpoint.
     """
     return KEPT_CHECKPOINTS * spec.checkpoint.every_windows + PROOF_WINDOWS
 
 
 def checkpoints_kept(spec: RunSpec) -> int:
-    """Checkpoints in a validator's bucket at once, at most: those from which one may start, those
-    that are not proven yet, and the newest that is put before the oldest goes.
+    """Maximum number of checkpoints in a validator's bucket at once.
+
+    The checkpoints for joiners, the checkpoints awaiting proof, and the newest checkpoint, put
+    before the oldest is removed.
     """
     return KEPT_CHECKPOINTS + 1 + PROOF_WINDOWS // spec.checkpoint.every_windows
 
 
 def miner_storage(spec: RunSpec) -> Storage:
-    """One payload a window; two are under way, revealed and not decided on."""
+    """One payload per window, and two payloads awaiting a decision."""
     return Storage(payload_bytes=(payload_windows(spec) + 2) * payload_bytes(spec))
 
 
 def validator_storage(spec: RunSpec, manifest: Manifest) -> Storage:
-    """Every payload that it may name, the checkpoints, the dataset."""
+    """Every payload that the validator may name, the checkpoints and the dataset."""
     named = payload_windows(spec) * spec.outer.peers_per_step
     shards = (*manifest.shards, manifest.held_out)
     return Storage(

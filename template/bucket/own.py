@@ -6,26 +6,33 @@ from template.protocol.keys import bucket_name
 from template.protocol.record import AccessKind
 from template.protocol.ss58 import public_key
 from template.settings import ENV_ENDPOINT, BucketKey, BucketSettings
-from template.store import Store
 from template.store.s3 import S3Bucket, S3Store
 
 UPLOAD_DEADLINE_S = 60.0
-PROBE_DEADLINE_S = 10.0
-"""How long one request may be retried: a person waits for the answer."""
+"""Longest time for the retries of one request."""
+START_PROBE_DEADLINE_S = 5.0
+"""The same for the test of the bucket at a neuron's start: a restart tests the bucket again."""
+COMMAND_PROBE_DEADLINE_S = 10.0
+"""The same for the test by a command: a person waits, and nothing repeats the test."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OwnBucket:
-    """`writer` and `reader` are the same bucket; `where` is its name and endpoint."""
+    """One bucket opened with each key; `where` is its name and endpoint."""
 
     hotkey: str
-    writer: Store
-    reader: Store
+    writer: S3Store
+    reader: S3Store
     where: str
+
+    def close(self) -> None:
+        """Close both connections."""
+        self.writer.close()
+        self.reader.close()
 
 
 def open_own_bucket(settings: BucketSettings, hotkey: str, *, deadline_s: float) -> OwnBucket:
-    """The bucket of a hotkey at the place that the settings name; nothing is sent yet."""
+    """Open the bucket of `hotkey` at the endpoint of the settings; sends no request."""
     name = bucket_name(public_key(hotkey))
 
     def opened(key: BucketKey) -> S3Store:

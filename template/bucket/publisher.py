@@ -1,7 +1,7 @@
-"""What a validator puts into its bucket so that others can start: checkpoints, dataset, theta_0.
+"""Publishing the objects from which a newcomer starts: checkpoints, dataset, theta_0.
 
-Owns what is not there yet and when it is tried again. A bucket that takes nothing costs no vote:
-objects go out between one window's votes and the scoring of the next, and what fails waits.
+Owns the queue of unpublished objects and the retries. A failing bucket never delays a vote: uploads
+run between the votes on one window and the scoring of the next, and a failed upload waits.
 """
 
 import logging
@@ -17,12 +17,11 @@ from template.training.published import build_checkpoint
 log = logging.getLogger(__name__)
 
 MAX_WAITING_BLOBS = 64
-"""Blobs held in memory until the bucket takes them. One that falls out is offered again when it is
-read again."""
+"""Maximum number of blobs held in memory until upload; a dropped blob returns when read again."""
 
 
 class Publisher:
-    """Nothing is sent before `push`; offering is cheap."""
+    """A queue of objects for the validator's own bucket; `push` uploads."""
 
     def __init__(self, context: NodeContext) -> None:
         self._context = context
@@ -32,7 +31,7 @@ class Publisher:
         self._has_warned = False
 
     def offer(self, sha256: str, data: bytes) -> None:
-        """Verified bytes that others may need: put once, unless the bucket has them."""
+        """Queue verified bytes of a blob, unless already served by the bucket."""
         digest = bytes.fromhex(sha256)
         if digest not in self._served:
             self._blobs[digest] = data
@@ -40,8 +39,9 @@ class Publisher:
             self._blobs.popitem(last=False)
 
     def offer_checkpoint(self, state: OuterState) -> None:
-        """The state's checkpoint, if one is due; it takes the place of an older one that is not
-        out yet. The manifest goes last: whoever sees it finds the files that it names.
+        """Queue the state's checkpoint if due, in place of an older unpublished checkpoint.
+
+        The manifest goes last: a reader of the manifest finds every file.
         """
         if not state.checkpoint_digest:
             return
@@ -51,19 +51,21 @@ class Publisher:
         self._checkpoint = deque([*files, manifest])
 
     def offer_missing_checkpoint(self, state: OuterState) -> None:
-        """The same, unless the bucket has its manifest: after a restart."""
+        """Queue the checkpoint after a restart, unless the bucket has the manifest."""
         try:
             self._context.bucket.size(self._manifest_key(state.window))
         except NotFound:
             self.offer_checkpoint(state)
         except StoreError as error:
-            log.debug("not known whether theta_%d is published: %s", state.window, error)
+            log.debug(
+                "theta_%d: cannot tell whether the checkpoint is published: %s", state.window, error
+            )
             self.offer_checkpoint(state)
 
     def push(self, stop: Callable[[], bool]) -> bool:
-        """Send what waits, one object at least, until `stop()`; whether all is out.
+        """Upload queued objects, at least one, until `stop()`; returns whether the queue is empty.
 
-        A failure is told once, and everything from there on waits for the next call.
+        A failure is warned about once; the remaining objects wait for the next call.
         """
         try:
             while self._checkpoint or self._blobs:
@@ -73,7 +75,7 @@ class Publisher:
         except StoreError as error:
             log.log(
                 logging.DEBUG if self._has_warned else logging.WARNING,
-                "not published yet, it is tried again with the next window: %s",
+                "upload to the own bucket failed; retrying after the next window: %s",
                 error,
             )
             self._has_warned = True

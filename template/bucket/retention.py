@@ -1,10 +1,9 @@
-"""What a node's own bucket keeps, and what it may forget.
+"""Retention in a node's own bucket: the pure rule `expired`, and the sweeper.
 
-A joiner starts from one of the last two checkpoints that final votes prove, and replays; all that
-this takes stays: these checkpoints and those since, the payloads from the older one on, the verdict
-logs from which pay and audits of those windows follow. Lineage stays for ever. Nothing of another
-run, and nothing that is not plainly this run's, is ever touched. Owns the rule and its carrying
-out; knows no other bucket.
+A joiner starts from one of the last two checkpoints proven by final votes, and replays. The bucket
+keeps the objects for this: both checkpoints and all newer checkpoints, payloads since the older
+checkpoint, and verdict logs for pay and audits of the same windows. Lineage stays for ever.
+The sweeper deletes only objects with a key of this run, and blobs named by its manifests.
 """
 
 import logging
@@ -23,11 +22,13 @@ from template.training.published import named_digests
 log = logging.getLogger(__name__)
 
 KEPT_CHECKPOINTS = 2
-"""One alone would be gone for whoever is reading it when the next one comes."""
+"""Two: a joiner may still be reading the older checkpoint when the next is proven."""
 PROOF_WINDOWS = VOID_WINDOWS
-"""The votes that prove theta_c are final when theta_{c+2} comes: whoever starts from it cannot go
-on before. Until theta_{c+4} its last window may still be found void: then it was none, and nodes go
-back to the one before it and replay."""
+"""Windows until a checkpoint counts as proven.
+
+The votes on theta_c are final at theta_{c+2}. Until theta_{c+4} the last window may still be
+voided; nodes then return to the checkpoint before and replay.
+"""
 MAX_MANIFEST_BYTES = 64 * 2**20
 _WINDOW = r"([0-9]{8}|[1-9][0-9]{8,})"
 _MANIFEST = re.compile(rf"[0-9a-f]{{32}}/checkpoint/{_WINDOW}/(manifest|dropped)\.json")
@@ -35,17 +36,17 @@ _MANIFEST = re.compile(rf"[0-9a-f]{{32}}/checkpoint/{_WINDOW}/(manifest|dropped)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Expired:
-    """What may go: keys of payloads and verdict logs, and windows of checkpoints."""
+    """Objects to delete: keys of payloads and verdict logs, and windows of checkpoints."""
 
     keys: tuple[str, ...]
     checkpoints: tuple[int, ...]
 
 
 def expired(keys: Collection[str], window: int, spec: RunSpec) -> Expired:
-    """What of a bucket's keys a node at theta_window needs no more, nor anybody else.
+    """Keys of a bucket that every node has stopped needing, at theta_window.
 
-    Pure. A payload of window w is part of theta_{w+2}; it may go when the second checkpoint with
-    it in is proven: with the last two of these at c and c + every, those up to c - 2.
+    Pure. A payload of window w is part of theta_{w+2} and expires when two proven checkpoints
+    contain its step: with these checkpoints at c and c + every, payloads up to window c - 2.
     """
     run = spec.run_id.hex()
     published = _windows(keys, rf"{run}/checkpoint/{_WINDOW}/manifest\.json")
@@ -66,8 +67,8 @@ def expired(keys: Collection[str], window: int, spec: RunSpec) -> Expired:
 def oldest_start(published: Iterable[int], window: int, spec: RunSpec) -> int:
     """The oldest checkpoint from which theta_window must be replayable; 0 or less: theta_0.
 
-    The older of the last two that are due and proven, or that lie in this bucket if those are
-    older: one that could not be published yet takes nothing away.
+    The older of the last two proven checkpoints, or of the last two published in this bucket if
+    older: an unpublished checkpoint expires no object.
     """
     every = spec.checkpoint.every_windows
     proven = (window - PROOF_WINDOWS) // every * every
@@ -75,15 +76,15 @@ def oldest_start(published: Iterable[int], window: int, spec: RunSpec) -> int:
 
 
 def _windows(keys: Iterable[str], pattern: str) -> dict[str, int]:
-    """Key -> its window, of those that match: what another program may have put is not ours."""
+    """Key -> window for keys matching `pattern`; skips objects of other programs."""
     matches = ((key, re.fullmatch(pattern, key)) for key in keys)
     return {key: int(match[1]) for key, match in matches if match}
 
 
 class Sweeper:
-    """Removes from a node's bucket what has expired, once for each checkpoint that is proven.
+    """Deletes expired objects from a node's bucket, once per proven checkpoint.
 
-    `needed`: digests of blobs that stay whatever happens: the dataset's.
+    `needed`: digests of the dataset's blobs, kept for the whole run.
     """
 
     def __init__(self, context: NodeContext, needed: Collection[bytes] = ()) -> None:
@@ -95,10 +96,9 @@ class Sweeper:
         self._has_warned = False
 
     def sweep(self, window: int, stop: Callable[[], bool] = lambda: False) -> None:
-        """Remove what a node at theta_window needs no more, one object at least, until `stop()`.
+        """Delete objects expired at theta_window, at least one, until `stop()`.
 
-        What is left then, or could not be removed, is tried again with the next window. A
-        failure is told once, and is never more than a warning.
+        Remaining objects wait for the next window. A failure is logged as a warning, once.
         """
         every = self._context.spec.checkpoint.every_windows
         checkpoint = (window - PROOF_WINDOWS) // every
@@ -107,7 +107,7 @@ class Sweeper:
         try:
             is_done = self._sweep(window, stop)
         except (StoreError, ObjectError) as error:
-            self._tell(error)
+            self._warn_once(error)
             return
         if is_done:
             self._swept, self._has_warned = checkpoint, False
@@ -125,8 +125,9 @@ class Sweeper:
         return self._remove_loose_blobs(stop)
 
     def _withdraw(self, window: int) -> None:
-        """Nobody finds the checkpoint any more, and what it names is not forgotten: blobs carry no
-        name of a run, so that its manifest alone tells which were its own.
+        """Hide a checkpoint from joiners, but keep the list of its blobs under another key.
+
+        Blob keys lack a run id; only the manifest says which blobs belonged to the checkpoint.
         """
         bucket, run_id = self._context.bucket, self._context.spec.run_id
         key = checkpoint_manifest_key(run_id, window)
@@ -140,7 +141,7 @@ class Sweeper:
         dropped = _windows(keys, rf"{run}/checkpoint/{_WINDOW}/dropped\.json")
         if not dropped:
             return True
-        # Manifests of other runs count, too: two runs may share a file.
+        # Manifests of other runs count too: two runs may share a blob.
         others = [key for key in keys if _MANIFEST.fullmatch(key) and key not in dropped]
         needed = self._needed.union(*map(self._named_by, others))
         for key in sorted(dropped):
@@ -155,11 +156,15 @@ class Sweeper:
     def _named_by(self, key: str) -> frozenset[bytes]:
         return named_digests(self._context.bucket.get(key, max_bytes=MAX_MANIFEST_BYTES))
 
-    def _tell(self, error: StoreError | ObjectError) -> None:
-        remedy = ": let the write key delete, or it only grows" if isinstance(error, Denied) else ""
+    def _warn_once(self, error: StoreError | ObjectError) -> None:
+        remedy = (
+            ": let the write key delete, or the bucket only grows"
+            if isinstance(error, Denied)
+            else ""
+        )
         log.log(
             logging.DEBUG if self._has_warned else logging.WARNING,
-            "what nobody needs any more stays in the bucket until the next window%s (%s)",
+            "bucket cleanup failed; retrying after the next window%s (%s)",
             remedy,
             error,
         )

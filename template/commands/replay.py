@@ -1,39 +1,41 @@
 """A replay from the command line: the model again, from public objects alone."""
 
 import json
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from template.audit.replay import Replayed, audit_validators, replay_run
+from template.cli.audit_flags import ReplayConfig
 from template.commands.newcomer import existing_subnet
 from template.commands.reading import read_only
-from template.errors import ConfigError, ConsensusError
+from template.errors import ConfigError, ConsensusError, SubnetError
 from template.peers.client import Peers
 from template.protocol.root import tensors_digest
 from template.protocol.spec import RunSpec, load_spec
-from template.settings import ChainConfig
 from template.training.outer import OuterState
 from template.training.published import build_checkpoint
 
 Say = Callable[[str], None]
+EXIT_UNKNOWN = 2
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ReplayConfig:
-    """What a replay is told. `since`: not from before theta_since. `out`: folder for the model."""
-
-    run: Path
-    chain: ChainConfig
-    since: int
-    out: Path | None
-    audit: bool
+def run_replay_command(config: ReplayConfig) -> int:
+    """Run a replay: progress on standard error, the result on standard output; the exit status."""
+    try:
+        return run_replay(config, _say, _tell)
+    except SubnetError as error:
+        _say(f"replay: {error}")
+    except KeyboardInterrupt:
+        _say("replay: interrupted")
+    return EXIT_UNKNOWN
 
 
 def run_replay(config: ReplayConfig, say: Say, tell: Say) -> int:
-    """0 if the replay ends where the majority stands, and all that is audited follows; else 1.
+    """0 if the replay ends at the majority's root and every audited figure follows; else 1.
 
-    `say` gets progress, `tell` the result: one line of JSON. SubnetError if nothing can be known.
+    `say` gets progress, `tell` the result: one line of JSON. Raises SubnetError if chain or
+    buckets do not answer.
     """
     spec = load_spec(config.run)
     with read_only(config.run, config.chain, spec) as context:
@@ -77,3 +79,13 @@ def _result(replayed: Replayed) -> dict[str, object]:
         "num_payloads": replayed.num_payloads,
         "wrong": replayed.wrong,
     }
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
+def _tell(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()

@@ -1,1 +1,1 @@
-"""Other participants' buckets: opening them, and fetching payloads and blobs from them."""
+"""Peers' buckets: opening buckets, fetching payloads and blobs."""

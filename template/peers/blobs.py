@@ -1,7 +1,7 @@
 """Bytes by SHA-256 from any bucket that has them: dataset, theta_0, parts of checkpoints.
 
-Owns who is asked and in which order. The digest decides what is right, so that it matters for
-speed alone who is asked first, and no bucket is needed that another can stand in for.
+Owns the order in which buckets are asked. The digest verifies the bytes, so the order matters for
+speed alone, and any bucket can replace another.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,17 +19,18 @@ def fetch_from_any(
     exact: bool = False,
     first: Sequence[str] = (),
 ) -> bytes:
-    """Bytes of a SHA-256 from `first`, the spec's mirrors, or else any validator, most stake first.
+    """Bytes with a SHA-256 from `first`, the spec's mirrors or a validator, most stake first.
 
-    `exact`: they are `max_bytes` long, which each bucket is asked before it is read. Raises as
-    `Peers.fetch_blob`, and ChainError where validators have to be looked up.
+    `exact`: the blob has `max_bytes` bytes; each bucket is asked for the length before the
+    download. Raises as `Peers.fetch_blob`, and ChainError while looking up validators.
     """
-    return peers.fetch_blob(_holders(context, peers, first), digest, max_bytes, exact=exact)
+    return peers.fetch_blob(_order_holders(context, peers, first), digest, max_bytes, exact=exact)
 
 
-def _holders(context: ReadContext, peers: Peers, first: Sequence[str]) -> Iterator[str]:
-    """Who may have a blob, each once. Those that were of no use when asked last come last: a bucket
-    that drips costs a minute once, and not for every blob.
+def _order_holders(context: ReadContext, peers: Peers, first: Sequence[str]) -> Iterator[str]:
+    """Hotkeys whose bucket may have a blob, each once; troubled buckets last.
+
+    A slow bucket costs a minute once instead of a minute for every blob.
     """
     asked: set[str] = set()
     for hotkey in (*first, *context.spec.data.mirrors):
@@ -37,8 +38,8 @@ def _holders(context: ReadContext, peers: Peers, first: Sequence[str]) -> Iterat
             asked.add(hotkey)
             yield hotkey
     peers.refresh()
-    everybody = dict.fromkeys((*first, *context.spec.data.mirrors, *validators_by_stake(context)))
-    rest = [hotkey for hotkey in everybody if hotkey not in asked]
+    candidates = dict.fromkeys((*first, *context.spec.data.mirrors, *validators_by_stake(context)))
+    rest = [hotkey for hotkey in candidates if hotkey not in asked]
     yield from sorted(rest, key=peers.is_troubled)
 
 

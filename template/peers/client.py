@@ -1,4 +1,4 @@
-"""Peers' buckets: opening them by the access records on chain, and fetching from them."""
+"""Clients of peers' buckets, opened by the access records on chain."""
 
 import hashlib
 import logging
@@ -28,8 +28,9 @@ log = logging.getLogger(__name__)
 FETCH_THREADS = 256
 FETCH_POLL_S = 0.05
 HEDGE_S = 2.0
-"""Without an answer for so long, the next holder of an accepted payload is asked too. Shorter loads
-holders for nothing, longer waits for buckets that are gone.
+"""Seconds without an answer before the next holder of an accepted payload is asked too.
+
+A shorter time loads holders needlessly; a longer time waits for dead buckets.
 """
 
 
@@ -44,7 +45,7 @@ class Peers:
         self._lock = Lock()
 
     def refresh(self) -> None:
-        """Read the access records as they stand at the last finalised block."""
+        """Read the access records at the last finalised block."""
         chain = self._context.chain
         self._records = read_records(chain, chain.finalized())
 
@@ -53,18 +54,18 @@ class Peers:
         record = self._records.get(hotkey)
         if record is None or record.access is None:
             raise RecordError(f"{hotkey} has no access record on chain: its bucket is unknown")
-        place = (hotkey, record.access)
+        opened_by = (hotkey, record.access)
         with self._lock:
-            if place not in self._open:
-                self._open[place] = self._context.open_bucket(hotkey, record.access)
-            return self._open[place]
+            if opened_by not in self._open:
+                self._open[opened_by] = self._context.open_bucket(hotkey, record.access)
+            return self._open[opened_by]
 
     def fetch_payloads(
         self, members: Sequence[Member], window: int, stop: Callable[[], bool]
     ) -> dict[int, bytes | SubnetError]:
-        """uid -> its payload from its miner's bucket, or why there is none.
+        """uid -> payload from the miner's bucket, or the error.
 
-        What has not come when `stop()` is true counts as unavailable.
+        A payload without an answer when `stop()` is true counts as unavailable.
         """
         fetching = self.start_fetching(members, window)
         while not fetching.wait(FETCH_POLL_S) and not stop():
@@ -88,9 +89,9 @@ class Peers:
     def fetch_named_payload(
         self, member: Member, window: int, namers: Sequence[str]
     ) -> bytes | None:
-        """An accepted payload from its miner or whoever named it; None if none has it now.
+        """An accepted payload from the miner or a naming validator; None if every bucket fails.
 
-        One is asked after the other, and the next at once when one fails or is slow.
+        Holders are asked in turn; after a failure or a slow answer the next holder is asked too.
         """
         waiting = iter(dict.fromkeys((member.hotkey, *namers)))
         pool = ThreadPoolExecutor(max_workers=1 + len(namers), thread_name_prefix="holder")
@@ -113,29 +114,35 @@ class Peers:
     def _payload_of(self, member: Member, window: int, hotkey: str) -> bytes | None:
         """A member's payload from one bucket, or None.
 
-        A bucket that gives other bytes under the digest does not have it: a miner may serve
-        the right ones until the vote and others afterwards.
+        Bytes with another digest count as a missing payload: a miner may serve the committed
+        bytes until the vote and other bytes afterwards.
         """
         key = payload_key(self._context.spec.run_id, window, member.digest)
         try:
             data = self.bucket(hotkey).get(key, max_bytes=self._context.form.num_bytes)
         except (StoreError, RecordError) as error:
-            log.info("payload of uid %d not from %s: %s", member.uid, self._place(hotkey), error)
+            log.info(
+                "window %d, uid %d: no payload from %s: %s",
+                window,
+                member.uid,
+                self._describe_bucket(hotkey),
+                error,
+            )
             return None
         if payload_digest(data) == member.digest:
             return data
-        log.warning("payload of uid %d: %s gave other bytes", member.uid, hotkey)
+        log.warning("window %d, uid %d: %s served other bytes", window, member.uid, hotkey)
         return None
 
     def fetch_blob(
         self, hotkeys: Iterable[str], digest: bytes, max_bytes: int, *, exact: bool = False
     ) -> bytes:
-        """Bytes of a SHA-256 from the first of several buckets that has them, verified.
+        """Verified bytes with a SHA-256 from the first bucket with the blob.
 
-        A bucket that gives others is passed over like one that has none; `exact`: so is one that
-        has not `max_bytes` of them, before it is read. The error names each bucket and what was
-        wrong with it: NotFound if none of them has such an object, Unavailable if another try may
-        help. Hotkeys are taken one by one, as they are needed.
+        Skips a bucket with other bytes; with `exact`, also a bucket with another length than
+        `max_bytes`, before the download. `hotkeys` is read one hotkey at a time. Raises NotFound
+        if every bucket lacks the blob, Unavailable if another try may help; the message names
+        each bucket and the error.
         """
         errors, may_help = [], False
         for hotkey in hotkeys:
@@ -145,7 +152,7 @@ class Peers:
                 may_help |= not isinstance(error, (RecordError, NotFound))
                 if isinstance(error, (Unavailable, TooLarge)):
                     self._troubled.add(hotkey)
-                errors.append(f"{self._place(hotkey)}: {error}")
+                errors.append(f"{self._describe_bucket(hotkey)}: {error}")
                 continue
             self._troubled.discard(hotkey)
             return data
@@ -159,23 +166,23 @@ class Peers:
     def _read_blob(self, hotkey: str, digest: bytes, max_bytes: int, exact: bool) -> bytes:
         bucket, key = self.bucket(hotkey), blob_key(digest)
         if exact and (num_bytes := bucket.size(key)) != max_bytes:
-            raise self._deceived(hotkey, digest, f"{num_bytes} bytes, not {max_bytes},")
+            raise self._report_wrong_blob(hotkey, digest, f"{num_bytes} bytes, not {max_bytes},")
         data = bucket.get(key, max_bytes=max_bytes)
         if hashlib.sha256(data).digest() != digest:
-            raise self._deceived(hotkey, digest, "other bytes")
+            raise self._report_wrong_blob(hotkey, digest, "other bytes")
         return data
 
-    def _deceived(self, hotkey: str, digest: bytes, found: str) -> Unavailable:
+    def _report_wrong_blob(self, hotkey: str, digest: bytes, found: str) -> Unavailable:
         log.warning(
-            "%s: %s under digest %s; it is passed over, tell its owner",
-            self._place(hotkey),
+            "%s: %s under digest %s; skipped this bucket: tell its owner",
+            self._describe_bucket(hotkey),
             found,
             digest.hex(),
         )
         return Unavailable(f"{found} under this digest")
 
-    def _place(self, hotkey: str) -> str:
-        """A peer and its endpoint, for messages."""
+    def _describe_bucket(self, hotkey: str) -> str:
+        """Hotkey and endpoint, for messages."""
         record = self._records.get(hotkey)
         if record is None or record.access is None:
             return hotkey
@@ -183,7 +190,7 @@ class Peers:
 
 
 class Fetching:
-    """Payloads on their way, each bucket in a thread of its own: none delays another."""
+    """Payloads being fetched, with a thread per bucket: a slow bucket delays only itself."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(max_workers=FETCH_THREADS, thread_name_prefix="fetch")
@@ -198,19 +205,19 @@ class Fetching:
 
     @property
     def num_waiting(self) -> int:
-        """Buckets that have not answered."""
+        """Buckets without an answer."""
         return sum(not future.done() for _, future in self._running)
 
     def wait(self, timeout_s: float) -> bool:
-        """Whether every bucket has answered by then."""
+        """Whether every bucket has answered within `timeout_s`."""
         return not wait([future for _, future in self._running], timeout=timeout_s).not_done
 
     def outcomes(self) -> list[tuple[Member, bytes | SubnetError]]:
-        """Each member's payload as it has come, or why there is none."""
+        """Each member's payload, or the error."""
         return [*self._failed, *((member, _outcome(future)) for member, future in self._running)]
 
     def close(self) -> None:
-        """Start no more requests and wait for none."""
+        """Cancel waiting requests, without waiting for running requests."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 

@@ -1,4 +1,4 @@
-"""The run spec's rules of scoring and pay, in the form that `evaluation` takes them."""
+"""The run spec's rules of scoring and pay, as parameters for `evaluation`."""
 
 from evaluation.judge import JudgeRules
 from evaluation.rules import PayRules
@@ -7,19 +7,20 @@ from evaluation.work import WorkRules
 from template.protocol.spec import EvaluationSpec, RunSpec
 
 CLAIMED_PER_HELD_OUT, MIN_CLAIMED = 16, 4
-"""The pool has at most so many claimed pages for each held-out one, and so many of each payload
-at least: with many miners the work test takes more windows, not more time."""
+"""Maximum claimed pages per held-out page in a pool; minimum claimed pages per payload.
+
+With many miners the work test takes more windows instead of more time per window."""
 
 
 def claims_of_each(evaluation: EvaluationSpec, num_payloads: int) -> int:
-    """Claimed pages of each payload in the pool of a window with so many of them."""
+    """Claimed pages of each payload in the pool of a window with `num_payloads` payloads."""
     room = CLAIMED_PER_HELD_OUT * evaluation.held_out_pages // max(1, num_payloads)
     return min(evaluation.claimed_pages, max(MIN_CLAIMED, room))
 
 
 def admits_claim(spec: RunSpec, num_pages: int) -> bool:
-    """Whether a payload may say that it was made from so many pages: enough for the work test, and
-    no more than are assigned.
+    """Whether a payload may claim `num_pages` pages: enough for the work test, at most as many as
+    are assigned.
     """
     return spec.evaluation.claimed_pages <= num_pages <= spec.training.pages_per_window
 
@@ -33,7 +34,6 @@ def judge_rules(evaluation: EvaluationSpec) -> JudgeRules:
 
 
 def pay_rules(spec: RunSpec) -> PayRules:
-    """The run's rules of pay."""
     evaluation, weights = spec.evaluation, spec.weights
     return PayRules(
         judge=judge_rules(evaluation),

@@ -15,8 +15,9 @@ from evaluation.work import HELD_OUT
 from simulation.swarm import STAKES_TAO, build_world, honest, miner_with, run, to_the_end
 from simulation.world import World, hotkey_of
 from template.audit.auditor import Auditor
-from template.audit.findings import Findings, different_digest
+from template.audit.findings import Findings
 from template.audit.logs import audit_windows, logs_in_bucket, logs_in_files
+from template.audit.vote import different_digest
 from template.errors import NotFound
 from template.protocol.keys import payload_key
 from tests.support.archive import Archive
@@ -325,7 +326,7 @@ def another_windows_log(bench):
 def test_a_forgery_is_named(bench, name) -> None:
     forge, expected = FORGERIES[name]
     facts = {each: bench.uid(each) for each in ("m0", "m1", "ancient", "replay")}
-    facts |= {f"page{place}": bench.honest.ids_S[place] for place in (5, 7)}
+    facts |= {f"page{index}": bench.honest.ids_S[index] for index in (5, 7)}
     facts |= {"pool": bench.honest.ids_S.size, "pool_less": bench.honest.ids_S.size - 1}
     facts |= {"m0_hotkey": hotkey_of("m0"), "m0_status": bench.verdict("m0").status}
     found = bench.audit(forge(bench))
@@ -372,14 +373,14 @@ def test_a_payload_that_is_gone_is_said_and_excuses_no_other(bench) -> None:
     assert any(f"uid {m1}: its payload (" in line for line in found.unknown)
     assert any(f"uid {m1}: its losses were not computed again" in line for line in found.unknown)
     assert any("loss at theta" in line for line in forged.wrong)
-    assert any(f"uid {m1}: what such a payload claims" in line for line in claim.wrong)
+    assert any(f"uid {m1}: a payload with these claims" in line for line in claim.wrong)
     assert not any(f"uid {m0}" in line for line in found.wrong)
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"\xff", b"[" * 100_000, b'{"kind": "window"}'])
 def test_junk_in_the_place_of_a_log_is_named(bench, data) -> None:
     (line,) = bench.audit(data).wrong
-    assert line.startswith("window 3: what lies in the place of its log is none")
+    assert line.startswith("window 3: the object at its log's key is no log")
 
 
 @pytest.mark.parametrize(
@@ -408,7 +409,7 @@ def test_a_log_that_is_missing_is_said(bench) -> None:
     auditor = Auditor(reader(bench.world, bench.folder), hotkey_of("val-a"), FORGED + 1)
     (found,) = audit_windows(auditor, logs_in_files({}), FORGED, FORGED)
     assert (found.wrong, found.num_losses) == ([], 0)
-    assert "window 3, its log is not to be had" in found.unknown[0]
+    assert "window 3, its log cannot be fetched" in found.unknown[0]
 
 
 def test_the_digest_names_other_bytes() -> None:

@@ -14,7 +14,7 @@ from template.protocol.keys import lineage_key, verdict_key
 from template.protocol.record import ROOT_BYTES, Record, decode_record, encode_record
 from template.protocol.root import tensors_digest
 from template.sync.lineage import wait_for_majority_vote
-from tests.scenarios.test_swarm import FlippingValidator
+from tests.support.flipping import FlippingValidator
 
 EVERY = 3
 WINDOWS = 8
@@ -98,7 +98,7 @@ def test_where_old_payloads_are_gone_it_starts_later(swarm, world, tmp_path) -> 
     assert _forget(world, "/payload/00000003/")
     replayed, said = _replay(world, tmp_path)
     assert replayed.start == 6
-    assert any(line.startswith("not from theta_1: window 3") for line in said)
+    assert any(line.startswith("cannot replay from theta_1: window 3") for line in said)
     assert tensors_digest(replayed.state.params) == tensors_digest(swarm[1].params)
 
 

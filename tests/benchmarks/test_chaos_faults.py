@@ -15,12 +15,14 @@ import pytest
 
 from benchmarks.chaos.faults import CLOCK_OFF_S, plant
 from benchmarks.chaos.ground import Planted, Post
-from benchmarks.chaos.plan import Fault, Kind
+from benchmarks.chaos.plan import Fault
 from benchmarks.chaos.shim import Clock, build, environment
 from localnet.keeper import NEURON_FINAL_STATUSES, Keeper, Service
 from localnet.processes import Children, Command
 from localnet.proxy import LOOPBACK, HttpProxy, Trouble, WireProxy
+from simulation.faults import ProcessFault
 from template.errors import ConfigError
+from tests.support.waiting import HANG_S, wait_until
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="faults are planted by Linux's means"),
@@ -103,7 +105,7 @@ class Field:
             wire.recv(1)
 
     def _wire(self, port: int) -> socket.socket:
-        return socket.create_connection((LOOPBACK, port), timeout=5)
+        return socket.create_connection((LOOPBACK, port), timeout=HANG_S)
 
 
 @pytest.fixture
@@ -112,14 +114,11 @@ def field(tmp_path: Path, library: Path) -> Iterator[Field]:
         yield Field(tmp_path, library, stack)
 
 
-def until(condition: Callable[[], bool], limit_s: float = 10.0) -> None:
-    end_s = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < end_s
-        time.sleep(0.01)
+def until(condition: Callable[[], bool]) -> None:
+    wait_until(condition, every_s=0.01)
 
 
-def begun(field: Field, kind: Kind, *targets: str) -> Planted:
+def begun(field: Field, kind: ProcessFault, *targets: str) -> Planted:
     fault = plant(Fault(kind=kind, window=4, at=0.5, targets=targets), field)
     assert not fault.took_effect
     fault.begin()
@@ -134,7 +133,13 @@ def lasting(field: Field, fault: Planted, looks: int = 10) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", [Kind.KILL_MINER, Kind.KILL_VALIDATOR, Kind.KILL_TOP_VALIDATOR, Kind.KILL_CHAIN]
+    "kind",
+    [
+        ProcessFault.KILL_MINER,
+        ProcessFault.KILL_VALIDATOR,
+        ProcessFault.KILL_TOP_VALIDATOR,
+        ProcessFault.KILL_CHAIN,
+    ],
 )
 def test_a_kill_is_seen_in_the_exit_status(field, kind) -> None:
     pid = field.service("val-0").pid
@@ -147,11 +152,11 @@ def test_a_kill_is_seen_in_the_exit_status(field, kind) -> None:
 def test_a_kill_of_who_was_gone_took_no_effect(field) -> None:
     field.service("val-0").signal(15)
     until(lambda: field.service("val-0").exit is not None)
-    assert not begun(field, Kind.KILL_VALIDATOR, "val-0").took_effect
+    assert not begun(field, ProcessFault.KILL_VALIDATOR, "val-0").took_effect
 
 
 def test_a_pause_stops_and_goes_on(field) -> None:
-    fault = begun(field, Kind.PAUSE_ONE, "miner-0")
+    fault = begun(field, ProcessFault.PAUSE_ONE, "miner-0")
     before = len(field.rows("miner-0"))
     lasting(field, fault)
     assert len(field.rows("miner-0")) == before
@@ -162,7 +167,7 @@ def test_a_pause_stops_and_goes_on(field) -> None:
 
 
 def test_a_pause_that_somebody_ended_took_no_effect(field) -> None:
-    fault = begun(field, Kind.PAUSE_THREE, "miner-0")
+    fault = begun(field, ProcessFault.PAUSE_THREE, "miner-0")
     field.service("miner-0").signal(18)
     time.sleep(0.05)
     lasting(field, fault)
@@ -171,7 +176,7 @@ def test_a_pause_that_somebody_ended_took_no_effect(field) -> None:
 
 
 def test_who_leaves_stays_away_and_comes_back(field) -> None:
-    fault = begun(field, Kind.LEAVE, "miner-0", "miner-1")
+    fault = begun(field, ProcessFault.LEAVE, "miner-0", "miner-1")
     until(lambda: field.service("miner-1").exit is not None)
     until(lambda: field.service("miner-0").exit is not None)
     lasting(field, fault)
@@ -184,7 +189,7 @@ def test_who_leaves_stays_away_and_comes_back(field) -> None:
 
 
 def test_a_clock_jumps_while_the_process_runs_and_back(field) -> None:
-    fault = begun(field, Kind.CLOCK, "val-1")
+    fault = begun(field, ProcessFault.CLOCK, "val-1")
     lasting(field, fault)
     fault.end()
     assert fault.took_effect
@@ -195,7 +200,7 @@ def test_a_clock_jumps_while_the_process_runs_and_back(field) -> None:
 
 def test_a_clock_that_nobody_read_took_no_effect(field) -> None:
     field.service("val-1").signal(19)
-    fault = begun(field, Kind.CLOCK, "val-1")
+    fault = begun(field, ProcessFault.CLOCK, "val-1")
     fault.look()
     lasting(field, fault)
     fault.end()
@@ -205,7 +210,7 @@ def test_a_clock_that_nobody_read_took_no_effect(field) -> None:
 
 def test_a_full_disk_ends_the_process_that_follows_too(field) -> None:
     until(lambda: (field.posts["val-0"].state_dir / "node.safetensors").stat().st_size == 100_000)
-    fault = begun(field, Kind.FULL_DISK, "val-0")
+    fault = begun(field, ProcessFault.FULL_DISK, "val-0")
     until(lambda: field.service("val-0").exit == 1)
     field.keeper.tick()
     fault.end()
@@ -216,13 +221,13 @@ def test_a_full_disk_ends_the_process_that_follows_too(field) -> None:
 
 def test_a_disk_that_nobody_filled_took_no_effect(field) -> None:
     field.service("val-0").signal(19)
-    fault = begun(field, Kind.FULL_DISK, "val-0")
+    fault = begun(field, ProcessFault.FULL_DISK, "val-0")
     fault.end()
     field.service("val-0").signal(18)
     assert not fault.took_effect
 
 
-@pytest.mark.parametrize("kind", [Kind.SLOW, Kind.TRUNCATED, Kind.STORM])
+@pytest.mark.parametrize("kind", [ProcessFault.SLOW, ProcessFault.TRUNCATED, ProcessFault.STORM])
 def test_trouble_that_nobody_met_took_no_effect(field, kind) -> None:
     fault = begun(field, kind, *NAMES)
     assert all(post.buckets.trouble is not None for post in field.posts.values())
@@ -232,12 +237,12 @@ def test_trouble_that_nobody_met_took_no_effect(field, kind) -> None:
 
 
 def test_a_storm_must_be_met_by_all(field) -> None:
-    fault = begun(field, Kind.STORM, *NAMES)
+    fault = begun(field, ProcessFault.STORM, *NAMES)
     for name in NAMES[:3]:
         field.ask(name, "/any/thing")
     fault.end()
     assert not fault.took_effect
-    fault = begun(field, Kind.STORM, *NAMES)
+    fault = begun(field, ProcessFault.STORM, *NAMES)
     for name in NAMES:
         field.ask(name, "/any/thing")
         field.ask(name, "/any/thing")
@@ -246,19 +251,19 @@ def test_a_storm_must_be_met_by_all(field) -> None:
 
 
 def test_cut_off_from_the_chain(field) -> None:
-    fault = begun(field, Kind.CUT_CHAIN, "val-1")
+    fault = begun(field, ProcessFault.CUT_CHAIN, "val-1")
     field.dial("val-1")
     assert field.posts["val-0"].chain.trouble is None
     fault.end()
     assert fault.evidence == {"val-1": {"refuse": 1}}
     assert fault.took_effect
-    fault = begun(field, Kind.CUT_CHAIN, "val-1")
+    fault = begun(field, ProcessFault.CUT_CHAIN, "val-1")
     fault.end()
     assert not fault.took_effect
 
 
 def test_a_split_parts_validators_and_the_miners_buckets(field) -> None:
-    fault = begun(field, Kind.SPLIT_BUCKETS, "val-1")
+    fault = begun(field, ProcessFault.SPLIT_BUCKETS, "val-1")
     refused = {name: field.posts[name].buckets.trouble.paths for name in ("val-0", "val-1")}
     assert refused == {
         "val-0": ("/bucket-of-val-1/", "/bucket-of-miner-0/"),
@@ -271,7 +276,7 @@ def test_a_split_parts_validators_and_the_miners_buckets(field) -> None:
     assert fault.took_effect
 
 
-@pytest.mark.parametrize("kind", list(Kind))
+@pytest.mark.parametrize("kind", list(ProcessFault))
 def test_every_kind_can_be_planted(field, kind) -> None:
     fault = plant(Fault(kind=kind, window=4, at=0.5, targets=("val-0",)), field)
     assert fault.evidence == {}
@@ -280,7 +285,7 @@ def test_every_kind_can_be_planted(field, kind) -> None:
 
 CONNECT = """
 import socket, sys
-with socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=5) as wire:
+with socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=300) as wire:
     print(wire.recv(10).decode())
 """
 
@@ -291,7 +296,7 @@ def test_the_library_sends_connections_to_the_proxy(library, tmp_path) -> None:
         env = environment(library, Clock(tmp_path / "clock"), {1: 2, there: here})
         command = [sys.executable, "-c", CONNECT, str(there)]
         with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as process:
-            door.settimeout(10)
+            door.settimeout(HANG_S)
             wire, _ = door.accept()
             wire.sendall(b"by proxy")
             wire.close()

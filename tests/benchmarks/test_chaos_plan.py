@@ -10,12 +10,11 @@ from benchmarks.chaos.plan import (
     CALM_WINDOWS,
     EVERY_WINDOWS,
     LAST_WINDOWS,
-    LASTS_WINDOWS,
     Crew,
-    Kind,
     make_plan,
     windows_for,
 )
+from simulation.faults import PROCESS_WINDOWS, ProcessFault
 from template.errors import ConfigError
 
 CREW = Crew(miners=("m0", "m1", "m2", "m3"), validators=("top", "v1", "v2"))
@@ -43,8 +42,8 @@ def test_the_same_arguments_the_same_plan(seed, num_windows, crew) -> None:
 
 @given(seeds, crews, st.integers(1, 3))
 def test_every_kind_as_often_as_the_run_is_long(seed, crew, rounds) -> None:
-    plan = make_plan(seed, windows_for(rounds * len(Kind)), crew)
-    assert Counter(fault.kind for fault in plan) == dict.fromkeys(Kind, rounds)
+    plan = make_plan(seed, windows_for(rounds * len(ProcessFault)), crew)
+    assert Counter(fault.kind for fault in plan) == dict.fromkeys(ProcessFault, rounds)
 
 
 @given(seeds, lengths, crews)
@@ -53,20 +52,20 @@ def test_targets_are_of_the_crew_and_of_the_right_role(seed, num_windows, crew) 
         hit = set(fault.targets)
         assert fault.targets
         match fault.kind:
-            case Kind.KILL_CHAIN | Kind.KILL_BUCKETS:
+            case ProcessFault.KILL_CHAIN | ProcessFault.KILL_BUCKETS:
                 assert hit <= {"chain", "buckets"}
-            case Kind.KILL_TOP_VALIDATOR:
+            case ProcessFault.KILL_TOP_VALIDATOR:
                 assert fault.targets == (crew.validators[0],)
-            case Kind.KILL_VALIDATOR:
+            case ProcessFault.KILL_VALIDATOR:
                 assert hit <= set(crew.validators[1:])
-            case Kind.KILL_MINER:
+            case ProcessFault.KILL_MINER:
                 assert hit <= set(crew.miners)
-            case Kind.LEAVE:
+            case ProcessFault.LEAVE:
                 assert hit < set(crew.miners)
                 assert len(hit) == len(crew.miners) // 2
-            case Kind.CUT_CHAIN | Kind.SPLIT_BUCKETS:
+            case ProcessFault.CUT_CHAIN | ProcessFault.SPLIT_BUCKETS:
                 assert hit < set(crew.validators)
-            case Kind.SLOW | Kind.TRUNCATED | Kind.STORM:
+            case ProcessFault.SLOW | ProcessFault.TRUNCATED | ProcessFault.STORM:
                 assert hit == set(crew.all)
             case _:
                 assert len(hit & set(crew.all)) == 1
@@ -86,8 +85,8 @@ def test_seeds_differ() -> None:
 
 
 def test_every_kind_has_a_length() -> None:
-    assert set(LASTS_WINDOWS) == set(Kind)
-    assert max(LASTS_WINDOWS.values()) == 3
+    assert set(PROCESS_WINDOWS) == set(ProcessFault)
+    assert max(PROCESS_WINDOWS.values()) == 3
 
 
 def test_a_run_that_holds_no_fault_is_refused() -> None:
@@ -104,6 +103,6 @@ def test_a_crew_that_cannot_lose_one_is_refused(miners, validators) -> None:
 
 
 def test_some_kinds_alone() -> None:
-    plan = make_plan(3, windows_for(4), CREW, [Kind.STORM, Kind.CLOCK])
+    plan = make_plan(3, windows_for(4), CREW, [ProcessFault.STORM, ProcessFault.CLOCK])
     assert [fault.window for fault in plan] == [4, 7, 10, 13]
-    assert Counter(fault.kind for fault in plan) == {Kind.STORM: 2, Kind.CLOCK: 2}
+    assert Counter(fault.kind for fault in plan) == {ProcessFault.STORM: 2, ProcessFault.CLOCK: 2}

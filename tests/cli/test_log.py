@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from template.cli.log import FRAME_LOGGER, OWN_LOGGERS, TRACED_LIBRARIES, setup_logging
+from template.cli.log import setup_logging
+from template.cli.process_state import restored_logging
 from template.errors import ConfigError
 from template.log_context import window_context
 
@@ -16,19 +17,10 @@ HOTKEY = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"
 
 
 @pytest.fixture(autouse=True)
-def restored_logging():
+def _logging_as_before():
     """Other tests see the logging that they had."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    for handler in root.handlers:
-        if handler not in handlers:
-            handler.close()
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logging.captureWarnings(False)
-    for name in (*OWN_LOGGERS, *TRACED_LIBRARIES, FRAME_LOGGER):
-        logging.getLogger(name).setLevel(logging.NOTSET)
+    with restored_logging():
+        yield
 
 
 def lines(directory: Path) -> list[str]:

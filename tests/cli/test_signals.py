@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.waiting import HANG_S
+
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import sys, time
@@ -14,11 +16,11 @@ from template.cli.signals import leave_on_signals, unwind_on_signals
 leave_on_signals() if sys.argv[1] == "leave" else unwind_on_signals()
 try:
     print("ready", flush=True)
-    time.sleep(50)
+    time.sleep(300)
 except KeyboardInterrupt:
     print("unwinding", flush=True)
     if sys.argv[1] == "stubborn":
-        time.sleep(50)
+        time.sleep(300)
     sys.exit(7)
 """
 
@@ -40,6 +42,6 @@ def test_a_signal_and_a_second_one(
             assert process.stdout.readline().strip() == expected
             if expected == "ready" or manner == "stubborn":
                 process.send_signal(number)
-        _, errors = process.communicate(timeout=50)
+        _, errors = process.communicate(timeout=HANG_S)
     assert process.returncode == status
     assert errors == ""

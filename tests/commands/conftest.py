@@ -1,15 +1,13 @@
 """A subnet for the owner's and the bucket's commands, which are run inside the test."""
 
-import logging
-import signal
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import pytest
 
 from localnet.weed import find_weed
 from neurons import bucket, owner
 from template.errors import ConfigError
+from tests.support.commands import Ended, Run
 from tests.support.faults.subnet import OWNER, VARIABLES, Subnet
 
 COMMANDS = {"owner": owner.main, "bucket": bucket.main}
@@ -32,24 +30,9 @@ def subnet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Subnet]:
             yield running
 
 
-@dataclass(frozen=True)
-class Ended:
-    """What a command left."""
-
-    status: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Ended]
-
-
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """`run("owner", flags, env)`: the real `main` of a command in this process."""
-    root = logging.getLogger()
-    handlers = list(root.handlers)
-    signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def run_command(command: str, argv: list[str], env: dict[str, str] | None = None) -> Ended:
         for name in VARIABLES:
@@ -63,7 +46,4 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         said = capsys.readouterr()
         return Ended(status=status, out=said.out, err=said.err)
 
-    yield run_command
-    for number, handler in signals.items():
-        signal.signal(number, handler)
-    root.handlers[:] = handlers
+    return run_command

@@ -15,11 +15,12 @@ import pytest
 from localnet.onchain import NETUID
 from localnet.weed import AccessKey, new_access_key
 from template.chain.ballots import read_records
-from template.cli.owner_flags import DEFAULT_TEXT, ROOT
+from template.cli.flags import CHECKOUT as ROOT
+from template.cli.flags import DEFAULT_TEXT
 from template.protocol.keys import blob_key, bucket_name
 from template.protocol.spec import load_spec
 from template.protocol.ss58 import public_key
-from tests.commands.conftest import Run
+from tests.support.commands import Run
 from tests.support.faults.subnet import OWNER, VARIABLES, Subnet
 from tests.support.relay import free_port
 
@@ -28,7 +29,6 @@ PLAN = ROOT / "runs" / "testnet.toml"
 LAST_SHARD_BYTES = 745_984
 
 pytestmark = [
-    pytest.mark.timeout(120),
     pytest.mark.skipif(not DEFAULT_TEXT.exists(), reason="no text: run `make text`"),
 ]
 

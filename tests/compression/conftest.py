@@ -1,36 +1,8 @@
-"""Shapes that reach every branch of the layout."""
+"""Every test of a shape runs on all of `SHAPES`."""
 
 import pytest
 
-SHAPES: tuple[tuple[int, ...], ...] = (
-    (),
-    (0,),
-    (1,),
-    (2,),
-    (63,),
-    (4095,),
-    (4096,),
-    (4097,),
-    (10_000,),
-    (0, 5),
-    (5, 0),
-    (1, 1),
-    (1, 200),
-    (200, 1),
-    (63, 63),
-    (64, 64),
-    (64, 65),
-    (65, 64),
-    (65, 65),
-    (128, 192),
-    (130, 70),
-    (3, 5, 7),
-    (70, 3, 30),
-    (64, 8, 8),
-    (2, 0, 3),
-    (5, 2, 3, 11),
-    (66, 4, 4, 5),
-)
+from tests.support.codec_models import SHAPES
 
 
 @pytest.fixture(params=SHAPES, ids=str)

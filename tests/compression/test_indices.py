@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from compression.indices import section_bytes
 from compression.kernels import LOW_PADDING, NOT_ASCENDING, TOO_LARGE, WRONG_ONES
 from compression.quantize import TensorScale
-from tests.compression.sections import Refused, places_of, read, write
+from tests.support.codec_sections import Refused, places_of, read, write
 
 SCALE = TensorScale(exponent_byte=56, ratio_byte=8)
 

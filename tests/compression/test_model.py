@@ -37,7 +37,7 @@ from compression import (
     tensor_layout,
 )
 from compression.plan import plan_of
-from tests.compression.conftest import SHAPES
+from tests.support.codec_models import SHAPES
 
 Shapes = Mapping[str, tuple[int, ...]]
 Tensors = dict[str, Tensor]

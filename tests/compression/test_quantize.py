@@ -19,7 +19,7 @@ from compression.quantize import (
     TensorScale,
 )
 from compression.topk import select_topk
-from tests.compression.sections import places_of, quantize, read, write
+from tests.support.codec_sections import places_of, quantize, read, write
 
 
 def exact_scale(scale_byte: int, exponent_byte: int) -> Fraction:

@@ -45,10 +45,9 @@ def test_where_nothing_can_be_kept_it_is_compiled_anew(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
 def test_compiled_loops_stay_within_their_arrays(tmp_path: Path) -> None:
     """Random shapes, densities and spoilt bodies, with Numba's own checks of every index."""
-    code = "from tests.compression.bounds import main; main(300)"
+    code = "from tests.support.codec_models import main; main(300)"
     env = {**os.environ, "NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=env, check=False

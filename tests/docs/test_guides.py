@@ -63,7 +63,7 @@ class World:
                 text = self.here(block)
                 if block.action == "background":
                     self.helpers[role].start(text)
-                    wait_until(self._answers, 60)
+                    wait_until(self._answers)
                 else:
                     self.helpers[role].run(text)
 
@@ -92,7 +92,7 @@ class World:
         command = the_block(LOCALNET, "bucket-server").text
         line = command.split("--hotkey")[0].replace("~/buckets", str(self.buckets))
         self.helpers["bank"].start(f"{line} --port 0 {hotkeys}")
-        wait_until(lambda: len(list(self.buckets.glob("env/*.sh"))) == len(self.people), 60)
+        wait_until(lambda: len(list(self.buckets.glob("env/*.sh"))) == len(self.people))
 
     @property
     def buckets(self) -> Path:
@@ -247,7 +247,6 @@ def test_a_failing_command_fails_the_block_that_holds_it(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 @needs_text
 def test_six_people_follow_the_testnet_guide_from_empty_homes(tmp_path):
     with a_world(tmp_path, PEOPLE) as world:
@@ -260,7 +259,7 @@ def test_six_people_follow_the_testnet_guide_from_empty_homes(tmp_path):
             incentives = dict(zip(graph["hotkeys"], graph["incentives"], strict=True))
             return all(incentives[miner] > 0 for miner in miners)
 
-        wait_until(paid, 300, every_s=3)
+        wait_until(paid, every_s=3)
         hotkeys = metagraph(owner)["hotkeys"]
         weights = json.loads(owner.run("btcli query weights --netuid $NETUID -n $NETWORK --json"))
         validators = {hotkey(person) for person in people if person.role == "validator"}
@@ -272,7 +271,6 @@ def test_six_people_follow_the_testnet_guide_from_empty_homes(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_the_mainnet_guide_is_followed_with_a_coldkey_under_a_password(tmp_path):
     few = {name: PEOPLE[name] for name in ("owner", "val-0", "miner-0")}
     with a_world(tmp_path, few) as world:

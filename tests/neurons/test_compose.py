@@ -15,6 +15,7 @@ from template.protocol.keys import bucket_name
 from template.protocol.record import Access, AccessKind
 from template.protocol.ss58 import public_key
 from template.store.endpoints import check_peer_endpoint, is_local_chain, is_loopback
+from tests.support.waiting import HANG_S
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -132,7 +133,7 @@ def test_r2_records_lead_to_cloudflare() -> None:
 def _script(name: str, *argv: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     env = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1", "HOME": "/nonexistent"}
     command = [sys.executable, str(ROOT / "neurons" / name), *argv]
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=50)
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=HANG_S)
 
 
 @pytest.mark.slow

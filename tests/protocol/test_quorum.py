@@ -1,6 +1,5 @@
 """The accepted set: majorities at their limits in rao, roots, quorum, ties, order."""
 
-import hashlib
 import random
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -13,18 +12,10 @@ from hypothesis import strategies as st
 from template.protocol.quorum import Ballot, Decision, QuorumRules, Voter, decide
 from template.protocol.record import Vote
 from template.protocol.root import Member
+from tests.support.quorum import OTHER, ROOT, SAMPLE, SEED, lot, member
 
-ROOT, OTHER = b"R" * 16, b"O" * 16
-SAMPLE, WRONG = b"S" * 8, b"W" * 8
+WRONG = b"W" * 8
 RULES = QuorumRules(peers_per_step=20, min_quorum_percent=25, quorum_windows=8)
-SEED = bytes(32)
-
-
-def member(uid: int) -> Member:
-    digest = hashlib.sha256(bytes([uid])).digest()
-    return Member(
-        uid=uid, hotkey=f"miner-{uid}", public_key=digest, coldkey=digest, digest=digest[::-1]
-    )
 
 
 def voter(
@@ -185,10 +176,6 @@ def test_min_quorum_of_the_largest_of_the_last_8_windows(
     assert uids(decision) == ([1] if enough else [])
     assert ("fell below 25 %" in decision.no_op) == (not enough)
     assert decision.root == (ROOT if enough else None)
-
-
-def lot(uid: int) -> bytes:
-    return hashlib.sha256(SEED + f"miner-{uid}".encode()).digest()
 
 
 def test_more_winners_than_places_fall_to_stake_then_to_the_lot() -> None:

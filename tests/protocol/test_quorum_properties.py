@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from template.protocol.quorum import Ballot, Decision, QuorumRules, Voter, decide
 from template.protocol.record import Vote
-from tests.protocol.test_quorum import OTHER, ROOT, SAMPLE, SEED, lot, member
+from tests.support.quorum import OTHER, ROOT, SAMPLE, SEED, lot, member
 
 UIDS = range(8)
 HALF = Fraction(1, 2)

@@ -39,9 +39,10 @@ from template.training.outer import (
     outer_step,
 )
 from template.training.scorer import Scorer
+from tests.support.waiting import HANG_S
 
 ROOT = Path(__file__).resolve().parents[2]
-GOLDEN = ROOT / "tests" / "golden" / "outer_step.json"
+GOLDEN = Path(__file__).with_name("outer_step.json")
 REWRITE = "TESSERA_REWRITE_GOLDEN"
 
 NUM_WINDOWS, NUM_MINERS = 3, 3
@@ -281,6 +282,6 @@ def test_processes_of_different_threads_batches_and_order_agree(tmp_path) -> Non
         one = walk_folder(tmp_path, 1, 64, backwards=False)
     finally:
         torch.set_num_threads(before)
-    other = [tuple(pair) for pair in json.loads(process.communicate(timeout=50)[0])]
+    other = [tuple(pair) for pair in json.loads(process.communicate(timeout=HANG_S)[0])]
     assert one == other
     assert len({digest for _, digest in one}) == NUM_WINDOWS

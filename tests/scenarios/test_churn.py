@@ -172,7 +172,6 @@ def test_a_quarter_of_the_active_changes_every_ten_windows() -> None:
 
 
 @pytest.mark.siege
-@pytest.mark.timeout(240)
 def test_under_churn_all_hold_the_same_bits_and_newcomers_soon_contribute(churned) -> None:
     swarm, who = churned, stays(WINDOWS)
     assert set(swarm.nodes) == _active(who, WINDOWS - 1)
@@ -189,7 +188,6 @@ def test_under_churn_all_hold_the_same_bits_and_newcomers_soon_contribute(churne
 
 
 @pytest.mark.siege
-@pytest.mark.timeout(240)
 def test_the_loss_under_churn_is_that_of_a_swarm_without(churned, calm) -> None:
     assert len(digests(calm.nodes)) == 1
     curve = metrics(calm.nodes["val-a"]).series("held_out_loss")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from simulation.faults import SWARM_DRAWS
 from simulation.swarm import TINY, Drive, digests, neurons_of, open_world, run, small_run
 from simulation.world import hotkey_of
 from template.base.memory import ValidatorMemory
@@ -34,7 +35,7 @@ from tests.support.sabotage import (
     saboteur,
     unheld_of,
 )
-from tests.support.schedules import KINDS, MINERS, ROSTER, STAKES_TAO, Fault, plan
+from tests.support.schedules import MINERS, ROSTER, STAKES_TAO, Fault, plan
 
 WINDOWS, SIEGE_WINDOWS = 5, 8
 NUM_SEEDS, NUM_SIEGE_SEEDS, SEEDS_AT_ONCE = 50, 2000, 50
@@ -182,8 +183,8 @@ def test_a_schedule_of_faults_changes_nobodys_model(seed: int, tmp_path) -> None
 
 def test_the_seeds_of_the_default_lane_plant_every_fault() -> None:
     planted = {fault.kind for seed in range(NUM_SEEDS) for fault in plan(seed, WINDOWS)}
-    late = {name for name, kind in KINDS.items() if kind.windows_after}
-    assert planted == set(KINDS) - late
+    late = {name for name, kind in SWARM_DRAWS.items() if kind.windows_after}
+    assert planted == set(SWARM_DRAWS) - late
     assert all(plan(seed, WINDOWS) == plan(seed, WINDOWS) for seed in range(NUM_SEEDS))
     assert len({plan(seed, WINDOWS) for seed in range(NUM_SEEDS)}) == NUM_SEEDS
 
@@ -191,7 +192,7 @@ def test_the_seeds_of_the_default_lane_plant_every_fault() -> None:
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory) -> Outcome:
     """The run whose faults begin only after its end."""
-    planted = [plan(0, 8, [kind])[:1] for kind in KINDS]
+    planted = [plan(0, 8, [kind])[:1] for kind in SWARM_DRAWS]
     late = tuple(replace(fault, window=2**10) for faults in planted for fault in faults)
     return _outcome(late, tmp_path_factory.mktemp("calm"))
 
@@ -230,7 +231,6 @@ def test_what_a_majority_names_and_nobody_else_has_is_void_for_all(seed: int, tm
 
 
 @pytest.mark.siege
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("first", range(NUM_SEEDS, NUM_SIEGE_SEEDS, SEEDS_AT_ONCE))
 def test_many_schedules_of_faults_change_nobodys_model(first: int, tmp_path) -> None:
     failed = {}

@@ -6,7 +6,6 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-import torch
 
 from evaluation.verdict import MISSING, NOT_DRAWN
 from evaluation.verdict_log import decode_logs
@@ -28,8 +27,7 @@ from simulation.swarm import (
 from simulation.world import hotkey_of
 from template.base.validator import Validator
 from template.scoring.rules import pay_rules
-from template.sync.follower import Follower
-from template.training.outer import OuterState
+from tests.support.flipping import FlippingValidator, flip_ledger
 
 
 def _weights(world, name: str) -> list[dict[int, float]]:
@@ -114,28 +112,6 @@ def test_of_too_many_payloads_all_validators_score_the_same_sample(tmp_path) -> 
         assert uids <= drawn
 
 
-class FlippingValidator(Validator):
-    """Honest, but flips one bit of its parameters before it votes on `FLIP_WINDOW`."""
-
-    FLIP_WINDOW = 2
-
-    def step(self) -> bool:
-        if self.follower.next_window == self.FLIP_WINDOW:
-            _flip_ledger(self.follower)
-        return super().step()
-
-
-def _flip_ledger(follower: Follower) -> None:
-    follower.ledger = replace(follower.ledger, state=_flip(follower.state))
-
-
-def _flip(state: OuterState) -> OuterState:
-    name = sorted(state.params)[-1]
-    flipped = state.params[name].clone()
-    flipped.view(torch.int32).view(-1)[-1] ^= 1
-    return replace(state, params={**state.params, name: flipped})
-
-
 def test_a_validator_with_one_wrong_bit_is_named_in_that_window_and_heals(tmp_path) -> None:
     world = build_world(STAKES_TAO, schedule__num_windows=4)
     nodes = run(world, {**honest(*FOUR), "val-b": to_the_end(FlippingValidator)}, tmp_path)
@@ -158,7 +134,7 @@ class WithoutPast(FlippingValidator):
     def step(self) -> bool:
         if self.follower.next_window == self.FLIP_WINDOW:
             shutil.rmtree(self.context.state_dir / "past")
-            _flip_ledger(self.follower)
+            flip_ledger(self.follower)
             steps = self.follower.anchors.open(self.follower.state)
             self.follower.ledger = replace(self.follower.ledger, steps=steps)
         return Validator.step(self)

@@ -11,6 +11,7 @@ from template.secret import Secret
 from template.store import Store
 from template.store.memory import MemoryStore
 from template.store.s3 import S3Bucket, S3Store
+from tests.support.waiting import HANG_S
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +38,7 @@ def s3_bucket(moto_url: str) -> S3Bucket:
 
 @pytest.fixture
 def s3_store(s3_bucket: S3Bucket) -> Iterator[S3Store]:
-    store = S3Store(s3_bucket, deadline_s=5.0)
+    store = S3Store(s3_bucket, deadline_s=HANG_S)
     store.create_bucket()
     yield store
     store.close()

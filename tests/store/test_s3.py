@@ -23,8 +23,9 @@ from template.errors import NotFound, TooLarge, Unavailable
 from template.secret import Secret
 from template.store.s3 import MAX_OBJECT_BYTES, S3Bucket, S3Store
 from template.store.transport import TransportLimits
+from tests.support.waiting import HANG_S
 
-LIMITS = TransportLimits(connect_s=2.0, silence_s=2.0, attempt_s=4.0)
+LIMITS = TransportLimits(connect_s=HANG_S, silence_s=HANG_S, attempt_s=HANG_S)
 
 # Every one of these stops or diverts a botocore client that reads its environment.
 HOSTILE_ENVIRONMENT = {
@@ -144,7 +145,7 @@ def test_the_operators_aws_settings_change_nothing(moto_url: str) -> None:
         env={**os.environ, **HOSTILE_ENVIRONMENT, "PYTHONPATH": str(Path(__file__).parents[2])},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANG_S,
         check=False,
     )
     assert result.returncode == 0, result.stderr

@@ -20,8 +20,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.waiting import HANG_S
+
 ROOT = Path(__file__).parents[2]
-BLOCK_LIMIT_S = 240
 ACTIONS = ("run", "background", "replace", "skip")
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -83,7 +84,7 @@ class Person:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=BLOCK_LIMIT_S,
+            timeout=HANG_S,
             check=False,
         )
         with self.log.open("a") as log:

@@ -2,11 +2,20 @@
 
 import time
 from collections.abc import Callable
+from typing import Final
+
+HANG_S: Final = 300.0
+"""A wait of this length is a hang, on a machine of any load. Ends before pytest's own limit."""
 
 
-def wait_until(condition: Callable[[], bool], limit_s: float, every_s: float = 0.1) -> None:
-    """Return once the condition holds; AssertionError if it never does within the limit."""
-    end_s = time.monotonic() + limit_s
+def wait_until(
+    condition: Callable[[], bool],
+    every_s: float = 0.1,
+    *,
+    describe: Callable[[], str] = lambda: "the condition never became true",
+) -> None:
+    """Return once the condition holds; AssertionError with the description after `HANG_S`."""
+    end_s = time.monotonic() + HANG_S
     while not condition():
-        assert time.monotonic() < end_s, f"not within {limit_s} s"
+        assert time.monotonic() < end_s, f"{describe()} ({HANG_S:.0f} s)"
         time.sleep(every_s)

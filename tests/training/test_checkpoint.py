@@ -15,7 +15,7 @@ from template.training.checkpoint import (
     parse_params,
     save_local,
 )
-from tests.training.states import equal_states
+from tests.support.states import equal_states
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ from template.training.outer import (
     state_digest,
     step_divisor,
 )
-from tests.training.steps import decision_on, members_of, random_payload
+from tests.support.outer_steps import decision_on, members_of, random_payload
 
 
 def _naive_norm(values: np.ndarray) -> float:

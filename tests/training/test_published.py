@@ -31,7 +31,7 @@ from template.training.published import (
     restore_published,
     tensors_limit_bytes,
 )
-from tests.training.states import equal_states
+from tests.support.states import equal_states
 
 GOLDEN = {
     "one part": "c224cf6215ad4d8003c4a4b4e47a251d83ae97299d7468dc48d3843c8b06f0b0",

@@ -14,7 +14,7 @@ from template.training.outer import (
     staleness_weight,
     start_of_miner,
 )
-from tests.training.steps import decision_on, random_payload
+from tests.support.outer_steps import decision_on, random_payload
 
 
 def _with_share(spec, share: float):

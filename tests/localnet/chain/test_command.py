@@ -10,7 +10,8 @@ import pytest
 
 from localnet.chain.__main__ import DEV_ACCOUNTS, build_parser
 from localnet.chain.metadata import ChainMetadata, load_metadata, replace_u64_constant
-from tests.localnet.conftest import REPOSITORY
+from tests.support.localnet.ledger import REPOSITORY
+from tests.support.waiting import HANG_S
 
 
 def test_without_endowments_the_development_accounts_are_rich(
@@ -29,7 +30,7 @@ def test_without_endowments_the_development_accounts_are_rich(
         held = [client.balances.get(key.ss58_address).tao for key in (alice, bob)]
         seconds = client.block_time()
     process.terminate()
-    process.communicate(timeout=10)
+    process.communicate(timeout=HANG_S)
     assert held == [1_000_000, 1_000_000]
     assert seconds == 0.5
     text = re.sub(r"\s+", " ", build_parser().format_help())

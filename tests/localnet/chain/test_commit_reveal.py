@@ -11,7 +11,6 @@ from localnet.chain.drand import open_timelock
 from localnet.chain.extrinsics import InvalidTransaction
 from localnet.chain.metadata import load_metadata
 from localnet.chain.pallets.commit_reveal import decode_row
-from tests.localnet.conftest import Ledger, LocalWallet
 from tests.support.localnet.commit_cases import (
     PAYLOAD,
     PULSES,
@@ -28,6 +27,7 @@ from tests.support.localnet.commit_cases import (
     run_to_epoch,
     seal_to_round,
 )
+from tests.support.localnet.ledger import Ledger, LocalWallet
 
 ROW = {2: 3, 3: 1}
 STORED = [(2, 65_535), (3, 21_845)]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from localnet.chain import epoch, schedule
 from localnet.chain.config import RAO_PER_TAO, ChainConfig, SubnetDefaults
-from tests.localnet.conftest import ENDOWMENT_RAO, NAMES, Ledger, LocalWallet, populate
+from tests.support.localnet.ledger import ENDOWMENT_RAO, NAMES, Ledger, LocalWallet, populate
 
 S = "SubtensorModule"
 TAO = RAO_PER_TAO

@@ -15,6 +15,7 @@ from localnet.chain.config import ChainConfig, SubnetDefaults
 from localnet.chain.journal import open_chain
 from localnet.chain.metadata import load_metadata
 from template.errors import ConfigError
+from tests.support.waiting import HANG_S
 
 NUM_BLOCKS = 7
 
@@ -255,7 +256,7 @@ def test_a_killed_process_comes_back_on_its_port_with_its_blocks(
     # A client that is connected when the process dies leaves its port in use for a while.
     with connect(first.url):
         first.process.kill()
-        first.process.wait(timeout=10)
+        first.process.wait(timeout=HANG_S)
         second = start_chain(*flags, "--port", port)
     assert second.url == first.url
     assert ask(second.url, "chain_getBlockHash", list(range(6))) == hashes

@@ -19,7 +19,8 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from localnet.chain.metadata import load_metadata
-from tests.localnet.conftest import REPOSITORY, LocalWallet
+from tests.support.localnet.ledger import REPOSITORY, LocalWallet
+from tests.support.waiting import HANG_S
 
 BLOCK_TIME_S = 0.05
 NUM_KILLS = 20
@@ -116,7 +117,7 @@ class Caller:
     def exchange(self, method: str, *params: Any) -> Any:
         request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": list(params)}
         self.socket.send(json.dumps(request))
-        return json.loads(self.socket.recv(timeout=30))
+        return json.loads(self.socket.recv(timeout=HANG_S))
 
 
 @pytest.mark.slow
@@ -134,7 +135,7 @@ def test_twenty_kills_under_load_lose_no_block_that_was_heard_of(
         with suppress(ConnectionClosed):
             caller.live(until=lambda: False)
         killer.join()
-        chain.process.wait(timeout=10)
+        chain.process.wait(timeout=HANG_S)
         assert len(caller.heard) > heard_before, "blocks were made and heard of"
         chain = start_chain(*flags)
         caller.check()
@@ -167,11 +168,11 @@ def test_a_disk_that_is_full_stops_the_chain_and_loses_nothing(tmp_path: Path) -
     with suppress(ConnectionClosed), connect(url) as socket:
         while True:
             socket.send(json.dumps({"id": 1, "method": "chain_getHeader", "params": []}))
-            header = json.loads(socket.recv(timeout=30))["result"]
+            header = json.loads(socket.recv(timeout=HANG_S))["result"]
             hashes[int(header["number"], 16) - 1] = header["parentHash"]
             time.sleep(0.005)
     hashes.pop(-1, None)
-    _, errors = full.communicate(timeout=10)
+    _, errors = full.communicate(timeout=HANG_S)
     assert full.returncode == 1
     assert f"--state {path}: File too large" in errors
     assert "start it again with the same flags" in errors
@@ -181,8 +182,8 @@ def test_a_disk_that_is_full_stops_the_chain_and_loses_nothing(tmp_path: Path) -
     url = roomy.stdout.readline().split()[1]
     with connect(url) as socket:
         socket.send(json.dumps({"id": 1, "method": "chain_getBlockHash", "params": [list(hashes)]}))
-        answer = json.loads(socket.recv(timeout=30))["result"]
+        answer = json.loads(socket.recv(timeout=HANG_S))["result"]
     roomy.terminate()
-    roomy.communicate(timeout=10)
+    roomy.communicate(timeout=HANG_S)
     assert max(hashes) >= 3
     assert answer == list(hashes.values())

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from tests.localnet.conftest import Ledger
 from tests.support.localnet.commit_cases import call, events, make_chain, put, queued, run_to_epoch
+from tests.support.localnet.ledger import Ledger
 
 ROW = {"dests": [2, 3], "weights": [3, 1], "version_key": 0}
 STORED = [(2, 65_535), (3, 21_845)]

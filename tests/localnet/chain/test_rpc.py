@@ -14,6 +14,7 @@ from websockets.asyncio.client import connect
 
 from localnet.chain.__main__ import main
 from localnet.chain.rpc import RpcServer
+from tests.support.waiting import HANG_S
 
 
 class Wire:
@@ -57,7 +58,7 @@ async def served(ledger: Any) -> AsyncIterator[Wire]:
 
 def run(ledger: Any, scenario: Callable[[Wire], Awaitable[None]]) -> None:
     async def go() -> None:
-        async with served(ledger) as wire, asyncio.timeout(30):
+        async with served(ledger) as wire, asyncio.timeout(HANG_S):
             await scenario(wire)
 
     asyncio.run(go())
@@ -264,7 +265,7 @@ def test_the_process_stops_cleanly_and_names_a_wrong_flag(
 ) -> None:
     chain = start_chain("--block-time", "0.1")
     chain.process.terminate()
-    assert chain.process.wait(timeout=10) == 0
+    assert chain.process.wait(timeout=HANG_S) == 0
     for flags, word in (
         (["--endow", "nobody=5"], "--endow nobody=5"),
         (["--tempo", "0"], "tempo_blocks"),
@@ -278,7 +279,7 @@ def test_a_taken_port_is_an_error_not_a_hang() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         command = [sys.executable, "-m", "localnet.chain", "--port", str(port)]
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=HANG_S, check=False)
     assert ended.returncode == 1
     assert str(port) in ended.stderr
     assert "Traceback" not in ended.stderr

@@ -11,6 +11,7 @@ import pytest
 
 from localnet.chain.__main__ import main
 from tests.support.localnet.commit_cases import PULSES, ROUND, seal_to_round
+from tests.support.waiting import wait_until
 
 NETUID = 1
 TEMPO = 30
@@ -95,10 +96,7 @@ def test_a_commit_to_a_recorded_pulse_opens(subnet: Any, wallets: dict[str, Any]
         commit_reveal_version=4,
     )
     assert subnet.submit_call(call, owner, signer="hotkey", **FAST).success
-    deadline = time.monotonic() + 30
-    while not subnet.weights.weights(netuid=NETUID):
-        assert time.monotonic() < deadline, "the commit did not open"
-        time.sleep(0.05)
+    wait_until(lambda: bool(subnet.weights.weights(netuid=NETUID)), every_s=0.05)
     assert subnet.weights.weights(netuid=NETUID) == {0: {1: 1.0}}
     assert all(commit["reveal_round"] != ROUND for commit in pending(subnet))
 

@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from localnet.chain.pallets.weights import max_upscale
-from tests.localnet.conftest import Ledger
 from tests.support.localnet.commit_cases import S, call, events, make_chain, put
+from tests.support.localnet.ledger import Ledger
 
 U16 = 65_535
 

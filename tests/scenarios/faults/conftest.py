@@ -1,16 +1,15 @@
 """One subnet for all faults at a neuron's start, and a neuron's `main` run inside the test."""
 
-import logging
-import signal
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from localnet import adversary
 from localnet.weed import find_weed
-from neurons import adversary, miner, validator
+from neurons import miner, validator
 from template.errors import ConfigError
+from tests.support.faults.process import Ended
 from tests.support.faults.subnet import OWNER, VARIABLES, NodeStart, Subnet
 
 FAR_BLOCKS = 1_000_000
@@ -42,22 +41,11 @@ def subnet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Subnet]:
             yield running
 
 
-@dataclass(frozen=True)
-class Ended:
-    """What a neuron left: its exit status, and all that it printed."""
-
-    status: int
-    output: str
-
-
 @pytest.fixture
 def run_main(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Iterator[Callable[[NodeStart], Ended]]:
+) -> Callable[[NodeStart], Ended]:
     """The real `main` of a neuron in this process, for faults that end it before its loop."""
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    signals = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
 
     def run(node: NodeStart) -> Ended:
         for name in VARIABLES:
@@ -71,11 +59,4 @@ def run_main(
         said = capfd.readouterr()
         return Ended(status=status, output=said.out + said.err)
 
-    yield run
-    for number, handler in signals.items():
-        signal.signal(number, handler)
-    for handler in root.handlers:
-        handler.close()
-    root.handlers[:], level_before = handlers, level
-    root.setLevel(level_before)
-    logging.captureWarnings(False)
+    return run

@@ -4,11 +4,12 @@ from collections import Counter
 
 import pytest
 
+from simulation.faults import OperatorFault
 from tests.scenarios.faults import test_processes, test_running, test_start
-from tests.support.faults.catalogue import SHOWS, Named
+from tests.support.faults.catalogue import SHOWS
 
 
-def rows() -> list[tuple[Named | None, str]]:
+def rows() -> list[tuple[OperatorFault | None, str]]:
     """(fault, test) of all tables, as pytest collects them."""
     at_start = [(row.fault, f"test_start[{row.name}]") for row in test_start.FAULTS]
     alone = [(row.fault, f"test_processes[{name}]") for name, row in test_processes.FAULTS.items()]
@@ -20,8 +21,8 @@ def rows() -> list[tuple[Named | None, str]]:
     return at_start + alone + running
 
 
-@pytest.mark.parametrize("fault", Named)
-def test_every_named_fault_has_a_row(fault: Named) -> None:
+@pytest.mark.parametrize("fault", OperatorFault)
+def test_every_named_fault_has_a_row(fault: OperatorFault) -> None:
     assert [test for named, test in rows() if named is fault]
 
 

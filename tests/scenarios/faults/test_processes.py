@@ -14,15 +14,16 @@ from pathlib import Path
 
 import pytest
 
+from simulation.faults import OperatorFault
 from template.chain import Chain
 from template.errors import ChainError
 from template.protocol.record import Record, encode_record
-from tests.support.faults.catalogue import Named
-from tests.support.faults.process import NodeProcess, ScriptProcess, assert_discreet, until
+from tests.support.faults.process import NodeProcess, ScriptProcess, assert_discreet
 from tests.support.faults.subnet import Subnet
 from tests.support.relay import Relay, free_port
+from tests.support.waiting import wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(200)]
+pytestmark = pytest.mark.slow
 
 
 def clock_library() -> Path | None:
@@ -58,7 +59,7 @@ class Fault:
     process: dict[str, str] | None = None
     act: Callable[[NodeProcess], None] = lambda _node: None
     is_refused: bool = True
-    fault: Named | None = None
+    fault: OperatorFault | None = None
 
 
 def stop_when_told(words: str) -> Callable[[NodeProcess], None]:
@@ -80,7 +81,7 @@ def stop_at_once(process: NodeProcess) -> None:
         line = next(x for x in status.read_text().splitlines() if x.startswith("SigCgt"))
         return bool(int(line.split()[1], 16) & term)
 
-    until(is_caught, lambda: process.output)
+    wait_until(is_caught, describe=lambda: process.output)
     process.signal(signal.SIGINT)
 
 
@@ -93,7 +94,7 @@ def stop_twice(process: NodeProcess) -> None:
 SKEW = ("TESSERA_BUCKET_ENDPOINT", "clock", "RequestTimeTooSkewed", "timedatectl")
 FAULTS = {
     "chain down": Fault(
-        fault=Named.CHAIN_DOWN_AT_START,
+        fault=OperatorFault.CHAIN_DOWN_AT_START,
         who="a",
         status=1,
         flags={"--subtensor.network": f"ws://127.0.0.1:{free_port()}"},
@@ -106,7 +107,7 @@ FAULTS = {
         words=("TESSERA_BUCKET_ENDPOINT", "no usable answer", "start again when"),
     ),
     "clock an hour ahead": Fault(
-        fault=Named.CLOCK_OFF,
+        fault=OperatorFault.CLOCK_OFF,
         who="c",
         status=2,
         process=clock_off(3600),
@@ -126,13 +127,13 @@ FAULTS = {
         words=("--run", "data.mirrors", "theta0_digest", "at http://127.0.0.1:", "no answer"),
     ),
     "chain silent": Fault(
-        fault=Named.CHAIN_DOWN_AT_START,
+        fault=OperatorFault.CHAIN_DOWN_AT_START,
         who="silent",
         status=1,
         words=("ERROR", "did not answer for 15 s", "--subtensor.network", "start again later"),
     ),
     "commitment quota used up": Fault(
-        fault=Named.COMMITMENT_TOO_LONG,
+        fault=OperatorFault.COMMITMENT_TOO_LONG,
         who="quota",
         status=130,
         words=("not committed", "--wallet.hotkey", "SpaceLimitExceeded", "until then"),
@@ -176,7 +177,7 @@ def run_of_a_dead_mirror(subnet: Subnet, path: Path) -> Path:
     subnet.open_chain("dead").publish(encode_record(Record(access=access)))
     data = replace(subnet.run.spec.data, mirrors=(subnet.hotkeys["dead"],))
     reader = subnet.open_chain()
-    until(lambda: subnet.hotkeys["dead"] in reader.commitments(reader.finalized()), lambda: "")
+    wait_until(lambda: subnet.hotkeys["dead"] in reader.commitments(reader.finalized()))
     return subnet.write_run(replace(subnet.run.spec, data=data), path)
 
 

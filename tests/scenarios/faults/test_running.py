@@ -19,17 +19,19 @@ from pathlib import Path
 
 import pytest
 
+from simulation.faults import OperatorFault
 from template.protocol.keys import blob_key
 from template.protocol.record import Record, encode_record
 from template.protocol.spec import RunSpec
 from template.sync.own_checkpoint import LOCAL_FILE
 from template.training.checkpoint import load_local
-from tests.support.faults.catalogue import Named, shows
-from tests.support.faults.process import NodeProcess, assert_discreet, until, warm_nursery
+from tests.support.faults.catalogue import shows
+from tests.support.faults.process import NodeProcess, assert_discreet, warm_nursery
 from tests.support.faults.subnet import NodeStart, Subnet
 from tests.support.relay import Relay
+from tests.support.waiting import wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(200)]
+pytestmark = pytest.mark.slow
 
 # In the order of uids from 1 on: who leaves is who has the oldest uid that earned nothing.
 NAMES = ("leaving", "val", "poor", "away", "slow", "dropped", "other", "full")
@@ -164,7 +166,7 @@ def be_away_for_a_while(subnet: Subnet, relay: Relay, away: NodeProcess, disk: S
     since = subnet.chain.head()
     subnet.register("newcomer")
     disk.fill()
-    until(lambda: subnet.chain.head() >= since + BLOCKS_AWAY, lambda: "no blocks")
+    wait_until(lambda: subnet.chain.head() >= since + BLOCKS_AWAY)
     relay.accept_again()
 
 
@@ -209,7 +211,7 @@ def wait_for_window(process: NodeProcess, window: int) -> None:
         assert process.status is None, process.output
         return any(w >= window for w in process.windows_with("committed"))
 
-    until(has_committed, lambda: process.output)
+    wait_until(has_committed, describe=lambda: process.output)
 
 
 def saved_window(node: NodeStart, spec: RunSpec) -> int:
@@ -235,7 +237,7 @@ def assert_nothing_is_lost(story: Story, name: str) -> None:
     assert len(took_part) > story.committed_before[name], process.output
 
 
-@shows(Named.CHAIN_DOWN_IN_MID_RUN)
+@shows(OperatorFault.CHAIN_DOWN_IN_MID_RUN)
 def test_nothing_is_lost_while_the_chain_is_away(story: Story) -> None:
     away = story.nodes["away"]
     assert_nothing_is_lost(story, "away")
@@ -246,7 +248,7 @@ def test_nothing_is_lost_while_the_chain_is_away(story: Story) -> None:
     assert "answers again after" in told[1]
 
 
-@shows(Named.SLOW_RPC)
+@shows(OperatorFault.SLOW_RPC)
 def test_a_slow_endpoint_is_told_once_and_nothing_is_lost(story: Story) -> None:
     slow = story.nodes["slow"]
     assert_nothing_is_lost(story, "slow")
@@ -255,7 +257,7 @@ def test_a_slow_endpoint_is_told_once_and_nothing_is_lost(story: Story) -> None:
     assert "name a nearer endpoint with --subtensor.network" in told
 
 
-@shows(Named.SOCKET_DROPPED)
+@shows(OperatorFault.SOCKET_DROPPED)
 def test_a_socket_dropped_again_and_again_loses_nothing(story: Story) -> None:
     dropped = story.nodes["dropped"]
     assert_nothing_is_lost(story, "dropped")
@@ -268,7 +270,7 @@ def test_a_socket_dropped_again_and_again_loses_nothing(story: Story) -> None:
     assert dropped.lines("WARNING", "recovered after")
 
 
-@shows(Named.WRONG_SHARD)
+@shows(OperatorFault.WRONG_SHARD)
 def test_a_shard_with_a_wrong_digest_comes_from_the_next_mirror(story: Story) -> None:
     for name in ("val", "poor", "away", "slow", "dropped"):
         process = story.nodes[name]
@@ -285,7 +287,7 @@ def test_a_shard_with_a_wrong_digest_comes_from_the_next_mirror(story: Story) ->
         assert len(told) == len(set(told)) <= len(cached), "once a shard; then it is asked last"
 
 
-@shows(Named.DEREGISTERED)
+@shows(OperatorFault.DEREGISTERED)
 def test_a_hotkey_that_lost_its_uid_ends_the_node(story: Story) -> None:
     leaving = story.nodes["leaving"]
     assert leaving.end() == 2, leaving.output
@@ -299,7 +301,7 @@ def test_a_hotkey_that_lost_its_uid_ends_the_node(story: Story) -> None:
     assert saved_window(leaving.node, story.spec) >= 1
 
 
-@shows(Named.SPEC_OTHER_DIGEST)
+@shows(OperatorFault.SPEC_OTHER_DIGEST)
 def test_another_spec_than_the_others_is_named(story: Story) -> None:
     other = story.nodes["other"]
     assert other.end() == 2, other.output
@@ -307,7 +309,7 @@ def test_another_spec_than_the_others_is_named(story: Story) -> None:
     assert len(other.lines(*words)) == 1, other.output
 
 
-@shows(Named.NO_PERMIT)
+@shows(OperatorFault.NO_PERMIT)
 def test_a_validator_without_permit_is_told_once_how_to_get_one(story: Story) -> None:
     poor = story.nodes["poor"]
     assert poor.end() == 0, poor.output
@@ -318,7 +320,7 @@ def test_a_validator_without_permit_is_told_once_how_to_get_one(story: Story) ->
     assert len(val.lines("no permit")) == len(val.lines("has a permit now"))
 
 
-@shows(Named.WEIGHTS_TOO_SOON)
+@shows(OperatorFault.WEIGHTS_TOO_SOON)
 def test_weights_that_come_too_soon_are_tried_again(story: Story) -> None:
     val = story.nodes["val"]
     assert val.end() == 0, val.output
@@ -327,7 +329,7 @@ def test_weights_that_come_too_soon_are_tried_again(story: Story) -> None:
     assert 1 <= len(refused) <= NUM_WINDOWS, val.output
 
 
-@shows(Named.DISK_FULL)
+@shows(OperatorFault.DISK_FULL)
 def test_a_full_disk_ends_the_node_and_a_restart_goes_on(story: Story) -> None:
     if not story.disk.is_mounted:
         pytest.skip("a file system of its own needs the right to mount one")

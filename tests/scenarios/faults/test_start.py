@@ -13,11 +13,10 @@ from pathlib import Path
 import pytest
 
 from localnet.weed import AccessKey, new_access_key
+from simulation.faults import OperatorFault
 from template.base.preflight import claimed
 from template.protocol.keys import blob_key
-from tests.scenarios.faults.conftest import Ended
-from tests.support.faults.catalogue import Named
-from tests.support.faults.process import assert_discreet
+from tests.support.faults.process import Ended, assert_discreet
 from tests.support.faults.subnet import OWNER, NodeStart, Subnet
 
 Plant = Callable[[Subnet, NodeStart], None]
@@ -34,7 +33,7 @@ class Fault:
     status: int = 2
     role: str = "miner"
     who: str = "node"
-    fault: Named | None = None
+    fault: OperatorFault | None = None
 
 
 def flag(**values: str) -> Plant:
@@ -170,13 +169,13 @@ def nothing(_subnet: Subnet, _node: NodeStart) -> None:
 FAULTS = [
     Fault(
         name="spec: unknown key",
-        fault=Named.SPEC_UNKNOWN_KEY,
+        fault=OperatorFault.SPEC_UNKNOWN_KEY,
         plant=spec_text(r"^top_k", "topk = 1\ntop_k"),
         words=("--run", "other.toml", "compression.topk", "unknown key", "top_k"),
     ),
     Fault(
         name="spec: wrong type",
-        fault=Named.SPEC_WRONG_TYPE,
+        fault=OperatorFault.SPEC_WRONG_TYPE,
         plant=spec_text(r"^inner_steps = .*", 'inner_steps = "many"'),
         words=("--run", "other.toml", "training.inner_steps", "must be an integer"),
     ),
@@ -187,13 +186,13 @@ FAULTS = [
     ),
     Fault(
         name="spec: theta_0 that no mirror has",
-        fault=Named.SPEC_OTHER_DIGEST,
+        fault=OperatorFault.SPEC_OTHER_DIGEST,
         plant=spec_text(r"^theta0_digest = .*", f'theta0_digest = "{"ab" * 32}"'),
         words=("--run", "checkpoint.theta0_digest", "data.mirrors", "ab" * 32, "owner", "--netuid"),
     ),
     Fault(
         name="spec: manifest that no mirror has",
-        fault=Named.SPEC_OTHER_DIGEST,
+        fault=OperatorFault.SPEC_OTHER_DIGEST,
         plant=spec_text(r"^manifest_digest = .*", f'manifest_digest = "{"cd" * 32}"'),
         words=("--run", "data.manifest_digest", "data.mirrors", "cd" * 32, "owner"),
     ),
@@ -209,7 +208,7 @@ FAULTS = [
     ),
     Fault(
         name="missing wallet",
-        fault=Named.MISSING_WALLET,
+        fault=OperatorFault.MISSING_WALLET,
         plant=flag(wallet__name="nobody"),
         words=(
             "--wallet.name nobody",
@@ -221,7 +220,7 @@ FAULTS = [
     ),
     Fault(
         name="locked hotkey",
-        fault=Named.LOCKED_WALLET,
+        fault=OperatorFault.LOCKED_WALLET,
         # As the SDK writes it; a real one takes seconds to make: tests/chain/test_wallet.py.
         plant=hotkey_file(b"$NACL" + bytes(200)),
         words=("--wallet.hotkey default", "is encrypted", "`btcli wallet regen-hotkey -w node"),
@@ -253,7 +252,7 @@ FAULTS = [
     ),
     Fault(
         name="unregistered hotkey",
-        fault=Named.UNREGISTERED,
+        fault=OperatorFault.UNREGISTERED,
         plant=nothing,
         who="stranger",
         words=(
@@ -266,7 +265,7 @@ FAULTS = [
     ),
     Fault(
         name="unregistered hotkey of a validator",
-        fault=Named.UNREGISTERED,
+        fault=OperatorFault.UNREGISTERED,
         plant=nothing,
         role="validator",
         who="stranger",
@@ -314,13 +313,13 @@ FAULTS = [
     ),
     Fault(
         name="endpoint too long for a record",
-        fault=Named.COMMITMENT_TOO_LONG,
+        fault=OperatorFault.COMMITMENT_TOO_LONG,
         plant=variable(ENDPOINT=f"https://{'h' * 73}.example"),
         words=("TESSERA_BUCKET_ENDPOINT", "longer than 80 characters"),
     ),
     Fault(
         name="credential too long for a record",
-        fault=Named.COMMITMENT_TOO_LONG,
+        fault=OperatorFault.COMMITMENT_TOO_LONG,
         plant=variable(READ_SECRET="s" * 81),
         words=("TESSERA_BUCKET_READ_SECRET", "1 to 80"),
     ),
@@ -331,31 +330,31 @@ FAULTS = [
     ),
     Fault(
         name="wrong write key",
-        fault=Named.WRONG_WRITE_CREDENTIALS,
+        fault=OperatorFault.WRONG_WRITE_CREDENTIALS,
         plant=stranger_key("WRITE"),
         words=("TESSERA_BUCKET_WRITE_KEY_ID", "TESSERA_BUCKET_WRITE_SECRET", "InvalidAccessKeyId"),
     ),
     Fault(
         name="wrong write secret",
-        fault=Named.WRONG_WRITE_CREDENTIALS,
+        fault=OperatorFault.WRONG_WRITE_CREDENTIALS,
         plant=stranger_key("WRITE", only="SECRET"),
         words=("TESSERA_BUCKET_WRITE_SECRET", "SignatureDoesNotMatch", "must be a key that"),
     ),
     Fault(
         name="bucket not writable with the write key",
-        fault=Named.BUCKET_NOT_WRITABLE,
+        fault=OperatorFault.BUCKET_NOT_WRITABLE,
         plant=key_of("WRITE", OWNER, "rw"),
         words=("TESSERA_BUCKET_WRITE_KEY_ID", "AccessDenied", "reads and writes this bucket"),
     ),
     Fault(
         name="wrong read key",
-        fault=Named.WRONG_READ_CREDENTIALS,
+        fault=OperatorFault.WRONG_READ_CREDENTIALS,
         plant=stranger_key("READ"),
         words=("TESSERA_BUCKET_READ_KEY_ID", "TESSERA_BUCKET_READ_SECRET", "InvalidAccessKeyId"),
     ),
     Fault(
         name="read key of another bucket",
-        fault=Named.WRONG_READ_CREDENTIALS,
+        fault=OperatorFault.WRONG_READ_CREDENTIALS,
         plant=key_of("READ", OWNER, "ro"),
         words=("TESSERA_BUCKET_READ_KEY_ID", "AccessDenied", "reads this bucket"),
     ),
@@ -366,14 +365,14 @@ FAULTS = [
     ),
     Fault(
         name="bucket missing",
-        fault=Named.BUCKET_MISSING,
+        fault=OperatorFault.BUCKET_MISSING,
         plant=nothing,
         who="homeless",
         words=("TESSERA_BUCKET_ENDPOINT http://127.0.0.1:", "bucket tessera-", "no such bucket"),
     ),
     Fault(
         name="dataset shard that no mirror has right",
-        fault=Named.WRONG_SHARD,
+        fault=OperatorFault.WRONG_SHARD,
         plant=spoiled_shard,
         role="validator",
         status=1,

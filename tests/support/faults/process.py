@@ -10,24 +10,24 @@ import multiprocessing
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
 from tests.support.faults.subnet import NodeStart
+from tests.support.waiting import wait_until
 
-LIMIT_S: Final = 150.0
 MODULES: Final = {"miner": "neurons.miner", "validator": "neurons.validator"}
 
 
-def until(condition: Callable[[], bool], describe: Callable[[], str]) -> None:
-    """Wait for a condition; fails with a description after a time that no sane run takes."""
-    end_s = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < end_s, describe()
-        time.sleep(0.05)
+@dataclass(frozen=True)
+class Ended:
+    """What a neuron left: its exit status, and all that it printed."""
+
+    status: int
+    output: str
 
 
 @cache
@@ -91,11 +91,11 @@ class NodeProcess:
             assert found or not has_ended, self.output
             return found
 
-        until(said, lambda: self.output)
+        wait_until(said, every_s=0.05, describe=lambda: self.output)
 
     def end(self) -> int:
         """The exit status, once it has one."""
-        until(lambda: self.status is not None, lambda: self.output)
+        wait_until(lambda: self.status is not None, every_s=0.05, describe=lambda: self.output)
         return int(str(self.status))
 
     def rows(self) -> list[dict[str, Any]]:
@@ -116,9 +116,7 @@ class NodeProcess:
         """For what is left when a test has failed."""
         if self.status is None:
             self._process.kill()
-        end_s = time.monotonic() + 10.0
-        while self.status is None and time.monotonic() < end_s:
-            time.sleep(0.01)
+        wait_until(lambda: self.status is not None, every_s=0.01)
 
 
 class ScriptProcess(NodeProcess):

@@ -143,7 +143,7 @@ class Subnet:
             )
             self._sign(call, name)
         block = self.chain.head()
-        wait_until(lambda: self.chain.finalized() >= block, limit_s=30)
+        wait_until(lambda: self.chain.finalized() >= block)
 
     def stake(self, name: str, tao: int) -> None:
         call = bt.calls.SubtensorModule.add_stake(

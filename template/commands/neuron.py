@@ -1,4 +1,4 @@
-"""What miner and validator have in common: from a config to a running neuron."""
+"""From settings to a running neuron: what every miner and validator does at its start."""
 
 import logging
 import sys
@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar
 import torch
 
 from template import __spec_version__
+from template.base.miner import Miner
 from template.base.preflight import (
     ask_for_place,
     check_own_bucket,
@@ -22,11 +23,14 @@ from template.base.preflight import (
     warn_of_clock,
 )
 from template.base.supervisor import GIVE_UP_S, supervise
+from template.base.validator import Validator
+from template.bucket.own import START_PROBE_DEADLINE_S, UPLOAD_DEADLINE_S, open_own_bucket
 from template.chain.bittensor import BittensorChain, ChainOptions, Wallet, open_wallet
 from template.chain.commands import Commands, wallet_flags
 from template.chain.health import redact_endpoint
 from template.chain.waiter import Waiter
 from template.cli.log import setup_logging
+from template.cli.process_state import restored_process_state
 from template.cli.signals import unwind_on_signals
 from template.commands.reading import bucket_opener, payload_format
 from template.context import NodeContext
@@ -39,14 +43,10 @@ from template.errors import (
     exit_status,
 )
 from template.metrics import Metrics, open_metrics
-from template.protocol.keys import bucket_name
-from template.protocol.record import AccessKind
 from template.protocol.spec import RunSpec, load_spec
-from template.protocol.ss58 import public_key
-from template.settings import BucketKey, MinerConfig
+from template.settings import MinerConfig, ValidatorConfig
 from template.store.endpoints import is_local_chain
 from template.store.named import NamedStore
-from template.store.s3 import S3Bucket, S3Store
 from template.sync.own_checkpoint import LOCAL_FILE
 
 log = logging.getLogger(__name__)
@@ -54,21 +54,20 @@ log = logging.getLogger(__name__)
 C = TypeVar("C", bound=MinerConfig)
 
 START_PATIENCE = ChainOptions(read_timeout_s=15.0, read_deadline_s=15.0)
-"""At the start: an endpoint that is silent costs half a minute, one that refuses a quarter."""
+"""At the start: a silent endpoint costs half a minute, a refusing endpoint a quarter."""
 RUN_PATIENCE = ChainOptions(read_deadline_s=GIVE_UP_S)
-"""In mid-run: what was trained is worth waiting for."""
-PROBE_DEADLINE_S = 5.0
+"""During the run: the trained state is worth a long wait."""
 
 
 class Neuron(Protocol):
-    """What a composition root runs."""
+    """A miner, a validator or an adversary."""
 
     def step(self) -> bool: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Identity:
-    """What is known without asking anybody."""
+    """Everything known before the first request to chain or bucket."""
 
     spec: RunSpec
     wallet: Wallet
@@ -76,10 +75,11 @@ class _Identity:
     commands: Commands
 
 
+@restored_process_state()
 def run_neuron(role: str, parse: Callable[[], C], build: Callable[[NodeContext, C], Neuron]) -> int:
     """Parse, check, build and repeat a neuron's step until the run ends; the exit status.
 
-    An error is said once: on standard error until the log is set up, then in the log.
+    An error is reported once: on standard error until the log is set up, in the log afterwards.
     """
     unwind_on_signals()
     try:
@@ -100,20 +100,34 @@ def run_neuron(role: str, parse: Callable[[], C], build: Callable[[NodeContext, 
         log.error("%s", error)
         return exit_status(error)
     except KeyboardInterrupt:
-        log.info("interrupted; %s", _what_is_saved(config.neuron.state_dir))
+        log.info("interrupted; %s", _describe_saved_state(config.neuron.state_dir))
         return EXIT_INTERRUPTED
     return EXIT_ENDED
 
 
-def _what_is_saved(state_dir: Path) -> str:
+def _describe_saved_state(state_dir: Path) -> str:
     path = state_dir / LOCAL_FILE
     if path.exists():
         return f"what was saved last is in {path}, and a restart goes on from it"
     return "nothing was saved yet, and a restart begins anew"
 
 
+def run_miner(parse: Callable[[], MinerConfig]) -> int:
+    """Run a miner until the run ends; the exit status."""
+    return run_neuron("miner", parse, lambda context, _config: Miner(context))
+
+
+def run_validator(parse: Callable[[], ValidatorConfig]) -> int:
+    """Run a validator until the run ends; the exit status."""
+    return run_neuron(
+        "validator",
+        parse,
+        lambda context, config: Validator(context, sets_weights=config.set_weights),
+    )
+
+
 def _identify(role: str, config: MinerConfig) -> _Identity:
-    """Spec, wallet and device are right, in this order; then the log is set up."""
+    """Check spec, wallet and device, in this order; then set up the log."""
     spec = load_spec(config.neuron.run)
     wallet = open_wallet(config.wallet.name, config.wallet.hotkey, str(config.wallet.path))
     _device(config.neuron.device)
@@ -129,9 +143,9 @@ def _identify(role: str, config: MinerConfig) -> _Identity:
 
 @contextmanager
 def _checked(config: MinerConfig, identity: _Identity) -> Iterator[None]:
-    """All that can be wrong outside this process, before anything of it goes on chain.
+    """Check chain, registration, disk, bucket and clock before the first extrinsic.
 
-    The state folder is this process's own until the `with` block ends.
+    The state folder is locked until the `with` block ends.
     """
     log.info("asking the chain at %s", identity.commands.network)
     with closing(_open_chain(config, None, START_PATIENCE)) as chain:
@@ -147,13 +161,12 @@ def _checked(config: MinerConfig, identity: _Identity) -> Iterator[None]:
 def _try_bucket(config: MinerConfig, identity: _Identity, clock_ahead_s: float) -> None:
     url = config.bucket.endpoint_url
     check_published_endpoint(url, on_localnet=is_local_chain(config.chain.network))
-    log.info("trying the bucket at %s", url)
-    writer = own_bucket(config, identity.hotkey, deadline_s=PROBE_DEADLINE_S)
-    reader = _bucket(config, identity.hotkey, config.bucket.read, PROBE_DEADLINE_S)
-    source = "TESSERA_BUCKET_ENDPOINT" if config.bucket.kind is AccessKind.S3 else "R2"
-    where = f"{source} {url}, bucket {bucket_name(public_key(identity.hotkey))}"
-    with closing(writer), closing(reader):
-        check_own_bucket(writer, reader, where=where, clock_ahead_s=clock_ahead_s)
+    log.info("testing the bucket at %s", url)
+    bucket = open_own_bucket(config.bucket, identity.hotkey, deadline_s=START_PROBE_DEADLINE_S)
+    with closing(bucket):
+        check_own_bucket(
+            bucket.writer, bucket.reader, where=bucket.where, clock_ahead_s=clock_ahead_s
+        )
 
 
 @contextmanager
@@ -170,7 +183,8 @@ def _context(role: str, config: MinerConfig, identity: _Identity) -> Iterator[No
             chain=chain,
             waiter=Waiter(chain),
             bucket=NamedStore(
-                own_bucket(config, hotkey), "this node's own bucket (TESSERA_BUCKET_*)"
+                open_own_bucket(config.bucket, hotkey, deadline_s=UPLOAD_DEADLINE_S).writer,
+                "this node's own bucket (TESSERA_BUCKET_*)",
             ),
             open_bucket=bucket_opener(on_localnet=is_local_chain(config.chain.network)),
             metrics=metrics,
@@ -208,21 +222,6 @@ def _open_metrics(role: str, config: MinerConfig, identity: _Identity) -> Metric
         )
     except OSError as error:
         raise disk_trouble(config.neuron.state_dir, error) from error
-
-
-def own_bucket(config: MinerConfig, hotkey: str, *, deadline_s: float = 60.0) -> S3Store:
-    """This neuron's bucket with the key that writes."""
-    return _bucket(config, hotkey, config.bucket.write, deadline_s)
-
-
-def _bucket(config: MinerConfig, hotkey: str, key: BucketKey, deadline_s: float) -> S3Store:
-    bucket = S3Bucket(
-        endpoint_url=config.bucket.endpoint_url,
-        bucket=bucket_name(public_key(hotkey)),
-        access_key_id=key.key_id,
-        secret_access_key=key.secret,
-    )
-    return S3Store(bucket, deadline_s=deadline_s)
 
 
 def _device(name: str) -> str:

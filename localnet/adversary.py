@@ -1,14 +1,10 @@
-"""A neuron that misbehaves on purpose, for localnets: `--behaviour NAME` and its role's flags.
+"""`python -m localnet.adversary --behaviour NAME`: a neuron that misbehaves on purpose.
 
-Refuses any chain that is not on this machine.
+Takes the flags of the behaviour's role; refuses every chain but one on this machine.
 """
 
 import os
 import sys
-from pathlib import Path
-
-if __name__ == "__main__" and not __package__:
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from template.cli.signals import leave_on_signals
 
@@ -16,15 +12,16 @@ if __name__ == "__main__":
     leave_on_signals()
 
 from localnet.adversaries import BEHAVIOURS
-from neurons.compose import run_neuron
-from template.cli.config import parse_miner_config, parse_validator_config
+from template.cli.main import parse_command
+from template.cli.neuron_flags import miner_config, validator_config
+from template.commands.neuron import run_neuron
 from template.errors import ConfigError
 from template.settings import MinerConfig
 from template.store.endpoints import is_local_chain
 
 
 def main(argv: list[str]) -> int:
-    """Run until the run ends; `argv` starts with --behaviour NAME. Exit status as a neuron's."""
+    """Run until the run ends; `argv` starts with --behaviour NAME. A neuron's exit status."""
     return run_neuron(
         "misbehaving",
         lambda: _parse(argv),
@@ -35,9 +32,10 @@ def main(argv: list[str]) -> int:
 def _parse(argv: list[str]) -> MinerConfig:
     if len(argv) < 2 or argv[0] != "--behaviour" or argv[1] not in BEHAVIOURS:
         raise ConfigError(f"start with --behaviour and one of {', '.join(sorted(BEHAVIOURS))}")
-    is_validator = BEHAVIOURS[argv[1]].role == "validator"
-    parse = parse_validator_config if is_validator else parse_miner_config
-    config = parse(argv[2:], os.environ)
+    role = BEHAVIOURS[argv[1]].role
+    args = parse_command(role, argv[2:], prog="python -m localnet.adversary")
+    settings = validator_config if role == "validator" else miner_config
+    config = settings(args, os.environ)
     if not is_local_chain(config.chain.network):
         raise ConfigError("--subtensor.network: misbehaving is for a chain on this machine")
     return config

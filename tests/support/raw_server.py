@@ -8,11 +8,15 @@ from contextlib import suppress
 from template.secret import Secret
 from template.store.s3 import S3Bucket
 from template.store.transport import TransportLimits
+from tests.support.waiting import HANG_S
 
 KEY_ID = "AKIDEXAMPLEKEYID"
 SECRET = "wJalrXUtnFEMIsecretEXAMPLE"
 OK = b"HTTP/1.1 200 OK\r\n"
 LIMITS = TransportLimits(connect_s=1.0, silence_s=0.5, attempt_s=1.0)
+"""For an exchange that is to be cut off."""
+PATIENT = TransportLimits(connect_s=HANG_S, silence_s=HANG_S, attempt_s=HANG_S)
+"""For an exchange that is to succeed, on a machine of any load."""
 
 Answer = Callable[["RawServer", socket.socket], None]
 

@@ -1,0 +1,31 @@
+"""The configuration of a localnet: the values of the command line, as one frozen object."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from localnet.roster import Participant
+
+MIN_LOSS_DROP_NATS = 0.3
+"""A long run must end with a held-out loss this far below the first loss."""
+LONG_RUN_WINDOWS = 20
+"""Shorter runs must learn less; see `localnet.checks`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LocalnetConfig:
+    """A localnet. `text`: the sdist with the corpus. `restarts`: most restarts of one process.
+    `hold`: chain and bucket server outlive the run.
+    """
+
+    roster: tuple[Participant, ...]
+    num_windows: int
+    out: Path
+    plan: Path
+    text: Path
+    block_time_s: float
+    seed: int
+    debug: bool
+    restarts: int
+    hold: bool
+    wandb: Literal["off", "offline", "online"]

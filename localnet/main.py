@@ -1,0 +1,98 @@
+"""The command `tessera localnet`: runs a localnet and presents its report, picture and table."""
+
+import argparse
+import json
+import logging
+import sys
+from contextlib import ExitStack, suppress
+
+from rich.console import Console
+
+from localnet.checks import failures_of_run
+from localnet.config import LocalnetConfig
+from localnet.flags import localnet_config
+from localnet.folder import prepare_folder
+from localnet.launcher import Heights, Localnet
+from localnet.picture import draw
+from localnet.progress import LiveProgress
+from localnet.report import Report
+from localnet.snapshot import ProgressReader
+from localnet.table import final_table, summary
+from template.errors import EXIT_INTERRUPTED, EXIT_OPERATOR, ConfigError, SubnetError
+
+
+def run_localnet(args: argparse.Namespace) -> int:
+    """Run a localnet; the exit status, as --help describes it."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    # The launcher itself reports the chain's death.
+    logging.getLogger("template.chain.health").setLevel(logging.ERROR)
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    try:
+        config = localnet_config(args)
+        lock = prepare_folder(config.out)
+    except ConfigError as error:
+        sys.stderr.write(f"localnet: {error}\n")
+        return EXIT_OPERATOR
+    with lock:
+        return _run(config, console)
+
+
+def _run(config: LocalnetConfig, console: Console) -> int:
+    try:
+        return _run_and_present(config, console)
+    except KeyboardInterrupt:
+        sys.stderr.write("localnet: interrupted; every process was ended\n")
+        return EXIT_INTERRUPTED
+    except SubnetError as error:
+        sys.stderr.write(f"localnet: {error}\nlocalnet: logs are in {config.out / 'logs'}\n")
+        return 1
+
+
+def _run_and_present(config: LocalnetConfig, console: Console) -> int:
+    with ExitStack() as up:
+        with LiveProgress(console) as progress:
+            net = up.enter_context(Localnet(config, progress.say, progress.tell))
+            report = _watch(net, progress)
+        status = _present(report, config, console)
+        if config.hold:
+            with suppress(KeyboardInterrupt):
+                _hold(net, console)
+    return status
+
+
+def _watch(net: Localnet, progress: LiveProgress) -> Report:
+    """Show progress until the run ends; the report."""
+    reader = ProgressReader(net.spec)
+
+    def show(heights: Heights) -> None:
+        progress.update(
+            reader.read(net.nodes(), block=heights.head, finalized_block=heights.finalized)
+        )
+
+    net.watch(show)
+    progress.say("waiting for the epoch that pays the last weights")
+    net.settle()
+    progress.say("reading chain, buckets and logs")
+    return net.report()
+
+
+def _present(report: Report, config: LocalnetConfig, console: Console) -> int:
+    path = config.out / "report.json"
+    path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    draw(report, config.out / "localnet.png")
+    console.print(final_table(report))
+    console.print(summary(report))
+    console.print(f"report: {path}\npicture: {config.out / 'localnet.png'}", highlight=False)
+    wrong = failures_of_run(report, config.num_windows)
+    for sentence in wrong:
+        console.print(f"does not hold: {sentence}", style="bold red", highlight=False)
+    return 1 if wrong else 0
+
+
+def _hold(net: Localnet, console: Console) -> None:
+    console.print(
+        f"chain and bucket server stay up until Ctrl-C: {net.query}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    net.hold()

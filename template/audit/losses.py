@@ -1,0 +1,83 @@
+"""The losses in a verdict log, compared with losses measured again at the same theta."""
+
+import math
+from collections.abc import Collection, Mapping
+
+from evaluation.judge import Measured
+from evaluation.verdict_log import WindowLog
+from evaluation.verify import compare_losses, worst_difference
+from template.audit.findings import Findings
+from template.audit.pool import Opened
+from template.protocol.payload import Payload
+from template.protocol.spec import RunSpec
+from template.scoring.measure import Measurer, Step, scored_step
+from template.scoring.pool import Pool
+from template.training.energy import Norms
+from template.training.outer import OuterState, scored_references
+
+
+def measure_again(
+    measurer: Measurer,
+    spec: RunSpec,
+    state: OuterState,
+    pool: Pool,
+    opened: Opened,
+    uids: Collection[int],
+) -> Measured:
+    """Losses at theta, and after the steps of `uids` whose length is known."""
+    steps = known_steps(spec, state, opened.payloads, opened.num_missing, uids)
+    return measurer.measure_pool(state, pool, steps)
+
+
+def known_steps(
+    spec: RunSpec,
+    state: OuterState,
+    payloads: Mapping[int, Payload],
+    num_missing: int,
+    uids: Collection[int],
+) -> dict[int, Step]:
+    """Steps of `uids` whose coefficients are the same for all possible missing payloads.
+
+    In a run without accepted payloads, the clip references depend on the norms of all opened
+    payloads. The lower median of norms is monotonic: norms of zero and of infinity bound it.
+    """
+    norms = [payload.norms for payload in payloads.values()]
+    zero: Norms = dict.fromkeys(state.initial_norms, 0.0)
+    infinite: Norms = dict.fromkeys(state.initial_norms, math.inf)
+    shortest = scored_references(state, [*norms, *[zero] * num_missing], spec.outer)
+    longest = scored_references(state, [*norms, *[infinite] * num_missing], spec.outer)
+    steps = {uid: scored_step(payloads[uid], shortest, spec) for uid in uids}
+    return {
+        uid: step
+        for uid, step in steps.items()
+        if step.coefficients == scored_step(payloads[uid], longest, spec).coefficients
+    }
+
+
+def compare_measured(
+    log: WindowLog,
+    opened: Opened,
+    pool: Pool,
+    measured: Measured,
+    tolerance: float,
+    found: Findings,
+) -> None:
+    """Losses may differ by `tolerance`, nats per token; `measured` by the auditor."""
+    opened_uids = {member.uid for member in opened.headers}
+    label = found.window_label
+    pairs = [(f"{label}: loss at theta", log.measured.before_S, measured.before_S)]
+    for uid, logged_S in log.measured.after_S.items():
+        if uid not in opened_uids:
+            found.add_difference(f"uid {uid}: losses", "none, since it was not opened", "some")
+        elif uid not in measured.after_S:
+            found.add_unknown(
+                f"uid {uid}: its losses were not computed again; {opened.num_missing} payloads "
+                "of the window are missing"
+            )
+        else:
+            subject = f"{label}, uid {uid}: loss after its step"
+            pairs.append((subject, logged_S, measured.after_S[uid]))
+    for subject, logged_S, actual_S in pairs:
+        found.wrong += compare_losses(subject, pool.ids_S, logged_S, actual_S, tolerance)
+        found.num_losses += actual_S.size
+        found.worst = max(found.worst, worst_difference(logged_S, actual_S))

@@ -1,0 +1,133 @@
+"""The pool in a verdict log, compared with the pool drawn from the opened payloads."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from evaluation.verdict import MEASURED, NOT_SCORED
+from evaluation.verdict_log import WindowLog
+from evaluation.verify import compare_pages, find_skipped, uids_in_pool_order
+from template.audit.findings import Findings
+from template.audit.payloads import Checked, logged_header
+from template.protocol.payload import Payload, PayloadHeader
+from template.protocol.root import Member
+from template.protocol.spec import RunSpec
+from template.scoring.pool import Pool, PoolDrawer
+from template.scoring.rules import admits_claim
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Opened:
+    """The payloads opened by the validator, in the validator's order.
+
+    `payloads`: uid -> payload, for payloads still in a bucket.
+    """
+
+    headers: Mapping[Member, PayloadHeader]
+    payloads: Mapping[int, Payload]
+
+    @property
+    def num_missing(self) -> int:
+        return len(self.headers) - len(self.payloads)
+
+
+def list_opened(
+    log: WindowLog,
+    order: Sequence[Member],
+    checked: Mapping[int, Checked],
+    spec: RunSpec,
+    found: Findings,
+) -> Opened:
+    """Opened payloads by the log, in the order of the draw.
+
+    A fetched payload gives the header, compared with the logged header; else the log gives it.
+    """
+    verdicts = {verdict.uid: verdict for verdict in log.verdicts}
+    headers, payloads = {}, {}
+    for member in order:
+        verdict = verdicts.get(member.uid)
+        header = None if verdict is None else logged_header(verdict, member)
+        if verdict is None or header is None or verdict.status not in (*MEASURED, NOT_SCORED):
+            continue
+        payload = checked[member.uid].payload if member.uid in checked else None
+        if payload is not None:
+            payloads[member.uid] = payload
+            compare_headers(member.uid, header, payload.header, found)
+            header = payload.header
+        if admits_header(spec, header):
+            headers[member] = header
+        else:
+            found.add_difference(
+                f"uid {member.uid}: a payload with these claims", "refused", "opened"
+            )
+    return Opened(headers=headers, payloads=payloads)
+
+
+def admits_header(spec: RunSpec, header: PayloadHeader) -> bool:
+    """Whether staleness and claimed pages are within the bounds of the run."""
+    return (
+        0 <= header.base_window <= header.window
+        and header.staleness <= spec.outer.max_staleness
+        and admits_claim(spec, header.pages_consumed)
+    )
+
+
+def compare_headers(
+    uid: int, logged: PayloadHeader, actual: PayloadHeader, found: Findings
+) -> None:
+    """The header fields repeated in the log."""
+    pairs = (
+        ("pages_consumed", actual.pages_consumed, logged.pages_consumed),
+        ("base_window", actual.base_window, logged.base_window),
+    )
+    for name, claimed, in_log in pairs:
+        if claimed != in_log:
+            found.add_difference(f"uid {uid}: {name}", claimed, in_log)
+
+
+def compare_pool(
+    log: WindowLog,
+    opened: Opened,
+    drawer: PoolDrawer,
+    hotkeys: Sequence[str],
+    knows_past: bool,
+    found: Findings,
+) -> Pool | None:
+    """The pool to measure, as drawn; None if the logged pool has another size.
+
+    `hotkeys`: registered at the held-out block. `knows_past`: whether the auditor has every log
+    behind the order of the payloads.
+    """
+    pool = drawer.draw_pool(log.window, hotkeys, opened.headers)
+    order = [member.uid for member in opened.headers]
+    logged_order = uids_in_pool_order(log.measured.owners_S)
+    different = compare_pages(log, pool.ids_S, pool.owners_S)
+    if different and sorted(logged_order) == sorted(order) != logged_order:
+        by_uid = {member.uid: (member, header) for member, header in opened.headers.items()}
+        reordered = dict(by_uid[uid] for uid in logged_order)
+        other = drawer.draw_pool(log.window, hotkeys, reordered)
+        different_reordered = compare_pages(log, other.ids_S, other.owners_S)
+        if len(different_reordered) < len(different):
+            pool, different = other, different_reordered
+            if knows_past:
+                found.add_difference("order of the payloads", order, logged_order)
+            order = logged_order
+    found.wrong += different
+    _compare_owners(log, order, logged_order, found)
+    if pool.ids_S.size == log.ids_S.size:
+        return pool
+    found.add_unknown("losses: not compared, because the pools differ in size")
+    return None
+
+
+def _compare_owners(
+    log: WindowLog, order: Sequence[int], logged_order: Sequence[int], found: Findings
+) -> None:
+    """Every owner of pages opened a payload; measured payloads are the first in the order."""
+    for uid in sorted(set(logged_order) - set(order)):
+        found.wrong.append(
+            f"{found.window_label}, uid {uid}: owns pages, but no payload to claim them"
+        )
+    for uid, later_uid in find_skipped(order, log.measured.after_S.keys()).items():
+        found.wrong.append(
+            f"{found.window_label}, uid {uid}: not measured, though uid {later_uid} behind it was"
+        )

@@ -1,0 +1,68 @@
+"""Verdict statuses, compared with the outcome of checking the payloads again."""
+
+from evaluation.verdict import BLAMELESS, MEASURED, NOT_DRAWN, NOT_SCORED, Verdict
+from template.audit.findings import Findings
+from template.audit.payloads import Checked
+
+ON_TRUST = BLAMELESS
+"""Statuses that depend on a bucket's answers to the validator, or on the validator's time."""
+
+
+def compare_drawn(verdict: Verdict, is_drawn: bool, found: Findings) -> bool:
+    """Whether the chain draws the payload into the window's sample and the log agrees."""
+    if (verdict.status == NOT_DRAWN) == is_drawn:
+        actual = "drawn" if is_drawn else NOT_DRAWN
+        found.add_difference(f"uid {verdict.uid}: status", actual, verdict.status)
+    return is_drawn and verdict.status != NOT_DRAWN
+
+
+def compare_status(
+    verdict: Verdict,
+    checked: Checked | None,
+    has_gaps: bool,
+    num_namers: int,
+    found: Findings,
+) -> None:
+    """The reason for a refusal, or the absence of a refusal.
+
+    `checked`: None if no bucket has the payload. `has_gaps`: whether the auditor lacks a payload
+    of the window or of the windows before. `num_namers`: other validators whose vote names the
+    payload.
+    """
+    uid, status = verdict.uid, verdict.status
+    if status in ON_TRUST:
+        found.add_unknown(
+            f"uid {uid}: status {status} is this validator's word; the votes of {num_namers} "
+            "others name the payload"
+        )
+    elif checked is None:
+        found.add_unknown(f"uid {uid}: its payload ({status}) is in no bucket")
+    elif checked.refusal is None:
+        _compare_unrefused(verdict, has_gaps, found)
+    elif status in MEASURED and checked.by_memory:
+        found.add_unknown(
+            f"uid {uid}: {checked.refusal}; a validator restarted since then may not know, "
+            f"and the log says {status}"
+        )
+    elif status != checked.refusal.reason:
+        found.add_difference(f"uid {uid}: status", checked.refusal.reason, status)
+    elif verdict.detail != str(checked.refusal) and not checked.by_memory:
+        found.add_difference(f"uid {uid}: reason", repr(str(checked.refusal)), repr(verdict.detail))
+
+
+def _compare_unrefused(verdict: Verdict, has_gaps: bool, found: Findings) -> None:
+    uid, status = verdict.uid, verdict.status
+    if status in ("duplicate", "overlap") and has_gaps:
+        found.add_unknown(f"uid {uid}: the auditor lacks payloads to confirm status {status}")
+    elif status not in MEASURED:
+        found.add_difference(f"uid {uid}: status", "no refusal", status)
+
+
+def compare_details(verdict: Verdict, found: Findings) -> None:
+    """A measured payload has an empty reason; an unopened payload has no claims."""
+    uid, status = verdict.uid, verdict.status
+    claims = (verdict.pages_consumed, verdict.base_window)
+    if status not in (*MEASURED, NOT_SCORED) and claims != (None, None):
+        found.add_difference(f"uid {uid}: claims of a payload not opened", (None, None), claims)
+    if status in MEASURED and verdict.detail:
+        found.add_difference(f"uid {uid}: reason", "none", repr(verdict.detail))

@@ -1,0 +1,152 @@
+"""Flags of `replay` and `recompute`, and the settings that follow."""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+from template.cli.flags import add_chain_flags, chain_config
+from template.cli.parser import Parser
+from template.errors import ConfigError
+from template.settings import ChainConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReplayConfig:
+    """Settings of a replay. `since`: oldest window to start from; `out`: folder for the model."""
+
+    run: Path
+    chain: ChainConfig
+    since: int
+    out: Path | None
+    audit: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RecomputeConfig:
+    """Settings for following verdict logs without a chain."""
+
+    run: Path
+    logs: tuple[Path, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AuditConfig:
+    """Settings of an audit. Without `logs` the audit reads the validator's bucket.
+
+    `first` None: the first window of the logs, or the newest checkpoint's; `last` None: the last
+    window of the logs, or of the run.
+    """
+
+    run: Path
+    chain: ChainConfig
+    validator: str
+    first: int | None
+    last: int | None
+    logs: tuple[Path, ...]
+
+
+def replay_config(args: argparse.Namespace) -> ReplayConfig:
+    """Settings of `replay`."""
+    return ReplayConfig(
+        run=args.run, chain=chain_config(args), since=args.since, out=args.out, audit=args.audit
+    )
+
+
+def recompute_config(args: argparse.Namespace) -> RecomputeConfig | AuditConfig:
+    """Settings of `recompute`; ConfigError for an incomplete set of an audit's flags."""
+    if args.validator is not None:
+        if args.netuid is None:
+            raise ConfigError("--netuid: an audit reads the chain, name the subnet")
+        return AuditConfig(
+            run=args.run,
+            chain=chain_config(args),
+            validator=args.validator,
+            first=args.first,
+            last=args.last,
+            logs=tuple(args.logs),
+        )
+    of_audit = (args.netuid, args.network, args.chain_endpoint, args.first, args.last)
+    if any(value is not None for value in of_audit):
+        raise ConfigError("--validator: an audit is of one validator, name its hotkey")
+    if not args.logs:
+        raise ConfigError("name verdict logs, or a --validator and its chain; see --help")
+    return RecomputeConfig(run=args.run, logs=tuple(args.logs))
+
+
+def add_replay_flags(parser: Parser) -> None:
+    """Flags and help of `replay`."""
+    parser.description = _REPLAY_TEXT
+    parser.epilog = _REPLAY_EPILOG.format(command=parser.command_line)
+    add = parser.add_argument
+    add("--run", metavar="PATH", type=Path, required=True, help="run spec (TOML)")
+    add_chain_flags(parser)
+    add(
+        "--since", metavar="W", type=int, default=1, help="start from theta_W or later (default: 1)"
+    )
+    text = "write the model to FOLDER, in the layout of from_pretrained"
+    add("--out", metavar="FOLDER", type=Path, help=text)
+    text = "also compute the losses of every validator's logs again"
+    add("--audit", action="store_true", help=text)
+
+
+def add_recompute_flags(parser: Parser) -> None:
+    """Flags and help of `recompute`."""
+    parser.usage = f"{parser.prog} --run PATH [audit's flags] [LOG ...]"
+    parser.description = _RECOMPUTE_TEXT
+    parser.epilog = _RECOMPUTE_EPILOG.format(command=parser.command_line)
+    text = "verdict log, from the validator's bucket or verdicts.jsonl of its state folder"
+    parser.add_argument("logs", nargs="*", type=Path, metavar="LOG", help=text)
+    text = "run spec (TOML)"
+    parser.add_argument("--run", metavar="PATH", type=Path, required=True, help=text)
+    add_chain_flags(parser, required=False)
+    add = parser.add_argument_group("audit").add_argument
+    add("--validator", metavar="HOTKEY", help="the validator's hotkey (SS58)")
+    text = "first window (default: the first of the LOGs, or from the newest checkpoint on)"
+    add("--first", metavar="W", type=int, help=text)
+    text = "last window (default: the last of the LOGs, or of the run)"
+    add("--last", metavar="W", type=int, help=text)
+
+
+_REPLAY_TEXT = """\
+Compute the model again, to the bit, from public objects alone: chain and buckets, without a wallet.
+
+The replay starts from theta_0, or from the oldest published checkpoint after which buckets still
+keep every payload, and takes every step that leads to the root with most of the voting stake now.
+The last line of output is JSON: window, root, digest of all tensors, and every validator with a
+vote that does not follow, as far back as the chain's endpoint keeps state."""
+
+_REPLAY_EPILOG = """\
+exit status:
+  0  the replay ends at the majority's root, and every audited figure follows
+  1  the replay ends elsewhere, or a vote or an audited figure does not follow
+  2  unknown: a flag is wrong, the chain is away, or an object is missing
+
+example:
+  {command} --run run.toml --netuid 42 --subtensor.network test --out model
+"""
+
+_RECOMPUTE_TEXT = """\
+Check that the published decisions of a validator follow from the published losses, and in an
+audit that the losses are right.
+
+With LOGs alone: compute every figure but the losses again, bit for bit on the same platform, and
+name each figure that differs. Decisions, ratings and weights depend on earlier windows: without
+the logs of those windows only the gains and effects of a window are compared.
+
+With --validator, an audit: read chain and buckets without a wallet, join the run at a published
+checkpoint, follow the run window by window, and also compute seed, pages and their owners, uids,
+refusals and every loss. A loss within evaluation.loss_tolerance of the run spec is right. Points
+that only the validator could know are listed as "cannot tell". The audit waits for windows to
+come; past windows need a chain endpoint that keeps their state and buckets that keep their
+payloads."""
+
+_RECOMPUTE_EPILOG = """\
+exit status:
+  0  everything follows
+  1  a figure differs
+  2  unknown: a flag is wrong, the chain is away, or a log is missing
+
+examples:
+  {command} --run run.toml verdicts.jsonl
+  {command} --run run.toml --netuid 42 --subtensor.network test --validator 5F...
+"""

@@ -1,0 +1,238 @@
+"""Flags of a miner and a validator, and the settings that follow from flags and environment.
+
+The SDK reads no flags, so every dotted flag that operators know from the subnet template is
+defined or refused here by name. The settings themselves are in `template.settings`.
+"""
+
+import argparse
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, Literal
+
+from template.cli.environment import bucket_settings
+from template.cli.flags import (
+    DEFAULT_PROJECT,
+    add_chain_flags,
+    add_logging_flags,
+    add_wallet_flags,
+    add_wandb_flags,
+    chain_config,
+    folder_path,
+    path_name,
+    run_file,
+    variables_text,
+    wallet_config,
+)
+from template.cli.parser import Parser, aligned
+from template.errors import EXIT_STATUSES
+from template.settings import (
+    LoggingConfig,
+    MinerConfig,
+    NeuronConfig,
+    ValidatorConfig,
+    WandbConfig,
+)
+
+Role = Literal["miner", "validator"]
+
+STATE_DIR: Final = "~/.bittensor/{role}s/{coldkey}/{hotkey}/netuid{netuid}/{name}"
+
+_NO_AXON = "this subnet has no axon; miners publish to their bucket (see TESSERA_BUCKET_*)"
+_RUN_SPEC = "set by the run spec (--run), because all nodes must agree on it"
+
+REFUSED_FLAGS: Final[Mapping[str, str]] = {
+    "--mock": "there is no mock mode; `make localnet` runs the real neurons on a local chain",
+    "--neuron.axon_off": _NO_AXON,
+    "--neuron.epoch_length": f"{_RUN_SPEC}: the length of a window in blocks",
+    "--neuron.events_retention_size": "metrics.jsonl only grows; use logrotate with copytruncate",
+    "--neuron.moving_average_alpha": f"{_RUN_SPEC}: pay is a function of the last windows' scores",
+    "--neuron.sample_size": f"{_RUN_SPEC}: the chain draws one sample for all validators",
+    "--neuron.num_concurrent_forwards": "a validator evaluates once a window; nothing to set",
+    "--neuron.timeout": f"{_RUN_SPEC}: deadlines are blocks of the chain",
+    "--neuron.vpermit_tao_limit": "votes count by the chain's validator permits and stake",
+}
+"""Flags of the subnet template without a meaning here, each with the replacement."""
+
+REFUSED_PREFIXES: Final[Mapping[str, str]] = {
+    "--axon.": _NO_AXON,
+    "--blacklist.": "a neuron of this subnet takes no requests: there are no senders to refuse",
+}
+VALIDATOR_ONLY: Final[Mapping[str, str]] = {
+    "--neuron.disable_set_weights": "a miner sets no weights; this is a validator's flag",
+}
+
+
+def miner_config(args: argparse.Namespace, env: Mapping[str, str]) -> MinerConfig:
+    """A miner's settings. Raises ConfigError naming a wrong variable, never its value."""
+    return MinerConfig(
+        chain=chain_config(args),
+        wallet=wallet_config(args),
+        logging=LoggingConfig(level=args.level, directory=args.logging_dir),
+        neuron=_neuron_config(args),
+        wandb=_wandb_config(args, env),
+        bucket=bucket_settings(env),
+    )
+
+
+def validator_config(args: argparse.Namespace, env: Mapping[str, str]) -> ValidatorConfig:
+    """A validator's settings; raises as `miner_config` does."""
+    node = miner_config(args, env)
+    return ValidatorConfig(
+        chain=node.chain,
+        wallet=node.wallet,
+        logging=node.logging,
+        neuron=node.neuron,
+        wandb=node.wandb,
+        bucket=node.bucket,
+        set_weights=args.set_weights,
+    )
+
+
+def _wandb_config(args: argparse.Namespace, env: Mapping[str, str]) -> WandbConfig:
+    """Weights & Biases is on only if a key or another --wandb flag is given."""
+    asked = (env.get("WANDB_API_KEY"), args.project_name, args.entity, args.notes)
+    return WandbConfig(
+        mode=args.wandb or ("online" if any(asked) else "off"),
+        project_name=args.project_name or DEFAULT_PROJECT,
+        entity=args.entity,
+        notes=args.notes or "",
+    )
+
+
+def _neuron_config(args: argparse.Namespace) -> NeuronConfig:
+    return NeuronConfig(
+        name=args.name,
+        device=args.device,
+        state_dir=args.state_dir or _default_state_dir(args.role, args),
+        save_events=args.save_events,
+        run=args.run,
+    )
+
+
+def _default_state_dir(role: Role, args: argparse.Namespace) -> Path:
+    text = STATE_DIR.format(
+        role=role,
+        coldkey=args.wallet_name,
+        hotkey=args.wallet_hotkey,
+        netuid=args.netuid,
+        name=args.name,
+    )
+    return Path(text).expanduser()
+
+
+def add_miner_flags(parser: Parser) -> None:
+    """Every flag of a miner, and the rest of its --help."""
+    _add_neuron_flags(parser, "miner")
+
+
+def add_validator_flags(parser: Parser) -> None:
+    """Every flag of a validator, and the rest of its --help."""
+    _add_neuron_flags(parser, "validator")
+
+
+def _add_neuron_flags(parser: Parser, role: Role) -> None:
+    parser.refusal = lambda name: _refusal(role, name)
+    parser.allow_repeats = False
+    parser.usage = f"{parser.prog} --run PATH --netuid N [flags]"
+    parser.description = f"Run a Tessera {role}."
+    parser.epilog = _EPILOG.format(
+        command=parser.command_line,
+        role=role,
+        variables=variables_text(),
+        state_dir=STATE_DIR.format(
+            role=role, coldkey="COLDKEY", hotkey="HOTKEY", netuid="N", name="NAME"
+        ),
+        statuses=aligned(EXIT_STATUSES),
+    )
+    parser.set_defaults(role=role)
+    _add_run_flags(parser, role)
+    add_chain_flags(parser)
+    add_wallet_flags(parser)
+    add_logging_flags(parser)
+    add_wandb_flags(parser)
+
+
+def _refusal(role: Role, name: str) -> str | None:
+    if role == "miner" and name in VALIDATOR_ONLY:
+        return VALIDATOR_ONLY[name]
+    by_prefix = (why for prefix, why in REFUSED_PREFIXES.items() if name.startswith(prefix))
+    return REFUSED_FLAGS.get(name) or next(by_prefix, None)
+
+
+def _add_run_flags(parser: Parser, role: Role) -> None:
+    group = parser.add_argument_group("run and process")
+    group.add_argument(
+        "--run",
+        dest="run",
+        metavar="PATH",
+        type=run_file,
+        required=True,
+        help="run spec (TOML): everything that all nodes must agree on",
+    )
+    group.add_argument(
+        "--neuron.name",
+        dest="name",
+        metavar="NAME",
+        type=path_name,
+        default=role,
+        help=f"name of this process in paths and logs (default: {role})",
+    )
+    group.add_argument(
+        "--neuron.device",
+        dest="device",
+        metavar="DEVICE",
+        type=_device,
+        default="auto",
+        help="auto, cpu, cuda or cuda:N (default: auto, a GPU if torch sees one)",
+    )
+    group.add_argument(
+        "--neuron.state_dir",
+        dest="state_dir",
+        metavar="DIR",
+        type=folder_path,
+        default=None,
+        help="checkpoints, shards, metrics.jsonl (default: see below)",
+    )
+    group.add_argument(
+        "--neuron.dont_save_events",
+        dest="save_events",
+        action="store_false",
+        help="do not write metrics.jsonl",
+    )
+    if role == "validator":
+        group.add_argument(
+            "--neuron.disable_set_weights",
+            dest="set_weights",
+            action="store_false",
+            help="evaluate and vote, but set no weights on chain",
+        )
+
+
+def _device(text: str) -> str:
+    if re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?", text) is None:
+        raise argparse.ArgumentTypeError("must be auto, cpu, cuda or cuda:N")
+    return text
+
+
+_EPILOG = """\
+environment variables (the only source of secrets; secrets are never logged):
+{variables}
+  WANDB_API_KEY                key of Weights & Biases; turns it on unless --wandb.off is given
+
+files (default --neuron.state_dir):
+  {state_dir}
+      everything that this process writes; a restart continues from this folder
+      metrics.jsonl: one line of JSON per window
+
+exit status:
+{statuses}
+
+example:
+  export TESSERA_R2_ACCOUNT_ID=... TESSERA_BUCKET_WRITE_KEY_ID=...   (and the other three)
+  {command} --run runs/NAME.toml --netuid 42 --subtensor.network finney \\
+      --wallet.name mine --wallet.hotkey {role}1 --neuron.device cuda:0
+
+Batch, learning rate, window length and everything else that all nodes must agree on are in the
+run spec (--run), not in flags: nodes with different specs cannot work together.
+"""

@@ -1,0 +1,49 @@
+"""`bucket name` and `bucket check`: the name of a hotkey's bucket, and a test with both keys."""
+
+import sys
+from collections.abc import Callable
+
+from template.base.preflight import check_own_bucket
+from template.bucket.own import COMMAND_PROBE_DEADLINE_S, open_own_bucket
+from template.chain.bittensor import open_wallet
+from template.cli.bucket_flags import BucketConfig
+from template.cli.signals import unwind_on_signals
+from template.errors import EXIT_ENDED, EXIT_INTERRUPTED, SubnetError, exit_status
+from template.protocol.keys import bucket_name
+from template.protocol.ss58 import public_key
+
+
+def run_bucket(parse: Callable[[], BucketConfig]) -> int:
+    """Run one command; the exit status."""
+    unwind_on_signals()
+    try:
+        config = parse()
+        _run(config, _hotkey(config))
+    except SubnetError as error:
+        sys.stderr.write(f"bucket: {error}\n")
+        return exit_status(error)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    return EXIT_ENDED
+
+
+def _hotkey(config: BucketConfig) -> str:
+    if config.hotkey is not None:
+        return config.hotkey
+    wallet = config.wallet
+    return str(open_wallet(wallet.name, wallet.hotkey, str(wallet.path)).hotkey.ss58_address)
+
+
+def _run(config: BucketConfig, hotkey: str) -> None:
+    if config.bucket is None:
+        _say(bucket_name(public_key(hotkey)))
+        return
+    bucket = open_own_bucket(config.bucket, hotkey, deadline_s=COMMAND_PROBE_DEADLINE_S)
+    _say(bucket.where)
+    check_own_bucket(bucket.writer, bucket.reader, where=bucket.where, clock_ahead_s=None, say=_say)
+    _say("the bucket is ready")
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()

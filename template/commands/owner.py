@@ -1,0 +1,103 @@
+"""`owner publish`, `owner check` and `newcomer`: publish a run, and check a run."""
+
+import hashlib
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+
+from template import __spec_version__
+from template.base.preflight import check_own_bucket, check_published_endpoint
+from template.bucket.own import COMMAND_PROBE_DEADLINE_S, UPLOAD_DEADLINE_S, open_own_bucket
+from template.chain.bittensor import BittensorChain, ChainOptions, open_wallet
+from template.cli.owner_flags import CheckConfig, PublishConfig
+from template.cli.signals import unwind_on_signals
+from template.commands.newcomer import look, position, table
+from template.commands.publish import check_subnet, publish_run, read_plan, summary
+from template.commands.reading import bucket_opener
+from template.errors import EXIT_ENDED, EXIT_INTERRUPTED, SubnetError, exit_status
+from template.protocol.spec import load_spec
+from template.settings import ChainConfig
+from template.store.endpoints import is_local_chain
+
+OPTIONS = ChainOptions(read_timeout_s=15.0, read_deadline_s=15.0)
+"""A person waits for the answer."""
+
+
+def run_owner(name: str, parse: Callable[[], PublishConfig | CheckConfig]) -> int:
+    """Run one command, called `name` in its errors; the exit status."""
+    unwind_on_signals()
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    try:
+        config = parse()
+        if isinstance(config, CheckConfig):
+            return _check(config)
+        return _publish(config)
+    except SubnetError as error:
+        sys.stderr.write(f"{name}: {error}\n")
+        return exit_status(error)
+    except KeyboardInterrupt:
+        sys.stderr.write(f"{name}: interrupted; start again: uploaded objects are not sent again\n")
+        return EXIT_INTERRUPTED
+
+
+def _publish(config: PublishConfig) -> int:
+    plan = read_plan(config)
+    wallet = open_wallet(config.wallet.name, config.wallet.hotkey, str(config.wallet.path))
+    hotkey, settings = wallet.hotkey.ss58_address, config.bucket
+    probed = open_own_bucket(settings, hotkey, deadline_s=COMMAND_PROBE_DEADLINE_S)
+    bucket = open_own_bucket(settings, hotkey, deadline_s=UPLOAD_DEADLINE_S)
+    on_localnet = is_local_chain(config.chain.network)
+    check_published_endpoint(settings.endpoint_url, on_localnet=on_localnet)
+    with _chain(config.chain, wallet) as chain:
+        check_subnet(config, plan, chain, hotkey, _say)
+        _say(probed.where)
+        check_own_bucket(
+            probed.writer,
+            probed.reader,
+            where=probed.where,
+            clock_ahead_s=time.time() - chain.head_time_s(),
+            say=lambda text: _say(f"bucket: {text}"),
+        )
+        published = publish_run(config, plan, chain, bucket, _say)
+        block_s = chain.block_time_s()
+    sys.stdout.write(f"\n{summary(published, config, block_s, time.time())}")
+    return EXIT_ENDED
+
+
+def _check(config: CheckConfig) -> int:
+    spec = load_spec(config.run)
+    digest = hashlib.sha256(config.run.read_bytes()).hexdigest()
+    _say(f"run spec {config.run}: {spec.name}, run_id {spec.run_id.hex()}, SHA-256 {digest}")
+    opener = bucket_opener(on_localnet=is_local_chain(config.chain.network))
+    with _chain(config.chain, None) as chain:
+        report = look(spec, chain, opener)
+        _say(position(spec, chain.head()))
+    Console(width=None if sys.stdout.isatty() else 110).print(table(report))
+    wrong = [finding.what for finding in report.findings if not finding.mirrors]
+    _say("all is there" if not wrong else f"not to be had: {', '.join(wrong)}")
+    return report.status
+
+
+@contextmanager
+def _chain(config: ChainConfig, wallet: Any) -> Iterator[BittensorChain]:
+    chain = BittensorChain(
+        endpoint=config.network,
+        netuid=config.netuid,
+        wallet=wallet,
+        version_key=__spec_version__,
+        options=OPTIONS,
+    )
+    try:
+        yield chain
+    finally:
+        chain.close()
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()

@@ -1,0 +1,193 @@
+"""Admission of a window's payloads to scoring: each frame is opened, checked and compared.
+
+Pure. A frame is admitted if the bytes match the committed digest, the payload decodes, the claimed
+pages are within bounds, and body and kept positions differ from other payloads.
+`SeenPayloads` remembers earlier windows, filled by scoring and by an audit alike.
+"""
+
+import math
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from evaluation.overlap import Earlier, Places, find_repeats, kept_positions, mark_applied
+from template.errors import PayloadError, SubnetError
+from template.protocol.admission import open_payload
+from template.protocol.draw import drawn_order
+from template.protocol.payload import Payload, PayloadFormat, body_digest
+from template.protocol.root import Member
+from template.protocol.spec import RunSpec
+from template.scoring.rules import admits_claim
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Admission:
+    """The outcome for one frame. `refusal` is None for an admitted payload.
+
+    `payload` is None if every node refuses the frame or the claimed pages are out of bounds; a
+    payload refused as a duplicate or for its overlap is given all the same.
+    """
+
+    payload: Payload | None
+    refusal: SubnetError | None
+    seen_window: int | None = None
+    """Window in which the same body was seen first; for refusals as a duplicate."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sighting:
+    """Window and hotkey of a payload body's first appearance."""
+
+    window: int
+    hotkey: str
+
+
+class SeenPayloads:
+    """Bodies and kept positions of payloads, for as long as a repeat would not be stale."""
+
+    def __init__(self, max_staleness: int) -> None:
+        self._max_staleness = max_staleness
+        self._sightings: dict[bytes, Sighting] = {}
+        self._earlier: list[Earlier] = []
+
+    @property
+    def earlier(self) -> Sequence[Earlier]:
+        """Kept positions of payloads, in the order of their windows."""
+        return self._earlier
+
+    def add_body(self, body: bytes, window: int, hotkey: str) -> Sighting:
+        """Remember a body; returns the first sighting in memory, or the given sighting."""
+        return self._sightings.setdefault(body, Sighting(window=window, hotkey=hotkey))
+
+    def add_positions(self, window: int, positions: Iterable[tuple[str, Places]]) -> None:
+        """Remember kept positions of a window by hotkey, replacing positions of `window` and later.
+
+        The payloads count as not applied until `mark_applied`.
+        """
+        oldest = self._oldest(window)
+        self._earlier = [e for e in self._earlier if oldest <= e.window < window]
+        self._earlier += [
+            Earlier(window=window, author=hotkey, places=kept, applied=False)
+            for hotkey, kept in positions
+        ]
+
+    def forget_stale_bodies(self, window: int) -> None:
+        """Drop bodies first seen more than max_staleness + 2 windows ago: a repeat is stale."""
+        oldest = self._oldest(window)
+        self._sightings = {b: s for b, s in self._sightings.items() if s.window >= oldest}
+
+    def mark_applied(self, window: int, hotkeys: Container[str]) -> None:
+        """Record the hotkeys whose payloads of a window the outer step applied.
+
+        A payload that was not applied returned to error feedback; its miner may send the same
+        values again.
+        """
+        self._earlier = mark_applied(self._earlier, window, hotkeys)
+
+    def _oldest(self, window: int) -> int:
+        return window - self._max_staleness - 2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FrameChecker:
+    """Opens and checks the frames of a window by the rules of a run."""
+
+    spec: RunSpec
+    form: PayloadFormat
+
+    def admit_frames(
+        self,
+        window: int,
+        members: Sequence[Member],
+        frames: Mapping[int, bytes | SubnetError],
+        seen: SeenPayloads,
+    ) -> dict[int, Admission]:
+        """uid -> outcome, in the order of `members`; a fetch error in `frames` is the refusal.
+
+        Adds the bodies to `seen`: of two members with equal bodies the first is admitted.
+        """
+        found = {m.uid: self._admit(window, m, frames[m.uid], seen) for m in members}
+        admitted = admitted_payloads(found)
+        overlaps = self.find_overlaps(members, admitted, seen.earlier)
+        for uid, detail in overlaps.items():
+            refusal = PayloadError("overlap", detail)
+            found[uid] = Admission(payload=admitted[uid], refusal=refusal)
+        return found
+
+    def find_overlaps(
+        self,
+        members: Sequence[Member],
+        payloads: Mapping[int, Payload],
+        earlier: Sequence[Earlier],
+    ) -> dict[int, str]:
+        """uid -> the payload repeated, in words; compares `payloads` with each other and `earlier`.
+
+        Two payloads overlap if more than `max_overlap` of the smaller one's positions are shared.
+        """
+        positions = {uid: self.list_positions(payload) for uid, payload in payloads.items()}
+        authors = {member.uid: member.hotkey for member in members}
+        return find_repeats(positions, authors, earlier, self.spec.evaluation.max_overlap)
+
+    def list_positions(self, payload: Payload) -> Places:
+        return payload_positions(payload, self.form)
+
+    def _admit(
+        self, window: int, member: Member, frame: bytes | SubnetError, seen: SeenPayloads
+    ) -> Admission:
+        if isinstance(frame, SubnetError):
+            return Admission(payload=None, refusal=frame)
+        try:
+            payload = self._open(frame, member, window)
+        except PayloadError as error:
+            return Admission(payload=None, refusal=error)
+        first = seen.add_body(body_digest(frame), window, member.hotkey)
+        if first == Sighting(window=window, hotkey=member.hotkey):
+            return Admission(payload=payload, refusal=None)
+        refusal = PayloadError(
+            "duplicate", f"says what {first.hotkey} said in window {first.window}"
+        )
+        return Admission(payload=payload, refusal=refusal, seen_window=first.window)
+
+    def _open(self, frame: bytes, member: Member, window: int) -> Payload:
+        spec = self.spec
+        payload = open_payload(frame, member, window, self.form, spec.outer.max_staleness)
+        consumed = payload.header.pages_consumed
+        if not admits_claim(spec, consumed):
+            raise PayloadError(
+                "pages",
+                f"claims {consumed} pages; the work test needs {spec.evaluation.claimed_pages}, "
+                f"and {spec.training.pages_per_window} are assigned",
+            )
+        return payload
+
+
+def admitted_payloads(admissions: Mapping[int, Admission]) -> dict[int, Payload]:
+    """uid -> payload of every admission without a refusal, in the same order."""
+    return {
+        uid: each.payload
+        for uid, each in admissions.items()
+        if each.refusal is None and each.payload is not None
+    }
+
+
+def payload_positions(payload: Payload, form: PayloadFormat) -> Places:
+    """Positions of a payload's kept values among all elements of the model, int32, ascending.
+
+    The tensors lie one after another in the order of `form.names`.
+    """
+    sizes = [math.prod(form.shapes[name]) for name in form.names]
+    starts = dict(zip(form.names, accumulate(sizes, initial=0), strict=False))
+    positions = ((starts[n], t.indices.numpy()) for n, t in payload.tensors.items())
+    return kept_positions(positions, sum(sizes))
+
+
+def draw_candidates(
+    block_hash: bytes, window: int, candidates: Sequence[Member], max_payloads: int
+) -> tuple[list[Member], list[Member]]:
+    """The candidates drawn for scoring, in the order of the draw, and the candidates left out.
+
+    `block_hash`: of the window's stake block.
+    """
+    members = {member.hotkey: member for member in candidates}
+    ordered = [members[hotkey] for hotkey in drawn_order(block_hash, window, members)]
+    return ordered[:max_payloads], ordered[max_payloads:]

@@ -1,0 +1,93 @@
+"""Losses of a window's pool: at theta, and at theta less one payload's step at a time.
+
+Each step is the step of the outer update at `step_share` of its length. theta is restored bit
+for bit after each payload, so the order of payloads changes no loss.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from evaluation.judge import Measured
+from template.data.pages import PageReader
+from template.errors import ConfigError
+from template.protocol.payload import Payload
+from template.protocol.spec import RunSpec
+from template.scoring.pool import Pool
+from template.training.energy import Norms
+from template.training.outer import OuterState, scored_coefficients
+from template.training.scorer import Scorer
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """A payload, and the coefficient of each tensor by name."""
+
+    payload: Payload
+    coefficients: Mapping[str, float]
+
+
+def scored_step(payload: Payload, references: Norms, spec: RunSpec) -> Step:
+    """The step at which a payload is scored; `references`: the clip reference of each tensor."""
+    coefficients = scored_coefficients(
+        payload.header.staleness,
+        payload.norms,
+        references,
+        spec.outer,
+        spec.evaluation.step_share,
+    )
+    return Step(payload=payload, coefficients=coefficients)
+
+
+class Measurer:
+    """Holds the evaluation model. Not thread-safe."""
+
+    def __init__(self, spec: RunSpec, device: str, pages: PageReader) -> None:
+        self._pages = pages
+        self._scorer = Scorer(spec, device)
+        self.curve = spread_pages(pages.held_out(), spec.evaluation.curve_pages)
+        """Fixed pages for the loss curve, int64 [curve_pages, page_tokens]."""
+
+    @property
+    def num_pages(self) -> int:
+        """Pages of the dataset's training shards."""
+        return self._pages.num_pages
+
+    def measure_pool(
+        self,
+        state: OuterState,
+        pool: Pool,
+        steps: Mapping[int, Step],
+        is_late: Callable[[], bool] = lambda: False,
+    ) -> Measured:
+        """Losses at theta and after each uid's step, nats per token; `steps` in order.
+
+        `is_late` is asked before each step; the remaining payloads stay unmeasured once true.
+        """
+        pages = self._pages.pages(pool.ids_S)
+        self._scorer.load(state.params)
+        before_S, after_S = self._scorer.losses(pages), {}
+        for uid, step in steps.items():
+            if is_late():
+                break
+            with self._scorer.stepped(step.payload.tensors, step.coefficients):
+                after_S[uid] = self._scorer.losses(pages)
+        return Measured(owners_S=pool.owners_S, before_S=before_S, after_S=after_S)
+
+    def measure_curve(self, state: OuterState) -> float:
+        """Mean loss on the pages of the loss curve, nats per token."""
+        self._scorer.load(state.params)
+        return float(self._scorer.losses(self.curve).mean())
+
+
+def spread_pages(pages: np.ndarray, count: int) -> np.ndarray:
+    """`count` pages spread evenly over all: neighbouring pages come from one document.
+
+    Raises ConfigError if `pages` has fewer.
+    """
+    if count > len(pages):
+        raise ConfigError(
+            f"run spec: evaluation.curve_pages is {count}, the dataset holds out {len(pages)}"
+        )
+    return pages[np.arange(count) * len(pages) // count]

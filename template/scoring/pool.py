@@ -1,0 +1,109 @@
+"""The pages on which a window's payloads are measured: held-out pages and claimed pages.
+
+Pure: the draw depends on the run spec, block hashes, registered hotkeys and payload headers
+alone, so every validator and every auditor draws the same pool. The hash of the held-out block,
+unknown until every payload of the window is committed, seeds the draw.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from evaluation.work import HELD_OUT
+from template.chain import Chain
+from template.data.assignment import (
+    assigned_pages,
+    assignment_seed,
+    claimed_pages,
+    held_out_pages,
+)
+from template.protocol.hashing import labelled_hash, uint_bytes
+from template.protocol.payload import PayloadHeader
+from template.protocol.root import Member
+from template.protocol.schedule import Schedule
+from template.protocol.spec import RunSpec
+from template.scoring.rules import claims_of_each
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pool:
+    """The pages of a window's pool: ids int64 [S]; owners int64 [S], a claimant's uid or HELD_OUT.
+
+    S counts the pages.
+    """
+
+    ids_S: np.ndarray
+    owners_S: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PoolDrawer:
+    """Draws the pool of a window. `block_hash` maps a block to its 32-byte hash."""
+
+    spec: RunSpec
+    schedule: Schedule
+    block_hash: Callable[[int], bytes]
+    num_pages: int
+
+    def pool_seed(self, window: int) -> bytes:
+        """Hash of the window's held-out block, 32 bytes."""
+        return self.block_hash(self.schedule.held_out_block(window))
+
+    def draw_pool(
+        self, window: int, hotkeys: Sequence[str], headers: Mapping[Member, PayloadHeader]
+    ) -> Pool:
+        """Held-out pages first, then the claimed pages of each payload in the order of `headers`.
+
+        `hotkeys`: all registered at the held-out block. Raises ConfigError if the dataset has
+        too few pages.
+        """
+        held_out = self.draw_held_out(window, hotkeys)
+        count = claims_of_each(self.spec.evaluation, len(headers))
+        ids, owners = [held_out], [np.full(held_out.size, HELD_OUT, dtype=np.int64)]
+        for member, header in headers.items():
+            claimed = self.draw_claimed(window, member.hotkey, header, count)
+            ids.append(claimed)
+            owners.append(np.full(claimed.size, member.uid, dtype=np.int64))
+        return Pool(ids_S=np.concatenate(ids), owners_S=np.concatenate(owners))
+
+    def draw_held_out(self, window: int, hotkeys: Sequence[str]) -> np.ndarray:
+        """Distinct pages assigned to none of `hotkeys` in the last `assignment_windows` windows.
+
+        Page ids, int64 [held_out_pages].
+        """
+        evaluation = self.spec.evaluation
+        first = max(0, window + 1 - evaluation.assignment_windows)
+        assigned = [
+            self.list_assigned(hotkey, past)
+            for past in range(first, window + 1)
+            for hotkey in hotkeys
+        ]
+        excluded = np.concatenate(assigned) if assigned else np.empty(0, dtype=np.int64)
+        seed = labelled_hash("held-out", self.pool_seed(window), uint_bytes(window))
+        return held_out_pages(seed, evaluation.held_out_pages, self.num_pages, excluded)
+
+    def draw_claimed(
+        self, window: int, hotkey: str, header: PayloadHeader, count: int
+    ) -> np.ndarray:
+        """A sample of `count` of the pages claimed by a payload; all claimed pages if fewer.
+
+        Page ids, int64. A payload claims the first `pages_consumed` pages assigned to the hotkey
+        for the base window.
+        """
+        claimed = self.list_assigned(hotkey, header.base_window)[: header.pages_consumed]
+        seed = labelled_hash(
+            "claimed", self.pool_seed(window), hotkey.encode("ascii"), uint_bytes(window)
+        )
+        return claimed_pages(seed, claimed, count)
+
+    def list_assigned(self, hotkey: str, window: int) -> np.ndarray:
+        """Pages assigned to a hotkey for a window, int64 [pages_per_window]; a page may repeat."""
+        block_hash = self.block_hash(self.schedule.assignment_block(window))
+        seed = assignment_seed(block_hash, hotkey, window)
+        return assigned_pages(seed, self.spec.training.pages_per_window, self.num_pages)
+
+
+def read_registered_hotkeys(chain: Chain, schedule: Schedule, window: int) -> list[str]:
+    """Hotkeys registered at the window's held-out block, in uid order."""
+    return [n.hotkey for n in chain.metagraph(schedule.held_out_block(window)).neurons]

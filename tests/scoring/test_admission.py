@@ -1,0 +1,194 @@
+"""Admission to scoring: refusals by reason, and the memory of earlier windows."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from template.errors import PayloadError, Unavailable
+from template.protocol.payload import (
+    PayloadFormat,
+    PayloadHeader,
+    encode_payload,
+    payload_digest,
+)
+from template.protocol.root import Member
+from template.protocol.spec import RunSpec
+from template.scoring.admission import (
+    FrameChecker,
+    SeenPayloads,
+    admitted_payloads,
+    draw_candidates,
+    payload_positions,
+)
+
+WINDOW = 9
+
+
+def make_frame(
+    form: PayloadFormat, spec: RunSpec, uid: int, seed: int, window: int = WINDOW, **header: int
+) -> tuple[Member, bytes]:
+    """A member and a frame with random values drawn from `seed`."""
+    key = bytes([uid]) * 32
+    fields = {
+        "window": window,
+        "base_window": window,
+        "pages_consumed": spec.training.pages_per_window,
+        **header,
+    }
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {n: torch.randn(shape, generator=generator) for n, shape in form.shapes.items()}
+    data, _ = encode_payload(PayloadHeader(public_key=key, **fields), tensors, form)
+    member = Member(
+        uid=uid, hotkey=f"hotkey{uid}", public_key=key, coldkey=key, digest=payload_digest(data)
+    )
+    return member, data
+
+
+class Window:
+    """Admission of made-up frames window after window with one memory."""
+
+    def __init__(self, spec: RunSpec, form: PayloadFormat) -> None:
+        self.spec, self.form = spec, form
+        self.checker = FrameChecker(spec=spec, form=form)
+        self.seen = SeenPayloads(spec.outer.max_staleness)
+
+    def reasons(self, *made: tuple[Member, object], window: int = WINDOW) -> list[str | None]:
+        members = [member for member, _ in made]
+        frames = {member.uid: frame for member, frame in made}
+        found = self.checker.admit_frames(window, members, frames, self.seen)
+        self.seen.forget_stale_bodies(window)
+        self.seen.add_positions(
+            window,
+            [
+                (m.hotkey, self.checker.list_positions(payload))
+                for m in members
+                if (payload := admitted_payloads(found).get(m.uid)) is not None
+            ],
+        )
+        refusals = [found[member.uid].refusal for member in members]
+        return [r.reason if isinstance(r, PayloadError) else r and str(r) for r in refusals]
+
+
+@pytest.fixture
+def admission(spec, form) -> Window:
+    return Window(spec, form)
+
+
+def test_independent_payloads_are_admitted_in_order(admission, spec, form) -> None:
+    made = [make_frame(form, spec, uid, seed=uid) for uid in (3, 1, 2)]
+    assert admission.reasons(*made) == [None, None, None]
+
+
+def test_every_reason_for_a_refusal(admission, spec, form) -> None:
+    member, frame = make_frame(form, spec, 1, seed=1)
+    assert admission.reasons((member, frame[:-1])) == ["digest"]
+    assert admission.reasons((member, Unavailable("no answer"))) == ["no answer"]
+    too_many = spec.training.pages_per_window + 1
+    assert admission.reasons(make_frame(form, spec, 1, 1, pages_consumed=too_many)) == ["pages"]
+    too_few = spec.evaluation.claimed_pages - 1
+    assert admission.reasons(make_frame(form, spec, 1, 1, pages_consumed=too_few)) == ["pages"]
+    stale = WINDOW - spec.outer.max_staleness - 1
+    assert admission.reasons(make_frame(form, spec, 1, 1, base_window=stale)) == ["stale"]
+    assert admission.reasons((member, frame)) == [None], "a refusal leaves no memory"
+
+
+def test_of_two_equal_bodies_the_first_is_admitted(admission, spec, form) -> None:
+    made = [make_frame(form, spec, uid, seed=1) for uid in (2, 1)]
+    assert admission.reasons(*made) == [None, "duplicate"]
+    assert admission.reasons(*made) == [None, "duplicate"], "scored again after a restart"
+
+
+def test_an_overlapping_payload_with_another_body_is_refused(admission, spec, form) -> None:
+    member, frame = make_frame(form, spec, 1, seed=1)
+    generator = torch.Generator().manual_seed(1)
+    tensors = {n: 2 * torch.randn(s, generator=generator) for n, s in form.shapes.items()}
+    key = bytes([2]) * 32
+    header = PayloadHeader(
+        window=WINDOW,
+        base_window=WINDOW,
+        pages_consumed=spec.training.pages_per_window,
+        public_key=key,
+    )
+    data, _ = encode_payload(header, tensors, form)
+    other = Member(
+        uid=2, hotkey="hotkey2", public_key=key, coldkey=key, digest=payload_digest(data)
+    )
+    assert admission.reasons((member, frame), (other, data)) == [None, "overlap"]
+
+
+@pytest.mark.parametrize("is_applied", [True, False])
+def test_a_repeated_body_is_refused_until_it_is_stale(
+    admission, spec, form, is_applied: bool
+) -> None:
+    made = make_frame(form, spec, 1, seed=1)
+    assert admission.reasons(made) == [None]
+    admission.seen.mark_applied(WINDOW, {"hotkey1"} if is_applied else ())
+    remembered = spec.outer.max_staleness + 2
+    last, first_free = WINDOW + remembered, WINDOW + remembered + 1
+    again = make_frame(form, spec, 1, seed=1, window=last)
+    assert admission.reasons(again, window=last) == ["duplicate"]
+    assert admission.reasons(window=first_free) == []
+    again = make_frame(form, spec, 1, seed=1, window=first_free + 1)
+    assert admission.reasons(again, window=first_free + 1) == [None]
+
+
+bodies = st.lists(
+    st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=30
+)  # hotkey and body, one in each window
+
+
+@given(steps=bodies, max_staleness=st.integers(0, 4))
+def test_bodies_are_remembered_for_max_staleness_plus_two_windows(steps, max_staleness) -> None:
+    seen, naive = SeenPayloads(max_staleness), {}
+    for window, (hotkey, body) in enumerate(steps):
+        naive.setdefault(body, (window, f"hotkey{hotkey}"))
+        first = seen.add_body(bytes([body]), window, f"hotkey{hotkey}")
+        assert (first.window, first.hotkey) == naive[body]
+        seen.forget_stale_bodies(window)
+        naive = {b: s for b, s in naive.items() if window - s[0] <= max_staleness + 2}
+
+
+@given(
+    windows=st.lists(st.tuples(st.integers(0, 3), st.booleans()), min_size=1, max_size=20),
+    max_staleness=st.integers(0, 4),
+)
+def test_positions_are_remembered_with_the_outer_step(windows, max_staleness) -> None:
+    seen = SeenPayloads(max_staleness)
+    for window, (hotkey, is_applied) in enumerate(windows):
+        for _ in range(2):  # a window scored twice counts once
+            seen.add_positions(window, [(f"hotkey{hotkey}", np.array([window], dtype=np.int32))])
+        seen.mark_applied(window, {f"hotkey{hotkey}"} if is_applied else set())
+        first = max(0, window - max_staleness - 2)
+        assert [
+            (each.window, each.author, each.applied, each.places.tolist()) for each in seen.earlier
+        ] == [(w, f"hotkey{windows[w][0]}", windows[w][1], [w]) for w in range(first, window + 1)]
+
+
+def test_kept_positions_follow_the_order_of_names(spec, form) -> None:
+    member, frame = make_frame(form, spec, 1, seed=1)
+    checker = FrameChecker(spec=spec, form=form)
+    found = checker.admit_frames(WINDOW, [member], {1: frame}, SeenPayloads(2))
+    payload = found[1].payload
+    positions = payload_positions(payload, form)
+    assert (np.diff(positions) > 0).all()
+    start, expected = 0, []
+    for name in form.names:
+        expected += [start + int(i) for i in payload.tensors[name].indices]
+        start += int(np.prod(form.shapes[name]))
+    assert positions.tolist() == sorted(expected)
+
+
+@given(count=st.integers(0, 8), limit=st.integers(0, 9), salt=st.binary(min_size=32, max_size=32))
+def test_candidates_are_drawn_whatever_their_order(count, limit, salt) -> None:
+    members = [
+        Member(uid=u, hotkey=f"hotkey{u}", public_key=b"", coldkey=b"", digest=b"")
+        for u in range(count)
+    ]
+    drawn, left_out = draw_candidates(salt, WINDOW, members, limit)
+    assert len(drawn) == min(limit, count)
+    assert sorted(m.uid for m in drawn + left_out) == list(range(count))
+    assert (drawn, left_out) == draw_candidates(salt, WINDOW, members[::-1], limit)
+    more, _ = draw_candidates(salt, WINDOW, members, limit + 1)
+    assert more[: len(drawn)] == drawn
