@@ -5,6 +5,7 @@ the roots are a hash chain: steps that lead to the root that the stake majority 
 of the run, whoever's bucket they come from. No old chain state is needed to know what was accepted.
 """
 
+import itertools
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -60,7 +61,7 @@ class LineageStep:
 
 def is_chain(steps: Sequence[LineageStep]) -> bool:
     """Whether each step starts, a window later, where the one before it ends."""
-    pairs = zip(steps, steps[1:], strict=False)
+    pairs = itertools.pairwise(steps)
     return all(b.window == a.window + 1 and b.root == a.next_root for a, b in pairs)
 
 

@@ -416,9 +416,12 @@ def test_an_endpoint_that_was_never_there_is_unreachable(
 def test_an_endpoint_that_comes_back_as_another_chain_is_refused(
     open_chain: Callable[..., BittensorChain], proxy: Relay
 ):
-    chain = open_chain(at_port=proxy.port)
+    options = ChainOptions(read_timeout_s=60.0, read_deadline_s=2.0)
+    chain = open_chain(at_port=proxy.port, options=options)
     chain.head()
     proxy.refuse()
+    with pytest.raises(ConnectionLost):
+        chain.head()
     with chain_process() as other_port:
         proxy.target_port = other_port
         proxy.accept_again()
