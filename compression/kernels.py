@@ -246,7 +246,7 @@ def write_chunks(
     a chunk without the small magnitude would hide its scale, and what it decodes to would
     not be coded again as itself.
     """
-    num_chunks, k = value_NK.shape
+    num_chunks, _k = value_NK.shape
     for chunk in range(num_chunks):
         number = first + chunk
         scale_byte = np.searchsorted(middles, scale_N[chunk] * scale_unit)
