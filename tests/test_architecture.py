@@ -425,7 +425,7 @@ def test_the_rule_on_imports_tells_them_apart(importer, module, expected):
 TESTS = ROOT / "tests"
 TEST_MODULES = sorted(TESTS.rglob("test_*.py"))
 WITHOUT_ONE_SOURCE = ("scenarios", "docs", "support")
-ABOUT_ALL_SOURCES = ("test_architecture", "test_no_pickle")
+ABOUT_ALL_SOURCES = ("test_architecture", "test_no_pickle", "test_version")
 LOOKS_AT_OTHER_TESTS = ("tests/scenarios/faults/test_catalogue.py",)
 """Counts the rows of the fault tables, which lie beside the tests that run them."""
 
