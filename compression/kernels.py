@@ -249,7 +249,7 @@ def write_chunks(
     `section` is the whole body. `middles` holds the 255 midpoints between scales, in units of
     1 / `scale_unit`; `level_256` the scales.
     """
-    num_chunks, k = value_NK.shape
+    num_chunks, _k = value_NK.shape
     for chunk in range(num_chunks):
         number = first + chunk
         scale_byte = np.searchsorted(middles, scale_N[chunk] * scale_unit)

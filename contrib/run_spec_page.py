@@ -13,6 +13,7 @@ import textwrap
 import tomllib
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -100,7 +101,7 @@ def field_docstrings(cls: type) -> dict[str, str]:
     )
     return {
         field.target.id: flat(text.value.value)
-        for field, text in zip(body, body[1:], strict=False)
+        for field, text in pairwise(body)
         if isinstance(field, ast.AnnAssign)
         and isinstance(field.target, ast.Name)
         and isinstance(text, ast.Expr)

@@ -420,3 +420,32 @@ def test_the_rule_on_broad_except_finds_them(code, lines):
 )
 def test_the_rule_on_imports_tells_them_apart(importer, module, expected):
     assert is_in(module, allowed_for(importer)) is expected
+
+
+TESTS = ROOT / "tests"
+TEST_MODULES = sorted(TESTS.rglob("test_*.py"))
+WITHOUT_ONE_SOURCE = ("scenarios", "docs", "support")
+ABOUT_ALL_SOURCES = ("test_architecture", "test_no_pickle", "test_version")
+LOOKS_AT_OTHER_TESTS = ("tests/scenarios/faults/test_catalogue.py",)
+"""Counts the rows of the fault tables, which lie beside the tests that run them."""
+
+
+def test_tests_mirror_the_packages() -> None:
+    for path in TEST_MODULES:
+        folders = path.relative_to(TESTS).parts[:-1]
+        if folders:
+            mirrored = [ROOT.joinpath(*folders), ROOT.joinpath("template", *folders)]
+            is_mirror = any(next(folder.glob("*.py"), None) for folder in mirrored)
+            assert folders[0] in WITHOUT_ONE_SOURCE or is_mirror, label(path)
+        else:
+            subject = path.stem.removeprefix("test_")
+            assert path.stem in ABOUT_ALL_SOURCES or is_module(f"template.{subject}"), label(path)
+
+
+def test_no_test_imports_another() -> None:
+    for path in sorted(TESTS.rglob("*.py")):
+        if label(path) not in LOOKS_AT_OTHER_TESTS:
+            others = {
+                n for n in imports(path) if top(n) == "tests" and not n.startswith("tests.support")
+            }
+            assert others == set(), label(path)

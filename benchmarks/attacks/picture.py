@@ -11,7 +11,7 @@ import matplotlib as mpl
 from benchmarks.attacks.catalogue import KINDS
 
 mpl.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib import pyplot as plt
 
 LOST = 1e5
 """A loss ratio beyond it is that of a model that has none."""

@@ -89,7 +89,7 @@ class Watcher:
             self._wanted.setdefault((row["window"], uid), None)
 
     def _is_there(self, key: tuple[int, int]) -> bool:
-        window, uid = key
+        window, _uid = key
         member = self._wanted[key]
         if member is None:
             schedule = self._net.spec.schedule.schedule()

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 mpl.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib import pyplot as plt
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 OURS, BASELINE, LIMIT = "#1f6f8b", "#c8b6a6", "#8b1e3f"

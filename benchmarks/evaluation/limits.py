@@ -57,7 +57,7 @@ from template.training.outer import first_state, scored_coefficients, scored_ref
 from template.training.scorer import Scorer
 
 mpl.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib import pyplot as plt
 
 OWNER = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"
 SIZES: Mapping[str, Mapping[str, int]] = {

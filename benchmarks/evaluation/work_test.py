@@ -41,7 +41,7 @@ from evaluation.work import HELD_OUT, WorkRules, work_samples
 from template.commands.plan import load_plan
 
 mpl.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib import pyplot as plt
 
 CLAIMED, EFFECTS = (4, 8, 16, 32, 64), (0.2, 0.25, 0.3, 0.4, 0.5, 0.6)
 PLACES = (*((MINERS - 1, count) for count in CLAIMED), (3, 16), (3, 32))

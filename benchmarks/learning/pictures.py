@@ -12,7 +12,7 @@ from benchmarks.learning.record import Rows
 from benchmarks.learning.suite import Group
 
 mpl.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib import pyplot as plt
 
 COLORS = {
     "adamw_dp": "#444444",

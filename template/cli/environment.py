@@ -1,8 +1,8 @@
-"""Environment variables of one neuron: its bucket, and the two access keys to it.
+"""Environment variables of a neuron: the bucket, and the two access keys to the bucket.
 
-Secrets come from here and from nowhere else (no flag, no file), and leave as `Secret`. Does
-not own how a bucket is spoken to (template/store) nor the bytes of a chain record
-(template/protocol/record.py). Importing this module reads nothing.
+Secrets come from the environment alone (no flag, no file), and leave as `Secret`. Does not own
+access to buckets (template/store) nor the bytes of a chain record (template/protocol/record.py).
+Importing this module does not read the environment.
 """
 
 import difflib
@@ -32,7 +32,7 @@ ENVIRONMENT: Final[Mapping[str, str]] = {
     ENV_READ_KEY_ID: "access key that only reads this one bucket; PUBLISHED on chain",
     ENV_READ_SECRET: "its secret; published too",
 }
-"""Every variable that a neuron reads itself, in the order in which --help shows them."""
+"""Every variable of a neuron, in the order of --help."""
 
 OWN_PREFIXES: Final = ("TESSERA_BUCKET_", "TESSERA_R2_")
 R2_JURISDICTIONS: Final[Mapping[str, AccessKind]] = {
@@ -49,11 +49,11 @@ MAX_S3_CHARS: Final = 80
 
 
 def bucket_settings(env: Mapping[str, str]) -> BucketSettings:
-    """The bucket that the TESSERA_* variables of `env` describe.
+    """The bucket of the TESSERA_* variables in `env`.
 
-    Raises ConfigError naming the variable and the remedy, never a value: a missing or
-    ill-formed variable, a misspelt one, two endpoints, or one key for both purposes (the
-    read key becomes public, so it must not be able to write).
+    Raises ConfigError with the variable and the remedy, never a value: for a missing, ill-formed
+    or misspelt variable, two endpoints, or the same key for both purposes (the read key becomes
+    public and must not be able to write).
     """
     _refuse_unknown(env)
     kind, account = _place(env)
@@ -109,7 +109,7 @@ def _r2_account(env: Mapping[str, str]) -> str:
 
 
 def _checked_endpoint(url: str) -> str:
-    """`url` if it is scheme, host and port only; http is for loopback (the localnet)."""
+    """`url`, checked to be scheme, host and port only; http for loopback (the localnet)."""
     try:
         parts = urlsplit(url)
         port = parts.port

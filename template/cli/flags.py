@@ -1,7 +1,6 @@
-"""Flags that several commands share, and the settings that follow from them.
+"""Flags shared by several commands, and the resulting settings.
 
-Chain, wallet, logging and Weights & Biases keep the dotted names that operators know from the
-subnet template.
+Chain, wallet, logging and Weights & Biases keep the dotted names of the subnet template.
 """
 
 import argparse
@@ -29,19 +28,19 @@ MAX_NETUID: Final = 65_535
 
 
 def chain_config(args: argparse.Namespace) -> ChainConfig:
-    """The chain that the flags of `add_chain_flags` name; `--netuid` was given."""
+    """The chain named by the flags of `add_chain_flags`; `--netuid` was given."""
     return ChainConfig(
         netuid=args.netuid, network=args.chain_endpoint or args.network or DEFAULT_NETWORK
     )
 
 
 def wallet_config(args: argparse.Namespace) -> WalletConfig:
-    """The keys that the flags of `add_wallet_flags` name."""
+    """The keys named by the flags of `add_wallet_flags`."""
     return WalletConfig(name=args.wallet_name, hotkey=args.wallet_hotkey, path=args.wallet_path)
 
 
 def add_chain_flags(parser: Parser, *, required: bool = True) -> None:
-    """--netuid and where the chain is: `netuid`, `network`, `chain_endpoint`."""
+    """Subnet and chain: `netuid`, `network`, `chain_endpoint`."""
     group = parser.add_argument_group("chain")
     group.add_argument(
         "--netuid",
@@ -69,7 +68,7 @@ def add_chain_flags(parser: Parser, *, required: bool = True) -> None:
 
 
 def add_wallet_flags(parser: Parser) -> None:
-    """Which keys sign: `wallet_name`, `wallet_hotkey`, `wallet_path`."""
+    """Signing keys: `wallet_name`, `wallet_hotkey`, `wallet_path`."""
     group = parser.add_argument_group("wallet")
     group.add_argument(
         "--wallet.name",
@@ -171,17 +170,17 @@ def add_wandb_flags(parser: Parser) -> None:
 
 
 def variables_text() -> str:
-    """Every TESSERA_* variable with its meaning, for --help."""
+    """Every TESSERA_* variable with a meaning, for --help."""
     return aligned(ENVIRONMENT)
 
 
 def statuses_text() -> str:
-    """The exit statuses of a command that runs once, for --help."""
+    """The exit statuses of a command without a loop, for --help."""
     return aligned({**EXIT_STATUSES, EXIT_ENDED: "everything was done and is as it should be"})
 
 
 def run_file(text: str) -> Path:
-    """The path of a file that exists."""
+    """The path of an existing file."""
     path = Path(text).expanduser()
     if not path.is_file():
         raise argparse.ArgumentTypeError(f"no such file: {path}")
@@ -189,14 +188,14 @@ def run_file(text: str) -> Path:
 
 
 def folder_path(text: str) -> Path:
-    """A path that need not exist yet."""
+    """A path, existing or not."""
     if not text:
         raise argparse.ArgumentTypeError("the path is empty")
     return Path(text).expanduser()
 
 
 def path_name(text: str) -> str:
-    """A name that becomes one component of a path."""
+    """A name, usable as a component of a path."""
     if re.fullmatch(r"[\w.@+ -]+", text) is None or text in (".", ".."):
         raise argparse.ArgumentTypeError("a name is letters, digits, spaces and . _ - @ +")
     return text

@@ -1,8 +1,7 @@
-"""Logging of a neuron: one line per event, with who logged it and in which window.
+"""Logging of a neuron: a line per event, with role, hotkey and window.
 
-Owns the format, the levels and the file; `setup_logging` is called in neurons/ only. Modules
-log through `logging.getLogger(__name__)` and know nothing of this one, except the loop that
-opens each window with `window_context`.
+Owns the format, the levels and the file; commands alone call `setup_logging`. Modules log through
+`logging.getLogger(__name__)`; the loops set the window with `template.log_context`.
 """
 
 import logging
@@ -19,9 +18,9 @@ Level = Literal["info", "debug", "trace"]
 
 OWN_LOGGERS: Final = ("template", "compression", "evaluation", "neurons", "__main__")
 TRACED_LIBRARIES: Final = ("bittensor", "websockets.client")
-"""Raised to debug by "trace". Not botocore: at debug it logs signed requests."""
+"""Raised to debug by "trace". Not botocore: debug lines of botocore show signed requests."""
 FRAME_LOGGER: Final = "bittensor.transport.raw_websocket"
-"""Never raised: it logs whole answers of the chain, and buckets' read keys stand in them."""
+"""Never raised: debug lines show whole chain answers with the buckets' read keys."""
 
 LOG_FILE_MAX_BYTES: Final = 20_000_000
 NUM_OLD_LOG_FILES: Final = 4
@@ -32,11 +31,11 @@ LINE_FORMAT: Final = (
 
 
 def setup_logging(level: Level, directory: Path | None, *, role: str, hotkey: str) -> None:
-    """Send the log to standard error and, if `directory` is given, to `role`.log in it.
+    """Send the log to standard error, and to `role`.log in `directory` if given.
 
-    `hotkey` is the ss58 address; its first 8 characters go on each line. Libraries log
-    warnings only, unless the level is "trace". Calling it again replaces the earlier set-up.
-    Raises ConfigError if the file cannot be opened.
+    `hotkey`: the SS58 address; each line shows the first 8 characters. Libraries log warnings only,
+    unless the level is "trace". A second call replaces the first set-up. Raises ConfigError if the
+    file cannot be opened.
     """
     handlers: list[logging.Handler] = [logging.StreamHandler()]
     if directory is not None:
@@ -71,8 +70,7 @@ def _file_handler(directory: Path, role: str) -> logging.Handler:
 
 
 class _LogFile(logging.handlers.RotatingFileHandler):
-    """Says once on standard error that the disk is full, where logging's own handler would
-    print a traceback per line. The other handlers go on."""
+    """Reports a full disk once on standard error, instead of a traceback per line."""
 
     _told = False
 
@@ -89,7 +87,7 @@ class _LogFile(logging.handlers.RotatingFileHandler):
 
 
 class _WhoFilter(logging.Filter):
-    """Adds role, hotkey and window to every record; refuses none."""
+    """Adds role, hotkey and window to every record."""
 
     def __init__(self, role: str, hotkey: str) -> None:
         super().__init__()
@@ -105,7 +103,7 @@ class _WhoFilter(logging.Filter):
 
 
 class _OneLineFormatter(logging.Formatter):
-    """UTC times; a message cannot forge a line, for part of it may be a stranger's text."""
+    """UTC times; escapes unprintable characters, so a stranger's text cannot forge a line."""
 
     converter = staticmethod(time.gmtime)
     default_time_format = "%Y-%m-%dT%H:%M:%S"

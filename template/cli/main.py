@@ -1,7 +1,7 @@
-"""The command `tessera` and its subcommands: one parser, and what each subcommand runs.
+"""The command `tessera`: a parser for all subcommands, and the function behind each.
 
-The only module of this package that imports commands, and imports them after the flags are
-parsed: --help and a wrong flag need neither torch nor the SDK.
+The only module of this package with imports of commands, made after the flags are parsed: --help
+and a wrong flag need neither torch nor the SDK.
 """
 
 import argparse
@@ -168,20 +168,20 @@ def entry() -> NoReturn:
 
 
 def run_script(name: str, prog: str) -> NoReturn:
-    """A script of one command; `prog` is the script as its help names it."""
+    """A script of a single command; `prog`: the name of the script in help texts."""
     leave_on_signals()
     _run_unwinding(name, parse_command(name, sys.argv[1:], prog))
 
 
 def run_command(name: str, argv: Sequence[str], prog: str) -> int:
-    """Run a command in this process, and give the process back as it was; the exit status."""
+    """Run a command and restore the state of the process afterwards; returns the exit status."""
     args = parse_command(name, argv, prog)
     with restored_process_state():
         return COMMANDS[name].load()(args)
 
 
 def parse_command(name: str, argv: Sequence[str], prog: str) -> argparse.Namespace:
-    """The flags of one command; on a wrong flag prints one sentence and exits with status 2."""
+    """The flags of a command; a wrong flag prints a sentence and exits with status 2."""
     parser = Parser(prog=prog)
     COMMANDS[name].add_flags(parser)
     return parser.parse_args(list(argv))
@@ -206,7 +206,7 @@ def build_parser() -> Parser:
 
 
 def _run_unwinding(name: str, args: argparse.Namespace) -> NoReturn:
-    """Run a command; from the end of its imports on, the first signal raises KeyboardInterrupt."""
+    """Run a command; after the imports, the first signal raises KeyboardInterrupt."""
     run = COMMANDS[name].load()
     unwind_on_signals()
     sys.exit(run(args))

@@ -28,7 +28,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(
         self,
         *,
-        refusal: Refusal = lambda name: None,
+        refusal: Refusal = lambda _: None,
         allow_repeats: bool = True,
         width_chars: int = HELP_WIDTH_CHARS,
         **options: Any,

@@ -1,6 +1,6 @@
-"""Being told to stop: the first signal unwinds the process, the second ends it where it stands.
+"""Stop signals: the first signal unwinds the process, the second ends the process at once.
 
-State is written whole or not at all, so an end at any moment loses nothing that was saved.
+State is written completely or not at all, so an end at any moment loses no saved state.
 """
 
 import os
@@ -15,13 +15,13 @@ STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 def leave_on_signals() -> None:
-    """From now on a signal ends the process at once and quietly: while it loads its libraries."""
+    """From now on a signal ends the process at once and quietly, even during imports."""
     for number in STOP_SIGNALS:
         signal.signal(number, _leave)
 
 
 def unwind_on_signals() -> None:
-    """From now on the first signal raises KeyboardInterrupt, and a second one ends the process."""
+    """From now on the first signal raises KeyboardInterrupt, and the second ends the process."""
     for number in STOP_SIGNALS:
         signal.signal(number, _unwind)
 

@@ -1,1 +1,1 @@
-"""What each command of an operator does, once its flags are parsed."""
+"""The body of each command, run after the flags are parsed."""

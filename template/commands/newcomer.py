@@ -1,7 +1,7 @@
-"""What a newcomer finds who has nothing but a run spec: access records, dataset, theta_0.
+"""A newcomer's view of a run spec: access records, dataset and theta_0, read from the mirrors.
 
-Reads only; needs no wallet and no bucket. Owns what is looked at and what counts as right:
-an object is there if one mirror gives it as the spec says. Large shards are measured, not read.
+Reads only; needs no wallet and no bucket. An object counts as present if any mirror serves the
+bytes named by the spec. Large shards are checked by length, without a download.
 """
 
 import hashlib
@@ -45,8 +45,10 @@ HEADER_BYTES = 2**20
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
-    """One thing that a spec names. `mirrors`: who gives it as it should be; `faults`: what was
-    wrong with the others. `status`: the exit status that it earns.
+    """An object named by a spec.
+
+    `mirrors`: hotkeys with a correct copy; `faults`: a sentence per other mirror. `status`: the
+    resulting exit status.
     """
 
     what: str
@@ -58,7 +60,7 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """Everything found. `block`: the final block at which the chain was read."""
+    """All findings. `block`: the final block of the chain reads."""
 
     block: int
     findings: tuple[Finding, ...]
@@ -75,7 +77,7 @@ _UNKNOWN_SHARDS = [
 
 
 def look(spec: RunSpec, chain: Chain, open_bucket: OpenBucket) -> Report:
-    """Look for all that a spec names, on every mirror. ChainError if the chain is away."""
+    """Look for every object of a spec on every mirror. ChainError if the chain is away."""
     block = existing_subnet(chain).block
     records = read_records(chain, block)
     buckets: dict[str, Store] = {}
@@ -87,7 +89,7 @@ def look(spec: RunSpec, chain: Chain, open_bucket: OpenBucket) -> Report:
 
 
 def existing_subnet(chain: Chain) -> Metagraph:
-    """The subnet at the last final block; ConfigError if there is none of this number."""
+    """The subnet at the last final block; ConfigError for an unknown netuid."""
     try:
         return chain.metagraph(chain.finalized())
     except ChainError as error:
@@ -102,7 +104,7 @@ def _find_record(
     open_bucket: OpenBucket,
     buckets: dict[str, Store],
 ) -> Finding:
-    """A mirror's access record; its bucket goes into `buckets` if it can be opened."""
+    """A mirror's access record; a usable bucket goes into `buckets`."""
     what = f"access record of {hotkey[:SHORT_CHARS]}"
     record = records.get(hotkey)
     if record is None or record.access is None:
@@ -170,7 +172,7 @@ def _get(bucket: Store, digest: bytes, max_bytes: int) -> bytes:
 
 
 def _ask(what: str, buckets: Mapping[str, Store], ask: Callable[[Store], int]) -> Finding:
-    """Ask every mirror; `ask` gives the object's length or raises what is wrong with it."""
+    """Ask every mirror; `ask` returns the object's length or raises the fault."""
     mirrors, faults, sizes = [], [], []
     status = EXIT_ENDED
     for hotkey, bucket in buckets.items():
@@ -193,7 +195,7 @@ def _ask(what: str, buckets: Mapping[str, Store], ask: Callable[[Store], int]) -
 
 
 def _status(error: SubnetError) -> int:
-    """What is missing, wrong or forbidden stays so until its owner acts; an outage may pass."""
+    """A missing, wrong or forbidden object needs action by the owner; an outage may pass."""
     lasting = NotFound | Denied | TooLarge | ObjectError | RecordError
     return EXIT_OPERATOR if isinstance(error, lasting) else exit_status(error)
 
@@ -209,7 +211,7 @@ def table(report: Report) -> Table:
 
 
 def position(spec: RunSpec, head: int) -> str:
-    """Where the run stands at block `head`."""
+    """The current window of the run at block `head`, as a sentence."""
     schedule = spec.schedule
     window = schedule.schedule().window_of(head)
     if window < 0:

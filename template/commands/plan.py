@@ -1,8 +1,8 @@
 """The subnet owner's part before a run starts: dataset, theta_0, and the run spec.
 
-A *plan* is a run spec without what follows from it: the owner's mirror, the digests of the
-dataset and of theta_0, the block at which it starts. Once the blobs lie in the owner's
-bucket under their digests, the owner has no further role that another cannot take.
+A *plan* is a run spec without the derived values: the owner's mirror, the digests of the dataset
+and of theta_0, and the start block. Once the blobs lie in the owner's bucket under their digests,
+every remaining role of the owner can pass to another hotkey.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ _DERIVED = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PreparedRun:
-    """A spec, and by SHA-256 the blobs that it names."""
+    """A spec, and the named blobs by SHA-256."""
 
     spec: RunSpec
     blobs: Mapping[bytes, bytes]
@@ -46,7 +46,7 @@ class PreparedRun:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunChoices:
-    """What the plan leaves open. `seed` draws theta_0; `num_windows` None keeps the plan's."""
+    """Choices left open by the plan. `seed` draws theta_0; `num_windows` None keeps the plan's."""
 
     owner_hotkey: str
     start_block: int
@@ -55,7 +55,7 @@ class RunChoices:
 
 
 def load_plan(path: Path) -> dict[str, Any]:
-    """A plan from a TOML file; ConfigError if it cannot be read or says what is derived."""
+    """A plan from a TOML file; ConfigError for an unreadable file or a derived key."""
     try:
         plan = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -67,7 +67,7 @@ def load_plan(path: Path) -> dict[str, Any]:
 
 
 def check_plan(path: Path, plan: Mapping[str, Any], choices: RunChoices) -> RunSpec:
-    """The spec that a plan will become, without its digests; ConfigError names plan and key."""
+    """The future spec of a plan, without digests; ConfigError names plan and key."""
     try:
         return from_table(RunSpec, _fill(plan, choices))
     except ConfigError as error:
@@ -82,7 +82,7 @@ def prepare_run(
 ) -> PreparedRun:
     """Build the dataset and theta_0 and fill in the plan. ConfigError names a wrong key.
 
-    `say` gets a line from time to time while theta_0 is trained alone, if the plan wants it.
+    `say` gets a line from time to time during a warm start of theta_0.
     """
     filled = _fill(plan, choices)
     draft = from_table(RunSpec, filled)
@@ -107,7 +107,7 @@ def prepare_run(
 
 
 def _check_dataset(manifest: Manifest, spec: RunSpec) -> None:
-    """ConfigError for a run that nobody could join."""
+    """ConfigError for a run without a way to join."""
     check_manifest(manifest, spec, manifest_digest(manifest))
     held_out_pages = manifest.held_out.num_tokens // manifest.page_tokens
     if spec.evaluation.curve_pages > held_out_pages:
@@ -126,9 +126,9 @@ def upload(run: PreparedRun, bucket: Store) -> None:
 def upload_missing(
     run: PreparedRun, writer: Store, reader: Store, say: Callable[[str], None]
 ) -> int:
-    """Put what the bucket does not hold yet; the number of bytes sent.
+    """Put the missing blobs into the bucket; returns the number of bytes sent.
 
-    What it holds is read back with the key that everybody will read with, and compared.
+    Present blobs are read back with the published read key and compared.
     """
     sent_bytes = 0
     for number, (digest, data) in enumerate(run.blobs.items(), start=1):

@@ -1,8 +1,7 @@
 """Publishing a run: from a plan to blobs in a bucket, a record on chain and a run spec on disk.
 
-Owns the order of the steps and what is checked before each. Every step can be repeated: a
-command that was interrupted goes on where it was. Nobody has to run anything here again once
-the spec is written.
+Owns the order of the steps and the checks before each step. Every step can be repeated: an
+interrupted command continues. After the spec is written no step has to run again.
 """
 
 import hashlib
@@ -47,7 +46,7 @@ _NOBODY = "5C4hrfjw9DjXZTzV3MwzrrAr9P1MJhSrvWGWqi1eSuyUpnhM"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Published:
-    """A run that others can join. `block`: the head when it was written."""
+    """A published run. `block`: the head at the time of writing."""
 
     spec: RunSpec
     text: str
@@ -55,12 +54,12 @@ class Published:
 
     @property
     def sha256(self) -> str:
-        """Of the run spec's file."""
+        """SHA-256 of the run spec's file."""
         return hashlib.sha256(self.text.encode()).hexdigest()
 
 
 def read_plan(config: PublishConfig) -> dict[str, Any]:
-    """The plan, if it is one, and the flags fit it; else ConfigError. Asks nobody."""
+    """The plan, checked against the flags; ConfigError otherwise. Needs no network."""
     out = config.out
     if out.exists() and not config.force:
         raise ConfigError(f"--out {out}: exists; name another file, or replace it with --force")
@@ -115,7 +114,7 @@ def _choices(config: PublishConfig, hotkey: str, start_block: int) -> RunChoices
 def check_subnet(
     config: PublishConfig, plan: Mapping[str, Any], chain: Chain, hotkey: str, say: Say
 ) -> None:
-    """ConfigError where chain and plan do not fit; a word where they may not."""
+    """ConfigError for a plan unfit for the chain; a warning through `say` where in doubt."""
     spec = check_plan(config.plan, plan, _choices(config, hotkey, start_block=2**31))
     wallet = config.wallet
     commands = Commands(
@@ -141,7 +140,7 @@ def check_subnet(
 
 
 def _publish_access(chain: Chain, hotkey: str, access: Access, say: Say) -> None:
-    """The access record, on chain and final; what else the record says stays."""
+    """Put the access record on chain and wait for finality; other sections of the record stay."""
     block = chain.finalized()
     record = read_records(chain, block).get(hotkey, Record())
     if record.access == access:
@@ -166,7 +165,7 @@ def _publish_access(chain: Chain, hotkey: str, access: Access, say: Say) -> None
 
 
 def _check_ahead(head: int, schedule: Schedule, first_block: int) -> None:
-    """Window 0's pages are drawn by a block that nobody may know when the spec is published."""
+    """ConfigError for a start in the past: the block behind window 0's pages must be unknown."""
     drawn = schedule.assignment_block(0)
     if head >= drawn:
         margin_blocks = schedule.first_block(0) - drawn
@@ -178,7 +177,7 @@ def _check_ahead(head: int, schedule: Schedule, first_block: int) -> None:
 
 
 def _write(out: Path, text: str) -> None:
-    """Whole or not at all."""
+    """Write the file completely or leave no file."""
     part = out.with_name(f".{out.name}.part")
     try:
         with part.open("w", encoding="utf-8") as file:
@@ -198,7 +197,7 @@ def _length(spec: RunSpec) -> str:
 
 
 def summary(published: Published, config: PublishConfig, block_s: float, now_s: float) -> str:
-    """What the owner has to know and to hand on. `now_s`: seconds since 1970."""
+    """The text for the owner: facts of the run and next steps. `now_s`: seconds since 1970."""
     spec = published.spec
     schedule = spec.schedule
     wait_s = (schedule.start_block - published.block) * block_s

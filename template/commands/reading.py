@@ -1,4 +1,4 @@
-"""What reading a run takes: its chain, buckets by their access records, its payloads' format."""
+"""Reading a run without keys: chain, buckets by access records, payload format."""
 
 import tempfile
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ OPTIONS = ChainOptions(read_timeout_s=15.0, read_deadline_s=60.0)
 """A person waits for the answer."""
 
 PEER_DEADLINE_S = 20.0
-"""How long one request to a peer's bucket may be retried: a dead peer must not stop a node."""
+"""Longest time for retries of a request to a peer's bucket: a dead peer must not stop a node."""
 
 
 def payload_format(spec: RunSpec) -> PayloadFormat:
@@ -52,7 +52,7 @@ def bucket_opener(*, on_localnet: bool) -> OpenBucket:
 
 @contextmanager
 def read_only(run: Path, chain_config: ChainConfig, spec: RunSpec) -> Iterator[ReadContext]:
-    """Chain and buckets with nobody's key; what is fetched lies in a folder that goes with it."""
+    """Chain and buckets without a wallet; fetched objects lie in a temporary folder."""
     chain = BittensorChain(
         endpoint=chain_config.network,
         netuid=chain_config.netuid,

@@ -1,7 +1,7 @@
-"""theta_0 trained alone for a while, by the owner, before the run is published.
+"""Warm start: the owner trains theta_0 alone for a few steps before publishing the run.
 
-In its first windows a run moves everywhere at once and pays most for the lag; a short
-warm start takes it past them. Nodes need not repeat it: the spec names theta_0 by digest.
+In the first windows every coordinate moves, and the lag costs most; a short warm start skips these
+windows. Nodes do not repeat the warm start: the spec names theta_0 by digest.
 """
 
 from collections.abc import Callable, Iterator

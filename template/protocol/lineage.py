@@ -8,6 +8,7 @@ bucket. A verifier needs no old chain state to learn the accepted sets.
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 from template.errors import ObjectError
@@ -62,7 +63,7 @@ class LineageStep:
 
 def is_chain(steps: Sequence[LineageStep]) -> bool:
     """Whether each step starts at the window and root at which the previous step ends."""
-    pairs = zip(steps, steps[1:], strict=False)
+    pairs = pairwise(steps)
     return all(b.window == a.window + 1 and b.root == a.next_root for a, b in pairs)
 
 

@@ -1,5 +1,6 @@
 """The plan of faults: pure, complete, one every third window."""
 
+import itertools
 from collections import Counter
 
 import pytest
@@ -31,7 +32,7 @@ lengths = st.integers(windows_for(1), 150)
 def test_a_fault_every_third_window_from_the_calm_to_the_end(seed, num_windows, crew) -> None:
     windows = [fault.window for fault in make_plan(seed, num_windows, crew)]
     assert windows[0] == CALM_WINDOWS
-    assert {b - a for a, b in zip(windows, windows[1:], strict=False)} <= {EVERY_WINDOWS}
+    assert {b - a for a, b in itertools.pairwise(windows)} <= {EVERY_WINDOWS}
     assert windows[-1] <= num_windows - LAST_WINDOWS < windows[-1] + EVERY_WINDOWS
 
 
@@ -74,7 +75,7 @@ def test_targets_are_of_the_crew_and_of_the_right_role(seed, num_windows, crew) 
 @given(seeds, lengths, crews)
 def test_no_fault_begins_before_the_last_is_over(seed, num_windows, crew) -> None:
     plan = make_plan(seed, num_windows, crew)
-    for one, after in zip(plan, plan[1:], strict=False):
+    for one, after in itertools.pairwise(plan):
         assert one.window + one.at + one.lasts_windows < after.window + after.at
     last = plan[-1]
     assert last.window + last.at + last.lasts_windows < num_windows

@@ -20,7 +20,6 @@ from template.chain.bittensor.calls import raw_weights_call, submit_call
 from template.chain.waiter import Waiter
 from template.errors import ChainError, ConfigError
 from tests.support.relay import LOCALHOST, Relay, free_port
-from tests.support.waiting import HANG_S
 
 NETUID = 1
 IMPATIENT = ChainOptions(read_timeout_s=1.0, read_deadline_s=1.0, write_timeout_s=2.0)
@@ -354,7 +353,7 @@ def test_a_silent_chain_costs_the_deadline_and_then_works_again(
 def test_an_outage_within_the_deadline_costs_time_and_two_lines(
     open_chain: Callable[..., BittensorChain], proxy: Relay, caplog: pytest.LogCaptureFixture
 ):
-    chain = open_chain(at_port=proxy.port, options=ChainOptions(read_deadline_s=HANG_S))
+    chain = open_chain(at_port=proxy.port, options=ChainOptions(read_deadline_s=300.0))
     head = chain.head()
     proxy.refuse()
     with caplog.at_level(logging.WARNING):
@@ -413,9 +412,11 @@ def test_an_endpoint_that_was_never_there_is_unreachable(
 def test_an_endpoint_that_comes_back_as_another_chain_is_refused(
     open_chain: Callable[..., BittensorChain], proxy: Relay
 ):
-    chain = open_chain(at_port=proxy.port)
+    chain = open_chain(at_port=proxy.port, options=ChainOptions(read_deadline_s=2.0))
     chain.head()
     proxy.refuse()
+    with pytest.raises(ConnectionLost):
+        chain.head()
     with chain_process() as other_port:
         proxy.target_port = other_port
         proxy.accept_again()

@@ -102,6 +102,7 @@ def test_held_out_text_does_not_occur_in_training_text(corpus: Corpus) -> None:
     assert 0 < overlap < MAX_OVERLAP
 
 
+@pytest.mark.slow
 def test_overlap_would_show_a_leaked_edition(corpus: Corpus) -> None:
     leaked = corpus.held_out[0]
     train = _joined([*corpus.train[:5], leaked, *corpus.train[5:10]])
@@ -109,6 +110,7 @@ def test_overlap_would_show_a_leaked_edition(corpus: Corpus) -> None:
     assert shingle_overlap(_joined(corpus.held_out), train) > 200 * MAX_OVERLAP
 
 
+@pytest.mark.slow
 def test_no_other_edition_of_a_held_out_work_hides_in_training_text(corpus: Corpus) -> None:
     train = _skeleton(_joined(corpus.train))
     held_out = _skeleton(_joined(corpus.held_out))
@@ -120,6 +122,7 @@ def test_no_other_edition_of_a_held_out_work_hides_in_training_text(corpus: Corp
         assert shingle_overlap(modern, folio, SKELETON_SHINGLE) > 0.5
 
 
+@pytest.mark.slow
 def test_two_editions_of_a_training_work_are_mostly_different_bytes(corpus: Corpus) -> None:
     texts = {document.name: document.text for document in corpus.train}
     pairs = [WORKS[work] for work in ("hamlet", "comedy_of_errors", "john", "othello")]

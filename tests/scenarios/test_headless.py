@@ -126,7 +126,7 @@ def test_a_validator_that_was_there_has_the_whole_run_for_others(story) -> None:
 
 
 def test_buckets_hold_the_last_checkpoints_whole_and_nothing_older(story) -> None:
-    world, nodes, manifest_data = story
+    world, _nodes, manifest_data = story
     spec, run = world.spec, world.spec.run_id.hex()
     oldest, newest = WINDOWS - 3 - EVERY, WINDOWS + 1
     dataset = {shard.sha256 for shard in parse_manifest(manifest_data).shards}

@@ -42,7 +42,7 @@ def test_a_silent_bucket_costs_its_miner_the_window_and_nobody_else(tmp_path) ->
     silent.released.set()
     assert len(digests(nodes)) == 1
     named = accepted(nodes["val-a"])
-    assert named == dict.fromkeys(range(3), {uid_of(world, "m0")})
+    assert named == {key: {uid_of(world, "m0")} for key in range(3)}
 
 
 @pytest.mark.parametrize("readers", [("val-a",), ("val-a", "val-b")])

@@ -39,6 +39,8 @@ from tests.support.schedules import MINERS, ROSTER, STAKES_TAO, Fault, plan
 
 WINDOWS, SIEGE_WINDOWS = 5, 8
 NUM_SEEDS, NUM_SIEGE_SEEDS, SEEDS_AT_ONCE = 50, 2000, 50
+NUM_FAST_SEEDS = 20
+"""Schedules of the default lane; the slow lane plays the rest of `NUM_SEEDS`."""
 DOWN_BLOCKS = 3
 """Between the end of a process and its next start."""
 
@@ -176,7 +178,13 @@ def _lost_payloads(outcome: Outcome) -> list[tuple[int, int]]:
     return lost
 
 
-@pytest.mark.parametrize("seed", range(NUM_SEEDS))
+@pytest.mark.parametrize(
+    "seed",
+    [
+        *range(NUM_FAST_SEEDS),
+        *(pytest.param(s, marks=pytest.mark.slow) for s in range(NUM_FAST_SEEDS, NUM_SEEDS)),
+    ],
+)
 def test_a_schedule_of_faults_changes_nobodys_model(seed: int, tmp_path) -> None:
     _assert_headless(_outcome(plan(seed, WINDOWS), tmp_path))
 

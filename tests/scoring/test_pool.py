@@ -16,7 +16,7 @@ from template.protocol.schedule import Schedule
 from template.protocol.spec import RunSpec, parse_spec
 from template.scoring.pool import PoolDrawer
 from template.scoring.rules import claims_of_each
-from tests.scoring.conftest import SPEC_FILE
+from tests.support.scoring import SPEC_FILE
 
 NUM_PAGES = 20_000
 SCHEDULE = Schedule(start_block=100, blocks_per_window=20, upload_blocks=4, vote_margin_blocks=3)

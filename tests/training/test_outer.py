@@ -4,6 +4,7 @@ Both must give the same bits, since nodes compare digests and not values.
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping
 from fractions import Fraction
@@ -252,7 +253,7 @@ def test_a_checkpoint_digest_enters_exactly_one_root(state, spec) -> None:
         states.append(outer_step(states[-1], decision_on(window, ()), {}, spec))
     carrying = [s.window for s in states if s.checkpoint_digest]
     assert carrying == [3, 6]
-    for before, after in zip(states, states[1:], strict=False):
+    for before, after in itertools.pairwise(states):
         digest = state_digest(before) if before.window in carrying else b""
         assert before.checkpoint_digest == digest
         assert after.root == next_root(before.root, before.window - 1, (), digest)

@@ -1,5 +1,6 @@
 """Creating, starting and naming subnets: prices, paces, limits and errors."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -70,7 +71,7 @@ def test_each_network_costs_twice_the_last_less_what_has_passed(
         paid.append(before - ledger.free_rao(owner.cold))
         ledger.seal(9)
     assert paid[0] == 100 * TAO
-    for last, now in zip(paid, paid[1:], strict=False):
+    for last, now in itertools.pairwise(paid):
         assert now == 2 * last - last // INTERVAL_BLOCKS * 10
     assert ledger.get("NetworkLastLockCost") == paid[-1]
 

@@ -222,7 +222,7 @@ def naive_uid_to_prune(
     owned = sorted((block, uid) for uid, (_, block, is_owned) in enumerate(uids) if is_owned)
     immortal = [uid for _, uid in owned][:num_immortal]
     if owner_uid is not None and owner_uid not in immortal:
-        immortal = ([owner_uid] + immortal)[:num_immortal]
+        immortal = ([owner_uid, *immortal])[:num_immortal]
     rest = [uid for uid in range(len(uids)) if uid not in immortal]
     free = [uid for uid in rest if 10 - uids[uid][1] >= immunity_blocks]
     candidates = free if len(free) > min_free else [uid for uid in rest if uid not in free]
