@@ -196,7 +196,7 @@ def test_a_run_of_garbage_alone_fails(start) -> None:
     flags = ["--miners", "0", "--validators", "1", "--misbehave", "garbage:1", "--windows", "2"]
     net = start(*flags, "--block-time", "0.1")
     assert net.end() == 1, net.output
-    assert "there is no honest miner" in net.output
+    assert "the run has no honest miner" in net.output
     owner, _, garbage = net.report["neurons"]
     assert (garbage["payloads_committed"] > 0, garbage["emission_rao"]) == (True, 0)
     # Nobody earned anything: that goes to the owner, in the epoch after the last weights too.
