@@ -222,7 +222,9 @@ def test_what_dies_stays_dead_if_asked_and_without_a_chain_the_run_ends(start) -
     net.wait_until(lambda: "waiting for block" in net.output)
     pids = net.pids
     os.kill(pids["miner-0"], signal.SIGKILL)
-    net.wait_until(lambda: "miner-0 was killed by signal 9; it is not started again" in net.output)
+    net.wait_until(
+        lambda: "miner-0 was killed by signal 9; --no-restart: miner-0 stays down" in net.output
+    )
     os.kill(pids["chain"], signal.SIGKILL)
     assert net.end() == 1, net.output
     assert "chain ended with status -9: the run cannot go on" in net.output
