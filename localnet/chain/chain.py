@@ -53,7 +53,7 @@ class LocalChain:
 
     The same config, secret, times and extrinsics make the same blocks, hash for hash.
     `history`: earlier blocks of the same chain, from genesis on, restored without execution.
-    Raises ValueError with the number of a block with another parent than the block before.
+    Raises ValueError with the number of a block with a wrong hash.
     """
 
     def __init__(
