@@ -13,9 +13,9 @@ from template.scoring.window import Scored
 
 
 class Liar(ValidatorPolicy):
-    """Accepts the payload it measured as worst, and gives the worst miner all its weight.
+    """Accepts the payload with the worst measured gain, and gives the worst miner all weight.
 
-    Reports honest payloads as missing. Measures and logs as it should: a liar must know.
+    Reports honest payloads as missing. Measures and logs honestly, to find the worst payload.
     """
 
     def accepted_uids(self, scored: Scored, memory: ValidatorMemory, limit: int) -> frozenset[int]:
@@ -46,9 +46,9 @@ def _gain_and_uid(verdict: Verdict) -> tuple[float, int]:
 
 
 class WeightCopier(ValidatorPolicy):
-    """Scores nothing and never votes; sets the mean of the weights on chain.
+    """Neither scores nor votes; sets the mean of the weights on chain.
 
-    `read_weights`: validator's uid -> uid -> share, as they stand on chain.
+    `read_weights`: weights on chain, validator's uid -> uid -> share.
     """
 
     scores = False
@@ -62,7 +62,7 @@ class WeightCopier(ValidatorPolicy):
 
     @classmethod
     def of_chain(cls, context: NodeContext) -> "WeightCopier":
-        """Copies from the chain that the node follows."""
+        """Copies from the node's chain."""
         return cls(context, lambda: weights_on_chain(context.commands.network))
 
     def may_set_weights(self, memory: ValidatorMemory, window: int) -> bool:
@@ -76,7 +76,7 @@ class WeightCopier(ValidatorPolicy):
 
 
 class AbsentNamer(ValidatorPolicy):
-    """Votes as it should, and also accepts every uid without a payload that can be fetched."""
+    """Votes honestly, and also accepts every uid without a fetchable payload."""
 
     def __init__(self, context: NodeContext) -> None:
         self._context = context
