@@ -1,18 +1,18 @@
-"""How a tensor of any shape is cut into chunks; the one written rule.
+"""How a tensor of any shape is cut into chunks. compression/__init__.py draws the rule.
 
 A matrix is cut into blocks of 64 x 64; blocks at the right and bottom edge are smaller.
-A tensor with more than two dimensions counts as the matrix [first, all the others]. A
-vector (or scalar) is cut into runs of 4096. Every block or run is one chunk of n <= 4096
-elements and keeps k_n = max(1, round(k * n / 4096)) of them, halves rounded up. Chunks
+A tensor with more than two dimensions counts as the matrix [first, product of the rest]. A
+vector (or scalar) is cut into runs of 4096. Every block or run is a chunk of n <= 4096
+elements and keeps k_n = max(1, round(k * n / 4096)) elements, halves rounded up. Chunks
 are ordered: whole blocks row by row, right edge, bottom edge, corner.
 
-Source: SparseLoCo (arXiv 2508.15706), section 3: chunks of 64 x 64. We depart from its
-code, whose block side is the largest divisor <= 64 of each dimension: an edge block of a
-fixed side keeps the chunk size, and so the density, of nearly all elements equal.
+Source: SparseLoCo (arXiv 2508.15706), section 3: chunks of 64 x 64. The published code takes
+the largest divisor <= 64 of each dimension as block side; a fixed side with edge blocks keeps
+the chunk size, and so the density, of nearly all elements equal.
 
-A layout is at most four groups of equal chunks, a few integers each, whatever the size.
+A layout is at most four groups of equal chunks, a few integers each, for any tensor size.
 
-Legend: N chunks of one size, C elements per chunk.
+Legend: N chunks in a group.
 """
 
 import math
@@ -28,7 +28,7 @@ CHUNK_ELEMENTS = BLOCK_SIDE * BLOCK_SIDE
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChunkGroup:
-    """A grid of `row_blocks` x `col_blocks` equal chunks, of which each keeps `k` elements.
+    """A grid of `row_blocks` x `col_blocks` equal chunks; each chunk keeps `k` elements.
 
     A chunk is `height` x `width` elements; rows of the tensor lie `stride` elements apart,
     and the first chunk starts at the flat index `offset`. (A run of 4096 of a vector is 64
@@ -49,7 +49,7 @@ class ChunkGroup:
 
     @property
     def num_elements(self) -> int:
-        """Of one chunk."""
+        """Elements in each chunk of the group."""
         return self.height * self.width
 
     @property
@@ -58,7 +58,7 @@ class ChunkGroup:
 
     @property
     def grid_strides(self) -> tuple[int, int, int, int]:
-        """In elements: of the view `grid` of the tensor, from `offset` on."""
+        """Strides, in elements, of a view of shape `grid` starting at `offset`."""
         return (self.height * self.stride, self.stride, self.width, 1)
 
     def bases(self) -> np.ndarray:
@@ -68,7 +68,7 @@ class ChunkGroup:
         return self.offset + row_N * (self.height * self.stride) + col_N * self.width
 
     def blocks(self, max_chunks: int) -> Iterator[tuple[int, "ChunkGroup"]]:
-        """Parts of at most `max_chunks` consecutive chunks, each with the number of its first."""
+        """Parts of at most `max_chunks` consecutive chunks, each with its first chunk's number."""
         if self.col_blocks >= max_chunks:
             for row in range(self.row_blocks):
                 for col in range(0, self.col_blocks, max_chunks):
@@ -94,7 +94,7 @@ class ChunkGroup:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TensorLayout:
-    """The chunks of one shape."""
+    """All chunks of a tensor of the given shape, group by group."""
 
     shape: tuple[int, ...]
     groups: tuple[ChunkGroup, ...]
@@ -124,9 +124,9 @@ def tensor_layout(shape: tuple[int, ...], top_k: int) -> TensorLayout:
 
 
 def chunk_groups(shape: tuple[int, ...], top_k: int) -> tuple[ChunkGroup, ...]:
-    """The groups of a shape in the order of the format; none for a tensor of no elements."""
+    """The groups of a shape in the order of the format; empty for a tensor of no elements."""
     if not 1 <= top_k <= CHUNK_ELEMENTS:
-        raise ValueError(f"top_k is {top_k}: it must be in [1, {CHUNK_ELEMENTS}]")
+        raise ValueError(f"top_k is {top_k}: top_k must be in [1, {CHUNK_ELEMENTS}]")
     numel = math.prod(shape)
     if len(shape) < 2 or numel == 0:
         cuts = _vector_cuts(numel)

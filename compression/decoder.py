@@ -1,10 +1,13 @@
-"""Bodies to sparse tensors, and straight into parameters. No dense tensor is made.
+"""Decode bodies to sparse tensors, or add bodies to parameters without a dense tensor.
 
-Every rule is checked on every chunk before anything of it is used: exact length, exponent
-and ratio bytes in range, k ones in the upper map, indices ascending and below n, padding
-clear. Nothing in the bytes chooses a size: memory is 12 bytes per kept value where they are
-asked for, half a kilobyte per 256 chunks, and a few kilobytes per tensor and thread, for
-honest bytes and any others.
+The decoder checks every chunk before using the chunk: exact body length, exponent and ratio
+bytes in range, k ones in the upper map, indices ascending and below n, padding bits clear.
+Array sizes follow from the plan, never from the bytes: 12 bytes per kept value if the caller
+wants the values, half a kilobyte per 256 chunks, and a few kilobytes per tensor and thread,
+for honest and for hostile bytes alike.
+
+Legend: N chunks, K kept values per chunk, H held bodies, B bytes of a body, T tensors,
+O octaves of scales.
 """
 
 import math
@@ -40,19 +43,19 @@ from compression.sparse import CodecError, SparseModel, SparseTensor, apply
 from compression.workers import for_each
 
 HELD_BODIES = 10
-"""Bodies that `aggregate` holds at a time: together a twentieth of float32 parameters."""
+"""Bodies in memory at a time during `aggregate`: a twentieth of the float32 parameters."""
 
 _FAULTS = {
-    WRONG_ONES: ("indices", "an upper map does not have as many ones as there are indices"),
+    WRONG_ONES: ("indices", "an upper map has more or fewer ones than the chunk keeps values"),
     NOT_ASCENDING: ("indices", "indices are not strictly ascending"),
-    TOO_LARGE: ("indices", "an index lies behind its chunk"),
+    TOO_LARGE: ("indices", "an index lies past the end of the chunk"),
     LOW_PADDING: ("indices", "padding bits of low parts are set"),
     CODE_PADDING: ("codes", "padding bits of codes are set"),
 }
 
 
 def decode(body: bytes | memoryview, plan: Plan, num_threads: int | None = None) -> SparseModel:
-    """What `body` says, or CodecError for bytes that no encoder writes. Pure."""
+    """The body's kept values, indices and norms. CodecError if the bytes are invalid. Pure."""
     raw = _checked_length(body, plan)
     scales = _checked_scales(raw, plan)
     indices = np.empty(plan.num_kept, dtype=np.int64)
@@ -79,7 +82,7 @@ def decode(body: bytes | memoryview, plan: Plan, num_threads: int | None = None)
 
 
 def check(body: bytes | memoryview, plan: Plan, num_threads: int | None = None) -> dict[str, float]:
-    """Every tensor's norm, as `decode` gives it, or CodecError; keeps nothing of the body. Pure."""
+    """Every tensor's norm, as in `decode`, without storing values. CodecError if invalid. Pure."""
     raw = _checked_length(body, plan)
     scales = _checked_scales(raw, plan)
 
@@ -93,7 +96,7 @@ def check(body: bytes | memoryview, plan: Plan, num_threads: int | None = None) 
 
 
 def decode_tensor(data: bytes, layout: TensorLayout) -> SparseTensor:
-    """One tensor's section alone; CodecError for bytes that no encoder writes. Pure."""
+    """Decode a single tensor's section. CodecError if the bytes are invalid. Pure."""
     return decode(data, plan_of(("",), (layout,)), 1).tensors[""]
 
 
@@ -105,10 +108,10 @@ def aggregate(
 ) -> None:
     """params[name] += float32(factor) * values for each (body, factors) in turn, in place.
 
-    Streaming: at most `HELD_BODIES` bodies are held at a time, decoded and added chunk by
-    chunk. The same bits as `decode` and `apply` in that order. ValueError, before anything
-    is added, if a parameter is not contiguous float32 of the plan's shape. A body that has
-    not passed `check` may raise CodecError half way: the parameters are then to be thrown away.
+    Streaming: at most `HELD_BODIES` bodies are in memory at a time, decoded and added chunk by
+    chunk. Bitwise equal to `decode` followed by `apply`. ValueError, before any addition, if a
+    parameter is not contiguous float32 of the plan's shape. A body without a passed `check` may
+    raise CodecError half way and leave the parameters partly changed: discard the parameters.
     """
     _check_params(params, plan)
     remaining = iter(updates)
@@ -147,7 +150,7 @@ def _add(
     factors: list[Mapping[str, float]],
     piece: Piece,
 ) -> None:
-    """A piece of every held update in turn."""
+    """Add a piece of every held body to the parameters, body by body."""
     run, name = piece.run, plan.names[piece.run.tensor]
     factor_H = np.array([by_name[name] for by_name in factors], dtype=np.float32)
     scale_H = [of_tensors[run.tensor] for of_tensors in scales]
@@ -173,7 +176,7 @@ def _read(
     flat_NK: np.ndarray,
     value_NK: np.ndarray,
 ) -> np.ndarray:
-    """Checks a piece and fills the arrays if they have room; its part of the norm, by octave."""
+    """Check a piece and fill arrays of K columns (none with 0); squared-norm units [O, 2]."""
     run, scale = piece.run, scales[piece.run.tensor]
     units = np.zeros((SCALE_OCTAVES, 2), dtype=np.int64)
     kind = read_chunks(
@@ -207,7 +210,7 @@ def _checked_length(body: bytes | memoryview, plan: Plan) -> np.ndarray:
 
 
 def _checked_scales(raw: np.ndarray, plan: Plan) -> list[TensorScale]:
-    """By tensor; a tensor of no elements has no bytes, and none is asked of it."""
+    """Each tensor's scale; `_NO_SCALE` for a tensor of no elements, whose section is empty."""
     scales = [_NO_SCALE] * len(plan.names)
     for run in plan.runs:
         exponent_byte, ratio_byte = int(raw[run.start]), int(raw[run.start + 1])
@@ -227,7 +230,7 @@ _NO_SCALE = TensorScale(exponent_byte=0, ratio_byte=1)
 
 
 def _norms(plan: Plan, scales: list[TensorScale], units: list[np.ndarray]) -> dict[str, float]:
-    """By name the root of the sum of squares, summed in integers; `units` by piece."""
+    """Euclidean norm by name, from exact integer sums of squares; `units` [O, 2] per piece."""
     sums_TO2 = np.zeros((len(scales), SCALE_OCTAVES, 2), dtype=np.int64)
     for piece, units_O2 in zip(plan.pieces(), units, strict=True):
         sums_TO2[piece.run.tensor] += units_O2
@@ -241,7 +244,7 @@ def _norms(plan: Plan, scales: list[TensorScale], units: list[np.ndarray]) -> di
 
 
 def _norm(total: int, exponent_byte: int) -> float:
-    """`total` counts squares of a 16th of a 16th of the smallest scale."""
+    """The root of `total`, in units of 2^(E - 15) / 256 squared (E: see `TensorScale`)."""
     smallest_power = exponent_byte - EXPONENT_BIAS - (SCALE_OCTAVES - 1)
     unit_power = smallest_power - (SCALE_STEPS * RATIO_STEPS).bit_length() + 1
     return math.sqrt(math.ldexp(float(total), 2 * unit_power))

@@ -1,16 +1,16 @@
-"""Dense tensors to a body, in passes of which only the first sees all elements.
+"""Encode dense tensors to a body in three passes. Only the first pass reads all elements.
 
-1. Chunk by chunk: decayed residual plus pseudo-gradient, and the k largest magnitudes.
-   What is kept (1 element in 64) is copied out.
-2. The best scales of the kept values for every ratio; per tensor the ratio to use.
-3. Scales, indices and codes to their places in the body. The residual at the kept places
-   becomes what was there less what was sent; everywhere else it already is what stays
-   behind. Nothing is decoded into a dense tensor.
+1. Chunk by chunk: add the pseudo-gradient to the decayed residual, select the k largest
+   magnitudes, and copy the kept values (1 element in 64) out.
+2. Find the best scales of the kept values for every ratio; choose each tensor's ratio.
+3. Write scales, indices and codes into the body, and subtract the sent values from the
+   residual at the kept indices. Pass 1 has already left the right residual at all other
+   indices, so the encoder decodes no dense tensor.
 
-On a GPU the first pass and the last step run there; sums, comparisons and differences are
-single float32 operations, so that the body and the residual have the same bits.
+For tensors on a GPU, pass 1 and the residual update run on the GPU. Sums, comparisons and
+differences are single float32 operations, so body and residual are bitwise equal to a CPU's.
 
-Legend: N chunks, K kept per chunk, R ratios.
+Legend: N chunks, C elements per chunk, K kept values per chunk, R ratios.
 """
 
 from collections.abc import Mapping
@@ -44,9 +44,9 @@ _NO_DELTA = np.empty(0, dtype=np.float32)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Source:
-    """A tensor to encode, flat: `data` is the accumulated values, or becomes that in pass 1.
+    """A flat tensor to encode.
 
-    With `delta`: data <- decay * data + delta first.
+    With `delta`, pass 1 sets data <- decay * data + delta in place; without, `data` is only read.
     """
 
     data: Tensor
@@ -55,7 +55,7 @@ class _Source:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Kept:
-    """What one group of a tensor keeps, and what its values say about scales."""
+    """A group's kept indices and values, and per chunk and ratio the best scale and its gain."""
 
     run: Run
     index_NK: np.ndarray
@@ -65,10 +65,10 @@ class Kept:
 
 
 def encode(tensors: Mapping[str, Tensor], plan: Plan, num_threads: int | None = None) -> bytes:
-    """The body of dense float32 tensors, which are not changed.
+    """The body of dense float32 tensors. Pure.
 
-    The same bytes for any number of threads. ValueError if a shape is not the plan's or
-    a kept value is not finite or not below 2^8.
+    The same bytes for any number of threads. ValueError if a shape differs from the plan's, a
+    dtype is not float32, or a kept value is not finite or has a magnitude of 2^8 or more.
     """
     sources = [
         _source(tensors[n], None, la) for n, la in zip(plan.names, plan.layouts, strict=True)
@@ -83,23 +83,24 @@ def encode_with_feedback(
     decay: float,
     num_threads: int | None = None,
 ) -> bytes:
-    """The body of decay * residual + delta; `residual` becomes what was not sent, in place.
+    """The body of decay * residual + delta; the unsent rest replaces `residual`, in place.
 
-    The same bytes and residual for any number of threads. ValueError as for `encode`, or
-    if the decay is not in [0, 1); the residual is then to be thrown away.
+    The same bytes and residual for any number of threads. ValueError as for `encode`, if the
+    decay is not in [0, 1), or if a residual is not contiguous. After an error the residual may
+    be partly changed: discard the residual.
     """
     if not 0.0 <= decay < 1.0:
-        raise ValueError(f"decay is {decay}: it must be in [0, 1)")
+        raise ValueError(f"decay is {decay}: decay must be in [0, 1)")
     sources = []
     for name, layout in zip(plan.names, plan.layouts, strict=True):
         if not residual[name].is_contiguous():
-            raise ValueError(f"{name}: the residual is changed in place and must be contiguous")
+            raise ValueError(f"{name}: the residual must be contiguous: encoding is in place")
         sources.append(_source(residual[name], deltas[name], layout))
     return _encode(sources, plan, decay, num_threads)
 
 
 def encode_tensor(dense: Tensor, layout: TensorLayout) -> tuple[bytes, SparseTensor]:
-    """One tensor's section, and what it decodes to. Errors as for `encode`."""
+    """A single tensor's section, and the section decoded. Errors as for `encode`."""
     data = encode({"": dense}, plan_of(("",), (layout,)), 1)
     return data, decode_tensor(data, layout)
 
@@ -109,7 +110,7 @@ def _source(data: Tensor, delta: Tensor | None, layout: TensorLayout) -> _Source
         if tensor is not None and tuple(tensor.shape) != layout.shape:
             raise ValueError(f"shape {tuple(tensor.shape)} is not the layout's {layout.shape}")
         if tensor is not None and tensor.dtype != torch.float32:
-            raise ValueError(f"dtype is {tensor.dtype}: it must be float32")
+            raise ValueError(f"dtype is {tensor.dtype}: tensors must be float32")
     if delta is not None:
         delta = delta.detach().to(data.device).reshape(-1)
     return _Source(data=data.detach().reshape(-1), delta=delta)
@@ -141,7 +142,7 @@ def _encode(sources: list[_Source], plan: Plan, decay: float, num_threads: int |
 
 
 def _select(sources: list[_Source], kept: list[Kept], decay: np.float32, piece: Piece) -> None:
-    """Passes 1 and 2 of a piece."""
+    """Passes 1 and 2 of a piece; pass 1 of a GPU tensor is already done."""
     run, rows = piece.run, slice(piece.first, piece.stop)
     source, group = sources[run.tensor], kept[run.number]
     value_NK = group.value_NK[rows]
@@ -157,9 +158,9 @@ def _select(sources: list[_Source], kept: list[Kept], decay: np.float32, piece: 
 
 
 def select_by_torch(data: Tensor, delta: Tensor | None, decay: float, kept: Kept) -> None:
-    """Pass 1 of one group of a flat tensor on any device: for those that have no loops here.
+    """Pass 1 of a group by PyTorch, for devices without compiled loops.
 
-    Product and sum are two operations, so as to round as the loops do.
+    Product and sum are separate operations, and so round as the compiled loops do.
     """
     for first, part in kept.run.group.blocks(DEVICE_BLOCK_CHUNKS):
         view = _view(data, part)
@@ -181,7 +182,7 @@ def _view(flat: Tensor, group: ChunkGroup) -> Tensor:
 def _choose_scales(
     kept: list[Kept], plan: Plan, body: np.ndarray
 ) -> list[tuple[TensorScale, np.ndarray]]:
-    """By run: its tensor's two bytes, which go into the body, and every chunk's best scale."""
+    """Write every tensor's two scale bytes; per run the tensor's scale and scales [N]."""
     chosen: list[tuple[TensorScale, np.ndarray]] = []
     for _, members in groupby(kept, key=lambda group: group.run.tensor):
         groups = list(members)
@@ -199,7 +200,7 @@ def _write(
     body: np.ndarray,
     piece: Piece,
 ) -> None:
-    """Pass 3 of a piece."""
+    """Pass 3 of a piece: write the chunks, and put the residual back at the kept indices."""
     run, rows = piece.run, slice(piece.first, piece.stop)
     source, group = sources[run.tensor], kept[run.number]
     scale, best_N = scales[run.number]

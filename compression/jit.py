@@ -1,12 +1,12 @@
-"""How the codec's loops become machine code.
+"""Compile the codec's loops to machine code.
 
-Numba compiles a function on first use and keeps the result for the next process. It looks
-for changes in the function's own file alone: a compiled function may only call others of
-its file, and only use constants of its file. Whoever changes the options below must touch
-those files too.
+Numba compiles a function on first use and caches the result for the next process. The cache
+notices changes in the function's own file alone. A compiled function may therefore call only
+functions, and use only constants, from the same file; a change of the options below must
+touch every file with compiled functions too.
 
-Arithmetic is strict: no reassociation and no fused multiply-add (Numba's default), so that
-a product rounds, then a sum, on every machine.
+Arithmetic is strict (Numba's default): no reassociation and no fused multiply-add, so a
+product rounds before a sum does, on every machine.
 """
 
 from collections.abc import Callable
@@ -18,9 +18,9 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def compiled(function: Function) -> Function:
-    """Machine code that lets go of the interpreter.
+    """The function as machine code, running without the interpreter lock.
 
-    Where no folder for it can be written (see `warmup`), every process compiles anew.
+    Every process compiles anew if the cache folder is not writable (see `warmup`).
     """
     try:
         made = njit(cache=True, nogil=True)(function)

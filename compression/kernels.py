@@ -1,12 +1,12 @@
-"""The loops over chunks, compiled: what encoder and decoder do to each one.
+"""Compiled loops over chunks, for encoder and decoder.
 
-The code is plain Python too (NUMBA_DISABLE_JIT=1 runs it as such, for the fuzzer):
-integers are made int64 before any arithmetic, since numpy and Numba promote small ones
-differently. Nothing is checked for bounds: callers pass arrays whose sizes follow from the
-model's shapes, and bytes from strangers only ever become a place in a tensor after
-`_read_indices` has said that they are in order.
+The fuzzer runs the loops as plain Python (NUMBA_DISABLE_JIT=1). The code converts integers to
+int64 before any arithmetic, since numpy and Numba promote small integers differently. Compiled
+loops check no bounds: callers pass arrays sized from the model's shapes, and `_read_indices`
+checks a stranger's indices before any index addresses a tensor.
 
-Legend: N chunks, C elements per chunk, K kept per chunk, S chunks side by side, H bodies.
+Legend: N chunks, C elements per chunk, K kept values per chunk, S chunks side by side in a
+strip, H bodies, B bytes of a body.
 """
 
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from compression.jit import compiled
 
 
 class Grid(NamedTuple):
-    """Where a group's chunks lie in its flat tensor, in elements (see ChunkGroup)."""
+    """Position of a group's chunks in the flat tensor, in elements (see ChunkGroup)."""
 
     offset: int
     col_blocks: int
@@ -27,7 +27,7 @@ class Grid(NamedTuple):
 
 
 class Places(NamedTuple):
-    """Where a group's bytes start in a body, and bytes per chunk of each part."""
+    """Offsets of a group's parts in a body, and bytes per chunk of each part."""
 
     scales: int
     lows: int
@@ -45,13 +45,13 @@ BLOCK_BITS = 6
 BLOCK_SIDE = 1 << BLOCK_BITS
 MAGNITUDE_BITS = 0x7FFFFFFF
 ENOUGH_CANDIDATES = 4
-"""The search among all of a chunk ends when at most this many times k are left."""
+"""The rough search over a whole chunk ends at this many candidates per kept value."""
 
 STRIP_CHUNKS = 16
 """Chunks read side by side: rows of 4 KiB, and 256 KiB of magnitudes."""
 
 GOOD, WRONG_ONES, NOT_ASCENDING, TOO_LARGE, LOW_PADDING, CODE_PADDING = range(6)
-"""What reading a chunk can say; the first fault of the first faulty chunk counts."""
+"""Results of reading a chunk; the first fault of the first faulty chunk counts."""
 
 SCALE_STEPS = 16
 RATIO_STEPS = 16
@@ -61,7 +61,7 @@ ONES_IN_BYTE = np.array(
     [([bit for bit in range(8) if byte & 128 >> bit] + 8 * [0])[:8] for byte in range(256)],
     dtype=np.int32,
 )
-"""[256, 8]: where the ones of a byte stand, from the most significant bit, then zeros."""
+"""[256, 8]: positions of a byte's ones, from the most significant bit, then zeros."""
 
 
 @compiled
@@ -73,7 +73,8 @@ def _base(grid: Grid, chunk: int) -> int:
 
 @compiled
 def _flat(grid: Grid, base: int, index: int) -> int:
-    """An index in a chunk -> in the tensor. Nearly all chunks are BLOCK_SIDE wide: no division."""
+    """Flat index in the tensor of an index in a chunk."""
+    # Nearly all chunks are BLOCK_SIDE wide; a shift saves a division per kept value.
     row = index >> BLOCK_BITS if grid.width == BLOCK_SIDE else index // grid.width
     return base + row * grid.stride + index - row * grid.width
 
@@ -94,10 +95,8 @@ def accumulate_and_select(
 ) -> None:
     """Chunks from `first` on: flat <- decay * flat + delta, and the k largest of each.
 
-    `flat_bits` is `flat` as int32. Without a `delta` (no elements) `flat` stays as it is.
-    Fills `index_NK` (uint16, ascending) and `value_NK`; of equal magnitudes the lowest
-    indices are taken. Memory is read in strips of chunks side by side, whose rows are long
-    enough to be fetched ahead.
+    `flat_bits` is `flat` as int32. With an empty `delta`, `flat` is unchanged. Fills
+    `index_NK` (uint16, ascending) and `value_NK`; lowest indices first among equal magnitudes.
     """
     num_chunks, k = index_NK.shape
     num_elements = grid.height * grid.width
@@ -107,6 +106,8 @@ def accumulate_and_select(
     limit = np.int64(0)
     chunk = np.int64(0)
     while chunk < num_chunks:
+        # A strip of chunks side by side has rows long enough for the memory to prefetch, but must
+        # end with its row of blocks: the next row starts elsewhere in memory.
         in_row = grid.col_blocks - (first + chunk) % grid.col_blocks
         count = min(STRIP_CHUNKS, in_row, num_chunks - chunk)
         base = _base(grid, first + chunk)
@@ -130,7 +131,7 @@ def _accumulate(
     base: int,
     magnitude_SC: np.ndarray,
 ) -> None:
-    """Chunks side by side from `base` on: new values in place, their magnitudes by chunk."""
+    """Update chunks side by side from `base` on, in place; fill magnitudes as int32 [S, C]."""
     num_strips = magnitude_SC.shape[0]
     for row in range(grid.height):
         start = base + row * grid.stride
@@ -140,6 +141,8 @@ def _accumulate(
         for strip in range(num_strips):
             for col in range(grid.width):
                 bits = flat_bits[start + strip * grid.width + col]
+                # The bits of non-negative floats sort like integers. NaN sorts above infinity,
+                # so NaN is always kept, and `check_values` finds it.
                 magnitude_SC[strip, row * grid.width + col] = bits & MAGNITUDE_BITS
 
 
@@ -152,11 +155,13 @@ def _select(
     place_C: np.ndarray,
     index_K: np.ndarray,
 ) -> int:
-    """Fills `index_K`; returns the smallest magnitude kept, or one just below it.
+    """Fill `index_K`, ascending; return a limit for the next chunk's search.
 
-    `candidate_C` and `place_C` are room for one element more than the chunk has.
+    `candidate_C` and `place_C` are scratch arrays of C + 1 elements.
     """
     floor = _rough_limit(magnitude_C, k, guess)
+    # Write always, advance only past candidates: no branch to mispredict. The write after the
+    # last candidate is why the scratch arrays have an extra slot.
     num_candidates = np.int64(0)
     for place in range(magnitude_C.size):
         candidate_C[num_candidates] = magnitude_C[place]
@@ -166,6 +171,7 @@ def _select(
     kept = np.int64(0)
     for candidate in range(num_candidates):
         is_tie = candidate_C[candidate] == limit
+        # Candidates come in index order, so the lowest indices win among equal magnitudes.
         if candidate_C[candidate] > limit or (is_tie and missing > 0):
             missing -= np.int64(is_tie)
             index_K[kept] = place_C[candidate]
@@ -175,7 +181,7 @@ def _select(
 
 @compiled
 def _count_above(magnitude_C: np.ndarray, limit: int) -> int:
-    bound = np.int32(limit)
+    bound = np.int32(limit)  # An int32 compare fills a vector register with more lanes.
     count = np.int32(0)
     for place in range(magnitude_C.size):
         count += np.int32(magnitude_C[place] > bound)
@@ -184,10 +190,8 @@ def _count_above(magnitude_C: np.ndarray, limit: int) -> int:
 
 @compiled
 def _rough_limit(magnitude_C: np.ndarray, k: int, guess: int) -> int:
-    """A limit that at least k exceed, and not many more unless they are equal.
-
-    Bisection of the integers, from the last chunk's limit on: neighbours resemble it.
-    """
+    """A limit below at least k magnitudes, and few more unless many are equal."""
+    # Neighbouring chunks have similar limits, so the search starts at the last chunk's limit.
     enough, few = np.int64(-1), np.int64(MAGNITUDE_BITS)
     step = np.int64(1) << 20
     limit = guess
@@ -202,15 +206,16 @@ def _rough_limit(magnitude_C: np.ndarray, k: int, guess: int) -> int:
             if count <= ENOUGH_CANDIDATES * k:
                 return enough
             limit = min(enough + (few - enough) // 2, enough + step)
+        # Doubled steps leave a good guess slowly and a bad guess soon; bisection caps a step.
         step *= 2
     return enough
 
 
 @compiled
 def _limit(magnitude_C: np.ndarray, k: int, floor: int) -> tuple[int, int]:
-    """A limit, and how many that equal it are kept beside all that exceed it; k in all.
+    """A limit, and the number of magnitudes equal to the limit needed beside all above, for k.
 
-    All magnitudes exceed `floor`.
+    All magnitudes must exceed `floor`.
     """
     enough, few = floor, np.int64(magnitude_C.max())
     num_above = np.int64(0)
@@ -239,12 +244,10 @@ def write_chunks(
     section: np.ndarray,
     first: int,
 ) -> None:
-    """Scale bytes, indices and codes of chunks into `section`; values become what is left.
+    """Write scale bytes, indices and codes of chunks; subtract the sent values from `value_NK`.
 
-    `scale_N * scale_unit` is compared with the 255 `middles` between scales; `level_256`
-    are the scales. The nearer magnitude is taken, but the smallest of a chunk stays small:
-    a chunk without the small magnitude would hide its scale, and what it decodes to would
-    not be coded again as itself.
+    `section` is the whole body. `middles` holds the 255 midpoints between scales, in units of
+    1 / `scale_unit`; `level_256` the scales.
     """
     num_chunks, _k = value_NK.shape
     for chunk in range(num_chunks):
@@ -270,6 +273,8 @@ def _write_indices(
         index = np.int64(index_K[place])
         high = (index >> low_bits) + place
         section[uppers + (high >> 3)] |= np.uint8(128 >> (high & 7))
+        # Two bytes hold a low part: ten or more bits occur only with k <= 4, starting at an even
+        # or early bit, so that no low part reaches into a third byte.
         low = index & ((np.int64(1) << low_bits) - 1)
         bit = place * low_bits
         wide = low << (24 - low_bits - (bit & 7))
@@ -282,7 +287,7 @@ def _write_indices(
 def _write_codes(
     value_K: np.ndarray, section: np.ndarray, codes: int, scale: np.float32, ratio: np.float32
 ) -> None:
-    middle = np.float32(np.inf)
+    middle = np.float32(np.inf)  # With a scale of zero, both magnitudes are zero: send small.
     if scale > 0:
         middle = scale * ((np.float32(1) + ratio) / np.float32(2))
     smallest = np.float32(np.inf)
@@ -291,6 +296,8 @@ def _write_codes(
     large_scale = scale * ratio
     for place in range(value_K.size):
         value = value_K[place]
+        # The smallest value stays small. A chunk of large magnitudes alone would hide its scale:
+        # encoding the decoded chunk again would choose another scale, and other bytes.
         is_large = abs(value) >= middle and abs(value) > smallest
         sent = large_scale if is_large else scale
         code = np.int64(is_large)
@@ -305,7 +312,7 @@ def _write_codes(
 def put(
     flat: np.ndarray, grid: Grid, first: int, index_NK: np.ndarray, value_NK: np.ndarray
 ) -> None:
-    """Values to their places in the flat tensor."""
+    """Store the values at their indices in the flat tensor."""
     for chunk in range(index_NK.shape[0]):
         base = _base(grid, first + chunk)
         for place in range(index_NK.shape[1]):
@@ -328,11 +335,10 @@ def read_chunks(
     value_NK: np.ndarray,
     norm_units: np.ndarray,
 ) -> int:
-    """Chunks from `first` on: flat indices in the tensor (int64) and values; GOOD or a fault.
+    """Read chunks from `first` on: flat indices (int64) and values; returns GOOD or a fault.
 
-    Where both are [N, 0] the chunks are only checked. `norm_units` int64 [16, 2]: by octave
-    of the scale, the sum of its squared steps times the number of small and of large
-    values, for the exact norm.
+    Arrays of shape [N, 0] mean a check alone. Adds to `norm_units` int64 [16, 2]: by octave of
+    the scale, the squared scale in steps times the number of small and of large values.
     """
     k, is_wanted = places.k, flat_NK.shape[1] > 0
     index_K, low_K, value_K = _scratch(places)
@@ -352,6 +358,7 @@ def read_chunks(
                 flat_NK[chunk, place] = _flat(grid, base, np.int64(index_K[place]))
             value_NK[chunk] = value_K[:k]
         step = SCALE_STEPS + scale_byte % SCALE_STEPS if scale_byte else np.int64(0)
+        # Integer sums are exact, so the norm does not depend on the order of pieces.
         norm_units[scale_byte // SCALE_STEPS, 0] += step * step * (k - num_large)
         norm_units[scale_byte // SCALE_STEPS, 1] += step * step * num_large
     return GOOD
@@ -369,13 +376,11 @@ def add_chunks(
     unit_H256x4: np.ndarray,
     factor_H: np.ndarray,
 ) -> int:
-    """flat += factor * value for chunks from `first` on, of each body in turn; GOOD or a fault.
-
-    A chunk of the parameters stays in the cache while every body adds to it.
-    """
+    """flat += factor * value for chunks from `first` on; returns GOOD or a fault."""
     index_K, low_K, value_K = _scratch(places)
     for number in range(first, first + num_chunks):
         base = _base(grid, number)
+        # Bodies in the inner loop: the chunk of parameters stays in the cache for all additions.
         for body in range(body_HB.shape[0]):
             data, factor = body_HB[body], factor_H[body]
             kind = _read_indices(data, places, number, index_K, low_K)
@@ -386,6 +391,8 @@ def add_chunks(
                 return CODE_PADDING
             for place in range(places.k):
                 where = _flat(grid, base, np.int64(index_K[place]))
+                # The protocol's order: the product rounds to float32, then the sum. Strict
+                # arithmetic (see `jit`) never fuses the two.
                 product = value_K[place] * factor
                 flat[where] = flat[where] + product
     return GOOD
@@ -393,7 +400,7 @@ def add_chunks(
 
 @compiled
 def _scratch(places: Places) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Room for one chunk: any bytes of an upper map, lows and codes by whole bytes."""
+    """Scratch arrays for a chunk: room for an upper map of ones alone, and for whole bytes."""
     index_K = np.empty(8 * places.upper_bytes + 8, dtype=np.int32)
     low_K = np.empty(places.k + 4, dtype=np.int32)
     return index_K, low_K, np.empty(4 * places.code_bytes, dtype=np.float32)
@@ -403,12 +410,13 @@ def _scratch(places: Places) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _read_indices(
     body: np.ndarray, places: Places, number: int, index_K: np.ndarray, low_K: np.ndarray
 ) -> int:
-    """Elias-Fano: fills the front of `index_K` if the chunk is as an encoder writes it."""
+    """Decode Elias-Fano into the first k of `index_K`; returns GOOD or a fault."""
     k, low_bits = places.k, np.int32(places.low_bits)
     uppers = places.uppers + number * places.upper_bytes
     ones = np.int64(0)
     for byte in range(places.upper_bytes):
         value = np.int64(body[uppers + byte])
+        # Always eight writes, without a branch; the next byte overwrites the surplus.
         for one in range(8):
             index_K[ones + one] = np.int32(8 * byte) + ONES_IN_BYTE[value, one]
         ones += np.int64(NUM_ONES[value])
@@ -418,8 +426,10 @@ def _read_indices(
     _read_lows(body, lows, places, low_K)
     for place in range(k):
         index_K[place] = ((index_K[place] - np.int32(place)) << low_bits) | low_K[place]
+    # The last index bounds all others, as the ascending check below makes certain.
     if index_K[k - 1] >= places.num_elements:
         return TOO_LARGE
+    # A count instead of an early return: no branch per index.
     num_wrong = np.int64(0)
     for place in range(k - 1):
         num_wrong += np.int64(index_K[place + 1] <= index_K[place])
@@ -433,11 +443,13 @@ def _read_indices(
 
 @compiled
 def _read_lows(body: np.ndarray, lows: int, places: Places, low_K: np.ndarray) -> None:
-    """The low bits of each index. May look at two bytes behind: an upper map and codes follow."""
+    """Fill `low_K` with the low bits of each index."""
+    # Reads up to two bytes past the low parts: an upper map and codes always follow.
     if places.low_bits == 0:
         low_K[: places.k] = 0
         return
     if places.low_bits == 6:
+        # Whole chunks at top_k = 64: three bytes are four low parts, without variable shifts.
         for quad in range((places.k + 3) // 4):
             at = lows + 3 * quad
             first, second = np.int32(body[at]), np.int32(body[at + 1])
@@ -464,13 +476,14 @@ def _read_codes(
     unit_256x4: np.ndarray,
     value_K: np.ndarray,
 ) -> int:
-    """Values of a chunk; how many are large, or -1 if bits are set behind the last code."""
+    """Fill a chunk's values; returns the number of large values, or -1 if padding is set."""
     codes = places.codes + number * places.code_bytes
     num_large = np.int64(0)
     for byte in range(places.code_bytes):
         four = np.int64(body[codes + byte])
         for place in range(4):
             value_K[4 * byte + place] = unit_256x4[four, place] * scale
+        # The second bit of each code marks the larger magnitude.
         num_large += np.int64(NUM_ONES[four & 0x55])
     used = 2 * (places.k & 3)
     if used and np.int64(body[codes + places.code_bytes - 1]) & (255 >> used):

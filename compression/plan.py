@@ -1,10 +1,11 @@
-"""Where everything of a model stands in a body.
+"""Offsets of a model's tensors, chunks and kept values in a body.
 
 A body is the tensors' sections in ascending order of their names. A section is: exponent
-byte, ratio byte, one scale byte per chunk, then per group of equal chunks the indices'
+byte, ratio byte, a scale byte per chunk, then per group of equal chunks the indices'
 low parts, their upper maps, and the codes. Every length follows from the shapes.
 
-A plan is a few integers per tensor, whatever the size of the model.
+A plan is a few integers per tensor, for a model of any size. compression/__init__.py draws a
+section.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,15 +19,15 @@ from compression.quantize import code_bytes
 
 SECTION_HEADER_BYTES = 2
 PIECE_CHUNKS = 256
-"""Chunks that a thread takes at a time: 4 MiB of a dense tensor."""
+"""Chunks per unit of a thread's work: 4 MiB of a dense tensor."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
-    """The chunks of one group of one tensor; `number` counts the runs of a model.
+    """The chunks of a tensor's group; `number` counts the runs of a model.
 
-    `start`: offset of the tensor's section; `kept_at`: of the group's kept values among
-    all kept values of the model, in the order of the body.
+    `start`: byte offset of the tensor's section in the body. `kept_at`: index of the group's
+    first kept value among all kept values of the model, in the order of the body.
     """
 
     number: int
@@ -39,7 +40,7 @@ class Run:
 
 
 class Piece(NamedTuple):
-    """Chunks `first` to `stop` of a run: what one thread does at a time."""
+    """Chunks `first` to `stop` (exclusive) of a run: a unit of a thread's work."""
 
     run: Run
     first: int
@@ -47,17 +48,17 @@ class Piece(NamedTuple):
 
     @property
     def kept(self) -> slice:
-        """Of the kept values of the model."""
+        """Range of the piece among the kept values of the model."""
         k = self.run.group.k
         return slice(self.run.kept_at + self.first * k, self.run.kept_at + self.stop * k)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How the tensors of one model stand in a body. Make it once per model.
+    """The layout of a model's bodies. Make a plan once per model.
 
-    `num_bytes` is the exact length of every body; `kept_at` says where each tensor's kept
-    values begin among all, with their number at the end.
+    `num_bytes` is the exact length of every body. `kept_at` holds each tensor's first index among
+    the kept values of the model, then their total number.
     """
 
     names: tuple[str, ...]
@@ -79,7 +80,7 @@ class Plan:
         return self.kept_at[-1]
 
     def kept(self, tensor: int) -> slice:
-        """A tensor's kept values among those of the model."""
+        """Range of a tensor's kept values among the kept values of the model."""
         return slice(self.kept_at[tensor], self.kept_at[tensor + 1])
 
     def pieces(self, runs: Sequence[Run] | None = None) -> Iterator[Piece]:
@@ -89,24 +90,24 @@ class Plan:
 
 
 def group_bytes(group: ChunkGroup) -> int:
-    """Bytes per chunk behind the scale byte."""
+    """Bytes per chunk without the scale byte: low part, upper map and codes."""
     return sum(section_bytes(group.num_elements, group.k)) + code_bytes(group.k)
 
 
 def section_length(groups: tuple[ChunkGroup, ...]) -> int:
-    """Bytes of a tensor's section, from its groups alone; none for a tensor of no elements."""
+    """Bytes of a tensor's section; 0 for a tensor of no elements."""
     if not groups:
         return 0
     return SECTION_HEADER_BYTES + sum(g.num_chunks * (1 + group_bytes(g)) for g in groups)
 
 
 def body_bytes(shapes: Mapping[str, tuple[int, ...]], top_k: int = 64) -> int:
-    """Exact length of a body for a model of any size: nothing of its size is allocated."""
+    """Exact length of a body, computed without a plan or any array."""
     return sum(section_length(chunk_groups(tuple(s), top_k)) for s in shapes.values())
 
 
 def make_plan(shapes: Mapping[str, tuple[int, ...]], top_k: int = 64) -> Plan:
-    """The plan of a model of any size. ValueError unless 1 <= top_k <= 4096. Pure."""
+    """The plan of a model, tensors ordered by name. ValueError unless 1 <= top_k <= 4096. Pure."""
     names = tuple(sorted(shapes))
     layouts = tuple(tensor_layout(tuple(shapes[name]), top_k) for name in names)
     return plan_of(names, layouts)

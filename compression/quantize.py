@@ -1,20 +1,19 @@
-"""Symmetric 2-bit values: a sign and one of two magnitudes, with an 8-bit scale per chunk.
+"""Symmetric 2-bit values: a sign and a choice of two magnitudes, with an 8-bit scale per chunk.
 
 A kept value becomes +-s or +-s*r: s is the chunk's scale, r the tensor's ratio. A scale
 byte is a small float of 4 exponent and 4 mantissa bits below the tensor's exponent; the
 ratio is 1 + j/16. Every reconstructed value therefore has at most 11 significant bits and
-is exact in float32: no node can round it differently.
+is exact in float32, so all nodes reconstruct the same bits.
 
-Scale and ratio minimise the squared error. For magnitudes in descending order with sums
-S of all and H of the h largest, two magnitudes {s, s*r} of which r goes to those h leave
+Scale and ratio minimise the squared error. Let m be the k magnitudes of a chunk, S their sum
+and H the sum of the h largest. Sending s*r for the h largest and s for the rest leaves the error
 
     sum m^2 - (S + (r - 1) H)^2 / (k + (r^2 - 1) h)   at   s = (S + (r - 1) H) / (k + (r^2 - 1) h).
 
-So the best scale of a chunk for a given r is found exactly, by trying every h; r is the
-one of the grid with the least error over the tensor. Only then is s rounded to its 8
-bits, and each value takes the nearer of the two magnitudes. The 2-bit code of SparseLoCo
-(arXiv 2508.15706, section 3) has one scale per tensor; one per chunk is what keeps the
-error low where chunks differ in scale.
+The encoder tries every h < k, which gives a chunk's best scale for a given r exactly, and takes
+the r of RATIO_GRID with the least error over the tensor. Then the encoder rounds s to 8 bits and
+sends the nearer magnitude for each value. The 2-bit code of SparseLoCo (arXiv 2508.15706, section
+3) has a scale per tensor; a scale per chunk keeps the error low if chunks differ in scale.
 
 Legend: N chunks, K kept values per chunk, R ratios.
 """
@@ -33,7 +32,7 @@ EXPONENT_BIAS = 56
 MAX_EXPONENT_BYTE = 63
 MAX_RATIO_BYTE = 31
 MAX_ABS_VALUE = 2.0 ** (MAX_EXPONENT_BYTE - EXPONENT_BIAS + 3)
-"""Above every value that the code can express (2^7 * 31/16 * 47/16 < 2^10)."""
+"""Bound above every expressible value (2^7 * 31/16 * 47/16 < 2^10)."""
 INPUT_LIMIT = 2.0 ** (MAX_EXPONENT_BYTE - EXPONENT_BIAS + 1)
 
 RATIO_GRID = (3, 4, 5, 6, 7, 8, 9, 11, 14, 18, 23)
@@ -42,7 +41,7 @@ RATIOS = np.array([1.0 + byte / RATIO_STEPS for byte in RATIO_GRID], dtype=np.fl
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TensorScale:
-    """The two bytes that a tensor's chunks share.
+    """The exponent byte and ratio byte, shared by a tensor's chunks.
 
     `exponent_byte` in [0, 63]: the largest scale lies in [2^E, 2^(E+1)), E = byte - 56.
     `ratio_byte` in [1, 31]: large / small magnitude = 1 + byte/16.
@@ -57,19 +56,19 @@ class TensorScale:
 
     @property
     def levels(self) -> np.ndarray:
-        """The scale that each byte stands for; float32 [256]."""
+        """Scale by scale byte; float32 [256]."""
         levels: np.ndarray = SCALE_LEVELS[self.exponent_byte]
         return levels
 
     @property
     def units_of_byte(self) -> np.ndarray:
-        """What four codes in a byte say, in units of the scale; float32 [256, 4], exact."""
+        """Values of the four codes in each byte, in units of the scale; float32 [256, 4], exact."""
         units: np.ndarray = _UNITS[self.ratio_byte]
         return units
 
     @property
     def unit(self) -> np.float32:
-        """What a scale is multiplied by to be compared with `MIDDLES`: a power of two."""
+        """Factor from a scale to the units of `MIDDLES`; a power of two."""
         return np.float32(2.0 ** (EXPONENT_BIAS - self.exponent_byte))
 
 
@@ -85,7 +84,7 @@ def _scale_levels() -> np.ndarray:
 
 SCALE_LEVELS = _scale_levels()
 MIDDLES = (SCALE_LEVELS[EXPONENT_BIAS, 1:] + SCALE_LEVELS[EXPONENT_BIAS, :-1]) / 2
-"""Between neighbouring scales for an exponent of zero; float32 [255], exact."""
+"""Midpoints of neighbouring scales for an exponent of zero; float32 [255], exact."""
 
 
 def _units() -> np.ndarray:
@@ -106,7 +105,7 @@ def code_bytes(k: int) -> int:
 
 
 def check_values(value_NK: np.ndarray) -> None:
-    """ValueError if a value is not finite or |v| >= 2^8: such a pseudo-gradient is a fault."""
+    """ValueError if a value is not finite or |v| >= 2^8: an unusable pseudo-gradient."""
     if value_NK.size and not (largest := np.abs(value_NK).max()) < INPUT_LIMIT:
         raise ValueError(f"largest value is {largest}: values must be finite and below 2^8")
 
@@ -115,9 +114,9 @@ def check_values(value_NK: np.ndarray) -> None:
 def score_ratios(
     value_NK: np.ndarray, ratio_R: np.ndarray, gain_NR: np.ndarray, scale_NR: np.ndarray
 ) -> None:
-    """For each chunk and ratio the best scale, and by how much it lowers the squared error.
+    """Each chunk's best scale for each ratio, and the squared error saved by sending (the gain).
 
-    Ratios and scales are float32, gains float64.
+    Values, ratios and scales are float32, gains float64 holding float32 values.
     """
     num_chunks, k = value_NK.shape
     weight_RK = np.empty((ratio_R.size, k), dtype=np.float32)
@@ -151,10 +150,10 @@ def score_ratios(
 def choose_scale(
     gains: Sequence[np.ndarray], scales: Sequence[np.ndarray]
 ) -> tuple[TensorScale, list[np.ndarray]]:
-    """The bytes that a tensor's chunks share, and the best scale of each chunk, not rounded.
+    """A tensor's shared bytes, and per group the unrounded best scales [N].
 
-    Takes, per group of equal chunks, what `score_ratios` found: gains [N, R] and scales
-    [N, R] for the ratios of the grid.
+    `gains` and `scales`, [N, R] per group of equal chunks, come from `score_ratios` with the
+    ratios of RATIO_GRID.
     """
     totals = np.zeros(len(RATIO_GRID))
     for gain_NR in gains:

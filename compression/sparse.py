@@ -1,8 +1,10 @@
-"""What a body says: kept values and their places, and how they are added to tensors.
+"""Decoded bodies: kept values with their flat indices, and addition to dense tensors.
 
-A value is multiplied by its coefficient and then added, as two float32 operations that
-nothing fuses; the places of one update are all different. So the result has the same
-bits for any number of threads, any size of blocks and any device.
+A value is multiplied by a coefficient and then added, in two separate float32 operations; the
+indices of a body are unique within a tensor. The result is therefore bitwise equal for any
+number of threads, any size of blocks and any device.
+
+Legend: nnz kept values of a tensor.
 """
 
 from collections.abc import Mapping
@@ -15,11 +17,11 @@ from torch import Tensor
 from compression.workers import for_each
 
 ADD_BLOCK = 1 << 16
-"""Kept values that one thread adds at a time."""
+"""Kept values per unit of a thread's work."""
 
 
 class CodecError(ValueError):
-    """The bytes are not what any encoder writes; `reason` is a short, stable word."""
+    """The bytes are invalid in the format; `reason` is a short, stable word."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
@@ -28,7 +30,7 @@ class CodecError(ValueError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SparseTensor:
-    """Kept values of one tensor. `indices` int64 [nnz], flat, unique; `values` float32 [nnz].
+    """Kept values of a tensor. `indices` int64 [nnz], flat, unique; `values` float32 [nnz].
 
     `norm` is the Euclidean norm of the values, from integers: the correctly rounded
     square root of the correctly rounded sum, the same double on every machine.
@@ -42,9 +44,8 @@ class SparseTensor:
     def add_to(self, target: Tensor, *, coefficient: float) -> None:
         """target += coefficient * self, in place: product first, then sum, never fused.
 
-        `target` is float32 and contiguous; `coefficient` is rounded once to float32. The
-        indices are unique, so that the scatter has no collisions and the result has the
-        same bits on any device.
+        `target` is float32 and contiguous; `coefficient` is rounded once to float32. Unique
+        indices make the scatter free of collisions, and the result bitwise equal on any device.
         """
         if target.device.type == "cpu":
             flat = target.detach().view(-1).numpy()

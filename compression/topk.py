@@ -1,7 +1,7 @@
 """Top-k by magnitude within each chunk; equal magnitudes go to the lowest index.
 
-Magnitudes are compared as the integers that their bits spell without the sign: the same
-order as that of the floats, and NaN, being above infinity, is always kept and then seen.
+The PyTorch version, for tensors on a GPU; `kernels.accumulate_and_select` makes the same choice
+on the CPU.
 
 Legend: N chunks, C elements per chunk, K kept.
 """
@@ -13,13 +13,13 @@ from torch import Tensor
 def select_topk(values_NC: Tensor, k: int) -> Tensor:
     """Indices of the k largest magnitudes of each row, ascending; int64 [N, K], on any device.
 
-    Equal magnitudes go to the lowest index, which `torch.topk` does not promise: the
-    choice must not depend on the device. Deterministic. ValueError if k is not in [1, C]
-    or a value is not finite.
+    Equal magnitudes go to the lowest index, so the choice is the same on any device; `torch.topk`
+    gives no such guarantee. Deterministic. ValueError if k is not in [1, C] or a value is not
+    finite.
     """
     num_chunks, num_elements = values_NC.shape
     if not 1 <= k <= num_elements:
-        raise ValueError(f"k is {k}: it must be in [1, {num_elements}]")
+        raise ValueError(f"k is {k}: k must be in [1, {num_elements}]")
     if not torch.isfinite(values_NC).all():
         raise ValueError("values are not finite: a pseudo-gradient with NaN or Inf is not sent")
     magnitude_NC = values_NC.abs()

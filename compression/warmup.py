@@ -1,4 +1,4 @@
-"""Compiling ahead of time: the first use of the codec must not cost a window its minutes."""
+"""Compile the codec before the first window, so compilation takes no time from a window."""
 
 from pathlib import Path
 
@@ -10,24 +10,23 @@ from compression.plan import make_plan
 
 
 class KernelCacheError(RuntimeError):
-    """The folder of the compiled loops is damaged, or full."""
+    """The cache folder of the compiled loops is damaged, full or not accessible."""
 
 
 def load_kernels() -> None:
-    """Compile every loop of `kernels`, or load what an earlier process compiled.
+    """Compile every loop of the codec, or load machine code cached by an earlier process.
 
-    About 7 s on one core for the first process on a machine, 0.2 s for any other. The
-    machine code lies in `compression/__pycache__` or, where that cannot be written, in
-    the user's cache folder; NUMBA_CACHE_DIR names another. KernelCacheError if what is kept
-    there cannot be read or written.
+    About 7 s on a single core for the first process on a machine, 0.2 s afterwards. The cache is
+    `compression/__pycache__` or, if not writable, the user's cache folder; NUMBA_CACHE_DIR
+    overrides both. KernelCacheError if cached files cannot be read or written.
     """
     try:
         _use_all()
     except (OSError, EOFError) as error:
         raise KernelCacheError(
-            f"the compiled codec cannot be kept or read ({type(error).__name__}: {error}): delete "
-            f"*.nbi and *.nbc in {Path(__file__).parent / '__pycache__'}, free some disk, or set "
-            "NUMBA_CACHE_DIR to another folder"
+            f"the compiled codec cannot be read or written ({type(error).__name__}: {error}): "
+            f"delete *.nbi and *.nbc in {Path(__file__).parent / '__pycache__'}, free some disk, "
+            "or set NUMBA_CACHE_DIR to another folder"
         ) from error
 
 

@@ -1,6 +1,6 @@
-"""Work shared out over threads: compiled loops let go of the interpreter.
+"""Threads for the codec's work: compiled loops run without the interpreter lock.
 
-Which thread does which piece must never matter: pieces write to places of their own.
+The result must not depend on the assignment of pieces to threads: pieces write to disjoint memory.
 """
 
 from collections.abc import Callable, Iterable
@@ -14,16 +14,16 @@ Result = TypeVar("Result")
 
 
 BATCHES_PER_THREAD = 4
-"""Few enough to cost nothing, enough that no thread waits long for the last."""
+"""Few enough for negligible overhead, enough for an even finish of all threads."""
 
 
 def for_each(
     work: Callable[[Piece], Result], pieces: Iterable[Piece], num_threads: int | None
 ) -> list[Result]:
-    """Results in the order of the pieces; of several errors the earliest piece's is raised.
+    """Results in the order of the pieces. After errors in several pieces, raises the earliest's.
 
-    `num_threads` None means as many as PyTorch uses. A thread takes pieces in batches that
-    stand side by side.
+    `num_threads` None means PyTorch's number of threads. A thread takes batches of consecutive
+    pieces.
     """
     pieces = list(pieces)
     threads = min(num_threads or torch.get_num_threads(), len(pieces))

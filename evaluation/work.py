@@ -21,8 +21,8 @@ others, and fewer than `MIN_OTHERS` others give no column.
 
 The test is sequential (Wald, Ann. Math. Stat. 1945). With a = `effect` the log-likelihood ratio of
 a window is (a x - a^2 / 2) / v, summed over windows and kept within +-log((1 - error) / error).
-At the upper bound the gate opens, at the lower bound the payload is refused; each decision errs
-with a probability of at most `error`.
+At the upper bound the gate opens, at the lower bound the payload is refused; the first
+decision errs with a probability of at most error / (1 - error) under the normal model.
 
 Legend: I payloads, U useful payloads, S sequences.
 """
@@ -118,6 +118,7 @@ def evenness(samples: Collection[WorkSample]) -> float:
     mean = max(0.0, math.fsum(sample.effect for sample in samples) / len(samples))
     square = math.fsum(sample.square for sample in samples) / len(samples)
     num_sequences = math.fsum(1 / sample.variance for sample in samples)
+    # A unit normal adds 1 to the mean square; the mean of n such squares has variance 2 / n.
     chance = 1 + EVENNESS_Z * math.sqrt(2 / num_sequences)
     return mean * mean / max(mean * mean, square - chance) if mean > 0 else 0.0
 
@@ -166,6 +167,7 @@ def _median_of_others(sorted_US: Floats, without_S: Floats | None) -> Floats:
     if without_S is None:
         median_S: Floats = sorted_US[middle]
     else:
+        # Taking out a value at or below the middle moves every later rank down by one.
         median_S = np.where(
             without_S <= sorted_US[middle], sorted_US[middle + 1], sorted_US[middle]
         )

@@ -1,8 +1,8 @@
-"""`python -m localnet.bucket_server`: buckets on this machine, for those without R2.
+"""`python -m localnet.bucket_server`: buckets on this machine, for operators without R2.
 
-Owns the command: which hotkeys have a bucket, their credentials and the port, all of which
-outlive any crash in `credentials.json` of the data directory. The server itself is
-`localnet.buckets`. One line on standard output once it answers: `ready URL`.
+Owns the command: hotkeys, credentials and port, kept across crashes in `credentials.json` of
+the data directory. `localnet.buckets` runs the server. Prints `ready URL` on standard output
+at the server's first answer.
 """
 
 import argparse
@@ -40,7 +40,7 @@ PORT_LIMIT_S = 5.0
 """How long a killed server's port may take to be free again."""
 MAX_DEATHS = 5
 DEATHS_WITHIN_S = 60.0
-"""A server that ends so often in so short a time would only end again."""
+"""A server with MAX_DEATHS ends in this time is not restarted."""
 _POLL_S = 0.2
 
 DESCRIPTION = """An S3 server on this machine with one bucket and two credentials per hotkey, for a
@@ -61,7 +61,7 @@ Example:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Kept:
-    """What outlives the process. `identities` is by hotkey, in the order they came."""
+    """State kept across restarts. `identities`: by hotkey, in order of arrival."""
 
     port: int
     identities: Mapping[str, BucketIdentity]
@@ -69,7 +69,7 @@ class Kept:
 
 @restored_process_state()
 def main(argv: Sequence[str]) -> int:
-    """Serve until told to stop; the exit status is described under --help."""
+    """Serve until a signal; --help lists the exit statuses."""
     arguments = _parser().parse_args(argv)
     unwind_on_signals()
     try:
@@ -109,7 +109,7 @@ def _hotkey(text: str) -> str:
 
 @contextmanager
 def _only_one(data: Path) -> Iterator[None]:
-    """Make the directory and hold its lock."""
+    """Make the directory and hold the directory's lock."""
     try:
         data.mkdir(parents=True, exist_ok=True)
         lock = (data / ".lock").open("a", encoding="ascii")
@@ -136,7 +136,7 @@ def _load(data: Path) -> Kept | None:
         identities = {hotkey: _identity(hotkey, keys) for hotkey, keys in state["hotkeys"].items()}
         return Kept(port=int(state["port"]), identities=identities)
     except (ValueError, KeyError, TypeError, AttributeError):
-        # Never the text: it holds secrets.
+        # Never print the text: it holds secrets.
         raise ConfigError(f"--data: {path} is damaged; restore it or name another folder") from None
 
 
@@ -149,7 +149,7 @@ def _identity(hotkey: str, keys: Mapping[str, Any]) -> BucketIdentity:
 
 
 def _merge(kept: Kept | None, hotkeys: Sequence[str], port: int | None) -> Kept:
-    """What is kept, with new hotkeys added. ConfigError if there is nobody to serve."""
+    """The kept state plus new hotkeys. ConfigError without any hotkey."""
     identities = dict(kept.identities) if kept is not None else {}
     for hotkey in hotkeys:
         if hotkey not in identities:
@@ -164,7 +164,7 @@ def _merge(kept: Kept | None, hotkeys: Sequence[str], port: int | None) -> Kept:
 def _serve(data: Path, kept: Kept) -> int:
     ports = _choose_ports(kept.port)
     kept = Kept(port=ports.http["s3"], identities=kept.identities)
-    # Before the first start: credentials that somebody has used must never be lost.
+    # Saved before the first start: a crash must not lose credentials already in use.
     _save(data, kept)
     with BucketServer(data, list(kept.identities.values()), ports) as server:
         server.create_buckets()
@@ -176,7 +176,7 @@ def _serve(data: Path, kept: Kept) -> int:
 
 
 def _choose_ports(port: int) -> WeedPorts:
-    """As `choose_ports`, but lets a server that was just killed go first."""
+    """As `choose_ports`, but waits up to PORT_LIMIT_S for the port of a killed server."""
     end_s = time.monotonic() + PORT_LIMIT_S
     while True:
         try:
@@ -188,7 +188,7 @@ def _choose_ports(port: int) -> WeedPorts:
 
 
 def _watch(server: BucketServer) -> int:
-    """Start the server again whenever it ends; 1 if it does so too often."""
+    """Restart the server at every end; return 1 after MAX_DEATHS within DEATHS_WITHIN_S."""
     deaths_s: deque[float] = deque(maxlen=MAX_DEATHS)
     while True:
         time.sleep(_POLL_S)
@@ -197,10 +197,11 @@ def _watch(server: BucketServer) -> int:
         deaths_s.append(time.monotonic())
         if len(deaths_s) == MAX_DEATHS and deaths_s[-1] - deaths_s[0] < DEATHS_WITHIN_S:
             sys.stderr.write(
-                f"bucket_server: the server ends again and again; see {server.log_path}\n"
+                f"bucket_server: the server ended {MAX_DEATHS} times within "
+                f"{DEATHS_WITHIN_S:.0f} s; see {server.log_path}\n"
             )
             return EXIT_TRY_AGAIN
-        sys.stderr.write("bucket_server: the server ended; starting it again\n")
+        sys.stderr.write("bucket_server: the server ended; restarting the server\n")
         server.restart()
 
 
@@ -235,7 +236,7 @@ def _write_environment(
 
 
 def _write_private(path: Path, text: str) -> None:
-    """Whole or not at all, and readable by this user alone from the first byte on."""
+    """Write a file atomically, readable by this user alone from the first byte on."""
     part = path.with_name(f".{path.name}.part")
     part.unlink(missing_ok=True)
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -1,7 +1,7 @@
 """The localnet's bucket server: one SeaweedFS process with real access control.
 
-Owns the process from start to stop, its data directory and its log. It does not own who gets
-which credential, nor what is in the buckets. How the process is configured: `weed.py`.
+Owns the process from start to stop, the data directory and the log. The caller assigns
+credentials and fills the buckets. `weed.py` configures the process.
 """
 
 import ctypes
@@ -47,10 +47,10 @@ _PR_SET_PDEATHSIG = 1
 class BucketServer:
     """One `weed mini` over `directory`, for as long as the `with` block lasts.
 
-    Loopback only. Every identity gets its two credentials and nothing beyond its bucket; the
-    objects outlive the server. On Linux the server is killed with the thread that started it.
-    Not for a host shared with people one does not trust: SeaweedFS's internal gRPC ports ask
-    for no credential unless they are given certificates.
+    Loopback only. Every identity gets two credentials, limited to the identity's bucket. The
+    objects outlive the server. On Linux the server is killed with the starting thread. Unsafe
+    on a host shared with untrusted users: SeaweedFS's internal gRPC ports accept every client
+    unless configured with certificates.
     """
 
     def __init__(
@@ -65,28 +65,28 @@ class BucketServer:
 
     @property
     def endpoint_url(self) -> str:
-        """Where the S3 API answers; the same for the life of this object."""
+        """URL of the S3 API, fixed for the life of this object."""
         return f"http://127.0.0.1:{self._ports.http['s3']}"
 
     @property
     def pid(self) -> int:
-        """The server's process. ConfigError if it was not started."""
+        """The server's process id. ConfigError before `start`."""
         if self._process is None:
             raise ConfigError("the bucket server is not running: call start() first")
         return self._process.pid
 
     @property
     def name(self) -> str:
-        """What it is called among a localnet's processes."""
+        """The server's name among a localnet's processes."""
         return "buckets"
 
     @property
     def exit(self) -> int | None:
-        """The process's exit status, negative for a signal; None while it runs, or never did."""
+        """The process's exit status, negative for a signal; None if running or never started."""
         return None if self._process is None else self._process.poll()
 
     def bucket(self, name: str, key: AccessKey) -> S3Bucket:
-        """The bucket `name` on this server, as `key` sees it."""
+        """The bucket `name` on this server, accessed with `key`."""
         return S3Bucket(
             endpoint_url=self.endpoint_url,
             bucket=name,
@@ -95,7 +95,7 @@ class BucketServer:
         )
 
     def start(self) -> None:
-        """Start, and return when an object could be written and read.
+        """Start, and return when the server has written and read an object.
 
         Raises ConfigError if the package is missing, the process ends, or READY_LIMIT_S passes;
         the message ends with the last lines of the log.
@@ -111,7 +111,7 @@ class BucketServer:
         data = self._directory / "data"
         data.mkdir(parents=True, exist_ok=True)
         data.chmod(0o700)
-        # Ports and sizes of an earlier run, which would win over what we pass.
+        # Ports and sizes of an earlier run, which would override the command line.
         (data / "mini.options").unlink(missing_ok=True)
         identities = self._directory / "ids.json"
         write_identities(identities, self.admin, self.identities)
@@ -130,7 +130,7 @@ class BucketServer:
             )
 
     def stop(self) -> None:
-        """Ask the process group to end, kill what is left after STOP_LIMIT_S; idempotent."""
+        """Send SIGTERM to the process group, and SIGKILL after STOP_LIMIT_S. Idempotent."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -146,23 +146,23 @@ class BucketServer:
                     leftover.unlink()
 
     def restart(self) -> None:
-        """Start again on the same ports and data, whatever became of the process."""
+        """Stop the process, running or dead, and start on the same ports and data."""
         self.stop()
         self.start()
 
     def start_again(self) -> None:
-        """As `restart`, but returns at once: it is ready when it `answers`."""
+        """As `restart`, without waiting for readiness; poll `answers`."""
         self.stop()
         self._launch()
 
     def answers(self) -> bool:
-        """Whether an object can be written and read now; tried once."""
+        """Whether the server writes and reads an object now, in a single try."""
         bucket = self.bucket(_PROBE_BUCKET, self.admin)
         with closing(S3Store(bucket, deadline_s=0.0, limits=_PROBE_LIMITS)) as probe:
             return _answers(probe)
 
     def create_buckets(self) -> None:
-        """Create the bucket of every identity; those that exist stay as they are."""
+        """Create the missing buckets of all identities."""
         for identity in self.identities:
             self._create(identity.bucket)
 
@@ -202,10 +202,10 @@ class BucketServer:
 
 
 def _answers(probe: S3Store) -> bool:
-    """Whether an object can be written and read.
+    """Whether the server writes and reads an object.
 
-    A mere answer is too early: after a kill the S3 front answers seconds before the volumes
-    are attached, and every read fails until then.
+    An HTTP answer is too early: after a kill the S3 front answers seconds before SeaweedFS
+    attaches the volumes, and every read fails until then.
     """
     try:
         probe.create_bucket()
@@ -225,7 +225,7 @@ def _signal_group(pid: int, number: int) -> None:
 
 
 def tied_to(parent_pid: int) -> Callable[[], None] | None:
-    """What a child runs before exec so that it dies with its parent; None where unsupported."""
+    """The child's code before exec to die with the parent thread; None outside Linux."""
     if sys.platform != "linux":
         return None
     # Loaded here: between fork and exec nothing may take a lock that another thread holds.

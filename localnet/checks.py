@@ -1,7 +1,7 @@
-"""What a good localnet run must show, checked on its report.
+"""Checks the report of a localnet run: loss, emission, exits, digests, agreement.
 
-Owns the criteria and their sentences. Does not read anything but the report, so the same
-checks hold for a report from disk.
+Owns the criteria and the sentences on failures. Reads only the report, so a report from disk
+passes the same checks.
 """
 
 from collections import Counter
@@ -15,21 +15,23 @@ from localnet.roster import HONEST
 FREE, SYBIL = "free", "sybil"
 
 LUCK = 0.25
-"""By so much honest miners of one short run differ in pay: on top for who does some work."""
+"""Relative spread of pay between honest miners in one short run: the tolerance on a working
+miner's `may_earn`."""
 WORKING = (None, "partial", SYBIL, "faulty")
-"""Kinds of miners that do work, the first all of it: they may be paid for it."""
+"""Kinds of miners with paid work. None is honest."""
 MIN_HONEST_EMISSION_SHARE = 0.95
 SHORT_DROP_NATS_PER_WINDOW = 0.005
-"""What a run of fewer than LONG_RUN_WINDOWS must learn, below its first loss; longer ones must
-end MIN_LOSS_DROP_NATS below that (theta_0 may be trained) and below the unigram entropy."""
+"""Least fall of the loss below the first loss in a run of fewer than LONG_RUN_WINDOWS. A longer
+run must end MIN_LOSS_DROP_NATS below the first loss (theta_0 may be trained) and below the
+unigram entropy."""
 
 LossReference = Literal["unigram", "first"]
 
 
 def failures_of_run(report: Report, num_windows: int) -> list[str]:
-    """`failures` by the standard for a run of that length.
+    """`failures` by the standard for a run of `num_windows`.
 
-    A node that a signal killed is no failure: the run must go on without it.
+    A node killed by a signal is allowed: the run must continue without the node.
     """
     killed = [n["name"] for n in report["neurons"] if n["exit"] is not None and n["exit"] < 0]
     if num_windows >= LONG_RUN_WINDOWS:
@@ -46,11 +48,10 @@ def failures(
     loss_references: Collection[LossReference] = ("unigram", "first"),
     killed: Collection[str] = (),
 ) -> list[str]:
-    """Sentences naming what does not hold; [] for a good run.
+    """One sentence per failed check; [] for a good run.
 
-    The last held-out loss must be more than `min_loss_drop_nats` below the references: the
-    unigram entropy, unless the run is too short for it, and the first loss. `killed`: names of
-    nodes that were stopped on purpose and need not have ended well.
+    The last held-out loss must be more than `min_loss_drop_nats` below every reference.
+    `killed`: names of nodes stopped on purpose; any exit status is good.
     """
     neurons = report["neurons"]
     return [
@@ -83,7 +84,7 @@ def _emission_failures(report: Report) -> Iterator[str]:
     total_rao = sum(miner["emission_rao"] for miner in miners)
     free_rao = sum(_dishonest_rao(miner) for miner in miners if _kind(miner) == "free")
     if not working:
-        yield "emission: there is no honest miner in this run"
+        yield "emission: the run has no honest miner"
     elif not any(miner["emission_rao"] > 0 for miner in working):
         yield "emission: no honest miner earned anything"
     elif free_rao > (1 - MIN_HONEST_EMISSION_SHARE) * total_rao:
@@ -97,35 +98,35 @@ def _emission_failures(report: Report) -> Iterator[str]:
 
 
 def _limit_failures(miner: NeuronReport) -> Iterator[str]:
-    """Of one that earned more than its kind may."""
+    """A sentence on a miner with more emission than `may_earn`."""
     found = miner["misbehaviour"]
     if found is None or found["may_earn"] is None or found["kind"] == SYBIL:
         return
     who = f"emission: {miner['name']} ({miner['behaviour']})"
     if found["may_earn"] == 0.0 and found["emission_rao"] != 0:
-        yield f"{who} has {found['emission_rao']} rao; who does no honest work must have none"
+        yield f"{who} earned {found['emission_rao']} rao; a miner without honest work must earn 0"
     elif found["earned_vs_honest"] is not None and found["earned_vs_honest"] > _most(found):
         yield (
             f"{who} earned {found['earned_vs_honest']:.3f} of an honest miner's emission; "
-            f"{found['may_earn']:.2f} is the most it may"
+            f"the limit is {found['may_earn']:.2f}"
         )
 
 
 def _most(found: MisbehaviourReport) -> float:
-    """What it may earn, and the luck of one run for whoever does some work."""
+    """`may_earn`, plus LUCK for every kind with some work."""
     may_earn = found["may_earn"] or 0.0
     return may_earn if found["kind"] == FREE else may_earn * (1 + LUCK)
 
 
 def _sybil_failures(miners: Collection[NeuronReport]) -> Iterator[str]:
-    """Of hotkeys of one machine that together earned more than an honest one."""
+    """A sentence on hotkeys of one machine with more emission together than `may_earn`."""
     found = [m["misbehaviour"] for m in miners if _kind(m) == SYBIL]
     earned = sum((f["earned_vs_honest"] or 0.0) for f in found if f is not None)
     most = max((_most(f) for f in found if f is not None), default=0.0)
     if earned > most:
         yield (
             f"emission: {len(found)} hotkeys of one machine earned {earned:.3f} of an honest "
-            f"miner's emission together; {most / (1 + LUCK):.2f} is the most they may"
+            f"miner's emission together; the limit is {most / (1 + LUCK):.2f}"
         )
 
 
@@ -145,7 +146,7 @@ def _exit_failures(neurons: Collection[NeuronReport], killed: Collection[str]) -
 
 
 def _digest_failures(neurons: Collection[NeuronReport]) -> Iterator[str]:
-    """Of the nodes that exited 0, those that ended on other parameters than most did."""
+    """Sentences on nodes with exit status 0, but parameters different from the majority's."""
     ended = [neuron for neuron in neurons if neuron["exit"] == 0]
     finals = {n["name"]: _final(n) for n in ended if n["final_params_digest"] is not None}
     counts = Counter(finals.values())
@@ -165,7 +166,7 @@ def _digest_failures(neurons: Collection[NeuronReport]) -> Iterator[str]:
 
 
 def _should_follow(neuron: NeuronReport) -> bool:
-    """Whether a node must follow the run to its end: the owner has no process that does."""
+    """Whether a node must follow the run to the end. The owner runs no process."""
     return neuron["role"] != "owner" and neuron["behaviour"] == HONEST
 
 
@@ -179,7 +180,7 @@ def _shown(final: tuple[int, str]) -> str:
 
 
 def _agreement_failures(report: Report) -> Iterator[str]:
-    """Windows that a node which exited 0 saw otherwise than most nodes."""
+    """Sentences on windows with a different root or uids on a node with exit status 0."""
     ended = {neuron["name"] for neuron in report["neurons"] if neuron["exit"] == 0}
     for window in report["windows"]:
         odd = [name for name in window["disagreeing"] if name in ended]

@@ -1,7 +1,7 @@
-"""Reading what nodes write while they run: metrics and verdicts, one JSON object a line.
+"""Reads metrics and verdicts of running nodes: files with one JSON object per line.
 
-Owns the tolerance for lines that a killed process left torn, and reading a growing file
-piece by piece. Does not own what the lines mean together; `report` and `progress` do.
+Owns the tolerance for torn lines of killed processes and the reading of growing files.
+`report` and `snapshot` combine the lines of several nodes.
 """
 
 import json
@@ -18,10 +18,10 @@ Row = dict[str, Any]
 
 
 def read_jsonl(path: Path) -> list[Row]:
-    """All JSON objects of a file in order; [] if there is no such file.
+    """All JSON objects of a file in order; [] without a file.
 
-    Lines that are no JSON object are left out: a process killed in the middle of a write
-    leaves one, at the end of the file or, if it was started again, before the next line.
+    Skips lines of anything else: a process killed in the middle of a write leaves a torn line
+    at the end of the file or, after a restart, in the middle.
     """
     try:
         data = path.read_bytes()
@@ -31,7 +31,7 @@ def read_jsonl(path: Path) -> list[Row]:
 
 
 class JsonlTail:
-    """A growing JSONL file; each `read_new` costs only what was appended since the last one."""
+    """A growing JSONL file; each `read_new` reads only the bytes appended since the last call."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -39,9 +39,9 @@ class JsonlTail:
         self._partial = b""
 
     def read_new(self) -> list[Row]:
-        """Objects on the lines completed since the last call; [] while there is no file.
+        """Objects on the lines completed since the last call; [] while the file is missing.
 
-        A file that became shorter is another one: it is read from its start.
+        A shorter file counts as a new file, read from the start.
         """
         try:
             with self._path.open("rb") as file:
@@ -58,11 +58,11 @@ class JsonlTail:
 
 @dataclass(kw_only=True)
 class NodeEvents:
-    """What one node's metrics say, by window; a later line of the same window replaces an earlier.
+    """One node's metrics by window; a later line of a window replaces an earlier line.
 
-    `decisions`: window -> its row with "state_window", "state_root", "accepted_uids".
+    `decisions`: window -> row with "state_window", "state_root", "accepted_uids".
     `digests`: state window -> digest over all tensors (hex). `losses`: state window ->
-    held-out loss in nats per token, None where it was not finite. `last_row`: the newest.
+    held-out loss in nats per token, None if not finite. `last_row`: the newest row.
     """
 
     decisions: dict[int, Row] = field(default_factory=dict)
@@ -89,14 +89,14 @@ class NodeEvents:
 
 
 def read_node_events(state_dir: Path) -> NodeEvents:
-    """The events of the node that keeps its state there; empty if it wrote none."""
+    """The events of the node with this state directory; empty without a metrics file."""
     events = NodeEvents()
     events.add(read_jsonl(state_dir / EVENTS_FILE))
     return events
 
 
 def accepted_uids(decision: Row) -> list[int]:
-    """The uids of a decision's row, which holds them as text: "3,4", or "" for none."""
+    """The uids of a decision's row; the row's text is "3,4", or "" for an empty list."""
     return [int(uid) for uid in decision["accepted_uids"].split(",") if uid]
 
 
@@ -114,6 +114,6 @@ def _row(line: bytes) -> Row | None:
 
 
 def _finite(value: float | str) -> float | None:
-    """The number, None if it is not finite: the metrics file holds those as text ("nan")."""
+    """The number; None for NaN and infinities, written as text ("nan") in the metrics file."""
     number = float(value)
     return number if math.isfinite(number) else None

@@ -1,6 +1,6 @@
-"""The folder of a localnet's results: emptied only if it is one, and locked while in use.
+"""The folder of a localnet's results: emptied only with a localnet's marker, locked in use.
 
-Also the file in it that tells other programs where the chain is.
+The folder's `endpoint` file tells other programs the chain's address.
 """
 
 import fcntl
@@ -18,9 +18,10 @@ ENDPOINT = "endpoint"
 
 
 def prepare_folder(out: Path) -> IO[str]:
-    """Empty an earlier result, but nothing else; the SDK's caches go there, not to the home.
+    """Empty the folder of an earlier localnet, and set HOME inside for the SDK's caches.
 
-    Returns the open marker, locked as long as it stays open: two localnets cannot share a folder.
+    Returns the open marker file. The lock lasts until the file is closed, so that two localnets
+    cannot share a folder. ConfigError for a file, a foreign folder or a folder in use.
     """
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out}: is a file; name a folder")
@@ -37,7 +38,7 @@ def prepare_folder(out: Path) -> IO[str]:
 
 @contextmanager
 def endpoint_file(out: Path, url: str) -> Iterator[None]:
-    """The chain's address is in a file as long as the `with` block lasts, whole at any moment."""
+    """Keep the chain's address in a file, written atomically, for the `with` block's time."""
     path = out / ENDPOINT
     new = path.with_name(path.name + ".new")
     new.write_text(f"{url}\n", encoding="ascii")

@@ -1,8 +1,7 @@
-"""Starting again what died: the service manager of a localnet.
+"""Restarts dead processes: the service manager of a localnet.
 
-Owns when a process is started again and how often, as an operator's systemd unit with
-`Restart=on-failure` would, and the file that says which pid is whose. Does not own how a
-process is started, and never ends one.
+Owns time and number of restarts, like a systemd unit with `Restart=on-failure`, and the file of
+pids by name. A service starts its own process; the keeper never ends a process.
 """
 
 import json
@@ -17,16 +16,16 @@ from typing import Final, Protocol
 MAX_RESTARTS: Final = 5
 FIRST_PAUSE_S: Final = 1.0
 PAUSE_GROWTH: Final = 2.0
-"""Of one process: five pauses are 31 s in all. What still dies then has a fault to look at."""
+"""A process's five pauses add up to 31 s. A crash after five restarts needs an operator."""
 MAX_PAUSE_S: Final = 16.0
-"""The fifth pause, for who allows more restarts than that."""
+"""The fifth pause, and every later pause with a higher `max_restarts`."""
 NEURON_FINAL_STATUSES: Final = frozenset({0, 2, 130})
-"""The run is over, an operator must change something, it was asked to end."""
+"""0: the run is over. 2: an operator must act. 130: asked to end."""
 ASKED_TO_END: Final = frozenset({signal.SIGTERM, signal.SIGINT})
 
 
 class Service(Protocol):
-    """A process that can be started again in its place: same command, same state."""
+    """A restartable process: same command, same state."""
 
     @property
     def name(self) -> str: ...
@@ -36,10 +35,10 @@ class Service(Protocol):
 
     @property
     def exit(self) -> int | None:
-        """The exit status, negative for a signal; None while it runs."""
+        """The exit status, negative for a signal; None for a running process."""
 
     def start_again(self) -> None:
-        """Start it, and return without waiting until it is ready."""
+        """Start the process, and return without waiting for readiness."""
 
 
 @dataclass(kw_only=True)
@@ -52,8 +51,9 @@ class _Kept:
 
 
 class Keeper:
-    """Watches services and starts again those that died. All of it in the caller's thread:
-    `tick` often, and never from a thread that ends before the services shall.
+    """Watches services and restarts dead services, in the caller's thread.
+
+    Call `tick` often, and only from a thread with a longer life than the services.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Keeper:
         max_restarts: int = MAX_RESTARTS,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`tell` gets a line on every death; `max_restarts` is per service, 0 for none."""
+        """`tell` gets a line on every crash; `max_restarts` is per service, 0 to disable."""
         self._tell = tell
         self._pids_path = pids_path
         self._max_restarts = max_restarts
@@ -73,18 +73,18 @@ class Keeper:
         self.last_restart_s = float("-inf")
 
     def keep(self, service: Service, final_statuses: Collection[int]) -> None:
-        """Watch a running service; one of `final_statuses`, or SIGTERM, is an end on purpose."""
+        """Watch a service; `final_statuses` and the signals ASKED_TO_END are an end on purpose."""
         self._kept[service.name] = _Kept(service=service, final_statuses=final_statuses)
         self._write_pids()
 
     def tick(self) -> None:
-        """See who died, and start those whose pause is over."""
+        """Note crashes, and restart services at the end of a pause."""
         started = [self._look_after(kept) for kept in self._kept.values()]
         if any(started):
             self._write_pids()
 
     def exit_of(self, name: str) -> int | None:
-        """The exit status of who has ended for good; None while it runs or will run again."""
+        """The exit status of a service ended for good; None if running or due to restart."""
         kept = self._kept[name]
         return kept.service.exit if kept.is_over else None
 
@@ -92,7 +92,7 @@ class Keeper:
         return self._kept[name].service
 
     def revive(self, name: str) -> None:
-        """Start again who has ended for good. ValueError for who runs, or will by itself."""
+        """Restart a service ended for good. ValueError if running or due to restart."""
         kept = self._kept[name]
         if not kept.is_over:
             raise ValueError(f"{name} has not ended for good")
@@ -103,11 +103,11 @@ class Keeper:
 
     @property
     def restarts(self) -> dict[str, int]:
-        """How often each was started again."""
+        """Service name -> number of restarts."""
         return {name: kept.restarts for name, kept in self._kept.items()}
 
     def _look_after(self, kept: _Kept) -> bool:
-        """Whether it was started again just now."""
+        """Note a crash, or restart after the pause; whether this call restarted the service."""
         status = kept.service.exit
         if status is None or kept.is_over:
             return False
@@ -127,9 +127,9 @@ class Keeper:
         if status in kept.final_statuses or -status in ASKED_TO_END:
             return
         if self._max_restarts == 0:
-            self._tell(f"{name} {_how(status)}; it is not started again (--no-restart)")
+            self._tell(f"{name} {_how(status)}; --no-restart: {name} stays down")
         elif kept.restarts >= self._max_restarts:
-            self._tell(f"{name} {_how(status)}, after {kept.restarts} restarts: no more")
+            self._tell(f"{name} {_how(status)} after {kept.restarts} restarts: {name} stays down")
         else:
             pause_s = min(FIRST_PAUSE_S * PAUSE_GROWTH**kept.restarts, MAX_PAUSE_S)
             kept.is_over, kept.due_s = False, self._now_s() + pause_s
@@ -137,7 +137,7 @@ class Keeper:
             self._tell(f"{name} {_how(status)}; {which} in {pause_s:.0f} s")
 
     def _write_pids(self) -> None:
-        """All at once: whoever reads the file finds the old pids or the new ones."""
+        """Write atomically: a reader finds either the old or the new pids."""
         pids = {name: kept.service.pid for name, kept in self._kept.items()}
         new = self._pids_path.with_name(self._pids_path.name + ".new")
         new.write_text(json.dumps(pids), encoding="utf-8")

@@ -1,8 +1,8 @@
-"""Bringing a localnet up, watching it, and taking it down.
+"""Starts a localnet, watches the run and stops every process at the end.
 
-Order: chain, wallets, registration and stake, buckets, the owner's blobs and run spec, then
-the neurons, each a process of its own. Nothing here takes part in the run: the launcher
-only reads what chain, buckets and neurons say.
+Order: wallets, chain, registration and stake, buckets, the owner's blobs and run spec, then
+the neurons, each in a separate process. The launcher takes no part in the run: after the start
+the launcher only reads chain, buckets and logs.
 """
 
 import logging
@@ -51,25 +51,24 @@ log = logging.getLogger(__name__)
 CHAIN_READY_S = 60.0
 STARTUP_S = 15.0
 STARTUP_S_PER_NODE = 2.5
-"""Between the run spec and its first block: importing torch in many processes on two cores
-took 9 s for six (measured), a warm start of theta_0 about 3; a node that needs longer joins a
-window late."""
+"""Time between the run spec and the run's first block. Measured on two cores: six processes
+import torch in 9 s, theta_0 takes about 3 s. A slower node joins a window late."""
 GRACE_S = 30.0
-"""How long a neuron may live after the last window was decided, or after its restart."""
+"""How long a neuron may run after the decision on the last window, or after a restart."""
 REPORT_LIMIT_S = 90.0
 _BUCKET_DEADLINE_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Heights:
-    """The chain as it was last seen: the best block and the last final one."""
+    """Block numbers of the last read: the best block and the last finalised block."""
 
     head: int = 0
     finalized: int = 0
 
 
 class Localnet:
-    """A running localnet; `with Localnet(config) as net` takes everything down at the end."""
+    """A running localnet; leaving `with Localnet(config, say, tell) as net` stops every process."""
 
     def __init__(
         self,
@@ -79,9 +78,9 @@ class Localnet:
         *,
         dress: Callable[[Command], Command] = lambda command: command,
     ) -> None:
-        """`say` gets each phase of the start, `tell` what happens to a process afterwards.
+        """`say` gets each phase of the start, `tell` each later event of a process.
 
-        `dress` may change what a neuron is started with; chain and bucket server are up by then.
+        `dress` may change a neuron's command; chain and bucket server already run at each call.
         """
         self.config = config
         self._dress = dress
@@ -108,20 +107,20 @@ class Localnet:
 
     @property
     def query(self) -> str:
-        """The command that shows what is on the chain."""
+        """The shell command to print the subnet's metagraph."""
         return f"btcli query metagraph --netuid {NETUID} -n {self.endpoint}"
 
     def _bring_up(self) -> None:
         config = self.config
         self._say("loading the codec")
-        load_codec()  # else each neuron of a new machine would compile it, all at once
+        load_codec()  # Compiled once here: else every neuron of a new machine compiles the codec.
         self._say("creating wallets")
         self.wallets = create_wallets(config.roster, config.out / "wallets")
         self.hotkeys = {name: w.hotkey.ss58_address for name, w in self.wallets.items()}
         self._say("starting the chain")
         self.endpoint = self._start_chain()
         self._exit.enter_context(endpoint_file(config.out, self.endpoint))
-        self._tell(f"the chain is up; to look at it: {self.query}")
+        self._tell(f"the chain is up; to print the metagraph: {self.query}")
         self._say(f"registering {len(config.roster)} hotkeys")
         self._register()
         self.chain = self._exit.enter_context(closing(self._open_chain(None)))
@@ -136,7 +135,7 @@ class Localnet:
         self._initial_alpha = alpha_stakes(self.chain)
 
     def _start_chain(self) -> str:
-        # A fixed port below those of outgoing connections: after a kill it must be free again.
+        # Below the ports of outgoing connections, so that a restarted chain finds the port free.
         endowments = {w.coldkeypub.ss58_address: ENDOWMENT_TAO for w in self.wallets.values()}
         child = self._children.start(chain_command(self.config, choose_port(), endowments))
         endpoint = wait_for_line(child, "ready ", CHAIN_READY_S).split()[1]
@@ -154,7 +153,7 @@ class Localnet:
                     registrar.stake(wallet, participant.stake_tao)
 
     def _open_chain(self, wallet: Any) -> BittensorChain:
-        # One try a read: while it waits for a dead chain, nobody would start that again.
+        # No retries: this thread restarts a dead chain, so a waiting read would block the restart.
         return BittensorChain(
             endpoint=self.endpoint,
             netuid=NETUID,
@@ -171,11 +170,11 @@ class Localnet:
         self.server = BucketServer(self.config.out / "buckets", list(self._identities.values()))
         self._exit.enter_context(self.server)
         self.server.create_buckets()
-        # Its statuses are not ours: whatever ends it but a request to end is a crash.
+        # SeaweedFS's exit statuses differ from a neuron's: any status but 0 is a crash.
         self._keeper.keep(self.server, final_statuses={0})
 
     def _publish_run(self) -> RunSpec:
-        """The owner's part; returns once its bucket holds all that the spec names."""
+        """Act as the owner; return once the owner's bucket holds every blob of the spec."""
         config = self.config
         plan = load_plan(config.plan)
         owner = config.roster[0].name
@@ -220,23 +219,23 @@ class Localnet:
             self._keeper.keep(child, final_statuses=NEURON_FINAL_STATUSES)
 
     def service(self, name: str) -> Service:
-        """The process of a neuron, of "chain" or of "buckets", as it is kept alive."""
+        """The watched process of a neuron, of "chain" or of "buckets"."""
         return self._keeper.service(name)
 
     def revive(self, name: str) -> None:
-        """Start again who was asked to end. ValueError if it still runs, or will by itself."""
+        """Restart a process after an end on purpose. ValueError if running or due to restart."""
         self._keeper.revive(name)
 
     @property
     def restarts(self) -> dict[str, int]:
-        """How often each process was started again."""
+        """Process name -> number of restarts."""
         return self._keeper.restarts
 
     def watch(self, show: Callable[[Heights], None], poll_s: float = 0.25) -> None:
-        """Until every neuron has ended, or the run and a time of grace are over.
+        """Watch until every neuron has ended, or GRACE_S have passed after the run.
 
-        Who dies meanwhile is started again. SubnetError if the run cannot go on: chain or bucket
-        server ended for good, or every neuron with an error.
+        Restarts dead processes. SubnetError if chain or bucket server ended for good, or if
+        every neuron ended with an error.
         """
         schedule = self.spec.schedule.schedule()
         last_block = schedule.vote_block(self.spec.schedule.num_windows - 1)
@@ -250,12 +249,12 @@ class Localnet:
         show(self._heights)
         alive = [name for name in self._neurons if self._keeper.exit_of(name) is None]
         if alive:
-            log.error("still alive %.0f s after the last window: %s", GRACE_S, alive)
+            log.error("neurons still run %.0f s after the last window: %s", GRACE_S, alive)
         elif all(self._keeper.exit_of(name) for name in self._neurons):
             raise ConfigError(f"every neuron ended with an error: see {self.config.out}/logs")
 
     def settle(self, poll_s: float = 0.25) -> None:
-        """After `watch`, until an epoch has paid for the last weights. SubnetError as there."""
+        """After `watch`, wait until an epoch has paid for the last weights. Raises as `watch`."""
         end_block: float = math.inf
         while self._heights.finalized < end_block:
             self._tend()
@@ -266,9 +265,9 @@ class Localnet:
             time.sleep(poll_s)
 
     def hold(self, poll_s: float = 0.25) -> None:
-        """Keep chain and bucket server up, after `watch`: for ever, KeyboardInterrupt ends it.
+        """After `watch`, ask the neurons to end and keep chain and bucket server running.
 
-        Neurons that did not end by themselves are told to. SubnetError as for `watch`.
+        Returns only by KeyboardInterrupt, or by SubnetError as `watch`.
         """
         for neuron in self._neurons.values():
             neuron.signal(signal.SIGTERM)
@@ -277,7 +276,7 @@ class Localnet:
             time.sleep(poll_s)
 
     def _tend(self) -> bool:
-        """Start again who died; whether any neuron still runs, or will."""
+        """Restart dead processes; whether any neuron runs or is due to restart."""
         self._keeper.tick()
         for name in ("chain", "buckets"):
             status = self._keeper.exit_of(name)
@@ -289,12 +288,12 @@ class Localnet:
         return max(decided_s, self._keeper.last_restart_s) + GRACE_S
 
     def _look(self) -> None:
-        """See how far the chain is; while it is down, that is where it was."""
+        """Read the block numbers; a dead chain leaves the last numbers in place."""
         with suppress(ConnectionLost):
             self._heights = Heights(head=self.chain.head(), finalized=self.chain.finalized())
 
     def report(self) -> Report:
-        """The report of the run; should chain or bucket server die now, once they are back."""
+        """The report; waits up to REPORT_LIMIT_S for chain or bucket server to restart."""
 
         def attempt() -> Report:
             self._tend()
@@ -305,7 +304,7 @@ class Localnet:
         return retry(attempt, on=(ConnectionLost, Unavailable), deadline_s=REPORT_LIMIT_S)
 
     def nodes(self) -> tuple[NodeInfo, ...]:
-        """All participants as they are now."""
+        """All participants, each with the present exit status."""
         return tuple(self._node(participant) for participant in self.config.roster)
 
     def _node(self, participant: Participant) -> NodeInfo:

@@ -1,7 +1,6 @@
-"""What an owner and operators do on chain before a run: wallets, subnet, registration, stake.
+"""On-chain work of owner and operators before a run: wallets, subnet, registration, stake.
 
-Real SDK calls against the local chain, as `btcli` makes them; registration goes through the
-MEV shield.
+Makes the SDK calls of `btcli` against the local chain; registration goes through the MEV shield.
 """
 
 import time
@@ -23,7 +22,7 @@ _POLL_S = 0.2
 
 
 def create_wallets(roster: Sequence[Participant], path: Path) -> dict[str, Any]:
-    """Fresh, unencrypted wallets by participant's name; each has one hotkey, `default`."""
+    """Fresh, unencrypted wallets by participant's name, each with a single hotkey, `default`."""
     wallets = {}
     for participant in roster:
         wallet = bt.Wallet(participant.name, "default", str(path))
@@ -34,7 +33,7 @@ def create_wallets(roster: Sequence[Participant], path: Path) -> dict[str, Any]:
 
 
 class Registrar:
-    """Signs the calls that bring a subnet up. One per chain; close it."""
+    """Signs the calls to start a subnet. A context manager; leaving closes the client."""
 
     def __init__(self, endpoint: str) -> None:
         self._endpoint = endpoint
@@ -55,8 +54,8 @@ class Registrar:
         """Buy a uid for the wallet's hotkey, through the MEV shield."""
         hotkey = wallet.hotkey.ss58_address
         intent = bt.BurnedRegister(netuid=NETUID, hotkey_ss58=hotkey)
-        # SDK 11.3 counts one nonce for a sealed call, which spends two: the same client would
-        # sign the account's next call with a used one.
+        # SDK 11.3 counts one nonce for a sealed call, but the call spends two: the same client
+        # would sign the account's next call with a used nonce.
         with _connect(self._endpoint) as client:
             result = client.execute(intent, wallet, wait_for_finalization=False)
         self._do(f"register {hotkey}", result)
@@ -68,7 +67,7 @@ class Registrar:
         self._do(f"stake on {hotkey}", result)
 
     def weights(self) -> dict[int, dict[int, float]]:
-        """Weights on chain now: validator's uid -> uid -> share of its row."""
+        """Weights on chain now: validator's uid -> uid -> share of the validator's row."""
         rows = self._client.weights.weights(netuid=NETUID)
         return {int(uid): {int(u): float(w) for u, w in row.items()} for uid, row in rows.items()}
 
@@ -82,7 +81,7 @@ def _connect(endpoint: str) -> Any:
 
 
 def weights_on_chain(endpoint: str) -> dict[int, dict[int, float]]:
-    """`Registrar.weights` by a client of its own: one that saw the chain die would be of no use.
+    """`Registrar.weights` by a new client: an SDK client does not recover from a chain restart.
 
     Raises ConnectionLost if the chain does not answer.
     """
@@ -94,7 +93,10 @@ def weights_on_chain(endpoint: str) -> dict[int, dict[int, float]]:
 
 
 def wait_for_permits(chain: Chain, hotkeys: Sequence[str]) -> None:
-    """Return once all have a validator permit, which comes with the epoch after the stake."""
+    """Wait for validator permits, granted by the epoch after the stake.
+
+    Raises ChainError after PERMIT_LIMIT_S.
+    """
     end_s = time.monotonic() + PERMIT_LIMIT_S
     while time.monotonic() < end_s:
         graph = chain.metagraph(chain.finalized())
@@ -106,15 +108,15 @@ def wait_for_permits(chain: Chain, hotkeys: Sequence[str]) -> None:
 
 
 def paid_block(chain: Chain) -> int:
-    """The block by which an epoch has paid for the weights that stand now: one comes every tempo.
+    """The first block surely after an epoch on the present weights; an epoch runs every tempo.
 
-    Until then incentives are still those of earlier weights.
+    Before this block, incentives may come from earlier weights.
     """
     graph = chain.metagraph(chain.finalized())
     return max(neuron.last_update for neuron in graph.neurons) + graph.tempo_blocks + 1
 
 
 def alpha_stakes(chain: Chain) -> Mapping[str, int]:
-    """hotkey -> alpha staked to it now, in rao: what is more at the end was emitted."""
+    """hotkey -> alpha staked now, in rao. Emission is the growth until the end of the run."""
     graph = chain.metagraph(chain.finalized())
     return {neuron.hotkey: neuron.alpha_stake_rao for neuron in graph.neurons}

@@ -1,4 +1,4 @@
-"""What hotkeys were paid in a run, and how much that is against what honest ones were."""
+"""The pay of hotkeys in a run, and the ratio to the pay of honest hotkeys."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,14 +6,14 @@ from template.chain import Chain
 from template.protocol.spec import ScheduleSpec
 
 LATE_TEMPOS = 2
-"""Weights are set once a tempo and paid at the end of the next: so long after the vote on a
-window an epoch may still pay for what was known before it."""
+"""Validators set weights once a tempo, and an epoch pays at the end of the next tempo: for two
+tempos after the vote on a window, an epoch may pay for weights from before the vote."""
 
 
 class Pay:
-    """Alpha gained up to the last finalised block, from reads of the chain alone.
+    """Alpha gained up to the last finalised block, read from the chain alone.
 
-    `initial_alpha_rao`: hotkey -> alpha staked to it before the first window.
+    `initial_alpha_rao`: hotkey -> alpha staked before the first window.
     """
 
     def __init__(
@@ -25,8 +25,9 @@ class Pay:
         self._now_rao = self._alpha_rao(self._last_block)
 
     def gained_rao(self, hotkey: str, first_window: int = 0) -> int:
-        """By the epochs that know of a window: all of them for window 0. A hotkey that is not
-        registered has gained nothing.
+        """Gain by the epochs with knowledge of `first_window`; by all epochs for window 0.
+
+        A deregistered hotkey has gained 0.
         """
         if hotkey not in self._now_rao:
             return 0
@@ -35,8 +36,8 @@ class Pay:
     def against(
         self, hotkey: str, others: Sequence[str], first_window: int, *, by_stake: bool
     ) -> float | None:
-        """What it gained over the mean of what the others did, or over the mean for as much
-        stake; None if they gained nothing.
+        """The hotkey's gain over the mean gain of `others`, or with `by_stake` over the gain of
+        `others` for equal stake; None if `others` gained 0 or a stake is 0.
         """
         theirs_rao = sum(self.gained_rao(other, first_window) for other in others)
         if theirs_rao <= 0:
@@ -48,7 +49,7 @@ class Pay:
         return self.gained_rao(hotkey, first_window) / (theirs_rao * share) if share else None
 
     def _before(self, window: int) -> Mapping[str, int]:
-        """Alpha before the first epoch that knows of a window; that of now if none has yet."""
+        """Alpha before the first epoch with knowledge of the window; else alpha now."""
         if window == 0:
             return self._initial_rao
         schedule = self._schedule

@@ -1,7 +1,6 @@
-"""The picture of a finished localnet run: the loss curve, and who was paid.
+"""The picture of a finished localnet run: the loss curve and the miners' pay.
 
-Owns the drawing, on matplotlib's Agg canvas, so that no display is needed. Does not compute
-anything that the report does not say.
+Owns the drawing, on matplotlib's Agg canvas without a display. Every number comes from the report.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,18 +21,18 @@ from localnet.roster import HONEST
 SIZE_INCHES = (12, 9)
 DPI = 100
 CROWDED_BARS = 9
-"""From so many neurons on, labels are turned and values left out: they would overlap."""
+"""From this number of neurons on, labels are vertical and values left out, to avoid overlap."""
 MIN_PLACES = 6
-"""So many neurons share the width at least: a lone bar would be a wall."""
+"""Least number of places on the x axis, to keep a single bar narrow."""
 
 INK, MUTED = "#222222", "#777777"
 CURVE, UNIGRAM, HONEST_COLOUR, NEUTRAL = "#0072B2", "#D55E00", "#0072B2", "#BBBBBB"
 OTHER_COLOURS = ("#D55E00", "#E69F00", "#CC79A7", "#009E73", "#56B4E9", "#F0E442")
-"""Okabe and Ito's palette, which readers with any colour blindness can tell apart."""
+"""Okabe and Ito's palette, distinct under every colour blindness."""
 
 
 def draw(report: Report, path_png: Path) -> None:
-    """Write a PNG of 1200 x 900 pixels, replacing what is there. OSError if that is impossible."""
+    """Write a PNG of 1200 x 900 pixels, replacing an earlier file. OSError if writing fails."""
     layout = ConstrainedLayoutEngine(h_pad=0.15, w_pad=0.15)
     figure = Figure(figsize=SIZE_INCHES, dpi=DPI, layout=layout)
     FigureCanvasAgg(figure)
@@ -119,12 +118,12 @@ def _bar(
 
 
 def _kind(neuron: NeuronReport) -> str:
-    """A miner's behaviour; of others the role, as what they are weighed for is not mining."""
+    """A miner's behaviour, or the role of owner and validators."""
     return neuron["behaviour"] if neuron["role"] == "miner" else neuron["role"]
 
 
 def _colours(neurons: Sequence[NeuronReport]) -> dict[str, str]:
-    """Kind -> colour, in order of appearance; honest miners always the same."""
+    """Kind -> colour, in order of appearance; honest miners have a fixed colour."""
     colours: dict[str, str] = {}
     others = cycle(OTHER_COLOURS)
     for neuron in neurons:
@@ -139,7 +138,7 @@ def _colours(neurons: Sequence[NeuronReport]) -> dict[str, str]:
 
 
 def _add_legend(axes: Axes) -> None:
-    """What filled and hatched mean; the colours are named below the bars."""
+    """Explain filled and hatched bars; the x labels explain the colours."""
     handles = [
         Patch(facecolor=MUTED, label="weight"),
         Patch(facecolor="white", edgecolor=MUTED, hatch="///", label="share of the emission"),

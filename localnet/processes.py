@@ -1,7 +1,6 @@
-"""Child processes of a localnet: started with a log, ended together, whatever happens.
+"""Child processes of a localnet: started with a log, ended together on every exit.
 
-On Linux a child is killed when the launcher dies, even by kill -9. Who is started again after
-its death is `keeper`'s to decide.
+On Linux a child is killed when the launcher dies, even by kill -9. `keeper` decides on restarts.
 """
 
 import os
@@ -21,7 +20,7 @@ STOP_LIMIT_S = 10.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Command:
-    """What a process is started with; both its outputs are appended to the log."""
+    """Command line, environment and log of a process; the log gets stdout and stderr."""
 
     name: str
     argv: Sequence[str]
@@ -29,12 +28,12 @@ class Command:
     log_path: Path
 
     def __repr__(self) -> str:
-        """Without the environment, which holds credentials."""
+        """The name alone: the environment holds credentials."""
         return f"Command({self.name})"
 
 
 class Child:
-    """One process, which may be started again: then `pid` and `exit` are the new one's."""
+    """A restartable process; after a restart, `pid` and `exit` belong to the new process."""
 
     def __init__(self, command: Command) -> None:
         self.command = command
@@ -50,11 +49,11 @@ class Child:
 
     @property
     def exit(self) -> int | None:
-        """The exit status, negative for a signal; None while it runs."""
+        """The exit status, negative for a signal; None for a running process."""
         return self._process.poll()
 
     def start_again(self) -> None:
-        """Start the same command once more. ValueError while it runs."""
+        """Start the same command once more. ValueError if the process still runs."""
         if self.exit is None:
             raise ValueError(f"{self.name} still runs")
         self._process = _spawn(self.command)
@@ -63,19 +62,19 @@ class Child:
         return self.command.log_path.read_bytes()[-num_bytes:].decode("utf-8", "replace")
 
     def signal(self, number: int) -> None:
-        """Send a signal to the process's group, if it runs."""
+        """Send a signal to the group of a running process."""
         if self.exit is None:
             with suppress(ProcessLookupError):
                 os.killpg(self.pid, number)
 
     def wait(self, limit_s: float) -> None:
-        """Return when it has ended, or after `limit_s`."""
+        """Return when the process has ended, or after `limit_s`."""
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(limit_s)
 
 
 class Children:
-    """A context manager that ends all its processes on the way out."""
+    """A context manager; leaving the `with` block ends every process."""
 
     def __init__(self) -> None:
         self._children: list[Child] = []
@@ -93,7 +92,7 @@ class Children:
         return child
 
     def stop(self) -> None:
-        """Ask all to end, then kill what is left after STOP_LIMIT_S. Idempotent."""
+        """Send SIGTERM to every process, and SIGKILL after STOP_LIMIT_S. Idempotent."""
         for child in self._children:
             child.signal(signal.SIGTERM)
         end_s = time.monotonic() + STOP_LIMIT_S
@@ -104,7 +103,7 @@ class Children:
 
 
 def _spawn(command: Command) -> subprocess.Popen[bytes]:
-    """Tied to the calling thread: it must live as long as the process shall."""
+    """Start a process tied to the calling thread: on Linux the thread's end kills the process."""
     command.log_path.parent.mkdir(parents=True, exist_ok=True)
     with command.log_path.open("ab") as log:
         return subprocess.Popen(
@@ -119,7 +118,7 @@ def _spawn(command: Command) -> subprocess.Popen[bytes]:
 
 
 def wait_for_line(child: Child, start: str, limit_s: float) -> str:
-    """The first line of a child's log that starts so; ConfigError if none comes in time."""
+    """The first line of a child's log with this start; ConfigError after `limit_s` seconds."""
     end_s = time.monotonic() + limit_s
     path = child.command.log_path
     while time.monotonic() < end_s:

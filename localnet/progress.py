@@ -1,6 +1,6 @@
-"""What a localnet run shows while it goes on: a live panel, or one line a window.
+"""Shows a running localnet: a live panel on a terminal, or one line per window.
 
-Owns how snapshots look and how often they are drawn. Does not read anything (`snapshot`).
+Owns layout and drawing rate of snapshots. `snapshot` reads the logs.
 """
 
 import time
@@ -19,17 +19,17 @@ from localnet.snapshot import NodeProgress, ProgressSnapshot
 
 MIN_UPDATE_INTERVAL_S = 0.25
 LEGEND = """\
-held-out loss: nats per token on text that nobody trains on
-theta_w: the params that window w starts from
-unigram entropy: the loss of knowing only how often each token comes
+held-out loss: nats per token on text outside the training data
+theta_w: the params at the start of window w
+unigram entropy: the loss of a model with token frequencies alone
 accepted: uids whose payloads the outer step applied"""
 
 
 class LiveProgress:
     """Shows snapshots: a panel redrawn in place on a terminal, else a line when the phase changes.
 
-    A context manager, and the clock of what it shows starts where it is made. Whatever else is
-    printed meanwhile must go through the same console.
+    A context manager. The clock starts in the constructor. Other prints inside the `with` block
+    must go through the same console.
     """
 
     def __init__(
@@ -56,15 +56,15 @@ class LiveProgress:
             self._live = None
 
     def say(self, phase: str) -> None:
-        """Show a phase of which no more is known."""
+        """Show a phase without block numbers, loss or nodes."""
         self.update(ProgressSnapshot(phase=phase))
 
     def tell(self, event: str) -> None:
-        """Print what happened on a line that stays, whatever is shown next."""
+        """Print an event on a line above the panel, where later drawing leaves the line."""
         self._print(f"{self._now_s() - self._started_s:6.1f} s  {event}")
 
     def update(self, snapshot: ProgressSnapshot) -> None:
-        """Show a snapshot; while the phase stays, at most four a second are drawn."""
+        """Show a snapshot; in one phase, draw at most four snapshots a second."""
         changed, self._latest = snapshot.phase != self._latest.phase, snapshot
         if self._live is None:
             if changed:
@@ -74,7 +74,7 @@ class LiveProgress:
             self._draw(self._live)
 
     def _explain(self, snapshot: ProgressSnapshot) -> None:
-        """Before the first line that has numbers, say what they are."""
+        """Print the legend before the first line with numbers."""
         if snapshot.block is not None and not self._explained:
             self._explained = True
             self._print(LEGEND)
@@ -88,7 +88,7 @@ class LiveProgress:
 
 
 def line(snapshot: ProgressSnapshot, elapsed_s: float) -> str:
-    """One line on a run: what is known of phase, blocks, loss and the last decision."""
+    """Time, phase, blocks, loss and the last decision in one line, without unknown parts."""
     parts = [f"{elapsed_s:6.1f} s  {snapshot.phase}"]
     if snapshot.block is not None:
         parts.append(_blocks(snapshot))
@@ -100,7 +100,7 @@ def line(snapshot: ProgressSnapshot, elapsed_s: float) -> str:
 
 
 def panel(snapshot: ProgressSnapshot, elapsed_s: float) -> RenderableType:
-    """The panel of a terminal: the run above, its nodes below."""
+    """The panel of a terminal: the run above, the nodes below."""
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="dim")
     facts.add_column()
@@ -150,5 +150,5 @@ def _loss(snapshot: ProgressSnapshot) -> str:
 
 def _decided(snapshot: ProgressSnapshot) -> str:
     uids = ", ".join(map(str, snapshot.accepted_uids))
-    accepted = f"uids {uids}" if uids else "nobody"
+    accepted = f"uids {uids}" if uids else "no payload"
     return f"window {snapshot.decided_window} accepted {accepted}"

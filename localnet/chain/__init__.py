@@ -1,7 +1,6 @@
 """A local stand-in for subtensor: one state machine behind subtensor's own wire protocol.
 
-The package owns the chain that the localnet runs on: blocks, extrinsics, the calls that a
-neuron needs, Yuma epochs, and a JSON-RPC front that the unmodified SDK speaks to. It does
-not own any client of the chain (`template.chain` does). Run it with
+Owns the localnet's chain: blocks, extrinsics, the calls of neurons, Yuma epochs, and a JSON-RPC
+server for the unmodified SDK. `template.chain` owns the client. Run with
 `python -m localnet.chain`.
 """

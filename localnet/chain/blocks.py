@@ -1,8 +1,7 @@
 """Headers, hashes and the list of blocks.
 
-Owns how a block commits to its parent, its state changes and its extrinsics (substrate's
-rule: blake2b-256 of the SCALE-encoded header). It does not decide what goes into a block
-(`chain.py`) and keeps nothing on disk (`journal.py`).
+Owns a block's commitment to parent, state changes and extrinsics (substrate's rule: blake2b-256
+of the SCALE-encoded header). `chain.py` fills blocks; `journal.py` keeps blocks on disk.
 """
 
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from localnet.chain.metadata import compact
 
 ZERO_HASH = bytes(32)
 Changes = list[tuple[bytes, bytes | None]]
-"""What a block did to the state: keys in order, each with its new value, None if removed."""
+"""A block's changes of the state: keys in order with the new value, None if removed."""
 
 _PRE_RUNTIME = 6
 _ENGINE = b"aura"
@@ -25,12 +24,11 @@ def blake2_256(data: bytes) -> bytes:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Header:
-    """What a block's hash commits to.
+    """The input of a block's hash.
 
     `state_root` chains the hash of each block's state changes, so two chains with the
-    same root went through the same writes (it is no Merkle root, and proves no single
-    item). `entropy` stands where a block author's VRF output would: it makes the hash
-    unknown before the block exists.
+    same root have the same writes. Unlike a Merkle root, `state_root` cannot prove a single
+    item. `entropy` replaces a block author's VRF output: the hash is unknown before the block.
     """
 
     number: int
@@ -50,7 +48,7 @@ class Header:
         return bytes([_PRE_RUNTIME]) + _ENGINE + compact(len(self.entropy)) + self.entropy
 
     def to_json(self) -> dict[str, Any]:
-        """The header as JSON-RPC carries it."""
+        """The header in JSON-RPC's form."""
         return {
             "parentHash": hex_of(self.parent_hash),
             "number": hex(self.number),
@@ -62,7 +60,7 @@ class Header:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Block:
-    """A sealed block: its header, the header's hash, and its extrinsics as submitted."""
+    """A sealed block: header, hash of the header, and the extrinsics as submitted."""
 
     header: Header
     hash: bytes
@@ -71,7 +69,7 @@ class Block:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoredBlock:
-    """What has to be kept of a block to have it again."""
+    """The parts of a block needed to restore the block."""
 
     hash: bytes
     extrinsics: tuple[bytes, ...]
@@ -109,7 +107,7 @@ def extrinsics_root(extrinsics: tuple[bytes, ...]) -> bytes:
 
 
 def next_state_root(parent_root: bytes, changes: Changes) -> bytes:
-    """The parent's root hashed with this block's changes, which come in key order."""
+    """The parent's root hashed with this block's changes, in key order."""
     hasher = blake2b(parent_root, digest_size=32)
     for key, value in changes:
         hasher.update(compact(len(key)) + key)

@@ -1,7 +1,7 @@
-"""The chain: genesis, making blocks, and which of them are final.
+"""The chain: genesis, block production and finality.
 
-Owns the one mutable state of the process: which extrinsics enter the pool and which the
-next block takes. Time comes from the caller; the network front is `rpc.py`. Not thread-safe.
+Owns the process's mutable state: the admission of extrinsics to the pool and to the next block.
+The caller passes the time; `rpc.py` is the network front. Not thread-safe.
 """
 
 import os
@@ -41,7 +41,7 @@ _BAD_CIPHERTEXT = "Custom error: 23"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProducedBlock:
-    """A new block, the hashes of its signed extrinsics, and what it changed in the state."""
+    """A new block, the hashes of the signed extrinsics, and the changes of the state."""
 
     block: Block
     included: tuple[bytes, ...]
@@ -49,12 +49,11 @@ class ProducedBlock:
 
 
 class LocalChain:
-    """One chain from its genesis on; every past block stays readable.
+    """A chain from genesis on; every past block stays readable.
 
     The same config, secret, times and extrinsics make the same blocks, hash for hash.
-    `history` are the blocks that such a chain has made already, from genesis on: they are
-    taken over without executing anything, and each must follow from the one before it
-    (ValueError with its number).
+    `history`: earlier blocks of the same chain, from genesis on, restored without execution.
+    Raises ValueError with the number of a block with a wrong hash.
     """
 
     def __init__(
@@ -111,19 +110,19 @@ class LocalChain:
         return self._store.keys(prefix, block, after=after)
 
     def next_nonce(self, address: str) -> int:
-        """The nonce that the pool expects of an account next."""
+        """The account's next nonce in the pool."""
         return self.pool.next_nonce(address)
 
     def submit(self, raw: bytes) -> Extrinsic:
-        """Put an extrinsic into the pool; raises InvalidTransaction if it may not enter."""
+        """Put an extrinsic into the pool; raises InvalidTransaction on a refusal."""
         extrinsic = self._checked(raw)
         self.pool.add(extrinsic)
         return extrinsic
 
     def produce_block(self, now_ms: int) -> ProducedBlock:
-        """Seal the next block with everything in the pool that may enter it.
+        """Seal the next block with every admissible extrinsic of the pool.
 
-        `now_ms` that lies in the past is moved up: block times never run backwards.
+        Block times never run backwards: an earlier `now_ms` is moved up.
         """
         number = self.head.header.number + 1
         self._now_ms = max(now_ms, self._now_ms + 1)
@@ -141,7 +140,7 @@ class LocalChain:
         return made
 
     def _checked(self, raw: bytes) -> Extrinsic:
-        """A stranger's bytes as an extrinsic that some block may take."""
+        """Decode and verify a stranger's bytes as an extrinsic of a later block."""
         extrinsic = verify(raw, self.metadata, self._context())
         dispatch.check_callable(extrinsic)
         if (extrinsic.pallet, extrinsic.function) == shield.CALL:
@@ -154,7 +153,7 @@ class LocalChain:
         dispatch.execute(self._state, extrinsic)
 
     def _may_enter(self, extrinsic: Extrinsic) -> bool:
-        """Whether the open block takes it; what is sealed to another key waits, as upstream."""
+        """Whether the open block takes the extrinsic. Sealed to another key, an extrinsic waits."""
         if (extrinsic.pallet, extrinsic.function) != shield.CALL:
             return True
         sealed = shield.parse(extrinsic.call_data)
@@ -162,11 +161,11 @@ class LocalChain:
         return self._shield.generation_of(sealed, self._open_number) is not None
 
     def _unsealed(self, carrier: Extrinsic) -> Extrinsic | None:
-        """The extrinsic inside one that has just been executed, if the same block may take it.
+        """The inner extrinsic of a sealed extrinsic just executed, if the same block may take it.
 
-        What cannot be opened, decoded or verified, or has another nonce than the next, is
-        left out without a trace, as the real block author does: the sender finds no such
-        extrinsic before its era ends. A sealed extrinsic inside another is not opened.
+        Like the real block author, drops an inner extrinsic silently after a failure to open,
+        decode or verify, or with a wrong nonce: the sender waits in vain until the era ends.
+        Opens a single layer of sealing.
         """
         if (carrier.pallet, carrier.function) != shield.CALL:
             return None
@@ -256,10 +255,9 @@ class LocalChain:
         )
 
     def _entropy(self, number: int) -> bytes:
-        """32 bytes that nobody without the secret can tell before the block is out.
+        """32 bytes, unpredictable without the secret until the block is published.
 
-        Block 0 also commits to the configuration: clients cache what they learn of a chain
-        by its genesis hash.
+        Block 0 also commits to the configuration: clients cache facts on a chain by genesis hash.
         """
         config = "" if number else self.config.to_json()
         return blake2_256(self._secret + number.to_bytes(8, "little") + config.encode())
@@ -274,7 +272,7 @@ def _check_carrier(carrier: Extrinsic) -> None:
 
 
 def draw_secret(seed: str | None) -> bytes:
-    """What block hashes are drawn from: 32 random bytes, or the seed's hash if there is one."""
+    """The secret behind block hashes: the seed's hash, or 32 random bytes without a seed."""
     return os.urandom(32) if seed is None else blake2_256(seed.encode())
 
 

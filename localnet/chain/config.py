@@ -1,7 +1,6 @@
-"""What a local chain is started with: the defaults of its subnets and its own pace.
+"""A local chain's configuration: the defaults of new subnets and the pace of blocks.
 
-Owns the values and their checks, not the command line (`__main__.py`) and not the storage
-items that they end up in (`genesis.py`, `pallets/registration.py`).
+Owns values and checks. `__main__.py` owns the command line; the pallets own the storage items.
 """
 
 import json
@@ -17,17 +16,17 @@ COMMIT_REVEAL = ("off", "on", "modelled")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SubnetDefaults:
-    """Hyperparameters that a new subnet starts with.
+    """Hyperparameters of a new subnet.
 
-    `burn_rao` is the first price of a registration; it grows by 1.26 with each one and
-    halves every 360 blocks, between 0.0005 and 100 TAO, as in the real runtime.
-    `weights_rate_limit_blocks` 0 means no limit. `network_cost_rao` is what creating the
-    first subnet costs, and the least that a later one does: the price doubles and decays. Two
-    new subnets are `network_rate_limit_blocks` apart, 0 means no limit.
+    `burn_rao`: the first price of a registration. As in the real runtime, each registration
+    multiplies the price by 1.26, and the price halves every 360 blocks, between 0.0005 and
+    100 TAO. `weights_rate_limit_blocks`: 0 for no limit. `network_cost_rao`: the price of the
+    first subnet and the least price of later subnets; the price doubles and decays.
+    `network_rate_limit_blocks`: least distance of two new subnets, 0 for no limit.
 
-    `commit_reveal` says how weights are set: "off" in the clear, "on" by timelocked commits as
-    the real runtime's default has it (they open only with recorded pulses of the beacon),
-    "modelled" in the clear, but a row takes effect when a commit of it would have opened.
+    `commit_reveal`: "off": weights in the clear. "on": timelocked commits, the real runtime's
+    default, opened only with recorded pulses of the beacon. "modelled": weights in the clear,
+    effective at the reveal time of an equal commit.
     """
 
     tempo_blocks: int = 360
@@ -59,11 +58,11 @@ class SubnetDefaults:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChainConfig:
-    """Everything that decides a chain's genesis and pace.
+    """All inputs of a chain's genesis and pace.
 
-    `endowments_rao` maps an SS58 address to its balance in block 0. `seed` makes block
-    hashes repeatable (tests); None draws them from the operating system, so that nobody
-    can foretell one. `drand_pulses` maps rounds of the beacon to signatures in hex.
+    `endowments_rao`: SS58 address -> balance in block 0. `seed` makes block hashes repeatable
+    (tests); with None, block hashes are unpredictable, from the operating system's entropy.
+    `drand_pulses`: round of the beacon -> signature in hex.
     """
 
     subnet: SubnetDefaults = field(default_factory=SubnetDefaults)
@@ -81,7 +80,7 @@ class ChainConfig:
             _check_range(f"endowment of {address}", rao, 0, 2**63)
 
     def to_json(self) -> str:
-        """All fields, in one order: block 0 commits to it, and a journal begins with it."""
+        """All fields in a fixed order, for the commitment of block 0 and a journal's first line."""
         return json.dumps(asdict(self), sort_keys=True, default=dict)
 
 

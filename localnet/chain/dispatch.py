@@ -1,7 +1,7 @@
-"""Which calls exist here, and what happens to a block's state when one is executed.
+"""The table of calls, and the execution of a call on a block's state.
 
-Owns the table of calls, what of it a stranger may send, the nonce bump and the outcome
-events. The rules of each call are in `pallets/`.
+Owns the table, the calls open to strangers, the nonce bump and the outcome events. `pallets/`
+owns the rules of each call.
 """
 
 from collections.abc import Callable
@@ -73,9 +73,9 @@ _DISPATCH_INFO: dict[str, Any] = {
 
 
 def check_callable(call: Extrinsic | utility.Call) -> None:
-    """Raise InvalidTransaction if the call, or one nested in it, does not exist here.
+    """Raise InvalidTransaction if the table lacks the call or a nested call.
 
-    Also for arguments that the real runtime's types have no room for, which it cannot decode.
+    Also raises for arguments too large for the real runtime's types: the runtime fails to decode.
     """
     name = (call.pallet, call.function)
     if name not in CALLS:

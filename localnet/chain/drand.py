@@ -1,12 +1,12 @@
-"""Recorded pulses of the drand beacon, and opening what was timelocked to one of them.
+"""Recorded pulses of the drand beacon, and the opening of timelocked ciphertexts.
 
-A local chain reaches no beacon. It can be given recorded pulses of the public one (quicknet);
-each becomes known to the chain in the first block whose time is not before the pulse's own.
-Without them, nothing that is timelocked ever opens.
+A local chain cannot reach the beacon. The configuration may hold recorded pulses of the public
+beacon (quicknet); the chain learns a pulse in the first block at or after the pulse's time.
+Without recorded pulses, timelocked ciphertexts never open.
 
 Source: drand's quicknet parameters; subtensor, pallets/drand. Departures: pulses come from the
-configuration and not from unsigned extrinsics of an off-chain worker, they need not follow on
-one another, and none is ever forgotten.
+configuration instead of unsigned extrinsics of an off-chain worker, rounds may have gaps, and
+every pulse is kept for ever.
 """
 
 import json
@@ -36,10 +36,10 @@ def round_time_s(round_number: int) -> int:
 
 
 def read_pulses(path: Path) -> dict[int, str]:
-    """Rounds and signatures from a JSON object {"round": "signature hex"}, each one verified.
+    """Verified rounds and signatures from a JSON object {"round": "signature hex"}.
 
-    Raises ConfigError if the file cannot be read, is something else, or a signature is not the
-    one that quicknet published for its round.
+    Raises ConfigError on an unreadable or malformed file, or on a signature different from
+    quicknet's signature of the round.
     """
     try:
         loaded = json.loads(path.read_text(encoding="ascii"))
@@ -58,7 +58,7 @@ def read_pulses(path: Path) -> dict[int, str]:
 
 
 def write_due_pulses(state: State, pulses: Mapping[int, str]) -> None:
-    """Store every recorded pulse whose time has come and that the chain does not have yet."""
+    """Store every due recorded pulse missing from the chain."""
     if not pulses:
         return
     now_s = int(state.timestamp.get("Now")) // 1000
@@ -77,16 +77,16 @@ def write_due_pulses(state: State, pulses: Mapping[int, str]) -> None:
 
 
 def signature_of(state: State, round_number: int) -> str | None:
-    """The hex signature of a round that the chain knows, else None."""
+    """The hex signature of a round known to the chain, else None."""
     pulse = state.drand.get("Pulses", round_number)
     return None if pulse is None else str(pulse["signature"]).removeprefix("0x")
 
 
 def open_timelock(ciphertext: bytes, signature_hex: str) -> bytes | None:
-    """What was encrypted to the round of this signature; None if it does not open with it.
+    """The plain bytes of a ciphertext for this signature's round; None if opening fails.
 
-    `ciphertext` is a stranger's. The library behind this aborts on secrets of another length
-    than its own, with an error that no caller could name, so the layout is checked first.
+    `ciphertext` comes from a stranger. The library aborts on secrets of a wrong length with an
+    unspecific error, so the layout is checked first.
     """
     if not _is_laid_out(ciphertext):
         return None
@@ -104,7 +104,7 @@ def _is_laid_out(ciphertext: bytes) -> bool:
 
 
 def _is_genuine(number: int, signature: object) -> bool:
-    """A signature is a round's if it opens what was encrypted to that round."""
+    """Whether a signature belongs to a round: the signature opens a fresh ciphertext."""
     if not isinstance(signature, str) or not 1 <= number < 2**63:
         return False
     sealed, _ = bittensor_core.encrypt_at_round(_PROBE, number)

@@ -1,9 +1,9 @@
-"""What happens to every subnet at the start of every block: prices, reveals, emission, epochs.
+"""A subnet's work at the start of every block: prices, reveals, emission, epochs.
 
-Owns their order, the way from storage to Yuma's inputs and back, and who is paid. Yuma itself
-is `yuma.py`, the schedule `schedule.py`. Source: subtensor, coinbase/block_step.rs and
+Owns the order, the way from storage to Yuma's inputs and back, and the payments. `yuma.py` has
+Yuma, `schedule.py` the schedule. Source: subtensor, coinbase/block_step.rs and
 run_coinbase.rs. Departures: every started subnet emits 1 alpha a block (no halving) and no TAO;
-nothing goes to root stakers; a validator's dividend goes whole to its own coldkey.
+root stakers get 0; a validator's dividend goes whole to the validator's coldkey.
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ ALPHA_PER_BLOCK_RAO = 1_000_000_000
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pending:
-    """Alpha that has been created since the last epoch and is nobody's yet."""
+    """Alpha created since the last epoch and still unpaid."""
 
     owner_rao: int
     server_rao: int
@@ -34,10 +34,10 @@ class Pending:
 
 
 def run_block_hooks(state: State) -> None:
-    """Everything a block does before its extrinsics: prices, reveals, emission, epochs.
+    """Run a block's steps before the extrinsics: prices, reveals, emission, epochs.
 
-    Each for all subnets in netuid order. Subnets beyond `MaxEpochsPerBlock` run theirs, and
-    reveal what that epoch reveals, in the next block.
+    Each step covers all subnets in netuid order. Subnets beyond `MaxEpochsPerBlock` run epoch
+    and reveals in the next block.
     """
     netuids = schedule.subnets(state)
     for netuid in netuids:
@@ -64,7 +64,7 @@ def activity_cutoff_blocks(state: State, netuid: int) -> int:
 
 
 def _emit(state: State, netuid: int) -> None:
-    """Create this block's alpha and set it aside: owner's cut, then half and half."""
+    """Create this block's alpha and set the parts aside: owner's cut, then half and half."""
     storage = state.subtensor
     first_block = storage.get("FirstEmissionBlockNumber", netuid)
     if first_block is None or state.block_number < first_block:
@@ -81,7 +81,7 @@ def _emit(state: State, netuid: int) -> None:
 
 
 def _close_epoch(state: State, netuid: int) -> None:
-    """Run the epoch that is due; the next one has begun before Yuma looks at commits' expiry."""
+    """Run the due epoch; the epoch counter advances before Yuma checks commits' expiry."""
     storage = state.subtensor
     storage.put("LastEpochBlock", netuid, value=state.block_number)
     storage.put("PendingEpochAt", netuid, value=0)
@@ -102,7 +102,7 @@ def _defer_epoch(state: State, netuid: int) -> None:
 
 
 def read_inputs(state: State, netuid: int) -> EpochInputs:
-    """Yuma's inputs from storage, one element per uid."""
+    """Yuma's inputs from storage, an element per uid."""
     storage = state.subtensor
     hotkeys = neurons.hotkeys(state, netuid)
     uids = range(len(hotkeys))
@@ -122,7 +122,7 @@ def read_inputs(state: State, netuid: int) -> EpochInputs:
 
 
 def _commit_blocks(state: State, netuid: int, hotkeys: list[str]) -> list[int | None]:
-    """Per uid the block of its earliest unexpired commit; all None where nobody commits."""
+    """Per uid the block of the earliest unexpired commit; None without a commit."""
     modelled = state.defaults.commit_reveal == "modelled"
     if not (modelled or state.subtensor.get("CommitRevealWeightsEnabled", netuid)):
         return [None] * len(hotkeys)
@@ -181,7 +181,7 @@ def _drain(state: State, netuid: int) -> Pending:
 
 
 def _pay(state: State, netuid: int, pending: Pending, outputs: EpochOutputs) -> None:
-    """Pay owner, miners and validators; what nobody may have is burned, to the last rao."""
+    """Pay owner, miners and validators, and burn the exact rest, to the last rao."""
     server_rao, validator_rao = _sides(pending, outputs)
     incentive_rao = split(server_rao, outputs.server_share)
     dividend_rao = split(validator_rao, outputs.validator_share)
@@ -209,7 +209,7 @@ def _pay(state: State, netuid: int, pending: Pending, outputs: EpochOutputs) -> 
 
 
 def _report_dividends(state: State, netuid: int, dividend_rao: list[int]) -> None:
-    """What this epoch paid each hotkey as a validator, where it is more than nothing."""
+    """Hotkey -> validator's pay of this epoch, only for pay above 0."""
     storage = state.subtensor
     for hotkey, _ in storage.entries("AlphaDividendsPerSubnet", netuid):
         storage.remove("AlphaDividendsPerSubnet", netuid, hotkey)
@@ -219,7 +219,7 @@ def _report_dividends(state: State, netuid: int, dividend_rao: list[int]) -> Non
 
 
 def _sides(pending: Pending, outputs: EpochOutputs) -> tuple[int, int]:
-    """(miners', validators') alpha: their halves, or all of it to the only side with shares."""
+    """(miners', validators') alpha: half each, or all alpha to the only side with shares."""
     total_rao = pending.server_rao + pending.validator_rao
     if not any(outputs.server_share):
         return 0, total_rao
@@ -231,8 +231,7 @@ def _sides(pending: Pending, outputs: EpochOutputs) -> tuple[int, int]:
 def split(total_rao: int, shares: list[float]) -> list[int]:
     """Each share of the total, floored exactly; the sum never exceeds the total.
 
-    `shares` are floats that should add up to 1 or to 0; rounding may carry them past 1, so
-    they are scaled back exactly.
+    `shares` are floats with a sum near 1, or 0; a sum past 1 by rounding is scaled back exactly.
     """
     exact = [Fraction(share) for share in shares]
     whole = max(Fraction(1), sum(exact, Fraction(0)))

@@ -1,8 +1,8 @@
-"""What a submitted extrinsic must satisfy before it may enter the pool.
+"""Checks of a submitted extrinsic before the pool.
 
 Owns decoding of strangers' bytes and the checks of the signed extensions: signature over
-the exact payload (genesis, spec version, era checkpoint), era, tip. The nonce depends on
-the pool and is checked there (`chain.py`); what the call does is in `pallets/`.
+the exact payload (genesis, spec version, era checkpoint), era, tip. `chain.py` checks the
+nonce against the pool; `pallets/` executes the call.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from localnet.chain.metadata import SS58_FORMAT, ChainMetadata, compact, read_co
 
 MAX_EXTRINSIC_BYTES = 256 * 1024
 KEPT_HASHES = 2400
-"""`System.BlockHashCount`: an era that began earlier is over, however long it is."""
+"""`System.BlockHashCount`: an era of any length is over after this number of blocks."""
 _MIN_ERA_BLOCKS = 4
 _SIGNED_V4 = 0x84
 _MULTI_ADDRESS_ID = 0x00
@@ -44,10 +44,10 @@ ANCIENT = "Transaction has an ancient birth block"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Extrinsic:
-    """A signed extrinsic whose signature and era were valid in the next block.
+    """A signed extrinsic with signature and era valid in the next block.
 
-    `era_blocks` and `last_block` are None for an immortal one; past `last_block` no block
-    may take it. `call_data` is the call in SCALE.
+    `last_block`: the last block able to take the extrinsic. `era_blocks` and `last_block` are
+    None for an immortal extrinsic. `call_data`: the call in SCALE.
     """
 
     raw: bytes
@@ -64,7 +64,7 @@ class Extrinsic:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChainContext:
-    """What verification needs of the chain: its genesis, its head, and past hashes."""
+    """The chain's facts for verification: genesis, head and past hashes."""
 
     genesis_hash: bytes
     head_number: int
@@ -73,7 +73,7 @@ class ChainContext:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Parts:
-    """An extrinsic cut at its seams; `tail` is the signed extra followed by the call."""
+    """The parts of an extrinsic; `tail` is the signed extra followed by the call."""
 
     public_key: bytes
     crypto_type: int
@@ -82,7 +82,7 @@ class _Parts:
 
 
 def verify(raw: bytes, metadata: ChainMetadata, context: ChainContext) -> Extrinsic:
-    """Decode and check one extrinsic; raises InvalidTransaction with substrate's text."""
+    """Decode and check an extrinsic; raises InvalidTransaction with substrate's text."""
     parts = _cut(raw)
     decoded = _decode(raw, metadata)
     if decoded["tip"] != 0:
@@ -141,9 +141,9 @@ def _malformed() -> InvalidTransaction:
 
 
 def _era_span(era: tuple[int, int] | str, head_number: int) -> tuple[int, int | None]:
-    """(birth, last valid block) of a mortal era; an immortal one is born at genesis.
+    """(birth, last valid block) of a mortal era; an immortal era starts at genesis.
 
-    The codec also decodes the eras that substrate does not: too short, or out of phase.
+    Refuses eras too short or out of phase, as substrate: the codec alone would accept such eras.
     """
     if isinstance(era, str):
         return 0, None
@@ -161,7 +161,7 @@ def _verified_call(
     genesis_hash: bytes,
     checkpoint: bytes,
 ) -> bytes:
-    """The call's bytes, after the signature over the payload rebuilt from them is verified."""
+    """The call's bytes, after verification of the signature over the rebuilt payload."""
     era = decoded["era"]
     extra, additional = metadata.codec.signature_payload_parts(
         b"",

@@ -1,14 +1,13 @@
-"""The chain on disk: every block with what it changed, so that a restart has it again.
+"""The chain on disk: every block with the block's changes, to restore after a restart.
 
-Owns one append-only file of JSON lines. The first holds the chain's secret and config, each
-further one a block: its hash, its extrinsics, and its changes of the state. A restart loads
-the changes and recomputes every hash from them; nothing is executed again, so that a later
-version of this code, too, has the blocks that an earlier one made, and 10,000 of them are
-there within seconds. What waits in the pool is not kept; substrate does not keep it either.
+Owns an append-only file of JSON lines. The first line holds the chain's secret and config, each
+further line a block: hash, extrinsics and changes of the state. A restart loads the changes and
+recomputes every hash without executing calls: a later version of this code restores the blocks
+of an earlier version, and 10,000 blocks load within seconds. As in substrate, the pool is lost.
 
-A block is on the disk (`fdatasync`) before anybody hears of it, so neither a killed process
-nor a power cut takes one back. At most the line that was being written is lost; it is cut
-off at the next start. One process at a time: the file is locked while the chain runs.
+A block is on the disk (`fdatasync`) before any client learns of the block, so neither a killed
+process nor a power cut takes a published block back. At most the unfinished last line is lost;
+the next start cuts this line off. The running chain locks the file against a second process.
 """
 
 import base64
@@ -40,9 +39,9 @@ class JournalError(SubnetError):
 
 
 class Journal:
-    """The file, locked and open for appending. It holds a secret: mode 0600.
+    """The file, locked and open for appending, with mode 0600 to protect the chain's secret.
 
-    Raises ConfigError if it cannot be opened, or another process has it open.
+    Raises ConfigError if the file cannot be opened, or another process holds the lock.
     """
 
     def __init__(self, path: Path) -> None:
@@ -71,21 +70,21 @@ class Journal:
         _sync_folder(self._path)
 
     def write_block(self, made: ProducedBlock) -> None:
-        """Return once the block that has just been made is on the disk."""
+        """Write a new block; return once the block is on the disk."""
         self._append(_encode_block(made))
 
     def lines(self) -> Iterator[bytes]:
-        """The whole lines, each with its end; a rest without one is left out."""
+        """The whole lines, each with the line end; leaves an unfinished last line out."""
         with self._path.open("rb") as file:
             yield from (line for line in file if line.endswith(b"\n"))
 
     def truncate(self, size_bytes: int) -> None:
-        """Cut off what follows; a file that is not longer stays as it is."""
+        """Cut off the bytes after this length; a shorter file stays unchanged."""
         if os.fstat(self._descriptor).st_size > size_bytes:
             os.ftruncate(self._descriptor, size_bytes)
 
     def close(self) -> None:
-        """Close the file, which unlocks it."""
+        """Close and unlock the file."""
         os.close(self._descriptor)
 
     def _append(self, data: bytes) -> None:
@@ -103,10 +102,10 @@ class Journal:
 def open_chain(
     path: Path, config: ChainConfig, metadata: ChainMetadata, *, now_ms: int
 ) -> tuple[LocalChain, Journal]:
-    """Continue the chain in `path`, or start one there.
+    """Continue the chain in `path`, or start a chain there.
 
-    Raises ConfigError if the file cannot be used: written with other flags, damaged, no
-    journal, or locked by another process.
+    Raises ConfigError for a file written with different flags, a damaged file, a file without a
+    journal, or a file locked by another process.
     """
     journal = Journal(path)
     try:
@@ -132,7 +131,7 @@ def _open(
 
 
 class _Loader:
-    """Turns the lines of one journal into a chain."""
+    """Turns the lines of a journal into a chain."""
 
     def __init__(
         self, journal: Journal, path: Path, config: ChainConfig, metadata: ChainMetadata
@@ -143,9 +142,9 @@ class _Loader:
         self._metadata = metadata
 
     def load(self) -> LocalChain | None:
-        """The chain up to the last whole line, None if it has no block.
+        """The chain up to the last whole line, None without a block.
 
-        What follows that line is cut off.
+        Cuts off the bytes after the last whole line.
         """
         sizes = [len(line) for line in self._journal.lines()]
         # Nobody heard of a chain whose first write, of two lines, did not get through.
@@ -187,7 +186,7 @@ class _Loader:
         )
 
     def _check_config(self, written: dict[str, Any]) -> None:
-        """ConfigError that names the flags which differ from those of the chain's first start."""
+        """Raise ConfigError with the names of flags different from the chain's first start."""
         was, now = _flat(written), _flat(json.loads(self._config.to_json()))
         others = sorted(name for name in was.keys() | now.keys() if was.get(name) != now.get(name))
         if not others:
@@ -206,12 +205,12 @@ class _Loader:
 
 
 def _flat(config: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a config with those of its subnet defaults among them."""
+    """The fields of a config, including the fields of the subnet defaults."""
     return {**config, **config.get("subnet", {}), "subnet": None}
 
 
 def _difference(name: str, was: object, now: object) -> str:
-    """One flag, with its values where they are numbers: others may be secret, or long."""
+    """A flag's name, with numeric values only: text may be secret or long."""
     flag = "--endow" if name == "endowments_rao" else "--" + name.replace("_", "-")
     for unit in ("-blocks", "-s", "-rao"):
         flag = flag.removesuffix(unit)
@@ -233,7 +232,7 @@ def _encode_block(made: ProducedBlock) -> bytes:
 
 
 def _decode_blocks(lines: Iterable[bytes]) -> Iterator[StoredBlock]:
-    """The blocks of whole lines; ValueError with the number of one that is damaged."""
+    """The blocks of whole lines; ValueError with the number of a damaged line."""
     for number, line in enumerate(lines):
         try:
             record = json.loads(line)

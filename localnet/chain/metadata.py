@@ -1,8 +1,8 @@
-"""The real runtime's metadata, and the codec that follows from it.
+"""The real runtime's metadata, and the codec made from the metadata.
 
 Owns the vendored metadata of subtensor's runtime (spec 461, as shipped in the source
-distribution of `bittensor` 11.3.0), the one storage entry that is added to it, and the
-encoding of keys, values, calls, events and runtime APIs. It holds no state.
+distribution of `bittensor` 11.3.0), an added storage entry, and the encoding of keys, values,
+calls, events and runtime APIs. Stateless.
 """
 
 import lzma
@@ -25,14 +25,14 @@ _BLOB = "subtensor_metadata_v15_spec461.scale.xz"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RuntimeMethod:
-    """One runtime API method: the types of its inputs, in order, and of its output."""
+    """A runtime API method: the types of the inputs, in order, and of the output."""
 
     input_types: tuple[str, ...]
     output_type: str
 
 
 class ChainMetadata:
-    """Encodes and decodes everything of one runtime; immutable once built."""
+    """Encodes and decodes all types of a runtime; immutable once built."""
 
     def __init__(self, metadata_bytes: bytes) -> None:
         self.metadata_bytes = metadata_bytes
@@ -46,7 +46,7 @@ class ChainMetadata:
         self._entries: dict[tuple[str, str], StorageEntry] = {}
 
     def entry(self, pallet: str, item: str) -> StorageEntry:
-        """The storage entry; raises StorageFunctionNotFound if the runtime has none."""
+        """The storage entry; raises StorageFunctionNotFound if missing from the runtime."""
         found = self._entries.get((pallet, item))
         if found is None:
             found = self._entries[pallet, item] = self.codec.storage_entry(pallet, item)
@@ -62,7 +62,7 @@ class ChainMetadata:
         return b"\x01" + compact(len(self.metadata_bytes)) + self.metadata_bytes
 
     def module_error(self, pallet: str, name: str) -> dict[str, Any]:
-        """The DispatchError of one pallet's error; KeyError if the pallet has no such error."""
+        """The DispatchError of a pallet's error; KeyError for an unknown error."""
         pallet_index, error_index = self._error_indices[pallet, name]
         return {"Module": {"index": pallet_index, "error": f"0x{error_index:02x}000000"}}
 
@@ -72,7 +72,7 @@ class ChainMetadata:
         return {(p.name, e.name): (p.index, e.index) for p in pallets for e in p.errors}
 
     def runtime_method(self, name: str) -> RuntimeMethod | None:
-        """The types of `Api_method`, None if the runtime does not declare it."""
+        """The types of `Api_method`; None if undeclared in the runtime."""
         api, _, method = name.partition("_")
         declared = self.codec.runtime_api_map.get(api, {}).get(method)
         if declared is None:
@@ -85,8 +85,8 @@ class ChainMetadata:
 def load_metadata(block_time_s: float = 0.25) -> ChainMetadata:
     """The vendored metadata with `SubtensorModule.SubnetEpochConsensus` and our block time.
 
-    SDK 11.3.0 reads that item before it sets weights and fails on a runtime without it;
-    spec 461 predates it. A bool that is False reads as "Yuma", which is what runs here.
+    SDK 11.3.0 reads the item before setting weights, and fails on a runtime without the item,
+    as spec 461. The bool False reads as "Yuma", the consensus of this chain.
     Clients take the block time from `Aura.SlotDuration`, in whole milliseconds.
     """
     packed = resources.files(__package__).joinpath("data", _BLOB).read_bytes()
@@ -105,7 +105,7 @@ def load_metadata(block_time_s: float = 0.25) -> ChainMetadata:
 
 
 def clone_storage_entry(metadata: bytes, *, pallet: str, source: str, name: str) -> bytes:
-    """The metadata with one more storage entry: a copy of `source` called `name`.
+    """The metadata with an added storage entry: a copy of `source` called `name`.
 
     Raises ValueError if the pallet's storage or the source entry is not found.
     """
@@ -129,10 +129,10 @@ def clone_storage_entry(metadata: bytes, *, pallet: str, source: str, name: str)
 
 
 def replace_u64_constant(metadata: bytes, name: str, *, old: int, new: int) -> bytes:
-    """The metadata with another value of a constant, which is found by its name and value.
+    """The metadata with a new value of a constant, found by name and old value.
 
-    Raises ValueError unless there is exactly one such constant. (A constant is its name, the
-    number of its type, its value's length and value.)
+    Raises ValueError unless exactly one constant matches. (Encoding of a constant: name,
+    number of the type, length of the value, value.)
     """
     quoted, value = _string(name), compact(_U64_BYTES) + old.to_bytes(_U64_BYTES, "little")
     found = []
@@ -185,10 +185,10 @@ def read_compact(data: bytes, position: int) -> tuple[int, int]:
 
 
 def bytes_of(decoded: str) -> bytes:
-    """The bytes behind what the codec makes of a `Vec<u8>`: text if it is UTF-8, else 0x-hex.
+    """The bytes of a decoded `Vec<u8>`: the codec gives text for UTF-8, else 0x-hex.
 
-    Such text must not go back to the codec as it is: it takes any 0x for hex. One case is lost:
-    text that spells the hex of bytes that are not UTF-8 is taken for those bytes.
+    Never pass the text back to the codec, since the codec reads every 0x as hex. An ambiguity
+    remains: text equal to the 0x-hex of bytes outside UTF-8 is read as these bytes.
     """
     if decoded.startswith("0x"):
         try:

@@ -1,7 +1,7 @@
-"""What each JSON-RPC method answers, from the chain alone.
+"""The answers of JSON-RPC methods, from the chain alone.
 
-Owns parameter checks and the shape of the answers. Sockets, batches and subscriptions are
-in `rpc.py`; runtime APIs are in `views/`.
+Owns parameter checks and the shape of answers. `rpc.py` owns sockets, batches and
+subscriptions; `views/` owns runtime APIs.
 """
 
 from collections import OrderedDict
@@ -98,7 +98,7 @@ class Methods:
             raise RpcError(INVALID_PARAMS, f"Invalid params of {method}: {error}") from error
 
     def submit(self, params: list[Any]) -> bytes:
-        """Put `params[0]`, a hex extrinsic, into the pool; returns its hash."""
+        """Put `params[0]`, a hex extrinsic, into the pool; returns the extrinsic's hash."""
         if len(params) != 1:
             raise RpcError(INVALID_PARAMS, "expected one extrinsic")
         try:
@@ -204,7 +204,7 @@ class Methods:
 
 
 def _bytes(text: str) -> bytes:
-    """Bytes of a 0x-prefixed hex string; TypeError or ValueError if it is none."""
+    """Bytes of a 0x-prefixed hex string; TypeError or ValueError on other values."""
     if not isinstance(text, str):
         raise TypeError(f"expected a hex string, got {type(text).__name__}")
     return bytes.fromhex(text.removeprefix("0x"))

@@ -1,9 +1,9 @@
-"""The extrinsics that wait for a block, and in which order a block may take them.
+"""The extrinsics waiting for a block, in the order of inclusion.
 
-Owns nonces that are ahead, replacement, limits, and what those who watch an extrinsic are
-told while it waits. It executes nothing and verifies no signature. Source: substrate's
-transaction pool. Departure: no tips are taken, so all extrinsics have the same priority
-and none replaces another of the same nonce.
+Owns future nonces, replacement, limits, and the statuses sent to watchers of a waiting
+extrinsic. The pool neither executes calls nor verifies signatures. Source: substrate's
+transaction pool. Departure: without tips, all extrinsics have the same priority, and an
+extrinsic never replaces another of the same nonce.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -13,7 +13,7 @@ from localnet.chain.extrinsics import OUTDATED, Extrinsic, InvalidTransaction
 
 MAX_POOL_EXTRINSICS = 4096
 MAX_WAITING_PER_ACCOUNT = 128
-"""How many extrinsics of one account wait at a time, those ahead of a gap included."""
+"""Most waiting extrinsics of an account, including extrinsics behind a nonce gap."""
 
 READY, FUTURE, INVALID = "ready", "future", "invalid"
 
@@ -22,7 +22,7 @@ NonceOf = Callable[[str], int]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Notice:
-    """A change of a waiting extrinsic's status: one of substrate's words for it."""
+    """A change of a waiting extrinsic's status, in substrate's words."""
 
     hash: bytes
     status: str
@@ -31,7 +31,7 @@ class Notice:
 class Pool:
     """Waiting extrinsics in order of arrival, at most one for each account and nonce.
 
-    `nonce_of` tells the nonce that the state expects of an account next.
+    `nonce_of`: account -> next nonce in the state.
     """
 
     def __init__(self, nonce_of: NonceOf) -> None:
@@ -45,7 +45,7 @@ class Pool:
         return len(self._waiting)
 
     def add(self, extrinsic: Extrinsic) -> None:
-        """Let it wait; raises InvalidTransaction with substrate's code and text."""
+        """Add an extrinsic; raises InvalidTransaction with substrate's code and text."""
         self._check(extrinsic)
         self._waiting[extrinsic.signer, extrinsic.nonce] = extrinsic
         self._hashes.add(extrinsic.hash)
@@ -54,21 +54,21 @@ class Pool:
         self._promote((extrinsic.signer,))
 
     def status(self, extrinsic_hash: bytes) -> str:
-        """`future` for one that waits behind a gap, else `ready`."""
+        """`future` for an extrinsic behind a nonce gap, else `ready`."""
         return FUTURE if extrinsic_hash in self._gapped else READY
 
     def next_nonce(self, address: str) -> int:
-        """The first nonce of an account that neither the state nor the pool has."""
+        """An account's first nonce absent from state and pool."""
         nonce = self._nonce_of(address)
         while (address, nonce) in self._waiting:
             nonce += 1
         return nonce
 
     def take(self, may_enter: Callable[[Extrinsic], bool]) -> Iterator[Extrinsic]:
-        """Remove and yield what the open block includes, each when its nonce is next.
+        """Remove and yield the open block's extrinsics, each at the account's next nonce.
 
-        The caller executes each one before it asks for the next. What `may_enter` refuses
-        goes on waiting, and so do the later ones of its account.
+        The caller executes each extrinsic before asking for the next. An extrinsic refused by
+        `may_enter` keeps waiting, together with the account's later extrinsics.
         """
         passed: dict[tuple[str, int], Extrinsic] = {}
         for arrived in list(self._waiting.values()):
@@ -83,9 +83,9 @@ class Pool:
                 extrinsic = passed.pop((extrinsic.signer, self._nonce_of(extrinsic.signer)), None)
 
     def settle(self, next_block: int, included: Collection[bytes]) -> None:
-        """Drop what `next_block` and all later ones refuse: used nonces and ended eras.
+        """Drop extrinsics invalid from `next_block` on: used nonces and ended eras.
 
-        `included` are the hashes of the block before it; nobody is told that those ended.
+        `included`: hashes of the block before; dropping these sends no status.
         """
         for key, extrinsic in list(self._waiting.items()):
             used = extrinsic.nonce < self._nonce_of(extrinsic.signer)
@@ -113,7 +113,7 @@ class Pool:
             raise InvalidTransaction("The pool is full", code=1016, message="Immediately Dropped")
 
     def _promote(self, signers: Iterable[str]) -> None:
-        """Tell of those that no gap keeps back any more."""
+        """Send statuses for extrinsics no longer behind a nonce gap."""
         for signer in sorted(signers):
             nonce = self._nonce_of(signer)
             while (signer, nonce) in self._waiting:

@@ -1,7 +1,7 @@
-"""JSON-RPC over WebSocket: the server, its connections and their subscriptions.
+"""JSON-RPC over WebSocket: the server, connections and subscriptions.
 
-Owns framing, error codes, the block timer and who is told of which block. What a method
-answers is in `methods.py`. Binds the loopback interface only; nothing here authenticates.
+Owns framing, error codes, the block timer and the notices on blocks. `methods.py` answers the
+methods. Binds the loopback interface only, without authentication.
 """
 
 import asyncio
@@ -51,7 +51,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(eq=False)
 class _Client:
-    """One connection: what waits to be sent to it, and what it subscribed to."""
+    """A connection: outgoing messages and subscriptions."""
 
     socket: ServerConnection
     outbox: asyncio.Queue[str] = field(default_factory=lambda: asyncio.Queue(MAX_QUEUED_MESSAGES))
@@ -78,9 +78,9 @@ class _Client:
 
 
 class RpcServer:
-    """Serves one chain and makes its blocks. Use as an async context manager.
+    """Serves a chain and makes the chain's blocks. Use as an async context manager.
 
-    `on_block` is called with every new block before anybody hears of it.
+    `on_block` is called with every new block before any client gets the block.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class RpcServer:
 
     @property
     def port(self) -> int:
-        """The port that is bound, also if 0 was asked for."""
+        """The bound port, also after a request for port 0."""
         assert self._server is not None, "the server is not running"
         return int(next(iter(self._server.sockets)).getsockname()[1])
 
@@ -205,7 +205,7 @@ class RpcServer:
         self._tell_notices()
 
     def _answer(self, client: _Client, request: object) -> dict[str, Any]:
-        """The response to one request; never raises for what a client sent."""
+        """The response to a request; never raises on a client's bytes."""
         request_id = request.get("id") if isinstance(request, dict) else None
         try:
             if not isinstance(request, dict) or not isinstance(request.get("method"), str):

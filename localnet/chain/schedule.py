@@ -1,6 +1,6 @@
-"""When epochs run: which subnets there are, whose epoch is due, and which epoch a block is in.
+"""The schedule of epochs: the subnets, the due epochs, and a block's epoch number.
 
-Owns the schedule only; what an epoch does is `epoch.py`. Source: subtensor,
+Owns only the schedule; `epoch.py` runs epochs. Source: subtensor,
 coinbase/run_coinbase/drain_pending_emissions.rs and subnets/weights.rs
 (`current_epoch_with_lookahead`).
 """
@@ -17,7 +17,7 @@ def subnets(state: State) -> list[int]:
 
 
 def next_epoch_block(state: State, netuid: int) -> int:
-    """The block of the next epoch: `LastEpochBlock` + `Tempo`, or a pending one that is sooner."""
+    """The block of the next epoch: `LastEpochBlock` + `Tempo`, or an earlier pending epoch."""
     last = int(state.subtensor.get("LastEpochBlock", netuid))
     automatic = last + int(state.subtensor.get("Tempo", netuid))
     pending = int(state.subtensor.get("PendingEpochAt", netuid))
@@ -35,17 +35,17 @@ def is_epoch_due(state: State, netuid: int) -> bool:
 
 
 def due_epochs(state: State, netuids: list[int]) -> tuple[list[int], list[int]]:
-    """(subnets whose epoch runs in this block, subnets that `MaxEpochsPerBlock` defers)."""
+    """(subnets with an epoch in this block, subnets deferred by `MaxEpochsPerBlock`)."""
     due = [netuid for netuid in netuids if is_epoch_due(state, netuid)]
     limit = int(state.subtensor.get("MaxEpochsPerBlock"))
     return due[:limit], due[limit:]
 
 
 def current_epoch(state: State, netuid: int) -> int:
-    """The epoch that a commit or reveal of the open block belongs to.
+    """The epoch of a commit or reveal in the open block.
 
-    While an epoch is due and has not run, that is already the next one: reveals come first in
-    a block, and see the epoch that the same block begins.
+    With a due epoch still to run, already the next epoch: reveals come first in a block, and
+    belong to the epoch started by the same block.
     """
     index = int(state.subtensor.get("SubnetEpochIndex", netuid))
     return index + 1 if is_epoch_due(state, netuid) else index

@@ -1,7 +1,7 @@
 """Typed access to the storage items of the runtime, now or as of a past block.
 
 Owns the step from Python values to storage bytes, the events of the open block, and the
-error that a call ends with. The rules of the pallets are in `pallets/` and `epoch.py`.
+error of a failed call. `pallets/` and `epoch.py` own the rules.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ class DispatchFailed(Exception):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Event:
-    """One runtime event; `extrinsic` is its index in the block, None for block hooks."""
+    """A runtime event; `extrinsic`: index in the block, None for block hooks."""
 
     pallet: str
     name: str
@@ -33,7 +33,7 @@ class Event:
 
 
 class PalletStorage:
-    """The storage of one pallet. Values are what the codec decodes: ints, SS58 strings, dicts."""
+    """The storage of a pallet. Values are in decoded form: ints, SS58 strings, dicts."""
 
     def __init__(
         self, metadata: ChainMetadata, store: VersionedStore, pallet: str, block: int | None
@@ -44,7 +44,7 @@ class PalletStorage:
         self._block = block
 
     def get(self, item: str, *keys: Any) -> Any:
-        """The value, the runtime's default if none was ever set, or None if it has no default."""
+        """The value; if never set, the runtime's default, or None without a default."""
         entry = self._metadata.entry(self._pallet, item)
         raw = self._store.read(self._key(item, keys), self._block)
         if raw is None:
@@ -122,7 +122,7 @@ class State:
         )
 
     def fail(self, pallet: str, error: str) -> DispatchFailed:
-        """The exception for one of a pallet's own errors; the caller raises it."""
+        """The exception for a pallet's error, for the caller to raise."""
         return DispatchFailed(self.metadata.module_error(pallet, error))
 
     @contextmanager

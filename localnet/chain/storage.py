@@ -1,7 +1,6 @@
 """Byte keys to byte values, readable as of every sealed block.
 
-Owns versions, transactions and key order. It knows nothing of SCALE, pallets or blocks'
-contents (`state.py` does).
+Owns versions, transactions and key order. `state.py` owns SCALE and pallets.
 """
 
 from bisect import bisect_left, bisect_right, insort
@@ -10,7 +9,7 @@ from contextlib import contextmanager
 
 
 class _History:
-    """What one key was set to, and at which blocks; None stands for removed."""
+    """A key's values and the blocks of the writes; None stands for removed."""
 
     __slots__ = ("blocks", "values")
 
@@ -24,7 +23,7 @@ class _History:
 
 
 class VersionedStore:
-    """Writes collect in an open block; `seal` makes them the state after that block.
+    """Writes collect in an open block; `seal` makes the state after the block.
 
     Memory grows with the number of writes, not with blocks times keys. Not thread-safe:
     one thread owns a store.
@@ -80,12 +79,12 @@ class VersionedStore:
         return changes
 
     def load(self, block: int, changes: list[tuple[bytes, bytes | None]]) -> None:
-        """Take over what `seal` returned for this block, after those of all before it."""
+        """Apply the changes returned by `seal` for this block, in ascending block order."""
         for key, value in changes:
             self._append(key, block, value)
 
     def keys(self, prefix: bytes, block: int | None = None, *, after: bytes = b"") -> list[bytes]:
-        """Keys with a value that start with `prefix` and sort after `after`, in order."""
+        """Present keys with this `prefix`, sorted after `after`, in order."""
         if block is not None:
             return [k for k in self._known(prefix, after) if self.read(k, block) is not None]
         fresh = {k for k in self._written() if k.startswith(prefix) and k > after}

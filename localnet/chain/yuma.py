@@ -1,17 +1,17 @@
 """Yuma consensus: one epoch of one subnet, from stake and weights to incentive and dividends.
 
-Owns the arithmetic of the chain's epoch. It does not own storage, the schedule of epochs or
-the payment of emission: values in, values out.
+Owns the arithmetic of the chain's epoch, as pure functions. `epoch.py` owns storage and payment,
+`schedule.py` the schedule.
 
 Source: subtensor `pallets/subtensor/src/epoch/run_epoch/epoch_mechanism.rs`,
 `bonds_ema_liquid_alpha.rs` and `epoch/math/` (https://github.com/RaoFoundation/subtensor).
-Departures: shares of stake and what they decide (permits, medians) are in the chain's 32.32 fixed
+Departures: shares of stake, and so permits and medians, are in the chain's 32.32 fixed
 point; the rest is in float64 where the chain truncates at every step, so a result may differ by
 2 of 65535 units (measured on a vector of the real runtime). The opt-in null consensus is left
 out.
 
-Shape suffixes: N uids of the subnet. In a `_NN` matrix the row is the uid that speaks
-(validator) and the column the uid that is spoken of (server).
+Shape suffixes: N uids of the subnet. A `_NN` matrix has the weight setter (validator) in the row
+and the weighted uid (server) in the column.
 """
 
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ STEEPNESS_UNIT = 100.0
 
 @dataclass(frozen=True, kw_only=True)
 class YumaParams:
-    """The subnet's hyperparameters that an epoch reads, in the chain's integer units.
+    """The subnet's hyperparameters for an epoch, in the chain's integer units.
 
     u16 shares of 65535: kappa, bonds_penalty, alpha_low, alpha_high. `bonds_moving_average`
     is in millionths, `alpha_steepness` in hundredths. The defaults are the chain's.
@@ -59,12 +59,12 @@ class YumaParams:
 
 @dataclass(frozen=True, kw_only=True)
 class EpochInputs:
-    """What the chain holds when an epoch starts; every list is indexed by uid.
+    """The chain's values at the start of an epoch; every list is indexed by uid.
 
-    `weights` and `bonds` are rows of {uid spoken of: u16}, as stored. `last_epoch_block` is
-    the block of the epoch before: bonds to a uid registered after it belong to its predecessor.
-    `commit_block` is the block of a uid's earliest commit that is neither revealed nor expired:
-    what it says of a uid registered since does not count; None if it has none.
+    `weights` and `bonds` are rows of {weighted uid: u16}, as stored. `last_epoch_block`: the
+    block of the epoch before; bonds to a uid registered later belong to the predecessor.
+    `commit_block`: the block of a uid's earliest commit, neither revealed nor expired, or None;
+    the uid's weights on later registrations do not count.
     """
 
     stake_rao: list[int]
@@ -82,11 +82,11 @@ class EpochInputs:
 
 @dataclass(frozen=True, kw_only=True)
 class EpochOutputs:
-    """What an epoch writes back; u16 values are floor(share * 65535).
+    """The results of an epoch; u16 values are floor(share * 65535).
 
     `server_share` divides the miners' half of the emission and `validator_share` the
     validators' half; each sums to 1 or is all zero. Without any consensus the validators'
-    half follows active stake (or all stake, when nobody is active) and nobody serves.
+    half follows active stake (or all stake without active uids), and server shares are 0.
     `pruning_score` orders uids for replacement; bonds exist for holders of a new permit only.
     """
 
@@ -104,9 +104,9 @@ class EpochOutputs:
 
 @dataclass(frozen=True, kw_only=True)
 class _Votes:
-    """Stake and weights after every mask, and the consensus over them.
+    """Stake and weights after every mask, and the consensus.
 
-    `spoken_NN` marks the weights that were set and not masked, zero or not.
+    `spoken_NN` marks weights set and not masked, including weights of zero.
     """
 
     active_stake_N: Array
@@ -118,7 +118,7 @@ class _Votes:
 
 
 def run_epoch(inputs: EpochInputs) -> EpochOutputs:
-    """One epoch of Yuma. Pure; raises ValueError if the lists differ in length."""
+    """Run an epoch of Yuma. Pure; raises ValueError if the lists differ in length."""
     _check_lengths(inputs)
     stake_units = _stake_units(inputs)
     stake_N = normalized(np.array(stake_units, dtype=np.float64))
@@ -165,7 +165,7 @@ def _consensus(inputs: EpochInputs, stake_units: list[int], active_N: Mask) -> _
 
 
 def _bonds_and_dividends(inputs: EpochInputs, votes: _Votes) -> tuple[Array, Array]:
-    """New bonds in their stored form (shares of 1, not yet u16) and dividends that sum to 1."""
+    """New bonds (shares of 1, not yet u16), and dividends with sum 1."""
     penalty = inputs.params.bonds_penalty / U16_MAX
     weights_NN = (1.0 - penalty) * votes.weights_NN + penalty * votes.clipped_NN
     old_NN = _masked_bonds(inputs)
@@ -202,7 +202,7 @@ def _yuma3(
 def _liquid_alpha(
     params: YumaParams, weights_NN: Array, old_NN: Array, consensus_N: Array
 ) -> Array:
-    """Smoothing per pair: fast where a validator buys above consensus or sells its bond."""
+    """Smoothing per pair: fast for a validator buying above consensus or selling a bond."""
     low, high = params.alpha_low / U16_MAX, params.alpha_high / U16_MAX
     buys_NN = weights_NN - consensus_N
     sells_NN = old_NN - weights_NN
@@ -214,10 +214,10 @@ def _liquid_alpha(
 
 
 def _kept_bonds(params: YumaParams, votes: _Votes, weights_NN: Array) -> Mask:
-    """Where liquid alpha keeps a bond: its sparse loop visits only the weights that are there.
+    """The entries with a bond under liquid alpha: the sparse loop visits only present weights.
 
-    A weight set to zero is there; one that was never set or was masked is not, nor one that
-    consensus clips to zero. Between the two ends of the bonds' penalty zeros are not either.
+    A weight set to zero is present. A weight never set, masked, or clipped to zero by consensus
+    is absent. With a bonds' penalty between both ends, zeros are absent too.
     """
     if params.bonds_penalty == 0:
         return votes.spoken_NN
@@ -227,7 +227,7 @@ def _kept_bonds(params: YumaParams, votes: _Votes, weights_NN: Array) -> Mask:
 
 
 def _stake_units(inputs: EpochInputs) -> list[int]:
-    """Shares of the stake; below the threshold counts as none, the owner excepted."""
+    """Shares of the stake; stake below the threshold counts as 0, except the owner's."""
     threshold_rao = inputs.params.stake_threshold_rao
     return fixed_shares(
         [
@@ -262,11 +262,11 @@ def _new_permits(inputs: EpochInputs, stake_units: list[int]) -> Mask:
 
 
 def _allowed(inputs: EpochInputs, permit_N: Mask) -> Mask:
-    """Which weights count: of permit holders, of others than oneself, and not stale.
+    """The mask of counted weights: set by permit holders, on another uid, and not stale.
 
-    The owner's self-weight counts (it is how a subnet burns). A weight is stale if the uid it
-    speaks of was registered in or after the block in which it was set, or after the block of
-    its validator's earliest pending commit.
+    The owner's self-weight counts, since a subnet burns by this weight. A weight is stale if the
+    weighted uid was registered in or after the block of the setting, or after the block of the
+    validator's earliest pending commit.
     """
     self_N = np.zeros_like(permit_N)
     if inputs.owner_uid is not None:

@@ -1,8 +1,8 @@
-"""The arithmetic of an epoch that knows nothing of subnets: shares, medians, matrices.
+"""The arithmetic of an epoch without any subnet: shares, medians, matrices.
 
-Owns the step between stored integers and float64, and what must be exact: shares of stake are
-in the chain's own 32.32 fixed point, truncated as it truncates, so that ties break as they do
-there. Source: subtensor, epoch/math/. Shape suffixes as in `yuma.py`; V uids that vote.
+Owns the step between stored integers and float64, and the exact parts: shares of stake are in
+the chain's 32.32 fixed point with the chain's truncation, to break ties like the chain.
+Source: subtensor, epoch/math/. Shape suffixes as in `yuma.py`; V voting uids.
 """
 
 import numpy as np
@@ -24,7 +24,7 @@ def fixed_shares(values: list[int]) -> list[int]:
 
 
 def weighted_median(score_NN: Array, stake_units: list[int], kappa: int) -> Array:
-    """Per column, the largest score that uids with at least `kappa` of the stake reach or exceed.
+    """Per column, the largest score reached by uids with at least `kappa` of the stake.
 
     `stake_units` are shares in units of 2**-32, `kappa` is of 65535. Uids without stake do not
     vote; without any vote the result is zero. Precisely: the first score, ascending, whose
@@ -45,7 +45,7 @@ def weighted_median(score_NN: Array, stake_units: list[int], kappa: int) -> Arra
 
 
 def dense(rows: list[dict[int, int]]) -> Array:
-    """A square matrix; what is said of a uid that does not exist is ignored."""
+    """A square matrix; ignores entries of missing uids."""
     matrix_NN = np.zeros((len(rows), len(rows)))
     for uid, row in enumerate(rows):
         for other, value in row.items():

@@ -76,7 +76,7 @@ def test_targets_are_of_the_crew_and_of_the_right_role(seed, num_windows, crew) 
 def test_no_fault_begins_before_the_last_is_over(seed, num_windows, crew) -> None:
     plan = make_plan(seed, num_windows, crew)
     for one, after in itertools.pairwise(plan):
-        assert one.window + one.at + one.lasts_windows < after.window + after.at
+        assert one.window + one.at + one.lasts_windows <= after.window + after.at
     last = plan[-1]
     assert last.window + last.at + last.lasts_windows < num_windows
 

@@ -31,6 +31,7 @@ def test_what_fits_is_between_the_numbers_measured() -> None:
     assert found["testnet"]["large"]["0.5"] == str(math.floor(348 / 10))
 
 
+@pytest.mark.slow
 def test_a_window_is_measured_and_every_stage_takes_time(monkeypatch) -> None:
     monkeypatch.setattr(limits, "PASSES_S", 0.3)
     bench = limits.prepare("18 k", num_payloads=4)

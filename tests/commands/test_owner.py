@@ -63,6 +63,7 @@ def test_a_plan_that_cannot_be_read_is_refused_by_its_path(content, tmp_path) ->
         load_plan(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PLANS, ids=lambda path: path.name)
 def test_every_shipped_plan_makes_a_spec(path: Path) -> None:
     choices = RunChoices(owner_hotkey=hotkey_of("owner"), start_block=40)

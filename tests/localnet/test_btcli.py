@@ -19,6 +19,8 @@ from tests.support.localnet.btcli import (
 )
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.slow  # starting btcli takes ten seconds
+
 OWNER, VALIDATOR, MINER, POOR = "owner", "validator", "miner", "poor"
 ROLES = (OWNER, VALIDATOR, MINER)
 NETUID, ON_SUBNET = "1", ("--netuid", "1")

@@ -68,7 +68,7 @@ def test_a_missing_loss_fails(run, losses):
 def test_one_rao_for_garbage_is_too_much(run):
     run.pay(EMISSIONS_RAO | {"garbage-0": 1})
     (sentence,) = said(run)
-    assert "garbage-0 (garbage) has 1 rao" in sentence
+    assert "garbage-0 (garbage) earned 1 rao" in sentence
 
 
 def test_garbage_with_real_pay_also_takes_the_honest_share(run):
@@ -123,7 +123,7 @@ def test_honest_miners_must_earn(run):
 def test_a_run_of_garbage_only_fails(run):
     report = collect(run.sources())
     report["neurons"] = [n for n in report["neurons"] if n["name"] not in ("m0", "m1")]
-    assert failures(report) == ["emission: there is no honest miner in this run"]
+    assert failures(report) == ["emission: the run has no honest miner"]
 
 
 def test_the_odd_digest_is_named(run):

@@ -145,7 +145,9 @@ def test_the_pause_grows_and_there_is_an_end(make_bench):
     bench.after(1000.0)
     assert bench.keeper.restarts["node"] == MAX_RESTARTS
     assert bench.keeper.exit_of("node") == 1
-    assert bench.told[-1] == f"node ended with status 1, after {MAX_RESTARTS} restarts: no more"
+    assert (
+        bench.told[-1] == f"node ended with status 1 after {MAX_RESTARTS} restarts: node stays down"
+    )
     assert len(bench.told) == MAX_RESTARTS + 1
 
 
@@ -155,7 +157,7 @@ def test_without_restarts_the_dead_stay_dead(make_bench):
     for _ in range(3):
         bench.after(10.0)
     assert bench.keeper.exit_of("node") == -signal.SIGKILL
-    assert bench.told == ["node was killed by signal 9; it is not started again (--no-restart)"]
+    assert bench.told == ["node was killed by signal 9; --no-restart: node stays down"]
 
 
 def test_what_runs_cannot_be_started_twice(make_bench):

@@ -196,7 +196,7 @@ def test_a_run_of_garbage_alone_fails(start) -> None:
     flags = ["--miners", "0", "--validators", "1", "--misbehave", "garbage:1", "--windows", "2"]
     net = start(*flags, "--block-time", "0.1")
     assert net.end() == 1, net.output
-    assert "there is no honest miner" in net.output
+    assert "the run has no honest miner" in net.output
     owner, _, garbage = net.report["neurons"]
     assert (garbage["payloads_committed"] > 0, garbage["emission_rao"]) == (True, 0)
     # Nobody earned anything: that goes to the owner, in the epoch after the last weights too.
@@ -222,7 +222,9 @@ def test_what_dies_stays_dead_if_asked_and_without_a_chain_the_run_ends(start) -
     net.wait_until(lambda: "waiting for block" in net.output)
     pids = net.pids
     os.kill(pids["miner-0"], signal.SIGKILL)
-    net.wait_until(lambda: "miner-0 was killed by signal 9; it is not started again" in net.output)
+    net.wait_until(
+        lambda: "miner-0 was killed by signal 9; --no-restart: miner-0 stays down" in net.output
+    )
     os.kill(pids["chain"], signal.SIGKILL)
     assert net.end() == 1, net.output
     assert "chain ended with status -9: the run cannot go on" in net.output

@@ -61,7 +61,7 @@ def test_the_summary_says_who_is_who(run):
     pay = "an honest miner's pay"
     assert f"garbage-0 (free) earned 0.250 of {pay}, may earn 0.00.\n" in text
     assert f"idle-0 (free) earned - of {pay} since window 6, may earn 0.10.\n" in text
-    assert "val-b (validator) earned 1.000 of honest validators' pay for as much stake.\n" in text
+    assert "val-b (validator) earned 1.000 of honest validators' pay for equal stake.\n" in text
     assert "liar validator" in rendered(final_table(report))
     assert "m0 (" not in text
 
@@ -69,7 +69,7 @@ def test_the_summary_says_who_is_who(run):
 def test_the_summary_names_who_was_started_again(run):
     run.restarts |= {"m0": 2, "val-b": 1}
     text = rendered(summary(collect(run.sources())))
-    assert "Started again after a death: val-b 1, m0 2.\n" in text
+    assert "Restarts after a crash: val-b 1, m0 2.\n" in text
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 140])
@@ -166,7 +166,7 @@ def test_without_a_terminal_there_is_one_line_a_phase(run):
     assert "starting [the chain]" in lines[0]
     assert lines[1:5] == LEGEND.splitlines()
     assert "window 0 of 3 | block 16, finalised 14 | held-out loss 2.5000 at theta_4 (" in lines[5]
-    assert lines[6].endswith("window 2 accepted nobody")
+    assert lines[6].endswith("window 2 accepted no payload")
 
 
 def test_on_a_terminal_at_most_four_panels_a_second_are_drawn():
@@ -184,7 +184,7 @@ def test_on_a_terminal_at_most_four_panels_a_second_are_drawn():
 def test_the_panel_shows_all_that_is_known(run):
     snapshot = ProgressReader(run.spec).read(run.nodes(), block=33, finalized_block=31)
     text = rendered(panel(snapshot, 7.0))
-    for part in ("7 s", "window 1 of 3", "block 33", "2.5000", "accepted nobody", "garbage-0"):
+    for part in ("7 s", "window 1 of 3", "block 33", "2.5000", "accepted no payload", "garbage-0"):
         assert part in text
     for term in ("unigram entropy", "theta_", "finalised"):
         assert term in text

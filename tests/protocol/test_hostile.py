@@ -252,7 +252,7 @@ def test_a_refused_frame_takes_no_more_memory_than_an_honest_one() -> None:
 @pytest.mark.parametrize(
     "num_frames",
     [
-        pytest.param(500),
+        pytest.param(500, marks=pytest.mark.slow),
         pytest.param(40_000, marks=pytest.mark.slow),
         pytest.param(1_000_000, marks=pytest.mark.siege),
     ],

@@ -1,8 +1,8 @@
-"""TAO accounts: free balances, transfers, and TAO that leaves circulation.
+"""TAO accounts: free balances, transfers, and TAO leaving circulation.
 
-Owns `System.Account` balances and the two `TotalIssuance` counters, which are always equal
-here. Departures: no fees are taken, and an account that dies keeps its nonce, so that nothing
-it signed is valid a second time.
+Owns `System.Account` balances and the two `TotalIssuance` counters, always equal here.
+Departures: no fees are taken, and a dead account keeps the nonce, so that an old signed
+extrinsic cannot become valid again.
 """
 
 from typing import Any
@@ -31,7 +31,7 @@ def free_rao(state: State, address: str) -> int:
 
 
 def spendable_rao(state: State, address: str) -> int:
-    """What may leave an account that is to stay alive."""
+    """The balance above the existential deposit of a living account."""
     return max(0, free_rao(state, address) - EXISTENTIAL_DEPOSIT_RAO)
 
 
@@ -42,13 +42,13 @@ def mint(state: State, address: str, amount_rao: int) -> None:
 
 
 def burn(state: State, address: str, amount_rao: int) -> None:
-    """Take TAO out of circulation; the caller has checked that it is there."""
+    """Take TAO out of circulation; the caller has checked the balance."""
     _set_free(state, address, free_rao(state, address) - amount_rao)
     _change_issuance(state, -amount_rao)
 
 
 def move(state: State, source: str, dest: str, amount_rao: int) -> None:
-    """Move TAO between accounts; the caller has checked that it is there."""
+    """Move TAO between accounts; the caller has checked the balance."""
     _set_free(state, source, free_rao(state, source) - amount_rao)
     _set_free(state, dest, free_rao(state, dest) + amount_rao)
 

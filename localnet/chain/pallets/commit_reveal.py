@@ -1,9 +1,9 @@
-"""Weights that nobody can copy in time: committed first, revealed an epoch or more later.
+"""Weights protected from copying: committed first, revealed an epoch or more later.
 
-Two schemes: rows encrypted to a pulse of the drand beacon, which the chain opens itself, and
-the older salted hashes, which the hotkey reveals by a second call. Source: subtensor,
-subnets/weights.rs, coinbase/reveal_commits.rs and guards/check_weights.rs. Departures: the
-batch calls of the older scheme are left out; mechanism 0 is the only one.
+Two schemes: rows encrypted to a pulse of the drand beacon, opened by the chain, and older
+salted hashes, revealed by the hotkey's second call. Source: subtensor, subnets/weights.rs,
+coinbase/reveal_commits.rs and guards/check_weights.rs. Departures: the batch calls of the older
+scheme are left out; only mechanism 0 exists.
 """
 
 from collections.abc import Callable
@@ -29,7 +29,7 @@ _HASHED = "(AccountId32,u16,Vec<u16>,Vec<u16>,Vec<u16>,u64)"
 
 
 def fits(commit: str) -> bool:
-    """Whether the runtime's type has room for a commit; it cannot decode a longer one."""
+    """Whether a commit fits the runtime's type; the runtime cannot decode longer commits."""
     return len(bytes_of(commit)) <= MAX_COMMIT_BYTES
 
 
@@ -61,7 +61,7 @@ def commit_timelocked_weights(
 def commit_timelocked_mechanism_weights(
     state: State, origin: str, *, mecid: int, **commit: Any
 ) -> None:
-    """SubtensorModule.commit_timelocked_mechanism_weights: what the SDK sends."""
+    """SubtensorModule.commit_timelocked_mechanism_weights: the SDK's call."""
     weights.check_mechanism(state, mecid)
     commit_timelocked_weights(state, origin, **commit)
 
@@ -112,7 +112,7 @@ def reveal_weights(
     """SubtensorModule.reveal_weights(uids, values, salt): sets the row; older commits are spent.
 
     An expired commit is refused as RevealTooEarly and an unknown one as NoWeightsCommitFound:
-    the guards of the runtime come before its own more precise errors.
+    the runtime's guards come before the more precise errors of the call.
     """
     uids, values, salt = (revealed[name] for name in ("uids", "values", "salt"))
     weights.check_stake(state, netuid, origin)
@@ -137,16 +137,16 @@ def reveal_mechanism_weights(state: State, origin: str, *, mecid: int, **reveale
 
 
 def commit_hash_of(state: State, hotkey: str, row: WeightRow, salt: list[int]) -> str:
-    """What `commit_weights` takes: blake2b-256 of hotkey, netuid, row, salt and version key."""
+    """The argument of `commit_weights`: blake2b-256 of hotkey, netuid, row, salt, version key."""
     hashed = (hotkey, row.netuid, row.dests, row.weights, salt, row.version_key)
     return hex_of(blake2_256(bytes(state.metadata.codec.encode(_HASHED, hashed))))
 
 
 def reveal_due(state: State, netuid: int) -> None:
-    """Open what can be opened of the commits whose epoch of reveal this is.
+    """Open the commits with a reveal in this epoch.
 
-    One whose pulse the chain does not have yet waits until the epoch ends; one that does not
-    open, is not its committer's, or may not be set is dropped without a trace, as on chain.
+    A commit waits for a missing pulse until the epoch ends. As on the real chain, a commit is
+    dropped silently if opening fails, the payload names another hotkey, or the row is refused.
     """
     epoch, queue = weight_commits.take_due(state, netuid)
     waiting = [commit for commit in queue if not _may_open(state, netuid, commit)]
@@ -183,10 +183,10 @@ def _reveal(state: State, netuid: int, commit: TimelockedCommit) -> None:
 
 
 def decode_row(payload: bytes, netuid: int, hotkey: str) -> WeightRow | None:
-    """The row of a decrypted payload; None if it is none, or names another hotkey.
+    """The row of a decrypted payload; None if malformed, or with another hotkey.
 
-    A payload is a hotkey, uids, weights and a version key; the first client left out the
-    hotkey, which still counts. What follows the version key is ignored.
+    A payload is a hotkey, uids, weights and a version key. The first client's form without a
+    hotkey is still valid. Bytes after the version key are ignored.
     """
     try:
         length, start = read_compact(payload, 0)

@@ -19,13 +19,13 @@ TIMELOCKED, FAILED = "TimelockEncrypted", "TimelockRevealFailed"
 _RESET_BONDS = "ResetBondsFlag"
 
 Field = dict[str, Any] | str
-"""A field as the codec has it: {tag: payload}, or the tag alone."""
+"""A field in the codec's form: {tag: payload}, or the tag alone."""
 
 
 def fits(info: dict[str, Any]) -> bool:
-    """Whether the real runtime's bounded types have room: it cannot decode what they have not.
+    """Whether a commitment fits the real runtime's bounded types; else the runtime cannot decode.
 
-    `RawN` is never longer than 128 bytes, since its length is in its tag.
+    `RawN` is never longer than 128 bytes, since the tag holds the length.
     """
     return all(_fits(field) for field in info["fields"])
 
@@ -49,7 +49,7 @@ def set_commitment(state: State, origin: str, *, netuid: int, info: dict[str, An
 
 
 def set_max_space(state: State, origin: str, *, new_limit: int) -> None:
-    """Commitments.set_max_space: for root, which nobody is here."""
+    """Commitments.set_max_space: only for root, and no root account exists here."""
     del state, origin, new_limit
     raise DispatchFailed("BadOrigin")
 
@@ -76,7 +76,7 @@ def _index(state: State, netuid: int, hotkey: str, fields: list[Field]) -> None:
 
 
 def _reset_bonds(state: State, netuid: int, hotkey: str) -> None:
-    """Drop everybody's bonds to the hotkey, if the subnet allows it. The attempt is dated."""
+    """Drop all bonds to the hotkey, if the subnet allows the reset. The attempt is dated."""
     state.commitments.put("LastBondsReset", netuid, hotkey, value=state.block_number)
     if not state.subtensor.get("BondsResetOn", netuid):
         return
@@ -109,7 +109,7 @@ def _fits(field: Field) -> bool:
 
 
 def _size_bytes(field: Field) -> int:
-    """Bytes that a storable field is charged for; flags and None are free."""
+    """Bytes charged for a storable field; flags and None are free."""
     if isinstance(field, str):
         return 0
     [(tag, payload)] = field.items()

@@ -1,14 +1,13 @@
-"""A subnet's hyperparameters: what its owner may set, within which bounds, and how often.
+"""A subnet's hyperparameters: the owner's setters, with bounds and rate limits.
 
 Source: subtensor, pallets/admin-utils/src/lib.rs and coinbase/tempo_control.rs; `CALLS` has
-every setter that SDK 11.3 sends for an owner. The checks come in the runtime's order: owner,
-rate limit, admin window, value. There is no root account here, so what only root may set is
-refused with BadOrigin, as to everybody else on the real chain.
+every owner's setter of SDK 11.3. The checks come in the runtime's order: owner, rate limit,
+admin window, value. Without a root account here, root's setters fail with BadOrigin, as for
+every other account on the real chain.
 
-Departures: no collateral, so its two setters do not exist here, and neither do those of
-mechanisms. Some values are stored and change nothing, on the real chain either (`Rho`,
-`AdjustmentAlpha`, `ActivityCutoff`, `MaxDifficulty`), or because what they limit is not
-modelled (childkeys, locks).
+Departures: the setters of collateral and mechanisms do not exist here. Some stored values have
+no effect: on the real chain either (`Rho`, `AdjustmentAlpha`, `ActivityCutoff`,
+`MaxDifficulty`), or for features not modelled here (childkeys, locks).
 """
 
 from collections.abc import Callable
@@ -29,9 +28,9 @@ _MIN_ALPHA = 65_535 // 40
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Setter:
-    """One storage item that an owner sets.
+    """A storage item set by an owner.
 
-    `events` of the admin pallet are written with its name in front and have named fields.
+    `events` prefixed with the admin pallet's name have named fields.
     """
 
     item: str
@@ -91,7 +90,7 @@ def set_activity_cutoff_factor(
 def set_alpha_values(
     state: State, origin: str, *, netuid: int, alpha_low: int, alpha_high: int
 ) -> None:
-    """AdminUtils.sudo_set_alpha_values: liquid alpha's bounds, once it is switched on."""
+    """AdminUtils.sudo_set_alpha_values: liquid alpha's bounds; needs liquid alpha enabled."""
     limit = owner_hyperparameter("AlphaValues")
     rate_limits.check_owner(state, netuid, origin)
     rate_limits.check_limit(state, limit, origin, netuid)

@@ -24,9 +24,9 @@ class _Position:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Move:
-    """What goes where. Between two subnets `is_met` says whether the price, 1, is in the limit.
+    """A move of stake. `is_met`: whether the price between two subnets, 1, is in the limit.
 
-    `is_transfer`: the call that may change the coldkey, which owners can switch off.
+    `is_transfer`: the call may change the coldkey; a subnet owner can switch transfers off.
     """
 
     source: _Position
@@ -93,7 +93,7 @@ def _parse(
     *,
     is_transfer: bool = False,
 ) -> _Move:
-    """A move from the (coldkey, hotkey) of both ends and the arguments that all calls share."""
+    """A move from the (coldkey, hotkey) of both ends and the common arguments of all calls."""
     limit_price = route.get("limit_price", 0)
     return _Move(
         source=_Position(coldkey=source[0], hotkey=source[1], netuid=route["origin_netuid"]),
@@ -120,7 +120,7 @@ def _order(end: _Position, move: _Move) -> Order:
 
 
 def _hand_over(state: State, source: _Position, dest: _Position, amount_rao: int) -> None:
-    """Within one subnet no TAO moves, but both ends' events are those of a sale."""
+    """Move within a subnet: TAO stays, but both ends get the events of a sale."""
     netuid = source.netuid
     ends = ((source, staking.debit_alpha), (dest, staking.credit_alpha))
     for end, change in ends:

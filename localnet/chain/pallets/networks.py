@@ -1,8 +1,8 @@
-"""Creating, starting and naming a subnet, and what creating one costs.
+"""Creation, start and names of subnets, and the price of creation.
 
 Source: subtensor, subnets/{subnet,symbols}.rs, coinbase/root.rs and utils/identity.rs.
 Departures: at `SubnetLimit` the real chain prunes the cheapest subnet outside immunity, here
-none is ever removed; only the first 52 of the 439 token symbols are known; the subnet runs
+subnets are never removed; only the first 52 of the 439 token symbols are known; the subnet runs
 the stable mechanism (`staking.py`).
 """
 
@@ -29,7 +29,7 @@ _IDENTITY_BYTES = {
 
 
 def write_genesis(state: State) -> None:
-    """The root network, and what the chain's flags say of new subnets."""
+    """The root network, and the chain's flags for new subnets."""
     storage, chosen = state.subtensor, state.defaults
     storage.put("NetworksAdded", staking.ROOT_NETUID, value=True)
     storage.put("SubtokenEnabled", staking.ROOT_NETUID, value=True)
@@ -40,9 +40,9 @@ def write_genesis(state: State) -> None:
 
 
 def cost_rao(state: State) -> int:
-    """Twice the last price, less a share of it per block since; never below the minimum.
+    """Twice the last price, less a share per block since; never below the minimum.
 
-    The price is back at the last one after `NetworkLockReductionInterval` blocks.
+    The price is back at the last price after `NetworkLockReductionInterval` blocks.
     """
     storage = state.subtensor
     last_rao = int(storage.get("NetworkLastLockCost"))
@@ -61,7 +61,7 @@ def register_network(state: State, origin: str, *, hotkey: str) -> None:
 def register_network_with_identity(
     state: State, origin: str, *, hotkey: str, identity: dict[str, str] | None
 ) -> None:
-    """SubtensorModule.register_network_with_identity: `register_network`, and what it is called."""
+    """SubtensorModule.register_network_with_identity: `register_network` plus an identity."""
     staking.associate(state, origin, hotkey)
     _check_pace(state)
     record = None if identity is None else _checked_identity(state, identity)
@@ -106,7 +106,7 @@ def set_subnet_identity(state: State, origin: str, *, netuid: int, **identity: s
 
 
 def update_symbol(state: State, origin: str, *, netuid: int, symbol: str) -> None:
-    """SubtensorModule.update_symbol: one of the known symbols that no other subnet has."""
+    """SubtensorModule.update_symbol: only a known symbol, unused by all subnets."""
     rate_limits.check_owner(state, netuid, origin)
     if symbol not in SYMBOLS:
         raise state.fail(_PALLET, "SymbolDoesNotExist")
@@ -121,7 +121,7 @@ def _last_registered(state: State) -> int:
 
 
 def _check_pace(state: State) -> None:
-    """One new subnet per `NetworkRateLimit` blocks, whoever creates it; the first is free."""
+    """At most one new subnet per `NetworkRateLimit` blocks, chain-wide; the first is free."""
     last_block = _last_registered(state)
     limit_blocks = state.subtensor.get("NetworkRateLimit")
     if last_block and state.block_number - last_block < limit_blocks:
@@ -147,7 +147,7 @@ def _write_identity(state: State, netuid: int, record: dict[str, bytes]) -> None
 
 
 def _netuids(state: State) -> set[int]:
-    """Of all subnets but root."""
+    """Netuids of all subnets but root."""
     added = state.subtensor.entries("NetworksAdded")
     return {netuid for netuid, exists in added if exists} - {staking.ROOT_NETUID}
 
@@ -162,7 +162,7 @@ def _taken_symbols(state: State) -> set[str]:
 
 
 def _default_symbol(state: State, netuid: int) -> str:
-    """The netuid's own symbol, the first free one if that is taken, at the end the first."""
+    """The netuid's symbol; if taken, the first free symbol; without free symbols, the first."""
     taken = _taken_symbols(state)
     wanted = SYMBOLS[netuid : netuid + 1] + SYMBOLS
     return next((symbol for symbol in wanted if symbol not in taken), SYMBOLS[0])
@@ -178,7 +178,7 @@ def _write_owner(state: State, netuid: int, coldkey: str, hotkey: str) -> None:
 
 
 def _set_hyperparameters(state: State, netuid: int) -> None:
-    """Write what differs from the runtime's own defaults; the rest reads as those."""
+    """Write only values different from the runtime's defaults."""
     chosen = state.defaults
     values = {
         "NetworksAdded": True,

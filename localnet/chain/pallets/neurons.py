@@ -1,6 +1,6 @@
-"""The uids of a subnet: who holds which, how one is appended, replaced or pruned.
+"""The uids of a subnet: holders, and how a uid is appended, replaced or pruned.
 
-Owns the per-uid vectors' length. Prices, balances and permissions are in `registration.py`.
+Owns the per-uid vectors' length. `registration.py` owns prices, balances and permissions.
 """
 
 from typing import Any
@@ -40,7 +40,7 @@ def owner_uid(state: State, netuid: int) -> int | None:
 
 
 def register(state: State, netuid: int, hotkey: str) -> int | None:
-    """Give a hotkey the next free uid or a pruned one; None if no uid can be had."""
+    """Give a hotkey the next free uid or a pruned uid; None without either."""
     uid = num_uids(state, netuid)
     if uid < state.subtensor.get("MaxAllowedUids", netuid):
         state.subtensor.put("SubnetworkN", netuid, value=uid + 1)
@@ -55,10 +55,10 @@ def register(state: State, netuid: int, hotkey: str) -> int | None:
 
 
 def uid_to_prune(state: State, netuid: int) -> int | None:
-    """The uid with the least emission, the oldest first; never one of `immortal_uids`.
+    """The uid with the least emission, the oldest first, outside `immortal_uids`.
 
-    Uids outside immunity go first as long as more than `MinNonImmuneUids` of them exist;
-    else immune ones go. None if there is no uid to choose from. Source: subtensor,
+    Uids outside immunity go first while more than `MinNonImmuneUids` of this kind exist;
+    else immune uids go. None without a candidate. Source: subtensor,
     subnets/registration.rs `get_neuron_to_prune`.
     """
     immune: list[tuple[int, int, int]] = []
@@ -78,9 +78,9 @@ def uid_to_prune(state: State, netuid: int) -> int | None:
 
 
 def immortal_uids(state: State, netuid: int) -> list[int]:
-    """Uids of the owner's coldkey that are never pruned: `ImmuneOwnerUidsLimit` of them.
+    """Uids of the owner's coldkey safe from pruning: `ImmuneOwnerUidsLimit` uids.
 
-    The owner's hotkey comes first if its uid is not among the oldest. Source: subtensor,
+    The owner's hotkey comes first if not among the oldest. Source: subtensor,
     subnets/registration.rs `immune_owner_uid_hotkey_pairs`.
     """
     storage = state.subtensor
@@ -107,10 +107,10 @@ def _occupy(state: State, netuid: int, uid: int, hotkey: str) -> None:
 
 
 def _forget(state: State, netuid: int, uid: int) -> None:
-    """Remove the uid's holder, what it published, its weights and bonds, and others' weights.
+    """Remove the uid's holder with published records, weights, bonds and all weights on the uid.
 
-    Others' bonds to it stay until the next epoch, which leaves out those to a uid that is
-    younger than the last one.
+    Bonds to the uid stay until the next epoch: an epoch ignores bonds to uids younger than the
+    epoch before.
     """
     storage = state.subtensor
     hotkey = storage.get("Keys", netuid, uid)

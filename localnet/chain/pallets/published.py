@@ -1,7 +1,7 @@
-"""What a hotkey has published on a subnet, as far as it ends with its uid.
+"""A hotkey's published records on a subnet, removed together with the uid.
 
 Source: subtensor, subnets/uids.rs `replace_neuron` and pallets/commitments `purge_neuron`. Owns
-the index of timelocked commitments, which is one value for the whole chain.
+the index of timelocked commitments, a single value for the whole chain.
 """
 
 import bittensor_core
@@ -19,7 +19,7 @@ _COMMITMENTS = (
 
 
 def forget(state: State, netuid: int, hotkey: str) -> None:
-    """Remove the endpoints and the commitments of a hotkey that loses its uid."""
+    """Remove the endpoints and the commitments of a hotkey losing the uid."""
     for item in _ENDPOINTS:
         state.subtensor.remove(item, netuid, hotkey)
     for item in _COMMITMENTS:
@@ -29,12 +29,12 @@ def forget(state: State, netuid: int, hotkey: str) -> None:
 
 
 def timelocked(state: State) -> list[tuple[int, str]]:
-    """(netuid, hotkey) of every commitment with a field that is still locked, in order."""
+    """(netuid, hotkey) of every commitment with a locked field, in order."""
     return [(int(netuid), str(who)) for netuid, who in state.commitments.get("TimelockedIndex")]
 
 
 def index(state: State, netuid: int, hotkey: str, *, is_locked: bool) -> None:
-    """Put a commitment into the index or take it out."""
+    """Put a commitment into the index or remove the commitment."""
     entries = set(timelocked(state)) - {(netuid, hotkey)}
     if is_locked:
         entries.add((netuid, hotkey))

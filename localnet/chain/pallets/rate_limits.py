@@ -1,7 +1,7 @@
-"""How often a subnet's owner may change what: last blocks in storage, and the admin window.
+"""Rate limits of a subnet owner's changes: last blocks in storage, and the admin window.
 
 Source: subtensor, utils/rate_limiting.rs and utils/misc/origin_and_admin.rs. Owns the
-storage keys of the limits, not which call has which (`hyperparameters.py`).
+storage keys of the limits. `hyperparameters.py` gives each call a limit.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ class RateLimit:
     transaction: int = 0
 
     def passes(self, state: State, who: str, netuid: int) -> bool:
-        """Whether the open block is far enough from the last change; the first one always is."""
+        """Whether the open block is far enough from the last change; true before any change."""
         last = self._last_block(state, who, netuid)
         return last == 0 or state.block_number - last >= self.blocks(state, netuid)
 
@@ -71,11 +71,11 @@ OWNER_HOTKEY = RateLimit(
     key=lambda netuid: {"SetSNOwnerHotkey": netuid},
 )
 NEW_NETWORK_KEY = "NetworkLastRegistered"
-"""The entry of `LastRateLimitedBlock` that dates the last new subnet of the whole chain."""
+"""The entry of `LastRateLimitedBlock` with the block of the chain's last new subnet."""
 
 
 def check_owner(state: State, netuid: int, origin: str) -> None:
-    """BadOrigin for anyone but the coldkey that owns the subnet; there is no root here."""
+    """BadOrigin for every caller but the subnet owner's coldkey; root does not exist here."""
     if state.subtensor.get("SubnetOwner", netuid) != origin:
         raise DispatchFailed("BadOrigin")
 

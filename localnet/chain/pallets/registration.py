@@ -1,8 +1,8 @@
 """Buying a uid on a subnet, and its price.
 
 Source: subtensor, subnets/registration.rs. The runtime of this metadata limits registrations
-by their price alone: `MaxRegistrationsPerBlock` and the targets per interval are read by
-nobody but root's registration, which is not offered. Departure: no collateral.
+by price alone: only root's registration, not offered here, reads `MaxRegistrationsPerBlock` and
+the targets per interval. Departure: no collateral.
 """
 
 from localnet.chain.pallets import balances, neurons, staking

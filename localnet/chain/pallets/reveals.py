@@ -1,7 +1,7 @@
 """Opening timelocked commitments once the chain knows the pulse of their round.
 
 Source: subtensor, pallets/commitments/src/lib.rs `reveal_timelocked_commitments`. Departure:
-whatever a known pulse does not open fails with `Decrypt`, also what is no ciphertext at all.
+every field that a known pulse cannot open fails with `Decrypt`, even a malformed ciphertext.
 """
 
 from typing import Any
@@ -27,7 +27,7 @@ class _RevealFailed(Exception):
 
 
 def reveal_due(state: State) -> None:
-    """Open what the open block can; a field that never will is marked, others wait."""
+    """Open the fields with a known pulse; mark undecryptable fields; keep the others waiting."""
     for netuid, hotkey in published.timelocked(state):
         _reveal(state, netuid, hotkey)
 
@@ -54,7 +54,7 @@ def _reveal(state: State, netuid: int, hotkey: str) -> None:
 
 
 def _opened(state: State, netuid: int, hotkey: str, field: Field) -> bytes | Field:
-    """The plain bytes of a field that opens now; else the field as it is to be kept."""
+    """The plain bytes of an opened field; else the field to keep."""
     if not isinstance(field, dict) or TIMELOCKED not in field:
         return field
     payload = field[TIMELOCKED]
@@ -68,7 +68,7 @@ def _opened(state: State, netuid: int, hotkey: str, field: Field) -> bytes | Fie
 
 
 def _open(state: State, payload: dict[str, Any]) -> bytes | None:
-    """None if the pulse is not there yet; raises _RevealFailed if it will not help."""
+    """Open a field; None before the pulse; raises _RevealFailed if the pulse cannot open it."""
     encrypted, reveal_round = payload["encrypted"], payload["reveal_round"]
     signature = drand.signature_of(state, reveal_round)
     if signature is None:
@@ -86,7 +86,7 @@ def _open(state: State, payload: dict[str, Any]) -> bytes | None:
 
 
 def _inner(encrypted: bytes, reveal_round: int) -> bytes:
-    """The ciphertext inside the SDK's envelope, which also names the round."""
+    """The ciphertext in the SDK's envelope; raises _RevealFailed on another round or length."""
     try:
         length, start = read_compact(encrypted, 0)
     except (IndexError, ValueError):

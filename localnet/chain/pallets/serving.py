@@ -1,7 +1,7 @@
-"""Where a neuron can be reached: axons, their certificates, and prometheus endpoints.
+"""The published endpoints of a neuron: axons with certificates, and prometheus endpoints.
 
-Source: subtensor, subnets/serving.rs. The chain publishes what a hotkey says of itself; it
-does not check that anything answers there.
+Source: subtensor, subnets/serving.rs. The chain publishes a hotkey's record without checking
+that the endpoint answers.
 """
 
 from typing import Any
@@ -19,7 +19,7 @@ _BROADCAST = {_IPV4: 2**32 - 1, _IPV6: 2**128 - 1}
 
 
 def serve_axon(state: State, origin: str, *, netuid: int, **endpoint: int) -> None:
-    """SubtensorModule.serve_axon: ip 0 is allowed, which is how an axon is reset."""
+    """SubtensorModule.serve_axon: ip 0 is allowed and resets an axon."""
     if not state.subtensor.get("NetworksAdded", netuid):
         raise state.fail(_PALLET, "SubnetNotExists")
     _check_registered(state, netuid, origin)

@@ -1,15 +1,14 @@
-"""The MEV shield: keys that callers encrypt to, and the opening of what they sent.
+"""The MEV shield: public keys for callers, and the opening of sealed extrinsics.
 
-Owns the key chain in storage, the layout of a sealed extrinsic, and `submit_encrypted`
-itself. Which extrinsics a block takes, and that an opened one is then checked like any
-other, is in `chain.py`.
+Owns the keys in storage, the layout of a sealed extrinsic, and `submit_encrypted`. `chain.py`
+picks a block's extrinsics, and checks an opened extrinsic like every extrinsic.
 
 Source: subtensor, pallets/shield. Departures: the real chain has a new key every block and
-opens only what was sealed to the next author's key, so a caller has one block. Here a key
-is `NextKey` for `ROTATION_BLOCKS` blocks, then `PendingKey` and `CurrentKey` for as long,
-and is opened all the while: whoever read `NextKey` has at least 16 blocks, twice the
-longest era that a sealed extrinsic may have. The keys are written by the block itself, not
-by an inherent, and there are no author keys. `store_encrypted` is not offered.
+opens only extrinsics sealed to the next author's key, so a caller has a single block. Here a
+key is `NextKey` for `ROTATION_BLOCKS` blocks, then `PendingKey` and `CurrentKey` for as long,
+and opens extrinsics all the while: a reader of `NextKey` has at least 16 blocks, twice the
+longest era of a sealed extrinsic. The block writes the keys without an inherent, and author
+keys do not exist. `store_encrypted` is not offered.
 """
 
 from dataclasses import dataclass
@@ -39,7 +38,7 @@ _MAX_CIPHERTEXT_BYTES = 8192
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sealed:
-    """A ciphertext cut at its seams; nothing in it is verified."""
+    """The parts of a ciphertext, unverified."""
 
     key_hash: bytes
     kem: bytes
@@ -48,7 +47,7 @@ class Sealed:
 
 
 class ShieldKeys:
-    """The chain's ML-KEM-768 key pairs: a pure function of its secret and the block number."""
+    """The chain's ML-KEM-768 key pairs: a pure function of the secret and the block number."""
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
@@ -57,7 +56,7 @@ class ShieldKeys:
         self._hash = lru_cache(maxsize=8)(self._derive_hash)
 
     def publish(self, state: State, number: int) -> None:
-        """Write the three public keys of the open block `number`, if it rotates them."""
+        """Write the three public keys if the open block `number` rotates the keys."""
         if number % ROTATION_BLOCKS:
             return
         generation = number // ROTATION_BLOCKS
@@ -69,13 +68,13 @@ class ShieldKeys:
         state.shield.put("NextKeyExpiresAt", value=rotates_at + 2 * ROTATION_BLOCKS)
 
     def generation_of(self, sealed: Sealed, number: int) -> int | None:
-        """Which key the bytes say they were sealed to; None if block `number` opens no such."""
+        """The key named by the sealed bytes; None if block `number` cannot open this key."""
         now = number // ROTATION_BLOCKS
         generations = range(now, now + len(_KEYS))
         return next((g for g in generations if self._hash(g) == sealed.key_hash), None)
 
     def unseal(self, sealed: Sealed, number: int) -> bytes | None:
-        """The bytes inside; None if they were not sealed to a key that block `number` opens."""
+        """The plain bytes; None without a key of block `number` to open the sealed bytes."""
         generation = self.generation_of(sealed, number)
         if generation is None or len(sealed.kem) != _KEM_BYTES or len(sealed.body) < _TAG_BYTES:
             return None
@@ -91,14 +90,14 @@ class ShieldKeys:
         return MLKEM768PrivateKey.from_seed_bytes(blake2b(seed).digest())
 
     def _derive_hash(self, generation: int) -> bytes:
-        """twox-128 of the public key, as callers write it: the SDK's own code computes it."""
+        """twox-128 of the public key in the callers' form, computed by the SDK's code."""
         public = self._key(generation).public_key().public_bytes_raw()
         sealed = bytes(bittensor_core.encrypt_mlkem768(public, b"", include_key_hash=True))
         return sealed[:_KEY_HASH_BYTES]
 
 
 def parse(call_data: bytes) -> Sealed | None:
-    """The ciphertext of a `submit_encrypted` call in SCALE; None if its size is impossible."""
+    """The ciphertext of a `submit_encrypted` call in SCALE; None at an impossible size."""
     length, start = read_compact(call_data, _CALL_INDEX_BYTES)
     ciphertext = call_data[start : start + length]
     kem_start = _KEY_HASH_BYTES + 2
@@ -114,7 +113,7 @@ def parse(call_data: bytes) -> Sealed | None:
 
 
 def submit_encrypted(state: State, origin: str, *, ciphertext: str) -> None:
-    """MevShield.submit_encrypted: only says that it came; `chain.py` opens it afterwards."""
+    """MevShield.submit_encrypted: only emits an event; `chain.py` opens the ciphertext later."""
     raw = bytes_of(ciphertext)
     signed = bytes(bittensor_core.ss58_decode(origin)) + compact(len(raw)) + raw
     event_id = "0x" + blake2b(signed, digest_size=32).hexdigest()

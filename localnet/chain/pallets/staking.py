@@ -3,7 +3,7 @@
 Subnets run the runtime's *stable* mechanism (`SubnetMechanism` 0): one TAO buys one alpha,
 without slippage or fee, and the TAO rests on the subnet's account. Subnets of the public
 networks run the dynamic mechanism, a constant-product pool; no neuron's logic depends on
-the price. The way back is `unstaking.py`, and `moving.py` between positions. Source:
+the price. `unstaking.py` has the way back, `moving.py` moves between positions. Source:
 subtensor, staking/{add_stake,account}.rs and staking/stake_utils. Not modelled: nominators'
 shares of dividends, parent hotkeys, locks and collateral.
 """
@@ -27,7 +27,7 @@ _ACCOUNT_PREFIX = b"modl" + b"subtensr"
 
 
 def subnet_account(netuid: int) -> str:
-    """The account that holds a subnet's TAO: derived from the pallet id, nobody's key."""
+    """The account with a subnet's TAO: derived from the pallet id, without a private key."""
     seed = _ACCOUNT_PREFIX + netuid.to_bytes(2, "little")
     return str(bittensor_core.ss58_encode(seed.ljust(32, b"\0"), SS58_FORMAT))
 
@@ -40,10 +40,10 @@ def check_no_system_account(state: State, hotkey: str) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Order:
-    """TAO or alpha that a coldkey wants to swap on a subnet.
+    """A coldkey's order to swap TAO or alpha on a subnet.
 
     `is_met`: whether the price, always 1, is within the order's limit. A constant price fills
-    all or nothing, so `allow_partial` only says whether nothing is an error.
+    the order or leaves it whole: `allow_partial` only tells whether an unfilled order fails.
     """
 
     hotkey: str
@@ -105,7 +105,7 @@ def buy(state: State, order: Order, *, payer: str, coldkey: str) -> None:
 
 
 def associate(state: State, coldkey: str, hotkey: str) -> None:
-    """Make `coldkey` the owner of a hotkey; NonAssociatedColdKey if another one is."""
+    """Make `coldkey` the owner of a hotkey; NonAssociatedColdKey if owned by another coldkey."""
     check_no_system_account(state, hotkey)
     if not state.subtensor.contains("Owner", hotkey):
         state.subtensor.put("Owner", hotkey, value=coldkey)
@@ -116,19 +116,19 @@ def associate(state: State, coldkey: str, hotkey: str) -> None:
 
 
 def create_alpha(state: State, netuid: int, amount_rao: int) -> None:
-    """Bring new alpha of a subnet into being; who holds it is another step."""
+    """Add new alpha to the subnet's total; another step credits a holder."""
     state.subtensor.add("SubnetAlphaOut", netuid, amount=amount_rao)
     state.alpha_assets.add("TotalAlphaIssuance", netuid, amount=amount_rao)
 
 
 def destroy_alpha(state: State, netuid: int, amount_rao: int) -> None:
-    """End alpha that nobody holds any more."""
+    """Subtract alpha from the subnet's total, after the removal from the holder."""
     state.subtensor.add("SubnetAlphaOut", netuid, amount=-amount_rao)
     state.alpha_assets.add("TotalAlphaIssuance", netuid, amount=-amount_rao)
 
 
 def credit_alpha(state: State, netuid: int, *, hotkey: str, coldkey: str, amount_rao: int) -> None:
-    """Add alpha to the stake of a coldkey on a hotkey. One share is always one rao of alpha."""
+    """Add alpha to a coldkey's stake on a hotkey. A share always equals 1 rao of alpha."""
     if amount_rao == 0:
         return
     _change_alpha(state, netuid, hotkey=hotkey, coldkey=coldkey, amount_rao=amount_rao)
@@ -138,7 +138,7 @@ def credit_alpha(state: State, netuid: int, *, hotkey: str, coldkey: str, amount
 
 
 def debit_alpha(state: State, netuid: int, *, hotkey: str, coldkey: str, amount_rao: int) -> None:
-    """Take alpha from the stake of a coldkey on a hotkey; the caller has checked it is there."""
+    """Take alpha from a coldkey's stake on a hotkey; the caller has checked the amount."""
     _change_alpha(state, netuid, hotkey=hotkey, coldkey=coldkey, amount_rao=-amount_rao)
 
 
@@ -157,7 +157,7 @@ def _change_alpha(state: State, netuid: int, *, hotkey: str, coldkey: str, amoun
 
 
 def alpha_rao(state: State, netuid: int, hotkey: str) -> int:
-    """All alpha staked to a hotkey on one subnet, by whomever."""
+    """All alpha staked to a hotkey on a subnet, by every coldkey."""
     return int(state.subtensor.get("TotalHotkeyAlpha", hotkey, netuid))
 
 
@@ -166,7 +166,7 @@ def coldkey_alpha_rao(state: State, netuid: int, hotkey: str, coldkey: str) -> i
 
 
 def stake_weight_rao(state: State, netuid: int, hotkey: str) -> int:
-    """What counts in consensus and votes: alpha plus root TAO times `TaoWeight`, floored."""
+    """Stake in consensus and votes: alpha plus root TAO times `TaoWeight`, floored."""
     root_rao = alpha_rao(state, ROOT_NETUID, hotkey)
     weighted = root_rao * int(state.subtensor.get("TaoWeight")) // _FIXED_ONE if root_rao else 0
     return alpha_rao(state, netuid, hotkey) + weighted

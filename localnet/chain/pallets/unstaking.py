@@ -2,8 +2,8 @@
 
 Source: subtensor, staking/remove_stake/remove_stake_ops.rs and stake_utils/stake_validation.rs.
 The emission of a subnet creates alpha without TAO behind it, so a subnet's account can run
-out of TAO before all its alpha is sold: that ends with InsufficientLiquidity, the error of a
-drained pool.
+out of TAO before all alpha is sold. The sale then fails with InsufficientLiquidity, the error of
+a drained pool.
 """
 
 from typing import Any
@@ -52,7 +52,7 @@ def remove_stake_full_limit(
 
 
 def unstake_all(state: State, origin: str, *, hotkey: str) -> None:
-    """SubtensorModule.unstake_all: from a hotkey on every subnet; what cannot go stays."""
+    """SubtensorModule.unstake_all: sell a hotkey's stake on every subnet, as far as possible."""
     _check_account(state, hotkey)
     _sell_everywhere(state, origin, hotkey, but=())
 
@@ -71,7 +71,7 @@ CALLS = (remove_stake, remove_stake_full_limit, remove_stake_limit, unstake_all,
 
 
 def sell(state: State, order: Order, coldkey: str) -> None:
-    """Alpha of a coldkey becomes TAO of it; the caller has checked that both are there."""
+    """Turn a coldkey's alpha into TAO; the caller has checked both amounts."""
     netuid, amount_rao, hotkey = order.netuid, order.filled_rao, order.hotkey
     staking.debit_alpha(state, netuid, hotkey=hotkey, coldkey=coldkey, amount_rao=amount_rao)
     staking.destroy_alpha(state, netuid, amount_rao)
@@ -83,14 +83,14 @@ def sell(state: State, order: Order, coldkey: str) -> None:
 
 
 def is_covered(state: State, order: Order) -> bool:
-    """Whether the subnet's account has the TAO that the alpha is worth."""
+    """Whether the subnet's account has enough TAO for the alpha."""
     return order.amount_rao <= balances.free_rao(state, staking.subnet_account(order.netuid))
 
 
 def _unstake(state: State, origin: str, order: Order) -> None:
     """The runtime's `validate_remove_stake`, and the swap.
 
-    The minimum does not hold for an order that leaves nothing behind.
+    The minimum does not apply to an order of the whole stake.
     """
     if not state.subtensor.get("NetworksAdded", order.netuid):
         raise state.fail(_PALLET, "SubnetNotExists")
@@ -115,7 +115,7 @@ def _check_account(state: State, hotkey: str) -> None:
 
 
 def _sell_everywhere(state: State, coldkey: str, hotkey: str, *, but: tuple[int, ...]) -> int:
-    """Sell what can be sold on each open subnet; the TAO that it brought."""
+    """Sell as far as possible on each open subnet; return the TAO proceeds."""
     total_rao = 0
     for netuid in sorted(netuid for netuid, added in _networks(state) if added):
         if netuid in but or not state.subtensor.get("SubtokenEnabled", netuid):

@@ -1,8 +1,8 @@
 """Several calls in one extrinsic.
 
-Source: substrate's utility pallet, which subtensor forks (pallets/utility). Each inner call
-is undone on its own if it fails. The calls come from the caller's table, handed in as
-`dispatch`, since this module is an entry of that table itself.
+Source: subtensor's fork (pallets/utility) of substrate's utility pallet. A failed inner call is
+undone alone. The caller passes the table of calls as `dispatch`, since this module is an entry
+of the table.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ _PALLET = "Utility"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Call:
-    """A call nested in another one."""
+    """A nested call."""
 
     pallet: str
     function: str
@@ -25,7 +25,7 @@ class Call:
 
 
 def batch(dispatch: Dispatch, state: State, origin: str, *, calls: list[dict[str, Any]]) -> None:
-    """Utility.batch: one after the other; stops at the first that fails, and keeps the others."""
+    """Utility.batch: run in order; stop at the first failure and keep the earlier calls."""
     _check_length(state, calls)
     for index, call in enumerate(map(_parse, calls)):
         error = _attempt(dispatch, state, origin, call)
@@ -40,7 +40,7 @@ def batch(dispatch: Dispatch, state: State, origin: str, *, calls: list[dict[str
 def batch_all(
     dispatch: Dispatch, state: State, origin: str, *, calls: list[dict[str, Any]]
 ) -> None:
-    """Utility.batch_all: all of them or none; does not nest in itself."""
+    """Utility.batch_all: a failed call undoes every call; refuses a nested batch_all."""
     _check_length(state, calls)
     for call in map(_parse, calls):
         if (call.pallet, call.function) == (_PALLET, "batch_all"):
@@ -53,7 +53,7 @@ def batch_all(
 def force_batch(
     dispatch: Dispatch, state: State, origin: str, *, calls: list[dict[str, Any]]
 ) -> None:
-    """Utility.force_batch: every one is tried, whatever became of the others."""
+    """Utility.force_batch: try every call, even after failures."""
     _check_length(state, calls)
     has_errors = False
     for call in map(_parse, calls):
@@ -76,7 +76,7 @@ def nested_calls(pallet: str, args: dict[str, Any]) -> Iterator[Call]:
 
 
 def _parse(decoded: dict[str, Any]) -> Call:
-    """A nested call from what the codec makes of it."""
+    """A nested call from the codec's form."""
     return Call(
         pallet=decoded["call_module"],
         function=decoded["call_function"],
@@ -85,7 +85,7 @@ def _parse(decoded: dict[str, Any]) -> Call:
 
 
 def _attempt(dispatch: Dispatch, state: State, origin: str, call: Call) -> Any:
-    """Run a call in a transaction of its own; its error, None if it has none."""
+    """Run a call in a separate transaction; return the error, or None."""
     try:
         with state.transaction():
             dispatch(state, origin, call)

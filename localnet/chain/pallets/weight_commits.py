@@ -1,4 +1,4 @@
-"""Weights that are committed and not yet revealed: the two queues and their deadlines.
+"""Committed weights before the reveal: two queues and the deadlines.
 
 Owns `TimelockedWeightCommits` (per subnet and epoch) and `WeightCommits` (per subnet and
 hotkey). The calls are in `commit_reveal.py`. Source: subtensor, subnets/weights.rs and
@@ -27,7 +27,7 @@ _PAYLOAD = "(Vec<u8>,Vec<u16>,Vec<u16>,u64)"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TimelockedCommit:
-    """One committed row; ``data` is encrypted to a round, in the clear if modelled."""
+    """A committed row; ``data` is encrypted to a round, in the clear if modelled."""
 
     hotkey: str
     block: int
@@ -45,7 +45,7 @@ class HashCommit:
 
 
 def is_open(state: State, netuid: int, commit_epoch: int) -> bool:
-    """Whether the current epoch is the one that commits of `commit_epoch` are revealed in."""
+    """Whether the current epoch reveals the commits of `commit_epoch`."""
     return schedule.current_epoch(state, netuid) == commit_epoch + _period(state, netuid)
 
 
@@ -56,7 +56,7 @@ def is_expired(state: State, netuid: int, commit_epoch: int) -> bool:
 def add_timelocked(
     state: State, netuid: int, *, hotkey: str, data: bytes, round_number: int
 ) -> None:
-    """Queue a row for its epoch; raises TooManyUnrevealedCommits at the eleventh of a hotkey."""
+    """Queue a row for an epoch; raises TooManyUnrevealedCommits at a hotkey's eleventh row."""
     epoch = schedule.current_epoch(state, netuid)
     queue = timelocked(state, netuid, epoch)
     if sum(commit.hotkey == hotkey for commit in queue) >= MAX_UNREVEALED:
@@ -72,19 +72,19 @@ def add_timelocked(
 def add_modelled(
     state: State, netuid: int, *, hotkey: str, row: tuple[list[int], list[int], int]
 ) -> None:
-    """Queue a row (uids, u16 weights, version key) that opens when a real commit of it would."""
+    """Queue a row (uids, u16 weights, version key) until the reveal time of an equal commit."""
     public_key = bittensor_core.ss58_decode(hotkey)
     data = bytes(state.metadata.codec.encode(_PAYLOAD, (public_key, *row)))
     add_timelocked(state, netuid, hotkey=hotkey, data=data, round_number=MODELLED_ROUND)
 
 
 def timelocked(state: State, netuid: int, epoch: int) -> list[TimelockedCommit]:
-    """What was committed in an epoch, in order."""
+    """The commits of an epoch, in order."""
     return [_timelocked(row) for row in state.subtensor.get(_TIMELOCKED, netuid, epoch)]
 
 
 def put_timelocked(state: State, netuid: int, epoch: int, queue: list[TimelockedCommit]) -> None:
-    """Replace an epoch's queue; an empty one leaves no entry."""
+    """Replace an epoch's queue; an empty queue removes the entry."""
     rows = [(each.hotkey, each.block, each.data, each.round_number) for each in queue]
     if rows:
         state.subtensor.put(_TIMELOCKED, netuid, epoch, value=rows)
@@ -93,7 +93,7 @@ def put_timelocked(state: State, netuid: int, epoch: int, queue: list[Timelocked
 
 
 def take_due(state: State, netuid: int) -> tuple[int, list[TimelockedCommit]]:
-    """(the epoch whose commits are revealed now, those commits); older epochs are forgotten."""
+    """(commit epoch of the present reveals, the commits); deletes older epochs."""
     due = schedule.current_epoch(state, netuid) - _period(state, netuid)
     for epoch, _ in state.subtensor.entries(_TIMELOCKED, netuid):
         if epoch < due:
@@ -102,13 +102,13 @@ def take_due(state: State, netuid: int) -> tuple[int, list[TimelockedCommit]]:
 
 
 def hashes(state: State, netuid: int, hotkey: str) -> list[HashCommit] | None:
-    """A hotkey's committed hashes, oldest first; None if it has no entry."""
+    """A hotkey's committed hashes, oldest first; None without an entry."""
     rows = state.subtensor.get(_HASHES, netuid, hotkey)
     return None if rows is None else [_hash(row) for row in rows]
 
 
 def put_hashes(state: State, netuid: int, hotkey: str, queue: list[HashCommit]) -> None:
-    """Replace a hotkey's queue; an empty one leaves no entry."""
+    """Replace a hotkey's queue; an empty queue removes the entry."""
     rows = [(each.hash, each.epoch, each.block, 0) for each in queue]
     if rows:
         state.subtensor.put(_HASHES, netuid, hotkey, value=rows)
@@ -117,7 +117,7 @@ def put_hashes(state: State, netuid: int, hotkey: str, queue: list[HashCommit]) 
 
 
 def without_expired(state: State, netuid: int, queue: list[HashCommit]) -> list[HashCommit]:
-    """The queue from its first commit on that may still be revealed."""
+    """The queue from the first unexpired commit on."""
     for index, commit in enumerate(queue):
         if not is_expired(state, netuid, commit.epoch):
             return queue[index:]
@@ -125,9 +125,9 @@ def without_expired(state: State, netuid: int, queue: list[HashCommit]) -> list[
 
 
 def earliest_blocks(state: State, netuid: int) -> dict[str, int]:
-    """Per hotkey with commits that have not expired, the block of the earliest.
+    """Hotkey -> block of the earliest unexpired commit.
 
-    What such a hotkey says of a uid registered after that block was not said of its holder.
+    A committed weight on a uid registered after this block meant the uid's earlier holder.
     """
     found: list[tuple[str, int]] = []
     for hotkey, rows in state.subtensor.entries(_HASHES, netuid):

@@ -1,9 +1,9 @@
-"""Setting weights in the clear, and the rules of a row that revealed weights obey too.
+"""Setting weights in the clear, and the rules of a row, also valid for revealed weights.
 
 Source: subtensor, subnets/weights.rs `internal_set_weights` and guards/, checks in their
-order. Departures: a real node's pool refuses at once what the guards (stake, rate limit) would
-refuse, here it fails in its block with the module's error; mechanism 0 is the only one; with
-`commit_reveal` "modelled" a row is accepted like any other and waits like a commit.
+order. Departures: a real node's pool refuses a call at once by the guards (stake, rate limit);
+here the call fails in the block with the module's error. Only mechanism 0 exists. With
+`commit_reveal` "modelled" a row is accepted in the clear and waits like a commit.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ _HALF_SCALE = 32_768
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WeightRow:
-    """What a validator says of the uids `dests`: one u16 each, as the caller gave it."""
+    """A validator's weights on the uids `dests`: a u16 each, as given by the caller."""
 
     netuid: int
     dests: list[int]
@@ -37,7 +37,7 @@ def set_weights(
     weights: list[int],
     version_key: int,
 ) -> None:
-    """SubtensorModule.set_weights, signed by the hotkey whose weights these are."""
+    """SubtensorModule.set_weights, signed by the weights' hotkey."""
     row = WeightRow(netuid=netuid, dests=dests, weights=weights, version_key=version_key)
     check_stake(state, netuid, origin)
     if not state.subtensor.get("CommitRevealWeightsEnabled", netuid):
@@ -46,7 +46,7 @@ def set_weights(
 
 
 def set_mechanism_weights(state: State, origin: str, *, mecid: int, **row: Any) -> None:
-    """SubtensorModule.set_mechanism_weights: `set_weights`; mechanism 0 is the only one here."""
+    """SubtensorModule.set_mechanism_weights: `set_weights`; only mechanism 0 exists here."""
     check_mechanism(state, mecid)
     set_weights(state, origin, **row)
 
@@ -59,7 +59,7 @@ def batch_set_weights(
     weights: list[list[tuple[int, int]]],
     version_keys: list[int],
 ) -> None:
-    """SubtensorModule.batch_set_weights: one row per subnet; a bad one does not stop the rest."""
+    """SubtensorModule.batch_set_weights: a row per subnet; a bad row does not stop the rest."""
     if not len(netuids) == len(weights) == len(version_keys):
         raise state.fail(_PALLET, "InputLengthsUnequal")
     for netuid in netuids:
@@ -80,7 +80,7 @@ def batch_set_weights(
 
 
 def _set_plain(state: State, origin: str, row: WeightRow) -> None:
-    """Set or, if commits are modelled, queue a row; nothing is written before all checks passed."""
+    """Set or, if commits are modelled, queue a row; all checks come before any write."""
     if state.subtensor.get("CommitRevealWeightsEnabled", row.netuid):
         raise state.fail(_PALLET, "CommitRevealEnabled")
     uid, upscaled = _checked(state, origin, row, is_reveal=False)
@@ -126,7 +126,7 @@ def check_rate(state: State, netuid: int, hotkey: str, error: str) -> None:
 def _checked(
     state: State, hotkey: str, row: WeightRow, *, is_reveal: bool
 ) -> tuple[int, list[int]]:
-    """(the setter's uid, the row max-upscaled to u16), or the error that the row deserves."""
+    """(the setter's uid, the row max-upscaled to u16); raises on a bad row."""
     if row.netuid == staking.ROOT_NETUID:
         raise state.fail(_PALLET, "CanNotSetRootNetworkWeights")
     if len(row.dests) != len(row.weights):
@@ -157,7 +157,7 @@ def _check_permit(state: State, netuid: int, uid: int) -> None:
 
 
 def _check_values(state: State, row: WeightRow, is_self_weight: bool) -> list[int]:
-    """The row's weights max-upscaled to u16, or the error that they deserve."""
+    """The row's weights max-upscaled to u16; raises on bad weights."""
     if len(set(row.dests)) != len(row.dests):
         raise state.fail(_PALLET, "DuplicateUids")
     num_uids = neurons.num_uids(state, row.netuid)
@@ -188,10 +188,10 @@ def _store(state: State, row: WeightRow, uid: int, upscaled: list[int]) -> None:
 
 
 def max_upscale(weights: list[int]) -> list[int]:
-    """Scale so that the largest is 65535, rounded to nearest; zeros stay zeros.
+    """Scale the largest weight to 65535, rounded to nearest; zeros stay zeros.
 
     In the chain's 32.32 fixed point: the factor is truncated first if the largest is above
-    half, so that an exact half then rounds down.
+    half, and an exact half then rounds down.
     """
     largest = max(weights, default=0)
     if largest == 0:

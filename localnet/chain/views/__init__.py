@@ -1,7 +1,7 @@
-"""The runtime APIs that clients call: answers computed from the state at one block.
+"""The clients' runtime APIs: answers computed from the state at a block.
 
-Owns the mapping from `Api_method` to a value of the declared type. It changes nothing and
-keeps nothing. What is not listed in `RUNTIME_APIS` is refused by name.
+Owns the mapping from `Api_method` to a value of the declared type, without any state. A method
+outside `RUNTIME_APIS` is refused by name.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,6 @@
-"""Answers about what this chain does not have: root baskets, stake locks and conviction.
+"""Answers on features absent here: root baskets, stake locks and conviction.
 
-Clients ask for these with every wallet and stake view; the truthful answer is "none", in the
-type that the runtime declares.
+Clients ask with every wallet and stake view; the answer is empty, in the runtime's declared type.
 """
 
 from typing import Any
@@ -45,6 +44,6 @@ def basket_trading_status(state: State, hotkey: str) -> dict[str, Any]:
 
 
 def beta_pricing_page(state: State, *arguments: Any) -> dict[str, Any]:
-    """BetaBasketRuntimeApi.get_all_beta_pricing: one page with nothing on it."""
+    """BetaBasketRuntimeApi.get_all_beta_pricing: an empty page."""
     del state, arguments
     return {"pricing": [], "next": None}

@@ -1,4 +1,4 @@
-"""Delegates: hotkeys that others stake on, who stakes how much, and what they are paid.
+"""Delegates: hotkeys with other coldkeys' stake, the stakes, and the pay.
 
 Source: subtensor, rpc_info/delegate_info.rs. Delegates are the keys of the `Delegates` item.
 """
@@ -11,7 +11,7 @@ from localnet.chain.state import State
 from localnet.chain.views import subnets
 
 _BLOCKS_PER_DAY = 7200
-"""Of 12 s, whatever this chain's pace is: the runtime reckons so."""
+"""Blocks of 12 s at every pace of this chain, as the runtime assumes."""
 
 
 def delegate(state: State, hotkey: str) -> dict[str, Any] | None:
@@ -59,14 +59,14 @@ def _delegate(state: State, hotkey: str) -> dict[str, Any]:
 
 
 def _daily_rao(state: State, netuid: int, uid: int) -> int:
-    """What a uid earns in a day if each epoch pays like the last one."""
+    """A uid's pay per day if each epoch pays like the last epoch."""
     tempo = int(state.subtensor.get("Tempo", netuid))
     emission_rao = int(state.subtensor.get("Emission", netuid)[uid])
     return emission_rao * _BLOCKS_PER_DAY // tempo if tempo else 0
 
 
 def _nominators(state: State, hotkey: str) -> list[tuple[str, list[tuple[int, int]]]]:
-    """Every coldkey with stake on the hotkey, and its alpha by netuid."""
+    """Every coldkey with stake on the hotkey, and the alpha by netuid."""
     stakes: dict[str, list[tuple[int, int]]] = {}
     for (coldkey, netuid), _ in state.subtensor.entries("Alpha", hotkey):
         rao = staking.coldkey_alpha_rao(state, netuid, hotkey, coldkey)

@@ -1,4 +1,4 @@
-"""A subnet's hyperparameters as clients read them, in each of the runtime API's three shapes."""
+"""A subnet's hyperparameters in the runtime API's three shapes."""
 
 from typing import Any
 
@@ -95,7 +95,7 @@ def hyperparameter_entries(state: State, netuid: int) -> list[dict[str, Any]] | 
 
 
 def values(state: State, netuid: int) -> dict[str, Any]:
-    """What the metagraph and the first shape have in common, by field."""
+    """The common fields of the metagraph and the first shape, by name."""
     alpha_low, alpha_high = state.subtensor.get("AlphaValues", netuid)
     return {
         **read_items(state, netuid, _ITEMS),
@@ -106,7 +106,7 @@ def values(state: State, netuid: int) -> dict[str, Any]:
 
 
 def read_items(state: State, netuid: int, items: dict[str, str]) -> dict[str, Any]:
-    """Field -> value of the storage item that it stands for."""
+    """Field -> value of the field's storage item."""
     return {field: state.subtensor.get(item, netuid) for field, item in items.items()}
 
 

@@ -1,4 +1,4 @@
-"""What a subnet and an account call themselves."""
+"""The names of subnets and accounts."""
 
 from typing import Any
 
@@ -13,8 +13,8 @@ _NAME_OF_NOBODY = b"unknown"
 def subnet_name(state: State, netuid: int) -> list[int]:
     """The name in the subnet's identity, as the bytes of a `Vec<Compact<u8>>`.
 
-    Without one the runtime falls back on a table of the public network's subnets, and
-    past its end on "unknown"; the table would be wrong here.
+    Without an identity the runtime falls back on a table of the public network's subnets, and
+    past the table's end on "unknown"; the table would be wrong here.
     """
     identity = subnet_identity(state, netuid)
     if identity is not None and identity["subnet_name"]:

@@ -1,4 +1,4 @@
-"""Neurons as clients see them, one record per uid, with or without weights and bonds."""
+"""Neurons in the clients' form, a record per uid, with or without weights and bonds."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ _NO_LONGER_COMPUTED = {"rank": 0, "trust": 0, "pruning_score": U16_MAX}
 
 
 def axon(state: State, netuid: int, hotkey: str) -> dict[str, int]:
-    """Where the hotkey says that it serves; all zeros, as the runtime has it, if nowhere."""
+    """The hotkey's published endpoint; all zeros without an endpoint, as in the runtime."""
     return state.subtensor.get("Axons", netuid, hotkey) or _NO_AXON
 
 

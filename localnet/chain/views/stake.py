@@ -1,4 +1,4 @@
-"""Stake and prices as clients see them."""
+"""Stake and prices in the clients' form."""
 
 from typing import Any
 
@@ -8,9 +8,9 @@ from localnet.chain.views import subnets
 
 
 def stake_info(state: State, hotkey: str, coldkey: str, netuid: int) -> dict[str, Any]:
-    """StakeInfoRuntimeApi.get_stake_info_for_hotkey_coldkey_netuid, also where there is no stake.
+    """StakeInfoRuntimeApi.get_stake_info_for_hotkey_coldkey_netuid, also without stake.
 
-    `emission` is what the last epoch paid the hotkey as a validator.
+    `emission`: the hotkey's validator pay in the last epoch.
     """
     return {
         "hotkey": hotkey,
@@ -43,10 +43,10 @@ def coldkeys_stake_info(
 def stake_availability(
     state: State, coldkeys: list[str], netuids: list[int] | None
 ) -> dict[str, dict[int, dict[str, int]]]:
-    """StakeInfoRuntimeApi.get_stake_availability_for_coldkeys: nothing is ever locked here.
+    """StakeInfoRuntimeApi.get_stake_availability_for_coldkeys: stake is never locked here.
 
-    Per coldkey and subnet the sum over its hotkeys, where there is any. `netuids` None means
-    all; a list longer than there are subnets is answered with nothing, as by the runtime.
+    Per coldkey and subnet the sum over the coldkey's hotkeys, if above 0. `netuids` None means
+    all; as in the runtime, the answer is empty for more netuids than subnets.
     """
     known = subnets.netuids(state)
     asked = set(known if netuids is None else netuids)
@@ -63,7 +63,7 @@ def _availability(state: State, coldkey: str, netuids: set[int]) -> dict[int, di
 
 
 def auto_stake_hotkey(state: State, coldkey: str, netuid: int) -> str | None:
-    """SubnetInfoRuntimeApi.get_coldkey_auto_stake_hotkey; None if the coldkey chose none."""
+    """SubnetInfoRuntimeApi.get_coldkey_auto_stake_hotkey; None before a coldkey's choice."""
     hotkey = state.subtensor.get("AutoStakeDestination", coldkey, netuid)
     return None if hotkey is None else str(hotkey)
 
@@ -80,7 +80,7 @@ def alpha_prices_rao(state: State) -> list[dict[str, int]]:
 
 
 def simulate_swap(state: State, netuid: int, amount_rao: int) -> dict[str, Any]:
-    """SwapRuntimeApi.sim_swap_tao_for_alpha and sim_swap_alpha_for_tao: one for one, no fee, no
+    """SwapRuntimeApi.sim_swap_tao_for_alpha and sim_swap_alpha_for_tao: 1 : 1, without fee or
     slippage."""
     del state, netuid
     nothing = {"tao_fee": 0, "alpha_fee": 0, "tao_slippage": 0, "alpha_slippage": 0}

@@ -1,4 +1,4 @@
-"""A subnet as clients see it without its uids: pool, price of entry, next epoch.
+"""A subnet in the clients' form without uids: pool, price of entry, next epoch.
 
 Source: subtensor, rpc_info/{dynamic_info,subnet_info}.rs.
 """
@@ -46,12 +46,12 @@ _PENDING_ITEMS = ("PendingServerEmission", "PendingValidatorEmission")
 
 
 def netuids(state: State) -> tuple[int, ...]:
-    """Of all subnets, root included, ascending."""
+    """Netuids of all subnets, including root, ascending."""
     return ROOT_NETUID, *schedule.subnets(state)
 
 
 def pool_and_emission(state: State, netuid: int) -> dict[str, Any]:
-    """What dynamic info and the metagraph have in common."""
+    """The common fields of dynamic info and the metagraph."""
     values = read_items(state, netuid, _POOL_ITEMS)
     pending_rao = sum(int(state.subtensor.get(item, netuid)) for item in _PENDING_ITEMS)
     return {
@@ -104,13 +104,13 @@ def subnets_info(state: State) -> list[dict[str, Any] | None]:
 
 
 def subnet_account(state: State, netuid: int) -> str | None:
-    """SubnetInfoRuntimeApi.get_subnet_account_id: who holds the subnet's TAO."""
+    """SubnetInfoRuntimeApi.get_subnet_account_id: the account with the subnet's TAO."""
     exists = state.subtensor.get("NetworksAdded", netuid)
     return staking.subnet_account(netuid) if exists else None
 
 
 def subnet_to_prune(state: State) -> None:
-    """SubnetInfoRuntimeApi.get_subnet_to_prune: none is ever removed here."""
+    """SubnetInfoRuntimeApi.get_subnet_to_prune: subnets are never removed here."""
     del state
 
 
