@@ -11,6 +11,7 @@ from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from template.chain import Metagraph, Neuron
 from template.chain.commands import Commands
@@ -199,7 +200,7 @@ class RecordingMetrics:
     def close(self) -> None:
         pass
 
-    def series(self, key: str) -> dict[int, object]:
+    def series(self, key: str) -> dict[int, Any]:
         """window -> the last value logged under `key`."""
         return {window: values[key] for window, values in self.rows if key in values}
 

@@ -191,7 +191,7 @@ def is_package(name: str) -> bool:
 
 def imports(path: Path) -> set[str]:
     """Every module that a file imports, in full: `from template.store import s3` counts as s3."""
-    found = set()
+    found: set[str] = set()
     for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -187,7 +188,7 @@ def a_page_left_out(bench):
     return bench.resigned(replace(bench.honest, ids_S=bench.honest.ids_S[:-1], measured=shorter))
 
 
-def with_reputation(bench: Bench, name: str, **changes: object) -> WindowLog:
+def with_reputation(bench: Bench, name: str, **changes: Any) -> WindowLog:
     hotkey = hotkey_of(name)
     reputation = bench.honest.reputations[hotkey]
     changed = replace(
@@ -221,7 +222,7 @@ def a_uid(bench):
     return bench.resigned(replace(bench.honest, uids={**bench.honest.uids, hotkey_of("m0"): 0}))
 
 
-def with_verdict(bench: Bench, name: str, **changes: object) -> WindowLog:
+def with_verdict(bench: Bench, name: str, **changes: Any) -> WindowLog:
     changed = replace(bench.verdict(name), **changes)
     verdicts = tuple(changed if v.uid == changed.uid else v for v in bench.honest.verdicts)
     return replace(bench.honest, verdicts=verdicts)

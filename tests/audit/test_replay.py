@@ -143,7 +143,8 @@ def test_every_validators_losses_are_computed_again(swarm, world, tmp_path) -> N
     window["before"][0] += 0.01
     context = world.context(hotkey_of("nobody-yet"), tmp_path / "replay")
     replayed = replay_run(context, Peers(context), 1, lambda _line: None)
-    before, said = dict(replayed.wrong), []
+    before = dict(replayed.wrong)
+    said: list[str] = []
     audit_validators(context, replayed, said.append)
     assert replayed.wrong == before, "all logs are as the losses are"
     audited = {line.split(":")[0] for line in said if "losses computed again" in line}
@@ -158,6 +159,7 @@ def _vote_otherwise(world, name: str) -> None:
     hotkey = hotkey_of(name)
     blocks, values = world.ledger.commitments[hotkey]
     record = decode_record(values[-1])
+    assert record.vote is not None
     other = replace(record.vote, root=bytes(ROOT_BYTES))
     blocks.append(world.time.block)
     values.append(encode_record(Record(access=record.access, vote=other)))
@@ -176,6 +178,7 @@ def test_the_root_is_that_of_more_than_half_of_the_stake(world, tmp_path) -> Non
     assert wait_for_majority_vote(context).root == bytes(ROOT_BYTES)
     blocks, values = world.ledger.commitments[hotkey_of("val-c")]
     record = decode_record(values[-1])
+    assert record.vote is not None
     third = replace(record.vote, root=bytes([1]) * ROOT_BYTES)
     blocks.append(world.time.block)
     values.append(encode_record(Record(access=record.access, vote=third)))

@@ -7,6 +7,7 @@ from simulation.swarm import build_world
 from simulation.world import World, hotkey_of
 from template.base.miner import Miner
 from template.base.pending import PendingPayload
+from template.base.work import HonestWork
 from template.errors import StoreError
 from template.protocol.keys import blob_key
 from template.protocol.payload import PayloadHeader, decode_payload, encode_payload, payload_digest
@@ -56,8 +57,9 @@ def test_a_restart_says_again_what_was_committed_last(world, tmp_path) -> None:
     before.save()
     after = Miner(world.context(M0, tmp_path))
     assert list(after.pending) == list(before.pending)
-    payload = _said(world).payload
-    assert (payload.window, payload.digest) == (10, before.pending.newest.digest)
+    payload, newest = _said(world).payload, before.pending.newest
+    assert newest is not None
+    assert (payload.window, payload.digest) == (10, newest.digest)
 
 
 def test_a_frame_without_bytes_can_be_saved(world, tmp_path) -> None:
@@ -100,6 +102,7 @@ def test_what_was_not_accepted_goes_back_into_error_feedback(world, tmp_path) ->
         _add(miner, window, frame)
 
     miner.settle(_decided(3, payload_digest(frames[3])))
+    assert isinstance(miner.work, HonestWork)
     assert not any(residual.any() for residual in miner.work.feedback.tensors.values())
     miner.settle(_decided(4))
     sent = decode_payload(frames[4], miner.context.form).tensors
@@ -110,6 +113,7 @@ def test_what_was_not_accepted_goes_back_into_error_feedback(world, tmp_path) ->
         assert dense.any(), name
     assert [pending.window for pending in miner.pending] == [5]
     again = Miner(world.context(M0, tmp_path))
+    assert isinstance(again.work, HonestWork)
     for name, residual in miner.work.feedback.tensors.items():
         assert torch.equal(again.work.feedback.tensors[name], residual), name
 
@@ -121,6 +125,7 @@ def test_own_payloads_under_way_are_those_of_earlier_windows_that_can_be_read(
     good = {window: _frame(miner, window) for window in (3, 4)}
     for window, frame in {2: b"spoilt", **good}.items():
         _add(miner, window, frame)
+    assert isinstance(miner.work, HonestWork)
     assert [payload.header.window for payload in miner.work.payloads_under_way(4)] == [3]
     assert [payload.header.window for payload in miner.work.payloads_under_way(5)] == [3, 4]
     assert miner.work.payloads_under_way(2) == []

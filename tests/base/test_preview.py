@@ -18,7 +18,7 @@ from simulation.swarm import (
     run,
     to_the_end,
 )
-from simulation.world import hotkey_of
+from simulation.world import FakeChain, hotkey_of
 from template.base.miner import Miner
 from template.base.preview import Preview
 from template.base.work import COMMIT_MARGIN_BLOCKS, HonestWork
@@ -102,7 +102,7 @@ def test_whoever_has_no_time_to_wait_moves_in_the_middle(said, tmp_path) -> None
     assert {window for hotkey, window in said if hotkey == hotkey_of("m1")}
 
 
-def test_a_payload_that_cannot_be_fetched_is_left_out(tmp_path) -> None:
+def test_a_payload_that_cannot_be_fetched_is_left_out(tmp_path, monkeypatch) -> None:
     """m3's bucket has nothing for one miner, which takes the step all the same."""
     world = build_world({**STAKES_TAO, "m2": 0, "m3": 0})
     empty, fetch = MemoryStore(), world.context
@@ -117,7 +117,7 @@ def test_a_payload_that_cannot_be_fetched_is_left_out(tmp_path) -> None:
 
         return replace(made, open_bucket=open_bucket)
 
-    world.context = context
+    monkeypatch.setattr(world, "context", context)
     nodes = run(world, {**honest(*SIX), "m0": to_the_end(Miner)}, tmp_path)
     assert len(digests(nodes)) == 1
     seen = metrics(nodes["m0"]).series("previewed_uids")
@@ -147,6 +147,7 @@ def _alone(world, tmp_path) -> Miner:
 
 
 def _preview(miner: Miner, window: int) -> Preview:
+    assert isinstance(miner.work, HonestWork)
     return Preview(miner.context, miner.work.parts.peers, miner.follower, window)
 
 
@@ -217,6 +218,7 @@ def test_without_most_of_the_payloads_there_is_no_preview(tmp_path) -> None:
     while three.pending:
         found = three.poll()
     assert len(three.uids) == 3
+    assert found is not None
     assert tensors_digest(found) != tensors_digest(miner.follower.state.params)
 
 
@@ -246,13 +248,12 @@ def test_a_chain_that_does_not_answer_costs_the_preview_and_nothing_else(tmp_pat
     world = build_world(STAKES_TAO)
     miner = _alone(world, tmp_path)
     world.time.block = world.spec.schedule.schedule().first_block(1) + 5
-    chain = miner.context.chain
 
-    class Mute(type(chain)):
+    class Mute(FakeChain):
         def commitments(self, block):
             raise ChainError("no answer", code="unavailable")
 
-    miner.context = replace(miner.context, chain=Mute(chain._ledger, chain._hotkey))
+    miner.context = replace(miner.context, chain=Mute(world.ledger, hotkey_of("m0")))
     preview = _preview(miner, 1)
     assert preview.poll() is None
     assert not preview.pending
@@ -277,16 +278,20 @@ def test_a_miner_waits_while_twice_its_inner_loop_is_left(tmp_path) -> None:
     miner = _alone(world, tmp_path)
     end = world.spec.schedule.schedule().commit_block(1) - COMMIT_MARGIN_BLOCKS
     world.time.block = end - 7
+    assert isinstance(miner.work, HonestWork)
     assert not miner.work.has_time_to_wait(1)
     miner.work.inner_loop_blocks = 3
     assert miner.work.has_time_to_wait(1)
     miner.save()
     again = Miner(miner.context)
+    assert isinstance(again.work, HonestWork)
     assert again.work.inner_loop_blocks == 3
     assert again.follower.ledger.last_accepted == frozenset({hotkey_of("m1")})
     assert again.work.has_time_to_wait(1)
     world.time.block += 1
-    assert not Miner(miner.context).work.has_time_to_wait(1)
+    late = Miner(miner.context).work
+    assert isinstance(late, HonestWork)
+    assert not late.has_time_to_wait(1)
 
 
 def test_frames_that_cannot_be_admitted_are_left_out(tmp_path) -> None:

@@ -30,9 +30,13 @@ class Script:
         return bool(entry)
 
 
+def _no_sleep(seconds: float) -> None:
+    pytest.fail(f"slept for {seconds} s")
+
+
 def test_it_stops_when_the_step_says_so() -> None:
     script = Script(True, True, False, True)
-    supervise(script, sleep=pytest.fail)
+    supervise(script, sleep=_no_sleep)
     assert script.calls == 3
 
 
@@ -48,7 +52,7 @@ def test_it_stops_when_the_step_says_so() -> None:
 def test_what_no_repetition_mends_ends_it_at_once(error: Exception) -> None:
     script = Script(True, error, True)
     with pytest.raises(type(error)):
-        supervise(script, sleep=pytest.fail)
+        supervise(script, sleep=_no_sleep)
     assert script.calls == 2
 
 
@@ -56,7 +60,8 @@ def test_what_no_repetition_mends_ends_it_at_once(error: Exception) -> None:
 def test_defects_are_logged_whole_and_end_it_after_so_many_in_a_row(
     error: Exception, caplog
 ) -> None:
-    script, pauses = Script(*[error] * 4), []
+    script = Script(*[error] * 4)
+    pauses: list[float] = []
     with pytest.raises(Crashed, match=type(error).__name__), caplog.at_level(logging.ERROR):
         supervise(script, max_failures=3, sleep=pauses.append)
     assert script.calls == 3
@@ -102,7 +107,8 @@ def test_another_cause_is_told_and_so_is_the_end_of_the_trouble(caplog) -> None:
 
 @pytest.mark.parametrize("error", [ChainError("gone"), ValueError("ours")])
 def test_a_success_forgives_the_failures_before(error: Exception) -> None:
-    script, pauses = Script(error, error, True, error, error, False), []
+    script = Script(error, error, True, error, error, False)
+    pauses: list[float] = []
     supervise(script, max_failures=3, sleep=pauses.append)
     assert script.calls == 6
     assert pauses == [0.5, 1.0, 0.5, 1.0]
@@ -126,4 +132,4 @@ def test_pauses_grow_to_their_bound(error: Exception) -> None:
 @pytest.mark.parametrize("stop", [KeyboardInterrupt(), SystemExit(3)])
 def test_being_told_to_stop_is_no_failure(stop: BaseException) -> None:
     with pytest.raises(type(stop)):
-        supervise(Script(stop, True), sleep=pytest.fail)
+        supervise(Script(stop, True), sleep=_no_sleep)

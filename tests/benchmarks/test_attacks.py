@@ -2,14 +2,16 @@
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from benchmarks.attacks import council, frames, report, suite, working
-from benchmarks.attacks.actor import Actor
+from benchmarks.attacks.actor import Actor, Malformed
 from benchmarks.attacks.catalogue import ATTACKS, KINDS, PARTIAL, SYBIL, VALIDATOR
 from benchmarks.attacks.council import BURN_UID, Council, Scene
 from benchmarks.attacks.idle import Undelivered
@@ -45,18 +47,22 @@ def _play(name: str, *, defended: bool = True) -> Swarm:
     return swarm
 
 
-def _tiny(attackers: list[Actor], *, honest: int = 2, **changes) -> Swarm:
-    """Three windows of four steps, and what everybody sent and claimed in each."""
-    swarm = Swarm(TINY, [*(Actor() for _ in range(honest)), *attackers], **changes)
-    swarm.seen = []
-    through = swarm._through_the_door
+class Watched(Swarm):
+    """`seen`: by window, the messages and what of them came through the door."""
 
-    def door(number, messages, consumed):
-        sent = through(number, messages, consumed)
-        swarm.seen.append((dict(messages), sent))
+    seen: list[tuple[dict[int, Any], Any]]
+    final_N: Any
+
+    def _through_the_door(self, number, messages, consumed):
+        sent = super()._through_the_door(number, messages, consumed)
+        self.seen.append((dict(messages), sent))
         return sent
 
-    swarm._through_the_door = door
+
+def _tiny(attackers: list[Actor], *, honest: int = 2, **changes) -> Watched:
+    """Three windows of four steps, and what everybody sent and claimed in each."""
+    swarm = Watched(TINY, [*(Actor() for _ in range(honest)), *attackers], **changes)
+    swarm.seen = []
     swarm.final_N = swarm.run()
     return swarm
 
@@ -179,6 +185,7 @@ def test_a_malformed_frame_is_refused_by_the_decoder(workers, form, name, reason
     frame = frames.frame_of(message, 3, workers.space, form)
     assert decode_payload(frame, form).header.window == 3
     (actor,) = ATTACKS[name].team()
+    assert isinstance(actor, Malformed)
     with pytest.raises(PayloadError) as caught:
         decode_payload(actor.damaged(frame, form), form)
     assert caught.value.reason == reason
@@ -333,7 +340,8 @@ def test_who_copies_weights_has_those_of_the_epoch_before() -> None:
     copier = council.WeightCopier()
 
     def earned(rows) -> float:
-        chain, seen, mine, theirs = Council(3, RULES, 0.25), {}, 0.0, 0.0
+        chain, mine, theirs = Council(3, RULES, 0.25), 0.0, 0.0
+        seen: Mapping[int, float] = {}
         for honest in rows:
             scene = Scene(
                 named=frozenset(), shares={}, committed=frozenset(),
@@ -350,6 +358,7 @@ def test_who_copies_weights_has_those_of_the_epoch_before() -> None:
 @pytest.mark.parametrize("name", [n for n, a in ATTACKS.items() if a.kind == VALIDATOR])
 def test_a_dishonest_validator_changes_nothing_for_others(name: str) -> None:
     attack = ATTACKS[name]
+    assert attack.validator is not None
     swarm = _tiny(attack.group(1), dishonest=attack.validator())
     away = _tiny([Undelivered()])
     assert swarm.outcome.stopped is None

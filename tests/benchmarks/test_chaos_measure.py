@@ -206,7 +206,7 @@ def said(window: int, *statuses: str) -> list[dict[str, object]]:
 
 def test_judged_is_what_most_validators_measured_and_did_not_name() -> None:
     bad, good, away = ("no_gain", "no_work"), ("no_gain", "named"), ("no_gain", "unavailable")
-    logs = [
+    logs: list[list[dict[str, object]]] = [
         [*said(1, *bad), *said(2, *bad), *said(3, *bad), *said(4, *away), {"kind": "window"}],
         [*said(1, *bad), *said(2, *bad), *said(3, *good), *said(4, *away)],
         [*said(1, *bad), *said(3, *good), *said(4, *bad)],

@@ -5,16 +5,18 @@ import math
 import pytest
 
 from benchmarks.evaluation import limits
+from benchmarks.learning.text import ROOT
+from template.base.pace import VOTE_MARGIN_BLOCKS
 from template.commands.plan import RunChoices, check_plan, load_plan
 from template.scoring.rules import claims_of_each
 
 
 @pytest.mark.parametrize(("plan", "seconds"), [("localnet", 3.0), ("testnet", 696.0)])
 def test_the_budget_is_from_the_pool_s_block_to_the_vote(plan: str, seconds: float) -> None:
-    path = limits.ROOT / "runs" / f"{plan}.toml"
+    path = ROOT / "runs" / f"{plan}.toml"
     choices = RunChoices(owner_hotkey=limits.OWNER, start_block=100)
     schedule = check_plan(path, load_plan(path), choices).schedule.schedule()
-    blocks = schedule.vote_block(5) - limits.VOTE_MARGIN_BLOCKS - schedule.held_out_block(5)
+    blocks = schedule.vote_block(5) - VOTE_MARGIN_BLOCKS - schedule.held_out_block(5)
     assert limits.budget_s(plan) == seconds == blocks * limits.BLOCK_S[plan]
 
 

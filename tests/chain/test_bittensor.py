@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import bittensor as bt
 import pytest
@@ -65,7 +66,8 @@ def chain_process(*flags: str, port: int | None = None) -> Iterator[int]:
     finally:
         process.terminate()
         process.wait(10)
-        process.stdout.close()
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 def make_subnet(chain_port: int) -> None:
@@ -101,7 +103,7 @@ def open_chain(port: int) -> Iterator[Callable[..., BittensorChain]]:
     opened: list[BittensorChain] = []
 
     def build(
-        wallet: Keys | None = None,
+        wallet: Any = None,
         *,
         at_port: int = port,
         netuid: int = NETUID,
@@ -292,9 +294,10 @@ def test_the_raw_weights_call_is_one_that_the_chain_understands(
     chain = open_chain(MINER)
     wait_for_rate_limit(chain, uid=1)
     before = chain.head()
+    wallet: Any = MINER
     intent = bt.SetWeights(netuid=NETUID, uids=[1], weights=[1.0], version_key=0)
     call = raw_weights_call(intent)
-    chain._write(lambda sdk: submit_call(sdk, call, MINER))
+    chain._write(lambda sdk: submit_call(sdk, call, wallet))
     assert chain.metagraph(chain.head()).neurons[1].last_update > before
 
 

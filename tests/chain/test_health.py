@@ -1,7 +1,6 @@
 """Log lines about an unreachable or slow endpoint: once, with the remedy, without secrets."""
 
 import logging
-from collections.abc import Iterator
 
 import pytest
 
@@ -30,7 +29,7 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def health(clock: Clock, caplog: pytest.LogCaptureFixture) -> Iterator[EndpointHealth]:
+def health(clock: Clock, caplog: pytest.LogCaptureFixture) -> EndpointHealth:
     caplog.set_level(logging.WARNING)
     patience = Patience(outage_s=1800, slow_read_s=5.0)
     return EndpointHealth(TOKEN, patience, now_s=clock.now_s)

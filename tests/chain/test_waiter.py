@@ -1,7 +1,10 @@
 """Waiting for blocks: no earlier, not much later, and without hammering the node."""
 
+from typing import cast
+
 import pytest
 
+from template.chain import Chain
 from template.chain.waiter import HEAD_AGE_S, MAX_POLL_S, MIN_POLL_S, Waiter
 
 FINALITY_LAG = 2
@@ -28,7 +31,7 @@ class ClockworkChain:
         self.now += seconds
 
     def waiter(self) -> Waiter:
-        return Waiter(self, sleep=self.sleep, now_s=lambda: self.now)
+        return Waiter(cast(Chain, self), sleep=self.sleep, now_s=lambda: self.now)
 
 
 @pytest.mark.parametrize("block_s", [0.25, 12.0])

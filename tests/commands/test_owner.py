@@ -165,7 +165,8 @@ class Failing(MemoryStore):
 
 
 def test_an_upload_that_broke_off_goes_on_where_it_was() -> None:
-    run, bucket, said = _prepare(), Failing(2), []
+    run, bucket = _prepare(), Failing(2)
+    said: list[str] = []
     with pytest.raises(Unavailable):
         upload_missing(run, bucket, bucket.reader(), said.append)
     assert len(bucket.list("")) == len(said) == 2

@@ -1,6 +1,7 @@
 """From losses to verdicts: every status for its reason, and one payload never shifts another."""
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -42,7 +43,13 @@ def test_gains_are_those_of_the_held_out_sequences_alone() -> None:
     expected = paired_gain(measured.before_S[held], measured.after_S[1][held])
     assert (one.gain, one.gain_standard_error) == (expected.mean, expected.standard_error)
     assert one.gain == pytest.approx(0.05, abs=0.005)
+    assert one.relative_gain is not None
+    assert two.relative_gain is not None
+    assert one.gain is not None
+    assert two.gain is not None
     assert one.relative_gain / two.relative_gain == pytest.approx(one.gain / two.gain)
+    assert one.work_effect is not None
+    assert two.work_effect is not None
     assert one.work_effect > 3 > abs(two.work_effect)
     assert (one.status, two.status) == ("named", "named")
 
@@ -76,6 +83,7 @@ def test_who_was_found_out_is_not_named_whatever_it_gains() -> None:
     out = WorkState(log_ratio=-RULES.work.bound)
     one, two = judge([_blank(1), _blank(2)], measured, {"hk2": out}, RULES)
     assert (one.status, two.status) == ("named", "no_work")
+    assert two.relative_gain is not None
     assert two.relative_gain > 0.5
     nearly = WorkState(log_ratio=-0.5 * RULES.work.bound)
     measured = _measured({1: 0.05, 2: 0.05}, {2: 0.5})
@@ -99,10 +107,10 @@ def test_histories_are_a_function_of_the_last_windows() -> None:
         )
         for w in range(10)
     ]  # fmt: skip
-    old: dict = {}
+    old: Mapping[str, Mapping[int, Entry]] = {}
     for window, verdicts in enumerate(logs):
         old = add_window(old, window, verdicts, 4)
-    new: dict = {}
+    new: Mapping[str, Mapping[int, Entry]] = {}
     for window, verdicts in enumerate(logs[-4:], 6):
         new = add_window(new, window, verdicts, 4)
     assert old == new
@@ -115,7 +123,9 @@ def test_histories_are_a_function_of_the_last_windows() -> None:
     assert states["hk1"].log_ratio > states["hk2"].log_ratio
     by_hand = WorkState()
     for verdicts in logs[-4:]:
-        by_hand = by_hand.after(sample_of(verdicts[0]), RULES.work)
+        sample = sample_of(verdicts[0])
+        assert sample is not None
+        by_hand = by_hand.after(sample, RULES.work)
     assert states["hk1"] == by_hand
 
 

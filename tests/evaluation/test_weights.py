@@ -323,7 +323,7 @@ def test_who_is_not_drawn_is_neither_paid_nor_blamed_for_it(drawn: float) -> Non
 
 def test_windows_in_which_nothing_was_drawn_of_a_miner_say_nothing_of_it() -> None:
     often = {1: {w: 1.0 if w % 2 else None for w in range(21)}}
-    never = {2: dict.fromkeys(range(21)), 3: steady(1.0)}
+    never: dict[int, Mapping[int, float | None]] = {2: dict.fromkeys(range(21)), 3: steady(1.0)}
     assert chain_weights(often, WINDOW, RULES) == {1: 1.0}
     assert chain_weights(never, WINDOW, RULES) == {3: 1.0}
     failed = {w: -1.0 if w == 19 else g for w, g in often[1].items()}

@@ -82,7 +82,9 @@ def test_the_table_fits_a_narrow_terminal(run, width):
 @pytest.mark.parametrize("width", [80, 100, 140])
 def test_no_heading_and_no_name_is_broken(run, width):
     report = collect(run.sources())
-    report["neurons"][3].update(name="malformed-10", behaviour="malformed", emission_rao=10**12)
+    neuron = report["neurons"][3]
+    neuron["name"], neuron["behaviour"] = "malformed-10", "malformed"
+    neuron["emission_rao"] = 10**12
     lines = rendered(final_table(report), width=width).splitlines()
     assert list(COLUMNS) == lines[1].split()
     assert "malformed-10" in lines[6]

@@ -15,6 +15,7 @@ from template.protocol.keys import bucket_name
 from template.protocol.record import Access, AccessKind
 from template.protocol.ss58 import public_key
 from template.store.endpoints import check_peer_endpoint, is_local_chain, is_loopback
+from template.store.s3 import S3Store
 from tests.support.waiting import HANG_S
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,6 +81,7 @@ def _access(url: str, kind: AccessKind = AccessKind.S3) -> Access:
 def test_on_a_real_network_buckets_are_on_r2(url: str) -> None:
     check_peer_endpoint(url, on_localnet=False)
     store = bucket_opener(on_localnet=False)(hotkey_of("m0"), _access(url))
+    assert isinstance(store, S3Store)
     assert store.bucket.bucket == bucket_name(public_key(hotkey_of("m0")))
     assert "public" not in repr(store.bucket)
     with pytest.raises(RecordError, match="this machine"):
@@ -127,6 +129,7 @@ def test_random_endpoints_raise_nothing_but_record_errors() -> None:
 
 def test_r2_records_lead_to_cloudflare() -> None:
     store = bucket_opener(on_localnet=False)(hotkey_of("m0"), _access("ab" * 16, AccessKind.R2_EU))
+    assert isinstance(store, S3Store)
     assert store.bucket.endpoint_url == f"https://{'ab' * 16}.eu.r2.cloudflarestorage.com"
 
 

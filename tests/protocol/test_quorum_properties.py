@@ -60,9 +60,13 @@ def _share(voters: Sequence[Voter], counts: Callable[[Vote], bool]) -> Fraction:
     return Fraction(sum(v.stake_rao for v in voters if counts(v.vote)), total or 1)
 
 
+def _is_for(root: bytes) -> Callable[[Vote], bool]:
+    return lambda vote: vote.root == root
+
+
 def _naive_root(voters: Sequence[Voter]) -> bytes | None:
     for root in ROOTS:
-        if _share(voters, lambda vote, root=root: vote.root == root) > HALF:
+        if _share(voters, _is_for(root)) > HALF:
             return root
     return None
 

@@ -15,6 +15,7 @@ from simulation.world import World
 from template.base.miner import Miner
 from template.base.supervisor import supervise
 from template.base.validator import Validator
+from template.base.work import HonestWork
 from template.context import NodeContext
 from template.protocol.root import tensors_digest
 from template.sync.own_checkpoint import own_checkpoint_path
@@ -91,6 +92,8 @@ def _staying(name: str, stay: Stay, diary: Diary) -> Drive:
                 with pytest.raises(Killed):
                     supervise(step_to_restart, max_failures=1)
                 before, node = node, kind(world.context(context.hotkey, context.state_dir))
+                assert isinstance(before, Miner)
+                assert isinstance(node, Miner)
                 _assert_same_memory(before, node)
                 diary.restarted.append(name)
             supervise(step, max_failures=1)
@@ -105,6 +108,7 @@ def _assert_same_memory(before: Miner, after: Miner) -> None:
     """A restarted miner has the error feedback and the moments of its last save, bit for bit."""
     saved = load_local(own_checkpoint_path(before.context.state_dir), before.context.spec)
     assert saved is not None
+    assert isinstance(after.work, HonestWork)
     assert any(residual.any() for residual in after.work.feedback.tensors.values())
     assert tensors_digest(after.work.feedback.tensors) == tensors_digest(saved.groups["feedback"])
     assert saved.groups["moments"]

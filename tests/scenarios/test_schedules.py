@@ -11,7 +11,7 @@ import pytest
 
 from simulation.faults import SWARM_DRAWS
 from simulation.swarm import TINY, Drive, digests, neurons_of, open_world, run, small_run
-from simulation.world import hotkey_of
+from simulation.world import RecordingMetrics, hotkey_of
 from template.base.memory import ValidatorMemory
 from template.base.miner import Miner
 from template.base.policy import ValidatorPolicy
@@ -127,7 +127,9 @@ class Outcome:
         """
         found: dict[int, set[object]] = {}
         for contexts in self.world.contexts.values():
-            rows = [row for context in contexts for row in context.metrics.rows if key in row[1]]
+            kept = [c.metrics for c in contexts if isinstance(c.metrics, RecordingMetrics)]
+            assert len(kept) == len(contexts)
+            rows = [row for metrics in kept for row in metrics.rows if key in row[1]]
             last = {window: (window, values) for window, values in rows}
             for window, values in last.values() if at_last else rows:
                 found.setdefault(window, set()).add(values[key])

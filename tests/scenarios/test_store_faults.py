@@ -6,6 +6,7 @@ with the same world without it: every root and every digest of the run has to be
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -26,6 +27,7 @@ from simulation.world import hotkey_of
 from template.base.miner import Miner
 from template.base.supervisor import supervise
 from template.base.validator import Validator
+from template.base.work import HonestWork
 from template.context import NodeContext
 from template.protocol.keys import blob_key, checkpoint_manifest_key
 from template.protocol.root import tensors_digest
@@ -92,7 +94,7 @@ def _crash(place: str, window: int, kind: type) -> type:
 
 def _restarting(
     kind: type,
-    check: Callable[[object, object], None] = lambda *_: None,
+    check: Callable[[Any, Any], None] = lambda *_: None,
     pause_blocks: int = 0,
 ):
     """Run; after a kill build the neuron anew from its state directory and go on."""
@@ -112,6 +114,7 @@ def _restarting(
 
 def _same_memory(before: Miner, after: Miner) -> None:
     """A killed miner knows again what its last save said, to the bit."""
+    assert isinstance(after.work, HonestWork)
     saved = load_local(own_checkpoint_path(before.context.state_dir), before.context.spec)
     assert saved is not None
     assert saved.groups["moments"], "killed before its first step: nothing is shown"

@@ -108,8 +108,8 @@ def test_of_too_many_payloads_all_validators_score_the_same_sample(tmp_path) -> 
         times.update(drawn)
     assert len(times) == len(miners), "in ten windows everybody is drawn"
     for window, uids in accepted(nodes["m0"]).items():
-        drawn = {v.uid for v in by_validator[0][window].verdicts if v.status != NOT_DRAWN}
-        assert uids <= drawn
+        drawn_uids = {v.uid for v in by_validator[0][window].verdicts if v.status != NOT_DRAWN}
+        assert uids <= drawn_uids
 
 
 def test_a_validator_with_one_wrong_bit_is_named_in_that_window_and_heals(tmp_path) -> None:

@@ -2,6 +2,8 @@
 who had gone on goes back. If they turn up in time, nothing is lost but the windows in between.
 """
 
+from typing import Any
+
 import pytest
 
 from simulation.swarm import accepted, build_world, digests, metrics, run, to_the_end, uid_of
@@ -30,7 +32,8 @@ def _thief(back_at: int | None) -> type:
 
     class Thief:
         def __init__(self, context) -> None:
-            self.context, self.world_bucket = context, None
+            self.context = context
+            self.world_bucket: Any = None
 
         def step(self) -> bool:
             schedule, bucket = self.context.schedule, self.world_bucket

@@ -1,5 +1,7 @@
 """Admission to scoring: refusals by reason, and the memory of earlier windows."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -54,7 +56,7 @@ class Window:
         self.checker = FrameChecker(spec=spec, form=form)
         self.seen = SeenPayloads(spec.outer.max_staleness)
 
-    def reasons(self, *made: tuple[Member, object], window: int = WINDOW) -> list[str | None]:
+    def reasons(self, *made: tuple[Member, Any], window: int = WINDOW) -> list[str | None]:
         members = [member for member, _ in made]
         frames = {member.uid: frame for member, frame in made}
         found = self.checker.admit_frames(window, members, frames, self.seen)
@@ -68,7 +70,10 @@ class Window:
             ],
         )
         refusals = [found[member.uid].refusal for member in members]
-        return [r.reason if isinstance(r, PayloadError) else r and str(r) for r in refusals]
+        return [
+            r.reason if isinstance(r, PayloadError) else None if r is None else str(r)
+            for r in refusals
+        ]
 
 
 @pytest.fixture
@@ -141,7 +146,8 @@ bodies = st.lists(
 
 @given(steps=bodies, max_staleness=st.integers(0, 4))
 def test_bodies_are_remembered_for_max_staleness_plus_two_windows(steps, max_staleness) -> None:
-    seen, naive = SeenPayloads(max_staleness), {}
+    seen = SeenPayloads(max_staleness)
+    naive: dict[int, tuple[int, str]] = {}
     for window, (hotkey, body) in enumerate(steps):
         naive.setdefault(body, (window, f"hotkey{hotkey}"))
         first = seen.add_body(bytes([body]), window, f"hotkey{hotkey}")
@@ -171,6 +177,7 @@ def test_kept_positions_follow_the_order_of_names(spec, form) -> None:
     checker = FrameChecker(spec=spec, form=form)
     found = checker.admit_frames(WINDOW, [member], {1: frame}, SeenPayloads(2))
     payload = found[1].payload
+    assert payload is not None
     positions = payload_positions(payload, form)
     assert (np.diff(positions) > 0).all()
     start, expected = 0, []

@@ -43,7 +43,8 @@ class Forging(MemoryStore):
 
 
 def test_a_good_bucket_passes_step_by_step_and_is_left_empty() -> None:
-    bucket, steps = MemoryStore(), []
+    bucket = MemoryStore()
+    steps: list[str] = []
     check_bucket(bucket, bucket.reader(), where="here", say=steps.append)
     assert len(steps) == 3
     assert "cannot write" in steps[-1]

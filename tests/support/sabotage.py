@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -47,7 +48,7 @@ class TroubledWorld(World):
         self._of: dict[str, list[Fault]] = {}
         self.took_effect: Counter[Fault] = Counter()
         self.contexts: dict[str, list[NodeContext]] = {name: [] for name in ROSTER}
-        self.nodes: dict[str, object] = {}
+        self.nodes: dict[str, Any] = {}
         self._calls: Counter[Fault] = Counter()
         self._threads: dict[str, int] = {}
         self._names = {hotkey_of(name): name for name in (*ROSTER, "owner")}

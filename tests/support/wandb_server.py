@@ -38,7 +38,7 @@ class WandbServer:
                 "project": {"id": "cA==", "name": "p", "entity": {"id": "ZQ==", "name": ENTITY}},
             }
             return {"upsertBucket": {"bucket": bucket, "inserted": True}}
-        viewer = {"id": "dg==", "entity": ENTITY, "username": ENTITY, "flags": "{}"}
+        viewer: dict[str, Any] = {"id": "dg==", "entity": ENTITY, "username": ENTITY, "flags": "{}"}
         viewer |= {"teams": {"edges": []}, "apiKeys": {"edges": []}}
         return {"viewer": viewer, "serverInfo": None, "createRunFiles": {"files": []}}
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from simulation.swarm import FOUR, STAKES_TAO, build_world, honest, metrics, run
-from simulation.world import World, hotkey_of
+from simulation.world import FakeChain, World, hotkey_of
 from template.chain.waiter import Waiter
 from template.errors import ConfigError, NotFound, Unavailable
 from template.peers.client import Peers
@@ -345,7 +345,7 @@ def test_theta_0_will_do_only_while_its_payloads_are_kept(
     block = context.schedule.first_block(window)
     world.time.block = max(world.time.block, block)
 
-    class Early(type(context.chain)):
+    class Early(FakeChain):
         def finalized(self) -> int:
             return block
 

@@ -81,7 +81,8 @@ accepted_uids = st.frozensets(st.sampled_from(sorted(MEMBERS)))
 @given(windows=st.lists(st.tuples(stakes, accepted_uids), min_size=1, max_size=12))
 def test_steps_are_a_hash_chain_and_roots_follow_the_naive_fold(spec, windows) -> None:
     ledger = new_ledger(spec)
-    root, voting_stakes = ledger.state.root, []
+    root = ledger.state.root
+    voting_stakes: list[int] = []
     for window, (stakes_rao, uids) in enumerate(windows):
         given_ballot = ballot(ledger, window, stakes_rao, uids=uids)
         naive = decide(given_ballot, voting_stakes, spec.outer.quorum_rules())

@@ -77,7 +77,9 @@ def test_no_coldkey_keeps_more_than_its_share_and_order_is_nothing(values, share
     assert max(totals) <= allowed * math.fsum(totals) * (1 + 1e-9)
     assert all(c[name] <= f[name] for c, f in zip(capped, factors, strict=True) for name in f)
     order = data.draw(st.permutations(range(len(values))))
-    again = cap_energy(*([column[i] for i in order] for column in (factors, norms, owners)), share)
+    again = cap_energy(
+        [factors[i] for i in order], [norms[i] for i in order], [owners[i] for i in order], share
+    )
     assert again == [capped[i] for i in order]
 
 

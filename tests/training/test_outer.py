@@ -8,6 +8,7 @@ import itertools
 import math
 from collections.abc import Mapping
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -93,7 +94,7 @@ def _naive_params(state: OuterState, payloads: Mapping[int, Payload], outer, own
     dense = {u: {n: _dense(t) for n, t in p.tensors.items()} for u, p in payloads.items()}
     norms = {u: {n: _naive_norm(d[d != 0]) for n, d in ds.items()} for u, ds in dense.items()}
     references = _naive_references(state, norms, outer)
-    factors = {}
+    factors: dict[int, Any] = {}
     for uid in sorted(payloads):
         header = payloads[uid].header
         share = 1.0

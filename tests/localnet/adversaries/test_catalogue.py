@@ -329,7 +329,8 @@ def _to_the_reveal(scene: Scene, miner) -> tuple[bytes | None, set[str]]:
     time.block = schedule.first_block(2) + scene.world.ledger.finality_lag
     miner.reveal()
     record = decode_record(scene.world.chain(BAD).commitments(time.block)[BAD])
-    return record.payload and record.payload.digest, set(miner.context.bucket.list(""))
+    digest = record.payload.digest if record.payload else None
+    return digest, set(miner.context.bucket.list(""))
 
 
 @pytest.mark.parametrize("name", ["undelivered", "honest"])
@@ -387,6 +388,8 @@ def test_one_reader_names_its_gate_on_chain(scene) -> None:
     miner = scene.build("one-reader")
     digest, (key,) = _to_the_reveal(scene, miner)
     record = decode_record(scene.world.chain(BAD).commitments(scene.world.time.block)[BAD])
+    assert digest is not None
+    assert record.access is not None
     assert key == payload_key(scene.world.spec.run_id, 1, digest)
     assert record.access.account.startswith("http://127.0.0.1:")
     assert record.access.account != scene.world.access(BAD).account

@@ -159,7 +159,7 @@ def test_timelocked_fields_are_kept_and_indexed_until_replaced(subnet: Any) -> N
 
 
 def test_a_bonds_reset_drops_the_bonds_to_the_hotkey_if_the_owner_allows_it(subnet: Any) -> None:
-    row = {"netuid": 1, "dests": [1, 3], "weights": [1, 1], "version_key": 0}
+    row: dict[str, Any] = {"netuid": 1, "dests": [1, 3], "weights": [1, 1], "version_key": 0}
     for name in ("owner", "bob"):
         assert stake(subnet, name, 100 * TAO) == "ok"
     subnet.seal(20)

@@ -92,7 +92,7 @@ class Caller:
         head = int(self.ask("chain_getHeader")["number"], 16)
         checkpoint = self.ask("chain_getBlockHash", bittensor_core.era_birth(8, head))
         era = {"period": 8, "current": head}
-        signed = {"era": era, "nonce": nonce, "tip": 0, "tip_asset_id": None}
+        signed: dict[str, Any] = {"era": era, "nonce": nonce, "tip": 0, "tip_asset_id": None}
         composed = self.codec.compose_call(*call)
         payload = self.codec.signature_payload(
             composed, genesis_hash=self.genesis, era_block_hash=checkpoint, **signed
@@ -124,7 +124,12 @@ class Caller:
 def test_twenty_kills_under_load_lose_no_block_that_was_heard_of(
     tmp_path: Path, start_chain: Callable[..., Any]
 ) -> None:
-    flags = ("--block-time", str(BLOCK_TIME_S), "--state", str(tmp_path / "chain.jsonl"))
+    flags: tuple[str, ...] = (
+        "--block-time",
+        str(BLOCK_TIME_S),
+        "--state",
+        str(tmp_path / "chain.jsonl"),
+    )
     chain = start_chain(*flags)
     flags = (*flags, "--port", chain.url.rpartition(":")[2])
     caller, rng = Caller(chain.url), random.Random(20)

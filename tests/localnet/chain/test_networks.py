@@ -142,7 +142,7 @@ def test_only_the_owner_starts_a_subnet_and_only_once(ledger: Any) -> None:
 def test_an_identity_fits_to_the_byte(subnet: Any, field: str, limit_bytes: int) -> None:
     def name(length: int, who: str = "owner", netuid: int = 1) -> str:
         # Not UTF-8, so that the codec hands it over as hex.
-        identity = {**IDENTITY, field: b"\xff" * length}
+        identity: dict[str, Any] = {**IDENTITY, field: b"\xff" * length}
         return by_coldkey(subnet, who, "set_subnet_identity", netuid=netuid, **identity)
 
     assert name(1, netuid=5) == "SubnetNotExists"
@@ -155,7 +155,7 @@ def test_an_identity_fits_to_the_byte(subnet: Any, field: str, limit_bytes: int)
 
 
 def test_text_that_looks_like_hex_stays_text(subnet: Any) -> None:
-    identity = {**IDENTITY, "subnet_name": b"0xTessera", "description": b"0x4142"}
+    identity: dict[str, Any] = {**IDENTITY, "subnet_name": b"0xTessera", "description": b"0x4142"}
     assert by_coldkey(subnet, "owner", "set_subnet_identity", netuid=1, **identity) == "ok"
     stored = subnet.get("SubnetIdentitiesV3", 1)
     assert (stored["subnet_name"], stored["description"]) == ("0xTessera", "0x4142")

@@ -28,7 +28,8 @@ ADDRESSES = [subnet_account(number) for number in range(1000, 1012)]
 
 
 def set_weights(ledger: Any, name: str, row: dict[int, int]) -> str:
-    args = {"netuid": 1, "dests": list(row), "weights": list(row.values()), "version_key": 0}
+    dests, weights = list(row), list(row.values())
+    args: dict[str, Any] = {"netuid": 1, "dests": dests, "weights": weights, "version_key": 0}
     return by_hotkey(ledger, name, "set_weights", **args)
 
 

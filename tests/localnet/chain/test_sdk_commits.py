@@ -75,7 +75,7 @@ def test_set_weights_lands_as_a_timelocked_commit(subnet: Any, wallets: dict[str
 
 
 def test_plain_weights_are_refused_by_their_name(subnet: Any, wallets: dict[str, Any]) -> None:
-    row = {"dests": [1], "weights": [1], "version_key": 0}
+    row: dict[str, Any] = {"dests": [1], "weights": [1], "version_key": 0}
     call = bt.calls.SubtensorModule.set_mechanism_weights(netuid=NETUID, mecid=0, **row)
     refused = subnet.submit_call(call, wallets["owner"], signer="hotkey", **FAST)
     assert not refused.success

@@ -203,7 +203,7 @@ def test_a_gift_to_the_subnets_account_pays_for_alpha_and_breaks_nothing(
 # Between positions
 
 
-def route(source: int, dest: int, rao: int) -> dict[str, int]:
+def route(source: int, dest: int, rao: int) -> dict[str, Any]:
     return {"origin_netuid": source, "destination_netuid": dest, "alpha_amount": rao}
 
 
@@ -226,7 +226,7 @@ def test_stake_swaps_to_another_subnet_on_one_hotkey(two_subnets: Any) -> None:
         args: dict[str, Any] = {"hotkey": alice.hot, **route(1, 2, TAO)}
         if limit is None:
             return by_coldkey(two_subnets, "alice", "swap_stake", **args)
-        prices = {"limit_price": limit, "allow_partial": partial}
+        prices: dict[str, Any] = {"limit_price": limit, "allow_partial": partial}
         return by_coldkey(two_subnets, "alice", "swap_stake_limit", **args, **prices)
 
     assert swap() == "ok"

@@ -47,7 +47,7 @@ class NodeStart:
     flags: dict[str, str]
     env: dict[str, str]
     secrets: set[str] = field(default_factory=set)
-    undo: list[Callable[[], None]] = field(default_factory=list)
+    undo: list[Callable[[], object]] = field(default_factory=list)
 
     @property
     def argv(self) -> list[str]:

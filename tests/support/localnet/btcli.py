@@ -102,7 +102,7 @@ class Btcli:
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         status = int(self._process.stdout.readline())
-        out, err = (Path(request[name]).read_text() for name in ("out", "err"))
+        out, err = (self.home / "out.txt").read_text(), (self.home / "err.txt").read_text()
         return Ran(status=status, out=out, err=err)
 
     def json(self, *words: str) -> Any:
@@ -183,7 +183,8 @@ def _serve() -> None:
     from bittensor.cli.prompt import run_app
     from typer.main import get_command
 
-    command = get_command(app)
+    # `run_app` takes a built command as well, whatever its signature says.
+    command: Any = get_command(app)
     # Or each command takes a quarter of a second at its end to collect what it inherited.
     gc.freeze()
     for line in sys.stdin:
