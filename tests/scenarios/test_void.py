@@ -92,7 +92,7 @@ def test_payloads_that_turn_up_again_are_applied_by_all(tmp_path) -> None:
         assert sets[LOST] == both
         assert sets[LOST + 1] == set(), "most of the stake said that it was stuck"
         assert metrics(node).series("no_op").keys().isdisjoint({LOST})
-    state, reader = nodes["val-a"].follower.state, nodes["m1"]
+    state, reader = nodes["val-a"].follower.state, nodes["val-b"]
     steps = read_lineage(reader.context, reader.peers, state.window, state.root[:ROOT_BYTES])
     assert [step.window for step in steps] == list(range(state.window - 1))
     assert {m.uid for m in steps[LOST].members} == both
