@@ -9,6 +9,7 @@ times of faults and points the process to the proxy's port.
 import socket
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
@@ -74,7 +75,7 @@ class _Head:
         return b"\r\n".join([*kept, b"Connection: close", b"", b""])
 
 
-class Proxy:
+class Proxy(ABC):
     """Accepts on a free port for as long as the `with` block lasts."""
 
     def __init__(self, target_port: int) -> None:
@@ -109,9 +110,9 @@ class Proxy:
         """Let all traffic pass again, including bodies under way."""
         self._trouble = None
 
+    @abstractmethod
     def serve(self, client: socket.socket) -> None:
         """Handle a connection, in a separate thread; OSError ends the connection."""
-        raise NotImplementedError
 
     def count(self, kind: str) -> None:
         with self._lock:

@@ -29,7 +29,7 @@ class Post:
 
 
 class Ground(Protocol):
-    """What faults act on. Names are those of processes."""
+    """The targets of faults, by process name."""
 
     @property
     def posts(self) -> Mapping[str, Post]: ...

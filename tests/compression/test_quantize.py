@@ -50,7 +50,7 @@ def decoded(values_NK: Tensor) -> Tensor:
 
 
 def values_of(codes_NK: np.ndarray, scale: TensorScale) -> Tensor:
-    """What codes say, one chunk for every scale byte."""
+    """The decoded values of codes, with a chunk for every scale byte."""
     num_chunks, k = codes_NK.shape
     places = places_of(num_chunks, k, k)
     indices = write(

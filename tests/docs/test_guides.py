@@ -214,7 +214,7 @@ def metagraph(person: Person) -> dict[str, Any]:
 
 
 def digests_by_window(person: Person) -> dict[int, str]:
-    """What a neuron wrote of its parameters, where its --help says that it writes."""
+    """The parameter digests in a neuron's metrics, at the path named by --help."""
     (path,) = (person.home / ".bittensor").glob("*/me/default/netuid1/*/metrics.jsonl")
     rows = map(json.loads, path.read_text().splitlines())
     return {row["window"]: row["params_digest"] for row in rows if "params_digest" in row}

@@ -56,7 +56,7 @@ def serving(data: Path, *flags: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def variables(path: Path) -> dict[str, str]:
-    """What a shell that sources the file would export."""
+    """The variables exported by a shell after sourcing the file."""
     script = f"set -e; . {path}; env"
     done = subprocess.run(
         ["bash", "-c", script], env={}, capture_output=True, text=True, check=True

@@ -1,4 +1,4 @@
-"""What is said about runs that are not good."""
+"""The sentences about failed localnet runs."""
 
 import pytest
 

@@ -381,7 +381,7 @@ def _events(world: TroubledWorld) -> list[tuple[int, Fault, Callable]]:
 
 
 def saboteur(world: TroubledWorld, context: NodeContext) -> None:
-    """What happens outside of the nodes, at its blocks."""
+    """Play the faults outside of the nodes at their planned blocks."""
     for block, fault, happen in _events(world):
         context.waiter.until_head(block)
         happen(world, fault)

@@ -24,7 +24,7 @@ MODULES: Final = {"miner": "neurons.miner", "validator": "neurons.validator"}
 
 @dataclass(frozen=True)
 class Ended:
-    """What a neuron left: its exit status, and all that it printed."""
+    """Exit status and printed text of an ended neuron."""
 
     status: int
     output: str

@@ -27,7 +27,7 @@ _ALONE = ("--fallback-endpoints", "none", "--archive-endpoints", "none")
 
 @dataclass(frozen=True, kw_only=True)
 class Ran:
-    """What a command left: its exit status and its two outputs."""
+    """Exit status, standard output and standard error of a command."""
 
     status: int
     out: str
