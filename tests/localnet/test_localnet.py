@@ -159,7 +159,7 @@ def test_no_secret_leaves_its_place(story: Story) -> None:
     secrets = secrets_of(out)
     assert all(secrets.values())
     secrets["wandb"] = encodings(WANDB_KEY) | encodings(f"api:{WANDB_KEY}")
-    assert b"miner.py" in story.command_lines
+    assert b"template.cli\0miner" in story.command_lines
     assert kinds_in(story.command_lines, secrets) == set()
     found = search(out.parent, out, secrets)
     assert found.leaked == {}

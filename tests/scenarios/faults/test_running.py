@@ -264,7 +264,7 @@ def test_a_socket_dropped_again_and_again_loses_nothing(story: Story) -> None:
     told = dropped.lines("WARNING", "ws://127.0.0.1:", "--subtensor.network")
     broken = [line for line in told if BROKEN_WRITE in line]
     assert broken, dropped.output
-    assert "name another endpoint with --subtensor.network; trying again" in broken[0]
+    assert "name another endpoint with --subtensor.network; retrying" in broken[0]
     # One line for each kind of trouble until it is over, not for each cut.
     assert len(told) < story.num_cuts / 4, dropped.output
     assert dropped.lines("WARNING", "recovered after")
@@ -315,7 +315,7 @@ def test_a_validator_without_permit_is_told_once_how_to_get_one(story: Story) ->
     assert poor.end() == 0, poor.output
     words = ("WARNING", "no permit on --netuid 1", "do not count", "0.000 TAO", "`btcli stake add")
     assert len(poor.lines(*words)) == 1, poor.output
-    assert not poor.lines("the chain did not take the weights")
+    assert not poor.lines("the chain refused the weights")
     val = story.nodes["val"]
     assert len(val.lines("no permit")) == len(val.lines("has a permit now"))
 
@@ -324,7 +324,7 @@ def test_a_validator_without_permit_is_told_once_how_to_get_one(story: Story) ->
 def test_weights_that_come_too_soon_are_tried_again(story: Story) -> None:
     val = story.nodes["val"]
     assert val.end() == 0, val.output
-    words = ("the chain did not take the weights", "the rate limit is 100000 blocks", "next window")
+    words = ("the chain refused the weights", "the rate limit is 100000 blocks", "next window")
     refused = val.lines("WARNING", *words)
     assert 1 <= len(refused) <= NUM_WINDOWS, val.output
 
