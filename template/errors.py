@@ -49,7 +49,7 @@ class RecordError(SubnetError):
 
 
 class ConsensusError(SubnetError):
-    """This node disagrees with the stake majority, or cannot learn the majority's decision."""
+    """A replay ends at other parameters than the stake majority votes: a finding, and no fault."""
 
 
 class StateError(SubnetError):
@@ -103,5 +103,4 @@ def disk_trouble(path: Path, error: Exception) -> StateError:
 
 def exit_status(error: SubnetError) -> int:
     """The exit status of a process ended by this error."""
-    is_operators = isinstance(error, ConfigError | ConsensusError)
-    return EXIT_OPERATOR if is_operators else EXIT_TRY_AGAIN
+    return EXIT_OPERATOR if isinstance(error, ConfigError) else EXIT_TRY_AGAIN

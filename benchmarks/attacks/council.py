@@ -121,7 +121,7 @@ class Council:
         self.stakes_rao = [round(STAKE_RAO * share) for share in shares]
         self._rules = rules
         self._uids = [*range(num_miners), BURN_UID]
-        self._past_rao: list[int] = []
+        self._reference_rao = 0
         self._bonds: list[dict[int, int]] = [{} for _ in self._all]
         self._block = 1000
 
@@ -141,8 +141,8 @@ class Council:
         ]
         candidates = {uid: _member(uid) for uid in committed}
         ballot = Ballot(window=window, seed=seed, candidates=candidates, voters=voters)
-        decision = decide(ballot, self._past_rao, self._rules)
-        self._past_rao.append(decision.voting_stake_rao)
+        decision = decide(ballot, self._reference_rao, self._rules)
+        self._reference_rao = decision.reference_rao
         return decision
 
     def pay(self, rows: Sequence[Mapping[int, float]]) -> Pay:

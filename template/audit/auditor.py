@@ -7,6 +7,7 @@ the time left) are reported as unknown instead of wrong.
 """
 
 import logging
+from functools import cached_property
 
 from evaluation.verdict_log import WindowLog
 from evaluation.verify import LogHistory
@@ -24,11 +25,10 @@ from template.audit.payloads import AuditedPayloads
 from template.audit.pool import Opened, compare_pool, list_opened
 from template.audit.status import compare_details, compare_drawn, compare_status
 from template.audit.vote import compare_vote, different_digest
-from template.chain.ballots import read_ballot, read_candidates
+from template.chain.ballots import read_candidates
 from template.context import ReadContext
 from template.errors import ChainError
 from template.peers.client import Peers
-from template.protocol.quorum import decide
 from template.protocol.root import Member
 from template.scoring.admission import draw_candidates
 from template.scoring.measure import Measurer
@@ -37,6 +37,7 @@ from template.scoring.rules import pay_rules
 from template.sync.bootstrap import Bootstrap
 from template.sync.dataset import open_pages
 from template.sync.follower import Follower
+from template.sync.lineage import read_lineage
 
 log = logging.getLogger(__name__)
 
@@ -143,14 +144,27 @@ class Auditor:
             facts = read_chain_facts(context, window)
             drawn, _ = self._draw_candidates(window, facts)
             checked = self._payloads.check_again(logged, facts, drawn)
-            ballot = read_ballot(context.chain, context.schedule, window)
         except ChainError as error:
             log.debug("window %d: its payloads cannot be determined: %s", window, error)
             self._payloads.add_gap(window)
             return
         self._payloads.remember(logged, checked)
-        decision = decide(ballot, (), context.spec.outer.quorum_rules())
-        self._payloads.mark_applied(window, {m.hotkey for m in decision.members})
+        if window in self._applied_before:
+            self._payloads.mark_applied(window, self._applied_before[window])
+        else:
+            log.debug("window %d: no bucket has the lineage that names its payloads", window)
+            self._payloads.add_gap(window)
+
+    @cached_property
+    def _applied_before(self) -> dict[int, set[str]]:
+        """Window -> hotkeys of the payloads applied, for windows before the start.
+
+        From the lineage that leads to the start: a decision by votes would need the reference
+        stake of an earlier state.
+        """
+        state = self.follower.state
+        steps = read_lineage(self._context, self.peers, state.window, state.root)
+        return {step.window: {m.hotkey for m in step.members} for step in steps}
 
     def _draw_candidates(self, window: int, facts: ChainFacts) -> tuple[list[Member], list[Member]]:
         context = self._context

@@ -20,7 +20,7 @@ from template.protocol.quorum import decide
 from template.protocol.record import ROOT_BYTES, Vote
 from template.protocol.root import sample_digest
 from template.sync.bootstrap import Bootstrap
-from template.sync.lineage import read_lineage, wait_for_majority_vote
+from template.sync.lineage import read_lineage, wait_for_voted_root
 from template.sync.payload_cache import PayloadCache
 from template.sync.recovery import retake_steps
 from template.training.outer import OuterState, outer_step
@@ -47,7 +47,7 @@ def replay_run(context: ReadContext, peers: Peers, since: int, say: Say) -> Repl
     and ConsensusError if the replayed parameters differ from the parameters voted.
     """
     peers.refresh()
-    vote = wait_for_majority_vote(context)
+    vote = wait_for_voted_root(context)
     steps = read_lineage(context, peers, vote.window + 1, vote.root)
     for start in _find_starts(context, steps, since):
         replayed = Replayed(start=start.window, state=start)
@@ -81,7 +81,7 @@ def _replay_last_window(context: ReadContext, peers: Peers, replayed: Replayed, 
     except ChainError as error:
         say(f"window {window} is left out: the chain no longer has its votes: {error}")
         return
-    decision = decide(ballot, state.voting_stakes_rao, context.spec.outer.quorum_rules())
+    decision = decide(ballot, state.reference_rao, context.spec.outer.quorum_rules())
     if missing := cache.fetch_missing(window, decision.members, decision.namers):
         uids = [member.uid for member in missing]
         say(f"window {window} is left out: no bucket has the payloads of uids {uids}")
@@ -101,7 +101,7 @@ def _find_starts(
         window = step.window + 1
         if window < since or (window % every and step.window):
             continue
-        state = Bootstrap(context, Peers(context)).published_state(window, step.root)
+        state = Bootstrap(context, Peers(context)).published_state(step)
         if state is not None:
             yield state
 
@@ -141,7 +141,10 @@ def _compare_votes(context: ReadContext, replayed: Replayed) -> None:
         log.debug("window %d: the chain no longer has its votes: %s", window, error)
         return
     sample = sample_digest(state.params, ballot.seed)
-    if decide(ballot, (), context.spec.outer.quorum_rules()).root != state.root[:ROOT_BYTES]:
+    if (
+        decide(ballot, state.reference_rao, context.spec.outer.quorum_rules()).root
+        != state.root[:ROOT_BYTES]
+    ):
         return
     for voter in ballot.voters:
         if voter.vote.root != state.root[:ROOT_BYTES]:

@@ -19,10 +19,15 @@ class ScoringPace:
 
     def has_passed(self, window: int, fraction: float) -> bool:
         """Whether this fraction of the blocks between upload deadline and vote is over."""
+        start = self._context.schedule.held_out_block(window)
+        due = start + fraction * self.num_blocks(window)
+        return self._context.waiter.recent_head() >= due
+
+    def num_blocks(self, window: int) -> int:
+        """Blocks between upload deadline and vote."""
         schedule = self._context.schedule
-        start = schedule.held_out_block(window)
         end = schedule.vote_block(window) - VOTE_MARGIN_BLOCKS
-        return self._context.waiter.recent_head() >= start + fraction * (end - start)
+        return end - schedule.held_out_block(window)
 
     def is_too_late(self, window: int) -> bool:
         """Whether the window can no longer be scored and voted on."""

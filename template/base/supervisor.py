@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from template.errors import ChainError, ConfigError, ConsensusError, StateError, SubnetError
+from template.errors import ChainError, ConfigError, StateError, SubnetError
 
 log = logging.getLogger(__name__)
 
@@ -35,9 +35,9 @@ def supervise(
 ) -> None:
     """Call `step` until it returns False.
 
-    An error beyond repetition is raised at once: a wrong configuration, a root apart from the
-    majority's, a full disk, a chain gone for good. Other errors of this project are raised after
-    `give_up_s`; `max_failures` unforeseen failures in a row become `Crashed`.
+    An error beyond repetition is raised at once: a wrong configuration, a full disk, a chain
+    gone for good. Other errors of this project are raised after `give_up_s`; `max_failures`
+    unforeseen failures in a row become `Crashed`.
     """
     outage = _Outage(give_up_s, now_s)
     failures = 0
@@ -66,7 +66,7 @@ def _pause_s(tries: int) -> float:
 def _is_final(error: SubnetError) -> bool:
     if isinstance(error, ChainError):
         return error.is_final
-    return isinstance(error, (ConfigError, ConsensusError, StateError))
+    return isinstance(error, (ConfigError, StateError))
 
 
 class _Outage:

@@ -5,6 +5,7 @@ Each pass of the loop is a window. Weights depend on the verdict logs of the las
 
 import logging
 
+from template.base.holding import NamedPayloads
 from template.base.log_publisher import LogPublisher
 from template.base.memory import ValidatorMemory
 from template.base.pace import ScoringPace
@@ -18,8 +19,7 @@ from template.context import NodeContext
 from template.data.unigram import unigram_entropy
 from template.log_context import window_context
 from template.peers.client import Peers
-from template.protocol.keys import payload_key
-from template.protocol.quorum import Decision
+from template.protocol.quorum import VOID_WINDOWS, Decision
 from template.protocol.record import LOG_DIGEST_BYTES, ROOT_BYTES, Record, Vote, log_digest
 from template.protocol.root import sample_digest
 from template.scoring.rules import pay_rules
@@ -63,6 +63,7 @@ class Validator:
         self._scorer = WindowScorer(context, self.peers, pages)
         self._weights = WeightSetter(context, self.policy) if sets_weights else None
         self._pace = ScoringPace(context)
+        self._named = NamedPayloads(context)
         self._lineage = LineagePublisher(context)
         self._logs = LogPublisher(context)
         self.memory = ValidatorMemory.from_values(checkpoint.values, pay_rules(context.spec))
@@ -76,8 +77,7 @@ class Validator:
         context, schedule = self.context, self.context.schedule
         window = self.follower.next_window
         if window >= context.spec.schedule.num_windows:
-            self._publisher.push(lambda: False)
-            return False
+            return self._close(window)
         with window_context(window):
             context.waiter.until_finalized(schedule.held_out_block(window))
             self._standing.watch_permit()
@@ -95,6 +95,27 @@ class Validator:
                 self._measure()
         return True
 
+    def _close(self, window: int) -> bool:
+        """Vote the last root after the run's last window; False once the root is proven.
+
+        Payloads of the last windows may still be given up while validators lack payloads: until
+        more than half of the reference stake votes this root, or the time for that is over.
+        """
+        schedule, waiter = self.context.schedule, self.context.waiter
+        self._publisher.push(lambda: False)
+        if window >= self.context.spec.schedule.num_windows + VOID_WINDOWS:
+            return False
+        if window > self.memory.last_voted:
+            waiter.until_finalized(schedule.stake_block(window))
+            self._publish_vote(window, frozenset())
+        while self.context.chain.finalized() < schedule.vote_block(window):
+            if self.follower.is_closed():
+                return False
+            waiter.pause()
+        self._settle(self.follower.advance(self._vote_stuck))
+        self._save()
+        return True
+
     def _restore_vote(self) -> None:
         """Keep the vote on chain: a restart must not take the vote back."""
         chain, context = self.context.chain, self.context
@@ -109,13 +130,17 @@ class Validator:
         if not self.policy.scores:
             self.memory = self.memory.voted_on(window)
             return
+        if self.follower.is_apart:
+            # Scores at other parameters than the majority's would say nothing.
+            self._publish_vote(window, frozenset())
+            return
         scored, digest = self._score_once(window)
-        self._hold_accepted(window, scored)
+        limit = self.context.spec.outer.peers_per_step
+        uids = self.policy.accepted_uids(scored, self.memory, limit)
+        uids = self._hold_named(window, uids, scored)
         if not self.policy.votes:
             self.memory = self.memory.voted_on(window)
             return
-        limit = self.context.spec.outer.peers_per_step
-        uids = self.policy.accepted_uids(scored, self.memory, limit)
         missing = self.policy.missing_uids(scored)
         if self._publish_vote(window, uids, missing, digest):
             self._save()
@@ -129,7 +154,7 @@ class Validator:
         The chain goes on meanwhile; each window is voted once scoring would come too late.
         """
         window = self.context.schedule.window_of(self.context.waiter.recent_head()) - 1
-        is_over = window >= self.context.spec.schedule.num_windows
+        is_over = window >= self.context.spec.schedule.num_windows + VOID_WINDOWS
         if is_over or window <= max(self.memory.last_voted, self.follower.next_window):
             return
         if not self._pace.has_passed(window, STUCK_FRACTION) or self._pace.is_too_late(window):
@@ -166,12 +191,13 @@ class Validator:
         if self._scored is None or self._scored[0] != window:
             chain, schedule = self.context.chain, self.context.schedule
             candidates = read_candidates(chain, schedule, window)
+            share = 1.0 - self._named.reserve(self._pace.num_blocks(window))
             scored = self._scorer.score(
                 window,
                 self.follower.state,
                 list(candidates.values()),
                 self.memory.histories,
-                lambda fraction: self._pace.has_passed(window, fraction),
+                lambda fraction: self._pace.has_passed(window, fraction * share),
             )
             graph = chain.metagraph(schedule.stake_block(window))
             uids = {neuron.hotkey: neuron.uid for neuron in graph.neurons}
@@ -180,11 +206,21 @@ class Validator:
             self.memory, self._scored = memory, (window, scored, digest)
         return self._scored[1], self._scored[2]
 
-    def _hold_accepted(self, window: int, scored: Scored) -> None:
-        """Put useful payloads into this bucket before the vote: accepting means serving."""
+    def _hold_named(self, window: int, uids: frozenset[int], scored: Scored) -> frozenset[int]:
+        """The uids whose payloads this bucket serves before the vote: naming means holding.
+
+        A uid without a frame here stays in: a dishonest policy may name such a uid.
+        """
         for digest, frame in scored.frames.items():
-            self.context.bucket.put(payload_key(self.context.spec.run_id, window, digest), frame)
             self.follower.keep(window, digest, frame)
+        digests = {verdict.uid: bytes.fromhex(verdict.digest) for verdict in scored.verdicts}
+        frames = {
+            uid: scored.frames[digest]
+            for uid, digest in digests.items()
+            if uid in uids and digest in scored.frames
+        }
+        held = self._named.hold(window, frames, lambda: self._pace.is_too_late(window))
+        return uids - frames.keys() | held
 
     def _settle(self, decision: Decision) -> None:
         self._scorer.mark_applied(decision.window, {member.hotkey for member in decision.members})

@@ -49,24 +49,39 @@ def read_ballot(chain: Chain, schedule: Schedule, window: int) -> Ballot:
 
     A vote counts if the hotkey holds a validator permit at the window's stake block.
     """
-    records = read_records(chain, schedule.vote_block(window))
+    return read_ballot_at(chain, schedule, window, schedule.vote_block(window))
+
+
+def read_ballot_at(chain: Chain, schedule: Schedule, window: int, block: int) -> Ballot:
+    """The ballot of a window as of `block`, at or after the window's stake block."""
     stake_block = schedule.stake_block(window)
-    voters = []
-    for neuron in chain.metagraph(stake_block).neurons:
-        vote = record.vote if (record := records.get(neuron.hotkey)) is not None else None
-        if vote is None or vote.window != window or not neuron.validator_permit:
-            continue
-        voters.append(
-            Voter(
-                uid=neuron.uid,
-                hotkey=neuron.hotkey,
-                stake_rao=neuron.total_stake_rao,
-                vote=vote,
-            )
-        )
+    voters = _read_voters(chain, block, stake_block)
     return Ballot(
         window=window,
         seed=chain.block_hash(stake_block),
         candidates=read_candidates(chain, schedule, window),
-        voters=voters,
+        voters=[voter for voter in voters if voter.vote.window == window],
     )
+
+
+def read_standing_votes(chain: Chain, schedule: Schedule, window: int) -> list[Voter]:
+    """Each hotkey's newest vote, on any window, at the vote block of `window`; permits as there."""
+    vote_block = schedule.vote_block(window)
+    return _read_voters(chain, vote_block, vote_block)
+
+
+def _read_voters(chain: Chain, vote_block: int, stake_block: int) -> list[Voter]:
+    records = read_records(chain, vote_block)
+    voters = []
+    for neuron in chain.metagraph(stake_block).neurons:
+        vote = record.vote if (record := records.get(neuron.hotkey)) is not None else None
+        if vote is not None and neuron.validator_permit:
+            voters.append(
+                Voter(
+                    uid=neuron.uid,
+                    hotkey=neuron.hotkey,
+                    stake_rao=neuron.total_stake_rao,
+                    vote=vote,
+                )
+            )
+    return voters

@@ -42,6 +42,7 @@ class Peers:
         self._records: Mapping[str, Record] = {}
         self._open: dict[tuple[str, Access], Store] = {}
         self._troubled: set[str] = set()
+        self._misleading: set[str] = set()
         self._lock = Lock()
 
     def refresh(self) -> None:
@@ -162,6 +163,14 @@ class Peers:
     def is_troubled(self, hotkey: str) -> bool:
         """Whether this bucket wasted time when it was last asked for a blob."""
         return hotkey in self._troubled
+
+    def ask_last(self, hotkey: str) -> None:
+        """Move a hotkey to the end of `in_order`: its objects led away from the voted root."""
+        self._misleading.add(hotkey)
+
+    def in_order(self, hotkeys: Iterable[str]) -> list[str]:
+        """The hotkeys in their order, with misleading hotkeys at the end."""
+        return sorted(hotkeys, key=self._misleading.__contains__)
 
     def _read_blob(self, hotkey: str, digest: bytes, max_bytes: int, exact: bool) -> bytes:
         bucket, key = self.bucket(hotkey), blob_key(digest)

@@ -58,7 +58,9 @@ class LineageStep:
     @property
     def next_root(self) -> bytes:
         """R_{w+2}, 32 bytes."""
-        return next_root(self.root, self.window, self.members, self.checkpoint)
+        return next_root(
+            self.root, self.window, self.members, self.checkpoint, self.voting_stake_rao
+        )
 
 
 def is_chain(steps: Sequence[LineageStep]) -> bool:

@@ -12,7 +12,7 @@ from template.protocol.record import Vote
 from template.protocol.root import Member
 
 VOID_WINDOWS = 4
-"""Consecutive windows in which a stake majority must report being stuck before a window is voided.
+"""Consecutive windows with authority for the root before a window, until the window is void.
 
 A smaller number gives payloads up over a short outage; a larger number stops the run for longer.
 """
@@ -50,25 +50,38 @@ class Ballot:
 class QuorumRules:
     """Limits on an accepted set.
 
-    `peers_per_step`: maximum of payloads in a step. `min_quorum_percent`: share of the largest
-    voting stake of the last `quorum_windows` windows, in percent; a window with less is a no-op.
+    `peers_per_step`: maximum of payloads in a step. `reference_windows`: the reference stake loses
+    one part in so many per window. `min_reference_rao`: the reference stake never falls below.
     """
 
     peers_per_step: int
-    min_quorum_percent: int
-    quorum_windows: int
+    reference_windows: int
+    min_reference_rao: int
+
+
+def next_reference(reference_rao: int, voting_stake_rao: int, rules: QuorumRules) -> int:
+    """The reference stake of a window, in rao: the stake of which more than half decides.
+
+    The largest of the window's voting stake, the reference of the window before less one part in
+    `reference_windows`, and `min_reference_rao`. A voter that sleeps stays in the reference, so
+    the voters awake decide nothing alone until the sleepers' part has decayed: the reference
+    halves in about 0.69 * `reference_windows` windows.
+    """
+    # Rounded up, or a reference below `reference_windows` rao would never decay.
+    loss_rao = -(-reference_rao // rules.reference_windows)
+    return max(voting_stake_rao, reference_rao - loss_rao, rules.min_reference_rao)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decision:
     """The chain's decision on one window.
 
-    `members`: A_w in uid order. `namers`: uid of a member -> hotkeys of the voters for the
-    member, by descending stake; their buckets hold the payload. `root` and `sample_digest`: the
-    values of more than half of the voting stake, None without a majority or a quorum.
-    `dissenters`: uids of voters with another root or sample digest. `undelivered`: candidates
-    whose bytes at least half of the voting stake reports missing. `no_op`: reason for an empty
-    set, or "".
+    `reference_rao`: the stake of which more than half decides, from `next_reference`. `root` and
+    `sample_digest`: the values with authority, or None. `members`: A_w in uid order. `namers`: uid
+    of a member -> hotkeys of the voters for the member, by descending stake; their buckets hold the
+    payload. `dissenters`: uids of voters with another root or sample digest. `undelivered`:
+    candidates whose bytes at least half of the reference reports missing. `no_op`: reason for an
+    empty set, or "".
     """
 
     window: int
@@ -79,38 +92,69 @@ class Decision:
     dissenters: tuple[int, ...]
     undelivered: tuple[Member, ...]
     voting_stake_rao: int
+    reference_rao: int
     no_op: str
 
 
-def decide(ballot: Ballot, past_stakes_rao: Sequence[int], rules: QuorumRules) -> Decision:
-    """Count a ballot. `past_stakes_rao`: voting stakes of the windows before, latest last.
+def decide(ballot: Ballot, reference_rao: int, rules: QuorumRules) -> Decision:
+    """Count a ballot. `reference_rao`: the reference stake of the window before; 0 before window 0.
 
-    A uid is accepted if votes with more than half of the voting stake name the uid. A vote with a
-    minority root counts toward the total stake, but accepts no payload and reports none missing. A
-    payload is undelivered if half of the voting stake reports the payload missing. When more than
-    `peers_per_step` uids win, the uids with the most stake stay; SHA-256(seed, hotkey) breaks ties.
+    A root, a sample digest or a uid has authority with votes of more than half of the window's
+    reference stake: the votes of one window prove nothing while much of the stake sleeps. Without
+    a root with authority the window is a no-op. Votes with another root name nobody and report
+    nothing missing. A payload is undelivered if half of the reference reports the payload missing.
+    When more than `peers_per_step` uids win, the uids with the most stake stay; SHA-256(seed,
+    hotkey) breaks ties.
+
+    If liars hold less than half of the reference, every value with authority has the vote of an
+    honest voter; two values of one kind cannot both have authority.
     """
-    no_op = _why_no_quorum(ballot, past_stakes_rao, rules)
-    counted = [] if no_op else ballot.voters
-    # Every majority is one of all votes: dissenters lower the support of each uid, too.
-    root = _find_majority([(v.vote.root, v.stake_rao) for v in counted], ballot.stake_rao)
+    reference_rao = next_reference(reference_rao, ballot.stake_rao, rules)
+    root = _find_authority([(v.vote.root, v.stake_rao) for v in ballot.voters], reference_rao)
     # Voters on another root measured another model, so their uids say little about this one.
-    agreeing = [v for v in counted if v.vote.root == root]
-    sample = _find_majority(
-        [(v.vote.sample_digest, v.stake_rao) for v in agreeing], ballot.stake_rao
-    )
-    members = _select_members(ballot, agreeing, rules.peers_per_step)
+    agreeing = [v for v in ballot.voters if v.vote.root == root]
+    sample = _find_authority([(v.vote.sample_digest, v.stake_rao) for v in agreeing], reference_rao)
+    members = _select_members(ballot, agreeing, reference_rao, rules.peers_per_step)
     return Decision(
         window=ballot.window,
         members=members,
         namers={m.uid: _find_namers(m.uid, agreeing) for m in members},
         root=root,
         sample_digest=sample,
-        dissenters=() if root is None else _find_dissenters(counted, root, sample),
-        undelivered=_find_undelivered(ballot, agreeing),
+        dissenters=() if root is None else _find_dissenters(ballot.voters, root, sample),
+        undelivered=_find_undelivered(ballot, agreeing, reference_rao),
         voting_stake_rao=ballot.stake_rao,
-        no_op=no_op or ("" if members else "no payload was named by a majority"),
+        reference_rao=reference_rao,
+        no_op="" if members else _why_nobody(ballot, root, reference_rao),
     )
+
+
+def find_standing_authority(
+    voters: Sequence[Voter], window: int, rules: QuorumRules
+) -> Vote | None:
+    """The newest standing vote with authority at the vote block of `window`, or None.
+
+    For a reader without a state, and so without the reference stake. `voters`: all standing
+    votes, each hotkey's newest. A voter counts as awake up to the window of its vote and as asleep
+    afterwards, so the reference decays from the voters of the past as in `next_reference`. Votes
+    count as equal by window, root and sample digest.
+    """
+    standing = [voter for voter in voters if voter.vote.window <= window]
+    reference_rao = 0
+    for past in range(min((v.vote.window for v in standing), default=window), window + 1):
+        awake_rao = sum(v.stake_rao for v in standing if v.vote.window >= past)
+        reference_rao = next_reference(reference_rao, awake_rao, rules)
+    for past in sorted({voter.vote.window for voter in standing}, reverse=True):
+        votes = {_content(v.vote): v.vote for v in standing if v.vote.window == past}
+        weighted = [(_content(v.vote), v.stake_rao) for v in standing if v.vote.window == past]
+        found = _find_authority(weighted, reference_rao)
+        if found is not None:
+            return votes[found]
+    return None
+
+
+def _content(vote: Vote) -> bytes:
+    return vote.root + vote.sample_digest
 
 
 def is_void(root: bytes, later: Sequence[bytes | None]) -> bool:
@@ -118,7 +162,7 @@ def is_void(root: bytes, later: Sequence[bytes | None]) -> bool:
 
     `root`: R_{w+1} in a vote's 16 bytes, the root of a model without the set of w. `later`:
     `Decision.root` of the windows w + 1, w + 2, ... A validator without a payload of the set
-    votes the newest root of its own, so repeated majorities for R_{w+1} mean a stuck majority.
+    votes the newest root of its own, so repeated authority for R_{w+1} means a stuck majority.
     """
     return len(later) >= VOID_WINDOWS and all(voted == root for voted in later[:VOID_WINDOWS])
 
@@ -128,13 +172,14 @@ def voided(decision: Decision) -> Decision:
     return replace(decision, members=(), namers={}, no_op="void: most of the stake lacked payloads")
 
 
-def _find_majority(weighted: Sequence[tuple[bytes, int]], total_rao: int) -> bytes | None:
-    """The value of more than half of the total stake, or None."""
+def _find_authority(weighted: Sequence[tuple[bytes, int]], reference_rao: int) -> bytes | None:
+    """The value with more than half of the reference stake, or None."""
     totals: dict[bytes, int] = {}
     for value, stake_rao in weighted:
         totals[value] = totals.get(value, 0) + stake_rao
-    # Twice the integer, since half of an odd total is no integer; exactly half is no majority.
-    return next((value for value, rao in totals.items() if 2 * rao > total_rao), None)
+    # Twice the integer, since half of an odd total is no integer; exactly half is not enough. The
+    # reference is at least the voting stake, so at most one value passes.
+    return next((value for value, rao in totals.items() if 2 * rao > reference_rao), None)
 
 
 def _find_dissenters(voters: Sequence[Voter], root: bytes, sample: bytes | None) -> tuple[int, ...]:
@@ -148,22 +193,23 @@ def _find_dissenters(voters: Sequence[Voter], root: bytes, sample: bytes | None)
     )
 
 
-def _why_no_quorum(ballot: Ballot, past_stakes_rao: Sequence[int], rules: QuorumRules) -> str:
-    stake_rao = ballot.stake_rao
-    if stake_rao == 0:
+def _why_nobody(ballot: Ballot, root: bytes | None, reference_rao: int) -> str:
+    if ballot.stake_rao == 0:
         return "no stake voted"
-    largest_rao = max(past_stakes_rao[-rules.quorum_windows :], default=0)
-    # Cross-multiplied: a percentage of rao would round.
-    if stake_rao * 100 < largest_rao * rules.min_quorum_percent:
-        return f"voting stake fell below {rules.min_quorum_percent} % of a recent window's"
-    return ""
+    if 2 * ballot.stake_rao <= reference_rao:
+        return "half of the reference stake or more is away"
+    if root is None:
+        return "no root has more than half of the reference stake"
+    return "no payload was named by more than half of the reference stake"
 
 
-def _select_members(ballot: Ballot, agreeing: Sequence[Voter], limit: int) -> tuple[Member, ...]:
+def _select_members(
+    ballot: Ballot, agreeing: Sequence[Voter], reference_rao: int, limit: int
+) -> tuple[Member, ...]:
     named_rao = {
         uid: sum(v.stake_rao for v in agreeing if uid in v.vote.uids) for uid in ballot.candidates
     }
-    won = [uid for uid, stake in named_rao.items() if 2 * stake > ballot.stake_rao]
+    won = [uid for uid, stake in named_rao.items() if 2 * stake > reference_rao]
     # Block hash and hotkey break ties: by uid, the oldest registrations would always win.
     won.sort(
         key=lambda uid: (-named_rao[uid], _tie_break(ballot.seed, ballot.candidates[uid].hotkey))
@@ -172,14 +218,16 @@ def _select_members(ballot: Ballot, agreeing: Sequence[Voter], limit: int) -> tu
     return tuple(ballot.candidates[uid] for uid in sorted(won[:limit]))
 
 
-def _find_undelivered(ballot: Ballot, agreeing: Sequence[Voter]) -> tuple[Member, ...]:
+def _find_undelivered(
+    ballot: Ballot, agreeing: Sequence[Voter], reference_rao: int
+) -> tuple[Member, ...]:
     # A voter that names a uid has fetched the payload: its missing bit is a contradiction.
     missed_rao = {
         uid: sum(v.stake_rao for v in agreeing if uid in v.vote.missing - v.vote.uids)
         for uid in ballot.candidates
     }
-    # Half is enough here: with half missing, a majority for the payload is out of reach.
-    lost = sorted(uid for uid, rao in missed_rao.items() if rao and 2 * rao >= ballot.stake_rao)
+    # Half is enough here: with half missing, more than half for the payload is out of reach.
+    lost = sorted(uid for uid, rao in missed_rao.items() if rao and 2 * rao >= reference_rao)
     return tuple(ballot.candidates[uid] for uid in lost)
 
 

@@ -1,7 +1,8 @@
 """State roots and digests: equal on two nodes only if both hold the same model.
 
-R_1 = H(run id, digest of theta_0). R_{w+2} = H(R_{w+1}, w, checkpoint digest or empty, then hotkey,
-coldkey and payload digest of each member of A_w in uid order). A vote carries the first 16 bytes
+R_1 = H(run id, digest of theta_0). R_{w+2} = H(R_{w+1}, w, checkpoint digest or empty, voting stake
+of w in rao, then hotkey, coldkey and payload digest of each member of A_w in uid order): everything
+that an outer step adds to the state. A vote carries the first 16 bytes
 of a root.
 """
 
@@ -57,12 +58,23 @@ def first_root(run_id: bytes, theta0_digest: bytes) -> bytes:
     return labelled_hash("tessera/root/first", run_id, theta0_digest)
 
 
-def next_root(root: bytes, window: int, members: Iterable[Member], checkpoint: bytes) -> bytes:
-    """R_{w+2} from R_{w+1}; `checkpoint` is the checkpoint digest of theta_{w+1}, or empty."""
+def next_root(
+    root: bytes,
+    window: int,
+    members: Iterable[Member],
+    checkpoint: bytes,
+    voting_stake_rao: int,
+) -> bytes:
+    """R_{w+2} from R_{w+1}.
+
+    `checkpoint`: the checkpoint digest of theta_{w+1}, or empty. `voting_stake_rao`: total stake
+    of all votes on w, since the reference stake is part of the state.
+    """
     # Members in uid order, the order of the outer step: one set has one root.
     ordered = sorted(members, key=lambda member: member.uid)
     parts = [part for m in ordered for part in (m.public_key, m.coldkey, m.digest)]
-    return labelled_hash("tessera/root/next", root, uint_bytes(window), checkpoint, *parts)
+    numbers = (uint_bytes(window), checkpoint, uint_bytes(voting_stake_rao))
+    return labelled_hash("tessera/root/next", root, *numbers, *parts)
 
 
 def sample_digest(tensors: Mapping[str, Tensor], block_hash: bytes) -> bytes:

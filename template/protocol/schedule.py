@@ -49,6 +49,10 @@ class Schedule:
         """The block at which the standing votes on `window` are counted."""
         return self.first_block(window + 2) - self.vote_margin_blocks
 
+    def last_counted(self, block: int) -> int:
+        """The newest window with its vote block at or before `block`; negative without one."""
+        return self.window_of(block + self.vote_margin_blocks) - 2
+
     def apply_block(self, window: int) -> int:
         """The first block at which the parameters contain the update of `window`."""
         return self.first_block(window + 2)

@@ -100,15 +100,12 @@ class AnchorStore:
         self._write_journal(kept)
         return kept
 
-    def take_over(self, other: "AnchorStore", steps: Steps) -> None:
-        """Move the anchors of another store here, and replace the journal by `steps`."""
+    def restart_at(self, start: OuterState, steps: Steps) -> Steps:
+        """Replace everything by an anchor of `start` and the steps after; returns the steps."""
         self._drop_anchors(lambda _window: True)
-        try:
-            for window in other._anchor_windows():
-                other._anchor_path(window).replace(self._anchor_path(window))
-        except OSError as error:
-            raise disk_trouble(self._folder, error) from error
+        self.save_anchor(start, ())
         self._write_journal(steps)
+        return steps
 
     @property
     def _journal(self) -> Path:

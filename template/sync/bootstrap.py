@@ -1,20 +1,18 @@
 """Joining a run: from the node's own checkpoint, a published checkpoint, or theta_0."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Sequence
 
 from template.bucket.retention import oldest_start
-from template.chain.ballots import read_ballot
 from template.context import ReadContext
 from template.data.pages import OnRead
-from template.errors import ChainError, StoreError, SubnetError, Unavailable
+from template.errors import ObjectError, StoreError, SubnetError, Unavailable
 from template.peers.blobs import fetch_from_any, validators_by_stake
 from template.peers.client import Peers
 from template.protocol.keys import checkpoint_manifest_key
-from template.protocol.quorum import decide
-from template.protocol.record import ROOT_BYTES
-from template.protocol.root import next_root
+from template.protocol.lineage import LineageStep
 from template.sync.dataset import fetch_theta0, ignore_object
+from template.sync.lineage import read_lineage, wait_for_voted_root
 from template.sync.own_checkpoint import downloaded_parts, load_own_checkpoint
 from template.training.checkpoint import LocalCheckpoint
 from template.training.outer import OuterState, first_state
@@ -30,9 +28,6 @@ log = logging.getLogger(__name__)
 MAX_CHECKPOINT_MANIFEST_BYTES = 64 * 2**20
 FIRST_UPDATED = 2
 """theta_2 is the first state with payloads: the payloads of window 0."""
-REPLAY_SHARE = 0.25
-"""Estimated duration of a window's replay, as a fraction of the window: a replay has no training.
-Too large, and joiners wait for votes where a replay is faster; too small, the reverse."""
 JOIN_ROUNDS = 3
 """Attempts to download a checkpoint before falling back to an older state. A stranger may publish
 a manifest whose parts no bucket has; such a manifest must not keep a joiner out."""
@@ -69,14 +64,21 @@ class Bootstrap:
         self._peers.refresh()
         return self._find_published(newest) or self._first_state()
 
-    def published_state(self, window: int, root: bytes) -> OuterState | None:
-        """theta_window with this root, from any validator; for window 1 theta_0."""
+    def published_state(self, step: LineageStep) -> OuterState | None:
+        """The state at the start of a proven step, from any validator; for window 0 theta_0."""
         self._peers.refresh()
-        if window == 1:
+        if step.window == 0:
             state = self._first_state()
-            return state if state.root == root else None
-        search = CheckpointSearch(self._context, self._peers)
-        return search.find(window, lambda state: state.root == root)
+            return state if state.root == step.root else None
+        return CheckpointSearch(self._context, self._peers).find(step)
+
+    def newest_on_the_way(self, steps: Sequence[LineageStep]) -> OuterState | None:
+        """The newest published state at the start of one of these proven steps, or theta_0."""
+        self._peers.refresh()
+        return self._find_on_the_way(steps) or self._first_if_on_the_way(steps)
+
+    def _first_if_on_the_way(self, steps: Sequence[LineageStep]) -> OuterState | None:
+        return self.published_state(steps[0]) if steps and steps[0].window == 0 else None
 
     def _first_state(self, on_fetched: OnRead = ignore_object) -> OuterState:
         params = fetch_theta0(self._context, self._peers, on_fetched)
@@ -97,72 +99,42 @@ class Bootstrap:
             )
 
     def _find_published(self, newest: int | None = None) -> OuterState | None:
-        """A proven checkpoint, of theta_newest at most, from the validators by stake.
+        """The newest proven checkpoint, of theta_newest at most, or None.
+
+        A checkpoint is proven backwards from the root with authority now: the root chain covers
+        every content of a checkpoint, and the age of the votes on the checkpoint does not matter.
+        """
+        context, spec = self._context, self._context.spec
+        every = spec.checkpoint.every_windows
+        last = context.schedule.last_counted(context.chain.finalized())
+        # The step on window c - 1 proves theta_c, and the root of the votes on c covers the step.
+        newest = last if newest is None else min(newest, last)
+        if newest < every:
+            return None
+        try:
+            vote = wait_for_voted_root(context)
+        except Unavailable as error:
+            log.warning("no checkpoint can be proven: %s", error)
+            return None
+        # Buckets keep no checkpoint from before `oldest_start`, so older steps prove nothing.
+        since = max(0, min(oldest_start((), last, spec), newest - 2 * every) - 1)
+        steps = read_lineage(context, self._peers, vote.window + 1, vote.root, since)
+        return self._find_on_the_way([step for step in steps if step.window < newest])
+
+    def _find_on_the_way(self, steps: Sequence[LineageStep]) -> OuterState | None:
+        """The newest published state at the start of a step.
 
         A checkpoint whose parts do not come is tried in `JOIN_ROUNDS` rounds.
         """
         for _round in range(JOIN_ROUNDS):
             search = CheckpointSearch(self._context, self._peers)
-            for window in self._candidate_windows(newest):
-                state = search.find(window, lambda state: not self._is_refuted(state))
-                if state is not None:
+            for step in reversed(steps):
+                if step.checkpoint and (state := search.find(step)) is not None:
                     return state
             if not search.is_broken:
                 return None
             self._context.waiter.pause()
         return None
-
-    def _candidate_windows(self, newest: int | None) -> list[int]:
-        """Windows of published checkpoints to try, the soonest way into the run first.
-
-        With `newest` given: all checkpoints up to theta_newest, newest first.
-        """
-        context = self._context
-        finalized, spec = context.chain.finalized(), context.spec
-        # The last window has no votes after it that could prove a checkpoint.
-        window = min(context.schedule.window_of(finalized), spec.schedule.num_windows - 1)
-        every = spec.checkpoint.every_windows
-        if newest is not None:
-            return [*range(min(window, newest) // every * every, every - 1, -every)]
-        first = max(every, oldest_start((), window, spec))
-        kept = range(first, window + 1, every)
-        return sorted(kept, key=lambda candidate: self._join_cost(candidate, window, finalized))
-
-    def _join_cost(self, candidate: int, window: int, finalized: int) -> tuple[bool, float, int]:
-        """Sort key of a checkpoint: unprovable last, then windows to wait for and to replay."""
-        schedule = self._context.schedule
-        missing_blocks = schedule.vote_block(candidate) - finalized
-        wait_windows = max(0, missing_blocks) / schedule.blocks_per_window
-        is_forgotten = missing_blocks <= 0 and not self._has_readable_votes(candidate - 1)
-        return is_forgotten, wait_windows + REPLAY_SHARE * (window - candidate), -candidate
-
-    def _has_readable_votes(self, window: int) -> bool:
-        try:
-            read_ballot(self._context.chain, self._context.schedule, window)
-        except ChainError as error:
-            log.debug("window %d: the chain endpoint no longer has its votes: %s", window, error)
-            return False
-        return True
-
-    def _is_refuted(self, state: OuterState) -> bool:
-        """Whether final votes carry another root than the root computed from `state`.
-
-        The root after the next contains a digest over the whole checkpoint, so no part can be
-        forged. Waits for the votes, two windows at most. Votes too old for the chain endpoint do
-        not refute: the first window followed will show a fork.
-        """
-        context, window = self._context, state.window
-        rules = context.spec.outer.quorum_rules()
-        context.waiter.until_finalized(context.schedule.vote_block(window))
-        try:
-            before = read_ballot(context.chain, context.schedule, window - 1)
-            after = decide(read_ballot(context.chain, context.schedule, window), (), rules)
-        except ChainError as error:
-            log.warning("window %d: the chain endpoint no longer has its votes: %s", window, error)
-            return False
-        members = decide(before, state.voting_stakes_rao, rules).members
-        root = next_root(state.root, window - 1, members, state.checkpoint_digest)
-        return after.root is not None and after.root != root[:ROOT_BYTES]
 
 
 class CheckpointSearch:
@@ -178,29 +150,30 @@ class CheckpointSearch:
         self._validators = validators_by_stake(context)
         self.is_broken = False
 
-    def find(self, window: int, is_right: Callable[[OuterState], bool]) -> OuterState | None:
-        """A right theta_window, or None if no validator's manifest leads there.
+    def find(self, step: LineageStep) -> OuterState | None:
+        """The state at the start of a proven step, or None if no validator's manifest leads there.
 
-        Honest validators publish equal manifests, so each distinct manifest is tried once.
+        The root and the checkpoint digest of the step prove the whole state. Honest validators
+        publish equal manifests, so each distinct manifest is tried once; a bucket with another
+        state is asked last from then on.
         """
+        window = step.window + 1
         tried: set[bytes] = set()
-        for hotkey in self._validators:
+        for hotkey in self._peers.in_order(self._validators):
             try:
                 data = self._read_manifest(hotkey, window)
                 if data in tried:
                     continue
                 tried.add(data)
-                state = self._restore(parse_published(data, self._context.spec), hotkey)
+                manifest = parse_published(data, self._context.spec)
+                if not _leads_to(manifest, step):
+                    raise ObjectError("the voted root proves another state")
+                return self._restore(manifest, hotkey)
+            except ObjectError as error:
+                log.warning("checkpoint %d of %s is refused: %s", window, hotkey, error)
+                self._peers.ask_last(hotkey)
             except SubnetError as error:
                 log.debug("no checkpoint %d from %s: %s", window, hotkey, error)
-                continue
-            if state.window == window and is_right(state):
-                return state
-            log.warning(
-                "checkpoint %d of %s is not the state that the stake majority voted",
-                window,
-                hotkey,
-            )
         return None
 
     def _read_manifest(self, hotkey: str, window: int) -> bytes:
@@ -232,3 +205,13 @@ class CheckpointSearch:
             raise
         self._parts.put(part.digest, data)
         return data
+
+
+def _leads_to(manifest: PublishedManifest, step: LineageStep) -> bool:
+    """Whether a manifest names the state at the start of a proven step.
+
+    Checked before any part is downloaded; `restore_published` then holds the parts to the digest.
+    """
+    carried = manifest.carried
+    named = (carried.get("window"), carried.get("root"), carried.get("checkpoint_digest"))
+    return named == (step.window + 1, step.root.hex(), step.checkpoint.hex())

@@ -6,24 +6,26 @@ help: by taking the last steps again, or by joining anew.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
-from template.chain.ballots import read_ballot
+from template.bucket.retention import oldest_start
+from template.chain.ballots import read_ballot, read_ballot_at
 from template.context import ReadContext
-from template.errors import ChainError, ConsensusError, StoreError, Unavailable
+from template.errors import ChainError, NotFound, StoreError, Unavailable
 from template.peers.client import Peers
 from template.protocol.lineage import Accepted, LineageStep
 from template.protocol.payload import Payload
-from template.protocol.quorum import Decision, voided
+from template.protocol.quorum import VOID_WINDOWS, Decision, voided
 from template.protocol.record import ROOT_BYTES
 from template.protocol.root import Member, tensors_digest
 from template.sync.anchors import AnchorStore
+from template.sync.backoff import Backoff
 from template.sync.bootstrap import Bootstrap
 from template.sync.ledger import RunLedger, Standing
-from template.sync.lineage import LineageReader
+from template.sync.lineage import LineageReader, read_lineage
 from template.sync.payload_cache import PayloadCache
-from template.sync.recovery import Recovered, heal, take_back
+from template.sync.recovery import Recovered, heal, replay_steps, steps_after, take_back
 from template.training.outer import OuterState
 
 log = logging.getLogger(__name__)
@@ -64,6 +66,9 @@ class Follower:
         )
         self.taken_back: list[LineageStep] = []
         """Applied steps found void; the miner or validator empties the list."""
+        self.is_apart = False
+        """Whether a root with authority differs from this node's, and no way led there so far."""
+        self._apart = Backoff(context.spec.checkpoint.every_windows)
 
     @property
     def state(self) -> OuterState:
@@ -92,8 +97,8 @@ class Follower:
 
         Waits for payloads without limit and calls `meanwhile` after each try, because a step
         without an accepted payload leads to another model. Only the stake majority can give
-        payloads up.
-        ConsensusError if the majority stands elsewhere and no way leads there.
+        payloads up. Where the majority stands elsewhere and no way leads there, the node goes on
+        by its own root, with `is_apart` set.
         """
         self._take_back_void()
         decision = self._decide_if_readable()
@@ -136,8 +141,8 @@ class Follower:
 
     def _follow_lineage(self) -> Decision:
         """Take the next step by a validator's lineage: the node was away for too long."""
-        step = self._lineage.next_step(self.state)
         try:
+            step = self._lineage.next_step(self.state)
             payloads = self._payloads.obtain_past_payloads(step)
         except Unavailable as error:
             return self._jump(error)
@@ -148,7 +153,7 @@ class Follower:
         return decision
 
     def _jump(self, error: Unavailable) -> Decision:
-        """Join anew: the payloads this node missed have been deleted from every bucket.
+        """Join anew: no lineage leads on from here, or the payloads on the way are deleted.
 
         Raises `error` where no published state is newer than the node's own.
         """
@@ -191,16 +196,19 @@ class Follower:
                 "differs_from_majority": int(standing.contradicts),
             },
         )
-        if standing.contradicts:
-            self._heal(decision)
+        if not standing.contradicts:
+            self.is_apart = self.is_apart and decision.root is None
+            self._apart.reset()
+        elif self._apart.is_due(decision.window):
+            self.is_apart = not self._heal(decision)
 
     def _standing(self, state: OuterState, decision: Decision) -> Standing:
         stake_block = self._context.schedule.stake_block(decision.window)
         block_hash = self._context.chain.block_hash(stake_block)
         return self.ledger.compare_with_majority(decision, block_hash, state)
 
-    def _heal(self, decision: Decision) -> None:
-        """Take the last steps again, or join anew. ConsensusError if neither leads there."""
+    def _heal(self, decision: Decision) -> bool:
+        """Take the last steps again, or join anew; whether this node agrees afterwards."""
         context, window = self._context, decision.window
 
         def is_right(state: OuterState) -> bool:
@@ -220,38 +228,61 @@ class Follower:
             recovered = None
         if recovered is not None:
             self._recover(recovered)
-        elif not self._join_beside(decision) or not is_right(self.state):
-            raise ConsensusError(_describe_fork(self._context, self.state, decision))
+        elif not self._join_beside(decision, is_right):
+            log.error("%s", self._describe_fork(decision))
+            return False
         context.metrics.log(window, {"healed": 1})
         log.warning(
             "window %d: healed: this node agrees with the stake majority, root %s",
             window,
             self.state.root[:8].hex(),
         )
+        return True
 
     def _recover(self, recovered: Recovered) -> None:
         steps = self.anchors.restart_from(recovered, self.ledger.steps)
         self.ledger = self.ledger.recover(recovered.state, steps)
 
-    def _join_beside(self, decision: Decision) -> bool:
-        """Join anew from a published state and follow the chain up to here; False if not allowed.
+    def _join_beside(self, decision: Decision, is_right: Callable[[OuterState], bool]) -> bool:
+        """Take the steps that lead to the root of `decision`, from a published state on.
 
-        The node's own state stays in place until the new state has caught up.
+        The node's own state stays in place unless the new state is right. False if the node may
+        not join, if no bucket has the way, or if the way ends at other tensors.
         """
-        if not self._may_join:
-            return False
         context = self._context
-        # Votes that prove a newer state are not final yet, and nothing waits for them here.
-        newest = self.state.window - 2
-        state = Bootstrap(context, self._peers).published_or_first_state(newest)
-        log.warning("window %d: joining anew at theta_%d", decision.window, state.window)
-        beside = replace(context, state_dir=context.state_dir / "anew")
-        follower = Follower(beside, self._peers, state, may_join=False)
-        while follower.next_window < decision.window:
-            follower.advance()
-        self.anchors.take_over(follower.anchors, follower.ledger.steps)
-        self.ledger = self.ledger.recover(follower.state, follower.ledger.steps)
+        if not self._may_join or decision.root is None:
+            return False
+        oldest = oldest_start((), decision.window, context.spec)
+        try:
+            found = read_lineage(
+                context, self._peers, decision.window + 1, decision.root, max(0, oldest - 1)
+            )
+            start = Bootstrap(context, self._peers).newest_on_the_way(found)
+            if start is None:
+                return False
+            log.warning("window %d: joining anew at theta_%d", decision.window, start.window)
+            recovered = replay_steps(
+                start,
+                steps_after(start, self._with_own_votes(found)),
+                self._payloads.obtain_past_payloads,
+                context.spec,
+            )
+        except (Unavailable, NotFound) as error:
+            log.warning("window %d: cannot join anew: %s", decision.window, error)
+            return False
+        if not is_right(recovered.state):
+            return False
+        steps = self.anchors.restart_at(start, recovered.steps)
+        self.ledger = self.ledger.recover(recovered.state, steps)
         return True
+
+    def _with_own_votes(self, steps: Iterable[LineageStep]) -> list[LineageStep]:
+        """Steps of strangers with the voted roots that this node counted itself, or none.
+
+        The voted root of a lineage is in no hash: a stranger's word must not void a window.
+        """
+        counted = {step.window: step.voted_root for step in self.ledger.steps}
+        return [replace(step, voted_root=counted.get(step.window, b"")) for step in steps]
 
     def _gather(
         self, decision: Decision, meanwhile: Callable[[], None]
@@ -259,6 +290,7 @@ class Follower:
         """The accepted payloads by uid, after any wait; None if the majority gave up waiting."""
         tries = 0
         while not self._are_payloads_given_up():
+            self._demand_time_left(decision)
             missing = self._payloads.fetch_missing(
                 decision.window, decision.members, decision.namers
             )
@@ -274,6 +306,27 @@ class Follower:
             meanwhile()
             self._context.waiter.pause()
         return None
+
+    def _demand_time_left(self, decision: Decision) -> None:
+        """Unavailable once no vote can give the payloads up any more: the run is over."""
+        if self._is_final(self._context.spec.schedule.num_windows + VOID_WINDOWS - 1):
+            uids = [member.uid for member in decision.members]
+            raise Unavailable(
+                f"window {decision.window}: the run is over, and no bucket has the accepted "
+                f"payloads of all uids {uids}; the run's last state lies in the published "
+                "checkpoints"
+            )
+
+    def is_closed(self) -> bool:
+        """Whether the standing votes on the next window prove this node's root: no payload of
+        the windows before can be given up any more.
+        """
+        context = self._context
+        window, block = self.next_window, context.chain.finalized()
+        if block < context.schedule.stake_block(window):
+            return False
+        ballot = read_ballot_at(context.chain, context.schedule, window, block)
+        return self.ledger.is_proven_by(ballot)
 
     def _are_payloads_given_up(self) -> bool:
         while (window := self.ledger.window_to_count_for_void()) is not None:
@@ -301,17 +354,31 @@ class Follower:
             self._context.spec,
         )
         if recovered is None:
-            raise ConsensusError(
-                f"window {void.window} is void, and this node keeps no state from before it; "
-                f"remove its --neuron.state_dir {self._context.state_dir} and start it again: it "
-                "will join from a published checkpoint"
+            log.error(
+                "window %d is void, and this node keeps no state from before it: the next votes "
+                "will differ from this node's root, and the node joins anew",
+                void.window,
             )
+            return
         self._recover(recovered)
         self.taken_back.append(void)
         for step in self.ledger.steps:
             if step.window >= void.window:
                 self._context.metrics.log(step.window, {"state_root": step.next_root.hex()})
         self._context.metrics.log(void.window, {"accepted_uids": "", "no_op": "void"})
+
+    def _describe_fork(self, decision: Decision) -> str:
+        context = self._context
+        voted = b"" if decision.root is None else decision.root
+        return (
+            f"window {decision.window}: the stake majority votes root {voted.hex()}, this node "
+            f"stands on {self.state.root[:ROOT_BYTES].hex()}, and neither its past nor a published "
+            "checkpoint leads there. This node goes on by its own root, names no payload, and "
+            f"looks again before window {self._apart.next_window}. If it never agreed with the "
+            f"others, its --run {context.run_file} (run id {context.spec.run_id.hex()}) is not "
+            "theirs: get the file again from the subnet's owner. If it did, another torch build "
+            "or a fault of the hardware is likely"
+        )
 
     def _report(self, decision: Decision) -> None:
         state, spec = self.state, self._context.spec
@@ -346,17 +413,6 @@ def _known_decision(window: int, members: tuple[Member, ...], voting_stake_rao: 
         dissenters=(),
         undelivered=(),
         voting_stake_rao=voting_stake_rao,
+        reference_rao=0,
         no_op="" if members else "this node knows of no applied payload",
-    )
-
-
-def _describe_fork(context: ReadContext, state: OuterState, decision: Decision) -> str:
-    voted = b"" if decision.root is None else decision.root
-    return (
-        f"window {decision.window}: the stake majority votes root {voted.hex()}, this node stands "
-        f"on {state.root[:ROOT_BYTES].hex()}, and neither its past nor a published checkpoint "
-        "leads there. If it never agreed with the others, its --run "
-        f"{context.run_file} (run id {context.spec.run_id.hex()}) is not theirs: get the file "
-        f"again from the subnet's owner. If it did, remove its --neuron.state_dir "
-        f"{context.state_dir} and start it again: it will join from a published checkpoint"
     )

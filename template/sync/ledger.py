@@ -67,25 +67,31 @@ class RunLedger:
     def count_ballot(self, ballot: Ballot) -> "RunLedger":
         """Decide `ballot.window`: the next window, or a later window with decided predecessors.
 
-        The quorum rule compares the voting stake with the stakes of the windows before, so a
-        window cannot be decided before all predecessors: ValueError. A repeated ballot changes
+        The reference stake follows from the windows before, so a window cannot be decided before
+        all predecessors: ValueError. A repeated ballot changes
         the ledger no more.
         """
         # Votes at a final block never change: a second count could only repeat the first.
         if ballot.window in self.decisions:
             return self
+        if ballot.window >= self.spec.schedule.num_windows:
+            # Votes after the run's end settle which payloads stand; nothing is accepted any more.
+            ballot = replace(ballot, candidates={})
         between = range(self.next_window, ballot.window)
         if ballot.window < self.next_window or not self.decisions.keys() >= set(between):
             raise ValueError(
                 f"window {ballot.window} cannot be decided from theta_{self.state.window}: the "
                 "windows before it are not"
             )
-        stakes_rao = [
-            *self.state.voting_stakes_rao,
-            *(self.decisions[window].voting_stake_rao for window in between),
-        ]
-        decision = decide(ballot, stakes_rao, self.spec.outer.quorum_rules())
+        before = self.decisions.get(ballot.window - 1)
+        reference_rao = self.state.reference_rao if before is None else before.reference_rao
+        decision = decide(ballot, reference_rao, self.spec.outer.quorum_rules())
         return replace(self, decisions={**self.decisions, ballot.window: decision})
+
+    def is_proven_by(self, ballot: Ballot) -> bool:
+        """Whether a ballot on the next window gives this ledger's root authority."""
+        rules = self.spec.outer.quorum_rules()
+        return decide(ballot, self.state.reference_rao, rules).root == self.root
 
     def window_to_count_for_void(self) -> int | None:
         """The next window whose votes could still void `next_window`; None once settled.

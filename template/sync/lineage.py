@@ -2,15 +2,16 @@
 
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
-from template.chain.ballots import read_records
+from template.chain.ballots import read_standing_votes
 from template.context import NodeContext, ReadContext
-from template.errors import ConsensusError, SubnetError, Unavailable
+from template.errors import ObjectError, SubnetError, Unavailable
 from template.peers.blobs import validators_by_stake
 from template.peers.client import Peers
 from template.protocol.keys import lineage_key
 from template.protocol.lineage import LineageStep, encode_lineage, parse_lineage
+from template.protocol.quorum import find_standing_authority
 from template.protocol.record import Vote
 from template.training.outer import OuterState
 
@@ -62,26 +63,24 @@ class LineagePublisher:
 
 
 class LineageReader:
-    """Hands out steps from a state towards the root now voted by the stake majority."""
+    """Hands out steps from a state towards the root with authority now."""
 
     def __init__(self, context: ReadContext, peers: Peers) -> None:
         self._context, self._peers = context, peers
         self._ahead: list[LineageStep] = []
 
     def next_step(self, state: OuterState) -> LineageStep:
-        """The step after `state`; ConsensusError if no validator's lineage continues `state`."""
+        """The step after `state`; Unavailable while no bucket's lineage leads on from `state`."""
         window = state.window - 1
         if not self._ahead or self._ahead[0].window != window:
             self._peers.refresh()
-            vote = wait_for_majority_vote(self._context)
-            steps = read_lineage(self._context, self._peers, vote.window + 1, vote.root)
+            vote = wait_for_voted_root(self._context)
+            steps = read_lineage(self._context, self._peers, vote.window + 1, vote.root, window)
             self._ahead = [step for step in steps if step.window >= window]
         if not self._ahead or self._ahead[0].root != state.root:
-            raise ConsensusError(
+            raise Unavailable(
                 f"window {window}: the chain endpoint no longer has its votes, and no validator's "
-                "lineage leads on from this node's state. Remove --neuron.state_dir "
-                f"{self._context.state_dir} and start again: the node joins by a published "
-                "checkpoint"
+                f"lineage leads on from this node's state, root {state.root[:8].hex()}"
             )
         return self._ahead.pop(0)
 
@@ -90,74 +89,77 @@ class LineageReader:
         self._ahead = []
 
 
-def wait_for_majority_vote(context: ReadContext) -> Vote:
-    """The standing vote with more than half of the voting stake; waits two windows at most.
+def wait_for_voted_root(context: ReadContext) -> Vote:
+    """The standing vote with authority (`find_standing_authority`); waits two windows at most.
 
-    Unavailable without such a vote: too many validators are away, or validators disagree.
+    Unavailable without such a vote: half of the stake is away, or validators disagree.
     """
     waiter, schedule = context.waiter, context.schedule
     last = context.chain.head() + 2 * schedule.blocks_per_window
-    while (vote := _majority_vote(context)) is None:
+    while (vote := find_voted_root(context)) is None:
         if waiter.recent_head() > last:
-            raise Unavailable("no root has the votes of more than half of the stake: retry later")
+            raise Unavailable(
+                "no root has the votes of more than half of the reference stake: half of the "
+                "validators' stake is away, or the validators disagree; retry later"
+            )
         waiter.pause()
     return vote
 
 
-def _majority_vote(context: ReadContext) -> Vote | None:
-    """Votes count as equal by window, root and sample digest alone."""
-    chain = context.chain
-    block = chain.finalized()
-    records = read_records(chain, block)
-    stakes_rao: dict[tuple[int, bytes, bytes], int] = {}
-    votes: dict[tuple[int, bytes, bytes], Vote] = {}
-    for neuron in chain.metagraph(block).neurons:
-        record = records.get(neuron.hotkey)
-        if record is None or record.vote is None or not neuron.validator_permit:
-            continue
-        vote = record.vote
-        voted = (vote.window, vote.root, vote.sample_digest)
-        stakes_rao[voted] = stakes_rao.get(voted, 0) + neuron.total_stake_rao
-        votes[voted] = vote
-    total_rao = sum(stakes_rao.values())
-    return next((votes[v] for v, rao in stakes_rao.items() if 2 * rao > total_rao), None)
+def find_voted_root(context: ReadContext) -> Vote | None:
+    """The standing vote with authority at the newest final vote block, or None."""
+    chain, schedule = context.chain, context.schedule
+    window = schedule.last_counted(chain.finalized())
+    if window < 0:
+        return None
+    voters = read_standing_votes(chain, schedule, window)
+    return find_standing_authority(voters, window, context.spec.outer.quorum_rules())
 
 
-def read_lineage(context: ReadContext, peers: Peers, window: int, root: bytes) -> list[LineageStep]:
-    """The steps up to root R_window (16 bytes or more), as far back as buckets keep steps.
+def read_lineage(
+    context: ReadContext, peers: Peers, window: int, root: bytes, since: int = 0
+) -> list[LineageStep]:
+    """The steps up to root R_window (16 bytes or more), back to the segment of window `since`.
 
     The reader follows the hash chain backwards from the root and trusts no publisher: a segment
-    counts only if the last step leads to the wanted root. Empty if no bucket has the last segment.
+    counts only if the last step leads to the wanted root; else the next bucket is asked. Fewer
+    steps, or none, if no bucket has a segment.
     """
-    every, validators = context.spec.checkpoint.every_windows, validators_by_stake(context)
+    every = context.spec.checkpoint.every_windows
     steps: list[LineageStep] = []
     last = window - 2
-    while last >= 0:
-        offers = _read_segments(context, peers, validators, segment_start(last, every))
-        segment = next((s for offer in offers if (s := _leading_to(offer, last, root))), None)
-        if segment is None:
+    while last >= since:
+        segment = _find_segment(context, peers, segment_start(last, every), last, root)
+        if not segment:
             break
         steps = [*segment, *steps]
         root, last = segment[0].root, segment[0].window - 1
     return steps
 
 
-def _read_segments(
-    context: ReadContext, peers: Peers, validators: Sequence[str], start: int
-) -> Iterator[list[LineageStep]]:
-    """A segment, as published by each validator."""
+def _find_segment(
+    context: ReadContext, peers: Peers, start: int, last: int, root: bytes
+) -> list[LineageStep]:
+    """The steps of a segment up to window `last` from the first bucket that leads to `root`.
+
+    A bucket with another segment is asked last from then on. Empty if no bucket leads to `root`.
+    """
     every = context.spec.checkpoint.every_windows
     key, limit = lineage_key(context.spec.run_id, start), (every + 1) * MAX_STEP_BYTES
-    for hotkey in validators:
+    for hotkey in peers.in_order(validators_by_stake(context)):
         try:
-            yield parse_lineage(peers.bucket(hotkey).get(key, max_bytes=limit))
+            offered = parse_lineage(peers.bucket(hotkey).get(key, max_bytes=limit))
+        except ObjectError as error:
+            log.warning("lineage from theta_%d of %s: %s", start, hotkey, error)
+            peers.ask_last(hotkey)
+            continue
         except SubnetError as error:
             log.info("no lineage from theta_%d from %s: %s", start, hotkey, error)
-
-
-def _leading_to(segment: Sequence[LineageStep], last: int, root: bytes) -> list[LineageStep]:
-    """The steps of a segment up to window `last` if `root` follows; otherwise empty."""
-    found = [step for step in segment if step.window <= last]
-    if not found or found[-1].window != last:
-        return []
-    return found if found[-1].next_root.startswith(root) else []
+            continue
+        segment = [step for step in offered if step.window <= last]
+        if segment and segment[-1].window == last:
+            if segment[-1].next_root.startswith(root):
+                return segment
+            log.warning("lineage from theta_%d of %s leads to another root", start, hotkey)
+            peers.ask_last(hotkey)
+    return []

@@ -21,7 +21,7 @@ from template.protocol.spec import RunSpec
 from template.training.model import Params, tensor_shapes
 from template.training.outer import OuterState
 
-_FORMAT = 1
+_FORMAT = 2
 MALFORMED = (ValueError, KeyError, TypeError, OverflowError, RecursionError)
 """Exceptions from parsing a stranger's JSON, infinite numbers and deep nesting included."""
 
@@ -63,7 +63,7 @@ def carried_values(state: OuterState) -> dict[str, Any]:
         "root": state.root.hex(),
         "initial_norms": dict(state.initial_norms),
         "accepted_norms": [[w, [dict(n) for n in norms]] for w, norms in state.accepted_norms],
-        "voting_stakes_rao": list(state.voting_stakes_rao),
+        "reference_rao": state.reference_rao,
         "checkpoint_digest": state.checkpoint_digest.hex(),
     }
 
@@ -80,7 +80,7 @@ def restored_state(carried: Mapping[str, Any], params: Params) -> OuterState:
                 (int(w), tuple({n: float(norms[n]) for n in params} for norms in members))
                 for w, members in carried["accepted_norms"]
             ),
-            voting_stakes_rao=tuple(int(s) for s in carried["voting_stakes_rao"]),
+            reference_rao=int(carried["reference_rao"]),
             checkpoint_digest=bytes.fromhex(carried["checkpoint_digest"]),
         )
     except MALFORMED as error:

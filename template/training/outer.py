@@ -24,6 +24,7 @@ from compression import aggregate
 from template.protocol.hashing import labelled_hash
 from template.protocol.lineage import Accepted
 from template.protocol.payload import Payload
+from template.protocol.quorum import next_reference
 from template.protocol.root import Member, first_root, next_root, tensors_digest
 from template.protocol.spec import OuterSpec, RunSpec
 from template.training.energy import Norms, cap_energy
@@ -36,8 +37,8 @@ class OuterState:
 
     `params`: theta_window. `root`: R_window, 32 bytes. `initial_norms`: norms of theta_0's
     tensors. `accepted_norms`: (window, norms of each payload accepted in the window), latest
-    last, `clip_windows` at most. `voting_stakes_rao`: voting stakes of the last `quorum_windows`
-    windows. `checkpoint_digest`: part of the next root, then empty again.
+    last, `clip_windows` at most. `reference_rao`: the reference stake of the last window
+    (`template.protocol.quorum`). `checkpoint_digest`: part of the next root, then empty again.
     """
 
     window: int
@@ -45,7 +46,7 @@ class OuterState:
     root: bytes
     initial_norms: Norms
     accepted_norms: tuple[tuple[int, tuple[Norms, ...]], ...] = ()
-    voting_stakes_rao: tuple[int, ...] = ()
+    reference_rao: int = 0
     checkpoint_digest: bytes = b""
 
 
@@ -234,11 +235,17 @@ def outer_step(
         state,
         window=state.window + 1,
         params=expected_params(state, decision.members, payloads, spec),
-        root=next_root(state.root, decision.window, decision.members, state.checkpoint_digest),
+        root=next_root(
+            state.root,
+            decision.window,
+            decision.members,
+            state.checkpoint_digest,
+            decision.voting_stake_rao,
+        ),
         accepted_norms=_append_norms(state, decision.window, accepted, spec.outer),
-        voting_stakes_rao=(*state.voting_stakes_rao, decision.voting_stake_rao)[
-            -spec.outer.quorum_windows :
-        ],
+        reference_rao=next_reference(
+            state.reference_rao, decision.voting_stake_rao, spec.outer.quorum_rules()
+        ),
         checkpoint_digest=b"",
     )
     if after.window % spec.checkpoint.every_windows:
@@ -247,9 +254,9 @@ def outer_step(
 
 
 def state_digest(state: OuterState) -> bytes:
-    """Digest over the contents of a checkpoint: tensors, norms, voting stakes; 32 bytes."""
+    """Digest over the contents of a checkpoint: tensors, norms, reference stake; 32 bytes."""
     history = [[window, [dict(n) for n in norms]] for window, norms in state.accepted_norms]
-    carried = [state.window, dict(state.initial_norms), history, list(state.voting_stakes_rao)]
+    carried = [state.window, dict(state.initial_norms), history, state.reference_rao]
     # JSON writes the shortest decimal of a double: exact, and the same on every machine.
     canonical = json.dumps(carried, sort_keys=True).encode()
     return labelled_hash("tessera/checkpoint", tensors_digest(state.params), canonical)

@@ -31,7 +31,7 @@ from template.training.outer import OuterState, state_digest
 CONFIG_FILE = "config.json"
 INDEX_FILE = "model.safetensors.index.json"
 ONLY_PART = "model.safetensors"
-FORMAT = 2
+FORMAT = 3
 """Version of the manifest. After a change, newcomers of the old version find no checkpoint."""
 ROOM_BYTES = 2**20
 """Maximum length of a safetensors header."""
@@ -194,8 +194,8 @@ def restore_published(
     """The state in a manifest and the parts, given in order; ObjectError for a mismatch.
 
     Parts are read one by one: only the tensors stay in memory. The checkpoint digest is verified
-    and covers tensors, norms and stakes. The root is not verified here: a newcomer replays the
-    lineage from the root and compares the result with the stake majority's root.
+    and covers tensors, norms and the reference stake. The root is not verified here: a newcomer
+    compares root and checkpoint digest with the step that the voted root proves.
     """
     params: Params = {}
     for part, data in zip(manifest.parts, parts, strict=True):
@@ -224,7 +224,7 @@ def checkpoint_limit_bytes(spec: RunSpec) -> int:
         index = len(_build_index(part_names(len(groups)), groups, numel))
     norms = sum(len(name) + MAX_NUMBER_CHARS for name in shapes)
     members = 1 + spec.outer.clip_windows * spec.outer.peers_per_step
-    carried = members * norms + MAX_NUMBER_CHARS * spec.outer.quorum_windows
+    carried = members * norms + MAX_NUMBER_CHARS
     files = MAX_ENTRY_CHARS * (len(groups) + 2)
     return tensors + index + len(config_json(spec)) + carried + files + ROOM_CHARS
 

@@ -164,19 +164,20 @@ class OuterSpec(Table):
     """
     peers_per_step: Annotated[int, Range(ge=1, le=MAX_UIDS)]
     """Maximum of payloads in one outer step; payloads with the most voting stake come first."""
-    min_quorum_percent: Annotated[int, Range(ge=0, le=100)]
-    """Quorum of a window, in percent of the largest recent voting stake. A window with less is a
-    no-op: the model stays unchanged. 100 stops training whenever a validator is away.
+    reference_windows: Annotated[int, Range(ge=1)]
+    """The reference stake, of which more than half decides, loses one part in so many per window
+    without more votes: it halves in about 0.69 times as many windows. While voters sleep, a
+    minority gains power slowly; when much stake leaves for good, the run pauses for that long.
     """
-    quorum_windows: Annotated[int, Range(ge=1)]
-    """Recent windows among which the largest voting stake counts. When much stake leaves for
-    good, the run idles for as many windows.
+    min_reference_rao: Annotated[int, Range(ge=0)]
+    """Minimum of the reference stake, in rao. With 0 the first voters of a run decide alone,
+    however small; with a share of the validators' stake a run starts once they are awake.
     """
 
     def quorum_rules(self) -> QuorumRules:
         """The fields for counting votes."""
         return QuorumRules(
             peers_per_step=self.peers_per_step,
-            min_quorum_percent=self.min_quorum_percent,
-            quorum_windows=self.quorum_windows,
+            reference_windows=self.reference_windows,
+            min_reference_rao=self.min_reference_rao,
         )

@@ -1,0 +1,110 @@
+"""Uploads of named payloads: to name a payload is to hold it.
+
+A validator puts every payload it names into its own bucket before the vote. Uploads run side by
+side until the vote's deadline; a payload not in the bucket by then leaves the vote.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+
+from template.context import NodeContext
+from template.errors import StoreError
+from template.protocol.keys import payload_key
+from template.protocol.payload import payload_digest
+
+log = logging.getLogger(__name__)
+
+UPLOAD_THREADS = 16
+POLL_S = 0.05
+MIN_RESERVE = 0.1
+"""Fraction of the scoring period kept for judging, the log and the uploads, at least."""
+MAX_RESERVE = 0.5
+"""At most: a slow line must not end scoring altogether. The uploads that fit are named."""
+SAFETY_FACTOR = 1.5
+"""A line's rate varies from window to window; blocks are a coarse clock."""
+
+
+class NamedPayloads:
+    """Puts named payloads into this node's bucket, and learns how long the uploads take."""
+
+    def __init__(self, context: NodeContext) -> None:
+        self._context = context
+        self._blocks_per_byte = 0.0
+
+    def reserve(self, period_blocks: int) -> float:
+        """Fraction of the scoring period to keep for the uploads of a full window's payloads.
+
+        From the slowest rate seen lately; `MIN_RESERVE` before the first upload.
+        """
+        context = self._context
+        num_bytes = context.spec.outer.peers_per_step * context.form.num_bytes
+        needed_blocks = math.ceil(SAFETY_FACTOR * num_bytes * self._blocks_per_byte)
+        return min(max(needed_blocks / period_blocks, MIN_RESERVE), MAX_RESERVE)
+
+    def hold(
+        self, window: int, frames: Mapping[int, bytes], is_late: Callable[[], bool]
+    ) -> frozenset[int]:
+        """The uids (of `frames`: uid -> payload) with the payload in the bucket in time.
+
+        Failed uploads are tried again until `is_late()`.
+        """
+        start_block = self._context.waiter.recent_head()
+        held: frozenset[int] = frozenset()
+        while True:
+            failed = self._upload_once(
+                window, {uid: f for uid, f in frames.items() if uid not in held}, is_late
+            )
+            held = frozenset(frames) - frozenset(failed)
+            if not failed or is_late():
+                break
+            self._context.waiter.pause()
+        self._note_rate(sum(len(frames[uid]) for uid in held), start_block)
+        if failed:
+            log.warning(
+                "window %d: the payloads of uids %s are not in this node's bucket in time and "
+                "leave the vote: %s",
+                window,
+                sorted(failed),
+                next(iter(failed.values())),
+            )
+        return held
+
+    def _upload_once(
+        self, window: int, frames: Mapping[int, bytes], is_late: Callable[[], bool]
+    ) -> dict[int, str]:
+        """Put all `frames` side by side; uid -> reason for each that is not there."""
+        bucket, run_id = self._context.bucket, self._context.spec.run_id
+        pool = ThreadPoolExecutor(max_workers=UPLOAD_THREADS, thread_name_prefix="upload")
+        try:
+            running = {
+                uid: pool.submit(
+                    bucket.put, payload_key(run_id, window, payload_digest(frame)), frame
+                )
+                for uid, frame in frames.items()
+            }
+            while wait(running.values(), timeout=POLL_S).not_done and not is_late():
+                continue
+        finally:
+            # A slow upload goes on in its thread: the payload may still be of use to others.
+            pool.shutdown(wait=False, cancel_futures=True)
+        reasons = {uid: _reason(future) for uid, future in running.items()}
+        return {uid: reason for uid, reason in reasons.items() if reason}
+
+    def _note_rate(self, num_bytes: int, start_block: int) -> None:
+        if num_bytes:
+            taken_blocks = self._context.waiter.recent_head() - start_block
+            # Halved from window to window, so that one bad night is forgotten.
+            self._blocks_per_byte = max(taken_blocks / num_bytes, self._blocks_per_byte / 2)
+
+
+def _reason(future: Future[None]) -> str:
+    """Why an upload is not done; "" for a finished upload."""
+    if future.cancelled() or not future.done():
+        return "the time was up"
+    try:
+        future.result()
+    except StoreError as error:
+        return str(error)
+    return ""
