@@ -6,26 +6,24 @@ help: by taking the last steps again, or by joining anew.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from template.bucket.retention import oldest_start
 from template.chain.ballots import read_ballot, read_ballot_at
 from template.context import ReadContext
-from template.errors import ChainError, NotFound, StoreError, Unavailable
+from template.errors import ChainError, StoreError, Unavailable
 from template.peers.client import Peers
 from template.protocol.lineage import Accepted, LineageStep
 from template.protocol.payload import Payload
 from template.protocol.quorum import VOID_WINDOWS, Decision, voided
-from template.protocol.record import ROOT_BYTES
 from template.protocol.root import Member, tensors_digest
 from template.sync.anchors import AnchorStore
-from template.sync.backoff import Backoff
 from template.sync.bootstrap import Bootstrap
+from template.sync.healer import Healer
 from template.sync.ledger import RunLedger, Standing
-from template.sync.lineage import LineageReader, read_lineage
+from template.sync.lineage import LineageReader
 from template.sync.payload_cache import PayloadCache
-from template.sync.recovery import Recovered, heal, replay_steps, steps_after, take_back
+from template.sync.recovery import Recovered, take_back
 from template.training.outer import OuterState
 
 log = logging.getLogger(__name__)
@@ -68,7 +66,7 @@ class Follower:
         """Applied steps found void; the miner or validator empties the list."""
         self.is_apart = False
         """Whether a root with authority differs from this node's, and no way led there so far."""
-        self._apart = Backoff(context.spec.checkpoint.every_windows)
+        self._healer = Healer(context, peers, self.anchors, self._payloads, may_join=may_join)
 
     @property
     def state(self) -> OuterState:
@@ -196,93 +194,37 @@ class Follower:
                 "differs_from_majority": int(standing.contradicts),
             },
         )
-        if not standing.contradicts:
-            self.is_apart = self.is_apart and decision.root is None
-            self._apart.reset()
-        elif self._apart.is_due(decision.window):
-            self.is_apart = not self._heal(decision)
+        if standing.contradicts:
+            self._heal(decision)
+        elif decision.root is not None:
+            self.is_apart = False
+            self._healer.reset()
+
+    def _heal(self, decision: Decision) -> None:
+        def is_right(state: OuterState) -> bool:
+            return not self._standing(state, decision).contradicts
+
+        healed = self._healer.heal(self.ledger, decision, is_right)
+        self.is_apart = healed is None
+        if healed is None:
+            return
+        self.ledger = healed
+        self._healer.reset()
+        self._context.metrics.log(decision.window, {"healed": 1})
+        log.warning(
+            "window %d: healed: this node agrees with the stake majority, root %s",
+            decision.window,
+            self.state.root[:8].hex(),
+        )
 
     def _standing(self, state: OuterState, decision: Decision) -> Standing:
         stake_block = self._context.schedule.stake_block(decision.window)
         block_hash = self._context.chain.block_hash(stake_block)
         return self.ledger.compare_with_majority(decision, block_hash, state)
 
-    def _heal(self, decision: Decision) -> bool:
-        """Take the last steps again, or join anew; whether this node agrees afterwards."""
-        context, window = self._context, decision.window
-
-        def is_right(state: OuterState) -> bool:
-            return not self._standing(state, decision).contradicts
-
-        log.warning("window %d: taking the last steps again", window)
-        try:
-            recovered = heal(
-                self.anchors.load_anchors(),
-                self.ledger.steps,
-                self._payloads.obtain_past_payloads,
-                context.spec,
-                is_right,
-            )
-        except Unavailable as error:
-            log.warning("window %d: the last steps cannot be taken again: %s", window, error)
-            recovered = None
-        if recovered is not None:
-            self._recover(recovered)
-        elif not self._join_beside(decision, is_right):
-            log.error("%s", self._describe_fork(decision))
-            return False
-        context.metrics.log(window, {"healed": 1})
-        log.warning(
-            "window %d: healed: this node agrees with the stake majority, root %s",
-            window,
-            self.state.root[:8].hex(),
-        )
-        return True
-
     def _recover(self, recovered: Recovered) -> None:
         steps = self.anchors.restart_from(recovered, self.ledger.steps)
         self.ledger = self.ledger.recover(recovered.state, steps)
-
-    def _join_beside(self, decision: Decision, is_right: Callable[[OuterState], bool]) -> bool:
-        """Take the steps that lead to the root of `decision`, from a published state on.
-
-        The node's own state stays in place unless the new state is right. False if the node may
-        not join, if no bucket has the way, or if the way ends at other tensors.
-        """
-        context = self._context
-        if not self._may_join or decision.root is None:
-            return False
-        oldest = oldest_start((), decision.window, context.spec)
-        try:
-            found = read_lineage(
-                context, self._peers, decision.window + 1, decision.root, max(0, oldest - 1)
-            )
-            start = Bootstrap(context, self._peers).newest_on_the_way(found)
-            if start is None:
-                return False
-            log.warning("window %d: joining anew at theta_%d", decision.window, start.window)
-            recovered = replay_steps(
-                start,
-                steps_after(start, self._with_own_votes(found)),
-                self._payloads.obtain_past_payloads,
-                context.spec,
-            )
-        except (Unavailable, NotFound) as error:
-            log.warning("window %d: cannot join anew: %s", decision.window, error)
-            return False
-        if not is_right(recovered.state):
-            return False
-        steps = self.anchors.restart_at(start, recovered.steps)
-        self.ledger = self.ledger.recover(recovered.state, steps)
-        return True
-
-    def _with_own_votes(self, steps: Iterable[LineageStep]) -> list[LineageStep]:
-        """Steps of strangers with the voted roots that this node counted itself, or none.
-
-        The voted root of a lineage is in no hash: a stranger's word must not void a window.
-        """
-        counted = {step.window: step.voted_root for step in self.ledger.steps}
-        return [replace(step, voted_root=counted.get(step.window, b"")) for step in steps]
 
     def _gather(
         self, decision: Decision, meanwhile: Callable[[], None]
@@ -366,19 +308,6 @@ class Follower:
             if step.window >= void.window:
                 self._context.metrics.log(step.window, {"state_root": step.next_root.hex()})
         self._context.metrics.log(void.window, {"accepted_uids": "", "no_op": "void"})
-
-    def _describe_fork(self, decision: Decision) -> str:
-        context = self._context
-        voted = b"" if decision.root is None else decision.root
-        return (
-            f"window {decision.window}: the stake majority votes root {voted.hex()}, this node "
-            f"stands on {self.state.root[:ROOT_BYTES].hex()}, and neither its past nor a published "
-            "checkpoint leads there. This node goes on by its own root, names no payload, and "
-            f"looks again before window {self._apart.next_window}. If it never agreed with the "
-            f"others, its --run {context.run_file} (run id {context.spec.run_id.hex()}) is not "
-            "theirs: get the file again from the subnet's owner. If it did, another torch build "
-            "or a fault of the hardware is likely"
-        )
 
     def _report(self, decision: Decision) -> None:
         state, spec = self.state, self._context.spec

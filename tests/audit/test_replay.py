@@ -13,7 +13,7 @@ from template.peers.client import Peers
 from template.protocol.keys import lineage_key, verdict_key
 from template.protocol.record import ROOT_BYTES, Record, decode_record, encode_record
 from template.protocol.root import tensors_digest
-from template.sync.lineage import wait_for_majority_vote
+from template.sync.lineage import wait_for_voted_root
 from tests.support.flipping import FlippingValidator
 
 EVERY = 3
@@ -169,19 +169,19 @@ def test_the_root_is_that_of_more_than_half_of_the_stake(world, tmp_path) -> Non
     """1000, 900 and 300: any two are more than half, none alone is."""
     context = world.context(hotkey_of("nobody-yet"), tmp_path / "replay")
     _vote_otherwise(world, "val-a")
-    world.time.block += 3
-    vote = wait_for_majority_vote(context)
+    world.time.block += world.spec.schedule.blocks_per_window
+    vote = wait_for_voted_root(context)
     assert vote == decode_record(world.ledger.commitments[hotkey_of("val-b")][1][-1]).vote
     assert vote.root != bytes(ROOT_BYTES)
     _vote_otherwise(world, "val-c")
-    world.time.block += 3
-    assert wait_for_majority_vote(context).root == bytes(ROOT_BYTES)
+    world.time.block += world.spec.schedule.blocks_per_window
+    assert wait_for_voted_root(context).root == bytes(ROOT_BYTES)
     blocks, values = world.ledger.commitments[hotkey_of("val-c")]
     record = decode_record(values[-1])
     assert record.vote is not None
     third = replace(record.vote, root=bytes([1]) * ROOT_BYTES)
     blocks.append(world.time.block)
     values.append(encode_record(Record(access=record.access, vote=third)))
-    world.time.block += 3
+    world.time.block += world.spec.schedule.blocks_per_window
     with pytest.raises(Unavailable, match="more than half"):
-        wait_for_majority_vote(context)
+        wait_for_voted_root(context)

@@ -91,6 +91,7 @@ def _decided(window: int, *digests: bytes) -> Decision:
         undelivered=(),
         dissenters=(),
         voting_stake_rao=1,
+        reference_rao=1,
         no_op="",
     )
 

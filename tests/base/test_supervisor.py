@@ -8,7 +8,6 @@ from template.base.supervisor import MAX_PAUSE_S, Crashed, supervise
 from template.errors import (
     ChainError,
     ConfigError,
-    ConsensusError,
     PayloadError,
     StateError,
     Unavailable,
@@ -44,7 +43,6 @@ def test_it_stops_when_the_step_says_so() -> None:
     "error",
     [
         ConfigError("flag"),
-        ConsensusError("root"),
         StateError("disk"),
         ChainError("silent for too long", is_final=True),
     ],

@@ -140,7 +140,7 @@ def test_ours_is_the_outer_step_bit_for_bit():
         decision = Decision(
             window=window, members=members, namers={}, root=None, sample_digest=None,
             undelivered=(),
-        dissenters=(), voting_stake_rao=1, no_op="",
+        dissenters=(), voting_stake_rao=1, reference_rao=1, no_op="",
         )  # fmt: skip
         state = outer_step(state, decision, payloads, workers.spec)
         merged = ours.merge(params, messages, 0.9)

@@ -58,7 +58,9 @@ def test_what_is_written_is_read(count: int, first: int) -> None:
 
 def test_the_next_root_is_that_of_the_state_roots() -> None:
     for step in _steps(5):
-        expected = next_root(step.root, step.window, step.members, step.checkpoint)
+        expected = next_root(
+            step.root, step.window, step.members, step.checkpoint, step.voting_stake_rao
+        )
         assert step.next_root == expected
 
 

@@ -40,14 +40,12 @@ def _ballot(voters: Sequence[Voter], candidates: Collection[int] = UIDS) -> Ball
     return Ballot(window=5, seed=SEED, candidates=members, voters=voters)
 
 
-def _rules(peers_per_step: int = 99, min_quorum_percent: int = 25) -> QuorumRules:
-    return QuorumRules(
-        peers_per_step=peers_per_step, min_quorum_percent=min_quorum_percent, quorum_windows=8
-    )
+def _rules(peers_per_step: int = 99) -> QuorumRules:
+    return QuorumRules(peers_per_step=peers_per_step, reference_windows=8, min_reference_rao=0)
 
 
 def _decide(voters: Sequence[Voter], **rules: int) -> Decision:
-    return decide(_ballot(voters), [], _rules(**rules))
+    return decide(_ballot(voters), 0, _rules(**rules))
 
 
 def _accepted(decision: Decision) -> set[int]:
@@ -82,7 +80,7 @@ def test_accepted_if_and_only_if_more_than_half_of_the_voting_stake_names_it(
     voters: list[Voter], candidates: frozenset[int]
 ) -> None:
     """Any stakes, any roots; a uid that is no candidate (dropped, or committed nothing) is none."""
-    decision = decide(_ballot(voters, candidates), [], _rules())
+    decision = decide(_ballot(voters, candidates), 0, _rules())
     assert _accepted(decision) == {u for u in candidates if _naive_share(voters, u) > HALF}
     assert decision.root == _naive_root(voters)
     assert bool(decision.no_op) == (not decision.members)
@@ -111,7 +109,7 @@ def test_neither_the_order_of_votes_nor_of_candidates_changes_anything(
     decision, uids = _decide(voters, peers_per_step=limit), list(UIDS)
     generator.shuffle(voters)
     generator.shuffle(uids)
-    assert decide(_ballot(voters, uids), [], _rules(limit)) == decision
+    assert decide(_ballot(voters, uids), 0, _rules(limit)) == decision
 
 
 @settings(max_examples=100)
@@ -149,20 +147,19 @@ def test_a_dropped_uid_is_not_accepted_and_takes_no_other_with_it(
     voters: list[Voter], dropped: int
 ) -> None:
     there = _accepted(_decide(voters))
-    gone = decide(_ballot(voters, [u for u in UIDS if u != dropped]), [], _rules())
+    gone = decide(_ballot(voters, [u for u in UIDS if u != dropped]), 0, _rules())
     assert _accepted(gone) == there - {dropped}
 
 
 @settings(max_examples=100)
-@given(voter_lists(), st.integers(1, 100), st.integers(0, 2**66))
-def test_min_quorum_to_the_rao(voters: list[Voter], percent: int, past_rao: int) -> None:
-    """Enough is a vote with at least the percentage of the past stake, and more than none."""
-    decision = decide(_ballot(voters), [past_rao], _rules(min_quorum_percent=percent))
-    stake_rao = sum(v.stake_rao for v in voters)
-    enough = stake_rao > 0 and Fraction(stake_rao) >= Fraction(past_rao * percent, 100)
-    whole = _decide(voters)
-    assert _accepted(decision) == (_accepted(whole) if enough else set())
-    assert decision.root == (whole.root if enough else None)
+@given(voter_lists(), st.integers(0, 2**66))
+def test_the_reference_weighs_like_a_silent_voter(voters: list[Voter], before_rao: int) -> None:
+    """A stake asleep decides as the same stake awake without a name: by its weight alone."""
+    decision = decide(_ballot(voters), before_rao, _rules())
+    awake_rao = sum(v.stake_rao for v in voters)
+    silent = _voter(99, max(0, decision.reference_rao - awake_rao), (), b"S" * 16)
+    assert _accepted(decision) == _accepted(_decide([*voters, silent]))
+    assert decision.root in (None, _decide([*voters, silent]).root)
 
 
 @settings(max_examples=100)

@@ -221,8 +221,8 @@ HUGE = "1" + "0" * 400
         ("outer.initial_norm_floor", ["0.0"]),
         ("outer.max_energy_share", ["0.0", "1.01", "nan"]),
         ("outer.peers_per_step", ["0", "257"]),
-        ("outer.min_quorum_percent", ["-1", "101"]),
-        ("outer.quorum_windows", ["0"]),
+        ("outer.min_reference_rao", ["-1"]),
+        ("outer.reference_windows", ["0", "-1"]),
         ("evaluation.held_out_pages", ["1"]),
         ("evaluation.curve_pages", ["0"]),
         ("evaluation.assignment_windows", ["0"]),
@@ -315,7 +315,7 @@ def test_derived_views(spec: RunSpec) -> None:
         start_block=60, blocks_per_window=28, upload_blocks=6, vote_margin_blocks=6
     )
     assert spec.outer.quorum_rules() == QuorumRules(
-        peers_per_step=20, min_quorum_percent=25, quorum_windows=8
+        peers_per_step=20, reference_windows=500, min_reference_rao=0
     )
     assert spec.training.pages_per_window == 30 * 8
 

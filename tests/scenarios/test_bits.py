@@ -57,8 +57,8 @@ RULES = OuterSpec(
     initial_norm_floor=1e-3,
     max_energy_share=0.25,
     peers_per_step=20,
-    min_quorum_percent=25,
-    quorum_windows=8,
+    reference_windows=500,
+    min_reference_rao=0,
 )
 SHAPES = {"b.bias": (37,), "a.weight": (70, 130), "c.long": (4100,)}
 
@@ -127,6 +127,7 @@ def _decision(window: int, frames: list[bytes]) -> Decision:
         undelivered=(),
         dissenters=(),
         voting_stake_rao=1,
+        reference_rao=1,
         no_op="",
     )
 

@@ -22,9 +22,8 @@ STAKES_TAO = {"owner": 0, "val-a": 400, "val-b": 400, "val-c": 400, "m0": 0, "m1
 class Careless(Validator):
     """Names what it has seen, and keeps nothing of one window for others or itself."""
 
-    def _hold_accepted(self, window, scored) -> None:
-        if window != LOST:
-            super()._hold_accepted(window, scored)
+    def _hold_named(self, window, uids, scored):
+        return uids if window == LOST else super()._hold_named(window, uids, scored)
 
 
 def _thief(back_at: int | None) -> type:

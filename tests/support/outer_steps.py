@@ -45,5 +45,6 @@ def decision_on(window: int, uids, stake_rao: int = 5, owners=None) -> Decision:
         undelivered=(),
         dissenters=(),
         voting_stake_rao=stake_rao,
+        reference_rao=stake_rao,
         no_op="",
     )

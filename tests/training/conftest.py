@@ -45,6 +45,6 @@ def state(theta0: Params, spec: RunSpec) -> OuterState:
         first_state(theta0, spec.run_id),
         window=8,
         accepted_norms=((5, (norms, dict.fromkeys(norms, 1e-7))), (7, (norms,))),
-        voting_stakes_rao=(3, 2**62),
+        reference_rao=2**62,
     )
     return dataclasses.replace(state, checkpoint_digest=state_digest(state))

@@ -165,9 +165,9 @@ def test_an_empty_set_moves_the_root_and_the_window_only(state, spec) -> None:
     after = outer_step(state, decision_on(0, ()), {}, spec)
     assert tensors_digest(after.params) == tensors_digest(state.params)
     assert after.window == state.window + 1
-    assert after.root == next_root(state.root, 0, (), b"") != state.root
+    assert after.root == next_root(state.root, 0, (), b"", 5) != state.root
     assert after.accepted_norms == ()
-    assert after.voting_stakes_rao == (5,)
+    assert after.reference_rao == 5
 
 
 def test_a_member_whose_payload_is_none_is_in_the_root_and_not_in_the_step(
@@ -257,15 +257,15 @@ def test_a_checkpoint_digest_enters_exactly_one_root(state, spec) -> None:
     for before, after in itertools.pairwise(states):
         digest = state_digest(before) if before.window in carrying else b""
         assert before.checkpoint_digest == digest
-        assert after.root == next_root(before.root, before.window - 1, (), digest)
+        assert after.root == next_root(before.root, before.window - 1, (), digest, 5)
 
 
-@pytest.mark.parametrize("field", ["params", "accepted_norms", "voting_stakes_rao", "window"])
+@pytest.mark.parametrize("field", ["params", "accepted_norms", "reference_rao", "window"])
 def test_the_checkpoint_digest_covers_all_that_is_carried(field, state) -> None:
     changed = {
         "params": {**state.params, "lm_head.weight": torch.zeros(1)},
         "accepted_norms": ((0, (dict.fromkeys(state.params, 1.0),)),),
-        "voting_stakes_rao": (1,),
+        "reference_rao": 1,
         "window": 2,
     }
     assert state_digest(dataclasses.replace(state, **{field: changed[field]})) != state_digest(
@@ -274,13 +274,14 @@ def test_the_checkpoint_digest_covers_all_that_is_carried(field, state) -> None:
 
 
 def test_norms_and_stakes_are_forgotten_after_their_windows(state, spec, form) -> None:
-    outer = dataclasses.replace(spec.outer, clip_windows=2, quorum_windows=3)
+    outer = dataclasses.replace(spec.outer, clip_windows=2, reference_windows=2)
     spec = dataclasses.replace(spec, outer=outer)
-    for window in range(5):
+    for window, stake_rao in enumerate((40, 9, 2, 3, 1)):
         payloads = {0: random_payload(form, 1, window=window)} if window != 3 else {}
-        state = outer_step(state, decision_on(window, payloads, window + 1), payloads, spec)
+        state = outer_step(state, decision_on(window, payloads, stake_rao), payloads, spec)
     assert [window for window, _ in state.accepted_norms] == [4]
-    assert state.voting_stakes_rao == (3, 4, 5)
+    # 40, halved from window to window, with the loss rounded up.
+    assert state.reference_rao == 2
 
 
 @pytest.mark.parametrize(

@@ -280,6 +280,7 @@ def _accepted(window: int) -> Decision:
         sample_digest=None,
         dissenters=(),
         voting_stake_rao=1,
+        reference_rao=1,
         no_op="",
     )
 
