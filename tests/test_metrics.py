@@ -172,6 +172,7 @@ def check_run(server: WandbServer, state_dir: Path) -> None:
     assert [row["held_out_loss"] for row in rows(state_dir / EVENTS_FILE)] == [2.5, 2.25]
 
 
+@pytest.mark.slow
 def test_an_offline_run_is_read_back_by_wandbs_own_sync(tmp_path, no_account):
     state_dir = tmp_path / "state"
     done = record("offline", state_dir, "wss://host/endpoint-token")

@@ -151,6 +151,7 @@ def test_ours_is_the_outer_step_bit_for_bit():
         params = merged
 
 
+@pytest.mark.slow
 def test_a_rule_that_returns_its_input_learns_nothing_and_the_others_learn(monkeypatch):
     monkeypatch.setitem(RULES, "idle", Idle)
     trial = replace(SMALL, rounds=6, miners=2, inner_lr=1e-2, outer_lr=1.0)

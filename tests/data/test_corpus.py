@@ -97,6 +97,7 @@ def test_documents_are_clean_text(corpus: Corpus) -> None:
     assert b"\nTo be, or not to be,--that is the question:--\n" in hamlet.text
 
 
+@pytest.mark.slow
 def test_held_out_text_does_not_occur_in_training_text(corpus: Corpus) -> None:
     overlap = shingle_overlap(_joined(corpus.held_out), _joined(corpus.train))
     assert 0 < overlap < MAX_OVERLAP

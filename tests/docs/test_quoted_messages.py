@@ -2,6 +2,7 @@
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ WORDS_OF_OTHERS = frozenset({"No space left"})
 """Said by the operating system."""
 
 
+@cache
 def said_by_the_program() -> str:
     """Every string of the packages, f-strings in their constant parts."""
     found = set()
