@@ -108,10 +108,13 @@ class WindowScorer:
         self._peers.refresh()
         drawn, left_out = self._draw_candidates(window, candidates)
         frames = self._peers.fetch_payloads(drawn, window, lambda: late(FETCH_SHARE))
-        admissions = self._checker.admit_frames(window, drawn, frames, self._seen)
+        admissions = self._checker.admit_frames(
+            window, drawn, frames, self._seen, lambda: late(1.0)
+        )
         payloads = admitted_payloads(admissions)
         pool = self._draw_pool(window, drawn, payloads)
-        measured = self._measure(state, pool, payloads, lambda: late(1.0))
+        is_compared = all(each.is_compared for each in admissions.values())
+        measured = self._measure(state, pool, payloads, lambda: late(1.0) or not is_compared)
         blanks = [_blank(window, m, admissions[m.uid], m.uid in measured.after_S) for m in drawn]
         blanks += [_not_drawn(window, member) for member in left_out]
         rules = judge_rules(self._context.spec.evaluation)
