@@ -28,7 +28,7 @@ cell, so the positions of one cell may come on top.
 PAIRS_PER_CELL = 1 / 128
 """Cost of a cell of a dense product beside the cost of a listed pair of payloads."""
 
-PART_PAIRS, PART_CELLS = 1 << 19, 1 << 21
+PART_PAIRS, PART_CELLS = 1 << 18, 1 << 21
 """Pairs or cells between two looks at the deadline: bounds memory too."""
 
 IsLate = Callable[[], bool]
