@@ -55,9 +55,7 @@ def kept_positions(places: Iterable[tuple[int, Ints]], num_elements: int) -> Pla
     return np.sort(absolute[absolute < min(num_elements, MAX_ELEMENTS)].astype(np.int32))
 
 
-def shared_counts(
-    rows: Sequence[Places], num_first: int, is_late: IsLate = never_late
-) -> Ints:
+def shared_counts(rows: Sequence[Places], num_first: int, is_late: IsLate = never_late) -> Ints:
     """Number of common positions of each of the first rows with each row: [num_first, rows].
 
     TimeSpentError once `is_late`, asked after each part of bounded work. The work is at most

@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.evaluation.overlap", allow_abbrev=False)
     parser.add_argument("--quick", action="store_true", help="0.11 M elements alone")
     sizes = ELEMENTS[:1] if parser.parse_args(argv).quick else ELEMENTS
-    print("| elements | payloads are | before, s | after, s | ratio | before, MB | after, MB | ratio |")
+    print("| elements | payloads | before, s | after, s | ratio | before, MB | after, MB | ratio |")
     print("|---|---|---|---|---|---|---|---|")
     for num_elements in sizes:
         for name, rows in windows(num_elements, np.random.default_rng(0)).items():
