@@ -6,9 +6,14 @@ import pytest
 
 from simulation.swarm import FOUR, STAKES_TAO, accepted, build_world, digests, honest, run
 from simulation.world import World, hotkey_of
+from template.audit.auditor import Auditor
+from template.audit.findings import Findings
+from template.audit.logs import audit_windows, logs_in_bucket
+from template.context import NodeContext
 from template.protocol.record import PayloadCommitment, Record, encode_record
-from tests.support.audited import WINDOWS, live
+from tests.support.audited import reader
 
+WINDOWS = 3
 CROWD = tuple(f"idle{number}" for number in range(200))
 
 
@@ -22,6 +27,14 @@ def _commit(world: World, names: Sequence[str]) -> None:
             values.append(encode_record(Record(payload=payload)))
 
 
+def _audit(world: World, context: NodeContext) -> list[Findings]:
+    """Audit val-a while the run goes on."""
+    reading = reader(world, context.state_dir)
+    auditor = Auditor(reading, hotkey_of("val-a"), WINDOWS)
+    source = logs_in_bucket(reading, auditor.peers, hotkey_of("val-a"))
+    return list(audit_windows(auditor, source, 0, WINDOWS - 1))
+
+
 @pytest.mark.parametrize("num_committing", [0, 200])
 def test_a_crowd_of_hotkeys_stops_no_validator(tmp_path, num_committing: int) -> None:
     """The crowd's pages of two windows are more than the text has."""
@@ -30,9 +43,10 @@ def test_a_crowd_of_hotkeys_stops_no_validator(tmp_path, num_committing: int) ->
         schedule__num_windows=WINDOWS,
         evaluation__assignment_windows=8,
         evaluation__held_out_pages=400,
+        evaluation__max_payloads=256,
     )
     _commit(world, CROWD[:num_committing])
-    nodes = run(world, {**honest(*FOUR), "owner": live}, tmp_path)
+    nodes = run(world, {**honest(*FOUR), "owner": _audit}, tmp_path)
     assert len(digests(nodes, *FOUR)) == 1
     by_window = accepted(nodes["val-a"])
     assert sum(map(len, by_window.values())) >= WINDOWS
