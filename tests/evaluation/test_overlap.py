@@ -170,11 +170,17 @@ def test_no_contents_cost_much_more_than_noise(
 
 def _cost_of(rows: Sequence[Places]) -> tuple[int, int]:
     """Peak of allocated bytes, and how often the deadline was looked at."""
-    looks: list[int] = []
+    looks = 0
+
+    def is_late() -> bool:
+        nonlocal looks
+        looks += 1
+        return False
+
     tracemalloc.start()
     try:
-        shared_counts(rows, len(rows), lambda: bool(looks.append(1)))
-        return tracemalloc.get_traced_memory()[1], len(looks)
+        shared_counts(rows, len(rows), is_late)
+        return tracemalloc.get_traced_memory()[1], looks
     finally:
         tracemalloc.stop()
 
