@@ -7,7 +7,7 @@ of an earlier window means a copy or a replay. Measured: honest payloads of a wi
 close to 0 with the same miner's earlier payload, because error feedback removes sent values.
 """
 
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,8 +20,28 @@ Places = npt.NDArray[np.int32]
 
 MAX_ELEMENTS = 1 << 25
 
-BLOCK_PLACES, BLOCK_ELEMENTS = 1 << 18, 1 << 16
-"""Approximate positions and maximum elements per block: 16-bit keys sort in linear time."""
+BLOCK_PLACES, BLOCK_ELEMENTS, CELL_ELEMENTS = 1 << 18, 1 << 16, 1 << 8
+"""Positions and elements per block, at most: 16-bit keys sort in linear time. A block ends at a
+cell, so the positions of one cell may come on top.
+"""
+
+PAIRS_PER_CELL = 1 / 128
+"""Cost of a cell of a dense product beside the cost of a listed pair of payloads."""
+
+PART_PAIRS, PART_CELLS = 1 << 18, 1 << 21
+"""Pairs or cells between two looks at the deadline: bounds memory too."""
+
+IsLate = Callable[[], bool]
+"""Whether the time is spent."""
+
+
+class TimeSpentError(Exception):
+    """The time was spent before every payload was compared."""
+
+
+def never_late() -> bool:
+    """The deadline of a caller with time."""
+    return False
 
 
 def kept_positions(places: Iterable[tuple[int, Ints]], num_elements: int) -> Places:
@@ -35,30 +55,78 @@ def kept_positions(places: Iterable[tuple[int, Ints]], num_elements: int) -> Pla
     return np.sort(absolute[absolute < min(num_elements, MAX_ELEMENTS)].astype(np.int32))
 
 
-def shared_counts(rows: Sequence[Places], num_first: int) -> Ints:
-    """Number of common positions of each of the first rows with each row: [num_first, rows]."""
+def shared_counts(rows: Sequence[Places], num_first: int, is_late: IsLate = never_late) -> Ints:
+    """Number of common positions of each of the first rows with each row: [num_first, rows].
+
+    TimeSpentError once `is_late`, asked after each part of bounded work. The work is at most
+    about sqrt(num_first * rows) pairs per kept position, whatever the rows hold.
+    """
     # Sort all positions together and count the rows at each position: with 1 kept value in 64
     # this is cheaper than comparing bit maps.
-    counts = np.zeros(num_first * len(rows), dtype=np.int64)
+    counts = np.zeros((num_first, len(rows)), dtype=np.int64)
     for places, owners in _sorted_blocks(rows):
-        starts = np.flatnonzero(np.append(True, places[1:] != places[:-1]))
-        sizes = np.diff(np.append(starts, places.size))
-        ours = np.flatnonzero(owners < num_first)
-        meeting = np.searchsorted(starts, ours, side="right") - 1
-        met = sizes[meeting]
+        for part in _count_block(places, owners, num_first, len(rows)):
+            counts += part
+            if is_late():
+                raise TimeSpentError
+    return counts
+
+
+def _count_block(
+    places: npt.NDArray[np.uint16], owners: Ints, num_first: int, num_rows: int
+) -> Iterator[Ints]:
+    """Counts of a block, in parts: crowded positions by dense products, others pair by pair."""
+    ids = np.cumsum(np.append(True, places[1:] != places[:-1])) - 1
+    sizes = np.bincount(ids)
+    firsts = np.bincount(ids[owners < num_first], minlength=sizes.size)
+    # A position with many owners has a pair for each two of them, but one column of a product.
+    is_crowded = firsts * sizes > num_first * num_rows * PAIRS_PER_CELL
+    yield from _count_crowded(ids, owners, is_crowded, num_first, num_rows)
+    yield from _count_pairs(ids, owners, sizes, is_crowded, num_first, num_rows)
+
+
+def _count_crowded(
+    ids: Ints, owners: Ints, is_crowded: npt.NDArray[np.bool_], num_first: int, num_rows: int
+) -> Iterator[Ints]:
+    """Counts at the crowded positions: products of matrices of 0 and 1."""
+    wanted = is_crowded[ids]
+    columns, owners = (np.cumsum(is_crowded) - 1)[ids[wanted]], owners[wanted]
+    # Sums of at most PART_CELLS ones: exact in float32, in any order.
+    width = max(1, PART_CELLS // num_rows)
+    first_columns = np.arange(0, int(is_crowded.sum()), width)
+    cuts = np.append(np.searchsorted(columns, first_columns), columns.size)
+    for first, start, stop in zip(first_columns, cuts, cuts[1:], strict=False):
+        last = int(columns[stop - 1])
+        matrix = np.zeros((num_rows, last + 1 - first), dtype=np.float32)
+        matrix[owners[start:stop], columns[start:stop] - first] = 1.0
+        yield (matrix[:num_first] @ matrix.T).astype(np.int64)
+
+
+def _count_pairs(
+    ids: Ints,
+    owners: Ints,
+    sizes: Ints,
+    is_crowded: npt.NDArray[np.bool_],
+    num_first: int,
+    num_rows: int,
+) -> Iterator[Ints]:
+    """Counts at the other positions: each of the first rows with each owner of its position."""
+    starts = np.cumsum(sizes) - sizes
+    ours = np.flatnonzero((owners < num_first) & ~is_crowded[ids])
+    ends = np.cumsum(sizes[ids[ours]])
+    total = int(ends[-1]) if ends.size else 0
+    cuts = np.searchsorted(ends, np.arange(PART_PAIRS, total, PART_PAIRS))
+    for part in np.split(ours, cuts):
+        met = sizes[ids[part]]
         within = np.arange(met.sum()) - np.repeat(np.cumsum(met) - met, met)
-        others = owners[np.repeat(starts[meeting], met) + within]
-        pairs = np.repeat(owners[ours], met) * len(rows) + others
-        counts += np.bincount(pairs, minlength=counts.size)
-    return counts.reshape(num_first, len(rows))
+        others = owners[np.repeat(starts[ids[part]], met) + within]
+        pairs = np.repeat(owners[part], met) * num_rows + others
+        yield np.bincount(pairs, minlength=num_first * num_rows).reshape(num_first, num_rows)
 
 
 def _sorted_blocks(rows: Sequence[Places]) -> Iterator[tuple[npt.NDArray[np.uint16], Ints]]:
     """Blocks of ascending positions of all rows, with the row number of each position."""
-    last = max((int(row[-1]) for row in rows if row.size), default=-1)
-    total = sum(row.size for row in rows)
-    length = min(BLOCK_ELEMENTS, 1 + max(0, last) * BLOCK_PLACES // max(1, total))
-    edges = np.arange(0, last + 1 + length, length, dtype=np.int32)
+    edges = _block_edges(rows)
     cuts = [np.searchsorted(row, edges) for row in rows]
     for block, edge in enumerate(edges[:-1]):
         parts = [row[cut[block] : cut[block + 1]] for row, cut in zip(rows, cuts, strict=True)]
@@ -68,6 +136,20 @@ def _sorted_blocks(rows: Sequence[Places]) -> Iterator[tuple[npt.NDArray[np.uint
             order = np.argsort(near, kind="stable")
             owners = np.repeat(np.arange(len(rows)), [part.size for part in parts])
             yield near[order], owners[order]
+
+
+def _block_edges(rows: Sequence[Places]) -> Places:
+    """First elements of the blocks, and the end: authors decide how close the positions lie."""
+    last = max((int(row[-1]) for row in rows if row.size), default=-1)
+    num_cells = last // CELL_ELEMENTS + 1
+    fills = np.zeros(num_cells, dtype=np.int64)
+    for row in rows:
+        fills += np.bincount(row // CELL_ELEMENTS, minlength=num_cells)
+    by_places = np.cumsum(fills) // BLOCK_PLACES
+    by_elements = np.arange(num_cells) // (BLOCK_ELEMENTS // CELL_ELEMENTS)
+    is_first = (np.diff(by_places, prepend=-1) > 0) | (np.diff(by_elements, prepend=-1) > 0)
+    edges = np.append(np.flatnonzero(is_first), num_cells) * CELL_ELEMENTS
+    return edges.astype(np.int32)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,16 +175,18 @@ def find_repeats(
     authors: Mapping[int, str],
     earlier: Sequence[Earlier],
     limit: float,
+    is_late: IsLate = never_late,
 ) -> dict[int, str]:
     """uid -> sentence about the repeated payload. In a window the lowest of equal uids counts.
 
     Overlap: common positions over the positions of the smaller payload; above `limit` is a repeat.
     An author may repeat an own payload without acceptance, returned to error feedback.
+    TimeSpentError once `is_late`.
     """
     uids = sorted(places)
     rows = [*(places[uid] for uid in uids), *(e.places for e in earlier)]
     sizes = np.array([row.size for row in rows], dtype=np.int64)
-    counts = shared_counts(rows, len(uids))
+    counts = shared_counts(rows, len(uids), is_late)
     found: dict[int, str] = {}
     for index, uid in enumerate(uids):
         shares = counts[index] / np.maximum(1, np.minimum(sizes[index], sizes))

@@ -25,14 +25,14 @@ from template.audit.payloads import AuditedPayloads
 from template.audit.pool import Opened, compare_pool, list_opened
 from template.audit.status import compare_details, compare_drawn, compare_status
 from template.audit.vote import compare_vote, different_digest
-from template.chain.ballots import read_candidates
+from template.chain.ballots import read_candidates, read_last_commits
 from template.context import ReadContext
 from template.errors import ChainError
 from template.peers.client import Peers
 from template.protocol.root import Member
 from template.scoring.admission import draw_candidates
 from template.scoring.measure import Measurer
-from template.scoring.pool import Pool, PoolDrawer, read_registered_hotkeys
+from template.scoring.pool import Pool, PoolDrawer
 from template.scoring.rules import pay_rules
 from template.sync.bootstrap import Bootstrap
 from template.sync.dataset import open_pages
@@ -174,9 +174,9 @@ class Auditor:
 
     def _compare_pool(self, logged: WindowLog, opened: Opened, found: Findings) -> Pool | None:
         context = self._context
-        hotkeys = read_registered_hotkeys(context.chain, context.schedule, logged.window)
+        last_commits = read_last_commits(context.chain, context.schedule, logged.window)
         knows_past = self._past.has_windows(logged.known)
-        return compare_pool(logged, opened, self._drawer, hotkeys, knows_past, found)
+        return compare_pool(logged, opened, self._drawer, last_commits, knows_past, found)
 
     def _compare_losses(
         self, logged: WindowLog, opened: Opened, pool: Pool, found: Findings

@@ -88,23 +88,23 @@ def compare_pool(
     log: WindowLog,
     opened: Opened,
     drawer: PoolDrawer,
-    hotkeys: Sequence[str],
+    last_commits: Mapping[str, int],
     knows_past: bool,
     found: Findings,
 ) -> Pool | None:
     """The pool to measure, as drawn; None if the logged pool has another size.
 
-    `hotkeys`: registered at the held-out block. `knows_past`: whether the auditor has every log
+    `last_commits`: as `read_last_commits` reads. `knows_past`: whether the auditor has every log
     behind the order of the payloads.
     """
-    pool = drawer.draw_pool(log.window, hotkeys, opened.headers)
+    pool = drawer.draw_pool(log.window, last_commits, opened.headers)
     order = [member.uid for member in opened.headers]
     logged_order = uids_in_pool_order(log.measured.owners_S)
     different = compare_pages(log, pool.ids_S, pool.owners_S)
     if different and sorted(logged_order) == sorted(order) != logged_order:
         by_uid = {member.uid: (member, header) for member, header in opened.headers.items()}
         reordered = dict(by_uid[uid] for uid in logged_order)
-        other = drawer.draw_pool(log.window, hotkeys, reordered)
+        other = drawer.draw_pool(log.window, last_commits, reordered)
         different_reordered = compare_pages(log, other.ids_S, other.owners_S)
         if len(different_reordered) < len(different):
             pool, different = other, different_reordered

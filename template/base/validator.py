@@ -105,7 +105,7 @@ class Validator:
         self._publisher.push(lambda: False)
         if window >= self.context.spec.schedule.num_windows + VOID_WINDOWS:
             return False
-        if window > self.memory.last_voted:
+        if window > self.memory.last_voted and self.policy.votes:
             waiter.until_finalized(schedule.stake_block(window))
             self._publish_vote(window, frozenset())
         while self.context.chain.finalized() < schedule.vote_block(window):

@@ -1,11 +1,12 @@
 """Reads the records and the ballot of a window from the chain."""
 
 import logging
+from collections.abc import Iterator
 
-from template.chain import Chain
+from template.chain import Chain, Neuron
 from template.errors import RecordError
 from template.protocol.quorum import Ballot, Voter
-from template.protocol.record import MAX_UIDS, Record, decode_record
+from template.protocol.record import MAX_UIDS, PayloadCommitment, Record, decode_record
 from template.protocol.root import Member
 from template.protocol.schedule import Schedule
 from template.protocol.ss58 import public_key
@@ -26,22 +27,42 @@ def read_records(chain: Chain, block: int) -> dict[str, Record]:
 
 def read_candidates(chain: Chain, schedule: Schedule, window: int) -> dict[int, Member]:
     """uid -> payload committed for a window, of hotkeys registered at the window's stake block."""
+    return {
+        neuron.uid: Member(
+            uid=neuron.uid,
+            hotkey=neuron.hotkey,
+            public_key=public_key(neuron.hotkey),
+            coldkey=public_key(neuron.coldkey),
+            digest=payload.digest,
+        )
+        for neuron, payload in _read_payloads(chain, schedule, window)
+        if payload.window == window
+    }
+
+
+def read_last_commits(chain: Chain, schedule: Schedule, window: int) -> dict[str, int]:
+    """hotkey -> the window, `window` or earlier, of the newest payload committed by its end.
+
+    Of hotkeys registered at the window's stake block. A record names the newest payload alone, so
+    two blocks tell of all windows before: chain endpoints forget the blocks of those windows, and
+    a node that can read the candidates can read this too.
+    """
+    return {
+        neuron.hotkey: payload.window
+        for neuron, payload in _read_payloads(chain, schedule, window)
+        if payload.window <= window
+    }
+
+
+def _read_payloads(
+    chain: Chain, schedule: Schedule, window: int
+) -> Iterator[tuple[Neuron, PayloadCommitment]]:
+    """Payloads on chain at the window's end, of hotkeys registered at the stake block."""
     records = read_records(chain, schedule.commit_block(window))
-    graph = chain.metagraph(schedule.stake_block(window))
-    candidates = {}
-    for neuron in graph.neurons:
+    for neuron in chain.metagraph(schedule.stake_block(window)).neurons:
         record = records.get(neuron.hotkey)
-        if record is None or record.payload is None or neuron.uid >= MAX_UIDS:
-            continue
-        if record.payload.window == window:
-            candidates[neuron.uid] = Member(
-                uid=neuron.uid,
-                hotkey=neuron.hotkey,
-                public_key=public_key(neuron.hotkey),
-                coldkey=public_key(neuron.coldkey),
-                digest=record.payload.digest,
-            )
-    return candidates
+        if record is not None and record.payload is not None and neuron.uid < MAX_UIDS:
+            yield neuron, record.payload
 
 
 def read_ballot(chain: Chain, schedule: Schedule, window: int) -> Ballot:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from template.commands.warm_start import warm_started
+from template.data.assignment import max_barred_pages
 from template.data.corpus import Corpus
 from template.data.manifest import Manifest, manifest_bytes, manifest_digest
 from template.data.shards import build_dataset
@@ -46,12 +47,16 @@ class PreparedRun:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunChoices:
-    """Choices left open by the plan. `seed` draws theta_0; `num_windows` None keeps the plan's."""
+    """Choices left open by the plan. `seed` draws theta_0; `num_windows` None keeps the plan's.
+
+    `max_hotkeys`: the dataset must bear so many miners.
+    """
 
     owner_hotkey: str
     start_block: int
     seed: int = 0
     num_windows: int | None = None
+    max_hotkeys: int = 1
 
 
 def load_plan(path: Path) -> dict[str, Any]:
@@ -92,6 +97,7 @@ def prepare_run(
         page_tokens=draft.data.page_tokens,
         shard_tokens=SHARD_TOKENS // draft.data.page_tokens * draft.data.page_tokens,
     )
+    _check_dataset(dataset.manifest, draft, choices.max_hotkeys)
     manifest = manifest_bytes(dataset.manifest)
     params = initial_params(draft, choices.seed)
     theta0 = params_bytes(warm_started(params, draft, dataset, choices.seed, say))
@@ -102,18 +108,31 @@ def prepare_run(
         data=replace(draft.data, manifest_digest=hashlib.sha256(manifest).hexdigest()),
         checkpoint=replace(draft.checkpoint, theta0_digest=hashlib.sha256(theta0).hexdigest()),
     )
-    _check_dataset(dataset.manifest, spec)
+    check_manifest(dataset.manifest, spec, manifest_digest(dataset.manifest))
     return PreparedRun(spec=spec, blobs=blobs)
 
 
-def _check_dataset(manifest: Manifest, spec: RunSpec) -> None:
-    """ConfigError for a run without a way to join."""
-    check_manifest(manifest, spec, manifest_digest(manifest))
+def _check_dataset(manifest: Manifest, spec: RunSpec, max_hotkeys: int) -> None:
+    """ConfigError for a text too small for the plan: found here, strangers cannot cause it later.
+
+    The pages assigned for one window to `max_hotkeys` hotkeys must leave enough held-out pages.
+    """
     held_out_pages = manifest.held_out.num_tokens // manifest.page_tokens
     if spec.evaluation.curve_pages > held_out_pages:
         raise ConfigError(
             f"run spec: evaluation.curve_pages is {spec.evaluation.curve_pages}, the text holds "
             f"out {held_out_pages} pages: take at most so many"
+        )
+    most = max_barred_pages(spec.evaluation.held_out_pages, manifest.num_pages)
+    assigned = max_hotkeys * spec.training.pages_per_window
+    if assigned > most:
+        raise ConfigError(
+            f"run spec: training.inner_steps x training.batch_pages is "
+            f"{spec.training.pages_per_window}: {max_hotkeys} hotkeys train on up to {assigned} "
+            f"pages a window, and evaluation.held_out_pages ({spec.evaluation.held_out_pages}) are "
+            f"drawn from the rest and from half of the text at least, so the text of "
+            f"{manifest.num_pages} pages bears {max(0, most)}: take a larger text, shorter "
+            "data.page_tokens, or fewer inner_steps or batch_pages"
         )
 
 

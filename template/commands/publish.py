@@ -31,7 +31,7 @@ from template.commands.plan import (
 )
 from template.data.corpus import load_corpus
 from template.errors import ChainError, ConfigError
-from template.protocol.record import Access, Record, encode_record
+from template.protocol.record import MAX_UIDS, Access, Record, encode_record
 from template.protocol.schedule import Schedule
 from template.protocol.spec import RunSpec, spec_to_toml
 
@@ -108,6 +108,7 @@ def _choices(config: PublishConfig, hotkey: str, start_block: int) -> RunChoices
         start_block=start_block,
         seed=config.seed,
         num_windows=config.num_windows,
+        max_hotkeys=MAX_UIDS,
     )
 
 

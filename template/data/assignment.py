@@ -9,12 +9,11 @@ recomputed in any language.
 """
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 import numpy as np
 import numpy.typing as npt
 
-from template.errors import ConfigError
 from template.protocol.hashing import labelled_hash, uint_bytes
 
 SEED_BYTES = 32
@@ -25,6 +24,11 @@ MAX_PAGES = 2**32
 QUARTERS = 4
 
 _MIN_DRAW = 256
+
+OPEN_ONE_IN = 2
+"""One page in so many stays open to the draw of held-out pages, whatever is assigned: with fewer,
+a crowd of hotkeys could leave so few that a miner trains on the test.
+"""
 
 
 def assignment_seed(block_hash: bytes, hotkey: str, window: int) -> bytes:
@@ -58,19 +62,15 @@ def held_out_pages(
 
     int64 [count], in the order drawn. `excluded` are page ids, repeats allowed. The draw skips
     excluded pages instead of renumbering the rest, so two nodes with excluded sets that differ in
-    a page draw sets that differ in at most a page. Raises ConfigError if fewer than `count` pages
-    remain (the dataset named by the run spec is too small), ValueError as `assigned_pages` and if
-    an excluded id is out of range.
+    a page draw sets that differ in at most a page. Raises ValueError as `assigned_pages`, if an
+    excluded id is out of range and if fewer than `count` pages remain (`barred_pages` leaves
+    enough).
     """
     _check(seed, count, num_pages)
     barred = _sorted_ids(excluded, num_pages)
     num_left = num_pages - barred.size
     if count > num_left:
-        raise ConfigError(
-            f"the dataset is too small: {num_left} of {num_pages} pages stayed unassigned in "
-            f"the windows looked back on, but {count} held-out pages are needed; use a larger "
-            "dataset or smaller numbers in spec.evaluation"
-        )
+        raise ValueError(f"{num_left} of {num_pages} pages are left, fewer than {count}")
     chosen = np.empty(0, dtype=np.int64)
     # Rounded up to whole digests, so that every draw starts where the last one ended.
     draw = -(-max(count, _MIN_DRAW) // WORDS_PER_DIGEST) * WORDS_PER_DIGEST
@@ -80,6 +80,40 @@ def held_out_pages(
         chosen = _first_distinct(np.concatenate([chosen, pages[~_contains(barred, pages)]]))
         start += draw
     return chosen[:count]
+
+
+def barred_pages(
+    assigned: Iterable[npt.NDArray[np.int64]], count: int, num_pages: int
+) -> npt.NDArray[np.int64]:
+    """The assigned pages to exclude from a draw of `count` held-out pages; distinct, ascending.
+
+    `assigned`: the pages of each window, newest window first, a page as often as assigned. Half of
+    the dataset, and `count` pages, stay open at least: windows bar pages from the newest back
+    until a window is too many. If the newest window alone is too many, pages assigned least often
+    come free, all pages of equal frequency together. Raises ValueError unless `count` is in
+    [0, num_pages].
+    """
+    most = max_barred_pages(count, num_pages)
+    if most < 0 or count < 0:
+        raise ValueError(f"count is {count}, must be in [0, {num_pages}]")
+    barred = np.empty(0, dtype=np.int64)
+    for pages in assigned:
+        wider = np.union1d(barred, pages)
+        if wider.size > most:
+            return barred if barred.size else _most_frequent(pages, most)
+        barred = wider
+    return barred
+
+
+def max_barred_pages(count: int, num_pages: int) -> int:
+    """Pages that may be excluded from a draw of `count` held-out pages; negative if none fit."""
+    return num_pages - max(count, -(-num_pages // OPEN_ONE_IN))
+
+
+def _most_frequent(pages: npt.NDArray[np.int64], most: int) -> npt.NDArray[np.int64]:
+    """The pages above the lowest frequency that leaves at most `most` pages."""
+    distinct, times = np.unique(pages, return_counts=True)
+    return distinct[times > np.sort(times)[::-1][most]]
 
 
 def claimed_pages(

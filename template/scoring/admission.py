@@ -7,10 +7,19 @@ pages are within bounds, and body and kept positions differ from other payloads.
 
 import math
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
-from evaluation.overlap import Earlier, Places, find_repeats, kept_positions, mark_applied
+from evaluation.overlap import (
+    Earlier,
+    IsLate,
+    Places,
+    TimeSpentError,
+    find_repeats,
+    kept_positions,
+    mark_applied,
+    never_late,
+)
 from template.errors import PayloadError, SubnetError
 from template.protocol.admission import open_payload
 from template.protocol.draw import drawn_order
@@ -32,6 +41,8 @@ class Admission:
     refusal: SubnetError | None
     seen_window: int | None = None
     """Window in which the same body was seen first; for refusals as a duplicate."""
+    is_compared: bool = True
+    """Whether kept positions were compared; without time the payload cannot be scored."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,14 +112,19 @@ class FrameChecker:
         members: Sequence[Member],
         frames: Mapping[int, bytes | SubnetError],
         seen: SeenPayloads,
+        is_late: IsLate = never_late,
     ) -> dict[int, Admission]:
         """uid -> outcome, in the order of `members`; a fetch error in `frames` is the refusal.
 
-        Adds the bodies to `seen`: of two members with equal bodies the first is admitted.
+        Adds the bodies to `seen`: of two members with equal bodies the first is admitted. Once
+        `is_late`, no payload counts as compared.
         """
         found = {m.uid: self._admit(window, m, frames[m.uid], seen) for m in members}
         admitted = admitted_payloads(found)
-        overlaps = self.find_overlaps(members, admitted, seen.earlier)
+        try:
+            overlaps = self.find_overlaps(members, admitted, seen.earlier, is_late)
+        except TimeSpentError:
+            return found | {u: replace(found[u], is_compared=False) for u in admitted}
         for uid, detail in overlaps.items():
             refusal = PayloadError("overlap", detail)
             found[uid] = Admission(payload=admitted[uid], refusal=refusal)
@@ -119,14 +135,17 @@ class FrameChecker:
         members: Sequence[Member],
         payloads: Mapping[int, Payload],
         earlier: Sequence[Earlier],
+        is_late: IsLate = never_late,
     ) -> dict[int, str]:
         """uid -> the payload repeated, in words; compares `payloads` with each other and `earlier`.
 
         Two payloads overlap if more than `max_overlap` of the smaller one's positions are shared.
+        TimeSpentError once `is_late`.
         """
         positions = {uid: self.list_positions(payload) for uid, payload in payloads.items()}
         authors = {member.uid: member.hotkey for member in members}
-        return find_repeats(positions, authors, earlier, self.spec.evaluation.max_overlap)
+        limit = self.spec.evaluation.max_overlap
+        return find_repeats(positions, authors, earlier, limit, is_late)
 
     def list_positions(self, payload: Payload) -> Places:
         return payload_positions(payload, self.form)

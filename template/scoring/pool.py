@@ -1,20 +1,20 @@
 """The pages on which a window's payloads are measured: held-out pages and claimed pages.
 
-Pure: the draw depends on the run spec, block hashes, registered hotkeys and payload headers
+Pure: the draw depends on the run spec, block hashes, commitments on chain and payload headers
 alone, so every validator and every auditor draws the same pool. The hash of the held-out block,
 unknown until every payload of the window is committed, seeds the draw.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from evaluation.work import HELD_OUT
-from template.chain import Chain
 from template.data.assignment import (
     assigned_pages,
     assignment_seed,
+    barred_pages,
     claimed_pages,
     held_out_pages,
 )
@@ -51,14 +51,13 @@ class PoolDrawer:
         return self.block_hash(self.schedule.held_out_block(window))
 
     def draw_pool(
-        self, window: int, hotkeys: Sequence[str], headers: Mapping[Member, PayloadHeader]
+        self, window: int, last_commits: Mapping[str, int], headers: Mapping[Member, PayloadHeader]
     ) -> Pool:
         """Held-out pages first, then the claimed pages of each payload in the order of `headers`.
 
-        `hotkeys`: all registered at the held-out block. Raises ConfigError if the dataset has
-        too few pages.
+        `last_commits`: hotkey -> newest window with a payload, as `read_last_commits` reads.
         """
-        held_out = self.draw_held_out(window, hotkeys)
+        held_out = self.draw_held_out(window, last_commits)
         count = claims_of_each(self.spec.evaluation, len(headers))
         ids, owners = [held_out], [np.full(held_out.size, HELD_OUT, dtype=np.int64)]
         for member, header in headers.items():
@@ -67,21 +66,26 @@ class PoolDrawer:
             owners.append(np.full(claimed.size, member.uid, dtype=np.int64))
         return Pool(ids_S=np.concatenate(ids), owners_S=np.concatenate(owners))
 
-    def draw_held_out(self, window: int, hotkeys: Sequence[str]) -> np.ndarray:
-        """Distinct pages assigned to none of `hotkeys` in the last `assignment_windows` windows.
+    def draw_held_out(self, window: int, last_commits: Mapping[str, int]) -> np.ndarray:
+        """Distinct pages outside `barred_pages` of the last `assignment_windows` windows.
 
-        Page ids, int64 [held_out_pages].
+        In each window the pages assigned to hotkeys whose newest payload is of that window or
+        later. Page ids, int64 [held_out_pages].
         """
-        evaluation = self.spec.evaluation
-        first = max(0, window + 1 - evaluation.assignment_windows)
-        assigned = [
-            self.list_assigned(hotkey, past)
-            for past in range(first, window + 1)
-            for hotkey in hotkeys
-        ]
-        excluded = np.concatenate(assigned) if assigned else np.empty(0, dtype=np.int64)
+        count = self.spec.evaluation.held_out_pages
+        first = max(0, window + 1 - self.spec.evaluation.assignment_windows)
+        past_windows = range(window, first - 1, -1)
+        assigned = (self._list_committed(past, last_commits) for past in past_windows)
         seed = labelled_hash("held-out", self.pool_seed(window), uint_bytes(window))
-        return held_out_pages(seed, evaluation.held_out_pages, self.num_pages, excluded)
+        barred = barred_pages(assigned, count, self.num_pages)
+        return held_out_pages(seed, count, self.num_pages, barred)
+
+    def _list_committed(self, window: int, last_commits: Mapping[str, int]) -> np.ndarray:
+        """Pages assigned for a window to the hotkeys with a payload of `window` or later."""
+        pages = [
+            self.list_assigned(h, window) for h, last in last_commits.items() if last >= window
+        ]
+        return np.concatenate([np.empty(0, dtype=np.int64), *pages])
 
     def draw_claimed(
         self, window: int, hotkey: str, header: PayloadHeader, count: int
@@ -102,8 +106,3 @@ class PoolDrawer:
         block_hash = self.block_hash(self.schedule.assignment_block(window))
         seed = assignment_seed(block_hash, hotkey, window)
         return assigned_pages(seed, self.spec.training.pages_per_window, self.num_pages)
-
-
-def read_registered_hotkeys(chain: Chain, schedule: Schedule, window: int) -> list[str]:
-    """Hotkeys registered at the window's held-out block, in uid order."""
-    return [n.hotkey for n in chain.metagraph(schedule.held_out_block(window)).neurons]

@@ -12,6 +12,7 @@ import numpy as np
 from evaluation.history import Histories, work_states
 from evaluation.judge import Measured, judge
 from evaluation.verdict import NOT_DRAWN, NOT_SCORED, UNAVAILABLE, Verdict
+from template.chain.ballots import read_last_commits
 from template.context import ReadContext
 from template.data.pages import PageReader
 from template.errors import (
@@ -33,7 +34,7 @@ from template.scoring.admission import (
     draw_candidates,
 )
 from template.scoring.measure import Measurer, scored_step
-from template.scoring.pool import Pool, PoolDrawer, read_registered_hotkeys
+from template.scoring.pool import Pool, PoolDrawer
 from template.scoring.rules import judge_rules
 from template.training.outer import OuterState, scored_references
 
@@ -108,10 +109,13 @@ class WindowScorer:
         self._peers.refresh()
         drawn, left_out = self._draw_candidates(window, candidates)
         frames = self._peers.fetch_payloads(drawn, window, lambda: late(FETCH_SHARE))
-        admissions = self._checker.admit_frames(window, drawn, frames, self._seen)
+        admissions = self._checker.admit_frames(
+            window, drawn, frames, self._seen, lambda: late(1.0)
+        )
         payloads = admitted_payloads(admissions)
         pool = self._draw_pool(window, drawn, payloads)
-        measured = self._measure(state, pool, payloads, lambda: late(1.0))
+        is_compared = all(each.is_compared for each in admissions.values())
+        measured = self._measure(state, pool, payloads, lambda: late(1.0) or not is_compared)
         blanks = [_blank(window, m, admissions[m.uid], m.uid in measured.after_S) for m in drawn]
         blanks += [_not_drawn(window, member) for member in left_out]
         rules = judge_rules(self._context.spec.evaluation)
@@ -140,9 +144,9 @@ class WindowScorer:
         self, window: int, members: Sequence[Member], payloads: Mapping[int, Payload]
     ) -> Pool:
         context = self._context
-        hotkeys = read_registered_hotkeys(context.chain, context.schedule, window)
+        last_commits = read_last_commits(context.chain, context.schedule, window)
         headers = {m: payloads[m.uid].header for m in members if m.uid in payloads}
-        return self._drawer.draw_pool(window, hotkeys, headers)
+        return self._drawer.draw_pool(window, last_commits, headers)
 
     def _measure(
         self,

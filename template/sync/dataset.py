@@ -101,6 +101,11 @@ def check_manifest(manifest: Manifest, spec: RunSpec, digest: bytes) -> None:
     for name, wanted, found in pairs:
         if wanted != found:
             raise ConfigError(f"run spec: {name} is {wanted!r}, the dataset's is {found!r}")
+    if spec.evaluation.held_out_pages > manifest.num_pages:
+        raise ConfigError(
+            f"run spec: evaluation.held_out_pages is {spec.evaluation.held_out_pages}, the dataset "
+            f"has {manifest.num_pages} pages"
+        )
 
 
 def _wrong_object(context: ReadContext, key: str, error: ObjectError) -> ConfigError:

@@ -6,7 +6,13 @@ import pytest
 
 from simulation.swarm import build_world, neuron
 from simulation.world import World, hotkey_of
-from template.chain.ballots import read_ballot, read_candidates, read_records
+from template.chain.ballots import (
+    read_ballot,
+    read_candidates,
+    read_last_commits,
+    read_records,
+)
+from template.errors import ChainError
 from template.protocol.record import PayloadCommitment, Record, Vote, encode_record
 from template.protocol.ss58 import public_key
 
@@ -119,3 +125,32 @@ def test_commitments_that_are_no_records_are_left_out(junk: bytes, world, schedu
     _say(world, "m1", schedule.commit_block(WINDOW), _payload(7))
     assert list(_candidates(world, schedule)) == [4]
     assert hotkey_of("m0") not in read_records(world.chain("x"), schedule.commit_block(WINDOW))
+
+
+@pytest.mark.parametrize("written", [0, 3, WINDOW, WINDOW + 1])
+def test_the_last_commit_is_the_newest_payload_up_to_the_window(written, world, schedule) -> None:
+    scored = WINDOW + 2
+    block = schedule.commit_block(scored)
+    _say(world, "m0", schedule.commit_block(WINDOW), _payload(7, window=written))
+    _say(world, "val-a", block, _vote(3))
+    _say(world, "owner", block, b"no record")
+    _say(world, "stranger", block, _payload(7, window=scored))
+    _say(world, "m1", block, _payload(7, window=scored + 1))
+    _say(world, "val-b", block + 1, _payload(7, window=scored))
+    found = read_last_commits(world.chain(hotkey_of("m0")), schedule, scored)
+    assert found == ({hotkey_of("m0"): written} if written <= scored else {})
+
+
+def test_whoever_can_read_the_candidates_can_read_the_last_commits(world, schedule) -> None:
+    """After a restart late in the next window, from an endpoint with the least state."""
+    scored = WINDOW + 2
+    _say(world, "m0", schedule.commit_block(WINDOW), _payload(7))
+    chain = world.chain(hotkey_of("m0"))
+    expected = read_last_commits(chain, schedule, scored)
+    assert expected == {hotkey_of("m0"): WINDOW}
+    world.time.block = schedule.vote_block(scored)
+    world.ledger.kept_blocks = world.time.block - schedule.commit_block(scored)
+    assert read_candidates(chain, schedule, scored) == {}
+    assert read_last_commits(chain, schedule, scored) == expected
+    with pytest.raises(ChainError):
+        read_candidates(chain, schedule, scored - 1)

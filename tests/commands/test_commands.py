@@ -151,6 +151,11 @@ FAULTS = [
 
 SLOW_FAULTS = [
     ("too soon in the end", other_flag("start-in", "21"), ("--start-in 21", "too soon")),
+    (
+        "text too small for 256 hotkeys",
+        other_plan("^inner_steps = 30", "inner_steps = 40"),
+        ("training.inner_steps", "256 hotkeys", "153284 pages", "take a larger text"),
+    ),
 ]
 ROWS = [pytest.param(*fault[1:], id=fault[0]) for fault in FAULTS] + [
     pytest.param(*fault[1:], id=fault[0], marks=pytest.mark.slow) for fault in SLOW_FAULTS

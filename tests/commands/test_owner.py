@@ -1,6 +1,7 @@
 """Preparing a run: the spec names exactly the blobs that are uploaded, the same every time."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from template.errors import ConfigError, Unavailable
 from template.protocol.keys import blob_key
 from template.protocol.spec import parse_spec, spec_to_toml
 from template.store.memory import MemoryStore
+from template.sync.dataset import check_manifest
 from template.training.checkpoint import parse_params
 from template.training.scorer import Scorer
 
@@ -148,6 +150,32 @@ def test_a_wrong_key_is_named() -> None:
         _prepare(training__inner_stepz=3)
     with pytest.raises(ConfigError, match=r"outer\.peers_per_step"):
         _prepare(outer__peers_per_step=0)
+
+
+def test_the_text_bears_as_many_hotkeys_as_leave_half_of_it() -> None:
+    plan, corpus = small_plan(), synthetic_corpus(20_000)
+    num_pages = parse_manifest(_manifest_of(_prepare())).num_pages
+    bears = num_pages // 2 // (plan["training"]["inner_steps"] * plan["training"]["batch_pages"])
+    choices = RunChoices(owner_hotkey=hotkey_of("owner"), start_block=99)
+    assert prepare_run(plan, corpus, replace(choices, max_hotkeys=bears)).spec
+    named = rf"training\.inner_steps.*{bears + 1} hotkeys.*{num_pages} pages.*larger text"
+    with pytest.raises(ConfigError, match=named):
+        prepare_run(plan, corpus, replace(choices, max_hotkeys=bears + 1))
+
+
+def test_more_held_out_pages_than_the_text_has_are_refused() -> None:
+    manifest = parse_manifest(_manifest_of(run := _prepare()))
+    evaluation = replace(run.spec.evaluation, held_out_pages=manifest.num_pages)
+    spec = replace(run.spec, evaluation=evaluation)
+    digest = bytes.fromhex(spec.data.manifest_digest)
+    check_manifest(manifest, spec, digest)
+    evaluation = replace(evaluation, held_out_pages=manifest.num_pages + 1)
+    with pytest.raises(ConfigError, match=r"evaluation\.held_out_pages"):
+        check_manifest(manifest, replace(spec, evaluation=evaluation), digest)
+
+
+def _manifest_of(run: PreparedRun) -> bytes:
+    return run.blobs[bytes.fromhex(run.spec.data.manifest_digest)]
 
 
 class Failing(MemoryStore):

@@ -1,20 +1,23 @@
 """Page draws: golden vectors, random access, uniformity, exclusion, boundaries."""
 
 import hashlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from template.data.assignment import (
     MAX_PAGES,
     assigned_page,
     assigned_pages,
     assignment_seed,
+    barred_pages,
     claimed_pages,
     held_out_pages,
 )
-from template.errors import ConfigError
 
 SEED = hashlib.sha256(b"seed of the tests").digest()
 GOLDEN_PAGES = [36225, 98529, 54757, 54280, 33682, 55781, 28859, 127304, 148958]
@@ -156,9 +159,42 @@ def test_one_more_excluded_page_changes_only_that_page() -> None:
     assert np.delete(pages, 50).tolist() == others[:199].tolist()
 
 
-def test_too_small_a_dataset_names_the_remedy() -> None:
-    with pytest.raises(ConfigError, match=r"3 of 10 pages.*4 held-out pages.*spec\.evaluation"):
+def test_a_draw_of_more_pages_than_are_left_is_refused() -> None:
+    with pytest.raises(ValueError, match="3 of 10 pages are left"):
         held_out_pages(SEED, 4, 10, [0, 1, 2, 3, 4, 5, 6, 6, 6])
+
+
+page_lists = st.lists(st.lists(st.integers(0, 19), max_size=30), max_size=5)
+
+
+@given(windows=page_lists, count=st.integers(0, 20))
+def test_barred_pages_match_the_rule_read_out(windows: list[list[int]], count: int) -> None:
+    """Windows newest first while half of the pages and `count` stay open; else by frequency."""
+    expected: set[int] = set()
+    for pages in windows:
+        wider = expected | set(pages)
+        if min(20 - len(wider) - count, 10 - len(wider)) >= 0:
+            expected = wider
+            continue
+        if not expected:
+            levels = [{p for p in pages if pages.count(p) > least} for least in range(31)]
+            expected = next(p for p in levels if len(p) <= min(10, 20 - count))
+        break
+    given_windows = [np.array(pages, dtype=np.int64) for pages in windows]
+    found = barred_pages(given_windows, count, 20)
+    assert found.tolist() == sorted(expected)
+    assert held_out_pages(SEED, count, 20, found).size == count, "a draw is always possible"
+
+
+def test_a_flood_costs_no_more_windows_than_it_takes_to_fill_half() -> None:
+    def windows() -> Iterator[np.ndarray]:
+        yield np.arange(40)
+        yield np.arange(30, 70)
+        raise AssertionError("older windows are not drawn")
+
+    assert barred_pages(windows(), 5, 100).tolist() == list(range(40))
+    with pytest.raises(ValueError, match="count is 101"):
+        barred_pages([], 101, 100)
 
 
 @pytest.mark.parametrize("excluded", [[10], [-1], np.ones(10, dtype=bool)])

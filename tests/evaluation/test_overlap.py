@@ -1,12 +1,23 @@
 """Overlap of kept places: against sets, and who repeats whom."""
 
+import tracemalloc
+from collections.abc import Callable, Sequence
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evaluation import overlap
-from evaluation.overlap import MAX_ELEMENTS, Earlier, find_repeats, kept_positions, shared_counts
+from evaluation.overlap import (
+    MAX_ELEMENTS,
+    Earlier,
+    Places,
+    TimeSpentError,
+    find_repeats,
+    kept_positions,
+    shared_counts,
+)
 
 NUM = 5000
 place_sets = st.sets(st.integers(0, NUM - 1), max_size=60)
@@ -88,6 +99,105 @@ def test_repeats_are_those_of_the_rule_read_out(seed: int, limit: float) -> None
     earlier = [_earlier(f"hk{i % 3}", drawn(), applied=bool(i % 2)) for i in range(6)]
     places = {uid: _places(each) for uid, each in sets.items()}
     assert find_repeats(places, authors, earlier, limit) == _naive(sets, authors, earlier, limit)
+
+
+@settings(max_examples=25)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    num_distinct=st.integers(1, 4),
+    noise=st.sampled_from([0, 1, 30]),
+    crowd=st.sampled_from([1e-9, 1 / 128, 1e9]),
+)
+def test_identical_near_and_disjoint_sets_are_judged_by_the_rule(
+    seed: int, num_distinct: int, noise: int, crowd: float
+) -> None:
+    """Many payloads of few kinds, by dense products alone, by pairs alone and by both."""
+    rng = np.random.default_rng(seed)
+    kinds = np.split(rng.permutation(NUM)[: 40 * num_distinct], num_distinct)
+    sets = {
+        uid: {*kinds[rng.integers(num_distinct)].tolist(), *rng.integers(0, NUM, noise).tolist()}
+        for uid in range(24)
+    }
+    authors = {uid: f"hk{uid % 5}" for uid in sets}
+    earlier = [_earlier(f"hk{i % 5}", sets[i], applied=bool(i % 2)) for i in range(12)]
+    places = {uid: _places(each) for uid, each in sets.items()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(overlap, "PAIRS_PER_CELL", crowd)
+        patch.setattr(overlap, "PART_PAIRS", 50)
+        patch.setattr(overlap, "PART_CELLS", 50)
+        patch.setattr(overlap, "BLOCK_PLACES", 200)
+        found = find_repeats(places, authors, earlier, 0.5)
+    assert found == _naive(sets, authors, earlier, 0.5)
+
+
+MANY, KEPT, ELEMENTS = 256, 1000, 1 << 18
+
+
+def _noise(rng: np.random.Generator) -> list[Places]:
+    return [_drawn(rng, np.arange(ELEMENTS)) for _ in range(MANY)]
+
+
+def _identical(rng: np.random.Generator) -> list[Places]:
+    return [_drawn(rng, np.arange(ELEMENTS))] * MANY
+
+
+def _near(rng: np.random.Generator) -> list[Places]:
+    """Every two share half of their positions, and no two positions have the same owners."""
+    universe = rng.choice(ELEMENTS, 2 * KEPT, replace=False)
+    return [_drawn(rng, universe) for _ in range(MANY)]
+
+
+def _close(rng: np.random.Generator) -> list[Places]:
+    """Few positions in common, all in one corner of the model."""
+    return [_drawn(rng, np.arange(20 * KEPT)) for _ in range(MANY)]
+
+
+def _drawn(rng: np.random.Generator, universe: np.ndarray) -> Places:
+    return np.sort(rng.choice(universe, KEPT, replace=False)).astype(np.int32)
+
+
+@pytest.mark.parametrize("make", [_identical, _near, _close])
+def test_no_contents_cost_much_more_than_noise(
+    make: Callable[[np.random.Generator], list[Places]],
+) -> None:
+    """Bytes at the peak, and parts of bounded work: a list of all pairs takes 40 times as much."""
+    rng = np.random.default_rng(5)
+    noise_bytes, noise_looks = _cost_of(_noise(rng))
+    peak_bytes, looks = _cost_of(make(rng))
+    assert peak_bytes < 4 * noise_bytes
+    assert looks <= 8 * noise_looks
+
+
+def _cost_of(rows: Sequence[Places]) -> tuple[int, int]:
+    """Peak of allocated bytes, and how often the deadline was looked at."""
+    looks = 0
+
+    def is_late() -> bool:
+        nonlocal looks
+        looks += 1
+        return False
+
+    tracemalloc.start()
+    try:
+        shared_counts(rows, len(rows), is_late)
+        return tracemalloc.get_traced_memory()[1], looks
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_comparison_ends_at_the_first_look_after_the_deadline() -> None:
+    places = dict(enumerate(_identical(np.random.default_rng(6))))
+    authors, looks = {uid: str(uid) for uid in places}, []
+
+    def is_late() -> bool:
+        looks.append(1)
+        return len(looks) == 2
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(overlap, "PART_CELLS", 1 << 14)
+        with pytest.raises(TimeSpentError):
+            find_repeats(places, authors, [], 0.5, is_late)
+    assert len(looks) == 2
 
 
 def test_of_one_author_the_lowest_uid_counts() -> None:

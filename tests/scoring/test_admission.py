@@ -123,6 +123,20 @@ def test_an_overlapping_payload_with_another_body_is_refused(admission, spec, fo
     assert admission.reasons((member, frame), (other, data)) == [None, "overlap"]
 
 
+def test_without_time_no_payload_counts_as_compared(admission, spec, form) -> None:
+    """An overlap may hide in an unfinished comparison, so all wait; other refusals stand."""
+    member, frame = make_frame(form, spec, 1, seed=1)
+    other, other_frame = make_frame(form, spec, 2, seed=1)
+    late, _ = make_frame(form, spec, 3, seed=3)
+    frames = {1: frame, 2: other_frame, 3: Unavailable("no answer")}
+    found = admission.checker.admit_frames(
+        WINDOW, [member, other, late], frames, admission.seen, lambda: True
+    )
+    assert [found[uid].is_compared for uid in (1, 2, 3)] == [False, True, True]
+    assert found[1].refusal is None
+    assert [type(found[uid].refusal) for uid in (2, 3)] == [PayloadError, Unavailable]
+
+
 @pytest.mark.parametrize("is_applied", [True, False])
 def test_a_repeated_body_is_refused_until_it_is_stale(
     admission, spec, form, is_applied: bool

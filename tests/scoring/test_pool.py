@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluation.work import HELD_OUT
-from template.errors import ConfigError
 from template.protocol.payload import PayloadHeader
 from template.protocol.root import Member
 from template.protocol.schedule import Schedule
@@ -52,16 +51,56 @@ def make_header(window: int, pages_consumed: int, staleness: int = 0) -> Payload
     )
 
 
-@given(salt=st.integers(0, 2**32), window=st.integers(0, 50), num_hotkeys=st.integers(0, 6))
-def test_held_out_pages_are_distinct_and_assigned_to_no_hotkey(salt, window, num_hotkeys) -> None:
-    drawer, hotkeys = make_drawer(salt), [f"hotkey{uid}" for uid in range(num_hotkeys)]
-    held_out = drawer.draw_held_out(window, hotkeys)
+def all_committed(num_hotkeys: int, window: int) -> dict[str, int]:
+    return {f"hotkey{uid}": window for uid in range(num_hotkeys)}
+
+
+@given(
+    salt=st.integers(0, 2**32),
+    window=st.integers(0, 50),
+    behind=st.lists(st.integers(0, 9), max_size=6),
+)
+def test_held_out_pages_are_distinct_and_assigned_to_no_committed_hotkey(
+    salt, window, behind
+) -> None:
+    """`behind`: windows between each hotkey's last payload and the scored window."""
+    drawer = make_drawer(salt)
+    last_commits = {f"hotkey{uid}": window - lag for uid, lag in enumerate(behind)}
+    held_out = drawer.draw_held_out(window, last_commits)
     assert held_out.size == np.unique(held_out).size == SPEC.evaluation.held_out_pages
     assert 0 <= held_out.min() <= held_out.max() < NUM_PAGES
     first = max(0, window + 1 - SPEC.evaluation.assignment_windows)
     for past in range(first, window + 1):
-        for hotkey in hotkeys:
-            assert not np.isin(held_out, drawer.list_assigned(hotkey, past)).any()
+        for hotkey, last in last_commits.items():
+            if past <= last:
+                assert not np.isin(held_out, drawer.list_assigned(hotkey, past)).any()
+
+
+def test_a_hotkey_bars_the_pages_up_to_its_last_payload_alone() -> None:
+    """Without a payload in the windows looked back on, a hotkey bars nothing at all."""
+    drawer, window = make_drawer(), 20
+    empty = drawer.draw_held_out(window, {})
+    names = (f"hotkey{uid}" for uid in range(1000))
+    hotkey = next(h for h in names if np.isin(drawer.list_assigned(h, window), empty).any())
+    assigned = drawer.list_assigned(hotkey, window)
+    assert not np.isin(assigned, drawer.draw_held_out(window, {hotkey: window})).any()
+    assert np.isin(assigned, drawer.draw_held_out(window, {hotkey: window - 1})).any()
+    too_long_ago = window - SPEC.evaluation.assignment_windows
+    assert drawer.draw_held_out(window, {hotkey: too_long_ago}).tolist() == empty.tolist()
+
+
+@pytest.mark.parametrize("num_pages", [64, 65, 500, 20_000, 200_000])
+def test_a_crowd_of_hotkeys_leaves_a_draw_from_half_of_the_text(num_pages: int) -> None:
+    drawer, crowd = make_drawer(num_pages=num_pages), all_committed(256, 20)
+    held_out = drawer.draw_held_out(20, crowd)
+    assert np.unique(held_out).size == SPEC.evaluation.held_out_pages
+    # An attacker cannot tell the pages in advance: other blocks draw other pages.
+    others = [make_drawer(salt, num_pages=num_pages).draw_held_out(20, crowd) for salt in (1, 2)]
+    if num_pages > 100:
+        assert len({frozenset(pages.tolist()) for pages in (held_out, *others)}) == 3
+    newest = np.unique(np.concatenate([drawer.list_assigned(h, 20) for h in crowd]))
+    if newest.size <= num_pages // 2:
+        assert not np.isin(held_out, newest).any(), "the newest window is given up last"
 
 
 @given(
@@ -72,14 +111,15 @@ def test_held_out_pages_are_distinct_and_assigned_to_no_hotkey(salt, window, num
     ),
 )
 def test_two_validators_draw_the_same_pool(salt, window, claims) -> None:
-    hotkeys = [f"hotkey{uid}" for uid in range(6)]
+    hotkeys = all_committed(6, window)
     headers = {
         make_member(uid): make_header(window, pages, staleness)
         for uid, (pages, staleness) in enumerate(claims)
     }
     pool = make_drawer(salt).draw_pool(window, hotkeys, headers)
     # The draw excludes the union of assigned pages, whatever the order of the hotkeys.
-    again = make_drawer(salt).draw_pool(window, hotkeys[::-1], headers)
+    reordered = dict(reversed(hotkeys.items()))
+    again = make_drawer(salt).draw_pool(window, reordered, headers)
     assert pool.ids_S.tolist() == again.ids_S.tolist()
     assert pool.owners_S.tolist() == again.owners_S.tolist()
     count = claims_of_each(SPEC.evaluation, len(headers))
@@ -95,7 +135,7 @@ def test_two_validators_draw_the_same_pool(salt, window, claims) -> None:
 
 def test_another_block_hash_or_window_draws_another_pool() -> None:
     pools = [
-        make_drawer(salt).draw_held_out(window, []) for salt, window in ((0, 3), (1, 3), (0, 4))
+        make_drawer(salt).draw_held_out(window, {}) for salt, window in ((0, 3), (1, 3), (0, 4))
     ]
     assert len({pool.tobytes() for pool in pools}) == 3
 
@@ -106,14 +146,8 @@ def test_the_pool_depends_on_the_held_out_block_only_through_its_hash() -> None:
 
 @pytest.mark.parametrize("count", [2, 500])
 def test_the_fewest_and_all_pages_can_be_held_out(count: int) -> None:
-    held_out = make_drawer(spec=with_held_out(count), num_pages=500).draw_held_out(5, [])
+    held_out = make_drawer(spec=with_held_out(count), num_pages=500).draw_held_out(5, {})
     assert held_out.size == np.unique(held_out).size == count
-
-
-def test_more_held_out_pages_than_are_unassigned_raise_an_error() -> None:
-    drawer = make_drawer(spec=with_held_out(NUM_PAGES))
-    with pytest.raises(ConfigError, match="dataset is too small"):
-        drawer.draw_held_out(5, ["hotkey0"])
 
 
 @pytest.mark.parametrize("pages_consumed", [0, 1, SPEC.training.pages_per_window])
@@ -126,5 +160,5 @@ def test_boundary_counts_of_claimed_pages(pages_consumed: int) -> None:
 
 
 def test_a_window_without_payloads_has_held_out_pages_alone() -> None:
-    pool = make_drawer().draw_pool(0, [], {})
+    pool = make_drawer().draw_pool(0, {}, {})
     assert pool.owners_S.tolist() == [HELD_OUT] * SPEC.evaluation.held_out_pages

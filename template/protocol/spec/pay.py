@@ -26,8 +26,9 @@ class EvaluationSpec(Table):
     out.
     """
     assignment_windows: Annotated[int, Range(ge=1)]
-    """Recent windows whose assigned pages are excluded from the held-out pages. A small dataset
-    runs out of pages when the number is high.
+    """Recent windows whose assigned pages are excluded from the held-out pages, of the hotkeys with
+    a payload then or later. In a crowd the oldest windows are given up first: half of the dataset
+    stays open to the draw.
     """
     step_share: Annotated[float, Range(gt=0, le=1)]
     """eta, the share of a payload's full step for scoring, about the payload's share in an update
