@@ -2,6 +2,7 @@
 is not fetched again.
 """
 
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ import pytest
 from simulation.swarm import FOUR, STAKES_TAO, build_world, honest, metrics, run
 from simulation.world import FakeChain, World, hotkey_of
 from template.chain.waiter import Waiter
-from template.errors import ConfigError, NotFound, Unavailable
+from template.errors import ChainError, ConfigError, NotFound, Unavailable
 from template.peers.client import Peers
 from template.protocol.keys import blob_key, checkpoint_manifest_key
 from template.protocol.root import tensors_digest
@@ -23,7 +24,13 @@ from template.store.s3 import S3Store
 from template.sync.bootstrap import Bootstrap
 from template.sync.dataset import open_pages
 from template.sync.own_checkpoint import save_own_checkpoint
-from template.training.published import PublishedManifest, parse_published
+from template.training.outer import state_digest
+from template.training.published import (
+    PublishedManifest,
+    build_checkpoint,
+    parse_published,
+    restore_published,
+)
 from tests.support.raw_server import LIMITS, OK, RawServer, bucket_at, drips, silent
 
 WINDOW = 4
@@ -271,6 +278,65 @@ def test_a_mirror_that_answers_is_asked_before_validators(ended, context, bucket
     assert sum(buckets[OWNER].gets.values()) == 2
     assert not buckets[FIRST].gets
     assert not buckets[SECOND].gets
+
+
+def _forge_checkpoint(bucket: Watched, spec, manifest: PublishedManifest) -> set[str]:
+    """Other parameters under the true root and with their own digest; the forged parts' keys."""
+    parts = [bucket.get(blob_key(p.digest), max_bytes=2**22) for p in manifest.parts]
+    state = restore_published(manifest, parts, spec)
+    lie = replace(state, params={n: t + 1 for n, t in state.params.items()})
+    false = build_checkpoint(replace(lie, checkpoint_digest=state_digest(lie)), spec)
+    bucket.put(checkpoint_manifest_key(spec.run_id, WINDOW), false.manifest)
+    for digest, data in false.blobs.items():
+        bucket.put(blob_key(digest), data)
+    return {blob_key(digest) for digest in false.blobs} - set(_keys(manifest))
+
+
+def test_a_forged_checkpoint_is_refused_where_the_votes_on_it_are_forgotten(
+    ended, context, buckets, manifest
+) -> None:
+    """The root voted now proves it backwards, and no part of the forgery is downloaded."""
+    world, digest = ended
+    forged = _forge_checkpoint(buckets[FIRST], world.spec, manifest)
+    buckets[FIRST].gets.clear()
+    schedule = context.schedule
+    before = world.ledger.kept_blocks, world.time.block
+    world.time.block = schedule.vote_block(WINDOW + 1) + world.ledger.finality_lag
+    world.ledger.kept_blocks = world.time.block - schedule.vote_block(WINDOW) - 1
+    try:
+        with pytest.raises(ChainError):
+            context.chain.commitments(schedule.vote_block(WINDOW))
+        peers = Peers(context)
+        state = Bootstrap(context, peers).join().state
+    finally:
+        world.ledger.kept_blocks, world.time.block = before
+    assert tensors_digest(state.params).hex() == digest
+    assert sum(buckets[FIRST].gets[key] for key in forged) == 0
+    assert peers.in_order([FIRST, SECOND]) == [SECOND, FIRST]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda row: row | {"voting_stake_rao": row["voting_stake_rao"] + 1},
+        lambda row: row | {"members": [[0, {}, "00" * 32, "00" * 32]]},
+        lambda row: row | {"checkpoint": ""},
+        lambda row: {},
+    ],
+    ids=["a rao more", "a hotkey that is no text", "another step", "no step"],
+)
+def test_a_lineage_that_leads_elsewhere_makes_its_bucket_the_last_to_be_asked(
+    change, ended, context, buckets, manifest
+) -> None:
+    world, digest = ended
+    for key in buckets[FIRST].list(f"{world.spec.run_id.hex()}/lineage/"):
+        rows = [json.loads(line) for line in buckets[FIRST].get(key, max_bytes=2**20).splitlines()]
+        lines = [json.dumps(change(row)).encode() + b"\n" for row in rows]
+        buckets[FIRST].put(key, b"".join(lines))
+    peers = Peers(context)
+    state = Bootstrap(context, peers).join().state
+    assert (state.window, tensors_digest(state.params).hex()) == (WINDOW, digest)
+    assert peers.in_order([FIRST, SECOND]) == [SECOND, FIRST]
 
 
 @pytest.fixture
