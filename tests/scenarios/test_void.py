@@ -11,7 +11,7 @@ from simulation.world import hotkey_of
 from template.base.miner import Miner
 from template.base.validator import Validator
 from template.protocol.quorum import VOID_WINDOWS
-from template.protocol.record import ROOT_BYTES
+from template.protocol.record import ROOT_BYTES, decode_record
 from template.sync.lineage import read_lineage
 
 LOST = 2
@@ -48,8 +48,8 @@ def _thief(back_at: int | None) -> type:
     return Thief
 
 
-def _swarm(tmp_path, back_at: int | None):
-    world = build_world(STAKES_TAO, schedule__num_windows=12)
+def _swarm(tmp_path, back_at: int | None, num_windows: int = 12):
+    world = build_world(STAKES_TAO, schedule__num_windows=num_windows)
 
     def thief(context):
         node = _thief(back_at)(context)
@@ -96,3 +96,37 @@ def test_payloads_that_turn_up_again_are_applied_by_all(tmp_path) -> None:
     assert [step.window for step in steps] == list(range(state.window - 1))
     assert {m.uid for m in steps[LOST].members} == both
     assert read_lineage(reader.context, reader.peers, state.window, bytes(ROOT_BYTES)) == []
+
+
+@pytest.mark.parametrize("windows_after", [1, 2])
+def test_payloads_lost_in_the_last_windows_hold_nobody(windows_after: int, tmp_path) -> None:
+    """Most validators lack the payload: votes after the run's end give it up."""
+    num_windows = LOST + windows_after
+    _, nodes = _swarm(tmp_path, None, num_windows)
+    validators = [nodes[name] for name in ("val-a", "val-b", "val-c")]
+    states = {(v.follower.state.window, v.follower.state.root) for v in validators}
+    assert len(states) == 1
+    assert all(accepted(node)[LOST] == set() for node in validators)
+
+
+def test_a_run_that_nobody_questions_ends_in_its_last_window(tmp_path) -> None:
+    """The last root is voted, and proven, before any window after it."""
+    world = build_world(STAKES_TAO, schedule__num_windows=3)
+    nodes = run(
+        world,
+        {
+            **{name: to_the_end(Validator) for name in ("val-a", "val-b", "val-c")},
+            **{name: to_the_end(Miner) for name in ("m0", "m1")},
+        },
+        tmp_path,
+    )
+    assert {node.follower.state.window for node in nodes.values()} == {4}
+    _, values = world.ledger.commitments[hotkey_of("val-a")]
+    vote = decode_record(values[-1]).vote
+    assert vote is not None
+    assert (vote.window, vote.root, vote.uids) == (
+        3,
+        nodes["m0"].follower.state.root[:ROOT_BYTES],
+        frozenset(),
+    )
+    assert world.time.block < nodes["m0"].context.schedule.vote_block(3)
