@@ -232,12 +232,12 @@ class Follower:
         """The accepted payloads by uid, after any wait; None if the majority gave up waiting."""
         tries = 0
         while not self._are_payloads_given_up():
-            self._demand_time_left(decision)
             missing = self._payloads.fetch_missing(
                 decision.window, decision.members, decision.namers
             )
             if not missing:
                 return self._payloads.open_frames(decision.window, decision.members)
+            self._demand_time_left(decision)
             if tries % WARN_EVERY == 0:
                 log.warning(
                     "window %d: waiting for the accepted payloads of uids %s",
