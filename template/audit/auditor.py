@@ -7,6 +7,7 @@ the time left) are reported as unknown instead of wrong.
 """
 
 import logging
+from collections.abc import Mapping
 from functools import cached_property
 
 from evaluation.verdict_log import WindowLog
@@ -29,6 +30,7 @@ from template.chain.ballots import read_candidates, read_last_commits
 from template.context import ReadContext
 from template.errors import ChainError
 from template.peers.client import Peers
+from template.protocol.payload import PayloadHeader
 from template.protocol.root import Member
 from template.scoring.admission import draw_candidates
 from template.scoring.measure import Measurer
@@ -176,7 +178,11 @@ class Auditor:
         context = self._context
         last_commits = read_last_commits(context.chain, context.schedule, logged.window)
         knows_past = self._past.has_windows(logged.known)
-        return compare_pool(logged, opened, self._drawer, last_commits, knows_past, found)
+
+        def draw(headers: Mapping[Member, PayloadHeader]) -> Pool:
+            return self._drawer.draw_pool(logged.window, last_commits, headers)
+
+        return compare_pool(logged, opened, draw, knows_past, self._measurer.shards_of, found)
 
     def _compare_losses(
         self, logged: WindowLog, opened: Opened, pool: Pool, found: Findings

@@ -1,7 +1,9 @@
 """The pool in a verdict log, compared with the pool drawn from the opened payloads."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from evaluation.verdict import MEASURED, NOT_SCORED
 from evaluation.verdict_log import WindowLog
@@ -11,8 +13,14 @@ from template.audit.payloads import Checked, logged_header
 from template.protocol.payload import Payload, PayloadHeader
 from template.protocol.root import Member
 from template.protocol.spec import RunSpec
-from template.scoring.pool import Pool, PoolDrawer
+from template.scoring.pool import Pool
 from template.scoring.rules import admits_claim
+
+Draw = Callable[[Mapping[Member, PayloadHeader]], Pool]
+"""Draws the pool of the window for headers in the order of the payloads."""
+
+ShardsOf = Callable[[np.ndarray], np.ndarray]
+"""Ids of pages -> numbers of their shards."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,24 +95,30 @@ def compare_headers(
 def compare_pool(
     log: WindowLog,
     opened: Opened,
-    drawer: PoolDrawer,
-    last_commits: Mapping[str, int],
+    draw: Draw,
     knows_past: bool,
+    shards_of: ShardsOf,
     found: Findings,
 ) -> Pool | None:
     """The pool to measure, as drawn; None if the logged pool has another size.
 
-    `last_commits`: as `read_last_commits` reads. `knows_past`: whether the auditor has every log
-    behind the order of the payloads.
+    `knows_past`: whether the auditor has every log behind the order of the payloads.
     """
-    pool = drawer.draw_pool(log.window, last_commits, opened.headers)
+    drawn = draw(opened.headers)
+    pool = _leave_out(log, drawn, shards_of)
+    if pool.ids_S.size != drawn.ids_S.size:
+        found.add_unknown(
+            f"pool: {drawn.ids_S.size - pool.ids_S.size} pages are left out: no bucket had their "
+            "shards, by this validator's word"
+        )
     order = [member.uid for member in opened.headers]
     logged_order = uids_in_pool_order(log.measured.owners_S)
     different = compare_pages(log, pool.ids_S, pool.owners_S)
     if different and sorted(logged_order) == sorted(order) != logged_order:
         by_uid = {member.uid: (member, header) for member, header in opened.headers.items()}
         reordered = dict(by_uid[uid] for uid in logged_order)
-        other = drawer.draw_pool(log.window, last_commits, reordered)
+        other = draw(reordered)
+        other = _leave_out(log, other, shards_of)
         different_reordered = compare_pages(log, other.ids_S, other.owners_S)
         if len(different_reordered) < len(different):
             pool, different = other, different_reordered
@@ -117,6 +131,15 @@ def compare_pool(
         return pool
     found.add_unknown("losses: not compared, because the pools differ in size")
     return None
+
+
+def _leave_out(log: WindowLog, pool: Pool, shards_of: ShardsOf) -> Pool:
+    """The pool without the shards of which the log has no page.
+
+    A validator leaves out whole shards that no bucket has, and never single pages.
+    """
+    shards_S = shards_of(pool.ids_S)
+    return pool.select(np.isin(shards_S, shards_of(log.ids_S)))
 
 
 def _compare_owners(

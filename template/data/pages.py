@@ -6,6 +6,7 @@ tokens 1 .. n-1 of the page.
 """
 
 import hashlib
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +17,9 @@ import numpy.typing as npt
 from template.data.kept import KeptFiles
 from template.data.manifest import Manifest, Shard
 from template.data.shards import TOKEN_DTYPE
-from template.errors import ConfigError, Unavailable
+from template.errors import ConfigError, StoreError, Unavailable
+
+log = logging.getLogger(__name__)
 
 Fetch = Callable[[str, int], bytes]
 """(hex SHA-256, length in bytes) -> the shard's bytes; may raise StoreError."""
@@ -81,12 +84,31 @@ class PageReader:
         if ids.size and not (ids.min() >= 0 and ids.max() < self.num_pages):
             raise ValueError(f"a page id is outside [0, {self.num_pages})")
         out = np.empty((ids.size, self._manifest.page_tokens), dtype=np.int64)
-        shard_of = np.searchsorted(self._first_page, ids, side="right") - 1
+        shard_of = self.shards_of(ids)
         for index in np.unique(shard_of):
             rows = shard_of == index
             shard_pages = self._shard_pages(self._manifest.shards[index])
             out[rows] = shard_pages[ids[rows] - self._first_page[index]]
         return out
+
+    def shards_of(self, page_ids: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The number of each page's shard, int64 [len(page_ids)]."""
+        ids = np.asarray(page_ids, dtype=np.int64)
+        return np.searchsorted(self._first_page, ids, side="right") - 1
+
+    def find_missing_shards(self, page_ids: npt.NDArray[np.int64]) -> frozenset[int]:
+        """Shards of these pages that no bucket has now; each is asked for once.
+
+        ConfigError and StateError as in `pages`: faults of the dataset and of this node's disk.
+        """
+        missing = set()
+        for index in np.unique(self.shards_of(page_ids)).tolist():
+            try:
+                self._shard_pages(self._manifest.shards[index])
+            except StoreError as error:
+                log.warning("shard %d of the dataset is left out: %s", index, error)
+                missing.add(index)
+        return frozenset(missing)
 
     def held_out(self) -> npt.NDArray[np.int64]:
         """Every page of the held-out shard in order, int64 [N, page_tokens], for the loss curve."""

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from evaluation.judge import Measured
+from evaluation.verdict_log import MIN_HELD_OUT
+from evaluation.work import HELD_OUT
 from template.data.pages import PageReader
-from template.errors import ConfigError
+from template.errors import ConfigError, Unavailable
 from template.protocol.payload import Payload
 from template.protocol.spec import RunSpec
 from template.scoring.pool import Pool
@@ -53,6 +55,24 @@ class Measurer:
     def num_pages(self) -> int:
         """Pages of the dataset's training shards."""
         return self._pages.num_pages
+
+    def leave_out_missing(self, pool: Pool) -> Pool:
+        """The pool without the pages of shards that no bucket has now.
+
+        A page that cannot be had is left out, with all pages of its shard: one lost shard must not
+        stop all scoring. Unavailable if fewer than `MIN_HELD_OUT` held-out pages remain.
+        """
+        missing = self._pages.find_missing_shards(pool.ids_S)
+        if not missing:
+            return pool
+        kept = pool.select(~np.isin(self._pages.shards_of(pool.ids_S), sorted(missing)))
+        if int((kept.owners_S == HELD_OUT).sum()) < MIN_HELD_OUT:
+            raise Unavailable(f"no bucket has shards {sorted(missing)} of the dataset")
+        return kept
+
+    def shards_of(self, ids_S: np.ndarray) -> np.ndarray:
+        """The number of each page's shard, int64 [S]."""
+        return self._pages.shards_of(ids_S)
 
     def measure_pool(
         self,

@@ -36,6 +36,10 @@ class Pool:
     ids_S: np.ndarray
     owners_S: np.ndarray
 
+    def select(self, mask_S: np.ndarray) -> "Pool":
+        """The pages where `mask_S` (bool [S]) is true."""
+        return Pool(ids_S=self.ids_S[mask_S], owners_S=self.owners_S[mask_S])
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PoolDrawer:

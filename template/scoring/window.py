@@ -20,6 +20,7 @@ from template.errors import (
     NotFound,
     PayloadError,
     RecordError,
+    StoreError,
     SubnetError,
     TooLarge,
 )
@@ -115,7 +116,9 @@ class WindowScorer:
         payloads = admitted_payloads(admissions)
         pool = self._draw_pool(window, drawn, payloads)
         is_compared = all(each.is_compared for each in admissions.values())
-        measured = self._measure(state, pool, payloads, lambda: late(1.0) or not is_compared)
+        pool, measured = self._measure_available(
+            state, pool, payloads, lambda: late(1.0) or not is_compared
+        )
         blanks = [_blank(window, m, admissions[m.uid], m.uid in measured.after_S) for m in drawn]
         blanks += [_not_drawn(window, member) for member in left_out]
         rules = judge_rules(self._context.spec.evaluation)
@@ -147,6 +150,20 @@ class WindowScorer:
         last_commits = read_last_commits(context.chain, context.schedule, window)
         headers = {m: payloads[m.uid].header for m in members if m.uid in payloads}
         return self._drawer.draw_pool(window, last_commits, headers)
+
+    def _measure_available(
+        self,
+        state: OuterState,
+        pool: Pool,
+        payloads: Mapping[int, Payload],
+        is_late: Callable[[], bool],
+    ) -> tuple[Pool, Measured]:
+        """The pool measured: the whole pool, or the pages that some bucket has."""
+        try:
+            return pool, self._measure(state, pool, payloads, is_late)
+        except StoreError:
+            kept = self._measurer.leave_out_missing(pool)
+            return kept, self._measure(state, kept, payloads, is_late)
 
     def _measure(
         self,

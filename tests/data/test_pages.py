@@ -201,3 +201,21 @@ def test_each_shard_that_enters_memory_is_told_of(
         reader.page(0)
         assert told == {s.sha256: dataset.blobs[s.sha256] for s in dataset.manifest.shards}
     assert len(mirror.requests) == 3
+
+
+def test_the_shards_that_no_bucket_has_are_found_and_the_others_stay_readable(
+    dataset: Dataset, mirror: Mirror, caplog
+) -> None:
+    reader = _reader(dataset, mirror)
+    assert reader.shards_of([0, 4, 5, 9, 10, 12]).tolist() == [0, 0, 1, 1, 2, 2]
+    assert reader.find_missing_shards(np.arange(13)) == frozenset()
+    lost = dataset.manifest.shards[1].sha256
+    del mirror.blobs[lost]
+    reader = _reader(dataset, mirror)
+    mirror.requests.clear()
+    assert reader.find_missing_shards(np.arange(13)) == {1}
+    assert mirror.requests.count(lost) == 1, "asked for once, however many pages it has"
+    assert reader.find_missing_shards(np.array([0, 12])) == frozenset()
+    assert reader.pages([0, 12]).tolist() == [_expected(0), _expected(12)]
+    with pytest.raises(NotFound):
+        reader.pages([5])

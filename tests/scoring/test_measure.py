@@ -1,0 +1,67 @@
+"""A pool of which a shard is lost: the rest is measured, whole shards at a time."""
+
+import numpy as np
+import pytest
+
+from evaluation.work import HELD_OUT
+from template.data.corpus import Corpus, Document
+from template.data.pages import PageReader
+from template.data.shards import build_dataset
+from template.data.tokenizer import load_tokenizer
+from template.errors import NotFound, Unavailable
+from template.scoring.measure import Measurer
+from template.scoring.pool import Pool
+
+PAGES_PER_SHARD = 10
+
+
+@pytest.fixture
+def blobs_and_reader(spec):
+    page_tokens = spec.data.page_tokens
+    text = bytes(np.random.default_rng(3).integers(97, 123, 4 * PAGES_PER_SHARD * page_tokens))
+    held_out = bytes(range(97, 123)) * page_tokens
+    corpus = Corpus(
+        train=(Document(name="a", work="a", text=text),),
+        held_out=(Document(name="b", work="b", text=held_out),),
+    )
+    shard_tokens = PAGES_PER_SHARD * page_tokens
+    dataset = build_dataset(
+        corpus, load_tokenizer("byte"), page_tokens=page_tokens, shard_tokens=shard_tokens
+    )
+    blobs = dict(dataset.blobs)
+
+    def fetch(sha256: str, _num_bytes: int) -> bytes:
+        if sha256 not in blobs:
+            raise NotFound(f"shard {sha256} is in no bucket")
+        return blobs[sha256]
+
+    return blobs, dataset.manifest, PageReader(dataset.manifest, fetch, None, 1)
+
+
+def test_pages_of_a_lost_shard_are_left_out_with_their_owners(spec, blobs_and_reader) -> None:
+    blobs, manifest, reader = blobs_and_reader
+    measurer = Measurer(spec, "cpu", reader)
+    ids_S = np.array([0, 11, 22, 33, 5, 15, 25])
+    owners_S = np.array([HELD_OUT, HELD_OUT, HELD_OUT, HELD_OUT, 7, 7, 9])
+    pool = Pool(ids_S=ids_S, owners_S=owners_S)
+    assert measurer.leave_out_missing(pool) is pool
+    del blobs[manifest.shards[1].sha256]
+    kept = measurer.leave_out_missing(pool)
+    assert kept.ids_S.tolist() == [0, 22, 33, 5, 25]
+    assert kept.owners_S.tolist() == [HELD_OUT, HELD_OUT, HELD_OUT, 7, 9]
+
+
+@pytest.mark.parametrize(("num_lost", "is_enough"), [(2, True), (3, False)])
+def test_with_fewer_than_two_held_out_pages_nothing_is_measured(
+    num_lost: int, is_enough: bool, spec, blobs_and_reader
+) -> None:
+    blobs, manifest, reader = blobs_and_reader
+    measurer = Measurer(spec, "cpu", reader)
+    for shard in manifest.shards[:num_lost]:
+        del blobs[shard.sha256]
+    pool = Pool(ids_S=np.array([0, 11, 22, 33]), owners_S=np.full(4, HELD_OUT))
+    if is_enough:
+        assert measurer.leave_out_missing(pool).ids_S.tolist() == [22, 33]
+    else:
+        with pytest.raises(Unavailable, match="no bucket has shards"):
+            measurer.leave_out_missing(pool)
