@@ -6,7 +6,6 @@ every remaining role of the owner can pass to another hotkey.
 """
 
 import hashlib
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from template.data.tokenizer import load_tokenizer
 from template.errors import ConfigError, NotFound, TooLarge
 from template.protocol.keys import blob_key
 from template.protocol.spec import RunSpec
+from template.protocol.spec.files import read_toml
 from template.protocol.toml import from_table
 from template.store import Store
 from template.sync.dataset import check_manifest
@@ -56,12 +56,9 @@ class RunChoices:
 
 def load_plan(path: Path) -> dict[str, Any]:
     """A plan from a TOML file; ConfigError for an unreadable file or a derived key."""
-    try:
-        plan = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"--plan {path}: cannot be read: {error}") from error
+    plan = read_toml(path, f"--plan {path}")
     for section, key in _DERIVED:
-        if key in plan.get(section, {}):
+        if key in _section(plan, section):
             raise ConfigError(f"--plan {path}: {section}.{key} is derived; leave it out")
     return plan
 
@@ -149,15 +146,22 @@ def _holds(reader: Store, key: str, data: bytes) -> bool:
         return False
 
 
+def _section(plan: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    section = plan.get(name, {})
+    if not isinstance(section, dict):
+        raise ConfigError(f"{name}: must be a table")
+    return section
+
+
 def _fill(plan: Mapping[str, Any], choices: RunChoices) -> dict[str, Any]:
     unknown = "00" * 32
-    schedule = {**plan.get("schedule", {}), "start_block": choices.start_block}
+    schedule = {**_section(plan, "schedule"), "start_block": choices.start_block}
     if choices.num_windows is not None:
         schedule["num_windows"] = choices.num_windows
     data = {"manifest_digest": unknown, "mirrors": [choices.owner_hotkey]}
     return {
         **plan,
-        "data": {**plan.get("data", {}), **data},
+        "data": {**_section(plan, "data"), **data},
         "schedule": schedule,
-        "checkpoint": {**plan.get("checkpoint", {}), "theta0_digest": unknown},
+        "checkpoint": {**_section(plan, "checkpoint"), "theta0_digest": unknown},
     }

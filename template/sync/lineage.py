@@ -10,14 +10,16 @@ from template.errors import ConsensusError, SubnetError, Unavailable
 from template.peers.blobs import validators_by_stake
 from template.peers.client import Peers
 from template.protocol.keys import lineage_key
-from template.protocol.lineage import LineageStep, encode_lineage, parse_lineage
+from template.protocol.lineage import (
+    LineageStep,
+    encode_lineage,
+    lineage_limit_bytes,
+    parse_lineage,
+)
 from template.protocol.record import Vote
 from template.training.outer import OuterState
 
 log = logging.getLogger(__name__)
-
-MAX_STEP_BYTES = 64 * 2**10
-"""Upper bound for a step: 256 members take about 60 KB, 20 members 5 KB."""
 
 
 def segment_start(window: int, every: int) -> int:
@@ -146,8 +148,7 @@ def _read_segments(
     context: ReadContext, peers: Peers, validators: Sequence[str], start: int
 ) -> Iterator[list[LineageStep]]:
     """A segment, as published by each validator."""
-    every = context.spec.checkpoint.every_windows
-    key, limit = lineage_key(context.spec.run_id, start), (every + 1) * MAX_STEP_BYTES
+    key, limit = lineage_key(context.spec.run_id, start), lineage_limit_bytes(context.spec)
     for hotkey in validators:
         try:
             yield parse_lineage(peers.bucket(hotkey).get(key, max_bytes=limit))

@@ -105,13 +105,13 @@ def test_round_trip_through_toml(spec: RunSpec, tmp_path: Path) -> None:
             assert parse_spec(spec_to_toml(changed)) == changed
 
 
-characters = st.characters(exclude_categories=["Cs"])
+printable = st.characters(exclude_categories=["C", "Z"])
 
 
 @settings(deadline=None)
 @given(
-    st.text(characters),
-    st.floats(1e-300, 1e300),
+    st.text(printable, max_size=128),
+    st.floats(1e-300, 100),
     st.lists(st.sampled_from([ALICE, BOB]), min_size=1),
 )
 def test_any_values_round_trip(spec: RunSpec, name: str, rate: float, mirrors: list[str]) -> None:
