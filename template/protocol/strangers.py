@@ -1,7 +1,7 @@
 """The door for strangers' bytes: JSON with limits, every fault as ObjectError, short quotations.
 
-A parser of a stranger's object runs inside `refusing`, reads JSON by `parse_json`, checks numbers by
-`whole` and `finite`, and quotes a stranger's value by `quoted` alone.
+A parser of a stranger's object runs inside `refusing`, reads JSON by `parse_json`, checks values by
+`whole`, `finite` and `text_of`, and quotes a value by `quoted` alone.
 """
 
 import json
@@ -23,7 +23,7 @@ MAX_SHOWN_BITS = 128
 MALFORMED = (
     ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError,
 )  # fmt: skip
-"""Exceptions from reading a stranger's values: wrong type, wrong form, too large, nested too deep."""
+"""Exceptions from a stranger's values: wrong type or form, too large, nested too deep."""
 
 
 def shown(text: str, limit: int = MAX_SHOWN_CHARS) -> str:

@@ -167,8 +167,8 @@ def records_fit_quota(spec: RunSpec) -> None:
 
 
 def assigned_pages_fit_memory(spec: RunSpec) -> None:
-    """`training.inner_steps * batch_pages` is at most 1,048,576: every node lists the pages assigned
-    to each hotkey.
+    """`training.inner_steps * batch_pages` is at most 1,048,576: every node lists the pages
+    assigned to each hotkey.
     """
     pages = spec.training.pages_per_window
     require(
