@@ -13,7 +13,13 @@ from typing import Any
 
 from template.commands.warm_start import warm_started
 from template.data.corpus import Corpus
-from template.data.manifest import Manifest, manifest_bytes, manifest_digest
+from template.data.manifest import (
+    SHARD_TOKENS,
+    Manifest,
+    manifest_bytes,
+    manifest_digest,
+    manifest_limit_bytes,
+)
 from template.data.shards import build_dataset
 from template.data.tokenizer import load_tokenizer
 from template.errors import ConfigError, NotFound, TooLarge
@@ -25,8 +31,6 @@ from template.store import Store
 from template.sync.dataset import check_manifest
 from template.training.checkpoint import params_bytes
 from template.training.model import initial_params
-
-SHARD_TOKENS = 2**20
 
 _DERIVED = (
     ("data", "manifest_digest"),
@@ -106,6 +110,13 @@ def prepare_run(
 def _check_dataset(manifest: Manifest, spec: RunSpec) -> None:
     """ConfigError for a run without a way to join."""
     check_manifest(manifest, spec, manifest_digest(manifest))
+    num_bytes, limit_bytes = len(manifest_bytes(manifest)), manifest_limit_bytes(spec)
+    if num_bytes > limit_bytes:
+        raise ConfigError(
+            f"run spec: schedule.num_windows: the text makes {len(manifest.shards)} shards and a "
+            f"manifest of {num_bytes} bytes, over {limit_bytes}: the run is too short for so much "
+            "text; take less text or more windows"
+        )
     held_out_pages = manifest.held_out.num_tokens // manifest.page_tokens
     if spec.evaluation.curve_pages > held_out_pages:
         raise ConfigError(

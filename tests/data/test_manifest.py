@@ -118,7 +118,7 @@ def test_a_missing_field_is_named(name: str) -> None:
     ],
 )
 def test_only_the_canonical_form_is_accepted(data: bytes) -> None:
-    with pytest.raises(ObjectError, match="canonical"):
+    with pytest.raises(ObjectError, match="canonical|not JSON"):
         parse_manifest(data)
 
 

@@ -246,9 +246,13 @@ def test_a_manifest_of_another_run_or_format_is_refused(state, spec, other_spec)
 def test_a_state_that_is_none_is_refused(field: str, value: object, state, spec) -> None:
     published = build_checkpoint(state, spec)
     data = _edited(published, lambda table: table["state"].update({field: value}))
-    manifest = parse_published(data, spec)
-    with pytest.raises(ObjectError, match="checkpoint"):
+
+    def restore() -> None:
+        manifest = parse_published(data, spec)
         restore_published(manifest, _parts(published, manifest), spec)
+
+    with pytest.raises(ObjectError, match="checkpoint"):
+        restore()
 
 
 @pytest.mark.parametrize("carried", [None, [], "state", 7])
