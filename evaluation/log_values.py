@@ -62,8 +62,7 @@ def _refuse_constant(text: str) -> float:
 def fault(error: Exception) -> str:
     """The kind and the text of an error in printable ASCII, cut to `MAX_FAULT_CHARS`."""
     text = str(error)
-    cut = ascii(text[:MAX_FAULT_CHARS])[1:-1] + ("..." if len(text) > MAX_FAULT_CHARS else "")
-    return f"{type(error).__name__}: {cut}"
+    return f"{type(error).__name__}: {ascii(text[:MAX_FAULT_CHARS])[1:-1][:MAX_FAULT_CHARS]}"
 
 
 def whole(value: object, name: str, most: int, least: int = 0) -> int:

@@ -13,9 +13,9 @@ from typing import Any
 from template.errors import ObjectError, SubnetError
 
 MAX_SHOWN_CHARS = 80
-"""Maximum length of a stranger's text in a message, before escaping."""
+"""Maximum length of a stranger's text in a message."""
 MAX_FAULT_CHARS = 240
-"""Maximum length of another error's text in a message, before escaping."""
+"""Maximum length of another error's text in a message."""
 MAX_NUMBER_CHARS = 40
 """Maximum length of a number in JSON: a 64-bit integer has 20 digits, a double 24 characters."""
 MAX_SHOWN_BITS = 128
@@ -27,15 +27,14 @@ MALFORMED = (
 
 
 def shown(text: str, limit: int = MAX_SHOWN_CHARS) -> str:
-    """A text cut to `limit` characters, in printable ASCII; everything else is escaped.
+    """A text in printable ASCII, everything else escaped, cut to `limit` characters.
 
     No escape sequence reaches a terminal, and no line break forges a line of a log.
     """
     cut = text[:limit]
-    end = "..." if len(text) > limit else ""
-    if cut.isascii() and cut.isprintable():
-        return cut + end
-    return "".join(map(_escaped, cut)) + end
+    if not (cut.isascii() and cut.isprintable()):
+        cut = "".join(map(_escaped, cut))
+    return cut if len(text) <= limit and len(cut) <= limit else cut[:limit] + "..."
 
 
 def _escaped(char: str) -> str:

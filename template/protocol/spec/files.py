@@ -14,6 +14,9 @@ from template.protocol.toml import from_table
 MAX_SPEC_BYTES = 2**16
 """Maximum length of a spec's text: 256 mirrors take 13 kB, all other fields 3 kB."""
 
+MAX_LINE_DOTS = 100
+"""Maximum number of dots in a line: the parser takes the square of a dotted key's parts."""
+
 PLAN_HINT = " (a plan, as in runs/, becomes a run spec by `neurons/owner.py publish --plan`)"
 
 
@@ -26,6 +29,10 @@ def parse_toml(text: str, what: str) -> dict[str, Any]:
     """The table of a TOML text of at most `MAX_SPEC_BYTES` characters; ConfigError otherwise."""
     if len(text) > MAX_SPEC_BYTES:
         raise _too_long(what)
+    if any(line.count(".") > MAX_LINE_DOTS for line in text.split("\n")):
+        raise ConfigError(
+            f"{what}: not valid TOML for a run spec: over {MAX_LINE_DOTS} dots in a line"
+        )
     try:
         return tomllib.loads(text)
     except MALFORMED as error:

@@ -7,7 +7,7 @@ from template.protocol.record import MAX_UIDS
 from template.protocol.spec.constraints import MultipleOf, Range, Table
 
 # As in `training`, the upper limits lie far beyond every run.
-MAX_HELD_OUT_PAGES = 16_384
+MAX_HELD_OUT_PAGES = 65_536
 MAX_CLAIMED_PAGES = 4096
 MAX_PAY_WINDOWS = 1024
 
