@@ -32,8 +32,8 @@ SPEC = _spec()
 KEPT = windows_kept(SPEC)
 
 
-def _data(window: int, **changes: int) -> bytes:
-    return encode_log(made_up_log(window, **changes)).encode()
+def _data(window: int) -> bytes:
+    return encode_log(made_up_log(window)).encode()
 
 
 def _windows(folder: Path) -> list[int]:
