@@ -75,7 +75,7 @@ fuzz: install ## coverage-guided fuzzing of payloads (Linux x86_64)
 	OMP_NUM_THREADS=1 $(BIN)/python -m fuzz.payload -max_total_time=$(FUZZ_S) .cache/fuzz
 
 siege: text ## a million damaged payloads at the door; localnets under attack, audit and faults (a quarter of an hour)
-	$(PYTEST) -m siege tests/protocol/test_hostile.py \
+	$(PYTEST) -m siege tests/protocol/test_hostile.py tests/protocol/test_mutations.py \
 	  tests/localnet/test_attacked.py tests/localnet/test_audit.py \
 	  tests/benchmarks/test_chaos_report.py
 

@@ -8,24 +8,49 @@ shortest exact form, so reading gives the same bits.
 
 import json
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from evaluation.conclusion import Reputation
+from evaluation.gain import WORST_RELATIVE_GAIN
 from evaluation.judge import Measured
+from evaluation.log_values import (
+    MALFORMED,
+    MAX_GAIN,
+    MAX_LOG_RATIO,
+    MAX_PAGE_ID,
+    MAX_PAGES,
+    MAX_RATING,
+    MAX_RELATIVE_GAIN,
+    MAX_SQUARE,
+    MAX_UID,
+    MAX_VARIANCE,
+    MAX_WINDOW,
+    MIN_VARIANCE,
+    detail_of,
+    digest_of,
+    fault,
+    flag,
+    hotkey_of,
+    losses,
+    maybe,
+    parse_row,
+    real,
+    status_of,
+    table,
+    whole,
+    whole_numbers,
+)
 from evaluation.rating import Rating
-from evaluation.verdict import FIGURES, Verdict
+from evaluation.verdict import Verdict
 from evaluation.work import HELD_OUT, WINSOR, Floats, Ints, WorkState
 
 MIN_HELD_OUT = 2
-MAX_UID = 65_535
-MAX_LOSS = 1e39
-"""Nats per token; beyond every float32."""
-MAX_RELATIVE_GAIN = 17.0
-"""Bound of a gain over the root mean square of at most 256 gains: sqrt(256), and rounding."""
+HEAD_MARK = '"kind": "window"'
+"""Part of a log's first line and of no other line: quotes within a text are escaped."""
+END_MARK = '"kind": "weights"'
+"""Part of a log's last line and of no other line."""
 
 
 class LogError(ValueError):
@@ -96,75 +121,86 @@ def decode_log(text: str) -> WindowLog:
     rows: dict[str, list[dict[str, Any]]] = {}
     try:
         for line in text.splitlines():
-            row = json.loads(line, parse_constant=_refuse_constant)
+            row = parse_row(line)
             rows.setdefault(row.pop("kind"), []).append(row)
         (head,), (weights,) = rows["window"], rows["weights"]
-        verdicts = rows.get("verdict", [])
-        measured = Measured(
-            owners_S=np.array(head["owners"], dtype=np.int64),
-            before_S=_read(head["before"]),
-            after_S={r["uid"]: _read(r["after"]) for r in verdicts if r["after"] is not None},
-        )
-        log = WindowLog(
-            window=int(head["window"]),
-            seed=str(head["seed"]),
-            ids_S=np.array(head["pages"], dtype=np.int64),
-            known=tuple(map(int, head["known"])),
-            undelivered=tuple((int(w), str(hotkey)) for w, hotkey in head["undelivered"]),
-            measured=measured,
-            verdicts=tuple(_verdict(row) for row in verdicts),
-            uids={str(hotkey): int(uid) for hotkey, uid in head["uids"].items()},
-            reputations={
-                str(row["hotkey"]): _reputation(row) for row in rows.get("reputation", [])
-            },
-            shares={int(uid): float(share) for uid, share in weights["shares"].items()},
-        )
+        log = _log(head, rows.get("verdict", []), rows.get("reputation", []), weights)
         _check(log)
         is_canonical = encode_log(log).rstrip("\n") == text.rstrip("\n")
-    except _MALFORMED as error:
-        raise LogError(f"not a verdict log: {type(error).__name__}: {error}") from error
+    except MALFORMED as error:
+        raise LogError(f"not a verdict log: {fault(error)}") from error
     if not is_canonical:
         raise LogError(f"window {log.window}: text is not in the canonical form of a verdict log")
     return log
 
 
-_MALFORMED = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
+Row = Mapping[str, Any]
+
+
+def _log(head: Row, verdicts: Sequence[Row], reputations: Sequence[Row], weights: Row) -> WindowLog:
+    return WindowLog(
+        window=whole(head["window"], "window", MAX_WINDOW),
+        seed=digest_of(head["seed"], "seed"),
+        ids_S=whole_numbers(head["pages"], "a page", MAX_PAGE_ID),
+        known=tuple(whole(window, "a known window", MAX_WINDOW) for window in head["known"]),
+        undelivered=tuple(
+            (whole(window, "an undelivered window", MAX_WINDOW), hotkey_of(hotkey))
+            for window, hotkey in head["undelivered"]
+        ),
+        measured=Measured(
+            owners_S=whole_numbers(head["owners"], "an owner", MAX_UID, HELD_OUT),
+            before_S=losses(head["before"]),
+            after_S={
+                whole(row["uid"], "uid", MAX_UID): losses(row["after"])
+                for row in verdicts
+                if row["after"] is not None
+            },
+        ),
+        verdicts=tuple(_verdict(row) for row in verdicts),
+        uids={
+            hotkey_of(hotkey): whole(uid, "uid", MAX_UID)
+            for hotkey, uid in table(head["uids"], "uids").items()
+        },
+        reputations={hotkey_of(row["hotkey"]): _reputation(row) for row in reputations},
+        shares={
+            whole(int(uid), "uid", MAX_UID): real(share, "a share", 1.0, 0.0)
+            for uid, share in table(weights["shares"], "shares").items()
+        },
+    )
 
 
 def _check(log: WindowLog) -> None:
     """LogError unless the parts are consistent."""
     size = log.ids_S.shape
-    losses = (log.measured.before_S, *log.measured.after_S.values())
+    lengths = (log.measured.before_S, *log.measured.after_S.values())
     uids = [verdict.uid for verdict in log.verdicts]
-    if len(size) != 1 or any(part.shape != size for part in (log.measured.owners_S, *losses)):
+    if len(size) != 1 or any(part.shape != size for part in (log.measured.owners_S, *lengths)):
         raise LogError(f"window {log.window}: numbers of pages, owners and losses differ")
     if int((log.measured.owners_S == HELD_OUT).sum()) < MIN_HELD_OUT:
         raise LogError(f"window {log.window}: fewer than {MIN_HELD_OUT} held-out pages")
-    if len(set(uids)) != len(uids) or not all(0 <= uid <= MAX_UID for uid in uids):
-        raise LogError(f"window {log.window}: uids repeat, or are out of range")
+    if len(set(uids)) != len(uids):
+        raise LogError(f"window {log.window}: uids repeat")
     if any(verdict.window != log.window for verdict in log.verdicts):
         raise LogError(f"window {log.window}: a verdict belongs to another window")
-    if not all(
-        np.abs(loss_S[np.isfinite(loss_S)]).max(initial=0.0) <= MAX_LOSS for loss_S in losses
-    ):
-        raise LogError(f"window {log.window}: a loss exceeds {MAX_LOSS}")
 
 
 def decode_logs(text: str) -> list[WindowLog]:
     """The windows of a file with one log after another."""
-    return [decode_log(part) for part in split_logs(text)]
+    return [decode_log(part) for part in split_logs(text.splitlines(keepends=True))]
 
 
-def split_logs(text: str) -> list[str]:
-    """The texts of a file with one log after another."""
-    windows: list[list[str]] = []
-    for line in text.splitlines(keepends=True):
-        if '"kind": "window"' in line:
-            windows.append([])
-        if not windows:
+def split_logs(lines: Iterable[str]) -> Iterator[str]:
+    """The texts of one log after another, from the lines of a file; one log in memory at a time."""
+    log: list[str] = []
+    for line in lines:
+        if HEAD_MARK in line and log:
+            yield "".join(log)
+            log = []
+        if not log and HEAD_MARK not in line:
             raise LogError("the first line is not of kind window")
-        windows[-1].append(line)
-    return ["".join(lines) for lines in windows]
+        log.append(line)
+    if log:
+        yield "".join(log)
 
 
 def _written(losses_S: Floats) -> list[float | None]:
@@ -172,42 +208,35 @@ def _written(losses_S: Floats) -> list[float | None]:
     return [loss if math.isfinite(loss) else None for loss in losses_S.tolist()]
 
 
-def _read(losses: Iterable[float | None]) -> Floats:
-    return np.array([math.inf if loss is None else loss for loss in losses], dtype=np.float64)
+def _verdict(row: Row) -> Verdict:
+    return Verdict(
+        window=whole(row["window"], "window", MAX_WINDOW),
+        uid=whole(row["uid"], "uid", MAX_UID),
+        hotkey=hotkey_of(row["hotkey"]),
+        digest=digest_of(row["digest"], "digest"),
+        status=status_of(row["status"]),
+        detail=detail_of(row["detail"]),
+        gain=maybe(row["gain"], "gain", MAX_GAIN, -MAX_GAIN),
+        gain_standard_error=maybe(row["gain_standard_error"], "gain_standard_error", MAX_GAIN, 0.0),
+        relative_gain=maybe(
+            row["relative_gain"], "relative_gain", MAX_RELATIVE_GAIN, WORST_RELATIVE_GAIN
+        ),
+        pages_consumed=maybe(row["pages_consumed"], "pages_consumed", MAX_PAGES, 0, whole),
+        base_window=maybe(row["base_window"], "base_window", MAX_WINDOW, 0, whole),
+        work_effect=maybe(row["work_effect"], "work_effect", WINSOR, -WINSOR),
+        work_variance=maybe(row["work_variance"], "work_variance", MAX_VARIANCE, MIN_VARIANCE),
+        work_square=maybe(row["work_square"], "work_square", MAX_SQUARE, 0.0),
+    )
 
 
-def _verdict(row: Mapping[str, Any]) -> Verdict:
-    known = {each.name for each in fields(Verdict)}
-    verdict = Verdict(**{name: value for name, value in row.items() if name in known})
-    for name, kinds in _KINDS.items():
-        if type(getattr(verdict, name)) not in kinds:
-            raise ValueError(f"uid {verdict.uid}: {name} is {getattr(verdict, name)!r}")
-    if not abs(verdict.relative_gain or 0.0) <= MAX_RELATIVE_GAIN:
-        raise ValueError(
-            f"uid {verdict.uid}: relative_gain {verdict.relative_gain} is out of range"
-        )
-    variance = verdict.work_variance
-    if not abs(verdict.work_effect or 0.0) <= WINSOR or (variance is not None and variance < 1e-9):
-        raise ValueError(f"uid {verdict.uid}: work_effect or work_variance out of range")
-    return verdict
-
-
-def _refuse_constant(text: str) -> float:
-    raise ValueError(f"{text} is not a finite number")
-
-
-_REAL = (float, int, type(None))
-_WHOLE = (int, type(None))
-_KINDS = {
-    "uid": (int,),
-    **dict.fromkeys(("hotkey", "digest", "status", "detail"), (str,)),
-    **dict.fromkeys(("pages_consumed", "base_window"), _WHOLE),
-    **dict.fromkeys(FIGURES, _REAL),
-}
-
-
-def _reputation(row: Mapping[str, Any]) -> Reputation:
+def _reputation(row: Row) -> Reputation:
     return Reputation(
-        work=WorkState(log_ratio=float(row["log_ratio"]), holds=bool(row["holds"])),
-        rating=Rating(mu=float(row["mu"]), sigma=float(row["sigma"])),
+        work=WorkState(
+            log_ratio=real(row["log_ratio"], "log_ratio", MAX_LOG_RATIO, -MAX_LOG_RATIO),
+            holds=flag(row["holds"], "holds"),
+        ),
+        rating=Rating(
+            mu=real(row["mu"], "mu", MAX_RATING, -MAX_RATING),
+            sigma=real(row["sigma"], "sigma", MAX_RATING, 0.0),
+        ),
     )

@@ -12,7 +12,8 @@ from typing import Any, Final
 
 from template.metrics import EVENTS_FILE
 
-VERDICTS_FILE: Final = "verdicts.jsonl"
+VERDICTS_FILES: Final = ("verdicts-older.jsonl", "verdicts.jsonl")
+"""Files of a validator's verdict logs, oldest first."""
 
 Row = dict[str, Any]
 
@@ -28,6 +29,11 @@ def read_jsonl(path: Path) -> list[Row]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     return _rows(data.split(b"\n"))
+
+
+def verdict_files(state_dir: Path) -> tuple[Path, ...]:
+    """The files with a validator's verdict logs, oldest first; a file may be missing."""
+    return tuple(state_dir / name for name in VERDICTS_FILES)
 
 
 class JsonlTail:

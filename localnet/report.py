@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from localnet.adversaries import BEHAVIOURS
-from localnet.events import VERDICTS_FILE, NodeEvents, accepted_uids, read_node_events
+from localnet.events import NodeEvents, accepted_uids, read_node_events, verdict_files
 from localnet.pay import Pay
 from localnet.roster import HONEST
 from localnet.tallies import (
@@ -246,7 +246,10 @@ def _tally(
         committed=committed_counts(sources.chain, schedule.schedule(), schedule.num_windows),
         accepted=Counter(uid for window in windows for uid in window["accepted_uids"]),
         refusals=refusal_counts(
-            n.state_dir / VERDICTS_FILE for n in _validators(sources) if n.behaviour == HONEST
+            path
+            for n in _validators(sources)
+            if n.behaviour == HONEST
+            for path in verdict_files(n.state_dir)
         ),
         finals=final_digests(events, {n.name for n in sources.nodes if n.exit == 0}),
     )

@@ -18,7 +18,7 @@ from benchmarks.chaos.shim import Clock, build, environment
 from benchmarks.chaos.watch import Watcher
 from localnet.commands import log_path
 from localnet.config import LocalnetConfig
-from localnet.events import VERDICTS_FILE, read_jsonl
+from localnet.events import read_jsonl, verdict_files
 from localnet.keeper import Service
 from localnet.launcher import Heights, Localnet
 from localnet.processes import Command
@@ -88,7 +88,11 @@ class Arena:
             produced=self.watcher.produced(),
             voters=self.watcher.voters,
             judged=judged_windows(
-                read_jsonl(self._posts[name].state_dir / VERDICTS_FILE)
+                [
+                    row
+                    for path in verdict_files(self._posts[name].state_dir)
+                    for row in read_jsonl(path)
+                ]
                 for name in crew_of(self._config).validators
             ),
         )

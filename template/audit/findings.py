@@ -2,6 +2,11 @@
 
 from dataclasses import dataclass, field
 
+from template.protocol.strangers import shown
+
+MAX_LINE_CHARS = 2000
+"""Maximum length of a finding: two lists of 256 uids."""
+
 
 @dataclass(kw_only=True)
 class Findings:
@@ -22,7 +27,8 @@ class Findings:
         return f"window {self.window}"
 
     def add_difference(self, subject: str, actual: object, logged: object) -> None:
-        self.wrong.append(f"{self.window_label}, {subject} is {actual}, the log says {logged}")
+        line = f"{self.window_label}, {subject} is {actual}, the log says {logged}"
+        self.wrong.append(shown(line, MAX_LINE_CHARS))
 
     def add_unknown(self, text: str) -> None:
-        self.unknown.append(f"{self.window_label}, {text}")
+        self.unknown.append(shown(f"{self.window_label}, {text}", MAX_LINE_CHARS))

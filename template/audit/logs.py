@@ -10,8 +10,7 @@ from template.context import ReadContext
 from template.errors import ConfigError, NotFound, StoreError
 from template.peers.client import Peers
 from template.protocol.keys import verdict_key
-
-MAX_LOG_BYTES = 64 * 2**20
+from template.scoring.rules import verdict_log_limit_bytes
 
 LogSource = Callable[[int], bytes]
 """window -> the bytes of its verdict log; StoreError if the log cannot be fetched."""
@@ -19,11 +18,12 @@ LogSource = Callable[[int], bytes]
 
 def logs_in_bucket(context: ReadContext, peers: Peers, validator: str) -> LogSource:
     """Logs published by a validator; RecordError if the chain has no access record."""
+    limit_bytes = verdict_log_limit_bytes(context.spec)
 
     def get(window: int) -> bytes:
         peers.refresh()
         key = verdict_key(context.spec.run_id, window)
-        return peers.bucket(validator).get(key, max_bytes=MAX_LOG_BYTES)
+        return peers.bucket(validator).get(key, max_bytes=limit_bytes)
 
     return get
 
@@ -33,8 +33,9 @@ def read_files(paths: Sequence[Path]) -> dict[int, bytes]:
     found: dict[int, bytes] = {}
     for path in paths:
         try:
-            for text in split_logs(path.read_text(encoding="utf-8")):
-                found[decode_log(text).window] = text.encode()
+            with path.open(encoding="utf-8", newline="\n") as file:
+                for text in split_logs(file):
+                    found[decode_log(text).window] = text.encode()
         except OSError as error:
             raise ConfigError(f"{path}: {error.strerror}: name verdict logs") from error
         except (LogError, UnicodeDecodeError) as error:

@@ -1,16 +1,34 @@
 """Verdict logs: written to the state folder first, published in the validator's bucket after."""
 
 import logging
+import os
 from pathlib import Path
 
-from evaluation.verdict_log import LogError, WindowLog, decode_log, encode_log, split_logs
+from evaluation.log_values import MALFORMED, MAX_WINDOW, fault, parse_row, whole
+from evaluation.verdict_log import (
+    END_MARK,
+    HEAD_MARK,
+    LogError,
+    WindowLog,
+    decode_log,
+    encode_log,
+)
+from template.bucket.budget import payload_windows
 from template.context import NodeContext
 from template.errors import StoreError, disk_trouble
 from template.protocol.keys import verdict_key
+from template.protocol.spec import RunSpec
+from template.scoring.rules import pay_rules, verdict_log_limit_bytes
 
 log = logging.getLogger(__name__)
 
 LOG_FILE = "verdicts.jsonl"
+OLDER_LOG_FILE = "verdicts-older.jsonl"
+
+
+def windows_kept(spec: RunSpec) -> int:
+    """Windows whose logs stay on disk: as many as pay and audits look at, as in the bucket."""
+    return pay_rules(spec).length + payload_windows(spec) + 1
 
 
 class LogPublisher:
@@ -18,22 +36,18 @@ class LogPublisher:
 
     def __init__(self, context: NodeContext) -> None:
         self._context = context
-        self._path = context.state_dir / LOG_FILE
-        self._unpublished = read_last_log(self._path)
+        self._file = LogFile(context.state_dir, context.spec)
+        self._unpublished = self._file.recover()
 
     def write(self, window_log: WindowLog) -> bytes:
         """Append the log to the file; returns the bytes. StateError if the disk is full."""
-        text = encode_log(window_log)
-        try:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(text)
-        except OSError as error:
-            raise disk_trouble(self._path, error) from error
+        data = encode_log(window_log).encode()
+        self._file.append(window_log.window, data)
         # A log older than what pay looks at helps no auditor: give up on publishing it.
         oldest = window_log.window - self._context.spec.weights.history_windows
         recent = {w: data for w, data in self._unpublished.items() if w > oldest}
-        self._unpublished = recent | {window_log.window: text.encode()}
-        return self._unpublished[window_log.window]
+        self._unpublished = recent | {window_log.window: data}
+        return data
 
     def publish(self) -> None:
         """Put the unpublished logs; the next call retries after the first failure."""
@@ -46,11 +60,84 @@ class LogPublisher:
             del self._unpublished[window]
 
 
-def read_last_log(path: Path) -> dict[int, bytes]:
-    """window -> the newest verdict log on disk: a kill may have prevented publication."""
+class LogFile:
+    """The logs of the last `windows_kept` windows at least, and of twice as many at most.
+
+    Two files: a full file becomes the older file in one rename, so a kill loses no log.
+    """
+
+    def __init__(self, folder: Path, spec: RunSpec) -> None:
+        self._path, self._older = folder / LOG_FILE, folder / OLDER_LOG_FILE
+        self._num_kept = windows_kept(spec)
+        self._limit_bytes = verdict_log_limit_bytes(spec)
+        self._first: int | None = None
+
+    def recover(self) -> dict[int, bytes]:
+        """window -> the newest log on disk: a kill may have prevented publication.
+
+        Reads the first line and the last two logs at most, and cuts off a log torn by a kill:
+        the window of a torn log was not voted on, and is scored again.
+        """
+        try:
+            if not self._path.exists():
+                return _last_log(_read_tail(self._older, 2 * self._limit_bytes))
+            tail = _read_tail(self._path, 2 * self._limit_bytes)
+            torn_bytes = len(tail) - _whole_end(tail)
+            if torn_bytes:
+                log.warning("%s: cut off %d bytes of a torn log", self._path, torn_bytes)
+                os.truncate(self._path, self._path.stat().st_size - torn_bytes)
+            self._first = self._first_window()
+            return _last_log(tail[: len(tail) - torn_bytes])
+        except OSError as error:
+            raise disk_trouble(self._path, error) from error
+
+    def append(self, window: int, data: bytes) -> None:
+        """Write a log at the end. StateError if the disk is full."""
+        try:
+            if self._first is not None and window - self._first >= self._num_kept:
+                self._path.replace(self._older)
+                self._first = None
+            with self._path.open("ab") as file:
+                file.write(data)
+        except OSError as error:
+            raise disk_trouble(self._path, error) from error
+        self._first = window if self._first is None else self._first
+
+    def _first_window(self) -> int | None:
+        """The window of the first log; None without a readable first line."""
+        with self._path.open("rb") as file:
+            line = file.readline(self._limit_bytes)
+        try:
+            return whole(parse_row(line.decode())["window"], "window", MAX_WINDOW) if line else None
+        except MALFORMED as error:
+            log.warning("%s: the first line is unreadable: %s", self._path, fault(error))
+            return None
+
+
+def _read_tail(path: Path, num_bytes: int) -> bytes:
+    """The last `num_bytes` bytes of a file; b"" without a file."""
+    if not path.exists():
+        return b""
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - num_bytes))
+        return file.read()
+
+
+def _whole_end(data: bytes) -> int:
+    """The position behind the last whole log."""
+    mark = data.rfind(END_MARK.encode())
+    end = data.find(b"\n", mark) + 1 if mark >= 0 else 0
+    # The last line of all is itself torn: the whole logs end before its log.
+    return end if end or mark < 0 else _whole_end(data[:mark])
+
+
+def _last_log(data: bytes) -> dict[int, bytes]:
+    """window -> the last log in the data; empty, with a warning, if it is unreadable."""
+    start = data.rfind(b"\n", 0, max(0, data.rfind(HEAD_MARK.encode()))) + 1
+    if not data:
+        return {}
     try:
-        texts = split_logs(path.read_text(encoding="utf-8")) if path.exists() else []
-        return {decode_log(text).window: text.encode() for text in list(texts)[-1:]}
-    except (OSError, UnicodeDecodeError, LogError) as error:
-        log.warning("%s: the last verdict log is unreadable and stays unpublished: %s", path, error)
+        return {decode_log(data[start:].decode()).window: data[start:]}
+    except (UnicodeDecodeError, LogError) as error:
+        log.warning("the last verdict log is unreadable and stays unpublished: %s", error)
         return {}

@@ -1,7 +1,7 @@
 """Bytes of a run in a node's bucket, computed from the run spec and the dataset.
 
-Each figure is a maximum between two successful sweeps. Verdict logs and lineage, kilobytes of text
-per window, are left out.
+Each figure is a maximum between two successful sweeps. Verdict logs (megabytes a window with
+hundreds of payloads; `verdict_log_limit_bytes`) and lineage are left out.
 """
 
 from dataclasses import dataclass

@@ -17,7 +17,7 @@ from template.protocol.keys import blob_key, checkpoint_manifest_key, dropped_ma
 from template.protocol.quorum import VOID_WINDOWS
 from template.protocol.spec import RunSpec
 from template.scoring.rules import pay_rules
-from template.training.published import named_digests
+from template.training.published import named_digests, published_limit_bytes
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,8 @@ PROOF_WINDOWS = VOID_WINDOWS
 The votes on theta_c are final at theta_{c+2}. Until theta_{c+4} the last window may still be
 voided; nodes then return to the checkpoint before and replay.
 """
-MAX_MANIFEST_BYTES = 64 * 2**20
+MAX_OTHER_MANIFEST_BYTES = 64 * 2**20
+"""Limit on a manifest of another run in the node's own bucket."""
 _WINDOW = r"([0-9]{8}|[1-9][0-9]{8,})"
 _MANIFEST = re.compile(rf"[0-9a-f]{{32}}/checkpoint/{_WINDOW}/(manifest|dropped)\.json")
 
@@ -131,7 +132,7 @@ class Sweeper:
         """
         bucket, run_id = self._context.bucket, self._context.spec.run_id
         key = checkpoint_manifest_key(run_id, window)
-        manifest = bucket.get(key, max_bytes=MAX_MANIFEST_BYTES)
+        manifest = bucket.get(key, max_bytes=published_limit_bytes(self._context.spec))
         bucket.put(dropped_manifest_key(run_id, window), manifest)
         bucket.delete(key)
 
@@ -154,7 +155,8 @@ class Sweeper:
         return True
 
     def _named_by(self, key: str) -> frozenset[bytes]:
-        return named_digests(self._context.bucket.get(key, max_bytes=MAX_MANIFEST_BYTES))
+        limit = max(MAX_OTHER_MANIFEST_BYTES, published_limit_bytes(self._context.spec))
+        return named_digests(self._context.bucket.get(key, max_bytes=limit))
 
     def _warn_once(self, error: StoreError | ObjectError) -> None:
         remedy = (

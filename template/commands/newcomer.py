@@ -15,7 +15,7 @@ from rich.table import Column, Table
 from template.chain import Chain, Metagraph
 from template.chain.ballots import read_records
 from template.context import OpenBucket
-from template.data.manifest import MAX_MANIFEST_BYTES, Manifest, parse_manifest
+from template.data.manifest import Manifest, manifest_limit_bytes, parse_manifest
 from template.errors import (
     EXIT_ENDED,
     EXIT_OPERATOR,
@@ -122,7 +122,7 @@ def _find_manifest(spec: RunSpec, buckets: Mapping[str, Store]) -> tuple[Finding
     digest = bytes.fromhex(spec.data.manifest_digest)
 
     def get(bucket: Store) -> int:
-        data = _get(bucket, digest, MAX_MANIFEST_BYTES)
+        data = _get(bucket, digest, manifest_limit_bytes(spec))
         manifest = parse_manifest(data)
         check_manifest(manifest, spec, digest)
         parsed.append(manifest)

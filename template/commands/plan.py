@@ -6,7 +6,6 @@ every remaining role of the owner can pass to another hotkey.
 """
 
 import hashlib
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,19 +14,24 @@ from typing import Any
 from template.commands.warm_start import warm_started
 from template.data.assignment import max_barred_pages
 from template.data.corpus import Corpus
-from template.data.manifest import Manifest, manifest_bytes, manifest_digest
+from template.data.manifest import (
+    SHARD_TOKENS,
+    Manifest,
+    manifest_bytes,
+    manifest_digest,
+    manifest_limit_bytes,
+)
 from template.data.shards import build_dataset
 from template.data.tokenizer import load_tokenizer
 from template.errors import ConfigError, NotFound, TooLarge
 from template.protocol.keys import blob_key
 from template.protocol.spec import RunSpec
+from template.protocol.spec.files import read_toml
 from template.protocol.toml import from_table
 from template.store import Store
 from template.sync.dataset import check_manifest
 from template.training.checkpoint import params_bytes
 from template.training.model import initial_params
-
-SHARD_TOKENS = 2**20
 
 _DERIVED = (
     ("data", "manifest_digest"),
@@ -61,12 +65,9 @@ class RunChoices:
 
 def load_plan(path: Path) -> dict[str, Any]:
     """A plan from a TOML file; ConfigError for an unreadable file or a derived key."""
-    try:
-        plan = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"--plan {path}: cannot be read: {error}") from error
+    plan = read_toml(path, f"--plan {path}")
     for section, key in _DERIVED:
-        if key in plan.get(section, {}):
+        if key in _section(plan, section):
             raise ConfigError(f"--plan {path}: {section}.{key} is derived; leave it out")
     return plan
 
@@ -113,10 +114,18 @@ def prepare_run(
 
 
 def _check_dataset(manifest: Manifest, spec: RunSpec, max_hotkeys: int) -> None:
-    """ConfigError for a text too small for the plan: found here, strangers cannot cause it later.
+    """ConfigError for a run without a way to join, or a text too small for the plan.
 
-    The pages assigned for one window to `max_hotkeys` hotkeys must leave enough held-out pages.
+    The pages assigned for one window to `max_hotkeys` hotkeys must leave enough held-out pages:
+    found here, strangers cannot cause it later.
     """
+    num_bytes, limit_bytes = len(manifest_bytes(manifest)), manifest_limit_bytes(spec)
+    if num_bytes > limit_bytes:
+        raise ConfigError(
+            f"run spec: schedule.num_windows: the text makes {len(manifest.shards)} shards and a "
+            f"manifest of {num_bytes} bytes, over {limit_bytes}: the run is too short for so much "
+            "text; take less text or more windows"
+        )
     held_out_pages = manifest.held_out.num_tokens // manifest.page_tokens
     if spec.evaluation.curve_pages > held_out_pages:
         raise ConfigError(
@@ -168,15 +177,22 @@ def _holds(reader: Store, key: str, data: bytes) -> bool:
         return False
 
 
+def _section(plan: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    section = plan.get(name, {})
+    if not isinstance(section, dict):
+        raise ConfigError(f"{name}: must be a table")
+    return section
+
+
 def _fill(plan: Mapping[str, Any], choices: RunChoices) -> dict[str, Any]:
     unknown = "00" * 32
-    schedule = {**plan.get("schedule", {}), "start_block": choices.start_block}
+    schedule = {**_section(plan, "schedule"), "start_block": choices.start_block}
     if choices.num_windows is not None:
         schedule["num_windows"] = choices.num_windows
     data = {"manifest_digest": unknown, "mirrors": [choices.owner_hotkey]}
     return {
         **plan,
-        "data": {**plan.get("data", {}), **data},
+        "data": {**_section(plan, "data"), **data},
         "schedule": schedule,
-        "checkpoint": {**plan.get("checkpoint", {}), "theta0_digest": unknown},
+        "checkpoint": {**_section(plan, "checkpoint"), "theta0_digest": unknown},
     }

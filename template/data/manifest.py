@@ -6,21 +6,36 @@ manifest alone: shard by shard in order, `num_tokens / page_tokens` pages each.
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from template.errors import ObjectError
+from template.protocol.record import MAX_UIDS
+from template.protocol.spec import RunSpec
+from template.protocol.spec.constraints import MAX_NAME_CHARS
+from template.protocol.spec.training import MAX_PAGE_TOKENS
+from template.protocol.strangers import parse_json, shown
 
 TOKEN_BYTES = 2
 """Tokens are stored as little-endian uint16; a larger vocabulary needs a new format."""
 
 MAX_VOCAB_SIZE = 2 ** (8 * TOKEN_BYTES)
-MAX_PAGE_TOKENS = 2**20
 MAX_SHARD_TOKENS = 2**30
 """2 GiB: the most memory that a fetch may need."""
 
+SHARD_TOKENS = 2**20
+"""Tokens of a shard, less a part of a page: a shard has more than half as many."""
+
 MAX_MANIFEST_BYTES = 64 * 2**20
+"""Limit on the manifest of any run."""
+MIN_SHARDS = 1024
+"""Every run may have so many shards, a billion tokens, whether it can assign all or not."""
+SHARD_CHARS = 112
+"""Maximum length of a shard's entry in a manifest."""
+ROOM_CHARS = 1024
+"""Allowance for the rest of a manifest."""
 
 _HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -63,17 +78,23 @@ def manifest_digest(manifest: Manifest) -> bytes:
     return hashlib.sha256(manifest_bytes(manifest)).digest()
 
 
+def manifest_limit_bytes(spec: RunSpec) -> int:
+    """Maximum bytes of the manifest of a run's dataset.
+
+    A run needs no more pages than the run can assign: every window, to every uid.
+    """
+    pages = spec.schedule.num_windows * MAX_UIDS * spec.training.pages_per_window
+    pages_per_shard = max(1, SHARD_TOKENS // spec.data.page_tokens)
+    num_shards = max(MIN_SHARDS, math.ceil(pages / pages_per_shard))
+    return min(MAX_MANIFEST_BYTES, num_shards * SHARD_CHARS + ROOM_CHARS)
+
+
 def parse_manifest(data: bytes) -> Manifest:
     """Read a stranger's manifest. Raises ObjectError, naming the field, for any other bytes.
 
     Only the canonical form is accepted, so manifests of equal meaning have equal digests.
     """
-    if len(data) > MAX_MANIFEST_BYTES:
-        raise ObjectError(f"manifest has {len(data)} bytes, at most {MAX_MANIFEST_BYTES} allowed")
-    try:
-        document = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise ObjectError("manifest is not JSON; write it with manifest_bytes") from error
+    document = parse_json(data, "manifest is not JSON", max_bytes=MAX_MANIFEST_BYTES)
     fields = _fields(document, "manifest", Manifest.__slots__)
     page_tokens = _integer(fields["page_tokens"], "manifest.page_tokens", 2, MAX_PAGE_TOKENS)
     shards = fields["shards"]
@@ -100,7 +121,7 @@ def _fields(value: object, where: str, names: tuple[str, ...]) -> Mapping[str, o
         raise ObjectError(f"{where} must be an object")
     for key in value:
         if key not in names:
-            raise ObjectError(f"{where} has the unknown key {str(key)[:64]!r}")
+            raise ObjectError(f"{where} has the unknown key '{shown(key)}'")
     for name in names:
         if name not in value:
             raise ObjectError(f"{where}.{name} is missing")
@@ -115,8 +136,8 @@ def _integer(value: object, where: str, low: int, high: int) -> int:
 
 
 def _text(value: object, where: str) -> str:
-    if not isinstance(value, str) or not value:
-        raise ObjectError(f"{where} must be a non-empty string")
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_NAME_CHARS:
+        raise ObjectError(f"{where} must be a text of 1 to {MAX_NAME_CHARS} characters")
     return value
 
 

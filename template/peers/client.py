@@ -21,12 +21,15 @@ from template.protocol.keys import blob_key, payload_key
 from template.protocol.payload import payload_digest
 from template.protocol.record import Access, Record
 from template.protocol.root import Member
+from template.protocol.strangers import shown
 from template.store import Store
 
 log = logging.getLogger(__name__)
 
 FETCH_THREADS = 256
 FETCH_POLL_S = 0.05
+MAX_NAMED_ERRORS = 8
+"""Buckets named in the message about a blob in no bucket; further buckets are counted."""
 HEDGE_S = 2.0
 """Seconds without an answer before the next holder of an accepted payload is asked too.
 
@@ -143,7 +146,7 @@ class Peers:
         Skips a bucket with other bytes; with `exact`, also a bucket with another length than
         `max_bytes`, before the download. `hotkeys` is read one hotkey at a time. Raises NotFound
         if every bucket lacks the blob, Unavailable if another try may help; the message names
-        each bucket and the error.
+        the first buckets and their errors.
         """
         errors, may_help = [], False
         for hotkey in hotkeys:
@@ -158,7 +161,9 @@ class Peers:
             self._troubled.discard(hotkey)
             return data
         kind = Unavailable if may_help else NotFound
-        raise kind(f"no bucket has {digest.hex()}: {'; '.join(errors)}")
+        more = len(errors) - MAX_NAMED_ERRORS
+        named = errors[:MAX_NAMED_ERRORS] + ([f"and {more} more"] if more > 0 else [])
+        raise kind(f"no bucket has {digest.hex()}: {'; '.join(named)}")
 
     def is_troubled(self, hotkey: str) -> bool:
         """Whether this bucket wasted time when it was last asked for a blob."""
@@ -195,7 +200,7 @@ class Peers:
         record = self._records.get(hotkey)
         if record is None or record.access is None:
             return hotkey
-        return f"{hotkey} at {record.access.endpoint_url}"
+        return f"{hotkey} at {shown(record.access.endpoint_url)}"
 
 
 class Fetching:

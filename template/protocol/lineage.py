@@ -9,18 +9,22 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Protocol
 
 from template.errors import ObjectError
 from template.protocol.quorum import VOID_WINDOWS, is_void
 from template.protocol.record import MAX_UIDS, ROOT_BYTES
 from template.protocol.root import Member, next_root
+from template.protocol.spec.run import RunSpec
 from template.protocol.ss58 import public_key
+from template.protocol.strangers import parse_json, refusing, text_of, whole
 
-_MALFORMED = (ValueError, KeyError, TypeError, OverflowError, RecursionError)
-"""Exceptions from parsing a stranger's JSON."""
 _DIGEST_BYTES = 32
 _MAX_RAO = 2**64
+STEP_CHARS = 512
+"""Maximum length of a step's line without the members."""
+MEMBER_CHARS = 224
+"""Maximum length of a member's entry in a step."""
 
 
 class Accepted(Protocol):
@@ -99,6 +103,12 @@ def _encode_step(step: LineageStep) -> bytes:
     return json.dumps(row, sort_keys=True, separators=(",", ":")).encode() + b"\n"
 
 
+def lineage_limit_bytes(spec: RunSpec) -> int:
+    """Maximum bytes of a segment: the steps from a checkpoint to the next, all of them full."""
+    step_bytes = STEP_CHARS + MEMBER_CHARS * spec.outer.peers_per_step
+    return spec.checkpoint.every_windows * step_bytes
+
+
 def parse_lineage(data: bytes) -> list[LineageStep]:
     """Steps from a stranger's bytes; ObjectError unless each step follows from the previous."""
     steps = [_parse_step(number, line) for number, line in enumerate(data.splitlines(), start=1)]
@@ -108,14 +118,15 @@ def parse_lineage(data: bytes) -> list[LineageStep]:
 
 
 def _parse_step(number: int, line: bytes) -> LineageStep:
-    try:
-        row = json.loads(line)
+    what = f"lineage: line {number} is not a step"
+    row = parse_json(line, what)
+    with refusing(what):
         members = tuple(_parse_member(*fields) for fields in row["members"])
         step = LineageStep(
-            window=_check_number(row["window"], 2**32),
+            window=whole(row["window"], "window", 2**32),
             root=_parse_digest(row["root"], (_DIGEST_BYTES,)),
             members=members,
-            voting_stake_rao=_check_number(row["voting_stake_rao"], _MAX_RAO),
+            voting_stake_rao=whole(row["voting_stake_rao"], "voting_stake_rao", _MAX_RAO),
             checkpoint=_parse_digest(row["checkpoint"], (0, _DIGEST_BYTES)),
             voted_root=_parse_digest(row["voted_root"], (0, ROOT_BYTES)),
         )
@@ -123,29 +134,22 @@ def _parse_step(number: int, line: bytes) -> LineageStep:
         uids = [member.uid for member in members]
         if uids != sorted(set(uids)):
             raise ValueError("uids are not in order")
-    except _MALFORMED as error:
-        raise ObjectError(f"lineage: line {number} is not a step, refused: {error!r}") from error
     return step
 
 
-def _parse_member(uid: Any, hotkey: str, coldkey: str, digest: str) -> Member:
+def _parse_member(uid: object, hotkey: object, coldkey: object, digest: object) -> Member:
+    address = text_of(hotkey, "hotkey")
     return Member(
-        uid=_check_number(uid, MAX_UIDS),
-        hotkey=hotkey,
-        public_key=public_key(hotkey),
+        uid=whole(uid, "uid", MAX_UIDS),
+        hotkey=address,
+        public_key=public_key(address),
         coldkey=_parse_digest(coldkey, (_DIGEST_BYTES,)),
         digest=_parse_digest(digest, (_DIGEST_BYTES,)),
     )
 
 
-def _check_number(value: Any, limit: int) -> int:
-    if type(value) is not int or not 0 <= value < limit:
-        raise ValueError(f"{value!r} is not a number below {limit}")
-    return value
-
-
-def _parse_digest(text: str, sizes: tuple[int, ...]) -> bytes:
-    value = bytes.fromhex(text)
+def _parse_digest(text: object, sizes: tuple[int, ...]) -> bytes:
+    value = bytes.fromhex(text_of(text, "a digest"))
     if len(value) not in sizes:
         raise ValueError(f"{len(value)} bytes instead of {sizes}")
     return value

@@ -6,8 +6,12 @@ from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from template.errors import ConfigError
+from template.protocol.strangers import quoted, shown
 
 T = TypeVar("T")
+
+MAX_INTEGER = 2**63 - 1
+"""Limit of TOML; Python reads longer integers, which JSON and the run id cannot hold."""
 
 _TYPE_NAMES = {int: "an integer", float: "a number", str: "a string", bool: "true or false"}
 
@@ -22,7 +26,9 @@ def from_table(cls: type[T], table: Mapping[str, Any], where: str = "") -> T:
     known = {field.name: field for field in fields(cls)}  # type: ignore[arg-type]
     for key in table:
         if key not in known:
-            raise ConfigError(f"{where}{key}: unknown key; known here: {', '.join(sorted(known))}")
+            raise ConfigError(
+                f"{where}{shown(key)}: unknown key; known here: {', '.join(sorted(known))}"
+            )
     values = {}
     for name, field in known.items():
         if name in table:
@@ -46,7 +52,9 @@ def _convert_value(kind: Any, value: Any, where: str) -> Any:
     if kind is float and type(value) in (int, float):
         return _check_finite(value, where)
     if type(value) is not kind:
-        raise ConfigError(f"{where}: must be {_TYPE_NAMES[kind]}, not {value!r}")
+        raise ConfigError(f"{where}: must be {_TYPE_NAMES[kind]}, not {quoted(value)}")
+    if kind is int and abs(value) > MAX_INTEGER:
+        raise ConfigError(f"{where}: must fit 64 bits, not {quoted(value)}")
     return value
 
 

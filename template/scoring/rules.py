@@ -1,15 +1,29 @@
 """The run spec's rules of scoring and pay, as parameters for `evaluation`."""
 
 from evaluation.judge import JudgeRules
+from evaluation.log_values import MAX_DETAIL_CHARS
 from evaluation.rules import PayRules
 from evaluation.weights import WeightRules
 from evaluation.work import WorkRules
+from template.protocol.record import MAX_UIDS
 from template.protocol.spec import EvaluationSpec, RunSpec
 
 CLAIMED_PER_HELD_OUT, MIN_CLAIMED = 16, 4
 """Maximum claimed pages per held-out page in a pool; minimum claimed pages per payload.
 
 With many miners the work test takes more windows instead of more time per window."""
+
+NUMBER_CHARS = 26
+"""Maximum length of a double in JSON, with comma and space."""
+PLACE_CHARS = 28
+"""Maximum length of a page's id and owner in a log's first line."""
+VERDICT_CHARS = 768 + 2 * MAX_DETAIL_CHARS
+"""Maximum length of a verdict without the losses; JSON may double a character of the reason."""
+REPUTATION_CHARS = 256
+HOTKEY_CHARS = 72
+"""Maximum length of a hotkey with a uid or a window beside it."""
+ROOM_CHARS = 1024
+"""Allowance for the rest of a log."""
 
 
 def claims_of_each(evaluation: EvaluationSpec, num_payloads: int) -> int:
@@ -50,4 +64,27 @@ def pay_rules(spec: RunSpec) -> PayRules:
         ),
         work_windows=evaluation.work_windows,
         tested=evaluation.claimed_pages > 0,
+    )
+
+
+def pool_limit(evaluation: EvaluationSpec) -> int:
+    """Maximum number of pages in the pool of a window."""
+    claimed = (n * claims_of_each(evaluation, n) for n in range(1, evaluation.max_payloads + 1))
+    return evaluation.held_out_pages + max(claimed)
+
+
+def verdict_log_limit_bytes(spec: RunSpec) -> int:
+    """Maximum bytes of a window's verdict log: every uid commits, every measured figure is long.
+
+    Hotkeys with a reputation: every uid in every remembered window, as if all changed hands.
+    """
+    evaluation, length = spec.evaluation, pay_rules(spec).length
+    remembered = MAX_UIDS * min(length, spec.schedule.num_windows)
+    losses = (1 + evaluation.max_payloads) * NUMBER_CHARS + PLACE_CHARS
+    return (
+        pool_limit(evaluation) * losses
+        + MAX_UIDS * (VERDICT_CHARS + HOTKEY_CHARS + NUMBER_CHARS)
+        + remembered * (REPUTATION_CHARS + HOTKEY_CHARS)
+        + length * NUMBER_CHARS
+        + ROOM_CHARS
     )

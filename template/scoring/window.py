@@ -11,6 +11,7 @@ import numpy as np
 
 from evaluation.history import Histories, work_states
 from evaluation.judge import Measured, judge
+from evaluation.log_values import MAX_DETAIL_CHARS
 from evaluation.verdict import NOT_DRAWN, NOT_SCORED, UNAVAILABLE, Verdict
 from template.chain.ballots import read_last_commits
 from template.context import ReadContext
@@ -27,6 +28,7 @@ from template.errors import (
 from template.peers.client import Peers
 from template.protocol.payload import Payload
 from template.protocol.root import Member
+from template.protocol.strangers import shown
 from template.scoring.admission import (
     Admission,
     FrameChecker,
@@ -209,6 +211,10 @@ def _not_drawn(window: int, member: Member) -> Verdict:
     )
 
 
+def _detail(refusal: SubnetError) -> str:
+    return shown(str(refusal), MAX_DETAIL_CHARS)[:MAX_DETAIL_CHARS]
+
+
 def _blank(window: int, member: Member, admission: Admission, is_measured: bool) -> Verdict:
     """The verdict before the judge adds figures; with the reason for an unmeasured payload."""
     verdict = Verdict(
@@ -221,10 +227,10 @@ def _blank(window: int, member: Member, admission: Admission, is_measured: bool)
     )
     refusal, payload = admission.refusal, admission.payload
     if isinstance(refusal, PayloadError):
-        return replace(verdict, status=refusal.reason, detail=str(refusal))
+        return replace(verdict, status=refusal.reason, detail=_detail(refusal))
     if refusal is not None:
         reason = _FETCH_REASONS.get(type(refusal), UNAVAILABLE)
-        return replace(verdict, status=reason, detail=str(refusal))
+        return replace(verdict, status=reason, detail=_detail(refusal))
     assert payload is not None, "an admission without a refusal has a payload"
     return replace(
         verdict,

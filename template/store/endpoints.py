@@ -9,6 +9,7 @@ import re
 from urllib.parse import urlsplit
 
 from template.errors import RecordError
+from template.protocol.strangers import shown
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 
@@ -38,12 +39,12 @@ def check_peer_endpoint(url: str, *, on_localnet: bool) -> None:
     if on_localnet:
         if _LOCAL_URL.fullmatch(url) is None or not _has_good_port(url):
             raise RecordError(
-                f"endpoint {url}: on a localnet a peer's bucket is on this machine, "
+                f"endpoint {shown(url)}: on a localnet a peer's bucket is on this machine, "
                 "http://127.0.0.1:PORT"
             )
     elif _R2_URL.fullmatch(url) is None:
         raise RecordError(
-            f"endpoint {url}: a peer's bucket is on Cloudflare R2, "
+            f"endpoint {shown(url)}: a peer's bucket is on Cloudflare R2, "
             "https://ACCOUNT.r2.cloudflarestorage.com"
         )
 

@@ -20,12 +20,12 @@ from template.training.published import (
     PublishedFile,
     PublishedManifest,
     parse_published,
+    published_limit_bytes,
     restore_published,
 )
 
 log = logging.getLogger(__name__)
 
-MAX_CHECKPOINT_MANIFEST_BYTES = 64 * 2**20
 FIRST_UPDATED = 2
 """theta_2 is the first state with payloads: the payloads of window 0."""
 JOIN_ROUNDS = 3
@@ -179,7 +179,7 @@ class CheckpointSearch:
     def _read_manifest(self, hotkey: str, window: int) -> bytes:
         key = checkpoint_manifest_key(self._context.spec.run_id, window)
         bucket = self._peers.bucket(hotkey)
-        return bucket.get(key, max_bytes=MAX_CHECKPOINT_MANIFEST_BYTES)
+        return bucket.get(key, max_bytes=published_limit_bytes(self._context.spec))
 
     def _restore(self, manifest: PublishedManifest, publisher: str) -> OuterState:
         # Parts of one checkpoint at most stay on disk, whatever strangers publish.

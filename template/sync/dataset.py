@@ -3,12 +3,18 @@
 from collections.abc import Sequence
 
 from template.context import ReadContext
-from template.data.manifest import MAX_MANIFEST_BYTES, Manifest, manifest_digest, parse_manifest
+from template.data.manifest import (
+    Manifest,
+    manifest_digest,
+    manifest_limit_bytes,
+    parse_manifest,
+)
 from template.data.pages import OnRead, PageReader
 from template.errors import ConfigError, NotFound, ObjectError, StoreError, Unavailable
 from template.peers.blobs import fetch_from_any
 from template.peers.client import Peers
 from template.protocol.spec import RunSpec
+from template.protocol.strangers import quoted
 from template.training.checkpoint import parse_params
 from template.training.model import Params
 from template.training.published import tensors_limit_bytes
@@ -25,7 +31,7 @@ def open_pages(context: ReadContext, peers: Peers, on_read: OnRead = ignore_obje
     spec = context.spec
     peers.refresh()
     key, digest = "data.manifest_digest", spec.data.manifest_digest
-    data = fetch_named_object(context, peers, key, digest, MAX_MANIFEST_BYTES)
+    data = fetch_named_object(context, peers, key, digest, manifest_limit_bytes(spec))
     try:
         manifest = parse_manifest(data)
     except ObjectError as error:
@@ -100,7 +106,7 @@ def check_manifest(manifest: Manifest, spec: RunSpec, digest: bytes) -> None:
     )
     for name, wanted, found in pairs:
         if wanted != found:
-            raise ConfigError(f"run spec: {name} is {wanted!r}, the dataset's is {found!r}")
+            raise ConfigError(f"run spec: {name} is {wanted!r}, the dataset's is {quoted(found)}")
     if spec.evaluation.held_out_pages > manifest.num_pages:
         raise ConfigError(
             f"run spec: evaluation.held_out_pages is {spec.evaluation.held_out_pages}, the dataset "

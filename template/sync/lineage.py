@@ -10,15 +10,17 @@ from template.errors import ObjectError, SubnetError, Unavailable
 from template.peers.blobs import validators_by_stake
 from template.peers.client import Peers
 from template.protocol.keys import lineage_key
-from template.protocol.lineage import LineageStep, encode_lineage, parse_lineage
+from template.protocol.lineage import (
+    LineageStep,
+    encode_lineage,
+    lineage_limit_bytes,
+    parse_lineage,
+)
 from template.protocol.quorum import find_standing_authority
 from template.protocol.record import Vote
 from template.training.outer import OuterState
 
 log = logging.getLogger(__name__)
-
-MAX_STEP_BYTES = 64 * 2**10
-"""Upper bound for a step: 256 members take about 60 KB, 20 members 5 KB."""
 
 
 def segment_start(window: int, every: int) -> int:
@@ -144,8 +146,7 @@ def _find_segment(
 
     A bucket with another segment is asked last from then on. Empty if no bucket leads to `root`.
     """
-    every = context.spec.checkpoint.every_windows
-    key, limit = lineage_key(context.spec.run_id, start), (every + 1) * MAX_STEP_BYTES
+    key, limit = lineage_key(context.spec.run_id, start), lineage_limit_bytes(context.spec)
     for hotkey in peers.in_order(validators_by_stake(context)):
         try:
             offered = parse_lineage(peers.bucket(hotkey).get(key, max_bytes=limit))

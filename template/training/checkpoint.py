@@ -18,12 +18,14 @@ from torch import Tensor
 
 from template.errors import ConfigError, ObjectError, disk_trouble
 from template.protocol.spec import RunSpec
+from template.protocol.strangers import MALFORMED, fault, finite, refusing, text_of, whole
 from template.training.model import Params, tensor_shapes
 from template.training.outer import OuterState
 
 _FORMAT = 2
-MALFORMED = (ValueError, KeyError, TypeError, OverflowError, RecursionError)
-"""Exceptions from parsing a stranger's JSON, infinite numbers and deep nesting included."""
+_WINDOW_LIMIT = 2**32
+_STAKE_LIMIT = 2**64
+_DIGEST_BYTES = 32
 
 
 def params_bytes(params: Mapping[str, Tensor]) -> bytes:
@@ -43,7 +45,7 @@ def load_tensors(data: bytes) -> Params:
     try:
         return dict(load(data))
     except (SafetensorError, *MALFORMED) as error:
-        raise ObjectError(f"checkpoint: refused: not a safetensors file: {error!r}") from error
+        raise ObjectError(f"checkpoint: refused: not a safetensors file: {fault(error)}") from error
 
 
 def check_params(params: Mapping[str, Tensor], spec: RunSpec) -> None:
@@ -70,21 +72,36 @@ def carried_values(state: OuterState) -> dict[str, Any]:
 
 def restored_state(carried: Mapping[str, Any], params: Params) -> OuterState:
     """The inverse of `carried_values`; ObjectError for a stranger's malformed values."""
-    try:
+    with refusing("checkpoint: the state is malformed"):
         return OuterState(
-            window=int(carried["window"]),
+            window=whole(carried["window"], "window", _WINDOW_LIMIT),
             params=params,
-            root=bytes.fromhex(carried["root"]),
-            initial_norms={n: float(carried["initial_norms"][n]) for n in params},
+            root=_digest(carried["root"], (_DIGEST_BYTES,)),
+            initial_norms=_norms(carried["initial_norms"], params),
             accepted_norms=tuple(
-                (int(w), tuple({n: float(norms[n]) for n in params} for norms in members))
+                (
+                    whole(w, "window of norms", _WINDOW_LIMIT),
+                    tuple(_norms(norms, params) for norms in members),
+                )
                 for w, members in carried["accepted_norms"]
             ),
-            reference_rao=int(carried["reference_rao"]),
-            checkpoint_digest=bytes.fromhex(carried["checkpoint_digest"]),
+            reference_rao=whole(carried["reference_rao"], "reference stake", _STAKE_LIMIT),
+            checkpoint_digest=_digest(carried["checkpoint_digest"], (0, _DIGEST_BYTES)),
         )
-    except MALFORMED as error:
-        raise ObjectError(f"checkpoint: refused: malformed state: {error!r}") from error
+
+
+def _norms(norms: Mapping[str, Any], params: Params) -> dict[str, float]:
+    found = {name: finite(norms[name], f"norm of {name}") for name in params}
+    if len(norms) != len(found) or min(found.values(), default=0.0) < 0:
+        raise ValueError("norms are negative, or of other tensors")
+    return found
+
+
+def _digest(value: object, sizes: tuple[int, ...]) -> bytes:
+    digest = bytes.fromhex(text_of(value, "a digest"))
+    if len(digest) not in sizes:
+        raise ValueError(f"a digest has {len(digest)} bytes instead of {sizes}")
+    return digest
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,6 +6,7 @@ and checkpoints. Tied tensors appear once.
 
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -75,6 +76,12 @@ def build_model(spec: RunSpec) -> LlamaForCausalLM:
 
 def tensor_shapes(spec: RunSpec) -> dict[str, tuple[int, ...]]:
     """Name -> shape of every trained tensor; built on the meta device, so without memory."""
+    return dict(_tensor_shapes(spec))
+
+
+@lru_cache(maxsize=8)
+def _tensor_shapes(spec: RunSpec) -> Mapping[str, tuple[int, ...]]:
+    # Kept, because a stranger's manifest must not cost a model's construction each.
     with torch.device("meta"):
         model = LlamaForCausalLM(model_config(spec))
     return {name: tuple(p.shape) for name, p in model.named_parameters()}

@@ -13,12 +13,13 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from template.errors import ObjectError
 from template.protocol.spec import RunSpec
+from template.protocol.strangers import parse_json, refusing
 from template.training.checkpoint import (
-    MALFORMED,
     carried_values,
     check_params,
     load_tensors,
@@ -42,6 +43,7 @@ MAX_ENTRY_CHARS = 160
 """Maximum length of a file's entry in a manifest."""
 ROOM_CHARS = 1024
 """Allowance for the rest of a manifest."""
+_WHAT = "checkpoint manifest"
 _HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -135,14 +137,12 @@ def parse_published(data: bytes, spec: RunSpec) -> PublishedManifest:
     File names must be exactly the names of this layout, and all parts together at most as long as
     the run's model: so the amount of data for a newcomer to read is bounded beforehand.
     """
-    try:
-        manifest = json.loads(data)
+    manifest = parse_json(data, _WHAT, max_bytes=published_limit_bytes(spec))
+    with refusing(_WHAT):
         if manifest["format"] != FORMAT or manifest["run_id"] != spec.run_id.hex():
             raise ObjectError("checkpoint manifest: refused: of another run or format")
         files = tuple(_parse_file(entry) for entry in manifest["files"])
         carried = manifest["state"]
-    except MALFORMED as error:
-        raise ObjectError(f"checkpoint manifest: refused: malformed: {error!r}") from error
     if not isinstance(carried, dict):
         raise ObjectError("checkpoint manifest: refused: the state is not a JSON object")
     return PublishedManifest(files=files, parts=_select_parts(files, spec), carried=carried)
@@ -150,10 +150,9 @@ def parse_published(data: bytes, spec: RunSpec) -> PublishedManifest:
 
 def named_digests(data: bytes) -> frozenset[bytes]:
     """SHA-256 of all files in an own manifest of any run and format; ObjectError if malformed."""
-    try:
-        return frozenset(bytes.fromhex(entry["sha256"]) for entry in json.loads(data)["files"])
-    except MALFORMED as error:
-        raise ObjectError(f"checkpoint manifest: refused: malformed: {error!r}") from error
+    manifest = parse_json(data, _WHAT)
+    with refusing(_WHAT):
+        return frozenset(bytes.fromhex(entry["sha256"]) for entry in manifest["files"])
 
 
 def _parse_file(entry: Mapping[str, Any]) -> PublishedFile:
@@ -212,9 +211,7 @@ def restore_published(
 
 
 def checkpoint_limit_bytes(spec: RunSpec) -> int:
-    """Maximum bytes of a checkpoint with manifest: exact except for the norms in the manifest,
-    counted as if every window had been full.
-    """
+    """Maximum bytes of a checkpoint with manifest: exact except for the norms in the manifest."""
     shapes = tensor_shapes(spec)
     groups = _group_tensors(shapes, spec.checkpoint.part_bytes)
     tensors = sum(_count_part_bytes({name: shapes[name] for name in group}) for group in groups)
@@ -222,11 +219,20 @@ def checkpoint_limit_bytes(spec: RunSpec) -> int:
     if len(groups) > 1:
         numel = sum(math.prod(shape) for shape in shapes.values())
         index = len(_build_index(part_names(len(groups)), groups, numel))
-    norms = sum(len(name) + MAX_NUMBER_CHARS for name in shapes)
-    members = 1 + spec.outer.clip_windows * spec.outer.peers_per_step
-    carried = members * norms + MAX_NUMBER_CHARS
+    return tensors + index + len(config_json(spec)) + published_limit_bytes(spec)
+
+
+@lru_cache(maxsize=4)
+def published_limit_bytes(spec: RunSpec) -> int:
+    """Maximum bytes of a checkpoint's manifest: the norms as if every window had been full."""
+    shapes, num_windows = tensor_shapes(spec), spec.schedule.num_windows
+    groups = _group_tensors(shapes, spec.checkpoint.part_bytes)
+    norms = MAX_NUMBER_CHARS + sum(len(name) + MAX_NUMBER_CHARS for name in shapes)
+    clip_windows = min(spec.outer.clip_windows, num_windows)
+    members = 1 + clip_windows * spec.outer.peers_per_step
+    carried = members * norms + MAX_NUMBER_CHARS * (clip_windows + 1)
     files = MAX_ENTRY_CHARS * (len(groups) + 2)
-    return tensors + index + len(config_json(spec)) + carried + files + ROOM_CHARS
+    return carried + files + ROOM_CHARS
 
 
 def theta0_bytes(spec: RunSpec) -> int:

@@ -9,14 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from template.data.manifest import (
+    MAX_MANIFEST_BYTES,
     MAX_SHARD_TOKENS,
+    SHARD_TOKENS,
     Manifest,
     Shard,
     manifest_bytes,
     manifest_digest,
+    manifest_limit_bytes,
     parse_manifest,
 )
 from template.errors import ObjectError
+from template.protocol.spec import RunSpec, parse_spec
+from tests.support.scoring import SPEC_FILE
 
 MANIFEST = Manifest(
     tokenizer="byte",
@@ -118,7 +123,7 @@ def test_a_missing_field_is_named(name: str) -> None:
     ],
 )
 def test_only_the_canonical_form_is_accepted(data: bytes) -> None:
-    with pytest.raises(ObjectError, match="canonical"):
+    with pytest.raises(ObjectError, match="canonical|not JSON"):
         parse_manifest(data)
 
 
@@ -141,3 +146,45 @@ def test_mutated_bytes_raise_config_error_or_parse_to_themselves(
     except ObjectError:
         return
     assert manifest_bytes(manifest) == mutated
+
+
+def _with_windows(spec: RunSpec, num_windows: int, page_tokens: int) -> RunSpec:
+    return replace(
+        spec,
+        schedule=replace(spec.schedule, num_windows=num_windows),
+        data=replace(spec.data, page_tokens=page_tokens),
+    )
+
+
+@pytest.mark.parametrize(
+    ("num_windows", "page_tokens"), [(1, 2), (24, 64), (504, 64), (504, 700_000), (20_000, 2048)]
+)
+def test_the_limit_is_above_the_manifest_of_all_assigned_pages_and_close(
+    num_windows: int, page_tokens: int
+) -> None:
+    """Of shards as `build_dataset` cuts them; a short run may have a thousand shards."""
+    spec = _with_windows(
+        parse_spec(SPEC_FILE.read_text(encoding="ascii")), num_windows, page_tokens
+    )
+    pages_per_shard = SHARD_TOKENS // page_tokens
+    pages = 256 * num_windows * spec.training.pages_per_window
+    num_shards = max(1024, -(-pages // pages_per_shard))
+    limit = manifest_limit_bytes(spec)
+    if num_shards > 100_000:
+        assert limit <= MAX_MANIFEST_BYTES
+        return
+    shards = tuple(
+        Shard(sha256=f"{n:064x}", num_tokens=pages_per_shard * page_tokens)
+        for n in range(num_shards)
+    )
+    manifest = Manifest(
+        tokenizer="t" * 128, vocab_size=65_536, page_tokens=page_tokens, shards=shards,
+        held_out=shards[0],
+    )  # fmt: skip
+    largest = len(manifest_bytes(manifest))
+    assert largest <= limit <= 1.5 * largest
+
+
+def test_a_longer_manifest_is_refused_unread() -> None:
+    with pytest.raises(ObjectError, match="at most"):
+        parse_manifest(bytes(MAX_MANIFEST_BYTES + 1))

@@ -19,7 +19,14 @@ from evaluation.history import (
 from evaluation.judge import JudgeRules, Measured, judge
 from evaluation.rules import PayRules
 from evaluation.verdict import NOT_SCORED, UNAVAILABLE, Verdict
-from evaluation.verdict_log import LogError, WindowLog, decode_log, decode_logs, encode_log
+from evaluation.verdict_log import (
+    LogError,
+    WindowLog,
+    decode_log,
+    decode_logs,
+    encode_log,
+    split_logs,
+)
 from evaluation.verify import Verified, verify_logs
 from evaluation.weights import WeightRules
 from evaluation.work import HELD_OUT, WorkRules
@@ -203,3 +210,62 @@ def test_a_run_without_a_work_test_pays_whoever_gains() -> None:
     rules = replace(RULES, tested=False)
     paid = _logs(8, rules)[-1].shares
     assert paid.keys() >= {1, 2, 3}
+
+
+BAD_FIGURES = [
+    ("window", "window", [-1, 2**32, True, "1", 10**400]),
+    ("window", "seed", ["", "0" * 63, "z" * 64, 7, None]),
+    ("window", "known", [[-1], [2**32], ["1"], [10**400], 7, "12"]),
+    ("window", "undelivered", [[[0, "a b"]], [[-1, "hk1"]], [[0]], [["0", "hk1"]], [[0, 7]]]),
+    ("window", "uids", [{"hk1": -1}, {"hk1": 65_536}, {"\x1b[2J": 1}, {"": 1}, [], 7]),
+    ("verdict", "uid", [-1, 65_536, 1.0, "1", None, 10**400, {}]),
+    ("verdict", "window", [-1, 1.0, None]),
+    ("verdict", "hotkey", ["", "a" * 65, "\x1b[2J", {}, None, 7]),
+    ("verdict", "digest", ["", "AB" * 32, None]),
+    ("verdict", "status", ["", "a" * 33, "a\nb", None]),
+    ("verdict", "detail", ["a" * 301, "\x1b[2J", "\u202e", None]),
+    ("verdict", "gain", [1e40, -1e40, "1", True, 10**400]),
+    ("verdict", "gain_standard_error", [-1e-9, 1e40, []]),
+    ("verdict", "relative_gain", [17.1, -1.1, 1e308]),
+    ("verdict", "pages_consumed", [-1, 2**32, 1.0, 10**400, True]),
+    ("verdict", "base_window", [-1, 2**32, 1.0, 10**400]),
+    ("verdict", "work_effect", [4.1, -4.1, 1e308]),
+    ("verdict", "work_variance", [0.0, -1.0, 1e-10, 1e151, 1e308]),
+    ("verdict", "work_square", [-1e-9, 16.1, 1e308]),
+    ("reputation", "log_ratio", [1001.0, -1001.0, None, "1"]),
+    ("reputation", "holds", [0, 1, None, "yes"]),
+    ("reputation", "mu", [1e7, -1e7, 1e308, None]),
+    ("reputation", "sigma", [-1e-9, 1e7]),
+    ("reputation", "hotkey", ["", 7, None]),
+    ("weights", "shares", [{"1": 1.1}, {"1": -0.1}, {"-1": 0.5}, {"65536": 0.5}, {"1": True}, []]),
+]
+
+
+@pytest.mark.parametrize(("kind", "field", "values"), BAD_FIGURES)
+def test_every_figure_has_bounds_and_a_short_error(kind: str, field: str, values: list) -> None:
+    written = encode_log(_logs(1)[0])
+    for value in values:
+        rows = [json.loads(line) for line in written.splitlines()]
+        next(r for r in rows if r["kind"] == kind)[field] = value
+        with pytest.raises(LogError, match="not a verdict log: ") as caught:
+            decode_log("".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))
+        assert len(str(caught.value)) < 400
+        assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("number", ["9" * 41, "9" * 5000, "1e999", "NaN", "-Infinity"])
+def test_a_loss_that_is_no_double_is_refused(number: str) -> None:
+    text = encode_log(_logs(1)[0])
+    first = text[: text.index("]")].split("[")[-1].split(",")[0]
+    with pytest.raises(LogError):
+        decode_log(text.replace(first, number, 1))
+
+
+def test_logs_are_split_one_at_a_time() -> None:
+    texts = [encode_log(log) for log in _logs(3)]
+    lines = iter("".join(texts).splitlines(keepends=True))
+    split = split_logs(lines)
+    assert next(split) == texts[0]
+    assert next(lines).count('"kind"') == 1, "the rest is not read yet"
+    assert list(split_logs("".join(texts).splitlines(keepends=True))) == texts
+    assert list(split_logs([])) == []

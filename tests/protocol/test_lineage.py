@@ -13,12 +13,14 @@ from template.protocol.lineage import (
     LineageStep,
     encode_lineage,
     is_chain,
+    lineage_limit_bytes,
     newly_void,
     parse_lineage,
 )
 from template.protocol.quorum import VOID_WINDOWS, is_void
 from template.protocol.record import ROOT_BYTES
 from template.protocol.root import Member, next_root
+from template.protocol.spec import RunSpec
 from template.protocol.ss58 import public_key
 
 
@@ -183,3 +185,35 @@ def test_a_window_is_found_void_with_the_last_vote_that_makes_it_so(stuck: int) 
         assert newly_void(honest) is None
         silent = [*steps[:-1], replace(steps[-1], voted_root=b"")]
         assert newly_void(silent) is None
+
+
+@pytest.mark.parametrize("hotkey", [{}, [], None, 7, True, "z" * 131_000, "\x1b[2J", "\ud800"])
+def test_a_hotkey_that_is_no_address_is_refused_shortly(hotkey: object) -> None:
+    data = encode_lineage(_steps(3)) + _row(members=[[1, hotkey, *MEMBER[2:]]]) + b"\n"
+    with pytest.raises(ObjectError, match="line 4 is not a step") as caught:
+        parse_lineage(data)
+    assert len(str(caught.value)) < 400
+    assert str(caught.value).isprintable()
+
+
+def test_the_limit_of_a_segment_is_above_the_largest_and_close(spec: RunSpec) -> None:
+    for peers, every in ((1, 1), (20, 8), (256, 3)):
+        changed = replace(
+            spec,
+            outer=replace(spec.outer, peers_per_step=peers),
+            checkpoint=replace(spec.checkpoint, every_windows=every),
+        )
+        hotkey = hotkey_of("m0")
+        members = tuple(
+            Member(
+                uid=uid, hotkey=hotkey, public_key=public_key(hotkey), coldkey=bytes(32),
+                digest=bytes(32),
+            )
+            for uid in range(256 - peers, 256)
+        )  # fmt: skip
+        step = LineageStep(
+            window=2**32 - 1, root=bytes(32), members=members, voting_stake_rao=2**64 - 1,
+            checkpoint=bytes(32), voted_root=bytes(16),
+        )  # fmt: skip
+        largest = len(encode_lineage([step] * every))
+        assert largest <= lineage_limit_bytes(changed) <= 2 * largest

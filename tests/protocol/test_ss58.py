@@ -62,3 +62,23 @@ def test_every_single_wrong_character_is_found() -> None:
         for character in alphabet.replace(right, ""):
             with pytest.raises(ValueError, match="SS58"):
                 public_key(ALICE[:position] + character + ALICE[position + 1 :])
+
+
+class _Counted(str):
+    """A text that counts its characters read by a loop."""
+
+    num_read = 0
+
+    def __iter__(self):
+        for character in str.__iter__(self):
+            type(self).num_read += 1
+            yield character
+
+
+@pytest.mark.parametrize("length", [49, 131_000])
+def test_a_long_text_is_refused_before_any_arithmetic_and_quoted_cut(length: int) -> None:
+    _Counted.num_read = 0
+    with pytest.raises(ValueError, match=f"SS58 address: {length} characters") as caught:
+        public_key(_Counted("z" * length))
+    assert _Counted.num_read == 0
+    assert len(str(caught.value)) < 250

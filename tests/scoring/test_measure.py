@@ -19,7 +19,7 @@ PAGES_PER_SHARD = 10
 def blobs_and_reader(spec):
     page_tokens = spec.data.page_tokens
     text = bytes(np.random.default_rng(3).integers(97, 123, 4 * PAGES_PER_SHARD * page_tokens))
-    held_out = bytes(range(97, 123)) * page_tokens
+    held_out = bytes(range(97, 123)) * 64 * page_tokens
     corpus = Corpus(
         train=(Document(name="a", work="a", text=text),),
         held_out=(Document(name="b", work="b", text=held_out),),

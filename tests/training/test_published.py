@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from template.errors import ObjectError
 from template.protocol.spec import RunSpec
+from template.training.checkpoint import carried_values, load_tensors, restored_state
 from template.training.model import build_model, load_params, model_config, tensor_shapes
 from template.training.outer import OuterState, state_digest
 from template.training.published import (
@@ -28,6 +29,7 @@ from template.training.published import (
     build_checkpoint,
     parse_published,
     part_names,
+    published_limit_bytes,
     restore_published,
     tensors_limit_bytes,
 )
@@ -246,9 +248,13 @@ def test_a_manifest_of_another_run_or_format_is_refused(state, spec, other_spec)
 def test_a_state_that_is_none_is_refused(field: str, value: object, state, spec) -> None:
     published = build_checkpoint(state, spec)
     data = _edited(published, lambda table: table["state"].update({field: value}))
-    manifest = parse_published(data, spec)
-    with pytest.raises(ObjectError, match="checkpoint"):
+
+    def restore() -> None:
+        manifest = parse_published(data, spec)
         restore_published(manifest, _parts(published, manifest), spec)
+
+    with pytest.raises(ObjectError, match="checkpoint"):
+        restore()
 
 
 @pytest.mark.parametrize("carried", [None, [], "state", 7])
@@ -325,3 +331,69 @@ def test_parts_longer_than_the_model_are_refused_before_they_are_read(state, par
     assert sum(p.num_bytes for p in parse_published(of_total(limit), parted).parts) == limit
     with pytest.raises(ObjectError, match="longer than the run's model"):
         parse_published(of_total(limit + 1), parted)
+
+
+def test_the_limit_of_a_manifest_is_above_the_largest_and_close(state, cut) -> None:
+    """Every window full, every norm as long as a double can be written."""
+    clip_windows = 5
+    cut = dataclasses.replace(
+        cut,
+        outer=dataclasses.replace(cut.outer, clip_windows=clip_windows, peers_per_step=20),
+    )
+    norms = dict.fromkeys(state.params, 1.2345678901234567e-123)
+    largest = build_checkpoint(
+        dataclasses.replace(
+            state,
+            window=2**32 - 1,
+            initial_norms=norms,
+            accepted_norms=tuple((2**32 - 1, (norms,) * 20) for _ in range(clip_windows)),
+            reference_rao=2**64 - 1,
+            checkpoint_digest=bytes(32),
+        ),
+        cut,
+    ).manifest
+    assert len(largest) <= published_limit_bytes(cut) <= 2 * len(largest)
+    parse_published(largest, cut)
+    with pytest.raises(ObjectError, match="bytes, at most"):
+        parse_published(largest + b" " * published_limit_bytes(cut), cut)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("window", -1),
+        ("window", 2**32),
+        ("window", "8"),
+        ("window", True),
+        ("root", "00" * 31),
+        ("checkpoint_digest", "00" * 31),
+        ("reference_rao", -1),
+        ("reference_rao", 2**64),
+        ("reference_rao", "7"),
+        ("reference_rao", {"a": 1}),
+        ("accepted_norms", [[-1, []]]),
+        ("accepted_norms", [[1, [7]]]),
+        ("accepted_norms", "ab"),
+    ],
+)
+def test_a_state_beyond_its_bounds_is_refused_shortly(field, value, state, spec) -> None:
+    carried = {**carried_values(state), field: value}
+    with pytest.raises(ObjectError, match="state is malformed") as caught:
+        restored_state(carried, state.params)
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("norm", [-1.0, float("inf"), float("nan"), "1", None, True])
+def test_a_norm_beyond_its_bounds_is_refused(norm, state) -> None:
+    norms = dict.fromkeys(state.params, norm)
+    for field, value in (("initial_norms", norms), ("accepted_norms", [[0, [norms]]])):
+        with pytest.raises(ObjectError, match="state is malformed"):
+            restored_state({**carried_values(state), field: value}, state.params)
+
+
+def test_an_error_about_a_strangers_tensors_is_short() -> None:
+    header = json.dumps({"x" * 10_000: {"dtype": "\x1b" * 1000}}).encode()
+    with pytest.raises(ObjectError, match="not a safetensors file") as caught:
+        load_tensors(len(header).to_bytes(8, "little") + header)
+    assert len(str(caught.value)) < 400
+    assert str(caught.value).isprintable()

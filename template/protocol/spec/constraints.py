@@ -11,6 +11,10 @@ from typing import Annotated, Any, ClassVar, Protocol, get_args, get_origin, get
 
 from template.errors import ConfigError
 from template.protocol.ss58 import public_key
+from template.protocol.strangers import quoted
+
+MAX_NAME_CHARS = 128
+MAX_HOTKEYS = 256
 
 
 class Constraint(Protocol):
@@ -60,7 +64,7 @@ class Range:
             and (self._lt is None or value < self._lt)
         )
         reason = f": {self._because}" if self._because else ""
-        return "" if fits else f"is {value}, must be {self.allowed}{reason}"
+        return "" if fits else f"is {quoted(value)}, must be {self.allowed}{reason}"
 
 
 class MultipleOf:
@@ -74,7 +78,17 @@ class MultipleOf:
         return f"a multiple of {self._step}"
 
     def fault(self, value: float) -> str:
-        return "" if value % self._step == 0 else f"is {value}, must be {self.allowed}"
+        return "" if value % self._step == 0 else f"is {quoted(value)}, must be {self.allowed}"
+
+
+class Name:
+    """A text for people: printable, and short."""
+
+    allowed = f"at most {MAX_NAME_CHARS} printable characters"
+
+    def fault(self, value: str) -> str:
+        fits = len(value) <= MAX_NAME_CHARS and value.isprintable()
+        return "" if fits else f"is {quoted(value)}, must be {self.allowed}"
 
 
 class OneOf:
@@ -88,7 +102,7 @@ class OneOf:
         return " or ".join(f'"{word}"' for word in self._words)
 
     def fault(self, value: str) -> str:
-        return "" if value in self._words else f"is {value!r}, must be {self.allowed}"
+        return "" if value in self._words else f"is {quoted(value)}, must be {self.allowed}"
 
 
 class Sha256:
@@ -103,11 +117,13 @@ class Sha256:
 class Hotkeys:
     """One or more hotkeys as SS58 addresses."""
 
-    allowed = "one or more hotkeys as SS58 addresses"
+    allowed = f"1 to {MAX_HOTKEYS} hotkeys as SS58 addresses"
 
     def fault(self, value: tuple[str, ...]) -> str:
         if not value:
             return "is empty, name at least one hotkey"
+        if len(value) > MAX_HOTKEYS:
+            return f"has {len(value)} entries, must be {self.allowed}"
         for hotkey in value:
             try:
                 public_key(hotkey)
@@ -126,11 +142,19 @@ class Table:
     TABLE: ClassVar[str]
 
     def __post_init__(self) -> None:
-        own: type = type(self)
-        for key, constraints in declared_constraints(own).items():
-            for constraint in constraints:
-                fault = constraint.fault(getattr(self, key))
-                require(not fault, f"{self.TABLE}.{key}", fault)
+        check_fields(self, f"{self.TABLE}.")
+
+
+def check_fields(table: object, where: str) -> None:
+    """ConfigError for the first field of a dataclass against its declaration.
+
+    `where`: the prefix of keys in messages.
+    """
+    own: type = type(table)
+    for key, constraints in declared_constraints(own).items():
+        for constraint in constraints:
+            fault = constraint.fault(getattr(table, key))
+            require(not fault, f"{where}{key}", fault)
 
 
 @cache

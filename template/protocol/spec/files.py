@@ -4,31 +4,65 @@ import json
 import tomllib
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from template.errors import ConfigError
 from template.protocol.spec.run import RunSpec
+from template.protocol.strangers import MALFORMED, fault
 from template.protocol.toml import from_table
+
+MAX_SPEC_BYTES = 2**16
+"""Maximum length of a spec's text: 256 mirrors take 13 kB, all other fields 3 kB."""
+
+MAX_LINE_DOTS = 100
+"""Maximum number of dots in a line: the parser takes the square of a dotted key's parts."""
 
 PLAN_HINT = " (a plan, as in runs/, becomes a run spec by `neurons/owner.py publish --plan`)"
 
 
 def parse_spec(text: str) -> RunSpec:
     """A spec from TOML text; ConfigError names the key and the allowed values."""
+    return from_table(RunSpec, parse_toml(text, "run spec"))
+
+
+def parse_toml(text: str, what: str) -> dict[str, Any]:
+    """The table of a TOML text of at most `MAX_SPEC_BYTES` characters; ConfigError otherwise."""
+    if len(text) > MAX_SPEC_BYTES:
+        raise _too_long(what)
+    if any(line.count(".") > MAX_LINE_DOTS for line in text.split("\n")):
+        raise ConfigError(
+            f"{what}: not valid TOML for a run spec: over {MAX_LINE_DOTS} dots in a line"
+        )
     try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"run spec: not valid TOML: {error}") from error
-    return from_table(RunSpec, table)
+        return tomllib.loads(text)
+    except MALFORMED as error:
+        raise ConfigError(f"{what}: not valid TOML: {fault(error)}") from error
+
+
+def read_toml(path: Path, what: str) -> dict[str, Any]:
+    """The table of a TOML file, read as far as a run spec may be long; ConfigError otherwise."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_SPEC_BYTES + 1)
+        text = data.decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{what}: cannot be read: {fault(error)}") from error
+    if len(data) > MAX_SPEC_BYTES:
+        raise _too_long(what)
+    return parse_toml(text, what)
+
+
+def _too_long(what: str) -> ConfigError:
+    return ConfigError(
+        f"{what}: longer than a run spec's {MAX_SPEC_BYTES} bytes; name another file"
+    )
 
 
 def load_spec(path: Path) -> RunSpec:
     """A spec from a file; ConfigError if the file is unreadable or the spec invalid."""
+    table = read_toml(path, f"--run {path}")
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--run {path}: cannot be read: {error}") from error
-    try:
-        return parse_spec(text)
+        return from_table(RunSpec, table)
     except ConfigError as error:
         hint = PLAN_HINT if "missing" in str(error) else ""
         raise ConfigError(f"--run {path}: {error}{hint}") from error

@@ -6,6 +6,11 @@ from typing import Annotated, ClassVar
 from template.protocol.record import MAX_UIDS
 from template.protocol.spec.constraints import MultipleOf, Range, Table
 
+# As in `training`, the upper limits lie far beyond every run.
+MAX_HELD_OUT_PAGES = 65_536
+MAX_CLAIMED_PAGES = 4096
+MAX_PAY_WINDOWS = 1024
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluationSpec(Table):
@@ -17,15 +22,15 @@ class EvaluationSpec(Table):
 
     TABLE: ClassVar[str] = "evaluation"
 
-    held_out_pages: Annotated[int, Range(ge=2)]
+    held_out_pages: Annotated[int, Range(ge=2, le=MAX_HELD_OUT_PAGES)]
     """Held-out pages in a window's common pool. More pages measure gains more exactly; scoring
     time grows in proportion.
     """
-    curve_pages: Annotated[int, Range(ge=1)]
+    curve_pages: Annotated[int, Range(ge=1, le=1_048_576)]
     """Pages of the fixed sample that draws the loss curve, at most as many as the dataset holds
     out.
     """
-    assignment_windows: Annotated[int, Range(ge=1)]
+    assignment_windows: Annotated[int, Range(ge=1, le=MAX_PAY_WINDOWS)]
     """Recent windows whose assigned pages are excluded from the held-out pages, of the hotkeys with
     a payload then or later. In a crowd the oldest windows are given up first: half of the dataset
     stays open to the draw.
@@ -34,7 +39,7 @@ class EvaluationSpec(Table):
     """eta, the share of a payload's full step for scoring, about the payload's share in an update
     of many. Scored at a full step, honest payloads overshoot.
     """
-    naming_z: Annotated[float, Range(ge=0)]
+    naming_z: Annotated[float, Range(ge=0, le=1000)]
     """Standard errors over sequences subtracted from a payload's gain before a validator votes
     for the payload. A high value refuses small honest gains.
     """
@@ -42,16 +47,18 @@ class EvaluationSpec(Table):
     """Threshold on the relative gain, for a vote and for pay. Random directions gain a few
     percent by luck, so 0 would let noise in.
     """
-    confidence_z: Annotated[float, Range(ge=0)]
+    confidence_z: Annotated[float, Range(ge=0, le=1000)]
     """Standard errors over windows subtracted from a hotkey's mean relative gain before pay. A
     high value leaves honest miners with few windows unpaid.
     """
-    claimed_pages: Annotated[int, Range(ge=0)]
+    claimed_pages: Annotated[int, Range(ge=0, le=MAX_CLAIMED_PAGES)]
     """Sample of the pages claimed by a payload as trained on, for the work test. 0 turns
     the work test off: every gain is then paid, trained or not. A payload that claims fewer pages is
     refused.
     """
-    work_effect: Annotated[float, Range(gt=0)]
+    work_effect: Annotated[
+        float, Range(gt=0, le=4, because="a sequence counts 4 deviations at most")
+    ]
     """Effect of honest training that the work test expects on claimed pages, in standard
     deviations of a sequence. Miners with less than half of this effect fail.
     """
@@ -59,7 +66,7 @@ class EvaluationSpec(Table):
     """Error probability of the work test, both ways. Smaller values need more windows for a
     decision.
     """
-    work_windows: Annotated[int, Range(ge=1)]
+    work_windows: Annotated[int, Range(ge=1, le=MAX_PAY_WINDOWS)]
     """Recent windows in the work test. Also the maximum of windows for pay, when only a sample of
     the payloads is scored.
     """
@@ -87,13 +94,13 @@ class WeightsSpec(Table):
 
     TABLE: ClassVar[str] = "weights"
 
-    history_windows: Annotated[int, Range(ge=1)]
+    history_windows: Annotated[int, Range(ge=1, le=MAX_PAY_WINDOWS)]
     """Recent windows for pay. A long history is fair to unlucky miners, and slow to notice a miner
     without work.
     """
-    min_windows: Annotated[int, Range(ge=2)]
+    min_windows: Annotated[int, Range(ge=2, le=MAX_PAY_WINDOWS)]
     """Scored windows that a miner needs before its first pay."""
-    gain_power: Annotated[float, Range(ge=1), MultipleOf(0.5)]
+    gain_power: Annotated[float, Range(ge=1, le=64), MultipleOf(0.5)]
     """Exponent on the lower bound. At 1, one machine earns more by splitting its work over two
     hotkeys; 3 makes splitting a loss. Halves only: their powers are exact on every machine.
     """

@@ -10,10 +10,11 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from typing import Annotated
 
 from template.protocol.keys import RUN_ID_BYTES
 from template.protocol.record import MAX_RECORD_BYTES, R2_RECORD_BYTES
-from template.protocol.spec.constraints import require
+from template.protocol.spec.constraints import Name, check_fields, require
 from template.protocol.spec.pay import EvaluationSpec, WeightsSpec
 from template.protocol.spec.timing import CheckpointSpec, ScheduleSpec
 from template.protocol.spec.training import (
@@ -30,6 +31,9 @@ COMMITMENT_QUOTA_BYTES = 3100
 MAX_PUBLIC_WINDOW_BLOCKS = 200
 """Longest window on a public chain, whose nodes keep the state of 256 blocks."""
 
+MAX_ASSIGNED_PAGES = 2**20
+"""Limit on the pages of a hotkey in one window, of which a node holds one list per hotkey."""
+
 RECORDS_PER_WINDOW = 3
 """Commitments of a hotkey in one window: a payload, a vote and one retry."""
 
@@ -38,7 +42,7 @@ RECORDS_PER_WINDOW = 3
 class RunSpec:
     """A complete run spec. Any change makes another run, with another run id."""
 
-    name: str
+    name: Annotated[str, Name()]
     """Name of the run, for people."""
     model: ModelSpec
     data: DataSpec
@@ -51,6 +55,7 @@ class RunSpec:
     checkpoint: CheckpointSpec
 
     def __post_init__(self) -> None:
+        check_fields(self, "")
         for rule in RULES:
             rule(self)
 
@@ -161,6 +166,18 @@ def records_fit_quota(spec: RunSpec) -> None:
     )
 
 
+def assigned_pages_fit_memory(spec: RunSpec) -> None:
+    """`training.inner_steps * batch_pages` is at most 1,048,576: every node lists the pages
+    assigned to each hotkey.
+    """
+    pages = spec.training.pages_per_window
+    require(
+        pages <= MAX_ASSIGNED_PAGES,
+        "training.inner_steps",
+        f"times batch_pages makes {pages} pages a window, at most {MAX_ASSIGNED_PAGES} allowed",
+    )
+
+
 def pay_needs_no_more_than_history(spec: RunSpec) -> None:
     """`weights.min_windows` is at most `weights.history_windows`: otherwise no miner could ever be
     paid.
@@ -182,6 +199,7 @@ RULES: Sequence[Callable[[RunSpec], None]] = (
     public_window_fits_kept_state,
     first_pages_can_be_drawn,
     records_fit_quota,
+    assigned_pages_fit_memory,
     pay_needs_no_more_than_history,
 )
 """The rules between fields, checked in this order on every new spec."""

@@ -9,6 +9,16 @@ from template.protocol.spec.constraints import OneOf, Range, Sha256, Table
 MAX_PART_BYTES = 2**32
 """Limit on one file of a checkpoint: an S3 or R2 upload takes 4.995 GiB."""
 
+# Far beyond every run: the limits keep a stranger's spec from taking time or memory without end.
+MAX_BLOCK = 2**32 - 1
+"""The chain counts blocks in 32 bits."""
+MAX_PERIOD_BLOCKS = 100_000
+"""Two weeks at 12 s."""
+MAX_TEMPO_BLOCKS = 65_535
+"""The chain counts a tempo in 16 bits."""
+MAX_WINDOWS = 1_000_000
+"""Forty years of windows of 20 minutes."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScheduleSpec(Table):
@@ -23,33 +33,33 @@ class ScheduleSpec(Table):
 
     network: Annotated[str, OneOf("public", "local")]
     """The kind of chain: "local" keeps the state of all blocks, "public" is any other."""
-    start_block: Annotated[int, Range(ge=1)]
+    start_block: Annotated[int, Range(ge=1, le=MAX_BLOCK)]
     """First block of window 0, chosen on publishing, ahead of the chain's head by enough time
     for miners to get ready.
     """
-    blocks_per_window: Annotated[int, Range(ge=1)]
+    blocks_per_window: Annotated[int, Range(ge=1, le=MAX_PERIOD_BLOCKS)]
     """B, the length of a window. Longer windows suit larger models and slower uplinks, but make
     fewer outer steps a day.
     """
-    upload_blocks: Annotated[int, Range(ge=1)]
+    upload_blocks: Annotated[int, Range(ge=1, le=MAX_PERIOD_BLOCKS)]
     """K, blocks after the end of a window in which miners upload their payloads. Later
     payloads may miss the scoring.
     """
-    scoring_blocks: Annotated[int, Range(ge=1)]
+    scoring_blocks: Annotated[int, Range(ge=1, le=MAX_PERIOD_BLOCKS)]
     """A validator's budget for fetching and scoring, between the upload deadline and the vote.
     With too few, slow validators leave payloads unscored.
     """
-    vote_margin_blocks: Annotated[int, Range(ge=1)]
+    vote_margin_blocks: Annotated[int, Range(ge=1, le=MAX_PERIOD_BLOCKS)]
     """M, blocks between the count of the votes and the end of the window: time for a node to
     fetch accepted payloads still missing.
     """
-    finality_lag_blocks: Annotated[int, Range(ge=0)]
+    finality_lag_blocks: Annotated[int, Range(ge=0, le=MAX_PERIOD_BLOCKS)]
     """Blocks by which finality trails the head of the chain; 2 or 3 on a healthy public chain."""
-    tempo_blocks: Annotated[int, Range(ge=1)]
+    tempo_blocks: Annotated[int, Range(ge=1, le=MAX_TEMPO_BLOCKS)]
     """The subnet's tempo, for the commitment quota. Take at least the tempo on chain: with a
     smaller figure the chain may refuse votes in mid-run.
     """
-    num_windows: Annotated[int, Range(ge=1)]
+    num_windows: Annotated[int, Range(ge=1, le=MAX_WINDOWS)]
     """Length of the run. The learning rate reaches its end in the last window."""
 
     def schedule(self) -> Schedule:
@@ -72,12 +82,12 @@ class CheckpointSpec(Table):
     """SHA-256 of the safetensors file of theta_0. A digest rather than a seed: random numbers
     differ between library versions and machines.
     """
-    every_windows: Annotated[int, Range(ge=1)]
+    every_windows: Annotated[int, Range(ge=1, le=10_000)]
     """Windows between checkpoints. A newcomer replays all windows since the latest checkpoint;
     frequent checkpoints cost upload and storage. 1 is safest on a public chain, whose nodes keep
     256 blocks of state.
     """
-    digest_every_windows: Annotated[int, Range(ge=1)]
+    digest_every_windows: Annotated[int, Range(ge=1, le=MAX_WINDOWS)]
     """Windows between logged digests of all parameters, a metric for comparing nodes."""
     part_bytes: Annotated[
         int, Range(ge=1, le=MAX_PART_BYTES, because="a part must fit one S3 upload")

@@ -5,7 +5,12 @@ from typing import Annotated, ClassVar
 
 from template.protocol.quorum import QuorumRules
 from template.protocol.record import MAX_UIDS
-from template.protocol.spec.constraints import Hotkeys, OneOf, Range, Sha256, Table
+from template.protocol.spec.constraints import Hotkeys, Name, OneOf, Range, Sha256, Table
+
+# The upper limits lie far beyond every run. The limits keep a stranger's spec from taking time or
+# memory without end, and catch a slip of the keyboard.
+MAX_VOCAB_SIZE = 2**20
+MAX_PAGE_TOKENS = 2**20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -16,23 +21,23 @@ class ModelSpec(Table):
 
     architecture: Annotated[str, OneOf("llama")]
     """Family of the model. Only Llama is implemented; the field leaves room for another."""
-    vocab_size: Annotated[int, Range(ge=1)]
+    vocab_size: Annotated[int, Range(ge=1, le=MAX_VOCAB_SIZE)]
     """Number of token ids, the tokenizer's: 256 for `byte`. A node refuses to start when the
     dataset's manifest gives another number.
     """
-    hidden_size: Annotated[int, Range(ge=1)]
+    hidden_size: Annotated[int, Range(ge=1, le=65_536)]
     """Width of the residual stream."""
-    intermediate_size: Annotated[int, Range(ge=1)]
+    intermediate_size: Annotated[int, Range(ge=1, le=262_144)]
     """Width of the feed-forward layers."""
-    num_hidden_layers: Annotated[int, Range(ge=1)]
+    num_hidden_layers: Annotated[int, Range(ge=1, le=512)]
     """Number of transformer layers."""
-    num_attention_heads: Annotated[int, Range(ge=1)]
+    num_attention_heads: Annotated[int, Range(ge=1, le=1024)]
     """Query heads of each layer."""
-    num_key_value_heads: Annotated[int, Range(ge=1)]
+    num_key_value_heads: Annotated[int, Range(ge=1, le=1024)]
     """Key and value heads of each layer; fewer than query heads is grouped-query attention."""
-    rope_theta: Annotated[float, Range(gt=0)]
+    rope_theta: Annotated[float, Range(gt=0, le=1e12)]
     """Base of the rotary position embedding."""
-    rms_norm_eps: Annotated[float, Range(gt=0)]
+    rms_norm_eps: Annotated[float, Range(gt=0, le=1)]
     """Added to the mean square in RMSNorm, against division by zero."""
     tie_word_embeddings: bool
     """Whether input and output embedding share one tensor. Two tensors make a larger payload."""
@@ -44,7 +49,7 @@ class DataSpec(Table):
 
     TABLE: ClassVar[str] = "data"
 
-    tokenizer: str
+    tokenizer: Annotated[str, Name()]
     """Name of the tokenizer; `byte` takes each byte as a token. A node refuses to start when the
     dataset's manifest names another tokenizer.
     """
@@ -54,7 +59,7 @@ class DataSpec(Table):
     """Hotkeys whose buckets serve the dataset. With a single mirror, an outage of its bucket
     stops every node without a copy.
     """
-    page_tokens: Annotated[int, Range(ge=2)]
+    page_tokens: Annotated[int, Range(ge=2, le=MAX_PAGE_TOKENS)]
     """Tokens of a page. A page is one training sequence, so longer pages need more memory."""
 
 
@@ -68,19 +73,19 @@ class TrainingSpec(Table):
 
     TABLE: ClassVar[str] = "training"
 
-    inner_steps: Annotated[int, Range(ge=1)]
+    inner_steps: Annotated[int, Range(ge=1, le=65_536)]
     """H, the maximum of AdamW steps in one window. A slow machine stops at the deadline with
     fewer steps.
     """
-    batch_pages: Annotated[int, Range(ge=1)]
+    batch_pages: Annotated[int, Range(ge=1, le=65_536)]
     """Pages of one AdamW step."""
-    inner_lr: Annotated[float, Range(gt=0)]
+    inner_lr: Annotated[float, Range(gt=0, le=100)]
     """Peak learning rate of AdamW. At too high a rate the loss of every miner diverges."""
     final_lr_share: Annotated[float, Range(ge=0, le=1)]
     """Learning rate at the end of the run, as a share of `inner_lr`; 1 keeps the rate constant."""
-    warmup_windows: Annotated[float, Range(ge=0)]
+    warmup_windows: Annotated[float, Range(ge=0, le=1_000_000)]
     """Windows of linear warm-up; fractions count. 0 starts at the peak rate."""
-    warm_start_steps: Annotated[int, Range(ge=0)]
+    warm_start_steps: Annotated[int, Range(ge=0, le=10_000_000)]
     """Inner steps that the owner trains theta_0 alone before publishing the run, `batch_pages`
     pages each. Nodes take theta_0 as published. 0 publishes random parameters, which suffer most
     from the lag of two windows.
@@ -93,9 +98,9 @@ class TrainingSpec(Table):
     """Decay of AdamW's first moment per inner step."""
     adam_beta2: Annotated[float, Range(ge=0, lt=1)]
     """Decay of AdamW's second moment per inner step."""
-    weight_decay: Annotated[float, Range(ge=0)]
+    weight_decay: Annotated[float, Range(ge=0, le=100)]
     """Decoupled weight decay of AdamW."""
-    max_gradient_norm: Annotated[float, Range(gt=0)]
+    max_gradient_norm: Annotated[float, Range(gt=0, le=1e12)]
     """Global norm to which a larger gradient is clipped in each inner step."""
     precision: Annotated[str, OneOf("no", "bf16")]
     """Mixed precision of the inner loop, in accelerate's words: "no" is float32. Master
@@ -128,33 +133,33 @@ class OuterSpec(Table):
 
     TABLE: ClassVar[str] = "outer"
 
-    outer_lr: Annotated[float, Range(gt=0)]
+    outer_lr: Annotated[float, Range(gt=0, le=1000)]
     """alpha, the factor on the mean of the accepted payloads. Sparse payloads overlap little, so
     values above 1 are usual; a high alpha makes the update overshoot.
     """
-    min_divisor: Annotated[int, Range(ge=1)]
+    min_divisor: Annotated[int, Range(ge=1, le=MAX_UIDS)]
     """n_min, the smallest divisor of the sum of payloads. A lone payload moves the model by
     alpha / n_min of its length at most.
     """
-    max_staleness: Annotated[int, Range(ge=0)]
+    max_staleness: Annotated[int, Range(ge=0, le=256)]
     """Windows between a payload's base window and its window, at most. Staler payloads are
     refused.
     """
     staleness_decay: Annotated[float, Range(gt=0, le=1)]
     """lambda, the factor on a payload for each window of staleness; 1 weighs all alike."""
-    clip_factor: Annotated[float, Range(gt=0)]
+    clip_factor: Annotated[float, Range(gt=0, le=1e6)]
     """kappa. A tensor of a payload is scaled down to kappa times the median norm of recently
     accepted payloads.
     """
-    clip_windows: Annotated[int, Range(ge=1)]
+    clip_windows: Annotated[int, Range(ge=1, le=1024)]
     """Recent windows for the median norm. A long memory reacts slowly; each window adds norms to
     every checkpoint.
     """
-    initial_norm_share: Annotated[float, Range(gt=0)]
+    initial_norm_share: Annotated[float, Range(gt=0, le=1000)]
     """Limit on the median norm before the first accepted payload, as a share of the tensor's norm
     in theta_0.
     """
-    initial_norm_floor: Annotated[float, Range(gt=0)]
+    initial_norm_floor: Annotated[float, Range(gt=0, le=1000)]
     """Minimum of the limit by `initial_norm_share`, per square root of the tensor's number of
     elements: a tensor of zeros in theta_0 can still be trained.
     """
@@ -164,12 +169,12 @@ class OuterSpec(Table):
     """
     peers_per_step: Annotated[int, Range(ge=1, le=MAX_UIDS)]
     """Maximum of payloads in one outer step; payloads with the most voting stake come first."""
-    reference_windows: Annotated[int, Range(ge=1)]
+    reference_windows: Annotated[int, Range(ge=1, le=10**6)]
     """The reference stake, of which more than half decides, loses one part in so many per window
     without more votes: it halves in about 0.69 times as many windows. While voters sleep, a
     minority gains power slowly; when much stake leaves for good, the run pauses for that long.
     """
-    min_reference_rao: Annotated[int, Range(ge=0)]
+    min_reference_rao: Annotated[int, Range(ge=0, le=10**18)]
     """Minimum of the reference stake, in rao. With 0 the first voters of a run decide alone,
     however small; with a share of the validators' stake a run starts once they are awake.
     """

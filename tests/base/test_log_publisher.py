@@ -1,0 +1,168 @@
+"""A validator's verdict logs on disk: no more than needed, whole after a kill, read little."""
+
+import io
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from evaluation.verdict_log import decode_log, encode_log, split_logs
+from template.base.log_publisher import LOG_FILE, OLDER_LOG_FILE, LogFile, windows_kept
+from template.errors import StateError
+from template.protocol.spec import RunSpec, parse_spec
+from template.scoring.rules import verdict_log_limit_bytes
+from tests.support.logs import made_up_log
+from tests.support.scoring import SPEC_FILE
+
+
+def _spec() -> RunSpec:
+    spec = parse_spec(SPEC_FILE.read_text(encoding="ascii"))
+    return replace(
+        spec,
+        evaluation=replace(
+            spec.evaluation, work_windows=2, held_out_pages=4, claimed_pages=4, max_payloads=1
+        ),
+        weights=replace(spec.weights, history_windows=2, min_windows=2),
+        checkpoint=replace(spec.checkpoint, every_windows=1),
+    )
+
+
+SPEC = _spec()
+KEPT = windows_kept(SPEC)
+
+
+def _data(window: int) -> bytes:
+    return encode_log(made_up_log(window)).encode()
+
+
+def _windows(folder: Path) -> list[int]:
+    """The windows on disk, oldest first; every log whole."""
+    texts = [
+        text
+        for name in (OLDER_LOG_FILE, LOG_FILE)
+        if (folder / name).exists()
+        for text in split_logs((folder / name).read_text().splitlines(keepends=True))
+    ]
+    return [decode_log(text).window for text in texts]
+
+
+def _opened(folder: Path) -> LogFile:
+    file = LogFile(folder, SPEC)
+    file.recover()
+    return file
+
+
+@pytest.mark.parametrize("restart_every", [1, 3, 1000])
+def test_the_windows_needed_stay_and_the_files_stop_growing(
+    tmp_path: Path, restart_every: int
+) -> None:
+    file = _opened(tmp_path)
+    for window in range(5 * KEPT):
+        if window % restart_every == 0:
+            file = _opened(tmp_path)
+        file.append(window, _data(window))
+        on_disk = _windows(tmp_path)
+        assert on_disk == list(range(on_disk[0], window + 1))
+        assert min(window + 1, KEPT) <= len(on_disk) <= 2 * KEPT
+
+
+def test_a_kill_at_any_byte_loses_no_whole_log(tmp_path: Path) -> None:
+    before, torn = [_data(w) for w in (3, 4)], _data(5)
+    path = tmp_path / LOG_FILE
+    for num_bytes in (*range(0, len(torn), 37), len(torn) - 1, len(torn)):
+        path.write_bytes(b"".join(before) + torn[:num_bytes])
+        file = LogFile(tmp_path, SPEC)
+        is_whole = num_bytes == len(torn)
+        assert file.recover() == ({5: torn} if is_whole else {4: before[-1]})
+        file.append(6, _data(6))
+        assert _windows(tmp_path) == [3, 4, *([5] if is_whole else []), 6]
+
+
+def test_a_kill_in_the_first_log_leaves_an_empty_file(tmp_path: Path) -> None:
+    (tmp_path / LOG_FILE).write_bytes(_data(0)[:-9])
+    file = LogFile(tmp_path, SPEC)
+    assert file.recover() == {}
+    file.append(1, _data(1))
+    assert _windows(tmp_path) == [1]
+
+
+def test_a_kill_after_the_rename_finds_the_newest_log_in_the_older_file(tmp_path: Path) -> None:
+    file = _opened(tmp_path)
+    for window in range(KEPT):
+        file.append(window, _data(window))
+    (tmp_path / LOG_FILE).rename(tmp_path / OLDER_LOG_FILE)
+    file = LogFile(tmp_path, SPEC)
+    assert file.recover() == {KEPT - 1: _data(KEPT - 1)}
+    file.append(KEPT, _data(KEPT))
+    assert _windows(tmp_path) == list(range(KEPT + 1))
+
+
+def test_no_file_is_no_log(tmp_path: Path) -> None:
+    assert LogFile(tmp_path, SPEC).recover() == {}
+
+
+@pytest.mark.parametrize("content", [b"\xff" * 100, b"no log\n", b"[" * 10_000, b"\n"])
+def test_an_unreadable_file_is_told_and_begun_anew(
+    tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / LOG_FILE).write_bytes(content)
+    with caplog.at_level(logging.WARNING):
+        file = LogFile(tmp_path, SPEC)
+        assert file.recover() == {}
+    assert "cut off" in caplog.text
+    file.append(1, _data(1))
+    assert _windows(tmp_path) == [1]
+
+
+def test_an_unreadable_last_log_is_told_and_stays_unpublished(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / LOG_FILE).write_bytes(_data(0) + _data(1).replace(b'"uid": 254', b'"uid": -54'))
+    with caplog.at_level(logging.WARNING):
+        assert LogFile(tmp_path, SPEC).recover() == {}
+    assert "unreadable and stays unpublished" in caplog.text
+
+
+class _CountingFile(io.FileIO):
+    num_bytes = 0
+
+    def readinto(self, buffer):  # the buffered reader's only way to read
+        count = super().readinto(buffer)
+        type(self).num_bytes += count
+        return count
+
+    def readall(self) -> bytes:
+        data = super().readall()
+        type(self).num_bytes += len(data)
+        return data
+
+
+def test_the_start_reads_no_more_of_a_long_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = Path.open
+
+    def counting(path: Path, mode: str = "r", *args, **kwargs):
+        if mode == "rb":
+            return io.BufferedReader(_CountingFile(path))
+        return opened(path, mode, *args, **kwargs)
+
+    read = []
+    limit = verdict_log_limit_bytes(SPEC)
+    many = 12 * limit // len(_data(0))
+    for count in (many // 2, many):
+        (tmp_path / LOG_FILE).write_bytes(b"".join(_data(w % 50) for w in range(count)))
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "open", counting)
+            _CountingFile.num_bytes = 0
+            LogFile(tmp_path, SPEC).recover()
+        read.append(_CountingFile.num_bytes)
+    assert 0 < read[1] <= 2 * limit + 2 * io.DEFAULT_BUFFER_SIZE
+    assert abs(read[1] - read[0]) <= 2 * io.DEFAULT_BUFFER_SIZE
+
+
+def test_a_disk_that_refuses_is_a_state_error(tmp_path: Path) -> None:
+    (tmp_path / LOG_FILE).mkdir()
+    with pytest.raises(StateError, match=r"verdicts\.jsonl cannot be written"):
+        LogFile(tmp_path, SPEC).append(0, b"")
