@@ -12,7 +12,14 @@ from template.audit.auditor import Auditor
 from template.audit.logs import audit_windows, logs_in_bucket
 from template.chain.ballots import read_ballot, read_records
 from template.context import ReadContext
-from template.errors import ChainError, ConsensusError, NotFound, SubnetError, Unavailable
+from template.errors import (
+    ChainError,
+    ConsensusError,
+    NodeTrouble,
+    NotFound,
+    SubnetError,
+    Unavailable,
+)
 from template.peers.blobs import validators_by_stake
 from template.peers.client import Peers
 from template.protocol.lineage import LineageStep
@@ -44,7 +51,7 @@ def replay_run(context: ReadContext, peers: Peers, since: int, say: Say) -> Repl
     """Replay to the state of the current votes, from the oldest usable state since theta_since.
 
     A state is usable if buckets hold every later payload. Raises NotFound without a usable state,
-    and ConsensusError if the replayed parameters differ from the parameters voted.
+    NodeTrouble if this node could not ask, and ConsensusError if the replayed parameters differ from the parameters voted.
     """
     peers.refresh()
     vote = wait_for_majority_vote(context)
@@ -54,6 +61,8 @@ def replay_run(context: ReadContext, peers: Peers, since: int, say: Say) -> Repl
         say(f"replaying from theta_{start.window} to theta_{vote.window + 1}")
         try:
             _replay_steps(context, peers, replayed, steps, say)
+        except NodeTrouble:
+            raise
         except Unavailable as error:
             say(f"cannot replay from theta_{start.window}: {error}")
             continue
@@ -184,5 +193,7 @@ def audit_validators(context: ReadContext, replayed: Replayed, say: Say) -> None
                     replayed.wrong.setdefault(hotkey, []).extend(found.wrong)
                 for line in found.unknown:
                     say(f"{hotkey}: cannot tell: {line}")
+        except NodeTrouble:
+            raise
         except SubnetError as error:
             say(f"{hotkey}: its verdicts cannot be audited: {error}")

@@ -7,7 +7,7 @@ from template.bucket.retention import oldest_start
 from template.chain.ballots import read_ballot
 from template.context import ReadContext
 from template.data.pages import OnRead
-from template.errors import ChainError, StoreError, SubnetError, Unavailable
+from template.errors import ChainError, NodeTrouble, StoreError, SubnetError, Unavailable
 from template.peers.blobs import fetch_from_any, validators_by_stake
 from template.peers.client import Peers
 from template.protocol.keys import checkpoint_manifest_key
@@ -182,6 +182,7 @@ class CheckpointSearch:
         """A right theta_window, or None if no validator's manifest leads there.
 
         Honest validators publish equal manifests, so each distinct manifest is tried once.
+        NodeTrouble if this node could not ask: that says nothing about what is published.
         """
         tried: set[bytes] = set()
         for hotkey in self._validators:
@@ -191,6 +192,8 @@ class CheckpointSearch:
                     continue
                 tried.add(data)
                 state = self._restore(parse_published(data, self._context.spec), hotkey)
+            except NodeTrouble:
+                raise
             except SubnetError as error:
                 log.debug("no checkpoint %d from %s: %s", window, hotkey, error)
                 continue

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from template.chain.ballots import read_ballot
 from template.context import ReadContext
-from template.errors import ChainError, ConsensusError, StoreError, Unavailable
+from template.errors import ChainError, ConsensusError, NodeTrouble, StoreError, Unavailable
 from template.peers.client import Peers
 from template.protocol.lineage import Accepted, LineageStep
 from template.protocol.payload import Payload
@@ -139,6 +139,8 @@ class Follower:
         step = self._lineage.next_step(self.state)
         try:
             payloads = self._payloads.obtain_past_payloads(step)
+        except NodeTrouble:
+            raise
         except Unavailable as error:
             return self._jump(error)
         # The voted root of a lineage is in no hash: a stranger's word must not void a window.
@@ -215,6 +217,8 @@ class Follower:
                 context.spec,
                 is_right,
             )
+        except NodeTrouble:
+            raise
         except Unavailable as error:
             log.warning("window %d: the last steps cannot be taken again: %s", window, error)
             recovered = None
@@ -259,9 +263,7 @@ class Follower:
         """The accepted payloads by uid, after any wait; None if the majority gave up waiting."""
         tries = 0
         while not self._are_payloads_given_up():
-            missing = self._payloads.fetch_missing(
-                decision.window, decision.members, decision.namers
-            )
+            missing = self._fetch_missing(decision)
             if not missing:
                 return self._payloads.open_frames(decision.window, decision.members)
             if tries % WARN_EVERY == 0:
@@ -274,6 +276,13 @@ class Follower:
             meanwhile()
             self._context.waiter.pause()
         return None
+
+    def _fetch_missing(self, decision: Decision) -> list[Member]:
+        """The payloads still missing; a failure of this node is waited for like a bucket's."""
+        try:
+            return self._payloads.fetch_missing(decision.window, decision.members, decision.namers)
+        except NodeTrouble:
+            return [m for m in decision.members if self._payloads.held(m.digest) is None]
 
     def _are_payloads_given_up(self) -> bool:
         while (window := self.ledger.window_to_count_for_void()) is not None:

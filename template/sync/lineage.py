@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from template.chain.ballots import read_records
 from template.context import NodeContext, ReadContext
-from template.errors import ConsensusError, SubnetError, Unavailable
+from template.errors import ConsensusError, NodeTrouble, SubnetError, Unavailable
 from template.peers.blobs import validators_by_stake
 from template.peers.client import Peers
 from template.protocol.keys import lineage_key
@@ -145,12 +145,14 @@ def read_lineage(context: ReadContext, peers: Peers, window: int, root: bytes) -
 def _read_segments(
     context: ReadContext, peers: Peers, validators: Sequence[str], start: int
 ) -> Iterator[list[LineageStep]]:
-    """A segment, as published by each validator."""
+    """A segment, as published by each validator. NodeTrouble if this node could not ask."""
     every = context.spec.checkpoint.every_windows
     key, limit = lineage_key(context.spec.run_id, start), (every + 1) * MAX_STEP_BYTES
     for hotkey in validators:
         try:
             yield parse_lineage(peers.bucket(hotkey).get(key, max_bytes=limit))
+        except NodeTrouble:
+            raise
         except SubnetError as error:
             log.info("no lineage from theta_%d from %s: %s", start, hotkey, error)
 
