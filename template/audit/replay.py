@@ -51,7 +51,8 @@ def replay_run(context: ReadContext, peers: Peers, since: int, say: Say) -> Repl
     """Replay to the state of the current votes, from the oldest usable state since theta_since.
 
     A state is usable if buckets hold every later payload. Raises NotFound without a usable state,
-    NodeTrouble if this node could not ask, and ConsensusError if the replayed parameters differ from the parameters voted.
+    NodeTrouble if this node could not ask, and ConsensusError if the replayed parameters differ
+    from the parameters voted.
     """
     peers.refresh()
     vote = wait_for_majority_vote(context)

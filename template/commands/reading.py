@@ -9,6 +9,7 @@ from template import __spec_version__
 from template.chain.bittensor import BittensorChain, ChainOptions
 from template.chain.waiter import Waiter
 from template.context import OpenBucket, ReadContext
+from template.errors import RecordError
 from template.metrics import FanOutMetrics
 from template.protocol.keys import bucket_name
 from template.protocol.payload import PayloadFormat

@@ -58,7 +58,7 @@ class RefusedAnswer(TransportError):
 
 
 class NodeFailure(TransportError):
-    """This node could not ask: it lacks descriptors, memory or a network. Not the server's fault."""
+    """This node could not ask: no descriptor, memory or network is left here."""
 
 
 def node_failure(error: BaseException) -> str | None:
@@ -74,7 +74,7 @@ def node_failure(error: BaseException) -> str | None:
             return None if _is_name_at_fault(cause) else f"no name resolves ({cause.strerror})"
         if isinstance(cause, OSError) and cause.errno in _NODE_ERRNOS:
             return f"{errno.errorcode[cause.errno]}, {cause.strerror}"
-        cause = cause.__cause__ or cause.__context__
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
     return None
 
 

@@ -7,8 +7,8 @@ class Store(Protocol):
     """A bucket seen with a credential. Keys are ASCII, at most 1,024 bytes.
 
     Every method may raise Unavailable (no usable answer before the deadline; as NodeTrouble if
-    this node could not ask) and Denied (credentials refused). A bucket's timestamps are hidden, because no decision may depend
-    on a server's clock.
+    this node could not ask) and Denied (credentials refused). A bucket's timestamps are hidden,
+    because no decision may depend on a server's clock.
     """
 
     def put(self, key: str, data: bytes) -> None:
