@@ -92,7 +92,7 @@ def _replay_last_window(context: ReadContext, peers: Peers, replayed: Replayed, 
         say(f"window {window} is left out: the chain no longer has its votes: {error}")
         return
     decision = decide(ballot, state.voting_stakes_rao, context.spec.outer.quorum_rules())
-    if missing := cache.fetch_missing(window, decision.members, decision.namers):
+    if missing := cache.ask_for_missing(window, decision.members, decision.namers):
         uids = [member.uid for member in missing]
         say(f"window {window} is left out: no bucket has the payloads of uids {uids}")
         return

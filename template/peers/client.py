@@ -62,8 +62,8 @@ class PeerBucket:
 class Peers:
     """Peers' buckets, each opened once per access record. Fetching is thread-safe.
 
-    A failure of this node (NodeTrouble) is tried again for `node_patience_s`, logged once while
-    the failure lasts, and never counts against a bucket.
+    A failure of this node (NodeTrouble) is waited for, `node_patience_s` at most, logged once
+    while the failure lasts, and never counts against a bucket.
     """
 
     def __init__(self, context: ReadContext, *, node_patience_s: float = NODE_PATIENCE_S) -> None:
@@ -98,9 +98,10 @@ class Peers:
                 self._stores.close_idle()
                 raise
 
-        answer = retry(attempt, on=(NodeTrouble,), deadline_s=self._node_patience_s)
-        self._node_troubles.pop(hotkey, None)
-        return answer
+        try:
+            return retry(attempt, on=(NodeTrouble,), deadline_s=self._node_patience_s)
+        finally:
+            self._node_troubles.pop(hotkey, None)
 
     def _access(self, hotkey: str) -> Access:
         record = self._records.get(hotkey)
@@ -129,11 +130,7 @@ class Peers:
         fetching = Fetching(self._node_troubles)
         for member in members:
             key = payload_key(self._context.spec.run_id, window, member.digest)
-            try:
-                bucket = self.bucket(member.hotkey)
-            except (RecordError, NodeTrouble) as error:
-                fetching.add_failure(member, error)
-                continue
+            bucket = PeerBucket(self, member.hotkey)
             fetching.add(member, partial(bucket.get, key, max_bytes=self._context.form.num_bytes))
         return fetching
 
@@ -298,13 +295,9 @@ class Fetching:
         self._node_troubles = node_troubles
         self._pool = ThreadPoolExecutor(max_workers=FETCH_THREADS, thread_name_prefix="fetch")
         self._running: list[tuple[Member, Future[bytes]]] = []
-        self._failed: list[tuple[Member, SubnetError]] = []
 
     def add(self, member: Member, get: Callable[[], bytes]) -> None:
         self._running.append((member, start(self._pool, get)))
-
-    def add_failure(self, member: Member, error: SubnetError) -> None:
-        self._failed.append((member, error))
 
     @property
     def num_waiting(self) -> int:
@@ -317,7 +310,7 @@ class Fetching:
 
     def outcomes(self) -> list[tuple[Member, bytes | SubnetError]]:
         """Each member's payload, or the error."""
-        return [*self._failed, *((m, self._outcome(m, future)) for m, future in self._running)]
+        return [(member, self._outcome(member, future)) for member, future in self._running]
 
     def close(self) -> None:
         """Cancel waiting requests, without waiting for running requests."""

@@ -263,7 +263,9 @@ class Follower:
         """The accepted payloads by uid, after any wait; None if the majority gave up waiting."""
         tries = 0
         while not self._are_payloads_given_up():
-            missing = self._fetch_missing(decision)
+            missing = self._payloads.fetch_missing(
+                decision.window, decision.members, decision.namers
+            )
             if not missing:
                 return self._payloads.open_frames(decision.window, decision.members)
             if tries % WARN_EVERY == 0:
@@ -276,13 +278,6 @@ class Follower:
             meanwhile()
             self._context.waiter.pause()
         return None
-
-    def _fetch_missing(self, decision: Decision) -> list[Member]:
-        """The payloads still missing; a failure of this node is waited for like a bucket's."""
-        try:
-            return self._payloads.fetch_missing(decision.window, decision.members, decision.namers)
-        except NodeTrouble:
-            return [m for m in decision.members if self._payloads.held(m.digest) is None]
 
     def _are_payloads_given_up(self) -> bool:
         while (window := self.ledger.window_to_count_for_void()) is not None:

@@ -42,6 +42,15 @@ class PayloadCache:
     def fetch_missing(
         self, window: int, members: Sequence[Member], holders: Mapping[int, Sequence[str]]
     ) -> list[Member]:
+        """As `ask_for_missing`; a payload that this node could not ask for counts as missing."""
+        try:
+            return self.ask_for_missing(window, members, holders)
+        except NodeTrouble:
+            return [m for m in members if self.held(m.digest) is None]
+
+    def ask_for_missing(
+        self, window: int, members: Sequence[Member], holders: Mapping[int, Sequence[str]]
+    ) -> list[Member]:
         """Ask once for every missing payload, all at the same time; returns the still missing.
 
         `holders`: uid -> hotkeys whose buckets should hold the payload, beside the miner's.
@@ -89,7 +98,7 @@ class PayloadCache:
         Unavailable if a payload is in no bucket now; NodeTrouble if this node could not ask.
         """
         holders = validators_by_stake(self._context) if step.members else ()
-        missing = self.fetch_missing(
+        missing = self.ask_for_missing(
             step.window, step.members, {m.uid: holders for m in step.members}
         )
         if missing:

@@ -26,7 +26,7 @@ R2 = (
     f"https://{ACCOUNT}.eu.r2.cloudflarestorage.com",
     f"https://{ACCOUNT}.fedramp.r2.cloudflarestorage.com",
 )
-LOOPBACK = ("http://127.0.0.1:9000", "https://localhost:1", "http://localhost", "http://LOCALHOST")
+LOOPBACK = ("http://127.0.0.1:9000", "https://localhost:1", "http://localhost")
 ELSEWHERE = (
     "https://s3.example.com",
     "https://8.8.8.8:443",
@@ -58,6 +58,10 @@ ELSEWHERE = (
     "https://[::1]",
     "",
     "ftp://127.0.0.1",
+    "HTTP://127.0.0.1:9000",
+    "http://LOCALHOST",
+    "http://127.0.0.1:09000",
+    f"HTTPS://{ACCOUNT}.r2.cloudflarestorage.com",
     "127.0.0.1:9000",
     "https://",
     "http://127.0.0.1:0",
