@@ -9,10 +9,11 @@ from contextlib import suppress
 from dataclasses import replace
 
 import pytest
+from botocore.awsrequest import AWSRequest
 
 from template.errors import Denied, NotFound, StoreError, TooLarge, Unavailable
 from template.store.s3 import S3Store
-from template.store.transport import TransportLimits
+from template.store.transport import BoundedTransport, RefusedAnswer, TransportLimits
 from tests.support.raw_server import (
     KEY_ID,
     LIMITS,
@@ -29,6 +30,8 @@ from tests.support.raw_server import (
     silent,
 )
 from tests.support.waiting import HANG_S
+
+BRIEF = TransportLimits(connect_s=1.0, silence_s=0.3, attempt_s=0.3)
 
 Serve = Callable[..., tuple["S3Store", "RawServer"]]
 
@@ -76,23 +79,65 @@ def test_body_longer_than_declared_is_cut_and_poisons_nothing(serve: Serve) -> N
     assert store.get("object", max_bytes=100) == b"true"
 
 
-def test_body_without_length_is_read_to_its_end(serve: Serve) -> None:
-    store, _ = serve(says(OK, b"\r\n12345", close=True))
-    assert store.get("object", max_bytes=5) == b"12345"
+CHUNKED = b"Transfer-Encoding: chunked\r\n"
 
 
 @pytest.mark.parametrize(
     "answer",
     [
+        says(OK, b"\r\n12345", close=True),
         floods(OK + b"\r\n", b"x" * 65_536),
-        floods(OK + b"Transfer-Encoding: chunked\r\n\r\n", b"10000\r\n" + b"x" * 65_536 + b"\r\n"),
+        says(OK, CHUNKED, b"\r\n5\r\n12345\r\n0\r\n\r\n"),
+        says(OK, CHUNKED, b"Content-Length: 5\r\n\r\n5\r\n12345\r\n0\r\n\r\n"),
+        says(OK, b"Transfer-Encoding: gzip\r\nContent-Length: 5\r\n\r\n12345"),
+        floods(OK + CHUNKED + b"\r\n", b"10000\r\n" + b"x" * 65_536 + b"\r\n"),
+        drips(OK + CHUNKED + b"\r\n", b"1"),
+        drips(OK + CHUNKED + b"\r\n5;x=", b"y"),
+        drips(OK + CHUNKED + b"\r\n5\r\n12345\r\n0\r\n", b"X: 1\r\n"),
+        says(b"HTTP/1.1 206 Part\r\nContent-Length: 5\r\n\r\n12345"),
+        says(b"HTTP/1.1 204 Nothing\r\n\r\n"),
     ],
-    ids=["no length", "chunked"],
+    ids=[
+        "no length",
+        "flood without length",
+        "chunked",
+        "chunked with length",
+        "gzip",
+        "flood of chunks",
+        "endless chunk size",
+        "endless chunk extension",
+        "endless trailer",
+        "a part",
+        "nothing",
+    ],
 )
-def test_endless_body_is_too_large(serve: Serve, answer: Answer) -> None:
-    store, _ = serve(answer)
-    with pytest.raises(TooLarge, match="more than 1000000 bytes"):
+def test_an_object_comes_whole_with_its_length_or_not_at_all(serve: Serve, answer: Answer) -> None:
+    """One request: an answer of this kind is refused for good, and the body is not read."""
+    store, server = serve(answer, deadline_s=HANG_S)
+    with pytest.raises(Unavailable, match="peer-bucket/object: the (object comes|server answered)"):
         store.get("object", max_bytes=1_000_000)
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("status", [b"200 OK", b"500 No", b"404 No"])
+@pytest.mark.parametrize(
+    ("start", "piece"),
+    [(b"", b"1"), (b"5;x=", b"y"), (b"5\r\n12345\r\n0\r\n", b"X: 1\r\n")],
+    ids=["chunk size", "chunk extension", "trailer"],
+)
+def test_no_framing_of_another_answer_outlasts_the_exchange(
+    serve: Serve, status: bytes, start: bytes, piece: bytes
+) -> None:
+    """Listings, answers to a put and errors may be chunked: bytes that never end a line."""
+    store, _ = serve(
+        drips(b"HTTP/1.1 " + status + b"\r\n" + CHUNKED + b"\r\n" + start, piece), limits=BRIEF
+    )
+    calls = [lambda: store.list(""), lambda: store.put("object", b"x")]
+    if status != b"200 OK":
+        calls.append(lambda: store.get("object", max_bytes=9))
+    for call in calls:
+        with pytest.raises(Unavailable, match="too long"):
+            call()
 
 
 @pytest.mark.parametrize(
@@ -319,15 +364,87 @@ def test_listing_that_does_not_advance_is_unavailable(serve: Serve) -> None:
     assert len(server.requests) == 2
 
 
-@pytest.mark.parametrize("status", [301, 302, 307, 308])
-def test_redirects_are_not_followed(serve: Serve, status: int) -> None:
+CALLS: dict[str, Callable[[S3Store], object]] = {
+    "get": lambda store: store.get("object", max_bytes=100),
+    "size": lambda store: store.size("object"),
+    "put": lambda store: store.put("object", b"x"),
+    "list": lambda store: store.list(""),
+    "delete": lambda store: store.delete("object"),
+}
+
+
+@pytest.mark.parametrize("status", [300, 301, 302, 303, 304, 307, 308, 399])
+@pytest.mark.parametrize("region", [b"", b"x-amz-bucket-region: eu-west-9\r\n"])
+def test_a_redirect_is_the_end_of_the_call(serve: Serve, status: int, region: bytes) -> None:
+    """One request per call, to the one server; botocore alone would ask for the region, again
+    and again.
+    """
     _, other = serve(body_of(b"elsewhere"))
     head = b"HTTP/1.1 %d Moved\r\nLocation: %s/x\r\n" % (status, other.url.encode())
-    region = b"x-amz-bucket-region: eu-west-9\r\nContent-Length: 0\r\n\r\n"
-    store, _ = serve(says(head, region), deadline_s=5.0)
-    with pytest.raises(Unavailable):
-        store.get("object", max_bytes=100)
+    store, server = serve(says(head, region, b"Content-Length: 0\r\n\r\n"), deadline_s=HANG_S)
+    for count, call in enumerate(CALLS.values(), start=1):
+        with pytest.raises(Unavailable, match="no redirect is followed"):
+            call(store)
+        assert len(server.requests) == count
     assert other.requests == []
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (400, "AuthorizationHeaderMalformed"),
+        (400, "IllegalLocationConstraintException"),
+        (400, "PermanentRedirect"),
+        (403, "AuthorizationHeaderMalformed"),
+        (404, "PermanentRedirect"),
+    ],
+)
+@pytest.mark.parametrize("region", [b"", b"x-amz-bucket-region: eu-west-9\r\n"])
+def test_no_error_sends_the_client_to_another_region(
+    serve: Serve, status: int, code: str, region: bytes
+) -> None:
+    xml = f"<Error><Code>{code}</Code><Region>eu-west-9</Region></Error>".encode()
+    head = b"HTTP/1.1 %d No\r\n%sContent-Length: %d\r\n\r\n" % (status, region, len(xml))
+
+    def answer(server: RawServer, connection: socket.socket) -> None:
+        is_head = server.requests[-1].startswith(b"HEAD")
+        connection.sendall(head if is_head else head + xml)
+
+    store, server = serve(answer, deadline_s=HANG_S)
+    for count, call in enumerate(CALLS.values(), start=1):
+        with pytest.raises(StoreError):
+            call(store)
+        assert len(server.requests) == count
+
+
+def test_a_transport_sends_as_many_requests_as_it_was_allowed(serve: Serve) -> None:
+    """Whatever botocore makes of an answer: the second request of a call is never sent."""
+    _, server = serve(body_of(b"data"))
+    transport = BoundedTransport(PATIENT)
+    request = AWSRequest(method="GET", url=f"{server.url}/x", stream_output=True).prepare()
+    with pytest.raises(RefusedAnswer, match="another request"):
+        transport.send(request)
+    transport.allow_request()
+    assert transport.send(request).raw.read() == b"data"
+    with pytest.raises(RefusedAnswer, match="another request"):
+        transport.send(request)
+    assert len(server.requests) == 1
+    transport.close()
+
+
+def test_a_listing_without_end_is_given_up(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    def page(server: RawServer, connection: socket.socket) -> None:
+        token = len(server.requests)
+        body_of(
+            b"<ListBucketResult><IsTruncated>true</IsTruncated>"
+            b"<NextContinuationToken>%d</NextContinuationToken></ListBucketResult>" % token
+        )(server, connection)
+
+    monkeypatch.setattr("template.store.s3.MAX_PAGES", 20)
+    store, server = serve(page)
+    with pytest.raises(Unavailable, match="more than 20 pages"):
+        store.list("")
+    assert len(server.requests) == 20
 
 
 def test_no_part_of_a_credential_reaches_an_error(serve: Serve) -> None:
