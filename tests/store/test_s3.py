@@ -236,6 +236,9 @@ def tls_url(certificate: Path, tls_requests: list[bytes]) -> Iterator[str]:
         with suppress(OSError), context.wrap_socket(raw, server_side=True) as connection:
             while request := read_request(connection):
                 tls_requests.append(request)
+                if request.startswith(b"PUT"):
+                    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+                    continue
                 connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n")
                 while b"/slow" in request and not stopping.wait(0.05):
                     connection.sendall(b"X-Slow: 1\r\n")
