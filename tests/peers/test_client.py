@@ -206,9 +206,12 @@ def test_trouble_of_the_node_is_told_once_until_it_is_over(
 
 def test_a_request_waits_for_its_node(world, peers, member, powerless) -> None:
     powerless.put(_key(world, member), FRAME)
-    mending = threading.Thread(
-        target=lambda: powerless.tried.wait(HANG_S) and setattr(powerless, "is_mended", True)
-    )
+
+    def mend() -> None:
+        powerless.tried.wait(HANG_S)
+        powerless.is_mended = True
+
+    mending = threading.Thread(target=mend)
     mending.start()
     assert peers.bucket(MINER).get(_key(world, member), max_bytes=99) == FRAME
     assert powerless.num_tries >= 2

@@ -4,6 +4,7 @@ import random
 import socket
 import time
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
@@ -112,7 +113,10 @@ def test_no_framing_of_another_answer_outlasts_the_exchange(
     store, _ = serve(
         drips(b"HTTP/1.1 " + status + b"\r\n" + CHUNKED + b"\r\n" + start, piece), limits=BRIEF
     )
-    calls = [lambda: store.list(""), lambda: store.put("object", b"x")]
+    calls: list[Callable[[], object]] = [
+        lambda: store.list(""),
+        lambda: store.put("object", b"x"),
+    ]
     if status != b"200 OK":
         calls.append(lambda: store.get("object", max_bytes=9))
     for call in calls:
