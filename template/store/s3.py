@@ -120,8 +120,8 @@ class S3Store:
         self.bucket = bucket
         self._deadline_s = deadline_s
         self._passing = (_Transient, NodeTrouble) if waits_for_node else (_Transient,)
-        self._transport = BoundedTransport(limits or TransportLimits(), ca_file)
         try:
+            self._transport = BoundedTransport(limits or TransportLimits(), ca_file)
             self._client = _new_client(bucket, self._transport)
         except BotoCoreError as error:
             raise ValueError(
