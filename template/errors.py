@@ -92,6 +92,13 @@ class Unavailable(StoreError):
     """No usable answer before the deadline; the same call may succeed later."""
 
 
+class NodeTrouble(Unavailable):
+    """This node could not ask: no descriptor, memory, thread or network is left on this machine.
+
+    No bucket and no hotkey is at fault, so the failure is never counted against one.
+    """
+
+
 def disk_trouble(path: Path, error: Exception) -> StateError:
     """The error for a failed write of a file in the state directory."""
     reason = getattr(error, "strerror", None) or error

@@ -4,6 +4,7 @@ Owns the times of the tries. The caller names the exception classes worth anothe
 receives the last failure exactly as raised.
 """
 
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 DELAY_GROWTH = 2.0
+MAX_DELAY_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,26 +33,30 @@ def retry(
     on: tuple[type[Exception], ...],
     deadline_s: float,
     first_delay_s: float = 0.2,
-    max_delay_s: float = 5.0,
+    max_tries: int | None = None,
     clock: RetryClock = SYSTEM_CLOCK,
 ) -> T:
     """Call `fn` until success: an exception in `on` is followed by another try, others pass on.
 
-    The delay doubles from `first_delay_s` up to `max_delay_s`. The last try starts at
+    The delay doubles from `first_delay_s` up to `MAX_DELAY_S`. The last try starts at
     `deadline_s` after the call, so a deadline of 0 means a single try; a running try is never cut
-    short. Raises the exception of the last try, or ValueError for a negative deadline, a first
-    delay of 0 or less, or a maximum below the first delay.
+    short. `max_tries` bounds the tries, however early they fail. Raises the exception of the last
+    try, or ValueError for a negative deadline, a first delay outside (0, MAX_DELAY_S] or less than
+    one try.
     """
-    if not deadline_s >= 0 or not 0 < first_delay_s <= max_delay_s:
-        raise ValueError("retry needs deadline_s >= 0 and 0 < first_delay_s <= max_delay_s")
+    if not deadline_s >= 0 or not 0 < first_delay_s <= MAX_DELAY_S:
+        raise ValueError(f"retry needs deadline_s >= 0 and 0 < first_delay_s <= {MAX_DELAY_S}")
+    if max_tries is not None and max_tries < 1:
+        raise ValueError("retry needs max_tries >= 1")
     end_s = clock.now_s() + deadline_s
     delay_s = first_delay_s
-    while True:
+    for num_tries in itertools.count(1):
         try:
             return fn()
         except on:
             remaining_s = end_s - clock.now_s()
-            if remaining_s <= 0:
+            if remaining_s <= 0 or num_tries == max_tries:
                 raise
         clock.sleep_s(min(delay_s, remaining_s))
-        delay_s = min(delay_s * DELAY_GROWTH, max_delay_s)
+        delay_s = min(delay_s * DELAY_GROWTH, MAX_DELAY_S)
+    raise AssertionError("the loop ends with an answer or an exception")

@@ -96,7 +96,7 @@ COMPOSERS = (
 )
 """Those who may choose an adapter; everyone else is handed one."""
 
-S3_ADAPTER = ("template.store.s3", "template.store.transport", "template.store.watchdog")
+S3_ADAPTER = ("template.store.s3", "template.store.transport", "template.store.exchange")
 ONLY_IN = {
     "numba": ("compression",),
     "bittensor": ("template.chain.bittensor", "localnet"),

@@ -49,12 +49,11 @@ def test_delay_doubles_up_to_the_maximum():
         fn,
         on=(OSError,),
         deadline_s=60.0,
-        first_delay_s=0.5,
-        max_delay_s=2.0,
+        first_delay_s=1.0,
         clock=timeline.clock(),
     )
     assert result == "done"
-    assert timeline.slept_s == [0.5, 1.0, 2.0, 2.0, 2.0]
+    assert timeline.slept_s == [1.0, 2.0, 4.0, 5.0, 5.0]
     assert len(calls) == 6
 
 
@@ -101,18 +100,28 @@ def test_unnamed_exception_leaves_at_once_and_a_subclass_is_retried():
 
 
 @pytest.mark.parametrize(
-    ("deadline_s", "first_delay_s", "max_delay_s"),
-    [(-1.0, 0.2, 5.0), (1.0, 0.0, 5.0), (1.0, 6.0, 5.0), (float("nan"), 0.2, 5.0)],
+    ("deadline_s", "first_delay_s", "max_tries"),
+    [(-1.0, 0.2, 5), (1.0, 0.0, 5), (1.0, 6.0, 5), (float("nan"), 0.2, 5), (1.0, 0.2, 0)],
 )
-def test_senseless_times_are_refused(deadline_s: float, first_delay_s: float, max_delay_s: float):
-    with pytest.raises(ValueError, match="deadline_s"):
+def test_senseless_bounds_are_refused(deadline_s: float, first_delay_s: float, max_tries: int):
+    with pytest.raises(ValueError, match="retry needs"):
         retry(
             lambda: None,
             on=(OSError,),
             deadline_s=deadline_s,
             first_delay_s=first_delay_s,
-            max_delay_s=max_delay_s,
+            max_tries=max_tries,
         )
+
+
+@pytest.mark.parametrize("max_tries", [1, 2, 5])
+def test_tries_are_bounded_whatever_the_deadline(max_tries: int):
+    timeline = Timeline()
+    fn, calls = failing(99, OSError("down"))
+    with pytest.raises(OSError, match="down"):
+        retry(fn, on=(OSError,), deadline_s=1e9, max_tries=max_tries, clock=timeline.clock())
+    assert len(calls) == max_tries
+    assert len(timeline.slept_s) == max_tries - 1
 
 
 def test_system_clock_really_waits():

@@ -5,7 +5,6 @@ A validator refuses repeats of earlier payloads, so an audit remembers the same 
 """
 
 from collections.abc import Container, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from evaluation.verdict import BLAMELESS, MEASURED, NOT_SCORED, Verdict
@@ -13,7 +12,7 @@ from evaluation.verdict_log import WindowLog
 from template.audit.chain_facts import ChainFacts
 from template.context import ReadContext
 from template.errors import PayloadError
-from template.peers.client import FETCH_THREADS, Peers
+from template.peers.client import Peers
 from template.protocol.payload import Payload, PayloadHeader
 from template.protocol.root import Member
 from template.scoring.admission import Admission, FrameChecker, SeenPayloads
@@ -99,7 +98,7 @@ class AuditedPayloads:
     ) -> Mapping[int, Checked]:
         """Fetch and check the frames in the validator's hand; uid -> outcome.
 
-        `order`: of the draw. A frame missing from every bucket is left out, and leaves a gap.
+        `order`: of the draw. A frame that could not be fetched is left out, and leaves a gap.
         """
         in_hand = {verdict.uid for verdict in log.verdicts if was_in_hand(verdict)}
         wanted = [member for member in order if member.uid in in_hand]
@@ -141,18 +140,20 @@ class AuditedPayloads:
         return window in self._gaps or any(w in self._gaps or w not in given for w in before)
 
     def _fetch(self, window: int, facts: ChainFacts, wanted: Sequence[Member]) -> dict[int, bytes]:
+        held = {member: self._follower.held(member.digest) for member in wanted}
+        frames = {member.uid: frame for member, frame in held.items() if frame is not None}
         self._peers.refresh()
-
-        def fetch(member: Member) -> bytes | None:
-            held = self._follower.held(member.digest)
-            holders = (self._validator, *facts.voters_naming(member.uid))
-            return held or self._peers.fetch_named_payload(member, window, holders)
-
-        with ThreadPoolExecutor(max_workers=FETCH_THREADS) as pool:
-            fetched = list(zip(wanted, pool.map(fetch, wanted), strict=True))
-        frames = {}
-        for member, frame in fetched:
-            if frame is not None:
+        found = self._peers.fetch_named_payloads(
+            {
+                member: (self._validator, *facts.voters_naming(member.uid))
+                for member, frame in held.items()
+                if frame is None
+            },
+            window,
+        )
+        for member in wanted:
+            frame = found.get(member.uid)
+            if isinstance(frame, bytes):
                 frames[member.uid] = frame
                 self._follower.keep(window, member.digest, frame)
         return frames

@@ -12,7 +12,14 @@ from template.audit.auditor import Auditor
 from template.audit.logs import audit_windows, logs_in_bucket
 from template.chain.ballots import read_ballot, read_records
 from template.context import ReadContext
-from template.errors import ChainError, ConsensusError, NotFound, SubnetError, Unavailable
+from template.errors import (
+    ChainError,
+    ConsensusError,
+    NodeTrouble,
+    NotFound,
+    SubnetError,
+    Unavailable,
+)
 from template.peers.blobs import validators_by_stake
 from template.peers.client import Peers
 from template.protocol.lineage import LineageStep
@@ -44,7 +51,8 @@ def replay_run(context: ReadContext, peers: Peers, since: int, say: Say) -> Repl
     """Replay to the state of the current votes, from the oldest usable state since theta_since.
 
     A state is usable if buckets hold every later payload. Raises NotFound without a usable state,
-    and ConsensusError if the replayed parameters differ from the parameters voted.
+    NodeTrouble if this node could not ask, and ConsensusError if the replayed parameters differ
+    from the parameters voted.
     """
     peers.refresh()
     vote = wait_for_voted_root(context)
@@ -54,6 +62,8 @@ def replay_run(context: ReadContext, peers: Peers, since: int, say: Say) -> Repl
         say(f"replaying from theta_{start.window} to theta_{vote.window + 1}")
         try:
             _replay_steps(context, peers, replayed, steps, say)
+        except NodeTrouble:
+            raise
         except Unavailable as error:
             say(f"cannot replay from theta_{start.window}: {error}")
             continue
@@ -82,7 +92,7 @@ def _replay_last_window(context: ReadContext, peers: Peers, replayed: Replayed, 
         say(f"window {window} is left out: the chain no longer has its votes: {error}")
         return
     decision = decide(ballot, state.reference_rao, context.spec.outer.quorum_rules())
-    if missing := cache.fetch_missing(window, decision.members, decision.namers):
+    if missing := cache.ask_for_missing(window, decision.members, decision.namers):
         uids = [member.uid for member in missing]
         say(f"window {window} is left out: no bucket has the payloads of uids {uids}")
         return
@@ -187,5 +197,7 @@ def audit_validators(context: ReadContext, replayed: Replayed, say: Say) -> None
                     replayed.wrong.setdefault(hotkey, []).extend(found.wrong)
                 for line in found.unknown:
                     say(f"{hotkey}: cannot tell: {line}")
+        except NodeTrouble:
+            raise
         except SubnetError as error:
             say(f"{hotkey}: its verdicts cannot be audited: {error}")

@@ -25,7 +25,7 @@ def compare_status(
 ) -> None:
     """The reason for a refusal, or the absence of a refusal.
 
-    `checked`: None if no bucket has the payload. `has_gaps`: whether the auditor lacks a payload
+    `checked`: None without the payload. `has_gaps`: whether the auditor lacks a payload
     of the window or of the windows before. `num_namers`: other validators whose vote names the
     payload.
     """
@@ -36,7 +36,7 @@ def compare_status(
             "others name the payload"
         )
     elif checked is None:
-        found.add_unknown(f"uid {uid}: its payload ({status}) is in no bucket")
+        found.add_unknown(f"uid {uid}: its payload ({status}) could not be fetched from any bucket")
     elif checked.refusal is None:
         _compare_unrefused(verdict, has_gaps, found)
     elif status in MEASURED and checked.by_memory:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 from rich.table import Column, Table
 
@@ -29,6 +30,7 @@ from template.errors import (
     TooLarge,
     exit_status,
 )
+from template.peers.threads import start
 from template.protocol.keys import blob_key
 from template.protocol.record import Record
 from template.protocol.spec import RunSpec
@@ -161,7 +163,8 @@ def _find_shards(manifest: Manifest, buckets: Mapping[str, Store]) -> list[Findi
         return _ask(what, buckets, measure)
 
     with ThreadPoolExecutor(THREADS) as pool:
-        return list(pool.map(find, range(len(shards))))
+        started = [start(pool, partial(find, index)) for index in range(len(shards))]
+    return [future.result() for future in started]
 
 
 def _get(bucket: Store, digest: bytes, max_bytes: int) -> bytes:

@@ -9,6 +9,7 @@ from template import __spec_version__
 from template.chain.bittensor import BittensorChain, ChainOptions
 from template.chain.waiter import Waiter
 from template.context import OpenBucket, ReadContext
+from template.errors import RecordError
 from template.metrics import FanOutMetrics
 from template.protocol.keys import bucket_name
 from template.protocol.payload import PayloadFormat
@@ -19,6 +20,7 @@ from template.secret import Secret
 from template.settings import ChainConfig
 from template.store.endpoints import check_peer_endpoint, is_local_chain
 from template.store.s3 import S3Bucket, S3Store
+from template.store.transport import TransportLimits
 from template.training.model import tensor_shapes
 
 OPTIONS = ChainOptions(read_timeout_s=15.0, read_deadline_s=60.0)
@@ -26,6 +28,8 @@ OPTIONS = ChainOptions(read_timeout_s=15.0, read_deadline_s=60.0)
 
 PEER_DEADLINE_S = 20.0
 """Longest time for retries of a request to a peer's bucket: a dead peer must not stop a node."""
+PEER_LIMITS = TransportLimits(connections=2)
+"""Two idle connections per peer: a node has 1,024 descriptors on many machines, and 256 peers."""
 
 
 def payload_format(spec: RunSpec) -> PayloadFormat:
@@ -35,17 +39,26 @@ def payload_format(spec: RunSpec) -> PayloadFormat:
 
 
 def bucket_opener(*, on_localnet: bool) -> OpenBucket:
-    """Opens peers' buckets by their access records; refuses endpoints inside our network."""
+    """Opens peers' buckets by their access records; refuses endpoints inside our network.
+
+    The opener raises RecordError for any record that names no usable bucket, and NodeTrouble if
+    this node lacks the means to open one; nothing else, whatever a stranger put on chain.
+    """
 
     def open_bucket(hotkey: str, access: Access) -> S3Store:
         check_peer_endpoint(access.endpoint_url, on_localnet=on_localnet)
-        bucket = S3Bucket(
-            endpoint_url=access.endpoint_url,
-            bucket=bucket_name(public_key(hotkey)),
-            access_key_id=access.access_key_id,
-            secret_access_key=Secret(access.secret_access_key),
-        )
-        return S3Store(bucket, deadline_s=PEER_DEADLINE_S)
+        try:
+            bucket = S3Bucket(
+                endpoint_url=access.endpoint_url,
+                bucket=bucket_name(public_key(hotkey)),
+                access_key_id=access.access_key_id,
+                secret_access_key=Secret(access.secret_access_key),
+            )
+            return S3Store(
+                bucket, deadline_s=PEER_DEADLINE_S, limits=PEER_LIMITS, waits_for_node=False
+            )
+        except ValueError as error:
+            raise RecordError(f"access record of {hotkey}: {error}") from error
 
     return open_bucket
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from template.data.kept import KeptFiles
 from template.data.manifest import Manifest, Shard
 from template.data.shards import TOKEN_DTYPE
-from template.errors import ConfigError, StoreError, Unavailable
+from template.errors import ConfigError, NodeTrouble, StoreError, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -105,6 +105,8 @@ class PageReader:
         for index in np.unique(self.shards_of(page_ids)).tolist():
             try:
                 self._shard_pages(self._manifest.shards[index])
+            except NodeTrouble:
+                raise
             except StoreError as error:
                 log.warning("shard %d of the dataset is left out: %s", index, error)
                 missing.add(index)

@@ -5,11 +5,12 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from functools import partial
-from threading import Lock
+from typing import TypeVar
 
 from template.chain.ballots import read_records
 from template.context import ReadContext
 from template.errors import (
+    NodeTrouble,
     NotFound,
     RecordError,
     StoreError,
@@ -17,12 +18,17 @@ from template.errors import (
     TooLarge,
     Unavailable,
 )
+from template.peers.stores import OpenStores
+from template.peers.threads import start
 from template.protocol.keys import blob_key, payload_key
 from template.protocol.payload import payload_digest
 from template.protocol.record import Access, Record
 from template.protocol.root import Member
 from template.protocol.strangers import shown
+from template.retry import retry
 from template.store import Store
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -37,58 +43,124 @@ A shorter time loads holders needlessly; a longer time waits for dead buckets.
 """
 
 
-class Peers:
-    """Opens each peer's bucket once per access record. Fetching is thread-safe."""
+NODE_PATIENCE_S = 20.0
+"""Longest wait of a request for a passing failure of this node; idle connections are given up."""
 
-    def __init__(self, context: ReadContext) -> None:
+
+class PeerBucket:
+    """A peer's bucket by the access record of the moment; read only, and holds nothing open."""
+
+    def __init__(self, peers: "Peers", hotkey: str) -> None:
+        self._peers, self._hotkey = peers, hotkey
+
+    def get(self, key: str, *, max_bytes: int) -> bytes:
+        """As `Store.get`; RecordError if the access record has gone."""
+        return self._peers.ask(self._hotkey, lambda store: store.get(key, max_bytes=max_bytes))
+
+    def size(self, key: str) -> int:
+        """As `Store.size`; RecordError if the access record has gone."""
+        return self._peers.ask(self._hotkey, lambda store: store.size(key))
+
+
+class Peers:
+    """Peers' buckets, each opened once per access record. Fetching is thread-safe.
+
+    A failure of this node (NodeTrouble) is waited for, `node_patience_s` at most, logged once
+    while the failure lasts, and never counts against a bucket.
+    """
+
+    def __init__(self, context: ReadContext, *, node_patience_s: float = NODE_PATIENCE_S) -> None:
         self._context = context
+        self._node_patience_s = node_patience_s
         self._records: Mapping[str, Record] = {}
-        self._open: dict[tuple[str, Access], Store] = {}
+        self._stores = OpenStores(context.open_bucket)
         self._troubled: set[str] = set()
         self._misleading: set[str] = set()
-        self._lock = Lock()
+        self._node_troubles: dict[str, NodeTrouble] = {}
+        self._is_trouble_logged = False
 
     def refresh(self) -> None:
         """Read the access records at the last finalised block."""
         chain = self._context.chain
         self._records = read_records(chain, chain.finalized())
+        found = ((hotkey, record.access) for hotkey, record in self._records.items())
+        self._stores.keep_only({h: access for h, access in found if access is not None})
 
-    def bucket(self, hotkey: str) -> Store:
+    def bucket(self, hotkey: str) -> PeerBucket:
         """A peer's bucket; RecordError if it has no access record or a forbidden endpoint."""
+        self.ask(hotkey, lambda _store: None)
+        return PeerBucket(self, hotkey)
+
+    def ask(self, hotkey: str, ask: Callable[[Store], T]) -> T:
+        """`ask` with a peer's open store. Raises what `bucket` and `ask` raise."""
+
+        def attempt() -> T:
+            try:
+                return self._stores.call(hotkey, self._access(hotkey), ask)
+            except NodeTrouble as error:
+                self._node_troubles[hotkey] = error
+                self._stores.close_idle()
+                raise
+
+        try:
+            return retry(attempt, on=(NodeTrouble,), deadline_s=self._node_patience_s)
+        finally:
+            self._node_troubles.pop(hotkey, None)
+
+    def _access(self, hotkey: str) -> Access:
         record = self._records.get(hotkey)
         if record is None or record.access is None:
             raise RecordError(f"{hotkey} has no access record on chain: its bucket is unknown")
-        opened_by = (hotkey, record.access)
-        with self._lock:
-            if opened_by not in self._open:
-                self._open[opened_by] = self._context.open_bucket(hotkey, record.access)
-            return self._open[opened_by]
+        return record.access
 
     def fetch_payloads(
         self, members: Sequence[Member], window: int, stop: Callable[[], bool]
     ) -> dict[int, bytes | SubnetError]:
         """uid -> payload from the miner's bucket, or the error.
 
-        A payload without an answer when `stop()` is true counts as unavailable.
+        A payload without an answer when `stop()` is true counts as unavailable, or as NodeTrouble
+        if this node could not ask until then.
         """
         fetching = self.start_fetching(members, window)
         while not fetching.wait(FETCH_POLL_S) and not stop():
             self._context.waiter.pause()
         fetching.close()
-        return {member.uid: found for member, found in fetching.outcomes()}
+        found = {member.uid: found for member, found in fetching.outcomes()}
+        self._log_trouble(window, found)
+        return found
 
     def start_fetching(self, members: Sequence[Member], window: int) -> "Fetching":
         """Ask each member's own bucket for its payload of a window."""
-        fetching = Fetching()
+        fetching = Fetching(self._node_troubles)
         for member in members:
             key = payload_key(self._context.spec.run_id, window, member.digest)
-            try:
-                bucket = self.bucket(member.hotkey)
-            except RecordError as error:
-                fetching.add_failure(member, error)
-                continue
+            bucket = PeerBucket(self, member.hotkey)
             fetching.add(member, partial(bucket.get, key, max_bytes=self._context.form.num_bytes))
         return fetching
+
+    def fetch_named_payloads(
+        self, holders: Mapping[Member, Sequence[str]], window: int
+    ) -> dict[int, bytes | NodeTrouble]:
+        """uid -> accepted payload, all asked for at the same time; left out if no bucket has it.
+
+        `holders`: member -> hotkeys beside the miner. NodeTrouble if this node could not ask.
+        """
+        with ThreadPoolExecutor(FETCH_THREADS, thread_name_prefix="named") as pool:
+            started = {
+                member.uid: start(pool, partial(self.fetch_named_payload, member, window, hotkeys))
+                for member, hotkeys in holders.items()
+            }
+        found: dict[int, bytes | NodeTrouble] = {}
+        for uid, future in started.items():
+            try:
+                data = future.result()
+            except NodeTrouble as error:
+                found[uid] = error
+                continue
+            if data is not None:
+                found[uid] = data
+        self._log_trouble(window, found)
+        return found
 
     def fetch_named_payload(
         self, member: Member, window: int, namers: Sequence[str]
@@ -96,27 +168,47 @@ class Peers:
         """An accepted payload from the miner or a naming validator; None if every bucket fails.
 
         Holders are asked in turn; after a failure or a slow answer the next holder is asked too.
+        NodeTrouble if no bucket gave the payload, and this node could not ask one of them.
         """
         waiting = iter(dict.fromkeys((member.hotkey, *namers)))
         pool = ThreadPoolExecutor(max_workers=1 + len(namers), thread_name_prefix="holder")
         asked: set[Future[bytes | None]] = set()
+        trouble: NodeTrouble | None = None
         try:
             while True:
                 hotkey = next(waiting, None)
                 if hotkey is not None:
-                    asked.add(pool.submit(self._payload_of, member, window, hotkey))
+                    asked.add(start(pool, partial(self._payload_of, member, window, hotkey)))
                 if not asked:
-                    return None
+                    break
                 timeout_s = None if hotkey is None else HEDGE_S
                 done, asked = wait(asked, timeout=timeout_s, return_when=FIRST_COMPLETED)
-                found = [data for future in done if (data := future.result()) is not None]
-                if found:
-                    return found[0]
+                for found in map(_trouble_as_value, done):
+                    if isinstance(found, bytes):
+                        return found
+                    trouble = found or trouble
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+        if trouble is not None:
+            raise trouble
+        return None
+
+    def _log_trouble(self, window: int, found: Mapping[int, bytes | SubnetError]) -> None:
+        """An error line when this node begins to fail, and no other until the failure is over."""
+        troubles = [error for error in found.values() if isinstance(error, NodeTrouble)]
+        if troubles and not self._is_trouble_logged:
+            log.error(
+                "window %d: this node itself could not ask for %d payloads, and no miner is at "
+                "fault: %s. Give the machine more open files (ulimit -n), memory or threads, or "
+                "repair its network",
+                window,
+                len(troubles),
+                troubles[0],
+            )
+        self._is_trouble_logged = bool(troubles)
 
     def _payload_of(self, member: Member, window: int, hotkey: str) -> bytes | None:
-        """A member's payload from one bucket, or None.
+        """A member's payload from one bucket, or None. NodeTrouble if this node could not ask.
 
         Bytes with another digest count as a missing payload: a miner may serve the committed
         bytes until the vote and other bytes afterwards.
@@ -124,6 +216,8 @@ class Peers:
         key = payload_key(self._context.spec.run_id, window, member.digest)
         try:
             data = self.bucket(hotkey).get(key, max_bytes=self._context.form.num_bytes)
+        except NodeTrouble:
+            raise
         except (StoreError, RecordError) as error:
             log.info(
                 "window %d, uid %d: no payload from %s: %s",
@@ -146,12 +240,14 @@ class Peers:
         Skips a bucket with other bytes; with `exact`, also a bucket with another length than
         `max_bytes`, before the download. `hotkeys` is read one hotkey at a time. Raises NotFound
         if every bucket lacks the blob, Unavailable if another try may help; the message names
-        the first buckets and their errors.
+        the first buckets and their errors. NodeTrouble at once if this node cannot ask.
         """
         errors, may_help = [], False
         for hotkey in hotkeys:
             try:
                 data = self._read_blob(hotkey, digest, max_bytes, exact)
+            except NodeTrouble:
+                raise
             except SubnetError as error:
                 may_help |= not isinstance(error, (RecordError, NotFound))
                 if isinstance(error, (Unavailable, TooLarge)):
@@ -204,18 +300,18 @@ class Peers:
 
 
 class Fetching:
-    """Payloads being fetched, with a thread per bucket: a slow bucket delays only itself."""
+    """Payloads being fetched, with a thread per bucket: a slow bucket delays only itself.
 
-    def __init__(self) -> None:
+    `node_troubles`: hotkey -> the failure of this node that a running request waits for.
+    """
+
+    def __init__(self, node_troubles: Mapping[str, NodeTrouble]) -> None:
+        self._node_troubles = node_troubles
         self._pool = ThreadPoolExecutor(max_workers=FETCH_THREADS, thread_name_prefix="fetch")
         self._running: list[tuple[Member, Future[bytes]]] = []
-        self._failed: list[tuple[Member, SubnetError]] = []
 
     def add(self, member: Member, get: Callable[[], bytes]) -> None:
-        self._running.append((member, self._pool.submit(get)))
-
-    def add_failure(self, member: Member, error: SubnetError) -> None:
-        self._failed.append((member, error))
+        self._running.append((member, start(self._pool, get)))
 
     @property
     def num_waiting(self) -> int:
@@ -228,17 +324,26 @@ class Fetching:
 
     def outcomes(self) -> list[tuple[Member, bytes | SubnetError]]:
         """Each member's payload, or the error."""
-        return [*self._failed, *((member, _outcome(future)) for member, future in self._running)]
+        return [(member, self._outcome(member, future)) for member, future in self._running]
 
     def close(self) -> None:
         """Cancel waiting requests, without waiting for running requests."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
+    def _outcome(self, member: Member, future: Future[bytes]) -> bytes | SubnetError:
+        if future.cancelled():
+            return NodeTrouble("this node had no thread to ask in time")
+        if not future.done():
+            late = Unavailable("no answer in time")
+            return self._node_troubles.get(member.hotkey, late)
+        try:
+            return future.result()
+        except SubnetError as error:
+            return error
 
-def _outcome(future: Future[bytes]) -> bytes | SubnetError:
-    if future.cancelled() or not future.done():
-        return Unavailable("no answer in time")
+
+def _trouble_as_value(future: Future[bytes | None]) -> bytes | NodeTrouble | None:
     try:
         return future.result()
-    except SubnetError as error:
+    except NodeTrouble as error:
         return error

@@ -18,6 +18,7 @@ from template.context import ReadContext
 from template.data.pages import PageReader
 from template.errors import (
     Denied,
+    NodeTrouble,
     NotFound,
     PayloadError,
     RecordError,
@@ -49,6 +50,8 @@ _FETCH_REASONS: Mapping[type[SubnetError], str] = {
     TooLarge: "too_large",
     Denied: "access_denied",
     RecordError: "no_access",
+    # The validator did not measure the payload, and knows no fault of the miner.
+    NodeTrouble: NOT_SCORED,
 }
 
 
@@ -229,8 +232,8 @@ def _blank(window: int, member: Member, admission: Admission, is_measured: bool)
     if isinstance(refusal, PayloadError):
         return replace(verdict, status=refusal.reason, detail=_detail(refusal))
     if refusal is not None:
-        reason = _FETCH_REASONS.get(type(refusal), UNAVAILABLE)
-        return replace(verdict, status=reason, detail=_detail(refusal))
+        reasons = (reason for kind, reason in _FETCH_REASONS.items() if isinstance(refusal, kind))
+        return replace(verdict, status=next(reasons, UNAVAILABLE), detail=_detail(refusal))
     assert payload is not None, "an admission without a refusal has a payload"
     return replace(
         verdict,

@@ -59,6 +59,9 @@ class MemoryStore:
         with self._shelf.lock:
             self._shelf.objects.pop(key, None)
 
+    def close(self) -> None:
+        """Nothing to close: no connection is held."""
+
     def _find(self, key: str) -> bytes:
         check_key(key)
         with self._shelf.lock:

@@ -31,6 +31,9 @@ class NamedStore:
     def delete(self, key: str) -> None:
         self._call_with_name(lambda: self._store.delete(key))
 
+    def close(self) -> None:
+        self._store.close()
+
     def _call_with_name(self, call: Callable[[], T]) -> T:
         try:
             return call()

@@ -23,15 +23,19 @@ from botocore.configprovider import ConfigValueStore
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
-from template.errors import Denied, NotFound, StoreError, TooLarge, Unavailable
+from template.errors import Denied, NodeTrouble, NotFound, StoreError, TooLarge, Unavailable
 from template.retry import retry
 from template.secret import Secret
+from template.store.endpoints import parse_endpoint
 from template.store.keys import check_key, check_prefix
 from template.store.transport import (
     CHUNK_BYTES,
     BoundedTransport,
+    NodeFailure,
+    RefusedAnswer,
     TransportError,
     TransportLimits,
+    node_failure,
 )
 
 T = TypeVar("T")
@@ -39,8 +43,12 @@ T = TypeVar("T")
 # R2 ends at 4.995 GiB for a single put, S3 at 5 GiB.
 MAX_OBJECT_BYTES = 4_995 * (1 << 30) // 1_000
 
+MAX_TRIES = 16
+"""Requests of one call at most, each with a single exchange, whatever the server answers."""
+MAX_PAGES = 10_000
+"""Calls of one listing at most: ten million keys."""
+
 _BUCKET = re.compile(r"[a-z0-9](-?[a-z0-9]){2,62}")
-_ENDPOINT = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?/?")
 _CODE = re.compile(r"[A-Za-z0-9.]{1,64}")
 
 _DENIED = frozenset({"InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "Unauthorized"})
@@ -87,16 +95,17 @@ class S3Bucket:
                 f"bucket {self.bucket!r:.80} is not a name: take 3 to 63 of [a-z0-9], "
                 "with single hyphens between"
             )
-        if not _ENDPOINT.fullmatch(self.endpoint_url):
-            raise ValueError("endpoint_url must be http(s)://host[:port] and nothing more")
+        parse_endpoint(self.endpoint_url)
 
 
 class S3Store:
     """A `Store` on an S3 bucket. Make a store per bucket and credential, and reuse the store.
 
     Safe to use from `limits.connections` threads. Transient failures (no answer, 429, 5xx) are
-    tried again until `deadline_s` after the call; the last try may take `limits` `attempt_s` plus
-    `connect_s` plus `silence_s` more. `ca_file` (PEM) replaces botocore's certificate authorities.
+    tried again until `deadline_s` after the call, `MAX_TRIES` times at most; the last try may take
+    `limits` `connect_s` plus `attempt_s` more, and for an object the seconds of its length. With
+    `waits_for_node`, NodeTrouble counts as transient. `ca_file` (PEM) replaces botocore's
+    certificate authorities. ValueError if botocore refuses the bucket.
     """
 
     def __init__(
@@ -106,11 +115,20 @@ class S3Store:
         deadline_s: float = 60.0,
         limits: TransportLimits | None = None,
         ca_file: Path | None = None,
+        waits_for_node: bool = True,
     ) -> None:
         self.bucket = bucket
         self._deadline_s = deadline_s
-        self._transport = BoundedTransport(limits or TransportLimits(), ca_file)
-        self._client = _new_client(bucket, self._transport)
+        self._passing = (_Transient, NodeTrouble) if waits_for_node else (_Transient,)
+        try:
+            self._transport = BoundedTransport(limits or TransportLimits(), ca_file)
+            self._client = _new_client(bucket, self._transport)
+        except BotoCoreError as error:
+            raise ValueError(
+                f"the S3 client refuses this bucket ({type(error).__name__})"
+            ) from None
+        except (OSError, MemoryError) as error:
+            raise _own_trouble(bucket.bucket, node_failure(error) or str(error)) from error
 
     def put(self, key: str, data: bytes) -> None:
         """As in `Store`, in a single request. Raises TooLarge above MAX_OBJECT_BYTES, unsent."""
@@ -131,7 +149,7 @@ class S3Store:
         check_prefix(prefix)
         keys: list[str] = []
         position: dict[str, str] = {}
-        while True:
+        for _page in range(MAX_PAGES):
             ask = partial(
                 self._client.list_objects_v2, Bucket=self.bucket.bucket, Prefix=prefix, **position
             )
@@ -143,6 +161,7 @@ class S3Store:
             if position.get("ContinuationToken") == token:
                 raise Unavailable(f"{self._name(prefix)}*: the listing does not advance")
             position = {"ContinuationToken": token}
+        raise Unavailable(f"{self._name(prefix)}*: the listing has more than {MAX_PAGES} pages")
 
     def delete(self, key: str) -> None:
         check_key(key)
@@ -153,8 +172,9 @@ class S3Store:
         self._call("", self._create)
 
     def close(self) -> None:
-        """Close idle connections; the store must not be used afterwards."""
+        """As in `Store`."""
         self._transport.close()
+        self._client.close()
 
     def _at(self, key: str) -> dict[str, str]:
         return {"Bucket": self.bucket.bucket, "Key": key}
@@ -162,16 +182,13 @@ class S3Store:
     def _read(self, key: str, max_bytes: int) -> bytes:
         answer = self._client.get_object(**self._at(key))
         with closing(answer["Body"]) as body:
-            declared_bytes = answer.get("ContentLength")
-            if declared_bytes is not None and declared_bytes > max_bytes:
+            # The transport accepts no object without a length, and http.client reads no further.
+            declared_bytes = answer["ContentLength"]
+            if declared_bytes > max_bytes:
                 raise TooLarge(f"{self._name(key)} has {declared_bytes} bytes, over {max_bytes}")
             pieces: list[bytes] = []
-            total_bytes = 0
             while piece := body.read(CHUNK_BYTES):
                 pieces.append(piece)
-                total_bytes += len(piece)
-                if total_bytes > max_bytes:
-                    raise TooLarge(f"{self._name(key)} has more than {max_bytes} bytes")
         return b"".join(pieces)
 
     def _measure(self, key: str) -> int:
@@ -194,13 +211,13 @@ class S3Store:
         """`ask()`, with failures as our errors and transient failures tried again."""
 
         def attempt() -> T:
+            self._transport.allow_request()
             try:
                 return ask()
             except ClientError as error:
                 raise _translate(error, self._name(key)) from None
-            except (TransportError, BotoCoreError) as error:
-                reason = str(error) if isinstance(error, TransportError) else type(error).__name__
-                raise _Transient(f"{self._name(key)}: {reason}") from None
+            except (TransportError, BotoCoreError, OSError, MemoryError) as error:
+                raise _explain(error, self._name(key)) from None
             except (ResponseParserError, *_PARSER_FAULTS) as error:
                 # botocore's parser trusts headers: a Content-Length of letters ends here, a
                 # Last-Modified of 1e300 in a RuntimeError.
@@ -208,7 +225,22 @@ class S3Store:
                     f"{self._name(key)}: unreadable answer ({type(error).__name__})"
                 ) from None
 
-        return retry(attempt, on=(_Transient,), deadline_s=self._deadline_s)
+        return retry(attempt, on=self._passing, deadline_s=self._deadline_s, max_tries=MAX_TRIES)
+
+
+def _explain(error: Exception, name: str) -> StoreError:
+    """Our error for an exchange without a readable answer."""
+    if isinstance(error, NodeFailure):
+        return _own_trouble(name, str(error))
+    if isinstance(error, TransportError):
+        return (Unavailable if isinstance(error, RefusedAnswer) else _Transient)(f"{name}: {error}")
+    if (trouble := node_failure(error)) is not None:
+        return _own_trouble(name, trouble)
+    return _Transient(f"{name}: {type(error).__name__}")
+
+
+def _own_trouble(name: str, reason: str) -> NodeTrouble:
+    return NodeTrouble(f"{name}: this node could not ask ({reason})")
 
 
 def _translate(error: ClientError, name: str) -> StoreError:
@@ -249,7 +281,17 @@ def _new_client(bucket: S3Bucket, transport: BoundedTransport) -> Any:
             config=config,
         )
     client.meta.events.register("before-send.s3", transport.send)
+    # Registered after botocore's own handler, so the mark of this one stands.
+    client.meta.events.register("before-parameter-build.s3", _mark_as_redirected)
     return client
+
+
+def _mark_as_redirected(context: dict[str, Any], **_event: Any) -> None:
+    """Keep botocore from asking for a bucket's region and asking again there.
+
+    botocore redirects a request once. The endpoint is the only server that may be asked.
+    """
+    context.setdefault("s3_redirect", {})["redirected"] = True
 
 
 @cache

@@ -6,9 +6,9 @@ from typing import Protocol
 class Store(Protocol):
     """A bucket seen with a credential. Keys are ASCII, at most 1,024 bytes.
 
-    Every method may raise Unavailable (no usable answer before the deadline) and Denied
-    (credentials refused). A bucket's timestamps are hidden, because no decision may depend
-    on a server's clock.
+    Every method may raise Unavailable (no usable answer before the deadline; as NodeTrouble if
+    this node could not ask) and Denied (credentials refused). A bucket's timestamps are hidden,
+    because no decision may depend on a server's clock.
     """
 
     def put(self, key: str, data: bytes) -> None:
@@ -25,3 +25,6 @@ class Store(Protocol):
 
     def delete(self, key: str) -> None:
         """Remove an object; a missing object is no error."""
+
+    def close(self) -> None:
+        """Close idle connections; the store must not be used afterwards."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from template.bucket.retention import oldest_start
 from template.context import ReadContext
 from template.data.pages import OnRead
-from template.errors import ObjectError, StoreError, SubnetError, Unavailable
+from template.errors import NodeTrouble, ObjectError, StoreError, SubnetError, Unavailable
 from template.peers.blobs import fetch_from_any, validators_by_stake
 from template.peers.client import Peers
 from template.protocol.keys import checkpoint_manifest_key
@@ -155,7 +155,8 @@ class CheckpointSearch:
 
         The root and the checkpoint digest of the step prove the whole state. Honest validators
         publish equal manifests, so each distinct manifest is tried once; a bucket with another
-        state is asked last from then on.
+        state is asked last from then on. NodeTrouble if this node could not ask: that says nothing
+        about what is published.
         """
         window = step.window + 1
         tried: set[bytes] = set()
@@ -169,6 +170,8 @@ class CheckpointSearch:
                 if not _leads_to(manifest, step):
                     raise ObjectError("the voted root proves another state")
                 return self._restore(manifest, hotkey)
+            except NodeTrouble:
+                raise
             except ObjectError as error:
                 log.warning("checkpoint %d of %s is refused: %s", window, hotkey, error)
                 self._peers.ask_last(hotkey)

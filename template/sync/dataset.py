@@ -10,7 +10,14 @@ from template.data.manifest import (
     parse_manifest,
 )
 from template.data.pages import OnRead, PageReader
-from template.errors import ConfigError, NotFound, ObjectError, StoreError, Unavailable
+from template.errors import (
+    ConfigError,
+    NodeTrouble,
+    NotFound,
+    ObjectError,
+    StoreError,
+    Unavailable,
+)
 from template.peers.blobs import fetch_from_any
 from template.peers.client import Peers
 from template.protocol.spec import RunSpec
@@ -44,6 +51,8 @@ def open_pages(context: ReadContext, peers: Peers, on_read: OnRead = ignore_obje
             return fetch_from_any(
                 context, peers, bytes.fromhex(shard_digest), num_bytes, exact=True
             )
+        except NodeTrouble:
+            raise
         except StoreError as error:
             raise Unavailable(
                 f"dataset shard {shard_digest} of {key}: no mirror of data.mirrors and no "
@@ -78,7 +87,7 @@ def fetch_named_object(
     """The object named by `key` of the spec, from a mirror of the spec or any validator.
 
     ConfigError if every bucket answers and the object is in no bucket; Unavailable if a later try
-    may succeed.
+    may succeed, as NodeTrouble if this node could not ask.
     """
     try:
         return fetch_from_any(context, peers, bytes.fromhex(digest), max_bytes)
@@ -88,6 +97,8 @@ def fetch_named_object(
             f"({error}). Get the file again from the subnet's owner, and check that --netuid and "
             "--subtensor.network are those of the run"
         ) from error
+    except NodeTrouble:
+        raise
     except StoreError as error:
         raise Unavailable(
             f"--run {context.run_file}: no mirror of data.mirrors and no validator serves {key} "

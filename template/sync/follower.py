@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from template.chain.ballots import read_ballot, read_ballot_at
 from template.context import ReadContext
-from template.errors import ChainError, StoreError, Unavailable
+from template.errors import ChainError, NodeTrouble, StoreError, Unavailable
 from template.peers.client import Peers
 from template.protocol.lineage import Accepted, LineageStep
 from template.protocol.payload import Payload
@@ -142,6 +142,8 @@ class Follower:
         try:
             step = self._lineage.next_step(self.state)
             payloads = self._payloads.obtain_past_payloads(step)
+        except NodeTrouble:
+            raise
         except Unavailable as error:
             return self._jump(error)
         # The voted root of a lineage is in no hash: a stranger's word must not void a window.

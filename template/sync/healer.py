@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from template.bucket.retention import oldest_start
 from template.context import ReadContext
-from template.errors import NotFound, Unavailable
+from template.errors import NodeTrouble, NotFound, Unavailable
 from template.peers.client import Peers
 from template.protocol.lineage import LineageStep
 from template.protocol.quorum import Decision
@@ -77,6 +77,8 @@ class Healer:
                 self._context.spec,
                 is_right,
             )
+        except NodeTrouble:
+            raise
         except Unavailable as error:
             log.warning("the last steps cannot be taken again: %s", error)
             return None
@@ -92,6 +94,8 @@ class Healer:
             return None
         try:
             found = self._follow_way(ledger, decision, decision.root)
+        except NodeTrouble:
+            raise
         except (Unavailable, NotFound) as error:
             log.warning("window %d: cannot join anew: %s", decision.window, error)
             return None

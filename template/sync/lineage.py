@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from template.chain.ballots import read_standing_votes
 from template.context import NodeContext, ReadContext
-from template.errors import ObjectError, SubnetError, Unavailable
+from template.errors import NodeTrouble, ObjectError, SubnetError, Unavailable
 from template.peers.blobs import validators_by_stake
 from template.peers.client import Peers
 from template.protocol.keys import lineage_key
@@ -145,11 +145,14 @@ def _find_segment(
     """The steps of a segment up to window `last` from the first bucket that leads to `root`.
 
     A bucket with another segment is asked last from then on. Empty if no bucket leads to `root`.
+    NodeTrouble if this node could not ask.
     """
     key, limit = lineage_key(context.spec.run_id, start), lineage_limit_bytes(context.spec)
     for hotkey in peers.in_order(validators_by_stake(context)):
         try:
             offered = parse_lineage(peers.bucket(hotkey).get(key, max_bytes=limit))
+        except NodeTrouble:
+            raise
         except ObjectError as error:
             log.warning("lineage from theta_%d of %s: %s", start, hotkey, error)
             peers.ask_last(hotkey)

@@ -2,12 +2,11 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from template.context import ReadContext
-from template.errors import PayloadError, Unavailable
+from template.errors import NodeTrouble, PayloadError, Unavailable
 from template.peers.blobs import validators_by_stake
-from template.peers.client import FETCH_THREADS, Peers
+from template.peers.client import Peers
 from template.protocol.admission import open_payload
 from template.protocol.lineage import LineageStep
 from template.protocol.payload import Payload, payload_digest
@@ -43,22 +42,33 @@ class PayloadCache:
     def fetch_missing(
         self, window: int, members: Sequence[Member], holders: Mapping[int, Sequence[str]]
     ) -> list[Member]:
+        """As `ask_for_missing`; a payload that this node could not ask for counts as missing."""
+        try:
+            return self.ask_for_missing(window, members, holders)
+        except NodeTrouble:
+            return [m for m in members if self.held(m.digest) is None]
+
+    def ask_for_missing(
+        self, window: int, members: Sequence[Member], holders: Mapping[int, Sequence[str]]
+    ) -> list[Member]:
         """Ask once for every missing payload, all at the same time; returns the still missing.
 
         `holders`: uid -> hotkeys whose buckets should hold the payload, beside the miner's.
+        NodeTrouble if a payload is missing because this node could not ask.
         """
         missing = [m for m in members if self.held(m.digest) is None]
         if not missing:
             return []
         self._peers.refresh()
 
-        def fetch(member: Member) -> bytes | None:
-            return self._peers.fetch_named_payload(member, window, holders[member.uid])
-
-        with ThreadPoolExecutor(max_workers=FETCH_THREADS) as pool:
-            for member, frame in zip(missing, pool.map(fetch, missing), strict=True):
-                if frame is not None:
-                    self.keep(window, member.digest, frame)
+        found = self._peers.fetch_named_payloads({m: holders[m.uid] for m in missing}, window)
+        for member in missing:
+            frame = found.get(member.uid)
+            if isinstance(frame, bytes):
+                self.keep(window, member.digest, frame)
+        troubles = [error for error in found.values() if isinstance(error, NodeTrouble)]
+        if troubles:
+            raise troubles[0]
         return [m for m in missing if self.held(m.digest) is None]
 
     def open_frames(self, window: int, members: Sequence[Member]) -> dict[int, Payload]:
@@ -85,10 +95,10 @@ class PayloadCache:
     def obtain_past_payloads(self, step: LineageStep) -> dict[int, Payload]:
         """The payloads of a past step, from their miners or any validator.
 
-        Unavailable if a payload is in no bucket now.
+        Unavailable if a payload is in no bucket now; NodeTrouble if this node could not ask.
         """
         holders = validators_by_stake(self._context) if step.members else ()
-        missing = self.fetch_missing(
+        missing = self.ask_for_missing(
             step.window, step.members, {m.uid: holders for m in step.members}
         )
         if missing:

@@ -12,9 +12,14 @@ from simulation.world import hotkey_of
 from template.commands.reading import bucket_opener
 from template.errors import RecordError
 from template.protocol.keys import bucket_name
-from template.protocol.record import Access, AccessKind
+from template.protocol.record import Access, AccessKind, Record, decode_record, encode_record
 from template.protocol.ss58 import public_key
-from template.store.endpoints import check_peer_endpoint, is_local_chain, is_loopback
+from template.store.endpoints import (
+    check_peer_endpoint,
+    is_local_chain,
+    is_loopback,
+    parse_endpoint,
+)
 from template.store.s3 import S3Store
 from tests.support.waiting import HANG_S
 
@@ -26,7 +31,7 @@ R2 = (
     f"https://{ACCOUNT}.eu.r2.cloudflarestorage.com",
     f"https://{ACCOUNT}.fedramp.r2.cloudflarestorage.com",
 )
-LOOPBACK = ("http://127.0.0.1:9000", "https://localhost:1", "http://localhost", "http://LOCALHOST")
+LOOPBACK = ("http://127.0.0.1:9000", "https://localhost:1", "http://localhost")
 ELSEWHERE = (
     "https://s3.example.com",
     "https://8.8.8.8:443",
@@ -58,6 +63,10 @@ ELSEWHERE = (
     "https://[::1]",
     "",
     "ftp://127.0.0.1",
+    "HTTP://127.0.0.1:9000",
+    "http://LOCALHOST",
+    "http://127.0.0.1:09000",
+    f"HTTPS://{ACCOUNT}.r2.cloudflarestorage.com",
     "127.0.0.1:9000",
     "https://",
     "http://127.0.0.1:0",
@@ -125,6 +134,43 @@ def test_random_endpoints_raise_nothing_but_record_errors() -> None:
         with pytest.raises(RecordError):
             check_peer_endpoint("http://127.0.0.1" + tail, on_localnet=False)
     assert passed > 0
+
+
+ENDPOINT_PARTS = (
+    *("http", "HTTP", "https", "ftp", "://", "127.0.0.1", "localhost", "LOCALHOST", "example.com"),
+    *(":", "1", "9000", "65536", "/", "?", "@", "%2e", "#", "[::1]", " ", "..", "-"),
+)
+LIKELY = (
+    "http://127.0.0.1",
+    "http://127.0.0.1:9000",
+    "HTTP://127.0.0.1:9000",
+    "https://localhost:1",
+)
+
+
+def test_no_record_makes_the_opener_raise_anything_but_a_record_error() -> None:
+    """Whatever decodes from chain: odd endpoints, and keys of any printable characters."""
+    generator = random.Random(3)
+    printable = [chr(code) for code in range(32, 127)]
+    num_opened = num_refused = 0
+    while num_opened < 50 or num_refused < 2_000:
+        parts = generator.choices(ENDPOINT_PARTS, k=generator.randrange(1, 6))
+        likely = generator.randrange(10) == 0 and num_opened < 50
+        url = generator.choice(LIKELY) if likely else "".join(parts)
+        key, secret = ("".join(generator.choices(printable, k=n)) for n in (1, 80))
+        access = Access(
+            kind=AccessKind.S3, account=url, access_key_id=key, secret_access_key=secret
+        )
+        record = decode_record(encode_record(Record(access=access)))
+        assert record.access is not None
+        try:
+            store = bucket_opener(on_localnet=True)(hotkey_of("m0"), record.access)
+        except RecordError:
+            num_refused += 1
+            continue
+        num_opened += 1
+        assert parse_endpoint(url).url == url
+        store.close()
 
 
 def test_r2_records_lead_to_cloudflare() -> None:

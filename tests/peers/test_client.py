@@ -1,13 +1,16 @@
 """Peers' buckets: who is asked, in which order, and what a lying bucket achieves."""
 
 import hashlib
+import threading
 from dataclasses import replace
 
 import pytest
 
 from simulation.swarm import build_world
 from simulation.world import World, hotkey_of
+from template.commands.reading import bucket_opener
 from template.errors import (
+    NodeTrouble,
     NotFound,
     RecordError,
     StoreError,
@@ -19,7 +22,11 @@ from template.peers.client import Peers
 from template.protocol.keys import blob_key, payload_key
 from template.protocol.record import Access, AccessKind, Record, encode_record
 from template.protocol.root import Member
+from template.store.memory import MemoryStore
+from tests.support.descriptors import no_descriptor_left
+from tests.support.raw_server import RawServer, body_of
 from tests.support.silent import Silent
+from tests.support.waiting import HANG_S
 
 FRAME = b"a frame"
 MINER, FIRST, SECOND = (hotkey_of(name) for name in ("m0", "val-a", "val-b"))
@@ -70,7 +77,8 @@ def test_a_bucket_is_read_only_and_opened_once_per_access_record(world, tmp_path
     peers = Peers(context)
     for _ in range(2):
         peers.refresh()
-        assert peers.bucket(MINER) is peers.bucket(MINER)
+        peers.bucket(MINER)
+        peers.bucket(MINER)
     rotated = Access(
         kind=AccessKind.S3, account="http://127.0.0.1:1", access_key_id="new", secret_access_key="s"
     )
@@ -138,3 +146,149 @@ def test_a_blob_comes_from_the_first_bucket_that_has_it(bad, world, peers) -> No
     assert peers.fetch_blob(buckets, digest, max_bytes=10) == data
     with pytest.raises(StoreError, match="more than 5"):
         peers.fetch_blob(buckets, digest, max_bytes=5)
+
+
+class Powerless(MemoryStore):
+    """A bucket that this node cannot ask until `is_mended`; counts the tries."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_tries = 0
+        self.tried = threading.Event()
+        self.is_mended = False
+
+    def reader(self) -> "Powerless":
+        return self
+
+    def get(self, key: str, *, max_bytes: int) -> bytes:
+        self.num_tries += 1
+        self.tried.set()
+        if not self.is_mended:
+            raise NodeTrouble("this node could not ask (EMFILE)")
+        return super().get(key, max_bytes=max_bytes)
+
+
+@pytest.fixture
+def hasty(world, tmp_path) -> Peers:
+    """Peers that do not wait for their node."""
+    peers = Peers(world.context(hotkey_of("m1"), tmp_path), node_patience_s=0.0)
+    peers.refresh()
+    return peers
+
+
+@pytest.fixture
+def powerless(world) -> Powerless:
+    world.buckets[MINER] = Powerless()
+    return world.buckets[MINER]
+
+
+def fetched(peers: Peers, member: Member) -> bytes | SubnetError:
+    return peers.fetch_payloads([member], 5, lambda: False)[member.uid]
+
+
+def test_trouble_of_the_node_is_told_once_until_it_is_over(
+    world, hasty, member, powerless, caplog
+) -> None:
+    def num_told() -> int:
+        return sum("this node itself" in record.message for record in caplog.records)
+
+    for _ in range(3):
+        assert isinstance(fetched(hasty, member), NodeTrouble)
+    assert num_told() == 1
+    powerless.put(_key(world, member), FRAME)
+    powerless.is_mended = True
+    assert fetched(hasty, member) == FRAME
+    powerless.is_mended = False
+    assert isinstance(fetched(hasty, member), NodeTrouble)
+    assert num_told() == 2
+    assert all(record.levelname == "ERROR" for record in caplog.records)
+
+
+def test_a_request_waits_for_its_node(world, peers, member, powerless) -> None:
+    powerless.put(_key(world, member), FRAME)
+
+    def mend() -> None:
+        powerless.tried.wait(HANG_S)
+        powerless.is_mended = True
+
+    mending = threading.Thread(target=mend)
+    mending.start()
+    assert peers.bucket(MINER).get(_key(world, member), max_bytes=99) == FRAME
+    assert powerless.num_tries >= 2
+
+
+def test_who_waits_for_the_node_is_not_called_unavailable(peers, member, powerless) -> None:
+    """The time is up while the node still cannot ask."""
+    found = peers.fetch_payloads([member], 5, lambda: powerless.tried.wait(HANG_S))
+    powerless.is_mended = True
+    assert isinstance(found[member.uid], NodeTrouble)
+
+
+def test_past_trouble_excuses_no_silent_bucket(world, hasty, member, powerless) -> None:
+    assert isinstance(fetched(hasty, member), NodeTrouble)
+    world.buckets[MINER] = silent = Silent()
+    peers = hasty
+    rotated = replace(world.access(MINER), access_key_id="new")
+    world.chain(MINER).publish(encode_record(Record(access=rotated)))
+    world.time.block += 10
+    peers.refresh()
+    found = peers.fetch_payloads([member], 5, lambda: True)[member.uid]
+    silent.released.set()
+    assert isinstance(found, Unavailable)
+    assert not isinstance(found, NodeTrouble)
+
+
+def test_a_named_payload_that_the_node_could_not_ask_for_is_not_missing(
+    world, hasty, member, powerless
+) -> None:
+    key = _key(world, member)
+    with pytest.raises(NodeTrouble):
+        hasty.fetch_named_payload(member, 5, (FIRST, SECOND))
+    found = hasty.fetch_named_payloads({member: (FIRST,)}, 5)
+    assert isinstance(found[member.uid], NodeTrouble)
+    world.buckets[SECOND].put(key, FRAME)
+    assert hasty.fetch_named_payload(member, 5, (FIRST, SECOND)) == FRAME
+    assert hasty.fetch_named_payloads({member: (SECOND,)}, 5) == {member.uid: FRAME}
+
+
+def test_a_blob_that_the_node_could_not_ask_for_troubles_no_bucket(hasty, powerless) -> None:
+    with pytest.raises(NodeTrouble):
+        hasty.fetch_blob((MINER, FIRST), bytes(32), max_bytes=10)
+    assert not hasty.is_troubled(MINER)
+
+
+def test_a_thread_that_cannot_start_is_the_nodes_trouble(world, hasty, member, monkeypatch) -> None:
+    world.buckets[MINER].put(_key(world, member), FRAME)
+
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        assert isinstance(fetched(hasty, member), NodeTrouble)
+        found = hasty.fetch_named_payloads({member: (FIRST, SECOND)}, 5)
+        assert isinstance(found[member.uid], NodeTrouble)
+        with pytest.raises(NodeTrouble):
+            hasty.fetch_named_payload(member, 5, (FIRST, SECOND))
+    assert fetched(hasty, member) == FRAME
+
+
+def test_a_node_without_descriptors_frees_its_idle_connections(world, tmp_path, member) -> None:
+    """Real sockets: the connections kept to other peers are closed, and the request succeeds."""
+    server = RawServer(body_of(FRAME))
+    opener = bucket_opener(on_localnet=True)
+    access = Access(
+        kind=AccessKind.S3, account=server.url, access_key_id="k", secret_access_key="s"
+    )
+    context = replace(
+        world.context(hotkey_of("m1"), tmp_path), open_bucket=lambda peer, _: opener(peer, access)
+    )
+    peers = Peers(context, node_patience_s=0.0)
+    peers.refresh()
+    first, second = (replace(member, uid=uid, hotkey=h) for uid, h in ((1, FIRST), (2, SECOND)))
+    assert fetched(peers, first) == FRAME
+    with no_descriptor_left():
+        assert isinstance(fetched(peers, second), NodeTrouble)
+        # One descriptor of the idle connection is free now.
+        assert fetched(peers, second) == FRAME
+    server.close()

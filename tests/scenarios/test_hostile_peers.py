@@ -27,6 +27,7 @@ from template.base.validator import Validator
 from template.base.work import HonestWork
 from template.chain.ballots import read_records
 from template.context import NodeContext
+from template.errors import NodeTrouble, NotFound
 from template.protocol.keys import payload_key
 from template.protocol.record import PayloadCommitment, Record, Vote, encode_record
 from template.scoring.rules import pay_rules
@@ -82,6 +83,47 @@ def test_who_delivers_to_too_few_is_judged_by_half_of_the_stake(readers, tmp_pat
     assert len(digests(nodes)) == 1
     named = accepted(nodes["val-a"])
     assert all((uid_of(world, "m1") in uids) == (not lost) for uids in named.values())
+
+
+class Unaskable(MemoryStore):
+    """A bucket that its reader cannot ask, until the end."""
+
+    is_over = False
+
+    def get(self, key: str, *, max_bytes: int) -> bytes:
+        if self.is_over:
+            raise NotFound(key)
+        raise NodeTrouble("this node could not ask (EMFILE)")
+
+
+def test_a_validator_in_trouble_of_its_own_blames_no_miner(tmp_path) -> None:
+    """Half of the stake cannot ask m1's bucket: not measured there, and reported by no vote."""
+    stakes = {**STAKES_TAO, "val-c": 200}
+    world = build_world(stakes, schedule__num_windows=4)
+    m1, bucket = hotkey_of("m1"), Unaskable()
+
+    def troubled(world, context):
+        own = context.open_bucket
+        node = Validator(
+            replace(context, open_bucket=lambda p, a: bucket if p == m1 else own(p, a))
+        )
+        supervise(node.step, max_failures=1)
+        return node
+
+    drives = {"val-a": troubled, "val-b": troubled}
+    nodes = run(world, honest("m0", "m1", "val-c") | drives, tmp_path)
+    bucket.is_over = True
+    for name in ("val-a", "val-b", "val-c"):
+        logs = decode_logs((nodes[name].context.state_dir / "verdicts.jsonl").read_text())
+        assert {found for log in logs for found in log.undelivered} == set()
+        assert verify_logs(logs, pay_rules(world.spec)).found == ()
+        statuses = {v.status for log in logs for v in log.verdicts if v.hotkey == m1}
+        assert statuses == ({"not_scored"} if name in drives else {"named"})
+    records = read_records(world.chain(m1), world.chain(m1).head())
+    votes = [record.vote for record in records.values() if record.vote is not None]
+    assert len(votes) == 3
+    assert all(vote.missing == frozenset() for vote in votes)
+    assert len(digests(nodes)) == 1
 
 
 class Copier(HonestWork):

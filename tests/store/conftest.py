@@ -11,6 +11,8 @@ from template.secret import Secret
 from template.store import Store
 from template.store.memory import MemoryStore
 from template.store.s3 import S3Bucket, S3Store
+from template.store.transport import TransportLimits
+from tests.support.raw_server import PATIENT, Answer, RawServer, Serve, bucket_at
 from tests.support.waiting import HANG_S
 
 
@@ -49,3 +51,19 @@ def store(request: pytest.FixtureRequest) -> Store:
     if request.param == "memory":
         return MemoryStore()
     return request.getfixturevalue("s3_store")
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    servers: list[RawServer] = []
+
+    def start(
+        *answers: Answer, deadline_s: float = 0.0, limits: TransportLimits = PATIENT
+    ) -> tuple[S3Store, RawServer]:
+        server = RawServer(*answers)
+        servers.append(server)
+        return S3Store(bucket_at(server.url), deadline_s=deadline_s, limits=limits), server
+
+    yield start
+    for server in servers:
+        server.close()

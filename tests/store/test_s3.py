@@ -23,6 +23,7 @@ from template.errors import NotFound, TooLarge, Unavailable
 from template.secret import Secret
 from template.store.s3 import MAX_OBJECT_BYTES, S3Bucket, S3Store
 from template.store.transport import TransportLimits
+from tests.support.raw_server import read_request
 from tests.support.waiting import HANG_S
 
 LIMITS = TransportLimits(connect_s=HANG_S, silence_s=HANG_S, attempt_s=HANG_S)
@@ -163,6 +164,15 @@ def test_tls_with_an_unknown_certificate_is_unavailable(tls_url: str) -> None:
         store.get("object", max_bytes=9)
 
 
+def test_an_upload_over_tls_arrives_whole(
+    tls_url: str, certificate: Path, tls_requests: list[bytes]
+) -> None:
+    store = S3Store(make_bucket(endpoint_url=tls_url), ca_file=certificate, limits=LIMITS)
+    data = os.urandom(3_000_000)
+    store.put("upload", data)
+    assert tls_requests[-1].endswith(b"\r\n\r\n" + data)
+
+
 def test_tls_server_that_stalls_after_the_handshake(tls_url: str, certificate: Path) -> None:
     limits = TransportLimits(connect_s=2.0, silence_s=0.5, attempt_s=1.0)
     store = S3Store(
@@ -210,7 +220,13 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def tls_url(certificate: Path) -> Iterator[str]:
+def tls_requests() -> list[bytes]:
+    """The requests that `tls_url` has received."""
+    return []
+
+
+@pytest.fixture
+def tls_url(certificate: Path, tls_requests: list[bytes]) -> Iterator[str]:
     """A TLS server that answers `encrypted`, and for the key `slow` a header byte at a time."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
@@ -218,7 +234,11 @@ def tls_url(certificate: Path) -> Iterator[str]:
 
     def serve(raw: socket.socket) -> None:
         with suppress(OSError), context.wrap_socket(raw, server_side=True) as connection:
-            while request := connection.recv(65_536):
+            while request := read_request(connection):
+                tls_requests.append(request)
+                if request.startswith(b"PUT"):
+                    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+                    continue
                 connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n")
                 while b"/slow" in request and not stopping.wait(0.05):
                     connection.sendall(b"X-Slow: 1\r\n")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from template.secret import Secret
-from template.store.s3 import S3Bucket
+from template.store.s3 import S3Bucket, S3Store
 from template.store.transport import TransportLimits
 from tests.support.waiting import HANG_S
 
@@ -19,6 +19,8 @@ PATIENT = TransportLimits(connect_s=HANG_S, silence_s=HANG_S, attempt_s=HANG_S)
 """For an exchange that is to succeed, on a machine of any load."""
 
 Answer = Callable[["RawServer", socket.socket], None]
+Serve = Callable[..., tuple[S3Store, "RawServer"]]
+"""(answers, deadline_s, limits) -> a store at a server with these answers; see `serve`."""
 
 
 class RawServer:

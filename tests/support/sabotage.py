@@ -217,6 +217,9 @@ class TroubledStore:
         with self._called():
             self._store.delete(key)
 
+    def close(self) -> None:
+        self._store.close()
+
     def get(self, key: str, *, max_bytes: int) -> bytes:
         with self._called():
             data = self._store.get(key, max_bytes=max_bytes)

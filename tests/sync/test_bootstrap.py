@@ -14,7 +14,7 @@ import pytest
 from simulation.swarm import FOUR, STAKES_TAO, build_world, honest, metrics, run
 from simulation.world import FakeChain, World, hotkey_of
 from template.chain.waiter import Waiter
-from template.errors import ChainError, ConfigError, NotFound, Unavailable
+from template.errors import ChainError, ConfigError, NodeTrouble, NotFound, Unavailable
 from template.peers.client import Peers
 from template.protocol.keys import blob_key, checkpoint_manifest_key
 from template.protocol.root import tensors_digest
@@ -23,7 +23,9 @@ from template.store.memory import MemoryStore
 from template.store.s3 import S3Store
 from template.sync.bootstrap import Bootstrap
 from template.sync.dataset import open_pages
+from template.sync.lineage import read_lineage, wait_for_voted_root
 from template.sync.own_checkpoint import save_own_checkpoint
+from template.sync.payload_cache import PayloadCache
 from template.training.outer import state_digest
 from template.training.published import (
     PublishedManifest,
@@ -421,3 +423,34 @@ def test_theta_0_will_do_only_while_its_payloads_are_kept(
     else:
         with pytest.raises(Unavailable, match=NO_CHECKPOINT):
             Bootstrap(early, Peers(early)).join()
+
+
+def _refuse(_key: str) -> None:
+    raise NodeTrouble("this node could not ask (EMFILE)")
+
+
+def test_what_a_node_in_trouble_cannot_ask_for_is_not_called_absent(context, buckets) -> None:
+    """Manifest, theta_0, checkpoints, lineage and payloads: every reader reports the node itself,
+    instead of a mirror, a fork or a deleted object; nothing is concluded from it.
+    """
+    peers = Peers(context, node_patience_s=0.0)
+    peers.refresh()
+    vote = wait_for_voted_root(context)
+    step = read_lineage(context, peers, vote.window + 1, vote.root)[-1]
+    assert step.members
+    for bucket in buckets.values():
+        bucket.before_get = _refuse
+    cache = PayloadCache(context, peers)
+    readers = (
+        lambda: Bootstrap(context, peers).join(),
+        lambda: Bootstrap(context, peers).published_or_first_state(1),
+        lambda: open_pages(context, peers),
+        lambda: read_lineage(context, peers, vote.window + 1, vote.root),
+        lambda: cache.obtain_past_payloads(step),
+    )
+    for read in readers:
+        with pytest.raises(NodeTrouble, match="this node could not ask") as caught:
+            read()
+        assert "mirror" not in str(caught.value)
+    holders = {member.uid: (FIRST,) for member in step.members}
+    assert cache.fetch_missing(step.window, step.members, holders) == list(step.members)
