@@ -40,9 +40,11 @@ def world(swarm):
     world, _ = swarm
     before = {hotkey: dict(bucket._shelf.objects) for hotkey, bucket in world.buckets.items()}
     commitments = {h: (list(b), list(v)) for h, (b, v) in world.ledger.commitments.items()}
+    block = world.time.block
     world.time.enter()
     yield world
     world.time.leave()
+    world.time.block = block
     for hotkey, objects in before.items():
         world.buckets[hotkey]._shelf.objects.clear()
         world.buckets[hotkey]._shelf.objects.update(objects)
@@ -128,11 +130,15 @@ def test_without_a_lineage_or_payloads_there_is_nothing_to_replay(world, tmp_pat
 
 
 def test_the_last_window_is_left_out_where_its_payloads_are_gone(swarm, world, tmp_path) -> None:
-    """No root says yet what it leads to."""
+    """Before the vote after the run's end, no root says yet what it leads to."""
     assert _forget(world, f"/payload/{WINDOWS - 1:08d}/")
     replayed, said = _replay(world, tmp_path)
     assert replayed.state.window == WINDOWS
     assert said[-1].startswith(f"window {WINDOWS - 1} is left out: no bucket has")
+    schedule = world.context(hotkey_of("nobody-yet"), tmp_path).schedule
+    world.time.block = schedule.vote_block(WINDOWS) + world.ledger.finality_lag
+    with pytest.raises(NotFound, match=f"voted for window {WINDOWS}"):
+        _replay(world, tmp_path)
 
 
 def test_every_validators_losses_are_computed_again(swarm, world, tmp_path) -> None:
