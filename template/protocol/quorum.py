@@ -136,18 +136,21 @@ def find_standing_authority(
 
     For a reader without a state, and so without the reference stake. `voters`: all standing
     votes, each hotkey's newest. A voter counts as awake up to the window of its vote and as asleep
-    afterwards, so the reference decays from the voters of the past as in `next_reference`. Votes
-    count as equal by window, root and sample digest.
+    afterwards, so the reference decays from the voters of the past as in `next_reference`. A vote is
+    compared with the reference of its own window: a later, smaller reference would give an old
+    minority authority. Votes count as equal by window, root and sample digest.
     """
     standing = [voter for voter in voters if voter.vote.window <= window]
-    reference_rao = 0
-    for past in range(min((v.vote.window for v in standing), default=window), window + 1):
+    windows = {voter.vote.window for voter in standing}
+    references_rao, reference_rao = {}, 0
+    for past in range(min(windows, default=window), window + 1):
         awake_rao = sum(v.stake_rao for v in standing if v.vote.window >= past)
         reference_rao = next_reference(reference_rao, awake_rao, rules)
-    for past in sorted({voter.vote.window for voter in standing}, reverse=True):
+        references_rao[past] = reference_rao
+    for past in sorted(windows, reverse=True):
         votes = {_content(v.vote): v.vote for v in standing if v.vote.window == past}
         weighted = [(_content(v.vote), v.stake_rao) for v in standing if v.vote.window == past]
-        found = _find_authority(weighted, reference_rao)
+        found = _find_authority(weighted, references_rao[past])
         if found is not None:
             return votes[found]
     return None
