@@ -8,7 +8,7 @@ from hypothesis import settings
 
 from tests.support.process_state import changes, process_state
 
-settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=50)
 settings.load_profile("repeatable")
 
 

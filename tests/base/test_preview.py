@@ -126,6 +126,7 @@ def test_a_payload_that_cannot_be_fetched_is_left_out(tmp_path, monkeypatch) -> 
     assert all(three not in uids.split(",") for uids in seen.values())
 
 
+@pytest.mark.slow
 def test_noise_that_was_never_accepted_is_not_expected(tmp_path) -> None:
     world = build_world({**STAKES_TAO, "garbage": 0})
     nodes = run(

@@ -412,9 +412,8 @@ def test_an_endpoint_that_was_never_there_is_unreachable(
     assert not caught.value.is_final, "a write that was lost is sent again"
 
 
-def test_an_endpoint_that_comes_back_as_another_chain_is_refused(
-    open_chain: Callable[..., BittensorChain], proxy: Relay
-):
+@pytest.mark.slow
+def test_an_endpoint_that_comes_back_as_another_chain_is_refused(open_chain, proxy: Relay):
     chain = open_chain(at_port=proxy.port, options=ChainOptions(read_deadline_s=2.0))
     chain.head()
     proxy.refuse()

@@ -133,6 +133,7 @@ def test_anonymous_is_denied(server: BucketServer, method: str) -> None:
     assert reader(server, identity).get("object", max_bytes=4) == b"mine"
 
 
+@pytest.mark.slow
 def test_forty_buckets_take_an_object_each(server: BucketServer) -> None:
     def fill(identity: BucketIdentity) -> bool:
         data = identity.rw.access_key_id.encode() * (OBJECT_BYTES // 32)

@@ -35,7 +35,7 @@ def _audit(world: World, context: NodeContext) -> list[Findings]:
     return list(audit_windows(auditor, source, 0, WINDOWS - 1))
 
 
-@pytest.mark.parametrize("num_committing", [0, 200])
+@pytest.mark.parametrize("num_committing", [pytest.param(0, marks=pytest.mark.slow), 200])
 def test_a_crowd_of_hotkeys_stops_no_validator(tmp_path, num_committing: int) -> None:
     """The crowd's pages of two windows are more than the text has."""
     world = build_world(

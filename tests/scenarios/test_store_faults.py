@@ -123,7 +123,12 @@ def _same_memory(before: Miner, after: Miner) -> None:
     assert any(residual.any() for residual in after.work.feedback.tensors.values())
 
 
-@pytest.mark.parametrize("place", ["make_payload", "commit", "reveal", "settle"])
+def slowly(*places: str) -> list:
+    """Cases of the slow lane."""
+    return [pytest.param(place, marks=pytest.mark.slow) for place in places]
+
+
+@pytest.mark.parametrize("place", ["commit", "settle", *slowly("make_payload", "reveal")])
 def test_a_miner_killed_anywhere_loses_nothing(place: str, calm, tmp_path) -> None:
     miner = _restarting(_crash(place, 2, Miner), _same_memory)
     nodes = run(_world(), {**honest(*FOUR), "m1": miner}, tmp_path)
@@ -131,7 +136,9 @@ def test_a_miner_killed_anywhere_loses_nothing(place: str, calm, tmp_path) -> No
     assert _history(nodes["val-a"]) == calm
 
 
-@pytest.mark.parametrize("place", ["_vote", "_logs.publish", "_publish_checkpoint", "_save"])
+@pytest.mark.parametrize(
+    "place", ["_vote", "_save", *slowly("_logs.publish", "_publish_checkpoint")]
+)
 def test_a_validator_killed_anywhere_loses_nothing(place: str, calm, tmp_path) -> None:
     validator, world = _restarting(_crash(place, 2, Validator)), _world()
     nodes = run(world, {**honest(*FOUR), "val-a": validator}, tmp_path)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evaluation.work import HELD_OUT
@@ -55,6 +55,7 @@ def all_committed(num_hotkeys: int, window: int) -> dict[str, int]:
     return {f"hotkey{uid}": window for uid in range(num_hotkeys)}
 
 
+@settings(max_examples=40, deadline=None)
 @given(
     salt=st.integers(0, 2**32),
     window=st.integers(0, 50),
@@ -103,6 +104,7 @@ def test_a_crowd_of_hotkeys_leaves_a_draw_from_half_of_the_text(num_pages: int) 
         assert not np.isin(held_out, newest).any(), "the newest window is given up last"
 
 
+@settings(max_examples=40, deadline=None)
 @given(
     salt=st.integers(0, 2**32),
     window=st.integers(2, 50),

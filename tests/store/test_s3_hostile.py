@@ -100,7 +100,10 @@ def test_an_object_comes_whole_with_its_length_or_not_at_all(serve: Serve, answe
     assert len(server.requests) == 1
 
 
-@pytest.mark.parametrize("status", [b"200 OK", b"500 No", b"404 No"])
+@pytest.mark.parametrize(
+    "status",
+    [b"200 OK", *(pytest.param(s, marks=pytest.mark.slow) for s in (b"500 No", b"404 No"))],
+)
 @pytest.mark.parametrize(
     ("start", "piece"),
     [(b"", b"1"), (b"5;x=", b"y"), (b"5\r\n12345\r\n0\r\n", b"X: 1\r\n")],
