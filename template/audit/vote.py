@@ -12,7 +12,11 @@ from template.training.outer import OuterState
 def compare_vote(
     log: WindowLog, vote: Vote | None, state: OuterState, context: ReadContext, found: Findings
 ) -> None:
-    """Root and parameter sample of the run's `state`; uids named and missing by the log."""
+    """Root and parameter sample of the run's `state`; uids named and missing by the log.
+
+    A vote may leave out a uid named by the log: its upload was not done in time, by this
+    validator's word. A vote names no other uid.
+    """
     if vote is None:
         found.add_unknown("vote: this validator had no vote on chain when votes were counted")
         return
@@ -23,9 +27,14 @@ def compare_vote(
     pairs = (
         ("root", state.root[:ROOT_BYTES].hex(), vote.root.hex()),
         ("digest of the parameters", sample.hex(), vote.sample_digest.hex()),
-        ("uids named by the log", sorted(named), sorted(vote.uids)),
+        ("uids not named by the log", [], sorted(vote.uids - named)),
         ("uids missing by the log", sorted(missing), sorted(vote.missing)),
     )
+    if late := sorted(named - vote.uids):
+        found.add_unknown(
+            f"vote: uids {late} are named by the log and not by the vote: the uploads were late, "
+            "by this validator's word"
+        )
     found.wrong += [
         f"{found.window_label}, vote: {subject} {actual}, the vote says {voted}"
         for subject, actual, voted in pairs

@@ -136,8 +136,8 @@ def find_standing_authority(
 
     For a reader without a state, and so without the reference stake. `voters`: all standing
     votes, each hotkey's newest. A voter counts as awake up to the window of its vote and as asleep
-    afterwards, so the reference decays from the voters of the past as in `next_reference`. A vote is
-    compared with the reference of its own window: a later, smaller reference would give an old
+    afterwards, so the reference decays from the voters of the past as in `next_reference`. A vote
+    is compared with the reference of its own window: a later, smaller reference would give an old
     minority authority. Votes count as equal by window, root and sample digest.
     """
     standing = [voter for voter in voters if voter.vote.window <= window]

@@ -21,6 +21,7 @@ from template.audit.logs import audit_windows, logs_in_bucket, logs_in_files
 from template.audit.vote import different_digest
 from template.errors import NotFound
 from template.protocol.keys import payload_key
+from template.protocol.record import decode_record, encode_record
 from tests.support.archive import Archive
 from tests.support.audited import (
     FORGED,
@@ -313,7 +314,7 @@ def a_miner_made_up(bench):
     return bench.resigned(replace(bench.honest, verdicts=verdicts))
 
 
-@forgery("window 3, vote: uids named by the log [{m0}], the vote says [")
+@forgery("window 3, vote: uids not named by the log [], the vote says [")
 def anothers_log(bench):
     return decode_log(published(bench.world, "val-b")[FORGED].decode())
 
@@ -420,3 +421,24 @@ def test_the_digest_names_other_bytes() -> None:
     (line,) = different_digest(3, data + b" ", digest)
     assert line.startswith("window 3: the log's digest is ")
     assert digest.hex() in line
+
+
+def test_a_vote_may_leave_out_a_late_upload_and_name_no_other(bench) -> None:
+    _, values = bench.world.ledger.commitments[hotkey_of("val-a")]
+    place, record = next(
+        (place, record)
+        for place, data in enumerate(values)
+        if (record := decode_record(data)).vote is not None and record.vote.window == FORGED
+    )
+    assert record.vote is not None
+    named, before = record.vote.uids, values[place]
+    assert named
+    stranger = max(named) + 1
+    try:
+        for uids, is_wrong in ((named - {min(named)}, False), (named | {stranger}, True)):
+            values[place] = encode_record(replace(record, vote=replace(record.vote, uids=uids)))
+            found = bench.audit(bench.honest)
+            assert any("not named by the log" in line for line in found.wrong) == is_wrong
+            assert any("uploads were late" in line for line in found.unknown) != is_wrong
+    finally:
+        values[place] = before
