@@ -24,7 +24,7 @@ def compare_vote(
     sample = sample_digest(state.params, block_hash)
     named = choose_accepted(log.verdicts, log.reputations, context.spec.outer.peers_per_step)
     missing = [verdict.uid for verdict in log.verdicts if verdict.missing]
-    pairs = (
+    pairs: tuple[tuple[str, object, object], ...] = (
         ("root", state.root[:ROOT_BYTES].hex(), vote.root.hex()),
         ("digest of the parameters", sample.hex(), vote.sample_digest.hex()),
         ("uids not named by the log", [], sorted(vote.uids - named)),
