@@ -152,7 +152,7 @@ def collect(sources: Sources) -> Report:
     Raises ChainError or StoreError if chain or buckets cannot be read.
     """
     events = {node.name: read_node_events(node.state_dir) for node in sources.nodes}
-    windows = _windows(events)
+    windows = _windows(events, sources.spec.schedule.num_windows)
     return {
         "run_id": sources.spec.run_id.hex(),
         "held_out_loss": _losses({n.name: events[n.name] for n in _validators(sources)}),
@@ -199,10 +199,14 @@ def _alike(losses: Sequence[float | None]) -> bool:
     return len(known) == len(losses) and max(known) - min(known) <= LOSS_TOLERANCE_NATS
 
 
-def _windows(events: Mapping[str, NodeEvents]) -> list[WindowReport]:
-    """Every decided window, with the root and uids of most nodes; a tie goes to the least."""
+def _windows(events: Mapping[str, NodeEvents], num_windows: int) -> list[WindowReport]:
+    """Every decided window of the run, with the root and uids of most nodes.
+
+    A tie goes to the least. Windows after the run's end, in which nothing can be accepted, are
+    left out.
+    """
     reports: list[WindowReport] = []
-    for window in sorted({w for e in events.values() for w in e.decisions}):
+    for window in sorted({w for e in events.values() for w in e.decisions if w < num_windows}):
         seen = {
             name: (e.decisions[window]["state_root"], tuple(accepted_uids(e.decisions[window])))
             for name, e in events.items()

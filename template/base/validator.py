@@ -90,6 +90,8 @@ class Validator:
             self._settle(self.follower.advance(self._vote_stuck))
             self._save()
             self._lineage.publish(self.follower.ledger.steps)
+            # Before the uploads, which may outlast the time for this vote.
+            self._vote_last_root()
             self._publish_checkpoint()
             if self._pace.has_time_to_measure(window + 1):
                 self._measure()
@@ -105,9 +107,7 @@ class Validator:
         self._publisher.push(lambda: False)
         if window >= self.context.spec.schedule.num_windows + VOID_WINDOWS:
             return False
-        if window > self.memory.last_voted and self.policy.votes:
-            waiter.until_finalized(schedule.stake_block(window))
-            self._publish_vote(window, frozenset())
+        self._vote_last_root()
         while self.context.chain.finalized() < schedule.vote_block(window):
             if self.follower.is_closed():
                 return False
@@ -115,6 +115,16 @@ class Validator:
         self._settle(self.follower.advance(self._vote_stuck))
         self._save()
         return True
+
+    def _vote_last_root(self) -> None:
+        """After the run's last window, vote the newest root for nobody, while votes count."""
+        window, schedule = self.follower.next_window, self.context.schedule
+        is_over = window >= self.context.spec.schedule.num_windows
+        if not is_over or window <= self.memory.last_voted or not self.policy.votes:
+            return
+        self.context.waiter.until_finalized(schedule.stake_block(window))
+        if self.context.waiter.recent_head() < schedule.vote_block(window):
+            self._publish_vote(window, frozenset())
 
     def _restore_vote(self) -> None:
         """Keep the vote on chain: a restart must not take the vote back."""
