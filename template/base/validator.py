@@ -77,7 +77,9 @@ class Validator:
         context, schedule = self.context, self.context.schedule
         window = self.follower.next_window
         if window >= context.spec.schedule.num_windows:
-            return self._close(window)
+            self._close()
+            self._publisher.push(lambda: False)
+            return False
         with window_context(window):
             context.waiter.until_finalized(schedule.held_out_block(window))
             self._standing.watch_permit()
@@ -90,37 +92,36 @@ class Validator:
             self._settle(self.follower.advance(self._vote_stuck))
             self._save()
             self._lineage.publish(self.follower.ledger.steps)
-            # Before the uploads, which may outlast the time for this vote.
-            self._vote_last_root()
+            if self.follower.next_window >= context.spec.schedule.num_windows:
+                # Before the uploads, which may outlast the time for this vote.
+                self._vote_last_root(self.follower.next_window)
             self._publish_checkpoint()
             if self._pace.has_time_to_measure(window + 1):
                 self._measure()
         return True
 
-    def _close(self, window: int) -> bool:
-        """Vote the last root after the run's last window; False once the root is proven.
+    def _close(self) -> None:
+        """Vote the last root after the run's last window, until the root is proven.
 
         Payloads of the last windows may still be given up while validators lack payloads: until
-        more than half of the reference stake votes this root, or the time for that is over.
+        more than half of the reference stake votes this root, or `VOID_WINDOWS` windows are over.
         """
         schedule, waiter = self.context.schedule, self.context.waiter
-        self._publisher.push(lambda: False)
-        if window >= self.context.spec.schedule.num_windows + VOID_WINDOWS:
-            return False
-        self._vote_last_root()
-        while self.context.chain.finalized() < schedule.vote_block(window):
-            if self.follower.is_closed():
-                return False
-            waiter.pause()
-        self._settle(self.follower.advance(self._vote_stuck))
+        first = self.context.spec.schedule.num_windows
+        for window in range(first, first + VOID_WINDOWS):
+            self._vote_last_root(window)
+            while self.context.chain.finalized() < schedule.vote_block(window):
+                if self.follower.is_proven_at(window):
+                    return
+                waiter.pause()
+            if self.follower.close_window(window):
+                return
         self._save()
-        return True
 
-    def _vote_last_root(self) -> None:
-        """After the run's last window, vote the newest root for nobody, while votes count."""
-        window, schedule = self.follower.next_window, self.context.schedule
-        is_over = window >= self.context.spec.schedule.num_windows
-        if not is_over or window <= self.memory.last_voted or not self.policy.votes:
+    def _vote_last_root(self, window: int) -> None:
+        """Vote this node's root for nobody, on a window after the run's end, while votes count."""
+        schedule = self.context.schedule
+        if window <= self.memory.last_voted or not self.policy.votes:
             return
         self.context.waiter.until_finalized(schedule.stake_block(window))
         if self.context.waiter.recent_head() < schedule.vote_block(window):

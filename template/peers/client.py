@@ -266,7 +266,7 @@ class Peers:
         return hotkey in self._troubled
 
     def ask_last(self, hotkey: str) -> None:
-        """Move a hotkey to the end of `in_order`: its objects led away from the voted root."""
+        """Move a hotkey to the end of `in_order`: it led away from the voted root, or was slow."""
         self._misleading.add(hotkey)
 
     def in_order(self, hotkeys: Iterable[str]) -> list[str]:

@@ -239,6 +239,11 @@ class Follower:
             )
             if not missing:
                 return self._payloads.open_frames(decision.window, decision.members)
+            if self.is_apart:
+                # Another run's payloads, perhaps: a step without them keeps this node apart, and
+                # a wait would keep the node from going on.
+                held = [member for member in decision.members if member not in missing]
+                return self._payloads.open_frames(decision.window, held)
             self._demand_time_left(decision)
             if tries % WARN_EVERY == 0:
                 log.warning(
@@ -261,16 +266,27 @@ class Follower:
                 "checkpoints"
             )
 
-    def is_closed(self) -> bool:
-        """Whether the standing votes on the next window prove this node's root: no payload of
-        the windows before can be given up any more.
-        """
-        context = self._context
-        window, block = self.next_window, context.chain.finalized()
+    def is_proven_at(self, window: int) -> bool:
+        """Whether the votes on a window after the run's end stand behind this node's root."""
+        context, block = self._context, self._context.chain.finalized()
         if block < context.schedule.stake_block(window):
             return False
         ballot = read_ballot_at(context.chain, context.schedule, window, block)
         return self.ledger.is_proven_by(ballot)
+
+    def close_window(self, window: int) -> bool:
+        """Count the final votes on a window after the run's end; whether they settle the run.
+
+        The state stays at the run's last window; a step that the votes have made void is taken
+        back.
+        """
+        decision = self._decide(window)
+        if window == self.next_window:
+            self._compare(decision)
+        void = self.ledger.find_late_void()
+        if void is not None:
+            self._take_back(void)
+        return decision.root == self.ledger.root
 
     def _are_payloads_given_up(self) -> bool:
         while (window := self.ledger.window_to_count_for_void()) is not None:
@@ -287,8 +303,10 @@ class Follower:
     def _take_back_void(self) -> None:
         """Go back before a window whose payloads most of the stake could not fetch."""
         void = self.ledger.find_new_void()
-        if void is None:
-            return
+        if void is not None:
+            self._take_back(void)
+
+    def _take_back(self, void: LineageStep) -> None:
         log.warning("window %d is void: most of the stake lacked its payloads", void.window)
         recovered = take_back(
             self.anchors.load_anchors(),

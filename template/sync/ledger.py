@@ -83,15 +83,19 @@ class RunLedger:
                 f"window {ballot.window} cannot be decided from theta_{self.state.window}: the "
                 "windows before it are not"
             )
+        return replace(self, decisions={**self.decisions, ballot.window: self._decide(ballot)})
+
+    def _decide(self, ballot: Ballot) -> Decision:
         before = self.decisions.get(ballot.window - 1)
         reference_rao = self.state.reference_rao if before is None else before.reference_rao
-        decision = decide(ballot, reference_rao, self.spec.outer.quorum_rules())
-        return replace(self, decisions={**self.decisions, ballot.window: decision})
+        return decide(ballot, reference_rao, self.spec.outer.quorum_rules())
 
     def is_proven_by(self, ballot: Ballot) -> bool:
-        """Whether a ballot on the next window gives this ledger's root authority."""
-        rules = self.spec.outer.quorum_rules()
-        return decide(ballot, self.state.reference_rao, rules).root == self.root
+        """Whether a ballot as it stands gives this ledger's root authority.
+
+        `ballot`: on the next window, or on a later window with decided predecessors.
+        """
+        return self._decide(ballot).root == self.root
 
     def window_to_count_for_void(self) -> int | None:
         """The next window whose votes could still void `next_window`; None once settled.
@@ -160,6 +164,15 @@ class RunLedger:
         """The applied step made void by the votes on the last `VOID_WINDOWS` windows, or None."""
         window = newly_void(self.steps)
         return next((step for step in self.steps if step.window == window), None)
+
+    def find_late_void(self) -> LineageStep | None:
+        """An applied step made void by the votes counted ahead, or None: at the run's end."""
+        ahead = [self.decisions[window].root for window in sorted(self.decisions)]
+        for place, step in enumerate(self.steps):
+            later = [other.voted_root or None for other in self.steps[place + 1 :]]
+            if step.members and is_void(step.root[:ROOT_BYTES], (later + ahead)[:VOID_WINDOWS]):
+                return step
+        return None
 
     def recover(self, state: OuterState, steps: tuple[LineageStep, ...]) -> "RunLedger":
         """The same ledger at another state of the same window, with the steps up to the state.

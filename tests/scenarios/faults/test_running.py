@@ -303,10 +303,12 @@ def test_a_hotkey_that_lost_its_uid_ends_the_node(story: Story) -> None:
 
 @shows(OperatorFault.SPEC_OTHER_DIGEST)
 def test_another_spec_than_the_others_is_named(story: Story) -> None:
+    """It is told so, and told less and less often; others' votes end no node."""
     other = story.nodes["other"]
-    assert other.end() == 2, other.output
+    assert other.end() == 0, other.output
     words = ("ERROR", "the stake majority votes root", "--run", "other.toml", "owner")
-    assert len(other.lines(*words)) == 1, other.output
+    assert 1 <= len(other.lines(*words)) < NUM_WINDOWS, other.output
+    assert not other.lines("healed")
 
 
 @shows(OperatorFault.NO_PERMIT)
