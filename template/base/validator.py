@@ -26,7 +26,7 @@ from template.scoring.rules import pay_rules
 from template.scoring.window import Scored, WindowScorer
 from template.sync.bootstrap import Bootstrap
 from template.sync.dataset import open_pages
-from template.sync.follower import Follower
+from template.sync.follower import KEPT_BLOCKS, Follower
 from template.sync.lineage import LineagePublisher
 from template.sync.own_checkpoint import save_own_checkpoint
 from template.training.checkpoint import LocalCheckpoint
@@ -103,17 +103,25 @@ class Validator:
         """
         schedule, waiter = self.context.schedule, self.context.waiter
         self._publisher.push(lambda: False)
-        if window >= self.context.spec.schedule.num_windows + VOID_WINDOWS:
+        end = self.context.spec.schedule.num_windows + VOID_WINDOWS
+        counted_block = schedule.vote_block(end - 1)
+        # Long after the end a node that starts again can read these votes nowhere.
+        if window >= end or self.context.chain.finalized() - counted_block >= KEPT_BLOCKS:
             return False
         if window > self.memory.last_voted and self.policy.votes:
             waiter.until_finalized(schedule.stake_block(window))
             self._publish_vote(window, frozenset())
-        while self.context.chain.finalized() < schedule.vote_block(window):
-            if self.follower.is_closed():
-                return False
+        while not self.follower.is_closed():
+            if self.context.chain.finalized() >= schedule.vote_block(window):
+                break
             waiter.pause()
+        else:
+            return False
         self._settle(self.follower.advance(self._vote_stuck))
         self._save()
+        # The next votes may prove a root after this step, and a void changes the steps before.
+        self._lineage.publish(self.follower.ledger.steps)
+        self._publisher.offer_checkpoint(self.follower.state)
         return True
 
     def _restore_vote(self) -> None:

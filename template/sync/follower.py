@@ -21,7 +21,7 @@ from template.sync.anchors import AnchorStore
 from template.sync.bootstrap import Bootstrap
 from template.sync.healer import Healer
 from template.sync.ledger import RunLedger, Standing
-from template.sync.lineage import LineageReader
+from template.sync.lineage import LineageReader, find_voted_root
 from template.sync.payload_cache import PayloadCache
 from template.sync.recovery import Recovered, take_back
 from template.training.outer import OuterState
@@ -269,6 +269,10 @@ class Follower:
         window, block = self.next_window, context.chain.finalized()
         if block < context.schedule.stake_block(window):
             return False
+        if block - context.schedule.vote_block(window) >= KEPT_BLOCKS:
+            # A node that starts again late: the ballot is forgotten, the standing votes are not.
+            vote = find_voted_root(context)
+            return vote is not None and vote.window >= window and vote.root == self.ledger.root
         ballot = read_ballot_at(context.chain, context.schedule, window, block)
         return self.ledger.is_proven_by(ballot)
 
