@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from template.bucket.retention import oldest_start
 from template.chain.ballots import read_ballot, read_ballot_at
 from template.context import ReadContext
 from template.errors import ChainError, NodeTrouble, StoreError, Unavailable
@@ -93,9 +94,9 @@ class Follower:
     def advance(self, meanwhile: Callable[[], None] = _do_nothing) -> Decision:
         """Count the next window's votes, fetch the accepted payloads, take the step.
 
-        Waits for payloads without limit and calls `meanwhile` after each try, because a step
-        without an accepted payload leads to another model. Only the stake majority can give
-        payloads up. Where the majority stands elsewhere and no way leads there, the node goes on
+        Waits for payloads and calls `meanwhile` after each try, because a step without an
+        accepted payload leads to another model. Only the stake majority can give payloads up;
+        once buckets have deleted the payloads, the node joins anew. Where the majority stands elsewhere and no way leads there, the node goes on
         by its own root, with `is_apart` set.
         """
         self._take_back_void()
@@ -103,7 +104,12 @@ class Follower:
         if decision is None:
             return self._follow_lineage()
         self._compare(decision)
-        payloads = self._gather(decision, meanwhile)
+        try:
+            payloads = self._gather(decision, meanwhile)
+        except NodeTrouble:
+            raise
+        except Unavailable as error:
+            return self._jump(error)
         if payloads is None:
             decision, payloads = voided(decision), {}
             log.warning("window %d: %s", decision.window, decision.no_op)
@@ -159,10 +165,10 @@ class Follower:
         """
         context = self._context
         newest = context.schedule.window_of(context.chain.finalized())
-        state = self.state
+        state = None
         if self._may_join:
-            state = Bootstrap(context, self._peers).published_or_first_state(newest)
-        if state.window <= self.state.window:
+            state = Bootstrap(context, self._peers).published_up_to(newest)
+        if state is None or state.window <= self.state.window:
             raise error
         log.warning("%s; joining anew at theta_%d", error, state.window)
         self._lineage.forget()
@@ -240,6 +246,7 @@ class Follower:
             if not missing:
                 return self._payloads.open_frames(decision.window, decision.members)
             self._demand_time_left(decision)
+            self._demand_kept(decision)
             if tries % WARN_EVERY == 0:
                 log.warning(
                     "window %d: waiting for the accepted payloads of uids %s",
@@ -259,6 +266,19 @@ class Follower:
                 f"window {decision.window}: the run is over, and no bucket has the accepted "
                 f"payloads of all uids {uids}; the run's last state lies in the published "
                 "checkpoints"
+            )
+
+    def _demand_kept(self, decision: Decision) -> None:
+        """Unavailable once buckets have deleted the payloads, and the majority has gone on."""
+        context = self._context
+        newest = context.schedule.window_of(context.chain.finalized())
+        if decision.window >= oldest_start((), newest, context.spec) - 1:
+            return
+        vote = find_voted_root(context)
+        if vote is not None and vote.root != self.ledger.root:
+            raise Unavailable(
+                f"window {decision.window}: buckets have deleted the accepted payloads, and the "
+                f"majority votes on window {vote.window}"
             )
 
     def is_closed(self) -> bool:
