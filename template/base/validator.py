@@ -26,7 +26,7 @@ from template.scoring.rules import pay_rules
 from template.scoring.window import Scored, WindowScorer
 from template.sync.bootstrap import Bootstrap
 from template.sync.dataset import open_pages
-from template.sync.follower import Follower
+from template.sync.follower import KEPT_BLOCKS, Follower
 from template.sync.lineage import LineagePublisher
 from template.sync.own_checkpoint import save_own_checkpoint
 from template.training.checkpoint import LocalCheckpoint
@@ -108,15 +108,22 @@ class Validator:
         """
         schedule, waiter = self.context.schedule, self.context.waiter
         first = self.context.spec.schedule.num_windows
+        if self.context.chain.finalized() - schedule.vote_block(first) >= KEPT_BLOCKS:
+            # Long after the end a node that starts again can read these votes nowhere.
+            return
         for window in range(first, first + VOID_WINDOWS):
             self._vote_last_root(window)
             while self.context.chain.finalized() < schedule.vote_block(window):
                 if self.follower.is_proven_at(window):
                     return
                 waiter.pause()
-            if self.follower.close_window(window):
+            is_settled = self.follower.close_window(window)
+            # A void changes the last steps, and the next votes prove a root after these.
+            self._save()
+            self._lineage.publish(self.follower.ledger.steps)
+            self._publisher.offer_checkpoint(self.follower.state)
+            if is_settled:
                 return
-        self._save()
 
     def _vote_last_root(self, window: int) -> None:
         """Vote this node's root for nobody, on a window after the run's end, while votes count."""

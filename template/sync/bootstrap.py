@@ -68,8 +68,12 @@ class Bootstrap:
 
     def published_or_first_state(self, newest: int) -> OuterState:
         """theta_newest, or the nearest published state before theta_newest, else theta_0."""
+        return self.published_up_to(newest) or self._first_state()
+
+    def published_up_to(self, newest: int) -> OuterState | None:
+        """theta_newest, or the nearest published state before theta_newest, if any."""
         self._peers.refresh()
-        return self._find_published(newest) or self._first_state()
+        return self._find_published(newest)
 
     def published_state(self, step: LineageStep) -> OuterState | None:
         """The state at the start of a proven step, from any validator; for window 0 theta_0."""

@@ -15,7 +15,7 @@ from template.errors import ChainError, NodeTrouble, StoreError, Unavailable
 from template.peers.client import Peers
 from template.protocol.lineage import Accepted, LineageStep
 from template.protocol.payload import Payload
-from template.protocol.quorum import VOID_WINDOWS, Decision, voided
+from template.protocol.quorum import Decision, voided
 from template.protocol.root import Member, tensors_digest
 from template.sync.anchors import AnchorStore
 from template.sync.bootstrap import Bootstrap
@@ -24,6 +24,7 @@ from template.sync.ledger import RunLedger, Standing
 from template.sync.lineage import LineageReader
 from template.sync.payload_cache import PayloadCache
 from template.sync.recovery import Recovered, take_back
+from template.sync.waits import demand_hope
 from template.training.outer import OuterState
 
 log = logging.getLogger(__name__)
@@ -93,17 +94,22 @@ class Follower:
     def advance(self, meanwhile: Callable[[], None] = _do_nothing) -> Decision:
         """Count the next window's votes, fetch the accepted payloads, take the step.
 
-        Waits for payloads without limit and calls `meanwhile` after each try, because a step
-        without an accepted payload leads to another model. Only the stake majority can give
-        payloads up. Where the majority stands elsewhere and no way leads there, the node goes on
-        by its own root, with `is_apart` set.
+        Waits for payloads and calls `meanwhile` after each try, because a step without an
+        accepted payload leads to another model. Only the stake majority can give payloads up;
+        once buckets have deleted the payloads, the node joins anew. Where the majority stands
+        elsewhere and no way leads there, the node goes on by its own root, with `is_apart` set.
         """
         self._take_back_void()
         decision = self._decide_if_readable()
         if decision is None:
             return self._follow_lineage()
         self._compare(decision)
-        payloads = self._gather(decision, meanwhile)
+        try:
+            payloads = self._gather(decision, meanwhile)
+        except NodeTrouble:
+            raise
+        except Unavailable as error:
+            return self._jump(error)
         if payloads is None:
             decision, payloads = voided(decision), {}
             log.warning("window %d: %s", decision.window, decision.no_op)
@@ -112,7 +118,7 @@ class Follower:
             self._take_back_void()
         except StoreError as error:
             log.warning("window %d: %s; retrying before the next step", decision.window, error)
-        self._report(decision)
+        _report(self._context, self.state, decision)
         return decision
 
     def _is_final(self, window: int) -> bool:
@@ -149,7 +155,7 @@ class Follower:
         # The voted root of a lineage is in no hash: a stranger's word must not void a window.
         self._apply(step, payloads, b"")
         decision = _known_decision(step.window, step.members, step.voting_stake_rao)
-        self._report(decision)
+        _report(self._context, self.state, decision)
         return decision
 
     def _jump(self, error: Unavailable) -> Decision:
@@ -159,10 +165,10 @@ class Follower:
         """
         context = self._context
         newest = context.schedule.window_of(context.chain.finalized())
-        state = self.state
+        state = None
         if self._may_join:
-            state = Bootstrap(context, self._peers).published_or_first_state(newest)
-        if state.window <= self.state.window:
+            state = Bootstrap(context, self._peers).published_up_to(newest)
+        if state is None or state.window <= self.state.window:
             raise error
         log.warning("%s; joining anew at theta_%d", error, state.window)
         self._lineage.forget()
@@ -244,7 +250,7 @@ class Follower:
                 # a wait would keep the node from going on.
                 held = [member for member in decision.members if member not in missing]
                 return self._payloads.open_frames(decision.window, held)
-            self._demand_time_left(decision)
+            demand_hope(self._context, self.ledger, decision)
             if tries % WARN_EVERY == 0:
                 log.warning(
                     "window %d: waiting for the accepted payloads of uids %s",
@@ -255,16 +261,6 @@ class Follower:
             meanwhile()
             self._context.waiter.pause()
         return None
-
-    def _demand_time_left(self, decision: Decision) -> None:
-        """Unavailable once no vote can give the payloads up any more: the run is over."""
-        if self._is_final(self._context.spec.schedule.num_windows + VOID_WINDOWS - 1):
-            uids = [member.uid for member in decision.members]
-            raise Unavailable(
-                f"window {decision.window}: the run is over, and no bucket has the accepted "
-                f"payloads of all uids {uids}; the run's last state lies in the published "
-                "checkpoints"
-            )
 
     def is_proven_at(self, window: int) -> bool:
         """Whether the votes on a window after the run's end stand behind this node's root."""
@@ -329,27 +325,6 @@ class Follower:
                 self._context.metrics.log(step.window, {"state_root": step.next_root.hex()})
         self._context.metrics.log(void.window, {"accepted_uids": "", "no_op": "void"})
 
-    def _report(self, decision: Decision) -> None:
-        state, spec = self.state, self._context.spec
-        values: dict[str, float | int | str] = {
-            "state_window": state.window,
-            "state_root": state.root.hex(),
-            "accepted_uids": ",".join(str(member.uid) for member in decision.members),
-            "voting_stake_rao": decision.voting_stake_rao,
-        }
-        if decision.no_op:
-            values["no_op"] = decision.no_op
-        if state.window % spec.checkpoint.digest_every_windows == 0:
-            values["params_digest"] = tensors_digest(state.params).hex()
-        self._context.metrics.log(decision.window, values)
-        log.info(
-            "window %d: accepted %s; now at theta_%d, root %s",
-            decision.window,
-            [member.uid for member in decision.members],
-            state.window,
-            state.root[:8].hex(),
-        )
-
 
 def _known_decision(window: int, members: tuple[Member, ...], voting_stake_rao: int) -> Decision:
     """The decision on a window where only the applied payloads are known."""
@@ -364,4 +339,25 @@ def _known_decision(window: int, members: tuple[Member, ...], voting_stake_rao: 
         voting_stake_rao=voting_stake_rao,
         reference_rao=0,
         no_op="" if members else "this node knows of no applied payload",
+    )
+
+
+def _report(context: ReadContext, state: OuterState, decision: Decision) -> None:
+    values: dict[str, float | int | str] = {
+        "state_window": state.window,
+        "state_root": state.root.hex(),
+        "accepted_uids": ",".join(str(member.uid) for member in decision.members),
+        "voting_stake_rao": decision.voting_stake_rao,
+    }
+    if decision.no_op:
+        values["no_op"] = decision.no_op
+    if state.window % context.spec.checkpoint.digest_every_windows == 0:
+        values["params_digest"] = tensors_digest(state.params).hex()
+    context.metrics.log(decision.window, values)
+    log.info(
+        "window %d: accepted %s; now at theta_%d, root %s",
+        decision.window,
+        [member.uid for member in decision.members],
+        state.window,
+        state.root[:8].hex(),
     )

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from template.bucket.retention import oldest_start
 from template.context import ReadContext
-from template.errors import NodeTrouble, NotFound, Unavailable
+from template.errors import ConfigError, NodeTrouble, NotFound, Unavailable
 from template.peers.client import Peers
 from template.protocol.lineage import LineageStep
 from template.protocol.quorum import Decision
@@ -96,7 +96,8 @@ class Healer:
             found = self._follow_way(ledger, decision, decision.root)
         except NodeTrouble:
             raise
-        except (Unavailable, NotFound) as error:
+        except (Unavailable, NotFound, ConfigError) as error:
+            # ConfigError: theta_0 is in no bucket, which stops a node without a state alone.
             log.warning("window %d: cannot join anew: %s", decision.window, error)
             return None
         if found is None or not is_right(found[1].state):

@@ -8,6 +8,7 @@ import pytest
 from simulation.swarm import accepted, build_world, digests, honest, metrics, run, to_the_end
 from simulation.world import hotkey_of
 from template.base.validator import Validator
+from template.protocol.keys import blob_key
 from template.protocol.record import ROOT_BYTES, SAMPLE_DIGEST_BYTES, Vote, decode_record
 from tests.support.votes import asleep_in, lying_in, with_votes
 
@@ -120,3 +121,24 @@ def test_a_node_that_cannot_heal_goes_on_names_nobody_and_looks_again(tmp_path, 
     told = [r.message for r in caplog.records if "goes on by its own root" in r.message]
     assert len(told) == 2
     assert all("--run" in line for line in told)
+
+
+def test_a_node_apart_goes_on_where_no_bucket_has_theta_0(tmp_path) -> None:
+    """The owner's bucket and all copies are gone: no fault of the node's operator."""
+    world = build_world(
+        {"owner": 0, "val-a": 800, "val-b": 200, "m0": 0, "m1": 0},
+        schedule__num_windows=NUM_WINDOWS,
+    )
+    strange = lying_in(world, 1, sample_digest=FALSE_SAMPLE)
+    drives = honest("val-a", "val-b", *MINERS)
+    drives["val-b"] = to_the_end(lambda context: Validator(with_votes(context, seen=strange)))
+    key = blob_key(bytes.fromhex(world.spec.checkpoint.theta0_digest))
+
+    def thief(world, context):
+        context.waiter.until_head(context.schedule.first_block(2))
+        for bucket in world.buckets.values():
+            bucket.delete(key)
+
+    nodes = run(world, drives | {"owner": thief}, tmp_path)
+    assert metrics(nodes["val-b"]).series("differs_from_majority")[1] == 1
+    assert len(digests(nodes, "val-a", "val-b", *MINERS)) == 1

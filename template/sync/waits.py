@@ -1,0 +1,38 @@
+"""When a wait for accepted payloads has no sense any more: Unavailable, with the reason."""
+
+from template.bucket.retention import oldest_start
+from template.context import ReadContext
+from template.errors import Unavailable
+from template.protocol.quorum import VOID_WINDOWS, Decision
+from template.sync.ledger import RunLedger
+from template.sync.lineage import find_voted_root
+
+
+def demand_hope(context: ReadContext, ledger: RunLedger, decision: Decision) -> None:
+    """Unavailable if the missing payloads of `decision` can neither come nor be given up."""
+    _demand_time_left(context, decision)
+    _demand_kept(context, ledger, decision)
+
+
+def _demand_time_left(context: ReadContext, decision: Decision) -> None:
+    """Unavailable once no vote can give the payloads up any more: the run is over."""
+    last_window = context.spec.schedule.num_windows + VOID_WINDOWS - 1
+    if context.chain.finalized() >= context.schedule.vote_block(last_window):
+        uids = [member.uid for member in decision.members]
+        raise Unavailable(
+            f"window {decision.window}: the run is over, and no bucket has the accepted payloads "
+            f"of all uids {uids}; the run's last state lies in the published checkpoints"
+        )
+
+
+def _demand_kept(context: ReadContext, ledger: RunLedger, decision: Decision) -> None:
+    """Unavailable once buckets have deleted the payloads, and the majority has gone on."""
+    newest = context.schedule.window_of(context.chain.finalized())
+    if decision.window >= oldest_start((), newest, context.spec) - 1:
+        return
+    vote = find_voted_root(context)
+    if vote is not None and vote.root != ledger.root:
+        raise Unavailable(
+            f"window {decision.window}: buckets have deleted the accepted payloads, and the "
+            f"majority votes on window {vote.window}"
+        )
