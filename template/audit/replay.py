@@ -27,7 +27,7 @@ from template.protocol.quorum import decide
 from template.protocol.record import ROOT_BYTES, Vote
 from template.protocol.root import sample_digest
 from template.sync.bootstrap import Bootstrap
-from template.sync.lineage import read_lineage, wait_for_voted_root
+from template.sync.lineage import read_lineage_to, voted_state, wait_for_voted_root
 from template.sync.payload_cache import PayloadCache
 from template.sync.recovery import retake_steps
 from template.training.outer import OuterState, outer_step
@@ -56,10 +56,10 @@ def replay_run(context: ReadContext, peers: Peers, since: int, say: Say) -> Repl
     """
     peers.refresh()
     vote = wait_for_voted_root(context)
-    steps = read_lineage(context, peers, vote.window + 1, vote.root)
+    steps = read_lineage_to(context, peers, vote)
     for start in _find_starts(context, steps, since):
         replayed = Replayed(start=start.window, state=start)
-        say(f"replaying from theta_{start.window} to theta_{vote.window + 1}")
+        say(f"replaying from theta_{start.window} to theta_{voted_state(context, vote)}")
         try:
             _replay_steps(context, peers, replayed, steps, say)
         except NodeTrouble:
@@ -79,12 +79,12 @@ def replay_run(context: ReadContext, peers: Peers, since: int, say: Say) -> Repl
 def _replay_last_window(context: ReadContext, peers: Peers, replayed: Replayed, say: Say) -> None:
     """Take the step of the window with the current votes, if the votes are final.
 
-    The votes on chain decide the step: its root is voted a window later, or never at the run's
-    end.
+    The votes on chain decide the step: its root is voted a window later.
     """
     state, schedule = replayed.state, context.schedule
     window, cache = state.window - 1, PayloadCache(context, peers)
-    if context.chain.finalized() < schedule.vote_block(window):
+    is_over = window >= context.spec.schedule.num_windows
+    if is_over or context.chain.finalized() < schedule.vote_block(window):
         return
     try:
         ballot = read_ballot(context.chain, schedule, window)

@@ -19,7 +19,7 @@ from template.peers.client import Peers
 from template.protocol.keys import checkpoint_manifest_key
 from template.protocol.lineage import LineageStep
 from template.sync.dataset import fetch_theta0, ignore_object
-from template.sync.lineage import read_lineage, wait_for_voted_root
+from template.sync.lineage import read_lineage_to, wait_for_voted_root
 from template.sync.own_checkpoint import downloaded_parts, load_own_checkpoint
 from template.training.checkpoint import LocalCheckpoint
 from template.training.outer import OuterState, first_state
@@ -129,7 +129,7 @@ class Bootstrap:
             return None
         # Buckets keep no checkpoint from before `oldest_start`, so older steps prove nothing.
         since = max(0, min(oldest_start((), last, spec), newest - 2 * every) - 1)
-        steps = read_lineage(context, self._peers, vote.window + 1, vote.root, since)
+        steps = read_lineage_to(context, self._peers, vote, since)
         return self._find_on_the_way([step for step in steps if step.window < newest])
 
     def _find_on_the_way(self, steps: Sequence[LineageStep]) -> OuterState | None:

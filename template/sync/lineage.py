@@ -77,7 +77,7 @@ class LineageReader:
         if not self._ahead or self._ahead[0].window != window:
             self._peers.refresh()
             vote = wait_for_voted_root(self._context)
-            steps = read_lineage(self._context, self._peers, vote.window + 1, vote.root, window)
+            steps = read_lineage_to(self._context, self._peers, vote, window)
             self._ahead = [step for step in steps if step.window >= window]
         if not self._ahead or self._ahead[0].root != state.root:
             raise Unavailable(
@@ -116,6 +116,18 @@ def find_voted_root(context: ReadContext) -> Vote | None:
         return None
     voters = read_standing_votes(chain, schedule, window)
     return find_standing_authority(voters, window, context.spec.outer.quorum_rules())
+
+
+def read_lineage_to(
+    context: ReadContext, peers: Peers, vote: Vote, since: int = 0
+) -> list[LineageStep]:
+    """The steps up to the root of a standing vote, as `read_lineage`."""
+    return read_lineage(context, peers, voted_state(context, vote), vote.root, since)
+
+
+def voted_state(context: ReadContext, vote: Vote) -> int:
+    """The window of the state that a vote stands behind: theta_{w+1}, or the run's last state."""
+    return min(vote.window, context.spec.schedule.num_windows) + 1
 
 
 def read_lineage(
