@@ -20,6 +20,7 @@ class Target(StrEnum):
     VALIDATOR = "a validator"
     TOP_VALIDATOR = "the validator with most stake"
     LAST_VALIDATOR = "the validator with least stake, in every vote the minority"
+    SECOND_VALIDATOR = "the validator with second most stake, less than half of it"
     LAST_VALIDATOR_OR_MINER = "the validator with least stake, or a miner"
     LAST_TWO_VALIDATORS = "the two validators with least stake, together a majority"
     CHAIN = "the chain"
@@ -55,6 +56,8 @@ class ProcessFault(StrEnum):
     FULL_DISK = "full disk"
     CUT_CHAIN = "validator cut off from the chain"
     SPLIT_BUCKETS = "validators split, each from the others' buckets"
+    LIE_ROOT = "a liar alone awake votes a false root"
+    LIE_SAMPLE = "a liar alone awake votes a false sample digest"
 
 
 class OperatorFault(StrEnum):
@@ -280,6 +283,11 @@ FAULTS: Final[Mapping[str, FaultKind]] = {
         target=_NODE,
         event="the chain refuses weights set too soon, or a commitment over the limit",
         operator=(_O.WEIGHTS_TOO_SOON, _O.COMMITMENT_TOO_LONG),
+    ),
+    "lie_alone": FaultKind(
+        target=Target.SECOND_VALIDATOR,
+        event="the validator votes falsely and names garbage, while all other validators sleep",
+        processes={_P.LIE_ROOT: 1, _P.LIE_SAMPLE: 1},
     ),
 }
 """Name -> fault. The seeded schedules draw by position: a new fault goes to the end."""

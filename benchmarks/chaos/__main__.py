@@ -16,11 +16,13 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from benchmarks.chaos import report
 from benchmarks.chaos.arena import Arena, crew_of
+from benchmarks.chaos.faults import LIES
 from benchmarks.chaos.measure import (
     Run,
     calm_windows,
@@ -29,7 +31,7 @@ from benchmarks.chaos.measure import (
     results,
     verdict,
 )
-from benchmarks.chaos.plan import Fault, make_plan, windows_for
+from benchmarks.chaos.plan import LIAR_PLACE, Fault, make_plan, windows_for
 from benchmarks.chaos.replaying import Replayed, replay
 from benchmarks.learning.report import commit
 from localnet.config import LocalnetConfig
@@ -47,6 +49,8 @@ from template.errors import EXIT_INTERRUPTED, ConfigError, SubnetError
 RESULTS = CHECKOUT / "benchmarks" / "results"
 MAX_RESTARTS = 40
 ROUNDS = 3
+LIAR: Final = "false-root"
+"""The behaviour of one validator, honest but in the windows of its faults."""
 
 
 @restored_process_state()
@@ -135,7 +139,7 @@ def _config(
     quick = arguments.quick
     miners = arguments.miners if arguments.miners is not None else 4 if quick else 6
     validators = arguments.validators if arguments.validators is not None else 3 if quick else 4
-    return LocalnetConfig(
+    config = LocalnetConfig(
         roster=tuple(make_roster(miners, validators, {})),
         num_windows=windows_for(len(kinds) * (1 if quick else ROUNDS)),
         out=out,
@@ -148,13 +152,21 @@ def _config(
         hold=False,
         wandb="off",
     )
+    return _with_liar(config) if set(kinds) & LIES.keys() else config
+
+
+def _with_liar(config: LocalnetConfig) -> LocalnetConfig:
+    """The same with a validator that can lie, under the name that it has."""
+    names = crew_of(config).validators[LIAR_PLACE : LIAR_PLACE + 1]
+    roster = [replace(p, behaviour=LIAR) if p.name in names else p for p in config.roster]
+    return replace(config, roster=tuple(roster))
 
 
 def _record(
     run: Run, config: LocalnetConfig, plan: Sequence[Fault], replayed: Replayed
 ) -> dict[str, Any]:
     faults = [{**row, **_span(run, row["window"])} for row in results(run)]
-    wrong = verdict(faults, str(ProcessFault.KILL_TOP_VALIDATOR))
+    wrong = verdict(faults, str(ProcessFault.KILL_TOP_VALIDATOR), [str(kind) for kind in LIES])
     if len(faults) < len(plan):
         wrong.append(f"{len(plan) - len(faults)} planned faults never began")
     if replayed.equal is False:

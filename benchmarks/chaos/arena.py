@@ -16,6 +16,7 @@ from benchmarks.chaos.measure import Happened, Run, judged_windows
 from benchmarks.chaos.plan import Crew, Fault
 from benchmarks.chaos.shim import Clock, build, environment
 from benchmarks.chaos.watch import Watcher
+from localnet.adversaries.validators import plan_lies
 from localnet.commands import log_path
 from localnet.config import LocalnetConfig
 from localnet.events import read_jsonl, verdict_files
@@ -23,7 +24,10 @@ from localnet.keeper import Service
 from localnet.launcher import Heights, Localnet
 from localnet.processes import Command
 from localnet.proxy import HttpProxy, WireProxy
+from localnet.roster import HONEST
+from template.chain.bittensor import ConnectionLost
 from template.protocol.keys import bucket_name
+from template.protocol.record import Vote
 from template.protocol.ss58 import public_key
 
 
@@ -48,6 +52,7 @@ class Arena:
         self._active: list[_Active] = []
         self._posts: dict[str, Post] = {}
         self._library = build(config.out)
+        self._liars = [p.name for p in config.roster if p.behaviour != HONEST]
         self.happened: list[Happened] = []
         self.net = Localnet(config, tell, tell, dress=self._dress)
 
@@ -73,6 +78,12 @@ class Arena:
     def revive(self, name: str) -> None:
         self.net.revive(name)
 
+    def votes(self, window: int) -> Mapping[str, Vote]:
+        try:
+            return self.watcher.votes(window)
+        except ConnectionLost:
+            return {}
+
     def play(self) -> Run:
         """The whole run, and what was seen of it."""
         self.net.watch(self.tick)
@@ -87,6 +98,7 @@ class Arena:
             faults=tuple(self.happened),
             produced=self.watcher.produced(),
             voters=self.watcher.voters,
+            ends=tuple(self.watcher.ends),
             judged=judged_windows(
                 [
                     row
@@ -159,6 +171,8 @@ class Arena:
             bucket_path=f"/{bucket_name(public_key(hotkey))}/",
         )
         self._posts[command.name] = post
+        if command.name in self._liars:
+            plan_lies(post.state_dir, {})
         ports = {chain_port: post.chain.port, bucket_port: post.buckets.port}
         return replace(command, env={**command.env, **environment(self._library, clock, ports)})
 

@@ -17,6 +17,7 @@ from typing import Final
 from benchmarks.chaos.ground import Ground, Planted
 from benchmarks.chaos.plan import Fault
 from benchmarks.chaos.troubles import TROUBLES, Troubled
+from localnet.adversaries.validators import Lie, find_lie, plan_lies
 from localnet.events import JsonlTail
 from simulation.faults import ProcessFault
 from template.metrics import EVENTS_FILE
@@ -74,6 +75,38 @@ class Paused(Planted):
         return bool(self.evidence) and all(
             seen == {"states": ["T"], "cpu_ticks": 0} for seen in self.evidence.values()
         )
+
+
+class LiedAlone(Planted):
+    """A false vote on `window` by the first of the targets, while the others are paused.
+
+    Seen in the votes on chain: nobody else's stands beside the lie.
+    """
+
+    def __init__(self, ground: Ground, targets: Sequence[str], *, window: int, lie: Lie) -> None:
+        super().__init__(ground, targets)
+        self._liar, self._window, self._lie = targets[0], window, lie
+        self._pause = Paused(ground, targets[1:])
+
+    def begin(self) -> None:
+        plan_lies(self.ground.posts[self._liar].state_dir, {self._window: self._lie})
+        self._pause.begin()
+
+    def look(self) -> None:
+        self._pause.look()
+
+    def end(self) -> None:
+        self._pause.end()
+        votes = self.ground.votes(self._window)
+        found = find_lie(votes[self._liar]) if self._liar in votes else None
+        others = sorted(votes.keys() - {self._liar})
+        self.evidence[self._liar] = {"voted": found or "no lie", "other_votes": len(others)}
+        self.evidence |= self._pause.evidence
+
+    @property
+    def took_effect(self) -> bool:
+        seen = {"voted": self._lie, "other_votes": 0}
+        return self._pause.took_effect and self.evidence.get(self._liar) == seen
 
 
 class Left(Planted):
@@ -171,6 +204,10 @@ def plant(fault: Fault, ground: Ground) -> Planted:
     """The fault, ready to begin."""
     if fault.kind in SIMPLE:
         return SIMPLE[fault.kind](ground, fault.targets)
+    if fault.kind in LIES:
+        # The votes that are due in the fault's window are those on the window before.
+        voted, lie = fault.window - 1, LIES[fault.kind]
+        return LiedAlone(ground, fault.targets, window=voted, lie=lie)
     return Troubled(ground, fault.targets, TROUBLES[fault.kind](ground, fault.targets))
 
 
@@ -185,6 +222,10 @@ SIMPLE: Final[Mapping[ProcessFault, Callable[[Ground, Sequence[str]], Planted]]]
     ProcessFault.LEAVE: Left,
     ProcessFault.CLOCK: ClockOff,
     ProcessFault.FULL_DISK: FullDisk,
+}
+LIES: Final[Mapping[ProcessFault, Lie]] = {
+    ProcessFault.LIE_ROOT: Lie.ROOT,
+    ProcessFault.LIE_SAMPLE: Lie.SAMPLE,
 }
 
 

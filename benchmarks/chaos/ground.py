@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from benchmarks.chaos.shim import Clock
 from localnet.keeper import Service
 from localnet.proxy import HttpProxy, WireProxy
+from template.protocol.record import Vote
 
 Evidence = dict[str, Any]
 
@@ -37,6 +38,10 @@ class Ground(Protocol):
     def service(self, name: str) -> Service: ...
 
     def revive(self, name: str) -> None: ...
+
+    def votes(self, window: int) -> Mapping[str, Vote]:
+        """Votes on a window that count, by process name; none while the chain does not answer."""
+        ...
 
 
 class Planted(ABC):

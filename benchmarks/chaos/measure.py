@@ -5,7 +5,7 @@ while the chain is down no window passes. Does not own how rows are read (`watch
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -14,6 +14,8 @@ from evaluation.verdict import MEASURED, NAMED
 from template.protocol.schedule import Schedule
 
 MEASURED_NOT_NAMED: Final = frozenset(MEASURED) - {NAMED}
+AWAY: Final = "half of the reference stake or more is away"
+"""The reason for which a window with a liar's vote alone is a no-op (D83)."""
 HEALING_LIMIT_WINDOWS: Final = 12
 """Who does not stand with the others after so many windows is not counted as healed."""
 
@@ -21,7 +23,8 @@ HEALING_LIMIT_WINDOWS: Final = 12
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sight:
     """A node said that it stands at `state_window`, by the decision of `window`; `block` was
-    the chain's head when that was read. `digest` over all tensors, hex; `accepted`: uids.
+    the chain's head when that was read. `digest` over all tensors, hex; `accepted`: uids;
+    `no_op`: why there are none.
     """
 
     node: str
@@ -30,6 +33,16 @@ class Sight:
     root: str
     digest: str
     accepted: tuple[int, ...]
+    block: int
+    no_op: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ended:
+    """A process of `node` was seen to have ended; `block` was the chain's head."""
+
+    node: str
+    status: int
     block: int
 
 
@@ -62,6 +75,7 @@ class Run:
     produced: Mapping[tuple[int, int], bool]
     voters: Mapping[int, frozenset[str]] = field(default_factory=dict)
     judged: frozenset[int] = frozenset()
+    ends: tuple[Ended, ...] = ()
 
     @property
     def last_window(self) -> int:
@@ -96,6 +110,8 @@ def _result(run: Run, fault: Happened, lost: Sequence[int], expected: int) -> di
         "digests_equal": digests_equal(run, reach),
         "payloads_lost": len([1 for (w, _), ok in run.produced.items() if w in reach and not ok]),
         "votes_missing": votes_missing(run, fault),
+        "no_ops": no_ops(run, reach),
+        "exits": exits(run, fault),
     }
 
 
@@ -193,6 +209,27 @@ def votes_missing(run: Run, fault: Happened) -> dict[str, list[str]]:
     return {str(w): sorted(names) for w, names in missing.items() if names}
 
 
+def no_ops(run: Run, windows: range) -> dict[str, dict[str, int]]:
+    """Window -> reason for its empty set -> how many nodes said so; only windows with some."""
+    found: dict[str, Counter[str]] = {}
+    for window in windows:
+        rows = _firsts(sight for sight in run.sights if sight.window == window)
+        reasons = Counter(sight.no_op for sight in rows if not sight.accepted)
+        if reasons:
+            found[str(window)] = reasons
+    return {window: dict(reasons) for window, reasons in found.items()}
+
+
+def exits(run: Run, fault: Happened) -> dict[str, list[int]]:
+    """Node -> exit statuses of its processes, from the fault's window to the next fault's."""
+    windows = range(fault.window, fault.window + EVERY_WINDOWS)
+    statuses: dict[str, list[int]] = {}
+    for end in run.ends:
+        if run.schedule.window_of(end.block) in windows:
+            statuses.setdefault(end.node, []).append(end.status)
+    return statuses
+
+
 def together(run: Run, window: int) -> bool:
     """Whether at the end of `window` all nodes stand at its parameters or newer ones, and those
     are the same.
@@ -218,8 +255,13 @@ def final_digests(run: Run) -> dict[str, tuple[int, str]]:
     return newest
 
 
-def verdict(faults: Sequence[Mapping[str, Any]], top_kill: str) -> list[str]:
-    """What does not hold, a sentence each; a plan without a fault is one of them."""
+def verdict(
+    faults: Sequence[Mapping[str, Any]], top_kill: str, lies: Collection[str] = ()
+) -> list[str]:
+    """What does not hold, a sentence each; a plan without a fault is one of them.
+
+    `top_kill`, `lies`: names of the faults of which more must hold.
+    """
     wrong = [] if faults else ["no fault was planted"]
     for fault in faults:
         name = f"window {fault['window']}, {fault['name']}"
@@ -233,4 +275,17 @@ def verdict(faults: Sequence[Mapping[str, Any]], top_kill: str) -> list[str]:
             wrong.append(f"{name}: the nodes did not come together again")
         if fault["name"] == top_kill and fault["windows_lost"]:
             wrong.append(f"{name}: cost {fault['windows_lost']} windows")
+        if fault["name"] in lies:
+            wrong += [f"{name}: {sentence}" for sentence in _wrong_of_a_lie(fault)]
     return wrong
+
+
+def _wrong_of_a_lie(fault: Mapping[str, Any]) -> Iterator[str]:
+    """The liar's window is empty for all for one reason, no process ends, and the run goes on."""
+    reasons = fault["no_ops"].get(str(fault["window"] - 1), {})
+    if set(reasons) != {AWAY}:
+        yield f"window {fault['window'] - 1} is no no-op for want of stake: {reasons}"
+    if fault["exits"]:
+        yield f"processes ended: {fault['exits']}"
+    if fault["windows_lost"] >= EVERY_WINDOWS:
+        yield "no window after the lie accepted a payload"

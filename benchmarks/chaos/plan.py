@@ -22,8 +22,12 @@ MIN_VALIDATORS: Final = 3
 """With two, any one of them stops the majority: there is nothing to measure."""
 CHAIN: Final = "chain"
 BUCKETS: Final = "buckets"
+LIAR_PLACE: Final = 1
+"""Among the validators in the order of their stakes: 33 % of the stake of three, 26 % of four."""
 EARLIEST: Final = 0.1
 LATEST: Final = 0.9
+BEFORE_SCORING: Final = 0.05
+"""The votes on the window before are all still to come; three windows on, the next fault is."""
 WHILE_SCORING: Final = (0.3, 0.5)
 """Shares of a window: its vote is due at 0.79, sooner than it can be back."""
 
@@ -36,6 +40,10 @@ class Crew:
     validators: tuple[str, ...]
 
     @property
+    def liar(self) -> str:
+        return self.validators[LIAR_PLACE]
+
+    @property
     def all(self) -> tuple[str, ...]:
         return (*self.validators, *self.miners)
 
@@ -43,7 +51,8 @@ class Crew:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fault:
     """One fault. `at`: the share of `window` that is over when it begins. `targets`: who is
-    hit, by process name; of a split one side, the others are the other.
+    hit, by process name; of a split one side, the others are the other; of a lie the liar, then
+    those who sleep meanwhile.
     """
 
     kind: ProcessFault
@@ -88,8 +97,8 @@ def make_plan(
 
 def _fault(kind: ProcessFault, window: int, crew: Crew, draw: random.Random) -> Fault:
     at = draw.uniform(EARLIEST, LATEST)
-    if kind is ProcessFault.PAUSE_THREE:
-        at = EARLIEST / 2  # over before the next one begins
+    if kind in (ProcessFault.PAUSE_THREE, ProcessFault.LIE_ROOT, ProcessFault.LIE_SAMPLE):
+        at = BEFORE_SCORING
     if kind is ProcessFault.KILL_TOP_VALIDATOR:
         at = draw.uniform(*WHILE_SCORING)
     return Fault(kind=kind, window=window, at=round(at, 3), targets=_targets(kind, crew, draw))
@@ -97,10 +106,12 @@ def _fault(kind: ProcessFault, window: int, crew: Crew, draw: random.Random) -> 
 
 def _targets(kind: ProcessFault, crew: Crew, draw: random.Random) -> tuple[str, ...]:
     top, *others = crew.validators
+    asleep = [name for name in crew.validators if name != crew.liar]
     fixed = {
         ProcessFault.KILL_TOP_VALIDATOR: (top,),
         ProcessFault.KILL_CHAIN: (CHAIN,),
         ProcessFault.KILL_BUCKETS: (BUCKETS,),
+        **dict.fromkeys((ProcessFault.LIE_ROOT, ProcessFault.LIE_SAMPLE), (crew.liar, *asleep)),
         **dict.fromkeys((ProcessFault.SLOW, ProcessFault.TRUNCATED, ProcessFault.STORM), crew.all),
     }
     if kind in fixed:

@@ -18,6 +18,8 @@ COLUMNS = (
     "to whom",
     "seen",
     "votes missing",
+    "no-ops",
+    "exits",
     "lost",
     "apart",
     "healed after",
@@ -26,11 +28,14 @@ COLUMNS = (
 )
 LEGEND = (
     "Seen: what shows that the fault took effect. Votes missing: windows, of the three that a "
-    "fault may change, and who did not vote on them in time. Lost: of these, windows in which "
-    "nothing was accepted, or that most validators had not applied a window late, less what is "
-    "lost before any fault. Apart: windows at whose end some node did not stand with the others, "
-    "from the fault's beginning to the next one. Healed after: windows from the fault's end until "
-    "all nodes stand at one digest and stay so. Payloads lost: accepted, and in no bucket."
+    "fault may change and in which something was accepted, and who did not vote on them in time. "
+    "No-ops: of the three those in which nothing was accepted, why, and how many nodes said so. "
+    "Exits: processes that ended before the next fault, with their statuses. Lost: of the three "
+    "those in which nothing was accepted, or that most validators had not applied a window late, "
+    "less what is lost before any fault. Apart: windows at whose end some node did not stand with "
+    "the others, from the fault's beginning to the next one. Healed after: windows from the "
+    "fault's end until all nodes stand at one digest and stay so. Payloads lost: accepted, and in "
+    "no bucket."
 )
 MANY = 4
 SHORTEST = 0.15
@@ -89,6 +94,8 @@ def _row(fault: Record, setting: Record) -> str:
         _whom(fault["targets"], setting),
         _seen(fault),
         "; ".join(f"{w}: {', '.join(who)}" for w, who in fault["votes_missing"].items()),
+        "; ".join(f"{w}: {_reasons(why)}" for w, why in fault["no_ops"].items()),
+        "; ".join(f"{n}: {', '.join(map(str, s))}" for n, s in fault["exits"].items()),
         str(fault["windows_lost"]),
         str(fault["apart_windows"]),
         "not" if healed is None else str(healed),
@@ -96,6 +103,10 @@ def _row(fault: Record, setting: Record) -> str:
         str(fault["payloads_lost"]),
     )
     return f"| {' | '.join(cells)} |"
+
+
+def _reasons(nodes_by_reason: Mapping[str, int]) -> str:
+    return ", ".join(f"{reason} ({nodes})" for reason, nodes in nodes_by_reason.items())
 
 
 def _whom(targets: Sequence[str], setting: Record) -> str:

@@ -1,14 +1,14 @@
-"""Reading a localnet while it runs: what nodes say, who voted, where accepted payloads are.
+"""Reading a localnet while it runs: what nodes say, who voted or ended, where payloads are.
 
 Owns the rows with the chain's head at which they were seen. Does not own what follows from them
 (`measure`), nor the localnet.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
-from benchmarks.chaos.measure import Sight
+from benchmarks.chaos.measure import Ended, Sight
 from localnet.events import JsonlTail, Row, accepted_uids
 from localnet.launcher import Heights, Localnet
 from template.chain.ballots import read_ballot
@@ -17,6 +17,7 @@ from template.errors import NotFound, StoreError
 from template.metrics import EVENTS_FILE
 from template.protocol.keys import bucket_name, payload_key
 from template.protocol.quorum import Ballot
+from template.protocol.record import Vote
 from template.protocol.root import Member
 from template.protocol.ss58 import public_key
 from template.store.s3 import S3Store
@@ -32,6 +33,8 @@ class Watcher:
         self._net = net
         self._tails = {n: JsonlTail(net.config.out / "nodes" / n / EVENTS_FILE) for n in names}
         self.sights: list[Sight] = []
+        self.ends: list[Ended] = []
+        self._dead: set[tuple[str, int]] = set()
         self.losses: dict[int, float] = {}
         self.head = 0
         self.voters: dict[int, frozenset[str]] = {}
@@ -48,6 +51,7 @@ class Watcher:
 
     def read(self, heights: Heights) -> None:
         self.head = heights.head
+        self._note_ends()
         for name, tail in self._tails.items():
             for row in tail.read_new():
                 self._add(name, row)
@@ -68,6 +72,20 @@ class Watcher:
             except (ConnectionLost, StoreError):
                 return  # chain or bucket server are down: next time
 
+    def votes(self, window: int) -> Mapping[str, Vote]:
+        """Votes on a window that count, by process name. ConnectionLost without the chain."""
+        ballot = read_ballot(self._net.chain, self._net.spec.schedule.schedule(), window)
+        return {self._names[voter.hotkey]: voter.vote for voter in ballot.voters}
+
+    def _note_ends(self) -> None:
+        """Each process once; the keeper's pause before a restart is longer than a poll."""
+        for name in self._tails:
+            service = self._net.service(name)
+            pid, status = service.pid, service.exit
+            if status is not None and (name, pid) not in self._dead:
+                self._dead.add((name, pid))
+                self.ends.append(Ended(node=name, status=status, block=self.head))
+
     def _add(self, name: str, row: Row) -> None:
         if "held_out_loss" in row:
             self.losses.setdefault(row["window"], float(row["held_out_loss"]))
@@ -82,6 +100,7 @@ class Watcher:
                 root=row["state_root"],
                 digest=row.get("params_digest", ""),
                 accepted=uids,
+                no_op=row.get("no_op", ""),
                 block=self.head,
             )
         )

@@ -240,6 +240,14 @@ BEHAVIOURS: Mapping[str, Behaviour] = {
         "accepts payloads without any holder, too",
         "names what nobody has",
     ),
+    "false-root": _validator(
+        partial(validators.FalseVoter, lie=validators.Lie.ROOT),
+        "votes a root that nobody has, and names garbage",
+    ),
+    "false-sample": _validator(
+        partial(validators.FalseVoter, lie=validators.Lie.SAMPLE),
+        "votes the root with a false sample digest, and names garbage",
+    ),
     "silent": _validator(lambda _: validators.SilentValidator(), "scores, never votes"),
 }
 """Name on the launcher's command line -> the attack by a real neuron."""

@@ -1,6 +1,12 @@
 """Validators that misbehave: the real validator with another policy."""
 
+import json
+import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
 
 from evaluation.verdict import MISSING, Verdict
 from localnet.onchain import weights_on_chain
@@ -9,7 +15,13 @@ from template.base.memory import ValidatorMemory
 from template.base.policy import ValidatorPolicy
 from template.chain import Metagraph
 from template.context import NodeContext
+from template.protocol.record import MAX_UIDS, ROOT_BYTES, SAMPLE_DIGEST_BYTES, Vote
 from template.scoring.window import Scored
+
+LIES_FILE: Final = "lies.json"
+"""In the state folder of a `FalseVoter`: the windows of its lies."""
+FALSE_ROOT: Final = b"\xff" * ROOT_BYTES
+FALSE_SAMPLE: Final = b"\xff" * SAMPLE_DIGEST_BYTES
 
 
 class Liar(ValidatorPolicy):
@@ -92,3 +104,53 @@ class SilentValidator(ValidatorPolicy):
     """Scores and sets weights, but never votes."""
 
     votes = False
+
+
+class Lie(StrEnum):
+    """What a false vote says of the model."""
+
+    ROOT = "false root"
+    SAMPLE = "false sample digest"
+
+
+class FalseVoter(ValidatorPolicy):
+    """Scores and follows honestly, and votes for what nobody has.
+
+    A vote with a lie names every uid without a good payload, and calls the good payloads missing.
+    The lie stands in every vote; with a LIES_FILE, only in the votes of the windows listed there.
+    """
+
+    def __init__(self, context: NodeContext, lie: Lie) -> None:
+        self._lies_path, self._lie = context.state_dir / LIES_FILE, lie
+
+    def vote(self, vote: Vote) -> Vote:
+        lie = self._lie_of(vote.window)
+        if lie is None:
+            return vote
+        garbage = replace(vote, uids=frozenset(range(MAX_UIDS)) - vote.uids, missing=vote.uids)
+        if lie is Lie.ROOT:
+            return replace(garbage, root=FALSE_ROOT)
+        return replace(garbage, sample_digest=FALSE_SAMPLE)
+
+    def _lie_of(self, window: int) -> Lie | None:
+        """The lie of this window's vote, read anew: whoever plants lies plants them in mid-run."""
+        try:
+            planned = json.loads(self._lies_path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return self._lie
+        return Lie(planned[str(window)]) if str(window) in planned else None
+
+
+def plan_lies(state_dir: Path, lies: Mapping[int, Lie]) -> None:
+    """Confine the lies of the `FalseVoter` with this state folder to these windows."""
+    state_dir.mkdir(parents=True, exist_ok=True)
+    new = state_dir / f"{LIES_FILE}.new"
+    new.write_text(json.dumps({str(window): lie for window, lie in lies.items()}), encoding="utf-8")
+    os.replace(new, state_dir / LIES_FILE)
+
+
+def find_lie(vote: Vote) -> Lie | None:
+    """The lie in a vote of a `FalseVoter`; None in an honest vote."""
+    if vote.root == FALSE_ROOT:
+        return Lie.ROOT
+    return Lie.SAMPLE if vote.sample_digest == FALSE_SAMPLE else None

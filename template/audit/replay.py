@@ -79,12 +79,14 @@ def replay_run(context: ReadContext, peers: Peers, since: int, say: Say) -> Repl
 def _replay_last_window(context: ReadContext, peers: Peers, replayed: Replayed, say: Say) -> None:
     """Take the step of the window with the current votes, if the votes are final.
 
-    The votes on chain decide the step: its root is voted a window later.
+    The votes on chain decide the step: its root is voted a window later. The votes after the
+    run's end prove the last state, and decide no step.
     """
     state, schedule = replayed.state, context.schedule
     window, cache = state.window - 1, PayloadCache(context, peers)
-    is_over = window >= context.spec.schedule.num_windows
-    if is_over or context.chain.finalized() < schedule.vote_block(window):
+    if window >= context.spec.schedule.num_windows:
+        return
+    if context.chain.finalized() < schedule.vote_block(window):
         return
     try:
         ballot = read_ballot(context.chain, schedule, window)

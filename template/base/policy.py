@@ -6,6 +6,7 @@ Honest here. The localnet's misbehaving validators replace the policy alone.
 from evaluation.conclusion import choose_accepted
 from template.base.memory import ValidatorMemory
 from template.chain import Metagraph
+from template.protocol.record import Vote
 from template.scoring.window import Scored
 
 
@@ -22,6 +23,10 @@ class ValidatorPolicy:
     def missing_uids(self, scored: Scored) -> frozenset[int]:
         """The payloads reported as unavailable by the vote."""
         return frozenset(verdict.uid for verdict in scored.verdicts if verdict.missing)
+
+    def vote(self, vote: Vote) -> Vote:
+        """The vote put on chain, from the vote at this node's state."""
+        return vote
 
     def may_set_weights(self, memory: ValidatorMemory, window: int) -> bool:
         """Whether enough windows were scored here lately for fair weights.

@@ -199,7 +199,8 @@ class Validator:
             missing=missing,
             log_digest=digest,
         )
-        is_published = publish(context, Record(access=context.access, vote=vote))
+        record = Record(access=context.access, vote=self.policy.vote(vote))
+        is_published = publish(context, record)
         if is_published:
             self.memory = self.memory.voted_on(window)
         return is_published

@@ -89,6 +89,19 @@ def test_from_the_first_parameters_to_the_same_bits(swarm, world, tmp_path) -> N
     ]
 
 
+@pytest.mark.parametrize("windows_later", [1, 3])
+def test_long_after_the_end_it_ends_where_the_run_did(
+    windows_later: int, swarm, world, tmp_path
+) -> None:
+    """The last votes prove the last state; that they are final makes no step of them."""
+    schedule = world.spec.schedule.schedule()
+    after = WINDOWS - 1 + windows_later
+    world.time.block = schedule.vote_block(after) + world.ledger.finality_lag
+    replayed, _ = _replay(world, tmp_path, since=6)
+    _, state = swarm
+    assert (replayed.state.window, replayed.state.root) == (state.window, state.root)
+
+
 @pytest.mark.parametrize(("since", "start"), [(2, 3), (3, 3), (4, 6), (6, 6)])
 def test_from_a_checkpoint_on(since: int, start: int, swarm, world, tmp_path) -> None:
     replayed, _ = _replay(world, tmp_path, since)

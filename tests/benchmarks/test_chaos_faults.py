@@ -7,21 +7,24 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from benchmarks.chaos.faults import CLOCK_OFF_S, plant
+from benchmarks.chaos.faults import CLOCK_OFF_S, LIES, plant
 from benchmarks.chaos.ground import Planted, Post
 from benchmarks.chaos.plan import Fault
 from benchmarks.chaos.shim import Clock, build, environment
+from localnet.adversaries.validators import FALSE_ROOT, FALSE_SAMPLE, LIES_FILE
 from localnet.keeper import NEURON_FINAL_STATUSES, Keeper, Service
 from localnet.processes import Children, Command
 from localnet.proxy import LOOPBACK, HttpProxy, Trouble, WireProxy
 from simulation.faults import ProcessFault
 from template.errors import ConfigError
+from template.protocol.record import ROOT_BYTES, SAMPLE_DIGEST_BYTES, Vote
 from tests.support.waiting import HANG_S, wait_until
 
 pytestmark = [
@@ -59,6 +62,7 @@ class Field:
     def __init__(self, folder: Path, library: Path, stack: ExitStack) -> None:
         self.keeper = Keeper(lambda _: None, folder / "pids.json")
         self.posts: dict[str, Post] = {}
+        self.ballots: dict[int, dict[str, Vote]] = {}
         children = stack.enter_context(Children())
         for name in NAMES:
             post = self._post(folder, name, stack)
@@ -88,6 +92,9 @@ class Field:
 
     def revive(self, name: str) -> None:
         self.keeper.revive(name)
+
+    def votes(self, window: int) -> Mapping[str, Vote]:
+        return self.ballots.get(window, {})
 
     def rows(self, name: str) -> list[dict[str, float]]:
         path = self.posts[name].state_dir / "metrics.jsonl"
@@ -171,6 +178,55 @@ def test_a_pause_that_somebody_ended_took_no_effect(field) -> None:
     field.service("miner-0").signal(18)
     time.sleep(0.05)
     lasting(field, fault)
+    fault.end()
+    assert not fault.took_effect
+
+
+HONEST_VOTE = Vote(
+    window=3,
+    root=bytes(ROOT_BYTES),
+    sample_digest=bytes(SAMPLE_DIGEST_BYTES),
+    uids=frozenset(),
+)
+FALSE_VOTES = {
+    ProcessFault.LIE_ROOT: replace(HONEST_VOTE, root=FALSE_ROOT),
+    ProcessFault.LIE_SAMPLE: replace(HONEST_VOTE, sample_digest=FALSE_SAMPLE),
+}
+
+
+@pytest.mark.parametrize("kind", FALSE_VOTES)
+def test_a_liar_votes_alone_while_the_others_stand_still(field, kind) -> None:
+    fault = begun(field, kind, "val-0", "val-1")
+    planned = json.loads((field.posts["val-0"].state_dir / LIES_FILE).read_text())
+    assert planned == {"3": LIES[kind]}
+    before, of_liar = len(field.rows("val-1")), len(field.rows("val-0"))
+    lasting(field, fault)
+    assert len(field.rows("val-1")) == before
+    until(lambda: len(field.rows("val-0")) > of_liar)
+    field.ballots[3] = {"val-0": FALSE_VOTES[kind]}
+    fault.end()
+    assert fault.took_effect
+    assert fault.evidence == {
+        "val-0": {"voted": LIES[kind], "other_votes": 0},
+        "val-1": {"states": ["T"], "cpu_ticks": 0},
+    }
+    until(lambda: len(field.rows("val-1")) > before)
+
+
+@pytest.mark.parametrize(
+    "votes",
+    [
+        {},
+        {"val-0": HONEST_VOTE},
+        {"val-0": FALSE_VOTES[ProcessFault.LIE_SAMPLE]},
+        {"val-0": FALSE_VOTES[ProcessFault.LIE_ROOT], "val-1": HONEST_VOTE},
+        {"val-1": FALSE_VOTES[ProcessFault.LIE_ROOT]},
+    ],
+)
+def test_a_lie_that_nobody_told_or_told_beside_others_took_no_effect(field, votes) -> None:
+    field.ballots = {2: {"val-0": FALSE_VOTES[ProcessFault.LIE_ROOT]}, 3: votes}
+    fault = begun(field, ProcessFault.LIE_ROOT, "val-0", "val-1")
+    lasting(field, fault, looks=2)
     fault.end()
     assert not fault.took_effect
 

@@ -5,6 +5,8 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.chaos.measure import (
+    AWAY,
+    Ended,
     Happened,
     Run,
     Sight,
@@ -17,6 +19,8 @@ from benchmarks.chaos.measure import (
     together,
     verdict,
 )
+from template.protocol.quorum import Ballot, QuorumRules, Voter, decide
+from template.protocol.record import Vote
 from template.protocol.schedule import Schedule
 
 SCHEDULE = Schedule(start_block=100, blocks_per_window=10, upload_blocks=3, vote_margin_blocks=2)
@@ -230,6 +234,40 @@ def test_lost_payloads_are_counted_where_they_were_accepted() -> None:
     assert [row["payloads_lost"] for row in results(run)] == [1, 2]
 
 
+def test_no_ops_are_told_with_the_reasons_of_all_nodes() -> None:
+    sights = [
+        replace(s, accepted=(), no_op=AWAY if s.node == "a" else "no stake voted")
+        if s.window in (3, 7)
+        else s
+        for s in healthy()
+    ]
+    sights.append(sight("a", 3, accepted=(), no_op="said again"))
+    first, second = results(run_of(sights, fault(4), fault(9)))
+    assert first["no_ops"] == {"3": {AWAY: 1, "no stake voted": 3}}
+    assert second["no_ops"] == {}
+
+
+def test_processes_that_ended_belong_to_the_fault_before() -> None:
+    first = SCHEDULE.first_block
+    ends = (
+        Ended(node="a", status=0, block=first(4) - 1),
+        Ended(node="a", status=2, block=first(4)),
+        Ended(node="a", status=-9, block=first(7) - 1),
+        Ended(node="b", status=1, block=first(7)),
+    )
+    rows = results(replace(run_of(healthy(), fault(4), fault(7)), ends=ends))
+    assert [row["exits"] for row in rows] == [{"a": [2, -9]}, {"b": [1]}]
+
+
+def test_the_reason_is_the_one_that_the_protocol_gives() -> None:
+    rules = QuorumRules(peers_per_step=20, reference_windows=500, min_reference_rao=0)
+    vote = Vote(window=3, root=bytes(16), sample_digest=bytes(8), uids=frozenset())
+    liar = Voter(uid=1, hotkey="liar", stake_rao=900, vote=vote)
+    ballot = Ballot(window=3, seed=b"", candidates={}, voters=[liar])
+    decision = decide(ballot, 2710, rules)
+    assert (decision.root, decision.no_op) == (None, AWAY)
+
+
 GOOD = {
     "name": "kill",
     "window": 4,
@@ -254,6 +292,26 @@ GOOD = {
 )
 def test_what_does_not_hold_is_said(changes, word) -> None:
     (sentence,) = verdict([GOOD, {**GOOD, **changes}], "kill")
+    assert word in sentence
+    assert "window 4, kill" in sentence
+
+
+LIE = {**GOOD, "no_ops": {"3": {AWAY: 7}}, "exits": {}, "windows_lost": 1}
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"no_ops": {}}, "window 3 is no no-op"),
+        ({"no_ops": {"4": {AWAY: 7}}}, "window 3 is no no-op"),
+        ({"no_ops": {"3": {AWAY: 6, "no stake voted": 1}}}, "no stake voted"),
+        ({"exits": {"miner-0": [2]}}, "processes ended: {'miner-0': [2]}"),
+        ({"windows_lost": 3}, "no window after the lie"),
+    ],
+)
+def test_what_does_not_hold_of_a_lie_is_said(changes, word) -> None:
+    assert verdict([{**LIE, **changes}], "top", ["another"]) == []
+    (sentence,) = verdict([LIE, {**LIE, **changes}], "top", ["kill"])
     assert word in sentence
     assert "window 4, kill" in sentence
 

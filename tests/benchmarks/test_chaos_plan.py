@@ -57,6 +57,9 @@ def test_targets_are_of_the_crew_and_of_the_right_role(seed, num_windows, crew) 
                 assert hit <= {"chain", "buckets"}
             case ProcessFault.KILL_TOP_VALIDATOR:
                 assert fault.targets == (crew.validators[0],)
+            case ProcessFault.LIE_ROOT | ProcessFault.LIE_SAMPLE:
+                assert fault.targets[0] == crew.liar == crew.validators[1]
+                assert sorted(fault.targets) == sorted(crew.validators)
             case ProcessFault.KILL_VALIDATOR:
                 assert hit <= set(crew.validators[1:])
             case ProcessFault.KILL_MINER:

@@ -23,6 +23,8 @@ FAULT = {
     "took_effect": True,
     "evidence": {"val-0": {"error": 3}, "miner-0": {"error": 4}},
     "votes_missing": {"3": ["val-0"], "4": ["val-0", "val-1"]},
+    "no_ops": {"3": {"away": 6, "no stake voted": 1}},
+    "exits": {"val-0": [1, -9], "miner-0": [130]},
     "windows_lost": 1,
     "apart_windows": 3,
     "heal_windows": 2,
@@ -52,6 +54,8 @@ RECORD = {
             "took_effect": False,
             "evidence": {"val-0": {"error": 0}},
             "votes_missing": {},
+            "no_ops": {},
+            "exits": {},
             "heal_windows": None,
             "digests_equal": False,
             "payloads_lost": 2,
@@ -73,8 +77,8 @@ def test_the_table_says_what_happened_and_what_does_not_hold() -> None:
     rows = [line for line in page.splitlines() if line.startswith("| ") and "storm" in line]
     assert rows == [
         "| 4 | storm of 5xx answers | all | error 3; error 4 | 3: val-0; 4: val-0, val-1 "
-        "| 1 | 3 | 2 | equal | 0 |",
-        "| 7 | storm of 5xx answers | val-0 | NOTHING |  | 1 | 3 | not | DIFFER | 2 |",
+        "| 3: away (6), no stake voted (1) | val-0: 1, -9; miner-0: 130 | 1 | 3 | 2 | equal | 0 |",
+        "| 7 | storm of 5xx answers | val-0 | NOTHING |  |  |  | 1 | 3 | not | DIFFER | 2 |",
     ]
     assert "Replay to the same digest: not known (no such thing)" in page
     assert page.endswith("- Does not hold: window 7: it differs\n")
@@ -94,6 +98,23 @@ def test_three_files_and_again_the_same(tmp_path) -> None:
     assert (tmp_path / "chaos.md").read_text() == page
     report.write({**RECORD, "wrong": []}, tmp_path)
     assert command.main(["--report", "--results", str(tmp_path)]) == 0
+
+
+def behaviours_of(*flags: str) -> dict[str, str]:
+    """Of the validators that a run with these flags starts."""
+    arguments = command._parser().parse_args(flags)
+    config = command._config(arguments, command._kinds(arguments.only), Path("out"))
+    return {p.name: p.behaviour for p in config.roster if p.role == "validator"}
+
+
+def test_one_validator_of_a_run_with_lies_can_lie_and_holds_a_minority() -> None:
+    assert behaviours_of("--quick") == {"val-0": "honest", "val-1": "false-root", "val-2": "honest"}
+    assert list(behaviours_of().values()).count("false-root") == 1
+    assert set(behaviours_of("--only", "CLOCK").values()) == {"honest"}
+    arguments = command._parser().parse_args(["--quick"])
+    config = command._config(arguments, list(ProcessFault), Path("out"))
+    stakes = {p.behaviour: p.stake_tao for p in config.roster if p.behaviour == "false-root"}
+    assert 0.27 < stakes["false-root"] / sum(p.stake_tao for p in config.roster) < 0.4
 
 
 @pytest.mark.parametrize("flags", [["--only", "KILL_CHIAN"], ["--validators", "2"]])
@@ -140,7 +161,7 @@ def test_a_tool_that_fails_is_no_answer(tmp_path) -> None:
 @pytest.mark.skipif(not TEXT.exists(), reason="the text is not there: run `make text`")
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
 def test_a_short_run_of_real_processes(tmp_path) -> None:
-    kinds = [ProcessFault.KILL_CHAIN, ProcessFault.KILL_MINER, ProcessFault.CLOCK]
+    kinds = [ProcessFault.KILL_CHAIN, ProcessFault.KILL_MINER, ProcessFault.LIE_ROOT]
     flags = ["--quick", "--only", ",".join(kind.name for kind in kinds)]
     flags += ["--block-time", "0.4", "--results", str(tmp_path), "--out", str(tmp_path / "net")]
     done = subprocess.run(
