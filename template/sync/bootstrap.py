@@ -181,6 +181,8 @@ class CheckpointSearch:
                 self._peers.ask_last(hotkey)
             except SubnetError as error:
                 log.debug("no checkpoint %d from %s: %s", window, hotkey, error)
+                if isinstance(error, Unavailable):
+                    self._peers.ask_last(hotkey)
         return None
 
     def _read_manifest(self, hotkey: str, window: int) -> bytes:
