@@ -6,7 +6,14 @@ from collections.abc import Sequence
 from template.bucket.retention import oldest_start
 from template.context import ReadContext
 from template.data.pages import OnRead
-from template.errors import NodeTrouble, ObjectError, StoreError, SubnetError, Unavailable
+from template.errors import (
+    NodeTrouble,
+    ObjectError,
+    StoreError,
+    SubnetError,
+    TooLarge,
+    Unavailable,
+)
 from template.peers.blobs import fetch_from_any, validators_by_stake
 from template.peers.client import Peers
 from template.protocol.keys import checkpoint_manifest_key
@@ -181,7 +188,7 @@ class CheckpointSearch:
                 self._peers.ask_last(hotkey)
             except SubnetError as error:
                 log.debug("no checkpoint %d from %s: %s", window, hotkey, error)
-                if isinstance(error, Unavailable):
+                if isinstance(error, (Unavailable, TooLarge)):
                     self._peers.ask_last(hotkey)
         return None
 

@@ -96,7 +96,8 @@ class Follower:
 
         Waits for payloads and calls `meanwhile` after each try, because a step without an
         accepted payload leads to another model. Only the stake majority can give payloads up;
-        once buckets have deleted the payloads, the node joins anew. Where the majority stands elsewhere and no way leads there, the node goes on
+        once buckets have deleted the payloads, the node joins anew. Where the majority stands
+        elsewhere and no way leads there, the node goes on
         by its own root, with `is_apart` set.
         """
         self._take_back_void()

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from template.chain.ballots import read_standing_votes
 from template.context import NodeContext, ReadContext
-from template.errors import NodeTrouble, ObjectError, SubnetError, Unavailable
+from template.errors import NodeTrouble, ObjectError, SubnetError, TooLarge, Unavailable
 from template.peers.blobs import validators_by_stake
 from template.peers.client import Peers
 from template.protocol.keys import lineage_key
@@ -175,7 +175,7 @@ def _find_segment(
             continue
         except SubnetError as error:
             log.info("no lineage from theta_%d from %s: %s", start, hotkey, error)
-            if isinstance(error, Unavailable):
+            if isinstance(error, (Unavailable, TooLarge)):
                 # A bucket that drips would cost a minute for each of a thousand segments.
                 peers.ask_last(hotkey)
             continue
