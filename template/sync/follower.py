@@ -100,7 +100,7 @@ class Follower:
         elsewhere and no way leads there, the node goes on
         by its own root, with `is_apart` set.
         """
-        self._take_back_void()
+        self._retry_void()
         decision = self._decide_if_readable()
         if decision is None:
             return self._follow_lineage()
@@ -308,6 +308,18 @@ class Follower:
         ledger = self.ledger.apply_window(accepted, payloads, root)
         self.ledger = replace(ledger, steps=self.anchors.record_step(ledger.steps, ledger.state))
         self._payloads.forget_up_to(accepted.window)
+
+    def _retry_void(self) -> None:
+        """Take back a void window after a failure, or leave the window to the healer."""
+        try:
+            self._take_back_void()
+        except NodeTrouble:
+            raise
+        except Unavailable as error:
+            log.error(
+                "%s: the next votes will differ from this node's root, and the node joins anew",
+                error,
+            )
 
     def _take_back_void(self) -> None:
         """Go back before a window whose payloads most of the stake could not fetch."""
