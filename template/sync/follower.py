@@ -123,8 +123,7 @@ class Follower:
         return decision
 
     def _is_final(self, window: int) -> bool:
-        vote_block = self._context.schedule.vote_block(window)
-        return self._context.chain.finalized() >= vote_block
+        return _is_final(self._context, window)
 
     def _decide(self, window: int) -> Decision:
         """The decision on the next window or a later window with final votes."""
@@ -246,8 +245,8 @@ class Follower:
             )
             if not missing:
                 return self._payloads.open_frames(decision.window, decision.members)
-            self._demand_time_left(decision)
-            self._demand_kept(decision)
+            _demand_time_left(self._context, decision)
+            _demand_kept(self._context, decision, self.ledger.root)
             if tries % WARN_EVERY == 0:
                 log.warning(
                     "window %d: waiting for the accepted payloads of uids %s",
@@ -258,29 +257,6 @@ class Follower:
             meanwhile()
             self._context.waiter.pause()
         return None
-
-    def _demand_time_left(self, decision: Decision) -> None:
-        """Unavailable once no vote can give the payloads up any more: the run is over."""
-        if self._is_final(self._context.spec.schedule.num_windows + VOID_WINDOWS - 1):
-            uids = [member.uid for member in decision.members]
-            raise Unavailable(
-                f"window {decision.window}: the run is over, and no bucket has the accepted "
-                f"payloads of all uids {uids}; the run's last state lies in the published "
-                "checkpoints"
-            )
-
-    def _demand_kept(self, decision: Decision) -> None:
-        """Unavailable once buckets have deleted the payloads, and the majority has gone on."""
-        context = self._context
-        newest = context.schedule.window_of(context.chain.finalized())
-        if decision.window >= oldest_start((), newest, context.spec) - 1:
-            return
-        vote = find_voted_root(context)
-        if vote is not None and vote.root != self.ledger.root:
-            raise Unavailable(
-                f"window {decision.window}: buckets have deleted the accepted payloads, and the "
-                f"majority votes on window {vote.window}"
-            )
 
     def is_closed(self) -> bool:
         """Whether the standing votes on the next window prove this node's root: no payload of
@@ -384,3 +360,31 @@ def _known_decision(window: int, members: tuple[Member, ...], voting_stake_rao: 
         reference_rao=0,
         no_op="" if members else "this node knows of no applied payload",
     )
+
+
+def _is_final(context: ReadContext, window: int) -> bool:
+    return context.chain.finalized() >= context.schedule.vote_block(window)
+
+
+def _demand_time_left(context: ReadContext, decision: Decision) -> None:
+    """Unavailable once no vote can give the payloads up any more: the run is over."""
+    if _is_final(context, context.spec.schedule.num_windows + VOID_WINDOWS - 1):
+        uids = [member.uid for member in decision.members]
+        raise Unavailable(
+            f"window {decision.window}: the run is over, and no bucket has the accepted "
+            f"payloads of all uids {uids}; the run's last state lies in the published "
+            "checkpoints"
+        )
+
+
+def _demand_kept(context: ReadContext, decision: Decision, root: bytes) -> None:
+    """Unavailable once buckets have deleted the payloads, and the majority has left `root`."""
+    newest = context.schedule.window_of(context.chain.finalized())
+    if decision.window >= oldest_start((), newest, context.spec) - 1:
+        return
+    vote = find_voted_root(context)
+    if vote is not None and vote.root != root:
+        raise Unavailable(
+            f"window {decision.window}: buckets have deleted the accepted payloads, and the "
+            f"majority votes on window {vote.window}"
+        )

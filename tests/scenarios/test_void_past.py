@@ -3,7 +3,17 @@
 from simulation.swarm import accepted, build_world, digests, run, to_the_end
 from simulation.world import hotkey_of
 from template.base.miner import Miner
-from tests.scenarios.test_void import LOST, STAKES_TAO, Careless
+from template.base.validator import Validator
+
+LOST = 2
+STAKES_TAO = {"owner": 0, "val-a": 400, "val-b": 400, "val-c": 400, "m0": 0, "m1": 0}
+
+
+class Careless(Validator):
+    """Names what it has seen, and keeps nothing of one window."""
+
+    def _hold_named(self, window, uids, scored):
+        return uids if window == LOST else super()._hold_named(window, uids, scored)
 
 
 def test_a_void_window_stops_no_node_that_lacks_an_earlier_payload(tmp_path) -> None:
