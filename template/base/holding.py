@@ -24,6 +24,8 @@ MAX_RESERVE = 0.5
 """At most: a slow line must not end scoring altogether. The uploads that fit are named."""
 SAFETY_FACTOR = 1.5
 """A line's rate varies from window to window; blocks are a coarse clock."""
+LATE = "the time was up"
+"""The reason for an upload cut off by the deadline."""
 
 
 class NamedPayloads:
@@ -61,6 +63,8 @@ class NamedPayloads:
                 break
             self._context.waiter.pause()
         self._note_rate(sum(len(frames[uid]) for uid in held), start_block)
+        if LATE in failed.values():
+            self._note_late(sum(map(len, frames.values())), start_block)
         if failed:
             log.warning(
                 "window %d: the payloads of uids %s are not in this node's bucket in time and "
@@ -98,11 +102,16 @@ class NamedPayloads:
             # Halved from window to window, so that one bad night is forgotten.
             self._blocks_per_byte = max(taken_blocks / num_bytes, self._blocks_per_byte / 2)
 
+    def _note_late(self, num_bytes: int, start_block: int) -> None:
+        """Count uploads cut off by the deadline as half done: else no reserve ever suffices."""
+        taken_blocks = max(1, self._context.waiter.recent_head() - start_block)
+        self._blocks_per_byte = max(2 * taken_blocks / num_bytes, self._blocks_per_byte)
+
 
 def _reason(future: Future[None]) -> str:
     """Why an upload is not done; "" for a finished upload."""
     if future.cancelled() or not future.done():
-        return "the time was up"
+        return LATE
     try:
         future.result()
     except StoreError as error:

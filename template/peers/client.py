@@ -266,11 +266,11 @@ class Peers:
         return hotkey in self._troubled
 
     def ask_last(self, hotkey: str) -> None:
-        """Move a hotkey to the end of `in_order`: it led away from the voted root, or was slow."""
+        """Move a hotkey to the end of `in_order`: no answer, or one away from the voted root."""
         self._misleading.add(hotkey)
 
     def in_order(self, hotkeys: Iterable[str]) -> list[str]:
-        """The hotkeys in their order, with misleading hotkeys at the end."""
+        """The hotkeys in their order, with misleading and silent hotkeys at the end."""
         return sorted(hotkeys, key=self._misleading.__contains__)
 
     def _read_blob(self, hotkey: str, digest: bytes, max_bytes: int, exact: bool) -> bytes:

@@ -99,7 +99,7 @@ class Follower:
         once buckets have deleted the payloads, the node joins anew. Where the majority stands
         elsewhere and no way leads there, the node goes on by its own root, with `is_apart` set.
         """
-        self._take_back_void()
+        self._retry_void()
         decision = self._decide_if_readable()
         if decision is None:
             return self._follow_lineage()
@@ -122,8 +122,7 @@ class Follower:
         return decision
 
     def _is_final(self, window: int) -> bool:
-        vote_block = self._context.schedule.vote_block(window)
-        return self._context.chain.finalized() >= vote_block
+        return self._context.chain.finalized() >= self._context.schedule.vote_block(window)
 
     def _decide(self, window: int) -> Decision:
         """The decision on the next window or a later window with final votes."""
@@ -295,6 +294,18 @@ class Follower:
         ledger = self.ledger.apply_window(accepted, payloads, root)
         self.ledger = replace(ledger, steps=self.anchors.record_step(ledger.steps, ledger.state))
         self._payloads.forget_up_to(accepted.window)
+
+    def _retry_void(self) -> None:
+        """Take back a void window after a failure, or leave the window to the healer."""
+        try:
+            self._take_back_void()
+        except NodeTrouble:
+            raise
+        except Unavailable as error:
+            log.error(
+                "%s: the next votes will differ from this node's root, and the node joins anew",
+                error,
+            )
 
     def _take_back_void(self) -> None:
         """Go back before a window whose payloads most of the stake could not fetch."""

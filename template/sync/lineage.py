@@ -16,7 +16,7 @@ from template.protocol.lineage import (
     lineage_limit_bytes,
     parse_lineage,
 )
-from template.protocol.quorum import find_standing_authority
+from template.protocol.quorum import VOID_WINDOWS, find_standing_authority
 from template.protocol.record import Vote
 from template.training.outer import OuterState
 
@@ -140,23 +140,39 @@ def read_lineage(
     steps, or none, if no bucket has a segment.
     """
     every = context.spec.checkpoint.every_windows
-    steps: list[LineageStep] = []
-    last = window - 2
-    while last >= since:
+    steps = _find_voted_end(context, peers, window - 2, root, since)
+    while steps and steps[0].window > since:
+        root, last = steps[0].root, steps[0].window - 1
         segment = _find_segment(context, peers, segment_start(last, every), last, root)
-        if not segment:
+        if not segment or segment[-1].window != last:
             break
         steps = [*segment, *steps]
-        root, last = segment[0].root, segment[0].window - 1
     return steps
+
+
+def _find_voted_end(
+    context: ReadContext, peers: Peers, last: int, root: bytes, since: int
+) -> list[LineageStep]:
+    """The segment that leads to a voted root: with window `last`, or up to `VOID_WINDOWS` before.
+
+    A majority that lacks payloads votes the root before them, window after window.
+    """
+    every = context.spec.checkpoint.every_windows
+    first = max(since, last - VOID_WINDOWS, 0)
+    starts = {segment_start(window, every) for window in range(first, last + 1)}
+    for start in sorted(starts, reverse=True):
+        if segment := _find_segment(context, peers, start, last, root):
+            return segment
+    return []
 
 
 def _find_segment(
     context: ReadContext, peers: Peers, start: int, last: int, root: bytes
 ) -> list[LineageStep]:
-    """The steps of a segment up to window `last` from the first bucket that leads to `root`.
+    """The steps of a segment up to `root` from the first bucket that leads there.
 
-    A bucket with another segment is asked last from then on. Empty if no bucket leads to `root`.
+    Steps after window `last` are left out. A bucket with another root after the step on `last` is
+    asked last from then on, as is a bucket without an answer. Empty if no bucket leads to `root`.
     NodeTrouble if this node could not ask.
     """
     key, limit = lineage_key(context.spec.run_id, start), lineage_limit_bytes(context.spec)
@@ -172,12 +188,15 @@ def _find_segment(
         except SubnetError as error:
             log.info("no lineage from theta_%d from %s: %s", start, hotkey, error)
             if isinstance(error, (Unavailable, TooLarge)):
+                # A bucket that drips would cost a minute for each of a thousand segments.
                 peers.ask_last(hotkey)
             continue
         segment = [step for step in offered if step.window <= last]
-        if segment and segment[-1].window == last:
-            if segment[-1].next_root.startswith(root):
-                return segment
+        while segment and not segment[-1].next_root.startswith(root):
+            segment.pop()
+        if segment:
+            return segment
+        if any(step.window == last for step in offered):
             log.warning("lineage from theta_%d of %s leads to another root", start, hotkey)
             peers.ask_last(hotkey)
     return []

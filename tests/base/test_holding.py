@@ -160,3 +160,19 @@ def test_a_validator_that_cannot_upload_a_payload_votes_in_time_without_it(tmp_p
                 left_out += 1
     assert left_out > 0
     assert all(accepted(nodes["m0"]).values())
+
+
+def test_uploads_that_are_all_late_get_more_time_in_the_next_window(context, bucket) -> None:
+    """Side by side on a slow line, no upload ends before the deadline."""
+    frames = _frames(5)
+    bucket.held = {_key(context, frame) for frame in frames.values()}
+    named = NamedPayloads(context)
+    small = 10
+    reserves = [named.reserve(small)]
+    for _window in range(3):
+        assert named.hold(WINDOW, frames, lambda: True) == frozenset()
+        reserves.append(named.reserve(small))
+    bucket.released.set()
+    assert reserves[0] == MIN_RESERVE
+    assert reserves[1] > reserves[0]
+    assert reserves[-1] <= MAX_RESERVE

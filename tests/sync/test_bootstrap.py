@@ -17,13 +17,14 @@ from template.chain.waiter import Waiter
 from template.errors import ChainError, ConfigError, NodeTrouble, NotFound, Unavailable
 from template.peers.client import Peers
 from template.protocol.keys import blob_key, checkpoint_manifest_key
+from template.protocol.record import ROOT_BYTES, Record, encode_record
 from template.protocol.root import tensors_digest
 from template.store import Store
 from template.store.memory import MemoryStore
 from template.store.s3 import S3Store
 from template.sync.bootstrap import Bootstrap
 from template.sync.dataset import open_pages
-from template.sync.lineage import read_lineage, wait_for_voted_root
+from template.sync.lineage import find_voted_root, read_lineage, wait_for_voted_root
 from template.sync.own_checkpoint import save_own_checkpoint
 from template.sync.payload_cache import PayloadCache
 from template.training.outer import state_digest
@@ -454,3 +455,47 @@ def test_what_a_node_in_trouble_cannot_ask_for_is_not_called_absent(context, buc
         assert "mirror" not in str(caught.value)
     holders = {member.uid: (FIRST,) for member in step.members}
     assert cache.fetch_missing(step.window, step.members, holders) == list(step.members)
+
+
+def test_a_joiner_takes_a_checkpoint_while_the_majority_waits_for_payloads(
+    ended, context, buckets, manifest
+) -> None:
+    """Stuck validators vote an older root than their window's."""
+    world, digest = ended
+    vote = find_voted_root(context)
+    assert vote is not None
+    peers = Peers(context)
+    peers.refresh()
+    steps = read_lineage(context, peers, vote.window + 1, vote.root)
+    stuck = replace(vote, root=steps[-1].root[:ROOT_BYTES], window=vote.window + 2)
+    before = world.time.block, dict(world.ledger.commitments)
+    try:
+        for hotkey in (FIRST, SECOND):
+            record = encode_record(Record(access=world.access(hotkey), vote=stuck))
+            world.ledger.commitments[hotkey] = ([0], [record])
+        world.time.block = context.schedule.vote_block(stuck.window) + world.ledger.finality_lag
+        assert find_voted_root(context) == stuck
+        _joined(context, digest)
+    finally:
+        world.time.block = before[0]
+        world.ledger.commitments.update(before[1])
+
+
+def test_a_bucket_without_answers_is_asked_for_one_segment_of_a_long_lineage(
+    ended, context, buckets
+) -> None:
+    """The bucket of most stake would hold a reader for a minute a segment."""
+    asked = []
+
+    def away(key: str) -> None:
+        asked.append(key)
+        raise Unavailable("away")
+
+    vote = find_voted_root(context)
+    assert vote is not None
+    buckets[FIRST].before_get = away
+    peers = Peers(context)
+    peers.refresh()
+    steps = read_lineage(context, peers, vote.window + 1, vote.root)
+    assert [step.window for step in steps] == list(range(vote.window))
+    assert len(asked) == 1
