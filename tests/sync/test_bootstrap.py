@@ -494,8 +494,7 @@ def test_a_bucket_without_answers_is_asked_for_one_segment_of_a_long_lineage(
     vote = find_voted_root(context)
     assert vote is not None
     buckets[FIRST].before_get = away
-    peers = Peers(context)
-    peers.refresh()
+    (peers := Peers(context)).refresh()
     steps = read_lineage(context, peers, vote.window + 1, vote.root)
     assert [step.window for step in steps] == list(range(vote.window))
     assert len(asked) == 1
