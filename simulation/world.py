@@ -72,7 +72,8 @@ class VirtualTime:
         return float(self.block)
 
     def _pass_if_all_wait(self) -> None:
-        if self._running and self._waiting >= self._running:
+        # Without a running node, a caller that waits is alone: nobody else would bring the block.
+        if self._waiting and self._waiting >= self._running:
             self.block += 1
             self._waiting = 0
             self._condition.notify_all()

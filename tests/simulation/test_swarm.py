@@ -50,3 +50,14 @@ def test_a_block_comes_when_every_running_node_waits() -> None:
     time.enter()
     time.sleep(100.0)
     assert (time.block, time.now_s()) == (1, 1.0)
+
+
+def test_a_caller_that_waits_alone_is_not_left_waiting() -> None:
+    """A test without running nodes may wait, too: on a busy machine a fetch takes a moment."""
+    time = VirtualTime()
+    time.sleep(1.0)
+    time.sleep(1.0)
+    assert time.block == 2
+    time.enter()
+    time.leave()
+    assert time.block == 2, "nobody waited"
