@@ -102,6 +102,7 @@ def test_whoever_has_no_time_to_wait_moves_in_the_middle(said, tmp_path) -> None
     assert {window for hotkey, window in said if hotkey == hotkey_of("m1")}
 
 
+@pytest.mark.slow
 def test_a_payload_that_cannot_be_fetched_is_left_out(tmp_path, monkeypatch) -> None:
     """m3's bucket has nothing for one miner, which takes the step all the same."""
     world = build_world({**STAKES_TAO, "m2": 0, "m3": 0})

@@ -15,6 +15,7 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_honest_payloads_are_accepted_and_noise_is_not(monkeypatch) -> None:
     monkeypatch.setattr(
         "benchmarks.learning.plan_stability.load_corpus", lambda _text: synthetic_corpus()

@@ -428,6 +428,7 @@ def test_an_endpoint_that_comes_back_as_another_chain_is_refused(open_chain, pro
     assert caught.value.is_final
 
 
+@pytest.mark.slow
 def test_a_restarted_chain_goes_on(open_chain: Callable[..., BittensorChain], tmp_path: Path):
     state = ("--state", str(tmp_path / "state"))
     with chain_process(*state) as kept_port:

@@ -40,7 +40,7 @@ def test_the_last_step_is_proven_though_the_first_vote_after_the_end_is_missed(t
 
 
 @pytest.mark.parametrize("kept_blocks", [10**9, KEPT_BLOCKS])
-@pytest.mark.parametrize("blocks_after", [150, 1000])
+@pytest.mark.parametrize("blocks_after", [pytest.param(150, marks=pytest.mark.slow), 1000])
 def test_a_validator_that_starts_again_long_after_the_end_ends(
     kept_blocks, blocks_after, tmp_path
 ) -> None:

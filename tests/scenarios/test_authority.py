@@ -55,7 +55,11 @@ def assert_the_night_is_empty_and_the_days_are_not(nodes, nights=(NIGHT,)) -> No
 
 @pytest.mark.parametrize(
     "lie",
-    [{"root": FALSE_ROOT}, {"sample_digest": FALSE_SAMPLE}, {}],
+    [
+        {"root": FALSE_ROOT},
+        pytest.param({"sample_digest": FALSE_SAMPLE}, marks=pytest.mark.slow),
+        pytest.param({}, marks=pytest.mark.slow),
+    ],
     ids=["a root that nobody has", "the right root and a wrong sample", "names alone"],
 )
 def test_a_liar_of_27_percent_is_alone_awake_for_a_window(lie, tmp_path) -> None:

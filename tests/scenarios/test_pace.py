@@ -2,6 +2,8 @@
 
 import logging
 
+import pytest
+
 from simulation.swarm import (
     FOUR,
     STAKES_TAO,
@@ -48,6 +50,7 @@ def test_a_validator_that_comes_late_calls_nobody_unpaid(tmp_path) -> None:
     assert metrics(nodes["val-a"]).series(burn)[0] == 1.0
 
 
+@pytest.mark.slow
 def test_a_validator_that_falls_behind_says_so_and_catches_up_without_the_curve(
     tmp_path, caplog
 ) -> None:

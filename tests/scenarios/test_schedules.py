@@ -39,7 +39,7 @@ from tests.support.schedules import MINERS, ROSTER, STAKES_TAO, Fault, plan
 
 WINDOWS, SIEGE_WINDOWS = 5, 8
 NUM_SEEDS, NUM_SIEGE_SEEDS, SEEDS_AT_ONCE = 50, 2000, 50
-NUM_FAST_SEEDS = 5
+NUM_FAST_SEEDS = 3
 """Schedules of the default lane; the slow lane plays the rest of `NUM_SEEDS`."""
 DOWN_BLOCKS = 3
 """Between the end of a process and its next start."""

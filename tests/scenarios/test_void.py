@@ -98,7 +98,7 @@ def test_payloads_that_turn_up_again_are_applied_by_all(tmp_path) -> None:
     assert read_lineage(reader.context, reader.peers, state.window, bytes(ROOT_BYTES)) == []
 
 
-@pytest.mark.parametrize("windows_after", [1, 2])
+@pytest.mark.parametrize("windows_after", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_payloads_lost_in_the_last_windows_hold_nobody(windows_after: int, tmp_path) -> None:
     """Most validators lack the payload: votes after the run's end give it up."""
     num_windows = LOST + windows_after

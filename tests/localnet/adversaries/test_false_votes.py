@@ -83,7 +83,13 @@ def votes_on(world: World, window: int) -> dict[str, Vote]:
     return {voter.hotkey: voter.vote for voter in ballot.voters}
 
 
-@pytest.mark.parametrize(("name", "lie"), [("false-root", Lie.ROOT), ("false-sample", Lie.SAMPLE)])
+@pytest.mark.parametrize(
+    ("name", "lie"),
+    [
+        ("false-root", Lie.ROOT),
+        pytest.param("false-sample", Lie.SAMPLE, marks=pytest.mark.slow),
+    ],
+)
 def test_a_false_voter_alone_awake_ends_nobody_and_moves_nothing(tmp_path, name, lie) -> None:
     world = build_world(STAKES_TAO, **TINY, schedule__num_windows=NUM_WINDOWS)
     drives = {
