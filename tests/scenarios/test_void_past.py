@@ -1,5 +1,7 @@
 """A void window whose steps before cannot be taken again: an earlier payload is gone, too."""
 
+import pytest
+
 from simulation.swarm import accepted, build_world, digests, run, to_the_end
 from simulation.world import hotkey_of
 from template.base.miner import Miner
@@ -16,6 +18,7 @@ class Careless(Validator):
         return uids if window == LOST else super()._hold_named(window, uids, scored)
 
 
+@pytest.mark.slow
 def test_a_void_window_stops_no_node_that_lacks_an_earlier_payload(tmp_path) -> None:
     world = build_world(STAKES_TAO, schedule__num_windows=12, checkpoint__every_windows=5)
     prefix = f"{world.spec.run_id.hex()}/payload/"

@@ -1,6 +1,4 @@
-"""Joining a run whose buckets are broken: any of them will do for each part, and what has come
-is not fetched again.
-"""
+"""Joining a run whose buckets are broken: any will do for a part, and no part is fetched twice."""
 
 import json
 import time
@@ -76,15 +74,17 @@ def ended(tmp_path_factory) -> tuple[World, str]:
 
 
 @pytest.fixture
-def buckets(ended) -> dict[str, Watched]:
-    """Copies, to be broken."""
+def buckets(ended) -> Iterator[dict[str, Watched]]:
+    """Copies, to be broken; the clock is given back."""
     world, _ = ended
     copies = {}
     for hotkey, bucket in world.buckets.items():
         copies[hotkey] = Watched()
         for key in bucket.list(""):
             copies[hotkey].put(key, bucket.get(key, max_bytes=2**24))
-    return copies
+    block = world.time.block
+    yield copies
+    world.time.block = block
 
 
 @pytest.fixture
@@ -303,7 +303,7 @@ def test_a_forged_checkpoint_is_refused_where_the_votes_on_it_are_forgotten(
     forged = _forge_checkpoint(buckets[FIRST], world.spec, manifest)
     buckets[FIRST].gets.clear()
     schedule = context.schedule
-    before = world.ledger.kept_blocks, world.time.block
+    before = world.ledger.kept_blocks
     world.time.block = schedule.vote_block(WINDOW + 1) + world.ledger.finality_lag
     world.ledger.kept_blocks = world.time.block - schedule.vote_block(WINDOW) - 1
     try:
@@ -312,7 +312,7 @@ def test_a_forged_checkpoint_is_refused_where_the_votes_on_it_are_forgotten(
         peers = Peers(context)
         state = Bootstrap(context, peers).join().state
     finally:
-        world.ledger.kept_blocks, world.time.block = before
+        world.ledger.kept_blocks = before
     assert tensors_digest(state.params).hex() == digest
     assert sum(buckets[FIRST].gets[key] for key in forged) == 0
     assert peers.in_order([FIRST, SECOND]) == [SECOND, FIRST]
@@ -462,13 +462,14 @@ def test_a_joiner_takes_a_checkpoint_while_the_majority_waits_for_payloads(
 ) -> None:
     """Stuck validators vote an older root than their window's."""
     world, digest = ended
+    world.time.block = context.schedule.vote_block(WINDOW + 1) + world.ledger.finality_lag
     vote = find_voted_root(context)
     assert vote is not None
     peers = Peers(context)
     peers.refresh()
     steps = read_lineage(context, peers, vote.window + 1, vote.root)
     stuck = replace(vote, root=steps[-1].root[:ROOT_BYTES], window=vote.window + 2)
-    before = world.time.block, dict(world.ledger.commitments)
+    before = dict(world.ledger.commitments)
     try:
         for hotkey in (FIRST, SECOND):
             record = encode_record(Record(access=world.access(hotkey), vote=stuck))
@@ -477,8 +478,7 @@ def test_a_joiner_takes_a_checkpoint_while_the_majority_waits_for_payloads(
         assert find_voted_root(context) == stuck
         _joined(context, digest)
     finally:
-        world.time.block = before[0]
-        world.ledger.commitments.update(before[1])
+        world.ledger.commitments.update(before)
 
 
 def test_a_bucket_without_answers_is_asked_for_one_segment_of_a_long_lineage(
