@@ -90,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _command(arguments: argparse.Namespace) -> str:
-    """What gives the same run again, wherever its folders are."""
+    """The command line that repeats the run, without its folders."""
     words = ["python -m benchmarks.chaos", *(["--quick"] if arguments.quick else [])]
     for name in ("seed", "only", "miners", "validators", "block_time"):
         value = getattr(arguments, name)

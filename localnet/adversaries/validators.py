@@ -107,7 +107,7 @@ class SilentValidator(ValidatorPolicy):
 
 
 class Lie(StrEnum):
-    """What a false vote says of the model."""
+    """The false claim about the model in a vote."""
 
     ROOT = "false root"
     SAMPLE = "false sample digest"

@@ -101,7 +101,7 @@ def test_three_files_and_again_the_same(tmp_path) -> None:
 
 
 def behaviours_of(*flags: str) -> dict[str, str]:
-    """Of the validators that a run with these flags starts."""
+    """The kinds of the validators that a run with these flags starts."""
     arguments = command._parser().parse_args(flags)
     config = command._config(arguments, command._kinds(arguments.only), Path("out"))
     return {p.name: p.behaviour for p in config.roster if p.role == "validator"}

@@ -134,7 +134,7 @@ def test_parts_of_one_checkpoint_come_from_several_buckets(
 def test_a_bucket_that_lies_about_a_part_is_passed_over(
     damage: str, ended, context, buckets, manifest
 ) -> None:
-    """Of another length it is not even read."""
+    """A part of another length is not downloaded."""
     keys = _keys(manifest)
     for key in keys:
         data = buckets[FIRST].get(key, max_bytes=2**20)
