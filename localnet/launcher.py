@@ -238,7 +238,8 @@ class Localnet:
         every neuron ended with an error.
         """
         schedule = self.spec.schedule.schedule()
-        last_block = schedule.vote_block(self.spec.schedule.num_windows - 1)
+        # Validators vote once more after the last window.
+        last_block = schedule.vote_block(self.spec.schedule.num_windows)
         decided_s = math.inf
         while self._tend() and time.monotonic() < self._grace_end_s(decided_s):
             self._look()

@@ -113,10 +113,8 @@ class Validator:
             return
         for window in range(first, first + VOID_WINDOWS):
             self._vote_last_root(window)
-            while self.context.chain.finalized() < schedule.vote_block(window):
-                if self.follower.is_proven_at(window):
-                    return
-                waiter.pause()
+            # Until the votes are final: a liar could change its vote once others have ended.
+            waiter.until_finalized(schedule.vote_block(window))
             is_settled = self.follower.close_window(window)
             # A void changes the last steps, and the next votes prove a root after these.
             self._save()

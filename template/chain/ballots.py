@@ -70,13 +70,8 @@ def read_ballot(chain: Chain, schedule: Schedule, window: int) -> Ballot:
 
     A vote counts if the hotkey holds a validator permit at the window's stake block.
     """
-    return read_ballot_at(chain, schedule, window, schedule.vote_block(window))
-
-
-def read_ballot_at(chain: Chain, schedule: Schedule, window: int, block: int) -> Ballot:
-    """The ballot of a window as of `block`, at or after the window's stake block."""
     stake_block = schedule.stake_block(window)
-    voters = _read_voters(chain, block, stake_block)
+    voters = _read_voters(chain, schedule.vote_block(window), stake_block)
     return Ballot(
         window=window,
         seed=chain.block_hash(stake_block),

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from template.chain.ballots import read_ballot, read_ballot_at
+from template.chain.ballots import read_ballot
 from template.context import ReadContext
 from template.errors import ChainError, NodeTrouble, StoreError, Unavailable
 from template.peers.client import Peers
@@ -260,14 +260,6 @@ class Follower:
             meanwhile()
             self._context.waiter.pause()
         return None
-
-    def is_proven_at(self, window: int) -> bool:
-        """Whether the votes on a window after the run's end stand behind this node's root."""
-        context, block = self._context, self._context.chain.finalized()
-        if block < context.schedule.stake_block(window):
-            return False
-        ballot = read_ballot_at(context.chain, context.schedule, window, block)
-        return self.ledger.is_proven_by(ballot)
 
     def close_window(self, window: int) -> bool:
         """Count the final votes on a window after the run's end; whether they settle the run.

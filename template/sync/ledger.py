@@ -83,19 +83,10 @@ class RunLedger:
                 f"window {ballot.window} cannot be decided from theta_{self.state.window}: the "
                 "windows before it are not"
             )
-        return replace(self, decisions={**self.decisions, ballot.window: self._decide(ballot)})
-
-    def _decide(self, ballot: Ballot) -> Decision:
         before = self.decisions.get(ballot.window - 1)
         reference_rao = self.state.reference_rao if before is None else before.reference_rao
-        return decide(ballot, reference_rao, self.spec.outer.quorum_rules())
-
-    def is_proven_by(self, ballot: Ballot) -> bool:
-        """Whether a ballot as it stands gives this ledger's root authority.
-
-        `ballot`: on the next window, or on a later window with decided predecessors.
-        """
-        return self._decide(ballot).root == self.root
+        decision = decide(ballot, reference_rao, self.spec.outer.quorum_rules())
+        return replace(self, decisions={**self.decisions, ballot.window: decision})
 
     def window_to_count_for_void(self) -> int | None:
         """The next window whose votes could still void `next_window`; None once settled.

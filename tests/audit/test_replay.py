@@ -144,11 +144,12 @@ def test_without_a_lineage_or_payloads_there_is_nothing_to_replay(world, tmp_pat
 
 def test_the_last_window_is_left_out_where_its_payloads_are_gone(swarm, world, tmp_path) -> None:
     """Before the vote after the run's end, no root says yet what it leads to."""
+    schedule = world.context(hotkey_of("nobody-yet"), tmp_path).schedule
+    world.time.block = schedule.vote_block(WINDOWS - 1) + world.ledger.finality_lag
     assert _forget(world, f"/payload/{WINDOWS - 1:08d}/")
     replayed, said = _replay(world, tmp_path)
     assert replayed.state.window == WINDOWS
     assert said[-1].startswith(f"window {WINDOWS - 1} is left out: no bucket has")
-    schedule = world.context(hotkey_of("nobody-yet"), tmp_path).schedule
     world.time.block = schedule.vote_block(WINDOWS) + world.ledger.finality_lag
     with pytest.raises(NotFound, match=f"voted for window {WINDOWS}"):
         _replay(world, tmp_path)
