@@ -224,6 +224,7 @@ def test_without_most_of_the_payloads_there_is_no_preview(tmp_path) -> None:
     assert tensors_digest(found) != tensors_digest(miner.follower.state.params)
 
 
+@pytest.mark.slow
 def test_a_dripping_bucket_holds_up_the_others_for_one_finality_lag(tmp_path) -> None:
     world = build_world({**STAKES_TAO, "m2": 0, "m3": 0})
     miner, schedule = _alone(world, tmp_path), world.spec.schedule

@@ -153,6 +153,7 @@ def test_every_case_has_a_key_of_its_own() -> None:
     assert asdict(case)["rule"] == "ours"
 
 
+@pytest.mark.slow
 def test_scores_know_the_norms_that_the_step_knows() -> None:
     trial = replace(SMALL, rounds=1, inner_steps=1, miners=2)
     make = rules.CAPS["cap 0.4"].make

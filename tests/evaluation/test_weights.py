@@ -303,7 +303,9 @@ def test_more_windows_count_where_fewer_payloads_are_drawn() -> None:
     assert first_window(worked(absent), 100, RULES) == 93, "a window without payloads is a window"
 
 
-@pytest.mark.parametrize("drawn", [1.0, 0.5, 0.25])
+@pytest.mark.parametrize(
+    "drawn", [0.5, *(pytest.param(d, marks=pytest.mark.slow) for d in (1.0, 0.25))]
+)
 def test_who_is_not_drawn_is_neither_paid_nor_blamed_for_it(drawn: float) -> None:
     """40 miners over 50 windows: whatever share of them is drawn, equal pay for equal work, and
     three quarters of it for who is there in three quarters of the windows.

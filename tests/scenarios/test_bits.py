@@ -189,6 +189,7 @@ def test_threads_do_not_move_a_golden_bit(num_threads: int, golden) -> None:
     assert [list(pair) for pair in after] == golden["after"]
 
 
+@pytest.mark.slow
 def test_threads_do_not_move_a_bit_of_a_tensor_large_enough_to_share_out() -> None:
     """2^22 elements and 2^16 values in 1,024 chunks, which are four pieces of work."""
     generator = torch.Generator().manual_seed(3)
