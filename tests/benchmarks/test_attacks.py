@@ -355,6 +355,7 @@ def test_who_copies_weights_has_those_of_the_epoch_before() -> None:
     assert earned([{w % 3: 1.0} for w in range(100)]) < 0.2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n, a in ATTACKS.items() if a.kind == VALIDATOR])
 def test_a_dishonest_validator_changes_nothing_for_others(name: str) -> None:
     attack = ATTACKS[name]

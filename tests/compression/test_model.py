@@ -166,6 +166,7 @@ def test_ties_go_to_the_lowest_index(shapes: Shapes, seed: int, num_levels: int)
 
 @EXAMPLES
 @given(st.integers(1, 3), st.sampled_from([1, 3, 7, 256]), st.integers(1, 3))
+@pytest.mark.slow
 def test_bits_do_not_depend_on_threads_or_sizes_of_pieces(
     num_threads: int, piece_chunks: int, held_bodies: int
 ) -> None:

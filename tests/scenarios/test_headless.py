@@ -186,7 +186,8 @@ def test_what_a_bucket_ever_held_is_what_is_stated(story) -> None:
     )
 
 
-@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 3])
+@pytest.mark.slow
+@pytest.mark.parametrize("every", [1, 3])
 def test_at_any_cadence_a_newcomer_finds_what_it_has_to_replay(every: int, tmp_path) -> None:
     """With a checkpoint in every window the newest two are never proven yet."""
     world = build_world(

@@ -1,5 +1,7 @@
 """A node away for longer than buckets keep payloads, at a chain endpoint that forgets nothing."""
 
+import pytest
+
 from simulation.swarm import TINY, build_world, digests, honest, run
 from template.base.supervisor import supervise
 from template.base.validator import Validator
@@ -30,6 +32,7 @@ def absent(world, context):
     return node
 
 
+@pytest.mark.slow
 def test_payloads_that_every_bucket_has_deleted_are_waited_for_by_nobody(tmp_path) -> None:
     world = build_world(
         STAKES_TAO,

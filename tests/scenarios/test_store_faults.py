@@ -240,6 +240,7 @@ class Joiner:
         return node
 
 
+@pytest.mark.slow
 def test_late_joiners_start_from_a_checkpoint_and_end_where_all_are(tmp_path) -> None:
     world = build_world(
         {**STAKES_TAO, "m2": 0, "val-c": 500}, schedule__num_windows=9, checkpoint__every_windows=2
@@ -276,6 +277,7 @@ class Deceived(Joiner):
         return super().__call__(world, context)
 
 
+@pytest.mark.slow
 def test_a_joiner_passes_over_a_checkpoint_that_the_stake_did_not_vote(tmp_path) -> None:
     world = build_world(
         {**STAKES_TAO, "m2": 0}, schedule__num_windows=7, checkpoint__every_windows=2
