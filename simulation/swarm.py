@@ -6,6 +6,7 @@ neurons run to their ends. Chain, clock and buckets come from `simulation.world`
 
 import threading
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -57,6 +58,7 @@ Kind = Callable[[NodeContext], Any]
 AnyWorld = TypeVar("AnyWorld", bound=World)
 
 
+@cache
 def synthetic_corpus(num_bytes: int = 120_000) -> Corpus:
     """Text for a model to learn: words of a small vocabulary in a fixed random order."""
     generator = np.random.default_rng(7)

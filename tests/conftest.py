@@ -8,6 +8,7 @@ from hypothesis import settings
 
 from tests.support.process_state import changes, process_state
 
+gc.disable()  # Imports leave no garbage worth looking for; see the end of the collection.
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=50)
 settings.load_profile("repeatable")
 
@@ -15,6 +16,7 @@ settings.load_profile("repeatable")
 def pytest_collection_finish() -> None:
     """Modules imported by now stay; scanning them again and again takes a tenth of the run."""
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)

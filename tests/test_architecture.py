@@ -9,7 +9,7 @@ import pkgutil
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -170,6 +170,13 @@ each_source = for_each(SOURCES)
 each_file = for_each(ALL_FILES)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _trees_end_with_the_module() -> Iterator[None]:
+    """A million nodes that stay would slow every later garbage collection of the worker."""
+    yield
+    tree_of.cache_clear()
+
+
 @cache
 def tree_of(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
@@ -180,6 +187,7 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+@cache
 def is_module(name: str) -> bool:
     path = ROOT.joinpath(*name.split("."))
     return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
@@ -189,7 +197,8 @@ def is_package(name: str) -> bool:
     return name != "template" and (ROOT.joinpath(*name.split(".")) / "__init__.py").is_file()
 
 
-def imports(path: Path) -> set[str]:
+@cache
+def imports(path: Path) -> frozenset[str]:
     """Every module that a file imports, in full: `from template.store import s3` counts as s3."""
     found: set[str] = set()
     for node in ast.walk(tree_of(path)):
@@ -199,7 +208,7 @@ def imports(path: Path) -> set[str]:
             base = node.module or ""
             names = [f"{base}.{alias.name}" for alias in node.names]
             found.update(name if is_module(name) else base for name in names)
-    return found
+    return frozenset(found)
 
 
 def covers(prefix: str, module: str) -> bool:

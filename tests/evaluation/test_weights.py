@@ -140,7 +140,7 @@ def test_pages_claimed_and_not_trained_on_are_no_work() -> None:
     assert shares[4] / shares[1] == pytest.approx(math.sqrt(0.5), rel=0.01)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     st.dictionaries(
         st.integers(1, 9),
@@ -239,7 +239,7 @@ histories_of_any_kind = st.dictionaries(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     histories_of_any_kind,
     st.sampled_from([1.0, 1.5, 2.0, 2.5, 3.0]),

@@ -94,7 +94,7 @@ def _ballot(plan: Plan, window: int, root: bytes) -> Ballot:
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(plans(), st.integers(1, 1000), st.integers(0, 10**6))
 def test_liars_below_half_of_the_reference_decide_nothing(
     plan: Plan, reference_windows: int, minimum_rao: int
@@ -131,7 +131,7 @@ def _assert_only_the_honest_decide(
         assert {m.uid for m in decision.members} == plan.honest_names[window]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     st.integers(1, 2**64 - 1), st.integers(0, 2**64 - 1), st.integers(1, 10**6), st.integers(0, 9)
 )
@@ -177,7 +177,7 @@ standing_votes = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(standing_votes, st.integers(1, 50))
 def test_standing_votes_against_a_naive_count(
     drawn: list[tuple[int, int, bytes]], reference_windows: int

@@ -183,7 +183,7 @@ def test_swapped_sections_are_refused_or_valid(form: PayloadFormat, frame: bytes
     assert payload_digest(swapped) != payload_digest(data)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_any_bytes_are_refused_or_valid(form: PayloadFormat, data: st.DataObject) -> None:
     size = form.num_bytes
@@ -191,7 +191,7 @@ def test_any_bytes_are_refused_or_valid(form: PayloadFormat, data: st.DataObject
     assert outcome(raw, form) in REASONS
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_any_sections_under_a_good_header_are_refused_or_valid(
     form: PayloadFormat, frame: bytes, data: st.DataObject

@@ -150,7 +150,7 @@ def test_endpoint_of_s3_is_stated() -> None:
     assert S3.endpoint_url == "http://127.0.0.1:9000"
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=400))
 def test_any_bytes_are_refused_or_are_one_record(data: bytes) -> None:
     try:
@@ -160,7 +160,7 @@ def test_any_bytes_are_refused_or_are_one_record(data: bytes) -> None:
     assert encode_record(record) == data
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(records, st.data())
 def test_a_damaged_record_is_refused_or_is_another_record(
     record: Record, data: st.DataObject
