@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from evaluation.gain import gain_scale, paired_gain, relative_gains
-from evaluation.verdict import NAMED, SCORED, Verdict
+from evaluation.verdict import NAMED, NOT_AUTHOR, SCORED, Verdict
 from evaluation.work import HELD_OUT, Floats, Ints, WorkRules, WorkSample, WorkState, work_samples
 
 
@@ -19,7 +19,8 @@ class JudgeRules:
     """Rules of acceptance.
 
     A payload is useful if gain - `naming_z` x standard error > `min_relative_gain` x scale, unless
-    the work test has decided against the miner.
+    the work test has decided against the miner. Of useful payloads alike, one has the author: the
+    payload with the most evidence of work on its own pages in this window.
     """
 
     naming_z: float
@@ -49,10 +50,10 @@ def judge(
     """Verdicts in uid order.
 
     `blanks`: a verdict per committed payload, without figures; unmeasured payloads carry the
-    reason. `states`: hotkey -> work test before this window.
+    reason, payloads alike their uids. `states`: hotkey -> work test before this window.
     """
     held_S = measured.owners_S == HELD_OUT
-    samples = _samples(measured)
+    samples = _samples(measured, {blank.uid: blank.alike for blank in blanks})
     found = []
     for blank in sorted(blanks, key=lambda verdict: verdict.uid):
         after_S = measured.after_S.get(blank.uid)
@@ -72,7 +73,7 @@ def judge(
                 work_square=None if sample is None else sample.square,
             )
         )
-    return _decide_statuses(_with_relative_gains(found), states, rules)
+    return _with_relative_gains(_find_authors(_decide_statuses(found, states, rules), rules))
 
 
 def sample_of(verdict: Verdict) -> WorkSample | None:
@@ -83,23 +84,45 @@ def sample_of(verdict: Verdict) -> WorkSample | None:
     return WorkSample(effect=effect, variance=variance, square=square)
 
 
-def _samples(measured: Measured) -> dict[int, WorkSample]:
+def _samples(measured: Measured, alike: Mapping[int, Sequence[int]]) -> dict[int, WorkSample]:
     uids = sorted(measured.after_S)
     if not uids:
         return {}
     gains_IS = np.stack([measured.before_S - measured.after_S[uid] for uid in uids])
-    return work_samples(gains_IS, np.array(uids, dtype=np.int64), measured.owners_S)
+    return work_samples(gains_IS, np.array(uids, dtype=np.int64), measured.owners_S, alike)
 
 
-def _with_relative_gains(verdicts: Sequence[Verdict]) -> list[Verdict]:
-    """Set relative gains; blameless payloads get no relative gain."""
-    relative = relative_gains({v.uid: v.gain for v in verdicts if not v.blameless})
-    return [replace(v, relative_gain=relative.get(v.uid)) for v in verdicts]
+def _find_authors(verdicts: Sequence[Verdict], rules: JudgeRules) -> list[Verdict]:
+    """Turn `named` into `not_author` where a payload alike shows more work; of equals the lowest
+    uid counts.
+
+    This window alone: a long record of honest work must not lend authority to a copy.
+    """
+
+    def rank(verdict: Verdict) -> tuple[float, int]:
+        sample = sample_of(verdict)
+        ratio = -math.inf if sample is None else sample.log_likelihood_ratio(rules.work.effect)
+        return -ratio, verdict.uid
+
+    authors: set[int] = set()
+    for verdict in sorted((v for v in verdicts if v.named), key=rank):
+        if authors.isdisjoint(verdict.alike):
+            authors.add(verdict.uid)
+    return [
+        replace(v, status=NOT_AUTHOR) if v.named and v.uid not in authors else v for v in verdicts
+    ]
+
+
+def _with_relative_gains(verdicts: Sequence[Verdict]) -> tuple[Verdict, ...]:
+    """Set relative gains; blameless payloads get no relative gain, payloads of others the worst."""
+    gains = {v.uid: None if v.status == NOT_AUTHOR else v.gain for v in verdicts if not v.blameless}
+    relative = relative_gains(gains)
+    return tuple(replace(v, relative_gain=relative.get(v.uid)) for v in verdicts)
 
 
 def _decide_statuses(
     verdicts: Sequence[Verdict], states: Mapping[str, WorkState], rules: JudgeRules
-) -> tuple[Verdict, ...]:
+) -> list[Verdict]:
     """Turn `scored` into `named`, `no_gain` or `no_work`."""
     # A random direction gains a few percent of the scale by luck, on every sequence alike, so
     # the test over sequences misses the luck: hence the floor.
@@ -120,4 +143,4 @@ def _decide_statuses(
             named.append(replace(verdict, status="no_work"))
         else:
             named.append(replace(verdict, status=NAMED))
-    return tuple(named)
+    return named

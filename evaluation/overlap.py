@@ -1,10 +1,11 @@
 """Index overlap: the share of kept positions in common between two payloads.
 
 All payloads of a window are fixed before the first can be read, so two payloads of a window with
-an overlap far beyond chance have one author, and only one payload counts. Overlap with a payload
-of an earlier window means a copy or a replay. Measured: honest payloads of a window share 3 to
-22 % of the kept positions (most in window 0), up to 12 % with rivals of the window before, and
-close to 0 with the same miner's earlier payload, because error feedback removes sent values.
+an overlap far beyond chance come from one training: `evaluation.judge` finds the author by the
+evidence of work. Overlap with a payload of an earlier window means a copy or a replay: what was
+committed belongs first to its committer. Measured: honest payloads of a window share 3 to 22 % of
+the kept positions (most in window 0), up to 12 % with rivals of the window before, and close to 0
+with the same miner's earlier payload, because error feedback removes sent values.
 """
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
@@ -170,35 +171,81 @@ def mark_applied(earlier: Iterable[Earlier], window: int, authors: Container[str
     ]
 
 
-def find_repeats(
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Overlaps:
+    """The overlaps of a window's payloads.
+
+    `repeats`: uid -> sentence about the earlier payload repeated. `alike`: uid -> ascending uids
+    of the window that overlap, repeats left out on both sides.
+    """
+
+    repeats: Mapping[int, str]
+    alike: Mapping[int, tuple[int, ...]]
+
+
+def find_overlaps(
     places: Mapping[int, Places],
     authors: Mapping[int, str],
     earlier: Sequence[Earlier],
     limit: float,
     is_late: IsLate = never_late,
-) -> dict[int, str]:
-    """uid -> sentence about the repeated payload. In a window the lowest of equal uids counts.
+) -> Overlaps:
+    """Overlaps of the payloads of a window (`places`, `authors`: by uid) with each other and with
+    `earlier`.
 
     Overlap: common positions over the positions of the smaller payload; above `limit` is a repeat.
-    An author may repeat an own payload without acceptance, returned to error feedback.
+    An author may repeat an own payload without acceptance, returned to error feedback; a payload
+    of another author that overlaps such a payload, sent at the same time or later, is no obstacle.
     TimeSpentError once `is_late`.
     """
     uids = sorted(places)
-    rows = [*(places[uid] for uid in uids), *(e.places for e in earlier)]
-    sizes = np.array([row.size for row in rows], dtype=np.int64)
-    counts = shared_counts(rows, len(uids), is_late)
-    found: dict[int, str] = {}
+    rows = [*(places[uid] for uid in uids), *(each.places for each in earlier)]
+    shares = _shares(rows, len(uids), is_late)
+    within, before = shares[:, : len(uids)] > limit, shares[:, len(uids) :] > limit
+    accused = {authors[uid] for uid, row in zip(uids, before, strict=True) if row.any()}
+    excuses = _excuses(earlier, accused, limit, is_late)
+    repeats: dict[int, str] = {}
     for index, uid in enumerate(uids):
-        shares = counts[index] / np.maximum(1, np.minimum(sizes[index], sizes))
-        for other in np.flatnonzero(shares > limit).tolist():
-            if other < len(uids):
-                alike = other < index and uids[other] not in found
-                name = f"uid {uids[other]} in this window"
-            else:
-                before = earlier[other - len(uids)]
-                alike = before.applied or before.author != authors[uid]
-                name = f"{before.author} in window {before.window}"
-            if alike:
-                found[uid] = f"shares {shares[other]:.0%} of its kept positions with {name}"
+        for other in np.flatnonzero(before[index]).tolist():
+            each = earlier[other]
+            is_own = each.author == authors[uid] and not each.applied
+            if not is_own and (authors[uid], other) not in excuses:
+                share = shares[index, len(uids) + other]
+                name = f"{each.author} in window {each.window}"
+                repeats[uid] = f"shares {share:.0%} of its kept positions with {name}"
                 break
-    return found
+    left = [index for index, uid in enumerate(uids) if uid not in repeats]
+    alike = {
+        uids[index]: tuple(uids[o] for o in left if o != index and within[index, o])
+        for index in left
+    }
+    return Overlaps(repeats=repeats, alike={uid: others for uid, others in alike.items() if others})
+
+
+def _shares(rows: Sequence[Places], num_first: int, is_late: IsLate) -> npt.NDArray[np.float64]:
+    """Common positions over the positions of the smaller row: [num_first, rows]."""
+    sizes = np.array([row.size for row in rows], dtype=np.int64)
+    counts = shared_counts(rows, num_first, is_late)
+    shares: npt.NDArray[np.float64] = counts / np.maximum(
+        1, np.minimum(sizes[:num_first, None], sizes)
+    )
+    return shares
+
+
+def _excuses(
+    earlier: Sequence[Earlier], accused: Container[str], limit: float, is_late: IsLate
+) -> set[tuple[str, int]]:
+    """(author, index of another author's earlier payload) with an own payload alike, not applied
+    and committed no later: what the other sent was the author's first.
+    """
+    own = [n for n, e in enumerate(earlier) if e.author in accused and not e.applied]
+    if not own:
+        return set()
+    rows = [*(earlier[n].places for n in own), *(each.places for each in earlier)]
+    alike = _shares(rows, len(own), is_late)[:, len(own) :] > limit
+    return {
+        (earlier[mine].author, other)
+        for row, mine in enumerate(own)
+        for other in np.flatnonzero(alike[row]).tolist()
+        if earlier[mine].window <= earlier[other].window
+    }

@@ -9,7 +9,10 @@ NAMED = "named"
 SCORED = "scored"
 """Status between measuring a payload and the decision on acceptance."""
 
-MEASURED = (NAMED, SCORED, "no_gain", "no_work")
+NOT_AUTHOR = "not_author"
+"""Useful, but alike to a payload of the window with more evidence of work on its own pages."""
+
+MEASURED = (NAMED, SCORED, "no_gain", "no_work", NOT_AUTHOR)
 """Statuses of measured payloads."""
 
 NOT_SCORED = "not_scored"
@@ -36,7 +39,8 @@ class Verdict:
 
     `gain` and standard error in nats per token, None without a score; weights are made from
     `relative_gain`. `work_effect`, `work_variance` and `work_square`: figures of the work test,
-    None for a payload without own sequences in the pool.
+    None for a payload without own sequences in the pool. `page_order`: hex, as in the header.
+    `alike`: uids of measured payloads of the window that share too many kept positions, ascending.
     """
 
     window: int
@@ -50,6 +54,8 @@ class Verdict:
     relative_gain: float | None = None
     pages_consumed: int | None = None
     base_window: int | None = None
+    page_order: str | None = None
+    alike: tuple[int, ...] = ()
     work_effect: float | None = None
     work_variance: float | None = None
     work_square: float | None = None

@@ -17,7 +17,8 @@ fabricated payload, however useful the payload is. The variance is the variance 
 deviation and slope are estimates from the held-out sequences alone.
 
 A rival with training on the same pages raises the column there: moving a median takes half of the
-others, and fewer than `MIN_OTHERS` others give no column.
+others, and fewer than `MIN_OTHERS` others give no column. Payloads alike to i are no others: copies
+of a payload would otherwise take its own effect off its pages.
 
 The test is sequential (Wald, Ann. Math. Stat. 1945). With a = `effect` the log-likelihood ratio of
 a window is (a x - a^2 / 2) / v, summed over windows and kept within +-log((1 - error) / error).
@@ -28,7 +29,7 @@ Legend: I payloads, U useful payloads, S sequences.
 """
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -123,12 +124,15 @@ def evenness(samples: Collection[WorkSample]) -> float:
     return mean * mean / max(mean * mean, square - chance) if mean > 0 else 0.0
 
 
-def work_samples(gains_IS: Floats, uids: Ints, owners_S: Ints) -> dict[int, WorkSample]:
+def work_samples(
+    gains_IS: Floats, uids: Ints, owners_S: Ints, alike: Mapping[int, Collection[int]] | None = None
+) -> dict[int, WorkSample]:
     """uid -> the window's evidence, for payloads with own sequences in the pool.
 
     `gains_IS`: loss(theta) - loss(theta - step), nats per token; a row with an infinite or NaN
-    value is left out. `uids`: int64 [I]. `owners_S`: HELD_OUT or a uid. A payload without any
-    change of the losses has effect 0. ValueError with fewer than two held-out sequences.
+    value is left out. `uids`: int64 [I]. `owners_S`: HELD_OUT or a uid. `alike`: uid -> uids whose
+    payloads are no others for it. A payload without any change of the losses has effect 0.
+    ValueError with fewer than two held-out sequences.
     """
     held_S = owners_S == HELD_OUT
     num_held = int(held_S.sum())
@@ -142,13 +146,22 @@ def work_samples(gains_IS: Floats, uids: Ints, owners_S: Ints) -> dict[int, Work
     useful_I = gains_IS[:, held_S].mean(axis=1) > 0
     # Sorted once: the median without one row then takes a comparison, not another sort.
     sorted_US = np.sort(rows_IS[useful_I], axis=0)
+    columns: dict[frozenset[int], Floats] = {}
     samples = {}
     for row, uid in enumerate(uids.tolist()):
         own_S = owners_S == uid
         num_own = int(own_S.sum())
         if num_own == 0:
             continue
-        median_S = _median_of_others(sorted_US, rows_IS[row] if useful_I[row] else None)
+        twins = {uid}.union((alike or {}).get(uid, ())).intersection(uids.tolist())
+        if len(twins) > 1:
+            key = frozenset(twins)  # a crowd of equal payloads has one key, and one sort
+            if key not in columns:
+                others_I = useful_I & ~np.isin(uids, sorted(twins))
+                columns[key] = _median_of_others(np.sort(rows_IS[others_I], axis=0), None)
+            median_S = columns[key]
+        else:
+            median_S = _median_of_others(sorted_US, rows_IS[row] if useful_I[row] else None)
         column_S = median_S - median_S[held_S].mean()
         samples[uid] = _sample(rows_IS[row], column_S, held_S, own_S)
     return samples

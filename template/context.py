@@ -1,5 +1,6 @@
 """Everything handed to a node: the run, an identity and adapters. Made in `neurons/`."""
 
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,10 +46,12 @@ class NodeContext(ReadContext):
     """The context of a node with a hotkey and a bucket of its own.
 
     `bucket` is this hotkey's, writable; `access` is the public, read-only record of the bucket.
-    `commands` are btcli commands for messages to the operator.
+    `commands` are btcli commands for messages to the operator. `random_bytes`: so many bytes that
+    nobody else can foresee.
     """
 
     hotkey: str
     access: Access
     bucket: Store
     commands: Commands
+    random_bytes: Callable[[int], bytes] = secrets.token_bytes

@@ -7,7 +7,7 @@ Legend: N parameters, S sequences of the pool.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -22,7 +22,7 @@ from benchmarks.learning.strategies.ours import Ours
 from evaluation.conclusion import reputations_and_weights
 from evaluation.history import Histories, add_window, mark_undelivered, work_states
 from evaluation.judge import Measured, judge
-from evaluation.overlap import Earlier, Places, find_repeats, kept_positions, mark_applied
+from evaluation.overlap import Earlier, Places, find_overlaps, kept_positions, mark_applied
 from evaluation.rules import PayRules
 from evaluation.verdict import NOT_SCORED, Verdict
 from evaluation.work import HELD_OUT
@@ -170,10 +170,14 @@ class Panel:
         sent = replace(sent, messages=seen)
         places = {uid: self._places(message) for uid, message in seen.items()}
         limit = self._spec.evaluation.max_overlap
-        repeated = set(find_repeats(places, sent.keys, book.earlier, limit))
+        overlaps = find_overlaps(places, sent.keys, book.earlier, limit)
+        repeated = overlaps.repeats.keys()
         measured = self._measure(number, params_N, sent, repeated)
         blanks = [
-            _verdict(number, uid, sent, "overlap" if uid in repeated else NOT_SCORED)
+            replace(
+                _verdict(number, uid, sent, "overlap" if uid in repeated else NOT_SCORED),
+                alike=overlaps.alike.get(uid, ()),
+            )
             for uid in range(len(self._roster))
         ]
         states = work_states(book.histories, self._rules.judge.work)
@@ -189,7 +193,7 @@ class Panel:
         ]
         return finding
 
-    def _measure(self, number: int, params_N: Tensor, sent: Sent, repeated: set[int]) -> Measured:
+    def _measure(self, number: int, params_N: Tensor, sent: Sent, repeated: Set[int]) -> Measured:
         evaluation, trial = self._spec.evaluation, self._workers.trial
         seed = labelled_hash("attacks", uint_bytes(trial.seed), uint_bytes(number))
         pages = [self._workers.scoring_pages(number)]

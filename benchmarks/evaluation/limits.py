@@ -35,7 +35,7 @@ from benchmarks.learning.text import ROOT, load_pages
 from evaluation.conclusion import reputations_and_weights
 from evaluation.history import Histories, add_window, work_states
 from evaluation.judge import Measured, judge
-from evaluation.overlap import Earlier, Places, find_repeats
+from evaluation.overlap import Earlier, Places, find_overlaps
 from evaluation.verdict import NOT_SCORED, Verdict
 from evaluation.work import HELD_OUT
 from template.base.pace import VOTE_MARGIN_BLOCKS
@@ -231,7 +231,7 @@ def _overlap_s(bench: Bench, payloads: Sequence[Payload], count: int) -> float:
         for uid in range(count)
     ]
     started = time.process_time()
-    find_repeats(rows, authors, earlier, bench.spec.evaluation.max_overlap)
+    find_overlaps(rows, authors, earlier, bench.spec.evaluation.max_overlap)
     return places_s + time.process_time() - started
 
 

@@ -2,7 +2,8 @@
 
 An attack runs as a real neuron of a local chain (`Behaviour.build`), in the lean simulation of
 `benchmarks.attacks` (`Attack.simulated`), or in both. An exact copy of a payload of the same window
-is missing: commit before reveal hides payloads until all digests are fixed.
+is missing: commit before reveal hides payloads until all digests are fixed, and a private order of
+the pages keeps others from computing the payload.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,7 +11,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal, Protocol
 
-from localnet.adversaries import copying, damaging, shirking, validators, withholding
+from localnet.adversaries import (
+    copying,
+    damaging,
+    repeating,
+    shirking,
+    validators,
+    withholding,
+)
 from template.base.miner import Miner
 from template.base.policy import ValidatorPolicy
 from template.base.validator import Validator
@@ -168,6 +176,9 @@ BEHAVIOURS: Mapping[str, Behaviour] = {
         "the own first payload in every window",
         "replay of its own",
         first_window=1,
+    ),
+    "repeater": _free(
+        repeating.Repeater, "another miner's training, repeated but for the order of its pages"
     ),
     "momentum-rider": _free(
         shirking.MomentumRider, "the last update again, and a tenth of the steps", "momentum rider"

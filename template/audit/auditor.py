@@ -24,7 +24,7 @@ from template.audit.losses import compare_measured, measure_again
 from template.audit.pay import compare_pay, compare_undelivered
 from template.audit.payloads import AuditedPayloads
 from template.audit.pool import Opened, compare_pool, list_opened
-from template.audit.status import compare_details, compare_drawn, compare_status
+from template.audit.status import compare_alike, compare_details, compare_drawn, compare_status
 from template.audit.vote import compare_vote, different_digest
 from template.chain.ballots import read_candidates, read_last_commits
 from template.context import ReadContext
@@ -125,7 +125,9 @@ class Auditor:
                 continue
             if compare_drawn(verdict, verdict.uid not in not_drawn, found):
                 namers = set(facts.voters_naming(verdict.uid)) - {self._validator}
-                compare_status(verdict, checked.get(verdict.uid), has_gaps, len(namers), found)
+                lacks = has_gaps or self._payloads.lacks(verdict)
+                compare_status(verdict, checked.get(verdict.uid), lacks, len(namers), found)
+        compare_alike(logged.verdicts, checked, found)
         opened = list_opened(logged, order, checked, context.spec, found)
         pool = self._compare_pool(logged, opened, found)
         if pool is not None:

@@ -4,29 +4,38 @@ A validator refuses repeats of earlier payloads, so an audit remembers the same 
 `AuditedPayloads` records the windows with gaps in memory.
 """
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from evaluation.verdict import BLAMELESS, MEASURED, NOT_SCORED, Verdict
 from evaluation.verdict_log import WindowLog
 from template.audit.chain_facts import ChainFacts
 from template.context import ReadContext
-from template.errors import PayloadError
+from template.errors import PayloadError, SubnetError
 from template.peers.client import Peers
 from template.protocol.payload import Payload, PayloadHeader
 from template.protocol.root import Member
-from template.scoring.admission import Admission, FrameChecker, SeenPayloads
+from template.scoring.admission import (
+    Admission,
+    FrameChecker,
+    SeenPayloads,
+    Unread,
+)
 from template.sync.follower import Follower
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checked:
-    """The outcome of checking a frame: as for `Admission`, with the kind of evidence."""
+    """The outcome of checking a frame: as for `Admission`, with the kind of evidence.
+
+    `alike`: uids of opened payloads of the window that overlap, whatever was refused by memory.
+    """
 
     payload: Payload | None
     refusal: PayloadError | None
     by_memory: bool = False
     """Whether the refusal rests on an earlier window, unknown to a restarted validator."""
+    alike: tuple[int, ...] = ()
 
 
 def check_frames(
@@ -39,27 +48,31 @@ def check_frames(
     """uid -> outcome of each frame, opened in the order of `members`; adds the bodies to `seen`."""
     present = [member for member in members if member.uid in frames]
     admissions = checker.admit_frames(window, present, frames, seen)
-    # Without the earlier windows: an overlap found here is known to a restarted validator too.
-    distinct = {
+    opened = {
         uid: each.payload
         for uid, each in admissions.items()
-        if each.payload is not None and each.seen_window is None
+        if each.payload is not None and (each.refusal is None or _is_by_memory(each.refusal))
     }
-    overlaps_here = checker.find_overlaps(present, distinct, ())
-    return {uid: _checked(each, window, uid in overlaps_here) for uid, each in admissions.items()}
+    # Without the earlier windows: who is alike here is known to a restarted validator too.
+    alike = checker.find_overlaps(present, opened, ()).alike
+    return {uid: _checked(each, alike.get(uid, ())) for uid, each in admissions.items()}
 
 
-def _checked(admission: Admission, window: int, overlaps_here: bool) -> Checked:
+def _checked(admission: Admission, alike: tuple[int, ...]) -> Checked:
     refusal = admission.refusal
     if refusal is None:
-        return Checked(payload=admission.payload, refusal=None)
+        return Checked(payload=admission.payload, refusal=None, alike=alike)
     assert isinstance(refusal, PayloadError), "every frame was fetched"
-    is_known_here = {"duplicate": admission.seen_window == window, "overlap": overlaps_here}
     return Checked(
         payload=admission.payload,
         refusal=refusal,
-        by_memory=not is_known_here.get(refusal.reason, True),
+        by_memory=_is_by_memory(refusal),
+        alike=alike,
     )
+
+
+def _is_by_memory(refusal: SubnetError) -> bool:
+    return isinstance(refusal, PayloadError) and refusal.reason in ("duplicate", "overlap")
 
 
 def was_in_hand(verdict: Verdict) -> bool:
@@ -70,14 +83,25 @@ def was_in_hand(verdict: Verdict) -> bool:
 
 def logged_header(verdict: Verdict, member: Member) -> PayloadHeader | None:
     """A payload's header as logged, or None if the log calls the payload unopened."""
-    if verdict.pages_consumed is None or verdict.base_window is None:
+    order = verdict.page_order
+    if verdict.pages_consumed is None or verdict.base_window is None or order is None:
         return None
     return PayloadHeader(
         window=verdict.window,
         base_window=verdict.base_window,
         pages_consumed=verdict.pages_consumed,
         public_key=member.public_key,
+        page_order=bytes.fromhex(order),
     )
+
+
+def _named(unread: Unread) -> str:
+    """How the reason for a refusal names an earlier payload."""
+    return f"{unread.member.hotkey} in window {unread.window}"
+
+
+def _is_named(unread: Unread, log: WindowLog) -> bool:
+    return any(_named(unread) in verdict.detail for verdict in log.verdicts)
 
 
 class AuditedPayloads:
@@ -105,7 +129,12 @@ class AuditedPayloads:
         frames = self._fetch(log.window, facts, wanted)
         if len(frames) < len(wanted):
             self.add_gap(log.window)
-        return check_frames(self._checker, log.window, order, frames, self._seen)
+        named = [each for each in self._seen.unread_before(log.window) if _is_named(each, log)]
+        self._checker.read_more(named, self._seen, self._read_unread)
+        checked = check_frames(self._checker, log.window, order, frames, self._seen)
+        others = [member for member in facts.members.values() if member.uid not in in_hand]
+        self._seen.add_unread(log.window, others)
+        return checked
 
     def remember(self, log: WindowLog, checked: Mapping[int, Checked]) -> None:
         """Remember the payloads opened by the validator."""
@@ -138,6 +167,18 @@ class AuditedPayloads:
         """Whether the validator may remember payloads unknown here. `given`: windows with a log."""
         before = range(max(0, window - self.num_windows), window)
         return window in self._gaps or any(w in self._gaps or w not in given for w in before)
+
+    def lacks(self, verdict: Verdict) -> bool:
+        """Whether a refusal names an earlier payload that could not be read here."""
+        unread = self._seen.unread_before(verdict.window)
+        return any(_named(each) in verdict.detail for each in unread)
+
+    def _read_unread(self, wanted: Sequence[Unread]) -> Iterator[tuple[Unread, bytes]]:
+        for each in wanted:
+            found = self._peers.fetch_named_payloads({each.member: ()}, each.window)
+            frame = found.get(each.member.uid)
+            if isinstance(frame, bytes):
+                yield each, frame
 
     def _fetch(self, window: int, facts: ChainFacts, wanted: Sequence[Member]) -> dict[int, bytes]:
         held = {member: self._follower.held(member.digest) for member in wanted}

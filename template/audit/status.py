@@ -1,5 +1,7 @@
 """Verdict statuses, compared with the outcome of checking the payloads again."""
 
+from collections.abc import Mapping, Sequence
+
 from evaluation.verdict import BLAMELESS, MEASURED, NOT_DRAWN, NOT_SCORED, Verdict
 from template.audit.findings import Findings
 from template.audit.payloads import Checked
@@ -58,11 +60,30 @@ def _compare_unrefused(verdict: Verdict, has_gaps: bool, found: Findings) -> Non
         found.add_difference(f"uid {uid}: status", "no refusal", status)
 
 
+def compare_alike(
+    verdicts: Sequence[Verdict], checked: Mapping[int, Checked], found: Findings
+) -> None:
+    """The uids alike of each measured payload, as far as the payloads are there."""
+    opened = {v.uid for v in verdicts if v.status in (*MEASURED, NOT_SCORED)}
+    there = opened & {uid for uid, each in checked.items() if each.payload is not None}
+    for verdict in verdicts:
+        if verdict.status in MEASURED and verdict.uid in there:
+            is_so = [uid for uid in checked[verdict.uid].alike if uid in there]
+            said = [uid for uid in verdict.alike if uid in there or uid not in opened]
+            if said != is_so:
+                found.add_difference(f"uid {verdict.uid}: uids alike", is_so, said)
+
+
 def compare_details(verdict: Verdict, found: Findings) -> None:
     """A measured payload has an empty reason; an unopened payload has no claims."""
     uid, status = verdict.uid, verdict.status
-    claims = (verdict.pages_consumed, verdict.base_window)
-    if status not in (*MEASURED, NOT_SCORED) and claims != (None, None):
-        found.add_difference(f"uid {uid}: claims of a payload not opened", (None, None), claims)
+    claims = (
+        verdict.pages_consumed,
+        verdict.base_window,
+        verdict.page_order,
+        verdict.alike or None,
+    )
+    if status not in (*MEASURED, NOT_SCORED) and any(claim is not None for claim in claims):
+        found.add_difference(f"uid {uid}: claims of a payload not opened", None, claims)
     if status in MEASURED and verdict.detail:
         found.add_difference(f"uid {uid}: reason", "none", repr(verdict.detail))

@@ -1,22 +1,27 @@
 """The miner: train on the assigned pages, commit the digest, reveal the payload, follow.
 
 One pass of the loop is one window. A payload that is not accepted, or not uploaded, returns to
-error feedback. The state is on disk before the digest is on chain.
+error feedback. The state is on disk before the digest is on chain. A payload that no validator
+will read stays secret: whoever read it could send it as an own payload in the next window.
 """
 
 import logging
 
+from template.base.pace import ScoringPace
 from template.base.pending import PendingPayload, PendingPayloads
 from template.base.standing import Standing, publish, publish_if_new
 from template.base.work import HonestWork, MinerParts, Work, WorkFactory
 from template.bucket.retention import Sweeper
+from template.chain.ballots import read_candidates
 from template.context import NodeContext
 from template.errors import StoreError
 from template.log_context import window_context
 from template.peers.client import Peers
 from template.protocol.keys import payload_key
 from template.protocol.quorum import Decision
-from template.protocol.record import Record
+from template.protocol.record import MAX_UIDS, Record
+from template.scoring.admission import draw_candidates
+from template.scoring.window import FETCH_SHARE
 from template.sync.bootstrap import Bootstrap
 from template.sync.dataset import open_pages
 from template.sync.follower import Follower
@@ -50,6 +55,9 @@ class Miner:
             pending=self.pending,
         )
         self.work: Work = work(parts, checkpoint)
+        self._pace = ScoringPace(context)
+        self._is_read: dict[int, bool] = {}
+        """Window without a decision -> whether validators read the payload."""
         publish_if_new(context, self._record())
 
     def step(self) -> bool:
@@ -101,19 +109,58 @@ class Miner:
             log.info("window %d: committed payload %s", window, payload.digest.hex()[:16])
 
     def reveal(self) -> None:
-        """Upload payloads of finalized windows: rivals can no longer commit copies."""
+        """Upload payloads of finalized windows: rivals can no longer commit copies.
+
+        Not those outside the window's sample, and none too late for the validators.
+        """
         context = self.context
         finalized = context.chain.finalized()
         for payload in self.pending.unrevealed(
             lambda window: finalized >= context.schedule.commit_block(window)
         ):
-            if not self.work.reveals(payload):
+            if not self.work.reveals(payload) or not self._will_be_read(payload.window):
                 continue
             key = payload_key(context.spec.run_id, payload.window, payload.digest)
             context.bucket.put(key, payload.frame)
             self.pending.mark_revealed(payload)
             self.follower.keep(payload.window, payload.digest, payload.frame)
             context.metrics.log(payload.window, {"payload_bytes": len(payload.frame)})
+
+    def _will_be_read(self, window: int) -> bool:
+        """Whether validators read this miner's payload of a window."""
+        known = self._is_read
+        if known.get(window, True) and self._pace.has_passed(window, FETCH_SHARE):
+            log.warning(
+                "window %d: too late to upload, validators have stopped reading: the payload stays "
+                "secret and returns to error feedback",
+                window,
+            )
+            known[window] = False
+        if window not in known:
+            known[window] = self._is_drawn(window)
+        for decided in [w for w in known if w < self.follower.next_window]:
+            del known[decided]
+        return known.get(window, False)
+
+    def _is_drawn(self, window: int) -> bool:
+        context, most = self.context, self.context.spec.evaluation.max_payloads
+        if most >= MAX_UIDS:
+            return True
+        stake_block = context.schedule.stake_block(window)
+        context.waiter.until_finalized(stake_block)
+        candidates = list(read_candidates(context.chain, context.schedule, window).values())
+        block_hash = context.chain.block_hash(stake_block)
+        drawn, _ = draw_candidates(block_hash, window, candidates, most)
+        is_drawn = any(member.hotkey == context.hotkey for member in drawn)
+        if not is_drawn:
+            log.info(
+                "window %d: outside the sample of %d of %d payloads: the payload stays secret and "
+                "returns to error feedback",
+                window,
+                most,
+                len(candidates),
+            )
+        return is_drawn
 
     def settle(self, decision: Decision) -> None:
         """Return the payloads left out by the decision to error feedback, save, and clean up."""

@@ -18,7 +18,7 @@ from template.base.feedback import ErrorFeedback
 from template.base.pending import PendingPayload, PendingPayloads
 from template.base.preview import Preview
 from template.context import NodeContext
-from template.data.assignment import assigned_pages, assignment_seed
+from template.data.assignment import ORDER_BYTES, assigned_pages, assignment_seed, order_pages
 from template.data.pages import PageReader
 from template.errors import PayloadError
 from template.peers.client import Peers
@@ -107,6 +107,8 @@ class HonestWork:
         decay = context.spec.compression.error_feedback_decay
         saved = checkpoint.groups.get("feedback", {})
         self.feedback = ErrorFeedback(context.form, decay, saved)
+        self.page_order = bytes(ORDER_BYTES)
+        """Orders the pages of the payload under way; drawn anew for each payload."""
         self.last_window = int(checkpoint.values.get("last_window", -1))
         self.inner_loop_blocks: int | None = checkpoint.values.get("inner_loop_blocks")
 
@@ -117,6 +119,7 @@ class HonestWork:
         if window - base > parts.context.spec.outer.max_staleness:
             log.warning("window %d: base theta_%d is too old to train from", window, base)
             return None
+        self.page_order = parts.context.random_bytes(ORDER_BYTES)
         with closing(self.preview(window)) as preview:
             result = self.train(window, base, preview)
         self.last_window = window
@@ -134,6 +137,7 @@ class HonestWork:
             base_window=base,
             pages_consumed=result.pages_consumed,
             public_key=public_key(parts.context.hotkey),
+            page_order=self.page_order,
         )
         frame = self.make_frame(header, result.pseudo_gradient)
         return Made(
@@ -166,14 +170,21 @@ class HonestWork:
         return Preview(parts.context, parts.peers, parts.follower, window)
 
     def batches(self, base: int) -> Iterator[np.ndarray]:
-        """The assigned pages, int64 [batch_pages, page_tokens] per inner step."""
-        context, pages = self.parts.context, self.parts.pages
-        training = context.spec.training
-        block_hash = context.chain.block_hash(context.schedule.assignment_block(base))
-        seed = assignment_seed(block_hash, context.hotkey, base)
-        ids = assigned_pages(seed, training.pages_per_window, pages.num_pages)
+        """The assigned pages in private order, int64 [batch_pages, page_tokens] per inner step."""
+        training, ids = self.parts.context.spec.training, self.page_ids(base)
         for first in range(0, training.pages_per_window, training.batch_pages):
-            yield pages.pages(ids[first : first + training.batch_pages])
+            yield self.parts.pages.pages(ids[first : first + training.batch_pages])
+
+    def page_ids(self, base: int) -> np.ndarray:
+        """Ids of the assigned pages in private order, int64 [pages_per_window]."""
+        return order_pages(self.list_assigned(self.parts.context.hotkey, base), self.page_order)
+
+    def list_assigned(self, hotkey: str, base: int) -> np.ndarray:
+        """Ids of the pages assigned to a hotkey for a window, int64 [pages_per_window]."""
+        context, num_pages = self.parts.context, self.parts.pages.num_pages
+        block_hash = context.chain.block_hash(context.schedule.assignment_block(base))
+        seed = assignment_seed(block_hash, hotkey, base)
+        return assigned_pages(seed, context.spec.training.pages_per_window, num_pages)
 
     def make_frame(self, header: PayloadHeader, deltas: Mapping[str, Tensor]) -> bytes:
         """Encode the pseudo-gradient; error feedback keeps the rest."""

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from template.protocol.hashing import labelled_hash, uint_bytes
 
 SEED_BYTES = 32
+ORDER_BYTES = 16
 WORDS_PER_DIGEST = 4
 MAX_PAGES = 2**32
 """The bias of `word mod num_pages` stays below 2**-32 up to here."""
@@ -53,6 +54,19 @@ def assigned_pages(seed: bytes, count: int, num_pages: int) -> npt.NDArray[np.in
     """
     _check(seed, count, num_pages)
     return (_words(seed, 0, count) % np.uint64(num_pages)).astype(np.int64)
+
+
+def order_pages(pages: npt.NDArray[np.int64], order: bytes) -> npt.NDArray[np.int64]:
+    """The pages in the private order of a miner, int64 [len(pages)].
+
+    `order`: 16 bytes, secret until the payload is revealed. Start, pages and rules are public:
+    without a secret anybody could repeat the training and send the same payload. Raises ValueError
+    if `order` has another length.
+    """
+    if len(order) != ORDER_BYTES:
+        raise ValueError(f"an order has {ORDER_BYTES} bytes, not {len(order)}")
+    words = _words(labelled_hash("order", order), 0, pages.size)
+    return pages[np.argsort(words, kind="stable")]
 
 
 def held_out_pages(
@@ -121,7 +135,7 @@ def claimed_pages(
 ) -> npt.NDArray[np.int64]:
     """A sample of `count` pages claimed by a miner as trained on, equally from each quarter.
 
-    `consumed`: the front of the miner's page list, int64 [C], in order; a quarter with too few
+    `consumed`: the front of the miner's ordered pages, int64 [C]; a quarter with too few
     pages gives all its pages. The untrained pages of an exaggerated claim are in the last quarters,
     which are sampled too.
     """

@@ -121,7 +121,12 @@ class Peers:
         A payload without an answer when `stop()` is true counts as unavailable, or as NodeTrouble
         if this node could not ask until then.
         """
-        fetching = self.start_fetching(members, window)
+        return self.finish_fetching(self.start_fetching(members, window), window, stop)
+
+    def finish_fetching(
+        self, fetching: "Fetching", window: int, stop: Callable[[], bool]
+    ) -> dict[int, bytes | SubnetError]:
+        """As `fetch_payloads`, of requests under way."""
         while not fetching.wait(FETCH_POLL_S) and not stop():
             self._context.waiter.pause()
         fetching.close()

@@ -1,21 +1,24 @@
 """Admission of a window's payloads to scoring: each frame is opened, checked and compared.
 
 Pure. A frame is admitted if the bytes match the committed digest, the payload decodes, the claimed
-pages are within bounds, and body and kept positions differ from other payloads.
+pages are within bounds, and body and kept positions differ from payloads of earlier windows. What
+was committed belongs first to its committer, read in its window or not: payloads that were outside
+the sample or late are read a window later, and again when payloads of their authors overlap.
 `SeenPayloads` remembers earlier windows, filled by scoring and by an audit alike.
 """
 
 import math
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
 from evaluation.overlap import (
     Earlier,
     IsLate,
+    Overlaps,
     Places,
     TimeSpentError,
-    find_repeats,
+    find_overlaps,
     kept_positions,
     mark_applied,
     never_late,
@@ -34,7 +37,8 @@ class Admission:
     """The outcome for one frame. `refusal` is None for an admitted payload.
 
     `payload` is None if every node refuses the frame or the claimed pages are out of bounds; a
-    payload refused as a duplicate or for its overlap is given all the same.
+    payload refused as a duplicate or for its overlap is given all the same. `alike`: uids of the
+    window whose admitted payloads overlap, ascending.
     """
 
     payload: Payload | None
@@ -43,6 +47,7 @@ class Admission:
     """Window in which the same body was seen first; for refusals as a duplicate."""
     is_compared: bool = True
     """Whether kept positions were compared; without time the payload cannot be scored."""
+    alike: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +58,27 @@ class Sighting:
     hotkey: str
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Unread:
+    """A payload committed in `window` that was not read then: outside the sample, or late.
+
+    `applied`: accepted all the same, by others who had read it.
+    """
+
+    window: int
+    member: Member
+    applied: bool = False
+
+
+ReadUnread = Callable[[Sequence[Unread]], Iterable[tuple[Unread, bytes]]]
+"""Asks the miners for payloads; yields the frames that came, unchecked."""
+
+
+def read_nothing(_wanted: Sequence[Unread]) -> Iterable[tuple[Unread, bytes]]:
+    """For a caller without buckets."""
+    return ()
+
+
 class SeenPayloads:
     """Bodies and kept positions of payloads, for as long as a repeat would not be stale."""
 
@@ -60,6 +86,7 @@ class SeenPayloads:
         self._max_staleness = max_staleness
         self._sightings: dict[bytes, Sighting] = {}
         self._earlier: list[Earlier] = []
+        self._unread: list[Unread] = []
 
     @property
     def earlier(self) -> Sequence[Earlier]:
@@ -82,6 +109,32 @@ class SeenPayloads:
             for hotkey, kept in positions
         ]
 
+    def add_unread(self, window: int, members: Iterable[Member]) -> None:
+        """Remember committed payloads that were not read, replacing those of `window` and later."""
+        oldest = self._oldest(window)
+        self._unread = [each for each in self._unread if oldest <= each.window < window]
+        self._unread += [Unread(window=window, member=member) for member in members]
+
+    def unread_before(self, window: int) -> list[Unread]:
+        """Unread payloads of windows before, the oldest first."""
+        oldest = self._oldest(window)
+        return [each for each in self._unread if oldest <= each.window < window]
+
+    def unread_of(self, window: int, hotkeys: Container[str]) -> list[Unread]:
+        """Those of these hotkeys."""
+        return [each for each in self.unread_before(window) if each.member.hotkey in hotkeys]
+
+    def add_read(self, unread: Unread, places: Places) -> None:
+        """Remember the kept positions of a payload that was read after its window."""
+        self._unread.remove(unread)
+        late = Earlier(
+            window=unread.window,
+            author=unread.member.hotkey,
+            places=places,
+            applied=unread.applied,
+        )
+        self._earlier = sorted([*self._earlier, late], key=lambda each: each.window)
+
     def forget_stale_bodies(self, window: int) -> None:
         """Drop bodies first seen more than max_staleness + 2 windows ago: a repeat is stale."""
         oldest = self._oldest(window)
@@ -94,6 +147,10 @@ class SeenPayloads:
         values again.
         """
         self._earlier = mark_applied(self._earlier, window, hotkeys)
+        self._unread = [
+            replace(each, applied=each.member.hotkey in hotkeys) if each.window == window else each
+            for each in self._unread
+        ]
 
     def _oldest(self, window: int) -> int:
         return window - self._max_staleness - 2
@@ -113,21 +170,29 @@ class FrameChecker:
         frames: Mapping[int, bytes | SubnetError],
         seen: SeenPayloads,
         is_late: IsLate = never_late,
+        read_unread: ReadUnread = read_nothing,
     ) -> dict[int, Admission]:
         """uid -> outcome, in the order of `members`; a fetch error in `frames` is the refusal.
 
-        Adds the bodies to `seen`: of two members with equal bodies the first is admitted. Once
+        Adds the bodies to `seen`, and unread payloads of authors whose payloads overlap. Once
         `is_late`, no payload counts as compared.
         """
         found = {m.uid: self._admit(window, m, frames[m.uid], seen) for m in members}
         admitted = admitted_payloads(found)
         try:
             overlaps = self.find_overlaps(members, admitted, seen.earlier, is_late)
+            involved = overlaps.repeats.keys() | overlaps.alike.keys()
+            hotkeys = {member.hotkey for member in members if member.uid in involved}
+            if self.read_more(seen.unread_of(window, hotkeys), seen, read_unread):
+                overlaps = self.find_overlaps(members, admitted, seen.earlier, is_late)
         except TimeSpentError:
             return found | {u: replace(found[u], is_compared=False) for u in admitted}
-        for uid, detail in overlaps.items():
-            refusal = PayloadError("overlap", detail)
-            found[uid] = Admission(payload=admitted[uid], refusal=refusal)
+        for uid, payload in admitted.items():
+            if uid in overlaps.repeats:
+                refusal = PayloadError("overlap", overlaps.repeats[uid])
+                found[uid] = Admission(payload=payload, refusal=refusal)
+            else:
+                found[uid] = replace(found[uid], alike=overlaps.alike.get(uid, ()))
         return found
 
     def find_overlaps(
@@ -136,8 +201,8 @@ class FrameChecker:
         payloads: Mapping[int, Payload],
         earlier: Sequence[Earlier],
         is_late: IsLate = never_late,
-    ) -> dict[int, str]:
-        """uid -> the payload repeated, in words; compares `payloads` with each other and `earlier`.
+    ) -> Overlaps:
+        """Compares `payloads` (by uid) with each other and with `earlier`.
 
         Two payloads overlap if more than `max_overlap` of the smaller one's positions are shared.
         TimeSpentError once `is_late`.
@@ -145,7 +210,25 @@ class FrameChecker:
         positions = {uid: self.list_positions(payload) for uid, payload in payloads.items()}
         authors = {member.uid: member.hotkey for member in members}
         limit = self.spec.evaluation.max_overlap
-        return find_repeats(positions, authors, earlier, limit, is_late)
+        return find_overlaps(positions, authors, earlier, limit, is_late)
+
+    def read_more(
+        self, wanted: Sequence[Unread], seen: SeenPayloads, read_unread: ReadUnread
+    ) -> bool:
+        """Read payloads of earlier windows, `max_payloads` at most; whether any came.
+
+        More would let a crowd of hotkeys cost more than a window's sample.
+        """
+        came = False
+        wanted = wanted[: self.spec.evaluation.max_payloads]
+        for unread, frame in read_unread(wanted) if wanted else ():
+            try:
+                payload = self._open(frame, unread.member, unread.window)
+            except PayloadError:
+                continue  # not what was committed
+            seen.add_read(unread, self.list_positions(payload))
+            came = True
+        return came
 
     def list_positions(self, payload: Payload) -> Places:
         return payload_positions(payload, self.form)
@@ -160,7 +243,7 @@ class FrameChecker:
         except PayloadError as error:
             return Admission(payload=None, refusal=error)
         first = seen.add_body(body_digest(frame), window, member.hotkey)
-        if first == Sighting(window=window, hotkey=member.hotkey):
+        if first.window == window:
             return Admission(payload=payload, refusal=None)
         refusal = PayloadError(
             "duplicate", f"says what {first.hotkey} said in window {first.window}"

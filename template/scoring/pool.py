@@ -17,6 +17,7 @@ from template.data.assignment import (
     barred_pages,
     claimed_pages,
     held_out_pages,
+    order_pages,
 )
 from template.protocol.hashing import labelled_hash, uint_bytes
 from template.protocol.payload import PayloadHeader
@@ -97,9 +98,10 @@ class PoolDrawer:
         """A sample of `count` of the pages claimed by a payload; all claimed pages if fewer.
 
         Page ids, int64. A payload claims the first `pages_consumed` pages assigned to the hotkey
-        for the base window.
+        for the base window, in the payload's order.
         """
-        claimed = self.list_assigned(hotkey, header.base_window)[: header.pages_consumed]
+        assigned = self.list_assigned(hotkey, header.base_window)
+        claimed = order_pages(assigned, header.page_order)[: header.pages_consumed]
         seed = labelled_hash(
             "claimed", self.pool_seed(window), hotkey.encode("ascii"), uint_bytes(window)
         )

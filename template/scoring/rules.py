@@ -17,8 +17,11 @@ NUMBER_CHARS = 26
 """Maximum length of a double in JSON, with comma and space."""
 PLACE_CHARS = 28
 """Maximum length of a page's id and owner in a log's first line."""
-VERDICT_CHARS = 768 + 2 * MAX_DETAIL_CHARS
-"""Maximum length of a verdict without the losses; JSON may double a character of the reason."""
+UID_CHARS = 5
+"""Maximum length of a uid in a list of JSON."""
+VERDICT_CHARS = 896 + 2 * MAX_DETAIL_CHARS
+"""Maximum length of a verdict without losses and uids alike; JSON may double a character of the
+reason."""
 REPUTATION_CHARS = 256
 HOTKEY_CHARS = 72
 """Maximum length of a hotkey with a uid or a window beside it."""
@@ -76,13 +79,15 @@ def pool_limit(evaluation: EvaluationSpec) -> int:
 def verdict_log_limit_bytes(spec: RunSpec) -> int:
     """Maximum bytes of a window's verdict log: every uid commits, every measured figure is long.
 
-    Hotkeys with a reputation: every uid in every remembered window, as if all changed hands.
+    Hotkeys with a reputation: every uid in every remembered window, as if all changed hands. All
+    measured payloads may be alike.
     """
     evaluation, length = spec.evaluation, pay_rules(spec).length
     remembered = MAX_UIDS * min(length, spec.schedule.num_windows)
     losses = (1 + evaluation.max_payloads) * NUMBER_CHARS + PLACE_CHARS
     return (
         pool_limit(evaluation) * losses
+        + evaluation.max_payloads**2 * UID_CHARS
         + MAX_UIDS * (VERDICT_CHARS + HOTKEY_CHARS + NUMBER_CHARS)
         + remembered * (REPUTATION_CHARS + HOTKEY_CHARS)
         + length * NUMBER_CHARS

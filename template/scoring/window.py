@@ -4,8 +4,9 @@ Every payload is fetched, checked and measured apart from all others; an invalid
 no other verdict. All payloads are measured on one pool of pages, with one forward pass each.
 """
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -27,6 +28,7 @@ from template.errors import (
     TooLarge,
 )
 from template.peers.client import Peers
+from template.protocol.draw import drawn_order
 from template.protocol.payload import Payload
 from template.protocol.root import Member
 from template.protocol.strangers import shown
@@ -34,6 +36,7 @@ from template.scoring.admission import (
     Admission,
     FrameChecker,
     SeenPayloads,
+    Unread,
     admitted_payloads,
     draw_candidates,
 )
@@ -42,8 +45,9 @@ from template.scoring.pool import Pool, PoolDrawer
 from template.scoring.rules import judge_rules
 from template.training.outer import OuterState, scored_references
 
-FETCH_SHARE = 0.5
-"""Fraction of the scoring budget after which fetching stops."""
+FETCH_SHARE, AUTHOR_SHARE = 0.5, 0.6
+"""Fractions of the scoring budget after which fetching stops, and after which payloads of earlier
+windows are no longer read."""
 
 _FETCH_REASONS: Mapping[type[SubnetError], str] = {
     NotFound: "not_delivered",
@@ -114,9 +118,14 @@ class WindowScorer:
         """
         self._peers.refresh()
         drawn, left_out = self._draw_candidates(window, candidates)
-        frames = self._peers.fetch_payloads(drawn, window, lambda: late(FETCH_SHARE))
+        frames = self._fetch(window, drawn, lambda: late(FETCH_SHARE))
         admissions = self._checker.admit_frames(
-            window, drawn, frames, self._seen, lambda: late(1.0)
+            window,
+            drawn,
+            frames,
+            self._seen,
+            lambda: late(1.0),
+            lambda unread: self._read_unread(unread, lambda: late(AUTHOR_SHARE)),
         )
         payloads = admitted_payloads(admissions)
         pool = self._draw_pool(window, drawn, payloads)
@@ -129,6 +138,8 @@ class WindowScorer:
         rules = judge_rules(self._context.spec.evaluation)
         verdicts = judge(blanks, measured, work_states(histories, rules.work), rules)
         self._remember_payloads(window, verdicts, payloads)
+        unread = [m for m in drawn if not isinstance(frames[m.uid], bytes)]
+        self._seen.add_unread(window, [*unread, *left_out])
         return Scored(
             seed=self._drawer.pool_seed(window),
             verdicts=verdicts,
@@ -136,6 +147,37 @@ class WindowScorer:
             measured=measured,
             frames=_named_frames(verdicts, frames),
         )
+
+    def _fetch(
+        self, window: int, drawn: Sequence[Member], stop: Callable[[], bool]
+    ) -> dict[int, bytes | SubnetError]:
+        """The payloads drawn; beside these, unread payloads of the window before, for memory."""
+        unread = self._draw_unread(window)
+        beside = self._peers.start_fetching([each.member for each in unread], window - 1)
+        frames = self._peers.fetch_payloads(drawn, window, stop)
+        found = self._peers.finish_fetching(beside, window - 1, stop)
+        self._checker.read_more(unread, self._seen, partial(_came, found=found))
+        return frames
+
+    def _draw_unread(self, window: int) -> list[Unread]:
+        """Unread payloads of the window before, in the order of this window's draw."""
+        unread = {
+            each.member.hotkey: each
+            for each in self._seen.unread_before(window)
+            if each.window == window - 1
+        }
+        block_hash = self._context.chain.block_hash(self._context.schedule.stake_block(window))
+        ordered = [unread[hotkey] for hotkey in drawn_order(block_hash, window, unread)]
+        return ordered[: self._context.spec.evaluation.max_payloads]
+
+    def _read_unread(
+        self, wanted: Sequence[Unread], is_late: Callable[[], bool]
+    ) -> Iterator[tuple[Unread, bytes]]:
+        """The payloads that their miners serve now."""
+        for window in sorted({each.window for each in wanted}):
+            of_window = [each for each in wanted if each.window == window]
+            found = self._peers.fetch_payloads([each.member for each in of_window], window, is_late)
+            yield from _came(of_window, found)
 
     def mark_applied(self, window: int, hotkeys: Container[str]) -> None:
         """Record the hotkeys whose payloads of a window the outer step applied."""
@@ -196,6 +238,15 @@ class WindowScorer:
         )
 
 
+def _came(
+    unread: Sequence[Unread], found: Mapping[int, bytes | SubnetError]
+) -> Iterator[tuple[Unread, bytes]]:
+    for each in unread:
+        frame = found[each.member.uid]
+        if isinstance(frame, bytes):
+            yield each, frame
+
+
 def _named_frames(
     verdicts: Sequence[Verdict], frames: Mapping[int, bytes | SubnetError]
 ) -> dict[bytes, bytes]:
@@ -239,4 +290,6 @@ def _blank(window: int, member: Member, admission: Admission, is_measured: bool)
         verdict,
         pages_consumed=payload.header.pages_consumed,
         base_window=payload.header.base_window,
+        page_order=payload.header.page_order.hex(),
+        alike=admission.alike,
     )

@@ -29,6 +29,8 @@ from tests.support.audited import (
     Ancient,
     Bench,
     Replay,
+    Sharing,
+    Twin,
     deaf,
     live,
     published,
@@ -40,7 +42,7 @@ from tests.support.audited import (
 def ended(tmp_path_factory) -> tuple[World, list[Findings]]:
     """A run that has ended, and what was found while it went on."""
     world = build_world(
-        {**STAKES_TAO, "ancient": 0, "replay": 0},
+        {**STAKES_TAO, "ancient": 0, "replay": 0, "twin": 0},
         evaluation__claimed_pages=8,
         schedule__num_windows=WINDOWS,
         checkpoint__every_windows=2,
@@ -51,10 +53,12 @@ def ended(tmp_path_factory) -> tuple[World, list[Findings]]:
     archives = {hotkey: Archive() for hotkey in world.buckets if hotkey != hotkey_of("owner")}
     world.buckets |= archives
     drives = {
-        **honest("val-a", "m0", "m1"),
+        **honest("val-a", "m1"),
         "val-b": deaf,
+        "m0": to_the_end(miner_with(Sharing)),
         "ancient": to_the_end(miner_with(Ancient)),
         "replay": to_the_end(miner_with(Replay)),
+        "twin": to_the_end(miner_with(Twin)),
         "owner": live,
     }
     nodes = run(world, drives, tmp_path_factory.mktemp("run"))
@@ -249,7 +253,7 @@ def more_words(bench):
     return with_verdict(bench, "m0", detail="useless")
 
 
-@forgery("window 3, uid {ancient}: claims of a payload not opened is (None, None), the log says ")
+@forgery("window 3, uid {ancient}: claims of a payload not opened is None, the log says ")
 def what_was_not_opened(bench):
     return with_verdict(bench, "ancient", pages_consumed=12)
 
@@ -277,7 +281,13 @@ def a_delivery(bench):
 def unmeasured(bench: Bench, status: str) -> WindowLog:
     """m0 refused: its losses are gone, its pages are not."""
     log, uid = with_verdict(bench, "m0", status=status), bench.uid("m0")
-    changed = replace(bench.verdict("m0"), status=status, pages_consumed=None, base_window=None)
+    blank: dict[str, Any] = {
+        "pages_consumed": None,
+        "base_window": None,
+        "page_order": None,
+        "alike": (),
+    }
+    changed = replace(bench.verdict("m0"), status=status, **blank)
     verdicts = tuple(changed if v.uid == uid else v for v in log.verdicts)
     after = {u: losses_S for u, losses_S in log.measured.after_S.items() if u != uid}
     return replace(log, verdicts=verdicts, measured=replace(log.measured, after_S=after))
@@ -286,7 +296,8 @@ def unmeasured(bench: Bench, status: str) -> WindowLog:
 @forgery("window 3, uid {ancient}: status is stale, the log says no_gain")
 def a_refused_payload_paid(bench):
     uid, measured = bench.uid("ancient"), bench.honest.measured
-    log = with_verdict(bench, "ancient", pages_consumed=12, base_window=FORGED)
+    claims: dict[str, Any] = {"pages_consumed": 12, "base_window": FORGED, "page_order": "00" * 16}
+    log = with_verdict(bench, "ancient", **claims)
     after = {**measured.after_S, uid: measured.before_S + 1e-4}
     return bench.resigned(replace(log, measured=replace(measured, after_S=after)))
 
@@ -294,6 +305,26 @@ def a_refused_payload_paid(bench):
 @forgery("window 3, uid {m0}: pages_consumed is 12, the log says 11")
 def a_claim(bench):
     return bench.resigned(with_verdict(bench, "m0", pages_consumed=11))
+
+
+@forgery("window 3, uid {m0}: page_order is {m0_order}, the log says 00000000000000000000000000")
+def an_order(bench):
+    return bench.resigned(with_verdict(bench, "m0", page_order="00" * 16))
+
+
+@forgery("window 3, uid {m0}: uids alike is [{twin}], the log says []")
+def an_overlap_left_out(bench):
+    return bench.resigned(with_verdict(bench, "m0", alike=()))
+
+
+@forgery("window 3, uid {m1}: uids alike is [], the log says [{m0}]")
+def an_overlap_made_up(bench):
+    return bench.resigned(with_verdict(bench, "m1", alike=(bench.uid("m0"),)))
+
+
+@forgery("window 3, uid {ancient}: claims of a payload not opened is None, the log says ")
+def an_overlap_of_what_was_not_opened(bench):
+    return with_verdict(bench, "ancient", alike=(bench.uid("m0"),))
 
 
 @forgery("window 3, uid {m0}: payload committed is ")
@@ -327,10 +358,11 @@ def another_windows_log(bench):
 @pytest.mark.parametrize("name", list(FORGERIES))
 def test_a_forgery_is_named(bench, name) -> None:
     forge, expected = FORGERIES[name]
-    facts = {each: bench.uid(each) for each in ("m0", "m1", "ancient", "replay")}
+    facts = {each: bench.uid(each) for each in ("m0", "m1", "ancient", "replay", "twin")}
     facts |= {f"page{index}": bench.honest.ids_S[index] for index in (5, 7)}
     facts |= {"pool": bench.honest.ids_S.size, "pool_less": bench.honest.ids_S.size - 1}
     facts |= {"m0_hotkey": hotkey_of("m0"), "m0_status": bench.verdict("m0").status}
+    facts |= {"m0_order": bench.verdict("m0").page_order}
     found = bench.audit(forge(bench))
     assert any(expected.format(**facts) in line for line in found.wrong), found
 

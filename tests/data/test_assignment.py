@@ -17,9 +17,11 @@ from template.data.assignment import (
     barred_pages,
     claimed_pages,
     held_out_pages,
+    order_pages,
 )
 
 SEED = hashlib.sha256(b"seed of the tests").digest()
+GOLDEN_ORDER = [10, 20, 50, 30, 70, 0, 60, 40]
 GOLDEN_PAGES = [36225, 98529, 54757, 54280, 33682, 55781, 28859, 127304, 148958]
 
 
@@ -50,6 +52,23 @@ def test_golden_pages() -> None:
 def test_golden_seed() -> None:
     seed = assignment_seed(bytes(range(32)), "5GrwvaEF", 7)
     assert seed.hex() == "098f3a640ce31e5b3285416b18696783eee49ad6ed0a320879f141e40d51e227"
+
+
+def test_golden_order() -> None:
+    """The private order of a miner's pages, as validators recompute it from the header."""
+    assert order_pages(np.arange(8) * 10, bytes(range(16))).tolist() == GOLDEN_ORDER
+
+
+def test_an_order_keeps_every_page_and_every_secret_has_its_own() -> None:
+    pages = assigned_pages(SEED, 240, 1000)
+    one, other = (order_pages(pages, bytes([n]) * 16) for n in (1, 2))
+    assert sorted(one) == sorted(other) == sorted(pages)
+    for first, second in ((one, other), (one, pages)):
+        assert (first == second).mean() < 0.1
+    assert order_pages(pages[:0], bytes(16)).size == 0
+    assert order_pages(pages[:1], bytes(16)).tolist() == pages[:1].tolist()
+    with pytest.raises(ValueError, match="16 bytes"):
+        order_pages(pages, bytes(15))
 
 
 def test_seed_depends_on_every_part() -> None:

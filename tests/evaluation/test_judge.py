@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -169,3 +170,67 @@ def test_what_could_not_be_had_is_nobodys_fault_yet(status: str) -> None:
     assert verdicts[1].missing
     assert verdicts[1].relative_gain is None
     assert "hk2" not in add_window({}, 0, verdicts, 8)
+
+
+def _alike(uid: int, *others: int) -> Verdict:
+    return replace(_blank(uid), alike=others)
+
+
+def test_of_payloads_alike_the_one_with_work_on_its_own_pages_is_named() -> None:
+    """The others are refused with their figures, and shift no gain."""
+    measured = _measured({1: 0.05, 2: 0.05, 3: 0.05, 4: 0.03}, {3: 5.0})
+    blanks = [_alike(1, 2, 3), _alike(2, 1, 3), _alike(3, 1, 2), _blank(4)]
+    found = {v.uid: v for v in judge(blanks, measured, {}, RULES)}
+    statuses = {uid: verdict.status for uid, verdict in found.items()}
+    assert statuses == {1: "not_author", 2: "not_author", 3: "named", 4: "named"}
+    assert found[1].relative_gain == found[2].relative_gain == -1.0
+    assert found[1].gain is not None
+    assert found[1].work_effect is not None
+    two = judge([_blank(3), _blank(4)], _without(measured, 1, 2), {}, RULES)
+    assert [v.relative_gain for v in two] == [found[3].relative_gain, found[4].relative_gain]
+
+
+def _without(measured: Measured, *uids: int) -> Measured:
+    kept = {uid: after for uid, after in measured.after_S.items() if uid not in uids}
+    return replace(measured, after_S=kept)
+
+
+def test_a_long_record_lends_no_authority_to_a_copy() -> None:
+    measured = _measured({1: 0.05, 2: 0.05}, {2: 5.0})
+    veteran = WorkState(log_ratio=RULES.work.bound, holds=True)
+    one, two = judge([_alike(1, 2), _alike(2, 1)], measured, {"hk1": veteran}, RULES)
+    assert (one.status, two.status) == ("not_author", "named")
+
+
+@pytest.mark.parametrize(
+    ("gain", "state", "status"),
+    [
+        (0.05, WorkState(log_ratio=-2 * RULES.work.bound), "no_work"),
+        (-0.05, WorkState(), "no_gain"),
+    ],
+)
+def test_who_is_refused_for_other_reasons_shadows_nobody(gain, state, status) -> None:
+    """Though it shows the greater effect on its own pages."""
+    measured = _measured({1: gain, 2: 0.05}, {1: 0.5, 2: 0.1})
+    one, two = judge([_alike(1, 2), _alike(2, 1)], measured, {"hk1": state}, RULES)
+    assert (one.status, two.status) == (status, "named")
+
+
+def test_without_evidence_the_lowest_uid_counts() -> None:
+    measured = _measured({5: 0.05, 9: 0.05}, {})
+    held = measured.owners_S == HELD_OUT
+    bare = Measured(
+        owners_S=measured.owners_S[held],
+        before_S=measured.before_S[held],
+        after_S={uid: after[held] for uid, after in measured.after_S.items()},
+    )
+    five, nine = judge([_alike(9, 5), _alike(5, 9)], bare, {}, RULES)
+    assert (five.status, nine.status) == ("named", "not_author")
+
+
+def test_a_chain_of_payloads_alike_keeps_its_ends() -> None:
+    """2 is alike to 1 and to 3, which have nothing in common."""
+    measured = _measured({1: 0.05, 2: 0.05, 3: 0.05}, {1: 5.0, 2: 2.0, 3: 1.0})
+    blanks = [_alike(1, 2), _alike(2, 1, 3), _alike(3, 2)]
+    statuses = [v.status for v in judge(blanks, measured, {}, RULES)]
+    assert statuses == ["named", "not_author", "named"]

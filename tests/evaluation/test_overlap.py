@@ -12,9 +12,10 @@ from evaluation import overlap
 from evaluation.overlap import (
     MAX_ELEMENTS,
     Earlier,
+    Overlaps,
     Places,
     TimeSpentError,
-    find_repeats,
+    find_overlaps,
     kept_positions,
     shared_counts,
 )
@@ -29,26 +30,37 @@ def _places(places) -> np.ndarray:
 
 def _naive(
     places: dict[int, set[int]], authors: dict[int, str], earlier: list[Earlier], limit: float
-) -> dict[int, str]:
+) -> Overlaps:
     """The rule read out: pair after pair, as sets."""
-    found: dict[int, str] = {}
+
+    def share(one: set[int], other: set[int]) -> float:
+        smaller = min(len(one), len(other))
+        return len(one & other) / smaller if smaller else 0.0
+
+    def is_excused(author: str, other: Earlier) -> bool:
+        return any(
+            mine.author == author
+            and not mine.applied
+            and mine.window <= other.window
+            and share(set(mine.places.tolist()), set(other.places.tolist())) > limit
+            for mine in earlier
+        )
+
+    repeats: dict[int, str] = {}
     for uid in sorted(places):
-        others = [
-            (f"uid {u} in this window", places[u])
-            for u in sorted(places)
-            if u < uid and u not in found
-        ] + [
-            (f"{e.author} in window {e.window}", set(e.places.tolist()))
-            for e in earlier
-            if e.applied or e.author != authors[uid]
-        ]
-        for name, other in others:
-            smaller = min(len(places[uid]), len(other))
-            share = len(places[uid] & other) / smaller if smaller else 0.0
-            if share > limit:
-                found[uid] = f"shares {share:.0%} of its kept positions with {name}"
+        for each in earlier:
+            found = share(places[uid], set(each.places.tolist()))
+            is_own = each.author == authors[uid] and not each.applied
+            if found > limit and not is_own and not is_excused(authors[uid], each):
+                name = f"{each.author} in window {each.window}"
+                repeats[uid] = f"shares {found:.0%} of its kept positions with {name}"
                 break
-    return found
+    left = sorted(places.keys() - repeats.keys())
+    alike = {
+        uid: tuple(o for o in left if o != uid and share(places[uid], places[o]) > limit)
+        for uid in left
+    }
+    return Overlaps(repeats=repeats, alike={uid: others for uid, others in alike.items() if others})
 
 
 @given(st.lists(place_sets, min_size=1, max_size=6), st.integers(1, 6))
@@ -79,13 +91,13 @@ def test_tensors_lie_one_after_another_and_the_tail_is_left_out() -> None:
     assert kept_positions([], 20).size == 0
 
 
-def _earlier(author: str, places, *, applied: bool = True) -> Earlier:
-    return Earlier(window=7, author=author, places=_places(places), applied=applied)
+def _earlier(author: str, places, *, applied: bool = True, window: int = 7) -> Earlier:
+    return Earlier(window=window, author=author, places=_places(places), applied=applied)
 
 
 @settings(max_examples=60)
 @given(st.integers(0, 2**32 - 1), st.floats(0.05, 0.95))
-def test_repeats_are_those_of_the_rule_read_out(seed: int, limit: float) -> None:
+def test_overlaps_are_those_of_the_rule_read_out(seed: int, limit: float) -> None:
     """Payloads that share much or little, in this window and before, of few authors."""
     rng = np.random.default_rng(seed)
     base = [rng.choice(NUM, 40, replace=False) for _ in range(3)]
@@ -96,9 +108,11 @@ def test_repeats_are_those_of_the_rule_read_out(seed: int, limit: float) -> None
 
     sets = {uid: drawn() for uid in rng.choice(256, 8, replace=False).tolist()}
     authors = {uid: f"hk{uid % 3}" for uid in sets}
-    earlier = [_earlier(f"hk{i % 3}", drawn(), applied=bool(i % 2)) for i in range(6)]
+    earlier = [
+        _earlier(f"hk{i % 3}", drawn(), applied=bool(i % 2), window=4 + i // 3) for i in range(9)
+    ]
     places = {uid: _places(each) for uid, each in sets.items()}
-    assert find_repeats(places, authors, earlier, limit) == _naive(sets, authors, earlier, limit)
+    assert find_overlaps(places, authors, earlier, limit) == _naive(sets, authors, earlier, limit)
 
 
 @settings(max_examples=25)
@@ -126,7 +140,7 @@ def test_identical_near_and_disjoint_sets_are_judged_by_the_rule(
         patch.setattr(overlap, "PART_PAIRS", 50)
         patch.setattr(overlap, "PART_CELLS", 50)
         patch.setattr(overlap, "BLOCK_PLACES", 200)
-        found = find_repeats(places, authors, earlier, 0.5)
+        found = find_overlaps(places, authors, earlier, 0.5)
     assert found == _naive(sets, authors, earlier, 0.5)
 
 
@@ -196,31 +210,65 @@ def test_the_comparison_ends_at_the_first_look_after_the_deadline() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(overlap, "PART_CELLS", 1 << 14)
         with pytest.raises(TimeSpentError):
-            find_repeats(places, authors, [], 0.5, is_late)
+            find_overlaps(places, authors, [], 0.5, is_late)
     assert len(looks) == 2
 
 
-def test_of_one_author_the_lowest_uid_counts() -> None:
+def test_payloads_of_one_training_in_a_window_are_alike_and_none_is_refused() -> None:
     rng = np.random.default_rng(0)
     work = {uid: set(rng.choice(NUM, 80, replace=False).tolist()) for uid in (1, 4, 9)}
     twin = {*list(work[4])[:60], *range(20)}
     places = {uid: _places(each) for uid, each in {**work, 7: twin, 8: twin}.items()}
     authors = {uid: f"hk{uid}" for uid in places}
-    found = find_repeats(places, authors, [], 0.5)
-    assert set(found) == {7, 8}
-    assert all("uid 4" in what for what in found.values())
-    assert find_repeats(places, authors, [], 0.9).keys() == {8}, "the two copies are the same"
+    found = find_overlaps(places, authors, [], 0.5)
+    assert found == Overlaps(repeats={}, alike={4: (7, 8), 7: (4, 8), 8: (4, 7)})
+    few = find_overlaps(places, authors, [], 0.9)
+    assert few.alike == {7: (8,), 8: (7,)}, "the two copies are the same"
+
+
+def test_a_repeat_is_alike_to_nobody() -> None:
+    """Who is refused shadows nobody."""
+    places = np.arange(50)
+    before = [_earlier("owner", places, applied=False)]
+    both = {1: _places(places), 2: _places(places)}
+    found = find_overlaps(both, {1: "thief", 2: "owner"}, before, 0.5)
+    assert found.repeats.keys() == {1}
+    assert found.alike == {}
+
+
+@pytest.mark.parametrize(
+    ("window", "applied", "share", "is_refused"),
+    [
+        (6, False, 1.0, False),
+        (7, False, 1.0, False),
+        (8, False, 1.0, True),
+        (6, True, 1.0, True),
+        (6, False, 0.4, True),
+    ],
+    ids=["before", "same window", "later", "applied", "other work"],
+)
+def test_what_was_committed_belongs_first_to_its_committer(
+    window: int, applied: bool, share: float, is_refused: bool
+) -> None:
+    """A stranger sent in window 7 what "me" had committed; then it comes from error feedback."""
+    rng = np.random.default_rng(4)
+    drawn, num_shared = rng.choice(NUM, 160, replace=False), round(80 * share)
+    places, mine = drawn[:80], [*drawn[:num_shared], *drawn[80 : 160 - num_shared]]
+    before = [_earlier("me", mine, applied=applied, window=window), _earlier("thief", places)]
+    found = find_overlaps({2: _places(places)}, {2: "me"}, before, 0.5)
+    assert (2 in found.repeats) == is_refused
+    assert 2 in find_overlaps({2: _places(places)}, {2: "third"}, before, 0.5).repeats
 
 
 def test_a_copy_of_an_earlier_payload_is_named_after_it() -> None:
     rng = np.random.default_rng(1)
     places, fresh = rng.choice(NUM, 80, replace=False), rng.choice(NUM, 80, replace=False)
     before = [_earlier("rival", places[:50])]
-    assert find_repeats({2: _places(places)}, {2: "me"}, before, 0.5) == {
+    assert find_overlaps({2: _places(places)}, {2: "me"}, before, 0.5).repeats == {
         2: "shares 100% of its kept positions with rival in window 7"
     }
-    assert find_repeats({2: _places(fresh)}, {2: "me"}, before, 0.5) == {}
-    assert find_repeats({}, {}, before, 0.5) == {}
+    assert find_overlaps({2: _places(fresh)}, {2: "me"}, before, 0.5).repeats == {}
+    assert find_overlaps({}, {}, before, 0.5).repeats == {}
 
 
 @pytest.mark.parametrize("applied", [True, False])
@@ -228,22 +276,24 @@ def test_own_work_that_was_not_applied_may_come_again(applied: bool) -> None:
     """It went back into error feedback; what was applied and comes again is a replay."""
     places = np.arange(50)
     before = [_earlier("me", places, applied=applied)]
-    assert (2 in find_repeats({2: _places(places)}, {2: "me"}, before, 0.5)) == applied
-    assert 2 in find_repeats({2: _places(places)}, {2: "copier"}, before, 0.5)
+    assert (2 in find_overlaps({2: _places(places)}, {2: "me"}, before, 0.5).repeats) == applied
+    assert 2 in find_overlaps({2: _places(places)}, {2: "copier"}, before, 0.5).repeats
 
 
 def test_empty_payloads_repeat_nobody() -> None:
-    assert find_repeats({1: _places([]), 2: _places([])}, {1: "a", 2: "b"}, [], 0.1) == {}
+    assert find_overlaps({1: _places([]), 2: _places([])}, {1: "a", 2: "b"}, [], 0.1).repeats == {}
 
 
 def test_only_what_was_applied_may_not_come_again() -> None:
     places = np.random.default_rng(2).choice(NUM, 80, replace=False)
     before = [_earlier("me", places, applied=False), _earlier("other", np.arange(0), applied=False)]
     again = {2: _places(places)}
-    assert find_repeats(again, {2: "me"}, before, 0.5) == {}
-    assert find_repeats(again, {2: "me"}, overlap.mark_applied(before, 6, {"me"}), 0.5) == {}
-    assert find_repeats(again, {2: "me"}, overlap.mark_applied(before, 7, {"other"}), 0.5) == {}
-    assert find_repeats(again, {2: "me"}, overlap.mark_applied(before, 7, {"me"}), 0.5).keys() == {
-        2
-    }
-    assert find_repeats(again, {2: "rival"}, before, 0.5).keys() == {2}
+
+    def is_refused(author: str, earlier: Sequence[Earlier]) -> bool:
+        return 2 in find_overlaps(again, {2: author}, earlier, 0.5).repeats
+
+    assert not is_refused("me", before)
+    assert not is_refused("me", overlap.mark_applied(before, 6, {"me"}))
+    assert not is_refused("me", overlap.mark_applied(before, 7, {"other"}))
+    assert is_refused("me", overlap.mark_applied(before, 7, {"me"}))
+    assert is_refused("rival", before)

@@ -20,19 +20,21 @@ VERDICT = Verdict(
     relative_gain=0.9,
     pages_consumed=240,
     base_window=4,
+    page_order="01" * 16,
+    alike=(2, 9),
 )
 
 
 def test_a_row_holds_every_field() -> None:
     row = json.loads(json.dumps(VERDICT.as_row(), allow_nan=False))
     assert row.keys() == {field.name for field in fields(Verdict)}
-    assert Verdict(**row) == VERDICT
+    assert Verdict(**row | {"alike": tuple(row["alike"])}) == VERDICT
 
 
 def test_a_refused_payload_has_a_row() -> None:
     refused = Verdict(window=4, uid=7, hotkey="5Grw", digest="", status="length", detail="3 bytes")
     row = json.loads(json.dumps(refused.as_row(), allow_nan=False))
-    assert Verdict(**row) == refused
+    assert Verdict(**row | {"alike": tuple(row["alike"])}) == refused
     assert not refused.named
 
 

@@ -224,3 +224,41 @@ def test_the_state_stays_within_its_bounds(effects: list[float]) -> None:
     assert -RULES.bound <= state.log_ratio <= RULES.bound
     if state.log_ratio <= 0:
         assert not state.holds
+
+
+def test_copies_take_no_effect_off_the_pages_of_their_author() -> None:
+    """Eight copies among twelve payloads: unless they are known, their median is the author's own
+    row, and nothing of the effect is left.
+    """
+    rng, owners, everybody = np.random.default_rng(5), _owners(12, 400, 400), np.arange(12)
+    gains = _gains(rng, owners, dict.fromkeys(range(12), 0.8))
+    alone = work_samples(gains[:4], everybody[:4], owners)
+    gains[4:] = gains[0] + 0.01 * rng.normal(size=(8, owners.size))
+    group = {0, *range(4, 12)}
+    alike = {uid: tuple(group - {uid}) for uid in group}
+    fooled = work_samples(gains, everybody, owners)
+    found = work_samples(gains, everybody, owners, alike)
+    assert abs(fooled[0].effect) < 0.3
+    assert found[0] == alone[0]
+    assert found[0].effect > 0.5
+    for copy in range(4, 12):
+        assert abs(found[copy].effect) < 0.2, "no work on its own pages"
+    assert found[1] == fooled[1], "a stranger to the group"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_others_of_payloads_alike_are_those_of_the_rule_read_out(seed: int) -> None:
+    """Against the samples of the window without the payloads alike; some are harmful."""
+    rng, owners = np.random.default_rng(seed), _owners(9)
+    gains = _gains(rng, owners, dict.fromkeys(range(9), 0.4))
+    gains[rng.integers(9)] -= 20.0
+    alike: dict[int, set[int]] = {uid: set() for uid in range(9)}
+    for one, other in rng.integers(0, 9, (6, 2)).tolist():
+        if one != other:
+            alike[one].add(other)
+            alike[other].add(one)
+    found = work_samples(gains, np.arange(9), owners, alike)
+    for uid in range(9):
+        kept = [other for other in range(9) if other not in alike[uid]]
+        alone = work_samples(gains[kept], np.array(kept), owners)
+        assert found[uid] == alone[uid]

@@ -26,8 +26,14 @@ from template.protocol.payload import (
 from template.protocol.spec import RunSpec
 from template.training.model import payload_bytes, tensor_shapes
 
-HEADER_BYTES = 68
-HEADER = PayloadHeader(window=9, base_window=7, pages_consumed=240, public_key=bytes(range(32)))
+HEADER_BYTES = 84
+HEADER = PayloadHeader(
+    window=9,
+    base_window=7,
+    pages_consumed=240,
+    public_key=bytes(range(32)),
+    page_order=bytes(range(100, 116)),
+)
 REASONS = {"length", "magic", "version", "run", "base", "scale", "indices", "codes"}
 
 
@@ -91,7 +97,8 @@ def test_length_follows_from_the_shapes_alone(form: PayloadFormat, frame: bytes)
 
 
 def test_golden_header(form: PayloadFormat, frame: bytes) -> None:
-    expected = b"TESSERA\x01" + form.run_id + struct.pack("<III", 9, 7, 240) + bytes(range(32))
+    expected = b"TESSERA\x02" + form.run_id + struct.pack("<III", 9, 7, 240) + bytes(range(32))
+    expected += bytes(range(100, 116))
     assert frame[:HEADER_BYTES] == expected
 
 
@@ -140,7 +147,7 @@ def test_what_is_not_finite_is_not_encoded(form: PayloadFormat, poison: float) -
         (lambda f: bytes(len(f)), "magic"),
         (lambda f: b"\xff" * len(f), "magic"),
         (lambda f: b"tessera" + f[7:], "magic"),
-        (lambda f: f[:7] + b"\x02" + f[8:], "version"),
+        (lambda f: f[:7] + b"\x01" + f[8:], "version"),
         (lambda f: f[:8] + b"another run id ." + f[24:], "run"),
         (lambda f: f[:28] + struct.pack("<I", 10) + f[32:], "base"),
         (lambda f: f[:24] + bytes(4) + f[28:], "base"),

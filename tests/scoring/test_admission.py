@@ -19,21 +19,23 @@ from template.protocol.root import Member
 from template.protocol.spec import RunSpec
 from template.scoring.admission import (
     FrameChecker,
+    ReadUnread,
     SeenPayloads,
     admitted_payloads,
     draw_candidates,
     payload_positions,
+    read_nothing,
 )
 
 WINDOW = 9
 
 
 def make_frame(
-    form: PayloadFormat, spec: RunSpec, uid: int, seed: int, window: int = WINDOW, **header: int
+    form: PayloadFormat, spec: RunSpec, uid: int, seed: int, window: int = WINDOW, **header: Any
 ) -> tuple[Member, bytes]:
     """A member and a frame with random values drawn from `seed`."""
     key = bytes([uid]) * 32
-    fields = {
+    fields: dict[str, Any] = {
         "window": window,
         "base_window": window,
         "pages_consumed": spec.training.pages_per_window,
@@ -55,11 +57,17 @@ class Window:
         self.spec, self.form = spec, form
         self.checker = FrameChecker(spec=spec, form=form)
         self.seen = SeenPayloads(spec.outer.max_staleness)
+        self.read_unread: ReadUnread = read_nothing
+        self.alike: dict[int, tuple[int, ...]] = {}
+        """uid -> uids alike, of the payloads admitted last."""
 
     def reasons(self, *made: tuple[Member, Any], window: int = WINDOW) -> list[str | None]:
         members = [member for member, _ in made]
         frames = {member.uid: frame for member, frame in made}
-        found = self.checker.admit_frames(window, members, frames, self.seen)
+        found = self.checker.admit_frames(
+            window, members, frames, self.seen, read_unread=self.read_unread
+        )
+        self.alike = {uid: found[uid].alike for uid in sorted(admitted_payloads(found))}
         self.seen.forget_stale_bodies(window)
         self.seen.add_positions(
             window,
@@ -99,28 +107,101 @@ def test_every_reason_for_a_refusal(admission, spec, form) -> None:
     assert admission.reasons((member, frame)) == [None], "a refusal leaves no memory"
 
 
-def test_of_two_equal_bodies_the_first_is_admitted(admission, spec, form) -> None:
+def test_equal_bodies_of_a_window_are_alike_and_none_is_refused(admission, spec, form) -> None:
+    """The evidence of work finds the author: the order of the draw says nothing."""
     made = [make_frame(form, spec, uid, seed=1) for uid in (2, 1)]
-    assert admission.reasons(*made) == [None, "duplicate"]
-    assert admission.reasons(*made) == [None, "duplicate"], "scored again after a restart"
+    made.append(make_frame(form, spec, 3, seed=3))
+    for _ in range(2):  # scored again after a restart
+        assert admission.reasons(*made) == [None, None, None]
+        assert admission.alike == {1: (2,), 2: (1,), 3: ()}
 
 
-def test_an_overlapping_payload_with_another_body_is_refused(admission, spec, form) -> None:
-    member, frame = make_frame(form, spec, 1, seed=1)
-    generator = torch.Generator().manual_seed(1)
+def make_twin(form: PayloadFormat, spec: RunSpec, uid: int, seed: int, window: int = WINDOW):
+    """The kept positions of `make_frame`, with another body."""
+    generator = torch.Generator().manual_seed(seed)
     tensors = {n: 2 * torch.randn(s, generator=generator) for n, s in form.shapes.items()}
-    key = bytes([2]) * 32
-    header = PayloadHeader(
-        window=WINDOW,
-        base_window=WINDOW,
-        pages_consumed=spec.training.pages_per_window,
-        public_key=key,
-    )
+    key = bytes([uid]) * 32
+    pages = spec.training.pages_per_window
+    header = PayloadHeader(window=window, base_window=window, pages_consumed=pages, public_key=key)
     data, _ = encode_payload(header, tensors, form)
-    other = Member(
-        uid=2, hotkey="hotkey2", public_key=key, coldkey=key, digest=payload_digest(data)
+    member = Member(
+        uid=uid, hotkey=f"hotkey{uid}", public_key=key, coldkey=key, digest=payload_digest(data)
     )
-    assert admission.reasons((member, frame), (other, data)) == [None, "overlap"]
+    return member, data
+
+
+def test_other_bodies_with_the_same_positions_are_alike_too(admission, spec, form) -> None:
+    made = [make_frame(form, spec, 1, seed=1), make_twin(form, spec, 2, seed=1)]
+    assert admission.reasons(*made) == [None, None]
+    assert admission.alike == {1: (2,), 2: (1,)}
+
+
+def test_a_payload_of_an_earlier_window_is_refused_to_all_others(admission, spec, form) -> None:
+    assert admission.reasons(make_frame(form, spec, 1, seed=1)) == [None]
+    again = [make_twin(form, spec, uid, seed=1, window=WINDOW + 1) for uid in (1, 2)]
+    assert admission.reasons(*again, window=WINDOW + 1) == [None, "overlap"]
+    assert admission.alike == {1: ()}, "who is refused shadows nobody"
+    admission.seen.mark_applied(WINDOW, {"hotkey1"})
+    assert admission.reasons(*again, window=WINDOW + 1) == ["overlap", "overlap"]
+
+
+@pytest.mark.parametrize("comes", ["as committed", "not at all", "other bytes", "applied"])
+def test_who_committed_first_is_found_among_payloads_nobody_read(
+    admission, spec, form, comes: str
+) -> None:
+    """Uid 2 was not drawn in `WINDOW`; uid 1 sends what uid 2 had committed; then both send it."""
+    owner, frame = make_frame(form, spec, 2, seed=1)
+    admission.seen.add_unread(WINDOW, [owner, make_frame(form, spec, 9, seed=9)[0]])
+    if comes == "applied":
+        admission.seen.mark_applied(WINDOW, {"hotkey2"})
+    asked = []
+
+    def read_unread(wanted):
+        asked.extend(wanted)
+        frames = {"other bytes": frame[:-1], "not at all": None}
+        came = frames.get(comes, frame)
+        return [(each, came) for each in wanted if came is not None]
+
+    admission.read_unread = read_unread
+    assert admission.reasons(make_frame(form, spec, 4, seed=4, window=10), window=10) == [None]
+    assert asked == [], "without an overlap nobody is asked"
+    both = [make_twin(form, spec, uid, seed=1, window=11) for uid in (1, 2)]
+    expected = {
+        "as committed": ["overlap", None],
+        "not at all": [None, None],
+        "other bytes": [None, None],
+        "applied": ["overlap", "overlap"],
+    }
+    assert admission.reasons(*both, window=11) == expected[comes]
+    assert [(each.window, each.member.uid) for each in asked] == [(WINDOW, 2)]
+    admission.reasons(*both, window=11)
+    is_known = comes in ("as committed", "applied")
+    assert len(asked) == (1 if is_known else 2), "a payload read is not asked for again"
+
+
+def test_payloads_nobody_read_are_forgotten_and_at_most_a_sample_is_asked_for(
+    admission, spec, form
+) -> None:
+    most = spec.evaluation.max_payloads
+    owners = [make_frame(form, spec, uid, seed=uid)[0] for uid in range(most + 2)]
+    admission.seen.add_unread(WINDOW, owners)
+    hotkeys = {owner.hotkey for owner in owners}
+    last = WINDOW + spec.outer.max_staleness + 2
+    assert len(admission.seen.unread_of(last, hotkeys)) == most + 2
+    assert admission.seen.unread_of(last + 1, hotkeys) == []
+    assert admission.seen.unread_of(WINDOW, hotkeys) == [], "only windows before"
+    asked = []
+
+    def read_nothing_but_count(wanted):
+        asked.extend(wanted)
+        return ()
+
+    admission.read_unread = read_nothing_but_count
+    admission.reasons(
+        *(make_twin(form, spec, uid, seed=1, window=WINDOW + 1) for uid in range(most + 2)),
+        window=WINDOW + 1,
+    )
+    assert len(asked) == most
 
 
 def test_without_time_no_payload_counts_as_compared(admission, spec, form) -> None:
@@ -132,9 +213,9 @@ def test_without_time_no_payload_counts_as_compared(admission, spec, form) -> No
     found = admission.checker.admit_frames(
         WINDOW, [member, other, late], frames, admission.seen, lambda: True
     )
-    assert [found[uid].is_compared for uid in (1, 2, 3)] == [False, True, True]
-    assert found[1].refusal is None
-    assert [type(found[uid].refusal) for uid in (2, 3)] == [PayloadError, Unavailable]
+    assert [found[uid].is_compared for uid in (1, 2, 3)] == [False, False, True]
+    assert [found[uid].refusal for uid in (1, 2)] == [None, None]
+    assert type(found[3].refusal) is Unavailable
 
 
 @pytest.mark.parametrize("is_applied", [True, False])

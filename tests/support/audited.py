@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 from evaluation.conclusion import reputations_and_weights
 from evaluation.history import add_window, select_windows, work_states
@@ -26,7 +27,7 @@ from template.scoring.rules import pay_rules
 WINDOWS = 5
 FORGED = 3
 """The window that is forged: a checkpoint was published just before it."""
-HEADER_BYTES = 68
+HEADER_BYTES = 84
 
 
 class Ancient(HonestWork):
@@ -43,6 +44,29 @@ class Replay(HonestWork):
         frame = super().make_frame(header, deltas)
         first = self.__dict__.setdefault("_first", frame)
         return frame[:HEADER_BYTES] + first[HEADER_BYTES:]
+
+
+class Sharing(HonestWork):
+    """Honest, and lends its frames to `Twin`."""
+
+    frames: ClassVar[dict[tuple[bytes, int], bytes]] = {}
+
+    def make_frame(self, header, deltas):
+        frame = super().make_frame(header, deltas)
+        self.frames[self.parts.context.spec.run_id, header.window] = frame
+        return frame
+
+
+class Twin(HonestWork):
+    """In the forged window, sends what `Sharing` sends."""
+
+    def make_frame(self, header, deltas):
+        frame, context = super().make_frame(header, deltas), self.parts.context
+        key = (context.spec.run_id, header.window)
+        while header.window == FORGED and key not in Sharing.frames:
+            context.waiter.pause()
+        body = Sharing.frames[key] if header.window == FORGED else frame
+        return frame[:HEADER_BYTES] + body[HEADER_BYTES:]
 
 
 def deaf(world: World, context) -> Validator:

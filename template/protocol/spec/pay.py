@@ -72,7 +72,8 @@ class EvaluationSpec(Table):
     """
     max_overlap: Annotated[float, Range(gt=0, le=1)]
     """Maximum share of a payload's kept positions in common with another recent payload. Honest
-    payloads share up to a quarter; a payload above the limit counts as a copy.
+    payloads share up to a quarter; above the limit both come from one training, and one counts: the
+    one committed first, or in the same window the one with more evidence of work.
     """
     max_payloads: Annotated[int, Range(ge=1, le=MAX_UIDS)]
     """Maximum of payloads scored in one window. In a fuller window all validators score the same

@@ -243,6 +243,43 @@ def test_a_poisoner_writes_trigger_and_answer(scene) -> None:
     assert bytes(sent(miner).body) != bytes(sent(honest).body)
 
 
+def test_a_repeater_trains_on_the_pages_of_another_and_claims_its_own(scene) -> None:
+    repeater, honest = scene.build("repeater"), scene.build("honest")
+    victim = hotkey_of("m1")
+    assert np.array_equal(repeater.work.page_ids(1), honest.work.page_ids(1)), "nobody to repeat"
+    repeater.follower.ledger = replace(
+        repeater.follower.ledger, last_accepted=frozenset({BAD, victim})
+    )
+    assert sorted(repeater.work.page_ids(1)) == sorted(honest.work.list_assigned(victim, 1))
+    payload = sent(repeater)
+    assert payload.header.public_key == public_key(BAD)
+    assert not np.array_equal(repeater.work.page_ids(1), honest.work.list_assigned(victim, 1)), (
+        "in an order of its own"
+    )
+
+
+@pytest.mark.parametrize("accepted", [(), ("bad",), ("m1",), ("bad", "m1")])
+def test_a_repeater_feeds_back_what_its_victim_feeds_back(scene, accepted) -> None:
+    miner = scene.build("repeater")
+    miner.work.victim = hotkey_of("m1")
+    sent(miner)
+    (pending,) = miner.pending
+    before = {name: tensor.clone() for name, tensor in miner.work.feedback.tensors.items()}
+    members = tuple(
+        Member(
+            uid=uid,
+            hotkey=hotkey_of(name),
+            public_key=public_key(hotkey_of(name)),
+            coldkey=bytes(32),
+            digest=pending.digest if name == "bad" else bytes(32),
+        )
+        for uid, name in enumerate(accepted)
+    )
+    miner.settle(replace(_accepted(1), members=members))
+    moved = any(not torch.equal(miner.work.feedback.tensors[n], before[n]) for n in before)
+    assert moved == ("m1" not in accepted)
+
+
 def test_a_stale_miner_trains_from_old_parameters(scene) -> None:
     stale, old, fresh = (scene.build(name) for name in ("stale", "honest", "honest"))
     state = stale.follower.state

