@@ -9,7 +9,7 @@ import logging.handlers
 import sys
 import time
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from template.errors import ConfigError
 from template.log_context import current_window
@@ -21,6 +21,8 @@ TRACED_LIBRARIES: Final = ("bittensor", "websockets.client")
 """Raised to debug by "trace". Not botocore: debug lines of botocore show signed requests."""
 FRAME_LOGGER: Final = "bittensor.transport.raw_websocket"
 """Never raised: debug lines show whole chain answers with the buckets' read keys."""
+ANSWER_LOGGER: Final = "urllib3.connection"
+"""Errors only: its warnings quote the bytes of a bucket's answer, with a traceback for each."""
 
 LOG_FILE_MAX_BYTES: Final = 20_000_000
 NUM_OLD_LOG_FILES: Final = 4
@@ -50,6 +52,7 @@ def setup_logging(level: Level, directory: Path | None, *, role: str, hotkey: st
     for name in TRACED_LIBRARIES:
         logging.getLogger(name).setLevel(logging.DEBUG if level == "trace" else logging.NOTSET)
     logging.getLogger(FRAME_LOGGER).setLevel(logging.WARNING)
+    logging.getLogger(ANSWER_LOGGER).setLevel(logging.ERROR)
     logging.captureWarnings(True)
 
 
@@ -110,5 +113,11 @@ class _OneLineFormatter(logging.Formatter):
     default_msec_format = "%s.%03dZ"
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        line = super().formatMessage(record)
-        return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in line)
+        return _escaped(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:
+        return "\n".join(map(_escaped, super().formatException(ei).split("\n")))
+
+
+def _escaped(line: str) -> str:
+    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in line)

@@ -134,3 +134,22 @@ def test_a_folder_that_cannot_be_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"--logging\.logging_dir"):
         setup_logging("info", tmp_path / "file", role="miner", hotkey=HOTKEY)
+
+
+def test_a_traceback_shows_a_strangers_text_escaped(tmp_path, capsys):
+    setup_logging("info", tmp_path / "logs", role="miner", hotkey=HOTKEY)
+    try:
+        raise ValueError("\x1b[2Jgone\r\x85")
+    except ValueError:
+        logging.getLogger("template.base.miner").exception("a fault")
+    said = capsys.readouterr().err
+    assert "\\x1b[2Jgone\\x0d\\x85" in said
+    assert said.replace("\n", "").isprintable()
+    assert "Traceback" in lines(tmp_path / "logs")[1]
+
+
+def test_bytes_of_a_buckets_answer_are_not_logged(tmp_path, capsys):
+    """urllib3 quotes what it cannot parse, with a traceback for each answer."""
+    setup_logging("trace", None, role="validator", hotkey=HOTKEY)
+    logging.getLogger("urllib3.connection").warning("Failed to parse headers: %r", b"secret")
+    assert capsys.readouterr().err == ""
