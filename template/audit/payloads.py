@@ -45,7 +45,7 @@ def check_frames(
     frames: Mapping[int, bytes],
     seen: SeenPayloads,
 ) -> dict[int, Checked]:
-    """uid -> outcome of each frame, opened in the order of `members`; adds the bodies to `seen`."""
+    """uid -> outcome of each frame, opened in the order of `members`."""
     present = [member for member in members if member.uid in frames]
     admissions = checker.admit_frames(window, present, frames, seen)
     opened = {
@@ -72,7 +72,7 @@ def _checked(admission: Admission, alike: tuple[int, ...]) -> Checked:
 
 
 def _is_by_memory(refusal: SubnetError) -> bool:
-    return isinstance(refusal, PayloadError) and refusal.reason in ("duplicate", "overlap")
+    return isinstance(refusal, PayloadError) and refusal.reason == "overlap"
 
 
 def was_in_hand(verdict: Verdict) -> bool:
@@ -138,7 +138,6 @@ class AuditedPayloads:
 
     def remember(self, log: WindowLog, checked: Mapping[int, Checked]) -> None:
         """Remember the payloads opened by the validator."""
-        self._seen.forget_stale_bodies(log.window)
         opened = {
             verdict.uid: payload
             for verdict in log.verdicts

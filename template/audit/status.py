@@ -54,7 +54,7 @@ def compare_status(
 
 def _compare_unrefused(verdict: Verdict, has_gaps: bool, found: Findings) -> None:
     uid, status = verdict.uid, verdict.status
-    if status in ("duplicate", "overlap") and has_gaps:
+    if status == "overlap" and has_gaps:
         found.add_unknown(f"uid {uid}: the auditor lacks payloads to confirm status {status}")
     elif status not in MEASURED:
         found.add_difference(f"uid {uid}: status", "no refusal", status)

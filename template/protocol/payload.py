@@ -97,11 +97,6 @@ class Payload:
         return decode(self.body, self.plan).tensors
 
 
-def body_digest(data: bytes) -> bytes:
-    """SHA-256 of a frame's sections without the header: equal for equal tensors."""
-    return hashlib.sha256(data[_HEADER.size :]).digest()
-
-
 def payload_digest(data: bytes) -> bytes:
     """SHA-256 of a frame: the digest on chain and in the object's key."""
     return hashlib.sha256(data).digest()

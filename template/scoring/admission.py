@@ -1,7 +1,7 @@
 """Admission of a window's payloads to scoring: each frame is opened, checked and compared.
 
 Pure. A frame is admitted if the bytes match the committed digest, the payload decodes, the claimed
-pages are within bounds, and body and kept positions differ from payloads of earlier windows. What
+pages are within bounds, and the kept positions differ from payloads of earlier windows. What
 was committed belongs first to its committer, read in its window or not: payloads that were outside
 the sample or late are read a window later, and again when payloads of their authors overlap.
 `SeenPayloads` remembers earlier windows, filled by scoring and by an audit alike.
@@ -26,7 +26,7 @@ from evaluation.overlap import (
 from template.errors import PayloadError, SubnetError
 from template.protocol.admission import open_payload
 from template.protocol.draw import drawn_order
-from template.protocol.payload import Payload, PayloadFormat, body_digest
+from template.protocol.payload import Payload, PayloadFormat
 from template.protocol.root import Member
 from template.protocol.spec import RunSpec
 from template.scoring.rules import admits_claim
@@ -37,25 +37,15 @@ class Admission:
     """The outcome for one frame. `refusal` is None for an admitted payload.
 
     `payload` is None if every node refuses the frame or the claimed pages are out of bounds; a
-    payload refused as a duplicate or for its overlap is given all the same. `alike`: uids of the
-    window whose admitted payloads overlap, ascending.
+    payload refused for its overlap is given all the same. `alike`: uids of the window whose
+    admitted payloads overlap, ascending.
     """
 
     payload: Payload | None
     refusal: SubnetError | None
-    seen_window: int | None = None
-    """Window in which the same body was seen first; for refusals as a duplicate."""
     is_compared: bool = True
     """Whether kept positions were compared; without time the payload cannot be scored."""
     alike: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Sighting:
-    """Window and hotkey of a payload body's first appearance."""
-
-    window: int
-    hotkey: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,11 +70,10 @@ def read_nothing(_wanted: Sequence[Unread]) -> Iterable[tuple[Unread, bytes]]:
 
 
 class SeenPayloads:
-    """Bodies and kept positions of payloads, for as long as a repeat would not be stale."""
+    """Kept positions of payloads, for as long as a repeat would not be stale."""
 
     def __init__(self, max_staleness: int) -> None:
         self._max_staleness = max_staleness
-        self._sightings: dict[bytes, Sighting] = {}
         self._earlier: list[Earlier] = []
         self._unread: list[Unread] = []
 
@@ -92,10 +81,6 @@ class SeenPayloads:
     def earlier(self) -> Sequence[Earlier]:
         """Kept positions of payloads, in the order of their windows."""
         return self._earlier
-
-    def add_body(self, body: bytes, window: int, hotkey: str) -> Sighting:
-        """Remember a body; returns the first sighting in memory, or the given sighting."""
-        return self._sightings.setdefault(body, Sighting(window=window, hotkey=hotkey))
 
     def add_positions(self, window: int, positions: Iterable[tuple[str, Places]]) -> None:
         """Remember kept positions of a window by hotkey, replacing positions of `window` and later.
@@ -135,11 +120,6 @@ class SeenPayloads:
         )
         self._earlier = sorted([*self._earlier, late], key=lambda each: each.window)
 
-    def forget_stale_bodies(self, window: int) -> None:
-        """Drop bodies first seen more than max_staleness + 2 windows ago: a repeat is stale."""
-        oldest = self._oldest(window)
-        self._sightings = {b: s for b, s in self._sightings.items() if s.window >= oldest}
-
     def mark_applied(self, window: int, hotkeys: Container[str]) -> None:
         """Record the hotkeys whose payloads of a window the outer step applied.
 
@@ -174,10 +154,10 @@ class FrameChecker:
     ) -> dict[int, Admission]:
         """uid -> outcome, in the order of `members`; a fetch error in `frames` is the refusal.
 
-        Adds the bodies to `seen`, and unread payloads of authors whose payloads overlap. Once
-        `is_late`, no payload counts as compared.
+        Adds unread payloads of authors whose payloads overlap to `seen`. Once `is_late`, no payload
+        counts as compared.
         """
-        found = {m.uid: self._admit(window, m, frames[m.uid], seen) for m in members}
+        found = {m.uid: self._admit(window, m, frames[m.uid]) for m in members}
         admitted = admitted_payloads(found)
         try:
             overlaps = self.find_overlaps(members, admitted, seen.earlier, is_late)
@@ -233,22 +213,13 @@ class FrameChecker:
     def list_positions(self, payload: Payload) -> Places:
         return payload_positions(payload, self.form)
 
-    def _admit(
-        self, window: int, member: Member, frame: bytes | SubnetError, seen: SeenPayloads
-    ) -> Admission:
+    def _admit(self, window: int, member: Member, frame: bytes | SubnetError) -> Admission:
         if isinstance(frame, SubnetError):
             return Admission(payload=None, refusal=frame)
         try:
-            payload = self._open(frame, member, window)
+            return Admission(payload=self._open(frame, member, window), refusal=None)
         except PayloadError as error:
             return Admission(payload=None, refusal=error)
-        first = seen.add_body(body_digest(frame), window, member.hotkey)
-        if first.window == window:
-            return Admission(payload=payload, refusal=None)
-        refusal = PayloadError(
-            "duplicate", f"says what {first.hotkey} said in window {first.window}"
-        )
-        return Admission(payload=payload, refusal=refusal, seen_window=first.window)
 
     def _open(self, frame: bytes, member: Member, window: int) -> Payload:
         spec = self.spec

@@ -227,7 +227,6 @@ class WindowScorer:
     def _remember_payloads(
         self, window: int, verdicts: Sequence[Verdict], payloads: Mapping[int, Payload]
     ) -> None:
-        self._seen.forget_stale_bodies(window)
         self._seen.add_positions(
             window,
             [

@@ -80,7 +80,7 @@ def bench(world, tmp_path_factory) -> Bench:
 def test_the_run_has_what_the_forgers_need(bench) -> None:
     statuses = {v.hotkey: v.status for v in bench.honest.verdicts}
     assert statuses[hotkey_of("ancient")] == "stale"
-    assert statuses[hotkey_of("replay")] == "duplicate"
+    assert statuses[hotkey_of("replay")] == "overlap"
     assert {statuses[hotkey_of("m0")], statuses[hotkey_of("m1")]} <= set(MEASURED)
     assert encode_log(bench.resigned(bench.honest)) == encode_log(bench.honest)
 
@@ -263,9 +263,9 @@ def knowledge(bench):
     return replace(bench.honest, known=(*bench.honest.known, FORGED))
 
 
-@forgery("window 3, uid {replay}: status is duplicate, the log says overlap")
+@forgery("window 3, uid {replay}: status is overlap, the log says norm")
 def another_reason(bench):
-    return bench.resigned(with_verdict(bench, "replay", status="overlap"))
+    return bench.resigned(with_verdict(bench, "replay", status="norm"))
 
 
 @forgery("window 3, uid {m0}: status is no refusal, the log says overlap")

@@ -77,7 +77,7 @@ def test_who_works_in_part_earns_no_more_than_that(neurons) -> None:
 
 
 def test_they_are_refused_for_what_they_do(neurons) -> None:
-    assert neurons["copier-0"]["refusals"]["duplicate"] >= NUM_WINDOWS // 2
+    assert neurons["copier-0"]["refusals"]["overlap"] >= NUM_WINDOWS // 2
     assert set(neurons["undelivered-0"]["refusals"]) <= {"not_delivered", "unavailable"}
     assert neurons["undelivered-0"]["payloads_committed"] >= NUM_WINDOWS // 2
     assert neurons["undelivered-0"]["payloads_accepted"] == 0

@@ -143,11 +143,11 @@ def test_bytes_are_those_in_the_bucket(run):
 
 
 def test_refusals_count_each_window_once_per_validator(run):
-    run.judge("val-a", "garbage-0", 2, "duplicate")
+    run.judge("val-a", "garbage-0", 2, "overlap")
     with (run.state_dir("val-b") / "verdicts.jsonl").open("a") as file:
         file.write('{"window": 9, "hotk')
     neurons = by_name(collect(run.sources()))
-    assert neurons["garbage-0"]["refusals"] == {"duplicate": 1, "not_useful": 5}
+    assert neurons["garbage-0"]["refusals"] == {"overlap": 1, "not_useful": 5}
     assert neurons["m0"]["refusals"] == {}
 
 

@@ -18,7 +18,6 @@ from template.protocol.payload import (
     Payload,
     PayloadFormat,
     PayloadHeader,
-    body_digest,
     decode_payload,
     encode_payload,
     payload_digest,
@@ -120,12 +119,13 @@ def test_order_of_the_dictionaries_does_not_matter(form: PayloadFormat, frame: b
     assert outcome(frame, backward) == "valid"
 
 
-def test_digests(form: PayloadFormat, frame: bytes) -> None:
-    """The body's digest finds a copy under another header; the frame's tells them apart."""
-    copy = encode_payload(replace(HEADER, public_key=b"x" * 32), draw_tensors(form), form)[0]
+def test_the_digest_covers_header_and_body(form: PayloadFormat, frame: bytes) -> None:
+    for header in (replace(HEADER, public_key=b"x" * 32), replace(HEADER, page_order=bytes(16))):
+        copy = encode_payload(header, draw_tensors(form), form)[0]
+        assert payload_digest(copy) != payload_digest(frame)
     other = encode_payload(HEADER, draw_tensors(form, seed=1), form)[0]
-    assert payload_digest(copy) != payload_digest(frame)
-    assert body_digest(copy) == body_digest(frame) != body_digest(other)
+    assert payload_digest(other) != payload_digest(frame)
+    assert payload_digest(bytes(frame)) == payload_digest(frame)
 
 
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])

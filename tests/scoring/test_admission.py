@@ -68,7 +68,6 @@ class Window:
             window, members, frames, self.seen, read_unread=self.read_unread
         )
         self.alike = {uid: found[uid].alike for uid in sorted(admitted_payloads(found))}
-        self.seen.forget_stale_bodies(window)
         self.seen.add_positions(
             window,
             [
@@ -219,36 +218,20 @@ def test_without_time_no_payload_counts_as_compared(admission, spec, form) -> No
 
 
 @pytest.mark.parametrize("is_applied", [True, False])
-def test_a_repeated_body_is_refused_until_it_is_stale(
+def test_an_applied_payload_may_not_come_again_until_it_is_stale(
     admission, spec, form, is_applied: bool
 ) -> None:
-    made = make_frame(form, spec, 1, seed=1)
-    assert admission.reasons(made) == [None]
+    """Byte for byte: without acceptance it went back into error feedback, and may come again."""
+    assert admission.reasons(make_frame(form, spec, 1, seed=1)) == [None]
     admission.seen.mark_applied(WINDOW, {"hotkey1"} if is_applied else ())
-    remembered = spec.outer.max_staleness + 2
-    last, first_free = WINDOW + remembered, WINDOW + remembered + 1
+    last = WINDOW + spec.outer.max_staleness + 2
     again = make_frame(form, spec, 1, seed=1, window=last)
-    assert admission.reasons(again, window=last) == ["duplicate"]
-    assert admission.reasons(window=first_free) == []
-    again = make_frame(form, spec, 1, seed=1, window=first_free + 1)
-    assert admission.reasons(again, window=first_free + 1) == [None]
-
-
-bodies = st.lists(
-    st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=30
-)  # hotkey and body, one in each window
-
-
-@given(steps=bodies, max_staleness=st.integers(0, 4))
-def test_bodies_are_remembered_for_max_staleness_plus_two_windows(steps, max_staleness) -> None:
-    seen = SeenPayloads(max_staleness)
-    naive: dict[int, tuple[int, str]] = {}
-    for window, (hotkey, body) in enumerate(steps):
-        naive.setdefault(body, (window, f"hotkey{hotkey}"))
-        first = seen.add_body(bytes([body]), window, f"hotkey{hotkey}")
-        assert (first.window, first.hotkey) == naive[body]
-        seen.forget_stale_bodies(window)
-        naive = {b: s for b, s in naive.items() if window - s[0] <= max_staleness + 2}
+    assert admission.reasons(again, window=last) == ["overlap" if is_applied else None]
+    by_another = make_frame(form, spec, 2, seed=1, window=last)
+    assert admission.reasons(by_another, window=last) == ["overlap"]
+    assert admission.reasons(window=last + 1) == []
+    again = make_frame(form, spec, 1, seed=1, window=last + 2)
+    assert admission.reasons(again, window=last + 2) == [None]
 
 
 @given(

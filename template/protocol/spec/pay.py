@@ -70,7 +70,7 @@ class EvaluationSpec(Table):
     """Recent windows in the work test. Also the maximum of windows for pay, when only a sample of
     the payloads is scored.
     """
-    max_overlap: Annotated[float, Range(gt=0, le=1)]
+    max_overlap: Annotated[float, Range(gt=0, lt=1)]
     """Maximum share of a payload's kept positions in common with another recent payload. Honest
     payloads share up to a quarter; above the limit both come from one training, and one counts: the
     one committed first, or in the same window the one with more evidence of work.

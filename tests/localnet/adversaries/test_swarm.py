@@ -79,7 +79,7 @@ def test_honest_miners_alone_are_paid(world, nodes) -> None:
 
 def test_each_is_refused_for_what_it_does(world, nodes) -> None:
     """In most windows: a machine that is slow leaves some unscored."""
-    reasons = {"copier": "duplicate", "undelivered": "not_delivered", "flipped": "no_gain"}
+    reasons = {"copier": "overlap", "undelivered": "not_delivered", "flipped": "no_gain"}
     for name, reason in reasons.items():
         statuses = _statuses(world, nodes, name)
         assert statuses[reason] > NUM_WINDOWS // 2, (name, statuses)
