@@ -247,7 +247,7 @@ def _tally(
         neurons={neuron.hotkey: neuron for neuron in graph.neurons},
         pay=Pay(sources.chain, schedule, sources.initial_alpha_rao),
         weights=mean_weights(sources.weights, graph),
-        committed=committed_counts(sources.chain, schedule.schedule(), schedule.num_windows),
+        committed=committed_counts(sources.chain, sources.spec, schedule.num_windows),
         accepted=Counter(uid for window in windows for uid in window["accepted_uids"]),
         refusals=refusal_counts(
             path

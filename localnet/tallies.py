@@ -12,7 +12,7 @@ from localnet.events import NodeEvents, read_jsonl
 from template.chain import Chain, Metagraph
 from template.chain.ballots import read_candidates
 from template.errors import NotFound
-from template.protocol.schedule import Schedule
+from template.protocol.spec import RunSpec
 from template.store import Store
 
 
@@ -34,16 +34,16 @@ def mean_weights(weights: Mapping[int, Mapping[int, float]], graph: Metagraph) -
     return mean
 
 
-def committed_counts(chain: Chain, schedule: Schedule, num_windows: int) -> Counter[str]:
+def committed_counts(chain: Chain, spec: RunSpec, num_windows: int) -> Counter[str]:
     """hotkey -> number of windows with the hotkey among the candidates (`read_candidates`).
 
     Leaves windows without a finalised stake block out.
     """
     counts: Counter[str] = Counter()
-    finalized = chain.finalized()
+    finalized, schedule = chain.finalized(), spec.schedule.schedule()
     for window in range(num_windows):
         if schedule.stake_block(window) <= finalized:
-            candidates = read_candidates(chain, schedule, window)
+            candidates = read_candidates(chain, spec, window)
             counts.update(member.hotkey for member in candidates.values())
     return counts
 

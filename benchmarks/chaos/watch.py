@@ -74,7 +74,7 @@ class Watcher:
 
     def votes(self, window: int) -> Mapping[str, Vote]:
         """Votes on a window that count, by process name. ConnectionLost without the chain."""
-        ballot = read_ballot(self._net.chain, self._net.spec.schedule.schedule(), window)
+        ballot = read_ballot(self._net.chain, self._net.spec, window)
         return {self._names[voter.hotkey]: voter.vote for voter in ballot.voters}
 
     def _note_ends(self) -> None:
@@ -111,8 +111,7 @@ class Watcher:
         window, _uid = key
         member = self._wanted[key]
         if member is None:
-            schedule = self._net.spec.schedule.schedule()
-            ballot = read_ballot(self._net.chain, schedule, window)
+            ballot = read_ballot(self._net.chain, self._net.spec, window)
             self._note(window, ballot)
             member = self._wanted[key]
         return member is not None and any(

@@ -104,7 +104,7 @@ def fetch_rivals_payloads(parts: MinerParts, window: int) -> list[Payload]:
     context.waiter.until_finalized(context.schedule.held_out_block(window))
     members = [
         member
-        for member in read_candidates(context.chain, context.schedule, window).values()
+        for member in read_candidates(context.chain, context.spec, window).values()
         if member.hotkey != context.hotkey
     ]
     last_accepted = parts.follower.ledger.last_accepted

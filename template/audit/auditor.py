@@ -85,7 +85,7 @@ class Auditor:
         vote_block = context.schedule.vote_block(window)
         context.waiter.until_finalized(context.schedule.held_out_block(window))
         if context.waiter.recent_head() < vote_block:
-            members = read_candidates(context.chain, context.schedule, window).values()
+            members = read_candidates(context.chain, context.spec, window).values()
             self.peers.refresh()
             fetched = self.peers.fetch_payloads(
                 list(members), window, lambda: context.waiter.recent_head() >= vote_block
@@ -178,7 +178,7 @@ class Auditor:
 
     def _compare_pool(self, logged: WindowLog, opened: Opened, found: Findings) -> Pool | None:
         context = self._context
-        last_commits = read_last_commits(context.chain, context.schedule, logged.window)
+        last_commits = read_last_commits(context.chain, context.spec, logged.window)
         knows_past = self._past.has_windows(logged.known)
 
         def draw(headers: Mapping[Member, PayloadHeader]) -> Pool:

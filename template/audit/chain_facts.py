@@ -26,9 +26,10 @@ class ChainFacts:
 
 def read_chain_facts(context: ReadContext, window: int) -> ChainFacts:
     """Raises ChainError if the chain has pruned the state of the window's blocks."""
-    records = read_records(context.chain, context.schedule.vote_block(window))
+    vote_block = context.schedule.vote_block(window)
+    records = read_records(context.chain, vote_block, context.spec.run_id)
     return ChainFacts(
-        members=read_candidates(context.chain, context.schedule, window),
+        members=read_candidates(context.chain, context.spec, window),
         votes={
             hotkey: record.vote
             for hotkey, record in records.items()

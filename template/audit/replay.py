@@ -89,7 +89,7 @@ def _replay_last_window(context: ReadContext, peers: Peers, replayed: Replayed, 
     if context.chain.finalized() < schedule.vote_block(window):
         return
     try:
-        ballot = read_ballot(context.chain, schedule, window)
+        ballot = read_ballot(context.chain, context.spec, window)
     except ChainError as error:
         say(f"window {window} is left out: the chain no longer has its votes: {error}")
         return
@@ -148,7 +148,7 @@ def _compare_votes(context: ReadContext, replayed: Replayed) -> None:
     if chain.finalized() < schedule.vote_block(window):
         return
     try:
-        ballot = read_ballot(chain, schedule, window)
+        ballot = read_ballot(chain, context.spec, window)
     except ChainError as error:
         log.debug("window %d: the chain no longer has its votes: %s", window, error)
         return
@@ -185,7 +185,7 @@ def audit_validators(context: ReadContext, replayed: Replayed, say: Say) -> None
     Adds the differences to `replayed.wrong`.
     """
     last = replayed.state.window - 2
-    records = read_records(context.chain, context.chain.finalized())
+    records = read_records(context.chain, context.chain.finalized(), context.spec.run_id)
     for hotkey in validators_by_stake(context):
         if hotkey not in records or records[hotkey].vote is None:
             continue  # miners with enough stake have a permit too, and cast no vote

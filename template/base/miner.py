@@ -148,7 +148,7 @@ class Miner:
             return True
         stake_block = context.schedule.stake_block(window)
         context.waiter.until_finalized(stake_block)
-        candidates = list(read_candidates(context.chain, context.schedule, window).values())
+        candidates = list(read_candidates(context.chain, context.spec, window).values())
         block_hash = context.chain.block_hash(stake_block)
         drawn, _ = draw_candidates(block_hash, window, candidates, most)
         is_drawn = any(member.hotkey == context.hotkey for member in drawn)
@@ -188,7 +188,8 @@ class Miner:
         """The access to the own bucket, and the newest undecided payload."""
         newest = self.pending.newest
         commitment = None if newest is None else self.work.commitment(newest)
-        return Record(access=self.context.access, payload=commitment)
+        context = self.context
+        return Record.of(context.spec.run_id, access=context.access, payload=commitment)
 
     def _catch_up(self) -> None:
         while self._within_run() and self.follower.decided():

@@ -85,7 +85,7 @@ class Preview:
             return None
 
     def _start_fetching(self) -> Fetching:
-        candidates = read_candidates(self._context.chain, self._context.schedule, self._window)
+        candidates = read_candidates(self._context.chain, self._context.spec, self._window)
         self._members = [m for _, m in sorted(candidates.items()) if m.hotkey in self._expected]
         missing = [m for m in self._members if self._follower.held(m.digest) is None]
         if missing:

@@ -135,11 +135,11 @@ class Validator:
     def _restore_vote(self) -> None:
         """Keep the vote on chain: a restart must not take the vote back."""
         chain, context = self.context.chain, self.context
-        record = read_records(chain, chain.head()).get(context.hotkey)
+        record = read_records(chain, chain.head(), context.spec.run_id).get(context.hotkey)
         vote = None if record is None else record.vote
         if vote is not None and vote.root == self.follower.ledger.root:
             self.memory = self.memory.voted_on(vote.window)
-        publish_if_new(context, Record(access=context.access, vote=vote))
+        publish_if_new(context, Record.of(context.spec.run_id, access=context.access, vote=vote))
 
     def _vote(self, window: int) -> None:
         """Score the window and vote, as far as the policy does so."""
@@ -197,7 +197,7 @@ class Validator:
             missing=missing,
             log_digest=digest,
         )
-        record = Record(access=context.access, vote=self.policy.vote(vote))
+        record = Record.of(context.spec.run_id, access=context.access, vote=self.policy.vote(vote))
         is_published = publish(context, record)
         if is_published:
             self.memory = self.memory.voted_on(window)
@@ -206,8 +206,7 @@ class Validator:
     def _score_once(self, window: int) -> tuple[Scored, bytes]:
         """The window's scores and the log's digest; a vote sent again sends the same."""
         if self._scored is None or self._scored[0] != window:
-            chain, schedule = self.context.chain, self.context.schedule
-            candidates = read_candidates(chain, schedule, window)
+            candidates = read_candidates(self.context.chain, self.context.spec, window)
             share = 1.0 - self._named.reserve(self._pace.num_blocks(window))
             scored = self._scorer.score(
                 window,
@@ -216,7 +215,8 @@ class Validator:
                 self.memory.histories,
                 lambda fraction: self._pace.has_passed(window, fraction * share),
             )
-            graph = chain.metagraph(schedule.stake_block(window))
+            stake_block = self.context.schedule.stake_block(window)
+            graph = self.context.chain.metagraph(stake_block)
             uids = {neuron.hotkey: neuron.uid for neuron in graph.neurons}
             memory, window_log = self.memory.record_window(window, scored, uids)
             digest = log_digest(self._logs.write(window_log))

@@ -8,13 +8,19 @@ from template.errors import RecordError
 from template.protocol.quorum import Ballot, Voter
 from template.protocol.record import MAX_UIDS, PayloadCommitment, Record, decode_record
 from template.protocol.root import Member
-from template.protocol.schedule import Schedule
+from template.protocol.spec import RunSpec
 from template.protocol.ss58 import public_key
 
 log = logging.getLogger(__name__)
 
 
-def read_records(chain: Chain, block: int) -> dict[str, Record]:
+def read_records(chain: Chain, block: int, run_id: bytes) -> dict[str, Record]:
+    """hotkey -> record after a block, with the payloads and votes of one run only."""
+    records = read_records_of_any_run(chain, block)
+    return {hotkey: record.within(run_id) for hotkey, record in records.items()}
+
+
+def read_records_of_any_run(chain: Chain, block: int) -> dict[str, Record]:
     """hotkey -> record after a block; a commitment that fails to decode is left out."""
     records = {}
     for hotkey, data in chain.commitments(block).items():
@@ -25,7 +31,7 @@ def read_records(chain: Chain, block: int) -> dict[str, Record]:
     return records
 
 
-def read_candidates(chain: Chain, schedule: Schedule, window: int) -> dict[int, Member]:
+def read_candidates(chain: Chain, spec: RunSpec, window: int) -> dict[int, Member]:
     """uid -> payload committed for a window, of hotkeys registered at the window's stake block."""
     return {
         neuron.uid: Member(
@@ -35,12 +41,12 @@ def read_candidates(chain: Chain, schedule: Schedule, window: int) -> dict[int, 
             coldkey=public_key(neuron.coldkey),
             digest=payload.digest,
         )
-        for neuron, payload in _read_payloads(chain, schedule, window)
+        for neuron, payload in _read_payloads(chain, spec, window)
         if payload.window == window
     }
 
 
-def read_last_commits(chain: Chain, schedule: Schedule, window: int) -> dict[str, int]:
+def read_last_commits(chain: Chain, spec: RunSpec, window: int) -> dict[str, int]:
     """hotkey -> the window, `window` or earlier, of the newest payload committed by its end.
 
     Of hotkeys registered at the window's stake block. A record names the newest payload alone, so
@@ -49,45 +55,47 @@ def read_last_commits(chain: Chain, schedule: Schedule, window: int) -> dict[str
     """
     return {
         neuron.hotkey: payload.window
-        for neuron, payload in _read_payloads(chain, schedule, window)
+        for neuron, payload in _read_payloads(chain, spec, window)
         if payload.window <= window
     }
 
 
 def _read_payloads(
-    chain: Chain, schedule: Schedule, window: int
+    chain: Chain, spec: RunSpec, window: int
 ) -> Iterator[tuple[Neuron, PayloadCommitment]]:
     """Payloads on chain at the window's end, of hotkeys registered at the stake block."""
-    records = read_records(chain, schedule.commit_block(window))
+    schedule = spec.schedule.schedule()
+    records = read_records(chain, schedule.commit_block(window), spec.run_id)
     for neuron in chain.metagraph(schedule.stake_block(window)).neurons:
         record = records.get(neuron.hotkey)
         if record is not None and record.payload is not None and neuron.uid < MAX_UIDS:
             yield neuron, record.payload
 
 
-def read_ballot(chain: Chain, schedule: Schedule, window: int) -> Ballot:
+def read_ballot(chain: Chain, spec: RunSpec, window: int) -> Ballot:
     """Seed, candidates and votes of a window, read after its vote block is finalised.
 
     A vote counts if the hotkey holds a validator permit at the window's stake block.
     """
+    schedule = spec.schedule.schedule()
     stake_block = schedule.stake_block(window)
-    voters = _read_voters(chain, schedule.vote_block(window), stake_block)
+    voters = _read_voters(chain, spec, schedule.vote_block(window), stake_block)
     return Ballot(
         window=window,
         seed=chain.block_hash(stake_block),
-        candidates=read_candidates(chain, schedule, window),
+        candidates=read_candidates(chain, spec, window),
         voters=[voter for voter in voters if voter.vote.window == window],
     )
 
 
-def read_standing_votes(chain: Chain, schedule: Schedule, window: int) -> list[Voter]:
+def read_standing_votes(chain: Chain, spec: RunSpec, window: int) -> list[Voter]:
     """Each hotkey's newest vote, on any window, at the vote block of `window`; permits as there."""
-    vote_block = schedule.vote_block(window)
-    return _read_voters(chain, vote_block, vote_block)
+    vote_block = spec.schedule.schedule().vote_block(window)
+    return _read_voters(chain, spec, vote_block, vote_block)
 
 
-def _read_voters(chain: Chain, vote_block: int, stake_block: int) -> list[Voter]:
-    records = read_records(chain, vote_block)
+def _read_voters(chain: Chain, spec: RunSpec, vote_block: int, stake_block: int) -> list[Voter]:
+    records = read_records(chain, vote_block, spec.run_id)
     voters = []
     for neuron in chain.metagraph(stake_block).neurons:
         vote = record.vote if (record := records.get(neuron.hotkey)) is not None else None

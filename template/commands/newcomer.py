@@ -14,7 +14,7 @@ from functools import partial
 from rich.table import Column, Table
 
 from template.chain import Chain, Metagraph
-from template.chain.ballots import read_records
+from template.chain.ballots import read_records_of_any_run
 from template.context import OpenBucket
 from template.data.manifest import Manifest, manifest_limit_bytes, parse_manifest
 from template.errors import (
@@ -81,7 +81,7 @@ _UNKNOWN_SHARDS = [
 def look(spec: RunSpec, chain: Chain, open_bucket: OpenBucket) -> Report:
     """Look for every object of a spec on every mirror. ChainError if the chain is away."""
     block = existing_subnet(chain).block
-    records = read_records(chain, block)
+    records = read_records_of_any_run(chain, block)
     buckets: dict[str, Store] = {}
     findings = [_find_record(hotkey, records, open_bucket, buckets) for hotkey in spec.data.mirrors]
     found, manifest = _find_manifest(spec, buckets)

@@ -17,7 +17,7 @@ from typing import Any
 from template.base.preflight import ask_for_place
 from template.bucket.own import OwnBucket
 from template.chain import Chain
-from template.chain.ballots import read_records
+from template.chain.ballots import read_records_of_any_run
 from template.chain.commands import Commands, wallet_flags
 from template.chain.health import redact_endpoint
 from template.cli.flags import TEXT_REMEDY
@@ -143,7 +143,7 @@ def check_subnet(
 def _publish_access(chain: Chain, hotkey: str, access: Access, say: Say) -> None:
     """Put the access record on chain and wait for finality; other sections of the record stay."""
     block = chain.finalized()
-    record = read_records(chain, block).get(hotkey, Record())
+    record = read_records_of_any_run(chain, block).get(hotkey, Record())
     if record.access == access:
         say(f"access record: on chain already, final at block {block:,}")
         return
@@ -154,7 +154,7 @@ def _publish_access(chain: Chain, hotkey: str, access: Access, say: Say) -> None
         latest = chain.finalized()
         if latest > block:
             block = latest
-            found = read_records(chain, block).get(hotkey)
+            found = read_records_of_any_run(chain, block).get(hotkey)
             if found is not None and found.access == access:
                 say(f"access record: final at block {block:,}")
                 return

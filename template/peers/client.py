@@ -7,7 +7,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from functools import partial
 from typing import TypeVar
 
-from template.chain.ballots import read_records
+from template.chain.ballots import read_records_of_any_run
 from template.context import ReadContext
 from template.errors import (
     NodeTrouble,
@@ -82,7 +82,7 @@ class Peers:
     def refresh(self) -> None:
         """Read the access records at the last finalised block."""
         chain = self._context.chain
-        self._records = read_records(chain, chain.finalized())
+        self._records = read_records_of_any_run(chain, chain.finalized())
         found = ((hotkey, record.access) for hotkey, record in self._records.items())
         self._stores.keep_only({h: access for h, access in found if access is not None})
 

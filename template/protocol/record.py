@@ -2,6 +2,7 @@
 
 First byte: version (high nibble) and flags of the sections (low nibble), then in order
 
+- run: with a payload or a vote, the first 8 bytes of the run id.
 - access: read-only credentials of the hotkey's bucket. Kind byte; kinds 0 to 2 are
   Cloudflare R2 (default, EU and FedRAMP jurisdiction) as account (16 bytes), access key id
   (16) and secret (32); kind 3 is any other S3 endpoint as three ASCII strings (URL, access
@@ -11,8 +12,8 @@ First byte: version (high nibble) and flags of the sections (low nibble), then i
   bit u % 8, from the lowest, of byte u // 8) of named uids and of missing uids, and the digest
   of the verdict log (16).
 
-Integers are little endian. A hotkey mines or votes, not both: with R2 at most 174 bytes, with
-another endpoint at most 353, within the three raw fields of 128 bytes that a commitment holds.
+Integers are little endian. A hotkey mines or votes, not both: with R2 at most 182 bytes, with
+another endpoint at most 361, within the three raw fields of 128 bytes that a commitment holds.
 """
 
 import hashlib
@@ -23,9 +24,10 @@ from enum import IntEnum
 
 from template.errors import RecordError
 
-VERSION = 2
+VERSION = 3
 MAX_RECORD_BYTES = 3 * 128
-R2_RECORD_BYTES = 174
+R2_RECORD_BYTES = 182
+RUN_BYTES = 8
 ROOT_BYTES = 16
 SAMPLE_DIGEST_BYTES = 8
 LOG_DIGEST_BYTES = 16
@@ -99,17 +101,47 @@ class Vote:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
-    """A hotkey's commitment; None is an absent section. RecordError for a payload with a vote."""
+    """A hotkey's commitment; None is an absent section.
+
+    `run`: the first bytes of the id of the run that payload or vote belong to: what was said in
+    another run says nothing in this one. RecordError for a payload with a vote, and for either
+    without a run.
+    """
 
     access: Access | None = None
     payload: PayloadCommitment | None = None
     vote: Vote | None = None
+    run: bytes = b""
 
     def __post_init__(self) -> None:
+        if len(self.run) != (RUN_BYTES if self.has_statement else 0):
+            raise RecordError(f"a run of {len(self.run)} bytes: see Record.of")
         if self.payload is not None and self.vote is not None:
             raise RecordError(
                 "a payload and a vote in one record: mine and validate with a hotkey each"
             )
+
+    @property
+    def has_statement(self) -> bool:
+        """Whether the record says something about a run."""
+        return self.payload is not None or self.vote is not None
+
+    @classmethod
+    def of(
+        cls,
+        run_id: bytes,
+        *,
+        access: Access | None = None,
+        payload: PayloadCommitment | None = None,
+        vote: Vote | None = None,
+    ) -> "Record":
+        """A record of a run."""
+        run = b"" if payload is None and vote is None else run_id[:RUN_BYTES]
+        return cls(access=access, payload=payload, vote=vote, run=run)
+
+    def within(self, run_id: bytes) -> "Record":
+        """The record without payload and vote, unless these belong to the run."""
+        return self if self.run in (b"", run_id[:RUN_BYTES]) else Record(access=self.access)
 
 
 def log_digest(text: bytes) -> bytes:
@@ -119,7 +151,7 @@ def log_digest(text: bytes) -> bytes:
 
 def encode_record(record: Record) -> bytes:
     """The record's bytes. RecordError if a value does not fit the field."""
-    flags, parts = 0, []
+    flags, parts = 0, [record.run]
     if record.access is not None:
         flags |= _ACCESS
         parts.append(_encode_access(record.access))
@@ -145,13 +177,14 @@ def decode_record(data: bytes) -> Record:
     if flags & ~(_ACCESS | _PAYLOAD | _VOTE):
         raise RecordError(f"unknown section flag in {flags:#x}")
     reader = _Reader(data, 1)
+    run = reader.take(RUN_BYTES) if flags & (_PAYLOAD | _VOTE) else b""
     access = _decode_access(reader) if flags & _ACCESS else None
     payload = _decode_payload(reader) if flags & _PAYLOAD else None
     vote = _decode_vote(reader) if flags & _VOTE else None
     if reader.position != len(data):
         # Trailing bytes would give one record several spellings.
         raise RecordError(f"{len(data) - reader.position} bytes after the last section")
-    return Record(access=access, payload=payload, vote=vote)
+    return Record(access=access, payload=payload, vote=vote, run=run)
 
 
 class _Reader:

@@ -194,7 +194,7 @@ class WindowScorer:
         self, window: int, members: Sequence[Member], payloads: Mapping[int, Payload]
     ) -> Pool:
         context = self._context
-        last_commits = read_last_commits(context.chain, context.schedule, window)
+        last_commits = read_last_commits(context.chain, context.spec, window)
         headers = {m: payloads[m.uid].header for m in members if m.uid in payloads}
         return self._drawer.draw_pool(window, last_commits, headers)
 

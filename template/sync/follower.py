@@ -127,7 +127,7 @@ class Follower:
     def _decide(self, window: int) -> Decision:
         """The decision on the next window or a later window with final votes."""
         if window not in self.ledger.decisions:
-            ballot = read_ballot(self._context.chain, self._context.schedule, window)
+            ballot = read_ballot(self._context.chain, self._context.spec, window)
             self.ledger = self.ledger.count_ballot(ballot)
         return self.ledger.decisions[window]
 

@@ -110,11 +110,10 @@ def wait_for_voted_root(context: ReadContext) -> Vote:
 
 def find_voted_root(context: ReadContext) -> Vote | None:
     """The standing vote with authority at the newest final vote block, or None."""
-    chain, schedule = context.chain, context.schedule
-    window = schedule.last_counted(chain.finalized())
+    window = context.schedule.last_counted(context.chain.finalized())
     if window < 0:
         return None
-    voters = read_standing_votes(chain, schedule, window)
+    voters = read_standing_votes(context.chain, context.spec, window)
     return find_standing_authority(voters, window, context.spec.outer.quorum_rules())
 
 

@@ -11,7 +11,7 @@ from template.audit.replay import audit_validators, replay_run
 from template.errors import NotFound, Unavailable
 from template.peers.client import Peers
 from template.protocol.keys import lineage_key, verdict_key
-from template.protocol.record import ROOT_BYTES, Record, decode_record, encode_record
+from template.protocol.record import ROOT_BYTES, decode_record, encode_record
 from template.protocol.root import tensors_digest
 from template.sync.lineage import wait_for_voted_root
 from tests.support.flipping import FlippingValidator
@@ -182,7 +182,7 @@ def _vote_otherwise(world, name: str) -> None:
     assert record.vote is not None
     other = replace(record.vote, root=bytes(ROOT_BYTES))
     blocks.append(world.time.block)
-    values.append(encode_record(Record(access=record.access, vote=other)))
+    values.append(encode_record(replace(record, vote=other)))
 
 
 def test_the_root_is_that_of_more_than_half_of_the_stake(world, tmp_path) -> None:
@@ -201,7 +201,7 @@ def test_the_root_is_that_of_more_than_half_of_the_stake(world, tmp_path) -> Non
     assert record.vote is not None
     third = replace(record.vote, root=bytes([1]) * ROOT_BYTES)
     blocks.append(world.time.block)
-    values.append(encode_record(Record(access=record.access, vote=third)))
+    values.append(encode_record(replace(record, vote=third)))
     world.time.block += world.spec.schedule.blocks_per_window
     with pytest.raises(Unavailable, match="more than half"):
         wait_for_voted_root(context)

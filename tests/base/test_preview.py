@@ -327,7 +327,7 @@ def _commit(world, name: str, frame: bytes) -> bytes:
     hotkey, digest = hotkey_of(name), payload_digest(frame)
     commitment = PayloadCommitment(window=0, digest=digest)
     world.chain(hotkey).publish(
-        encode_record(Record(access=world.access(hotkey), payload=commitment))
+        encode_record(Record.of(world.spec.run_id, access=world.access(hotkey), payload=commitment))
     )
     world.buckets[hotkey].put(payload_key(world.spec.run_id, 0, digest), frame)
     return digest

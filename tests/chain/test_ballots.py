@@ -11,6 +11,7 @@ from template.chain.ballots import (
     read_candidates,
     read_last_commits,
     read_records,
+    read_standing_votes,
 )
 from template.errors import ChainError
 from template.protocol.record import PayloadCommitment, Record, Vote, encode_record
@@ -31,35 +32,41 @@ def schedule(world):
     return world.spec.schedule.schedule()
 
 
-def _say(world: World, name: str, block: int, record: Record | bytes) -> None:
-    """Put a commitment into a past block."""
-    data = record if isinstance(record, bytes) else encode_record(record)
+Said = PayloadCommitment | Vote | bytes
+
+
+def _say(world: World, name: str, block: int, said: Said, run_id: bytes | None = None) -> None:
+    """Put a commitment into a past block, said in the world's run or in another."""
+    run_id = world.spec.run_id if run_id is None else run_id
+    if isinstance(said, PayloadCommitment):
+        said = encode_record(Record.of(run_id, payload=said))
+    elif isinstance(said, Vote):
+        said = encode_record(Record.of(run_id, vote=said))
     blocks, values = world.ledger.commitments.setdefault(hotkey_of(name), ([], []))
     blocks.append(block)
-    values.append(data)
+    values.append(said)
 
 
-def _payload(tag: int, window: int = WINDOW) -> Record:
-    return Record(payload=PayloadCommitment(window=window, digest=bytes([tag]) * 32))
+def _payload(tag: int, window: int = WINDOW) -> PayloadCommitment:
+    return PayloadCommitment(window=window, digest=bytes([tag]) * 32)
 
 
-def _vote(*uids: int, window: int = WINDOW) -> Record:
-    vote = Vote(window=window, root=b"r" * 16, sample_digest=b"s" * 8, uids=frozenset(uids))
-    return Record(vote=vote)
+def _vote(*uids: int, window: int = WINDOW) -> Vote:
+    return Vote(window=window, root=b"r" * 16, sample_digest=b"s" * 8, uids=frozenset(uids))
 
 
-def _ballot(world, schedule):
-    return read_ballot(world.chain(hotkey_of("m0")), schedule, WINDOW)
+def _ballot(world):
+    return read_ballot(world.chain(hotkey_of("m0")), world.spec, WINDOW)
 
 
-def _candidates(world, schedule):
-    return read_candidates(world.chain(hotkey_of("m0")), schedule, WINDOW)
+def _candidates(world):
+    return read_candidates(world.chain(hotkey_of("m0")), world.spec, WINDOW)
 
 
 def test_a_payload_and_a_vote_in_time_count(world, schedule) -> None:
     _say(world, "m0", schedule.commit_block(WINDOW), _payload(7))
     _say(world, "val-b", schedule.vote_block(WINDOW), _vote(3, 4))
-    ballot = _ballot(world, schedule)
+    ballot = _ballot(world)
     (member,) = ballot.candidates.values()
     assert (member.uid, member.hotkey, member.digest) == (3, hotkey_of("m0"), b"\7" * 32)
     assert member.public_key == public_key(hotkey_of("m0"))
@@ -72,7 +79,7 @@ def test_a_payload_and_a_vote_in_time_count(world, schedule) -> None:
 def test_one_block_late_is_too_late(world, schedule) -> None:
     _say(world, "m0", schedule.commit_block(WINDOW) + 1, _payload(7))
     _say(world, "val-a", schedule.vote_block(WINDOW) + 1, _vote(3))
-    ballot = _ballot(world, schedule)
+    ballot = _ballot(world)
     assert ballot.candidates == {}
     assert ballot.voters == []
 
@@ -82,7 +89,7 @@ def test_a_later_commitment_does_not_undo_what_stood_at_the_deadline(world, sche
     _say(world, "m0", schedule.commit_block(WINDOW) + 1, _payload(8, window=WINDOW + 1))
     _say(world, "val-a", schedule.vote_block(WINDOW), _vote(3))
     _say(world, "val-a", schedule.vote_block(WINDOW) + 1, _vote(window=WINDOW + 1))
-    ballot = _ballot(world, schedule)
+    ballot = _ballot(world)
     assert [m.digest for m in ballot.candidates.values()] == [b"\7" * 32]
     assert [sorted(v.vote.uids) for v in ballot.voters] == [[3]]
 
@@ -91,14 +98,31 @@ def test_a_later_commitment_does_not_undo_what_stood_at_the_deadline(world, sche
 def test_payloads_and_votes_for_other_windows_are_ignored(window, world, schedule) -> None:
     _say(world, "m0", schedule.commit_block(WINDOW), _payload(7, window=window))
     _say(world, "val-a", schedule.vote_block(WINDOW), _vote(3, window=window))
-    ballot = _ballot(world, schedule)
+    ballot = _ballot(world)
     assert (ballot.candidates, ballot.voters) == ({}, [])
+
+
+def test_what_was_said_in_another_run_says_nothing_here(world, schedule) -> None:
+    """An equal plan at another time: the same windows, the same hotkeys."""
+    other = bytes([world.spec.run_id[0] ^ 1]) + world.spec.run_id[1:]
+    _say(world, "m0", schedule.commit_block(WINDOW), _payload(7), other)
+    _say(world, "val-a", schedule.vote_block(WINDOW), _vote(3), other)
+    ballot = _ballot(world)
+    assert (ballot.candidates, ballot.voters) == ({}, [])
+    chain = world.chain(hotkey_of("m0"))
+    assert read_last_commits(chain, world.spec, WINDOW) == {}
+    assert read_standing_votes(chain, world.spec, WINDOW) == []
+    _say(world, "m0", schedule.commit_block(WINDOW), _payload(7))
+    _say(world, "val-a", schedule.vote_block(WINDOW), _vote(3))
+    ballot = _ballot(world)
+    assert (len(ballot.candidates), len(ballot.voters)) == (1, 1)
+    assert len(read_standing_votes(chain, world.spec, WINDOW)) == 1
 
 
 def test_hotkeys_that_are_not_registered_are_ignored(world, schedule) -> None:
     _say(world, "stranger", schedule.commit_block(WINDOW), _payload(7))
     _say(world, "stranger", schedule.vote_block(WINDOW), _vote(3))
-    ballot = _ballot(world, schedule)
+    ballot = _ballot(world)
     assert (ballot.candidates, ballot.voters) == ({}, [])
 
 
@@ -107,7 +131,7 @@ def test_votes_without_a_permit_are_ignored_and_their_stake_with_them(world, sch
     world.ledger.neurons = (*world.ledger.neurons[:3], rich, world.ledger.neurons[4])
     _say(world, "m0", schedule.vote_block(WINDOW), _vote(3))
     _say(world, "val-a", schedule.vote_block(WINDOW), _vote(4))
-    ballot = _ballot(world, schedule)
+    ballot = _ballot(world)
     assert [v.uid for v in ballot.voters] == [1]
     assert ballot.stake_rao == 1000 * 10**9
 
@@ -116,15 +140,16 @@ def test_uids_beyond_the_votes_bit_map_cannot_be_candidates(world, schedule) -> 
     world.ledger.neurons = (*world.ledger.neurons, neuron(255, "last"), neuron(256, "beyond"))
     for name in ("last", "beyond"):
         _say(world, name, schedule.commit_block(WINDOW), _payload(7))
-    assert list(_candidates(world, schedule)) == [255]
+    assert list(_candidates(world)) == [255]
 
 
 @pytest.mark.parametrize("junk", [b"", b"\x00", b"\xff" * 384, b"\x12" + b"x" * 35, b"hello"])
 def test_commitments_that_are_no_records_are_left_out(junk: bytes, world, schedule) -> None:
     _say(world, "m0", schedule.commit_block(WINDOW), junk)
     _say(world, "m1", schedule.commit_block(WINDOW), _payload(7))
-    assert list(_candidates(world, schedule)) == [4]
-    assert hotkey_of("m0") not in read_records(world.chain("x"), schedule.commit_block(WINDOW))
+    assert list(_candidates(world)) == [4]
+    records = read_records(world.chain("x"), schedule.commit_block(WINDOW), world.spec.run_id)
+    assert hotkey_of("m0") not in records
 
 
 @pytest.mark.parametrize("written", [0, 3, WINDOW, WINDOW + 1])
@@ -137,7 +162,7 @@ def test_the_last_commit_is_the_newest_payload_up_to_the_window(written, world, 
     _say(world, "stranger", block, _payload(7, window=scored))
     _say(world, "m1", block, _payload(7, window=scored + 1))
     _say(world, "val-b", block + 1, _payload(7, window=scored))
-    found = read_last_commits(world.chain(hotkey_of("m0")), schedule, scored)
+    found = read_last_commits(world.chain(hotkey_of("m0")), world.spec, scored)
     assert found == ({hotkey_of("m0"): written} if written <= scored else {})
 
 
@@ -146,11 +171,11 @@ def test_whoever_can_read_the_candidates_can_read_the_last_commits(world, schedu
     scored = WINDOW + 2
     _say(world, "m0", schedule.commit_block(WINDOW), _payload(7))
     chain = world.chain(hotkey_of("m0"))
-    expected = read_last_commits(chain, schedule, scored)
+    expected = read_last_commits(chain, world.spec, scored)
     assert expected == {hotkey_of("m0"): WINDOW}
     world.time.block = schedule.vote_block(scored)
     world.ledger.kept_blocks = world.time.block - schedule.commit_block(scored)
-    assert read_candidates(chain, schedule, scored) == {}
-    assert read_last_commits(chain, schedule, scored) == expected
+    assert read_candidates(chain, world.spec, scored) == {}
+    assert read_last_commits(chain, world.spec, scored) == expected
     with pytest.raises(ChainError):
-        read_candidates(chain, schedule, scored - 1)
+        read_candidates(chain, world.spec, scored - 1)

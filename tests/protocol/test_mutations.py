@@ -39,6 +39,7 @@ from tests.support.logs import made_up_log
 from tests.support.mutations import mutated
 
 MAX_MESSAGE_CHARS = 500
+RUN = bytes(range(16))
 SPEC_TEXT = Path(__file__).with_name("spec.toml").read_text(encoding="ascii")
 SPEC = parse_spec(
     SPEC_TEXT.replace("hidden_size = 64", "hidden_size = 4").replace(
@@ -68,8 +69,8 @@ def _record() -> Kind:
     )  # fmt: skip
     payload = PayloadCommitment(window=7, digest=bytes(32))
     return Kind(
-        valid=encode_record(Record(access=access, vote=vote)),
-        other=encode_record(Record(access=access, payload=payload)),
+        valid=encode_record(Record.of(RUN, access=access, vote=vote)),
+        other=encode_record(Record.of(RUN, access=access, payload=payload)),
         read=decode_record,
         error=RecordError,
     )

@@ -38,7 +38,8 @@ VOTE = Vote(
     missing=frozenset({1, 254}),
     log_digest=b"l" * 16,
 )
-FULL = Record(access=R2, vote=VOTE)
+RUN = bytes(range(200, 216))
+FULL = Record.of(RUN, access=R2, vote=VOTE)
 
 windows = st.integers(0, 2**32 - 1)
 strings = st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=80)
@@ -74,9 +75,10 @@ votes = st.builds(
     missing=st.frozensets(st.integers(0, 255)),
     log_digest=st.binary(min_size=16, max_size=16),
 )
-records = st.builds(Record, access=st.none() | accesses, payload=st.none() | payloads) | st.builds(
-    Record, access=st.none() | accesses, vote=votes
-)
+run_ids = st.binary(min_size=16, max_size=16)
+records = st.builds(
+    Record.of, run_ids, access=st.none() | accesses, payload=st.none() | payloads
+) | st.builds(Record.of, run_ids, access=st.none() | accesses, vote=votes)
 
 
 @settings(deadline=None)
@@ -96,33 +98,52 @@ def test_any_record_round_trips(record: Record) -> None:
 def test_every_subset_of_sections(
     access: Access | None, payload: PayloadCommitment | None, vote: Vote | None
 ) -> None:
-    record = Record(access=access, payload=payload, vote=vote)
+    record = Record.of(RUN, access=access, payload=payload, vote=vote)
     access_bytes = {None: 0, R2: 65, S3: 1 + (1 + 21) + (1 + 6) + (1 + 12)}[access]
     data = encode_record(record)
-    assert len(data) == 1 + access_bytes + 36 * (payload is not None) + 108 * (vote is not None)
+    said = (payload is not None) * (8 + 36) + (vote is not None) * (8 + 108)
+    assert len(data) == 1 + access_bytes + said
     assert decode_record(data) == record
 
 
 def test_a_hotkey_mines_or_votes() -> None:
     with pytest.raises(RecordError, match="mine and validate with a hotkey each"):
-        Record(access=R2, payload=PAYLOAD, vote=VOTE)
+        Record.of(RUN, access=R2, payload=PAYLOAD, vote=VOTE)
 
 
-def test_a_full_record_on_r2_has_174_bytes() -> None:
-    assert len(encode_record(FULL)) == R2_RECORD_BYTES == 174
+def test_a_full_record_on_r2_has_182_bytes() -> None:
+    assert len(encode_record(FULL)) == R2_RECORD_BYTES == 182
 
 
-def test_a_full_record_elsewhere_has_at_most_353_bytes() -> None:
+def test_a_full_record_elsewhere_has_at_most_361_bytes() -> None:
     longest = Access(
         kind=AccessKind.S3, account="u" * 80, access_key_id="k" * 80, secret_access_key="s" * 80
     )
-    assert len(encode_record(replace(FULL, access=longest))) == 353 <= MAX_RECORD_BYTES
+    assert len(encode_record(replace(FULL, access=longest))) == 361 <= MAX_RECORD_BYTES
+
+
+def test_what_belongs_to_another_run_is_left_out() -> None:
+    """Access is of the hotkey, not of a run."""
+    assert FULL.within(RUN) is FULL
+    assert FULL.within(RUN[:8] + bytes(8)) is FULL, "a record has room for 8 bytes of the run id"
+    assert FULL.within(bytes(16)) == Record(access=R2)
+    access = Record.of(RUN, access=R2)
+    assert access == Record(access=R2) == access.within(bytes(16))
+
+
+@pytest.mark.parametrize("run", [b"", bytes(7), bytes(9)])
+def test_a_vote_or_payload_without_a_run_is_refused(run: bytes) -> None:
+    for section in ({"payload": PAYLOAD}, {"vote": VOTE}):
+        with pytest.raises(RecordError, match="run of"):
+            Record(run=run, **section)
+    with pytest.raises(RecordError, match="run of"):
+        Record(access=R2, run=bytes(8))
 
 
 def test_golden_bytes() -> None:
     """Where each field stands on the wire; a change makes every node deaf to the others."""
     expected = (
-        "25"
+        "35" + "c8c9cacbcccdcecf"
         + "00" + "0a" * 16 + "b1" * 16 + "c2" * 32
         + "06000000" + "72" * 16 + "73" * 8
         + "0102" + "00" * 29 + "80"
@@ -130,8 +151,8 @@ def test_golden_bytes() -> None:
         + "6c" * 16
     )  # fmt: skip
     assert encode_record(FULL).hex() == expected
-    mined = "22" + "07000000" + bytes(range(32)).hex()
-    assert encode_record(Record(payload=PAYLOAD)).hex() == mined
+    mined = "32" + "c8c9cacbcccdcecf" + "07000000" + bytes(range(32)).hex()
+    assert encode_record(Record.of(RUN, payload=PAYLOAD)).hex() == mined
 
 
 @pytest.mark.parametrize(
@@ -194,15 +215,18 @@ def test_every_truncation_and_extension_is_refused(data: bytes) -> None:
         (b"", "empty"),
         (b"\x07", "version 0"),
         (b"\x17", "version 1"),
-        (b"\x28", "unknown section flag"),
-        (b"\x21\x04", "access kind 4"),
-        (b"\x21\xff", "access kind 255"),
-        (b"\x21\x03\x00\x01a\x01a", "empty, too long or not printable"),
-        (b"\x21\x03\x51" + b"a" * 81 + b"\x01a\x01a", "empty, too long or not printable"),
-        (b"\x21\x03\x01\n\x01a\x01a", "empty, too long or not printable"),
-        (b"\x21\x03\x01\xe9\x01a\x01a", "empty, too long or not printable"),
-        (b"\x21\x03\xff", "need at least"),
-        (b"\x26" + bytes(36 + 108), "mine and validate with a hotkey each"),
+        (b"\x27", "version 2"),
+        (b"\x31", "need at least"),
+        (b"\x32" + bytes(7), "need at least 9"),
+        (b"\x38", "unknown section flag"),
+        (b"\x31\x04", "access kind 4"),
+        (b"\x31\xff", "access kind 255"),
+        (b"\x31\x03\x00\x01a\x01a", "empty, too long or not printable"),
+        (b"\x31\x03\x51" + b"a" * 81 + b"\x01a\x01a", "empty, too long or not printable"),
+        (b"\x31\x03\x01\n\x01a\x01a", "empty, too long or not printable"),
+        (b"\x31\x03\x01\xe9\x01a\x01a", "empty, too long or not printable"),
+        (b"\x31\x03\xff", "need at least"),
+        (b"\x36" + bytes(8 + 36 + 108), "mine and validate with a hotkey each"),
     ],
 )
 def test_reasons_of_refusal(data: bytes, message: str) -> None:
@@ -237,7 +261,7 @@ def test_fields_that_do_not_fit_are_named(
 ) -> None:
     name = {Access: "access", PayloadCommitment: "payload", Vote: "vote"}[type(section)]
     with pytest.raises(RecordError, match=message):
-        encode_record(Record(**{name: replace(section, **changes)}))
+        encode_record(Record.of(RUN, **{name: replace(section, **changes)}))
 
 
 @pytest.mark.parametrize("access", [R2, S3])

@@ -296,7 +296,7 @@ def test_a_public_window_fits_what_nodes_keep(spec: RunSpec, blocks: int, fits: 
 
 @pytest.mark.parametrize(
     ("blocks_per_window", "tempo_blocks", "bytes_spent"),
-    [(90, 360, 2610), (89, 360, 3132), (100, 400, 2610), (100, 401, 3132), (200, 360, 1566)],
+    [(90, 360, 2610), (89, 360, 3276), (100, 400, 2610), (100, 401, 3276), (200, 360, 1566)],
 )
 def test_records_of_an_epoch_fit_the_quota(
     spec: RunSpec, blocks_per_window: int, tempo_blocks: int, bytes_spent: int

@@ -24,7 +24,7 @@ def _commit(world: World, names: Sequence[str]) -> None:
         for window in range(WINDOWS):
             payload = PayloadCommitment(window=window, digest=bytes(32))
             blocks.append(world.spec.schedule.schedule().commit_block(window))
-            values.append(encode_record(Record(payload=payload)))
+            values.append(encode_record(Record.of(world.spec.run_id, payload=payload)))
 
 
 def _audit(world: World, context: NodeContext) -> list[Findings]:

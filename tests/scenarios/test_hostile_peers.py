@@ -119,7 +119,7 @@ def test_a_validator_in_trouble_of_its_own_blames_no_miner(tmp_path) -> None:
         assert verify_logs(logs, pay_rules(world.spec)).found == ()
         statuses = {v.status for log in logs for v in log.verdicts if v.hotkey == m1}
         assert statuses == ({"not_scored"} if name in drives else {"named"})
-    records = read_records(world.chain(m1), world.chain(m1).head())
+    records = read_records(world.chain(m1), world.chain(m1).head(), world.spec.run_id)
     votes = [record.vote for record in records.values() if record.vote is not None]
     assert len(votes) == 3
     assert all(vote.missing == frozenset() for vote in votes)
@@ -133,7 +133,8 @@ class Copier(HonestWork):
         frame = super().make_frame(header, deltas)
         victim, chain = hotkey_of("m0"), self.parts.context.chain
         for _ in range(6):
-            record = read_records(chain, chain.head()).get(victim)
+            run_id = self.parts.context.spec.run_id
+            record = read_records(chain, chain.head(), run_id).get(victim)
             if record and record.payload and record.payload.window == header.window:
                 self.stolen[header.window] = record.payload.digest
                 break
@@ -201,7 +202,8 @@ def test_a_vote_with_too_little_stake_ends_nobody(tmp_path) -> None:
         def _vote(self, window: int) -> None:
             if window == 2:
                 vote = Vote(window=2, root=bytes(16), sample_digest=bytes(8), uids=frozenset())
-                record = Record(access=self.context.access, vote=vote)
+                context = self.context
+                record = Record.of(context.spec.run_id, access=context.access, vote=vote)
                 self.context.chain.publish(encode_record(record))
             else:
                 super()._vote(window)

@@ -166,11 +166,11 @@ def _lost_payloads(outcome: Outcome) -> list[tuple[int, int]]:
     first = oldest_start((), len(outcome.said("accepted_uids", at_last=True)) + 1, world.spec) - 1
     gone = {name for f in world.faults if f.kind == "bucket_gone" for name in f.nodes}
     buckets = [b for h, b in world.buckets.items() if h not in map(hotkey_of, gone)]
-    chain, schedule = world.chain(hotkey_of("owner")), world.spec.schedule.schedule()
+    chain = world.chain(hotkey_of("owner"))
     for window, (text,) in outcome.said("accepted_uids", at_last=True).items():
         if window < first:
             continue
-        candidates = read_candidates(chain, schedule, window)
+        candidates = read_candidates(chain, world.spec, window)
         for uid in map(int, filter(None, str(text).split(","))):
             digest = candidates[uid].digest
             key = payload_key(world.spec.run_id, window, digest)

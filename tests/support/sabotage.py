@@ -364,7 +364,7 @@ def _promise(world: TroubledWorld, fault: Fault) -> None:
     """The owner, who runs no neuron, commits a payload that does not exist."""
     nothing = PayloadCommitment(window=fault.window, digest=bytes(31) + b"\1")
     owner = hotkey_of("owner")
-    record = Record(access=world.access(owner), payload=nothing)
+    record = Record.of(world.spec.run_id, access=world.access(owner), payload=nothing)
     world.chain(owner).publish(encode_record(record))
 
 

@@ -472,7 +472,9 @@ def test_a_joiner_takes_a_checkpoint_while_the_majority_waits_for_payloads(
     before = dict(world.ledger.commitments)
     try:
         for hotkey in (FIRST, SECOND):
-            record = encode_record(Record(access=world.access(hotkey), vote=stuck))
+            record = encode_record(
+                Record.of(world.spec.run_id, access=world.access(hotkey), vote=stuck)
+            )
             world.ledger.commitments[hotkey] = ([0], [record])
         world.time.block = context.schedule.vote_block(stuck.window) + world.ledger.finality_lag
         assert find_voted_root(context) == stuck

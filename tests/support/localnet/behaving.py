@@ -58,7 +58,7 @@ class Scene:
             frame, _ = encode_payload(header, small, form)
             digest = payload_digest(frame)
             commitment = PayloadCommitment(window=0, digest=digest)
-            record = Record(access=world.access(hotkey), payload=commitment)
+            record = Record.of(world.spec.run_id, access=world.access(hotkey), payload=commitment)
             world.chain(hotkey).publish(encode_record(record))
             world.buckets[hotkey].put(payload_key(world.spec.run_id, 0, digest), frame)
             found[name] = decode_payload(frame, form)

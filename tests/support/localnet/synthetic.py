@@ -91,7 +91,10 @@ class SyntheticRun:
 
     def commit(self, name: str, window: int) -> None:
         """Put a payload record where it counts for `window`: one block before the window ends."""
-        record = Record(payload=PayloadCommitment(window=window, digest=bytes([window]) * 32))
+        record = Record.of(
+            self.spec.run_id,
+            payload=PayloadCommitment(window=window, digest=bytes([window]) * 32),
+        )
         blocks, values = self.world.ledger.commitments.setdefault(hotkey_of(name), ([], []))
         blocks.append(self.spec.schedule.schedule().commit_block(window))
         values.append(encode_record(record))
