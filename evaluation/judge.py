@@ -19,8 +19,8 @@ class JudgeRules:
     """Rules of acceptance.
 
     A payload is useful if gain - `naming_z` x standard error > `min_relative_gain` x scale, unless
-    the work test has decided against the miner. Of useful payloads alike, one has the author: the
-    payload with the most evidence of work on its own pages in this window.
+    the work test has decided against the miner. Of useful payloads alike, one counts: the payload
+    with the most work shown on its own pages in this window, effect times claimed pages.
     """
 
     naming_z: float
@@ -73,7 +73,7 @@ def judge(
                 work_square=None if sample is None else sample.square,
             )
         )
-    return _with_relative_gains(_find_authors(_decide_statuses(found, states, rules), rules))
+    return _with_relative_gains(_find_authors(_decide_statuses(found, states, rules)), rules)
 
 
 def sample_of(verdict: Verdict) -> WorkSample | None:
@@ -92,17 +92,18 @@ def _samples(measured: Measured, alike: Mapping[int, Sequence[int]]) -> dict[int
     return work_samples(gains_IS, np.array(uids, dtype=np.int64), measured.owners_S, alike)
 
 
-def _find_authors(verdicts: Sequence[Verdict], rules: JudgeRules) -> list[Verdict]:
+def _find_authors(verdicts: Sequence[Verdict]) -> list[Verdict]:
     """Turn `named` into `not_author` where a payload alike shows more work; of equals the lowest
     uid counts.
 
+    Effect times claimed pages: a great effect on a few pages is less work than a fair one on all.
     This window alone: a long record of honest work must not lend authority to a copy.
     """
 
     def rank(verdict: Verdict) -> tuple[float, int]:
         sample = sample_of(verdict)
-        ratio = -math.inf if sample is None else sample.log_likelihood_ratio(rules.work.effect)
-        return -ratio, verdict.uid
+        shown = -math.inf if sample is None else sample.effect * (verdict.pages_consumed or 0)
+        return -shown, verdict.uid
 
     authors: set[int] = set()
     for verdict in sorted((v for v in verdicts if v.named), key=rank):
@@ -113,11 +114,22 @@ def _find_authors(verdicts: Sequence[Verdict], rules: JudgeRules) -> list[Verdic
     ]
 
 
-def _with_relative_gains(verdicts: Sequence[Verdict]) -> tuple[Verdict, ...]:
-    """Set relative gains; blameless payloads get no relative gain, payloads of others the worst."""
-    gains = {v.uid: None if v.status == NOT_AUTHOR else v.gain for v in verdicts if not v.blameless}
-    relative = relative_gains(gains)
+def _with_relative_gains(verdicts: Sequence[Verdict], rules: JudgeRules) -> tuple[Verdict, ...]:
+    """Set relative gains; blameless payloads get no relative gain, copies the worst.
+
+    A payload that lost to a payload alike, and shows work of its own, is not held against its
+    miner: among many copies one shows more by chance.
+    """
+    spared = {v.uid for v in verdicts if v.status == NOT_AUTHOR and _shows_work(v, rules)}
+    judged = [v for v in verdicts if not v.blameless and v.uid not in spared]
+    relative = relative_gains({v.uid: None if v.status == NOT_AUTHOR else v.gain for v in judged})
     return tuple(replace(v, relative_gain=relative.get(v.uid)) for v in verdicts)
+
+
+def _shows_work(verdict: Verdict, rules: JudgeRules) -> bool:
+    """Whether this window's evidence speaks for work; without a work test nothing does against."""
+    sample = sample_of(verdict)
+    return sample is None or sample.log_likelihood_ratio(rules.work.effect) > 0
 
 
 def _decide_statuses(

@@ -42,7 +42,6 @@ _HOTKEY = re.compile(r"[!-~]{1,64}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _STATUS = re.compile(r"[a-z_]{1,32}")
 _DETAIL = re.compile(rf"[ -~]{{0,{MAX_DETAIL_CHARS}}}")
-_ORDER = re.compile(r"[0-9a-f]{32}")
 
 
 def parse_row(line: str) -> Any:
@@ -104,11 +103,6 @@ def hotkey_of(value: object) -> str:
 def digest_of(value: object, name: str) -> str:
     """64 lower-case hexadecimal digits."""
     return text_like(_DIGEST, value, name)
-
-
-def order_of(value: object) -> str | None:
-    """None, or 32 lower-case hexadecimal digits."""
-    return None if value is None else text_like(_ORDER, value, "page_order")
 
 
 def uids_of(values: Iterable[object], name: str) -> tuple[int, ...]:

@@ -189,27 +189,32 @@ def find_overlaps(
     earlier: Sequence[Earlier],
     limit: float,
     is_late: IsLate = never_late,
+    *,
+    knows_all: bool = True,
 ) -> Overlaps:
     """Overlaps of the payloads of a window (`places`, `authors`: by uid) with each other and with
     `earlier`.
 
     Overlap: common positions over the positions of the smaller payload; above `limit` is a repeat.
-    An author may repeat an own payload without acceptance, returned to error feedback; a payload
-    of another author that overlaps such a payload, sent at the same time or later, is no obstacle.
-    TimeSpentError once `is_late`.
+    An author may repeat an own payload without acceptance, returned to error feedback, whatever
+    others have sent at the same time or later: it was the author's first.
+    TimeSpentError once `is_late`. Unless `knows_all`, payloads of others are no obstacle at all:
+    who was first is unknown.
     """
     uids = sorted(places)
     rows = [*(places[uid] for uid in uids), *(each.places for each in earlier)]
     shares = _shares(rows, len(uids), is_late)
     within, before = shares[:, : len(uids)] > limit, shares[:, len(uids) :] > limit
-    accused = {authors[uid] for uid, row in zip(uids, before, strict=True) if row.any()}
-    excuses = _excuses(earlier, accused, limit, is_late)
     repeats: dict[int, str] = {}
     for index, uid in enumerate(uids):
-        for other in np.flatnonzero(before[index]).tolist():
-            each = earlier[other]
-            is_own = each.author == authors[uid] and not each.applied
-            if not is_own and (authors[uid], other) not in excuses:
+        alike_before = [(earlier[n], n) for n in np.flatnonzero(before[index]).tolist()]
+        own = [e.window for e, _ in alike_before if e.author == authors[uid] and not e.applied]
+        for each, other in alike_before:
+            if each.author == authors[uid]:
+                is_repeat = each.applied
+            else:
+                is_repeat = knows_all and each.window < min(own, default=each.window + 1)
+            if is_repeat:
                 share = shares[index, len(uids) + other]
                 name = f"{each.author} in window {each.window}"
                 repeats[uid] = f"shares {share:.0%} of its kept positions with {name}"
@@ -230,22 +235,3 @@ def _shares(rows: Sequence[Places], num_first: int, is_late: IsLate) -> npt.NDAr
         1, np.minimum(sizes[:num_first, None], sizes)
     )
     return shares
-
-
-def _excuses(
-    earlier: Sequence[Earlier], accused: Container[str], limit: float, is_late: IsLate
-) -> set[tuple[str, int]]:
-    """(author, index of another author's earlier payload) with an own payload alike, not applied
-    and committed no later: what the other sent was the author's first.
-    """
-    own = [n for n, e in enumerate(earlier) if e.author in accused and not e.applied]
-    if not own:
-        return set()
-    rows = [*(earlier[n].places for n in own), *(each.places for each in earlier)]
-    alike = _shares(rows, len(own), is_late)[:, len(own) :] > limit
-    return {
-        (earlier[mine].author, other)
-        for row, mine in enumerate(own)
-        for other in np.flatnonzero(alike[row]).tolist()
-        if earlier[mine].window <= earlier[other].window
-    }

@@ -39,8 +39,8 @@ class Verdict:
 
     `gain` and standard error in nats per token, None without a score; weights are made from
     `relative_gain`. `work_effect`, `work_variance` and `work_square`: figures of the work test,
-    None for a payload without own sequences in the pool. `page_order`: hex, as in the header.
-    `alike`: uids of measured payloads of the window that share too many kept positions, ascending.
+    None for a payload without own sequences in the pool.
+    `alike`: uids of the window whose opened payloads share too many kept positions, ascending.
     """
 
     window: int
@@ -54,7 +54,6 @@ class Verdict:
     relative_gain: float | None = None
     pages_consumed: int | None = None
     base_window: int | None = None
-    page_order: str | None = None
     alike: tuple[int, ...] = ()
     work_effect: float | None = None
     work_variance: float | None = None

@@ -86,7 +86,6 @@ def _blank(verdict: Verdict, measured: Measured) -> Verdict:
         detail=verdict.detail,
         pages_consumed=verdict.pages_consumed,
         base_window=verdict.base_window,
-        page_order=verdict.page_order,
         alike=verdict.alike,
     )
 

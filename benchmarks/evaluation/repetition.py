@@ -20,7 +20,9 @@ from torch import Tensor
 from benchmarks.evaluation.loss_tolerance import OWNER, ROOT, TEXT
 from evaluation.overlap import Places
 from template.base.feedback import ErrorFeedback
+from template.base.work import BLOCKS_PER_WINDOW, MAX_BLOCK_STEPS
 from template.commands.plan import RunChoices, load_plan, prepare_run
+from template.data.assignment import SEED_BYTES, shuffled_blocks
 from template.data.corpus import Document, load_corpus
 from template.data.shards import TOKEN_DTYPE
 from template.protocol.payload import Payload, PayloadFormat, PayloadHeader, decode_payload
@@ -98,15 +100,16 @@ def measure(num_windows: int) -> dict[str, list[float]]:
     for window in range(num_windows):
         shape = (NUM_MINERS, spec.training.pages_per_window)
         assigned = random.integers(0, len(text), shape)
+        trained = [_shuffled(ids, random, spec) for ids in assigned]
         stranger = miners[0].copy()
-        orders = [random.permutation(assigned[0]) for _ in range(NUM_GUESSES)]
+        orders = [_shuffled(assigned[0], random, spec) for _ in range(NUM_GUESSES)]
         guesses = [stranger.copy().train(state, window, ids) for ids in orders]
         mean = {n: torch.stack([g[n] for g in guesses]).mean(dim=0) for n in guesses[0]}
         others = stranger.copy().train(state, window, random.integers(0, len(text), shape[1]))
-        same = stranger.copy().train(state, window, assigned[0])
+        same = stranger.copy().train(state, window, trained[0])
         sent = [
             miner.send(window, miner.train(state, window, ids))
-            for miner, ids in zip(miners, assigned, strict=True)
+            for miner, ids in zip(miners, trained, strict=True)
         ]
         repeated: dict[str, Params] = {SAME: same, GUESS: guesses[0], MEAN: mean, OTHER: others}
         own = payload_positions(sent[0], form)
@@ -119,6 +122,12 @@ def measure(num_windows: int) -> dict[str, list[float]]:
         state = first_state(params, spec.run_id)
         print(window, {kind: shares[-1] for kind, shares in found.items()}, flush=True)
     return found
+
+
+def _shuffled(ids: np.ndarray, random: np.random.Generator, spec: RunSpec) -> np.ndarray:
+    """A miner's private order: blocks of the inner steps that a full loop shuffles together."""
+    steps = min(MAX_BLOCK_STEPS, spec.training.inner_steps // BLOCKS_PER_WINDOW)
+    return shuffled_blocks(ids, random.bytes(SEED_BYTES), steps * spec.training.batch_pages)
 
 
 def _share(one: Places, other: Places) -> float:

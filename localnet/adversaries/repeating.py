@@ -1,14 +1,14 @@
 """A miner that repeats another miner's training, to be taken for the author.
 
-Start, assigned pages, rules and earlier payloads are public: everything but the private order of
-the victim's pages in the window under way.
+Start, assigned pages, rules and earlier payloads are public: everything but the private order in
+which the victim trains on its pages.
 """
 
 import numpy as np
 
 from template.base.pending import PendingPayload
 from template.base.work import HonestWork, MinerParts
-from template.data.assignment import order_pages
+from template.data.assignment import shuffled_blocks
 from template.protocol.quorum import Decision
 from template.training.checkpoint import LocalCheckpoint
 
@@ -32,11 +32,12 @@ class Repeater(HonestWork):
             self.victim = min(others, default=None)
         if self.victim is None:
             return super().page_ids(base)
-        return order_pages(self.list_assigned(self.victim, base), self.guess_order(base))
+        assigned = self.list_assigned(self.victim, base)
+        return shuffled_blocks(assigned, self.guess_secret(), self.block_pages())
 
-    def guess_order(self, base: int) -> bytes:
-        """The victim's private order: here a guess, as good as any."""
-        return self.page_order
+    def guess_secret(self) -> bytes:
+        """The secret behind the victim's order: here a guess, as good as any."""
+        return self.order_secret
 
     def note_decision(self, decision: Decision) -> None:
         """The victim's payload returns to error feedback, or not: this one does the same."""

@@ -83,15 +83,13 @@ def was_in_hand(verdict: Verdict) -> bool:
 
 def logged_header(verdict: Verdict, member: Member) -> PayloadHeader | None:
     """A payload's header as logged, or None if the log calls the payload unopened."""
-    order = verdict.page_order
-    if verdict.pages_consumed is None or verdict.base_window is None or order is None:
+    if verdict.pages_consumed is None or verdict.base_window is None:
         return None
     return PayloadHeader(
         window=verdict.window,
         base_window=verdict.base_window,
         pages_consumed=verdict.pages_consumed,
         public_key=member.public_key,
-        page_order=bytes.fromhex(order),
     )
 
 
@@ -173,11 +171,14 @@ class AuditedPayloads:
         return any(_named(each) in verdict.detail for each in unread)
 
     def _read_unread(self, wanted: Sequence[Unread]) -> Iterator[tuple[Unread, bytes]]:
-        for each in wanted:
-            found = self._peers.fetch_named_payloads({each.member: ()}, each.window)
-            frame = found.get(each.member.uid)
-            if isinstance(frame, bytes):
-                yield each, frame
+        for window in sorted({each.window for each in wanted}):
+            of_window = [each for each in wanted if each.window == window]
+            holders = {each.member: (self._validator,) for each in of_window}
+            found = self._peers.fetch_named_payloads(holders, window)
+            for each in of_window:
+                frame = found.get(each.member.uid)
+                if isinstance(frame, bytes):
+                    yield each, frame
 
     def _fetch(self, window: int, facts: ChainFacts, wanted: Sequence[Member]) -> dict[int, bytes]:
         held = {member: self._follower.held(member.digest) for member in wanted}

@@ -77,12 +77,7 @@ def compare_alike(
 def compare_details(verdict: Verdict, found: Findings) -> None:
     """A measured payload has an empty reason; an unopened payload has no claims."""
     uid, status = verdict.uid, verdict.status
-    claims = (
-        verdict.pages_consumed,
-        verdict.base_window,
-        verdict.page_order,
-        verdict.alike or None,
-    )
+    claims = (verdict.pages_consumed, verdict.base_window, verdict.alike or None)
     if status not in (*MEASURED, NOT_SCORED) and any(claim is not None for claim in claims):
         found.add_difference(f"uid {uid}: claims of a payload not opened", None, claims)
     if status in MEASURED and verdict.detail:

@@ -2,7 +2,8 @@
 
 One pass of the loop is one window. A payload that is not accepted, or not uploaded, returns to
 error feedback. The state is on disk before the digest is on chain. A payload that no validator
-will read stays secret: whoever read it could send it as an own payload in the next window.
+reads in its window stays secret until the next window's payloads are committed: whoever read it
+before could send it as an own payload.
 """
 
 import logging
@@ -56,8 +57,8 @@ class Miner:
         )
         self.work: Work = work(parts, checkpoint)
         self._pace = ScoringPace(context)
-        self._is_read: dict[int, bool] = {}
-        """Window without a decision -> whether validators read the payload."""
+        self._withheld: dict[int, PendingPayload] = {}
+        """Window -> payload that validators do not read in the window."""
         publish_if_new(context, self._record())
 
     def step(self) -> bool:
@@ -111,36 +112,57 @@ class Miner:
     def reveal(self) -> None:
         """Upload payloads of finalized windows: rivals can no longer commit copies.
 
-        Not those outside the window's sample, and none too late for the validators.
+        Those outside the window's sample, or too late for the validators, a window later.
         """
         context = self.context
         finalized = context.chain.finalized()
         for payload in self.pending.unrevealed(
             lambda window: finalized >= context.schedule.commit_block(window)
         ):
-            if not self.work.reveals(payload) or not self._will_be_read(payload.window):
+            if not self.work.reveals(payload) or not self._will_be_read(payload):
                 continue
-            key = payload_key(context.spec.run_id, payload.window, payload.digest)
-            context.bucket.put(key, payload.frame)
+            self._upload(payload)
             self.pending.mark_revealed(payload)
             self.follower.keep(payload.window, payload.digest, payload.frame)
-            context.metrics.log(payload.window, {"payload_bytes": len(payload.frame)})
+        self._reveal_withheld()
 
-    def _will_be_read(self, window: int) -> bool:
-        """Whether validators read this miner's payload of a window."""
-        known = self._is_read
-        if known.get(window, True) and self._pace.has_passed(window, FETCH_SHARE):
-            log.warning(
-                "window %d: too late to upload, validators have stopped reading: the payload stays "
-                "secret and returns to error feedback",
-                window,
-            )
-            known[window] = False
-        if window not in known:
-            known[window] = self._is_drawn(window)
-        for decided in [w for w in known if w < self.follower.next_window]:
-            del known[decided]
-        return known.get(window, False)
+    def _will_be_read(self, payload: PendingPayload) -> bool:
+        """Whether validators read this payload in its window; if not, it is withheld for now."""
+        window, schedule = payload.window, self.context.schedule
+        if window in self._withheld:
+            return False
+        if self._pace.has_passed(window, FETCH_SHARE):
+            why = "too late to upload, validators have stopped reading"
+        elif not self._is_drawn(window):
+            why = "outside the window's sample"
+        else:
+            return True
+        log.info(
+            "window %d: %s: the payload stays secret until block %d, when it is too late to send "
+            "it as an own payload, and returns to error feedback",
+            window,
+            why,
+            schedule.commit_block(window + 1),
+        )
+        self._withheld[window] = payload
+        return False
+
+    def _reveal_withheld(self) -> None:
+        """Upload what was withheld, once the next window's payloads are committed.
+
+        Validators then read it beside those, and know who was first.
+        """
+        finalized = self.context.chain.finalized()
+        for window, payload in sorted(self._withheld.items()):
+            if finalized >= self.context.schedule.commit_block(window + 1):
+                self._upload(payload)
+                del self._withheld[window]
+
+    def _upload(self, payload: PendingPayload) -> None:
+        context = self.context
+        key = payload_key(context.spec.run_id, payload.window, payload.digest)
+        context.bucket.put(key, payload.frame)
+        context.metrics.log(payload.window, {"payload_bytes": len(payload.frame)})
 
     def _is_drawn(self, window: int) -> bool:
         context, most = self.context, self.context.spec.evaluation.max_payloads
@@ -151,16 +173,7 @@ class Miner:
         candidates = list(read_candidates(context.chain, context.spec, window).values())
         block_hash = context.chain.block_hash(stake_block)
         drawn, _ = draw_candidates(block_hash, window, candidates, most)
-        is_drawn = any(member.hotkey == context.hotkey for member in drawn)
-        if not is_drawn:
-            log.info(
-                "window %d: outside the sample of %d of %d payloads: the payload stays secret and "
-                "returns to error feedback",
-                window,
-                most,
-                len(candidates),
-            )
-        return is_drawn
+        return any(member.hotkey == context.hotkey for member in drawn)
 
     def settle(self, decision: Decision) -> None:
         """Return the payloads left out by the decision to error feedback, save, and clean up."""

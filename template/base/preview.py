@@ -15,6 +15,7 @@ from template.peers.client import Fetching, Peers
 from template.protocol.admission import open_payload
 from template.protocol.payload import Payload
 from template.protocol.root import Member
+from template.scoring.admission import draw_candidates
 from template.sync.follower import Follower
 from template.training.model import Params
 from template.training.outer import expected_params
@@ -85,8 +86,13 @@ class Preview:
             return None
 
     def _start_fetching(self) -> Fetching:
-        candidates = read_candidates(self._context.chain, self._context.spec, self._window)
-        self._members = [m for _, m in sorted(candidates.items()) if m.hotkey in self._expected]
+        context = self._context
+        candidates = read_candidates(context.chain, context.spec, self._window)
+        block_hash = context.chain.block_hash(context.schedule.stake_block(self._window))
+        most = context.spec.evaluation.max_payloads
+        drawn, _ = draw_candidates(block_hash, self._window, list(candidates.values()), most)
+        members = sorted(drawn, key=lambda member: member.uid)
+        self._members = [member for member in members if member.hotkey in self._expected]
         missing = [m for m in self._members if self._follower.held(m.digest) is None]
         if missing:
             self._peers.refresh()

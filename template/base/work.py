@@ -18,7 +18,12 @@ from template.base.feedback import ErrorFeedback
 from template.base.pending import PendingPayload, PendingPayloads
 from template.base.preview import Preview
 from template.context import NodeContext
-from template.data.assignment import ORDER_BYTES, assigned_pages, assignment_seed, order_pages
+from template.data.assignment import (
+    SEED_BYTES,
+    assigned_pages,
+    assignment_seed,
+    shuffled_blocks,
+)
 from template.data.pages import PageReader
 from template.errors import PayloadError
 from template.peers.client import Peers
@@ -40,6 +45,11 @@ Too small loses windows, too large loses training time."""
 SPARE_FACTOR = 2
 """A miner waits for rivals' payloads while more blocks are left than this factor times the last
 full inner loop. Too small loses steps when the machine slows down."""
+
+
+MAX_BLOCK_STEPS, BLOCKS_PER_WINDOW = 8, 4
+"""Inner steps whose pages are shuffled together: at most, and as a share of the last window's.
+Large blocks hide more; a miner that must stop claims whole blocks alone."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,8 +117,11 @@ class HonestWork:
         decay = context.spec.compression.error_feedback_decay
         saved = checkpoint.groups.get("feedback", {})
         self.feedback = ErrorFeedback(context.form, decay, saved)
-        self.page_order = bytes(ORDER_BYTES)
+        self.order_secret = bytes(SEED_BYTES)
         """Orders the pages of the payload under way; drawn anew for each payload."""
+        self.last_steps = int(
+            checkpoint.values.get("last_steps", context.spec.training.inner_steps)
+        )
         self.last_window = int(checkpoint.values.get("last_window", -1))
         self.inner_loop_blocks: int | None = checkpoint.values.get("inner_loop_blocks")
 
@@ -119,7 +132,8 @@ class HonestWork:
         if window - base > parts.context.spec.outer.max_staleness:
             log.warning("window %d: base theta_%d is too old to train from", window, base)
             return None
-        self.page_order = parts.context.random_bytes(ORDER_BYTES)
+        self.order_secret = parts.context.random_bytes(SEED_BYTES)
+        block_pages = self.block_pages()
         with closing(self.preview(window)) as preview:
             result = self.train(window, base, preview)
         self.last_window = window
@@ -129,15 +143,18 @@ class HonestWork:
             )
             self.trainer.reset_moments()
             return None
-        if result.steps == 0:
-            log.warning("window %d: no time for a single inner step", window)
+        self.last_steps = result.steps
+        claimed = result.pages_consumed
+        if claimed < parts.context.spec.training.pages_per_window:
+            claimed -= claimed % block_pages  # of a block under way nobody knows which pages
+        if claimed == 0:
+            log.warning("window %d: no time for the first %d pages", window, block_pages)
             return None
         header = PayloadHeader(
             window=window,
             base_window=base,
-            pages_consumed=result.pages_consumed,
+            pages_consumed=claimed,
             public_key=public_key(parts.context.hotkey),
-            page_order=self.page_order,
         )
         frame = self.make_frame(header, result.pseudo_gradient)
         return Made(
@@ -177,7 +194,13 @@ class HonestWork:
 
     def page_ids(self, base: int) -> np.ndarray:
         """Ids of the assigned pages in private order, int64 [pages_per_window]."""
-        return order_pages(self.list_assigned(self.parts.context.hotkey, base), self.page_order)
+        assigned = self.list_assigned(self.parts.context.hotkey, base)
+        return shuffled_blocks(assigned, self.order_secret, self.block_pages())
+
+    def block_pages(self) -> int:
+        """Pages shuffled together: of so few inner steps that a slow machine ends some blocks."""
+        steps = max(1, min(MAX_BLOCK_STEPS, self.last_steps // BLOCKS_PER_WINDOW))
+        return steps * self.parts.context.spec.training.batch_pages
 
     def list_assigned(self, hotkey: str, base: int) -> np.ndarray:
         """Ids of the pages assigned to a hotkey for a window, int64 [pages_per_window]."""
@@ -230,7 +253,11 @@ class HonestWork:
         return {"feedback": self.feedback.tensors, "moments": self.trainer.moments()}
 
     def values(self) -> Mapping[str, Any]:
-        return {"last_window": self.last_window, "inner_loop_blocks": self.inner_loop_blocks}
+        return {
+            "last_window": self.last_window,
+            "last_steps": self.last_steps,
+            "inner_loop_blocks": self.inner_loop_blocks,
+        }
 
     def _blocks_left(self, window: int) -> int:
         """Blocks until training must stop."""

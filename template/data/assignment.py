@@ -17,7 +17,6 @@ import numpy.typing as npt
 from template.protocol.hashing import labelled_hash, uint_bytes
 
 SEED_BYTES = 32
-ORDER_BYTES = 16
 WORDS_PER_DIGEST = 4
 MAX_PAGES = 2**32
 """The bias of `word mod num_pages` stays below 2**-32 up to here."""
@@ -56,17 +55,20 @@ def assigned_pages(seed: bytes, count: int, num_pages: int) -> npt.NDArray[np.in
     return (_words(seed, 0, count) % np.uint64(num_pages)).astype(np.int64)
 
 
-def order_pages(pages: npt.NDArray[np.int64], order: bytes) -> npt.NDArray[np.int64]:
-    """The pages in the private order of a miner, int64 [len(pages)].
+def shuffled_blocks(
+    pages: npt.NDArray[np.int64], secret: bytes, block: int
+) -> npt.NDArray[np.int64]:
+    """The pages with each block of `block` neighbours in an order of its own, int64 [len(pages)].
 
-    `order`: 16 bytes, secret until the payload is revealed. Start, pages and rules are public:
-    without a secret anybody could repeat the training and send the same payload. Raises ValueError
-    if `order` has another length.
+    Whole blocks stay a front of the list, so the pages trained on can be claimed. The order
+    follows from `secret`, 32 bytes, never revealed: start, pages and rules are public, and without
+    a secret anybody could repeat the training to the byte. Raises ValueError unless block >= 1.
     """
-    if len(order) != ORDER_BYTES:
-        raise ValueError(f"an order has {ORDER_BYTES} bytes, not {len(order)}")
-    words = _words(labelled_hash("order", order), 0, pages.size)
-    return pages[np.argsort(words, kind="stable")]
+    if block < 1:
+        raise ValueError(f"block is {block}, must be at least 1")
+    _check(secret, pages.size, 1)
+    words, places = _words(secret, 0, pages.size), np.arange(pages.size)
+    return pages[np.lexsort((words, places // block))]
 
 
 def held_out_pages(
@@ -135,7 +137,7 @@ def claimed_pages(
 ) -> npt.NDArray[np.int64]:
     """A sample of `count` pages claimed by a miner as trained on, equally from each quarter.
 
-    `consumed`: the front of the miner's ordered pages, int64 [C]; a quarter with too few
+    `consumed`: the front of the miner's page list, int64 [C], in order; a quarter with too few
     pages gives all its pages. The untrained pages of an exaggerated claim are in the last quarters,
     which are sampled too.
     """

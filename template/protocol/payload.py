@@ -31,9 +31,8 @@ from compression import (
 from template.errors import PayloadError
 
 MAGIC = b"TESSERA"
-VERSION = 2
-ORDER_BYTES = 16
-_HEADER = struct.Struct("<7sB16sIII32s16s")
+VERSION = 1
+_HEADER = struct.Struct("<7sB16sIII32s")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,15 +62,13 @@ class PayloadFormat:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PayloadHeader:
     """`base_window`: the miner started from the parameters of this window. `pages_consumed`: the
-    miner trained on so many of the pages assigned for `base_window`, from the front of the list
-    ordered by `page_order` (16 bytes, secret until the frame is revealed).
+    miner trained on so many of the pages assigned for `base_window`, from the front of the list.
     """
 
     window: int
     base_window: int
     pages_consumed: int
     public_key: bytes
-    page_order: bytes = bytes(ORDER_BYTES)
 
     @property
     def staleness(self) -> int:
@@ -135,7 +132,6 @@ def _pack_header(header: PayloadHeader, form: PayloadFormat) -> bytes:
         header.base_window,
         header.pages_consumed,
         header.public_key,
-        header.page_order,
     )
 
 
@@ -158,7 +154,7 @@ def decode_payload(data: bytes, form: PayloadFormat) -> Payload:
 
 
 def _decode_header(data: bytes, form: PayloadFormat) -> PayloadHeader:
-    magic, version, run_id, window, base, pages, public_key, order = _HEADER.unpack_from(data)
+    magic, version, run_id, window, base, pages, public_key = _HEADER.unpack_from(data)
     if magic != MAGIC:
         raise PayloadError("magic", "not a payload frame")
     if version != VERSION:
@@ -168,9 +164,5 @@ def _decode_header(data: bytes, form: PayloadFormat) -> PayloadHeader:
     if base > window:
         raise PayloadError("base", f"base window {base} lies after window {window}")
     return PayloadHeader(
-        window=window,
-        base_window=base,
-        pages_consumed=pages,
-        public_key=public_key,
-        page_order=order,
+        window=window, base_window=base, pages_consumed=pages, public_key=public_key
     )

@@ -76,11 +76,20 @@ class SeenPayloads:
         self._max_staleness = max_staleness
         self._earlier: list[Earlier] = []
         self._unread: list[Unread] = []
+        self._since, self._last = 0, -1
+        """The windows remembered one after another."""
 
     @property
     def earlier(self) -> Sequence[Earlier]:
         """Kept positions of payloads, in the order of their windows."""
         return self._earlier
+
+    def is_complete(self, window: int) -> bool:
+        """Whether all windows are known in which somebody could have been first.
+
+        After a restart or a missed window a validator does not know who committed first.
+        """
+        return self._since <= max(0, self._oldest(window)) and self._last >= window - 1
 
     def add_positions(self, window: int, positions: Iterable[tuple[str, Places]]) -> None:
         """Remember kept positions of a window by hotkey, replacing positions of `window` and later.
@@ -88,6 +97,9 @@ class SeenPayloads:
         The payloads count as not applied until `mark_applied`.
         """
         oldest = self._oldest(window)
+        if not self._since <= window <= self._last + 1:
+            self._since = window
+        self._last = window
         self._earlier = [e for e in self._earlier if oldest <= e.window < window]
         self._earlier += [
             Earlier(window=window, author=hotkey, places=kept, applied=False)
@@ -109,9 +121,11 @@ class SeenPayloads:
         """Those of these hotkeys."""
         return [each for each in self.unread_before(window) if each.member.hotkey in hotkeys]
 
-    def add_read(self, unread: Unread, places: Places) -> None:
-        """Remember the kept positions of a payload that was read after its window."""
+    def add_read(self, unread: Unread, places: Places | None) -> None:
+        """Remember the kept positions of a payload read after its window; None for a repeat."""
         self._unread.remove(unread)
+        if places is None:
+            return
         late = Earlier(
             window=unread.window,
             author=unread.member.hotkey,
@@ -160,11 +174,12 @@ class FrameChecker:
         found = {m.uid: self._admit(window, m, frames[m.uid]) for m in members}
         admitted = admitted_payloads(found)
         try:
-            overlaps = self.find_overlaps(members, admitted, seen.earlier, is_late)
+            overlaps = self._compare(window, members, admitted, seen, is_late)
             involved = overlaps.repeats.keys() | overlaps.alike.keys()
             hotkeys = {member.hotkey for member in members if member.uid in involved}
-            if self.read_more(seen.unread_of(window, hotkeys), seen, read_unread):
-                overlaps = self.find_overlaps(members, admitted, seen.earlier, is_late)
+            unread = seen.unread_of(window, hotkeys)
+            if self.read_more(unread, seen, read_unread, is_late):
+                overlaps = self._compare(window, members, admitted, seen, is_late)
         except TimeSpentError:
             return found | {u: replace(found[u], is_compared=False) for u in admitted}
         for uid, payload in admitted.items():
@@ -181,34 +196,60 @@ class FrameChecker:
         payloads: Mapping[int, Payload],
         earlier: Sequence[Earlier],
         is_late: IsLate = never_late,
+        *,
+        knows_all: bool = True,
     ) -> Overlaps:
         """Compares `payloads` (by uid) with each other and with `earlier`.
 
         Two payloads overlap if more than `max_overlap` of the smaller one's positions are shared.
-        TimeSpentError once `is_late`.
+        TimeSpentError once `is_late`. Unless `knows_all`, only own payloads can be repeated.
         """
         positions = {uid: self.list_positions(payload) for uid, payload in payloads.items()}
         authors = {member.uid: member.hotkey for member in members}
         limit = self.spec.evaluation.max_overlap
-        return find_overlaps(positions, authors, earlier, limit, is_late)
+        return find_overlaps(positions, authors, earlier, limit, is_late, knows_all=knows_all)
+
+    def _compare(
+        self,
+        window: int,
+        members: Sequence[Member],
+        payloads: Mapping[int, Payload],
+        seen: SeenPayloads,
+        is_late: IsLate,
+    ) -> Overlaps:
+        knows_all = seen.is_complete(window)
+        return self.find_overlaps(members, payloads, seen.earlier, is_late, knows_all=knows_all)
 
     def read_more(
-        self, wanted: Sequence[Unread], seen: SeenPayloads, read_unread: ReadUnread
+        self,
+        wanted: Sequence[Unread],
+        seen: SeenPayloads,
+        read_unread: ReadUnread,
+        is_late: IsLate = never_late,
     ) -> bool:
         """Read payloads of earlier windows, `max_payloads` at most; whether any came.
 
-        More would let a crowd of hotkeys cost more than a window's sample.
+        More would let a crowd of hotkeys cost more than a window's sample. A payload that repeats
+        an earlier one of another author is not remembered: it is nobody's first. TimeSpentError
+        once `is_late`.
         """
-        came = False
+        came: dict[int, list[tuple[Unread, Payload]]] = {}
         wanted = wanted[: self.spec.evaluation.max_payloads]
         for unread, frame in read_unread(wanted) if wanted else ():
             try:
                 payload = self._open(frame, unread.member, unread.window)
             except PayloadError:
                 continue  # not what was committed
-            seen.add_read(unread, self.list_positions(payload))
-            came = True
-        return came
+            came.setdefault(unread.window, []).append((unread, payload))
+        for window, read in sorted(came.items()):
+            before = [each for each in seen.earlier if each.window < window]
+            payloads = {unread.member.uid: payload for unread, payload in read}
+            members = [unread.member for unread, _ in read]
+            repeats = self.find_overlaps(members, payloads, before, is_late).repeats
+            for unread, payload in read:
+                is_first = unread.member.uid not in repeats
+                seen.add_read(unread, self.list_positions(payload) if is_first else None)
+        return bool(came)
 
     def list_positions(self, payload: Payload) -> Places:
         return payload_positions(payload, self.form)

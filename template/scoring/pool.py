@@ -17,7 +17,6 @@ from template.data.assignment import (
     barred_pages,
     claimed_pages,
     held_out_pages,
-    order_pages,
 )
 from template.protocol.hashing import labelled_hash, uint_bytes
 from template.protocol.payload import PayloadHeader
@@ -98,10 +97,9 @@ class PoolDrawer:
         """A sample of `count` of the pages claimed by a payload; all claimed pages if fewer.
 
         Page ids, int64. A payload claims the first `pages_consumed` pages assigned to the hotkey
-        for the base window, in the payload's order.
+        for the base window.
         """
-        assigned = self.list_assigned(hotkey, header.base_window)
-        claimed = order_pages(assigned, header.page_order)[: header.pages_consumed]
+        claimed = self.list_assigned(hotkey, header.base_window)[: header.pages_consumed]
         seed = labelled_hash(
             "claimed", self.pool_seed(window), hotkey.encode("ascii"), uint_bytes(window)
         )

@@ -5,6 +5,7 @@ no other verdict. All payloads are measured on one pool of pages, with one forwa
 """
 
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -13,6 +14,7 @@ import numpy as np
 from evaluation.history import Histories, work_states
 from evaluation.judge import Measured, judge
 from evaluation.log_values import MAX_DETAIL_CHARS
+from evaluation.overlap import TimeSpentError
 from evaluation.verdict import NOT_DRAWN, NOT_SCORED, UNAVAILABLE, Verdict
 from template.chain.ballots import read_last_commits
 from template.context import ReadContext
@@ -118,7 +120,7 @@ class WindowScorer:
         """
         self._peers.refresh()
         drawn, left_out = self._draw_candidates(window, candidates)
-        frames = self._fetch(window, drawn, lambda: late(FETCH_SHARE))
+        frames = self._fetch(window, drawn, late)
         admissions = self._checker.admit_frames(
             window,
             drawn,
@@ -149,14 +151,17 @@ class WindowScorer:
         )
 
     def _fetch(
-        self, window: int, drawn: Sequence[Member], stop: Callable[[], bool]
+        self, window: int, drawn: Sequence[Member], late: Callable[[float], bool]
     ) -> dict[int, bytes | SubnetError]:
         """The payloads drawn; beside these, unread payloads of the window before, for memory."""
         unread = self._draw_unread(window)
         beside = self._peers.start_fetching([each.member for each in unread], window - 1)
-        frames = self._peers.fetch_payloads(drawn, window, stop)
-        found = self._peers.finish_fetching(beside, window - 1, stop)
-        self._checker.read_more(unread, self._seen, partial(_came, found=found))
+        frames = self._peers.fetch_payloads(drawn, window, lambda: late(FETCH_SHARE))
+        found = self._peers.finish_fetching(beside, window - 1, lambda: late(FETCH_SHARE))
+        with suppress(TimeSpentError):  # then the window is not compared either
+            self._checker.read_more(
+                unread, self._seen, partial(_came, found=found), lambda: late(1.0)
+            )
         return frames
 
     def _draw_unread(self, window: int) -> list[Unread]:
@@ -289,6 +294,5 @@ def _blank(window: int, member: Member, admission: Admission, is_measured: bool)
         verdict,
         pages_consumed=payload.header.pages_consumed,
         base_window=payload.header.base_window,
-        page_order=payload.header.page_order.hex(),
         alike=admission.alike,
     )

@@ -284,7 +284,6 @@ def unmeasured(bench: Bench, status: str) -> WindowLog:
     blank: dict[str, Any] = {
         "pages_consumed": None,
         "base_window": None,
-        "page_order": None,
         "alike": (),
     }
     changed = replace(bench.verdict("m0"), status=status, **blank)
@@ -296,7 +295,7 @@ def unmeasured(bench: Bench, status: str) -> WindowLog:
 @forgery("window 3, uid {ancient}: status is stale, the log says no_gain")
 def a_refused_payload_paid(bench):
     uid, measured = bench.uid("ancient"), bench.honest.measured
-    claims: dict[str, Any] = {"pages_consumed": 12, "base_window": FORGED, "page_order": "00" * 16}
+    claims: dict[str, Any] = {"pages_consumed": 12, "base_window": FORGED}
     log = with_verdict(bench, "ancient", **claims)
     after = {**measured.after_S, uid: measured.before_S + 1e-4}
     return bench.resigned(replace(log, measured=replace(measured, after_S=after)))
@@ -305,11 +304,6 @@ def a_refused_payload_paid(bench):
 @forgery("window 3, uid {m0}: pages_consumed is 12, the log says 11")
 def a_claim(bench):
     return bench.resigned(with_verdict(bench, "m0", pages_consumed=11))
-
-
-@forgery("window 3, uid {m0}: page_order is {m0_order}, the log says 00000000000000000000000000")
-def an_order(bench):
-    return bench.resigned(with_verdict(bench, "m0", page_order="00" * 16))
 
 
 @forgery("window 3, uid {m0}: uids alike is [{twin}], the log says []")
@@ -362,7 +356,6 @@ def test_a_forgery_is_named(bench, name) -> None:
     facts |= {f"page{index}": bench.honest.ids_S[index] for index in (5, 7)}
     facts |= {"pool": bench.honest.ids_S.size, "pool_less": bench.honest.ids_S.size - 1}
     facts |= {"m0_hotkey": hotkey_of("m0"), "m0_status": bench.verdict("m0").status}
-    facts |= {"m0_order": bench.verdict("m0").page_order}
     found = bench.audit(forge(bench))
     assert any(expected.format(**facts) in line for line in found.wrong), found
 

@@ -17,11 +17,10 @@ from template.data.assignment import (
     barred_pages,
     claimed_pages,
     held_out_pages,
-    order_pages,
+    shuffled_blocks,
 )
 
 SEED = hashlib.sha256(b"seed of the tests").digest()
-GOLDEN_ORDER = [10, 20, 50, 30, 70, 0, 60, 40]
 GOLDEN_PAGES = [36225, 98529, 54757, 54280, 33682, 55781, 28859, 127304, 148958]
 
 
@@ -54,21 +53,26 @@ def test_golden_seed() -> None:
     assert seed.hex() == "098f3a640ce31e5b3285416b18696783eee49ad6ed0a320879f141e40d51e227"
 
 
-def test_golden_order() -> None:
-    """The private order of a miner's pages, as validators recompute it from the header."""
-    assert order_pages(np.arange(8) * 10, bytes(range(16))).tolist() == GOLDEN_ORDER
+@pytest.mark.parametrize("block", [1, 7, 60, 240, 1000])
+def test_whole_blocks_stay_a_front_of_the_list(block: int) -> None:
+    pages = np.arange(240) * 3
+    one, other = (shuffled_blocks(pages, bytes([n]) * 32, block) for n in (1, 2))
+    for shuffled in (one, other):
+        for start in range(0, 240, block):
+            front = slice(start, start + block)
+            assert sorted(shuffled[front]) == pages[front].tolist()
+    assert (one == other).all() == (block == 1)
+    if block >= 60:
+        assert (one == pages).mean() < 0.1
+        assert (one == other).mean() < 0.1
 
 
-def test_an_order_keeps_every_page_and_every_secret_has_its_own() -> None:
-    pages = assigned_pages(SEED, 240, 1000)
-    one, other = (order_pages(pages, bytes([n]) * 16) for n in (1, 2))
-    assert sorted(one) == sorted(other) == sorted(pages)
-    for first, second in ((one, other), (one, pages)):
-        assert (first == second).mean() < 0.1
-    assert order_pages(pages[:0], bytes(16)).size == 0
-    assert order_pages(pages[:1], bytes(16)).tolist() == pages[:1].tolist()
-    with pytest.raises(ValueError, match="16 bytes"):
-        order_pages(pages, bytes(15))
+def test_shuffled_blocks_at_their_bounds() -> None:
+    assert shuffled_blocks(np.arange(0), bytes(32), 1).size == 0
+    assert shuffled_blocks(np.arange(1), bytes(32), 9).tolist() == [0]
+    for secret, block in ((bytes(31), 1), (bytes(32), 0)):
+        with pytest.raises(ValueError, match="32 bytes|at least 1"):
+            shuffled_blocks(np.arange(4), secret, block)
 
 
 def test_seed_depends_on_every_part() -> None:

@@ -172,8 +172,8 @@ def test_what_could_not_be_had_is_nobodys_fault_yet(status: str) -> None:
     assert "hk2" not in add_window({}, 0, verdicts, 8)
 
 
-def _alike(uid: int, *others: int) -> Verdict:
-    return replace(_blank(uid), alike=others)
+def _alike(uid: int, *others: int, pages: int = 240) -> Verdict:
+    return replace(_blank(uid), alike=others, pages_consumed=pages)
 
 
 def test_of_payloads_alike_the_one_with_work_on_its_own_pages_is_named() -> None:
@@ -216,6 +216,29 @@ def test_who_is_refused_for_other_reasons_shadows_nobody(gain, state, status) ->
     assert (one.status, two.status) == (status, "named")
 
 
+def test_a_great_effect_on_few_pages_is_less_work_than_a_fair_one_on_all() -> None:
+    """A thief that adds a few steps on the pages it claims."""
+    measured = _measured({1: 0.05, 2: 0.05}, {1: 5.0, 2: 2.0})
+    one, two = judge([_alike(1, 2, pages=16), _alike(2, 1)], measured, {}, RULES)
+    assert one.work_effect is not None
+    assert two.work_effect is not None
+    assert one.work_effect > two.work_effect
+    assert (one.status, two.status) == ("not_author", "named")
+    three, four = judge([_alike(1, 2), _alike(2, 1)], measured, {}, RULES)
+    assert (three.status, four.status) == ("named", "not_author"), "the same claims"
+
+
+def test_who_loses_by_chance_is_not_blamed() -> None:
+    """The loser shows work of its own: no entry, as if it had not been drawn."""
+    measured = _measured({1: 0.05, 2: 0.05}, {1: 4.0, 2: 2.0})
+    one, two = judge([_alike(1, 2), _alike(2, 1)], measured, {}, RULES)
+    assert (one.status, two.status) == ("named", "not_author")
+    assert two.relative_gain is None
+    assert one.relative_gain == pytest.approx(1.0)
+    kept = add_window({}, 3, (one, two), 8)
+    assert kept.keys() == {"hk1"}
+
+
 def test_without_evidence_the_lowest_uid_counts() -> None:
     measured = _measured({5: 0.05, 9: 0.05}, {})
     held = measured.owners_S == HELD_OUT
@@ -226,6 +249,7 @@ def test_without_evidence_the_lowest_uid_counts() -> None:
     )
     five, nine = judge([_alike(9, 5), _alike(5, 9)], bare, {}, RULES)
     assert (five.status, nine.status) == ("named", "not_author")
+    assert nine.relative_gain is None, "nothing speaks against it"
 
 
 def test_a_chain_of_payloads_alike_keeps_its_ends() -> None:

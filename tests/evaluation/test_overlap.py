@@ -37,12 +37,12 @@ def _naive(
         smaller = min(len(one), len(other))
         return len(one & other) / smaller if smaller else 0.0
 
-    def is_excused(author: str, other: Earlier) -> bool:
+    def is_excused(uid: int, other: Earlier) -> bool:
         return any(
-            mine.author == author
+            mine.author == authors[uid]
             and not mine.applied
             and mine.window <= other.window
-            and share(set(mine.places.tolist()), set(other.places.tolist())) > limit
+            and share(set(mine.places.tolist()), places[uid]) > limit
             for mine in earlier
         )
 
@@ -50,8 +50,9 @@ def _naive(
     for uid in sorted(places):
         for each in earlier:
             found = share(places[uid], set(each.places.tolist()))
-            is_own = each.author == authors[uid] and not each.applied
-            if found > limit and not is_own and not is_excused(authors[uid], each):
+            is_own = each.author == authors[uid]
+            is_free = not each.applied if is_own else is_excused(uid, each)
+            if found > limit and not is_free:
                 name = f"{each.author} in window {each.window}"
                 repeats[uid] = f"shares {found:.0%} of its kept positions with {name}"
                 break

@@ -20,7 +20,6 @@ VERDICT = Verdict(
     relative_gain=0.9,
     pages_consumed=240,
     base_window=4,
-    page_order="01" * 16,
     alike=(2, 9),
 )
 

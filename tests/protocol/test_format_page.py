@@ -12,7 +12,6 @@ from template.protocol.payload import PayloadFormat, PayloadHeader, decode_paylo
 
 PAGE = Path(__file__).parents[2] / "contrib" / "FORMAT.md"
 RUN_ID, PUBLIC_KEY = bytes(range(0x10, 0x20)), bytes(range(0xA0, 0xC0))
-ORDER = bytes(range(0xC0, 0xD0))
 
 Shape = tuple[int, ...]
 Values = dict[Shape, float]
@@ -20,7 +19,7 @@ Values = dict[Shape, float]
 
 def read_frame(data: bytes, shapes: dict[str, Shape], top_k: int = 64) -> dict[str, Values]:
     """Name -> coordinates -> value. Plain Python, nothing of the project: see the page."""
-    position, result = 84, {}
+    position, result = 68, {}
     for name in sorted(shapes):
         groups = [g for g in cut(shapes[name]) if g]
         result[name], position = read_section(data, position, groups, top_k)
@@ -100,8 +99,8 @@ def example() -> bytes:
 
 def test_the_example_of_the_page() -> None:
     frame, shapes = example(), {"bias": (192,), "w": (2, 3)}
-    header = (b"TESSERA", 2, RUN_ID, 9, 8, 240, PUBLIC_KEY, ORDER)
-    assert struct.unpack_from("<7sB16sIII32s16s", frame) == header
+    header = (b"TESSERA", 1, RUN_ID, 9, 8, 240, PUBLIC_KEY)
+    assert struct.unpack_from("<7sB16sIII32s", frame) == header
     expected = {
         "bias": {(5,): 0.25, (70,): -0.25, (191,): 0.375},
         "w": {(1, 1): -0.5009765625},
@@ -110,7 +109,7 @@ def test_the_example_of_the_page() -> None:
     form = PayloadFormat(run_id=RUN_ID, shapes=shapes, top_k=64)
     decoded = decode_payload(frame, form)
     assert decoded.header == PayloadHeader(
-        window=9, base_window=8, pages_consumed=240, public_key=PUBLIC_KEY, page_order=ORDER
+        window=9, base_window=8, pages_consumed=240, public_key=PUBLIC_KEY
     )
     for name, sparse in decoded.tensors.items():
         places = [coordinates(index, shapes[name]) for index in sparse.indices.tolist()]
@@ -122,7 +121,7 @@ def test_the_table_of_the_example_is_the_example() -> None:
     text = PAGE.read_text(encoding="ascii")
     rows = re.findall(r"^\| (\d+) \| `([0-9a-f .]+)` \|", text, re.MULTILINE)
     frame, position = example(), 0
-    assert len(rows) == 19
+    assert len(rows) == 18
     for offset, shown in rows:
         assert int(offset) == position
         if ".." in shown:

@@ -25,13 +25,12 @@ from template.protocol.payload import (
 from template.protocol.spec import RunSpec
 from template.training.model import payload_bytes, tensor_shapes
 
-HEADER_BYTES = 84
+HEADER_BYTES = 68
 HEADER = PayloadHeader(
     window=9,
     base_window=7,
     pages_consumed=240,
     public_key=bytes(range(32)),
-    page_order=bytes(range(100, 116)),
 )
 REASONS = {"length", "magic", "version", "run", "base", "scale", "indices", "codes"}
 
@@ -96,8 +95,7 @@ def test_length_follows_from_the_shapes_alone(form: PayloadFormat, frame: bytes)
 
 
 def test_golden_header(form: PayloadFormat, frame: bytes) -> None:
-    expected = b"TESSERA\x02" + form.run_id + struct.pack("<III", 9, 7, 240) + bytes(range(32))
-    expected += bytes(range(100, 116))
+    expected = b"TESSERA\x01" + form.run_id + struct.pack("<III", 9, 7, 240) + bytes(range(32))
     assert frame[:HEADER_BYTES] == expected
 
 
@@ -120,7 +118,7 @@ def test_order_of_the_dictionaries_does_not_matter(form: PayloadFormat, frame: b
 
 
 def test_the_digest_covers_header_and_body(form: PayloadFormat, frame: bytes) -> None:
-    for header in (replace(HEADER, public_key=b"x" * 32), replace(HEADER, page_order=bytes(16))):
+    for header in (replace(HEADER, public_key=b"x" * 32), replace(HEADER, pages_consumed=16)):
         copy = encode_payload(header, draw_tensors(form), form)[0]
         assert payload_digest(copy) != payload_digest(frame)
     other = encode_payload(HEADER, draw_tensors(form, seed=1), form)[0]
@@ -147,7 +145,7 @@ def test_what_is_not_finite_is_not_encoded(form: PayloadFormat, poison: float) -
         (lambda f: bytes(len(f)), "magic"),
         (lambda f: b"\xff" * len(f), "magic"),
         (lambda f: b"tessera" + f[7:], "magic"),
-        (lambda f: f[:7] + b"\x01" + f[8:], "version"),
+        (lambda f: f[:7] + b"\x02" + f[8:], "version"),
         (lambda f: f[:8] + b"another run id ." + f[24:], "run"),
         (lambda f: f[:28] + struct.pack("<I", 10) + f[32:], "base"),
         (lambda f: f[:24] + bytes(4) + f[28:], "base"),

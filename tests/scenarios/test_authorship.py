@@ -27,6 +27,7 @@ from simulation.swarm import (
 )
 from simulation.world import World, hotkey_of
 from template.base.miner import Miner
+from template.base.validator import Validator
 from template.commands.plan import RunChoices, load_plan, prepare_run
 from template.data.corpus import load_corpus
 from template.protocol.keys import payload_key
@@ -108,7 +109,7 @@ def test_an_honest_miner_cannot_be_silenced_by_repeating_its_training(work, tmp_
 class Open(Miner):
     """Reveals every payload, read or not, as careless software would."""
 
-    def _will_be_read(self, window: int) -> bool:
+    def _will_be_read(self, payload) -> bool:
         return True
 
 
@@ -144,16 +145,31 @@ def test_what_nobody_read_belongs_to_its_committer(tmp_path) -> None:
     assert {copies[window]["status"] for window in both} == {"overlap"}
 
 
-def test_what_is_not_drawn_stays_secret(tmp_path) -> None:
+class Watch(Validator):
+    """Notes which payloads of this window and the one before are there when scoring begins."""
+
+    def _vote(self, window: int) -> None:
+        for past in (window - 1, window):
+            for name in ("m0", "m1", "m2", "thief"):
+                keys = self.context.open_bucket(hotkey_of(name), self.context.access).list("")
+                prefix = payload_key(self.context.spec.run_id, past, bytes(32))[:-64]
+                self.seen[name, past, window] = any(key.startswith(prefix) for key in keys)
+        super()._vote(window)
+
+    @property
+    def seen(self) -> dict[tuple[str, int, int], bool]:
+        return self.__dict__.setdefault("_seen_keys", {})
+
+
+def test_what_is_not_drawn_stays_secret_until_nobody_can_send_it_first(tmp_path) -> None:
     world = build_world({**NAMES, "m2": 0}, evaluation__max_payloads=2, schedule__num_windows=4)
-    nodes = run(world, honest("val-a", "val-b", "m0", "m1", "m2", "thief"), tmp_path)
+    drives = {"val-a": to_the_end(Watch)}
+    nodes = run(world, honest("val-b", "m0", "m1", "m2", "thief") | drives, tmp_path)
     assert len(digests(nodes)) == 1
-    seen = set()
+    seen, statuses = nodes["val-a"].seen, set()
     for name in ("m0", "m1", "m2", "thief"):
         for window, row in verdicts_of(world, nodes, name).items():
-            key = payload_key(world.spec.run_id, window, bytes.fromhex(row["digest"]))
-            is_there = key in world.buckets[hotkey_of(name)].list("")
-            assert is_there == (row["status"] != NOT_DRAWN)
-            seen.add(row["status"])
-    assert NOT_DRAWN in seen
-    assert "named" in seen
+            statuses.add(row["status"])
+            assert seen[name, window, window] == (row["status"] != NOT_DRAWN)
+            assert seen.get((name, window, window + 1), True), "validators read it a window later"
+    assert {NOT_DRAWN, "named"} <= statuses

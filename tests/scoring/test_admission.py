@@ -58,10 +58,14 @@ class Window:
         self.checker = FrameChecker(spec=spec, form=form)
         self.seen = SeenPayloads(spec.outer.max_staleness)
         self.read_unread: ReadUnread = read_nothing
+        self.last = -1
         self.alike: dict[int, tuple[int, ...]] = {}
         """uid -> uids alike, of the payloads admitted last."""
 
     def reasons(self, *made: tuple[Member, Any], window: int = WINDOW) -> list[str | None]:
+        for between in range(self.last + 1, window):
+            self.seen.add_positions(between, [])
+        self.last = window
         members = [member for member, _ in made]
         frames = {member.uid: frame for member, frame in made}
         found = self.checker.admit_frames(

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evaluation.work import HELD_OUT
-from template.data.assignment import order_pages
 from template.protocol.payload import PayloadHeader
 from template.protocol.root import Member
 from template.protocol.schedule import Schedule
@@ -49,7 +48,6 @@ def make_header(window: int, pages_consumed: int, staleness: int = 0) -> Payload
         base_window=window - staleness,
         pages_consumed=pages_consumed,
         public_key=bytes(32),
-        page_order=bytes([pages_consumed % 256]) * 16,
     )
 
 
@@ -130,9 +128,7 @@ def test_two_validators_draw_the_same_pool(salt, window, claims) -> None:
     for member, header in headers.items():
         claimed = pool.ids_S[pool.owners_S == member.uid]
         assert claimed.size <= min(count, header.pages_consumed)
-        listed = order_pages(
-            make_drawer(salt).list_assigned(member.hotkey, header.base_window), header.page_order
-        )
+        listed = make_drawer(salt).list_assigned(member.hotkey, header.base_window)
         assert np.isin(claimed, listed[: header.pages_consumed]).all()
     num_held_out = SPEC.evaluation.held_out_pages
     assert (pool.owners_S[:num_held_out] == HELD_OUT).all()
@@ -159,7 +155,7 @@ def test_the_fewest_and_all_pages_can_be_held_out(count: int) -> None:
 @pytest.mark.parametrize("pages_consumed", [0, 1, SPEC.training.pages_per_window])
 def test_boundary_counts_of_claimed_pages(pages_consumed: int) -> None:
     drawer, header = make_drawer(), make_header(5, pages_consumed)
-    listed = order_pages(drawer.list_assigned("hotkey1", 5), header.page_order)[:pages_consumed]
+    listed = drawer.list_assigned("hotkey1", 5)[:pages_consumed]
     assert drawer.draw_claimed(5, "hotkey1", header, 0).size == 0
     every = drawer.draw_claimed(5, "hotkey1", header, 4 * SPEC.training.pages_per_window)
     assert sorted(every) == sorted(listed)

@@ -27,7 +27,7 @@ from template.scoring.rules import pay_rules
 WINDOWS = 5
 FORGED = 3
 """The window that is forged: a checkpoint was published just before it."""
-HEADER_BYTES = 84
+HEADER_BYTES = 68
 
 
 class Ancient(HonestWork):

@@ -36,7 +36,7 @@ def made_up_log(
             relative_gain=-float(rng.random()) / 1e99, pages_consumed=2**32 - 1,
             base_window=2**32 - 1, work_effect=-float(rng.random()) / 1e99,
             work_variance=float(rng.random()) * 1e99, work_square=float(rng.random()) / 1e99,
-            page_order="ab" * 16, alike=tuple(measured_uids) if uid in measured_uids else (),
+            alike=tuple(measured_uids) if uid in measured_uids else (),
         )
         for number, uid in enumerate(uids)
     )  # fmt: skip

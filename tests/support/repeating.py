@@ -3,12 +3,11 @@
 import hashlib
 
 from localnet.adversaries.repeating import Repeater
-from template.data.assignment import ORDER_BYTES
 
 
 class KnowsTheOrder(Repeater):
     """Repeats the victim's training in a simulated world, whose private bytes can be foreseen."""
 
-    def guess_order(self, base: int) -> bytes:
+    def guess_secret(self) -> bytes:
         victim = self.victim or self.parts.context.hotkey
-        return hashlib.sha256(victim.encode()).digest()[:ORDER_BYTES]
+        return hashlib.sha256(victim.encode()).digest()
