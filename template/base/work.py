@@ -247,7 +247,7 @@ class HonestWork:
         if (decoded := self._decoded(payload)) is None:
             return
         self.feedback.add_payload(decoded)
-        log.info("window %d: payload not accepted; back into error feedback", payload.window)
+        log.info("window %d: payload not applied; back into error feedback", payload.window)
 
     def groups(self) -> Mapping[str, Mapping[str, Tensor]]:
         return {"feedback": self.feedback.tensors, "moments": self.trainer.moments()}

@@ -1,13 +1,64 @@
-"""Waits for blocks. Blocks are the only clock; the machine's clock paces the polling."""
+"""Waits for blocks. Blocks are the only clock; the machine's clock paces the polling.
 
+An endpoint may answer and stand still all the same: that is told after some block times, and ends
+the wait with a ChainError after `STILL_LIMIT_S`.
+"""
+
+import logging
 import time
 from collections.abc import Callable
 
 from template.chain import Chain
+from template.chain.health import format_duration
+from template.errors import ChainError
+
+log = logging.getLogger(__name__)
 
 MIN_POLL_S = 0.05
 MAX_POLL_S = 3.0
 HEAD_AGE_S = 0.25
+STILL_BLOCKS, MIN_STILL_S, MAX_STILL_S = 20, 10.0, 120.0
+"""Block times without a new block until it is told, and the bounds of that time in seconds."""
+STILL_LIMIT_S = 1800.0
+"""Longest standstill: then the process ends, and a service manager starts it anew."""
+
+
+class _Progress:
+    """Watches a number that a live chain raises: the best block, or the last final block."""
+
+    def __init__(self, what: str, now_s: Callable[[], float]) -> None:
+        self._what, self._now_s = what, now_s
+        self._value, self._since_s, self.is_told = -1, now_s(), False
+
+    def start(self) -> None:
+        """Count from now on."""
+        self._since_s = self._now_s()
+
+    def note(self, value: int, patience_s: float) -> None:
+        """Take in an answer. ChainError after `STILL_LIMIT_S` without progress."""
+        still_s = self._now_s() - self._since_s
+        if value > self._value:
+            if self.is_told:
+                log.warning("%s %d after %s", self._what, value, format_duration(still_s))
+            self._value, self._since_s, self.is_told = value, self._now_s(), False
+        elif still_s >= STILL_LIMIT_S:
+            raise ChainError(
+                f"the chain endpoint answers and stands still: {self._what} {self._value} since "
+                f"{format_duration(still_s)}; name another endpoint with --subtensor.network",
+                "standstill",
+                is_final=True,
+            )
+        elif still_s >= patience_s and not self.is_told:
+            self.is_told = True
+            log.warning(
+                "the chain endpoint answers and stands still: %s %d since %s; waiting for up to "
+                "%s. Windows are missed meanwhile; if other endpoints go on, name one with "
+                "--subtensor.network",
+                self._what,
+                self._value,
+                format_duration(still_s),
+                format_duration(STILL_LIMIT_S),
+            )
 
 
 class Waiter:
@@ -25,6 +76,8 @@ class Waiter:
         self._now_s = now_s
         self._first: tuple[float, int] | None = None
         self._last = (0.0, 0)
+        self._head = _Progress("block", now_s)
+        self._final = _Progress("final block", now_s)
 
     def recent_head(self) -> int:
         """The best block, read again if the last read is older than `HEAD_AGE_S`."""
@@ -34,27 +87,38 @@ class Waiter:
 
     def until_head(self, block: int) -> None:
         """Return once `block` exists."""
-        self._until(self._chain.head, block)
+        self._until(self._chain.head, block, self._head)
 
     def until_finalized(self, block: int) -> None:
         """Return once `block` is finalised: reads at `block` then give their final answer."""
-        self._until(self._chain.finalized, block)
+        self._until(self._chain.finalized, block, self._final)
 
     def pause(self) -> None:
         """Sleep for about one block."""
         self._sleep(min(max(self._block_time_s(), MIN_POLL_S), MAX_POLL_S))
 
-    def _until(self, current: Callable[[], int], block: int) -> None:
-        while (missing := block - current()) > 0:
+    def _until(self, current: Callable[[], int], block: int, progress: _Progress) -> None:
+        while block > (reached := current()):
             self._observe(self._chain.head())
-            estimate_s = 0.5 * missing * self._block_time_s()
+            if self._head.is_told and progress is self._final:
+                progress.start()  # without blocks nothing becomes final: one cause, one line
+            else:
+                progress.note(reached, self._patience_s())
+            estimate_s = 0.5 * (block - reached) * self._block_time_s()
             self._sleep(min(max(estimate_s, MIN_POLL_S), MAX_POLL_S))
 
     def _observe(self, block: int) -> int:
         if self._first is None:
             self._first = (self._now_s(), block)
+        self._head.note(block, self._patience_s())
         self._last = (self._now_s(), block)
         return block
+
+    def _patience_s(self) -> float:
+        """Seconds without a new block until it is told; the bound until the pace is known."""
+        if self._first is None or self._last[1] <= self._first[1]:
+            return MAX_STILL_S
+        return min(max(STILL_BLOCKS * self._block_time_s(), MIN_STILL_S), MAX_STILL_S)
 
     def _block_time_s(self) -> float:
         """Seconds per block as observed; `MIN_POLL_S` until two blocks were observed."""

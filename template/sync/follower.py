@@ -357,10 +357,11 @@ def _report(context: ReadContext, state: OuterState, decision: Decision) -> None
     if state.window % context.spec.checkpoint.digest_every_windows == 0:
         values["params_digest"] = tensors_digest(state.params).hex()
     context.metrics.log(decision.window, values)
+    uids = [member.uid for member in decision.members]
     log.info(
-        "window %d: accepted %s; now at theta_%d, root %s",
+        "window %d: %s; now at theta_%d, root %s",
         decision.window,
-        [member.uid for member in decision.members],
+        f"accepted {uids}" if uids else f"nobody's payload is applied: {decision.no_op}",
         state.window,
         state.root[:8].hex(),
     )

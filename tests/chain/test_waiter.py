@@ -5,7 +5,8 @@ from typing import cast
 import pytest
 
 from template.chain import Chain
-from template.chain.waiter import HEAD_AGE_S, MAX_POLL_S, MIN_POLL_S, Waiter
+from template.chain.waiter import HEAD_AGE_S, MAX_POLL_S, MIN_POLL_S, STILL_LIMIT_S, Waiter
+from template.errors import ChainError
 
 FINALITY_LAG = 2
 
@@ -85,3 +86,54 @@ def test_before_it_has_seen_two_blocks_it_polls_fast() -> None:
     chain = ClockworkChain(12.0)
     chain.waiter().pause()
     assert chain.sleeps == [MIN_POLL_S]
+
+
+class StoppingChain(ClockworkChain):
+    """No block after `last`, until `goes_on_at` seconds; finality may stop alone."""
+
+    last, goes_on_at, only_final = 30, float("inf"), False
+
+    def head(self) -> int:
+        return super().head() if self.only_final else self._stopped(super().head())
+
+    def finalized(self) -> int:
+        return self._stopped(super().finalized())
+
+    def _stopped(self, block: int) -> int:
+        return block if self.now >= self.goes_on_at else min(block, self.last)
+
+
+@pytest.mark.parametrize("block_s", [0.25, 12.0])
+@pytest.mark.parametrize("only_final", [False, True], ids=["blocks", "finality alone"])
+def test_an_endpoint_that_stands_still_is_told_and_ends_the_wait(
+    block_s: float, only_final: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    chain = StoppingChain(block_s)
+    chain.only_final = only_final
+    with pytest.raises(ChainError, match=r"stands still: (final )?block 30 since 30 min") as caught:
+        chain.waiter().until_finalized(40)
+    assert caught.value.is_final, "the process ends with status 1; another try cannot help"
+    (told,) = caplog.messages
+    assert "stands still" in told
+    assert "--subtensor.network" in told
+    stood_s = chain.now - 30 * block_s
+    assert STILL_LIMIT_S <= stood_s < STILL_LIMIT_S + 60 + 5 * block_s
+
+
+def test_an_endpoint_that_goes_on_again_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    chain = StoppingChain(1.0)
+    chain.goes_on_at = 500.0
+    chain.waiter().until_finalized(510)
+    assert ["stands still" in line for line in caplog.messages] == [True, False]
+    assert "after 8 min" in caplog.messages[1]
+
+
+def test_a_long_pause_of_this_process_is_no_standstill(caplog: pytest.LogCaptureFixture) -> None:
+    """Training takes minutes without a look at the chain."""
+    chain = ClockworkChain(1.0)
+    waiter = chain.waiter()
+    for _ in range(3):
+        waiter.recent_head()
+        chain.now += 3000.0
+        waiter.until_finalized(int(chain.now) - 100)
+    assert caplog.messages == []

@@ -3,6 +3,8 @@
 Each case ended honest nodes before: the votes of one window set the root, whoever cast them.
 """
 
+import logging
+
 import pytest
 
 from simulation.swarm import accepted, build_world, digests, honest, metrics, run, to_the_end
@@ -90,7 +92,9 @@ def test_a_liar_of_40_percent_outvotes_those_awake(tmp_path) -> None:
     assert metrics(nodes["m0"]).series("no_op")[NIGHT].startswith("no root has more than half")
 
 
-def test_the_run_pauses_while_most_of_the_stake_sleeps(tmp_path) -> None:
+def test_the_run_pauses_while_most_of_the_stake_sleeps(tmp_path, caplog) -> None:
+    """And says why: miners' payloads are not refused, nobody decides on them."""
+    caplog.set_level(logging.INFO, logger="template")
     nights = (1, 2, 3)
     nodes = swarm(
         {"val-a": 740, "val-liar": 260},
@@ -101,6 +105,11 @@ def test_the_run_pauses_while_most_of_the_stake_sleeps(tmp_path) -> None:
         folder=tmp_path,
     )
     assert_the_night_is_empty_and_the_days_are_not(nodes, nights)
+    for night in nights:
+        told = [line for line in caplog.messages if line.startswith(f"window {night}: nobody's")]
+        assert len(told) == len(nodes)
+        assert all("half of the reference stake or more is away" in line for line in told)
+    assert not any("accepted []" in line for line in caplog.messages)
 
 
 def test_a_node_that_cannot_heal_goes_on_names_nobody_and_looks_again(tmp_path, caplog) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from simulation.world import World
 from template.context import NodeContext
-from template.protocol.record import Vote, decode_record, encode_record
+from template.protocol.record import Record, Vote, decode_record, encode_record
 
 Change = Callable[[Vote], Vote | None]
 """A vote as it gets on chain; None for a vote that does not."""
@@ -37,7 +37,8 @@ def _changed(data: bytes, change: Change | None) -> bytes:
     record = decode_record(data)
     if change is None or record.vote is None:
         return data
-    return encode_record(replace(record, vote=change(record.vote)))
+    changed = Record.of(record.run, access=record.access, vote=change(record.vote))
+    return encode_record(changed)
 
 
 def with_votes(context: NodeContext, **changes: Change) -> NodeContext:

@@ -231,7 +231,7 @@ def assert_nothing_is_lost(story: Story, name: str) -> None:
     assert len(story.state_roots(name)) == NUM_WINDOWS
     accepted = story.accepted(name)
     for window in process.windows_with("inner_loss"):
-        kept = process.lines(f"window {window}: payload not accepted; back into error feedback")
+        kept = process.lines(f"window {window}: payload not applied; back into error feedback")
         assert len(kept) == (window not in accepted), process.output
     took_part = accepted | set(process.windows_with("committed"))
     assert len(took_part) > story.committed_before[name], process.output
