@@ -62,6 +62,11 @@ class ScheduleSpec(Table):
     num_windows: Annotated[int, Range(ge=1, le=MAX_WINDOWS)]
     """Length of the run. The learning rate reaches its end in the last window."""
 
+    @property
+    def is_local(self) -> bool:
+        """Whether chain and buckets of the run are on one machine; the chain's address may lie."""
+        return self.network == "local"
+
     def schedule(self) -> Schedule:
         """The fields for block arithmetic."""
         return Schedule(
