@@ -6,14 +6,14 @@ Takes the flags of the behaviour's role; refuses every run but one on a local ch
 import os
 import sys
 
+from template.cli.main import clear_surroundings, parse_command, report
 from template.cli.signals import leave_on_signals
 
 if __name__ == "__main__":
     leave_on_signals()
+    clear_surroundings("misbehaving")
 
-from localnet.adversaries import BEHAVIOURS
-from template.cli.main import parse_command, report
-from template.commands.neuron import run_neuron
+from localnet.adversaries.attacks import ATTACKS
 from template.commands.settings import miner_settings, validator_settings
 from template.errors import ConfigError
 from template.settings import MinerConfig
@@ -25,6 +25,10 @@ def main(argv: list[str]) -> int:
         config = _parse(argv)
     except ConfigError as error:
         return report("misbehaving", error)
+    # Both load torch, which a wrong flag must not wait for.
+    from localnet.adversaries.catalogue import BEHAVIOURS
+    from template.commands.neuron import run_neuron
+
     return run_neuron(
         "misbehaving",
         config,
@@ -33,9 +37,9 @@ def main(argv: list[str]) -> int:
 
 
 def _parse(argv: list[str]) -> MinerConfig:
-    if len(argv) < 2 or argv[0] != "--behaviour" or argv[1] not in BEHAVIOURS:
-        raise ConfigError(f"start with --behaviour and one of {', '.join(sorted(BEHAVIOURS))}")
-    role = BEHAVIOURS[argv[1]].role
+    if len(argv) < 2 or argv[0] != "--behaviour" or argv[1] not in ATTACKS:
+        raise ConfigError(f"start with --behaviour and one of {', '.join(sorted(ATTACKS))}")
+    role = ATTACKS[argv[1]].role
     args = parse_command(role, argv[2:], prog="python -m localnet.adversary")
     settings = validator_settings if role == "validator" else miner_settings
     config = settings(args, os.environ)

@@ -74,7 +74,7 @@ def wallet_config(args: argparse.Namespace) -> WalletConfig:
 
 
 def add_chain_flags(parser: Parser, *, required: bool = True) -> None:
-    """Subnet and chain: `netuid`, `network`, `chain_endpoint`."""
+    """Subnet and chain: `netuid`, `network`, `chain_endpoint`; btcli's spellings count too."""
     group = parser.add_argument_group("chain")
     group.add_argument(
         "--netuid",
@@ -87,6 +87,8 @@ def add_chain_flags(parser: Parser, *, required: bool = True) -> None:
     where = group.add_mutually_exclusive_group()
     where.add_argument(
         "--subtensor.network",
+        "--network",
+        "-n",
         dest="network",
         metavar="NAME",
         type=_network,
@@ -102,10 +104,12 @@ def add_chain_flags(parser: Parser, *, required: bool = True) -> None:
 
 
 def add_wallet_flags(parser: Parser) -> None:
-    """Signing keys: `wallet_name`, `wallet_hotkey`, `wallet_path`."""
+    """Signing keys: `wallet_name`, `wallet_hotkey`, `wallet_path`; btcli's spellings count too."""
     group = parser.add_argument_group("wallet")
     group.add_argument(
         "--wallet.name",
+        "--wallet",
+        "-w",
         dest="wallet_name",
         metavar="NAME",
         type=path_name,
@@ -114,6 +118,8 @@ def add_wallet_flags(parser: Parser) -> None:
     )
     group.add_argument(
         "--wallet.hotkey",
+        "--wallet-hotkey",
+        "-H",
         dest="wallet_hotkey",
         metavar="NAME",
         type=path_name,
@@ -122,6 +128,7 @@ def add_wallet_flags(parser: Parser) -> None:
     )
     group.add_argument(
         "--wallet.path",
+        "--wallet-path",
         dest="wallet_path",
         metavar="DIR",
         type=folder_path,

@@ -26,6 +26,7 @@ from template.cli.owner_flags import add_newcomer_flags, add_owner_flags, check_
 from template.cli.parser import Parser
 from template.cli.process_state import restored_process_state
 from template.cli.signals import leave_on_signals, unwind_on_signals
+from template.cli.surroundings import clear_environment, cleared_line
 from template.commands.settings import (
     bucket_settings,
     miner_settings,
@@ -198,7 +199,15 @@ def run_command(name: str, argv: Sequence[str], prog: str) -> int:
             settings = COMMANDS[name].settings(args, os.environ)
         except SubnetError as error:
             return report(name, error)
+        clear_surroundings(name)
         return COMMANDS[name].load()(settings)
+
+
+def clear_surroundings(name: str) -> None:
+    """Remove variables that the run spec decides, and say so on standard error."""
+    names = clear_environment(os.environ)
+    if names:
+        sys.stderr.write(f"{name}: {cleared_line(names)}")
 
 
 def report(name: str, error: SubnetError) -> int:
@@ -238,6 +247,7 @@ def _run_unwinding(name: str, args: argparse.Namespace) -> NoReturn:
         settings = COMMANDS[name].settings(args, os.environ)
     except SubnetError as error:
         sys.exit(report(name, error))
+    clear_surroundings(name)
     run = COMMANDS[name].load()
     unwind_on_signals()
     sys.exit(run(settings))
