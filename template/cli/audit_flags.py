@@ -1,6 +1,7 @@
 """Flags of `replay` and `recompute`, and the settings that follow."""
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,14 +67,12 @@ def replay_config(args: argparse.Namespace) -> ReplayConfig:
 def recompute_config(args: argparse.Namespace) -> RecomputeConfig | AuditConfig:
     """Settings of `recompute`; ConfigError for an incomplete set of an audit's flags."""
     spec = load_spec(args.run)
-    for path in args.logs:
-        if not path.is_file():
-            raise ConfigError(f"{path}: no such file: name verdict logs")
     if args.validator is not None:
         if args.netuid is None:
             raise ConfigError("--netuid: an audit reads the chain, name the subnet")
         _check_validator(args.validator)
         _check_windows(args.first, args.last, spec.schedule.num_windows)
+        _check_logs(args.logs)
         return AuditConfig(
             run=args.run,
             spec=spec,
@@ -88,6 +87,7 @@ def recompute_config(args: argparse.Namespace) -> RecomputeConfig | AuditConfig:
         raise ConfigError("--validator: an audit is of one validator, name its hotkey")
     if not args.logs:
         raise ConfigError("name verdict logs, or a --validator and its chain; see --help")
+    _check_logs(args.logs)
     return RecomputeConfig(spec=spec, logs=tuple(args.logs))
 
 
@@ -96,6 +96,12 @@ def _check_validator(hotkey: str) -> None:
         public_key(hotkey)
     except ValueError as error:
         raise ConfigError(f"--validator: {error}") from error
+
+
+def _check_logs(paths: Sequence[Path]) -> None:
+    for path in paths:
+        if not path.is_file():
+            raise ConfigError(f"{path}: no such file: name verdict logs")
 
 
 def _check_windows(first: int | None, last: int | None, num_windows: int) -> None:

@@ -35,6 +35,7 @@ _MACHINE: Final = frozenset(
         "PYTORCH_BUILD_VERSION",
         "PYTORCH_HOME",
         "PYTORCH_VERSION",
+        "TORCHINDUCTOR_CACHE_DIR",
         "TORCH_CUDA_ARCH_LIST",
         "TORCH_HOME",
         "TORCH_LOGS",

@@ -13,6 +13,7 @@ from websockets.proxy import get_proxy
 from websockets.uri import parse_uri
 
 from template.cli import main
+from template.cli.process_state import restored_process_state
 from template.cli.surroundings import clear_environment, deciding
 from tests.support.waiting import HANG_S
 
@@ -94,10 +95,10 @@ def test_no_proxy_is_taken_to_any_chain(name: str, url: str, monkeypatch) -> Non
     for other in [other for other in os.environ if other.lower().endswith("_proxy")]:
         monkeypatch.delenv(other)
     monkeypatch.setenv(name, PROXIES[name])
-    monkeypatch.setenv("no_proxy", os.environ.get("no_proxy", ""))
-    clear_environment(os.environ)
-    assert get_proxy(parse_uri(url)) is None
-    assert set(urllib.request.getproxies()) == {"no"}
+    with restored_process_state():
+        clear_environment(os.environ)
+        assert get_proxy(parse_uri(url)) is None
+        assert set(urllib.request.getproxies()) == {"no"}
 
 
 def test_a_command_says_so_in_one_line_and_gives_the_environment_back(monkeypatch, capsys) -> None:
@@ -133,6 +134,7 @@ def test_a_command_says_so_in_one_line_and_gives_the_environment_back(monkeypatc
 
 TRAIN = """
 import os
+from template.cli.process_state import restored_process_state
 from template.cli.surroundings import clear_environment
 clear_environment(os.environ)
 from template.training.inner import _make_accelerator

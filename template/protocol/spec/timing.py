@@ -32,7 +32,9 @@ class ScheduleSpec(Table):
     TABLE: ClassVar[str] = "schedule"
 
     network: Annotated[str, OneOf("public", "local")]
-    """The kind of chain: "local" keeps the state of all blocks, "public" is any other."""
+    """The kind of chain: "local" is a localnet, with chain and all buckets on one machine and the
+    state of all blocks kept; "public" is any other. Nodes refuse a contradicting chain.
+    """
     start_block: Annotated[int, Range(ge=1, le=MAX_BLOCK)]
     """First block of window 0, chosen on publishing, ahead of the chain's head by enough time
     for miners to get ready.
