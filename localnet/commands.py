@@ -10,7 +10,7 @@ from localnet.onchain import NETUID
 from localnet.processes import Command
 from localnet.roster import HONEST, Participant
 from localnet.weed import BucketIdentity
-from template.commands.plan import load_plan
+from template.protocol.spec.plan import load_plan
 
 ROOT = Path(__file__).resolve().parents[1]
 INHERITED = ("PATH", "LANG", "TMPDIR")

@@ -1,12 +1,14 @@
 """Flags of the command `localnet`, and the configuration that follows from them.
 
-Imports neither torch nor the SDK, for a quick --help. The processes' flags are in `commands`.
+Imports neither torch nor the SDK, for a quick --help and quick refusals. The processes' flags are
+in `commands`.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
+from localnet.adversaries.attacks import ATTACKS, listing
 from localnet.config import LONG_RUN_WINDOWS, MIN_LOSS_DROP_NATS, LocalnetConfig
 from localnet.folder import ENDPOINT
 from localnet.keeper import MAX_RESTARTS
@@ -14,6 +16,7 @@ from localnet.roster import make_roster, parse_misbehave
 from template.cli.flags import DEFAULT_TEXT, TEXT_REMEDY
 from template.cli.parser import Parser
 from template.errors import ConfigError
+from template.protocol.spec.plan import load_plan
 
 PLAN = Path(__file__).resolve().parent / "plan.toml"
 """A link to runs/localnet.toml of the checkout; a wheel has a copy."""
@@ -56,10 +59,6 @@ def localnet_config(args: argparse.Namespace) -> LocalnetConfig:
     `--misbehave help` lists the behaviours and exits with status 0. Raises ConfigError naming a
     wrong flag.
     """
-    # Both load torch, which --help must not wait for.
-    from localnet.adversaries import BEHAVIOURS, listing
-    from template.commands.plan import load_plan
-
     if args.misbehave == "help":
         sys.stdout.write(f"{listing()}\n")
         raise SystemExit(0)
@@ -70,14 +69,14 @@ def localnet_config(args: argparse.Namespace) -> LocalnetConfig:
     load_plan(args.plan)
     if not args.text.exists():
         raise ConfigError(f"--text {args.text}: {TEXT_REMEDY}")
-    misbehave = parse_misbehave(args.misbehave, BEHAVIOURS)
+    misbehave = parse_misbehave(args.misbehave, ATTACKS)
     return LocalnetConfig(
         roster=tuple(
             make_roster(
                 args.miners,
                 args.validators,
-                {name: n for name, n in misbehave.items() if BEHAVIOURS[name].role == "miner"},
-                {name: n for name, n in misbehave.items() if BEHAVIOURS[name].role == "validator"},
+                {name: n for name, n in misbehave.items() if ATTACKS[name].role == "miner"},
+                {name: n for name, n in misbehave.items() if ATTACKS[name].role == "validator"},
             )
         ),
         num_windows=args.windows,

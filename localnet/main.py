@@ -1,6 +1,5 @@
 """The command `tessera localnet`: runs a localnet and presents its report, picture and table."""
 
-import argparse
 import json
 import logging
 import sys
@@ -10,7 +9,6 @@ from rich.console import Console
 
 from localnet.checks import failures_of_run
 from localnet.config import LocalnetConfig
-from localnet.flags import localnet_config
 from localnet.folder import prepare_folder
 from localnet.launcher import Heights, Localnet
 from localnet.picture import draw
@@ -21,14 +19,13 @@ from localnet.table import final_table, summary
 from template.errors import EXIT_INTERRUPTED, EXIT_OPERATOR, ConfigError, SubnetError
 
 
-def run_localnet(args: argparse.Namespace) -> int:
+def run_localnet(config: LocalnetConfig) -> int:
     """Run a localnet; the exit status, as --help describes it."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     # The launcher itself reports the chain's death.
     logging.getLogger("template.chain.health").setLevel(logging.ERROR)
     console = Console(width=None if sys.stdout.isatty() else 110)
     try:
-        config = localnet_config(args)
         lock = prepare_folder(config.out)
     except ConfigError as error:
         sys.stderr.write(f"localnet: {error}\n")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
-from localnet.adversaries import BEHAVIOURS
+from localnet.adversaries.attacks import ATTACKS
 from localnet.events import NodeEvents, accepted_uids, read_node_events, verdict_files
 from localnet.pay import Pay
 from localnet.roster import HONEST
@@ -296,7 +296,7 @@ def _neuron(node: NodeInfo, sources: Sources, tallies: _Tallies) -> NeuronReport
 
 
 def _misbehaviour(node: NodeInfo, sources: Sources, pay: Pay) -> MisbehaviourReport | None:
-    behaviour = BEHAVIOURS.get(node.behaviour)
+    behaviour = ATTACKS.get(node.behaviour)
     if behaviour is None:
         return None
     honest = [n.hotkey for n in sources.nodes if (n.role, n.behaviour) == (node.role, HONEST)]

@@ -1,7 +1,7 @@
 """Node config: a neuron's flags and environment as frozen values.
 
 Owns the settings of a machine: chain endpoint, wallet, device, paths, bucket credentials. The run
-spec holds the settings common to all nodes; the config holds only the spec's path. `template.cli`
+spec holds the settings common to all nodes, and is part of the config as read. `template.cli`
 parses the config once; importing this module reads neither argv nor the environment.
 """
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from template.protocol.record import Access, AccessKind
+from template.protocol.spec.run import RunSpec
 from template.secret import Secret
 
 ENV_ENDPOINT: Final = "TESSERA_BUCKET_ENDPOINT"
@@ -98,6 +99,7 @@ class WandbConfig:
 class MinerConfig:
     """All settings of neurons/miner.py."""
 
+    spec: RunSpec
     chain: ChainConfig
     wallet: WalletConfig
     logging: LoggingConfig

@@ -7,8 +7,11 @@ import pytest
 from template.cli.environment import ENVIRONMENT, bucket_settings
 from template.cli.main import parse_command
 from template.cli.neuron_flags import REFUSED_FLAGS, miner_config, validator_config
+from template.cli.owner_flags import NOBODY
 from template.errors import EXIT_STATUSES, ConfigError
 from template.protocol.record import Record, decode_record, encode_record
+from template.protocol.spec import spec_to_toml
+from template.protocol.spec.plan import RunChoices, check_plan, load_plan
 from template.settings import MinerConfig, ValidatorConfig
 
 WRITE_SECRET = "write-secret-7f3a"
@@ -23,16 +26,26 @@ ENV = {
 ACCOUNT = "0123456789abcdef0123456789abcdef"
 
 
-@pytest.fixture
-def run_file(tmp_path: Path) -> Path:
-    path = tmp_path / "run.toml"
-    path.write_text("")
+PLAN = Path(__file__).resolve().parents[1] / "runs" / "testnet.toml"
+
+
+def a_run_file(path: Path, network: str = "public") -> Path:
+    """A run spec of a kind of chain."""
+    plan = load_plan(PLAN)
+    plan["schedule"]["network"] = network
+    choices = RunChoices(owner_hotkey=NOBODY, start_block=100)
+    path.write_text(spec_to_toml(check_plan(PLAN, plan, choices)))
     return path
 
 
 @pytest.fixture
+def run_file(tmp_path: Path) -> Path:
+    return a_run_file(tmp_path / "run.toml")
+
+
+@pytest.fixture
 def base(run_file: Path) -> list[str]:
-    return ["--run", str(run_file), "--netuid", "3"]
+    return ["--run", str(run_file), "--netuid", "3", "--subtensor.network", "test"]
 
 
 def miner(argv: list[str]) -> MinerConfig:
@@ -65,7 +78,7 @@ def test_defaults(base, run_file, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     config = validator(base)
     assert config.chain.netuid == 3
-    assert config.chain.network == "finney"
+    assert config.chain.network == "test"
     assert (config.wallet.name, config.wallet.hotkey) == ("default", "default")
     assert config.wallet.path == tmp_path / ".bittensor/wallets"
     assert (config.logging.level, config.logging.directory) == ("info", None)
@@ -75,6 +88,74 @@ def test_defaults(base, run_file, monkeypatch, tmp_path):
     assert (config.wandb.mode, config.wandb.project_name) == ("off", "tessera")
     assert (config.wandb.entity, config.wandb.notes) == (None, "")
     assert config.set_weights is True
+
+
+@pytest.mark.parametrize(
+    ("flags", "network"),
+    [
+        (["--subtensor.network", "finney"], "finney"),
+        (["--subtensor.network", "test"], "test"),
+        (["-n", "test"], "test"),
+        (["--network", "wss://h:1"], "wss://h:1"),
+        (["--subtensor.network", "ws://127.0.0.1:9944"], "ws://127.0.0.1:9944"),
+        (["--subtensor.chain_endpoint", "wss://h:1"], "wss://h:1"),
+    ],
+)
+def test_a_public_run_goes_to_the_named_chain(run_file, flags, network):
+    assert miner(["--run", str(run_file), "--netuid", "3", *flags]).chain.network == network
+
+
+@pytest.mark.parametrize(
+    ("flags", "network"),
+    [
+        ([], "local"),
+        (["-n", "local"], "local"),
+        (["--subtensor.network", "ws://localhost:1"], "ws://localhost:1"),
+        (["--subtensor.chain_endpoint", "ws://[::1]:1"], "ws://[::1]:1"),
+    ],
+)
+def test_a_local_run_goes_to_a_chain_of_this_machine(tmp_path, flags, network):
+    path = a_run_file(tmp_path / "local.toml", "local")
+    assert miner(["--run", str(path), "--netuid", "3", *flags]).chain.network == network
+
+
+@pytest.mark.parametrize(
+    ("kind", "flags", "words"),
+    [
+        ("public", [], ("--subtensor.network: missing", "finney or test")),
+        ("public", ["-n", "local"], ("--subtensor.network local: contradicts", "ws://127.0.0.1")),
+        ("local", ["-n", "finney"], ("--subtensor.network: contradicts", "leave")),
+        ("local", ["-n", "test"], ("--subtensor.network: contradicts", "leave")),
+        ("local", ["-n", "wss://127.0.0.1.example.com"], ("--subtensor.network: contradicts",)),
+        (
+            "local",
+            ["--subtensor.chain_endpoint", "wss://u:hunter2@h:1"],
+            ("--subtensor.chain_endpoint: contradicts", "the run spec of another run"),
+        ),
+    ],
+)
+def test_a_network_against_the_run_spec_is_refused_with_the_remedy(tmp_path, kind, flags, words):
+    path = a_run_file(tmp_path / "run.toml", kind)
+    with pytest.raises(ConfigError) as caught:
+        miner(["--run", str(path), "--netuid", "3", *flags])
+    said = str(caught.value)
+    assert [word for word in (*words, f'"{kind}"') if word not in said] == []
+    assert "hunter2" not in said
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        (["-w", "cold"], ["--wallet.name", "cold"]),
+        (["--wallet", "cold"], ["--wallet.name", "cold"]),
+        (["-H", "hot"], ["--wallet.hotkey", "hot"]),
+        (["--wallet-hotkey=hot"], ["--wallet.hotkey", "hot"]),
+        (["--wallet-path", "/w"], ["--wallet.path", "/w"]),
+    ],
+)
+@pytest.mark.parametrize("parse", [miner, validator])
+def test_the_spellings_of_btcli_count(base, parse, theirs, ours):
+    assert parse(base + theirs) == parse(base + ours) != parse(base)
 
 
 def test_state_dir_follows_the_names(base, monkeypatch, tmp_path):
@@ -88,9 +169,6 @@ def test_state_dir_follows_the_names(base, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "path", "expected"),
     [
-        (["--subtensor.network", "test"], "chain.network", "test"),
-        (["--subtensor.network", "ws://127.0.0.1:9944"], "chain.network", "ws://127.0.0.1:9944"),
-        (["--subtensor.chain_endpoint", "wss://h:1"], "chain.network", "wss://h:1"),
         (["--wallet.name", "cold"], "wallet.name", "cold"),
         (["--wallet.hotkey", "hot"], "wallet.hotkey", "hot"),
         (["--wallet.path", "/w"], "wallet.path", Path("/w")),
@@ -144,7 +222,7 @@ def test_disable_set_weights_is_a_validators_flag(base, capsys):
 
 @pytest.mark.parametrize("netuid", ["0", "65535"])
 def test_netuid_limits(run_file, netuid):
-    config = miner(["--run", str(run_file), "--netuid", netuid])
+    config = miner(["--run", str(run_file), "--netuid", netuid, "-n", "test"])
     assert config.chain.netuid == int(netuid)
 
 
@@ -200,7 +278,11 @@ def test_a_flag_unlike_any_other_points_to_help(base, capsys):
     "flags",
     [
         ["--netuid", "4"],
-        ["--subtensor.network", "test", "--subtensor.chain_endpoint", "ws://h"],
+        ["--subtensor.chain_endpoint", "ws://h"],
+        ["-n", "test"],
+        ["-w", "a", "--wallet.name", "b"],
+        ["-wname"],
+        ["-wallet.name", "name"],
         ["--logging.debug", "--logging.trace"],
         ["--wandb.off", "--wandb.offline"],
         ["--subtensor.network", "mainnet"],

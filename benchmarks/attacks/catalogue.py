@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from benchmarks.attacks import council, frames, idle, sybil, working
 from benchmarks.attacks.actor import Actor
-from localnet.adversaries.catalogue import SIMULATED
+from localnet.adversaries.attacks import SIMULATED
 from localnet.adversaries.tensors import COPY_NOISE, COPY_SHARE
 
 FREE, PARTIAL, SYBIL, VALIDATOR = "free", "partial", "sybil", "validator"
@@ -39,7 +39,7 @@ class Attack:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Players:
-    """An attack's actors; kind and share of work stand in `localnet.adversaries.catalogue`."""
+    """An attack's actors; kind and share of work stand in `localnet.adversaries.attacks`."""
 
     team: Callable[[], Sequence[Actor]]
     hotkeys: int = 1

@@ -41,6 +41,7 @@ from localnet.onchain import NETUID
 from localnet.roster import make_roster
 from simulation.faults import ProcessFault
 from template.cli.flags import CHECKOUT, DEFAULT_TEXT
+from template.cli.main import clear_surroundings
 from template.cli.process_state import restored_process_state
 from template.cli.signals import unwind_on_signals
 from template.commands.plan import load_plan
@@ -58,6 +59,7 @@ def main(argv: list[str]) -> int:
     """Play the plan, write the results; the exit status."""
     unwind_on_signals()
     arguments = _parser().parse_args(argv)
+    clear_surroundings("chaos")
     if arguments.report:
         record = json.loads((arguments.results / "chaos.json").read_text())
     else:

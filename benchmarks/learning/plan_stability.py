@@ -23,7 +23,7 @@ import torch
 
 from benchmarks.learning.text import TEXT
 from benchmarks.learning.workers import PLAN
-from localnet.adversaries import BEHAVIOURS
+from localnet.adversaries.catalogue import BEHAVIOURS
 from simulation.swarm import accepted, honest, metrics, neurons_of, open_world, run, to_the_end
 from simulation.world import World, hotkey_of
 from template.commands.plan import RunChoices, load_plan, prepare_run

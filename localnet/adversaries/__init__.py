@@ -1,5 +1,4 @@
-"""Dishonest and faulty neurons for the local chain and tests: the catalogue names each."""
+"""Dishonest and faulty neurons for the local chain and tests.
 
-from localnet.adversaries.catalogue import BEHAVIOURS, Behaviour, listing
-
-__all__ = ["BEHAVIOURS", "Behaviour", "listing"]
+`attacks` lists them, and loads no tensor library; `catalogue` builds the neurons.
+"""

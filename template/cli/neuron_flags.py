@@ -26,6 +26,7 @@ from template.cli.flags import (
 )
 from template.cli.parser import Parser, aligned
 from template.errors import EXIT_STATUSES
+from template.protocol.spec.files import load_spec
 from template.settings import (
     LoggingConfig,
     MinerConfig,
@@ -64,9 +65,11 @@ VALIDATOR_ONLY: Final[Mapping[str, str]] = {
 
 
 def miner_config(args: argparse.Namespace, env: Mapping[str, str]) -> MinerConfig:
-    """A miner's settings. Raises ConfigError naming a wrong variable, never its value."""
+    """A miner's settings. ConfigError names a wrong flag, variable or key, never a secret."""
+    spec = load_spec(args.run)
     return MinerConfig(
-        chain=chain_config(args),
+        spec=spec,
+        chain=chain_config(args, spec.schedule),
         wallet=wallet_config(args),
         logging=LoggingConfig(level=args.level, directory=args.logging_dir),
         neuron=_neuron_config(args),
@@ -79,6 +82,7 @@ def validator_config(args: argparse.Namespace, env: Mapping[str, str]) -> Valida
     """A validator's settings; raises as `miner_config` does."""
     node = miner_config(args, env)
     return ValidatorConfig(
+        spec=node.spec,
         chain=node.chain,
         wallet=node.wallet,
         logging=node.logging,

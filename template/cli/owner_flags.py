@@ -4,10 +4,12 @@ import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final
 
 from template.cli.environment import bucket_settings
 from template.cli.flags import (
     DEFAULT_TEXT,
+    TEXT_REMEDY,
     add_chain_flags,
     add_wallet_flags,
     chain_config,
@@ -16,14 +18,24 @@ from template.cli.flags import (
     wallet_config,
 )
 from template.cli.parser import Parser
+from template.errors import ConfigError
+from template.protocol.record import MAX_UIDS
+from template.protocol.spec.files import load_spec
+from template.protocol.spec.plan import RunChoices, check_plan, load_plan
+from template.protocol.spec.run import RunSpec
+from template.protocol.spec.timing import ScheduleSpec
 from template.settings import BucketSettings, ChainConfig, WalletConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PublishConfig:
-    """Settings of `owner publish`; `num_windows` None keeps the plan's."""
+    """Settings of `owner publish`; `num_windows` None keeps the plan's.
+
+    `plan`: the file; `table`: its content, checked.
+    """
 
     plan: Path
+    table: Mapping[str, Any]
     text: Path
     out: Path
     force: bool
@@ -40,30 +52,70 @@ class CheckConfig:
     """Settings of `owner check` and `newcomer`."""
 
     run: Path
+    spec: RunSpec
     chain: ChainConfig
 
 
+NOBODY: Final = "5C4hrfjw9DjXZTzV3MwzrrAr9P1MJhSrvWGWqi1eSuyUpnhM"
+"""The hotkey of 32 zero bytes."""
+FAR_BLOCK: Final = 2**31
+
+
 def owner_config(args: argparse.Namespace, env: Mapping[str, str]) -> PublishConfig | CheckConfig:
-    """Settings of one owner command. ConfigError names a wrong TESSERA_* variable."""
+    """Settings of one owner command. ConfigError names a wrong flag, file or TESSERA_* variable."""
     if args.owner_command == "check":
         return check_config(args)
+    _check_files(args)
+    table = load_plan(args.plan)
+    # Any owner and block will do: only the keys that the plan has are judged here.
+    choices = RunChoices(
+        owner_hotkey=NOBODY,
+        start_block=FAR_BLOCK,
+        seed=args.seed,
+        num_windows=args.windows,
+        max_hotkeys=MAX_UIDS,
+    )
+    schedule = check_plan(args.plan, table, choices).schedule
+    _check_start(args.start_in, schedule)
     return PublishConfig(
         plan=args.plan,
+        table=table,
         text=args.text,
         out=args.out,
         force=args.force,
         start_in_blocks=args.start_in,
         seed=args.seed,
         num_windows=args.windows,
-        chain=chain_config(args),
+        chain=chain_config(args, schedule),
         wallet=wallet_config(args),
         bucket=bucket_settings(env),
     )
 
 
 def check_config(args: argparse.Namespace) -> CheckConfig:
-    """Settings of `owner check` and `newcomer`."""
-    return CheckConfig(run=args.run, chain=chain_config(args))
+    """Settings of `owner check` and `newcomer`; ConfigError for a wrong run spec or chain."""
+    spec = load_spec(args.run)
+    return CheckConfig(run=args.run, spec=spec, chain=chain_config(args, spec.schedule))
+
+
+def _check_files(args: argparse.Namespace) -> None:
+    if args.out.exists() and not args.force:
+        raise ConfigError(
+            f"--out {args.out}: exists; name another file, or replace it with --force"
+        )
+    if not args.out.parent.is_dir():
+        raise ConfigError(f"--out {args.out}: there is no folder {args.out.parent}; create it")
+    if not args.text.is_file():
+        raise ConfigError(f"--text {args.text}: {TEXT_REMEDY}")
+
+
+def _check_start(start_in_blocks: int, schedule: ScheduleSpec) -> None:
+    margin_blocks = schedule.vote_margin_blocks
+    if start_in_blocks <= margin_blocks:
+        raise ConfigError(
+            f"--start-in {start_in_blocks}: must be more than the plan's "
+            f"schedule.vote_margin_blocks ({margin_blocks}), and long enough to hand out --out"
+        )
 
 
 def add_owner_flags(parser: Parser) -> None:

@@ -6,6 +6,7 @@ Owns how flags are checked and how an error reads. The flags themselves are in t
 
 import argparse
 import difflib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, NoReturn
 
@@ -22,7 +23,7 @@ class Parser(argparse.ArgumentParser):
     """Accepts full flag names only; exits with status 2 and one sentence on an error.
 
     The last value of a repeated flag counts, unless `allow_repeats` is False: then a repeated
-    flag is an error.
+    flag is an error, in two spellings too.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Parser(argparse.ArgumentParser):
     def _check_names(self, argv: Sequence[str]) -> None:
         known = sorted(self._option_string_actions)
         names = list(self._own_names(argv))
+        given = [self._option_string_actions.get(name) for name in names]
         for name in names:
             reason = self.refusal(name)
             if reason:
@@ -67,15 +69,18 @@ class Parser(argparse.ArgumentParser):
                 near = difflib.get_close_matches(name, known, n=1)
                 hint = f"did you mean {near[0]}?" if near else "see --help for the flags"
                 self._refuse(name, f"no such flag; {hint}")
-            if names.count(name) > 1 and not self.allow_repeats:
+            if given.count(self._option_string_actions[name]) > 1 and not self.allow_repeats:
                 self._refuse(name, "given more than once; only one value can hold")
 
     def _own_names(self, argv: Sequence[str]) -> Iterator[str]:
-        """The flags before a subcommand; the subcommand's parser checks the rest."""
+        """The flags before a subcommand; the subcommand's parser checks the rest.
+
+        A short flag is a word of its own: `-wallet.name` must not read as `-w allet.name`.
+        """
         for token in argv:
             if self._subparsers is not None and not token.startswith("-"):
                 return
-            if token.startswith("--"):
+            if re.match("--|-[A-Za-z]", token):
                 yield token.split("=", 1)[0]
 
     def _refuse(self, name: str, reason: str) -> NoReturn:

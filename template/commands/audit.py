@@ -10,8 +10,6 @@ from template.commands.newcomer import existing_subnet
 from template.commands.reading import read_only
 from template.context import ReadContext
 from template.errors import ConfigError
-from template.protocol.spec import RunSpec, load_spec
-from template.protocol.ss58 import public_key
 
 Say = Callable[[str], None]
 
@@ -21,8 +19,7 @@ def run_audit(config: AuditConfig, say: Say) -> int:
 
     Raises SubnetError if the chain is away, the validator unknown or a log missing.
     """
-    spec = load_spec(config.run)
-    _check(config, spec)
+    spec = config.spec
     files = read_files(config.logs) if config.logs else {}
     with read_only(config.run, config.chain, spec) as context:
         _check_validator(config, context)
@@ -66,19 +63,6 @@ def _tell(findings: Iterator[Findings], say: Say) -> int:
         f"nats: {verdict} from the public objects; {num_unknown} points could not be told"
     )
     return int(num_wrong > 0)
-
-
-def _check(config: AuditConfig, spec: RunSpec) -> None:
-    try:
-        public_key(config.validator)
-    except ValueError as error:
-        raise ConfigError(f"--validator: {error}") from error
-    limit = spec.schedule.num_windows
-    for flag, window in (("--first", config.first), ("--last", config.last)):
-        if window is not None and not 0 <= window < limit:
-            raise ConfigError(f"{flag}: the run has windows 0 to {limit - 1}")
-    if config.first is not None and config.last is not None and config.first > config.last:
-        raise ConfigError("--first: lies behind --last")
 
 
 def _check_validator(config: AuditConfig, context: ReadContext) -> None:

@@ -1,7 +1,6 @@
 """`bucket name` and `bucket check`: the name of a hotkey's bucket, and a test with both keys."""
 
 import sys
-from collections.abc import Callable
 
 from template.base.preflight import check_own_bucket
 from template.bucket.own import COMMAND_PROBE_DEADLINE_S, open_own_bucket
@@ -13,11 +12,10 @@ from template.protocol.keys import bucket_name
 from template.protocol.ss58 import public_key
 
 
-def run_bucket(parse: Callable[[], BucketConfig]) -> int:
+def run_bucket(config: BucketConfig) -> int:
     """Run one command; the exit status."""
     unwind_on_signals()
     try:
-        config = parse()
         _run(config, _hotkey(config))
     except SubnetError as error:
         sys.stderr.write(f"bucket: {error}\n")

@@ -43,9 +43,8 @@ from template.errors import (
     exit_status,
 )
 from template.metrics import Metrics, open_metrics
-from template.protocol.spec import RunSpec, load_spec
+from template.protocol.spec import RunSpec
 from template.settings import MinerConfig, ValidatorConfig
-from template.store.endpoints import is_local_chain
 from template.store.named import NamedStore
 from template.sync.own_checkpoint import LOCAL_FILE
 
@@ -76,14 +75,13 @@ class _Identity:
 
 
 @restored_process_state()
-def run_neuron(role: str, parse: Callable[[], C], build: Callable[[NodeContext, C], Neuron]) -> int:
-    """Parse, check, build and repeat a neuron's step until the run ends; the exit status.
+def run_neuron(role: str, config: C, build: Callable[[NodeContext, C], Neuron]) -> int:
+    """Check, build and repeat a neuron's step until the run ends; the exit status.
 
     An error is reported once: on standard error until the log is set up, in the log afterwards.
     """
     unwind_on_signals()
     try:
-        config = parse()
         identity = _identify(role, config)
     except SubnetError as error:
         sys.stderr.write(f"{role}: {error}\n")
@@ -112,23 +110,22 @@ def _describe_saved_state(state_dir: Path) -> str:
     return "nothing was saved yet, and a restart begins anew"
 
 
-def run_miner(parse: Callable[[], MinerConfig]) -> int:
+def run_miner(config: MinerConfig) -> int:
     """Run a miner until the run ends; the exit status."""
-    return run_neuron("miner", parse, lambda context, _config: Miner(context))
+    return run_neuron("miner", config, lambda context, _config: Miner(context))
 
 
-def run_validator(parse: Callable[[], ValidatorConfig]) -> int:
+def run_validator(config: ValidatorConfig) -> int:
     """Run a validator until the run ends; the exit status."""
     return run_neuron(
         "validator",
-        parse,
+        config,
         lambda context, config: Validator(context, sets_weights=config.set_weights),
     )
 
 
 def _identify(role: str, config: MinerConfig) -> _Identity:
-    """Check spec, wallet and device, in this order; then set up the log."""
-    spec = load_spec(config.neuron.run)
+    """Check wallet and device, in this order; then set up the log."""
     wallet = open_wallet(config.wallet.name, config.wallet.hotkey, str(config.wallet.path))
     _device(config.neuron.device)
     hotkey = wallet.hotkey.ss58_address
@@ -138,7 +135,7 @@ def _identify(role: str, config: MinerConfig) -> _Identity:
         network=redact_endpoint(config.chain.network),
         wallet=wallet_flags(config.wallet.name, config.wallet.hotkey, config.wallet.path),
     )
-    return _Identity(spec=spec, wallet=wallet, hotkey=hotkey, commands=commands)
+    return _Identity(spec=config.spec, wallet=wallet, hotkey=hotkey, commands=commands)
 
 
 @contextmanager
@@ -160,7 +157,7 @@ def _checked(config: MinerConfig, identity: _Identity) -> Iterator[None]:
 
 def _try_bucket(config: MinerConfig, identity: _Identity, clock_ahead_s: float) -> None:
     url = config.bucket.endpoint_url
-    check_published_endpoint(url, on_localnet=is_local_chain(config.chain.network))
+    check_published_endpoint(url, on_localnet=identity.spec.schedule.is_local)
     log.info("testing the bucket at %s", url)
     bucket = open_own_bucket(config.bucket, identity.hotkey, deadline_s=START_PROBE_DEADLINE_S)
     with closing(bucket):
@@ -186,7 +183,7 @@ def _context(role: str, config: MinerConfig, identity: _Identity) -> Iterator[No
                 open_own_bucket(config.bucket, hotkey, deadline_s=UPLOAD_DEADLINE_S).writer,
                 "this node's own bucket (TESSERA_BUCKET_*)",
             ),
-            open_bucket=bucket_opener(on_localnet=is_local_chain(config.chain.network)),
+            open_bucket=bucket_opener(on_localnet=spec.schedule.is_local),
             metrics=metrics,
             state_dir=config.neuron.state_dir,
             device=_device(config.neuron.device),

@@ -4,7 +4,7 @@ import hashlib
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,23 +17,20 @@ from template.chain.bittensor import BittensorChain, ChainOptions, open_wallet
 from template.cli.owner_flags import CheckConfig, PublishConfig
 from template.cli.signals import unwind_on_signals
 from template.commands.newcomer import look, position, table
-from template.commands.publish import check_subnet, publish_run, read_plan, summary
+from template.commands.publish import check_subnet, draft_of, publish_run, summary
 from template.commands.reading import bucket_opener
 from template.errors import EXIT_ENDED, EXIT_INTERRUPTED, SubnetError, exit_status
-from template.protocol.spec import load_spec
 from template.settings import ChainConfig
-from template.store.endpoints import is_local_chain
 
 OPTIONS = ChainOptions(read_timeout_s=15.0, read_deadline_s=15.0)
 """A person waits for the answer."""
 
 
-def run_owner(name: str, parse: Callable[[], PublishConfig | CheckConfig]) -> int:
+def run_owner(name: str, config: PublishConfig | CheckConfig) -> int:
     """Run one command, called `name` in its errors; the exit status."""
     unwind_on_signals()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
-        config = parse()
         if isinstance(config, CheckConfig):
             return _check(config)
         return _publish(config)
@@ -46,15 +43,14 @@ def run_owner(name: str, parse: Callable[[], PublishConfig | CheckConfig]) -> in
 
 
 def _publish(config: PublishConfig) -> int:
-    plan = read_plan(config)
     wallet = open_wallet(config.wallet.name, config.wallet.hotkey, str(config.wallet.path))
     hotkey, settings = wallet.hotkey.ss58_address, config.bucket
     probed = open_own_bucket(settings, hotkey, deadline_s=COMMAND_PROBE_DEADLINE_S)
     bucket = open_own_bucket(settings, hotkey, deadline_s=UPLOAD_DEADLINE_S)
-    on_localnet = is_local_chain(config.chain.network)
-    check_published_endpoint(settings.endpoint_url, on_localnet=on_localnet)
+    is_local = draft_of(config, hotkey).schedule.is_local
+    check_published_endpoint(settings.endpoint_url, on_localnet=is_local)
     with _chain(config.chain, wallet) as chain:
-        check_subnet(config, plan, chain, hotkey, _say)
+        check_subnet(config, chain, hotkey, _say)
         _say(probed.where)
         check_own_bucket(
             probed.writer,
@@ -63,17 +59,17 @@ def _publish(config: PublishConfig) -> int:
             clock_ahead_s=time.time() - chain.head_time_s(),
             say=lambda text: _say(f"bucket: {text}"),
         )
-        published = publish_run(config, plan, chain, bucket, _say)
+        published = publish_run(config, chain, bucket, _say)
         block_s = chain.block_time_s()
     sys.stdout.write(f"\n{summary(published, config, block_s, time.time())}")
     return EXIT_ENDED
 
 
 def _check(config: CheckConfig) -> int:
-    spec = load_spec(config.run)
+    spec = config.spec
     digest = hashlib.sha256(config.run.read_bytes()).hexdigest()
     _say(f"run spec {config.run}: {spec.name}, run_id {spec.run_id.hex()}, SHA-256 {digest}")
-    opener = bucket_opener(on_localnet=is_local_chain(config.chain.network))
+    opener = bucket_opener(on_localnet=spec.schedule.is_local)
     with _chain(config.chain, None) as chain:
         report = look(spec, chain, opener)
         _say(position(spec, chain.head()))

@@ -8,7 +8,6 @@ every remaining role of the owner can pass to another hotkey.
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from template.commands.warm_start import warm_started
@@ -26,19 +25,21 @@ from template.data.tokenizer import load_tokenizer
 from template.errors import ConfigError, NotFound, TooLarge
 from template.protocol.keys import blob_key
 from template.protocol.spec import RunSpec
-from template.protocol.spec.files import read_toml
-from template.protocol.toml import from_table
+from template.protocol.spec.plan import RunChoices, check_plan, draft_spec, load_plan
 from template.store import Store
 from template.sync.dataset import check_manifest
 from template.training.checkpoint import params_bytes
 from template.training.model import initial_params
 
-_DERIVED = (
-    ("data", "manifest_digest"),
-    ("data", "mirrors"),
-    ("schedule", "start_block"),
-    ("checkpoint", "theta0_digest"),
-)
+__all__ = [
+    "PreparedRun",
+    "RunChoices",
+    "check_plan",
+    "load_plan",
+    "prepare_run",
+    "upload",
+    "upload_missing",
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,37 +48,6 @@ class PreparedRun:
 
     spec: RunSpec
     blobs: Mapping[bytes, bytes]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RunChoices:
-    """Choices left open by the plan. `seed` draws theta_0; `num_windows` None keeps the plan's.
-
-    `max_hotkeys`: the dataset must bear so many miners.
-    """
-
-    owner_hotkey: str
-    start_block: int
-    seed: int = 0
-    num_windows: int | None = None
-    max_hotkeys: int = 1
-
-
-def load_plan(path: Path) -> dict[str, Any]:
-    """A plan from a TOML file; ConfigError for an unreadable file or a derived key."""
-    plan = read_toml(path, f"--plan {path}")
-    for section, key in _DERIVED:
-        if key in _section(plan, section):
-            raise ConfigError(f"--plan {path}: {section}.{key} is derived; leave it out")
-    return plan
-
-
-def check_plan(path: Path, plan: Mapping[str, Any], choices: RunChoices) -> RunSpec:
-    """The future spec of a plan, without digests; ConfigError names plan and key."""
-    try:
-        return from_table(RunSpec, _fill(plan, choices))
-    except ConfigError as error:
-        raise ConfigError(f"--plan {path}: {error}") from error
 
 
 def prepare_run(
@@ -90,8 +60,7 @@ def prepare_run(
 
     `say` gets a line from time to time during a warm start of theta_0.
     """
-    filled = _fill(plan, choices)
-    draft = from_table(RunSpec, filled)
+    draft = draft_spec(plan, choices)
     dataset = build_dataset(
         corpus,
         load_tokenizer(draft.data.tokenizer),
@@ -175,24 +144,3 @@ def _holds(reader: Store, key: str, data: bytes) -> bool:
         return reader.get(key, max_bytes=len(data)) == data
     except (NotFound, TooLarge):
         return False
-
-
-def _section(plan: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    section = plan.get(name, {})
-    if not isinstance(section, dict):
-        raise ConfigError(f"{name}: must be a table")
-    return section
-
-
-def _fill(plan: Mapping[str, Any], choices: RunChoices) -> dict[str, Any]:
-    unknown = "00" * 32
-    schedule = {**_section(plan, "schedule"), "start_block": choices.start_block}
-    if choices.num_windows is not None:
-        schedule["num_windows"] = choices.num_windows
-    data = {"manifest_digest": unknown, "mirrors": [choices.owner_hotkey]}
-    return {
-        **plan,
-        "data": {**_section(plan, "data"), **data},
-        "schedule": schedule,
-        "checkpoint": {**_section(plan, "checkpoint"), "theta0_digest": unknown},
-    }

@@ -7,12 +7,11 @@ interrupted command continues. After the spec is written no step has to run agai
 import hashlib
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from template.base.preflight import ask_for_place
 from template.bucket.own import OwnBucket
@@ -20,12 +19,10 @@ from template.chain import Chain
 from template.chain.ballots import read_records_of_any_run
 from template.chain.commands import Commands, wallet_flags
 from template.chain.health import redact_endpoint
-from template.cli.flags import TEXT_REMEDY
-from template.cli.owner_flags import PublishConfig
+from template.cli.owner_flags import FAR_BLOCK, PublishConfig
 from template.commands.plan import (
     RunChoices,
     check_plan,
-    load_plan,
     prepare_run,
     upload_missing,
 )
@@ -39,9 +36,6 @@ FINAL_LIMIT_S = 300.0
 _POLL_S = 0.25
 
 Say = Callable[[str], None]
-
-_NOBODY = "5C4hrfjw9DjXZTzV3MwzrrAr9P1MJhSrvWGWqi1eSuyUpnhM"
-"""The hotkey of 32 zero bytes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,39 +52,16 @@ class Published:
         return hashlib.sha256(self.text.encode()).hexdigest()
 
 
-def read_plan(config: PublishConfig) -> dict[str, Any]:
-    """The plan, checked against the flags; ConfigError otherwise. Needs no network."""
-    out = config.out
-    if out.exists() and not config.force:
-        raise ConfigError(f"--out {out}: exists; name another file, or replace it with --force")
-    if not out.parent.is_dir():
-        raise ConfigError(f"--out {out}: there is no folder {out.parent}; create it")
-    if not config.text.is_file():
-        raise ConfigError(f"--text {config.text}: {TEXT_REMEDY}")
-    plan = load_plan(config.plan)
-    # Any owner and block will do: only the keys that the plan has are judged here.
-    spec = check_plan(config.plan, plan, _choices(config, _NOBODY, start_block=2**31))
-    margin_blocks = spec.schedule.vote_margin_blocks
-    if config.start_in_blocks <= margin_blocks:
-        raise ConfigError(
-            f"--start-in {config.start_in_blocks}: must be more than the plan's "
-            f"schedule.vote_margin_blocks ({margin_blocks}), and long enough to hand out --out"
-        )
-    return plan
-
-
-def publish_run(
-    config: PublishConfig, plan: Mapping[str, Any], chain: Chain, bucket: OwnBucket, say: Say
-) -> Published:
+def publish_run(config: PublishConfig, chain: Chain, bucket: OwnBucket, say: Say) -> Published:
     """All steps, in order; --out is written last. Raises SubnetError with the remedy.
 
     Plan, subnet and bucket were checked before.
     """
     hotkey, first_block = bucket.hotkey, chain.head()
     choices = _choices(config, hotkey, first_block + config.start_in_blocks)
-    draft = check_plan(config.plan, plan, choices)
+    draft = check_plan(config.plan, config.table, choices)
     say(f"plan: {draft.name}, {_length(draft)}; window 0 starts at block {choices.start_block:,}")
-    run = prepare_run(plan, load_corpus(config.text), choices, say)
+    run = prepare_run(config.table, load_corpus(config.text), choices, say)
     num_bytes = sum(map(len, run.blobs.values()))
     say(f"dataset and theta_0: {len(run.blobs)} objects, {num_bytes:,} bytes")
     upload_missing(run, bucket.writer, bucket.reader, say)
@@ -112,11 +83,14 @@ def _choices(config: PublishConfig, hotkey: str, start_block: int) -> RunChoices
     )
 
 
-def check_subnet(
-    config: PublishConfig, plan: Mapping[str, Any], chain: Chain, hotkey: str, say: Say
-) -> None:
+def draft_of(config: PublishConfig, hotkey: str) -> RunSpec:
+    """The future spec of the plan, without digests and start."""
+    return check_plan(config.plan, config.table, _choices(config, hotkey, start_block=FAR_BLOCK))
+
+
+def check_subnet(config: PublishConfig, chain: Chain, hotkey: str, say: Say) -> None:
     """ConfigError for a plan unfit for the chain; a warning through `say` where in doubt."""
-    spec = check_plan(config.plan, plan, _choices(config, hotkey, start_block=2**31))
+    spec = draft_of(config, hotkey)
     wallet = config.wallet
     commands = Commands(
         netuid=config.chain.netuid,

@@ -18,7 +18,7 @@ from template.protocol.spec import RunSpec
 from template.protocol.ss58 import public_key
 from template.secret import Secret
 from template.settings import ChainConfig
-from template.store.endpoints import check_peer_endpoint, is_local_chain
+from template.store.endpoints import check_peer_endpoint
 from template.store.s3 import S3Bucket, S3Store
 from template.store.transport import TransportLimits
 from template.training.model import tensor_shapes
@@ -80,7 +80,7 @@ def read_only(run: Path, chain_config: ChainConfig, spec: RunSpec) -> Iterator[R
                 form=payload_format(spec),
                 chain=chain,
                 waiter=Waiter(chain),
-                open_bucket=bucket_opener(on_localnet=is_local_chain(chain_config.network)),
+                open_bucket=bucket_opener(on_localnet=spec.schedule.is_local),
                 metrics=FanOutMetrics([]),
                 state_dir=Path(folder),
                 device="cpu",

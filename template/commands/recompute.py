@@ -1,7 +1,7 @@
 """`recompute`: the published figures of a validator, computed again from the published losses."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from evaluation.verdict_log import WindowLog, decode_log
@@ -9,16 +9,14 @@ from evaluation.verify import verify_logs
 from template.audit.logs import read_files
 from template.cli.audit_flags import AuditConfig, RecomputeConfig
 from template.errors import SubnetError
-from template.protocol.spec import load_spec
 from template.scoring.rules import pay_rules
 
 EXIT_RIGHT, EXIT_WRONG, EXIT_UNKNOWN = 0, 1, 2
 
 
-def run_recompute(parse: Callable[[], RecomputeConfig | AuditConfig]) -> int:
+def run_recompute(config: RecomputeConfig | AuditConfig) -> int:
     """Follow logs, or audit a validator; the exit status."""
     try:
-        config = parse()
         return _audit(config) if isinstance(config, AuditConfig) else _recompute(config)
     except SubnetError as error:
         sys.stderr.write(f"recompute: {error}\n")
@@ -35,7 +33,7 @@ def _audit(config: AuditConfig) -> int:
 
 
 def _recompute(config: RecomputeConfig) -> int:
-    rules = pay_rules(load_spec(config.run))
+    rules = pay_rules(config.spec)
     logs = read_logs(config.logs)
     followed = verify_logs(logs, rules)
     for line in followed.found:

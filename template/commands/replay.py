@@ -12,7 +12,7 @@ from template.commands.reading import read_only
 from template.errors import ConfigError, ConsensusError, SubnetError
 from template.peers.client import Peers
 from template.protocol.root import tensors_digest
-from template.protocol.spec import RunSpec, load_spec
+from template.protocol.spec import RunSpec
 from template.training.outer import OuterState
 from template.training.published import build_checkpoint
 
@@ -37,7 +37,7 @@ def run_replay(config: ReplayConfig, say: Say, tell: Say) -> int:
     `say` gets progress, `tell` the result: one line of JSON. Raises SubnetError if chain or
     buckets do not answer.
     """
-    spec = load_spec(config.run)
+    spec = config.spec
     with read_only(config.run, config.chain, spec) as context:
         existing_subnet(context.chain)
         peers = Peers(context)

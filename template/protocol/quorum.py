@@ -8,8 +8,8 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from template.protocol.member import Member
 from template.protocol.record import Vote
-from template.protocol.root import Member
 
 VOID_WINDOWS = 4
 """Consecutive windows with authority for the root before a window, until the window is void.

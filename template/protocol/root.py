@@ -9,33 +9,17 @@ of a root.
 import hashlib
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
 from torch import Tensor
 
 from template.protocol.hashing import labelled_hash, uint_bytes
+from template.protocol.member import Member as Member
 from template.protocol.record import SAMPLE_DIGEST_BYTES
 
 SAMPLE_ELEMENTS = 2**20
 SPAN_ELEMENTS = 256
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Member:
-    """An accepted payload of a window: author and digest.
-
-    `coldkey`: public key of the hotkey's owner at the window's stake block. The energy cap of the
-    outer step depends on coldkeys, so the root covers every coldkey: a replay needs no
-    old chain state.
-    """
-
-    uid: int
-    hotkey: str
-    public_key: bytes
-    coldkey: bytes
-    digest: bytes
 
 
 def tensors_digest(tensors: Mapping[str, Tensor]) -> bytes:

@@ -58,17 +58,12 @@ def is_loopback(url: str) -> bool:
         return False
 
 
-def is_local_chain(network: str) -> bool:
-    """Whether --subtensor.network is this machine: `local` is ws://127.0.0.1:9944 to the SDK."""
-    return network == "local" or is_loopback(network)
-
-
 def check_peer_endpoint(url: str, *, on_localnet: bool) -> None:
     """Raises RecordError unless a peer may have a bucket at `url`.
 
-    On a localnet (a chain on this machine), only scheme, host and port of this machine pass; else
-    only https to an R2 account's host. A path, a query, a user, an upper-case letter or a port
-    with leading zeros is refused in both.
+    On a localnet (by the run spec, whatever the chain's address), only scheme, host and port of
+    this machine pass; else only https to an R2 account's host. A path, a query, a user, an
+    upper-case letter or a port with leading zeros is refused in both.
     """
     endpoint = _parse_record(url)
     if on_localnet:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from localnet.adversaries import BEHAVIOURS
+from localnet.adversaries.catalogue import BEHAVIOURS
 from simulation.swarm import (
     FOUR,
     STAKES_TAO,

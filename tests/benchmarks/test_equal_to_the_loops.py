@@ -22,7 +22,7 @@ from benchmarks.learning.workers import Workers, trial_plan
 from evaluation.history import Histories, select_windows, work_states
 from evaluation.judge import judge
 from evaluation.verdict import NOT_SCORED
-from localnet.adversaries import BEHAVIOURS
+from localnet.adversaries.catalogue import BEHAVIOURS
 from simulation.swarm import (
     accepted,
     honest,

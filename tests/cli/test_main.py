@@ -1,5 +1,7 @@
 """The command `tessera`: subcommands, help that fits a screen, completion, quick parsing."""
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from template.cli.main import COMMANDS, build_parser
+from template.cli.owner_flags import NOBODY
+from template.protocol.spec import spec_to_toml
+from template.protocol.spec.plan import RunChoices, check_plan, load_plan
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ["localnet", "miner", "validator", "owner", "bucket", "replay", "recompute", "newcomer"]
@@ -73,3 +78,110 @@ def test_completion_knows_dotted_flags(shell: str, capsys) -> None:
     script = capsys.readouterr().out
     assert "--neuron.state_dir" in script
     assert all(name in script for name in NAMES)
+
+
+HEAVY = ("torch", "numpy", "numba", "transformers", "accelerate", "bittensor", "boto3", "rich")
+WATCH = """
+import contextlib, io, json, os, sys
+from template.cli import main
+heavy, told = set(sys.argv[1].split()), []
+for name, argv in json.load(sys.stdin):
+    out = io.StringIO()
+    with contextlib.redirect_stderr(out), contextlib.redirect_stdout(out):
+        try:
+            status = main.run_command(name, argv, name)
+        except SystemExit as end:
+            status = end.code
+    told.append((status, out.getvalue(), sorted(heavy & set(sys.modules))))
+print(json.dumps(told))
+"""
+BUCKET = {
+    "TESSERA_BUCKET_ENDPOINT": "http://127.0.0.1:9000",
+    "TESSERA_BUCKET_WRITE_KEY_ID": "writer",
+    "TESSERA_BUCKET_WRITE_SECRET": "w",
+    "TESSERA_BUCKET_READ_KEY_ID": "reader",
+    "TESSERA_BUCKET_READ_SECRET": "r",
+}
+
+
+def _told(cases: list[tuple[str, list[str]]], **variables: str) -> list[tuple[int, str, list[str]]]:
+    """Status, words and heavy modules of each command, all in one fresh process."""
+    done = subprocess.run(
+        [sys.executable, "-c", WATCH, " ".join(HEAVY)],
+        input=json.dumps(cases),
+        env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", "PYTHONPATH": str(ROOT)}
+        | variables,
+        check=True,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    return [(status, said, heavy) for status, said, heavy in json.loads(done.stdout)]
+
+
+@pytest.fixture
+def run_file(tmp_path: Path) -> str:
+    plan = ROOT / "runs" / "localnet.toml"
+    choices = RunChoices(owner_hotkey=NOBODY, start_block=100)
+    path = tmp_path / "run.toml"
+    path.write_text(spec_to_toml(check_plan(plan, load_plan(plan), choices)))
+    return str(path)
+
+
+def test_no_command_waits_for_a_library_to_refuse_what_the_operator_got_wrong(
+    run_file: str, tmp_path: Path
+) -> None:
+    chain, absent = ["--netuid", "1"], str(tmp_path / "absent.toml")
+    plan, text = str(ROOT / "runs" / "localnet.toml"), str(ROOT / "README.md")
+    publish = ["publish", *chain, "--out", str(tmp_path / "out.toml"), "--start-in", "99"]
+    cases = [(name, ["--help"], "usage") for name in NAMES]
+    cases += [(name, ["--hepl"], "did you mean --help?") for name in NAMES]
+    neurons = ("miner", "validator")
+    cases += [(name, ["--run", absent, *chain], "absent.toml") for name in neurons]
+    cases += [(name, ["--run", plan, *chain], "missing; add it") for name in neurons]
+    cases += [
+        (name, ["--run", run_file, *chain, "-n", "finney"], "contradicts") for name in neurons
+    ]
+    cases += [(name, ["--run", run_file, *chain, "-w", "nobody"], "btcli") for name in neurons]
+    cases += [
+        ("owner", ["check", "--run", absent, *chain], "absent.toml"),
+        ("owner", [*publish, "--plan", plan, "--text", absent], "--text"),
+        ("owner", [*publish, "--plan", absent, "--text", text], "absent.toml"),
+        ("owner", [*publish, "--plan", plan, "--text", text, "-w", "nobody"], "btcli"),
+        ("bucket", ["name", "-w", "nobody"], "btcli wallet create"),
+        ("bucket", ["check", "--hotkey", "5F"], "--hotkey"),
+        ("newcomer", ["--run", absent, *chain], "absent.toml"),
+        ("replay", ["--run", absent, *chain], "absent.toml"),
+        ("replay", ["--run", run_file, *chain, "-n", "test"], "contradicts"),
+        ("recompute", ["--run", run_file, str(tmp_path / "log")], "name verdict logs"),
+        ("recompute", ["--run", run_file, *chain, "--validator", "5F"], "--validator"),
+        ("localnet", ["--windows", "0"], "--windows"),
+        ("localnet", ["--text", absent], "absent.toml"),
+        ("localnet", ["--text", text, "--plan", absent], "absent.toml"),
+        ("localnet", ["--text", text, "--misbehave", "lazy:1"], "lazy"),
+        ("localnet", ["--misbehave", "help"], "garbage"),
+    ]
+    told = _told([(name, argv) for name, argv, _ in cases], **BUCKET)
+    for (name, argv, word), (status, said, heavy) in zip(cases, told, strict=True):
+        assert status == (0 if argv[-1] in ("--help", "help") else 2), (name, argv, said)
+        assert word in said, (name, argv, said)
+        assert heavy == [], (name, argv)
+
+
+def test_no_command_waits_for_a_library_to_miss_a_variable(run_file: str, tmp_path: Path) -> None:
+    chain = ["--netuid", "1"]
+    plan, text = str(ROOT / "runs" / "localnet.toml"), str(ROOT / "README.md")
+    out = str(tmp_path / "out.toml")
+    publish = ["publish", *chain, "--out", out, "--start-in", "99", "--plan", plan, "--text", text]
+    cases = [
+        ("miner", ["--run", run_file, *chain]),
+        ("validator", ["--run", run_file, *chain]),
+        ("bucket", ["check", "--hotkey", NOBODY]),
+        ("owner", publish),
+    ]
+    for name in BUCKET:
+        env = {key: value for key, value in BUCKET.items() if key != name}
+        for status, said, heavy in _told(cases, **env):
+            assert (status, said.count("\n"), heavy) == (2, 1, []), said
+            assert name in said

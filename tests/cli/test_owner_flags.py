@@ -6,10 +6,11 @@ import pytest
 
 from simulation.world import hotkey_of
 from template.cli.bucket_flags import BucketConfig, bucket_config
-from template.cli.flags import DEFAULT_TEXT
 from template.cli.main import parse_command
 from template.cli.owner_flags import CheckConfig, PublishConfig, owner_config
 from template.errors import ConfigError
+from template.protocol.spec import spec_to_toml
+from template.protocol.spec.plan import RunChoices, check_plan, load_plan
 
 ENV = {
     "TESSERA_BUCKET_ENDPOINT": "http://127.0.0.1:9000",
@@ -18,7 +19,13 @@ ENV = {
     "TESSERA_BUCKET_READ_KEY_ID": "reader",
     "TESSERA_BUCKET_READ_SECRET": "read-secret-91bc",
 }
-PUBLISH = ["publish", "--plan", "p.toml", "--out", "r.toml", "--start-in", "300", "--netuid", "7"]
+ROOT = Path(__file__).resolve().parents[2]
+PLAN = ROOT / "runs" / "testnet.toml"
+TEXT = ROOT / "README.md"
+PUBLISH = [
+    *("publish", "--plan", str(PLAN), "--text", str(TEXT), "--out", "r.toml"),
+    *("--start-in", "300", "--netuid", "7", "-n", "test"),
+]
 
 
 def parse_owner(argv: list[str], env: dict[str, str]) -> PublishConfig | CheckConfig:
@@ -37,9 +44,10 @@ def publish_config(*flags: str) -> PublishConfig:
 
 def test_what_publish_is_told_if_it_is_told_little() -> None:
     config = publish_config()
-    assert (config.plan, config.out, config.text) == (Path("p.toml"), Path("r.toml"), DEFAULT_TEXT)
+    assert (config.plan, config.out, config.text) == (PLAN, Path("r.toml"), TEXT)
+    assert config.table == load_plan(PLAN)
     assert (config.start_in_blocks, config.seed, config.num_windows) == (300, 0, None)
-    assert (config.chain.netuid, config.chain.network, config.force) == (7, "finney", False)
+    assert (config.chain.netuid, config.chain.network, config.force) == (7, "test", False)
     assert (config.wallet.name, config.wallet.hotkey) == ("default", "default")
     assert config.bucket.read.key_id == "reader"
     assert "secret-" not in repr(config)
@@ -48,12 +56,12 @@ def test_what_publish_is_told_if_it_is_told_little() -> None:
 @pytest.mark.parametrize(
     ("flags", "read", "value"),
     [
-        (["--text", "t"], lambda c: c.text, Path("t")),
+        (["--text", str(ROOT / "LICENSE")], lambda c: c.text, ROOT / "LICENSE"),
         (["--seed", "9"], lambda c: c.seed, 9),
         (["--windows", "5"], lambda c: c.num_windows, 5),
         (["--force"], lambda c: c.force, True),
-        (["--subtensor.network", "test"], lambda c: c.chain.network, "test"),
-        (["--subtensor.chain_endpoint", "ws://h:1"], lambda c: c.chain.network, "ws://h:1"),
+        (["--subtensor.network", "finney"], lambda c: c.chain.network, "finney"),
+        (["--subtensor.network", "ws://h:1"], lambda c: c.chain.network, "ws://h:1"),
         (["--wallet.name", "w"], lambda c: c.wallet.name, "w"),
         (["--wallet.hotkey", "h"], lambda c: c.wallet.hotkey, "h"),
         (["--wallet.path", "/w"], lambda c: c.wallet.path, Path("/w")),
@@ -63,10 +71,27 @@ def test_each_flag_of_publish_has_its_effect(flags, read, value) -> None:
     assert read(publish_config(*flags)) == value
 
 
-def test_check_needs_no_variables() -> None:
-    config = parse_owner(["check", "--run", "r.toml", "--netuid", "7"], {})
+def test_the_plan_decides_the_network() -> None:
+    local = [word if word != str(PLAN) else str(ROOT / "runs/localnet.toml") for word in PUBLISH]
+    config = parse_owner(local[:-2], ENV)
+    assert config.chain.network == "local"
+    with pytest.raises(ConfigError, match=r"--subtensor\.network: contradicts"):
+        parse_owner(local, ENV)
+    with pytest.raises(ConfigError, match=r"--subtensor\.network: missing"):
+        parse_owner(PUBLISH[:-2], ENV)
+
+
+def test_check_needs_no_variables(tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    choices = RunChoices(owner_hotkey=hotkey_of("owner"), start_block=99)
+    spec = check_plan(PLAN, load_plan(PLAN), choices)
+    path.write_text(spec_to_toml(spec))
+    argv = ["check", "--run", str(path), "--netuid", "7"]
+    config = parse_owner([*argv, "-n", "test"], {})
     assert isinstance(config, CheckConfig)
-    assert (config.run, config.chain.netuid) == (Path("r.toml"), 7)
+    assert (config.run, config.spec, config.chain.netuid) == (path, spec, 7)
+    with pytest.raises(ConfigError, match=r"--subtensor\.network: missing"):
+        parse_owner(argv, {})
 
 
 def test_publish_needs_a_bucket() -> None:
@@ -80,7 +105,7 @@ def test_publish_needs_a_bucket() -> None:
         ([], "COMMAND"),
         (["publsh"], "publsh"),
         ([*PUBLISH, "--start", "5"], "--start"),
-        ([*PUBLISH[:-4], "--netuid", "7"], "--start-in"),
+        ([*PUBLISH[:7], "--netuid", "7"], "--start-in"),
         ([*PUBLISH, "--start-in", "0"], "--start-in: must be a whole number"),
         ([*PUBLISH, "--windows", "x"], "--windows: must be a whole number"),
         ([*PUBLISH, "--netuid", "-1"], "--netuid"),

@@ -25,7 +25,12 @@ from tests.support.faults.subnet import OWNER, VARIABLES, Subnet
 from tests.support.relay import free_port
 
 FAR_BLOCKS = 1_000_000
-PLAN = ROOT / "runs" / "testnet.toml"
+PLAN_TEXT = (
+    (ROOT / "runs" / "testnet.toml")
+    .read_text(encoding="utf-8")
+    .replace('network = "public"', 'network = "local"')
+)
+"""The testnet's plan, for a chain and buckets of this machine."""
 LAST_SHARD_BYTES = 745_984
 
 pytestmark = [
@@ -47,8 +52,10 @@ def wallet_flags(subnet: Subnet, name: str) -> list[str]:
 
 def publish_flags(subnet: Subnet, out: Path, name: str = OWNER) -> dict[str, str]:
     words = [*chain_flags(subnet), *wallet_flags(subnet, name)]
+    plan = subnet.folder / "plan.toml"
+    plan.write_text(PLAN_TEXT)
     flags = dict(zip(words[::2], words[1::2], strict=True))
-    return flags | {"--plan": str(PLAN), "--start-in": str(FAR_BLOCKS), "--out": str(out)}
+    return flags | {"--plan": str(plan), "--start-in": str(FAR_BLOCKS), "--out": str(out)}
 
 
 def publish(flags: dict[str, str], *switches: str) -> list[str]:
@@ -111,7 +118,7 @@ def test_a_run_is_published_checked_broken_and_mended(
 
 def other_plan(pattern: str, replacement: str) -> Callable[[Subnet, dict[str, str], Path], None]:
     def plant(_subnet: Subnet, flags: dict[str, str], folder: Path) -> None:
-        text, count = re.subn(pattern, replacement, PLAN.read_text(), flags=re.MULTILINE)
+        text, count = re.subn(pattern, replacement, PLAN_TEXT, flags=re.MULTILINE)
         assert count == 1
         path = folder / "plan.toml"
         path.write_text(text)

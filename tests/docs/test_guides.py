@@ -161,6 +161,7 @@ def follow(world: World, person: Person, guide: Path) -> None:
         "fund": world.fund,
         "bucket": world.bucket,
         "netuid": world.netuid,
+        "plan": lambda _: the_block(LOCALNET, "plan").text,
         "spec": world.spec,
         "wallet": world.wallet,
     }

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from localnet.adversaries import BEHAVIOURS
+from localnet.adversaries.attacks import ATTACKS
 from localnet.config import LocalnetConfig
 from localnet.flags import localnet_config
 from localnet.folder import ENDPOINT, endpoint_file
@@ -64,7 +64,7 @@ def test_one_validator_at_least_is_honest(text) -> None:
 def test_an_unknown_behaviour_is_told_the_known_ones(text) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_localnet_config([*text, "--misbehave", "lazy:1"])
-    assert all(name in str(caught.value) for name in ("lazy", *BEHAVIOURS))
+    assert all(name in str(caught.value) for name in ("lazy", *ATTACKS))
 
 
 def test_misbehave_help_has_a_line_for_every_behaviour(capsys) -> None:
@@ -72,8 +72,8 @@ def test_misbehave_help_has_a_line_for_every_behaviour(capsys) -> None:
         parse_localnet_config(["--misbehave", "help"])
     assert caught.value.code == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    for name, behaviour in BEHAVIOURS.items():
-        assert [name, behaviour.kind, *behaviour.about.split()] in lines
+    for name, attack in ATTACKS.items():
+        assert [name, attack.kind, *attack.about.split()] in lines
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,6 @@ from template.protocol.record import Access, AccessKind, Record, decode_record, 
 from template.protocol.ss58 import public_key
 from template.store.endpoints import (
     check_peer_endpoint,
-    is_local_chain,
     is_loopback,
     parse_endpoint,
 )
@@ -103,13 +102,6 @@ def test_this_machine_is_a_peer_on_a_localnet_only(url: str) -> None:
     check_peer_endpoint(url, on_localnet=True)
     with pytest.raises(RecordError, match="Cloudflare R2"):
         check_peer_endpoint(url, on_localnet=False)
-
-
-def test_the_network_local_is_on_this_machine() -> None:
-    here = ("local", "ws://127.0.0.1:9944", "ws://localhost:1", "wss://[::1]:1")
-    assert [is_local_chain(network) for network in here] == [True] * 4
-    there = ("finney", "test", "ws://local:1", "wss://127.0.0.1.example.com", "")
-    assert [is_local_chain(network) for network in there] == [False] * 5
 
 
 @pytest.mark.parametrize("url", ELSEWHERE)

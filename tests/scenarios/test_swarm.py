@@ -10,7 +10,7 @@ import pytest
 from evaluation.verdict import MISSING, NOT_DRAWN
 from evaluation.verdict_log import decode_logs
 from evaluation.verify import verify_logs
-from localnet.adversaries import BEHAVIOURS
+from localnet.adversaries.catalogue import BEHAVIOURS
 from localnet.adversaries.damaging import BitFlip
 from simulation.swarm import (
     FOUR,

@@ -8,6 +8,7 @@ import bittensor as bt
 from bittensor.keyfiles import KeyfileError
 
 from template.chain.commands import wallet_flags
+from template.chain.wallet_files import hotkey_file, wallet_words
 from template.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -24,13 +25,8 @@ def open_wallet(name: str, hotkey: str, path: str) -> Wallet:
     wallet = bt.Wallet(name, hotkey, str(Path(path).expanduser()))
     keyfile = wallet.hotkey_file
     flags = wallet_flags(name, hotkey, Path(path))
-    where = f"--wallet.name {name} --wallet.hotkey {hotkey} --wallet.path {path}: {keyfile.path}"
-    if not keyfile.exists_on_device():
-        raise ConfigError(
-            f"{where} does not exist; correct the flags, or create the wallet with `btcli wallet "
-            f"create {flags}` (another hotkey of the same wallet: "
-            f"`btcli wallet new-hotkey {flags}`)"
-        )
+    where = f"{wallet_words(name, hotkey, Path(path))}: {keyfile.path}"
+    hotkey_file(name, hotkey, Path(path))
     restore = f"`btcli wallet regen-hotkey {flags} --overwrite`"
     if keyfile.is_encrypted():
         raise ConfigError(

@@ -32,7 +32,9 @@ class ScheduleSpec(Table):
     TABLE: ClassVar[str] = "schedule"
 
     network: Annotated[str, OneOf("public", "local")]
-    """The kind of chain: "local" keeps the state of all blocks, "public" is any other."""
+    """The kind of chain: "local" is a localnet, with chain and all buckets on one machine and the
+    state of all blocks kept; "public" is any other. Nodes refuse a contradicting chain.
+    """
     start_block: Annotated[int, Range(ge=1, le=MAX_BLOCK)]
     """First block of window 0, chosen on publishing, ahead of the chain's head by enough time
     for miners to get ready.
@@ -61,6 +63,11 @@ class ScheduleSpec(Table):
     """
     num_windows: Annotated[int, Range(ge=1, le=MAX_WINDOWS)]
     """Length of the run. The learning rate reaches its end in the last window."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether chain and buckets of the run are on one machine; the chain's address may lie."""
+        return self.network == "local"
 
     def schedule(self) -> Schedule:
         """The fields for block arithmetic."""

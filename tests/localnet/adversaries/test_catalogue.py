@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from benchmarks.attacks.catalogue import ATTACKS
-from localnet.adversaries import BEHAVIOURS, listing
-from localnet.adversaries.catalogue import SIMULATED, SIMULATED_ONLY
+from localnet.adversaries.attacks import SIMULATED, SIMULATED_ONLY, listing
+from localnet.adversaries.catalogue import BEHAVIOURS
 from localnet.adversaries.one_reader import OneReaderGate
 from localnet.adversaries.shirking import Poisoner
 from localnet.adversaries.tensors import dense, noise

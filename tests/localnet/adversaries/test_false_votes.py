@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from localnet.adversaries import BEHAVIOURS
+from localnet.adversaries.catalogue import BEHAVIOURS
 from localnet.adversaries.validators import (
     FALSE_ROOT,
     FALSE_SAMPLE,

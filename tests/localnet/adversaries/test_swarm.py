@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from localnet.adversaries import BEHAVIOURS
+from localnet.adversaries.catalogue import BEHAVIOURS
 from localnet.adversaries.validators import WeightCopier
 from simulation.swarm import Drive, accepted, build_world, digests, honest, run, to_the_end, uid_of
 from simulation.world import World, hotkey_of

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from localnet.adversaries import BEHAVIOURS
+from localnet.adversaries.catalogue import BEHAVIOURS
 from localnet.adversaries.tensors import dense, noise
 from simulation.swarm import build_world
 from simulation.world import World, hotkey_of

@@ -1,0 +1,31 @@
+"""The hotkey's file of a wallet: found before the chain library, which takes a second, loads."""
+
+from pathlib import Path
+
+from template.chain.commands import wallet_flags
+from template.errors import ConfigError
+
+
+def hotkey_file(name: str, hotkey: str, path: Path) -> Path:
+    """The file of a hotkey; ConfigError with the command that makes one if there is no file."""
+    file = path.expanduser() / name / "hotkeys" / hotkey
+    if not _is_file(file):
+        flags = wallet_flags(name, hotkey, path)
+        raise ConfigError(
+            f"{wallet_words(name, hotkey, path)}: {file} does not exist; correct the flags, or "
+            f"create the wallet with `btcli wallet create {flags}` (another hotkey of the same "
+            f"wallet: `btcli wallet new-hotkey {flags}`)"
+        )
+    return file
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def wallet_words(name: str, hotkey: str, path: Path) -> str:
+    """The three flags with their values."""
+    return f"--wallet.name {name} --wallet.hotkey {hotkey} --wallet.path {path}"

@@ -1,0 +1,48 @@
+"""The settings of each command, checked as far as flags, variables and files on disk go.
+
+Loads neither torch nor the SDK, which take seconds: a wrong flag, a missing file or a missing
+variable is reported before the libraries load.
+"""
+
+import argparse
+from collections.abc import Mapping
+
+from template.chain.wallet_files import hotkey_file
+from template.cli.bucket_flags import BucketConfig, bucket_config
+from template.cli.neuron_flags import miner_config, validator_config
+from template.cli.owner_flags import CheckConfig, PublishConfig, owner_config
+from template.settings import MinerConfig, ValidatorConfig, WalletConfig
+
+
+def miner_settings(args: argparse.Namespace, env: Mapping[str, str]) -> MinerConfig:
+    """A miner's settings; ConfigError also without the hotkey's file."""
+    config = miner_config(args, env)
+    _require_hotkey(config.wallet)
+    return config
+
+
+def validator_settings(args: argparse.Namespace, env: Mapping[str, str]) -> ValidatorConfig:
+    """A validator's settings; ConfigError also without the hotkey's file."""
+    config = validator_config(args, env)
+    _require_hotkey(config.wallet)
+    return config
+
+
+def owner_settings(args: argparse.Namespace, env: Mapping[str, str]) -> PublishConfig | CheckConfig:
+    """Settings of one owner command; ConfigError also if `publish` lacks the hotkey's file."""
+    config = owner_config(args, env)
+    if isinstance(config, PublishConfig):
+        _require_hotkey(config.wallet)
+    return config
+
+
+def bucket_settings(args: argparse.Namespace, env: Mapping[str, str]) -> BucketConfig:
+    """Settings of one bucket command; ConfigError also without a hotkey in a flag or a file."""
+    config = bucket_config(args, env)
+    if config.hotkey is None:
+        _require_hotkey(config.wallet)
+    return config
+
+
+def _require_hotkey(wallet: WalletConfig) -> None:
+    hotkey_file(wallet.name, wallet.hotkey, wallet.path)
