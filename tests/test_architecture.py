@@ -34,7 +34,7 @@ MAX_FUNCTION_LINES = 80
 SOURCES = sorted(path for name in SOURCE_DIRS for path in (ROOT / name).rglob("*.py"))
 ALL_FILES = sorted([*SOURCES, *(ROOT / "tests").rglob("*.py"), ROOT / "setup.py"])
 
-COMMON = ("template", "template.errors", "template.secret", "template.retry")
+COMMON = ("template", "template.errors", "template.files", "template.secret", "template.retry")
 LEAVES = ("compression", "evaluation")
 PURE = (*LEAVES, "template.protocol")
 FOUNDATION = (*COMMON, "template.protocol", "template.settings")

@@ -4,14 +4,13 @@ Each check asks the chain, the disk or the bucket; a failure names the flag or t
 remedy. Opens no adapter and reads no clock: both are handed in.
 """
 
-import errno
 import fcntl
 import logging
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, TextIO
 
 from compression import KernelCacheError, load_kernels
 from template.base.standing import registered
@@ -26,6 +25,7 @@ from template.errors import (
     Unavailable,
     disk_trouble,
 )
+from template.files import FULL, errno_of, reason, remedy
 from template.store import Store
 from template.store.endpoints import check_peer_endpoint
 from template.store.probe import check_bucket
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 MAX_CLOCK_OFF_S: Final = 300.0
 """S3 servers refuse requests whose clock is 15 minutes off; blocks are seconds old."""
 ENDPOINT_NAMES: Final = "TESSERA_BUCKET_ENDPOINT (or TESSERA_R2_ACCOUNT_ID)"
-_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+PROBE_FILE: Final = ".preflight"
 _PROBE_BYTES: Final = 4096
 LOCK_FILE: Final = "lock"
 _PID_CHARS: Final = 16
@@ -67,19 +67,21 @@ def ask_for_place(chain: Chain, hotkey: str, commands: Commands) -> Neuron:
 
 def check_state_dir(path: Path) -> None:
     """Create the folder and try a write. ConfigError, or StateError if the disk is full."""
-    probe = path / ".preflight"
+    probe = path / PROBE_FILE
     try:
         path.mkdir(parents=True, exist_ok=True)
         try:
             probe.write_bytes(bytes(_PROBE_BYTES))
         finally:
-            probe.unlink(missing_ok=True)
+            with suppress(OSError):
+                probe.unlink()
     except OSError as error:
-        if error.errno in _FULL:
+        if errno_of(error) in FULL:
             raise disk_trouble(path, error) from error
+        blocked = probe if path.is_dir() else path
         raise ConfigError(
-            f"--neuron.state_dir {path}: cannot be written ({error.strerror}); mend its "
-            "permissions or name another folder"
+            f"--neuron.state_dir {path}: cannot be written ({reason(error)}); "
+            f"{remedy(blocked, error)}. Or name another folder"
         ) from error
 
 
@@ -90,15 +92,20 @@ def claimed(state_dir: Path) -> Iterator[None]:
     Two processes with the same hotkey would commit against each other and mix states. The lock
     ends with the process, even after a kill.
     """
-    with (state_dir / LOCK_FILE).open("a+", encoding="ascii") as lock:
+    with _open_lock(state_dir / LOCK_FILE) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             lock.seek(0)
             raise ConfigError(
                 f"--neuron.state_dir {state_dir}: in use by another process (pid "
                 f"{lock.read(_PID_CHARS).strip() or 'unknown'}): end that one, or give this "
                 "neuron another hotkey and folder"
+            ) from error
+        except OSError as error:
+            raise ConfigError(
+                f"--neuron.state_dir {state_dir}: its file system has no locks "
+                f"({reason(error)}); name a folder on a local disk"
             ) from error
         try:
             lock.truncate(0)
@@ -107,6 +114,13 @@ def claimed(state_dir: Path) -> Iterator[None]:
         except OSError as error:
             raise disk_trouble(state_dir / LOCK_FILE, error) from error
         yield
+
+
+def _open_lock(path: Path) -> TextIO:
+    try:
+        return path.open("a+", encoding="ascii", errors="replace")
+    except OSError as error:
+        raise disk_trouble(path, error) from error
 
 
 def check_own_bucket(

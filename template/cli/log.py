@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from template.errors import ConfigError
+from template.files import reason, remedy
 from template.log_context import current_window
 
 Level = Literal["info", "debug", "trace"]
@@ -57,18 +58,20 @@ def setup_logging(level: Level, directory: Path | None, *, role: str, hotkey: st
 
 
 def _file_handler(directory: Path, role: str) -> logging.Handler:
+    path = directory / f"{role}.log"
     try:
         directory.mkdir(parents=True, exist_ok=True)
         return _LogFile(
-            directory / f"{role}.log",
+            path,
             maxBytes=LOG_FILE_MAX_BYTES,
             backupCount=NUM_OLD_LOG_FILES,
             encoding="utf-8",
         )
     except OSError as error:
         raise ConfigError(
-            f"--logging.logging_dir {directory}: cannot be written ({error.strerror}); name a "
-            "folder that can"
+            f"--logging.logging_dir {directory}: cannot be written ({reason(error)}); "
+            f"{remedy(directory if not directory.is_dir() else path, error)}. Or name a folder "
+            "that can be written"
         ) from error
 
 
@@ -85,7 +88,7 @@ class _LogFile(logging.handlers.RotatingFileHandler):
             self._told = True
             sys.stderr.write(
                 f"--logging.logging_dir: {self.baseFilename} cannot be written "
-                f"({error.strerror}); free the disk\n"
+                f"({reason(error)}); {remedy(Path(self.baseFilename), error)}\n"
             )
 
 

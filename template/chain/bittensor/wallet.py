@@ -9,6 +9,7 @@ from bittensor.keyfiles import KeyfileError
 
 from template.chain.commands import wallet_flags
 from template.errors import ConfigError
+from template.files import reason, remedy
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +26,7 @@ def open_wallet(name: str, hotkey: str, path: str) -> Wallet:
     keyfile = wallet.hotkey_file
     flags = wallet_flags(name, hotkey, Path(path))
     where = f"--wallet.name {name} --wallet.hotkey {hotkey} --wallet.path {path}: {keyfile.path}"
+    _demand_readable(Path(keyfile.path), where)
     if not keyfile.exists_on_device():
         raise ConfigError(
             f"{where} does not exist; correct the flags, or create the wallet with `btcli wallet "
@@ -43,3 +45,15 @@ def open_wallet(name: str, hotkey: str, path: str) -> Wallet:
         raise ConfigError(f"{where} is not a usable key; restore it with {restore}") from error
     logger.info("hotkey %s from %s", address, keyfile.path)
     return wallet
+
+
+def _demand_readable(path: Path, where: str) -> None:
+    """ConfigError if the file is there and cannot be read: another key would not help."""
+    try:
+        path.open("rb").close()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ConfigError(
+            f"{where} cannot be read ({reason(error)}); {remedy(path, error)}"
+        ) from error
