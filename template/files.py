@@ -51,8 +51,12 @@ def reason(error: Exception) -> str:
 
 
 def remedy(path: Path, error: Exception) -> str:
-    """What an operator does about an error on `path`, without a final point."""
+    """What an operator does about an error on `path`, without a final point.
+
+    A file or folder named by the error itself stands in for `path`.
+    """
     number = errno_of(error)
+    path = _named(error) or path
     if number in FULL:
         return "free the disk and start again"
     if number in (errno.EACCES, errno.EPERM):
@@ -73,6 +77,12 @@ def remedy(path: Path, error: Exception) -> str:
     if number in (errno.EMFILE, errno.ENFILE):
         return "no file descriptor is left: raise `ulimit -n` and start again"
     return "look at this file and its file system, and start again"
+
+
+def _named(error: Exception) -> Path | None:
+    """The file of an OSError; of a rename the target, where the name must be free."""
+    names = (getattr(error, "filename2", None), getattr(error, "filename", None))
+    return next((Path(name) for name in names if isinstance(name, str) and name), None)
 
 
 def append_whole(path: Path, data: bytes) -> None:

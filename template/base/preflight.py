@@ -4,15 +4,18 @@ Each check asks the chain, the disk or the bucket; a failure names the flag or t
 remedy. Opens no adapter and reads no clock: both are handed in.
 """
 
+import errno
 import fcntl
 import logging
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, TextIO
 
 from compression import KernelCacheError, load_kernels
+from template.base.log_publisher import LOG_FILE, OLDER_LOG_FILE
 from template.base.standing import registered
 from template.chain import Chain, Neuron
 from template.chain.commands import Commands
@@ -21,23 +24,32 @@ from template.errors import (
     ConfigError,
     Denied,
     RecordError,
+    StateError,
     StoreError,
     Unavailable,
     disk_trouble,
 )
 from template.files import FULL, errno_of, reason, remedy
+from template.metrics import EVENTS_FILE
+from template.protocol.spec import RunSpec
 from template.store import Store
 from template.store.endpoints import check_peer_endpoint
 from template.store.probe import check_bucket
+from template.sync.anchors import MIN_ANCHORS
+from template.sync.own_checkpoint import LOCAL_FILE
+from template.training.published import theta0_bytes
 
 log = logging.getLogger(__name__)
 
 MAX_CLOCK_OFF_S: Final = 300.0
 """S3 servers refuse requests whose clock is 15 minutes off; blocks are seconds old."""
 ENDPOINT_NAMES: Final = "TESSERA_BUCKET_ENDPOINT (or TESSERA_R2_ACCOUNT_ID)"
-PROBE_FILE: Final = ".preflight"
 _PROBE_BYTES: Final = 4096
 LOCK_FILE: Final = "lock"
+PROBE_FILE: Final = ".preflight"
+STATE_FILES: Final = (LOCK_FILE, LOCAL_FILE, EVENTS_FILE, LOG_FILE, OLDER_LOG_FILE)
+STATE_FOLDERS: Final = ("past", "joining", "shards", "wandb")
+"""Everything at the top of a state folder; each is checked before the first write to the chain."""
 _PID_CHARS: Final = 16
 
 
@@ -75,14 +87,68 @@ def check_state_dir(path: Path) -> None:
         finally:
             with suppress(OSError):
                 probe.unlink()
+        for name in STATE_FILES:
+            _demand_file(path / name)
+        for name in STATE_FOLDERS:
+            _demand_folder(path / name)
     except OSError as error:
         if errno_of(error) in FULL:
             raise disk_trouble(path, error) from error
-        blocked = probe if path.is_dir() else path
         raise ConfigError(
             f"--neuron.state_dir {path}: cannot be written ({reason(error)}); "
-            f"{remedy(blocked, error)}. Or name another folder"
+            f"{remedy(path, error)}. Or name another folder"
         ) from error
+
+
+def check_room(path: Path, spec: RunSpec) -> None:
+    """Demand room for the run's state; the folder exists.
+
+    ConfigError if the whole file system is too small, StateError if other files take the room.
+    """
+    needed = least_state_bytes(spec)
+    disk = shutil.disk_usage(path)
+    own = sum(file.stat().st_size for file in path.rglob("*.safetensors"))
+    figures = (
+        f"this run's state takes {needed / 1e6:,.1f} MB at least, and the file system of {path} "
+    )
+    if disk.total < needed:
+        raise ConfigError(
+            f"--neuron.state_dir: {figures}has {disk.total / 1e6:,.1f} MB in all: name a folder "
+            "on a larger one"
+        )
+    if disk.free + own < needed:
+        raise StateError(
+            f"--neuron.state_dir: {figures}has {disk.free / 1e6:,.1f} MB free; free the disk and "
+            "start again"
+        )
+
+
+def least_state_bytes(spec: RunSpec) -> int:
+    """The checkpoint, the next one written beside it, and the anchors: parameters alone."""
+    return (2 + MIN_ANCHORS) * theta0_bytes(spec)
+
+
+def _demand_file(path: Path) -> None:
+    """OSError if something else than a file of this user's lies there."""
+    if not os.path.lexists(path):
+        return
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    _demand_access(path, os.R_OK | os.W_OK)
+
+
+def _demand_folder(path: Path) -> None:
+    """OSError if something else than a folder of this user's lies there."""
+    if not os.path.lexists(path):
+        return
+    if not path.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+    _demand_access(path, os.R_OK | os.W_OK | os.X_OK)
+
+
+def _demand_access(path: Path, mode: int) -> None:
+    if not os.access(path, mode):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
 
 @contextmanager

@@ -58,11 +58,10 @@ def setup_logging(level: Level, directory: Path | None, *, role: str, hotkey: st
 
 
 def _file_handler(directory: Path, role: str) -> logging.Handler:
-    path = directory / f"{role}.log"
     try:
         directory.mkdir(parents=True, exist_ok=True)
         return _LogFile(
-            path,
+            directory / f"{role}.log",
             maxBytes=LOG_FILE_MAX_BYTES,
             backupCount=NUM_OLD_LOG_FILES,
             encoding="utf-8",
@@ -70,7 +69,7 @@ def _file_handler(directory: Path, role: str) -> logging.Handler:
     except OSError as error:
         raise ConfigError(
             f"--logging.logging_dir {directory}: cannot be written ({reason(error)}); "
-            f"{remedy(directory if not directory.is_dir() else path, error)}. Or name a folder "
+            f"{remedy(directory, error)}. Or name a folder "
             "that can be written"
         ) from error
 

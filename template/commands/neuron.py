@@ -17,6 +17,7 @@ from template.base.preflight import (
     ask_for_place,
     check_own_bucket,
     check_published_endpoint,
+    check_room,
     check_state_dir,
     claimed,
     load_codec,
@@ -152,6 +153,7 @@ def _checked(config: MinerConfig, identity: _Identity) -> Iterator[None]:
         ask_for_place(chain, identity.hotkey, identity.commands)
         clock_ahead_s = time.time() - chain.head_time_s()
     check_state_dir(config.neuron.state_dir)
+    check_room(config.neuron.state_dir, identity.spec)
     with claimed(config.neuron.state_dir):
         _try_bucket(config, identity, clock_ahead_s)
         warn_of_clock(clock_ahead_s)

@@ -1,6 +1,7 @@
 """Joining a run whose buckets are broken: any will do for a part, and no part is fetched twice."""
 
 import json
+import resource
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -12,9 +13,17 @@ import pytest
 from simulation.swarm import FOUR, STAKES_TAO, build_world, honest, metrics, run
 from simulation.world import FakeChain, World, hotkey_of
 from template.chain.waiter import Waiter
-from template.errors import ChainError, ConfigError, NodeTrouble, NotFound, Unavailable
+from template.errors import (
+    ChainError,
+    ConfigError,
+    NodeTrouble,
+    NotFound,
+    StateError,
+    Unavailable,
+)
 from template.peers.client import Peers
-from template.protocol.keys import blob_key, checkpoint_manifest_key
+from template.protocol.keys import blob_key, checkpoint_manifest_key, lineage_key
+from template.protocol.quorum import VOID_WINDOWS
 from template.protocol.record import ROOT_BYTES, Record, encode_record
 from template.protocol.root import tensors_digest
 from template.store import Store
@@ -25,6 +34,7 @@ from template.sync.dataset import open_pages
 from template.sync.lineage import find_voted_root, read_lineage, wait_for_voted_root
 from template.sync.own_checkpoint import save_own_checkpoint
 from template.sync.payload_cache import PayloadCache
+from template.sync.traces import find_traces
 from template.training.outer import state_digest
 from template.training.published import (
     PublishedManifest,
@@ -424,6 +434,84 @@ def test_theta_0_will_do_only_while_its_payloads_are_kept(
     else:
         with pytest.raises(Unavailable, match=NO_CHECKPOINT):
             Bootstrap(early, Peers(early)).join()
+
+
+def _foreign(context, **changes):
+    """The context with another run spec, and so another run id."""
+    spec = replace(context.spec, **changes)
+    return replace(context, spec=spec, form=replace(context.form, run_id=spec.run_id))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda spec: {"name": "another"},
+        lambda spec: {"outer": replace(spec.outer, max_staleness=spec.outer.max_staleness + 1)},
+    ],
+    ids=["name", "a number"],
+)
+def test_an_edited_spec_is_told_as_one_and_not_as_an_outage(
+    change, ended, context, buckets
+) -> None:
+    """Votes with authority, and no object under the run id: an edit, whatever its digests say."""
+    world, _ = ended
+    block = context.schedule.first_block(9)
+    world.time.block = max(world.time.block, block)
+    other = _foreign(context, **change(context.spec))
+    with pytest.raises(ConfigError, match=r"--run .*nobody follows run id.*was edited") as caught:
+        Bootstrap(other, Peers(other)).join()
+    assert other.spec.run_id.hex() in str(caught.value)
+
+
+def test_buckets_without_an_answer_prove_no_spec_wrong(ended, context, buckets) -> None:
+    """Most of the voting stake must say that it has nothing; a small liar cannot say otherwise."""
+    world, _ = ended
+    world.time.block = max(world.time.block, context.schedule.first_block(9))
+    other = _foreign(context, name="another")
+
+    def away(_key: str) -> None:
+        raise Unavailable("away")
+
+    sized = buckets[FIRST].size
+    buckets[FIRST].size = lambda key: away(key) or sized(key)
+    with pytest.raises(Unavailable, match=NO_CHECKPOINT):
+        Bootstrap(other, Peers(other)).join()
+    buckets[FIRST].size = sized
+    buckets[SECOND].put(lineage_key(other.spec.run_id, 0), b"junk")
+    with pytest.raises(ConfigError, match="nobody follows run id"):
+        Bootstrap(other, Peers(other)).join()
+
+
+def test_a_young_run_proves_no_spec_wrong(ended, context, buckets) -> None:
+    world, _ = ended
+    other = _foreign(context, name="another")
+
+    class Early(FakeChain):
+        def finalized(self) -> int:
+            return context.schedule.vote_block(VOID_WINDOWS + 1)
+
+    chain = Early(world.ledger, NEWCOMER)
+    early = replace(other, chain=chain, waiter=Waiter(chain))
+    assert find_traces(early.spec, chain, Peers(early).bucket) is None
+
+
+def test_a_disk_that_refuses_a_part_is_not_told_as_a_missing_checkpoint(
+    ended, context, buckets, manifest
+) -> None:
+    (context.state_dir / "joining").parent.mkdir(parents=True, exist_ok=True)
+    (context.state_dir / "joining").touch()
+    with pytest.raises(StateError, match="joining is a file, and a folder belongs there"):
+        Bootstrap(context, Peers(context)).join()
+
+
+def test_a_full_disk_is_told_as_one(ended, context, buckets, manifest) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        with pytest.raises(StateError, match=r"--neuron\.state_dir.*free the disk"):
+            Bootstrap(context, Peers(context)).join()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def _refuse(_key: str) -> None:
