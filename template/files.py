@@ -7,6 +7,7 @@ chain, of a bucket or of the disk's free space.
 import errno
 import os
 import re
+from collections.abc import Callable, Mapping
 from io import FileIO
 from pathlib import Path
 from typing import Final
@@ -56,27 +57,7 @@ def remedy(path: Path, error: Exception) -> str:
     A file or folder named by the error itself stands in for `path`.
     """
     number = errno_of(error)
-    path = _named(error) or path
-    if number in FULL:
-        return "free the disk and start again"
-    if number in (errno.EACCES, errno.EPERM):
-        return _remedy_of_owner(path)
-    if number == errno.EROFS:
-        return "its file system is read-only: mount it for writing, or name another folder"
-    if number == errno.EISDIR:
-        return (
-            f"{path} is a folder, and a file belongs there (a container's engine makes a folder "
-            "for a mount that is missing): remove the folder"
-        )
-    if number in (errno.ENOTDIR, errno.EEXIST):
-        return f"{_file_on_the_way(path)} is a file, and a folder belongs there: move it away"
-    if number == errno.ENOENT:
-        return f"{path} does not exist: name one that does, or create it"
-    if number == errno.EIO:
-        return "the disk fails: look into the kernel's log (`dmesg`)"
-    if number in (errno.EMFILE, errno.ENFILE):
-        return "no file descriptor is left: raise `ulimit -n` and start again"
-    return "look at this file and its file system, and start again"
+    return _REMEDIES.get(number or 0, _look)(_named(error) or path)
 
 
 def _named(error: Exception) -> Path | None:
@@ -123,6 +104,41 @@ def _end_of_lines(file: FileIO) -> int:
     return 0
 
 
+def _free(_path: Path) -> str:
+    return "free the disk and start again"
+
+
+def _mount(_path: Path) -> str:
+    return "its file system is read-only: mount it for writing, or name another folder"
+
+
+def _remove_folder(path: Path) -> str:
+    return (
+        f"{path} is a folder, and a file belongs there (a container's engine makes a folder "
+        "for a mount that is missing): remove the folder"
+    )
+
+
+def _move_away(path: Path) -> str:
+    return f"{_file_on_the_way(path)} is a file, and a folder belongs there: move it away"
+
+
+def _create(path: Path) -> str:
+    return f"{path} does not exist: name one that does, or create it"
+
+
+def _mend_disk(_path: Path) -> str:
+    return "the disk fails: look into the kernel's log (`dmesg`)"
+
+
+def _raise_limit(_path: Path) -> str:
+    return "no file descriptor is left: raise `ulimit -n` and start again"
+
+
+def _look(_path: Path) -> str:
+    return "look at this file and its file system, and start again"
+
+
 def _remedy_of_owner(path: Path) -> str:
     """Whose the file, or the folder on the way to the file, is."""
     for place in (path, *path.parents):
@@ -144,3 +160,18 @@ def _file_on_the_way(path: Path) -> Path:
         if os.path.lexists(place) and not place.is_dir():
             return place
     return path
+
+
+_REMEDIES: Final[Mapping[int, Callable[[Path], str]]] = {
+    **dict.fromkeys(FULL, _free),
+    errno.EACCES: _remedy_of_owner,
+    errno.EPERM: _remedy_of_owner,
+    errno.EROFS: _mount,
+    errno.EISDIR: _remove_folder,
+    errno.ENOTDIR: _move_away,
+    errno.EEXIST: _move_away,
+    errno.ENOENT: _create,
+    errno.EIO: _mend_disk,
+    errno.EMFILE: _raise_limit,
+    errno.ENFILE: _raise_limit,
+}

@@ -54,11 +54,17 @@ _PID_CHARS: Final = 16
 
 
 def load_codec() -> None:
-    """Load the codec; ConfigError if the folder of compiled kernels is damaged or full."""
+    """Load the codec; ConfigError if the folder of compiled kernels is damaged, full or shared."""
     try:
-        load_kernels()
+        is_kept = load_kernels()
     except KernelCacheError as error:
         raise ConfigError(str(error)) from error
+    if not is_kept:
+        log.warning(
+            "the compiled codec cannot be kept: no folder of this user's own can be written, so "
+            "each start compiles it anew (10 to 30 s of CPU); set NUMBA_CACHE_DIR to a folder "
+            "that only this user can write (`mkdir -m 700`)"
+        )
 
 
 def ask_for_place(chain: Chain, hotkey: str, commands: Commands) -> Neuron:
@@ -237,6 +243,21 @@ def warn_of_clock(clock_ahead_s: float | None) -> None:
             "--subtensor.network is behind",
             clock_words(clock_ahead_s),
         )
+
+
+class ClockWatch:
+    """Warns once when the clock goes wrong, and says once that the clock is right again."""
+
+    def __init__(self) -> None:
+        self._is_off = False
+
+    def note(self, ahead_s: float) -> None:
+        """Take a measurement: seconds by which the clock is ahead of the chain's last block."""
+        was_off, self._is_off = self._is_off, abs(ahead_s) > MAX_CLOCK_OFF_S
+        if self._is_off and not was_off:
+            warn_of_clock(ahead_s)
+        elif was_off and not self._is_off:
+            log.warning("this machine's clock and the chain's last block agree again")
 
 
 def clock_words(clock_ahead_s: float | None) -> str:

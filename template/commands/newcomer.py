@@ -136,11 +136,10 @@ def _find_run(
     traces = find_traces(spec, chain, open_by_hotkey)
     if traces is None:
         return []
+    faults, status = traces.faults, EXIT_ENDED if traces.holders else EXIT_TRY_AGAIN
     if traces.is_foreign:
-        what, status = (traces.describe(spec),), EXIT_OPERATOR
-    else:
-        what, status = traces.faults, EXIT_ENDED if traces.holders else EXIT_TRY_AGAIN
-    return [Finding(what="lineage", mirrors=traces.holders, faults=what, status=status)]
+        faults, status = (traces.describe(spec),), EXIT_OPERATOR
+    return [Finding(what="lineage", mirrors=traces.holders, faults=faults, status=status)]
 
 
 def _find_manifest(spec: RunSpec, buckets: Mapping[str, Store]) -> tuple[Finding, Manifest | None]:

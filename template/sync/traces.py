@@ -76,7 +76,9 @@ def find_traces(spec: RunSpec, chain: Chain, open_bucket: OpenByHotkey) -> Trace
         return None
     total = sum(voter.stake_rao for voter in voters)
     keys = _lineage_keys(spec, last)
-    holders, empty, faults = [], [], []
+    holders: list[str] = []
+    empty: list[str] = []
+    faults: list[str] = []
     empty_rao = other_rao = 0
     for voter in sorted(voters, key=lambda v: (-v.stake_rao, v.uid)):
         try:

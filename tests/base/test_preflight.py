@@ -17,6 +17,7 @@ from template.base.preflight import (
     LOCK_FILE,
     STATE_FILES,
     STATE_FOLDERS,
+    ClockWatch,
     check_own_bucket,
     check_published_endpoint,
     check_room,
@@ -110,6 +111,15 @@ def test_a_clock_that_is_off_is_a_warning(ahead_s: float, words: str | None, cap
     with caplog.at_level(logging.WARNING):
         warn_of_clock(ahead_s)
     assert [words is not None and words in text for text in caplog.messages] == [True] * bool(words)
+
+
+def test_a_clock_that_goes_wrong_in_mid_run_is_told_once_and_its_mending_too(caplog) -> None:
+    clock = ClockWatch()
+    with caplog.at_level(logging.WARNING):
+        for ahead_s in (0.0, -12.0, 900.0, 901.0, 902.0, 3.0, 2.0, -600.0):
+            clock.note(ahead_s)
+    told = ["15 minutes ahead", "agree again", "10 minutes behind"]
+    assert [word in line for word, line in zip(told, caplog.messages, strict=True)] == [True] * 3
 
 
 def test_the_state_folder_is_made_and_left_empty(tmp_path: Path) -> None:

@@ -1,118 +1,47 @@
 """Joining a run whose buckets are broken: any will do for a part, and no part is fetched twice."""
 
 import json
-import resource
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from simulation.swarm import FOUR, STAKES_TAO, build_world, honest, metrics, run
-from simulation.world import FakeChain, World, hotkey_of
+from simulation.world import FakeChain
 from template.chain.waiter import Waiter
 from template.errors import (
     ChainError,
     ConfigError,
     NodeTrouble,
     NotFound,
-    StateError,
     Unavailable,
 )
 from template.peers.client import Peers
-from template.protocol.keys import blob_key, checkpoint_manifest_key, lineage_key
-from template.protocol.quorum import VOID_WINDOWS
+from template.protocol.keys import blob_key, checkpoint_manifest_key
 from template.protocol.record import ROOT_BYTES, Record, encode_record
 from template.protocol.root import tensors_digest
 from template.store import Store
-from template.store.memory import MemoryStore
 from template.store.s3 import S3Store
 from template.sync.bootstrap import Bootstrap
 from template.sync.dataset import open_pages
 from template.sync.lineage import find_voted_root, read_lineage, wait_for_voted_root
 from template.sync.own_checkpoint import save_own_checkpoint
 from template.sync.payload_cache import PayloadCache
-from template.sync.traces import find_traces
 from template.training.outer import state_digest
 from template.training.published import (
     PublishedManifest,
     build_checkpoint,
-    parse_published,
     restore_published,
 )
+from tests.support.joining import FIRST, NEWCOMER, OWNER, SECOND, WINDOW, Watched
 from tests.support.raw_server import LIMITS, OK, RawServer, bucket_at, drips, silent
-
-WINDOW = 4
-"""The newest checkpoint that final votes prove."""
-OWNER, FIRST, SECOND, NEWCOMER = (hotkey_of(n) for n in ("owner", "val-a", "val-b", "m1"))
 
 NO_CHECKPOINT = "no validator serves a checkpoint that the votes prove"
 
 
 class Killed(BaseException):
     """A process that ends here and now."""
-
-
-class Watched(MemoryStore):
-    """A bucket that counts what was read of it, and may end the process that reads."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.gets: Counter[str] = Counter()
-        self.before_get: Callable[[str], None] = lambda _key: None
-
-    def get(self, key: str, *, max_bytes: int) -> bytes:
-        self.before_get(key)
-        data = super().get(key, max_bytes=max_bytes)
-        self.gets[key] += 1
-        return data
-
-
-@pytest.fixture(scope="module")
-def ended(tmp_path_factory) -> tuple[World, str]:
-    """A run that has ended, and the digest of theta_4."""
-    world = build_world(
-        STAKES_TAO,
-        schedule__num_windows=5,
-        checkpoint__every_windows=2,
-        checkpoint__part_bytes=2**13,
-    )
-    nodes = run(world, honest(*FOUR), tmp_path_factory.mktemp("run"))
-    return world, metrics(nodes["m0"]).series("params_digest")[WINDOW - 2]
-
-
-@pytest.fixture
-def buckets(ended) -> Iterator[dict[str, Watched]]:
-    """Copies, to be broken; the clock is given back."""
-    world, _ = ended
-    copies = {}
-    for hotkey, bucket in world.buckets.items():
-        copies[hotkey] = Watched()
-        for key in bucket.list(""):
-            copies[hotkey].put(key, bucket.get(key, max_bytes=2**24))
-    block = world.time.block
-    yield copies
-    world.time.block = block
-
-
-@pytest.fixture
-def context(ended, buckets, tmp_path: Path):
-    world, _ = ended
-    mine = world.context(NEWCOMER, tmp_path)
-    return replace(mine, open_bucket=lambda peer, _access: buckets[peer])
-
-
-@pytest.fixture
-def manifest(ended, buckets) -> PublishedManifest:
-    world, _ = ended
-    key = checkpoint_manifest_key(world.spec.run_id, WINDOW)
-    assert buckets[FIRST].get(key, max_bytes=2**20) == buckets[SECOND].get(key, max_bytes=2**20)
-    found = parse_published(buckets[FIRST].get(key, max_bytes=2**20), world.spec)
-    buckets[FIRST].gets.clear()
-    assert len(found.parts) >= 4
-    return found
 
 
 def _keys(manifest: PublishedManifest) -> list[str]:
@@ -434,84 +363,6 @@ def test_theta_0_will_do_only_while_its_payloads_are_kept(
     else:
         with pytest.raises(Unavailable, match=NO_CHECKPOINT):
             Bootstrap(early, Peers(early)).join()
-
-
-def _foreign(context, **changes):
-    """The context with another run spec, and so another run id."""
-    spec = replace(context.spec, **changes)
-    return replace(context, spec=spec, form=replace(context.form, run_id=spec.run_id))
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda spec: {"name": "another"},
-        lambda spec: {"outer": replace(spec.outer, max_staleness=spec.outer.max_staleness + 1)},
-    ],
-    ids=["name", "a number"],
-)
-def test_an_edited_spec_is_told_as_one_and_not_as_an_outage(
-    change, ended, context, buckets
-) -> None:
-    """Votes with authority, and no object under the run id: an edit, whatever its digests say."""
-    world, _ = ended
-    block = context.schedule.first_block(9)
-    world.time.block = max(world.time.block, block)
-    other = _foreign(context, **change(context.spec))
-    with pytest.raises(ConfigError, match=r"--run .*nobody follows run id.*was edited") as caught:
-        Bootstrap(other, Peers(other)).join()
-    assert other.spec.run_id.hex() in str(caught.value)
-
-
-def test_buckets_without_an_answer_prove_no_spec_wrong(ended, context, buckets) -> None:
-    """Most of the voting stake must say that it has nothing; a small liar cannot say otherwise."""
-    world, _ = ended
-    world.time.block = max(world.time.block, context.schedule.first_block(9))
-    other = _foreign(context, name="another")
-
-    def away(_key: str) -> None:
-        raise Unavailable("away")
-
-    sized = buckets[FIRST].size
-    buckets[FIRST].size = lambda key: away(key) or sized(key)
-    with pytest.raises(Unavailable, match=NO_CHECKPOINT):
-        Bootstrap(other, Peers(other)).join()
-    buckets[FIRST].size = sized
-    buckets[SECOND].put(lineage_key(other.spec.run_id, 0), b"junk")
-    with pytest.raises(ConfigError, match="nobody follows run id"):
-        Bootstrap(other, Peers(other)).join()
-
-
-def test_a_young_run_proves_no_spec_wrong(ended, context, buckets) -> None:
-    world, _ = ended
-    other = _foreign(context, name="another")
-
-    class Early(FakeChain):
-        def finalized(self) -> int:
-            return context.schedule.vote_block(VOID_WINDOWS + 1)
-
-    chain = Early(world.ledger, NEWCOMER)
-    early = replace(other, chain=chain, waiter=Waiter(chain))
-    assert find_traces(early.spec, chain, Peers(early).bucket) is None
-
-
-def test_a_disk_that_refuses_a_part_is_not_told_as_a_missing_checkpoint(
-    ended, context, buckets, manifest
-) -> None:
-    (context.state_dir / "joining").parent.mkdir(parents=True, exist_ok=True)
-    (context.state_dir / "joining").touch()
-    with pytest.raises(StateError, match="joining is a file, and a folder belongs there"):
-        Bootstrap(context, Peers(context)).join()
-
-
-def test_a_full_disk_is_told_as_one(ended, context, buckets, manifest) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
-    try:
-        with pytest.raises(StateError, match=r"--neuron\.state_dir.*free the disk"):
-            Bootstrap(context, Peers(context)).join()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def _refuse(_key: str) -> None:
