@@ -79,18 +79,20 @@ class OwnCommitments:
 
     def __init__(self, context: NodeContext) -> None:
         self._context = context
-        self._known: deque[bytes] = deque(maxlen=MAX_REMEMBERED)
-        self._has_looked = self._is_told = False
         self._num_foreign = 0
+        self._is_told = False
+        # What is on chain before this process's first write is nobody's fault.
+        chain = context.chain
+        seen = (chain.commitments(b).get(context.hotkey) for b in (chain.finalized(), chain.head()))
+        found = (data for data in seen if data is not None)
+        self._known: deque[bytes] = deque(found, maxlen=MAX_REMEMBERED)
 
     def note_own(self, record: Record) -> None:
         """Remember a commitment before its write: a write without an answer may be on chain."""
-        self._look_first()
         self._known.append(encode_record(record))
 
     def watch(self) -> None:
         """Look at the commitment on chain; an error, once, if another process writes too."""
-        self._look_first()
         chain, hotkey = self._context.chain, self._context.hotkey
         block = chain.finalized()
         data = chain.commitments(block).get(hotkey)
@@ -111,17 +113,6 @@ class OwnCommitments:
             block,
             _content(data),
         )
-
-    def _look_first(self) -> None:
-        """What is on chain before this process's first write is nobody's fault."""
-        if self._has_looked:
-            return
-        chain, hotkey = self._context.chain, self._context.hotkey
-        for block in (chain.finalized(), chain.head()):
-            data = chain.commitments(block).get(hotkey)
-            if data is not None:
-                self._known.append(data)
-        self._has_looked = True
 
 
 def _content(data: bytes) -> str:

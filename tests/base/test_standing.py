@@ -77,9 +77,9 @@ def test_a_record_that_stands_is_not_published_again(world, tmp_path) -> None:
 
 @pytest.fixture
 def twin(base_world: World, tmp_path):
-    """A node's standing, and another process's with the same hotkey."""
+    """Makes the standing of one process more with the same hotkey."""
     before = base_world.ledger.commitments.pop(VAL, None)
-    yield [Standing(base_world.context(VAL, tmp_path / name)) for name in ("here", "there")]
+    yield lambda: Standing(base_world.context(VAL, tmp_path))
     base_world.ledger.commitments.pop(VAL)
     if before is not None:
         base_world.ledger.commitments[VAL] = before
@@ -102,7 +102,7 @@ def _next_window(world: World) -> None:
 
 
 def test_a_second_process_with_the_same_hotkey_is_told_once(world, twin, caplog) -> None:
-    here, there = twin
+    here, there = twin(), twin()
     with caplog.at_level(logging.ERROR, "template.base.standing"):
         for window in range(6):
             here.publish(_vote(world, window, b"a"))
@@ -118,10 +118,11 @@ def test_a_second_process_with_the_same_hotkey_is_told_once(world, twin, caplog)
 
 def test_one_process_is_not_told_of_itself(world, twin, caplog) -> None:
     """Nor of the commitment before its start, of an owner's command, nor of a late own write."""
-    before, node = twin
+    before = twin()
     with caplog.at_level(logging.ERROR, "template.base.standing"):
         before.publish(_vote(world, 0, b"a"))
         _next_window(world)
+        node = twin()
         node.demand_registration()
         before.publish(Record(access=world.access(VAL)))
         for window in range(1, 6):
