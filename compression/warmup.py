@@ -6,20 +6,23 @@ import torch
 
 from compression.decoder import aggregate, decode
 from compression.encoder import encode, encode_with_feedback
+from compression.jit import config, is_kept, shared_folders
 from compression.plan import make_plan
 
 
 class KernelCacheError(RuntimeError):
-    """The cache folder of the compiled loops is damaged, full or not accessible."""
+    """The cache folder of the compiled loops is damaged, full, not accessible or not private."""
 
 
-def load_kernels() -> None:
+def load_kernels() -> bool:
     """Compile every loop of the codec, or load machine code cached by an earlier process.
 
     About 7 s on a single core for the first process on a machine, 0.2 s afterwards. The cache is
-    `compression/__pycache__` or, if not writable, the user's cache folder; NUMBA_CACHE_DIR
-    overrides both. KernelCacheError if cached files cannot be read or written.
+    `compression/__pycache__` or, if not writable or not private, the user's cache folder;
+    NUMBA_CACHE_DIR overrides both. KernelCacheError if cached files cannot be read or written, or
+    if others may write into NUMBA_CACHE_DIR. Returns whether the next process finds the code.
     """
+    _demand_private()
     try:
         _use_all()
     except (OSError, EOFError) as error:
@@ -28,6 +31,19 @@ def load_kernels() -> None:
             f"delete *.nbi and *.nbc in {Path(__file__).parent / '__pycache__'}, free some disk, "
             "or set NUMBA_CACHE_DIR to another folder"
         ) from error
+    return is_kept()
+
+
+def _demand_private() -> None:
+    """KernelCacheError if the folder named by the operator is one that others may write."""
+    given = config.CACHE_DIR
+    if given and not is_kept() and shared_folders():
+        folder = min(shared_folders())
+        raise KernelCacheError(
+            f"NUMBA_CACHE_DIR {given}: others may write into {folder} or exchange it, and files "
+            "from there run as code of this node; `chmod go-w` it and the folder above, remove "
+            "the *.nbi and *.nbc files, or name a folder of this user alone (`mkdir -m 700`)"
+        )
 
 
 def _use_all() -> None:

@@ -119,11 +119,8 @@ def encode_log(log: WindowLog) -> str:
 
 def decode_log(text: str) -> WindowLog:
     """The window of `encode_log`; LogError for every text in another form."""
-    rows: dict[str, list[dict[str, Any]]] = {}
+    rows = _rows(text)
     try:
-        for line in text.splitlines():
-            row = parse_row(line)
-            rows.setdefault(row.pop("kind"), []).append(row)
         (head,), (weights,) = rows["window"], rows["weights"]
         log = _log(head, rows.get("verdict", []), rows.get("reputation", []), weights)
         _check(log)
@@ -133,6 +130,18 @@ def decode_log(text: str) -> WindowLog:
     if not is_canonical:
         raise LogError(f"window {log.window}: text is not in the canonical form of a verdict log")
     return log
+
+
+def _rows(text: str) -> dict[str, list[dict[str, Any]]]:
+    """The lines by kind; LogError names the line that is none."""
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        try:
+            row = parse_row(line)
+            rows.setdefault(row.pop("kind"), []).append(row)
+        except MALFORMED as error:
+            raise LogError(f"not a verdict log: line {number}: {fault(error)}") from error
+    return rows
 
 
 Row = Mapping[str, Any]

@@ -19,6 +19,10 @@ OpenBucket = Callable[[str, Access], Store]
 """(hotkey, the hotkey's access record) -> the hotkey's bucket, read only."""
 
 
+def do_nothing() -> None:
+    """The `watch_clock` of a node without a clock to compare."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReadContext:
     """Everything needed to follow and judge a run, without a key: a reader publishes no object.
@@ -47,7 +51,7 @@ class NodeContext(ReadContext):
 
     `bucket` is this hotkey's, writable; `access` is the public, read-only record of the bucket.
     `commands` are btcli commands for messages to the operator. `random_bytes`: so many bytes that
-    nobody else can foresee.
+    nobody else can foresee. `watch_clock` compares this machine's clock with the chain's.
     """
 
     hotkey: str
@@ -55,3 +59,4 @@ class NodeContext(ReadContext):
     bucket: Store
     commands: Commands
     random_bytes: Callable[[int], bytes] = secrets.token_bytes
+    watch_clock: Callable[[], None] = do_nothing

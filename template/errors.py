@@ -6,6 +6,8 @@ A message names the field or the object and the remedy, and never carries a secr
 from pathlib import Path
 from typing import Final
 
+from template.files import is_lasting, reason, remedy
+
 EXIT_ENDED: Final = 0
 EXIT_TRY_AGAIN: Final = 1
 EXIT_OPERATOR: Final = 2
@@ -53,7 +55,14 @@ class ConsensusError(SubnetError):
 
 
 class StateError(SubnetError):
-    """A write to the state directory failed; the state saved earlier is whole."""
+    """A file of the state directory cannot be written or read; the state saved earlier is whole.
+
+    `is_lasting`: an operator has to change a file or a folder first; a restart does not help.
+    """
+
+    def __init__(self, message: str, *, is_lasting: bool = False) -> None:
+        super().__init__(message)
+        self.is_lasting = is_lasting
 
 
 class ChainError(SubnetError):
@@ -101,13 +110,22 @@ class NodeTrouble(Unavailable):
 
 def disk_trouble(path: Path, error: Exception) -> StateError:
     """The error for a failed write of a file in the state directory."""
-    reason = getattr(error, "strerror", None) or error
     return StateError(
-        f"--neuron.state_dir: {path} cannot be written ({reason}); free the disk and start again: "
-        "the state saved earlier is whole, and the node resumes from there"
+        f"--neuron.state_dir: {path} cannot be written ({reason(error)}); {remedy(path, error)}: "
+        "the state saved earlier is whole, and the node resumes from there",
+        is_lasting=is_lasting(error),
+    )
+
+
+def unreadable(path: Path, error: Exception) -> StateError:
+    """The error for a failed read of a file in the state directory."""
+    return StateError(
+        f"--neuron.state_dir: {path} cannot be read ({reason(error)}); {remedy(path, error)}",
+        is_lasting=is_lasting(error),
     )
 
 
 def exit_status(error: SubnetError) -> int:
     """The exit status of a process ended by this error."""
-    return EXIT_OPERATOR if isinstance(error, ConfigError) else EXIT_TRY_AGAIN
+    lasts = isinstance(error, StateError) and error.is_lasting
+    return EXIT_OPERATOR if isinstance(error, ConfigError) or lasts else EXIT_TRY_AGAIN

@@ -1,7 +1,7 @@
 """JSON-RPC over WebSocket: the server, connections and subscriptions.
 
 Owns framing, error codes, the block timer and the notices on blocks. `methods.py` answers the
-methods. Binds the loopback interface only, without authentication.
+methods. Binds the loopback interface only, without authentication; refuses browsers.
 """
 
 import asyncio
@@ -106,6 +106,8 @@ class RpcServer:
             self._port,
             max_size=MAX_MESSAGE_BYTES,
             compression=None,
+            # A browser names the page's origin: no page may drive a chain on this machine.
+            origins=[None],
             ping_interval=None,
         )
         self._timer = asyncio.create_task(self._make_blocks())

@@ -8,6 +8,7 @@ from template.audit.auditor import Auditor
 from template.audit.findings import Findings
 from template.context import ReadContext
 from template.errors import ConfigError, NotFound, StoreError
+from template.files import reason, remedy
 from template.peers.client import Peers
 from template.protocol.keys import verdict_key
 from template.scoring.rules import verdict_log_limit_bytes
@@ -29,17 +30,28 @@ def logs_in_bucket(context: ReadContext, peers: Peers, validator: str) -> LogSou
 
 
 def read_files(paths: Sequence[Path]) -> dict[int, bytes]:
-    """window -> the bytes of its log; the last log of a window judged again after a restart."""
+    """window -> the bytes of its log; the last log of a window judged again after a restart.
+
+    ConfigError names the file and the lines of what is no log.
+    """
     found: dict[int, bytes] = {}
     for path in paths:
+        line = 1
         try:
             with path.open(encoding="utf-8", newline="\n") as file:
                 for text in split_logs(file):
                     found[decode_log(text).window] = text.encode()
+                    line += text.count("\n")
         except OSError as error:
-            raise ConfigError(f"{path}: {error.strerror}: name verdict logs") from error
+            raise ConfigError(
+                f"{path}: cannot be read ({reason(error)}); {remedy(path, error)}"
+            ) from error
         except (LogError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: {error}: name verdict logs") from error
+            raise ConfigError(
+                f"{path}: the log that starts at line {line}: {error}. A kill or a full disk may "
+                "have left a half log, which its validator cuts off at its next start: take that "
+                "log's lines out, or name other verdict logs"
+            ) from error
     if not found:
         raise ConfigError("no window in these logs: name logs of a validator that has scored")
     return found

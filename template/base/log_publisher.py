@@ -16,6 +16,7 @@ from evaluation.verdict_log import (
 from template.bucket.budget import payload_windows
 from template.context import NodeContext
 from template.errors import StoreError, disk_trouble
+from template.files import append_whole
 from template.protocol.keys import verdict_key
 from template.protocol.spec import RunSpec
 from template.scoring.rules import pay_rules, verdict_log_limit_bytes
@@ -92,13 +93,12 @@ class LogFile:
             raise disk_trouble(self._path, error) from error
 
     def append(self, window: int, data: bytes) -> None:
-        """Write a log at the end. StateError if the disk is full."""
+        """Write a log at the end, whole or not at all. StateError if the disk is full."""
         try:
             if self._first is not None and window - self._first >= self._num_kept:
                 self._path.replace(self._older)
                 self._first = None
-            with self._path.open("ab") as file:
-                file.write(data)
+            append_whole(self._path, data)
         except OSError as error:
             raise disk_trouble(self._path, error) from error
         self._first = window if self._first is None else self._first

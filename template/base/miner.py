@@ -10,7 +10,7 @@ import logging
 
 from template.base.pace import ScoringPace
 from template.base.pending import PendingPayload, PendingPayloads
-from template.base.standing import Standing, publish, publish_if_new
+from template.base.standing import Standing
 from template.base.work import HonestWork, MinerParts, Work, WorkFactory
 from template.bucket.retention import Sweeper
 from template.chain.ballots import read_candidates
@@ -59,7 +59,7 @@ class Miner:
         self._pace = ScoringPace(context)
         self._withheld: dict[int, PendingPayload] = {}
         """Window -> payload that validators do not read in the window."""
-        publish_if_new(context, self._record())
+        self._standing.publish_if_new(self._record())
 
     def step(self) -> bool:
         """One window: catch up, train, commit, wait for its end, reveal. False when done."""
@@ -103,7 +103,7 @@ class Miner:
         for unwanted in self.pending.withdraw(lambda payload: not self.work.commits(payload)):
             self.work.take_back(unwanted)
         for payload in self.pending.uncommitted(window):
-            if not publish(self.context, self._record()):
+            if not self._standing.publish(self._record()):
                 return
             self.pending.mark_committed(payload)
             self.context.metrics.log(window, {"committed": payload.digest.hex()})

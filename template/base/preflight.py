@@ -8,12 +8,14 @@ import errno
 import fcntl
 import logging
 import os
+import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, TextIO
 
 from compression import KernelCacheError, load_kernels
+from template.base.log_publisher import LOG_FILE, OLDER_LOG_FILE
 from template.base.standing import registered
 from template.chain import Chain, Neuron
 from template.chain.commands import Commands
@@ -22,31 +24,47 @@ from template.errors import (
     ConfigError,
     Denied,
     RecordError,
+    StateError,
     StoreError,
     Unavailable,
     disk_trouble,
 )
+from template.files import FULL, errno_of, reason, remedy
+from template.metrics import EVENTS_FILE
+from template.protocol.spec import RunSpec
 from template.store import Store
 from template.store.endpoints import check_peer_endpoint
 from template.store.probe import check_bucket
+from template.sync.anchors import MIN_ANCHORS
+from template.sync.own_checkpoint import LOCAL_FILE
+from template.training.published import theta0_bytes
 
 log = logging.getLogger(__name__)
 
 MAX_CLOCK_OFF_S: Final = 300.0
 """S3 servers refuse requests whose clock is 15 minutes off; blocks are seconds old."""
 ENDPOINT_NAMES: Final = "TESSERA_BUCKET_ENDPOINT (or TESSERA_R2_ACCOUNT_ID)"
-_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _PROBE_BYTES: Final = 4096
 LOCK_FILE: Final = "lock"
+PROBE_FILE: Final = ".preflight"
+STATE_FILES: Final = (LOCK_FILE, LOCAL_FILE, EVENTS_FILE, LOG_FILE, OLDER_LOG_FILE)
+STATE_FOLDERS: Final = ("past", "joining", "shards", "wandb")
+"""Everything at the top of a state folder; each is checked before the first write to the chain."""
 _PID_CHARS: Final = 16
 
 
 def load_codec() -> None:
-    """Load the codec; ConfigError if the folder of compiled kernels is damaged or full."""
+    """Load the codec; ConfigError if the folder of compiled kernels is damaged, full or shared."""
     try:
-        load_kernels()
+        is_kept = load_kernels()
     except KernelCacheError as error:
         raise ConfigError(str(error)) from error
+    if not is_kept:
+        log.warning(
+            "the compiled codec cannot be kept: no folder of this user's own can be written, so "
+            "each start compiles it anew (10 to 30 s of CPU); set NUMBA_CACHE_DIR to a folder "
+            "that only this user can write (`mkdir -m 700`)"
+        )
 
 
 def ask_for_place(chain: Chain, hotkey: str, commands: Commands) -> Neuron:
@@ -67,20 +85,76 @@ def ask_for_place(chain: Chain, hotkey: str, commands: Commands) -> Neuron:
 
 def check_state_dir(path: Path) -> None:
     """Create the folder and try a write. ConfigError, or StateError if the disk is full."""
-    probe = path / ".preflight"
+    probe = path / PROBE_FILE
     try:
         path.mkdir(parents=True, exist_ok=True)
         try:
             probe.write_bytes(bytes(_PROBE_BYTES))
         finally:
-            probe.unlink(missing_ok=True)
+            with suppress(OSError):
+                probe.unlink()
+        for name in STATE_FILES:
+            _demand_file(path / name)
+        for name in STATE_FOLDERS:
+            _demand_folder(path / name)
     except OSError as error:
-        if error.errno in _FULL:
+        if errno_of(error) in FULL:
             raise disk_trouble(path, error) from error
         raise ConfigError(
-            f"--neuron.state_dir {path}: cannot be written ({error.strerror}); mend its "
-            "permissions or name another folder"
+            f"--neuron.state_dir {path}: cannot be written ({reason(error)}); "
+            f"{remedy(path, error)}. Or name another folder"
         ) from error
+
+
+def check_room(path: Path, spec: RunSpec) -> None:
+    """Demand room for the run's state; the folder exists.
+
+    ConfigError if the whole file system is too small, StateError if other files take the room.
+    """
+    needed = least_state_bytes(spec)
+    disk = shutil.disk_usage(path)
+    own = sum(file.stat().st_size for file in path.rglob("*.safetensors"))
+    figures = (
+        f"this run's state takes {needed / 1e6:,.1f} MB at least, and the file system of {path} "
+    )
+    if disk.total < needed:
+        raise ConfigError(
+            f"--neuron.state_dir: {figures}has {disk.total / 1e6:,.1f} MB in all: name a folder "
+            "on a larger one"
+        )
+    if disk.free + own < needed:
+        raise StateError(
+            f"--neuron.state_dir: {figures}has {disk.free / 1e6:,.1f} MB free; free the disk and "
+            "start again"
+        )
+
+
+def least_state_bytes(spec: RunSpec) -> int:
+    """The checkpoint, the next one written beside it, and the anchors: parameters alone."""
+    return (2 + MIN_ANCHORS) * theta0_bytes(spec)
+
+
+def _demand_file(path: Path) -> None:
+    """OSError if something else than a file of this user's lies there."""
+    if not os.path.lexists(path):
+        return
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    _demand_access(path, os.R_OK | os.W_OK)
+
+
+def _demand_folder(path: Path) -> None:
+    """OSError if something else than a folder of this user's lies there."""
+    if not os.path.lexists(path):
+        return
+    if not path.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+    _demand_access(path, os.R_OK | os.W_OK | os.X_OK)
+
+
+def _demand_access(path: Path, mode: int) -> None:
+    if not os.access(path, mode):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
 
 @contextmanager
@@ -90,15 +164,20 @@ def claimed(state_dir: Path) -> Iterator[None]:
     Two processes with the same hotkey would commit against each other and mix states. The lock
     ends with the process, even after a kill.
     """
-    with (state_dir / LOCK_FILE).open("a+", encoding="ascii") as lock:
+    with _open_lock(state_dir / LOCK_FILE) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             lock.seek(0)
             raise ConfigError(
                 f"--neuron.state_dir {state_dir}: in use by another process (pid "
                 f"{lock.read(_PID_CHARS).strip() or 'unknown'}): end that one, or give this "
                 "neuron another hotkey and folder"
+            ) from error
+        except OSError as error:
+            raise ConfigError(
+                f"--neuron.state_dir {state_dir}: its file system has no locks "
+                f"({reason(error)}); name a folder on a local disk"
             ) from error
         try:
             lock.truncate(0)
@@ -107,6 +186,13 @@ def claimed(state_dir: Path) -> Iterator[None]:
         except OSError as error:
             raise disk_trouble(state_dir / LOCK_FILE, error) from error
         yield
+
+
+def _open_lock(path: Path) -> TextIO:
+    try:
+        return path.open("a+", encoding="ascii", errors="replace")
+    except OSError as error:
+        raise disk_trouble(path, error) from error
 
 
 def check_own_bucket(
@@ -157,6 +243,21 @@ def warn_of_clock(clock_ahead_s: float | None) -> None:
             "--subtensor.network is behind",
             clock_words(clock_ahead_s),
         )
+
+
+class ClockWatch:
+    """Warns once when the clock goes wrong, and says once that the clock is right again."""
+
+    def __init__(self) -> None:
+        self._is_off = False
+
+    def note(self, ahead_s: float) -> None:
+        """Take a measurement: seconds by which the clock is ahead of the chain's last block."""
+        was_off, self._is_off = self._is_off, abs(ahead_s) > MAX_CLOCK_OFF_S
+        if self._is_off and not was_off:
+            warn_of_clock(ahead_s)
+        elif was_off and not self._is_off:
+            log.warning("this machine's clock and the chain's last block agree again")
 
 
 def clock_words(clock_ahead_s: float | None) -> str:

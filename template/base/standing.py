@@ -1,22 +1,25 @@
 """A hotkey's registration, permit and commitments on chain.
 
-Owns the messages to the operator about a missing registration, a missing validator permit, and a
-used-up quota of commitments.
+Owns the messages to the operator about a missing registration, a missing validator permit, a
+used-up quota of commitments, and a second process with the same hotkey.
 """
 
 import logging
+from collections import deque
 from typing import Final
 
 from template.chain import Metagraph, Neuron
 from template.chain.commands import Commands
 from template.context import NodeContext
-from template.errors import ChainError, ConfigError
-from template.protocol.record import Record, encode_record
+from template.errors import ChainError, ConfigError, RecordError
+from template.protocol.record import Record, decode_record, encode_record
 
 log = logging.getLogger(__name__)
 
 QUOTA_ERROR: Final = "SpaceLimitExceeded"
 RAO_PER_TAO: Final = 10**9
+MAX_REMEMBERED: Final = 64
+"""Own commitments remembered: a few are written in a window, and the newest alone is on chain."""
 
 
 class Standing:
@@ -25,12 +28,28 @@ class Standing:
     def __init__(self, context: NodeContext) -> None:
         self._context = context
         self._has_permit: bool | None = None
+        self._commitments = OwnCommitments(context)
 
     def demand_registration(self) -> Neuron:
-        """This hotkey's current row; ConfigError if the hotkey is not registered."""
+        """This hotkey's current row; ConfigError if the hotkey is not registered.
+
+        Also looks for a second process with this hotkey, and at this machine's clock.
+        """
         context = self._context
+        self._commitments.watch()
+        context.watch_clock()
         graph = context.chain.metagraph(context.chain.finalized())
         return registered(graph, context.hotkey, context.commands)
+
+    def publish(self, record: Record) -> bool:
+        """As the function `publish`."""
+        self._commitments.note_own(record)
+        return publish(self._context, record)
+
+    def publish_if_new(self, record: Record) -> None:
+        """As the function `publish_if_new`."""
+        self._commitments.note_own(record)
+        publish_if_new(self._context, record)
 
     def watch_permit(self) -> None:
         """Log a missing or changed validator permit, at the start and at each change."""
@@ -48,6 +67,63 @@ class Standing:
                 me.total_stake_rao / RAO_PER_TAO,
                 self._context.commands.stake,
             )
+
+
+class OwnCommitments:
+    """Compares this hotkey's commitment on chain with the commitments of this process.
+
+    Only the hotkey's own key can write there, so a commitment that is not this process's shows a
+    second node with the same key. A single such commitment may be the last write of the process
+    before a restart, or of an owner's command; the second one is told, once.
+    """
+
+    def __init__(self, context: NodeContext) -> None:
+        self._context = context
+        self._num_foreign = 0
+        self._is_told = False
+        # What is on chain before this process's first write is nobody's fault.
+        chain = context.chain
+        seen = (chain.commitments(b).get(context.hotkey) for b in (chain.finalized(), chain.head()))
+        found = (data for data in seen if data is not None)
+        self._known: deque[bytes] = deque(found, maxlen=MAX_REMEMBERED)
+
+    def note_own(self, record: Record) -> None:
+        """Remember a commitment before its write: a write without an answer may be on chain."""
+        self._known.append(encode_record(record))
+
+    def watch(self) -> None:
+        """Look at the commitment on chain; an error, once, if another process writes too."""
+        chain, hotkey = self._context.chain, self._context.hotkey
+        block = chain.finalized()
+        data = chain.commitments(block).get(hotkey)
+        if data is None or data in self._known:
+            return
+        self._known.append(data)
+        self._num_foreign += 1
+        if self._num_foreign < 2 or self._is_told:
+            return
+        self._is_told = True
+        log.error(
+            "--wallet.hotkey: another process writes to the chain with hotkey %s: at block %d its "
+            "commitment (%s) is none of this node's. Two nodes with one hotkey overwrite each "
+            "other's payload digests and votes, and both lose pay: end one of them, or give it a "
+            "hotkey of its own. If no other node is yours, somebody has a copy of the key: "
+            "register another hotkey",
+            hotkey,
+            block,
+            _content(data),
+        )
+
+
+def _content(data: bytes) -> str:
+    """What a commitment says, in words."""
+    try:
+        record = decode_record(data)
+    except RecordError:
+        return "no record of this subnet"
+    parts = [] if record.payload is None else [f"a payload of window {record.payload.window}"]
+    parts += [] if record.vote is None else [f"a vote on window {record.vote.window}"]
+    return ", ".join(parts) or "an access record alone"
 
 
 def registered(graph: Metagraph, hotkey: str, commands: Commands) -> Neuron:

@@ -10,7 +10,7 @@ from template.base.log_publisher import LogPublisher
 from template.base.memory import ValidatorMemory
 from template.base.pace import ScoringPace
 from template.base.policy import ValidatorPolicy
-from template.base.standing import Standing, publish, publish_if_new
+from template.base.standing import Standing
 from template.base.weight_setter import WeightSetter
 from template.bucket.publisher import Publisher
 from template.bucket.retention import Sweeper
@@ -139,7 +139,8 @@ class Validator:
         vote = None if record is None else record.vote
         if vote is not None and vote.root == self.follower.ledger.root:
             self.memory = self.memory.voted_on(vote.window)
-        publish_if_new(context, Record.of(context.spec.run_id, access=context.access, vote=vote))
+        record = Record.of(context.spec.run_id, access=context.access, vote=vote)
+        self._standing.publish_if_new(record)
 
     def _vote(self, window: int) -> None:
         """Score the window and vote, as far as the policy does so."""
@@ -198,7 +199,7 @@ class Validator:
             log_digest=digest,
         )
         record = Record.of(context.spec.run_id, access=context.access, vote=self.policy.vote(vote))
-        is_published = publish(context, record)
+        is_published = self._standing.publish(record)
         if is_published:
             self.memory = self.memory.voted_on(window)
         return is_published

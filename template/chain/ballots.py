@@ -1,7 +1,7 @@
 """Reads the records and the ballot of a window from the chain."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from template.chain import Chain, Neuron
 from template.errors import RecordError
@@ -94,8 +94,17 @@ def read_standing_votes(chain: Chain, spec: RunSpec, window: int) -> list[Voter]
     return _read_voters(chain, spec, vote_block, vote_block)
 
 
+def read_standing_votes_of_any_run(chain: Chain, spec: RunSpec, window: int) -> list[Voter]:
+    """As `read_standing_votes`, whatever run each vote names."""
+    block = spec.schedule.schedule().vote_block(window)
+    return _list_voters(chain, read_records_of_any_run(chain, block), block)
+
+
 def _read_voters(chain: Chain, spec: RunSpec, vote_block: int, stake_block: int) -> list[Voter]:
-    records = read_records(chain, vote_block, spec.run_id)
+    return _list_voters(chain, read_records(chain, vote_block, spec.run_id), stake_block)
+
+
+def _list_voters(chain: Chain, records: Mapping[str, Record], stake_block: int) -> list[Voter]:
     voters = []
     for neuron in chain.metagraph(stake_block).neurons:
         vote = record.vote if (record := records.get(neuron.hotkey)) is not None else None

@@ -38,6 +38,7 @@ class EndpointHealth:
         self._now_s = now_s
         self._lock = threading.Lock()
         self._away_since_s: float | None = None
+        self._trouble_since_s: float | None = None
         self._slow_told_s = float("-inf")
 
     def note_failure(self, reason: str) -> None:
@@ -54,10 +55,21 @@ class EndpointHealth:
             format_duration(self._patience.outage_s),
         )
 
+    def note_trouble(self, reason: str) -> None:
+        """Record a call that this machine could not make: no fault of the endpoint."""
+        with self._lock:
+            if self._trouble_since_s is not None:
+                return
+            self._trouble_since_s = self._now_s()
+        logger.warning(
+            "%s; trying again for up to %s", reason, format_duration(self._patience.outage_s)
+        )
+
     def note_answer(self, took_s: float) -> None:
         """Record an answer, refusals included, to a try that took `took_s` seconds."""
         with self._lock:
             since_s, self._away_since_s = self._away_since_s, None
+            trouble_since_s, self._trouble_since_s = self._trouble_since_s, None
             slow = took_s >= self._patience.slow_read_s
             tell = slow and self._now_s() - self._slow_told_s >= REMINDER_S
             if tell:
@@ -65,6 +77,9 @@ class EndpointHealth:
         if since_s is not None:
             away = format_duration(self._now_s() - since_s)
             logger.warning("the chain endpoint %s answers again after %s", self._endpoint, away)
+        if trouble_since_s is not None:
+            lasted = format_duration(self._now_s() - trouble_since_s)
+            logger.warning("this node can ask the chain again after %s", lasted)
         if tell:
             logger.warning(
                 "the chain endpoint %s is slow: %.1f s for one read; a node that learns of blocks "

@@ -4,11 +4,13 @@ from pathlib import Path
 
 from template.chain.commands import wallet_flags
 from template.errors import ConfigError
+from template.files import reason, remedy
 
 
 def hotkey_file(name: str, hotkey: str, path: Path) -> Path:
     """The file of a hotkey; ConfigError with the command that makes one if there is no file."""
     file = path.expanduser() / name / "hotkeys" / hotkey
+    _demand_readable(file, f"{wallet_words(name, hotkey, path)}: {file}")
     if not _is_file(file):
         flags = wallet_flags(name, hotkey, path)
         raise ConfigError(
@@ -29,3 +31,15 @@ def _is_file(path: Path) -> bool:
 def wallet_words(name: str, hotkey: str, path: Path) -> str:
     """The three flags with their values."""
     return f"--wallet.name {name} --wallet.hotkey {hotkey} --wallet.path {path}"
+
+
+def _demand_readable(path: Path, where: str) -> None:
+    """ConfigError if the file is there and cannot be read: another key would not help."""
+    try:
+        path.open("rb").close()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ConfigError(
+            f"{where} cannot be read ({reason(error)}); {remedy(path, error)}"
+        ) from error

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from template.cli.environment import ENVIRONMENT, LOOPBACK_HOSTS
 from template.cli.parser import Parser, aligned
 from template.errors import EXIT_ENDED, EXIT_STATUSES, ConfigError
+from template.files import reason, remedy
 from template.protocol.spec.timing import ScheduleSpec
 from template.settings import ChainConfig, WalletConfig
 
@@ -132,7 +133,7 @@ def add_wallet_flags(parser: Parser) -> None:
         dest="wallet_path",
         metavar="DIR",
         type=folder_path,
-        default=Path(DEFAULT_WALLET_DIR).expanduser(),
+        default=DEFAULT_WALLET_DIR,
         help=f"folder of the wallets (default: {DEFAULT_WALLET_DIR})",
     )
 
@@ -221,10 +222,16 @@ def statuses_text() -> str:
 
 
 def run_file(text: str) -> Path:
-    """The path of an existing file."""
-    path = Path(text).expanduser()
-    if not path.is_file():
-        raise argparse.ArgumentTypeError(f"no such file: {path}")
+    """The path of a file that can be read."""
+    path = folder_path(text)
+    try:
+        path.open("rb").close()
+    except FileNotFoundError:
+        raise argparse.ArgumentTypeError(f"no such file: {path}") from None
+    except OSError as error:
+        raise argparse.ArgumentTypeError(
+            f"{path} cannot be read ({reason(error)}); {remedy(path, error)}"
+        ) from None
     return path
 
 
@@ -232,7 +239,12 @@ def folder_path(text: str) -> Path:
     """A path, existing or not."""
     if not text:
         raise argparse.ArgumentTypeError("the path is empty")
-    return Path(text).expanduser()
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise argparse.ArgumentTypeError(
+            f"{text}: this user has no home folder: set HOME, or write the path in full"
+        ) from None
 
 
 def path_name(text: str) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from template.errors import ConfigError
+from template.files import reason, remedy
 from template.log_context import current_window
 
 Level = Literal["info", "debug", "trace"]
@@ -67,8 +68,9 @@ def _file_handler(directory: Path, role: str) -> logging.Handler:
         )
     except OSError as error:
         raise ConfigError(
-            f"--logging.logging_dir {directory}: cannot be written ({error.strerror}); name a "
-            "folder that can"
+            f"--logging.logging_dir {directory}: cannot be written ({reason(error)}); "
+            f"{remedy(directory, error)}. Or name a folder "
+            "that can be written"
         ) from error
 
 
@@ -85,7 +87,7 @@ class _LogFile(logging.handlers.RotatingFileHandler):
             self._told = True
             sys.stderr.write(
                 f"--logging.logging_dir: {self.baseFilename} cannot be written "
-                f"({error.strerror}); free the disk\n"
+                f"({reason(error)}); {remedy(Path(self.baseFilename), error)}\n"
             )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from template.cli.audit_flags import (
@@ -194,6 +195,7 @@ def run_script(name: str, prog: str) -> NoReturn:
 def run_command(name: str, argv: Sequence[str], prog: str) -> int:
     """Run a command and restore the state of the process afterwards; returns the exit status."""
     args = parse_command(name, argv, prog)
+    _require_home(name)
     with restored_process_state():
         try:
             settings = COMMANDS[name].settings(args, os.environ)
@@ -243,6 +245,7 @@ def build_parser() -> Parser:
 
 def _run_unwinding(name: str, args: argparse.Namespace) -> NoReturn:
     """Run a command; after the imports, the first signal raises KeyboardInterrupt."""
+    _require_home(name)
     try:
         settings = COMMANDS[name].settings(args, os.environ)
     except SubnetError as error:
@@ -256,4 +259,16 @@ def _run_unwinding(name: str, args: argparse.Namespace) -> NoReturn:
 def _require_installed(name: str) -> None:
     if name == "localnet" and find_spec("localnet") is None:
         sys.stderr.write(f"tessera localnet: {_NO_LOCALNET}\n")
+        sys.exit(EXIT_OPERATOR)
+
+
+def _require_home(name: str) -> None:
+    """The chain's library asks for the home folder when imported, and fails without one."""
+    try:
+        Path.home()
+    except RuntimeError:
+        sys.stderr.write(
+            f"tessera {name}: HOME is not set, and uid {os.getuid()} has no entry in /etc/passwd: "
+            "set HOME to a folder of this user\n"
+        )
         sys.exit(EXIT_OPERATOR)

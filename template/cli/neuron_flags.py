@@ -25,7 +25,7 @@ from template.cli.flags import (
     wallet_config,
 )
 from template.cli.parser import Parser, aligned
-from template.errors import EXIT_STATUSES
+from template.errors import EXIT_STATUSES, ConfigError
 from template.protocol.spec.files import load_spec
 from template.settings import (
     LoggingConfig,
@@ -122,7 +122,10 @@ def _default_state_dir(role: Role, args: argparse.Namespace) -> Path:
         netuid=args.netuid,
         name=args.name,
     )
-    return Path(text).expanduser()
+    try:
+        return folder_path(text)
+    except argparse.ArgumentTypeError as error:
+        raise ConfigError(f"--neuron.state_dir: {error}") from error
 
 
 def add_miner_flags(parser: Parser) -> None:

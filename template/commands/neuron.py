@@ -14,13 +14,14 @@ import torch
 from template import __spec_version__
 from template.base.miner import Miner
 from template.base.preflight import (
+    ClockWatch,
     ask_for_place,
     check_own_bucket,
     check_published_endpoint,
+    check_room,
     check_state_dir,
     claimed,
     load_codec,
-    warn_of_clock,
 )
 from template.base.supervisor import GIVE_UP_S, supervise
 from template.base.validator import Validator
@@ -30,7 +31,7 @@ from template.chain.commands import Commands, wallet_flags
 from template.chain.health import redact_endpoint
 from template.chain.waiter import Waiter
 from template.cli.log import setup_logging
-from template.cli.process_state import restored_process_state
+from template.cli.process_state import hide_memory, restored_process_state
 from template.cli.signals import unwind_on_signals
 from template.commands.reading import bucket_opener, payload_format
 from template.context import NodeContext
@@ -81,6 +82,7 @@ def run_neuron(role: str, config: C, build: Callable[[NodeContext, C], Neuron]) 
     An error is reported once: on standard error until the log is set up, in the log afterwards.
     """
     unwind_on_signals()
+    hide_memory()
     try:
         identity = _identify(role, config)
     except SubnetError as error:
@@ -91,7 +93,11 @@ def run_neuron(role: str, config: C, build: Callable[[NodeContext, C], Neuron]) 
     log.info("loading the codec; on a new machine it is compiled first, which takes seconds")
     try:
         load_codec()
-        with _checked(config, identity), _context(role, config, identity) as context:
+        clock = ClockWatch()
+        with (
+            _checked(config, identity, clock),
+            _context(role, config, identity, clock) as context,
+        ):
             supervise(build(context, config).step)
         log.info("the run has ended")
     except SubnetError as error:
@@ -139,7 +145,7 @@ def _identify(role: str, config: MinerConfig) -> _Identity:
 
 
 @contextmanager
-def _checked(config: MinerConfig, identity: _Identity) -> Iterator[None]:
+def _checked(config: MinerConfig, identity: _Identity, clock: ClockWatch) -> Iterator[None]:
     """Check chain, registration, disk, bucket and clock before the first extrinsic.
 
     The state folder is locked until the `with` block ends.
@@ -149,9 +155,10 @@ def _checked(config: MinerConfig, identity: _Identity) -> Iterator[None]:
         ask_for_place(chain, identity.hotkey, identity.commands)
         clock_ahead_s = time.time() - chain.head_time_s()
     check_state_dir(config.neuron.state_dir)
+    check_room(config.neuron.state_dir, identity.spec)
     with claimed(config.neuron.state_dir):
         _try_bucket(config, identity, clock_ahead_s)
-        warn_of_clock(clock_ahead_s)
+        clock.note(clock_ahead_s)
         yield
 
 
@@ -167,7 +174,9 @@ def _try_bucket(config: MinerConfig, identity: _Identity, clock_ahead_s: float) 
 
 
 @contextmanager
-def _context(role: str, config: MinerConfig, identity: _Identity) -> Iterator[NodeContext]:
+def _context(
+    role: str, config: MinerConfig, identity: _Identity, clock: ClockWatch
+) -> Iterator[NodeContext]:
     spec, hotkey = identity.spec, identity.hotkey
     chain = _open_chain(config, identity.wallet, RUN_PATIENCE)
     metrics = _open_metrics(role, config, identity)
@@ -189,6 +198,7 @@ def _context(role: str, config: MinerConfig, identity: _Identity) -> Iterator[No
             device=_device(config.neuron.device),
             run_file=config.neuron.run,
             commands=identity.commands,
+            watch_clock=lambda: clock.note(time.time() - chain.head_time_s()),
         )
     finally:
         metrics.close()

@@ -20,6 +20,7 @@ from template.data.manifest import Manifest, manifest_limit_bytes, parse_manifes
 from template.errors import (
     EXIT_ENDED,
     EXIT_OPERATOR,
+    EXIT_TRY_AGAIN,
     ChainError,
     ConfigError,
     Denied,
@@ -36,6 +37,7 @@ from template.protocol.record import Record
 from template.protocol.spec import RunSpec
 from template.store import Store
 from template.sync.dataset import check_manifest
+from template.sync.traces import find_traces
 from template.training.checkpoint import parse_params
 from template.training.model import tensor_shapes
 
@@ -87,6 +89,7 @@ def look(spec: RunSpec, chain: Chain, open_bucket: OpenBucket) -> Report:
     found, manifest = _find_manifest(spec, buckets)
     findings += [found, _find_theta0(spec, buckets)]
     findings += _UNKNOWN_SHARDS if manifest is None else _find_shards(manifest, buckets)
+    findings += _find_run(spec, chain, records, open_bucket)
     return Report(block=block, findings=tuple(findings))
 
 
@@ -117,6 +120,26 @@ def _find_record(
     except SubnetError as error:
         return Finding(what=what, mirrors=(), faults=(str(error),), status=_status(error))
     return Finding(what=what, mirrors=(hotkey,), faults=(), status=EXIT_ENDED)
+
+
+def _find_run(
+    spec: RunSpec, chain: Chain, records: Mapping[str, Record], open_bucket: OpenBucket
+) -> list[Finding]:
+    """Whether the validators who vote follow this spec; no finding while nobody can tell."""
+
+    def open_by_hotkey(hotkey: str) -> Store:
+        record = records.get(hotkey)
+        if record is None or record.access is None:
+            raise RecordError("no access record on chain")
+        return open_bucket(hotkey, record.access)
+
+    traces = find_traces(spec, chain, open_by_hotkey)
+    if traces is None:
+        return []
+    faults, status = traces.faults, EXIT_ENDED if traces.holders else EXIT_TRY_AGAIN
+    if traces.is_foreign:
+        faults, status = (traces.describe(spec),), EXIT_OPERATOR
+    return [Finding(what="lineage", mirrors=traces.holders, faults=faults, status=status)]
 
 
 def _find_manifest(spec: RunSpec, buckets: Mapping[str, Store]) -> tuple[Finding, Manifest | None]:

@@ -15,6 +15,7 @@ from template.base.preflight import check_own_bucket, check_published_endpoint
 from template.bucket.own import COMMAND_PROBE_DEADLINE_S, UPLOAD_DEADLINE_S, open_own_bucket
 from template.chain.bittensor import BittensorChain, ChainOptions, open_wallet
 from template.cli.owner_flags import CheckConfig, PublishConfig
+from template.cli.process_state import hide_memory
 from template.cli.signals import unwind_on_signals
 from template.commands.newcomer import look, position, table
 from template.commands.publish import check_subnet, draft_of, publish_run, summary
@@ -29,6 +30,7 @@ OPTIONS = ChainOptions(read_timeout_s=15.0, read_deadline_s=15.0)
 def run_owner(name: str, config: PublishConfig | CheckConfig) -> int:
     """Run one command, called `name` in its errors; the exit status."""
     unwind_on_signals()
+    hide_memory()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
         if isinstance(config, CheckConfig):

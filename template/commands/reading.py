@@ -9,7 +9,7 @@ from template import __spec_version__
 from template.chain.bittensor import BittensorChain, ChainOptions
 from template.chain.waiter import Waiter
 from template.context import OpenBucket, ReadContext
-from template.errors import RecordError
+from template.errors import ConfigError, RecordError
 from template.metrics import FanOutMetrics
 from template.protocol.keys import bucket_name
 from template.protocol.payload import PayloadFormat
@@ -66,14 +66,14 @@ def bucket_opener(*, on_localnet: bool) -> OpenBucket:
 @contextmanager
 def read_only(run: Path, chain_config: ChainConfig, spec: RunSpec) -> Iterator[ReadContext]:
     """Chain and buckets without a wallet; fetched objects lie in a temporary folder."""
-    chain = BittensorChain(
-        endpoint=chain_config.network,
-        netuid=chain_config.netuid,
-        wallet=None,
-        version_key=__spec_version__,
-        options=OPTIONS,
-    )
-    with tempfile.TemporaryDirectory(prefix="tessera-reading-") as folder:
+    with _temporary_folder() as folder:
+        chain = BittensorChain(
+            endpoint=chain_config.network,
+            netuid=chain_config.netuid,
+            wallet=None,
+            version_key=__spec_version__,
+            options=OPTIONS,
+        )
         try:
             yield ReadContext(
                 spec=spec,
@@ -82,9 +82,23 @@ def read_only(run: Path, chain_config: ChainConfig, spec: RunSpec) -> Iterator[R
                 waiter=Waiter(chain),
                 open_bucket=bucket_opener(on_localnet=spec.schedule.is_local),
                 metrics=FanOutMetrics([]),
-                state_dir=Path(folder),
+                state_dir=folder,
                 device="cpu",
                 run_file=run,
             )
         finally:
             chain.close()
+
+
+@contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    """A folder until the `with` block ends; ConfigError where this machine has no room for one."""
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="tessera-reading-")
+    except OSError as error:
+        raise ConfigError(
+            f"no temporary folder can be made ({error}): set TMPDIR to a folder that this user "
+            "can write, with room for the run's objects"
+        ) from error
+    with folder as path:
+        yield Path(path)

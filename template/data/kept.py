@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Collection
 from pathlib import Path
 
-from template.errors import ConfigError, disk_trouble
+from template.errors import disk_trouble, unreadable
 
 _HEX_CHARS = 64
 
@@ -18,8 +18,7 @@ _HEX_CHARS = 64
 class KeptFiles:
     """A folder, created with the first file. Writes are whole, so processes may share a folder.
 
-    Reading raises ConfigError if the folder cannot be read, writing StateError if the write
-    fails.
+    StateError if the folder cannot be read or written.
     """
 
     def __init__(self, folder: Path, suffix: str) -> None:
@@ -70,4 +69,4 @@ def _read(path: Path, num_bytes: int) -> bytes | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise ConfigError(f"cache file {path} cannot be read: {error.strerror}") from error
+        raise unreadable(path, error) from error

@@ -9,7 +9,8 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from template.errors import ConfigError, ObjectError, disk_trouble
+from template.errors import ConfigError, ObjectError, disk_trouble, unreadable
+from template.files import append_whole
 from template.protocol.lineage import LineageStep, encode_lineage, parse_lineage
 from template.protocol.quorum import VOID_WINDOWS
 from template.protocol.spec import RunSpec
@@ -36,7 +37,7 @@ def anchors_to_keep(windows: Sequence[int], current: int) -> set[int]:
 
 
 class AnchorStore:
-    """Anchors and journal in a folder. StateError where the disk refuses a write."""
+    """Anchors and journal in a folder. StateError where the disk refuses a write or a read."""
 
     def __init__(self, folder: Path, spec: RunSpec) -> None:
         self._folder, self._spec = folder, spec
@@ -59,8 +60,7 @@ class AnchorStore:
         Returns the steps still needed.
         """
         try:
-            with self._journal.open("ab") as file:
-                file.write(encode_lineage(steps[-1:]))
+            append_whole(self._journal, encode_lineage(steps[-1:]))
         except OSError as error:
             raise disk_trouble(self._journal, error) from error
         if after.window % self._spec.checkpoint.every_windows:
@@ -121,14 +121,22 @@ class AnchorStore:
 
     def _drop_anchors(self, is_useless: Callable[[int], bool]) -> None:
         for window in self._anchor_windows():
-            if is_useless(window):
-                self._anchor_path(window).unlink(missing_ok=True)
+            if not is_useless(window):
+                continue
+            path = self._anchor_path(window)
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise disk_trouble(path, error) from error
 
     def _read_journal(self, state: OuterState) -> Steps:
         """The whole lines of the journal, up to the last step before `state`."""
-        if not self._journal.exists():
+        try:
+            lines = self._journal.read_bytes().splitlines(keepends=True)
+        except FileNotFoundError:
             return ()
-        lines = self._journal.read_bytes().splitlines(keepends=True)
+        except OSError as error:
+            raise unreadable(self._journal, error) from error
         whole = b"".join(line for line in lines if line.endswith(b"\n"))
         try:
             steps = parse_lineage(whole)

@@ -7,8 +7,10 @@ from template.bucket.retention import oldest_start
 from template.context import ReadContext
 from template.data.pages import OnRead
 from template.errors import (
+    ConfigError,
     NodeTrouble,
     ObjectError,
+    StateError,
     StoreError,
     SubnetError,
     TooLarge,
@@ -19,8 +21,9 @@ from template.peers.client import Peers
 from template.protocol.keys import checkpoint_manifest_key
 from template.protocol.lineage import LineageStep
 from template.sync.dataset import fetch_theta0, ignore_object
-from template.sync.lineage import read_lineage_to, wait_for_voted_root
+from template.sync.lineage import find_voted_root, read_lineage_to, wait_for_voted_root
 from template.sync.own_checkpoint import downloaded_parts, load_own_checkpoint
+from template.sync.traces import find_traces
 from template.training.checkpoint import LocalCheckpoint
 from template.training.outer import OuterState, first_state
 from template.training.published import (
@@ -59,8 +62,12 @@ class Bootstrap:
             log.info("continuing at theta_%d from %s", local.state.window, self._context.state_dir)
             return local
         self._peers.refresh()
+        if find_voted_root(self._context) is None:
+            # Before a wait of two windows for votes with authority.
+            self._demand_known_run()
         state = self._find_published()
         if state is None:
+            self._demand_known_run()
             self._demand_replayable_beginning()
             state = self._first_state(on_fetched)
         log.info("starting at theta_%d, root %s", state.window, state.root[:8].hex())
@@ -94,6 +101,13 @@ class Bootstrap:
     def _first_state(self, on_fetched: OnRead = ignore_object) -> OuterState:
         params = fetch_theta0(self._context, self._peers, on_fetched)
         return first_state(params, self._context.spec.run_id)
+
+    def _demand_known_run(self) -> None:
+        """ConfigError if the validators here follow another run than the run spec's."""
+        context = self._context
+        traces = find_traces(context.spec, context.chain, self._peers.bucket)
+        if traces is not None and traces.is_foreign:
+            raise ConfigError(f"--run {context.run_file}: {traces.describe(context.spec)}")
 
     def _demand_replayable_beginning(self) -> None:
         """Unavailable if buckets have deleted payloads needed for a replay from theta_0.
@@ -166,8 +180,8 @@ class CheckpointSearch:
 
         The root and the checkpoint digest of the step prove the whole state. Honest validators
         publish equal manifests, so each distinct manifest is tried once; a bucket with another
-        state is asked last from then on. NodeTrouble if this node could not ask: that says nothing
-        about what is published.
+        state is asked last from then on. NodeTrouble if this node could not ask, StateError if its
+        disk refused a part: neither says anything about what is published.
         """
         window = step.window + 1
         tried: set[bytes] = set()
@@ -181,7 +195,7 @@ class CheckpointSearch:
                 if not _leads_to(manifest, step):
                     raise ObjectError("the voted root proves another state")
                 return self._restore(manifest, hotkey)
-            except NodeTrouble:
+            except (NodeTrouble, StateError):
                 raise
             except ObjectError as error:
                 log.warning("checkpoint %d of %s is refused: %s", window, hotkey, error)

@@ -7,6 +7,7 @@ not at all. `template.training.published` has the checkpoint for other nodes.
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save, save_file
 from torch import Tensor
 
-from template.errors import ConfigError, ObjectError, disk_trouble
+from template.errors import ConfigError, ObjectError, disk_trouble, unreadable
 from template.protocol.spec import RunSpec
 from template.protocol.strangers import MALFORMED, fault, finite, refusing, text_of, whole
 from template.training.model import Params, tensor_shapes
@@ -136,14 +137,23 @@ def save_local(path: Path, checkpoint: LocalCheckpoint, run_id: bytes) -> None:
             os.fsync(file.fileno())
         partial.replace(path)
     except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
-        raise disk_trouble(path, error) from error
+        with suppress(OSError):
+            partial.unlink()
+        # The folder or the file aside may be at fault: the message names what stands in the way.
+        raise disk_trouble(partial if partial.is_dir() else path, error) from error
 
 
 def load_local(path: Path, spec: RunSpec) -> LocalCheckpoint | None:
-    """The node's checkpoint, or None without a file; ConfigError for an unusable file."""
-    if not path.exists():
+    """The node's checkpoint, or None without a file; ConfigError for an unusable file.
+
+    StateError if this user cannot read the file: another user's, or a folder in its place.
+    """
+    try:
+        path.open("rb").close()
+    except FileNotFoundError:
         return None
+    except OSError as error:
+        raise unreadable(path, error) from error
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

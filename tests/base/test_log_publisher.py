@@ -2,14 +2,16 @@
 
 import io
 import logging
+import resource
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from evaluation.verdict_log import decode_log, encode_log, split_logs
+from template.audit.logs import read_files
 from template.base.log_publisher import LOG_FILE, OLDER_LOG_FILE, LogFile, windows_kept
-from template.errors import StateError
+from template.errors import ConfigError, StateError
 from template.protocol.spec import RunSpec, parse_spec
 from template.scoring.rules import verdict_log_limit_bytes
 from tests.support.logs import made_up_log
@@ -166,3 +168,39 @@ def test_a_disk_that_refuses_is_a_state_error(tmp_path: Path) -> None:
     (tmp_path / LOG_FILE).mkdir()
     with pytest.raises(StateError, match=r"verdicts\.jsonl cannot be written"):
         LogFile(tmp_path, SPEC).append(0, b"")
+
+
+def test_a_disk_full_in_mid_log_leaves_whole_logs_and_the_next_is_glued_to_nothing(
+    tmp_path: Path,
+) -> None:
+    """In one process, without a restart between; the kernel refuses as a full disk does."""
+    file = _opened(tmp_path)
+    file.append(3, _data(3))
+    path = tmp_path / LOG_FILE
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 100, hard))
+    try:
+        with pytest.raises(StateError, match="free the disk"):
+            file.append(4, _data(4))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == _data(3)
+    file.append(5, _data(5))
+    assert list(read_files([path])) == [3, 5]
+
+
+def test_a_half_line_that_nobody_could_cut_is_cut_before_the_next_log(tmp_path: Path) -> None:
+    file = _opened(tmp_path)
+    file.append(3, _data(3))
+    with (tmp_path / LOG_FILE).open("ab") as other:
+        other.write(_data(4)[:1000])
+    file.append(5, _data(5))
+    assert (tmp_path / LOG_FILE).read_bytes().endswith(b"\n" + _data(5))
+
+
+def test_a_reader_names_the_lines_of_a_half_log(tmp_path: Path) -> None:
+    path, whole = tmp_path / LOG_FILE, _data(3)
+    path.write_bytes(whole + _data(4)[:100] + _data(5))
+    line = whole.count(b"\n") + 1
+    with pytest.raises(ConfigError, match=rf"verdicts\.jsonl: the log that starts at line {line}:"):
+        read_files([path])

@@ -1,25 +1,43 @@
 """Checks before a neuron says anything on chain, each on its own; whole starts: tests/faults."""
 
+import errno
+import fcntl
 import logging
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from template.base.log_publisher import LOG_FILE
 from template.base.preflight import (
     LOCK_FILE,
+    STATE_FILES,
+    STATE_FOLDERS,
+    ClockWatch,
     check_own_bucket,
     check_published_endpoint,
+    check_room,
     check_state_dir,
     claimed,
     clock_words,
+    least_state_bytes,
     warn_of_clock,
 )
-from template.errors import ConfigError, Denied, StateError, Unavailable
+from template.errors import (
+    EXIT_TRY_AGAIN,
+    ConfigError,
+    Denied,
+    StateError,
+    Unavailable,
+    exit_status,
+)
+from template.protocol.spec import parse_spec
 from template.store.memory import MemoryStore
+from tests.support.scoring import SPEC_FILE
 
 WHERE = "TESSERA_BUCKET_ENDPOINT https://s3.example.com, bucket tessera-x"
 
@@ -95,6 +113,15 @@ def test_a_clock_that_is_off_is_a_warning(ahead_s: float, words: str | None, cap
     assert [words is not None and words in text for text in caplog.messages] == [True] * bool(words)
 
 
+def test_a_clock_that_goes_wrong_in_mid_run_is_told_once_and_its_mending_too(caplog) -> None:
+    clock = ClockWatch()
+    with caplog.at_level(logging.WARNING):
+        for ahead_s in (0.0, -12.0, 900.0, 901.0, 902.0, 3.0, 2.0, -600.0):
+            clock.note(ahead_s)
+    told = ["15 minutes ahead", "agree again", "10 minutes behind"]
+    assert [word in line for word, line in zip(told, caplog.messages, strict=True)] == [True] * 3
+
+
 def test_the_state_folder_is_made_and_left_empty(tmp_path: Path) -> None:
     check_state_dir(tmp_path / "a" / "b")
     assert list((tmp_path / "a" / "b").iterdir()) == []
@@ -139,3 +166,93 @@ def test_a_state_folder_has_one_process_at_a_time_whose_pid_is_told(tmp_path: Pa
         assert (tmp_path / LOCK_FILE).read_text() == f"{os.getpid()}\n"
     with claimed(tmp_path):
         pass
+
+
+@pytest.mark.parametrize("name", STATE_FILES)
+def test_a_folder_in_place_of_a_state_file_is_named(name: str, tmp_path: Path) -> None:
+    """As a container's engine makes one for a mount that is missing."""
+    (tmp_path / name).mkdir()
+    with pytest.raises(ConfigError, match=rf"{tmp_path}/{name} is a folder.*remove the folder"):
+        check_state_dir(tmp_path)
+
+
+@pytest.mark.parametrize("name", STATE_FOLDERS)
+def test_a_file_in_place_of_a_state_folder_is_named(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(ConfigError, match=rf"{tmp_path}/{name} is a file.*move it away"):
+        check_state_dir(tmp_path)
+
+
+@pytest.mark.parametrize("at", ["state", "state/a/b"])
+def test_a_file_on_the_way_to_the_state_folder_is_named(at: str, tmp_path: Path) -> None:
+    (tmp_path / "state").touch()
+    with pytest.raises(ConfigError, match=rf"{tmp_path}/state is a file.*move it away") as caught:
+        check_state_dir(tmp_path / at)
+    assert "permissions" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.EACCES, r"belongs to uid \d+ with mode \d+, and this process has uid"),
+        (errno.EROFS, "read-only: mount it for writing"),
+    ],
+)
+def test_a_folder_of_another_user_or_on_a_read_only_disk_has_its_own_remedy(
+    number: int, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, _data: bytes) -> int:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    with pytest.raises(ConfigError, match=words):
+        check_state_dir(tmp_path)
+
+
+def test_another_users_state_file_is_found_before_the_chain_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / LOG_FILE).touch()
+    monkeypatch.setattr(os, "access", lambda path, _mode: path != tmp_path / LOG_FILE)
+    with pytest.raises(ConfigError, match=rf"{LOG_FILE} belongs to uid"):
+        check_state_dir(tmp_path)
+
+
+def test_a_lock_that_cannot_be_opened_or_locked_is_told_as_what_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(*_args: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", no_locks)
+        with pytest.raises(ConfigError, match="has no locks") as caught, claimed(tmp_path):
+            pass
+        assert "another process" not in str(caught.value)
+    (tmp_path / LOCK_FILE).unlink()
+    (tmp_path / LOCK_FILE).mkdir()
+    with pytest.raises(StateError, match="lock is a folder"), claimed(tmp_path):
+        pass
+
+
+def test_a_disk_too_small_for_the_run_is_no_disk_that_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = parse_spec(SPEC_FILE.read_text(encoding="ascii"))
+    needed = least_state_bytes(spec)
+    total = free = needed
+
+    def usage(_path: Path) -> tuple[int, int, int]:
+        return shutil._ntuple_diskusage(total, total - free, free)
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    check_room(tmp_path, spec)
+    free = needed - 1
+    with pytest.raises(StateError, match=r"--neuron\.state_dir.*free the disk") as caught:
+        check_room(tmp_path, spec)
+    assert exit_status(caught.value) == EXIT_TRY_AGAIN
+    (tmp_path / "node.safetensors").write_bytes(b"x")
+    check_room(tmp_path, spec)
+    total = needed - 1
+    with pytest.raises(ConfigError, match="in all: name a folder on a larger one"):
+        check_room(tmp_path, spec)

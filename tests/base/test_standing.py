@@ -9,7 +9,14 @@ from simulation.swarm import build_world
 from simulation.world import World, hotkey_of
 from template.base.standing import Standing, publish, publish_if_new
 from template.errors import ConfigError
-from template.protocol.record import Record, encode_record
+from template.protocol.record import (
+    LOG_DIGEST_BYTES,
+    ROOT_BYTES,
+    SAMPLE_DIGEST_BYTES,
+    Record,
+    Vote,
+    encode_record,
+)
 
 VAL = hotkey_of("val")
 
@@ -66,3 +73,62 @@ def test_a_record_that_stands_is_not_published_again(world, tmp_path) -> None:
     assert values == [encode_record(record)]
     publish_if_new(context, Record())
     assert values == [encode_record(record), encode_record(Record())]
+
+
+@pytest.fixture
+def twin(base_world: World, tmp_path):
+    """Makes the standing of one process more with the same hotkey."""
+    before = base_world.ledger.commitments.pop(VAL, None)
+    yield lambda: Standing(base_world.context(VAL, tmp_path))
+    base_world.ledger.commitments.pop(VAL)
+    if before is not None:
+        base_world.ledger.commitments[VAL] = before
+
+
+def _vote(world: World, window: int, root: bytes) -> Record:
+    vote = Vote(
+        window=window,
+        root=root * ROOT_BYTES,
+        sample_digest=bytes(SAMPLE_DIGEST_BYTES),
+        uids=frozenset(),
+        missing=frozenset(),
+        log_digest=bytes(LOG_DIGEST_BYTES),
+    )
+    return Record.of(world.spec.run_id, access=world.access(VAL), vote=vote)
+
+
+def _next_window(world: World) -> None:
+    world.time.block += world.spec.schedule.blocks_per_window
+
+
+def test_a_second_process_with_the_same_hotkey_is_told_once(world, twin, caplog) -> None:
+    here, there = twin(), twin()
+    with caplog.at_level(logging.ERROR, "template.base.standing"):
+        for window in range(6):
+            here.publish(_vote(world, window, b"a"))
+            _next_window(world)
+            there.publish(_vote(world, window, b"b"))
+            _next_window(world)
+            here.demand_registration()
+    (line,) = caplog.messages
+    assert f"another process writes to the chain with hotkey {VAL}" in line
+    assert "a vote on window 1" in line
+    assert "end one of them" in line
+
+
+def test_one_process_is_not_told_of_itself(world, twin, caplog) -> None:
+    """Nor of the commitment before its start, of an owner's command, nor of a late own write."""
+    before = twin()
+    with caplog.at_level(logging.ERROR, "template.base.standing"):
+        before.publish(_vote(world, 0, b"a"))
+        _next_window(world)
+        node = twin()
+        node.demand_registration()
+        before.publish(Record(access=world.access(VAL)))
+        for window in range(1, 6):
+            for retry in (b"a", b"b"):
+                node.publish(_vote(world, window, retry))
+            node.demand_registration()
+            _next_window(world)
+            node.demand_registration()
+    assert caplog.messages == []

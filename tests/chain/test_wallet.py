@@ -1,5 +1,6 @@
 """Opening a neuron's wallet: a hotkey file is enough, and errors say what to do."""
 
+import errno
 from pathlib import Path
 
 import bittensor as bt
@@ -37,3 +38,23 @@ def test_open_wallet_refuses_what_it_cannot_use(tmp_path: Path):
     with pytest.raises(ConfigError, match="encrypted") as caught:
         open_wallet("cold", "locked", str(tmp_path))
     assert "secret word" not in str(caught.value)
+
+
+def test_a_key_that_cannot_be_read_is_not_advised_away(tmp_path: Path, monkeypatch):
+    """A folder or another user's file: a new key would not help, and would lose the old one."""
+    (tmp_path / "cold" / "hotkeys" / "hot").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="hotkeys/hot is a folder.*remove the folder") as caught:
+        open_wallet("cold", "hot", str(tmp_path))
+    assert "regen-hotkey" not in str(caught.value)
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"file is a file, and a folder belongs there"):
+        open_wallet("file", "hot", str(tmp_path))
+
+    def refuse(path: Path, *_args: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(ConfigError, match=r"belongs to uid \d+ with mode") as caught:
+        open_wallet("cold", "hot", str(tmp_path))
+    assert "regen-hotkey" not in str(caught.value)
+    assert "does not exist" not in str(caught.value)

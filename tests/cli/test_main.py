@@ -185,3 +185,51 @@ def test_no_command_waits_for_a_library_to_miss_a_variable(run_file: str, tmp_pa
         for status, said, heavy in _told(cases, **env):
             assert (status, said.count("\n"), heavy) == (2, 1, []), said
             assert name in said
+
+
+NO_HOME = """
+import os, pwd, sys
+
+def nobody(_uid):
+    raise KeyError("uid not found")
+
+pwd.getpwuid = nobody
+os.environ.pop("HOME", None)
+sys.argv = ["tessera", *sys.argv[1:]]
+from template.cli.main import entry
+entry()
+"""
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["miner", "--run", __file__, "--netuid", "1"], "--wallet.path"),
+        (["miner", "--run", __file__, "--netuid", "1", "--wallet.path", "/w"], "HOME is not set"),
+        (["newcomer", "--run", __file__, "--netuid", "1"], "HOME is not set"),
+        (["miner", "--run", "~/run.toml", "--netuid", "1"], "--run: ~/run.toml"),
+    ],
+)
+def test_a_user_without_a_home_is_told_to_set_one(argv: list[str], words: str) -> None:
+    """As in a container with a bare uid; no traceback, and --help works."""
+    command = [sys.executable, "-c", NO_HOME]
+    done = subprocess.run([*command, *argv], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+    assert words in done.stderr
+    assert "set HOME" in done.stderr
+
+
+def test_help_needs_no_home() -> None:
+    command = [sys.executable, "-c", NO_HOME, "miner", "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("kind", ["folder", "file on the way", "nothing"])
+def test_a_run_file_that_is_none_is_named_with_its_remedy(kind: str, tmp_path, capsys) -> None:
+    path = {"folder": tmp_path, "nothing": tmp_path / "no"}.get(kind, tmp_path / "file" / "run")
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(["miner", "--run", str(path), "--netuid", "1"])
+    remedy = {"folder": "remove the folder", "nothing": "no such file"}.get(kind, "move it away")
+    assert remedy in capsys.readouterr().err

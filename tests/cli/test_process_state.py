@@ -1,8 +1,12 @@
 """A command gives back what it changes, and a test that gives nothing back is told so."""
 
+import ctypes
 import logging
 import os
+import resource
 import signal
+import sys
+from typing import cast
 
 import numpy as np
 import pytest
@@ -11,6 +15,9 @@ import torch
 from template.cli.log import OWN_LOGGERS, setup_logging
 from template.cli.process_state import restored_process_state
 from template.cli.signals import unwind_on_signals
+from template.commands.neuron import run_neuron
+from template.errors import ConfigError
+from template.settings import MinerConfig
 from tests.support.process_state import changes, process_state
 
 
@@ -34,6 +41,30 @@ def test_a_command_gives_back_what_it_changes(tmp_path) -> None:
     with pytest.raises(SystemExit):
         main(1)
     assert changes(before, process_state()) == {}
+
+
+def _readable_by_others() -> tuple[int, int]:
+    """(soft limit on core files, whether others may read this process's memory)."""
+    return resource.getrlimit(resource.RLIMIT_CORE)[0], ctypes.CDLL(None).prctl(3, 0, 0, 0, 0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
+def test_keys_in_memory_reach_no_core_file_and_no_other_process() -> None:
+    """Before the wallet is read; a caller gets the process back."""
+    before, within = _readable_by_others(), []
+
+    class Wrong:
+        """Settings whose first use fails."""
+
+        def __getattr__(self, name: str) -> object:
+            within.append(_readable_by_others())
+            raise ConfigError("a flag is wrong")
+
+    with restored_process_state():
+        config = cast(MinerConfig, Wrong())
+        assert run_neuron("miner", config, lambda _context, _config: pytest.fail("built")) == 2
+    assert within == [(0, 0)]
+    assert _readable_by_others() == before
 
 
 def test_each_change_is_found(tmp_path, monkeypatch) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from template.data.kept import KeptFiles
-from template.errors import ConfigError, StateError
+from template.errors import EXIT_OPERATOR, StateError, exit_status
 
 DATA = b"some bytes"
 DIGEST = hashlib.sha256(DATA).digest()
@@ -65,10 +65,12 @@ def test_only_a_digest_is_a_name(tmp_path: Path, digest: bytes) -> None:
 def test_a_folder_that_is_none_names_the_remedy(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     kept = KeptFiles(tmp_path / "file", ".part")
-    with pytest.raises(ConfigError, match="cannot be read"):
-        kept.get(DIGEST, len(DATA))
-    with pytest.raises(StateError, match="free the disk"):
-        kept.put(DIGEST, DATA)
+    wrong = rf"{tmp_path}/file is a file, and a folder belongs there: move it away"
+    for use in (lambda: kept.get(DIGEST, len(DATA)), lambda: kept.put(DIGEST, DATA)):
+        with pytest.raises(StateError, match=wrong) as caught:
+            use()
+        assert exit_status(caught.value) == EXIT_OPERATOR
+        assert "free the disk" not in str(caught.value)
 
 
 def test_a_full_disk_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ def process_state() -> dict[str, Any]:
         "working directory": os.getcwd(),
         "sys.path": sys.path[:],
         "limit on file sizes": resource.getrlimit(resource.RLIMIT_FSIZE),
+        "limit on core files": resource.getrlimit(resource.RLIMIT_CORE),
         "torch threads": torch.get_num_threads(),
         "torch default dtype": torch.get_default_dtype(),
         "torch deterministic algorithms": torch.are_deterministic_algorithms_enabled(),

@@ -8,7 +8,7 @@ import torch
 
 from simulation.swarm import build_world
 from simulation.world import hotkey_of
-from template.errors import StateError
+from template.errors import EXIT_OPERATOR, StateError, exit_status
 from template.protocol.lineage import LineageStep, is_chain
 from template.protocol.quorum import VOID_WINDOWS
 from template.protocol.root import tensors_digest
@@ -201,5 +201,22 @@ def test_an_unwritable_folder_is_told(start, tmp_path) -> None:
     place = tmp_path / "lineage.jsonl"
     place.unlink()
     place.mkdir()
-    with pytest.raises(StateError, match="lineage.jsonl cannot be written"):
+    with pytest.raises(StateError, match="lineage.jsonl cannot be written.*remove the folder"):
         _walk(past, first, spec, 1)
+    with pytest.raises(StateError, match="lineage.jsonl cannot be read.*remove the folder"):
+        _open(tmp_path, spec, first)
+
+
+def test_a_file_in_place_of_the_folder_is_told(start, tmp_path) -> None:
+    spec, first = start
+    (tmp_path / "past").touch()
+    with pytest.raises(StateError, match="past is a file, and a folder belongs there") as caught:
+        _open(tmp_path / "past", spec, first)
+    assert exit_status(caught.value) == EXIT_OPERATOR
+
+
+def test_an_anchor_that_cannot_be_removed_is_told(start, tmp_path) -> None:
+    spec, first = start
+    (tmp_path / f"anchor-{first.window + 1:08d}.safetensors").mkdir()
+    with pytest.raises(StateError, match="anchor-.*cannot be written.*remove the folder"):
+        _open(tmp_path, spec, first)

@@ -5,20 +5,23 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from simulation.swarm import FOUR, STAKES_TAO, build_world, honest, metrics, run
-from simulation.world import FakeChain, World, hotkey_of
+from simulation.world import FakeChain
 from template.chain.waiter import Waiter
-from template.errors import ChainError, ConfigError, NodeTrouble, NotFound, Unavailable
+from template.errors import (
+    ChainError,
+    ConfigError,
+    NodeTrouble,
+    NotFound,
+    Unavailable,
+)
 from template.peers.client import Peers
 from template.protocol.keys import blob_key, checkpoint_manifest_key
 from template.protocol.record import ROOT_BYTES, Record, encode_record
 from template.protocol.root import tensors_digest
 from template.store import Store
-from template.store.memory import MemoryStore
 from template.store.s3 import S3Store
 from template.sync.bootstrap import Bootstrap
 from template.sync.dataset import open_pages
@@ -29,80 +32,16 @@ from template.training.outer import state_digest
 from template.training.published import (
     PublishedManifest,
     build_checkpoint,
-    parse_published,
     restore_published,
 )
+from tests.support.joining import FIRST, NEWCOMER, OWNER, SECOND, WINDOW, Watched
 from tests.support.raw_server import LIMITS, OK, RawServer, bucket_at, drips, silent
-
-WINDOW = 4
-"""The newest checkpoint that final votes prove."""
-OWNER, FIRST, SECOND, NEWCOMER = (hotkey_of(n) for n in ("owner", "val-a", "val-b", "m1"))
 
 NO_CHECKPOINT = "no validator serves a checkpoint that the votes prove"
 
 
 class Killed(BaseException):
     """A process that ends here and now."""
-
-
-class Watched(MemoryStore):
-    """A bucket that counts what was read of it, and may end the process that reads."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.gets: Counter[str] = Counter()
-        self.before_get: Callable[[str], None] = lambda _key: None
-
-    def get(self, key: str, *, max_bytes: int) -> bytes:
-        self.before_get(key)
-        data = super().get(key, max_bytes=max_bytes)
-        self.gets[key] += 1
-        return data
-
-
-@pytest.fixture(scope="module")
-def ended(tmp_path_factory) -> tuple[World, str]:
-    """A run that has ended, and the digest of theta_4."""
-    world = build_world(
-        STAKES_TAO,
-        schedule__num_windows=5,
-        checkpoint__every_windows=2,
-        checkpoint__part_bytes=2**13,
-    )
-    nodes = run(world, honest(*FOUR), tmp_path_factory.mktemp("run"))
-    return world, metrics(nodes["m0"]).series("params_digest")[WINDOW - 2]
-
-
-@pytest.fixture
-def buckets(ended) -> Iterator[dict[str, Watched]]:
-    """Copies, to be broken; the clock is given back."""
-    world, _ = ended
-    copies = {}
-    for hotkey, bucket in world.buckets.items():
-        copies[hotkey] = Watched()
-        for key in bucket.list(""):
-            copies[hotkey].put(key, bucket.get(key, max_bytes=2**24))
-    block = world.time.block
-    yield copies
-    world.time.block = block
-
-
-@pytest.fixture
-def context(ended, buckets, tmp_path: Path):
-    world, _ = ended
-    mine = world.context(NEWCOMER, tmp_path)
-    return replace(mine, open_bucket=lambda peer, _access: buckets[peer])
-
-
-@pytest.fixture
-def manifest(ended, buckets) -> PublishedManifest:
-    world, _ = ended
-    key = checkpoint_manifest_key(world.spec.run_id, WINDOW)
-    assert buckets[FIRST].get(key, max_bytes=2**20) == buckets[SECOND].get(key, max_bytes=2**20)
-    found = parse_published(buckets[FIRST].get(key, max_bytes=2**20), world.spec)
-    buckets[FIRST].gets.clear()
-    assert len(found.parts) >= 4
-    return found
 
 
 def _keys(manifest: PublishedManifest) -> list[str]:

@@ -1,13 +1,15 @@
 """A node's own checkpoint: what comes back is what was saved; what is broken names the remedy."""
 
 import dataclasses
+import errno
 import resource
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from template.errors import ConfigError, ObjectError, StateError
+from template.errors import EXIT_OPERATOR, ConfigError, ObjectError, StateError, exit_status
 from template.training.checkpoint import (
     LocalCheckpoint,
     load_local,
@@ -87,6 +89,37 @@ def test_a_full_disk_leaves_the_checkpoint_before(local, spec, tmp_path) -> None
     loaded = load_local(path, spec)
     assert loaded is not None
     assert loaded.values == local.values
+
+
+def test_a_folder_in_place_of_the_checkpoint_is_told(local, spec, tmp_path) -> None:
+    path = tmp_path / "node.safetensors"
+    path.mkdir()
+    for use in (lambda: load_local(path, spec), lambda: save_local(path, local, spec.run_id)):
+        with pytest.raises(StateError, match=r"node\.safetensors.*remove the folder") as caught:
+            use()
+        assert exit_status(caught.value) == EXIT_OPERATOR
+
+
+def test_a_folder_in_place_of_the_file_aside_is_told(local, spec, tmp_path) -> None:
+    (tmp_path / "node.partial").mkdir()
+    with pytest.raises(StateError, match=r"node\.partial is a folder.*remove the folder"):
+        save_local(tmp_path / "node.safetensors", local, spec.run_id)
+
+
+def test_another_users_checkpoint_is_not_advised_away(
+    local, spec, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "node.safetensors"
+    save_local(path, local, spec.run_id)
+
+    def refuse(*_args, **_kwargs):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(StateError, match=r"belongs to uid \d+ with mode \d+") as caught:
+        load_local(path, spec)
+    assert "remove it" not in str(caught.value)
+    assert exit_status(caught.value) == EXIT_OPERATOR
 
 
 def test_a_kill_before_the_rename_leaves_the_checkpoint_before(local, spec, tmp_path) -> None:

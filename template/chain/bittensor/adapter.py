@@ -22,7 +22,7 @@ from template.chain.bittensor.calls import (
     submit_weights,
 )
 from template.chain.bittensor.connection import Call, Connection, check_endpoint
-from template.chain.bittensor.translation import ConnectionLost
+from template.chain.bittensor.translation import ConnectionLost, LocalTrouble
 from template.chain.bittensor.wallet import Wallet
 from template.chain.commitment import split_into_fields
 from template.chain.health import SLOW_READ_S, EndpointHealth, Patience, format_duration
@@ -150,6 +150,8 @@ class BittensorChain:
                 on=(ConnectionLost,),
                 deadline_s=options.read_deadline_s,
             )
+        except LocalTrouble:
+            raise
         except ConnectionLost as error:
             raise ConnectionLost(
                 f"{error}; it did not answer for {format_duration(options.read_deadline_s)}: name "
@@ -163,6 +165,9 @@ class BittensorChain:
         started_s = time.monotonic()
         try:
             answer = connection.run(call, timeout_s)
+        except LocalTrouble as error:
+            self._health.note_trouble(str(error))
+            raise
         except ConnectionLost as error:
             self._health.note_failure(str(error.__cause__) or f"no answer within {timeout_s:.0f} s")
             raise

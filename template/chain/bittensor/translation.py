@@ -1,6 +1,8 @@
 """Values and errors of the SDK as types and `ChainError`s of this project. Opens no connection."""
 
+import errno
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -10,11 +12,25 @@ from template.chain.commitment import join_fields
 from template.chain.health import redact_endpoint
 from template.chain.types import Metagraph, Neuron
 from template.errors import ChainError
+from template.files import remedy
 
 # The SDK's wording for a connection that broke during a write: the error has no code or class
 # of its own.
 BROKEN_WRITE = ("Connection lost while", "Connection dropped while")
 CONNECTION_ERRORS = (bt.RpcConnectionError, bt.ConnectionNotReady, OSError)
+_LOCAL_NUMBERS = frozenset(
+    {
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOMEM,
+        errno.ENOSPC,
+        errno.EROFS,
+        errno.EISDIR,
+        errno.ENOTDIR,
+        errno.ENOENT,
+    }
+)
+"""Never the answer to a connection over TCP."""
 SDK_ERRORS = (bt.BittensorError, OSError, ValueError, LookupError)
 """Every exception that a call of the SDK is known to raise."""
 
@@ -24,6 +40,10 @@ class ConnectionLost(ChainError):
 
     def __init__(self, message: str, *, is_final: bool = False) -> None:
         super().__init__(message, code="unreachable", is_final=is_final)
+
+
+class LocalTrouble(ConnectionLost):
+    """This machine could not ask: a file or a descriptor is at fault, and no endpoint."""
 
 
 def translate_error(error: Exception, endpoint: str, timeout_s: float) -> ChainError:
@@ -41,10 +61,26 @@ def translate_error(error: Exception, endpoint: str, timeout_s: float) -> ChainE
                 "unreachable",
             )
         return ChainError(str(error), error.code.value, name=error.name or "")
+    local = find_local(error)
+    if local is not None:
+        return LocalTrouble(
+            f"this node could not ask the chain: {local}; {remedy(Path('/'), local)}"
+        )
     if isinstance(error, CONNECTION_ERRORS):
         reason = str(error) or f"no answer within {timeout_s:.0f} s"
         return ConnectionLost(f"the chain at {shown} is unreachable: {reason}")
     return ChainError(f"the SDK failed: {error!r}", "not_understood")
+
+
+def find_local(error: BaseException | None) -> OSError | None:
+    """The error about a file or a descriptor of this machine behind an error of the SDK, if any."""
+    while error is not None:
+        if isinstance(error, OSError) and (
+            error.filename is not None or error.errno in _LOCAL_NUMBERS
+        ):
+            return error
+        error = error.__cause__
+    return None
 
 
 def translate_metagraph(graph: bt.Metagraph, netuid: int, block: int) -> Metagraph:

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
+from websockets.typing import Origin
 
 from localnet.chain.__main__ import main
 from localnet.chain.rpc import RpcServer
@@ -283,3 +285,18 @@ def test_a_taken_port_is_an_error_not_a_hang() -> None:
     assert ended.returncode == 1
     assert str(port) in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "http://localhost:3000", "null"])
+def test_a_page_in_a_browser_cannot_drive_the_chain(origin: str, ledger: Any) -> None:
+    """Any page that the developer has open could otherwise sign in the development accounts."""
+
+    async def go() -> None:
+        async with RpcServer(ledger.chain, 0) as server, asyncio.timeout(HANG_S):
+            url = f"ws://127.0.0.1:{server.port}"
+            with pytest.raises(InvalidStatus, match="403"):
+                await connect(url, origin=Origin(origin))
+            async with connect(url) as connection:
+                assert "result" in await Wire(connection).ask("system_chain")
+
+    asyncio.run(go())

@@ -154,6 +154,15 @@ def spoiled_shard(subnet: Subnet, node: NodeStart) -> None:
     node.undo.append(lambda: bucket.put(blob_key(digest), data))
 
 
+def folder_for_file(name: str) -> Plant:
+    """A folder in place of a file of the state folder, as a missing mount leaves one."""
+
+    def plant(_subnet: Subnet, node: NodeStart) -> None:
+        (node.state_dir / name).mkdir(parents=True)
+
+    return plant
+
+
 def two_faults(first: Plant, second: Plant) -> Plant:
     def plant(subnet: Subnet, node: NodeStart) -> None:
         first(subnet, node)
@@ -295,6 +304,27 @@ FAULTS = [
         name="state folder that cannot be",
         plant=file_for_folder("--neuron.state_dir"),
         words=("--neuron.state_dir", "cannot be written", "name another folder"),
+    ),
+    Fault(
+        name="state folder that is a mount's missing file",
+        plant=folder_for_file("node.safetensors"),
+        words=("--neuron.state_dir", "node.safetensors is a folder", "remove the folder"),
+    ),
+    Fault(
+        name="lock that is a folder",
+        plant=folder_for_file("lock"),
+        words=("--neuron.state_dir", "lock is a folder", "remove the folder"),
+    ),
+    Fault(
+        name="verdict log that is a folder",
+        role="validator",
+        plant=folder_for_file("verdicts.jsonl"),
+        words=("--neuron.state_dir", "verdicts.jsonl is a folder", "remove the folder"),
+    ),
+    Fault(
+        name="run spec that is a folder",
+        plant=flag(run="/"),
+        words=("--run", "/ is a folder", "remove the folder"),
     ),
     Fault(
         name="state file that is none",

@@ -1,0 +1,128 @@
+"""Traces of a run in the voters' buckets: tells a run from a run spec that nobody follows here.
+
+Every value of a spec is in the run id, and the run id is in every key. Validators vote without a
+run id; a file that was edited, or belongs to another run, therefore meets votes with authority and
+finds no object. Lineage stays in buckets for ever, so its absence where most of the voting stake
+stands proves the file wrong.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from template.chain import Chain
+from template.chain.ballots import read_standing_votes, read_standing_votes_of_any_run
+from template.errors import NodeTrouble, NotFound, SubnetError
+from template.protocol.keys import lineage_key
+from template.protocol.quorum import VOID_WINDOWS
+from template.protocol.spec import RunSpec
+from template.sync.lineage import segment_start
+
+
+class Sized(Protocol):
+    """The part of a bucket that is asked."""
+
+    def size(self, key: str) -> int:
+        """As `Store.size`."""
+
+
+OpenByHotkey = Callable[[str], Sized]
+"""hotkey -> the hotkey's bucket; RecordError without a usable one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Traces:
+    """Which voters serve the run's lineage. `faults`: a sentence per voter without an answer.
+
+    `newest_vote`: the newest window with a standing vote. Stakes are those of the voters asked.
+    """
+
+    newest_vote: int
+    num_voters: int
+    voting_stake_rao: int
+    holders: tuple[str, ...]
+    empty: tuple[str, ...]
+    empty_stake_rao: int
+    faults: tuple[str, ...]
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether most of the voting stake serves no object of the run."""
+        return 2 * self.empty_stake_rao > self.voting_stake_rao
+
+    def describe(self, spec: RunSpec) -> str:
+        """Why a foreign spec is foreign, and the remedy."""
+        return (
+            f"nobody follows run id {spec.run_id.hex()} here: {self.num_voters} validators vote "
+            f"(the newest vote is on window {self.newest_vote}), and the buckets of most of their "
+            f"stake ({len(self.empty)} asked) have no object of that run. The run spec was edited "
+            "or belongs to another run, as any changed value makes another run: get the file "
+            "again from the subnet's owner and compare its SHA-256, and check that --netuid and "
+            "--subtensor.network are those of the run"
+        )
+
+
+def find_traces(spec: RunSpec, chain: Chain, open_bucket: OpenByHotkey) -> Traces | None:
+    """Ask the voters' buckets, most stake first, until most of the stake has answered alike.
+
+    None as long as no answer would tell anything: nobody votes, or the run is so young that all
+    validators may still wait for its first payloads. NodeTrouble if this node could not ask.
+    """
+    last = spec.schedule.schedule().last_counted(chain.finalized())
+    if last <= VOID_WINDOWS + 1:
+        return None
+    # Votes of another run tell of a foreign spec only where nobody votes in this one.
+    voters = read_standing_votes(chain, spec, last)
+    voters = voters or read_standing_votes_of_any_run(chain, spec, last)
+    if not voters:
+        return None
+    total = sum(voter.stake_rao for voter in voters)
+    keys = _lineage_keys(spec, last)
+    holders: list[str] = []
+    empty: list[str] = []
+    faults: list[str] = []
+    empty_rao = other_rao = 0
+    for voter in sorted(voters, key=lambda v: (-v.stake_rao, v.uid)):
+        try:
+            is_held = _has_any(open_bucket, voter.hotkey, keys)
+        except NodeTrouble:
+            raise
+        except SubnetError as error:
+            faults.append(f"{voter.hotkey}: {error}")
+            is_held = True
+        else:
+            (holders if is_held else empty).append(voter.hotkey)
+        empty_rao += 0 if is_held else voter.stake_rao
+        other_rao += voter.stake_rao if is_held else 0
+        if 2 * max(empty_rao, other_rao) > total:
+            break
+    return Traces(
+        newest_vote=max(voter.vote.window for voter in voters),
+        num_voters=len(voters),
+        voting_stake_rao=total,
+        holders=tuple(holders),
+        empty=tuple(empty),
+        empty_stake_rao=empty_rao,
+        faults=tuple(faults),
+    )
+
+
+def _lineage_keys(spec: RunSpec, last: int) -> list[str]:
+    """The first segment, which stays for ever, and the newest: a voter may have joined late."""
+    every = spec.checkpoint.every_windows
+    newest = min(last, spec.schedule.num_windows - 1)
+    windows = (0, newest - VOID_WINDOWS - 1, newest - every, newest)
+    starts = {segment_start(max(0, window), every) for window in windows}
+    return [lineage_key(spec.run_id, start) for start in sorted(starts)]
+
+
+def _has_any(open_bucket: OpenByHotkey, hotkey: str, keys: list[str]) -> bool:
+    """Whether a bucket has one of the keys; a forbidden or unknown bucket raises."""
+    bucket = open_bucket(hotkey)
+    for key in keys:
+        try:
+            bucket.size(key)
+        except NotFound:
+            continue
+        return True
+    return False
