@@ -12,7 +12,7 @@ from template.data.manifest import Manifest, Shard
 from template.data.pages import PageReader
 from template.data.shards import Dataset, build_dataset
 from template.data.tokenizer import load_tokenizer
-from template.errors import ConfigError, NotFound, Unavailable
+from template.errors import ConfigError, NotFound, StateError, Unavailable
 
 
 class Mirror:
@@ -181,8 +181,9 @@ def test_tokens_outside_the_vocabulary_are_refused() -> None:
 def test_unusable_cache_names_the_remedy(dataset: Dataset, mirror: Mirror, tmp_path: Path) -> None:
     in_the_way = tmp_path / "file"
     in_the_way.write_bytes(b"")
-    with pytest.raises(ConfigError, match="cache"):
+    with pytest.raises(StateError, match=r"--neuron\.state_dir.*move it away") as caught:
         _reader(dataset, mirror, in_the_way).page(0)
+    assert caught.value.is_lasting, "a restart cannot help"
 
 
 def test_at_least_one_shard_must_stay(dataset: Dataset, mirror: Mirror) -> None:
