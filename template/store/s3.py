@@ -53,8 +53,39 @@ _CODE = re.compile(r"[A-Za-z0-9.]{1,64}")
 
 _DENIED = frozenset({"InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "Unauthorized"})
 _NOT_FOUND = frozenset({"NoSuchKey", "NoSuchBucket", "InvalidBucketName"})
-_TRANSIENT = frozenset({"SlowDown", "RequestTimeout", "TooManyRequests", "ServiceUnavailable"})
-_TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+# What is final is listed, and everything else is tried again: proxies in front of a bucket make
+# up statuses of their own (Cloudflare has 520 to 527 and 530) and pages without an S3 code.
+_BAD_REQUEST = 400
+_NOT_IMPLEMENTED = 501
+_CLIENT_FAULTS = range(400, 500)
+_PASSING_CLIENT_FAULTS = frozenset({408, 409, 421, 423, 425, 429, 499})
+"""Timeout, conflict, misdirected, locked, too early, too many requests, hung up."""
+_FINAL_BAD_REQUESTS = frozenset(
+    {
+        "AuthorizationHeaderMalformed",
+        "EntityTooLarge",
+        "ExpiredToken",
+        "IllegalLocationConstraintException",
+        "InvalidArgument",
+        "InvalidEncryptionAlgorithmError",
+        "InvalidLocationConstraint",
+        "InvalidObjectName",
+        "InvalidRegionName",
+        "InvalidRequest",
+        "InvalidStorageClass",
+        "InvalidToken",
+        "InvalidURI",
+        "KeyTooLongError",
+        "MetadataTooLarge",
+        "MissingSecurityHeader",
+        "RequestHeaderSectionTooLarge",
+        "RequestTimeTooSkewed",
+    }
+)
+"""S3's codes of a 400 that the same request gets again. Any other 400 says, or may say, that the
+body was damaged on the way: BadDigest, IncompleteBody, RequestTimeout, XAmzContentSHA256Mismatch,
+a proxy's page."""
 
 _OURS = frozenset({"BucketAlreadyOwnedByYou", "BucketAlreadyExists"})
 
@@ -101,8 +132,8 @@ class S3Bucket:
 class S3Store:
     """A `Store` on an S3 bucket. Make a store per bucket and credential, and reuse the store.
 
-    Safe to use from `limits.connections` threads. Transient failures (no answer, 429, 5xx) are
-    tried again until `deadline_s` after the call, `MAX_TRIES` times at most; the last try may take
+    Safe to use from `limits.connections` threads. Transient failures (no answer, 429, any 5xx but
+    501, a body damaged on the way) are tried again until `deadline_s` after the call, `MAX_TRIES` times at most; the last try may take
     `limits` `connect_s` plus `attempt_s` more, and for an object the seconds of its length. With
     `waits_for_node`, NodeTrouble counts as transient. `ca_file` (PEM) replaces botocore's
     certificate authorities. ValueError if botocore refuses the bucket.
@@ -254,9 +285,16 @@ def _translate(error: ClientError, name: str) -> StoreError:
         return NotFound(said)
     if code in _DENIED or status in (401, 403):
         return Denied(f"{said}: check this bucket's credential and this machine's clock")
-    if code in _TRANSIENT or status in _TRANSIENT_STATUS:
-        return _Transient(said)
-    return Unavailable(said)
+    return Unavailable(said) if _is_final(status, code) else _Transient(said)
+
+
+def _is_final(status: int, code: str) -> bool:
+    """Whether the same request gets the same refusal again."""
+    if status == _BAD_REQUEST:
+        return code in _FINAL_BAD_REQUESTS
+    if status in _CLIENT_FAULTS:
+        return status not in _PASSING_CLIENT_FAULTS
+    return status == _NOT_IMPLEMENTED
 
 
 def _new_client(bucket: S3Bucket, transport: BoundedTransport) -> Any:
