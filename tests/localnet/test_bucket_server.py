@@ -75,7 +75,8 @@ def processes_of(data: Path) -> list[int]:
     found = []
     for entry in Path("/proc").iterdir():
         with suppress(OSError):
-            if entry.name.isdecimal() and f"-dir={data}/data" in (entry / "cmdline").read_text():
+            is_server = entry.name.isdecimal() and "-dir=data" in (entry / "cmdline").read_text()
+            if is_server and (entry / "cwd").readlink() == data:
                 found.append(int(entry.name))
     return found
 

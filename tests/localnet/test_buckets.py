@@ -41,7 +41,9 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BucketServer]:
     identities = [new_identity(f"m{number}-bucket") for number in range(NUM_BUCKETS)]
-    with BucketServer(tmp_path_factory.mktemp("buckets"), identities) as running:
+    # A comma parts folders in SeaweedFS's -dir.
+    folder = tmp_path_factory.mktemp("one, two")
+    with BucketServer(folder, identities) as running:
         running.create_buckets()
         yield running
 
