@@ -34,7 +34,12 @@ from template.cli.owner_flags import (
 )
 from template.cli.parser import Parser
 from template.cli.process_state import restored_process_state
-from template.cli.signals import leave_on_signals, unwind_on_signals
+from template.cli.signals import (
+    STOP_LIMIT_S,
+    end_process,
+    leave_on_signals,
+    unwind_on_signals,
+)
 from template.errors import EXIT_OPERATOR
 
 Run = Callable[[argparse.Namespace], int]
@@ -208,8 +213,9 @@ def build_parser() -> Parser:
 def _run_unwinding(name: str, args: argparse.Namespace) -> NoReturn:
     """Run a command; after the imports, the first signal raises KeyboardInterrupt."""
     run = COMMANDS[name].load()
-    unwind_on_signals()
-    sys.exit(run(args))
+    # A localnet ends its processes in turn, and writes its report.
+    unwind_on_signals(limit_s=None if name == "localnet" else STOP_LIMIT_S)
+    end_process(run(args))
 
 
 def _require_installed(name: str) -> None:

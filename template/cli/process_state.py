@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from template.cli.signals import STOP_SIGNALS
+from template.cli.signals import STOP_SIGNALS, release_stop
 
 
 @contextmanager
@@ -27,6 +27,7 @@ def restored_process_state() -> Iterator[None]:
         try:
             yield
         finally:
+            release_stop()
             for number, handler in handlers.items():
                 signal.signal(number, handler)
             os.environ.clear()

@@ -7,7 +7,7 @@ from template.base.preflight import check_own_bucket
 from template.bucket.own import COMMAND_PROBE_DEADLINE_S, open_own_bucket
 from template.chain.bittensor import open_wallet
 from template.cli.bucket_flags import BucketConfig
-from template.cli.signals import unwind_on_signals
+from template.cli.signals import STOP_LIMIT_S, unwind_on_signals
 from template.errors import EXIT_ENDED, EXIT_INTERRUPTED, SubnetError, exit_status
 from template.protocol.keys import bucket_name
 from template.protocol.ss58 import public_key
@@ -15,7 +15,7 @@ from template.protocol.ss58 import public_key
 
 def run_bucket(parse: Callable[[], BucketConfig]) -> int:
     """Run one command; the exit status."""
-    unwind_on_signals()
+    unwind_on_signals(limit_s=STOP_LIMIT_S)
     try:
         config = parse()
         _run(config, _hotkey(config))

@@ -31,7 +31,7 @@ from template.chain.health import redact_endpoint
 from template.chain.waiter import Waiter
 from template.cli.log import setup_logging
 from template.cli.process_state import restored_process_state
-from template.cli.signals import unwind_on_signals
+from template.cli.signals import STOP_LIMIT_S, unwind_on_signals
 from template.commands.reading import bucket_opener, payload_format
 from template.context import NodeContext
 from template.errors import (
@@ -39,7 +39,6 @@ from template.errors import (
     EXIT_INTERRUPTED,
     ConfigError,
     SubnetError,
-    disk_trouble,
     exit_status,
 )
 from template.metrics import Metrics, open_metrics
@@ -81,7 +80,7 @@ def run_neuron(role: str, parse: Callable[[], C], build: Callable[[NodeContext, 
 
     An error is reported once: on standard error until the log is set up, in the log afterwards.
     """
-    unwind_on_signals()
+    unwind_on_signals(limit_s=STOP_LIMIT_S)
     try:
         config = parse()
         identity = _identify(role, config)
@@ -212,16 +211,13 @@ def _open_chain(
 
 def _open_metrics(role: str, config: MinerConfig, identity: _Identity) -> Metrics:
     hotkey = identity.hotkey
-    try:
-        return open_metrics(
-            state_dir=config.neuron.state_dir,
-            save_events=config.neuron.save_events,
-            wandb_config=config.wandb,
-            run_name=f"{role}-{hotkey[:8]}",
-            run_config={"run_id": identity.spec.run_id.hex(), "role": role, "hotkey": hotkey},
-        )
-    except OSError as error:
-        raise disk_trouble(config.neuron.state_dir, error) from error
+    return open_metrics(
+        state_dir=config.neuron.state_dir,
+        save_events=config.neuron.save_events,
+        wandb_config=config.wandb,
+        run_name=f"{role}-{hotkey[:8]}",
+        run_config={"run_id": identity.spec.run_id.hex(), "role": role, "hotkey": hotkey},
+    )
 
 
 def _device(name: str) -> str:

@@ -15,7 +15,7 @@ from template.base.preflight import check_own_bucket, check_published_endpoint
 from template.bucket.own import COMMAND_PROBE_DEADLINE_S, UPLOAD_DEADLINE_S, open_own_bucket
 from template.chain.bittensor import BittensorChain, ChainOptions, open_wallet
 from template.cli.owner_flags import CheckConfig, PublishConfig
-from template.cli.signals import unwind_on_signals
+from template.cli.signals import STOP_LIMIT_S, unwind_on_signals
 from template.commands.newcomer import look, position, table
 from template.commands.publish import check_subnet, publish_run, read_plan, summary
 from template.commands.reading import bucket_opener
@@ -30,7 +30,7 @@ OPTIONS = ChainOptions(read_timeout_s=15.0, read_deadline_s=15.0)
 
 def run_owner(name: str, parse: Callable[[], PublishConfig | CheckConfig]) -> int:
     """Run one command, called `name` in its errors; the exit status."""
-    unwind_on_signals()
+    unwind_on_signals(limit_s=STOP_LIMIT_S)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
         config = parse()
