@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import threading
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from template.cli.log import OWN_LOGGERS, setup_logging
 from template.cli.process_state import restored_process_state
 from template.cli.signals import unwind_on_signals
 from tests.support.process_state import changes, process_state
+from tests.support.waiting import HANG_S, wait_until
 
 
 def test_a_command_gives_back_what_it_changes(tmp_path) -> None:
@@ -34,6 +36,20 @@ def test_a_command_gives_back_what_it_changes(tmp_path) -> None:
     with pytest.raises(SystemExit):
         main(1)
     assert changes(before, process_state()) == {}
+
+
+def test_a_caller_that_goes_on_after_a_stop_is_not_ended() -> None:
+    """A command stopped in this process has no bound any more."""
+
+    def bounds() -> list[threading.Thread]:
+        return [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
+
+    with restored_process_state():
+        unwind_on_signals(limit_s=HANG_S)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        assert len(bounds()) == 1
+    wait_until(lambda: not bounds(), every_s=0.01)
 
 
 def test_each_change_is_found(tmp_path, monkeypatch) -> None:

@@ -94,19 +94,5 @@ def test_a_bucket_that_drips_holds_no_stop(manner: str, limit_s: str) -> None:
     assert (process.returncode, said, errors) == (130, "unwinding\n", "")
 
 
-def test_a_caller_that_goes_on_after_a_stop_is_not_ended() -> None:
-    """As tests do: a command is stopped in this process, and its bound passes meanwhile."""
-    script = HELD.replace("end_process(main())", "main(); time.sleep(0.5); end_process(7)")
-    with subprocess.Popen(
-        [sys.executable, "-c", script, "leaves", "0.1"],
-        cwd=ROOT, stdout=subprocess.PIPE, text=True,
-    ) as process:  # fmt: skip
-        assert process.stdout is not None
-        assert process.stdout.readline() == "asking\n"
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=HANG_S)
-    assert process.returncode == 7
-
-
 def test_a_neurons_bound_is_below_what_containers_wait() -> None:
     assert STOP_LIMIT_S < 10
