@@ -40,7 +40,7 @@ def _run(config: BucketConfig, hotkey: str) -> None:
         return
     bucket = open_own_bucket(config.bucket, hotkey, deadline_s=COMMAND_PROBE_DEADLINE_S)
     _say(bucket.where)
-    check_own_bucket(bucket.writer, bucket.reader, where=bucket.where, clock_ahead_s=None, say=_say)
+    check_own_bucket(bucket, clock_ahead_s=None, say=_say)
     _say("the bucket is ready")
 
 

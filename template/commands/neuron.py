@@ -3,7 +3,7 @@
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +20,13 @@ from template.base.preflight import (
     check_state_dir,
     claimed,
     load_codec,
+    owned_by_other,
     warn_of_clock,
 )
 from template.base.supervisor import GIVE_UP_S, supervise
 from template.base.validator import Validator
 from template.bucket.own import START_PROBE_DEADLINE_S, UPLOAD_DEADLINE_S, open_own_bucket
+from template.chain.ballots import read_records
 from template.chain.bittensor import BittensorChain, ChainOptions, Wallet, open_wallet
 from template.chain.commands import Commands, wallet_flags
 from template.chain.health import redact_endpoint
@@ -37,11 +39,13 @@ from template.context import NodeContext
 from template.errors import (
     EXIT_ENDED,
     EXIT_INTERRUPTED,
+    ChainError,
     ConfigError,
     SubnetError,
     exit_status,
 )
 from template.metrics import Metrics, open_metrics
+from template.protocol.record import Record
 from template.protocol.spec import RunSpec, load_spec
 from template.settings import MinerConfig, ValidatorConfig
 from template.store.endpoints import is_local_chain
@@ -159,13 +163,29 @@ def _checked(config: MinerConfig, identity: _Identity) -> Iterator[None]:
 
 def _try_bucket(config: MinerConfig, identity: _Identity, clock_ahead_s: float) -> None:
     url = config.bucket.endpoint_url
-    check_published_endpoint(url, on_localnet=is_local_chain(config.chain.network))
+    check_published_endpoint(
+        url,
+        on_localnet=is_local_chain(config.chain.network),
+        variable=config.bucket.endpoint_variable,
+    )
     log.info("testing the bucket at %s", url)
     bucket = open_own_bucket(config.bucket, identity.hotkey, deadline_s=START_PROBE_DEADLINE_S)
     with closing(bucket):
-        check_own_bucket(
-            bucket.writer, bucket.reader, where=bucket.where, clock_ahead_s=clock_ahead_s
-        )
+        try:
+            check_own_bucket(bucket, clock_ahead_s=clock_ahead_s)
+        except ConfigError as error:
+            records = _records(config)
+            access, hotkey = config.bucket.access, identity.hotkey
+            raise owned_by_other(error, access, hotkey, records) from error
+
+
+def _records(config: MinerConfig) -> Mapping[str, Record]:
+    """The records on chain; none if the chain does not answer, for they only explain an error."""
+    with closing(_open_chain(config, None, START_PATIENCE)) as chain:
+        try:
+            return read_records(chain, chain.finalized())
+        except ChainError:
+            return {}
 
 
 @contextmanager

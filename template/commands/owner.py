@@ -52,14 +52,14 @@ def _publish(config: PublishConfig) -> int:
     probed = open_own_bucket(settings, hotkey, deadline_s=COMMAND_PROBE_DEADLINE_S)
     bucket = open_own_bucket(settings, hotkey, deadline_s=UPLOAD_DEADLINE_S)
     on_localnet = is_local_chain(config.chain.network)
-    check_published_endpoint(settings.endpoint_url, on_localnet=on_localnet)
+    check_published_endpoint(
+        settings.endpoint_url, on_localnet=on_localnet, variable=settings.endpoint_variable
+    )
     with _chain(config.chain, wallet) as chain:
         check_subnet(config, plan, chain, hotkey, _say)
         _say(probed.where)
         check_own_bucket(
-            probed.writer,
-            probed.reader,
-            where=probed.where,
+            probed,
             clock_ahead_s=time.time() - chain.head_time_s(),
             say=lambda text: _say(f"bucket: {text}"),
         )

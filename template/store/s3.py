@@ -39,6 +39,7 @@ from template.store.transport import (
 )
 
 T = TypeVar("T")
+E = TypeVar("E", bound=StoreError)
 
 # R2 ends at 4.995 GiB for a single put, S3 at 5 GiB.
 MAX_OBJECT_BYTES = 4_995 * (1 << 30) // 1_000
@@ -65,6 +66,7 @@ _FINAL_BAD_REQUESTS = frozenset(
     {
         "AuthorizationHeaderMalformed",
         "EntityTooLarge",
+        "ExpiredRequest",
         "ExpiredToken",
         "IllegalLocationConstraintException",
         "InvalidArgument",
@@ -252,9 +254,8 @@ class S3Store:
             except (ResponseParserError, *_PARSER_FAULTS) as error:
                 # botocore's parser trusts headers: a Content-Length of letters ends here, a
                 # Last-Modified of 1e300 in a RuntimeError.
-                raise Unavailable(
-                    f"{self._name(key)}: unreadable answer ({type(error).__name__})"
-                ) from None
+                reason = f"unreadable answer ({type(error).__name__})"
+                raise _named(Unavailable, self._name(key), reason) from None
 
         return retry(attempt, on=self._passing, deadline_s=self._deadline_s, max_tries=MAX_TRIES)
 
@@ -264,14 +265,19 @@ def _explain(error: Exception, name: str) -> StoreError:
     if isinstance(error, NodeFailure):
         return _own_trouble(name, str(error))
     if isinstance(error, TransportError):
-        return (Unavailable if isinstance(error, RefusedAnswer) else _Transient)(f"{name}: {error}")
+        kind = Unavailable if isinstance(error, RefusedAnswer) else _Transient
+        return _named(kind, name, str(error))
     if (trouble := node_failure(error)) is not None:
         return _own_trouble(name, trouble)
-    return _Transient(f"{name}: {type(error).__name__}")
+    return _named(_Transient, name, type(error).__name__)
 
 
 def _own_trouble(name: str, reason: str) -> NodeTrouble:
-    return NodeTrouble(f"{name}: this node could not ask ({reason})")
+    return _named(NodeTrouble, name, f"this node could not ask ({reason})")
+
+
+def _named(kind: type[E], name: str, reason: str) -> E:
+    return kind(f"{name}: {reason}", reason=reason)
 
 
 def _translate(error: ClientError, name: str) -> StoreError:
@@ -280,12 +286,13 @@ def _translate(error: ClientError, name: str) -> StoreError:
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     code = str(details.get("Code", ""))
     word = code if _CODE.fullmatch(code) else "unknown"
-    said = f"{name}: the server answered {status} {word}"
+    said = f"the server answered {status} {word}"
     if code in _NOT_FOUND or status == 404:
-        return NotFound(said)
+        return _named(NotFound, name, said)
     if code in _DENIED or status in (401, 403):
-        return Denied(f"{said}: check this bucket's credential and this machine's clock")
-    return Unavailable(said) if _is_final(status, code) else _Transient(said)
+        said = f"{said}: check this bucket's credential and this machine's clock"
+        return _named(Denied, name, said)
+    return _named(Unavailable if _is_final(status, code) else _Transient, name, said)
 
 
 def _is_final(status: int, code: str) -> bool:
