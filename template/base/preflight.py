@@ -175,9 +175,7 @@ def check_published_endpoint(url: str, *, on_localnet: bool, variable: str) -> N
     try:
         check_peer_endpoint(url, on_localnet=on_localnet)
     except RecordError as error:
-        raise ConfigError(
-            f"{variable}: every other node would refuse it ({error})"
-        ) from error
+        raise ConfigError(f"{variable}: every other node would refuse it ({error})") from error
 
 
 def warn_of_clock(clock_ahead_s: float | None) -> None:

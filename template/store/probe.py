@@ -106,6 +106,6 @@ def _demand_this_bucket_alone(elsewhere: Store, key: str, where: str) -> None:
         pass
     raise ConfigError(
         f"{where}: the read key reads OTHER BUCKETS of this account, and it is published on chain: "
-        f"{READ_KEY} must be a key for this one bucket (in R2's dashboard \"Object Read only\", "
+        f'{READ_KEY} must be a key for this one bucket (in R2\'s dashboard "Object Read only", '
         "applied to specific buckets only); create one, and delete this one"
     )

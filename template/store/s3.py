@@ -81,6 +81,7 @@ _FINAL_BAD_REQUESTS = frozenset(
         "KeyTooLongError",
         "MetadataTooLarge",
         "MissingSecurityHeader",
+        "PermanentRedirect",
         "RequestHeaderSectionTooLarge",
         "RequestTimeTooSkewed",
     }
@@ -135,10 +136,11 @@ class S3Store:
     """A `Store` on an S3 bucket. Make a store per bucket and credential, and reuse the store.
 
     Safe to use from `limits.connections` threads. Transient failures (no answer, 429, any 5xx but
-    501, a body damaged on the way) are tried again until `deadline_s` after the call, `MAX_TRIES` times at most; the last try may take
-    `limits` `connect_s` plus `attempt_s` more, and for an object the seconds of its length. With
-    `waits_for_node`, NodeTrouble counts as transient. `ca_file` (PEM) replaces botocore's
-    certificate authorities. ValueError if botocore refuses the bucket.
+    501, a body damaged on the way) are tried again until `deadline_s` after the call, `MAX_TRIES`
+    times at most; the last try may take `limits` `connect_s` plus `attempt_s` more, and for an
+    object the seconds of its length. With `waits_for_node`, NodeTrouble counts as transient.
+    `ca_file` (PEM) replaces botocore's certificate authorities. ValueError if botocore refuses the
+    bucket.
     """
 
     def __init__(
@@ -292,7 +294,11 @@ def _translate(error: ClientError, name: str) -> StoreError:
     if code in _DENIED or status in (401, 403):
         said = f"{said}: check this bucket's credential and this machine's clock"
         return _named(Denied, name, said)
-    return _named(Unavailable if _is_final(status, code) else _Transient, name, said)
+    # An answer to a HEAD has no body for a code, and the request none to be damaged.
+    is_final = _is_final(status, code) or (
+        status == _BAD_REQUEST and error.operation_name == "HeadObject"
+    )
+    return _named(Unavailable if is_final else _Transient, name, said)
 
 
 def _is_final(status: int, code: str) -> bool:

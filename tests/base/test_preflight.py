@@ -48,7 +48,7 @@ class Elsewhere(MemoryStore):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tested:
+class KeyedBucket:
     writer: Store
     reader: Store
     elsewhere: Store
@@ -56,13 +56,13 @@ class Tested:
     endpoint_variable: str = "TESSERA_BUCKET_ENDPOINT"
 
 
-def tested(bucket: MemoryStore) -> Tested:
-    return Tested(writer=bucket, reader=bucket.reader(), elsewhere=Elsewhere())
+def seen(bucket: MemoryStore) -> KeyedBucket:
+    return KeyedBucket(writer=bucket, reader=bucket.reader(), elsewhere=Elsewhere())
 
 
 def test_a_bucket_in_order_passes_and_is_left_as_it_was() -> None:
     bucket = MemoryStore()
-    check_own_bucket(tested(bucket), clock_ahead_s=0.0)
+    check_own_bucket(seen(bucket), clock_ahead_s=0.0)
     assert bucket.list("") == []
 
 
@@ -77,7 +77,7 @@ def test_a_bucket_in_order_passes_and_is_left_as_it_was() -> None:
 def test_a_refusal_that_is_about_the_clock_says_so(answer: str, ahead_s: float) -> None:
     bucket = Refusing(Denied(answer))
     with pytest.raises(ConfigError, match="refuses this machine's clock") as caught:
-        check_own_bucket(tested(bucket), clock_ahead_s=ahead_s)
+        check_own_bucket(seen(bucket), clock_ahead_s=ahead_s)
     assert answer in str(caught.value)
     assert clock_words(ahead_s) in str(caught.value)
 
@@ -85,20 +85,20 @@ def test_a_refusal_that_is_about_the_clock_says_so(answer: str, ahead_s: float) 
 def test_any_other_refusal_is_about_the_keys() -> None:
     bucket = Refusing(Denied("403 SignatureDoesNotMatch"))
     with pytest.raises(ConfigError, match="TESSERA_BUCKET_WRITE_SECRET") as caught:
-        check_own_bucket(tested(bucket), clock_ahead_s=20.0)
+        check_own_bucket(seen(bucket), clock_ahead_s=20.0)
     assert "refuses this machine's clock" not in str(caught.value)
 
 
 def test_no_answer_may_pass() -> None:
     bucket = Refusing(Unavailable("no answer"))
     with pytest.raises(Unavailable, match=r"TESSERA_BUCKET_ENDPOINT.*start again"):
-        check_own_bucket(tested(bucket), clock_ahead_s=0.0)
+        check_own_bucket(seen(bucket), clock_ahead_s=0.0)
 
 
 def test_an_outage_names_the_bucket_once_and_no_variable_that_is_not_set() -> None:
     error = Unavailable("tessera-x/probe/ab: the server answered 503", reason="it answered 503")
     with pytest.raises(Unavailable, match="it answered 503") as caught:
-        check_own_bucket(tested(Refusing(error)), clock_ahead_s=0.0)
+        check_own_bucket(seen(Refusing(error)), clock_ahead_s=0.0)
     assert str(caught.value).count("tessera-x") == 1
     assert "TESSERA_R2_ACCOUNT_ID" not in str(caught.value)
 
