@@ -30,7 +30,7 @@ WANDB_INIT_TIMEOUT_S: Final = 15.0
 WANDB_FINISH_TIMEOUT_S: Final = 10.0
 MAX_REASON_CHARS: Final = 200
 OPEN_LIMIT_S: Final = 40.0
-"""How long a neuron's start waits for wandb: twice the time-out of `wandb.init`, and its imports."""
+"""How long a neuron's start waits for wandb: two time-outs of `wandb.init`, and the imports."""
 CLOSE_LIMIT_S: Final = 15.0
 MAX_WAITING_ROWS: Final = 1000
 """Rows held for a wandb that does not take them; later rows go to metrics.jsonl alone."""
