@@ -125,15 +125,19 @@ def _is_free(port: int) -> bool:
 
 
 def weed_command(weed: Path, data: Path, identities: Path, ports: WeedPorts) -> list[str]:
-    """The command line; paths must be absolute."""
+    """The command line, for a process that starts in the folder of `data` and `identities`.
+
+    Both are given by their last part alone: -dir is a list of folders to SeaweedFS, so a comma
+    anywhere in an operator's path would make two folders of one.
+    """
     grpc = [f"-{service}.port.grpc={port}" for service, port in ports.grpc.items()]
     http = [f"-{service}.port={port}" for service, port in ports.http.items()]
     return [
         str(weed),
         "-logtostderr",
         "mini",
-        f"-dir={data}",
-        f"-s3.config={identities}",
+        f"-dir={data.name}",
+        f"-s3.config={identities.name}",
         "-ip=127.0.0.1",
         "-ip.bind=127.0.0.1",
         *http,

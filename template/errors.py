@@ -82,7 +82,14 @@ class ChainError(SubnetError):
 
 
 class StoreError(SubnetError):
-    """A bucket did not carry out a request."""
+    """A bucket did not carry out a request; `reason` leaves out the object's name.
+
+    A caller that has named the bucket says the reason alone.
+    """
+
+    def __init__(self, message: str, *, reason: str | None = None) -> None:
+        super().__init__(message)
+        self.reason = message if reason is None else reason
 
 
 class NotFound(StoreError):

@@ -1,8 +1,9 @@
 """Metrics sinks: each neuron's numbers of every window, in a file or at Weights & Biases.
 
 Owns the JSONL file (the default, one line per call) and the Weights & Biases adapter. No sink
-may stop a neuron: a sink's failure is logged as an error, once, with the remedy. Callers choose
-the numbers.
+may stop a neuron, whatever the sink raises and however long it takes: a failure is logged as an
+error, once, with the remedy, and a foreign library runs on a thread of its own. Callers choose the
+numbers.
 """
 
 import json
@@ -12,7 +13,10 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from queue import Full, Queue
+from threading import Event, Thread
 from typing import Any, Final, Protocol
 
 from template.settings import WandbConfig
@@ -25,6 +29,11 @@ RESERVED_KEYS: Final = frozenset({"window", "time_s"})
 WANDB_INIT_TIMEOUT_S: Final = 15.0
 WANDB_FINISH_TIMEOUT_S: Final = 10.0
 MAX_REASON_CHARS: Final = 200
+OPEN_LIMIT_S: Final = 40.0
+"""How long a neuron's start waits for wandb: two time-outs of `wandb.init`, and the imports."""
+CLOSE_LIMIT_S: Final = 15.0
+MAX_WAITING_ROWS: Final = 1000
+"""Rows held for a wandb that does not take them; later rows go to metrics.jsonl alone."""
 
 
 class Metrics(Protocol):
@@ -82,8 +91,8 @@ class JsonlMetrics:
 class WandbMetrics:
     """Sends each call to a Weights & Biases run, with `window` as the axis.
 
-    Windows may repeat or go back (a replay), so wandb's own step counter is unused. The first
-    failure is logged as an error and ends all sending.
+    Windows may repeat or go back (a replay), so wandb's own step counter is unused. Raises whatever
+    wandb raises, and may hang: for use inside `ForeignMetrics`.
     """
 
     def __init__(
@@ -99,8 +108,7 @@ class WandbMetrics:
         state_dir.mkdir(parents=True, exist_ok=True)
         # Otherwise a node started at a terminal without a key would wait at a prompt for ever.
         wandb.setup(settings=wandb.Settings(silent=True))
-        self._error_type: type[Exception] = wandb.Error
-        self._run: wandb.Run | None = wandb.init(
+        self._run: wandb.Run = wandb.init(
             mode="offline" if config.mode == "offline" else "online",
             project=config.project_name,
             entity=config.entity,
@@ -113,39 +121,112 @@ class WandbMetrics:
         self._run.define_metric("*", step_metric="window")
 
     def log(self, window: int, values: Mapping[str, Value]) -> None:
-        row = {"window": window, **_checked(values)}
-        if self._run is None:
-            return
-        try:
-            self._run.log(row)
-        except self._error_type as error:
-            self._run = None
-            logger.error("wandb: %s. Nothing more is sent; metrics.jsonl goes on", _reason(error))
+        self._run.log({"window": window, **_checked(values)})
 
     def close(self) -> None:
-        run, self._run = self._run, None
-        if run is None:
+        self._run.finish()
+
+
+class ForeignMetrics:
+    """A sink of another library, opened, fed and closed on a thread of its own.
+
+    Whatever the library raises is logged as one error and ends the sink. A library that hangs costs
+    the start `open_limit_s` and the end `close_limit_s`; meanwhile rows wait, and rows beyond
+    `max_waiting` are left out.
+    """
+
+    def __init__(
+        self,
+        open_sink: Callable[[], Metrics | None],
+        *,
+        name: str,
+        remedy: str,
+        open_limit_s: float = OPEN_LIMIT_S,
+        close_limit_s: float = CLOSE_LIMIT_S,
+        max_waiting: int = MAX_WAITING_ROWS,
+    ) -> None:
+        """Open the sink; `open_sink` logs its own reason for None."""
+        self._open_sink, self._name, self._remedy = open_sink, name, remedy
+        self._close_limit_s = close_limit_s
+        self._rows: Queue[tuple[int, dict[str, Value]] | None] = Queue(max_waiting)
+        self._is_opened, self._is_over, self._has_warned = Event(), Event(), False
+        self._thread = Thread(target=self._run, name=f"metrics-{name}", daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            self._is_over.set()
+            self._report(error)
+        else:
+            self._is_opened.wait(open_limit_s)
+
+    def log(self, window: int, values: Mapping[str, Value]) -> None:
+        if self._is_over.is_set():
             return
         try:
-            run.finish()
-        except self._error_type as error:
-            logger.error("wandb: the run is not finished: %s. Run `wandb sync`", _reason(error))
+            self._rows.put_nowait((window, dict(_checked(values))))
+        except Full:
+            self._warn_of_silence("takes no rows")
+
+    def close(self) -> None:
+        if self._is_over.is_set():
+            return
+        try:
+            self._rows.put_nowait(None)
+        except Full:
+            self._warn_of_silence("takes no rows")
+            return
+        if not self._is_over.wait(self._close_limit_s):
+            self._warn_of_silence("does not end")
+
+    def _run(self) -> None:
+        try:
+            sink = self._open_sink()
+            self._is_opened.set()
+            while sink is not None and (row := self._rows.get()) is not None:
+                sink.log(*row)
+            if sink is not None:
+                sink.close()
+        except BaseException as error:  # noqa: BLE001 - even a SystemExit is no reason to be silent
+            self._report(error)
+        finally:
+            self._is_over.set()
+            self._is_opened.set()
+
+    def _report(self, error: BaseException) -> None:
+        logger.error("%s: %s. %s", self._name, _reason(error), self._remedy)
+
+    def _warn_of_silence(self, what: str) -> None:
+        if not self._has_warned:
+            logger.error("%s %s: rows are left out. %s", self._name, what, self._remedy)
+        self._has_warned = True
 
 
 class FanOutMetrics:
-    """Passes each call to all `sinks`, in order; `sinks` may be empty."""
+    """Passes each call to all `sinks`, in order; `sinks` may be empty.
+
+    The first failure of a sink is logged as an error. The sink is tried again at each call.
+    """
 
     def __init__(self, sinks: Sequence[Metrics]) -> None:
         self._sinks = tuple(sinks)
+        self._failed: set[Metrics] = set()
 
     def log(self, window: int, values: Mapping[str, Value]) -> None:
         _checked(values)
         for sink in self._sinks:
-            sink.log(window, values)
+            self._try(sink, partial(sink.log, window, values))
 
     def close(self) -> None:
         for sink in self._sinks:
-            sink.close()
+            self._try(sink, sink.close)
+
+    def _try(self, sink: Metrics, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except Exception as error:  # noqa: BLE001 - numbers are worth no window
+            if sink not in self._failed:
+                logger.error("metrics: %s: %s", type(sink).__name__, _reason(error))
+            self._failed.add(sink)
 
 
 def open_metrics(
@@ -159,17 +240,33 @@ def open_metrics(
     """Open the sinks of a node's config.
 
     `run_config` describes the run on the wandb page (run id, role, hotkey: no secrets). An
-    unusable wandb is logged as an error and left out; with wandb's server unreachable, the run is
-    recorded offline. Raises OSError if the state directory cannot be written.
+    unusable sink is logged as an error and left out; with wandb's server unreachable, the run is
+    recorded offline.
     """
     sinks: list[Metrics] = []
-    if save_events:
-        sinks.append(JsonlMetrics(state_dir / EVENTS_FILE))
+    if save_events and (events := _open_events(state_dir / EVENTS_FILE)) is not None:
+        sinks.append(events)
     if wandb_config.mode != "off":
-        remote = _open_wandb(wandb_config, state_dir, run_name, run_config)
-        if remote is not None:
-            sinks.append(remote)
+        open_sink = partial(_open_wandb, wandb_config, state_dir, run_name, run_config)
+        sinks.append(ForeignMetrics(open_sink, name="wandb", remedy=_wandb_remedy()))
     return FanOutMetrics(sinks)
+
+
+def _wandb_remedy() -> str:
+    """Names the variables that wandb reads here, never a value."""
+    names = ", ".join(sorted(name for name in os.environ if name.startswith("WANDB_")))
+    return (
+        f"The neuron and its other metrics go on; mend wandb (variables set here: "
+        f"{names or 'none'}), upload what is on disk with `wandb sync`, or pass --wandb.off"
+    )
+
+
+def _open_events(path: Path) -> JsonlMetrics | None:
+    try:
+        return JsonlMetrics(path)
+    except OSError as error:
+        logger.error("metrics: cannot write %s (%s): no events are kept", path, error.strerror)
+        return None
 
 
 def _open_wandb(
@@ -220,8 +317,8 @@ def _settings() -> Any:
     return settings
 
 
-def _reason(error: Exception) -> str:
-    """The first line of wandb's message, as a clause: a server may send a whole page."""
+def _reason(error: BaseException) -> str:
+    """The first line of a message, as a clause: a server may send a whole page."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0][:MAX_REASON_CHARS].rstrip(". ")
 

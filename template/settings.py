@@ -15,6 +15,7 @@ from template.secret import Secret
 
 ENV_ENDPOINT: Final = "TESSERA_BUCKET_ENDPOINT"
 """Environment variable with the URL of a bucket server, unset for Cloudflare R2."""
+ENV_R2_ACCOUNT: Final = "TESSERA_R2_ACCOUNT_ID"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +48,11 @@ class BucketSettings:
     @property
     def endpoint_url(self) -> str:
         return self.access.endpoint_url
+
+    @property
+    def endpoint_variable(self) -> str:
+        """The environment variable that `endpoint_url` follows from."""
+        return ENV_ENDPOINT if self.kind is AccessKind.S3 else ENV_R2_ACCOUNT
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -138,7 +138,11 @@ BANNED_NAMES = {
     "eval",
     "exec",
 }
-BROAD_EXCEPT_ALLOWED = {"template/base/supervisor.py", "simulation/swarm.py"}
+BROAD_EXCEPT_ALLOWED = {
+    "template/base/supervisor.py",
+    "template/metrics.py",
+    "simulation/swarm.py",
+}
 BROAD = {"Exception", "BaseException"}
 
 COMES_WITH = {"bittensor_core": "bittensor", "urllib3": "botocore", "Crypto": "pycryptodome"}

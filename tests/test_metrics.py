@@ -4,17 +4,20 @@ import json
 import logging
 import os
 import pty
+import signal
 import socket
 import subprocess
 import sys
+import threading
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from template.metrics import EVENTS_FILE, JsonlMetrics, open_metrics
+from template.metrics import EVENTS_FILE, FanOutMetrics, ForeignMetrics, JsonlMetrics, open_metrics
 from template.settings import WandbConfig
-from tests.support.waiting import HANG_S
+from tests.support.waiting import HANG_S, wait_until
 from tests.support.wandb_server import WandbServer, serve_wandb
 
 REPOSITORY = Path(__file__).parent.parent
@@ -125,6 +128,172 @@ def test_off_does_not_import_wandb(tmp_path):
     )
     command = [sys.executable, "-c", code, str(tmp_path)]
     subprocess.run(command, check=True, cwd=REPOSITORY, timeout=HANG_S)
+
+
+class Raising:
+    """A sink with a library that raises, or that never returns until `is_free`."""
+
+    def __init__(self, error: BaseException | None = None) -> None:
+        self.error, self.is_free, self.rows = error, threading.Event(), list[int]()
+
+    def log(self, window, values) -> None:
+        self.rows.append(window)
+        if self.error is not None:
+            raise self.error
+        self.is_free.wait(HANG_S)
+
+    def close(self) -> None:
+        self.log(-1, {})
+
+
+def foreign(sink, **limits) -> ForeignMetrics:
+    return ForeignMetrics(lambda: sink, name="wandb", remedy="or pass --wandb.off", **limits)
+
+
+WHATEVER = [OSError("gone"), ValueError(""), RuntimeError("a\nb"), SystemExit(1), MemoryError()]
+
+
+@pytest.mark.parametrize("error", WHATEVER, ids=repr)
+def test_whatever_a_library_raises_is_one_error_and_the_end_of_its_sink(caplog, error):
+    sink, beside = Raising(error), Raising(None)
+    beside.is_free.set()
+    metrics = FanOutMetrics([foreign(sink), beside])
+    for window in range(5):
+        metrics.log(window, {"loss": 1.0})
+    metrics.close()
+    assert sink.rows == [0]
+    assert beside.rows == [0, 1, 2, 3, 4, -1]
+    (record,) = caplog.records
+    assert record.getMessage().startswith("wandb: ")
+    assert "--wandb.off" in record.getMessage()
+
+
+@pytest.mark.parametrize("error", WHATEVER, ids=repr)
+def test_whatever_a_library_raises_at_its_start_is_one_error(caplog, error):
+    def open_sink():
+        raise error
+
+    metrics = ForeignMetrics(open_sink, name="wandb", remedy="or pass --wandb.off")
+    metrics.log(1, {"loss": 1.0})
+    metrics.close()
+    assert len(caplog.records) == 1
+
+
+def test_a_library_that_hangs_holds_neither_a_window_nor_the_end(caplog):
+    """At most one row is in its hands and two wait; the rest is left out, with one error."""
+    sink = Raising(None)
+    metrics = foreign(sink, close_limit_s=0.05, max_waiting=2)
+    for window in range(1000):
+        metrics.log(window, {"loss": 1.0})
+    metrics.close()
+    wait_until(lambda: sink.rows == [0])
+    assert len(caplog.records) == 1
+    sink.is_free.set()
+
+
+def test_a_library_that_hangs_at_its_start_or_its_end_is_left_behind(caplog):
+    is_free = threading.Event()
+
+    def open_sink() -> None:
+        is_free.wait(HANG_S)
+
+    metrics = ForeignMetrics(
+        open_sink,
+        name="wandb",
+        remedy="",
+        open_limit_s=0.05,
+        close_limit_s=0.05,
+    )
+    metrics.log(1, {"loss": 1.0})
+    metrics.close()
+    assert "does not end" in caplog.text
+    is_free.set()
+
+
+def test_a_sink_of_ours_that_raises_is_one_error_and_is_tried_again(caplog):
+    sink, beside = Raising(TypeError("no number")), Raising(None)
+    beside.is_free.set()
+    metrics = FanOutMetrics([sink, beside])
+    for window in range(3):
+        metrics.log(window, {"loss": 1.0})
+    metrics.close()
+    assert sink.rows == beside.rows == [0, 1, 2, -1]
+    assert len(caplog.records) == 1
+
+
+def test_events_that_cannot_be_written_are_one_error(tmp_path, caplog):
+    (tmp_path / EVENTS_FILE).mkdir()
+    metrics = open_with(OFF, tmp_path)
+    metrics.log(1, {"loss": 1.0})
+    metrics.close()
+    assert [EVENTS_FILE in record.getMessage() for record in caplog.records] == [True]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"WANDB_SERVICE": "3-1-tcp-localhost-1"},
+        {"WANDB_SERVICE": "what"},
+        {"WANDB__SERVICE_WAIT": "soon"},
+        {"WANDB_MODE": "sometimes"},
+        {"WANDB_INIT_TIMEOUT": "soon"},
+        {"WANDB_RUN_ID": "a/b"},
+        {"WANDB_DIR": "/dev/null/x"},
+    ],
+    ids=lambda v: "=".join(*v.items()),
+)
+def test_no_variable_of_wandbs_ends_a_neuron(tmp_path, no_account, variables):
+    done = record("offline", tmp_path, **variables)
+    assert [row["held_out_loss"] for row in rows(tmp_path / EVENTS_FILE)] == [2.5, 2.25]
+    lines = done.stderr.decode().splitlines()
+    assert len([line for line in lines if line.startswith("ERROR")]) <= 1, lines
+    assert not [line for line in lines if "Traceback" in line], lines
+
+
+KILLED = """
+import os, signal, subprocess, sys
+from pathlib import Path
+from template.settings import WandbConfig
+from template.metrics import open_metrics
+import logging; logging.basicConfig(format="%(levelname)s %(name)s %(message)s")
+config = WandbConfig(mode="offline", project_name="p", entity=None, notes="")
+metrics = open_metrics(state_dir=Path(sys.argv[1]), save_events=True, wandb_config=config,
+    run_name="miner-1", run_config={})
+metrics.log(0, {"held_out_loss": 0.0})
+threads = [t.read_text().split() for t in Path("/proc/self/task").glob("*/children")]
+for pid in {pid for found in threads for pid in found}:
+    print(pid, flush=True)
+    os.kill(int(pid), int(sys.argv[2]))
+for window in range(1, 6):
+    metrics.log(window, {"held_out_loss": float(window)})
+metrics.close()
+print("ended", flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's /proc")
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGSTOP])
+def test_wandbs_process_killed_or_stopped_stops_no_neuron(tmp_path, no_account, sign):
+    command = [sys.executable, "-c", KILLED, str(tmp_path), str(int(sign))]
+    # A file each, because wandb's process inherits both and outlives a pipe's reader.
+    out, err = tmp_path / "out", tmp_path / "err"
+    with out.open("wb") as stdout, err.open("wb") as stderr:
+        subprocess.run(
+            command, stdout=stdout, stderr=stderr, check=True, cwd=REPOSITORY, timeout=HANG_S
+        )
+    *pids, last = out.read_text().split()
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(int(pid), signal.SIGKILL)
+    assert pids
+    assert last == "ended"
+    assert [row["held_out_loss"] for row in rows(tmp_path / EVENTS_FILE)] == [0, 1, 2, 3, 4, 5]
+    errors = [line for line in err.read_text().splitlines() if line.startswith("ERROR")]
+    assert len(errors) == 1
+    assert "--wandb.off" in errors[0]
 
 
 RECORD = """

@@ -9,10 +9,10 @@ import fcntl
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final, TextIO
+from typing import Final, Protocol, TextIO
 
 from compression import KernelCacheError, load_kernels
 from template.base.log_publisher import LOG_FILE, OLDER_LOG_FILE
@@ -31,6 +31,7 @@ from template.errors import (
 )
 from template.files import FULL, errno_of, reason, remedy
 from template.metrics import EVENTS_FILE
+from template.protocol.record import Access, Record
 from template.protocol.spec import RunSpec
 from template.store import Store
 from template.store.endpoints import check_peer_endpoint
@@ -43,7 +44,6 @@ log = logging.getLogger(__name__)
 
 MAX_CLOCK_OFF_S: Final = 300.0
 """S3 servers refuse requests whose clock is 15 minutes off; blocks are seconds old."""
-ENDPOINT_NAMES: Final = "TESSERA_BUCKET_ENDPOINT (or TESSERA_R2_ACCOUNT_ID)"
 _PROBE_BYTES: Final = 4096
 LOCK_FILE: Final = "lock"
 PROBE_FILE: Final = ".preflight"
@@ -195,44 +195,73 @@ def _open_lock(path: Path) -> TextIO:
         raise disk_trouble(path, error) from error
 
 
+class TestedBucket(Protocol):
+    """A bucket seen with each key, as `template.bucket.own.OwnBucket`."""
+
+    @property
+    def writer(self) -> Store: ...
+    @property
+    def reader(self) -> Store: ...
+    @property
+    def elsewhere(self) -> Store: ...
+    @property
+    def where(self) -> str: ...
+    @property
+    def endpoint_variable(self) -> str: ...
+
+
 def check_own_bucket(
-    writer: Store,
-    reader: Store,
+    bucket: TestedBucket,
     *,
-    where: str,
     clock_ahead_s: float | None,
     say: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Try both keys on the bucket: each can do its work and no more.
 
-    `where` names bucket and endpoint; `say` gets each passed check. ConfigError names the
+    `say` gets each passed check. ConfigError names the
     variables, or this machine's clock if the bucket refused the clock; Unavailable without an
     answer.
     """
     try:
-        check_bucket(writer, reader, where=where, say=say)
+        check_bucket(bucket.writer, bucket.reader, bucket.elsewhere, where=bucket.where, say=say)
     except ConfigError as error:
         if not _is_refusal_of_clock(error, clock_ahead_s):
             raise
         raise ConfigError(
-            f"{where}: it refuses this machine's clock ({error.__cause__}): the clock is "
+            f"{bucket.where}: it refuses this machine's clock ({_reason(error)}): the clock is "
             f"{clock_words(clock_ahead_s)}; set it (`timedatectl set-ntp true`) and start again"
         ) from error
     except StoreError as error:
         raise Unavailable(
-            f"{where}: no usable answer ({error}); check {ENDPOINT_NAMES}, and start again when "
-            "the server is up"
+            f"{bucket.where}: no usable answer ({error.reason}); check the variable, and start "
+            "again when the server is up"
         ) from error
 
 
-def check_published_endpoint(url: str, *, on_localnet: bool) -> None:
+def owned_by_other(
+    error: ConfigError, access: Access, hotkey: str, records: Mapping[str, Record]
+) -> ConfigError:
+    """The error of a bucket's test, with the hotkey whose record has the same read key.
+
+    Never an error in itself: a stranger may copy this node's record.
+    """
+    others = sorted(
+        other for other, record in records.items() if record.access == access and other != hotkey
+    )
+    if not others:
+        return error
+    return ConfigError(
+        f"{error}. These are another hotkey's variables: {others[0]} has this read key in its "
+        f"record on chain; set those of {hotkey}"
+    )
+
+
+def check_published_endpoint(url: str, *, on_localnet: bool, variable: str) -> None:
     """ConfigError if peers would refuse the published endpoint."""
     try:
         check_peer_endpoint(url, on_localnet=on_localnet)
     except RecordError as error:
-        raise ConfigError(
-            f"{ENDPOINT_NAMES}: every other node would refuse it ({error})"
-        ) from error
+        raise ConfigError(f"{variable}: every other node would refuse it ({error})") from error
 
 
 def warn_of_clock(clock_ahead_s: float | None) -> None:
@@ -265,6 +294,11 @@ def clock_words(clock_ahead_s: float | None) -> str:
         return "not that of the bucket's server"
     side = "ahead of" if clock_ahead_s > 0 else "behind"
     return f"{abs(clock_ahead_s) / 60:.0f} minutes {side} the chain's last block"
+
+
+def _reason(error: ConfigError) -> str:
+    cause = error.__cause__
+    return cause.reason if isinstance(cause, StoreError) else str(cause)
 
 
 def _is_refusal_of_clock(error: ConfigError, clock_ahead_s: float | None) -> bool:

@@ -14,9 +14,8 @@ from urllib.parse import SplitResult, urlsplit
 from template.errors import ConfigError
 from template.protocol.record import AccessKind
 from template.secret import Secret
-from template.settings import ENV_ENDPOINT, BucketKey, BucketSettings
+from template.settings import ENV_ENDPOINT, ENV_R2_ACCOUNT, BucketKey, BucketSettings
 
-ENV_R2_ACCOUNT: Final = "TESSERA_R2_ACCOUNT_ID"
 ENV_R2_JURISDICTION: Final = "TESSERA_R2_JURISDICTION"
 ENV_WRITE_KEY_ID: Final = "TESSERA_BUCKET_WRITE_KEY_ID"
 ENV_WRITE_SECRET: Final = "TESSERA_BUCKET_WRITE_SECRET"

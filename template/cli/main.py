@@ -26,7 +26,12 @@ from template.cli.neuron_flags import add_miner_flags, add_validator_flags
 from template.cli.owner_flags import add_newcomer_flags, add_owner_flags, check_config
 from template.cli.parser import Parser
 from template.cli.process_state import restored_process_state
-from template.cli.signals import leave_on_signals, unwind_on_signals
+from template.cli.signals import (
+    STOP_LIMIT_S,
+    end_process,
+    leave_on_signals,
+    unwind_on_signals,
+)
 from template.cli.surroundings import clear_environment, cleared_line
 from template.commands.settings import (
     bucket_settings,
@@ -252,8 +257,9 @@ def _run_unwinding(name: str, args: argparse.Namespace) -> NoReturn:
         sys.exit(report(name, error))
     clear_surroundings(name)
     run = COMMANDS[name].load()
-    unwind_on_signals()
-    sys.exit(run(settings))
+    # A localnet ends its processes in turn, and writes its report.
+    unwind_on_signals(limit_s=None if name == "localnet" else STOP_LIMIT_S)
+    end_process(run(settings))
 
 
 def _require_installed(name: str) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from template.cli.signals import STOP_SIGNALS
+from template.cli.signals import STOP_SIGNALS, release_stop
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +63,7 @@ def restored_process_state() -> Iterator[None]:
         try:
             yield
         finally:
+            release_stop()
             for number, handler in handlers.items():
                 signal.signal(number, handler)
             os.environ.clear()

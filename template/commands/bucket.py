@@ -6,7 +6,7 @@ from template.base.preflight import check_own_bucket
 from template.bucket.own import COMMAND_PROBE_DEADLINE_S, open_own_bucket
 from template.chain.bittensor import open_wallet
 from template.cli.bucket_flags import BucketConfig
-from template.cli.signals import unwind_on_signals
+from template.cli.signals import STOP_LIMIT_S, unwind_on_signals
 from template.errors import EXIT_ENDED, EXIT_INTERRUPTED, SubnetError, exit_status
 from template.protocol.keys import bucket_name
 from template.protocol.ss58 import public_key
@@ -14,7 +14,7 @@ from template.protocol.ss58 import public_key
 
 def run_bucket(config: BucketConfig) -> int:
     """Run one command; the exit status."""
-    unwind_on_signals()
+    unwind_on_signals(limit_s=STOP_LIMIT_S)
     try:
         _run(config, _hotkey(config))
     except SubnetError as error:
@@ -38,7 +38,7 @@ def _run(config: BucketConfig, hotkey: str) -> None:
         return
     bucket = open_own_bucket(config.bucket, hotkey, deadline_s=COMMAND_PROBE_DEADLINE_S)
     _say(bucket.where)
-    check_own_bucket(bucket.writer, bucket.reader, where=bucket.where, clock_ahead_s=None, say=_say)
+    check_own_bucket(bucket, clock_ahead_s=None, say=_say)
     _say("the bucket is ready")
 
 

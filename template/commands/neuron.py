@@ -3,7 +3,7 @@
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,28 +22,31 @@ from template.base.preflight import (
     check_state_dir,
     claimed,
     load_codec,
+    owned_by_other,
 )
 from template.base.supervisor import GIVE_UP_S, supervise
 from template.base.validator import Validator
 from template.bucket.own import START_PROBE_DEADLINE_S, UPLOAD_DEADLINE_S, open_own_bucket
+from template.chain.ballots import read_records_of_any_run
 from template.chain.bittensor import BittensorChain, ChainOptions, Wallet, open_wallet
 from template.chain.commands import Commands, wallet_flags
 from template.chain.health import redact_endpoint
 from template.chain.waiter import Waiter
 from template.cli.log import setup_logging
 from template.cli.process_state import hide_memory, restored_process_state
-from template.cli.signals import unwind_on_signals
+from template.cli.signals import STOP_LIMIT_S, unwind_on_signals
 from template.commands.reading import bucket_opener, payload_format
 from template.context import NodeContext
 from template.errors import (
     EXIT_ENDED,
     EXIT_INTERRUPTED,
+    ChainError,
     ConfigError,
     SubnetError,
-    disk_trouble,
     exit_status,
 )
 from template.metrics import Metrics, open_metrics
+from template.protocol.record import Record
 from template.protocol.spec import RunSpec
 from template.settings import MinerConfig, ValidatorConfig
 from template.store.named import NamedStore
@@ -81,7 +84,7 @@ def run_neuron(role: str, config: C, build: Callable[[NodeContext, C], Neuron]) 
 
     An error is reported once: on standard error until the log is set up, in the log afterwards.
     """
-    unwind_on_signals()
+    unwind_on_signals(limit_s=STOP_LIMIT_S)
     hide_memory()
     try:
         identity = _identify(role, config)
@@ -164,13 +167,29 @@ def _checked(config: MinerConfig, identity: _Identity, clock: ClockWatch) -> Ite
 
 def _try_bucket(config: MinerConfig, identity: _Identity, clock_ahead_s: float) -> None:
     url = config.bucket.endpoint_url
-    check_published_endpoint(url, on_localnet=identity.spec.schedule.is_local)
+    check_published_endpoint(
+        url,
+        on_localnet=identity.spec.schedule.is_local,
+        variable=config.bucket.endpoint_variable,
+    )
     log.info("testing the bucket at %s", url)
     bucket = open_own_bucket(config.bucket, identity.hotkey, deadline_s=START_PROBE_DEADLINE_S)
     with closing(bucket):
-        check_own_bucket(
-            bucket.writer, bucket.reader, where=bucket.where, clock_ahead_s=clock_ahead_s
-        )
+        try:
+            check_own_bucket(bucket, clock_ahead_s=clock_ahead_s)
+        except ConfigError as error:
+            records = _records(config)
+            access, hotkey = config.bucket.access, identity.hotkey
+            raise owned_by_other(error, access, hotkey, records) from error
+
+
+def _records(config: MinerConfig) -> Mapping[str, Record]:
+    """The records on chain; none if the chain does not answer, for they only explain an error."""
+    with closing(_open_chain(config, None, START_PATIENCE)) as chain:
+        try:
+            return read_records_of_any_run(chain, chain.finalized())
+        except ChainError:
+            return {}
 
 
 @contextmanager
@@ -219,16 +238,13 @@ def _open_chain(
 
 def _open_metrics(role: str, config: MinerConfig, identity: _Identity) -> Metrics:
     hotkey = identity.hotkey
-    try:
-        return open_metrics(
-            state_dir=config.neuron.state_dir,
-            save_events=config.neuron.save_events,
-            wandb_config=config.wandb,
-            run_name=f"{role}-{hotkey[:8]}",
-            run_config={"run_id": identity.spec.run_id.hex(), "role": role, "hotkey": hotkey},
-        )
-    except OSError as error:
-        raise disk_trouble(config.neuron.state_dir, error) from error
+    return open_metrics(
+        state_dir=config.neuron.state_dir,
+        save_events=config.neuron.save_events,
+        wandb_config=config.wandb,
+        run_name=f"{role}-{hotkey[:8]}",
+        run_config={"run_id": identity.spec.run_id.hex(), "role": role, "hotkey": hotkey},
+    )
 
 
 def _device(name: str) -> str:

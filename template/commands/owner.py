@@ -16,7 +16,7 @@ from template.bucket.own import COMMAND_PROBE_DEADLINE_S, UPLOAD_DEADLINE_S, ope
 from template.chain.bittensor import BittensorChain, ChainOptions, open_wallet
 from template.cli.owner_flags import CheckConfig, PublishConfig
 from template.cli.process_state import hide_memory
-from template.cli.signals import unwind_on_signals
+from template.cli.signals import STOP_LIMIT_S, unwind_on_signals
 from template.commands.newcomer import look, position, table
 from template.commands.publish import check_subnet, draft_of, publish_run, summary
 from template.commands.reading import bucket_opener
@@ -29,7 +29,7 @@ OPTIONS = ChainOptions(read_timeout_s=15.0, read_deadline_s=15.0)
 
 def run_owner(name: str, config: PublishConfig | CheckConfig) -> int:
     """Run one command, called `name` in its errors; the exit status."""
-    unwind_on_signals()
+    unwind_on_signals(limit_s=STOP_LIMIT_S)
     hide_memory()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
@@ -50,14 +50,14 @@ def _publish(config: PublishConfig) -> int:
     probed = open_own_bucket(settings, hotkey, deadline_s=COMMAND_PROBE_DEADLINE_S)
     bucket = open_own_bucket(settings, hotkey, deadline_s=UPLOAD_DEADLINE_S)
     is_local = draft_of(config, hotkey).schedule.is_local
-    check_published_endpoint(settings.endpoint_url, on_localnet=is_local)
+    check_published_endpoint(
+        settings.endpoint_url, on_localnet=is_local, variable=settings.endpoint_variable
+    )
     with _chain(config.chain, wallet) as chain:
         check_subnet(config, chain, hotkey, _say)
         _say(probed.where)
         check_own_bucket(
-            probed.writer,
-            probed.reader,
-            where=probed.where,
+            probed,
             clock_ahead_s=time.time() - chain.head_time_s(),
             say=lambda text: _say(f"bucket: {text}"),
         )

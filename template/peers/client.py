@@ -150,20 +150,17 @@ class Peers:
 
         `holders`: member -> hotkeys beside the miner. NodeTrouble if this node could not ask.
         """
-        with ThreadPoolExecutor(FETCH_THREADS, thread_name_prefix="named") as pool:
+        pool = ThreadPoolExecutor(FETCH_THREADS, thread_name_prefix="named")
+        try:
             started = {
                 member.uid: start(pool, partial(self.fetch_named_payload, member, window, hotkeys))
                 for member, hotkeys in holders.items()
             }
-        found: dict[int, bytes | NodeTrouble] = {}
-        for uid, future in started.items():
-            try:
-                data = future.result()
-            except NodeTrouble as error:
-                found[uid] = error
-                continue
-            if data is not None:
-                found[uid] = data
+            outcomes = {uid: _trouble_as_value(future) for uid, future in started.items()}
+        finally:
+            # A signal must not wait for buckets.
+            pool.shutdown(wait=False, cancel_futures=True)
+        found = {uid: data for uid, data in outcomes.items() if data is not None}
         self._log_trouble(window, found)
         return found
 

@@ -1,4 +1,4 @@
-"""Tests a node's bucket and both of its keys by writing, reading and trying a forbidden write.
+"""Tests a node's bucket and both of its keys: a write, a read, and what the read key must not do.
 
 Used at a node's start and by `neurons/bucket.py check`. The caller opens the bucket with each key.
 """
@@ -17,11 +17,18 @@ _PROBE_BYTES = 32
 
 
 def check_bucket(
-    writer: Store, reader: Store, *, where: str, say: Callable[[str], None] = lambda _: None
+    writer: Store,
+    reader: Store,
+    elsewhere: Store,
+    *,
+    where: str,
+    say: Callable[[str], None] = lambda _: None,
 ) -> None:
-    """Write a small object, read the object with the read key, and try to write with that key.
+    """Write a small object, read the object with the read key, and try what that key must not do.
 
-    `where` names bucket and endpoint in messages; `say` receives a line after each step passed.
+    `elsewhere` is another bucket seen with the read key, of a name that nobody has: a server tells
+    only a key of the whole account that there is no such bucket. `where` names bucket and endpoint
+    in messages; `say` receives a line after each step passed.
     The object is removed if the write key may delete. Raises ConfigError, naming the variables to
     change, for a wrong bucket or key, and Unavailable if the bucket does not answer.
     """
@@ -34,6 +41,8 @@ def check_bucket(
         say("the read key reads what was written")
         _demand_refusal(reader, key, token, where)
         say("the read key cannot write, as it must be")
+        _demand_this_bucket_alone(elsewhere, key, where)
+        say("the read key reads no other bucket")
     finally:
         # A key without the right to delete is no fault here: its bucket only grows.
         with suppress(StoreError):
@@ -50,7 +59,7 @@ def _write(writer: Store, key: str, token: bytes, where: str) -> None:
         ) from error
     except Denied as error:
         raise ConfigError(
-            f"{where}: the write key was refused ({error}): {WRITE_KEY} must be a key that "
+            f"{where}: the write key was refused ({error.reason}): {WRITE_KEY} must be a key that "
             "reads and writes this bucket, and the bucket must exist"
         ) from error
 
@@ -60,13 +69,13 @@ def _read(reader: Store, key: str, token: bytes, where: str) -> None:
         found = reader.get(key, max_bytes=_PROBE_BYTES)
     except Denied as error:
         raise ConfigError(
-            f"{where}: the read key was refused ({error}): {READ_KEY} must be a key that "
+            f"{where}: the read key was refused ({error.reason}): {READ_KEY} must be a key that "
             "reads this bucket"
         ) from error
     except NotFound as error:
         raise ConfigError(
             f"{where}: the read key does not see the object written with the write key "
-            f"({error}): {READ_KEY} must belong to this same bucket"
+            f"({error.reason}): {READ_KEY} must belong to this same bucket"
         ) from error
     if found != token:
         raise ConfigError(
@@ -84,4 +93,19 @@ def _demand_refusal(reader: Store, key: str, token: bytes, where: str) -> None:
     raise ConfigError(
         f"{where}: the read key can WRITE, and it is published on chain: {READ_KEY} must be a "
         "key that only reads this bucket; create one"
+    )
+
+
+def _demand_this_bucket_alone(elsewhere: Store, key: str, where: str) -> None:
+    """Raises ConfigError if the read key, published on chain, reads the account's other buckets."""
+    try:
+        elsewhere.size(key)
+    except Denied:
+        return
+    except NotFound:
+        pass
+    raise ConfigError(
+        f"{where}: the read key reads OTHER BUCKETS of this account, and it is published on chain: "
+        f'{READ_KEY} must be a key for this one bucket (in R2\'s dashboard "Object Read only", '
+        "applied to specific buckets only); create one, and delete this one"
     )

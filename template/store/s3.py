@@ -39,6 +39,7 @@ from template.store.transport import (
 )
 
 T = TypeVar("T")
+E = TypeVar("E", bound=StoreError)
 
 # R2 ends at 4.995 GiB for a single put, S3 at 5 GiB.
 MAX_OBJECT_BYTES = 4_995 * (1 << 30) // 1_000
@@ -53,8 +54,41 @@ _CODE = re.compile(r"[A-Za-z0-9.]{1,64}")
 
 _DENIED = frozenset({"InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "Unauthorized"})
 _NOT_FOUND = frozenset({"NoSuchKey", "NoSuchBucket", "InvalidBucketName"})
-_TRANSIENT = frozenset({"SlowDown", "RequestTimeout", "TooManyRequests", "ServiceUnavailable"})
-_TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+# What is final is listed, and everything else is tried again: proxies in front of a bucket make
+# up statuses of their own (Cloudflare has 520 to 527 and 530) and pages without an S3 code.
+_BAD_REQUEST = 400
+_NOT_IMPLEMENTED = 501
+_CLIENT_FAULTS = range(400, 500)
+_PASSING_CLIENT_FAULTS = frozenset({408, 409, 421, 423, 425, 429, 499})
+"""Timeout, conflict, misdirected, locked, too early, too many requests, hung up."""
+_FINAL_BAD_REQUESTS = frozenset(
+    {
+        "AuthorizationHeaderMalformed",
+        "EntityTooLarge",
+        "ExpiredRequest",
+        "ExpiredToken",
+        "IllegalLocationConstraintException",
+        "InvalidArgument",
+        "InvalidEncryptionAlgorithmError",
+        "InvalidLocationConstraint",
+        "InvalidObjectName",
+        "InvalidRegionName",
+        "InvalidRequest",
+        "InvalidStorageClass",
+        "InvalidToken",
+        "InvalidURI",
+        "KeyTooLongError",
+        "MetadataTooLarge",
+        "MissingSecurityHeader",
+        "PermanentRedirect",
+        "RequestHeaderSectionTooLarge",
+        "RequestTimeTooSkewed",
+    }
+)
+"""S3's codes of a 400 that the same request gets again. Any other 400 says, or may say, that the
+body was damaged on the way: BadDigest, IncompleteBody, RequestTimeout, XAmzContentSHA256Mismatch,
+a proxy's page."""
 
 _OURS = frozenset({"BucketAlreadyOwnedByYou", "BucketAlreadyExists"})
 
@@ -101,11 +135,12 @@ class S3Bucket:
 class S3Store:
     """A `Store` on an S3 bucket. Make a store per bucket and credential, and reuse the store.
 
-    Safe to use from `limits.connections` threads. Transient failures (no answer, 429, 5xx) are
-    tried again until `deadline_s` after the call, `MAX_TRIES` times at most; the last try may take
-    `limits` `connect_s` plus `attempt_s` more, and for an object the seconds of its length. With
-    `waits_for_node`, NodeTrouble counts as transient. `ca_file` (PEM) replaces botocore's
-    certificate authorities. ValueError if botocore refuses the bucket.
+    Safe to use from `limits.connections` threads. Transient failures (no answer, 429, any 5xx but
+    501, a body damaged on the way) are tried again until `deadline_s` after the call, `MAX_TRIES`
+    times at most; the last try may take `limits` `connect_s` plus `attempt_s` more, and for an
+    object the seconds of its length. With `waits_for_node`, NodeTrouble counts as transient.
+    `ca_file` (PEM) replaces botocore's certificate authorities. ValueError if botocore refuses the
+    bucket.
     """
 
     def __init__(
@@ -221,9 +256,8 @@ class S3Store:
             except (ResponseParserError, *_PARSER_FAULTS) as error:
                 # botocore's parser trusts headers: a Content-Length of letters ends here, a
                 # Last-Modified of 1e300 in a RuntimeError.
-                raise Unavailable(
-                    f"{self._name(key)}: unreadable answer ({type(error).__name__})"
-                ) from None
+                reason = f"unreadable answer ({type(error).__name__})"
+                raise _named(Unavailable, self._name(key), reason) from None
 
         return retry(attempt, on=self._passing, deadline_s=self._deadline_s, max_tries=MAX_TRIES)
 
@@ -233,14 +267,19 @@ def _explain(error: Exception, name: str) -> StoreError:
     if isinstance(error, NodeFailure):
         return _own_trouble(name, str(error))
     if isinstance(error, TransportError):
-        return (Unavailable if isinstance(error, RefusedAnswer) else _Transient)(f"{name}: {error}")
+        kind = Unavailable if isinstance(error, RefusedAnswer) else _Transient
+        return _named(kind, name, str(error))
     if (trouble := node_failure(error)) is not None:
         return _own_trouble(name, trouble)
-    return _Transient(f"{name}: {type(error).__name__}")
+    return _named(_Transient, name, type(error).__name__)
 
 
 def _own_trouble(name: str, reason: str) -> NodeTrouble:
-    return NodeTrouble(f"{name}: this node could not ask ({reason})")
+    return _named(NodeTrouble, name, f"this node could not ask ({reason})")
+
+
+def _named(kind: type[E], name: str, reason: str) -> E:
+    return kind(f"{name}: {reason}", reason=reason)
 
 
 def _translate(error: ClientError, name: str) -> StoreError:
@@ -249,14 +288,26 @@ def _translate(error: ClientError, name: str) -> StoreError:
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     code = str(details.get("Code", ""))
     word = code if _CODE.fullmatch(code) else "unknown"
-    said = f"{name}: the server answered {status} {word}"
+    said = f"the server answered {status} {word}"
     if code in _NOT_FOUND or status == 404:
-        return NotFound(said)
+        return _named(NotFound, name, said)
     if code in _DENIED or status in (401, 403):
-        return Denied(f"{said}: check this bucket's credential and this machine's clock")
-    if code in _TRANSIENT or status in _TRANSIENT_STATUS:
-        return _Transient(said)
-    return Unavailable(said)
+        said = f"{said}: check this bucket's credential and this machine's clock"
+        return _named(Denied, name, said)
+    # An answer to a HEAD has no body for a code, and the request none to be damaged.
+    is_final = _is_final(status, code) or (
+        status == _BAD_REQUEST and error.operation_name == "HeadObject"
+    )
+    return _named(Unavailable if is_final else _Transient, name, said)
+
+
+def _is_final(status: int, code: str) -> bool:
+    """Whether the same request gets the same refusal again."""
+    if status == _BAD_REQUEST:
+        return code in _FINAL_BAD_REQUESTS
+    if status in _CLIENT_FAULTS:
+        return status not in _PASSING_CLIENT_FAULTS
+    return status == _NOT_IMPLEMENTED
 
 
 def _new_client(bucket: S3Bucket, transport: BoundedTransport) -> Any:

@@ -43,6 +43,9 @@ def model_config(spec: RunSpec) -> LlamaConfig:
 def config_json(spec: RunSpec) -> bytes:
     """`config.json` of a published checkpoint: the values of `model_config`, independent of the
     version of transformers, since every node must publish the same bytes.
+
+    The base of the rotary embedding stands in both places where loaders look: transformers 4 and
+    loaders of its age read `rope_theta` alone, and take 10,000 without a word if it is missing.
     """
     model = spec.model
     fields = {
@@ -62,6 +65,7 @@ def config_json(spec: RunSpec) -> bytes:
         "pad_token_id": None,
         "rms_norm_eps": model.rms_norm_eps,
         "rope_parameters": {"rope_theta": model.rope_theta, "rope_type": "default"},
+        "rope_theta": model.rope_theta,
         "tie_word_embeddings": model.tie_word_embeddings,
         "use_cache": False,
         "vocab_size": model.vocab_size,

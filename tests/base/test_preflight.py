@@ -8,6 +8,8 @@ import resource
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,7 @@ from template.base.preflight import (
     claimed,
     clock_words,
     least_state_bytes,
+    owned_by_other,
     warn_of_clock,
 )
 from template.errors import (
@@ -35,7 +38,9 @@ from template.errors import (
     Unavailable,
     exit_status,
 )
+from template.protocol.record import Access, AccessKind, Record
 from template.protocol.spec import parse_spec
+from template.store import Store
 from template.store.memory import MemoryStore
 from tests.support.scoring import SPEC_FILE
 
@@ -53,9 +58,29 @@ class Refusing(MemoryStore):
         raise self.error
 
 
+class Elsewhere(MemoryStore):
+    """Another bucket, seen with a read key of one bucket."""
+
+    def size(self, key: str) -> int:
+        raise Denied("403")
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyedBucket:
+    writer: Store
+    reader: Store
+    elsewhere: Store
+    where: str = WHERE
+    endpoint_variable: str = "TESSERA_BUCKET_ENDPOINT"
+
+
+def seen(bucket: MemoryStore) -> KeyedBucket:
+    return KeyedBucket(writer=bucket, reader=bucket.reader(), elsewhere=Elsewhere())
+
+
 def test_a_bucket_in_order_passes_and_is_left_as_it_was() -> None:
     bucket = MemoryStore()
-    check_own_bucket(bucket, bucket.reader(), where=WHERE, clock_ahead_s=0.0)
+    check_own_bucket(seen(bucket), clock_ahead_s=0.0)
     assert bucket.list("") == []
 
 
@@ -70,7 +95,7 @@ def test_a_bucket_in_order_passes_and_is_left_as_it_was() -> None:
 def test_a_refusal_that_is_about_the_clock_says_so(answer: str, ahead_s: float) -> None:
     bucket = Refusing(Denied(answer))
     with pytest.raises(ConfigError, match="refuses this machine's clock") as caught:
-        check_own_bucket(bucket, bucket.reader(), where=WHERE, clock_ahead_s=ahead_s)
+        check_own_bucket(seen(bucket), clock_ahead_s=ahead_s)
     assert answer in str(caught.value)
     assert clock_words(ahead_s) in str(caught.value)
 
@@ -78,23 +103,64 @@ def test_a_refusal_that_is_about_the_clock_says_so(answer: str, ahead_s: float) 
 def test_any_other_refusal_is_about_the_keys() -> None:
     bucket = Refusing(Denied("403 SignatureDoesNotMatch"))
     with pytest.raises(ConfigError, match="TESSERA_BUCKET_WRITE_SECRET") as caught:
-        check_own_bucket(bucket, bucket.reader(), where=WHERE, clock_ahead_s=20.0)
+        check_own_bucket(seen(bucket), clock_ahead_s=20.0)
     assert "refuses this machine's clock" not in str(caught.value)
 
 
 def test_no_answer_may_pass() -> None:
     bucket = Refusing(Unavailable("no answer"))
     with pytest.raises(Unavailable, match=r"TESSERA_BUCKET_ENDPOINT.*start again"):
-        check_own_bucket(bucket, bucket.reader(), where=WHERE, clock_ahead_s=0.0)
+        check_own_bucket(seen(bucket), clock_ahead_s=0.0)
+
+
+def test_an_outage_names_the_bucket_once_and_no_variable_that_is_not_set() -> None:
+    error = Unavailable("tessera-x/probe/ab: the server answered 503", reason="it answered 503")
+    with pytest.raises(Unavailable, match="it answered 503") as caught:
+        check_own_bucket(seen(Refusing(error)), clock_ahead_s=0.0)
+    assert str(caught.value).count("tessera-x") == 1
+    assert "TESSERA_R2_ACCOUNT_ID" not in str(caught.value)
+
+
+def records_of(**keys: str) -> dict[str, Record]:
+    """hotkey -> a record with this read key."""
+    return {
+        hotkey: Record(
+            access=Access(
+                kind=AccessKind.S3,
+                account="http://127.0.0.1:1",
+                access_key_id=key,
+                secret_access_key="s",
+            )
+        )
+        for hotkey, key in keys.items()
+    }
+
+
+def test_variables_of_another_hotkey_are_called_so() -> None:
+    records = records_of(mine="old", theirs="key", others="another") | {"bare": Record()}
+    access = records["theirs"].access
+    assert access is not None
+    said = str(owned_by_other(ConfigError("refused"), access, "mine", records))
+    assert said.startswith("refused. These are another hotkey's variables: theirs ")
+    assert "set those of mine" in said
+
+
+def test_variables_of_nobody_or_of_this_hotkey_are_not() -> None:
+    """Without a fault nobody looks: a stranger may copy a record."""
+    error = ConfigError("refused")
+    access = records_of(mine="key")["mine"].access
+    assert access is not None
+    assert owned_by_other(error, access, "mine", {}) is error
+    assert owned_by_other(error, access, "mine", records_of(mine="key", theirs="other")) is error
 
 
 def test_an_endpoint_that_all_others_would_refuse_is_not_published() -> None:
-    check_published_endpoint(f"https://{'0' * 32}.r2.cloudflarestorage.com", on_localnet=False)
-    check_published_endpoint("http://127.0.0.1:9000", on_localnet=True)
-    with pytest.raises(ConfigError, match="TESSERA_BUCKET_ENDPOINT"):
-        check_published_endpoint("http://127.0.0.1:9000", on_localnet=False)
-    with pytest.raises(ConfigError, match="TESSERA_R2_ACCOUNT_ID"):
-        check_published_endpoint("https://s3.example.com", on_localnet=False)
+    check = partial(check_published_endpoint, variable="TESSERA_BUCKET_ENDPOINT")
+    check(f"https://{'0' * 32}.r2.cloudflarestorage.com", on_localnet=False)
+    check("http://127.0.0.1:9000", on_localnet=True)
+    for url in ("http://127.0.0.1:9000", "https://s3.example.com"):
+        with pytest.raises(ConfigError, match="^TESSERA_BUCKET_ENDPOINT: every other"):
+            check(url, on_localnet=False)
 
 
 @pytest.mark.parametrize(
@@ -141,6 +207,8 @@ def test_a_disk_without_room_is_not_the_operators_flag(tmp_path: Path) -> None:
 
 HOLDER = """
 import sys
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from template.base.preflight import claimed

@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import sys
+import threading
 from typing import cast
 
 import numpy as np
@@ -19,6 +20,7 @@ from template.commands.neuron import run_neuron
 from template.errors import ConfigError
 from template.settings import MinerConfig
 from tests.support.process_state import changes, process_state
+from tests.support.waiting import HANG_S, wait_until
 
 
 def test_a_command_gives_back_what_it_changes(tmp_path) -> None:
@@ -65,6 +67,20 @@ def test_keys_in_memory_reach_no_core_file_and_no_other_process() -> None:
         assert run_neuron("miner", config, lambda _context, _config: pytest.fail("built")) == 2
     assert within == [(0, 0)]
     assert _readable_by_others() == before
+
+
+def test_a_caller_that_goes_on_after_a_stop_is_not_ended() -> None:
+    """A command stopped in this process has no bound any more."""
+
+    def bounds() -> list[threading.Thread]:
+        return [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
+
+    with restored_process_state():
+        unwind_on_signals(limit_s=HANG_S)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        assert len(bounds()) == 1
+    wait_until(lambda: not bounds(), every_s=0.01)
 
 
 def test_each_change_is_found(tmp_path, monkeypatch) -> None:

@@ -75,7 +75,8 @@ def processes_of(data: Path) -> list[int]:
     found = []
     for entry in Path("/proc").iterdir():
         with suppress(OSError):
-            if entry.name.isdecimal() and f"-dir={data}/data" in (entry / "cmdline").read_text():
+            is_server = entry.name.isdecimal() and "-dir=data" in (entry / "cmdline").read_text()
+            if is_server and (entry / "cwd").readlink() == data:
                 found.append(int(entry.name))
     return found
 
@@ -86,7 +87,7 @@ def test_credentials_and_objects_outlive_every_crash(tmp_path: Path) -> None:
     with serving(tmp_path, "--hotkey", ANN, "--port", str(port)) as process:
         before = variables(tmp_path / "env" / f"{ANN}.sh")
         ann = bucket_of(tmp_path, ANN)
-        check_bucket(ann.writer, ann.reader, where="ann's")
+        check_bucket(ann.writer, ann.reader, ann.elsewhere, where="ann's")
         ann.writer.put("object", b"kept")
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
@@ -96,9 +97,9 @@ def test_credentials_and_objects_outlive_every_crash(tmp_path: Path) -> None:
         assert variables(tmp_path / "env" / f"{ANN}.sh") == before
         assert ann.reader.get("object", max_bytes=4) == b"kept"
         bob = bucket_of(tmp_path, BOB)
-        check_bucket(bob.writer, bob.reader, where="bob's")
+        check_bucket(bob.writer, bob.reader, bob.elsewhere, where="bob's")
         with pytest.raises(ConfigError, match="does not see"):
-            check_bucket(bob.writer, ann.reader, where="bob's")
+            check_bucket(bob.writer, ann.reader, ann.elsewhere, where="bob's")
         process.send_signal(signal.SIGINT)
         assert process.wait() == 0
     assert processes_of(tmp_path) == []

@@ -18,6 +18,7 @@ import urllib3
 from localnet.buckets import AccessKey, BucketIdentity, BucketServer, new_identity
 from localnet.weed import choose_ports, find_weed, new_access_key, weed_command
 from template.errors import ConfigError, Denied, NotFound
+from template.store.probe import check_bucket
 from template.store.s3 import S3Store
 from tests.support.waiting import HANG_S, wait_until
 
@@ -41,7 +42,9 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BucketServer]:
     identities = [new_identity(f"m{number}-bucket") for number in range(NUM_BUCKETS)]
-    with BucketServer(tmp_path_factory.mktemp("buckets"), identities) as running:
+    # A comma parts folders in SeaweedFS's -dir.
+    folder = tmp_path_factory.mktemp("one, two")
+    with BucketServer(folder, identities) as running:
         running.create_buckets()
         yield running
 
@@ -114,6 +117,18 @@ def test_anyone_else_is_denied(server: BucketServer, who: str) -> None:
         with pytest.raises(Denied, match=identity.bucket):
             call()
     assert reader(server, identity).get("object", max_bytes=4) == b"mine"
+
+
+def test_a_read_key_of_one_bucket_passes_and_one_of_the_account_does_not(
+    server: BucketServer,
+) -> None:
+    """A real server tells them apart by a bucket that does not exist."""
+    identity = server.identities[5]
+    reads, writes = reader(server, identity), writer(server, identity)
+    name = "tessera-nobody"
+    check_bucket(writes, reads, store(server, name, identity.ro), where="here")
+    with pytest.raises(ConfigError, match="OTHER BUCKETS"):
+        check_bucket(writes, reads, store(server, name, server.admin), where="here")
 
 
 def test_writers_cannot_create_buckets(server: BucketServer) -> None:

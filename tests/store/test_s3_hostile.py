@@ -5,6 +5,7 @@ import socket
 import time
 import traceback
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 
@@ -221,6 +222,53 @@ def test_trouble_that_passes_is_waited_for(serve: Serve, trouble: Answer) -> Non
     assert len(server.requests) == 3
 
 
+PAGE = b"<html><head><title>520: unknown error</title></head><body>cloudflare</body></html>"
+
+
+def says_page(status: int) -> Answer:
+    """A proxy's answer, without a code of S3."""
+    return says(b"HTTP/1.1 %d What\r\nContent-Length: %d\r\n\r\n" % (status, len(PAGE)), PAGE)
+
+
+PASSING = {
+    **{f"page {s}": says_page(s) for s in (*range(520, 528), 530, 500, 502, 503, 504, 507, 599)},
+    **{f"page {s}": says_page(s) for s in (400, 408, 409, 421, 425, 429, 499)},
+    **{
+        f"400 {code}": refuses(400, code)
+        for code in (
+            "BadDigest",
+            "IncompleteBody",
+            "InvalidDigest",
+            "RequestTimeout",
+            "XAmzContentSHA256Mismatch",
+            "XAmzContentChecksumMismatch",
+            "MissingRequestBodyError",
+        )
+    },
+    "520 without body": says(b"HTTP/1.1 520 What\r\nContent-Length: 0\r\n\r\n"),
+    "400 cut off": says(b"HTTP/1.1 400 No\r\nContent-Length: 7\r\n\r\n<Error>"),
+}
+"""Behind any of these answers the next try may succeed."""
+
+
+@pytest.mark.parametrize("call", ["get", "put"])
+def test_all_but_what_is_final_is_tried_again(serve: Serve, call: str) -> None:
+    """All at the same time, because a second try waits."""
+
+    def succeeds_at_the_second_try(trouble: Answer) -> int:
+        store, server = serve(trouble, body_of(b""), deadline_s=HANG_S)
+        if call == "get":
+            assert store.get("object", max_bytes=4) == b""
+        else:
+            store.put("object", b"x")
+        return len(server.requests)
+
+    with ThreadPoolExecutor(len(PASSING)) as pool:
+        started = {name: pool.submit(succeeds_at_the_second_try, a) for name, a in PASSING.items()}
+        outcomes = {name: future.exception() or future.result() for name, future in started.items()}
+    assert outcomes == dict.fromkeys(PASSING, 2)
+
+
 def test_trouble_that_stays_is_unavailable_after_the_deadline(serve: Serve) -> None:
     store, server = serve(refuses(503, "SlowDown"), deadline_s=0.5)
     with pytest.raises(Unavailable, match="503 SlowDown"):
@@ -243,7 +291,11 @@ def test_trouble_that_stays_is_unavailable_after_the_deadline(serve: Serve) -> N
         (refuses(501, "NotImplemented"), Unavailable),
         (refuses(418, "\x1b[31mred"), Unavailable),
         (says(b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n"), Denied),
-        (says(b"HTTP/1.1 400 No\r\nContent-Length: 7\r\n\r\n<Error>"), Unavailable),
+        (refuses(400, "AuthorizationHeaderMalformed"), Unavailable),
+        (refuses(400, "RequestTimeTooSkewed"), Unavailable),
+        (refuses(405, "MethodNotAllowed"), Unavailable),
+        (refuses(412, "PreconditionFailed"), Unavailable),
+        (refuses(413, "EntityTooLarge"), Unavailable),
     ],
 )
 @pytest.mark.parametrize("call", ["get", "put", "list"])

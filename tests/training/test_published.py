@@ -36,8 +36,8 @@ from template.training.published import (
 from tests.support.states import equal_states
 
 GOLDEN = {
-    "one part": "aa0a8fa08e504bc5d98c0fe6ca2de98dbaa9354297586d6fe4bfde50c31431eb",
-    "parts": "9a862594a91a1e63d888f79fadf5417e14b3535a25e70aff8c5904a26b8a49c5",
+    "one part": "514228011e69ac6792b68c0ad6d7e9f5ae757943adf173bfde06490f7b765190",
+    "parts": "41b2ddd0dd0c991d17494d2f3435cb5ce5c38942e5ecfa0f754bc5444c445cd9",
 }
 """SHA-256 over manifest and files of `_plain_state`: another value is another format."""
 
@@ -171,6 +171,25 @@ def test_transformers_loads_it(state, cut, tmp_path: Path) -> None:
         found = theirs.eval()(input_ids=tokens).logits
         assert found.dtype == torch.float32
         assert torch.equal(found, ours(input_ids=tokens).logits)
+
+
+@pytest.mark.parametrize("unread", [None, "rope_parameters", "rope_theta"])
+def test_its_rotary_base_stands_wherever_loaders_look(state, spec, tmp_path: Path, unread) -> None:
+    """transformers 4 reads `rope_theta` alone, version 5 both: a loader of either alone agrees."""
+    spec = dataclasses.replace(spec, model=dataclasses.replace(spec.model, rope_theta=777.0))
+    published = build_checkpoint(state, spec)
+    for entry in json.loads(published.manifest)["files"]:
+        (tmp_path / entry["name"]).write_bytes(published.blobs[bytes.fromhex(entry["sha256"])])
+    config = json.loads((tmp_path / CONFIG_FILE).read_bytes())
+    assert config["rope_theta"] == config["rope_parameters"]["rope_theta"] == 777.0
+    config.pop(unread, None)
+    (tmp_path / CONFIG_FILE).write_text(json.dumps(config))
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    ours = build_model(spec).eval()
+    load_params(ours, state.params)
+    tokens = torch.from_numpy(np.arange(32).reshape(2, 16))
+    with torch.no_grad():
+        assert torch.equal(theirs(input_ids=tokens).logits, ours(input_ids=tokens).logits)
 
 
 def test_its_config_is_the_runs(state, spec, tmp_path: Path) -> None:
