@@ -227,6 +227,9 @@ def test_a_fault_has_one_clear_answer(
     if name not in processes:
         pytest.skip("libfaketime is not installed")
     fault, process = FAULTS[name], processes[name]
+    if not fault.is_refused:
+        # It logs its start before it goes on chain, and is stopped after both.
+        wait_until(lambda: crowd.is_on_chain(fault.who), describe=lambda: process.output)
     if fault.words is not None:
         fault.act(process)
     assert process.end() == fault.status, process.output
