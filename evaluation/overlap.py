@@ -155,12 +155,17 @@ def _block_edges(rows: Sequence[Places]) -> Places:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Earlier:
-    """A payload of an earlier window. `applied`: accepted, so the author cannot repeat it."""
+    """A payload of an earlier window. `applied`: accepted, so the author cannot repeat it.
+
+    `is_first`: nobody else committed the same before, as far as that could be known; otherwise the
+    payload is no obstacle to others.
+    """
 
     window: int
     author: str
     places: Places
     applied: bool
+    is_first: bool = True
 
 
 def mark_applied(earlier: Iterable[Earlier], window: int, authors: Container[str]) -> list[Earlier]:
@@ -189,8 +194,6 @@ def find_overlaps(
     earlier: Sequence[Earlier],
     limit: float,
     is_late: IsLate = never_late,
-    *,
-    knows_all: bool = True,
 ) -> Overlaps:
     """Overlaps of the payloads of a window (`places`, `authors`: by uid) with each other and with
     `earlier`.
@@ -198,8 +201,7 @@ def find_overlaps(
     Overlap: common positions over the positions of the smaller payload; above `limit` is a repeat.
     An author may repeat an own payload without acceptance, returned to error feedback, whatever
     others have sent at the same time or later: it was the author's first.
-    TimeSpentError once `is_late`. Unless `knows_all`, payloads of others are no obstacle at all:
-    who was first is unknown.
+    TimeSpentError once `is_late`.
     """
     uids = sorted(places)
     rows = [*(places[uid] for uid in uids), *(each.places for each in earlier)]
@@ -213,7 +215,7 @@ def find_overlaps(
             if each.author == authors[uid]:
                 is_repeat = each.applied
             else:
-                is_repeat = knows_all and each.window < min(own, default=each.window + 1)
+                is_repeat = each.is_first and each.window < min(own, default=each.window + 1)
             if is_repeat:
                 share = shares[index, len(uids) + other]
                 name = f"{each.author} in window {each.window}"

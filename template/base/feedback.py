@@ -30,6 +30,11 @@ class ErrorFeedback:
         """
         return encode_payload_with_feedback(header, deltas, self.tensors, self._form, self._decay)
 
+    def keep(self, deltas: Mapping[str, Tensor]) -> None:
+        """Keep a whole pseudo-gradient for the next payload."""
+        for name, delta in deltas.items():
+            self.tensors[name] += delta
+
     def add_payload(self, payload: Payload) -> None:
         """Return a payload's full content."""
         for name, sparse in payload.tensors.items():

@@ -57,7 +57,8 @@ class Miner:
         )
         self.work: Work = work(parts, checkpoint)
         self._pace = ScoringPace(context)
-        self._withheld: dict[int, PendingPayload] = {}
+        withheld = PendingPayloads.from_tensors(checkpoint.groups.get("withheld", {}))
+        self._withheld = {payload.window: payload for payload in withheld}
         """Window -> payload that validators do not read in the window."""
         self._standing.publish_if_new(self._record())
 
@@ -150,12 +151,14 @@ class Miner:
     def _reveal_withheld(self) -> None:
         """Upload what was withheld, once the next window's payloads are committed.
 
-        Validators then read it beside those, and know who was first.
+        Validators then read it beside those, and know who was first. After the run's end nobody
+        reads any more: what is withheld of the last window stays here.
         """
         finalized = self.context.chain.finalized()
         for window, payload in sorted(self._withheld.items()):
             if finalized >= self.context.schedule.commit_block(window + 1):
                 self._upload(payload)
+                self.pending.mark_revealed(payload)
                 del self._withheld[window]
 
     def _upload(self, payload: PendingPayload) -> None:
@@ -189,7 +192,11 @@ class Miner:
         """Write the local checkpoint."""
         checkpoint = LocalCheckpoint(
             state=self.follower.state,
-            groups={**self.work.groups(), "pending": self.pending.to_tensors()},
+            groups={
+                **self.work.groups(),
+                "pending": self.pending.to_tensors(),
+                "withheld": PendingPayloads(self._withheld.values()).to_tensors(),
+            },
             values={
                 **self.work.values(),
                 "last_accepted": sorted(self.follower.ledger.last_accepted),

@@ -48,8 +48,11 @@ full inner loop. Too small loses steps when the machine slows down."""
 
 
 MAX_BLOCK_STEPS, BLOCKS_PER_WINDOW = 8, 4
-"""Inner steps whose pages are shuffled together: at most, and as a share of the last window's.
+"""Inner steps whose pages are shuffled together: at most, and as a share of the fewest lately.
 Large blocks hide more; a miner that must stop claims whole blocks alone."""
+
+NUM_RECENT = 8
+"""Windows whose inner steps say how much this machine can do."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,9 +122,8 @@ class HonestWork:
         self.feedback = ErrorFeedback(context.form, decay, saved)
         self.order_secret = bytes(SEED_BYTES)
         """Orders the pages of the payload under way; drawn anew for each payload."""
-        self.last_steps = int(
-            checkpoint.values.get("last_steps", context.spec.training.inner_steps)
-        )
+        self.recent_steps: list[int] = list(checkpoint.values.get("recent_steps", ()))
+        """Inner steps of the last windows, the newest last."""
         self.last_window = int(checkpoint.values.get("last_window", -1))
         self.inner_loop_blocks: int | None = checkpoint.values.get("inner_loop_blocks")
 
@@ -143,12 +145,18 @@ class HonestWork:
             )
             self.trainer.reset_moments()
             return None
-        self.last_steps = result.steps
+        self.recent_steps = [*self.recent_steps, result.steps][-NUM_RECENT:]
+        training, evaluation = parts.context.spec.training, parts.context.spec.evaluation
         claimed = result.pages_consumed
-        if claimed < parts.context.spec.training.pages_per_window:
+        if claimed < training.pages_per_window:
             claimed -= claimed % block_pages  # of a block under way nobody knows which pages
-        if claimed == 0:
-            log.warning("window %d: no time for the first %d pages", window, block_pages)
+        if claimed < max(1, evaluation.claimed_pages):
+            self.feedback.keep(result.pseudo_gradient)
+            log.warning(
+                "window %d: no time for the pages that a payload must claim; the work stays in "
+                "error feedback",
+                window,
+            )
             return None
         header = PayloadHeader(
             window=window,
@@ -199,7 +207,8 @@ class HonestWork:
 
     def block_pages(self) -> int:
         """Pages shuffled together: of so few inner steps that a slow machine ends some blocks."""
-        steps = max(1, min(MAX_BLOCK_STEPS, self.last_steps // BLOCKS_PER_WINDOW))
+        fewest = min(self.recent_steps, default=0)
+        steps = max(1, min(MAX_BLOCK_STEPS, fewest // BLOCKS_PER_WINDOW))
         return steps * self.parts.context.spec.training.batch_pages
 
     def list_assigned(self, hotkey: str, base: int) -> np.ndarray:
@@ -255,7 +264,7 @@ class HonestWork:
     def values(self) -> Mapping[str, Any]:
         return {
             "last_window": self.last_window,
-            "last_steps": self.last_steps,
+            "recent_steps": self.recent_steps,
             "inner_loop_blocks": self.inner_loop_blocks,
         }
 

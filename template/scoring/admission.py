@@ -8,6 +8,7 @@ the sample or late are read a window later, and again when payloads of their aut
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
@@ -60,6 +61,9 @@ class Unread:
     applied: bool = False
 
 
+MAX_REQUESTS = 2
+"""Requests for an unread payload: a window later, and once more in a dispute."""
+
 ReadUnread = Callable[[Sequence[Unread]], Iterable[tuple[Unread, bytes]]]
 """Asks the miners for payloads; yields the frames that came, unchecked."""
 
@@ -78,18 +82,24 @@ class SeenPayloads:
         self._unread: list[Unread] = []
         self._since, self._last = 0, -1
         """The windows remembered one after another."""
+        self._asked: Counter[Unread] = Counter()
 
     @property
     def earlier(self) -> Sequence[Earlier]:
         """Kept positions of payloads, in the order of their windows."""
         return self._earlier
 
-    def is_complete(self, window: int) -> bool:
-        """Whether all windows are known in which somebody could have been first.
+    def before(self, window: int) -> list[Earlier]:
+        """The payloads that one of `window` could repeat.
 
-        After a restart or a missed window a validator does not know who committed first.
+        After a restart, or a window missed, nobody knows who was first in the windows thereafter.
         """
-        return self._since <= max(0, self._oldest(window)) and self._last >= window - 1
+        oldest = self._oldest(window)
+        return [
+            replace(each, is_first=self._since <= max(0, self._oldest(each.window)))
+            for each in self._earlier
+            if oldest <= each.window < window
+        ]
 
     def add_positions(self, window: int, positions: Iterable[tuple[str, Places]]) -> None:
         """Remember kept positions of a window by hotkey, replacing positions of `window` and later.
@@ -110,16 +120,35 @@ class SeenPayloads:
         """Remember committed payloads that were not read, replacing those of `window` and later."""
         oldest = self._oldest(window)
         self._unread = [each for each in self._unread if oldest <= each.window < window]
+        self._asked = Counter({each: self._asked[each] for each in self._unread})
         self._unread += [Unread(window=window, member=member) for member in members]
 
     def unread_before(self, window: int) -> list[Unread]:
         """Unread payloads of windows before, the oldest first."""
         oldest = self._oldest(window)
-        return [each for each in self._unread if oldest <= each.window < window]
+        return [
+            each
+            for each in self._unread
+            if oldest <= each.window < window and not self._is_given_up(each)
+        ]
 
     def unread_of(self, window: int, hotkeys: Container[str]) -> list[Unread]:
-        """Those of these hotkeys."""
-        return [each for each in self.unread_before(window) if each.member.hotkey in hotkeys]
+        """Those of these hotkeys: of each hotkey the newest first, then of each the next."""
+        newest_first = reversed(self.unread_before(window))
+        found = [each for each in newest_first if each.member.hotkey in hotkeys]
+        num_before: Counter[str] = Counter()
+        turns = []
+        for each in found:
+            turns.append(num_before[each.member.hotkey])
+            num_before[each.member.hotkey] += 1
+        return [each for _, each in sorted(zip(turns, found, strict=True), key=lambda t: t[0])]
+
+    def note_asked(self, wanted: Iterable[Unread]) -> None:
+        """Count requests; what was asked for twice before is forgotten."""
+        self._asked.update(wanted)
+
+    def _is_given_up(self, unread: Unread) -> bool:
+        return self._asked[unread] >= MAX_REQUESTS
 
     def add_read(self, unread: Unread, places: Places | None) -> None:
         """Remember the kept positions of a payload read after its window; None for a repeat."""
@@ -174,12 +203,15 @@ class FrameChecker:
         found = {m.uid: self._admit(window, m, frames[m.uid]) for m in members}
         admitted = admitted_payloads(found)
         try:
-            overlaps = self._compare(window, members, admitted, seen, is_late)
-            involved = overlaps.repeats.keys() | overlaps.alike.keys()
-            hotkeys = {member.hotkey for member in members if member.uid in involved}
-            unread = seen.unread_of(window, hotkeys)
-            if self.read_more(unread, seen, read_unread, is_late):
-                overlaps = self._compare(window, members, admitted, seen, is_late)
+            overlaps = self.find_overlaps(members, admitted, seen.before(window), is_late)
+            accused = {m.hotkey for m in members if m.uid in overlaps.repeats}
+            alike = {m.hotkey for m in members if m.uid in overlaps.alike}
+            # A crowd alike must not crowd out those who would be refused.
+            wanted = seen.unread_of(window, accused)
+            room = max(0, self.spec.evaluation.max_payloads - len(wanted))
+            wanted += seen.unread_of(window, alike)[:room]
+            if self.read_more(wanted, seen, read_unread, is_late):
+                overlaps = self.find_overlaps(members, admitted, seen.before(window), is_late)
         except TimeSpentError:
             return found | {u: replace(found[u], is_compared=False) for u in admitted}
         for uid, payload in admitted.items():
@@ -196,29 +228,16 @@ class FrameChecker:
         payloads: Mapping[int, Payload],
         earlier: Sequence[Earlier],
         is_late: IsLate = never_late,
-        *,
-        knows_all: bool = True,
     ) -> Overlaps:
         """Compares `payloads` (by uid) with each other and with `earlier`.
 
         Two payloads overlap if more than `max_overlap` of the smaller one's positions are shared.
-        TimeSpentError once `is_late`. Unless `knows_all`, only own payloads can be repeated.
+        TimeSpentError once `is_late`.
         """
         positions = {uid: self.list_positions(payload) for uid, payload in payloads.items()}
         authors = {member.uid: member.hotkey for member in members}
         limit = self.spec.evaluation.max_overlap
-        return find_overlaps(positions, authors, earlier, limit, is_late, knows_all=knows_all)
-
-    def _compare(
-        self,
-        window: int,
-        members: Sequence[Member],
-        payloads: Mapping[int, Payload],
-        seen: SeenPayloads,
-        is_late: IsLate,
-    ) -> Overlaps:
-        knows_all = seen.is_complete(window)
-        return self.find_overlaps(members, payloads, seen.earlier, is_late, knows_all=knows_all)
+        return find_overlaps(positions, authors, earlier, limit, is_late)
 
     def read_more(
         self,
@@ -227,14 +246,13 @@ class FrameChecker:
         read_unread: ReadUnread,
         is_late: IsLate = never_late,
     ) -> bool:
-        """Read payloads of earlier windows, `max_payloads` at most; whether any came.
+        """Read payloads of earlier windows; whether any came.
 
-        More would let a crowd of hotkeys cost more than a window's sample. A payload that repeats
-        an earlier one of another author is not remembered: it is nobody's first. TimeSpentError
-        once `is_late`.
+        A payload that repeats an earlier one of another author is not remembered: it is nobody's
+        first. One that did not come twice is forgotten. TimeSpentError once `is_late`.
         """
         came: dict[int, list[tuple[Unread, Payload]]] = {}
-        wanted = wanted[: self.spec.evaluation.max_payloads]
+        seen.note_asked(wanted)
         for unread, frame in read_unread(wanted) if wanted else ():
             try:
                 payload = self._open(frame, unread.member, unread.window)
@@ -242,10 +260,9 @@ class FrameChecker:
                 continue  # not what was committed
             came.setdefault(unread.window, []).append((unread, payload))
         for window, read in sorted(came.items()):
-            before = [each for each in seen.earlier if each.window < window]
             payloads = {unread.member.uid: payload for unread, payload in read}
             members = [unread.member for unread, _ in read]
-            repeats = self.find_overlaps(members, payloads, before, is_late).repeats
+            repeats = self.find_overlaps(members, payloads, seen.before(window), is_late).repeats
             for unread, payload in read:
                 is_first = unread.member.uid not in repeats
                 seen.add_read(unread, self.list_positions(payload) if is_first else None)

@@ -205,6 +205,57 @@ def test_payloads_nobody_read_are_forgotten_and_at_most_a_sample_is_asked_for(
         window=WINDOW + 1,
     )
     assert len(asked) == most
+    admission.reasons(
+        *(make_twin(form, spec, uid, seed=1, window=WINDOW + 1) for uid in range(most + 2)),
+        window=WINDOW + 1,
+    )
+    assert admission.seen.unread_before(WINDOW + 1) != []
+
+
+def test_a_crowd_that_serves_nothing_does_not_crowd_out_the_accused(admission, spec, form) -> None:
+    """A crowd alike, with payloads of two windows that never come; the victim's comes."""
+    most = spec.evaluation.max_payloads
+    crowd = range(10, 10 + most)
+    owner, frame = make_frame(form, spec, 2, seed=1)
+    for window in range(WINDOW):
+        admission.seen.add_positions(window, [])
+    for window in (WINDOW, WINDOW + 1):
+        members = [make_frame(form, spec, uid, seed=uid, window=window)[0] for uid in crowd]
+        admission.seen.add_positions(window, [])
+        admission.seen.add_unread(window, [*members, *([owner] if window == WINDOW else [])])
+        admission.last = window
+    thief = make_twin(form, spec, 1, seed=1, window=WINDOW + 1)
+    places = admission.checker.list_positions(
+        admitted_payloads(
+            admission.checker.admit_frames(WINDOW + 1, [thief[0]], {1: thief[1]}, SeenPayloads(2))
+        )[1]
+    )
+    admission.seen.add_positions(WINDOW + 1, [("hotkey1", places)])
+    asked = []
+
+    def read_unread(wanted):
+        asked.extend(wanted)
+        return [(each, frame) for each in wanted if each.member.uid == 2]
+
+    admission.read_unread = read_unread
+    made = [make_twin(form, spec, uid, seed=3, window=WINDOW + 2) for uid in crowd]
+    made.append(make_twin(form, spec, 2, seed=1, window=WINDOW + 2))
+    assert admission.reasons(*made, window=WINDOW + 2)[-1] is None
+    assert asked[0].member.uid == 2
+    assert len(asked) <= most
+
+
+@pytest.mark.parametrize(("start", "is_refused"), [(WINDOW, False), (WINDOW - 4, True)])
+def test_what_was_seen_after_a_restart_is_no_obstacle_to_others(
+    admission, spec, form, start: int, is_refused: bool
+) -> None:
+    """A validator that remembers from `start` on does not know who committed before."""
+    assert spec.outer.max_staleness == 2
+    admission.last = start - 1
+    admission.seen.add_positions(start, [])
+    assert admission.reasons(make_frame(form, spec, 1, seed=1)) == [None]
+    again = make_twin(form, spec, 2, seed=1, window=WINDOW + 3)
+    assert admission.reasons(again, window=WINDOW + 3) == ["overlap" if is_refused else None]
 
 
 def test_without_time_no_payload_counts_as_compared(admission, spec, form) -> None:
@@ -233,9 +284,11 @@ def test_an_applied_payload_may_not_come_again_until_it_is_stale(
     assert admission.reasons(again, window=last) == ["overlap" if is_applied else None]
     by_another = make_frame(form, spec, 2, seed=1, window=last)
     assert admission.reasons(by_another, window=last) == ["overlap"]
-    assert admission.reasons(window=last + 1) == []
-    again = make_frame(form, spec, 1, seed=1, window=last + 2)
-    assert admission.reasons(again, window=last + 2) == [None]
+    again = make_frame(form, spec, 1, seed=1, window=last + 1)
+    fresh = Window(spec, form)
+    assert fresh.reasons(make_frame(form, spec, 1, seed=1)) == [None]
+    fresh.seen.mark_applied(WINDOW, {"hotkey1"})
+    assert fresh.reasons(again, window=last + 1) == [None], "one window later it is stale"
 
 
 @given(
