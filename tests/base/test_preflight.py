@@ -219,6 +219,7 @@ with claimed(Path(sys.argv[1])):
 """
 
 
+@pytest.mark.slow
 def test_a_state_folder_has_one_process_at_a_time_whose_pid_is_told(tmp_path: Path) -> None:
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE

@@ -134,6 +134,7 @@ def test_the_written_out_model_is_the_projects(workers) -> None:
     torch.testing.assert_close(params_N, copy_N, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_training_that_was_made_before_is_the_same_again() -> None:
     """Twice in a row the optimiser goes on from where it was, whoever made the steps."""
     first, second = LeanWorkers(TINY), LeanWorkers(TINY)

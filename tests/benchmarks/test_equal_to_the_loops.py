@@ -192,7 +192,7 @@ def test_the_outer_step_is_the_real_one_bit_for_bit(played, form, monkeypatch) -
         assert not torch.equal(after_N, params_N)
 
 
-@pytest.mark.parametrize("kind", [Workers, LeanWorkers])
+@pytest.mark.parametrize("kind", [pytest.param(Workers, marks=pytest.mark.slow), LeanWorkers])
 def test_measurements_and_verdicts_are_the_real_ones(played, form, kind, monkeypatch) -> None:
     workers = kind(TRIAL)
     ours = _ours_from(played, workers, monkeypatch)

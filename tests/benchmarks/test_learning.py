@@ -112,6 +112,7 @@ def test_an_eager_miner_starts_from_its_own_work_and_a_compensated_one_takes_it_
     assert torch.allclose(total[0] - total[1], 0.25 * own, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_ours_is_the_outer_step_bit_for_bit():
     workers = Workers(replace(SMALL, strategy="ours", lag=0, outer_lr=0.9, clip_factor=1.01))
     ours, params = Ours(workers), workers.theta0()

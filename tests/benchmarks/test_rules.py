@@ -78,6 +78,7 @@ def test_the_geometric_median_is_near_the_least_sum_of_distances(rows) -> None:
         assert least < distances(found_N + 0.05 * (row - found_N)) + 1e-2 * least
 
 
+@pytest.mark.slow
 def test_every_rule_moves_the_parameters_and_a_huge_payload_moves_ours_little() -> None:
     workers = Workers(SMALL)
     codec = SparseCodec(workers.space, SMALL.top_k, 0.0)

@@ -383,6 +383,7 @@ def test_golden_bodies() -> None:
     assert golden_digests() == GOLDEN
 
 
+@pytest.mark.slow
 def test_compiled_loops_do_what_their_python_says() -> None:
     code = "from tests.compression.test_model import golden_digests; print(*golden_digests())"
     done = subprocess.run(

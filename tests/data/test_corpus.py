@@ -86,6 +86,7 @@ def test_split_keeps_all_editions_of_a_held_out_work_together(corpus: Corpus) ->
     assert len(_joined(corpus.train)) > 9_000_000
 
 
+@pytest.mark.slow
 def test_documents_are_clean_text(corpus: Corpus) -> None:
     for document in corpus.train + corpus.held_out:
         assert re.fullmatch(rb"[\n -~]+", document.text), document.name

@@ -23,6 +23,7 @@ LATE_WINDOW = 4
 AWAY_WINDOWS = 3
 
 
+@pytest.mark.slow
 def test_a_validator_that_comes_late_calls_nobody_unpaid(tmp_path) -> None:
     """Its first weights come when it has scored as many windows as pay asks for."""
     world = build_world(

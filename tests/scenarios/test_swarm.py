@@ -48,6 +48,7 @@ def test_two_validators_and_four_miners_train_one_model(tmp_path) -> None:
     assert sum(last.values()) == pytest.approx(1.0)
 
 
+@pytest.mark.slow
 def test_misbehaving_miners_are_not_paid_and_shift_nobody(tmp_path) -> None:
     bad = {name: BEHAVIOURS[name].build for name in ("garbage", "malformed", "idle")}
     world = build_world({**STAKES_TAO, **dict.fromkeys(bad, 0)})
