@@ -112,8 +112,9 @@ class AuditedPayloads:
         self._checker = FrameChecker(spec=context.spec, form=context.form)
         self._seen = SeenPayloads(context.spec.outer.max_staleness)
         self._gaps: set[int] = set()
-        self.num_windows = context.spec.outer.max_staleness + 2
-        """Windows before a window whose payloads must not be repeated."""
+        self.num_windows = 2 * (context.spec.outer.max_staleness + 2)
+        """Windows before a window that decide on repeats: half of them hold the payloads that must
+        not be repeated, and the other half say who committed those first."""
 
     def check_again(
         self, log: WindowLog, facts: ChainFacts, order: Sequence[Member]

@@ -207,10 +207,9 @@ class FrameChecker:
             accused = {m.hotkey for m in members if m.uid in overlaps.repeats}
             alike = {m.hotkey for m in members if m.uid in overlaps.alike}
             # A crowd alike must not crowd out those who would be refused.
-            wanted = seen.unread_of(window, accused)
-            room = max(0, self.spec.evaluation.max_payloads - len(wanted))
-            wanted += seen.unread_of(window, alike)[:room]
-            if self.read_more(wanted, seen, read_unread, is_late):
+            wanted = seen.unread_of(window, accused) + seen.unread_of(window, alike - accused)
+            most = MAX_REQUESTS * self.spec.evaluation.max_payloads
+            if self.read_more(wanted[:most], seen, read_unread, is_late):
                 overlaps = self.find_overlaps(members, admitted, seen.before(window), is_late)
         except TimeSpentError:
             return found | {u: replace(found[u], is_compared=False) for u in admitted}
