@@ -9,12 +9,13 @@ from template.base.miner import Miner
 from template.base.pending import PendingPayload
 from template.base.work import HonestWork
 from template.errors import StoreError
-from template.protocol.keys import blob_key
+from template.protocol.keys import blob_key, payload_key
 from template.protocol.payload import PayloadHeader, decode_payload, encode_payload, payload_digest
 from template.protocol.quorum import Decision
 from template.protocol.record import decode_record
 from template.protocol.root import Member
 from template.protocol.ss58 import public_key
+from template.store.memory import MemoryStore
 
 M0 = hotkey_of("m0")
 
@@ -130,3 +131,68 @@ def test_own_payloads_under_way_are_those_of_earlier_windows_that_can_be_read(
     assert [payload.header.window for payload in miner.work.payloads_under_way(4)] == [3]
     assert [payload.header.window for payload in miner.work.payloads_under_way(5)] == [3, 4]
     assert miner.work.payloads_under_way(2) == []
+
+
+def test_a_withheld_payload_survives_a_restart_and_goes_up_once(world, tmp_path) -> None:
+    """Too late for the validators of its window; the decision drops it from the pending ones."""
+    schedule, lag = world.spec.schedule.schedule(), world.spec.schedule.finality_lag_blocks
+    puts: list[str] = []
+
+    class Counting(MemoryStore):
+        def put(self, at: str, data: bytes) -> None:
+            puts.append(at)
+            super().put(at, data)
+
+    world.buckets[M0] = Counting()
+    miner = Miner(world.context(M0, tmp_path))
+    frame = _frame(miner, 0)
+    _add(miner, 0, frame)
+    key = payload_key(world.spec.run_id, 0, payload_digest(frame))
+    world.time.block = schedule.vote_block(0)
+    for _ in range(2):
+        miner.reveal()
+    assert puts.count(key) == 0
+    miner.pending.settle(0, set())
+    miner.save()
+    after = Miner(world.context(M0, tmp_path))
+    world.time.block = schedule.commit_block(1) + lag - 1
+    after.reveal()
+    assert puts.count(key) == 0, "it could still be sent by others"
+    world.time.block += 1
+    for _ in range(3):
+        after.reveal()
+    assert puts.count(key) == 1
+
+
+@pytest.mark.parametrize(
+    ("recent", "steps", "claimed"),
+    [
+        ((), 6, 24),
+        ((), 5, 20),
+        ((6,), 5, 20),
+        ((32, 32), 6, 24),
+        ((32, 32), 5, None),
+        ((32, 3), 5, 20),
+    ],
+    ids=["new", "new and late", "small blocks", "one block", "no whole block", "slow lately"],
+)
+def test_a_miner_that_must_stop_claims_whole_blocks(
+    world, tmp_path, monkeypatch, recent, steps, claimed
+) -> None:
+    """6 steps of 4 pages a window. Without a whole block the work stays in error feedback."""
+    miner = Miner(world.context(M0, tmp_path))
+    world.time.block = world.spec.schedule.schedule().first_block(0)
+    work, checks = miner.work, iter(range(100))
+    assert isinstance(work, HonestWork)
+    work.recent_steps = list(recent)
+    monkeypatch.setattr(work, "is_late", lambda _window: next(checks) >= steps)
+    made = work.make_payload(0)
+    kept = any(tensor.any() for tensor in work.feedback.tensors.values())
+    assert kept
+    assert work.recent_steps[-1] == steps
+    if claimed is None:
+        assert made is None
+    else:
+        assert made is not None
+        payload = decode_payload(made.payload.frame, miner.context.form)
+        assert payload.header.pages_consumed == claimed

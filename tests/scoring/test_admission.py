@@ -291,6 +291,20 @@ def test_an_applied_payload_may_not_come_again_until_it_is_stale(
     assert fresh.reasons(again, window=last + 1) == [None], "one window later it is stale"
 
 
+@pytest.mark.parametrize("max_staleness", [0, 2, 4])
+@pytest.mark.parametrize("num_missing", [0, 1])
+def test_twice_the_windows_of_repeats_tell_who_was_first(max_staleness, num_missing) -> None:
+    """As many windows as an auditor reads before the first that is audited."""
+    seen, reach = SeenPayloads(max_staleness), max_staleness + 2
+    places = np.array([1], dtype=np.int32)
+    window = 40
+    for past in range(window - 2 * reach + num_missing, window):
+        seen.add_positions(past, [("hotkey", places)])
+    firsts = [each.is_first for each in seen.before(window)]
+    assert len(firsts) == reach
+    assert firsts == [False] * num_missing + [True] * (reach - num_missing)
+
+
 @given(
     windows=st.lists(st.tuples(st.integers(0, 3), st.booleans()), min_size=1, max_size=20),
     max_staleness=st.integers(0, 4),
