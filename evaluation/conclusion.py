@@ -3,19 +3,19 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from evaluation.history import Histories, work_states
+from evaluation.evidence import Evidence
+from evaluation.history import Histories, past_of
 from evaluation.rating import Rating, ratings_of
 from evaluation.rules import PayRules
 from evaluation.verdict import Verdict
 from evaluation.weights import chain_weights
-from evaluation.work import WorkState
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reputation:
-    """A hotkey's work test and rating after a window."""
+    """A hotkey's evidence and rating after a window."""
 
-    work: WorkState
+    evidence: Evidence
     rating: Rating
 
 
@@ -26,17 +26,17 @@ def reputations_and_weights(
 
     `histories` include the window; `uids`: registered hotkey -> uid.
     """
-    states = work_states(histories, rules.judge.work)
+    past = past_of(histories, rules.judge)
     ratings = ratings_of(histories, window - rules.weights.history_windows + 1)
     reputations = {
-        hotkey: Reputation(work=states[hotkey], rating=ratings.get(hotkey, Rating()))
+        hotkey: Reputation(evidence=past.of(hotkey), rating=ratings.get(hotkey, Rating()))
         for hotkey in sorted(histories)
     }
     known = {uids[hotkey]: history for hotkey, history in histories.items() if hotkey in uids}
     holding = {
         uids[hotkey]
-        for hotkey, state in states.items()
-        if hotkey in uids and (state.holds or not rules.tested)
+        for hotkey, evidence in past.evidence.items()
+        if hotkey in uids and (evidence.work.holds or not rules.tested)
     }
     return reputations, chain_weights(known, holding, window, rules.weights)
 

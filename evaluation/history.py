@@ -6,10 +6,11 @@ A function of the verdicts of the last windows: equal logs give equal histories.
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 
+from evaluation.evidence import Evidence, Past, honest_scale
 from evaluation.gain import WORST_RELATIVE_GAIN
-from evaluation.judge import sample_of
+from evaluation.judge import JudgeRules, sample_of
 from evaluation.verdict import NOT_DRAWN, Verdict
-from evaluation.work import WorkRules, WorkSample, WorkState, work_state
+from evaluation.work import WorkSample
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,11 +19,15 @@ class Entry:
 
     `relative_gain`: None for a payload outside the window's sample. `pages`: claimed pages, 0 for
     an undecodable payload. `work`: evidence for the work test, None without own sequences.
+    `gain_log_ratio`: evidence for the gain test, None without a gain. `named_gain`: gain of a
+    payload named in the window, in nats per token.
     """
 
     relative_gain: float | None
     pages: int
     work: WorkSample | None = None
+    gain_log_ratio: float | None = None
+    named_gain: float | None = None
 
 
 Histories = Mapping[str, Mapping[int, Entry]]
@@ -44,6 +49,8 @@ def add_window(
                 relative_gain=verdict.relative_gain,
                 pages=verdict.pages_consumed or 0,
                 work=sample_of(verdict),
+                gain_log_ratio=verdict.gain_log_ratio,
+                named_gain=verdict.gain if verdict.named else None,
             )
             grown.setdefault(verdict.hotkey, {})[window] = entry
     return select_windows(grown, range(window - length + 1, window + 1))
@@ -76,11 +83,14 @@ def windows_in(histories: Histories) -> tuple[int, ...]:
     return tuple(sorted({w for history in histories.values() for w in history}))
 
 
-def work_states(histories: Histories, rules: WorkRules) -> dict[str, WorkState]:
-    """hotkey -> work test, from the samples in window order."""
-    return {
-        hotkey: work_state(
-            (entry.work for _, entry in sorted(history.items()) if entry.work is not None), rules
-        )
-        for hotkey, history in histories.items()
-    }
+def past_of(histories: Histories, rules: JudgeRules) -> Past:
+    """What the histories say: the evidence on each hotkey in window order, and the scale."""
+    evidence, named_gains = {}, dict[int, list[float]]()
+    for hotkey, history in histories.items():
+        so_far = Evidence()
+        for window, entry in sorted(history.items()):
+            so_far = so_far.after(entry.work, entry.gain_log_ratio, rules.work, rules.gain)
+            if entry.named_gain is not None:
+                named_gains.setdefault(window, []).append(entry.named_gain)
+        evidence[hotkey] = so_far
+    return Past(evidence=evidence, scale=honest_scale(named_gains))

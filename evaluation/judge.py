@@ -9,23 +9,26 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from evaluation.evidence import GainRules, Past
 from evaluation.gain import gain_scale, paired_gain, relative_gains
 from evaluation.verdict import NAMED, NOT_AUTHOR, SCORED, Verdict
-from evaluation.work import HELD_OUT, Floats, Ints, WorkRules, WorkSample, WorkState, work_samples
+from evaluation.work import HELD_OUT, Floats, Ints, WorkRules, WorkSample, work_samples
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JudgeRules:
     """Rules of acceptance.
 
-    A payload is useful if gain - `naming_z` x standard error > `min_relative_gain` x scale, unless
-    the work test has decided against the miner. Of useful payloads alike, one counts: the payload
-    with the most work shown on its own pages in this window, effect times claimed pages.
+    A payload is useful if the gain test holds for the hotkey, this window included; unless the gain
+    is significantly below the floor, gain + `naming_z` x standard error <= `min_relative_gain` x
+    scale, or the work test has decided against the miner. Of useful payloads alike, one counts: the
+    payload with the most work shown on its own pages in this window, effect times claimed pages.
     """
 
     naming_z: float
     min_relative_gain: float
     work: WorkRules
+    gain: GainRules
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,13 +47,13 @@ class Measured:
 def judge(
     blanks: Sequence[Verdict],
     measured: Measured,
-    states: Mapping[str, WorkState],
+    past: Past,
     rules: JudgeRules,
 ) -> tuple[Verdict, ...]:
     """Verdicts in uid order.
 
     `blanks`: a verdict per committed payload, without figures; unmeasured payloads carry the
-    reason, payloads alike their uids. `states`: hotkey -> work test before this window.
+    reason, payloads alike their uids. `past`: what the windows before say.
     """
     held_S = measured.owners_S == HELD_OUT
     samples = _samples(measured, {blank.uid: blank.alike for blank in blanks})
@@ -73,7 +76,7 @@ def judge(
                 work_square=None if sample is None else sample.square,
             )
         )
-    return _with_relative_gains(_find_authors(_decide_statuses(found, states, rules)), rules)
+    return _with_relative_gains(_find_authors(_decide_statuses(found, past, rules)), rules)
 
 
 def sample_of(verdict: Verdict) -> WorkSample | None:
@@ -132,27 +135,30 @@ def _shows_work(verdict: Verdict, rules: JudgeRules) -> bool:
     return sample is None or sample.log_likelihood_ratio(rules.work.effect) > 0
 
 
-def _decide_statuses(
-    verdicts: Sequence[Verdict], states: Mapping[str, WorkState], rules: JudgeRules
-) -> list[Verdict]:
-    """Turn `scored` into `named`, `no_gain` or `no_work`."""
+def _decide_statuses(verdicts: Sequence[Verdict], past: Past, rules: JudgeRules) -> list[Verdict]:
+    """Turn `scored` into `named`, `no_gain` or `no_work`, with the window's evidence of gain."""
     # A random direction gains a few percent of the scale by luck, on every sequence alike, so
     # the test over sequences misses the luck: hence the floor.
-    scale = gain_scale(v.gain for v in verdicts if v.status == SCORED and v.gain is not None)
+    scale = past.scale or gain_scale(
+        v.gain for v in verdicts if v.status == SCORED and v.gain is not None
+    )
     floor = rules.min_relative_gain * scale
-    named = []
+    decided = []
     for verdict in verdicts:
         if verdict.status != SCORED:
-            named.append(verdict)
+            decided.append(verdict)
             continue
         gain = -math.inf if verdict.gain is None else verdict.gain
         error = verdict.gain_standard_error or 0.0
-        state, sample = states.get(verdict.hotkey, WorkState()), sample_of(verdict)
-        state = state if sample is None else state.after(sample, rules.work)
-        if gain - rules.naming_z * error <= floor:
-            named.append(replace(verdict, status="no_gain"))
-        elif state.log_ratio <= -rules.work.bound:
-            named.append(replace(verdict, status="no_work"))
+        log_ratio = rules.gain.log_ratio(gain, error, scale)
+        evidence = past.of(verdict.hotkey).after(
+            sample_of(verdict), log_ratio, rules.work, rules.gain
+        )
+        if not evidence.gain.holds or gain + rules.naming_z * error <= floor:
+            status = "no_gain"
+        elif evidence.work.log_ratio <= -rules.work.bound:
+            status = "no_work"
         else:
-            named.append(replace(verdict, status=NAMED))
-    return named
+            status = NAMED
+        decided.append(replace(verdict, status=status, gain_log_ratio=log_ratio))
+    return decided

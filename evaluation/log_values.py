@@ -27,7 +27,7 @@ MAX_RELATIVE_GAIN = 17.0
 MIN_VARIANCE, MAX_VARIANCE = 1e-9, 1e150
 MAX_SQUARE = WINSOR * WINSOR
 MAX_LOG_RATIO = 1000.0
-"""Beyond the logarithm of every double: the bound of the work test at any error."""
+"""Beyond the logarithm of every double: the bound of a sequential test at any error."""
 MAX_RATING = 1e6
 MAX_DETAIL_CHARS = 300
 MAX_NUMBER_CHARS = 40

@@ -30,7 +30,7 @@ BLAMELESS = (NOT_SCORED, NOT_DRAWN, *MISSING)
 FIGURES = (
     "gain", "gain_standard_error", "relative_gain", "work_effect", "work_variance", "work_square",
 )  # fmt: skip
-"""The measured fields of a verdict."""
+"""The measured fields of a verdict that follow from the window's losses alone."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,7 +39,8 @@ class Verdict:
 
     `gain` and standard error in nats per token, None without a score; weights are made from
     `relative_gain`. `work_effect`, `work_variance` and `work_square`: figures of the work test,
-    None for a payload without own sequences in the pool.
+    None for a payload without own sequences in the pool. `gain_log_ratio`: the window's evidence in
+    the gain test; depends on the windows before.
     `alike`: uids of the window whose opened payloads share too many kept positions, ascending.
     """
 
@@ -58,6 +59,7 @@ class Verdict:
     work_effect: float | None = None
     work_variance: float | None = None
     work_square: float | None = None
+    gain_log_ratio: float | None = None
 
     @property
     def named(self) -> bool:

@@ -2,8 +2,8 @@
 
 JSON lines, each with a `kind`: one "window" (the pool and the losses before any step), one
 "verdict" per committed payload (with the losses after the payload's step), one "reputation" per
-hotkey of the last windows (work test and rating), one "weights". Numbers are written in Python's
-shortest exact form, so reading gives the same bits.
+hotkey of the last windows (work test, gain test and rating), one "weights". Numbers are written
+in Python's shortest exact form, so reading gives the same bits.
 """
 
 import json
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evaluation.conclusion import Reputation
+from evaluation.evidence import Evidence, GainState
 from evaluation.gain import WORST_RELATIVE_GAIN
 from evaluation.judge import Measured
 from evaluation.log_values import (
@@ -106,8 +107,10 @@ def encode_log(log: WindowLog) -> str:
                 "kind": "reputation",
                 "window": log.window,
                 "hotkey": hotkey,
-                "log_ratio": reputation.work.log_ratio,
-                "holds": reputation.work.holds,
+                "work_log_ratio": reputation.evidence.work.log_ratio,
+                "work_holds": reputation.evidence.work.holds,
+                "gain_log_ratio": reputation.evidence.gain.log_ratio,
+                "gain_holds": reputation.evidence.gain.holds,
                 "mu": reputation.rating.mu,
                 "sigma": reputation.rating.sigma,
             }
@@ -237,17 +240,30 @@ def _verdict(row: Row) -> Verdict:
         work_effect=maybe(row["work_effect"], "work_effect", WINSOR, -WINSOR),
         work_variance=maybe(row["work_variance"], "work_variance", MAX_VARIANCE, MIN_VARIANCE),
         work_square=maybe(row["work_square"], "work_square", MAX_SQUARE, 0.0),
+        gain_log_ratio=maybe(
+            row["gain_log_ratio"], "gain_log_ratio", 2 * MAX_LOG_RATIO, -2 * MAX_LOG_RATIO
+        ),
     )
 
 
 def _reputation(row: Row) -> Reputation:
     return Reputation(
-        work=WorkState(
-            log_ratio=real(row["log_ratio"], "log_ratio", MAX_LOG_RATIO, -MAX_LOG_RATIO),
-            holds=flag(row["holds"], "holds"),
+        evidence=Evidence(
+            work=WorkState(log_ratio=_log_ratio(row, "work"), holds=_holds(row, "work")),
+            gain=GainState(log_ratio=_log_ratio(row, "gain"), holds=_holds(row, "gain")),
         ),
         rating=Rating(
             mu=real(row["mu"], "mu", MAX_RATING, -MAX_RATING),
             sigma=real(row["sigma"], "sigma", MAX_RATING, 0.0),
         ),
     )
+
+
+def _log_ratio(row: Row, test: str) -> float:
+    name = f"{test}_log_ratio"
+    return real(row[name], name, MAX_LOG_RATIO, -MAX_LOG_RATIO)
+
+
+def _holds(row: Row, test: str) -> bool:
+    name = f"{test}_holds"
+    return flag(row[name], name)

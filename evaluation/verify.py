@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from evaluation.conclusion import reputations_and_weights
-from evaluation.history import Histories, add_window, mark_undelivered, select_windows, work_states
+from evaluation.history import Histories, add_window, mark_undelivered, past_of, select_windows
 from evaluation.judge import Measured, judge
 from evaluation.rules import PayRules
 from evaluation.verdict import FIGURES, MEASURED, NOT_SCORED, Verdict
@@ -29,7 +29,7 @@ def compare_with_losses(log: WindowLog, histories: Histories, rules: PayRules) -
     `histories`: the validator's memory before the window, from the logs of earlier windows.
     """
     expected = _expected_verdicts(log, histories, rules)
-    found = _compare_verdicts(log, expected, ("status", *FIGURES))
+    found = _compare_verdicts(log, expected, ("status", "gain_log_ratio", *FIGURES))
     after = add_window(histories, log.window, expected.values(), rules.length)
     reputations, shares = reputations_and_weights(after, log.window, log.uids, rules)
     window = f"window {log.window}"
@@ -51,8 +51,8 @@ def compare_figures(log: WindowLog, rules: PayRules) -> list[str]:
 
 def _expected_verdicts(log: WindowLog, histories: Histories, rules: PayRules) -> dict[int, Verdict]:
     blanks = [_blank(verdict, log.measured) for verdict in log.verdicts]
-    states = work_states(histories, rules.judge.work)
-    return {v.uid: v for v in judge(blanks, log.measured, states, rules.judge)}
+    past = past_of(histories, rules.judge)
+    return {v.uid: v for v in judge(blanks, log.measured, past, rules.judge)}
 
 
 def _compare_verdicts(

@@ -29,7 +29,7 @@ Legend: I payloads, U useful payloads, S sequences.
 """
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,14 +97,6 @@ class WorkState:
         return WorkState(
             log_ratio=bounded, holds=total >= rules.bound or (self.holds and total > 0)
         )
-
-
-def work_state(samples: Iterable[WorkSample], rules: WorkRules) -> WorkState:
-    """The state after the samples of several windows, oldest first."""
-    state = WorkState()
-    for sample in samples:
-        state = state.after(sample, rules)
-    return state
 
 
 def evenness(samples: Collection[WorkSample]) -> float:

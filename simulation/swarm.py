@@ -42,6 +42,8 @@ TINY: Mapping[str, object] = {
     "evaluation__held_out_pages": 16,
     "evaluation__curve_pages": 2,
     "evaluation__min_relative_gain": 0.0,
+    "evaluation__naming_gain": 0.1,
+    "evaluation__naming_error": 0.49,
     "evaluation__naming_z": 0.0,
     "schedule__blocks_per_window": 16,
     "schedule__upload_blocks": 2,

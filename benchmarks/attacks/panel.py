@@ -20,7 +20,7 @@ from benchmarks.learning.judge import measure
 from benchmarks.learning.messages import Message
 from benchmarks.learning.strategies.ours import Ours
 from evaluation.conclusion import reputations_and_weights
-from evaluation.history import Histories, add_window, mark_undelivered, work_states
+from evaluation.history import Histories, add_window, mark_undelivered, past_of
 from evaluation.judge import Measured, judge
 from evaluation.overlap import Earlier, Places, find_overlaps, kept_positions, mark_applied
 from evaluation.rules import PayRules
@@ -180,8 +180,8 @@ class Panel:
             )
             for uid in range(len(self._roster))
         ]
-        states = work_states(book.histories, self._rules.judge.work)
-        verdicts = judge(blanks, measured, states, self._rules.judge)
+        past = past_of(book.histories, self._rules.judge)
+        verdicts = judge(blanks, measured, past, self._rules.judge)
         book.histories = add_window(book.histories, number, verdicts, self._rules.length)
         uids = {key: uid for uid, key in sent.keys.items()}
         _, shares = reputations_and_weights(book.histories, number, uids, self._rules)

@@ -64,6 +64,7 @@ class Swarm:
         self._codec = SparseCodec(self.workers.space, trial.top_k, trial.decay, trial.bits)
         self._residual_RN = self._rule.zeros()
         self._thetas: list[Tensor] = []
+        self.returned_share = 1.0
         self._last: dict[int, Message] = {}
         self._update_N = torch.zeros(self.workers.space.num_elements)
 
@@ -112,7 +113,7 @@ class Swarm:
             if uid in named:
                 self.outcome.named[uid] = self.outcome.named.get(uid, 0) + 1
             elif self.roster[uid].feeds_back:
-                self._residual_RN[uid] += message.dense
+                self._residual_RN[uid] += self.returned_share * message.dense
         accepted = [sent.messages[uid] for uid in sorted(named)]
         after_N = (
             self._rule.merge(params_N, accepted, self.trial.outer_lr) if accepted else params_N

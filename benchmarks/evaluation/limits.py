@@ -33,7 +33,7 @@ import torch
 from benchmarks.learning.report import commit
 from benchmarks.learning.text import ROOT, load_pages
 from evaluation.conclusion import reputations_and_weights
-from evaluation.history import Histories, add_window, work_states
+from evaluation.history import Histories, add_window, past_of
 from evaluation.judge import Measured, judge
 from evaluation.overlap import Earlier, Places, find_overlaps
 from evaluation.verdict import NOT_SCORED, Verdict
@@ -294,7 +294,7 @@ def _judge_s(spec: RunSpec, owners: np.ndarray, count: int) -> float:
             Verdict(window=window, uid=uid, hotkey=str(uid), digest="", status=NOT_SCORED)
             for uid in range(count)
         ]
-        return judge(blanks, measured, work_states(histories, rules.judge.work), rules.judge)
+        return judge(blanks, measured, past_of(histories, rules.judge), rules.judge)
 
     for window in range(spec.weights.history_windows):
         histories = add_window(histories, window, verdicts(window), rules.length)

@@ -9,10 +9,11 @@ import numpy as np
 from torch import Tensor
 
 from benchmarks.learning.workers import Workers
+from evaluation.history import Histories, add_window, past_of
 from evaluation.judge import Measured, judge
 from evaluation.verdict import NOT_SCORED, Verdict
 from evaluation.work import HELD_OUT
-from template.scoring.rules import judge_rules
+from template.scoring.rules import pay_rules
 
 
 def measure(
@@ -33,18 +34,29 @@ def measure(
     )
 
 
-def useful(workers: Workers, number: int, params_N: Tensor, steps: Sequence[Tensor]) -> list[bool]:
-    """Whether a validator would accept each payload, given as its full step [N].
+class Judge:
+    """A validator of one run: remembers what it measured."""
 
-    Scored at a share of its step at the parameters before the update, as in a run. Without
-    claimed pages there is no work test.
-    """
-    evaluation, pages = workers.spec.evaluation, workers.scoring_pages(number)
-    scored = {uid: evaluation.step_share * step_N for uid, step_N in enumerate(steps)}
-    owners_S = np.full(len(pages), HELD_OUT)
-    blanks = [
-        Verdict(window=number, uid=uid, hotkey=str(uid), digest="", status=NOT_SCORED)
-        for uid in scored
-    ]
-    measured = measure(workers, params_N, pages, owners_S, scored)
-    return [verdict.named for verdict in judge(blanks, measured, {}, judge_rules(evaluation))]
+    def __init__(self, workers: Workers) -> None:
+        self._workers = workers
+        self._rules = pay_rules(workers.spec)
+        self._histories: Histories = {}
+
+    def useful(self, number: int, params_N: Tensor, steps: Sequence[Tensor]) -> list[bool]:
+        """Whether a validator would accept each payload, given as its full step [N].
+
+        Scored at a share of its step at the parameters before the update, as in a run. Without
+        claimed pages there is no work test.
+        """
+        evaluation, pages = self._workers.spec.evaluation, self._workers.scoring_pages(number)
+        scored = {uid: evaluation.step_share * step_N for uid, step_N in enumerate(steps)}
+        owners_S = np.full(len(pages), HELD_OUT)
+        blanks = [
+            Verdict(window=number, uid=uid, hotkey=str(uid), digest="", status=NOT_SCORED)
+            for uid in scored
+        ]
+        measured = measure(self._workers, params_N, pages, owners_S, scored)
+        past = past_of(self._histories, self._rules.judge)
+        verdicts = judge(blanks, measured, past, self._rules.judge)
+        self._histories = add_window(self._histories, number, verdicts, self._rules.length)
+        return [verdict.named for verdict in verdicts]

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from benchmarks.learning.judge import useful
+from benchmarks.learning.judge import Judge
 from benchmarks.learning.messages import DenseCodec, Message, SparseCodec
 from benchmarks.learning.workers import Workers
 
@@ -79,6 +79,7 @@ class LocalUpdate(Strategy):
         super().__init__(workers)
         self.residual_RN = self.zeros()
         self.noise_kept: list[int] = []
+        self._judge = Judge(workers)
         self._sent: list[Message] = []
 
     @abstractmethod
@@ -171,7 +172,7 @@ class LocalUpdate(Strategy):
         if not self.trial.noise_miners:
             return self.merge(params_N, messages, alpha)
         steps = [self.solo(message, alpha) for message in messages]
-        keep = useful(self.workers, number, params_N, steps)
+        keep = self._judge.useful(number, params_N, steps)
         for miner, message in enumerate(messages):
             if not keep[miner]:
                 self.residual_RN[miner] += message.dense

@@ -136,10 +136,17 @@ class ValidatorMemory:
 def _numbers_of(entry: Entry) -> list[float | None]:
     work = entry.work
     evidence = () if work is None else (work.effect, work.variance, work.square)
-    return [entry.relative_gain, entry.pages, *evidence]
+    return [
+        entry.relative_gain, entry.pages, entry.gain_log_ratio, entry.named_gain, *evidence,
+    ]  # fmt: skip
 
 
 def _entry_from(numbers: Sequence[Any]) -> Entry:
-    gain, pages, *work = numbers
-    sample = WorkSample(effect=work[0], variance=work[1], square=work[2]) if work else None
-    return Entry(relative_gain=gain, pages=pages, work=sample)
+    relative_gain, pages, gain_log_ratio, named_gain, *work = numbers
+    return Entry(
+        relative_gain=relative_gain,
+        pages=pages,
+        work=WorkSample(effect=work[0], variance=work[1], square=work[2]) if work else None,
+        gain_log_ratio=gain_log_ratio,
+        named_gain=named_gain,
+    )

@@ -1,5 +1,6 @@
 """The run spec's rules of scoring and pay, as parameters for `evaluation`."""
 
+from evaluation.evidence import GainRules
 from evaluation.judge import JudgeRules
 from evaluation.log_values import MAX_DETAIL_CHARS
 from evaluation.rules import PayRules
@@ -19,10 +20,10 @@ PLACE_CHARS = 28
 """Maximum length of a page's id and owner in a log's first line."""
 UID_CHARS = 5
 """Maximum length of a uid in a list of JSON."""
-VERDICT_CHARS = 896 + 2 * MAX_DETAIL_CHARS
+VERDICT_CHARS = 960 + 2 * MAX_DETAIL_CHARS
 """Maximum length of a verdict without losses and uids alike; JSON may double a character of the
 reason."""
-REPUTATION_CHARS = 256
+REPUTATION_CHARS = 320
 HOTKEY_CHARS = 72
 """Maximum length of a hotkey with a uid or a window beside it."""
 ROOM_CHARS = 1024
@@ -47,6 +48,7 @@ def judge_rules(evaluation: EvaluationSpec) -> JudgeRules:
         naming_z=evaluation.naming_z,
         min_relative_gain=evaluation.min_relative_gain,
         work=WorkRules(effect=evaluation.work_effect, error=evaluation.work_error),
+        gain=GainRules(gain=evaluation.naming_gain, error=evaluation.naming_error),
     )
 
 

@@ -11,7 +11,7 @@ from functools import partial
 
 import numpy as np
 
-from evaluation.history import Histories, work_states
+from evaluation.history import Histories, past_of
 from evaluation.judge import Measured, judge
 from evaluation.log_values import MAX_DETAIL_CHARS
 from evaluation.overlap import TimeSpentError
@@ -138,7 +138,7 @@ class WindowScorer:
         blanks = [_blank(window, m, admissions[m.uid], m.uid in measured.after_S) for m in drawn]
         blanks += [_not_drawn(window, member) for member in left_out]
         rules = judge_rules(self._context.spec.evaluation)
-        verdicts = judge(blanks, measured, work_states(histories, rules.work), rules)
+        verdicts = judge(blanks, measured, past_of(histories, rules), rules)
         self._remember_payloads(window, verdicts, payloads)
         unread = [m for m in drawn if not isinstance(frames[m.uid], bytes)]
         self._seen.add_unread(window, [*unread, *left_out])

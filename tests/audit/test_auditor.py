@@ -198,7 +198,12 @@ def with_reputation(bench: Bench, name: str, **changes: Any) -> WindowLog:
     reputation = bench.honest.reputations[hotkey]
     changed = replace(
         reputation,
-        work=replace(reputation.work, **{k: v for k, v in changes.items() if k != "mu"}),
+        evidence=replace(
+            reputation.evidence,
+            work=replace(
+                reputation.evidence.work, **{k: v for k, v in changes.items() if k != "mu"}
+            ),
+        ),
         rating=replace(reputation.rating, mu=changes.get("mu", reputation.rating.mu)),
     )
     return replace(bench.honest, reputations={**bench.honest.reputations, hotkey: changed})
@@ -206,7 +211,7 @@ def with_reputation(bench: Bench, name: str, **changes: Any) -> WindowLog:
 
 @forgery("window 3, {m0_hotkey}: reputation is ")
 def a_test_state(bench):
-    work = bench.honest.reputations[hotkey_of("m0")].work
+    work = bench.honest.reputations[hotkey_of("m0")].evidence.work
     return with_reputation(bench, "m0", holds=not work.holds)
 
 

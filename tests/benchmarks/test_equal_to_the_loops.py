@@ -19,7 +19,7 @@ from benchmarks.learning.space import Space
 from benchmarks.learning.strategies.ours import Ours
 from benchmarks.learning.trial import Trial
 from benchmarks.learning.workers import Workers, trial_plan
-from evaluation.history import Histories, select_windows, work_states
+from evaluation.history import Histories, past_of, select_windows
 from evaluation.judge import judge
 from evaluation.verdict import NOT_SCORED
 from localnet.adversaries.catalogue import BEHAVIOURS
@@ -219,7 +219,7 @@ def test_measurements_and_verdicts_are_the_real_ones(played, form, kind, monkeyp
             replace(verdict, status=NOT_SCORED, gain=None, relative_gain=None)
             for verdict in seen.scored.verdicts
         ]
-        verdicts = judge(blanks, lean, work_states(seen.histories, rules.work), rules)
+        verdicts = judge(blanks, lean, past_of(seen.histories, rules), rules)
         for mine, theirs in zip(verdicts, seen.scored.verdicts, strict=True):
             assert (mine.uid, mine.status) == (theirs.uid, theirs.status)
             assert mine.relative_gain == pytest.approx(theirs.relative_gain, abs=0.01)

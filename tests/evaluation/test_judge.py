@@ -7,14 +7,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from evaluation.evidence import Evidence, GainRules, GainState, Past
 from evaluation.gain import paired_gain
-from evaluation.history import Entry, add_window, mark_undelivered, work_states
+from evaluation.history import Entry, add_window, mark_undelivered, past_of
 from evaluation.judge import JudgeRules, Measured, judge, sample_of
 from evaluation.rating import ratings_of
 from evaluation.verdict import MISSING, NOT_DRAWN, NOT_SCORED, UNAVAILABLE, Verdict
 from evaluation.work import HELD_OUT, WorkRules, WorkState
 
-RULES = JudgeRules(naming_z=2.0, min_relative_gain=0.1, work=WorkRules(effect=0.4, error=0.01))
+RULES = JudgeRules(
+    naming_z=2.0,
+    min_relative_gain=0.1,
+    work=WorkRules(effect=0.4, error=0.01),
+    gain=GainRules(gain=0.5, error=0.05),
+)
 NUM_HELD, NUM_OWN = 64, 8
 
 
@@ -36,9 +42,20 @@ def _measured(gains: dict[int, float], work: dict[int, float], seed: int = 0) ->
     return Measured(owners_S=owners, before_S=before, after_S=after)
 
 
+PROVEN = GainState(log_ratio=RULES.gain.bound, holds=True)
+KNOWN = Past(evidence={f"hk{uid}": Evidence(gain=PROVEN) for uid in range(10)})
+"""All hotkeys have proven useful, so that other reasons decide."""
+
+
+def _past(**states: WorkState) -> Past:
+    """Hotkeys that have proven useful, some with this state of the work test."""
+    known = {hotkey: Evidence(work=state, gain=PROVEN) for hotkey, state in states.items()}
+    return Past(evidence={**KNOWN.evidence, **known})
+
+
 def test_gains_are_those_of_the_held_out_sequences_alone() -> None:
     measured = _measured({1: 0.05, 2: 0.03}, {1: 50.0})
-    one, two = judge([_blank(2), _blank(1)], measured, {}, RULES)
+    one, two = judge([_blank(2), _blank(1)], measured, KNOWN, RULES)
     assert (one.uid, two.uid) == (1, 2)
     held = measured.owners_S == HELD_OUT
     expected = paired_gain(measured.before_S[held], measured.after_S[1][held])
@@ -58,7 +75,7 @@ def test_gains_are_those_of_the_held_out_sequences_alone() -> None:
 def test_what_was_not_measured_keeps_its_reason() -> None:
     blanks = [_blank(1), _blank(2, "scale"), _blank(3, UNAVAILABLE), _blank(4), _blank(5)]
     measured = _measured({1: 0.05, 4: -0.05}, {})
-    found = {v.uid: v for v in judge(blanks, measured, {}, RULES)}
+    found = {v.uid: v for v in judge(blanks, measured, KNOWN, RULES)}
     assert [found[uid].status for uid in range(1, 6)] == [
         "named", "scale", UNAVAILABLE, "no_gain", NOT_SCORED,
     ]  # fmt: skip
@@ -70,11 +87,11 @@ def test_what_was_not_measured_keeps_its_reason() -> None:
 
 
 def test_a_loss_that_is_not_finite_harms_its_sender_alone() -> None:
-    calm = judge([_blank(1)], _measured({1: 0.05}, {}), {}, RULES)
+    calm = judge([_blank(1)], _measured({1: 0.05}, {}), KNOWN, RULES)
     measured = _measured({1: 0.05}, {})
     broken = {**measured.after_S, 2: np.full(measured.before_S.size, math.nan)}
     measured = Measured(owners_S=measured.owners_S, before_S=measured.before_S, after_S=broken)
-    one, two = judge([_blank(1), _blank(2)], measured, {}, RULES)
+    one, two = judge([_blank(1), _blank(2)], measured, KNOWN, RULES)
     assert one == calm[0]
     assert (two.status, two.gain, two.relative_gain) == ("no_gain", -math.inf, -1.0)
 
@@ -82,19 +99,19 @@ def test_a_loss_that_is_not_finite_harms_its_sender_alone() -> None:
 def test_who_was_found_out_is_not_named_whatever_it_gains() -> None:
     measured = _measured({1: 0.05, 2: 0.05}, {1: 1.0, 2: -1.0})
     out = WorkState(log_ratio=-RULES.work.bound)
-    one, two = judge([_blank(1), _blank(2)], measured, {"hk2": out}, RULES)
+    one, two = judge([_blank(1), _blank(2)], measured, _past(hk2=out), RULES)
     assert (one.status, two.status) == ("named", "no_work")
     assert two.relative_gain is not None
     assert two.relative_gain > 0.5
     nearly = WorkState(log_ratio=-0.5 * RULES.work.bound)
     measured = _measured({1: 0.05, 2: 0.05}, {2: 0.5})
-    assert judge([_blank(2)], measured, {"hk2": nearly}, RULES)[0].status == "named"
+    assert judge([_blank(2)], measured, _past(hk2=nearly), RULES)[0].status == "named"
 
 
 def test_nobody_there_is_nobody_judged() -> None:
     measured = _measured({}, {})
-    assert judge([], measured, {}, RULES) == ()
-    (alone,) = judge([_blank(7)], measured, {}, RULES)
+    assert judge([], measured, KNOWN, RULES) == ()
+    (alone,) = judge([_blank(7)], measured, KNOWN, RULES)
     assert alone == _blank(7)
 
 
@@ -104,7 +121,7 @@ def test_histories_are_a_function_of_the_last_windows() -> None:
         judge(
             [_blank(1, window=w), _blank(2, window=w)],
             _measured({1: 0.05, 2: 0.04}, {1: 1.0}, seed=w),
-            {}, RULES,
+            KNOWN, RULES,
         )
         for w in range(10)
     ]  # fmt: skip
@@ -118,29 +135,33 @@ def test_histories_are_a_function_of_the_last_windows() -> None:
     assert sorted(old["hk1"]) == [6, 7, 8, 9]
     entry = old["hk1"][9]
     assert entry == Entry(
-        relative_gain=logs[9][0].relative_gain, pages=0, work=sample_of(logs[9][0])
+        relative_gain=logs[9][0].relative_gain,
+        pages=0,
+        work=sample_of(logs[9][0]),
+        gain_log_ratio=logs[9][0].gain_log_ratio,
+        named_gain=logs[9][0].gain,
     )
-    states = work_states(old, RULES.work)
-    assert states["hk1"].log_ratio > states["hk2"].log_ratio
+    past = past_of(old, RULES)
+    assert past.of("hk1").work.log_ratio > past.of("hk2").work.log_ratio
     by_hand = WorkState()
     for verdicts in logs[-4:]:
         sample = sample_of(verdicts[0])
         assert sample is not None
         by_hand = by_hand.after(sample, RULES.work)
-    assert states["hk1"] == by_hand
+    assert past.of("hk1").work == by_hand
 
 
 def test_who_was_not_drawn_has_no_figure_and_is_remembered_as_such() -> None:
     measured = _measured({1: 0.05, 2: 0.03}, {1: 1.0})
     blanks = [_blank(1), _blank(2), _blank(3, NOT_DRAWN), _blank(4, UNAVAILABLE)]
-    verdicts = judge(blanks, measured, {}, RULES)
-    without = judge(blanks[:2], measured, {}, RULES)
+    verdicts = judge(blanks, measured, KNOWN, RULES)
+    without = judge(blanks[:2], measured, KNOWN, RULES)
     assert verdicts[:2] == without
     assert verdicts[2] == blanks[2]
     histories = add_window({}, 3, verdicts, 4)
     assert histories["hk3"] == {3: Entry(relative_gain=None, pages=0)}
     assert "hk4" not in histories
-    assert work_states(histories, RULES.work)["hk3"] == WorkState()
+    assert past_of(histories, RULES).of("hk3") == Evidence()
     assert ratings_of(histories, 0) == ratings_of(add_window({}, 3, without, 4), 0)
 
 
@@ -166,7 +187,7 @@ def test_what_half_of_the_stake_could_not_get_counts_as_the_worst() -> None:
 
 @pytest.mark.parametrize("status", MISSING)
 def test_what_could_not_be_had_is_nobodys_fault_yet(status: str) -> None:
-    verdicts = judge([_blank(1), _blank(2, status)], _measured({1: 0.05}, {}), {}, RULES)
+    verdicts = judge([_blank(1), _blank(2, status)], _measured({1: 0.05}, {}), KNOWN, RULES)
     assert verdicts[1].missing
     assert verdicts[1].relative_gain is None
     assert "hk2" not in add_window({}, 0, verdicts, 8)
@@ -180,13 +201,13 @@ def test_of_payloads_alike_the_one_with_work_on_its_own_pages_is_named() -> None
     """The others are refused with their figures, and shift no gain."""
     measured = _measured({1: 0.05, 2: 0.05, 3: 0.05, 4: 0.03}, {3: 5.0})
     blanks = [_alike(1, 2, 3), _alike(2, 1, 3), _alike(3, 1, 2), _blank(4)]
-    found = {v.uid: v for v in judge(blanks, measured, {}, RULES)}
+    found = {v.uid: v for v in judge(blanks, measured, KNOWN, RULES)}
     statuses = {uid: verdict.status for uid, verdict in found.items()}
     assert statuses == {1: "not_author", 2: "not_author", 3: "named", 4: "named"}
     assert found[1].relative_gain == found[2].relative_gain == -1.0
     assert found[1].gain is not None
     assert found[1].work_effect is not None
-    two = judge([_blank(3), _blank(4)], _without(measured, 1, 2), {}, RULES)
+    two = judge([_blank(3), _blank(4)], _without(measured, 1, 2), KNOWN, RULES)
     assert [v.relative_gain for v in two] == [found[3].relative_gain, found[4].relative_gain]
 
 
@@ -198,7 +219,7 @@ def _without(measured: Measured, *uids: int) -> Measured:
 def test_a_long_record_lends_no_authority_to_a_copy() -> None:
     measured = _measured({1: 0.05, 2: 0.05}, {2: 5.0})
     veteran = WorkState(log_ratio=RULES.work.bound, holds=True)
-    one, two = judge([_alike(1, 2), _alike(2, 1)], measured, {"hk1": veteran}, RULES)
+    one, two = judge([_alike(1, 2), _alike(2, 1)], measured, _past(hk1=veteran), RULES)
     assert (one.status, two.status) == ("not_author", "named")
 
 
@@ -212,26 +233,26 @@ def test_a_long_record_lends_no_authority_to_a_copy() -> None:
 def test_who_is_refused_for_other_reasons_shadows_nobody(gain, state, status) -> None:
     """Though it shows the greater effect on its own pages."""
     measured = _measured({1: gain, 2: 0.05}, {1: 0.5, 2: 0.1})
-    one, two = judge([_alike(1, 2), _alike(2, 1)], measured, {"hk1": state}, RULES)
+    one, two = judge([_alike(1, 2), _alike(2, 1)], measured, _past(hk1=state), RULES)
     assert (one.status, two.status) == (status, "named")
 
 
 def test_a_great_effect_on_few_pages_is_less_work_than_a_fair_one_on_all() -> None:
     """A thief that adds a few steps on the pages it claims."""
     measured = _measured({1: 0.05, 2: 0.05}, {1: 5.0, 2: 2.0})
-    one, two = judge([_alike(1, 2, pages=16), _alike(2, 1)], measured, {}, RULES)
+    one, two = judge([_alike(1, 2, pages=16), _alike(2, 1)], measured, KNOWN, RULES)
     assert one.work_effect is not None
     assert two.work_effect is not None
     assert one.work_effect > two.work_effect
     assert (one.status, two.status) == ("not_author", "named")
-    three, four = judge([_alike(1, 2), _alike(2, 1)], measured, {}, RULES)
+    three, four = judge([_alike(1, 2), _alike(2, 1)], measured, KNOWN, RULES)
     assert (three.status, four.status) == ("named", "not_author"), "the same claims"
 
 
 def test_who_loses_by_chance_is_not_blamed() -> None:
     """The loser shows work of its own: no entry, as if it had not been drawn."""
     measured = _measured({1: 0.05, 2: 0.05}, {1: 4.0, 2: 2.0})
-    one, two = judge([_alike(1, 2), _alike(2, 1)], measured, {}, RULES)
+    one, two = judge([_alike(1, 2), _alike(2, 1)], measured, KNOWN, RULES)
     assert (one.status, two.status) == ("named", "not_author")
     assert two.relative_gain is None
     assert one.relative_gain == pytest.approx(1.0)
@@ -247,7 +268,7 @@ def test_without_evidence_the_lowest_uid_counts() -> None:
         before_S=measured.before_S[held],
         after_S={uid: after[held] for uid, after in measured.after_S.items()},
     )
-    five, nine = judge([_alike(9, 5), _alike(5, 9)], bare, {}, RULES)
+    five, nine = judge([_alike(9, 5), _alike(5, 9)], bare, KNOWN, RULES)
     assert (five.status, nine.status) == ("named", "not_author")
     assert nine.relative_gain is None, "nothing speaks against it"
 
@@ -256,5 +277,5 @@ def test_a_chain_of_payloads_alike_keeps_its_ends() -> None:
     """2 is alike to 1 and to 3, which have nothing in common."""
     measured = _measured({1: 0.05, 2: 0.05, 3: 0.05}, {1: 5.0, 2: 2.0, 3: 1.0})
     blanks = [_alike(1, 2), _alike(2, 1, 3), _alike(3, 2)]
-    statuses = [v.status for v in judge(blanks, measured, {}, RULES)]
+    statuses = [v.status for v in judge(blanks, measured, KNOWN, RULES)]
     assert statuses == ["named", "not_author", "named"]

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from evaluation.conclusion import reputations_and_weights
+from evaluation.evidence import GainRules
 from evaluation.history import (
     Histories,
     add_window,
     mark_undelivered,
+    past_of,
     select_windows,
     windows_in,
-    work_states,
 )
 from evaluation.judge import JudgeRules, Measured, judge
 from evaluation.rules import PayRules
@@ -33,7 +34,8 @@ from evaluation.work import HELD_OUT, WorkRules
 
 RULES = PayRules(
     judge=JudgeRules(
-        naming_z=2.0, min_relative_gain=0.1, work=WorkRules(effect=0.4, error=0.01)
+        naming_z=2.0, min_relative_gain=0.1, work=WorkRules(effect=0.4, error=0.01),
+        gain=GainRules(gain=0.5, error=0.05),
     ),
     weights=WeightRules(
         history_windows=4, most_windows=4, min_windows=2, confidence_z=1.0, min_relative_gain=0.1,
@@ -72,8 +74,7 @@ def _logs(num_windows: int, rules: PayRules = RULES) -> list[WindowLog]:
         ]  # fmt: skip
         for past, hotkey in undelivered:
             histories = mark_undelivered(histories, past, [hotkey])
-        states = work_states(histories, rules.judge.work)
-        verdicts = judge(blanks, measured, states, rules.judge)
+        verdicts = judge(blanks, measured, past_of(histories, rules.judge), rules.judge)
         known = windows_in(select_windows(histories, range(window)))
         histories = add_window(histories, window, verdicts, rules.length)
         reputations, shares = reputations_and_weights(histories, window, UIDS, rules)
@@ -131,9 +132,8 @@ def test_a_validator_that_lost_windows_says_so_and_is_followed() -> None:
         for past, hotkey in log.undelivered:
             histories = mark_undelivered(histories, past, [hotkey])
         histories = add_window(histories, log.window, log.verdicts, RULES.length)
-    states = work_states(histories, RULES.judge.work)
     blanks = [replace(v, status=NOT_SCORED) if v.uid != 5 else v for v in fifth.verdicts]
-    verdicts = judge(blanks, fifth.measured, states, RULES.judge)
+    verdicts = judge(blanks, fifth.measured, past_of(histories, RULES.judge), RULES.judge)
     after = add_window(histories, 4, verdicts, RULES.length)
     reputations, shares = reputations_and_weights(after, 4, UIDS, RULES)
     lost = replace(
@@ -142,6 +142,10 @@ def test_a_validator_that_lost_windows_says_so_and_is_followed() -> None:
     )  # fmt: skip
     assert verify_logs([*logs, lost], RULES) == Verified(found=(), in_full=(0, 1, 2, 3, 4))
     assert verify_logs([*logs, replace(lost, known=(0, 1, 2, 3))], RULES).found
+
+
+def _shift(row: dict, field: str) -> None:
+    row[field] -= 1e-9
 
 
 FORGERIES = {
@@ -154,8 +158,11 @@ FORGERIES = {
     "work effect": (lambda row: row.__setitem__("work_effect", 2.0), "verdict"),
     "work square": (lambda row: row.__setitem__("work_square", 1.1), "verdict"),
     "undelivered": (lambda row: row.__setitem__("undelivered", []), "window"),
-    "test state": (lambda row: row.__setitem__("log_ratio", row["log_ratio"] - 1e-9), "reputation"),
-    "gate": (lambda row: row.__setitem__("holds", not row["holds"]), "reputation"),
+    "gain evidence": (lambda row: row.__setitem__("gain_log_ratio", 1.0), "verdict"),
+    "work state": (lambda row: _shift(row, "work_log_ratio"), "reputation"),
+    "work gate": (lambda row: row.__setitem__("work_holds", not row["work_holds"]), "reputation"),
+    "gain state": (lambda row: _shift(row, "gain_log_ratio"), "reputation"),
+    "gain gate": (lambda row: row.__setitem__("gain_holds", not row["gain_holds"]), "reputation"),
     "rating": (lambda row: row.__setitem__("mu", row["mu"] + 1e-9), "reputation"),
     "weight": (lambda row: row["shares"].__setitem__("1", 0.51), "weights"),
 }  # fmt: skip
@@ -232,8 +239,11 @@ BAD_FIGURES = [
     ("verdict", "work_effect", [4.1, -4.1, 1e308]),
     ("verdict", "work_variance", [0.0, -1.0, 1e-10, 1e151, 1e308]),
     ("verdict", "work_square", [-1e-9, 16.1, 1e308]),
-    ("reputation", "log_ratio", [1001.0, -1001.0, None, "1"]),
-    ("reputation", "holds", [0, 1, None, "yes"]),
+    ("verdict", "gain_log_ratio", [2000.1, -2000.1, 1e308, "1"]),
+    ("reputation", "work_log_ratio", [1001.0, -1001.0, None, "1"]),
+    ("reputation", "work_holds", [0, 1, None, "yes"]),
+    ("reputation", "gain_log_ratio", [1001.0, -1001.0, None, "1"]),
+    ("reputation", "gain_holds", [0, 1, None, "yes"]),
     ("reputation", "mu", [1e7, -1e7, 1e308, None]),
     ("reputation", "sigma", [-1e-9, 1e7]),
     ("reputation", "hotkey", ["", 7, None]),

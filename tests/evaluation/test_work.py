@@ -1,6 +1,7 @@
 """The work test: who trained on its pages shows it, copiers do not, and errors are as stated."""
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
@@ -15,7 +16,6 @@ from evaluation.work import (
     WorkState,
     _median_of_others,
     work_samples,
-    work_state,
 )
 
 RULES = WorkRules(effect=0.4, error=0.01)
@@ -177,6 +177,13 @@ def test_the_ratio_is_that_of_two_normal_densities() -> None:
         assert _sample(x, 0.14).log_likelihood_ratio(0.4) == pytest.approx(expected)
 
 
+def _state(effects: Iterable[float]) -> WorkState:
+    state = WorkState()
+    for effect in effects:
+        state = state.after(_sample(effect), RULES)
+    return state
+
+
 def test_the_gate_opens_at_the_bound_and_closes_when_the_evidence_is_gone() -> None:
     one = _sample(0.2 + RULES.bound * 0.1 / 0.4, 0.1)  # worth the bound to the last digits
     assert one.log_likelihood_ratio(0.4) == pytest.approx(RULES.bound)
@@ -190,7 +197,7 @@ def test_the_gate_opens_at_the_bound_and_closes_when_the_evidence_is_gone() -> N
         state, steps = state.after(against, RULES), steps + 1
     assert steps == math.ceil(RULES.bound / -worth)
     assert not state.after(_sample(0.3), RULES).holds, "it takes the bound again"
-    found_out = work_state([_sample(-5.0)] * 3, RULES)
+    found_out = _state([-5.0] * 3)
     assert found_out == WorkState(log_ratio=-RULES.bound, holds=False)
 
 
@@ -220,7 +227,7 @@ def test_error_rates_are_as_stated() -> None:
 @settings(max_examples=60)
 @given(st.lists(st.floats(-10, 10), max_size=40))
 def test_the_state_stays_within_its_bounds(effects: list[float]) -> None:
-    state = work_state([_sample(effect) for effect in effects], RULES)
+    state = _state(effects)
     assert -RULES.bound <= state.log_ratio <= RULES.bound
     if state.log_ratio <= 0:
         assert not state.holds

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from evaluation.conclusion import reputations_and_weights
-from evaluation.history import add_window, select_windows, work_states
+from evaluation.history import add_window, past_of, select_windows
 from evaluation.judge import judge
 from evaluation.verdict import NOT_SCORED, Verdict
 from evaluation.verdict_log import WindowLog, decode_log, encode_log
@@ -146,9 +146,10 @@ class Bench:
         for window in range(FORGED):
             past = past.add_log(self.logs[window], self.rules)
         histories = select_windows(past.histories, set(forged.known))
-        states = work_states(histories, self.rules.judge.work)
         blanks = [_blank(verdict, forged) for verdict in forged.verdicts]
-        verdicts = judge(blanks, forged.measured, states, self.rules.judge)
+        verdicts = judge(
+            blanks, forged.measured, past_of(histories, self.rules.judge), self.rules.judge
+        )
         after = add_window(histories, FORGED, verdicts, self.rules.length)
         reputations, shares = reputations_and_weights(after, FORGED, forged.uids, self.rules)
         return replace(forged, verdicts=verdicts, reputations=reputations, shares=shares)
@@ -165,4 +166,5 @@ def _blank(verdict: Verdict, forged: WindowLog) -> Verdict:
         work_effect=None,
         work_variance=None,
         work_square=None,
+        gain_log_ratio=None,
     )

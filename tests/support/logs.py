@@ -3,6 +3,7 @@
 import numpy as np
 
 from evaluation.conclusion import Reputation
+from evaluation.evidence import Evidence, GainState
 from evaluation.judge import Measured
 from evaluation.rating import Rating
 from evaluation.verdict import Verdict
@@ -37,11 +38,15 @@ def made_up_log(
             base_window=2**32 - 1, work_effect=-float(rng.random()) / 1e99,
             work_variance=float(rng.random()) * 1e99, work_square=float(rng.random()) / 1e99,
             alike=tuple(measured_uids) if uid in measured_uids else (),
+            gain_log_ratio=-float(rng.random()) / 1e99,
         )
         for number, uid in enumerate(uids)
     )  # fmt: skip
     reputation = Reputation(
-        work=WorkState(log_ratio=-float(rng.random()) / 1e99, holds=False),
+        evidence=Evidence(
+            work=WorkState(log_ratio=-float(rng.random()) / 1e99, holds=False),
+            gain=GainState(log_ratio=-float(rng.random()) / 1e99, holds=False),
+        ),
         rating=Rating(mu=-float(rng.random()) / 1e99, sigma=float(rng.random()) / 1e99),
     )
     return WindowLog(

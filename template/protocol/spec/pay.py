@@ -39,13 +39,22 @@ class EvaluationSpec(Table):
     """eta, the share of a payload's full step for scoring, about the payload's share in an update
     of many. Scored at a full step, honest payloads overshoot.
     """
+    naming_gain: Annotated[float, Range(gt=0, le=1)]
+    """Smallest gain of honest work that the gain test assumes, relative to the scale: the median
+    gain of the payloads named lately. Miners with less than half of this gain are refused after
+    some windows.
+    """
+    naming_error: Annotated[float, Range(gt=0, lt=0.5)]
+    """Error probability of the gain test, both ways. A smaller value asks newcomers for more
+    windows of evidence, and a miner that stops working is refused later.
+    """
     naming_z: Annotated[float, Range(ge=0, le=1000)]
-    """Standard errors over sequences subtracted from a payload's gain before a validator votes
-    for the payload. A high value refuses small honest gains.
+    """Standard errors over sequences added to a payload's gain before the floor refuses the payload
+    in its window, whatever earlier windows say. A low value refuses honest payloads by bad luck.
     """
     min_relative_gain: Annotated[float, Range(ge=0, lt=1)]
-    """Threshold on the relative gain, for a vote and for pay. Random directions gain a few
-    percent by luck, so 0 would let noise in.
+    """The floor: threshold on the relative gain, for a vote and for pay. Random directions gain a
+    few percent by luck, so 0 would let noise in.
     """
     confidence_z: Annotated[float, Range(ge=0, le=1000)]
     """Standard errors over windows subtracted from a hotkey's mean relative gain before pay. A

@@ -1,0 +1,119 @@
+"""The gain test: is a hotkey's work useful? One window cannot say, several can.
+
+Late in a run an honest payload gains about two standard errors, so a test of one window refuses
+half of all honest work. Evidence therefore adds up over windows, as in the work test (Wald, Ann.
+Math. Stat. 1945). With a = `gain`, x a payload's gain and e its standard error over the scale of
+honest gains, and `SPREAD` the spread of honest gains between windows:
+
+    log-likelihood ratio   (a x - a^2 / 2) / (e^2 + SPREAD^2)     of a gain of a, against none
+
+The sum over windows is kept within +-log((1 - error) / error). The gate opens for a hotkey with a
+positive sum whose evidence of gain and of work reaches the upper bound together: honest work shows
+on its own pages long before its gain does. The gate closes once the sum is used up.
+
+The scale is the median gain of the payloads named in the last windows: a crowd of payloads without
+worth, never named, cannot move the scale.
+"""
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from evaluation.work import WorkRules, WorkSample, WorkState
+
+SPREAD = 0.3
+"""Standard deviation of an honest miner's true gains between windows, relative to the scale."""
+
+SCALE_WINDOWS = 8
+"""Windows with a named payload behind the scale: gains shrink slowly, and one window is noisy."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GainRules:
+    """`gain`: smallest assumed gain of honest work, relative to the scale. `error`: probability of
+    either error.
+    """
+
+    gain: float
+    error: float
+
+    @property
+    def bound(self) -> float:
+        return math.log((1 - self.error) / self.error)
+
+    def log_ratio(self, gain: float, standard_error: float, scale: float) -> float:
+        """A window's log-likelihood ratio, cut to +-2 bounds; 0 without a scale.
+
+        `gain` and `standard_error` in nats per token, as `scale`. A gain of minus infinity or NaN
+        is the strongest evidence against.
+        """
+        if scale <= 0:
+            return 0.0
+        most = 2 * self.bound
+        if not math.isfinite(gain):
+            return -most
+        variance = (standard_error / scale) ** 2 + SPREAD**2
+        ratio = (self.gain * (gain / scale) - self.gain * self.gain / 2) / variance
+        return min(max(ratio, -most), most)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GainState:
+    """`log_ratio`: evidence for useful work, within the bounds. `holds`: the gate is open."""
+
+    log_ratio: float = 0.0
+    holds: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evidence:
+    """The evidence of several windows on a hotkey: of work on its pages, and of gain."""
+
+    work: WorkState = field(default_factory=WorkState)
+    gain: GainState = field(default_factory=GainState)
+
+    def after(
+        self,
+        sample: WorkSample | None,
+        gain_log_ratio: float | None,
+        work_rules: WorkRules,
+        gain_rules: GainRules,
+    ) -> "Evidence":
+        """The evidence after another window; None where the window says nothing."""
+        work = self.work if sample is None else self.work.after(sample, work_rules)
+        if gain_log_ratio is None:
+            return Evidence(work=work, gain=self.gain)
+        bound, total = gain_rules.bound, self.gain.log_ratio + gain_log_ratio
+        log_ratio = min(max(total, -bound), bound)
+        opens = log_ratio + work.log_ratio >= bound
+        gain = GainState(log_ratio=log_ratio, holds=total > 0 and (opens or self.gain.holds))
+        return Evidence(work=work, gain=gain)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Past:
+    """What the last windows say: evidence by hotkey, and the scale of honest gains.
+
+    `scale`: nats per token; 0 if no payload was named.
+    """
+
+    evidence: Mapping[str, Evidence] = field(default_factory=dict)
+    scale: float = 0.0
+
+    def of(self, hotkey: str) -> Evidence:
+        return self.evidence.get(hotkey, Evidence())
+
+
+def honest_scale(named_gains: Mapping[int, Iterable[float]]) -> float:
+    """Median over the last `SCALE_WINDOWS` windows of each window's lower median gain, at least 0.
+
+    `named_gains`: window -> gains of the named payloads; windows without any do not count.
+    """
+    medians = [
+        statistics.median_low(gains)
+        for _, some in sorted(named_gains.items())
+        if (gains := sorted(some))
+    ]
+    recent = medians[-SCALE_WINDOWS:]
+    return max(0.0, statistics.median(recent)) if recent else 0.0
