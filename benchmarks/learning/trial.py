@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from template.errors import ConfigError
 
 KEY_DIGITS = 16
-LATER_FIELDS = ("catch_up_step",)
+LATER_FIELDS = {"catch_up_step": 0, "decay_share": 1.0}
+"""What came after the first records, and what it was before."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,6 +30,8 @@ class Trial:
     rounds with four times `top_k`. `outer_warmup`: rounds over which alpha grows to its value.
     `catch_up_step`: inner step at which miners move to the parameters with the update under
     way, once they could fetch its payloads.
+
+    `decay_share`: of the rounds, the last ones, over which the learning rate decays.
     """
 
     strategy: str
@@ -58,6 +61,7 @@ class Trial:
     dense_rounds: int = 0
     outer_warmup: int = 0
     catch_up_step: int = 0
+    decay_share: float = 1.0
 
     def __post_init__(self) -> None:
         _check(self.lag in (0, 1), "lag", "0 or 1")
@@ -68,8 +72,8 @@ class Trial:
 
     @property
     def canonical(self) -> str:
-        """Without what came after the first records, where it is at its default."""
-        fields = {k: v for k, v in asdict(self).items() if k not in LATER_FIELDS or v}
+        """Without what came after the first records, where it is as before."""
+        fields = {k: v for k, v in asdict(self).items() if LATER_FIELDS.get(k, ...) != v}
         return json.dumps(fields, sort_keys=True, separators=(",", ":"))
 
     @property

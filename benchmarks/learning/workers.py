@@ -53,6 +53,7 @@ def trial_plan(trial: Trial) -> dict[str, Any]:
         "batch_pages": trial.batch_pages,
         "inner_lr": trial.inner_lr,
         "adam_beta2": trial.adam_beta2,
+        "decay_share": trial.decay_share,
         "warmup_windows": trial.warmup_steps / trial.inner_steps,
     }
     plan["compression"] = {"top_k": trial.top_k, "error_feedback_decay": min(trial.decay, 0.9999)}

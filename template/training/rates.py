@@ -6,9 +6,12 @@ from template.protocol.spec import RunSpec
 
 
 def inner_lr(spec: RunSpec, window: int, step: int) -> float:
-    """Linear warm-up over `warmup_windows`, then a cosine to `final_lr_share` at the end.
+    """Warm-up, stable phase and decay: linear over `warmup_windows`, then `inner_lr`, then a cosine
+    to `final_lr_share` over the last `decay_share` of the run's windows.
 
-    Independent of a node's past: after missed windows a miner has the same rate as all others.
+    Before the decay the rate is the same whatever the length of the run. Independent of a node's
+    past: after missed windows a miner has the same rate as all others.
+    Source of the three phases: arXiv 2404.06395, section 4; 2405.18392.
     """
     training = spec.training
     position = window + step / training.inner_steps
@@ -18,8 +21,11 @@ def inner_lr(spec: RunSpec, window: int, step: int) -> float:
             * (position + 1 / training.inner_steps)
             / (training.warmup_windows + 1 / training.inner_steps)
         )
-    span = max(spec.schedule.num_windows - training.warmup_windows, 1e-9)
-    progress = min(1.0, (position - training.warmup_windows) / span)
+    end = spec.schedule.num_windows
+    start = max(training.warmup_windows, end - training.decay_share * end)
+    if position <= start or training.decay_share == 0:
+        return training.inner_lr
+    progress = min(1.0, (position - start) / max(end - start, 1e-9))
     floor = training.final_lr_share
     return training.inner_lr * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress)))
 

@@ -15,6 +15,14 @@ def long_spec(spec):
     return dataclasses.replace(spec, training=training, schedule=schedule)
 
 
+def _with(spec, *, num_windows: int = 20, **training):
+    return dataclasses.replace(
+        spec,
+        training=dataclasses.replace(spec.training, **training),
+        schedule=dataclasses.replace(spec.schedule, num_windows=num_windows),
+    )
+
+
 def _curve(spec) -> list[float]:
     steps = range(spec.training.inner_steps)
     return [inner_lr(spec, w, s) for w in range(spec.schedule.num_windows) for s in steps]
@@ -28,7 +36,31 @@ def test_it_rises_through_warm_up_and_falls_ever_after(long_spec) -> None:
     assert all(a > b for a, b in itertools.pairwise(curve[warmup_steps:]))
 
 
-def test_it_has_no_jumps(long_spec) -> None:
+def test_three_phases(long_spec) -> None:
+    """Rises over two windows, stays for ten, falls over the last eight."""
+    spec = _with(long_spec, decay_share=0.4)
+    curve, peak = _curve(spec), spec.training.inner_lr
+    assert all(a < b for a, b in itertools.pairwise(curve[:21]))
+    assert curve[20:121] == [peak] * 101
+    assert all(a > b for a, b in itertools.pairwise(curve[120:]))
+    assert inner_lr(spec, 16, 0) == pytest.approx(peak * (0.1 + 0.9 * 0.5)), "half of the way"
+
+
+@pytest.mark.parametrize("num_windows", [20, 21, 200, 500])
+def test_before_the_decay_nothing_depends_on_the_length_of_the_run(long_spec, num_windows) -> None:
+    short = _with(long_spec, decay_share=0.4)
+    assert _curve(_with(short, num_windows=num_windows))[:120] == _curve(short)[:120]
+
+
+def test_without_a_decay_the_rate_never_falls(long_spec) -> None:
+    spec = _with(long_spec, decay_share=0.0)
+    assert _curve(spec)[20:] == [spec.training.inner_lr] * 180
+    assert inner_lr(spec, 10**6, 0) == spec.training.inner_lr
+
+
+@pytest.mark.parametrize("decay_share", [0.4, 1.0])
+def test_it_has_no_jumps(long_spec, decay_share: float) -> None:
+    long_spec = _with(long_spec, decay_share=decay_share)
     training = long_spec.training
     curve = _curve(long_spec)
     largest = max(abs(a - b) for a, b in itertools.pairwise(curve))

@@ -67,8 +67,8 @@ class DataSpec(Table):
 class TrainingSpec(Table):
     """The inner loop of a miner: AdamW on the assigned pages of one window.
 
-    The learning rate is a function of the window alone: a linear warm-up, then a cosine from
-    `inner_lr` down to `final_lr_share` of `inner_lr` at the end of the run.
+    The learning rate is a function of the window alone, in three phases: a linear warm-up, a
+    stable phase at `inner_lr`, and a decay, a cosine down to `final_lr_share` of `inner_lr`.
     """
 
     TABLE: ClassVar[str] = "training"
@@ -83,6 +83,11 @@ class TrainingSpec(Table):
     """Peak learning rate of AdamW. At too high a rate the loss of every miner diverges."""
     final_lr_share: Annotated[float, Range(ge=0, le=1)]
     """Learning rate at the end of the run, as a share of `inner_lr`; 1 keeps the rate constant."""
+    decay_share: Annotated[float, Range(ge=0, le=1)]
+    """Share of the run's windows, the last ones, over which the learning rate decays. Nothing
+    before depends on the length of the run. 0 never decays, for a run without a planned end; 1
+    decays from the warm-up on.
+    """
     warmup_windows: Annotated[float, Range(ge=0, le=1_000_000)]
     """Windows of linear warm-up; fractions count. 0 starts at the peak rate."""
     warm_start_steps: Annotated[int, Range(ge=0, le=10_000_000)]
