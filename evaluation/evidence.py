@@ -11,8 +11,8 @@ The sum over windows is kept within +-log((1 - error) / error). The gate opens f
 positive sum whose evidence of gain and of work reaches the upper bound together: honest work shows
 on its own pages long before its gain does. The gate closes once the sum is used up.
 
-The scale is the median gain of the payloads named in the last windows: a crowd of payloads without
-worth, never named, cannot move the scale.
+The scale is the median gain of proven hotkeys in this window and the last ones: a crowd of payloads
+without worth, never named, cannot move the scale.
 """
 
 import math
@@ -25,8 +25,8 @@ from evaluation.work import WorkRules, WorkSample, WorkState
 SPREAD = 0.3
 """Standard deviation of an honest miner's true gains between windows, relative to the scale."""
 
-SCALE_WINDOWS = 8
-"""Windows with a named payload behind the scale: gains shrink slowly, and one window is noisy."""
+SCALE_WINDOWS = 6
+"""Windows behind the scale, this one included: one is noisy, and many lag behind the gains."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,27 +93,34 @@ class Evidence:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Past:
-    """What the last windows say: evidence by hotkey, and the scale of honest gains.
+    """What the last windows say: evidence by hotkey, and gains of named payloads.
 
-    `scale`: nats per token; 0 if no payload was named.
+    `medians`: of each window with a named payload the lower median of their gains, oldest first, in
+    nats per token.
     """
 
     evidence: Mapping[str, Evidence] = field(default_factory=dict)
-    scale: float = 0.0
+    medians: tuple[float, ...] = ()
 
     def of(self, hotkey: str) -> Evidence:
         return self.evidence.get(hotkey, Evidence())
 
+    def scale(self, gains: Mapping[str, float]) -> float:
+        """The scale of a window with these `gains` by hotkey; 0 if nobody has proven useful.
 
-def honest_scale(named_gains: Mapping[int, Iterable[float]]) -> float:
-    """Median over the last `SCALE_WINDOWS` windows of each window's lower median gain, at least 0.
+        The median over the window's proven hotkeys (lower median) and `SCALE_WINDOWS` - 1 windows
+        before.
+        """
+        proven = [
+            gain
+            for hotkey, gain in gains.items()
+            if self.of(hotkey).gain.holds and math.isfinite(gain)
+        ]
+        recent = [*self.medians[1 - SCALE_WINDOWS :], *lower_medians({0: proven})]
+        return max(0.0, statistics.median(recent)) if recent else 0.0
 
-    `named_gains`: window -> gains of the named payloads; windows without any do not count.
-    """
-    medians = [
-        statistics.median_low(gains)
-        for _, some in sorted(named_gains.items())
-        if (gains := sorted(some))
-    ]
-    recent = medians[-SCALE_WINDOWS:]
-    return max(0.0, statistics.median(recent)) if recent else 0.0
+
+def lower_medians(gains: Mapping[int, Iterable[float]]) -> tuple[float, ...]:
+    """The lower median of each window's gains, by ascending window; empty windows left out."""
+    ordered = (sorted(some) for _, some in sorted(gains.items()))
+    return tuple(statistics.median_low(some) for some in ordered if some)

@@ -6,7 +6,7 @@ A function of the verdicts of the last windows: equal logs give equal histories.
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 
-from evaluation.evidence import Evidence, Past, honest_scale
+from evaluation.evidence import Evidence, Past, lower_medians
 from evaluation.gain import WORST_RELATIVE_GAIN
 from evaluation.judge import JudgeRules, sample_of
 from evaluation.verdict import NOT_DRAWN, Verdict
@@ -84,7 +84,7 @@ def windows_in(histories: Histories) -> tuple[int, ...]:
 
 
 def past_of(histories: Histories, rules: JudgeRules) -> Past:
-    """What the histories say: the evidence on each hotkey in window order, and the scale."""
+    """What the histories say: evidence on each hotkey in window order, and medians of gains."""
     evidence, named_gains = {}, dict[int, list[float]]()
     for hotkey, history in histories.items():
         so_far = Evidence()
@@ -93,4 +93,4 @@ def past_of(histories: Histories, rules: JudgeRules) -> Past:
             if entry.named_gain is not None:
                 named_gains.setdefault(window, []).append(entry.named_gain)
         evidence[hotkey] = so_far
-    return Past(evidence=evidence, scale=honest_scale(named_gains))
+    return Past(evidence=evidence, medians=lower_medians(named_gains))

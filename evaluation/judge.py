@@ -139,9 +139,8 @@ def _decide_statuses(verdicts: Sequence[Verdict], past: Past, rules: JudgeRules)
     """Turn `scored` into `named`, `no_gain` or `no_work`, with the window's evidence of gain."""
     # A random direction gains a few percent of the scale by luck, on every sequence alike, so
     # the test over sequences misses the luck: hence the floor.
-    scale = past.scale or gain_scale(
-        v.gain for v in verdicts if v.status == SCORED and v.gain is not None
-    )
+    gains = {v.hotkey: v.gain for v in verdicts if v.status == SCORED and v.gain is not None}
+    scale = past.scale(gains) or gain_scale(gains.values())
     floor = rules.min_relative_gain * scale
     decided = []
     for verdict in verdicts:

@@ -66,6 +66,10 @@ class Verdict:
         return self.status == NAMED
 
     @property
+    def measured(self) -> bool:
+        return self.status in MEASURED
+
+    @property
     def missing(self) -> bool:
         return self.status in MISSING
 

@@ -109,6 +109,9 @@ def small_plan(**overrides: object) -> dict[str, Any]:
         "curve_pages": 64,
         "assignment_windows": 3,
         "claimed_pages": 0,  # in words at random, a page has nothing of its own to learn
+        # From random parameters gains rise and fall manyfold within the few windows of a test.
+        "naming_gain": 0.2,
+        "naming_error": 0.45,
     }
     plan["schedule"] |= {
         "blocks_per_window": 16,

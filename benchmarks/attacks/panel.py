@@ -24,7 +24,7 @@ from evaluation.history import Histories, add_window, mark_undelivered, past_of
 from evaluation.judge import Measured, judge
 from evaluation.overlap import Earlier, Places, find_overlaps, kept_positions, mark_applied
 from evaluation.rules import PayRules
-from evaluation.verdict import NOT_SCORED, Verdict
+from evaluation.verdict import NAMED, NOT_SCORED, Verdict
 from evaluation.work import HELD_OUT
 from template.data.assignment import claimed_pages
 from template.protocol.hashing import labelled_hash, uint_bytes
@@ -40,13 +40,15 @@ class Outcome:
     """`shares`: of miners' pay, by uid, in every window. `named`: windows in which a uid's
     payload was applied. `statuses`: of its verdicts, in order. `dividends`: validators' pay in
     their order, in every window. `backdoor`: success rate of the trigger. `stopped`: the window
-    in which every node stopped for good, None if none did.
+    in which every node stopped for good, None if none did. `verdicts`: of the last validator,
+    window by window.
     """
 
     held_out_loss: float = math.nan
     backdoor: float = math.nan
     named: dict[int, int] = field(default_factory=dict)
     statuses: dict[int, list[str]] = field(default_factory=dict)
+    verdicts: list[Sequence[Verdict]] = field(default_factory=list)
     shares: list[Mapping[int, float]] = field(default_factory=list)
     dividends: list[tuple[float, ...]] = field(default_factory=list)
     stopped: int | None = None
@@ -85,28 +87,48 @@ class Finding:
         return frozenset(verdict.uid for verdict in self.verdicts if verdict.named)
 
 
-class Panel:
-    """The validators of one run. `dishonest`: the first one, if it is, and `stake` its share of
-    the voting stake. What comes of it stands in `outcome`.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setting:
+    """How a swarm is played.
+
+    `refuses`: False names whatever can be decoded, after measuring. `guesses`: miners start from
+    the update that they expect, by what was accepted last, as the neurons do; otherwise from the
+    update itself. `dishonest`: the first validator, if it is, and `stake` its share of the voting
+    stake.
     """
+
+    claimed_pages: int = CLAIMED_PAGES
+    work_effect: float = WORK_EFFECT
+    refuses: bool = True
+    guesses: bool = False
+    dishonest: Validator | None = None
+    stake: float = 1 / NUM_VALIDATORS
+
+
+class Panel:
+    """The validators of one run. What comes of it stands in `outcome`."""
 
     def __init__(
         self,
         workers: LeanWorkers,
         ours: Ours,
         roster: Sequence[Actor],
-        dishonest: Validator | None,
-        stake: float,
+        setting: Setting,
     ) -> None:
-        self.outcome = Outcome()
+        self.outcome, self._setting = Outcome(), setting
         self._workers, self._ours, self._roster = workers, ours, roster
         evaluation = replace(
-            workers.spec.evaluation, claimed_pages=CLAIMED_PAGES, work_effect=WORK_EFFECT
+            workers.spec.evaluation,
+            claimed_pages=setting.claimed_pages,
+            work_effect=setting.work_effect,
         )
         self._spec = replace(workers.spec, evaluation=evaluation)
         self._rules = _pay_rules(self._spec)
-        self._validators = [dishonest or Validator(), *([Validator()] * (NUM_VALIDATORS - 1))]
-        self._council = Council(len(roster), self._spec.outer.quorum_rules(), stake)
+        self._validators = [
+            setting.dishonest or Validator(),
+            *([Validator()] * (NUM_VALIDATORS - 1)),
+        ]
+        self._council = Council(len(roster), self._spec.outer.quorum_rules(), setting.stake)
         hidden = [_hidden_from(number, roster) for number in range(NUM_VALIDATORS)]
         alike = {uids: Notebook(hidden=uids) for uids in hidden}
         self.notebooks = [alike[uids] for uids in hidden]
@@ -124,6 +146,7 @@ class Panel:
             if book.hidden not in found:
                 found[book.hidden] = self._find(number, params_N, sent, book)
         findings = [found[book.hidden] for book in self.notebooks]
+        self.outcome.verdicts.append(findings[-1].verdicts)
         for verdict in findings[-1].verdicts:
             self.outcome.statuses.setdefault(verdict.uid, []).append(verdict.status)
         scenes = [
@@ -182,6 +205,8 @@ class Panel:
         ]
         past = past_of(book.histories, self._rules.judge)
         verdicts = judge(blanks, measured, past, self._rules.judge)
+        if not self._setting.refuses:
+            verdicts = tuple(replace(v, status=NAMED) if v.measured else v for v in verdicts)
         book.histories = add_window(book.histories, number, verdicts, self._rules.length)
         uids = {key: uid for uid, key in sent.keys.items()}
         _, shares = reputations_and_weights(book.histories, number, uids, self._rules)

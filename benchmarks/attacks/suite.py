@@ -14,7 +14,7 @@ from benchmarks.attacks.actor import Actor
 from benchmarks.attacks.catalogue import ATTACKS
 from benchmarks.attacks.council import BURN_UID
 from benchmarks.attacks.idle import Undelivered
-from benchmarks.attacks.panel import Outcome
+from benchmarks.attacks.panel import Outcome, Setting
 from benchmarks.attacks.swarm import Swarm
 from benchmarks.learning.record import append
 from benchmarks.learning.trial import KEY_DIGITS, Trial
@@ -23,7 +23,7 @@ from evaluation.work import WorkSample
 CLEAN = ""
 """Name of the run in which the attackers are away."""
 
-VERSION = 5
+VERSION = 6
 """Of rules and attacks: goes up whenever the same case would end otherwise."""
 
 WINDOWS, UNDEFENDED_WINDOWS = 24, 14
@@ -83,9 +83,8 @@ class Case:
         roster = [*honest, *attack.group(self.attackers)]
         if attack.validator is None:
             return Swarm(self.trial, roster, defended=self.defended)
-        stake = self.attackers / self.miners
-        dishonest = attack.validator()
-        return Swarm(self.trial, roster, defended=self.defended, dishonest=dishonest, stake=stake)
+        setting = Setting(dishonest=attack.validator(), stake=self.attackers / self.miners)
+        return Swarm(self.trial, roster, defended=self.defended, setting=setting)
 
 
 def quick() -> list[Case]:

@@ -9,7 +9,7 @@ Legend: N parameters, R miners.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -17,10 +17,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.attacks.actor import Actor, Malformed, View
-from benchmarks.attacks.council import NUM_VALIDATORS, Validator
 from benchmarks.attacks.frames import frame_of
 from benchmarks.attacks.model import LeanWorkers
-from benchmarks.attacks.panel import Outcome, Panel, Sent
+from benchmarks.attacks.panel import Outcome, Panel, Sent, Setting
 from benchmarks.attacks.trigger import success_rate
 from benchmarks.learning.messages import Message, SparseCodec
 from benchmarks.learning.strategies.mean import Mean
@@ -32,6 +31,7 @@ from evaluation.history import Histories
 from template.errors import PayloadError
 from template.protocol.payload import PayloadFormat, decode_payload
 
+SETTING = Setting()
 LARGEST_PARAM = 8.0
 """A model beyond it is lost: nothing more is trained, and nobody paid."""
 DIVERGED = 1e6
@@ -39,9 +39,7 @@ DIVERGED = 1e6
 
 
 class Swarm:
-    """One run; `play` is all of it. `dishonest`: the first validator, if it is, and `stake` its
-    share of the voting stake. `rule`: of the step, if it is not to be the usual one.
-    """
+    """One run; `play` is all of it. `rule`: of the step, if it is not to be the usual one."""
 
     def __init__(
         self,
@@ -49,9 +47,8 @@ class Swarm:
         roster: Sequence[Actor],
         *,
         defended: bool = True,
-        dishonest: Validator | None = None,
-        stake: float = 1 / NUM_VALIDATORS,
         rule: Callable[[Workers], LocalUpdate] | None = None,
+        setting: Setting = SETTING,
     ) -> None:
         self.workers = LeanWorkers(replace(trial, miners=len(roster)))
         self.trial, self.roster, self.defended = self.workers.trial, roster, defended
@@ -60,10 +57,15 @@ class Swarm:
         if rule is not None:
             self._rule = rule(self.workers)
             ours = self._rule if isinstance(self._rule, Ours) else ours
-        self.panel = Panel(self.workers, ours, roster, dishonest, stake)
+        self._ours = ours
+        self.panel = Panel(self.workers, ours, roster, setting)
         self._codec = SparseCodec(self.workers.space, trial.top_k, trial.decay, trial.bits)
         self._residual_RN = self._rule.zeros()
         self._thetas: list[Tensor] = []
+        self._guesses = setting.guesses
+        self._accepted: list[frozenset[int]] = []
+        self._before_N = self.workers.theta0()
+        self._state_before = ours.state
         self.returned_share = 1.0
         self._last: dict[int, Message] = {}
         self._update_N = torch.zeros(self.workers.space.num_elements)
@@ -86,14 +88,19 @@ class Swarm:
 
     def run(self) -> Tensor:
         """All windows; the parameters after the last one."""
+        *_, params_N = self.windows()
+        return params_N
+
+    def windows(self) -> Iterator[Tensor]:
+        """The parameters after each window."""
         params_N = self.workers.theta0()
         for number in range(self.trial.rounds):
             lost = not float(params_N.abs().max()) < LARGEST_PARAM
             if lost or self.outcome.stopped is not None:
                 self.outcome.shares.append({})
-                continue
-            params_N = self._round(number, params_N)
-        return params_N
+            else:
+                params_N = self._round(number, params_N)
+            yield params_N
 
     def _round(self, number: int, params_N: Tensor) -> Tensor:
         oldest_base = max(actor.stale for actor in self.roster)
@@ -114,6 +121,8 @@ class Swarm:
                 self.outcome.named[uid] = self.outcome.named.get(uid, 0) + 1
             elif self.roster[uid].feeds_back:
                 self._residual_RN[uid] += self.returned_share * message.dense
+        self._accepted = [*self._accepted, frozenset(named)][-2:]
+        self._before_N, self._state_before = params_N, self._ours.state
         accepted = [sent.messages[uid] for uid in sorted(named)]
         after_N = (
             self._rule.merge(params_N, accepted, self.trial.outer_lr) if accepted else params_N
@@ -144,7 +153,7 @@ class Swarm:
     def _view(self, number: int, uid: int, params_N: Tensor, sent: Mapping[int, Message]) -> View:
         actor = self.roster[uid]
         rng = np.random.default_rng((self.trial.seed, number, uid))
-        start_N = self._thetas[max(0, len(self._thetas) - 1 - actor.stale)]
+        start_N = self._start(uid, self._thetas[max(0, len(self._thetas) - 1 - actor.stale)])
         end_N = self._trained(number, uid, start_N, rng)
         honest = {u: m for u, m in sent.items() if type(self.roster[u]) is Actor}
         return View(
@@ -160,6 +169,17 @@ class Swarm:
             codec=self._codec,
             rng=rng,
         )
+
+    def _start(self, uid: int, params_N: Tensor) -> Tensor:
+        """Where a miner starts that has the payloads under way, and not yet the votes on them."""
+        if not self._guesses or len(self._accepted) < 2:
+            return params_N
+        expected, accepted = self._accepted[0] | {uid}, self._accepted[1]
+        guess = sorted(expected & self._last.keys())
+        if guess == sorted(accepted):
+            return params_N
+        messages = [self._last[each] for each in guess]
+        return self._ours.foretell(self._state_before, self._before_N, messages)
 
     def _trained(self, number: int, uid: int, start_N: Tensor, rng: np.random.Generator) -> Tensor:
         actor, first = self.roster[uid], number * self.trial.inner_steps

@@ -44,6 +44,7 @@ def ended(tmp_path_factory) -> tuple[World, list[Findings]]:
     world = build_world(
         {**STAKES_TAO, "ancient": 0, "replay": 0, "twin": 0},
         evaluation__claimed_pages=8,
+        evaluation__work_effect=0.01,  # in words at random no page shows the work
         schedule__num_windows=WINDOWS,
         checkpoint__every_windows=2,
         weights__min_windows=2,

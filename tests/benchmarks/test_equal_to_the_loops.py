@@ -129,6 +129,7 @@ def played(tmp_path_factory) -> Played:
     plan = trial_plan(TRIAL)
     plan["training"]["warm_start_steps"] = 20
     plan["evaluation"] |= {"claimed_pages": 8, "curve_pages": 16, "assignment_windows": 2}
+    plan["evaluation"] |= {"naming_gain": 0.2, "naming_error": 0.45}  # few steps from random
     choices = RunChoices(owner_hotkey=hotkey_of("owner"), start_block=28)
     run_of = prepare_run(plan, synthetic_corpus(400_000), choices)
     world = open_world(World, neurons_of(NAMES), run_of)

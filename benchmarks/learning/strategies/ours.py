@@ -16,6 +16,7 @@ from benchmarks.learning.workers import Workers
 from compression import SparseModel, apply
 from template.training.energy import Factors, Norms, cap_energy
 from template.training.outer import (
+    OuterState,
     clip_references,
     coefficients,
     first_state,
@@ -46,6 +47,18 @@ class Ours(LocalUpdate):
         for message, factor in zip(messages, capped, strict=True):
             minus = {name: -value for name, value in factor.items()}
             apply(space.views(after_N), SparseModel(tensors=message.tensors), minus)
+        return after_N
+
+    @property
+    def state(self) -> OuterState:
+        """The norms that bound those of later rounds; the parameters in it are not kept up."""
+        return self._state
+
+    def foretell(self, state: OuterState, params_N: Tensor, messages: Sequence[Message]) -> Tensor:
+        """What `merge` would give at an earlier state, nothing remembered."""
+        now, self._state = self._state, state
+        after_N = self.merge(params_N, messages, self.trial.outer_lr)
+        self._state = now
         return after_N
 
     def coldkeys(self, messages: Sequence[Message]) -> list[bytes]:

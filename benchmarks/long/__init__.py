@@ -1,0 +1,1 @@
+"""Does a run keep learning? Hundreds of windows with refusals, noise and the neurons' preview."""
