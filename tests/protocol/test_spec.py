@@ -28,6 +28,7 @@ BOB = "5FHneW46xGXgs5mUiveU4sbTyGBzmstUspZC92UhjJM694ty"
 
 ONE_VALUE_ONLY = {"model.architecture"}
 OTHER_VALUES: dict[str, object] = {
+    "training.decay_share": 0.5,
     "name": "another",
     "model.hidden_size": 128,
     "model.num_attention_heads": 4,
