@@ -242,7 +242,6 @@ HUGE = "1" + "0" * 400
         ("weights.gain_power", ["0.9", "1.2"]),
         ("weights.credit_share", ["0.0", "1.1"]),
         ("weights.max_share", ["0.0", "1.01"]),
-        ("weights.burn_uid", ["-1", "256"]),
         ("checkpoint.theta0_digest", ['"none"']),
         ("checkpoint.every_windows", ["0"]),
         ("checkpoint.digest_every_windows", ["0"]),
@@ -271,7 +270,6 @@ def test_values_out_of_range_are_named(spec_text: str, leaf: str, values: list[s
         ("outer.max_staleness", "0"),
         ("weights.min_windows", "8"),
         ("weights.max_share", "1"),
-        ("weights.burn_uid", "255"),
         ("model.num_key_value_heads", "1"),
     ],
 )
