@@ -125,7 +125,7 @@ def test_a_run_is_published_checked_broken_and_mended(
     assert seen.status == 0, seen.out
     assert "all is there" in seen.out
     assert "newcomers find it by --netuid 1 alone" in seen.out
-    assert seen.out.count(subnet.hotkeys[OWNER][:8]) == 15
+    assert seen.out.count(subnet.hotkeys[OWNER][:8]) == 1 + 15, "in the offer, and in each row"
     said = "".join(e.out + e.err for e in (first, by_netuid, as_public, broken, again, seen))
     assert not [secret for secret in secrets_of(subnet) if secret in said]
 
