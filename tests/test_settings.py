@@ -315,9 +315,13 @@ def test_run_must_be_a_file(tmp_path, capsys):
     with pytest.raises(SystemExit):
         miner(["--netuid", "3", "--run", str(tmp_path / "absent.toml")])
     assert "absent.toml" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        miner(["--netuid", "3"])
-    assert "--run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("parse", [miner, validator])
+def test_a_neuron_without_a_run_spec_is_told_how_to_find_it(parse):
+    words = r"--run: missing; `tessera newcomer --netuid 3 .* --out run\.toml`"
+    with pytest.raises(ConfigError, match=words):
+        parse(["--netuid", "3"])
 
 
 @pytest.mark.parametrize("parse", [miner, validator])

@@ -165,7 +165,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
         load=_load_recompute,
     ),
     "newcomer": Command(
-        summary="look for every object that a run spec names",
+        summary="find a run by its netuid, and look for all that its spec names",
         add_flags=add_newcomer_flags,
         settings=lambda args, _env: check_config(args),
         load=_load_newcomer,

@@ -14,20 +14,35 @@ from template import __spec_version__
 from template.base.preflight import check_own_bucket, check_published_endpoint
 from template.bucket.own import COMMAND_PROBE_DEADLINE_S, UPLOAD_DEADLINE_S, open_own_bucket
 from template.chain.bittensor import BittensorChain, ChainOptions, open_wallet
-from template.cli.owner_flags import CheckConfig, PublishConfig
+from template.cli.owner_flags import CheckConfig, FindConfig, PublishConfig
 from template.cli.process_state import hide_memory
 from template.cli.signals import STOP_LIMIT_S, unwind_on_signals
 from template.commands.newcomer import look, position, table
-from template.commands.publish import check_subnet, draft_of, publish_run, summary
+from template.commands.offered import describe_offer, find_run
+from template.commands.publish import (
+    check_subnet,
+    draft_of,
+    publish_run,
+    summary,
+    write_spec,
+)
 from template.commands.reading import bucket_opener
-from template.errors import EXIT_ENDED, EXIT_INTERRUPTED, SubnetError, exit_status
+from template.context import OpenBucket
+from template.errors import (
+    EXIT_ENDED,
+    EXIT_INTERRUPTED,
+    ConfigError,
+    SubnetError,
+    exit_status,
+)
+from template.protocol.spec import RunSpec, spec_to_toml
 from template.settings import ChainConfig
 
 OPTIONS = ChainOptions(read_timeout_s=15.0, read_deadline_s=15.0)
 """A person waits for the answer."""
 
 
-def run_owner(name: str, config: PublishConfig | CheckConfig) -> int:
+def run_owner(name: str, config: PublishConfig | CheckConfig | FindConfig) -> int:
     """Run one command, called `name` in its errors; the exit status."""
     unwind_on_signals(limit_s=STOP_LIMIT_S)
     hide_memory()
@@ -35,6 +50,8 @@ def run_owner(name: str, config: PublishConfig | CheckConfig) -> int:
     try:
         if isinstance(config, CheckConfig):
             return _check(config)
+        if isinstance(config, FindConfig):
+            return _find(config)
         return _publish(config)
     except SubnetError as error:
         sys.stderr.write(f"{name}: {error}\n")
@@ -73,8 +90,35 @@ def _check(config: CheckConfig) -> int:
     _say(f"run spec {config.run}: {spec.name}, run_id {spec.run_id.hex()}, SHA-256 {digest}")
     opener = bucket_opener(on_localnet=spec.schedule.is_local)
     with _chain(config.chain, None) as chain:
-        report = look(spec, chain, opener)
-        _say(position(spec, chain.head()))
+        _say(describe_offer(spec, chain))
+        return _look(spec, chain, opener)
+
+
+def _find(config: FindConfig) -> int:
+    opener = bucket_opener(on_localnet=config.is_local)
+    with _chain(config.chain, None) as chain:
+        found = find_run(chain, opener)
+        spec, text = found.spec, spec_to_toml(found.spec)
+        if spec.schedule.is_local != config.is_local:
+            raise ConfigError(
+                f"--local: contradicts the run spec offered by {found.hotkey}, whose "
+                f'schedule.network is "{spec.schedule.network}": '
+                + ("leave --local out" if config.is_local else "start again with --local")
+            )
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        _say(
+            f"run spec offered by the subnet's owner, {found.hotkey}, at block {found.block:,}: "
+            f"{spec.name}, run_id {spec.run_id.hex()}, SHA-256 {digest}"
+        )
+        if config.out is not None:
+            write_spec(config.out, text)
+            _say(f"written to {config.out}")
+        return _look(spec, chain, opener)
+
+
+def _look(spec: RunSpec, chain: BittensorChain, opener: OpenBucket) -> int:
+    report = look(spec, chain, opener)
+    _say(position(spec, chain.head()))
     Console(width=None if sys.stdout.isatty() else 110).print(table(report))
     wrong = [finding.what for finding in report.findings if not finding.mirrors]
     _say("all is there" if not wrong else f"not to be had: {', '.join(wrong)}")

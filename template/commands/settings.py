@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from template.chain.wallet_files import hotkey_file
 from template.cli.bucket_flags import BucketConfig, bucket_config
 from template.cli.neuron_flags import miner_config, validator_config
-from template.cli.owner_flags import CheckConfig, PublishConfig, owner_config
+from template.cli.owner_flags import CheckConfig, FindConfig, PublishConfig, owner_config
 from template.settings import MinerConfig, ValidatorConfig, WalletConfig
 
 
@@ -28,7 +28,9 @@ def validator_settings(args: argparse.Namespace, env: Mapping[str, str]) -> Vali
     return config
 
 
-def owner_settings(args: argparse.Namespace, env: Mapping[str, str]) -> PublishConfig | CheckConfig:
+def owner_settings(
+    args: argparse.Namespace, env: Mapping[str, str]
+) -> PublishConfig | CheckConfig | FindConfig:
     """Settings of one owner command; ConfigError also if `publish` lacks the hotkey's file."""
     config = owner_config(args, env)
     if isinstance(config, PublishConfig):

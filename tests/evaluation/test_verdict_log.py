@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from evaluation.conclusion import reputations_and_weights
+from evaluation.conclusion import Registered, reputations_and_weights
 from evaluation.history import (
     Histories,
     add_window,
@@ -37,12 +37,13 @@ RULES = PayRules(
     ),
     weights=WeightRules(
         history_windows=4, most_windows=4, min_windows=2, confidence_z=1.0, min_relative_gain=0.1,
-        gain_power=1.0, credit_share=1.0, max_share=0.8, burn_uid=0,
+        gain_power=1.0, credit_share=1.0, max_share=0.8,
     ),
     work_windows=6,
     tested=True,
 )  # fmt: skip
 UIDS = {"hk1": 1, "hk2": 2, "hk3": 3, "hk4": 4, "hk5": 5}
+REGISTERED = Registered(uids=UIDS, burn_uid=0)
 NUM_HELD, NUM_OWN = 32, 8
 
 
@@ -76,12 +77,12 @@ def _logs(num_windows: int, rules: PayRules = RULES) -> list[WindowLog]:
         verdicts = judge(blanks, measured, states, rules.judge)
         known = windows_in(select_windows(histories, range(window)))
         histories = add_window(histories, window, verdicts, rules.length)
-        reputations, shares = reputations_and_weights(histories, window, UIDS, rules)
+        reputations, shares = reputations_and_weights(histories, window, REGISTERED, rules)
         logs.append(
             WindowLog(
                 window=window, seed=f"{window:064x}", ids_S=np.arange(owners.size), known=known,
                 undelivered=undelivered, measured=measured, verdicts=verdicts, uids=UIDS,
-                reputations=reputations, shares=shares,
+                burn_uid=0, reputations=reputations, shares=shares,
             )
         )  # fmt: skip
         undelivered = ((window, "hk5"),) if window % 2 else ()
@@ -135,7 +136,7 @@ def test_a_validator_that_lost_windows_says_so_and_is_followed() -> None:
     blanks = [replace(v, status=NOT_SCORED) if v.uid != 5 else v for v in fifth.verdicts]
     verdicts = judge(blanks, fifth.measured, states, RULES.judge)
     after = add_window(histories, 4, verdicts, RULES.length)
-    reputations, shares = reputations_and_weights(after, 4, UIDS, RULES)
+    reputations, shares = reputations_and_weights(after, 4, REGISTERED, RULES)
     lost = replace(
         fifth, known=(0, 1, 2), undelivered=(), verdicts=verdicts, reputations=reputations,
         shares=shares,

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
-from evaluation.conclusion import reputations_and_weights
+from evaluation.conclusion import Registered, reputations_and_weights
 from evaluation.history import add_window, select_windows, work_states
 from evaluation.judge import judge
 from evaluation.verdict import NOT_SCORED, Verdict
@@ -150,7 +150,8 @@ class Bench:
         blanks = [_blank(verdict, forged) for verdict in forged.verdicts]
         verdicts = judge(blanks, forged.measured, states, self.rules.judge)
         after = add_window(histories, FORGED, verdicts, self.rules.length)
-        reputations, shares = reputations_and_weights(after, FORGED, forged.uids, self.rules)
+        registered = Registered(uids=forged.uids, burn_uid=forged.burn_uid)
+        reputations, shares = reputations_and_weights(after, FORGED, registered, self.rules)
         return replace(forged, verdicts=verdicts, reputations=reputations, shares=shares)
 
 
