@@ -187,10 +187,10 @@ length       {_length(spec)}, about {_duration(length_s)} at {block_s:.2g} s a b
 mirror       {", ".join(spec.data.mirrors)}
 
 Hand {config.out.name} and its SHA-256 to miners and validators, and tell them the subnet:
-  --netuid {config.chain.netuid} --subtensor.network {config.chain.network}
+  --netuid {config.chain.netuid} --subtensor.network {redact_endpoint(config.chain.network)}
 They can see that all is there:
   tessera newcomer --run {config.out.name} --netuid {config.chain.netuid} \
---subtensor.network {config.chain.network}
+--subtensor.network {redact_endpoint(config.chain.network)}
 Keep the bucket and its read key as they are until the run has ended.
 """
 
