@@ -58,10 +58,10 @@ def setup_logging(level: Level, directory: Path | None, *, role: str, hotkey: st
     logging.captureWarnings(True)
 
 
-def setup_warnings() -> None:
+def setup_warnings(line_format: str = "%(levelname)s: %(message)s") -> None:
     """Send warnings alone to standard error, for a command that reports on standard output."""
     handler = logging.StreamHandler()
-    handler.setFormatter(LineFormatter("%(levelname)s: %(message)s"))
+    handler.setFormatter(LineFormatter(line_format))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
 
 

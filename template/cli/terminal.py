@@ -141,7 +141,7 @@ def guard_faults() -> None:
     handler = logging.StreamHandler()
     handler.setLevel(logging.WARNING)
     handler.setFormatter(LineFormatter("%(levelname)s: %(message)s"))
-    logging.lastResort = handler  # type: ignore[assignment]  # typeshed: a private subclass
+    logging.lastResort = handler
     sys.excepthook = _print_uncaught
     threading.excepthook = _print_uncaught_of_thread
 

@@ -29,6 +29,8 @@ from template.cli.terminal import (
 )
 
 ROOT = Path(__file__).parents[2]
+OWN_WORDS = ("localnet/flags.py", "localnet/bucket_server.py", "localnet/chain/__main__.py")
+"""A listing, and the two servers of a localnet, whose lines a program reads."""
 EVIL = "".join(
     map(
         chr,
@@ -94,7 +96,7 @@ def test_what_is_said_is_a_line_in_every_encoding(encoding: str, text: str) -> N
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, name, stream)
             write(text)
-        written = stream.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]
+        written = stream.buffer.getvalue().decode(encoding)
         assert written.count("\n") == 1
         assert is_harmless(written.removesuffix("\n"))
 
@@ -145,6 +147,7 @@ def test_an_error_of_many_lines_forges_no_record_and_is_bounded(tmp_path: Path) 
 def test_uncaught_errors_and_libraries_without_a_log_are_escaped(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    hooks = sys.excepthook, threading.excepthook, logging.lastResort
     evil = ValueError("\x1b[2Jgone\r\nroot: forged\u202e")
     with restored_logging(), escaped_faults():
         root = logging.getLogger()
@@ -163,7 +166,7 @@ def test_uncaught_errors_and_libraries_without_a_log_are_escaped(
     assert all(map(is_harmless, said))
     assert all(line.startswith(CONTINUED) for line in said[1:])
     assert sum("<U+001B>[2Jgone<U+000D>" in line for line in said) == 3
-    assert sys.excepthook is sys.__excepthook__
+    assert hooks == (sys.excepthook, threading.excepthook, logging.lastResort)
 
 
 def test_a_wrong_flag_is_shown_escaped(capsys: pytest.CaptureFixture[str]) -> None:
@@ -176,9 +179,9 @@ def test_a_wrong_flag_is_shown_escaped(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_no_command_writes_past_the_door() -> None:
     """A caller that cannot print cannot forget to escape."""
-    doors = {"template/cli/terminal.py", "template/cli/completion.py"}
+    doors = {"template/cli/terminal.py", "template/cli/completion.py", *OWN_WORDS}
     past = []
-    for folder in ("template", "evaluation", "compression", "neurons"):
+    for folder in ("template", "evaluation", "compression", "neurons", "localnet"):
         for path in (ROOT / folder).rglob("*.py"):
             name = path.relative_to(ROOT).as_posix()
             calls = [

@@ -291,7 +291,6 @@ def test_a_figure_at_its_bound_overflows_nothing(kind: str, field: str, values: 
         with np.errstate(over="raise", divide="raise"):
             found = verify_logs(logs, RULES).found
         assert all(line.isprintable() for line in found)
-        assert found or field == "window"
 
 
 @pytest.mark.parametrize("number", ["9" * 41, "9" * 5000, "1e999", "NaN", "-Infinity"])
