@@ -155,6 +155,7 @@ def _checked(config: MinerConfig, identity: _Identity, clock: ClockWatch) -> Ite
     """
     log.info("asking the chain at %s", identity.commands.network)
     with closing(_open_chain(config, None, START_PATIENCE)) as chain:
+        chain.check_fallbacks()
         ask_for_place(chain, identity.hotkey, identity.commands)
         clock_ahead_s = time.time() - chain.head_time_s()
     check_state_dir(config.neuron.state_dir)
@@ -229,6 +230,7 @@ def _open_chain(
 ) -> BittensorChain:
     return BittensorChain(
         endpoint=config.chain.network,
+        fallbacks=config.chain.fallbacks,
         netuid=config.chain.netuid,
         wallet=wallet,
         version_key=__spec_version__,

@@ -86,6 +86,7 @@ def _check(config: CheckConfig) -> int:
 def _chain(config: ChainConfig, wallet: Any) -> Iterator[BittensorChain]:
     chain = BittensorChain(
         endpoint=config.network,
+        fallbacks=config.fallbacks,
         netuid=config.netuid,
         wallet=wallet,
         version_key=__spec_version__,
