@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from functools import partial
 
 from rich.table import Column, Table
+from rich.text import Text
 
 from template.base.standing import unregistered_owner
 from template.chain import Chain, Metagraph
 from template.chain.ballots import read_records_of_any_run
+from template.cli.terminal import one_line
 from template.context import OpenBucket
 from template.data.manifest import Manifest, manifest_limit_bytes, parse_manifest
 from template.errors import (
@@ -239,7 +241,9 @@ def table(report: Report) -> Table:
     for finding in report.findings:
         num_bytes = "" if finding.num_bytes is None else f"{finding.num_bytes:,}"
         given_by = ", ".join(hotkey[:SHORT_CHARS] for hotkey in finding.mirrors) or "NOBODY"
-        shown.add_row(finding.what, num_bytes, given_by, "; ".join(finding.faults))
+        cells = (finding.what, num_bytes, given_by, "; ".join(finding.faults))
+        # As texts: square brackets in a fault are no markup.
+        shown.add_row(*(Text(one_line(cell)) for cell in cells))
     return shown
 
 

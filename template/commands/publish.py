@@ -199,7 +199,8 @@ length       {_length(spec)}, about {_duration(length_s)} at {block_s:.2g} s a b
 mirror       {", ".join(spec.data.mirrors)}
 
 Miners and validators find the run by the netuid, and see that all is there:
-  tessera newcomer --netuid {config.chain.netuid} --subtensor.network {config.chain.network} \
+  tessera newcomer --netuid {config.chain.netuid} \
+--subtensor.network {redact_endpoint(config.chain.network)} \
 {LOCAL_FLAG if schedule.is_local else ""}--out {config.out.name}
 Tell them the SHA-256, which the command shows to them too.
 Keep the bucket and its read key as they are until the run has ended.

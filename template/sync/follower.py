@@ -136,8 +136,8 @@ class Follower:
         try:
             return self._decide(self.next_window)
         except ChainError:
-            # The candidates stand in the oldest block of a ballot: an endpoint that has dropped that
-            # block alone has dropped the ballot.
+            # The candidates stand in the oldest block of a ballot: an endpoint without that block
+            # has dropped the ballot.
             context = self._context
             oldest_block = context.schedule.commit_block(self.next_window)
             if context.chain.finalized() - oldest_block < KEPT_BLOCKS:

@@ -254,6 +254,46 @@ def test_every_figure_has_bounds_and_a_short_error(kind: str, field: str, values
         assert str(caught.value).isprintable()
 
 
+EXTREMES = [
+    ("window", "window", [2**32 - 1]),
+    ("verdict", "pages_consumed", [0, 2**32 - 1]),
+    ("verdict", "base_window", [0, 2**32 - 1]),
+    ("verdict", "gain", [2e39, -2e39]),
+    ("verdict", "gain_standard_error", [0.0, 2e39]),
+    ("verdict", "relative_gain", [17.0, -1.0]),
+    ("verdict", "work_effect", [4.0, -4.0]),
+    ("verdict", "work_variance", [1e-9, 1e150]),
+    ("verdict", "work_square", [0.0, 16.0]),
+    ("verdict", "after", [[1e39] * 56, [-1e39] * 56, [1e39, -1e39] * 28, [None] * 56]),
+    ("window", "before", [[1e39] * 56, [-1e39] * 56, [1e39, -1e39] * 28, [None] * 56]),
+    ("reputation", "log_ratio", [1000.0, -1000.0]),
+    ("reputation", "mu", [1e6, -1e6]),
+    ("reputation", "sigma", [0.0, 1e6]),
+    ("weights", "shares", [{"1": 1.0, "2": 1.0}]),
+]
+
+
+@pytest.mark.parametrize(("kind", "field", "values"), EXTREMES)
+def test_a_figure_at_its_bound_overflows_nothing(kind: str, field: str, values: list) -> None:
+    """What the door lets in is followed to the end, and is a finding about this log alone."""
+    texts = [encode_log(log) for log in _logs(6)]
+    for value in values:
+        forged = []
+        for text in texts:
+            rows = [json.loads(line) for line in text.splitlines()]
+            for row in rows:
+                if row["kind"] == kind and row.get(field) is not None and field != "window":
+                    row[field] = value
+            if field == "window" and text == texts[-1]:
+                for row in rows:
+                    row.update({"window": value} if "window" in row else {})
+            forged.append("".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))
+        logs = [decode_log(text) for text in forged]
+        with np.errstate(over="raise", divide="raise"):
+            found = verify_logs(logs, RULES).found
+        assert all(line.isprintable() for line in found)
+
+
 @pytest.mark.parametrize("number", ["9" * 41, "9" * 5000, "1e999", "NaN", "-Infinity"])
 def test_a_loss_that_is_no_double_is_refused(number: str) -> None:
     text = encode_log(_logs(1)[0])
