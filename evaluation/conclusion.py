@@ -19,13 +19,26 @@ class Reputation:
     rating: Rating
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Registered:
+    """Registrations of the subnet at one block.
+
+    `uids`: registered hotkey -> uid. `burn_uid`: uid of the subnet owner's hotkey; None for an
+    owner's hotkey without a uid.
+    """
+
+    uids: Mapping[str, int]
+    burn_uid: int | None
+
+
 def reputations_and_weights(
-    histories: Histories, window: int, uids: Mapping[str, int], rules: PayRules
+    histories: Histories, window: int, registered: Registered, rules: PayRules
 ) -> tuple[dict[str, Reputation], dict[int, float]]:
     """Reputations by hotkey and shares by uid after `window`.
 
-    `histories` include the window; `uids`: registered hotkey -> uid.
+    `histories` include the window.
     """
+    uids = registered.uids
     past = past_of(histories, rules.judge)
     ratings = ratings_of(histories, window - rules.weights.history_windows + 1)
     reputations = {
@@ -38,7 +51,8 @@ def reputations_and_weights(
         for hotkey, evidence in past.evidence.items()
         if hotkey in uids and (evidence.work.holds or not rules.tested)
     }
-    return reputations, chain_weights(known, holding, window, rules.weights)
+    shares = chain_weights(known, holding, window, rules.weights, registered.burn_uid)
+    return reputations, shares
 
 
 def choose_accepted(

@@ -39,7 +39,8 @@ def paired_gain(before: npt.NDArray[np.float64], after: npt.NDArray[np.float64])
     """
     if before.shape != after.shape or before.ndim != 1 or before.size < 2:
         raise ValueError(f"two equal vectors of 2 or more losses: {before.shape}, {after.shape}")
-    difference = before - after
+    with np.errstate(invalid="ignore"):  # infinity less infinity, which counts as not finite
+        difference = before - after
     if not np.isfinite(difference).all():
         return Gain(mean=-math.inf, standard_error=0.0, num_sequences=before.size)
     return Gain(

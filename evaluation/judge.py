@@ -91,7 +91,8 @@ def _samples(measured: Measured, alike: Mapping[int, Sequence[int]]) -> dict[int
     uids = sorted(measured.after_S)
     if not uids:
         return {}
-    gains_IS = np.stack([measured.before_S - measured.after_S[uid] for uid in uids])
+    with np.errstate(invalid="ignore"):  # infinity less infinity, which counts as not finite
+        gains_IS = np.stack([measured.before_S - measured.after_S[uid] for uid in uids])
     return work_samples(gains_IS, np.array(uids, dtype=np.int64), measured.owners_S, alike)
 
 

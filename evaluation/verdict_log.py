@@ -66,7 +66,8 @@ class WindowLog:
     `seed`: hash of the block behind the pool's draw (hex). `ids_S`: the pool's pages. `known`:
     earlier windows in the validator's memory; fewer after an absence or a lost state.
     `undelivered`: (window, hotkey) pairs found undelivered by votes since the previous log.
-    `uids`: uid of every hotkey with a weight. `shares`: uid -> weight.
+    `uids`: uid of every hotkey with a weight. `burn_uid`: uid of the subnet owner's hotkey, None
+    for a hotkey without one. `shares`: uid -> weight.
     """
 
     window: int
@@ -77,6 +78,7 @@ class WindowLog:
     measured: Measured
     verdicts: tuple[Verdict, ...]
     uids: Mapping[str, int]
+    burn_uid: int | None
     reputations: Mapping[str, Reputation]
     shares: Mapping[int, float]
 
@@ -95,6 +97,7 @@ def encode_log(log: WindowLog) -> str:
             "known": list(log.known),
             "undelivered": [list(found) for found in log.undelivered],
             "uids": dict(log.uids),
+            "burn_uid": log.burn_uid,
         }
     ]
     for verdict in log.verdicts:
@@ -174,6 +177,7 @@ def _log(head: Row, verdicts: Sequence[Row], reputations: Sequence[Row], weights
             hotkey_of(hotkey): whole(uid, "uid", MAX_UID)
             for hotkey, uid in table(head["uids"], "uids").items()
         },
+        burn_uid=maybe(head["burn_uid"], "burn_uid", MAX_UID, 0, whole),
         reputations={hotkey_of(row["hotkey"]): _reputation(row) for row in reputations},
         shares={
             whole(int(uid), "uid", MAX_UID): real(share, "a share", 1.0, 0.0)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from evaluation.conclusion import reputations_and_weights
+from evaluation.conclusion import Registered, reputations_and_weights
 from evaluation.history import Histories, add_window, mark_undelivered, past_of, select_windows
 from evaluation.judge import Measured, judge
 from evaluation.rules import PayRules
@@ -31,7 +31,8 @@ def compare_with_losses(log: WindowLog, histories: Histories, rules: PayRules) -
     expected = _expected_verdicts(log, histories, rules)
     found = _compare_verdicts(log, expected, ("status", "gain_log_ratio", *FIGURES))
     after = add_window(histories, log.window, expected.values(), rules.length)
-    reputations, shares = reputations_and_weights(after, log.window, log.uids, rules)
+    registered = Registered(uids=log.uids, burn_uid=log.burn_uid)
+    reputations, shares = reputations_and_weights(after, log.window, registered, rules)
     window = f"window {log.window}"
     for hotkey in sorted(reputations.keys() | log.reputations.keys()):
         said, is_so = log.reputations.get(hotkey), reputations.get(hotkey)
@@ -197,12 +198,17 @@ def compare_losses(
     ]
 
 
-def compare_uids(log: WindowLog, registered: Mapping[str, int]) -> list[str]:
-    """Differences in the uids of weighted hotkeys: the registered hotkeys with a reputation."""
+def compare_uids(log: WindowLog, registered: Registered) -> list[str]:
+    """Differences in the burn uid, and in the uids of the registered hotkeys with a reputation."""
     found = []
+    if log.burn_uid != registered.burn_uid:
+        found.append(
+            f"window {log.window}: the burn uid, that of the subnet owner's hotkey, is "
+            f"{registered.burn_uid}, the log says {log.burn_uid}"
+        )
     for hotkey in sorted(log.reputations.keys() | log.uids.keys()):
         said = log.uids.get(hotkey)
-        is_so = registered.get(hotkey) if hotkey in log.reputations else None
+        is_so = registered.uids.get(hotkey) if hotkey in log.reputations else None
         if said != is_so:
             found.append(f"window {log.window}, {hotkey}: its uid is {is_so}, the log says {said}")
     return found

@@ -9,7 +9,8 @@ For a miner i with a passed work test, over the counted windows:
     share_i  = min(merit_i / sum of merits, max_share);     the rest goes to the burn uid
 
 Gain pays; the rating only orders. Configured shares are paid shares: a cap or an absence is burned
-and never redistributed.
+and never redistributed. The burn uid is the uid of the subnet owner's hotkey, whose incentive the
+chain burns; without such a uid the rest has no receiver, and the shares add up to less than 1.
 
 Credit is capped by work. A payload with little fresh work, sent without error feedback and scaled
 up to an honest length, gains as much as honest payloads in a window, and would leave rivals with
@@ -53,7 +54,6 @@ class WeightRules:
     gain_power: float
     credit_share: float
     max_share: float
-    burn_uid: int
 
 
 def lower_bound(gains: Sequence[float], z: float) -> float:
@@ -64,19 +64,23 @@ def lower_bound(gains: Sequence[float], z: float) -> float:
 
 
 def chain_weights(
-    histories: Mapping[int, History], holding: Collection[int], window: int, rules: WeightRules
+    histories: Mapping[int, History],
+    holding: Collection[int],
+    window: int,
+    rules: WeightRules,
+    burn_uid: int | None,
 ) -> dict[int, float]:
-    """Shares by uid with sum 1. `histories`: by uid; `holding`: uids with a passed work test.
+    """Shares by uid with sum 1; a smaller sum without a burn uid.
 
-    Only gains of windows from `first_window` to `window` count. Without a miner to pay, the burn
-    uid gets everything.
+    `histories`: by uid; `holding`: uids with a passed work test. Only gains of windows from
+    `first_window` to `window` count. Without a miner to pay, the burn uid gets everything.
     """
     first = first_window(histories, window, rules)
     length = window - first + 1
     there = {
         uid: [history[w] for w in sorted(history) if first <= w <= window]
         for uid, history in histories.items()
-        if uid in holding and uid != rules.burn_uid
+        if uid in holding and uid != burn_uid
     }
     bounds = {}
     for uid, entries in there.items():
@@ -94,7 +98,7 @@ def chain_weights(
     total = math.fsum(merits.values())
     shares = {uid: min(merit / total, rules.max_share) for uid, merit in sorted(merits.items())}
     burned = max(0.0, 1.0 - math.fsum(shares.values()))
-    return {**shares, rules.burn_uid: burned} if burned > 0 else shares
+    return shares if burn_uid is None or burned == 0 else {**shares, burn_uid: burned}
 
 
 def work_done(recent: Sequence[Entry], history: History) -> float:

@@ -36,12 +36,12 @@ from localnet.weed import choose_port
 from template import __spec_version__
 from template.base.preflight import load_codec
 from template.chain.bittensor import BittensorChain, ChainOptions, ConnectionLost
-from template.commands.plan import RunChoices, load_plan, prepare_run, upload
+from template.commands.plan import RunChoices, load_plan, prepare_run, upload, upload_spec
 from template.data.corpus import load_corpus
 from template.errors import ConfigError, SubnetError, Unavailable
 from template.protocol.keys import bucket_name
 from template.protocol.record import Access, AccessKind, Record, encode_record
-from template.protocol.spec import RunSpec, spec_to_toml
+from template.protocol.spec import RunSpec
 from template.protocol.ss58 import public_key
 from template.retry import retry
 from template.store.s3 import S3Store
@@ -187,10 +187,13 @@ class Localnet:
             num_windows=config.num_windows,
         )
         run = prepare_run(plan, corpus, choices, self._say)
-        upload(run, S3Store(self.server.bucket(self._bucket(owner), self._identities[owner].rw)))
+        bucket = S3Store(self.server.bucket(self._bucket(owner), self._identities[owner].rw))
+        upload(run, bucket)
+        text = upload_spec(run.spec, bucket)
+        record = Record(access=self._access(owner), offer=run.spec.run_id)
         with closing(self._open_chain(self.wallets[owner])) as chain:
-            chain.publish(encode_record(Record(access=self._access(owner))))
-        (config.out / "run.toml").write_text(spec_to_toml(run.spec), encoding="utf-8")
+            chain.publish(encode_record(record))
+        (config.out / "run.toml").write_text(text, encoding="utf-8")
         return run.spec
 
     def _bucket(self, name: str) -> str:

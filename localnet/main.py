@@ -16,19 +16,21 @@ from localnet.progress import LiveProgress
 from localnet.report import Report
 from localnet.snapshot import ProgressReader
 from localnet.table import final_table, summary
+from template.cli.log import setup_warnings
+from template.cli.terminal import complain
 from template.errors import EXIT_INTERRUPTED, EXIT_OPERATOR, ConfigError, SubnetError
 
 
 def run_localnet(config: LocalnetConfig) -> int:
     """Run a localnet; the exit status, as --help describes it."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    setup_warnings("%(levelname)s %(name)s: %(message)s")
     # The launcher itself reports the chain's death.
     logging.getLogger("template.chain.health").setLevel(logging.ERROR)
     console = Console(width=None if sys.stdout.isatty() else 110)
     try:
         lock = prepare_folder(config.out)
     except ConfigError as error:
-        sys.stderr.write(f"localnet: {error}\n")
+        complain(f"localnet: {error}")
         return EXIT_OPERATOR
     with lock:
         return _run(config, console)
@@ -38,10 +40,11 @@ def _run(config: LocalnetConfig, console: Console) -> int:
     try:
         return _run_and_present(config, console)
     except KeyboardInterrupt:
-        sys.stderr.write("localnet: interrupted; every process was ended\n")
+        complain("localnet: interrupted; every process was ended")
         return EXIT_INTERRUPTED
     except SubnetError as error:
-        sys.stderr.write(f"localnet: {error}\nlocalnet: logs are in {config.out / 'logs'}\n")
+        complain(f"localnet: {error}")
+        complain(f"localnet: logs are in {config.out / 'logs'}")
         return 1
 
 

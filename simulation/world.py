@@ -91,6 +91,8 @@ class Ledger:
     commitments: dict[str, tuple[list[int], list[bytes]]] = field(default_factory=dict)
     """hotkey -> (blocks in ascending order, the record published in each)."""
     weights: dict[str, list[dict[int, float]]] = field(default_factory=dict)
+    owner_hotkey: str | None = None
+    """None: the hotkey of uid 0."""
     dropped: dict[str, int] = field(default_factory=dict)
     """hotkey -> the first block without its registration."""
     reorganised: list[tuple[int, int]] = field(default_factory=list)
@@ -155,7 +157,7 @@ class FakeChain:
             netuid=1,
             block=block,
             tempo_blocks=8,
-            owner_hotkey=self._ledger.neurons[0].hotkey,
+            owner_hotkey=self._ledger.owner_hotkey or self._ledger.neurons[0].hotkey,
             neurons=self._ledger.neurons_at(block),
         )
 

@@ -19,6 +19,7 @@ from queue import Full, Queue
 from threading import Event, Thread
 from typing import Any, Final, Protocol
 
+from template.files import append_whole, reason, remedy
 from template.settings import WandbConfig
 
 logger = logging.getLogger(__name__)
@@ -50,10 +51,10 @@ class Metrics(Protocol):
 
 
 class JsonlMetrics:
-    """Appends one JSON object per call to a file, in one write each.
+    """Appends one JSON object per call to a file, as a whole line or not at all.
 
-    A process killed during a write leaves a torn line; the next process starts a new line.
-    Values without a JSON form (nan, inf) become strings.
+    Half a line, left by a kill or a full disk, is cut off before the next line. Values without a
+    JSON form (nan, inf) become strings.
     """
 
     def __init__(self, path: Path, *, now_s: Callable[[], float] = time.time) -> None:
@@ -61,8 +62,7 @@ class JsonlMetrics:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
         self._now_s = now_s
-        self._file = path.open("ab", buffering=0)
-        self._torn = _ends_torn(path)
+        append_whole(path, b"")
         self._failing = False
 
     def log(self, window: int, values: Mapping[str, Value]) -> None:
@@ -70,22 +70,16 @@ class JsonlMetrics:
         row = {"window": window, "time_s": round(self._now_s(), 3), **checked}
         line = json.dumps(row, allow_nan=False).encode("ascii") + b"\n"
         try:
-            self._write(b"\n" + line if self._torn else line)
+            append_whole(self._path, line)
         except OSError as error:
             if not self._failing:
-                logger.error("metrics: cannot write %s (%s): free the disk", self._path, error)
+                _report_unwritten(self._path, error, "windows are left out meanwhile")
             self._failing = True
         else:
             self._failing = False
 
     def close(self) -> None:
-        self._file.close()
-
-    def _write(self, data: bytes) -> None:
-        written = self._file.write(data)
-        self._torn = written != len(data)
-        if self._torn:
-            raise OSError(f"only {written} of {len(data)} bytes went to the disk")
+        """Nothing is held open."""
 
 
 class WandbMetrics:
@@ -265,8 +259,18 @@ def _open_events(path: Path) -> JsonlMetrics | None:
     try:
         return JsonlMetrics(path)
     except OSError as error:
-        logger.error("metrics: cannot write %s (%s): no events are kept", path, error.strerror)
+        _report_unwritten(path, error, "no events are kept")
         return None
+
+
+def _report_unwritten(path: Path, error: OSError, loss: str) -> None:
+    logger.error(
+        "metrics: %s cannot be written (%s), %s: %s",
+        path,
+        reason(error),
+        loss,
+        remedy(path, error),
+    )
 
 
 def _open_wandb(
@@ -334,12 +338,3 @@ def _json_value(value: Value) -> Value:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value
-
-
-def _ends_torn(path: Path) -> bool:
-    """Whether the last line lacks a line end: a process died during the write."""
-    with path.open("rb") as file:
-        if file.seek(0, os.SEEK_END) == 0:
-            return False
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) != b"\n"

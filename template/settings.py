@@ -57,10 +57,14 @@ class BucketSettings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChainConfig:
-    """A subnet of a chain; `network` is finney, test, local or a ws:// or wss:// URL."""
+    """A subnet of a chain; `network` is finney, test, local or a ws:// or wss:// URL.
+
+    `fallbacks`: endpoints of the same chain for when `network` fails.
+    """
 
     netuid: int
     network: str
+    fallbacks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -29,6 +29,9 @@ ACCOUNT = "0123456789abcdef0123456789abcdef"
 PLAN = Path(__file__).resolve().parents[1] / "runs" / "testnet.toml"
 
 
+FALLBACKS = "--subtensor.fallback_endpoints"
+
+
 def a_run_file(path: Path, network: str = "public") -> Path:
     """A run spec of a kind of chain."""
     plan = load_plan(PLAN)
@@ -120,11 +123,43 @@ def test_a_local_run_goes_to_a_chain_of_this_machine(tmp_path, flags, network):
 
 
 @pytest.mark.parametrize(
+    ("kind", "flags", "fallbacks"),
+    [
+        ("public", ["-n", "test"], ()),
+        ("public", ["-n", "ws://127.0.0.1:9944", FALLBACKS, "finney"], ("finney",)),
+        ("public", ["-n", "test", FALLBACKS, "wss://a:1/t?k=%2C,ws://[::1]:2"],
+         ("wss://a:1/t?k=%2C", "ws://[::1]:2")),
+        ("local", [FALLBACKS, "ws://127.0.0.1:9945"], ("ws://127.0.0.1:9945",)),
+    ],
+)  # fmt: skip
+def test_several_endpoints_are_named_with_commas(tmp_path, kind, flags, fallbacks):
+    path = a_run_file(tmp_path / "run.toml", kind)
+    assert miner(["--run", str(path), "--netuid", "3", *flags]).chain.fallbacks == fallbacks
+
+
+def test_an_endpoint_named_twice_is_no_other_endpoint(run_file):
+    with pytest.raises(ConfigError, match=f"{FALLBACKS}: names an endpoint twice"):
+        miner(["--run", str(run_file), "--netuid", "3", "-n", "test", FALLBACKS, "finney,test"])
+
+
+@pytest.mark.parametrize("value", ["", "test,", "wss://a:1,https://b", "ws://u:hunter2@b:x"])
+def test_a_list_of_endpoints_has_endpoints_alone(run_file, value, capsys):
+    with pytest.raises(SystemExit) as ended:
+        miner(["--run", str(run_file), "--netuid", "3", "-n", "test", FALLBACKS, value])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert FALLBACKS in said
+    assert "hunter2" not in said
+
+
+@pytest.mark.parametrize(
     ("kind", "flags", "words"),
     [
         ("public", [], ("--subtensor.network: missing", "finney or test")),
         ("public", ["-n", "local"], ("--subtensor.network local: contradicts", "ws://127.0.0.1")),
         ("local", ["-n", "finney"], ("--subtensor.network: contradicts", "leave")),
+        ("local", [FALLBACKS, "finney"], (f"{FALLBACKS}: contradicts",)),
+        ("public", ["-n", "test", FALLBACKS, "local"], (f"{FALLBACKS} local: contradicts",)),
         ("local", ["-n", "test"], ("--subtensor.network: contradicts", "leave")),
         ("local", ["-n", "wss://127.0.0.1.example.com"], ("--subtensor.network: contradicts",)),
         (
@@ -315,9 +350,13 @@ def test_run_must_be_a_file(tmp_path, capsys):
     with pytest.raises(SystemExit):
         miner(["--netuid", "3", "--run", str(tmp_path / "absent.toml")])
     assert "absent.toml" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        miner(["--netuid", "3"])
-    assert "--run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("parse", [miner, validator])
+def test_a_neuron_without_a_run_spec_is_told_how_to_find_it(parse):
+    words = r"--run: missing; `tessera newcomer --netuid 3 .* --out run\.toml`"
+    with pytest.raises(ConfigError, match=words):
+        parse(["--netuid", "3"])
 
 
 @pytest.mark.parametrize("parse", [miner, validator])

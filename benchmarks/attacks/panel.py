@@ -19,16 +19,14 @@ from benchmarks.attacks.model import LeanWorkers
 from benchmarks.learning.judge import measure
 from benchmarks.learning.messages import Message
 from benchmarks.learning.strategies.ours import Ours
-from evaluation.conclusion import reputations_and_weights
+from evaluation.conclusion import Registered, reputations_and_weights
 from evaluation.history import Histories, add_window, mark_undelivered, past_of
 from evaluation.judge import Measured, judge
 from evaluation.overlap import Earlier, Places, find_overlaps, kept_positions, mark_applied
-from evaluation.rules import PayRules
 from evaluation.verdict import NAMED, NOT_SCORED, Verdict
 from evaluation.work import HELD_OUT
 from template.data.assignment import claimed_pages
 from template.protocol.hashing import labelled_hash, uint_bytes
-from template.protocol.spec import RunSpec
 from template.scoring.rules import pay_rules
 
 CLAIMED_PAGES, WORK_EFFECT = 32, 0.25
@@ -123,7 +121,7 @@ class Panel:
             work_effect=setting.work_effect,
         )
         self._spec = replace(workers.spec, evaluation=evaluation)
-        self._rules = _pay_rules(self._spec)
+        self._rules = pay_rules(self._spec)
         self._validators = [
             setting.dishonest or Validator(),
             *([Validator()] * (NUM_VALIDATORS - 1)),
@@ -209,7 +207,8 @@ class Panel:
             verdicts = tuple(replace(v, status=NAMED) if v.measured else v for v in verdicts)
         book.histories = add_window(book.histories, number, verdicts, self._rules.length)
         uids = {key: uid for uid, key in sent.keys.items()}
-        _, shares = reputations_and_weights(book.histories, number, uids, self._rules)
+        registered = Registered(uids=uids, burn_uid=BURN_UID)
+        _, shares = reputations_and_weights(book.histories, number, registered, self._rules)
         finding = Finding(verdicts=verdicts, shares=shares)
         oldest = number - self._spec.outer.max_staleness - 2
         book.earlier = [e for e in book.earlier if e.window >= oldest] + [
@@ -262,8 +261,3 @@ def _hidden_from(validator: int, roster: Sequence[Actor]) -> frozenset[int]:
     return frozenset(
         uid for uid, seen in seen_by.items() if seen is not None and validator not in seen
     )
-
-
-def _pay_rules(spec: RunSpec) -> PayRules:
-    rules = pay_rules(spec)
-    return replace(rules, weights=replace(rules.weights, burn_uid=BURN_UID))

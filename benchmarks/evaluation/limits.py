@@ -32,7 +32,7 @@ import torch
 
 from benchmarks.learning.report import commit
 from benchmarks.learning.text import ROOT, load_pages
-from evaluation.conclusion import reputations_and_weights
+from evaluation.conclusion import Registered, reputations_and_weights
 from evaluation.history import Histories, add_window, past_of
 from evaluation.judge import Measured, judge
 from evaluation.overlap import Earlier, Places, find_overlaps
@@ -301,7 +301,8 @@ def _judge_s(spec: RunSpec, owners: np.ndarray, count: int) -> float:
     started = time.process_time()
     last = spec.weights.history_windows
     histories = add_window(histories, last, verdicts(last), rules.length)
-    reputations_and_weights(histories, last, {str(uid): uid for uid in range(count)}, rules)
+    registered = Registered(uids={str(uid): uid for uid in range(count)}, burn_uid=None)
+    reputations_and_weights(histories, last, registered, rules)
     return time.process_time() - started
 
 

@@ -186,11 +186,14 @@ def _pay(state: State, netuid: int, pending: Pending, outputs: EpochOutputs) -> 
     incentive_rao = split(server_rao, outputs.server_share)
     dividend_rao = split(validator_rao, outputs.validator_share)
     owner_coldkey = state.subtensor.get("SubnetOwner", netuid)
+    owner_hotkey = state.subtensor.get("SubnetOwnerHotkey", netuid)
     paid_rao = []
     for uid, hotkey in enumerate(neurons.hotkeys(state, netuid)):
         coldkey = state.subtensor.get("Owner", hotkey)
-        # The runtime burns what miners' half gives to any hotkey of the subnet's owner.
-        kept_rao = 0 if coldkey == owner_coldkey else incentive_rao[uid]
+        # The runtime burns what miners' half gives to the owner's hotkey, whoever holds its
+        # coldkey, and to every other hotkey of the owner's coldkey.
+        is_owners = hotkey == owner_hotkey or coldkey == owner_coldkey
+        kept_rao = 0 if is_owners else incentive_rao[uid]
         paid_rao.append(kept_rao + dividend_rao[uid])
         staking.credit_alpha(
             state, netuid, hotkey=hotkey, coldkey=coldkey, amount_rao=paid_rao[uid]
@@ -200,7 +203,7 @@ def _pay(state: State, netuid: int, pending: Pending, outputs: EpochOutputs) -> 
     staking.credit_alpha(
         state,
         netuid,
-        hotkey=state.subtensor.get("SubnetOwnerHotkey", netuid),
+        hotkey=owner_hotkey,
         coldkey=owner_coldkey,
         amount_rao=pending.owner_rao,
     )

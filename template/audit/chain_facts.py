@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from evaluation.conclusion import Registered
 from evaluation.verdict_log import WindowLog
 from evaluation.verify import compare_uids
 from template.audit.findings import Findings
@@ -45,9 +46,10 @@ def compare_seed(log: WindowLog, seed: bytes, found: Findings) -> None:
 
 
 def compare_registered_uids(log: WindowLog, context: ReadContext, found: Findings) -> None:
-    """Uids of the hotkeys with a reputation, as registered at the stake block."""
+    """The burn uid, and the uids of hotkeys with a reputation, as registered at the stake block."""
     graph = context.chain.metagraph(context.schedule.stake_block(log.window))
-    found.wrong += compare_uids(log, {n.hotkey: n.uid for n in graph.neurons})
+    registered = {neuron.hotkey: neuron.uid for neuron in graph.neurons}
+    found.wrong += compare_uids(log, Registered(uids=registered, burn_uid=graph.owner_uid))
 
 
 def compare_committed(log: WindowLog, members: Mapping[int, Member], found: Findings) -> None:

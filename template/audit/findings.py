@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from template.protocol.strangers import shown
+from template.protocol.strangers import in_ascii
 
 MAX_LINE_CHARS = 2000
 """Maximum length of a finding: two lists of 256 uids."""
@@ -26,9 +26,12 @@ class Findings:
     def window_label(self) -> str:
         return f"window {self.window}"
 
+    def add_fault(self, text: str) -> None:
+        self.wrong.append(in_ascii(f"{self.window_label}, {text}", MAX_LINE_CHARS))
+
     def add_difference(self, subject: str, actual: object, logged: object) -> None:
         line = f"{self.window_label}, {subject} is {actual}, the log says {logged}"
-        self.wrong.append(shown(line, MAX_LINE_CHARS))
+        self.wrong.append(in_ascii(line, MAX_LINE_CHARS))
 
     def add_unknown(self, text: str) -> None:
-        self.unknown.append(shown(f"{self.window_label}, {text}", MAX_LINE_CHARS))
+        self.unknown.append(in_ascii(f"{self.window_label}, {text}", MAX_LINE_CHARS))

@@ -96,7 +96,7 @@ def _read_log(source: LogSource, found: Findings) -> tuple[WindowLog, bytes] | N
     try:
         logged = decode_log(data.decode("utf-8"))
     except (LogError, UnicodeDecodeError) as error:
-        found.wrong.append(f"{found.window_label}: the object at its log's key is no log: {error}")
+        found.add_fault(f"the object at its log's key is no log: {error}")
         return None
     if logged.window != found.window:
         found.add_difference("window of the log", found.window, logged.window)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from evaluation.conclusion import Reputation, reputations_and_weights
+from evaluation.conclusion import Registered, Reputation, reputations_and_weights
 from evaluation.history import (
     Entry,
     Histories,
@@ -20,8 +20,16 @@ from evaluation.history import (
 from evaluation.rules import PayRules
 from evaluation.verdict_log import WindowLog
 from evaluation.work import WorkSample
+from template.chain import Metagraph
 from template.protocol.quorum import Decision
 from template.scoring.window import Scored
+
+NOBODY = Registered(uids={}, burn_uid=None)
+
+
+def registrations(graph: Metagraph) -> Registered:
+    """Uids by hotkey at the block of `graph`, and the uid that burns."""
+    return Registered(uids={n.hotkey: n.uid for n in graph.neurons}, burn_uid=graph.owner_uid)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,7 +57,7 @@ class ValidatorMemory:
             for hotkey, history in values.get("histories", {}).items()
         }
         newest = max((w for history in histories.values() for w in history), default=0)
-        reputations, _ = reputations_and_weights(histories, newest, {}, rules)
+        reputations, _ = reputations_and_weights(histories, newest, NOBODY, rules)
         return cls(
             rules=rules,
             histories=histories,
@@ -76,15 +84,15 @@ class ValidatorMemory:
         return replace(self, last_voted=max(self.last_voted, window))
 
     def record_window(
-        self, window: int, scored: Scored, uids: Mapping[str, int]
+        self, window: int, scored: Scored, registered: Registered
     ) -> tuple["ValidatorMemory", WindowLog]:
         """The memory with a scored window, and the window's verdict log.
 
-        `uids`: hotkey -> uid at the window's stake block.
+        `registered`: at the window's stake block.
         """
         histories = add_window(self.histories, window, scored.verdicts, self.rules.length)
-        registered = {hotkey: uid for hotkey, uid in uids.items() if hotkey in histories}
-        reputations, shares = reputations_and_weights(histories, window, registered, self.rules)
+        known = _known_to(histories, registered)
+        reputations, shares = reputations_and_weights(histories, window, known, self.rules)
         log = WindowLog(
             window=window,
             seed=scored.seed.hex(),
@@ -93,7 +101,8 @@ class ValidatorMemory:
             undelivered=self.undelivered,
             measured=scored.measured,
             verdicts=scored.verdicts,
-            uids=registered,
+            uids=known.uids,
+            burn_uid=known.burn_uid,
             reputations=reputations,
             shares=shares,
         )
@@ -127,10 +136,16 @@ class ValidatorMemory:
         """Scored windows needed for pay: `min_windows`, or all windows of a younger run."""
         return min(self.rules.weights.min_windows, window + 1)
 
-    def shares(self, uids: Mapping[str, int], window: int) -> dict[int, float]:
-        """uid -> weight, of the registered hotkeys `uids` with a history."""
-        registered = {hotkey: uid for hotkey, uid in uids.items() if hotkey in self.histories}
-        return reputations_and_weights(self.histories, window, registered, self.rules)[1]
+    def shares(self, registered: Registered, window: int) -> dict[int, float]:
+        """uid -> weight, of the registered hotkeys with a history."""
+        known = _known_to(self.histories, registered)
+        return reputations_and_weights(self.histories, window, known, self.rules)[1]
+
+
+def _known_to(histories: Histories, registered: Registered) -> Registered:
+    """The registered hotkeys with a history."""
+    uids = {hotkey: uid for hotkey, uid in registered.uids.items() if hotkey in histories}
+    return replace(registered, uids=uids)
 
 
 def _numbers_of(entry: Entry) -> list[float | None]:

@@ -4,7 +4,7 @@ Honest here. The localnet's misbehaving validators replace the policy alone.
 """
 
 from evaluation.conclusion import choose_accepted
-from template.base.memory import ValidatorMemory
+from template.base.memory import ValidatorMemory, registrations
 from template.chain import Metagraph
 from template.protocol.record import Vote
 from template.scoring.window import Scored
@@ -37,4 +37,4 @@ class ValidatorPolicy:
 
     def weights(self, graph: Metagraph, memory: ValidatorMemory, window: int) -> dict[int, float]:
         """uid -> share, as set on chain."""
-        return memory.shares({n.hotkey: n.uid for n in graph.neurons}, window)
+        return memory.shares(registrations(graph), window)

@@ -6,6 +6,7 @@ used-up quota of commitments, and a second process with the same hotkey.
 
 import logging
 from collections import deque
+from dataclasses import replace
 from typing import Final
 
 from template.chain import Metagraph, Neuron
@@ -42,14 +43,25 @@ class Standing:
         return registered(graph, context.hotkey, context.commands)
 
     def publish(self, record: Record) -> bool:
-        """As the function `publish`."""
+        """As the function `publish`; the hotkey's offer of a run stays on chain."""
+        record = self._with_offer(record)
         self._commitments.note_own(record)
         return publish(self._context, record)
 
     def publish_if_new(self, record: Record) -> None:
-        """As the function `publish_if_new`."""
+        """As the function `publish_if_new`; the hotkey's offer of a run stays on chain."""
+        record = self._with_offer(record)
         self._commitments.note_own(record)
         publish_if_new(self._context, record)
+
+    def _with_offer(self, record: Record) -> Record:
+        """The record with the offer now on chain, which `owner publish` may have changed since."""
+        chain, hotkey = self._context.chain, self._context.hotkey
+        data = chain.commitments(chain.head()).get(hotkey, b"")
+        try:
+            return replace(record, offer=decode_record(data).offer)
+        except RecordError:
+            return record
 
     def watch_permit(self) -> None:
         """Log a missing or changed validator permit, at the start and at each change."""
@@ -135,6 +147,15 @@ def registered(graph: Metagraph, hotkey: str, commands: Commands) -> Neuron:
             f"block {graph.block}; register it with {commands.register}"
         )
     return row
+
+
+def unregistered_owner(graph: Metagraph) -> str:
+    """For a graph without `owner_uid`: what is wrong, and the owner's remedy."""
+    return (
+        f"the hotkey of the subnet's owner, {graph.owner_hotkey}, is not registered as of block "
+        f"{graph.block}, so no uid can take what nobody earned; its owner registers it "
+        f"(`btcli subnets register --netuid {graph.netuid}`)"
+    )
 
 
 def publish(context: NodeContext, record: Record) -> bool:

@@ -7,7 +7,7 @@ import logging
 
 from template.base.holding import NamedPayloads
 from template.base.log_publisher import LogPublisher
-from template.base.memory import ValidatorMemory
+from template.base.memory import ValidatorMemory, registrations
 from template.base.pace import ScoringPace
 from template.base.policy import ValidatorPolicy
 from template.base.standing import Standing
@@ -218,8 +218,7 @@ class Validator:
             )
             stake_block = self.context.schedule.stake_block(window)
             graph = self.context.chain.metagraph(stake_block)
-            uids = {neuron.hotkey: neuron.uid for neuron in graph.neurons}
-            memory, window_log = self.memory.record_window(window, scored, uids)
+            memory, window_log = self.memory.record_window(window, scored, registrations(graph))
             digest = log_digest(self._logs.write(window_log))
             self.memory, self._scored = memory, (window, scored, digest)
         return self._scored[1], self._scored[2]

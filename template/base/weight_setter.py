@@ -4,6 +4,7 @@ import logging
 
 from template.base.memory import ValidatorMemory
 from template.base.policy import ValidatorPolicy
+from template.base.standing import unregistered_owner
 from template.context import NodeContext
 from template.errors import ChainError
 
@@ -33,6 +34,13 @@ class WeightSetter:
             )
             return
         if chain.head() - me.last_update < graph.tempo_blocks:
+            return
+        if graph.owner_uid is None:
+            log.warning(
+                "window %d: no weights set, the last ones stand: %s",
+                window,
+                unregistered_owner(graph),
+            )
             return
         shares = self._policy.weights(graph, memory, window)
         try:

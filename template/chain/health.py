@@ -5,6 +5,7 @@ minutes. The adapter decides when to try again, and for how long.
 """
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -17,6 +18,11 @@ logger = logging.getLogger(__name__)
 SLOW_READ_S: Final = 5.0
 """A healthy endpoint answers a read in a tenth of a second; a node makes a few reads per window."""
 REMINDER_S: Final = 600.0
+NAME_ANOTHER: Final = (
+    "if the outage lasts, name another endpoint with --subtensor.network, or several with "
+    "--subtensor.fallback_endpoints"
+)
+_URL: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^\s'\"<>]+", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,10 +37,16 @@ class EndpointHealth:
     """Counts answers and failures of one endpoint. Safe to share between threads."""
 
     def __init__(
-        self, endpoint: str, patience: Patience, *, now_s: Callable[[], float] = time.monotonic
+        self,
+        endpoint: str,
+        patience: Patience,
+        *,
+        remedy: str = NAME_ANOTHER,
+        now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._endpoint = redact_endpoint(endpoint)
         self._patience = patience
+        self._remedy = remedy
         self._now_s = now_s
         self._lock = threading.Lock()
         self._away_since_s: float | None = None
@@ -49,10 +61,11 @@ class EndpointHealth:
             self._away_since_s = self._now_s()
         logger.warning(
             "the chain endpoint %s does not answer (%s); waiting for up to %s, with no data "
-            "lost meanwhile; if the outage lasts, name another endpoint with --subtensor.network",
+            "lost meanwhile; %s",
             self._endpoint,
             reason,
             format_duration(self._patience.outage_s),
+            self._remedy,
         )
 
     def note_trouble(self, reason: str) -> None:
@@ -93,10 +106,19 @@ def redact_endpoint(endpoint: str) -> str:
     """A network's name, or a URL cut to scheme, host and port: the rest may hold a token."""
     if "://" not in endpoint:
         return endpoint
-    parts = urlsplit(endpoint)
+    try:
+        parts = urlsplit(endpoint)
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        return f"{endpoint.partition('://')[0]}://(not a URL)"
     host = parts.hostname or ""
     host = f"[{host}]" if ":" in host else host
-    return f"{parts.scheme}://{host}" + (f":{parts.port}" if parts.port else "")
+    return f"{parts.scheme}://{host}{port}"
+
+
+def redact_urls(text: str) -> str:
+    """A text of a library, with each URL in it as `redact_endpoint` shows it."""
+    return _URL.sub(lambda found: redact_endpoint(found[0]), text)
 
 
 def format_duration(seconds: float) -> str:

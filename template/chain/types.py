@@ -30,7 +30,10 @@ class Neuron:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Metagraph:
-    """A subnet's neurons at one block, ordered by uid."""
+    """A subnet's neurons at one block, ordered by uid.
+
+    `owner_hotkey`: the chain's `SubnetOwnerHotkey`, registered or not.
+    """
 
     netuid: int
     block: int
@@ -44,6 +47,11 @@ class Metagraph:
     def uid_of(self, hotkey: str) -> int | None:
         neuron = self.by_hotkey(hotkey)
         return None if neuron is None else neuron.uid
+
+    @property
+    def owner_uid(self) -> int | None:
+        """The uid of the subnet owner's hotkey: the chain burns its incentive. None without one."""
+        return self.uid_of(self.owner_hotkey)
 
 
 class Chain(Protocol):

@@ -1,14 +1,18 @@
 """The hotkey's file of a wallet: found before the chain library, which takes a second, loads."""
 
 from pathlib import Path
+from typing import Final
 
 from template.chain.commands import wallet_flags
 from template.errors import ConfigError
 from template.files import reason, remedy
 
+_LOCKED: Final = (b"$NACL", b"$ANSIBLE_VAULT", b"gAAAAA")
+"""First bytes of the three formats of encrypted keys; the chain library knows them too."""
+
 
 def hotkey_file(name: str, hotkey: str, path: Path) -> Path:
-    """The file of a hotkey; ConfigError with the command that makes one if there is no file."""
+    """The file of a hotkey; ConfigError with the remedy if there is none or a password locks it."""
     file = path.expanduser() / name / "hotkeys" / hotkey
     _demand_readable(file, f"{wallet_words(name, hotkey, path)}: {file}")
     if not _is_file(file):
@@ -18,7 +22,25 @@ def hotkey_file(name: str, hotkey: str, path: Path) -> Path:
             f"create the wallet with `btcli wallet create {flags}` (another hotkey of the same "
             f"wallet: `btcli wallet new-hotkey {flags}`)"
         )
+    if _is_encrypted(file):
+        raise encrypted(name, hotkey, path)
     return file
+
+
+def encrypted(name: str, hotkey: str, path: Path) -> ConfigError:
+    """The error for a hotkey behind a password."""
+    file = path.expanduser() / name / "hotkeys" / hotkey
+    flags = wallet_flags(name, hotkey, path)
+    return ConfigError(
+        f"{wallet_words(name, hotkey, path)}: {file} is encrypted, and a neuron cannot type a "
+        "password; restore the hotkey from its mnemonic without a password: "
+        f"`btcli wallet regen-hotkey {flags} --overwrite`"
+    )
+
+
+def _is_encrypted(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(max(map(len, _LOCKED))).startswith(_LOCKED)
 
 
 def _is_file(path: Path) -> bool:

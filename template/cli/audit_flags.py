@@ -82,7 +82,14 @@ def recompute_config(args: argparse.Namespace) -> RecomputeConfig | AuditConfig:
             last=args.last,
             logs=tuple(args.logs),
         )
-    of_audit = (args.netuid, args.network, args.chain_endpoint, args.first, args.last)
+    of_audit = (
+        args.netuid,
+        args.network,
+        args.chain_endpoint,
+        args.fallbacks,
+        args.first,
+        args.last,
+    )
     if any(value is not None for value in of_audit):
         raise ConfigError("--validator: an audit is of one validator, name its hotkey")
     if not args.logs:

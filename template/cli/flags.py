@@ -24,6 +24,7 @@ TEXT_REMEDY: Final = (
 )
 LOCAL_NETWORK: Final = "local"
 NETWORKS: Final = ("finney", "test", LOCAL_NETWORK)
+FALLBACK_FLAG: Final = "--subtensor.fallback_endpoints"
 DEFAULT_WALLET_DIR: Final = "~/.bittensor/wallets"
 DEFAULT_PROJECT: Final = "tessera"
 MAX_NETUID: Final = 65_535
@@ -41,7 +42,11 @@ def chain_config(args: argparse.Namespace, schedule: ScheduleSpec) -> ChainConfi
         network = _checked_local(flag, named or LOCAL_NETWORK)
     else:
         network = _checked_public(flag, named)
-    return ChainConfig(netuid=args.netuid, network=network)
+    check = _checked_local if schedule.is_local else _checked_public
+    fallbacks = tuple(check(FALLBACK_FLAG, fallback) for fallback in args.fallbacks or ())
+    if len({network, *fallbacks}) <= len(fallbacks):
+        raise ConfigError(f"{FALLBACK_FLAG}: names an endpoint twice; name each once")
+    return ChainConfig(netuid=args.netuid, network=network, fallbacks=fallbacks)
 
 
 def _checked_local(flag: str, network: str) -> str:
@@ -101,6 +106,13 @@ def add_chain_flags(parser: Parser, *, required: bool = True) -> None:
         metavar="URL",
         type=_ws_url,
         help="ws:// or wss:// URL, instead of --subtensor.network",
+    )
+    group.add_argument(
+        FALLBACK_FLAG,
+        dest="fallbacks",
+        metavar="URL[,URL]",
+        type=_networks,
+        help="taken in turn while the first one is away or stands still (names or URLs)",
     )
 
 
@@ -264,11 +276,23 @@ def _network(text: str) -> str:
     return text if text in NETWORKS else _ws_url(text)
 
 
+def _networks(text: str) -> tuple[str, ...]:
+    return tuple(map(_network, text.split(",")))
+
+
 def _ws_url(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in ("ws", "wss") or not parts.hostname:
+    if not _is_ws_url(text):
         raise argparse.ArgumentTypeError(
             f"must be a URL that starts with ws:// or wss:// (or, as a network, one of"
             f" {', '.join(NETWORKS)})"
         )
     return text
+
+
+def _is_ws_url(text: str) -> bool:
+    """Whether scheme, host and port are those of a websocket; a port of letters is none."""
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("ws", "wss") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False

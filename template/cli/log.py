@@ -9,8 +9,9 @@ import logging.handlers
 import sys
 import time
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
+from template.cli.terminal import LineFormatter, complain
 from template.errors import ConfigError
 from template.files import reason, remedy
 from template.log_context import current_window
@@ -45,7 +46,7 @@ def setup_logging(level: Level, directory: Path | None, *, role: str, hotkey: st
         handlers.append(_file_handler(directory, role))
     who = _WhoFilter(role, hotkey[:SHORT_HOTKEY_CHARS])
     for handler in handlers:
-        handler.setFormatter(_OneLineFormatter(LINE_FORMAT))
+        handler.setFormatter(_UtcFormatter(LINE_FORMAT))
         handler.addFilter(who)
     logging.basicConfig(level=logging.WARNING, handlers=handlers, force=True)
     for name in OWN_LOGGERS:
@@ -55,6 +56,13 @@ def setup_logging(level: Level, directory: Path | None, *, role: str, hotkey: st
     logging.getLogger(FRAME_LOGGER).setLevel(logging.WARNING)
     logging.getLogger(ANSWER_LOGGER).setLevel(logging.ERROR)
     logging.captureWarnings(True)
+
+
+def setup_warnings(line_format: str = "%(levelname)s: %(message)s") -> None:
+    """Send warnings alone to standard error, for a command that reports on standard output."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(LineFormatter(line_format))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
 
 
 def _file_handler(directory: Path, role: str) -> logging.Handler:
@@ -85,9 +93,9 @@ class _LogFile(logging.handlers.RotatingFileHandler):
             super().handleError(record)
         elif not self._told:
             self._told = True
-            sys.stderr.write(
+            complain(
                 f"--logging.logging_dir: {self.baseFilename} cannot be written "
-                f"({reason(error)}); {remedy(Path(self.baseFilename), error)}\n"
+                f"({reason(error)}); {remedy(Path(self.baseFilename), error)}"
             )
 
 
@@ -107,19 +115,9 @@ class _WhoFilter(logging.Filter):
         return True
 
 
-class _OneLineFormatter(logging.Formatter):
-    """UTC times; escapes unprintable characters, so a stranger's text cannot forge a line."""
+class _UtcFormatter(LineFormatter):
+    """Times in UTC, to the millisecond."""
 
     converter = staticmethod(time.gmtime)
     default_time_format = "%Y-%m-%dT%H:%M:%S"
     default_msec_format = "%s.%03dZ"
-
-    def formatMessage(self, record: logging.LogRecord) -> str:
-        return _escaped(super().formatMessage(record))
-
-    def formatException(self, ei: Any) -> str:
-        return "\n".join(map(_escaped, super().formatException(ei).split("\n")))
-
-
-def _escaped(line: str) -> str:
-    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in line)

@@ -33,6 +33,7 @@ from template.cli.signals import (
     unwind_on_signals,
 )
 from template.cli.surroundings import clear_environment, cleared_line
+from template.cli.terminal import complain, escaped_faults, guard_faults
 from template.commands.settings import (
     bucket_settings,
     miner_settings,
@@ -165,7 +166,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
         load=_load_recompute,
     ),
     "newcomer": Command(
-        summary="look for every object that a run spec names",
+        summary="find a run by its netuid, and look for all that its spec names",
         add_flags=add_newcomer_flags,
         settings=lambda args, _env: check_config(args),
         load=_load_newcomer,
@@ -184,6 +185,7 @@ _NO_LOCALNET = (
 
 def entry() -> NoReturn:
     """The console script `tessera`."""
+    guard_faults()
     leave_on_signals()
     name = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     _require_installed(name)
@@ -193,6 +195,7 @@ def entry() -> NoReturn:
 
 def run_script(name: str, prog: str) -> NoReturn:
     """A script of a single command; `prog`: the name of the script in help texts."""
+    guard_faults()
     leave_on_signals()
     _run_unwinding(name, parse_command(name, sys.argv[1:], prog))
 
@@ -201,7 +204,7 @@ def run_command(name: str, argv: Sequence[str], prog: str) -> int:
     """Run a command and restore the state of the process afterwards; returns the exit status."""
     args = parse_command(name, argv, prog)
     _require_home(name)
-    with restored_process_state():
+    with restored_process_state(), escaped_faults():
         try:
             settings = COMMANDS[name].settings(args, os.environ)
         except SubnetError as error:
@@ -214,12 +217,12 @@ def clear_surroundings(name: str) -> None:
     """Remove variables that the run spec decides, and say so on standard error."""
     names = clear_environment(os.environ)
     if names:
-        sys.stderr.write(f"{name}: {cleared_line(names)}")
+        complain(f"{name}: {cleared_line(names)}".rstrip("\n"))
 
 
 def report(name: str, error: SubnetError) -> int:
     """Write an error to standard error; the exit status."""
-    sys.stderr.write(f"{name}: {error}\n")
+    complain(f"{name}: {error}")
     return exit_status(error)
 
 
@@ -264,7 +267,7 @@ def _run_unwinding(name: str, args: argparse.Namespace) -> NoReturn:
 
 def _require_installed(name: str) -> None:
     if name == "localnet" and find_spec("localnet") is None:
-        sys.stderr.write(f"tessera localnet: {_NO_LOCALNET}\n")
+        complain(f"tessera localnet: {_NO_LOCALNET}")
         sys.exit(EXIT_OPERATOR)
 
 
@@ -273,8 +276,8 @@ def _require_home(name: str) -> None:
     try:
         Path.home()
     except RuntimeError:
-        sys.stderr.write(
+        complain(
             f"tessera {name}: HOME is not set, and uid {os.getuid()} has no entry in /etc/passwd: "
-            "set HOME to a folder of this user\n"
+            "set HOME to a folder of this user"
         )
         sys.exit(EXIT_OPERATOR)

@@ -39,6 +39,10 @@ Role = Literal["miner", "validator"]
 
 STATE_DIR: Final = "~/.bittensor/{role}s/{coldkey}/{hotkey}/netuid{netuid}/{name}"
 
+NO_RUN_FILE: Final = (
+    "--run: missing; `tessera newcomer --netuid {netuid} --subtensor.network NAME --out run.toml` "
+    "finds the run spec that the subnet's owner offers, and `--run run.toml` takes it"
+)
 _NO_AXON = "this subnet has no axon; miners publish to their bucket (see TESSERA_BUCKET_*)"
 _RUN_SPEC = "set by the run spec (--run), because all nodes must agree on it"
 
@@ -66,6 +70,8 @@ VALIDATOR_ONLY: Final[Mapping[str, str]] = {
 
 def miner_config(args: argparse.Namespace, env: Mapping[str, str]) -> MinerConfig:
     """A miner's settings. ConfigError names a wrong flag, variable or key, never a secret."""
+    if args.run is None:
+        raise ConfigError(NO_RUN_FILE.format(netuid=args.netuid))
     spec = load_spec(args.run)
     return MinerConfig(
         spec=spec,
@@ -174,8 +180,8 @@ def _add_run_flags(parser: Parser, role: Role) -> None:
         dest="run",
         metavar="PATH",
         type=run_file,
-        required=True,
-        help="run spec (TOML): everything that all nodes must agree on",
+        default=None,
+        help="run spec (TOML): what all nodes agree on; `tessera newcomer` finds it",
     )
     group.add_argument(
         "--neuron.name",

@@ -5,10 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
-from template.cli.environment import bucket_settings
+from template.cli.environment import LOOPBACK_HOSTS, bucket_settings
 from template.cli.flags import (
     DEFAULT_TEXT,
+    LOCAL_NETWORK,
     TEXT_REMEDY,
     add_chain_flags,
     add_wallet_flags,
@@ -49,11 +51,23 @@ class PublishConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckConfig:
-    """Settings of `owner check` and `newcomer`."""
+    """Settings of `owner check` and `newcomer` for a run spec on disk."""
 
     run: Path
     spec: RunSpec
     chain: ChainConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FindConfig:
+    """Settings of `owner check` and `newcomer` for the run offered by the subnet's owner.
+
+    `is_local`: the chain and the buckets are on this machine; `out`: file for the spec.
+    """
+
+    out: Path | None
+    chain: ChainConfig
+    is_local: bool
 
 
 NOBODY: Final = "5C4hrfjw9DjXZTzV3MwzrrAr9P1MJhSrvWGWqi1eSuyUpnhM"
@@ -61,11 +75,15 @@ NOBODY: Final = "5C4hrfjw9DjXZTzV3MwzrrAr9P1MJhSrvWGWqi1eSuyUpnhM"
 FAR_BLOCK: Final = 2**31
 
 
-def owner_config(args: argparse.Namespace, env: Mapping[str, str]) -> PublishConfig | CheckConfig:
+def owner_config(
+    args: argparse.Namespace, env: Mapping[str, str]
+) -> PublishConfig | CheckConfig | FindConfig:
     """Settings of one owner command. ConfigError names a wrong flag, file or TESSERA_* variable."""
     if args.owner_command == "check":
         return check_config(args)
-    _check_files(args)
+    _check_out(args)
+    if not args.text.is_file():
+        raise ConfigError(f"--text {args.text}: {TEXT_REMEDY}")
     table = load_plan(args.plan)
     # Any owner and block will do: only the keys that the plan has are judged here.
     choices = RunChoices(
@@ -92,21 +110,43 @@ def owner_config(args: argparse.Namespace, env: Mapping[str, str]) -> PublishCon
     )
 
 
-def check_config(args: argparse.Namespace) -> CheckConfig:
-    """Settings of `owner check` and `newcomer`; ConfigError for a wrong run spec or chain."""
+def check_config(args: argparse.Namespace) -> CheckConfig | FindConfig:
+    """Settings of `owner check` and `newcomer`; ConfigError for a wrong run spec, file or chain."""
+    if args.run is None:
+        return _find_config(args)
+    for flag, value in (("--out", args.out), ("--local", args.local), ("--force", args.force)):
+        if value:
+            raise ConfigError(f"{flag}: has no use beside --run; leave one of the two out")
     spec = load_spec(args.run)
     return CheckConfig(run=args.run, spec=spec, chain=chain_config(args, spec.schedule))
 
 
-def _check_files(args: argparse.Namespace) -> None:
+def _find_config(args: argparse.Namespace) -> FindConfig:
+    flag = "--subtensor.chain_endpoint" if args.chain_endpoint else "--subtensor.network"
+    network = args.chain_endpoint or args.network or (LOCAL_NETWORK if args.local else None)
+    if network is None:
+        raise ConfigError(
+            f"{flag}: missing; without a run spec (--run) nothing else says on which chain the "
+            "subnet is: name finney, test, or a node by its ws:// or wss:// URL"
+        )
+    is_local = args.local or network == LOCAL_NETWORK
+    if is_local and network != LOCAL_NETWORK and urlsplit(network).hostname not in LOOPBACK_HOSTS:
+        raise ConfigError(
+            f"--local: {flag} names a chain that is not on this machine; leave one out"
+        )
+    if args.out is not None:
+        _check_out(args)
+    chain = ChainConfig(netuid=args.netuid, network=network)
+    return FindConfig(out=args.out, chain=chain, is_local=is_local)
+
+
+def _check_out(args: argparse.Namespace) -> None:
     if args.out.exists() and not args.force:
         raise ConfigError(
             f"--out {args.out}: exists; name another file, or replace it with --force"
         )
     if not args.out.parent.is_dir():
         raise ConfigError(f"--out {args.out}: there is no folder {args.out.parent}; create it")
-    if not args.text.is_file():
-        raise ConfigError(f"--text {args.text}: {TEXT_REMEDY}")
 
 
 def _check_start(start_in_blocks: int, schedule: ScheduleSpec) -> None:
@@ -134,7 +174,9 @@ def add_owner_flags(parser: Parser) -> None:
     add_chain_flags(publish)
     add_wallet_flags(publish)
     add_newcomer_flags(
-        commands.add_parser("check", help="look for every object that a run spec names")
+        commands.add_parser(
+            "check", help="find a run by the netuid, look for all that its spec names"
+        )
     )
 
 
@@ -143,7 +185,13 @@ def add_newcomer_flags(parser: Parser) -> None:
     parser.description = _CHECK_TEXT
     parser.epilog = _CHECK_EPILOG.format(command=parser.command_line, statuses=statuses_text())
     group = parser.add_argument_group("run")
-    group.add_argument("--run", metavar="PATH", type=Path, required=True, help="run spec (TOML)")
+    text = "run spec (TOML); default: the one that the subnet's owner offers on chain"
+    group.add_argument("--run", metavar="PATH", type=Path, default=None, help=text)
+    text = "without --run: file for the run spec that was found"
+    group.add_argument("--out", metavar="PATH", type=Path, default=None, help=text)
+    group.add_argument("--force", action="store_true", help="replace --out if it exists")
+    text = "without --run: the subnet is a localnet, with its chain and buckets on this machine"
+    group.add_argument("--local", action="store_true", help=text)
     add_chain_flags(parser)
 
 
@@ -158,7 +206,7 @@ def _add_publish_flags(parser: Parser) -> None:
     add("--seed", metavar="S", type=int, default=0, help=text)
     text = "length of the run (default: the plan's num_windows)"
     add("--windows", metavar="N", type=_positive, default=None, help=text)
-    text = "file for the run spec; miners and validators need a copy"
+    text = "file for the run spec; miners and validators get theirs by `tessera newcomer`"
     add("--out", metavar="PATH", type=Path, required=True, help=text)
     add("--force", action="store_true", help="replace --out if it exists")
 
@@ -170,8 +218,9 @@ def _positive(text: str) -> int:
 
 
 _PUBLISH_TEXT = """\
-Make a run from a plan: check the bucket, build the dataset and the first parameters, upload both,
-publish the owner's access record on chain, wait until the record is final, write the run spec.
+Make a run from a plan: check the bucket, build the dataset and the first parameters, upload both
+and the run spec, publish the bucket's address and the run id in the owner's record on chain, wait
+until the record is final, write the run spec.
 After an interruption, start the command again: objects already in the bucket are not sent again."""
 
 _PUBLISH_EPILOG = """\
@@ -185,10 +234,13 @@ exit status:
 
 _CHECK_TEXT = """\
 Read a run as a newcomer does: look on every mirror for the access record, the dataset and the
-first parameters that the run spec names. Needs neither a wallet nor a bucket."""
+first parameters that the run spec names. Without --run, find the run first: the record of the
+subnet's owner on chain offers a run id, and the owner's bucket has the run spec, whose content
+must give that id. Needs neither a wallet nor a bucket."""
 
 _CHECK_EPILOG = """\
-example:
+examples:
+  {command} --netuid 42 --subtensor.network test --out run.toml
   {command} --run run.toml --netuid 42 --subtensor.network test
 
 exit status:

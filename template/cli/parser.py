@@ -7,9 +7,11 @@ Owns how flags are checked and how an error reads. The flags themselves are in t
 import argparse
 import difflib
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, NoReturn
 
+from template.cli.terminal import complain
 from template.errors import EXIT_OPERATOR
 
 HELP_WIDTH_CHARS: Final = 100
@@ -56,6 +58,11 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(EXIT_OPERATOR, f"{self.prog}: {message}; see --help\n")
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        if message:
+            complain(message.removesuffix("\n"))
+        sys.exit(status)
 
     def _check_names(self, argv: Sequence[str]) -> None:
         known = sorted(self._option_string_actions)

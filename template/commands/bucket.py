@@ -1,12 +1,11 @@
 """`bucket name` and `bucket check`: the name of a hotkey's bucket, and a test with both keys."""
 
-import sys
-
 from template.base.preflight import check_own_bucket
 from template.bucket.own import COMMAND_PROBE_DEADLINE_S, open_own_bucket
 from template.chain.bittensor import open_wallet
 from template.cli.bucket_flags import BucketConfig
 from template.cli.signals import STOP_LIMIT_S, unwind_on_signals
+from template.cli.terminal import complain, say
 from template.errors import EXIT_ENDED, EXIT_INTERRUPTED, SubnetError, exit_status
 from template.protocol.keys import bucket_name
 from template.protocol.ss58 import public_key
@@ -18,7 +17,7 @@ def run_bucket(config: BucketConfig) -> int:
     try:
         _run(config, _hotkey(config))
     except SubnetError as error:
-        sys.stderr.write(f"bucket: {error}\n")
+        complain(f"bucket: {error}")
         return exit_status(error)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
@@ -34,14 +33,9 @@ def _hotkey(config: BucketConfig) -> str:
 
 def _run(config: BucketConfig, hotkey: str) -> None:
     if config.bucket is None:
-        _say(bucket_name(public_key(hotkey)))
+        say(bucket_name(public_key(hotkey)))
         return
     bucket = open_own_bucket(config.bucket, hotkey, deadline_s=COMMAND_PROBE_DEADLINE_S)
-    _say(bucket.where)
-    check_own_bucket(bucket, clock_ahead_s=None, say=_say)
-    _say("the bucket is ready")
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
+    say(bucket.where)
+    check_own_bucket(bucket, clock_ahead_s=None, say=say)
+    say("the bucket is ready")

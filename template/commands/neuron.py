@@ -1,7 +1,6 @@
 """From settings to a running neuron: what every miner and validator does at its start."""
 
 import logging
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -35,6 +34,7 @@ from template.chain.waiter import Waiter
 from template.cli.log import setup_logging
 from template.cli.process_state import hide_memory, restored_process_state
 from template.cli.signals import STOP_LIMIT_S, unwind_on_signals
+from template.cli.terminal import complain
 from template.commands.reading import bucket_opener, payload_format
 from template.context import NodeContext
 from template.errors import (
@@ -89,7 +89,7 @@ def run_neuron(role: str, config: C, build: Callable[[NodeContext, C], Neuron]) 
     try:
         identity = _identify(role, config)
     except SubnetError as error:
-        sys.stderr.write(f"{role}: {error}\n")
+        complain(f"{role}: {error}")
         return exit_status(error)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
@@ -155,6 +155,7 @@ def _checked(config: MinerConfig, identity: _Identity, clock: ClockWatch) -> Ite
     """
     log.info("asking the chain at %s", identity.commands.network)
     with closing(_open_chain(config, None, START_PATIENCE)) as chain:
+        chain.check_fallbacks()
         ask_for_place(chain, identity.hotkey, identity.commands)
         clock_ahead_s = time.time() - chain.head_time_s()
     check_state_dir(config.neuron.state_dir)
@@ -229,6 +230,7 @@ def _open_chain(
 ) -> BittensorChain:
     return BittensorChain(
         endpoint=config.chain.network,
+        fallbacks=config.chain.fallbacks,
         netuid=config.chain.netuid,
         wallet=wallet,
         version_key=__spec_version__,

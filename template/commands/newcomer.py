@@ -12,9 +12,12 @@ from dataclasses import dataclass
 from functools import partial
 
 from rich.table import Column, Table
+from rich.text import Text
 
+from template.base.standing import unregistered_owner
 from template.chain import Chain, Metagraph
 from template.chain.ballots import read_records_of_any_run
+from template.cli.terminal import one_line
 from template.context import OpenBucket
 from template.data.manifest import Manifest, manifest_limit_bytes, parse_manifest
 from template.errors import (
@@ -82,15 +85,16 @@ _UNKNOWN_SHARDS = [
 
 def look(spec: RunSpec, chain: Chain, open_bucket: OpenBucket) -> Report:
     """Look for every object of a spec on every mirror. ChainError if the chain is away."""
-    block = existing_subnet(chain).block
-    records = read_records_of_any_run(chain, block)
+    graph = existing_subnet(chain)
+    records = read_records_of_any_run(chain, graph.block)
     buckets: dict[str, Store] = {}
     findings = [_find_record(hotkey, records, open_bucket, buckets) for hotkey in spec.data.mirrors]
     found, manifest = _find_manifest(spec, buckets)
     findings += [found, _find_theta0(spec, buckets)]
     findings += _UNKNOWN_SHARDS if manifest is None else _find_shards(manifest, buckets)
     findings += _find_run(spec, chain, records, open_bucket)
-    return Report(block=block, findings=tuple(findings))
+    findings += [] if graph.owner_uid is not None else [_no_burn_uid(graph)]
+    return Report(block=graph.block, findings=tuple(findings))
 
 
 def existing_subnet(chain: Chain) -> Metagraph:
@@ -101,6 +105,11 @@ def existing_subnet(chain: Chain) -> Metagraph:
         if error.code == "subnet_not_exists":
             raise ConfigError(str(error)) from error
         raise
+
+
+def _no_burn_uid(graph: Metagraph) -> Finding:
+    fault = f"{unregistered_owner(graph)}; until then validators set no weights"
+    return Finding(what="burn uid", mirrors=(), faults=(fault,), status=EXIT_OPERATOR)
 
 
 def _find_record(
@@ -232,7 +241,9 @@ def table(report: Report) -> Table:
     for finding in report.findings:
         num_bytes = "" if finding.num_bytes is None else f"{finding.num_bytes:,}"
         given_by = ", ".join(hotkey[:SHORT_CHARS] for hotkey in finding.mirrors) or "NOBODY"
-        shown.add_row(finding.what, num_bytes, given_by, "; ".join(finding.faults))
+        cells = (finding.what, num_bytes, given_by, "; ".join(finding.faults))
+        # As texts: square brackets in a fault are no markup.
+        shown.add_row(*(Text(one_line(cell)) for cell in cells))
     return shown
 
 

@@ -23,8 +23,8 @@ from template.data.manifest import (
 from template.data.shards import build_dataset
 from template.data.tokenizer import load_tokenizer
 from template.errors import ConfigError, NotFound, TooLarge
-from template.protocol.keys import blob_key
-from template.protocol.spec import RunSpec
+from template.protocol.keys import blob_key, run_spec_key
+from template.protocol.spec import RunSpec, spec_to_toml
 from template.protocol.spec.plan import RunChoices, check_plan, draft_spec, load_plan
 from template.store import Store
 from template.sync.dataset import check_manifest
@@ -39,6 +39,7 @@ __all__ = [
     "prepare_run",
     "upload",
     "upload_missing",
+    "upload_spec",
 ]
 
 
@@ -118,6 +119,13 @@ def upload(run: PreparedRun, bucket: Store) -> None:
     """Put every blob of the run into the owner's bucket."""
     for digest, data in run.blobs.items():
         bucket.put(blob_key(digest), data)
+
+
+def upload_spec(spec: RunSpec, bucket: Store) -> str:
+    """Put the run spec where a newcomer looks for an offered run; returns the text."""
+    text = spec_to_toml(spec)
+    bucket.put(run_spec_key(spec.run_id), text.encode())
+    return text
 
 
 def upload_missing(

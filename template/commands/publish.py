@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from template.base.preflight import ask_for_place
+from template.base.standing import unregistered_owner
 from template.bucket.own import OwnBucket
 from template.chain import Chain
 from template.chain.ballots import read_records_of_any_run
@@ -25,15 +26,17 @@ from template.commands.plan import (
     check_plan,
     prepare_run,
     upload_missing,
+    upload_spec,
 )
 from template.data.corpus import load_corpus
 from template.errors import ChainError, ConfigError
 from template.protocol.record import MAX_UIDS, Access, Record, encode_record
 from template.protocol.schedule import Schedule
-from template.protocol.spec import RunSpec, spec_to_toml
+from template.protocol.spec import RunSpec
 
 FINAL_LIMIT_S = 300.0
 _POLL_S = 0.25
+LOCAL_FLAG = "--local "
 
 Say = Callable[[str], None]
 
@@ -65,11 +68,13 @@ def publish_run(config: PublishConfig, chain: Chain, bucket: OwnBucket, say: Say
     num_bytes = sum(map(len, run.blobs.values()))
     say(f"dataset and theta_0: {len(run.blobs)} objects, {num_bytes:,} bytes")
     upload_missing(run, bucket.writer, bucket.reader, say)
-    _publish_access(chain, hotkey, config.bucket.access, say)
+    text = upload_spec(run.spec, bucket.writer)
+    schedule = run.spec.schedule.schedule()
+    _check_ahead(chain.head(), schedule, first_block)
+    _publish_record(chain, hotkey, config.bucket.access, run.spec.run_id, say)
     block = chain.head()
-    _check_ahead(block, run.spec.schedule.schedule(), first_block)
-    text = spec_to_toml(run.spec)
-    _write(config.out, text)
+    _check_ahead(block, schedule, first_block)
+    write_spec(config.out, text)
     return Published(spec=run.spec, text=text, block=block)
 
 
@@ -106,35 +111,42 @@ def check_subnet(config: PublishConfig, chain: Chain, hotkey: str, say: Say) -> 
             "quota would not last; write that tempo into the plan"
         )
     say(f"subnet {graph.netuid}: {hotkey} is uid {uid}; {len(graph.neurons)} hotkeys registered")
-    burn_uid, owner_uid = spec.weights.burn_uid, graph.uid_of(graph.owner_hotkey)
-    if burn_uid != owner_uid:
+    if graph.owner_uid is None:
+        raise ConfigError(
+            f"--netuid {graph.netuid}: {unregistered_owner(graph)}; no validator would set weights"
+        )
+    say(f"what nobody earns goes to uid {graph.owner_uid}, the subnet owner's hotkey: it is burned")
+    if hotkey != graph.owner_hotkey:
         say(
-            f"note: what nobody earns will go to uid {burn_uid} (weights.burn_uid of the plan), "
-            f"which is not the subnet owner's; the owner's hotkey has uid {owner_uid}"
+            f"note: the subnet owner's hotkey is {graph.owner_hotkey}: a run published by {hotkey} "
+            "is not found by the netuid alone, so hand out its run spec"
         )
 
 
-def _publish_access(chain: Chain, hotkey: str, access: Access, say: Say) -> None:
-    """Put the access record on chain and wait for finality; other sections of the record stay."""
+def _publish_record(chain: Chain, hotkey: str, access: Access, run_id: bytes, say: Say) -> None:
+    """Put access and offer of the run on chain and wait for finality; other sections stay."""
+
+    def says_so(record: Record) -> bool:
+        return record.access == access and record.offer == run_id
+
     block = chain.finalized()
     record = read_records_of_any_run(chain, block).get(hotkey, Record())
-    if record.access == access:
-        say(f"access record: on chain already, final at block {block:,}")
+    if says_so(record):
+        say(f"record: on chain already, final at block {block:,}")
         return
-    say("access record: publishing it, and waiting until it is final")
-    chain.publish(encode_record(replace(record, access=access)))
+    say("record with the bucket and the run id: publishing it, and waiting until it is final")
+    chain.publish(encode_record(replace(record, access=access, offer=run_id)))
     end_s = time.monotonic() + FINAL_LIMIT_S
     while time.monotonic() < end_s:
         latest = chain.finalized()
         if latest > block:
             block = latest
-            found = read_records_of_any_run(chain, block).get(hotkey)
-            if found is not None and found.access == access:
-                say(f"access record: final at block {block:,}")
+            if says_so(read_records_of_any_run(chain, block).get(hotkey, Record())):
+                say(f"record: final at block {block:,}")
                 return
         time.sleep(_POLL_S)
     raise ChainError(
-        f"the access record of {hotkey} was sent, but is not in a final block after "
+        f"the record of {hotkey} was sent, but is not in a final block after "
         f"{FINAL_LIMIT_S:.0f} s (last final block: {block}): start this command again"
     )
 
@@ -151,8 +163,8 @@ def _check_ahead(head: int, schedule: Schedule, first_block: int) -> None:
         )
 
 
-def _write(out: Path, text: str) -> None:
-    """Write the file completely or leave no file."""
+def write_spec(out: Path, text: str) -> None:
+    """Write the run spec's file completely or leave no file."""
     part = out.with_name(f".{out.name}.part")
     try:
         with part.open("w", encoding="utf-8") as file:
@@ -186,11 +198,11 @@ start        block {schedule.start_block:,}, in about {_duration(wait_s)} ({star
 length       {_length(spec)}, about {_duration(length_s)} at {block_s:.2g} s a block
 mirror       {", ".join(spec.data.mirrors)}
 
-Hand {config.out.name} and its SHA-256 to miners and validators, and tell them the subnet:
-  --netuid {config.chain.netuid} --subtensor.network {config.chain.network}
-They can see that all is there:
-  tessera newcomer --run {config.out.name} --netuid {config.chain.netuid} \
---subtensor.network {config.chain.network}
+Miners and validators find the run by the netuid, and see that all is there:
+  tessera newcomer --netuid {config.chain.netuid} \
+--subtensor.network {redact_endpoint(config.chain.network)} \
+{LOCAL_FLAG if schedule.is_local else ""}--out {config.out.name}
+Tell them the SHA-256, which the command shows to them too.
 Keep the bucket and its read key as they are until the run has ended.
 """
 

@@ -69,6 +69,7 @@ def read_only(run: Path, chain_config: ChainConfig, spec: RunSpec) -> Iterator[R
     with _temporary_folder() as folder:
         chain = BittensorChain(
             endpoint=chain_config.network,
+            fallbacks=chain_config.fallbacks,
             netuid=chain_config.netuid,
             wallet=None,
             version_key=__spec_version__,

@@ -1,6 +1,5 @@
 """`recompute`: the published figures of a validator, computed again from the published losses."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +7,7 @@ from evaluation.verdict_log import WindowLog, decode_log
 from evaluation.verify import verify_logs
 from template.audit.logs import read_files
 from template.cli.audit_flags import AuditConfig, RecomputeConfig
+from template.cli.terminal import complain, say
 from template.errors import SubnetError
 from template.scoring.rules import pay_rules
 
@@ -19,9 +19,9 @@ def run_recompute(config: RecomputeConfig | AuditConfig) -> int:
     try:
         return _audit(config) if isinstance(config, AuditConfig) else _recompute(config)
     except SubnetError as error:
-        sys.stderr.write(f"recompute: {error}\n")
+        complain(f"recompute: {error}")
     except KeyboardInterrupt:
-        sys.stderr.write("recompute: interrupted\n")
+        complain("recompute: interrupted")
     return EXIT_UNKNOWN
 
 
@@ -29,7 +29,7 @@ def _audit(config: AuditConfig) -> int:
     # The chain's library takes a second to load, and following a file needs no chain.
     from template.commands.audit import run_audit
 
-    return run_audit(config, _say)
+    return run_audit(config, say)
 
 
 def _recompute(config: RecomputeConfig) -> int:
@@ -37,10 +37,10 @@ def _recompute(config: RecomputeConfig) -> int:
     logs = read_logs(config.logs)
     followed = verify_logs(logs, rules)
     for line in followed.found:
-        _say(line)
+        say(line)
     wrong = len(followed.found)
     verdict = f"{wrong} figures do not follow" if wrong else "everything follows"
-    _say(
+    say(
         f"windows {logs[0].window} to {logs[-1].window}, "
         f"{sum(len(log.verdicts) for log in logs)} verdicts: {verdict} from the losses logged; "
         f"{len(followed.in_full)} of {len(logs)} windows compared in full"
@@ -51,8 +51,3 @@ def _recompute(config: RecomputeConfig) -> int:
 def read_logs(paths: Sequence[Path]) -> list[WindowLog]:
     """The windows of all files, in order."""
     return [decode_log(data.decode()) for _, data in sorted(read_files(paths).items())]
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()

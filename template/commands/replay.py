@@ -1,12 +1,12 @@
 """A replay from the command line: the model again, from public objects alone."""
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from template.audit.replay import Replayed, audit_validators, replay_run
 from template.cli.audit_flags import ReplayConfig
+from template.cli.terminal import complain, say_json
 from template.commands.newcomer import existing_subnet
 from template.commands.reading import read_only
 from template.errors import ConfigError, ConsensusError, SubnetError
@@ -23,18 +23,18 @@ EXIT_UNKNOWN = 2
 def run_replay_command(config: ReplayConfig) -> int:
     """Run a replay: progress on standard error, the result on standard output; the exit status."""
     try:
-        return run_replay(config, _say, _tell)
+        return run_replay(config, complain, say_json)
     except SubnetError as error:
-        _say(f"replay: {error}")
+        complain(f"replay: {error}")
     except KeyboardInterrupt:
-        _say("replay: interrupted")
+        complain("replay: interrupted")
     return EXIT_UNKNOWN
 
 
-def run_replay(config: ReplayConfig, say: Say, tell: Say) -> int:
+def run_replay(config: ReplayConfig, say: Say, tell: Callable[[object], None]) -> int:
     """0 if the replay ends at the majority's root and every audited figure follows; else 1.
 
-    `say` gets progress, `tell` the result: one line of JSON. Raises SubnetError if chain or
+    `say` gets progress, `tell` the result, a JSON value. Raises SubnetError if chain or
     buckets do not answer.
     """
     spec = config.spec
@@ -54,7 +54,7 @@ def run_replay(config: ReplayConfig, say: Say, tell: Say) -> int:
         for hotkey, lines in replayed.wrong.items():
             for line in lines:
                 say(f"{hotkey}: {line}")
-        tell(json.dumps(_result(replayed)))
+        tell(_result(replayed))
         return int(bool(replayed.wrong))
 
 
@@ -79,13 +79,3 @@ def _result(replayed: Replayed) -> dict[str, object]:
         "num_payloads": replayed.num_payloads,
         "wrong": replayed.wrong,
     }
-
-
-def _say(line: str) -> None:
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
-
-
-def _tell(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()

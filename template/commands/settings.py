@@ -9,14 +9,16 @@ from collections.abc import Mapping
 
 from template.chain.wallet_files import hotkey_file
 from template.cli.bucket_flags import BucketConfig, bucket_config
+from template.cli.devices import check_device
 from template.cli.neuron_flags import miner_config, validator_config
-from template.cli.owner_flags import CheckConfig, PublishConfig, owner_config
+from template.cli.owner_flags import CheckConfig, FindConfig, PublishConfig, owner_config
 from template.settings import MinerConfig, ValidatorConfig, WalletConfig
 
 
 def miner_settings(args: argparse.Namespace, env: Mapping[str, str]) -> MinerConfig:
-    """A miner's settings; ConfigError also without the hotkey's file."""
+    """A miner's settings; ConfigError also without the hotkey's file or the device."""
     config = miner_config(args, env)
+    check_device(config.neuron.device)
     _require_hotkey(config.wallet)
     return config
 
@@ -24,11 +26,14 @@ def miner_settings(args: argparse.Namespace, env: Mapping[str, str]) -> MinerCon
 def validator_settings(args: argparse.Namespace, env: Mapping[str, str]) -> ValidatorConfig:
     """A validator's settings; ConfigError also without the hotkey's file."""
     config = validator_config(args, env)
+    check_device(config.neuron.device)
     _require_hotkey(config.wallet)
     return config
 
 
-def owner_settings(args: argparse.Namespace, env: Mapping[str, str]) -> PublishConfig | CheckConfig:
+def owner_settings(
+    args: argparse.Namespace, env: Mapping[str, str]
+) -> PublishConfig | CheckConfig | FindConfig:
     """Settings of one owner command; ConfigError also if `publish` lacks the hotkey's file."""
     config = owner_config(args, env)
     if isinstance(config, PublishConfig):

@@ -39,8 +39,10 @@ MAX_NAMED_ERRORS = 8
 HEDGE_S = 2.0
 """Seconds without an answer before the next holder of an accepted payload is asked too.
 
-A shorter time loads holders needlessly; a longer time waits for dead buckets.
+A shorter time loads holders needlessly; a longer time waits for dead buckets. The time doubles
+after each silence, up to `MAX_HEDGE_GROWTH` times: silence all around is this node's slow network.
 """
+MAX_HEDGE_GROWTH = 4
 
 
 NODE_PATIENCE_S = 20.0
@@ -69,8 +71,15 @@ class Peers:
     while the failure lasts, and never counts against a bucket.
     """
 
-    def __init__(self, context: ReadContext, *, node_patience_s: float = NODE_PATIENCE_S) -> None:
+    def __init__(
+        self,
+        context: ReadContext,
+        *,
+        node_patience_s: float = NODE_PATIENCE_S,
+        hedge_s: float = HEDGE_S,
+    ) -> None:
         self._context = context
+        self._hedge_s = hedge_s
         self._node_patience_s = node_patience_s
         self._records: Mapping[str, Record] = {}
         self._stores = OpenStores(context.open_bucket)
@@ -176,6 +185,7 @@ class Peers:
         pool = ThreadPoolExecutor(max_workers=1 + len(namers), thread_name_prefix="holder")
         asked: set[Future[bytes | None]] = set()
         trouble: NodeTrouble | None = None
+        hedge_s = self._hedge_s
         try:
             while True:
                 hotkey = next(waiting, None)
@@ -183,8 +193,10 @@ class Peers:
                     asked.add(start(pool, partial(self._payload_of, member, window, hotkey)))
                 if not asked:
                     break
-                timeout_s = None if hotkey is None else HEDGE_S
+                timeout_s = None if hotkey is None else hedge_s
                 done, asked = wait(asked, timeout=timeout_s, return_when=FIRST_COMPLETED)
+                if not done:
+                    hedge_s = min(2 * hedge_s, MAX_HEDGE_GROWTH * self._hedge_s)
                 for found in map(_trouble_as_value, done):
                     if isinstance(found, bytes):
                         return found

@@ -11,9 +11,11 @@ First byte: version (high nibble) and flags of the sections (low nibble), then i
 - vote: window (u32), state root (16), sample digest (8), bit maps of 256 uids (32 each; uid u is
   bit u % 8, from the lowest, of byte u // 8) of named uids and of missing uids, and the digest
   of the verdict log (16).
+- offer: the run id (16 bytes) of a run whose spec lies in the hotkey's bucket. The subnet owner's
+  offer is how a newcomer finds the run.
 
-Integers are little endian. A hotkey mines or votes, not both: with R2 at most 182 bytes, with
-another endpoint at most 361, within the three raw fields of 128 bytes that a commitment holds.
+Integers are little endian. A hotkey mines or votes, not both: with R2 at most 198 bytes, with
+another endpoint at most 377, within the three raw fields of 128 bytes that a commitment holds.
 """
 
 import hashlib
@@ -23,17 +25,18 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from template.errors import RecordError
+from template.protocol.keys import RUN_ID_BYTES
 
 VERSION = 3
 MAX_RECORD_BYTES = 3 * 128
-R2_RECORD_BYTES = 182
+R2_RECORD_BYTES = 198
 RUN_BYTES = 8
 ROOT_BYTES = 16
 SAMPLE_DIGEST_BYTES = 8
 LOG_DIGEST_BYTES = 16
 MAX_UIDS = 256
 
-_ACCESS, _PAYLOAD, _VOTE = 1, 2, 4
+_ACCESS, _PAYLOAD, _VOTE, _OFFER = 1, 2, 4, 8
 _R2 = struct.Struct("<16s16s32s")
 _PAYLOAD_SECTION = struct.Struct("<I32s")
 _VOTE_SECTION = struct.Struct("<I16s8s32s32s16s")
@@ -104,14 +107,15 @@ class Record:
     """A hotkey's commitment; None is an absent section.
 
     `run`: the first bytes of the id of the run that payload or vote belong to: what was said in
-    another run says nothing in this one. RecordError for a payload with a vote, and for either
-    without a run.
+    another run says nothing in this one. `offer`: id of a run whose spec lies in the hotkey's
+    bucket. RecordError for a payload with a vote, and for either without a run.
     """
 
     access: Access | None = None
     payload: PayloadCommitment | None = None
     vote: Vote | None = None
     run: bytes = b""
+    offer: bytes | None = None
 
     def __post_init__(self) -> None:
         if len(self.run) != (RUN_BYTES if self.has_statement else 0):
@@ -141,7 +145,9 @@ class Record:
 
     def within(self, run_id: bytes) -> "Record":
         """The record without payload and vote, unless these belong to the run."""
-        return self if self.run in (b"", run_id[:RUN_BYTES]) else Record(access=self.access)
+        if self.run in (b"", run_id[:RUN_BYTES]):
+            return self
+        return Record(access=self.access, offer=self.offer)
 
 
 def log_digest(text: bytes) -> bytes:
@@ -164,6 +170,10 @@ def encode_record(record: Record) -> bytes:
     if record.vote is not None:
         flags |= _VOTE
         parts.append(_encode_vote(record.vote))
+    if record.offer is not None:
+        flags |= _OFFER
+        _require_length("offered run", record.offer, RUN_ID_BYTES)
+        parts.append(record.offer)
     return bytes([VERSION << 4 | flags]) + b"".join(parts)
 
 
@@ -174,17 +184,16 @@ def decode_record(data: bytes) -> Record:
     version, flags = data[0] >> 4, data[0] & 15
     if version != VERSION:
         raise RecordError(f"record version {version}; this node reads version {VERSION}")
-    if flags & ~(_ACCESS | _PAYLOAD | _VOTE):
-        raise RecordError(f"unknown section flag in {flags:#x}")
     reader = _Reader(data, 1)
     run = reader.take(RUN_BYTES) if flags & (_PAYLOAD | _VOTE) else b""
     access = _decode_access(reader) if flags & _ACCESS else None
     payload = _decode_payload(reader) if flags & _PAYLOAD else None
     vote = _decode_vote(reader) if flags & _VOTE else None
+    offer = reader.take(RUN_ID_BYTES) if flags & _OFFER else None
     if reader.position != len(data):
         # Trailing bytes would give one record several spellings.
         raise RecordError(f"{len(data) - reader.position} bytes after the last section")
-    return Record(access=access, payload=payload, vote=vote, run=run)
+    return Record(access=access, payload=payload, vote=vote, run=run, offer=offer)
 
 
 class _Reader:

@@ -4,6 +4,7 @@ A parser of a stranger's object runs inside `refusing`, reads JSON by `parse_jso
 `whole`, `finite` and `text_of`, and quotes a value by `quoted` alone.
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from template.errors import ObjectError, SubnetError
 
 MAX_SHOWN_CHARS = 80
 """Maximum length of a stranger's text in a message."""
+DIGEST_CHARS = 8
 MAX_FAULT_CHARS = 240
 """Maximum length of another error's text in a message."""
 MAX_NUMBER_CHARS = 40
@@ -27,17 +29,33 @@ MALFORMED = (
 
 
 def shown(text: str, limit: int = MAX_SHOWN_CHARS) -> str:
-    """A text in printable ASCII, everything else escaped, cut to `limit` characters.
+    """A stranger's text in printable ASCII, everything else and the backslash escaped.
+
+    Different texts stay different: beyond `limit` characters a digest stands for the rest.
+    """
+    escaped = _escaped(text[:limit].replace("\\", "\\\\"))
+    if len(text) <= limit and len(escaped) <= limit:
+        return escaped
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{escaped[:limit]}...{digest[:DIGEST_CHARS]}"
+
+
+def in_ascii(message: str, limit: int) -> str:
+    """A message in printable ASCII, cut to `limit` characters. Values in it went through `shown`.
 
     No escape sequence reaches a terminal, and no line break forges a line of a log.
     """
-    cut = text[:limit]
-    if not (cut.isascii() and cut.isprintable()):
-        cut = "".join(map(_escaped, cut))
-    return cut if len(text) <= limit and len(cut) <= limit else cut[:limit] + "..."
+    cut = _escaped(message[:limit])
+    return cut if len(message) <= limit and len(cut) <= limit else cut[:limit] + "..."
 
 
-def _escaped(char: str) -> str:
+def _escaped(text: str) -> str:
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(map(_escaped_char, text))
+
+
+def _escaped_char(char: str) -> str:
     return char if char.isascii() and char.isprintable() else ascii(char)[1:-1]
 
 
@@ -46,7 +64,7 @@ def quoted(value: object) -> str:
     if isinstance(value, str):
         return f"'{shown(value)}'"
     if isinstance(value, bytes):
-        return quoted(value[: MAX_SHOWN_CHARS + 1].decode("latin-1"))
+        return quoted(value.decode("latin-1"))
     if isinstance(value, int) and not isinstance(value, bool):
         # Python refuses to write an integer of more than 4,300 digits.
         bits = value.bit_length()
@@ -58,7 +76,7 @@ def quoted(value: object) -> str:
 
 def fault(error: BaseException) -> str:
     """The kind and the text of an error, cut and escaped."""
-    text = shown(str(error), MAX_FAULT_CHARS)
+    text = in_ascii(str(error), MAX_FAULT_CHARS)
     return text if isinstance(error, SubnetError) else f"{type(error).__name__}: {text}"
 
 

@@ -65,7 +65,6 @@ def pay_rules(spec: RunSpec) -> PayRules:
             gain_power=weights.gain_power,
             credit_share=weights.credit_share,
             max_share=weights.max_share,
-            burn_uid=weights.burn_uid,
         ),
         work_windows=evaluation.work_windows,
         tested=evaluation.claimed_pages > 0,

@@ -33,7 +33,7 @@ from template.peers.client import Peers
 from template.protocol.draw import drawn_order
 from template.protocol.payload import Payload
 from template.protocol.root import Member
-from template.protocol.strangers import shown
+from template.protocol.strangers import in_ascii
 from template.scoring.admission import (
     Admission,
     FrameChecker,
@@ -270,7 +270,7 @@ def _not_drawn(window: int, member: Member) -> Verdict:
 
 
 def _detail(refusal: SubnetError) -> str:
-    return shown(str(refusal), MAX_DETAIL_CHARS)[:MAX_DETAIL_CHARS]
+    return in_ascii(str(refusal), MAX_DETAIL_CHARS)[:MAX_DETAIL_CHARS]
 
 
 def _blank(window: int, member: Member, admission: Admission, is_measured: bool) -> Verdict:

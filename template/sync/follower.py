@@ -136,9 +136,11 @@ class Follower:
         try:
             return self._decide(self.next_window)
         except ChainError:
+            # The candidates stand in the oldest block of a ballot: an endpoint without that block
+            # has dropped the ballot.
             context = self._context
-            vote_block = context.schedule.vote_block(self.next_window)
-            if context.chain.finalized() - vote_block < KEPT_BLOCKS:
+            oldest_block = context.schedule.commit_block(self.next_window)
+            if context.chain.finalized() - oldest_block < KEPT_BLOCKS:
                 raise
             return None
 

@@ -37,12 +37,15 @@ from tests.support.audited import (
     reader,
 )
 
+SUBNET_OWNER = "subnet owner"
+"""Not on uid 0, which a stranger holds here."""
+
 
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory) -> tuple[World, list[Findings]]:
     """A run that has ended, and what was found while it went on."""
     world = build_world(
-        {**STAKES_TAO, "ancient": 0, "replay": 0, "twin": 0},
+        {**STAKES_TAO, "ancient": 0, "replay": 0, "twin": 0, SUBNET_OWNER: 0},
         evaluation__claimed_pages=8,
         evaluation__work_effect=0.01,  # in words at random no page shows the work
         schedule__num_windows=WINDOWS,
@@ -50,6 +53,7 @@ def ended(tmp_path_factory) -> tuple[World, list[Findings]]:
         weights__min_windows=2,
         training__inner_steps=3,
     )
+    world.ledger.owner_hotkey = hotkey_of(SUBNET_OWNER)
     # Windows are audited long after retention lets validators forget them.
     archives = {hotkey: Archive() for hotkey in world.buckets if hotkey != hotkey_of("owner")}
     world.buckets |= archives
@@ -233,6 +237,22 @@ def a_uid(bench):
     return bench.resigned(replace(bench.honest, uids={**bench.honest.uids, hotkey_of("m0"): 0}))
 
 
+@forgery("window 3: the burn uid, that of the subnet owner's hotkey, is {owner}, the log says 0")
+def a_burn_uid(bench):
+    return bench.resigned(replace(bench.honest, burn_uid=0))
+
+
+@forgery("window 3: the burn uid, that of the subnet owner's hotkey, is {owner}, the log says None")
+def no_burn_uid(bench):
+    return bench.resigned(replace(bench.honest, burn_uid=None))
+
+
+@forgery("window 3, uid 0: weight is None, the log says ")
+def a_stranger_paid_what_is_burned(bench):
+    shares = dict(bench.honest.shares)
+    return replace(bench.honest, shares={**shares, 0: shares.pop(bench.uid(SUBNET_OWNER))})
+
+
 def with_verdict(bench: Bench, name: str, **changes: Any) -> WindowLog:
     changed = replace(bench.verdict(name), **changes)
     verdicts = tuple(changed if v.uid == changed.uid else v for v in bench.honest.verdicts)
@@ -361,6 +381,7 @@ def test_a_forgery_is_named(bench, name) -> None:
     facts = {each: bench.uid(each) for each in ("m0", "m1", "ancient", "replay", "twin")}
     facts |= {f"page{index}": bench.honest.ids_S[index] for index in (5, 7)}
     facts |= {"pool": bench.honest.ids_S.size, "pool_less": bench.honest.ids_S.size - 1}
+    facts |= {"owner": bench.uid(SUBNET_OWNER)}
     facts |= {"m0_hotkey": hotkey_of("m0"), "m0_status": bench.verdict("m0").status}
     found = bench.audit(forge(bench))
     assert any(expected.format(**facts) in line for line in found.wrong), found

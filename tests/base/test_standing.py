@@ -75,6 +75,29 @@ def test_a_record_that_stands_is_not_published_again(world, tmp_path) -> None:
     assert values == [encode_record(record), encode_record(Record())]
 
 
+def test_a_neuron_leaves_the_owners_offer_of_a_run_on_chain(base_world, tmp_path) -> None:
+    """Whichever run `owner publish` offers while the neuron works."""
+    world, context = base_world, base_world.context(VAL, tmp_path)
+    before = world.ledger.commitments.pop(VAL, None)
+    standing = Standing(context)
+    standing.publish_if_new(Record(access=context.access))
+    for run_id in (bytes(range(16)), bytes(range(16, 32))):
+        publish(context, Record(access=context.access, offer=run_id))
+        world.time.block += 1
+        record = _vote(world, 1, b"a")
+        assert standing.publish(record)
+        world.time.block += 1
+        standing.publish_if_new(Record(access=context.access))
+        values = world.ledger.commitments[VAL][1][-2:]
+        assert values == [
+            encode_record(replace(record, offer=run_id)),
+            encode_record(Record(access=context.access, offer=run_id)),
+        ]
+    world.ledger.commitments.pop(VAL)
+    if before is not None:
+        world.ledger.commitments[VAL] = before
+
+
 @pytest.fixture
 def twin(base_world: World, tmp_path):
     """Makes the standing of one process more with the same hotkey."""

@@ -7,6 +7,7 @@ import bittensor as bt
 import pytest
 
 from template.chain.bittensor import open_wallet
+from template.chain.wallet_files import hotkey_file
 from template.errors import ConfigError
 
 
@@ -38,6 +39,13 @@ def test_open_wallet_refuses_what_it_cannot_use(tmp_path: Path):
     with pytest.raises(ConfigError, match="encrypted") as caught:
         open_wallet("cold", "locked", str(tmp_path))
     assert "secret word" not in str(caught.value)
+    with pytest.raises(ConfigError) as early:
+        hotkey_file("cold", "locked", tmp_path)
+    assert str(early.value) == str(caught.value), "known before the chain library loads"
+    for first in (b"$ANSIBLE_VAULT;1.1", b"gAAAAABk"):
+        (folder / "old").write_bytes(first)
+        with pytest.raises(ConfigError, match="encrypted"):
+            hotkey_file("cold", "old", tmp_path)
 
 
 def test_a_key_that_cannot_be_read_is_not_advised_away(tmp_path: Path, monkeypatch):

@@ -91,7 +91,7 @@ def test_a_strangers_text_cannot_forge_a_line(tmp_path):
     setup_logging("info", tmp_path, role="miner", hotkey=HOTKEY)
     logging.getLogger("template").info("peer says %s", "x\n2026-01-01 INFO forged\r\x1b[2J\u2028y")
     (line,) = lines(tmp_path)
-    assert line.endswith(r"peer says x\x0a2026-01-01 INFO forged\x0d\x1b[2J\x2028y")
+    assert line.endswith("peer says x<U+000A>2026-01-01 INFO forged<U+000D><U+001B>[2J<U+2028>y")
 
 
 def test_a_traceback_keeps_its_lines(tmp_path):
@@ -102,8 +102,8 @@ def test_a_traceback_keeps_its_lines(tmp_path):
         logging.getLogger("template").exception("window failed")
     found = lines(tmp_path)
     assert "window failed" in found[0]
-    assert found[1].startswith("Traceback")
-    assert found[-1] == "ValueError: cause"
+    assert found[1].startswith("| Traceback")
+    assert found[-1] == "| ValueError: cause"
 
 
 def test_setting_up_twice_logs_once(tmp_path):
@@ -143,7 +143,7 @@ def test_a_traceback_shows_a_strangers_text_escaped(tmp_path, capsys):
     except ValueError:
         logging.getLogger("template.base.miner").exception("a fault")
     said = capsys.readouterr().err
-    assert "\\x1b[2Jgone\\x0d\\x85" in said
+    assert "<U+001B>[2Jgone<U+000D><U+0085>" in said
     assert said.replace("\n", "").isprintable()
     assert "Traceback" in lines(tmp_path / "logs")[1]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from template.cli.devices import has_driver
 from template.cli.main import COMMANDS, build_parser
 from template.cli.owner_flags import NOBODY
 from template.protocol.spec import spec_to_toml
@@ -144,6 +145,16 @@ def test_no_command_waits_for_a_library_to_refuse_what_the_operator_got_wrong(
         (name, ["--run", run_file, *chain, "-n", "finney"], "contradicts") for name in neurons
     ]
     cases += [(name, ["--run", run_file, *chain, "-w", "nobody"], "btcli") for name in neurons]
+    locked = tmp_path / "default" / "hotkeys" / "default"
+    locked.parent.mkdir(parents=True)
+    locked.write_bytes(b"$NACL and the rest")
+    wallets = ["--wallet.path", str(tmp_path)]
+    cases += [(name, ["--run", run_file, *chain, *wallets], "is encrypted") for name in neurons]
+    cases += [
+        (name, ["--run", run_file, *chain, "--neuron.device", "cuda:9"], "--neuron.device cuda:9")
+        for name in neurons
+        if not has_driver()
+    ]
     cases += [
         ("owner", ["check", "--run", absent, *chain], "absent.toml"),
         ("owner", [*publish, "--plan", plan, "--text", absent], "--text"),

@@ -7,7 +7,7 @@ import pytest
 from simulation.world import hotkey_of
 from template.cli.bucket_flags import BucketConfig, bucket_config
 from template.cli.main import parse_command
-from template.cli.owner_flags import CheckConfig, PublishConfig, owner_config
+from template.cli.owner_flags import CheckConfig, FindConfig, PublishConfig, owner_config
 from template.errors import ConfigError
 from template.protocol.spec import spec_to_toml
 from template.protocol.spec.plan import RunChoices, check_plan, load_plan
@@ -28,7 +28,7 @@ PUBLISH = [
 ]
 
 
-def parse_owner(argv: list[str], env: dict[str, str]) -> PublishConfig | CheckConfig:
+def parse_owner(argv: list[str], env: dict[str, str]) -> PublishConfig | CheckConfig | FindConfig:
     return owner_config(parse_command("owner", argv, "neurons/owner.py"), env)
 
 
@@ -94,6 +94,39 @@ def test_check_needs_no_variables(tmp_path: Path) -> None:
         parse_owner(argv, {})
 
 
+def test_check_without_a_run_spec_is_told_the_chain(tmp_path: Path) -> None:
+    argv = ["check", "--netuid", "7"]
+    found = parse_owner([*argv, "-n", "test", "--out", str(tmp_path / "r.toml")], {})
+    assert isinstance(found, FindConfig)
+    assert (found.out, found.is_local) == (tmp_path / "r.toml", False)
+    assert (found.chain.netuid, found.chain.network) == (7, "test")
+    url = "ws://127.0.0.1:9944"
+    assert [
+        (config.chain.network, config.is_local)
+        for config in (
+            parse_owner([*argv, *flags], {})
+            for flags in (["-n", "local"], ["--local"], ["--local", "-n", url], ["-n", url])
+        )
+        if isinstance(config, FindConfig)
+    ] == [("local", True), ("local", True), (url, True), (url, False)]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ([], r"--subtensor\.network: missing"),
+        (["--local", "-n", "finney"], "--local: --subtensor.network names a chain"),
+        (["-n", "test", "--out", __file__], "exists"),
+        (["-n", "test", "--out", "/nonexistent/r.toml"], "no folder /nonexistent"),
+        (["-n", "test", "--run", __file__, "--out", "r.toml"], "--out: has no use beside --run"),
+        (["--local", "--run", __file__], "--local: has no use beside --run"),
+    ],
+)
+def test_check_without_a_run_spec_refuses_what_contradicts(flags, words) -> None:
+    with pytest.raises(ConfigError, match=words):
+        parse_owner(["check", "--netuid", "7", *flags], {})
+
+
 def test_publish_needs_a_bucket() -> None:
     with pytest.raises(ConfigError, match="TESSERA_BUCKET_ENDPOINT"):
         parse_owner(PUBLISH, {})
@@ -110,7 +143,6 @@ def test_publish_needs_a_bucket() -> None:
         ([*PUBLISH, "--windows", "x"], "--windows: must be a whole number"),
         ([*PUBLISH, "--netuid", "-1"], "--netuid"),
         ([*PUBLISH, "--subtensor.network", "ws:/x"], "--subtensor.network"),
-        (["check", "--netuid", "7"], "--run"),
         (["check", "--run", "r", "--netuid", "7", "--wallet.name", "w"], "--wallet.name"),
     ],
 )

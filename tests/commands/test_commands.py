@@ -92,7 +92,18 @@ def test_a_run_is_published_checked_broken_and_mended(
     assert f"block {spec.schedule.start_block:,}" in first.out
     assert first.out.count(", sent") == 13
     records = read_records_of_any_run(subnet.chain, subnet.chain.finalized())
-    assert records[subnet.hotkeys[OWNER]].access == subnet.access(OWNER)
+    record = records[subnet.hotkeys[OWNER]]
+    assert (record.access, record.offer) == (subnet.access(OWNER), spec.run_id)
+    assert "goes to uid 0, the subnet owner's hotkey" in first.out
+
+    found = tmp_path / "found.toml"
+    by_netuid = run("owner", ["check", "--local", "--out", str(found), *chain_flags(subnet)])
+    assert by_netuid.status == 0, by_netuid.out + by_netuid.err
+    assert found.read_bytes() == published.read_bytes()
+    assert hashlib.sha256(found.read_bytes()).hexdigest() in by_netuid.out
+    as_public = run("owner", ["check", *chain_flags(subnet)])
+    assert (as_public.status, as_public.err.count("\n")) == (2, 1)
+    assert "not to be had" in as_public.err, "no public run is in a bucket of this machine"
 
     theta0 = blob_key(bytes.fromhex(spec.checkpoint.theta0_digest))
     with closing(subnet.writer(OWNER)) as bucket:
@@ -107,12 +118,15 @@ def test_a_run_is_published_checked_broken_and_mended(
     assert again.status == 0, again.err
     assert again.out.count(", sent") == 2
     assert again.out.count("there already") == 11
-    assert "on chain already" in again.out
+    assert "record: final at block" in again.out, "another start makes another run"
+    old = run("owner", check(subnet, found))
+    assert f"offers another run, {load_spec(published).run_id.hex()}" in old.out
     seen = run("owner", check(subnet, published))
     assert seen.status == 0, seen.out
     assert "all is there" in seen.out
-    assert seen.out.count(subnet.hotkeys[OWNER][:8]) == 15
-    said = "".join(e.out + e.err for e in (first, broken, again, seen))
+    assert "newcomers find it by --netuid 1 alone" in seen.out
+    assert seen.out.count(subnet.hotkeys[OWNER][:8]) == 1 + 15, "in the offer, and in each row"
+    said = "".join(e.out + e.err for e in (first, by_netuid, as_public, broken, again, seen))
     assert not [secret for secret in secrets_of(subnet) if secret in said]
 
 
@@ -192,6 +206,15 @@ def test_a_fault_of_the_owner_is_named(
     assert left == (["run.toml"] if plant is out_exists else [])
     assert not left or (tmp_path / "run.toml").read_text() == "precious"
     assert not [secret for secret in secrets_of(subnet) if secret in ended.out + ended.err]
+
+
+def test_who_publishes_with_another_hotkey_than_the_owners_is_told(
+    subnet: Subnet, run: Run, tmp_path: Path
+) -> None:
+    flags = publish_flags(subnet, tmp_path / "run.toml", "homeless")
+    ended = run("owner", publish(flags), env_of(subnet, "homeless"))
+    assert f"the subnet owner's hotkey is {subnet.hotkeys[OWNER]}" in ended.out
+    assert "is not found by the netuid alone" in ended.out
 
 
 @pytest.mark.slow

@@ -155,6 +155,15 @@ def test_the_table_shows_who_gives_what_and_what_is_wrong(world: World) -> None:
     assert f"{world.buckets[OWNER].size(theta0(world.spec)):,}" in row
 
 
+def test_a_strangers_text_in_the_table_is_neither_markup_nor_an_escape(world: World) -> None:
+    world.buckets[SECOND] = Refusing(Unavailable("[/b] \x1b[2J\r\u202e [red]gone"))
+    console = Console(width=400, file=io.StringIO())
+    console.print(table(look_at(world)))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "[/b] <U+001B>[2J<U+000D><U+202E> [red]gone" in text
+    assert text.replace("\n", "").isprintable()
+
+
 @pytest.mark.parametrize(
     ("block", "words"),
     [(0, "window 0 starts at block 16"), (16, "window 0 of 8"), (16 * 9, "has ended")],

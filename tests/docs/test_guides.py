@@ -124,7 +124,7 @@ class World:
 
     def spec(self, person: Person) -> str:
         assert self.spec_is_out.wait(BARRIER_S), "the owner never published a run"
-        return f'cp "{self.people["owner"].home}/run.toml" ~/run.toml\nsha256sum ~/run.toml\n'
+        return the_block(LOCALNET, "spec").text
 
     def wallet(self, person: Person) -> str:
         """What `btcli wallet create` makes at a terminal: a coldkey under a password."""

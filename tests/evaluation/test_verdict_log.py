@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from evaluation.conclusion import reputations_and_weights
+from evaluation.conclusion import Registered, reputations_and_weights
 from evaluation.evidence import GainRules
 from evaluation.history import (
     Histories,
@@ -39,12 +39,13 @@ RULES = PayRules(
     ),
     weights=WeightRules(
         history_windows=4, most_windows=4, min_windows=2, confidence_z=1.0, min_relative_gain=0.1,
-        gain_power=1.0, credit_share=1.0, max_share=0.8, burn_uid=0,
+        gain_power=1.0, credit_share=1.0, max_share=0.8,
     ),
     work_windows=6,
     tested=True,
 )  # fmt: skip
 UIDS = {"hk1": 1, "hk2": 2, "hk3": 3, "hk4": 4, "hk5": 5}
+REGISTERED = Registered(uids=UIDS, burn_uid=0)
 NUM_HELD, NUM_OWN = 32, 8
 
 
@@ -77,12 +78,12 @@ def _logs(num_windows: int, rules: PayRules = RULES) -> list[WindowLog]:
         verdicts = judge(blanks, measured, past_of(histories, rules.judge), rules.judge)
         known = windows_in(select_windows(histories, range(window)))
         histories = add_window(histories, window, verdicts, rules.length)
-        reputations, shares = reputations_and_weights(histories, window, UIDS, rules)
+        reputations, shares = reputations_and_weights(histories, window, REGISTERED, rules)
         logs.append(
             WindowLog(
                 window=window, seed=f"{window:064x}", ids_S=np.arange(owners.size), known=known,
                 undelivered=undelivered, measured=measured, verdicts=verdicts, uids=UIDS,
-                reputations=reputations, shares=shares,
+                burn_uid=0, reputations=reputations, shares=shares,
             )
         )  # fmt: skip
         undelivered = ((window, "hk5"),) if window % 2 else ()
@@ -135,7 +136,7 @@ def test_a_validator_that_lost_windows_says_so_and_is_followed() -> None:
     blanks = [replace(v, status=NOT_SCORED) if v.uid != 5 else v for v in fifth.verdicts]
     verdicts = judge(blanks, fifth.measured, past_of(histories, RULES.judge), RULES.judge)
     after = add_window(histories, 4, verdicts, RULES.length)
-    reputations, shares = reputations_and_weights(after, 4, UIDS, RULES)
+    reputations, shares = reputations_and_weights(after, 4, REGISTERED, RULES)
     lost = replace(
         fifth, known=(0, 1, 2), undelivered=(), verdicts=verdicts, reputations=reputations,
         shares=shares,
@@ -261,6 +262,46 @@ def test_every_figure_has_bounds_and_a_short_error(kind: str, field: str, values
             decode_log("".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))
         assert len(str(caught.value)) < 400
         assert str(caught.value).isprintable()
+
+
+EXTREMES = [
+    ("window", "window", [2**32 - 1]),
+    ("verdict", "pages_consumed", [0, 2**32 - 1]),
+    ("verdict", "base_window", [0, 2**32 - 1]),
+    ("verdict", "gain", [2e39, -2e39]),
+    ("verdict", "gain_standard_error", [0.0, 2e39]),
+    ("verdict", "relative_gain", [17.0, -1.0]),
+    ("verdict", "work_effect", [4.0, -4.0]),
+    ("verdict", "work_variance", [1e-9, 1e150]),
+    ("verdict", "work_square", [0.0, 16.0]),
+    ("verdict", "after", [[1e39] * 56, [-1e39] * 56, [1e39, -1e39] * 28, [None] * 56]),
+    ("window", "before", [[1e39] * 56, [-1e39] * 56, [1e39, -1e39] * 28, [None] * 56]),
+    ("reputation", "log_ratio", [1000.0, -1000.0]),
+    ("reputation", "mu", [1e6, -1e6]),
+    ("reputation", "sigma", [0.0, 1e6]),
+    ("weights", "shares", [{"1": 1.0, "2": 1.0}]),
+]
+
+
+@pytest.mark.parametrize(("kind", "field", "values"), EXTREMES)
+def test_a_figure_at_its_bound_overflows_nothing(kind: str, field: str, values: list) -> None:
+    """What the door lets in is followed to the end, and is a finding about this log alone."""
+    texts = [encode_log(log) for log in _logs(6)]
+    for value in values:
+        forged = []
+        for text in texts:
+            rows = [json.loads(line) for line in text.splitlines()]
+            for row in rows:
+                if row["kind"] == kind and row.get(field) is not None and field != "window":
+                    row[field] = value
+            if field == "window" and text == texts[-1]:
+                for row in rows:
+                    row.update({"window": value} if "window" in row else {})
+            forged.append("".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))
+        logs = [decode_log(text) for text in forged]
+        with np.errstate(over="raise", divide="raise"):
+            found = verify_logs(logs, RULES).found
+        assert all(line.isprintable() for line in found)
 
 
 @pytest.mark.parametrize("number", ["9" * 41, "9" * 5000, "1e999", "NaN", "-Infinity"])

@@ -25,7 +25,6 @@ RULES = WeightRules(
     gain_power=1.0,
     credit_share=1.0,
     max_share=1.0,
-    burn_uid=0,
 )
 WINDOW = 20
 RECENT = range(13, 21)
@@ -54,9 +53,11 @@ def _pages(history: Mapping[int, float | None]) -> int:
     return round(1e12 * mean * mean) if math.isfinite(mean) else 1
 
 
-def chain_weights(gains: Gains, window: int, rules: WeightRules) -> dict[int, float]:
+def chain_weights(
+    gains: Gains, window: int, rules: WeightRules, burn_uid: int | None = 0
+) -> dict[int, float]:
     """Of miners who all hold the gate, and whose work is worth what they gained."""
-    return gated_weights(worked(gains), gains.keys(), window, rules)
+    return gated_weights(worked(gains), gains.keys(), window, rules, burn_uid)
 
 
 def steady(gain: float, windows: range | list[int] = RECENT) -> dict[int, float]:
@@ -82,8 +83,8 @@ def test_shares_follow_the_gains() -> None:
 
 def test_without_the_gate_nobody_is_paid() -> None:
     histories = worked({1: steady(1.0), 2: steady(3.0)})
-    assert gated_weights(histories, {2, 5}, WINDOW, RULES) == {2: 1.0}
-    assert gated_weights(histories, set(), WINDOW, RULES) == {0: 1.0}
+    assert gated_weights(histories, {2, 5}, WINDOW, RULES, 0) == {2: 1.0}
+    assert gated_weights(histories, set(), WINDOW, RULES, 0) == {0: 1.0}
 
 
 def test_the_power_of_the_gain() -> None:
@@ -107,7 +108,7 @@ def test_no_more_is_credited_than_the_work_of_others_brings() -> None:
     """Two inflate what they send: with all of the work, and with a quarter of it."""
     gains = {uid: steady(1.0) for uid in (1, 2, 3)} | {4: steady(2.0), 5: steady(2.0)}
     pages = {1: 240, 2: 240, 3: 240, 4: 240, 5: 60}
-    shares = gated_weights(worked(gains, pages), gains.keys(), WINDOW, RULES)
+    shares = gated_weights(worked(gains, pages), gains.keys(), WINDOW, RULES, 0)
     assert shares == pytest.approx({1: 2 / 9, 2: 2 / 9, 3: 2 / 9, 4: 2 / 9, 5: 1 / 9})
 
 
@@ -115,14 +116,14 @@ def test_luck_beyond_the_credited_share_pays_nobody_more() -> None:
     gains = {1: steady(0.9), 2: steady(1.0), 3: steady(1.2), 4: steady(0.5)}
     rules = replace(RULES, credit_share=0.8)
     pages = dict.fromkeys(gains, 240)
-    shares = gated_weights(worked(gains, pages), gains.keys(), WINDOW, rules)
+    shares = gated_weights(worked(gains, pages), gains.keys(), WINDOW, rules, 0)
     assert shares == pytest.approx({1: 0.72 / 2.66, 2: 0.72 / 2.66, 3: 0.72 / 2.66, 4: 0.5 / 2.66})
 
 
 def test_more_work_than_most_is_credited_in_full() -> None:
     gains = {1: steady(0.5), 2: steady(0.5), 3: steady(0.5), 4: steady(0.9)}
     pages = {1: 60, 2: 60, 3: 60, 4: 240}
-    shares = gated_weights(worked(gains, pages), gains.keys(), WINDOW, RULES)
+    shares = gated_weights(worked(gains, pages), gains.keys(), WINDOW, RULES, 0)
     assert shares == pytest.approx({1: 5 / 24, 2: 5 / 24, 3: 5 / 24, 4: 9 / 24})
 
 
@@ -136,7 +137,7 @@ def test_pages_claimed_and_not_trained_on_are_no_work() -> None:
         uid: {w: replace(e, work=uneven if uid == 4 else even) for w, e in history.items()}
         for uid, history in worked(gains, claims).items()
     }
-    shares = gated_weights(histories, gains.keys(), WINDOW, RULES)
+    shares = gated_weights(histories, gains.keys(), WINDOW, RULES, 0)
     assert shares[4] / shares[1] == pytest.approx(math.sqrt(0.5), rel=0.01)
 
 
@@ -184,7 +185,7 @@ def test_only_the_last_windows_count() -> None:
     old = steady(50.0, range(0, 13)) | steady(1.0)
     future = steady(1.0) | {21: 50.0, 22: 50.0}
     gains = {1: old, 2: steady(1.0), 3: future}
-    shares = gated_weights(worked(gains, dict.fromkeys(gains, 1)), gains, WINDOW, RULES)
+    shares = gated_weights(worked(gains, dict.fromkeys(gains, 1)), gains, WINDOW, RULES, 0)
     assert shares == pytest.approx({1: 1 / 3, 2: 1 / 3, 3: 1 / 3})
 
 
@@ -219,16 +220,16 @@ def test_without_gain_all_is_burned(histories: dict[int, dict[int, float]]) -> N
 
 
 def test_what_exceeds_the_cap_is_burned() -> None:
-    rules = replace(RULES, max_share=0.5, burn_uid=7)
-    assert chain_weights({1: steady(1.0)}, WINDOW, rules) == {1: 0.5, 7: 0.5}
-    shares = chain_weights({1: steady(8.0), 2: steady(1.0), 3: steady(1.0)}, WINDOW, rules)
+    rules = replace(RULES, max_share=0.5)
+    assert chain_weights({1: steady(1.0)}, WINDOW, rules, 7) == {1: 0.5, 7: 0.5}
+    shares = chain_weights({1: steady(8.0), 2: steady(1.0), 3: steady(1.0)}, WINDOW, rules, 7)
     assert shares == pytest.approx({1: 0.5, 2: 0.1, 3: 0.1, 7: 0.3})
 
 
 def test_one_failure_among_the_last_windows_lowers_the_pay() -> None:
     failed = steady(1.0) | {17: -1.0}
     gains = {1: steady(1.0), 2: failed, 3: steady(1.0)}
-    shares = gated_weights(worked(gains, dict.fromkeys(gains, 240)), gains, WINDOW, RULES)
+    shares = gated_weights(worked(gains, dict.fromkeys(gains, 240)), gains, WINDOW, RULES, 0)
     assert 0 < shares[2] < 0.25 < shares[1] == shares[3]
 
 
@@ -254,10 +255,8 @@ def test_any_histories_give_shares_of_one_in_any_order(
     confidence_z: float,
     generator: random.Random,
 ) -> None:
-    rules = replace(
-        RULES, gain_power=gain_power, max_share=max_share, confidence_z=confidence_z, burn_uid=3
-    )
-    shares = chain_weights(histories, WINDOW, rules)
+    rules = replace(RULES, gain_power=gain_power, max_share=max_share, confidence_z=confidence_z)
+    shares = chain_weights(histories, WINDOW, rules, 3)
     assert math.fsum(shares.values()) == pytest.approx(1.0)
     assert all(0 < share <= (1.0 if uid == 3 else max_share) for uid, share in shares.items())
     assert shares.keys() <= histories.keys() | {3}
@@ -265,7 +264,10 @@ def test_any_histories_give_shares_of_one_in_any_order(
     mixed = {
         u: dict(generator.sample(list(histories[u].items()), len(histories[u]))) for u in shuffled
     }
-    assert chain_weights(mixed, WINDOW, rules) == shares
+    assert chain_weights(mixed, WINDOW, rules, 3) == shares
+    if 3 not in histories:
+        shares.pop(3, None)
+        assert chain_weights(histories, WINDOW, rules, None) == shares, "nobody gets the rest"
 
 
 def test_renaming_the_miners_renames_their_shares() -> None:
@@ -330,7 +332,7 @@ def test_windows_in_which_nothing_was_drawn_of_a_miner_say_nothing_of_it() -> No
     assert chain_weights(never, WINDOW, RULES) == {3: 1.0}
     failed = {w: -1.0 if w == 19 else g for w, g in often[1].items()}
     gains = {**often, 2: failed, 3: often[1]}
-    shares = gated_weights(worked(gains, dict.fromkeys(gains, 8)), gains, WINDOW, RULES)
+    shares = gated_weights(worked(gains, dict.fromkeys(gains, 8)), gains, WINDOW, RULES, 0)
     assert shares == pytest.approx({1: 0.4, 2: 0.2, 3: 0.4}), "one failure of eight: 0.75 - 0.25"
 
 

@@ -2,7 +2,9 @@
 
 import hashlib
 import threading
+import time
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -26,7 +28,7 @@ from template.store.memory import MemoryStore
 from tests.support.descriptors import no_descriptor_left
 from tests.support.raw_server import RawServer, body_of
 from tests.support.silent import Silent
-from tests.support.waiting import HANG_S
+from tests.support.waiting import HANG_S, wait_until
 
 FRAME = b"a frame"
 MINER, FIRST, SECOND = (hotkey_of(name) for name in ("m0", "val-a", "val-b"))
@@ -249,6 +251,40 @@ def test_a_named_payload_that_the_node_could_not_ask_for_is_not_missing(
     world.buckets[SECOND].put(key, FRAME)
     assert hasty.fetch_named_payload(member, 5, (FIRST, SECOND)) == FRAME
     assert hasty.fetch_named_payloads({member: (SECOND,)}, 5) == {member.uid: FRAME}
+
+
+def test_the_wait_for_silent_holders_grows_to_a_bound(tmp_path, member) -> None:
+    """Many silent holders are a slow network of this node, and more requests do not help."""
+    asked_s: list[float] = []
+    is_over = threading.Event()
+    names = [f"silent-{number}" for number in range(8)]
+    world = build_world({"m0": 0, "m1": 0, **dict.fromkeys(names, 100)})
+
+    class Asked(MemoryStore):
+        def get(self, key: str, *, max_bytes: int) -> bytes:
+            asked_s.append(time.monotonic())
+            is_over.wait(HANG_S)
+            raise Unavailable("no answer")
+
+    for hotkey in (MINER, *map(hotkey_of, names)):
+        world.chain(hotkey).publish(encode_record(Record(access=world.access(hotkey))))
+    world.time.block += 10
+    context = replace(world.context(hotkey_of("m1"), tmp_path), open_bucket=lambda *_: Asked())
+    peers = Peers(context, hedge_s=0.02)
+    peers.refresh()
+
+    def release() -> None:
+        wait_until(lambda: len(asked_s) == 1 + len(names))
+        is_over.set()
+
+    ender = threading.Thread(target=release)
+    ender.start()
+    assert peers.fetch_named_payload(member, 5, list(map(hotkey_of, names))) is None
+    ender.join()
+    gaps = [later - earlier for earlier, later in pairwise(asked_s)]
+    least = [0.02, 0.04, *[0.08] * 6]
+    assert all(gap > 0.8 * bound for gap, bound in zip(gaps, least, strict=True)), gaps
+    assert sum(gaps) < 0.02 * 2**8, "bounded, or the last one alone would take so long"
 
 
 def test_a_blob_that_the_node_could_not_ask_for_troubles_no_bucket(hasty, powerless) -> None:

@@ -39,7 +39,7 @@ VOTE = Vote(
     log_digest=b"l" * 16,
 )
 RUN = bytes(range(200, 216))
-FULL = Record.of(RUN, access=R2, vote=VOTE)
+FULL = replace(Record.of(RUN, access=R2, vote=VOTE), offer=bytes(range(100, 116)))
 
 windows = st.integers(0, 2**32 - 1)
 strings = st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=80)
@@ -77,8 +77,11 @@ votes = st.builds(
 )
 run_ids = st.binary(min_size=16, max_size=16)
 records = st.builds(
-    Record.of, run_ids, access=st.none() | accesses, payload=st.none() | payloads
-) | st.builds(Record.of, run_ids, access=st.none() | accesses, vote=votes)
+    replace,
+    st.builds(Record.of, run_ids, access=st.none() | accesses, payload=st.none() | payloads)
+    | st.builds(Record.of, run_ids, access=st.none() | accesses, vote=votes),
+    offer=st.none() | run_ids,
+)
 
 
 @settings(deadline=None)
@@ -111,22 +114,22 @@ def test_a_hotkey_mines_or_votes() -> None:
         Record.of(RUN, access=R2, payload=PAYLOAD, vote=VOTE)
 
 
-def test_a_full_record_on_r2_has_182_bytes() -> None:
-    assert len(encode_record(FULL)) == R2_RECORD_BYTES == 182
+def test_a_full_record_on_r2_has_198_bytes() -> None:
+    assert len(encode_record(FULL)) == R2_RECORD_BYTES == 198
 
 
-def test_a_full_record_elsewhere_has_at_most_361_bytes() -> None:
+def test_a_full_record_elsewhere_has_at_most_377_bytes() -> None:
     longest = Access(
         kind=AccessKind.S3, account="u" * 80, access_key_id="k" * 80, secret_access_key="s" * 80
     )
-    assert len(encode_record(replace(FULL, access=longest))) == 361 <= MAX_RECORD_BYTES
+    assert len(encode_record(replace(FULL, access=longest))) == 377 <= MAX_RECORD_BYTES
 
 
 def test_what_belongs_to_another_run_is_left_out() -> None:
-    """Access is of the hotkey, not of a run."""
+    """Access and offer are of the hotkey, not of a run."""
     assert FULL.within(RUN) is FULL
     assert FULL.within(RUN[:8] + bytes(8)) is FULL, "a record has room for 8 bytes of the run id"
-    assert FULL.within(bytes(16)) == Record(access=R2)
+    assert FULL.within(bytes(16)) == Record(access=R2, offer=FULL.offer)
     access = Record.of(RUN, access=R2)
     assert access == Record(access=R2) == access.within(bytes(16))
 
@@ -143,16 +146,18 @@ def test_a_vote_or_payload_without_a_run_is_refused(run: bytes) -> None:
 def test_golden_bytes() -> None:
     """Where each field stands on the wire; a change makes every node deaf to the others."""
     expected = (
-        "35" + "c8c9cacbcccdcecf"
+        "3d" + "c8c9cacbcccdcecf"
         + "00" + "0a" * 16 + "b1" * 16 + "c2" * 32
         + "06000000" + "72" * 16 + "73" * 8
         + "0102" + "00" * 29 + "80"
         + "02" + "00" * 30 + "40"
         + "6c" * 16
+        + bytes(range(100, 116)).hex()
     )  # fmt: skip
     assert encode_record(FULL).hex() == expected
     mined = "32" + "c8c9cacbcccdcecf" + "07000000" + bytes(range(32)).hex()
     assert encode_record(Record.of(RUN, payload=PAYLOAD)).hex() == mined
+    assert encode_record(Record(offer=RUN)).hex() == "38" + RUN.hex()
 
 
 @pytest.mark.parametrize(
@@ -218,7 +223,8 @@ def test_every_truncation_and_extension_is_refused(data: bytes) -> None:
         (b"\x27", "version 2"),
         (b"\x31", "need at least"),
         (b"\x32" + bytes(7), "need at least 9"),
-        (b"\x38", "unknown section flag"),
+        (b"\x38", "need at least 17"),
+        (b"\x38" + bytes(15), "need at least 17"),
         (b"\x31\x04", "access kind 4"),
         (b"\x31\xff", "access kind 255"),
         (b"\x31\x03\x00\x01a\x01a", "empty, too long or not printable"),
@@ -232,6 +238,12 @@ def test_every_truncation_and_extension_is_refused(data: bytes) -> None:
 def test_reasons_of_refusal(data: bytes, message: str) -> None:
     with pytest.raises(RecordError, match=message):
         decode_record(data)
+
+
+@pytest.mark.parametrize("offer", [b"", bytes(15), bytes(17)])
+def test_an_offer_is_a_run_id(offer: bytes) -> None:
+    with pytest.raises(RecordError, match=f"offered run: {len(offer)} bytes"):
+        encode_record(Record(offer=offer))
 
 
 @pytest.mark.parametrize(

@@ -7,24 +7,51 @@ from hypothesis import strategies as st
 from evaluation import log_values
 from template.errors import ObjectError
 from template.protocol import strangers
-from template.protocol.strangers import fault, finite, parse_json, quoted, refusing, shown, whole
+from template.protocol.strangers import (
+    fault,
+    finite,
+    in_ascii,
+    parse_json,
+    quoted,
+    refusing,
+    shown,
+    whole,
+)
 
 
 @given(st.text(), st.integers(1, 50))
 def test_what_is_shown_is_short_and_printable(text: str, limit: int) -> None:
     found = shown(text, limit)
+    assert len(found) <= limit + len("...") + strangers.DIGEST_CHARS
+    assert found.isascii()
+    assert found.isprintable()
+
+
+@given(st.text("\\x1b\x1b.", max_size=12), st.text("\\x1b\x1b.", max_size=12), st.integers(1, 9))
+def test_different_texts_are_shown_differently(text: str, other: str, limit: int) -> None:
+    assert (shown(text, limit) == shown(other, limit)) == (text == other)
+    assert (quoted(text.encode()) == quoted(other.encode())) == (text == other)
+
+
+@given(st.text(), st.integers(1, 50))
+def test_a_message_in_ascii_is_short_and_shown_values_stay_as_they_are(
+    text: str, limit: int
+) -> None:
+    found = in_ascii(text, limit)
     assert len(found) <= limit + len("...")
     assert found.isascii()
     assert found.isprintable()
+    assert in_ascii(shown(text), 1000) == shown(text)
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("plain", "plain"),
+        (r"\x1b", r"\\x1b"),
         ("", ""),
         ("a" * 80, "a" * 80),
-        ("a" * 81, "a" * 80 + "..."),
+        ("a" * 81, "a" * 80 + "...8c48280d"),
         ("\x1b[2Jx", r"\x1b[2Jx"),
         ("a\nb", r"a\nb"),
         ("\u202e\ud800", r"\u202e\ud800"),

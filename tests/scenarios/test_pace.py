@@ -40,7 +40,7 @@ def test_a_validator_that_comes_late_calls_nobody_unpaid(tmp_path) -> None:
         return node
 
     nodes = run(world, {**honest(*FOUR), "val-c": late}, tmp_path)
-    burn = f"weight/{world.spec.weights.burn_uid}"
+    burn = "weight/0"
     paid = metrics(nodes["val-c"]).series(f"weight/{uid_of(world, 'm0')}")
     # It comes while the payloads of the window before are being scored, and scores them, too.
     scored = len([w for w in range(NUM_WINDOWS) if w >= LATE_WINDOW - 1])

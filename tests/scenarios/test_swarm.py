@@ -169,4 +169,38 @@ def test_with_one_window_only_nobody_is_paid_yet(tmp_path) -> None:
     world = build_world(STAKES_TAO, schedule__num_windows=1)
     nodes = run(world, honest(*FOUR), tmp_path)
     assert len(digests(nodes)) == 1
-    assert _weights(world, "val-a") == [{world.spec.weights.burn_uid: 1.0}]
+    assert _weights(world, "val-a") == [{0: 1.0}]
+
+
+def test_what_nobody_earned_goes_to_the_owners_hotkey_and_no_stranger_at_uid_0(tmp_path) -> None:
+    world = build_world({**STAKES_TAO, "subnet owner": 0}, schedule__num_windows=6)
+    world.ledger.owner_hotkey = hotkey_of("subnet owner")
+    nodes = run(world, honest(*FOUR), tmp_path)
+    assert len(digests(nodes)) == 1
+    burn_uid = uid_of(world, "subnet owner")
+    assert burn_uid != 0
+    for name in ("val-a", "val-b"):
+        first, *_, last = _weights(world, name)
+        assert first == {burn_uid: 1.0}, "nobody is paid yet"
+        assert all(0 not in shares for shares in _weights(world, name))
+        assert last[uid_of(world, "m0")] > 0
+        logs = decode_logs((nodes[name].context.state_dir / "verdicts.jsonl").read_text())
+        assert {log.burn_uid for log in logs} == {burn_uid}
+        assert verify_logs(logs, pay_rules(world.spec)).found == ()
+
+
+def test_while_the_owners_hotkey_has_no_uid_the_last_weights_stand(tmp_path, caplog) -> None:
+    world = build_world({**STAKES_TAO, "subnet owner": 0}, schedule__num_windows=4)
+    world.ledger.owner_hotkey = gone = hotkey_of("subnet owner")
+    world.ledger.dropped[gone] = world.spec.schedule.schedule().first_block(3)
+    nodes = run(world, honest(*FOUR), tmp_path)
+    assert len(digests(nodes)) == 1, "the run goes on"
+    burn_uid = uid_of(world, "subnet owner")
+    assert set(map(str, _weights(world, "val-a"))) == {str({burn_uid: 1.0})}
+    (told, *_) = [r.getMessage() for r in caplog.records if "no weights set" in r.getMessage()]
+    assert f"the hotkey of the subnet's owner, {gone}, is not registered" in told
+    assert "btcli subnets register --netuid 1" in told
+    logs = decode_logs((nodes["val-a"].context.state_dir / "verdicts.jsonl").read_text())
+    assert logs[0].burn_uid == burn_uid
+    assert logs[-1].burn_uid is None
+    assert verify_logs(logs, pay_rules(world.spec)).found == ()

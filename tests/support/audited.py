@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
-from evaluation.conclusion import reputations_and_weights
+from evaluation.conclusion import Registered, reputations_and_weights
 from evaluation.history import add_window, past_of, select_windows
 from evaluation.judge import judge
 from evaluation.verdict import NOT_SCORED, Verdict
@@ -151,7 +151,8 @@ class Bench:
             blanks, forged.measured, past_of(histories, self.rules.judge), self.rules.judge
         )
         after = add_window(histories, FORGED, verdicts, self.rules.length)
-        reputations, shares = reputations_and_weights(after, FORGED, forged.uids, self.rules)
+        registered = Registered(uids=forged.uids, burn_uid=forged.burn_uid)
+        reputations, shares = reputations_and_weights(after, FORGED, registered, self.rules)
         return replace(forged, verdicts=verdicts, reputations=reputations, shares=shares)
 
 

@@ -62,6 +62,7 @@ def made_up_log(
         ),
         verdicts=verdicts,
         uids=dict(zip(hotkeys, uids, strict=False)),
+        burn_uid=2**16 - 1,
         reputations=dict.fromkeys(hotkeys, reputation),
         shares={uid: float(rng.random()) / 1e99 for uid in uids},
     )

@@ -4,9 +4,12 @@ Owns retries, the cache of final answers and the endpoint's health. Decides noth
 windows, records or weights.
 """
 
+import logging
 import math
+import threading
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar, cast
 
@@ -22,18 +25,32 @@ from template.chain.bittensor.calls import (
     submit_weights,
 )
 from template.chain.bittensor.connection import Call, Connection, check_endpoint
-from template.chain.bittensor.translation import ConnectionLost, LocalTrouble
+from template.chain.bittensor.translation import ConnectionLost, LocalTrouble, OtherChain
 from template.chain.bittensor.wallet import Wallet
 from template.chain.commitment import split_into_fields
-from template.chain.health import SLOW_READ_S, EndpointHealth, Patience, format_duration
+from template.chain.endpoints import Endpoints, Standstill
+from template.chain.health import (
+    NAME_ANOTHER,
+    SLOW_READ_S,
+    EndpointHealth,
+    Patience,
+    format_duration,
+    redact_endpoint,
+    redact_urls,
+)
 from template.chain.types import Metagraph
-from template.errors import ChainError
+from template.chain.waiter import MAX_STILL_S, MIN_STILL_S, STILL_BLOCKS
+from template.errors import ChainError, ConfigError
 from template.retry import retry
 
 T = TypeVar("T")
 FetchAt: TypeAlias = Callable[[Sdk, int], Coroutine[Any, Any, T]]
 
+logger = logging.getLogger(__name__)
+
 U16_MAX = 65_535
+IT_DID_NOT = "it did not answer"
+NEXT_IS_TAKEN = "the next endpoint of --subtensor.fallback_endpoints is asked meanwhile"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +59,8 @@ class ChainOptions:
 
     A read is tried again until `read_deadline_s`, and each try ends after `read_timeout_s`. A
     write is tried once, because a broken connection hides the result. A read longer than
-    `slow_read_s` is logged as a warning.
+    `slow_read_s` is logged as a warning. `min_still_s`: shortest time without a new block until
+    another endpoint is tried.
     """
 
     read_timeout_s: float = 30.0
@@ -50,13 +68,16 @@ class ChainOptions:
     write_timeout_s: float = 120.0
     cached_answers: int = 256
     slow_read_s: float = SLOW_READ_S
+    min_still_s: float = MIN_STILL_S
 
 
 class BittensorChain:
-    """`template.chain.types.Chain` over one endpoint, for one subnet and one hotkey.
+    """`template.chain.types.Chain` over one endpoint at a time, for one subnet and one hotkey.
 
     `endpoint` is `finney`, `test`, `local` or a ws:// or wss:// URL; only a name brings the
-    network's public fallback and archive endpoints. A chain without a wallet only reads. Safe to
+    network's public fallback and archive endpoints. An endpoint of `fallbacks` with the same
+    genesis hash takes over, for reads and writes alike, once the one in use does not answer or has
+    shown no new block for `STILL_BLOCKS` block times. A chain without a wallet only reads. Safe to
     share between threads: reads and writes have separate connections with one call at a time
     each, so a write waiting for inclusion delays no read. The first call opens the connection.
     Raises ConfigError for an endpoint other than a known name or a URL.
@@ -70,8 +91,10 @@ class BittensorChain:
         wallet: Wallet | None,
         version_key: int,
         options: ChainOptions | None = None,
+        fallbacks: Sequence[str] = (),
     ) -> None:
-        check_endpoint(endpoint)
+        for named in (endpoint, *fallbacks):
+            check_endpoint(named)
         self._netuid = netuid
         self._wallet = wallet
         self._version_key = version_key
@@ -79,9 +102,18 @@ class BittensorChain:
         patience = Patience(
             outage_s=self._options.read_deadline_s, slow_read_s=self._options.slow_read_s
         )
-        self._health = EndpointHealth(endpoint, patience)
-        self._reader = Connection(endpoint)
-        self._writer = Connection(endpoint)
+        self._endpoints = Endpoints((endpoint, *fallbacks))
+        remedy = NEXT_IS_TAKEN if fallbacks else NAME_ANOTHER
+        self._health = {
+            named: EndpointHealth(named, patience, remedy=remedy)
+            for named in (endpoint, *fallbacks)
+        }
+        self._reader = Connection(self._endpoints.is_same_chain)
+        self._writer = Connection(self._endpoints.is_same_chain)
+        self._still = {"block": Standstill(), "final block": Standstill()}
+        self._searching = threading.Lock()
+        self._block_s: float | None = None
+        self._changes = 0
         self._answers = AnswerCache(self._options.cached_answers)
         self._finalized = -1
 
@@ -91,10 +123,10 @@ class BittensorChain:
         self._writer.close()
 
     def head(self) -> int:
-        return self._read(lambda sdk: sdk.client.block())
+        return self._read_rising("block", lambda sdk: sdk.client.block())
 
     def finalized(self) -> int:
-        block = self._read(lambda sdk: sdk.client.finalized_block())
+        block = self._read_rising("final block", lambda sdk: sdk.client.finalized_block())
         self._finalized = max(self._finalized, block)
         return block
 
@@ -137,43 +169,121 @@ class BittensorChain:
         )
         self._write(lambda sdk: submit_weights(sdk, intent, wallet))
 
+    def check_fallbacks(self) -> None:
+        """Raise ConfigError for a fallback of another chain; warn of one that does not answer."""
+        self.head()
+        for endpoint in self._endpoints.others:
+            try:
+                self._ask(endpoint, _block_of)
+            except OtherChain as error:
+                raise ConfigError(
+                    f"--subtensor.fallback_endpoints: {redact_endpoint(endpoint)} serves "
+                    "another chain (another genesis hash); name endpoints of one chain"
+                ) from error
+            except ChainError as error:
+                logger.warning("--subtensor.fallback_endpoints: %s", error)
+
+    def _ask(self, endpoint: str, call: Call[T]) -> T:
+        """Ask an endpoint that is not in use, by a connection of its own."""
+        with closing(Connection(self._endpoints.is_same_chain)) as connection:
+            return connection.run(endpoint, call, self._options.read_timeout_s)
+
+    def _read_rising(self, what: str, call: Call[int]) -> int:
+        """Read a number that rises; by another endpoint, if one has gone on further."""
+        value, still = self._read(call), self._still[what]
+        if not self._endpoints.others or not still.is_due(value, self._patience_s):
+            return value
+        if not self._searching.acquire(blocking=False):
+            return value
+        try:
+            return self._search_further(what, value, call)
+        finally:
+            self._searching.release()
+
+    def _search_further(self, what: str, value: int, call: Call[int]) -> int:
+        """The number of the first other endpoint that is further, now in use; else `value`."""
+        since = self._still[what].describe()
+        for endpoint in self._endpoints.others:
+            try:
+                found = self._ask(endpoint, call)
+            except OtherChain:
+                self._endpoints.refuse(endpoint)
+                continue
+            except ChainError as error:
+                logger.info("no other chain endpoint yet: %s", error)
+                continue
+            if found > value:
+                why = f"it answers and stands still: {what} {value} since {since}"
+                self._endpoints.take(endpoint, why)
+                self._forget()
+                return found
+        return value
+
+    def _patience_s(self) -> float:
+        """Seconds without a new block until another endpoint is tried."""
+        if self._block_s is None:
+            self._block_s = self.block_time_s()
+        return min(max(STILL_BLOCKS * self._block_s, self._options.min_still_s), MAX_STILL_S)
+
+    def _forget(self) -> None:
+        """Another endpoint answers from now on: what the last one said is asked again."""
+        self._changes += 1
+        self._finalized = -1
+        self._answers.clear()
+        for still in self._still.values():
+            still.start()
+
     def _require_wallet(self) -> Wallet:
         if self._wallet is None:
             raise ChainError("this node was opened without a wallet: it only reads", "no_wallet")
         return self._wallet
 
     def _read(self, call: Call[T]) -> T:
-        options = self._options
+        options, num_others = self._options, len(self._endpoints.others)
+        # However short the patience, each endpoint has its turn.
+        turns_s = options.read_timeout_s * (1 + num_others) if num_others else 0.0
+        deadline_s = max(options.read_deadline_s, turns_s)
         try:
             return retry(
                 lambda: self._try_once(self._reader, call, options.read_timeout_s),
                 on=(ConnectionLost,),
-                deadline_s=options.read_deadline_s,
+                deadline_s=deadline_s,
             )
         except LocalTrouble:
             raise
         except ConnectionLost as error:
+            who = f"none of {1 + num_others} endpoints answered" if num_others else IT_DID_NOT
             raise ConnectionLost(
-                f"{error}; it did not answer for {format_duration(options.read_deadline_s)}: name "
-                "another with --subtensor.network or --subtensor.chain_endpoint, or start again "
-                "later",
+                f"{error}; {who} for {format_duration(deadline_s)}: name another with "
+                "--subtensor.network or --subtensor.chain_endpoint, or start again later",
                 is_final=True,
             ) from error
 
     def _try_once(self, connection: Connection, call: Call[T], timeout_s: float) -> T:
-        """Try a call, and record the answer or the failure in the endpoint's health."""
-        started_s = time.monotonic()
+        """Try a call, and record the answer or the failure for the endpoint in use."""
+        endpoint, started_s = self._endpoints.current, time.monotonic()
+        health = self._health[endpoint]
         try:
-            answer = connection.run(call, timeout_s)
+            answer = connection.run(endpoint, call, timeout_s)
         except LocalTrouble as error:
-            self._health.note_trouble(str(error))
+            health.note_trouble(str(error))
             raise
         except ConnectionLost as error:
-            self._health.note_failure(str(error.__cause__) or f"no answer within {timeout_s:.0f} s")
+            silence = f"no answer within {timeout_s:.0f} s"
+            reason = redact_urls(str(error.__cause__)) or silence
+            health.note_failure(reason)
+            is_silent = isinstance(error.__cause__, TimeoutError)
+            self._endpoints.note_failure(endpoint, reason, is_silent=is_silent)
+            raise
+        except OtherChain as error:
+            if self._endpoints.refuse(endpoint):
+                raise ConnectionLost(str(error)) from error
             raise
         # A write waits for its block: its duration says nothing of the endpoint.
         took_s = time.monotonic() - started_s if connection is self._reader else 0.0
-        self._health.note_answer(took_s)
+        health.note_answer(took_s)
+        if self._endpoints.note_answer(endpoint):
+            self._forget()
         return answer
 
     def _read_at(self, question: str, block: int, fetch: FetchAt[T]) -> T:
@@ -182,14 +292,18 @@ class BittensorChain:
         if cached is not None:
             return cast(T, cached)
         # Judged before the read: a block finalised meanwhile may have been read on a fork.
-        is_final = block <= self._finalized
+        is_final, changes = block <= self._finalized, self._changes
         answer = self._read(lambda sdk: fetch(sdk, block))
-        if is_final:
+        if is_final and changes == self._changes:
             self._answers.put((question, block), answer)
         return answer
 
     def _write(self, call: Call[None]) -> None:
         self._try_once(self._writer, call, self._options.write_timeout_s)
+
+
+async def _block_of(sdk: Sdk) -> int:
+    return int(await sdk.client.block())
 
 
 def _check_weights(weights: Mapping[int, float]) -> None:

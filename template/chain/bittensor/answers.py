@@ -13,6 +13,10 @@ class AnswerCache:
         self._lock = threading.Lock()
         self._items: OrderedDict[Hashable, object] = OrderedDict()
 
+    def clear(self) -> None:
+        with self._lock:
+            self._items.clear()
+
     def get(self, key: Hashable) -> object | None:
         with self._lock:
             if key in self._items:

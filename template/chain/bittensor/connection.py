@@ -15,7 +15,7 @@ from bittensor.settings import (
 )
 
 from template.chain.bittensor.calls import Sdk
-from template.chain.bittensor.translation import SDK_ERRORS, translate_error
+from template.chain.bittensor.translation import SDK_ERRORS, OtherChain, translate_error
 from template.chain.health import redact_endpoint
 from template.errors import ChainError, ConfigError
 
@@ -34,11 +34,12 @@ class Connection:
     subscription or nonce remembered by the SDK outlives a failure.
     """
 
-    def __init__(self, endpoint: str) -> None:
-        self._endpoint = endpoint
+    def __init__(self, is_same_chain: Callable[[str], bool]) -> None:
+        """`is_same_chain` judges the genesis hash of each endpoint that a client opens."""
+        self._is_same_chain = is_same_chain
         self._lock = threading.Lock()
         self._sdk: Sdk | None = None
-        self._genesis: str | None = None
+        self._endpoint = ""
         self._loop = asyncio.new_event_loop()
         self._loop.set_exception_handler(_log_leftover)
         self._thread = threading.Thread(
@@ -46,11 +47,18 @@ class Connection:
         )
         self._thread.start()
 
-    def run(self, call: Call[T], timeout_s: float) -> T:
-        """The call's answer. Raises ConnectionLost without an answer in time, else ChainError."""
+    def run(self, endpoint: str, call: Call[T], timeout_s: float) -> T:
+        """The answer of an endpoint, by a new client if the last call asked another endpoint.
+
+        Raises ConnectionLost without an answer in time, OtherChain for another genesis hash, else
+        ChainError.
+        """
         with self._lock:
             if not self._thread.is_alive():
                 raise ChainError("this chain was closed; open a new one", "closed", is_final=True)
+            if endpoint != self._endpoint:
+                self._drop_client()
+                self._endpoint = endpoint
             try:
                 return self._run_on_loop(self._open_and_call(call), timeout_s)
             except SDK_ERRORS as error:
@@ -78,16 +86,12 @@ class Connection:
     async def _open_client(self) -> Sdk:
         sdk = _new_sdk(self._endpoint)
         await sdk.client.connect()
-        genesis = await sdk.substrate.block_hash(0)
-        if self._genesis not in (None, genesis):
+        if not self._is_same_chain(await sdk.substrate.block_hash(0)):
             await sdk.client.close()
-            raise ChainError(
+            raise OtherChain(
                 f"{redact_endpoint(self._endpoint)} (--subtensor.network) now serves another chain "
-                "than before; name an endpoint of the right chain and start again",
-                "other_chain",
-                is_final=True,
+                "than before; name an endpoint of the right chain and start again"
             )
-        self._genesis = genesis
         return sdk
 
     def _run_on_loop(self, coroutine: Coroutine[Any, Any, T], timeout_s: float) -> T:
@@ -111,7 +115,9 @@ def check_endpoint(endpoint: str) -> None:
         resolve_endpoint(endpoint)
     except ValueError as error:
         remedy = "use finney, test, local or a ws:// or wss:// URL"
-        raise ConfigError(f"--subtensor.network {endpoint!r} is not known; {remedy}") from error
+        raise ConfigError(
+            f"--subtensor.network {redact_endpoint(endpoint)!r} is not known; {remedy}"
+        ) from error
 
 
 def _log_leftover(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import bittensor as bt
 
 from template.chain.commitment import join_fields
-from template.chain.health import redact_endpoint
+from template.chain.health import redact_endpoint, redact_urls
 from template.chain.types import Metagraph, Neuron
 from template.errors import ChainError
 from template.files import remedy
@@ -42,6 +42,13 @@ class ConnectionLost(ChainError):
         super().__init__(message, code="unreachable", is_final=is_final)
 
 
+class OtherChain(ChainError):
+    """The endpoint serves another chain than the one of the first answer."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, code="other_chain", is_final=True)
+
+
 class LocalTrouble(ConnectionLost):
     """This machine could not ask: a file or a descriptor is at fault, and no endpoint."""
 
@@ -60,16 +67,16 @@ def translate_error(error: Exception, endpoint: str, timeout_s: float) -> ChainE
                 "--subtensor.network",
                 "unreachable",
             )
-        return ChainError(str(error), error.code.value, name=error.name or "")
+        return ChainError(redact_urls(str(error)), error.code.value, name=error.name or "")
     local = find_local(error)
     if local is not None:
         return LocalTrouble(
             f"this node could not ask the chain: {local}; {remedy(Path('/'), local)}"
         )
     if isinstance(error, CONNECTION_ERRORS):
-        reason = str(error) or f"no answer within {timeout_s:.0f} s"
+        reason = redact_urls(str(error)) or f"no answer within {timeout_s:.0f} s"
         return ConnectionLost(f"the chain at {shown} is unreachable: {reason}")
-    return ChainError(f"the SDK failed: {error!r}", "not_understood")
+    return ChainError(f"the SDK failed: {redact_urls(repr(error))}", "not_understood")
 
 
 def find_local(error: BaseException | None) -> OSError | None:

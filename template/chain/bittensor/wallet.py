@@ -8,7 +8,7 @@ import bittensor as bt
 from bittensor.keyfiles import KeyfileError
 
 from template.chain.commands import wallet_flags
-from template.chain.wallet_files import hotkey_file, wallet_words
+from template.chain.wallet_files import encrypted, hotkey_file, wallet_words
 from template.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -29,10 +29,7 @@ def open_wallet(name: str, hotkey: str, path: str) -> Wallet:
     hotkey_file(name, hotkey, Path(path))
     restore = f"`btcli wallet regen-hotkey {flags} --overwrite`"
     if keyfile.is_encrypted():
-        raise ConfigError(
-            f"{where} is encrypted, and a neuron cannot type a password; restore the hotkey from "
-            f"its mnemonic without a password: {restore}"
-        )
+        raise encrypted(name, hotkey, Path(path))
     try:
         address = wallet.hotkey.ss58_address
     except (KeyfileError, OSError, ValueError) as error:

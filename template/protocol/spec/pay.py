@@ -119,8 +119,6 @@ class WeightsSpec(Table):
     payload up beyond this limit earns no further credit.
     """
     max_share: Annotated[float, Range(gt=0, le=1)]
-    """Maximum weight of one miner. The rest goes to `burn_uid`."""
-    burn_uid: Annotated[int, Range(ge=0, le=MAX_UIDS - 1)]
-    """Uid that takes the weight without an earner. Normally the subnet owner's uid; any other uid
-    would earn this weight without work.
+    """Maximum weight of one miner. The rest is burned: given to the uid of the subnet owner's
+    hotkey, as the chain names it.
     """

@@ -149,7 +149,7 @@ def first_pages_can_be_drawn(spec: RunSpec) -> None:
 
 def records_fit_quota(spec: RunSpec) -> None:
     """All records of a hotkey in one tempo fit the chain's quota of 3100 bytes: three records
-    (payload, vote, retry) for each window within reach of a tempo, 182 bytes each on a public
+    (payload, vote, retry) for each window within reach of a tempo, 198 bytes each on a public
     network, 192 on a local network.
     """
     schedule = spec.schedule

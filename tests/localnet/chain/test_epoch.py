@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from localnet.chain import epoch, schedule
 from localnet.chain.config import RAO_PER_TAO, ChainConfig, SubnetDefaults
 from tests.support.localnet.ledger import ENDOWMENT_RAO, NAMES, Ledger, LocalWallet, populate
+from tests.support.localnet.signing import set_admin
 
 S = "SubtensorModule"
 TAO = RAO_PER_TAO
@@ -103,6 +104,22 @@ def test_incentive_of_the_owners_hotkey_is_burned(scored: Any) -> None:
     now = scored.chain.state_at(scored.height).alpha_assets.get("AlphaBurned", 1)
     assert now - burned == pytest.approx(0.6 * 20 * (TAO - OWNER_RAO) / 2, rel=1e-3)
     assert scored.get("Emission", 1)[0] == 0
+
+
+def test_incentive_of_a_hotkey_named_as_the_owners_is_burned_whoever_holds_its_coldkey(
+    scored: Any,
+) -> None:
+    carol = scored.wallets["carol"]
+    assert set_admin(scored, "sn_owner_hotkey", hotkey=carol.hot) == "ok"
+    before = {name: alpha(scored, name) for name in ("bob", "carol")}
+    start = scored.chain.state_at(scored.height).alpha_assets.get("AlphaBurned", 1)
+    run_to_epoch(scored)
+    now = scored.chain.state_at(scored.height).alpha_assets.get("AlphaBurned", 1)
+    miners = 20 * ((TAO - OWNER_RAO) // 2)
+    assert alpha(scored, "bob") - before["bob"] == pytest.approx(0.75 * miners, rel=1e-4)
+    assert alpha(scored, "carol") - before["carol"] == 20 * OWNER_RAO, "the cut, and no incentive"
+    assert now - start == pytest.approx(0.25 * miners, rel=1e-4)
+    assert scored.get("Emission", 1)[3] == 0
 
 
 def test_without_weights_validators_take_the_miners_half(subnet: Any) -> None:

@@ -242,7 +242,7 @@ FAULTS = [
     Fault(
         name="a GPU that is not there",
         plant=flag(neuron__device="cuda:63"),
-        words=("--neuron.device cuda:63", "torch sees", "cpu"),
+        words=("--neuron.device cuda:63", "CUDA devices", "cpu"),
     ),
     Fault(
         name="log folder that cannot be",

@@ -76,7 +76,9 @@ class NodeStart:
 class Subnet:
     """Chain, wallets and buckets of some names; the first is the owner, on uid 0."""
 
-    def __init__(self, folder: Path, names: Sequence[str], *chain_flags: str) -> None:
+    def __init__(
+        self, folder: Path, names: Sequence[str], *chain_flags: str, has_buckets: bool = True
+    ) -> None:
         self.folder = folder
         self.names = (OWNER, *names)
         roster = [Participant(name=name, role="miner") for name in self.names]
@@ -88,6 +90,7 @@ class Subnet:
         }
         self.second_keys = {name: new_identity(key.bucket) for name, key in self.keys.items()}
         self._chain_flags = chain_flags
+        self._has_buckets = has_buckets
         self._exit = ExitStack()
 
     def __enter__(self) -> "Subnet":
@@ -100,9 +103,10 @@ class Subnet:
             self._sign(calls.register_network(hotkey=self.hotkeys[OWNER]), OWNER)
             self._sign(calls.start_call(netuid=NETUID), OWNER)
             self.chain = self.open_chain()
-            identities = [*self.keys.values(), *self.second_keys.values()]
-            self.server = BucketServer(self.folder / "buckets", identities)
-            self._exit.enter_context(self.server)
+            if self._has_buckets:
+                identities = [*self.keys.values(), *self.second_keys.values()]
+                self.server = BucketServer(self.folder / "buckets", identities)
+                self._exit.enter_context(self.server)
         except BaseException:
             self._exit.close()
             raise

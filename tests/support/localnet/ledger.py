@@ -56,7 +56,7 @@ class Ledger:
 
     def __init__(self, config: ChainConfig) -> None:
         self.config = config
-        self.metadata = load_metadata()
+        self.metadata = load_metadata(config.block_time_s)
         self.secret = draw_secret(config.seed)
         self.chain = LocalChain(config, self.metadata, secret=self.secret, now_ms=1_000)
         self.wallets = {name: LocalWallet(name) for name in NAMES}
