@@ -366,7 +366,7 @@ def test_who_copies_weights_has_those_of_the_epoch_before() -> None:
 def test_a_dishonest_validator_changes_nothing_for_others(name: str) -> None:
     attack = ATTACKS[name]
     assert attack.validator is not None
-    swarm = _tiny(attack.group(1), dishonest=attack.validator())
+    swarm = _tiny(attack.group(1), setting=Setting(dishonest=attack.validator()))
     away = _tiny([Undelivered()])
     assert swarm.outcome.stopped is None
     assert swarm.outcome.shares[-1] == pytest.approx(away.outcome.shares[-1], abs=1e-3)
