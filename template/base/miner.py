@@ -75,16 +75,30 @@ class Miner:
             return False
         window = schedule.window_of(context.chain.head())
         if window >= num_windows:
-            context.waiter.until_finalized(schedule.vote_block(self.follower.next_window))
+            decided = self.follower.next_window
+            context.waiter.until_finalized(
+                schedule.vote_block(decided), f"the votes on window {decided}, counted there"
+            )
             return True
         with window_context(window):
             if window > self.work.last_window and window >= 0:
                 self.make_payload(window)
             self.commit(window)
-            context.waiter.until_finalized(schedule.first_block(window + 1) - 1)
-            self.reveal()
-            context.waiter.until_head(schedule.first_block(window + 1))
+            self._wait_for_end(window)
         return True
+
+    def _wait_for_end(self, window: int) -> None:
+        """Wait for the end of `window`, and reveal; before the run, for a window's length."""
+        schedule, waiter = self.context.schedule, self.context.waiter
+        start = schedule.first_block(window + 1)
+        if window < 0:
+            waiter.until_head(start, "window 0 to begin", by_block=schedule.first_block(0))
+            return
+        waiter.until_finalized(
+            start - 1, f"window {window} to end, after which its payload may be uploaded"
+        )
+        self.reveal()
+        waiter.until_head(start, f"window {window + 1} to begin")
 
     def make_payload(self, window: int) -> None:
         """Work, and save the new payload before its digest is committed."""
@@ -172,7 +186,9 @@ class Miner:
         if most >= MAX_UIDS:
             return True
         stake_block = context.schedule.stake_block(window)
-        context.waiter.until_finalized(stake_block)
+        context.waiter.until_finalized(
+            stake_block, f"the draw of the payloads that are read in window {window}"
+        )
         candidates = list(read_candidates(context.chain, context.spec, window).values())
         block_hash = context.chain.block_hash(stake_block)
         drawn, _ = draw_candidates(block_hash, window, candidates, most)
