@@ -68,6 +68,9 @@ class IdleMiner:
         self.context.waiter.until_finalized(schedule.vote_block(last - 1), "the run's end")
         return False
 
+    def stop(self) -> None:
+        """Nothing is committed."""
+
 
 class BitFlip(HonestWork):
     """Honest, but flips one bit of the parameters in window `FLIP_WINDOW`: a faulty machine."""

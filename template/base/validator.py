@@ -104,6 +104,19 @@ class Validator:
                 self._measure()
         return True
 
+    def stop(self) -> None:
+        """Say which votes are missed while this validator is away, and when to be back."""
+        schedule = self.context.schedule
+        window = max(self.memory.last_voted + 1, self.follower.next_window)
+        if window < self.context.spec.schedule.num_windows:
+            log.info(
+                "votes and weights from window %d on are missed while this validator is away; the "
+                "votes on window %d are counted at %s",
+                window,
+                window,
+                self.context.waiter.when(schedule.vote_block(window)),
+            )
+
     def _words_for_payloads(self, window: int) -> str:
         first = self.context.schedule.first_block(0)
         has_begun = window > 0 or self.context.chain.head() >= first

@@ -73,7 +73,8 @@ class Waiter:
 
     Every method that waits takes `what` the node waits for, in words that follow "waiting for",
     and `by_block`, where the whole wait ends with another block than the call. `tell` gets the
-    lines: the log, or the standard error of a command without a log.
+    lines: the log, or the standard error of a command without a log. `nominal_block_s` is the
+    chain's own word for seconds per block, named until the waiter has observed blocks.
     """
 
     def __init__(
@@ -84,11 +85,13 @@ class Waiter:
         now_s: Callable[[], float] = time.monotonic,
         utc_s: Callable[[], float] = time.time,
         tell: Tell = _log_line,
+        nominal_block_s: Callable[[], float] | None = None,
     ) -> None:
         self._chain = chain
         self._sleep = sleep
         self._now_s = now_s
         self._voice = Voice(tell, now_s, utc_s)
+        self._nominal_block_s = nominal_block_s
         self._first: tuple[float, int] | None = None
         self._last = (0.0, 0)
         self._head = _Progress("block", now_s)
@@ -119,9 +122,15 @@ class Waiter:
             awaited = Awaited(what=what, by_block=by_block)
             self._voice.note(awaited, lambda: self._position(self.recent_head()), progress)
 
+    def expected_head(self) -> int:
+        """The best block by the pace of the chain, without asking; 0 before the first read."""
+        if self._first is None or self._last[1] <= self._first[1]:
+            return self._last[1]
+        return self._last[1] + int((self._now_s() - self._last[0]) / self._block_time_s())
+
     def when(self, block: int) -> str:
-        """A block ahead in words: its number, how many blocks away, and about what time it is."""
-        return self._voice.describe(block, self._position(self.recent_head()))
+        """A block ahead in words: number, distance and about what time; asks no chain."""
+        return self._voice.describe(block, self._position(self.expected_head()))
 
     def _until(
         self, current: Callable[[], int], block: int, progress: _Progress, awaited: Awaited
@@ -138,8 +147,18 @@ class Waiter:
             self._sleep(min(max(estimate_s, MIN_POLL_S), MAX_POLL_S))
 
     def _position(self, reached: int) -> Position:
-        is_known = self._first is not None and self._last[1] > self._first[1]
-        return Position(block=reached, block_s=self._block_time_s() if is_known else None)
+        if self._first is not None and self._last[1] > self._first[1]:
+            return Position(block=reached, block_s=self._block_time_s())
+        return Position(block=reached, block_s=self._ask_block_time_s())
+
+    def _ask_block_time_s(self) -> float | None:
+        if self._nominal_block_s is None:
+            return None
+        try:
+            return self._nominal_block_s()
+        except ChainError as error:
+            log.debug("the chain does not say its block time: %s", error)
+            return None
 
     def _observe(self, block: int) -> int:
         if self._first is None:
