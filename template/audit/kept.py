@@ -16,7 +16,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Kept:
-    """The windows with final votes whose objects buckets keep; `last` < `first` before the first."""
+    """Windows with final votes whose objects buckets keep; `last` < `first` where there is none."""
 
     first: int
     last: int
