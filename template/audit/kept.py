@@ -7,9 +7,9 @@ ever; a range that reaches into the future follows the run, and says until when.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from template.bucket.retention import oldest_start
 from template.context import ReadContext
 from template.errors import ConfigError
+from template.sync.waits import first_kept_window
 
 Say = Callable[[str], None]
 
@@ -55,7 +55,7 @@ def kept_windows(context: ReadContext) -> Kept:
     counted = context.schedule.last_counted(context.chain.finalized())
     last = min(counted, spec.schedule.num_windows - 1)
     # The votes on window w lead to theta_{w+2}, where every bucket is swept.
-    return Kept(first=max(0, oldest_start((), last + 2, spec) - 1), last=last)
+    return Kept(first=first_kept_window(last + 2, spec), last=last)
 
 
 def choose_range(context: ReadContext, wanted: Wanted, kept: Kept, say: Say) -> Range:

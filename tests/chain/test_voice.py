@@ -10,7 +10,7 @@ import pytest
 from template.chain import Chain
 from template.chain.voice import FIRST_LINE_S, MAX_GAP_S, SECOND_GAP_S
 from template.chain.waiter import Waiter
-from tests.chain.test_waiter import FINALITY_LAG, ClockworkChain, StoppingChain
+from tests.support.clockwork import FINALITY_LAG, ClockworkChain, StoppingChain
 
 PROJECT = Path(__file__).parents[2]
 NOON_S = 43200.0
@@ -48,16 +48,17 @@ def test_a_line_names_what_the_block_and_the_time() -> None:
     told.waiter.until_finalized(100, "the votes on window 3")
     first, later = told.texts[0], told.texts[2]
     assert first.startswith("waiting for the votes on window 3: until block 100, ")
-    # 132 s into the wait, 9 blocks are final.
-    assert "until block 100, 9" in later
-    assert "in about 18 min (12:20 UTC)" in later or "in about 17 min (12:20 UTC)" in later
+    # 190 s into the wait: 15 blocks, less those that are not final yet.
+    assert "until block 100, 87 blocks from now, in about 17 min (12:20 UTC)" in later or (
+        "until block 100, 86 blocks from now, in about 17 min (12:20 UTC)" in later
+    )
 
 
 def test_before_the_pace_is_known_no_time_is_made_up() -> None:
-    told = Told(ClockworkChain(3600.0))
+    told = Told(ClockworkChain(300.0))
     told.waiter.until_head(1, "window 0 to begin")
     assert told.texts[0] == (
-        "waiting for window 0 to begin: until block 1, 1 block from now (12 s so far)"
+        "waiting for window 0 to begin: until block 1, 1 block from now (10 s so far)"
     )
 
 
@@ -67,7 +68,7 @@ def test_a_far_time_has_its_date() -> None:
     told.waiter.recent_head()
     told.chain.now = 14400.0
     told.waiter.until_head(20_000, "window 0 to begin")
-    assert "1970-01-03 18:40 UTC" in told.texts[0]
+    assert "1970-01-04 06:40 UTC" in told.texts[0]
     assert "in about 3 days" in told.texts[0]
 
 
@@ -96,6 +97,8 @@ def test_a_wait_begun_again_goes_on_where_it_was() -> None:
 
 def test_a_wait_without_a_block_is_told_with_its_progress() -> None:
     told = Told(ClockworkChain(12.0))
+    told.waiter.until_head(2)
+    told.lines.clear()
     for number in range(400):
         told.waiter.pause("votes", by_block=50) if number % 2 else told.waiter.tell(
             "a download", progress=f"{number} of 400 parts"
