@@ -100,12 +100,12 @@ def test_a_wait_without_a_block_is_told_with_its_progress() -> None:
     told.waiter.until_head(2)
     told.lines.clear()
     for number in range(400):
-        told.waiter.pause("votes", by_block=50) if number % 2 else told.waiter.tell(
+        told.waiter.pause("votes", by_block=20) if number % 2 else told.waiter.tell(
             "a download", progress=f"{number} of 400 parts"
         )
     votes = [line for line in told.texts if line.startswith("waiting for votes")]
     downloads = [line for line in told.texts if "a download" in line]
-    assert votes[0].startswith("waiting for votes: until block 50, ")
+    assert votes[0].startswith("waiting for votes: until block 20, ")
     assert downloads[0].startswith("waiting for a download (1")
     assert downloads[0].endswith(" of 400 parts)")
     assert "any moment now" in votes[-1]
