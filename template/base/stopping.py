@@ -80,8 +80,9 @@ def tell_delivery(context: NodeContext, delivery: Delivery) -> None:
         )
     for payload in delivery.unread:
         log.info(
-            "window %d: no validator reads the payload in its window any more: it stays secret in "
-            "the state folder, and is uploaded after a restart",
+            "window %d: no validator reads the payload in its window, outside the sample or late "
+            "as it is (late and drawn, it counts as undelivered): it stays secret in the state "
+            "folder, and is uploaded after a restart",
             payload.window,
         )
     for payload, why in delivery.missing:

@@ -91,7 +91,8 @@ class Waiter:
         self._sleep = sleep
         self._now_s = now_s
         self._voice = Voice(tell, now_s, utc_s)
-        self._nominal_block_s = nominal_block_s
+        self._ask_block_s = nominal_block_s
+        self._nominal_block_s: float | None = None
         self._first: tuple[float, int] | None = None
         self._last = (0.0, 0)
         self._head = _Progress("block", now_s)
@@ -149,19 +150,20 @@ class Waiter:
     def _position(self, reached: int) -> Position:
         if self._first is not None and self._last[1] > self._first[1]:
             return Position(block=reached, block_s=self._block_time_s())
-        return Position(block=reached, block_s=self._ask_block_time_s())
+        return Position(block=reached, block_s=self._nominal_block_s)
 
-    def _ask_block_time_s(self) -> float | None:
-        if self._nominal_block_s is None:
+    def _ask_nominal_block_s(self) -> float | None:
+        if self._ask_block_s is None:
             return None
         try:
-            return self._nominal_block_s()
+            return self._ask_block_s()
         except ChainError as error:
             log.debug("the chain does not say its block time: %s", error)
             return None
 
     def _observe(self, block: int) -> int:
         if self._first is None:
+            self._nominal_block_s = self._ask_nominal_block_s()
             self._first = (self._now_s(), block)
         self._head.note(block, self._patience_s())
         self._last = (self._now_s(), block)

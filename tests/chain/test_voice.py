@@ -62,6 +62,20 @@ def test_before_the_pace_is_known_no_time_is_made_up() -> None:
     )
 
 
+def test_the_chains_own_word_stands_in_until_blocks_were_observed() -> None:
+    chain, asked = ClockworkChain(300.0), list[float]()
+
+    def nominal_block_s() -> float:
+        asked.append(chain.now)
+        return 300.0
+
+    waiter = Waiter(cast(Chain, chain), sleep=chain.sleep, nominal_block_s=nominal_block_s)
+    assert waiter.recent_head() == 0
+    assert waiter.when(3).startswith("block 3, 3 blocks from now, in about 15 min (")
+    assert waiter.when(0) == "block 0, any moment now"
+    assert asked == [0.0], "once, and never for a line"
+
+
 def test_a_far_time_has_its_date() -> None:
     told = Told(ClockworkChain(12.0))
     told.chain.now = 7200.0
