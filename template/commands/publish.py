@@ -121,7 +121,10 @@ def _publish_access(chain: Chain, hotkey: str, access: Access, say: Say) -> None
     if record.access == access:
         say(f"access record: on chain already, final at block {block:,}")
         return
-    say("access record: publishing it, and waiting until it is final")
+    say(
+        f"access record: publishing it, and waiting until it is final, for {FINAL_LIMIT_S:.0f} s "
+        "at most"
+    )
     chain.publish(encode_record(replace(record, access=access)))
     end_s = time.monotonic() + FINAL_LIMIT_S
     while time.monotonic() < end_s:
