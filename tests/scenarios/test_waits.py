@@ -9,6 +9,10 @@ from simulation.swarm import TINY, build_world
 from simulation.world import hotkey_of
 from template.base.miner import Miner
 from template.base.validator import Validator
+from template.peers.client import Peers
+from template.protocol.record import Record, encode_record
+from template.protocol.root import Member
+from template.protocol.ss58 import public_key
 
 STAKES_TAO = {"owner": 0, "val-a": 800, "val-b": 200, "m0": 0, "m1": 0}
 LINES_PER_WAIT = 8
@@ -45,3 +49,21 @@ def test_a_joiner_says_that_it_waits_for_votes_and_until_when(tmp_path, caplog) 
     assert 1 <= len(told) <= LINES_PER_WAIT
     assert "votes of more than half of the validators' stake" in told[0]
     assert f"until block {until}" in told[0]
+
+
+def test_a_bucket_asked_again_and_again_is_told_once_a_window(tmp_path, caplog) -> None:
+    """A wait for a payload asks several times a second."""
+    world, miner = build_world(STAKES_TAO, **TINY), hotkey_of("m1")
+    world.chain(miner).publish(encode_record(Record(access=world.access(miner))))
+    world.time.block += 8
+    peers = Peers(world.context(hotkey_of("m0"), tmp_path))
+    peers.refresh()
+    member = Member(
+        uid=4, hotkey=miner, public_key=public_key(miner), coldkey=bytes(32), digest=bytes(32)
+    )
+    caplog.set_level(logging.INFO)
+    for window in (3, 4):
+        for _ in range(20):
+            assert peers.fetch_named_payloads({member: (hotkey_of("val-a"),)}, window) == {}
+    told = [line for line in caplog.messages if "no payload from" in line]
+    assert len(told) == 2 * len({miner, "val-a"})
