@@ -83,7 +83,10 @@ class Auditor:
         """Wait for final votes on the next window; fetch payloads before a miner deletes them."""
         context, window = self._context, self.next_window
         vote_block = context.schedule.vote_block(window)
-        context.waiter.until_finalized(context.schedule.held_out_block(window))
+        context.waiter.until_finalized(
+            context.schedule.held_out_block(window),
+            f"window {window} to end and its payloads to be uploaded",
+        )
         if context.waiter.recent_head() < vote_block:
             members = read_candidates(context.chain, context.spec, window).values()
             self.peers.refresh()
@@ -94,7 +97,7 @@ class Auditor:
                 frame = fetched[member.uid]
                 if isinstance(frame, bytes):
                     self.follower.keep(window, member.digest, frame)
-        context.waiter.until_finalized(vote_block)
+        context.waiter.until_finalized(vote_block, f"the votes on window {window}, counted there")
 
     def advance(self) -> None:
         """Follow the run by one window; the votes on the window must be final."""

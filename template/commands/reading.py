@@ -1,5 +1,6 @@
 """Reading a run without keys: chain, buckets by access records, payload format."""
 
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -80,7 +81,7 @@ def read_only(run: Path, chain_config: ChainConfig, spec: RunSpec) -> Iterator[R
                 spec=spec,
                 form=payload_format(spec),
                 chain=chain,
-                waiter=Waiter(chain),
+                waiter=Waiter(chain, tell=_tell, nominal_block_s=chain.block_time_s),
                 open_bucket=bucket_opener(on_localnet=spec.schedule.is_local),
                 metrics=FanOutMetrics([]),
                 state_dir=folder,
@@ -89,6 +90,12 @@ def read_only(run: Path, chain_config: ChainConfig, spec: RunSpec) -> Iterator[R
             )
         finally:
             chain.close()
+
+
+def _tell(line: str) -> None:
+    """A command has no log; its result goes to standard output."""
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
 
 
 @contextmanager
