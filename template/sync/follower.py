@@ -24,6 +24,7 @@ from template.sync.ledger import RunLedger, Standing
 from template.sync.lineage import LineageReader
 from template.sync.payload_cache import PayloadCache
 from template.sync.recovery import Recovered, take_back
+from template.sync.traces import OtherRunWatch
 from template.sync.waits import demand_hope
 from template.training.outer import OuterState
 
@@ -64,6 +65,7 @@ class Follower:
         """Applied steps found void; the miner or validator empties the list."""
         self.is_apart = False
         """Whether a root with authority differs from this node's, and no way led there so far."""
+        self._other_run = OtherRunWatch(context)
         self._healer = Healer(context, peers, self.anchors, self._payloads, may_join=may_join)
 
     @property
@@ -101,6 +103,7 @@ class Follower:
         if decision is None:
             return self._follow_lineage()
         self._compare(decision)
+        self._other_run.note(decision)
         try:
             payloads = self._gather(decision, meanwhile)
         except NodeTrouble:
