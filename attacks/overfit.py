@@ -15,9 +15,6 @@ from tests.scenarios.test_authorship import *
 
 EPOCHS = int(sys.argv[3]) if len(sys.argv) > 3 else 2
 KNOWS = len(sys.argv) > 2 and sys.argv[2] == "knows"
-SHARE = 0.8
-"""Of the victim's places, the share that the thief's payload takes."""
-
 
 class Overfitter(Repeater):
     """Victim's places, own values: own pages, several passes."""
@@ -57,8 +54,10 @@ class Overfitter(Repeater):
         for name, sparse in guess.tensors.items():
             mask = torch.zeros(sparse.shape); sparse.add_to(mask, coefficient=1.0)
             own = self.extra[name]
-            out[name] = torch.where((mask != 0) | (own.abs() > own.abs().quantile(0.995) if own.numel() < 2**24 else False), own, torch.zeros_like(own))
-            # lift the victim's places so that the encoder keeps them before others
+            # The victim's places alone, each with the own value: no place is empty.
+            floor = 1e-6 * float(own.abs().max())
+            kept = torch.where(own.abs() < floor, torch.full_like(own, floor), own)
+            out[name] = torch.where(mask != 0, kept, torch.zeros_like(own))
         from template.protocol.payload import encode_payload
         return encode_payload(header, out, form)[0]
 

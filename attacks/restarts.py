@@ -55,7 +55,8 @@ def killed_now_and_then(name, rate):
     return drive
 
 KILLS = Counter()
-rates = {"val-a": .01, "val-b": .01, "val-c": .0, "m0": .08, "m1": .08, "m2": .08, "m3": 0.0}
+SCALE = float(sys.argv[5]) if len(sys.argv) > 5 else 1.0
+rates = {n: SCALE * r for n, r in {"val-a": .06, "val-b": .06, "val-c": .0, "m0": .3, "m1": .3, "m2": .3, "m3": 0.0}.items()}
 world = build_world(NAMES, evaluation__max_payloads=MOST, schedule__num_windows=WINDOWS)
 for hotkey, store in world.buckets.items():   # when each key first came
     put = store.put
