@@ -34,7 +34,7 @@ def main(num_windows: int, M: int, steps: int = 0) -> None:
         mean = {n: torch.stack([g[n] for g in guesses]).mean(dim=0) for n in guesses[0]}
         sent = [m.send(window, m.train(state, window, ids)) for m, ids in zip(miners, trained, strict=True)]
         own = payload_positions(sent[0], form)
-        print(window, {k: _share(own, v) for k, v in forecasts.items()}, flush=True)
+        print(window, {k: _share(own, v) for k, v in forecasts.items()}, "same window, tracked, mean of 4:", _share(own, payload_positions(tracked.copy().send(window, mean), form)), "one:", _share(own, payload_positions(tracked.copy().send(window, guesses[0]), form)), flush=True)
         # forecast for window + 1, made before this window's payloads are revealed
         exact = miners[0].copy()       # knows all: EF after this window
         guess = tracked.copy(); guess.trainer.load_moments(learners[0].trainer.moments()); guess.send(window, mean)   # EF after the guessed payload

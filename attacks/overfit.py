@@ -15,13 +15,27 @@ from tests.scenarios.test_authorship import *
 
 EPOCHS = int(sys.argv[3]) if len(sys.argv) > 3 else 2
 KNOWS = len(sys.argv) > 2 and sys.argv[2] == "knows"
+SHARE = float(sys.argv[5]) if len(sys.argv) > 5 else 0.6
+"""Of the places, the part taken from the victim."""
+
 
 class Overfitter(Repeater):
     """Victim's places, own values: own pages, several passes."""
 
     def __init__(self, parts, checkpoint, *, victim=None):
         super().__init__(parts, checkpoint, victim=victim)
-        self.own = InnerTrainer(parts.context.spec, "cpu")
+        self.own, self.guesses = InnerTrainer(parts.context.spec, "cpu"), {}
+
+    def payloads_under_way(self, window):
+        return [self.guesses[p.window] for p in self.parts.pending.before(window) if p.window in self.guesses]
+
+    def note_decision(self, decision):
+        self._is_taken_back = self.victim not in {m.hotkey for m in decision.members}
+        if self._is_taken_back and decision.window in self.guesses:
+            self.feedback.add_payload(self.guesses[decision.window])
+
+    def take_back(self, payload):
+        pass
 
     def guess_secret(self):
         return hashlib.sha256(self.victim.encode()).digest() if KNOWS else self.order_secret
@@ -50,15 +64,25 @@ class Overfitter(Repeater):
         """The guess of the victim's payload gives places; the own training gives values."""
         form = self.parts.context.form
         guess = decode_payload(super().make_frame(header, deltas), form)  # moves the feedback as the victim's
-        out = {}
+        self.guesses[header.window] = guess
+        from compression import encode, decode, make_plan
+        from template.protocol.payload import encode_payload
+        def kept(tensors, share):
+            plan = make_plan(form.shapes, int(form.top_k * share))
+            return decode(encode(tensors, plan), plan).tensors
+        at_victims = {}
         for name, sparse in guess.tensors.items():
             mask = torch.zeros(sparse.shape); sparse.add_to(mask, coefficient=1.0)
-            own = self.extra[name]
-            # The victim's places alone, each with the own value: no place is empty.
-            floor = 1e-6 * float(own.abs().max())
-            kept = torch.where(own.abs() < floor, torch.full_like(own, floor), own)
-            out[name] = torch.where(mask != 0, kept, torch.zeros_like(own))
-        from template.protocol.payload import encode_payload
+            own = self.extra[name]; floor = 1e-6 * float(own.abs().max())
+            own = torch.where(own.abs() < floor, torch.full_like(own, floor), own)
+            at_victims[name] = torch.where(mask != 0, own, torch.zeros_like(own))
+        out = {n: torch.zeros(s) for n, s in form.shapes.items()}
+        for part in (kept(at_victims, SHARE), kept(self.extra, 1 - SHARE)):
+            for name, sparse in part.items():
+                place = torch.zeros(sparse.shape); sparse.add_to(place, coefficient=1.0)
+                out[name] = torch.where(place != 0, self.extra[name], out[name])
+                floor = 1e-6 * float(self.extra[name].abs().max())
+                out[name] = torch.where((place != 0) & (out[name].abs() < floor), torch.full_like(place, floor), out[name])
         return encode_payload(header, out, form)[0]
 
 
