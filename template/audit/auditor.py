@@ -99,7 +99,10 @@ class Auditor:
     def advance(self) -> None:
         """Follow the run by one window; the votes on the window must be final."""
         decision = self.follower.advance()
-        self._undelivered[decision.window] = frozenset(m.hotkey for m in decision.undelivered)
+        if decision.reference_rao:
+            # A step of the lineage has no reference stake: it does not tell what was undelivered.
+            undelivered = frozenset(member.hotkey for member in decision.undelivered)
+            self._undelivered[decision.window] = undelivered
         self._payloads.mark_applied(decision.window, {m.hotkey for m in decision.members})
 
     def remember(self, logged: WindowLog) -> None:
