@@ -117,19 +117,25 @@ def _find_authors(verdicts: Sequence[Verdict]) -> list[Verdict]:
 def _with_relative_gains(verdicts: Sequence[Verdict], rules: JudgeRules) -> tuple[Verdict, ...]:
     """Set relative gains; blameless payloads get no relative gain, copies the worst.
 
-    A payload that lost to a payload alike, and shows work of its own, is not held against its
-    miner: among many copies one shows more by chance.
+    A payload that lost to a payload alike, and shows work of its own, keeps its gain: to lose a
+    window must cost an author no pay. Chance does not pay a copy: in most windows it shows no work.
+    Without a work test nothing speaks for either, and the loser has no entry.
     """
-    spared = {v.uid for v in verdicts if v.status == NOT_AUTHOR and _shows_work(v, rules)}
-    judged = [v for v in verdicts if not v.blameless and v.uid not in spared]
-    relative = relative_gains({v.uid: None if v.status == NOT_AUTHOR else v.gain for v in judged})
+    judged = [v for v in verdicts if not v.blameless and not _is_unproven_loser(v)]
+    relative = relative_gains({v.uid: v.gain if _earns(v, rules) else None for v in judged})
     return tuple(replace(v, relative_gain=relative.get(v.uid)) for v in verdicts)
 
 
-def _shows_work(verdict: Verdict, rules: JudgeRules) -> bool:
-    """Whether this window's evidence speaks for work; without a work test nothing does against."""
+def _is_unproven_loser(verdict: Verdict) -> bool:
+    return verdict.status == NOT_AUTHOR and sample_of(verdict) is None
+
+
+def _earns(verdict: Verdict, rules: JudgeRules) -> bool:
+    """Whether the gain counts; a loser's counts if this window's evidence speaks for work."""
     sample = sample_of(verdict)
-    return sample is None or sample.log_likelihood_ratio(rules.work.effect) > 0
+    if verdict.status != NOT_AUTHOR or sample is None:
+        return True
+    return sample.log_likelihood_ratio(rules.work.effect) > 0
 
 
 def _decide_statuses(
