@@ -70,7 +70,9 @@ def test_a_payload_that_nobody_serves_is_lacked_in_each_window_that_names_it(tmp
     reach = context.spec.outer.max_staleness + 2
     assert reach > 2
     for window in range(first + 1, first + reach + 1):
-        refusal = verdict_of(thief, window, "overlap", f"shares 100% with {OWNER} in window {first}")
+        refusal = verdict_of(
+            thief, window, "overlap", f"shares 100% with {OWNER} in window {first}"
+        )
         facts = ChainFacts(members={thief.uid: thief}, votes={})
         audited.check_again(log_of(window, refusal), facts, [thief])
         assert audited.lacks(refusal), window
