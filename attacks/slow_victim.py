@@ -44,6 +44,8 @@ def main():
         "thief": to_the_end(miner_with(partial(SlowRepeater, victim=VICTIM))),
         "m0": to_the_end(miner_with(Slow)),
     }
+    if len(sys.argv) > 4:
+        del drives["thief"]
     nodes = run(world, honest("val-a", "val-b", "m1", "m2", "m3") | drives, folder)
     m0, copies = verdicts_of(world, nodes, "m0"), verdicts_of(world, nodes, "thief")
     for w in m0:

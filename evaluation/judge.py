@@ -20,7 +20,7 @@ class JudgeRules:
 
     A payload is useful if gain - `naming_z` x standard error > `min_relative_gain` x scale, unless
     the work test has decided against the miner. Of useful payloads alike, one counts: the payload
-    with the most work shown on its own pages in this window, effect times claimed pages.
+    with the most work shown on its own pages in this window, evidence times claimed pages.
     """
 
     naming_z: float
@@ -73,7 +73,7 @@ def judge(
                 work_square=None if sample is None else sample.square,
             )
         )
-    return _with_relative_gains(_find_authors(_decide_statuses(found, states, rules)), rules)
+    return _with_relative_gains(_find_authors(_decide_statuses(found, states, rules), rules), rules)
 
 
 def sample_of(verdict: Verdict) -> WorkSample | None:
@@ -92,18 +92,22 @@ def _samples(measured: Measured, alike: Mapping[int, Sequence[int]]) -> dict[int
     return work_samples(gains_IS, np.array(uids, dtype=np.int64), measured.owners_S, alike)
 
 
-def _find_authors(verdicts: Sequence[Verdict]) -> list[Verdict]:
+def _find_authors(verdicts: Sequence[Verdict], rules: JudgeRules) -> list[Verdict]:
     """Turn `named` into `not_author` where a payload alike shows more work; of equals the lowest
     uid counts.
 
-    Effect times claimed pages: a great effect on a few pages is less work than a fair one on all.
+    Evidence times claimed pages: a great effect on a few pages is less work than a fair one on all.
+    Evidence, the log-likelihood ratio, and not the effect: a copy that claims all of its pages
+    without work shows a small effect by chance, and would beat a slow author's on a few pages.
     This window alone: a long record of honest work must not lend authority to a copy.
     """
 
     def rank(verdict: Verdict) -> tuple[float, int]:
         sample = sample_of(verdict)
-        shown = -math.inf if sample is None else sample.effect * (verdict.pages_consumed or 0)
-        return -shown, verdict.uid
+        if sample is None:
+            return math.inf, verdict.uid
+        evidence = sample.log_likelihood_ratio(rules.work.effect)
+        return -evidence * (verdict.pages_consumed or 0), verdict.uid
 
     authors: set[int] = set()
     for verdict in sorted((v for v in verdicts if v.named), key=rank):
