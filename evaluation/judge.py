@@ -97,8 +97,8 @@ def _find_authors(verdicts: Sequence[Verdict], rules: JudgeRules) -> list[Verdic
     uid counts.
 
     Evidence times claimed pages: a great effect on a few pages is less work than a fair one on all.
-    Evidence, the log-likelihood ratio, and not the effect: a copy that claims all of its pages
-    without work shows a small effect by chance, and would beat a slow author's on a few pages.
+    Only the effect beyond half of the smallest honest one is evidence: a copy that claims all of its
+    pages without work shows a small effect by chance, and would beat a slow author's on a few.
     This window alone: a long record of honest work must not lend authority to a copy.
     """
 
@@ -106,7 +106,7 @@ def _find_authors(verdicts: Sequence[Verdict], rules: JudgeRules) -> list[Verdic
         sample = sample_of(verdict)
         if sample is None:
             return math.inf, verdict.uid
-        evidence = sample.log_likelihood_ratio(rules.work.effect)
+        evidence = sample.effect - rules.work.effect / 2  # the sign of the log-likelihood ratio
         return -evidence * (verdict.pages_consumed or 0), verdict.uid
 
     authors: set[int] = set()
