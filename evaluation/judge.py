@@ -97,8 +97,8 @@ def _find_authors(verdicts: Sequence[Verdict], rules: JudgeRules) -> list[Verdic
     uid counts.
 
     Evidence times claimed pages: a great effect on a few pages is less work than a fair one on all.
-    Only the effect beyond half of the smallest honest one is evidence: a copy that claims all of its
-    pages without work shows a small effect by chance, and would beat a slow author's on a few.
+    Only the effect beyond half of the smallest honest one is evidence: a copy that claims all of
+    its pages without work shows a small effect by chance, and would beat a slow author's on a few.
     This window alone: a long record of honest work must not lend authority to a copy.
     """
 
