@@ -29,6 +29,7 @@ def log_of(window: int, *verdicts: Verdict) -> WindowLog:
         measured=Measured(owners_S=none_S.astype(np.int64), before_S=none_S, after_S={}),
         verdicts=verdicts,
         uids={},
+        burn_uid=None,
         reputations={},
         shares={},
     )
