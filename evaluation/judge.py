@@ -22,7 +22,8 @@ class JudgeRules:
     A payload is useful if the gain test holds for the hotkey, this window included; unless the gain
     is significantly below the floor, gain + `naming_z` x standard error <= `min_relative_gain` x
     scale, or the work test has decided against the miner. Of useful payloads alike, one counts: the
-    payload with the most work shown on its own pages in this window, effect times claimed pages.
+    payload with the most work shown on its own pages in this window, evidence times claimed
+    pages.
     """
 
     naming_z: float
@@ -76,7 +77,7 @@ def judge(
                 work_square=None if sample is None else sample.square,
             )
         )
-    return _with_relative_gains(_find_authors(_decide_statuses(found, past, rules)), rules)
+    return _with_relative_gains(_find_authors(_decide_statuses(found, past, rules), rules), rules)
 
 
 def sample_of(verdict: Verdict) -> WorkSample | None:
@@ -96,18 +97,22 @@ def _samples(measured: Measured, alike: Mapping[int, Sequence[int]]) -> dict[int
     return work_samples(gains_IS, np.array(uids, dtype=np.int64), measured.owners_S, alike)
 
 
-def _find_authors(verdicts: Sequence[Verdict]) -> list[Verdict]:
+def _find_authors(verdicts: Sequence[Verdict], rules: JudgeRules) -> list[Verdict]:
     """Turn `named` into `not_author` where a payload alike shows more work; of equals the lowest
     uid counts.
 
-    Effect times claimed pages: a great effect on a few pages is less work than a fair one on all.
+    Evidence times claimed pages: a great effect on a few pages is less work than a fair one on all.
+    Only the effect beyond half of the smallest honest one is evidence: a copy that claims all of
+    its pages without work shows a small effect by chance, and would beat a slow author's on a few.
     This window alone: a long record of honest work must not lend authority to a copy.
     """
 
     def rank(verdict: Verdict) -> tuple[float, int]:
         sample = sample_of(verdict)
-        shown = -math.inf if sample is None else sample.effect * (verdict.pages_consumed or 0)
-        return -shown, verdict.uid
+        if sample is None:
+            return math.inf, verdict.uid
+        evidence = sample.effect - rules.work.effect / 2  # the sign of the log-likelihood ratio
+        return -evidence * (verdict.pages_consumed or 0), verdict.uid
 
     authors: set[int] = set()
     for verdict in sorted((v for v in verdicts if v.named), key=rank):
@@ -121,19 +126,25 @@ def _find_authors(verdicts: Sequence[Verdict]) -> list[Verdict]:
 def _with_relative_gains(verdicts: Sequence[Verdict], rules: JudgeRules) -> tuple[Verdict, ...]:
     """Set relative gains; blameless payloads get no relative gain, copies the worst.
 
-    A payload that lost to a payload alike, and shows work of its own, is not held against its
-    miner: among many copies one shows more by chance.
+    A payload that lost to a payload alike, and shows work of its own, keeps its gain: to lose a
+    window must cost an author no pay. Chance does not pay a copy: in most windows it shows no work.
+    Without a work test nothing speaks for either, and the loser has no entry.
     """
-    spared = {v.uid for v in verdicts if v.status == NOT_AUTHOR and _shows_work(v, rules)}
-    judged = [v for v in verdicts if not v.blameless and v.uid not in spared]
-    relative = relative_gains({v.uid: None if v.status == NOT_AUTHOR else v.gain for v in judged})
+    judged = [v for v in verdicts if not v.blameless and not _is_unproven_loser(v)]
+    relative = relative_gains({v.uid: v.gain if _earns(v, rules) else None for v in judged})
     return tuple(replace(v, relative_gain=relative.get(v.uid)) for v in verdicts)
 
 
-def _shows_work(verdict: Verdict, rules: JudgeRules) -> bool:
-    """Whether this window's evidence speaks for work; without a work test nothing does against."""
+def _is_unproven_loser(verdict: Verdict) -> bool:
+    return verdict.status == NOT_AUTHOR and sample_of(verdict) is None
+
+
+def _earns(verdict: Verdict, rules: JudgeRules) -> bool:
+    """Whether the gain counts; a loser's counts if this window's evidence speaks for work."""
     sample = sample_of(verdict)
-    return sample is None or sample.log_likelihood_ratio(rules.work.effect) > 0
+    if verdict.status != NOT_AUTHOR or sample is None:
+        return True
+    return sample.log_likelihood_ratio(rules.work.effect) > 0
 
 
 def _decide_statuses(verdicts: Sequence[Verdict], past: Past, rules: JudgeRules) -> list[Verdict]:

@@ -26,6 +26,8 @@ class Neuron(Protocol):
 
     def step(self) -> bool: ...
 
+    def stop(self) -> None: ...
+
 
 Build = Callable[[NodeContext], Neuron]
 

@@ -65,8 +65,11 @@ class IdleMiner:
     def step(self) -> bool:
         schedule = self.context.schedule
         last = self.context.spec.schedule.num_windows
-        self.context.waiter.until_finalized(schedule.vote_block(last - 1))
+        self.context.waiter.until_finalized(schedule.vote_block(last - 1), "the run's end")
         return False
+
+    def stop(self) -> None:
+        """Nothing is committed."""
 
 
 class BitFlip(HonestWork):

@@ -101,7 +101,9 @@ def fetch_rivals_payloads(parts: MinerParts, window: int) -> list[Payload]:
     context = parts.context
     if window < 0:
         return []
-    context.waiter.until_finalized(context.schedule.held_out_block(window))
+    context.waiter.until_finalized(
+        context.schedule.held_out_block(window), f"the payloads of window {window}"
+    )
     members = [
         member
         for member in read_candidates(context.chain, context.spec, window).values()

@@ -31,6 +31,8 @@ from template.context import ReadContext
 from template.errors import ChainError
 from template.peers.client import Peers
 from template.protocol.payload import PayloadHeader
+from template.protocol.quorum import VOID_WINDOWS
+from template.protocol.record import ROOT_BYTES, Vote
 from template.protocol.root import Member
 from template.scoring.admission import draw_candidates
 from template.scoring.measure import Measurer
@@ -68,6 +70,8 @@ class Auditor:
         self._rules = pay_rules(context.spec)
         self._past = LogHistory()
         self._undelivered: dict[int, frozenset[str]] = {}
+        self._void = -VOID_WINDOWS - 1
+        """The newest window whose payloads the votes gave up."""
 
     @property
     def next_window(self) -> int:
@@ -83,7 +87,10 @@ class Auditor:
         """Wait for final votes on the next window; fetch payloads before a miner deletes them."""
         context, window = self._context, self.next_window
         vote_block = context.schedule.vote_block(window)
-        context.waiter.until_finalized(context.schedule.held_out_block(window))
+        context.waiter.until_finalized(
+            context.schedule.held_out_block(window),
+            f"window {window} to end and its payloads to be uploaded",
+        )
         if context.waiter.recent_head() < vote_block:
             members = read_candidates(context.chain, context.spec, window).values()
             self.peers.refresh()
@@ -94,12 +101,17 @@ class Auditor:
                 frame = fetched[member.uid]
                 if isinstance(frame, bytes):
                     self.follower.keep(window, member.digest, frame)
-        context.waiter.until_finalized(vote_block)
+        context.waiter.until_finalized(vote_block, f"the votes on window {window}, counted there")
 
     def advance(self) -> None:
         """Follow the run by one window; the votes on the window must be final."""
         decision = self.follower.advance()
-        self._undelivered[decision.window] = frozenset(m.hotkey for m in decision.undelivered)
+        if decision.is_void:
+            self._void = decision.window
+        if decision.reference_rao:
+            # A step of the lineage has no reference stake: it does not tell what was undelivered.
+            undelivered = frozenset(member.hotkey for member in decision.undelivered)
+            self._undelivered[decision.window] = undelivered
         self._payloads.mark_applied(decision.window, {m.hotkey for m in decision.members})
 
     def remember(self, logged: WindowLog) -> None:
@@ -129,11 +141,16 @@ class Auditor:
                 compare_status(verdict, checked.get(verdict.uid), lacks, len(namers), found)
         compare_alike(logged.verdicts, checked, found)
         opened = list_opened(logged, order, checked, context.spec, found)
-        pool = self._compare_pool(logged, opened, found)
-        if pool is not None:
+        pool, vote = self._compare_pool(logged, opened, found), facts.votes.get(self._validator)
+        stands_here = self._stands_here(window, vote)
+        if not stands_here:
+            found.add_unknown(
+                f"losses and root: window {self._void} is void since, and this validator held its "
+                "payloads: it stood on a state that nobody can take now"
+            )
+        elif pool is not None:
             self._compare_losses(logged, opened, pool, found)
-        vote = facts.votes.get(self._validator)
-        compare_vote(logged, vote, self.follower.state, context, found)
+        compare_vote(logged, vote, self.follower.state if stands_here else None, context, found)
         if vote is not None:
             found.wrong += different_digest(window, data, vote.log_digest)
         compare_undelivered(logged, self._past, self._undelivered, found)
@@ -141,6 +158,15 @@ class Auditor:
         self._payloads.remember(logged, checked)
         self._past = self._past.add_log(logged, self._rules)
         return found
+
+    def _stands_here(self, window: int, vote: Vote | None) -> bool:
+        """Whether the validator stood where the run stands now, after a void window too.
+
+        Who holds payloads that most of the stake lacks goes on with them until votes give them up.
+        """
+        root = self.follower.state.root[:ROOT_BYTES]
+        is_open = self._void < window <= self._void + VOID_WINDOWS
+        return not is_open or (vote is not None and vote.root == root)
 
     def _remember_payloads(self, logged: WindowLog) -> None:
         context, window = self._context, logged.window

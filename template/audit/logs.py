@@ -84,6 +84,10 @@ def audit_windows(auditor: Auditor, source: LogSource, first: int, last: int) ->
         if window == last:
             break
         auditor.advance()
+        for skipped in range(max(first, window + 1), min(auditor.next_window, last + 1)):
+            found = Findings(window=skipped)
+            found.add_unknown("not audited: buckets no longer keep its payloads")
+            yield found
 
 
 def _read_log(source: LogSource, found: Findings) -> tuple[WindowLog, bytes] | None:

@@ -128,7 +128,9 @@ class AuditedPayloads:
         frames = self._fetch(log.window, facts, wanted)
         if len(frames) < len(wanted):
             self.add_gap(log.window)
-        named = [each for each in self._seen.unread_before(log.window) if _is_named(each, log)]
+        # Given up or not: a validator that read the payload in time refuses repeats all the same.
+        unread = self._seen.never_read_before(log.window)
+        named = [each for each in unread if _is_named(each, log)]
         self._checker.read_more(named, self._seen, self._read_unread)
         checked = check_frames(self._checker, log.window, order, frames, self._seen)
         others = [member for member in facts.members.values() if member.uid not in in_hand]
@@ -168,7 +170,7 @@ class AuditedPayloads:
 
     def lacks(self, verdict: Verdict) -> bool:
         """Whether a refusal names an earlier payload that could not be read here."""
-        unread = self._seen.unread_before(verdict.window)
+        unread = self._seen.never_read_before(verdict.window)
         return any(_named(each) in verdict.detail for each in unread)
 
     def _read_unread(self, wanted: Sequence[Unread]) -> Iterator[tuple[Unread, bytes]]:

@@ -10,9 +10,13 @@ from template.training.outer import OuterState
 
 
 def compare_vote(
-    log: WindowLog, vote: Vote | None, state: OuterState, context: ReadContext, found: Findings
+    log: WindowLog,
+    vote: Vote | None,
+    state: OuterState | None,
+    context: ReadContext,
+    found: Findings,
 ) -> None:
-    """Root and parameter sample of the run's `state`; uids named and missing by the log.
+    """Root and parameter sample of the run's `state`, if any; uids named and missing by the log.
 
     A vote may leave out a uid named by the log: its upload was not done in time, by this
     validator's word. A vote names no other uid.
@@ -20,16 +24,20 @@ def compare_vote(
     if vote is None:
         found.add_unknown("vote: this validator had no vote on chain when votes were counted")
         return
-    block_hash = context.chain.block_hash(context.schedule.stake_block(log.window))
-    sample = sample_digest(state.params, block_hash)
     named = choose_accepted(log.verdicts, log.reputations, context.spec.outer.peers_per_step)
     missing = [verdict.uid for verdict in log.verdicts if verdict.missing]
-    pairs: tuple[tuple[str, object, object], ...] = (
-        ("root", state.root[:ROOT_BYTES].hex(), vote.root.hex()),
-        ("digest of the parameters", sample.hex(), vote.sample_digest.hex()),
+    pairs: list[tuple[str, object, object]] = [
         ("uids not named by the log", [], sorted(vote.uids - named)),
         ("uids missing by the log", sorted(missing), sorted(vote.missing)),
-    )
+    ]
+    if state is not None:
+        sample = sample_digest(
+            state.params, context.chain.block_hash(context.schedule.stake_block(log.window))
+        )
+        pairs += [
+            ("root", state.root[:ROOT_BYTES].hex(), vote.root.hex()),
+            ("digest of the parameters", sample.hex(), vote.sample_digest.hex()),
+        ]
     if late := sorted(named - vote.uids):
         found.add_unknown(
             f"vote: uids {late} are named by the log and not by the vote: the uploads were late, "

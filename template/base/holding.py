@@ -61,7 +61,10 @@ class NamedPayloads:
             held = frozenset(frames) - frozenset(failed)
             if not failed or is_late():
                 break
-            self._context.waiter.pause()
+            self._context.waiter.pause(
+                f"this node's own bucket to take the payloads that it names in window {window}",
+                by_block=self._context.schedule.vote_block(window),
+            )
         self._note_rate(sum(len(frames[uid]) for uid in held), start_block)
         if LATE in failed.values():
             self._note_late(sum(map(len, frames.values())), start_block)
@@ -89,7 +92,10 @@ class NamedPayloads:
                 for uid, frame in frames.items()
             }
             while wait(running.values(), timeout=POLL_S).not_done and not is_late():
-                continue
+                self._context.waiter.tell(
+                    f"uploads of the payloads that this node names in window {window}",
+                    by_block=self._context.schedule.vote_block(window),
+                )
         finally:
             # A slow upload goes on in its thread: the payload may still be of use to others.
             pool.shutdown(wait=False, cancel_futures=True)

@@ -7,10 +7,12 @@ before could send it as an own payload.
 """
 
 import logging
+from dataclasses import replace
 
 from template.base.pace import ScoringPace
 from template.base.pending import PendingPayload, PendingPayloads
 from template.base.standing import Standing
+from template.base.stopping import STOP_UPLOAD_S, deliver, tell_delivery, tell_missed
 from template.base.work import HonestWork, MinerParts, Work, WorkFactory
 from template.bucket.retention import Sweeper
 from template.chain.ballots import read_candidates
@@ -75,16 +77,66 @@ class Miner:
             return False
         window = schedule.window_of(context.chain.head())
         if window >= num_windows:
-            context.waiter.until_finalized(schedule.vote_block(self.follower.next_window))
+            decided = self.follower.next_window
+            context.waiter.until_finalized(
+                schedule.vote_block(decided), f"the votes on window {decided}, counted there"
+            )
             return True
         with window_context(window):
             if window > self.work.last_window and window >= 0:
                 self.make_payload(window)
             self.commit(window)
-            context.waiter.until_finalized(schedule.first_block(window + 1) - 1)
-            self.reveal()
-            context.waiter.until_head(schedule.first_block(window + 1))
+            self._wait_for_end(window)
         return True
+
+    def stop(self, limit_s: float = STOP_UPLOAD_S) -> None:
+        """Upload the committed payloads that may be read, within `limit_s`; say what is missed.
+
+        Called once, after the last step. Nothing is saved: a step may have been cut short, and
+        the state folder has every payload since before its commitment.
+        """
+        waiting = [
+            payload
+            for payload in self.pending.unrevealed(lambda _window: True)
+            if self.pending.may_be_committed(payload)
+            and payload.window not in self._withheld
+            and self.work.reveals(payload)
+        ]
+        if waiting:
+            log.info(
+                "stopping: uploading the committed payloads of windows %s, for up to %.0f s; a "
+                "second signal ends the process at once",
+                [payload.window for payload in waiting],
+                limit_s,
+            )
+        delivery = deliver(self.context, waiting, self._is_surely_unread, limit_s)
+        withheld = tuple(payload for _, payload in sorted(self._withheld.items()))
+        tell_delivery(self.context, replace(delivery, unread=(*withheld, *delivery.unread)))
+        for payload in delivery.uploaded:
+            self.pending.mark_revealed(payload)
+        committed = [p.window for p in self.pending if self.pending.may_be_committed(p)]
+        tell_missed(self.context, max(committed, default=self.follower.next_window - 1))
+
+    def _is_surely_unread(self, payload: PendingPayload) -> bool:
+        """Whether the time to read this payload is over, or it is outside the final sample."""
+        window, context = payload.window, self.context
+        if self._pace.has_passed(window, FETCH_SHARE):
+            return True
+        is_known = context.chain.finalized() >= context.schedule.stake_block(window)
+        return is_known and not self._is_drawn(window)
+
+    def _wait_for_end(self, window: int) -> None:
+        """Wait for the end of `window`, and reveal; before the run, for a window's length."""
+        schedule, waiter = self.context.schedule, self.context.waiter
+        start = schedule.first_block(window + 1)
+        if window < 0:
+            waiter.until_head(start, "window 0 to begin", by_block=schedule.first_block(0))
+            return
+        waiter.until_finalized(
+            start - 1, f"window {window} to end, after which its payload may be uploaded"
+        )
+        self.reveal()
+        waiter.until_head(start, f"window {window + 1} to begin")
 
     def make_payload(self, window: int) -> None:
         """Work, and save the new payload before its digest is committed."""
@@ -104,7 +156,9 @@ class Miner:
         for unwanted in self.pending.withdraw(lambda payload: not self.work.commits(payload)):
             self.work.take_back(unwanted)
         for payload in self.pending.uncommitted(window):
+            self.pending.note_attempt(payload)
             if not self._standing.publish(self._record()):
+                self.pending.forget_attempt(payload)
                 return
             self.pending.mark_committed(payload)
             self.context.metrics.log(window, {"committed": payload.digest.hex()})
@@ -172,7 +226,9 @@ class Miner:
         if most >= MAX_UIDS:
             return True
         stake_block = context.schedule.stake_block(window)
-        context.waiter.until_finalized(stake_block)
+        context.waiter.until_finalized(
+            stake_block, f"the draw of the payloads that are read in window {window}"
+        )
         candidates = list(read_candidates(context.chain, context.spec, window).values())
         block_hash = context.chain.block_hash(stake_block)
         drawn, _ = draw_candidates(block_hash, window, candidates, most)

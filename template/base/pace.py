@@ -1,6 +1,7 @@
 """A validator's pace: how much of a window's scoring period has passed, in blocks of the chain."""
 
 import logging
+import math
 
 from template.context import NodeContext
 
@@ -19,9 +20,12 @@ class ScoringPace:
 
     def has_passed(self, window: int, fraction: float) -> bool:
         """Whether this fraction of the blocks between upload deadline and vote is over."""
+        return self._context.waiter.recent_head() >= self.block_of(window, fraction)
+
+    def block_of(self, window: int, fraction: float) -> int:
+        """The first block with this fraction over."""
         start = self._context.schedule.held_out_block(window)
-        due = start + fraction * self.num_blocks(window)
-        return self._context.waiter.recent_head() >= due
+        return math.ceil(start + fraction * self.num_blocks(window))
 
     def num_blocks(self, window: int) -> int:
         """Blocks between upload deadline and vote."""

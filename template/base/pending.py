@@ -33,15 +33,19 @@ class PendingPayloads:
     def __init__(self, payloads: Iterable[PendingPayload] = ()) -> None:
         self._payloads = list(payloads)
         self._committed = b""
+        self._attempted: set[bytes] = set()
         self._revealed: set[bytes] = set()
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "PendingPayloads":
         """The inverse of `to_tensors`; sorted by window number, since files sort by name."""
-        return cls(
+        found = cls(
             PendingPayload(window=window, frame=tensors[str(window)].numpy().tobytes())
             for window in sorted(map(int, tensors))
         )
+        # The process before may have committed each of them.
+        found._attempted = {payload.digest for payload in found}
+        return found
 
     def to_tensors(self) -> dict[str, Tensor]:
         """Window number -> frame as uint8 [bytes], for the local checkpoint."""
@@ -78,6 +82,18 @@ class PendingPayloads:
             if payload.window == window and payload.digest != self._committed
         ]
 
+    def note_attempt(self, payload: PendingPayload) -> None:
+        """Before a commitment: a write without an answer may be on chain."""
+        self._attempted.add(payload.digest)
+
+    def forget_attempt(self, payload: PendingPayload) -> None:
+        """The chain refused the commitment."""
+        self._attempted.discard(payload.digest)
+
+    def may_be_committed(self, payload: PendingPayload) -> bool:
+        """Whether the digest is, or may be, on chain."""
+        return payload.digest in self._attempted
+
     def mark_committed(self, payload: PendingPayload) -> None:
         self._committed = payload.digest
 
@@ -107,4 +123,5 @@ class PendingPayloads:
         dropped = [payload for payload in self._payloads if leaves(payload)]
         self._payloads = [payload for payload in self._payloads if not leaves(payload)]
         self._revealed.difference_update(payload.digest for payload in dropped)
+        self._attempted.difference_update(payload.digest for payload in dropped)
         return dropped

@@ -44,7 +44,8 @@ class Preview:
         published = context.schedule.held_out_block(self._window)
         self._from_block = published + schedule.finality_lag_blocks
         self._enough_block = self._from_block + schedule.finality_lag_blocks
-        self._until_block = self._from_block + schedule.scoring_blocks // 2
+        self.until_block = self._from_block + schedule.scoring_blocks // 2
+        """The block at which fetching stops."""
         self._expected = follower.ledger.last_accepted | {context.hotkey}
         self._members: list[Member] = []
         self._fetching: Fetching | None = None
@@ -61,13 +62,13 @@ class Preview:
         if head < self._from_block:
             return None
         if self._fetching is None:
-            self.pending = head < self._until_block
+            self.pending = head < self.until_block
             self._fetching = self._begin() if self.pending else None
         if self._fetching is None:
             return None
         waiting = self._fetching.num_waiting
         most = waiting <= (1 - ENOUGH) * len(self._members) and head >= self._enough_block
-        if waiting and not most and head < self._until_block:
+        if waiting and not most and head < self.until_block:
             return None
         return self._finish(self._fetching)
 

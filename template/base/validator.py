@@ -81,14 +81,18 @@ class Validator:
             self._publisher.push(lambda: False)
             return False
         with window_context(window):
-            context.waiter.until_finalized(schedule.held_out_block(window))
+            context.waiter.until_finalized(
+                schedule.held_out_block(window), self._words_for_payloads(window)
+            )
             self._standing.watch_permit()
             self._pace.report(window, self.memory.last_voted)
             if window > self.memory.last_voted and not self._pace.is_too_late(window):
                 self._vote(window)
             if self._weights is not None:
                 self._weights.set_if_due(window, self.memory)
-            context.waiter.until_finalized(schedule.vote_block(window))
+            context.waiter.until_finalized(
+                schedule.vote_block(window), f"the votes on window {window}, counted there"
+            )
             self._settle(self.follower.advance(self._vote_stuck))
             self._save()
             self._lineage.publish(self.follower.ledger.steps)
@@ -99,6 +103,25 @@ class Validator:
             if self._pace.has_time_to_measure(window + 1):
                 self._measure()
         return True
+
+    def stop(self) -> None:
+        """Say which votes are missed while this validator is away, and when to be back."""
+        schedule = self.context.schedule
+        window = max(self.memory.last_voted + 1, self.follower.next_window)
+        if window < self.context.spec.schedule.num_windows:
+            log.info(
+                "votes and weights from window %d on are missed while this validator is away; the "
+                "votes on window %d are counted at %s",
+                window,
+                window,
+                self.context.waiter.when(schedule.vote_block(window)),
+            )
+
+    def _words_for_payloads(self, window: int) -> str:
+        first = self.context.schedule.first_block(0)
+        has_begun = window > 0 or self.context.chain.head() >= first
+        begins = "" if has_begun else f", which begins with block {first},"
+        return f"window {window}{begins} to end and its payloads to be uploaded"
 
     def _close(self) -> None:
         """Vote the last root after the run's last window, until the root is proven.
@@ -114,7 +137,10 @@ class Validator:
         for window in range(first, first + VOID_WINDOWS):
             self._vote_last_root(window)
             # Until the votes are final: a liar could change its vote once others have ended.
-            waiter.until_finalized(schedule.vote_block(window))
+            waiter.until_finalized(
+                schedule.vote_block(window),
+                f"the votes of window {window}, after the run's end, which prove its last state",
+            )
             is_settled = self.follower.close_window(window)
             # A void changes the last steps, and the next votes prove a root after these.
             self._save()
@@ -128,7 +154,10 @@ class Validator:
         schedule = self.context.schedule
         if window <= self.memory.last_voted or not self.policy.votes:
             return
-        self.context.waiter.until_finalized(schedule.stake_block(window))
+        self.context.waiter.until_finalized(
+            schedule.stake_block(window),
+            f"window {window}, after the run's end, to vote the run's last state",
+        )
         if self.context.waiter.recent_head() < schedule.vote_block(window):
             self._publish_vote(window, frozenset())
 

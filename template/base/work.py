@@ -174,7 +174,11 @@ class HonestWork:
         waiter = self.parts.context.waiter
         newer = preview.poll()
         while newer is None and preview.pending and self.has_time_to_wait(window):
-            waiter.pause()
+            waiter.pause(
+                f"the others' payloads of window {window - 1}, to train on what they lead to; "
+                "training begins without them at the latest",
+                by_block=preview.until_block,
+            )
             newer = preview.poll()
         if newer is None:
             state, spec = self.parts.follower.state, self.parts.context.spec

@@ -122,5 +122,8 @@ def redact_urls(text: str) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """A duration as text: in seconds below two minutes, else in minutes."""
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+    """A duration as text: in seconds below two minutes, then in minutes, hours and days."""
+    for limit_s, unit_s, unit in ((120, 1, "s"), (7200, 60, "min"), (172800, 3600, "h")):
+        if seconds < limit_s:
+            return f"{seconds / unit_s:.0f} {unit}"
+    return f"{seconds / 86400:.0f} days"

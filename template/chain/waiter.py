@@ -1,15 +1,18 @@
 """Waits for blocks. Blocks are the only clock; the machine's clock paces the polling.
 
-An endpoint may answer and stand still all the same: that is told after some block times, and ends
-the wait with a ChainError after `STILL_LIMIT_S`.
+A wait of some length is told (`template.chain.voice`). An endpoint may answer and stand still all
+the same: that is told after some block times, and ends the wait with a ChainError after
+`STILL_LIMIT_S`.
 """
 
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 
 from template.chain import Chain
 from template.chain.health import format_duration
+from template.chain.voice import Awaited, Position, Tell, Voice
 from template.errors import ChainError
 
 log = logging.getLogger(__name__)
@@ -61,8 +64,18 @@ class _Progress:
             )
 
 
+def _log_line(line: str) -> None:
+    log.info("%s", line)
+
+
 class Waiter:
-    """Polls a chain, more often as the awaited block comes near."""
+    """Polls a chain, more often as the awaited block comes near, and tells of long waits.
+
+    Every method that waits takes `what` the node waits for, in words that follow "waiting for",
+    and `by_block`, where the whole wait ends with another block than the call. `tell` gets the
+    lines: the log, or the standard error of a command without a log. `nominal_block_s` is the
+    chain's own word for seconds per block, named until the waiter has observed blocks.
+    """
 
     def __init__(
         self,
@@ -70,10 +83,16 @@ class Waiter:
         *,
         sleep: Callable[[float], None] = time.sleep,
         now_s: Callable[[], float] = time.monotonic,
+        utc_s: Callable[[], float] = time.time,
+        tell: Tell = _log_line,
+        nominal_block_s: Callable[[], float] | None = None,
     ) -> None:
         self._chain = chain
         self._sleep = sleep
         self._now_s = now_s
+        self._voice = Voice(tell, now_s, utc_s)
+        self._ask_block_s = nominal_block_s
+        self._nominal_block_s: float | None = None
         self._first: tuple[float, int] | None = None
         self._last = (0.0, 0)
         self._head = _Progress("block", now_s)
@@ -85,30 +104,66 @@ class Waiter:
             self._observe(self._chain.head())
         return self._last[1]
 
-    def until_head(self, block: int) -> None:
+    def until_head(self, block: int, what: str = "", *, by_block: int | None = None) -> None:
         """Return once `block` exists."""
-        self._until(self._chain.head, block, self._head)
+        self._until(self._chain.head, block, self._head, _awaited(block, what, by_block))
 
-    def until_finalized(self, block: int) -> None:
+    def until_finalized(self, block: int, what: str = "", *, by_block: int | None = None) -> None:
         """Return once `block` is finalised: reads at `block` then give their final answer."""
-        self._until(self._chain.finalized, block, self._final)
+        self._until(self._chain.finalized, block, self._final, _awaited(block, what, by_block))
 
-    def pause(self) -> None:
-        """Sleep for about one block."""
+    def pause(self, what: str = "", *, by_block: int | None = None) -> None:
+        """Sleep for about one block, in a wait for something else than a block."""
+        self.tell(what, by_block=by_block)
         self._sleep(min(max(self._block_time_s(), MIN_POLL_S), MAX_POLL_S))
 
-    def _until(self, current: Callable[[], int], block: int, progress: _Progress) -> None:
+    def tell(self, what: str, *, by_block: int | None = None, progress: str = "") -> None:
+        """Say that a wait goes on, without a sleep: for waits with a clock of their own."""
+        if what and not self._head.is_told:
+            awaited = Awaited(what=what, by_block=by_block)
+            self._voice.note(awaited, lambda: self._position(self.recent_head()), progress)
+
+    def expected_head(self) -> int:
+        """The best block by the pace of the chain, without asking; 0 before the first read."""
+        if self._first is None or self._last[1] <= self._first[1]:
+            return self._last[1]
+        return self._last[1] + int((self._now_s() - self._last[0]) / self._block_time_s())
+
+    def when(self, block: int) -> str:
+        """A block ahead in words: number, distance and about what time; asks no chain."""
+        return self._voice.describe(block, self._position(self.expected_head()))
+
+    def _until(
+        self, current: Callable[[], int], block: int, progress: _Progress, awaited: Awaited
+    ) -> None:
         while block > (reached := current()):
             self._observe(self._chain.head())
             if self._head.is_told and progress is self._final:
                 progress.start()  # without blocks nothing becomes final: one cause, one line
             else:
                 progress.note(reached, self._patience_s())
+            if not (self._head.is_told or progress.is_told):
+                self._voice.note(awaited, partial(self._position, reached))
             estimate_s = 0.5 * (block - reached) * self._block_time_s()
             self._sleep(min(max(estimate_s, MIN_POLL_S), MAX_POLL_S))
 
+    def _position(self, reached: int) -> Position:
+        if self._first is not None and self._last[1] > self._first[1]:
+            return Position(block=reached, block_s=self._block_time_s())
+        return Position(block=reached, block_s=self._nominal_block_s)
+
+    def _ask_nominal_block_s(self) -> float | None:
+        if self._ask_block_s is None:
+            return None
+        try:
+            return self._ask_block_s()
+        except ChainError as error:
+            log.debug("the chain does not say its block time: %s", error)
+            return None
+
     def _observe(self, block: int) -> int:
         if self._first is None:
+            self._nominal_block_s = self._ask_nominal_block_s()
             self._first = (self._now_s(), block)
         self._head.note(block, self._patience_s())
         self._last = (self._now_s(), block)
@@ -125,3 +180,7 @@ class Waiter:
         if self._first is None or self._last[1] == self._first[1]:
             return MIN_POLL_S
         return (self._last[0] - self._first[0]) / (self._last[1] - self._first[1])
+
+
+def _awaited(block: int, what: str, by_block: int | None) -> Awaited:
+    return Awaited(what=what or f"block {block}", by_block=block if by_block is None else by_block)

@@ -182,9 +182,10 @@ the logs of those windows only the gains and effects of a window are compared.
 With --validator, an audit: read chain and buckets without a wallet, join the run at a published
 checkpoint, follow the run window by window, and also compute seed, pages and their owners, uids,
 refusals and every loss. A loss within evaluation.loss_tolerance of the run spec is right. Points
-that only the validator could know are listed as "cannot tell". The audit waits for windows to
-come; past windows need a chain endpoint that keeps their state and buckets that keep their
-payloads."""
+that only the validator could know are listed as "cannot tell". Without --last, or with a --last in
+the future, the audit follows the run, and says until when. Past windows need a chain endpoint that
+keeps their state and buckets that keep their payloads: windows that buckets keep no longer end the
+command with the windows that can be audited."""
 
 _RECOMPUTE_EPILOG = """\
 exit status:

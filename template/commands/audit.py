@@ -1,15 +1,16 @@
 """An audit from the command line: one validator's logs against chain and buckets, read only."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from template.audit.auditor import Auditor
 from template.audit.findings import Findings
+from template.audit.kept import Wanted, choose_range, kept_windows
 from template.audit.logs import audit_windows, logs_in_bucket, logs_in_files, read_files
 from template.cli.audit_flags import AuditConfig
 from template.commands.newcomer import existing_subnet
 from template.commands.reading import read_only
 from template.context import ReadContext
-from template.errors import ConfigError
+from template.errors import ConfigError, Unavailable
 
 Say = Callable[[str], None]
 
@@ -19,24 +20,38 @@ def run_audit(config: AuditConfig, say: Say) -> int:
 
     Raises SubnetError if the chain is away, the validator unknown or a log missing.
     """
-    spec = config.spec
     files = read_files(config.logs) if config.logs else {}
-    with read_only(config.run, config.chain, spec) as context:
+    with read_only(config.run, config.chain, config.spec) as context:
         _check_validator(config, context)
-        newest = spec.schedule.num_windows - 1
-        first = min(files) if files and config.first is None else config.first
-        last = max(files) if files and config.last is None else config.last
-        auditor = Auditor(context, config.validator, (newest if first is None else first) + 1)
-        first = auditor.next_window if first is None else first
-        last = newest if last is None else last
-        say(f"auditing {config.validator}, windows {first} to {last}, from theta_"
-            f"{auditor.next_window + 1} on")  # fmt: skip
-        source = (
-            logs_in_files(files)
-            if files
-            else logs_in_bucket(context, auditor.peers, config.validator)
+        wanted = Wanted(
+            first=config.first,
+            last=config.last,
+            logged=(min(files), max(files)) if files else None,
         )
-        return _tell(audit_windows(auditor, source, first, last), say)
+        return audit_validator(context, config.validator, wanted, files, say)
+
+
+def audit_validator(
+    context: ReadContext, validator: str, wanted: Wanted, files: Mapping[int, bytes], say: Say
+) -> int:
+    """As `run_audit`, with the chain and the buckets of a context."""
+    kept = kept_windows(context)
+    chosen = choose_range(context, wanted, kept, say)
+    auditor = Auditor(context, validator, chosen.start + 1)
+    if auditor.next_window < kept.first:
+        raise Unavailable(
+            f"no validator serves a checkpoint from which window {chosen.start} can be reached, "
+            f"and the payloads since theta_{auditor.next_window + 1} are deleted; {kept}. Name a "
+            "later --first, or start again later"
+        )
+    first = auditor.next_window if chosen.first is None else chosen.first
+    say(
+        f"auditing {validator}, windows {first} to {chosen.last}, from "
+        f"theta_{auditor.next_window + 1} on"
+    )
+    in_bucket = logs_in_bucket(context, auditor.peers, validator)
+    source = logs_in_files(files) if files else in_bucket
+    return _tell(audit_windows(auditor, source, first, chosen.last), say)
 
 
 def _tell(findings: Iterator[Findings], say: Say) -> int:

@@ -67,6 +67,9 @@ class Neuron(Protocol):
 
     def step(self) -> bool: ...
 
+    def stop(self) -> None:
+        """Called once where the run has not ended: within a few seconds, and without an error."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Identity:
@@ -101,7 +104,7 @@ def run_neuron(role: str, config: C, build: Callable[[NodeContext, C], Neuron]) 
             _checked(config, identity, clock),
             _context(role, config, identity, clock) as context,
         ):
-            supervise(build(context, config).step)
+            _run_until_stopped(build(context, config))
         log.info("the run has ended")
     except SubnetError as error:
         log.error("%s", error)
@@ -110,6 +113,15 @@ def run_neuron(role: str, config: C, build: Callable[[NodeContext, C], Neuron]) 
         log.info("interrupted; %s", _describe_saved_state(config.neuron.state_dir))
         return EXIT_INTERRUPTED
     return EXIT_ENDED
+
+
+def _run_until_stopped(neuron: Neuron) -> None:
+    """Repeat the neuron's step; whatever ends it early, the neuron takes its leave."""
+    try:
+        supervise(neuron.step)
+    except (KeyboardInterrupt, SubnetError):
+        neuron.stop()
+        raise
 
 
 def _describe_saved_state(state_dir: Path) -> str:
@@ -207,7 +219,7 @@ def _context(
             hotkey=hotkey,
             access=config.bucket.access,
             chain=chain,
-            waiter=Waiter(chain),
+            waiter=Waiter(chain, nominal_block_s=chain.block_time_s),
             bucket=NamedStore(
                 open_own_bucket(config.bucket, hotkey, deadline_s=UPLOAD_DEADLINE_S).writer,
                 "this node's own bucket (TESSERA_BUCKET_*)",

@@ -134,7 +134,10 @@ def _publish_record(chain: Chain, hotkey: str, access: Access, run_id: bytes, sa
     if says_so(record):
         say(f"record: on chain already, final at block {block:,}")
         return
-    say("record with the bucket and the run id: publishing it, and waiting until it is final")
+    say(
+        "record with the bucket and the run id: publishing it, and waiting until it is final, for "
+        f"{FINAL_LIMIT_S:.0f} s at most"
+    )
     chain.publish(encode_record(replace(record, access=access, offer=run_id)))
     end_s = time.monotonic() + FINAL_LIMIT_S
     while time.monotonic() < end_s:

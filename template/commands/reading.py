@@ -8,6 +8,7 @@ from pathlib import Path
 from template import __spec_version__
 from template.chain.bittensor import BittensorChain, ChainOptions
 from template.chain.waiter import Waiter
+from template.cli.terminal import complain
 from template.context import OpenBucket, ReadContext
 from template.errors import ConfigError, RecordError
 from template.metrics import FanOutMetrics
@@ -80,7 +81,7 @@ def read_only(run: Path, chain_config: ChainConfig, spec: RunSpec) -> Iterator[R
                 spec=spec,
                 form=payload_format(spec),
                 chain=chain,
-                waiter=Waiter(chain),
+                waiter=Waiter(chain, tell=complain, nominal_block_s=chain.block_time_s),
                 open_bucket=bucket_opener(on_localnet=spec.schedule.is_local),
                 metrics=FanOutMetrics([]),
                 state_dir=folder,

@@ -87,6 +87,7 @@ class Peers:
         self._misleading: set[str] = set()
         self._node_troubles: dict[str, NodeTrouble] = {}
         self._is_trouble_logged = False
+        self._told_window, self._told = -1, set[tuple[int, str]]()
 
     def refresh(self) -> None:
         """Read the access records at the last finalised block."""
@@ -133,11 +134,18 @@ class Peers:
         return self.finish_fetching(self.start_fetching(members, window), window, stop)
 
     def finish_fetching(
-        self, fetching: "Fetching", window: int, stop: Callable[[], bool]
+        self,
+        fetching: "Fetching",
+        window: int,
+        stop: Callable[[], bool],
+        *,
+        by_window: int | None = None,
     ) -> dict[int, bytes | SubnetError]:
-        """As `fetch_payloads`, of requests under way."""
+        """As `fetch_payloads`, of requests under way. `by_window`: the window being scored."""
+        last_block = self._context.schedule.vote_block(window if by_window is None else by_window)
+        what = f"payloads of window {window} from slow buckets, until the votes at the latest"
         while not fetching.wait(FETCH_POLL_S) and not stop():
-            self._context.waiter.pause()
+            self._context.waiter.pause(what, by_block=last_block)
         fetching.close()
         found = {member.uid: found for member, found in fetching.outcomes()}
         self._log_trouble(window, found)
@@ -233,18 +241,22 @@ class Peers:
         except NodeTrouble:
             raise
         except (StoreError, RecordError) as error:
-            log.info(
-                "window %d, uid %d: no payload from %s: %s",
-                window,
-                member.uid,
-                self._describe_bucket(hotkey),
-                error,
-            )
+            fault = f"no payload from {self._describe_bucket(hotkey)}: {error}"
+            self._tell_once(logging.INFO, window, member.uid, hotkey, fault)
             return None
         if payload_digest(data) == member.digest:
             return data
-        log.warning("window %d, uid %d: %s served other bytes", window, member.uid, hotkey)
+        fault = f"{hotkey} served other bytes"
+        self._tell_once(logging.WARNING, window, member.uid, hotkey, fault)
         return None
+
+    def _tell_once(self, level: int, window: int, uid: int, hotkey: str, fault: str) -> None:
+        """A line about a bucket without a payload; a bucket asked again and again is told once."""
+        if window != self._told_window:
+            self._told_window, self._told = window, set()
+        is_new = (uid, hotkey) not in self._told
+        self._told.add((uid, hotkey))
+        log.log(level if is_new else logging.DEBUG, "window %d, uid %d: %s", window, uid, fault)
 
     def fetch_blob(
         self, hotkeys: Iterable[str], digest: bytes, max_bytes: int, *, exact: bool = False

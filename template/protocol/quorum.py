@@ -17,6 +17,9 @@ VOID_WINDOWS = 4
 A smaller number gives payloads up over a short outage; a larger number stops the run for longer.
 """
 
+VOID = "void: most of the stake lacked payloads"
+"""The reason for the empty set of a void window."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Voter:
@@ -95,6 +98,11 @@ class Decision:
     reference_rao: int
     no_op: str
 
+    @property
+    def is_void(self) -> bool:
+        """Whether a stuck majority gave the payloads up."""
+        return self.no_op == VOID
+
 
 def decide(ballot: Ballot, reference_rao: int, rules: QuorumRules) -> Decision:
     """Count a ballot. `reference_rao`: the reference stake of the window before; 0 before window 0.
@@ -172,7 +180,7 @@ def is_void(root: bytes, later: Sequence[bytes | None]) -> bool:
 
 def voided(decision: Decision) -> Decision:
     """The decision with an empty set, after a stuck majority gave the payloads up."""
-    return replace(decision, members=(), namers={}, no_op="void: most of the stake lacked payloads")
+    return replace(decision, members=(), namers={}, no_op=VOID)
 
 
 def _find_authority(weighted: Sequence[tuple[bytes, int]], reference_rao: int) -> bytes | None:

@@ -124,13 +124,13 @@ class SeenPayloads:
         self._unread += [Unread(window=window, member=member) for member in members]
 
     def unread_before(self, window: int) -> list[Unread]:
-        """Unread payloads of windows before, the oldest first."""
+        """Unread payloads of windows before that may still be asked for, the oldest first."""
+        return [each for each in self.never_read_before(window) if not self._is_given_up(each)]
+
+    def never_read_before(self, window: int) -> list[Unread]:
+        """As `unread_before`, with the payloads given up after `MAX_REQUESTS`."""
         oldest = self._oldest(window)
-        return [
-            each
-            for each in self._unread
-            if oldest <= each.window < window and not self._is_given_up(each)
-        ]
+        return [each for each in self._unread if oldest <= each.window < window]
 
     def unread_of(self, window: int, hotkeys: Container[str]) -> list[Unread]:
         """Those of these hotkeys: of each hotkey the newest first, then of each the next."""

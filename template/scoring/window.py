@@ -157,7 +157,9 @@ class WindowScorer:
         unread = self._draw_unread(window)
         beside = self._peers.start_fetching([each.member for each in unread], window - 1)
         frames = self._peers.fetch_payloads(drawn, window, lambda: late(FETCH_SHARE))
-        found = self._peers.finish_fetching(beside, window - 1, lambda: late(FETCH_SHARE))
+        found = self._peers.finish_fetching(
+            beside, window - 1, lambda: late(FETCH_SHARE), by_window=window
+        )
         with suppress(TimeSpentError):  # then the window is not compared either
             self._checker.read_more(
                 unread, self._seen, partial(_came, found=found), lambda: late(1.0)

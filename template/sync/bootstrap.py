@@ -1,7 +1,7 @@
 """Joining a run: from the node's own checkpoint, a published checkpoint, or theta_0."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from template.bucket.retention import oldest_start
 from template.context import ReadContext
@@ -158,7 +158,7 @@ class Bootstrap:
                     return state
             if not search.is_broken:
                 return None
-            self._context.waiter.pause()
+            self._context.waiter.pause("another try at the parts of a published checkpoint")
         return None
 
 
@@ -214,8 +214,22 @@ class CheckpointSearch:
     def _restore(self, manifest: PublishedManifest, publisher: str) -> OuterState:
         # Parts of one checkpoint at most stay on disk, whatever strangers publish.
         self._parts.keep_only([part.digest for part in manifest.parts])
-        parts = (self._read_part(part, publisher) for part in manifest.parts)
+        log.info(
+            "downloading theta_%s: %d parts, %d bytes; parts on disk are not asked for again",
+            manifest.carried.get("window"),
+            len(manifest.parts),
+            sum(part.num_bytes for part in manifest.parts),
+        )
+        parts = (self._read_part(part, publisher) for part in self._told_parts(manifest.parts))
         return restore_published(manifest, parts, self._context.spec)
+
+    def _told_parts(self, parts: Sequence[PublishedFile]) -> Iterator[PublishedFile]:
+        """The parts in turn; a long download says how far it is."""
+        for number, part in enumerate(parts):
+            self._context.waiter.tell(
+                "the download of a checkpoint", progress=f"{number} of {len(parts)} parts"
+            )
+            yield part
 
     def _read_part(self, part: PublishedFile, publisher: str) -> bytes:
         data = self._parts.get(part.digest, part.num_bytes)

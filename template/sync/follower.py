@@ -15,7 +15,7 @@ from template.errors import ChainError, NodeTrouble, StoreError, Unavailable
 from template.peers.client import Peers
 from template.protocol.lineage import Accepted, LineageStep
 from template.protocol.payload import Payload
-from template.protocol.quorum import Decision, voided
+from template.protocol.quorum import VOID_WINDOWS, Decision, voided
 from template.protocol.root import Member, tensors_digest
 from template.sync.anchors import AnchorStore
 from template.sync.bootstrap import Bootstrap
@@ -24,6 +24,7 @@ from template.sync.ledger import RunLedger, Standing
 from template.sync.lineage import LineageReader
 from template.sync.payload_cache import PayloadCache
 from template.sync.recovery import Recovered, take_back
+from template.sync.traces import OtherRunWatch
 from template.sync.waits import demand_hope
 from template.training.outer import OuterState
 
@@ -31,9 +32,6 @@ log = logging.getLogger(__name__)
 
 KEPT_BLOCKS = 128
 """Blocks whose state every chain endpoint still has; most endpoints keep 256."""
-
-WARN_EVERY = 20
-"""Tries between two warnings of a missing payload."""
 
 
 def _do_nothing() -> None:
@@ -67,6 +65,7 @@ class Follower:
         """Applied steps found void; the miner or validator empties the list."""
         self.is_apart = False
         """Whether a root with authority differs from this node's, and no way led there so far."""
+        self._other_run = OtherRunWatch(context)
         self._healer = Healer(context, peers, self.anchors, self._payloads, may_join=may_join)
 
     @property
@@ -104,6 +103,7 @@ class Follower:
         if decision is None:
             return self._follow_lineage()
         self._compare(decision)
+        self._other_run.note(decision)
         try:
             payloads = self._gather(decision, meanwhile)
         except NodeTrouble:
@@ -239,7 +239,8 @@ class Follower:
         self, decision: Decision, meanwhile: Callable[[], None]
     ) -> dict[int, Payload] | None:
         """The accepted payloads by uid, after any wait; None if the majority gave up waiting."""
-        tries = 0
+        told: list[int] = []
+        given_up_block = self._context.schedule.vote_block(decision.window + VOID_WINDOWS)
         while not self._are_payloads_given_up():
             missing = self._payloads.fetch_missing(
                 decision.window, decision.members, decision.namers
@@ -252,15 +253,24 @@ class Follower:
                 held = [member for member in decision.members if member not in missing]
                 return self._payloads.open_frames(decision.window, held)
             demand_hope(self._context, self.ledger, decision)
-            if tries % WARN_EVERY == 0:
+            uids = [member.uid for member in missing]
+            if uids != told:
+                told = uids
                 log.warning(
-                    "window %d: waiting for the accepted payloads of uids %s",
+                    "window %d: waiting for the accepted payloads of uids %s: no bucket gives them "
+                    "now, and no node goes on without them. They may still come; if most of the "
+                    "stake lacks them too, they are given up at block %d at the earliest; once "
+                    "buckets have deleted them, this node starts anew from a published state",
                     decision.window,
-                    [member.uid for member in missing],
+                    uids,
+                    given_up_block,
                 )
-            tries += 1
             meanwhile()
-            self._context.waiter.pause()
+            self._context.waiter.pause(
+                f"the accepted payloads of uids {uids} of window {decision.window}, which may be "
+                "given up by then",
+                by_block=given_up_block,
+            )
         return None
 
     def close_window(self, window: int) -> bool:

@@ -104,7 +104,11 @@ def wait_for_voted_root(context: ReadContext) -> Vote:
                 "no root has the votes of more than half of the reference stake: half of the "
                 "validators' stake is away, or the validators disagree; retry later"
             )
-        waiter.pause()
+        waiter.pause(
+            "a state with the votes of more than half of the validators' stake, to start from or "
+            "to go on by, or else an error",
+            by_block=last,
+        )
     return vote
 
 

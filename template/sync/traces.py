@@ -6,17 +6,21 @@ finds no object. Lineage stays in buckets for ever, so its absence where most of
 stands proves the file wrong.
 """
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from template.chain import Chain
 from template.chain.ballots import read_standing_votes, read_standing_votes_of_any_run
-from template.errors import NodeTrouble, NotFound, SubnetError
+from template.context import ReadContext
+from template.errors import ChainError, NodeTrouble, NotFound, SubnetError
 from template.protocol.keys import lineage_key
-from template.protocol.quorum import VOID_WINDOWS
+from template.protocol.quorum import VOID_WINDOWS, Decision
 from template.protocol.spec import RunSpec
 from template.sync.lineage import segment_start
+
+log = logging.getLogger(__name__)
 
 
 class Sized(Protocol):
@@ -126,3 +130,40 @@ def _has_any(open_bucket: OpenByHotkey, hotkey: str, keys: list[str]) -> bool:
             continue
         return True
     return False
+
+
+class OtherRunWatch:
+    """Tells a node that follows a run alone while the validators vote in another run.
+
+    A spec with one changed value is another run: its windows end without a vote for ever.
+    """
+
+    def __init__(self, context: ReadContext) -> None:
+        self._context = context
+        self._num_silent = 0
+
+    def note(self, decision: Decision) -> None:
+        """Hear of a decision; an error line in the 1st, 2nd, 4th, 8th ... window without a vote."""
+        if decision.voting_stake_rao:
+            self._num_silent = 0
+            return
+        self._num_silent += 1
+        if self._num_silent & (self._num_silent - 1):
+            return
+        context, window = self._context, decision.window
+        try:
+            voters = read_standing_votes_of_any_run(context.chain, context.spec, window)
+        except ChainError as error:
+            log.debug("window %d: votes of other runs are not known: %s", window, error)
+            return
+        voting = [voter for voter in voters if voter.vote.window == window]
+        if voting:
+            log.error(
+                "window %d: nobody votes in this run (run id %s), and %d validators vote in "
+                "another one: --run %s was edited or belongs to another run; get the file again "
+                "from the subnet's owner",
+                window,
+                context.spec.run_id.hex(),
+                len(voting),
+                context.run_file,
+            )

@@ -1,11 +1,20 @@
-"""When a wait for accepted payloads has no sense any more: Unavailable, with the reason."""
+"""What may be waited for: payloads that buckets keep. Unavailable, with the reason, otherwise."""
 
 from template.bucket.retention import oldest_start
 from template.context import ReadContext
 from template.errors import Unavailable
 from template.protocol.quorum import VOID_WINDOWS, Decision
+from template.protocol.spec import RunSpec
 from template.sync.ledger import RunLedger
 from template.sync.lineage import find_voted_root
+
+
+def first_kept_window(window: int, spec: RunSpec) -> int:
+    """The first window of which buckets keep payloads and a state to start from, at theta_window.
+
+    By the rule of retention: a bucket may keep more.
+    """
+    return max(0, oldest_start((), window, spec) - 1)
 
 
 def demand_hope(context: ReadContext, ledger: RunLedger, decision: Decision) -> None:

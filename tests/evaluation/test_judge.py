@@ -249,15 +249,28 @@ def test_a_great_effect_on_few_pages_is_less_work_than_a_fair_one_on_all() -> No
     assert (three.status, four.status) == ("named", "not_author"), "the same claims"
 
 
-def test_who_loses_by_chance_is_not_blamed() -> None:
-    """The loser shows work of its own: no entry, as if it had not been drawn."""
+def test_a_small_effect_on_all_pages_is_no_more_work_than_a_fair_one_on_a_few() -> None:
+    """A copy of a slow miner's payload that claims all of its own pages, without work there."""
+    measured = _measured({1: 0.05, 2: 0.05}, {1: 0.6, 2: 2.0})
+    one, two = judge([_alike(1, 2), _alike(2, 1, pages=56)], measured, {}, RULES)
+    assert one.work_effect is not None
+    assert two.work_effect is not None
+    assert 240 * one.work_effect > 56 * two.work_effect > 56 * one.work_effect > 0
+    assert (one.status, two.status) == ("not_author", "named")
+
+
+def test_who_loses_by_chance_loses_no_pay() -> None:
+    """The loser shows work of its own: its gain and its evidence count as if it had been named.
+
+    Without an entry, whoever beats an author in every window leaves the author unpaid and its work
+    test undecided.
+    """
     measured = _measured({1: 0.05, 2: 0.05}, {1: 4.0, 2: 2.0})
     one, two = judge([_alike(1, 2), _alike(2, 1)], measured, KNOWN, RULES)
     assert (one.status, two.status) == ("named", "not_author")
-    assert two.relative_gain is None
-    assert one.relative_gain == pytest.approx(1.0)
+    assert (one.relative_gain, two.relative_gain) == pytest.approx((1.0, 1.0), abs=0.1)
     kept = add_window({}, 3, (one, two), 8)
-    assert kept.keys() == {"hk1"}
+    assert kept["hk2"][3].work == sample_of(two)
 
 
 def test_without_evidence_the_lowest_uid_counts() -> None:

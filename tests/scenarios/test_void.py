@@ -8,11 +8,14 @@ import pytest
 
 from simulation.swarm import accepted, build_world, digests, metrics, run, to_the_end, uid_of
 from simulation.world import hotkey_of
+from template.audit.auditor import Auditor
+from template.audit.logs import audit_windows, logs_in_bucket
 from template.base.miner import Miner
 from template.base.validator import Validator
 from template.protocol.quorum import VOID_WINDOWS
 from template.protocol.record import ROOT_BYTES, decode_record
 from template.sync.lineage import read_lineage
+from tests.support.audited import reader
 
 LOST = 2
 """The window whose payload of m0 is gone."""
@@ -79,6 +82,40 @@ def test_payloads_that_are_gone_for_good_are_given_up_by_all_alike(tmp_path) -> 
     assert went_on, "it had its own payload, and took the step"
     roots = {tuple(metrics(node).series("state_root").items()) for node in nodes.values()}
     assert len({frozenset(series) for series in roots}) == 1, "of all windows, as they stand now"
+
+
+@pytest.mark.slow
+def test_an_audit_does_not_accuse_who_went_on_with_payloads_that_others_lacked(tmp_path) -> None:
+    """val-d alone holds the payload of m0, and nobody can fetch it from there."""
+    world = build_world({**STAKES_TAO, "val-d": 300}, schedule__num_windows=LOST + 6)
+
+    def thief(context):
+        node = _thief(None)(context)
+        node.world_bucket = world.buckets[hotkey_of("m0")]
+        hoard, step = world.buckets[hotkey_of("val-d")], node.step
+
+        def step_and_hide() -> bool:
+            goes_on = step()
+            for key in hoard.list(f"{context.spec.run_id.hex()}/payload/{LOST:08d}/"):
+                hoard.delete(key)
+            return goes_on
+
+        node.step = step_and_hide
+        return node
+
+    drives = {name: to_the_end(Careless) for name in ("val-a", "val-b", "val-c")}
+    drives |= {"m0": to_the_end(Miner), "m1": to_the_end(Miner), "val-d": to_the_end(Validator)}
+    nodes = run(world, {**drives, "owner": to_the_end(thief)}, tmp_path)
+    rows = metrics(nodes["val-d"]).rows
+    assert any(w == LOST and v.get("no_op") == "void" for w, v in rows), "it took nothing back"
+    context = reader(world, tmp_path / "auditor")
+    auditor = Auditor(context, hotkey_of("val-d"), 0)
+    source = logs_in_bucket(context, auditor.peers, hotkey_of("val-d"))
+    found = list(audit_windows(auditor, source, 0, LOST + 5))
+    assert [line for each in found for line in each.wrong] == []
+    apart = [each.window for each in found if any("is void since" in u for u in each.unknown)]
+    assert apart == list(range(LOST + 1, LOST + 1 + VOID_WINDOWS))
+    assert found[-1].num_losses > 0, "afterwards it is audited again"
 
 
 @pytest.mark.slow

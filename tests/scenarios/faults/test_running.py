@@ -306,7 +306,7 @@ def test_another_spec_than_the_others_is_named(story: Story) -> None:
     """It is told so, and told less and less often; others' votes end no node."""
     other = story.nodes["other"]
     assert other.end() == 0, other.output
-    words = ("ERROR", "the stake majority votes root", "--run", "other.toml", "owner")
+    words = ("ERROR", "validators vote in another one", "--run", "other.toml", "owner")
     assert 1 <= len(other.lines(*words)) < NUM_WINDOWS, other.output
     assert not other.lines("healed")
 
