@@ -252,7 +252,7 @@ def test_a_great_effect_on_few_pages_is_less_work_than_a_fair_one_on_all() -> No
 def test_a_small_effect_on_all_pages_is_no_more_work_than_a_fair_one_on_a_few() -> None:
     """A copy of a slow miner's payload that claims all of its own pages, without work there."""
     measured = _measured({1: 0.05, 2: 0.05}, {1: 0.6, 2: 2.0})
-    one, two = judge([_alike(1, 2), _alike(2, 1, pages=56)], measured, {}, RULES)
+    one, two = judge([_alike(1, 2), _alike(2, 1, pages=56)], measured, KNOWN, RULES)
     assert one.work_effect is not None
     assert two.work_effect is not None
     assert 240 * one.work_effect > 56 * two.work_effect > 56 * one.work_effect > 0
