@@ -136,10 +136,8 @@ class Follower:
         try:
             return self._decide(self.next_window)
         except ChainError:
-            # The candidates stand in the oldest block of a ballot: an endpoint without that block
-            # has dropped the ballot.
             context = self._context
-            oldest_block = context.schedule.commit_block(self.next_window)
+            oldest_block = context.schedule.commit_block(self.next_window)  # holds the candidates
             if context.chain.finalized() - oldest_block < KEPT_BLOCKS:
                 raise
             return None

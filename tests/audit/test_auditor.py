@@ -434,7 +434,7 @@ def test_a_payload_that_is_gone_is_said_and_excuses_no_other(bench) -> None:
 @pytest.mark.parametrize("data", [b"", b"{}", b"\xff", b"[" * 100_000, b'{"kind": "window"}'])
 def test_junk_in_the_place_of_a_log_is_named(bench, data) -> None:
     (line,) = bench.audit(data).wrong
-    assert line.startswith("window 3: the object at its log's key is no log")
+    assert line.startswith("window 3, the object at its log's key is no log")
 
 
 @pytest.mark.parametrize(
