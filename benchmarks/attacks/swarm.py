@@ -28,6 +28,7 @@ from benchmarks.learning.strategy import LocalUpdate
 from benchmarks.learning.trial import Trial
 from benchmarks.learning.workers import FINAL_PAGES, Workers
 from evaluation.history import Histories
+from template.base.feedback import RETURNED_SHARE
 from template.errors import PayloadError
 from template.protocol.payload import PayloadFormat, decode_payload
 
@@ -66,7 +67,6 @@ class Swarm:
         self._accepted: list[frozenset[int]] = []
         self._before_N = self.workers.theta0()
         self._state_before = ours.state
-        self.returned_share = 1.0
         self._last: dict[int, Message] = {}
         self._update_N = torch.zeros(self.workers.space.num_elements)
 
@@ -120,7 +120,7 @@ class Swarm:
             if uid in named:
                 self.outcome.named[uid] = self.outcome.named.get(uid, 0) + 1
             elif self.roster[uid].feeds_back:
-                self._residual_RN[uid] += self.returned_share * message.dense
+                self._residual_RN[uid] += RETURNED_SHARE * message.dense
         self._accepted = [*self._accepted, frozenset(named)][-2:]
         self._before_N, self._state_before = params_N, self._ours.state
         accepted = [sent.messages[uid] for uid in sorted(named)]

@@ -27,6 +27,7 @@ from torch import Tensor
 from benchmarks.learning.judge import Judge
 from benchmarks.learning.messages import DenseCodec, Message, SparseCodec
 from benchmarks.learning.workers import Workers
+from template.base.feedback import RETURNED_SHARE
 
 DENSER = 4
 
@@ -175,6 +176,6 @@ class LocalUpdate(Strategy):
         keep = self._judge.useful(number, params_N, steps)
         for miner, message in enumerate(messages):
             if not keep[miner]:
-                self.residual_RN[miner] += message.dense
+                self.residual_RN[miner] += RETURNED_SHARE * message.dense
         self.noise_kept.append(sum(keep[-self.trial.noise_miners :]))
         return self.merge(params_N, [m for m, k in zip(messages, keep, strict=True) if k], alpha)

@@ -13,6 +13,12 @@ from template.protocol.payload import (
 )
 from template.training.model import Params
 
+RETURNED_SHARE = 0.5
+"""Share of a payload without acceptance that returns to error feedback. A payload that comes again
+two windows late is partly out of date; by measurement half learns faster than all, and no slower
+than nothing (D113).
+"""
+
 
 class ErrorFeedback:
     """One float32 tensor per parameter, on the CPU. Source: EF-SGD (arXiv 1901.09847)."""
@@ -35,7 +41,7 @@ class ErrorFeedback:
         for name, delta in deltas.items():
             self.tensors[name] += delta
 
-    def add_payload(self, payload: Payload) -> None:
-        """Return a payload's full content."""
+    def take_back(self, payload: Payload) -> None:
+        """Return `RETURNED_SHARE` of a payload's content."""
         for name, sparse in payload.tensors.items():
-            sparse.add_to(self.tensors[name], coefficient=1.0)
+            sparse.add_to(self.tensors[name], coefficient=RETURNED_SHARE)

@@ -259,8 +259,10 @@ class HonestWork:
     def take_back(self, payload: PendingPayload) -> None:
         if (decoded := self._decoded(payload)) is None:
             return
-        self.feedback.add_payload(decoded)
-        log.info("window %d: payload not applied; back into error feedback", payload.window)
+        self.feedback.take_back(decoded)
+        log.info(
+            "window %d: payload not applied; half of it back into error feedback", payload.window
+        )
 
     def groups(self) -> Mapping[str, Mapping[str, Tensor]]:
         return {"feedback": self.feedback.tensors, "moments": self.trainer.moments()}

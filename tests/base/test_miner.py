@@ -97,7 +97,7 @@ def _decided(window: int, *digests: bytes) -> Decision:
     )
 
 
-def test_what_was_not_accepted_goes_back_into_error_feedback(world, tmp_path) -> None:
+def test_half_of_what_was_not_accepted_goes_back_into_error_feedback(world, tmp_path) -> None:
     miner = Miner(world.context(M0, tmp_path))
     frames = {window: _frame(miner, window) for window in (3, 4, 5)}
     for window, frame in frames.items():
@@ -110,7 +110,7 @@ def test_what_was_not_accepted_goes_back_into_error_feedback(world, tmp_path) ->
     sent = decode_payload(frames[4], miner.context.form).tensors
     for name, residual in miner.work.feedback.tensors.items():
         dense = torch.zeros(sent[name].shape)
-        sent[name].add_to(dense, coefficient=1.0)
+        sent[name].add_to(dense, coefficient=0.5)
         assert torch.equal(residual, dense), name
         assert dense.any(), name
     assert [pending.window for pending in miner.pending] == [5]

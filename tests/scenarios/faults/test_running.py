@@ -223,7 +223,7 @@ def saved_window(node: NodeStart, spec: RunSpec) -> int:
 
 def assert_nothing_is_lost(story: Story, name: str) -> None:
     """It ended well, followed every window, and lost no work: what it made was accepted, or went
-    back into error feedback. It took part again after its trouble.
+    half of it back into error feedback. It took part again after its trouble.
     """
     process = story.nodes[name]
     assert process.end() == 0, process.output
@@ -231,7 +231,9 @@ def assert_nothing_is_lost(story: Story, name: str) -> None:
     assert len(story.state_roots(name)) == NUM_WINDOWS
     accepted = story.accepted(name)
     for window in process.windows_with("inner_loss"):
-        kept = process.lines(f"window {window}: payload not applied; back into error feedback")
+        kept = process.lines(
+            f"window {window}: payload not applied; half of it back into error feedback"
+        )
         assert len(kept) == (window not in accepted), process.output
     took_part = accepted | set(process.windows_with("committed"))
     assert len(took_part) > story.committed_before[name], process.output
