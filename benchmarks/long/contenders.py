@@ -1,6 +1,6 @@
 """Three naming rules, asked about the same recorded gains: how often is each wrong?
 
-`one window`: gain - 2 standard errors > a tenth of the window's scale; the rule up to D111.
+`one window`: gain - 2 standard errors > a tenth of the window's scale; the rule up to D120.
 `filter`: a Kalman filter of each hotkey's gain, named while the posterior mean exceeds a fifth of
 the scale. `gain test`: the rule of the plan, the project's own code.
 """

@@ -16,7 +16,7 @@ from template.training.model import Params
 RETURNED_SHARE = 0.5
 """Share of a payload without acceptance that returns to error feedback. A payload that comes again
 two windows late is partly out of date; by measurement half learns faster than all, and no slower
-than nothing (D113).
+than nothing (D121).
 """
 
 
