@@ -26,7 +26,7 @@ QUICK   ?=
 CHAOS_ARGS ?=
 FUZZ_S  ?= 180
 
-.PHONY: help localnet test test-all lint bench-codec bench-learning bench-attacks bench-evaluation chaos fuzz siege siege-schedules install text clean distclean
+.PHONY: help localnet test test-all lint bench-codec bench-learning bench-attacks bench-evaluation bench-long chaos fuzz siege siege-schedules install text clean distclean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
@@ -62,6 +62,9 @@ bench-learning: text ## which rule learns best: what the record lacks, tables, p
 
 bench-attacks: text ## what attackers earn and break: what the record lacks, table, picture
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.attacks $(if $(QUICK),--quick)
+
+bench-long: text ## hundreds of windows with refusals and noise: who is named and paid; table, picture
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.long $(if $(QUICK),--quick)
 
 bench-evaluation: text ## what scoring costs, and how sure the work test is: tables, pictures
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.evaluation.limits $(if $(QUICK),--quick)

@@ -96,13 +96,16 @@ def _is_paid(figures: Sequence[Any]) -> bool:
 
 
 def _compare(rows: Sequence[Row]) -> dict[str, Any]:
-    """How often each rule is wrong, asked about the gains of the same runs."""
+    """How often each rule is wrong, asked about the gains of the same runs; nothing from short
+    runs.
+    """
     runs = [
         [
             {uid: found for uid, each in enumerate(window) if (found := figures_of(each))}
             for window in row["windows"]
         ]
         for row in rows
+        if len(row["windows"]) > 3 * BLOCK + EVERY
     ]
     return {name: _errors(rule, runs) for name, rule in RULES.items()} if runs else {}
 
