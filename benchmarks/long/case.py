@@ -115,13 +115,15 @@ def run_case(case: Case, record: Path) -> str:
 
 
 def play(case: Case) -> dict[str, Any]:
-    """The row of the record. `curve`: (windows, nats per byte) after each block; `windows`: by
+    """The row of the record. `curve`: (windows, nats per byte) after each
+    block; `windows`: by
     window the figures of every uid, see `_figures`.
     """
-    swarm, curve = Swarm(case.trial, case.roster(), setting=case.setting()), []
+    swarm = Swarm(case.trial, case.roster(), setting=case.setting())
     params_N = swarm.workers.theta0()
+    curve = [(0, swarm.workers.held_out_loss(params_N, CURVE_PAGES))]
     for number, params_N in enumerate(swarm.windows(), start=1):
-        if number % BLOCK == 0:
+        if number % BLOCK == 0 or number == case.windows:
             curve.append((number, swarm.workers.held_out_loss(params_N, CURVE_PAGES)))
     outcome = swarm.outcome
     return {
