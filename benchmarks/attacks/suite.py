@@ -23,8 +23,8 @@ from evaluation.work import WorkSample
 CLEAN = ""
 """Name of the run in which the attackers are away."""
 
-VERSION = 6
-"""Of rules and attacks: goes up whenever the same case would end otherwise."""
+VERSION, UNDEFENDED_VERSION = 6, 5
+"""Of rules and attacks, and of attacks alone: go up whenever the same case would end otherwise."""
 
 WINDOWS, UNDEFENDED_WINDOWS = 24, 14
 MINERS_PER_HOTKEY = 4
@@ -50,7 +50,8 @@ class Case:
 
     @property
     def key(self) -> str:
-        text = json.dumps([VERSION, asdict(self)], sort_keys=True)
+        version = VERSION if self.defended else UNDEFENDED_VERSION
+        text = json.dumps([version, asdict(self)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:KEY_DIGITS]
 
     @property

@@ -10,7 +10,9 @@ from template.training.rates import inner_lr, warm_start_lr
 
 @pytest.fixture
 def long_spec(spec):
-    training = dataclasses.replace(spec.training, warmup_windows=2.0, inner_steps=10)
+    training = dataclasses.replace(
+        spec.training, warmup_windows=2.0, inner_steps=10, decay_share=1.0
+    )
     schedule = dataclasses.replace(spec.schedule, num_windows=20)
     return dataclasses.replace(spec, training=training, schedule=schedule)
 
