@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib as mpl
 
 from benchmarks.learning.record import Rows
+from benchmarks.learning.workers import PLAN
 from benchmarks.long.case import BACK, BLOCK, HONEST, TURN, Case
 from benchmarks.long.contenders import (
     RULES,
@@ -20,12 +21,15 @@ from benchmarks.long.contenders import (
     windows_to_refusal,
     without_gain,
 )
+from template.commands.plan import load_plan
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 NOISE, COPY = 4, 5
 """Uids beside the honest ones, where the cast is `noise`."""
+UNPAID = int(load_plan(PLAN)["weights"]["min_windows"])
+"""First windows without pay for anybody."""
 EVERY = 8
 """Windows between the starts of two careers in the comparison of rules."""
 COLORS = {"honest named": "#1f6f8b", "honest paid": "#7fb069", "noise named": "#8b1e3f"}
@@ -57,7 +61,7 @@ def _run(case: Case, row: Row, found: Sequence[tuple[Case, Row]]) -> dict[str, A
         "over_clean_percent": 100 * (loss / clean[0] - 1) if clean else None,
         "curve": row["curve"],
         "honest_named": _blocks(row, HONEST, _is_named),
-        "honest_paid": _blocks(row, HONEST, _is_paid),
+        "honest_paid": _blocks(row, HONEST, _is_paid, UNPAID),
     }
     if case.cast == "noise":
         run |= {
@@ -78,12 +82,14 @@ def _run(case: Case, row: Row, found: Sequence[tuple[Case, Row]]) -> dict[str, A
     return run
 
 
-def _blocks(row: Row, uids: Sequence[int], counts: Any) -> list[float]:
-    """The share of the uids' payloads that count, in each whole block of windows."""
+def _blocks(row: Row, uids: Sequence[int], counts: Any, since: int = 0) -> list[float]:
+    """The share of the uids' payloads that count, in each block of windows from `since` on."""
     windows = row["windows"]
+    blocks = [windows[max(first, since) : first + BLOCK] for first in range(0, len(windows), BLOCK)]
     return [
-        statistics.fmean(counts(window[uid]) for window in windows[first:][:BLOCK] for uid in uids)
-        for first in range(0, len(windows), BLOCK)
+        statistics.fmean(counts(window[uid]) for window in block for uid in uids)
+        for block in blocks
+        if block
     ]
 
 
@@ -158,7 +164,8 @@ def _lines(content: Mapping[str, Any], command: str) -> Iterator[str]:
         yield (
             f"| {run['cast']}, seed {run['seed']}, {run['windows']} windows "
             f"| {run['held_out_loss']:.4f} | {'' if over is None else f'{over:+.2f} %'} "
-            f"| {min(run['honest_named']):.1%} | {others} | {min(run['honest_paid']):.0%} |"
+            f"| {min(run['honest_named']):.1%} | {others} "
+            f"| {min(run['honest_paid'], default=0.0):.0%} |"
         )
     for run in content["runs"]:
         if "turncoat_named" in run:
