@@ -164,9 +164,7 @@ def test_a_withheld_payload_survives_a_restart_and_goes_up_once(world, tmp_path)
     assert puts.count(key) == 1
 
 
-def test_what_was_uploaded_before_a_restart_is_not_called_too_late(
-    world, tmp_path, caplog
-) -> None:
+def test_what_was_uploaded_before_a_restart_is_not_called_too_late(world, tmp_path, caplog) -> None:
     """The uploads are forgotten with the process, and the bucket still has them."""
     caplog.set_level("INFO")
     miner = Miner(world.context(M0, tmp_path))
