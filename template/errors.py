@@ -115,6 +115,10 @@ class NodeTrouble(Unavailable):
     """
 
 
+class AskedTooLate(NodeTrouble):
+    """This node began too late in a window, as after a restart, for buckets to answer in time."""
+
+
 def disk_trouble(path: Path, error: Exception) -> StateError:
     """The error for a failed write of a file in the state directory."""
     return StateError(

@@ -109,7 +109,7 @@ def _free(_path: Path) -> str:
 
 
 def _mount(_path: Path) -> str:
-    return "its file system is read-only: mount it for writing, or name another folder"
+    return "its file system is read-only: mount it for writing"
 
 
 def _remove_folder(path: Path) -> str:

@@ -174,15 +174,14 @@ class Miner:
         for payload in self.pending.unrevealed(
             lambda window: finalized >= context.schedule.commit_block(window)
         ):
-            if not self.work.reveals(payload) or not self._will_be_read(payload):
+            if not self.work.reveals(payload) or not self._deliver(payload):
                 continue
-            self._upload(payload)
             self.pending.mark_revealed(payload)
             self.follower.keep(payload.window, payload.digest, payload.frame)
         self._reveal_withheld()
 
-    def _will_be_read(self, payload: PendingPayload) -> bool:
-        """Whether validators read this payload in its window; if not, it is withheld for now."""
+    def _deliver(self, payload: PendingPayload) -> bool:
+        """Whether the payload is in the bucket now; if nobody reads it in its window, not yet."""
         window, schedule = payload.window, self.context.schedule
         if window in self._withheld:
             return False
@@ -191,6 +190,9 @@ class Miner:
         elif not self._is_drawn(window):
             why = "outside the window's sample"
         else:
+            self._upload(payload)
+            return True
+        if self._is_uploaded(payload):  # by the process before this one
             return True
         log.info(
             "window %d: %s: the payload stays secret until block %d, when it is too late to send "
@@ -214,6 +216,14 @@ class Miner:
                 self._upload(payload)
                 self.pending.mark_revealed(payload)
                 del self._withheld[window]
+
+    def _is_uploaded(self, payload: PendingPayload) -> bool:
+        key = payload_key(self.context.spec.run_id, payload.window, payload.digest)
+        try:
+            return self.context.bucket.get(key, max_bytes=len(payload.frame)) == payload.frame
+        except StoreError:
+            # Unknown counts as not: the payload is then uploaded a window later, as ever.
+            return False
 
     def _upload(self, payload: PendingPayload) -> None:
         context = self.context

@@ -106,12 +106,16 @@ def check_state_dir(path: Path) -> None:
         ) from error
 
 
-def check_room(path: Path, spec: RunSpec) -> None:
-    """Demand room for the run's state; the folder exists.
+MINER_COPIES: Final = 4
+"""Parameters, error feedback and AdamW's two moments."""
+
+
+def check_room(path: Path, spec: RunSpec, *, trains: bool) -> None:
+    """Demand room for the run's state; the folder exists. `trains`: the state is a miner's.
 
     ConfigError if the whole file system is too small, StateError if other files take the room.
     """
-    needed = least_state_bytes(spec)
+    needed = least_state_bytes(spec, trains=trains)
     disk = shutil.disk_usage(path)
     own = sum(file.stat().st_size for file in path.rglob("*.safetensors"))
     figures = (
@@ -129,9 +133,13 @@ def check_room(path: Path, spec: RunSpec) -> None:
         )
 
 
-def least_state_bytes(spec: RunSpec) -> int:
-    """The checkpoint, the next one written beside it, and the anchors: parameters alone."""
-    return (2 + MIN_ANCHORS) * theta0_bytes(spec)
+def least_state_bytes(spec: RunSpec, *, trains: bool) -> int:
+    """The checkpoint, the next one written beside it, and the anchors.
+
+    Tensors like the parameters alone: a miner's checkpoint has error feedback and moments too.
+    """
+    copies = MINER_COPIES if trains else 1
+    return (2 * copies + MIN_ANCHORS) * theta0_bytes(spec)
 
 
 def _demand_file(path: Path) -> None:

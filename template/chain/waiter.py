@@ -130,7 +130,12 @@ class Waiter:
         return self._last[1] + int((self._now_s() - self._last[0]) / self._block_time_s())
 
     def when(self, block: int) -> str:
-        """A block ahead in words: number, distance and about what time; asks no chain."""
+        """A block ahead in words: number, distance and about what time; asks no chain.
+
+        The number alone before the first read of the chain.
+        """
+        if self._first is None:
+            return f"block {block}"
         return self._voice.describe(block, self._position(self.expected_head()))
 
     def _until(

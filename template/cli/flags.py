@@ -240,6 +240,11 @@ def run_file(text: str) -> Path:
         path.open("rb").close()
     except FileNotFoundError:
         raise argparse.ArgumentTypeError(f"no such file: {path}") from None
+    except IsADirectoryError:
+        # Not the remedy of a state file: the folder may be the operator's own.
+        raise argparse.ArgumentTypeError(
+            f"{path} is a folder: name the file in it; in a container, mend the mount"
+        ) from None
     except OSError as error:
         raise argparse.ArgumentTypeError(
             f"{path} cannot be read ({reason(error)}); {remedy(path, error)}"

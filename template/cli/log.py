@@ -23,8 +23,9 @@ TRACED_LIBRARIES: Final = ("bittensor", "websockets.client")
 """Raised to debug by "trace". Not botocore: debug lines of botocore show signed requests."""
 FRAME_LOGGER: Final = "bittensor.transport.raw_websocket"
 """Never raised: debug lines show whole chain answers with the buckets' read keys."""
-ANSWER_LOGGER: Final = "urllib3.connection"
-"""Errors only: its warnings quote the bytes of a bucket's answer, with a traceback for each."""
+ANSWER_LOGGERS: Final = ("urllib3.connection", "urllib3.connectionpool")
+"""Errors only: their warnings quote the bytes of a bucket's answer, with a traceback for each, and
+tell of connections closed for want of room, which nobody has to mend."""
 
 LOG_FILE_MAX_BYTES: Final = 20_000_000
 NUM_OLD_LOG_FILES: Final = 4
@@ -54,7 +55,7 @@ def setup_logging(level: Level, directory: Path | None, *, role: str, hotkey: st
     for name in TRACED_LIBRARIES:
         logging.getLogger(name).setLevel(logging.DEBUG if level == "trace" else logging.NOTSET)
     logging.getLogger(FRAME_LOGGER).setLevel(logging.WARNING)
-    logging.getLogger(ANSWER_LOGGER).setLevel(logging.ERROR)
+    _hush_answers()
     logging.captureWarnings(True)
 
 
@@ -63,6 +64,12 @@ def setup_warnings(line_format: str = "%(levelname)s: %(message)s") -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(LineFormatter(line_format))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    _hush_answers()
+
+
+def _hush_answers() -> None:
+    for name in ANSWER_LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _file_handler(directory: Path, role: str) -> logging.Handler:

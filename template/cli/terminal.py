@@ -9,20 +9,23 @@ quotation marks and types: `template.protocol.strangers` quotes a single value.
 import hashlib
 import json
 import logging
+import os
 import re
 import sys
 import threading
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
-from typing import Any, Final, TextIO
+from typing import Any, Final, NoReturn, TextIO
 
 MAX_LINE_CHARS: Final = 4000
 """Longest text of a line before escapes: two lists of 256 uids have 2,600 characters."""
 MAX_TRACEBACK_LINES: Final = 200
 CONTINUED: Final = "| "
 """Before each line of a traceback: such a line is never taken for a line of the log."""
+EXIT_NO_READER: Final = 141
+"""128 and the number of SIGPIPE: what shells know of a command whose reader has gone."""
 _DIGEST_CHARS: Final = 8
 
 _INVISIBLE: Final = frozenset(
@@ -93,8 +96,19 @@ def say_json(value: object) -> None:
 def _write(stream: TextIO, line: str) -> None:
     encoding = getattr(stream, "encoding", None) or "utf-8"
     # A terminal of another encoding refuses a letter, and a report must not end there.
-    stream.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
-    stream.flush()
+    text = line.encode(encoding, "backslashreplace").decode(encoding) + "\n"
+    try:
+        stream.write(text)
+        stream.flush()
+    except BrokenPipeError:
+        _leave_without_reader(stream)
+
+
+def _leave_without_reader(stream: TextIO) -> NoReturn:
+    """End as a process of Unix does whose reader, `head` perhaps, has read enough."""
+    with suppress(OSError, ValueError):  # else the interpreter's last flush fails in its turn
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    raise SystemExit(EXIT_NO_READER)
 
 
 class LineFormatter(logging.Formatter):

@@ -101,7 +101,7 @@ def run_neuron(role: str, config: C, build: Callable[[NodeContext, C], Neuron]) 
         load_codec()
         clock = ClockWatch()
         with (
-            _checked(config, identity, clock),
+            _checked(role, config, identity, clock),
             _context(role, config, identity, clock) as context,
         ):
             _run_until_stopped(build(context, config))
@@ -160,7 +160,9 @@ def _identify(role: str, config: MinerConfig) -> _Identity:
 
 
 @contextmanager
-def _checked(config: MinerConfig, identity: _Identity, clock: ClockWatch) -> Iterator[None]:
+def _checked(
+    role: str, config: MinerConfig, identity: _Identity, clock: ClockWatch
+) -> Iterator[None]:
     """Check chain, registration, disk, bucket and clock before the first extrinsic.
 
     The state folder is locked until the `with` block ends.
@@ -171,7 +173,7 @@ def _checked(config: MinerConfig, identity: _Identity, clock: ClockWatch) -> Ite
         ask_for_place(chain, identity.hotkey, identity.commands)
         clock_ahead_s = time.time() - chain.head_time_s()
     check_state_dir(config.neuron.state_dir)
-    check_room(config.neuron.state_dir, identity.spec)
+    check_room(config.neuron.state_dir, identity.spec, trains=role == "miner")
     with claimed(config.neuron.state_dir):
         _try_bucket(config, identity, clock_ahead_s)
         clock.note(clock_ahead_s)

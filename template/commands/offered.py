@@ -45,9 +45,11 @@ def find_run(chain: Chain, open_bucket: OpenBucket) -> OfferedRun:
     try:
         spec = _fetch_spec(open_bucket(hotkey, record.access), record.offer)
     except (NotFound, Denied, TooLarge, ObjectError, RecordError) as error:
+        # A bucket on this machine is refused without --local: the owner is then not at fault.
+        local = "start again with --local on a localnet, or " * isinstance(error, RecordError)
         raise ConfigError(
             f"{where} {graph.block} offers run {record.offer.hex()}, but its spec is not to be had "
-            f"({fault(error)}): ask the owner to publish again"
+            f"({fault(error)}): {local}ask the owner to publish again"
         ) from error
     return OfferedRun(spec=spec, hotkey=hotkey, block=graph.block)
 

@@ -10,6 +10,7 @@ from typing import TypeVar
 from template.chain.ballots import read_records_of_any_run
 from template.context import ReadContext
 from template.errors import (
+    AskedTooLate,
     NodeTrouble,
     NotFound,
     RecordError,
@@ -124,14 +125,21 @@ class Peers:
         return record.access
 
     def fetch_payloads(
-        self, members: Sequence[Member], window: int, stop: Callable[[], bool]
+        self,
+        members: Sequence[Member],
+        window: int,
+        stop: Callable[[], bool],
+        *,
+        began_late: bool = False,
     ) -> dict[int, bytes | SubnetError]:
         """uid -> payload from the miner's bucket, or the error.
 
         A payload without an answer when `stop()` is true counts as unavailable, or as NodeTrouble
-        if this node could not ask until then.
+        if this node could not ask until then. `began_late`: the buckets have too little time to
+        answer, so a missing answer counts as AskedTooLate.
         """
-        return self.finish_fetching(self.start_fetching(members, window), window, stop)
+        fetching = self.start_fetching(members, window, began_late=began_late)
+        return self.finish_fetching(fetching, window, stop)
 
     def finish_fetching(
         self,
@@ -151,9 +159,11 @@ class Peers:
         self._log_trouble(window, found)
         return found
 
-    def start_fetching(self, members: Sequence[Member], window: int) -> "Fetching":
+    def start_fetching(
+        self, members: Sequence[Member], window: int, *, began_late: bool = False
+    ) -> "Fetching":
         """Ask each member's own bucket for its payload of a window."""
-        fetching = Fetching(self._node_troubles)
+        fetching = Fetching(self._node_troubles, began_late=began_late)
         for member in members:
             key = payload_key(self._context.spec.run_id, window, member.digest)
             bucket = PeerBucket(self, member.hotkey)
@@ -217,7 +227,11 @@ class Peers:
 
     def _log_trouble(self, window: int, found: Mapping[int, bytes | SubnetError]) -> None:
         """An error line when this node begins to fail, and no other until the failure is over."""
-        troubles = [error for error in found.values() if isinstance(error, NodeTrouble)]
+        troubles = [
+            error
+            for error in found.values()
+            if isinstance(error, NodeTrouble) and not isinstance(error, AskedTooLate)
+        ]
         if troubles and not self._is_trouble_logged:
             log.error(
                 "window %d: this node itself could not ask for %d payloads, and no miner is at "
@@ -329,10 +343,14 @@ class Fetching:
     """Payloads being fetched, with a thread per bucket: a slow bucket delays only itself.
 
     `node_troubles`: hotkey -> the failure of this node that a running request waits for.
+    `began_late`: the time is too short to hold a missing answer against a bucket.
     """
 
-    def __init__(self, node_troubles: Mapping[str, NodeTrouble]) -> None:
+    def __init__(
+        self, node_troubles: Mapping[str, NodeTrouble], *, began_late: bool = False
+    ) -> None:
         self._node_troubles = node_troubles
+        self._began_late = began_late
         self._pool = ThreadPoolExecutor(max_workers=FETCH_THREADS, thread_name_prefix="fetch")
         self._running: list[tuple[Member, Future[bytes]]] = []
 
@@ -361,6 +379,8 @@ class Fetching:
             return NodeTrouble("this node had no thread to ask in time")
         if not future.done():
             late = Unavailable("no answer in time")
+            if self._began_late:
+                late = AskedTooLate("this node asked too late for an answer in time")
             return self._node_troubles.get(member.hotkey, late)
         try:
             return future.result()

@@ -4,6 +4,7 @@ Every payload is fetched, checked and measured apart from all others; an invalid
 no other verdict. All payloads are measured on one pool of pages, with one forward pass each.
 """
 
+import logging
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from template.chain.ballots import read_last_commits
 from template.context import ReadContext
 from template.data.pages import PageReader
 from template.errors import (
+    AskedTooLate,
     Denied,
     NodeTrouble,
     NotFound,
@@ -47,9 +49,14 @@ from template.scoring.pool import Pool, PoolDrawer
 from template.scoring.rules import judge_rules
 from template.training.outer import OuterState, scored_references
 
+log = logging.getLogger(__name__)
+
 FETCH_SHARE, AUTHOR_SHARE = 0.5, 0.6
 """Fractions of the scoring budget after which fetching stops, and after which payloads of earlier
 windows are no longer read."""
+FAIR_SHARE = FETCH_SHARE / 2
+"""A validator that begins to fetch later, after a restart perhaps, holds no silence against a
+bucket: of all of the miners it would say that they did not deliver."""
 
 _FETCH_REASONS: Mapping[type[SubnetError], str] = {
     NotFound: "not_delivered",
@@ -156,7 +163,12 @@ class WindowScorer:
         """The payloads drawn; beside these, unread payloads of the window before, for memory."""
         unread = self._draw_unread(window)
         beside = self._peers.start_fetching([each.member for each in unread], window - 1)
-        frames = self._peers.fetch_payloads(drawn, window, lambda: late(FETCH_SHARE))
+        began_late = late(FAIR_SHARE)
+        frames = self._peers.fetch_payloads(
+            drawn, window, lambda: late(FETCH_SHARE), began_late=began_late
+        )
+        if began_late:
+            _tell_late(window, frames)
         found = self._peers.finish_fetching(
             beside, window - 1, lambda: late(FETCH_SHARE), by_window=window
         )
@@ -273,6 +285,17 @@ def _not_drawn(window: int, member: Member) -> Verdict:
 
 def _detail(refusal: SubnetError) -> str:
     return in_ascii(str(refusal), MAX_DETAIL_CHARS)[:MAX_DETAIL_CHARS]
+
+
+def _tell_late(window: int, frames: Mapping[int, bytes | SubnetError]) -> None:
+    unheard = [uid for uid, frame in sorted(frames.items()) if isinstance(frame, AskedTooLate)]
+    if unheard:
+        log.warning(
+            "window %d: this validator began to fetch too late in the window, as after a restart: "
+            "payloads of uids %s are not scored, and no miner is at fault",
+            window,
+            unheard,
+        )
 
 
 def _blank(window: int, member: Member, admission: Admission, is_measured: bool) -> Verdict:

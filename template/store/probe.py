@@ -60,7 +60,8 @@ def _write(writer: Store, key: str, token: bytes, where: str) -> None:
     except Denied as error:
         raise ConfigError(
             f"{where}: the write key was refused ({error.reason}): {WRITE_KEY} must be a key that "
-            "reads and writes this bucket, and the bucket must exist"
+            "reads and writes this bucket (are they another hotkey's variables?), and the bucket "
+            "must exist"
         ) from error
 
 

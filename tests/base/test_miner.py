@@ -164,6 +164,21 @@ def test_a_withheld_payload_survives_a_restart_and_goes_up_once(world, tmp_path)
     assert puts.count(key) == 1
 
 
+def test_what_was_uploaded_before_a_restart_is_not_called_too_late(world, tmp_path, caplog) -> None:
+    """The uploads are forgotten with the process, and the bucket still has them."""
+    caplog.set_level("INFO")
+    miner = Miner(world.context(M0, tmp_path))
+    frame = _frame(miner, 0)
+    _add(miner, 0, frame)
+    miner.save()
+    world.buckets[M0].put(payload_key(world.spec.run_id, 0, payload_digest(frame)), frame)
+    after = Miner(world.context(M0, tmp_path))
+    world.time.block = world.spec.schedule.schedule().vote_block(0)
+    after.reveal()
+    assert not any("stays secret" in line for line in caplog.messages)
+    assert after.pending.unrevealed(lambda _window: True) == []
+
+
 @pytest.mark.parametrize(
     ("recent", "steps", "claimed"),
     [

@@ -304,24 +304,25 @@ def test_a_lock_that_cannot_be_opened_or_locked_is_told_as_what_it_is(
         pass
 
 
+@pytest.mark.parametrize("trains", [False, True])
 def test_a_disk_too_small_for_the_run_is_no_disk_that_is_full(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trains: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = parse_spec(SPEC_FILE.read_text(encoding="ascii"))
-    needed = least_state_bytes(spec)
+    needed = least_state_bytes(spec, trains=trains)
     total = free = needed
 
     def usage(_path: Path) -> tuple[int, int, int]:
         return shutil._ntuple_diskusage(total, total - free, free)
 
     monkeypatch.setattr(shutil, "disk_usage", usage)
-    check_room(tmp_path, spec)
+    check_room(tmp_path, spec, trains=trains)
     free = needed - 1
     with pytest.raises(StateError, match=r"--neuron\.state_dir.*free the disk") as caught:
-        check_room(tmp_path, spec)
+        check_room(tmp_path, spec, trains=trains)
     assert exit_status(caught.value) == EXIT_TRY_AGAIN
     (tmp_path / "node.safetensors").write_bytes(b"x")
-    check_room(tmp_path, spec)
+    check_room(tmp_path, spec, trains=trains)
     total = needed - 1
     with pytest.raises(ConfigError, match="in all: name a folder on a larger one"):
-        check_room(tmp_path, spec)
+        check_room(tmp_path, spec, trains=trains)

@@ -185,6 +185,7 @@ def test_a_validator_says_which_votes_it_misses(tmp_path, caplog) -> None:
     world = _world()
     validator = Validator(world.context(hotkey_of("val-a"), tmp_path))
     caplog.set_level(logging.INFO)
+    validator.context.waiter.recent_head()
     validator.stop()
     assert "votes and weights from window 0 on are missed" in caplog.text
     assert f"counted at block {_schedule(world).vote_block(0)}, " in caplog.text

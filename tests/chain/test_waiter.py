@@ -94,3 +94,11 @@ def test_a_long_pause_of_this_process_is_no_standstill(caplog: pytest.LogCapture
         chain.now += 3000.0
         waiter.until_finalized(int(chain.now) - 100)
     assert caplog.messages == []
+
+
+def test_before_the_first_read_a_block_has_no_distance() -> None:
+    """A node that fails at once said "3769 blocks from now" of a window that had passed."""
+    waiter = ClockworkChain(1.0).waiter()
+    assert waiter.when(40) == "block 40"
+    waiter.recent_head()
+    assert "from now" in waiter.when(40)

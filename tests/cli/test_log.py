@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from template.cli.log import setup_logging
+from template.cli.log import setup_logging, setup_warnings
 from template.cli.process_state import restored_logging
 from template.errors import ConfigError
 from template.log_context import window_context
@@ -152,4 +152,11 @@ def test_bytes_of_a_buckets_answer_are_not_logged(tmp_path, capsys):
     """urllib3 quotes what it cannot parse, with a traceback for each answer."""
     setup_logging("trace", None, role="validator", hotkey=HOTKEY)
     logging.getLogger("urllib3.connection").warning("Failed to parse headers: %r", b"secret")
+    assert capsys.readouterr().err == ""
+
+
+def test_a_connection_closed_for_want_of_room_is_no_warning(capsys):
+    with restored_logging():
+        setup_warnings()
+        logging.getLogger("urllib3.connectionpool").warning("Connection pool is full")
     assert capsys.readouterr().err == ""

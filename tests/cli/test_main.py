@@ -11,6 +11,7 @@ import pytest
 from template.cli.devices import has_driver
 from template.cli.main import COMMANDS, build_parser
 from template.cli.owner_flags import NOBODY
+from template.cli.terminal import EXIT_NO_READER
 from template.protocol.spec import spec_to_toml
 from template.protocol.spec.plan import RunChoices, check_plan, load_plan
 
@@ -53,6 +54,24 @@ def test_an_unknown_flag_of_a_command_is_one_sentence(name: str, capsys) -> None
     assert capsys.readouterr().err == (
         f"tessera {name}: --hepl: no such flag; did you mean --help?\n"
     )
+
+
+def test_a_reader_that_has_read_enough_sees_no_traceback() -> None:
+    """`tessera newcomer ... | head -1`."""
+    source = "from template.cli.terminal import say\nfor n in range(10**6): say(str(n))"
+    with subprocess.Popen(
+        [sys.executable, "-c", source],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "0\n"
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == EXIT_NO_READER
 
 
 def test_the_console_script_explains_itself() -> None:
@@ -242,5 +261,5 @@ def test_a_run_file_that_is_none_is_named_with_its_remedy(kind: str, tmp_path, c
     (tmp_path / "file").touch()
     with pytest.raises(SystemExit):
         build_parser().parse_args(["miner", "--run", str(path), "--netuid", "1"])
-    remedy = {"folder": "remove the folder", "nothing": "no such file"}.get(kind, "move it away")
+    remedy = {"folder": "name the file in it", "nothing": "no such file"}.get(kind, "move it away")
     assert remedy in capsys.readouterr().err

@@ -121,8 +121,9 @@ def test_a_missing_spec_and_an_unusable_bucket_are_the_owners_fault(world) -> No
         find(world)
     for error in (Denied("no"), RecordError("no bucket")):
         world.buckets[OWNER] = Refusing(error)
-        with pytest.raises(ConfigError, match="not to be had"):
+        with pytest.raises(ConfigError, match="not to be had") as caught:
             find(world)
+        assert ("--local" in str(caught.value)) == isinstance(error, RecordError)
     world.buckets[OWNER] = Refusing(Unavailable("away"))
     with pytest.raises(Unavailable):
         find(world)

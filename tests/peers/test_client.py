@@ -12,6 +12,7 @@ from simulation.swarm import build_world
 from simulation.world import World, hotkey_of
 from template.commands.reading import bucket_opener
 from template.errors import (
+    AskedTooLate,
     NodeTrouble,
     NotFound,
     RecordError,
@@ -120,6 +121,16 @@ def test_a_bucket_that_never_answers_delays_no_other(world, peers, member) -> No
     assert found[member.uid] == FRAME
     assert isinstance(found[1], Unavailable)
     assert asked == [1]
+
+
+def test_who_asks_late_holds_no_silence_against_a_bucket(world, peers, member, caplog) -> None:
+    world.buckets[FIRST] = silent = Silent()
+    other = replace(member, uid=1, hotkey=FIRST)
+    found = peers.fetch_payloads([other, member], 5, lambda: True, began_late=True)
+    silent.released.set()
+    assert isinstance(found[1], AskedTooLate)
+    assert isinstance(found[member.uid], NotFound), "an answer counts, however late the question"
+    assert not any("ulimit" in line for line in caplog.messages)
 
 
 @pytest.mark.parametrize("bad", [None, b"", b"A frame", bytes(2**20)])

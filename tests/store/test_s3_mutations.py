@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from template.cli.log import ANSWER_LOGGER
+from template.cli.log import ANSWER_LOGGERS
 from template.errors import Denied, NodeTrouble, NotFound, StoreError, TooLarge, Unavailable
 from template.store.s3 import S3Store
 from tests.support.hostile import resident_mb
@@ -130,7 +130,8 @@ def besiege(num_answers: int, seed: int) -> Counter[str]:
 @pytest.fixture(autouse=True)
 def _few_warnings(caplog: pytest.LogCaptureFixture) -> None:
     """As a neuron sets it up: warnings of urllib3 quote the answers."""
-    caplog.set_level(logging.ERROR, logger=ANSWER_LOGGER)
+    for name in ANSWER_LOGGERS:
+        caplog.set_level(logging.ERROR, logger=name)
 
 
 def test_mutated_answers_are_values_or_short_errors() -> None:
