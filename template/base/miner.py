@@ -245,10 +245,19 @@ class Miner:
         return any(member.hotkey == context.hotkey for member in drawn)
 
     def settle(self, decision: Decision) -> None:
-        """Return the payloads left out by the decision to error feedback, save, and clean up."""
+        """Return the payloads left out by the decision to error feedback, save, and clean up.
+
+        After a jump nobody knows what was applied, and nothing returns: a payload that was applied
+        must not come again.
+        """
         self.work.note_decision(decision)
         accepted = {member.digest for member in decision.members}
-        for payload in self.pending.settle(decision.window, accepted):
+        left_out = self.pending.settle(decision.window, accepted)
+        if decision.is_jump and left_out:
+            windows = [payload.window for payload in left_out]
+            log.info("payloads of windows %s: not known whether they were applied", windows)
+            left_out = []
+        for payload in left_out:
             self.work.take_back(payload)
         self._take_back_void()
         self.save()

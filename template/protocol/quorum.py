@@ -84,7 +84,8 @@ class Decision:
     of a member -> hotkeys of the voters for the member, by descending stake; their buckets hold the
     payload. `dissenters`: uids of voters with another root or sample digest. `undelivered`:
     candidates whose bytes at least half of the reference reports missing. `no_op`: reason for an
-    empty set, or "".
+    empty set, or "". `is_jump`: the node has joined anew past this window, and does not know what
+    was applied in it.
     """
 
     window: int
@@ -97,6 +98,7 @@ class Decision:
     voting_stake_rao: int
     reference_rao: int
     no_op: str
+    is_jump: bool = False
 
     @property
     def is_void(self) -> bool:

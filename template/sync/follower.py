@@ -177,7 +177,7 @@ class Follower:
             steps=self.anchors.open(state),
             last_accepted=self.ledger.last_accepted,
         )
-        return _known_decision(state.window - 2, (), 0)
+        return replace(_known_decision(state.window - 2, (), 0), is_jump=True)
 
     def _compare(self, decision: Decision) -> None:
         """Compare this node with the majority, report the result, recover from a difference."""

@@ -1,5 +1,7 @@
 """A miner alone: what it knows again after a restart, and what it says on chain."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -118,6 +120,16 @@ def test_half_of_what_was_not_accepted_goes_back_into_error_feedback(world, tmp_
     assert isinstance(again.work, HonestWork)
     for name, residual in miner.work.feedback.tensors.items():
         assert torch.equal(again.work.feedback.tensors[name], residual), name
+
+
+def test_after_a_jump_nothing_comes_back_that_may_have_been_applied(world, tmp_path) -> None:
+    miner = Miner(world.context(M0, tmp_path))
+    for window in (3, 4, 6):
+        _add(miner, window, _frame(miner, window))
+    miner.settle(replace(_decided(5), is_jump=True))
+    assert isinstance(miner.work, HonestWork)
+    assert not any(residual.any() for residual in miner.work.feedback.tensors.values())
+    assert [pending.window for pending in miner.pending] == [6]
 
 
 def test_own_payloads_under_way_are_those_of_earlier_windows_that_can_be_read(
