@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.attacks.actor import Actor
-from benchmarks.attacks.idle import Copy, Gaussian
+from benchmarks.attacks.idle import Copy, Gaussian, Undelivered
 from benchmarks.attacks.panel import Setting
 from benchmarks.attacks.swarm import Swarm
 from benchmarks.learning.record import append
@@ -71,13 +71,14 @@ class Case:
         )
 
     def roster(self) -> list[Actor]:
-        """`clean`: honest miners alone, and nothing is refused. `noise`: beside them noise of
+        """`clean`: honest miners on the pages that are theirs in `noise`, and nothing is refused.
+        `noise`: beside them noise of
         honest norms, and a noisy copy of an honest payload of the window before. Else the last
         honest miner turns in window `TURN`, and back in window `BACK`.
         """
         honest = [Actor() for _ in HONEST]
         if self.cast == "clean":
-            return honest
+            return [*honest, Undelivered(), Undelivered()]
         if self.cast == "noise":
             return [*honest, Gaussian(), Copy(noise=COPY_NOISE)]
         kinds = {"turns to noise": "noise", "turns around": "flip", "turns lazy": "tenth"}
