@@ -324,7 +324,7 @@ FAULTS = [
     Fault(
         name="run spec that is a folder",
         plant=flag(run="/"),
-        words=("--run", "/ is a folder", "remove the folder"),
+        words=("--run", "/ is a folder", "name the file in it"),
     ),
     Fault(
         name="state file that is none",
