@@ -372,7 +372,8 @@ def test_a_dishonest_validator_changes_nothing_for_others(name: str) -> None:
     assert swarm.outcome.shares[-1] == pytest.approx(away.outcome.shares[-1], abs=1e-3)
     if attack.group(1)[0].share == 0:
         assert 2 not in swarm.outcome.named
-    leading = _tiny(attack.group(1), dishonest=attack.validator(), defended=False)
+    setting = Setting(dishonest=attack.validator())
+    leading = _tiny(attack.group(1), setting=setting, defended=False)
     if name == "names what nobody has":
         assert leading.outcome.stopped == 0
     if name == "lying validator":
