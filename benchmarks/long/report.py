@@ -200,7 +200,7 @@ def _draw(content: Mapping[str, Any], path: Path) -> None:
         is_long = run["windows"] == max(r["windows"] for r in content["runs"])
         if run["cast"] == "noise":
             for label, key in (("honest named", "honest_named"), ("honest paid", "honest_paid")):
-                ends = [BLOCK * (n + 1) for n in range(len(run[key]))]
+                ends = [min(BLOCK * (n + 1), run["windows"]) for n in range(len(run[key]))]
                 shares.plot(
                     ends, run[key], color=COLORS[label], lw=2.0 if is_long else 1.0, marker=".",
                     label=label if run["seed"] == 1 and is_long else None,
