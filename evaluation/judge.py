@@ -22,8 +22,7 @@ class JudgeRules:
     A payload is useful if the gain test holds for the hotkey, this window included; unless the gain
     is significantly below the floor, gain + `naming_z` x standard error <= `min_relative_gain` x
     scale, or the work test has decided against the miner. Of useful payloads alike, one counts: the
-    payload with the most work shown on its own pages in this window, evidence times claimed
-    pages.
+    payload with the most evidence of work on its own pages in this window, times claimed pages.
     """
 
     naming_z: float

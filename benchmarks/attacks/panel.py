@@ -66,7 +66,7 @@ class Sent:
 
 @dataclass(kw_only=True)
 class Notebook:
-    """What those validators remember who cannot fetch the payloads of the uids `hidden`."""
+    """The memory of the validators without access to the payloads of the uids `hidden`."""
 
     hidden: frozenset[int]
     histories: Histories = field(default_factory=dict)
@@ -104,7 +104,7 @@ class Setting:
 
 
 class Panel:
-    """The validators of one run. What comes of it stands in `outcome`."""
+    """The validators of one run; `outcome` holds the result."""
 
     def __init__(
         self,

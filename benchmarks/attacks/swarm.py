@@ -133,7 +133,7 @@ class Swarm:
     def _send(
         self, number: int, params_N: Tensor
     ) -> tuple[dict[int, Message], dict[int, np.ndarray]]:
-        """What everybody sends, and the pages that they claim."""
+        """Payloads and claimed pages of all miners, by uid."""
         messages: dict[int, Message] = {}
         consumed: dict[int, np.ndarray] = {}
         order = sorted(range(len(self.roster)), key=lambda uid: self.roster[uid].colludes)

@@ -71,10 +71,12 @@ class Case:
         )
 
     def roster(self) -> list[Actor]:
-        """`clean`: honest miners on the pages that are theirs in `noise`, and nothing is refused.
-        `noise`: beside them noise of
-        honest norms, and a noisy copy of an honest payload of the window before. Else the last
-        honest miner turns in window `TURN`, and back in window `BACK`.
+        """Miners by uid; the honest ones come first.
+
+        `clean`: honest miners on the pages assigned to them in `noise`; no payload is refused.
+        `noise`: honest miners, noise of honest norms, and a noisy copy of an honest payload of the
+        window before. Other casts: the last honest miner turns in window `TURN`, and returns to
+        honest work in window `BACK`.
         """
         honest = [Actor() for _ in HONEST]
         if self.cast == "clean":
@@ -116,9 +118,10 @@ def run_case(case: Case, record: Path) -> str:
 
 
 def play(case: Case) -> dict[str, Any]:
-    """The row of the record. `curve`: (windows, nats per byte) after each
-    block; `windows`: by
-    window the figures of every uid, see `_figures`.
+    """The row of the record.
+
+    `curve`: (windows, nats per byte) after each block. `windows`: figures of every uid by window,
+    see `_figures`.
     """
     swarm = Swarm(case.trial, case.roster(), setting=case.setting())
     params_N = swarm.workers.theta0()

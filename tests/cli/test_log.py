@@ -18,7 +18,7 @@ HOTKEY = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"
 
 @pytest.fixture(autouse=True)
 def _logging_as_before():
-    """Other tests see the logging that they had."""
+    """Restore the logging of the process after each test."""
     with restored_logging():
         yield
 

@@ -62,7 +62,7 @@ def is_harmless(line: str) -> bool:
 
 
 def decoded(shown: str) -> str:
-    """What `one_line` was given, of a text within the limit."""
+    """The argument of `one_line` behind its result, for a text within the limit."""
     return re.sub(r"<U\+([0-9A-F]{4,6})>", lambda found: chr(int(found[1], 16)), shown)
 
 

@@ -174,7 +174,7 @@ def test_a_hotkey_that_is_gone_is_forgotten() -> None:
 
 
 def test_what_half_of_the_stake_could_not_get_counts_as_the_worst() -> None:
-    """Whoever had it loses nothing else by that; whoever had nothing remembers it."""
+    """A hotkey with a history loses no other entry; a hotkey without one gets the worst gain."""
     entry, worst = Entry(relative_gain=1.0, pages=8), Entry(relative_gain=-1.0, pages=0)
     histories = {"one": {3: entry, 4: entry}}
     assert mark_undelivered(histories, 4, ["one", "two"]) == {

@@ -40,7 +40,7 @@ def process_state() -> dict[str, Any]:
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """What differs, as (before, after); of mappings only the entries that differ."""
+    """Different values as (before, after); of mappings the different entries only."""
     found: dict[str, tuple[Any, Any]] = {}
     for name, old in before.items():
         new = after[name]
