@@ -46,11 +46,11 @@ def known_steps(
     infinite: Norms = dict.fromkeys(state.initial_norms, math.inf)
     shortest = scored_references(state, [*norms, *[zero] * num_missing], spec.outer)
     longest = scored_references(state, [*norms, *[infinite] * num_missing], spec.outer)
-    steps = {uid: scored_step(payloads[uid], shortest, spec) for uid in uids}
+    steps = {uid: scored_step(payloads[uid], shortest, state, spec) for uid in uids}
     return {
         uid: step
         for uid, step in steps.items()
-        if step.coefficients == scored_step(payloads[uid], longest, spec).coefficients
+        if step.coefficients == scored_step(payloads[uid], longest, state, spec).coefficients
     }
 
 

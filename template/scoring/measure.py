@@ -30,9 +30,10 @@ class Step:
     coefficients: Mapping[str, float]
 
 
-def scored_step(payload: Payload, references: Norms, spec: RunSpec) -> Step:
+def scored_step(payload: Payload, references: Norms, state: OuterState, spec: RunSpec) -> Step:
     """The step at which a payload is scored; `references`: the clip reference of each tensor."""
     coefficients = scored_coefficients(
+        state.alpha(spec.outer),
         payload.header.staleness,
         payload.norms,
         references,

@@ -228,7 +228,7 @@ class WindowScorer:
     ) -> Measured:
         spec = self._context.spec
         references = scored_references(state, [p.norms for p in payloads.values()], spec.outer)
-        steps = {uid: scored_step(p, references, spec) for uid, p in payloads.items()}
+        steps = {uid: scored_step(p, references, state, spec) for uid, p in payloads.items()}
         return self._measurer.measure_pool(state, pool, steps, is_late)
 
     def _remember_payloads(

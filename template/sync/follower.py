@@ -16,7 +16,7 @@ from template.peers.client import Peers
 from template.protocol.lineage import Accepted, LineageStep
 from template.protocol.payload import Payload
 from template.protocol.quorum import VOID_WINDOWS, Decision, voided
-from template.protocol.root import Member, tensors_digest
+from template.protocol.root import tensors_digest
 from template.sync.anchors import AnchorStore
 from template.sync.bootstrap import Bootstrap
 from template.sync.healer import Healer
@@ -30,6 +30,7 @@ from template.training.outer import OuterState
 
 log = logging.getLogger(__name__)
 
+NONE_KNOWN = "this node knows of no applied payload"
 KEPT_BLOCKS = 128
 """Blocks whose state every chain endpoint still has; most endpoints keep 256."""
 
@@ -153,7 +154,7 @@ class Follower:
             return self._jump(error)
         # The voted root of a lineage is in no hash: a stranger's word must not void a window.
         self._apply(step, payloads, b"")
-        decision = _known_decision(step.window, step.members, step.voting_stake_rao)
+        decision = _known_decision(step)
         _report(self._context, self.state, decision)
         return decision
 
@@ -177,7 +178,7 @@ class Follower:
             steps=self.anchors.open(state),
             last_accepted=self.ledger.last_accepted,
         )
-        return _known_decision(state.window - 2, (), 0)
+        return _unknown_decision(state.window - 2)
 
     def _compare(self, decision: Decision) -> None:
         """Compare this node with the majority, report the result, recover from a difference."""
@@ -339,19 +340,30 @@ class Follower:
         self._context.metrics.log(void.window, {"accepted_uids": "", "no_op": "void"})
 
 
-def _known_decision(window: int, members: tuple[Member, ...], voting_stake_rao: int) -> Decision:
-    """The decision on a window where only the applied payloads are known."""
+def _unknown_decision(window: int) -> Decision:
+    """The decision on a window that led to a published state."""
     return Decision(
         window=window,
-        members=members,
+        members=(),
         namers={},
         root=None,
         sample_digest=None,
         dissenters=(),
         undelivered=(),
-        voting_stake_rao=voting_stake_rao,
+        voting_stake_rao=0,
         reference_rao=0,
-        no_op="" if members else "this node knows of no applied payload",
+        no_op=NONE_KNOWN,
+    )
+
+
+def _known_decision(step: LineageStep) -> Decision:
+    """The decision on a window where only the applied payloads are known."""
+    return replace(
+        _unknown_decision(step.window),
+        members=step.members,
+        voting_stake_rao=step.voting_stake_rao,
+        pace=step.pace,
+        no_op="" if step.members else NONE_KNOWN,
     )
 
 

@@ -69,9 +69,8 @@ class Ours(LocalUpdate):
         self, message: Message, beside: Iterable[Message], alpha: float, share: float
     ) -> Tensor:
         """What is taken off the parameters when validators score a payload; [N]."""
-        outer = replace(self.outer, outer_lr=alpha)
-        references = scored_references(self._state, map(_norms, beside), outer)
-        factors = scored_coefficients(0, _norms(message), references, outer, share)
+        references = scored_references(self._state, map(_norms, beside), self.outer)
+        factors = scored_coefficients(alpha, 0, _norms(message), references, self.outer, share)
         return self._step(message, factors)
 
     def solo(self, message: Message, alpha: float) -> Tensor:
@@ -86,9 +85,8 @@ class Ours(LocalUpdate):
     def _factors(
         self, message: Message, alpha: float, divisor: float, present: Iterable[Norms] = ()
     ) -> Factors:
-        outer = replace(self.outer, outer_lr=alpha)
-        references = clip_references(self._state, outer, present)
-        return coefficients(0, _norms(message), references, outer, divisor)
+        references = clip_references(self._state, self.outer, present)
+        return coefficients(alpha, 0, _norms(message), references, self.outer, divisor)
 
     def _shares(self, messages: Sequence[Message]) -> list[float]:
         """1 for every payload, or its steps over the mean number of steps."""
