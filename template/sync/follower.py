@@ -49,6 +49,7 @@ class Follower:
         state: OuterState,
         *,
         may_join: bool = True,
+        keeps_step_start: bool = False,
         last_accepted: frozenset[str] = frozenset(),
     ) -> None:
         """`may_join`: take a published state where the node's own past does not help."""
@@ -61,6 +62,7 @@ class Follower:
             state=state,
             steps=self.anchors.open(state),
             last_accepted=last_accepted,
+            keeps_step_start=keeps_step_start,
         )
         self.taken_back: list[LineageStep] = []
         """Applied steps found void; the miner or validator empties the list."""
@@ -177,6 +179,7 @@ class Follower:
             state=state,
             steps=self.anchors.open(state),
             last_accepted=self.ledger.last_accepted,
+            keeps_step_start=self.ledger.keeps_step_start,
         )
         return _unknown_decision(state.window - 2)
 
@@ -294,9 +297,10 @@ class Follower:
         return self.ledger.payloads_given_up()
 
     def _apply(self, accepted: Accepted, payloads: Mapping[int, Payload], root: bytes) -> None:
-        ledger = self.ledger.apply_window(accepted, payloads, root)
+        before, ledger = self.ledger.state, self.ledger.apply_window(accepted, payloads, root)
         self.ledger = replace(ledger, steps=self.anchors.record_step(ledger.steps, ledger.state))
         self._payloads.forget_up_to(accepted.window)
+        _tell_of_alpha(self._context, before, self.state)
 
     def _retry_void(self) -> None:
         """Take back a void window after a failure, or leave the window to the healer."""
@@ -334,10 +338,7 @@ class Follower:
             return
         self._recover(recovered)
         self.taken_back.append(void)
-        for step in self.ledger.steps:
-            if step.window >= void.window:
-                self._context.metrics.log(step.window, {"state_root": step.next_root.hex()})
-        self._context.metrics.log(void.window, {"accepted_uids": "", "no_op": "void"})
+        _report_void(self._context, self.ledger, void.window)
 
 
 def _unknown_decision(window: int) -> Decision:
@@ -367,12 +368,29 @@ def _known_decision(step: LineageStep) -> Decision:
     )
 
 
+def _tell_of_alpha(context: ReadContext, before: OuterState, after: OuterState) -> None:
+    alphas = before.alpha(context.spec.outer), after.alpha(context.spec.outer)
+    if alphas[0] != alphas[1]:
+        log.info("window %d: alpha %.2f -> %.2f by the votes", before.window - 1, *alphas)
+
+
+def _report_void(context: ReadContext, ledger: RunLedger, void: int) -> None:
+    # No later step has moved alpha: the majority lacked the payloads, and named none since.
+    alpha = ledger.state.alpha(context.spec.outer)
+    for step in ledger.steps:
+        if step.window >= void:
+            root = step.next_root.hex()
+            context.metrics.log(step.window, {"state_root": root, "outer_lr": alpha})
+    context.metrics.log(void, {"accepted_uids": "", "no_op": "void"})
+
+
 def _report(context: ReadContext, state: OuterState, decision: Decision) -> None:
     values: dict[str, float | int | str] = {
         "state_window": state.window,
         "state_root": state.root.hex(),
         "accepted_uids": ",".join(str(member.uid) for member in decision.members),
         "voting_stake_rao": decision.voting_stake_rao,
+        "outer_lr": state.alpha(context.spec.outer),
     }
     if decision.no_op:
         values["no_op"] = decision.no_op

@@ -57,6 +57,11 @@ class OuterState:
         """The factor on the mean of the payloads in the step from this state, and in its scores."""
         return alpha_at(self.exponent, outer.outer_lr)
 
+    @property
+    def is_last_applied(self) -> bool:
+        """Whether the step to this state applied a payload."""
+        return bool(self.accepted_norms) and self.accepted_norms[-1][0] == self.window - 2
+
 
 def first_state(params: Params, run_id: bytes) -> OuterState:
     """The state at window 1: theta_0, since the first update is in force at window 2."""
