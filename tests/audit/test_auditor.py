@@ -99,10 +99,11 @@ def test_honest_logs_audit_clean_from_theta_0_on(world, name, tmp_path) -> None:
     assert [each.window for each in found] == list(range(WINDOWS))
     assert [line for each in found for line in each.wrong] == []
     logs = [decode_log(source(w).decode()) for w in range(WINDOWS)]
+    num_held_out = world.spec.evaluation.held_out_pages
     assert [each.num_losses for each in found] == [
-        log.ids_S.size * (1 + len(log.measured.after_S)) + _num_half_way(log) for log in logs
+        log.ids_S.size * (1 + len(log.measured.after_S)) + num_held_out * (log.window > 0)
+        for log in logs
     ]
-    assert [log.window for log in logs if _num_half_way(log)] == list(range(1, WINDOWS))
     unknown = [line for each in found for line in each.unknown]
     unavailable = [v for log in logs for v in log.verdicts if v.status == "unavailable"]
     assert len(unknown) == len(unavailable) == (WINDOWS if name == "val-b" else 0)
@@ -116,11 +117,6 @@ def test_an_audit_while_the_run_goes_on_finds_the_same(ended, tmp_path) -> None:
     assert found == list(
         audit_windows(auditor, logs_in_files(published(world, "val-a")), 0, WINDOWS - 1)
     )
-
-
-def _num_half_way(log: WindowLog) -> int:
-    half_way_H = log.measured.half_way_H
-    return 0 if half_way_H is None else half_way_H.size
 
 
 Forge = Callable[[Bench], WindowLog]
@@ -168,28 +164,6 @@ def a_loss_that_is_infinite(bench):
     after_S = np.full_like(measured.after_S[uid], np.inf)
     after = {**measured.after_S, uid: after_S}
     return bench.resigned(replace(bench.honest, measured=replace(measured, after_S=after)))
-
-
-@forgery("window 3: the pace of alpha is ")
-def another_pace(bench):
-    return replace(bench.honest, pace=1 - abs(bench.honest.pace))
-
-
-@forgery("window 3, vote: pace of alpha by the log ")
-def a_pace_that_was_not_voted(bench):
-    """The losses half-way say so, too."""
-    measured = bench.honest.measured
-    held_S = measured.owners_S == HELD_OUT
-    pace = -1 if bench.honest.pace == 1 else 1
-    half_way_H = measured.before_S[held_S] + pace
-    forged = replace(bench.honest, measured=replace(measured, half_way_H=half_way_H))
-    assert bench.resigned(forged).pace == pace
-    return bench.resigned(forged)
-
-
-@forgery(", the log says -64")
-def an_exponent(bench):
-    return bench.resigned(replace(bench.honest, exponent=-64))
 
 
 @forgery("window 3, seed is ")
@@ -522,28 +496,3 @@ def test_a_vote_may_leave_out_a_late_upload_and_name_no_other(bench) -> None:
             assert any("uploads were late" in line for line in found.unknown) != is_wrong
     finally:
         values[place] = before
-
-
-def test_losses_half_way_are_measured_again_and_a_change_is_named(world, bench, tmp_path) -> None:
-    """With the parameters before the step; without, the losses are the validator's word."""
-    half_way_H = bench.honest.measured.half_way_H.copy()
-    half_way_H[3] += 1.1 * world.spec.evaluation.loss_tolerance
-    measured = replace(bench.honest.measured, half_way_H=half_way_H)
-    forged = bench.resigned(replace(bench.honest, measured=measured))
-    logs = {**published(world, "val-a"), FORGED: encode_log(forged).encode()}
-    auditor = Auditor(reader(world, tmp_path), hotkey_of("val-a"), 1)
-    found = list(audit_windows(auditor, logs_in_files(logs), 0, FORGED))[FORGED]
-    ids_H = forged.ids_S[forged.measured.owners_S == HELD_OUT]
-    expected = f"window 3: loss half-way on page {ids_H[3]}, number 3 of the pool, is "
-    assert [line for line in found.wrong if line.startswith(expected)]
-
-    found = bench.audit(forged)
-    assert not any("half-way" in line for line in found.wrong)
-    assert any("lacks the parameters before the last step" in line for line in found.unknown)
-
-
-def test_no_losses_half_way_accuse_nobody(bench) -> None:
-    """A validator that has just started holds no parameters of before."""
-    measured = replace(bench.honest.measured, half_way_H=None)
-    found = bench.audit(bench.resigned(replace(bench.honest, measured=measured)))
-    assert not any("half-way" in line for line in [*found.wrong, *found.unknown])

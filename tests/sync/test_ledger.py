@@ -10,6 +10,13 @@ from hypothesis import strategies as st
 
 from simulation.swarm import small_run
 from template.protocol.lineage import is_chain
+from template.protocol.payload import (
+    Payload,
+    PayloadFormat,
+    PayloadHeader,
+    decode_payload,
+    encode_payload,
+)
 from template.protocol.quorum import VOID_WINDOWS, Ballot, Voter, decide
 from template.protocol.record import ROOT_BYTES, Vote
 from template.protocol.root import Member, next_root, sample_digest
@@ -269,3 +276,23 @@ def test_a_window_taken_back_takes_its_move_of_alpha_back(spec, first, pace) -> 
     assert recovered.state.exponent == first
     assert [s.pace for s in recovered.steps] == [0] * (1 + VOID_WINDOWS)
     assert is_chain(recovered.steps)
+
+
+def test_a_ledger_holds_the_state_before_its_newest_step_where_it_was_asked_to(spec) -> None:
+    """Only where a payload was applied, and never after a recovery."""
+    given_ballot = ballot(new_ledger(spec), 0, [5])
+    assert step(new_ledger(spec), given_ballot).step_start is None
+    asked = replace(new_ledger(spec), keeps_step_start=True)
+    counted = asked.count_ballot(given_ballot)
+    decision, payloads = counted.decisions[0], {0: _payload_of_nothing(asked)}
+    after = counted.apply_window(decision, payloads, b"")
+    assert after.step_start is asked.state
+    assert after.recover(after.state, after.steps).step_start is None
+    assert step(after, ballot(after, 1, [5])).step_start is None, "members without a payload"
+
+
+def _payload_of_nothing(ledger: RunLedger) -> Payload:
+    form = PayloadFormat(run_id=bytes(16), shapes={"w": (8, 8)}, top_k=64)
+    header = PayloadHeader(window=0, base_window=0, pages_consumed=1, public_key=bytes(32))
+    zeros = {"w": torch.zeros_like(ledger.state.params["w"])}
+    return decode_payload(encode_payload(header, zeros, form)[0], form)
