@@ -14,6 +14,7 @@ from benchmarks.learning.messages import Message
 from benchmarks.learning.strategy import LocalUpdate
 from benchmarks.learning.workers import Workers
 from compression import SparseModel, apply
+from template.training.alpha import next_exponent
 from template.training.energy import Factors, Norms, cap_energy
 from template.training.outer import (
     OuterState,
@@ -54,10 +55,20 @@ class Ours(LocalUpdate):
         """The norms that bound those of later rounds; the parameters in it are not kept up."""
         return self._state
 
+    @property
+    def state_alpha(self) -> float:
+        """Alpha by the exponent in the state."""
+        return self._state.alpha(self.outer)
+
+    def move_alpha(self, pace: int) -> None:
+        """As `outer_step` does after a step, by the votes."""
+        exponent = next_exponent(self._state.exponent, pace)
+        self._state = replace(self._state, exponent=exponent)
+
     def foretell(self, state: OuterState, params_N: Tensor, messages: Sequence[Message]) -> Tensor:
         """What `merge` would give at an earlier state, nothing remembered."""
         now, self._state = self._state, state
-        after_N = self.merge(params_N, messages, self.trial.outer_lr)
+        after_N = self.merge(params_N, messages, state.alpha(self.outer))
         self._state = now
         return after_N
 
