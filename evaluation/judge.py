@@ -1,6 +1,6 @@
 """From the losses of a window to verdicts: a pure function for validators, audits, simulations.
 
-Legend: S sequences of the window's common pool.
+Legend: S sequences of the window's common pool, H held-out sequences.
 """
 
 import math
@@ -36,12 +36,15 @@ class Measured:
     """A window's losses in nats per token, float64 [S].
 
     `before_S`: at theta; `after_S`: uid -> after the payload's step, for measured payloads.
-    `owners_S`: int64, uid of the claimant of each sequence, or HELD_OUT.
+    `owners_S`: int64, uid of the claimant of each sequence, or HELD_OUT. `half_way_H`: half-way
+    between the theta before the last step and theta, on the held-out sequences in order; None where
+    not measured.
     """
 
     owners_S: Ints
     before_S: Floats
     after_S: Mapping[int, Floats]
+    half_way_H: Floats | None = None
 
 
 def judge(

@@ -29,6 +29,8 @@ MAX_SQUARE = WINSOR * WINSOR
 MAX_LOG_RATIO = 1000.0
 """Beyond the logarithm of every double: the bound of a sequential test at any error."""
 MAX_RATING = 1e6
+MAX_EXPONENT = 64
+"""Of alpha; the run's own bound."""
 MAX_DETAIL_CHARS = 300
 MAX_NUMBER_CHARS = 40
 MAX_FAULT_CHARS = 240

@@ -1,6 +1,7 @@
 """The verdict log of a window: a validator's measurements and everything computed from them.
 
-JSON lines, each with a `kind`: one "window" (the pool and the losses before any step), one
+JSON lines, each with a `kind`: one "window" (the pool, the losses before any step
+and half-way through the last outer step, and the opinion of alpha), one
 "verdict" per committed payload (with the losses after the payload's step), one "reputation" per
 hotkey of the last windows (work test, gain test and rating), one "weights". Numbers are written
 in Python's shortest exact form, so reading gives the same bits.
@@ -18,6 +19,7 @@ from evaluation.gain import WORST_RELATIVE_GAIN
 from evaluation.judge import Measured
 from evaluation.log_values import (
     MALFORMED,
+    MAX_EXPONENT,
     MAX_GAIN,
     MAX_LOG_RATIO,
     MAX_PAGE_ID,
@@ -67,7 +69,8 @@ class WindowLog:
     earlier windows in the validator's memory; fewer after an absence or a lost state.
     `undelivered`: (window, hotkey) pairs found undelivered by votes since the previous log.
     `uids`: uid of every hotkey with a weight. `burn_uid`: uid of the subnet owner's hotkey, None
-    for a hotkey without one. `shares`: uid -> weight.
+    for a hotkey without one. `shares`: uid -> weight. `exponent`: of alpha, in the state scored.
+    `pace`: the validator's opinion of alpha, -1, 0 or 1.
     """
 
     window: int
@@ -81,11 +84,13 @@ class WindowLog:
     burn_uid: int | None
     reputations: Mapping[str, Reputation]
     shares: Mapping[int, float]
+    exponent: int
+    pace: int
 
 
 def encode_log(log: WindowLog) -> str:
     """The window as JSON lines."""
-    measured = log.measured
+    measured, half_way_H = log.measured, log.measured.half_way_H
     rows: list[dict[str, Any]] = [
         {
             "kind": "window",
@@ -94,6 +99,9 @@ def encode_log(log: WindowLog) -> str:
             "pages": log.ids_S.tolist(),
             "owners": measured.owners_S.tolist(),
             "before": _written(measured.before_S),
+            "half_way": None if half_way_H is None else _written(half_way_H),
+            "exponent": log.exponent,
+            "pace": log.pace,
             "known": list(log.known),
             "undelivered": [list(found) for found in log.undelivered],
             "uids": dict(log.uids),
@@ -171,6 +179,7 @@ def _log(head: Row, verdicts: Sequence[Row], reputations: Sequence[Row], weights
                 for row in verdicts
                 if row["after"] is not None
             },
+            half_way_H=None if head["half_way"] is None else losses(head["half_way"]),
         ),
         verdicts=tuple(_verdict(row) for row in verdicts),
         uids={
@@ -183,6 +192,8 @@ def _log(head: Row, verdicts: Sequence[Row], reputations: Sequence[Row], weights
             whole(int(uid), "uid", MAX_UID): real(share, "a share", 1.0, 0.0)
             for uid, share in table(weights["shares"], "shares").items()
         },
+        exponent=whole(head["exponent"], "exponent", MAX_EXPONENT, -MAX_EXPONENT),
+        pace=whole(head["pace"], "pace", 1, -1),
     )
 
 
@@ -193,8 +204,12 @@ def _check(log: WindowLog) -> None:
     uids = [verdict.uid for verdict in log.verdicts]
     if len(size) != 1 or any(part.shape != size for part in (log.measured.owners_S, *lengths)):
         raise LogError(f"window {log.window}: numbers of pages, owners and losses differ")
-    if int((log.measured.owners_S == HELD_OUT).sum()) < MIN_HELD_OUT:
+    num_held_out = int((log.measured.owners_S == HELD_OUT).sum())
+    if num_held_out < MIN_HELD_OUT:
         raise LogError(f"window {log.window}: fewer than {MIN_HELD_OUT} held-out pages")
+    half_way_H = log.measured.half_way_H
+    if half_way_H is not None and half_way_H.shape != (num_held_out,):
+        raise LogError(f"window {log.window}: losses half-way are not of the held-out pages")
     if len(set(uids)) != len(uids):
         raise LogError(f"window {log.window}: uids repeat")
     if any(verdict.window != log.window for verdict in log.verdicts):

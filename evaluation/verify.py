@@ -14,6 +14,7 @@ import numpy as np
 from evaluation.conclusion import Registered, reputations_and_weights
 from evaluation.history import Histories, add_window, mark_undelivered, past_of, select_windows
 from evaluation.judge import Measured, judge
+from evaluation.pace import PaceSample, add_pace, pace_of, pace_sample
 from evaluation.rules import PayRules
 from evaluation.verdict import FIGURES, MEASURED, NOT_SCORED, Verdict
 from evaluation.verdict_log import WindowLog
@@ -96,6 +97,7 @@ class LogHistory:
     """Histories from the logs of earlier windows. `given`: the windows of these logs."""
 
     histories: Histories = field(default_factory=dict)
+    paces: Mapping[int, PaceSample] = field(default_factory=dict)
     given: frozenset[int] = frozenset()
 
     def has_windows(self, windows: Iterable[int]) -> bool:
@@ -105,14 +107,23 @@ class LogHistory:
         """Differences in a log; in the figures alone if the log rests on unknown windows."""
         if not self.has_windows(log.known):
             return compare_figures(log, rules)
-        return compare_with_losses(
-            log, select_windows(self._with_undelivered(log), set(log.known)), rules
-        )
+        histories = select_windows(self._with_undelivered(log), set(log.known))
+        return compare_with_losses(log, histories, rules) + self._compare_pace(log, rules)
 
     def add_log(self, log: WindowLog, rules: PayRules) -> "LogHistory":
         """With another window."""
         histories = add_window(self._with_undelivered(log), log.window, log.verdicts, rules.length)
-        return LogHistory(histories=histories, given=self.given | {log.window})
+        sample = pace_sample(log.exponent, log.measured)
+        paces = add_pace(self.paces, log.window, sample, rules.length)
+        return LogHistory(histories=histories, paces=paces, given=self.given | {log.window})
+
+    def _compare_pace(self, log: WindowLog, rules: PayRules) -> list[str]:
+        known = {w: sample for w, sample in self.paces.items() if w in log.known}
+        sample = pace_sample(log.exponent, log.measured)
+        pace = pace_of(add_pace(known, log.window, sample, rules.length))
+        if pace == log.pace:
+            return []
+        return [f"window {log.window}: the pace of alpha is {pace}, the log says {log.pace}"]
 
     def _with_undelivered(self, log: WindowLog) -> Histories:
         """With the payloads found undelivered since, as listed in the log."""

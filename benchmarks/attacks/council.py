@@ -130,11 +130,12 @@ class Council:
         window: int,
         named: Sequence[frozenset[int]],
         missing: Sequence[frozenset[int]],
+        paces: Sequence[int],
         committed: Collection[int],
     ) -> Decision:
         """What the project's rules make of votes, given in the validators' order."""
         seed = labelled_hash("attacks/council", uint_bytes(window))
-        votes = [_vote(window, *uids) for uids in zip(named, missing, strict=True)]
+        votes = [_vote(window, *said) for said in zip(named, missing, paces, strict=True)]
         voters = [
             Voter(uid=200 + i, hotkey=f"validator {i}", stake_rao=stake, vote=vote)
             for i, (vote, stake) in enumerate(zip(votes, self.stakes_rao, strict=True))
@@ -181,10 +182,12 @@ def _by_uid(uids: Sequence[int], shares: Sequence[float]) -> dict[int, float]:
     return {uid: share for uid, share in zip(uids, shares, strict=True) if share > 0}
 
 
-def _vote(window: int, uids: frozenset[int], missing: frozenset[int]) -> Vote:
+def _vote(window: int, uids: frozenset[int], missing: frozenset[int], pace: int) -> Vote:
     """All agree on the model: what they disagree on is whom to name."""
     root, sample = bytes(ROOT_BYTES), bytes(SAMPLE_DIGEST_BYTES)
-    return Vote(window=window, root=root, sample_digest=sample, uids=uids, missing=missing)
+    return Vote(
+        window=window, root=root, sample_digest=sample, uids=uids, missing=missing, pace=pace
+    )
 
 
 def _member(uid: int) -> Member:

@@ -23,6 +23,7 @@ from evaluation.conclusion import Registered, reputations_and_weights
 from evaluation.history import Histories, add_window, mark_undelivered, past_of
 from evaluation.judge import Measured, judge
 from evaluation.overlap import Earlier, Places, find_overlaps, kept_positions, mark_applied
+from evaluation.pace import Paces, add_pace, pace_of, pace_sample
 from evaluation.verdict import NAMED, NOT_SCORED, Verdict
 from evaluation.work import HELD_OUT
 from template.data.assignment import claimed_pages
@@ -39,7 +40,7 @@ class Outcome:
     payload was applied. `statuses`: of its verdicts, in order. `dividends`: validators' pay in
     their order, in every window. `backdoor`: success rate of the trigger. `stopped`: the window
     in which every node stopped for good, None if none did. `verdicts`: of the last validator,
-    window by window.
+    window by window. `alphas`: of the step of every window.
     """
 
     held_out_loss: float = math.nan
@@ -50,6 +51,7 @@ class Outcome:
     shares: list[Mapping[int, float]] = field(default_factory=list)
     dividends: list[tuple[float, ...]] = field(default_factory=list)
     stopped: int | None = None
+    alphas: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,6 +72,7 @@ class Notebook:
 
     hidden: frozenset[int]
     histories: Histories = field(default_factory=dict)
+    paces: Paces = field(default_factory=dict)
     earlier: list[Earlier] = field(default_factory=list)
 
 
@@ -79,6 +82,7 @@ class Finding:
 
     verdicts: Sequence[Verdict]
     shares: Mapping[int, float]
+    pace: int = 0
 
     @property
     def named(self) -> frozenset[int]:
@@ -91,14 +95,15 @@ class Setting:
 
     `refuses`: False names whatever can be decoded, after measuring. `guesses`: miners start from
     the update that they expect, by what was accepted last, as the neurons do; otherwise from the
-    update itself. `dishonest`: the first validator, if it is, and `stake` its share of the voting
-    stake.
+    update itself. `paced`: validators move alpha by their votes, as the neurons do. `dishonest`:
+    the first validator, if it is, and `stake` its share of the voting stake.
     """
 
     claimed_pages: int = CLAIMED_PAGES
     work_effect: float = WORK_EFFECT
     refuses: bool = True
     guesses: bool = False
+    paced: bool = False
     dishonest: Validator | None = None
     stake: float = 1 / NUM_VALIDATORS
 
@@ -131,14 +136,23 @@ class Panel:
         alike = {uids: Notebook(hidden=uids) for uids in hidden}
         self.notebooks = [alike[uids] for uids in hidden]
         self._consensus: Mapping[int, float] = {}
+        self._step_start_N: Tensor | None = None
+        self.pace = 0
+        """The move of alpha by the last decision."""
 
     @property
     def histories(self) -> Histories:
         """What the last validator remembers, and most of the others."""
         return self.notebooks[-1].histories
 
-    def decide(self, number: int, params_N: Tensor, sent: Sent) -> set[int]:
-        """Uids whose payloads are to be applied, or that nobody has; pays for the window."""
+    def decide(
+        self, number: int, params_N: Tensor, sent: Sent, step_start_N: Tensor | None = None
+    ) -> set[int]:
+        """Uids whose payloads are to be applied, or that nobody has; pays for the window.
+
+        `step_start_N`: the parameters before the last step, if that step applied a payload.
+        """
+        self._step_start_N = step_start_N if self._setting.paced else None
         found: dict[frozenset[int], Finding] = {}
         for book in self.notebooks:
             if book.hidden not in found:
@@ -158,7 +172,9 @@ class Panel:
         self.outcome.dividends.append(pay.dividends)
         named = [validator.names(scene) for validator, scene in pairs]
         missing = [validator.misses(scene) for validator, scene in pairs]
-        decision = self._council.decide(number, named, missing, scenes[0].committed)
+        paces = [finding.pace for finding in findings]
+        decision = self._council.decide(number, named, missing, paces, scenes[0].committed)
+        self.pace = decision.pace
         accepted = {member.uid for member in decision.members}
         lost = [sent.keys[member.uid] for member in decision.undelivered]
         for book in {id(book): book for book in self.notebooks}.values():
@@ -209,7 +225,9 @@ class Panel:
         uids = {key: uid for uid, key in sent.keys.items()}
         registered = Registered(uids=uids, burn_uid=BURN_UID)
         _, shares = reputations_and_weights(book.histories, number, registered, self._rules)
-        finding = Finding(verdicts=verdicts, shares=shares)
+        sample = pace_sample(self._ours.state.exponent, measured)
+        book.paces = add_pace(book.paces, number, sample, self._rules.length)
+        finding = Finding(verdicts=verdicts, shares=shares, pace=pace_of(book.paces))
         oldest = number - self._spec.outer.max_staleness - 2
         book.earlier = [e for e in book.earlier if e.window >= oldest] + [
             Earlier(window=number, author=sent.keys[uid], places=places[uid], applied=False)
@@ -229,12 +247,12 @@ class Panel:
             owners += [uid] * places.size
         beside = list(sent.messages.values())
         steps = {
-            uid: self._ours.scored(message, beside, trial.outer_lr, evaluation.step_share)
+            uid: self._ours.scored(message, beside, self._ours.state_alpha, evaluation.step_share)
             for uid, message in sent.messages.items()
             if uid not in repeated
         }
         pool, owners_S = np.concatenate(pages), np.array(owners)
-        return measure(self._workers, params_N, pool, owners_S, steps)
+        return measure(self._workers, params_N, pool, owners_S, steps, self._step_start_N)
 
     def _places(self, message: Message) -> Places:
         places = message.dense.nonzero()[:, 0].numpy()

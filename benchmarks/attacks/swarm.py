@@ -110,7 +110,9 @@ class Swarm:
             self.outcome.shares.append({})
             return params_N
         if self.defended:
-            named = self.panel.decide(number, params_N, sent)
+            stepped = bool(self._accepted and self._accepted[-1])
+            step_start_N = self._before_N if stepped else None
+            named = self.panel.decide(number, params_N, sent, step_start_N)
         else:
             named = self.panel.obey(sent)
         if not named <= sent.messages.keys():
@@ -124,9 +126,10 @@ class Swarm:
         self._accepted = [*self._accepted, frozenset(named)][-2:]
         self._before_N, self._state_before = params_N, self._ours.state
         accepted = [sent.messages[uid] for uid in sorted(named)]
-        after_N = (
-            self._rule.merge(params_N, accepted, self.trial.outer_lr) if accepted else params_N
-        )
+        alpha = self._ours.state_alpha
+        self.outcome.alphas.append(alpha)
+        after_N = self._rule.merge(params_N, accepted, alpha) if accepted else params_N
+        self._ours.move_alpha(self.panel.pace)
         self._last, self._update_N = dict(sent.messages), params_N - after_N
         return after_N
 

@@ -245,7 +245,8 @@ def _pool(spec: RunSpec, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _step(bench: Bench, payload: Payload, references: Mapping[str, float]) -> None:
     outer, share = bench.spec.outer, bench.spec.evaluation.step_share
-    factors = scored_coefficients(0, payload.norms, references, outer, share)
+    alpha = outer.outer_lr
+    factors = scored_coefficients(alpha, 0, payload.norms, references, outer, share)
     with bench.scorer.stepped(payload.tensors, factors):
         pass
 

@@ -202,9 +202,9 @@ def points(name: str, corpus: Corpus) -> Iterator[tuple[RunSpec, Point]]:
     for window in range(WINDOWS[name]):
         payloads = [_payload(t, state, spec, window, train, random) for t in trainers]
         references = scored_references(state, [p.norms for p in payloads], spec.outer)
-        share = spec.evaluation.step_share
+        share, alpha = spec.evaluation.step_share, state.alpha(spec.outer)
         steps = [
-            (p.tensors, scored_coefficients(0, p.norms, references, spec.outer, share))
+            (p.tensors, scored_coefficients(alpha, 0, p.norms, references, spec.outer, share))
             for p in payloads
         ]
         ids = random.choice(len(held_out), POOL_PAGES[name], replace=False)

@@ -6,6 +6,7 @@ A test holds measurements and verdicts equal to those of a validator in the real
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from benchmarks.learning.workers import Workers
@@ -22,15 +23,22 @@ def measure(
     pages_ST: np.ndarray,
     owners_S: np.ndarray,
     steps: Mapping[int, Tensor],
+    step_start_N: Tensor | None = None,
 ) -> Measured:
     """Losses of S pages at the parameters, and after each uid's step [N] alone.
 
-    `owners_S`: the uid with a claim on each page, or HELD_OUT.
+    `owners_S`: the uid with a claim on each page, or HELD_OUT. `step_start_N`: the parameters
+    before the last step, for losses half-way through that step.
     """
+    half_way_H = None
+    if step_start_N is not None:
+        half_way_N = torch.lerp(step_start_N, params_N, 0.5)
+        half_way_H = workers.losses(half_way_N, pages_ST[owners_S == HELD_OUT])
     return Measured(
         owners_S=owners_S,
         before_S=workers.losses(params_N, pages_ST),
         after_S={uid: workers.losses(params_N - step, pages_ST) for uid, step in steps.items()},
+        half_way_H=half_way_H,
     )
 
 

@@ -25,10 +25,12 @@ from evaluation.verdict import Verdict
 from localnet.adversaries.tensors import COPY_NOISE
 from template.commands.plan import load_plan
 
-VERSION = 1
+VERSION = 2
 """Of rules and actors: goes up whenever the same case would end otherwise."""
 
 HONEST = (0, 1, 2, 3)
+FIRST_ALPHAS, ALPHA_WINDOWS = (1.5, 24.0), 96
+"""A quarter of the plan's alpha and four times as much, and how long these runs are."""
 BLOCK = 24
 """Windows of a point of the curves."""
 TURN, BACK = 60, 72
@@ -38,11 +40,14 @@ SIGNIFICANT = 6
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Case:
-    """One run. `cast`: who takes part beside the honest miners; see `roster`."""
+    """One run. `cast`: who takes part beside the honest miners; see `roster`. `first_alpha`:
+    instead of the plan's.
+    """
 
     cast: str
     seed: int
     windows: int
+    first_alpha: float | None = None
 
     @property
     def key(self) -> str:
@@ -64,7 +69,7 @@ class Case:
             inner_lr=training["inner_lr"],
             decay_share=training["decay_share"],
             warm_steps=training["warm_start_steps"],
-            outer_lr=outer["outer_lr"],
+            outer_lr=self.first_alpha or outer["outer_lr"],
             min_divisor=outer["min_divisor"],
             decay=plan["compression"]["error_feedback_decay"],
             top_k=plan["compression"]["top_k"],
@@ -87,13 +92,14 @@ class Case:
         return [*honest[:-1], Turncoat(kinds[self.cast], TURN, BACK), Gaussian()]
 
     def setting(self) -> Setting:
-        """Scoring by the plan; guesses of the accepted as the neurons make them."""
+        """Scoring by the plan; guesses and votes on alpha as the neurons make them."""
         evaluation = load_plan(PLAN)["evaluation"]
         return Setting(
             claimed_pages=evaluation["claimed_pages"],
             work_effect=evaluation["work_effect"],
             refuses=self.cast != "clean",
             guesses=True,
+            paced=True,
         )
 
 
@@ -102,6 +108,10 @@ def cases(seeds: Sequence[int] = (1, 2, 3), windows: int = 200, longest: int = 5
     found = [Case(cast="noise", seed=seed, windows=windows) for seed in seeds]
     found += [Case(cast="clean", seed=seed, windows=windows) for seed in seeds]
     found += [Case(cast="noise", seed=1, windows=longest)] if longest else []
+    found += [
+        Case(cast="noise", seed=1, windows=min(ALPHA_WINDOWS, windows), first_alpha=alpha)
+        for alpha in FIRST_ALPHAS
+    ]
     turns = ("turns to noise", "turns around", "turns lazy")
     return found + [Case(cast=cast, seed=1, windows=min(120, windows)) for cast in turns]
 
@@ -120,8 +130,8 @@ def run_case(case: Case, record: Path) -> str:
 def play(case: Case) -> dict[str, Any]:
     """The row of the record.
 
-    `curve`: (windows, nats per byte) after each block. `windows`: figures of every uid by window,
-    see `_figures`.
+    `curve`: (windows, nats per byte) after each block. `alphas`: of the step of every window.
+    `windows`: figures of every uid by window, see `_figures`.
     """
     swarm = Swarm(case.trial, case.roster(), setting=case.setting())
     params_N = swarm.workers.theta0()
@@ -135,6 +145,7 @@ def play(case: Case) -> dict[str, Any]:
         "case": asdict(case),
         "held_out_loss": swarm.workers.held_out_loss(params_N, FINAL_PAGES),
         "curve": curve,
+        "alphas": outcome.alphas,
         "windows": [
             list(_figures(verdicts, shares))
             for verdicts, shares in zip(outcome.verdicts, outcome.shares, strict=True)

@@ -42,8 +42,12 @@ def summary(cases: Sequence[Case], rows: Rows) -> dict[str, Any]:
     found = [(case, rows[case.key]) for case in cases if case.key in rows]
     return {
         "runs": [_run(case, row, found) for case, row in found],
-        "rules": _compare([row for case, row in found if case.cast == "noise"]),
+        "rules": _compare([row for case, row in found if _is_usual(case)]),
     }
+
+
+def _is_usual(case: Case) -> bool:
+    return case.cast == "noise" and case.first_alpha is None
 
 
 def _run(case: Case, row: Row, found: Sequence[tuple[Case, Row]]) -> dict[str, Any]:
@@ -60,6 +64,8 @@ def _run(case: Case, row: Row, found: Sequence[tuple[Case, Row]]) -> dict[str, A
         "held_out_loss": loss,
         "over_clean_percent": 100 * (loss / clean[0] - 1) if clean else None,
         "curve": row["curve"],
+        "first_alpha": case.first_alpha,
+        "alphas": [row["alphas"][0], *row["alphas"][BLOCK - 1 :: BLOCK]],
         "honest_named": _blocks(row, HONEST, _is_named),
         "honest_paid": _blocks(row, HONEST, _is_paid, UNPAID),
     }
@@ -162,11 +168,17 @@ def _lines(content: Mapping[str, Any], command: str) -> Iterator[str]:
             f"{run['noise_named']:.0%}, {run['copy_named']:.0%}" if "noise_named" in run else ""
         )
         yield (
-            f"| {run['cast']}, seed {run['seed']}, {run['windows']} windows "
+            f"| {_label(run)} "
             f"| {run['held_out_loss']:.4f} | {'' if over is None else f'{over:+.2f} %'} "
             f"| {min(run['honest_named']):.1%} | {others} "
             f"| {min(run['honest_paid'], default=0.0):.0%} |"
         )
+    yield ""
+    yield f"Alpha in the first window and at the end of each {BLOCK} windows:"
+    yield ""
+    for run in content["runs"]:
+        alphas = ", ".join(f"{alpha:.2f}" for alpha in run["alphas"])
+        yield f"- {_label(run)}: {alphas}"
     for run in content["runs"]:
         if "turncoat_named" in run:
             yield ""
@@ -191,11 +203,17 @@ def _lines(content: Mapping[str, Any], command: str) -> Iterator[str]:
         )
 
 
+def _label(run: Mapping[str, Any]) -> str:
+    first = run["first_alpha"]
+    start = "" if first is None else f", alpha {first:g} at first"
+    return f"{run['cast']}, seed {run['seed']}, {run['windows']} windows{start}"
+
+
 def _draw(content: Mapping[str, Any], path: Path) -> None:
     """Shares by block above, losses below."""
     figure, (shares, losses) = plt.subplots(2, 1, figsize=(9, 7), sharex=True)
     for run in content["runs"]:
-        if run["cast"] not in ("noise", "clean"):
+        if run["cast"] not in ("noise", "clean") or run["first_alpha"] is not None:
             continue
         is_long = run["windows"] == max(r["windows"] for r in content["runs"])
         if run["cast"] == "noise":

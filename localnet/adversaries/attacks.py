@@ -153,6 +153,7 @@ ATTACKS: Mapping[str, Attack] = {
     "false-root": _validator("votes a root that nobody has, and names garbage"),
     "false-sample": _validator("votes the root with a false sample digest, and names garbage"),
     "silent": _validator("scores, never votes"),
+    "pace-up": _validator("votes for a larger alpha in every window"),
 }
 """Name on the launcher's command line -> the attack, which `catalogue` builds as a neuron."""
 

@@ -86,6 +86,7 @@ _BUILDS: Mapping[str, Build] = {
     "false-root": _validator(partial(validators.FalseVoter, lie=validators.Lie.ROOT)),
     "false-sample": _validator(partial(validators.FalseVoter, lie=validators.Lie.SAMPLE)),
     "silent": _validator(lambda _: validators.SilentValidator()),
+    "pace-up": _validator(lambda _: validators.Accelerator()),
 }
 
 

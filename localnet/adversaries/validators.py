@@ -106,6 +106,13 @@ class SilentValidator(ValidatorPolicy):
     votes = False
 
 
+class Accelerator(ValidatorPolicy):
+    """Honest, but votes for a larger alpha in every window."""
+
+    def vote(self, vote: Vote) -> Vote:
+        return replace(vote, pace=1)
+
+
 class Lie(StrEnum):
     """The false claim about the model in a vote."""
 

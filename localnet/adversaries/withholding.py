@@ -59,8 +59,9 @@ class GoodDraws(HonestWork):
         seed = noise_seed(context.hotkey, payload.header.window)
         ids = np.random.default_rng(seed).integers(reader.num_pages, size=self.PAGES)
         pages, scorer = reader.pages(ids), self._own_scorer
-        factor = context.spec.outer.outer_lr * context.spec.evaluation.step_share
-        scorer.load(self.parts.follower.state.params)
+        state = self.parts.follower.state
+        factor = state.alpha(context.spec.outer) * context.spec.evaluation.step_share
+        scorer.load(state.params)
         before = scorer.losses(pages)
         with scorer.stepped(payload.tensors, dict.fromkeys(context.form.names, factor)):
             return float((before - scorer.losses(pages)).mean())

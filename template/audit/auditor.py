@@ -20,7 +20,7 @@ from template.audit.chain_facts import (
     read_chain_facts,
 )
 from template.audit.findings import Findings
-from template.audit.losses import compare_measured, measure_again
+from template.audit.losses import compare_half_way, compare_measured, measure_again
 from template.audit.pay import compare_pay, compare_undelivered
 from template.audit.payloads import AuditedPayloads
 from template.audit.pool import Opened, compare_pool, list_opened
@@ -58,7 +58,7 @@ class Auditor:
         self._context, self._validator = context, validator
         self.peers = Peers(context)
         state = Bootstrap(context, self.peers).published_or_first_state(newest)
-        self.follower = Follower(context, self.peers, state)
+        self.follower = Follower(context, self.peers, state, keeps_step_start=True)
         self._measurer = Measurer(context.spec, context.device, open_pages(context, self.peers))
         self._drawer = PoolDrawer(
             spec=context.spec,
@@ -217,6 +217,8 @@ class Auditor:
     ) -> None:
         spec = self._context.spec
         uids = [uid for uid in opened.payloads if uid in logged.measured.after_S]
-        state = self.follower.state
+        state, start = self.follower.state, self.follower.ledger.step_start
+        is_H = None if start is None else self._measurer.measure_half_way(start, state, pool)
+        compare_half_way(logged, pool, is_H, state, spec.evaluation.loss_tolerance, found)
         measured = measure_again(self._measurer, spec, state, pool, opened, uids)
         compare_measured(logged, opened, pool, measured, spec.evaluation.loss_tolerance, found)

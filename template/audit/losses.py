@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from evaluation.judge import Measured
 from evaluation.verdict_log import WindowLog
 from evaluation.verify import compare_losses, worst_difference
+from evaluation.work import HELD_OUT, Floats
 from template.audit.findings import Findings
 from template.audit.pool import Opened
 from template.protocol.payload import Payload
@@ -46,12 +47,41 @@ def known_steps(
     infinite: Norms = dict.fromkeys(state.initial_norms, math.inf)
     shortest = scored_references(state, [*norms, *[zero] * num_missing], spec.outer)
     longest = scored_references(state, [*norms, *[infinite] * num_missing], spec.outer)
-    steps = {uid: scored_step(payloads[uid], shortest, spec) for uid in uids}
+    steps = {uid: scored_step(payloads[uid], shortest, state, spec) for uid in uids}
     return {
         uid: step
         for uid, step in steps.items()
-        if step.coefficients == scored_step(payloads[uid], longest, spec).coefficients
+        if step.coefficients == scored_step(payloads[uid], longest, state, spec).coefficients
     }
+
+
+def compare_half_way(
+    log: WindowLog,
+    pool: Pool,
+    is_H: Floats | None,
+    state: OuterState,
+    tolerance: float,
+    found: Findings,
+) -> None:
+    """Losses half-way through the last outer step; a validator that just started has none.
+
+    `is_H`: by the auditor; None without the parameters before the step.
+    """
+    said_H = log.measured.half_way_H
+    if log.exponent != state.exponent:
+        found.add_difference("exponent of alpha", state.exponent, log.exponent)
+    if said_H is None:
+        return
+    if not state.is_last_applied:
+        found.add_difference("losses half-way", "none, since no payload was applied", "some")
+    elif is_H is None:
+        found.add_unknown("losses half-way: the auditor lacks the parameters before the last step")
+    else:
+        ids_H = pool.ids_S[pool.owners_S == HELD_OUT]
+        subject = f"{found.window_label}: loss half-way"
+        found.wrong += compare_losses(subject, ids_H, said_H, is_H, tolerance)
+        found.num_losses += is_H.size
+        found.worst = max(found.worst, worst_difference(said_H, is_H))
 
 
 def compare_measured(

@@ -29,6 +29,7 @@ def compare_vote(
     pairs: list[tuple[str, object, object]] = [
         ("uids not named by the log", [], sorted(vote.uids - named)),
         ("uids missing by the log", sorted(missing), sorted(vote.missing)),
+        ("pace of alpha by the log", log.pace, vote.pace),
     ]
     if state is not None:
         sample = sample_digest(

@@ -14,9 +14,9 @@ from evaluation.history import (
     Histories,
     add_window,
     mark_undelivered,
-    select_windows,
     windows_in,
 )
+from evaluation.pace import Paces, PaceSample, add_pace, pace_of, pace_sample
 from evaluation.rules import PayRules
 from evaluation.verdict_log import WindowLog
 from evaluation.work import WorkSample
@@ -39,7 +39,7 @@ class ValidatorMemory:
     `histories`: hotkey -> window -> measured entry. `reputations`: by hotkey, after the newest
     window. `scored_windows`: windows scored here, as far back as pay looks. `undelivered`:
     (window, hotkey) pairs found undelivered by votes since the last verdict log.
-    `last_voted`: the newest window voted on, or -1.
+    `paces`: window -> measurement of alpha. `last_voted`: the newest window voted on, or -1.
     """
 
     rules: PayRules
@@ -47,6 +47,7 @@ class ValidatorMemory:
     reputations: Mapping[str, Reputation] = field(default_factory=dict)
     scored_windows: frozenset[int] = frozenset()
     undelivered: tuple[tuple[int, str], ...] = ()
+    paces: Paces = field(default_factory=dict)
     last_voted: int = -1
 
     @classmethod
@@ -64,6 +65,10 @@ class ValidatorMemory:
             reputations=reputations,
             scored_windows=frozenset(map(int, values.get("scored_windows", ()))),
             undelivered=tuple((int(w), str(h)) for w, h in values.get("undelivered", ())),
+            paces={
+                int(window): PaceSample(exponent=exponent, mean=mean, standard_error=error)
+                for window, (exponent, mean, error) in values.get("paces", {}).items()
+            },
             last_voted=int(values.get("last_voted", -1)),
         )
 
@@ -72,6 +77,10 @@ class ValidatorMemory:
         return {
             "last_voted": self.last_voted,
             "undelivered": list(self.undelivered),
+            "paces": {
+                str(window): [sample.exponent, sample.mean, sample.standard_error]
+                for window, sample in self.paces.items()
+            },
             "scored_windows": sorted(self.scored_windows),
             "histories": {
                 hotkey: {str(window): _numbers_of(entry) for window, entry in history.items()}
@@ -93,11 +102,13 @@ class ValidatorMemory:
         histories = add_window(self.histories, window, scored.verdicts, self.rules.length)
         known = _known_to(histories, registered)
         reputations, shares = reputations_and_weights(histories, window, known, self.rules)
+        sample = pace_sample(scored.exponent, scored.measured)
+        paces = add_pace(self.paces, window, sample, self.rules.length)
         log = WindowLog(
             window=window,
             seed=scored.seed.hex(),
             ids_S=scored.pool.ids_S,
-            known=windows_in(select_windows(self.histories, range(window))),
+            known=self._windows_before(window),
             undelivered=self.undelivered,
             measured=scored.measured,
             verdicts=scored.verdicts,
@@ -105,6 +116,8 @@ class ValidatorMemory:
             burn_uid=known.burn_uid,
             reputations=reputations,
             shares=shares,
+            exponent=scored.exponent,
+            pace=pace_of(paces),
         )
         oldest = window - self.rules.weights.history_windows
         memory = replace(
@@ -113,8 +126,14 @@ class ValidatorMemory:
             reputations=reputations,
             scored_windows=frozenset(w for w in self.scored_windows if w > oldest) | {window},
             undelivered=(),
+            paces=paces,
         )
         return memory, log
+
+    def _windows_before(self, window: int) -> tuple[int, ...]:
+        """The remembered windows before `window`."""
+        remembered = {*windows_in(self.histories), *self.paces}
+        return tuple(sorted(w for w in remembered if w < window))
 
     def settle_decision(self, decision: Decision) -> "ValidatorMemory":
         """With the payloads unavailable to the voting stake, in a window scored here."""

@@ -4,6 +4,7 @@ Each pass of the loop is a window. Weights depend on the verdict logs of the las
 """
 
 import logging
+from dataclasses import dataclass
 
 from template.base.holding import NamedPayloads
 from template.base.log_publisher import LogPublisher
@@ -40,6 +41,16 @@ NO_LOG = bytes(LOG_DIGEST_BYTES)
 """The log digest of a vote without a verdict log."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoredWindow:
+    """A scored window. `digest` and `pace`: of the window's verdict log, for the vote."""
+
+    window: int
+    scored: Scored
+    digest: bytes
+    pace: int
+
+
 class Validator:
     """A validator at work. `step` is a window, repeated by `template.base.supervisor`."""
 
@@ -56,7 +67,7 @@ class Validator:
         self._standing.watch_permit()
         self._publisher = Publisher(context)
         checkpoint = Bootstrap(context, self.peers).join(self._publisher.offer)
-        self.follower = Follower(context, self.peers, checkpoint.state)
+        self.follower = Follower(context, self.peers, checkpoint.state, keeps_step_start=True)
         self._publisher.offer_missing_checkpoint(checkpoint.state)
         pages = open_pages(context, self.peers, self._publisher.offer)
         self._sweeper = Sweeper(context, pages.digests)
@@ -67,7 +78,7 @@ class Validator:
         self._lineage = LineagePublisher(context)
         self._logs = LogPublisher(context)
         self.memory = ValidatorMemory.from_values(checkpoint.values, pay_rules(context.spec))
-        self._scored: tuple[int, Scored, bytes] | None = None
+        self._scored: ScoredWindow | None = None
         context.metrics.log(0, {"unigram_entropy": unigram_entropy(self._scorer.curve)})
         self._measure()
         self._restore_vote()
@@ -180,7 +191,8 @@ class Validator:
             # Scores at other parameters than the majority's would say nothing.
             self._publish_vote(window, frozenset())
             return
-        scored, digest = self._score_once(window)
+        done = self._score_once(window)
+        scored = done.scored
         limit = self.context.spec.outer.peers_per_step
         uids = self.policy.accepted_uids(scored, self.memory, limit)
         uids = self._hold_named(window, uids, scored)
@@ -188,7 +200,7 @@ class Validator:
             self.memory = self.memory.voted_on(window)
             return
         missing = self.policy.missing_uids(scored)
-        if self._publish_vote(window, uids, missing, digest):
+        if self._publish_vote(window, uids, missing, done.digest, done.pace):
             self._save()
             log.info("window %d: accepted %s of %d", window, sorted(uids), len(scored.verdicts))
         # After the vote, because a slow bucket must not make the vote late.
@@ -215,6 +227,7 @@ class Validator:
         uids: frozenset[int],
         missing: frozenset[int] = frozenset(),
         digest: bytes = NO_LOG,
+        pace: int = 0,
     ) -> bool:
         """Put a vote at this node's state on chain; False if the quota is used up."""
         context, state = self.context, self.follower.state
@@ -226,6 +239,7 @@ class Validator:
             uids=uids,
             missing=missing,
             log_digest=digest,
+            pace=pace,
         )
         record = Record.of(context.spec.run_id, access=context.access, vote=self.policy.vote(vote))
         is_published = self._standing.publish(record)
@@ -233,9 +247,9 @@ class Validator:
             self.memory = self.memory.voted_on(window)
         return is_published
 
-    def _score_once(self, window: int) -> tuple[Scored, bytes]:
-        """The window's scores and the log's digest; a vote sent again sends the same."""
-        if self._scored is None or self._scored[0] != window:
+    def _score_once(self, window: int) -> ScoredWindow:
+        """The window's scores, log digest and pace; a vote sent again sends the same."""
+        if self._scored is None or self._scored.window != window:
             candidates = read_candidates(self.context.chain, self.context.spec, window)
             share = 1.0 - self._named.reserve(self._pace.num_blocks(window))
             scored = self._scorer.score(
@@ -244,13 +258,17 @@ class Validator:
                 list(candidates.values()),
                 self.memory.histories,
                 lambda fraction: self._pace.has_passed(window, fraction * share),
+                self.follower.ledger.step_start,
             )
             stake_block = self.context.schedule.stake_block(window)
             graph = self.context.chain.metagraph(stake_block)
             memory, window_log = self.memory.record_window(window, scored, registrations(graph))
             digest = log_digest(self._logs.write(window_log))
-            self.memory, self._scored = memory, (window, scored, digest)
-        return self._scored[1], self._scored[2]
+            self.memory = memory
+            self._scored = ScoredWindow(
+                window=window, scored=scored, digest=digest, pace=window_log.pace
+            )
+        return self._scored
 
     def _hold_named(self, window: int, uids: frozenset[int], scored: Scored) -> frozenset[int]:
         """The uids whose payloads this bucket serves before the vote: naming means holding.

@@ -7,7 +7,7 @@ bucket. A verifier needs no old chain state to learn the accepted sets.
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Protocol
 
@@ -42,14 +42,19 @@ class Accepted(Protocol):
     def voting_stake_rao(self) -> int:
         """Total stake of all votes on the window."""
 
+    @property
+    def pace(self) -> int:
+        """The move of alpha's exponent after the step: -1, 0 or 1."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LineageStep:
     """The payloads applied for one window.
 
     `root`: R_{w+1}, 32 bytes, at the start of the step. `checkpoint`: a 32-byte digest for the
-    next root, or empty. `voted_root`: root of the majority of the voting stake (16 bytes), or
-    empty; the root chain does not cover this field.
+    next root, or empty. `pace`: the move of alpha's exponent, 0 without members. `voted_root`: root
+    of the majority of the voting stake (16 bytes), or empty; the root chain does not cover this
+    field.
     """
 
     window: int
@@ -58,13 +63,23 @@ class LineageStep:
     voting_stake_rao: int
     checkpoint: bytes
     voted_root: bytes
+    pace: int = 0
 
     @property
     def next_root(self) -> bytes:
         """R_{w+2}, 32 bytes."""
         return next_root(
-            self.root, self.window, self.members, self.checkpoint, self.voting_stake_rao
+            self.root,
+            self.window,
+            self.members,
+            self.checkpoint,
+            self.voting_stake_rao,
+            self.pace,
         )
+
+    def emptied(self) -> "LineageStep":
+        """The step without payloads, and so without a move of alpha."""
+        return replace(self, members=(), pace=0)
 
 
 def is_chain(steps: Sequence[LineageStep]) -> bool:
@@ -99,6 +114,7 @@ def _encode_step(step: LineageStep) -> bytes:
         "voting_stake_rao": step.voting_stake_rao,
         "checkpoint": step.checkpoint.hex(),
         "voted_root": step.voted_root.hex(),
+        "pace": step.pace,
     }
     return json.dumps(row, sort_keys=True, separators=(",", ":")).encode() + b"\n"
 
@@ -129,7 +145,10 @@ def _parse_step(number: int, line: bytes) -> LineageStep:
             voting_stake_rao=whole(row["voting_stake_rao"], "voting_stake_rao", _MAX_RAO),
             checkpoint=_parse_digest(row["checkpoint"], (0, _DIGEST_BYTES)),
             voted_root=_parse_digest(row["voted_root"], (0, ROOT_BYTES)),
+            pace=whole(row["pace"], "pace", 2, -1),
         )
+        if step.pace and not members:
+            raise ValueError("a step without members moves alpha")
         # The root covers members in uid order; another order would be a second spelling of a step.
         uids = [member.uid for member in members]
         if uids != sorted(set(uids)):

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from template.protocol.member import Member
-from template.protocol.record import Vote
+from template.protocol.record import PACES, Vote
 
 VOID_WINDOWS = 4
 """Consecutive windows with authority for the root before a window, until the window is void.
@@ -83,9 +83,9 @@ class Decision:
     `sample_digest`: the values with authority, or None. `members`: A_w in uid order. `namers`: uid
     of a member -> hotkeys of the voters for the member, by descending stake; their buckets hold the
     payload. `dissenters`: uids of voters with another root or sample digest. `undelivered`:
-    candidates whose bytes at least half of the reference reports missing. `no_op`: reason for an
-    empty set, or "". `is_jump`: the node has joined anew past this window, and does not know what
-    was applied in it.
+    candidates whose bytes at least half of the reference reports missing. `pace`: the move of
+    alpha's exponent after the step, 0 with an empty set. `no_op`: reason for an empty set, or "".
+    `is_jump`: the node has joined anew past this window, and does not know what was applied in it.
     """
 
     window: int
@@ -99,6 +99,7 @@ class Decision:
     reference_rao: int
     no_op: str
     is_jump: bool = False
+    pace: int = 0
 
     @property
     def is_void(self) -> bool:
@@ -109,10 +110,11 @@ class Decision:
 def decide(ballot: Ballot, reference_rao: int, rules: QuorumRules) -> Decision:
     """Count a ballot. `reference_rao`: the reference stake of the window before; 0 before window 0.
 
-    A root, a sample digest or a uid has authority with votes of more than half of the window's
-    reference stake: the votes of one window prove nothing while much of the stake sleeps. Without
-    a root with authority the window is a no-op. Votes with another root name nobody and report
-    nothing missing. A payload is undelivered if half of the reference reports the payload missing.
+    A root, a sample digest, a uid or a pace has authority with votes of more than half of the
+    window's reference stake: the votes of one window prove nothing while much of the stake sleeps.
+    Without a root with authority the window is a no-op. Votes with another root name nobody and
+    report nothing missing. A payload is undelivered if half of the reference reports the payload
+    missing.
     When more than `peers_per_step` uids win, the uids with the most stake stay; SHA-256(seed,
     hotkey) breaks ties.
 
@@ -136,6 +138,7 @@ def decide(ballot: Ballot, reference_rao: int, rules: QuorumRules) -> Decision:
         voting_stake_rao=ballot.stake_rao,
         reference_rao=reference_rao,
         no_op="" if members else _why_nobody(ballot, root, reference_rao),
+        pace=_find_pace(agreeing, reference_rao) if members else 0,
     )
 
 
@@ -182,7 +185,7 @@ def is_void(root: bytes, later: Sequence[bytes | None]) -> bool:
 
 def voided(decision: Decision) -> Decision:
     """The decision with an empty set, after a stuck majority gave the payloads up."""
-    return replace(decision, members=(), namers={}, no_op=VOID)
+    return replace(decision, members=(), namers={}, no_op=VOID, pace=0)
 
 
 def _find_authority(weighted: Sequence[tuple[bytes, int]], reference_rao: int) -> bytes | None:
@@ -193,6 +196,12 @@ def _find_authority(weighted: Sequence[tuple[bytes, int]], reference_rao: int) -
     # Twice the integer, since half of an odd total is no integer; exactly half is not enough. The
     # reference is at least the voting stake, so at most one value passes.
     return next((value for value, rao in totals.items() if 2 * rao > reference_rao), None)
+
+
+def _find_pace(agreeing: Sequence[Voter], reference_rao: int) -> int:
+    """The pace with more than half of the reference stake; 0 where none has."""
+    stakes_rao = {pace: sum(v.stake_rao for v in agreeing if v.vote.pace == pace) for pace in PACES}
+    return next((pace for pace, rao in stakes_rao.items() if 2 * rao > reference_rao), 0)
 
 
 def _find_dissenters(voters: Sequence[Voter], root: bytes, sample: bytes | None) -> tuple[int, ...]:

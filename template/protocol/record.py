@@ -9,13 +9,13 @@ First byte: version (high nibble) and flags of the sections (low nibble), then i
   key id, secret), each after its length byte.
 - payload: window (u32) and SHA-256 of the payload (32 bytes).
 - vote: window (u32), state root (16), sample digest (8), bit maps of 256 uids (32 each; uid u is
-  bit u % 8, from the lowest, of byte u // 8) of named uids and of missing uids, and the digest
-  of the verdict log (16).
+  bit u % 8, from the lowest, of byte u // 8) of named uids and of missing uids, the digest
+  of the verdict log (16), and the pace (one signed byte: -1, 0 or 1).
 - offer: the run id (16 bytes) of a run whose spec lies in the hotkey's bucket. The subnet owner's
   offer is how a newcomer finds the run.
 
-Integers are little endian. A hotkey mines or votes, not both: with R2 at most 198 bytes, with
-another endpoint at most 377, within the three raw fields of 128 bytes that a commitment holds.
+Integers are little endian. A hotkey mines or votes, not both: with R2 at most 199 bytes, with
+another endpoint at most 378, within the three raw fields of 128 bytes that a commitment holds.
 """
 
 import hashlib
@@ -29,17 +29,19 @@ from template.protocol.keys import RUN_ID_BYTES
 
 VERSION = 3
 MAX_RECORD_BYTES = 3 * 128
-R2_RECORD_BYTES = 198
+R2_RECORD_BYTES = 199
 RUN_BYTES = 8
 ROOT_BYTES = 16
 SAMPLE_DIGEST_BYTES = 8
 LOG_DIGEST_BYTES = 16
 MAX_UIDS = 256
+PACES = (-1, 0, 1)
+"""What a vote says of alpha: too large, nothing, too small."""
 
 _ACCESS, _PAYLOAD, _VOTE, _OFFER = 1, 2, 4, 8
 _R2 = struct.Struct("<16s16s32s")
 _PAYLOAD_SECTION = struct.Struct("<I32s")
-_VOTE_SECTION = struct.Struct("<I16s8s32s32s16s")
+_VOTE_SECTION = struct.Struct("<I16s8s32s32s16sb")
 _MAX_STRING_BYTES = 80
 
 
@@ -91,7 +93,8 @@ class Vote:
 
     `root` (16 bytes) and `sample_digest` (8 bytes) describe theta at window + 1. `uids`: payloads
     to accept. `missing`: payloads without fetchable bytes. `log_digest`: `log_digest()` of the
-    validator's verdict log of the window; zeros without a log.
+    validator's verdict log of the window; zeros without a log. `pace`: -1, 0 or 1, the wanted move
+    of alpha's exponent.
     """
 
     window: int
@@ -100,6 +103,7 @@ class Vote:
     uids: frozenset[int]
     missing: frozenset[int] = frozenset()
     log_digest: bytes = bytes(LOG_DIGEST_BYTES)
+    pace: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -272,6 +276,7 @@ def _encode_vote(vote: Vote) -> bytes:
         _encode_uids(vote.uids),
         _encode_uids(vote.missing),
         vote.log_digest,
+        _check_pace(vote.pace),
     )
 
 
@@ -285,7 +290,7 @@ def _encode_uids(uids: Iterable[int]) -> bytes:
 
 
 def _decode_vote(reader: _Reader) -> Vote:
-    window, root, sample, named, missing, digest = _VOTE_SECTION.unpack(
+    window, root, sample, named, missing, digest, pace = _VOTE_SECTION.unpack(
         reader.take(_VOTE_SECTION.size)
     )
     return Vote(
@@ -295,6 +300,7 @@ def _decode_vote(reader: _Reader) -> Vote:
         uids=_decode_uids(named),
         missing=_decode_uids(missing),
         log_digest=digest,
+        pace=_check_pace(pace),
     )
 
 
@@ -306,6 +312,12 @@ def _check_window(window: int) -> int:
     if not 0 <= window < 2**32:
         raise RecordError(f"window {window} does not fit 32 unsigned bits")
     return window
+
+
+def _check_pace(pace: int) -> int:
+    if pace not in PACES:
+        raise RecordError(f"pace {pace} is not -1, 0 or 1")
+    return pace
 
 
 def _require_length(name: str, value: bytes, num_bytes: int) -> None:

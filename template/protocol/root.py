@@ -1,9 +1,9 @@
 """State roots and digests: equal on two nodes only if both hold the same model.
 
 R_1 = H(run id, digest of theta_0). R_{w+2} = H(R_{w+1}, w, checkpoint digest or empty, voting stake
-of w in rao, then hotkey, coldkey and payload digest of each member of A_w in uid order): everything
-that an outer step adds to the state. A vote carries the first 16 bytes
-of a root.
+of w in rao, pace of w plus 1, then hotkey, coldkey and payload digest of each member of A_w in uid
+order): everything that an outer step adds to the state. A vote carries the first 16 bytes of a
+root.
 """
 
 import hashlib
@@ -48,16 +48,20 @@ def next_root(
     members: Iterable[Member],
     checkpoint: bytes,
     voting_stake_rao: int,
+    pace: int,
 ) -> bytes:
     """R_{w+2} from R_{w+1}.
 
     `checkpoint`: the checkpoint digest of theta_{w+1}, or empty. `voting_stake_rao`: total stake
-    of all votes on w, since the reference stake is part of the state.
+    of all votes on w, since the reference stake is part of the state. `pace`: -1, 0 or 1, the move
+    of alpha's exponent, which is part of the state too.
     """
     # Members in uid order, the order of the outer step: one set has one root.
     ordered = sorted(members, key=lambda member: member.uid)
     parts = [part for m in ordered for part in (m.public_key, m.coldkey, m.digest)]
-    numbers = (uint_bytes(window), checkpoint, uint_bytes(voting_stake_rao))
+    numbers = (
+        uint_bytes(window), checkpoint, uint_bytes(voting_stake_rao), uint_bytes(pace + 1),
+    )  # fmt: skip
     return labelled_hash("tessera/root/next", root, *numbers, *parts)
 
 

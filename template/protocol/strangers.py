@@ -123,13 +123,13 @@ def _refuse_constant(text: str) -> float:
     raise ValueError(f"{text} is not a finite number")
 
 
-def whole(value: object, what: str, limit: int) -> int:
-    """An integer in [0, limit); ValueError otherwise, and TypeError for another type."""
+def whole(value: object, what: str, limit: int, least: int = 0) -> int:
+    """An integer in [least, limit); ValueError otherwise, and TypeError for another type."""
     # bool is an int to Python, not to a reader of the object.
     if type(value) is not int:
         raise TypeError(f"{what} is {quoted(value)}, not an integer")
-    if not 0 <= value < limit:
-        raise ValueError(f"{what} is {quoted(value)}, must be in [0, {limit})")
+    if not least <= value < limit:
+        raise ValueError(f"{what} is {quoted(value)}, must be in [{least}, {limit})")
     return value
 
 

@@ -30,9 +30,10 @@ class Step:
     coefficients: Mapping[str, float]
 
 
-def scored_step(payload: Payload, references: Norms, spec: RunSpec) -> Step:
+def scored_step(payload: Payload, references: Norms, state: OuterState, spec: RunSpec) -> Step:
     """The step at which a payload is scored; `references`: the clip reference of each tensor."""
     coefficients = scored_coefficients(
+        state.alpha(spec.outer),
         payload.header.staleness,
         payload.norms,
         references,
@@ -80,12 +81,17 @@ class Measurer:
         pool: Pool,
         steps: Mapping[int, Step],
         is_late: Callable[[], bool] = lambda: False,
+        step_start: OuterState | None = None,
     ) -> Measured:
         """Losses at theta and after each uid's step, nats per token; `steps` in order.
 
+        `step_start`: the state before the last outer step, for losses half-way through that step.
         `is_late` is asked before each step; the remaining payloads stay unmeasured once true.
         """
         pages = self._pages.pages(pool.ids_S)
+        half_way_H = None
+        if step_start is not None and not is_late():
+            half_way_H = self.measure_half_way(step_start, state, pool)
         self._scorer.load(state.params)
         before_S, after_S = self._scorer.losses(pages), {}
         for uid, step in steps.items():
@@ -93,7 +99,14 @@ class Measurer:
                 break
             with self._scorer.stepped(step.payload.tensors, step.coefficients):
                 after_S[uid] = self._scorer.losses(pages)
-        return Measured(owners_S=pool.owners_S, before_S=before_S, after_S=after_S)
+        return Measured(
+            owners_S=pool.owners_S, before_S=before_S, after_S=after_S, half_way_H=half_way_H
+        )
+
+    def measure_half_way(self, start: OuterState, end: OuterState, pool: Pool) -> np.ndarray:
+        """Losses half-way between two states on the pool's held-out pages, float64 [H]."""
+        self._scorer.load_half_way(start.params, end.params)
+        return self._scorer.losses(self._pages.pages(pool.ids_S[pool.owners_S == HELD_OUT]))
 
     def measure_curve(self, state: OuterState) -> float:
         """Mean loss on the pages of the loss curve, nats per token."""

@@ -88,6 +88,7 @@ def verdict_log_limit_bytes(spec: RunSpec) -> int:
     losses = (1 + evaluation.max_payloads) * NUMBER_CHARS + PLACE_CHARS
     return (
         pool_limit(evaluation) * losses
+        + evaluation.held_out_pages * NUMBER_CHARS
         + evaluation.max_payloads**2 * UID_CHARS
         + MAX_UIDS * (VERDICT_CHARS + HOTKEY_CHARS + NUMBER_CHARS)
         + remembered * (REPUTATION_CHARS + HOTKEY_CHARS)

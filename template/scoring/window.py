@@ -72,10 +72,12 @@ _FETCH_REASONS: Mapping[type[SubnetError], str] = {
 class Scored:
     """A window's verdicts in uid order, with the pool and losses behind the verdicts.
 
-    `seed`: hash of the held-out block. `frames`: digest -> frame of each named payload.
+    `seed`: hash of the held-out block. `exponent`: of alpha, in the state scored. `frames`:
+    digest -> frame of each named payload.
     """
 
     seed: bytes
+    exponent: int
     verdicts: tuple[Verdict, ...]
     pool: Pool
     measured: Measured
@@ -119,11 +121,13 @@ class WindowScorer:
         candidates: Sequence[Member],
         histories: Histories,
         late: Callable[[float], bool],
+        step_start: OuterState | None = None,
     ) -> Scored:
         """Verdicts on all candidates. At most `max_payloads` candidates are drawn and scored, in
         the order of the draw, until the budget is spent.
 
-        `late(share)` is true once `share` of the budget is spent.
+        `late(share)` is true once `share` of the budget is spent. `step_start`: the state before
+        the step that led to `state`, if known.
         """
         self._peers.refresh()
         drawn, left_out = self._draw_candidates(window, candidates)
@@ -140,7 +144,7 @@ class WindowScorer:
         pool = self._draw_pool(window, drawn, payloads)
         is_compared = all(each.is_compared for each in admissions.values())
         pool, measured = self._measure_available(
-            state, pool, payloads, lambda: late(1.0) or not is_compared
+            state, pool, payloads, lambda: late(1.0) or not is_compared, step_start
         )
         blanks = [_blank(window, m, admissions[m.uid], m.uid in measured.after_S) for m in drawn]
         blanks += [_not_drawn(window, member) for member in left_out]
@@ -151,6 +155,7 @@ class WindowScorer:
         self._seen.add_unread(window, [*unread, *left_out])
         return Scored(
             seed=self._drawer.pool_seed(window),
+            exponent=state.exponent,
             verdicts=verdicts,
             pool=pool,
             measured=measured,
@@ -223,13 +228,14 @@ class WindowScorer:
         pool: Pool,
         payloads: Mapping[int, Payload],
         is_late: Callable[[], bool],
+        step_start: OuterState | None,
     ) -> tuple[Pool, Measured]:
         """The pool measured: the whole pool, or the pages that some bucket has."""
         try:
-            return pool, self._measure(state, pool, payloads, is_late)
+            return pool, self._measure(state, pool, payloads, is_late, step_start)
         except StoreError:
             kept = self._measurer.leave_out_missing(pool)
-            return kept, self._measure(state, kept, payloads, is_late)
+            return kept, self._measure(state, kept, payloads, is_late, step_start)
 
     def _measure(
         self,
@@ -237,11 +243,12 @@ class WindowScorer:
         pool: Pool,
         payloads: Mapping[int, Payload],
         is_late: Callable[[], bool],
+        step_start: OuterState | None,
     ) -> Measured:
         spec = self._context.spec
         references = scored_references(state, [p.norms for p in payloads.values()], spec.outer)
-        steps = {uid: scored_step(p, references, spec) for uid, p in payloads.items()}
-        return self._measurer.measure_pool(state, pool, steps, is_late)
+        steps = {uid: scored_step(p, references, state, spec) for uid, p in payloads.items()}
+        return self._measurer.measure_pool(state, pool, steps, is_late, step_start)
 
     def _remember_payloads(
         self, window: int, verdicts: Sequence[Verdict], payloads: Mapping[int, Payload]

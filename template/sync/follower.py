@@ -16,7 +16,7 @@ from template.peers.client import Peers
 from template.protocol.lineage import Accepted, LineageStep
 from template.protocol.payload import Payload
 from template.protocol.quorum import VOID_WINDOWS, Decision, voided
-from template.protocol.root import Member, tensors_digest
+from template.protocol.root import tensors_digest
 from template.sync.anchors import AnchorStore
 from template.sync.bootstrap import Bootstrap
 from template.sync.healer import Healer
@@ -30,6 +30,7 @@ from template.training.outer import OuterState
 
 log = logging.getLogger(__name__)
 
+NONE_KNOWN = "this node knows of no applied payload"
 KEPT_BLOCKS = 128
 """Blocks whose state every chain endpoint still has; most endpoints keep 256."""
 
@@ -48,6 +49,7 @@ class Follower:
         state: OuterState,
         *,
         may_join: bool = True,
+        keeps_step_start: bool = False,
         last_accepted: frozenset[str] = frozenset(),
     ) -> None:
         """`may_join`: take a published state where the node's own past does not help."""
@@ -60,6 +62,7 @@ class Follower:
             state=state,
             steps=self.anchors.open(state),
             last_accepted=last_accepted,
+            keeps_step_start=keeps_step_start,
         )
         self.taken_back: list[LineageStep] = []
         """Applied steps found void; the miner or validator empties the list."""
@@ -153,7 +156,7 @@ class Follower:
             return self._jump(error)
         # The voted root of a lineage is in no hash: a stranger's word must not void a window.
         self._apply(step, payloads, b"")
-        decision = _known_decision(step.window, step.members, step.voting_stake_rao)
+        decision = _known_decision(step)
         _report(self._context, self.state, decision)
         return decision
 
@@ -176,8 +179,9 @@ class Follower:
             state=state,
             steps=self.anchors.open(state),
             last_accepted=self.ledger.last_accepted,
+            keeps_step_start=self.ledger.keeps_step_start,
         )
-        return replace(_known_decision(state.window - 2, (), 0), is_jump=True)
+        return replace(_unknown_decision(state.window - 2), is_jump=True)
 
     def _compare(self, decision: Decision) -> None:
         """Compare this node with the majority, report the result, recover from a difference."""
@@ -293,9 +297,10 @@ class Follower:
         return self.ledger.payloads_given_up()
 
     def _apply(self, accepted: Accepted, payloads: Mapping[int, Payload], root: bytes) -> None:
-        ledger = self.ledger.apply_window(accepted, payloads, root)
+        before, ledger = self.ledger.state, self.ledger.apply_window(accepted, payloads, root)
         self.ledger = replace(ledger, steps=self.anchors.record_step(ledger.steps, ledger.state))
         self._payloads.forget_up_to(accepted.window)
+        _tell_of_alpha(self._context, before, self.state)
 
     def _retry_void(self) -> None:
         """Take back a void window after a failure, or leave the window to the healer."""
@@ -333,26 +338,50 @@ class Follower:
             return
         self._recover(recovered)
         self.taken_back.append(void)
-        for step in self.ledger.steps:
-            if step.window >= void.window:
-                self._context.metrics.log(step.window, {"state_root": step.next_root.hex()})
-        self._context.metrics.log(void.window, {"accepted_uids": "", "no_op": "void"})
+        _report_void(self._context, self.ledger, void.window)
 
 
-def _known_decision(window: int, members: tuple[Member, ...], voting_stake_rao: int) -> Decision:
-    """The decision on a window where only the applied payloads are known."""
+def _unknown_decision(window: int) -> Decision:
+    """The decision on a window that led to a published state."""
     return Decision(
         window=window,
-        members=members,
+        members=(),
         namers={},
         root=None,
         sample_digest=None,
         dissenters=(),
         undelivered=(),
-        voting_stake_rao=voting_stake_rao,
+        voting_stake_rao=0,
         reference_rao=0,
-        no_op="" if members else "this node knows of no applied payload",
+        no_op=NONE_KNOWN,
     )
+
+
+def _known_decision(step: LineageStep) -> Decision:
+    """The decision on a window where only the applied payloads are known."""
+    return replace(
+        _unknown_decision(step.window),
+        members=step.members,
+        voting_stake_rao=step.voting_stake_rao,
+        pace=step.pace,
+        no_op="" if step.members else NONE_KNOWN,
+    )
+
+
+def _tell_of_alpha(context: ReadContext, before: OuterState, after: OuterState) -> None:
+    alphas = before.alpha(context.spec.outer), after.alpha(context.spec.outer)
+    if alphas[0] != alphas[1]:
+        log.info("window %d: alpha %.2f -> %.2f by the votes", before.window - 1, *alphas)
+
+
+def _report_void(context: ReadContext, ledger: RunLedger, void: int) -> None:
+    # No later step has moved alpha: the majority lacked the payloads, and named none since.
+    alpha = ledger.state.alpha(context.spec.outer)
+    for step in ledger.steps:
+        if step.window >= void:
+            root = step.next_root.hex()
+            context.metrics.log(step.window, {"state_root": root, "outer_lr": alpha})
+    context.metrics.log(void, {"accepted_uids": "", "no_op": "void"})
 
 
 def _report(context: ReadContext, state: OuterState, decision: Decision) -> None:
@@ -361,6 +390,7 @@ def _report(context: ReadContext, state: OuterState, decision: Decision) -> None
         "state_root": state.root.hex(),
         "accepted_uids": ",".join(str(member.uid) for member in decision.members),
         "voting_stake_rao": decision.voting_stake_rao,
+        "outer_lr": state.alpha(context.spec.outer),
     }
     if decision.no_op:
         values["no_op"] = decision.no_op

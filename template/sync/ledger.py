@@ -45,7 +45,8 @@ class RunLedger:
 
     `steps`: the kept steps up to `state`, oldest first. `decisions`: window -> counted ballot,
     for windows from `next_window` on, without a gap. `last_accepted`: hotkeys of the last applied
-    window with an accepted payload.
+    window with an accepted payload. `keeps_step_start`: hold `step_start`, a second theta in
+    memory: the state before the newest step, None unless this ledger took that step with a payload.
     """
 
     spec: RunSpec
@@ -53,6 +54,8 @@ class RunLedger:
     steps: tuple[LineageStep, ...] = ()
     decisions: Mapping[int, Decision] = field(default_factory=dict)
     last_accepted: frozenset[str] = frozenset()
+    keeps_step_start: bool = False
+    step_start: OuterState | None = None
 
     @property
     def next_window(self) -> int:
@@ -149,6 +152,7 @@ class RunLedger:
             decisions={w: d for w, d in self.decisions.items() if w > accepted.window},
             # A no-op says nothing about whose payloads come next: keep the previous hotkeys.
             last_accepted=members or self.last_accepted,
+            step_start=self.state if self.keeps_step_start and payloads else None,
         )
 
     def find_new_void(self) -> LineageStep | None:
@@ -172,4 +176,4 @@ class RunLedger:
         """
         if state.window != self.state.window:
             raise ValueError(f"theta_{state.window} is not theta_{self.state.window}")
-        return replace(self, state=state, steps=steps)
+        return replace(self, state=state, steps=steps, step_start=None)

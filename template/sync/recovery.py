@@ -4,7 +4,7 @@ Pure but for `obtain`: the caller's way to the payloads of a step.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from template.protocol.lineage import Accepted, LineageStep
 from template.protocol.payload import Payload
@@ -33,6 +33,7 @@ def step_from(state: OuterState, accepted: Accepted, voted_root: bytes) -> Linea
         voting_stake_rao=accepted.voting_stake_rao,
         checkpoint=state.checkpoint_digest,
         voted_root=voted_root,
+        pace=accepted.pace,
     )
 
 
@@ -87,7 +88,7 @@ def take_back(
     spec: RunSpec,
 ) -> Recovered | None:
     """Replay `steps` without the payloads of `window`; None if every anchor contains them."""
-    emptied = [replace(step, members=()) if step.window == window else step for step in steps]
+    emptied = [step.emptied() if step.window == window else step for step in steps]
     for anchor in anchors:
         if anchor.window <= window + 1:
             return replay_steps(anchor, steps_after(anchor, emptied), obtain, spec)

@@ -20,6 +20,7 @@ from torch import Tensor
 from template.errors import ConfigError, ObjectError, disk_trouble, unreadable
 from template.protocol.spec import RunSpec
 from template.protocol.strangers import MALFORMED, fault, finite, refusing, text_of, whole
+from template.training.alpha import MAX_EXPONENT
 from template.training.model import Params, tensor_shapes
 from template.training.outer import OuterState
 
@@ -67,6 +68,7 @@ def carried_values(state: OuterState) -> dict[str, Any]:
         "initial_norms": dict(state.initial_norms),
         "accepted_norms": [[w, [dict(n) for n in norms]] for w, norms in state.accepted_norms],
         "reference_rao": state.reference_rao,
+        "exponent": state.exponent,
         "checkpoint_digest": state.checkpoint_digest.hex(),
     }
 
@@ -87,6 +89,9 @@ def restored_state(carried: Mapping[str, Any], params: Params) -> OuterState:
                 for w, members in carried["accepted_norms"]
             ),
             reference_rao=whole(carried["reference_rao"], "reference stake", _STAKE_LIMIT),
+            exponent=whole(
+                carried["exponent"], "exponent of alpha", MAX_EXPONENT + 1, -MAX_EXPONENT
+            ),
             checkpoint_digest=_digest(carried["checkpoint_digest"], (0, _DIGEST_BYTES)),
         )
 

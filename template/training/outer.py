@@ -1,7 +1,8 @@
 """The outer step: theta_{w+2} from theta_{w+1} and the accepted payloads of window w.
 
 theta <- theta - alpha * sum_i w_i c_{i,t} g_i delta_i, w_i = lambda^staleness / max(|A_w|, n_min),
-c_{i,t} the clip and g_i the energy cap, 1 for all in an honest window.
+c_{i,t} the clip and g_i the energy cap, 1 for all in an honest window; alpha is in the state, and
+the votes move alpha (`template.training.alpha`).
 Pure, and the same bits on every node: coefficients are IEEE doubles made with + - * / and
 square root only. Each value is multiplied by the coefficient, then added, payload after payload
 in ascending uid order.
@@ -27,6 +28,7 @@ from template.protocol.payload import Payload
 from template.protocol.quorum import next_reference
 from template.protocol.root import Member, first_root, next_root, tensors_digest
 from template.protocol.spec import OuterSpec, RunSpec
+from template.training.alpha import alpha_at, next_exponent
 from template.training.energy import Norms, cap_energy
 from template.training.model import Params
 
@@ -38,7 +40,8 @@ class OuterState:
     `params`: theta_window. `root`: R_window, 32 bytes. `initial_norms`: norms of theta_0's
     tensors. `accepted_norms`: (window, norms of each payload accepted in the window), latest
     last, `clip_windows` at most. `reference_rao`: the reference stake of the last window
-    (`template.protocol.quorum`). `checkpoint_digest`: part of the next root, then empty again.
+    (`template.protocol.quorum`). `exponent`: of alpha (`template.training.alpha`); follows from
+    the votes on all windows before. `checkpoint_digest`: part of the next root, then empty again.
     """
 
     window: int
@@ -47,7 +50,17 @@ class OuterState:
     initial_norms: Norms
     accepted_norms: tuple[tuple[int, tuple[Norms, ...]], ...] = ()
     reference_rao: int = 0
+    exponent: int = 0
     checkpoint_digest: bytes = b""
+
+    def alpha(self, outer: OuterSpec) -> float:
+        """The factor on the mean of the payloads in the step from this state, and in its scores."""
+        return alpha_at(self.exponent, outer.outer_lr)
+
+    @property
+    def is_last_applied(self) -> bool:
+        """Whether the step to this state applied a payload."""
+        return bool(self.accepted_norms) and self.accepted_norms[-1][0] == self.window - 2
 
 
 def first_state(params: Params, run_id: bytes) -> OuterState:
@@ -125,13 +138,21 @@ def step_divisor(state: OuterState, count: int, outer: OuterSpec) -> int:
 
 
 def coefficients(
-    staleness: int, norms: Norms, references: Norms, outer: OuterSpec, divisor: float
+    alpha: float,
+    staleness: int,
+    norms: Norms,
+    references: Norms,
+    outer: OuterSpec,
+    divisor: float,
 ) -> dict[str, float]:
-    """alpha * lambda^s / divisor * c_{i,t} per tensor of a payload with `norms`, as doubles."""
+    """alpha * lambda^s / divisor * c_{i,t} per tensor of a payload with `norms`, as doubles.
+
+    `alpha`: `OuterState.alpha`; the run spec has the first alpha alone.
+    """
     # The order of the products is part of the protocol: another order rounds differently.
     share = staleness_weight(staleness, outer.staleness_decay) / divisor
     return {
-        name: outer.outer_lr * share * clip(norm, references[name], outer.clip_factor)
+        name: alpha * share * clip(norm, references[name], outer.clip_factor)
         for name, norm in norms.items()
     }
 
@@ -151,14 +172,19 @@ def scored_references(
 
 
 def scored_coefficients(
-    staleness: int, norms: Norms, references: Norms, outer: OuterSpec, share: float
+    alpha: float,
+    staleness: int,
+    norms: Norms,
+    references: Norms,
+    outer: OuterSpec,
+    share: float,
 ) -> dict[str, float]:
     """Coefficients for scoring a payload: `share` of the full step, clipped as when applied.
 
     Scored at a shorter step, an oversized or spiky payload would show a gain and still do harm
     when applied.
     """
-    return coefficients(staleness, norms, references, outer, divisor=1.0 / share)
+    return coefficients(alpha, staleness, norms, references, outer, divisor=1.0 / share)
 
 
 def apply_updates(
@@ -197,11 +223,11 @@ def start_of_miner(
     if state.accepted_norms:
         _, last = state.accepted_norms[-1]
         share *= len(last) / step_divisor(state, len(last), spec.outer)
-    updates = []
+    updates, alpha = [], state.alpha(spec.outer)
     for payload in own:
         references = clip_references(state, spec.outer, [payload.norms])
         staleness, norms = payload.header.staleness, payload.norms
-        factors = coefficients(staleness, norms, references, spec.outer, 1.0 / share)
+        factors = coefficients(alpha, staleness, norms, references, spec.outer, 1.0 / share)
         updates.append((payload, factors))
     return apply_updates(state.params, updates)
 
@@ -223,9 +249,10 @@ def outer_step(
     """The state of the next window; `decision` is on window `state.window - 1`.
 
     `payloads`: the accepted payloads by uid. A member with inadmissible bytes is absent: the root
-    covers the member, the step ignores the payload. With an empty set only the root changes. In a
-    window with a checkpoint, the state's digest becomes part of the next root. ValueError for a
-    decision on another window.
+    covers the member, the step ignores the payload. With an empty set only the root changes. The
+    step is taken with the alpha of `state`; the decision's pace moves the alpha of the state
+    returned. In a window with a checkpoint, the state's digest becomes part of the next root.
+    ValueError for a decision on another window.
     """
     if decision.window != state.window - 1:
         raise ValueError(f"window {decision.window} cannot follow theta_{state.window}")
@@ -241,11 +268,13 @@ def outer_step(
             decision.members,
             state.checkpoint_digest,
             decision.voting_stake_rao,
+            decision.pace,
         ),
         accepted_norms=_append_norms(state, decision.window, accepted, spec.outer),
         reference_rao=next_reference(
             state.reference_rao, decision.voting_stake_rao, spec.outer.quorum_rules()
         ),
+        exponent=next_exponent(state.exponent, decision.pace),
         checkpoint_digest=b"",
     )
     if after.window % spec.checkpoint.every_windows:
@@ -254,9 +283,10 @@ def outer_step(
 
 
 def state_digest(state: OuterState) -> bytes:
-    """Digest over the contents of a checkpoint: tensors, norms, reference stake; 32 bytes."""
+    """Digest over the contents of a checkpoint: tensors, norms, stake, exponent; 32 bytes."""
     history = [[window, [dict(n) for n in norms]] for window, norms in state.accepted_norms]
-    carried = [state.window, dict(state.initial_norms), history, state.reference_rao]
+    numbers = [state.reference_rao, state.exponent]
+    carried = [state.window, dict(state.initial_norms), history, *numbers]
     # JSON writes the shortest decimal of a double: exact, and the same on every machine.
     canonical = json.dumps(carried, sort_keys=True).encode()
     return labelled_hash("tessera/checkpoint", tensors_digest(state.params), canonical)
@@ -269,9 +299,10 @@ def _weigh_payloads(
     accepted = [payloads[member.uid] for member in members]
     norms = [payload.norms for payload in accepted]
     references = clip_references(state, outer, norms)
-    divisor = step_divisor(state, len(accepted), outer)
+    divisor, alpha = step_divisor(state, len(accepted), outer), state.alpha(outer)
     factors = [
-        coefficients(p.header.staleness, p.norms, references, outer, divisor) for p in accepted
+        coefficients(alpha, p.header.staleness, p.norms, references, outer, divisor)
+        for p in accepted
     ]
     coldkeys = [member.coldkey for member in members]
     # The cap comes last: it compares the lengths with which payloads are really applied.

@@ -193,8 +193,8 @@ def restore_published(
     """The state in a manifest and the parts, given in order; ObjectError for a mismatch.
 
     Parts are read one by one: only the tensors stay in memory. The checkpoint digest is verified
-    and covers tensors, norms and the reference stake. The root is not verified here: a newcomer
-    compares root and checkpoint digest with the step that the voted root proves.
+    and covers tensors, norms, the reference stake and alpha's exponent. The root is not verified
+    here: a newcomer compares root and checkpoint digest with the step that the voted root proves.
     """
     params: Params = {}
     for part, data in zip(manifest.parts, parts, strict=True):

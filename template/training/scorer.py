@@ -29,6 +29,12 @@ class Scorer:
     def load(self, params: Mapping[str, Tensor]) -> None:
         load_params(self._model, params)
 
+    def load_half_way(self, first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> None:
+        """The parameters in the middle between two; no second copy is made of them."""
+        load_params(self._model, first)
+        for name, parameter in self._named.items():
+            parameter.data.lerp_(second[name].to(parameter.device), 0.5)
+
     def params(self) -> Params:
         """A copy of the loaded parameters, for checks of bit-exact restoring."""
         return copy_params(self._model)

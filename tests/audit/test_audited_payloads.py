@@ -32,6 +32,8 @@ def log_of(window: int, *verdicts: Verdict) -> WindowLog:
         burn_uid=None,
         reputations={},
         shares={},
+        exponent=0,
+        pace=0,
     )
 
 

@@ -1,5 +1,6 @@
 """A fast part of the attack suite: what bites undefended does not, and only work is paid."""
 
+import itertools
 import json
 import math
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from benchmarks.attacks.panel import Setting
 from benchmarks.attacks.swarm import Swarm
 from benchmarks.attacks.trigger import PLANTED, TARGET, TRIGGER, planted, success_rate
 from benchmarks.learning.workers import Workers
+from evaluation import pace
 from evaluation.work import WorkRules
 from template.errors import PayloadError
 from template.protocol.payload import PayloadFormat, decode_payload
@@ -318,7 +320,7 @@ def test_a_minority_of_validators_neither_names_nor_pays() -> None:
             named = [dishonest.names(scene), *[scene.named] * 3]
             missing = [dishonest.misses(scene), *[scene.missing] * 3]
             rows = [dishonest.weighs(scene), *[honest] * 3]
-            decision = chain.decide(0, named, missing, range(4))
+            decision = chain.decide(0, named, missing, [0] * 4, range(4))
             assert [member.uid for member in decision.members] == [0, 1]
             assert [member.uid for member in decision.undelivered] == [3]
             pay = chain.pay(rows)
@@ -335,7 +337,8 @@ def test_a_majority_of_validators_can_do_both() -> None:
     )  # fmt: skip
     liar, chain = council.Liar(), Council(2, RULES, 0.55)
     named = [liar.names(scene), *[scene.named] * 3]
-    decision = chain.decide(0, named, [liar.misses(scene), *[scene.missing] * 3], range(2))
+    missing = [liar.misses(scene), *[scene.missing] * 3]
+    decision = chain.decide(0, named, missing, [0] * 4, range(2))
     assert [member.uid for member in decision.members] == [1]
     assert [member.uid for member in decision.undelivered] == [0]
     assert chain.pay([liar.weighs(scene), *[scene.shares] * 3]).shares == {1: 1.0}
@@ -461,3 +464,17 @@ def test_pay_is_counted_from_the_first_dishonest_window() -> None:
     assert suite._detected(mine, [1.0] * 7, 2) == 2
     assert suite._detected([0.0] * 7, [1.0] * 7, 0) == 0
     assert suite._detected([1.0] * 7, [1.0] * 7, 0) is None
+
+
+def test_votes_move_alpha_where_the_setting_says_so_and_only_there(monkeypatch) -> None:
+    monkeypatch.setattr(pace, "PACE_Z", 0.0)
+    trial, roster = replace(TINY, rounds=4), [Actor(), Actor(), Actor()]
+    still = Swarm(trial, roster)
+    still.run()
+    assert still.outcome.alphas == [trial.outer_lr] * 4
+    moving = Swarm(trial, roster, setting=Setting(paced=True))
+    moving.run()
+    alphas = moving.outcome.alphas
+    assert alphas[:2] == [trial.outer_lr] * 2, "nothing is known of a step before the second"
+    steps = [math.log2(b / a) * 8 for a, b in itertools.pairwise(alphas)]
+    assert {round(step, 9) for step in steps[1:]} <= {-1.0, 1.0}

@@ -19,8 +19,10 @@ from benchmarks.learning.space import Space
 from benchmarks.learning.strategies.ours import Ours
 from benchmarks.learning.trial import Trial
 from benchmarks.learning.workers import Workers, trial_plan
+from evaluation import pace
 from evaluation.history import Histories, past_of, select_windows
 from evaluation.judge import judge
+from evaluation.pace import pace_sample
 from evaluation.verdict import NOT_SCORED
 from localnet.adversaries.catalogue import BEHAVIOURS
 from simulation.swarm import (
@@ -145,7 +147,9 @@ def played(tmp_path_factory) -> Played:
         "noise": to_the_end(BEHAVIOURS["garbage"].build),
     }
     folder = tmp_path_factory.mktemp("swarm")
-    validator = run(world, drives, folder)["val-a"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pace, "PACE_Z", 0.0)  # so that alpha moves in a short run
+        validator = run(world, drives, folder)["val-a"]
     context = world.context(hotkey_of("val-a"), folder / "reader")
     reader = open_pages(context, Peers(context))
     windows = observers[0].windows
@@ -183,12 +187,15 @@ def test_the_outer_step_is_the_real_one_bit_for_bit(played, form, monkeypatch) -
     ours = _ours_from(played, Workers(TRIAL), monkeypatch)
     space, uids = ours.workers.space, accepted(played.validator)
     assert len(played.windows) == NUM_WINDOWS
+    assert len({seen.state.exponent for seen in played.windows}) > 1
     for window, (seen, after) in enumerate(zip(played.windows, played.windows[1:], strict=False)):
         messages = _messages(seen, space, form)
         applied = [messages[uid] for uid in sorted(uids[window])]
         assert len(applied) >= 2, "a step to compare"
         params_N = space.flat(seen.state.params)
-        after_N = ours.merge(params_N, applied, TRIAL.outer_lr)
+        assert ours.state_alpha == seen.state.alpha(ours.outer)
+        after_N = ours.merge(params_N, applied, ours.state_alpha)
+        ours.move_alpha(after.state.exponent - seen.state.exponent)
         assert torch.equal(after_N, space.flat(after.state.params))
         assert not torch.equal(after_N, params_N)
 
@@ -200,16 +207,24 @@ def test_measurements_and_verdicts_are_the_real_ones(played, form, kind, monkeyp
     evaluation, space = played.world.spec.evaluation, workers.space
     rules, uids = judge_rules(evaluation), accepted(played.validator)
     statuses = set()
+    step_start_N = None
     for window, seen in enumerate(played.windows):
         messages = _messages(seen, space, form)
-        beside = list(messages.values())
+        beside, alpha = list(messages.values()), seen.state.alpha(ours.outer)
         steps = {
-            uid: ours.scored(message, beside, TRIAL.outer_lr, evaluation.step_share)
+            uid: ours.scored(message, beside, alpha, evaluation.step_share)
             for uid, message in messages.items()
         }
         params_N = space.flat(seen.state.params)
         real = seen.scored.measured
-        lean = measure(workers, params_N, played.pages_of[window], real.owners_S, steps)
+        pages = played.pages_of[window]
+        lean = measure(workers, params_N, pages, real.owners_S, steps, step_start_N)
+        assert (lean.half_way_H is None) == (real.half_way_H is None) == (window == 0)
+        if real.half_way_H is not None and lean.half_way_H is not None:
+            np.testing.assert_allclose(lean.half_way_H, real.half_way_H, rtol=LOSS_TOLERANCE)
+            lean_pace, real_pace = (pace_sample(0, each) for each in (lean, real))
+            assert lean_pace.mean == pytest.approx(real_pace.mean, rel=0.02)
+        step_start_N = params_N
         np.testing.assert_allclose(lean.before_S, real.before_S, rtol=LOSS_TOLERANCE)
         assert lean.after_S.keys() == real.after_S.keys() == set(NAMES_UIDS)
         for uid, losses_S in real.after_S.items():
@@ -225,7 +240,7 @@ def test_measurements_and_verdicts_are_the_real_ones(played, form, kind, monkeyp
             assert (mine.uid, mine.status) == (theirs.uid, theirs.status)
             assert mine.relative_gain == pytest.approx(theirs.relative_gain, abs=0.01)
         statuses |= {verdict.status for verdict in verdicts}
-        ours.merge(params_N, [messages[uid] for uid in sorted(uids[window])], TRIAL.outer_lr)
+        ours.merge(params_N, [messages[uid] for uid in sorted(uids[window])], alpha)
     assert len(statuses) > 1, "useful payloads and noise"
 
 

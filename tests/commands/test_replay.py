@@ -30,6 +30,7 @@ from template.base.work import HonestWork
 from template.protocol.keys import blob_key, payload_key
 from template.protocol.payload import PayloadFormat, decode_payload
 from template.protocol.root import tensors_digest
+from template.training.alpha import alpha_at
 from template.training.model import tensor_shapes
 
 
@@ -75,9 +76,13 @@ def _payloads(world, node, window: int):
 
 
 def _verdicts(node) -> list[dict]:
+    return _rows(node, "verdict")
+
+
+def _rows(node, kind: str) -> list[dict]:
     text = (node.context.state_dir / "verdicts.jsonl").read_text()
     rows = [json.loads(line) for line in text.splitlines()]
-    return [row for row in rows if row["kind"] == "verdict"]
+    return [row for row in rows if row["kind"] == kind]
 
 
 def _norm(values) -> float:
@@ -96,6 +101,7 @@ def _replay(world, node):
     }
     seen: dict[str, list[float]] = {name: [] for name in params}
     found = {}
+    exponents = {row["window"]: row["exponent"] for row in _rows(node, "window")}
     for window in range(world.spec.schedule.num_windows):
         payloads = dict(_payloads(world, node, window))
         norms = {u: {n: _norm(t.values) for n, t in p.tensors.items()} for u, p in payloads.items()}
@@ -104,11 +110,12 @@ def _replay(world, node):
         if not any(seen.values()):
             references = {n: min(limits[n], reference) for n, reference in references.items()}
         factors: dict[int, dict[str, float]] = {}
+        alpha = alpha_at(exponents[window], outer.outer_lr)
         for uid, payload in payloads.items():
             age = payload.header.window - payload.header.base_window
             share = outer.staleness_decay**age / max(len(payloads), outer.min_divisor)
             clips = {n: outer.clip_factor * references[n] / (norms[uid][n] or 1) for n in params}
-            factors[uid] = {n: outer.outer_lr * share * min(1.0, clips[n]) for n in params}
+            factors[uid] = {n: alpha * share * min(1.0, clips[n]) for n in params}
         _cut_the_largest(factors, norms, outer.max_energy_share)
         for uid, payload in payloads.items():
             for name, sparse in payload.tensors.items():

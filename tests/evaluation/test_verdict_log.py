@@ -18,6 +18,7 @@ from evaluation.history import (
     windows_in,
 )
 from evaluation.judge import JudgeRules, Measured, judge
+from evaluation.pace import Paces, add_pace, pace_of, pace_sample
 from evaluation.rules import PayRules
 from evaluation.verdict import NOT_SCORED, UNAVAILABLE, Verdict
 from evaluation.verdict_log import (
@@ -58,6 +59,7 @@ def _logs(num_windows: int, rules: PayRules = RULES) -> list[WindowLog]:
     histories: Histories = {}
     undelivered: tuple[tuple[int, str], ...] = ()
     logs = []
+    paces: Paces = {}
     for window in range(num_windows):
         before = rng.normal(3, 0.5, size=owners.size)
         after = {
@@ -65,7 +67,13 @@ def _logs(num_windows: int, rules: PayRules = RULES) -> list[WindowLog]:
             - 0.01 * (owners == uid) * (uid < 3)
             for uid in (1, 2, 3)
         } | {4: np.full(owners.size, math.inf)}  # fmt: skip
-        measured = Measured(owners_S=owners, before_S=before, after_S=after)
+        half_way = before[:NUM_HELD] + rng.normal(1e-3, 4e-3, size=NUM_HELD)
+        measured = Measured(
+            owners_S=owners, before_S=before, after_S=after,
+            half_way_H=half_way if window % 3 else None,
+        )  # fmt: skip
+        exponent = window // 4
+        paces = add_pace(paces, window, pace_sample(exponent, measured), rules.length)
         blanks = [
             Verdict(
                 window=window, uid=uid, hotkey=f"hk{uid}", digest=f"{uid:064x}",
@@ -83,7 +91,8 @@ def _logs(num_windows: int, rules: PayRules = RULES) -> list[WindowLog]:
             WindowLog(
                 window=window, seed=f"{window:064x}", ids_S=np.arange(owners.size), known=known,
                 undelivered=undelivered, measured=measured, verdicts=verdicts, uids=UIDS,
-                burn_uid=0, reputations=reputations, shares=shares,
+                burn_uid=0, reputations=reputations, shares=shares, exponent=exponent,
+                pace=pace_of(paces),
             )
         )  # fmt: skip
         undelivered = ((window, "hk5"),) if window % 2 else ()
@@ -98,6 +107,10 @@ def test_what_is_written_is_read_to_the_last_bit() -> None:
         assert (again.measured.before_S == log.measured.before_S).all()
         assert all((again.measured.after_S[u] == a).all() for u, a in log.measured.after_S.items())
         assert (again.reputations, again.shares) == (log.reputations, log.shares)
+        assert (again.exponent, again.pace) == (log.exponent, log.pace)
+        said, written = again.measured.half_way_H, log.measured.half_way_H
+        assert (said is None) == (written is None)
+        assert said is None or (said == written).all()
         assert all(json.loads(line)["kind"] for line in text.splitlines())
 
 
@@ -153,6 +166,11 @@ FORGERIES = {
     "loss before": (lambda row: row["before"].__setitem__(3, row["before"][3] + 1e-12), "window"),
     "loss after": (lambda row: row["after"].__setitem__(5, row["after"][5] + 1e-12), "verdict"),
     "owner": (lambda row: row["owners"].__setitem__(NUM_HELD, HELD_OUT), "window"),
+    "pace": (lambda row: row.__setitem__("pace", 1 - abs(row["pace"])), "window"),
+    "half-way losses": (
+        lambda row: row.update(half_way=[row["before"][0] - 9.0] * NUM_HELD), "window",
+    ),
+    "exponent": (lambda row: row.update(exponent=7, pace=1), "window"),
     "gain": (lambda row: row.__setitem__("gain", row["gain"] + 1e-9), "verdict"),
     "status": (lambda row: row.__setitem__("status", "no_gain"), "verdict"),
     "relative gain": (lambda row: row.__setitem__("relative_gain", 1.5), "verdict"),
@@ -205,6 +223,7 @@ def test_what_is_no_log_is_refused(text: str) -> None:
         ("window", "before", [1.0]), ("verdict", "after", [1.0]), ("verdict", "uid", 1e999),
         ("verdict", "uid", 2), ("verdict", "window", 9), ("window", "uids", {"hk1": 1e999}),
         ("weights", "shares", {"x": 1}), ("verdict", "uid", "1"),
+        ("window", "half_way", [1.0]), ("window", "half_way", [1.0] * 56),
     ],
 )  # fmt: skip
 def test_a_log_whose_parts_do_not_fit_is_refused(kind: str, field: str, value: object) -> None:
@@ -226,6 +245,9 @@ BAD_FIGURES = [
     ("window", "known", [[-1], [2**32], ["1"], [10**400], 7, "12"]),
     ("window", "undelivered", [[[0, "a b"]], [[-1, "hk1"]], [[0]], [["0", "hk1"]], [[0, 7]]]),
     ("window", "uids", [{"hk1": -1}, {"hk1": 65_536}, {"\x1b[2J": 1}, {"": 1}, [], 7]),
+    ("window", "half_way", [7, "x", [1], [True], [1e40], [[1.0]]]),
+    ("window", "exponent", [65, -65, 1.0, True, None, "1"]),
+    ("window", "pace", [2, -2, 1.0, True, None, "1"]),
     ("verdict", "uid", [-1, 65_536, 1.0, "1", None, 10**400, {}]),
     ("verdict", "window", [-1, 1.0, None]),
     ("verdict", "hotkey", ["", "a" * 65, "\x1b[2J", {}, None, 7]),
@@ -276,6 +298,8 @@ EXTREMES = [
     ("verdict", "work_square", [0.0, 16.0]),
     ("verdict", "after", [[1e39] * 56, [-1e39] * 56, [1e39, -1e39] * 28, [None] * 56]),
     ("window", "before", [[1e39] * 56, [-1e39] * 56, [1e39, -1e39] * 28, [None] * 56]),
+    ("window", "half_way", [[1e39] * NUM_HELD, [-1e39, 1e39] * (NUM_HELD // 2), [None] * NUM_HELD]),
+    ("window", "exponent", [64, -64]),
     ("reputation", "log_ratio", [1000.0, -1000.0]),
     ("reputation", "mu", [1e6, -1e6]),
     ("reputation", "sigma", [0.0, 1e6]),

@@ -109,7 +109,7 @@ def test_liars_below_half_of_the_reference_decide_nothing(
         assume(2 * sum(plan.liars) < decision.reference_rao)
         _assert_only_the_honest_decide(plan, window, decision, root)
         reference_rao = decision.reference_rao
-        root = next_root(root, window, decision.members, b"", decision.voting_stake_rao)
+        root = next_root(root, window, decision.members, b"", decision.voting_stake_rao, 0)
 
 
 def _assert_only_the_honest_decide(

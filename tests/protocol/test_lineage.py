@@ -46,6 +46,7 @@ def _steps(count: int, first: int = 0, checkpoint_at: int = 2) -> list[LineageSt
             voting_stake_rao=10**18 + window,
             checkpoint=bytes([9]) * 32 if window == checkpoint_at else b"",
             voted_root=root[:ROOT_BYTES],
+            pace=(-1, 0, 1)[window % 3] if window % 4 else 0,
         )
         steps.append(step)
         root = step.next_root
@@ -61,7 +62,12 @@ def test_what_is_written_is_read(count: int, first: int) -> None:
 def test_the_next_root_is_that_of_the_state_roots() -> None:
     for step in _steps(5):
         expected = next_root(
-            step.root, step.window, step.members, step.checkpoint, step.voting_stake_rao
+            step.root,
+            step.window,
+            step.members,
+            step.checkpoint,
+            step.voting_stake_rao,
+            step.pace,
         )
         assert step.next_root == expected
 
@@ -70,10 +76,11 @@ def test_the_next_root_is_that_of_the_state_roots() -> None:
     "change",
     [
         {"root": bytes(32)},
-        {"members": ()},
+        {"members": (), "pace": 0},
         {"members": (_member(1), _member(3), _member(4))},
         {"checkpoint": bytes([8]) * 32},
         {"window": 7},
+        {"pace": 1},
     ],
 )
 def test_any_change_breaks_the_chain(change: dict) -> None:
@@ -120,6 +127,12 @@ MEMBER = [1, hotkey_of("a"), "00" * 32, "11" * 32]
         _row(voting_stake_rao=-1),
         _row(voting_stake_rao=2**64),
         _row(voting_stake_rao=float("inf")),
+        _row(pace=2),
+        _row(pace=-2),
+        _row(pace=True),
+        _row(pace=0.0),
+        _row(pace=None),
+        _row(members=[], pace=1),
         _row(checkpoint="00" * 31),
         _row(voted_root="00" * 15),
         _row(members=5),
@@ -213,7 +226,7 @@ def test_the_limit_of_a_segment_is_above_the_largest_and_close(spec: RunSpec) ->
         )  # fmt: skip
         step = LineageStep(
             window=2**32 - 1, root=bytes(32), members=members, voting_stake_rao=2**64 - 1,
-            checkpoint=bytes(32), voted_root=bytes(16),
+            checkpoint=bytes(32), voted_root=bytes(16), pace=-1,
         )  # fmt: skip
         largest = len(encode_lineage([step] * every))
         assert largest <= lineage_limit_bytes(changed) <= 2 * largest

@@ -117,7 +117,7 @@ def _state() -> OuterState:
     params = {name: torch.ones(shape) for name, shape in tensor_shapes(SPEC).items()}
     state = first_state(params, SPEC.run_id)
     norms = ((0, (state.initial_norms, state.initial_norms)),)
-    return replace(state, accepted_norms=norms, reference_rao=10**15)
+    return replace(state, accepted_norms=norms, reference_rao=10**15, exponent=-5)
 
 
 def _published() -> Kind:

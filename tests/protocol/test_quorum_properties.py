@@ -2,13 +2,14 @@
 
 import random
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from fractions import Fraction
 
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from template.protocol.quorum import Ballot, Decision, QuorumRules, Voter, decide
-from template.protocol.record import Vote
+from template.protocol.quorum import Ballot, Decision, QuorumRules, Voter, decide, voided
+from template.protocol.record import PACES, Vote
 from tests.support.quorum import OTHER, ROOT, SAMPLE, SEED, lot, member
 
 UIDS = range(8)
@@ -23,15 +24,22 @@ def voter_lists(draw: st.DrawFn, stakes=any_stake, roots=ROOTS) -> list[Voter]:
     """Up to seven validators: any stakes, any names, any roots."""
     drawn = draw(
         st.lists(
-            st.tuples(stakes, st.frozensets(st.sampled_from([*UIDS, 200])), st.sampled_from(roots)),
+            st.tuples(
+                stakes,
+                st.frozensets(st.sampled_from([*UIDS, 200])),
+                st.sampled_from(roots),
+                st.sampled_from(PACES),
+            ),
             max_size=7,
         )
     )
     return [_voter(100 + i, *vote) for i, vote in enumerate(drawn)]
 
 
-def _voter(uid: int, stake_rao: int, uids: Collection[int], root: bytes = ROOT) -> Voter:
-    vote = Vote(window=5, root=root, sample_digest=SAMPLE, uids=frozenset(uids))
+def _voter(
+    uid: int, stake_rao: int, uids: Collection[int], root: bytes = ROOT, pace: int = 0
+) -> Voter:
+    vote = Vote(window=5, root=root, sample_digest=SAMPLE, uids=frozenset(uids), pace=pace)
     return Voter(uid=uid, hotkey=f"validator-{uid}", stake_rao=stake_rao, vote=vote)
 
 
@@ -187,3 +195,54 @@ def test_two_halves_that_count_their_own_votes_alone_accept_different_sets() -> 
     left, right = [_voter(100, 5, {1}), _voter(101, 5, {1})], [_voter(102, 9, {2})]
     assert (_accepted(_decide(left)), _accepted(_decide(right))) == ({1}, {2})
     assert _accepted(_decide(left + right)) == {1}
+
+
+@settings(max_examples=100)
+@given(voter_lists())
+def test_alpha_moves_if_and_only_if_more_than_half_of_the_stake_at_the_root_says_so(
+    voters: list[Voter],
+) -> None:
+    decision, root = _decide(voters), _naive_root(voters)
+    shares = {pace: _share(voters, _is_paced(root, pace)) for pace in (-1, 1)}
+    wanted = next((pace for pace, share in shares.items() if share > HALF), 0)
+    assert decision.pace == (wanted if decision.members else 0)
+
+
+@settings(max_examples=100)
+@given(
+    voter_lists(roots=(ROOT,)),
+    st.lists(st.tuples(st.integers(0, 2**64), st.sampled_from(ROOTS)), max_size=4),
+    st.sampled_from([-1, 1]),
+)
+def test_liars_with_less_than_half_of_the_stake_move_alpha_nowhere(
+    honest: list[Voter], liars: list[tuple[int, bytes]], pace: int
+) -> None:
+    """Whatever the liars' root: alpha goes where some honest voter wants it, or stays."""
+    honest_rao = sum(v.stake_rao for v in honest)
+    assume(sum(rao for rao, _ in liars) < honest_rao)
+    lying = [_voter(200 + i, rao, UIDS, root, pace) for i, (rao, root) in enumerate(liars)]
+    decision = _decide([*honest, *lying])
+    assert decision.pace in {0, *(v.vote.pace for v in honest)}
+    against = [replace(v, vote=replace(v.vote, pace=0)) for v in honest]
+    assert _decide([*against, *lying]).pace == 0
+
+
+@settings(max_examples=100)
+@given(voter_lists(), st.integers(0, 2**66))
+def test_sleepers_in_the_reference_hold_alpha(voters: list[Voter], before_rao: int) -> None:
+    decision = decide(_ballot(voters), before_rao, _rules())
+    saying = [v for v in voters if v.vote.pace == decision.pace and v.vote.root == decision.root]
+    if decision.pace:
+        assert 2 * sum(v.stake_rao for v in saying) > decision.reference_rao
+
+
+def test_a_window_without_payloads_and_a_void_window_leave_alpha() -> None:
+    voters = [_voter(100, 5, (1,), pace=1)]
+    assert _decide(voters).pace == 1
+    assert voided(_decide(voters)).pace == 0
+    assert _decide([_voter(100, 5, (), pace=1)]).pace == 0
+    assert decide(_ballot(voters, ()), 0, _rules()).pace == 0
+
+
+def _is_paced(root: bytes | None, pace: int) -> Callable[[Vote], bool]:
+    return lambda vote: vote.root == root is not None and vote.pace == pace

@@ -37,6 +37,7 @@ VOTE = Vote(
     uids=frozenset({0, 9, 255}),
     missing=frozenset({1, 254}),
     log_digest=b"l" * 16,
+    pace=-1,
 )
 RUN = bytes(range(200, 216))
 FULL = replace(Record.of(RUN, access=R2, vote=VOTE), offer=bytes(range(100, 116)))
@@ -74,6 +75,7 @@ votes = st.builds(
     uids=st.frozensets(st.integers(0, 255)),
     missing=st.frozensets(st.integers(0, 255)),
     log_digest=st.binary(min_size=16, max_size=16),
+    pace=st.sampled_from([-1, 0, 1]),
 )
 run_ids = st.binary(min_size=16, max_size=16)
 records = st.builds(
@@ -104,7 +106,7 @@ def test_every_subset_of_sections(
     record = Record.of(RUN, access=access, payload=payload, vote=vote)
     access_bytes = {None: 0, R2: 65, S3: 1 + (1 + 21) + (1 + 6) + (1 + 12)}[access]
     data = encode_record(record)
-    said = (payload is not None) * (8 + 36) + (vote is not None) * (8 + 108)
+    said = (payload is not None) * (8 + 36) + (vote is not None) * (8 + 109)
     assert len(data) == 1 + access_bytes + said
     assert decode_record(data) == record
 
@@ -114,15 +116,15 @@ def test_a_hotkey_mines_or_votes() -> None:
         Record.of(RUN, access=R2, payload=PAYLOAD, vote=VOTE)
 
 
-def test_a_full_record_on_r2_has_198_bytes() -> None:
-    assert len(encode_record(FULL)) == R2_RECORD_BYTES == 198
+def test_a_full_record_on_r2_has_199_bytes() -> None:
+    assert len(encode_record(FULL)) == R2_RECORD_BYTES == 199
 
 
-def test_a_full_record_elsewhere_has_at_most_377_bytes() -> None:
+def test_a_full_record_elsewhere_has_at_most_378_bytes() -> None:
     longest = Access(
         kind=AccessKind.S3, account="u" * 80, access_key_id="k" * 80, secret_access_key="s" * 80
     )
-    assert len(encode_record(replace(FULL, access=longest))) == 377 <= MAX_RECORD_BYTES
+    assert len(encode_record(replace(FULL, access=longest))) == 378 <= MAX_RECORD_BYTES
 
 
 def test_what_belongs_to_another_run_is_left_out() -> None:
@@ -152,6 +154,7 @@ def test_golden_bytes() -> None:
         + "0102" + "00" * 29 + "80"
         + "02" + "00" * 30 + "40"
         + "6c" * 16
+        + "ff"
         + bytes(range(100, 116)).hex()
     )  # fmt: skip
     assert encode_record(FULL).hex() == expected
@@ -232,7 +235,7 @@ def test_every_truncation_and_extension_is_refused(data: bytes) -> None:
         (b"\x31\x03\x01\n\x01a\x01a", "empty, too long or not printable"),
         (b"\x31\x03\x01\xe9\x01a\x01a", "empty, too long or not printable"),
         (b"\x31\x03\xff", "need at least"),
-        (b"\x36" + bytes(8 + 36 + 108), "mine and validate with a hotkey each"),
+        (b"\x36" + bytes(8 + 36 + 109), "mine and validate with a hotkey each"),
     ],
 )
 def test_reasons_of_refusal(data: bytes, message: str) -> None:
@@ -282,3 +285,23 @@ def test_refusals_do_not_quote_the_secret(access: Access) -> None:
     with pytest.raises(RecordError) as caught:
         encode_record(Record(access=wrong))
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("byte", [byte for byte in range(256) if byte not in (255, 0, 1)])
+def test_any_other_byte_for_the_pace_is_refused(byte: int) -> None:
+    data = encode_record(Record.of(RUN, vote=VOTE))
+    with pytest.raises(RecordError, match="pace"):
+        decode_record(data[:-1] + bytes([byte]))
+
+
+@pytest.mark.parametrize("pace", [-2, 2, 127, 300])
+def test_no_other_pace_is_written(pace: int) -> None:
+    with pytest.raises(RecordError, match="pace"):
+        encode_record(Record.of(RUN, vote=replace(VOTE, pace=pace)))
+
+
+@pytest.mark.parametrize(("pace", "byte"), [(-1, 255), (0, 0), (1, 1)])
+def test_the_pace_is_the_last_byte_of_a_vote(pace: int, byte: int) -> None:
+    data = encode_record(Record.of(RUN, vote=replace(VOTE, pace=pace)))
+    assert data[-1] == byte
+    assert decode_record(data).vote == replace(VOTE, pace=pace)

@@ -60,9 +60,9 @@ def computed() -> dict[str, str]:
     decoded = decode_tensor(SECTION, tensor_layout((8, 17), 64))
     return {
         "first_root": root.hex(),
-        "next_root": next_root(root, 3, [member(2), member(1)], b"", 7).hex(),
-        "next_root_of_nobody": next_root(root, 3, [], b"", 7).hex(),
-        "next_root_with_checkpoint": next_root(root, 3, [member(1)], b"c" * 32, 7).hex(),
+        "next_root": next_root(root, 3, [member(2), member(1)], b"", 7, 0).hex(),
+        "next_root_of_nobody": next_root(root, 3, [], b"", 7, 0).hex(),
+        "next_root_with_checkpoint": next_root(root, 3, [member(1)], b"c" * 32, 7, 0).hex(),
         "tensors_digest": tensors_digest(small_tensors()).hex(),
         "sample_of_all": sample_digest(small_tensors(), BLOCK_HASH).hex(),
         "sample_of_spans": sample_digest(large_tensors(), BLOCK_HASH).hex(),
@@ -84,31 +84,33 @@ def test_roots_are_the_labelled_hashes_of_the_definition() -> None:
     one, two = member(1), member(2)
     parts = [part for m in (one, two) for part in (m.public_key, m.coldkey, m.digest)]
     expected = labelled_hash(
-        "tessera/root/next", first, uint_bytes(8), b"check", uint_bytes(5), *parts
+        "tessera/root/next", first, uint_bytes(8), b"check", uint_bytes(5), uint_bytes(2), *parts
     )
-    assert next_root(first, 8, [two, one], b"check", 5) == expected
+    assert next_root(first, 8, [two, one], b"check", 5, 1) == expected
 
 
 def test_order_of_members_does_not_matter() -> None:
     members = [member(uid) for uid in (4, 9, 1)]
-    roots = {next_root(b"r", 1, order, b"", 7) for order in permutations(members)}
+    roots = {next_root(b"r", 1, order, b"", 7, 0) for order in permutations(members)}
     assert len(roots) == 1
 
 
 def test_every_part_of_a_step_changes_the_root() -> None:
     one, two = member(1), member(2)
     roots = [
-        next_root(b"r", 1, [one, two], b"", 7),
-        next_root(b"s", 1, [one, two], b"", 7),
-        next_root(b"r", 2, [one, two], b"", 7),
-        next_root(b"r", 1, [one, two], b"", 8),
-        next_root(b"r", 1, [one], b"", 7),
-        next_root(b"r", 1, [], b"", 7),
-        next_root(b"r", 1, [one, two], b"c", 7),
-        next_root(b"r", 1, [replace(one, digest=two.digest), two], b"", 7),
-        next_root(b"r", 1, [replace(one, public_key=two.public_key), two], b"", 7),
-        next_root(b"r", 1, [replace(one, coldkey=two.coldkey), two], b"", 7),
-        next_root(b"r", 1, [replace(one, uid=3), two], b"", 7),
+        next_root(b"r", 1, [one, two], b"", 7, 0),
+        next_root(b"s", 1, [one, two], b"", 7, 0),
+        next_root(b"r", 2, [one, two], b"", 7, 0),
+        next_root(b"r", 1, [one, two], b"", 8, 0),
+        next_root(b"r", 1, [one, two], b"", 7, 1),
+        next_root(b"r", 1, [one, two], b"", 7, -1),
+        next_root(b"r", 1, [one], b"", 7, 0),
+        next_root(b"r", 1, [], b"", 7, 0),
+        next_root(b"r", 1, [one, two], b"c", 7, 0),
+        next_root(b"r", 1, [replace(one, digest=two.digest), two], b"", 7, 0),
+        next_root(b"r", 1, [replace(one, public_key=two.public_key), two], b"", 7, 0),
+        next_root(b"r", 1, [replace(one, coldkey=two.coldkey), two], b"", 7, 0),
+        next_root(b"r", 1, [replace(one, uid=3), two], b"", 7, 0),
     ]
     assert len(set(roots)) == len(roots)
     assert first_root(b"a", b"b") != first_root(b"ab", b"")

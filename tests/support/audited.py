@@ -7,6 +7,7 @@ from typing import ClassVar
 from evaluation.conclusion import Registered, reputations_and_weights
 from evaluation.history import add_window, past_of, select_windows
 from evaluation.judge import judge
+from evaluation.pace import add_pace, pace_of, pace_sample
 from evaluation.verdict import NOT_SCORED, Verdict
 from evaluation.verdict_log import WindowLog, decode_log, encode_log
 from evaluation.verify import LogHistory
@@ -153,7 +154,16 @@ class Bench:
         after = add_window(histories, FORGED, verdicts, self.rules.length)
         registered = Registered(uids=forged.uids, burn_uid=forged.burn_uid)
         reputations, shares = reputations_and_weights(after, FORGED, registered, self.rules)
-        return replace(forged, verdicts=verdicts, reputations=reputations, shares=shares)
+        known = {w: sample for w, sample in past.paces.items() if w in forged.known}
+        sample = pace_sample(forged.exponent, forged.measured)
+        paces = add_pace(known, FORGED, sample, self.rules.length)
+        return replace(
+            forged,
+            verdicts=verdicts,
+            reputations=reputations,
+            shares=shares,
+            pace=pace_of(paces),
+        )
 
 
 def _blank(verdict: Verdict, forged: WindowLog) -> Verdict:

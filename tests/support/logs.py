@@ -59,10 +59,13 @@ def made_up_log(
             owners_S=owners_S,
             before_S=-rng.random(num_pages) / 1e99,
             after_S={uid: -rng.random(num_pages) / 1e99 for uid in measured_uids},
+            half_way_H=-rng.random(int((owners_S == HELD_OUT).sum())) / 1e99,
         ),
         verdicts=verdicts,
         uids=dict(zip(hotkeys, uids, strict=False)),
         burn_uid=2**16 - 1,
         reputations=dict.fromkeys(hotkeys, reputation),
         shares={uid: float(rng.random()) / 1e99 for uid in uids},
+        exponent=-64,
+        pace=-1,
     )

@@ -261,11 +261,12 @@ def test_a_forged_checkpoint_is_refused_where_the_votes_on_it_are_forgotten(
     "change",
     [
         lambda row: row | {"voting_stake_rao": row["voting_stake_rao"] + 1},
+        lambda row: row | {"pace": 1},
         lambda row: row | {"members": [[0, {}, "00" * 32, "00" * 32]]},
         lambda row: row | {"checkpoint": ""},
         lambda row: {},
     ],
-    ids=["a rao more", "a hotkey that is no text", "another step", "no step"],
+    ids=["a rao more", "another pace", "a hotkey that is no text", "another step", "no step"],
 )
 def test_a_lineage_that_leads_elsewhere_makes_its_bucket_the_last_to_be_asked(
     change, ended, context, buckets, manifest

@@ -10,12 +10,19 @@ from hypothesis import strategies as st
 
 from simulation.swarm import small_run
 from template.protocol.lineage import is_chain
+from template.protocol.payload import (
+    Payload,
+    PayloadFormat,
+    PayloadHeader,
+    decode_payload,
+    encode_payload,
+)
 from template.protocol.quorum import VOID_WINDOWS, Ballot, Voter, decide
 from template.protocol.record import ROOT_BYTES, Vote
 from template.protocol.root import Member, next_root, sample_digest
 from template.protocol.spec import RunSpec
 from template.sync.ledger import RunLedger, Standing
-from template.sync.recovery import take_back
+from template.sync.recovery import replay_steps, take_back
 from template.training.outer import first_state
 
 SEED = bytes(range(32))
@@ -91,7 +98,7 @@ def test_steps_are_a_hash_chain_and_roots_follow_the_naive_fold(spec, windows) -
         naive = decide(counted, reference_rao, spec.outer.quorum_rules())
         checkpoint = ledger.state.checkpoint_digest
         before, ledger = ledger, step(ledger, given_ballot)
-        root = next_root(root, window, naive.members, checkpoint, sum(stakes_rao))
+        root = next_root(root, window, naive.members, checkpoint, sum(stakes_rao), 0)
         reference_rao = naive.reference_rao
         assert ledger.steps[-1].members == naive.members
         assert ledger.state.root == root
@@ -227,3 +234,65 @@ def test_the_hotkeys_accepted_last_outlive_windows_that_accept_none(spec) -> Non
     assert ledger.last_accepted == {MEMBERS[1].hotkey}
     ledger = step(ledger, ballot(ledger, 1, [5], uids=frozenset()))
     assert ledger.last_accepted == {MEMBERS[1].hotkey}
+
+
+def _paced(ledger: RunLedger, window: int, paces: Sequence[int], **changes) -> Ballot:
+    """A voter of equal stake for each pace."""
+    given_ballot = ballot(ledger, window, [5] * len(paces), **changes)
+    voters = [
+        replace(voter, vote=replace(voter.vote, pace=pace))
+        for voter, pace in zip(given_ballot.voters, paces, strict=True)
+    ]
+    return replace(given_ballot, voters=voters)
+
+
+@given(st.lists(st.lists(st.sampled_from([-1, 0, 1]), min_size=1, max_size=4), max_size=8))
+def test_the_exponent_is_the_sum_of_the_voted_paces(spec, windows) -> None:
+    ledger, exponent = new_ledger(spec), 0
+    for window, paces in enumerate(windows):
+        counted = ledger.count_ballot(_paced(ledger, window, paces))
+        exponent += counted.decisions[window].pace
+        ledger = step(ledger, _paced(ledger, window, paces))
+        assert ledger.state.exponent == exponent
+        assert ledger.steps[-1].pace == counted.decisions[window].pace
+    assert is_chain(ledger.steps)
+    retaken = replay_steps(new_ledger(spec).state, ledger.steps, lambda _step: {}, spec)
+    assert retaken.state.exponent == exponent
+    assert retaken.state.root == ledger.state.root
+    assert retaken.steps == ledger.steps
+
+
+@given(first=st.sampled_from([-1, 0, 1]), pace=st.sampled_from([-1, 1]))
+def test_a_window_taken_back_takes_its_move_of_alpha_back(spec, first, pace) -> None:
+    start = step(new_ledger(spec), _paced(new_ledger(spec), 0, [first]))
+    ledger = step(start, _paced(start, 1, [pace]))
+    assert ledger.state.exponent == first + pace
+    for window in range(2, 2 + VOID_WINDOWS):
+        ledger = step(ledger, ballot(ledger, window, [5], root=start.root, uids=frozenset()))
+    void = ledger.find_new_void()
+    assert void is not None
+    recovered = take_back([start.state], ledger.steps, void.window, lambda _step: {}, spec)
+    assert recovered is not None
+    assert recovered.state.exponent == first
+    assert [s.pace for s in recovered.steps] == [0] * (1 + VOID_WINDOWS)
+    assert is_chain(recovered.steps)
+
+
+def test_a_ledger_holds_the_state_before_its_newest_step_where_it_was_asked_to(spec) -> None:
+    """Only where a payload was applied, and never after a recovery."""
+    given_ballot = ballot(new_ledger(spec), 0, [5])
+    assert step(new_ledger(spec), given_ballot).step_start is None
+    asked = replace(new_ledger(spec), keeps_step_start=True)
+    counted = asked.count_ballot(given_ballot)
+    decision, payloads = counted.decisions[0], {0: _payload_of_nothing(asked)}
+    after = counted.apply_window(decision, payloads, b"")
+    assert after.step_start is asked.state
+    assert after.recover(after.state, after.steps).step_start is None
+    assert step(after, ballot(after, 1, [5])).step_start is None, "members without a payload"
+
+
+def _payload_of_nothing(ledger: RunLedger) -> Payload:
+    form = PayloadFormat(run_id=bytes(16), shapes={"w": (8, 8)}, top_k=64)
+    header = PayloadHeader(window=0, base_window=0, pages_consumed=1, public_key=bytes(32))
+    zeros = {"w": torch.zeros_like(ledger.state.params["w"])}
+    return decode_payload(encode_payload(header, zeros, form)[0], form)

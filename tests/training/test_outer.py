@@ -17,6 +17,8 @@ import torch
 from compression import SparseTensor
 from template.protocol.payload import Payload
 from template.protocol.root import next_root, tensors_digest
+from template.scoring.measure import scored_step
+from template.training.alpha import alpha_at
 from template.training.outer import (
     OuterState,
     apply_updates,
@@ -30,6 +32,7 @@ from template.training.outer import (
     scored_coefficients,
     scored_references,
     staleness_weight,
+    start_of_miner,
     state_digest,
     step_divisor,
 )
@@ -165,7 +168,7 @@ def test_an_empty_set_moves_the_root_and_the_window_only(state, spec) -> None:
     after = outer_step(state, decision_on(0, ()), {}, spec)
     assert tensors_digest(after.params) == tensors_digest(state.params)
     assert after.window == state.window + 1
-    assert after.root == next_root(state.root, 0, (), b"", 5) != state.root
+    assert after.root == next_root(state.root, 0, (), b"", 5, 0) != state.root
     assert after.accepted_norms == ()
     assert after.reference_rao == 5
 
@@ -225,7 +228,9 @@ def test_where_most_are_refused_those_left_do_not_weigh_more(state, spec, form) 
         assert tensors_digest(state.params) == tensors_digest(expected)
     norms = payloads[0].norms
     for name, tensor in state.params.items():
-        factor = coefficients(0, norms, clip_references(before, spec.outer), spec.outer, 5)[name]
+        references = clip_references(before, spec.outer)
+        alpha = spec.outer.outer_lr
+        factor = coefficients(alpha, 0, norms, references, spec.outer, 5)[name]
         moved = float((tensor - before.params[name]).double().norm())
         assert moved == pytest.approx(factor * norms[name], rel=1e-4), name
 
@@ -257,7 +262,7 @@ def test_a_checkpoint_digest_enters_exactly_one_root(state, spec) -> None:
     for before, after in itertools.pairwise(states):
         digest = state_digest(before) if before.window in carrying else b""
         assert before.checkpoint_digest == digest
-        assert after.root == next_root(before.root, before.window - 1, (), digest, 5)
+        assert after.root == next_root(before.root, before.window - 1, (), digest, 5, 0)
 
 
 @pytest.mark.parametrize("field", ["params", "accepted_norms", "reference_rao", "window"])
@@ -390,8 +395,8 @@ def test_a_payload_is_scored_as_it_is_applied(spec, theta0) -> None:
     references = {"a": 1.0, "b": 1.0}
     for norm, length in ((0.5, 0.5), (1.5, 1.5), (2.0, 2.0), (40.0, 2.0)):
         norms = {"a": norm, "b": 0.1}
-        scored = scored_coefficients(0, norms, references, outer, 0.25)
-        applied = coefficients(0, norms, references, outer, 4.0)
+        scored = scored_coefficients(3.0, 0, norms, references, outer, 0.25)
+        applied = coefficients(3.0, 0, norms, references, outer, 4.0)
         assert scored == applied
         assert scored["a"] * norm == pytest.approx(0.25 * 3.0 * length)
 
@@ -423,3 +428,41 @@ def test_expected_parameters_are_those_of_the_outer_step_bit_for_bit(spec, theta
     lacking = expected_params(state, members_of(range(9)), payloads, spec)
     assert tensors_digest(lacking) == tensors_digest(expected)
     assert tensors_digest(expected_params(state, (), payloads, spec)) == tensors_digest(theta0)
+
+
+@pytest.mark.parametrize("pace", [-1, 1])
+def test_a_pace_moves_alpha_after_the_step_of_its_window(state, spec, form, pace) -> None:
+    """theta moves by the alpha of the state before, and the next theta by the alpha after."""
+    payloads = {uid: random_payload(form, uid + 1) for uid in range(3)}
+    moved, still = (
+        outer_step(state, dataclasses.replace(decision_on(0, payloads), pace=p), payloads, spec)
+        for p in (pace, 0)
+    )
+    assert tensors_digest(moved.params) == tensors_digest(still.params)
+    assert (moved.exponent, still.exponent) == (pace, 0)
+    assert moved.root != still.root
+    payloads = {uid: random_payload(form, uid + 9, window=1) for uid in range(3)}
+    alpha = alpha_at(pace, spec.outer.outer_lr)
+    expected = _naive_params(moved, payloads, dataclasses.replace(spec.outer, outer_lr=alpha))
+    after = outer_step(moved, decision_on(1, payloads), payloads, spec)
+    assert tensors_digest(after.params) == tensors_digest(expected)
+    assert after.exponent == pace
+
+
+def test_an_exponent_is_part_of_the_checkpoint_digest(state) -> None:
+    assert state_digest(state) != state_digest(dataclasses.replace(state, exponent=1))
+
+
+@pytest.mark.parametrize("exponent", [-64, 0, 5, 64])
+def test_a_miner_starts_and_a_payload_is_scored_at_the_alpha_of_the_state(
+    state, spec, form, exponent
+) -> None:
+    spec = dataclasses.replace(spec, outer=dataclasses.replace(spec.outer, outer_lr=0.5))
+    alpha, payload = alpha_at(exponent, 0.5), random_payload(form, 1)
+    at = dataclasses.replace(state, exponent=exponent)
+    as_first = dataclasses.replace(spec, outer=dataclasses.replace(spec.outer, outer_lr=alpha))
+    started = start_of_miner(at, [payload], spec)
+    assert tensors_digest(started) == tensors_digest(start_of_miner(state, [payload], as_first))
+    references = scored_references(at, [payload.norms], spec.outer)
+    scored = scored_step(payload, references, at, spec)
+    assert scored.coefficients == scored_step(payload, references, state, as_first).coefficients

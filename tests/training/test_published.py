@@ -36,8 +36,8 @@ from template.training.published import (
 from tests.support.states import equal_states
 
 GOLDEN = {
-    "one part": "514228011e69ac6792b68c0ad6d7e9f5ae757943adf173bfde06490f7b765190",
-    "parts": "41b2ddd0dd0c991d17494d2f3435cb5ce5c38942e5ecfa0f754bc5444c445cd9",
+    "one part": "fbed1e1524270e670f65e9ecc69fb0b4c2edf2d1cc74b28dc8825492c1c6b9ac",
+    "parts": "a45b32d9cdd422d414b48c5c4e2bf2b4ef6ecbc55650071bd1cc14112b8cdc2b",
 }
 """SHA-256 over manifest and files of `_plain_state`: another value is another format."""
 

@@ -14,6 +14,7 @@ from benchmarks.learning.messages import Message
 from benchmarks.learning.strategy import LocalUpdate
 from benchmarks.learning.workers import Workers
 from compression import SparseModel, apply
+from template.training.alpha import next_exponent
 from template.training.energy import Factors, Norms, cap_energy
 from template.training.outer import (
     OuterState,
@@ -54,10 +55,20 @@ class Ours(LocalUpdate):
         """The norms that bound those of later rounds; the parameters in it are not kept up."""
         return self._state
 
+    @property
+    def state_alpha(self) -> float:
+        """Alpha by the exponent in the state."""
+        return self._state.alpha(self.outer)
+
+    def move_alpha(self, pace: int) -> None:
+        """As `outer_step` does after a step, by the votes."""
+        exponent = next_exponent(self._state.exponent, pace)
+        self._state = replace(self._state, exponent=exponent)
+
     def foretell(self, state: OuterState, params_N: Tensor, messages: Sequence[Message]) -> Tensor:
         """What `merge` would give at an earlier state, nothing remembered."""
         now, self._state = self._state, state
-        after_N = self.merge(params_N, messages, self.trial.outer_lr)
+        after_N = self.merge(params_N, messages, state.alpha(self.outer))
         self._state = now
         return after_N
 
@@ -69,9 +80,8 @@ class Ours(LocalUpdate):
         self, message: Message, beside: Iterable[Message], alpha: float, share: float
     ) -> Tensor:
         """What is taken off the parameters when validators score a payload; [N]."""
-        outer = replace(self.outer, outer_lr=alpha)
-        references = scored_references(self._state, map(_norms, beside), outer)
-        factors = scored_coefficients(0, _norms(message), references, outer, share)
+        references = scored_references(self._state, map(_norms, beside), self.outer)
+        factors = scored_coefficients(alpha, 0, _norms(message), references, self.outer, share)
         return self._step(message, factors)
 
     def solo(self, message: Message, alpha: float) -> Tensor:
@@ -86,9 +96,8 @@ class Ours(LocalUpdate):
     def _factors(
         self, message: Message, alpha: float, divisor: float, present: Iterable[Norms] = ()
     ) -> Factors:
-        outer = replace(self.outer, outer_lr=alpha)
-        references = clip_references(self._state, outer, present)
-        return coefficients(0, _norms(message), references, outer, divisor)
+        references = clip_references(self._state, self.outer, present)
+        return coefficients(alpha, 0, _norms(message), references, self.outer, divisor)
 
     def _shares(self, messages: Sequence[Message]) -> list[float]:
         """1 for every payload, or its steps over the mean number of steps."""

@@ -139,8 +139,9 @@ class OuterSpec(Table):
     TABLE: ClassVar[str] = "outer"
 
     outer_lr: Annotated[float, Range(gt=0, le=1000)]
-    """alpha, the factor on the mean of the accepted payloads. Sparse payloads overlap little, so
-    values above 1 are usual; a high alpha makes the update overshoot.
+    """The first alpha, the factor on the mean of the accepted payloads. Sparse payloads overlap
+    little, so values above 1 are usual; a high alpha makes the update overshoot. Validators' votes
+    move alpha by a factor of 2^(1/8) a window, so a rough value is enough.
     """
     min_divisor: Annotated[int, Range(ge=1, le=MAX_UIDS)]
     """n_min, the smallest divisor of the sum of payloads. A lone payload moves the model by
