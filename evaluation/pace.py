@@ -6,7 +6,8 @@ half-way lies in the middle between the theta before the step and theta. d > 0 o
 whole step gained more than its half, and alpha may grow; d < 0: alpha is too large. A line search
 for the greatest gain of a single step would end at a smaller alpha than a long run needs.
 Means and squared standard errors add up over the windows since alpha changed last; the opinion
-is +1 or -1 once the sum of means exceeds `PACE_Z` standard errors, else 0.
+is +1 or -1 once the sum of means exceeds `PACE_Z` standard errors, else 0, and 0 in a window without
+a measurement.
 """
 
 import math
@@ -54,10 +55,12 @@ def add_pace(paces: Paces, window: int, sample: PaceSample, length: int) -> dict
 
 def pace_of(paces: Paces) -> int:
     """The opinion after the newest window: -1, 0 or 1."""
-    means, squares, newest = [], [], None
-    for _, sample in sorted(paces.items(), reverse=True):
-        newest = sample.exponent if newest is None else newest
-        if sample.exponent != newest:
+    samples = [sample for _, sample in sorted(paces.items(), reverse=True)]
+    if not samples or samples[0].mean is None:
+        return 0
+    means, squares = [], []
+    for sample in samples:
+        if sample.exponent != samples[0].exponent:
             break
         if sample.mean is not None and sample.standard_error is not None:
             means.append(sample.mean)

@@ -152,7 +152,8 @@ class Panel:
 
         `step_start_N`: the parameters before the last step, if that step applied a payload.
         """
-        self._step_start_N = step_start_N if self._setting.paced else None
+        is_voting = self._setting.paced and number < self._spec.outer.alpha_windows
+        self._step_start_N = step_start_N if is_voting else None
         found: dict[frozenset[int], Finding] = {}
         for book in self.notebooks:
             if book.hidden not in found:

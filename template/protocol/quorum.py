@@ -55,11 +55,13 @@ class QuorumRules:
 
     `peers_per_step`: maximum of payloads in a step. `reference_windows`: the reference stake loses
     one part in so many per window. `min_reference_rao`: the reference stake never falls below.
+    `alpha_windows`: votes move alpha in the windows below.
     """
 
     peers_per_step: int
     reference_windows: int
     min_reference_rao: int
+    alpha_windows: int
 
 
 def next_reference(reference_rao: int, voting_stake_rao: int, rules: QuorumRules) -> int:
@@ -84,7 +86,7 @@ class Decision:
     of a member -> hotkeys of the voters for the member, by descending stake; their buckets hold the
     payload. `dissenters`: uids of voters with another root or sample digest. `undelivered`:
     candidates whose bytes at least half of the reference reports missing. `pace`: the move of
-    alpha's exponent after the step, 0 with an empty set. `no_op`: reason for an empty set, or "".
+    alpha's exponent after the step, 0 with an empty set and from `alpha_windows` on. `no_op`: reason for an empty set, or "".
     `is_jump`: the node has joined anew past this window, and does not know what was applied in it.
     """
 
@@ -127,6 +129,7 @@ def decide(ballot: Ballot, reference_rao: int, rules: QuorumRules) -> Decision:
     agreeing = [v for v in ballot.voters if v.vote.root == root]
     sample = _find_authority([(v.vote.sample_digest, v.stake_rao) for v in agreeing], reference_rao)
     members = _select_members(ballot, agreeing, reference_rao, rules.peers_per_step)
+    is_moving = bool(members) and ballot.window < rules.alpha_windows
     return Decision(
         window=ballot.window,
         members=members,
@@ -138,7 +141,7 @@ def decide(ballot: Ballot, reference_rao: int, rules: QuorumRules) -> Decision:
         voting_stake_rao=ballot.stake_rao,
         reference_rao=reference_rao,
         no_op="" if members else _why_nobody(ballot, root, reference_rao),
-        pace=_find_pace(agreeing, reference_rao) if members else 0,
+        pace=_find_pace(agreeing, reference_rao) if is_moving else 0,
     )
 
 

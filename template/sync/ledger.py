@@ -46,7 +46,8 @@ class RunLedger:
     `steps`: the kept steps up to `state`, oldest first. `decisions`: window -> counted ballot,
     for windows from `next_window` on, without a gap. `last_accepted`: hotkeys of the last applied
     window with an accepted payload. `keeps_step_start`: hold `step_start`, a second theta in
-    memory: the state before the newest step, None unless this ledger took that step with a payload.
+    memory: the state before the newest step, None unless this ledger took that step with a payload,
+    and while votes move alpha.
     """
 
     spec: RunSpec
@@ -56,6 +57,11 @@ class RunLedger:
     last_accepted: frozenset[str] = frozenset()
     keeps_step_start: bool = False
     step_start: OuterState | None = None
+
+    @property
+    def _keeps_this_start(self) -> bool:
+        """Whether the votes of the window scored at the next state move alpha."""
+        return self.keeps_step_start and self.state.window < self.spec.outer.alpha_windows
 
     @property
     def next_window(self) -> int:
@@ -152,7 +158,7 @@ class RunLedger:
             decisions={w: d for w, d in self.decisions.items() if w > accepted.window},
             # A no-op says nothing about whose payloads come next: keep the previous hotkeys.
             last_accepted=members or self.last_accepted,
-            step_start=self.state if self.keeps_step_start and payloads else None,
+            step_start=self.state if payloads and self._keeps_this_start else None,
         )
 
     def find_new_void(self) -> LineageStep | None:

@@ -305,7 +305,7 @@ def test_what_one_validator_alone_can_fetch_is_not_accepted() -> None:
     assert swarm.outcome.named[0] >= TINY.rounds - 1, "the first window may say too little"
 
 
-RULES = QuorumRules(peers_per_step=20, reference_windows=500, min_reference_rao=0)
+RULES = QuorumRules(peers_per_step=20, reference_windows=500, min_reference_rao=0, alpha_windows=24)
 
 
 def test_a_minority_of_validators_neither_names_nor_pays() -> None:

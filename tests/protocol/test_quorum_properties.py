@@ -49,7 +49,7 @@ def _ballot(voters: Sequence[Voter], candidates: Collection[int] = UIDS) -> Ball
 
 
 def _rules(peers_per_step: int = 99) -> QuorumRules:
-    return QuorumRules(peers_per_step=peers_per_step, reference_windows=8, min_reference_rao=0)
+    return QuorumRules(peers_per_step=peers_per_step, reference_windows=8, min_reference_rao=0, alpha_windows=24)
 
 
 def _decide(voters: Sequence[Voter], **rules: int) -> Decision:

@@ -317,7 +317,7 @@ def test_derived_views(spec: RunSpec) -> None:
         start_block=60, blocks_per_window=28, upload_blocks=6, vote_margin_blocks=6
     )
     assert spec.outer.quorum_rules() == QuorumRules(
-        peers_per_step=20, reference_windows=500, min_reference_rao=0
+        peers_per_step=20, reference_windows=500, min_reference_rao=0, alpha_windows=24
     )
     assert spec.training.pages_per_window == 30 * 8
 

@@ -11,6 +11,7 @@ from template.protocol.spec.constraints import Hotkeys, Name, OneOf, Range, Sha2
 # memory without end, and catch a slip of the keyboard.
 MAX_VOCAB_SIZE = 2**20
 MAX_PAGE_TOKENS = 2**20
+MAX_ALPHA_WINDOWS = 2**20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -140,8 +141,13 @@ class OuterSpec(Table):
 
     outer_lr: Annotated[float, Range(gt=0, le=1000)]
     """The first alpha, the factor on the mean of the accepted payloads. Sparse payloads overlap
-    little, so values above 1 are usual; a high alpha makes the update overshoot. Validators' votes
-    move alpha by a factor of 2^(1/8) a window, so a rough value is enough.
+    little, so values above 1 are usual; a high alpha makes the update overshoot. A rough value is
+    enough where `alpha_windows` is above 0.
+    """
+    alpha_windows: Annotated[int, Range(ge=0, le=MAX_ALPHA_WINDOWS)]
+    """Validators' votes move alpha, by a factor of 2^(1/8) a window at most, in the windows below
+    this one; then alpha stays. Later votes would only shrink alpha, since a shorter step always
+    helps the next window, and the decay of the learning rate is to do that. 0: alpha is `outer_lr`.
     """
     min_divisor: Annotated[int, Range(ge=1, le=MAX_UIDS)]
     """n_min, the smallest divisor of the sum of payloads. A lone payload moves the model by
@@ -191,4 +197,5 @@ class OuterSpec(Table):
             peers_per_step=self.peers_per_step,
             reference_windows=self.reference_windows,
             min_reference_rao=self.min_reference_rao,
+            alpha_windows=self.alpha_windows,
         )
