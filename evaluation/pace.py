@@ -6,8 +6,8 @@ half-way lies in the middle between the theta before the step and theta. d > 0 o
 whole step gained more than its half, and alpha may grow; d < 0: alpha is too large. A line search
 for the greatest gain of a single step would end at a smaller alpha than a long run needs.
 Means and squared standard errors add up over the windows since alpha changed last; the opinion
-is +1 or -1 once the sum of means exceeds `PACE_Z` standard errors, else 0, and 0 in a window without
-a measurement.
+is +1 or -1 once the sum of means exceeds `PACE_Z` standard errors, else 0; without a measurement in
+the newest window 0.
 """
 
 import math

@@ -86,8 +86,9 @@ class Decision:
     of a member -> hotkeys of the voters for the member, by descending stake; their buckets hold the
     payload. `dissenters`: uids of voters with another root or sample digest. `undelivered`:
     candidates whose bytes at least half of the reference reports missing. `pace`: the move of
-    alpha's exponent after the step, 0 with an empty set and from `alpha_windows` on. `no_op`: reason for an empty set, or "".
-    `is_jump`: the node has joined anew past this window, and does not know what was applied in it.
+    alpha's exponent after the step, 0 with an empty set and from `alpha_windows` on. `no_op`:
+    reason for an empty set, or "". `is_jump`: the node has joined anew past this window, and does
+    not know what was applied in it.
     """
 
     window: int

@@ -260,7 +260,9 @@ def test_processes_that_ended_belong_to_the_fault_before() -> None:
 
 
 def test_the_reason_is_the_one_that_the_protocol_gives() -> None:
-    rules = QuorumRules(peers_per_step=20, reference_windows=500, min_reference_rao=0, alpha_windows=24)
+    rules = QuorumRules(
+        peers_per_step=20, reference_windows=500, min_reference_rao=0, alpha_windows=24
+    )
     vote = Vote(window=3, root=bytes(16), sample_digest=bytes(8), uids=frozenset())
     liar = Voter(uid=1, hotkey="liar", stake_rao=900, vote=vote)
     ballot = Ballot(window=3, seed=b"", candidates={}, voters=[liar])

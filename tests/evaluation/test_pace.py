@@ -54,6 +54,9 @@ def test_a_model_that_is_lost_gives_no_sample() -> None:
 
 @given(st.dictionaries(st.integers(0, 40), samples, max_size=8))
 def test_the_opinion_is_that_of_the_windows_since_the_last_change(paces) -> None:
+    if not paces or paces[max(paces)].mean is None:
+        assert pace_of(paces) == 0
+        return
     total, squares = [], []
     for window in sorted(paces, reverse=True):
         if paces[window].exponent != paces[max(paces)].exponent:
@@ -104,6 +107,14 @@ def test_no_more_than_the_last_windows_are_remembered(gaps, length) -> None:
         paces = add_pace(paces, window, PaceSample(exponent=0), length)
         assert all(window - length < each <= window for each in paces)
         assert window in paces
+
+
+def test_a_window_without_a_measurement_has_no_opinion() -> None:
+    """Evidence once voted for does not vote again, nor after the last window of votes."""
+    strong = PaceSample(exponent=0, mean=0.2, standard_error=0.1)
+    assert pace_of({3: strong}) == 1
+    assert pace_of({3: strong, 4: PaceSample(exponent=0)}) == 0
+    assert pace_of({3: strong, 4: PaceSample(exponent=0), 5: strong}) == 1
 
 
 def test_no_windows_are_no_opinion() -> None:

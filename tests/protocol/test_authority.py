@@ -100,7 +100,10 @@ def test_liars_below_half_of_the_reference_decide_nothing(
     plan: Plan, reference_windows: int, minimum_rao: int
 ) -> None:
     rules = QuorumRules(
-        peers_per_step=20, reference_windows=reference_windows, min_reference_rao=minimum_rao, alpha_windows=24
+        peers_per_step=20,
+        reference_windows=reference_windows,
+        min_reference_rao=minimum_rao,
+        alpha_windows=24,
     )
     root, reference_rao = bytes(32), 0
     for window in range(NUM_WINDOWS):
@@ -139,7 +142,10 @@ def test_a_reference_never_falls_faster_than_its_rule(
     before_rao: int, voting_rao: int, reference_windows: int, minimum_rao: int
 ) -> None:
     rules = QuorumRules(
-        peers_per_step=1, reference_windows=reference_windows, min_reference_rao=minimum_rao, alpha_windows=24
+        peers_per_step=1,
+        reference_windows=reference_windows,
+        min_reference_rao=minimum_rao,
+        alpha_windows=24,
     )
     after_rao = next_reference(before_rao, voting_rao, rules)
     assert after_rao >= max(voting_rao, minimum_rao)
@@ -149,7 +155,9 @@ def test_a_reference_never_falls_faster_than_its_rule(
 
 def test_one_window_asleep_costs_one_window_and_no_node() -> None:
     """Seen before: 73 % miss one window, a liar of 27 % votes a root that nobody has."""
-    rules = QuorumRules(peers_per_step=20, reference_windows=500, min_reference_rao=0, alpha_windows=24)
+    rules = QuorumRules(
+        peers_per_step=20, reference_windows=500, min_reference_rao=0, alpha_windows=24
+    )
     liar_vote = Vote(window=1, root=FALSE_ROOT, sample_digest=FALSE_SAMPLE, uids=UIDS)
     ballot = Ballot(
         window=1,
@@ -164,7 +172,9 @@ def test_one_window_asleep_costs_one_window_and_no_node() -> None:
 
 def test_a_sleeping_majority_lasts_as_long_as_the_rule_says() -> None:
     """A liar of 26 % gains power once 74 % have slept for about 0.65 * reference_windows."""
-    rules = QuorumRules(peers_per_step=20, reference_windows=500, min_reference_rao=0, alpha_windows=24)
+    rules = QuorumRules(
+        peers_per_step=20, reference_windows=500, min_reference_rao=0, alpha_windows=24
+    )
     reference_rao, windows = 100 * 10**9, 0
     while reference_rao >= 2 * 26 * 10**9:
         reference_rao = next_reference(reference_rao, 26 * 10**9, rules)
@@ -182,7 +192,12 @@ standing_votes = st.lists(
 def test_standing_votes_against_a_naive_count(
     drawn: list[tuple[int, int, bytes]], reference_windows: int
 ) -> None:
-    rules = QuorumRules(peers_per_step=20, reference_windows=reference_windows, min_reference_rao=0, alpha_windows=24)
+    rules = QuorumRules(
+        peers_per_step=20,
+        reference_windows=reference_windows,
+        min_reference_rao=0,
+        alpha_windows=24,
+    )
     voters = [
         _voter(
             100 + place,
@@ -211,7 +226,9 @@ def test_standing_votes_against_a_naive_count(
 
 
 def test_a_newcomer_believes_the_sleeping_majority_and_not_the_liar_awake() -> None:
-    rules = QuorumRules(peers_per_step=20, reference_windows=500, min_reference_rao=0, alpha_windows=24)
+    rules = QuorumRules(
+        peers_per_step=20, reference_windows=500, min_reference_rao=0, alpha_windows=24
+    )
     asleep = _voter(100, 74, Vote(window=9, root=b"R" * 16, sample_digest=SAMPLE, uids=frozenset()))
     liar = _voter(200, 26, Vote(window=10, root=FALSE_ROOT, sample_digest=SAMPLE, uids=frozenset()))
     assert find_standing_authority([liar, asleep], 10, rules) == asleep.vote
@@ -220,7 +237,9 @@ def test_a_newcomer_believes_the_sleeping_majority_and_not_the_liar_awake() -> N
 
 def test_voters_who_left_long_ago_hold_nobody_back() -> None:
     """51 % have left: the rest decides once the reference is below twice the rest."""
-    rules = QuorumRules(peers_per_step=20, reference_windows=500, min_reference_rao=0, alpha_windows=24)
+    rules = QuorumRules(
+        peers_per_step=20, reference_windows=500, min_reference_rao=0, alpha_windows=24
+    )
     gone = _voter(100, 51, Vote(window=0, root=b"G" * 16, sample_digest=SAMPLE, uids=frozenset()))
 
     def at(window: int) -> Vote | None:

@@ -208,7 +208,9 @@ def test_a_sample_digest_needs_authority_of_its_own() -> None:
 
 
 def test_more_winners_than_places_fall_to_stake_then_to_the_lot() -> None:
-    rules = QuorumRules(peers_per_step=3, reference_windows=10, min_reference_rao=0, alpha_windows=24)
+    rules = QuorumRules(
+        peers_per_step=3, reference_windows=10, min_reference_rao=0, alpha_windows=24
+    )
     everybody = set(range(1, 11))
     decision = decide(ballot(voter(100, 60, everybody), voter(101, 40, {8, 9})), 0, rules)
     drawn = min(everybody - {8, 9}, key=lot)
@@ -248,7 +250,9 @@ votes = st.tuples(
 def test_any_ballot_against_the_definition_and_in_any_order(
     drawn: list[tuple[int, frozenset[int], bytes]], limit: int, generator: random.Random
 ) -> None:
-    rules = QuorumRules(peers_per_step=limit, reference_windows=10, min_reference_rao=0, alpha_windows=24)
+    rules = QuorumRules(
+        peers_per_step=limit, reference_windows=10, min_reference_rao=0, alpha_windows=24
+    )
     voters = [voter(50 + i, stake, named, root) for i, (stake, named, root) in enumerate(drawn)]
     first = ballot(*voters, candidates=range(6))
     decision = decide(first, 1, rules)

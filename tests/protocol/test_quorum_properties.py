@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from fractions import Fraction
 
+import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -49,7 +50,9 @@ def _ballot(voters: Sequence[Voter], candidates: Collection[int] = UIDS) -> Ball
 
 
 def _rules(peers_per_step: int = 99) -> QuorumRules:
-    return QuorumRules(peers_per_step=peers_per_step, reference_windows=8, min_reference_rao=0, alpha_windows=24)
+    return QuorumRules(
+        peers_per_step=peers_per_step, reference_windows=8, min_reference_rao=0, alpha_windows=24
+    )
 
 
 def _decide(voters: Sequence[Voter], **rules: int) -> Decision:
@@ -242,6 +245,13 @@ def test_a_window_without_payloads_and_a_void_window_leave_alpha() -> None:
     assert voided(_decide(voters)).pace == 0
     assert _decide([_voter(100, 5, (), pace=1)]).pace == 0
     assert decide(_ballot(voters, ()), 0, _rules()).pace == 0
+
+
+@pytest.mark.parametrize(("alpha_windows", "moved"), [(0, 0), (5, 0), (6, 1)])
+def test_votes_move_alpha_in_the_first_windows_alone(alpha_windows: int, moved: int) -> None:
+    """The ballot is on window 5."""
+    rules = replace(_rules(), alpha_windows=alpha_windows)
+    assert decide(_ballot([_voter(100, 5, (1,), pace=1)], UIDS), 0, rules).pace == moved
 
 
 def _is_paced(root: bytes | None, pace: int) -> Callable[[Vote], bool]:

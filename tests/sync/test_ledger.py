@@ -291,6 +291,19 @@ def test_a_ledger_holds_the_state_before_its_newest_step_where_it_was_asked_to(s
     assert step(after, ballot(after, 1, [5])).step_start is None, "members without a payload"
 
 
+@pytest.mark.parametrize(("alpha_windows", "is_kept"), [(0, False), (1, False), (2, True)])
+def test_the_state_before_a_step_is_held_while_votes_move_alpha(
+    spec, alpha_windows, is_kept
+) -> None:
+    """The step from theta_1 leads to theta_2, where window 1 is scored."""
+    outer = replace(spec.outer, alpha_windows=alpha_windows)
+    asked = replace(
+        new_ledger(spec), keeps_step_start=True, spec=replace(spec, outer=outer)
+    ).count_ballot(ballot(new_ledger(spec), 0, [5]))
+    after = asked.apply_window(asked.decisions[0], {0: _payload_of_nothing(asked)}, b"")
+    assert (after.step_start is not None) is is_kept
+
+
 def _payload_of_nothing(ledger: RunLedger) -> Payload:
     form = PayloadFormat(run_id=bytes(16), shapes={"w": (8, 8)}, top_k=64)
     header = PayloadHeader(window=0, base_window=0, pages_consumed=1, public_key=bytes(32))
