@@ -103,7 +103,7 @@ class Setting:
     work_effect: float = WORK_EFFECT
     refuses: bool = True
     guesses: bool = False
-    paced: bool = False
+    paced: bool = True
     dishonest: Validator | None = None
     stake: float = 1 / NUM_VALIDATORS
 

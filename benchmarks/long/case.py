@@ -29,8 +29,8 @@ VERSION = 2
 """Of rules and actors: goes up whenever the same case would end otherwise."""
 
 HONEST = (0, 1, 2, 3)
-FIRST_ALPHAS, ALPHA_WINDOWS = (1.5, 24.0), 96
-"""A quarter of the plan's alpha and four times as much, and how long these runs are."""
+FIRST_ALPHAS = (1.5, 24.0)
+"""A quarter of the plan's alpha, and four times as much."""
 BLOCK = 24
 """Windows of a point of the curves."""
 TURN, BACK = 60, 72
@@ -92,14 +92,13 @@ class Case:
         return [*honest[:-1], Turncoat(kinds[self.cast], TURN, BACK), Gaussian()]
 
     def setting(self) -> Setting:
-        """Scoring by the plan; guesses and votes on alpha as the neurons make them."""
+        """Scoring by the plan; guesses of the accepted as the neurons make them."""
         evaluation = load_plan(PLAN)["evaluation"]
         return Setting(
             claimed_pages=evaluation["claimed_pages"],
             work_effect=evaluation["work_effect"],
             refuses=self.cast != "clean",
             guesses=True,
-            paced=True,
         )
 
 
@@ -109,8 +108,7 @@ def cases(seeds: Sequence[int] = (1, 2, 3), windows: int = 200, longest: int = 5
     found += [Case(cast="clean", seed=seed, windows=windows) for seed in seeds]
     found += [Case(cast="noise", seed=1, windows=longest)] if longest else []
     found += [
-        Case(cast="noise", seed=1, windows=min(ALPHA_WINDOWS, windows), first_alpha=alpha)
-        for alpha in FIRST_ALPHAS
+        Case(cast="noise", seed=1, windows=windows, first_alpha=alpha) for alpha in FIRST_ALPHAS
     ]
     turns = ("turns to noise", "turns around", "turns lazy")
     return found + [Case(cast=cast, seed=1, windows=min(120, windows)) for cast in turns]

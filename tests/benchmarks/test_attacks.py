@@ -466,13 +466,13 @@ def test_pay_is_counted_from_the_first_dishonest_window() -> None:
     assert suite._detected([1.0] * 7, [1.0] * 7, 0) is None
 
 
-def test_votes_move_alpha_where_the_setting_says_so_and_only_there(monkeypatch) -> None:
+def test_votes_move_alpha_unless_the_setting_says_otherwise(monkeypatch) -> None:
     monkeypatch.setattr(pace, "PACE_Z", 0.0)
     trial, roster = replace(TINY, rounds=4), [Actor(), Actor(), Actor()]
-    still = Swarm(trial, roster)
+    still = Swarm(trial, roster, setting=Setting(paced=False))
     still.run()
     assert still.outcome.alphas == [trial.outer_lr] * 4
-    moving = Swarm(trial, roster, setting=Setting(paced=True))
+    moving = Swarm(trial, roster)
     moving.run()
     alphas = moving.outcome.alphas
     assert alphas[:2] == [trial.outer_lr] * 2, "nothing is known of a step before the second"
