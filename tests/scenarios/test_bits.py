@@ -57,6 +57,7 @@ RULES = OuterSpec(
     initial_norm_floor=1e-3,
     max_energy_share=0.25,
     peers_per_step=20,
+    alpha_windows=24,
     reference_windows=500,
     min_reference_rao=0,
 )
