@@ -36,6 +36,7 @@ def world() -> World:
         {"owner": 0, "val-a": 1000},
         checkpoint__every_windows=4,
         evaluation__work_windows=8,
+        weights__history_windows=8,
     )
 
 
