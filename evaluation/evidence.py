@@ -13,6 +13,10 @@ on its own pages long before its gain does. The gate closes once the sum is used
 
 The scale is the median gain of proven hotkeys in this window and the last ones: a crowd of payloads
 without worth, never named, cannot move the scale.
+
+The author of a payload shapes its error too: harm on one page of 64 has an error as large as the
+mean, and the larger the harm, the less such a window would say. So an error counts for no more than
+the lower median error of proven hotkeys in the window: honest payloads have errors alike.
 """
 
 import math
@@ -53,7 +57,10 @@ class GainRules:
         most = 2 * self.bound
         if not math.isfinite(gain):
             return -most
-        variance = (standard_error / scale) ** 2 + SPREAD**2
+        noise = standard_error / scale
+        variance = noise * noise + SPREAD**2
+        if math.isinf(variance):
+            return 0.0  # a scale next to nothing, in a forged log: any gain may be chance
         ratio = (self.gain * (gain / scale) - self.gain * self.gain / 2) / variance
         return min(max(ratio, -most), most)
 
@@ -118,6 +125,14 @@ class Past:
         ]
         recent = [*self.medians[1 - SCALE_WINDOWS :], *lower_medians({0: proven})]
         return max(0.0, statistics.median(recent)) if recent else 0.0
+
+    def error_limit(self, errors: Mapping[str, float]) -> float:
+        """The largest standard error that counts in a window with these `errors` by hotkey.
+
+        The lower median over proven hotkeys; infinity without one.
+        """
+        proven = [error for hotkey, error in errors.items() if self.of(hotkey).gain.holds]
+        return statistics.median_low(proven) if proven else math.inf
 
 
 def lower_medians(gains: Mapping[int, Iterable[float]]) -> tuple[float, ...]:

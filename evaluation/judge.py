@@ -155,6 +155,7 @@ def _decide_statuses(verdicts: Sequence[Verdict], past: Past, rules: JudgeRules)
     # the test over sequences misses the luck: hence the floor.
     gains = {v.hotkey: v.gain for v in verdicts if v.status == SCORED and v.gain is not None}
     scale = past.scale(gains) or gain_scale(gains.values())
+    limit = past.error_limit(_finite_errors(verdicts))
     floor = rules.min_relative_gain * scale
     decided = []
     for verdict in verdicts:
@@ -162,7 +163,7 @@ def _decide_statuses(verdicts: Sequence[Verdict], past: Past, rules: JudgeRules)
             decided.append(verdict)
             continue
         gain = -math.inf if verdict.gain is None else verdict.gain
-        error = verdict.gain_standard_error or 0.0
+        error = min(verdict.gain_standard_error or 0.0, limit)
         log_ratio = rules.gain.log_ratio(gain, error, scale)
         evidence = past.of(verdict.hotkey).after(
             sample_of(verdict), log_ratio, rules.work, rules.gain
@@ -175,3 +176,15 @@ def _decide_statuses(verdicts: Sequence[Verdict], past: Past, rules: JudgeRules)
             status = NAMED
         decided.append(replace(verdict, status=status, gain_log_ratio=log_ratio))
     return decided
+
+
+def _finite_errors(verdicts: Sequence[Verdict]) -> dict[str, float]:
+    """hotkey -> standard error, of the payloads with a finite gain."""
+    return {
+        v.hotkey: v.gain_standard_error
+        for v in verdicts
+        if v.status == SCORED
+        and v.gain is not None
+        and math.isfinite(v.gain)
+        and v.gain_standard_error is not None
+    }

@@ -71,13 +71,15 @@ def gain_test(windows: Sequence[Window]) -> Iterator[set[int]]:
         )
         scale = past.scale({str(uid): each.gain for uid, each in window.items()})
         scale = scale or gain_scale(each.gain for each in window.values())
+        limit = past.error_limit({str(uid): each.error for uid, each in window.items()})
         named = set()
         for uid, each in window.items():
-            log_ratio = rules.log_ratio(each.gain, each.error, scale)
+            error = min(each.error, limit)
+            log_ratio = rules.log_ratio(each.gain, error, scale)
             found = evidence.get(uid, Evidence()).after(each.work, log_ratio, work, rules)
             evidence[uid] = found
             is_harmful = (
-                each.gain + plan["naming_z"] * each.error <= plan["min_relative_gain"] * scale
+                each.gain + plan["naming_z"] * error <= plan["min_relative_gain"] * scale
             )
             if found.gain.holds and not is_harmful and found.work.log_ratio > -work.bound:
                 named.add(uid)

@@ -2,7 +2,8 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -152,8 +153,18 @@ class Run:
         self.histories: Histories = {}
         self.window = 0
 
-    def play(self, gains: dict[int, float], works: Sequence[int] = ()) -> dict[int, Verdict]:
-        """A window: by uid the true gain over `SCALE`; `works`: uids with work on their pages."""
+    def play(
+        self,
+        gains: dict[int, float],
+        works: Sequence[int] = (),
+        spoiled: Mapping[int, float] = MappingProxyType({}),
+        shaken: Mapping[int, float] = MappingProxyType({}),
+    ) -> dict[int, Verdict]:
+        """A window: by uid the true gain over `SCALE`; `works`: uids with work on their pages.
+
+        `spoiled`: by uid the harm on the first held-out page alone, as a mean over `SCALE`.
+        `shaken`: by uid the error over `SCALE` of gains and losses that cancel out.
+        """
         rng = np.random.default_rng(self.window)
         owners_S = np.concatenate([np.full(NUM_HELD, HELD_OUT), np.repeat(sorted(gains), NUM_OWN)])
         noise = LATE_ERROR * math.sqrt(NUM_HELD)
@@ -163,6 +174,11 @@ class Run:
             - noise * 1.5 * (owners_S == uid) * (uid in works)
             for uid, gain in gains.items()
         }  # fmt: skip
+        for uid, harm in spoiled.items():
+            after_S[uid][0] += harm * SCALE * NUM_HELD
+        for uid, error in shaken.items():
+            after_S[uid][:NUM_HELD:2] += error * SCALE * math.sqrt(NUM_HELD)
+            after_S[uid][1:NUM_HELD:2] -= error * SCALE * math.sqrt(NUM_HELD)
         blanks = [
             Verdict(
                 window=self.window, uid=uid, hotkey=f"hk{uid}", digest="", status=NOT_SCORED,
@@ -202,6 +218,44 @@ def test_a_hotkey_that_turns_harmful_is_refused_in_its_first_window() -> None:
         assert run.play({1: 1.0, 2: 1.0}, (1, 2))[1].named
     for _ in range(6):
         assert run.play({1: -2.0, 2: 1.0}, (2,))[1].status == "no_gain"
+
+
+@pytest.mark.parametrize("harm", [2.0, 5.0, 30.0])
+def test_harm_on_one_page_is_refused_however_large_its_error(harm: float) -> None:
+    """The harm on a single page of 64 is as large as its own standard error."""
+    run = Run()
+    for _ in range(6):
+        assert run.play(dict.fromkeys((1, 2, 3), 1.0), (1, 2, 3))[1].named
+    for _ in range(6):
+        found = run.play(dict.fromkeys((1, 2, 3), 1.0), (1, 2, 3), spoiled={1: harm + 1.0})
+        assert found[1].status == "no_gain", found[1]
+        assert found[2].named
+
+
+@pytest.mark.parametrize("error", [2.0, 5.0])
+def test_gains_and_losses_that_cancel_out_keep_no_gate_open(error: float) -> None:
+    run = Run()
+    for _ in range(6):
+        run.play(dict.fromkeys((1, 2, 3), 1.0), (1, 2, 3))
+    gains = {1: 0.0, 2: 1.0, 3: 1.0}
+    named = [run.play(gains, (1, 2, 3), shaken={1: error})[1].named for _ in range(24)]
+    assert sum(named) <= 14, "as many as without an effect on any page"
+
+
+def test_the_limit_of_errors_is_the_lower_median_of_the_proven() -> None:
+    proven = Evidence(gain=GainState(log_ratio=GAIN.bound, holds=True))
+    past = Past(evidence={"a": proven, "b": proven, "c": proven, "d": Evidence()})
+    assert past.error_limit({}) == past.error_limit({"d": 9.0, "e": 0.0}) == math.inf
+    assert past.error_limit({"a": 3.0, "d": 0.0}) == 3.0
+    assert past.error_limit({"a": 3.0, "b": 2.0, "d": 0.0}) == 2.0
+    assert past.error_limit({"a": 3.0, "b": 2.0, "c": 9.0}) == 3.0
+
+
+@pytest.mark.parametrize("scale", [5e-324, 1e-300, 1e-150])
+@pytest.mark.parametrize("gain", [-1e39, 0.0, 1e39])
+def test_a_scale_next_to_nothing_overflows_nothing(gain: float, scale: float) -> None:
+    """A forged log can hold these figures; an audit computes with them."""
+    assert math.isfinite(GAIN.log_ratio(gain, 1e39, scale))
 
 
 def test_where_nothing_gains_nothing_is_named() -> None:
