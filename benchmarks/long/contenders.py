@@ -78,9 +78,7 @@ def gain_test(windows: Sequence[Window]) -> Iterator[set[int]]:
             log_ratio = rules.log_ratio(each.gain, error, scale)
             found = evidence.get(uid, Evidence()).after(each.work, log_ratio, work, rules)
             evidence[uid] = found
-            is_harmful = (
-                each.gain + plan["naming_z"] * error <= plan["min_relative_gain"] * scale
-            )
+            is_harmful = each.gain + plan["naming_z"] * error <= plan["min_relative_gain"] * scale
             if found.gain.holds and not is_harmful and found.work.log_ratio > -work.bound:
                 named.add(uid)
         gains[number] = [window[uid].gain for uid in named]
