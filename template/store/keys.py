@@ -1,4 +1,6 @@
-"""The rules for object keys and ranges, the same for every adapter; `template.protocol.keys` owns the names.
+"""The rules for object keys and ranges, the same for every adapter.
+
+`template.protocol.keys` owns the names.
 
 The rule is narrower than S3's (1,024 bytes of UTF-8), because servers disagree on empty, `.` and
 `..` segments and on escaped characters.
