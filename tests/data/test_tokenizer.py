@@ -138,7 +138,7 @@ HOSTILE = {
             "pattern": {"Regex": "(("},
             "behavior": "Isolated",
             "invert": False,
-        }  # fmt: skip
+        }
     ),
     "too long": bytes(MAX_TOKENIZER_BYTES + 1),
 }
@@ -153,13 +153,8 @@ def test_a_hostile_file_is_a_strangers_fault_and_the_owners_own(
         FastTokenizer(data, "x", 0).encode(b"text")
     path = tmp_path / "tokenizer.json"
     path.write_bytes(data)
-    try:
-        read = read_tokenizer(path, "x", 0)
-    except ConfigError as error:
-        assert str(path) in str(error)
-    else:
-        with pytest.raises(ObjectError):
-            read.encode(b"text")
+    with pytest.raises((ConfigError, ObjectError), match=r"tokenizer\.json: refused"):
+        read_tokenizer(path, "x", 0).encode(b"text")
 
 
 @pytest.mark.parametrize("end", ["<|none|>", -1, 10**6])
