@@ -438,7 +438,7 @@ def test_a_window_costs_at_most_a_fifth_more_than_the_pages_trained_on(
 def test_memory_does_not_grow_with_the_dataset(tmp_path: Path) -> None:
     """Nor does the disk: sixteen times the dataset, read for eight windows."""
     peaks, kept = [], []
-    limits = CacheLimits(memory_bytes=2**19, disk_bytes=2**20)
+    limits = CacheLimits(memory_bytes=2**18, disk_bytes=2**20)
     for number, num_shards in enumerate((16, 256)):
         dataset = make_dataset((16,) * num_shards, 2, segment_pages=32, page_tokens=64)
         folder = tmp_path / str(number)
