@@ -11,7 +11,7 @@ from template.data.pages import PageReader
 from template.data.source import LocalSource
 from template.errors import NotFound, Unavailable
 from template.protocol.keys import blob_key, shard_key
-from tests.data.test_pages import make_dataset
+from tests.support.datasets import make_dataset
 
 DATASET = make_dataset((4, 4, 2))
 MANIFEST = DATASET.manifest
