@@ -7,7 +7,7 @@ damaged or unreadable as a whole raises ConfigError.
 import gzip
 import json
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader, RawIOBase
@@ -43,9 +43,9 @@ _ROWS: Final = 256
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reading:
-    """What every reader needs. `read_bytes` is told how much of the input has been read."""
+    """What every reader needs. `sources`: by number; `read_bytes` is told how much of the input has been read."""
 
-    sources: Sequence[Source]
+    sources: Mapping[int, Source]
     field: str
     max_document_bytes: int = MAX_DOCUMENT_BYTES
     read_bytes: Callable[[int], object] = lambda _: None

@@ -44,15 +44,16 @@ HUB_ROWS_OF_PART: Final = 20_000
 class Source:
     """A file, or a `datasets` dataset: `path` is its folder, or `hf:NAME[@REVISION][:SPLIT]`.
 
+    `name`: the path from the input on, which tells a reader of the card nothing of this machine.
     `num_bytes` of a dataset of the hub is the size of its rows in memory. `changed_ns`: time of
-    the last change, 0 for a dataset. `sha256`: of the file, "" for a dataset.
+    the last change, 0 for a dataset.
     """
 
     path: str
+    name: str
     kind: str
     num_bytes: int
     changed_ns: int
-    sha256: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,7 +86,7 @@ def find_sources(inputs: Sequence[str]) -> tuple[list[Source], list[str]]:
         if any((path / marker).is_file() for marker in _DATASETS_FILES):
             sources.append(_hub_source(str(path.resolve())))
         elif path.is_dir():
-            found, others = _folder_sources(path)
+            found, others = _folder_sources(path.resolve())
             sources += found
             left_out += others
         else:
@@ -108,7 +109,7 @@ def _folder_sources(folder: Path) -> tuple[list[Source], list[str]]:
             "JSON lines or Parquet files"
         )
     others = [str(path) for path in files if _kind(path) is None]
-    return [_file_source(path) for path in known], others
+    return [_file_source(path, folder.parent) for path in known], others
 
 
 def _kind(path: Path) -> str | None:
@@ -116,7 +117,8 @@ def _kind(path: Path) -> str | None:
     return next((kind for suffix, kind in _SUFFIXES.items() if name.endswith(suffix)), None)
 
 
-def _file_source(path: Path) -> Source:
+def _file_source(path: Path, above: Path | None = None) -> Source:
+    """The source of a file; `above`: the folder that its name begins under, if not its own."""
     try:
         stat = path.stat()
     except OSError as error:
@@ -132,8 +134,13 @@ def _file_source(path: Path) -> Source:
                 "into one of these"
             )
         kind = WORKS
+    full = path.absolute()
     return Source(
-        path=str(path.resolve()), kind=kind, num_bytes=stat.st_size, changed_ns=stat.st_mtime_ns
+        path=str(full),
+        name=full.relative_to(above or full.parent).as_posix(),
+        kind=kind,
+        num_bytes=stat.st_size,
+        changed_ns=stat.st_mtime_ns,
     )
 
 
@@ -163,7 +170,8 @@ def open_rows(source: Source) -> Any:
 
 def _hub_source(name: str) -> Source:
     rows = _rows(name)
-    return Source(path=name, kind=HUB, num_bytes=int(rows.data.nbytes), changed_ns=0)
+    shown = name if name.startswith(HUB_PREFIX) else Path(name).name
+    return Source(path=name, name=shown, kind=HUB, num_bytes=int(rows.data.nbytes), changed_ns=0)
 
 
 def _rows(name: str) -> Any:
