@@ -1,4 +1,4 @@
-"""The data card: what went into a dataset, what was left out, and how to get the same bytes again."""
+"""The data card: what went into a dataset, what was left out, and how to get the same bytes."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -28,11 +28,18 @@ def card_text(card: Card) -> bytes:
         f"Manifest (SHA-256): `{card['manifest_sha256']}`",
         "",
         f"Tokenizer: {tokenizer['name']}, {tokenizer['vocab_size']:,} tokens"
-        + (f", `tokenizer.json` with SHA-256 `{tokenizer['sha256']}`" if tokenizer["sha256"] else ""),
+        + (
+            f", `tokenizer.json` with SHA-256 `{tokenizer['sha256']}`"
+            if tokenizer["sha256"]
+            else ""
+        ),
         "",
         "| | documents | bytes of text | tokens | in shards |",
         "|---|---|---|---|---|",
-        *(_side(name, counts[key]) for name, key in (("training", "train"), ("held out", "held_out"))),
+        *(
+            _side(name, counts[key])
+            for name, key in (("training", "train"), ("held out", "held_out"))
+        ),
         "",
         f"Left out: {counts['empty']:,} empty documents, {counts['repeats']:,} repeated, "
         f"{counts['bad']:,} that could not be read.",

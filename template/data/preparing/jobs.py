@@ -256,7 +256,7 @@ class LeakJob:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardJob:
-    """Writes the tokens [start, end) of a side, read across the files of its buckets, as a shard."""
+    """Writes the tokens [start, end) of a side as a shard; they lie in the files of its buckets."""
 
     done: Path
     folder: Path
@@ -346,4 +346,3 @@ def read_json(path: Path) -> Any:
             f"{path}: cannot be read ({error}): remove the folder {path.parent} and start again"
         ) from error
     return found
-

@@ -8,7 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait as wait_for_sentinel
 from threading import Thread
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from template.data.preparing.jobs import Job
 from template.errors import StateError
@@ -21,53 +21,80 @@ _counter: list[Any] = []
 """In a worker: the number of bytes done, shared by all workers."""
 
 
-def run_jobs(jobs: Sequence[Job], workers: int, show: Callable[[int], object]) -> None:
-    """Run the jobs that are not done; `show` gets the bytes done now and then.
+class Workers:
+    """A pool of `number` processes, started with the first job; with 0 jobs run in this process.
 
-    With 0 workers in this process. Raises the first job's error after the running jobs have ended.
+    A context manager. After an error the block ends at once, and with it, when this process ends,
+    the jobs under way.
     """
-    missing = [job for job in jobs if not job.done.is_file()]
-    done_before = sum(job.num_bytes for job in jobs) - sum(job.num_bytes for job in missing)
-    show(done_before)
-    if workers == 0:
-        total = [done_before]
-        for job in missing:
-            job.run(lambda num_bytes: _add(total, num_bytes))
-            show(total[0])
-    elif missing:
-        _run_in_processes(iter(missing), min(workers, len(missing)), done_before, show)
 
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self._context = multiprocessing.get_context("spawn")
+        self._counter = self._context.Value("q", 0)
+        self._pool: ProcessPoolExecutor | None = None
 
-def _add(total: list[int], num_bytes: int) -> None:
-    total[0] += num_bytes
+    def __enter__(self) -> Self:
+        return self
 
+    def __exit__(self, kind: type[BaseException] | None, *_error: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=kind is None, cancel_futures=True)
 
-def _run_in_processes(
-    jobs: Iterator[Job], workers: int, done_before: int, show: Callable[[int], object]
-) -> None:
-    context = multiprocessing.get_context("spawn")
-    counter = context.Value("q", 0)
-    pool = ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_begin_worker, initargs=(counter,)
-    )
-    running: set[Future[None]] = set()
-    try:
+    def run(self, jobs: Sequence[Job], show: Callable[[int], object]) -> None:
+        """Run the jobs that are not done; `show` gets the bytes done, first those done before.
+
+        Raises the error of the first job that fails, StateError if a worker was killed.
+        """
+        missing = [job for job in jobs if not job.done.is_file()]
+        done = sum(job.num_bytes for job in jobs) - sum(job.num_bytes for job in missing)
+        show(done)
+        try:
+            if self._number:
+                self._run_in_processes(iter(missing), done, show)
+            else:
+                _run_here(missing, done, show)
+        except BrokenProcessPool as error:
+            raise StateError(
+                "a worker process ended, killed perhaps for want of memory: what was prepared so "
+                "far is kept; start the same command again, with a smaller --memory or --workers"
+            ) from error
+
+    def _run_in_processes(
+        self, jobs: Iterator[Job], done: int, show: Callable[[int], object]
+    ) -> None:
+        self._counter.value = 0
+        running: set[Future[None]] = set()
         while True:
-            while len(running) < workers * _JOBS_AHEAD and (job := next(jobs, None)) is not None:
-                running.add(pool.submit(_run_job, job))
+            while len(running) < self._number * _JOBS_AHEAD and (job := next(jobs, None)):
+                running.add(self._started().submit(_run_job, job))
             if not running:
                 return
             ended, running = wait(running, timeout=POLL_S, return_when=FIRST_COMPLETED)
             for future in ended:
                 future.result()
-            show(done_before + counter.value)
-    except BrokenProcessPool as error:
-        raise StateError(
-            "a worker process ended, killed perhaps for want of memory: what was prepared so far "
-            "is kept; start the same command again, with a smaller --memory or fewer --workers"
-        ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+            show(done + self._counter.value)
+
+    def _started(self) -> ProcessPoolExecutor:
+        if self._pool is None:
+            self._pool = ProcessPoolExecutor(
+                self._number,
+                mp_context=self._context,
+                initializer=_begin_worker,
+                initargs=(self._counter,),
+            )
+        return self._pool
+
+
+def _run_here(jobs: Sequence[Job], done: int, show: Callable[[int], object]) -> None:
+    total = [done]
+
+    def tell(num_bytes: int) -> None:
+        total[0] += num_bytes
+
+    for job in jobs:
+        job.run(tell)
+        show(total[0])
 
 
 def _begin_worker(counter: Any) -> None:

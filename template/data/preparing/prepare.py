@@ -8,7 +8,7 @@ import fcntl
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,7 +38,7 @@ from template.data.preparing.jobs import (
     write_json,
 )
 from template.data.preparing.leak import GramSketch, gram_tokens
-from template.data.preparing.pool import run_jobs
+from template.data.preparing.pool import Workers
 from template.data.preparing.progress import Progress, size
 from template.data.preparing.runs import RunFile, bucket_bounds, read_bucket
 from template.data.preparing.settings import Bounds, Choices
@@ -69,7 +69,7 @@ class Order:
     segment_pages: int
     shard_segments: int = 0
     licence: str = ""
-    bounds: Bounds = Bounds()
+    bounds: Bounds = field(default_factory=Bounds)
     workers: int = 1
 
 
@@ -88,8 +88,8 @@ def prepare(order: Order, say: Say) -> Prepared:
     inputs, StateError if the disk refuses.
     """
     _check_out(order.out)
-    with _locked(order.out / WORK) as work:
-        return _Preparation(order, work, say).run()
+    with _locked(order.out / WORK) as work, Workers(order.workers) as workers:
+        return _Preparation(order, work, workers, say).run()
 
 
 def _check_out(out: Path) -> None:
@@ -118,8 +118,11 @@ def _locked(work: Path) -> Iterator[Path]:
 class _Preparation:
     """One run over the phases; every phase finds on disk what an earlier run has done."""
 
-    def __init__(self, order: Order, work: Path, say: Say) -> None:
-        self._order, self._work, self._say = order, work, say
+    def __init__(self, order: Order, work: Path, workers: Workers, say: Say) -> None:
+        self._order, self._work, self._workers, self._say = order, work, workers, say
+        # Judged before hours of reading: a tokenizer's file, and sizes that no manifest may have.
+        self._chosen = choose_tokenizer(order.tokenizer)
+        _layout(order, order.tokenizer.train_vocab_size or self._chosen.entry.vocab_size)
         self._progress = Progress(say)
 
     def run(self) -> Prepared:
@@ -157,14 +160,20 @@ class _Preparation:
         return Prepared(manifest=manifest, card=card)
 
     def _plan(self) -> list[Source]:
-        """The sources. ConfigError if an unfinished preparation had other ones or other settings."""
+        """The sources. ConfigError if an unfinished preparation had others, or other settings."""
         sources, left_out = find_sources(self._order.inputs)
         if left_out:
             self._say(f"left out, for their names: {len(left_out)} files, {left_out[0]} the first")
         self._say(
             f"input: {len(sources):,} sources, {size(sum(each.num_bytes for each in sources))}"
         )
-        path, settings = self._work / "plan.json", _settings(self._order)
+        path, bounds = self._work / "plan.json", self._order.bounds
+        # The bounds decide no byte of the result, but which file holds what until then.
+        settings = {
+            **_settings(self._order),
+            "tokenizer_sha256": self._chosen.entry.sha256,
+            "memory": [bounds.run_bytes, bounds.bucket_bytes, bounds.part_bytes],
+        }
         if not path.is_file():
             found = [asdict(source) for source in sources]
             write_json(path, {"settings": settings, "sources": found})
@@ -191,7 +200,8 @@ class _Preparation:
             )
 
     def _hash(self, sources: Sequence[Source]) -> list[str]:
-        jobs, first = [], 0
+        jobs: list[HashJob] = []
+        first = 0
         while first < len(sources):
             last, num_bytes = first, 0
             while last < len(sources) and num_bytes < self._order.bounds.part_bytes:
@@ -247,10 +257,9 @@ class _Preparation:
         if choice.train_vocab_size:
             name = f"bpe-{choice.train_vocab_size}"
             return FastTokenizer(path.read_bytes(), name, END_OF_DOCUMENT)
-        found = choose_tokenizer(choice)
-        if found.file:
-            _write_whole(path, found.file)
-        return found
+        if self._chosen.file:
+            _write_whole(path, self._chosen.file)
+        return self._chosen
 
     def _training_texts(
         self, files: tuple[RunFile, ...], num_buckets: int, limit_bytes: int
@@ -292,8 +301,8 @@ class _Preparation:
         sample = self._work / "sample"
         if not sample.is_file():
             sketch = GramSketch(size_of_gram)
-            for job in encodes:
-                sketch.add_hashes(np.fromfile(job.stem.with_suffix(".grams"), "<u8"))
+            for encode in encodes:
+                sketch.add_hashes(np.fromfile(encode.stem.with_suffix(".grams"), "<u8"))
             _write_whole(sample, sketch.hashes.tobytes())
         jobs = [
             LeakJob(
@@ -334,9 +343,7 @@ class _Preparation:
             jobs[side] = self._shard_jobs(side, files, layout, tokenizer.entry.vocab_size)
         self._run("write shards", [*jobs["train"], *jobs["held_out"]])
         shards = {
-            side: [
-                Shard(**shard) for job in each for shard in read_json(job.done)["shards"]
-            ]
+            side: [Shard(**shard) for job in each for shard in read_json(job.done)["shards"]]
             for side, each in jobs.items()
         }
         manifest = write_manifest(
@@ -393,7 +400,7 @@ class _Preparation:
             with disk_faults(folder):
                 folder.mkdir(parents=True, exist_ok=True)
         self._progress.begin(name, sum(job.num_bytes for job in jobs))
-        run_jobs(jobs, self._order.workers, self._progress.show)
+        self._workers.run(jobs, self._progress.show)
         self._progress.end()
 
     def _path(self, phase: str, number: int) -> Path:
@@ -410,7 +417,10 @@ class _Preparation:
 def _totals(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     names = ("documents", "bytes", "empty", "bad")
     examples = [example for result in results for example in result["examples"]]
-    return {**{name: sum(each[name] for each in results) for name in names}, "examples": examples[:10]}
+    return {
+        **{name: sum(each[name] for each in results) for name in names},
+        "examples": examples[:10],
+    }
 
 
 def _sides(encodes: Sequence[EncodeJob], in_shards: dict[str, int]) -> dict[str, Any]:
@@ -440,7 +450,6 @@ def _settings(order: Order) -> dict[str, Any]:
         "page_tokens": order.page_tokens,
         "segment_pages": order.segment_pages,
         "shard_segments": order.shard_segments,
-        "memory_bytes": order.bounds.run_bytes + 2 * order.bounds.bucket_bytes,
     }
 
 

@@ -43,7 +43,7 @@ _ROWS: Final = 256
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reading:
-    """What every reader needs. `sources`: by number; `read_bytes` is told how much of the input has been read."""
+    """What every reader needs. `sources`: by number; `read_bytes` is told what has been read."""
 
     sources: Mapping[int, Source]
     field: str
@@ -120,7 +120,7 @@ def _read_packed(reading: Reading, number: int, _part: Part) -> Read:
 
 @dataclass(frozen=True, slots=True)
 class _Span:
-    """Lines that begin in [start, end), to the file's end for None; `lines_before` is asked late."""
+    """Lines that begin in [start, end), None for the end; `lines_before` is asked late."""
 
     start: int
     end: int | None
@@ -313,6 +313,9 @@ class _Counted:
         data = self._file.read(size)
         self._read_bytes(len(data))
         return data
+
+    def seek(self, place: int) -> int:
+        return self._file.seek(place)
 
 
 class _Unpacked(RawIOBase):

@@ -1,4 +1,4 @@
-"""Runs: documents sorted by key on disk, written in bounded memory and read a range of keys at once.
+"""Runs: documents sorted by key on disk, written in bounded memory, read a range at once.
 
 A part of the sources leaves one or more runs in a pair of files, `.text` with the texts and `.rows`
 with a row for each. Within a run texts and rows lie in the order of the keys, so a range of keys is

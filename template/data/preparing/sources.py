@@ -26,7 +26,7 @@ WORKS: Final = "works"
 HUB_PREFIX: Final = "hf:"
 DEFAULT_SPLIT: Final = "train"
 _SUFFIXES: Final = {
-    **{suffix: TEXT for suffix in (".txt", ".text", ".md")},
+    **dict.fromkeys((".txt", ".text", ".md"), TEXT),
     **{
         f".{name}{packed}": kind
         for name in ("jsonl", "ndjson", "json")
