@@ -236,6 +236,16 @@ class DatasetFolder:
                 )
         return data
 
+    def shard_range(self, shard: Shard, start: int, length: int) -> bytes:
+        """Bytes [start, start + length) of a shard, unverified."""
+        path = shard_path(self.folder, shard)
+        try:
+            with path.open("rb") as file:
+                file.seek(start)
+                return file.read(length)
+        except OSError as error:
+            raise _unreadable(path, error) from error
+
 
 def open_folder(folder: Path) -> DatasetFolder:
     """A prepared folder. ConfigError, with the remedy, unless everything named is there.

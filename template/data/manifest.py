@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from template.errors import ObjectError
 from template.protocol.spec.constraints import MAX_NAME_CHARS
-from template.protocol.spec.training import MAX_PAGE_TOKENS
+from template.protocol.spec.training import MAX_PAGE_TOKENS, MAX_SEGMENT_PAGES
 from template.protocol.strangers import parse_json, shown
 
 VERSION = 2
@@ -32,7 +32,6 @@ MAX_VOCAB_SIZE = 2**32
 MAX_TOKENIZER_BYTES = 64 * 2**20
 """The longest `tokenizer.json` known, with 262,144 words, has 33 MB."""
 
-MAX_SEGMENT_PAGES = 2**16
 MAX_SEGMENT_BYTES = 64 * 2**20
 """The most memory that one fetched segment may need."""
 MAX_SHARD_SEGMENTS = 2**16
