@@ -86,6 +86,7 @@ def prepare_config(args: argparse.Namespace) -> PrepareConfig:
 def add_data_flags(parser: Parser) -> None:
     """The subcommand `prepare` with its flags."""
     parser.description = "The data of a run."
+    parser.epilog = _DATA_EPILOG.format(command=parser.command_line, statuses=statuses_text())
     commands = parser.add_subparsers(dest="data_command", required=True, metavar="COMMAND")
     text = "make a dataset of shards from texts, JSON lines, Parquet or a `datasets` dataset"
     prepare = commands.add_parser("prepare", help=text)
@@ -210,4 +211,11 @@ examples:
 
 exit status:
 {statuses}
+"""
+
+_DATA_EPILOG = """\
+exit status:
+{statuses}
+
+`{command} prepare --help` says more.
 """

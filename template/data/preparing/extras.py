@@ -1,17 +1,28 @@
 """The libraries that only some inputs need: imported when such an input comes, never before."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from template.errors import ConfigError
 
 
-def load_parquet(path: str) -> Any:
-    """`pyarrow.parquet`. ConfigError with the remedy if it is not installed."""
+@contextmanager
+def open_parquet(path: str) -> Iterator[Any]:
+    """A `pyarrow.parquet.ParquetFile`. ConfigError if the file is damaged, also when read later,
+    or if `pyarrow` is not installed.
+    """
     try:
         import pyarrow.parquet
     except ImportError as error:
         raise ConfigError(_missing(path, "Parquet", "pyarrow", "data")) from error
-    return pyarrow.parquet
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            yield file
+    except ValueError as error:  # pyarrow's ArrowInvalid is one
+        raise ConfigError(
+            f"input {path}: is no whole Parquet file ({error}); fetch it again"
+        ) from error
 
 
 def load_zstandard(path: str) -> Any:

@@ -16,7 +16,7 @@ from typing import IO, Any, Final
 
 from template.data.corpus import load_corpus
 from template.data.preparing.documents import BadDocument, Document
-from template.data.preparing.extras import load_parquet, load_zstandard
+from template.data.preparing.extras import load_zstandard, open_parquet
 from template.data.preparing.settings import MAX_DOCUMENT_BYTES
 from template.data.preparing.sources import (
     GZIP,
@@ -218,23 +218,18 @@ def _too_long(reading: Reading) -> str:
 
 def _read_parquet(reading: Reading, number: int, part: Part) -> Read:
     path = reading.sources[number].path
-    parquet = load_parquet(path)
-    try:
-        with parquet.ParquetFile(path) as file:
-            _require_column(path, file.schema_arrow.names, reading.field)
-            groups = range(part.start, part.end)
-            place = sum(file.metadata.row_group(group).num_rows for group in range(part.start))
-            rows = sum(file.metadata.row_group(group).num_rows for group in groups)
-            batches = file.iter_batches(
-                batch_size=_ROWS,
-                row_groups=list(groups),
-                columns=[reading.field],
-                use_threads=False,
-            )
-            values = (batch.column(0) for batch in batches)
-            yield from _read_columns(reading, number, part, _Rows(place, rows, values))
-    except ValueError as error:  # pyarrow's ArrowInvalid is one
-        raise ConfigError(f"input {path}: is no whole Parquet file ({error})") from error
+    with open_parquet(path) as file:
+        _require_column(path, file.schema_arrow.names, reading.field)
+        sizes = [file.metadata.row_group(group).num_rows for group in range(part.end)]
+        batches = file.iter_batches(
+            batch_size=_ROWS,
+            row_groups=list(range(part.start, part.end)),
+            columns=[reading.field],
+            use_threads=False,
+        )
+        values = (batch.column(0) for batch in batches)
+        rows = _Rows(sum(sizes[: part.start]), sum(sizes[part.start :]), values)
+        yield from _read_columns(reading, number, part, rows)
 
 
 def _read_hub(reading: Reading, number: int, part: Part) -> Read:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from template.data.corpus import SDIST_SHA256
-from template.data.preparing.extras import load_datasets, load_parquet
+from template.data.preparing.extras import load_datasets, open_parquet
 from template.errors import ConfigError
 from template.files import reason, remedy
 
@@ -231,7 +231,7 @@ def _last_text(sources: Sequence[Source], first: int, part_bytes: int) -> int:
 
 def _cut_rows(source: Source, number: int, part_bytes: int) -> Iterator[Part]:
     if source.kind == PARQUET:
-        with load_parquet(source.path).ParquetFile(source.path) as file:
+        with open_parquet(source.path) as file:
             total = file.num_row_groups
         step = max(1, total * part_bytes // max(1, source.num_bytes))
     else:
