@@ -49,7 +49,6 @@ from template.errors import ConfigError
 
 WORK: Final = ".unfinished"
 _ENDED: Final = ".ended"
-MIN_BUCKETS: Final = 16
 MAX_PARTS: Final = 1_024
 MAX_PART_BYTES: Final = 2**30
 SHARD_TOKENS: Final = 2**28
@@ -132,7 +131,8 @@ class _Preparation:
         files = tuple(run_file(job.stem, read_json(job.done)) for job in reads)
         counts = _totals([read_json(job.done) for job in reads])
         self._say_counts(counts)
-        num_buckets = max(MIN_BUCKETS, -(-counts["bytes"] // self._order.bounds.bucket_bytes))
+        bounds = self._order.bounds
+        num_buckets = max(bounds.min_buckets, -(-counts["bytes"] // bounds.bucket_bytes))
         tokenizer = self._tokenizer(files, num_buckets)
         encodes = self._encode(files, tokenizer, num_buckets, counts["bytes"])
         leak = self._leak(encodes, tokenizer)
@@ -172,7 +172,7 @@ class _Preparation:
         settings = {
             **_settings(self._order),
             "tokenizer_sha256": self._chosen.entry.sha256,
-            "memory": [bounds.run_bytes, bounds.bucket_bytes, bounds.part_bytes],
+            "memory": list(asdict(bounds).values()),
         }
         if not path.is_file():
             found = [asdict(source) for source in sources]

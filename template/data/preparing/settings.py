@@ -28,9 +28,13 @@ class Choices:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bounds:
-    """Memory of a worker: text that it gathers before writing a run, and text of a bucket."""
+    """Memory of a worker: text that it gathers before writing a run, and text of a bucket.
+
+    `min_buckets`: enough for all workers, however small the input.
+    """
 
     run_bytes: int = 128 * MIB
     bucket_bytes: int = 64 * MIB
     part_bytes: int = 64 * MIB
     max_document_bytes: int = MAX_DOCUMENT_BYTES
+    min_buckets: int = 16
