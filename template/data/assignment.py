@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from template.data.manifest import MAX_PAGES
+from template.data.manifest import MAX_SEGMENTS
 from template.protocol.hashing import labelled_hash, uint_bytes
 from template.protocol.spec.training import MAX_SEGMENT_PAGES
 
@@ -45,7 +45,7 @@ fewer, a crowd of hotkeys could leave so few that a miner trains on the test.
 class Paging:
     """The pages of a dataset: page `p` is in segment `p // segment_pages`.
 
-    ValueError unless there are 1 to 2**32 pages.
+    ValueError unless there are 1 to 2**32 segments of 1 to 2**16 pages.
     """
 
     num_segments: int
@@ -54,8 +54,8 @@ class Paging:
     def __post_init__(self) -> None:
         if not 1 <= self.segment_pages <= MAX_SEGMENT_PAGES:
             raise ValueError(f"segment_pages is {self.segment_pages}, not in [1, 2**16]")
-        if not 1 <= self.num_pages <= MAX_PAGES:
-            raise ValueError(f"num_pages is {self.num_pages}, must be in [1, {MAX_PAGES}]")
+        if not 1 <= self.num_segments <= MAX_SEGMENTS:
+            raise ValueError(f"num_segments is {self.num_segments}, not in [1, {MAX_SEGMENTS}]")
 
     @property
     def num_pages(self) -> int:

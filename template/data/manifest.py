@@ -37,7 +37,7 @@ MAX_SEGMENT_BYTES = 64 * 2**20
 MAX_SHARD_SEGMENTS = 2**16
 MAX_SHARD_BYTES = 2**32
 """Under the 4.995 GiB of a single put on R2."""
-MAX_PAGES = 2**32
+MAX_SEGMENTS = 2**32
 """The bias of `word mod num_segments` stays below 2**-32 up to here."""
 
 MAX_MANIFEST_BYTES = 16 * 2**20
@@ -251,8 +251,10 @@ def _check_sizes(manifest: Manifest) -> None:
             f"manifest.shards: a shard has {longest * manifest.segment_bytes} bytes, more than "
             f"{MAX_SHARD_BYTES}"
         )
-    if manifest.num_pages > MAX_PAGES:
-        raise ObjectError(f"manifest.shards: {manifest.num_pages} pages, more than {MAX_PAGES}")
+    if manifest.num_segments > MAX_SEGMENTS:
+        raise ObjectError(
+            f"manifest.shards: {manifest.num_segments} segments, more than {MAX_SEGMENTS}"
+        )
 
 
 def _refuse_repeats(manifest: Manifest) -> None:

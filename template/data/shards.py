@@ -77,7 +77,7 @@ def build_dataset(
     layout = Layout(
         page_tokens=page_tokens,
         segment_pages=segment_pages,
-        shard_segments=max(1, shard_tokens // (page_tokens * segment_pages)),
+        shard_segments=max(1, shard_tokens // max(1, page_tokens * segment_pages)),
         token_bytes=token_bytes_of(tokenizer.entry.vocab_size),
     )
     train = _shuffled_pages(corpus.train, tokenizer, layout, "training")

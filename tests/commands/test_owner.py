@@ -19,8 +19,9 @@ from template.commands.plan import (
 )
 from template.data.manifest import parse_manifest
 from template.data.pages import PageReader
+from template.data.source import LocalSource
 from template.errors import ConfigError, Unavailable
-from template.protocol.keys import blob_key
+from template.protocol.keys import blob_key, shard_key
 from template.protocol.spec import parse_spec, spec_to_toml
 from template.store.memory import MemoryStore
 from template.sync.dataset import check_manifest
@@ -112,9 +113,12 @@ def test_every_blob_lies_under_its_hash_and_the_spec_names_them_all() -> None:
     )
     manifest = parse_manifest(bucket.get(blob_key(manifest_digest), max_bytes=2**20))
     shards = {bytes.fromhex(s.sha256) for s in (*manifest.shards, manifest.held_out)}
-    assert set(run.blobs) == {manifest_digest, theta0_digest} | shards
-    assert bucket.list("") == sorted(blob_key(digest) for digest in run.blobs)
-    for digest in run.blobs:
+    assert set(run.blobs) == {manifest_digest, theta0_digest}
+    blobs = [*run.blobs, *shards]
+    assert bucket.list("") == sorted([*map(blob_key, blobs), *map(shard_key, shards)])
+    sizes = [bucket.size(key) for key in bucket.list("")]
+    assert run.num_bytes == sum(sizes)
+    for digest in blobs:
         data = bucket.get(blob_key(digest), max_bytes=2**24)
         assert hashlib.sha256(data).digest() == digest
     params = parse_params(run.blobs[theta0_digest], run.spec)
@@ -155,7 +159,9 @@ def test_a_wrong_key_is_named() -> None:
 def test_the_text_bears_as_many_hotkeys_as_leave_half_of_it() -> None:
     plan, corpus = small_plan(), synthetic_corpus(20_000)
     num_pages = parse_manifest(_manifest_of(_prepare())).num_pages
-    bears = num_pages // 2 // (plan["training"]["inner_steps"] * plan["training"]["batch_pages"])
+    size = plan["data"]["segment_pages"]
+    pages = plan["training"]["inner_steps"] * plan["training"]["batch_pages"]
+    bears = num_pages // size // 2 // -(-pages // size)
     choices = RunChoices(owner_hotkey=hotkey_of("owner"), start_block=99)
     assert prepare_run(plan, corpus, replace(choices, max_hotkeys=bears)).spec
     named = rf"training\.inner_steps.*{bears + 1} hotkeys.*{num_pages} pages.*larger text"
@@ -200,7 +206,7 @@ def test_an_upload_that_broke_off_goes_on_where_it_was() -> None:
     assert len(bucket.list("")) == len(said) == 2
     bucket.num_left = 100
     sent_bytes = upload_missing(run, bucket, bucket.reader(), said.append)
-    sizes = [len(data) for data in run.blobs.values()]
+    sizes = [len(data) for _, data in run.objects()]
     assert sent_bytes == sum(sizes[2:]) > 0
     assert bucket.num_left == 100 - len(sizes[2:])
     assert sum("there already" in line for line in said) == 2
@@ -231,9 +237,7 @@ def test_a_warm_start_lowers_the_loss_of_theta_0_and_repeats() -> None:
         scorer = Scorer(run.spec, "cpu")
         scorer.load(params)
         manifest = parse_manifest(run.blobs[bytes.fromhex(run.spec.data.manifest_digest)])
-        pages = PageReader(
-            manifest, lambda digest, _: cold.blobs[bytes.fromhex(digest)], None, 1
-        ).pages(range(100))
+        pages = PageReader(manifest, LocalSource(cold.dataset)).pages(range(100))
         losses.append(scorer.losses(pages).mean())
     assert losses[1] < losses[0] - 0.3
     assert said[0].endswith("step 0 of 40")

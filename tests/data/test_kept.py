@@ -1,6 +1,7 @@
 """Files by digest: a read returns the written bytes or None."""
 
 import hashlib
+import os
 import resource
 from pathlib import Path
 
@@ -82,3 +83,46 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(tmp_path.iterdir()) == []
+
+
+def _digests(count: int, size: int) -> list[tuple[bytes, bytes]]:
+    made = [bytes([n % 256, n // 256]) * (size // 2) for n in range(count)]
+    return [(hashlib.sha256(data).digest(), data) for data in made]
+
+
+def test_a_bounded_folder_loses_what_was_used_longest_ago(tmp_path: Path) -> None:
+    kept, files = KeptFiles(tmp_path, ".part", max_bytes=1_000), _digests(30, 100)
+    for age, (digest, data) in enumerate(files[:10]):
+        kept.put(digest, data)
+        path = tmp_path / f"{digest.hex()}.part"
+        os.utime(path, ns=(age, age))
+    assert kept.get(files[0][0], 100) == files[0][1], "used now: no longer the oldest"
+    kept.put(*files[10])
+    assert kept.has(files[0][0], 100)
+    assert not kept.has(files[1][0], 100)
+    for digest, data in files[11:]:
+        kept.put(digest, data)
+        assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 1_000
+    assert kept.get(*(files[-1][0], 100)) == files[-1][1]
+
+
+def test_two_processes_share_one_bound_and_other_suffixes_do_not_count(tmp_path: Path) -> None:
+    one, two = (KeptFiles(tmp_path, ".part", max_bytes=1_000) for _ in range(2))
+    KeptFiles(tmp_path, ".other").put(DIGEST, DATA)
+    for number, (digest, data) in enumerate(_digests(60, 100)):
+        (one, two)[number % 2].put(digest, data)
+    assert sum(path.stat().st_size for path in tmp_path.glob("*.part")) <= 2_000
+    assert KeptFiles(tmp_path, ".other").has(DIGEST, len(DATA))
+    # A bound below one file keeps nothing for long, and loses nothing that the caller holds.
+    tiny = KeptFiles(tmp_path / "tiny", ".part", max_bytes=10)
+    for digest, data in _digests(3, 100):
+        tiny.put(digest, data)
+    assert sum(1 for _ in (tmp_path / "tiny").iterdir()) <= 1
+
+
+def test_has_looks_at_length_alone(tmp_path: Path) -> None:
+    kept = KeptFiles(tmp_path, ".part")
+    assert not kept.has(DIGEST, len(DATA))
+    kept.put(DIGEST, DATA)
+    assert kept.has(DIGEST, len(DATA))
+    assert not kept.has(DIGEST, len(DATA) + 1)

@@ -16,6 +16,7 @@ from evaluation.verdict_log import LogError, decode_log, encode_log
 from evaluation.verify import verify_logs
 from simulation.world import hotkey_of
 from template.data.manifest import Manifest, Shard, manifest_bytes, parse_manifest
+from template.data.tokenizer import load_tokenizer
 from template.errors import ConfigError, ObjectError, RecordError
 from template.protocol.lineage import LineageStep, encode_lineage, parse_lineage
 from template.protocol.record import (
@@ -77,13 +78,18 @@ def _record() -> Kind:
 
 
 def _manifest() -> Kind:
-    shards = tuple(Shard(sha256=f"{n:064x}", num_tokens=64 * n) for n in range(1, 6))
+    shards = tuple(Shard(sha256=f"{n:064x}", num_segments=n) for n in range(1, 6))
     manifest = Manifest(
-        tokenizer="byte", vocab_size=256, page_tokens=64, shards=shards[1:], held_out=shards[0]
+        tokenizer=load_tokenizer("byte").entry,
+        token_bytes=2,
+        page_tokens=64,
+        segment_pages=8,
+        shards=shards[1:],
+        held_out=shards[0],
     )
     return Kind(
         valid=manifest_bytes(manifest),
-        other=manifest_bytes(replace(manifest, vocab_size=512)),
+        other=manifest_bytes(replace(manifest, segment_pages=16)),
         read=parse_manifest,
         error=ObjectError,
     )

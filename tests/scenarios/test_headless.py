@@ -74,7 +74,7 @@ class Measured(MemoryStore):
 
     def put(self, key: str, data: bytes) -> None:
         super().put(key, data)
-        kind = key.split("/")[0 if key.startswith("blob/") else 1]
+        kind = key.split("/")[0 if key.startswith(("blob/", "shard/")) else 1]
         held = [k for k in self.list("") if kind in k.split("/")[:2]]
         self.peaks[kind] = max(self.peaks.get(kind, 0), sum(self.size(k) for k in held))
 
@@ -158,6 +158,7 @@ def test_what_a_bucket_ever_held_is_what_is_stated(story) -> None:
     world, nodes, manifest_data = story
     spec, manifest = world.spec, parse_manifest(manifest_data)
     stated = validator_storage(spec, manifest)
+    assert stated == validator_storage(spec, manifest, hotkey_of("val-a"))
     named = sorted(len(uids) for uids in accepted(nodes["val-a"]).values())
     one = payload_bytes(spec)
     for name in ("val-a", "val-b"):
@@ -165,7 +166,8 @@ def test_what_a_bucket_ever_held_is_what_is_stated(story) -> None:
         assert peaks["payload"] <= payload_windows(spec) * named[-1] * one
         assert peaks["payload"] >= (payload_windows(spec) - 1) * named[0] * one
         assert peaks["payload"] <= stated.payload_bytes
-        assert peaks["blob"] + peaks["checkpoint"] <= stated.checkpoint_bytes + stated.dataset_bytes
+        held = peaks["blob"] + peaks["shard"] + peaks["checkpoint"]
+        assert held <= stated.checkpoint_bytes + stated.dataset_bytes
     for name in ("m0", "m1"):
         peak = world.buckets[hotkey_of(name)].peaks["payload"]
         assert payload_windows(spec) * one <= peak <= miner_storage(spec).payload_bytes
@@ -179,7 +181,8 @@ def test_what_a_bucket_ever_held_is_what_is_stated(story) -> None:
     slack = checkpoint_limit_bytes(spec) - whole
     assert slack >= 0
     assert tensors <= checkpoint_limit_bytes(spec) - slack
-    shards = sum(s.num_bytes for s in (*manifest.shards, manifest.held_out))
+    every = (*manifest.shards, manifest.held_out)
+    shards = sum(manifest.shard_bytes(s) + s.list_bytes for s in every)
     assert stated.dataset_bytes == shards + len(manifest_data) + theta0_bytes(spec)
     assert stated.total_bytes == (
         stated.payload_bytes + stated.checkpoint_bytes + stated.dataset_bytes
@@ -237,4 +240,4 @@ def test_a_bucket_that_takes_no_checkpoint_costs_no_vote(tmp_path) -> None:
     alone = world.context(hotkey_of("m1"), tmp_path / "alone")
     for name in ("owner", "val-b"):
         world.buckets[hotkey_of(name)] = MemoryStore()
-    assert open_pages(alone, Peers(alone)).held_out().size
+    assert open_pages(alone, Peers(alone)).held_out_pages([0]).size

@@ -5,18 +5,19 @@ import pytest
 
 from evaluation.work import HELD_OUT
 from template.data.corpus import Corpus, Document
-from template.data.pages import PageReader
-from template.data.shards import build_dataset
+from template.data.pages import CacheLimits, PageReader
+from template.data.shards import Dataset, build_dataset
+from template.data.source import LocalSource
 from template.data.tokenizer import load_tokenizer
-from template.errors import NotFound, Unavailable
+from template.errors import Unavailable
 from template.scoring.measure import Measurer
 from template.scoring.pool import Pool
 
-PAGES_PER_SHARD = 10
+PAGES_PER_SHARD, SEGMENT_PAGES = 10, 5
 
 
 @pytest.fixture
-def blobs_and_reader(spec):
+def dataset(spec) -> Dataset:
     page_tokens = spec.data.page_tokens
     text = bytes(np.random.default_rng(3).integers(97, 123, 4 * PAGES_PER_SHARD * page_tokens))
     held_out = bytes(range(97, 123)) * 64 * page_tokens
@@ -24,28 +25,32 @@ def blobs_and_reader(spec):
         train=(Document(name="a", work="a", text=text),),
         held_out=(Document(name="b", work="b", text=held_out),),
     )
-    shard_tokens = PAGES_PER_SHARD * page_tokens
-    dataset = build_dataset(
-        corpus, load_tokenizer("byte"), page_tokens=page_tokens, shard_tokens=shard_tokens
+    return build_dataset(
+        corpus,
+        load_tokenizer("byte"),
+        page_tokens=page_tokens,
+        segment_pages=SEGMENT_PAGES,
+        shard_tokens=PAGES_PER_SHARD * page_tokens,
     )
-    blobs = dict(dataset.blobs)
-
-    def fetch(sha256: str, _num_bytes: int) -> bytes:
-        if sha256 not in blobs:
-            raise NotFound(f"shard {sha256} is in no bucket")
-        return blobs[sha256]
-
-    return blobs, dataset.manifest, PageReader(dataset.manifest, fetch, None, 1)
 
 
-def test_pages_of_a_lost_shard_are_left_out_with_their_owners(spec, blobs_and_reader) -> None:
-    blobs, manifest, reader = blobs_and_reader
+@pytest.fixture
+def shards_and_reader(dataset: Dataset):
+    """The shards served, by SHA-256; a reader without memory."""
+    reader = PageReader(
+        dataset.manifest, LocalSource(dataset), None, CacheLimits(memory_bytes=1, disk_bytes=1)
+    )
+    return dataset.shards, dataset.manifest, reader
+
+
+def test_pages_of_a_lost_shard_are_left_out_with_their_owners(spec, shards_and_reader) -> None:
+    shards, manifest, reader = shards_and_reader
     measurer = Measurer(spec, "cpu", reader)
     ids_S = np.array([0, 11, 22, 33, 5, 15, 25])
     owners_S = np.array([HELD_OUT, HELD_OUT, HELD_OUT, HELD_OUT, 7, 7, 9])
     pool = Pool(ids_S=ids_S, owners_S=owners_S)
     assert measurer.leave_out_missing(pool) is pool
-    del blobs[manifest.shards[1].sha256]
+    del shards[manifest.shards[1].sha256]
     kept = measurer.leave_out_missing(pool)
     assert kept.ids_S.tolist() == [0, 22, 33, 5, 25]
     assert kept.owners_S.tolist() == [HELD_OUT, HELD_OUT, HELD_OUT, 7, 9]
@@ -53,12 +58,12 @@ def test_pages_of_a_lost_shard_are_left_out_with_their_owners(spec, blobs_and_re
 
 @pytest.mark.parametrize(("num_lost", "is_enough"), [(2, True), (3, False)])
 def test_with_fewer_than_two_held_out_pages_nothing_is_measured(
-    num_lost: int, is_enough: bool, spec, blobs_and_reader
+    num_lost: int, is_enough: bool, spec, shards_and_reader
 ) -> None:
-    blobs, manifest, reader = blobs_and_reader
+    shards, manifest, reader = shards_and_reader
     measurer = Measurer(spec, "cpu", reader)
     for shard in manifest.shards[:num_lost]:
-        del blobs[shard.sha256]
+        del shards[shard.sha256]
     pool = Pool(ids_S=np.array([0, 11, 22, 33]), owners_S=np.full(4, HELD_OUT))
     if is_enough:
         assert measurer.leave_out_missing(pool).ids_S.tolist() == [22, 33]

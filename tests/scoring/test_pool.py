@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evaluation.work import HELD_OUT
+from template.data.assignment import Paging
 from template.protocol.payload import PayloadHeader
 from template.protocol.root import Member
 from template.protocol.schedule import Schedule
@@ -17,7 +18,7 @@ from template.scoring.pool import PoolDrawer
 from template.scoring.rules import claims_of_each
 from tests.support.scoring import SPEC_FILE
 
-NUM_PAGES = 20_000
+NUM_PAGES, SEGMENT_PAGES = 20_000, 4
 SCHEDULE = Schedule(start_block=100, blocks_per_window=20, upload_blocks=4, vote_margin_blocks=3)
 SPEC = parse_spec(SPEC_FILE.read_text(encoding="ascii"))
 
@@ -28,7 +29,10 @@ def hash_of_block(salt: int):
 
 def make_drawer(salt: int = 0, spec: RunSpec = SPEC, num_pages: int = NUM_PAGES) -> PoolDrawer:
     return PoolDrawer(
-        spec=spec, schedule=SCHEDULE, block_hash=hash_of_block(salt), num_pages=num_pages
+        spec=spec,
+        schedule=SCHEDULE,
+        block_hash=hash_of_block(salt),
+        paging=Paging(num_segments=num_pages // SEGMENT_PAGES, segment_pages=SEGMENT_PAGES),
     )
 
 
@@ -90,7 +94,7 @@ def test_a_hotkey_bars_the_pages_up_to_its_last_payload_alone() -> None:
     assert drawer.draw_held_out(window, {hotkey: too_long_ago}).tolist() == empty.tolist()
 
 
-@pytest.mark.parametrize("num_pages", [64, 65, 500, 20_000, 200_000])
+@pytest.mark.parametrize("num_pages", [64, 68, 500, 20_000, 200_000])
 def test_a_crowd_of_hotkeys_leaves_a_draw_from_half_of_the_text(num_pages: int) -> None:
     drawer, crowd = make_drawer(num_pages=num_pages), all_committed(256, 20)
     held_out = drawer.draw_held_out(20, crowd)

@@ -203,10 +203,8 @@ def test_theta_0_and_the_dataset_come_from_validators_when_the_mirrors_are_empty
     told: dict[str, bytes] = {}
     pages = open_pages(context, Peers(context), told.__setitem__)
     assert pages.page(0).shape == (world.spec.data.page_tokens,)
-    assert pages.held_out().size
-    assert {bytes.fromhex(sha) for sha in told} == pages.digests | {
-        bytes.fromhex(world.spec.data.manifest_digest)
-    }
+    assert pages.held_out_pages(range(pages.num_held_out_pages)).size
+    assert set(told) == {world.spec.data.manifest_digest}
     assert Bootstrap(context, Peers(context)).published_or_first_state(1).window == 1
     for hotkey in (FIRST, SECOND):
         for key in buckets[hotkey].list("blob/"):
@@ -216,7 +214,7 @@ def test_theta_0_and_the_dataset_come_from_validators_when_the_mirrors_are_empty
 
 
 def test_a_mirror_that_answers_is_asked_before_validators(ended, context, buckets) -> None:
-    open_pages(context, Peers(context)).held_out()
+    open_pages(context, Peers(context)).held_out_pages([0])
     assert sum(buckets[OWNER].gets.values()) == 2
     assert not buckets[FIRST].gets
     assert not buckets[SECOND].gets

@@ -9,7 +9,6 @@ The rows below read what each of them left.
 
 import ctypes
 import hashlib
-import json
 import os
 import signal
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from simulation.faults import OperatorFault
-from template.protocol.keys import blob_key
+from template.protocol.keys import shard_key
 from template.protocol.record import Record, encode_record
 from template.protocol.spec import RunSpec
 from template.sync.own_checkpoint import LOCAL_FILE
@@ -171,21 +170,21 @@ def be_away_for_a_while(subnet: Subnet, relay: Relay, away: NodeProcess, disk: S
 
 
 def put_a_bad_mirror_first(subnet: Subnet, name: str) -> set[str]:
-    """The run's first mirror has other bytes under the digest of each shard, and nothing else.
+    """The run's first mirror has other bytes as each shard, and nothing else.
 
     Returns these digests.
     """
-    manifest = json.loads(subnet.run.blobs[bytes.fromhex(subnet.run.spec.data.manifest_digest)])
-    digests = {shard["sha256"] for shard in (*manifest["shards"], manifest["held_out"])}
+    shards = subnet.run.shards
     with closing(subnet.writer(name)) as bucket:
-        for digest in map(bytes.fromhex, digests):
-            bucket.put(blob_key(digest), subnet.run.blobs[digest][::-1])
+        for shard in shards:
+            data = subnet.run.dataset.shard_data(shard)
+            bucket.put(shard_key(bytes.fromhex(shard.sha256)), data[::-1])
     subnet.open_chain(name).publish(encode_record(Record(access=subnet.access(name))))
     mirrors = (subnet.hotkeys[name], *subnet.run.spec.data.mirrors)
     spec = replace(subnet.run.spec, data=replace(subnet.run.spec.data, mirrors=mirrors))
     subnet.run = replace(subnet.run, spec=spec)
     subnet.write_run(spec, subnet.folder / "run.toml")
-    return digests
+    return {shard.sha256 for shard in shards}
 
 
 def prepare(subnet: Subnet, name: str, relay: Relay | None, disk: SmallDisk) -> NodeStart:

@@ -4,7 +4,6 @@ Each row plants one fault into a start in which everything else is right, and sa
 status the neuron ends and which words an operator reads: the field, and the remedy.
 """
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import pytest
 from localnet.weed import AccessKey, new_access_key
 from simulation.faults import OperatorFault
 from template.base.preflight import claimed
-from template.protocol.keys import blob_key
+from template.protocol.keys import shard_key
 from tests.support.faults.process import Ended, assert_discreet
 from tests.support.faults.subnet import OWNER, NodeStart, Subnet
 
@@ -146,12 +145,12 @@ def state_folder_in_use(_subnet: Subnet, node: NodeStart) -> None:
 
 
 def spoiled_shard(subnet: Subnet, node: NodeStart) -> None:
-    """The only mirror has other bytes under the digest of the held-out shard."""
-    manifest = subnet.run.blobs[bytes.fromhex(subnet.run.spec.data.manifest_digest)]
-    digest = bytes.fromhex(json.loads(manifest)["held_out"]["sha256"])
-    data, bucket = subnet.run.blobs[digest], subnet.writer(OWNER)
-    bucket.put(blob_key(digest), data[::-1])
-    node.undo.append(lambda: bucket.put(blob_key(digest), data))
+    """The only mirror has other bytes as the held-out shard."""
+    shard = subnet.run.dataset.manifest.held_out
+    key = shard_key(bytes.fromhex(shard.sha256))
+    data, bucket = subnet.run.dataset.shard_data(shard), subnet.writer(OWNER)
+    bucket.put(key, data[::-1])
+    node.undo.append(lambda: bucket.put(key, data))
 
 
 def folder_for_file(name: str) -> Plant:
