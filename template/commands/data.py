@@ -25,7 +25,12 @@ def run_data(config: PrepareConfig) -> int:
         f"{len(manifest.shards):,} shards, {counts['held_out']['tokens_in_shards']:,} held out; "
         f"manifest {manifest_digest(manifest).hex()}"
     )
-    say(f"publish it with `tessera owner publish --data {config.out}` and a plan")
+    tokenizer = manifest.tokenizer
+    say(
+        f"publish it by `tessera owner publish --data {config.out}` with a plan of "
+        f'data.tokenizer = "{tokenizer.name}", data.page_tokens = {manifest.page_tokens}, data.segment_pages = '
+        f"{manifest.segment_pages}, model.vocab_size = {tokenizer.vocab_size}"
+    )
     return EXIT_ENDED
 
 
