@@ -28,8 +28,8 @@ def run_data(config: PrepareConfig) -> int:
     tokenizer = manifest.tokenizer
     say(
         f"publish it by `tessera owner publish --data {config.out}` with a plan of "
-        f'data.tokenizer = "{tokenizer.name}", data.page_tokens = {manifest.page_tokens}, data.segment_pages = '
-        f"{manifest.segment_pages}, model.vocab_size = {tokenizer.vocab_size}"
+        f'data.tokenizer = "{tokenizer.name}", data.page_tokens = {manifest.page_tokens}, '
+        f"data.segment_pages = {manifest.segment_pages}, model.vocab_size = {tokenizer.vocab_size}"
     )
     return EXIT_ENDED
 
