@@ -80,6 +80,7 @@ def _with_datasets(source: Path, tokenizer: Path, out: Path) -> None:
 
     encoder = tokenizers.Tokenizer.from_file(str(tokenizer))
     end = encoder.token_to_id(END_OF_DOCUMENT)
+    assert end is not None
 
     def encode(batch: dict[str, list[str]]) -> dict[str, list[list[int]]]:
         found = encoder.encode_batch_fast(batch["text"], add_special_tokens=False)

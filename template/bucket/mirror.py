@@ -12,7 +12,7 @@ from typing import Protocol
 
 from template.context import NodeContext
 from template.data.manifest import Manifest
-from template.errors import NodeTrouble, NotFound, StoreError
+from template.errors import NotFound, StoreError
 from template.protocol.hashing import labelled_hash, uint_bytes
 from template.protocol.keys import blob_key, shard_key
 
@@ -73,8 +73,6 @@ class ShardMirror:
             index = self._waiting[0]
             try:
                 self._copy(index)
-            except NodeTrouble:
-                raise
             except StoreError as error:
                 self._waiting.rotate(-1)
                 log.log(

@@ -286,10 +286,7 @@ class Peers:
         if every bucket lacks the blob, Unavailable if another try may help; the message names
         the first buckets and their errors. NodeTrouble at once if this node cannot ask.
         """
-
-        def read(hotkey: str) -> bytes:
-            return self._read_blob(hotkey, digest, max_bytes, exact)
-
+        read = partial(self._read_blob, digest=digest, max_bytes=max_bytes, exact=exact)
         return self._read_from_first(hotkeys, digest.hex(), read)
 
     def fetch_range(
@@ -300,10 +297,7 @@ class Peers:
         length: int,
         is_right: Callable[[bytes], bool],
     ) -> bytes:
-        """Bytes [start, start + length) under a key, for which `is_right` holds.
-
-        From the first bucket that has them; raises as `fetch_blob`.
-        """
+        """Bytes [start, start + length), for which `is_right` holds; raises as `fetch_blob`."""
 
         def read(hotkey: str) -> bytes:
             data = self.bucket(hotkey).get_range(key, start, length)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,10 @@ def is_there(pid: int) -> bool:
     return state != "Z"
 
 
+def are_gone(pids: set[int]) -> bool:
+    return not any(map(is_there, pids))
+
+
 def test_the_command_says_what_it_made_and_what_comes_next(tmp_path: Path, capsys) -> None:
     corpus, out = write_corpus(tmp_path / "corpus", 2), tmp_path / "out"
     status = run_command("data", prepare(corpus, out, "--workers", "1"), "tessera data")
@@ -168,7 +173,7 @@ def test_killed_at_any_moment_it_goes_on_and_ends_in_the_same_bytes(tmp_path: Pa
         said = running.communicate(timeout=HANG_S)[0]
         is_over = running.returncode == EXIT_ENDED or "holds a prepared dataset already" in said
         assert is_over or running.returncode == -signal.SIGKILL, said
-        wait_until(lambda workers=workers: not any(map(is_there, workers)))
+        wait_until(partial(are_gone, workers))
         assert not (out / "manifest.json").exists() or not work.exists()
     assert num_killed >= 4
     last = start(prepare(corpus, out, *flags, "--workers", "2"))

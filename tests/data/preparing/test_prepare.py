@@ -15,7 +15,7 @@ import pytest
 
 from template.data.folder import open_folder
 from template.data.preparing.bpe import train_bpe
-from template.data.preparing.documents import Document, pieces_of
+from template.data.preparing.documents import Document, Piece, pieces_of
 from template.data.preparing.prepare import WORK, Order, Prepared, prepare
 from template.data.preparing.settings import Bounds, Choices
 from template.data.preparing.vocabulary import TokenizerChoice
@@ -88,7 +88,8 @@ def tokens_of(out: Path) -> tuple[Tokenizer, dict[str, list[int]]]:
 
 def naive(source: Path, choices: Choices, tokenizer: Tokenizer) -> dict[str, list[int]]:
     """The same dataset, made in memory from the file's lines."""
-    pieces, place = [], 0
+    pieces: list[Piece] = []
+    place = 0
     for line in source.read_bytes().splitlines(keepends=True):
         text = json.loads(line)["text"].encode()
         pieces += pieces_of(Document(source=0, place=place, text=text), choices)
