@@ -29,6 +29,10 @@ REQUIRES = [
 ]
 
 EXTRAS = {
+    # What `tessera data prepare` reads Parquet and zstd with; text, JSON lines and gzip need none.
+    "data": ["pyarrow>=22,<27", "zstandard>=0.23,<1"],
+    # Folders of `datasets` and names on the hub, for `tessera data prepare`.
+    "hub": ["datasets>=4.4,<6"],
     "wandb": ["wandb>=0.31,<1"],
     # What benchmarks draw with; the localnet's own needs are in localnet/pyproject.toml.
     "benchmarks": ["matplotlib>=3.11,<4"],

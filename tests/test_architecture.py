@@ -108,7 +108,12 @@ ONLY_IN = {
     "wandb": ("template.metrics",),
     "openskill": ("evaluation",),
     "accelerate": ("template.training", "template.commands", "benchmarks"),
-    "tokenizers": ("template.data.tokenizer", "template.commands", "benchmarks"),
+    "tokenizers": (
+        "template.data.tokenizer",
+        "template.data.preparing",
+        "template.commands",
+        "benchmarks",
+    ),
     "transformers": ("template.training", "template.commands", "benchmarks"),
     "Crypto": ("localnet",),
     "cryptography": ("localnet",),

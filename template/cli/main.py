@@ -22,6 +22,7 @@ from template.cli.audit_flags import (
 )
 from template.cli.bucket_flags import add_bucket_flags
 from template.cli.completion import add_completion_flag
+from template.cli.data_flags import add_data_flags, prepare_config
 from template.cli.neuron_flags import add_miner_flags, add_validator_flags
 from template.cli.owner_flags import add_newcomer_flags, add_owner_flags, check_config
 from template.cli.parser import Parser
@@ -98,6 +99,12 @@ def _load_owner() -> Run:
     return partial(run_owner, "owner")
 
 
+def _load_data() -> Run:
+    from template.commands.data import run_data
+
+    return run_data
+
+
 def _load_bucket() -> Run:
     from template.commands.bucket import run_bucket
 
@@ -146,6 +153,12 @@ COMMANDS: Final[Mapping[str, Command]] = {
         add_flags=add_owner_flags,
         settings=owner_settings,
         load=_load_owner,
+    ),
+    "data": Command(
+        summary="prepare a dataset from texts, JSON lines, Parquet or `datasets`",
+        add_flags=add_data_flags,
+        settings=lambda args, _env: prepare_config(args),
+        load=_load_data,
     ),
     "bucket": Command(
         summary="print the name of a bucket, or test a bucket",

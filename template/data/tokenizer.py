@@ -202,6 +202,8 @@ def _parsed(data: bytes) -> Any:
     found = _guarded(lambda: tokenizers.Tokenizer.from_buffer(data))
     found.no_padding()
     found.no_truncation()
+    # A document that spells a special token is text: strangers' documents must not end others.
+    found.encode_special_tokens = True
     return found
 
 

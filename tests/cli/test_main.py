@@ -16,7 +16,17 @@ from template.protocol.spec import spec_to_toml
 from template.protocol.spec.plan import RunChoices, check_plan, load_plan
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = ["localnet", "miner", "validator", "owner", "bucket", "replay", "recompute", "newcomer"]
+NAMES = [
+    "localnet",
+    "miner",
+    "validator",
+    "owner",
+    "data",
+    "bucket",
+    "replay",
+    "recompute",
+    "newcomer",
+]
 
 
 def _run(*argv: str) -> subprocess.CompletedProcess[str]:

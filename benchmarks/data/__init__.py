@@ -1,0 +1,1 @@
+"""What `tessera data prepare` costs, beside the same work in another library."""

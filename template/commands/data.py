@@ -1,0 +1,69 @@
+"""`data prepare`: make a dataset from an owner's documents."""
+
+from template.cli.data_flags import PrepareConfig
+from template.cli.terminal import complain, say
+from template.data.manifest import manifest_digest
+from template.data.preparing.prepare import Order, prepare
+from template.data.preparing.settings import Bounds, Choices
+from template.data.preparing.vocabulary import TokenizerChoice
+from template.errors import EXIT_ENDED, EXIT_INTERRUPTED, SubnetError, exit_status
+
+
+def run_data(config: PrepareConfig) -> int:
+    """Run the command: progress on standard error, the result on standard output; exit status."""
+    try:
+        prepared = prepare(order_of(config), complain)
+    except SubnetError as error:
+        complain(f"data: {error}")
+        return exit_status(error)
+    except KeyboardInterrupt:
+        complain("data: interrupted; start the same command again: it goes on where it stopped")
+        return EXIT_INTERRUPTED
+    manifest, counts = prepared.manifest, prepared.card["counts"]
+    say(
+        f"{config.out}: {counts['train']['tokens_in_shards']:,} tokens to train on in "
+        f"{len(manifest.shards):,} shards, {counts['held_out']['tokens_in_shards']:,} held out; "
+        f"manifest {manifest_digest(manifest).hex()}"
+    )
+    tokenizer = manifest.tokenizer
+    say(
+        f"publish it by `tessera owner publish --data {config.out}` with a plan of "
+        f'data.tokenizer = "{tokenizer.name}", data.page_tokens = {manifest.page_tokens}, '
+        f"data.segment_pages = {manifest.segment_pages}, model.vocab_size = {tokenizer.vocab_size}"
+    )
+    return EXIT_ENDED
+
+
+def order_of(config: PrepareConfig) -> Order:
+    """The order that the flags give. A quarter of the memory is a run's text, an eighth a bucket's.
+
+    Beside its text a worker holds Python's objects, the tokens and the tokenizer.
+    """
+    return Order(
+        inputs=config.inputs,
+        out=config.out,
+        choices=Choices(
+            field=config.field,
+            seed=config.seed,
+            held_out_ppm=config.held_out_ppm,
+            dedup=config.dedup,
+            cut_bytes=config.cut_bytes,
+            skip_bad=config.skip_bad,
+        ),
+        bounds=Bounds(
+            run_bytes=config.memory_bytes // 4,
+            bucket_bytes=config.memory_bytes // 8,
+            max_document_bytes=config.memory_bytes // 8,
+        ),
+        tokenizer=TokenizerChoice(
+            path=config.tokenizer,
+            end_of_document=config.end_of_document,
+            train_vocab_size=config.train_tokenizer,
+            train_bytes=config.train_bytes,
+        ),
+        page_tokens=config.page_tokens,
+        segment_pages=config.segment_pages,
+        shard_segments=config.shard_segments,
+        licence=config.licence,
+        workers=config.workers,
+    )

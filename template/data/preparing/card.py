@@ -1,0 +1,89 @@
+"""The data card: what went into a dataset, what was left out, and how to get the same bytes."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+CARD_NAME: Final = "card.json"
+TEXT_NAME: Final = "CARD.md"
+MAX_LISTED: Final = 50
+"""Sources that the text lists; the JSON file lists all."""
+
+Card = Mapping[str, Any]
+
+
+def card_json(card: Card) -> bytes:
+    """The card for programs: one value a line, keys sorted."""
+    return (json.dumps(card, indent=1, sort_keys=True) + "\n").encode("ascii")
+
+
+def card_text(card: Card) -> bytes:
+    """The card for people, in Markdown."""
+    counts, tokenizer, leak = card["counts"], card["tokenizer"], card["leak"]
+    lines = [
+        "# Data card",
+        "",
+        f"Licence: {card['licence'] or 'not given'}",
+        "",
+        f"Manifest (SHA-256): `{card['manifest_sha256']}`",
+        "",
+        f"Tokenizer: {tokenizer['name']}, {tokenizer['vocab_size']:,} tokens"
+        + (
+            f", `tokenizer.json` with SHA-256 `{tokenizer['sha256']}`"
+            if tokenizer["sha256"]
+            else ""
+        ),
+        "",
+        "| | documents | bytes of text | tokens | in shards |",
+        "|---|---|---|---|---|",
+        *(
+            _side(name, counts[key])
+            for name, key in (("training", "train"), ("held out", "held_out"))
+        ),
+        "",
+        f"Left out: {counts['empty']:,} empty documents, {counts['repeats']:,} repeated, "
+        f"{counts['bad']:,} that could not be read.",
+        *(f"- {_shown(example)}" for example in card["bad_examples"]),
+        "",
+        f"Of {leak['num_grams']:,} {leak['what']} of the held-out text, {leak['num_found']:,} "
+        f"({percent(leak['num_found'], leak['num_grams'])}) are in the training text too.",
+        "",
+        "## Settings",
+        "",
+        *(f"- {key}: {value}" for key, value in sorted(card["settings"].items())),
+        "",
+        "## Sources",
+        "",
+        "| name | kind | bytes | SHA-256 |",
+        "|---|---|---|---|",
+        *_sources(card["sources"]),
+    ]
+    return ("\n".join(lines) + "\n").encode("utf-8")
+
+
+def percent(part: int, whole: int) -> str:
+    """A share with three digits after the point: a leak of 0.024 % is worth knowing."""
+    return f"{100 * part / whole:.3f} %" if whole else "none to look for"
+
+
+def _side(name: str, side: Mapping[str, int]) -> str:
+    return (
+        f"| {name} | {side['documents']:,} | {side['bytes']:,} | {side['tokens']:,} | "
+        f"{side['tokens_in_shards']:,} |"
+    )
+
+
+def _sources(sources: Sequence[Mapping[str, Any]]) -> list[str]:
+    rows = [
+        f"| {_shown(each['name'])} | {each['kind']} | {each['bytes']:,} | "
+        f"{each['sha256'] or 'none: a dataset of a library'} |"
+        for each in sources[:MAX_LISTED]
+    ]
+    if len(sources) > MAX_LISTED:
+        rows.append(f"| and {len(sources) - MAX_LISTED:,} more, in {CARD_NAME} | | | |")
+    return rows
+
+
+def _shown(text: str) -> str:
+    """A file's name in a table of Markdown."""
+    return text.replace("|", "\\|").replace("\n", " ")
