@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from compression import aggregate
+from compression import aggregate, exact_norm
 from template.protocol.hashing import labelled_hash
 from template.protocol.lineage import Accepted
 from template.protocol.payload import Payload
@@ -71,13 +71,6 @@ def first_state(params: Params, run_id: bytes) -> OuterState:
         root=first_root(run_id, tensors_digest(params)),
         initial_norms={name: exact_norm(tensor) for name, tensor in params.items()},
     )
-
-
-def exact_norm(tensor: Tensor) -> float:
-    """Euclidean norm by `math.fsum` over exact squares: the same double on every machine."""
-    # A float32 squared is exact in a double, and fsum rounds once, whatever the summation order.
-    values = tensor.detach().cpu().reshape(-1).to(torch.float64)
-    return math.sqrt(math.fsum((values * values).tolist()))
 
 
 def clip_references(

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from compression import SparseTensor
+from compression import SparseTensor, exact_norm
 from template.protocol.payload import Payload
 from template.protocol.root import next_root, tensors_digest
 from template.scoring.measure import scored_step
@@ -25,7 +25,6 @@ from template.training.outer import (
     clip,
     clip_references,
     coefficients,
-    exact_norm,
     expected_params,
     first_state,
     outer_step,
