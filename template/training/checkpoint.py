@@ -21,6 +21,7 @@ from template.errors import ConfigError, ObjectError, disk_trouble, unreadable
 from template.protocol.spec import RunSpec
 from template.protocol.strangers import MALFORMED, fault, finite, refusing, text_of, whole
 from template.training.alpha import MAX_EXPONENT
+from template.training.finite import is_finite
 from template.training.model import Params, tensor_shapes
 from template.training.outer import OuterState
 
@@ -56,7 +57,7 @@ def check_params(params: Mapping[str, Tensor], spec: RunSpec) -> None:
     if {name: tuple(t.shape) for name, t in params.items()} != shapes:
         raise ObjectError("checkpoint: refused: tensor names or shapes differ from the run's model")
     for name, tensor in params.items():
-        if tensor.dtype != torch.float32 or not torch.isfinite(tensor).all():
+        if tensor.dtype != torch.float32 or not is_finite(tensor):
             raise ObjectError(f"checkpoint: refused: {name} is not finite float32")
 
 
