@@ -34,6 +34,7 @@ from template.sync.follower import Follower
 from template.training.checkpoint import LocalCheckpoint
 from template.training.finite import are_finite
 from template.training.inner import InnerResult, InnerTrainer
+from template.training.memory import KEPT
 from template.training.outer import clip_references, start_of_miner
 
 log = logging.getLogger(__name__)
@@ -136,6 +137,7 @@ class HonestWork:
             return None
         self.order_secret = parts.context.random_bytes(SEED_BYTES)
         block_pages = self.block_pages()
+        KEPT.release()  # training needs the room, and fills it with gradients
         with closing(self.preview(window)) as preview:
             result = self.train(window, base, preview)
         self.last_window = window

@@ -297,6 +297,8 @@ class Follower:
         return self.ledger.payloads_given_up()
 
     def _apply(self, accepted: Accepted, payloads: Mapping[int, Payload], root: bytes) -> None:
+        # The window is scored: the state before the last step would be a third theta in memory.
+        self.ledger = replace(self.ledger, step_start=None)
         before, ledger = self.ledger.state, self.ledger.apply_window(accepted, payloads, root)
         self.ledger = replace(ledger, steps=self.anchors.record_step(ledger.steps, ledger.state))
         self._payloads.forget_up_to(accepted.window)

@@ -15,13 +15,13 @@ coordinates without another sender.
 import json
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from compression import aggregate, exact_norm
+from compression import HeldUpdates, aggregate, exact_norm
 from template.protocol.hashing import labelled_hash
 from template.protocol.lineage import Accepted
 from template.protocol.payload import Payload
@@ -30,6 +30,7 @@ from template.protocol.root import Member, first_root, next_root, tensors_digest
 from template.protocol.spec import OuterSpec, RunSpec
 from template.training.alpha import alpha_at, next_exponent
 from template.training.energy import Norms, cap_energy
+from template.training.memory import KEPT
 from template.training.model import Params
 
 
@@ -180,23 +181,52 @@ def scored_coefficients(
     return coefficients(alpha, staleness, norms, references, outer, divisor=1.0 / share)
 
 
-def apply_updates(
-    params: Mapping[str, Tensor], updates: Sequence[tuple[Payload, Mapping[str, float]]]
-) -> Params:
+Updates = Sequence[tuple[Payload, Mapping[str, float]]]
+"""Payloads with factors by tensor name, in the order of addition."""
+
+
+def apply_updates(params: Mapping[str, Tensor], updates: Updates) -> Params:
     """New parameters: theta minus the sum of factor * payload, added in the order given.
 
     `params` stays unchanged. Payloads are decoded chunk by chunk during the addition.
     """
-    after = {name: tensor.clone() for name, tensor in params.items()}
+    after = {name: KEPT.copy_of(tensor) for name, tensor in params.items()}
     if updates:
-        # The factor carries the sign. torch's add(alpha=) may fuse product and sum into one
-        # rounding on some machines; `aggregate` rounds factor, product and sum to float32 in turn.
-        added = (
-            (payload.body, {name: -factor for name, factor in factors.items()})
-            for payload, factors in updates
-        )
-        aggregate(after, added, updates[0][0].plan)
+        aggregate(after, _signed(updates), updates[0][0].plan)
     return after
+
+
+def _signed(updates: Updates) -> Iterator[tuple[memoryview, Mapping[str, float]]]:
+    # The factor carries the sign. torch's add(alpha=) may fuse product and sum into one rounding
+    # on some machines; `aggregate` rounds factor, product and sum to float32 in turn.
+    for payload, factors in updates:
+        yield payload.body, {name: -factor for name, factor in factors.items()}
+
+
+class UpdatedParams(Mapping[str, Tensor]):
+    """The parameters of `apply_updates`, each tensor made anew when asked for, and not kept.
+
+    The same bits. For a reader of one tensor after another: theta is in memory anyway, and a
+    miner has no room for a second one beside training. The values are those of `params` when asked.
+    """
+
+    def __init__(self, params: Mapping[str, Tensor], updates: Updates) -> None:
+        self._params = params
+        self._updates = HeldUpdates(_signed(updates), updates[0][0].plan) if updates else None
+
+    def __getitem__(self, name: str) -> Tensor:
+        tensor = self._params[name]
+        if self._updates is None:
+            return tensor
+        made = KEPT.copy_of(tensor)
+        self._updates.add_to(made, name)
+        return made
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._params)
+
+    def __len__(self) -> int:
+        return len(self._params)
 
 
 def start_of_miner(
@@ -222,7 +252,7 @@ def start_of_miner(
         staleness, norms = payload.header.staleness, payload.norms
         factors = coefficients(alpha, staleness, norms, references, spec.outer, 1.0 / share)
         updates.append((payload, factors))
-    return apply_updates(state.params, updates)
+    return UpdatedParams(state.params, updates)
 
 
 def expected_params(
@@ -232,8 +262,14 @@ def expected_params(
 
     `payloads` by uid; a member without a payload takes no part.
     """
-    present = [member for member in members if member.uid in payloads]
-    return apply_updates(state.params, _weigh_payloads(state, present, payloads, spec.outer))
+    return apply_updates(state.params, _weigh_present(state, members, payloads, spec))
+
+
+def previewed_params(
+    state: OuterState, members: Sequence[Member], payloads: Mapping[int, Payload], spec: RunSpec
+) -> Mapping[str, Tensor]:
+    """As `expected_params`, without room for a second theta: made tensor by tensor when read."""
+    return UpdatedParams(state.params, _weigh_present(state, members, payloads, spec))
 
 
 def outer_step(
@@ -283,6 +319,13 @@ def state_digest(state: OuterState) -> bytes:
     # JSON writes the shortest decimal of a double: exact, and the same on every machine.
     canonical = json.dumps(carried, sort_keys=True).encode()
     return labelled_hash("tessera/checkpoint", tensors_digest(state.params), canonical)
+
+
+def _weigh_present(
+    state: OuterState, members: Sequence[Member], payloads: Mapping[int, Payload], spec: RunSpec
+) -> Updates:
+    present = [member for member in members if member.uid in payloads]
+    return _weigh_payloads(state, present, payloads, spec.outer)
 
 
 def _weigh_payloads(
