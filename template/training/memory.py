@@ -20,7 +20,7 @@ FLOAT_BYTES = 4
 
 
 class KeptMemory:
-    """Blocks of memory by length, each in use by one tensor or free. Safe to use from any thread."""
+    """Blocks of memory by length, each in use by one tensor or free; for any thread."""
 
     def __init__(self) -> None:
         # Without a lock: blocks come back wherever a reference ends, in the middle of a method

@@ -18,7 +18,6 @@ import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
 from compression import HeldUpdates, aggregate, exact_norm

@@ -14,8 +14,8 @@ from template.training.memory import KEPT, KeptMemory
 from template.training.outer import (
     UpdatedParams,
     apply_updates,
-    coefficients,
     clip_references,
+    coefficients,
     expected_params,
     first_state,
     outer_step,
