@@ -221,7 +221,8 @@ class CheckpointSearch:
             sum(part.num_bytes for part in manifest.parts),
         )
         parts = (self._read_part(part, publisher) for part in self._told_parts(manifest.parts))
-        return restore_published(manifest, parts, self._context.spec)
+        # Disk and buckets have compared each part with its digest.
+        return restore_published(manifest, parts, self._context.spec, are_verified=True)
 
     def _told_parts(self, parts: Sequence[PublishedFile]) -> Iterator[PublishedFile]:
         """The parts in turn; a long download says how far it is."""

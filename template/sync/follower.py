@@ -16,7 +16,6 @@ from template.peers.client import Peers
 from template.protocol.lineage import Accepted, LineageStep
 from template.protocol.payload import Payload
 from template.protocol.quorum import VOID_WINDOWS, Decision, voided
-from template.protocol.root import tensors_digest
 from template.sync.anchors import AnchorStore
 from template.sync.bootstrap import Bootstrap
 from template.sync.healer import Healer
@@ -26,7 +25,7 @@ from template.sync.payload_cache import PayloadCache
 from template.sync.recovery import Recovered, take_back
 from template.sync.traces import OtherRunWatch
 from template.sync.waits import demand_hope
-from template.training.outer import OuterState
+from template.training.outer import OuterState, params_digest
 
 log = logging.getLogger(__name__)
 
@@ -397,7 +396,7 @@ def _report(context: ReadContext, state: OuterState, decision: Decision) -> None
     if decision.no_op:
         values["no_op"] = decision.no_op
     if state.window % context.spec.checkpoint.digest_every_windows == 0:
-        values["params_digest"] = tensors_digest(state.params).hex()
+        values["params_digest"] = params_digest(state, context.spec).hex()
     context.metrics.log(decision.window, values)
     uids = [member.uid for member in decision.members]
     log.info(

@@ -16,21 +16,37 @@ import json
 import math
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
 from compression import HeldUpdates, aggregate, exact_norm
 from template.protocol.hashing import labelled_hash
 from template.protocol.lineage import Accepted
+from template.protocol.parts import hash_parts
 from template.protocol.payload import Payload
 from template.protocol.quorum import next_reference
-from template.protocol.root import Member, first_root, next_root, tensors_digest
+from template.protocol.root import (
+    Member,
+    first_root,
+    next_root,
+    parts_digest,
+    tensors_digest,
+)
 from template.protocol.spec import OuterSpec, RunSpec
 from template.training.alpha import alpha_at, next_exponent
 from template.training.energy import Norms, cap_energy
 from template.training.memory import KEPT
 from template.training.model import Params
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Leaves:
+    """`digests`: SHA-256s of the parts of `params`, of up to `part_bytes` each."""
+
+    params: Params
+    part_bytes: int
+    digests: tuple[bytes, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +58,7 @@ class OuterState:
     last, `clip_windows` at most. `reference_rao`: the reference stake of the last window
     (`template.protocol.quorum`). `exponent`: of alpha (`template.training.alpha`); follows from
     the votes on all windows before. `checkpoint_digest`: part of the next root, then empty again.
+    `known_leaves`: no part of the state; theta need not be hashed again.
     """
 
     window: int
@@ -52,6 +69,16 @@ class OuterState:
     reference_rao: int = 0
     exponent: int = 0
     checkpoint_digest: bytes = b""
+    known_leaves: Leaves | None = field(default=None, compare=False, repr=False)
+
+    def leaves(self, part_bytes: int) -> Leaves:
+        """The leaves of theta's digest: the known leaves, or hashed now."""
+        known = self.known_leaves
+        # A state made of another by a change of `params` has the other's leaves: of no use here.
+        if known is None or known.params is not self.params or known.part_bytes != part_bytes:
+            digests = hash_parts(self.params, part_bytes)
+            return Leaves(params=self.params, part_bytes=part_bytes, digests=digests)
+        return known
 
     def alpha(self, outer: OuterSpec) -> float:
         """The factor on the mean of the payloads in the step from this state, and in its scores."""
@@ -307,17 +334,23 @@ def outer_step(
     )
     if after.window % spec.checkpoint.every_windows:
         return after
-    return replace(after, checkpoint_digest=state_digest(after))
+    after = replace(after, known_leaves=after.leaves(spec.checkpoint.part_bytes))
+    return replace(after, checkpoint_digest=state_digest(after, spec))
 
 
-def state_digest(state: OuterState) -> bytes:
+def params_digest(state: OuterState, spec: RunSpec) -> bytes:
+    """Digest of theta, in the parts of the run's checkpoints; 32 bytes."""
+    return parts_digest(state.leaves(spec.checkpoint.part_bytes).digests)
+
+
+def state_digest(state: OuterState, spec: RunSpec) -> bytes:
     """Digest over the contents of a checkpoint: tensors, norms, stake, exponent; 32 bytes."""
     history = [[window, [dict(n) for n in norms]] for window, norms in state.accepted_norms]
     numbers = [state.reference_rao, state.exponent]
     carried = [state.window, dict(state.initial_norms), history, *numbers]
     # JSON writes the shortest decimal of a double: exact, and the same on every machine.
     canonical = json.dumps(carried, sort_keys=True).encode()
-    return labelled_hash("tessera/checkpoint", tensors_digest(state.params), canonical)
+    return labelled_hash("tessera/checkpoint", params_digest(state, spec), canonical)
 
 
 def _weigh_present(
