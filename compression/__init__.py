@@ -36,6 +36,7 @@ from compression.encoder import encode, encode_tensor, encode_with_feedback
 from compression.feedback import accumulate, residual_after
 from compression.held import HeldUpdates
 from compression.norms import exact_norm
+from compression.places import chunk_places
 from compression.plan import Plan, body_bytes, make_plan
 from compression.sparse import CodecError, SparseModel, SparseTensor, apply
 from compression.warmup import KernelCacheError, load_kernels
@@ -54,6 +55,7 @@ __all__ = [
     "apply",
     "body_bytes",
     "check",
+    "chunk_places",
     "decode",
     "decode_tensor",
     "encode",

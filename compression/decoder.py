@@ -169,7 +169,7 @@ def add_piece(
         np.stack([scale.units_of_byte for scale in scale_H]),
         factor_H,
     )
-    _raise_for(kind, name)
+    raise_for(kind, name)
 
 
 def _read(
@@ -194,11 +194,11 @@ def _read(
         value_NK,
         units,
     )
-    _raise_for(kind, plan.names[run.tensor])
+    raise_for(kind, plan.names[run.tensor])
     return units
 
 
-def _raise_for(kind: int, name: str) -> None:
+def raise_for(kind: int, name: str) -> None:
     if kind != GOOD:
         reason, detail = _FAULTS[kind]
         raise CodecError(reason, f"{name}: {detail}" if name else detail)

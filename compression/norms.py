@@ -45,7 +45,7 @@ def exact_norm(tensor: Tensor, num_threads: int | None = None) -> float:
     if any(pairs[-1]):
         return _norm_of_no_number(flat)
     # Exponents 0 and 1 share a power: a subnormal number lacks the hidden bit instead.
-    total = sum(
+    total: int = sum(
         ((high << CARRY_BITS) + low) << 2 * max(exponent - 1, 0)
         for exponent, (high, low) in enumerate(pairs)
     )

@@ -28,7 +28,7 @@ from template.data.shards import TOKEN_DTYPE
 from template.protocol.payload import Payload, PayloadFormat, PayloadHeader, decode_payload
 from template.protocol.root import Member
 from template.protocol.spec import RunSpec
-from template.scoring.admission import payload_positions
+from template.scoring.footprint import footprint_of, places_in
 from template.training.checkpoint import parse_params
 from template.training.inner import InnerTrainer
 from template.training.model import Params, tensor_shapes
@@ -112,11 +112,11 @@ def measure(num_windows: int) -> dict[str, list[float]]:
             for miner, ids in zip(miners, trained, strict=True)
         ]
         repeated: dict[str, Params] = {SAME: same, GUESS: guesses[0], MEAN: mean, OTHER: others}
-        own = payload_positions(sent[0], form)
+        own = _places(sent[0], form)
         for kind, delta in repeated.items():
             payload = stranger.copy().send(window, delta)
-            found[kind].append(_share(own, payload_positions(payload, form)))
-        found[RIVAL].append(max(_share(own, payload_positions(p, form)) for p in sent[1:]))
+            found[kind].append(_share(own, _places(payload, form)))
+        found[RIVAL].append(max(_share(own, _places(p, form)) for p in sent[1:]))
         members = [_member(uid, payload) for uid, payload in enumerate(sent)]
         params = expected_params(state, members, dict(enumerate(sent)), spec)
         state = first_state(params, spec.run_id)
@@ -128,6 +128,10 @@ def _shuffled(ids: np.ndarray, random: np.random.Generator, spec: RunSpec) -> np
     """A miner's private order: blocks of the inner steps that a full loop shuffles together."""
     steps = min(MAX_BLOCK_STEPS, spec.training.inner_steps // BLOCKS_PER_WINDOW)
     return shuffled_blocks(ids, random.bytes(SEED_BYTES), steps * spec.training.batch_pages)
+
+
+def _places(payload: Payload, form: PayloadFormat) -> Places:
+    return places_in(footprint_of(payload, form), form, 0, lambda _window: bytes(32))
 
 
 def _share(one: Places, other: Places) -> float:

@@ -89,4 +89,4 @@ def little_endian(tensor: Tensor, name: str = "a tensor") -> memoryview:
     if tensor.dtype != torch.float32:
         raise ValueError(f"{name} is {tensor.dtype}: master parameters are float32")
     flat = tensor.detach().cpu().reshape(-1).numpy().astype("<f4", copy=False)
-    return memoryview(flat.view(np.uint8))
+    return flat.view(np.uint8).data

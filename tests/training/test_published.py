@@ -428,9 +428,7 @@ def test_an_error_about_a_strangers_tensors_is_short() -> None:
     assert str(caught.value).isprintable()
 
 
-def test_theta_is_hashed_once_a_window_and_never_for_its_parts(
-    state, cut, form, monkeypatch
-) -> None:
+def test_theta_is_hashed_once_and_never_for_its_parts(state, cut, form, monkeypatch) -> None:
     """The leaves of the checkpoint digest are the parts' names, made and joined alike."""
     hashed: list[int] = []
 
