@@ -38,6 +38,7 @@ from template.training.alpha import alpha_at, next_exponent
 from template.training.energy import Norms, cap_energy
 from template.training.memory import KEPT
 from template.training.model import Params
+from template.training.norms import count_accepted, pack_norms
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -345,12 +346,12 @@ def params_digest(state: OuterState, spec: RunSpec) -> bytes:
 
 def state_digest(state: OuterState, spec: RunSpec) -> bytes:
     """Digest over the contents of a checkpoint: tensors, norms, stake, exponent; 32 bytes."""
-    history = [[window, [dict(n) for n in norms]] for window, norms in state.accepted_norms]
-    numbers = [state.reference_rao, state.exponent]
-    carried = [state.window, dict(state.initial_norms), history, *numbers]
-    # JSON writes the shortest decimal of a double: exact, and the same on every machine.
-    canonical = json.dumps(carried, sort_keys=True).encode()
-    return labelled_hash("tessera/checkpoint", params_digest(state, spec), canonical)
+    names = sorted(state.initial_norms)
+    counts = count_accepted(state.accepted_norms)
+    carried = [state.window, names, counts, state.reference_rao, state.exponent]
+    norms = pack_norms(state.initial_norms, state.accepted_norms)
+    canonical = json.dumps(carried).encode()
+    return labelled_hash("tessera/checkpoint", params_digest(state, spec), canonical, norms)
 
 
 def _weigh_present(

@@ -32,12 +32,13 @@ from template.training.checkpoint import (
     restored_state,
 )
 from template.training.model import Params, config_json, tensor_shapes
+from template.training.norms import NORM_BYTES
 from template.training.outer import Leaves, OuterState, state_digest
 
 CONFIG_FILE = "config.json"
 INDEX_FILE = "model.safetensors.index.json"
 ONLY_PART = "model.safetensors"
-FORMAT = 3
+FORMAT = 4
 """Version of the manifest. After a change, newcomers of the old version find no checkpoint."""
 ROOM_BYTES = 2**20
 """Maximum length of a safetensors header."""
@@ -246,10 +247,10 @@ def published_limit_bytes(spec: RunSpec) -> int:
     """Maximum bytes of a checkpoint's manifest: the norms as if every window had been full."""
     shapes, num_windows = tensor_shapes(spec), spec.schedule.num_windows
     groups = group_tensors(shapes, spec.checkpoint.part_bytes)
-    norms = MAX_NUMBER_CHARS + sum(len(name) + MAX_NUMBER_CHARS for name in shapes)
     clip_windows = min(spec.outer.clip_windows, num_windows)
-    members = 1 + clip_windows * spec.outer.peers_per_step
-    carried = members * norms + MAX_NUMBER_CHARS * (clip_windows + 1)
+    rows = 1 + clip_windows * spec.outer.peers_per_step
+    # Base64 writes three bytes as four characters.
+    carried = -(-4 * NORM_BYTES * rows * len(shapes) // 3) + MAX_NUMBER_CHARS * (clip_windows + 1)
     files = MAX_ENTRY_CHARS * (len(groups) + 2)
     return carried + files + ROOM_CHARS
 

@@ -2,6 +2,7 @@
 believed than it proves.
 """
 
+import base64
 import dataclasses
 import hashlib
 import json
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load
 from transformers import AutoModelForCausalLM, LlamaConfig
 
@@ -18,8 +20,15 @@ from template.errors import ObjectError
 from template.protocol.parts import hash_parts
 from template.protocol.spec import RunSpec
 from template.training import outer
-from template.training.checkpoint import carried_values, load_tensors, restored_state
+from template.training.checkpoint import (
+    LocalCheckpoint,
+    carried_values,
+    load_tensors,
+    restored_state,
+    save_local,
+)
 from template.training.model import build_model, load_params, model_config, tensor_shapes
+from template.training.norms import count_accepted, norms_text, pack_norms, parse_norms
 from template.training.outer import OuterState, state_digest
 from template.training.published import (
     CONFIG_FILE,
@@ -39,8 +48,8 @@ from tests.support.outer_steps import decision_on, random_payload
 from tests.support.states import equal_states
 
 GOLDEN = {
-    "one part": "5a0804cb44af235eb789d99640f8afc3fb5c06c916268d9bd6d6cd15314b1b78",
-    "parts": "63c9cc986b93ee02a66e30f99134021f95c1d3cadb3ecfb651d0a59e6c52a853",
+    "one part": "4ebb83694f1e12a71a8a25c28eb846c1d0695e8a404e0adadd6816b2d6018b7d",
+    "parts": "5be59c30a9b7c9133e6e9dde48f1def6859ddfdb69038775a24139f0c35590f3",
 }
 """SHA-256 over manifest and files of `_plain_state`: another value is another format."""
 
@@ -256,7 +265,7 @@ def test_a_manifest_of_another_run_or_format_is_refused(state, spec, other_spec)
     with pytest.raises(ObjectError, match="another run"):
         parse_published(published.manifest, other_spec)
     with pytest.raises(ObjectError, match="another run or format"):
-        parse_published(_edited(published, lambda table: table.update(format=1)), spec)
+        parse_published(_edited(published, lambda table: table.update(format=3)), spec)
 
 
 @pytest.mark.parametrize(
@@ -266,10 +275,12 @@ def test_a_manifest_of_another_run_or_format_is_refused(state, spec, other_spec)
         ("window", "eight"),
         ("window", None),
         ("root", "zz"),
-        ("accepted_norms", [[1]]),
-        ("accepted_norms", 5),
-        ("initial_norms", []),
-        ("initial_norms", {}),
+        ("accepted", [[1]]),
+        ("accepted", 5),
+        ("norms", []),
+        ("norms", ""),
+        ("norms", "AAAA"),
+        ("norms", "@"),
         ("reference_rao", float("inf")),
         ("checkpoint_digest", 7),
     ],
@@ -400,9 +411,11 @@ def test_the_limit_of_a_manifest_is_above_the_largest_and_close(state, cut) -> N
         ("reference_rao", 2**64),
         ("reference_rao", "7"),
         ("reference_rao", {"a": 1}),
-        ("accepted_norms", [[-1, []]]),
-        ("accepted_norms", [[1, [7]]]),
-        ("accepted_norms", "ab"),
+        ("accepted", [[-1, 2], [7, 1]]),
+        ("accepted", [[5, [7]]]),
+        ("accepted", [[5, 2], [7, 0]]),
+        ("accepted", [[5, 2**60], [7, 1]]),
+        ("accepted", "ab"),
     ],
 )
 def test_a_state_beyond_its_bounds_is_refused_shortly(field, value, state, spec) -> None:
@@ -412,12 +425,47 @@ def test_a_state_beyond_its_bounds_is_refused_shortly(field, value, state, spec)
     assert len(str(caught.value)) < 400
 
 
-@pytest.mark.parametrize("norm", [-1.0, float("inf"), float("nan"), "1", None, True])
-def test_a_norm_beyond_its_bounds_is_refused(norm, state) -> None:
-    norms = dict.fromkeys(state.params, norm)
-    for field, value in (("initial_norms", norms), ("accepted_norms", [[0, [norms]]])):
-        with pytest.raises(ObjectError, match="state is malformed"):
-            restored_state({**carried_values(state), field: value}, state.params)
+@pytest.mark.parametrize("norm", [-1.0, float("inf"), float("nan"), -5e-324])
+@pytest.mark.parametrize("place", [0, 5, -1])
+def test_a_norm_beyond_its_bounds_is_refused(norm, place, state) -> None:
+    values = np.frombuffer(pack_norms(state.initial_norms, state.accepted_norms), "<f8").copy()
+    values[place] = norm
+    text = base64.b64encode(values.tobytes()).decode()
+    with pytest.raises(ObjectError, match="state is malformed"):
+        restored_state({**carried_values(state), "norms": text}, state.params)
+
+
+def test_norms_come_back_to_the_last_bit_and_in_a_small_block(state) -> None:
+    """722 tensors and 16 windows of 20 payloads: a block of 1.9 MB; JSON took 15 and more."""
+    names = [f"model.layers.{i:02d}.self_attn.q_proj.weight" for i in range(722)]
+    draw = np.random.default_rng(3)
+    rows = [dict(zip(names, draw.random(722).tolist(), strict=True)) for _ in range(321)]
+    rows[1] = dict.fromkeys(names, 5e-324)
+    accepted = tuple(
+        (window, tuple(rows[1 + 20 * window : 21 + 20 * window])) for window in range(16)
+    )
+    text = norms_text(rows[0], accepted)
+    assert len(text) < 11 * 722 * 321
+    found = parse_norms(text, count_accepted(accepted), names)
+    assert found == (rows[0], accepted)
+    assert parse_norms(norms_text(rows[0], ()), [], names) == (rows[0], ())
+
+
+def test_a_node_with_many_tensors_writes_its_checkpoint(state, tmp_path: Path) -> None:
+    """The safetensors header holds 100 MB; norms as JSON were over it at 722 x 1280."""
+    names = [f"t{i:03d}" for i in range(722)]
+    params = {name: torch.ones(1) for name in names}
+    norms = dict.fromkeys(names, 0.1234567890123456)
+    many = dataclasses.replace(
+        state,
+        params=params,
+        initial_norms=norms,
+        accepted_norms=tuple((window, (norms,) * 256) for window in range(16)),
+    )
+    save_local(tmp_path / "node", LocalCheckpoint(state=many), bytes(16))
+    with safe_open(tmp_path / "node", framework="pt") as file:
+        carried = json.loads(file.metadata()["state"])
+    assert restored_state(carried, params).accepted_norms == many.accepted_norms
 
 
 def test_an_error_about_a_strangers_tensors_is_short() -> None:
