@@ -29,10 +29,10 @@ from template.protocol.payload import Payload, PayloadFormat, PayloadHeader, dec
 from template.protocol.root import Member
 from template.protocol.spec import RunSpec
 from template.scoring.footprint import footprint_of, places_in
-from template.training.checkpoint import parse_params
 from template.training.inner import InnerTrainer
 from template.training.model import Params, tensor_shapes
 from template.training.outer import OuterState, expected_params, first_state
+from template.training.theta0 import load_theta0
 
 RESULT = ROOT / "benchmarks" / "results" / "repetition.json"
 NUM_WINDOWS, NUM_MINERS, NUM_GUESSES = 8, 4, 4
@@ -93,7 +93,7 @@ def measure(num_windows: int) -> dict[str, list[float]]:
         run_id=spec.run_id, shapes=tensor_shapes(spec), top_k=spec.compression.top_k
     )
     text = _pages(corpus.train, spec.data.page_tokens)
-    theta0 = parse_params(run.blobs[bytes.fromhex(spec.checkpoint.theta0_digest)], spec)
+    theta0 = load_theta0(lambda digest, _: run.blobs[digest], spec)
     state = first_state(theta0, spec.run_id)
     miners = [Learner(spec=spec, form=form, text=text) for _ in range(NUM_MINERS)]
     found: dict[str, list[float]] = {kind: [] for kind in (SAME, GUESS, MEAN, OTHER, RIVAL)}

@@ -5,7 +5,6 @@ bytes named by the spec. Large shards are checked by length, without a download.
 """
 
 import hashlib
-import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -41,12 +40,10 @@ from template.protocol.spec import RunSpec
 from template.store import Store
 from template.sync.dataset import check_manifest
 from template.sync.traces import find_traces
-from template.training.checkpoint import parse_params
-from template.training.model import tensor_shapes
+from template.training.theta0 import index_length, parse_index
 
 THREADS = 16
 SHORT_CHARS = 8
-HEADER_BYTES = 2**20
 """Room for the header of a safetensors file."""
 
 
@@ -167,13 +164,14 @@ def _find_manifest(spec: RunSpec, buckets: Mapping[str, Store]) -> tuple[Finding
 
 
 def _find_theta0(spec: RunSpec, buckets: Mapping[str, Store]) -> Finding:
-    numel = sum(math.prod(shape) for shape in tensor_shapes(spec).values())
-    digest = bytes.fromhex(spec.checkpoint.theta0_digest)
+    digest, num_bytes = bytes.fromhex(spec.checkpoint.theta0_digest), index_length(spec)
 
     def get(bucket: Store) -> int:
-        data = _get(bucket, digest, 4 * numel + HEADER_BYTES)
-        parse_params(data, spec)
-        return len(data)
+        index = _get(bucket, digest, num_bytes)
+        parts = parse_index(index, spec)
+        for part, length in parts:
+            _demand_length(bucket, part, length)
+        return len(index) + sum(length for _, length in parts)
 
     return _ask("theta_0", buckets, get)
 
@@ -184,19 +182,24 @@ def _find_shards(manifest: Manifest, buckets: Mapping[str, Store]) -> list[Findi
 
     def find(index: int) -> Finding:
         what, shard = shards[index]
-        key = blob_key(bytes.fromhex(shard.sha256))
+        digest = bytes.fromhex(shard.sha256)
 
         def measure(bucket: Store) -> int:
-            num_bytes = bucket.size(key)
-            if num_bytes != shard.num_bytes:
-                raise ObjectError(f"has {num_bytes} bytes, the manifest says {shard.num_bytes}")
-            return num_bytes
+            return _demand_length(bucket, digest, shard.num_bytes)
 
         return _ask(what, buckets, measure)
 
     with ThreadPoolExecutor(THREADS) as pool:
         started = [start(pool, partial(find, index)) for index in range(len(shards))]
     return [future.result() for future in started]
+
+
+def _demand_length(bucket: Store, digest: bytes, num_bytes: int) -> int:
+    """The length of a blob; ObjectError unless as stated."""
+    found = bucket.size(blob_key(digest))
+    if found != num_bytes:
+        raise ObjectError(f"has {found} bytes, the manifest says {num_bytes}")
+    return found
 
 
 def _get(bucket: Store, digest: bytes, max_bytes: int) -> bytes:

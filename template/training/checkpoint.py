@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load, save, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor
 
 from template.errors import ConfigError, ObjectError, disk_trouble, unreadable
@@ -30,18 +30,6 @@ _FORMAT = 3
 _WINDOW_LIMIT = 2**32
 _STAKE_LIMIT = 2**64
 _DIGEST_BYTES = 32
-
-
-def params_bytes(params: Mapping[str, Tensor]) -> bytes:
-    """Parameters as a safetensors file."""
-    return save({name: params[name] for name in sorted(params)}, metadata={"format": "pt"})
-
-
-def parse_params(data: bytes, spec: RunSpec) -> Params:
-    """Parameters from a safetensors file; ObjectError unless the run's tensors."""
-    params = load_tensors(data)
-    check_params(params, spec)
-    return params
 
 
 def load_tensors(data: bytes) -> Params:

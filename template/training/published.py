@@ -253,8 +253,3 @@ def published_limit_bytes(spec: RunSpec) -> int:
     carried = -(-4 * NORM_BYTES * rows * len(shapes) // 3) + MAX_NUMBER_CHARS * (clip_windows + 1)
     files = MAX_ENTRY_CHARS * (len(groups) + 2)
     return carried + files + ROOM_CHARS
-
-
-def theta0_bytes(spec: RunSpec) -> int:
-    """Exact length of theta_0's file."""
-    return part_length(tensor_shapes(spec))

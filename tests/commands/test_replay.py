@@ -93,7 +93,10 @@ def _replay(world, node):
     """params_digest by window, from theta_0 on."""
     outer = world.spec.outer
     theta0 = bytes.fromhex(world.spec.checkpoint.theta0_digest)
-    params = load(world.buckets[hotkey_of("owner")].get(blob_key(theta0), max_bytes=2**24))
+    bucket = world.buckets[hotkey_of("owner")]
+    index, params = bucket.get(blob_key(theta0), max_bytes=2**24), {}
+    for start in range(0, len(index), 32):
+        params |= load(bucket.get(blob_key(index[start : start + 32]), max_bytes=2**24))
     floor = outer.initial_norm_floor
     limits = {
         n: max(outer.initial_norm_share * _norm(t), floor * math.sqrt(t.numel()))

@@ -24,7 +24,7 @@ from template.protocol.root import tensors_digest
 from template.store import Store
 from template.store.s3 import S3Store
 from template.sync.bootstrap import Bootstrap
-from template.sync.dataset import open_pages
+from template.sync.dataset import downloaded_parts, open_pages
 from template.sync.lineage import find_voted_root, read_lineage, wait_for_voted_root
 from template.sync.own_checkpoint import save_own_checkpoint
 from template.sync.payload_cache import PayloadCache
@@ -211,6 +211,9 @@ def test_theta_0_and_the_dataset_come_from_validators_when_the_mirrors_are_empty
     for hotkey in (FIRST, SECOND):
         for key in buckets[hotkey].list("blob/"):
             buckets[hotkey].delete(key)
+    # What was downloaded is not asked for again.
+    assert Bootstrap(context, Peers(context)).published_or_first_state(1).window == 1
+    downloaded_parts(context.state_dir).keep_only([])
     with pytest.raises(ConfigError, match=r"theta0_digest is at none of data\.mirrors, nor at any"):
         Bootstrap(context, Peers(context)).published_or_first_state(1)
 
