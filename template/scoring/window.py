@@ -33,7 +33,7 @@ from template.errors import (
 )
 from template.peers.client import Peers
 from template.protocol.draw import drawn_order
-from template.protocol.payload import Payload
+from template.protocol.payload import Frame, Payload
 from template.protocol.root import Member
 from template.protocol.strangers import in_ascii
 from template.scoring.admission import (
@@ -175,6 +175,7 @@ class WindowScorer:
         frames = self._peers.fetch_payloads(
             drawn, window, lambda: late(FETCH_SHARE), began_late=began_late
         )
+        frames = {uid: Frame.of(f) if isinstance(f, bytes) else f for uid, f in frames.items()}
         if began_late:
             _tell_late(window, frames)
         found = self._peers.finish_fetching(
