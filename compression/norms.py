@@ -71,6 +71,6 @@ def add_squares(bits: np.ndarray, sums_E2: np.ndarray) -> None:
             hidden = np.int64(exponent > 0) << MANTISSA_BITS
             mantissa = (value & ((np.int64(1) << MANTISSA_BITS) - 1)) | hidden
             sums_E2[exponent, 1] += mantissa * mantissa
-        for exponent in range(NUM_EXPONENTS):
-            sums_E2[exponent, 0] += sums_E2[exponent, 1] >> CARRY_BITS
-            sums_E2[exponent, 1] &= mask
+        for row in range(NUM_EXPONENTS):
+            sums_E2[row, 0] += sums_E2[row, 1] >> CARRY_BITS
+            sums_E2[row, 1] &= mask

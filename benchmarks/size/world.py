@@ -107,7 +107,7 @@ def _header(key: bytes, spec: RunSpec) -> PayloadHeader:
 
 def read_frames(spec: RunSpec, folder: Path) -> list[tuple[Member, bytes]]:
     """The frames of `NUM_PAYLOADS` miners."""
-    form, found = form_of(spec), []
+    form, found = form_of(spec), list[tuple[Member, bytes]]()
     body = form.num_bytes - form.plan.num_bytes
     for uid in range(NUM_PAYLOADS):
         key = bytes([uid + 1]) * KEY_BYTES

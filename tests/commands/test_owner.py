@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,10 @@ def test_a_plan_is_judged_before_anything_is_built() -> None:
 def test_a_run_that_nobody_could_join_is_refused(key: str, value: int) -> None:
     with pytest.raises(ConfigError, match=key.replace("__", r"\.")):
         _prepare(**{key: value})
+
+
+def _blob(run: PreparedRun, digest: bytes, _num_bytes: int) -> bytes:
+    return run.blobs[digest]
 
 
 def test_every_blob_lies_under_its_hash_and_the_spec_names_them_all() -> None:
@@ -229,7 +234,7 @@ def test_a_warm_start_lowers_the_loss_of_theta_0_and_repeats() -> None:
     assert warm.spec == _prepare(training__warm_start_steps=40).spec
     losses = []
     for run in (cold, warm):
-        params = load_theta0(lambda digest, _, blobs=run.blobs: blobs[digest], run.spec)
+        params = load_theta0(partial(_blob, run), run.spec)
         scorer = Scorer(run.spec, "cpu")
         scorer.load(params)
         manifest = parse_manifest(run.blobs[bytes.fromhex(run.spec.data.manifest_digest)])

@@ -94,7 +94,8 @@ def _replay(world, node):
     outer = world.spec.outer
     theta0 = bytes.fromhex(world.spec.checkpoint.theta0_digest)
     bucket = world.buckets[hotkey_of("owner")]
-    index, params = bucket.get(blob_key(theta0), max_bytes=2**24), {}
+    index = bucket.get(blob_key(theta0), max_bytes=2**24)
+    params: dict[str, torch.Tensor] = {}
     for start in range(0, len(index), 32):
         params |= load(bucket.get(blob_key(index[start : start + 32]), max_bytes=2**24))
     floor = outer.initial_norm_floor

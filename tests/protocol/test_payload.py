@@ -276,7 +276,7 @@ def test_a_frame_is_hashed_once_however_often_its_digest_is_asked(monkeypatch) -
         hashed.append(len(data))
         return sha256(data)
 
-    monkeypatch.setattr(payload.hashlib, "sha256", counted)
+    monkeypatch.setattr(hashlib, "sha256", counted)
     frame = payload.Frame.of(b"frame")
     assert payload.Frame.of(frame) is frame
     digests = {payload.payload_digest(frame) for _ in range(5)}
