@@ -71,6 +71,7 @@ def write_world(size: str, folder: Path) -> None:
     for name, data in blobs.items():
         blobs_in(folder).put(name, data)
     (folder / "theta0").write_text(digest.hex(), "ascii")
+    spec = read_spec(size, folder)  # the run's id follows from theta_0
     form = form_of(spec)
     for number in range(NUM_BODIES):
         torch.manual_seed(number)
