@@ -26,7 +26,7 @@ QUICK   ?=
 CHAOS_ARGS ?=
 FUZZ_S  ?= 180
 
-.PHONY: help localnet test test-all lint bench-codec bench-learning bench-attacks bench-evaluation bench-long chaos fuzz siege siege-schedules install text clean distclean
+.PHONY: help localnet test test-all lint bench-codec bench-size bench-learning bench-attacks bench-evaluation bench-long chaos fuzz siege siege-schedules install text clean distclean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
@@ -56,6 +56,9 @@ lint: install ## ruff and mypy only
 
 bench-codec: text ## the codec beside the peer's method; writes benchmarks/results/codec.*
 	OMP_NUM_THREADS=2 $(BIN)/python -m benchmarks.codec $(if $(QUICK),--quick)
+
+bench-size: install ## what a window costs for each parameter (Linux): table, picture
+	OMP_NUM_THREADS=2 $(BIN)/python -m benchmarks.size $(if $(QUICK),--quick)
 
 bench-learning: text ## which rule learns best: what the record lacks, tables, pictures
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.learning $(if $(QUICK),--quick)

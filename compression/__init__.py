@@ -34,6 +34,9 @@ from compression.chunking import CHUNK_ELEMENTS, TensorLayout, tensor_layout
 from compression.decoder import aggregate, check, decode, decode_tensor
 from compression.encoder import encode, encode_tensor, encode_with_feedback
 from compression.feedback import accumulate, residual_after
+from compression.held import HeldUpdates
+from compression.norms import exact_norm
+from compression.places import chunk_places
 from compression.plan import Plan, body_bytes, make_plan
 from compression.sparse import CodecError, SparseModel, SparseTensor, apply
 from compression.warmup import KernelCacheError, load_kernels
@@ -41,6 +44,7 @@ from compression.warmup import KernelCacheError, load_kernels
 __all__ = [
     "CHUNK_ELEMENTS",
     "CodecError",
+    "HeldUpdates",
     "KernelCacheError",
     "Plan",
     "SparseModel",
@@ -51,11 +55,13 @@ __all__ = [
     "apply",
     "body_bytes",
     "check",
+    "chunk_places",
     "decode",
     "decode_tensor",
     "encode",
     "encode_tensor",
     "encode_with_feedback",
+    "exact_norm",
     "load_kernels",
     "make_plan",
     "residual_after",

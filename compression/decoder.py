@@ -56,8 +56,8 @@ _FAULTS = {
 
 def decode(body: bytes | memoryview, plan: Plan, num_threads: int | None = None) -> SparseModel:
     """The body's kept values, indices and norms. CodecError if the bytes are invalid. Pure."""
-    raw = _checked_length(body, plan)
-    scales = _checked_scales(raw, plan)
+    raw = checked_length(body, plan)
+    scales = checked_scales(raw, plan)
     indices = np.empty(plan.num_kept, dtype=np.int64)
     values = np.empty(plan.num_kept, dtype=np.float32)
 
@@ -83,8 +83,8 @@ def decode(body: bytes | memoryview, plan: Plan, num_threads: int | None = None)
 
 def check(body: bytes | memoryview, plan: Plan, num_threads: int | None = None) -> dict[str, float]:
     """Every tensor's norm, as in `decode`, without storing values. CodecError if invalid. Pure."""
-    raw = _checked_length(body, plan)
-    scales = _checked_scales(raw, plan)
+    raw = checked_length(body, plan)
+    scales = checked_scales(raw, plan)
 
     def read(piece: Piece) -> np.ndarray:
         shape = (piece.stop - piece.first, 0)
@@ -124,25 +124,29 @@ def aggregate(
         scales: list[list[TensorScale]] = []
         held: list[Mapping[str, float]] = []
         for row, (body, factors) in zip(body_HB, remaining, strict=False):
-            row[:] = _checked_length(body, plan)
-            scales.append(_checked_scales(row, plan))
+            row[:] = checked_length(body, plan)
+            scales.append(checked_scales(row, plan))
             held.append(factors)
         if not held:
             return
-        add = partial(_add, params, plan, body_HB[: len(held)], scales, held)
+        add = partial(add_piece, params, plan, body_HB[: len(held)], scales, held)
         for_each(add, plan.pieces(), num_threads)
 
 
 def _check_params(params: Mapping[str, Tensor], plan: Plan) -> None:
     for name, layout in zip(plan.names, plan.layouts, strict=True):
-        param = params[name]
-        if tuple(param.shape) != layout.shape:
-            raise ValueError(f"{name}: shape {tuple(param.shape)} is not the plan's {layout.shape}")
-        if param.dtype != torch.float32 or not param.is_contiguous():
-            raise ValueError(f"{name}: parameters must be contiguous float32")
+        check_param(params[name], name, layout)
 
 
-def _add(
+def check_param(param: Tensor, name: str, layout: TensorLayout) -> None:
+    """ValueError unless the parameter is contiguous float32 of the layout's shape."""
+    if tuple(param.shape) != layout.shape:
+        raise ValueError(f"{name}: shape {tuple(param.shape)} is not the plan's {layout.shape}")
+    if param.dtype != torch.float32 or not param.is_contiguous():
+        raise ValueError(f"{name}: parameters must be contiguous float32")
+
+
+def add_piece(
     params: Mapping[str, Tensor],
     plan: Plan,
     body_HB: np.ndarray,
@@ -165,7 +169,7 @@ def _add(
         np.stack([scale.units_of_byte for scale in scale_H]),
         factor_H,
     )
-    _raise_for(kind, name)
+    raise_for(kind, name)
 
 
 def _read(
@@ -190,17 +194,17 @@ def _read(
         value_NK,
         units,
     )
-    _raise_for(kind, plan.names[run.tensor])
+    raise_for(kind, plan.names[run.tensor])
     return units
 
 
-def _raise_for(kind: int, name: str) -> None:
+def raise_for(kind: int, name: str) -> None:
     if kind != GOOD:
         reason, detail = _FAULTS[kind]
         raise CodecError(reason, f"{name}: {detail}" if name else detail)
 
 
-def _checked_length(body: bytes | memoryview, plan: Plan) -> np.ndarray:
+def checked_length(body: bytes | memoryview, plan: Plan) -> np.ndarray:
     """The body as uint8, read-only."""
     if len(body) != plan.num_bytes:
         raise CodecError("length", f"{len(body)} bytes, not {plan.num_bytes}")
@@ -209,7 +213,7 @@ def _checked_length(body: bytes | memoryview, plan: Plan) -> np.ndarray:
     return raw
 
 
-def _checked_scales(raw: np.ndarray, plan: Plan) -> list[TensorScale]:
+def checked_scales(raw: np.ndarray, plan: Plan) -> list[TensorScale]:
     """Each tensor's scale; `_NO_SCALE` for a tensor of no elements, whose section is empty."""
     scales = [_NO_SCALE] * len(plan.names)
     for run in plan.runs:

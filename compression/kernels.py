@@ -5,8 +5,7 @@ int64 before any arithmetic, since numpy and Numba promote small integers differ
 loops check no bounds: callers pass arrays sized from the model's shapes, and `_read_indices`
 checks a stranger's indices before any index addresses a tensor.
 
-Legend: N chunks, C elements per chunk, K kept values per chunk, S chunks side by side in a
-strip, H bodies, B bytes of a body.
+Legend: N chunks, C elements per chunk, K kept values per chunk, S chunks of a strip, H bodies.
 """
 
 from typing import NamedTuple
@@ -49,10 +48,8 @@ ENOUGH_CANDIDATES = 4
 
 STRIP_CHUNKS = 16
 """Chunks read side by side: rows of 4 KiB, and 256 KiB of magnitudes."""
-
 GOOD, WRONG_ONES, NOT_ASCENDING, TOO_LARGE, LOW_PADDING, CODE_PADDING = range(6)
 """Results of reading a chunk; the first fault of the first faulty chunk counts."""
-
 SCALE_STEPS = 16
 RATIO_STEPS = 16
 
@@ -131,7 +128,7 @@ def _accumulate(
     base: int,
     magnitude_SC: np.ndarray,
 ) -> None:
-    """Update chunks side by side from `base` on, in place; fill magnitudes as int32 [S, C]."""
+    """Update chunks side by side from `base` on; fill magnitudes as int32 [S, C]."""
     num_strips = magnitude_SC.shape[0]
     for row in range(grid.height):
         start = base + row * grid.stride
@@ -337,8 +334,8 @@ def read_chunks(
 ) -> int:
     """Read chunks from `first` on: flat indices (int64) and values; returns GOOD or a fault.
 
-    Arrays of shape [N, 0] mean a check alone. Adds to `norm_units` int64 [16, 2]: by octave of
-    the scale, the squared scale in steps times the number of small and of large values.
+    Arrays of shape [N, 0]: a check alone. Adds to `norm_units` int64 [16, 2]: by the scale's
+    octave, the squared scale in steps times the number of small and of large values.
     """
     k, is_wanted = places.k, flat_NK.shape[1] > 0
     index_K, low_K, value_K = _scratch(places)
@@ -395,6 +392,18 @@ def add_chunks(
                 # arithmetic (see `jit`) never fuses the two.
                 product = value_K[place] * factor
                 flat[where] = flat[where] + product
+    return GOOD
+
+
+@compiled
+def read_places(body: np.ndarray, places: Places, chunk_N: np.ndarray, place_NK: np.ndarray) -> int:
+    """Kept indices in the chunks `chunk_N` of a group (int64 [N]); returns GOOD or a fault."""
+    index_K, low_K, _value_K = _scratch(places)
+    for row in range(chunk_N.size):
+        kind = _read_indices(body, places, np.int64(chunk_N[row]), index_K, low_K)
+        if kind != GOOD:
+            return kind
+        place_NK[row] = index_K[: places.k]
     return GOOD
 
 

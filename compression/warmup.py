@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from compression.decoder import aggregate, decode
 from compression.encoder import encode, encode_with_feedback
 from compression.jit import config, is_kept, shared_folders
+from compression.norms import exact_norm
+from compression.places import chunk_places
 from compression.plan import make_plan
 
 
@@ -53,3 +56,5 @@ def _use_all() -> None:
     body = encode_with_feedback(ones, {"": torch.zeros(1)}, plan, 0.5, 1)
     decode(body, plan, 1)
     aggregate({"": torch.zeros(1)}, [(body, {"": 1.0})], plan, 1)
+    chunk_places(body, plan, np.zeros(1, dtype=np.int64))
+    exact_norm(torch.ones(1), 1)

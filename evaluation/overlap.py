@@ -17,7 +17,10 @@ import numpy.typing as npt
 Ints = npt.NDArray[np.int64]
 
 Places = npt.NDArray[np.int32]
-"""Ascending positions of kept values among the first `MAX_ELEMENTS` elements of the model."""
+"""Ascending positions of kept values among at most `MAX_ELEMENTS` elements that are compared.
+
+Of a larger model the caller draws the elements over the whole of it.
+"""
 
 MAX_ELEMENTS = 1 << 25
 

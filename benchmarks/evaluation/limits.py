@@ -50,7 +50,7 @@ from template.protocol.payload import (
 )
 from template.protocol.root import Member
 from template.protocol.spec import RunSpec
-from template.scoring.admission import payload_positions
+from template.scoring.footprint import footprint_of, places_in
 from template.scoring.rules import claims_of_each, pay_rules
 from template.training.model import initial_params, tensor_shapes
 from template.training.outer import first_state, scored_coefficients, scored_references
@@ -216,7 +216,10 @@ def _opened(bench: Bench, uid: int) -> Payload:
 def _overlap_s(bench: Bench, payloads: Sequence[Payload], count: int) -> float:
     """Beyond the payloads there are, and for the windows before, places are moved on."""
     started = time.process_time()
-    own = [payload_positions(payload, bench.form) for payload in payloads]
+    own = [
+        places_in(footprint_of(payload, bench.form), bench.form, 0, lambda _window: bytes(32))
+        for payload in payloads
+    ]
     places_s = (time.process_time() - started) * count / len(payloads)
 
     def moved(index: int) -> Places:

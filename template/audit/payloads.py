@@ -21,6 +21,7 @@ from template.scoring.admission import (
     SeenPayloads,
     Unread,
 )
+from template.scoring.footprint import Shelf
 from template.sync.follower import Follower
 
 
@@ -54,7 +55,7 @@ def check_frames(
         if each.payload is not None and (each.refusal is None or _is_by_memory(each.refusal))
     }
     # Without the earlier windows: who is alike here is known to a restarted validator too.
-    alike = checker.find_overlaps(present, opened, ()).alike
+    alike = checker.find_overlaps(window, present, opened, ()).alike
     return {uid: _checked(each, alike.get(uid, ())) for uid, each in admissions.items()}
 
 
@@ -109,8 +110,15 @@ class AuditedPayloads:
         self, context: ReadContext, peers: Peers, follower: Follower, validator: str
     ) -> None:
         self._peers, self._follower, self._validator = peers, follower, validator
-        self._checker = FrameChecker(spec=context.spec, form=context.form)
-        self._seen = SeenPayloads(context.spec.outer.max_staleness)
+        schedule, block_hash = context.schedule, context.chain.block_hash
+        self._checker = FrameChecker(
+            spec=context.spec,
+            form=context.form,
+            sample_seed=lambda window: block_hash(schedule.stake_block(window)),
+        )
+        self._seen = SeenPayloads(
+            context.spec.outer.max_staleness, Shelf(context.state_dir / "seen").keep
+        )
         self._gaps: set[int] = set()
         self.num_windows = 2 * (context.spec.outer.max_staleness + 2)
         """Windows before a window that decide on repeats: half of them hold the payloads that must

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from template.protocol.payload import payload_digest
+from template.protocol.payload import Frame, payload_digest
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -16,6 +16,9 @@ class PendingPayload:
 
     window: int
     frame: bytes
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "frame", Frame.of(self.frame))
 
     @property
     def digest(self) -> bytes:

@@ -38,7 +38,7 @@ from template.store.endpoints import check_peer_endpoint
 from template.store.probe import check_bucket
 from template.sync.anchors import MIN_ANCHORS
 from template.sync.own_checkpoint import LOCAL_FILE
-from template.training.published import theta0_bytes
+from template.training.theta0 import theta0_bytes
 
 log = logging.getLogger(__name__)
 

@@ -7,6 +7,9 @@ wrong guess costs the miner a part of the gain; the protocol is not affected.
 """
 
 import logging
+from collections.abc import Mapping
+
+from torch import Tensor
 
 from template.chain.ballots import read_candidates
 from template.context import NodeContext
@@ -17,8 +20,7 @@ from template.protocol.payload import Payload
 from template.protocol.root import Member
 from template.scoring.admission import draw_candidates
 from template.sync.follower import Follower
-from template.training.model import Params
-from template.training.outer import expected_params
+from template.training.outer import previewed_params
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +56,7 @@ class Preview:
         self.pending = follower.state.window == window and bool(follower.ledger.last_accepted)
         """Whether a preview is still possible."""
 
-    def poll(self) -> Params | None:
+    def poll(self) -> Mapping[str, Tensor] | None:
         """The expected theta_{window + 1}, returned once; None before and after."""
         if not self.pending:
             return None
@@ -99,7 +101,7 @@ class Preview:
             self._peers.refresh()
         return self._peers.start_fetching(missing, self._window)
 
-    def _finish(self, fetching: Fetching) -> Params | None:
+    def _finish(self, fetching: Fetching) -> Mapping[str, Tensor] | None:
         self.close()
         for member, found in fetching.outcomes():
             if isinstance(found, bytes):
@@ -110,7 +112,7 @@ class Preview:
         if not opened or len(opened) < ENOUGH * len(self._members):
             return None
         self.uids = tuple(opened)
-        return expected_params(self._follower.state, self._members, opened, self._context.spec)
+        return previewed_params(self._follower.state, self._members, opened, self._context.spec)
 
     def _opened(self, member: Member) -> Payload | None:
         frame, spec = self._follower.held(member.digest), self._context.spec

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from template.base.feedback import ErrorFeedback
@@ -33,7 +32,9 @@ from template.protocol.record import PayloadCommitment
 from template.protocol.ss58 import public_key
 from template.sync.follower import Follower
 from template.training.checkpoint import LocalCheckpoint
+from template.training.finite import are_finite
 from template.training.inner import InnerResult, InnerTrainer
+from template.training.memory import KEPT
 from template.training.outer import clip_references, start_of_miner
 
 log = logging.getLogger(__name__)
@@ -141,10 +142,11 @@ class HonestWork:
             return None
         self.order_secret = parts.context.random_bytes(SEED_BYTES)
         block_pages = self.block_pages()
+        KEPT.release()  # training needs the room, and fills it with gradients
         with closing(self.preview(window)) as preview:
             result = self.train(window, base, preview)
         self.last_window = window
-        if not all(torch.isfinite(delta).all() for delta in result.pseudo_gradient.values()):
+        if not are_finite(result.pseudo_gradient.values()):
             log.error(
                 "window %d: the loss was not finite; its work and the moments are dropped", window
             )

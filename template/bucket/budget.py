@@ -11,7 +11,8 @@ from template.bucket.retention import KEPT_CHECKPOINTS, PROOF_WINDOWS
 from template.data.manifest import Manifest, manifest_bytes
 from template.protocol.spec import RunSpec
 from template.training.model import payload_bytes
-from template.training.published import checkpoint_limit_bytes, theta0_bytes
+from template.training.published import checkpoint_limit_bytes
+from template.training.theta0 import theta0_bytes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

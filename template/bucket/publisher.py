@@ -7,6 +7,7 @@ run between the votes on one window and the scoring of the next, and a failed up
 import logging
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from functools import partial
 
 from template.context import NodeContext
 from template.errors import NotFound, StoreError
@@ -27,7 +28,7 @@ class Publisher:
         self._context = context
         self._blobs: OrderedDict[bytes, bytes] = OrderedDict()
         self._served: set[bytes] = set()
-        self._checkpoint: deque[tuple[str, bytes]] = deque()
+        self._checkpoint: deque[tuple[str, Callable[[], bytes]]] = deque()
         self._has_warned = False
 
     def offer(self, sha256: str, data: bytes) -> None:
@@ -41,13 +42,15 @@ class Publisher:
     def offer_checkpoint(self, state: OuterState) -> None:
         """Queue the state's checkpoint if due, in place of an older unpublished checkpoint.
 
-        The manifest goes last: a reader of the manifest finds every file.
+        The manifest goes last: a reader of the manifest finds every file. A file is made of the
+        state's tensors when its turn comes: nothing is held but the state.
         """
         if not state.checkpoint_digest:
             return
         published = build_checkpoint(state, self._context.spec)
-        files = [(blob_key(digest), data) for digest, data in published.blobs.items()]
-        manifest = (self._manifest_key(state.window), published.manifest)
+        blobs = published.blobs
+        files = [(blob_key(digest), partial(blobs.__getitem__, digest)) for digest in blobs]
+        manifest = (self._manifest_key(state.window), partial(bytes, published.manifest))
         self._checkpoint = deque([*files, manifest])
 
     def offer_missing_checkpoint(self, state: OuterState) -> None:
@@ -85,8 +88,8 @@ class Publisher:
 
     def _send_next(self) -> None:
         if self._checkpoint:
-            key, data = self._checkpoint[0]
-            self._context.bucket.put(key, data)
+            key, make = self._checkpoint[0]
+            self._context.bucket.put(key, make())
             self._checkpoint.popleft()
             return
         digest, data = next(iter(self._blobs.items()))

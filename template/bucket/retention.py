@@ -12,12 +12,13 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from template.context import NodeContext
-from template.errors import Denied, ObjectError, StoreError
+from template.errors import Denied, NotFound, ObjectError, StoreError
 from template.protocol.keys import blob_key, checkpoint_manifest_key, dropped_manifest_key
 from template.protocol.quorum import VOID_WINDOWS
 from template.protocol.spec import RunSpec
 from template.scoring.rules import pay_rules
 from template.training.published import named_digests, published_limit_bytes
+from template.training.theta0 import index_length, parse_index
 
 log = logging.getLogger(__name__)
 
@@ -144,7 +145,7 @@ class Sweeper:
             return True
         # Manifests of other runs count too: two runs may share a blob.
         others = [key for key in keys if _MANIFEST.fullmatch(key) and key not in dropped]
-        needed = self._needed.union(*map(self._named_by, others))
+        needed = self._needed.union(self._theta0_parts(), *map(self._named_by, others))
         for key in sorted(dropped):
             loose = {blob_key(digest) for digest in self._named_by(key) - needed}
             for blob in sorted(loose & keys):
@@ -153,6 +154,16 @@ class Sweeper:
                     return False
             bucket.delete(key)
         return True
+
+    def _theta0_parts(self) -> frozenset[bytes]:
+        """Parts of theta_0 in this bucket: a tensor that never moved is in a checkpoint too."""
+        spec = self._context.spec
+        key = blob_key(bytes.fromhex(spec.checkpoint.theta0_digest))
+        try:
+            index = self._context.bucket.get(key, max_bytes=index_length(spec))
+        except NotFound:
+            return frozenset()  # without the index nobody looks for the parts here
+        return frozenset(digest for digest, _ in parse_index(index, spec))
 
     def _named_by(self, key: str) -> frozenset[bytes]:
         limit = max(MAX_OTHER_MANIFEST_BYTES, published_limit_bytes(self._context.spec))

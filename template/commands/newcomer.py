@@ -5,7 +5,6 @@ bytes named by the spec. Large shards are checked by length, without a download.
 """
 
 import hashlib
-import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -41,15 +40,12 @@ from template.protocol.spec import RunSpec
 from template.store import Store
 from template.sync.dataset import check_manifest
 from template.sync.traces import find_traces
-from template.training.checkpoint import parse_params
-from template.training.model import tensor_shapes
+from template.training.theta0 import index_length, parse_index
 
 THREADS = 16
 SHORT_CHARS = 8
 MAX_SHARDS = 256
 """Shards looked for, of a dataset with more: two requests each, at every mirror."""
-HEADER_BYTES = 2**20
-"""Room for the header of a safetensors file."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -172,13 +168,14 @@ def _find_manifest(spec: RunSpec, buckets: Mapping[str, Store]) -> tuple[Finding
 
 
 def _find_theta0(spec: RunSpec, buckets: Mapping[str, Store]) -> Finding:
-    numel = sum(math.prod(shape) for shape in tensor_shapes(spec).values())
-    digest = bytes.fromhex(spec.checkpoint.theta0_digest)
+    digest, num_bytes = bytes.fromhex(spec.checkpoint.theta0_digest), index_length(spec)
 
     def get(bucket: Store) -> int:
-        data = _get(bucket, digest, 4 * numel + HEADER_BYTES)
-        parse_params(data, spec)
-        return len(data)
+        index = _get(bucket, digest, num_bytes)
+        parts = parse_index(index, spec)
+        for part, length in parts:
+            _demand_length(bucket, blob_key(part), "a part", length)
+        return len(index) + sum(length for _, length in parts)
 
     return _ask("theta_0", buckets, get)
 
@@ -222,10 +219,12 @@ def _find_tokenizer(manifest: Manifest, buckets: Mapping[str, Store]) -> list[Fi
     return [_ask("tokenizer", buckets, lambda b: len(_get(b, digest, entry.num_bytes)))]
 
 
-def _demand_length(bucket: Store, key: str, what: str, wanted_bytes: int) -> None:
+def _demand_length(bucket: Store, key: str, what: str, wanted_bytes: int) -> int:
+    """The length of an object; ObjectError unless as stated."""
     num_bytes = bucket.size(key)
     if num_bytes != wanted_bytes:
         raise ObjectError(f"{what} has {num_bytes} bytes, the manifest says {wanted_bytes}")
+    return num_bytes
 
 
 def _get(bucket: Store, digest: bytes, max_bytes: int) -> bytes:

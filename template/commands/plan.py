@@ -31,8 +31,8 @@ from template.protocol.spec import RunSpec, spec_to_toml
 from template.protocol.spec.plan import RunChoices, check_plan, draft_spec, load_plan
 from template.store import Store
 from template.sync.dataset import check_manifest
-from template.training.checkpoint import params_bytes
 from template.training.model import initial_params
+from template.training.theta0 import build_theta0
 
 __all__ = [
     "PreparedRun",
@@ -92,13 +92,14 @@ def prepare_run(
     _check_dataset(dataset.manifest, draft, choices.max_hotkeys)
     manifest = manifest_bytes(dataset.manifest)
     params = initial_params(draft, choices.seed)
-    theta0 = params_bytes(warm_started(params, draft, dataset, choices.seed, say))
-    named = (manifest, theta0, dataset.tokenizer_file)
-    blobs = {hashlib.sha256(data).digest(): data for data in named if data}
+    theta0 = warm_started(params, draft, dataset, choices.seed, say)
+    theta0_digest, parts = build_theta0(theta0, draft.checkpoint.part_bytes)
+    named = (manifest, dataset.tokenizer_file)
+    blobs = {hashlib.sha256(data).digest(): data for data in named if data} | dict(parts)
     spec = replace(
         draft,
         data=replace(draft.data, manifest_digest=hashlib.sha256(manifest).hexdigest()),
-        checkpoint=replace(draft.checkpoint, theta0_digest=hashlib.sha256(theta0).hexdigest()),
+        checkpoint=replace(draft.checkpoint, theta0_digest=theta0_digest.hex()),
     )
     check_manifest(dataset.manifest, spec, manifest_digest(dataset.manifest))
     return PreparedRun(spec=spec, blobs=blobs, dataset=dataset)

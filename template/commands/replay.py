@@ -11,9 +11,8 @@ from template.commands.newcomer import existing_subnet
 from template.commands.reading import read_only
 from template.errors import ConfigError, ConsensusError, SubnetError
 from template.peers.client import Peers
-from template.protocol.root import tensors_digest
 from template.protocol.spec import RunSpec
-from template.training.outer import OuterState
+from template.training.outer import OuterState, params_digest
 from template.training.published import build_checkpoint
 
 Say = Callable[[str], None]
@@ -54,7 +53,7 @@ def run_replay(config: ReplayConfig, say: Say, tell: Callable[[object], None]) -
         for hotkey, lines in replayed.wrong.items():
             for line in lines:
                 say(f"{hotkey}: {line}")
-        tell(_result(replayed))
+        tell(_result(replayed, context.spec))
         return int(bool(replayed.wrong))
 
 
@@ -69,13 +68,13 @@ def _save_model(folder: Path, state: OuterState, spec: RunSpec) -> None:
         raise ConfigError(f"--out {folder}: {error.strerror}: name another folder") from error
 
 
-def _result(replayed: Replayed) -> dict[str, object]:
+def _result(replayed: Replayed, spec: RunSpec) -> dict[str, object]:
     state = replayed.state
     return {
         "from_window": replayed.start,
         "window": state.window,
         "root": state.root.hex(),
-        "params_digest": tensors_digest(state.params).hex(),
+        "params_digest": params_digest(state, spec).hex(),
         "num_payloads": replayed.num_payloads,
         "wrong": replayed.wrong,
     }

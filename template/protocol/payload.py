@@ -94,9 +94,30 @@ class Payload:
         return decode(self.body, self.plan).tensors
 
 
+class Frame(bytes):
+    """The bytes of a frame, hashed once at most: bytes never change.
+
+    A validator opens a payload, names it, uploads it, keeps it and opens it again for the step.
+    """
+
+    _digest: bytes | None = None
+
+    @classmethod
+    def of(cls, data: bytes) -> "Frame":
+        """The same bytes; a frame stays itself."""
+        return data if isinstance(data, cls) else cls(data)
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of the bytes."""
+        if self._digest is None:
+            self._digest = hashlib.sha256(self).digest()
+        return self._digest
+
+
 def payload_digest(data: bytes) -> bytes:
     """SHA-256 of a frame: the digest on chain and in the object's key."""
-    return hashlib.sha256(data).digest()
+    return data.digest if isinstance(data, Frame) else hashlib.sha256(data).digest()
 
 
 def encode_payload(

@@ -11,31 +11,29 @@ from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 
-import torch
 from torch import Tensor
 
 from template.protocol.hashing import labelled_hash, uint_bytes
 from template.protocol.member import Member as Member
+from template.protocol.parts import PART_BYTES, hash_parts, little_endian
 from template.protocol.record import SAMPLE_DIGEST_BYTES
 
 SAMPLE_ELEMENTS = 2**20
 SPAN_ELEMENTS = 256
 
 
-def tensors_digest(tensors: Mapping[str, Tensor]) -> bytes:
-    """SHA-256 over names, shapes and float32 bytes of all tensors in name order; 32 bytes."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        if tensor.dtype != torch.float32:
-            raise ValueError(f"{name} is {tensor.dtype}: master parameters are float32")
-        digest.update(f"{name}{list(tensor.shape)}".encode())
-        digest.update(_little_endian(tensor))
-    return digest.digest()
+def tensors_digest(tensors: Mapping[str, Tensor], part_bytes: int = PART_BYTES) -> bytes:
+    """Digest over names, shapes and float32 bytes of all tensors, whatever their order; 32 bytes.
+
+    A tree of two levels: the leaves are the SHA-256s of the files that hold the tensors, up to
+    `part_bytes` each (`template.protocol.parts`).
+    """
+    return parts_digest(hash_parts(tensors, part_bytes))
 
 
-def _little_endian(tensor: Tensor) -> bytes:
-    return tensor.detach().cpu().contiguous().numpy().astype("<f4", copy=False).tobytes()
+def parts_digest(digests: Iterable[bytes]) -> bytes:
+    """The digest of the tensors in parts with these SHA-256s."""
+    return labelled_hash("tessera/tensors", *digests)
 
 
 def first_root(run_id: bytes, theta0_digest: bytes) -> bytes:
@@ -76,7 +74,7 @@ def sample_digest(tensors: Mapping[str, Tensor], block_hash: bytes) -> bytes:
     digest = hashlib.sha256(block_hash)
     if not ends or ends[-1] <= SAMPLE_ELEMENTS:
         for flat in flats:
-            digest.update(_little_endian(flat))
+            digest.update(little_endian(flat))
         return digest.digest()[:SAMPLE_DIGEST_BYTES]
     for start in _span_starts(block_hash, ends[-1] - SPAN_ELEMENTS + 1):
         digest.update(_read_span(flats, ends, start))
@@ -100,7 +98,7 @@ def _read_span(flats: Sequence[Tensor], ends: Sequence[int], start: int) -> byte
     # A span may run over the ends of several small tensors.
     while missing:
         part = flats[index][start : start + missing]
-        parts.append(_little_endian(part))
+        parts.append(little_endian(part))
         missing -= part.numel()
         index, start = index + 1, 0
     return b"".join(parts)

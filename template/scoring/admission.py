@@ -7,11 +7,11 @@ the sample or late are read a window later, and again when payloads of their aut
 `SeenPayloads` remembers earlier windows, filled by scoring and by an audit alike.
 """
 
-import math
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
+
+import numpy as np
 
 from evaluation.overlap import (
     Earlier,
@@ -20,7 +20,6 @@ from evaluation.overlap import (
     Places,
     TimeSpentError,
     find_overlaps,
-    kept_positions,
     mark_applied,
     never_late,
 )
@@ -30,6 +29,14 @@ from template.protocol.draw import drawn_order
 from template.protocol.payload import Payload, PayloadFormat
 from template.protocol.root import Member
 from template.protocol.spec import RunSpec
+from template.scoring.footprint import (
+    Footprint,
+    HeldBody,
+    SampleSeed,
+    footprint_of,
+    in_memory,
+    places_in,
+)
 from template.scoring.rules import admits_claim
 
 
@@ -61,6 +68,24 @@ class Unread:
     applied: bool = False
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EarlierBody(Earlier):
+    """A payload of an earlier window of which the places compared differ from window to window."""
+
+    held: HeldBody
+
+
+NOWHERE: Places = np.empty(0, dtype=np.int32)
+
+
+def _earlier(window: int, author: str, footprint: Footprint, applied: bool) -> Earlier:
+    if isinstance(footprint, HeldBody):
+        return EarlierBody(
+            window=window, author=author, places=NOWHERE, applied=applied, held=footprint
+        )
+    return Earlier(window=window, author=author, places=footprint, applied=applied)
+
+
 MAX_REQUESTS = 2
 """Requests for an unread payload: a window later, and once more in a dispute."""
 
@@ -76,8 +101,11 @@ def read_nothing(_wanted: Sequence[Unread]) -> Iterable[tuple[Unread, bytes]]:
 class SeenPayloads:
     """Kept positions of payloads, for as long as a repeat would not be stale."""
 
-    def __init__(self, max_staleness: int) -> None:
-        self._max_staleness = max_staleness
+    def __init__(
+        self, max_staleness: int, keep: Callable[[Footprint], Footprint] = in_memory
+    ) -> None:
+        """`keep`: what to do with each footprint first, as `Shelf.keep`."""
+        self._max_staleness, self._keep = max_staleness, keep
         self._earlier: list[Earlier] = []
         self._unread: list[Unread] = []
         self._since, self._last = 0, -1
@@ -101,7 +129,7 @@ class SeenPayloads:
             if oldest <= each.window < window
         ]
 
-    def add_positions(self, window: int, positions: Iterable[tuple[str, Places]]) -> None:
+    def add_positions(self, window: int, positions: Iterable[tuple[str, Footprint]]) -> None:
         """Remember kept positions of a window by hotkey, replacing positions of `window` and later.
 
         The payloads count as not applied until `mark_applied`.
@@ -112,8 +140,7 @@ class SeenPayloads:
         self._last = window
         self._earlier = [e for e in self._earlier if oldest <= e.window < window]
         self._earlier += [
-            Earlier(window=window, author=hotkey, places=kept, applied=False)
-            for hotkey, kept in positions
+            _earlier(window, hotkey, self._keep(kept), applied=False) for hotkey, kept in positions
         ]
 
     def add_unread(self, window: int, members: Iterable[Member]) -> None:
@@ -150,16 +177,13 @@ class SeenPayloads:
     def _is_given_up(self, unread: Unread) -> bool:
         return self._asked[unread] >= MAX_REQUESTS
 
-    def add_read(self, unread: Unread, places: Places | None) -> None:
+    def add_read(self, unread: Unread, kept: Footprint | None) -> None:
         """Remember the kept positions of a payload read after its window; None for a repeat."""
         self._unread.remove(unread)
-        if places is None:
+        if kept is None:
             return
-        late = Earlier(
-            window=unread.window,
-            author=unread.member.hotkey,
-            places=places,
-            applied=unread.applied,
+        late = _earlier(
+            unread.window, unread.member.hotkey, self._keep(kept), applied=unread.applied
         )
         self._earlier = sorted([*self._earlier, late], key=lambda each: each.window)
 
@@ -179,12 +203,21 @@ class SeenPayloads:
         return window - self._max_staleness - 2
 
 
+def whole_model(window: int) -> bytes:
+    """The sample seed of a checker for small models."""
+    raise ValueError(f"window {window}: a model of so many chunks is compared by a drawn sample")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FrameChecker:
-    """Opens and checks the frames of a window by the rules of a run."""
+    """Opens and checks the frames of a window by the rules of a run.
+
+    `sample_seed`: draws the chunks compared in a window; for small models never asked.
+    """
 
     spec: RunSpec
     form: PayloadFormat
+    sample_seed: SampleSeed = whole_model
 
     def admit_frames(
         self,
@@ -203,14 +236,16 @@ class FrameChecker:
         found = {m.uid: self._admit(window, m, frames[m.uid]) for m in members}
         admitted = admitted_payloads(found)
         try:
-            overlaps = self.find_overlaps(members, admitted, seen.before(window), is_late)
+            overlaps = self.find_overlaps(window, members, admitted, seen.before(window), is_late)
             accused = {m.hotkey for m in members if m.uid in overlaps.repeats}
             alike = {m.hotkey for m in members if m.uid in overlaps.alike}
             # A crowd alike must not crowd out those who would be refused.
             wanted = seen.unread_of(window, accused) + seen.unread_of(window, alike - accused)
             most = MAX_REQUESTS * self.spec.evaluation.max_payloads
             if self.read_more(wanted[:most], seen, read_unread, is_late):
-                overlaps = self.find_overlaps(members, admitted, seen.before(window), is_late)
+                overlaps = self.find_overlaps(
+                    window, members, admitted, seen.before(window), is_late
+                )
         except TimeSpentError:
             return found | {u: replace(found[u], is_compared=False) for u in admitted}
         for uid, payload in admitted.items():
@@ -223,20 +258,25 @@ class FrameChecker:
 
     def find_overlaps(
         self,
+        window: int,
         members: Sequence[Member],
         payloads: Mapping[int, Payload],
         earlier: Sequence[Earlier],
         is_late: IsLate = never_late,
     ) -> Overlaps:
-        """Compares `payloads` (by uid) with each other and with `earlier`.
+        """Compares `payloads` of `window` (by uid) with each other and with `earlier`.
 
         Two payloads overlap if more than `max_overlap` of the smaller one's positions are shared.
         TimeSpentError once `is_late`.
         """
-        positions = {uid: self.list_positions(payload) for uid, payload in payloads.items()}
+        positions = {
+            uid: self._places(footprint_of(payload, self.form), window)
+            for uid, payload in payloads.items()
+        }
+        before = [self._look_again(each, window) for each in earlier]
         authors = {member.uid: member.hotkey for member in members}
         limit = self.spec.evaluation.max_overlap
-        return find_overlaps(positions, authors, earlier, limit, is_late)
+        return find_overlaps(positions, authors, before, limit, is_late)
 
     def read_more(
         self,
@@ -261,14 +301,25 @@ class FrameChecker:
         for window, read in sorted(came.items()):
             payloads = {unread.member.uid: payload for unread, payload in read}
             members = [unread.member for unread, _ in read]
-            repeats = self.find_overlaps(members, payloads, seen.before(window), is_late).repeats
+            repeats = self.find_overlaps(
+                window, members, payloads, seen.before(window), is_late
+            ).repeats
             for unread, payload in read:
                 is_first = unread.member.uid not in repeats
                 seen.add_read(unread, self.list_positions(payload) if is_first else None)
         return bool(came)
 
-    def list_positions(self, payload: Payload) -> Places:
-        return payload_positions(payload, self.form)
+    def list_positions(self, payload: Payload) -> Footprint:
+        """What `SeenPayloads` remembers of a payload."""
+        return footprint_of(payload, self.form)
+
+    def _places(self, footprint: Footprint, window: int) -> Places:
+        return places_in(footprint, self.form, window, self.sample_seed)
+
+    def _look_again(self, earlier: Earlier, window: int) -> Earlier:
+        if not isinstance(earlier, EarlierBody):
+            return earlier
+        return replace(earlier, places=self._places(earlier.held, window))
 
     def _admit(self, window: int, member: Member, frame: bytes | SubnetError) -> Admission:
         if isinstance(frame, SubnetError):
@@ -298,17 +349,6 @@ def admitted_payloads(admissions: Mapping[int, Admission]) -> dict[int, Payload]
         for uid, each in admissions.items()
         if each.refusal is None and each.payload is not None
     }
-
-
-def payload_positions(payload: Payload, form: PayloadFormat) -> Places:
-    """Positions of a payload's kept values among all elements of the model, int32, ascending.
-
-    The tensors lie one after another in the order of `form.names`.
-    """
-    sizes = [math.prod(form.shapes[name]) for name in form.names]
-    starts = dict(zip(form.names, accumulate(sizes, initial=0), strict=False))
-    positions = ((starts[n], t.indices.numpy()) for n, t in payload.tensors.items())
-    return kept_positions(positions, sum(sizes))
 
 
 def draw_candidates(

@@ -33,7 +33,7 @@ from template.errors import (
 )
 from template.peers.client import Peers
 from template.protocol.draw import drawn_order
-from template.protocol.payload import Payload
+from template.protocol.payload import Frame, Payload
 from template.protocol.root import Member
 from template.protocol.strangers import in_ascii
 from template.scoring.admission import (
@@ -44,6 +44,7 @@ from template.scoring.admission import (
     admitted_payloads,
     draw_candidates,
 )
+from template.scoring.footprint import Shelf
 from template.scoring.measure import Measurer, scored_step
 from template.scoring.pool import Pool, PoolDrawer
 from template.scoring.rules import judge_rules
@@ -102,8 +103,10 @@ class WindowScorer:
             block_hash=context.chain.block_hash,
             paging=pages.paging,
         )
-        self._checker = FrameChecker(spec=spec, form=context.form)
-        self._seen = SeenPayloads(spec.outer.max_staleness)
+        self._checker = FrameChecker(
+            spec=spec, form=context.form, sample_seed=self._hash_after_commitments
+        )
+        self._seen = SeenPayloads(spec.outer.max_staleness, Shelf(context.state_dir / "seen").keep)
 
     @property
     def curve(self) -> np.ndarray:
@@ -172,6 +175,7 @@ class WindowScorer:
         frames = self._peers.fetch_payloads(
             drawn, window, lambda: late(FETCH_SHARE), began_late=began_late
         )
+        frames = {uid: Frame.of(f) if isinstance(f, bytes) else f for uid, f in frames.items()}
         if began_late:
             _tell_late(window, frames)
         found = self._peers.finish_fetching(
@@ -190,7 +194,7 @@ class WindowScorer:
             for each in self._seen.unread_before(window)
             if each.window == window - 1
         }
-        block_hash = self._context.chain.block_hash(self._context.schedule.stake_block(window))
+        block_hash = self._hash_after_commitments(window)
         ordered = [unread[hotkey] for hotkey in drawn_order(block_hash, window, unread)]
         return ordered[: self._context.spec.evaluation.max_payloads]
 
@@ -207,12 +211,15 @@ class WindowScorer:
         """Record the hotkeys whose payloads of a window the outer step applied."""
         self._seen.mark_applied(window, hotkeys)
 
+    def _hash_after_commitments(self, window: int) -> bytes:
+        context = self._context
+        return context.chain.block_hash(context.schedule.stake_block(window))
+
     def _draw_candidates(
         self, window: int, candidates: Sequence[Member]
     ) -> tuple[list[Member], list[Member]]:
-        context = self._context
-        block_hash = context.chain.block_hash(context.schedule.stake_block(window))
-        return draw_candidates(block_hash, window, candidates, context.spec.evaluation.max_payloads)
+        most = self._context.spec.evaluation.max_payloads
+        return draw_candidates(self._hash_after_commitments(window), window, candidates, most)
 
     def _draw_pool(
         self, window: int, members: Sequence[Member], payloads: Mapping[int, Payload]

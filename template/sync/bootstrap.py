@@ -20,9 +20,9 @@ from template.peers.blobs import fetch_from_any, validators_by_stake
 from template.peers.client import Peers
 from template.protocol.keys import checkpoint_manifest_key
 from template.protocol.lineage import LineageStep
-from template.sync.dataset import fetch_theta0, ignore_object
+from template.sync.dataset import downloaded_parts, fetch_theta0, ignore_object
 from template.sync.lineage import find_voted_root, read_lineage_to, wait_for_voted_root
-from template.sync.own_checkpoint import downloaded_parts, load_own_checkpoint
+from template.sync.own_checkpoint import load_own_checkpoint
 from template.sync.traces import find_traces
 from template.training.checkpoint import LocalCheckpoint
 from template.training.outer import OuterState, first_state
@@ -58,7 +58,7 @@ class Bootstrap:
         """
         local = load_own_checkpoint(self._context)
         if local is not None:
-            downloaded_parts(self._context).keep_only([])
+            downloaded_parts(self._context.state_dir).keep_only([])
             log.info("continuing at theta_%d from %s", local.state.window, self._context.state_dir)
             return local
         self._peers.refresh()
@@ -171,7 +171,7 @@ class CheckpointSearch:
     def __init__(self, context: ReadContext, peers: Peers) -> None:
         self._context = context
         self._peers = peers
-        self._parts = downloaded_parts(context)
+        self._parts = downloaded_parts(context.state_dir)
         self._validators = validators_by_stake(context)
         self.is_broken = False
 
@@ -221,7 +221,8 @@ class CheckpointSearch:
             sum(part.num_bytes for part in manifest.parts),
         )
         parts = (self._read_part(part, publisher) for part in self._told_parts(manifest.parts))
-        return restore_published(manifest, parts, self._context.spec)
+        # Disk and buckets have compared each part with its digest.
+        return restore_published(manifest, parts, self._context.spec, are_verified=True)
 
     def _told_parts(self, parts: Sequence[PublishedFile]) -> Iterator[PublishedFile]:
         """The parts in turn; a long download says how far it is."""

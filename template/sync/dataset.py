@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from template.context import ReadContext
+from template.data.kept import KeptFiles
 from template.data.manifest import (
     MAX_MANIFEST_BYTES,
     Manifest,
@@ -27,11 +29,15 @@ from template.peers.client import Peers
 from template.protocol.keys import shard_key
 from template.protocol.spec import RunSpec
 from template.protocol.strangers import quoted
-from template.training.checkpoint import parse_params
 from template.training.model import Params
-from template.training.published import tensors_limit_bytes
+from template.training.theta0 import load_theta0
 
 CACHE_FOLDER = "segments"
+
+
+def downloaded_parts(state_dir: Path) -> KeptFiles:
+    """Parts of theta_0 or of a checkpoint on disk: an interrupted download continues."""
+    return KeptFiles(state_dir / "joining", ".part")
 
 
 def ignore_object(_sha256: str, _data: bytes) -> None:
@@ -124,16 +130,24 @@ def _telling(shard: Shard) -> Iterator[None]:
 
 
 def fetch_theta0(context: ReadContext, peers: Peers, on_read: OnRead = ignore_object) -> Params:
-    """The run's first parameters; `on_read` gets their bytes."""
-    key, digest = "checkpoint.theta0_digest", context.spec.checkpoint.theta0_digest
-    limit_bytes = tensors_limit_bytes(context.form.shapes)
-    data = fetch_named_object(context, peers, key, digest, limit_bytes)
+    """The run's first parameters; `on_read` gets the index and every part.
+
+    Parts stay on disk until the node has saved a checkpoint: an interrupted download goes on.
+    """
+    key, kept = "checkpoint.theta0_digest", downloaded_parts(context.state_dir)
+
+    def read(digest: bytes, num_bytes: int) -> bytes:
+        data = kept.get(digest, num_bytes)
+        if data is None:
+            data = fetch_named_object(context, peers, key, digest.hex(), num_bytes)
+            kept.put(digest, data)
+        on_read(digest.hex(), data)
+        return data
+
     try:
-        params = parse_params(data, context.spec)
+        return load_theta0(read, context.spec)
     except ObjectError as error:
         raise _wrong_object(context, key, error) from error
-    on_read(digest, data)
-    return params
 
 
 def fetch_named_object(

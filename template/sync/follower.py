@@ -16,7 +16,6 @@ from template.peers.client import Peers
 from template.protocol.lineage import Accepted, LineageStep
 from template.protocol.payload import Payload
 from template.protocol.quorum import VOID_WINDOWS, Decision, voided
-from template.protocol.root import tensors_digest
 from template.sync.anchors import AnchorStore
 from template.sync.bootstrap import Bootstrap
 from template.sync.healer import Healer
@@ -26,7 +25,7 @@ from template.sync.payload_cache import PayloadCache
 from template.sync.recovery import Recovered, take_back
 from template.sync.traces import OtherRunWatch
 from template.sync.waits import demand_hope
-from template.training.outer import OuterState
+from template.training.outer import OuterState, params_digest
 
 log = logging.getLogger(__name__)
 
@@ -297,6 +296,8 @@ class Follower:
         return self.ledger.payloads_given_up()
 
     def _apply(self, accepted: Accepted, payloads: Mapping[int, Payload], root: bytes) -> None:
+        # The window is scored: the state before the last step would be a third theta in memory.
+        self.ledger = replace(self.ledger, step_start=None)
         before, ledger = self.ledger.state, self.ledger.apply_window(accepted, payloads, root)
         self.ledger = replace(ledger, steps=self.anchors.record_step(ledger.steps, ledger.state))
         self._payloads.forget_up_to(accepted.window)
@@ -395,7 +396,7 @@ def _report(context: ReadContext, state: OuterState, decision: Decision) -> None
     if decision.no_op:
         values["no_op"] = decision.no_op
     if state.window % context.spec.checkpoint.digest_every_windows == 0:
-        values["params_digest"] = tensors_digest(state.params).hex()
+        values["params_digest"] = params_digest(state, context.spec).hex()
     context.metrics.log(decision.window, values)
     uids = [member.uid for member in decision.members]
     log.info(

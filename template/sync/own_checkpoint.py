@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from template.context import ReadContext
-from template.data.kept import KeptFiles
+from template.sync.dataset import downloaded_parts
 from template.training.checkpoint import LocalCheckpoint, load_local, save_local
 
 LOCAL_FILE = "node.safetensors"
@@ -23,9 +23,4 @@ def save_own_checkpoint(context: ReadContext, checkpoint: LocalCheckpoint) -> No
     """Write the node's own checkpoint, and delete the downloaded parts."""
     path = own_checkpoint_path(context.state_dir)
     save_local(path, checkpoint, context.spec.run_id)
-    downloaded_parts(context).keep_only([])
-
-
-def downloaded_parts(context: ReadContext) -> KeptFiles:
-    """Parts of a published checkpoint on disk: an interrupted download continues."""
-    return KeptFiles(context.state_dir / "joining", ".part")
+    downloaded_parts(context.state_dir).keep_only([])

@@ -9,7 +9,7 @@ from template.peers.blobs import validators_by_stake
 from template.peers.client import Peers
 from template.protocol.admission import open_payload
 from template.protocol.lineage import LineageStep
-from template.protocol.payload import Payload, payload_digest
+from template.protocol.payload import Frame, Payload
 from template.protocol.root import Member
 
 log = logging.getLogger(__name__)
@@ -20,14 +20,15 @@ class PayloadCache:
 
     def __init__(self, context: ReadContext, peers: Peers) -> None:
         self._context, self._peers = context, peers
-        self._frames: dict[bytes, tuple[int, bytes]] = {}
+        self._frames: dict[bytes, tuple[int, Frame]] = {}
 
     def keep(self, window: int, digest: bytes, frame: bytes) -> None:
         """Keep a frame fetched or made by this node for the step of `window`.
 
         A frame with another digest is not kept: the wrong payload would fork the node.
         """
-        if payload_digest(frame) == digest:
+        frame = Frame.of(frame)
+        if frame.digest == digest:
             self._frames[digest] = (window, frame)
 
     def held(self, digest: bytes) -> bytes | None:

@@ -14,32 +14,22 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load, save, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor
 
 from template.errors import ConfigError, ObjectError, disk_trouble, unreadable
 from template.protocol.spec import RunSpec
-from template.protocol.strangers import MALFORMED, fault, finite, refusing, text_of, whole
+from template.protocol.strangers import MALFORMED, fault, refusing, text_of, whole
 from template.training.alpha import MAX_EXPONENT
+from template.training.finite import is_finite
 from template.training.model import Params, tensor_shapes
+from template.training.norms import count_accepted, norms_text, parse_norms
 from template.training.outer import OuterState
 
-_FORMAT = 2
+_FORMAT = 3
 _WINDOW_LIMIT = 2**32
 _STAKE_LIMIT = 2**64
 _DIGEST_BYTES = 32
-
-
-def params_bytes(params: Mapping[str, Tensor]) -> bytes:
-    """Parameters as a safetensors file."""
-    return save({name: params[name] for name in sorted(params)}, metadata={"format": "pt"})
-
-
-def parse_params(data: bytes, spec: RunSpec) -> Params:
-    """Parameters from a safetensors file; ObjectError unless the run's tensors."""
-    params = load_tensors(data)
-    check_params(params, spec)
-    return params
 
 
 def load_tensors(data: bytes) -> Params:
@@ -56,7 +46,7 @@ def check_params(params: Mapping[str, Tensor], spec: RunSpec) -> None:
     if {name: tuple(t.shape) for name, t in params.items()} != shapes:
         raise ObjectError("checkpoint: refused: tensor names or shapes differ from the run's model")
     for name, tensor in params.items():
-        if tensor.dtype != torch.float32 or not torch.isfinite(tensor).all():
+        if tensor.dtype != torch.float32 or not is_finite(tensor):
             raise ObjectError(f"checkpoint: refused: {name} is not finite float32")
 
 
@@ -65,8 +55,8 @@ def carried_values(state: OuterState) -> dict[str, Any]:
     return {
         "window": state.window,
         "root": state.root.hex(),
-        "initial_norms": dict(state.initial_norms),
-        "accepted_norms": [[w, [dict(n) for n in norms]] for w, norms in state.accepted_norms],
+        "norms": norms_text(state.initial_norms, state.accepted_norms),
+        "accepted": count_accepted(state.accepted_norms),
         "reference_rao": state.reference_rao,
         "exponent": state.exponent,
         "checkpoint_digest": state.checkpoint_digest.hex(),
@@ -76,31 +66,19 @@ def carried_values(state: OuterState) -> dict[str, Any]:
 def restored_state(carried: Mapping[str, Any], params: Params) -> OuterState:
     """The inverse of `carried_values`; ObjectError for a stranger's malformed values."""
     with refusing("checkpoint: the state is malformed"):
+        initial, accepted = parse_norms(carried["norms"], carried["accepted"], params)
         return OuterState(
             window=whole(carried["window"], "window", _WINDOW_LIMIT),
             params=params,
             root=_digest(carried["root"], (_DIGEST_BYTES,)),
-            initial_norms=_norms(carried["initial_norms"], params),
-            accepted_norms=tuple(
-                (
-                    whole(w, "window of norms", _WINDOW_LIMIT),
-                    tuple(_norms(norms, params) for norms in members),
-                )
-                for w, members in carried["accepted_norms"]
-            ),
+            initial_norms=initial,
+            accepted_norms=accepted,
             reference_rao=whole(carried["reference_rao"], "reference stake", _STAKE_LIMIT),
             exponent=whole(
                 carried["exponent"], "exponent of alpha", MAX_EXPONENT + 1, -MAX_EXPONENT
             ),
             checkpoint_digest=_digest(carried["checkpoint_digest"], (0, _DIGEST_BYTES)),
         )
-
-
-def _norms(norms: Mapping[str, Any], params: Params) -> dict[str, float]:
-    found = {name: finite(norms[name], f"norm of {name}") for name in params}
-    if len(norms) != len(found) or min(found.values(), default=0.0) < 0:
-        raise ValueError("norms are negative, or of other tensors")
-    return found
 
 
 def _digest(value: object, sizes: tuple[int, ...]) -> bytes:

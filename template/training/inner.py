@@ -16,6 +16,7 @@ from torch import Tensor
 
 from template.errors import ConfigError
 from template.protocol.spec import RunSpec
+from template.training.memory import KEPT
 from template.training.model import Params, build_model, copy_params, load_params
 from template.training.rates import inner_lr, warm_start_lr
 
@@ -93,14 +94,23 @@ class InnerTrainer:
                 start, moved_at = goal, step
             losses.append(self._take_step(batch, rate(step)))
             pages += len(batch)
-        end = copy_params(self._accelerator.unwrap_model(self._model))
+        self._optimizer.zero_grad()  # room for the pseudo-gradient
         return InnerResult(
-            pseudo_gradient={name: start[name] - end[name] for name in end},
+            pseudo_gradient=self._subtract_end(start),
             pages_consumed=pages,
             steps=len(losses),
             mean_loss=float(np.mean(losses)) if losses else float("nan"),
             moved_at=moved_at,
         )
+
+    @torch.no_grad()
+    def _subtract_end(self, start: Mapping[str, Tensor]) -> Params:
+        """start - end, without a copy of either end: a tensor at a time, in kept memory."""
+        deltas: Params = {}
+        for name, parameter in self._accelerator.unwrap_model(self._model).named_parameters():
+            end = parameter.detach().to("cpu", torch.float32)
+            deltas[name] = torch.sub(start[name], end, out=KEPT.empty(end.shape))
+        return deltas
 
     @torch.no_grad()
     def _shift_parameters(self, start: Mapping[str, Tensor], goal: Mapping[str, Tensor]) -> None:
@@ -121,11 +131,14 @@ class InnerTrainer:
         return float(loss.detach())
 
     def moments(self) -> dict[str, Tensor]:
-        """AdamW's state as flat names, for a local checkpoint; empty before the first step."""
+        """AdamW's state as flat names, for a local checkpoint; empty before the first step.
+
+        On the CPU the optimizer's own memory, without a copy: the next step changes the values.
+        """
         named = dict(self._accelerator.unwrap_model(self._model).named_parameters())
         state = self._optimizer.state
         return {
-            f"{key}.{name}": value.detach().cpu().clone()
+            f"{key}.{name}": value.detach().cpu()
             for name, parameter in named.items()
             if parameter in state
             for key, value in state[parameter].items()

@@ -15,22 +15,39 @@ coordinates without another sender.
 import json
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-import torch
 from torch import Tensor
 
-from compression import aggregate
+from compression import HeldUpdates, aggregate, exact_norm
 from template.protocol.hashing import labelled_hash
 from template.protocol.lineage import Accepted
+from template.protocol.parts import hash_parts
 from template.protocol.payload import Payload
 from template.protocol.quorum import next_reference
-from template.protocol.root import Member, first_root, next_root, tensors_digest
+from template.protocol.root import (
+    Member,
+    first_root,
+    next_root,
+    parts_digest,
+    tensors_digest,
+)
 from template.protocol.spec import OuterSpec, RunSpec
 from template.training.alpha import alpha_at, next_exponent
 from template.training.energy import Norms, cap_energy
+from template.training.memory import KEPT
 from template.training.model import Params
+from template.training.norms import count_accepted, pack_norms
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Leaves:
+    """`digests`: SHA-256s of the parts of `params`, of up to `part_bytes` each."""
+
+    params: Params
+    part_bytes: int
+    digests: tuple[bytes, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +59,7 @@ class OuterState:
     last, `clip_windows` at most. `reference_rao`: the reference stake of the last window
     (`template.protocol.quorum`). `exponent`: of alpha (`template.training.alpha`); follows from
     the votes on all windows before. `checkpoint_digest`: part of the next root, then empty again.
+    `known_leaves`: no part of the state; theta need not be hashed again.
     """
 
     window: int
@@ -52,6 +70,16 @@ class OuterState:
     reference_rao: int = 0
     exponent: int = 0
     checkpoint_digest: bytes = b""
+    known_leaves: Leaves | None = field(default=None, compare=False, repr=False)
+
+    def leaves(self, part_bytes: int) -> Leaves:
+        """The leaves of theta's digest: the known leaves, or hashed now."""
+        known = self.known_leaves
+        # A state made of another by a change of `params` has the other's leaves: of no use here.
+        if known is None or known.params is not self.params or known.part_bytes != part_bytes:
+            digests = hash_parts(self.params, part_bytes)
+            return Leaves(params=self.params, part_bytes=part_bytes, digests=digests)
+        return known
 
     def alpha(self, outer: OuterSpec) -> float:
         """The factor on the mean of the payloads in the step from this state, and in its scores."""
@@ -71,13 +99,6 @@ def first_state(params: Params, run_id: bytes) -> OuterState:
         root=first_root(run_id, tensors_digest(params)),
         initial_norms={name: exact_norm(tensor) for name, tensor in params.items()},
     )
-
-
-def exact_norm(tensor: Tensor) -> float:
-    """Euclidean norm by `math.fsum` over exact squares: the same double on every machine."""
-    # A float32 squared is exact in a double, and fsum rounds once, whatever the summation order.
-    values = tensor.detach().cpu().reshape(-1).to(torch.float64)
-    return math.sqrt(math.fsum((values * values).tolist()))
 
 
 def clip_references(
@@ -187,23 +208,52 @@ def scored_coefficients(
     return coefficients(alpha, staleness, norms, references, outer, divisor=1.0 / share)
 
 
-def apply_updates(
-    params: Mapping[str, Tensor], updates: Sequence[tuple[Payload, Mapping[str, float]]]
-) -> Params:
+Updates = Sequence[tuple[Payload, Mapping[str, float]]]
+"""Payloads with factors by tensor name, in the order of addition."""
+
+
+def apply_updates(params: Mapping[str, Tensor], updates: Updates) -> Params:
     """New parameters: theta minus the sum of factor * payload, added in the order given.
 
     `params` stays unchanged. Payloads are decoded chunk by chunk during the addition.
     """
-    after = {name: tensor.clone() for name, tensor in params.items()}
+    after = {name: KEPT.copy_of(tensor) for name, tensor in params.items()}
     if updates:
-        # The factor carries the sign. torch's add(alpha=) may fuse product and sum into one
-        # rounding on some machines; `aggregate` rounds factor, product and sum to float32 in turn.
-        added = (
-            (payload.body, {name: -factor for name, factor in factors.items()})
-            for payload, factors in updates
-        )
-        aggregate(after, added, updates[0][0].plan)
+        aggregate(after, _signed(updates), updates[0][0].plan)
     return after
+
+
+def _signed(updates: Updates) -> Iterator[tuple[memoryview, Mapping[str, float]]]:
+    # The factor carries the sign. torch's add(alpha=) may fuse product and sum into one rounding
+    # on some machines; `aggregate` rounds factor, product and sum to float32 in turn.
+    for payload, factors in updates:
+        yield payload.body, {name: -factor for name, factor in factors.items()}
+
+
+class UpdatedParams(Mapping[str, Tensor]):
+    """The parameters of `apply_updates`, each tensor made anew when asked for, and not kept.
+
+    The same bits. For a reader of one tensor after another: theta is in memory anyway, and a
+    miner has no room for a second one beside training. The values are those of `params` when asked.
+    """
+
+    def __init__(self, params: Mapping[str, Tensor], updates: Updates) -> None:
+        self._params = params
+        self._updates = HeldUpdates(_signed(updates), updates[0][0].plan) if updates else None
+
+    def __getitem__(self, name: str) -> Tensor:
+        tensor = self._params[name]
+        if self._updates is None:
+            return tensor
+        made = KEPT.copy_of(tensor)
+        self._updates.add_to(made, name)
+        return made
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._params)
+
+    def __len__(self) -> int:
+        return len(self._params)
 
 
 def start_of_miner(
@@ -229,7 +279,7 @@ def start_of_miner(
         staleness, norms = payload.header.staleness, payload.norms
         factors = coefficients(alpha, staleness, norms, references, spec.outer, 1.0 / share)
         updates.append((payload, factors))
-    return apply_updates(state.params, updates)
+    return UpdatedParams(state.params, updates)
 
 
 def expected_params(
@@ -239,8 +289,14 @@ def expected_params(
 
     `payloads` by uid; a member without a payload takes no part.
     """
-    present = [member for member in members if member.uid in payloads]
-    return apply_updates(state.params, _weigh_payloads(state, present, payloads, spec.outer))
+    return apply_updates(state.params, _weigh_present(state, members, payloads, spec))
+
+
+def previewed_params(
+    state: OuterState, members: Sequence[Member], payloads: Mapping[int, Payload], spec: RunSpec
+) -> Mapping[str, Tensor]:
+    """As `expected_params`, without room for a second theta: made tensor by tensor when read."""
+    return UpdatedParams(state.params, _weigh_present(state, members, payloads, spec))
 
 
 def outer_step(
@@ -279,17 +335,30 @@ def outer_step(
     )
     if after.window % spec.checkpoint.every_windows:
         return after
-    return replace(after, checkpoint_digest=state_digest(after))
+    after = replace(after, known_leaves=after.leaves(spec.checkpoint.part_bytes))
+    return replace(after, checkpoint_digest=state_digest(after, spec))
 
 
-def state_digest(state: OuterState) -> bytes:
+def params_digest(state: OuterState, spec: RunSpec) -> bytes:
+    """Digest of theta, in the parts of the run's checkpoints; 32 bytes."""
+    return parts_digest(state.leaves(spec.checkpoint.part_bytes).digests)
+
+
+def state_digest(state: OuterState, spec: RunSpec) -> bytes:
     """Digest over the contents of a checkpoint: tensors, norms, stake, exponent; 32 bytes."""
-    history = [[window, [dict(n) for n in norms]] for window, norms in state.accepted_norms]
-    numbers = [state.reference_rao, state.exponent]
-    carried = [state.window, dict(state.initial_norms), history, *numbers]
-    # JSON writes the shortest decimal of a double: exact, and the same on every machine.
-    canonical = json.dumps(carried, sort_keys=True).encode()
-    return labelled_hash("tessera/checkpoint", tensors_digest(state.params), canonical)
+    names = sorted(state.initial_norms)
+    counts = count_accepted(state.accepted_norms)
+    carried = [state.window, names, counts, state.reference_rao, state.exponent]
+    norms = pack_norms(state.initial_norms, state.accepted_norms)
+    canonical = json.dumps(carried).encode()
+    return labelled_hash("tessera/checkpoint", params_digest(state, spec), canonical, norms)
+
+
+def _weigh_present(
+    state: OuterState, members: Sequence[Member], payloads: Mapping[int, Payload], spec: RunSpec
+) -> Updates:
+    present = [member for member in members if member.uid in payloads]
+    return _weigh_payloads(state, present, payloads, spec.outer)
 
 
 def _weigh_payloads(

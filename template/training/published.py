@@ -11,32 +11,37 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from typing import Any
 
 from template.errors import ObjectError
+from template.protocol.parts import (
+    FLOAT_BYTES,
+    group_tensors,
+    part_bytes_of,
+    part_length,
+)
 from template.protocol.spec import RunSpec
 from template.protocol.strangers import parse_json, refusing
 from template.training.checkpoint import (
     carried_values,
     check_params,
     load_tensors,
-    params_bytes,
     restored_state,
 )
 from template.training.model import Params, config_json, tensor_shapes
-from template.training.outer import OuterState, state_digest
+from template.training.norms import NORM_BYTES
+from template.training.outer import Leaves, OuterState, state_digest
 
 CONFIG_FILE = "config.json"
 INDEX_FILE = "model.safetensors.index.json"
 ONLY_PART = "model.safetensors"
-FORMAT = 3
+FORMAT = 4
 """Version of the manifest. After a change, newcomers of the old version find no checkpoint."""
 ROOM_BYTES = 2**20
 """Maximum length of a safetensors header."""
-FLOAT_BYTES = 4
 MAX_NUMBER_CHARS = 32
 """Maximum length of a number in a manifest, with separators."""
 MAX_ENTRY_CHARS = 160
@@ -74,48 +79,57 @@ class PublishedManifest:
 
 
 def build_checkpoint(state: OuterState, spec: RunSpec) -> Published:
-    """The checkpoint of a state; the same bytes on every node."""
-    files = {CONFIG_FILE: config_json(spec), **_build_tensor_files(state.params, spec)}
-    digests = {name: hashlib.sha256(data).digest() for name, data in files.items()}
+    """The checkpoint of a state; the same bytes on every node.
+
+    The parts are made when read, from the state's tensors.
+    """
+    groups = group_tensors(tensor_shapes(spec), spec.checkpoint.part_bytes)
+    names = part_names(len(groups))
+    small = {CONFIG_FILE: config_json(spec)}
+    if len(groups) > 1:
+        small[INDEX_FILE] = _build_index(names, groups, _count(tensor_shapes(spec)))
+    digests = {name: hashlib.sha256(data).digest() for name, data in small.items()}
+    sizes = {name: len(data) for name, data in small.items()}
+    blobs: dict[bytes, Callable[[], bytes]] = {
+        digests[name]: partial(bytes, data) for name, data in small.items()
+    }
+    leaves = state.leaves(spec.checkpoint.part_bytes)
+    for name, group, digest in zip(names, groups, leaves.digests, strict=True):
+        digests[name] = digest
+        sizes[name] = part_length({n: tensor_shapes(spec)[n] for n in group})
+        blobs[digest] = partial(part_bytes_of, state.params, group)
     manifest = {
         "format": FORMAT,
         "run_id": spec.run_id.hex(),
         "files": [
-            {"name": name, "sha256": digests[name].hex(), "bytes": len(files[name])}
-            for name in sorted(files)
+            {"name": name, "sha256": digests[name].hex(), "bytes": sizes[name]}
+            for name in sorted(digests)
         ],
         "state": carried_values(state),
     }
     return Published(
-        manifest=json.dumps(manifest, sort_keys=True).encode(),
-        blobs={digests[name]: files[name] for name in files},
+        manifest=json.dumps(manifest, sort_keys=True).encode(), blobs=MadeWhenRead(blobs)
     )
 
 
-def _build_tensor_files(params: Params, spec: RunSpec) -> dict[str, bytes]:
-    groups = _group_tensors(tensor_shapes(spec), spec.checkpoint.part_bytes)
-    names = part_names(len(groups))
-    files = {
-        file: params_bytes({name: params[name] for name in group})
-        for file, group in zip(names, groups, strict=True)
-    }
-    if len(groups) > 1:
-        files[INDEX_FILE] = _build_index(names, groups, sum(t.numel() for t in params.values()))
-    return files
+class MadeWhenRead(Mapping[bytes, bytes]):
+    """Blobs by SHA-256, made anew at every reading: one of them in memory beside the tensors."""
+
+    def __init__(self, makers: Mapping[bytes, Callable[[], bytes]]) -> None:
+        self._makers = makers
+
+    def __getitem__(self, digest: bytes) -> bytes:
+        return self._makers[digest]()
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._makers)
+
+    def __len__(self) -> int:
+        return len(self._makers)
 
 
-def _group_tensors(shapes: Mapping[str, Sequence[int]], part_bytes: int) -> list[list[str]]:
-    """Tensor names by part, in name order, up to `part_bytes` each; a larger tensor is a part."""
-    groups: list[list[str]] = []
-    free_bytes = 0
-    for name in sorted(shapes):
-        num_bytes = FLOAT_BYTES * math.prod(shapes[name])
-        if not groups or num_bytes > free_bytes:
-            groups.append([])
-            free_bytes = part_bytes
-        groups[-1].append(name)
-        free_bytes -= num_bytes
-    return groups
+def _count(shapes: Mapping[str, Sequence[int]]) -> int:
+    return sum(math.prod(shape) for shape in shapes.values())
 
 
 def part_names(count: int) -> list[str]:
@@ -183,29 +197,36 @@ def _select_parts(files: Sequence[PublishedFile], spec: RunSpec) -> tuple[Publis
 
 def tensors_limit_bytes(shapes: Mapping[str, Sequence[int]], num_files: int = 1) -> int:
     """Maximum bytes of all tensors as float32 in `num_files` files, headers included."""
-    numel = sum(math.prod(shape) for shape in shapes.values())
-    return FLOAT_BYTES * numel + num_files * ROOM_BYTES
+    return FLOAT_BYTES * _count(shapes) + num_files * ROOM_BYTES
 
 
 def restore_published(
-    manifest: PublishedManifest, parts: Iterable[bytes], spec: RunSpec
+    manifest: PublishedManifest,
+    parts: Iterable[bytes],
+    spec: RunSpec,
+    *,
+    are_verified: bool = False,
 ) -> OuterState:
     """The state in a manifest and the parts, given in order; ObjectError for a mismatch.
 
     Parts are read one by one: only the tensors stay in memory. The checkpoint digest is verified
-    and covers tensors, norms, the reference stake and alpha's exponent. The root is not verified
-    here: a newcomer compares root and checkpoint digest with the step that the voted root proves.
+    and covers tensors, norms, the reference stake and alpha's exponent; the leaves of its tensors
+    are the digests of the parts, so nothing is hashed a second time. `are_verified`: the caller
+    has compared each part with its digest. The root is not verified here: a newcomer compares root
+    and checkpoint digest with the step that the voted root proves.
     """
     params: Params = {}
     for part, data in zip(manifest.parts, parts, strict=True):
-        if hashlib.sha256(data).digest() != part.digest:
+        if not are_verified and hashlib.sha256(data).digest() != part.digest:
             raise ObjectError(
                 f"checkpoint: refused: {part.name} has another digest than the manifest says"
             )
         params |= load_tensors(data)
     check_params(params, spec)
-    state = restored_state(manifest.carried, params)
-    if state_digest(state) != state.checkpoint_digest:
+    digests = tuple(part.digest for part in manifest.parts)
+    leaves = Leaves(params=params, part_bytes=spec.checkpoint.part_bytes, digests=digests)
+    state = replace(restored_state(manifest.carried, params), known_leaves=leaves)
+    if state_digest(state, spec) != state.checkpoint_digest:
         raise ObjectError("checkpoint: refused: the state differs from its checkpoint digest")
     return state
 
@@ -213,12 +234,11 @@ def restore_published(
 def checkpoint_limit_bytes(spec: RunSpec) -> int:
     """Maximum bytes of a checkpoint with manifest: exact except for the norms in the manifest."""
     shapes = tensor_shapes(spec)
-    groups = _group_tensors(shapes, spec.checkpoint.part_bytes)
-    tensors = sum(_count_part_bytes({name: shapes[name] for name in group}) for group in groups)
+    groups = group_tensors(shapes, spec.checkpoint.part_bytes)
+    tensors = sum(part_length({name: shapes[name] for name in group}) for group in groups)
     index = 0
     if len(groups) > 1:
-        numel = sum(math.prod(shape) for shape in shapes.values())
-        index = len(_build_index(part_names(len(groups)), groups, numel))
+        index = len(_build_index(part_names(len(groups)), groups, _count(shapes)))
     return tensors + index + len(config_json(spec)) + published_limit_bytes(spec)
 
 
@@ -226,27 +246,10 @@ def checkpoint_limit_bytes(spec: RunSpec) -> int:
 def published_limit_bytes(spec: RunSpec) -> int:
     """Maximum bytes of a checkpoint's manifest: the norms as if every window had been full."""
     shapes, num_windows = tensor_shapes(spec), spec.schedule.num_windows
-    groups = _group_tensors(shapes, spec.checkpoint.part_bytes)
-    norms = MAX_NUMBER_CHARS + sum(len(name) + MAX_NUMBER_CHARS for name in shapes)
+    groups = group_tensors(shapes, spec.checkpoint.part_bytes)
     clip_windows = min(spec.outer.clip_windows, num_windows)
-    members = 1 + clip_windows * spec.outer.peers_per_step
-    carried = members * norms + MAX_NUMBER_CHARS * (clip_windows + 1)
+    rows = 1 + clip_windows * spec.outer.peers_per_step
+    # Base64 writes three bytes as four characters.
+    carried = -(-4 * NORM_BYTES * rows * len(shapes) // 3) + MAX_NUMBER_CHARS * (clip_windows + 1)
     files = MAX_ENTRY_CHARS * (len(groups) + 2)
     return carried + files + ROOM_CHARS
-
-
-def theta0_bytes(spec: RunSpec) -> int:
-    """Exact length of theta_0's file."""
-    return _count_part_bytes(tensor_shapes(spec))
-
-
-def _count_part_bytes(shapes: Mapping[str, Sequence[int]]) -> int:
-    """Exact length of a safetensors file of float32 tensors with `shapes`."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for name in sorted(shapes):
-        start, end = end, end + FLOAT_BYTES * math.prod(shapes[name])
-        header[name] = {"dtype": "F32", "shape": list(shapes[name]), "data_offsets": [start, end]}
-    num_chars = len(json.dumps(header, separators=(",", ":")))
-    # safetensors pads the header with spaces to a multiple of 8, after 8 bytes of length.
-    return 8 + -(-num_chars // 8) * 8 + end

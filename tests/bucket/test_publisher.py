@@ -57,9 +57,9 @@ def start(world) -> OuterState:
     return first_state(initial_params(world.spec, seed=1), world.spec.run_id)
 
 
-def _at(start: OuterState, window: int) -> OuterState:
+def _at(world, start: OuterState, window: int) -> OuterState:
     state = dataclasses.replace(start, window=window)
-    return dataclasses.replace(state, checkpoint_digest=state_digest(state))
+    return dataclasses.replace(state, checkpoint_digest=state_digest(state, world.spec))
 
 
 def _never() -> bool:
@@ -68,10 +68,10 @@ def _never() -> bool:
 
 def test_the_manifest_comes_after_all_its_files(world, bucket, context, start) -> None:
     publisher = Publisher(context)
-    publisher.offer_checkpoint(_at(start, 8))
+    publisher.offer_checkpoint(_at(world, start, 8))
     assert bucket.written == []
     assert publisher.push(_never)
-    published = build_checkpoint(_at(start, 8), world.spec)
+    published = build_checkpoint(_at(world, start, 8), world.spec)
     assert len(published.blobs) > 4
     *files, last = bucket.written
     assert sorted(files) == sorted(map(blob_key, published.blobs))
@@ -89,10 +89,10 @@ def test_without_a_checkpoint_due_nothing_is_published(bucket, context, start) -
 
 
 def test_wherever_it_fails_the_next_call_goes_on(world, bucket, context, start, caplog) -> None:
-    total = len(build_checkpoint(_at(start, 8), world.spec).blobs) + 1
+    total = len(build_checkpoint(_at(world, start, 8), world.spec).blobs) + 1
     manifest_key = checkpoint_manifest_key(world.spec.run_id, 8)
     publisher = Publisher(context)
-    publisher.offer_checkpoint(_at(start, 8))
+    publisher.offer_checkpoint(_at(world, start, 8))
     for num_sent in range(total):
         bucket.num_left = 0
         assert not publisher.push(_never)
@@ -109,9 +109,9 @@ def test_wherever_it_fails_the_next_call_goes_on(world, bucket, context, start, 
 
 def test_without_time_one_object_goes_out_at_each_call(world, bucket, context, start) -> None:
     publisher = Publisher(context)
-    publisher.offer_checkpoint(_at(start, 8))
+    publisher.offer_checkpoint(_at(world, start, 8))
     publisher.offer(SHA256, DATA)
-    total = len(build_checkpoint(_at(start, 8), world.spec).blobs) + 2
+    total = len(build_checkpoint(_at(world, start, 8), world.spec).blobs) + 2
     for number in range(1, total + 1):
         assert publisher.push(lambda: True) == (number == total)
         assert len(bucket.written) == number
@@ -122,11 +122,11 @@ def test_a_newer_checkpoint_takes_the_place_of_one_that_is_not_out(
     world, bucket, context, start
 ) -> None:
     publisher = Publisher(context)
-    publisher.offer_checkpoint(_at(start, 8))
+    publisher.offer_checkpoint(_at(world, start, 8))
     bucket.num_left = 2
     assert not publisher.push(_never)
     bucket.num_left = 10**6
-    publisher.offer_checkpoint(_at(start, 16))
+    publisher.offer_checkpoint(_at(world, start, 16))
     assert publisher.push(_never)
     manifests = [key for key in bucket.written if key.endswith("manifest.json")]
     assert manifests == [checkpoint_manifest_key(world.spec.run_id, 16)]
@@ -137,13 +137,13 @@ def test_after_a_restart_only_a_missing_checkpoint_is_published(
 ) -> None:
     bucket.num_left = 2
     dying = Publisher(context)
-    dying.offer_checkpoint(_at(start, 8))
+    dying.offer_checkpoint(_at(world, start, 8))
     assert not dying.push(_never)
     bucket.num_left = 10**6
     for expected in (1, 0):
         bucket.written.clear()
         publisher = Publisher(context)
-        publisher.offer_missing_checkpoint(_at(start, 8))
+        publisher.offer_missing_checkpoint(_at(world, start, 8))
         assert publisher.push(_never)
         assert bucket.written.count(checkpoint_manifest_key(world.spec.run_id, 8)) == expected
         assert bool(bucket.written) == bool(expected)

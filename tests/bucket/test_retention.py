@@ -25,6 +25,7 @@ from template.protocol.keys import (
 from template.protocol.spec import RunSpec
 from template.scoring.rules import pay_rules
 from template.store.memory import MemoryStore
+from template.training.theta0 import index_length
 
 ZERO = bytes(32)
 
@@ -212,15 +213,19 @@ def _manifest(*names: str) -> bytes:
 
 @pytest.fixture
 def bucket(spec: RunSpec) -> Fragile:
-    """Three checkpoints of this run and one of another, with files in common."""
+    """Three checkpoints of this run and one of another, with files in common; theta_0's too."""
     bucket, run_id, other = Fragile(), spec.run_id, b"o" * 16
-    bucket.put(checkpoint_manifest_key(run_id, 4), _manifest("a4", "b4", "config", "shared", "set"))
+    bucket.put(
+        checkpoint_manifest_key(run_id, 4),
+        _manifest("a4", "b4", "config", "shared", "set", "theta_0"),
+    )
     bucket.put(checkpoint_manifest_key(run_id, 8), _manifest("a8", "config"))
     bucket.put(checkpoint_manifest_key(run_id, 12), _manifest("a12", "config"))
     bucket.put(checkpoint_manifest_key(other, 4), _manifest("shared", "theirs"))
-    for name in ("a4", "b4", "config", "shared", "set", "a8", "a12", "theirs", "loose"):
+    for name in ("a4", "b4", "config", "shared", "set", "a8", "a12", "theirs", "loose", "theta_0"):
         bucket.put(blob_key(_blob(name)), b"x")
-    bucket.put(blob_key(bytes.fromhex(spec.checkpoint.theta0_digest)), b"x")
+    index = _blob("theta_0") * (index_length(spec) // 32)
+    bucket.put(blob_key(bytes.fromhex(spec.checkpoint.theta0_digest)), index)
     for key in _payloads(spec, range(12)).values():
         bucket.put(key, b"x")
     bucket.put(payload_key(other, 0, ZERO), b"x")

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -25,8 +26,8 @@ from template.protocol.keys import blob_key, shard_key
 from template.protocol.spec import parse_spec, spec_to_toml
 from template.store.memory import MemoryStore
 from template.sync.dataset import check_manifest
-from template.training.checkpoint import parse_params
 from template.training.scorer import Scorer
+from template.training.theta0 import load_theta0, parse_index
 
 ROOT = Path(__file__).resolve().parents[2]
 PLANS = sorted((ROOT / "runs").glob("*.toml"))
@@ -105,6 +106,10 @@ def test_a_run_that_nobody_could_join_is_refused(key: str, value: int) -> None:
         _prepare(**{key: value})
 
 
+def _blob(run: PreparedRun, digest: bytes, _num_bytes: int) -> bytes:
+    return run.blobs[digest]
+
+
 def test_every_blob_lies_under_its_hash_and_the_spec_names_them_all() -> None:
     run, bucket = _prepare(), MemoryStore()
     upload(run, bucket)
@@ -113,7 +118,9 @@ def test_every_blob_lies_under_its_hash_and_the_spec_names_them_all() -> None:
     )
     manifest = parse_manifest(bucket.get(blob_key(manifest_digest), max_bytes=2**20))
     shards = {bytes.fromhex(s.sha256) for s in (*manifest.shards, manifest.held_out)}
-    assert set(run.blobs) == {manifest_digest, theta0_digest}
+    parts = {digest for digest, _ in parse_index(run.blobs[theta0_digest], run.spec)}
+    assert parts
+    assert set(run.blobs) == {manifest_digest, theta0_digest} | parts
     blobs = [*run.blobs, *shards]
     assert bucket.list("") == sorted([*map(blob_key, blobs), *map(shard_key, shards)])
     sizes = [bucket.size(key) for key in bucket.list("")]
@@ -121,7 +128,7 @@ def test_every_blob_lies_under_its_hash_and_the_spec_names_them_all() -> None:
     for digest in blobs:
         data = bucket.get(blob_key(digest), max_bytes=2**24)
         assert hashlib.sha256(data).digest() == digest
-    params = parse_params(run.blobs[theta0_digest], run.spec)
+    params = load_theta0(lambda digest, _: run.blobs[digest], run.spec)
     assert any(tensor.std() > 0 for tensor in params.values())
 
 
@@ -233,7 +240,7 @@ def test_a_warm_start_lowers_the_loss_of_theta_0_and_repeats() -> None:
     assert warm.spec == _prepare(training__warm_start_steps=40).spec
     losses = []
     for run in (cold, warm):
-        params = parse_params(run.blobs[bytes.fromhex(run.spec.checkpoint.theta0_digest)], run.spec)
+        params = load_theta0(partial(_blob, run), run.spec)
         scorer = Scorer(run.spec, "cpu")
         scorer.load(params)
         manifest = parse_manifest(run.blobs[bytes.fromhex(run.spec.data.manifest_digest)])

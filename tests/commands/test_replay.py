@@ -93,7 +93,11 @@ def _replay(world, node):
     """params_digest by window, from theta_0 on."""
     outer = world.spec.outer
     theta0 = bytes.fromhex(world.spec.checkpoint.theta0_digest)
-    params = load(world.buckets[hotkey_of("owner")].get(blob_key(theta0), max_bytes=2**24))
+    bucket = world.buckets[hotkey_of("owner")]
+    index = bucket.get(blob_key(theta0), max_bytes=2**24)
+    params: dict[str, torch.Tensor] = {}
+    for start in range(0, len(index), 32):
+        params |= load(bucket.get(blob_key(index[start : start + 32]), max_bytes=2**24))
     floor = outer.initial_norm_floor
     limits = {
         n: max(outer.initial_norm_share * _norm(t), floor * math.sqrt(t.numel()))
@@ -123,7 +127,7 @@ def _replay(world, node):
                 step = sparse.values * torch.tensor(-factors[uid][name], dtype=torch.float32)
                 flat[sparse.indices] = flat[sparse.indices] + step
                 seen[name].append(norms[uid][name])
-        found[window] = tensors_digest(params).hex()
+        found[window] = tensors_digest(params, world.spec.checkpoint.part_bytes).hex()
     return found
 
 

@@ -1,5 +1,6 @@
 """The payload frame: exact length, round trip, and a hundred thousand damaged frames."""
 
+import hashlib
 import math
 import random
 import struct
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from compression.quantize import MAX_ABS_VALUE
 from template.errors import PayloadError
+from template.protocol import payload
 from template.protocol.payload import (
     Payload,
     PayloadFormat,
@@ -263,3 +265,22 @@ def test_covenant_72b_payload_bytes(spec: RunSpec) -> None:
     num_bytes = payload_bytes(large)
     assert 1.43e9 < num_bytes <= 1.44e9
     assert num_bytes / num_params <= 0.0198
+
+
+def test_a_frame_is_hashed_once_however_often_its_digest_is_asked(monkeypatch) -> None:
+    """Opened, named, uploaded, kept and opened again: one hash for a validator."""
+    hashed: list[int] = []
+    sha256 = hashlib.sha256
+
+    def counted(data: bytes = b""):
+        hashed.append(len(data))
+        return sha256(data)
+
+    monkeypatch.setattr(hashlib, "sha256", counted)
+    frame = payload.Frame.of(b"frame")
+    assert payload.Frame.of(frame) is frame
+    digests = {payload.payload_digest(frame) for _ in range(5)}
+    assert digests == {sha256(b"frame").digest()}
+    assert hashed == [5]
+    assert frame == b"frame"
+    assert payload.payload_digest(b"frame") == frame.digest

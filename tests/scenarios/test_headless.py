@@ -29,7 +29,8 @@ from template.protocol.keys import blob_key, checkpoint_manifest_key, verdict_ke
 from template.store.memory import MemoryStore
 from template.sync.dataset import open_pages
 from template.training.model import payload_bytes
-from template.training.published import checkpoint_limit_bytes, parse_published, theta0_bytes
+from template.training.published import checkpoint_limit_bytes, parse_published
+from template.training.theta0 import index_length, parse_index, theta0_bytes
 
 WINDOWS = 11
 EVERY = 2
@@ -132,6 +133,9 @@ def test_buckets_hold_the_last_checkpoints_whole_and_nothing_older(story) -> Non
     dataset = {shard.sha256 for shard in parse_manifest(manifest_data).shards}
     dataset |= {parse_manifest(manifest_data).held_out.sha256}
     dataset |= {spec.data.manifest_digest, spec.checkpoint.theta0_digest}
+    theta0 = blob_key(bytes.fromhex(spec.checkpoint.theta0_digest))
+    index = world.buckets[hotkey_of("val-a")].get(theta0, max_bytes=index_length(spec))
+    dataset |= {digest.hex() for digest, _ in parse_index(index, spec)}
     for name in ("val-a", "val-b", "val-c"):
         bucket = world.buckets[hotkey_of(name)]
         keys = [checkpoint_manifest_key(spec.run_id, w) for w in range(oldest, newest + 1, EVERY)]
@@ -173,7 +177,10 @@ def test_what_a_bucket_ever_held_is_what_is_stated(story) -> None:
         assert payload_windows(spec) * one <= peak <= miner_storage(spec).payload_bytes
     bucket = world.buckets[hotkey_of("val-a")]
     key = blob_key(bytes.fromhex(spec.checkpoint.theta0_digest))
-    assert bucket.size(key) == theta0_bytes(spec)
+    index = bucket.get(key, max_bytes=index_length(spec))
+    parts = parse_index(index, spec)
+    assert all(bucket.size(blob_key(digest)) == length for digest, length in parts)
+    assert len(index) + sum(length for _, length in parts) == theta0_bytes(spec)
     (*_, newest) = bucket.list(f"{spec.run_id.hex()}/checkpoint/")
     files = parse_published(bucket.get(newest, max_bytes=2**20), spec).files
     tensors = sum(f.num_bytes for f in files)

@@ -23,7 +23,6 @@ from template.scoring.admission import (
     SeenPayloads,
     admitted_payloads,
     draw_candidates,
-    payload_positions,
     read_nothing,
 )
 
@@ -319,21 +318,6 @@ def test_positions_are_remembered_with_the_outer_step(windows, max_staleness) ->
         assert [
             (each.window, each.author, each.applied, each.places.tolist()) for each in seen.earlier
         ] == [(w, f"hotkey{windows[w][0]}", windows[w][1], [w]) for w in range(first, window + 1)]
-
-
-def test_kept_positions_follow_the_order_of_names(spec, form) -> None:
-    member, frame = make_frame(form, spec, 1, seed=1)
-    checker = FrameChecker(spec=spec, form=form)
-    found = checker.admit_frames(WINDOW, [member], {1: frame}, SeenPayloads(2))
-    payload = found[1].payload
-    assert payload is not None
-    positions = payload_positions(payload, form)
-    assert (np.diff(positions) > 0).all()
-    start, expected = 0, []
-    for name in form.names:
-        expected += [start + int(i) for i in payload.tensors[name].indices]
-        start += int(np.prod(form.shapes[name]))
-    assert positions.tolist() == sorted(expected)
 
 
 @given(count=st.integers(0, 8), limit=st.integers(0, 9), salt=st.binary(min_size=32, max_size=32))

@@ -7,6 +7,7 @@ from simulation.world import hotkey_of
 from template.store.memory import MemoryStore
 
 WINDOW = 4
+PART_BYTES = 2**13
 """The newest checkpoint that final votes prove."""
 OWNER, FIRST, SECOND, NEWCOMER = (hotkey_of(n) for n in ("owner", "val-a", "val-b", "m1"))
 

@@ -10,7 +10,7 @@ from simulation.swarm import FOUR, STAKES_TAO, build_world, honest, metrics, run
 from simulation.world import World
 from template.protocol.keys import checkpoint_manifest_key
 from template.training.published import PublishedManifest, parse_published
-from tests.support.joining import FIRST, NEWCOMER, SECOND, WINDOW, Watched
+from tests.support.joining import FIRST, NEWCOMER, PART_BYTES, SECOND, WINDOW, Watched
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def ended(tmp_path_factory) -> tuple[World, str]:
         STAKES_TAO,
         schedule__num_windows=5,
         checkpoint__every_windows=2,
-        checkpoint__part_bytes=2**13,
+        checkpoint__part_bytes=PART_BYTES,
     )
     nodes = run(world, honest(*FOUR), tmp_path_factory.mktemp("run"))
     return world, metrics(nodes["m0"]).series("params_digest")[WINDOW - 2]

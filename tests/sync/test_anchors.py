@@ -9,13 +9,14 @@ import torch
 from simulation.swarm import build_world
 from simulation.world import hotkey_of
 from template.errors import EXIT_OPERATOR, StateError, exit_status
+from template.protocol.keys import blob_key
 from template.protocol.lineage import LineageStep, is_chain
 from template.protocol.quorum import VOID_WINDOWS
 from template.protocol.root import tensors_digest
 from template.sync.anchors import MIN_ANCHORS, AnchorStore, anchors_to_keep
 from template.sync.recovery import Recovered, heal, replay_steps, steps_after, take_back
-from template.training.checkpoint import parse_params
 from template.training.outer import OuterState, first_state
+from template.training.theta0 import load_theta0
 
 EVERY = 3
 
@@ -26,8 +27,11 @@ def start():
     world = build_world({"owner": 0}, checkpoint__every_windows=EVERY)
     spec = world.spec
     bucket = world.buckets[hotkey_of("owner")]
-    blob = bucket.get(f"blob/{spec.checkpoint.theta0_digest}", max_bytes=2**24)
-    return spec, first_state(parse_params(blob, spec), spec.run_id)
+
+    def read(digest: bytes, num_bytes: int) -> bytes:
+        return bucket.get(blob_key(digest), max_bytes=num_bytes)
+
+    return spec, first_state(load_theta0(read, spec), spec.run_id)
 
 
 @dataclass

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 
 from template.errors import EXIT_OPERATOR, ConfigError, ObjectError, StateError, exit_status
 from template.training.checkpoint import (
     LocalCheckpoint,
+    check_params,
     load_local,
-    params_bytes,
-    parse_params,
+    load_tensors,
     save_local,
 )
 from tests.support.states import equal_states
@@ -152,10 +152,10 @@ def test_params_that_are_not_the_models_are_refused(fault, theta0, spec) -> None
     else:
         bad["extra"] = torch.zeros(1)
     with pytest.raises(ObjectError, match="checkpoint: "):
-        parse_params(params_bytes(bad), spec)
+        check_params(load_tensors(save(bad)), spec)
 
 
 @pytest.mark.parametrize("data", [b"", b"\x00" * 7, b"\xff" * 64, b"{}" * 40])
 def test_bytes_that_are_no_tensors_are_refused(data: bytes, spec) -> None:
     with pytest.raises(ObjectError, match="not a safetensors file"):
-        parse_params(data, spec)
+        check_params(load_tensors(data), spec)

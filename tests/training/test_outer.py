@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from compression import SparseTensor
+from compression import SparseTensor, exact_norm
 from template.protocol.payload import Payload
 from template.protocol.root import next_root, tensors_digest
 from template.scoring.measure import scored_step
@@ -25,7 +25,6 @@ from template.training.outer import (
     clip,
     clip_references,
     coefficients,
-    exact_norm,
     expected_params,
     first_state,
     outer_step,
@@ -260,22 +259,21 @@ def test_a_checkpoint_digest_enters_exactly_one_root(state, spec) -> None:
     carrying = [s.window for s in states if s.checkpoint_digest]
     assert carrying == [3, 6]
     for before, after in itertools.pairwise(states):
-        digest = state_digest(before) if before.window in carrying else b""
+        digest = state_digest(before, spec) if before.window in carrying else b""
         assert before.checkpoint_digest == digest
         assert after.root == next_root(before.root, before.window - 1, (), digest, 5, 0)
 
 
 @pytest.mark.parametrize("field", ["params", "accepted_norms", "reference_rao", "window"])
-def test_the_checkpoint_digest_covers_all_that_is_carried(field, state) -> None:
+def test_the_checkpoint_digest_covers_all_that_is_carried(field, state, spec) -> None:
     changed = {
         "params": {**state.params, "lm_head.weight": torch.zeros(1)},
         "accepted_norms": ((0, (dict.fromkeys(state.params, 1.0),)),),
         "reference_rao": 1,
         "window": 2,
     }
-    assert state_digest(dataclasses.replace(state, **{field: changed[field]})) != state_digest(
-        state
-    )
+    other = dataclasses.replace(state, **{field: changed[field]})
+    assert state_digest(other, spec) != state_digest(state, spec)
 
 
 def test_norms_and_stakes_are_forgotten_after_their_windows(state, spec, form) -> None:
@@ -449,8 +447,9 @@ def test_a_pace_moves_alpha_after_the_step_of_its_window(state, spec, form, pace
     assert after.exponent == pace
 
 
-def test_an_exponent_is_part_of_the_checkpoint_digest(state) -> None:
-    assert state_digest(state) != state_digest(dataclasses.replace(state, exponent=1))
+def test_an_exponent_is_part_of_the_checkpoint_digest(state, spec) -> None:
+    other = dataclasses.replace(state, exponent=1)
+    assert state_digest(state, spec) != state_digest(other, spec)
 
 
 @pytest.mark.parametrize("exponent", [-64, 0, 5, 64])

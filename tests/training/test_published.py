@@ -2,6 +2,7 @@
 believed than it proves.
 """
 
+import base64
 import dataclasses
 import hashlib
 import json
@@ -15,9 +16,16 @@ from safetensors.torch import load
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from template.errors import ObjectError
+from template.protocol.parts import hash_parts
 from template.protocol.spec import RunSpec
-from template.training.checkpoint import carried_values, load_tensors, restored_state
+from template.training import outer
+from template.training.checkpoint import (
+    carried_values,
+    load_tensors,
+    restored_state,
+)
 from template.training.model import build_model, load_params, model_config, tensor_shapes
+from template.training.norms import pack_norms
 from template.training.outer import OuterState, state_digest
 from template.training.published import (
     CONFIG_FILE,
@@ -33,11 +41,12 @@ from template.training.published import (
     restore_published,
     tensors_limit_bytes,
 )
+from tests.support.outer_steps import decision_on, random_payload
 from tests.support.states import equal_states
 
 GOLDEN = {
-    "one part": "fbed1e1524270e670f65e9ecc69fb0b4c2edf2d1cc74b28dc8825492c1c6b9ac",
-    "parts": "a45b32d9cdd422d414b48c5c4e2bf2b4ef6ecbc55650071bd1cc14112b8cdc2b",
+    "one part": "4ebb83694f1e12a71a8a25c28eb846c1d0695e8a404e0adadd6816b2d6018b7d",
+    "parts": "5be59c30a9b7c9133e6e9dde48f1def6859ddfdb69038775a24139f0c35590f3",
 }
 """SHA-256 over manifest and files of `_plain_state`: another value is another format."""
 
@@ -63,6 +72,15 @@ def _parts(published: Published, manifest: PublishedManifest) -> list[bytes]:
     return [published.blobs[part.digest] for part in manifest.parts]
 
 
+def _of(state: OuterState, spec: RunSpec) -> OuterState:
+    """The state of a run with these parts: they are the leaves of its digest."""
+    return dataclasses.replace(state, checkpoint_digest=state_digest(state, spec))
+
+
+def _built(state: OuterState, spec: RunSpec) -> Published:
+    return build_checkpoint(_of(state, spec), spec)
+
+
 def _edited(published: Published, edit) -> bytes:
     table = json.loads(published.manifest)
     edit(table)
@@ -70,21 +88,19 @@ def _edited(published: Published, edit) -> bytes:
 
 
 def test_it_comes_back_bit_for_bit(state, cut) -> None:
-    published = build_checkpoint(state, cut)
+    published = _built(state, cut)
     assert all(hashlib.sha256(data).digest() == d for d, data in published.blobs.items())
     manifest = parse_published(published.manifest, cut)
     assert {f.digest for f in manifest.files} == published.blobs.keys()
     assert all(f.num_bytes == len(published.blobs[f.digest]) for f in manifest.files)
     restored = restore_published(manifest, iter(_parts(published, manifest)), cut)
-    assert equal_states(restored, state)
+    assert equal_states(restored, _of(state, cut))
 
 
 def test_every_node_publishes_the_same_bytes(state, cut) -> None:
     """Whatever order and memory its tensors have."""
     shuffled = {n: state.params[n].clone() for n in sorted(state.params, reverse=True)}
-    assert build_checkpoint(dataclasses.replace(state, params=shuffled), cut) == build_checkpoint(
-        state, cut
-    )
+    assert _built(dataclasses.replace(state, params=shuffled), cut) == _built(state, cut)
 
 
 def _plain_state(state: OuterState, spec: RunSpec) -> OuterState:
@@ -101,7 +117,7 @@ def _plain_state(state: OuterState, spec: RunSpec) -> OuterState:
         initial_norms=norms,
         accepted_norms=((5, (norms,)),),
     )
-    return dataclasses.replace(plain, checkpoint_digest=state_digest(plain))
+    return dataclasses.replace(plain, checkpoint_digest=state_digest(plain, spec))
 
 
 @pytest.mark.parametrize(("name", "part_bytes"), [("one part", 2**20), ("parts", 4096)])
@@ -114,7 +130,7 @@ def test_the_bytes_are_those_of_the_format(name, part_bytes, state, spec) -> Non
     spec = dataclasses.replace(
         spec, checkpoint=dataclasses.replace(spec.checkpoint, theta0_digest=zeros)
     )
-    published = build_checkpoint(_plain_state(state, spec), spec)
+    published = _built(_plain_state(state, spec), spec)
     table = json.loads(published.manifest)
     assert table.pop("run_id") == spec.run_id.hex()
     digest = hashlib.sha256(json.dumps(table, sort_keys=True).encode())
@@ -125,12 +141,12 @@ def test_the_bytes_are_those_of_the_format(name, part_bytes, state, spec) -> Non
 
 @pytest.mark.parametrize("cut", [2**20], indirect=True)
 def test_one_part_keeps_the_plain_name(state, cut) -> None:
-    manifest = parse_published(build_checkpoint(state, cut).manifest, cut)
+    manifest = parse_published(_built(state, cut).manifest, cut)
     assert {f.name for f in manifest.files} == {CONFIG_FILE, ONLY_PART}
 
 
 def test_parts_are_filled_in_name_order_up_to_the_limit(state, parted) -> None:
-    published = build_checkpoint(state, parted)
+    published = _built(state, parted)
     manifest = parse_published(published.manifest, parted)
     assert [part.name for part in manifest.parts] == part_names(len(manifest.parts))
     groups = [sorted(load(data)) for data in _parts(published, manifest)]
@@ -150,13 +166,13 @@ def test_a_part_may_be_exactly_full(state, spec) -> None:
     two = sum(4 * state.params[name].numel() for name in names[:2])
     for part_bytes, together in ((two, 2), (two - 1, 1)):
         cut = _of_parts(spec, part_bytes)
-        published = build_checkpoint(state, cut)
+        published = _built(state, cut)
         first = parse_published(published.manifest, cut).parts[0]
         assert sorted(load(published.blobs[first.digest])) == names[:together]
 
 
 def test_transformers_loads_it(state, cut, tmp_path: Path) -> None:
-    published = build_checkpoint(state, cut)
+    published = _built(state, cut)
     for entry in json.loads(published.manifest)["files"]:
         (tmp_path / entry["name"]).write_bytes(published.blobs[bytes.fromhex(entry["sha256"])])
     has_index = (tmp_path / INDEX_FILE).exists()
@@ -177,7 +193,7 @@ def test_transformers_loads_it(state, cut, tmp_path: Path) -> None:
 def test_its_rotary_base_stands_wherever_loaders_look(state, spec, tmp_path: Path, unread) -> None:
     """transformers 4 reads `rope_theta` alone, version 5 both: a loader of either alone agrees."""
     spec = dataclasses.replace(spec, model=dataclasses.replace(spec.model, rope_theta=777.0))
-    published = build_checkpoint(state, spec)
+    published = _built(state, spec)
     for entry in json.loads(published.manifest)["files"]:
         (tmp_path / entry["name"]).write_bytes(published.blobs[bytes.fromhex(entry["sha256"])])
     config = json.loads((tmp_path / CONFIG_FILE).read_bytes())
@@ -193,7 +209,7 @@ def test_its_rotary_base_stands_wherever_loaders_look(state, spec, tmp_path: Pat
 
 
 def test_its_config_is_the_runs(state, spec, tmp_path: Path) -> None:
-    published = build_checkpoint(state, spec)
+    published = _built(state, spec)
     (entry,) = [e for e in json.loads(published.manifest)["files"] if e["name"] == CONFIG_FILE]
     (tmp_path / CONFIG_FILE).write_bytes(published.blobs[bytes.fromhex(entry["sha256"])])
     found = LlamaConfig.from_pretrained(tmp_path).to_dict()
@@ -204,7 +220,7 @@ def test_its_config_is_the_runs(state, spec, tmp_path: Path) -> None:
 
 
 def test_a_tampered_part_is_refused(state, parted) -> None:
-    published = build_checkpoint(state, parted)
+    published = _built(state, parted)
     manifest = parse_published(published.manifest, parted)
     for index in range(len(manifest.parts)):
         parts = _parts(published, manifest)
@@ -214,7 +230,7 @@ def test_a_tampered_part_is_refused(state, parted) -> None:
 
 
 def test_parts_in_another_order_or_number_are_refused(state, parted) -> None:
-    published = build_checkpoint(state, parted)
+    published = _built(state, parted)
     manifest = parse_published(published.manifest, parted)
     parts = _parts(published, manifest)
     with pytest.raises(ObjectError, match="another digest"):
@@ -227,7 +243,7 @@ def test_tensors_that_are_not_those_of_the_checkpoint_digest_are_refused(state, 
     """Its publisher could name any file; the digest that enters the next root binds it."""
     name = sorted(state.params)[0]
     other = {**state.params, name: state.params[name] * 2}
-    published = build_checkpoint(dataclasses.replace(state, params=other), cut)
+    published = build_checkpoint(dataclasses.replace(_of(state, cut), params=other), cut)
     manifest = parse_published(published.manifest, cut)
     with pytest.raises(ObjectError, match="checkpoint digest"):
         restore_published(manifest, _parts(published, manifest), cut)
@@ -242,11 +258,11 @@ def test_bytes_that_are_no_manifest_are_refused(data: bytes, spec) -> None:
 
 
 def test_a_manifest_of_another_run_or_format_is_refused(state, spec, other_spec) -> None:
-    published = build_checkpoint(state, spec)
+    published = _built(state, spec)
     with pytest.raises(ObjectError, match="another run"):
         parse_published(published.manifest, other_spec)
     with pytest.raises(ObjectError, match="another run or format"):
-        parse_published(_edited(published, lambda table: table.update(format=1)), spec)
+        parse_published(_edited(published, lambda table: table.update(format=3)), spec)
 
 
 @pytest.mark.parametrize(
@@ -256,16 +272,18 @@ def test_a_manifest_of_another_run_or_format_is_refused(state, spec, other_spec)
         ("window", "eight"),
         ("window", None),
         ("root", "zz"),
-        ("accepted_norms", [[1]]),
-        ("accepted_norms", 5),
-        ("initial_norms", []),
-        ("initial_norms", {}),
+        ("accepted", [[1]]),
+        ("accepted", 5),
+        ("norms", []),
+        ("norms", ""),
+        ("norms", "AAAA"),
+        ("norms", "@"),
         ("reference_rao", float("inf")),
         ("checkpoint_digest", 7),
     ],
 )
 def test_a_state_that_is_none_is_refused(field: str, value: object, state, spec) -> None:
-    published = build_checkpoint(state, spec)
+    published = _built(state, spec)
     data = _edited(published, lambda table: table["state"].update({field: value}))
 
     def restore() -> None:
@@ -278,7 +296,7 @@ def test_a_state_that_is_none_is_refused(field: str, value: object, state, spec)
 
 @pytest.mark.parametrize("carried", [None, [], "state", 7])
 def test_a_state_that_is_no_table_is_refused(carried: object, state, spec) -> None:
-    data = _edited(build_checkpoint(state, spec), lambda table: table.update(state=carried))
+    data = _edited(_built(state, spec), lambda table: table.update(state=carried))
     with pytest.raises(ObjectError, match="checkpoint manifest"):
         parse_published(data, spec)
 
@@ -312,7 +330,7 @@ def test_a_file_entry_that_is_none_is_refused(field: str, value: object, state, 
             entry[field] = value
 
     with pytest.raises(ObjectError, match="checkpoint manifest"):
-        parse_published(_edited(build_checkpoint(state, cut), edit), cut)
+        parse_published(_edited(_built(state, cut), edit), cut)
 
 
 @pytest.mark.parametrize(
@@ -327,13 +345,13 @@ def test_a_file_entry_that_is_none_is_refused(field: str, value: object, state, 
     ],
 )
 def test_more_or_fewer_files_than_the_layout_has_are_refused(edit, state, cut) -> None:
-    data = _edited(build_checkpoint(state, cut), lambda table: edit(table["files"]))
+    data = _edited(_built(state, cut), lambda table: edit(table["files"]))
     with pytest.raises(ObjectError, match="checkpoint manifest"):
         parse_published(data, cut)
 
 
 def test_parts_longer_than_the_model_are_refused_before_they_are_read(state, parted) -> None:
-    published = build_checkpoint(state, parted)
+    published = _built(state, parted)
     num_parts = len(parse_published(published.manifest, parted).parts)
     limit = tensors_limit_bytes(tensor_shapes(parted), num_parts)
     assert limit == sum(4 * t.numel() for t in state.params.values()) + num_parts * ROOM_BYTES
@@ -360,7 +378,7 @@ def test_the_limit_of_a_manifest_is_above_the_largest_and_close(state, cut) -> N
         outer=dataclasses.replace(cut.outer, clip_windows=clip_windows, peers_per_step=20),
     )
     norms = dict.fromkeys(state.params, 1.2345678901234567e-123)
-    largest = build_checkpoint(
+    largest = _built(
         dataclasses.replace(
             state,
             window=2**32 - 1,
@@ -390,9 +408,11 @@ def test_the_limit_of_a_manifest_is_above_the_largest_and_close(state, cut) -> N
         ("reference_rao", 2**64),
         ("reference_rao", "7"),
         ("reference_rao", {"a": 1}),
-        ("accepted_norms", [[-1, []]]),
-        ("accepted_norms", [[1, [7]]]),
-        ("accepted_norms", "ab"),
+        ("accepted", [[-1, 2], [7, 1]]),
+        ("accepted", [[5, [7]]]),
+        ("accepted", [[5, 2], [7, 0]]),
+        ("accepted", [[5, 2**60], [7, 1]]),
+        ("accepted", "ab"),
     ],
 )
 def test_a_state_beyond_its_bounds_is_refused_shortly(field, value, state, spec) -> None:
@@ -402,12 +422,14 @@ def test_a_state_beyond_its_bounds_is_refused_shortly(field, value, state, spec)
     assert len(str(caught.value)) < 400
 
 
-@pytest.mark.parametrize("norm", [-1.0, float("inf"), float("nan"), "1", None, True])
-def test_a_norm_beyond_its_bounds_is_refused(norm, state) -> None:
-    norms = dict.fromkeys(state.params, norm)
-    for field, value in (("initial_norms", norms), ("accepted_norms", [[0, [norms]]])):
-        with pytest.raises(ObjectError, match="state is malformed"):
-            restored_state({**carried_values(state), field: value}, state.params)
+@pytest.mark.parametrize("norm", [-1.0, float("inf"), float("nan"), -5e-324])
+@pytest.mark.parametrize("place", [0, 5, -1])
+def test_a_norm_beyond_its_bounds_is_refused(norm, place, state) -> None:
+    values = np.frombuffer(pack_norms(state.initial_norms, state.accepted_norms), "<f8").copy()
+    values[place] = norm
+    text = base64.b64encode(values.tobytes()).decode()
+    with pytest.raises(ObjectError, match="state is malformed"):
+        restored_state({**carried_values(state), "norms": text}, state.params)
 
 
 def test_an_error_about_a_strangers_tensors_is_short() -> None:
@@ -416,3 +438,32 @@ def test_an_error_about_a_strangers_tensors_is_short() -> None:
         load_tensors(len(header).to_bytes(8, "little") + header)
     assert len(str(caught.value)) < 400
     assert str(caught.value).isprintable()
+
+
+def test_theta_is_hashed_once_and_never_for_its_parts(state, cut, form, monkeypatch) -> None:
+    """The leaves of the checkpoint digest are the parts' names, made and joined alike."""
+    hashed: list[int] = []
+
+    def counted(tensors, part_bytes):
+        hashed.append(1)
+        return hash_parts(tensors, part_bytes)
+
+    monkeypatch.setattr(outer, "hash_parts", counted)
+    payloads = {1: random_payload(form, 5, window=7)}
+    after = outer.outer_step(state, decision_on(7, payloads), payloads, _every_window(cut))
+    assert len(hashed) == 1
+    published = build_checkpoint(after, cut)
+    outer.params_digest(after, cut)
+    manifest = parse_published(published.manifest, cut)
+    restored = restore_published(manifest, _parts(published, manifest), cut)
+    assert build_checkpoint(restored, cut).blobs == published.blobs
+    assert len(hashed) == 1
+    other = dataclasses.replace(after, params={n: t + 1 for n, t in after.params.items()})
+    assert state_digest(other, cut) != state_digest(after, cut)
+    assert len(hashed) == 2
+
+
+def _every_window(spec: RunSpec) -> RunSpec:
+    return dataclasses.replace(
+        spec, checkpoint=dataclasses.replace(spec.checkpoint, every_windows=1)
+    )

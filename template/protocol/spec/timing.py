@@ -86,8 +86,8 @@ class CheckpointSpec(Table):
     TABLE: ClassVar[str] = "checkpoint"
 
     theta0_digest: Annotated[str, Sha256()]
-    """SHA-256 of the safetensors file of theta_0. A digest rather than a seed: random numbers
-    differ between library versions and machines.
+    """SHA-256 of the index of theta_0: the SHA-256s of its parts. A digest rather than a seed:
+    random numbers differ between library versions and machines.
     """
     every_windows: Annotated[int, Range(ge=1, le=10_000)]
     """Windows between checkpoints. A newcomer replays all windows since the latest checkpoint;

@@ -1,0 +1,1 @@
+"""What a window costs for each parameter of the model: time and memory of every phase."""

@@ -1,0 +1,92 @@
+"""Tensors as files of bounded length: the leaves of the digest of theta, and a checkpoint's parts.
+
+A part is a safetensors file of some tensors in name order, the same bytes on every node. Its
+SHA-256 is a leaf of the digest of all tensors, the name of the part in buckets, and what a joiner
+verifies: theta is hashed once for all three, the parts side by side.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from compression.workers import for_each
+
+FLOAT_BYTES = 4
+PART_BYTES = 2**26
+"""Bytes of tensors in a part where no run spec says otherwise."""
+HEADER_ALIGNMENT = 8
+
+
+def group_tensors(shapes: Mapping[str, Sequence[int]], part_bytes: int) -> list[list[str]]:
+    """Tensor names by part, in name order, up to `part_bytes` each; a larger tensor is a part."""
+    groups: list[list[str]] = []
+    free_bytes = 0
+    for name in sorted(shapes):
+        num_bytes = FLOAT_BYTES * math.prod(shapes[name])
+        if not groups or num_bytes > free_bytes:
+            groups.append([])
+            free_bytes = part_bytes
+        groups[-1].append(name)
+        free_bytes -= num_bytes
+    return groups
+
+
+def part_header(shapes: Mapping[str, Sequence[int]]) -> bytes:
+    """All of a part before the values, as the safetensors library writes it: `shapes` by name."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name in sorted(shapes):
+        start, end = end, end + FLOAT_BYTES * math.prod(shapes[name])
+        header[name] = {"dtype": "F32", "shape": list(shapes[name]), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    padded = -(-len(text) // HEADER_ALIGNMENT) * HEADER_ALIGNMENT
+    return padded.to_bytes(8, "little") + text.ljust(padded)
+
+
+def part_length(shapes: Mapping[str, Sequence[int]]) -> int:
+    """Exact length of a part."""
+    values = sum(math.prod(shape) for shape in shapes.values())
+    return len(part_header(shapes)) + FLOAT_BYTES * values
+
+
+def part_bytes_of(tensors: Mapping[str, Tensor], names: Sequence[str]) -> bytes:
+    """The part with these tensors. ValueError unless float32."""
+    return b"".join(_pieces(tensors, names))
+
+
+def hash_part(tensors: Mapping[str, Tensor], names: Sequence[str]) -> bytes:
+    """SHA-256 of the part with these tensors, read where they lie. ValueError unless float32."""
+    digest = hashlib.sha256()
+    for piece in _pieces(tensors, names):
+        digest.update(piece)
+    return digest.digest()
+
+
+def hash_parts(
+    tensors: Mapping[str, Tensor], part_bytes: int = PART_BYTES, num_threads: int | None = None
+) -> tuple[bytes, ...]:
+    """SHA-256 of every part, hashed side by side."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    groups = group_tensors(shapes, part_bytes)
+    return tuple(for_each(lambda names: hash_part(tensors, names), groups, num_threads))
+
+
+def _pieces(tensors: Mapping[str, Tensor], names: Sequence[str]) -> Iterator[bytes | memoryview]:
+    ordered = sorted(names)
+    yield part_header({name: tuple(tensors[name].shape) for name in ordered})
+    for name in ordered:
+        yield little_endian(tensors[name], name)
+
+
+def little_endian(tensor: Tensor, name: str = "a tensor") -> memoryview:
+    """The float32 values of a tensor, without a copy where the memory has this form."""
+    if tensor.dtype != torch.float32:
+        raise ValueError(f"{name} is {tensor.dtype}: master parameters are float32")
+    flat = tensor.detach().cpu().reshape(-1).numpy().astype("<f4", copy=False)
+    return flat.view(np.uint8).data

@@ -1,0 +1,69 @@
+"""theta_0 in parts, as checkpoints have them: no file grows with the model.
+
+The run spec names the SHA-256 of the index: the SHA-256s of all parts, 32 bytes each, one after
+another. Names, order and lengths of the parts follow from the spec.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+
+from template.errors import ObjectError
+from template.protocol.parts import group_tensors, part_bytes_of, part_length
+from template.protocol.spec import RunSpec
+from template.training.checkpoint import check_params, load_tensors
+from template.training.model import Params, tensor_shapes
+
+DIGEST_BYTES = 32
+
+ReadBlob = Callable[[bytes, int], bytes]
+"""SHA-256 and length -> the bytes, compared with the SHA-256."""
+
+
+def build_theta0(params: Params, part_bytes: int) -> tuple[bytes, Mapping[bytes, bytes]]:
+    """The digest for the run spec, and the blobs by SHA-256: the index and the parts."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in params.items()}
+    parts = [part_bytes_of(params, group) for group in group_tensors(shapes, part_bytes)]
+    digests = [hashlib.sha256(part).digest() for part in parts]
+    index = b"".join(digests)
+    digest = hashlib.sha256(index).digest()
+    return digest, {digest: index, **dict(zip(digests, parts, strict=True))}
+
+
+def theta0_part_lengths(spec: RunSpec) -> list[int]:
+    """Exact length of each part."""
+    shapes = tensor_shapes(spec)
+    groups = group_tensors(shapes, spec.checkpoint.part_bytes)
+    return [part_length({name: shapes[name] for name in group}) for group in groups]
+
+
+def index_length(spec: RunSpec) -> int:
+    """Exact length of the index."""
+    return DIGEST_BYTES * len(theta0_part_lengths(spec))
+
+
+def theta0_bytes(spec: RunSpec) -> int:
+    """Exact length of theta_0's parts and index together."""
+    return index_length(spec) + sum(theta0_part_lengths(spec))
+
+
+def parse_index(index: bytes, spec: RunSpec) -> list[tuple[bytes, int]]:
+    """SHA-256 and length of each part, in order; ObjectError for an index of another model."""
+    lengths = theta0_part_lengths(spec)
+    if len(index) != DIGEST_BYTES * len(lengths):
+        raise ObjectError(
+            f"theta_0: refused: an index of {len(index)} bytes for {len(lengths)} parts of the "
+            "run's model"
+        )
+    starts = range(0, len(index), DIGEST_BYTES)
+    digests = [index[start : start + DIGEST_BYTES] for start in starts]
+    return list(zip(digests, lengths, strict=True))
+
+
+def load_theta0(read: ReadBlob, spec: RunSpec) -> Params:
+    """theta_0, read part by part; ObjectError for parts that are not the run's tensors."""
+    index = read(bytes.fromhex(spec.checkpoint.theta0_digest), index_length(spec))
+    params: Params = {}
+    for digest, num_bytes in parse_index(index, spec):
+        params |= load_tensors(read(digest, num_bytes))
+    check_params(params, spec)
+    return params

@@ -1,0 +1,57 @@
+"""Parts are files of the safetensors library, hashed where their tensors lie."""
+
+import hashlib
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load, save
+
+from template.protocol.hashing import labelled_hash
+from template.protocol.parts import (
+    group_tensors,
+    hash_parts,
+    part_bytes_of,
+    part_length,
+)
+from template.protocol.root import parts_digest, tensors_digest
+
+names = st.text("abcdefgXYZ0123456789._é", min_size=1, max_size=40)
+shapes = st.lists(st.integers(0, 9), max_size=3).map(tuple)
+
+
+@given(st.dictionaries(names, shapes, min_size=1, max_size=8), st.integers(1, 2000))
+def test_parts_are_what_the_library_writes(drawn: dict[str, tuple[int, ...]], limit: int) -> None:
+    """Names of every length, so that every padding of the header occurs."""
+    tensors = {
+        name: torch.arange(float(torch.Size(shape).numel())).reshape(shape) + len(name)
+        for name, shape in drawn.items()
+    }
+    digests = []
+    for group in group_tensors(drawn, limit):
+        theirs = save({name: tensors[name] for name in group}, metadata={"format": "pt"})
+        ours = part_bytes_of(tensors, group)
+        assert ours == theirs
+        assert part_length({name: drawn[name] for name in group}) == len(theirs)
+        assert load(ours).keys() == set(group)
+        digests.append(hashlib.sha256(theirs).digest())
+    assert hash_parts(tensors, limit) == tuple(digests)
+    assert tensors_digest(tensors, limit) == labelled_hash("tessera/tensors", *digests)
+    assert parts_digest(digests) == tensors_digest(tensors, limit)
+
+
+def test_leaves_are_the_same_for_any_number_of_threads() -> None:
+    tensors = {f"{i:02d}": torch.arange(50.0) * i for i in range(40)}
+    found = {hash_parts(tensors, 800, threads) for threads in (1, 2, 3, 7)}
+    assert len(found) == 1
+    assert len(found.pop()) == 10
+
+
+def test_a_tensor_is_hashed_without_a_copy() -> None:
+    """Also a tensor larger than a part; a view in another order is copied."""
+    large = torch.arange(1000.0)
+    assert hash_parts({"a": large}, 1) == hash_parts({"a": large.clone()}, 1)
+    assert hash_parts({"a": large.reshape(20, 50).T}, 1) != hash_parts({"a": large}, 1)
+    with pytest.raises(ValueError, match=r"a is torch\.bfloat16"):
+        hash_parts({"a": large.bfloat16()})

@@ -1,0 +1,143 @@
+"""Kept memory: used again, never while somebody reads; and the steps that live in it."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from template.protocol.root import tensors_digest
+from template.training import memory
+from template.training.inner import InnerTrainer
+from template.training.memory import KEPT, KeptMemory
+from template.training.outer import (
+    UpdatedParams,
+    apply_updates,
+    clip_references,
+    coefficients,
+    expected_params,
+    first_state,
+    outer_step,
+    previewed_params,
+)
+from tests.support.outer_steps import decision_on, members_of, random_payload
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Every tensor counts as large; sizes of the blocks asked of the system."""
+    found: list[int] = []
+    new_block = memory.new_block
+
+    def counted(size: int) -> np.ndarray:
+        found.append(size)
+        return new_block(size)
+
+    KEPT.release()
+    monkeypatch.setattr(memory, "MIN_BYTES", 0)
+    monkeypatch.setattr(memory, "new_block", counted)
+    yield found
+    KEPT.release()
+
+
+def test_memory_comes_back_when_the_last_reader_lets_go(made: list[int]) -> None:
+    kept = KeptMemory()
+    first = kept.copy_of(torch.arange(12.0).reshape(3, 4))
+    row = first[1].view(-1)
+    del first
+    second = kept.copy_of(torch.zeros(3, 4))
+    assert made == [12, 12]  # a view reads on
+    assert row.tolist() == [4.0, 5.0, 6.0, 7.0]
+    del row, second
+    assert kept.num_free_bytes == 2 * 48
+    third = kept.empty((2, 6))
+    assert made == [12, 12]
+    assert third.shape == (2, 6)
+    assert third.is_contiguous()
+    kept.release()
+    assert kept.num_free_bytes == 0
+    del third
+    assert kept.num_free_bytes == 48
+
+
+def test_small_tensors_are_left_to_the_c_library() -> None:
+    kept = KeptMemory()
+    kept.empty((10,))
+    assert kept.num_free_bytes == 0
+    assert kept.empty(()).shape == ()
+    assert kept.copy_of(torch.empty(0)).numel() == 0
+
+
+def test_outer_steps_take_turns_in_two_thetas(spec, theta0, form, made: list[int]) -> None:
+    """The state of a window may be read for as long as anyone holds it."""
+    state = first_state(theta0, spec.run_id)
+    digests, held = [], []
+    for window in range(6):
+        payloads = {uid: random_payload(form, 7 * window + uid, window=window) for uid in range(2)}
+        state = outer_step(state, decision_on(window, payloads), payloads, spec)
+        digests.append(tensors_digest(state.params))
+        if window == 2:
+            held.append(state)
+    # theta_2 and theta_3, and one more for the state held.
+    assert len(made) == 3 * len(theta0)
+    assert tensors_digest(held[0].params) == digests[2]
+    assert len(set(digests)) == 6
+
+
+def test_parameters_made_tensor_by_tensor_have_the_same_bits(spec, theta0, form) -> None:
+    """More bodies than the codec holds at a time, so that both orders of addition are compared."""
+    state = first_state(theta0, spec.run_id)
+    payloads = {uid: random_payload(form, 30 + uid, window=0) for uid in range(13)}
+    members = members_of(payloads)
+    whole = expected_params(state, members, payloads, spec)
+    lazy = previewed_params(state, members, payloads, spec)
+    assert list(lazy) == list(whole)
+    assert len(lazy) == len(whole)
+    assert tensors_digest(lazy) == tensors_digest(whole) != tensors_digest(theta0)
+    assert tensors_digest(lazy) == tensors_digest(whole)  # again
+    references = clip_references(state, spec.outer, [payloads[0].norms])
+    factors = coefficients(0.7, 0, payloads[0].norms, references, spec.outer, 3.0)
+    updates = [(payloads[0], factors)]
+    naive = {name: tensor.clone() for name, tensor in theta0.items()}
+    for name, sparse in payloads[0].tensors.items():
+        sparse.add_to(naive[name], coefficient=-factors[name])
+    assert tensors_digest(apply_updates(theta0, updates)) == tensors_digest(naive)
+    assert tensors_digest(UpdatedParams(theta0, updates)) == tensors_digest(naive)
+    assert UpdatedParams(theta0, [])["model.norm.weight"] is theta0["model.norm.weight"]
+
+
+def test_a_preview_of_another_model_is_refused(spec, theta0, form) -> None:
+    state = first_state(theta0, spec.run_id)
+    payloads = {1: random_payload(form, 3, window=0)}
+    wrong = {name: tensor.double() for name, tensor in theta0.items()}
+    lazy = previewed_params(
+        dataclasses.replace(state, params=wrong), members_of(payloads), payloads, spec
+    )
+    assert lazy["model.norm.weight"].dtype == torch.float32
+    wrong = {name: tensor.reshape(-1) for name, tensor in theta0.items()}
+    lazy = previewed_params(
+        dataclasses.replace(state, params=wrong), members_of(payloads), payloads, spec
+    )
+    with pytest.raises(ValueError, match="is not the plan's"):
+        lazy["model.embed_tokens.weight"]
+
+
+def test_a_pseudo_gradient_is_made_in_kept_memory(spec, theta0, made: list[int]) -> None:
+    """And the moments for a checkpoint are the optimizer's own memory."""
+    trainer = InnerTrainer(spec, "cpu")
+    page = np.zeros((1, spec.data.page_tokens), dtype=np.int64)
+    before = None
+    for window in range(3):
+        result = trainer.train(theta0, window, [page, page], lambda: False)
+        if before is not None:
+            assert len(made) == before
+        before = len(made)
+        del result
+    assert before == len(theta0)
+    model = dict(trainer._accelerator.unwrap_model(trainer._model).named_parameters())
+    state = trainer._optimizer.state
+    for name, parameter in model.items():
+        assert parameter.grad is None
+        moments = trainer.moments()
+        assert moments[f"exp_avg.{name}"].data_ptr() == state[parameter]["exp_avg"].data_ptr()
