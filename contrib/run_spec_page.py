@@ -42,9 +42,10 @@ payload: a node with another spec, however small the difference, takes part in a
 the plan, builds dataset and theta_0, fills in the keys marked *filled in* below and writes the run
 spec. Miners and validators get the run spec as it is, by `--run <file>`.
 
-Every key is required, but those marked *optional*. A node refuses a spec with an unknown key, a missing key, a wrong type or a
-value out of range, and names the key and the allowed values. The column *testnet* has the values
-of `runs/testnet.toml`. A number may be written as an integer. `[a, b)` contains a, but not b.
+Every key is required, but those marked *optional*. A node refuses a spec with an unknown key, a
+missing key, a wrong type or a value out of range, and names the key and the allowed values. The
+column *testnet* has the values of `runs/testnet.toml`. A number may be written as an integer.
+`[a, b)` contains a, but not b.
 """
 
 

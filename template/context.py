@@ -14,7 +14,7 @@ from template.protocol.record import Access
 from template.protocol.schedule import Schedule
 from template.protocol.spec import RunSpec
 from template.store import Store
-from template.training.options import InnerOptions
+from template.training.options import DEFAULT_OPTIONS, InnerOptions
 
 OpenBucket = Callable[[str, Access], Store]
 """(hotkey, the hotkey's access record) -> the hotkey's bucket, read only."""
@@ -62,4 +62,4 @@ class NodeContext(ReadContext):
     commands: Commands
     random_bytes: Callable[[int], bytes] = secrets.token_bytes
     watch_clock: Callable[[], None] = do_nothing
-    inner: InnerOptions = InnerOptions()
+    inner: InnerOptions = DEFAULT_OPTIONS

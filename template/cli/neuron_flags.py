@@ -235,15 +235,17 @@ def _add_run_flags(parser: Parser, role: Role) -> None:
 
 
 def _add_inner_flags(parser: Parser) -> None:
-    group = parser.add_argument_group("inner loop (what is trained stays the same, but for rounding)")
+    group = parser.add_argument_group(
+        "inner loop (what is trained stays the same, but for rounding)"
+    )
     group.add_argument(
         "--neuron.micro_batch",
         dest="micro_batch",
         metavar="PAGES",
         type=_micro_batch,
         default=None,
-        help="pages of one forward and backward pass (default: auto, the most that fit; found once, "
-        "and remembered in the state folder)",
+        help="pages of one forward and backward pass (default: auto, the most that fit; found "
+        "once, and remembered in the state folder)",
     )
     group.add_argument(
         "--neuron.activation_checkpointing",

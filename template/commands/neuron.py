@@ -264,7 +264,6 @@ def _open_metrics(role: str, config: MinerConfig, identity: _Identity) -> Metric
     )
 
 
-
 def _inner_options(config: NeuronConfig) -> InnerOptions:
     return InnerOptions(
         micro_batch=config.micro_batch,

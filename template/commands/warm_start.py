@@ -29,7 +29,9 @@ def warm_started(params: Params, spec: RunSpec, dataset: Dataset, seed: int, say
         cache_dir=None,
         max_resident_shards=len(dataset.manifest.shards),
     )
-    return InnerTrainer(spec, find_device("auto")).train_alone(params, _batches(spec, reader, seed, say))
+    return InnerTrainer(spec, find_device("auto")).train_alone(
+        params, _batches(spec, reader, seed, say)
+    )
 
 
 def _batches(spec: RunSpec, reader: PageReader, seed: int, say: Say) -> Iterator[np.ndarray]:

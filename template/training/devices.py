@@ -28,8 +28,8 @@ def find_device(name: str) -> str:
     found = count_devices(kind)
     if int(index or 0) >= found:
         raise ConfigError(
-            f"--neuron.device {name}: torch sees {found} {kind} devices on this machine; name one "
-            "of them, or cpu"
+            f"--neuron.device {name}: torch sees {found} {kind.upper()} devices on this machine; "
+            "name one of them, or cpu"
         )
     return name
 

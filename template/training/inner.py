@@ -31,7 +31,7 @@ from template.training.flops import flops_per_token, peak_tflops
 from template.training.losses import CHUNKED_VOCAB, next_token_loss, spread_loss
 from template.training.micro_batch import MicroBatch
 from template.training.model import Params, build_model, copy_params, load_params
-from template.training.options import InnerOptions
+from template.training.options import DEFAULT_OPTIONS, InnerOptions
 from template.training.rates import inner_lr, warm_start_lr
 
 log = logging.getLogger(__name__)
@@ -74,11 +74,11 @@ class InnerTrainer:
         self,
         spec: RunSpec,
         device: str,
-        options: InnerOptions | None = None,
+        options: InnerOptions = DEFAULT_OPTIONS,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._spec, self._now_s = spec, now_s
-        self._options = options or InnerOptions()
+        self._options = options
         self._accelerator = make_accelerator(device, spec.training.precision)
         self._device = torch.device(device) if ":" in device else self._accelerator.device
         self._micro = MicroBatch(spec.training.batch_pages, self._options.micro_batch)
@@ -240,8 +240,9 @@ class InnerTrainer:
             loss: Tensor = self._model(input_ids=tokens, labels=tokens).loss
             return loss
         model = self._accelerator.unwrap_model(self._model)
+        asked = {"output_router_logits": True} if spreads else {}
         with self._accelerator.autocast():
-            out = model.model(input_ids=tokens, **({"output_router_logits": True} if spreads else {}))
+            out = model.model(input_ids=tokens, **asked)
         hidden, head = out.last_hidden_state, model.lm_head.weight
         if self._spec.training.precision == "bf16":
             hidden, head = hidden.bfloat16(), head.bfloat16()

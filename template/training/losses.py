@@ -29,7 +29,7 @@ def next_token_loss(
     Hidden states and head have one dtype, in which the multiplications are done.
     """
     hidden_NH = hidden_PTH[:, :-1].reshape(-1, hidden_PTH.shape[-1])
-    loss: Tensor = _ChunkedLoss.apply(  # type: ignore[no-untyped-call]
+    loss: Tensor = _ChunkedLoss.apply(
         hidden_NH, head_VH, tokens_PT[:, 1:].reshape(-1), chunk_logits
     )
     return loss
@@ -96,7 +96,7 @@ class _ChunkedLoss(torch.autograd.Function):
         return total / count
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, Tensor, None, None]:
         grad_hidden, grad_head = ctx.saved_tensors
         return grad_hidden * slope, grad_head * slope, None, None
 

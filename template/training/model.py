@@ -39,7 +39,7 @@ def model_config(spec: RunSpec) -> PretrainedConfig:
 def config_fields(spec: RunSpec) -> dict[str, Any]:
     """The fields of the Hugging Face config that differ from run to run or from the defaults."""
     model = spec.model
-    fields = {
+    fields: dict[str, Any] = {
         "attention_dropout": 0.0,
         "bos_token_id": None,
         "eos_token_id": None,

@@ -18,3 +18,6 @@ class InnerOptions:
     checkpoints_activations: bool = False
     compiles: bool = False
     peak_tflops: float | None = None
+
+
+DEFAULT_OPTIONS = InnerOptions()

@@ -1,7 +1,6 @@
 """The model's table: what each architecture takes, and how large a model may be, by arithmetic."""
 
 import json
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -115,9 +114,7 @@ ABSURD = [
 
 
 @pytest.mark.parametrize(("key", "sizes"), ABSURD)
-def test_an_absurd_size_is_refused_by_name(
-    spec: RunSpec, key: str, sizes: dict[str, Any]
-) -> None:
+def test_an_absurd_size_is_refused_by_name(spec: RunSpec, key: str, sizes: dict[str, Any]) -> None:
     """Before anything is allocated: the rule is arithmetic, in a module without torch."""
     with pytest.raises(ConfigError, match=rf"model\.{key}: .*parameters of .*at most 1,099") as e:
         of_model(spec, **sizes)
@@ -128,7 +125,7 @@ def test_the_largest_vocabulary_is_bounded_by_the_parameters_alone(spec: RunSpec
     assert of_model(spec, vocab_size=2**32).model.vocab_size == 2**32
     with pytest.raises(ConfigError, match=r"model\.vocab_size: is 4294967297, must be in"):
         of_model(spec, vocab_size=2**32 + 1)
-    wide = {"hidden_size": 1024, "intermediate_size": 168, "head_dim": 32}
+    wide: dict[str, Any] = {"hidden_size": 1024, "intermediate_size": 168, "head_dim": 32}
     few = count_parameters(replace(spec.model, **wide, vocab_size=1)) - 1024
     most = (MAX_PARAMETERS - few) // 1024
     of_model(spec, **wide, vocab_size=most)

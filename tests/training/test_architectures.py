@@ -206,5 +206,3 @@ def test_a_process_without_our_code_loads_every_checkpoint(spec, tmp_path: Path)
         assert kind.lower().startswith(name.replace("_", ""))
         assert (dtype, left) == ("torch.float32", [0, 0, 0])
         assert loss == pytest.approx(expected[name], rel=1e-6)
-
-
