@@ -85,7 +85,7 @@ class InnerTrainer:
         training = spec.training
         model = build_model(spec).to(self._device)
         if self._options.checkpoints_activations:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.activation_checkpointing_enable({"use_reentrant": False})
         if self._options.compiles:
             model.model.compile()
         self._is_fused = self._device.type in FUSED_ADAMW
