@@ -1,4 +1,4 @@
-"""Plans of real sizes: each is a spec, has the sizes that its comment says, and fits its windows."""
+"""Plans of real sizes: each is a spec, has the sizes in its comment, and fits its windows."""
 
 from pathlib import Path
 
@@ -48,12 +48,13 @@ def spec(name: str) -> RunSpec:
 def _sizes(spec: RunSpec) -> str:
     """The comment on sizes at the head of a plan."""
     parameters = count_parameters(spec.model)
+    trained_bytes = DEVICE_BYTES_PER_PARAMETER * parameters
     lines = {
         "parameters": f"{parameters:,}",
         "payload": f"{payload_bytes(spec):,} bytes",
         "theta_0": f"{theta0_bytes(spec):,} bytes",
         "checkpoint": f"{checkpoint_limit_bytes(spec):,} bytes at most",
-        "miner's device": f"{DEVICE_BYTES_PER_PARAMETER * parameters / 1e9:,.1f} GB and activations",
+        "miner's device": f"{trained_bytes / 1e9:,.1f} GB and activations",
         "validator's device": f"{4 * parameters / 1e9:,.1f} GB and one forward pass",
     }
     return "".join(f"#   {what + ':':<20}{value}\n" for what, value in lines.items())
