@@ -141,12 +141,12 @@ def test_auto_finds_a_pass_that_fits_a_full_device(spec, theta) -> None:
     assert 1 <= found.micro_batch < 8
 
 
-def test_a_model_of_100_m_uses_the_device(spec, theta) -> None:
+def test_a_model_of_100_m_uses_the_device(spec, theta, record_property) -> None:
     trainer = InnerTrainer(spec, "cuda")
     trainer.train(theta, 2, _batches(spec, 2), lambda: False)
     speed = trainer.train(theta, 3, _batches(spec, 20), lambda: False).speed
     assert speed is not None
-    print(f"{torch.cuda.get_device_name()}: {speed}")
+    record_property(torch.cuda.get_device_name(), str(speed))
     if speed.utilization is None:
         pytest.skip("the peak of this device is not known")
     assert BEST_SHARE < speed.utilization < 1
