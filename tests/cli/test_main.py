@@ -182,7 +182,7 @@ def test_no_command_waits_for_a_library_to_refuse_what_the_operator_got_wrong(
     cases += [
         (name, ["--run", run_file, *chain, "--neuron.device", "cuda:9"], "--neuron.device cuda:9")
         for name in neurons
-        if not has_driver()
+        if not has_driver("cuda")
     ]
     cases += [
         ("owner", ["check", "--run", absent, *chain], "absent.toml"),
