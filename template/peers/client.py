@@ -60,6 +60,10 @@ class PeerBucket:
         """As `Store.get`; RecordError if the access record has gone."""
         return self._peers.ask(self._hotkey, lambda store: store.get(key, max_bytes=max_bytes))
 
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        """As `Store.get_range`; RecordError if the access record has gone."""
+        return self._peers.ask(self._hotkey, lambda store: store.get_range(key, start, length))
+
     def size(self, key: str) -> int:
         """As `Store.size`; RecordError if the access record has gone."""
         return self._peers.ask(self._hotkey, lambda store: store.size(key))
