@@ -14,7 +14,8 @@ from torch import Tensor
 from template.chain.ballots import read_candidates
 from template.context import NodeContext
 from template.errors import ChainError, PayloadError
-from template.peers.client import Fetching, Peers
+from template.peers.client import Peers
+from template.peers.fetching import Fetching
 from template.protocol.admission import open_payload
 from template.protocol.payload import Payload
 from template.protocol.root import Member

@@ -159,7 +159,7 @@ class Validator:
             # A void changes the last steps, and the next votes prove a root after these.
             self._save()
             self._lineage.publish(self.follower.ledger.steps)
-            self._publisher.offer_checkpoint(self.follower.state)
+            self._publisher.offer_checkpoint(self.follower.state, is_last=True)
             if is_settled:
                 return
 
@@ -301,10 +301,10 @@ class Validator:
 
     def _publish_checkpoint(self) -> None:
         """Upload and sweep until the next window has to be scored; the rest follows later."""
-        self._publisher.offer_checkpoint(self.follower.state)
         window = self.follower.next_window
         scoring_block = self.context.schedule.held_out_block(window)
         is_last = window >= self.context.spec.schedule.num_windows
+        self._publisher.offer_checkpoint(self.follower.state, is_last=is_last)
 
         def stop() -> bool:
             return not is_last and self.context.waiter.recent_head() >= scoring_block

@@ -1,16 +1,21 @@
 """Publishing the objects from which a newcomer starts: checkpoints, dataset, theta_0.
 
+Validators share a checkpoint: each puts the files that it holds by `template.protocol.holders`, and
+the manifest last. With few validators every one holds all, and a bucket may always hold more.
 Owns the queue of unpublished objects and the retries. A failing bucket never delays a vote: uploads
 run between the votes on one window and the scoring of the next, and a failed upload waits.
 """
 
 import logging
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
+from template.bucket.retention import KEPT_CHECKPOINTS, PROOF_WINDOWS
+from template.chain.ballots import read_records
 from template.context import NodeContext
-from template.errors import NotFound, StoreError
+from template.errors import ChainError, NotFound, StoreError
+from template.protocol.holders import holders_of
 from template.protocol.keys import blob_key, checkpoint_manifest_key
 from template.training.outer import OuterState
 from template.training.published import build_checkpoint
@@ -29,6 +34,7 @@ class Publisher:
         self._blobs: OrderedDict[bytes, bytes] = OrderedDict()
         self._served: set[bytes] = set()
         self._checkpoint: deque[tuple[str, Callable[[], bytes]]] = deque()
+        self._checkpoint_window, self._num_files = 0, 0
         self._has_warned = False
 
     def offer(self, sha256: str, data: bytes) -> None:
@@ -39,19 +45,74 @@ class Publisher:
         while len(self._blobs) > MAX_WAITING_BLOBS:
             self._blobs.popitem(last=False)
 
-    def offer_checkpoint(self, state: OuterState) -> None:
-        """Queue the state's checkpoint if due, in place of an older unpublished checkpoint.
+    def offer_checkpoint(self, state: OuterState, *, is_last: bool = False) -> None:
+        """Queue this node's share of the state's checkpoint if due.
 
-        The manifest goes last: a reader of the manifest finds every file. A file is made of the
-        state's tensors when its turn comes: nothing is held but the state.
+        The manifest goes last: a reader of the manifest finds every file of this node. A file is
+        made of the state's tensors when its turn comes: nothing is held but the state. A checkpoint
+        of which a file is out goes on, as long as joiners may start from it, and the new one is
+        left out: on a slow line no checkpoint would ever be complete otherwise. `is_last`: no other
+        checkpoint follows, so this one takes the place of any.
         """
-        if not state.checkpoint_digest:
+        if not state.checkpoint_digest or self._is_busy(state.window, is_last):
             return
         published = build_checkpoint(state, self._context.spec)
         blobs = published.blobs
-        files = [(blob_key(digest), partial(blobs.__getitem__, digest)) for digest in blobs]
+        mine = self._share(blobs, state.window)
+        files = [(blob_key(digest), partial(blobs.__getitem__, digest)) for digest in mine]
         manifest = (self._manifest_key(state.window), partial(bytes, published.manifest))
         self._checkpoint = deque([*files, manifest])
+        self._checkpoint_window, self._num_files = state.window, len(self._checkpoint)
+
+    def _is_busy(self, window: int, is_last: bool) -> bool:
+        """Whether an older checkpoint goes on; one line about the checkpoint that is dropped."""
+        waiting, older = len(self._checkpoint), self._checkpoint_window
+        if not waiting or older == window:
+            return False
+        every = self._context.spec.checkpoint.every_windows
+        is_useful = window - older <= PROOF_WINDOWS + (KEPT_CHECKPOINTS - 1) * every
+        is_busy = is_useful and waiting < self._num_files and not is_last
+        log.warning(
+            "theta_%d: this checkpoint is dropped: %d of %d files of theta_%d are out. If "
+            "this comes again, the upload is too slow for checkpoint.every_windows",
+            window if is_busy else older,
+            self._num_files - waiting,
+            self._num_files,
+            older,
+        )
+        return is_busy
+
+    def _share(self, digests: Iterable[bytes], window: int) -> list[bytes]:
+        """The files of a checkpoint that this node holds."""
+        own, files = self._context.hotkey, list(digests)
+        validators = self._active_validators(window) | {own}
+        mine = [digest for digest in files if own in holders_of(digest, validators)]
+        if len(mine) < len(files):
+            log.info(
+                "theta_%d: publishing %d of %d files of the checkpoint; %d validators share it",
+                window,
+                len(mine),
+                len(files),
+                len(validators),
+            )
+        return mine
+
+    def _active_validators(self, window: int) -> set[str]:
+        """Hotkeys with a permit and a vote of late; none if the chain does not say so now."""
+        chain, run_id = self._context.chain, self._context.spec.run_id
+        try:
+            block = chain.finalized()
+            permits = {n.hotkey for n in chain.metagraph(block).neurons if n.validator_permit}
+            records = read_records(chain, block, run_id)
+        except ChainError as error:
+            log.info("theta_%d: publishing all files of the checkpoint: %s", window, error)
+            return set()
+        votes = {hotkey: record.vote for hotkey, record in records.items()}
+        return {
+            hotkey
+            for hotkey, vote in votes.items()
+            if hotkey in permits and vote is not None and vote.window >= window - PROOF_WINDOWS
+        }
 
     def offer_missing_checkpoint(self, state: OuterState) -> None:
         """Queue the checkpoint after a restart, unless the bucket has the manifest."""

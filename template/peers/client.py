@@ -1,9 +1,10 @@
 """Clients of peers' buckets, opened by the access records on chain."""
 
-import hashlib
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
@@ -19,10 +20,11 @@ from template.errors import (
     TooLarge,
     Unavailable,
 )
+from template.peers.arrival import Arrival, Watch, least_rate
+from template.peers.fetching import FETCH_THREADS, Fetching, never_late
 from template.peers.stores import OpenStores
 from template.peers.threads import start
 from template.protocol.keys import blob_key, payload_key
-from template.protocol.payload import payload_digest
 from template.protocol.record import Access, Record
 from template.protocol.root import Member
 from template.protocol.strangers import shown
@@ -33,21 +35,35 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-FETCH_THREADS = 256
 FETCH_POLL_S = 0.05
 MAX_NAMED_ERRORS = 8
 """Buckets named in the message about a blob in no bucket; further buckets are counted."""
 HEDGE_S = 2.0
-"""Seconds without an answer before the next holder of an accepted payload is asked too.
+"""Seconds of silence before the next holder of an accepted payload is asked too.
 
-A shorter time loads holders needlessly; a longer time waits for dead buckets. The time doubles
-after each silence, up to `MAX_HEDGE_GROWTH` times: silence all around is this node's slow network.
+Silence is a rate below `least_rate`: while bytes come, however many are left, no other
+holder is asked. A shorter time loads holders needlessly; a longer time waits for dead buckets. The
+time doubles after each silence, up to `MAX_HEDGE_GROWTH` times: silence all around is this node's
+slow network.
 """
 MAX_HEDGE_GROWTH = 4
+MAX_RATES = 32
 
 
 NODE_PATIENCE_S = 20.0
 """Longest wait of a request for a passing failure of this node; idle connections are given up."""
+
+
+def ignore_payload(_member: Member, _data: bytes) -> None:
+    """The `on_come` of a caller that takes all payloads at the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A bucket asked for a payload: what came, and what had come at the last look."""
+
+    arrival: Arrival = field(default_factory=Arrival)
+    watch: Watch = field(default_factory=Watch)
 
 
 class PeerBucket:
@@ -59,6 +75,16 @@ class PeerBucket:
     def get(self, key: str, *, max_bytes: int) -> bytes:
         """As `Store.get`; RecordError if the access record has gone."""
         return self._peers.ask(self._hotkey, lambda store: store.get(key, max_bytes=max_bytes))
+
+    def fetch(self, key: str, arrival: Arrival, *, max_bytes: int) -> bytes:
+        """As `get`, through an arrival, which goes on where it is after a failure of this node."""
+        self._peers.ask(
+            self._hotkey,
+            lambda store: store.stream(
+                key, arrival.take, start=arrival.num_bytes, max_bytes=max_bytes
+            ),
+        )
+        return arrival.data()
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
         """As `Store.get_range`; RecordError if the access record has gone."""
@@ -88,6 +114,8 @@ class Peers:
         self._node_patience_s = node_patience_s
         self._records: Mapping[str, Record] = {}
         self._stores = OpenStores(context.open_bucket)
+        self._rates: tuple[float, ...] = ()
+        """Bytes a second of the accepted payloads that came last."""
         self._troubled: set[str] = set()
         self._misleading: set[str] = set()
         self._node_troubles: dict[str, NodeTrouble] = {}
@@ -134,29 +162,40 @@ class Peers:
         window: int,
         stop: Callable[[], bool],
         *,
-        began_late: bool = False,
+        is_late: Callable[[], bool] = never_late,
     ) -> dict[int, bytes | SubnetError]:
-        """uid -> payload from the miner's bucket, or the error.
+        """uid -> payload from the miner's bucket, or the error; in the order of `members`.
 
-        A payload without an answer when `stop()` is true counts as unavailable, or as NodeTrouble
-        if this node could not ask until then. `began_late`: the buckets have too little time to
-        answer, so a missing answer counts as AskedTooLate.
+        A payload without an answer when `stop()` is true counts as unavailable if its bucket was
+        silent or slow by itself, and as NodeTrouble if this node could not ask until then, or has
+        a slow line. `is_late`: whether buckets asked now have too little time; of those a missing
+        answer counts as AskedTooLate.
         """
-        fetching = self.start_fetching(members, window, began_late=began_late)
+        fetching = self.start_fetching(members, window, is_late=is_late)
         return self.finish_fetching(fetching, window, stop)
 
     def finish_fetching(
         self,
-        fetching: "Fetching",
+        fetching: Fetching,
         window: int,
         stop: Callable[[], bool],
         *,
         by_window: int | None = None,
+        on_come: Callable[[Member, bytes], None] = ignore_payload,
+        followed_by: Fetching | None = None,
     ) -> dict[int, bytes | SubnetError]:
-        """As `fetch_payloads`, of requests under way. `by_window`: the window being scored."""
+        """As `fetch_payloads`, of requests under way. `by_window`: the window being scored.
+
+        `on_come` gets each payload while others are still on their way. `followed_by` begins once
+        every bucket of `fetching` has been asked.
+        """
         last_block = self._context.schedule.vote_block(window if by_window is None else by_window)
         what = f"payloads of window {window} from slow buckets, until the votes at the latest"
         while not fetching.wait(FETCH_POLL_S) and not stop():
+            for member, data in fetching.newly_come():
+                on_come(member, data)
+            if followed_by is not None and fetching.is_begun:
+                followed_by.advance()
             self._context.waiter.pause(what, by_block=last_block)
         fetching.close()
         found = {member.uid: found for member, found in fetching.outcomes()}
@@ -164,14 +203,19 @@ class Peers:
         return found
 
     def start_fetching(
-        self, members: Sequence[Member], window: int, *, began_late: bool = False
-    ) -> "Fetching":
-        """Ask each member's own bucket for its payload of a window."""
-        fetching = Fetching(self._node_troubles, began_late=began_late)
+        self,
+        members: Sequence[Member],
+        window: int,
+        *,
+        is_late: Callable[[], bool] = never_late,
+    ) -> Fetching:
+        """Ask each member's own bucket for its payload of a window, a few at a time, in order."""
+        num_bytes = self._context.form.num_bytes
+        fetching = Fetching(self._node_troubles, num_bytes=num_bytes, is_late=is_late)
         for member in members:
             key = payload_key(self._context.spec.run_id, window, member.digest)
             bucket = PeerBucket(self, member.hotkey)
-            fetching.add(member, partial(bucket.get, key, max_bytes=self._context.form.num_bytes))
+            fetching.add(member, partial(bucket.fetch, key, max_bytes=num_bytes))
         return fetching
 
     def fetch_named_payloads(
@@ -200,30 +244,36 @@ class Peers:
     ) -> bytes | None:
         """An accepted payload from the miner or a naming validator; None if every bucket fails.
 
-        Holders are asked in turn; after a failure or a slow answer the next holder is asked too.
+        Holders are asked in turn; after a failure or in silence the next holder is asked too, and
+        the first payload that is whole ends the other downloads.
         NodeTrouble if no bucket gave the payload, and this node could not ask one of them.
         """
         waiting = iter(dict.fromkeys((member.hotkey, *namers)))
         pool = ThreadPoolExecutor(max_workers=1 + len(namers), thread_name_prefix="holder")
-        asked: set[Future[bytes | None]] = set()
+        asked: dict[Future[bytes | None], Holder] = {}
         trouble: NodeTrouble | None = None
         hedge_s = self._hedge_s
         try:
             while True:
                 hotkey = next(waiting, None)
                 if hotkey is not None:
-                    asked.add(start(pool, partial(self._payload_of, member, window, hotkey)))
+                    holder = Holder()
+                    ask = partial(self._payload_of, member, window, hotkey, holder.arrival)
+                    asked[start(pool, ask)] = holder
                 if not asked:
                     break
-                timeout_s = None if hotkey is None else hedge_s
-                done, asked = wait(asked, timeout=timeout_s, return_when=FIRST_COMPLETED)
+                least = least_rate(self._rates)
+                done = _wait_while_moving(asked, None if hotkey is None else hedge_s, least)
                 if not done:
                     hedge_s = min(2 * hedge_s, MAX_HEDGE_GROWTH * self._hedge_s)
+                asked = {future: holder for future, holder in asked.items() if future not in done}
                 for found in map(_trouble_as_value, done):
                     if isinstance(found, bytes):
                         return found
                     trouble = found or trouble
         finally:
+            for holder in asked.values():
+                holder.arrival.stop()
             pool.shutdown(wait=False, cancel_futures=True)
         if trouble is not None:
             raise trouble
@@ -247,22 +297,27 @@ class Peers:
             )
         self._is_trouble_logged = bool(troubles)
 
-    def _payload_of(self, member: Member, window: int, hotkey: str) -> bytes | None:
+    def _payload_of(
+        self, member: Member, window: int, hotkey: str, arrival: Arrival
+    ) -> bytes | None:
         """A member's payload from one bucket, or None. NodeTrouble if this node could not ask.
 
         Bytes with another digest count as a missing payload: a miner may serve the committed
         bytes until the vote and other bytes afterwards.
         """
         key = payload_key(self._context.spec.run_id, window, member.digest)
+        began_s = time.monotonic()
         try:
-            data = self.bucket(hotkey).get(key, max_bytes=self._context.form.num_bytes)
+            data = self.bucket(hotkey).fetch(key, arrival, max_bytes=self._context.form.num_bytes)
         except NodeTrouble:
             raise
         except (StoreError, RecordError) as error:
             fault = f"no payload from {self._describe_bucket(hotkey)}: {error}"
             self._tell_once(logging.INFO, window, member.uid, hotkey, fault)
             return None
-        if payload_digest(data) == member.digest:
+        if arrival.digest == member.digest:
+            taken_s = max(time.monotonic() - began_s, 1e-6)
+            self._rates = (*self._rates[1 - MAX_RATES :], len(data) / taken_s)
             return data
         fault = f"{hotkey} served other bytes"
         self._tell_once(logging.WARNING, window, member.uid, hotkey, fault)
@@ -347,8 +402,9 @@ class Peers:
         if exact and (num_bytes := bucket.size(key)) != max_bytes:
             found = f"{num_bytes} bytes, not {max_bytes},"
             raise self._report_wrong_bytes(hotkey, digest.hex(), found)
-        data = bucket.get(key, max_bytes=max_bytes)
-        if hashlib.sha256(data).digest() != digest:
+        arrival = Arrival()
+        data = bucket.fetch(key, arrival, max_bytes=max_bytes)
+        if arrival.digest != digest:
             raise self._report_wrong_bytes(hotkey, digest.hex(), "other bytes")
         return data
 
@@ -369,57 +425,29 @@ class Peers:
         return f"{hotkey} at {shown(record.access.endpoint_url)}"
 
 
-class Fetching:
-    """Payloads being fetched, with a thread per bucket: a slow bucket delays only itself.
-
-    `node_troubles`: hotkey -> the failure of this node that a running request waits for.
-    `began_late`: the time is too short to hold a missing answer against a bucket.
-    """
-
-    def __init__(
-        self, node_troubles: Mapping[str, NodeTrouble], *, began_late: bool = False
-    ) -> None:
-        self._node_troubles = node_troubles
-        self._began_late = began_late
-        self._pool = ThreadPoolExecutor(max_workers=FETCH_THREADS, thread_name_prefix="fetch")
-        self._running: list[tuple[Member, Future[bytes]]] = []
-
-    def add(self, member: Member, get: Callable[[], bytes]) -> None:
-        self._running.append((member, start(self._pool, get)))
-
-    @property
-    def num_waiting(self) -> int:
-        """Buckets without an answer."""
-        return sum(not future.done() for _, future in self._running)
-
-    def wait(self, timeout_s: float) -> bool:
-        """Whether every bucket has answered within `timeout_s`."""
-        return not wait([future for _, future in self._running], timeout=timeout_s).not_done
-
-    def outcomes(self) -> list[tuple[Member, bytes | SubnetError]]:
-        """Each member's payload, or the error."""
-        return [(member, self._outcome(member, future)) for member, future in self._running]
-
-    def close(self) -> None:
-        """Cancel waiting requests, without waiting for running requests."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
-
-    def _outcome(self, member: Member, future: Future[bytes]) -> bytes | SubnetError:
-        if future.cancelled():
-            return NodeTrouble("this node had no thread to ask in time")
-        if not future.done():
-            late = Unavailable("no answer in time")
-            if self._began_late:
-                late = AskedTooLate("this node asked too late for an answer in time")
-            return self._node_troubles.get(member.hotkey, late)
-        try:
-            return future.result()
-        except SubnetError as error:
-            return error
-
-
 def _trouble_as_value(future: Future[bytes | None]) -> bytes | NodeTrouble | None:
     try:
         return future.result()
     except NodeTrouble as error:
         return error
+
+
+def _wait_while_moving(
+    asked: Mapping[Future[bytes | None], Holder], silence_s: float | None, least_bytes_per_s: float
+) -> Collection[Future[bytes | None]]:
+    """The requests that are done; none after `silence_s` in which no holder gave bytes.
+
+    With None the wait has no end but an answer.
+    """
+    while True:
+        since_s = time.monotonic()
+        done, _ = wait(asked, timeout=silence_s, return_when=FIRST_COMPLETED)
+        if done or silence_s is None:
+            return done
+        taken_s = time.monotonic() - since_s
+        moving = [
+            h.watch.is_moving(h.arrival.num_bytes, taken_s, least_bytes_per_s)
+            for h in asked.values()
+        ]
+        if not any(moving):
+            return ()

@@ -223,7 +223,7 @@ class FrameChecker:
         self,
         window: int,
         members: Sequence[Member],
-        frames: Mapping[int, bytes | SubnetError],
+        frames: Mapping[int, bytes | SubnetError | Admission],
         seen: SeenPayloads,
         is_late: IsLate = never_late,
         read_unread: ReadUnread = read_nothing,
@@ -231,7 +231,7 @@ class FrameChecker:
         """uid -> outcome, in the order of `members`; a fetch error in `frames` is the refusal.
 
         Adds unread payloads of authors whose payloads overlap to `seen`. Once `is_late`, no payload
-        counts as compared.
+        counts as compared. `frames` may hold what `open_frame` said of a frame before.
         """
         found = {m.uid: self._admit(window, m, frames[m.uid]) for m in members}
         admitted = admitted_payloads(found)
@@ -321,9 +321,17 @@ class FrameChecker:
             return earlier
         return replace(earlier, places=self._places(earlier.held, window))
 
-    def _admit(self, window: int, member: Member, frame: bytes | SubnetError) -> Admission:
+    def _admit(
+        self, window: int, member: Member, frame: bytes | SubnetError | Admission
+    ) -> Admission:
+        if isinstance(frame, Admission):
+            return frame
         if isinstance(frame, SubnetError):
             return Admission(payload=None, refusal=frame)
+        return self.open_frame(window, member, frame)
+
+    def open_frame(self, window: int, member: Member, frame: bytes) -> Admission:
+        """The outcome for one frame by itself, before it is compared with others."""
         try:
             return Admission(payload=self._open(frame, member, window), refusal=None)
         except PayloadError as error:

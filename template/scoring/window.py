@@ -56,8 +56,8 @@ FETCH_SHARE, AUTHOR_SHARE = 0.5, 0.6
 """Fractions of the scoring budget after which fetching stops, and after which payloads of earlier
 windows are no longer read."""
 FAIR_SHARE = FETCH_SHARE / 2
-"""A validator that begins to fetch later, after a restart perhaps, holds no silence against a
-bucket: of all of the miners it would say that they did not deliver."""
+"""A bucket asked later, after a restart perhaps or behind many payloads on a slow line, has too
+little time, and its silence is not held against it."""
 
 _FETCH_REASONS: Mapping[type[SubnetError], str] = {
     NotFound: "not_delivered",
@@ -87,6 +87,14 @@ class Scored:
     @property
     def named_uids(self) -> frozenset[int]:
         return frozenset(v.uid for v in self.verdicts if v.named)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Fetched:
+    """By uid: the payload or the error, and the payloads opened while others were on their way."""
+
+    frames: Mapping[int, bytes | SubnetError]
+    opened: Mapping[int, Admission]
 
 
 class WindowScorer:
@@ -134,11 +142,12 @@ class WindowScorer:
         """
         self._peers.refresh()
         drawn, left_out = self._draw_candidates(window, candidates)
-        frames = self._fetch(window, drawn, late)
+        fetched = self._fetch(window, drawn, late)
+        frames = fetched.frames
         admissions = self._checker.admit_frames(
             window,
             drawn,
-            frames,
+            {**frames, **fetched.opened},
             self._seen,
             lambda: late(1.0),
             lambda unread: self._read_unread(unread, lambda: late(AUTHOR_SHARE)),
@@ -167,17 +176,30 @@ class WindowScorer:
 
     def _fetch(
         self, window: int, drawn: Sequence[Member], late: Callable[[float], bool]
-    ) -> dict[int, bytes | SubnetError]:
-        """The payloads drawn; beside these, unread payloads of the window before, for memory."""
+    ) -> "_Fetched":
+        """The payloads drawn, in their order, opened as they come; once all of these are asked for,
+        unread payloads of the window before, for memory."""
+        opened: dict[int, Admission] = {}
+        framed: dict[int, Frame] = {}
+        began_late: list[bool] = []
+
+        def is_late() -> bool:
+            began_late.append(late(FAIR_SHARE))
+            return began_late[-1]
+
         unread = self._draw_unread(window)
+        fetching = self._peers.start_fetching(drawn, window, is_late=is_late)
         beside = self._peers.start_fetching([each.member for each in unread], window - 1)
-        began_late = late(FAIR_SHARE)
-        frames = self._peers.fetch_payloads(
-            drawn, window, lambda: late(FETCH_SHARE), began_late=began_late
+
+        def on_come(member: Member, frame: bytes) -> None:
+            framed[member.uid] = Frame.of(frame)
+            opened[member.uid] = self._checker.open_frame(window, member, framed[member.uid])
+
+        frames = self._peers.finish_fetching(
+            fetching, window, lambda: late(FETCH_SHARE), on_come=on_come, followed_by=beside
         )
-        frames = {uid: Frame.of(f) if isinstance(f, bytes) else f for uid, f in frames.items()}
-        if began_late:
-            _tell_late(window, frames)
+        frames = {**frames, **framed}
+        _tell_unheard(window, frames, began_late=any(began_late[:1]))
         found = self._peers.finish_fetching(
             beside, window - 1, lambda: late(FETCH_SHARE), by_window=window
         )
@@ -185,7 +207,7 @@ class WindowScorer:
             self._checker.read_more(
                 unread, self._seen, partial(_came, found=found), lambda: late(1.0)
             )
-        return frames
+        return _Fetched(frames=frames, opened=opened)
 
     def _draw_unread(self, window: int) -> list[Unread]:
         """Unread payloads of the window before, in the order of this window's draw."""
@@ -301,15 +323,25 @@ def _detail(refusal: SubnetError) -> str:
     return in_ascii(str(refusal), MAX_DETAIL_CHARS)[:MAX_DETAIL_CHARS]
 
 
-def _tell_late(window: int, frames: Mapping[int, bytes | SubnetError]) -> None:
+def _tell_unheard(
+    window: int, frames: Mapping[int, bytes | SubnetError], *, began_late: bool
+) -> None:
+    """One line about payloads that this validator had no time for."""
     unheard = [uid for uid, frame in sorted(frames.items()) if isinstance(frame, AskedTooLate)]
-    if unheard:
-        log.warning(
-            "window %d: this validator began to fetch too late in the window, as after a restart: "
-            "payloads of uids %s are not scored, and no miner is at fault",
-            window,
-            unheard,
-        )
+    if not unheard:
+        return
+    why = (
+        "began to fetch too late in the window, as after a restart"
+        if began_late
+        else "has a line too slow for all of the payloads in the time to fetch them"
+    )
+    log.warning(
+        "window %d: this validator %s: payloads of uids %s are not scored, and no miner is at "
+        "fault",
+        window,
+        why,
+        unheard,
+    )
 
 
 def _blank(window: int, member: Member, admission: Admission, is_measured: bool) -> Verdict:

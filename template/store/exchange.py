@@ -16,6 +16,10 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.response import BaseHTTPResponse, HTTPResponse
 
+UNSENT_BYTES = 1 << 17
+"""Bytes of a request at most that wait in the kernel without having been sent. Otherwise megabytes
+would wait there, and a send would say nothing about what the network takes."""
+
 
 class Exchange:
     """The time of one request and its answer: `limit_s` in all, `silence_s` between two bytes."""
@@ -32,16 +36,12 @@ class Exchange:
     def is_over(self) -> bool:
         return time.monotonic() >= self._end_s
 
-    def send_wait_s(self) -> float:
-        """The longest wait of the next send. TimeoutError when time is up."""
+    def wait_s(self) -> float:
+        """The longest wait of the next send or receive. TimeoutError when time is up."""
         left_s = self._end_s - time.monotonic()
         if left_s <= 0:
             raise TimeoutError("the exchange took too long")
-        return left_s
-
-    def receive_wait_s(self) -> float:
-        """The longest wait of the next receive. TimeoutError when time is up."""
-        return min(self.send_wait_s(), self._silence_s)
+        return min(left_s, self._silence_s)
 
 
 class _TimedReader(io.RawIOBase):
@@ -55,7 +55,7 @@ class _TimedReader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        self._sock.settimeout(self._exchange.receive_wait_s())
+        self._sock.settimeout(self._exchange.wait_s())
         return self._raw.readinto(buffer)
 
     def close(self) -> None:
@@ -78,10 +78,19 @@ class _TimedConnection(HTTPConnection):
 
     limit_s = 60.0
     silence_s = 20.0
+    least_sent_bytes_per_s = 1e5
     exchange = Exchange(0.0, 0.0)
 
+    def connect(self) -> None:
+        super().connect()
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+
     def request(self, *args: Any, **kwargs: Any) -> None:
-        self.exchange = Exchange(self.limit_s, self.silence_s)
+        # botocore hands the body over as a file; the length that it signs is in a header.
+        num_bytes = int(kwargs.get("headers", {}).get("Content-Length", 0))
+        limit_s = self.limit_s + num_bytes / self.least_sent_bytes_per_s
+        self.exchange = Exchange(limit_s, self.silence_s)
         super().request(*args, **kwargs)
 
     def send(self, data: Any) -> None:
@@ -91,7 +100,7 @@ class _TimedConnection(HTTPConnection):
             self.connect()
         left = memoryview(data).cast("B")
         while left:
-            self.sock.settimeout(self.exchange.send_wait_s())
+            self.sock.settimeout(self.exchange.wait_s())
             left = left[self.sock.send(left) :]
 
     def response_class(  # type: ignore[override]
@@ -122,7 +131,9 @@ def exchange_of(response: BaseHTTPResponse) -> Exchange:
     return connection.exchange
 
 
-def timed_pools(limit_s: float, silence_s: float) -> dict[str, type[HTTPConnectionPool]]:
+def timed_pools(
+    limit_s: float, silence_s: float, least_sent_bytes_per_s: float
+) -> dict[str, type[HTTPConnectionPool]]:
     """Pool classes for `urllib3.PoolManager.pool_classes_by_scheme`; limits of each exchange."""
 
     class PlainConnection(_TimedConnection):
@@ -139,4 +150,5 @@ def timed_pools(limit_s: float, silence_s: float) -> dict[str, type[HTTPConnecti
 
     for kind in (PlainConnection, TLSConnection):
         kind.limit_s, kind.silence_s = limit_s, silence_s
+        kind.least_sent_bytes_per_s = least_sent_bytes_per_s
     return {"http": PlainPool, "https": TLSPool}

@@ -1,9 +1,9 @@
 """The rules for object keys and ranges, the same for every adapter.
 
-`template.protocol.keys` owns the names.
+`template.protocol.keys` owns the names of objects.
 
-The rule is narrower than S3's (1,024 bytes of UTF-8), because servers disagree on empty, `.` and
-`..` segments and on escaped characters.
+The rule for keys is narrower than S3's (1,024 bytes of UTF-8), because servers disagree on empty,
+`.` and `..` segments and on escaped characters.
 """
 
 import re

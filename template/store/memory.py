@@ -5,10 +5,14 @@ not imitate latency, outages or rate limits.
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from threading import Lock
 
-from template.errors import Denied, NotFound, TooLarge, Unavailable
+from template.errors import Denied, NotFound, TooLarge, Unavailable, unreadable
 from template.store.keys import check_key, check_prefix, check_range
+from template.store.types import Take
+
+PIECE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +43,25 @@ class MemoryStore:
         with self._shelf.lock:
             self._shelf.objects[key] = bytes(data)
 
+    def put_file(self, key: str, path: Path) -> None:
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise unreadable(path, error) from error
+        self.put(key, data)
+
     def get(self, key: str, *, max_bytes: int) -> bytes:
         data = self._find(key)
         if len(data) > max_bytes:
             raise TooLarge(f"object {key} has {len(data)} bytes, more than {max_bytes}")
         return data
+
+    def stream(self, key: str, take: Take, *, start: int = 0, max_bytes: int) -> None:
+        data = self.get(key, max_bytes=max_bytes)
+        if start > len(data):
+            raise Unavailable(f"object {key} ends before byte {start}")
+        for place in range(start, len(data), PIECE_BYTES):
+            take(data[place : place + PIECE_BYTES])
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
         check_range(start, length)

@@ -1,10 +1,11 @@
 """Puts a bucket's name into error messages: a node writes to its own bucket and reads many."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 from template.errors import StoreError
-from template.store.types import Store
+from template.store.types import Store, Take
 
 T = TypeVar("T")
 
@@ -19,8 +20,16 @@ class NamedStore:
     def put(self, key: str, data: bytes) -> None:
         self._call_with_name(lambda: self._store.put(key, data))
 
+    def put_file(self, key: str, path: Path) -> None:
+        self._call_with_name(lambda: self._store.put_file(key, path))
+
     def get(self, key: str, *, max_bytes: int) -> bytes:
         return self._call_with_name(lambda: self._store.get(key, max_bytes=max_bytes))
+
+    def stream(self, key: str, take: Take, *, start: int = 0, max_bytes: int) -> None:
+        self._call_with_name(
+            lambda: self._store.stream(key, take, start=start, max_bytes=max_bytes)
+        )
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
         return self._call_with_name(lambda: self._store.get_range(key, start, length))

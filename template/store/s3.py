@@ -28,6 +28,16 @@ from template.retry import retry
 from template.secret import Secret
 from template.store.endpoints import parse_endpoint
 from template.store.keys import check_key, check_prefix, check_range
+from template.store.multipart import (
+    PART_BYTES,
+    BytesSource,
+    FileSource,
+    Source,
+    split,
+    upload_parts,
+)
+from template.store.ranges import Cursor
+from template.store.s3_upload import S3Upload
 from template.store.transport import (
     CHUNK_BYTES,
     BoundedTransport,
@@ -37,15 +47,19 @@ from template.store.transport import (
     TransportLimits,
     node_failure,
 )
+from template.store.types import Take
 
 T = TypeVar("T")
 E = TypeVar("E", bound=StoreError)
 
-# R2 ends at 4.995 GiB for a single put, S3 at 5 GiB.
-MAX_OBJECT_BYTES = 4_995 * (1 << 30) // 1_000
+MAX_OBJECT_BYTES = 4_995 * (1 << 40) // 1_000
+"""R2 ends at 4.995 TiB for an object in parts, S3 at 5 TiB or beyond."""
 
 MAX_TRIES = 16
 """Requests of one call at most, each with a single exchange, whatever the server answers."""
+ROUND_BYTES = 16 << 20
+"""Bytes of a download that earn it another round of tries after a cut. A bucket that drips slower
+than about 0.2 MB/s earns none."""
 MAX_PAGES = 10_000
 """Calls of one listing at most: ten million keys."""
 
@@ -151,8 +165,10 @@ class S3Store:
         limits: TransportLimits | None = None,
         ca_file: Path | None = None,
         waits_for_node: bool = True,
+        part_bytes: int = PART_BYTES,
     ) -> None:
         self.bucket = bucket
+        self._part_bytes = part_bytes
         self._deadline_s = deadline_s
         self._passing = (_Transient, NodeTrouble) if waits_for_node else (_Transient,)
         try:
@@ -166,15 +182,44 @@ class S3Store:
             raise _own_trouble(bucket.bucket, node_failure(error) or str(error)) from error
 
     def put(self, key: str, data: bytes) -> None:
-        """As in `Store`, in a single request. Raises TooLarge above MAX_OBJECT_BYTES, unsent."""
+        """As in `Store`: up to `part_bytes` in a single request, else in parts side by side."""
+        self._put_source(key, BytesSource(data))
+
+    def put_file(self, key: str, path: Path) -> None:
+        """As in `Store`: in memory is a part per thread at most."""
+        with FileSource(path) as source:
+            self._put_source(key, source)
+
+    def _put_source(self, key: str, source: Source) -> None:
+        """TooLarge above MAX_OBJECT_BYTES, unsent."""
         check_key(key)
-        if len(data) > MAX_OBJECT_BYTES:
-            raise TooLarge(f"object {key} has {len(data)} bytes: one put takes {MAX_OBJECT_BYTES}")
+        if source.num_bytes > MAX_OBJECT_BYTES:
+            raise TooLarge(
+                f"object {key} has {source.num_bytes} bytes: a bucket takes {MAX_OBJECT_BYTES}"
+            )
+        if source.num_bytes > self._part_bytes:
+            upload = S3Upload(self._client, partial(self._call, key), self.bucket.bucket, key)
+            upload_parts(upload, source, split(source.num_bytes, self._part_bytes))
+            return
+        data = source.read(0, source.num_bytes)
         self._call(key, partial(self._client.put_object, **self._at(key), Body=data))
 
     def get(self, key: str, *, max_bytes: int) -> bytes:
+        pieces: list[bytes] = []
+        self.stream(key, pieces.append, max_bytes=max_bytes)
+        return b"".join(pieces)
+
+    def stream(self, key: str, take: Take, *, start: int = 0, max_bytes: int) -> None:
+        """As in `Store`. Every `ROUND_BYTES` that came renew the deadline and the tries."""
         check_key(key)
-        return self._call(key, partial(self._read, key, max_bytes))
+        cursor = Cursor(position=start)
+        while True:
+            round_start = cursor.position
+            try:
+                return self._call(key, partial(self._read_on, key, cursor, take, max_bytes))
+            except _Transient:
+                if cursor.position - round_start < ROUND_BYTES:
+                    raise
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
         check_key(key)
@@ -230,13 +275,31 @@ class S3Store:
         answer = self._client.get_object(**self._at(key), **asked)
         with closing(answer["Body"]) as body:
             # The transport accepts no object without a length, and http.client reads no further.
-            declared_bytes = answer["ContentLength"]
-            if declared_bytes > max_bytes:
-                raise TooLarge(f"{self._name(key)} has {declared_bytes} bytes, over {max_bytes}")
+            self._demand_length(key, answer["ContentLength"], max_bytes)
             pieces: list[bytes] = []
             while piece := body.read(CHUNK_BYTES):
                 pieces.append(piece)
         return b"".join(pieces)
+
+    def _read_on(self, key: str, cursor: Cursor, take: Take, max_bytes: int) -> None:
+        """One request for what is left from the cursor on; the cursor moves with each byte."""
+        if cursor.is_done:
+            return  # the last byte came, and the connection broke behind it
+        answer = self._client.get_object(**self._at(key), **cursor.asked())
+        with closing(answer["Body"]) as body:
+            declared = answer["ContentLength"]
+            fault = cursor.accept(declared, answer.get("ContentRange"), answer.get("ETag"))
+            if fault:
+                raise _named(Unavailable, self._name(key), fault)
+            self._demand_length(key, cursor.position + declared, max_bytes)
+            while piece := body.read(CHUNK_BYTES):
+                # First, because an exception of `take` ends the download.
+                cursor.position += len(piece)
+                take(piece)
+
+    def _demand_length(self, key: str, num_bytes: int, max_bytes: int) -> None:
+        if num_bytes > max_bytes:
+            raise TooLarge(f"{self._name(key)} has {num_bytes} bytes, over {max_bytes}")
 
     def _measure(self, key: str) -> int:
         num_bytes = int(self._client.head_object(**self._at(key))["ContentLength"])

@@ -98,13 +98,15 @@ class TransportLimits:
     """Seconds for an exchange: to connect, between two bytes, and from first to last.
 
     An object's body has a second more for each `least_bytes_per_s` of the declared length, already
-    accepted by the reader: 1 MB/s is a slow line, and less is a bucket that drips.
+    accepted by the reader: 1 MB/s is a slow line, and less is a bucket that drips. A request's body
+    has a second more for each `least_sent_bytes_per_s`: nobody but this node is behind the line.
     """
 
     connect_s: float = 5.0
     silence_s: float = 20.0
     attempt_s: float = 60.0
     least_bytes_per_s: float = 1e6
+    least_sent_bytes_per_s: float = 1e5
     connections: int = 16
 
 
@@ -165,7 +167,9 @@ class BoundedTransport:
             cert_reqs="CERT_REQUIRED",
             ca_certs=get_cert_path(True) if ca_file is None else str(ca_file),
         )
-        self._pools.pool_classes_by_scheme = timed_pools(limits.attempt_s, limits.silence_s)
+        self._pools.pool_classes_by_scheme = timed_pools(
+            limits.attempt_s, limits.silence_s, limits.least_sent_bytes_per_s
+        )
         self._allowed = threading.local()
 
     def allow_request(self) -> None:

@@ -1,6 +1,11 @@
 """The `Store` protocol: the operations and failures common to all buckets."""
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
+
+Take = Callable[[bytes], None]
+"""Receives an object's next bytes. An exception ends the download and reaches the caller."""
 
 
 class Store(Protocol):
@@ -12,10 +17,24 @@ class Store(Protocol):
     """
 
     def put(self, key: str, data: bytes) -> None:
-        """Write an object whole or not at all, replacing an older object."""
+        """Write an object whole or not at all, replacing an older object.
+
+        A failed upload of a large object leaves parts behind, and the next call goes on from there.
+        """
+
+    def put_file(self, key: str, path: Path) -> None:
+        """As `put`, of a file's bytes, never all in memory. StateError if it cannot be read."""
 
     def get(self, key: str, *, max_bytes: int) -> bytes:
         """The object's bytes. NotFound; TooLarge above `max_bytes`."""
+
+    def stream(self, key: str, take: Take, *, start: int = 0, max_bytes: int) -> None:
+        """Hand an object's bytes from `start` to the end to `take` as they come.
+
+        What came is kept: after a cut the download goes on behind it, and after an error the caller
+        may call again with a later `start`. NotFound; TooLarge, before any byte, for an object
+        above `max_bytes`; Unavailable for one that ends before `start`, or changed meanwhile.
+        """
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
         """Bytes [start, start + length) of an object, `length` >= 1, without the rest.

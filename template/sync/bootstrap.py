@@ -18,6 +18,7 @@ from template.errors import (
 )
 from template.peers.blobs import fetch_from_any, validators_by_stake
 from template.peers.client import Peers
+from template.protocol.holders import holders_of
 from template.protocol.keys import checkpoint_manifest_key
 from template.protocol.lineage import LineageStep
 from template.sync.dataset import downloaded_parts, fetch_theta0, ignore_object
@@ -243,13 +244,19 @@ class CheckpointSearch:
                 part.digest,
                 part.num_bytes,
                 exact=True,
-                first=(publisher, *self._validators),
+                first=self._order(part.digest, publisher),
             )
         except StoreError as error:
             self.is_broken |= isinstance(error, Unavailable)
             raise
         self._parts.put(part.digest, data)
         return data
+
+    def _order(self, digest: bytes, publisher: str) -> list[str]:
+        """Whom to ask for a part: its holders, where validators share a checkpoint."""
+        holders = holders_of(digest, self._validators)
+        is_shared = len(self._validators) > len(holders)
+        return [*(holders if is_shared else ()), publisher, *self._validators]
 
 
 def _leads_to(manifest: PublishedManifest, step: LineageStep) -> bool:

@@ -3,14 +3,18 @@
 import dataclasses
 import hashlib
 import logging
+from collections import Counter
+from collections.abc import Sequence
 
 import pytest
 
 from simulation.swarm import build_world
 from simulation.world import World, hotkey_of
 from template.bucket.publisher import MAX_WAITING_BLOBS, Publisher
+from template.bucket.retention import PROOF_WINDOWS
 from template.errors import Unavailable
 from template.protocol.keys import blob_key, checkpoint_manifest_key
+from template.protocol.record import LOG_DIGEST_BYTES, ROOT_BYTES, Record, Vote, encode_record
 from template.store.memory import MemoryStore
 from template.training.model import initial_params
 from template.training.outer import OuterState, first_state, state_digest
@@ -118,18 +122,83 @@ def test_without_time_one_object_goes_out_at_each_call(world, bucket, context, s
     assert bucket.written[-2:] == [checkpoint_manifest_key(world.spec.run_id, 8), KEY]
 
 
-def test_a_newer_checkpoint_takes_the_place_of_one_that_is_not_out(
-    world, bucket, context, start
+@pytest.mark.parametrize(
+    ("num_sent", "newer", "is_last", "published"),
+    [
+        (0, 16, False, [16]),
+        (2, 9, False, [8]),
+        (2, 12, False, [8]),
+        (2, 99, False, [99]),
+        (2, 9, True, [9]),
+    ],
+    ids=["none out", "some out", "joiners start there", "no joiner starts there", "the last"],
+)
+def test_a_checkpoint_that_has_begun_goes_on_while_it_is_of_use(
+    bucket, context, start, caplog, num_sent, newer, is_last, published
 ) -> None:
+    """On a line slower than the cadence no checkpoint was ever complete."""
     publisher = Publisher(context)
     publisher.offer_checkpoint(_at(world, start, 8))
-    bucket.num_left = 2
+    bucket.num_left = num_sent
     assert not publisher.push(_never)
     bucket.num_left = 10**6
-    publisher.offer_checkpoint(_at(world, start, 16))
+    publisher.offer_checkpoint(_at(world, start, newer), is_last=is_last)
+    publisher.offer_checkpoint(_at(world, start, newer), is_last=is_last)
     assert publisher.push(_never)
     manifests = [key for key in bucket.written if key.endswith("manifest.json")]
-    assert manifests == [checkpoint_manifest_key(world.spec.run_id, 16)]
+    run_id = context.spec.run_id
+    assert manifests == [checkpoint_manifest_key(run_id, window) for window in published]
+    dropped = 8 if published != [8] else newer
+    told = [line for line in caplog.messages if "this checkpoint is dropped" in line]
+    assert told
+    assert all(line.startswith(f"theta_{dropped}:") for line in told)
+    assert len(told) == (2 if published == [8] else 1)
+
+
+def _voting(world: World, names: Sequence[str], window: int) -> None:
+    for name in names:
+        vote = Vote(
+            window=window,
+            root=bytes(ROOT_BYTES),
+            sample_digest=bytes(8),
+            uids=frozenset(),
+            missing=frozenset(),
+            log_digest=bytes(LOG_DIGEST_BYTES),
+            pace=0,
+        )
+        key = hotkey_of(name)
+        record = Record.of(world.spec.run_id, access=world.access(key), vote=vote)
+        world.chain(key).publish(encode_record(record))
+    world.time.block += 10
+
+
+def test_many_validators_share_a_checkpoint_and_three_hold_each_file(tmp_path, caplog) -> None:
+    """Those without a permit or without a vote of late hold nothing, and are not counted on."""
+    names = [f"val-{letter}" for letter in "abcdefgh"]
+    stakes = {"owner": 0, **dict.fromkeys(names, 1000), "m0": 0}
+    world = build_world(stakes, checkpoint__part_bytes=2**11)
+    _voting(world, [*names[:6], "m0"], 8)
+    _voting(world, names[6:7], 8 - PROOF_WINDOWS - 1)
+    state = _at(first_state(initial_params(world.spec, seed=1), world.spec.run_id), 8)
+    published = build_checkpoint(state, world.spec)
+    assert len(published.blobs) >= 10
+    held: Counter[str] = Counter()
+    for name in names[:6]:
+        bucket = Recording()
+        context = world.context(hotkey_of(name), tmp_path / name)
+        publisher = Publisher(dataclasses.replace(context, bucket=bucket))
+        publisher.offer_checkpoint(state)
+        assert publisher.push(_never)
+        assert bucket.written[-1].endswith("manifest.json")
+        assert len(bucket.written) - 1 < len(published.blobs)
+        held.update(bucket.written[:-1])
+    assert held == dict.fromkeys(map(blob_key, published.blobs), 3)
+    alone = Recording()
+    context = world.context(hotkey_of("val-h"), tmp_path / "h")
+    publisher = Publisher(dataclasses.replace(context, bucket=alone))
+    publisher.offer_checkpoint(state)
+    assert publisher.push(_never)
+    assert 0 < len(alone.written) - 1 < len(published.blobs), "who has yet to vote holds its share"
 
 
 def test_after_a_restart_only_a_missing_checkpoint_is_published(

@@ -1,5 +1,6 @@
 """The bucket server as the localnet uses it: who may do what, and what survives."""
 
+import hashlib
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ from localnet.weed import choose_ports, find_weed, new_access_key, weed_command
 from template.errors import ConfigError, Denied, NotFound
 from template.store.probe import check_bucket
 from template.store.s3 import S3Store
+from template.store.s3_upload import S3Upload
 from tests.support.waiting import HANG_S, wait_until
 
 
@@ -359,3 +362,25 @@ def listeners(pid: int) -> set[tuple[str, int]]:
                 host = socket.inet_ntoa(bytes.fromhex(address)[::-1]) if table == "tcp" else address
                 found.add((host, int(port, 16)))
     return found
+
+
+@pytest.mark.slow
+def test_an_upload_in_parts_goes_on_in_another_process(server: BucketServer) -> None:
+    """Part tags of this server are MD5s, so what was sent is found and not sent again."""
+    identity = server.identities[1]
+    data = os.urandom(11 << 20)
+    place = server.bucket(identity.bucket, identity.rw)
+    first, second = (S3Store(place, deadline_s=HANG_S, part_bytes=5 << 20) for _ in range(2))
+    upload = S3Upload(first._client, partial(first._call, "large"), identity.bucket, "large")
+    upload.put_part(upload.begin(), 1, data[: 5 << 20])
+    found = S3Upload(second._client, partial(second._call, "large"), identity.bucket, "large")
+    upload_id = found.find()
+    assert upload_id is not None
+    assert found.listed(upload_id)[1].etag.strip('"') == hashlib.md5(data[: 5 << 20]).hexdigest()
+    second.put("large", data)
+    assert found.find() is None
+    reading = reader(server, identity)
+    assert reading.get("large", max_bytes=len(data)) == data
+    pieces: list[bytes] = []
+    reading.stream("large", pieces.append, start=6 << 20, max_bytes=len(data))
+    assert b"".join(pieces) == data[6 << 20 :]

@@ -26,6 +26,7 @@ from template.protocol.keys import blob_key, payload_key
 from template.protocol.record import Access, AccessKind, Record, encode_record
 from template.protocol.root import Member
 from template.store.memory import MemoryStore
+from template.store.types import Take
 from tests.support.descriptors import no_descriptor_left
 from tests.support.raw_server import RawServer, body_of
 from tests.support.silent import Silent
@@ -126,7 +127,7 @@ def test_a_bucket_that_never_answers_delays_no_other(world, peers, member) -> No
 def test_who_asks_late_holds_no_silence_against_a_bucket(world, peers, member, caplog) -> None:
     world.buckets[FIRST] = silent = Silent()
     other = replace(member, uid=1, hotkey=FIRST)
-    found = peers.fetch_payloads([other, member], 5, lambda: True, began_late=True)
+    found = peers.fetch_payloads([other, member], 5, lambda: True, is_late=lambda: True)
     silent.released.set()
     assert isinstance(found[1], AskedTooLate)
     assert isinstance(found[member.uid], NotFound), "an answer counts, however late the question"
@@ -339,3 +340,100 @@ def test_a_node_without_descriptors_frees_its_idle_connections(world, tmp_path, 
         # One descriptor of the idle connection is free now.
         assert fetched(peers, second) == FRAME
     server.close()
+
+
+class Paced(MemoryStore):
+    """Gives a piece of an object at each turn; without turns left, nothing. Counts what it gave."""
+
+    def __init__(self, pieces: int, pause_s: float) -> None:
+        super().__init__()
+        self.num_pieces, self.pause_s = pieces, pause_s
+        self.num_asked = self.num_given = 0
+        self.released = threading.Event()
+
+    def reader(self) -> "Paced":
+        return self
+
+    def stream(self, key: str, take: Take, *, start: int = 0, max_bytes: int) -> None:
+        self.num_asked += 1
+        data = self.get(key, max_bytes=max_bytes)
+        step = max(1, len(data) // 20)
+        for number, place in enumerate(range(start, len(data), step)):
+            if number >= self.num_pieces:
+                self.released.wait(HANG_S)
+            time.sleep(self.pause_s)
+            take(data[place : place + step])
+            self.num_given += 1
+
+
+LONG = bytes(4_000_000)
+
+
+@pytest.fixture
+def long_member(member, world) -> Member:
+    return replace(member, digest=hashlib.sha256(LONG).digest())
+
+
+@pytest.fixture
+def patient(world, tmp_path) -> Peers:
+    """Peers that ask the next holder after half a second of silence; payloads are longer."""
+    context = world.context(hotkey_of("m1"), tmp_path)
+    form = replace(context.form, num_bytes=len(LONG))
+    peers = Peers(replace(context, form=form), hedge_s=0.5)
+    peers.refresh()
+    return peers
+
+
+def test_no_other_holder_is_asked_while_bytes_come(world, patient, long_member) -> None:
+    """The whole takes twice the time of silence; the holder was asked again and again."""
+    key = _key(world, long_member)
+    world.buckets[MINER] = slow = Paced(20, 0.05)
+    slow.put(key, LONG)
+    world.buckets[FIRST] = other = Paced(20, 0.0)
+    other.put(key, LONG)
+    assert patient.fetch_named_payload(long_member, 5, (FIRST, SECOND)) == LONG
+    assert (slow.num_asked, other.num_asked) == (1, 0)
+
+
+@pytest.mark.parametrize("num_pieces", [0, 1, 7])
+def test_a_holder_that_falls_silent_is_left_and_stopped(
+    num_pieces, world, patient, long_member
+) -> None:
+    key = _key(world, long_member)
+    world.buckets[MINER] = silent = Paced(num_pieces, 0.0)
+    silent.put(key, LONG)
+    world.buckets[FIRST] = other = Paced(20, 0.0)
+    other.put(key, LONG)
+    assert patient.fetch_named_payload(long_member, 5, (FIRST, SECOND)) == LONG
+    assert other.num_asked == 1
+    silent.released.set()
+    wait_until(lambda: not any(t.name.startswith("holder") for t in threading.enumerate()))
+    assert silent.num_given == num_pieces, "the rest is not downloaded any more"
+
+
+def test_a_bucket_that_drips_counts_as_silent(world, patient, long_member) -> None:
+    """A byte every now and then: fewer than any payload can need."""
+    key = _key(world, long_member)
+
+    class Dripping(Paced):
+        def stream(self, key: str, take: Take, *, start: int = 0, max_bytes: int) -> None:
+            while not self.released.wait(0.01):
+                take(b"x")
+
+    world.buckets[MINER] = dripping = Dripping(0, 0.0)
+    world.buckets[FIRST].put(key, LONG)
+    assert patient.fetch_named_payload(long_member, 5, (FIRST,)) == LONG
+    dripping.released.set()
+
+
+def test_a_holder_far_slower_than_others_were_is_not_waited_for(
+    world, patient, long_member
+) -> None:
+    """Above the floor, but a large payload would take hours: the rate of what came counts."""
+    key = _key(world, long_member)
+    world.buckets[MINER] = slow = Paced(20, 0.1)
+    slow.put(key, LONG)
+    world.buckets[FIRST].put(key, LONG)
+    patient._rates = (1e9,) * 3
+    assert patient.fetch_named_payload(long_member, 5, (FIRST,)) == LONG
+    assert slow.num_given < 20

@@ -2,12 +2,14 @@
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
-from template.errors import NotFound, TooLarge, Unavailable
+from template.errors import NotFound, StateError, TooLarge, Unavailable
 from template.store import Store
 from template.store.keys import MAX_KEY_BYTES
+from template.store.multipart import PART_BYTES
 
 DIGEST = hashlib.sha256(b"payload").hexdigest()
 USED_KEYS = [
@@ -167,3 +169,23 @@ def test_eight_threads_read_what_they_asked_for(store: Store) -> None:
     with ThreadPoolExecutor(8) as pool:
         got = list(pool.map(lambda key: store.get(key, max_bytes=50_000), values))
     assert got == list(values.values())
+
+
+def test_a_file_is_put_as_its_bytes(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(data_of(70_001))
+    store.put_file("object", tmp_path / "file")
+    assert store.get("object", max_bytes=70_001) == data_of(70_001)
+    with pytest.raises(StateError, match="missing"):
+        store.put_file("object", tmp_path / "missing")
+
+
+@pytest.mark.parametrize(
+    "store", ["memory", pytest.param("s3", marks=pytest.mark.slow)], indirect=True
+)
+def test_an_object_of_several_parts_is_what_was_put(store: Store) -> None:
+    """With the S3 adapter, parts of the default length on a server that holds to S3's minimum."""
+    data = data_of(2 * PART_BYTES + 12_345)
+    store.put("object", data)
+    assert store.size("object") == len(data)
+    assert store.get("object", max_bytes=len(data)) == data
+    assert store.get_range("object", PART_BYTES - 5, 10) == data[PART_BYTES - 5 : PART_BYTES + 5]

@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from template.errors import NotFound, TooLarge, Unavailable
+from template.errors import NotFound, Unavailable
 from template.secret import Secret
-from template.store.s3 import MAX_OBJECT_BYTES, S3Bucket, S3Store
+from template.store.s3 import S3Bucket, S3Store
 from template.store.transport import TransportLimits
 from tests.support.raw_server import read_request
 from tests.support.waiting import HANG_S
@@ -79,13 +79,6 @@ def test_creating_a_bucket_twice_keeps_what_is_in_it(s3_store: S3Store) -> None:
     s3_store.put("object", b"kept")
     s3_store.create_bucket()
     assert s3_store.get("object", max_bytes=4) == b"kept"
-
-
-def test_an_object_beyond_one_put_is_refused_before_it_is_sent(s3_store: S3Store) -> None:
-    # Zeroed pages that nobody touches: this takes address space, not memory.
-    with pytest.raises(TooLarge, match="object"):
-        s3_store.put("object", bytes(MAX_OBJECT_BYTES + 1))
-    assert s3_store.list("") == []
 
 
 @pytest.mark.parametrize(

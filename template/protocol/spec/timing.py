@@ -7,7 +7,7 @@ from template.protocol.schedule import Schedule
 from template.protocol.spec.constraints import OneOf, Range, Sha256, Table
 
 MAX_PART_BYTES = 2**32
-"""Limit on one file of a checkpoint: an S3 or R2 upload takes 4.995 GiB."""
+"""Limit on one file of a checkpoint: a joiner has one of them in memory at a time."""
 
 # Far beyond every run: the limits keep a stranger's spec from taking time or memory without end.
 MAX_BLOCK = 2**32 - 1
@@ -91,15 +91,16 @@ class CheckpointSpec(Table):
     """
     every_windows: Annotated[int, Range(ge=1, le=10_000)]
     """Windows between checkpoints. A newcomer replays all windows since the latest checkpoint;
-    frequent checkpoints cost upload and storage. 1 is safest on a public chain, whose nodes keep
+    frequent checkpoints cost upload and storage, and on a line that is too slow for them some are
+    left out. 1 is safest on a public chain, whose nodes keep
     256 blocks of state.
     """
     digest_every_windows: Annotated[int, Range(ge=1, le=MAX_WINDOWS)]
     """Windows between logged digests of all parameters, a metric for comparing nodes."""
     part_bytes: Annotated[
-        int, Range(ge=1, le=MAX_PART_BYTES, because="a part must fit one S3 upload")
+        int, Range(ge=1, le=MAX_PART_BYTES, because="a joiner has a part in memory")
     ]
     """Maximum bytes of tensors in one file of a checkpoint; a larger tensor has a file of its own.
-    A file must arrive within the minute of one request: 64 MiB need 1.1 MB/s. Smaller files cost
-    more requests.
+    Three validators put each file, so many small files share the upload evenly among many
+    validators; small files cost more requests.
     """
