@@ -179,7 +179,7 @@ def test_many_validators_share_a_checkpoint_and_three_hold_each_file(tmp_path, c
     world = build_world(stakes, checkpoint__part_bytes=2**11)
     _voting(world, [*names[:6], "m0"], 8)
     _voting(world, names[6:7], 8 - PROOF_WINDOWS - 1)
-    state = _at(first_state(initial_params(world.spec, seed=1), world.spec.run_id), 8)
+    state = _at(world, first_state(initial_params(world.spec, seed=1), world.spec.run_id), 8)
     published = build_checkpoint(state, world.spec)
     assert len(published.blobs) >= 10
     held: Counter[str] = Counter()

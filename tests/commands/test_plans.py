@@ -9,7 +9,8 @@ from template.protocol.spec.model import MAX_PARAMETERS, count_parameters
 from template.protocol.spec.plan import RunChoices, check_plan, load_plan
 from template.training.flops import flops_per_token
 from template.training.model import payload_bytes
-from template.training.published import checkpoint_limit_bytes, theta0_bytes
+from template.training.published import checkpoint_limit_bytes
+from template.training.theta0 import theta0_bytes
 
 ROOT = Path(__file__).parents[2]
 OWNER = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"

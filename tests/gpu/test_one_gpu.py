@@ -170,7 +170,7 @@ def test_the_chunked_loss_is_that_of_the_cpu() -> None:
     tokens = torch.randint(5000, (2, 65), generator=draw)
     found = []
     for device in ("cpu", "cuda"):
-        inputs = [x.to(device).requires_grad_() for x in (hidden, head)]
+        inputs = hidden.to(device).requires_grad_(), head.to(device).requires_grad_()
         loss = next_token_loss(*inputs, tokens.to(device), chunk_logits=30 * 5000)
         loss.backward()
         found.append([loss.detach().cpu(), *(x.grad.cpu() for x in inputs if x.grad is not None)])

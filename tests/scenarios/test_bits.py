@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 
+from compression import exact_norm
 from simulation.swarm import small_plan, synthetic_corpus
 from simulation.world import hotkey_of
 from template.commands.plan import RunChoices, prepare_run
@@ -34,7 +35,6 @@ from template.training.model import Params, tensor_shapes
 from template.training.outer import (
     OuterState,
     apply_updates,
-    exact_norm,
     first_state,
     outer_step,
 )
