@@ -16,6 +16,7 @@ REQUIRES = [
     "bittensor>=11.3,<12",
     "websockets>=14.1,<17",
     "transformers>=5.23,<6",
+    "tokenizers>=0.23,<0.24",
     "accelerate>=1.15,<2",
     "safetensors>=0.8,<1",
     "boto3>=1.44,<2",

@@ -14,7 +14,8 @@ LONG_RUN_WINDOWS = 20
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LocalnetConfig:
-    """A localnet. `text`: the sdist with the corpus. `restarts`: most restarts of one process.
+    """A localnet. `text`: the sdist with the corpus; `data`: a prepared dataset in its place.
+    `restarts`: most restarts of one process.
     `hold`: chain and bucket server outlive the run.
     """
 
@@ -23,6 +24,7 @@ class LocalnetConfig:
     out: Path
     plan: Path
     text: Path
+    data: Path | None = None
     block_time_s: float
     seed: int
     debug: bool

@@ -13,7 +13,7 @@ from localnet.config import LONG_RUN_WINDOWS, MIN_LOSS_DROP_NATS, LocalnetConfig
 from localnet.folder import ENDPOINT
 from localnet.keeper import MAX_RESTARTS
 from localnet.roster import make_roster, parse_misbehave
-from template.cli.flags import DEFAULT_TEXT, TEXT_REMEDY
+from template.cli.flags import add_text_flags, check_text
 from template.cli.parser import Parser
 from template.errors import ConfigError
 from template.protocol.spec.plan import load_plan
@@ -67,8 +67,7 @@ def localnet_config(args: argparse.Namespace) -> LocalnetConfig:
     if not 0.05 <= args.block_time <= 60:
         raise ConfigError("--block-time: from 0.05 to 60 seconds")
     load_plan(args.plan)
-    if not args.text.exists():
-        raise ConfigError(f"--text {args.text}: {TEXT_REMEDY}")
+    text = check_text(args)
     misbehave = parse_misbehave(args.misbehave, ATTACKS)
     return LocalnetConfig(
         roster=tuple(
@@ -82,7 +81,8 @@ def localnet_config(args: argparse.Namespace) -> LocalnetConfig:
         num_windows=args.windows,
         out=args.out.resolve(),
         plan=args.plan,
-        text=args.text,
+        text=text,
+        data=args.data,
         block_time_s=args.block_time,
         seed=args.seed,
         debug=args.debug,
@@ -109,4 +109,4 @@ def add_localnet_flags(parser: Parser) -> None:
     add("--no-restart", action="store_true", help="leave a process that died dead (see below)")
     add("--hold", action="store_true", help=HOLD_HELP)
     add("--wandb", choices=("off", "offline", "online"), default="off", help=WANDB_HELP)
-    add("--text", type=Path, default=DEFAULT_TEXT, help="source distribution with the text")
+    add_text_flags(add)

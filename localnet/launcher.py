@@ -38,6 +38,7 @@ from template.base.preflight import load_codec
 from template.chain.bittensor import BittensorChain, ChainOptions, ConnectionLost
 from template.commands.plan import RunChoices, load_plan, prepare_run, upload, upload_spec
 from template.data.corpus import load_corpus
+from template.data.folder import open_folder
 from template.errors import ConfigError, SubnetError, Unavailable
 from template.protocol.keys import bucket_name
 from template.protocol.record import Access, AccessKind, Record, encode_record
@@ -179,14 +180,14 @@ class Localnet:
         plan = load_plan(config.plan)
         owner = config.roster[0].name
         startup_s = STARTUP_S + STARTUP_S_PER_NODE * len(config.roster)
-        corpus = load_corpus(config.text)
+        data = load_corpus(config.text) if config.data is None else open_folder(config.data)
         choices = RunChoices(
             owner_hotkey=self.hotkeys[owner],
             start_block=self.chain.head() + math.ceil(startup_s / config.block_time_s),
             seed=config.seed,
             num_windows=config.num_windows,
         )
-        run = prepare_run(plan, corpus, choices, self._say)
+        run = prepare_run(plan, data, choices, self._say)
         bucket = S3Store(self.server.bucket(self._bucket(owner), self._identities[owner].rw))
         upload(run, bucket)
         text = upload_spec(run.spec, bucket)

@@ -97,7 +97,7 @@ def small_plan(**overrides: object) -> dict[str, Any]:
     """The localnet's plan with a smaller model and shorter windows; keys as section__key."""
     plan = load_plan(ROOT / "runs" / "localnet.toml")
     plan["model"] |= {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
-    plan["data"] |= {"page_tokens": 32}
+    plan["data"] |= {"page_tokens": 32, "segment_pages": 8}
     plan["training"] |= {
         "inner_steps": 6,
         "batch_pages": 4,

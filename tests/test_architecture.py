@@ -108,6 +108,7 @@ ONLY_IN = {
     "wandb": ("template.metrics",),
     "openskill": ("evaluation",),
     "accelerate": ("template.training", "template.commands", "benchmarks"),
+    "tokenizers": ("template.data.tokenizer", "template.commands", "benchmarks"),
     "transformers": ("template.training", "template.commands", "benchmarks"),
     "Crypto": ("localnet",),
     "cryptography": ("localnet",),
@@ -140,6 +141,7 @@ BANNED_NAMES = {
 }
 BROAD_EXCEPT_ALLOWED = {
     "template/base/supervisor.py",
+    "template/data/tokenizer.py",
     "template/metrics.py",
     "simulation/swarm.py",
 }

@@ -243,7 +243,12 @@ class Panel:
         owners = [HELD_OUT] * evaluation.held_out_pages
         for uid in sent.messages:
             consumed = sent.consumed[uid]
-            places = claimed_pages(seed, np.arange(len(consumed)), evaluation.claimed_pages)
+            places = claimed_pages(
+                seed,
+                np.arange(len(consumed)),
+                evaluation.claimed_pages,
+                self._spec.data.segment_pages,
+            )
             pages.append(consumed[places])
             owners += [uid] * places.size
         beside = list(sent.messages.values())

@@ -15,7 +15,6 @@ from benchmarks.learning.workers import OWNER
 from compression import decode, encode_with_feedback, make_plan
 from template.commands.plan import PreparedRun, RunChoices, load_plan, prepare_run
 from template.data.corpus import load_corpus
-from template.data.shards import TOKEN_DTYPE
 from template.protocol.spec import RunSpec
 from template.training.checkpoint import parse_params
 from template.training.inner import InnerTrainer
@@ -91,6 +90,6 @@ def _localnet(seed: int) -> PreparedRun:
 
 def _train_pages(spec: RunSpec, text: Path = TEXT) -> np.ndarray:
     joined = b"".join(document.text for document in load_corpus(text).train)
-    tokens = np.frombuffer(joined, dtype=np.uint8).astype(TOKEN_DTYPE)
+    tokens = np.frombuffer(joined, dtype=np.uint8)
     page = spec.data.page_tokens
     return tokens[: len(tokens) // page * page].reshape(-1, page).astype(np.int64)

@@ -28,7 +28,6 @@ from safetensors.torch import load_file, save_file
 from compression import SparseTensor
 from template.commands.plan import RunChoices, load_plan, prepare_run
 from template.data.corpus import Corpus, load_corpus
-from template.data.shards import TOKEN_DTYPE
 from template.protocol.payload import (
     Payload,
     PayloadFormat,
@@ -247,7 +246,7 @@ def _payload(
 
 def _pages(documents: Any, page_tokens: int) -> np.ndarray:
     text = b"".join(document.text for document in documents)
-    tokens = np.frombuffer(text, dtype=np.uint8).astype(TOKEN_DTYPE)
+    tokens = np.frombuffer(text, dtype=np.uint8)
     whole = len(tokens) // page_tokens * page_tokens
     return tokens[:whole].reshape(-1, page_tokens).astype(np.int64)
 

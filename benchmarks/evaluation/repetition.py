@@ -24,7 +24,6 @@ from template.base.work import BLOCKS_PER_WINDOW, MAX_BLOCK_STEPS
 from template.commands.plan import RunChoices, load_plan, prepare_run
 from template.data.assignment import SEED_BYTES, shuffled_blocks
 from template.data.corpus import Document, load_corpus
-from template.data.shards import TOKEN_DTYPE
 from template.protocol.payload import Payload, PayloadFormat, PayloadHeader, decode_payload
 from template.protocol.root import Member
 from template.protocol.spec import RunSpec
@@ -136,7 +135,7 @@ def _share(one: Places, other: Places) -> float:
 
 def _pages(documents: Sequence[Document], page_tokens: int) -> np.ndarray:
     text = b"".join(document.text for document in documents)
-    tokens = np.frombuffer(text, dtype=np.uint8).astype(TOKEN_DTYPE)
+    tokens = np.frombuffer(text, dtype=np.uint8)
     whole = len(tokens) // page_tokens * page_tokens
     return tokens[:whole].reshape(-1, page_tokens).astype(np.int64)
 

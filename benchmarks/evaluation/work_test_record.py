@@ -141,7 +141,8 @@ class Recording:
         rng: np.random.Generator,
     ) -> Window:
         seed = labelled_hash("power", uint_bytes(self.trial.seed), uint_bytes(number))
-        own = [p[claimed_pages(seed, np.arange(len(p)), OWN)] for p in consumed]
+        size = self.workers.spec.data.segment_pages
+        own = [p[claimed_pages(seed, np.arange(len(p)), OWN, size)] for p in consumed]
         free = self.workers.random_pages(rng, FREE)
         pool_PT = np.concatenate([self._held_out(rng), free, *own])
         before_S = self.workers.losses(params_N, pool_PT)

@@ -64,7 +64,7 @@ class Auditor:
             spec=context.spec,
             schedule=context.schedule,
             block_hash=context.chain.block_hash,
-            num_pages=self._measurer.num_pages,
+            paging=self._measurer.paging,
         )
         self._payloads = AuditedPayloads(context, self.peers, self.follower, validator)
         self._rules = pay_rules(context.spec)

@@ -132,6 +132,10 @@ class Miner:
         if window < 0:
             waiter.until_head(start, "window 0 to begin", by_block=schedule.first_block(0))
             return
+        waiter.until_head(
+            schedule.assignment_block(window + 1), f"the draw of the pages of window {window + 1}"
+        )
+        self.work.prefetch(window + 1)
         waiter.until_finalized(
             start - 1, f"window {window} to end, after which its payload may be uploaded"
         )

@@ -13,6 +13,7 @@ from template.base.pace import ScoringPace
 from template.base.policy import ValidatorPolicy
 from template.base.standing import Standing
 from template.base.weight_setter import WeightSetter
+from template.bucket.mirror import ShardMirror
 from template.bucket.publisher import Publisher
 from template.bucket.retention import Sweeper
 from template.chain.ballots import read_candidates, read_records
@@ -26,7 +27,7 @@ from template.protocol.root import sample_digest
 from template.scoring.rules import pay_rules
 from template.scoring.window import Scored, WindowScorer
 from template.sync.bootstrap import Bootstrap
-from template.sync.dataset import open_pages
+from template.sync.dataset import fetch_tokenizer, open_pages
 from template.sync.follower import KEPT_BLOCKS, Follower
 from template.sync.lineage import LineagePublisher
 from template.sync.own_checkpoint import save_own_checkpoint
@@ -70,7 +71,9 @@ class Validator:
         self.follower = Follower(context, self.peers, checkpoint.state, keeps_step_start=True)
         self._publisher.offer_missing_checkpoint(checkpoint.state)
         pages = open_pages(context, self.peers, self._publisher.offer)
+        fetch_tokenizer(context, self.peers, pages.manifest.tokenizer, self._publisher.offer)
         self._sweeper = Sweeper(context, pages.digests)
+        self._mirror = ShardMirror(context, pages.manifest, pages)
         self._scorer = WindowScorer(context, self.peers, pages)
         self._weights = WeightSetter(context, self.policy) if sets_weights else None
         self._pace = ScoringPace(context)
@@ -307,6 +310,8 @@ class Validator:
             return not is_last and self.context.waiter.recent_head() >= scoring_block
 
         self._publisher.push(stop)
+        if not stop():
+            self._mirror.push(stop)
         if not stop():
             self._sweeper.sweep(self.follower.state.window, stop)
 

@@ -25,7 +25,7 @@ from template.data.assignment import (
     shuffled_blocks,
 )
 from template.data.pages import PageReader
-from template.errors import PayloadError
+from template.errors import ChainError, PayloadError
 from template.peers.client import Peers
 from template.protocol.payload import Payload, PayloadHeader, decode_payload
 from template.protocol.quorum import Decision
@@ -83,6 +83,9 @@ class Work(Protocol):
     def make_payload(self, window: int) -> Made | None:
         """Train and encode; None if the window yields no payload."""
 
+    def prefetch(self, window: int) -> None:
+        """Begin to fetch the pages of `window`, once they can be known; may be called again."""
+
     def commits(self, payload: PendingPayload) -> bool:
         """Whether to commit the payload; otherwise the miner takes the payload back."""
 
@@ -125,6 +128,8 @@ class HonestWork:
         self.recent_steps: list[int] = list(checkpoint.values.get("recent_steps", ()))
         """Inner steps of the last windows, the newest last."""
         self.last_window = int(checkpoint.values.get("last_window", -1))
+        self._prefetched = -1
+        """The newest window whose pages were asked for ahead."""
         self.inner_loop_blocks: int | None = checkpoint.values.get("inner_loop_blocks")
 
     def make_payload(self, window: int) -> Made | None:
@@ -217,17 +222,34 @@ class HonestWork:
 
     def list_assigned(self, hotkey: str, base: int) -> np.ndarray:
         """Ids of the pages assigned to a hotkey for a window, int64 [pages_per_window]."""
-        context, num_pages = self.parts.context, self.parts.pages.num_pages
+        context = self.parts.context
         block_hash = context.chain.block_hash(context.schedule.assignment_block(base))
         seed = assignment_seed(block_hash, hotkey, base)
-        return assigned_pages(seed, context.spec.training.pages_per_window, num_pages)
+        count = context.spec.training.pages_per_window
+        return assigned_pages(seed, count, self.parts.pages.paging)
 
     def make_frame(self, header: PayloadHeader, deltas: Mapping[str, Tensor]) -> bytes:
         """Encode the pseudo-gradient; error feedback keeps the rest."""
         return self.feedback.encode(header, deltas)
 
+    def prefetch(self, window: int) -> None:
+        """As in `Work`: without waiting, so that the pages are there when training begins."""
+        context = self.parts.context
+        if window <= self._prefetched or window >= context.spec.schedule.num_windows:
+            return
+        if context.waiter.recent_head() < context.schedule.assignment_block(window):
+            return
+        try:
+            ids = self.list_assigned(context.hotkey, window)
+        except ChainError as error:
+            log.debug("window %d: its pages are not fetched ahead: %s", window, error)
+            return
+        self._prefetched = window
+        self.parts.pages.prefetch(ids)
+
     def is_late(self, window: int) -> bool:
         """Whether training must stop."""
+        self.prefetch(window + 1)
         return self._blocks_left(window) <= 0
 
     def has_time_to_wait(self, window: int) -> bool:

@@ -6,6 +6,7 @@ hundreds of payloads; `verdict_log_limit_bytes`) and lineage are left out.
 
 from dataclasses import dataclass
 
+from template.bucket.mirror import copied_shards
 from template.bucket.retention import KEPT_CHECKPOINTS, PROOF_WINDOWS
 from template.data.manifest import Manifest, manifest_bytes
 from template.protocol.spec import RunSpec
@@ -15,10 +16,7 @@ from template.training.published import checkpoint_limit_bytes, theta0_bytes
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Storage:
-    """Bytes by purpose. `dataset_bytes`: every shard, the manifest and theta_0.
-
-    A validator's bucket has only the shards read so far.
-    """
+    """Bytes by purpose. `dataset_bytes`: the copied shards, digest lists, manifest and theta_0."""
 
     payload_bytes: int
     checkpoint_bytes: int = 0
@@ -51,14 +49,17 @@ def miner_storage(spec: RunSpec) -> Storage:
     return Storage(payload_bytes=(payload_windows(spec) + 2) * payload_bytes(spec))
 
 
-def validator_storage(spec: RunSpec, manifest: Manifest) -> Storage:
+def validator_storage(spec: RunSpec, manifest: Manifest, hotkey: str = "") -> Storage:
     """Every payload that the validator may name, the checkpoints and the dataset."""
     named = payload_windows(spec) * spec.outer.peers_per_step
     shards = (*manifest.shards, manifest.held_out)
+    # Which shards follows from the hotkey; how many bytes, nearly not.
+    copied = [shards[index] for index in copied_shards(manifest, hotkey)]
     return Storage(
         payload_bytes=named * payload_bytes(spec),
         checkpoint_bytes=checkpoints_kept(spec) * checkpoint_limit_bytes(spec),
-        dataset_bytes=sum(shard.num_bytes for shard in shards)
+        dataset_bytes=sum(manifest.shard_bytes(s) + s.list_bytes for s in copied)
+        + manifest.tokenizer.num_bytes
         + len(manifest_bytes(manifest))
         + theta0_bytes(spec),
     )

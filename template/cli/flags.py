@@ -5,6 +5,7 @@ Chain, wallet, logging and Weights & Biases keep the dotted names of the subnet 
 
 import argparse
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -28,6 +29,32 @@ FALLBACK_FLAG: Final = "--subtensor.fallback_endpoints"
 DEFAULT_WALLET_DIR: Final = "~/.bittensor/wallets"
 DEFAULT_PROJECT: Final = "tessera"
 MAX_NETUID: Final = 65_535
+
+
+def add_text_flags(add: Callable[..., object]) -> None:
+    """Flags naming what a run trains on; `add`: the `add_argument` of a parser or group."""
+    text = "source distribution with the text (default: the file that `make text` downloads)"
+    add("--text", metavar="PATH", type=Path, default=None, help=text)
+    text = "folder of a prepared dataset (`tessera data prepare`), instead of --text"
+    add("--data", metavar="DIR", type=Path, default=None, help=text)
+
+
+def check_text(args: argparse.Namespace) -> Path:
+    """The file of --text, of no use beside --data. ConfigError for a wrong file or folder."""
+    text: Path = args.text or DEFAULT_TEXT
+    if args.data is not None:
+        if args.text is not None:
+            raise ConfigError("--text: has no use beside --data; leave one of the two out")
+        if not (args.data / "manifest.json").is_file():
+            raise ConfigError(
+                f"--data {args.data}: has no manifest.json: name the folder that `tessera data "
+                "prepare` has finished"
+            )
+    elif text.is_dir():
+        raise ConfigError(f"--text {text}: is a folder; a prepared dataset is named with --data")
+    elif not text.is_file():
+        raise ConfigError(f"--text {text}: {TEXT_REMEDY}")
+    return text
 
 
 def chain_config(args: argparse.Namespace, schedule: ScheduleSpec) -> ChainConfig:

@@ -9,12 +9,12 @@ from urllib.parse import urlsplit
 
 from template.cli.environment import LOOPBACK_HOSTS, bucket_settings
 from template.cli.flags import (
-    DEFAULT_TEXT,
     LOCAL_NETWORK,
-    TEXT_REMEDY,
     add_chain_flags,
+    add_text_flags,
     add_wallet_flags,
     chain_config,
+    check_text,
     statuses_text,
     variables_text,
     wallet_config,
@@ -33,12 +33,13 @@ from template.settings import BucketSettings, ChainConfig, WalletConfig
 class PublishConfig:
     """Settings of `owner publish`; `num_windows` None keeps the plan's.
 
-    `plan`: the file; `table`: its content, checked.
+    `plan`: the file; `table`: its content, checked. `data`: a prepared dataset, instead of `text`.
     """
 
     plan: Path
     table: Mapping[str, Any]
     text: Path
+    data: Path | None
     out: Path
     force: bool
     start_in_blocks: int
@@ -82,8 +83,7 @@ def owner_config(
     if args.owner_command == "check":
         return check_config(args)
     _check_out(args)
-    if not args.text.is_file():
-        raise ConfigError(f"--text {args.text}: {TEXT_REMEDY}")
+    text = check_text(args)
     table = load_plan(args.plan)
     # Any owner and block will do: only the keys that the plan has are judged here.
     choices = RunChoices(
@@ -98,7 +98,8 @@ def owner_config(
     return PublishConfig(
         plan=args.plan,
         table=table,
-        text=args.text,
+        text=text,
+        data=args.data,
         out=args.out,
         force=args.force,
         start_in_blocks=args.start_in,
@@ -198,8 +199,7 @@ def add_newcomer_flags(parser: Parser) -> None:
 def _add_publish_flags(parser: Parser) -> None:
     add = parser.add_argument_group("run").add_argument
     add("--plan", metavar="PATH", type=Path, required=True, help="plan (TOML), as in runs/")
-    text = "source distribution with the text (default: the file that `make text` downloads)"
-    add("--text", metavar="PATH", type=Path, default=DEFAULT_TEXT, help=text)
+    add_text_flags(add)
     text = "blocks from the chain's head at the start of this command to window 0"
     add("--start-in", metavar="BLOCKS", type=_positive, required=True, help=text)
     text = "seed of the first parameters; another seed makes another run (default: 0)"

@@ -19,7 +19,7 @@ from template.chain import Chain, Metagraph
 from template.chain.ballots import read_records_of_any_run
 from template.cli.terminal import one_line
 from template.context import OpenBucket
-from template.data.manifest import Manifest, manifest_limit_bytes, parse_manifest
+from template.data.manifest import MAX_MANIFEST_BYTES, Manifest, Shard, parse_manifest
 from template.errors import (
     EXIT_ENDED,
     EXIT_OPERATOR,
@@ -35,7 +35,7 @@ from template.errors import (
     exit_status,
 )
 from template.peers.threads import start
-from template.protocol.keys import blob_key
+from template.protocol.keys import blob_key, shard_key
 from template.protocol.record import Record
 from template.protocol.spec import RunSpec
 from template.store import Store
@@ -46,6 +46,8 @@ from template.training.model import tensor_shapes
 
 THREADS = 16
 SHORT_CHARS = 8
+MAX_SHARDS = 256
+"""Shards looked for, of a dataset with more: two requests each, at every mirror."""
 HEADER_BYTES = 2**20
 """Room for the header of a safetensors file."""
 
@@ -91,7 +93,10 @@ def look(spec: RunSpec, chain: Chain, open_bucket: OpenBucket) -> Report:
     findings = [_find_record(hotkey, records, open_bucket, buckets) for hotkey in spec.data.mirrors]
     found, manifest = _find_manifest(spec, buckets)
     findings += [found, _find_theta0(spec, buckets)]
-    findings += _UNKNOWN_SHARDS if manifest is None else _find_shards(manifest, buckets)
+    if manifest is None:
+        findings += _UNKNOWN_SHARDS
+    else:
+        findings += [*_find_tokenizer(manifest, buckets), *_find_shards(manifest, buckets)]
     findings += _find_run(spec, chain, records, open_bucket)
     findings += [] if graph.owner_uid is not None else [_no_burn_uid(graph)]
     return Report(block=graph.block, findings=tuple(findings))
@@ -156,7 +161,7 @@ def _find_manifest(spec: RunSpec, buckets: Mapping[str, Store]) -> tuple[Finding
     digest = bytes.fromhex(spec.data.manifest_digest)
 
     def get(bucket: Store) -> int:
-        data = _get(bucket, digest, manifest_limit_bytes(spec))
+        data = _get(bucket, digest, MAX_MANIFEST_BYTES)
         manifest = parse_manifest(data)
         check_manifest(manifest, spec, digest)
         parsed.append(manifest)
@@ -179,17 +184,17 @@ def _find_theta0(spec: RunSpec, buckets: Mapping[str, Store]) -> Finding:
 
 
 def _find_shards(manifest: Manifest, buckets: Mapping[str, Store]) -> list[Finding]:
-    shards = [(f"shard {number}", shard) for number, shard in enumerate(manifest.shards)]
-    shards.append(("held-out shard", manifest.held_out))
+    """The length of shards and of their digest lists; of many shards, of some spread evenly."""
+    shards = shards_to_look_at(manifest)
 
     def find(index: int) -> Finding:
         what, shard = shards[index]
-        key = blob_key(bytes.fromhex(shard.sha256))
+        digest = bytes.fromhex(shard.sha256)
 
         def measure(bucket: Store) -> int:
-            num_bytes = bucket.size(key)
-            if num_bytes != shard.num_bytes:
-                raise ObjectError(f"has {num_bytes} bytes, the manifest says {shard.num_bytes}")
+            _demand_length(bucket, blob_key(digest), "digest list", shard.list_bytes)
+            num_bytes = manifest.shard_bytes(shard)
+            _demand_length(bucket, shard_key(digest), "shard", num_bytes)
             return num_bytes
 
         return _ask(what, buckets, measure)
@@ -197,6 +202,30 @@ def _find_shards(manifest: Manifest, buckets: Mapping[str, Store]) -> list[Findi
     with ThreadPoolExecutor(THREADS) as pool:
         started = [start(pool, partial(find, index)) for index in range(len(shards))]
     return [future.result() for future in started]
+
+
+def shards_to_look_at(manifest: Manifest) -> list[tuple[str, Shard]]:
+    """Name and shard of at most `MAX_SHARDS` shards, and of the held-out shard."""
+    total = len(manifest.shards)
+    count = min(MAX_SHARDS, total)
+    numbers = [place * total // count for place in range(count)]
+    of = "" if count == total else f" of {total:,}"
+    named = [(f"shard {number}{of}", manifest.shards[number]) for number in numbers]
+    return [*named, ("held-out shard", manifest.held_out)]
+
+
+def _find_tokenizer(manifest: Manifest, buckets: Mapping[str, Store]) -> list[Finding]:
+    entry = manifest.tokenizer
+    if not entry.num_bytes:
+        return []
+    digest = bytes.fromhex(entry.sha256)
+    return [_ask("tokenizer", buckets, lambda b: len(_get(b, digest, entry.num_bytes)))]
+
+
+def _demand_length(bucket: Store, key: str, what: str, wanted_bytes: int) -> None:
+    num_bytes = bucket.size(key)
+    if num_bytes != wanted_bytes:
+        raise ObjectError(f"{what} has {num_bytes} bytes, the manifest says {wanted_bytes}")
 
 
 def _get(bucket: Store, digest: bytes, max_bytes: int) -> bytes:

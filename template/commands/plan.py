@@ -6,24 +6,27 @@ every remaining role of the owner can pass to another hotkey.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from template.commands.warm_start import warm_started
-from template.data.assignment import max_barred_pages
+from template.data.assignment import Paging, max_barred_segments
 from template.data.corpus import Corpus
+from template.data.folder import DatasetFolder
 from template.data.manifest import (
-    SHARD_TOKENS,
+    DIGEST_BYTES,
+    MAX_MANIFEST_BYTES,
     Manifest,
+    Shard,
     manifest_bytes,
     manifest_digest,
-    manifest_limit_bytes,
 )
 from template.data.shards import build_dataset
+from template.data.source import Files
 from template.data.tokenizer import load_tokenizer
 from template.errors import ConfigError, NotFound, TooLarge
-from template.protocol.keys import blob_key, run_spec_key
+from template.protocol.keys import blob_key, run_spec_key, shard_key
 from template.protocol.spec import RunSpec, spec_to_toml
 from template.protocol.spec.plan import RunChoices, check_plan, draft_spec, load_plan
 from template.store import Store
@@ -45,42 +48,69 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PreparedRun:
-    """A spec, and the named blobs by SHA-256."""
+    """A spec, its dataset, and the blobs by SHA-256: manifest, tokenizer and theta_0."""
 
     spec: RunSpec
     blobs: Mapping[bytes, bytes]
+    dataset: Files
+
+    @property
+    def shards(self) -> tuple[Shard, ...]:
+        """Every shard, the held-out shard last."""
+        return (*self.dataset.manifest.shards, self.dataset.manifest.held_out)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all objects."""
+        manifest = self.dataset.manifest
+        shards = sum(manifest.shard_bytes(s) + s.list_bytes for s in self.shards)
+        return shards + sum(map(len, self.blobs.values()))
+
+    def objects(self) -> Iterator[tuple[str, bytes]]:
+        """Key and bytes of each object, one at a time: a shard goes before its digest list."""
+        for digest, data in self.blobs.items():
+            yield blob_key(digest), data
+        for shard in self.shards:
+            digest = bytes.fromhex(shard.sha256)
+            yield shard_key(digest), self.dataset.shard_data(shard)
+            yield blob_key(digest), self.dataset.digest_list(shard)
 
 
 def prepare_run(
     plan: Mapping[str, Any],
-    corpus: Corpus,
+    text: Corpus | DatasetFolder,
     choices: RunChoices,
     say: Callable[[str], None] = lambda _: None,
 ) -> PreparedRun:
-    """Build the dataset and theta_0 and fill in the plan. ConfigError names a wrong key.
+    """Take or build the dataset, make theta_0 and fill in the plan. ConfigError names a wrong key.
 
-    `say` gets a line from time to time during a warm start of theta_0.
+    `text`: documents, cut here by the plan, or a prepared dataset. `say` gets a line from time to
+    time during a warm start of theta_0.
     """
     draft = draft_spec(plan, choices)
-    dataset = build_dataset(
-        corpus,
-        load_tokenizer(draft.data.tokenizer),
-        page_tokens=draft.data.page_tokens,
-        shard_tokens=SHARD_TOKENS // draft.data.page_tokens * draft.data.page_tokens,
-    )
+    dataset = _build(text, draft) if isinstance(text, Corpus) else text
     _check_dataset(dataset.manifest, draft, choices.max_hotkeys)
     manifest = manifest_bytes(dataset.manifest)
     params = initial_params(draft, choices.seed)
     theta0 = params_bytes(warm_started(params, draft, dataset, choices.seed, say))
-    blobs = {hashlib.sha256(data).digest(): data for data in (manifest, theta0)}
-    blobs |= {bytes.fromhex(digest): data for digest, data in dataset.blobs.items()}
+    named = (manifest, theta0, dataset.tokenizer_file)
+    blobs = {hashlib.sha256(data).digest(): data for data in named if data}
     spec = replace(
         draft,
         data=replace(draft.data, manifest_digest=hashlib.sha256(manifest).hexdigest()),
         checkpoint=replace(draft.checkpoint, theta0_digest=hashlib.sha256(theta0).hexdigest()),
     )
     check_manifest(dataset.manifest, spec, manifest_digest(dataset.manifest))
-    return PreparedRun(spec=spec, blobs=blobs)
+    return PreparedRun(spec=spec, blobs=blobs, dataset=dataset)
+
+
+def _build(corpus: Corpus, spec: RunSpec) -> Files:
+    return build_dataset(
+        corpus,
+        load_tokenizer(spec.data.tokenizer),
+        page_tokens=spec.data.page_tokens,
+        segment_pages=spec.data.segment_pages,
+    )
 
 
 def _check_dataset(manifest: Manifest, spec: RunSpec, max_hotkeys: int) -> None:
@@ -89,36 +119,50 @@ def _check_dataset(manifest: Manifest, spec: RunSpec, max_hotkeys: int) -> None:
     The pages assigned for one window to `max_hotkeys` hotkeys must leave enough held-out pages:
     found here, strangers cannot cause it later.
     """
-    num_bytes, limit_bytes = len(manifest_bytes(manifest)), manifest_limit_bytes(spec)
-    if num_bytes > limit_bytes:
+    num_bytes = len(manifest_bytes(manifest))
+    if num_bytes > MAX_MANIFEST_BYTES:
         raise ConfigError(
-            f"run spec: schedule.num_windows: the text makes {len(manifest.shards)} shards and a "
-            f"manifest of {num_bytes} bytes, over {limit_bytes}: the run is too short for so much "
-            "text; take less text or more windows"
+            f"the text makes {len(manifest.shards)} shards and a manifest of {num_bytes} bytes, "
+            f"over {MAX_MANIFEST_BYTES}: prepare the dataset with longer shards"
         )
-    held_out_pages = manifest.held_out.num_tokens // manifest.page_tokens
+    held_out_pages = manifest.num_held_out_pages
     if spec.evaluation.curve_pages > held_out_pages:
         raise ConfigError(
             f"run spec: evaluation.curve_pages is {spec.evaluation.curve_pages}, the text holds "
             f"out {held_out_pages} pages: take at most so many"
         )
-    most = max_barred_pages(spec.evaluation.held_out_pages, manifest.num_pages)
-    assigned = max_hotkeys * spec.training.pages_per_window
+    pages_per_window, count = spec.training.pages_per_window, spec.evaluation.held_out_pages
+    paging = Paging(num_segments=manifest.num_segments, segment_pages=manifest.segment_pages)
+    most = max_barred_segments(count, paging)
+    assigned = max_hotkeys * paging.segments_for(pages_per_window)
     if assigned > most:
         raise ConfigError(
-            f"run spec: training.inner_steps x training.batch_pages is "
-            f"{spec.training.pages_per_window}: {max_hotkeys} hotkeys train on up to {assigned} "
-            f"pages a window, and evaluation.held_out_pages ({spec.evaluation.held_out_pages}) are "
-            f"drawn from the rest and from half of the text at least, so the text of "
-            f"{manifest.num_pages} pages bears {max(0, most)}: take a larger text, shorter "
-            "data.page_tokens, or fewer inner_steps or batch_pages"
+            f"run spec: training.inner_steps x training.batch_pages is {pages_per_window}: "
+            f"{max_hotkeys} hotkeys train on up to {assigned} segments of {paging.segment_pages} "
+            f"pages a window, and evaluation.held_out_pages ({count}) are drawn from the rest and "
+            f"from half of the text at least, so the text of {manifest.num_pages} pages bears "
+            f"{max(0, most)}: take a larger text, shorter data.page_tokens, or fewer inner_steps "
+            "or batch_pages"
         )
 
 
+def wasted_share(spec: RunSpec, manifest: Manifest) -> float:
+    """Bytes that a miner fetches in a window beyond the pages that it trains on, as a share.
+
+    The rest of the last segment, and digest lists, if each segment is of another shard.
+    """
+    segments = -(-spec.training.pages_per_window // manifest.segment_pages)
+    lists = segments * DIGEST_BYTES * manifest.num_segments / len(manifest.shards)
+    if manifest.num_segments * DIGEST_BYTES <= segments * manifest.segment_bytes:
+        lists = 0.0  # all lists are soon in the cache
+    pages_bytes = spec.training.pages_per_window * manifest.page_tokens * manifest.token_bytes
+    return (segments * manifest.segment_bytes + lists) / pages_bytes - 1
+
+
 def upload(run: PreparedRun, bucket: Store) -> None:
-    """Put every blob of the run into the owner's bucket."""
-    for digest, data in run.blobs.items():
-        bucket.put(blob_key(digest), data)
+    """Put every object of the run into the owner's bucket."""
+    for key, data in run.objects():
+        bucket.put(key, data)
 
 
 def upload_spec(spec: RunSpec, bucket: Store) -> str:
@@ -131,19 +175,18 @@ def upload_spec(spec: RunSpec, bucket: Store) -> str:
 def upload_missing(
     run: PreparedRun, writer: Store, reader: Store, say: Callable[[str], None]
 ) -> int:
-    """Put the missing blobs into the bucket; returns the number of bytes sent.
+    """Put the missing objects into the bucket; returns the number of bytes sent.
 
-    Present blobs are read back with the published read key and compared.
+    Present objects are read back with the published read key and compared.
     """
-    sent_bytes = 0
-    for number, (digest, data) in enumerate(run.blobs.items(), start=1):
-        key = blob_key(digest)
+    sent_bytes, num_objects = 0, len(run.blobs) + 2 * len(run.shards)
+    for number, (key, data) in enumerate(run.objects(), start=1):
         there = _holds(reader, key, data)
         if not there:
             writer.put(key, data)
             sent_bytes += len(data)
         done = "there already" if there else "sent"
-        say(f"object {number} of {len(run.blobs)}: {len(data):,} bytes, {done}")
+        say(f"object {number} of {num_objects}: {len(data):,} bytes, {done}")
     return sent_bytes
 
 

@@ -22,13 +22,16 @@ from template.chain.commands import Commands, wallet_flags
 from template.chain.health import redact_endpoint
 from template.cli.owner_flags import FAR_BLOCK, PublishConfig
 from template.commands.plan import (
+    PreparedRun,
     RunChoices,
     check_plan,
     prepare_run,
     upload_missing,
     upload_spec,
+    wasted_share,
 )
 from template.data.corpus import load_corpus
+from template.data.folder import open_folder
 from template.errors import ChainError, ConfigError
 from template.protocol.record import MAX_UIDS, Access, Record, encode_record
 from template.protocol.schedule import Schedule
@@ -37,6 +40,8 @@ from template.protocol.spec import RunSpec
 FINAL_LIMIT_S = 300.0
 _POLL_S = 0.25
 LOCAL_FLAG = "--local "
+MOST_WASTED = 0.2
+"""Share of bytes fetched beyond the pages trained on, above which the owner is told."""
 
 Say = Callable[[str], None]
 
@@ -64,9 +69,10 @@ def publish_run(config: PublishConfig, chain: Chain, bucket: OwnBucket, say: Say
     choices = _choices(config, hotkey, first_block + config.start_in_blocks)
     draft = check_plan(config.plan, config.table, choices)
     say(f"plan: {draft.name}, {_length(draft)}; window 0 starts at block {choices.start_block:,}")
-    run = prepare_run(config.table, load_corpus(config.text), choices, say)
-    num_bytes = sum(map(len, run.blobs.values()))
-    say(f"dataset and theta_0: {len(run.blobs)} objects, {num_bytes:,} bytes")
+    data = load_corpus(config.text) if config.data is None else open_folder(config.data)
+    run = prepare_run(config.table, data, choices, say)
+    say(f"dataset and theta_0: {len(run.shards)} shards, {run.num_bytes:,} bytes")
+    _tell_waste(run, say)
     upload_missing(run, bucket.writer, bucket.reader, say)
     text = upload_spec(run.spec, bucket.writer)
     schedule = run.spec.schedule.schedule()
@@ -76,6 +82,15 @@ def publish_run(config: PublishConfig, chain: Chain, bucket: OwnBucket, say: Say
     _check_ahead(block, schedule, first_block)
     write_spec(config.out, text)
     return Published(spec=run.spec, text=text, block=block)
+
+
+def _tell_waste(run: PreparedRun, say: Say) -> None:
+    share = wasted_share(run.spec, run.dataset.manifest)
+    if share > MOST_WASTED:
+        say(
+            f"note: a miner fetches {share:.0%} more than it trains on: take smaller segments, "
+            "a multiple of data.segment_pages as pages of a window, or shorter shards"
+        )
 
 
 def _choices(config: PublishConfig, hotkey: str, start_block: int) -> RunChoices:

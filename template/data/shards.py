@@ -1,6 +1,7 @@
-"""Cutting a corpus into shards: from documents to the files and the manifest of a dataset.
+"""Cutting a corpus into shards in memory: from documents to the files and manifest of a dataset.
 
-Pure: the caller publishes the blobs under their SHA-256. `template.data.pages` reads pages.
+Pure: the caller publishes the files. For texts too large for memory there is `folder`;
+`template.data.pages` reads pages.
 """
 
 import hashlib
@@ -10,81 +11,125 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from template.data.assignment import shuffled_blocks
 from template.data.corpus import Corpus, Document
-from template.data.manifest import MAX_VOCAB_SIZE, Manifest, Shard
-from template.data.tokenizer import Tokenizer
-from template.errors import ConfigError
+from template.data.folder import Layout
+from template.data.manifest import (
+    Manifest,
+    Shard,
+    digest_list,
+    token_bytes_of,
+    token_dtype,
+)
+from template.data.tokenizer import Tokenizer, Tokens
+from template.errors import ConfigError, NotFound
+from template.protocol.hashing import labelled_hash
 
-TOKEN_DTYPE = np.dtype("<u2")
-
-DOCUMENT_SEPARATOR = b"\n"
-"""Follows each document; documents end with a newline, so the separator is a blank line."""
+SHARD_TOKENS = 2**20
+"""Tokens of a shard cut in memory, less a part of a segment."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Dataset:
-    """A manifest and the files of its shards, by hex SHA-256."""
+    """A manifest and its files: digest lists and shards by hex SHA-256 of the list.
+
+    `tokenizer_file`: empty for `byte`.
+    """
 
     manifest: Manifest
-    blobs: dict[str, bytes]
+    lists: dict[str, bytes]
+    shards: dict[str, bytes]
+    tokenizer_file: bytes = b""
+
+    def digest_list(self, shard: Shard) -> bytes:
+        """A shard's digest list. NotFound for an unknown shard."""
+        if shard.sha256 not in self.lists:
+            raise NotFound(f"digest list {shard.sha256} is not in this dataset")
+        return self.lists[shard.sha256]
+
+    def shard_data(self, shard: Shard) -> bytes:
+        """A shard's bytes. NotFound for an unknown shard."""
+        if shard.sha256 not in self.shards:
+            raise NotFound(f"shard {shard.sha256} is not in this dataset")
+        return self.shards[shard.sha256]
+
+    def shard_range(self, shard: Shard, start: int, length: int) -> bytes:
+        """Bytes [start, start + length) of a shard. NotFound for an unknown shard."""
+        return self.shard_data(shard)[start : start + length]
 
 
 def build_dataset(
-    corpus: Corpus, tokenizer: Tokenizer, *, page_tokens: int, shard_tokens: int
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    *,
+    page_tokens: int,
+    segment_pages: int,
+    shard_tokens: int = SHARD_TOKENS,
 ) -> Dataset:
-    """Tokenise, concatenate and cut; deterministic, so every machine gets the same manifest.
+    """Tokenise, concatenate, shuffle and cut; deterministic, so every machine gets one manifest.
 
-    Training documents fill shards of `shard_tokens` tokens in order; the last shard may be
-    shorter. A final partial page is dropped, because padding would add artificial tokens to the
-    loss. Held-out documents make a single shard of whole pages. Pages may span two documents of
-    the same side. Raises ConfigError if `shard_tokens` is not a multiple of `page_tokens`, if a
-    side has less than a page, or if two shards are equal.
+    Whole pages of each side are shuffled, by a hash, before they make segments: the texts are few
+    and long, and the pages of a segment must be independent. Shards have as many whole segments as
+    fit `shard_tokens`; the last may be shorter. A final partial page, and the pages of a partial
+    segment, are dropped. Held-out documents make a single shard. Raises ConfigError if a side has
+    less than a segment, or if two shards are equal.
     """
-    if page_tokens < 2 or shard_tokens < page_tokens or shard_tokens % page_tokens:
-        raise ConfigError(
-            f"shard_tokens ({shard_tokens}) must be a multiple of page_tokens ({page_tokens}), "
-            "which must be at least 2"
-        )
-    train = _whole_pages(corpus.train, tokenizer, page_tokens, "training")
-    held_out = _whole_pages(corpus.held_out, tokenizer, page_tokens, "held-out")
-    blobs: dict[str, bytes] = {}
-    shards = tuple(
-        _add_shard(blobs, train[start : start + shard_tokens])
-        for start in range(0, train.size, shard_tokens)
+    layout = Layout(
+        page_tokens=page_tokens,
+        segment_pages=segment_pages,
+        shard_segments=max(1, shard_tokens // (page_tokens * segment_pages)),
+        token_bytes=token_bytes_of(tokenizer.entry.vocab_size),
+    )
+    train = _shuffled_pages(corpus.train, tokenizer, layout, "training")
+    held_out = _shuffled_pages(corpus.held_out, tokenizer, layout, "held-out")
+    lists: dict[str, bytes] = {}
+    shards: dict[str, bytes] = {}
+    per_shard = layout.shard_segments * segment_pages
+    listed = tuple(
+        _add_shard(lists, shards, train[start : start + per_shard], layout)
+        for start in range(0, len(train), per_shard)
     )
     manifest = Manifest(
-        tokenizer=tokenizer.name,
-        vocab_size=tokenizer.vocab_size,
+        tokenizer=tokenizer.entry,
+        token_bytes=layout.token_bytes,
         page_tokens=page_tokens,
-        shards=shards,
-        held_out=_add_shard(blobs, held_out),
+        segment_pages=segment_pages,
+        shards=listed,
+        held_out=_add_shard(lists, shards, held_out, layout),
     )
-    return Dataset(manifest=manifest, blobs=blobs)
+    return Dataset(manifest=manifest, lists=lists, shards=shards, tokenizer_file=tokenizer.file)
 
 
-def _whole_pages(
-    documents: Iterable[Document], tokenizer: Tokenizer, page_tokens: int, side: str
-) -> npt.NDArray[np.uint16]:
-    """All tokens of a side of the corpus, without the last partial page."""
-    if tokenizer.vocab_size > MAX_VOCAB_SIZE:
+def _shuffled_pages(
+    documents: Iterable[Document], tokenizer: Tokenizer, layout: Layout, side: str
+) -> Tokens:
+    """The pages of a side in whole segments, [n, page_tokens], in a seeded order."""
+    parts = tokenizer.encode_documents([document.text for document in documents])
+    tokens = np.concatenate([np.empty(0, np.uint32), *parts])
+    num_pages = tokens.size // layout.page_tokens
+    if num_pages < layout.segment_pages:
         raise ConfigError(
-            f"tokenizer {tokenizer.name} has {tokenizer.vocab_size} tokens, shards hold at most "
-            f"{MAX_VOCAB_SIZE}"
+            f"the {side} text has {num_pages} pages, less than one segment of "
+            f"{layout.segment_pages}: take more text, or a smaller data.segment_pages"
         )
-    parts = [tokenizer.encode(document.text + DOCUMENT_SEPARATOR) for document in documents]
-    tokens = np.concatenate([np.empty(0, np.uint16), *parts])
-    num_tokens = tokens.size - tokens.size % page_tokens
-    if num_tokens == 0:
-        raise ConfigError(f"the {side} text has {tokens.size} tokens, less than one page")
-    return tokens[:num_tokens]
+    pages = tokens[: num_pages * layout.page_tokens].reshape(num_pages, layout.page_tokens)
+    seed = labelled_hash("page shuffle", side.encode("ascii"))
+    order = shuffled_blocks(np.arange(num_pages), seed, num_pages)
+    return pages[order[: num_pages - num_pages % layout.segment_pages]]
 
 
-def _add_shard(blobs: dict[str, bytes], tokens: npt.NDArray[np.uint16]) -> Shard:
-    blob = tokens.astype(TOKEN_DTYPE).tobytes()
-    sha256 = hashlib.sha256(blob).hexdigest()
-    if sha256 in blobs:
-        raise ConfigError(
-            f"two shards hold the same {tokens.size} tokens; remove the repeated text"
-        )
-    blobs[sha256] = blob
-    return Shard(sha256=sha256, num_tokens=int(tokens.size))
+def _add_shard(
+    lists: dict[str, bytes],
+    shards: dict[str, bytes],
+    pages: npt.NDArray[np.unsignedinteger],
+    layout: Layout,
+) -> Shard:
+    data = pages.astype(token_dtype(layout.token_bytes)).tobytes()
+    starts = range(0, len(data), layout.segment_bytes)
+    digests = [hashlib.sha256(data[i : i + layout.segment_bytes]).digest() for i in starts]
+    listed = digest_list(digests)
+    sha256 = hashlib.sha256(listed).hexdigest()
+    if sha256 in lists:
+        raise ConfigError(f"two shards hold the same {pages.size} tokens; remove repeated text")
+    lists[sha256], shards[sha256] = listed, data
+    return Shard(sha256=sha256, num_segments=len(digests))

@@ -4,7 +4,7 @@ Owns the order in which buckets are asked. The digest verifies the bytes, so the
 speed alone, and any bucket can replace another.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from template.context import ReadContext
 from template.peers.client import Peers
@@ -25,6 +25,19 @@ def fetch_from_any(
     download. Raises as `Peers.fetch_blob`, and ChainError while looking up validators.
     """
     return peers.fetch_blob(_order_holders(context, peers, first), digest, max_bytes, exact=exact)
+
+
+def fetch_range_from_any(
+    context: ReadContext,
+    peers: Peers,
+    key: str,
+    start: int,
+    length: int,
+    is_right: Callable[[bytes], bool],
+) -> bytes:
+    """Right bytes [start, start + length) under a key, in the order of `fetch_from_any`."""
+    holders = _order_holders(context, peers, ())
+    return peers.fetch_range(holders, key, start, length, is_right)
 
 
 def _order_holders(context: ReadContext, peers: Peers, first: Sequence[str]) -> Iterator[str]:

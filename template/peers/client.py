@@ -60,6 +60,10 @@ class PeerBucket:
         """As `Store.get`; RecordError if the access record has gone."""
         return self._peers.ask(self._hotkey, lambda store: store.get(key, max_bytes=max_bytes))
 
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        """As `Store.get_range`; RecordError if the access record has gone."""
+        return self._peers.ask(self._hotkey, lambda store: store.get_range(key, start, length))
+
     def size(self, key: str) -> int:
         """As `Store.size`; RecordError if the access record has gone."""
         return self._peers.ask(self._hotkey, lambda store: store.size(key))
@@ -282,10 +286,41 @@ class Peers:
         if every bucket lacks the blob, Unavailable if another try may help; the message names
         the first buckets and their errors. NodeTrouble at once if this node cannot ask.
         """
+
+        def read(hotkey: str) -> bytes:
+            return self._read_blob(hotkey, digest, max_bytes, exact)
+
+        return self._read_from_first(hotkeys, digest.hex(), read)
+
+    def fetch_range(
+        self,
+        hotkeys: Iterable[str],
+        key: str,
+        start: int,
+        length: int,
+        is_right: Callable[[bytes], bool],
+    ) -> bytes:
+        """Bytes [start, start + length) under a key, for which `is_right` holds.
+
+        From the first bucket that has them; raises as `fetch_blob`.
+        """
+
+        def read(hotkey: str) -> bytes:
+            data = self.bucket(hotkey).get_range(key, start, length)
+            if not is_right(data):
+                raise self._report_wrong_bytes(hotkey, key, "other bytes")
+            return data
+
+        return self._read_from_first(hotkeys, key, read)
+
+    def _read_from_first(
+        self, hotkeys: Iterable[str], what: str, read: Callable[[str], bytes]
+    ) -> bytes:
+        """`read` of the first hotkey that does not raise; raises as `fetch_blob`."""
         errors, may_help = [], False
         for hotkey in hotkeys:
             try:
-                data = self._read_blob(hotkey, digest, max_bytes, exact)
+                data = read(hotkey)
             except NodeTrouble:
                 raise
             except SubnetError as error:
@@ -299,7 +334,7 @@ class Peers:
         kind = Unavailable if may_help else NotFound
         more = len(errors) - MAX_NAMED_ERRORS
         named = errors[:MAX_NAMED_ERRORS] + ([f"and {more} more"] if more > 0 else [])
-        raise kind(f"no bucket has {digest.hex()}: {'; '.join(named)}")
+        raise kind(f"no bucket has {what}: {'; '.join(named)}")
 
     def is_troubled(self, hotkey: str) -> bool:
         """Whether this bucket wasted time when it was last asked for a blob."""
@@ -316,18 +351,19 @@ class Peers:
     def _read_blob(self, hotkey: str, digest: bytes, max_bytes: int, exact: bool) -> bytes:
         bucket, key = self.bucket(hotkey), blob_key(digest)
         if exact and (num_bytes := bucket.size(key)) != max_bytes:
-            raise self._report_wrong_blob(hotkey, digest, f"{num_bytes} bytes, not {max_bytes},")
+            found = f"{num_bytes} bytes, not {max_bytes},"
+            raise self._report_wrong_bytes(hotkey, digest.hex(), found)
         data = bucket.get(key, max_bytes=max_bytes)
         if hashlib.sha256(data).digest() != digest:
-            raise self._report_wrong_blob(hotkey, digest, "other bytes")
+            raise self._report_wrong_bytes(hotkey, digest.hex(), "other bytes")
         return data
 
-    def _report_wrong_blob(self, hotkey: str, digest: bytes, found: str) -> Unavailable:
+    def _report_wrong_bytes(self, hotkey: str, name: str, found: str) -> Unavailable:
         log.warning(
             "%s: %s under digest %s; skipped this bucket: tell its owner",
             self._describe_bucket(hotkey),
             found,
-            digest.hex(),
+            name,
         )
         return Unavailable(f"{found} under this digest")
 

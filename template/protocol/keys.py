@@ -40,5 +40,10 @@ def lineage_key(run_id: bytes, window: int) -> str:
 
 
 def blob_key(digest: bytes) -> str:
-    """Immutable bytes of any kind (dataset shards, manifests, checkpoint parts) by SHA-256."""
+    """Immutable bytes of any kind (manifests, digest lists, checkpoint parts) by SHA-256."""
     return f"blob/{digest.hex()}"
+
+
+def shard_key(digest: bytes) -> str:
+    """A dataset shard's bytes, by the SHA-256 of its digest list: read in ranges."""
+    return f"shard/{digest.hex()}"

@@ -12,6 +12,8 @@ import numpy as np
 from evaluation.judge import Measured
 from evaluation.verdict_log import MIN_HELD_OUT
 from evaluation.work import HELD_OUT
+from template.data.assignment import Paging
+from template.data.manifest import Manifest
 from template.data.pages import PageReader
 from template.errors import ConfigError, Unavailable
 from template.protocol.payload import Payload
@@ -49,13 +51,13 @@ class Measurer:
     def __init__(self, spec: RunSpec, device: str, pages: PageReader) -> None:
         self._pages = pages
         self._scorer = Scorer(spec, device)
-        self.curve = spread_pages(pages.held_out(), spec.evaluation.curve_pages)
+        self.curve = pages.held_out_pages(curve_ids(pages.manifest, spec.evaluation.curve_pages))
         """Fixed pages for the loss curve, int64 [curve_pages, page_tokens]."""
 
     @property
-    def num_pages(self) -> int:
-        """Pages of the dataset's training shards."""
-        return self._pages.num_pages
+    def paging(self) -> Paging:
+        """The dataset's pages for training."""
+        return self._pages.paging
 
     def leave_out_missing(self, pool: Pool) -> Pool:
         """The pool without the pages of shards that no bucket has now.
@@ -114,13 +116,17 @@ class Measurer:
         return float(self._scorer.losses(self.curve).mean())
 
 
-def spread_pages(pages: np.ndarray, count: int) -> np.ndarray:
-    """`count` pages spread evenly over all: neighbouring pages come from one document.
+def curve_ids(manifest: Manifest, count: int) -> np.ndarray:
+    """Ids of `count` held-out pages: the pages of segments spread evenly over all, int64 [count].
 
-    Raises ConfigError if `pages` has fewer.
+    Raises ConfigError if the dataset holds out fewer.
     """
-    if count > len(pages):
+    if count > manifest.num_held_out_pages:
         raise ConfigError(
-            f"run spec: evaluation.curve_pages is {count}, the dataset holds out {len(pages)}"
+            f"run spec: evaluation.curve_pages is {count}, the dataset holds out "
+            f"{manifest.num_held_out_pages}"
         )
-    return pages[np.arange(count) * len(pages) // count]
+    size, held_out = manifest.segment_pages, manifest.held_out.num_segments
+    needed = -(-count // size)
+    segments = np.arange(needed) * held_out // needed
+    return (segments[:, None] * size + np.arange(size)).reshape(-1)[:count]

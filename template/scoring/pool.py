@@ -12,9 +12,11 @@ import numpy as np
 
 from evaluation.work import HELD_OUT
 from template.data.assignment import (
+    Paging,
     assigned_pages,
+    assigned_segments,
     assignment_seed,
-    barred_pages,
+    barred_segments,
     claimed_pages,
     held_out_pages,
 )
@@ -48,7 +50,7 @@ class PoolDrawer:
     spec: RunSpec
     schedule: Schedule
     block_hash: Callable[[int], bytes]
-    num_pages: int
+    paging: Paging
 
     def pool_seed(self, window: int) -> bytes:
         """Hash of the window's held-out block, 32 bytes."""
@@ -71,9 +73,9 @@ class PoolDrawer:
         return Pool(ids_S=np.concatenate(ids), owners_S=np.concatenate(owners))
 
     def draw_held_out(self, window: int, last_commits: Mapping[str, int]) -> np.ndarray:
-        """Distinct pages outside `barred_pages` of the last `assignment_windows` windows.
+        """Distinct pages outside `barred_segments` of the last `assignment_windows` windows.
 
-        In each window the pages assigned to hotkeys whose newest payload is of that window or
+        In each window the segments assigned to hotkeys whose newest payload is of that window or
         later. Page ids, int64 [held_out_pages].
         """
         count = self.spec.evaluation.held_out_pages
@@ -81,15 +83,18 @@ class PoolDrawer:
         past_windows = range(window, first - 1, -1)
         assigned = (self._list_committed(past, last_commits) for past in past_windows)
         seed = labelled_hash("held-out", self.pool_seed(window), uint_bytes(window))
-        barred = barred_pages(assigned, count, self.num_pages)
-        return held_out_pages(seed, count, self.num_pages, barred)
+        barred = barred_segments(assigned, count, self.paging)
+        return held_out_pages(seed, count, self.paging, barred)
 
     def _list_committed(self, window: int, last_commits: Mapping[str, int]) -> np.ndarray:
-        """Pages assigned for a window to the hotkeys with a payload of `window` or later."""
-        pages = [
-            self.list_assigned(h, window) for h, last in last_commits.items() if last >= window
+        """Segments assigned for a window to the hotkeys with a payload of `window` or later."""
+        count = self.spec.training.pages_per_window
+        segments = [
+            assigned_segments(self._seed(hotkey, window), count, self.paging)
+            for hotkey, last in last_commits.items()
+            if last >= window
         ]
-        return np.concatenate([np.empty(0, dtype=np.int64), *pages])
+        return np.concatenate([np.empty(0, dtype=np.int64), *segments])
 
     def draw_claimed(
         self, window: int, hotkey: str, header: PayloadHeader, count: int
@@ -103,10 +108,13 @@ class PoolDrawer:
         seed = labelled_hash(
             "claimed", self.pool_seed(window), hotkey.encode("ascii"), uint_bytes(window)
         )
-        return claimed_pages(seed, claimed, count)
+        return claimed_pages(seed, claimed, count, self.paging.segment_pages)
 
     def list_assigned(self, hotkey: str, window: int) -> np.ndarray:
         """Pages assigned to a hotkey for a window, int64 [pages_per_window]; a page may repeat."""
+        count = self.spec.training.pages_per_window
+        return assigned_pages(self._seed(hotkey, window), count, self.paging)
+
+    def _seed(self, hotkey: str, window: int) -> bytes:
         block_hash = self.block_hash(self.schedule.assignment_block(window))
-        seed = assignment_seed(block_hash, hotkey, window)
-        return assigned_pages(seed, self.spec.training.pages_per_window, self.num_pages)
+        return assignment_seed(block_hash, hotkey, window)

@@ -100,7 +100,7 @@ class WindowScorer:
             spec=spec,
             schedule=context.schedule,
             block_hash=context.chain.block_hash,
-            num_pages=pages.num_pages,
+            paging=pages.paging,
         )
         self._checker = FrameChecker(spec=spec, form=context.form)
         self._seen = SeenPayloads(spec.outer.max_staleness)

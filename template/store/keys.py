@@ -1,4 +1,6 @@
-"""The rule for object keys, the same for every adapter; `template.protocol.keys` owns the names.
+"""The rules for object keys and ranges, the same for every adapter.
+
+`template.protocol.keys` owns the names.
 
 The rule is narrower than S3's (1,024 bytes of UTF-8), because servers disagree on empty, `.` and
 `..` segments and on escaped characters.
@@ -25,3 +27,9 @@ def check_prefix(prefix: str) -> None:
     """Raises ValueError unless `prefix` could start a key; an empty prefix matches every key."""
     if len(prefix) > MAX_KEY_BYTES or not _PREFIX.fullmatch(prefix):
         raise ValueError(f"prefix {prefix!r:.80} is not usable: take the start of a valid key")
+
+
+def check_range(start: int, length: int) -> None:
+    """Raises ValueError unless a range has a byte and begins in an object."""
+    if start < 0 or length < 1:
+        raise ValueError(f"range of {length} bytes from {start} is not usable")

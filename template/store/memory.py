@@ -7,8 +7,8 @@ not imitate latency, outages or rate limits.
 from dataclasses import dataclass, field
 from threading import Lock
 
-from template.errors import Denied, NotFound, TooLarge
-from template.store.keys import check_key, check_prefix
+from template.errors import Denied, NotFound, TooLarge, Unavailable
+from template.store.keys import check_key, check_prefix, check_range
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,13 @@ class MemoryStore:
         data = self._find(key)
         if len(data) > max_bytes:
             raise TooLarge(f"object {key} has {len(data)} bytes, more than {max_bytes}")
+        return data
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        check_range(start, length)
+        data = self._find(key)[start : start + length]
+        if len(data) < length:
+            raise Unavailable(f"object {key} ends before byte {start + length}")
         return data
 
     def size(self, key: str) -> int:

@@ -22,6 +22,9 @@ class NamedStore:
     def get(self, key: str, *, max_bytes: int) -> bytes:
         return self._call_with_name(lambda: self._store.get(key, max_bytes=max_bytes))
 
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        return self._call_with_name(lambda: self._store.get_range(key, start, length))
+
     def size(self, key: str) -> int:
         return self._call_with_name(lambda: self._store.size(key))
 

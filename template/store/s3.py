@@ -27,7 +27,7 @@ from template.errors import Denied, NodeTrouble, NotFound, StoreError, TooLarge,
 from template.retry import retry
 from template.secret import Secret
 from template.store.endpoints import parse_endpoint
-from template.store.keys import check_key, check_prefix
+from template.store.keys import check_key, check_prefix, check_range
 from template.store.transport import (
     CHUNK_BYTES,
     BoundedTransport,
@@ -176,6 +176,11 @@ class S3Store:
         check_key(key)
         return self._call(key, partial(self._read, key, max_bytes))
 
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        check_key(key)
+        check_range(start, length)
+        return self._call(key, partial(self._read_range, key, start, length))
+
     def size(self, key: str) -> int:
         check_key(key)
         return self._call(key, partial(self._measure, key))
@@ -214,8 +219,15 @@ class S3Store:
     def _at(self, key: str) -> dict[str, str]:
         return {"Bucket": self.bucket.bucket, "Key": key}
 
-    def _read(self, key: str, max_bytes: int) -> bytes:
-        answer = self._client.get_object(**self._at(key))
+    def _read_range(self, key: str, start: int, length: int) -> bytes:
+        data = self._read(key, length, Range=f"bytes={start}-{start + length - 1}")
+        if len(data) < length:
+            reason = f"the object ends before byte {start + length}"
+            raise _named(Unavailable, self._name(key), reason)
+        return data
+
+    def _read(self, key: str, max_bytes: int, **asked: str) -> bytes:
+        answer = self._client.get_object(**self._at(key), **asked)
         with closing(answer["Body"]) as body:
             # The transport accepts no object without a length, and http.client reads no further.
             declared_bytes = answer["ContentLength"]

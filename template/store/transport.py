@@ -28,7 +28,7 @@ CHUNK_BYTES = 1 << 20
 MAX_ANSWER_BYTES = 8 << 20
 MAX_DECLARED_BYTES = 5 << 30
 """The longest object that a single put writes on S3; R2 takes 4.995 GiB."""
-HTTP_OK = 200
+HTTP_OK, HTTP_PARTIAL = 200, 206
 FIRST_REDIRECT = 300
 FIRST_ERROR = 400
 _LENGTH = re.compile(r"[0-9]{1,12}")
@@ -190,7 +190,9 @@ class BoundedTransport:
         try:
             _demand_no_redirect(response)
             if request.stream_output and response.status < FIRST_ERROR:
-                body.exchange.extend(_object_bytes(response) / self._limits.least_bytes_per_s)
+                is_part = "Range" in request.headers
+                num_bytes = _object_bytes(response, is_part=is_part)
+                body.exchange.extend(num_bytes / self._limits.least_bytes_per_s)
         except RefusedAnswer:
             body.close()
             raise
@@ -230,13 +232,14 @@ def _demand_no_redirect(response: BaseHTTPResponse) -> None:
         raise RefusedAnswer(f"the server answered {response.status}: no redirect is followed")
 
 
-def _object_bytes(response: BaseHTTPResponse) -> int:
-    """The declared length of an object, at most MAX_DECLARED_BYTES.
+def _object_bytes(response: BaseHTTPResponse, *, is_part: bool) -> int:
+    """The declared length of an object, or of the range asked for, at most MAX_DECLARED_BYTES.
 
     RefusedAnswer without a plain length: a transfer encoding has framing of any size and hides
     the length, and no bucket needs an encoding for an object.
     """
-    if response.status != HTTP_OK:
+    # A server may ignore a range and answer with the whole object, which is then too long.
+    if response.status != HTTP_OK and not (is_part and response.status == HTTP_PARTIAL):
         raise RefusedAnswer(f"the server answered {response.status} instead of a whole object")
     if "Transfer-Encoding" in response.headers:
         raise RefusedAnswer("the object comes in a transfer encoding")

@@ -17,6 +17,12 @@ class Store(Protocol):
     def get(self, key: str, *, max_bytes: int) -> bytes:
         """The object's bytes. NotFound; TooLarge above `max_bytes`."""
 
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        """Bytes [start, start + length) of an object, `length` >= 1, without the rest.
+
+        NotFound; TooLarge if the answer is longer, Unavailable if the object ends earlier.
+        """
+
     def size(self, key: str) -> int:
         """The object's length in bytes. NotFound."""
 

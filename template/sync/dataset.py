@@ -1,15 +1,19 @@
 """Objects named by digest in the run spec: the dataset and theta_0, from mirror or validator."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from template.context import ReadContext
 from template.data.manifest import (
+    MAX_MANIFEST_BYTES,
     Manifest,
+    Shard,
+    TokenizerEntry,
     manifest_digest,
-    manifest_limit_bytes,
     parse_manifest,
 )
-from template.data.pages import OnRead, PageReader
+from template.data.pages import CacheLimits, OnRead, PageReader
+from template.data.source import IsRight
 from template.errors import (
     ConfigError,
     NodeTrouble,
@@ -18,54 +22,105 @@ from template.errors import (
     StoreError,
     Unavailable,
 )
-from template.peers.blobs import fetch_from_any
+from template.peers.blobs import fetch_from_any, fetch_range_from_any
 from template.peers.client import Peers
+from template.protocol.keys import shard_key
 from template.protocol.spec import RunSpec
 from template.protocol.strangers import quoted
 from template.training.checkpoint import parse_params
 from template.training.model import Params
 from template.training.published import tensors_limit_bytes
 
-_RESIDENT_SHARDS = 64
+CACHE_FOLDER = "segments"
 
 
 def ignore_object(_sha256: str, _data: bytes) -> None:
     """The `on_read` of a node without copies to publish."""
 
 
-def open_pages(context: ReadContext, peers: Peers, on_read: OnRead = ignore_object) -> PageReader:
-    """The run's dataset, fetched shard by shard when read; `on_read` gets every object."""
+def open_pages(
+    context: ReadContext,
+    peers: Peers,
+    on_read: OnRead = ignore_object,
+    limits: CacheLimits | None = None,
+) -> PageReader:
+    """The run's dataset, fetched by segments when read.
+
+    `on_read` gets the manifest; shards are for `bucket.mirror` to copy.
+    """
     spec = context.spec
     peers.refresh()
     key, digest = "data.manifest_digest", spec.data.manifest_digest
-    data = fetch_named_object(context, peers, key, digest, manifest_limit_bytes(spec))
+    data = fetch_named_object(context, peers, key, digest, MAX_MANIFEST_BYTES)
     try:
         manifest = parse_manifest(data)
     except ObjectError as error:
         raise _wrong_object(context, key, error) from error
     check_manifest(manifest, spec, bytes.fromhex(digest))
     on_read(digest, data)
+    folder = context.state_dir / CACHE_FOLDER
+    return PageReader(manifest, PeersSource(context, peers), cache_dir=folder, limits=limits)
 
-    def fetch_shard(shard_digest: str, num_bytes: int) -> bytes:
-        try:
-            return fetch_from_any(
-                context, peers, bytes.fromhex(shard_digest), num_bytes, exact=True
-            )
-        except NodeTrouble:
-            raise
-        except StoreError as error:
-            raise Unavailable(
-                f"dataset shard {shard_digest} of {key}: no mirror of data.mirrors and no "
-                f"validator serves it ({error}); tell the owners of these buckets"
-            ) from error
 
-    return PageReader(
-        manifest,
-        fetch_shard,
-        cache_dir=context.state_dir / "shards",
-        max_resident_shards=_RESIDENT_SHARDS,
-        on_read=on_read,
-    )
+def fetch_tokenizer(
+    context: ReadContext,
+    peers: Peers,
+    entry: TokenizerEntry,
+    on_read: OnRead = ignore_object,
+) -> bytes:
+    """The dataset's `tokenizer.json`, of the right digest and unparsed; empty for `byte`."""
+    if not entry.num_bytes:
+        return b""
+    key = "data.tokenizer"
+    data = fetch_named_object(context, peers, key, entry.sha256, entry.num_bytes)
+    if len(data) != entry.num_bytes:
+        raise ConfigError(
+            f"--run {context.run_file}: {key} has {len(data)} bytes, the manifest says "
+            f"{entry.num_bytes}. Ask the subnet's owner"
+        )
+    on_read(entry.sha256, data)
+    return data
+
+
+class PeersSource:
+    """The `Source` of a node: mirrors of the run spec first, then the validators' copies."""
+
+    def __init__(self, context: ReadContext, peers: Peers) -> None:
+        self._context, self._peers = context, peers
+
+    def digest_list(self, shard: Shard, *, is_patient: bool) -> bytes:
+        digest, num_bytes = bytes.fromhex(shard.sha256), shard.list_bytes
+        if not is_patient:
+            return self._peers.fetch_blob(self._mirrors(), digest, num_bytes)
+        with _telling(shard):
+            return fetch_from_any(self._context, self._peers, digest, num_bytes, exact=True)
+
+    def segments(
+        self, shard: Shard, start: int, length: int, is_right: IsRight, *, is_patient: bool
+    ) -> bytes:
+        key = shard_key(bytes.fromhex(shard.sha256))
+        if not is_patient:
+            return self._peers.fetch_range(self._mirrors(), key, start, length, is_right)
+        with _telling(shard):
+            return fetch_range_from_any(self._context, self._peers, key, start, length, is_right)
+
+    def _mirrors(self) -> list[str]:
+        """Mirrors that answered lately. Validators are looked up on chain: not from any thread."""
+        return [h for h in self._context.spec.data.mirrors if not self._peers.is_troubled(h)]
+
+
+@contextmanager
+def _telling(shard: Shard) -> Iterator[None]:
+    """Every StoreError but this node's own trouble as Unavailable, with the remedy."""
+    try:
+        yield
+    except NodeTrouble:
+        raise
+    except StoreError as error:
+        raise Unavailable(
+            f"dataset shard {shard.sha256}: no mirror of data.mirrors and no validator serves it "
+            f"({error}); tell the owners of these buckets"
+        ) from error
 
 
 def fetch_theta0(context: ReadContext, peers: Peers, on_read: OnRead = ignore_object) -> Params:
@@ -111,9 +166,10 @@ def check_manifest(manifest: Manifest, spec: RunSpec, digest: bytes) -> None:
     if manifest_digest(manifest) != digest:
         raise ConfigError(f"dataset manifest from the mirrors is not the spec's {digest.hex()}")
     pairs: Sequence[tuple[str, object, object]] = (
-        ("data.tokenizer", spec.data.tokenizer, manifest.tokenizer),
+        ("data.tokenizer", spec.data.tokenizer, manifest.tokenizer.name),
         ("data.page_tokens", spec.data.page_tokens, manifest.page_tokens),
-        ("model.vocab_size", spec.model.vocab_size, manifest.vocab_size),
+        ("data.segment_pages", spec.data.segment_pages, manifest.segment_pages),
+        ("model.vocab_size", spec.model.vocab_size, manifest.tokenizer.vocab_size),
     )
     for name, wanted, found in pairs:
         if wanted != found:

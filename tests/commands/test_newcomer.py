@@ -30,6 +30,9 @@ class Refusing(MemoryStore):
     def get(self, key: str, *, max_bytes: int) -> bytes:
         raise self.error
 
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        raise self.error
+
     def size(self, key: str) -> int:
         raise self.error
 

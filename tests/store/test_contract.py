@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from template.errors import NotFound, TooLarge
+from template.errors import NotFound, TooLarge, Unavailable
 from template.store import Store
 from template.store.keys import MAX_KEY_BYTES
 
@@ -54,6 +54,28 @@ def test_one_byte_over_the_limit_is_too_large(store: Store, num_bytes: int) -> N
         store.get("object", max_bytes=num_bytes - 1)
 
 
+@pytest.mark.parametrize(("start", "length"), [(0, 1), (0, 5_000), (7, 1_000), (4_999, 1)])
+def test_a_range_is_what_lies_there(store: Store, start: int, length: int) -> None:
+    data = data_of(5_000)
+    store.put("object", data)
+    assert store.get_range("object", start, length) == data[start : start + length]
+
+
+@pytest.mark.parametrize(("start", "length"), [(0, 101), (99, 2), (100, 1), (10_000, 5)])
+def test_a_range_past_the_end_is_no_answer(store: Store, start: int, length: int) -> None:
+    store.put("object", data_of(100))
+    with pytest.raises(Unavailable, match="object"):
+        store.get_range("object", start, length)
+
+
+def test_a_range_of_nothing_or_of_no_object(store: Store) -> None:
+    with pytest.raises(NotFound, match="absent"):
+        store.get_range("absent", 0, 1)
+    for start, length in ((-1, 1), (0, 0), (0, -1)):
+        with pytest.raises(ValueError, match="not usable"):
+            store.get_range("object", start, length)
+
+
 def test_absent_object_is_not_found(store: Store) -> None:
     store.put("here", b"x")
     with pytest.raises(NotFound, match="absent"):
@@ -92,6 +114,7 @@ def test_unusable_keys_are_the_callers_mistake(store: Store, key: str) -> None:
     calls = [
         lambda: store.put(key, b""),
         lambda: store.get(key, max_bytes=1),
+        lambda: store.get_range(key, 0, 1),
         lambda: store.size(key),
         lambda: store.delete(key),
     ]

@@ -52,6 +52,29 @@ def test_body_shorter_than_declared_is_unavailable(serve: Serve) -> None:
         store.get("object", max_bytes=100)
 
 
+PART = b"HTTP/1.1 206 Part\r\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (says(OK, b"Content-Length: 500\r\n\r\n"), TooLarge),
+        (says(PART, b"Content-Length: 101\r\n\r\n"), TooLarge),
+        (says(PART, b"Content-Length: 5\r\n\r\n12345"), Unavailable),
+        (says(PART, b"\r\n12345", close=True), Unavailable),
+    ],
+    ids=["the whole object", "too much", "too little", "no length"],
+)
+def test_a_range_comes_with_its_length_or_not_at_all(
+    serve: Serve, answer: Answer, error: type[StoreError]
+) -> None:
+    store, server = serve(answer, deadline_s=HANG_S)
+    with pytest.raises(error, match="peer-bucket/object"):
+        store.get_range("object", 200, 100)
+    assert len(server.requests) == 1
+    assert b"bytes=200-299" in server.requests[0]
+
+
 def test_body_longer_than_declared_is_cut_and_poisons_nothing(serve: Serve) -> None:
     store, _ = serve(
         says(OK, b"Content-Length: 5\r\n\r\n12345", OK, b"Content-Length: 4\r\n\r\nfake"),

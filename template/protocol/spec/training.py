@@ -11,6 +11,7 @@ from template.protocol.spec.constraints import Hotkeys, Name, OneOf, Range, Sha2
 # memory without end, and catch a slip of the keyboard.
 MAX_VOCAB_SIZE = 2**20
 MAX_PAGE_TOKENS = 2**20
+MAX_SEGMENT_PAGES = 2**16
 MAX_ALPHA_WINDOWS = 2**20
 
 
@@ -62,6 +63,10 @@ class DataSpec(Table):
     """
     page_tokens: Annotated[int, Range(ge=2, le=MAX_PAGE_TOKENS)]
     """Tokens of a page. A page is one training sequence, so longer pages need more memory."""
+    segment_pages: Annotated[int, Range(ge=1, le=MAX_SEGMENT_PAGES)]
+    """Pages of a segment, the part of a shard that is drawn, fetched and verified as one. Larger
+    segments need fewer requests; smaller ones draw more diverse pages in a window.
+    """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
