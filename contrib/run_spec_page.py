@@ -12,7 +12,7 @@ import sys
 import textwrap
 import tomllib
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -42,7 +42,7 @@ payload: a node with another spec, however small the difference, takes part in a
 the plan, builds dataset and theta_0, fills in the keys marked *filled in* below and writes the run
 spec. Miners and validators get the run spec as it is, by `--run <file>`.
 
-Every key is required. A node refuses a spec with an unknown key, a missing key, a wrong type or a
+Every key is required, but those marked *optional*. A node refuses a spec with an unknown key, a missing key, a wrong type or a
 value out of range, and names the key and the allowed values. The column *testnet* has the values
 of `runs/testnet.toml`. A number may be written as an integer. `[a, b)` contains a, but not b.
 """
@@ -71,10 +71,21 @@ def table_rows(cls: type, values: Mapping[str, Any]) -> str:
     rows = ["| key | type | allowed | testnet | meaning |", "|---|---|---|---|---|"]
     for field in fields(cls):
         allowed = "; ".join(c.allowed for c in constraints.get(field.name, ()))
-        example = f"`{toml_value(values[field.name])}`" if field.name in values else "*filled in*"
+        example = example_of(field, values)
         cells = (f"`{field.name}`", type_name(hints[field.name]), allowed or "any", example)
         rows.append(f"| {' | '.join(cells)} | {meanings[field.name]} |")
     return "\n".join(rows)
+
+
+def example_of(field: Field[Any], values: Mapping[str, Any]) -> str:
+    """A plan's value of a field; an optional field may be left out, and the owner's command fills
+    in the rest.
+    """
+    if field.name in values:
+        return f"`{toml_value(values[field.name])}`"
+    if field.default is not MISSING:
+        return f"*optional*, `{toml_value(field.default)}`"
+    return "*filled in*"
 
 
 def type_name(hint: Any) -> str:

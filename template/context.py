@@ -14,6 +14,7 @@ from template.protocol.record import Access
 from template.protocol.schedule import Schedule
 from template.protocol.spec import RunSpec
 from template.store import Store
+from template.training.options import InnerOptions
 
 OpenBucket = Callable[[str, Access], Store]
 """(hotkey, the hotkey's access record) -> the hotkey's bucket, read only."""
@@ -51,7 +52,8 @@ class NodeContext(ReadContext):
 
     `bucket` is this hotkey's, writable; `access` is the public, read-only record of the bucket.
     `commands` are btcli commands for messages to the operator. `random_bytes`: so many bytes that
-    nobody else can foresee. `watch_clock` compares this machine's clock with the chain's.
+    nobody else can foresee. `watch_clock` compares this machine's clock with the chain's. `inner`:
+    how this machine trains.
     """
 
     hotkey: str
@@ -60,3 +62,4 @@ class NodeContext(ReadContext):
     commands: Commands
     random_bytes: Callable[[int], bytes] = secrets.token_bytes
     watch_clock: Callable[[], None] = do_nothing
+    inner: InnerOptions = InnerOptions()

@@ -86,13 +86,20 @@ class LoggingConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NeuronConfig:
-    """This process. `device` is a torch device or "auto"; `run` is the path of the run spec."""
+    """This process. `device` is a torch device or "auto"; `run` is the path of the run spec.
+
+    The last four are a miner's, for its inner loop: see `template.training.options`.
+    """
 
     name: str
     device: str
     state_dir: Path
     save_events: bool
     run: Path
+    micro_batch: int | None = None
+    activation_checkpointing: bool = False
+    compile: bool = False
+    peak_tflops: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

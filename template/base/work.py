@@ -118,7 +118,8 @@ class HonestWork:
     def __init__(self, parts: MinerParts, checkpoint: LocalCheckpoint) -> None:
         self.parts = parts
         context = parts.context
-        self.trainer = InnerTrainer(context.spec, context.device)
+        self.trainer = InnerTrainer(context.spec, context.device, context.inner)
+        self.trainer.recall(checkpoint.values.get("inner_notes", {}))
         self.trainer.load_moments(checkpoint.groups.get("moments", {}))
         decay = context.spec.compression.error_feedback_decay
         saved = checkpoint.groups.get("feedback", {})
@@ -294,6 +295,7 @@ class HonestWork:
             "last_window": self.last_window,
             "recent_steps": self.recent_steps,
             "inner_loop_blocks": self.inner_loop_blocks,
+            "inner_notes": self.trainer.notes(),
         }
 
     def _blocks_left(self, window: int) -> int:
@@ -315,6 +317,13 @@ def _metrics(result: InnerResult, preview: Preview) -> dict[str, float | int | s
         "inner_loss": result.mean_loss,
         "inner_steps": result.steps,
     }
+    if (speed := result.speed) is not None:
+        values["inner_tokens_per_s"] = round(speed.tokens_per_s, 1)
+        values["inner_micro_batch"] = speed.micro_batch
+        if speed.utilization is not None:
+            values["inner_mfu"] = round(speed.utilization, 4)
+        if speed.peak_bytes is not None:
+            values["inner_peak_bytes"] = speed.peak_bytes
     if preview.uids:
         values["caught_up_at_step"] = result.moved_at or 0
         values["previewed_uids"] = ",".join(map(str, preview.uids))

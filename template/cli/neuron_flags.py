@@ -68,6 +68,13 @@ VALIDATOR_ONLY: Final[Mapping[str, str]] = {
 }
 
 
+INNER_FIELDS: Final = ("micro_batch", "activation_checkpointing", "compile", "peak_tflops")
+"""Settings of a miner's inner loop."""
+MINER_ONLY: Final[Mapping[str, str]] = {
+    f"--neuron.{key}": "a validator does not train; this is a miner's flag" for key in INNER_FIELDS
+}
+
+
 def miner_config(args: argparse.Namespace, env: Mapping[str, str]) -> MinerConfig:
     """A miner's settings. ConfigError names a wrong flag, variable or key, never a secret."""
     if args.run is None:
@@ -117,6 +124,7 @@ def _neuron_config(args: argparse.Namespace) -> NeuronConfig:
         state_dir=args.state_dir or _default_state_dir(args.role, args),
         save_events=args.save_events,
         run=args.run,
+        **{key: getattr(args, key) for key in INNER_FIELDS if args.role == "miner"},
     )
 
 
@@ -169,6 +177,8 @@ def _add_neuron_flags(parser: Parser, role: Role) -> None:
 def _refusal(role: Role, name: str) -> str | None:
     if role == "miner" and name in VALIDATOR_ONLY:
         return VALIDATOR_ONLY[name]
+    if role == "validator" and name in MINER_ONLY:
+        return MINER_ONLY[name]
     by_prefix = (why for prefix, why in REFUSED_PREFIXES.items() if name.startswith(prefix))
     return REFUSED_FLAGS.get(name) or next(by_prefix, None)
 
@@ -197,7 +207,7 @@ def _add_run_flags(parser: Parser, role: Role) -> None:
         metavar="DEVICE",
         type=_device,
         default="auto",
-        help="auto, cpu, cuda or cuda:N (default: auto, a GPU if torch sees one)",
+        help="auto, cpu, cuda, cuda:N, xpu, xpu:N or mps (default: auto, a GPU if torch sees one)",
     )
     group.add_argument(
         "--neuron.state_dir",
@@ -213,6 +223,8 @@ def _add_run_flags(parser: Parser, role: Role) -> None:
         action="store_false",
         help="do not write metrics.jsonl",
     )
+    if role == "miner":
+        _add_inner_flags(parser)
     if role == "validator":
         group.add_argument(
             "--neuron.disable_set_weights",
@@ -222,9 +234,60 @@ def _add_run_flags(parser: Parser, role: Role) -> None:
         )
 
 
+def _add_inner_flags(parser: Parser) -> None:
+    group = parser.add_argument_group("inner loop (what is trained stays the same, but for rounding)")
+    group.add_argument(
+        "--neuron.micro_batch",
+        dest="micro_batch",
+        metavar="PAGES",
+        type=_micro_batch,
+        default=None,
+        help="pages of one forward and backward pass (default: auto, the most that fit; found once, "
+        "and remembered in the state folder)",
+    )
+    group.add_argument(
+        "--neuron.activation_checkpointing",
+        dest="activation_checkpointing",
+        action="store_true",
+        help="compute activations twice instead of keeping them: less memory, a third slower",
+    )
+    group.add_argument(
+        "--neuron.compile",
+        dest="compile",
+        action="store_true",
+        help="torch.compile: faster steps after minutes of compilation; needs a compiler",
+    )
+    group.add_argument(
+        "--neuron.peak_tflops",
+        dest="peak_tflops",
+        metavar="TFLOPS",
+        type=_peak_tflops,
+        default=None,
+        help="the device's peak for inner_mfu in the metrics (default: known for common GPUs)",
+    )
+
+
+def _micro_batch(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if re.fullmatch(r"[1-9][0-9]{0,8}", text) is None:
+        raise argparse.ArgumentTypeError("must be auto or a number of pages, 1 or more")
+    return int(text)
+
+
+def _peak_tflops(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e9:
+        raise argparse.ArgumentTypeError("must be a number above 0")
+    return value
+
+
 def _device(text: str) -> str:
-    if re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?", text) is None:
-        raise argparse.ArgumentTypeError("must be auto, cpu, cuda or cuda:N")
+    if re.fullmatch(r"auto|cpu|mps|(cuda|xpu)(:[0-9]{1,4})?", text) is None:
+        raise argparse.ArgumentTypeError("must be auto, cpu, cuda, cuda:N, xpu, xpu:N or mps")
     return text
 
 

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-import torch
-
 from template import __spec_version__
 from template.base.miner import Miner
 from template.base.preflight import (
@@ -48,9 +46,11 @@ from template.errors import (
 from template.metrics import Metrics, open_metrics
 from template.protocol.record import Record
 from template.protocol.spec import RunSpec
-from template.settings import MinerConfig, ValidatorConfig
+from template.settings import MinerConfig, NeuronConfig, ValidatorConfig
 from template.store.named import NamedStore
 from template.sync.own_checkpoint import LOCAL_FILE
+from template.training.devices import find_device
+from template.training.options import InnerOptions
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +148,7 @@ def run_validator(config: ValidatorConfig) -> int:
 def _identify(role: str, config: MinerConfig) -> _Identity:
     """Check wallet and device, in this order; then set up the log."""
     wallet = open_wallet(config.wallet.name, config.wallet.hotkey, str(config.wallet.path))
-    _device(config.neuron.device)
+    find_device(config.neuron.device)
     hotkey = wallet.hotkey.ss58_address
     setup_logging(config.logging.level, config.logging.directory, role=role, hotkey=hotkey)
     commands = Commands(
@@ -229,7 +229,8 @@ def _context(
             open_bucket=bucket_opener(on_localnet=spec.schedule.is_local),
             metrics=metrics,
             state_dir=config.neuron.state_dir,
-            device=_device(config.neuron.device),
+            device=find_device(config.neuron.device),
+            inner=_inner_options(config.neuron),
             run_file=config.neuron.run,
             commands=identity.commands,
             watch_clock=lambda: clock.note(time.time() - chain.head_time_s()),
@@ -263,15 +264,11 @@ def _open_metrics(role: str, config: MinerConfig, identity: _Identity) -> Metric
     )
 
 
-def _device(name: str) -> str:
-    """The torch device; ConfigError if this machine does not have it."""
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    found = torch.cuda.device_count()
-    index = int(name.partition(":")[2] or 0)
-    if name.startswith("cuda") and index >= found:
-        raise ConfigError(
-            f"--neuron.device {name}: torch sees {found} CUDA devices on this machine; name one of "
-            "them, or cpu"
-        )
-    return name
+
+def _inner_options(config: NeuronConfig) -> InnerOptions:
+    return InnerOptions(
+        micro_batch=config.micro_batch,
+        checkpoints_activations=config.activation_checkpointing,
+        compiles=config.compile,
+        peak_tflops=config.peak_tflops,
+    )

@@ -7,11 +7,11 @@ windows. Nodes do not repeat the warm start: the spec names theta_0 by digest.
 from collections.abc import Callable, Iterator
 
 import numpy as np
-import torch
 
 from template.data.pages import PageReader
 from template.data.source import Files, LocalSource
 from template.protocol.spec import RunSpec
+from template.training.devices import find_device
 from template.training.inner import InnerTrainer
 from template.training.model import Params
 
@@ -24,7 +24,7 @@ def warm_started(params: Params, spec: RunSpec, dataset: Files, seed: int, say: 
     if spec.training.warm_start_steps == 0:
         return params
     reader = PageReader(dataset.manifest, LocalSource(dataset))
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = find_device("auto")
     return InnerTrainer(spec, device).train_alone(params, _batches(spec, reader, seed, say))
 
 

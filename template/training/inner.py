@@ -1,23 +1,54 @@
-"""The inner loop: AdamW steps of a miner on the assigned pages.
+"""The inner loop: AdamW steps of a miner on the assigned pages, on one device.
 
 Moments are kept from window to window (SparseLoCo, arXiv 2508.15706, algorithm 1); the parameters
-start each window at the network's theta. Accelerate handles device and precision; master parameters
-are float32.
+start each window at the network's theta. Accelerate handles precision; master parameters are
+float32. A batch goes through in as few passes as the device's memory allows, and its gradients are
+added up: the result depends on the number of passes by rounding alone.
 """
 
+import logging
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor
 
 from template.errors import ConfigError
 from template.protocol.spec import RunSpec
+from template.training.devices import (
+    FUSED_ADAMW,
+    device_name,
+    make_accelerator,
+    peak_bytes,
+    reset_peak,
+)
+from template.training.flops import flops_per_token, peak_tflops
+from template.training.losses import CHUNKED_VOCAB, next_token_loss, spread_loss
+from template.training.micro_batch import MicroBatch
 from template.training.model import Params, build_model, copy_params, load_params
+from template.training.options import InnerOptions
 from template.training.rates import inner_lr, warm_start_lr
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Speed:
+    """How fast an inner loop ran, waiting for pages included.
+
+    `utilization`: share of the device's peak in the model's own arithmetic, None if the peak is not
+    known. `micro_batch`: pages of one pass. `peak_bytes`: None where torch does not count.
+    """
+
+    tokens_per_s: float
+    utilization: float | None
+    micro_batch: int
+    peak_bytes: int | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,7 +56,7 @@ class InnerResult:
     """Result of a window's inner loop. `pseudo_gradient` is start - end, per tensor.
 
     `mean_loss`: nats per token, NaN without steps. `moved_at`: the step before which the start was
-    moved to newer parameters, or None.
+    moved to newer parameters, or None. `speed`: None without steps.
     """
 
     pseudo_gradient: Params
@@ -33,21 +64,37 @@ class InnerResult:
     steps: int
     mean_loss: float
     moved_at: int | None = None
+    speed: Speed | None = None
 
 
 class InnerTrainer:
     """Model and AdamW of one miner. Not thread-safe: one window at a time."""
 
-    def __init__(self, spec: RunSpec, device: str) -> None:
-        self._spec = spec
-        self._accelerator = _make_accelerator(device, spec.training.precision)
+    def __init__(
+        self,
+        spec: RunSpec,
+        device: str,
+        options: InnerOptions | None = None,
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._spec, self._now_s = spec, now_s
+        self._options = options or InnerOptions()
+        self._accelerator = make_accelerator(device, spec.training.precision)
+        self._device = torch.device(device) if ":" in device else self._accelerator.device
+        self._micro = MicroBatch(spec.training.batch_pages, self._options.micro_batch)
         training = spec.training
-        model = build_model(spec)
+        model = build_model(spec).to(self._device)
+        if self._options.checkpoints_activations:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        if self._options.compiles:
+            model.model.compile()
+        self._is_fused = self._device.type in FUSED_ADAMW
         optimizer = torch.optim.AdamW(
             model.parameters(),
             lr=training.inner_lr,
             betas=(training.adam_beta1, training.adam_beta2),
             weight_decay=training.weight_decay,
+            fused=self._is_fused or None,
         )
         self._model, self._optimizer = self._accelerator.prepare(model, optimizer)
 
@@ -83,7 +130,9 @@ class InnerTrainer:
     ) -> InnerResult:
         load_params(self._accelerator.unwrap_model(self._model), start)
         self._model.train()
-        pages, losses, moved_at = 0, [], None
+        reset_peak(self._device)
+        losses: list[Tensor | float] = []
+        pages, moved_at, started_s = 0, None, self._now_s()
         for step, batch in enumerate(batches):
             if stop():
                 break
@@ -93,13 +142,32 @@ class InnerTrainer:
                 start, moved_at = goal, step
             losses.append(self._take_step(batch, rate(step)))
             pages += len(batch)
+            # The device works on one step while the next is prepared, and never further behind.
+            if step > 0:
+                losses[-2] = float(losses[-2])
+        values = [float(loss) for loss in losses]
+        speed = self._speed(pages, self._now_s() - started_s) if losses else None
         end = copy_params(self._accelerator.unwrap_model(self._model))
         return InnerResult(
             pseudo_gradient={name: start[name] - end[name] for name in end},
             pages_consumed=pages,
-            steps=len(losses),
-            mean_loss=float(np.mean(losses)) if losses else float("nan"),
+            steps=len(values),
+            mean_loss=float(np.mean(values)) if values else float("nan"),
             moved_at=moved_at,
+            speed=speed,
+        )
+
+    def _speed(self, pages: int, elapsed_s: float) -> Speed:
+        tokens_per_s = pages * self._spec.data.page_tokens / max(elapsed_s, 1e-9)
+        peak = self._options.peak_tflops or peak_tflops(
+            device_name(self._device), self._spec.training.precision
+        )
+        work = tokens_per_s * flops_per_token(self._spec)
+        return Speed(
+            tokens_per_s=tokens_per_s,
+            utilization=work / (peak * 1e12) if peak else None,
+            micro_batch=self._micro.pages,
+            peak_bytes=peak_bytes(self._device),
         )
 
     @torch.no_grad()
@@ -107,18 +175,112 @@ class InnerTrainer:
         for name, parameter in self._accelerator.unwrap_model(self._model).named_parameters():
             parameter += (goal[name] - start[name]).to(parameter.device)
 
-    def _take_step(self, batch: np.ndarray, lr: float) -> float:
-        tokens = torch.from_numpy(batch).to(self._accelerator.device)
+    def _take_step(self, batch: np.ndarray, lr: float) -> Tensor:
         for group in self._optimizer.param_groups:
             group["lr"] = lr
-        self._optimizer.zero_grad()
-        loss = self._model(input_ids=tokens, labels=tokens).loss
-        self._accelerator.backward(loss)
+        if not self._optimizer.state:
+            self._allocate_moments()
+        while (loss := self._try_passes(batch)) is None:
+            self._give_memory_back()
+        self._micro.note_fit()
         self._accelerator.clip_grad_norm_(
             self._model.parameters(), self._spec.training.max_gradient_norm
         )
         self._optimizer.step()
-        return float(loss.detach())
+        return loss
+
+    def _try_passes(self, batch: np.ndarray) -> Tensor | None:
+        """The gradients of a batch, added up pass by pass, and the mean loss; None if the device's
+        memory did not suffice.
+        """
+        self._optimizer.zero_grad()
+        loss = torch.zeros((), device=self._device)
+        try:
+            for pages in np.array_split(batch, min(self._micro.passes, len(batch))):
+                share = len(pages) / len(batch)
+                part = self._loss(self._to_device(pages))
+                self._accelerator.backward(part * share)
+                loss += part.detach() * share
+        except RuntimeError as error:
+            if not should_reduce_batch_size(error):
+                raise
+            return None
+        return loss
+
+    def _give_memory_back(self) -> None:
+        pages = self._micro.pages
+        self._optimizer.zero_grad()
+        clear_device_cache(garbage_collection=True)
+        if not self._micro.note_refusal():
+            remedies = ["--neuron.micro_batch auto" if pages > 1 else "a larger device"]
+            if not self._options.checkpoints_activations:
+                remedies.append("--neuron.activation_checkpointing")
+            raise ConfigError(
+                f"--neuron.micro_batch: the device's memory does not bear a pass of {pages} pages; "
+                f"take {' or '.join(remedies)}"
+            )
+        log.info(
+            "the device's memory does not bear a pass of %d pages; trying %d",
+            pages,
+            self._micro.pages,
+        )
+
+    def _to_device(self, pages: np.ndarray) -> Tensor:
+        """Token ids on the device; a GPU copies from pinned memory while the CPU goes on."""
+        tokens = torch.from_numpy(pages)
+        if self._device.type in ("cuda", "xpu"):
+            return tokens.pin_memory().to(self._device, non_blocking=True)
+        return tokens.to(self._device)
+
+    def _loss(self, tokens: Tensor) -> Tensor:
+        """Mean loss of some pages, nats per predicted token."""
+        model_spec = self._spec.model
+        spreads = model_spec.router_aux_loss_coef > 0
+        if model_spec.vocab_size < CHUNKED_VOCAB and not spreads:
+            loss: Tensor = self._model(input_ids=tokens, labels=tokens).loss
+            return loss
+        model = self._accelerator.unwrap_model(self._model)
+        with self._accelerator.autocast():
+            out = model.model(input_ids=tokens, **({"output_router_logits": True} if spreads else {}))
+        hidden, head = out.last_hidden_state, model.lm_head.weight
+        if self._spec.training.precision == "bf16":
+            hidden, head = hidden.bfloat16(), head.bfloat16()
+        loss = next_token_loss(hidden, head, tokens)
+        if spreads:
+            crowding = spread_loss(out.router_logits, len(tokens), model_spec.num_experts_per_tok)
+            loss = loss + model_spec.router_aux_loss_coef * crowding
+        return loss
+
+    def _allocate_moments(self) -> None:
+        """AdamW's own first state, before the first pass: what fits beside it always fits."""
+        for group in self._optimizer.param_groups:
+            for parameter in group["params"]:
+                self._optimizer.state[parameter] = {
+                    "step": torch.zeros((), device=self._step_device(parameter)),
+                    "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+                    "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+                }
+
+    def _step_device(self, parameter: Tensor) -> torch.device:
+        """AdamW counts steps on the CPU, in one kernel beside the parameter."""
+        return parameter.device if self._is_fused else torch.device("cpu")
+
+    def notes(self) -> dict[str, Any]:
+        """What was found about this machine, as plain JSON values for `recall`."""
+        return {"setting": self._setting(), **self._micro.notes()}
+
+    def recall(self, notes: Mapping[str, Any]) -> None:
+        """Take up an earlier run's `notes()`, if device and settings are the same."""
+        if notes.get("setting") == self._setting():
+            self._micro.recall(notes)
+
+    def _setting(self) -> str:
+        options = self._options
+        return (
+            f"{device_name(self._device)}, {self._spec.training.precision}, torch "
+            f"{torch.__version__}, checkpointing {options.checkpoints_activations}, compiled "
+            f"{options.compiles}"
+        )
 
     def moments(self) -> dict[str, Tensor]:
         """AdamW's state as flat names, for a local checkpoint; empty before the first step."""
@@ -141,18 +303,10 @@ class InnerTrainer:
             return
         model = self._accelerator.unwrap_model(self._model)
         for name, parameter in model.named_parameters():
-            # AdamW keeps the step count on the CPU, the moments beside the parameter.
             keys = ("step", "exp_avg", "exp_avg_sq")
             self._optimizer.state[parameter] = {
                 key: moments[f"{key}.{name}"]
                 .clone()
-                .to("cpu" if key == "step" else parameter.device)
+                .to(self._step_device(parameter) if key == "step" else parameter.device)
                 for key in keys
             }
-
-
-def _make_accelerator(device: str, precision: str) -> Accelerator:
-    on_cpu = device == "cpu"
-    if not on_cpu and not torch.cuda.is_available():
-        raise ConfigError(f"--neuron.device {device}: no such device on this machine; use cpu")
-    return Accelerator(cpu=on_cpu, mixed_precision=precision)

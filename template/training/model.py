@@ -7,10 +7,11 @@ and checkpoints. Tied tensors appear once.
 import json
 from collections.abc import Mapping
 from functools import lru_cache
+from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from template.protocol.payload import PayloadFormat
 from template.protocol.spec import RunSpec
@@ -18,26 +19,61 @@ from template.protocol.spec import RunSpec
 Params = dict[str, Tensor]
 
 
-def model_config(spec: RunSpec) -> LlamaConfig:
+_CLASSES = {
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "olmo2": "Olmo2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "qwen3_moe": "Qwen3MoeForCausalLM",
+}
+"""Architecture of the run spec -> the class that a published checkpoint names for loaders."""
+ATTENTION = "sdpa"
+"""Torch's scaled dot-product attention, which takes a flash kernel where the device has one."""
+
+
+def model_config(spec: RunSpec) -> PretrainedConfig:
     """The Hugging Face config of a spec's model."""
+    return AutoConfig.for_model(spec.model.architecture, **config_fields(spec))
+
+
+def config_fields(spec: RunSpec) -> dict[str, Any]:
+    """The fields of the Hugging Face config that differ from run to run or from the defaults."""
     model = spec.model
-    return LlamaConfig(
-        vocab_size=model.vocab_size,
-        hidden_size=model.hidden_size,
-        intermediate_size=model.intermediate_size,
-        num_hidden_layers=model.num_hidden_layers,
-        num_attention_heads=model.num_attention_heads,
-        num_key_value_heads=model.num_key_value_heads,
-        max_position_embeddings=spec.data.page_tokens,
-        rope_parameters={"rope_type": "default", "rope_theta": model.rope_theta},
-        rms_norm_eps=model.rms_norm_eps,
-        tie_word_embeddings=model.tie_word_embeddings,
-        attention_dropout=0.0,
-        bos_token_id=None,
-        eos_token_id=None,
-        pad_token_id=None,
-        use_cache=False,
-    )
+    fields = {
+        "attention_dropout": 0.0,
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "hidden_act": "silu",
+        "hidden_size": model.hidden_size,
+        "intermediate_size": model.intermediate_size,
+        "max_position_embeddings": spec.data.page_tokens,
+        "num_attention_heads": model.num_attention_heads,
+        "num_hidden_layers": model.num_hidden_layers,
+        "num_key_value_heads": model.num_key_value_heads,
+        "pad_token_id": None,
+        "rms_norm_eps": model.rms_norm_eps,
+        "rope_parameters": {"rope_theta": model.rope_theta, "rope_type": "default"},
+        "tie_word_embeddings": model.tie_word_embeddings,
+        "use_cache": False,
+        "vocab_size": model.vocab_size,
+    }
+    # Qwen's default is 128 whatever the width; a Llama without the field has the bytes of old.
+    if model.head_dim or model.architecture == "qwen3":
+        fields["head_dim"] = model.head_width
+    if model.architecture == "mistral":
+        fields["sliding_window"] = None
+    if model.is_mixture:
+        fields |= {
+            "decoder_sparse_step": 1,
+            "mlp_only_layers": [],
+            "moe_intermediate_size": model.moe_intermediate_size,
+            "norm_topk_prob": model.norm_topk_prob,
+            "num_experts": model.num_experts,
+            "num_experts_per_tok": model.num_experts_per_tok,
+            "output_router_logits": False,
+            "router_aux_loss_coef": model.router_aux_loss_coef,
+        }
+    return fields
 
 
 def config_json(spec: RunSpec) -> bytes:
@@ -47,35 +83,19 @@ def config_json(spec: RunSpec) -> bytes:
     The base of the rotary embedding stands in both places where loaders look: transformers 4 and
     loaders of its age read `rope_theta` alone, and take 10,000 without a word if it is missing.
     """
-    model = spec.model
-    fields = {
-        "architectures": ["LlamaForCausalLM"],
-        "attention_dropout": 0.0,
-        "bos_token_id": None,
+    fields = config_fields(spec) | {
+        "architectures": [_CLASSES[spec.model.architecture]],
         "dtype": "float32",
-        "eos_token_id": None,
-        "hidden_act": "silu",
-        "hidden_size": model.hidden_size,
-        "intermediate_size": model.intermediate_size,
-        "max_position_embeddings": spec.data.page_tokens,
-        "model_type": "llama",
-        "num_attention_heads": model.num_attention_heads,
-        "num_hidden_layers": model.num_hidden_layers,
-        "num_key_value_heads": model.num_key_value_heads,
-        "pad_token_id": None,
-        "rms_norm_eps": model.rms_norm_eps,
-        "rope_parameters": {"rope_theta": model.rope_theta, "rope_type": "default"},
-        "rope_theta": model.rope_theta,
-        "tie_word_embeddings": model.tie_word_embeddings,
-        "use_cache": False,
-        "vocab_size": model.vocab_size,
+        "model_type": spec.model.architecture,
+        "rope_theta": spec.model.rope_theta,
     }
     return json.dumps(fields, sort_keys=True, indent=2).encode()
 
 
-def build_model(spec: RunSpec) -> LlamaForCausalLM:
+def build_model(spec: RunSpec) -> PreTrainedModel:
     """A float32 model with random values from the global generator, ready for `load_params`."""
-    return LlamaForCausalLM(model_config(spec)).float()
+    model = AutoModelForCausalLM.from_config(model_config(spec), attn_implementation=ATTENTION)
+    return cast(PreTrainedModel, model.float())
 
 
 def tensor_shapes(spec: RunSpec) -> dict[str, tuple[int, ...]]:
@@ -87,7 +107,7 @@ def tensor_shapes(spec: RunSpec) -> dict[str, tuple[int, ...]]:
 def _tensor_shapes(spec: RunSpec) -> Mapping[str, tuple[int, ...]]:
     # Kept, because a stranger's manifest must not cost a model's construction each.
     with torch.device("meta"):
-        model = LlamaForCausalLM(model_config(spec))
+        model = AutoModelForCausalLM.from_config(model_config(spec))
     return {name: tuple(p.shape) for name, p in model.named_parameters()}
 
 

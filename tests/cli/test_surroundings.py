@@ -137,8 +137,8 @@ import os
 from template.cli.process_state import restored_process_state
 from template.cli.surroundings import clear_environment
 clear_environment(os.environ)
-from template.training.inner import _make_accelerator
-accelerator = _make_accelerator("cpu", "no")
+from template.training.devices import make_accelerator
+accelerator = make_accelerator("cpu", "no")
 print(accelerator.num_processes, accelerator.gradient_accumulation_steps)
 print(accelerator.mixed_precision)
 """

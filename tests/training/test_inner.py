@@ -156,7 +156,7 @@ def test_moments_that_lack_a_tensor_are_refused(spec, theta0) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the device")
 def test_a_device_that_is_not_there_is_a_wrong_flag(spec) -> None:
-    with pytest.raises(ConfigError, match=r"--neuron.device cuda: .* use cpu"):
+    with pytest.raises(ConfigError, match=r"--neuron.device cuda: torch sees 0 .* or cpu"):
         InnerTrainer(spec, "cuda")
 
 

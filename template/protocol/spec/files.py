@@ -2,12 +2,11 @@
 
 import json
 import tomllib
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from template.errors import ConfigError
-from template.protocol.spec.run import RunSpec
+from template.protocol.spec.run import RunSpec, spec_table
 from template.protocol.strangers import MALFORMED, fault
 from template.protocol.toml import from_table
 
@@ -69,9 +68,9 @@ def load_spec(path: Path) -> RunSpec:
 
 
 def spec_to_toml(spec: RunSpec) -> str:
-    """TOML text that parses back into an equal spec."""
+    """TOML text that parses back into an equal spec; no optional key at its default."""
     lines = [f"name = {_toml_value(spec.name)}"]
-    for table, values in asdict(spec).items():
+    for table, values in spec_table(spec).items():
         if isinstance(values, dict):
             lines += ["", f"[{table}]"]
             lines += [f"{key} = {_toml_value(value)}" for key, value in values.items()]

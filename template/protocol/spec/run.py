@@ -8,19 +8,25 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from functools import lru_cache
-from typing import Annotated
+from typing import Annotated, Any
 
 from template.protocol.keys import RUN_ID_BYTES
 from template.protocol.record import MAX_RECORD_BYTES, R2_RECORD_BYTES
 from template.protocol.spec.constraints import Name, check_fields, require
+from template.protocol.spec.model import (
+    MAX_PARAMETERS,
+    MIXTURES,
+    WITH_HEAD_DIM,
+    ModelSpec,
+    count_by_field,
+)
 from template.protocol.spec.pay import EvaluationSpec, WeightsSpec
 from template.protocol.spec.timing import CheckpointSpec, ScheduleSpec
 from template.protocol.spec.training import (
     CompressionSpec,
     DataSpec,
-    ModelSpec,
     OuterSpec,
     TrainingSpec,
 )
@@ -61,7 +67,8 @@ class RunSpec:
 
     @property
     def run_id(self) -> bytes:
-        """First 16 bytes of SHA-256 over the canonical form: JSON, keys sorted, no spaces.
+        """First 16 bytes of SHA-256 over the canonical form: JSON, keys sorted, no spaces, without
+        optional keys at their default.
 
         The run id is part of every object key and every payload, so two specs never mix.
         """
@@ -70,8 +77,32 @@ class RunSpec:
 
 @lru_cache(maxsize=16)
 def _run_id(spec: RunSpec) -> bytes:
-    canonical = json.dumps(asdict(spec), sort_keys=True, separators=(",", ":"))
+    canonical = json.dumps(spec_table(spec), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).digest()[:RUN_ID_BYTES]
+
+
+def spec_table(spec: RunSpec) -> dict[str, Any]:
+    """A spec as nested tables, without optional keys at their default.
+
+    A new optional key so leaves the run id of every older spec as it was.
+    """
+    defaults = {
+        (table.name, field.name): field.default
+        for table in fields(spec)
+        if table.name != "name"
+        for field in fields(getattr(spec, table.name))
+        if field.default is not MISSING
+    }
+    return {
+        section: {
+            key: value
+            for key, value in table.items()
+            if (section, key) not in defaults or value != defaults[section, key]
+        }
+        if isinstance(table, dict)
+        else table
+        for section, table in asdict(spec).items()
+    }
 
 
 def heads_divide_width(spec: RunSpec) -> None:
@@ -92,6 +123,60 @@ def key_value_heads_divide_heads(spec: RunSpec) -> None:
         heads % kv_heads == 0,
         "model.num_key_value_heads",
         f"is {kv_heads}, must divide model.num_attention_heads, {heads}",
+    )
+
+
+def head_width_is_even(spec: RunSpec) -> None:
+    """The width of a head, `model.head_dim` or `hidden_size / num_attention_heads`, is even: the
+    rotary embedding turns pairs.
+    """
+    model = spec.model
+    require(
+        model.head_width % 2 == 0,
+        "model.head_dim" if model.head_dim else "model.num_attention_heads",
+        f"makes heads of {model.head_width} elements, must make an even number",
+    )
+
+
+def architecture_has_the_fields(spec: RunSpec) -> None:
+    """A mixture of experts needs the keys about experts, and `model.num_experts_per_tok` is at most
+    `model.num_experts`; other architectures have none of the keys, and olmo2 no `head_dim`.
+    """
+    model = spec.model
+    name = f'architecture "{model.architecture}"'
+    require(
+        model.head_dim == 0 or model.architecture in WITH_HEAD_DIM,
+        "model.head_dim",
+        f"{name} has no such field, leave it out; {', '.join(WITH_HEAD_DIM)} have",
+    )
+    for key in ("num_experts", "num_experts_per_tok", "moe_intermediate_size"):
+        value = getattr(model, key)
+        require(not model.is_mixture or value > 0, f"model.{key}", f"{name} needs it, 1 or more")
+        require(model.is_mixture or value == 0, f"model.{key}", _ONLY_MIXTURES.format(name))
+    for key in ("norm_topk_prob", "router_aux_loss_coef"):
+        is_set = bool(getattr(model, key))
+        require(model.is_mixture or not is_set, f"model.{key}", _ONLY_MIXTURES.format(name))
+    require(
+        model.num_experts_per_tok <= model.num_experts,
+        "model.num_experts_per_tok",
+        f"is {model.num_experts_per_tok}, at most num_experts, {model.num_experts}",
+    )
+
+
+_ONLY_MIXTURES = f"{{}} has no such field, leave it out; {', '.join(MIXTURES)} has"
+
+
+def model_is_bounded(spec: RunSpec) -> None:
+    """A model has at most 1,099,511,627,776 parameters: every node must bear the spec of any run
+    that a stranger offers.
+    """
+    counts = count_by_field(spec.model)
+    largest = max(counts, key=lambda field: counts[field])
+    require(
+        sum(counts.values()) <= MAX_PARAMETERS,
+        f"model.{largest}",
+        f"with the model's other sizes makes {counts[largest]:,} parameters of "
+        f"{sum(counts.values()):,}, at most {MAX_PARAMETERS:,} allowed; make it smaller",
     )
 
 
@@ -194,6 +279,9 @@ def pay_needs_no_more_than_history(spec: RunSpec) -> None:
 RULES: Sequence[Callable[[RunSpec], None]] = (
     heads_divide_width,
     key_value_heads_divide_heads,
+    head_width_is_even,
+    architecture_has_the_fields,
+    model_is_bounded,
     window_holds_its_phases,
     votes_become_final,
     public_window_fits_kept_state,

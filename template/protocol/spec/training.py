@@ -1,4 +1,4 @@
-"""Tables of the run spec about learning: model, data, inner loop, compression, outer step."""
+"""Tables of the run spec about learning: data, inner loop, compression, outer step."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -9,40 +9,9 @@ from template.protocol.spec.constraints import Hotkeys, Name, OneOf, Range, Sha2
 
 # The upper limits lie far beyond every run. The limits keep a stranger's spec from taking time or
 # memory without end, and catch a slip of the keyboard.
-MAX_VOCAB_SIZE = 2**20
 MAX_PAGE_TOKENS = 2**20
 MAX_SEGMENT_PAGES = 2**16
 MAX_ALPHA_WINDOWS = 2**20
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ModelSpec(Table):
-    """A Llama, with the field names of Hugging Face's `LlamaConfig`."""
-
-    TABLE: ClassVar[str] = "model"
-
-    architecture: Annotated[str, OneOf("llama")]
-    """Family of the model. Only Llama is implemented; the field leaves room for another."""
-    vocab_size: Annotated[int, Range(ge=1, le=MAX_VOCAB_SIZE)]
-    """Number of token ids, the tokenizer's: 256 for `byte`. A node refuses to start when the
-    dataset's manifest gives another number.
-    """
-    hidden_size: Annotated[int, Range(ge=1, le=65_536)]
-    """Width of the residual stream."""
-    intermediate_size: Annotated[int, Range(ge=1, le=262_144)]
-    """Width of the feed-forward layers."""
-    num_hidden_layers: Annotated[int, Range(ge=1, le=512)]
-    """Number of transformer layers."""
-    num_attention_heads: Annotated[int, Range(ge=1, le=1024)]
-    """Query heads of each layer."""
-    num_key_value_heads: Annotated[int, Range(ge=1, le=1024)]
-    """Key and value heads of each layer; fewer than query heads is grouped-query attention."""
-    rope_theta: Annotated[float, Range(gt=0, le=1e12)]
-    """Base of the rotary position embedding."""
-    rms_norm_eps: Annotated[float, Range(gt=0, le=1)]
-    """Added to the mean square in RMSNorm, against division by zero."""
-    tie_word_embeddings: bool
-    """Whether input and output embedding share one tensor. Two tensors make a larger payload."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
