@@ -6,7 +6,7 @@ run between the votes on one window and the scoring of the next, and a failed up
 
 import logging
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from template.context import NodeContext
 from template.errors import NotFound, StoreError
@@ -28,7 +28,12 @@ class Publisher:
         self._blobs: OrderedDict[bytes, bytes] = OrderedDict()
         self._served: set[bytes] = set()
         self._checkpoint: deque[tuple[str, bytes]] = deque()
+        self._companions: Mapping[str, bytes] = {}
         self._has_warned = False
+
+    def carry(self, companions: Mapping[str, bytes]) -> None:
+        """Add these files to every checkpoint offered from now on."""
+        self._companions = companions
 
     def offer(self, sha256: str, data: bytes) -> None:
         """Queue verified bytes of a blob, unless already served by the bucket."""
@@ -45,7 +50,7 @@ class Publisher:
         """
         if not state.checkpoint_digest:
             return
-        published = build_checkpoint(state, self._context.spec)
+        published = build_checkpoint(state, self._context.spec, self._companions)
         files = [(blob_key(digest), data) for digest, data in published.blobs.items()]
         manifest = (self._manifest_key(state.window), published.manifest)
         self._checkpoint = deque([*files, manifest])
