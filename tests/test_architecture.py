@@ -109,6 +109,9 @@ ONLY_IN = {
     "openskill": ("evaluation",),
     "accelerate": ("template.training", "template.commands", "benchmarks"),
     "tokenizers": ("template.data.tokenizer", "template.commands", "benchmarks"),
+    "huggingface_hub": ("template.commands.model_publish",),
+    "httpx2": ("template.commands.model_publish",),
+    "lm_eval": ("template.commands.model_eval",),
     "transformers": ("template.training", "template.commands", "benchmarks"),
     "Crypto": ("localnet",),
     "cryptography": ("localnet",),
@@ -147,7 +150,10 @@ BROAD_EXCEPT_ALLOWED = {
 }
 BROAD = {"Exception", "BaseException"}
 
-COMES_WITH = {"bittensor_core": "bittensor", "urllib3": "botocore", "Crypto": "pycryptodome"}
+COMES_WITH = {
+    "bittensor_core": "bittensor", "urllib3": "botocore", "Crypto": "pycryptodome",
+    "huggingface_hub": "huggingface-hub", "httpx2": "huggingface-hub", "lm_eval": "lm-eval",
+}  # fmt: skip
 """Imported name -> the declared distribution that brings it."""
 
 

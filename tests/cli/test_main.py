@@ -16,7 +16,17 @@ from template.protocol.spec import spec_to_toml
 from template.protocol.spec.plan import RunChoices, check_plan, load_plan
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = ["localnet", "miner", "validator", "owner", "bucket", "replay", "recompute", "newcomer"]
+NAMES = [
+    "localnet",
+    "miner",
+    "validator",
+    "owner",
+    "bucket",
+    "model",
+    "replay",
+    "recompute",
+    "newcomer",
+]
 
 
 def _run(*argv: str) -> subprocess.CompletedProcess[str]:
@@ -181,6 +191,8 @@ def test_no_command_waits_for_a_library_to_refuse_what_the_operator_got_wrong(
         ("owner", [*publish, "--plan", plan, "--text", text, "-w", "nobody"], "btcli"),
         ("bucket", ["name", "-w", "nobody"], "btcli wallet create"),
         ("bucket", ["check", "--hotkey", "5F"], "--hotkey"),
+        ("model", ["generate", "x", "--run", absent, *chain], "absent.toml"),
+        ("model", ["eval", "--model", absent], "has no config.json"),
         ("newcomer", ["--run", absent, *chain], "absent.toml"),
         ("replay", ["--run", absent, *chain], "absent.toml"),
         ("replay", ["--run", run_file, *chain, "-n", "test"], "contradicts"),
