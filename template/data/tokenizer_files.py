@@ -73,7 +73,7 @@ def byte_tokenizer_json() -> bytes:
         "trim_offsets": False,
         "use_regex": False,
     }
-    document = {
+    document: dict[str, Any] = {
         "version": "1.0",
         "truncation": None,
         "padding": None,
