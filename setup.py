@@ -17,6 +17,7 @@ REQUIRES = [
     "websockets>=14.1,<17",
     "transformers>=5.23,<6",
     "tokenizers>=0.23,<0.24",
+    "huggingface-hub>=2.4,<3",
     "accelerate>=1.15,<2",
     "safetensors>=0.8,<1",
     "boto3>=1.44,<2",
@@ -34,6 +35,8 @@ EXTRAS = {
     # Folders of `datasets` and names on the hub, for `tessera data prepare`.
     "hub": ["datasets>=4.4,<6"],
     "wandb": ["wandb>=0.31,<1"],
+    # Standard tasks, for `tessera model eval`.
+    "eval": ["lm-eval>=0.4.13,<0.5"],
     # What benchmarks draw with; the localnet's own needs are in localnet/pyproject.toml.
     "benchmarks": ["matplotlib>=3.11,<4"],
     "test": [
@@ -51,7 +54,10 @@ EXTRAS = {
 }
 # Not in "all": there are wheels for few platforms, and only `make fuzz` needs it.
 FUZZ = ["atheris>=3,<4; sys_platform == 'linux' and platform_machine == 'x86_64'"]
-EXTRAS["all"] = [requirement for extra in EXTRAS.values() for requirement in extra]
+# Nor "eval", which brings forty packages that no test needs.
+EXTRAS["all"] = [
+    requirement for name, extra in EXTRAS.items() if name != "eval" for requirement in extra
+]
 EXTRAS["fuzz"] = FUZZ
 
 

@@ -114,6 +114,9 @@ ONLY_IN = {
         "template.commands",
         "benchmarks",
     ),
+    "huggingface_hub": ("template.commands.model_publish",),
+    "httpx2": ("template.commands.model_publish",),
+    "lm_eval": ("template.commands.model_eval",),
     "transformers": ("template.training", "template.commands", "benchmarks"),
     "Crypto": ("localnet",),
     "cryptography": ("localnet",),
@@ -152,7 +155,10 @@ BROAD_EXCEPT_ALLOWED = {
 }
 BROAD = {"Exception", "BaseException"}
 
-COMES_WITH = {"bittensor_core": "bittensor", "urllib3": "botocore", "Crypto": "pycryptodome"}
+COMES_WITH = {
+    "bittensor_core": "bittensor", "urllib3": "botocore", "Crypto": "pycryptodome",
+    "huggingface_hub": "huggingface-hub", "httpx2": "huggingface-hub", "lm_eval": "lm-eval",
+}  # fmt: skip
 """Imported name -> the declared distribution that brings it."""
 
 

@@ -27,7 +27,7 @@ from template.protocol.root import sample_digest
 from template.scoring.rules import pay_rules
 from template.scoring.window import Scored, WindowScorer
 from template.sync.bootstrap import Bootstrap
-from template.sync.dataset import fetch_tokenizer, open_pages
+from template.sync.dataset import fetch_companions, open_pages
 from template.sync.follower import KEPT_BLOCKS, Follower
 from template.sync.lineage import LineagePublisher
 from template.sync.own_checkpoint import save_own_checkpoint
@@ -69,9 +69,10 @@ class Validator:
         self._publisher = Publisher(context)
         checkpoint = Bootstrap(context, self.peers).join(self._publisher.offer)
         self.follower = Follower(context, self.peers, checkpoint.state, keeps_step_start=True)
-        self._publisher.offer_missing_checkpoint(checkpoint.state)
         pages = open_pages(context, self.peers, self._publisher.offer)
-        fetch_tokenizer(context, self.peers, pages.manifest.tokenizer, self._publisher.offer)
+        entry = pages.manifest.tokenizer
+        self._publisher.carry(fetch_companions(context, self.peers, entry, self._publisher.offer))
+        self._publisher.offer_missing_checkpoint(checkpoint.state)
         self._sweeper = Sweeper(context, pages.digests)
         self._mirror = ShardMirror(context, pages.manifest, pages)
         self._scorer = WindowScorer(context, self.peers, pages)

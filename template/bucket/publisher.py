@@ -8,7 +8,7 @@ run between the votes on one window and the scoring of the next, and a failed up
 
 import logging
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 from template.bucket.retention import KEPT_CHECKPOINTS, PROOF_WINDOWS
@@ -35,7 +35,12 @@ class Publisher:
         self._served: set[bytes] = set()
         self._checkpoint: deque[tuple[str, Callable[[], bytes]]] = deque()
         self._checkpoint_window, self._num_files = 0, 0
+        self._companions: Mapping[str, bytes] = {}
         self._has_warned = False
+
+    def carry(self, companions: Mapping[str, bytes]) -> None:
+        """Add these files to every checkpoint offered from now on."""
+        self._companions = companions
 
     def offer(self, sha256: str, data: bytes) -> None:
         """Queue verified bytes of a blob, unless already served by the bucket."""
@@ -56,7 +61,7 @@ class Publisher:
         """
         if not state.checkpoint_digest or self._is_busy(state.window, is_last):
             return
-        published = build_checkpoint(state, self._context.spec)
+        published = build_checkpoint(state, self._context.spec, self._companions)
         blobs = published.blobs
         mine = self._share(blobs, state.window)
         files = [(blob_key(digest), partial(blobs.__getitem__, digest)) for digest in mine]

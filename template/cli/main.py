@@ -23,6 +23,7 @@ from template.cli.audit_flags import (
 from template.cli.bucket_flags import add_bucket_flags
 from template.cli.completion import add_completion_flag
 from template.cli.data_flags import add_data_flags, prepare_config
+from template.cli.model_flags import add_model_flags, model_config
 from template.cli.neuron_flags import add_miner_flags, add_validator_flags
 from template.cli.owner_flags import add_newcomer_flags, add_owner_flags, check_config
 from template.cli.parser import Parser
@@ -105,6 +106,12 @@ def _load_data() -> Run:
     return run_data
 
 
+def _load_model() -> Run:
+    from template.commands.model import run_model
+
+    return run_model
+
+
 def _load_bucket() -> Run:
     from template.commands.bucket import run_bucket
 
@@ -165,6 +172,12 @@ COMMANDS: Final[Mapping[str, Command]] = {
         add_flags=add_bucket_flags,
         settings=bucket_settings,
         load=_load_bucket,
+    ),
+    "model": Command(
+        summary="fetch the model, write with it, measure it, publish it",
+        add_flags=add_model_flags,
+        settings=model_config,
+        load=_load_model,
     ),
     "replay": Command(
         summary="compute a run's model again from public objects",

@@ -205,7 +205,7 @@ def _add_run_flags(parser: Parser, role: Role) -> None:
         "--neuron.device",
         dest="device",
         metavar="DEVICE",
-        type=_device,
+        type=device_name,
         default="auto",
         help="auto, cpu, cuda, cuda:N, xpu, xpu:N or mps (default: auto, a GPU if torch sees one)",
     )
@@ -287,7 +287,7 @@ def _peak_tflops(text: str) -> float:
     return value
 
 
-def _device(text: str) -> str:
+def device_name(text: str) -> str:
     if re.fullmatch(r"auto|cpu|mps|(cuda|xpu)(:[0-9]{1,4})?", text) is None:
         raise argparse.ArgumentTypeError("must be auto, cpu, cuda, cuda:N, xpu, xpu:N or mps")
     return text

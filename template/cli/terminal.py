@@ -76,6 +76,12 @@ def say(line: str) -> None:
     _write(sys.stdout, one_line(line))
 
 
+def say_piece(text: str) -> None:
+    """Write a piece of a model's text to standard output; line feeds and tabs stay as they are."""
+    pieces = re.split(r"([\n\t])", text)
+    _write(sys.stdout, "".join(p if p in "\n\t" else _escaped(p) for p in pieces), end="")
+
+
 def say_lines(text: str) -> None:
     """Write a text of this project's own lines; a value quoted in it must have none of its own."""
     for line in text.removesuffix("\n").split("\n"):
@@ -93,10 +99,10 @@ def say_json(value: object) -> None:
     _write(sys.stdout, json.dumps(value).replace("\x7f", "\\u007f"))
 
 
-def _write(stream: TextIO, line: str) -> None:
+def _write(stream: TextIO, line: str, end: str = "\n") -> None:
     encoding = getattr(stream, "encoding", None) or "utf-8"
     # A terminal of another encoding refuses a letter, and a report must not end there.
-    text = line.encode(encoding, "backslashreplace").decode(encoding) + "\n"
+    text = line.encode(encoding, "backslashreplace").decode(encoding) + end
     try:
         stream.write(text)
         stream.flush()

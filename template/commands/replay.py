@@ -12,8 +12,9 @@ from template.commands.reading import read_only
 from template.errors import ConfigError, ConsensusError, SubnetError
 from template.peers.client import Peers
 from template.protocol.spec import RunSpec
-from template.training.outer import OuterState, params_digest
-from template.training.published import build_checkpoint
+from template.sync.dataset import fetch_companions, open_pages
+from template.training.outer import params_digest
+from template.training.published import Published, build_checkpoint
 
 Say = Callable[[str], None]
 EXIT_UNKNOWN = 2
@@ -46,7 +47,9 @@ def run_replay(config: ReplayConfig, say: Say, tell: Callable[[object], None]) -
             say(str(error))
             return 1
         if config.out is not None:
-            _save_model(config.out, replayed.state, spec)
+            entry = open_pages(context, peers).manifest.tokenizer
+            companions = fetch_companions(context, peers, entry)
+            _save_model(config.out, build_checkpoint(replayed.state, spec, companions))
             say(f"theta_{replayed.state.window} is in {config.out}")
         if config.audit:
             audit_validators(context, replayed, say)
@@ -57,8 +60,7 @@ def run_replay(config: ReplayConfig, say: Say, tell: Callable[[object], None]) -
         return int(bool(replayed.wrong))
 
 
-def _save_model(folder: Path, state: OuterState, spec: RunSpec) -> None:
-    published = build_checkpoint(state, spec)
+def _save_model(folder: Path, published: Published) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for entry in json.loads(published.manifest)["files"]:

@@ -29,6 +29,7 @@ from template.peers.client import Peers
 from template.protocol.keys import shard_key
 from template.protocol.spec import RunSpec
 from template.protocol.strangers import quoted
+from template.training.companions import companion_files
 from template.training.model import Params
 from template.training.theta0 import load_theta0
 
@@ -86,6 +87,20 @@ def fetch_tokenizer(
         )
     on_read(entry.sha256, data)
     return data
+
+
+def fetch_companions(
+    context: ReadContext,
+    peers: Peers,
+    entry: TokenizerEntry,
+    on_read: OnRead = ignore_object,
+) -> dict[str, bytes]:
+    """The `companion_files` of the run's checkpoints; `on_read` gets the `tokenizer.json`."""
+    data = fetch_tokenizer(context, peers, entry, on_read)
+    try:
+        return companion_files(context.spec, entry, data)
+    except ObjectError as error:
+        raise _wrong_object(context, "data.tokenizer", error) from error
 
 
 class PeersSource:

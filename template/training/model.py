@@ -82,12 +82,15 @@ def config_json(spec: RunSpec) -> bytes:
 
     The base of the rotary embedding stands in both places where loaders look: transformers 4 and
     loaders of its age read `rope_theta` alone, and take 10,000 without a word if it is missing.
+    Generation keeps keys and values, which training has no use for. `max_position_embeddings` stays
+    the length of a page: no later position was ever trained.
     """
     fields = config_fields(spec) | {
         "architectures": [_CLASSES[spec.model.architecture]],
         "dtype": "float32",
         "model_type": spec.model.architecture,
         "rope_theta": spec.model.rope_theta,
+        "use_cache": True,
     }
     return json.dumps(fields, sort_keys=True, indent=2).encode()
 

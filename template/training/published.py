@@ -2,9 +2,10 @@
 
 A JSON manifest and files by SHA-256 in Hugging Face's layout: `config.json`, and the tensors in
 one `model.safetensors` or in parts `model-0000i-of-0000N.safetensors` beside
-`model.safetensors.index.json`. In a common folder the files load with
-`AutoModelForCausalLM.from_pretrained`. The bytes follow from state and spec alone, so all nodes
-publish the same parts. Owns the layout; fetching and storing happen elsewhere.
+`model.safetensors.index.json`; companions (the tokenizer's files, the settings of generation) may
+be added. In a common folder the files load with `from_pretrained` of `AutoModelForCausalLM` and of
+`AutoTokenizer`. The bytes follow from state, spec and dataset alone, so all nodes publish the same
+parts. Owns the layout; fetching and storing happen elsewhere.
 """
 
 import hashlib
@@ -31,6 +32,7 @@ from template.training.checkpoint import (
     load_tensors,
     restored_state,
 )
+from template.training.companions import COMPANIONS, MAX_COMPANIONS_BYTES
 from template.training.model import Params, config_json, tensor_shapes
 from template.training.norms import NORM_BYTES
 from template.training.outer import Leaves, OuterState, state_digest
@@ -78,14 +80,16 @@ class PublishedManifest:
     carried: Mapping[str, Any]
 
 
-def build_checkpoint(state: OuterState, spec: RunSpec) -> Published:
-    """The checkpoint of a state; the same bytes on every node.
+def build_checkpoint(
+    state: OuterState, spec: RunSpec, companions: Mapping[str, bytes] | None = None
+) -> Published:
+    """The checkpoint of a state with the `companion_files`; the same bytes on every node.
 
     The parts are made when read, from the state's tensors.
     """
     groups = group_tensors(tensor_shapes(spec), spec.checkpoint.part_bytes)
     names = part_names(len(groups))
-    small = {CONFIG_FILE: config_json(spec)}
+    small = {CONFIG_FILE: config_json(spec), **(companions or {})}
     if len(groups) > 1:
         small[INDEX_FILE] = _build_index(names, groups, _count(tensor_shapes(spec)))
     digests = {name: hashlib.sha256(data).digest() for name, data in small.items()}
@@ -188,7 +192,8 @@ def _select_parts(files: Sequence[PublishedFile], spec: RunSpec) -> tuple[Publis
             f"checkpoint manifest: refused: {len(parts)} parts for {len(shapes)} tensors"
         )
     known = [*part_names(len(parts)), CONFIG_FILE, *([INDEX_FILE] if len(parts) > 1 else [])]
-    if sorted(f.name for f in files) != sorted(known):
+    names = sorted(f.name for f in files)
+    if names != sorted([*known, *COMPANIONS.intersection(names)]):
         raise ObjectError("checkpoint manifest: refused: the files do not fit this layout")
     if sum(part.num_bytes for part in parts) > tensors_limit_bytes(shapes, len(parts)):
         raise ObjectError("checkpoint manifest: refused: the parts are longer than the run's model")
@@ -239,7 +244,8 @@ def checkpoint_limit_bytes(spec: RunSpec) -> int:
     index = 0
     if len(groups) > 1:
         index = len(_build_index(part_names(len(groups)), groups, _count(shapes)))
-    return tensors + index + len(config_json(spec)) + published_limit_bytes(spec)
+    small = len(config_json(spec)) + MAX_COMPANIONS_BYTES
+    return tensors + index + small + published_limit_bytes(spec)
 
 
 @lru_cache(maxsize=4)
@@ -251,5 +257,5 @@ def published_limit_bytes(spec: RunSpec) -> int:
     rows = 1 + clip_windows * spec.outer.peers_per_step
     # Base64 writes three bytes as four characters.
     carried = -(-4 * NORM_BYTES * rows * len(shapes) // 3) + MAX_NUMBER_CHARS * (clip_windows + 1)
-    files = MAX_ENTRY_CHARS * (len(groups) + 2)
+    files = MAX_ENTRY_CHARS * (len(groups) + 2 + len(COMPANIONS))
     return carried + files + ROOM_CHARS

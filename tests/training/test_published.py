@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+from template.data.tokenizer import ByteTokenizer
 from template.errors import ObjectError
 from template.protocol.parts import hash_parts
 from template.protocol.spec import RunSpec
@@ -23,6 +24,12 @@ from template.training.checkpoint import (
     carried_values,
     load_tensors,
     restored_state,
+)
+from template.training.companions import (
+    COMPANIONS,
+    GENERATION_FILE,
+    MAX_COMPANIONS_BYTES,
+    companion_files,
 )
 from template.training.model import build_model, load_params, model_config, tensor_shapes
 from template.training.norms import pack_norms
@@ -139,6 +146,29 @@ def test_the_bytes_are_those_of_the_format(name, part_bytes, state, spec) -> Non
     assert digest.hexdigest() == GOLDEN[name]
 
 
+def test_companions_are_listed_and_change_nothing_else(state, cut) -> None:
+    companions = companion_files(cut, ByteTokenizer.entry, b"")
+    assert companions.keys() == COMPANIONS
+    published, plain = build_checkpoint(state, cut, companions), build_checkpoint(state, cut)
+    manifest = parse_published(published.manifest, cut)
+    found = {file.name: published.blobs[file.digest] for file in manifest.files}
+    assert companions.items() <= found.items()
+    assert manifest.parts == parse_published(plain.manifest, cut).parts
+    assert sum(map(len, companions.values())) <= MAX_COMPANIONS_BYTES
+    restored = restore_published(manifest, iter(_parts(published, manifest)), cut)
+    assert equal_states(restored, state)
+
+
+def test_a_companion_named_twice_is_refused(state, cut) -> None:
+    published = build_checkpoint(state, cut, companion_files(cut, ByteTokenizer.entry, b""))
+
+    def edit(table) -> None:
+        table["files"] += [e for e in table["files"] if e["name"] == GENERATION_FILE]
+
+    with pytest.raises(ObjectError, match="do not fit this layout"):
+        parse_published(_edited(published, edit), cut)
+
+
 @pytest.mark.parametrize("cut", [2**20], indirect=True)
 def test_one_part_keeps_the_plain_name(state, cut) -> None:
     manifest = parse_published(_built(state, cut).manifest, cut)
@@ -215,7 +245,7 @@ def test_its_config_is_the_runs(state, spec, tmp_path: Path) -> None:
     found = LlamaConfig.from_pretrained(tmp_path).to_dict()
     ours = model_config(spec).to_dict()
     differing = {key for key in found.keys() | ours.keys() if found.get(key) != ours.get(key)}
-    assert differing <= {"architectures", "dtype", "_name_or_path"}
+    assert differing <= {"architectures", "dtype", "_name_or_path", "use_cache"}
     assert b"transformers_version" not in published.blobs[bytes.fromhex(entry["sha256"])]
 
 

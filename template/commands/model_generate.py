@@ -1,0 +1,137 @@
+"""`model generate`: the model continues a text, word by word; and loading a model from a folder."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer, TextStreamer
+from transformers.utils import logging as transformers_logging
+
+from template.cli.model_flags import GenerateConfig
+from template.commands.model_latest import model_folder
+from template.data.manifest import MAX_TOKENIZER_BYTES
+from template.data.tokenizer import FastTokenizer
+from template.data.tokenizer_files import TOKENIZER_FILE
+from template.errors import ConfigError, ObjectError
+from template.protocol.strangers import fault
+from template.training.card import end_of_document
+from template.training.devices import find_device
+
+Say = Callable[[str], None]
+_FAULTS = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError)
+"""What loaders raise about a folder's content."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Loaded:
+    """A model and its tokenizer, both of `transformers`. `separator`: id between documents."""
+
+    model: Any
+    tokenizer: Any
+    separator: int
+
+    @property
+    def context_tokens(self) -> int:
+        """Longest sequence that the model was trained on."""
+        return int(self.model.config.max_position_embeddings)
+
+
+def run_generate(config: GenerateConfig, write: Callable[[str], None], say: Say) -> None:
+    """Write prompt and continuation, piece by piece; ConfigError for a folder without a model."""
+    with model_folder(config.source, say) as folder:
+        loaded = load_model(folder, config.source.device)
+    generate(loaded, config, write, say)
+    write("\n")
+
+
+def load_model(folder: Path, device: str) -> Loaded:
+    """The model in a folder. Nothing in the folder is run, and no hub is asked.
+
+    ConfigError for a folder whose tensors are not whole: loaders fill the gaps with noise.
+    """
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    _check_tokenizer(folder)
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+        model = model.to(find_device(device)).eval()
+    except _FAULTS as error:
+        raise _no_model(folder, fault(error)) from error
+    gaps = [name for kind in ("missing_keys", "mismatched_keys") for name in info[kind]]
+    if gaps:
+        raise _no_model(folder, f"{len(gaps)} tensors are missing or of another shape")
+    end = end_of_document(folder)
+    separator = end if end is not None else tokenizer.eos_token_id
+    if separator is None or not 0 <= separator < model.config.vocab_size:
+        separator = 0
+    return Loaded(model=model, tokenizer=tokenizer, separator=separator)
+
+
+def generate(loaded: Loaded, config: GenerateConfig, write: Say, say: Say) -> None:
+    """Write the prompt, and the continuation as it comes. An empty prompt begins a document."""
+    ids = loaded.tokenizer(config.prompt, add_special_tokens=False)["input_ids"]
+    tokens = torch.tensor([ids or [loaded.separator]], device=loaded.model.device)
+    longest = tokens.shape[1] + config.max_tokens
+    if longest > loaded.context_tokens:
+        say(
+            f"note: the model was trained on {loaded.context_tokens} tokens at once, and prompt "
+            f"and text may have {longest}: what comes later may make less sense"
+        )
+    write(config.prompt)
+    drawing: dict[str, Any] = {"do_sample": False}
+    if config.temperature:
+        drawing = {
+            "do_sample": True,
+            "temperature": config.temperature,
+            "top_p": config.top_p,
+            "top_k": 0,
+        }
+    with torch.random.fork_rng(), torch.inference_mode():
+        torch.manual_seed(config.seed)
+        loaded.model.generate(
+            tokens,
+            attention_mask=torch.ones_like(tokens),
+            max_new_tokens=config.max_tokens,
+            pad_token_id=loaded.separator,
+            streamer=_Pieces(loaded.tokenizer, write),
+            **drawing,
+        )
+
+
+class _Pieces(TextStreamer):
+    """Hands on text word by word."""
+
+    def __init__(self, tokenizer: Any, write: Callable[[str], None]) -> None:
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self._write = write
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:  # noqa: ARG002
+        self._write(text)
+
+
+def _check_tokenizer(folder: Path) -> None:
+    """The compiled loader panics at some files, and a panic has no name to catch."""
+    try:
+        with (folder / TOKENIZER_FILE).open("rb") as file:
+            FastTokenizer(file.read(MAX_TOKENIZER_BYTES + 1), folder.name, 0)
+    except (OSError, ObjectError) as error:
+        raise _no_model(folder, fault(error)) from error
+
+
+def _no_model(folder: Path, why: str) -> ConfigError:
+    return ConfigError(
+        f"--model {folder}: cannot be loaded ({why}): name a folder that `tessera model latest "
+        "--out` has written whole"
+    )
