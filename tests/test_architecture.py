@@ -60,7 +60,7 @@ MAY_IMPORT = {
         *COMMON, "template.training", "template.data", "template.protocol", "compression",
     ),
     "template.peers": (*NODE, "template.peers"),
-    "template.scoring": (*NODE, "template.scoring", "template.peers", "evaluation"),
+    "template.scoring": (*NODE, "template.scoring", "template.peers", *LEAVES),
     "template.bucket": (*NODE, "template.bucket", "template.scoring.rules", "template.peers"),
     "template.sync": (*NODE, "template.sync", "template.bucket", "template.peers"),
     "template.audit": (
@@ -455,7 +455,7 @@ def test_the_rule_on_imports_tells_them_apart(importer, module, expected):
 
 TESTS = ROOT / "tests"
 TEST_MODULES = sorted(TESTS.rglob("test_*.py"))
-WITHOUT_ONE_SOURCE = ("scenarios", "docs", "support")
+WITHOUT_ONE_SOURCE = ("scenarios", "docs", "support", "gpu")
 ABOUT_ALL_SOURCES = ("test_architecture", "test_no_pickle", "test_version")
 LOOKS_AT_OTHER_TESTS = ("tests/scenarios/faults/test_catalogue.py",)
 """Counts the rows of the fault tables, which lie beside the tests that run them."""

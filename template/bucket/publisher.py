@@ -35,6 +35,7 @@ class Publisher:
         self._served: set[bytes] = set()
         self._checkpoint: deque[tuple[str, Callable[[], bytes]]] = deque()
         self._checkpoint_window, self._num_files = 0, 0
+        self._next: OuterState | None = None
         self._companions: Mapping[str, bytes] = {}
         self._has_warned = False
 
@@ -55,12 +56,22 @@ class Publisher:
 
         The manifest goes last: a reader of the manifest finds every file of this node. A file is
         made of the state's tensors when its turn comes: nothing is held but the state. A checkpoint
-        of which a file is out goes on, as long as joiners may start from it, and the new one is
-        left out: on a slow line no checkpoint would ever be complete otherwise. `is_last`: no other
-        checkpoint follows, so this one takes the place of any.
+        of which a file is out goes on, as long as joiners may start from it, and the newest waits
+        until then: on a slow line no checkpoint would ever be complete otherwise. `is_last`: no
+        other checkpoint follows, so this one takes the place of any.
         """
-        if not state.checkpoint_digest or self._is_busy(state.window, is_last):
+        if not state.checkpoint_digest or state.window == self._checkpoint_window:
             return
+        if self._is_busy(state.window, is_last):
+            if self._next is not None and self._next.window != state.window:
+                self._tell_dropped(self._next.window)
+            self._next = state
+            return
+        if self._checkpoint:
+            self._tell_dropped(self._checkpoint_window)
+        self._begin(state)
+
+    def _begin(self, state: OuterState) -> None:
         published = build_checkpoint(state, self._context.spec, self._companions)
         blobs = published.blobs
         mine = self._share(blobs, state.window)
@@ -68,24 +79,24 @@ class Publisher:
         manifest = (self._manifest_key(state.window), partial(bytes, published.manifest))
         self._checkpoint = deque([*files, manifest])
         self._checkpoint_window, self._num_files = state.window, len(self._checkpoint)
+        self._next = None
 
     def _is_busy(self, window: int, is_last: bool) -> bool:
-        """Whether an older checkpoint goes on; one line about the checkpoint that is dropped."""
+        """Whether an older checkpoint goes on before that of `window`."""
         waiting, older = len(self._checkpoint), self._checkpoint_window
-        if not waiting or older == window:
-            return False
         every = self._context.spec.checkpoint.every_windows
         is_useful = window - older <= PROOF_WINDOWS + (KEPT_CHECKPOINTS - 1) * every
-        is_busy = is_useful and waiting < self._num_files and not is_last
+        return is_useful and 0 < waiting < self._num_files and not is_last
+
+    def _tell_dropped(self, window: int) -> None:
         log.warning(
             "theta_%d: this checkpoint is dropped: %d of %d files of theta_%d are out. If "
             "this comes again, the upload is too slow for checkpoint.every_windows",
-            window if is_busy else older,
-            self._num_files - waiting,
+            window,
+            self._num_files - len(self._checkpoint),
             self._num_files,
-            older,
+            self._checkpoint_window,
         )
-        return is_busy
 
     def _share(self, digests: Iterable[bytes], window: int) -> list[bytes]:
         """The files of a checkpoint that this node holds."""
@@ -157,6 +168,8 @@ class Publisher:
             key, make = self._checkpoint[0]
             self._context.bucket.put(key, make())
             self._checkpoint.popleft()
+            if not self._checkpoint and self._next is not None:
+                self._begin(self._next)
             return
         digest, data = next(iter(self._blobs.items()))
         if not self._has(digest, len(data)):

@@ -162,7 +162,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
         load=_load_owner,
     ),
     "data": Command(
-        summary="prepare a dataset from texts, JSON lines, Parquet or `datasets`",
+        summary="make a dataset of texts",
         add_flags=add_data_flags,
         settings=lambda args, _env: prepare_config(args),
         load=_load_data,

@@ -18,9 +18,8 @@ from template.errors import StoreError, Unavailable
 from template.peers.client import Peers
 from template.scoring.measure import curve_ids
 from template.sync.bootstrap import Bootstrap
-from template.sync.dataset import fetch_companions, open_pages
+from template.sync.dataset import downloaded_parts, fetch_companions, open_pages
 from template.sync.lineage import read_lineage_to, wait_for_voted_root
-from template.sync.own_checkpoint import downloaded_parts
 from template.training.card import Facts, write_model
 from template.training.devices import find_device
 from template.training.model import tensor_shapes
@@ -85,7 +84,7 @@ def fetch_newest(context: ReadContext) -> Newest:
     """
     spec, peers = context.spec, Peers(context)
     state = Bootstrap(context, peers).published_up_to(spec.schedule.num_windows + 1)
-    downloaded_parts(context).keep_only([])
+    downloaded_parts(context.state_dir).keep_only([])
     if state is None:
         raise Unavailable(
             f"--run {context.run_file}: no validator serves a checkpoint that the votes prove: the "

@@ -1,43 +1,33 @@
-"""Clients of peers' buckets, opened by the access records on chain."""
+"""Payloads from peers' buckets: of a window's members, and accepted ones from any holder."""
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
-from template.chain.ballots import read_records_of_any_run
 from template.context import ReadContext
 from template.errors import (
     AskedTooLate,
     NodeTrouble,
-    NotFound,
     RecordError,
     StoreError,
     SubnetError,
-    TooLarge,
-    Unavailable,
 )
 from template.peers.arrival import Arrival, Watch, least_rate
+from template.peers.buckets import NODE_PATIENCE_S, PeerBucket, PeerBuckets
 from template.peers.fetching import FETCH_THREADS, Fetching, never_late
-from template.peers.stores import OpenStores
 from template.peers.threads import start
-from template.protocol.keys import blob_key, payload_key
-from template.protocol.record import Access, Record
+from template.protocol.keys import payload_key
 from template.protocol.root import Member
-from template.protocol.strangers import shown
-from template.retry import retry
-from template.store import Store
 
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
 FETCH_POLL_S = 0.05
-MAX_NAMED_ERRORS = 8
-"""Buckets named in the message about a blob in no bucket; further buckets are counted."""
 HEDGE_S = 2.0
 """Seconds of silence before the next holder of an accepted payload is asked too.
 
@@ -48,10 +38,6 @@ slow network.
 """
 MAX_HEDGE_GROWTH = 4
 MAX_RATES = 32
-
-
-NODE_PATIENCE_S = 20.0
-"""Longest wait of a request for a passing failure of this node; idle connections are given up."""
 
 
 def ignore_payload(_member: Member, _data: bytes) -> None:
@@ -66,40 +52,10 @@ class Holder:
     watch: Watch = field(default_factory=Watch)
 
 
-class PeerBucket:
-    """A peer's bucket by the access record of the moment; read only, and holds nothing open."""
+class Peers(PeerBuckets):
+    """Peers' buckets and payloads. Fetching is thread-safe.
 
-    def __init__(self, peers: "Peers", hotkey: str) -> None:
-        self._peers, self._hotkey = peers, hotkey
-
-    def get(self, key: str, *, max_bytes: int) -> bytes:
-        """As `Store.get`; RecordError if the access record has gone."""
-        return self._peers.ask(self._hotkey, lambda store: store.get(key, max_bytes=max_bytes))
-
-    def fetch(self, key: str, arrival: Arrival, *, max_bytes: int) -> bytes:
-        """As `get`, through an arrival, which goes on where it is after a failure of this node."""
-        self._peers.ask(
-            self._hotkey,
-            lambda store: store.stream(
-                key, arrival.take, start=arrival.num_bytes, max_bytes=max_bytes
-            ),
-        )
-        return arrival.data()
-
-    def get_range(self, key: str, start: int, length: int) -> bytes:
-        """As `Store.get_range`; RecordError if the access record has gone."""
-        return self._peers.ask(self._hotkey, lambda store: store.get_range(key, start, length))
-
-    def size(self, key: str) -> int:
-        """As `Store.size`; RecordError if the access record has gone."""
-        return self._peers.ask(self._hotkey, lambda store: store.size(key))
-
-
-class Peers:
-    """Peers' buckets, each opened once per access record. Fetching is thread-safe.
-
-    A failure of this node (NodeTrouble) is waited for, `node_patience_s` at most, logged once
-    while the failure lasts, and never counts against a bucket.
+    A failure of this node is logged once while the failure lasts.
     """
 
     def __init__(
@@ -109,52 +65,12 @@ class Peers:
         node_patience_s: float = NODE_PATIENCE_S,
         hedge_s: float = HEDGE_S,
     ) -> None:
-        self._context = context
+        super().__init__(context, node_patience_s=node_patience_s)
         self._hedge_s = hedge_s
-        self._node_patience_s = node_patience_s
-        self._records: Mapping[str, Record] = {}
-        self._stores = OpenStores(context.open_bucket)
         self._rates: tuple[float, ...] = ()
         """Bytes a second of the accepted payloads that came last."""
-        self._troubled: set[str] = set()
-        self._misleading: set[str] = set()
-        self._node_troubles: dict[str, NodeTrouble] = {}
         self._is_trouble_logged = False
         self._told_window, self._told = -1, set[tuple[int, str]]()
-
-    def refresh(self) -> None:
-        """Read the access records at the last finalised block."""
-        chain = self._context.chain
-        self._records = read_records_of_any_run(chain, chain.finalized())
-        found = ((hotkey, record.access) for hotkey, record in self._records.items())
-        self._stores.keep_only({h: access for h, access in found if access is not None})
-
-    def bucket(self, hotkey: str) -> PeerBucket:
-        """A peer's bucket; RecordError if it has no access record or a forbidden endpoint."""
-        self.ask(hotkey, lambda _store: None)
-        return PeerBucket(self, hotkey)
-
-    def ask(self, hotkey: str, ask: Callable[[Store], T]) -> T:
-        """`ask` with a peer's open store. Raises what `bucket` and `ask` raise."""
-
-        def attempt() -> T:
-            try:
-                return self._stores.call(hotkey, self._access(hotkey), ask)
-            except NodeTrouble as error:
-                self._node_troubles[hotkey] = error
-                self._stores.close_idle()
-                raise
-
-        try:
-            return retry(attempt, on=(NodeTrouble,), deadline_s=self._node_patience_s)
-        finally:
-            self._node_troubles.pop(hotkey, None)
-
-    def _access(self, hotkey: str) -> Access:
-        record = self._records.get(hotkey)
-        if record is None or record.access is None:
-            raise RecordError(f"{hotkey} has no access record on chain: its bucket is unknown")
-        return record.access
 
     def fetch_payloads(
         self,
@@ -330,99 +246,6 @@ class Peers:
         is_new = (uid, hotkey) not in self._told
         self._told.add((uid, hotkey))
         log.log(level if is_new else logging.DEBUG, "window %d, uid %d: %s", window, uid, fault)
-
-    def fetch_blob(
-        self, hotkeys: Iterable[str], digest: bytes, max_bytes: int, *, exact: bool = False
-    ) -> bytes:
-        """Verified bytes with a SHA-256 from the first bucket with the blob.
-
-        Skips a bucket with other bytes; with `exact`, also a bucket with another length than
-        `max_bytes`, before the download. `hotkeys` is read one hotkey at a time. Raises NotFound
-        if every bucket lacks the blob, Unavailable if another try may help; the message names
-        the first buckets and their errors. NodeTrouble at once if this node cannot ask.
-        """
-        read = partial(self._read_blob, digest=digest, max_bytes=max_bytes, exact=exact)
-        return self._read_from_first(hotkeys, digest.hex(), read)
-
-    def fetch_range(
-        self,
-        hotkeys: Iterable[str],
-        key: str,
-        start: int,
-        length: int,
-        is_right: Callable[[bytes], bool],
-    ) -> bytes:
-        """Bytes [start, start + length), for which `is_right` holds; raises as `fetch_blob`."""
-
-        def read(hotkey: str) -> bytes:
-            data = self.bucket(hotkey).get_range(key, start, length)
-            if not is_right(data):
-                raise self._report_wrong_bytes(hotkey, key, "other bytes")
-            return data
-
-        return self._read_from_first(hotkeys, key, read)
-
-    def _read_from_first(
-        self, hotkeys: Iterable[str], what: str, read: Callable[[str], bytes]
-    ) -> bytes:
-        """`read` of the first hotkey that does not raise; raises as `fetch_blob`."""
-        errors, may_help = [], False
-        for hotkey in hotkeys:
-            try:
-                data = read(hotkey)
-            except NodeTrouble:
-                raise
-            except SubnetError as error:
-                may_help |= not isinstance(error, (RecordError, NotFound))
-                if isinstance(error, (Unavailable, TooLarge)):
-                    self._troubled.add(hotkey)
-                errors.append(f"{self._describe_bucket(hotkey)}: {error}")
-                continue
-            self._troubled.discard(hotkey)
-            return data
-        kind = Unavailable if may_help else NotFound
-        more = len(errors) - MAX_NAMED_ERRORS
-        named = errors[:MAX_NAMED_ERRORS] + ([f"and {more} more"] if more > 0 else [])
-        raise kind(f"no bucket has {what}: {'; '.join(named)}")
-
-    def is_troubled(self, hotkey: str) -> bool:
-        """Whether this bucket wasted time when it was last asked for a blob."""
-        return hotkey in self._troubled
-
-    def ask_last(self, hotkey: str) -> None:
-        """Move a hotkey to the end of `in_order`: no answer, or one away from the voted root."""
-        self._misleading.add(hotkey)
-
-    def in_order(self, hotkeys: Iterable[str]) -> list[str]:
-        """The hotkeys in their order, with misleading and silent hotkeys at the end."""
-        return sorted(hotkeys, key=self._misleading.__contains__)
-
-    def _read_blob(self, hotkey: str, digest: bytes, max_bytes: int, exact: bool) -> bytes:
-        bucket, key = self.bucket(hotkey), blob_key(digest)
-        if exact and (num_bytes := bucket.size(key)) != max_bytes:
-            found = f"{num_bytes} bytes, not {max_bytes},"
-            raise self._report_wrong_bytes(hotkey, digest.hex(), found)
-        arrival = Arrival()
-        data = bucket.fetch(key, arrival, max_bytes=max_bytes)
-        if arrival.digest != digest:
-            raise self._report_wrong_bytes(hotkey, digest.hex(), "other bytes")
-        return data
-
-    def _report_wrong_bytes(self, hotkey: str, name: str, found: str) -> Unavailable:
-        log.warning(
-            "%s: %s under digest %s; skipped this bucket: tell its owner",
-            self._describe_bucket(hotkey),
-            found,
-            name,
-        )
-        return Unavailable(f"{found} under this digest")
-
-    def _describe_bucket(self, hotkey: str) -> str:
-        """Hotkey and endpoint, for messages."""
-        record = self._records.get(hotkey)
-        if record is None or record.access is None:
-            return hotkey
-        return f"{hotkey} at {shown(record.access.endpoint_url)}"
 
 
 def _trouble_as_value(future: Future[bytes | None]) -> bytes | NodeTrouble | None:

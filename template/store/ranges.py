@@ -14,12 +14,14 @@ _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,15})-([0-9]{1,15})/([0-9]{1,15})")
 class Cursor:
     """Where a download is: `position` is the next byte, `total` the object's length once known.
 
-    `etag`: of the first answer, so that no other object's bytes follow.
+    `etag`: of the first answer, so that no other object's bytes follow. `skipped`: bytes in front
+    of the answer that came before, from a server that ignores ranges.
     """
 
     position: int
     total: int | None = None
     etag: str | None = None
+    skipped: int = 0
 
     def asked(self) -> dict[str, str]:
         """The arguments of the next GET."""
@@ -33,12 +35,15 @@ class Cursor:
 
         `declared`: the length of its body.
         """
-        if not self.position:
-            start, total = 0, declared
+        self.skipped = 0
+        if content_range is None:
+            self.skipped, total = self.position, declared
+            if self.skipped > total or self.etag != (self.etag and etag):
+                return "the object changed during its download"
         else:
-            found = _CONTENT_RANGE.fullmatch(content_range or "")
-            if found is None:
-                return "the server ignores ranges, and the download cannot go on"
+            found = _CONTENT_RANGE.fullmatch(content_range)
+            if found is None or not self.position:
+                return "the server answered another range"
             start, last, total = (int(number) for number in found.groups())
             if start != self.position or last != total - 1 or declared != total - start:
                 return "the server answered another range"

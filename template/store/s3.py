@@ -291,7 +291,10 @@ class S3Store:
             fault = cursor.accept(declared, answer.get("ContentRange"), answer.get("ETag"))
             if fault:
                 raise _named(Unavailable, self._name(key), fault)
-            self._demand_length(key, cursor.position + declared, max_bytes)
+            left = cursor.skipped
+            self._demand_length(key, cursor.position - left + declared, max_bytes)
+            while left and (piece := body.read(min(left, CHUNK_BYTES))):
+                left -= len(piece)
             while piece := body.read(CHUNK_BYTES):
                 # First, because an exception of `take` ends the download.
                 cursor.position += len(piece)

@@ -29,6 +29,10 @@ from template.training.outer import OuterState, params_digest
 
 log = logging.getLogger(__name__)
 
+NO_STATE_BEFORE = (
+    "window %d is void, and this node keeps no state from before it: the next votes will differ "
+    "from this node's root, and the node joins anew"
+)
 NONE_KNOWN = "this node knows of no applied payload"
 KEPT_BLOCKS = 128
 """Blocks whose state every chain endpoint still has; most endpoints keep 256."""
@@ -331,11 +335,7 @@ class Follower:
             self._context.spec,
         )
         if recovered is None:
-            log.error(
-                "window %d is void, and this node keeps no state from before it: the next votes "
-                "will differ from this node's root, and the node joins anew",
-                void.window,
-            )
+            log.error(NO_STATE_BEFORE, void.window)
             return
         self._recover(recovered)
         self.taken_back.append(void)

@@ -3,7 +3,7 @@
 import hashlib
 import threading
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import pairwise
 
 import pytest
@@ -23,6 +23,7 @@ from template.errors import (
 )
 from template.peers.client import Peers
 from template.protocol.keys import blob_key, payload_key
+from template.protocol.payload import PayloadFormat
 from template.protocol.record import Access, AccessKind, Record, encode_record
 from template.protocol.root import Member
 from template.store.memory import MemoryStore
@@ -369,6 +370,14 @@ class Paced(MemoryStore):
 LONG = bytes(4_000_000)
 
 
+class _LongForm(PayloadFormat):
+    """Of payloads that are longer than the model's."""
+
+    @property
+    def num_bytes(self) -> int:
+        return len(LONG)
+
+
 @pytest.fixture
 def long_member(member, world) -> Member:
     return replace(member, digest=hashlib.sha256(LONG).digest())
@@ -378,7 +387,7 @@ def long_member(member, world) -> Member:
 def patient(world, tmp_path) -> Peers:
     """Peers that ask the next holder after half a second of silence; payloads are longer."""
     context = world.context(hotkey_of("m1"), tmp_path)
-    form = replace(context.form, num_bytes=len(LONG))
+    form = _LongForm(**{f.name: getattr(context.form, f.name) for f in fields(context.form)})
     peers = Peers(replace(context, form=form), hedge_s=0.5)
     peers.refresh()
     return peers

@@ -17,7 +17,7 @@ from template.protocol.parts import (
 )
 from template.protocol.root import parts_digest, tensors_digest
 
-names = st.text("abcdefgXYZ0123456789._é", min_size=1, max_size=40)
+names = st.text("abcdefgXYZ0123456789._\u00e9", min_size=1, max_size=40)
 shapes = st.lists(st.integers(0, 9), max_size=3).map(tuple)
 
 

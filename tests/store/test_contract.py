@@ -10,6 +10,7 @@ from template.errors import NotFound, StateError, TooLarge, Unavailable
 from template.store import Store
 from template.store.keys import MAX_KEY_BYTES
 from template.store.multipart import PART_BYTES
+from tests.support.objects import data_of
 
 DIGEST = hashlib.sha256(b"payload").hexdigest()
 USED_KEYS = [
@@ -19,12 +20,6 @@ USED_KEYS = [
     "k" * 255,
     "/".join(["k" * 127] * 8),
 ]
-
-
-def data_of(num_bytes: int, seed: int = 0) -> bytes:
-    """Bytes of every value, different for each seed."""
-    block = hashlib.sha512(seed.to_bytes(4, "big")).digest()
-    return (block * (num_bytes // len(block) + 1))[:num_bytes]
 
 
 @pytest.mark.parametrize("num_bytes", [0, 1, 65_537, 3_000_001])

@@ -19,8 +19,7 @@ from template.store.multipart import (
     split,
 )
 from template.store.s3 import S3Store
-from tests.store.test_contract import data_of
-from tests.store.test_s3_hostile import BRIEF, refuses
+from tests.support.objects import BRIEF, data_of, refuses
 from tests.support.part_server import PartServer
 from tests.support.raw_server import OK, Answer, RawServer, Serve, body_of, bucket_at, says
 from tests.support.waiting import HANG_S

@@ -13,7 +13,7 @@ import pytest
 
 from template.errors import Denied, NotFound, StoreError, TooLarge, Unavailable
 from template.store.s3 import S3Store
-from template.store.transport import TransportLimits
+from tests.support.objects import BRIEF, refuses
 from tests.support.raw_server import (
     KEY_ID,
     LIMITS,
@@ -30,13 +30,6 @@ from tests.support.raw_server import (
     silent,
 )
 from tests.support.waiting import HANG_S
-
-BRIEF = TransportLimits(connect_s=1.0, silence_s=0.3, attempt_s=0.3)
-
-
-def refuses(status: int, code: str, message: str = "no") -> Answer:
-    xml = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
-    return says(b"HTTP/1.1 %d Nope\r\nContent-Length: %d\r\n\r\n" % (status, len(xml)), xml)
 
 
 def test_declared_length_over_the_limit_is_refused_before_the_body(serve: Serve) -> None:

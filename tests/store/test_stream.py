@@ -7,7 +7,7 @@ import pytest
 
 from template.errors import NotFound, StoreError, TooLarge, Unavailable
 from template.store import Store
-from tests.store.test_contract import data_of
+from tests.support.objects import data_of
 from tests.support.part_server import PartServer
 from tests.support.raw_server import OK, RawServer, Serve, says
 from tests.support.waiting import HANG_S

@@ -243,9 +243,9 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in {**headers, "Content-Length": str(len(body))}.items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(body[:cut])
-        with self.node.lock:
+        with self.node.lock:  # first, because the client may look as soon as the bytes are there
             self.node.sent_bytes += len(body[:cut])
+        self.wfile.write(body[:cut])
         if cut is not None:
             self.close_connection = True
 
