@@ -74,7 +74,7 @@ def deaf(world: World, context) -> Validator:
     """A validator whom the bucket of m1 does not answer."""
 
     class Silent:
-        def get(self, key, *, max_bytes):
+        def stream(self, key, take, *, start=0, max_bytes):
             raise Unavailable("no answer")
 
     def opened(hotkey, access):

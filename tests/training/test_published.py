@@ -53,7 +53,7 @@ from tests.support.states import equal_states
 
 GOLDEN = {
     "one part": "2c3ca5b94c6eb354b466219a5d26ba6860e57f7d8c1ab04023cf210af8d34a5f",
-    "parts": "5be59c30a9b7c9133e6e9dde48f1def6859ddfdb69038775a24139f0c35590f3",
+    "parts": "944d116192ba62870c996c98723200cd577fc98acc01b4448e80edeeb3d5706a",
 }
 """SHA-256 over manifest and files of `_plain_state`: another value is another format."""
 
