@@ -69,7 +69,7 @@ class Validator:
         self._publisher = Publisher(context)
         checkpoint = Bootstrap(context, self.peers).join(self._publisher.offer)
         self.follower = Follower(context, self.peers, checkpoint.state, keeps_step_start=True)
-        pages = open_pages(context, self.peers, self._publisher.offer)
+        pages = open_pages(context, self.peers, self._publisher.offer, reads_ahead=True)
         entry = pages.manifest.tokenizer
         self._publisher.carry(fetch_companions(context, self.peers, entry, self._publisher.offer))
         self._publisher.offer_missing_checkpoint(checkpoint.state)

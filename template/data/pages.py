@@ -36,6 +36,8 @@ Ids = Sequence[int] | npt.NDArray[np.int64]
 SEGMENT_SUFFIX, LIST_SUFFIX = ".segment", ".digests"
 MAX_RUN_BYTES = 8 * 2**20
 """Neighbouring segments fetched by one request, at most, unless one segment is longer."""
+AHEAD_BYTES = 2**20
+"""Of a small dataset, what one request brings to a reader that reads ahead."""
 THREADS = 8
 """Requests at a time."""
 
@@ -55,6 +57,10 @@ class PageReader:
     Unavailable (naming a shard without a good copy; a later call may succeed), ConfigError (the
     run spec's dataset itself is wrong: a segment of the right digest holds tokens outside the
     vocabulary), StateError (the cache cannot be read or written), and any error of `source`.
+
+    `reads_ahead`: for a validator, whose pages lie anywhere. A dataset of less than half of the
+    memory is then read in pieces of `AHEAD_BYTES` and held in memory alone: hundreds of short
+    segments a window would cost more time than their bytes.
     """
 
     def __init__(
@@ -63,8 +69,12 @@ class PageReader:
         source: Source,
         cache_dir: Path | None = None,
         limits: CacheLimits | None = None,
+        reads_ahead: bool = False,
     ) -> None:
         limits = limits or CacheLimits()
+        num_bytes = sum(manifest.shard_bytes(s) for s in (*manifest.shards, manifest.held_out))
+        is_small = reads_ahead and num_bytes <= limits.memory_bytes // 2
+        self._ahead = max(1, AHEAD_BYTES // manifest.segment_bytes) if is_small else 1
         self._manifest = manifest
         self._source = source
         self._shards = (*manifest.shards, manifest.held_out)
@@ -72,7 +82,7 @@ class PageReader:
         self._first_segment = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         self._lists = _Lists(source, cache_dir, limits)
         self._resident: _Resident[npt.NDArray[np.unsignedinteger]] = _Resident(limits.memory_bytes)
-        self._kept = _kept(cache_dir, SEGMENT_SUFFIX, limits.disk_bytes)
+        self._kept = None if is_small else _kept(cache_dir, SEGMENT_SUFFIX, limits.disk_bytes)
         self._batch = max(1, limits.memory_bytes // 2 // manifest.segment_bytes)
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="segments")
         self._under_way: dict[int, Future[None]] = {}
@@ -214,9 +224,21 @@ class PageReader:
         """Begin to fetch what is in no cache and not under way."""
         self._under_way = {s: f for s, f in self._under_way.items() if not f.done()}
         unknown = [s for s in segments if s not in self._under_way and s not in self._resident]
-        for run in self._runs(sorted(unknown)):
+        for run in self._runs(self._with_neighbours(unknown)):
             future = self._pool.submit(self._fetch_ahead, run)
             self._under_way |= dict.fromkeys(run, future)
+
+    def _with_neighbours(self, segments: Sequence[int]) -> list[int]:
+        """Ascending, and beside each its neighbours of one piece, if in no cache."""
+        if self._ahead == 1:
+            return sorted(segments)
+        wanted = set(segments)
+        shards = self._shards_with(np.array(segments, dtype=np.int64)).tolist()
+        for segment, shard in zip(segments, shards, strict=True):
+            first, end = self._first_segment[shard : shard + 2].tolist()
+            start = first + (segment - first) // self._ahead * self._ahead
+            wanted.update(range(start, min(start + self._ahead, end)))
+        return sorted(s for s in wanted if s not in self._under_way and s not in self._resident)
 
     def _fetch_ahead(self, run: list[int]) -> None:
         """Bring a run into the caches, from any thread. StoreError says nothing yet."""

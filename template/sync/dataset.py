@@ -50,8 +50,9 @@ def open_pages(
     peers: Peers,
     on_read: OnRead = ignore_object,
     limits: CacheLimits | None = None,
+    reads_ahead: bool = False,
 ) -> PageReader:
-    """The run's dataset, fetched by segments when read.
+    """The run's dataset, fetched by segments when read; `reads_ahead` as in `PageReader`.
 
     `on_read` gets the manifest; shards are for `bucket.mirror` to copy.
     """
@@ -66,7 +67,13 @@ def open_pages(
     check_manifest(manifest, spec, bytes.fromhex(digest))
     on_read(digest, data)
     folder = context.state_dir / CACHE_FOLDER
-    return PageReader(manifest, PeersSource(context, peers), cache_dir=folder, limits=limits)
+    return PageReader(
+        manifest,
+        PeersSource(context, peers),
+        cache_dir=folder,
+        limits=limits,
+        reads_ahead=reads_ahead,
+    )
 
 
 def fetch_tokenizer(

@@ -138,6 +138,38 @@ def test_a_request_is_bounded(open_reader, mirror, monkeypatch) -> None:
     assert max(length for *_, length in mirror.requests) == 48
 
 
+@pytest.mark.parametrize(
+    ("pages", "expected"),
+    [([0], [(0, 2)]), ([4], [(0, 2)]), ([6, 0], [(0, 4)]), ([29], [(0, 2)]), ([33], [(0, 2)])],
+    ids=["first", "second of a piece", "two pieces", "end of a shard", "held out"],
+)
+def test_a_validator_reads_a_small_dataset_in_pieces(
+    dataset, mirror, monkeypatch, tmp_path, pages, expected
+) -> None:
+    """Of two segments of 24 bytes here; nothing is written, and nothing comes twice."""
+    monkeypatch.setattr(pages_module, "AHEAD_BYTES", 60)
+    with closing(PageReader(dataset.manifest, mirror, tmp_path, reads_ahead=True)) as reader:
+        read = reader.held_out_pages if pages[0] >= 30 else reader.pages
+        for _ in range(2):
+            assert ids_of(read([page % 30 for page in pages])) == pages
+        assert [(start // 24, n // 24) for _, start, n in mirror.requests] == expected
+        assert ids_of(reader.pages(range(30))) == list(range(30))
+        assert sum(n for *_, n in mirror.requests) == 24 * (10 + 2 * (pages[0] >= 30))
+    assert not list(tmp_path.glob("*.segment"))
+
+
+@pytest.mark.parametrize(("memory", "num_segments"), [(24 * 24, 2), (24 * 24 - 1, 1)])
+def test_a_dataset_of_more_than_half_of_the_memory_is_not_read_ahead(
+    dataset, mirror, monkeypatch, memory, num_segments
+) -> None:
+    """Twelve segments, of 24 bytes."""
+    monkeypatch.setattr(pages_module, "AHEAD_BYTES", 60)
+    limits = CacheLimits(memory_bytes=memory, disk_bytes=0)
+    with closing(PageReader(dataset.manifest, mirror, None, limits, reads_ahead=True)) as reader:
+        reader.page(0)
+    assert [length for *_, length in mirror.requests] == [24 * num_segments]
+
+
 def test_no_pages(open_reader, mirror) -> None:
     assert open_reader().pages([]).shape == (0, 4)
     assert mirror.requests == []
