@@ -50,7 +50,7 @@ def test_a_signal_and_a_second_one(
 
 HELD = """
 import sys, threading, time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from template.cli.process_state import restored_process_state
 from template.cli.signals import end_process, unwind_on_signals
 from template.store.s3 import S3Store
@@ -67,7 +67,10 @@ def main():
     unwind_on_signals(limit_s=float(sys.argv[2]))
     pool = ThreadPoolExecutor(1)
     try:
-        pool.submit(ask).result()
+        asked = pool.submit(ask)
+        # A signal in the moment in which a wait begins is seen by the next wait alone.
+        while not asked.done():
+            wait([asked], timeout=0.1)
     except KeyboardInterrupt:
         print("unwinding", flush=True)
         if sys.argv[1] == "waits":
