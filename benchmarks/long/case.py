@@ -25,7 +25,7 @@ from evaluation.verdict import Verdict
 from localnet.adversaries.tensors import COPY_NOISE
 from template.commands.plan import load_plan
 
-VERSION = 2
+VERSION = 4
 """Of rules and actors: goes up whenever the same case would end otherwise."""
 
 HONEST = (0, 1, 2, 3)

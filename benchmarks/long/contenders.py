@@ -48,7 +48,8 @@ def kalman(windows: Sequence[Window]) -> Iterator[set[int]]:
         scale, named = statistics.median(medians[-8:]), set()
         for uid, each in window.items():
             prior = variances.get(uid, (0.5 * scale) ** 2) + (0.15 * scale) ** 2
-            share = prior / (prior + each.error**2 + (0.3 * scale) ** 2)
+            total = prior + each.error**2 + (0.3 * scale) ** 2
+            share = prior / total if total > 0 else 0.0  # no gain and no error: nothing is said
             mean = means.get(uid, 0.0)
             means[uid] = mean + share * (each.gain - mean)
             variances[uid] = (1 - share) * prior
