@@ -23,7 +23,7 @@ from evaluation.work import WorkSample
 CLEAN = ""
 """Name of the run in which the attackers are away."""
 
-VERSION, UNDEFENDED_VERSION = 7, 5
+VERSION, UNDEFENDED_VERSION = 8, 5
 """Of rules and attacks, and of attacks alone: go up whenever the same case would end otherwise."""
 
 WINDOWS, UNDEFENDED_WINDOWS = 24, 14
