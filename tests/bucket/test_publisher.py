@@ -1,4 +1,4 @@
-"""What a validator publishes: the manifest after its files, once, and again when it failed."""
+"""A validator publishes a manifest after the files, once, and again after a failed upload."""
 
 import dataclasses
 import hashlib

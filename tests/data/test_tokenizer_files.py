@@ -41,7 +41,7 @@ def _fast(*, is_special: bool = True) -> FastTokenizer:
 
 @given(st.binary(max_size=64) | st.text(max_size=32).map(str.encode))
 def test_the_ids_of_byte_are_the_bytes(data: bytes) -> None:
-    """Of bytes that are no UTF-8 only one way exists: no text stands for them."""
+    """Bytes outside UTF-8 have ids, and the ids decode; no text encodes to such bytes."""
     text = data.decode(errors="replace")
     assert BYTES.decode(list(data), skip_special_tokens=True) == text
     assert BYTES.encode(text).ids == list(text.encode())

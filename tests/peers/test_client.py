@@ -371,7 +371,7 @@ LONG = bytes(4_000_000)
 
 
 class _LongForm(PayloadFormat):
-    """Of payloads that are longer than the model's."""
+    """The format of payloads longer than those of the model."""
 
     @property
     def num_bytes(self) -> int:

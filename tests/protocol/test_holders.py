@@ -1,4 +1,4 @@
-"""Who holds which object: spread evenly, and moved as little as possible."""
+"""Objects are spread evenly over holders, and few objects move when a holder comes or goes."""
 
 from collections import Counter
 
