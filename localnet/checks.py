@@ -1,4 +1,4 @@
-"""Checks the report of a localnet run: loss, emission, exits, digests, agreement.
+"""Checks the report of a localnet run: loss, emission, exits, digests, agreement, model.
 
 Owns the criteria and the sentences on failures. Reads only the report, so a report from disk
 passes the same checks.
@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator
 from typing import Literal
 
 from localnet.config import LONG_RUN_WINDOWS, MIN_LOSS_DROP_NATS
-from localnet.report import MisbehaviourReport, NeuronReport, Report
+from localnet.report import LOSS_TOLERANCE_NATS, MisbehaviourReport, NeuronReport, Report
 from localnet.roster import HONEST
 
 FREE, SYBIL = "free", "sybil"
@@ -60,6 +60,7 @@ def failures(
         *_exit_failures(neurons, killed),
         *_digest_failures(neurons),
         *_agreement_failures(report),
+        *_model_failures(report),
     ]
 
 
@@ -189,3 +190,18 @@ def _agreement_failures(report: Report) -> Iterator[str]:
                 f"windows: {', '.join(odd)} disagree with most nodes on the root or the accepted "
                 f"uids of window {window['window']}"
             )
+
+
+def _model_failures(report: Report) -> Iterator[str]:
+    """Sentences on a model that no reader could have, or with a loss that no validator measured."""
+    model, losses = report["model"], report["held_out_loss"]["per_window"]
+    if report["model_fault"]:
+        yield f"model: the newest checkpoint cannot be had: {report['model_fault']}"
+    if model is None or model["window"] > len(losses):
+        return
+    expected, loss = losses[model["window"] - 1], model["loss"]
+    if expected is not None and (loss is None or abs(loss - expected) > LOSS_TOLERANCE_NATS):
+        yield (
+            f"model: theta_{model['window']} as fetched has a held-out loss of "
+            f"{'none' if loss is None else f'{loss:.6f}'}; the validators measured {expected:.6f}"
+        )

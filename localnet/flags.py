@@ -29,8 +29,9 @@ miners, each a process of its own. Trains a small Llama on real English text and
 report, a picture and a table."""
 
 EPILOG = f"""
-Writes into --out: report.json, localnet.png, run.toml (the run spec), logs/, nodes/ (state,
-metrics.jsonl and verdicts.jsonl of each neuron), wallets/ and buckets/. While it runs, the file
+Writes into --out: report.json, localnet.png, model/ (the newest checkpoint, fetched and proven as
+by `tessera model latest`), run.toml (the run spec), logs/, nodes/ (state, metrics.jsonl and
+verdicts.jsonl of each neuron), wallets/ and buckets/. While it runs, the file
 {ENDPOINT} there has the chain's address: btcli query metagraph --netuid 1 -n ADDRESS
 
 Exit status: 0 if the loss fell ({MIN_LOSS_DROP_NATS} nats below the first, and below the unigram

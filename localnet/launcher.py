@@ -19,6 +19,7 @@ from localnet.commands import chain_command, log_path, neuron_command
 from localnet.config import LocalnetConfig
 from localnet.folder import endpoint_file
 from localnet.keeper import NEURON_FINAL_STATUSES, Keeper, Service
+from localnet.model import fetch_model
 from localnet.onchain import (
     ENDOWMENT_TAO,
     NETUID,
@@ -46,6 +47,7 @@ from template.protocol.spec import RunSpec
 from template.protocol.ss58 import public_key
 from template.retry import retry
 from template.store.s3 import S3Store
+from template.training.card import Facts
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +95,8 @@ class Localnet:
         self._keeper = Keeper(tell, config.out / "pids.json", max_restarts=config.restarts)
         self._neurons: dict[str, Child] = {}
         self._heights = Heights()
+        self._model: Facts | None = None
+        self._model_fault = ""
 
     def __enter__(self) -> "Localnet":
         try:
@@ -325,6 +329,13 @@ class Localnet:
             exit=self._keeper.exit_of(name) if started else None,
         )
 
+    def fetch_model(self) -> None:
+        """Write the run's newest checkpoint into out/model; the report says so, or why not."""
+        try:
+            self._model = fetch_model(self.spec, self.endpoint, self.config.out, self._tell)
+        except SubnetError as error:
+            self._model_fault = str(error)
+
     def _sources(self) -> Sources:
         return Sources(
             spec=self.spec,
@@ -335,6 +346,8 @@ class Localnet:
             buckets=self._admin_views(),
             restarts=self._keeper.restarts,
             wall_s=time.monotonic() - self._started_s,
+            model=self._model,
+            model_fault=self._model_fault,
         )
 
     def _admin_views(self) -> Mapping[str, S3Store]:

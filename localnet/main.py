@@ -18,6 +18,7 @@ from localnet.snapshot import ProgressReader
 from localnet.table import final_table, summary
 from template.cli.log import setup_warnings
 from template.cli.terminal import complain
+from template.commands.model_latest import MODEL_FOLDER
 from template.errors import EXIT_INTERRUPTED, EXIT_OPERATOR, ConfigError, SubnetError
 
 
@@ -72,6 +73,8 @@ def _watch(net: Localnet, progress: LiveProgress) -> Report:
     net.watch(show)
     progress.say("waiting for the epoch that pays the last weights")
     net.settle()
+    progress.say("fetching the newest checkpoint, as a stranger would")
+    net.fetch_model()
     progress.say("reading chain, buckets and logs")
     return net.report()
 
@@ -83,6 +86,8 @@ def _present(report: Report, config: LocalnetConfig, console: Console) -> int:
     console.print(final_table(report))
     console.print(summary(report))
     console.print(f"report: {path}\npicture: {config.out / 'localnet.png'}", highlight=False)
+    if report["model"] is not None:
+        console.print(f"model: {config.out / MODEL_FOLDER}", highlight=False)
     wrong = failures_of_run(report, config.num_windows)
     for sentence in wrong:
         console.print(f"does not hold: {sentence}", style="bold red", highlight=False)

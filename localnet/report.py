@@ -24,6 +24,7 @@ from localnet.tallies import (
 from template.chain import Chain, Neuron
 from template.protocol.spec import RunSpec
 from template.store import Store
+from template.training.card import Facts
 
 RAO_PER_ALPHA = 10**9
 LOSS_TOLERANCE_NATS = 1e-6
@@ -55,7 +56,8 @@ class Sources:
     `initial_alpha_rao`: hotkey -> alpha staked just before the first window. `weights`: the
     weights on chain, validator uid -> destination uid -> share. `buckets`: hotkey -> bucket,
     only listed and sized. `restarts`: process -> number of restarts after a crash. `wall_s`:
-    seconds since the launcher started.
+    seconds since the launcher started. `model`: what a reader fetched from chain and buckets;
+    None for a run too short for a checkpoint, and with `model_fault`.
     """
 
     spec: RunSpec
@@ -66,6 +68,8 @@ class Sources:
     buckets: Mapping[str, Store]
     restarts: Mapping[str, int]
     wall_s: float
+    model: Facts | None = None
+    model_fault: str = ""
 
 
 class LossReport(TypedDict):
@@ -133,9 +137,21 @@ class NeuronReport(TypedDict):
     misbehaviour: MisbehaviourReport | None
 
 
+class ModelReport(TypedDict):
+    """The model that a reader fetched at the end: theta_window, and its loss as the reader measured
+    it on the pages of the loss curve; None if no bucket had them.
+    """
+
+    window: int
+    lineage_root: str
+    parameters: int
+    loss: float | None
+
+
 class Report(TypedDict):
     """The whole report, written to JSON without conversion. `restarts`: process (neurons,
-    "chain", "buckets") -> number of restarts after a crash.
+    "chain", "buckets") -> number of restarts after a crash. `model`: None for a run too short for a
+    checkpoint, and where `model_fault` says why no reader could have the model.
     """
 
     run_id: str
@@ -143,6 +159,8 @@ class Report(TypedDict):
     windows: list[WindowReport]
     neurons: list[NeuronReport]
     restarts: dict[str, int]
+    model: ModelReport | None
+    model_fault: str
     wall_s: float
 
 
@@ -159,7 +177,20 @@ def collect(sources: Sources) -> Report:
         "windows": windows,
         "neurons": _neurons(sources, _tally(sources, events, windows)),
         "restarts": dict(sources.restarts),
+        "model": _model(sources.model),
+        "model_fault": sources.model_fault,
         "wall_s": sources.wall_s,
+    }
+
+
+def _model(facts: Facts | None) -> ModelReport | None:
+    if facts is None:
+        return None
+    return {
+        "window": facts.window,
+        "lineage_root": facts.lineage_root,
+        "parameters": facts.parameters,
+        "loss": facts.loss_nats,
     }
 
 

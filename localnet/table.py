@@ -73,6 +73,17 @@ def summary(report: Report) -> Text:
         f" nats per token; unigram entropy {_number(losses['unigram'])}.\n",
         f"{len(windows)} windows decided, {empty} of them empty; ",
         f"the miners earned {earned:.4f} alpha; {_duration(report['wall_s'])} in all.",
+        _model(report),
+    )
+
+
+def _model(report: Report) -> str:
+    model = report["model"]
+    if model is None:
+        return ""
+    return (
+        f"\nA reader fetched theta_{model['window']} ({model['parameters']:,} parameters) by the "
+        f"votes; loss {_number(model['loss'])}."
     )
 
 

@@ -86,5 +86,16 @@ def test_the_sampled_payloads_are_scored_in_time(name: str, spec: RunSpec) -> No
     assert seconds < schedule.scoring_blocks * BLOCK_S
 
 
+def test_the_small_plan_is_a_model_of_5_million_parameters_on_a_vocabulary_of_4096() -> None:
+    path = _path("small")
+    spec = check_plan(path, load_plan(path), RunChoices(owner_hotkey=OWNER, start_block=1000))
+    assert count_parameters(spec.model) == 5_065_472
+    assert f"# parameters: {5_065_472:,}" in path.read_text(encoding="utf-8")
+    assert (spec.model.vocab_size, spec.data.tokenizer) == (4096, "bpe-4096")
+    # The last checkpoint holds all windows but one, and is proven by the run's last vote.
+    assert spec.schedule.num_windows >= 12
+    assert spec.schedule.num_windows % spec.checkpoint.every_windows == 0
+
+
 def test_the_tensors_lie_in_a_number_of_files_that_a_manifest_holds(spec: RunSpec) -> None:
     assert theta0_bytes(spec) / spec.checkpoint.part_bytes < 4096

@@ -165,3 +165,24 @@ def test_disagreement_on_a_window_fails_unless_that_node_was_killed(run):
     assert sentence.startswith("windows: m1 disagree")
     run.exits["m1"] = -9
     assert said(run, killed=("m1",)) == []
+
+
+@pytest.mark.parametrize(
+    ("loss", "good"),
+    [(LOSSES[2], True), (LOSSES[2] + 9e-7, True), (LOSSES[2] + 2e-6, False), (None, False)],
+)
+def test_the_fetched_model_has_the_loss_that_the_validators_measured(run, loss, good):
+    run.fetch(3, loss)
+    sentences = said(run)
+    assert len(sentences) == (not good)
+    assert all("theta_3 as fetched has a held-out loss of" in sentence for sentence in sentences)
+
+
+def test_a_fetched_model_that_no_validator_measured_is_no_failure(run):
+    run.fetch(len(LOSSES) + 1, 9.0)
+    assert said(run) == []
+
+
+def test_a_model_that_no_reader_could_have_fails_the_run(run):
+    run.model_fault = "no validator serves it"
+    assert said(run) == ["model: the newest checkpoint cannot be had: no validator serves it"]

@@ -35,7 +35,8 @@ def by_name(report):
 def test_the_report_has_exactly_these_keys_and_is_json(run):
     report = collect(run.sources())
     assert set(report) == {
-        "run_id", "held_out_loss", "windows", "neurons", "restarts", "wall_s",
+        "run_id", "held_out_loss", "windows", "neurons", "restarts", "model", "model_fault",
+        "wall_s",
     }  # fmt: skip
     assert set(report["held_out_loss"]) == {"first", "last", "per_window", "unigram", "differing"}
     assert set(report["windows"][0]) == {"window", "accepted_uids", "state_root", "disagreeing"}
@@ -47,6 +48,14 @@ def test_the_report_has_exactly_these_keys_and_is_json(run):
     assert json.loads(json.dumps(report, allow_nan=False)) == report
     assert report["run_id"] == run.spec.run_id.hex()
     assert report["wall_s"] == 12.5
+
+
+def test_the_fetched_model_is_in_the_report(run):
+    assert collect(run.sources())["model"] is None
+    run.fetch(3, 2.5)
+    assert collect(run.sources())["model"] == {
+        "window": 3, "lineage_root": "03" * 32, "parameters": 1234, "loss": 2.5,
+    }  # fmt: skip
 
 
 def test_loss_comes_from_the_validators(run):

@@ -53,6 +53,13 @@ def test_the_summary_has_loss_before_and_after(run):
     assert "8.0000 alpha; 12 s in all" in text
 
 
+def test_the_summary_names_the_model_that_a_reader_fetched(run):
+    assert "A reader fetched" not in rendered(summary(collect(run.sources())))
+    run.fetch(3, 2.5)
+    text = rendered(summary(collect(run.sources())))
+    assert "A reader fetched theta_3 (1,234 parameters) by the votes; loss 2.500." in text
+
+
 def test_the_summary_says_who_is_who(run):
     run.behaviours |= {"val-b": "liar", "idle-0": "sleeper"}
     run.pay(EMISSIONS_RAO | {"garbage-0": 10**9})

@@ -14,6 +14,7 @@ from simulation.world import World, hotkey_of
 from template.metrics import JsonlMetrics
 from template.protocol.record import PayloadCommitment, Record, encode_record
 from template.protocol.spec import RunSpec
+from template.training.card import Facts
 
 NUM_WINDOWS = 3
 STAKES_TAO = {
@@ -42,6 +43,8 @@ class SyntheticRun:
     exits: dict[str, int | None]
     restarts: dict[str, int]
     behaviours: dict[str, str]
+    model: Facts | None = None
+    model_fault: str = ""
 
     @property
     def spec(self) -> RunSpec:
@@ -76,6 +79,8 @@ class SyntheticRun:
             buckets={h: bucket.reader() for h, bucket in self.world.buckets.items()},
             restarts=self.restarts,
             wall_s=12.5,
+            model=self.model,
+            model_fault=self.model_fault,
         )
 
     def pay(self, emissions_rao: Mapping[str, int]) -> None:
@@ -122,6 +127,26 @@ class SyntheticRun:
         for state, loss in enumerate(losses, start=1):
             metrics.log(state, {"held_out_loss": loss})
         metrics.close()
+
+    def fetch(self, window: int, loss_nats: float | None) -> None:
+        """A reader has fetched theta_window at the end."""
+        self.model = Facts(
+            run=self.spec.name,
+            run_id=self.spec.run_id.hex(),
+            network="local",
+            netuid=1,
+            window=window,
+            lineage_root=f"{window:02x}" * 32,
+            checkpoint_digest="cd" * 32,
+            parameters=1234,
+            page_tokens=self.spec.data.page_tokens,
+            tokenizer=self.spec.data.tokenizer,
+            end_of_document=0,
+            num_payloads=None,
+            max_tokens=None,
+            loss_nats=loss_nats,
+            loss_pages=0 if loss_nats is None else 4,
+        )
 
     def judge(self, validator: str, name: str, window: int, status: str) -> None:
         row = {
