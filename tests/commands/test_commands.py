@@ -20,6 +20,7 @@ from template.cli.flags import DEFAULT_TEXT
 from template.protocol.keys import blob_key, bucket_name
 from template.protocol.spec import load_spec
 from template.protocol.ss58 import public_key
+from template.store import Store
 from tests.support.commands import Run
 from tests.support.faults.subnet import OWNER, VARIABLES, Subnet
 from tests.support.relay import free_port
@@ -32,6 +33,8 @@ PLAN_TEXT = (
 )
 """The testnet's plan, for a chain and buckets of this machine."""
 LAST_SHARD_BYTES = 745_984
+NUM_OBJECTS = 25
+"""Eleven shards with digest lists, the manifest, and theta_0: an index and one part."""
 
 pytestmark = [
     pytest.mark.skipif(not DEFAULT_TEXT.exists(), reason="no text: run `make text`"),
@@ -58,6 +61,10 @@ def publish_flags(subnet: Subnet, out: Path, name: str = OWNER) -> dict[str, str
     return flags | {"--plan": str(plan), "--start-in": str(FAR_BLOCKS), "--out": str(out)}
 
 
+def published_keys(bucket: Store) -> list[str]:
+    return [key for prefix in ("blob/", "shard/") for key in bucket.list(prefix)]
+
+
 def publish(flags: dict[str, str], *switches: str) -> list[str]:
     return ["publish", *(word for pair in flags.items() for word in pair), *switches]
 
@@ -78,7 +85,7 @@ def test_a_run_is_published_checked_broken_and_mended(
     published = tmp_path / "run.toml"
     with closing(subnet.writer(OWNER)) as bucket:
         # Another test may have published the same text: its objects would be there already.
-        for key in bucket.list("blob/"):
+        for key in published_keys(bucket):
             bucket.delete(key)
     env, flags = env_of(subnet, OWNER), publish_flags(subnet, published)
     first = run("owner", publish(flags, "--seed", "5", "--windows", "7"), env)
@@ -90,7 +97,7 @@ def test_a_run_is_published_checked_broken_and_mended(
     for word in (spec.run_id.hex(), hashlib.sha256(published.read_bytes()).hexdigest()):
         assert word in first.out
     assert f"block {spec.schedule.start_block:,}" in first.out
-    assert first.out.count(", sent") == 13
+    assert first.out.count(", sent") == NUM_OBJECTS
     records = read_records_of_any_run(subnet.chain, subnet.chain.finalized())
     record = records[subnet.hotkeys[OWNER]]
     assert (record.access, record.offer) == (subnet.access(OWNER), spec.run_id)
@@ -108,7 +115,7 @@ def test_a_run_is_published_checked_broken_and_mended(
     theta0 = blob_key(bytes.fromhex(spec.checkpoint.theta0_digest))
     with closing(subnet.writer(OWNER)) as bucket:
         bucket.put(theta0, bytes(bucket.size(theta0)))
-        sizes = {key: bucket.size(key) for key in bucket.list("blob/")}
+        sizes = {key: bucket.size(key) for key in bucket.list("shard/")}
         bucket.delete(next(key for key, size in sizes.items() if size == LAST_SHARD_BYTES))
     broken = run("owner", check(subnet, published))
     assert broken.status == 2
@@ -117,7 +124,7 @@ def test_a_run_is_published_checked_broken_and_mended(
     again = run("owner", publish(flags, "--seed", "5", "--windows", "7", "--force"), env)
     assert again.status == 0, again.err
     assert again.out.count(", sent") == 2
-    assert again.out.count("there already") == 11
+    assert again.out.count("there already") == NUM_OBJECTS - 2
     assert "record: final at block" in again.out, "another start makes another run"
     old = run("owner", check(subnet, found))
     assert f"offers another run, {load_spec(published).run_id.hex()}" in old.out
@@ -179,7 +186,7 @@ SLOW_FAULTS = [
     (
         "text too small for 256 hotkeys",
         other_plan("^inner_steps = 30", "inner_steps = 40"),
-        ("training.inner_steps", "256 hotkeys", "153284 pages", "take a larger text"),
+        ("training.inner_steps", "256 hotkeys", "153280 pages", "take a larger text"),
     ),
 ]
 ROWS = [pytest.param(*fault[1:], id=fault[0]) for fault in FAULTS] + [
@@ -295,17 +302,17 @@ def test_an_interrupted_upload_goes_on(subnet: Subnet, tmp_path: Path) -> None:
     flags = publish_flags(subnet, tmp_path / "run.toml")
     argv = [sys.executable, "neurons/owner.py", *publish(flags)]
     with closing(subnet.writer(OWNER)) as bucket:
-        for key in bucket.list("blob/"):
+        for key in published_keys(bucket):
             bucket.delete(key)
         for number, sign in ((3, signal.SIGKILL), (6, signal.SIGTERM)):
             assert until_object(argv, subnet, number, sign) == {9: -9, 15: 130}[sign]
             assert not (tmp_path / "run.toml").exists()
-            assert len(bucket.list("blob/")) in range(number, 13)
+            assert len(published_keys(bucket)) in range(number, NUM_OBJECTS)
         done = subprocess.run(argv, env=environment(subnet), cwd=ROOT, capture_output=True)
     assert done.returncode == 0, done.stderr
     said = done.stdout.decode()
-    assert said.count("there already") in range(6, 13)
-    assert said.count("there already") + said.count(", sent") == 13
+    assert said.count("there already") in range(6, NUM_OBJECTS)
+    assert said.count("there already") + said.count(", sent") == NUM_OBJECTS
     assert load_spec(tmp_path / "run.toml").schedule.num_windows == 504
 
 
