@@ -11,7 +11,7 @@ import signal
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from localnet.buckets import BucketIdentity, BucketServer, new_identity
@@ -183,23 +183,30 @@ class Localnet:
         config = self.config
         plan = load_plan(config.plan)
         owner = config.roster[0].name
-        startup_s = STARTUP_S + STARTUP_S_PER_NODE * len(config.roster)
         data = load_corpus(config.text) if config.data is None else open_folder(config.data)
         choices = RunChoices(
             owner_hotkey=self.hotkeys[owner],
-            start_block=self.chain.head() + math.ceil(startup_s / config.block_time_s),
+            start_block=self._first_block(),
             seed=config.seed,
             num_windows=config.num_windows,
         )
         run = prepare_run(plan, data, choices, self._say)
         bucket = S3Store(self.server.bucket(self._bucket(owner), self._identities[owner].rw))
         upload(run, bucket)
+        # Training theta_0 alone may have taken longer than the neurons need to start.
+        schedule = replace(run.spec.schedule, start_block=self._first_block())
+        run = replace(run, spec=replace(run.spec, schedule=schedule))
         text = upload_spec(run.spec, bucket)
         record = Record(access=self._access(owner), offer=run.spec.run_id)
         with closing(self._open_chain(self.wallets[owner])) as chain:
             chain.publish(encode_record(record))
         (config.out / "run.toml").write_text(text, encoding="utf-8")
         return run.spec
+
+    def _first_block(self) -> int:
+        """A first block of window 0 that leaves the neurons time to start, as of now."""
+        startup_s = STARTUP_S + STARTUP_S_PER_NODE * len(self.config.roster)
+        return self.chain.head() + math.ceil(startup_s / self.config.block_time_s)
 
     def _bucket(self, name: str) -> str:
         return self._identities[name].bucket
