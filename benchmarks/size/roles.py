@@ -33,7 +33,7 @@ from template.protocol.lineage import LineageStep
 from template.protocol.payload import Payload, PayloadHeader
 from template.protocol.root import Member, sample_digest
 from template.scoring.footprint import footprint_of, places_in
-from template.training.checkpoint import LocalCheckpoint, save_local
+from template.training.checkpoint import CheckpointWriter, LocalCheckpoint
 from template.training.finite import are_finite
 from template.training.inner import InnerTrainer
 from template.training.memory import KEPT
@@ -125,9 +125,9 @@ def run_miner(node: Node, meter: Meter) -> None:
         assert are_finite(result.pseudo_gradient.values())
         feedback.encode(header, result.pseudo_gradient)
         del result
-    _save(node, meter, {"feedback": feedback.tensors, "moments": trainer.moments()})
+    _save_miner(node, meter, trainer, feedback)
     node.follow()
-    _save(node, meter, {"feedback": feedback.tensors, "moments": trainer.moments()})
+    _save_miner(node, meter, trainer, feedback)
 
 
 def run_validator(node: Node, meter: Meter) -> None:
@@ -147,7 +147,7 @@ def run_validator(node: Node, meter: Meter) -> None:
             with scorer.stepped(payload.tensors, dict.fromkeys(payload.norms, 0.1)):
                 scorer.losses(pages(BATCH_PAGES))
     node.follow()
-    _save(node, meter, {})
+    _save(node, meter, LocalCheckpoint(state=node.state))
     with meter.phase("publish"):
         published = build_checkpoint(node.state, spec)
         target = node.folder / "published"
@@ -155,10 +155,17 @@ def run_validator(node: Node, meter: Meter) -> None:
             target.write_bytes(published.blobs[digest])
 
 
-def _save(node: Node, meter: Meter, groups: Mapping[str, Mapping[str, Tensor]]) -> None:
+def _save_miner(
+    node: Node, meter: Meter, trainer: InnerTrainer, feedback: ErrorFeedback
+) -> None:
+    groups = {"feedback": feedback.tensors, "moments": trainer.moments()}
+    revisions = {"feedback": feedback.revision, "moments": trainer.revision}
+    _save(node, meter, LocalCheckpoint(state=node.state, groups=groups, revisions=revisions))
+
+
+def _save(node: Node, meter: Meter, checkpoint: LocalCheckpoint) -> None:
     with meter.phase("save"):
-        checkpoint = LocalCheckpoint(state=node.state, groups=groups)
-        save_local(node.folder / "node.safetensors", checkpoint, node.spec.run_id)
+        node.writer.save(checkpoint)
 
 
 ROLES = {"miner": run_miner, "validator": run_validator}

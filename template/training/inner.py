@@ -89,6 +89,8 @@ class InnerTrainer:
             model.activation_checkpointing_enable({"use_reentrant": False})
         if self._options.compiles:
             model.model.compile()
+        self.revision: object = object()
+        """Another object after every change of the moments."""
         self._is_fused = self._device.type in FUSED_ADAMW
         optimizer = torch.optim.AdamW(
             model.parameters(),
@@ -129,6 +131,7 @@ class InnerTrainer:
         rate: Callable[[int], float],
         newer: Callable[[], Mapping[str, Tensor] | None],
     ) -> InnerResult:
+        self.revision = object()
         load_params(self._accelerator.unwrap_model(self._model), start)
         self._model.train()
         reset_peak(self._device)
@@ -309,18 +312,23 @@ class InnerTrainer:
 
     def reset_moments(self) -> None:
         """Reset AdamW's state to the state before the first step."""
+        self.revision = object()
         self._optimizer.state.clear()
 
     def load_moments(self, moments: Mapping[str, Tensor]) -> None:
-        """Restore the result of `moments()`; KeyError for a missing tensor."""
+        """Restore the result of `moments()`; KeyError for a missing tensor.
+
+        On the CPU the tensors become the optimizer's own memory, without a copy.
+        """
         if not moments:
             return
+        self.revision = object()
         model = self._accelerator.unwrap_model(self._model)
         for name, parameter in model.named_parameters():
             keys = ("step", "exp_avg", "exp_avg_sq")
             self._optimizer.state[parameter] = {
-                key: moments[f"{key}.{name}"]
-                .clone()
-                .to(self._step_device(parameter) if key == "step" else parameter.device)
+                key: moments[f"{key}.{name}"].to(
+                    self._step_device(parameter) if key == "step" else parameter.device
+                )
                 for key in keys
             }
