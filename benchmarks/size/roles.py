@@ -7,15 +7,14 @@ Prints a JSON line: the number of parameters, and the phases.
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from benchmarks.size.meter import Meter
+from benchmarks.size.meter import BEFORE_WINDOW, Meter
 from benchmarks.size.world import (
     BATCH_PAGES,
     PAGE_TOKENS,
@@ -61,6 +60,7 @@ class Node:
             self.state = first_state(read_theta0(self.spec, folder), self.spec.run_id)
             # Window 1's step leads from theta_2, as if window 0 had passed without payloads.
             self.state = replace(self.state, window=WINDOW + 1)
+        self.writer = CheckpointWriter(folder / "node.safetensors", self.spec.run_id)
         self.opened: dict[int, Payload] = {}
         self.members: tuple[Member, ...] = ()
 
@@ -111,6 +111,8 @@ def run_miner(node: Node, meter: Meter) -> None:
     with meter.phase("load"):
         trainer = InnerTrainer(spec, "cpu")
         feedback = ErrorFeedback(node.form, spec.compression.error_feedback_decay, {})
+    # A window begins with what the window before has saved.
+    _save_miner(node, meter, trainer, feedback, phase=BEFORE_WINDOW)
     header = PayloadHeader(
         window=WINDOW, base_window=WINDOW, pages_consumed=1, public_key=bytes(32)
     )
@@ -156,15 +158,20 @@ def run_validator(node: Node, meter: Meter) -> None:
 
 
 def _save_miner(
-    node: Node, meter: Meter, trainer: InnerTrainer, feedback: ErrorFeedback
+    node: Node,
+    meter: Meter,
+    trainer: InnerTrainer,
+    feedback: ErrorFeedback,
+    phase: str = "save",
 ) -> None:
     groups = {"feedback": feedback.tensors, "moments": trainer.moments()}
     revisions = {"feedback": feedback.revision, "moments": trainer.revision}
-    _save(node, meter, LocalCheckpoint(state=node.state, groups=groups, revisions=revisions))
+    checkpoint = LocalCheckpoint(state=node.state, groups=groups, revisions=revisions)
+    _save(node, meter, checkpoint, phase)
 
 
-def _save(node: Node, meter: Meter, checkpoint: LocalCheckpoint) -> None:
-    with meter.phase("save"):
+def _save(node: Node, meter: Meter, checkpoint: LocalCheckpoint, phase: str = "save") -> None:
+    with meter.phase(phase):
         node.writer.save(checkpoint)
 
 

@@ -30,9 +30,7 @@ class OwnCheckpoints:
     """Saves this node's own checkpoint again and again; one object for a node's life."""
 
     def __init__(self, context: ReadContext) -> None:
-        self._writer = CheckpointWriter(
-            own_checkpoint_path(context.state_dir), context.spec.run_id
-        )
+        self._writer = CheckpointWriter(own_checkpoint_path(context.state_dir), context.spec.run_id)
         self._downloaded = downloaded_parts(context.state_dir)
 
     def save(self, checkpoint: LocalCheckpoint) -> None:

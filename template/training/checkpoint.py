@@ -154,8 +154,8 @@ class CheckpointWriter:
     state before or the state after.
     """
 
-    def __init__(self, path: Path, run_id: bytes, piece_bytes: int = PIECE_BYTES) -> None:
-        self._path, self._run_id, self._piece_bytes = path, run_id, piece_bytes
+    def __init__(self, path: Path, run_id: bytes) -> None:
+        self._path, self._run_id = path, run_id
         self._pieces: dict[str, Piece] = {}
         """The pieces named by the last save of this process."""
         self._revisions: Mapping[str, object] = {}
@@ -167,7 +167,7 @@ class CheckpointWriter:
     def save(self, checkpoint: LocalCheckpoint) -> None:
         """Write what changed; StateError if the disk refuses, and the state before stays whole."""
         groups = checkpoint.all_groups()
-        large = [g for g, m in groups.items() if num_bytes_of(m) >= self._piece_bytes]
+        large = [g for g, m in groups.items() if num_bytes_of(m) >= PIECE_BYTES]
         kept = {group: self._pieces[group] for group in large if self._is_kept(group, checkpoint)}
         try:
             if not self._has_swept:

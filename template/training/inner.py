@@ -29,7 +29,7 @@ from template.training.devices import (
 )
 from template.training.flops import flops_per_token, peak_tflops
 from template.training.losses import CHUNKED_VOCAB, next_token_loss, spread_loss
-from template.training.memory import KEPT
+from template.training.memory import KEPT, TrimmedBackward, give_back_freed
 from template.training.micro_batch import MicroBatch
 from template.training.model import Params, build_model, copy_params, load_params
 from template.training.options import DEFAULT_OPTIONS, InnerOptions
@@ -89,6 +89,8 @@ class InnerTrainer:
             model.activation_checkpointing_enable({"use_reentrant": False})
         if self._options.compiles:
             model.model.compile()
+        if self._device.type == "cpu":
+            TrimmedBackward(model)
         self.revision: object = object()
         """Another object after every change of the moments."""
         self._is_fused = self._device.type in FUSED_ADAMW
@@ -152,6 +154,7 @@ class InnerTrainer:
         values = [float(loss) for loss in losses]
         speed = self._speed(pages, self._now_s() - started_s) if losses else None
         self._optimizer.zero_grad()  # room for the pseudo-gradient
+        give_back_freed()
         return InnerResult(
             pseudo_gradient=self._subtract_end(start),
             pages_consumed=pages,
