@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks.size import __main__ as size
-from benchmarks.size.meter import Meter
+from benchmarks.size.meter import BEFORE_WINDOW, Meter
 from benchmarks.size.report import BAR_SIZE, bars, page, peak_per_param, window_s, write_all
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -20,6 +20,7 @@ def _phase(name: str, wall_s: float, peak_bytes: int) -> dict[str, Any]:
 def _result(role: str, peak: float) -> dict[str, Any]:
     phases = [
         _phase("join", 50.0, 0),
+        _phase(BEFORE_WINDOW, 20.0, 0),
         _phase("train", 70.0, int(peak * 1e7)),
         _phase("encode", 0.4, 10),
         _phase("save", 0.1, 10),
