@@ -5,6 +5,7 @@
 Prints a JSON line: the number of parameters, and the phases.
 """
 
+import gc
 import json
 import sys
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.size.meter import BEFORE_WINDOW, Meter
+from benchmarks.size.meter import BEFORE_WINDOW, RESTART, Meter
 from benchmarks.size.world import (
     BATCH_PAGES,
     PAGE_TOKENS,
@@ -32,10 +33,10 @@ from template.protocol.lineage import LineageStep
 from template.protocol.payload import Payload, PayloadHeader
 from template.protocol.root import Member, sample_digest
 from template.scoring.footprint import footprint_of, places_in
-from template.training.checkpoint import CheckpointWriter, LocalCheckpoint
+from template.training.checkpoint import CheckpointWriter, LocalCheckpoint, load_local
 from template.training.finite import are_finite
 from template.training.inner import InnerTrainer
-from template.training.memory import KEPT
+from template.training.memory import KEPT, give_back_freed
 from template.training.outer import (
     OuterState,
     first_state,
@@ -60,7 +61,8 @@ class Node:
             self.state = first_state(read_theta0(self.spec, folder), self.spec.run_id)
             # Window 1's step leads from theta_2, as if window 0 had passed without payloads.
             self.state = replace(self.state, window=WINDOW + 1)
-        self.writer = CheckpointWriter(folder / "node.safetensors", self.spec.run_id)
+        self.writer_path = folder / "node.safetensors"
+        self.writer = CheckpointWriter(self.writer_path, self.spec.run_id)
         self.opened: dict[int, Payload] = {}
         self.members: tuple[Member, ...] = ()
 
@@ -73,6 +75,14 @@ class Node:
                 m.uid: open_payload(f, m, WINDOW, self.form, self.spec.outer.max_staleness)
                 for m, f in frames
             }
+
+    def forget(self) -> None:
+        """Nothing of the run stays in memory."""
+        del self.state
+        self.opened = {}
+        gc.collect()
+        KEPT.release()
+        give_back_freed()
 
     def follow(self) -> None:
         """Take the outer step, and hash theta once for root, log and checkpoint."""
@@ -106,7 +116,19 @@ def pages(count: int) -> np.ndarray:
 
 
 def run_miner(node: Node, meter: Meter) -> None:
-    """Join; a first window to fill the optimizer; then the window measured."""
+    """A window, and the start of the process after this one."""
+    _miner_window(node, meter)
+    node.forget()
+    spec = node.spec
+    with meter.phase(RESTART):
+        found = load_local(node.writer_path, spec)
+        assert found is not None
+        trainer = InnerTrainer(spec, "cpu")
+        trainer.load_moments(found.groups["moments"])
+        ErrorFeedback(node.form, spec.compression.error_feedback_decay, found.groups["feedback"])
+
+
+def _miner_window(node: Node, meter: Meter) -> None:
     spec = node.spec
     with meter.phase("load"):
         trainer = InnerTrainer(spec, "cpu")

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks.size import __main__ as size
 from benchmarks.size.meter import BEFORE_WINDOW, Meter
@@ -63,7 +64,12 @@ def test_the_meter_sees_memory_of_its_phase_alone() -> None:
 
 @pytest.mark.slow
 def test_both_roles_run_at_the_smallest_size(tmp_path) -> None:
-    assert size.main(["--quick", "--repeats", "1", "--out", str(tmp_path)]) == 0
+    threads = torch.get_num_threads()
+    try:
+        assert size.main(["--quick", "--repeats", "1", "--out", str(tmp_path)]) == 0
+    finally:
+        torch.set_num_threads(threads)
     text = (tmp_path / "size.md").read_text("utf-8")
     assert "## miner, 1," in text or "## miner, 9" in text
     assert "outer step" in text
+    assert "| restart |" in text
