@@ -180,13 +180,14 @@ class CheckpointWriter:
             self._params = {n: weakref.ref(t) for n, t in checkpoint.state.params.items()}
             self._sweep()
         except OSError as error:
+            self._pieces = {}  # the disk's word on what is there no longer counts
             with suppress(OSError):
                 self._sweep()
             raise _refused(self._path, error) from error
 
     def _is_kept(self, group: str, checkpoint: LocalCheckpoint) -> bool:
         """Whether the group's piece of the last save holds the group's tensors of today."""
-        if group not in self._pieces:
+        if group not in self._pieces or not self._is_there(self._pieces[group]):
             return False
         if group == _PARAMS:
             found, params = self._params, checkpoint.state.params
@@ -195,6 +196,13 @@ class CheckpointWriter:
             )
         token = checkpoint.revisions.get(group)
         return token is not None and token is self._revisions.get(group)
+
+    def _is_there(self, piece: Piece) -> bool:
+        """Whether nobody has removed or cut the piece since."""
+        try:
+            return (pieces_folder(self._path) / piece.name).stat().st_size == piece.num_bytes
+        except OSError:
+            return False
 
     def _write_pieces(self, groups: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Piece]:
         """New files of these groups, on the disk with their names, side by side."""

@@ -4,6 +4,7 @@ The format is safetensors. The library's writer makes a second copy of every ten
 library's reader keeps the file mapped, so a deleted file would go on filling the disk.
 """
 
+import errno
 import json
 import os
 from collections.abc import Mapping
@@ -99,6 +100,10 @@ def sync_folder(folder: Path) -> None:
     number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(number)
+    except OSError as error:
+        # Some network file systems know no such call, and keep names by rules of their own.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
         os.close(number)
 

@@ -1,13 +1,16 @@
 """A node that saves again and again: each tensor once, and a kill at any moment mixes nothing."""
 
 import dataclasses
+import errno
 import json
 import os
 import resource
 import signal
+import stat
 import sys
 import weakref
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,7 +20,6 @@ from safetensors.torch import save_file
 from template.errors import ConfigError, StateError
 from template.protocol.spec import RunSpec
 from template.training import checkpoint as module
-from template.training import tensor_files
 from template.training.checkpoint import (
     CheckpointWriter,
     LocalCheckpoint,
@@ -25,6 +27,7 @@ from template.training.checkpoint import (
     pieces_folder,
 )
 from template.training.outer import OuterState
+from template.training.tensor_files import write_tensors
 from tests.support.states import equal_states
 
 LARGE = ("feedback", "moments", "params")
@@ -172,6 +175,65 @@ def test_the_writer_holds_no_theta_back(state, spec, path) -> None:
     assert [ref() for ref in held] == [None] * len(held)
 
 
+@pytest.mark.parametrize("is_cut", [True, False])
+def test_a_piece_that_somebody_removed_is_written_again(is_cut, state, spec, path) -> None:
+    writer = CheckpointWriter(path, spec.run_id)
+    saved = dataclasses.replace(_checkpoint(state, 1), revisions=dict.fromkeys(LARGE, object()))
+    writer.save(saved)
+    before = _pieces(path)
+    piece = pieces_folder(path) / before["moments"][0]
+    if is_cut:
+        os.truncate(piece, 10)
+    else:
+        piece.unlink()
+    writer.save(saved)
+    assert _changed(before, _pieces(path)) == {"moments"}
+    _assert_same(load_local(path, spec), saved)
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.EIO])
+def test_a_file_system_without_a_sync_of_folders_is_used_as_it_is(
+    code, state, spec, path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsync = os.fsync
+
+    def refuse_folders(number: int) -> None:
+        if stat.S_ISDIR(os.fstat(number).st_mode):
+            raise OSError(code, os.strerror(code))
+        fsync(number)
+
+    monkeypatch.setattr(os, "fsync", refuse_folders)
+    writer = CheckpointWriter(path, spec.run_id)
+    if code == errno.EINVAL:
+        writer.save(_checkpoint(state, 1))
+        assert _number(path, spec) == 1
+        return
+    with pytest.raises(StateError, match="cannot be written"):
+        writer.save(_checkpoint(state, 1))
+
+
+def test_a_save_after_a_failed_one_trusts_nothing(
+    state, spec, path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rename was done, and the disk said that the rename was not."""
+    writer = CheckpointWriter(path, spec.run_id)
+    writer.save(_checkpoint(state, 1))
+    saved = dataclasses.replace(_checkpoint(state, 2), revisions=dict.fromkeys(LARGE, object()))
+    replace = Path.replace
+
+    def lie(self: Path, target: Path) -> Path:
+        replace(self, target)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", lie)
+        with pytest.raises(StateError):
+            writer.save(saved)
+    assert _number(path, spec) == 2
+    writer.save(_checkpoint(state, 3))
+    assert _number(path, spec) == 3
+
+
 def test_a_group_that_became_small_is_in_the_file_that_names_pieces(state, spec, path) -> None:
     writer = CheckpointWriter(path, spec.run_id)
     writer.save(_checkpoint(state, 1))
@@ -230,7 +292,7 @@ def test_a_kill_before_any_change_of_the_disk_leaves_the_state_before_or_after(
         assert sorted(_pieces(path)) == sorted(LARGE), "nothing of the killed ones stays"
         assert sorted(p.name for p in path.parent.iterdir()) == ["node", "node.safetensors"]
         step = len(found) + 1
-        if not _killed_at(step, path.parent, lambda w=writer: w.save(_checkpoint(state, 2))):
+        if not _killed_at(step, path.parent, partial(writer.save, _checkpoint(state, 2))):
             break
         found.append(_number(path, spec))
     # Three pieces, the folder again and the file aside are made; a rename; three pieces removed.
@@ -251,7 +313,7 @@ def test_a_kill_in_the_middle_of_a_file_leaves_the_state_before(state, spec, pat
         CheckpointWriter(path, spec.run_id).save(_checkpoint(state, 2))
 
     for limit_bytes in (0, 7, largest // 3, largest - 1):
-        status = _in_child(lambda limit=limit_bytes: cut(limit))
+        status = _in_child(partial(cut, limit_bytes))
         assert os.waitstatus_to_exitcode(status) == -signal.SIGXFSZ
         assert _number(path, spec) == 1
     CheckpointWriter(path, spec.run_id).save(_checkpoint(state, 2))
@@ -296,7 +358,7 @@ def test_nothing_is_named_before_it_is_on_the_disk(
         story.append(("unlink", self.name))
         unlink(self, missing_ok=missing_ok)
 
-    monkeypatch.setattr(tensor_files.os, "fsync", noted_fsync)
+    monkeypatch.setattr(os, "fsync", noted_fsync)
     monkeypatch.setattr(Path, "replace", noted_replace)
     monkeypatch.setattr(Path, "unlink", noted_unlink)
     writer = CheckpointWriter(path, spec.run_id)
@@ -320,7 +382,7 @@ def test_pieces_of_a_killed_process_make_room_before_the_first_write(
     CheckpointWriter(path, spec.run_id).save(_checkpoint(state, 1))
     stray = pieces_folder(path) / "moments-0000000000000000.safetensors"
     stray.write_bytes(bytes(10))
-    write, seen = module.write_tensors, []
+    write, seen = write_tensors, list[bool]()
 
     def watched(*args):
         seen.append(stray.exists())
