@@ -7,15 +7,15 @@ import numpy as np
 from torch import Tensor
 
 from compression.decoder import add_piece, check_param, checked_length, checked_scales
-from compression.plan import Plan
+from compression.plan import Plan, plan_of
 from compression.workers import for_each
 
 
 class HeldUpdates:
     """Bodies with factors by tensor name, in the order of addition.
 
-    CodecError if the length or a scale of a body is invalid. Holds a copy of each body: about a
-    two-hundredth of the float32 parameters.
+    CodecError if the length or a scale of a body is invalid. Refers to the bodies, and copies the
+    sections of a single tensor at a time: the bodies of a window are a tenth of the parameters.
     """
 
     def __init__(
@@ -24,10 +24,9 @@ class HeldUpdates:
         held = list(updates)
         self._plan = plan
         self._factors = [factors for _, factors in held]
-        self._body_HB = np.empty((len(held), plan.num_bytes), dtype=np.uint8)
-        for row, (body, _) in zip(self._body_HB, held, strict=True):
-            row[:] = checked_length(body, plan)
-        self._scales = [checked_scales(row, plan) for row in self._body_HB]
+        self._bodies = [checked_length(body, plan) for body, _ in held]
+        for body in self._bodies:
+            checked_scales(body, plan)
 
     def add_to(self, param: Tensor, name: str, num_threads: int | None = None) -> None:
         """param += float32(factor) * values of each body in turn: the bits of `aggregate`.
@@ -35,9 +34,13 @@ class HeldUpdates:
         ValueError unless `param` is contiguous float32 of the plan's shape, on the CPU.
         """
         tensor = self._plan.names.index(name)
-        check_param(param, name, self._plan.layouts[tensor])
-        runs = [run for run in self._plan.runs if run.tensor == tensor]
-        add = partial(
-            add_piece, {name: param}, self._plan, self._body_HB, self._scales, self._factors
-        )
-        for_each(add, self._plan.pieces(runs), num_threads)
+        layout = self._plan.layouts[tensor]
+        check_param(param, name, layout)
+        starts = [run.start for run in self._plan.runs if run.tensor == tensor]
+        if not starts:
+            return  # a tensor of no elements
+        alone, start = plan_of((name,), (layout,)), starts[0]
+        section_HB = np.stack([body[start : start + alone.num_bytes] for body in self._bodies])
+        scales = [checked_scales(section, alone) for section in section_HB]
+        add = partial(add_piece, {name: param}, alone, section_HB, scales, self._factors)
+        for_each(add, alone.pieces(), num_threads)
