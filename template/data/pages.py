@@ -164,6 +164,21 @@ class PageReader:
         whole = segments.tolist()
         self._start(whole[: self._batch] if self._kept is None else whole)
 
+    def is_at_hand(self, page_ids: Ids) -> bool:
+        """Whether memory or disk has every page, so that `pages` waits for no bucket."""
+        segments = np.unique(self._segments_of(_checked(page_ids, self.num_pages)))
+        return all(self._is_segment_at_hand(segment) for segment in segments.tolist())
+
+    def _is_segment_at_hand(self, segment: int) -> bool:
+        if segment in self._resident:
+            return True
+        shard = int(self._shards_with(np.array([segment]))[0])
+        listed = self._lists.at_hand(self._shards[shard])
+        if self._kept is None or listed is None:
+            return False
+        digest = listed[segment - int(self._first_segment[shard])].tobytes()
+        return self._kept.has(digest, self._manifest.segment_bytes)
+
     def wait_for_prefetch(self) -> None:
         """Wait until what was begun has come or failed."""
         for future in list(self._under_way.values()):
@@ -349,6 +364,10 @@ class _Lists:
         self._resident: _Resident[npt.NDArray[np.uint8]] = _Resident(limits.memory_bytes // 8)
         self._kept = _kept(cache_dir, LIST_SUFFIX, limits.disk_bytes // 8)
         self._locks = [Lock() for _ in range(THREADS)]
+
+    def at_hand(self, shard: Shard) -> npt.NDArray[np.uint8] | None:
+        """The list if memory has it."""
+        return self._resident.get(shard.sha256)
 
     def get(self, shard: Shard, *, is_patient: bool) -> npt.NDArray[np.uint8]:
         """A shard's segment digests, uint8 [num_segments, 32]. Unavailable for a false list."""
