@@ -366,8 +366,12 @@ class _Lists:
         self._locks = [Lock() for _ in range(THREADS)]
 
     def at_hand(self, shard: Shard) -> npt.NDArray[np.uint8] | None:
-        """The list if memory has it."""
-        return self._resident.get(shard.sha256)
+        """The list if memory or disk has it."""
+        listed = self._resident.get(shard.sha256)
+        if listed is None and (data := self._read_kept(shard)) is not None:
+            listed = parse_digest_list(data, shard)
+            self._resident.put(shard.sha256, listed, shard.list_bytes)
+        return listed
 
     def get(self, shard: Shard, *, is_patient: bool) -> npt.NDArray[np.uint8]:
         """A shard's segment digests, uint8 [num_segments, 32]. Unavailable for a false list."""
@@ -380,8 +384,7 @@ class _Lists:
             return listed
 
     def _load(self, shard: Shard, *, is_patient: bool) -> npt.NDArray[np.uint8]:
-        digest = bytes.fromhex(shard.sha256)
-        data = None if self._kept is None else self._kept.get(digest, shard.list_bytes)
+        data = self._read_kept(shard)
         if data is not None:
             return parse_digest_list(data, shard)
         data = self._source.digest_list(shard, is_patient=is_patient)
@@ -390,8 +393,13 @@ class _Lists:
         except ObjectError as error:
             raise Unavailable(f"{error}; fetch it from another mirror") from error
         if self._kept is not None:
-            self._kept.put(digest, data)
+            self._kept.put(bytes.fromhex(shard.sha256), data)
         return listed
+
+    def _read_kept(self, shard: Shard) -> bytes | None:
+        if self._kept is None:
+            return None
+        return self._kept.get(bytes.fromhex(shard.sha256), shard.list_bytes)
 
 
 def _kept(folder: Path | None, suffix: str, max_bytes: int) -> KeptFiles | None:
