@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 from template.errors import ObjectError
@@ -207,12 +208,13 @@ def tensors_limit_bytes(shapes: Mapping[str, Sequence[int]], num_files: int = 1)
 
 def restore_published(
     manifest: PublishedManifest,
-    parts: Iterable[bytes],
+    parts: Iterable[bytes | Path],
     spec: RunSpec,
     *,
     are_verified: bool = False,
 ) -> OuterState:
-    """The state in a manifest and the parts, given in order; ObjectError for a mismatch.
+    """The state in a manifest and the parts, given in order, as bytes or files; ObjectError for a
+    mismatch.
 
     Parts are read one by one: only the tensors stay in memory. The checkpoint digest is verified
     and covers tensors, norms, the reference stake and alpha's exponent; the leaves of its tensors
@@ -222,7 +224,7 @@ def restore_published(
     """
     params: Params = {}
     for part, data in zip(manifest.parts, parts, strict=True):
-        if not are_verified and hashlib.sha256(data).digest() != part.digest:
+        if not are_verified and _digest_of(data) != part.digest:
             raise ObjectError(
                 f"checkpoint: refused: {part.name} has another digest than the manifest says"
             )
@@ -234,6 +236,13 @@ def restore_published(
     if state_digest(state, spec) != state.checkpoint_digest:
         raise ObjectError("checkpoint: refused: the state differs from its checkpoint digest")
     return state
+
+
+def _digest_of(data: bytes | Path) -> bytes:
+    if isinstance(data, bytes):
+        return hashlib.sha256(data).digest()
+    with data.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def checkpoint_limit_bytes(spec: RunSpec) -> int:

@@ -6,6 +6,7 @@ another. Names, order and lengths of the parts follow from the spec.
 
 import hashlib
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from template.errors import ObjectError
 from template.protocol.parts import group_tensors, part_bytes_of, part_length
@@ -17,6 +18,8 @@ DIGEST_BYTES = 32
 
 ReadBlob = Callable[[bytes, int], bytes]
 """SHA-256 and length -> the bytes, compared with the SHA-256."""
+ReadPart = Callable[[bytes, int], bytes | Path]
+"""The same, or a file with the bytes."""
 
 
 def build_theta0(params: Params, part_bytes: int) -> tuple[bytes, Mapping[bytes, bytes]]:
@@ -59,11 +62,14 @@ def parse_index(index: bytes, spec: RunSpec) -> list[tuple[bytes, int]]:
     return list(zip(digests, lengths, strict=True))
 
 
-def load_theta0(read: ReadBlob, spec: RunSpec) -> Params:
-    """theta_0, read part by part; ObjectError for parts that are not the run's tensors."""
+def load_theta0(read: ReadBlob, spec: RunSpec, read_part: ReadPart | None = None) -> Params:
+    """theta_0, read part by part; ObjectError for parts that are not the run's tensors.
+
+    `read_part`: reads the parts, where these are not read as the index.
+    """
     index = read(bytes.fromhex(spec.checkpoint.theta0_digest), index_length(spec))
     params: Params = {}
     for digest, num_bytes in parse_index(index, spec):
-        params |= load_tensors(read(digest, num_bytes))
+        params |= load_tensors((read_part or read)(digest, num_bytes))
     check_params(params, spec)
     return params
