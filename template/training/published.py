@@ -121,7 +121,11 @@ class MadeWhenRead(Mapping[bytes, bytes]):
     """Blobs by SHA-256, made anew at every reading: one of them in memory beside the tensors."""
 
     def __init__(self, makers: Mapping[bytes, Callable[[], bytes]]) -> None:
-        self._makers = makers
+        self._makers = dict(makers)
+
+    def with_data(self, blobs: Mapping[bytes, bytes]) -> "MadeWhenRead":
+        """These blobs first, which are in memory anyway, and then those of `self`."""
+        return MadeWhenRead({d: partial(bytes, data) for d, data in blobs.items()} | self._makers)
 
     def __getitem__(self, digest: bytes) -> bytes:
         return self._makers[digest]()
