@@ -35,6 +35,9 @@ from template.training.model import Params
 from template.training.theta0 import load_theta0
 
 CACHE_FOLDER = "segments"
+MAX_PADDING = 1024
+"""Words of a model that no token has, fewer than that: vocabularies are rounded up to a multiple of
+128, or of 128 for each of 8 devices. More would be parameters that nothing trains."""
 
 
 def downloaded_parts(state_dir: Path) -> KeptFiles:
@@ -240,16 +243,25 @@ def check_manifest(manifest: Manifest, spec: RunSpec, digest: bytes) -> None:
         ("data.tokenizer", spec.data.tokenizer, manifest.tokenizer.name),
         ("data.page_tokens", spec.data.page_tokens, manifest.page_tokens),
         ("data.segment_pages", spec.data.segment_pages, manifest.segment_pages),
-        ("model.vocab_size", spec.model.vocab_size, manifest.tokenizer.vocab_size),
     )
     for name, wanted, found in pairs:
         if wanted != found:
             raise ConfigError(f"run spec: {name} is {wanted!r}, the dataset's is {quoted(found)}")
+    _check_vocabulary(spec.model.vocab_size, manifest.tokenizer.vocab_size)
     if spec.evaluation.held_out_pages > manifest.num_pages:
         raise ConfigError(
             f"run spec: evaluation.held_out_pages is {spec.evaluation.held_out_pages}, the dataset "
             f"has {manifest.num_pages} pages"
         )
+
+
+def _check_vocabulary(num_words: int, num_tokens: int) -> None:
+    """ConfigError unless the model has a word for each token, and little more than that."""
+    said = f"run spec: model.vocab_size is {num_words}, the dataset's is {num_tokens}"
+    if num_words < num_tokens:
+        raise ConfigError(said)
+    if num_words - num_tokens >= MAX_PADDING:
+        raise ConfigError(f"{said}: padding takes fewer than {MAX_PADDING} words")
 
 
 def _wrong_object(context: ReadContext, key: str, error: ObjectError) -> ConfigError:
