@@ -20,6 +20,8 @@ from template.data.kept import KeptFiles
 from template.errors import ChainError, NotFound, StoreError, unreadable
 from template.protocol.holders import holders_of
 from template.protocol.keys import blob_key, checkpoint_manifest_key
+from template.store.multipart import BytesSource
+from template.store.types import Source
 from template.training.outer import OuterState
 from template.training.published import build_checkpoint
 
@@ -41,7 +43,7 @@ class Publisher:
         self._kept = waiting_files(context.state_dir)
         self._files = deque(self._kept.digests())
         self._served: set[bytes] = set()
-        self._checkpoint: deque[tuple[str, Callable[[], bytes]]] = deque()
+        self._checkpoint: deque[tuple[str, Callable[[], Source]]] = deque()
         self._checkpoint_window, self._num_files = 0, 0
         self._next: OuterState | None = None
         self._companions: Mapping[str, bytes] = {}
@@ -88,8 +90,8 @@ class Publisher:
         published = build_checkpoint(state, self._context.spec, self._companions)
         blobs = published.blobs
         mine = self._share(blobs, state.window)
-        files = [(blob_key(digest), partial(blobs.__getitem__, digest)) for digest in mine]
-        manifest = (self._manifest_key(state.window), partial(bytes, published.manifest))
+        files = [(blob_key(d), published.parts.get(d) or partial(_small, blobs, d)) for d in mine]
+        manifest = (self._manifest_key(state.window), partial(BytesSource, published.manifest))
         self._checkpoint = deque([*files, manifest])
         self._checkpoint_window, self._num_files = state.window, len(self._checkpoint)
         self._next = None
@@ -183,7 +185,7 @@ class Publisher:
     def _send_next(self) -> None:
         if self._checkpoint:
             key, make = self._checkpoint[0]
-            self._context.bucket.put(key, make())
+            self._context.bucket.put_source(key, make())
             self._checkpoint.popleft()
             if not self._checkpoint and self._next is not None:
                 self._begin(self._next)
@@ -228,3 +230,7 @@ class Publisher:
 
     def _manifest_key(self, window: int) -> str:
         return checkpoint_manifest_key(self._context.spec.run_id, window)
+
+
+def _small(blobs: Mapping[bytes, bytes], digest: bytes) -> BytesSource:
+    return BytesSource(blobs[digest])

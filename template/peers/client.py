@@ -28,6 +28,9 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 FETCH_POLL_S = 0.05
+FETCH_PAUSE_S = 0.5
+"""Seconds at most before a place that is free is given to the next bucket: the line stands idle
+meanwhile. A shorter pause asks the chain more often for its head."""
 HEDGE_S = 2.0
 """Seconds of silence before the next holder of an accepted payload is asked too.
 
@@ -118,7 +121,7 @@ class Peers(PeerBuckets):
             _tell_answers(fetching, on_answer)
             is_busy = meanwhile()
             if not is_busy:
-                self._context.waiter.pause(what, by_block=last_block)
+                self._context.waiter.pause(what, by_block=last_block, most_s=FETCH_PAUSE_S)
         fetching.close()
         _tell_answers(fetching, on_answer)
         found = {member.uid: found for member, found in fetching.outcomes()}

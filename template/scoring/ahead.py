@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from template.data.pages import PageReader
-from template.errors import NodeTrouble, StoreError
+from template.errors import StoreError
 from template.protocol.payload import Payload
 from template.protocol.root import Member
 from template.protocol.spec import EvaluationSpec
@@ -65,8 +65,6 @@ class Ahead:
         """Measure one batch; False if nothing can be measured now."""
         try:
             return self._work()
-        except NodeTrouble:
-            raise
         except StoreError as error:
             # `finish` asks again, and knows what to do without these pages.
             log.debug("window %d: nothing more is measured ahead: %s", self.window, error)

@@ -13,7 +13,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from typing import Any
 from template.errors import ObjectError
 from template.protocol.parts import (
     FLOAT_BYTES,
+    PartSource,
     group_tensors,
     part_bytes_of,
     part_length,
@@ -57,10 +58,14 @@ _HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Published:
-    """A checkpoint for a bucket: the manifest, and the files by SHA-256."""
+    """A checkpoint for a bucket: the manifest, and the files by SHA-256.
+
+    `parts`: of the files with tensors, where an upload reads them.
+    """
 
     manifest: bytes
     blobs: Mapping[bytes, bytes]
+    parts: Mapping[bytes, Callable[[], PartSource]] = field(compare=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,10 +104,12 @@ def build_checkpoint(
         digests[name]: partial(bytes, data) for name, data in small.items()
     }
     leaves = state.leaves(spec.checkpoint.part_bytes)
+    parts: dict[bytes, Callable[[], PartSource]] = {}
     for name, group, digest in zip(names, groups, leaves.digests, strict=True):
         digests[name] = digest
         sizes[name] = part_length({n: tensor_shapes(spec)[n] for n in group})
         blobs[digest] = partial(part_bytes_of, state.params, group)
+        parts[digest] = partial(PartSource, state.params, group)
     manifest = {
         "format": FORMAT,
         "run_id": spec.run_id.hex(),
@@ -113,7 +120,9 @@ def build_checkpoint(
         "state": carried_values(state),
     }
     return Published(
-        manifest=json.dumps(manifest, sort_keys=True).encode(), blobs=MadeWhenRead(blobs)
+        manifest=json.dumps(manifest, sort_keys=True).encode(),
+        blobs=MadeWhenRead(blobs),
+        parts=parts,
     )
 
 

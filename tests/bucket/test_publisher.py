@@ -16,8 +16,10 @@ from template.bucket.retention import PROOF_WINDOWS
 from template.errors import Unavailable
 from template.peers.client import Peers
 from template.protocol.keys import blob_key, checkpoint_manifest_key
+from template.protocol.parts import PartSource
 from template.protocol.record import LOG_DIGEST_BYTES, ROOT_BYTES, Record, Vote, encode_record
 from template.store.memory import MemoryStore
+from template.store.types import Source
 from template.sync.bootstrap import Bootstrap
 from template.sync.own_checkpoint import save_own_checkpoint
 from template.training.model import initial_params
@@ -323,3 +325,30 @@ def test_a_validator_serves_all_of_theta0_after_it_joined(world, bucket, context
     assert sorted(bucket.written) == sorted([index_key, *(blob_key(d) for d, _ in parts)])
     for digest, num_bytes in parts:
         assert bucket.size(blob_key(digest)) == num_bytes
+
+
+class Sourced(Recording):
+    """A bucket that knows what was read of each source at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sources: dict[str, Source] = {}
+
+    def put_source(self, key: str, source: Source) -> None:
+        self.sources[key] = source
+        super().put_source(key, source)
+
+
+def test_parts_go_up_from_where_the_tensors_lie(world, context, start) -> None:
+    bucket = Sourced()
+    publisher = Publisher(dataclasses.replace(context, bucket=bucket))
+    state = _at(world, start, 8)
+    publisher.offer_checkpoint(state)
+    assert publisher.push(_never)
+    published = build_checkpoint(state, world.spec)
+    from_tensors = {key for key, s in bucket.sources.items() if isinstance(s, PartSource)}
+    assert from_tensors == set(map(blob_key, published.parts))
+    assert len(published.parts) > 4
+    for digest, data in published.blobs.items():
+        assert bucket.get(blob_key(digest), max_bytes=2**20) == data
+        assert hashlib.sha256(data).digest() == digest
