@@ -67,7 +67,7 @@ class Validator:
         self._standing = Standing(context)
         self._standing.watch_permit()
         self._publisher = Publisher(context)
-        checkpoint = Bootstrap(context, self.peers).join(self._publisher.offer)
+        checkpoint = Bootstrap(context, self.peers).join(self._publisher)
         self.follower = Follower(context, self.peers, checkpoint.state, keeps_step_start=True)
         pages = open_pages(context, self.peers, self._publisher.offer, reads_ahead=True)
         entry = pages.manifest.tokenizer

@@ -2,28 +2,35 @@
 
 Validators share a checkpoint: each puts the files that it holds by `template.protocol.holders`, and
 the manifest last. With few validators every one holds all, and a bucket may always hold more.
-Owns the queue of unpublished objects and the retries. A failing bucket never delays a vote: uploads
-run between the votes on one window and the scoring of the next, and a failed upload waits.
+Owns the queue of unpublished objects, large ones on disk, and the retries. A failing bucket never
+delays a vote: uploads run between the votes on one window and the scoring of the next, and a failed
+upload waits.
 """
 
 import logging
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from pathlib import Path
 
 from template.bucket.retention import KEPT_CHECKPOINTS, PROOF_WINDOWS
 from template.chain.ballots import read_records
 from template.context import NodeContext
-from template.errors import ChainError, NotFound, StoreError
+from template.data.kept import KeptFiles
+from template.errors import ChainError, NotFound, StoreError, unreadable
 from template.protocol.holders import holders_of
 from template.protocol.keys import blob_key, checkpoint_manifest_key
+from template.store.multipart import BytesSource
+from template.store.types import Source
 from template.training.outer import OuterState
 from template.training.published import build_checkpoint
 
 log = logging.getLogger(__name__)
 
-MAX_WAITING_BLOBS = 64
-"""Maximum number of blobs held in memory until upload; a dropped blob returns when read again."""
+
+def waiting_files(state_dir: Path) -> KeptFiles:
+    """theta_0 until its upload: on disk, so that a restart goes on with it."""
+    return KeptFiles(state_dir / "serving", ".blob")
 
 
 class Publisher:
@@ -32,8 +39,11 @@ class Publisher:
     def __init__(self, context: NodeContext) -> None:
         self._context = context
         self._blobs: OrderedDict[bytes, bytes] = OrderedDict()
+        """Read again at every start: the manifest of the dataset and the tokenizer."""
+        self._kept = waiting_files(context.state_dir)
+        self._files = deque(self._kept.digests())
         self._served: set[bytes] = set()
-        self._checkpoint: deque[tuple[str, Callable[[], bytes]]] = deque()
+        self._checkpoint: deque[tuple[str, Callable[[], Source]]] = deque()
         self._checkpoint_window, self._num_files = 0, 0
         self._next: OuterState | None = None
         self._companions: Mapping[str, bytes] = {}
@@ -48,8 +58,13 @@ class Publisher:
         digest = bytes.fromhex(sha256)
         if digest not in self._served:
             self._blobs[digest] = data
-        while len(self._blobs) > MAX_WAITING_BLOBS:
-            self._blobs.popitem(last=False)
+
+    def offer_file(self, sha256: str, path: Path) -> None:
+        """As `offer`, of a file; the caller may remove it. Waits on disk, also for a restart."""
+        digest = bytes.fromhex(sha256)
+        if digest not in self._served and digest not in self._files:
+            self._kept.link(digest, path)
+            self._files.append(digest)
 
     def offer_checkpoint(self, state: OuterState, *, is_last: bool = False) -> None:
         """Queue this node's share of the state's checkpoint if due.
@@ -75,8 +90,8 @@ class Publisher:
         published = build_checkpoint(state, self._context.spec, self._companions)
         blobs = published.blobs
         mine = self._share(blobs, state.window)
-        files = [(blob_key(digest), partial(blobs.__getitem__, digest)) for digest in mine]
-        manifest = (self._manifest_key(state.window), partial(bytes, published.manifest))
+        files = [(blob_key(d), published.parts.get(d) or partial(_small, blobs, d)) for d in mine]
+        manifest = (self._manifest_key(state.window), partial(BytesSource, published.manifest))
         self._checkpoint = deque([*files, manifest])
         self._checkpoint_window, self._num_files = state.window, len(self._checkpoint)
         self._next = None
@@ -148,7 +163,7 @@ class Publisher:
         A failure is warned about once; the remaining objects wait for the next call.
         """
         try:
-            while self._checkpoint or self._blobs:
+            while self._is_waiting:
                 self._send_next()
                 if stop():
                     break
@@ -161,21 +176,51 @@ class Publisher:
             self._has_warned = True
             return False
         self._has_warned = False
-        return not (self._checkpoint or self._blobs)
+        return not self._is_waiting
+
+    @property
+    def _is_waiting(self) -> bool:
+        return bool(self._checkpoint or self._blobs or self._files)
 
     def _send_next(self) -> None:
         if self._checkpoint:
             key, make = self._checkpoint[0]
-            self._context.bucket.put(key, make())
+            self._context.bucket.put_source(key, make())
             self._checkpoint.popleft()
             if not self._checkpoint and self._next is not None:
                 self._begin(self._next)
             return
-        digest, data = next(iter(self._blobs.items()))
-        if not self._has(digest, len(data)):
-            self._context.bucket.put(blob_key(digest), data)
+        if self._blobs:
+            digest, data = next(iter(self._blobs.items()))
+            if not self._has(digest, len(data)):
+                self._context.bucket.put(blob_key(digest), data)
+            self._served.add(digest)
+            del self._blobs[digest]
+            return
+        self._send_file(self._files[0])
+        self._files.popleft()
+
+    def _send_file(self, digest: bytes) -> None:
+        """Upload a file and remove it; a damaged one is dropped, and said to be."""
+        path = self._kept.path(digest)
+        try:
+            num_bytes = path.stat().st_size
+        except FileNotFoundError:
+            num_bytes = 0
+        except OSError as error:
+            raise unreadable(path, error) from error
+        if not self._has(digest, num_bytes):
+            if self._kept.find(digest, num_bytes) is None:
+                log.warning(
+                    "%s is damaged or gone, so this bucket does not serve this part of theta_0; "
+                    "the mirrors do, and `tessera owner publish` sends it again",
+                    path,
+                )
+                self._kept.remove(digest)
+                return
+            self._context.bucket.put_file(blob_key(digest), path)
         self._served.add(digest)
-        del self._blobs[digest]
+        self._kept.remove(digest)
 
     def _has(self, digest: bytes, num_bytes: int) -> bool:
         try:
@@ -185,3 +230,7 @@ class Publisher:
 
     def _manifest_key(self, window: int) -> str:
         return checkpoint_manifest_key(self._context.spec.run_id, window)
+
+
+def _small(blobs: Mapping[bytes, bytes], digest: bytes) -> BytesSource:
+    return BytesSource(blobs[digest])

@@ -112,10 +112,15 @@ class Waiter:
         """Return once `block` is finalised: reads at `block` then give their final answer."""
         self._until(self._chain.finalized, block, self._final, _awaited(block, what, by_block))
 
-    def pause(self, what: str = "", *, by_block: int | None = None) -> None:
-        """Sleep for about one block, in a wait for something else than a block."""
+    def pause(
+        self, what: str = "", *, by_block: int | None = None, most_s: float = MAX_POLL_S
+    ) -> None:
+        """Sleep for about one block, in a wait for something else than a block.
+
+        `most_s`: at most, where the caller has to look more often.
+        """
         self.tell(what, by_block=by_block)
-        self._sleep(min(max(self._block_time_s(), MIN_POLL_S), MAX_POLL_S))
+        self._sleep(min(max(self._block_time_s(), MIN_POLL_S), most_s))
 
     def tell(self, what: str, *, by_block: int | None = None, progress: str = "") -> None:
         """Say that a wait goes on, without a sleep: for waits with a clock of their own."""

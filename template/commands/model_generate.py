@@ -27,11 +27,15 @@ _FAULTS = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeErro
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Loaded:
-    """A model and its tokenizer, both of `transformers`. `separator`: id between documents."""
+    """A model and its tokenizer, both of `transformers`. `separator`: id between documents.
+
+    `num_tokens`: ids of the tokenizer; a padded vocabulary has words beyond.
+    """
 
     model: Any
     tokenizer: Any
     separator: int
+    num_tokens: int
 
     @property
     def context_tokens(self) -> int:
@@ -54,7 +58,7 @@ def load_model(folder: Path, device: str) -> Loaded:
     """
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
-    _check_tokenizer(folder)
+    num_tokens = _count_tokens(folder)
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -76,7 +80,7 @@ def load_model(folder: Path, device: str) -> Loaded:
     separator = end if end is not None else tokenizer.eos_token_id
     if separator is None or not 0 <= separator < model.config.vocab_size:
         separator = 0
-    return Loaded(model=model, tokenizer=tokenizer, separator=separator)
+    return Loaded(model=model, tokenizer=tokenizer, separator=separator, num_tokens=num_tokens)
 
 
 def generate(loaded: Loaded, config: GenerateConfig, write: Say, say: Say) -> None:
@@ -98,6 +102,9 @@ def generate(loaded: Loaded, config: GenerateConfig, write: Say, say: Say) -> No
             "top_p": config.top_p,
             "top_k": 0,
         }
+    padding = list(range(loaded.num_tokens, int(loaded.model.config.vocab_size)))
+    if padding:
+        drawing["suppress_tokens"] = padding
     with torch.random.fork_rng(), torch.inference_mode():
         torch.manual_seed(config.seed)
         loaded.model.generate(
@@ -121,11 +128,15 @@ class _Pieces(TextStreamer):
         self._write(text)
 
 
-def _check_tokenizer(folder: Path) -> None:
-    """The compiled loader panics at some files, and a panic has no name to catch."""
+def _count_tokens(folder: Path) -> int:
+    """The tokenizer's ids: the highest and one more.
+
+    The compiled loader panics at some files, and a panic has no name to catch.
+    """
     try:
         with (folder / TOKENIZER_FILE).open("rb") as file:
-            FastTokenizer(file.read(MAX_TOKENIZER_BYTES + 1), folder.name, 0)
+            tokenizer = FastTokenizer(file.read(MAX_TOKENIZER_BYTES + 1), folder.name, 0)
+            return tokenizer.entry.vocab_size
     except (OSError, ObjectError) as error:
         raise _no_model(folder, fault(error)) from error
 

@@ -8,6 +8,8 @@ every remaining role of the owner can pass to another hotkey.
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 from template.commands.warm_start import warm_started
@@ -66,13 +68,13 @@ class PreparedRun:
         shards = sum(manifest.shard_bytes(s) + s.list_bytes for s in self.shards)
         return shards + sum(map(len, self.blobs.values()))
 
-    def objects(self) -> Iterator[tuple[str, bytes]]:
-        """Key and bytes of each object, one at a time: a shard goes before its digest list."""
+    def objects(self) -> Iterator[tuple[str, bytes | Path]]:
+        """Key and bytes, or file, of each object, one at a time: a shard before its digest list."""
         for digest, data in self.blobs.items():
             yield blob_key(digest), data
         for shard in self.shards:
-            digest = bytes.fromhex(shard.sha256)
-            yield shard_key(digest), self.dataset.shard_data(shard)
+            digest, path = bytes.fromhex(shard.sha256), self.dataset.shard_file(shard)
+            yield shard_key(digest), path or self.dataset.shard_data(shard)
             yield blob_key(digest), self.dataset.digest_list(shard)
 
 
@@ -95,7 +97,7 @@ def prepare_run(
     theta0 = warm_started(params, draft, dataset, choices.seed, say)
     theta0_digest, parts = build_theta0(theta0, draft.checkpoint.part_bytes)
     named = (manifest, dataset.tokenizer_file)
-    blobs = {hashlib.sha256(data).digest(): data for data in named if data} | dict(parts)
+    blobs = parts.with_data({hashlib.sha256(data).digest(): data for data in named if data})
     spec = replace(
         draft,
         data=replace(draft.data, manifest_digest=hashlib.sha256(manifest).hexdigest()),
@@ -163,6 +165,13 @@ def wasted_share(spec: RunSpec, manifest: Manifest) -> float:
 def upload(run: PreparedRun, bucket: Store) -> None:
     """Put every object of the run into the owner's bucket."""
     for key, data in run.objects():
+        _put(bucket, key, data)
+
+
+def _put(bucket: Store, key: str, data: bytes | Path) -> None:
+    if isinstance(data, Path):
+        bucket.put_file(key, data)
+    else:
         bucket.put(key, data)
 
 
@@ -182,17 +191,32 @@ def upload_missing(
     """
     sent_bytes, num_objects = 0, len(run.blobs) + 2 * len(run.shards)
     for number, (key, data) in enumerate(run.objects(), start=1):
-        there = _holds(reader, key, data)
+        num_bytes = data.stat().st_size if isinstance(data, Path) else len(data)
+        there = _holds(reader, key, data, num_bytes)
         if not there:
-            writer.put(key, data)
-            sent_bytes += len(data)
+            _put(writer, key, data)
+            sent_bytes += num_bytes
         done = "there already" if there else "sent"
-        say(f"object {number} of {num_objects}: {len(data):,} bytes, {done}")
+        say(f"object {number} of {num_objects}: {num_bytes:,} bytes, {done}")
     return sent_bytes
 
 
-def _holds(reader: Store, key: str, data: bytes) -> bool:
-    try:
-        return reader.get(key, max_bytes=len(data)) == data
-    except (NotFound, TooLarge):
-        return False
+class _OtherBytesError(Exception):
+    """The bucket has another object."""
+
+
+def _holds(reader: Store, key: str, data: bytes | Path, num_bytes: int) -> bool:
+    """Whether the bucket's object is the same, compared as it comes."""
+    with data.open("rb") if isinstance(data, Path) else BytesIO(data) as file:
+
+        def compare(piece: bytes) -> None:
+            if file.read(len(piece)) != piece:
+                raise _OtherBytesError
+
+        try:
+            if reader.size(key) != num_bytes:
+                return False
+            reader.stream(key, compare, max_bytes=num_bytes)
+        except (NotFound, TooLarge, _OtherBytesError):
+            return False
+        return not file.read(1)

@@ -10,6 +10,7 @@ that was killed continues with the next shard.
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -226,15 +227,29 @@ class DatasetFolder:
         """A shard's bytes, every segment verified."""
         path = shard_path(self.folder, shard)
         data = _read(path, self.manifest.shard_bytes(shard))
+        self._check_segments(shard, BytesIO(data))
+        return data
+
+    def shard_file(self, shard: Shard) -> Path:
+        """A shard's file, every segment verified, and one of them in memory at a time."""
+        path = shard_path(self.folder, shard)
+        _check_length(path, self.manifest.shard_bytes(shard))
+        try:
+            with path.open("rb") as file:
+                self._check_segments(shard, file)
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        return path
+
+    def _check_segments(self, shard: Shard, file: BinaryIO) -> None:
         digests, size = self.digest_list(shard), self.manifest.segment_bytes
         for index in range(shard.num_segments):
-            found = hashlib.sha256(data[index * size : (index + 1) * size]).digest()
+            found = hashlib.sha256(file.read(size)).digest()
             if found != digests[32 * index : 32 * index + 32]:
                 raise ConfigError(
-                    f"{path}: segment {index} has another digest than its list says: the file is "
-                    "damaged; prepare the dataset again"
+                    f"{shard_path(self.folder, shard)}: segment {index} has another digest than "
+                    "its list says: the file is damaged; prepare the dataset again"
                 )
-        return data
 
     def shard_range(self, shard: Shard, start: int, length: int) -> bytes:
         """Bytes [start, start + length) of a shard, unverified."""
@@ -251,7 +266,7 @@ def open_folder(folder: Path) -> DatasetFolder:
     """A prepared folder. ConfigError, with the remedy, unless everything named is there.
 
     Digests of manifest, lists and tokenizer are verified, and lengths of shards; the bytes of a
-    shard are verified by `shard_data`.
+    shard are verified by `shard_data` and `shard_file`.
     """
     path = folder / MANIFEST_NAME
     data = _read(path, MAX_MANIFEST_BYTES)

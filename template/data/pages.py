@@ -164,6 +164,21 @@ class PageReader:
         whole = segments.tolist()
         self._start(whole[: self._batch] if self._kept is None else whole)
 
+    def is_at_hand(self, page_ids: Ids) -> bool:
+        """Whether memory or disk has every page, so that `pages` waits for no bucket."""
+        segments = np.unique(self._segments_of(_checked(page_ids, self.num_pages)))
+        return all(self._is_segment_at_hand(segment) for segment in segments.tolist())
+
+    def _is_segment_at_hand(self, segment: int) -> bool:
+        if segment in self._resident:
+            return True
+        shard = int(self._shards_with(np.array([segment]))[0])
+        listed = self._lists.at_hand(self._shards[shard])
+        if self._kept is None or listed is None:
+            return False
+        digest = listed[segment - int(self._first_segment[shard])].tobytes()
+        return self._kept.has(digest, self._manifest.segment_bytes)
+
     def wait_for_prefetch(self) -> None:
         """Wait until what was begun has come or failed."""
         for future in list(self._under_way.values()):
@@ -350,6 +365,14 @@ class _Lists:
         self._kept = _kept(cache_dir, LIST_SUFFIX, limits.disk_bytes // 8)
         self._locks = [Lock() for _ in range(THREADS)]
 
+    def at_hand(self, shard: Shard) -> npt.NDArray[np.uint8] | None:
+        """The list if memory or disk has it."""
+        listed = self._resident.get(shard.sha256)
+        if listed is None and (data := self._read_kept(shard)) is not None:
+            listed = parse_digest_list(data, shard)
+            self._resident.put(shard.sha256, listed, shard.list_bytes)
+        return listed
+
     def get(self, shard: Shard, *, is_patient: bool) -> npt.NDArray[np.uint8]:
         """A shard's segment digests, uint8 [num_segments, 32]. Unavailable for a false list."""
         # A lock for some shards each, so that a list is not fetched twice at the same time.
@@ -361,8 +384,7 @@ class _Lists:
             return listed
 
     def _load(self, shard: Shard, *, is_patient: bool) -> npt.NDArray[np.uint8]:
-        digest = bytes.fromhex(shard.sha256)
-        data = None if self._kept is None else self._kept.get(digest, shard.list_bytes)
+        data = self._read_kept(shard)
         if data is not None:
             return parse_digest_list(data, shard)
         data = self._source.digest_list(shard, is_patient=is_patient)
@@ -371,8 +393,13 @@ class _Lists:
         except ObjectError as error:
             raise Unavailable(f"{error}; fetch it from another mirror") from error
         if self._kept is not None:
-            self._kept.put(digest, data)
+            self._kept.put(bytes.fromhex(shard.sha256), data)
         return listed
+
+    def _read_kept(self, shard: Shard) -> bytes | None:
+        if self._kept is None:
+            return None
+        return self._kept.get(bytes.fromhex(shard.sha256), shard.list_bytes)
 
 
 def _kept(folder: Path | None, suffix: str, max_bytes: int) -> KeptFiles | None:

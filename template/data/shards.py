@@ -53,6 +53,9 @@ class Dataset:
             raise NotFound(f"shard {shard.sha256} is not in this dataset")
         return self.shards[shard.sha256]
 
+    def shard_file(self, _shard: Shard) -> None:
+        """None: the shards are in memory."""
+
     def shard_range(self, shard: Shard, start: int, length: int) -> bytes:
         """Bytes [start, start + length) of a shard. NotFound for an unknown shard."""
         return self.shard_data(shard)[start : start + length]

@@ -5,6 +5,7 @@ A source finds bytes; the reader says what is right and checks nothing twice.
 
 import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -45,6 +46,9 @@ class Files(Protocol):
     def digest_list(self, shard: Shard) -> bytes: ...
 
     def shard_data(self, shard: Shard) -> bytes: ...
+
+    def shard_file(self, shard: Shard) -> Path | None:
+        """The shard's file, every segment verified; None for a shard in memory."""
 
     def shard_range(self, shard: Shard, start: int, length: int) -> bytes: ...
 

@@ -5,6 +5,7 @@ speed alone, and any bucket can replace another.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from template.context import ReadContext
 from template.peers.client import Peers
@@ -25,6 +26,19 @@ def fetch_from_any(
     download. Raises as `Peers.fetch_blob`, and ChainError while looking up validators.
     """
     return peers.fetch_blob(_order_holders(context, peers, first), digest, max_bytes, exact=exact)
+
+
+def fetch_into_from_any(
+    context: ReadContext,
+    peers: Peers,
+    digest: bytes,
+    num_bytes: int,
+    path: Path,
+    *,
+    first: Sequence[str] = (),
+) -> None:
+    """As `fetch_from_any` with `exact`, into a file, as `Peers.fetch_blob_into`."""
+    peers.fetch_blob_into(_order_holders(context, peers, first), digest, num_bytes, path)
 
 
 def fetch_range_from_any(

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 from template.chain.ballots import read_records_of_any_run
@@ -11,11 +12,12 @@ from template.errors import (
     NodeTrouble,
     NotFound,
     RecordError,
+    StateError,
     SubnetError,
     TooLarge,
     Unavailable,
 )
-from template.peers.arrival import Arrival
+from template.peers.arrival import Arrival, Coming, FileArrival
 from template.peers.stores import OpenStores
 from template.protocol.keys import blob_key
 from template.protocol.record import Access, Record
@@ -44,14 +46,18 @@ class PeerBucket:
         return self._peers.ask(self._hotkey, lambda store: store.get(key, max_bytes=max_bytes))
 
     def fetch(self, key: str, arrival: Arrival, *, max_bytes: int) -> bytes:
-        """As `get`, through an arrival, which goes on where it is after a failure of this node."""
+        """As `get`, through an arrival."""
+        self.stream(key, arrival, max_bytes=max_bytes)
+        return arrival.data()
+
+    def stream(self, key: str, coming: Coming, *, max_bytes: int) -> None:
+        """As `Store.stream`, on from where the object is, also after a failure of this node."""
         self._peers.ask(
             self._hotkey,
             lambda store: store.stream(
-                key, arrival.take, start=arrival.num_bytes, max_bytes=max_bytes
+                key, coming.take, start=coming.num_bytes, max_bytes=max_bytes
             ),
         )
-        return arrival.data()
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
         """As `Store.get_range`; RecordError if the access record has gone."""
@@ -125,6 +131,44 @@ class PeerBuckets:
         read = partial(self._read_blob, digest=digest, max_bytes=max_bytes, exact=exact)
         return self._read_from_first(hotkeys, digest.hex(), read)
 
+    def fetch_blob_into(
+        self, hotkeys: Iterable[str], digest: bytes, num_bytes: int, path: Path
+    ) -> None:
+        """As `fetch_blob` with `exact`, into a file: on behind the bytes that the file has.
+
+        The next bucket, and the next process, go on where the one before broke off. Bytes of
+        another digest are thrown away; nobody knows whose they were if they came from two. The
+        file stays after an error. StateError if the disk refuses.
+        """
+        arrival = FileArrival(path)
+        try:
+            self._read_from_first(
+                hotkeys,
+                digest.hex(),
+                lambda hotkey: self._read_into(hotkey, digest, num_bytes, arrival),
+            )
+        finally:
+            arrival.close()
+
+    def _read_into(self, hotkey: str, digest: bytes, num_bytes: int, arrival: FileArrival) -> None:
+        if arrival.num_bytes >= num_bytes:
+            if arrival.num_bytes == num_bytes and arrival.digest == digest:
+                return  # whole, before a process ended
+            arrival.restart()
+        bucket, key = self.bucket(hotkey), blob_key(digest)
+        self._demand_length(bucket, hotkey, digest, num_bytes)
+        if begun := arrival.num_bytes:
+            log.info("blob %s: %d of %d bytes are here", digest.hex(), begun, num_bytes)
+            bucket.stream(key, arrival, max_bytes=num_bytes)
+            if arrival.digest == digest:
+                return
+            log.warning("blob %s: its bytes do not fit together; beginning anew", digest.hex())
+            arrival.restart()
+        bucket.stream(key, arrival, max_bytes=num_bytes)
+        if arrival.digest != digest:
+            arrival.restart()
+            raise self._report_wrong_bytes(hotkey, digest.hex(), "other bytes")
+
     def fetch_range(
         self,
         hotkeys: Iterable[str],
@@ -143,15 +187,13 @@ class PeerBuckets:
 
         return self._read_from_first(hotkeys, key, read)
 
-    def _read_from_first(
-        self, hotkeys: Iterable[str], what: str, read: Callable[[str], bytes]
-    ) -> bytes:
+    def _read_from_first(self, hotkeys: Iterable[str], what: str, read: Callable[[str], T]) -> T:
         """`read` of the first hotkey that does not raise; raises as `fetch_blob`."""
         errors, may_help = [], False
         for hotkey in hotkeys:
             try:
                 data = read(hotkey)
-            except NodeTrouble:
+            except (NodeTrouble, StateError):
                 raise
             except SubnetError as error:
                 may_help |= not isinstance(error, (RecordError, NotFound))
@@ -180,14 +222,20 @@ class PeerBuckets:
 
     def _read_blob(self, hotkey: str, digest: bytes, max_bytes: int, exact: bool) -> bytes:
         bucket, key = self.bucket(hotkey), blob_key(digest)
-        if exact and (num_bytes := bucket.size(key)) != max_bytes:
-            found = f"{num_bytes} bytes, not {max_bytes},"
-            raise self._report_wrong_bytes(hotkey, digest.hex(), found)
+        if exact:
+            self._demand_length(bucket, hotkey, digest, max_bytes)
         arrival = Arrival()
         data = bucket.fetch(key, arrival, max_bytes=max_bytes)
         if arrival.digest != digest:
             raise self._report_wrong_bytes(hotkey, digest.hex(), "other bytes")
         return data
+
+    def _demand_length(
+        self, bucket: PeerBucket, hotkey: str, digest: bytes, num_bytes: int
+    ) -> None:
+        if (found := bucket.size(blob_key(digest))) != num_bytes:
+            said = f"{found} bytes, not {num_bytes},"
+            raise self._report_wrong_bytes(hotkey, digest.hex(), said)
 
     def _report_wrong_bytes(self, hotkey: str, name: str, found: str) -> Unavailable:
         log.warning(

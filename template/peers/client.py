@@ -28,6 +28,9 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 FETCH_POLL_S = 0.05
+FETCH_PAUSE_S = 0.5
+"""Seconds at most before a place that is free is given to the next bucket: the line stands idle
+meanwhile. A shorter pause asks the chain more often for its head."""
 HEDGE_S = 2.0
 """Seconds of silence before the next holder of an accepted payload is asked too.
 
@@ -40,8 +43,13 @@ MAX_HEDGE_GROWTH = 4
 MAX_RATES = 32
 
 
-def ignore_payload(_member: Member, _data: bytes) -> None:
-    """The `on_come` of a caller that takes all payloads at the end."""
+def ignore_answer(_member: Member, _answer: bytes | SubnetError) -> None:
+    """The `on_answer` of a caller that takes all payloads at the end."""
+
+
+def nothing_to_do() -> bool:
+    """The `meanwhile` of a caller that only waits."""
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,23 +105,25 @@ class Peers(PeerBuckets):
         stop: Callable[[], bool],
         *,
         by_window: int | None = None,
-        on_come: Callable[[Member, bytes], None] = ignore_payload,
-        followed_by: Fetching | None = None,
+        on_answer: Callable[[Member, bytes | SubnetError], None] = ignore_answer,
+        meanwhile: Callable[[], bool] = nothing_to_do,
     ) -> dict[int, bytes | SubnetError]:
         """As `fetch_payloads`, of requests under way. `by_window`: the window being scored.
 
-        `on_come` gets each payload while others are still on their way. `followed_by` begins once
-        every bucket of `fetching` has been asked.
+        `on_answer` gets each payload, or the error, while others are still on their way.
+        `meanwhile` does a piece of other work and says whether there was any: the next buckets are
+        asked between two pieces.
         """
         last_block = self._context.schedule.vote_block(window if by_window is None else by_window)
         what = f"payloads of window {window} from slow buckets, until the votes at the latest"
-        while not fetching.wait(FETCH_POLL_S) and not stop():
-            for member, data in fetching.newly_come():
-                on_come(member, data)
-            if followed_by is not None and fetching.is_begun:
-                followed_by.advance()
-            self._context.waiter.pause(what, by_block=last_block)
+        is_busy = False
+        while not fetching.wait(0.0 if is_busy else FETCH_POLL_S) and not stop():
+            _tell_answers(fetching, on_answer)
+            is_busy = meanwhile()
+            if not is_busy:
+                self._context.waiter.pause(what, by_block=last_block, most_s=FETCH_PAUSE_S)
         fetching.close()
+        _tell_answers(fetching, on_answer)
         found = {member.uid: found for member, found in fetching.outcomes()}
         self._log_trouble(window, found)
         return found
@@ -246,6 +256,13 @@ class Peers(PeerBuckets):
         is_new = (uid, hotkey) not in self._told
         self._told.add((uid, hotkey))
         log.log(level if is_new else logging.DEBUG, "window %d, uid %d: %s", window, uid, fault)
+
+
+def _tell_answers(
+    fetching: Fetching, on_answer: Callable[[Member, bytes | SubnetError], None]
+) -> None:
+    for member, answer in fetching.newly_answered():
+        on_answer(member, answer)
 
 
 def _trouble_as_value(future: Future[bytes | None]) -> bytes | NodeTrouble | None:

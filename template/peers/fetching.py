@@ -115,16 +115,12 @@ class Fetching:
                 return not self.num_waiting
         return True
 
-    def newly_come(self) -> list[tuple[Member, bytes]]:
-        """The payloads that have come since the last call."""
-        came = [r for r in self._requests if not r.is_told and r.future and r.future.done()]
-        found = []
-        for request in came:
+    def newly_answered(self) -> list[tuple[Member, bytes | SubnetError]]:
+        """The payloads that have come since the last call, and the errors that are final."""
+        done = [r for r in self._requests if not r.is_told and r.future and r.future.done()]
+        for request in done:
             request.is_told = True
-            outcome = self._outcome(request, 0.0)
-            if isinstance(outcome, bytes):
-                found.append((request.member, outcome))
-        return found
+        return [(request.member, self._outcome(request, 0.0)) for request in done]
 
     def outcomes(self) -> list[tuple[Member, bytes | SubnetError]]:
         """Each member's payload, or the error."""

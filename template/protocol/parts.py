@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,30 @@ def part_length(shapes: Mapping[str, Sequence[int]]) -> int:
 def part_bytes_of(tensors: Mapping[str, Tensor], names: Sequence[str]) -> bytes:
     """The part with these tensors. ValueError unless float32."""
     return b"".join(_pieces(tensors, names))
+
+
+class PartSource:
+    """The bytes of a part, read in stretches from the tensors where they lie; from any thread.
+
+    A tensor may be of gigabytes: an upload needs no second one. ValueError unless float32.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], names: Sequence[str]) -> None:
+        self._pieces = [memoryview(piece) for piece in _pieces(tensors, names)]
+        self._ends = list(accumulate(len(piece) for piece in self._pieces))
+
+    @property
+    def num_bytes(self) -> int:
+        return self._ends[-1]
+
+    def read(self, start: int, num_bytes: int) -> bytes:
+        """Bytes [start, start + num_bytes)."""
+        found, end = [], start + num_bytes
+        for piece, piece_end in zip(self._pieces, self._ends, strict=True):
+            first = piece_end - len(piece)
+            if first < end and start < piece_end:
+                found.append(piece[max(0, start - first) : end - first])
+        return b"".join(found)
 
 
 def hash_part(tensors: Mapping[str, Tensor], names: Sequence[str]) -> bytes:

@@ -1,11 +1,15 @@
 """Losses of a window's pool: at theta, and at theta less one payload's step at a time.
 
 Each step is the step of the outer update at `step_share` of its length. theta is restored bit
-for bit after each payload, so the order of payloads changes no loss.
+for bit after each payload, and every batch of pages is a pass of its own, so neither the order nor
+the time of the passes changes a loss: a batch measured ahead counts as if measured at the end.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final
 
 import numpy as np
 
@@ -55,6 +59,11 @@ class Measurer:
         """Fixed pages for the loss curve, int64 [curve_pages, page_tokens]."""
 
     @property
+    def pages(self) -> PageReader:
+        """The dataset."""
+        return self._pages
+
+    @property
     def paging(self) -> Paging:
         """The dataset's pages for training."""
         return self._pages.paging
@@ -77,6 +86,13 @@ class Measurer:
         """The number of each page's shard, int64 [S]."""
         return self._pages.shards_of(ids_S)
 
+    def begin(self, state: OuterState, step_start: OuterState | None = None) -> "Measurement":
+        """Measure a window, at the theta of `state`. Until its end nothing else may be measured.
+
+        `step_start`: the state before the last outer step, for losses half-way through that step.
+        """
+        return Measurement(self._scorer, self._pages, state, step_start)
+
     def measure_pool(
         self,
         state: OuterState,
@@ -85,35 +101,141 @@ class Measurer:
         is_late: Callable[[], bool] = lambda: False,
         step_start: OuterState | None = None,
     ) -> Measured:
-        """Losses at theta and after each uid's step, nats per token; `steps` in order.
-
-        `step_start`: the state before the last outer step, for losses half-way through that step.
-        `is_late` is asked before each step; the remaining payloads stay unmeasured once true.
-        """
-        pages = self._pages.pages(pool.ids_S)
-        half_way_H = None
-        if step_start is not None and not is_late():
-            half_way_H = self.measure_half_way(step_start, state, pool)
-        self._scorer.load(state.params)
-        before_S, after_S = self._scorer.losses(pages), {}
-        for uid, step in steps.items():
-            if is_late():
-                break
-            with self._scorer.stepped(step.payload.tensors, step.coefficients):
-                after_S[uid] = self._scorer.losses(pages)
-        return Measured(
-            owners_S=pool.owners_S, before_S=before_S, after_S=after_S, half_way_H=half_way_H
-        )
+        """As `Measurement.finish`, with nothing measured before."""
+        return self.begin(state, step_start).finish(pool, steps, is_late)
 
     def measure_half_way(self, start: OuterState, end: OuterState, pool: Pool) -> np.ndarray:
         """Losses half-way between two states on the pool's held-out pages, float64 [H]."""
-        self._scorer.load_half_way(start.params, end.params)
-        return self._scorer.losses(self._pages.pages(pool.ids_S[pool.owners_S == HELD_OUT]))
+        return self.begin(end, start).half_way(pool)
 
     def measure_curve(self, state: OuterState) -> float:
         """Mean loss on the pages of the loss curve, nats per token."""
         self._scorer.load(state.params)
         return float(self._scorer.losses(self.curve).mean())
+
+
+THETA: Final = -1
+HALF_WAY: Final = -2
+"""Beside uids: whose losses a batch has."""
+
+
+def batch_rows(pool: Pool, batch_pages: int) -> list[slice]:
+    """The pool's rows of each pass.
+
+    Held-out pages share no pass with claimed pages: the former are known before any payload.
+    """
+    num_held_out = int((pool.owners_S == HELD_OUT).sum())
+    edges = [
+        *range(0, num_held_out, batch_pages),
+        *range(num_held_out, pool.ids_S.size, batch_pages),
+        pool.ids_S.size,
+    ]
+    return [slice(first, end) for first, end in pairwise(edges)]
+
+
+class Measurement:
+    """The losses of one window at one theta, batch by batch, and none of them twice.
+
+    `work` measures ahead whatever is known already; `finish` measures the rest. A `work` under way
+    has to be ended or closed before another begins.
+    """
+
+    def __init__(
+        self, scorer: Scorer, pages: PageReader, state: OuterState, step_start: OuterState | None
+    ) -> None:
+        self._scorer, self._pages = scorer, pages
+        self._state, self._step_start = state, step_start
+        self._loaded: int | None = None
+        self._losses: dict[tuple[int, bytes], np.ndarray] = {}
+        """Whose step and which pages -> losses of a batch."""
+
+    @property
+    def has_half_way(self) -> bool:
+        """Whether the step that led here is known."""
+        return self._step_start is not None
+
+    @property
+    def batch_pages(self) -> int:
+        """Pages of one pass, at most."""
+        return self._scorer.batch_pages
+
+    def batches(self, pool: Pool) -> list[np.ndarray]:
+        """Ids of the pages of each pass."""
+        return [pool.ids_S[rows] for rows in batch_rows(pool, self._scorer.batch_pages)]
+
+    def lacks(self, pool: Pool, whose: int) -> bool:
+        """Whether a batch of the pool is not measured yet for a uid, `THETA` or `HALF_WAY`."""
+        return any((whose, ids.tobytes()) not in self._losses for ids in self.batches(pool))
+
+    def work(self, pool: Pool, whose: int, step: Step | None = None) -> Generator[None]:
+        """Measure the missing batches of the pool, one before each `yield`."""
+        yield from self._work(pool, self._pages.pages(pool.ids_S), whose, step)
+
+    def finish(
+        self, pool: Pool, steps: Mapping[int, Step], is_late: Callable[[], bool] = lambda: False
+    ) -> Measured:
+        """Losses at theta and after each uid's step, nats per token; `steps` in order.
+
+        `is_late` is asked before each step; the remaining payloads stay unmeasured once true.
+        """
+        pages = self._pages.pages(pool.ids_S)
+        half_way_H = None
+        if self._step_start is not None and not is_late():
+            half_way_H = self.half_way(pool)
+        before_S, after_S = self._all(pool, pages, THETA), {}
+        for uid, step in steps.items():
+            if is_late():
+                break
+            after_S[uid] = self._all(pool, pages, uid, step)
+        return Measured(
+            owners_S=pool.owners_S, before_S=before_S, after_S=after_S, half_way_H=half_way_H
+        )
+
+    def half_way(self, pool: Pool) -> np.ndarray:
+        """Losses half-way through the last outer step, on the held-out pages, float64 [H]."""
+        held_out = pool.select(pool.owners_S == HELD_OUT)
+        return self._all(held_out, self._pages.pages(held_out.ids_S), HALF_WAY)
+
+    def _all(
+        self, pool: Pool, pages: np.ndarray, whose: int, step: Step | None = None
+    ) -> np.ndarray:
+        for _ in self._work(pool, pages, whose, step):
+            pass
+        parts = [self._losses[whose, ids.tobytes()] for ids in self.batches(pool)]
+        return np.concatenate(parts) if parts else np.empty(0)
+
+    def _work(
+        self, pool: Pool, pages: np.ndarray, whose: int, step: Step | None
+    ) -> Generator[None]:
+        missing = [
+            rows
+            for rows in batch_rows(pool, self._scorer.batch_pages)
+            if (whose, pool.ids_S[rows].tobytes()) not in self._losses
+        ]
+        if not missing:
+            return
+        self._load(HALF_WAY if whose == HALF_WAY else THETA)
+        with self._stepped(step):
+            for rows in missing:
+                losses = self._scorer.losses(pages[rows])
+                self._losses[whose, pool.ids_S[rows].tobytes()] = losses
+                yield
+
+    def _stepped(self, step: Step | None) -> AbstractContextManager[None]:
+        if step is None:
+            return nullcontext()
+        return self._scorer.stepped(step.payload.tensors, step.coefficients)
+
+    def _load(self, wanted: int) -> None:
+        if self._loaded == wanted:
+            return
+        self._loaded = None
+        if wanted == HALF_WAY:
+            assert self._step_start is not None, "half-way through a step that is known"
+            self._scorer.load_half_way(self._step_start.params, self._state.params)
+        else:
+            self._scorer.load(self._state.params)
+        self._loaded = wanted
 
 
 def curve_ids(manifest: Manifest, count: int) -> np.ndarray:

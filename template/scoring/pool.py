@@ -43,6 +43,15 @@ class Pool:
         return Pool(ids_S=self.ids_S[mask_S], owners_S=self.owners_S[mask_S])
 
 
+def pool_of(held_out: np.ndarray, claimed: Mapping[int, np.ndarray]) -> Pool:
+    """The held-out pages, then the claimed pages by uid in their order; page ids, int64."""
+    ids, owners = [held_out], [np.full(held_out.size, HELD_OUT, dtype=np.int64)]
+    for uid, claimed_ids in claimed.items():
+        ids.append(claimed_ids)
+        owners.append(np.full(claimed_ids.size, uid, dtype=np.int64))
+    return Pool(ids_S=np.concatenate(ids), owners_S=np.concatenate(owners))
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PoolDrawer:
     """Draws the pool of a window. `block_hash` maps a block to its 32-byte hash."""
@@ -64,13 +73,17 @@ class PoolDrawer:
         `last_commits`: hotkey -> newest window with a payload, as `read_last_commits` reads.
         """
         held_out = self.draw_held_out(window, last_commits)
+        return pool_of(held_out, self.draw_claims(window, headers))
+
+    def draw_claims(
+        self, window: int, headers: Mapping[Member, PayloadHeader]
+    ) -> dict[int, np.ndarray]:
+        """uid -> claimed pages of each of these payloads, and of no others, in their order."""
         count = claims_of_each(self.spec.evaluation, len(headers))
-        ids, owners = [held_out], [np.full(held_out.size, HELD_OUT, dtype=np.int64)]
-        for member, header in headers.items():
-            claimed = self.draw_claimed(window, member.hotkey, header, count)
-            ids.append(claimed)
-            owners.append(np.full(claimed.size, member.uid, dtype=np.int64))
-        return Pool(ids_S=np.concatenate(ids), owners_S=np.concatenate(owners))
+        return {
+            member.uid: self.draw_claimed(window, member.hotkey, header, count)
+            for member, header in headers.items()
+        }
 
     def draw_held_out(self, window: int, last_commits: Mapping[str, int]) -> np.ndarray:
         """Distinct pages outside `barred_segments` of the last `assignment_windows` windows.

@@ -1,7 +1,8 @@
 """Scoring one window: from committed digests to verdicts.
 
 Every payload is fetched, checked and measured apart from all others; an invalid payload changes
-no other verdict. All payloads are measured on one pool of pages, with one forward pass each.
+no other verdict. All payloads are measured on one pool of pages, as they come: what the pool is in
+full, and the verdicts, follow once they are all here.
 """
 
 import logging
@@ -44,9 +45,10 @@ from template.scoring.admission import (
     admitted_payloads,
     draw_candidates,
 )
+from template.scoring.ahead import Ahead
 from template.scoring.footprint import Shelf
-from template.scoring.measure import Measurer, scored_step
-from template.scoring.pool import Pool, PoolDrawer
+from template.scoring.measure import Measurement, Measurer, Step, scored_step
+from template.scoring.pool import Pool, PoolDrawer, pool_of
 from template.scoring.rules import judge_rules
 from template.training.outer import OuterState, scored_references
 
@@ -142,7 +144,11 @@ class WindowScorer:
         """
         self._peers.refresh()
         drawn, left_out = self._draw_candidates(window, candidates)
-        fetched = self._fetch(window, drawn, late)
+        last_commits = read_last_commits(self._context.chain, self._context.spec, window)
+        held_out = self._drawer.draw_held_out(window, last_commits)
+        measurement = self._measurer.begin(state, step_start)
+        ahead = self._measure_ahead(window, state, drawn, held_out, measurement)
+        fetched = self._fetch(window, drawn, late, ahead)
         frames = fetched.frames
         admissions = self._checker.admit_frames(
             window,
@@ -153,10 +159,10 @@ class WindowScorer:
             lambda unread: self._read_unread(unread, lambda: late(AUTHOR_SHARE)),
         )
         payloads = admitted_payloads(admissions)
-        pool = self._draw_pool(window, drawn, payloads)
+        pool = self._draw_pool(window, held_out, drawn, payloads)
         is_compared = all(each.is_compared for each in admissions.values())
         pool, measured = self._measure_available(
-            state, pool, payloads, lambda: late(1.0) or not is_compared, step_start
+            measurement, pool, self._steps(state, payloads), lambda: late(1.0) or not is_compared
         )
         blanks = [_blank(window, m, admissions[m.uid], m.uid in measured.after_S) for m in drawn]
         blanks += [_not_drawn(window, member) for member in left_out]
@@ -174,11 +180,41 @@ class WindowScorer:
             frames=_named_frames(verdicts, frames),
         )
 
+    def _measure_ahead(
+        self,
+        window: int,
+        state: OuterState,
+        drawn: Sequence[Member],
+        held_out: np.ndarray,
+        measurement: Measurement,
+    ) -> Ahead:
+        """Measures the payloads drawn while others are on their way."""
+        spec, drawer = self._context.spec, self._drawer
+        references = scored_references(state, (), spec.outer)
+        return Ahead(
+            window=window,
+            drawn=drawn,
+            measurement=measurement,
+            pages=self._measurer.pages,
+            evaluation=spec.evaluation,
+            held_out=held_out,
+            draw_claims=lambda member, payload, count: drawer.draw_claimed(
+                window, member.hotkey, payload.header, count
+            ),
+            make_step=(lambda payload: scored_step(payload, references, state, spec))
+            if state.accepted_norms
+            else None,
+        )
+
     def _fetch(
-        self, window: int, drawn: Sequence[Member], late: Callable[[float], bool]
+        self,
+        window: int,
+        drawn: Sequence[Member],
+        late: Callable[[float], bool],
+        ahead: Ahead,
     ) -> "_Fetched":
-        """The payloads drawn, in their order, opened as they come; once all of these are asked for,
-        unread payloads of the window before, for memory."""
+        """The payloads drawn, in their order, opened and measured as they come; once all of these
+        are asked for, unread payloads of the window before, for memory."""
         opened: dict[int, Admission] = {}
         framed: dict[int, Frame] = {}
         began_late: list[bool] = []
@@ -191,18 +227,38 @@ class WindowScorer:
         fetching = self._peers.start_fetching(drawn, window, is_late=is_late)
         beside = self._peers.start_fetching([each.member for each in unread], window - 1)
 
-        def on_come(member: Member, frame: bytes) -> None:
-            framed[member.uid] = Frame.of(frame)
-            opened[member.uid] = self._checker.open_frame(window, member, framed[member.uid])
+        def on_answer(member: Member, answer: bytes | SubnetError) -> None:
+            payload = None
+            if isinstance(answer, bytes):
+                frame = framed[member.uid] = Frame.of(answer)
+                admission = opened[member.uid] = self._checker.open_frame(window, member, frame)
+                payload = admission.payload
+            ahead.note(member.uid, payload)
 
-        frames = self._peers.finish_fetching(
-            fetching, window, lambda: late(FETCH_SHARE), on_come=on_come, followed_by=beside
-        )
-        frames = {**frames, **framed}
-        _tell_unheard(window, frames, began_late=any(began_late[:1]))
-        found = self._peers.finish_fetching(
-            beside, window - 1, lambda: late(FETCH_SHARE), by_window=window
-        )
+        def meanwhile() -> bool:
+            if fetching.is_begun:
+                beside.advance()
+            return ahead.work()
+
+        try:
+            frames = self._peers.finish_fetching(
+                fetching,
+                window,
+                lambda: late(FETCH_SHARE),
+                on_answer=on_answer,
+                meanwhile=meanwhile,
+            )
+            frames = {**frames, **framed}
+            _tell_unheard(window, frames, began_late=any(began_late[:1]))
+            found = self._peers.finish_fetching(
+                beside,
+                window - 1,
+                lambda: late(FETCH_SHARE),
+                by_window=window,
+                meanwhile=ahead.work,
+            )
+        finally:
+            ahead.close()
         with suppress(TimeSpentError):  # then the window is not compared either
             self._checker.read_more(
                 unread, self._seen, partial(_came, found=found), lambda: late(1.0)
@@ -244,40 +300,33 @@ class WindowScorer:
         return draw_candidates(self._hash_after_commitments(window), window, candidates, most)
 
     def _draw_pool(
-        self, window: int, members: Sequence[Member], payloads: Mapping[int, Payload]
+        self,
+        window: int,
+        held_out: np.ndarray,
+        members: Sequence[Member],
+        payloads: Mapping[int, Payload],
     ) -> Pool:
-        context = self._context
-        last_commits = read_last_commits(context.chain, context.spec, window)
         headers = {m: payloads[m.uid].header for m in members if m.uid in payloads}
-        return self._drawer.draw_pool(window, last_commits, headers)
+        return pool_of(held_out, self._drawer.draw_claims(window, headers))
 
     def _measure_available(
         self,
-        state: OuterState,
+        measurement: Measurement,
         pool: Pool,
-        payloads: Mapping[int, Payload],
+        steps: Mapping[int, Step],
         is_late: Callable[[], bool],
-        step_start: OuterState | None,
     ) -> tuple[Pool, Measured]:
         """The pool measured: the whole pool, or the pages that some bucket has."""
         try:
-            return pool, self._measure(state, pool, payloads, is_late, step_start)
+            return pool, measurement.finish(pool, steps, is_late)
         except StoreError:
             kept = self._measurer.leave_out_missing(pool)
-            return kept, self._measure(state, kept, payloads, is_late, step_start)
+            return kept, measurement.finish(kept, steps, is_late)
 
-    def _measure(
-        self,
-        state: OuterState,
-        pool: Pool,
-        payloads: Mapping[int, Payload],
-        is_late: Callable[[], bool],
-        step_start: OuterState | None,
-    ) -> Measured:
+    def _steps(self, state: OuterState, payloads: Mapping[int, Payload]) -> dict[int, Step]:
         spec = self._context.spec
         references = scored_references(state, [p.norms for p in payloads.values()], spec.outer)
-        steps = {uid: scored_step(p, references, state, spec) for uid, p in payloads.items()}
-        return self._measurer.measure_pool(state, pool, steps, is_late, step_start)
+        return {uid: scored_step(p, references, state, spec) for uid, p in payloads.items()}
 
     def _remember_payloads(
         self, window: int, verdicts: Sequence[Verdict], payloads: Mapping[int, Payload]

@@ -10,7 +10,7 @@ from threading import Lock
 
 from template.errors import Denied, NotFound, TooLarge, Unavailable, unreadable
 from template.store.keys import check_key, check_prefix, check_range
-from template.store.types import Take
+from template.store.types import Source, Take
 
 PIECE_BYTES = 1 << 20
 
@@ -49,6 +49,9 @@ class MemoryStore:
         except OSError as error:
             raise unreadable(path, error) from error
         self.put(key, data)
+
+    def put_source(self, key: str, source: Source) -> None:
+        self.put(key, source.read(0, source.num_bytes))
 
     def get(self, key: str, *, max_bytes: int) -> bytes:
         data = self._find(key)

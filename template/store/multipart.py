@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Protocol
 
 from template.errors import Denied, NodeTrouble, NotFound, Unavailable, unreadable
+from template.store.types import Source
 
 log = logging.getLogger(__name__)
 
@@ -26,16 +27,6 @@ PART_BYTES = 16 << 20
 lost when it fails."""
 PART_THREADS = 4
 MIB = 1 << 20
-
-
-class Source(Protocol):
-    """Bytes of known length, read from any thread."""
-
-    @property
-    def num_bytes(self) -> int: ...
-
-    def read(self, start: int, num_bytes: int) -> bytes:
-        """Exactly these bytes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from template.errors import StoreError
-from template.store.types import Store, Take
+from template.store.types import Source, Store, Take
 
 T = TypeVar("T")
 
@@ -22,6 +22,9 @@ class NamedStore:
 
     def put_file(self, key: str, path: Path) -> None:
         self._call_with_name(lambda: self._store.put_file(key, path))
+
+    def put_source(self, key: str, source: Source) -> None:
+        self._call_with_name(lambda: self._store.put_source(key, source))
 
     def get(self, key: str, *, max_bytes: int) -> bytes:
         return self._call_with_name(lambda: self._store.get(key, max_bytes=max_bytes))

@@ -32,7 +32,6 @@ from template.store.multipart import (
     PART_BYTES,
     BytesSource,
     FileSource,
-    Source,
     split,
     upload_parts,
 )
@@ -47,7 +46,7 @@ from template.store.transport import (
     TransportLimits,
     node_failure,
 )
-from template.store.types import Take
+from template.store.types import Source, Take
 
 T = TypeVar("T")
 E = TypeVar("E", bound=StoreError)
@@ -183,15 +182,15 @@ class S3Store:
 
     def put(self, key: str, data: bytes) -> None:
         """As in `Store`: up to `part_bytes` in a single request, else in parts side by side."""
-        self._put_source(key, BytesSource(data))
+        self.put_source(key, BytesSource(data))
 
     def put_file(self, key: str, path: Path) -> None:
         """As in `Store`: in memory is a part per thread at most."""
         with FileSource(path) as source:
-            self._put_source(key, source)
+            self.put_source(key, source)
 
-    def _put_source(self, key: str, source: Source) -> None:
-        """TooLarge above MAX_OBJECT_BYTES, unsent."""
+    def put_source(self, key: str, source: Source) -> None:
+        """As in `Store`; TooLarge above MAX_OBJECT_BYTES, unsent."""
         check_key(key)
         if source.num_bytes > MAX_OBJECT_BYTES:
             raise TooLarge(

@@ -4,6 +4,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+
+class Source(Protocol):
+    """Bytes of known length, read from any thread."""
+
+    @property
+    def num_bytes(self) -> int: ...
+
+    def read(self, start: int, num_bytes: int) -> bytes:
+        """Exactly these bytes."""
+
+
 Take = Callable[[bytes], None]
 """Receives an object's next bytes. An exception ends the download and reaches the caller."""
 
@@ -24,6 +35,9 @@ class Store(Protocol):
 
     def put_file(self, key: str, path: Path) -> None:
         """As `put`, of a file's bytes, never all in memory. StateError if it cannot be read."""
+
+    def put_source(self, key: str, source: Source) -> None:
+        """As `put`, of bytes that are made when read, a part at a time and from any thread."""
 
     def get(self, key: str, *, max_bytes: int) -> bytes:
         """The object's bytes. NotFound; TooLarge above `max_bytes`."""

@@ -2,10 +2,10 @@
 
 import logging
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from template.bucket.retention import oldest_start
 from template.context import ReadContext
-from template.data.pages import OnRead
 from template.errors import (
     ConfigError,
     NodeTrouble,
@@ -16,12 +16,12 @@ from template.errors import (
     TooLarge,
     Unavailable,
 )
-from template.peers.blobs import fetch_from_any, validators_by_stake
+from template.peers.blobs import fetch_into_from_any, validators_by_stake
 from template.peers.client import Peers
 from template.protocol.holders import holders_of
 from template.protocol.keys import checkpoint_manifest_key
 from template.protocol.lineage import LineageStep
-from template.sync.dataset import downloaded_parts, fetch_theta0, ignore_object
+from template.sync.dataset import NOT_OFFERED, Offers, downloaded_parts, fetch_theta0
 from template.sync.lineage import find_voted_root, read_lineage_to, wait_for_voted_root
 from template.sync.own_checkpoint import load_own_checkpoint
 from template.sync.traces import find_traces
@@ -51,11 +51,11 @@ class Bootstrap:
         self._context = context
         self._peers = peers
 
-    def join(self, on_fetched: OnRead = ignore_object) -> LocalCheckpoint:
+    def join(self, offers: Offers = NOT_OFFERED) -> LocalCheckpoint:
         """The node's own checkpoint, else a published checkpoint, else theta_0.
 
         Downloaded parts stay on disk until the node has saved its own checkpoint, so an interrupted
-        download continues. `on_fetched` gets theta_0.
+        download continues. `offers` gets theta_0.
         """
         local = load_own_checkpoint(self._context)
         if local is not None:
@@ -70,7 +70,7 @@ class Bootstrap:
         if state is None:
             self._demand_known_run()
             self._demand_replayable_beginning()
-            state = self._first_state(on_fetched)
+            state = self._first_state(offers)
         log.info("starting at theta_%d, root %s", state.window, state.root[:8].hex())
         return LocalCheckpoint(state=state)
 
@@ -99,8 +99,8 @@ class Bootstrap:
     def _first_if_on_the_way(self, steps: Sequence[LineageStep]) -> OuterState | None:
         return self.published_state(steps[0]) if steps and steps[0].window == 0 else None
 
-    def _first_state(self, on_fetched: OnRead = ignore_object) -> OuterState:
-        params = fetch_theta0(self._context, self._peers, on_fetched)
+    def _first_state(self, offers: Offers = NOT_OFFERED) -> OuterState:
+        params = fetch_theta0(self._context, self._peers, offers)
         return first_state(params, self._context.spec.run_id)
 
     def _demand_known_run(self) -> None:
@@ -233,24 +233,23 @@ class CheckpointSearch:
             )
             yield part
 
-    def _read_part(self, part: PublishedFile, publisher: str) -> bytes:
-        data = self._parts.get(part.digest, part.num_bytes)
-        if data is not None:
-            return data
+    def _read_part(self, part: PublishedFile, publisher: str) -> Path:
+        path = self._parts.find(part.digest, part.num_bytes)
+        if path is not None:
+            return path
         try:
-            data = fetch_from_any(
+            fetch_into_from_any(
                 self._context,
                 self._peers,
                 part.digest,
                 part.num_bytes,
-                exact=True,
+                self._parts.coming(part.digest),
                 first=self._order(part.digest, publisher),
             )
         except StoreError as error:
             self.is_broken |= isinstance(error, Unavailable)
             raise
-        self._parts.put(part.digest, data)
-        return data
+        return self._parts.accept(part.digest)
 
     def _order(self, digest: bytes, publisher: str) -> list[str]:
         """Whom to ask for a part: its holders, where validators share a checkpoint."""

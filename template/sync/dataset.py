@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 from template.context import ReadContext
 from template.data.kept import KeptFiles
@@ -24,7 +25,7 @@ from template.errors import (
     StoreError,
     Unavailable,
 )
-from template.peers.blobs import fetch_from_any, fetch_range_from_any
+from template.peers.blobs import fetch_from_any, fetch_into_from_any, fetch_range_from_any
 from template.peers.client import Peers
 from template.protocol.keys import shard_key
 from template.protocol.spec import RunSpec
@@ -34,6 +35,9 @@ from template.training.model import Params
 from template.training.theta0 import load_theta0
 
 CACHE_FOLDER = "segments"
+MAX_PADDING = 1024
+"""Words of a model that no token has, fewer than that: vocabularies are rounded up to a multiple of
+128, or of 128 for each of 8 devices. More would be parameters that nothing trains."""
 
 
 def downloaded_parts(state_dir: Path) -> KeptFiles:
@@ -43,6 +47,23 @@ def downloaded_parts(state_dir: Path) -> KeptFiles:
 
 def ignore_object(_sha256: str, _data: bytes) -> None:
     """The `on_read` of a node without copies to publish."""
+
+
+class Offers(Protocol):
+    """Takes files that other nodes may need from this node's bucket, as `bucket.Publisher`."""
+
+    def offer_file(self, sha256: str, path: Path) -> None:
+        """A file's digest and place; it may be removed after the call, and does not change."""
+
+
+class NotOffered:
+    """The `Offers` of a node without a bucket for others."""
+
+    def offer_file(self, sha256: str, path: Path) -> None:
+        """As in `Offers`."""
+
+
+NOT_OFFERED = NotOffered()
 
 
 def open_pages(
@@ -151,23 +172,33 @@ def _telling(shard: Shard) -> Iterator[None]:
         ) from error
 
 
-def fetch_theta0(context: ReadContext, peers: Peers, on_read: OnRead = ignore_object) -> Params:
-    """The run's first parameters; `on_read` gets the index and every part.
+def fetch_theta0(context: ReadContext, peers: Peers, offers: Offers = NOT_OFFERED) -> Params:
+    """The run's first parameters; `offers` gets index and parts.
 
-    Parts stay on disk until the node has saved a checkpoint: an interrupted download goes on.
+    Parts stay on disk until the node has saved a checkpoint: an interrupted download goes on, in
+    the middle of a part too.
     """
     key, kept = "checkpoint.theta0_digest", downloaded_parts(context.state_dir)
 
-    def read(digest: bytes, num_bytes: int) -> bytes:
+    def read_index(digest: bytes, num_bytes: int) -> bytes:
         data = kept.get(digest, num_bytes)
         if data is None:
             data = fetch_named_object(context, peers, key, digest.hex(), num_bytes)
             kept.put(digest, data)
-        on_read(digest.hex(), data)
+        offers.offer_file(digest.hex(), kept.path(digest))
         return data
 
+    def read_part(digest: bytes, num_bytes: int) -> Path:
+        path = kept.find(digest, num_bytes)
+        if path is None:
+            with _naming(context, key):
+                fetch_into_from_any(context, peers, digest, num_bytes, kept.coming(digest))
+            path = kept.accept(digest)
+        offers.offer_file(digest.hex(), path)
+        return path
+
     try:
-        return load_theta0(read, context.spec)
+        return load_theta0(read_index, context.spec, read_part)
     except ObjectError as error:
         raise _wrong_object(context, key, error) from error
 
@@ -180,8 +211,15 @@ def fetch_named_object(
     ConfigError if every bucket answers and the object is in no bucket; Unavailable if a later try
     may succeed, as NodeTrouble if this node could not ask.
     """
-    try:
+    with _naming(context, key):
         return fetch_from_any(context, peers, bytes.fromhex(digest), max_bytes)
+
+
+@contextmanager
+def _naming(context: ReadContext, key: str) -> Iterator[None]:
+    """The errors of `fetch_named_object`."""
+    try:
+        yield
     except NotFound as error:
         raise ConfigError(
             f"--run {context.run_file}: {key} is at none of data.mirrors, nor at any validator "
@@ -205,16 +243,25 @@ def check_manifest(manifest: Manifest, spec: RunSpec, digest: bytes) -> None:
         ("data.tokenizer", spec.data.tokenizer, manifest.tokenizer.name),
         ("data.page_tokens", spec.data.page_tokens, manifest.page_tokens),
         ("data.segment_pages", spec.data.segment_pages, manifest.segment_pages),
-        ("model.vocab_size", spec.model.vocab_size, manifest.tokenizer.vocab_size),
     )
     for name, wanted, found in pairs:
         if wanted != found:
             raise ConfigError(f"run spec: {name} is {wanted!r}, the dataset's is {quoted(found)}")
+    _check_vocabulary(spec.model.vocab_size, manifest.tokenizer.vocab_size)
     if spec.evaluation.held_out_pages > manifest.num_pages:
         raise ConfigError(
             f"run spec: evaluation.held_out_pages is {spec.evaluation.held_out_pages}, the dataset "
             f"has {manifest.num_pages} pages"
         )
+
+
+def _check_vocabulary(num_words: int, num_tokens: int) -> None:
+    """ConfigError unless the model has a word for each token, and little more than that."""
+    said = f"run spec: model.vocab_size is {num_words}, the dataset's is {num_tokens}"
+    if num_words < num_tokens:
+        raise ConfigError(said)
+    if num_words - num_tokens >= MAX_PADDING:
+        raise ConfigError(f"{said}: padding takes fewer than {MAX_PADDING} words")
 
 
 def _wrong_object(context: ReadContext, key: str, error: ObjectError) -> ConfigError:

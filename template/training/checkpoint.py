@@ -47,10 +47,19 @@ _STAKE_LIMIT = 2**64
 _DIGEST_BYTES = 32
 
 
-def load_tensors(data: bytes) -> Params:
-    """All tensors of a safetensors file; ObjectError for other bytes."""
+def load_tensors(data: bytes | Path) -> Params:
+    """All tensors of a safetensors file, or of its bytes; ObjectError for other bytes.
+
+    The tensors are memory of their own: the file may be removed. StateError if it cannot be read.
+    """
     try:
-        return dict(load(data))
+        if isinstance(data, bytes):
+            return dict(load(data))
+        with safe_open(data, framework="pt") as file:
+            return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    except OSError as error:
+        assert isinstance(data, Path), "bytes in memory can be read"
+        raise unreadable(data, error) from error
     except (SafetensorError, *MALFORMED) as error:
         raise ObjectError(f"checkpoint: refused: not a safetensors file: {fault(error)}") from error
 

@@ -13,13 +13,15 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 from template.errors import ObjectError
 from template.protocol.parts import (
     FLOAT_BYTES,
+    PartSource,
     group_tensors,
     part_bytes_of,
     part_length,
@@ -56,10 +58,14 @@ _HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Published:
-    """A checkpoint for a bucket: the manifest, and the files by SHA-256."""
+    """A checkpoint for a bucket: the manifest, and the files by SHA-256.
+
+    `parts`: of the files with tensors, where an upload reads them.
+    """
 
     manifest: bytes
     blobs: Mapping[bytes, bytes]
+    parts: Mapping[bytes, Callable[[], PartSource]] = field(compare=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,10 +104,12 @@ def build_checkpoint(
         digests[name]: partial(bytes, data) for name, data in small.items()
     }
     leaves = state.leaves(spec.checkpoint.part_bytes)
+    parts: dict[bytes, Callable[[], PartSource]] = {}
     for name, group, digest in zip(names, groups, leaves.digests, strict=True):
         digests[name] = digest
         sizes[name] = part_length({n: tensor_shapes(spec)[n] for n in group})
         blobs[digest] = partial(part_bytes_of, state.params, group)
+        parts[digest] = partial(PartSource, state.params, group)
     manifest = {
         "format": FORMAT,
         "run_id": spec.run_id.hex(),
@@ -112,7 +120,9 @@ def build_checkpoint(
         "state": carried_values(state),
     }
     return Published(
-        manifest=json.dumps(manifest, sort_keys=True).encode(), blobs=MadeWhenRead(blobs)
+        manifest=json.dumps(manifest, sort_keys=True).encode(),
+        blobs=MadeWhenRead(blobs),
+        parts=parts,
     )
 
 
@@ -120,7 +130,11 @@ class MadeWhenRead(Mapping[bytes, bytes]):
     """Blobs by SHA-256, made anew at every reading: one of them in memory beside the tensors."""
 
     def __init__(self, makers: Mapping[bytes, Callable[[], bytes]]) -> None:
-        self._makers = makers
+        self._makers = dict(makers)
+
+    def with_data(self, blobs: Mapping[bytes, bytes]) -> "MadeWhenRead":
+        """These blobs first, which are in memory anyway, and then those of `self`."""
+        return MadeWhenRead({d: partial(bytes, data) for d, data in blobs.items()} | self._makers)
 
     def __getitem__(self, digest: bytes) -> bytes:
         return self._makers[digest]()
@@ -207,12 +221,13 @@ def tensors_limit_bytes(shapes: Mapping[str, Sequence[int]], num_files: int = 1)
 
 def restore_published(
     manifest: PublishedManifest,
-    parts: Iterable[bytes],
+    parts: Iterable[bytes | Path],
     spec: RunSpec,
     *,
     are_verified: bool = False,
 ) -> OuterState:
-    """The state in a manifest and the parts, given in order; ObjectError for a mismatch.
+    """The state in a manifest and the parts, given in order, as bytes or files; ObjectError for a
+    mismatch.
 
     Parts are read one by one: only the tensors stay in memory. The checkpoint digest is verified
     and covers tensors, norms, the reference stake and alpha's exponent; the leaves of its tensors
@@ -222,7 +237,7 @@ def restore_published(
     """
     params: Params = {}
     for part, data in zip(manifest.parts, parts, strict=True):
-        if not are_verified and hashlib.sha256(data).digest() != part.digest:
+        if not are_verified and _digest_of(data) != part.digest:
             raise ObjectError(
                 f"checkpoint: refused: {part.name} has another digest than the manifest says"
             )
@@ -234,6 +249,13 @@ def restore_published(
     if state_digest(state, spec) != state.checkpoint_digest:
         raise ObjectError("checkpoint: refused: the state differs from its checkpoint digest")
     return state
+
+
+def _digest_of(data: bytes | Path) -> bytes:
+    if isinstance(data, bytes):
+        return hashlib.sha256(data).digest()
+    with data.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def checkpoint_limit_bytes(spec: RunSpec) -> int:

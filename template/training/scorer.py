@@ -30,9 +30,10 @@ class Scorer:
         self._model = build_model(spec).to(device).eval()
         self._named = dict(self._model.named_parameters())
         self._device = device
-        self._batch_pages = batch_pages or min(
+        self.batch_pages = batch_pages or min(
             MAX_BATCH_PAGES, max(1, MAX_BATCH_TOKENS // spec.data.page_tokens)
         )
+        """Pages of one pass."""
         self._is_chunked = spec.model.vocab_size >= CHUNKED_VOCAB
 
     def load(self, params: Mapping[str, Tensor]) -> None:
@@ -55,8 +56,8 @@ class Scorer:
         `pages` is int64 [num_pages, page_tokens]; tokens 1.. of each page are predicted.
         """
         parts = [
-            self._batch_losses(torch.from_numpy(pages[i : i + self._batch_pages]))
-            for i in range(0, len(pages), self._batch_pages)
+            self._batch_losses(torch.from_numpy(pages[i : i + self.batch_pages]))
+            for i in range(0, len(pages), self.batch_pages)
         ]
         return np.concatenate(parts) if parts else np.empty(0)
 

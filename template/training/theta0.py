@@ -5,28 +5,39 @@ another. Names, order and lengths of the parts follow from the spec.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 from template.errors import ObjectError
-from template.protocol.parts import group_tensors, part_bytes_of, part_length
+from template.protocol.parts import group_tensors, hash_parts, part_bytes_of, part_length
 from template.protocol.spec import RunSpec
 from template.training.checkpoint import check_params, load_tensors
 from template.training.model import Params, tensor_shapes
+from template.training.published import MadeWhenRead
 
 DIGEST_BYTES = 32
 
 ReadBlob = Callable[[bytes, int], bytes]
 """SHA-256 and length -> the bytes, compared with the SHA-256."""
+ReadPart = Callable[[bytes, int], bytes | Path]
+"""The same, or a file with the bytes."""
 
 
-def build_theta0(params: Params, part_bytes: int) -> tuple[bytes, Mapping[bytes, bytes]]:
-    """The digest for the run spec, and the blobs by SHA-256: the index and the parts."""
+def build_theta0(params: Params, part_bytes: int) -> tuple[bytes, MadeWhenRead]:
+    """The digest for the run spec, and the blobs by SHA-256: the index and the parts.
+
+    A part is made when read, from `params`, which must not change.
+    """
     shapes = {name: tuple(tensor.shape) for name, tensor in params.items()}
-    parts = [part_bytes_of(params, group) for group in group_tensors(shapes, part_bytes)]
-    digests = [hashlib.sha256(part).digest() for part in parts]
+    groups, digests = group_tensors(shapes, part_bytes), hash_parts(params, part_bytes)
     index = b"".join(digests)
     digest = hashlib.sha256(index).digest()
-    return digest, {digest: index, **dict(zip(digests, parts, strict=True))}
+    parts = {
+        part: partial(part_bytes_of, params, group)
+        for part, group in zip(digests, groups, strict=True)
+    }
+    return digest, MadeWhenRead({digest: partial(bytes, index), **parts})
 
 
 def theta0_part_lengths(spec: RunSpec) -> list[int]:
@@ -59,11 +70,14 @@ def parse_index(index: bytes, spec: RunSpec) -> list[tuple[bytes, int]]:
     return list(zip(digests, lengths, strict=True))
 
 
-def load_theta0(read: ReadBlob, spec: RunSpec) -> Params:
-    """theta_0, read part by part; ObjectError for parts that are not the run's tensors."""
+def load_theta0(read: ReadBlob, spec: RunSpec, read_part: ReadPart | None = None) -> Params:
+    """theta_0, read part by part; ObjectError for parts that are not the run's tensors.
+
+    `read_part`: reads the parts, where these are not read as the index.
+    """
     index = read(bytes.fromhex(spec.checkpoint.theta0_digest), index_length(spec))
     params: Params = {}
     for digest, num_bytes in parse_index(index, spec):
-        params |= load_tensors(read(digest, num_bytes))
+        params |= load_tensors((read_part or read)(digest, num_bytes))
     check_params(params, spec)
     return params

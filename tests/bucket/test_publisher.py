@@ -5,20 +5,27 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
 from simulation.swarm import build_world
 from simulation.world import World, hotkey_of
-from template.bucket.publisher import MAX_WAITING_BLOBS, Publisher
+from template.bucket.publisher import Publisher, waiting_files
 from template.bucket.retention import PROOF_WINDOWS
 from template.errors import Unavailable
+from template.peers.client import Peers
 from template.protocol.keys import blob_key, checkpoint_manifest_key
+from template.protocol.parts import PartSource
 from template.protocol.record import LOG_DIGEST_BYTES, ROOT_BYTES, Record, Vote, encode_record
 from template.store.memory import MemoryStore
+from template.store.types import Source
+from template.sync.bootstrap import Bootstrap
+from template.sync.own_checkpoint import save_own_checkpoint
 from template.training.model import initial_params
 from template.training.outer import OuterState, first_state, state_digest
 from template.training.published import build_checkpoint
+from template.training.theta0 import parse_index
 
 DATA = b"a shard"
 SHA256 = hashlib.sha256(DATA).hexdigest()
@@ -247,16 +254,101 @@ def test_a_blob_is_put_once(bucket, context) -> None:
     assert bucket.get(KEY, max_bytes=100) == DATA
 
 
-def test_a_dead_bucket_holds_no_more_than_so_many_blobs_in_memory(bucket, context) -> None:
+def _offer_files(publisher: Publisher, folder: Path, datas: Sequence[bytes]) -> None:
+    """The caller removes its files, as a joiner does once it has a checkpoint of its own."""
+    folder.mkdir()
+    for number, data in enumerate(datas):
+        path = folder / str(number)
+        path.write_bytes(data)
+        publisher.offer_file(hashlib.sha256(data).hexdigest(), path)
+        path.unlink()
+    folder.rmdir()
+
+
+def test_every_part_of_a_large_theta0_is_served(bucket, context, tmp_path) -> None:
+    """More than 64 parts were served in part, and nothing said so."""
+    datas = [b"part %d" % number for number in range(300)]
     publisher = Publisher(context)
-    datas = [b"shard %d" % number for number in range(MAX_WAITING_BLOBS + 1)]
     bucket.num_left = 0
-    for data in datas:
-        publisher.offer(hashlib.sha256(data).hexdigest(), data)
-        publisher.push(_never)
+    _offer_files(publisher, tmp_path / "joining", datas)
+    assert not publisher.push(_never)
+    bucket.num_left = 100
+    assert not publisher.push(_never)
+    restarted = Publisher(context)
     bucket.num_left = 10**6
+    assert restarted.push(_never)
+    keys = [blob_key(hashlib.sha256(data).digest()) for data in datas]
+    assert sorted(bucket.written) == sorted(keys), "each once"
+    assert [bucket.get(key, max_bytes=100) for key in keys] == datas
+    assert list(waiting_files(context.state_dir).digests()) == []
+
+
+def test_a_part_that_is_there_already_is_not_sent_again(bucket, context, tmp_path) -> None:
+    bucket.put(KEY, DATA)
+    publisher = Publisher(context)
+    _offer_files(publisher, tmp_path / "joining", [DATA, DATA])
     assert publisher.push(_never)
-    assert len(bucket.written) == MAX_WAITING_BLOBS
-    publisher.offer(hashlib.sha256(datas[0]).hexdigest(), datas[0])
+    _offer_files(publisher, tmp_path / "joining", [DATA])
     assert publisher.push(_never)
-    assert len(bucket.written) == MAX_WAITING_BLOBS + 1
+    assert bucket.written == [KEY]
+    assert list(waiting_files(context.state_dir).digests()) == []
+
+
+def test_a_damaged_part_is_not_served_and_said_to_be_dropped(
+    bucket, context, tmp_path, caplog
+) -> None:
+    publisher = Publisher(context)
+    _offer_files(publisher, tmp_path / "joining", [b"first", DATA, b"last"])
+    kept = waiting_files(context.state_dir)
+    kept.path(bytes.fromhex(SHA256)).write_bytes(DATA[::-1])
+    kept.remove(hashlib.sha256(b"last").digest())
+    assert publisher.push(_never)
+    assert bucket.written == [blob_key(hashlib.sha256(b"first").digest())]
+    assert [line for line in caplog.messages if SHA256 in line and "damaged" in line]
+    assert kept.digests() == []
+
+
+def test_a_validator_serves_all_of_theta0_after_it_joined(world, bucket, context) -> None:
+    """By then its downloads are gone, and a restart reads none of them again."""
+    publisher, peers = Publisher(context), Peers(context)
+    checkpoint = Bootstrap(context, peers).join(publisher)
+    save_own_checkpoint(context, checkpoint)
+    assert not list(context.state_dir.glob("joining/*"))
+    publisher = Publisher(context)
+    publisher.push(lambda: True)
+    assert len(bucket.written) == 1
+    restarted = Publisher(context)
+    assert restarted.push(_never)
+    index_key = blob_key(bytes.fromhex(world.spec.checkpoint.theta0_digest))
+    parts = parse_index(bucket.get(index_key, max_bytes=2**20), world.spec)
+    assert len(parts) > 4
+    assert sorted(bucket.written) == sorted([index_key, *(blob_key(d) for d, _ in parts)])
+    for digest, num_bytes in parts:
+        assert bucket.size(blob_key(digest)) == num_bytes
+
+
+class Sourced(Recording):
+    """A bucket that knows what was read of each source at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sources: dict[str, Source] = {}
+
+    def put_source(self, key: str, source: Source) -> None:
+        self.sources[key] = source
+        super().put_source(key, source)
+
+
+def test_parts_go_up_from_where_the_tensors_lie(world, context, start) -> None:
+    bucket = Sourced()
+    publisher = Publisher(dataclasses.replace(context, bucket=bucket))
+    state = _at(world, start, 8)
+    publisher.offer_checkpoint(state)
+    assert publisher.push(_never)
+    published = build_checkpoint(state, world.spec)
+    from_tensors = {key for key, s in bucket.sources.items() if isinstance(s, PartSource)}
+    assert from_tensors == set(map(blob_key, published.parts))
+    assert len(published.parts) > 4
+    for digest, data in published.blobs.items():
+        assert bucket.get(blob_key(digest), max_bytes=2**20) == data
+        assert hashlib.sha256(data).digest() == digest

@@ -52,6 +52,8 @@ def test_a_pause_is_about_a_block(block_s: float, pause_s: float) -> None:
     waiter.until_head(30)
     waiter.pause()
     assert chain.sleeps[-1] == pytest.approx(pause_s, rel=0.3)
+    waiter.pause(most_s=0.2)
+    assert chain.sleeps[-1] == pytest.approx(min(pause_s, 0.2), rel=0.3)
 
 
 def test_before_it_has_seen_two_blocks_it_polls_fast() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from huggingface_hub import constants
+from transformers import AutoModelForCausalLM
 
 from simulation.swarm import FOUR, STAKES_TAO, build_world, honest, metrics, run
 from simulation.world import World
@@ -178,6 +181,31 @@ def test_the_same_seed_writes_the_same_text(latest) -> None:
     assert said == []
     assert _written(_generating(latest))[0] == first
     assert _written(_generating(latest, seed=4))[0] != first
+
+
+def test_a_padded_word_is_never_written(latest, tmp_path) -> None:
+    """Not even by a model that deems one of them the most likely, at every token."""
+    model = AutoModelForCausalLM.from_pretrained(latest)
+    num_tokens = model.config.vocab_size
+    model.resize_token_embeddings(num_tokens + 128, mean_resizing=False)
+    with torch.no_grad():
+        rows = model.lm_head.weight[num_tokens:]
+        likely = 1e3 * torch.randn(rows.shape[1], generator=torch.Generator().manual_seed(0))
+        rows[:64], rows[64:] = likely, -likely
+    folder = tmp_path / "padded"
+    shutil.copytree(latest, folder)
+    for path in folder.glob("model*"):
+        path.unlink()
+    model.save_pretrained(folder)
+    padded = load_model(folder, "cpu")
+    assert padded.model.config.vocab_size == num_tokens + 128 > padded.num_tokens == num_tokens
+    logits = padded.model(torch.tensor([[65, 66, 67]])).logits
+    assert (logits.argmax(dim=-1) >= num_tokens).all(), "a word of the padding"
+    greedy = _written(_generating(folder, temperature=0.0))
+    assert greedy == _written(_generating(latest, temperature=0.0))
+    assert len(greedy[0]) > 10
+    drawn, _ = _written(_generating(folder, temperature=1.0))
+    assert len(drawn) > 10
 
 
 def test_an_empty_prompt_begins_a_document_and_a_long_text_is_told(ended, latest) -> None:

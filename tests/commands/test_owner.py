@@ -1,6 +1,7 @@
 """Preparing a run: the spec names exactly the blobs that are uploaded, the same every time."""
 
 import hashlib
+import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,14 +19,24 @@ from template.commands.plan import (
     upload,
     upload_missing,
 )
-from template.data.manifest import parse_manifest
+from template.data.folder import (
+    LISTS,
+    MANIFEST_NAME,
+    SHARDS,
+    DatasetFolder,
+    list_path,
+    open_folder,
+    shard_path,
+)
+from template.data.manifest import manifest_bytes, parse_manifest
 from template.data.pages import PageReader
-from template.data.source import LocalSource
+from template.data.source import Files, LocalSource
 from template.errors import ConfigError, Unavailable
 from template.protocol.keys import blob_key, shard_key
 from template.protocol.spec import parse_spec, spec_to_toml
 from template.store.memory import MemoryStore
-from template.sync.dataset import check_manifest
+from template.store.types import Take
+from template.sync.dataset import MAX_PADDING, check_manifest
 from template.training.scorer import Scorer
 from template.training.theta0 import load_theta0, parse_index
 
@@ -100,11 +111,29 @@ def test_a_plan_is_judged_before_anything_is_built() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("model__vocab_size", 300), ("evaluation__curve_pages", 10_000)]
+    ("key", "value"),
+    [
+        ("model__vocab_size", 255),
+        ("model__vocab_size", 256 + MAX_PADDING),
+        ("evaluation__curve_pages", 10_000),
+    ],
 )
 def test_a_run_that_nobody_could_join_is_refused(key: str, value: int) -> None:
     with pytest.raises(ConfigError, match=key.replace("__", r"\.")):
         _prepare(**{key: value})
+
+
+def test_a_vocabulary_may_be_padded_within_bounds() -> None:
+    """Token ids are still those of the tokenizer."""
+    run = _prepare(model__vocab_size=256 + MAX_PADDING - 1)
+    params = load_theta0(lambda digest, _: run.blobs[digest], run.spec)
+    assert params["model.embed_tokens.weight"].shape[0] == 256 + MAX_PADDING - 1
+    assert run.dataset.manifest.tokenizer.vocab_size == 256
+    message = "run spec: model.vocab_size is 255, the dataset's is 256"
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
+        _prepare(model__vocab_size=255)
+    with pytest.raises(ConfigError, match="padding takes fewer than 1024 words"):
+        _prepare(model__vocab_size=256 + MAX_PADDING)
 
 
 def _blob(run: PreparedRun, digest: bytes, _num_bytes: int) -> bytes:
@@ -214,7 +243,7 @@ def test_an_upload_that_broke_off_goes_on_where_it_was() -> None:
     assert len(bucket.list("")) == len(said) == 2
     bucket.num_left = 100
     sent_bytes = upload_missing(run, bucket, bucket.reader(), said.append)
-    sizes = [len(data) for _, data in run.objects()]
+    sizes = [bucket.size(key) for key, _ in run.objects()]
     assert sent_bytes == sum(sizes[2:]) > 0
     assert bucket.num_left == 100 - len(sizes[2:])
     assert sum("there already" in line for line in said) == 2
@@ -229,6 +258,70 @@ def test_an_object_of_other_bytes_is_sent_again(damage) -> None:
     bucket.put(blob_key(digest), damage(data))
     assert upload_missing(run, bucket, bucket.reader(), lambda _: None) == len(data)
     assert bucket.get(blob_key(digest), max_bytes=len(data)) == data
+
+
+class FromFiles(Failing):
+    """A bucket that knows which objects came from files; a download whole is refused."""
+
+    def __init__(self) -> None:
+        super().__init__(10**6)
+        self.files: list[str] = []
+
+    def reader(self) -> "FromFiles":
+        return self
+
+    def put_file(self, key: str, path: Path) -> None:
+        self.files.append(key)
+        MemoryStore.put(self, key, path.read_bytes())
+
+    def get(self, key: str, *, max_bytes: int) -> bytes:
+        raise AssertionError("held whole")
+
+    def stream(self, key: str, take: Take, *, start: int = 0, max_bytes: int) -> None:
+        data = MemoryStore.get(self, key, max_bytes=max_bytes)
+        for place in range(start, len(data), 1000):
+            take(data[place : place + 1000])
+
+
+def test_shards_of_a_folder_go_from_their_files_and_are_compared_as_they_come(tmp_path) -> None:
+    whole = _prepare()
+    folder = replace(whole, dataset=_in_folder(whole.dataset, tmp_path))
+    bucket = FromFiles()
+    upload_missing(folder, bucket, bucket, lambda _: None)
+    keys = [shard_key(bytes.fromhex(shard.sha256)) for shard in folder.shards]
+    assert bucket.files == keys
+    expected = MemoryStore()
+    upload(whole, expected)
+    assert bucket.list("") == expected.list("")
+    assert all(
+        MemoryStore.get(bucket, key, max_bytes=2**30) == expected.get(key, max_bytes=2**30)
+        for key in bucket.list("")
+    )
+    assert upload_missing(folder, bucket, bucket, lambda _: None) == 0
+    data = MemoryStore.get(bucket, keys[0], max_bytes=2**30)
+    bucket.put(keys[0], data[:-1] + bytes([data[-1] ^ 1]))
+    assert upload_missing(folder, bucket, bucket, lambda _: None) == len(data)
+
+
+def test_a_damaged_shard_of_a_folder_is_not_published(tmp_path) -> None:
+    whole = _prepare()
+    folder = replace(whole, dataset=_in_folder(whole.dataset, tmp_path))
+    path = shard_path(tmp_path, folder.shards[-1])
+    path.write_bytes(path.read_bytes()[::-1])
+    bucket = FromFiles()
+    with pytest.raises(ConfigError, match="another digest"):
+        upload_missing(folder, bucket, bucket, lambda _: None)
+    assert shard_key(bytes.fromhex(folder.shards[-1].sha256)) not in bucket.files
+
+
+def _in_folder(dataset: Files, folder: Path) -> DatasetFolder:
+    (folder / LISTS).mkdir()
+    (folder / SHARDS).mkdir()
+    for shard in (*dataset.manifest.shards, dataset.manifest.held_out):
+        list_path(folder, shard).write_bytes(dataset.digest_list(shard))
+        shard_path(folder, shard).write_bytes(dataset.shard_data(shard))
+    (folder / MANIFEST_NAME).write_bytes(manifest_bytes(dataset.manifest))
+    return open_folder(folder)
 
 
 def test_a_warm_start_lowers_the_loss_of_theta_0_and_repeats() -> None:

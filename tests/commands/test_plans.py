@@ -1,16 +1,32 @@
 """Plans of real sizes: each is a spec, has the sizes in its comment, and fits its windows."""
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from template.errors import ObjectError
+from template.protocol.parts import group_tensors, part_length
 from template.protocol.spec import RunSpec
 from template.protocol.spec.model import MAX_PARAMETERS, count_parameters
 from template.protocol.spec.plan import RunChoices, check_plan, load_plan
+from template.store.multipart import MAX_PART_NUMBER, PART_BYTES, split
+from template.store.ranges import Cursor
+from template.store.s3 import MAX_OBJECT_BYTES
+from template.training.companions import COMPANIONS
 from template.training.flops import flops_per_token
-from template.training.model import payload_bytes
-from template.training.published import checkpoint_limit_bytes
-from template.training.theta0 import theta0_bytes
+from template.training.model import payload_bytes, tensor_shapes
+from template.training.published import (
+    CONFIG_FILE,
+    FORMAT,
+    INDEX_FILE,
+    checkpoint_limit_bytes,
+    parse_published,
+    part_names,
+    published_limit_bytes,
+)
+from template.training.theta0 import index_length, theta0_bytes
 
 ROOT = Path(__file__).parents[2]
 OWNER = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"
@@ -99,3 +115,42 @@ def test_the_small_plan_is_a_model_of_5_million_parameters_on_a_vocabulary_of_40
 
 def test_the_tensors_lie_in_a_number_of_files_that_a_manifest_holds(spec: RunSpec) -> None:
     assert theta0_bytes(spec) / spec.checkpoint.part_bytes < 4096
+
+
+@pytest.mark.parametrize("name", ["8b", "72b"])
+def test_a_tensor_larger_than_a_part_passes_every_limit_on_files(spec: RunSpec) -> None:
+    """The embeddings are one file each: 2.1 GB for 8b, 8.6 GB for 72b."""
+    shapes, part_bytes = tensor_shapes(spec), spec.checkpoint.part_bytes
+    groups = group_tensors(shapes, part_bytes)
+    assert ["lm_head.weight"] in groups
+    assert ["model.embed_tokens.weight"] in groups
+    lengths = [part_length({name: shapes[name] for name in group}) for group in groups]
+    largest = max(lengths)
+    assert largest > 4 * spec.model.vocab_size * spec.model.hidden_size > part_bytes
+    assert sum(lengths) + index_length(spec) == theta0_bytes(spec)
+    # Up: in parts that S3 takes, none of them longer than a single put; down: as long as asked.
+    parts = split(largest, PART_BYTES)
+    assert sum(part.num_bytes for part in parts) == largest <= MAX_OBJECT_BYTES
+    assert len(parts) <= MAX_PART_NUMBER
+    cursor = Cursor(position=largest - 1)
+    assert not cursor.accept(1, f"bytes {largest - 1}-{largest - 1}/{largest}", "tag")
+    # A manifest that lists it is parsed, and short enough to be read.
+    parsed = parse_published(_manifest(spec, lengths), spec)
+    assert [part.num_bytes for part in parsed.parts] == lengths
+    with pytest.raises(ObjectError, match="longer than the run's model"):
+        parse_published(_manifest(spec, [*lengths[:-1], 2 * largest]), spec)
+
+
+def _manifest(spec: RunSpec, lengths: Sequence[int]) -> bytes:
+    """A checkpoint's manifest with parts of these lengths, and norms as long as they may be."""
+    names = [CONFIG_FILE, INDEX_FILE, *COMPANIONS, *part_names(len(lengths))]
+    sizes = [10**6] * (len(names) - len(lengths)) + list(lengths)
+    files = [
+        {"name": name, "sha256": "f" * 64, "bytes": size}
+        for name, size in zip(names, sizes, strict=True)
+    ]
+    head = {"format": FORMAT, "run_id": spec.run_id.hex(), "files": files}
+    shortest = len(json.dumps(head | {"state": {"norms": ""}}).encode())
+    room = published_limit_bytes(spec) - shortest
+    assert room > 0
+    return json.dumps(head | {"state": {"norms": "x" * room}}).encode()

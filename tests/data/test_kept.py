@@ -126,3 +126,39 @@ def test_has_looks_at_length_alone(tmp_path: Path) -> None:
     kept.put(DIGEST, DATA)
     assert kept.has(DIGEST, len(DATA))
     assert not kept.has(DIGEST, len(DATA) + 1)
+
+
+def test_a_download_counts_once_it_is_accepted(tmp_path: Path) -> None:
+    kept = KeptFiles(tmp_path / "made", ".part")
+    coming = kept.coming(DIGEST)
+    coming.write_bytes(DATA[:-1])
+    assert kept.find(DIGEST, len(DATA)) is None
+    assert kept.digests() == []
+    kept.keep_only([DIGEST])
+    assert coming.read_bytes() == DATA[:-1], "goes on after a restart"
+    coming.write_bytes(DATA)
+    assert kept.accept(DIGEST).read_bytes() == DATA
+    assert not coming.exists()
+    assert kept.find(DIGEST, len(DATA)) == kept.path(DIGEST)
+    assert kept.find(DIGEST, len(DATA) + 1) is None
+    assert kept.digests() == [DIGEST]
+    kept.path(DIGEST).write_bytes(DATA[::-1])
+    assert kept.find(DIGEST, len(DATA)) is None, "damaged"
+    kept.coming(OTHER).write_bytes(b"oth")
+    kept.keep_only([DIGEST])
+    assert [path.name for path in (tmp_path / "made").iterdir()] == [f"{DIGEST.hex()}.part"]
+
+
+def test_a_linked_file_stays_when_the_other_name_goes(tmp_path: Path) -> None:
+    one, other = KeptFiles(tmp_path / "one", ".part"), KeptFiles(tmp_path / "other", ".blob")
+    one.put(DIGEST, DATA)
+    for _twice in range(2):
+        linked = other.link(DIGEST, one.path(DIGEST))
+    assert linked.stat().st_ino == one.path(DIGEST).stat().st_ino, "no copy"
+    one.keep_only([])
+    assert other.get(DIGEST, len(DATA)) == DATA
+    other.remove(DIGEST)
+    other.remove(DIGEST)
+    assert other.digests() == []
+    with pytest.raises(StateError):
+        other.link(DIGEST, one.path(DIGEST))

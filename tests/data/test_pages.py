@@ -428,3 +428,20 @@ def test_memory_does_not_grow_with_the_dataset(tmp_path: Path) -> None:
         kept.append(sum(path.stat().st_size for path in folder.iterdir()))
     assert peaks[1] < 1.3 * peaks[0]
     assert max(kept) <= limits.disk_bytes * 9 // 8
+
+
+@pytest.mark.parametrize("is_on_disk", [False, True])
+def test_pages_at_hand_are_read_without_asking(
+    dataset: Dataset, mirror: Mirror, tmp_path: Path, is_on_disk: bool
+) -> None:
+    limits = CacheLimits(memory_bytes=1) if is_on_disk else None
+    with closing(PageReader(dataset.manifest, mirror, tmp_path, limits)) as reader:
+        wanted = [0, 1, 2, 17, 29]
+        assert not reader.is_at_hand(wanted)
+        reader.prefetch(wanted)
+        reader.wait_for_prefetch()
+        assert reader.is_at_hand(wanted)
+        assert not reader.is_at_hand([*wanted, 9]), "every page, or none"
+        mirror.hasty_error = Unavailable("nobody answers")
+        mirror.shards.clear()
+        assert np.array_equal(reader.pages(wanted), reader.pages(wanted))

@@ -81,12 +81,12 @@ def test_large_payloads_come_in_order_a_few_at_a_time(bucket: Bucket) -> None:
     wait_until(lambda: fetching.num_waiting == 9)
     wait_until(lambda: len(bucket.asked) == FEW + 1)
     assert bucket.asked[-1] == FEW, "the next in order"
-    assert [member.uid for member, _ in fetching.newly_come()] == [2]
-    assert fetching.newly_come() == []
+    assert [member.uid for member, _ in fetching.newly_answered()] == [2]
+    assert fetching.newly_answered() == []
     bucket.let(*range(10))
     assert fetching.wait(HANG_S)
     assert outcomes(fetching) == {uid: bytes([uid]) for uid in range(10)}
-    assert sorted(m.uid for m, _ in fetching.newly_come()) == [0, 1, *range(3, 10)]
+    assert sorted(m.uid for m, _ in fetching.newly_answered()) == [0, 1, *range(3, 10)]
 
 
 def test_silent_buckets_at_the_front_keep_no_place(bucket: Bucket) -> None:

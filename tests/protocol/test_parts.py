@@ -1,6 +1,7 @@
 """Parts are files of the safetensors library, hashed where their tensors lie."""
 
 import hashlib
+import tracemalloc
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from safetensors.torch import load, save
 
 from template.protocol.hashing import labelled_hash
 from template.protocol.parts import (
+    PartSource,
     group_tensors,
     hash_parts,
     part_bytes_of,
@@ -55,3 +57,30 @@ def test_a_tensor_is_hashed_without_a_copy() -> None:
     assert hash_parts({"a": large.reshape(20, 50).T}, 1) != hash_parts({"a": large}, 1)
     with pytest.raises(ValueError, match=r"a is torch\.bfloat16"):
         hash_parts({"a": large.bfloat16()})
+
+
+def test_a_part_is_read_in_stretches_where_its_tensors_lie() -> None:
+    """Of any length and place, as an upload in parts reads; nothing is made whole."""
+    tensors = {
+        "b": torch.arange(1000, dtype=torch.float32).reshape(10, 100),
+        "a": torch.randn(7),
+        "empty": torch.zeros(0, 3),
+        "z": torch.randn(33, 5),
+    }
+    whole = part_bytes_of(tensors, list(tensors))
+    source = PartSource(tensors, list(tensors))
+    assert source.num_bytes == len(whole)
+    assert source.read(0, source.num_bytes) == whole
+    for step in (1, 13, 64, 4_097):
+        starts = range(0, len(whole), step)
+        pieces = [source.read(start, min(step, len(whole) - start)) for start in starts]
+        assert b"".join(pieces) == whole
+    large = {"large": torch.zeros(2**20)}
+    tracemalloc.start()
+    try:
+        source = PartSource(large, ["large"])
+        for start in range(0, source.num_bytes - 2**16, 2**16):
+            source.read(start, 2**16)
+        assert tracemalloc.get_traced_memory()[1] < 2**18 < source.num_bytes
+    finally:
+        tracemalloc.stop()

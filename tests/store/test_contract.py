@@ -9,7 +9,7 @@ import pytest
 from template.errors import NotFound, StateError, TooLarge, Unavailable
 from template.store import Store
 from template.store.keys import MAX_KEY_BYTES
-from template.store.multipart import PART_BYTES
+from template.store.multipart import PART_BYTES, BytesSource
 from tests.support.objects import data_of
 
 DIGEST = hashlib.sha256(b"payload").hexdigest()
@@ -172,6 +172,11 @@ def test_a_file_is_put_as_its_bytes(store: Store, tmp_path: Path) -> None:
     assert store.get("object", max_bytes=70_001) == data_of(70_001)
     with pytest.raises(StateError, match="missing"):
         store.put_file("object", tmp_path / "missing")
+
+
+def test_a_source_is_put_as_its_bytes(store: Store) -> None:
+    store.put_source("object", BytesSource(data_of(70_001)))
+    assert store.get("object", max_bytes=70_001) == data_of(70_001)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from template.errors import ChainError, NotFound, Unavailable
 from template.protocol.record import PayloadCommitment, Record, encode_record
 from template.protocol.spec import RunSpec
 from template.store.memory import MemoryStore
-from template.store.types import Take
+from template.store.types import Source, Take
 from template.sync.own_checkpoint import own_checkpoint_path
 from tests.support.schedules import MINERS, ROSTER, VALIDATORS, Fault
 
@@ -209,6 +209,10 @@ class TroubledStore:
     def put_file(self, key: str, path: Path) -> None:
         with self._called():
             self._store.put_file(key, path)
+
+    def put_source(self, key: str, source: Source) -> None:
+        with self._called():
+            self._store.put_source(key, source)
 
     def stream(self, key: str, take: Take, *, start: int = 0, max_bytes: int) -> None:
         take(self.get(key, max_bytes=max_bytes)[start:])

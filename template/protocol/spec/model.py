@@ -37,8 +37,8 @@ class ModelSpec(Table):
     qwen3 with a mixture of experts.
     """
     vocab_size: Annotated[int, Range(ge=1, le=MAX_VOCAB_SIZE)]
-    """Number of token ids, the tokenizer's: 256 for `byte`. A node refuses to start when the
-    dataset's manifest gives another number.
+    """Number of token ids, the tokenizer's (256 for `byte`) or up to 1,023 more, as a padded
+    vocabulary has. A node refuses to start when the dataset's manifest gives another number.
     """
     hidden_size: Annotated[int, Range(ge=1, le=65_536)]
     """Width of the residual stream."""
