@@ -55,8 +55,7 @@ def load_tensors(data: bytes | Path) -> Params:
     try:
         if isinstance(data, bytes):
             return dict(load(data))
-        with safe_open(data, framework="pt") as file:
-            return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+        return read_tensors(data)[0]
     except OSError as error:
         assert isinstance(data, Path), "bytes in memory can be read"
         raise unreadable(data, error) from error

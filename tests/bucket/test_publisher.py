@@ -21,7 +21,7 @@ from template.protocol.record import LOG_DIGEST_BYTES, ROOT_BYTES, Record, Vote,
 from template.store.memory import MemoryStore
 from template.store.types import Source
 from template.sync.bootstrap import Bootstrap
-from template.sync.own_checkpoint import save_own_checkpoint
+from template.sync.own_checkpoint import OwnCheckpoints
 from template.training.model import initial_params
 from template.training.outer import OuterState, first_state, state_digest
 from template.training.published import build_checkpoint
@@ -312,7 +312,7 @@ def test_a_validator_serves_all_of_theta0_after_it_joined(world, bucket, context
     """By then its downloads are gone, and a restart reads none of them again."""
     publisher, peers = Publisher(context), Peers(context)
     checkpoint = Bootstrap(context, peers).join(publisher)
-    save_own_checkpoint(context, checkpoint)
+    OwnCheckpoints(context).save(checkpoint)
     assert not list(context.state_dir.glob("joining/*"))
     publisher = Publisher(context)
     publisher.push(lambda: True)

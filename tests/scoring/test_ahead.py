@@ -25,7 +25,7 @@ from template.protocol.payload import PayloadHeader, encode_payload, payload_dig
 from template.protocol.record import Record, encode_record
 from template.protocol.root import Member
 from template.protocol.ss58 import public_key
-from template.scoring.measure import Measurement, batch_rows
+from template.scoring.measure import Measurement, Step, batch_rows
 from template.scoring.pool import Pool, pool_of
 from template.scoring.window import Scored
 from template.store.memory import MemoryStore
@@ -199,10 +199,10 @@ def assert_same(one: Scored, other: Scored) -> None:
     assert np.array_equal(one.measured.before_S, other.measured.before_S)
     for uid, after_S in one.measured.after_S.items():
         assert np.array_equal(after_S, other.measured.after_S[uid])
-    pairs = (one.measured.half_way_H, other.measured.half_way_H)
-    assert (pairs[0] is None) == (pairs[1] is None)
-    if pairs[0] is not None:
-        assert np.array_equal(*pairs)
+    first, second = one.measured.half_way_H, other.measured.half_way_H
+    assert (first is None) == (second is None)
+    if first is not None and second is not None:
+        assert np.array_equal(first, second)
 
 
 def test_the_next_payload_may_wait_until_the_one_before_is_measured(scene: Scene) -> None:
@@ -264,12 +264,13 @@ def test_steps_that_depend_on_all_payloads_wait_for_all(scene: Scene) -> None:
     assert len(at_once.measured.after_S) == len(MINERS)
 
 
-def _measurement(scene: Scene) -> tuple[Measurement, Pool, Mapping[int, object]]:
+def _measurement(scene: Scene) -> tuple[Measurement, Pool, Mapping[int, Step]]:
     scorer = scene.node._scorer
-    payloads = {
-        uid: scorer._checker.open_frame(0, member, scene.frames[MINERS[uid - 2]]).payload
-        for uid, member in ((m.uid, m) for m in scene.members())
+    opened = {
+        member.uid: scorer._checker.open_frame(0, member, scene.frames[MINERS[member.uid - 2]])
+        for member in scene.members()
     }
+    payloads = {uid: found.payload for uid, found in opened.items() if found.payload is not None}
     steps = scorer._steps(scene.state, payloads)
     pool = pool_of(np.arange(HELD_OUT_PAGES), {uid: np.arange(uid, uid + 20) for uid in steps})
     return scorer._measurer.begin(scene.state), pool, steps
