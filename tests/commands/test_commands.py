@@ -17,7 +17,8 @@ from localnet.weed import AccessKey, new_access_key
 from template.chain.ballots import read_records_of_any_run
 from template.cli.flags import CHECKOUT as ROOT
 from template.cli.flags import DEFAULT_TEXT
-from template.protocol.keys import blob_key, bucket_name
+from template.data.manifest import parse_manifest
+from template.protocol.keys import blob_key, bucket_name, shard_key
 from template.protocol.spec import load_spec
 from template.protocol.ss58 import public_key
 from template.store import Store
@@ -32,7 +33,6 @@ PLAN_TEXT = (
     .replace('network = "public"', 'network = "local"')
 )
 """The testnet's plan, for a chain and buckets of this machine."""
-LAST_SHARD_BYTES = 745_984
 NUM_OBJECTS = 25
 """Eleven shards with digest lists, the manifest, and theta_0: an index and one part."""
 
@@ -115,8 +115,8 @@ def test_a_run_is_published_checked_broken_and_mended(
     theta0 = blob_key(bytes.fromhex(spec.checkpoint.theta0_digest))
     with closing(subnet.writer(OWNER)) as bucket:
         bucket.put(theta0, bytes(bucket.size(theta0)))
-        sizes = {key: bucket.size(key) for key in bucket.list("shard/")}
-        bucket.delete(next(key for key, size in sizes.items() if size == LAST_SHARD_BYTES))
+        manifest = bucket.get(blob_key(bytes.fromhex(spec.data.manifest_digest)), max_bytes=2**20)
+        bucket.delete(shard_key(bytes.fromhex(parse_manifest(manifest).shards[9].sha256)))
     broken = run("owner", check(subnet, published))
     assert broken.status == 2
     assert "not to be had: theta_0, shard 9" in broken.out
