@@ -150,6 +150,7 @@ class Miner:
             return
         self.pending.add(made.payload)
         self.save()
+        self.work.note_saved(made.payload)
         self.context.metrics.log(window, made.metrics)
 
     def commit(self, window: int) -> None:

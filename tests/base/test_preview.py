@@ -18,7 +18,7 @@ from simulation.swarm import (
     run,
     to_the_end,
 )
-from simulation.world import FakeChain, hotkey_of
+from simulation.world import FakeChain, World, hotkey_of
 from template.base.miner import Miner
 from template.base.preview import Preview
 from template.base.work import COMMIT_MARGIN_BLOCKS, HonestWork
@@ -333,3 +333,34 @@ def _commit(world, name: str, frame: bytes) -> bytes:
     )
     world.buckets[hotkey].put(payload_key(world.spec.run_id, 0, digest), frame)
     return digest
+
+
+class SlowEncoder(HonestWork):
+    """Encoding takes six blocks."""
+
+    world: World | None = None
+
+    def make_frame(self, header, deltas) -> bytes:
+        assert self.world is not None
+        self.world.time.block += 6
+        return super().make_frame(header, deltas)
+
+
+def test_what_encoding_takes_ends_the_next_training_earlier(tmp_path) -> None:
+    """Also after a restart; a payload late for its window counts for nothing."""
+    world = build_world(STAKES_TAO)
+    first = _alone(world, tmp_path)
+    schedule = world.spec.schedule.schedule()
+    world.time.block = schedule.first_block(0)
+    miner = Miner(first.context, SlowEncoder)
+    assert isinstance(miner.work, SlowEncoder)
+    miner.work.world = world
+    miner.make_payload(0)
+    assert miner.work.recent_finish_blocks == [6]
+    miner.save()
+    end = schedule.commit_block(1) - COMMIT_MARGIN_BLOCKS
+    for block, late in ((end - 7, False), (end - 6, True)):
+        world.time.block = block
+        work = Miner(first.context).work
+        assert isinstance(work, HonestWork)
+        assert work.is_late(1) == late
