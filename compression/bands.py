@@ -73,7 +73,7 @@ def band_plan(plan: Plan, rank: int, ranks: int) -> Plan:
         members[run.tensor].append(run)
     for layout, whole in zip(plan.layouts, members, strict=True):
         cuts = band_cuts(layout.shape, ranks)
-        groups = []
+        groups: list[ChunkGroup] = []
         for run in whole:
             part = _band_run(run, layout.shape, cuts[rank], cuts[rank + 1])
             if part is not None:
@@ -130,6 +130,11 @@ def chunk_slices(plan: Plan) -> list[slice]:
     return slices
 
 
+def chunk_bytes(plan: Plan) -> int:
+    """Length of a band's `cut`."""
+    return sum(place.stop - place.start for place in chunk_slices(plan))
+
+
 def cut(body: np.ndarray, plan: Plan) -> np.ndarray:
     """A band's chunks, cut out of the body of `write`; uint8."""
     parts = [body[place] for place in chunk_slices(plan)]
@@ -146,12 +151,11 @@ def splice(
     """
     body = np.empty(bands[0].num_bytes, dtype=np.uint8)
     for rank, (part, plan) in enumerate(zip(parts, bands, strict=True)):
-        slices = chunk_slices(plan)
-        expected = sum(place.stop - place.start for place in slices)
+        expected = chunk_bytes(plan)
         if part.size != expected:
             raise ValueError(f"rank {rank}: {part.size} bytes of chunks, not {expected}")
         at = 0
-        for place in slices:
+        for place in chunk_slices(plan):
             length = place.stop - place.start
             body[place] = part[at : at + length]
             at += length
