@@ -14,7 +14,7 @@ Reading needs no exchange but of the body: a rank adds its chunks to its rows (`
 the integers of `check_units` add up to those of the model. Nothing here moves anything between
 processes: functions take and return arrays.
 
-Example, shape [200, 70] in three bands: rows 0-63, 64-127 and 128-199.
+Example, shape [200, 70] in three bands: rows 0-63, 64-191 and 192-199.
 """
 
 from collections.abc import Iterable, Sequence

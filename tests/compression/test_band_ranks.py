@@ -40,9 +40,9 @@ def test_processes_encode_what_one_process_encodes(ranks: int, tmp_path: Path) -
             process.wait()
     assert [(tmp_path / f"body-{window}").read_bytes() for window in range(WINDOWS)] == expected
     for rank in range(ranks):
-        for name, band in bands_of(residual, rank, ranks).items():
+        for name, rows in bands_of(residual, rank, ranks).items():
             left = (tmp_path / f"residual-{name}-{rank}").read_bytes()
-            assert left == band.numpy().tobytes(), (name, rank)
+            assert left == rows.numpy().tobytes(), (name, rank)
     bands = plans_of(plan, ranks)
     tally_bytes = 88 * len(plan.runs) + 44 * len(SHAPES)
     for rank, band in enumerate(bands):

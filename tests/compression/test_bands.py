@@ -295,3 +295,30 @@ def test_a_rank_refuses_what_is_not_finite_in_its_rows() -> None:
     select(bands_of(delta, 0, 2), zeros, bands[0], 0.9)
     with pytest.raises(ValueError, match="finite"):
         select(bands_of(delta, 1, 2), zeros, bands[1], 0.9)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("ranks", RANKS)
+def test_bands_on_a_gpu_give_the_same_bits(ranks: int) -> None:
+    plan, delta = make_plan(MODEL), draw(MODEL, 1)
+    residual, theta = draw(MODEL, 2), draw(MODEL, 3)
+    residuals = [_on_gpu(bands_of(residual, rank, ranks)) for rank in range(ranks)]
+    deltas = [_on_gpu(bands_of(delta, rank, ranks)) for rank in range(ranks)]
+    parts = [_on_gpu(bands_of(theta, rank, ranks)) for rank in range(ranks)]
+    body = encode_with_feedback(delta, residual, plan, 0.9)
+    assert encode_in_bands(deltas, residuals, plan, 0.9) == body
+    assert_equal(joined([_on_cpu(band) for band in residuals], MODEL), residual)
+    updates = [(body, dict.fromkeys(MODEL, 0.3))]
+    aggregate(theta, updates, plan)
+    for part, band in zip(parts, plans_of(plan, ranks), strict=True):
+        aggregate(part, updates, band)
+    assert_equal(joined([_on_cpu(band) for band in parts], MODEL), theta)
+
+
+def _on_gpu(tensors: Tensors) -> Tensors:
+    return {name: tensor.cuda() for name, tensor in tensors.items()}
+
+
+def _on_cpu(tensors: Tensors) -> Tensors:
+    return {name: tensor.cpu() for name, tensor in tensors.items()}
