@@ -27,7 +27,8 @@ A tensor's bytes in a body, for G groups with N_g chunks each:
     group g:  low parts of N_g chunks | upper maps of N_g chunks | codes of N_g chunks
 
 The bytes of a chunk are therefore not contiguous. A whole chunk takes 81 bytes: scale 1, low
-part 48, upper map 16, codes 16. contrib/FORMAT.md describes every bit.
+part 48, upper map 16, codes 16. contrib/FORMAT.md describes every bit. Several processes that hold
+rows of every tensor write and read one body together: compression/bands.py.
 """
 
 from compression.chunking import CHUNK_ELEMENTS, TensorLayout, tensor_layout

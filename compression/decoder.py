@@ -13,6 +13,7 @@ O octaves of scales.
 import math
 from collections.abc import Iterable, Mapping
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -68,7 +69,8 @@ def decode(body: bytes | memoryview, plan: Plan, num_threads: int | None = None)
             raw, plan, scales, piece, indices[part].reshape(shape), values[part].reshape(shape)
         )
 
-    norms = _norms(plan, scales, for_each(read, plan.pieces(), num_threads))
+    units = _add_units(plan, for_each(read, plan.pieces(), num_threads))
+    norms = _norms(plan, scales, units)
     tensors = {}
     for tensor, (name, layout) in enumerate(zip(plan.names, plan.layouts, strict=True)):
         kept = plan.kept(tensor)
@@ -83,6 +85,15 @@ def decode(body: bytes | memoryview, plan: Plan, num_threads: int | None = None)
 
 def check(body: bytes | memoryview, plan: Plan, num_threads: int | None = None) -> dict[str, float]:
     """Every tensor's norm, as in `decode`, without storing values. CodecError if invalid. Pure."""
+    units = check_units(body, plan, num_threads)
+    return norms_of(body, plan, units)
+
+
+def check_units(body: bytes | memoryview, plan: Plan, num_threads: int | None = None) -> np.ndarray:
+    """`check` for the chunks of the plan, and what `norms_of` needs of them; int64 [T, O, 2].
+
+    The integers of the bands of a model add up to the model's.
+    """
     raw = checked_length(body, plan)
     scales = checked_scales(raw, plan)
 
@@ -92,7 +103,12 @@ def check(body: bytes | memoryview, plan: Plan, num_threads: int | None = None) 
             raw, plan, scales, piece, np.empty(shape, np.int64), np.empty(shape, np.float32)
         )
 
-    return _norms(plan, scales, for_each(read, plan.pieces(), num_threads))
+    return _add_units(plan, for_each(read, plan.pieces(), num_threads))
+
+
+def norms_of(body: bytes | memoryview, plan: Plan, units_TO2: np.ndarray) -> dict[str, float]:
+    """Every tensor's norm from the sum of `check_units` over the whole model."""
+    return _norms(plan, checked_scales(checked_length(body, plan), plan), units_TO2)
 
 
 def decode_tensor(data: bytes, layout: TensorLayout) -> SparseTensor:
@@ -169,7 +185,7 @@ def add_piece(
         np.stack([scale.units_of_byte for scale in scale_H]),
         factor_H,
     )
-    raise_for(kind, name)
+    raise_for(kind, name, piece.place)
 
 
 def _read(
@@ -194,14 +210,14 @@ def _read(
         value_NK,
         units,
     )
-    raise_for(kind, plan.names[run.tensor])
+    raise_for(kind, plan.names[run.tensor], piece.place)
     return units
 
 
-def raise_for(kind: int, name: str) -> None:
+def raise_for(kind: int, name: str, place: int) -> None:
     if kind != GOOD:
         reason, detail = _FAULTS[kind]
-        raise CodecError(reason, f"{name}: {detail}" if name else detail)
+        raise CodecError(reason, f"{name}: {detail}" if name else detail, place)
 
 
 def checked_length(body: bytes | memoryview, plan: Plan) -> np.ndarray:
@@ -214,11 +230,16 @@ def checked_length(body: bytes | memoryview, plan: Plan) -> np.ndarray:
 
 
 def checked_scales(raw: np.ndarray, plan: Plan) -> list[TensorScale]:
-    """Each tensor's scale; `_NO_SCALE` for a tensor of no elements, whose section is empty."""
+    """Each tensor's scale; `_NO_SCALE` for a tensor of no elements, whose section is empty.
+
+    Also of tensors without a row in the plan's band, so that every process refuses alike.
+    """
     scales = [_NO_SCALE] * len(plan.names)
-    for run in plan.runs:
-        exponent_byte, ratio_byte = int(raw[run.start]), int(raw[run.start + 1])
-        name = plan.names[run.tensor]
+    for tensor, (start, end) in enumerate(pairwise(plan.starts)):
+        if start == end:
+            continue
+        exponent_byte, ratio_byte = int(raw[start]), int(raw[start + 1])
+        name = plan.names[tensor]
         where = f"{name}: " if name else ""
         if exponent_byte > MAX_EXPONENT_BYTE:
             detail = f"{where}exponent byte {exponent_byte} exceeds {MAX_EXPONENT_BYTE}"
@@ -226,20 +247,25 @@ def checked_scales(raw: np.ndarray, plan: Plan) -> list[TensorScale]:
         if not 1 <= ratio_byte <= MAX_RATIO_BYTE:
             detail = f"{where}ratio byte {ratio_byte} is not in [1, {MAX_RATIO_BYTE}]"
             raise CodecError("scale", detail)
-        scales[run.tensor] = TensorScale(exponent_byte=exponent_byte, ratio_byte=ratio_byte)
+        scales[tensor] = TensorScale(exponent_byte=exponent_byte, ratio_byte=ratio_byte)
     return scales
 
 
 _NO_SCALE = TensorScale(exponent_byte=0, ratio_byte=1)
 
 
-def _norms(plan: Plan, scales: list[TensorScale], units: list[np.ndarray]) -> dict[str, float]:
-    """Euclidean norm by name, from exact integer sums of squares; `units` [O, 2] per piece."""
-    sums_TO2 = np.zeros((len(scales), SCALE_OCTAVES, 2), dtype=np.int64)
+def _add_units(plan: Plan, units: list[np.ndarray]) -> np.ndarray:
+    """Sums by tensor, int64 [T, O, 2], of the plan's pieces' [O, 2]."""
+    sums_TO2 = np.zeros((len(plan.names), SCALE_OCTAVES, 2), dtype=np.int64)
     for piece, units_O2 in zip(plan.pieces(), units, strict=True):
         sums_TO2[piece.run.tensor] += units_O2
+    return sums_TO2
+
+
+def _norms(plan: Plan, scales: list[TensorScale], units_TO2: np.ndarray) -> dict[str, float]:
+    """Euclidean norm by name, from exact integer sums of squares."""
     norms = {}
-    for name, scale, sums_O2 in zip(plan.names, scales, sums_TO2.tolist(), strict=True):
+    for name, scale, sums_O2 in zip(plan.names, scales, units_TO2.tolist(), strict=True):
         ratio_units, total = RATIO_STEPS + scale.ratio_byte, 0
         for octave, (small, large) in enumerate(sums_O2):
             total += (small * RATIO_STEPS**2 + large * ratio_units**2) << (2 * octave)

@@ -1,22 +1,27 @@
 """Encode dense tensors to a body in three passes. Only the first pass reads all elements.
 
-1. Chunk by chunk: add the pseudo-gradient to the decayed residual, select the k largest
+1. `select`, chunk by chunk: add the pseudo-gradient to the decayed residual, select the k largest
    magnitudes, and copy the kept values (1 element in 64) out.
-2. Find the best scales of the kept values for every ratio; choose each tensor's ratio.
-3. Write scales, indices and codes into the body, and subtract the sent values from the
+2. Find the best scales of the kept values for every ratio; `choose` each tensor's ratio from the
+   `tally` of all chunks.
+3. `write` scales, indices and codes into the body, and subtract the sent values from the
    residual at the kept indices. Pass 1 has already left the right residual at all other
    indices, so the encoder decodes no dense tensor.
 
 For tensors on a GPU, pass 1 and the residual update run on the GPU. Sums, comparisons and
 differences are single float32 operations, so body and residual are bitwise equal to a CPU's.
 
-Legend: N chunks, C elements per chunk, K kept values per chunk, R ratios.
+Of a model that lies in bands with several processes (`compression.bands`), each process selects
+and writes its own chunks; only the tally goes from one to the next.
+
+Legend: N chunks, C elements per chunk, K kept values per chunk, R ratios, G groups of a model, T
+tensors.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -28,8 +33,10 @@ from compression.kernels import accumulate_and_select, put, write_chunks
 from compression.plan import SECTION_HEADER_BYTES, Piece, Plan, Run, plan_of
 from compression.quantize import (
     MIDDLES,
+    RATIO_GRID,
     RATIOS,
     TensorScale,
+    add_gains,
     check_values,
     choose_scale,
     score_ratios,
@@ -64,6 +71,27 @@ class Kept:
     scale_NR: np.ndarray
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Selected:
+    """The kept values of the plan's tensors, between pass 1 and pass 3."""
+
+    plan: Plan
+    sources: list[_Source]
+    kept: list[Kept]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tally:
+    """What the choice of the tensors' ratios needs of all chunks.
+
+    `gain_GR` float64: each group's total gain by ratio; `largest_TR` float32: each tensor's largest
+    scale by ratio. 88 bytes a group and 44 a tensor, whatever the number of chunks.
+    """
+
+    gain_GR: np.ndarray
+    largest_TR: np.ndarray
+
+
 def encode(tensors: Mapping[str, Tensor], plan: Plan, num_threads: int | None = None) -> bytes:
     """The body of dense float32 tensors. Pure.
 
@@ -73,7 +101,7 @@ def encode(tensors: Mapping[str, Tensor], plan: Plan, num_threads: int | None = 
     sources = [
         _source(tensors[n], None, la) for n, la in zip(plan.names, plan.layouts, strict=True)
     ]
-    return _encode(sources, plan, 0.0, num_threads)
+    return _finish(_select_all(sources, plan, 0.0, num_threads), num_threads)
 
 
 def encode_with_feedback(
@@ -89,6 +117,18 @@ def encode_with_feedback(
     decay is not in [0, 1), or if a residual is not contiguous. After an error the residual may
     be partly changed: discard the residual.
     """
+    selected = select(deltas, residual, plan, decay, num_threads)
+    return _finish(selected, num_threads)
+
+
+def select(
+    deltas: Mapping[str, Tensor],
+    residual: Mapping[str, Tensor],
+    plan: Plan,
+    decay: float,
+    num_threads: int | None = None,
+) -> Selected:
+    """Pass 1 of `encode_with_feedback`, and the best scales. Errors as there."""
     if not 0.0 <= decay < 1.0:
         raise ValueError(f"decay is {decay}: decay must be in [0, 1)")
     sources = []
@@ -96,7 +136,61 @@ def encode_with_feedback(
         if not residual[name].is_contiguous():
             raise ValueError(f"{name}: the residual must be contiguous: encoding is in place")
         sources.append(_source(residual[name], deltas[name], layout))
-    return _encode(sources, plan, decay, num_threads)
+    return _select_all(sources, plan, decay, num_threads)
+
+
+def no_tally(plan: Plan) -> Tally:
+    """The tally of no chunk of a whole model."""
+    return Tally(
+        gain_GR=np.zeros((len(plan.runs), len(RATIOS))),
+        largest_TR=np.zeros((len(plan.names), len(RATIOS)), dtype=np.float32),
+    )
+
+
+def tally(selected: Selected, before: Tally) -> Tally:
+    """`before`, of all chunks that precede the selected ones in their groups, and the selected."""
+    gain_GR, largest_TR = before.gain_GR.copy(), before.largest_TR.copy()
+    for group in selected.kept:
+        add_gains(group.gain_NR, gain_GR[group.run.position])
+        largest_R = largest_TR[group.run.tensor]
+        np.maximum(largest_R, group.scale_NR.max(axis=0), out=largest_R)
+    return Tally(gain_GR=gain_GR, largest_TR=largest_TR)
+
+
+def choose(total: Tally, plan: Plan) -> tuple[TensorScale, ...]:
+    """Every tensor's shared bytes from the tally of all chunks; `plan`: of the whole model."""
+    groups: list[list[int]] = [[] for _ in plan.names]
+    for run in plan.runs:
+        groups[run.tensor].append(run.position)
+    return tuple(
+        choose_scale(total.gain_GR[positions], total.largest_TR[tensor])
+        for tensor, positions in enumerate(groups)
+    )
+
+
+def write(
+    selected: Selected, scales: Sequence[TensorScale], num_threads: int | None = None
+) -> np.ndarray:
+    """Pass 3: the selected chunks at their places in a body, uint8. Call once per `select`.
+
+    The rest of the body is arbitrary: never touched, the pages in between take no memory.
+    """
+    body = np.empty(selected.plan.num_bytes, dtype=np.uint8)
+    chosen = []
+    for group in selected.kept:
+        scale = scales[group.run.tensor]
+        column = RATIO_GRID.index(scale.ratio_byte)
+        chosen.append((scale, np.ascontiguousarray(group.scale_NR[:, column])))
+    work = partial(_write, selected.sources, selected.kept, chosen, body)
+    for_each(work, selected.plan.pieces(), num_threads)
+    return body
+
+
+def write_scales(body: np.ndarray, scales: Sequence[TensorScale], plan: Plan) -> None:
+    """Write every tensor's two shared bytes."""
+    for scale, (start, end) in zip(scales, pairwise(plan.starts), strict=True):
+        if start < end:
+            body[start : start + SECTION_HEADER_BYTES] = scale.exponent_byte, scale.ratio_byte
 
 
 def encode_tensor(dense: Tensor, layout: TensorLayout) -> tuple[bytes, SparseTensor]:
@@ -127,18 +221,25 @@ def room_for(run: Run) -> Kept:
     )
 
 
-def _encode(sources: list[_Source], plan: Plan, decay: float, num_threads: int | None) -> bytes:
+def _finish(selected: Selected, num_threads: int | None) -> bytes:
+    plan = selected.plan
+    scales = choose(tally(selected, no_tally(plan)), plan)
+    body = write(selected, scales, num_threads)
+    write_scales(body, scales, plan)
+    return body.tobytes()
+
+
+def _select_all(
+    sources: list[_Source], plan: Plan, decay: float, num_threads: int | None
+) -> Selected:
     kept = [room_for(run) for run in plan.runs]
     for group in kept:
         source = sources[group.run.tensor]
         if source.data.device.type != "cpu":
             select_by_torch(source.data, source.delta, decay, group)
-    select = partial(_select, sources, kept, np.float32(decay))
-    for_each(select, plan.pieces(), num_threads)
-    body = np.empty(plan.num_bytes, dtype=np.uint8)
-    scales = _choose_scales(kept, plan, body)
-    for_each(partial(_write, sources, kept, scales, body), plan.pieces(), num_threads)
-    return body.tobytes()
+    work = partial(_select, sources, kept, np.float32(decay))
+    for_each(work, plan.pieces(), num_threads)
+    return Selected(plan=plan, sources=sources, kept=kept)
 
 
 def _select(sources: list[_Source], kept: list[Kept], decay: np.float32, piece: Piece) -> None:
@@ -177,20 +278,6 @@ def _view(flat: Tensor, group: ChunkGroup) -> Tensor:
     """[row blocks, height, column blocks, width] of a group, without a copy."""
     offset = flat.storage_offset() + group.offset
     return flat.as_strided(group.grid, group.grid_strides, offset)
-
-
-def _choose_scales(
-    kept: list[Kept], plan: Plan, body: np.ndarray
-) -> list[tuple[TensorScale, np.ndarray]]:
-    """Write every tensor's two scale bytes; per run the tensor's scale and scales [N]."""
-    chosen: list[tuple[TensorScale, np.ndarray]] = []
-    for _, members in groupby(kept, key=lambda group: group.run.tensor):
-        groups = list(members)
-        scale, best = choose_scale([g.gain_NR for g in groups], [g.scale_NR for g in groups])
-        start = groups[0].run.start
-        body[start : start + SECTION_HEADER_BYTES] = scale.exponent_byte, scale.ratio_byte
-        chosen += [(scale, scale_N) for scale_N in best]
-    return chosen
 
 
 def _write(

@@ -3,6 +3,8 @@
 A float32 is an integer of 24 bits times a power of two, so the squares of one exponent add up in
 integers: the sum is exact whatever the order, the machine and the number of threads, in one pass
 and without a copy.
+
+Legend: E exponents of a float32.
 """
 
 import math
@@ -30,6 +32,15 @@ def exact_norm(tensor: Tensor, num_threads: int | None = None) -> float:
     Equal to the square root of `math.fsum` over the exact squares; inf or NaN for a tensor with
     such values.
     """
+    return norm_of_squares(sum_squares(tensor, num_threads))
+
+
+def sum_squares(tensor: Tensor, num_threads: int | None = None) -> np.ndarray:
+    """The sum of a tensor's squares, int64 [E, 2]: sums of a tensor's bands add up to the tensor's.
+
+    By exponent, units of 2^32 and the rest, of squared mantissas. The last row counts values that
+    are no numbers: NaNs, and infinities.
+    """
     if tensor.dtype != torch.float32:
         raise ValueError(f"dtype is {tensor.dtype}: an exact norm is of float32")
     flat = tensor.detach().cpu().reshape(-1).numpy()
@@ -41,9 +52,18 @@ def exact_norm(tensor: Tensor, num_threads: int | None = None) -> float:
         return sums_E2
 
     parts = for_each(add, range(0, bits.size, PIECE_ELEMENTS), num_threads)
-    pairs: list[list[int]] = sum(parts, np.zeros((NUM_EXPONENTS, 2), dtype=np.int64)).tolist()
-    if any(pairs[-1]):
-        return _norm_of_no_number(flat)
+    sums_E2: np.ndarray = sum(parts, np.zeros((NUM_EXPONENTS, 2), dtype=np.int64))
+    if sums_E2[-1].any():
+        sums_E2[-1] = np.isnan(flat).sum(), np.isinf(flat).sum()
+    return sums_E2
+
+
+def norm_of_squares(sums_E2: np.ndarray) -> float:
+    """The norm of the tensor with this sum of squares."""
+    pairs: list[list[int]] = sums_E2.tolist()
+    num_nan, num_infinite = pairs.pop()
+    if num_nan or num_infinite:
+        return math.nan if num_nan else math.inf
     # Exponents 0 and 1 share a power: a subnormal number lacks the hidden bit instead.
     total: int = sum(
         ((high << CARRY_BITS) + low) << 2 * max(exponent - 1, 0)
@@ -51,10 +71,6 @@ def exact_norm(tensor: Tensor, num_threads: int | None = None) -> float:
     )
     # Python divides integers with one rounding, to nearest even, as `math.fsum` rounds.
     return math.sqrt(total / (1 << -2 * SMALLEST_POWER))
-
-
-def _norm_of_no_number(flat: np.ndarray) -> float:
-    return math.nan if np.isnan(flat).any() else math.inf
 
 
 @compiled

@@ -21,7 +21,8 @@ def chunk_places(body: bytes | memoryview, plan: Plan, chunks: np.ndarray) -> np
         if start < stop:
             place_NK = np.empty((stop - start, run.group.k), dtype=np.int32)
             kind = read_places(raw, run.places, chunks[start:stop] - first, place_NK)
-            raise_for(kind, plan.names[run.tensor])
+            place = run.places.scales + int(chunks[start]) - first
+            raise_for(kind, plan.names[run.tensor], place)
             place_NK += CHUNK_ELEMENTS * np.arange(start, stop, dtype=np.int32)[:, None]
             found.append(place_NK.reshape(-1))
         first += run.group.num_chunks

@@ -26,11 +26,14 @@ PIECE_CHUNKS = 256
 class Run:
     """The chunks of a tensor's group; `number` counts the runs of a model.
 
-    `start`: byte offset of the tensor's section in the body. `kept_at`: index of the group's
-    first kept value among all kept values of the model, in the order of the body.
+    `position`: of the group among the groups of the whole model, while the plan may be a band's
+    (`compression.bands`). `start`: byte offset of the tensor's section in the body. `kept_at`:
+    index of the group's first kept value among all kept values of the plan, in the order of the
+    body.
     """
 
     number: int
+    position: int
     tensor: int
     start: int
     group: ChunkGroup
@@ -52,18 +55,28 @@ class Piece(NamedTuple):
         k = self.run.group.k
         return slice(self.run.kept_at + self.first * k, self.run.kept_at + self.stop * k)
 
+    @property
+    def place(self) -> int:
+        """Offset of the first chunk's scale byte: ascends with the chunks of the whole model."""
+        return self.run.places.scales + self.first
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """The layout of a model's bodies. Make a plan once per model.
 
-    `num_bytes` is the exact length of every body. `kept_at` holds each tensor's first index among
-    the kept values of the model, then their total number.
+    `num_bytes` is the exact length of every body. `starts` holds the byte offset of each tensor's
+    section, then `num_bytes`. `kept_at` holds each tensor's first index among the kept values of
+    the model, then their total number.
+
+    A plan of a band (`compression.bands`) describes the same bodies, as read and written by a
+    process that holds some rows of every tensor: layouts, runs and kept values are the band's.
     """
 
     names: tuple[str, ...]
     layouts: tuple[TensorLayout, ...]
     num_bytes: int
+    starts: tuple[int, ...] = field(repr=False)
     kept_at: tuple[int, ...] = field(repr=False)
     runs: tuple[Run, ...] = field(repr=False)
 
@@ -115,14 +128,23 @@ def make_plan(shapes: Mapping[str, tuple[int, ...]], top_k: int = 64) -> Plan:
 
 def plan_of(names: tuple[str, ...], layouts: tuple[TensorLayout, ...]) -> Plan:
     runs: list[Run] = []
-    start, kept_at = 0, [0]
+    starts, kept_at = [0], [0]
     for tensor, layout in enumerate(layouts):
-        runs += _runs(len(runs), tensor, layout, start, kept_at[-1])
-        start += section_length(layout.groups)
+        runs += _runs(len(runs), tensor, layout, starts[-1], kept_at[-1])
+        starts.append(starts[-1] + section_length(layout.groups))
         kept_at.append(kept_at[-1] + layout.num_kept)
     return Plan(
-        names=names, layouts=layouts, num_bytes=start, kept_at=tuple(kept_at), runs=tuple(runs)
+        names=names,
+        layouts=layouts,
+        num_bytes=starts[-1],
+        starts=tuple(starts),
+        kept_at=tuple(kept_at),
+        runs=tuple(runs),
     )
+
+
+def grid_of(group: ChunkGroup) -> Grid:
+    return Grid(group.offset, group.col_blocks, group.height, group.width, group.stride)
 
 
 def _runs(
@@ -146,13 +168,13 @@ def _runs(
             num_elements=group.num_elements,
             k=group.k,
         )
-        grid = Grid(group.offset, group.col_blocks, group.height, group.width, group.stride)
         yield Run(
             number=number,
+            position=number,
             tensor=tensor,
             start=start,
             group=group,
-            grid=grid,
+            grid=grid_of(group),
             places=places,
             kept_at=kept_at,
         )

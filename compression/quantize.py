@@ -15,11 +15,10 @@ the r of RATIO_GRID with the least error over the tensor. Then the encoder round
 sends the nearer magnitude for each value. The 2-bit code of SparseLoCo (arXiv 2508.15706, section
 3) has a scale per tensor; a scale per chunk keeps the error low if chunks differ in scale.
 
-Legend: N chunks, K kept values per chunk, R ratios.
+Legend: N chunks, K kept values per chunk, R ratios, G groups of a tensor.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -147,22 +146,29 @@ def score_ratios(
             scale_NR[chunk, number] = best_scale
 
 
-def choose_scale(
-    gains: Sequence[np.ndarray], scales: Sequence[np.ndarray]
-) -> tuple[TensorScale, list[np.ndarray]]:
-    """A tensor's shared bytes, and per group the unrounded best scales [N].
+@compiled
+def add_gains(gain_NR: np.ndarray, total_R: np.ndarray) -> None:
+    """Add the gains of chunks to the totals, one chunk after another.
 
-    `gains` and `scales`, [N, R] per group of equal chunks, come from `score_ratios` with the
-    ratios of RATIO_GRID.
+    Each sum rounds, so the order is fixed: a total goes on where another process's chunks end.
+    """
+    for chunk in range(gain_NR.shape[0]):
+        for number in range(gain_NR.shape[1]):
+            total_R[number] += gain_NR[chunk, number]
+
+
+def choose_scale(gain_GR: np.ndarray, largest_R: np.ndarray) -> TensorScale:
+    """A tensor's shared bytes: the ratio of the greatest gain, and the exponent of its scales.
+
+    `gain_GR`: for each group of equal chunks the total gain by ratio of RATIO_GRID, of
+    `score_ratios` and `add_gains`. `largest_R`: the largest best scale of all chunks by ratio.
     """
     totals = np.zeros(len(RATIO_GRID))
-    for gain_NR in gains:
-        totals += gain_NR.sum(axis=0)
+    for gain_R in gain_GR:
+        totals += gain_R
     column = int(totals.argmax())
-    chosen = [np.ascontiguousarray(scale_NR[:, column]) for scale_NR in scales]
-    largest = max((float(scale_N.max()) for scale_N in chosen if scale_N.size), default=0.0)
-    scale = TensorScale(exponent_byte=_exponent_byte(largest), ratio_byte=RATIO_GRID[column])
-    return scale, chosen
+    exponent_byte = _exponent_byte(float(largest_R[column]))
+    return TensorScale(exponent_byte=exponent_byte, ratio_byte=RATIO_GRID[column])
 
 
 def _exponent_byte(largest_scale: float) -> int:

@@ -21,11 +21,17 @@ ADD_BLOCK = 1 << 16
 
 
 class CodecError(ValueError):
-    """The bytes are invalid in the format; `reason` is a short, stable word."""
+    """The bytes are invalid in the format; `reason` is a short, stable word.
 
-    def __init__(self, reason: str, detail: str = "") -> None:
+    `place`: offset in the body of a scale byte: of the piece with the faulty chunk, or -1 if the
+    fault is in the length or in a tensor's shared bytes. Of several processes' faults, the one
+    with the smallest place is the fault that a single process finds.
+    """
+
+    def __init__(self, reason: str, detail: str = "", place: int = -1) -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason = reason
+        self.place = place
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

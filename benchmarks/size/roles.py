@@ -85,14 +85,13 @@ class Node:
         give_back_freed()
 
     def follow(self) -> None:
-        """Take the outer step, and hash theta once for root, log and checkpoint."""
+        """Take the outer step, and hash theta once for root and log."""
         with self.meter.phase("outer step"):
             step = _accepted(self.state, self.members)
             self.state = outer_step(self.state, step, self.opened, self.spec)
         with self.meter.phase("digest"):
-            leaves = self.state.leaves(self.spec.checkpoint.part_bytes)
-            self.state = replace(self.state, known_leaves=leaves)
-            digest = state_digest(self.state, self.spec)
+            self.state = self.state.hashed()
+            digest = state_digest(self.state)
             self.state = replace(self.state, checkpoint_digest=digest)
             sample_digest(self.state.params, SEED)
 

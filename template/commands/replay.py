@@ -11,7 +11,6 @@ from template.commands.newcomer import existing_subnet
 from template.commands.reading import read_only
 from template.errors import ConfigError, ConsensusError, SubnetError
 from template.peers.client import Peers
-from template.protocol.spec import RunSpec
 from template.sync.dataset import fetch_companions, open_pages
 from template.training.outer import params_digest
 from template.training.published import Published, build_checkpoint
@@ -56,7 +55,7 @@ def run_replay(config: ReplayConfig, say: Say, tell: Callable[[object], None]) -
         for hotkey, lines in replayed.wrong.items():
             for line in lines:
                 say(f"{hotkey}: {line}")
-        tell(_result(replayed, context.spec))
+        tell(_result(replayed))
         return int(bool(replayed.wrong))
 
 
@@ -70,13 +69,13 @@ def _save_model(folder: Path, published: Published) -> None:
         raise ConfigError(f"--out {folder}: {error.strerror}: name another folder") from error
 
 
-def _result(replayed: Replayed, spec: RunSpec) -> dict[str, object]:
+def _result(replayed: Replayed) -> dict[str, object]:
     state = replayed.state
     return {
         "from_window": replayed.start,
         "window": state.window,
         "root": state.root.hex(),
-        "params_digest": params_digest(state, spec).hex(),
+        "params_digest": params_digest(state).hex(),
         "num_payloads": replayed.num_payloads,
         "wrong": replayed.wrong,
     }

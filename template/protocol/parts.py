@@ -1,8 +1,8 @@
-"""Tensors as files of bounded length: the leaves of the digest of theta, and a checkpoint's parts.
+"""Tensors as files of bounded length: the parts of theta_0 and of a checkpoint.
 
 A part is a safetensors file of some tensors in name order, the same bytes on every node. Its
-SHA-256 is a leaf of the digest of all tensors, the name of the part in buckets, and what a joiner
-verifies: theta is hashed once for all three, the parts side by side.
+SHA-256 is the name of the part in buckets: computed only when a file is made or fetched. The digest
+of theta is a tree of other blocks (`template.protocol.tree`).
 """
 
 import hashlib

@@ -7,33 +7,23 @@ root.
 """
 
 import hashlib
+import math
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
+from typing import NamedTuple
 
 from torch import Tensor
 
+from compression.bands import band_cuts
 from template.protocol.hashing import labelled_hash, uint_bytes
 from template.protocol.member import Member as Member
-from template.protocol.parts import PART_BYTES, hash_parts, little_endian
+from template.protocol.parts import FLOAT_BYTES, little_endian
 from template.protocol.record import SAMPLE_DIGEST_BYTES
+from template.protocol.tree import tensors_digest as tensors_digest
 
 SAMPLE_ELEMENTS = 2**20
 SPAN_ELEMENTS = 256
-
-
-def tensors_digest(tensors: Mapping[str, Tensor], part_bytes: int = PART_BYTES) -> bytes:
-    """Digest over names, shapes and float32 bytes of all tensors, whatever their order; 32 bytes.
-
-    A tree of two levels: the leaves are the SHA-256s of the files that hold the tensors, up to
-    `part_bytes` each (`template.protocol.parts`).
-    """
-    return parts_digest(hash_parts(tensors, part_bytes))
-
-
-def parts_digest(digests: Iterable[bytes]) -> bytes:
-    """The digest of the tensors in parts with these SHA-256s."""
-    return labelled_hash("tessera/tensors", *digests)
 
 
 def first_root(run_id: bytes, theta0_digest: bytes) -> bytes:
@@ -69,15 +59,65 @@ def sample_digest(tensors: Mapping[str, Tensor], block_hash: bytes) -> bytes:
     Elements are drawn as 4096 spans of 256 (with repeats) from all tensors laid end to end
     in name order. Before the block, a node cannot know which elements will be compared.
     """
-    flats = [tensors[name].detach().reshape(-1) for name in sorted(tensors)]
-    ends = list(accumulate(flat.numel() for flat in flats))
-    digest = hashlib.sha256(block_hash)
-    if not ends or ends[-1] <= SAMPLE_ELEMENTS:
-        for flat in flats:
-            digest.update(little_endian(flat))
-        return digest.digest()[:SAMPLE_DIGEST_BYTES]
-    for start in _span_starts(block_hash, ends[-1] - SPAN_ELEMENTS + 1):
-        digest.update(_read_span(flats, ends, start))
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    pieces = sample_pieces(shapes, block_hash)
+    return digest_of_sample(block_hash, pieces, [read_pieces(tensors, pieces)])
+
+
+class SamplePiece(NamedTuple):
+    """Elements `start` to `stop` (exclusive) of a rank's band of a tensor, laid flat."""
+
+    rank: int
+    name: str
+    start: int
+    stop: int
+
+
+def sample_pieces(
+    shapes: Mapping[str, Sequence[int]], block_hash: bytes, ranks: int = 1
+) -> list[SamplePiece]:
+    """The elements of `sample_digest` in order, as pieces of the bands of a model's ranks."""
+    names = sorted(shapes)
+    ends = list(accumulate(math.prod(shapes[name]) for name in names))
+    total = ends[-1] if ends else 0
+    spans = [(0, total)]
+    if total > SAMPLE_ELEMENTS:
+        starts = _span_starts(block_hash, total - SPAN_ELEMENTS + 1)
+        spans = [(start, start + SPAN_ELEMENTS) for start in starts]
+    cuts = {name: _flat_cuts(shapes[name], ranks) for name in names}
+    return [
+        piece
+        for start, stop in spans
+        for name, first, last in _within_tensors(names, ends, start, stop)
+        for piece in _within_bands(name, cuts[name], first, last)
+    ]
+
+
+def read_pieces(bands: Mapping[str, Tensor], pieces: Iterable[SamplePiece], rank: int = 0) -> bytes:
+    """The values of a rank's pieces, in order. ValueError unless float32."""
+    flats = {name: tensor.detach().reshape(-1) for name, tensor in bands.items()}
+    return b"".join(
+        little_endian(flats[name][start:stop], name)
+        for owner, name, start, stop in pieces
+        if owner == rank
+    )
+
+
+def digest_of_sample(
+    block_hash: bytes, pieces: Iterable[SamplePiece], parts: Sequence[bytes]
+) -> bytes:
+    """The `sample_digest`, from what every rank read of its pieces.
+
+    ValueError if a part has not the length of its rank's pieces.
+    """
+    digest, used = hashlib.sha256(block_hash), [0] * len(parts)
+    for rank, _name, start, stop in pieces:
+        end = used[rank] + FLOAT_BYTES * (stop - start)
+        digest.update(parts[rank][used[rank] : end])
+        used[rank] = end
+    for rank, (part, expected) in enumerate(zip(parts, used, strict=True)):
+        if len(part) != expected:
+            raise ValueError(f"rank {rank}: {len(part)} bytes of a sample, not {expected}")
     return digest.digest()[:SAMPLE_DIGEST_BYTES]
 
 
@@ -90,15 +130,32 @@ def _span_starts(block_hash: bytes, limit: int) -> list[int]:
     return sorted(starts)
 
 
-def _read_span(flats: Sequence[Tensor], ends: Sequence[int], start: int) -> bytes:
-    """`flats` laid end to end, `ends` the positions where they end: one span from `start`."""
+def _flat_cuts(shape: Sequence[int], ranks: int) -> list[int]:
+    """The ranks' limits among a tensor's elements."""
+    return [row * math.prod(shape[1:]) for row in band_cuts(shape, ranks)]
+
+
+def _within_tensors(
+    names: Sequence[str], ends: Sequence[int], start: int, stop: int
+) -> Iterator[tuple[str, int, int]]:
+    """A span of the tensors laid end to end, which end at `ends`: its elements of each tensor.
+
+    A span may run over the ends of several small tensors.
+    """
     index = bisect_right(ends, start)
-    start -= ends[index] - flats[index].numel()
-    parts, missing = [], SPAN_ELEMENTS
-    # A span may run over the ends of several small tensors.
-    while missing:
-        part = flats[index][start : start + missing]
-        parts.append(little_endian(part))
-        missing -= part.numel()
-        index, start = index + 1, 0
-    return b"".join(parts)
+    while start < stop:
+        first = ends[index - 1] if index else 0
+        end = min(stop, ends[index])
+        if start < end:
+            yield names[index], start - first, end - first
+        index, start = index + 1, end
+
+
+def _within_bands(name: str, cuts: Sequence[int], start: int, stop: int) -> Iterator[SamplePiece]:
+    """Elements of a tensor, as elements of the bands between `cuts`."""
+    rank = bisect_right(cuts, start) - 1
+    while start < stop:
+        end = min(stop, cuts[rank + 1])
+        if start < end:
+            yield SamplePiece(rank, name, start - cuts[rank], end - cuts[rank])
+        rank, start = rank + 1, end

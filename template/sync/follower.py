@@ -396,7 +396,7 @@ def _report(context: ReadContext, state: OuterState, decision: Decision) -> None
     if decision.no_op:
         values["no_op"] = decision.no_op
     if state.window % context.spec.checkpoint.digest_every_windows == 0:
-        values["params_digest"] = params_digest(state, context.spec).hex()
+        values["params_digest"] = params_digest(state).hex()
     context.metrics.log(decision.window, values)
     uids = [member.uid for member in decision.members]
     log.info(

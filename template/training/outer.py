@@ -23,14 +23,12 @@ from torch import Tensor
 from compression import HeldUpdates, aggregate, exact_norm
 from template.protocol.hashing import labelled_hash
 from template.protocol.lineage import Accepted
-from template.protocol.parts import hash_parts
 from template.protocol.payload import Payload
 from template.protocol.quorum import next_reference
 from template.protocol.root import (
     Member,
     first_root,
     next_root,
-    parts_digest,
     tensors_digest,
 )
 from template.protocol.spec import OuterSpec, RunSpec
@@ -42,12 +40,11 @@ from template.training.norms import count_accepted, pack_norms
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Leaves:
-    """`digests`: SHA-256s of the parts of `params`, of up to `part_bytes` each."""
+class KnownDigest:
+    """`digest`: of `params` (`template.protocol.tree`), 32 bytes."""
 
     params: Params
-    part_bytes: int
-    digests: tuple[bytes, ...]
+    digest: bytes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,7 +56,7 @@ class OuterState:
     last, `clip_windows` at most. `reference_rao`: the reference stake of the last window
     (`template.protocol.quorum`). `exponent`: of alpha (`template.training.alpha`); follows from
     the votes on all windows before. `checkpoint_digest`: part of the next root, then empty again.
-    `known_leaves`: no part of the state; theta need not be hashed again.
+    `known_digest`: no part of the state; theta need not be hashed again.
     """
 
     window: int
@@ -70,16 +67,19 @@ class OuterState:
     reference_rao: int = 0
     exponent: int = 0
     checkpoint_digest: bytes = b""
-    known_leaves: Leaves | None = field(default=None, compare=False, repr=False)
+    known_digest: KnownDigest | None = field(default=None, compare=False, repr=False)
 
-    def leaves(self, part_bytes: int) -> Leaves:
-        """The leaves of theta's digest: the known leaves, or hashed now."""
-        known = self.known_leaves
-        # A state made of another by a change of `params` has the other's leaves: of no use here.
-        if known is None or known.params is not self.params or known.part_bytes != part_bytes:
-            digests = hash_parts(self.params, part_bytes)
-            return Leaves(params=self.params, part_bytes=part_bytes, digests=digests)
+    def digest(self) -> KnownDigest:
+        """The digest of theta: the known one, or hashed now."""
+        known = self.known_digest
+        # A state made of another by a change of `params` has the other's digest: of no use here.
+        if known is None or known.params is not self.params:
+            return KnownDigest(params=self.params, digest=tensors_digest(self.params))
         return known
+
+    def hashed(self) -> "OuterState":
+        """The same state, with the digest of theta known."""
+        return replace(self, known_digest=self.digest())
 
     def alpha(self, outer: OuterSpec) -> float:
         """The factor on the mean of the payloads in the step from this state, and in its scores."""
@@ -93,11 +93,13 @@ class OuterState:
 
 def first_state(params: Params, run_id: bytes) -> OuterState:
     """The state at window 1: theta_0, since the first update is in force at window 2."""
+    known = KnownDigest(params=params, digest=tensors_digest(params))
     return OuterState(
         window=1,
         params=params,
-        root=first_root(run_id, tensors_digest(params)),
+        root=first_root(run_id, known.digest),
         initial_norms={name: exact_norm(tensor) for name, tensor in params.items()},
+        known_digest=known,
     )
 
 
@@ -332,26 +334,28 @@ def outer_step(
         ),
         exponent=next_exponent(state.exponent, decision.pace),
         checkpoint_digest=b"",
+        # The digest of the theta before would keep that theta in memory.
+        known_digest=None,
     )
     if after.window % spec.checkpoint.every_windows:
         return after
-    after = replace(after, known_leaves=after.leaves(spec.checkpoint.part_bytes))
-    return replace(after, checkpoint_digest=state_digest(after, spec))
+    after = after.hashed()
+    return replace(after, checkpoint_digest=state_digest(after))
 
 
-def params_digest(state: OuterState, spec: RunSpec) -> bytes:
-    """Digest of theta, in the parts of the run's checkpoints; 32 bytes."""
-    return parts_digest(state.leaves(spec.checkpoint.part_bytes).digests)
+def params_digest(state: OuterState) -> bytes:
+    """Digest of theta; 32 bytes."""
+    return state.digest().digest
 
 
-def state_digest(state: OuterState, spec: RunSpec) -> bytes:
+def state_digest(state: OuterState) -> bytes:
     """Digest over the contents of a checkpoint: tensors, norms, stake, exponent; 32 bytes."""
     names = sorted(state.initial_norms)
     counts = count_accepted(state.accepted_norms)
     carried = [state.window, names, counts, state.reference_rao, state.exponent]
     norms = pack_norms(state.initial_norms, state.accepted_norms)
     canonical = json.dumps(carried).encode()
-    return labelled_hash("tessera/checkpoint", params_digest(state, spec), canonical, norms)
+    return labelled_hash("tessera/checkpoint", params_digest(state), canonical, norms)
 
 
 def _weigh_present(

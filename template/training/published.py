@@ -13,7 +13,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from template.protocol.parts import (
     FLOAT_BYTES,
     PartSource,
     group_tensors,
+    hash_parts,
     part_bytes_of,
     part_length,
 )
@@ -37,12 +38,12 @@ from template.training.checkpoint import (
 from template.training.companions import COMPANIONS, MAX_COMPANIONS_BYTES
 from template.training.model import Params, config_json, tensor_shapes
 from template.training.norms import NORM_BYTES
-from template.training.outer import Leaves, OuterState, state_digest
+from template.training.outer import OuterState, state_digest
 
 CONFIG_FILE = "config.json"
 INDEX_FILE = "model.safetensors.index.json"
 ONLY_PART = "model.safetensors"
-FORMAT = 4
+FORMAT = 5
 """Version of the manifest. After a change, newcomers of the old version find no checkpoint."""
 ROOM_BYTES = 2**20
 """Maximum length of a safetensors header."""
@@ -103,9 +104,9 @@ def build_checkpoint(
     blobs: dict[bytes, Callable[[], bytes]] = {
         digests[name]: partial(bytes, data) for name, data in small.items()
     }
-    leaves = state.leaves(spec.checkpoint.part_bytes)
+    part_digests = hash_parts(state.params, spec.checkpoint.part_bytes)
     parts: dict[bytes, Callable[[], PartSource]] = {}
-    for name, group, digest in zip(names, groups, leaves.digests, strict=True):
+    for name, group, digest in zip(names, groups, part_digests, strict=True):
         digests[name] = digest
         sizes[name] = part_length({n: tensor_shapes(spec)[n] for n in group})
         blobs[digest] = partial(part_bytes_of, state.params, group)
@@ -230,9 +231,8 @@ def restore_published(
     mismatch.
 
     Parts are read one by one: only the tensors stay in memory. The checkpoint digest is verified
-    and covers tensors, norms, the reference stake and alpha's exponent; the leaves of its tensors
-    are the digests of the parts, so nothing is hashed a second time. `are_verified`: the caller
-    has compared each part with its digest. The root is not verified here: a newcomer compares root
+    and covers tensors, norms, the reference stake and alpha's exponent. `are_verified`: the caller
+    has compared each part with its SHA-256. The root is not verified here: a newcomer compares root
     and checkpoint digest with the step that the voted root proves.
     """
     params: Params = {}
@@ -243,10 +243,8 @@ def restore_published(
             )
         params |= load_tensors(data)
     check_params(params, spec)
-    digests = tuple(part.digest for part in manifest.parts)
-    leaves = Leaves(params=params, part_bytes=spec.checkpoint.part_bytes, digests=digests)
-    state = replace(restored_state(manifest.carried, params), known_leaves=leaves)
-    if state_digest(state, spec) != state.checkpoint_digest:
+    state = restored_state(manifest.carried, params).hashed()
+    if state_digest(state) != state.checkpoint_digest:
         raise ObjectError("checkpoint: refused: the state differs from its checkpoint digest")
     return state
 

@@ -70,7 +70,7 @@ def start(world) -> OuterState:
 
 def _at(world, start: OuterState, window: int) -> OuterState:
     state = dataclasses.replace(start, window=window)
-    return dataclasses.replace(state, checkpoint_digest=state_digest(state, world.spec))
+    return dataclasses.replace(state, checkpoint_digest=state_digest(state))
 
 
 def _never() -> bool:

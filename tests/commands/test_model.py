@@ -41,8 +41,7 @@ from template.commands.model_publish import run_publish
 from template.context import ReadContext
 from template.errors import EXIT_ENDED, EXIT_TRY_AGAIN, ConfigError, Unavailable
 from template.protocol.keys import checkpoint_manifest_key
-from template.protocol.parts import hash_parts
-from template.protocol.root import parts_digest
+from template.protocol.root import tensors_digest
 from template.secret import Secret
 from template.settings import ChainConfig
 from template.training.card import CARD_FILE, FACTS_FILE
@@ -70,10 +69,6 @@ def ended(tmp_path_factory) -> tuple[World, dict[int, str]]:
     )
     nodes = run(world, honest(*FOUR), tmp_path_factory.mktemp("run"))
     return world, metrics(nodes["m0"]).series("params_digest")
-
-
-def _digest(params, part_bytes: int) -> str:
-    return parts_digest(hash_parts(params, part_bytes)).hex()
 
 
 def _context(world: World, folder: Path, buckets=None) -> ReadContext:
@@ -123,7 +118,7 @@ def test_the_folder_is_whole_and_says_what_it_is(ended, latest) -> None:
         assert value in card
     model = load_model(latest, "cpu").model
     params = {name: p.detach().clone() for name, p in model.named_parameters()}
-    assert _digest(params, world.spec.checkpoint.part_bytes) == digests[WINDOW - 2]
+    assert tensors_digest(params).hex() == digests[WINDOW - 2]
 
 
 ALONE = """
@@ -257,7 +252,7 @@ def test_a_bucket_that_lies_is_passed_over(ended, buckets, tmp_path) -> None:
     buckets[liars[0]].put(key, json.dumps(data).encode())
     context = _context(world, tmp_path / "state", buckets)
     state = fetch_newest(context).state
-    assert params_digest(state, world.spec).hex() == digests[WINDOW - 2]
+    assert params_digest(state).hex() == digests[WINDOW - 2]
 
 
 def test_without_an_honest_checkpoint_nothing_is_fetched(ended, buckets, tmp_path) -> None:

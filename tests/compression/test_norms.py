@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compression import exact_norm
-from compression.norms import BLOCK_ELEMENTS, PIECE_ELEMENTS
+from compression.bands import band_of
+from compression.norms import BLOCK_ELEMENTS, PIECE_ELEMENTS, norm_of_squares, sum_squares
 
 
 def naive_norm(values: torch.Tensor) -> float:
@@ -82,3 +83,18 @@ def test_shapes_and_views_and_no_elements() -> None:
 def test_what_is_no_number_stays_none() -> None:
     assert exact_norm(torch.tensor([1.0, math.inf])) == math.inf
     assert math.isnan(exact_norm(torch.tensor([math.inf, math.nan])))
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 5])
+@pytest.mark.parametrize("spoilt", [None, math.inf, math.nan])
+def test_sums_of_bands_give_the_norm_of_the_tensor(ranks: int, spoilt: float | None) -> None:
+    """Also where one rank has an infinity and another a NaN."""
+    values = torch.from_numpy(np.random.default_rng(3).normal(size=(1000, 70)).astype(np.float32))
+    values[500:] *= 1e-30
+    if spoilt is not None:
+        values[3, 3], values[990, 1] = math.inf, spoilt
+    sums = sum(sum_squares(band_of(values, rank, ranks), 1) for rank in range(ranks))
+    assert isinstance(sums, np.ndarray)
+    assert repr(norm_of_squares(sums)) == repr(exact_norm(values))
+    if spoilt is not None:
+        assert repr(norm_of_squares(sums)) == repr(spoilt)

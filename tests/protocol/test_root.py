@@ -22,11 +22,15 @@ from template.protocol.root import (
     SAMPLE_ELEMENTS,
     SPAN_ELEMENTS,
     Member,
+    digest_of_sample,
     first_root,
     next_root,
+    read_pieces,
     sample_digest,
+    sample_pieces,
     tensors_digest,
 )
+from tests.support.band_encoding import bands_of
 
 GOLDEN = Path(__file__).with_name("golden.json")
 Digest = Callable[[Mapping[str, Tensor]], bytes]
@@ -47,6 +51,17 @@ def small_tensors() -> dict[str, Tensor]:
     return {"b": torch.arange(12.0).view(3, 4) / 7, "a": torch.tensor([-0.0, 1e-40, 3.5])}
 
 
+def leafy_tensors() -> dict[str, Tensor]:
+    """Several leaves of each kind, the last of them shorter."""
+    return {
+        "rows": torch.arange(130.0 * 3).view(130, 3),
+        "experts": torch.arange(65.0 * 2 * 2).view(65, 2, 2),
+        "vector": torch.arange(2.0**18 + 1),
+        "scalar": torch.tensor(0.5),
+        "none": torch.empty(0, 4),
+    }
+
+
 def large_tensors() -> dict[str, Tensor]:
     """A little more than is sampled. Spans cross from tensor to tensor, some of them short."""
     values = torch.arange(SAMPLE_ELEMENTS + 3000, dtype=torch.float32)
@@ -64,6 +79,7 @@ def computed() -> dict[str, str]:
         "next_root_of_nobody": next_root(root, 3, [], b"", 7, 0).hex(),
         "next_root_with_checkpoint": next_root(root, 3, [member(1)], b"c" * 32, 7, 0).hex(),
         "tensors_digest": tensors_digest(small_tensors()).hex(),
+        "tensors_digest_of_leaves": tensors_digest(leafy_tensors()).hex(),
         "sample_of_all": sample_digest(small_tensors(), BLOCK_HASH).hex(),
         "sample_of_spans": sample_digest(large_tensors(), BLOCK_HASH).hex(),
         "decoded_indices": str(decoded.indices.tolist()),
@@ -198,3 +214,30 @@ def test_a_sample_of_exactly_the_limit_holds_every_element() -> None:
         flip(tensors["m"], position)
         assert sample_digest(tensors, BLOCK_HASH) != original
         flip(tensors["m"], position)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 5])
+@pytest.mark.parametrize("make", [small_tensors, leafy_tensors, large_tensors])
+def test_ranks_read_a_sample_of_their_bands(make, ranks: int) -> None:
+    check_sample(make(), ranks)
+
+
+def check_sample(tensors: Mapping[str, Tensor], ranks: int) -> None:
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    pieces = sample_pieces(shapes, BLOCK_HASH, ranks)
+    bands = [bands_of(tensors, rank, ranks) for rank in range(ranks)]
+    parts = [read_pieces(band, pieces, rank) for rank, band in enumerate(bands)]
+    assert digest_of_sample(BLOCK_HASH, pieces, parts) == sample_digest(tensors, BLOCK_HASH)
+    with pytest.raises(ValueError, match="bytes of a sample"):
+        digest_of_sample(BLOCK_HASH, pieces, [*parts[:-1], parts[-1] + b"x"])
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 5])
+def test_spans_over_the_ends_of_bands_are_read_from_both(ranks: int) -> None:
+    tensors = {"m": torch.arange(1100.0 * 1000).view(1100, 1000), "v": torch.arange(5000.0)}
+    check_sample(tensors, ranks)
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    pieces = sample_pieces(shapes, BLOCK_HASH, ranks)
+    assert {piece.rank for piece in pieces} == set(range(ranks))
+    alone = sample_pieces(shapes, BLOCK_HASH)
+    assert (len(pieces) > len(alone)) == (ranks > 1), "some span lies on both sides of a cut"

@@ -282,9 +282,7 @@ class Deceived(Joiner):
         parts = [bucket.get(blob_key(p.digest), max_bytes=2**22) for p in honest_manifest.parts]
         state = restore_published(honest_manifest, parts, world.spec)
         lie = replace(state, params={n: t + 1 for n, t in state.params.items()})
-        false = build_checkpoint(
-            replace(lie, checkpoint_digest=state_digest(lie, world.spec)), world.spec
-        )
+        false = build_checkpoint(replace(lie, checkpoint_digest=state_digest(lie)), world.spec)
         bucket.put(key, false.manifest)
         for digest, data in false.blobs.items():
             bucket.put(blob_key(digest), data)

@@ -8,8 +8,10 @@ from compression.indices import low_bits, section_bytes
 from compression.kernels import Grid, Places, read_chunks, write_chunks
 from compression.quantize import (
     MIDDLES,
+    RATIO_GRID,
     RATIOS,
     TensorScale,
+    add_gains,
     check_values,
     choose_scale,
     code_bytes,
@@ -50,7 +52,13 @@ def quantize(groups: Sequence[np.ndarray]) -> tuple[TensorScale, list[np.ndarray
         gains.append(np.empty((len(value_NK), len(RATIOS))))
         scales.append(np.empty((len(value_NK), len(RATIOS)), dtype=np.float32))
         score_ratios(value_NK, RATIOS, gains[-1], scales[-1])
-    return choose_scale(gains, scales)
+    gain_GR = np.zeros((len(gains), len(RATIOS)))
+    for gain_NR, total_R in zip(gains, gain_GR, strict=True):
+        add_gains(gain_NR, total_R)
+    largest_R = np.max([s.max(axis=0, initial=0) for s in scales], axis=0)
+    scale = choose_scale(gain_GR, largest_R)
+    column = RATIO_GRID.index(scale.ratio_byte)
+    return scale, [np.ascontiguousarray(scale_NR[:, column]) for scale_NR in scales]
 
 
 def write(

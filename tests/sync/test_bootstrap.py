@@ -34,7 +34,7 @@ from template.training.published import (
     build_checkpoint,
     restore_published,
 )
-from tests.support.joining import FIRST, NEWCOMER, OWNER, PART_BYTES, SECOND, WINDOW, Watched
+from tests.support.joining import FIRST, NEWCOMER, OWNER, SECOND, WINDOW, Watched
 from tests.support.raw_server import LIMITS, OK, RawServer, bucket_at, drips, silent
 
 NO_CHECKPOINT = "no validator serves a checkpoint that the votes prove"
@@ -55,7 +55,7 @@ def _reads(buckets, keys) -> list[int]:
 def _joined(context, digest: str) -> None:
     state = Bootstrap(context, Peers(context)).join().state
     assert state.window == WINDOW
-    assert tensors_digest(state.params, PART_BYTES).hex() == digest
+    assert tensors_digest(state.params).hex() == digest
 
 
 def test_parts_of_one_checkpoint_come_from_several_buckets(
@@ -228,7 +228,7 @@ def _forge_checkpoint(bucket: Watched, spec, manifest: PublishedManifest) -> set
     parts = [bucket.get(blob_key(p.digest), max_bytes=2**22) for p in manifest.parts]
     state = restore_published(manifest, parts, spec)
     lie = replace(state, params={n: t + 1 for n, t in state.params.items()})
-    false = build_checkpoint(replace(lie, checkpoint_digest=state_digest(lie, spec)), spec)
+    false = build_checkpoint(replace(lie, checkpoint_digest=state_digest(lie)), spec)
     bucket.put(checkpoint_manifest_key(spec.run_id, WINDOW), false.manifest)
     for digest, data in false.blobs.items():
         bucket.put(blob_key(digest), data)
@@ -253,7 +253,7 @@ def test_a_forged_checkpoint_is_refused_where_the_votes_on_it_are_forgotten(
         state = Bootstrap(context, peers).join().state
     finally:
         world.ledger.kept_blocks = before
-    assert tensors_digest(state.params, PART_BYTES).hex() == digest
+    assert tensors_digest(state.params).hex() == digest
     assert sum(buckets[FIRST].gets[key] for key in forged) == 0
     assert peers.in_order([FIRST, SECOND]) == [SECOND, FIRST]
 
@@ -279,7 +279,7 @@ def test_a_lineage_that_leads_elsewhere_makes_its_bucket_the_last_to_be_asked(
         buckets[FIRST].put(key, b"".join(lines))
     peers = Peers(context)
     state = Bootstrap(context, peers).join().state
-    assert (state.window, tensors_digest(state.params, PART_BYTES).hex()) == (WINDOW, digest)
+    assert (state.window, tensors_digest(state.params).hex()) == (WINDOW, digest)
     assert peers.in_order([FIRST, SECOND]) == [SECOND, FIRST]
 
 
@@ -315,7 +315,7 @@ def test_a_bucket_that_drips_holds_a_joiner_for_a_moment_and_not_for_every_part(
     peers = Peers(dripping)
     started_s = time.monotonic()
     state = Bootstrap(dripping, peers).join().state
-    assert tensors_digest(state.params, PART_BYTES).hex() == digest
+    assert tensors_digest(state.params).hex() == digest
     open_pages(dripping, peers).pages([0, 1])
     spent_s = time.monotonic() - started_s
     # Its manifest, the first part from it and from the mirror: each about a second.

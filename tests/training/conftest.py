@@ -47,4 +47,4 @@ def state(theta0: Params, spec: RunSpec) -> OuterState:
         accepted_norms=((5, (norms, dict.fromkeys(norms, 1e-7))), (7, (norms,))),
         reference_rao=2**62,
     )
-    return dataclasses.replace(state, checkpoint_digest=state_digest(state, spec))
+    return dataclasses.replace(state, checkpoint_digest=state_digest(state))

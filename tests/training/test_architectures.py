@@ -183,7 +183,7 @@ def test_a_process_without_our_code_loads_every_checkpoint(spec, tmp_path: Path)
         run = _of(spec, architecture)
         theta = initial_params(run, seed=2)
         state = first_state(theta, run.run_id)
-        state = replace(state, checkpoint_digest=state_digest(state, run))
+        state = replace(state, checkpoint_digest=state_digest(state))
         published = build_checkpoint(state, run)
         (tmp_path / architecture).mkdir()
         for file in parse_published(published.manifest, run).files:

@@ -4,6 +4,7 @@ import dataclasses
 import platform
 import subprocess
 import sys
+import weakref
 from collections.abc import Iterator
 
 import numpy as np
@@ -86,6 +87,19 @@ def test_outer_steps_take_turns_in_two_thetas(spec, theta0, form, made: list[int
     assert len(made) == 3 * len(theta0)
     assert tensors_digest(held[0].params) == digests[2]
     assert len(set(digests)) == 6
+
+
+def test_a_known_digest_does_not_hold_a_theta_that_is_over(spec, theta0, form) -> None:
+    """The digest of a checkpoint's theta is of no use in the windows after."""
+    checkpoint = dataclasses.replace(spec.checkpoint, every_windows=2)
+    every = dataclasses.replace(spec, checkpoint=checkpoint)
+    state = outer_step(first_state(theta0, spec.run_id), decision_on(0, ()), {}, every)
+    assert state.known_digest is not None
+    old = weakref.ref(state.params[min(state.params)])
+    payloads = {0: random_payload(form, 7, window=1)}
+    state = outer_step(state, decision_on(1, payloads), payloads, every)
+    assert old() is None
+    assert state.known_digest is None
 
 
 def test_parameters_made_tensor_by_tensor_have_the_same_bits(spec, theta0, form) -> None:

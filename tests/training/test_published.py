@@ -17,9 +17,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from template.data.tokenizer import ByteTokenizer
 from template.errors import ObjectError
-from template.protocol.parts import hash_parts
 from template.protocol.spec import RunSpec
-from template.training import outer
 from template.training.checkpoint import (
     carried_values,
     load_tensors,
@@ -48,12 +46,11 @@ from template.training.published import (
     restore_published,
     tensors_limit_bytes,
 )
-from tests.support.outer_steps import decision_on, random_payload
 from tests.support.states import equal_states
 
 GOLDEN = {
-    "one part": "2c3ca5b94c6eb354b466219a5d26ba6860e57f7d8c1ab04023cf210af8d34a5f",
-    "parts": "944d116192ba62870c996c98723200cd577fc98acc01b4448e80edeeb3d5706a",
+    "one part": "dcf2339dd59567b4af70c3c07ce24b074222c780a759fb45ffcb35c3dc966e39",
+    "parts": "d471d076143ba9ff3437a663bd23e64f88d4e2483fe749b835f4d3e9e2637364",
 }
 """SHA-256 over manifest and files of `_plain_state`: another value is another format."""
 
@@ -79,13 +76,13 @@ def _parts(published: Published, manifest: PublishedManifest) -> list[bytes]:
     return [published.blobs[part.digest] for part in manifest.parts]
 
 
-def _of(state: OuterState, spec: RunSpec) -> OuterState:
-    """The state of a run with these parts: they are the leaves of its digest."""
-    return dataclasses.replace(state, checkpoint_digest=state_digest(state, spec))
+def _of(state: OuterState) -> OuterState:
+    """The state at a window with a checkpoint."""
+    return dataclasses.replace(state, checkpoint_digest=state_digest(state))
 
 
 def _built(state: OuterState, spec: RunSpec) -> Published:
-    return build_checkpoint(_of(state, spec), spec)
+    return build_checkpoint(_of(state), spec)
 
 
 def _edited(published: Published, edit) -> bytes:
@@ -101,7 +98,7 @@ def test_it_comes_back_bit_for_bit(state, cut) -> None:
     assert {f.digest for f in manifest.files} == published.blobs.keys()
     assert all(f.num_bytes == len(published.blobs[f.digest]) for f in manifest.files)
     restored = restore_published(manifest, iter(_parts(published, manifest)), cut)
-    assert equal_states(restored, _of(state, cut))
+    assert equal_states(restored, _of(state))
 
 
 def test_every_node_publishes_the_same_bytes(state, cut) -> None:
@@ -124,7 +121,7 @@ def _plain_state(state: OuterState, spec: RunSpec) -> OuterState:
         initial_norms=norms,
         accepted_norms=((5, (norms,)),),
     )
-    return dataclasses.replace(plain, checkpoint_digest=state_digest(plain, spec))
+    return dataclasses.replace(plain, checkpoint_digest=state_digest(plain))
 
 
 @pytest.mark.parametrize(("name", "part_bytes"), [("one part", 2**20), ("parts", 4096)])
@@ -149,7 +146,7 @@ def test_the_bytes_are_those_of_the_format(name, part_bytes, state, spec) -> Non
 def test_companions_are_listed_and_change_nothing_else(state, cut) -> None:
     companions = companion_files(cut, ByteTokenizer.entry, b"")
     assert companions.keys() == COMPANIONS
-    state = _of(state, cut)
+    state = _of(state)
     published, plain = build_checkpoint(state, cut, companions), build_checkpoint(state, cut)
     manifest = parse_published(published.manifest, cut)
     found = {file.name: published.blobs[file.digest] for file in manifest.files}
@@ -274,7 +271,7 @@ def test_tensors_that_are_not_those_of_the_checkpoint_digest_are_refused(state, 
     """Its publisher could name any file; the digest that enters the next root binds it."""
     name = sorted(state.params)[0]
     other = {**state.params, name: state.params[name] * 2}
-    published = build_checkpoint(dataclasses.replace(_of(state, cut), params=other), cut)
+    published = build_checkpoint(dataclasses.replace(_of(state), params=other), cut)
     manifest = parse_published(published.manifest, cut)
     with pytest.raises(ObjectError, match="checkpoint digest"):
         restore_published(manifest, _parts(published, manifest), cut)
@@ -469,32 +466,3 @@ def test_an_error_about_a_strangers_tensors_is_short() -> None:
         load_tensors(len(header).to_bytes(8, "little") + header)
     assert len(str(caught.value)) < 400
     assert str(caught.value).isprintable()
-
-
-def test_theta_is_hashed_once_and_never_for_its_parts(state, cut, form, monkeypatch) -> None:
-    """The leaves of the checkpoint digest are the parts' names, made and joined alike."""
-    hashed: list[int] = []
-
-    def counted(tensors, part_bytes):
-        hashed.append(1)
-        return hash_parts(tensors, part_bytes)
-
-    monkeypatch.setattr(outer, "hash_parts", counted)
-    payloads = {1: random_payload(form, 5, window=7)}
-    after = outer.outer_step(state, decision_on(7, payloads), payloads, _every_window(cut))
-    assert len(hashed) == 1
-    published = build_checkpoint(after, cut)
-    outer.params_digest(after, cut)
-    manifest = parse_published(published.manifest, cut)
-    restored = restore_published(manifest, _parts(published, manifest), cut)
-    assert build_checkpoint(restored, cut).blobs == published.blobs
-    assert len(hashed) == 1
-    other = dataclasses.replace(after, params={n: t + 1 for n, t in after.params.items()})
-    assert state_digest(other, cut) != state_digest(after, cut)
-    assert len(hashed) == 2
-
-
-def _every_window(spec: RunSpec) -> RunSpec:
-    return dataclasses.replace(
-        spec, checkpoint=dataclasses.replace(spec.checkpoint, every_windows=1)
-    )
