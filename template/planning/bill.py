@@ -1,8 +1,8 @@
 """What a bucket costs a day.
 
 Prices: Cloudflare R2, standard storage, https://developers.cloudflare.com/r2/pricing/, read on 29
-November 2026. Bytes to the Internet and deletions are free; the free allowance of an account (10 GB,
-a million and ten million requests a month) is left out.
+November 2026. Bytes to the Internet and deletions are free; the free allowance of an account (10
+GB, a million and ten million requests a month) is left out.
 """
 
 import math

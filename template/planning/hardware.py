@@ -1,7 +1,7 @@
 """Classes of hardware, machines made of them, and lines. Imports no torch: flags name the classes.
 
 Sources of memory and bandwidth: the makers' data sheets (NVIDIA's of RTX 4090 and 5090, L40S, A100
-80 GB SXM, H100 SXM, H200 SXM and DGX B200, read in November 2026). Peaks: `template.training.flops`.
+80 GB SXM, H100 SXM, H200 SXM and DGX B200, as of November 2026). Peaks: `template.training.flops`.
 """
 
 from collections.abc import Mapping
@@ -48,7 +48,9 @@ class HardwareClass:
         return not self.memory_bytes
 
 
-def _gpu(name: str, label: str, memory_gb: float, bandwidth_gb: float, host_gb: float) -> HardwareClass:
+def _gpu(
+    name: str, label: str, memory_gb: float, bandwidth_gb: float, host_gb: float
+) -> HardwareClass:
     return HardwareClass(
         name=name,
         memory_bytes=round(memory_gb * GB),
@@ -80,8 +82,8 @@ CLASSES: Final[Mapping[str, HardwareClass]] = {
         _gpu("b200", "B200", 180, 8000, PCIE5_GB),
     )
 }
-"""By the name in a flag, the smallest first. A CPU stands for 16 cores of a server: 10^12 operations
-a second and memory of 50 GB/s are an estimate."""
+"""By the name in a flag, the smallest first. A CPU stands for 16 cores of a server: 10^12
+operations a second and memory of 50 GB/s are an estimate."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -45,7 +45,8 @@ class Memory:
     """Bytes that a role needs. `device_bytes`: of each of the devices; 0 without a device.
 
     `micro_batch`: pages of a miner's pass; 0 if not even one page fits. `is_checkpointing`: with
-    activation checkpointing, which a miner turns on by `--neuron.activation_checkpointing`. `fits`: in the devices' memory.
+    activation checkpointing, which a miner turns on by `--neuron.activation_checkpointing`.
+    `fits`: in the devices' memory.
     """
 
     device_bytes: float

@@ -21,20 +21,20 @@ SAVED_COPIES: Final = 4
 COMMIT_BLOCKS: Final = 1
 """Blocks for the commitment itself to get on chain."""
 
-FINALITY: Final = "wait for the last window to be final"
-UPLOAD: Final = "upload own payload"
+FINALITY: Final = "finality"
+UPLOAD: Final = "upload"
 FETCH: Final = "fetch accepted payloads"
 OPEN: Final = "open payloads"
 STEP: Final = "outer step"
 DIGEST: Final = "digest"
 ANCHOR: Final = "anchor"
-SAVE_AFTER: Final = "save after the step"
+SAVE_AFTER: Final = "save, decided"
 LOAD: Final = "load"
 PAGES: Final = "fetch pages"
 PREVIEW: Final = "preview"
 SUBTRACT: Final = "subtract"
 ENCODE: Final = "encode"
-SAVE_BEFORE: Final = "save before the commitment"
+SAVE_BEFORE: Final = "save, new"
 COMMIT: Final = "commit"
 BEFORE_COMMIT: Final = (SUBTRACT, ENCODE, SAVE_BEFORE)
 """What has to fit between the end of training and the commitment."""
@@ -84,8 +84,10 @@ class MinerWindow:
 
 def miner_window(case: Case) -> MinerWindow:
     """A window of the steady state, with every payload good."""
-    steps_s = case.window_tokens * flops_per_token(case.spec) / case.machine.train_flops(
-        case.spec.training.precision
+    steps_s = (
+        case.window_tokens
+        * flops_per_token(case.spec)
+        / case.machine.train_flops(case.spec.training.precision)
     )
     before = [*_follow(case), *_train(case), *_before_commit(case)]
     window = MinerWindow(
@@ -108,14 +110,14 @@ def _filled(window: MinerWindow, phases: Sequence[Phase]) -> MinerWindow:
 
 def _follow(case: Case) -> list[Phase]:
     """From the end of the last window to theta of this one."""
-    spec, blocking = case.spec, "in the one thread of the loop"
+    spec, blocking = case.spec, "in the loop's one thread"
     opening_s = case.host_s(ROLE, "open payloads") * case.accepted / NUM_PAYLOADS
     every = spec.checkpoint.every_windows
     return [
         Phase(
             name=FINALITY,
             seconds=case.blocks_s(spec.schedule.finality_lag_blocks),
-            why="schedule.finality_lag_blocks; a healthy chain needs 2 or 3",
+            why="of the last window's end; healthy: 2 or 3 blocks",
         ),
         Phase(
             name=UPLOAD,
@@ -134,7 +136,7 @@ def _follow(case: Case) -> list[Phase]:
         Phase(
             name=ANCHOR,
             seconds=case.write_s("validator", case.params_bytes) / every,
-            why=f"once in {every} windows, here its share",
+            why=f"a share of one in {every} windows",
         ),
         Phase(
             name=SAVE_AFTER,
@@ -154,7 +156,7 @@ def _fetch(case: Case) -> Phase:
         seconds=seconds,
         hidden_s=min(seconds, ahead_s),
         down_bytes=others * case.payload_bytes,
-        why="the preview fetches beside training, for half of scoring_blocks",
+        why="the preview has half of scoring_blocks",
     )
 
 
@@ -163,18 +165,18 @@ def _train(case: Case) -> list[Phase]:
     pages_bytes = case.window_segments * case.segment_bytes
     pages_s = case.line.down_s(pages_bytes)
     return [
-        Phase(name=LOAD, seconds=case.device_copy_s, why="theta to the device"),
+        Phase(name=LOAD, seconds=case.device_copy_s, why="theta to the devices"),
         Phase(
             name=PAGES,
             seconds=pages_s,
             hidden_s=pages_s,
             down_bytes=pages_bytes,
-            why="ahead, in threads of their own",
+            why="ahead, in other threads",
         ),
         Phase(
             name=PREVIEW,
             seconds=opening_s + case.host_s(ROLE, "outer step") + case.device_copy_s,
-            why="between two inner steps: opened, added up, sent to the device",
+            why="newer theta between two inner steps",
         ),
     ]
 
@@ -184,13 +186,13 @@ def _before_commit(case: Case) -> list[Phase]:
         Phase(
             name=SUBTRACT,
             seconds=case.device_copy_s + case.host_s(ROLE, "outer step"),
-            why="theta from the device; the previewed start is made once more",
+            why="start - end; the start is made again",
         ),
-        Phase(name=ENCODE, seconds=case.host_s(ROLE, "encode"), why="before the commitment"),
+        Phase(name=ENCODE, seconds=case.host_s(ROLE, "encode"), why="after the last inner step"),
         Phase(
             name=SAVE_BEFORE,
             seconds=case.write_s(ROLE, SAVED_COPIES * case.params_bytes),
-            why="the state is on disk before the digest is on chain",
+            why="on disk before its digest is on chain",
         ),
     ]
 
@@ -201,7 +203,7 @@ def _commit(case: Case, phases: Iterable[Phase], margin_blocks: int) -> Phase:
     return Phase(
         name=COMMIT,
         seconds=max(case.blocks_s(COMMIT_BLOCKS), case.blocks_s(margin_blocks) - needed_s),
-        why=f"training ends {margin_blocks} blocks before the window does",
+        why=f"{margin_blocks} blocks are left for it, less the above",
     )
 
 
@@ -216,9 +218,9 @@ class Change:
 
 
 _CHANGES: Final = (
+    ("saves beside training", (SAVE_BEFORE, SAVE_AFTER, ANCHOR)),
     ("upload beside training", (UPLOAD,)),
     ("the next window begins without waiting for finality", (FINALITY,)),
-    ("saves beside training", (SAVE_BEFORE, SAVE_AFTER, ANCHOR)),
     ("fetch the rest, open, step and digest beside training", (FETCH, OPEN, STEP, DIGEST)),
 )
 ON_DEVICE: Final = frozenset({PREVIEW, SUBTRACT, ENCODE})

@@ -1,4 +1,4 @@
-"""The planner's whole answer: windows, memory, disks and bills of all roles, and what does not fit."""
+"""The planner's whole answer: windows, memory and bills of all roles, and what does not work."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -136,7 +136,7 @@ def find_smallest(case: Case) -> Smallest:
 
 
 def machines_by_size(like: Machine) -> Iterator[Machine]:
-    """Machines with GPUs and the usual hosts, the smallest first; shares of the peak as in `like`."""
+    """Machines with GPUs and the usual hosts, the smallest first; else as `like`."""
     found = [
         replace(
             usual_machine(device.name, count),
@@ -151,9 +151,7 @@ def machines_by_size(like: Machine) -> Iterator[Machine]:
     yield from sorted(found, key=lambda machine: machine.count * machine.device.peaks[0])
 
 
-def _miner_faults(
-    case: Case, window: MinerWindow, roles: tuple[RoleOutlook, ...]
-) -> Iterator[str]:
+def _miner_faults(case: Case, window: MinerWindow, roles: tuple[RoleOutlook, ...]) -> Iterator[str]:
     memory = roles[0].memory
     if not memory.fits:
         yield (
@@ -173,7 +171,7 @@ def _miner_faults(
         )
     if case.drawn < case.peers:
         yield (
-            f"miner: {case.drawn} of {case.peers} payloads are read in a window "
+            f"run: {case.drawn} of {case.peers} payloads are read in a window "
             "(evaluation.max_payloads)"
         )
 
@@ -194,14 +192,19 @@ def _validator_faults(
         )
     if window.num_named < min(window.num_scored, case.accepted):
         yield (
-            f"validator: names {window.num_named} of {min(window.num_scored, case.accepted)} scored "
-            "payloads: the others are not up before the vote"
+            f"validator: names {window.num_named} of {min(window.num_scored, case.accepted)} "
+            "scored payloads: the others are not up before the vote"
         )
-    if not window.is_published:
+    if not window.follows_in_time:
+        yield (
+            f"validator: takes {window.follow_s:,.0f} s to take and save a step, "
+            f"{window.after_s:,.0f} s are there: falls behind the chain"
+        )
+    elif not window.is_published:
         yield (
             f"validator: its share of a checkpoint takes {window.checkpoint_s:,.0f} s of upload, "
-            f"{window.checkpoint_room_s:,.0f} s are there before the next: every second one or "
-            "more is dropped"
+            f"{window.checkpoint_room_s:,.0f} s are there before the next: one comes "
+            "before the other is out, and is dropped"
         )
 
 

@@ -34,7 +34,7 @@ SAVE: Final = "save"
 ANCHOR: Final = "anchor"
 PUBLISH: Final = "upload checkpoint"
 CURVE: Final = "loss curve"
-BEFORE_VOTE: Final = (FETCH, OPEN, OVERLAP, LOAD, SCORE, UPLOAD, VOTE)
+FOLLOW: Final = (STEP, DIGEST, ANCHOR, SAVE)
 FORWARD_SHARE: Final = 1 / 3
 """Of a forward and a backward pass."""
 SAMPLED_PARAMETERS: Final = 10**8
@@ -63,6 +63,16 @@ class ValidatorWindow:
     def is_published(self) -> bool:
         """Whether a checkpoint is out before the next."""
         return self.checkpoint_s <= self.checkpoint_room_s
+
+    @property
+    def follow_s(self) -> float:
+        """Seconds from the count of the votes until the step is taken and saved."""
+        return sum(phase.blocking_s for phase in self.phases if phase.name in FOLLOW)
+
+    @property
+    def follows_in_time(self) -> bool:
+        """Whether the node is ready for the next window's payloads."""
+        return self.follow_s <= self.after_s
 
 
 def pool_pages(case: Case) -> int:
@@ -96,12 +106,12 @@ def validator_window(case: Case) -> ValidatorWindow:
         name=UPLOAD,
         seconds=case.line.up_s(num_named * case.payload_bytes),
         up_bytes=num_named * case.payload_bytes,
-        why="before the vote: to name is to hold",
+        why="before the vote",
     )
     vote = Phase(name=VOTE, seconds=vote_s, why="a block")
     after = _follow(case)
     curve_s = forward_s(case, case.spec.evaluation.curve_pages) + case.device_copy_s
-    curve = Phase(name=CURVE, seconds=curve_s, why="left out when the next vote would be late")
+    curve = Phase(name=CURVE, seconds=curve_s, why="left out if the next vote would be late")
     every = case.spec.checkpoint.every_windows
     checkpoint_s = case.line.up_s(_share_bytes(case)) + case.host_s(ROLE, "publish")
     room_s = max(0.0, after_s - sum(phase.blocking_s for phase in after))
@@ -109,7 +119,7 @@ def validator_window(case: Case) -> ValidatorWindow:
         name=PUBLISH,
         seconds=min(checkpoint_s / every, room_s),
         up_bytes=_share_bytes(case) / every,
-        why=f"a {HOLDERS} of {case.validators} share of one in {every} windows",
+        why=f"{HOLDERS} of {case.validators} hold a file; one in {every} windows",
     )
     return ValidatorWindow(
         phases=(*before, upload, vote, *after, publish, curve),
@@ -160,15 +170,15 @@ def _score(case: Case, scoring_s: float) -> tuple[list[Phase], int]:
             name=FETCH,
             seconds=case.line.down_s(num_bytes),
             down_bytes=num_bytes,
-            why=f"{fetched} of the window, {beside} of the window before",
+            why=f"{fetched} payloads, and {beside} of the last window",
         ),
         Phase(name=OPEN, seconds=opening_s, hidden_s=opening_s, why="as the next ones come"),
         Phase(name=OVERLAP, seconds=overlap * fetched / NUM_PAYLOADS),
-        Phase(name=LOAD, seconds=load_s, why="theta to the device, for half-way states too"),
+        Phase(name=LOAD, seconds=load_s, why="theta to the devices, thrice"),
         Phase(
             name=SCORE,
             seconds=base_s + scored * each_s,
-            why=f"{scored} payloads on {pages} pages, in float32",
+            why=f"{scored} payloads on {pages} pages, float32",
         ),
     ]
     return phases, scored
@@ -183,5 +193,5 @@ def _follow(case: Case) -> list[Phase]:
         Phase(name=DIGEST, seconds=digest_s),
         Phase(name=ANCHOR, seconds=save_s / checkpoint.every_windows),
         # Once after the vote, once after the step.
-        Phase(name=SAVE, seconds=2 * save_s, why="after the vote and after the step"),
+        Phase(name=SAVE, seconds=2 * save_s, why="twice: vote and step"),
     ]
