@@ -203,8 +203,8 @@ Bytes over the line are of a window; an owner's go up once, dataset included (as
 run reads, if no page is read twice). The bucket's price is Cloudflare R2's of 29 November 2026:
 ${STORAGE_USD_PER_GB_MONTH} a GB and month of {MONTH_DAYS:.0f} days,
 ${WRITE_USD * 1e6:.2f} for a million writes, ${READ_USD * 1e6:.2f} for a million reads, no fee for
-bytes read. The devices of the smallest machine hold the model; whether its miner also does all inner
-steps in time stands in the plan's own table.
+bytes read. The devices of the smallest machine hold the model; whether its miner also does all
+inner steps in time stands in the plan's own table.
 """
 
 GOAL = """\

@@ -53,9 +53,11 @@ def test_a_small_model_is_kept_as_calculated(case_of) -> None:
     net = build_model(spec).model
     weights = {p.untyped_storage().data_ptr() for p in net.parameters()}
     ids = torch.zeros(1, tokens, dtype=torch.int64)
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: held.append(t) or note(t), lambda t: t):
-        with torch.autocast("cpu", torch.bfloat16):
-            net(input_ids=ids)
+    hooks = torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: held.append(tensor) or note(tensor), lambda tensor: tensor
+    )
+    with hooks, torch.autocast("cpu", torch.bfloat16):
+        net(input_ids=ids)
     casts = 2 * sum(p.numel() for p in net.layers.parameters() if p.dim() > 1)
     measured = sum(kept.values()) - casts
     calculated = tokens * kept_bytes_per_token(spec.model, is_checkpointing=False)
