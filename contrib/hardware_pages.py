@@ -43,7 +43,7 @@ from template.planning.memory import (  # noqa: E402
     validator_memory,
 )
 from template.planning.miner import changes, miner_window  # noqa: E402
-from template.planning.outlook import Outlook, look_ahead  # noqa: E402
+from template.planning.outlook import Outlook, find_smallest, look_ahead  # noqa: E402
 from template.planning.validator import validator_window  # noqa: E402
 
 RECORD = ROOT / "benchmarks" / "results" / "size.json"
@@ -63,10 +63,10 @@ def case_of(plan: str, name: str = "b200", count: int = 8) -> Case:
 
 def outlook_of(plan: str) -> Outlook:
     """A shipped plan on the smallest machine that holds a miner's model."""
-    found = look_ahead(case_of(plan))
-    if found.smallest.miner is None:
-        return found
-    name, _, count = found.smallest.miner.partition(":")
+    found = find_smallest(case_of(plan)).miner
+    if found is None:
+        return look_ahead(case_of(plan))
+    name, _, count = found.partition(":")
     return look_ahead(case_of(plan, name, int(count)))
 
 

@@ -11,7 +11,6 @@ from typing import Final
 
 from template.bucket.budget import Storage, miner_storage, validator_storage
 from template.data.manifest import (
-    MAX_VOCAB_SIZE,
     Manifest,
     Shard,
     TokenizerEntry,
@@ -79,7 +78,7 @@ def run_manifest(case: Case, tokens: int) -> Manifest:
         tokenizer=TokenizerEntry(
             name=data.tokenizer, sha256="", num_bytes=0, vocab_size=vocab, end_of_document=0
         ),
-        token_bytes=token_bytes_of(min(vocab, MAX_VOCAB_SIZE)),
+        token_bytes=token_bytes_of(vocab),
         page_tokens=data.page_tokens,
         segment_pages=data.segment_pages,
         shards=shards,

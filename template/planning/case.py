@@ -1,6 +1,7 @@
 """One question to the planner: a run spec, a machine, a line and a swarm; sizes that follow."""
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final
 
 from template.data.assignment import Paging
@@ -22,6 +23,25 @@ DAY_S: Final = 86_400.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Sizes:
+    """Bytes of a run's objects, by the functions of the code that makes and reads them."""
+
+    payload: int
+    theta0: int
+    checkpoint: int
+
+
+@lru_cache(maxsize=16)
+def sizes_of(spec: RunSpec) -> Sizes:
+    """Kept: a search over machines asks again and again."""
+    return Sizes(
+        payload=payload_bytes(spec),
+        theta0=theta0_bytes(spec),
+        checkpoint=checkpoint_limit_bytes(spec),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Case:
     """`peers`: miners, this one included. `validators`: those that vote."""
 
@@ -39,7 +59,7 @@ class Case:
 
     @property
     def payload_bytes(self) -> int:
-        return payload_bytes(self.spec)
+        return sizes_of(self.spec).payload
 
     @property
     def params_bytes(self) -> int:
@@ -48,12 +68,12 @@ class Case:
 
     @property
     def theta0_bytes(self) -> int:
-        return theta0_bytes(self.spec)
+        return sizes_of(self.spec).theta0
 
     @property
     def checkpoint_bytes(self) -> int:
         """A published checkpoint, at most."""
-        return checkpoint_limit_bytes(self.spec)
+        return sizes_of(self.spec).checkpoint
 
     @property
     def window_s(self) -> float:

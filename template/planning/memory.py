@@ -1,12 +1,14 @@
 """Bytes on a device, in the host's memory and on its disk, for each role."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from template.base.preflight import least_state_bytes
 from template.data.manifest import MAX_MANIFEST_BYTES
 from template.data.pages import CacheLimits
 from template.planning.case import FLOAT_BYTES, Case
+from template.protocol.spec import RunSpec
 from template.protocol.spec.model import ModelSpec
 from template.training.losses import CHUNK_LOGITS, CHUNKED_VOCAB
 from template.training.scorer import MAX_BATCH_PAGES, MAX_BATCH_TOKENS
@@ -139,18 +141,23 @@ def _miner_host_bytes(case: Case) -> float:
     return max(peak(name) for name in ("train", "encode", "save", "outer step"))
 
 
+@lru_cache(maxsize=32)
+def _state_bytes(spec: RunSpec, trains: bool) -> int:
+    return least_state_bytes(spec, trains=trains)
+
+
 def miner_disk_bytes(case: Case) -> float:
     """The state, undecided payloads in it, and the pages of two windows at most."""
     pages = 2 * case.window_segments * case.segment_bytes
     cache = min(pages, CacheLimits().disk_bytes)
-    return least_state_bytes(case.spec, trains=True) + PENDING * case.payload_bytes + cache
+    return _state_bytes(case.spec, True) + PENDING * case.payload_bytes + cache
 
 
 def validator_memory(case: Case) -> Memory:
     """A validator's; its model spread evenly over the devices."""
     peaks = [cost.peak_bytes(case.parameters) for cost in case.costs.of_role("validator")]
     frames = case.drawn * case.payload_bytes
-    disk = least_state_bytes(case.spec, trains=False) + MAX_MANIFEST_BYTES
+    disk = _state_bytes(case.spec, False) + MAX_MANIFEST_BYTES
     disk += case.spec.outer.max_staleness * case.peers * case.payload_bytes  # payloads seen
     if case.machine.device.is_cpu:
         return Memory(device_bytes=0, host_bytes=max(peaks) + frames, disk_bytes=disk)
