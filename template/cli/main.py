@@ -205,7 +205,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
         load=_load_newcomer,
     ),
     "plan": Command(
-        summary="calculate what a run needs of machines, lines and buckets",
+        summary="calculate what a run needs, and what it costs",
         add_flags=add_plan_flags,
         settings=lambda args, _env: plan_config(args),
         load=_load_plan,

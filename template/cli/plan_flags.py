@@ -143,10 +143,10 @@ def _add_machine_flags(parser: Parser) -> None:
 
 
 def _devices(text: str) -> tuple[str, int]:
-    name, _, count = text.partition(":")
+    name, colon, count = text.partition(":")
     if name not in CLASSES:
         raise argparse.ArgumentTypeError(f"must be CLASS:N with a class of {', '.join(CLASSES)}")
-    return name, _whole(count or "1", 1, MAX_DEVICES)
+    return name, _whole(count if colon else "1", 1, MAX_DEVICES)
 
 
 def _peers(text: str) -> int:

@@ -1,7 +1,8 @@
 """Classes of hardware, machines made of them, and lines. Imports no torch: flags name the classes.
 
-Sources of memory and bandwidth: the makers' data sheets (NVIDIA's of RTX 4090 and 5090, L40S, A100
-80 GB SXM, H100 SXM, H200 SXM and DGX B200, as of November 2026). Peaks: `template.training.flops`.
+Sources: bandwidth from the makers' data sheets (NVIDIA's of RTX 4090 and 5090, L40S, A100 80 GB
+SXM, H100 SXM, H200 SXM and DGX B200, as of November 2026); memory as the driver reports it (nvidia-smi),
+a little off the name's; peaks from `template.training.flops`.
 """
 
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from template.training.flops import PEAK_TFLOPS
 
 CPU: Final = "cpu"
 GB: Final = 10**9
+MIB: Final = 2**20
 COUNTS: Final = (1, 2, 4, 8)
 """Devices of the machines that are looked through for the smallest."""
 MAX_DEVICES: Final = 1024
@@ -49,11 +51,11 @@ class HardwareClass:
 
 
 def _gpu(
-    name: str, label: str, memory_gb: float, bandwidth_gb: float, host_gb: float
+    name: str, label: str, memory_mib: int, bandwidth_gb: float, host_gb: float
 ) -> HardwareClass:
     return HardwareClass(
         name=name,
-        memory_bytes=round(memory_gb * GB),
+        memory_bytes=memory_mib * MIB,
         peaks=PEAK_TFLOPS[label],
         bandwidth_bytes_per_s=bandwidth_gb * GB,
         host_bytes_per_s=host_gb * GB,
@@ -73,13 +75,13 @@ CLASSES: Final[Mapping[str, HardwareClass]] = {
             bandwidth_bytes_per_s=50.0 * GB,
             host_bytes_per_s=10.0 * GB,
         ),
-        _gpu("rtx4090", "RTX 4090", 24, 1008, PCIE4_GB),
-        _gpu("rtx5090", "RTX 5090", 32, 1792, PCIE5_GB),
-        _gpu("l40s", "L40S", 48, 864, PCIE4_GB),
-        _gpu("a100-80", "A100", 80, 2039, PCIE4_GB),
-        _gpu("h100", "H100", 80, 3350, PCIE5_GB),
-        _gpu("h200", "H200", 141, 4800, PCIE5_GB),
-        _gpu("b200", "B200", 180, 8000, PCIE5_GB),
+        _gpu("rtx4090", "RTX 4090", 24_564, 1008, PCIE4_GB),
+        _gpu("rtx5090", "RTX 5090", 32_607, 1792, PCIE5_GB),
+        _gpu("l40s", "L40S", 46_068, 864, PCIE4_GB),
+        _gpu("a100-80", "A100", 81_920, 2039, PCIE4_GB),
+        _gpu("h100", "H100", 81_559, 3350, PCIE5_GB),
+        _gpu("h200", "H200", 143_771, 4800, PCIE5_GB),
+        _gpu("b200", "B200", 183_359, 8000, PCIE5_GB),
     )
 }
 """By the name in a flag, the smallest first. A CPU stands for 16 cores of a server: 10^12

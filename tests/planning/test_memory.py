@@ -155,7 +155,7 @@ def test_classes_are_in_order_and_machines_add_up() -> None:
     assert {"rtx4090", "l40s", "a100-80", "h100", "h200", "b200"} <= set(names)
     machine: Machine = usual_machine("h100", 8)
     assert machine.name == "h100:8"
-    assert machine.memory_bytes == 8 * 80 * 10**9
+    assert machine.memory_bytes == 8 * 81_559 * 2**20
     assert machine.train_flops("bf16") == pytest.approx(8 * 0.4 * 989e12)
     assert machine.train_flops("no") == pytest.approx(8 * 0.4 * 67e12)
     assert (usual_machine("h100", 1).cores, machine.cores) == (16, 64)

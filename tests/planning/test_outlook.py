@@ -46,7 +46,7 @@ def test_a_model_that_does_not_fit_is_the_first_fault(case_of) -> None:
     answer = look_ahead(case_of("72b", "rtx4090", 8))
     assert not answer.fits
     assert answer.faults[0].startswith("miner: does not fit: ")
-    assert "24 GB" in answer.faults[0]
+    assert "26 GB" in answer.faults[0]
 
 
 def test_the_smallest_machines_hold_what_the_next_smaller_does_not(case_of) -> None:
