@@ -199,7 +199,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
         load=_load_recompute,
     ),
     "newcomer": Command(
-        summary="find a run by its netuid, and look for all that its spec names",
+        summary="find a run by its netuid, and look for all it names",
         add_flags=add_newcomer_flags,
         settings=lambda args, _env: check_config(args),
         load=_load_newcomer,

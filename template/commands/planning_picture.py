@@ -3,7 +3,7 @@
 Owns the drawing; every number comes from the planner's answer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
 
+from template.planning.miner import COMMIT, FETCH
 from template.planning.outlook import Outlook
 from template.planning.phases import INNER_STEPS, Phase
+from template.planning.validator import STEP
 
 SIZE_INCHES = (12, 9)
 DPI = 100
@@ -43,17 +45,30 @@ def draw(outlook: Outlook, path_png: Path) -> None:
     top, bottom = figure.subplots(
         2, 1, height_ratios=(len(miner.phases), len(validator.phases)), sharex=True
     )
-    title = (
+    figure.suptitle(
         f"{case.spec.name} on {case.machine.name}, {case.line.up_mbps:g}/{case.line.down_mbps:g} "
-        f"Mb/s, {case.peers} miners"
+        f"Mb/s, {case.peers} miners",
+        weight="bold",
     )
-    left = f"{miner.utilisation:.1%} in inner steps, {miner.utilisation_limit:.1%} left for them"
-    _draw_rows(top, f"{title}: a miner's window, {left}", miner.phases, 0.0, miner.window_s)
     schedule = case.spec.schedule
     deadline_s = case.blocks_s(schedule.upload_blocks)
-    name = "A validator's window, from the upload deadline on"
-    _draw_rows(bottom, name, validator.phases, deadline_s, miner.window_s)
     votes_s = miner.window_s - case.blocks_s(schedule.vote_margin_blocks)
+    commit_s = sum(phase.seconds for phase in miner.phases if phase.name == COMMIT)
+    _draw_rows(
+        top,
+        f"A miner's window: {miner.utilisation:.1%} in the plan's inner steps, "
+        f"{miner.utilisation_limit:.1%} left for them",
+        bars(miner.phases, 0.0, {FETCH: deadline_s, COMMIT: miner.window_s - commit_s}),
+        miner.phases,
+        miner.window_s,
+    )
+    _draw_rows(
+        bottom,
+        "A validator's window, from the upload deadline on",
+        bars(validator.phases, deadline_s, {STEP: votes_s}),
+        validator.phases,
+        miner.window_s,
+    )
     for second, words in ((deadline_s, "upload deadline"), (votes_s, "votes count")):
         for axes in (top, bottom):
             axes.axvline(second, color=MUTED, linestyle=":", linewidth=1)
@@ -62,33 +77,43 @@ def draw(outlook: Outlook, path_png: Path) -> None:
             textcoords="offset points",
         )  # fmt: skip
     bottom.set_xlabel("seconds since the window's start")
-    _add_legend(top)
+    figure.legend(handles=_legend(), loc="outside lower center", ncols=3, frameon=False)
     path_png.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path_png, format="png")
 
 
-def bars(phases: Sequence[Phase], start_s: float) -> list[list[Bar]]:
-    """The bars of each phase: blocking ones follow each other, hidden ones lie behind them."""
+def bars(
+    phases: Sequence[Phase], start_s: float, earliest_s: Mapping[str, float]
+) -> list[list[Bar]]:
+    """The bars of each phase: blocking ones follow each other, hidden ones lie behind them.
+
+    `earliest_s`: phase -> second before which it does not begin.
+    """
     now_s, rows = start_s, []
     for phase in phases:
-        row = []
+        row: list[Bar] = []
+        begin_s = max(now_s, earliest_s.get(phase.name, 0.0))
         hidden_s = min(phase.hidden_s, phase.seconds)
         if hidden_s:
-            row.append(Bar(start_s=now_s, length_s=hidden_s, colour=HIDDEN))
+            row.append(Bar(start_s=begin_s, length_s=hidden_s, colour=HIDDEN))
         if phase.blocking_s:
             colour = TRAINING if phase.name == INNER_STEPS else BLOCKING
-            row.append(Bar(start_s=now_s, length_s=phase.blocking_s, colour=colour))
-            now_s += phase.blocking_s
+            row.append(Bar(start_s=begin_s, length_s=phase.blocking_s, colour=colour))
+            now_s = begin_s + phase.blocking_s
         rows.append(row)
     return rows
 
 
 def _draw_rows(
-    axes: Axes, title: str, phases: Sequence[Phase], start_s: float, window_s: float
+    axes: Axes,
+    title: str,
+    rows: Sequence[Sequence[Bar]],
+    phases: Sequence[Phase],
+    window_s: float,
 ) -> None:
     axes.set_title(title, loc="left", weight="bold", fontsize=11)
-    end_s = start_s
-    for place, (phase, row) in enumerate(zip(phases, bars(phases, start_s), strict=True)):
+    end_s = 0.0
+    for place, (phase, row) in enumerate(zip(phases, rows, strict=True)):
         end_s = max([end_s, *(bar.start_s + bar.length_s for bar in row)])
         for depth, bar in enumerate(row):
             length_s = max(bar.length_s, LEAST_SHARE * window_s)
@@ -113,10 +138,9 @@ def _draw_rows(
     axes.tick_params(colors=INK)
 
 
-def _add_legend(axes: Axes) -> None:
-    handles = [
+def _legend() -> list[Patch]:
+    return [
         Patch(facecolor=TRAINING, label="inner steps"),
         Patch(facecolor=BLOCKING, label="blocks"),
         Patch(facecolor=HIDDEN, label="hidden behind other work"),
     ]
-    axes.legend(handles=handles, loc="lower left", frameon=False, fontsize=9)

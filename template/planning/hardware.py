@@ -1,8 +1,8 @@
-"""Classes of hardware, machines made of them, and lines. Imports no torch: flags name the classes.
+"""Classes of hardware, machines made of them, and lines. Imports no torch: flags name classes.
 
 Sources: bandwidth from the makers' data sheets (NVIDIA's of RTX 4090 and 5090, L40S, A100 80 GB
-SXM, H100 SXM, H200 SXM and DGX B200, as of November 2026); memory as the driver reports it (nvidia-smi),
-a little off the name's; peaks from `template.training.flops`.
+SXM, H100 SXM, H200 SXM and DGX B200, as of November 2026); memory as the driver reports it
+(nvidia-smi), a little off the name's; peaks from `template.training.flops`.
 """
 
 from collections.abc import Mapping
