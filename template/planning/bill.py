@@ -100,8 +100,8 @@ def validator_bill(case: Case, manifest: Manifest) -> Bill:
     """Named payloads, a share of the checkpoints, logs; miners read the logs' lineage alone."""
     share = min(1.0, HOLDERS / case.validators)
     every = case.spec.checkpoint.every_windows
-    writes = case.accepted * put_calls(case.payload_bytes) + SMALL_OBJECTS + LISTS
-    writes += share * case.checkpoint_bytes / PART_BYTES / every
+    small = case.accepted * put_calls(case.payload_bytes) + SMALL_OBJECTS + LISTS
+    writes = small + share * case.checkpoint_bytes / PART_BYTES / every
     return Bill(
         storage=validator_storage(case.spec, manifest),
         writes=case.windows_per_day * writes,

@@ -2,10 +2,9 @@
 
 import pytest
 
-from template.bucket.budget import miner_storage, validator_storage
+from template.bucket.budget import Storage, miner_storage, validator_storage
 from template.planning.bill import (
     Bill,
-    Storage,
     miner_bill,
     owner_bill,
     put_calls,

@@ -4,7 +4,7 @@ import runpy
 from pathlib import Path
 
 import pytest
-import yaml
+import yaml  # type: ignore[import-untyped]
 
 ROOT = Path(__file__).parents[2]
 PAGES = runpy.run_path(str(ROOT / "contrib" / "hardware_pages.py"))
