@@ -79,7 +79,7 @@ if __name__ == "__main__":
         license_files=["LICENSE", "NOTICE"],
         python_requires=">=3.11,<3.14",
         packages=find_packages(include=[*PACKAGES, *(f"{name}.*" for name in PACKAGES)]),
-        package_data={name: ["py.typed"] for name in PACKAGES},
+        package_data={name: ["py.typed", "planning/*.json"] for name in PACKAGES},
         install_requires=REQUIRES,
         extras_require=EXTRAS,
         entry_points={"console_scripts": ["tessera = template.cli.main:entry"]},

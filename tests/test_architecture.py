@@ -71,10 +71,14 @@ MAY_IMPORT = {
         *NODE, "template.base", "template.bucket", "template.sync", "template.scoring",
         "template.peers", *LEAVES,
     ),
+    "template.planning": (
+        *NODE, "template.planning", "template.base", "template.bucket", "template.scoring",
+    ),
     "template.cli": (*FOUNDATION, "template.cli", "template.log_context"),
     "template.cli.main": (
         *FOUNDATION, "template.cli", "template.commands", "localnet.flags", "localnet.main",
     ),
+    "template.cli.plan_flags": (*FOUNDATION, "template.cli", "template.planning.hardware"),
     "template.commands": EVERYTHING_BELOW,
     "localnet": (*EVERYTHING_BELOW, "localnet"),
     "localnet.chain": (*COMMON, "localnet.chain", "template.cli.parser"),

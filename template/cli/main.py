@@ -27,6 +27,7 @@ from template.cli.model_flags import add_model_flags, model_config
 from template.cli.neuron_flags import add_miner_flags, add_validator_flags
 from template.cli.owner_flags import add_newcomer_flags, add_owner_flags, check_config
 from template.cli.parser import Parser
+from template.cli.plan_flags import add_plan_flags, plan_config
 from template.cli.process_state import restored_process_state
 from template.cli.signals import (
     STOP_LIMIT_S,
@@ -136,6 +137,12 @@ def _load_newcomer() -> Run:
     return partial(run_owner, "newcomer")
 
 
+def _load_plan() -> Run:
+    from template.commands.planning import run_planning
+
+    return run_planning
+
+
 COMMANDS: Final[Mapping[str, Command]] = {
     "localnet": Command(
         summary="run a whole subnet on this machine",
@@ -192,10 +199,16 @@ COMMANDS: Final[Mapping[str, Command]] = {
         load=_load_recompute,
     ),
     "newcomer": Command(
-        summary="find a run by its netuid, and look for all that its spec names",
+        summary="find a run by its netuid, and look for all it names",
         add_flags=add_newcomer_flags,
         settings=lambda args, _env: check_config(args),
         load=_load_newcomer,
+    ),
+    "plan": Command(
+        summary="calculate what a run needs, and what it costs",
+        add_flags=add_plan_flags,
+        settings=lambda args, _env: plan_config(args),
+        load=_load_plan,
     ),
 }
 """In the order of --help."""

@@ -27,6 +27,7 @@ NAMES = [
     "replay",
     "recompute",
     "newcomer",
+    "plan",
 ]
 
 
@@ -195,6 +196,9 @@ def test_no_command_waits_for_a_library_to_refuse_what_the_operator_got_wrong(
         ("model", ["generate", "x", "--run", absent, *chain], "absent.toml"),
         ("model", ["eval", "--model", absent], "has no config.json"),
         ("newcomer", ["--run", absent, *chain], "absent.toml"),
+        ("plan", ["--run", absent], "absent.toml"),
+        ("plan", ["--run", plan, "--up-mbps", "0"], "--up-mbps"),
+        ("plan", ["--run", plan, "--gpu", "abacus:8"], "--gpu"),
         ("replay", ["--run", absent, *chain], "absent.toml"),
         ("replay", ["--run", run_file, *chain, "-n", "test"], "contradicts"),
         ("recompute", ["--run", run_file, str(tmp_path / "log")], "name verdict logs"),

@@ -32,4 +32,5 @@ def test_the_wheel_has_the_command_and_no_local_chain(tmp_path: Path) -> None:
     packages = {name.partition("/")[0] for name in names if name.endswith(".py")}
     assert packages == {"template", "compression", "evaluation"}
     assert "template/commands/neuron.py" in names
+    assert "template/planning/costs.json" in names
     assert not [name for name in names if "yuma" in name or "pallets" in name]

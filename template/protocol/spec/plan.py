@@ -14,12 +14,13 @@ from template.protocol.spec.files import read_toml
 from template.protocol.spec.run import RunSpec
 from template.protocol.toml import from_table
 
-_DERIVED = (
+DERIVED = (
     ("data", "manifest_digest"),
     ("data", "mirrors"),
     ("schedule", "start_block"),
     ("checkpoint", "theta0_digest"),
 )
+"""Section and key of what a plan leaves open."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,7 +40,7 @@ class RunChoices:
 def load_plan(path: Path) -> dict[str, Any]:
     """A plan from a TOML file; ConfigError for an unreadable file or a derived key."""
     plan = read_toml(path, f"--plan {path}")
-    for section, key in _DERIVED:
+    for section, key in DERIVED:
         if key in _section(plan, section):
             raise ConfigError(f"--plan {path}: {section}.{key} is derived; leave it out")
     return plan

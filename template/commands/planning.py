@@ -1,0 +1,63 @@
+"""`tessera plan`: the planner's answer as tables, as one JSON object, and as a picture.
+
+The plan of `template.commands.plan` is something else: the owner's file that becomes a run spec.
+"""
+
+from rich.console import Console
+
+from template.cli.plan_flags import PlanConfig
+from template.cli.terminal import complain, say_json
+from template.commands.planning_table import render
+from template.errors import EXIT_ENDED, EXIT_OPERATOR, ConfigError
+from template.files import reason, remedy
+from template.planning.case import Case
+from template.planning.outlook import Outlook, look_ahead, to_json
+
+WIDTH_CHARS = 100
+
+
+def case_of(config: PlanConfig) -> Case:
+    """The question that the flags ask."""
+    return Case(
+        spec=config.spec,
+        machine=config.machine,
+        line=config.line,
+        peers=config.peers,
+        validators=config.validators,
+        block_s=config.block_s,
+    )
+
+
+def run_planning(config: PlanConfig) -> int:
+    """Print the answer; status 2 if the miner's model does not fit, or the picture has no place."""
+    outlook = look_ahead(case_of(config), config.dataset_tokens)
+    if config.is_json:
+        say_json(to_json(outlook))
+    else:
+        console = Console(width=WIDTH_CHARS, highlight=False)
+        for part in render(outlook):
+            console.print(part)
+    try:
+        _draw(outlook, config)
+    except ConfigError as error:
+        complain(f"plan: {error}")
+        return EXIT_OPERATOR
+    if not outlook.fits:
+        complain(f"plan: {outlook.faults[0]}")
+        return EXIT_OPERATOR
+    return EXIT_ENDED
+
+
+def _draw(outlook: Outlook, config: PlanConfig) -> None:
+    if config.picture is None:
+        return
+    # matplotlib takes a second to load, and only a picture needs it.
+    from template.commands.planning_picture import draw
+
+    try:
+        draw(outlook, config.picture)
+    except OSError as error:
+        raise ConfigError(
+            f"--picture {config.picture}: cannot be written ({reason(error)}); "
+            f"{remedy(config.picture, error)}"
+        ) from error
