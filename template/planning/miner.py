@@ -2,9 +2,11 @@
 
 The order is that of `Miner.step` (`template.base.miner`), which does all in one thread but the
 fetching of pages and of the others' payloads: follow, load, train, encode, save, commit, wait for
-the window's end to be final, upload. Training ends `COMMIT_MARGIN_BLOCKS` before the window does.
+the window's end to be final, upload. Training ends `COMMIT_MARGIN_BLOCKS` before the window does,
+and earlier by what encoding and saving took lately.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -16,8 +18,10 @@ from template.planning.phases import INNER_STEPS, Phase, blocking_s, hide
 from template.training.flops import flops_per_token
 
 ROLE: Final = "miner"
-SAVED_COPIES: Final = 4
-"""theta, error feedback and both moments in the local checkpoint."""
+SAVED_BEFORE: Final = 3
+"""Copies of theta's size that a new payload puts on disk: error feedback and both moments."""
+SAVED_AFTER: Final = 1
+"""And a decision: theta. What did not change is not written again."""
 COMMIT_BLOCKS: Final = 1
 """Blocks for the commitment itself to get on chain."""
 
@@ -94,10 +98,10 @@ def miner_window(case: Case) -> MinerWindow:
         phases=(),
         window_s=case.window_s,
         steps_s=steps_s,
-        margin_s=case.blocks_s(COMMIT_MARGIN_BLOCKS - COMMIT_BLOCKS),
-        before_commit_s=sum(p.seconds for p in before if p.name in BEFORE_COMMIT),
+        margin_s=case.blocks_s(_margin_blocks(case, before) - COMMIT_BLOCKS),
+        before_commit_s=_before_commit_s(before),
     )
-    return _filled(window, [*before, _commit(case, before, COMMIT_MARGIN_BLOCKS)])
+    return _filled(window, [*before, _commit(case, before, _margin_blocks(case, before))])
 
 
 def _filled(window: MinerWindow, phases: Sequence[Phase]) -> MinerWindow:
@@ -140,7 +144,7 @@ def _follow(case: Case) -> list[Phase]:
         ),
         Phase(
             name=SAVE_AFTER,
-            seconds=case.write_s(ROLE, SAVED_COPIES * case.params_bytes),
+            seconds=case.write_s(ROLE, SAVED_AFTER * case.params_bytes),
             why=blocking,
         ),
     ]
@@ -191,15 +195,25 @@ def _before_commit(case: Case) -> list[Phase]:
         Phase(name=ENCODE, seconds=case.host_s(ROLE, "encode"), why="after the last inner step"),
         Phase(
             name=SAVE_BEFORE,
-            seconds=case.write_s(ROLE, SAVED_COPIES * case.params_bytes),
+            seconds=case.write_s(ROLE, SAVED_BEFORE * case.params_bytes),
             why="on disk before its digest is on chain",
         ),
     ]
 
 
+def _before_commit_s(phases: Iterable[Phase]) -> float:
+    return sum(phase.blocking_s for phase in phases if phase.name in BEFORE_COMMIT)
+
+
+def _margin_blocks(case: Case, phases: Iterable[Phase]) -> int:
+    """Blocks from the end of training to the end of the window, as `template.base.work` keeps."""
+    finish = math.floor(_before_commit_s(phases) / case.block_s)
+    return COMMIT_MARGIN_BLOCKS + min(finish, case.spec.schedule.blocks_per_window // 2)
+
+
 def _commit(case: Case, phases: Iterable[Phase], margin_blocks: int) -> Phase:
     """What is left of the margin after the work in it; a block at least."""
-    needed_s = sum(phase.blocking_s for phase in phases if phase.name in BEFORE_COMMIT)
+    needed_s = _before_commit_s(phases)
     return Phase(
         name=COMMIT,
         seconds=max(case.blocks_s(COMMIT_BLOCKS), case.blocks_s(margin_blocks) - needed_s),
@@ -258,7 +272,9 @@ def _on_devices(phase: Phase, case: Case) -> Phase:
 
 
 def _change(
-    name: str, case: Case, phases: Sequence[Phase], margin_blocks: int = COMMIT_MARGIN_BLOCKS
+    name: str, case: Case, phases: Sequence[Phase], margin_blocks: int | None = None
 ) -> Change:
+    if margin_blocks is None:
+        margin_blocks = _margin_blocks(case, phases)
     lost_s = blocking_s([*phases, _commit(case, phases, margin_blocks)])
     return Change(name=name, utilisation_limit=max(0.0, 1.0 - lost_s / case.window_s))

@@ -78,7 +78,10 @@ def test_of_a_long_fetch_the_preview_hides_its_time_and_the_rest_blocks(case_of)
 def test_work_before_the_commitment_must_fit_the_margin(case_of) -> None:
     small, large = miner_window(case_of("150m")), miner_window(case_of("72b"))
     assert small.is_in_time
-    assert small.margin_s == large.margin_s == (COMMIT_MARGIN_BLOCKS - 1) * 12
+    assert small.margin_s == (COMMIT_MARGIN_BLOCKS - 1) * 12
+    # Training ends earlier where encoding and saving take longer; a window's half at most.
+    assert large.margin_s > large.before_commit_s > 12
+    assert large.is_in_time
     needed = sum(_named(small)[name].seconds for name in miner.BEFORE_COMMIT)
     assert small.before_commit_s == needed
     assert _named(small)[miner.COMMIT].seconds == COMMIT_MARGIN_BLOCKS * 12 - needed
