@@ -37,6 +37,7 @@ from template.store import Store
 from template.store.endpoints import check_peer_endpoint
 from template.store.probe import check_bucket
 from template.sync.anchors import MIN_ANCHORS
+from template.sync.dataset import CACHE_FOLDER
 from template.sync.own_checkpoint import LOCAL_FILE, PIECES_FOLDER
 from template.training.theta0 import theta0_bytes
 
@@ -48,7 +49,9 @@ _PROBE_BYTES: Final = 4096
 LOCK_FILE: Final = "lock"
 PROBE_FILE: Final = ".preflight"
 STATE_FILES: Final = (LOCK_FILE, LOCAL_FILE, EVENTS_FILE, LOG_FILE, OLDER_LOG_FILE)
-STATE_FOLDERS: Final = (PIECES_FOLDER, "past", "joining", "shards", "wandb")
+STATE_FOLDERS: Final = (
+    PIECES_FOLDER, "past", "joining", "serving", "seen", CACHE_FOLDER, "wandb",
+)  # fmt: skip
 """Everything at the top of a state folder; each is checked before the first write to the chain."""
 _PID_CHARS: Final = 16
 

@@ -174,6 +174,7 @@ class HonestWork:
             claimed -= claimed % block_pages  # of a block under way nobody knows which pages
         if claimed < max(1, evaluation.claimed_pages):
             self.feedback.keep(result.pseudo_gradient)
+            self._forget_longest_finish()
             log.warning(
                 "window %d: no time for the pages that a payload must claim; the work stays in "
                 "error feedback",
@@ -299,6 +300,12 @@ class HonestWork:
         blocks = self.parts.context.waiter.recent_head() - self._trained_block
         self._trained_block = None
         self.recent_finish_blocks = [*self.recent_finish_blocks, blocks][-NUM_RECENT:]
+
+    def _forget_longest_finish(self) -> None:
+        """A window without a payload measures no finish: one that stood still would count for ever
+        on a machine that needs more than half a window."""
+        if self.recent_finish_blocks:
+            self.recent_finish_blocks.remove(max(self.recent_finish_blocks))
 
     def note_decision(self, decision: Decision) -> None:
         """Nothing: honest work starts from the follower's state."""

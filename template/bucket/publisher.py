@@ -62,8 +62,11 @@ class Publisher:
     def offer_file(self, sha256: str, path: Path) -> None:
         """As `offer`, of a file; the caller may remove it. Waits on disk, also for a restart."""
         digest = bytes.fromhex(sha256)
-        if digest not in self._served and digest not in self._files:
-            self._kept.link(digest, path)
+        if digest in self._served:
+            return
+        # In place of a file of this name too: a kill or a power cut may have damaged that one.
+        self._kept.link(digest, path)
+        if digest not in self._files:
             self._files.append(digest)
 
     def offer_checkpoint(self, state: OuterState, *, is_last: bool = False) -> None:

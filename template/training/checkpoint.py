@@ -59,7 +59,8 @@ def load_tensors(data: bytes | Path) -> Params:
     except OSError as error:
         assert isinstance(data, Path), "bytes in memory can be read"
         raise unreadable(data, error) from error
-    except (SafetensorError, *MALFORMED) as error:
+    except (SafetensorError, RuntimeError, *MALFORMED) as error:
+        # torch's word for a shape that no memory can have, as [0, 2**62, 2**62], is a RuntimeError.
         raise ObjectError(f"checkpoint: refused: not a safetensors file: {fault(error)}") from error
 
 

@@ -14,7 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from simulation.swarm import build_world
+from simulation.world import hotkey_of
 from template.base.log_publisher import LOG_FILE
+from template.base.miner import Miner
 from template.base.preflight import (
     LOCK_FILE,
     STATE_FILES,
@@ -30,6 +33,7 @@ from template.base.preflight import (
     owned_by_other,
     warn_of_clock,
 )
+from template.base.validator import Validator
 from template.errors import (
     EXIT_TRY_AGAIN,
     ConfigError,
@@ -250,6 +254,18 @@ def test_a_file_in_place_of_a_state_folder_is_named(name: str, tmp_path: Path) -
     (tmp_path / name).touch()
     with pytest.raises(ConfigError, match=rf"{tmp_path}/{name} is a file.*move it away"):
         check_state_dir(tmp_path)
+
+
+def test_every_folder_that_a_node_makes_is_checked(tmp_path: Path) -> None:
+    """Found in the state folders of a run; a node must not end over one after its first write."""
+    world = build_world({"owner": 0, "val-a": 1000, "m1": 0})
+    found = set()
+    for name, kind in (("val-a", Validator), ("m1", Miner)):
+        context = world.context(hotkey_of(name), tmp_path / name)
+        kind(context)
+        found |= {path.name for path in context.state_dir.iterdir() if path.is_dir()}
+    assert found
+    assert found <= {*STATE_FOLDERS}
 
 
 @pytest.mark.parametrize("at", ["state", "state/a/b"])

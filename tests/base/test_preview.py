@@ -362,3 +362,20 @@ def test_what_encoding_takes_ends_the_next_training_earlier(tmp_path) -> None:
         work = Miner(first.context).work
         assert isinstance(work, HonestWork)
         assert work.is_late(1) == late
+
+
+def test_a_long_finish_does_not_end_all_training_of_a_machine_that_begins_late(tmp_path) -> None:
+    """No payload, no finish to measure: the long one would have stayed, after restarts too."""
+    world = build_world(STAKES_TAO)
+    first = _alone(world, tmp_path)
+    schedule = world.spec.schedule.schedule()
+    work = first.work
+    assert isinstance(work, HonestWork)
+    work.recent_finish_blocks = [schedule.blocks_per_window]
+    begins = COMMIT_MARGIN_BLOCKS + schedule.blocks_per_window // 2
+    made = []
+    for window in (0, 1):
+        world.time.block = schedule.commit_block(window) - begins
+        made.append(work.make_payload(window))
+    assert made[0] is None
+    assert made[1] is not None

@@ -308,6 +308,17 @@ def test_a_damaged_part_is_not_served_and_said_to_be_dropped(
     assert kept.digests() == []
 
 
+def test_a_part_offered_again_takes_the_place_of_a_damaged_one(bucket, context, tmp_path) -> None:
+    """A process that was killed in mid-copy leaves a piece under the name of the whole."""
+    kept = waiting_files(context.state_dir)
+    kept.put(bytes.fromhex(SHA256), DATA[:-1])
+    restarted = Publisher(context)
+    _offer_files(restarted, tmp_path / "joining", [DATA])
+    assert restarted.push(_never)
+    assert bucket.written == [KEY]
+    assert bucket.get(KEY, max_bytes=100) == DATA
+
+
 def test_a_validator_serves_all_of_theta0_after_it_joined(world, bucket, context) -> None:
     """By then its downloads are gone, and a restart reads none of them again."""
     publisher, peers = Publisher(context), Peers(context)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import json
 import resource
 from pathlib import Path
 
@@ -153,6 +154,18 @@ def test_params_that_are_not_the_models_are_refused(fault, theta0, spec) -> None
         bad["extra"] = torch.zeros(1)
     with pytest.raises(ObjectError, match="checkpoint: "):
         check_params(load_tensors(save(bad)), spec)
+
+
+@pytest.mark.parametrize("shape", [[0, 2**63 - 1, 2**63 - 1], [0, 2**64 - 1]])
+def test_a_shape_that_no_memory_has_is_refused(shape: list[int], tmp_path) -> None:
+    """The library lets tensors of no elements pass, whatever the other sizes are."""
+    entry = {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}
+    header = json.dumps({"x": entry}).encode()
+    data = len(header).to_bytes(8, "little") + header
+    (tmp_path / "part").write_bytes(data)
+    for source in (data, tmp_path / "part"):
+        with pytest.raises(ObjectError, match="not a safetensors file"):
+            load_tensors(source)
 
 
 @pytest.mark.parametrize("data", [b"", b"\x00" * 7, b"\xff" * 64, b"{}" * 40])
