@@ -1,8 +1,9 @@
 """Files kept in a folder under the SHA-256 of their bytes.
 
-Owns names, whole writes and the check of every byte read back. A file's name is the digest and a
-suffix of ours, so a stranger's name never reaches the file system. The origin and the meaning of
-the bytes belong to the caller. A bounded folder loses the files that were used longest ago.
+Owns names, whole writes and the check of what `get` reads back; a file accepted as a whole is the
+caller's to read. A file's name is the digest and a suffix of ours, so a stranger's name never
+reaches the file system. The origin and the meaning of the bytes belong to the caller. A bounded
+folder loses the files that were used longest ago.
 """
 
 import errno

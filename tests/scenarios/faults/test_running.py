@@ -281,7 +281,7 @@ def test_a_shard_with_a_wrong_digest_comes_from_the_next_mirror(story: Story) ->
         named = [{shard for shard in story.spoiled if shard in line} for line in told]
         assert all(len(shards) == 1 for shards in named), told
         assert len(set().union(*named)) == len(told), "once a shard; then it is asked last"
-        lists = list((process.node.state_dir / "shards").glob(f"*{LIST_SUFFIX}"))
+        lists = list((process.node.state_dir / "segments").glob(f"*{LIST_SUFFIX}"))
         assert {path.stem for path in lists} & story.spoiled, "read from the next mirror"
 
 
