@@ -1,21 +1,22 @@
 """Updates that are held as bodies, and added to one tensor at a time, as often as needed."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 from torch import Tensor
 
 from compression.decoder import add_piece, check_param, checked_length, checked_scales
-from compression.plan import Plan
+from compression.plan import Plan, Run
 from compression.workers import for_each
 
 
 class HeldUpdates:
     """Bodies with factors by tensor name, in the order of addition.
 
-    CodecError if the length or a scale of a body is invalid. Holds a copy of each body: about a
-    two-hundredth of the float32 parameters.
+    CodecError if the length or a scale of a body is invalid. Refers to the bodies, and copies the
+    sections of a single tensor at a time: the bodies of a window are a tenth of the parameters.
     """
 
     def __init__(
@@ -24,10 +25,9 @@ class HeldUpdates:
         held = list(updates)
         self._plan = plan
         self._factors = [factors for _, factors in held]
-        self._body_HB = np.empty((len(held), plan.num_bytes), dtype=np.uint8)
-        for row, (body, _) in zip(self._body_HB, held, strict=True):
-            row[:] = checked_length(body, plan)
-        self._scales = [checked_scales(row, plan) for row in self._body_HB]
+        self._bodies = [checked_length(body, plan) for body, _ in held]
+        for body in self._bodies:
+            checked_scales(body, plan)
 
     def add_to(self, param: Tensor, name: str, num_threads: int | None = None) -> None:
         """param += float32(factor) * values of each body in turn: the bits of `aggregate`.
@@ -35,9 +35,41 @@ class HeldUpdates:
         ValueError unless `param` is contiguous float32 of the plan's shape, on the CPU.
         """
         tensor = self._plan.names.index(name)
-        check_param(param, name, self._plan.layouts[tensor])
-        runs = [run for run in self._plan.runs if run.tensor == tensor]
-        add = partial(
-            add_piece, {name: param}, self._plan, self._body_HB, self._scales, self._factors
-        )
-        for_each(add, self._plan.pieces(runs), num_threads)
+        layout = self._plan.layouts[tensor]
+        check_param(param, name, layout)
+        alone, start = section_plan(self._plan, tensor), self._plan.starts[tensor]
+        if not alone.runs:
+            return  # a tensor, or a band, of no elements
+        section_HB = np.stack([body[start : start + alone.num_bytes] for body in self._bodies])
+        scales = [checked_scales(section, alone) for section in section_HB]
+        add = partial(add_piece, {name: param}, alone, section_HB, scales, self._factors)
+        for_each(add, alone.pieces(), num_threads)
+
+
+def section_plan(plan: Plan, tensor: int) -> Plan:
+    """The plan of a tensor's section alone, of the same chunks: all of them, or a band's."""
+    start, end = plan.starts[tensor], plan.starts[tensor + 1]
+    first, last = plan.kept_at[tensor], plan.kept_at[tensor + 1]
+    runs: list[Run] = []
+    for run in plan.runs:
+        if run.tensor == tensor:
+            places = run.places
+            moved = places._replace(
+                scales=places.scales - start,
+                lows=places.lows - start,
+                uppers=places.uppers - start,
+                codes=places.codes - start,
+            )
+            kept_at = run.kept_at - first
+            runs.append(
+                replace(run, number=len(runs), tensor=0, start=0, places=moved, kept_at=kept_at)
+            )
+    return replace(
+        plan,
+        names=(plan.names[tensor],),
+        layouts=(plan.layouts[tensor],),
+        num_bytes=end - start,
+        starts=(0, end - start),
+        kept_at=(0, last - first),
+        runs=tuple(runs),
+    )

@@ -21,6 +21,7 @@ from localnet.adversaries.validators import Lie, find_lie, plan_lies
 from localnet.events import JsonlTail
 from simulation.faults import ProcessFault
 from template.metrics import EVENTS_FILE
+from template.sync.own_checkpoint import LOCAL_FILE, PIECES_FOLDER
 
 DEATH_LIMIT_S: Final = 5.0
 CLOCK_OFF_S: Final = 600
@@ -164,6 +165,15 @@ class ClockOff(Planted):
         )
 
 
+def _largest_state_file(state_dir: Path) -> int:
+    """Bytes of the largest file that holds a part of the node's own checkpoint."""
+    sizes = [0]
+    for path in (state_dir / LOCAL_FILE, *(state_dir / PIECES_FOLDER).glob("*")):
+        with suppress(FileNotFoundError):  # replaced while this looks
+            sizes.append(path.stat().st_size)
+    return max(sizes)
+
+
 class FullDisk(Planted):
     """No file may become as large as the node's state: set on whichever process it has.
 
@@ -174,9 +184,7 @@ class FullDisk(Planted):
         self._limited: dict[str, int] = {}
         self._log_start = {n: self.ground.posts[n].log_path.stat().st_size for n in self.targets}
         self._limit_bytes = {
-            n: int(
-                FILE_SHARE * (self.ground.posts[n].state_dir / "node.safetensors").stat().st_size
-            )
+            n: int(FILE_SHARE * _largest_state_file(self.ground.posts[n].state_dir))
             for n in self.targets
         }
         self.look()

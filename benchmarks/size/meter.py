@@ -8,6 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 PAGE_BYTES = 1024
+BEFORE_WINDOW = "save before"
+"""The phase that brings the disk to what a window begins with."""
+RESTART = "restart"
+"""The phase in which a process takes up what the process before has saved."""
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 RESET_PEAK = "5"
 """Written to `clear_refs`: the peak of the resident set starts anew at its present value."""

@@ -7,6 +7,8 @@ from typing import Any
 
 import matplotlib as mpl
 
+from benchmarks.size.meter import BEFORE_WINDOW, RESTART
+
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
@@ -16,7 +18,7 @@ MAX_PEAK = {"miner": 26.0, "validator": 16.0}
 """Bytes a parameter at most, at any moment."""
 MAX_WINDOW_S = 6.0
 """All of a window but training and scoring, in seconds for each 100 M parameters."""
-OUTSIDE = {"join", "train", "score"}
+OUTSIDE = {"join", BEFORE_WINDOW, "train", "score", RESTART}
 """Phases that are not part of each window, or are the work itself."""
 BEFORE = {
     "miner's peak, bytes a parameter": 37.7,

@@ -5,17 +5,17 @@
 Prints a JSON line: the number of parameters, and the phases.
 """
 
+import gc
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from benchmarks.size.meter import Meter
+from benchmarks.size.meter import BEFORE_WINDOW, RESTART, Meter
 from benchmarks.size.world import (
     BATCH_PAGES,
     PAGE_TOKENS,
@@ -33,10 +33,10 @@ from template.protocol.lineage import LineageStep
 from template.protocol.payload import Payload, PayloadHeader
 from template.protocol.root import Member, sample_digest
 from template.scoring.footprint import footprint_of, places_in
-from template.training.checkpoint import LocalCheckpoint, save_local
+from template.training.checkpoint import CheckpointWriter, LocalCheckpoint, load_local
 from template.training.finite import are_finite
 from template.training.inner import InnerTrainer
-from template.training.memory import KEPT
+from template.training.memory import KEPT, give_back_freed
 from template.training.outer import (
     OuterState,
     first_state,
@@ -61,6 +61,8 @@ class Node:
             self.state = first_state(read_theta0(self.spec, folder), self.spec.run_id)
             # Window 1's step leads from theta_2, as if window 0 had passed without payloads.
             self.state = replace(self.state, window=WINDOW + 1)
+        self.writer_path = folder / "node.safetensors"
+        self.writer = CheckpointWriter(self.writer_path, self.spec.run_id)
         self.opened: dict[int, Payload] = {}
         self.members: tuple[Member, ...] = ()
 
@@ -73,6 +75,14 @@ class Node:
                 m.uid: open_payload(f, m, WINDOW, self.form, self.spec.outer.max_staleness)
                 for m, f in frames
             }
+
+    def forget(self) -> None:
+        """Nothing of the run stays in memory."""
+        del self.state
+        self.opened = {}
+        gc.collect()
+        KEPT.release()
+        give_back_freed()
 
     def follow(self) -> None:
         """Take the outer step, and hash theta once for root and log."""
@@ -105,11 +115,25 @@ def pages(count: int) -> np.ndarray:
 
 
 def run_miner(node: Node, meter: Meter) -> None:
-    """Join; a first window to fill the optimizer; then the window measured."""
+    """A window, and the start of the process after this one."""
+    _miner_window(node, meter)
+    node.forget()
+    spec = node.spec
+    with meter.phase(RESTART):
+        found = load_local(node.writer_path, spec)
+        assert found is not None
+        trainer = InnerTrainer(spec, "cpu")
+        trainer.load_moments(found.groups["moments"])
+        ErrorFeedback(node.form, spec.compression.error_feedback_decay, found.groups["feedback"])
+
+
+def _miner_window(node: Node, meter: Meter) -> None:
     spec = node.spec
     with meter.phase("load"):
         trainer = InnerTrainer(spec, "cpu")
         feedback = ErrorFeedback(node.form, spec.compression.error_feedback_decay, {})
+    # A window begins with what the window before has saved.
+    _save_miner(node, meter, trainer, feedback, phase=BEFORE_WINDOW)
     header = PayloadHeader(
         window=WINDOW, base_window=WINDOW, pages_consumed=1, public_key=bytes(32)
     )
@@ -124,9 +148,9 @@ def run_miner(node: Node, meter: Meter) -> None:
         assert are_finite(result.pseudo_gradient.values())
         feedback.encode(header, result.pseudo_gradient)
         del result
-    _save(node, meter, {"feedback": feedback.tensors, "moments": trainer.moments()})
+    _save_miner(node, meter, trainer, feedback)
     node.follow()
-    _save(node, meter, {"feedback": feedback.tensors, "moments": trainer.moments()})
+    _save_miner(node, meter, trainer, feedback)
 
 
 def run_validator(node: Node, meter: Meter) -> None:
@@ -146,7 +170,7 @@ def run_validator(node: Node, meter: Meter) -> None:
             with scorer.stepped(payload.tensors, dict.fromkeys(payload.norms, 0.1)):
                 scorer.losses(pages(BATCH_PAGES))
     node.follow()
-    _save(node, meter, {})
+    _save(node, meter, LocalCheckpoint(state=node.state))
     with meter.phase("publish"):
         published = build_checkpoint(node.state, spec)
         target = node.folder / "published"
@@ -154,10 +178,22 @@ def run_validator(node: Node, meter: Meter) -> None:
             target.write_bytes(published.blobs[digest])
 
 
-def _save(node: Node, meter: Meter, groups: Mapping[str, Mapping[str, Tensor]]) -> None:
-    with meter.phase("save"):
-        checkpoint = LocalCheckpoint(state=node.state, groups=groups)
-        save_local(node.folder / "node.safetensors", checkpoint, node.spec.run_id)
+def _save_miner(
+    node: Node,
+    meter: Meter,
+    trainer: InnerTrainer,
+    feedback: ErrorFeedback,
+    phase: str = "save",
+) -> None:
+    groups = {"feedback": feedback.tensors, "moments": trainer.moments()}
+    revisions = {"feedback": feedback.revision, "moments": trainer.revision}
+    checkpoint = LocalCheckpoint(state=node.state, groups=groups, revisions=revisions)
+    _save(node, meter, checkpoint, phase)
+
+
+def _save(node: Node, meter: Meter, checkpoint: LocalCheckpoint, phase: str = "save") -> None:
+    with meter.phase(phase):
+        node.writer.save(checkpoint)
 
 
 ROLES = {"miner": run_miner, "validator": run_validator}

@@ -28,7 +28,7 @@ from template.scoring.window import FETCH_SHARE
 from template.sync.bootstrap import Bootstrap
 from template.sync.dataset import open_pages
 from template.sync.follower import Follower
-from template.sync.own_checkpoint import save_own_checkpoint
+from template.sync.own_checkpoint import OwnCheckpoints
 from template.training.checkpoint import LocalCheckpoint
 
 log = logging.getLogger(__name__)
@@ -41,6 +41,7 @@ class Miner:
         self.context = context
         self._standing = Standing(context)
         self._sweeper = Sweeper(context)
+        self._own_checkpoints = OwnCheckpoints(context)
         peers = Peers(context)
         checkpoint = Bootstrap(context, peers).join()
         self.follower = Follower(
@@ -280,8 +281,9 @@ class Miner:
                 **self.work.values(),
                 "last_accepted": sorted(self.follower.ledger.last_accepted),
             },
+            revisions=self.work.revisions(),
         )
-        save_own_checkpoint(self.context, checkpoint)
+        self._own_checkpoints.save(checkpoint)
 
     def _record(self) -> Record:
         """The access to the own bucket, and the newest undecided payload."""

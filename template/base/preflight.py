@@ -37,7 +37,7 @@ from template.store import Store
 from template.store.endpoints import check_peer_endpoint
 from template.store.probe import check_bucket
 from template.sync.anchors import MIN_ANCHORS
-from template.sync.own_checkpoint import LOCAL_FILE
+from template.sync.own_checkpoint import LOCAL_FILE, PIECES_FOLDER
 from template.training.theta0 import theta0_bytes
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ _PROBE_BYTES: Final = 4096
 LOCK_FILE: Final = "lock"
 PROBE_FILE: Final = ".preflight"
 STATE_FILES: Final = (LOCK_FILE, LOCAL_FILE, EVENTS_FILE, LOG_FILE, OLDER_LOG_FILE)
-STATE_FOLDERS: Final = ("past", "joining", "shards", "wandb")
+STATE_FOLDERS: Final = (PIECES_FOLDER, "past", "joining", "shards", "wandb")
 """Everything at the top of a state folder; each is checked before the first write to the chain."""
 _PID_CHARS: Final = 16
 

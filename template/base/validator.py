@@ -30,7 +30,7 @@ from template.sync.bootstrap import Bootstrap
 from template.sync.dataset import fetch_companions, open_pages
 from template.sync.follower import KEPT_BLOCKS, Follower
 from template.sync.lineage import LineagePublisher
-from template.sync.own_checkpoint import save_own_checkpoint
+from template.sync.own_checkpoint import OwnCheckpoints
 from template.training.checkpoint import LocalCheckpoint
 
 log = logging.getLogger(__name__)
@@ -79,6 +79,7 @@ class Validator:
         self._weights = WeightSetter(context, self.policy) if sets_weights else None
         self._pace = ScoringPace(context)
         self._named = NamedPayloads(context)
+        self._own_checkpoints = OwnCheckpoints(context)
         self._lineage = LineagePublisher(context)
         self._logs = LogPublisher(context)
         self.memory = ValidatorMemory.from_values(checkpoint.values, pay_rules(context.spec))
@@ -318,4 +319,4 @@ class Validator:
 
     def _save(self) -> None:
         checkpoint = LocalCheckpoint(state=self.follower.state, values=self.memory.to_values())
-        save_own_checkpoint(self.context, checkpoint)
+        self._own_checkpoints.save(checkpoint)

@@ -108,6 +108,9 @@ class Work(Protocol):
     def values(self) -> Mapping[str, Any]:
         """Plain JSON values for the local checkpoint."""
 
+    def revisions(self) -> Mapping[str, object]:
+        """Group -> a token, another object after every change of the group's tensors."""
+
 
 WorkFactory = Callable[[MinerParts, LocalCheckpoint], Work]
 """Builds a miner's `Work` from the miner's parts and its last local checkpoint."""
@@ -299,6 +302,9 @@ class HonestWork:
             "inner_loop_blocks": self.inner_loop_blocks,
             "inner_notes": self.trainer.notes(),
         }
+
+    def revisions(self) -> Mapping[str, object]:
+        return {"feedback": self.feedback.revision, "moments": self.trainer.revision}
 
     def _blocks_left(self, window: int) -> int:
         """Blocks until training must stop."""

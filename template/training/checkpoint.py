@@ -1,23 +1,26 @@
 """The local checkpoint of a node, and parameters as a file.
 
-The local checkpoint is a single safetensors file with a node's whole state, written completely or
-not at all. `template.training.published` has the checkpoint for other nodes.
+The local checkpoint is a safetensors file with a node's whole state, written completely or not at
+all. A node that saves again and again keeps the large groups in files of their own, named by the
+first (`CheckpointWriter`). `template.training.published` has the checkpoint for other nodes.
 """
 
 import json
-import os
+import secrets
+import weakref
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load
 from torch import Tensor
 
-from template.errors import ConfigError, ObjectError, disk_trouble, unreadable
+from compression.workers import for_each
+from template.errors import ConfigError, ObjectError, StateError, disk_trouble, unreadable
 from template.protocol.spec import RunSpec
 from template.protocol.strangers import MALFORMED, fault, refusing, text_of, whole
 from template.training.alpha import MAX_EXPONENT
@@ -25,8 +28,20 @@ from template.training.finite import is_finite
 from template.training.model import Params, tensor_shapes
 from template.training.norms import count_accepted, norms_text, parse_norms
 from template.training.outer import OuterState
+from template.training.tensor_files import (
+    num_bytes_of,
+    read_metadata,
+    read_tensors,
+    sync_folder,
+    write_tensors,
+)
 
-_FORMAT = 3
+_FORMAT: Final = "4"
+_READABLE: Final = ("3", _FORMAT)
+"""Format 3 had the whole state in a single file, as small states have it still."""
+PIECE_BYTES: Final = 2**20
+"""A group of so many bytes gets a file of its own."""
+_PARAMS: Final = "params"
 _WINDOW_LIMIT = 2**32
 _STAKE_LIMIT = 2**64
 _DIGEST_BYTES = 32
@@ -90,46 +105,184 @@ def _digest(value: object, sizes: tuple[int, ...]) -> bytes:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LocalCheckpoint:
-    """A node's own state: the run's state, groups of tensors by name, and plain JSON values."""
+    """A node's own state: the run's state, groups of tensors by name, and plain JSON values.
+
+    `revisions`: group -> a token, another object after every change of the group's tensors. A
+    group without a token may have changed.
+    """
 
     state: OuterState
     groups: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     values: Mapping[str, Any] = field(default_factory=dict)
+    revisions: Mapping[str, object] = field(default_factory=dict)
+
+    def all_groups(self) -> dict[str, Mapping[str, Tensor]]:
+        """The groups, and theta among them."""
+        return {_PARAMS: self.state.params, **self.groups}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Piece:
+    """A group's file: its name in the folder of pieces, and its length."""
+
+    name: str
+    num_bytes: int
+
+
+def pieces_folder(path: Path) -> Path:
+    """Where the pieces of the checkpoint at `path` lie."""
+    return path.with_suffix("")
 
 
 def save_local(path: Path, checkpoint: LocalCheckpoint, run_id: bytes) -> None:
-    """Write the file completely or not at all: a kill at any moment leaves the previous file.
+    """Write a single file, completely or not at all: a kill at any moment leaves the file before.
 
     StateError if the disk refuses the file.
     """
-    tensors = {f"params/{name}": tensor for name, tensor in checkpoint.state.params.items()}
-    for group, members in checkpoint.groups.items():
-        tensors |= {f"{group}/{name}": tensor for name, tensor in members.items()}
+    try:
+        _write_index(path, checkpoint, run_id, {})
+    except OSError as error:
+        raise _refused(path, error) from error
+
+
+class CheckpointWriter:
+    """Saves one node's checkpoints, one after another. Nobody else may write to the path.
+
+    Every large group is a piece: a file that never changes. The file at the path names the pieces
+    and has all else. A save writes the pieces that changed, replaces the file at the path, and
+    removes the pieces that nothing names any more: a kill or a power cut at any moment leaves the
+    state before or the state after.
+    """
+
+    def __init__(self, path: Path, run_id: bytes) -> None:
+        self._path, self._run_id = path, run_id
+        self._pieces: dict[str, Piece] = {}
+        """The pieces named by the last save of this process."""
+        self._revisions: Mapping[str, object] = {}
+        self._params: dict[str, weakref.ref[Tensor]] = {}
+        """The tensors of the last save, of which a state never changes any. Weak, because the next
+        outer step leaves no room for theta."""
+        self._has_swept = False
+
+    def save(self, checkpoint: LocalCheckpoint) -> None:
+        """Write what changed; StateError if the disk refuses, and the state before stays whole."""
+        groups = checkpoint.all_groups()
+        large = [g for g, m in groups.items() if num_bytes_of(m) >= PIECE_BYTES]
+        kept = {group: self._pieces[group] for group in large if self._is_kept(group, checkpoint)}
+        try:
+            if not self._has_swept:
+                # A process before may have left unnamed pieces, and there must be room for more.
+                self._sweep()
+            made = self._write_pieces({g: groups[g] for g in large if g not in kept})
+            _write_index(self._path, checkpoint, self._run_id, kept | made)
+            self._pieces = kept | made
+            self._revisions = dict(checkpoint.revisions)
+            self._params = {n: weakref.ref(t) for n, t in checkpoint.state.params.items()}
+            self._sweep()
+        except OSError as error:
+            self._pieces = {}  # the disk's word on what is there no longer counts
+            with suppress(OSError):
+                self._sweep()
+            raise _refused(self._path, error) from error
+
+    def _is_kept(self, group: str, checkpoint: LocalCheckpoint) -> bool:
+        """Whether the group's piece of the last save holds the group's tensors of today."""
+        if group not in self._pieces or not self._is_there(self._pieces[group]):
+            return False
+        if group == _PARAMS:
+            found, params = self._params, checkpoint.state.params
+            return found.keys() == params.keys() and all(
+                found[name]() is tensor for name, tensor in params.items()
+            )
+        token = checkpoint.revisions.get(group)
+        return token is not None and token is self._revisions.get(group)
+
+    def _is_there(self, piece: Piece) -> bool:
+        """Whether nobody has removed or cut the piece since."""
+        try:
+            return (pieces_folder(self._path) / piece.name).stat().st_size == piece.num_bytes
+        except OSError:
+            return False
+
+    def _write_pieces(self, groups: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Piece]:
+        """New files of these groups, on the disk with their names, side by side."""
+        if not groups:
+            return {}
+        folder = pieces_folder(self._path)
+        if not folder.is_dir():
+            folder.mkdir(parents=True)
+            sync_folder(folder.parent)
+
+        def write(group: str) -> Piece:
+            # A name used never before: no file at the path, of today or from an archive, can name
+            # this piece and mean another.
+            name = f"{group}-{secrets.token_hex(8)}.safetensors"
+            metadata = {"format": _FORMAT, "run_id": self._run_id.hex()}
+            num_bytes = write_tensors(folder / name, _flat({group: groups[group]}), metadata)
+            return Piece(name=name, num_bytes=num_bytes)
+
+        made = dict(zip(groups, for_each(write, groups, len(groups)), strict=True))
+        sync_folder(folder)
+        return made
+
+    def _sweep(self) -> None:
+        """Remove the pieces that the file at the path does not name."""
+        folder = pieces_folder(self._path)
+        try:
+            named = {piece.name for piece in _pieces_in(read_metadata(self._path)).values()}
+        except FileNotFoundError:
+            named = set()
+        except (SafetensorError, ValueError, KeyError):
+            return  # an operator's affair; the next save replaces the file
+        self._has_swept = True
+        strays = [p for p in folder.glob("*.safetensors") if p.name not in named]
+        if strays:
+            # First the file that no longer names the strays: else a power cut could lose both.
+            sync_folder(self._path.parent)
+        for stray in strays:
+            stray.unlink(missing_ok=True)
+
+
+def _flat(groups: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    return {
+        f"{g}/{name}": tensor for g, members in groups.items() for name, tensor in members.items()
+    }
+
+
+def _write_index(
+    path: Path, checkpoint: LocalCheckpoint, run_id: bytes, pieces: Mapping[str, Piece]
+) -> None:
+    """Replace the file at the path by one with everything but the pieces. OSError if refused."""
+    groups = {g: members for g, members in checkpoint.all_groups().items() if g not in pieces}
     metadata = {
-        "format": str(_FORMAT),
+        "format": _FORMAT,
         "run_id": run_id.hex(),
         "state": json.dumps(carried_values(checkpoint.state)),
         "values": json.dumps(dict(checkpoint.values)),
+        "pieces": json.dumps({g: [piece.name, piece.num_bytes] for g, piece in pieces.items()}),
     }
     partial = path.with_suffix(".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, partial, metadata=metadata)
-        # Without fsync, a power cut after the rename could leave an empty file.
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
+        # On the disk before the rename, or a power cut could leave an empty file.
+        write_tensors(partial, _flat(groups), metadata)
         partial.replace(path)
-    except (OSError, SafetensorError) as error:
+    except OSError:
         with suppress(OSError):
             partial.unlink()
-        # The folder or the file aside may be at fault: the message names what stands in the way.
-        raise disk_trouble(partial if partial.is_dir() else path, error) from error
+        raise
+
+
+def _refused(path: Path, error: OSError) -> StateError:
+    partial = path.with_suffix(".partial")
+    # The folder or the file aside may be at fault: the message names what stands in the way.
+    return disk_trouble(partial if partial.is_dir() else path, error)
 
 
 def load_local(path: Path, spec: RunSpec) -> LocalCheckpoint | None:
     """The node's checkpoint, or None without a file; ConfigError for an unusable file.
 
-    StateError if this user cannot read the file: another user's, or a folder in its place.
+    StateError if this user cannot read a file: another user's, or a folder in its place.
     """
     try:
         path.open("rb").close()
@@ -138,25 +291,53 @@ def load_local(path: Path, spec: RunSpec) -> LocalCheckpoint | None:
     except OSError as error:
         raise unreadable(path, error) from error
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        tensors, metadata = read_tensors(path)
         if metadata["run_id"] != spec.run_id.hex():
             raise ConfigError(f"{path}: of another run; name another --neuron.state_dir")
+        if metadata["format"] not in _READABLE:
+            raise ConfigError(
+                f"--neuron.state_dir: {path} has format {metadata['format']}, and this version "
+                f"reads {', '.join(_READABLE)}: start the version that wrote it, or remove it to "
+                "join anew"
+            )
         carried, values = json.loads(metadata["state"]), json.loads(metadata["values"])
+        pieces = _pieces_in(metadata)
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise _unusable(path, error) from error
+    for piece in pieces.values():
+        tensors |= _read_piece(path, piece)
     groups: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         group, _, member = name.partition("/")
         groups.setdefault(group, {})[member] = tensor
-    params = groups.pop("params", {})
+    params = groups.pop(_PARAMS, {})
     try:
         check_params(params, spec)
         state = restored_state(carried, params)
     except ObjectError as error:
         raise _unusable(path, error) from error
     return LocalCheckpoint(state=state, groups=groups, values=values)
+
+
+def _pieces_in(metadata: Mapping[str, str]) -> dict[str, Piece]:
+    """The pieces named by a checkpoint's metadata; none in format 3."""
+    found = json.loads(metadata.get("pieces", "{}"))
+    return {g: Piece(name=name, num_bytes=num_bytes) for g, (name, num_bytes) in found.items()}
+
+
+def _read_piece(path: Path, piece: Piece) -> dict[str, Tensor]:
+    place = pieces_folder(path) / piece.name
+    try:
+        num_bytes = place.stat().st_size
+        if num_bytes != piece.num_bytes:
+            raise ValueError(f"{place.name} has {num_bytes} bytes instead of {piece.num_bytes}")
+        return read_tensors(place)[0]
+    except FileNotFoundError as error:
+        raise _unusable(path, error) from error
+    except OSError as error:
+        raise unreadable(place, error) from error
+    except (SafetensorError, ValueError) as error:
+        raise _unusable(path, error) from error
 
 
 def _unusable(path: Path, error: Exception) -> ConfigError:

@@ -29,7 +29,7 @@ from template.training.devices import (
 )
 from template.training.flops import flops_per_token, peak_tflops
 from template.training.losses import CHUNKED_VOCAB, next_token_loss, spread_loss
-from template.training.memory import KEPT
+from template.training.memory import KEPT, TrimmedBackward, give_back_freed
 from template.training.micro_batch import MicroBatch
 from template.training.model import Params, build_model, copy_params, load_params
 from template.training.options import DEFAULT_OPTIONS, InnerOptions
@@ -89,6 +89,10 @@ class InnerTrainer:
             model.activation_checkpointing_enable({"use_reentrant": False})
         if self._options.compiles:
             model.model.compile()
+        if self._device.type == "cpu":
+            TrimmedBackward(model)
+        self.revision: object = object()
+        """Another object after every change of the moments."""
         self._is_fused = self._device.type in FUSED_ADAMW
         optimizer = torch.optim.AdamW(
             model.parameters(),
@@ -129,6 +133,7 @@ class InnerTrainer:
         rate: Callable[[int], float],
         newer: Callable[[], Mapping[str, Tensor] | None],
     ) -> InnerResult:
+        self.revision = object()
         load_params(self._accelerator.unwrap_model(self._model), start)
         self._model.train()
         reset_peak(self._device)
@@ -149,6 +154,7 @@ class InnerTrainer:
         values = [float(loss) for loss in losses]
         speed = self._speed(pages, self._now_s() - started_s) if losses else None
         self._optimizer.zero_grad()  # room for the pseudo-gradient
+        give_back_freed()
         return InnerResult(
             pseudo_gradient=self._subtract_end(start),
             pages_consumed=pages,
@@ -309,18 +315,23 @@ class InnerTrainer:
 
     def reset_moments(self) -> None:
         """Reset AdamW's state to the state before the first step."""
+        self.revision = object()
         self._optimizer.state.clear()
 
     def load_moments(self, moments: Mapping[str, Tensor]) -> None:
-        """Restore the result of `moments()`; KeyError for a missing tensor."""
+        """Restore the result of `moments()`; KeyError for a missing tensor.
+
+        On the CPU the tensors become the optimizer's own memory, without a copy.
+        """
         if not moments:
             return
+        self.revision = object()
         model = self._accelerator.unwrap_model(self._model)
         for name, parameter in model.named_parameters():
             keys = ("step", "exp_avg", "exp_avg_sq")
             self._optimizer.state[parameter] = {
-                key: moments[f"{key}.{name}"]
-                .clone()
-                .to(self._step_device(parameter) if key == "step" else parameter.device)
+                key: moments[f"{key}.{name}"].to(
+                    self._step_device(parameter) if key == "step" else parameter.device
+                )
                 for key in keys
             }

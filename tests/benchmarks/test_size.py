@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks.size import __main__ as size
-from benchmarks.size.meter import Meter
+from benchmarks.size.meter import BEFORE_WINDOW, Meter
 from benchmarks.size.report import BAR_SIZE, bars, page, peak_per_param, window_s, write_all
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -20,6 +21,7 @@ def _phase(name: str, wall_s: float, peak_bytes: int) -> dict[str, Any]:
 def _result(role: str, peak: float) -> dict[str, Any]:
     phases = [
         _phase("join", 50.0, 0),
+        _phase(BEFORE_WINDOW, 20.0, 0),
         _phase("train", 70.0, int(peak * 1e7)),
         _phase("encode", 0.4, 10),
         _phase("save", 0.1, 10),
@@ -62,7 +64,12 @@ def test_the_meter_sees_memory_of_its_phase_alone() -> None:
 
 @pytest.mark.slow
 def test_both_roles_run_at_the_smallest_size(tmp_path) -> None:
-    assert size.main(["--quick", "--repeats", "1", "--out", str(tmp_path)]) == 0
+    threads = torch.get_num_threads()
+    try:
+        assert size.main(["--quick", "--repeats", "1", "--out", str(tmp_path)]) == 0
+    finally:
+        torch.set_num_threads(threads)
     text = (tmp_path / "size.md").read_text("utf-8")
     assert "## miner, 1," in text or "## miner, 9" in text
     assert "outer step" in text
+    assert "| restart |" in text

@@ -33,11 +33,18 @@ from template.protocol.keys import blob_key, checkpoint_manifest_key
 from template.protocol.root import tensors_digest
 from template.sync.follower import KEPT_BLOCKS
 from template.sync.own_checkpoint import own_checkpoint_path
+from template.training import checkpoint
 from template.training.checkpoint import load_local
 from template.training.outer import state_digest
 from template.training.published import build_checkpoint, parse_published, restore_published
 
 WINDOWS = 5
+
+
+@pytest.fixture(autouse=True)
+def _in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """States as those of a large model, in a file for each group."""
+    monkeypatch.setattr(checkpoint, "PIECE_BYTES", 1)
 
 
 class Killed(BaseException):

@@ -26,7 +26,7 @@ from template.store.s3 import S3Store
 from template.sync.bootstrap import Bootstrap
 from template.sync.dataset import downloaded_parts, open_pages
 from template.sync.lineage import find_voted_root, read_lineage, wait_for_voted_root
-from template.sync.own_checkpoint import save_own_checkpoint
+from template.sync.own_checkpoint import OwnCheckpoints
 from template.sync.payload_cache import PayloadCache
 from template.training.outer import state_digest
 from template.training.published import (
@@ -124,7 +124,7 @@ def test_nothing_of_the_download_stays_once_the_node_has_a_checkpoint(
 ) -> None:
     checkpoint = Bootstrap(context, Peers(context)).join()
     assert len(list(context.state_dir.glob("joining/*"))) == len(manifest.parts)
-    save_own_checkpoint(context, checkpoint)
+    OwnCheckpoints(context).save(checkpoint)
     assert list(context.state_dir.glob("joining/*")) == []
     buckets.clear()
     _joined(context, ended[1])
