@@ -1,8 +1,10 @@
 """Objects named by digest in the run spec: the dataset and theta_0, from mirror or validator."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+from torch import Tensor
 
 from template.context import ReadContext
 from template.data.kept import KeptFiles
@@ -30,7 +32,6 @@ from template.protocol.keys import shard_key
 from template.protocol.spec import RunSpec
 from template.protocol.strangers import quoted
 from template.training.companions import companion_files
-from template.training.model import Params
 from template.training.theta0 import load_theta0
 
 CACHE_FOLDER = "segments"
@@ -151,7 +152,9 @@ def _telling(shard: Shard) -> Iterator[None]:
         ) from error
 
 
-def fetch_theta0(context: ReadContext, peers: Peers, on_read: OnRead = ignore_object) -> Params:
+def fetch_theta0(
+    context: ReadContext, peers: Peers, on_read: OnRead = ignore_object
+) -> Mapping[str, Tensor]:
     """The run's first parameters; `on_read` gets the index and every part.
 
     Parts stay on disk until the node has saved a checkpoint: an interrupted download goes on.
@@ -167,7 +170,7 @@ def fetch_theta0(context: ReadContext, peers: Peers, on_read: OnRead = ignore_ob
         return data
 
     try:
-        return load_theta0(read, context.spec)
+        return load_theta0(read, context.spec, context.spreader)
     except ObjectError as error:
         raise _wrong_object(context, key, error) from error
 

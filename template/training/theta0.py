@@ -7,11 +7,14 @@ another. Names, order and lengths of the parts follow from the spec.
 import hashlib
 from collections.abc import Callable, Mapping
 
+from torch import Tensor
+
 from template.errors import ObjectError
 from template.protocol.parts import group_tensors, part_bytes_of, part_length
 from template.protocol.spec import RunSpec
 from template.training.checkpoint import check_params, load_tensors
 from template.training.model import Params, tensor_shapes
+from template.training.spread import Intake, Spreader
 
 DIGEST_BYTES = 32
 
@@ -59,11 +62,14 @@ def parse_index(index: bytes, spec: RunSpec) -> list[tuple[bytes, int]]:
     return list(zip(digests, lengths, strict=True))
 
 
-def load_theta0(read: ReadBlob, spec: RunSpec) -> Params:
+def load_theta0(
+    read: ReadBlob, spec: RunSpec, spreader: Spreader | None = None
+) -> Mapping[str, Tensor]:
     """theta_0, read part by part; ObjectError for parts that are not the run's tensors."""
     index = read(bytes.fromhex(spec.checkpoint.theta0_digest), index_length(spec))
-    params: Params = {}
+    intake = Intake(spreader)
     for digest, num_bytes in parse_index(index, spec):
-        params |= load_tensors(read(digest, num_bytes))
+        intake.add(load_tensors(read(digest, num_bytes)))
+    params = intake.done()
     check_params(params, spec)
     return params
