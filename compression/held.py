@@ -1,13 +1,14 @@
 """Updates that are held as bodies, and added to one tensor at a time, as often as needed."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 from torch import Tensor
 
 from compression.decoder import add_piece, check_param, checked_length, checked_scales
-from compression.plan import Plan, plan_of
+from compression.plan import Plan, Run
 from compression.workers import for_each
 
 
@@ -36,11 +37,39 @@ class HeldUpdates:
         tensor = self._plan.names.index(name)
         layout = self._plan.layouts[tensor]
         check_param(param, name, layout)
-        starts = [run.start for run in self._plan.runs if run.tensor == tensor]
-        if not starts:
-            return  # a tensor of no elements
-        alone, start = plan_of((name,), (layout,)), starts[0]
+        alone, start = section_plan(self._plan, tensor), self._plan.starts[tensor]
+        if not alone.runs:
+            return  # a tensor, or a band, of no elements
         section_HB = np.stack([body[start : start + alone.num_bytes] for body in self._bodies])
         scales = [checked_scales(section, alone) for section in section_HB]
         add = partial(add_piece, {name: param}, alone, section_HB, scales, self._factors)
         for_each(add, alone.pieces(), num_threads)
+
+
+def section_plan(plan: Plan, tensor: int) -> Plan:
+    """The plan of a tensor's section alone, of the same chunks: all of them, or a band's."""
+    start, end = plan.starts[tensor], plan.starts[tensor + 1]
+    first, last = plan.kept_at[tensor], plan.kept_at[tensor + 1]
+    runs: list[Run] = []
+    for run in plan.runs:
+        if run.tensor == tensor:
+            places = run.places
+            moved = places._replace(
+                scales=places.scales - start,
+                lows=places.lows - start,
+                uppers=places.uppers - start,
+                codes=places.codes - start,
+            )
+            kept_at = run.kept_at - first
+            runs.append(
+                replace(run, number=len(runs), tensor=0, start=0, places=moved, kept_at=kept_at)
+            )
+    return replace(
+        plan,
+        names=(plan.names[tensor],),
+        layouts=(plan.layouts[tensor],),
+        num_bytes=end - start,
+        starts=(0, end - start),
+        kept_at=(0, last - first),
+        runs=tuple(runs),
+    )

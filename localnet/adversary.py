@@ -16,7 +16,7 @@ if __name__ == "__main__":
 from localnet.adversaries.attacks import ATTACKS
 from template.commands.settings import miner_settings, validator_settings
 from template.errors import ConfigError
-from template.settings import MinerConfig
+from template.settings import MinerConfig, RankConfig
 
 
 def main(argv: list[str]) -> int:
@@ -43,6 +43,8 @@ def _parse(argv: list[str]) -> MinerConfig:
     args = parse_command(role, argv[2:], prog="python -m localnet.adversary")
     settings = validator_settings if role == "validator" else miner_settings
     config = settings(args, os.environ)
+    if isinstance(config, RankConfig):
+        raise ConfigError("RANK: a misbehaving miner is a single process")
     if not config.spec.schedule.is_local:
         raise ConfigError(
             f"--run {config.neuron.run}: misbehaving is for a run on a local chain, whose "

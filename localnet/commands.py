@@ -66,6 +66,10 @@ def log_path(config: LocalnetConfig, name: str) -> Path:
 def _neuron_argv(config: LocalnetConfig, participant: Participant, chain_url: str) -> list[str]:
     out, name = config.out, participant.name
     argv = [sys.executable, "-m"]
+    if participant.ranks > 1:
+        # Alone on this machine: torchrun finds a free port for the ranks to meet at.
+        argv += ["torch.distributed.run", "--standalone"]
+        argv += ["--nproc-per-node", str(participant.ranks), "-m", "--"]
     if participant.behaviour == HONEST:
         argv += ["template.cli", participant.role]
     else:

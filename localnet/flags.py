@@ -12,7 +12,7 @@ from localnet.adversaries.attacks import ATTACKS, listing
 from localnet.config import LONG_RUN_WINDOWS, MIN_LOSS_DROP_NATS, LocalnetConfig
 from localnet.folder import ENDPOINT
 from localnet.keeper import MAX_RESTARTS
-from localnet.roster import make_roster, parse_misbehave
+from localnet.roster import make_roster, parse_misbehave, parse_ranks
 from template.cli.flags import add_text_flags, check_text
 from template.cli.parser import Parser
 from template.errors import ConfigError
@@ -22,6 +22,7 @@ PLAN = Path(__file__).resolve().parent / "plan.toml"
 """A link to runs/localnet.toml of the checkout; a wheel has a copy."""
 WINDOWS_HELP = "length of the run (default: 24; with fewer than 6 it ends before the first pay)"
 MISBEHAVE_HELP = "miners on top of --miners, validators among --validators; see below, or `help`"
+RANKS_HELP = "honest miners of N processes by torchrun, as on N GPUs; for example miner-0:2"
 WANDB_HELP = "neurons' Weights & Biases; online takes WANDB_API_KEY (default: off)"
 HOLD_HELP = "leave chain and bucket server up after the end, until Ctrl-C"
 DESCRIPTION = """A whole subnet on this machine: local chain, bucket server, validators and
@@ -70,15 +71,14 @@ def localnet_config(args: argparse.Namespace) -> LocalnetConfig:
     load_plan(args.plan)
     text = check_text(args)
     misbehave = parse_misbehave(args.misbehave, ATTACKS)
+    roster = make_roster(
+        args.miners,
+        args.validators,
+        {name: n for name, n in misbehave.items() if ATTACKS[name].role == "miner"},
+        {name: n for name, n in misbehave.items() if ATTACKS[name].role == "validator"},
+    )
     return LocalnetConfig(
-        roster=tuple(
-            make_roster(
-                args.miners,
-                args.validators,
-                {name: n for name, n in misbehave.items() if ATTACKS[name].role == "miner"},
-                {name: n for name, n in misbehave.items() if ATTACKS[name].role == "validator"},
-            )
-        ),
+        roster=tuple(parse_ranks(args.ranks, roster)),
         num_windows=args.windows,
         out=args.out.resolve(),
         plan=args.plan,
@@ -101,6 +101,7 @@ def add_localnet_flags(parser: Parser) -> None:
     add("--miners", type=int, default=4, help="honest miners (default: 4)")
     add("--validators", type=int, default=2, help="validators (default: 2)")
     add("--misbehave", default="", metavar="NAME:N,...", help=MISBEHAVE_HELP)
+    add("--ranks", default="", metavar="MINER:N,...", help=RANKS_HELP)
     add("--windows", type=int, default=24, help=WINDOWS_HELP)
     add("--out", type=Path, default=Path("localnet-out"), help="folder (default: localnet-out)")
     add("--plan", type=Path, default=PLAN, help="(default: runs/localnet.toml)")

@@ -1,22 +1,24 @@
 """The participants of a localnet: names, roles and behaviours, from the command line's counts."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from template.errors import ConfigError
 
 HONEST = "honest"
 MAX_NODES = 64
+MAX_RANKS = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Participant:
-    """One hotkey. `name` names the wallet, the folder and the log."""
+    """One hotkey. `name` names the wallet, the folder and the log; `ranks`: of a miner."""
 
     name: str
     role: str
     behaviour: str = HONEST
     stake_tao: float = 0.0
+    ranks: int = 1
 
 
 def parse_misbehave(text: str, known: Mapping[str, object]) -> dict[str, int]:
@@ -33,6 +35,21 @@ def parse_misbehave(text: str, known: Mapping[str, object]) -> dict[str, int]:
             raise ConfigError(f"--misbehave {part}: write NAME:COUNT, COUNT from 1 to {MAX_NODES}")
         counts[name] = counts.get(name, 0) + int(number)
     return counts
+
+
+def parse_ranks(text: str, roster: Sequence[Participant]) -> list[Participant]:
+    """`miner-0:2`: the roster with two ranks for the first honest miner; ConfigError if wrong."""
+    counts: dict[str, int] = {}
+    for part in filter(None, (piece.strip() for piece in text.split(","))):
+        name, _, number = part.partition(":")
+        if not number.isdigit() or not 1 <= int(number) <= MAX_RANKS:
+            raise ConfigError(f"--ranks {part}: write MINER:COUNT, COUNT from 1 to {MAX_RANKS}")
+        counts[name] = int(number)
+    honest = {p.name for p in roster if p.role == "miner" and p.behaviour == HONEST}
+    for name in counts:
+        if name not in honest:
+            raise ConfigError(f"--ranks {name}: not an honest miner of this localnet")
+    return [replace(p, ranks=counts.get(p.name, 1)) for p in roster]
 
 
 def make_roster(

@@ -15,6 +15,7 @@ from template.protocol.schedule import Schedule
 from template.protocol.spec import RunSpec
 from template.store import Store
 from template.training.options import DEFAULT_OPTIONS, InnerOptions
+from template.training.spread import Ranks, Spreader
 
 OpenBucket = Callable[[str, Access], Store]
 """(hotkey, the hotkey's access record) -> the hotkey's bucket, read only."""
@@ -28,7 +29,8 @@ def do_nothing() -> None:
 class ReadContext:
     """Everything needed to follow and judge a run, without a key: a reader publishes no object.
 
-    `run_file` is the spec's path, for messages.
+    `run_file` is the spec's path, for messages. `spreader`: the processes among which theta lies,
+    None where this process holds theta.
     """
 
     spec: RunSpec
@@ -40,6 +42,7 @@ class ReadContext:
     state_dir: Path
     device: str
     run_file: Path
+    spreader: Spreader | None = None
 
     @property
     def schedule(self) -> Schedule:
@@ -53,7 +56,7 @@ class NodeContext(ReadContext):
     `bucket` is this hotkey's, writable; `access` is the public, read-only record of the bucket.
     `commands` are btcli commands for messages to the operator. `random_bytes`: so many bytes that
     nobody else can foresee. `watch_clock` compares this machine's clock with the chain's. `inner`:
-    how this machine trains.
+    how this machine trains. `ranks`: the processes of a miner of many devices.
     """
 
     hotkey: str
@@ -63,3 +66,4 @@ class NodeContext(ReadContext):
     random_bytes: Callable[[int], bytes] = secrets.token_bytes
     watch_clock: Callable[[], None] = do_nothing
     inner: InnerOptions = DEFAULT_OPTIONS
+    ranks: Ranks | None = None

@@ -65,6 +65,10 @@ class StateError(SubnetError):
         self.is_lasting = is_lasting
 
 
+class RankLost(SubnetError):
+    """Another rank of this miner has ended or hangs: the miner ends, and a restart goes on."""
+
+
 class ChainError(SubnetError):
     """The chain refused a call or could not be reached.
 

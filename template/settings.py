@@ -88,7 +88,8 @@ class LoggingConfig:
 class NeuronConfig:
     """This process. `device` is a torch device or "auto"; `run` is the path of the run spec.
 
-    The last four are a miner's, for its inner loop: see `template.training.options`.
+    The last are a miner's: for its inner loop, see `template.training.options`; `offload` says
+    where a miner of many ranks keeps theta and error feedback.
     """
 
     name: str
@@ -100,6 +101,7 @@ class NeuronConfig:
     activation_checkpointing: bool = False
     compile: bool = False
     peak_tflops: float | None = None
+    offload: Literal["host", "device"] = "host"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,6 +115,39 @@ class WandbConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """This process among the equal processes (ranks) of a miner, started by torchrun.
+
+    `local_rank` counts the ranks of this machine. `host`, `port`: torchrun's place of meeting, used
+    anew in each `attempt`.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    host: str = ""
+    port: int = 0
+    attempt: int = 0
+
+    @property
+    def is_alone(self) -> bool:
+        return self.size == 1
+
+
+ALONE: Final = Place()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RankConfig:
+    """The settings of a rank that obeys rank 0: neither wallet, nor chain, nor bucket."""
+
+    spec: RunSpec
+    neuron: NeuronConfig
+    logging: LoggingConfig
+    place: Place
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class MinerConfig:
     """All settings of neurons/miner.py."""
 
@@ -123,6 +158,7 @@ class MinerConfig:
     neuron: NeuronConfig
     wandb: WandbConfig
     bucket: BucketSettings
+    place: Place = ALONE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -59,6 +59,10 @@ MAY_IMPORT = {
     "template.training": (
         *COMMON, "template.training", "template.data", "template.protocol", "compression",
     ),
+    "template.ranks": (
+        *COMMON, "template.ranks", "template.training", "template.protocol", "template.settings",
+        "compression",
+    ),
     "template.peers": (*NODE, "template.peers"),
     "template.scoring": (*NODE, "template.scoring", "template.peers", *LEAVES),
     "template.bucket": (*NODE, "template.bucket", "template.scoring.rules", "template.peers"),

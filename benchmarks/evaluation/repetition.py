@@ -68,7 +68,8 @@ class Learner:
         """The pseudo-gradient of the pages in this order."""
         step = self.spec.training.batch_pages
         batches = (self.text[ids[i : i + step]] for i in range(0, ids.size, step))
-        return self.trainer.train(state.params, window, batches, lambda: False).pseudo_gradient
+        result = self.trainer.train(state.params, window, batches, lambda: False)
+        return dict(result.pseudo_gradient)
 
     def send(self, window: int, delta: Params) -> Payload:
         """The payload; error feedback keeps the rest."""

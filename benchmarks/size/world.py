@@ -2,9 +2,11 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from benchmarks.evaluation.loss_tolerance import OWNER, ROOT
 from template.data.kept import KeptFiles
@@ -18,7 +20,8 @@ from template.protocol.payload import (
 from template.protocol.root import Member
 from template.protocol.spec import RunSpec
 from template.protocol.spec.plan import RunChoices, draft_spec, load_plan
-from template.training.model import Params, initial_params, tensor_shapes
+from template.training.model import initial_params, tensor_shapes
+from template.training.spread import Spreader
 from template.training.theta0 import build_theta0, load_theta0
 
 SIZES = {"1M": (96, 256, 9), "10M": (256, 704, 12), "100M": (768, 2048, 14)}
@@ -85,8 +88,10 @@ def read_spec(size: str, folder: Path) -> RunSpec:
     return spec_of(size, (folder / "theta0").read_text("ascii"))
 
 
-def read_theta0(spec: RunSpec, folder: Path) -> Params:
-    """theta_0 from its parts, each compared with its digest."""
+def read_theta0(
+    spec: RunSpec, folder: Path, spreader: Spreader | None = None
+) -> Mapping[str, Tensor]:
+    """theta_0 from its parts, each compared with its digest; here, or with `spreader`."""
 
     def read(digest: bytes, num_bytes: int) -> bytes:
         data = blobs_in(folder).get(digest, num_bytes)
@@ -94,7 +99,7 @@ def read_theta0(spec: RunSpec, folder: Path) -> Params:
             raise FileNotFoundError(f"{folder}: no part {digest.hex()}")
         return data
 
-    return load_theta0(read, spec)
+    return load_theta0(read, spec, spreader)
 
 
 def _header(key: bytes, spec: RunSpec) -> PayloadHeader:

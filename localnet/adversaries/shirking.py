@@ -14,7 +14,6 @@ from template.base.work import HonestWork, MinerParts
 from template.protocol.payload import PayloadHeader
 from template.training.checkpoint import LocalCheckpoint
 from template.training.inner import InnerResult
-from template.training.model import Params
 
 
 class FewerSteps(HonestWork):
@@ -88,7 +87,7 @@ class Stale(HonestWork):
 
     def __init__(self, parts: MinerParts, checkpoint: LocalCheckpoint) -> None:
         super().__init__(parts, checkpoint)
-        self._known: deque[Params] = deque(maxlen=self.AGE_WINDOWS + 1)
+        self._known: deque[Mapping[str, Tensor]] = deque(maxlen=self.AGE_WINDOWS + 1)
 
     def train(self, window: int, base: int, preview: Preview) -> InnerResult:
         self._known.append(self.parts.follower.state.params)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from template.errors import ChainError, ConfigError, StateError, SubnetError
+from template.errors import ChainError, ConfigError, RankLost, StateError, SubnetError
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ def _pause_s(tries: int) -> float:
 def _is_final(error: SubnetError) -> bool:
     if isinstance(error, ChainError):
         return error.is_final
-    return isinstance(error, (ConfigError, StateError))
+    return isinstance(error, (ConfigError, StateError, RankLost))
 
 
 class _Outage:

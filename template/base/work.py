@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor
 
-from template.base.feedback import ErrorFeedback
+from template.base.feedback import RETURNED_SHARE, ErrorFeedback
 from template.base.pending import PendingPayload, PendingPayloads
 from template.base.preview import Preview
 from template.context import NodeContext
@@ -32,10 +32,11 @@ from template.protocol.record import PayloadCommitment
 from template.protocol.ss58 import public_key
 from template.sync.follower import Follower
 from template.training.checkpoint import LocalCheckpoint
-from template.training.finite import are_finite
-from template.training.inner import InnerResult, InnerTrainer
+from template.training.inner import InnerTrainer
+from template.training.inner_loop import InnerResult, Trainer
 from template.training.memory import KEPT
 from template.training.outer import clip_references, start_of_miner
+from template.training.spread import Feedback, finite
 
 log = logging.getLogger(__name__)
 
@@ -126,12 +127,21 @@ class HonestWork:
     def __init__(self, parts: MinerParts, checkpoint: LocalCheckpoint) -> None:
         self.parts = parts
         context = parts.context
-        self.trainer = InnerTrainer(context.spec, context.device, context.inner)
+        ranks = context.ranks
+        self.trainer: Trainer = (
+            InnerTrainer(context.spec, context.device, context.inner)
+            if ranks is None
+            else ranks.trainer()
+        )
         self.trainer.recall(checkpoint.values.get("inner_notes", {}))
         self.trainer.load_moments(checkpoint.groups.get("moments", {}))
         decay = context.spec.compression.error_feedback_decay
         saved = checkpoint.groups.get("feedback", {})
-        self.feedback = ErrorFeedback(context.form, decay, saved)
+        self.feedback: Feedback = (
+            ErrorFeedback(context.form, decay, saved)
+            if ranks is None
+            else ranks.feedback(decay, saved, RETURNED_SHARE)
+        )
         self.order_secret = bytes(SEED_BYTES)
         """Orders the pages of the payload under way; drawn anew for each payload."""
         self.recent_steps: list[int] = list(checkpoint.values.get("recent_steps", ()))
@@ -161,7 +171,7 @@ class HonestWork:
             result = self.train(window, base, preview)
         self._trained_block = parts.context.waiter.recent_head()
         self.last_window = window
-        if not are_finite(result.pseudo_gradient.values()):
+        if not finite(result.pseudo_gradient):
             log.error(
                 "window %d: the loss was not finite; its work and the moments are dropped", window
             )

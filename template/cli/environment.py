@@ -7,7 +7,7 @@ Importing this module does not read the environment.
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
@@ -64,6 +64,12 @@ def bucket_settings(env: Mapping[str, str]) -> BucketSettings:
             " on chain: create a second key that can only read this bucket"
         )
     return BucketSettings(kind=kind, account=account, write=write, read=read)
+
+
+def forget_secrets(env: MutableMapping[str, str]) -> None:
+    """Remove the keys of bucket and Weights & Biases, of no use to a rank that obeys rank 0."""
+    for name in [name for name in env if name.startswith((*OWN_PREFIXES, "WANDB_"))]:
+        del env[name]
 
 
 def _refuse_unknown(env: Mapping[str, str]) -> None:

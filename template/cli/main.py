@@ -37,6 +37,7 @@ from template.cli.signals import (
 )
 from template.cli.surroundings import clear_environment, cleared_line
 from template.cli.terminal import complain, escaped_faults, guard_faults
+from template.cli.torchrun import without_torchrun
 from template.commands.settings import (
     bucket_settings,
     miner_settings,
@@ -255,6 +256,8 @@ def run_command(name: str, argv: Sequence[str], prog: str) -> int:
 def clear_surroundings(name: str) -> None:
     """Remove variables that the run spec decides, and say so on standard error."""
     names = clear_environment(os.environ)
+    if name == "miner":
+        names = without_torchrun(names)  # taken, and no surprise
     if names:
         complain(f"{name}: {cleared_line(names)}".rstrip("\n"))
 

@@ -25,12 +25,16 @@ from template.cli.flags import (
     wallet_config,
 )
 from template.cli.parser import Parser, aligned
+from template.cli.torchrun import find_place
 from template.errors import EXIT_STATUSES, ConfigError
 from template.protocol.spec.files import load_spec
 from template.settings import (
+    ALONE,
     LoggingConfig,
     MinerConfig,
     NeuronConfig,
+    Place,
+    RankConfig,
     ValidatorConfig,
     WandbConfig,
 )
@@ -68,7 +72,9 @@ VALIDATOR_ONLY: Final[Mapping[str, str]] = {
 }
 
 
-INNER_FIELDS: Final = ("micro_batch", "activation_checkpointing", "compile", "peak_tflops")
+INNER_FIELDS: Final = (
+    "micro_batch", "activation_checkpointing", "compile", "peak_tflops", "offload",
+)  # fmt: skip
 """Settings of a miner's inner loop."""
 MINER_ONLY: Final[Mapping[str, str]] = {
     f"--neuron.{key}": "a validator does not train; this is a miner's flag" for key in INNER_FIELDS
@@ -88,6 +94,19 @@ def miner_config(args: argparse.Namespace, env: Mapping[str, str]) -> MinerConfi
         neuron=_neuron_config(args),
         wandb=_wandb_config(args, env),
         bucket=bucket_settings(env),
+        place=find_place(env) if args.role == "miner" else ALONE,
+    )
+
+
+def rank_config(args: argparse.Namespace, place: Place) -> RankConfig:
+    """The settings of a rank that obeys rank 0; ConfigError names a wrong flag."""
+    if args.run is None:
+        raise ConfigError(NO_RUN_FILE.format(netuid=args.netuid))
+    return RankConfig(
+        spec=load_spec(args.run),
+        neuron=_neuron_config(args),
+        logging=LoggingConfig(level=args.level, directory=args.logging_dir),
+        place=place,
     )
 
 
@@ -266,6 +285,14 @@ def _add_inner_flags(parser: Parser) -> None:
         type=_peak_tflops,
         default=None,
         help="the device's peak for inner_mfu in the metrics (default: known for common GPUs)",
+    )
+    group.add_argument(
+        "--neuron.offload",
+        dest="offload",
+        choices=("host", "device"),
+        default="host",
+        help="under torchrun: where each rank keeps its part of theta and error feedback, 8 bytes "
+        "a parameter: the host's memory or the rank's device (default: host)",
     )
 
 

@@ -33,6 +33,7 @@ from template.cli.log import setup_logging
 from template.cli.process_state import hide_memory, restored_process_state
 from template.cli.signals import STOP_LIMIT_S, unwind_on_signals
 from template.cli.terminal import complain
+from template.commands.rank import Crew, inner_options, joined, run_rank
 from template.commands.reading import bucket_opener, payload_format
 from template.context import NodeContext
 from template.errors import (
@@ -46,11 +47,10 @@ from template.errors import (
 from template.metrics import Metrics, open_metrics
 from template.protocol.record import Record
 from template.protocol.spec import RunSpec
-from template.settings import MinerConfig, NeuronConfig, ValidatorConfig
+from template.settings import MinerConfig, RankConfig, ValidatorConfig
 from template.store.named import NamedStore
 from template.sync.own_checkpoint import LOCAL_FILE
 from template.training.devices import find_device
-from template.training.options import InnerOptions
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +102,8 @@ def run_neuron(role: str, config: C, build: Callable[[NodeContext, C], Neuron]) 
         clock = ClockWatch()
         with (
             _checked(role, config, identity, clock),
-            _context(role, config, identity, clock) as context,
+            joined(config) as crew,
+            _context(role, config, identity, clock, crew) as context,
         ):
             _run_until_stopped(build(context, config))
         log.info("the run has ended")
@@ -131,8 +132,10 @@ def _describe_saved_state(state_dir: Path) -> str:
     return "nothing was saved yet, and a restart begins anew"
 
 
-def run_miner(config: MinerConfig) -> int:
-    """Run a miner until the run ends; the exit status."""
+def run_miner(config: MinerConfig | RankConfig) -> int:
+    """Run a miner, or one of its ranks, until the run ends; the exit status."""
+    if isinstance(config, RankConfig):
+        return run_rank(config)
     return run_neuron("miner", config, lambda context, _config: Miner(context))
 
 
@@ -209,7 +212,7 @@ def _records(config: MinerConfig) -> Mapping[str, Record]:
 
 @contextmanager
 def _context(
-    role: str, config: MinerConfig, identity: _Identity, clock: ClockWatch
+    role: str, config: MinerConfig, identity: _Identity, clock: ClockWatch, crew: Crew | None
 ) -> Iterator[NodeContext]:
     spec, hotkey = identity.spec, identity.hotkey
     chain = _open_chain(config, identity.wallet, RUN_PATIENCE)
@@ -230,7 +233,9 @@ def _context(
             metrics=metrics,
             state_dir=config.neuron.state_dir,
             device=find_device(config.neuron.device),
-            inner=_inner_options(config.neuron),
+            inner=inner_options(config.neuron),
+            spreader=None if crew is None else crew.spreader,
+            ranks=crew,
             run_file=config.neuron.run,
             commands=identity.commands,
             watch_clock=lambda: clock.note(time.time() - chain.head_time_s()),
@@ -261,13 +266,4 @@ def _open_metrics(role: str, config: MinerConfig, identity: _Identity) -> Metric
         wandb_config=config.wandb,
         run_name=f"{role}-{hotkey[:8]}",
         run_config={"run_id": identity.spec.run_id.hex(), "role": role, "hotkey": hotkey},
-    )
-
-
-def _inner_options(config: NeuronConfig) -> InnerOptions:
-    return InnerOptions(
-        micro_batch=config.micro_batch,
-        checkpoints_activations=config.activation_checkpointing,
-        compiles=config.compile,
-        peak_tflops=config.peak_tflops,
     )

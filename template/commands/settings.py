@@ -10,13 +10,21 @@ from collections.abc import Mapping
 from template.chain.wallet_files import hotkey_file
 from template.cli.bucket_flags import BucketConfig, bucket_config
 from template.cli.devices import check_device
-from template.cli.neuron_flags import miner_config, validator_config
+from template.cli.neuron_flags import miner_config, rank_config, validator_config
 from template.cli.owner_flags import CheckConfig, FindConfig, PublishConfig, owner_config
-from template.settings import MinerConfig, ValidatorConfig, WalletConfig
+from template.cli.torchrun import find_place
+from template.settings import MinerConfig, RankConfig, ValidatorConfig, WalletConfig
 
 
-def miner_settings(args: argparse.Namespace, env: Mapping[str, str]) -> MinerConfig:
-    """A miner's settings; ConfigError also without the hotkey's file or the device."""
+def miner_settings(args: argparse.Namespace, env: Mapping[str, str]) -> MinerConfig | RankConfig:
+    """A miner's settings, or those of a rank that obeys rank 0.
+
+    ConfigError also without the hotkey's file or the device.
+    """
+    place = find_place(env)
+    if place.rank:
+        check_device(args.device)
+        return rank_config(args, place)
     config = miner_config(args, env)
     check_device(config.neuron.device)
     _require_hotkey(config.wallet)

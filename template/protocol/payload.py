@@ -140,7 +140,11 @@ def encode_payload_with_feedback(
     `residual` is updated in place to the part left out of the frame. ValueError on NaN or Inf;
     `residual` is then invalid and must be discarded.
     """
-    body = encode_with_feedback(deltas, residual, form.plan, decay)
+    return frame_of(header, encode_with_feedback(deltas, residual, form.plan, decay), form)
+
+
+def frame_of(header: PayloadHeader, body: bytes, form: PayloadFormat) -> bytes:
+    """The frame with this body."""
     return _pack_header(header, form) + body
 
 

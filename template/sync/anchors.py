@@ -15,8 +15,9 @@ from template.protocol.lineage import LineageStep, encode_lineage, parse_lineage
 from template.protocol.quorum import VOID_WINDOWS
 from template.protocol.spec import RunSpec
 from template.sync.recovery import Recovered
-from template.training.checkpoint import LocalCheckpoint, load_local, save_local
+from template.training.checkpoint import LocalCheckpoint, load_local, remove_local, save_local
 from template.training.outer import OuterState
+from template.training.spread import Spreader
 
 log = logging.getLogger(__name__)
 
@@ -39,14 +40,15 @@ def anchors_to_keep(windows: Sequence[int], current: int) -> set[int]:
 class AnchorStore:
     """Anchors and journal in a folder. StateError where the disk refuses a write or a read."""
 
-    def __init__(self, folder: Path, spec: RunSpec) -> None:
-        self._folder, self._spec = folder, spec
+    def __init__(self, folder: Path, spec: RunSpec, spreader: Spreader | None = None) -> None:
+        self._folder, self._spec, self._spreader = folder, spec, spreader
 
     def open(self, state: OuterState) -> Steps:
         """The recorded steps up to `state`; a record with another end is dropped.
 
         A kill may have left an extra step in the journal, or a part of a step.
         """
+        self._drop_orphans()
         steps = self._read_journal(state)
         if self._leads_to(state, steps):
             self._write_journal(steps)
@@ -82,7 +84,7 @@ class AnchorStore:
         """The anchors, newest first. An unreadable anchor is logged and passed over."""
         for window in sorted(self._anchor_windows(), reverse=True):
             try:
-                kept = load_local(self._anchor_path(window), self._spec)
+                kept = load_local(self._anchor_path(window), self._spec, self._spreader)
             except ConfigError as error:
                 log.warning("anchor of theta_%d is unreadable and ignored: %s", window, error)
                 continue
@@ -125,9 +127,20 @@ class AnchorStore:
                 continue
             path = self._anchor_path(window)
             try:
-                path.unlink(missing_ok=True)
+                remove_local(path)
             except OSError as error:
                 raise disk_trouble(path, error) from error
+
+    def _drop_orphans(self) -> None:
+        """Remove pieces of an anchor that a kill kept from being named."""
+        for folder in self._folder.glob("anchor-*"):
+            path = folder.with_suffix(".safetensors")
+            if not folder.is_dir() or path.exists():
+                continue
+            try:
+                remove_local(path)
+            except OSError as error:
+                raise disk_trouble(folder, error) from error
 
     def _read_journal(self, state: OuterState) -> Steps:
         """The whole lines of the journal, up to the last step before `state`."""

@@ -223,7 +223,13 @@ class CheckpointSearch:
         )
         parts = (self._read_part(part, publisher) for part in self._told_parts(manifest.parts))
         # Disk and buckets have compared each part with its digest.
-        return restore_published(manifest, parts, self._context.spec, are_verified=True)
+        return restore_published(
+            manifest,
+            parts,
+            self._context.spec,
+            are_verified=True,
+            spreader=self._context.spreader,
+        )
 
     def _told_parts(self, parts: Sequence[PublishedFile]) -> Iterator[PublishedFile]:
         """The parts in turn; a long download says how far it is."""

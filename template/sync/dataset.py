@@ -1,9 +1,11 @@
 """Objects named by digest in the run spec: the dataset and theta_0, from mirror or validator."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
+
+from torch import Tensor
 
 from template.context import ReadContext
 from template.data.kept import KeptFiles
@@ -31,7 +33,6 @@ from template.protocol.keys import shard_key
 from template.protocol.spec import RunSpec
 from template.protocol.strangers import quoted
 from template.training.companions import companion_files
-from template.training.model import Params
 from template.training.theta0 import load_theta0
 
 CACHE_FOLDER = "segments"
@@ -172,7 +173,9 @@ def _telling(shard: Shard) -> Iterator[None]:
         ) from error
 
 
-def fetch_theta0(context: ReadContext, peers: Peers, offers: Offers = NOT_OFFERED) -> Params:
+def fetch_theta0(
+    context: ReadContext, peers: Peers, offers: Offers = NOT_OFFERED
+) -> Mapping[str, Tensor]:
     """The run's first parameters; `offers` gets index and parts.
 
     Parts stay on disk until the node has saved a checkpoint: an interrupted download goes on, in
@@ -198,7 +201,7 @@ def fetch_theta0(context: ReadContext, peers: Peers, offers: Offers = NOT_OFFERE
         return path
 
     try:
-        return load_theta0(read_index, context.spec, read_part)
+        return load_theta0(read_index, context.spec, read_part, context.spreader)
     except ObjectError as error:
         raise _wrong_object(context, key, error) from error
 

@@ -59,7 +59,7 @@ class Follower:
         self._context, self._peers, self._may_join = context, peers, may_join
         self._payloads = PayloadCache(context, peers)
         self._lineage = LineageReader(context, peers)
-        self.anchors = AnchorStore(context.state_dir / "past", context.spec)
+        self.anchors = AnchorStore(context.state_dir / "past", context.spec, context.spreader)
         self.ledger = RunLedger(
             spec=context.spec,
             state=state,

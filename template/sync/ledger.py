@@ -17,10 +17,10 @@ from template.protocol.lineage import Accepted, LineageStep, newly_void
 from template.protocol.payload import Payload
 from template.protocol.quorum import VOID_WINDOWS, Ballot, Decision, decide, is_void
 from template.protocol.record import ROOT_BYTES
-from template.protocol.root import sample_digest
 from template.protocol.spec import RunSpec
 from template.sync.recovery import step_from
 from template.training.outer import OuterState, outer_step
+from template.training.spread import sample_of
 
 
 class Standing(Enum):
@@ -133,7 +133,7 @@ class RunLedger:
             # An earlier root of this node is no contradiction: the majority waits for payloads.
             earlier_roots = {step.root[:ROOT_BYTES] for step in self.steps}
             return Standing.AHEAD if decision.root in earlier_roots else Standing.OTHER_ROOT
-        own = sample_digest(state.params, stake_block_hash)
+        own = sample_of(state.params, stake_block_hash)
         # No majority for one sample digest: too many voters differ to say who is right.
         agrees = decision.sample_digest in (None, own)
         return Standing.EQUAL if agrees else Standing.OTHER_TENSORS

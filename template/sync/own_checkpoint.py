@@ -23,7 +23,7 @@ def own_checkpoint_path(state_dir: Path) -> Path:
 
 def load_own_checkpoint(context: ReadContext) -> LocalCheckpoint | None:
     """The node's own checkpoint, or None; ConfigError if the file cannot be used."""
-    return load_local(own_checkpoint_path(context.state_dir), context.spec)
+    return load_local(own_checkpoint_path(context.state_dir), context.spec, context.spreader)
 
 
 class OwnCheckpoints:

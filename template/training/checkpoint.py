@@ -28,6 +28,8 @@ from template.training.finite import is_finite
 from template.training.model import Params, tensor_shapes
 from template.training.norms import count_accepted, norms_text, parse_norms
 from template.training.outer import OuterState
+from template.training.row_files import RowFiles
+from template.training.spread import SavedFile, Spreader, SpreadTensors, finite, shapes_of
 from template.training.tensor_files import (
     num_bytes_of,
     read_metadata,
@@ -66,12 +68,14 @@ def load_tensors(data: bytes | Path) -> Params:
 
 def check_params(params: Mapping[str, Tensor], spec: RunSpec) -> None:
     """ObjectError unless `params` are the run's tensors: names, shapes, finite float32."""
-    shapes = tensor_shapes(spec)
-    if {name: tuple(t.shape) for name, t in params.items()} != shapes:
+    if shapes_of(params) != tensor_shapes(spec):
         raise ObjectError("checkpoint: refused: tensor names or shapes differ from the run's model")
-    for name, tensor in params.items():
-        if tensor.dtype != torch.float32 or not is_finite(tensor):
-            raise ObjectError(f"checkpoint: refused: {name} is not finite float32")
+    if isinstance(params, SpreadTensors):
+        wrong = [] if finite(params) else ["a tensor"]
+    else:
+        wrong = [n for n, t in params.items() if t.dtype != torch.float32 or not is_finite(t)]
+    if wrong:
+        raise ObjectError(f"checkpoint: refused: {wrong[0]} is not finite float32")
 
 
 def carried_values(state: OuterState) -> dict[str, Any]:
@@ -87,7 +91,7 @@ def carried_values(state: OuterState) -> dict[str, Any]:
     }
 
 
-def restored_state(carried: Mapping[str, Any], params: Params) -> OuterState:
+def restored_state(carried: Mapping[str, Any], params: Mapping[str, Tensor]) -> OuterState:
     """The inverse of `carried_values`; ObjectError for a stranger's malformed values."""
     with refusing("checkpoint: the state is malformed"):
         initial, accepted = parse_norms(carried["norms"], carried["accepted"], params)
@@ -130,12 +134,8 @@ class LocalCheckpoint:
         return {_PARAMS: self.state.params, **self.groups}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Piece:
-    """A group's file: its name in the folder of pieces, and its length."""
-
-    name: str
-    num_bytes: int
+Pieces = tuple[SavedFile, ...]
+"""A group's files in the folder of pieces: one, or one of each process that holds the group."""
 
 
 def pieces_folder(path: Path) -> Path:
@@ -146,10 +146,14 @@ def pieces_folder(path: Path) -> Path:
 def save_local(path: Path, checkpoint: LocalCheckpoint, run_id: bytes) -> None:
     """Write a single file, completely or not at all: a kill at any moment leaves the file before.
 
-    StateError if the disk refuses the file.
+    Groups that lie with several processes become pieces beside the file, which `remove_local`
+    removes. StateError if the disk refuses a file.
     """
+    groups = checkpoint.all_groups()
+    spread = {g: members for g, members in groups.items() if isinstance(members, SpreadTensors)}
     try:
-        _write_index(path, checkpoint, run_id, {})
+        pieces = _write_pieces(path, run_id, spread)
+        _write_index(path, checkpoint, run_id, pieces)
     except OSError as error:
         raise _refused(path, error) from error
 
@@ -165,10 +169,10 @@ class CheckpointWriter:
 
     def __init__(self, path: Path, run_id: bytes) -> None:
         self._path, self._run_id = path, run_id
-        self._pieces: dict[str, Piece] = {}
-        """The pieces named by the last save of this process."""
+        self._pieces: dict[str, Pieces] = {}
+        """Group -> the pieces named by the last save of this process."""
         self._revisions: Mapping[str, object] = {}
-        self._params: dict[str, weakref.ref[Tensor]] = {}
+        self._params: dict[str, weakref.ref[Any]] = {}
         """The tensors of the last save, of which a state never changes any. Weak, because the next
         outer step leaves no room for theta."""
         self._has_swept = False
@@ -176,17 +180,19 @@ class CheckpointWriter:
     def save(self, checkpoint: LocalCheckpoint) -> None:
         """Write what changed; StateError if the disk refuses, and the state before stays whole."""
         groups = checkpoint.all_groups()
-        large = [g for g, m in groups.items() if num_bytes_of(m) >= PIECE_BYTES]
+        large = [g for g, members in groups.items() if _is_large(members)]
         kept = {group: self._pieces[group] for group in large if self._is_kept(group, checkpoint)}
         try:
             if not self._has_swept:
                 # A process before may have left unnamed pieces, and there must be room for more.
                 self._sweep()
-            made = self._write_pieces({g: groups[g] for g in large if g not in kept})
+            new = {g: groups[g] for g in large if g not in kept}
+            made = _write_pieces(self._path, self._run_id, new)
             _write_index(self._path, checkpoint, self._run_id, kept | made)
             self._pieces = kept | made
             self._revisions = dict(checkpoint.revisions)
-            self._params = {n: weakref.ref(t) for n, t in checkpoint.state.params.items()}
+            version = _version_of(checkpoint.state.params)
+            self._params = {name: weakref.ref(thing) for name, thing in version.items()}
             self._sweep()
         except OSError as error:
             self._pieces = {}  # the disk's word on what is there no longer counts
@@ -199,46 +205,27 @@ class CheckpointWriter:
         if group not in self._pieces or not self._is_there(self._pieces[group]):
             return False
         if group == _PARAMS:
-            found, params = self._params, checkpoint.state.params
-            return found.keys() == params.keys() and all(
-                found[name]() is tensor for name, tensor in params.items()
+            found, version = self._params, _version_of(checkpoint.state.params)
+            return found.keys() == version.keys() and all(
+                found[name]() is thing for name, thing in version.items()
             )
         token = checkpoint.revisions.get(group)
         return token is not None and token is self._revisions.get(group)
 
-    def _is_there(self, piece: Piece) -> bool:
-        """Whether nobody has removed or cut the piece since."""
+    def _is_there(self, pieces: Pieces) -> bool:
+        """Whether nobody has removed or cut a piece since."""
+        folder = pieces_folder(self._path)
         try:
-            return (pieces_folder(self._path) / piece.name).stat().st_size == piece.num_bytes
+            return all((folder / p.name).stat().st_size == p.num_bytes for p in pieces)
         except OSError:
             return False
-
-    def _write_pieces(self, groups: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Piece]:
-        """New files of these groups, on the disk with their names, side by side."""
-        if not groups:
-            return {}
-        folder = pieces_folder(self._path)
-        if not folder.is_dir():
-            folder.mkdir(parents=True)
-            sync_folder(folder.parent)
-
-        def write(group: str) -> Piece:
-            # A name used never before: no file at the path, of today or from an archive, can name
-            # this piece and mean another.
-            name = f"{group}-{secrets.token_hex(8)}.safetensors"
-            metadata = {"format": _FORMAT, "run_id": self._run_id.hex()}
-            num_bytes = write_tensors(folder / name, _flat({group: groups[group]}), metadata)
-            return Piece(name=name, num_bytes=num_bytes)
-
-        made = dict(zip(groups, for_each(write, groups, len(groups)), strict=True))
-        sync_folder(folder)
-        return made
 
     def _sweep(self) -> None:
         """Remove the pieces that the file at the path does not name."""
         folder = pieces_folder(self._path)
         try:
-            named = {piece.name for piece in _pieces_in(read_metadata(self._path)).values()}
+            pieces = _pieces_in(read_metadata(self._path))
+            named = {piece.name for group in pieces.values() for piece in group}
         except FileNotFoundError:
             named = set()
         except (SafetensorError, ValueError, KeyError):
@@ -252,6 +239,52 @@ class CheckpointWriter:
             stray.unlink(missing_ok=True)
 
 
+def _is_large(members: Mapping[str, Tensor]) -> bool:
+    return isinstance(members, SpreadTensors) or num_bytes_of(members) >= PIECE_BYTES
+
+
+def _version_of(params: Mapping[str, Tensor]) -> Mapping[str, object]:
+    """The objects that are never changed: what has the same ones is the same theta."""
+    return {"": params} if isinstance(params, SpreadTensors) else params
+
+
+def _write_pieces(
+    path: Path, run_id: bytes, groups: Mapping[str, Mapping[str, Tensor]]
+) -> dict[str, Pieces]:
+    """New files of these groups, on the disk with their names, side by side."""
+    if not groups:
+        return {}
+    folder = pieces_folder(path)
+    if not folder.is_dir():
+        folder.mkdir(parents=True)
+        sync_folder(folder.parent)
+    metadata = {"format": _FORMAT, "run_id": run_id.hex()}
+    # Names used never before: no file at the path, of today or from an archive, can name these
+    # pieces and mean others.
+    stems = {group: f"{group}-{secrets.token_hex(8)}" for group in groups}
+
+    def write(group: str) -> Pieces:
+        members = groups[group]
+        if isinstance(members, SpreadTensors):
+            return tuple(members.save(folder, stems[group], metadata))
+        name = f"{stems[group]}.safetensors"
+        return (SavedFile(name=name, num_bytes=write_tensors(folder / name, members, metadata)),)
+
+    made = dict(zip(groups, for_each(write, groups, len(groups)), strict=True))
+    sync_folder(folder)
+    return made
+
+
+def remove_local(path: Path) -> None:
+    """Remove a file of `save_local`, and its pieces. OSError if refused."""
+    path.unlink(missing_ok=True)
+    folder = pieces_folder(path)
+    if folder.is_dir():
+        for piece in folder.glob("*.safetensors"):
+            piece.unlink(missing_ok=True)
+        folder.rmdir()
+
+
 def _flat(groups: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return {
         f"{g}/{name}": tensor for g, members in groups.items() for name, tensor in members.items()
@@ -259,7 +292,7 @@ def _flat(groups: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def _write_index(
-    path: Path, checkpoint: LocalCheckpoint, run_id: bytes, pieces: Mapping[str, Piece]
+    path: Path, checkpoint: LocalCheckpoint, run_id: bytes, pieces: Mapping[str, Pieces]
 ) -> None:
     """Replace the file at the path by one with everything but the pieces. OSError if refused."""
     groups = {g: members for g, members in checkpoint.all_groups().items() if g not in pieces}
@@ -268,7 +301,9 @@ def _write_index(
         "run_id": run_id.hex(),
         "state": json.dumps(carried_values(checkpoint.state)),
         "values": json.dumps(dict(checkpoint.values)),
-        "pieces": json.dumps({g: [piece.name, piece.num_bytes] for g, piece in pieces.items()}),
+        "pieces": json.dumps(
+            {g: [[piece.name, piece.num_bytes] for piece in group] for g, group in pieces.items()}
+        ),
     }
     partial = path.with_suffix(".partial")
     try:
@@ -288,10 +323,13 @@ def _refused(path: Path, error: OSError) -> StateError:
     return disk_trouble(partial if partial.is_dir() else path, error)
 
 
-def load_local(path: Path, spec: RunSpec) -> LocalCheckpoint | None:
+def load_local(
+    path: Path, spec: RunSpec, spreader: Spreader | None = None
+) -> LocalCheckpoint | None:
     """The node's checkpoint, or None without a file; ConfigError for an unusable file.
 
-    StateError if this user cannot read a file: another user's, or a folder in its place.
+    With `spreader`, theta and the pieces lie with its processes. StateError if this user cannot
+    read a file: another user's, or a folder in its place.
     """
     try:
         path.open("rb").close()
@@ -313,38 +351,49 @@ def load_local(path: Path, spec: RunSpec) -> LocalCheckpoint | None:
         pieces = _pieces_in(metadata)
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise _unusable(path, error) from error
-    for piece in pieces.values():
-        tensors |= _read_piece(path, piece)
     groups: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         group, _, member = name.partition("/")
         groups.setdefault(group, {})[member] = tensor
-    params = groups.pop(_PARAMS, {})
+    read = {group: _read_pieces(path, files, spreader) for group, files in pieces.items()}
+    all_groups: dict[str, Mapping[str, Tensor]] = {**groups, **read}
+    params = all_groups.pop(_PARAMS, {})
     try:
+        if spreader is not None and not isinstance(params, SpreadTensors):
+            params = spreader.place(params.items())
         check_params(params, spec)
         state = restored_state(carried, params)
     except ObjectError as error:
         raise _unusable(path, error) from error
-    return LocalCheckpoint(state=state, groups=groups, values=values)
+    return LocalCheckpoint(state=state, groups=all_groups, values=values)
 
 
-def _pieces_in(metadata: Mapping[str, str]) -> dict[str, Piece]:
+def _pieces_in(metadata: Mapping[str, str]) -> dict[str, Pieces]:
     """The pieces named by a checkpoint's metadata; none in format 3."""
     found = json.loads(metadata.get("pieces", "{}"))
-    return {g: Piece(name=name, num_bytes=num_bytes) for g, (name, num_bytes) in found.items()}
+    return {
+        group: tuple(SavedFile(name=name, num_bytes=num_bytes) for name, num_bytes in files)
+        for group, files in found.items()
+    }
 
 
-def _read_piece(path: Path, piece: Piece) -> dict[str, Tensor]:
-    place = pieces_folder(path) / piece.name
-    try:
-        num_bytes = place.stat().st_size
+def _read_pieces(path: Path, pieces: Pieces, spreader: Spreader | None) -> Mapping[str, Tensor]:
+    """A group's tensors: with the processes of `spreader`, or here."""
+    places = [pieces_folder(path) / piece.name for piece in pieces]
+    for place, piece in zip(places, pieces, strict=True):
+        try:
+            num_bytes = place.stat().st_size
+        except FileNotFoundError as error:
+            raise _unusable(path, error) from error
+        except OSError as error:
+            raise unreadable(place, error) from error
         if num_bytes != piece.num_bytes:
-            raise ValueError(f"{place.name} has {num_bytes} bytes instead of {piece.num_bytes}")
-        return read_tensors(place)[0]
-    except FileNotFoundError as error:
-        raise _unusable(path, error) from error
+            fault = f"{place.name} has {num_bytes} bytes instead of {piece.num_bytes}"
+            raise _unusable(path, ValueError(fault))
+    try:
+        return RowFiles(places).read_all() if spreader is None else spreader.read(places)
     except OSError as error:
-        raise unreadable(place, error) from error
+        raise unreadable(places[0], error) from error
     except (SafetensorError, ValueError) as error:
         raise _unusable(path, error) from error
 

@@ -9,7 +9,6 @@ added up: the result depends on the number of passes by rounding alone.
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -28,6 +27,9 @@ from template.training.devices import (
     reset_peak,
 )
 from template.training.flops import flops_per_token, peak_tflops
+from template.training.inner_loop import Course, run_inner_loop
+from template.training.inner_loop import InnerResult as InnerResult
+from template.training.inner_loop import Speed as Speed
 from template.training.losses import CHUNKED_VOCAB, next_token_loss, spread_loss
 from template.training.memory import KEPT, TrimmedBackward, give_back_freed
 from template.training.micro_batch import MicroBatch
@@ -36,36 +38,6 @@ from template.training.options import DEFAULT_OPTIONS, InnerOptions
 from template.training.rates import inner_lr, warm_start_lr
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Speed:
-    """How fast an inner loop ran, waiting for pages included.
-
-    `utilization`: share of the device's peak in the model's own arithmetic, None if the peak is not
-    known. `micro_batch`: pages of one pass. `peak_bytes`: None where torch does not count.
-    """
-
-    tokens_per_s: float
-    utilization: float | None
-    micro_batch: int
-    peak_bytes: int | None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class InnerResult:
-    """Result of a window's inner loop. `pseudo_gradient` is start - end, per tensor.
-
-    `mean_loss`: nats per token, NaN without steps. `moved_at`: the step before which the start was
-    moved to newer parameters, or None. `speed`: None without steps.
-    """
-
-    pseudo_gradient: Params
-    pages_consumed: int
-    steps: int
-    mean_loss: float
-    moved_at: int | None = None
-    speed: Speed | None = None
 
 
 class InnerTrainer:
@@ -117,54 +89,25 @@ class InnerTrainer:
         may return newer parameters to start from: start and current parameters then shift by the
         same difference, so the progress of the window is kept.
         """
-        return self._run_loop(start, batches, stop, partial(inner_lr, self._spec, window), newer)
+        rate = partial(inner_lr, self._spec, window)
+        course = Course(rate=rate, stop=stop, newer=newer, now_s=self._now_s)
+        return run_inner_loop(self, start, batches, course)
 
     def train_alone(self, start: Mapping[str, Tensor], batches: Iterable[np.ndarray]) -> Params:
         """Parameters after a step on each batch, from `start`: the owner's warm start."""
         rate = partial(warm_start_lr, self._spec)
-        self._run_loop(start, batches, lambda: False, rate, lambda: None)
+        run_inner_loop(self, start, batches, Course(rate=rate, now_s=self._now_s))
         return copy_params(self._accelerator.unwrap_model(self._model))
 
-    def _run_loop(
-        self,
-        start: Mapping[str, Tensor],
-        batches: Iterable[np.ndarray],
-        stop: Callable[[], bool],
-        rate: Callable[[int], float],
-        newer: Callable[[], Mapping[str, Tensor] | None],
-    ) -> InnerResult:
+    def begin(self, start: Mapping[str, Tensor]) -> None:
+        """As in `Engine`."""
         self.revision = object()
         load_params(self._accelerator.unwrap_model(self._model), start)
         self._model.train()
         reset_peak(self._device)
-        losses: list[Tensor | float] = []
-        pages, moved_at, started_s = 0, None, self._now_s()
-        for step, batch in enumerate(batches):
-            if stop():
-                break
-            # Both ends move alike, so start - end goes on measuring this window's work alone.
-            if (goal := newer()) is not None:
-                self._shift_parameters(start, goal)
-                start, moved_at = goal, step
-            losses.append(self._take_step(batch, rate(step)))
-            pages += len(batch)
-            # The device works on one step while the next is prepared, and never further behind.
-            if step > 0:
-                losses[-2] = float(losses[-2])
-        values = [float(loss) for loss in losses]
-        speed = self._speed(pages, self._now_s() - started_s) if losses else None
-        self._optimizer.zero_grad()  # room for the pseudo-gradient
-        give_back_freed()
-        return InnerResult(
-            pseudo_gradient=self._subtract_end(start),
-            pages_consumed=pages,
-            steps=len(values),
-            mean_loss=float(np.mean(values)) if values else float("nan"),
-            moved_at=moved_at,
-            speed=speed,
-        )
 
-    def _speed(self, pages: int, elapsed_s: float) -> Speed:
+    def speed(self, pages: int, elapsed_s: float) -> Speed:
+        """As in `Engine`."""
         tokens_per_s = pages * self._spec.data.page_tokens / max(elapsed_s, 1e-9)
         peak = self._options.peak_tflops or peak_tflops(
             device_name(self._device), self._spec.training.precision
@@ -178,8 +121,10 @@ class InnerTrainer:
         )
 
     @torch.no_grad()
-    def _subtract_end(self, start: Mapping[str, Tensor]) -> Params:
-        """start - end, without a copy of either end: a tensor at a time, in kept memory."""
+    def end(self, start: Mapping[str, Tensor]) -> Params:
+        """As in `Engine`, without a copy of either end: a tensor at a time, in kept memory."""
+        self._optimizer.zero_grad()  # room for the pseudo-gradient
+        give_back_freed()
         deltas: Params = {}
         for name, parameter in self._accelerator.unwrap_model(self._model).named_parameters():
             end = parameter.detach().to("cpu", torch.float32)
@@ -187,11 +132,13 @@ class InnerTrainer:
         return deltas
 
     @torch.no_grad()
-    def _shift_parameters(self, start: Mapping[str, Tensor], goal: Mapping[str, Tensor]) -> None:
+    def shift(self, start: Mapping[str, Tensor], goal: Mapping[str, Tensor]) -> None:
+        """As in `Engine`."""
         for name, parameter in self._accelerator.unwrap_model(self._model).named_parameters():
             parameter += (goal[name] - start[name]).to(parameter.device)
 
-    def _take_step(self, batch: np.ndarray, lr: float) -> Tensor:
+    def take_step(self, batch: np.ndarray, lr: float) -> Tensor:
+        """As in `Engine`."""
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         if not self._optimizer.state:

@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any, cast
 
 import torch
+from accelerate import init_empty_weights
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
@@ -143,3 +144,13 @@ def load_params(model: torch.nn.Module, params: Mapping[str, Tensor]) -> None:
     """Copy values into the model. KeyError for a missing name, RuntimeError for a wrong shape."""
     for name, parameter in model.named_parameters():
         parameter.copy_(params[name])
+
+
+def build_without_memory(spec: RunSpec) -> PreTrainedModel:
+    """The float32 model with parameters that take no memory, to be cut before any is made.
+
+    The buffers, which no checkpoint holds, have their values.
+    """
+    with init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(model_config(spec), attn_implementation=ATTENTION)
+    return cast(PreTrainedModel, model.float())

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
-from compression import HeldUpdates, aggregate, exact_norm
+from compression import HeldUpdates, aggregate
 from template.protocol.hashing import labelled_hash
 from template.protocol.lineage import Accepted
 from template.protocol.payload import Payload
@@ -29,21 +29,20 @@ from template.protocol.root import (
     Member,
     first_root,
     next_root,
-    tensors_digest,
 )
 from template.protocol.spec import OuterSpec, RunSpec
 from template.training.alpha import alpha_at, next_exponent
 from template.training.energy import Norms, cap_energy
 from template.training.memory import KEPT
-from template.training.model import Params
 from template.training.norms import count_accepted, pack_norms
+from template.training.spread import SpreadTensors, digest_of, norms_of, shapes_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KnownDigest:
     """`digest`: of `params` (`template.protocol.tree`), 32 bytes."""
 
-    params: Params
+    params: Mapping[str, Tensor]
     digest: bytes
 
 
@@ -60,7 +59,7 @@ class OuterState:
     """
 
     window: int
-    params: Params
+    params: Mapping[str, Tensor]
     root: bytes
     initial_norms: Norms
     accepted_norms: tuple[tuple[int, tuple[Norms, ...]], ...] = ()
@@ -74,7 +73,7 @@ class OuterState:
         known = self.known_digest
         # A state made of another by a change of `params` has the other's digest: of no use here.
         if known is None or known.params is not self.params:
-            return KnownDigest(params=self.params, digest=tensors_digest(self.params))
+            return KnownDigest(params=self.params, digest=digest_of(self.params))
         return known
 
     def hashed(self) -> "OuterState":
@@ -91,14 +90,14 @@ class OuterState:
         return bool(self.accepted_norms) and self.accepted_norms[-1][0] == self.window - 2
 
 
-def first_state(params: Params, run_id: bytes) -> OuterState:
+def first_state(params: Mapping[str, Tensor], run_id: bytes) -> OuterState:
     """The state at window 1: theta_0, since the first update is in force at window 2."""
-    known = KnownDigest(params=params, digest=tensors_digest(params))
+    known = KnownDigest(params=params, digest=digest_of(params))
     return OuterState(
         window=1,
         params=params,
         root=first_root(run_id, known.digest),
-        initial_norms={name: exact_norm(tensor) for name, tensor in params.items()},
+        initial_norms=norms_of(params),
         known_digest=known,
     )
 
@@ -131,7 +130,7 @@ def _initial_limits(state: OuterState, outer: OuterSpec) -> dict[str, float]:
 
 
 def _norm_floor(name: str, state: OuterState, outer: OuterSpec) -> float:
-    return outer.initial_norm_floor * math.sqrt(state.params[name].numel())
+    return outer.initial_norm_floor * math.sqrt(math.prod(shapes_of(state.params)[name]))
 
 
 def clip(norm: float, reference: float, factor: float) -> float:
@@ -214,11 +213,13 @@ Updates = Sequence[tuple[Payload, Mapping[str, float]]]
 """Payloads with factors by tensor name, in the order of addition."""
 
 
-def apply_updates(params: Mapping[str, Tensor], updates: Updates) -> Params:
+def apply_updates(params: Mapping[str, Tensor], updates: Updates) -> Mapping[str, Tensor]:
     """New parameters: theta minus the sum of factor * payload, added in the order given.
 
     `params` stays unchanged. Payloads are decoded chunk by chunk during the addition.
     """
+    if isinstance(params, SpreadTensors):
+        return params.updated(_signed(updates)) if updates else params
     after = {name: KEPT.copy_of(tensor) for name, tensor in params.items()}
     if updates:
         aggregate(after, _signed(updates), updates[0][0].plan)
@@ -230,6 +231,13 @@ def _signed(updates: Updates) -> Iterator[tuple[memoryview, Mapping[str, float]]
     # on some machines; `aggregate` rounds factor, product and sum to float32 in turn.
     for payload, factors in updates:
         yield payload.body, {name: -factor for name, factor in factors.items()}
+
+
+def updated_when_read(params: Mapping[str, Tensor], updates: Updates) -> Mapping[str, Tensor]:
+    """The parameters of `apply_updates`, each tensor made anew when asked for, and not kept."""
+    if isinstance(params, SpreadTensors):
+        return params.with_updates(_signed(updates)) if updates else params
+    return UpdatedParams(params, updates)
 
 
 class UpdatedParams(Mapping[str, Tensor]):
@@ -281,12 +289,12 @@ def start_of_miner(
         staleness, norms = payload.header.staleness, payload.norms
         factors = coefficients(alpha, staleness, norms, references, spec.outer, 1.0 / share)
         updates.append((payload, factors))
-    return UpdatedParams(state.params, updates)
+    return updated_when_read(state.params, updates)
 
 
 def expected_params(
     state: OuterState, members: Sequence[Member], payloads: Mapping[int, Payload], spec: RunSpec
-) -> Params:
+) -> Mapping[str, Tensor]:
     """theta of the next window, with `members` (in uid order) as the accepted set.
 
     `payloads` by uid; a member without a payload takes no part.
@@ -298,7 +306,7 @@ def previewed_params(
     state: OuterState, members: Sequence[Member], payloads: Mapping[int, Payload], spec: RunSpec
 ) -> Mapping[str, Tensor]:
     """As `expected_params`, without room for a second theta: made tensor by tensor when read."""
-    return UpdatedParams(state.params, _weigh_present(state, members, payloads, spec))
+    return updated_when_read(state.params, _weigh_present(state, members, payloads, spec))
 
 
 def outer_step(

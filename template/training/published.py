@@ -36,9 +36,10 @@ from template.training.checkpoint import (
     restored_state,
 )
 from template.training.companions import COMPANIONS, MAX_COMPANIONS_BYTES
-from template.training.model import Params, config_json, tensor_shapes
+from template.training.model import config_json, tensor_shapes
 from template.training.norms import NORM_BYTES
 from template.training.outer import OuterState, state_digest
+from template.training.spread import Intake, Spreader
 
 CONFIG_FILE = "config.json"
 INDEX_FILE = "model.safetensors.index.json"
@@ -226,6 +227,7 @@ def restore_published(
     spec: RunSpec,
     *,
     are_verified: bool = False,
+    spreader: Spreader | None = None,
 ) -> OuterState:
     """The state in a manifest and the parts, given in order, as bytes or files; ObjectError for a
     mismatch.
@@ -235,13 +237,14 @@ def restore_published(
     has compared each part with its SHA-256. The root is not verified here: a newcomer compares root
     and checkpoint digest with the step that the voted root proves.
     """
-    params: Params = {}
+    intake = Intake(spreader)
     for part, data in zip(manifest.parts, parts, strict=True):
         if not are_verified and _digest_of(data) != part.digest:
             raise ObjectError(
                 f"checkpoint: refused: {part.name} has another digest than the manifest says"
             )
-        params |= load_tensors(data)
+        intake.add(load_tensors(data))
+    params = intake.done()
     check_params(params, spec)
     state = restored_state(manifest.carried, params).hashed()
     if state_digest(state) != state.checkpoint_digest:

@@ -77,11 +77,12 @@ def _header(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes
 
 def _parts(tensor: Tensor) -> list[memoryview]:
     """The values as bytes, up to `FLUSH_BYTES` at a time, without a copy of a CPU's tensor."""
-    raw = _raw(tensor.detach().cpu().contiguous())
+    raw = raw_bytes(tensor.detach().cpu().contiguous())
     return [raw[at : at + FLUSH_BYTES] for at in range(0, len(raw), FLUSH_BYTES)]
 
 
-def _raw(tensor: Tensor) -> memoryview:
+def raw_bytes(tensor: Tensor) -> memoryview:
+    """The memory of a contiguous CPU tensor."""
     return tensor.view(-1).view(torch.uint8).numpy().data
 
 
@@ -119,23 +120,32 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
     SafetensorError or ValueError for other bytes, OSError if refused.
     """
-    metadata = read_metadata(path)  # the library checks header, offsets and length
+    header, start = read_header(path)
+    metadata = header.pop("__metadata__", {})
     tensors = {}
     with path.open("rb", buffering=0) as file:
-        length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
-        header: dict[str, Any] = json.loads(file.read(length))
-        header.pop("__metadata__", None)
         for name, entry in header.items():
-            if entry["dtype"] not in DTYPES:
-                raise ValueError(f"{name} is {entry['dtype']}; a file holds {sorted(DTYPES)}")
             tensor = torch.empty(entry["shape"], dtype=DTYPES[entry["dtype"]])
-            file.seek(_LENGTH_BYTES + length + entry["data_offsets"][0])
-            _fill(file, _raw(tensor), path)
+            file.seek(start + entry["data_offsets"][0])
+            fill(file, raw_bytes(tensor), path)
             tensors[name] = tensor
     return tensors, metadata
 
 
-def _fill(file: FileIO, room: memoryview, path: Path) -> None:
+def read_header(path: Path) -> tuple[dict[str, Any], int]:
+    """The header, and where the values begin; errors as for `read_tensors`."""
+    read_metadata(path)  # the library checks header, offsets and length
+    with path.open("rb", buffering=0) as file:
+        length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+        header: dict[str, Any] = json.loads(file.read(length))
+    for name, entry in header.items():
+        if name != "__metadata__" and entry["dtype"] not in DTYPES:
+            raise ValueError(f"{name} is {entry['dtype']}; a file holds {sorted(DTYPES)}")
+    return header, _LENGTH_BYTES + length
+
+
+def fill(file: FileIO, room: memoryview, path: Path) -> None:
+    """Read from the file's position on until `room` is full; ValueError if the file ends."""
     while room:
         num_read = file.readinto(room)
         if not num_read:

@@ -5,9 +5,11 @@ another. Names, order and lengths of the parts follow from the spec.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+
+from torch import Tensor
 
 from template.errors import ObjectError
 from template.protocol.parts import group_tensors, hash_parts, part_bytes_of, part_length
@@ -15,6 +17,7 @@ from template.protocol.spec import RunSpec
 from template.training.checkpoint import check_params, load_tensors
 from template.training.model import Params, tensor_shapes
 from template.training.published import MadeWhenRead
+from template.training.spread import Intake, Spreader
 
 DIGEST_BYTES = 32
 
@@ -70,14 +73,20 @@ def parse_index(index: bytes, spec: RunSpec) -> list[tuple[bytes, int]]:
     return list(zip(digests, lengths, strict=True))
 
 
-def load_theta0(read: ReadBlob, spec: RunSpec, read_part: ReadPart | None = None) -> Params:
+def load_theta0(
+    read: ReadBlob,
+    spec: RunSpec,
+    read_part: ReadPart | None = None,
+    spreader: Spreader | None = None,
+) -> Mapping[str, Tensor]:
     """theta_0, read part by part; ObjectError for parts that are not the run's tensors.
 
     `read_part`: reads the parts, where these are not read as the index.
     """
     index = read(bytes.fromhex(spec.checkpoint.theta0_digest), index_length(spec))
-    params: Params = {}
+    intake = Intake(spreader)
     for digest, num_bytes in parse_index(index, spec):
-        params |= load_tensors((read_part or read)(digest, num_bytes))
+        intake.add(load_tensors((read_part or read)(digest, num_bytes)))
+    params = intake.done()
     check_params(params, spec)
     return params

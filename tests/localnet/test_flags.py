@@ -56,6 +56,19 @@ def test_validators_that_misbehave_take_the_place_of_the_last_ones(text) -> None
     assert [p.stake_tao for p in roster[1:4]] == [1000, 900, 810]
 
 
+def test_honest_miners_may_have_several_ranks(text) -> None:
+    roster = parse_localnet_config([*text, "--ranks", "miner-0:2,miner-3:3"]).roster
+    assert [(p.name, p.ranks) for p in roster[3:]] == [
+        ("miner-0", 2), ("miner-1", 1), ("miner-2", 1), ("miner-3", 3),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("wish", ["val-0:2", "miner-9:2", "miner-0", "miner-0:0", "miner-0:9"])
+def test_wrong_ranks_are_refused(text, wish: str) -> None:
+    with pytest.raises(ConfigError, match="--ranks"):
+        parse_localnet_config([*text, "--ranks", wish])
+
+
 def test_one_validator_at_least_is_honest(text) -> None:
     with pytest.raises(ConfigError, match="2 of 2 --validators"):
         parse_localnet_config([*text, "--misbehave", "liar:2"])

@@ -42,20 +42,20 @@ def test_every_save_of_every_node_is_what_the_node_is(
 ) -> None:
     world = build_world({**STAKES_TAO, "m2": 0, "m3": 0}, schedule__num_windows=5)
     saves, written = Counter[str](), Counter[str]()
-    save, write_pieces = CheckpointWriter.save, CheckpointWriter._write_pieces
+    save, write_pieces = CheckpointWriter.save, module._write_pieces
 
     def checked(self: CheckpointWriter, checkpoint: LocalCheckpoint) -> None:
         save(self, checkpoint)
         saves[self._path.parent.name] += 1
         _assert_same(load_local(self._path, world.spec), checkpoint)
 
-    def counted(self: CheckpointWriter, groups):
-        written.update(f"{self._path.parent.name} {group}" for group in groups)
-        return write_pieces(self, groups)
+    def counted(path: Path, run_id: bytes, groups):
+        written.update(f"{path.parent.name} {group}" for group in groups)
+        return write_pieces(path, run_id, groups)
 
     monkeypatch.setattr(module, "PIECE_BYTES", 1)
     monkeypatch.setattr(CheckpointWriter, "save", checked)
-    monkeypatch.setattr(CheckpointWriter, "_write_pieces", counted)
+    monkeypatch.setattr(module, "_write_pieces", counted)
     drives = {
         **honest(*FOUR),
         "m2": to_the_end(miner_with(Repeater)),

@@ -4,7 +4,7 @@ import dataclasses
 
 from template.protocol.parts import hash_parts
 from template.protocol.root import tensors_digest
-from template.training import outer
+from template.training import outer, spread
 from template.training import published as published_module
 from template.training.published import build_checkpoint, parse_published, restore_published
 from tests.support.outer_steps import decision_on, random_payload
@@ -28,7 +28,7 @@ def test_theta_is_hashed_once_for_the_root_and_once_for_files(
         files.append(1)
         return hash_parts(tensors, part_bytes)
 
-    monkeypatch.setattr(outer, "tensors_digest", counted_tree)
+    monkeypatch.setattr(spread, "tensors_digest", counted_tree)
     monkeypatch.setattr(published_module, "hash_parts", counted_files)
     payloads = {1: random_payload(form, 5, window=0)}
     after = outer.outer_step(state, decision_on(0, payloads), payloads, every)

@@ -57,7 +57,7 @@ def _trainer(spec: RunSpec, **options: Any) -> InnerTrainer:
 
 
 def _train(trainer: InnerTrainer, theta: Params, batches: list[np.ndarray]) -> Params:
-    return trainer.train(theta, 2, batches, lambda: False).pseudo_gradient
+    return dict(trainer.train(theta, 2, batches, lambda: False).pseudo_gradient)
 
 
 def _plain(spec: RunSpec, theta: Params, batches: list[np.ndarray], window: int) -> Params:

@@ -1,0 +1,1 @@
+"""One miner on many devices: equal processes (ranks) by torchrun, and rank 0 gives the orders."""

@@ -1,0 +1,85 @@
+"""A miner of many ranks: what every rank holds, and how rank 0 leads.
+
+Rank 0 gets a `Crew`, whose parts stand in for those of one process; every other rank obeys in
+`follow` until the end.
+"""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from template.errors import RankLost
+from template.protocol.payload import PayloadFormat
+from template.protocol.spec import RunSpec
+from template.ranks.codec import Codec
+from template.ranks.engine import CutModel
+from template.ranks.feedback import RanksFeedback
+from template.ranks.group import Group
+from template.ranks.handles import BandSpreader
+from template.ranks.loop import Orders, Team, serve
+from template.ranks.shelf import Shelf
+from template.ranks.trainer import RanksTrainer
+from template.training.options import InnerOptions
+
+NO_MORE: Final[Orders] = {}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Duties:
+    """What a rank has to know: the same on every rank, but for the number of the device.
+
+    `device`: of the model and the moments. `keeps_on_device`: theta and error feedback too.
+    """
+
+    spec: RunSpec
+    form: PayloadFormat
+    device: torch.device
+    options: InnerOptions
+    keeps_on_device: bool = False
+
+
+def orders_of(group: Group, duties: Duties) -> Orders:
+    """This rank's part of every order."""
+    kept_at = duties.device if duties.keeps_on_device else torch.device("cpu")
+    shelf = Shelf(group, duties.form, kept_at)
+    model = CutModel(shelf, duties.spec, duties.device, duties.options)
+    return {**shelf.orders(), **Codec(shelf).orders(), **model.orders()}
+
+
+def follow(group: Group, duties: Duties, more: Orders = NO_MORE) -> None:
+    """Obey rank 0 until the end. RankLost when rank 0, or another rank, has ended.
+
+    `more`: orders of a caller's own, the same names on every rank.
+    """
+    serve(group, {**orders_of(group, duties), **more})
+
+
+class Crew:
+    """Rank 0's parts of a miner of many ranks."""
+
+    def __init__(self, group: Group, duties: Duties, more: Orders = NO_MORE) -> None:
+        self._duties = duties
+        self.team = Team(group, {**orders_of(group, duties), **more})
+        self.spreader = BandSpreader(self.team, duties.form.plan)
+
+    def trainer(self) -> RanksTrainer:
+        """The inner loop on all ranks."""
+        duties = self._duties
+        return RanksTrainer(
+            self.spreader, duties.spec, duties.form.shapes, duties.device, duties.options
+        )
+
+    def feedback(
+        self, decay: float, saved: Mapping[str, Tensor], returned_share: float
+    ) -> RanksFeedback:
+        """The error feedback on all ranks; starts from `saved`, or from zeros."""
+        return RanksFeedback(self.spreader, self._duties.form, decay, saved, returned_share)
+
+    def end(self) -> None:
+        """Tell the other ranks that this process ends; they notice by themselves otherwise."""
+        with suppress(RankLost):
+            self.team.end()

@@ -1,0 +1,51 @@
+"""Error feedback of a miner of many ranks: as `template.base.feedback`, by bands."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from template.protocol.payload import Payload, PayloadFormat, PayloadHeader, frame_of
+from template.ranks.handles import BandSpreader
+
+
+class RanksFeedback:
+    """One float32 tensor per parameter, in bands on the ranks."""
+
+    def __init__(
+        self,
+        spreader: BandSpreader,
+        form: PayloadFormat,
+        decay: float,
+        saved: Mapping[str, Tensor],
+        returned_share: float,
+    ) -> None:
+        """Starts from `saved`, or from zeros."""
+        self._spreader, self._team = spreader, spreader.team
+        self._form, self._decay, self._returned_share = form, decay, returned_share
+        self.tensors = spreader.bands_of(saved) if saved else spreader.zeros(form.shapes)
+        self.revision: object = object()
+        """Another object after every change of the tensors."""
+
+    def encode(self, header: PayloadHeader, deltas: Mapping[str, Tensor]) -> bytes:
+        """The frame of decay * feedback + delta; the feedback keeps the rest."""
+        self.revision = object()
+        body: bytes = self._team.tell(
+            "encode",
+            deltas=self._spreader.bands_of(deltas).number,
+            feedback=self.tensors.number,
+            decay=self._decay,
+        )
+        return frame_of(header, body, self._form)
+
+    def keep(self, deltas: Mapping[str, Tensor]) -> None:
+        """Keep a whole pseudo-gradient for the next payload."""
+        self.revision = object()
+        given = self._spreader.bands_of(deltas)
+        self._team.tell("keep", deltas=given.number, feedback=self.tensors.number)
+
+    def take_back(self, payload: Payload) -> None:
+        """Return a share of a payload's content."""
+        self.revision = object()
+        self._team.tell(
+            "take_back", payload.body, feedback=self.tensors.number, share=self._returned_share
+        )

@@ -1,0 +1,231 @@
+"""What one rank holds: its bands of theta, of pseudo-gradients and of error feedback, by number.
+
+Every method named in `orders` is one rank's part of an order; `given` is rank 0's alone.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from compression import HeldUpdates, Plan
+from compression.bands import band_cuts, band_plan, band_shape, chunk_bytes, chunk_slices, cut
+from compression.norms import sum_squares
+from template.errors import ConfigError, disk_trouble
+from template.protocol.payload import PayloadFormat
+from template.protocol.root import read_pieces, sample_pieces
+from template.protocol.tree import hash_leaves
+from template.ranks.group import Group
+from template.ranks.loop import Order
+from template.training.finite import are_finite
+from template.training.memory import KEPT
+from template.training.row_files import RowFiles, Rows, write_rows
+from template.training.tensor_files import sync_folder
+
+Bands = dict[str, Tensor]
+Values = Mapping[str, Any]
+
+
+class Shelf:
+    """Bands by number, on `device`: the host's memory or the rank's own device."""
+
+    def __init__(self, group: Group, form: PayloadFormat, device: torch.device) -> None:
+        self.group, self.form, self.device = group, form, device
+        self.rank, self.size = group.rank, group.size
+        self.bands: dict[int, Bands] = {}
+        self.updates: dict[int, HeldUpdates] = {}
+        self.plan_of = cache(self._plan_of)
+        """Rank -> the plan of its chunks."""
+
+    @property
+    def plan(self) -> Plan:
+        """The plan of this rank's chunks."""
+        return self.plan_of(self.rank)
+
+    def _plan_of(self, rank: int) -> Plan:
+        return band_plan(self.form.plan, rank, self.size)
+
+    def orders(self) -> dict[str, Order]:
+        """Name -> this rank's part."""
+        return {
+            "drop": self.drop,
+            "take": self.take,
+            "give": self.give,
+            "zeros": self.zeros,
+            "hold": self.hold,
+            "update": self.update,
+            "finite": self.finite,
+            "squares": self.squares,
+            "leaves": self.leaves,
+            "sample": self.sample,
+            "join": self.join,
+            "save": self.save,
+            "read": self.read,
+        }
+
+    def drop(self, values: Values, _given: Any) -> None:
+        self.bands.pop(values["number"], None)
+        self.updates.pop(values["number"], None)
+
+    def take(self, values: Values, given: Tensor | None) -> None:
+        """Rank 0 is given a whole tensor; each rank keeps its band."""
+        shape = tuple(values["shape"])
+        whole = self.nothing(shape) if given is None else given
+        band = self.group.move_rows(whole, shape, self.all_at_first(shape), self.cuts(shape))
+        own = self.empty(band_shape(shape, self.rank, self.size))
+        own.view(-1).copy_(band.reshape(-1))
+        self.bands.setdefault(values["number"], {})[values["name"]] = own
+
+    def give(self, values: Values, _given: Any) -> Tensor:
+        """The whole tensor on rank 0; of no use elsewhere."""
+        shape = tuple(values["shape"])
+        band = self.bands[values["number"]][values["name"]]
+        whole = self.group.move_rows(band, shape, self.cuts(shape), self.all_at_first(shape))
+        return whole.reshape(shape) if self.rank == 0 else whole
+
+    def zeros(self, values: Values, _given: Any) -> None:
+        """New bands of zeros, of the run's tensors."""
+        self.bands[values["number"]] = {
+            name: self.empty(band_shape(shape, self.rank, self.size)).zero_()
+            for name, shape in self.form.shapes.items()
+        }
+
+    def hold(self, values: Values, given: Sequence[memoryview] | None) -> None:
+        """Keep updates: rank 0 is given the bodies, each rank gets its chunks of each body."""
+        factors = values["factors"]
+        if given is None:
+            bodies = [self.receive_body() for _ in factors]
+        else:
+            bodies = [np.frombuffer(body, dtype=np.uint8) for body in given]
+            for body in bodies:
+                self.send_body(body)
+        held = HeldUpdates(zip([body.data for body in bodies], factors, strict=True), self.plan)
+        self.updates[values["number"]] = held
+
+    def send_body(self, body: np.ndarray) -> None:
+        """Rank 0 hands every other rank its chunks of a body, and the shared bytes."""
+        shared = body[shared_places(self.plan)]
+        for rank in range(1, self.size):
+            part = np.concatenate([shared, cut(body, self.plan_of(rank))])
+            self.group.exchange([(rank, torch.from_numpy(part))], [])
+
+    def receive_body(self) -> np.ndarray:
+        """A body with this rank's chunks: the rest is never touched, and takes no memory."""
+        shared = shared_places(self.plan)
+        room = torch.empty(len(shared) + chunk_bytes(self.plan), dtype=torch.uint8)
+        self.group.exchange([], [(0, room)])
+        received, at = room.numpy(), len(shared)
+        body = np.empty(self.plan.num_bytes, dtype=np.uint8)
+        body[shared] = received[:at]
+        for place in chunk_slices(self.plan):
+            end = at + place.stop - place.start
+            body[place] = received[at:end]
+            at = end
+        return body
+
+    def update(self, values: Values, _given: Any) -> None:
+        """New bands: older bands and updates."""
+        made = self.bands[values["source"]]
+        self.bands[values["number"]] = {
+            name: self.moved(band, values["updates"], name) for name, band in made.items()
+        }
+
+    def moved(self, band: Tensor, updates: int | None, name: str) -> Tensor:
+        """A copy of a band, with updates added on the host, if any."""
+        made = KEPT.copy_of(band.cpu()) if band.device.type != "cpu" else KEPT.copy_of(band)
+        if updates is not None and made.numel():
+            self.updates[updates].add_to(made, name)
+        return made.to(self.device)
+
+    def finite(self, values: Values, _given: Any) -> bool:
+        return are_finite(self.bands[values["number"]].values())
+
+    def squares(self, values: Values, _given: Any) -> dict[str, Any]:
+        """What the bands add to the tensors' exact norms."""
+        bands = self.bands[values["number"]]
+        return {name: sum_squares(band).tolist() for name, band in bands.items()}
+
+    def leaves(self, values: Values, _given: Any) -> dict[str, str]:
+        """The leaves of the digest, in hexadecimal."""
+        found = hash_leaves(self.bands[values["number"]])
+        return {name: digests.hex() for name, digests in found.items()}
+
+    def sample(self, values: Values, _given: Any) -> bytes:
+        """The elements of a sample that lie here."""
+        bands = self.bands[values["number"]]
+        shapes = {name: tuple(shape) for name, shape in values["shapes"].items()}
+        pieces = sample_pieces(shapes, bytes.fromhex(values["block_hash"]), self.size)
+        return read_pieces(bands, pieces, self.rank)
+
+    def join(self, values: Values, _given: Any) -> None:
+        """The bands of both numbers under one more number, without a copy."""
+        one, other = (self.bands[number] for number in values["sources"])
+        self.bands[values["number"]] = one | other
+
+    def save(self, values: Values, _given: Any) -> list[Any]:
+        """Write these bands; [name, length] of the file. StateError if refused."""
+        rows = {}
+        for name, band in self.bands[values["number"]].items():
+            shape = tuple(values["shapes"][name])
+            rows[name] = Rows(values=band, first=self.cuts(shape)[self.rank], shape=shape)
+        return save_rows(self.group, rows, values)
+
+    def read(self, values: Values, _given: Any) -> dict[str, Any]:
+        """Bands from files of any number of ranks; the shapes. ConfigError if unusable."""
+        try:
+            files = RowFiles([Path(path) for path in values["paths"]])
+            bands = {}
+            for name, shape in files.shapes.items():
+                first, end = self.cuts(shape)[self.rank : self.rank + 2]
+                band = self.empty(band_shape(shape, self.rank, self.size))
+                band.view(-1).copy_(files.read(name, first, end).view(-1))
+                bands[name] = band
+        except (SafetensorError, OSError, ValueError, KeyError) as error:
+            raise ConfigError(f"cannot be read ({error})") from error
+        self.bands[values["number"]] = bands
+        return dict(files.shapes)
+
+    def cuts(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """The bands' limits."""
+        return band_cuts(shape, self.size)
+
+    def all_at_first(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """The limits of a tensor that lies on rank 0 as a whole."""
+        return band_cuts(shape[:1], self.size)
+
+    def nothing(self, shape: Sequence[int]) -> Tensor:
+        """The rows of a rank without a row."""
+        return torch.empty((0, *shape[1:]))
+
+    def empty(self, shape: Sequence[int]) -> Tensor:
+        """Room for a band."""
+        if self.device.type == "cpu":
+            return KEPT.empty(shape)
+        return torch.empty(tuple(shape), device=self.device)
+
+
+def save_rows(group: Group, rows: Mapping[str, Rows], values: Values) -> list[Any]:
+    """Write one rank's file of a group of tensors; [name, length]. StateError if refused."""
+    folder = Path(values["folder"])
+    path = folder / f"{values['stem']}.rank-{group.rank}-of-{group.size}.safetensors"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        num_bytes = write_rows(path, rows, values["metadata"])
+        sync_folder(folder)
+    except OSError as error:
+        raise disk_trouble(path, error) from error
+    return [path.name, num_bytes]
+
+
+def shared_places(plan: Plan) -> np.ndarray:
+    """Where every tensor's two shared bytes lie in a body."""
+    starts = [start for start, end in pairwise(plan.starts) if start < end]
+    places_T2 = np.array(starts, dtype=np.int64)[:, None] + np.arange(2)
+    flat: np.ndarray = places_T2.reshape(-1)
+    return flat

@@ -1,0 +1,152 @@
+"""The inner loop on many devices, as rank 0 sees it: the interface of the one for one device.
+
+Rank 0 alone asks whether to stop and for newer parameters: an order for a step is the word to go
+on, so the ranks never differ in the number of steps.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from template.protocol.spec import RunSpec
+from template.ranks.engine import AVERAGES, STEP
+from template.ranks.handles import Bands, BandSpreader, Held, UpdatedBands
+from template.training.devices import device_name
+from template.training.flops import flops_per_token, peak_tflops
+from template.training.inner_loop import Course, InnerResult, Speed, run_inner_loop
+from template.training.options import InnerOptions
+from template.training.rates import inner_lr
+from template.training.spread import SavedFile, Shapes
+
+
+class RanksTrainer:
+    """Model and AdamW of one miner of many ranks. Not thread-safe: one window at a time."""
+
+    def __init__(
+        self,
+        spreader: BandSpreader,
+        spec: RunSpec,
+        shapes: Shapes,
+        device: torch.device,
+        options: InnerOptions,
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._spreader, self._team = spreader, spreader.team
+        self._spec, self._shapes, self._options = spec, shapes, options
+        self._device, self._now_s = device, now_s
+        self._peak_bytes: int | None = None
+        self._has_moments = False
+        self.revision: object = object()
+        """Another object after every change of the moments."""
+
+    def train(
+        self,
+        start: Mapping[str, Tensor],
+        window: int,
+        batches: Iterable[np.ndarray],
+        stop: Callable[[], bool],
+        newer: Callable[[], Mapping[str, Tensor] | None] = lambda: None,
+    ) -> InnerResult:
+        """As in `Trainer`."""
+        rate = partial(inner_lr, self._spec, window)
+        course = Course(rate=rate, stop=stop, newer=newer, now_s=self._now_s)
+        return run_inner_loop(self, start, batches, course)
+
+    def begin(self, start: Mapping[str, Tensor]) -> None:
+        """As in `Engine`."""
+        self.revision = object()
+        self._team.tell("begin", start=self._numbers(start))
+
+    def shift(self, start: Mapping[str, Tensor], goal: Mapping[str, Tensor]) -> None:
+        """As in `Engine`."""
+        self._team.tell("shift", start=self._numbers(start), goal=self._numbers(goal))
+
+    def take_step(self, batch: np.ndarray, lr: float) -> Tensor:
+        """As in `Engine`."""
+        self._has_moments = True
+        counts = [len(part) for part in np.array_split(batch, self._team.group.size)]
+        loss: Tensor = self._team.tell("step", batch, counts=counts, lr=lr)
+        return loss
+
+    def end(self, start: Mapping[str, Tensor]) -> Bands:
+        """As in `Engine`."""
+        made = Bands(Held(self._team), self._spreader.plan, self._shapes)
+        found = self._team.call("end_window", number=made.number, start=self._numbers(start))
+        self._peak_bytes = max((peak for peak in found if peak is not None), default=None)
+        return made
+
+    def speed(self, pages: int, elapsed_s: float) -> Speed:
+        """As in `Engine`; of all devices, and the memory of the window before."""
+        tokens_per_s = pages * self._spec.data.page_tokens / max(elapsed_s, 1e-9)
+        peak = self._options.peak_tflops or peak_tflops(
+            device_name(self._device), self._spec.training.precision
+        )
+        work = tokens_per_s * flops_per_token(self._spec)
+        size = self._team.group.size
+        return Speed(
+            tokens_per_s=tokens_per_s,
+            utilization=work / (size * peak * 1e12) if peak else None,
+            micro_batch=self._options.micro_batch or 1,
+            peak_bytes=self._peak_bytes,
+        )
+
+    def _numbers(self, start: Mapping[str, Tensor]) -> tuple[int, int | None]:
+        """The ranks' numbers of a start, and of the updates to add."""
+        if isinstance(start, UpdatedBands):
+            return start.number, start.updates
+        if isinstance(start, Bands):
+            return start.number, None
+        raise TypeError("the start of a miner of many ranks lies on the ranks")
+
+    def moments(self) -> Mapping[str, Tensor]:
+        """As in `Trainer`: a handle to be saved."""
+        return Moments(self._spreader, self._shapes) if self._has_moments else {}
+
+    def load_moments(self, moments: Mapping[str, Tensor]) -> None:
+        """As in `Trainer`; of any number of ranks, and of one device."""
+        if not moments:
+            return
+        missing = moment_shapes(self._shapes).keys() - moments.keys()
+        if missing:
+            raise KeyError(min(missing))
+        self.revision = object()
+        self._has_moments = True
+        self._team.tell("load_moments", number=self._spreader.bands_of(moments).number)
+
+    def reset_moments(self) -> None:
+        """As in `Trainer`."""
+        self.revision = object()
+        self._has_moments = False
+        self._team.tell("reset_moments")
+
+    def notes(self) -> dict[str, Any]:
+        """As in `Trainer`: nothing is searched for, since all ranks would have to fail together."""
+        return {}
+
+    def recall(self, notes: Mapping[str, Any]) -> None:
+        """As in `Trainer`."""
+
+
+def moment_shapes(shapes: Shapes) -> dict[str, tuple[int, ...]]:
+    """Shapes of AdamW's state by flat names."""
+    averages = {f"{key}.{name}": shape for key in AVERAGES for name, shape in shapes.items()}
+    return averages | {f"{STEP}.{name}": () for name in shapes}
+
+
+class Moments(Bands):
+    """AdamW's moments, where FSDP2 has them. To be saved, and for nothing else."""
+
+    def __init__(self, spreader: BandSpreader, shapes: Shapes) -> None:
+        super().__init__(Held(spreader.team), spreader.plan, moment_shapes(shapes))
+
+    def save(self, folder: Path, stem: str, metadata: Mapping[str, str]) -> list[SavedFile]:
+        found = self._team.call(
+            "save_moments", folder=str(folder), stem=stem, metadata=dict(metadata)
+        )
+        return [SavedFile(name=name, num_bytes=num_bytes) for name, num_bytes in found]

@@ -1,0 +1,97 @@
+"""The model of one rank of many: a cut of every parameter, by PyTorch's FSDP2 (`fully_shard`).
+
+FSDP2 cuts the first dimension into equal parts, rounded up. A layer's parameters are whole on every
+rank for the time of the layer's own arithmetic alone.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel
+
+from template.protocol.spec import RunSpec
+from template.training.losses import CHUNKED_VOCAB, next_token_loss, spread_loss
+from template.training.memory import TrimmedBackward
+from template.training.model import build_without_memory
+from template.training.options import InnerOptions
+
+_PREFIX = "model."
+
+
+class PageLoss(nn.Module):
+    """The mean loss of some pages, nats per predicted token.
+
+    The root of what is cut: all its parameters outside of the layers are whole while it computes,
+    the output layer too.
+    """
+
+    def __init__(self, model: PreTrainedModel, spec: RunSpec) -> None:
+        super().__init__()
+        self.model = model
+        self._spec = spec.model
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        spreads = self._spec.router_aux_loss_coef > 0
+        if self._spec.vocab_size < CHUNKED_VOCAB and not spreads:
+            loss: Tensor = self.model(input_ids=tokens, labels=tokens).loss
+            return loss
+        asked = {"output_router_logits": True} if spreads else {}
+        out = self.model.model(input_ids=tokens, **asked)
+        hidden = out.last_hidden_state
+        loss = next_token_loss(hidden, self.model.lm_head.weight.to(hidden.dtype), tokens)
+        if spreads:
+            crowding = spread_loss(out.router_logits, len(tokens), self._spec.num_experts_per_tok)
+            loss = loss + self._spec.router_aux_loss_coef * crowding
+        return loss
+
+
+def build_sharded(
+    spec: RunSpec, device: torch.device, size: int, options: InnerOptions
+) -> PageLoss:
+    """This rank's cut of the model, with any values; no rank ever holds the whole of it."""
+    model = build_without_memory(spec)
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    if options.checkpoints_activations:
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    root = PageLoss(model, spec)
+    mesh = init_device_mesh(device.type, (size,))
+    policy = MixedPrecisionPolicy()
+    if spec.training.precision == "bf16":
+        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    for layer in model.model.layers:
+        if options.compiles:
+            layer.compile()
+        fully_shard(layer, mesh=mesh, mp_policy=policy)
+    fully_shard(root, mesh=mesh, mp_policy=policy)
+    root.to_empty(device=device)
+    model.tie_weights()
+    with torch.no_grad():
+        for name, buffer in model.named_buffers():
+            buffer.copy_(buffers[name])
+    if device.type == "cpu":
+        TrimmedBackward(root)
+    return root
+
+
+def named_rows(root: PageLoss) -> dict[str, nn.Parameter]:
+    """The parameters by their names in theta."""
+    return {name.removeprefix(_PREFIX): p for name, p in root.named_parameters()}
+
+
+def rows_of(tensor: Tensor) -> Tensor:
+    """This rank's rows of a cut tensor: the tensor's own memory."""
+    if not isinstance(tensor, DTensor):
+        raise TypeError("not a tensor of `build_sharded`")
+    with torch.no_grad():
+        return tensor.to_local()
+
+
+def even_cuts(shape: Sequence[int], size: int) -> tuple[int, ...]:
+    """The ranks' limits along the first dimension, as FSDP2 cuts."""
+    rows = shape[0]
+    step = -(-rows // size)
+    return tuple(min(rank * step, rows) for rank in range(size + 1))

@@ -1,0 +1,79 @@
+"""A model in bands of ranks: the words of one process, from one rank and from several processes."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from template.errors import ConfigError, RankLost, StateError
+from template.ranks.crew import Crew, Duties
+from template.ranks.group import Group, device_of
+from template.settings import Place
+from template.training.model import initial_params
+from template.training.options import InnerOptions
+from tests.support.rank_run import format_of, run_spec, tell_codec, together, told
+
+
+def crew_of_one() -> tuple[Crew, Group]:
+    spec = run_spec()
+    duties = Duties(
+        spec=spec, form=format_of(spec), device=torch.device("cpu"), options=InnerOptions()
+    )
+    group = Group(Place())
+    return Crew(group, duties), group
+
+
+def test_one_rank_says_what_one_process_says(tmp_path: Path) -> None:
+    crew, _ = crew_of_one()
+    (tmp_path / "crew").mkdir()
+    said = tell_codec(together(crew, run_spec()), tmp_path / "crew")
+    assert said == told("codec", 1, tmp_path / "alone")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_ranks_say_what_one_process_says(ranks: int, tmp_path: Path) -> None:
+    """Frames, parameters, roots, samples, norms, feedback and what is saved: equal bytes."""
+    said = told("codec", ranks, tmp_path / "ranks")
+    assert said == told("codec", 1, tmp_path / "alone")
+
+
+def test_what_nobody_refers_to_is_forgotten_by_the_ranks() -> None:
+    crew, _ = crew_of_one()
+    orders = crew.team._orders
+    shelf = orders["drop"].__self__  # type: ignore[attr-defined]
+    theta = crew.spreader.place(initial_params(run_spec(), 1).items())
+    assert list(shelf.bands) == [theta.number]
+    del theta
+    other = crew.spreader.place({"a": torch.zeros(3)}.items())
+    assert list(shelf.bands) == [other.number]
+
+
+def test_after_an_error_in_the_middle_of_an_order_the_ranks_take_no_more() -> None:
+    crew, _ = crew_of_one()
+    with pytest.raises(KeyError):
+        crew.team.tell("give", number=99, name="a", shape=(1,))
+    with pytest.raises(RankLost, match="out of step after KeyError"):
+        crew.team.tell("zeros", number=1)
+
+
+def test_a_refused_disk_leaves_the_ranks_in_step(tmp_path: Path) -> None:
+    crew, _ = crew_of_one()
+    theta = crew.spreader.place({"a": torch.ones(3)}.items())
+    (tmp_path / "file").touch()
+    with pytest.raises(StateError, match="rank 0: --neuron.state_dir"):
+        theta.save(tmp_path / "file", "theta", {})
+    assert theta.are_finite()
+    with pytest.raises(ValueError, match="cannot be read"):
+        crew.spreader.read([tmp_path / "file"])
+    assert torch.equal(theta["a"], torch.ones(3))
+
+
+def test_ranks_take_the_devices_of_their_numbers() -> None:
+    place = Place(rank=3, size=4, local_rank=1)
+    assert device_of("cpu", place) == "cpu"
+    assert device_of("cuda", place) == "cuda:1"
+    assert device_of("cuda:0", Place()) == "cuda:0"
+    for name in ("cuda:0", "mps"):
+        with pytest.raises(ConfigError, match="cannot share one device"):
+            device_of(name, place)
