@@ -99,7 +99,7 @@ def read_theta0(
             raise FileNotFoundError(f"{folder}: no part {digest.hex()}")
         return data
 
-    return load_theta0(read, spec, spreader)
+    return load_theta0(read, spec, spreader=spreader)
 
 
 def _header(key: bytes, spec: RunSpec) -> PayloadHeader:
