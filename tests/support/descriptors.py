@@ -1,5 +1,6 @@
 """File descriptors of this process: how many are open, and a machine without any left. Linux."""
 
+import gc
 import os
 import resource
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ def num_open_descriptors() -> int:
 @contextmanager
 def no_descriptor_left() -> Iterator[None]:
     """Every open of a file or a socket fails with EMFILE inside the block."""
+    gc.collect()  # what other tests left would be closed in the middle, and leave room
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     highest = max(map(int, os.listdir("/proc/self/fd")))
     taken: list[int] = []
