@@ -132,7 +132,7 @@ def utilisation_text(outlook: Outlook) -> Text:
 
 
 def changes_table(outlook: Outlook) -> Table:
-    """What would change the share, one after another."""
+    """The share of a window left for inner steps, with one change of the code after another."""
     made = table("What would change it, one after another; none is in the code", "change", "left")
     made.add_row("the code of today", f"{outlook.miner.utilisation_limit:.1%}")
     for change in outlook.changes:

@@ -239,7 +239,7 @@ def _as_tensor(data: bytes) -> Tensor:
 
 
 def _pieces(tensor: Tensor) -> list[Tensor]:
-    """What goes as one message each; none of a tensor without elements."""
+    """The parts of a tensor, each sent as one message; a tensor without elements has no part."""
     if not tensor.numel():
         return []
     return list(tensor.view(-1).split(_PIECE_BYTES // tensor.element_size()))

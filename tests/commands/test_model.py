@@ -1,4 +1,4 @@
-"""What people do with a model: fetch it verified, load it anywhere, write with it, publish it."""
+"""A model is fetched and verified, loads in other programs, writes text, and is published."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What the localnet's flags become, and what is said of those that ask for what cannot be."""
+"""The localnet's flags make a configuration; impossible flags are refused by name."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -38,7 +38,7 @@ MEASURED = re.compile(r"uid (\d+) is measured on (\d+) pages, with (\d+) payload
 
 
 class Gate(MemoryStore):
-    """A bucket that gives what it has once it may."""
+    """A bucket that keeps every answer back until `may_give` is set."""
 
     def __init__(self) -> None:
         super().__init__()

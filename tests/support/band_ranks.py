@@ -41,7 +41,7 @@ def delta_of(window: int) -> dict[str, Tensor]:
 
 
 class Wire:
-    """What a rank sends, and how many bytes."""
+    """A rank's messages to other ranks, with their bytes counted."""
 
     def __init__(self, rank: int, ranks: int) -> None:
         self.rank, self.ranks = rank, ranks

@@ -20,7 +20,7 @@ from compression.quantize import (
 
 
 class Refused(ValueError):
-    """What `read_chunks` says of bytes that no encoder writes."""
+    """The fault that `read_chunks` names in bytes that no encoder writes."""
 
     def __init__(self, kind: int) -> None:
         super().__init__(f"fault {kind}")

@@ -45,7 +45,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def _checkpoint(state: OuterState, number: int) -> LocalCheckpoint:
-    """A state that says in every part which one it is."""
+    """A state with `number` in each of its parts, so that a mix of two states shows."""
     params = {name: tensor + number for name, tensor in state.params.items()}
     groups = {
         "feedback": {"a.b": torch.full((70,), float(number))},
