@@ -1,10 +1,10 @@
 """A validator's window in seconds: from the upload deadline to the vote, and from there to the next
 deadline.
 
-The order is that of `Validator.step` (`template.base.validator`): fetch, open as they come, score
-in float32, upload every named payload, vote; once the votes are counted follow, save, upload a
-share of the checkpoint, measure the loss curve. `FETCH_SHARE` of the scoring budget is for
-fetching, and uploads have a reserve, as `NamedPayloads.reserve` keeps.
+The order is that of `Validator.step` (`template.base.validator`): fetch, open and measure on the
+held-out pages as they come, score in float32, upload every named payload, vote; once the votes are
+counted follow, save, upload a share of the checkpoint, measure the loss curve. `FETCH_SHARE` of the
+scoring budget is for fetching, and uploads have a reserve, as `NamedPayloads.reserve` keeps.
 """
 
 from dataclasses import dataclass
@@ -162,9 +162,13 @@ def _score(case: Case, scoring_s: float) -> tuple[list[Phase], int]:
     load_s = LOADS * case.device_copy_s
     pages = pool_pages(case)
     base_s = forward_s(case, pages + case.spec.evaluation.held_out_pages)
-    spent_s = case.line.down_s(num_bytes) + overlap * fetched / NUM_PAYLOADS + load_s + base_s
+    fetching_s = case.line.down_s(num_bytes)
+    spent_s = fetching_s + overlap * fetched / NUM_PAYLOADS + load_s + base_s
     each_s = forward_s(case, pages)
-    scored = _that_fit(fetched, each_s, scoring_s - spent_s)
+    # Claims are known once the payload is here; the passes on held-out pages need not wait for all.
+    held_out_s = forward_s(case, case.spec.evaluation.held_out_pages)
+    ahead_s = min(fetching_s, (fetched + 2) * held_out_s)
+    scored = _that_fit(fetched, each_s, scoring_s - spent_s + ahead_s)
     phases = [
         Phase(
             name=FETCH,
@@ -178,7 +182,8 @@ def _score(case: Case, scoring_s: float) -> tuple[list[Phase], int]:
         Phase(
             name=SCORE,
             seconds=base_s + scored * each_s,
-            why=f"{scored} payloads on {pages} pages, float32",
+            hidden_s=min(ahead_s, (scored + 2) * held_out_s),
+            why=f"{scored} payloads on {pages} pages, float32; held-out pages while fetching",
         ),
     ]
     return phases, scored
@@ -192,6 +197,6 @@ def _follow(case: Case) -> list[Phase]:
         Phase(name=STEP, seconds=case.host_s(ROLE, "outer step")),
         Phase(name=DIGEST, seconds=digest_s),
         Phase(name=ANCHOR, seconds=save_s / checkpoint.every_windows),
-        # Once after the vote, once after the step.
-        Phase(name=SAVE, seconds=2 * save_s, why="twice: vote and step"),
+        # The save after the vote writes no tensor again.
+        Phase(name=SAVE, seconds=save_s, why="theta, after the step"),
     ]

@@ -76,3 +76,18 @@ def test_a_share_that_is_not_out_before_the_next_checkpoint_shows(case_of) -> No
     slow = validator_window(case_of("8b", line=Line(up_mbps=1.0, down_mbps=500.0)))
     assert not slow.is_published
     assert slow.checkpoint_s > slow.checkpoint_room_s
+
+
+def test_held_out_pages_are_measured_while_payloads_come(case_of) -> None:
+    case = case_of("150m", "h100", 1, line=Line(up_mbps=1000.0, down_mbps=10.0))
+    score = _named(validator_window(case))[validator.SCORE]
+    held_out_s = forward_s(case, case.spec.evaluation.held_out_pages)
+    assert score.hidden_s == pytest.approx(22 * held_out_s)
+    at_once = _named(validator_window(case_of("150m", "h100", 1, line=WIDE)))
+    assert at_once[validator.SCORE].hidden_s == at_once[validator.FETCH].seconds
+
+
+def test_theta_is_saved_once_a_window(case_of) -> None:
+    case = case_of("72b")
+    saved = _named(validator_window(case))[validator.SAVE].seconds
+    assert saved == case.write_s(validator.ROLE, case.params_bytes)
