@@ -29,9 +29,11 @@ class RanksFeedback:
     def encode(self, header: PayloadHeader, deltas: Mapping[str, Tensor]) -> bytes:
         """The frame of decay * feedback + delta; the feedback keeps the rest."""
         self.revision = object()
+        # A handle of its own name: the ranks forget bands with the last reference.
+        given = self._spreader.bands_of(deltas)
         body: bytes = self._team.tell(
             "encode",
-            deltas=self._spreader.bands_of(deltas).number,
+            deltas=given.number,
             feedback=self.tensors.number,
             decay=self._decay,
         )

@@ -117,7 +117,9 @@ class RanksTrainer:
             raise KeyError(min(missing))
         self.revision = object()
         self._has_moments = True
-        self._team.tell("load_moments", number=self._spreader.bands_of(moments).number)
+        # A handle of its own name: the ranks forget bands with the last reference.
+        given = self._spreader.bands_of(moments)
+        self._team.tell("load_moments", number=given.number)
 
     def reset_moments(self) -> None:
         """As in `Trainer`."""

@@ -1,26 +1,38 @@
 """A model in bands of ranks: the words of one process, from one rank and from several processes."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from template.errors import ConfigError, RankLost, StateError
-from template.ranks.crew import Crew, Duties
+from template.ranks.crew import NO_MORE, Crew, Duties
 from template.ranks.group import Group, device_of
+from template.ranks.loop import Orders
+from template.ranks.trainer import moment_shapes
 from template.settings import Place
 from template.training.model import initial_params
 from template.training.options import InnerOptions
-from tests.support.rank_run import format_of, run_spec, tell_codec, together, told
+from tests.support.rank_run import (
+    HEADER,
+    delta_of,
+    format_of,
+    run_spec,
+    tell_codec,
+    together,
+    told,
+)
 
 
-def crew_of_one() -> tuple[Crew, Group]:
+def crew_of_one(more: Orders = NO_MORE) -> tuple[Crew, Group]:
     spec = run_spec()
     duties = Duties(
         spec=spec, form=format_of(spec), device=torch.device("cpu"), options=InnerOptions()
     )
     group = Group(Place())
-    return Crew(group, duties), group
+    return Crew(group, duties, more), group
 
 
 def test_one_rank_says_what_one_process_says(tmp_path: Path) -> None:
@@ -47,6 +59,30 @@ def test_what_nobody_refers_to_is_forgotten_by_the_ranks() -> None:
     del theta
     other = crew.spreader.place({"a": torch.zeros(3)}.items())
     assert list(shelf.bands) == [other.number]
+
+
+def test_tensors_of_this_process_are_handed_out_before_they_are_encoded() -> None:
+    """As the ranks' own bands are: nothing forgets the bands before the order that reads them."""
+    crew, _ = crew_of_one()
+    form = format_of(run_spec())
+    parts = together(crew, run_spec())
+    plain, spread = (parts.feedback({}) for _ in range(2))
+    deltas = delta_of(form, 7)
+    assert plain.encode(HEADER, deltas) == spread.encode(HEADER, parts.place(deltas))
+
+
+def test_moments_of_one_process_reach_the_ranks() -> None:
+    """An index file holds small moments, and format 3 all moments, as whole tensors."""
+    found: list[list[str]] = []
+
+    def load(values: Mapping[str, Any], _given: object) -> None:
+        found.append(sorted(shelf.bands[values["number"]]))
+
+    crew, _ = crew_of_one({"load_moments": load})
+    shelf = crew.team._orders["drop"].__self__  # type: ignore[attr-defined]
+    moments = {n: torch.zeros(s) for n, s in moment_shapes(format_of(run_spec()).shapes).items()}
+    crew.trainer().load_moments(moments)
+    assert found == [sorted(moments)]
 
 
 def test_after_an_error_in_the_middle_of_an_order_the_ranks_take_no_more() -> None:
