@@ -22,7 +22,7 @@ Order = Callable[[Mapping[str, Any], Any], Any]
 Orders = Mapping[str, Order]
 
 _END: Final = "end"
-_JSON, _BYTES = b"j", b"b"
+_JSON, _BYTES, _ERROR = b"j", b"b", b"e"
 
 
 class Team:
@@ -132,14 +132,18 @@ def pack(result: Any) -> bytes:
 
 def refusal(error: SubnetError) -> bytes:
     """An error that a rank foresaw, for rank 0."""
-    return b"e" + json.dumps([type(error).__name__, str(error)]).encode()
+    lasts = isinstance(error, StateError) and error.is_lasting
+    return _ERROR + json.dumps([type(error).__name__, str(error), lasts]).encode()
 
 
 def unpack(answer: bytes, rank: int) -> Any:
     """The result; the rank's SubnetError is raised here."""
     kind, data = answer[:1], answer[1:]
-    if kind == b"e":
-        name, text = json.loads(data)
-        known = {each.__name__: each for each in (ConfigError, StateError, ObjectError)}
-        raise known.get(name, SubnetError)(f"rank {rank}: {text}")
+    if kind == _ERROR:
+        name, text, lasts = json.loads(data)
+        said = f"rank {rank}: {text}"
+        if name == StateError.__name__:
+            raise StateError(said, is_lasting=lasts)
+        known = {each.__name__: each for each in (ConfigError, ObjectError)}
+        raise known.get(name, SubnetError)(said)
     return data if kind == _BYTES else json.loads(data)

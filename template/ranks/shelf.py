@@ -17,7 +17,7 @@ from torch import Tensor
 from compression import HeldUpdates, Plan
 from compression.bands import band_cuts, band_plan, band_shape, chunk_bytes, chunk_slices, cut
 from compression.norms import sum_squares
-from template.errors import ConfigError, disk_trouble
+from template.errors import ConfigError, StateError, disk_trouble, unreadable
 from template.protocol.payload import PayloadFormat
 from template.protocol.root import read_pieces, sample_pieces
 from template.protocol.tree import hash_leaves
@@ -177,16 +177,29 @@ class Shelf:
         return save_rows(self.group, rows, values)
 
     def read(self, values: Values, _given: Any) -> dict[str, Any]:
-        """Bands from files of any number of ranks; the shapes. ConfigError if unusable."""
+        """Bands from files of any number of ranks; the shapes.
+
+        ConfigError if unusable, StateError if this rank cannot read.
+        """
+        paths = [Path(path) for path in values["paths"]]
         try:
-            files = RowFiles([Path(path) for path in values["paths"]])
+            files = RowFiles(paths)
             bands = {}
             for name, shape in files.shapes.items():
                 first, end = self.cuts(shape)[self.rank : self.rank + 2]
                 band = self.empty(band_shape(shape, self.rank, self.size))
                 band.view(-1).copy_(files.read(name, first, end).view(-1))
                 bands[name] = band
-        except (SafetensorError, OSError, ValueError, KeyError) as error:
+        except FileNotFoundError as error:
+            missing = next((path for path in paths if not path.exists()), paths[0])
+            raise StateError(
+                f"--neuron.state_dir: this rank does not see {missing}: put the state folder on "
+                "storage that all ranks see, under one path",
+                is_lasting=True,
+            ) from error
+        except OSError as error:
+            raise unreadable(paths[0], error) from error
+        except (SafetensorError, ValueError, KeyError) as error:
             raise ConfigError(f"cannot be read ({error})") from error
         self.bands[values["number"]] = bands
         return dict(files.shapes)

@@ -194,10 +194,12 @@ class CheckpointWriter:
             version = _version_of(checkpoint.state.params)
             self._params = {name: weakref.ref(thing) for name, thing in version.items()}
             self._sweep()
-        except OSError as error:
+        except (OSError, StateError) as error:  # of this process, or of one that holds a group
             self._pieces = {}  # the disk's word on what is there no longer counts
             with suppress(OSError):
                 self._sweep()
+            if isinstance(error, StateError):
+                raise
             raise _refused(self._path, error) from error
 
     def _is_kept(self, group: str, checkpoint: LocalCheckpoint) -> bool:

@@ -89,7 +89,7 @@ class Spreader(ABC):
     @abstractmethod
     def read(self, files: Sequence[Path]) -> SpreadTensors:
         """The tensors in files of `SpreadTensors.save`, by however many processes, or in one whole
-        file. ConfigError if a file cannot be used.
+        file. ValueError if a file cannot be used, StateError if a process cannot read it.
         """
 
 

@@ -1,5 +1,6 @@
 """A model in bands of ranks: the words of one process, from one rank and from several processes."""
 
+import resource
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -7,14 +8,16 @@ from typing import Any
 import pytest
 import torch
 
-from template.errors import ConfigError, RankLost, StateError
+from template.errors import EXIT_OPERATOR, ConfigError, RankLost, StateError, exit_status
 from template.ranks.crew import NO_MORE, Crew, Duties
 from template.ranks.group import Group, device_of
 from template.ranks.loop import Orders
 from template.ranks.trainer import moment_shapes
 from template.settings import Place
+from template.training.checkpoint import CheckpointWriter, LocalCheckpoint
 from template.training.model import initial_params
 from template.training.options import InnerOptions
+from template.training.outer import first_state
 from tests.support.rank_run import (
     HEADER,
     delta_of,
@@ -97,12 +100,42 @@ def test_a_refused_disk_leaves_the_ranks_in_step(tmp_path: Path) -> None:
     crew, _ = crew_of_one()
     theta = crew.spreader.place({"a": torch.ones(3)}.items())
     (tmp_path / "file").touch()
-    with pytest.raises(StateError, match="rank 0: --neuron.state_dir"):
+    with pytest.raises(StateError, match="rank 0: --neuron.state_dir") as caught:
         theta.save(tmp_path / "file", "theta", {})
+    assert exit_status(caught.value) == EXIT_OPERATOR
     assert theta.are_finite()
     with pytest.raises(ValueError, match="cannot be read"):
         crew.spreader.read([tmp_path / "file"])
     assert torch.equal(theta["a"], torch.ones(3))
+
+
+def test_a_state_that_a_rank_cannot_see_is_not_advised_away(tmp_path: Path) -> None:
+    crew, _ = crew_of_one()
+    with pytest.raises(StateError, match="put the state folder on storage that all ranks see"):
+        crew.spreader.read([tmp_path / "none"])
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(StateError, match="cannot be read") as caught:
+        crew.spreader.read([tmp_path / "folder"])
+    assert "remove it to join anew" not in str(caught.value)
+
+
+def test_a_save_that_a_rank_cannot_finish_leaves_no_file_behind(tmp_path: Path) -> None:
+    """Planted as a limit on the size of files, which the kernel refuses like a full disk."""
+    crew, _ = crew_of_one()
+    spec = run_spec()
+    theta, newer = (crew.spreader.place(initial_params(spec, n).items()) for n in range(2))
+    saved, after = (LocalCheckpoint(state=first_state(p, spec.run_id)) for p in (theta, newer))
+    writer = CheckpointWriter(tmp_path / "node.safetensors", spec.run_id)
+    writer.save(saved)
+    before = sorted(tmp_path.rglob("*"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+    try:
+        with pytest.raises(StateError, match="free the disk"):
+            writer.save(after)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_ranks_take_the_devices_of_their_numbers() -> None:
