@@ -29,8 +29,15 @@ def case_of(config: PlanConfig) -> Case:
 
 
 def run_planning(config: PlanConfig) -> int:
-    """Print the answer; status 2 if the miner's model does not fit, or the picture has no place."""
-    outlook = look_ahead(case_of(config), config.dataset_tokens)
+    """Print the answer; the exit status.
+
+    2 if the miner's model does not fit, the dataset is too long, or the picture has no place.
+    """
+    try:
+        outlook = look_ahead(case_of(config), config.dataset_tokens)
+    except ConfigError as error:
+        complain(f"plan: {error}")
+        return EXIT_OPERATOR
     if config.is_json:
         say_json(to_json(outlook))
     else:

@@ -11,11 +11,13 @@ from typing import Final
 
 from template.bucket.budget import Storage, miner_storage, validator_storage
 from template.data.manifest import (
+    MAX_MANIFEST_BYTES,
     Manifest,
     Shard,
     TokenizerEntry,
     token_bytes_of,
 )
+from template.errors import ConfigError
 from template.planning.case import Case
 from template.protocol.holders import HOLDERS
 from template.store.multipart import PART_BYTES
@@ -37,6 +39,8 @@ SHARD_TOKENS: Final = 2**28
 """As `tessera data prepare` cuts by default."""
 HELD_OUT_SHARE: Final = 0.001
 NO_DIGEST: Final = "00" * 32
+MAX_SHARDS: Final = MAX_MANIFEST_BYTES // 100
+"""A shard takes up to 100 bytes of a manifest."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,11 +69,20 @@ def run_tokens(case: Case) -> int:
 
 
 def run_manifest(case: Case, tokens: int) -> Manifest:
-    """The manifest of a dataset of so many tokens in the usual shards, without digests."""
+    """The manifest of a dataset of so many tokens in the usual shards, without digests.
+
+    ConfigError for more shards than any manifest lists.
+    """
     data, vocab = case.spec.data, case.spec.model.vocab_size
     segment_tokens = data.segment_pages * data.page_tokens
     of_shard = max(1, SHARD_TOKENS // segment_tokens)
     segments = max(1, math.ceil(tokens / segment_tokens))
+    if segments > MAX_SHARDS * of_shard:
+        raise ConfigError(
+            f"--dataset-tokens: a dataset of {tokens:,} tokens has a manifest longer than a node "
+            f"reads: name at most {MAX_SHARDS * of_shard * segment_tokens:,} tokens (without the "
+            "flag: all that the run reads)"
+        )
     whole, rest = divmod(segments, of_shard)
     sizes = [of_shard] * whole + [rest] * bool(rest)
     shards = tuple(Shard(sha256=NO_DIGEST, num_segments=size) for size in sizes)

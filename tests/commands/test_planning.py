@@ -73,6 +73,14 @@ def test_a_figure_out_of_range_is_refused_by_its_flag(flag: tuple[str, str], cap
     assert flag[0] in capsys.readouterr().err
 
 
+def test_a_dataset_that_no_manifest_lists_ends_with_status_2(capsys) -> None:
+    run = ROOT / "runs" / "150m.toml"
+    assert plan("--run", run, "--dataset-tokens", "9999999999999999", "--json") == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "--dataset-tokens: a dataset of 9,999,999,999,999,999 tokens" in said.err
+
+
 def test_a_wrong_file_is_named_with_the_key(tmp_path: Path, capsys) -> None:
     path = tmp_path / "plan.toml"
     path.write_text('name = "x"\ndata = 3\n', encoding="utf-8")

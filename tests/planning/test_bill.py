@@ -1,8 +1,12 @@
 """Buckets' bytes, requests and dollars."""
 
+import re
+
 import pytest
 
 from template.bucket.budget import Storage, miner_storage, validator_storage
+from template.data.manifest import MAX_MANIFEST_BYTES, manifest_bytes
+from template.errors import ConfigError
 from template.planning.bill import (
     Bill,
     miner_bill,
@@ -58,3 +62,15 @@ def test_the_smallest_dataset_is_a_segment(case_of) -> None:
     manifest = run_manifest(case_of("150m"), 1)
     assert [shard.num_segments for shard in manifest.shards] == [1]
     assert manifest.held_out.num_segments == 1
+
+
+def test_a_dataset_that_no_manifest_lists_is_refused_and_the_longest_is_not(case_of) -> None:
+    """Where nobody refuses, the planner lists shards for minutes."""
+    case = case_of("150m")
+    with pytest.raises(ConfigError, match=r"--dataset-tokens: .* name at most [0-9,]+ ") as caught:
+        run_manifest(case, 10**16)
+    most = int(re.findall(r"at most ([0-9,]+) ", str(caught.value))[0].replace(",", ""))
+    assert most > 10**13
+    assert len(manifest_bytes(run_manifest(case, most))) <= MAX_MANIFEST_BYTES
+    with pytest.raises(ConfigError):
+        run_manifest(case, most + 1)
