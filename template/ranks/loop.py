@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from threading import RLock
 from typing import Any, Final
 
+import torch
+
 from template.errors import ConfigError, ObjectError, RankLost, StateError, SubnetError
 from template.ranks.group import Group
 
@@ -110,9 +112,15 @@ def serve(group: Group, orders: Orders) -> None:
                 group.gather(_answer(orders, message))
             else:
                 carry_out(orders, message)
+        except torch.OutOfMemoryError as error:
+            raise RankLost(
+                f"rank {group.rank}: the device's memory is used up: {error}. Take more ranks, larger "
+                "devices, --neuron.offload host, or a smaller --neuron.micro_batch"
+            ) from error
         except RuntimeError as error:
             raise RankLost(
-                f"rank {group.rank} ends, for another rank has ended: {error}"
+                f"rank {group.rank} ends: {error}. If this is a lost connection, another rank has "
+                "ended first, and the log of that rank has the reason"
             ) from error
 
 

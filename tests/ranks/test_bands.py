@@ -11,7 +11,7 @@ import torch
 from template.errors import EXIT_OPERATOR, ConfigError, RankLost, StateError, exit_status
 from template.ranks.crew import NO_MORE, Crew, Duties
 from template.ranks.group import Group, device_of
-from template.ranks.loop import Orders
+from template.ranks.loop import Orders, serve
 from template.ranks.trainer import moment_shapes
 from template.settings import Place
 from template.training.checkpoint import CheckpointWriter, LocalCheckpoint
@@ -94,6 +94,28 @@ def test_after_an_error_in_the_middle_of_an_order_the_ranks_take_no_more() -> No
         crew.team.tell("give", number=99, name="a", shape=(1,))
     with pytest.raises(RankLost, match="out of step after KeyError"):
         crew.team.tell("zeros", number=1)
+
+
+class Ordering(Group):
+    """A group whose rank 0 gives one order."""
+
+    def broadcast(self, data: bytes = b"") -> bytes:
+        return b'{"order": "begin", "values": {}, "dropped": [], "answers": false}'
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (torch.OutOfMemoryError("4 GiB asked for"), r"rank 1: .*4 GiB asked for.*--neuron\.offload"),
+        (RuntimeError("no kernel"), "rank 1 ends: no kernel"),
+    ],
+)
+def test_a_rank_that_ends_by_itself_blames_no_other_rank(error: Exception, words: str) -> None:
+    def begin(_values: object, _given: object) -> None:
+        raise error
+
+    with pytest.raises(RankLost, match=words):
+        serve(Ordering(Place(rank=1, size=2)), {"begin": begin})
 
 
 def test_a_refused_disk_leaves_the_ranks_in_step(tmp_path: Path) -> None:
