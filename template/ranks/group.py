@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import threading
+import time
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 
 STALL_LIMIT_S: Final = 1800.0
 """Longest wait for a rank in the middle of an order."""
+LEAVE_LIMIT_S: Final = 30.0
+"""Longest wait of rank 0 for the farewell of the others at the run's end."""
 _FOREVER: Final = timedelta(days=1000)
 """Wait of an idle rank for the next order: a window, or a run that has not begun."""
 _PIECE_BYTES: Final = 2**30
@@ -60,6 +63,7 @@ class Group:
         self._orders: dist.ProcessGroup | None = None
         self._watch: dist.ProcessGroup | None = None
         self._is_over = False
+        self._watchers: list[threading.Thread] = []
 
     def connect(self, kind: str, meeting: Store, stall_limit_s: float) -> None:
         """Meet the other ranks. RankLost if they do not come."""
@@ -78,11 +82,14 @@ class Group:
                 error
             )
         if self.rank == 0:
-            for rank in range(1, self.size):
-                name = f"watch-rank-{rank}"
+            self._watchers = [
                 threading.Thread(
-                    target=self._keep_watch, args=(rank,), name=name, daemon=True
-                ).start()
+                    target=self._keep_watch, args=(rank,), name=f"watch-rank-{rank}", daemon=True
+                )
+                for rank in range(1, self.size)
+            ]
+            for watcher in self._watchers:
+                watcher.start()
 
     def _keep_watch(self, rank: int) -> None:
         """Ends this process when `rank` has ended: no rank can go on without the others."""
@@ -104,6 +111,10 @@ class Group:
             return
         if self.rank:
             dist.send(torch.ones(1, dtype=torch.uint8), 0, group=self._watch)
+        # A rank whose word finds rank 0 gone would end with an error, and torchrun with it.
+        until_s = time.monotonic() + LEAVE_LIMIT_S
+        for watcher in self._watchers:
+            watcher.join(max(0.0, until_s - time.monotonic()))
         dist.destroy_process_group()
 
     def broadcast(self, data: bytes = b"") -> bytes:

@@ -114,8 +114,8 @@ def serve(group: Group, orders: Orders) -> None:
                 carry_out(orders, message)
         except torch.OutOfMemoryError as error:
             raise RankLost(
-                f"rank {group.rank}: the device's memory is used up: {error}. Take more ranks, larger "
-                "devices, --neuron.offload host, or a smaller --neuron.micro_batch"
+                f"rank {group.rank}: the device's memory is used up: {error}. Take more ranks, "
+                "larger devices, --neuron.offload host, or a smaller --neuron.micro_batch"
             ) from error
         except RuntimeError as error:
             raise RankLost(

@@ -1,6 +1,8 @@
 """A model in bands of ranks: the words of one process, from one rank and from several processes."""
 
 import resource
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from template.training.model import initial_params
 from template.training.options import InnerOptions
 from template.training.outer import first_state
 from tests.support.rank_run import (
+    HANG_S,
     HEADER,
     delta_of,
     format_of,
@@ -106,7 +109,10 @@ class Ordering(Group):
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (torch.OutOfMemoryError("4 GiB asked for"), r"rank 1: .*4 GiB asked for.*--neuron\.offload"),
+        (
+            torch.OutOfMemoryError("4 GiB asked for"),
+            r"rank 1: .*4 GiB asked for.*--neuron\.offload",
+        ),
         (RuntimeError("no kernel"), "rank 1 ends: no kernel"),
     ],
 )
@@ -168,3 +174,19 @@ def test_ranks_take_the_devices_of_their_numbers() -> None:
     for name in ("cuda:0", "mps"):
         with pytest.raises(ConfigError, match="cannot share one device"):
             device_of(name, place)
+
+
+def test_rank_0_takes_its_leave_after_the_slowest_rank(tmp_path: Path) -> None:
+    """Else a good end of a run is an error on a rank that comes to its own end a moment later."""
+    code = (
+        "import os, sys, time; from pathlib import Path; from template.ranks.group import join; "
+        "from template.settings import Place; rank = int(sys.argv[1]); "
+        "place = Place(rank=rank, size=2, local_rank=rank); "
+        "group = join(place, 'cpu', meeting=Path(sys.argv[2]), stall_limit_s=60.0); "
+        "time.sleep(rank); group.leave(); os._exit(0)"
+    )
+    running = [
+        subprocess.Popen([sys.executable, "-c", code, str(rank), str(tmp_path / "meeting")])
+        for rank in range(2)
+    ]
+    assert [process.wait(HANG_S) for process in running] == [0, 0]
