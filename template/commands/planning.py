@@ -63,6 +63,10 @@ def _draw(outlook: Outlook, config: PlanConfig) -> None:
 
     try:
         draw(outlook, config.picture)
+    except IsADirectoryError as error:
+        raise ConfigError(
+            f"--picture {config.picture}: cannot be written ({reason(error)}); name a file in it"
+        ) from error
     except OSError as error:
         raise ConfigError(
             f"--picture {config.picture}: cannot be written ({reason(error)}); "

@@ -94,4 +94,7 @@ def test_a_window_is_drawn(tmp_path: Path, capsys) -> None:
     assert path.read_bytes().startswith(PNG)
     capsys.readouterr()
     assert plan("--run", ROOT / "runs" / "8b.toml", "--gpu", "b200:1", "--picture", tmp_path) == 2
-    assert f"--picture {tmp_path}: cannot be written" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"--picture {tmp_path}: cannot be written" in said
+    assert "name a file in it" in said
+    assert "remove the folder" not in said
