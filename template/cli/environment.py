@@ -34,6 +34,7 @@ ENVIRONMENT: Final[Mapping[str, str]] = {
 """Every variable of a neuron, in the order of --help."""
 
 OWN_PREFIXES: Final = ("TESSERA_BUCKET_", "TESSERA_R2_")
+_OTHER_SECRETS: Final = ("WANDB_", "BT_PW_", "BT_WALLET_PASSWORD")
 R2_JURISDICTIONS: Final[Mapping[str, AccessKind]] = {
     "default": AccessKind.R2,
     "eu": AccessKind.R2_EU,
@@ -67,8 +68,11 @@ def bucket_settings(env: Mapping[str, str]) -> BucketSettings:
 
 
 def forget_secrets(env: MutableMapping[str, str]) -> None:
-    """Remove the keys of bucket and Weights & Biases, of no use to a rank that obeys rank 0."""
-    for name in [name for name in env if name.startswith((*OWN_PREFIXES, "WANDB_"))]:
+    """Remove the keys of bucket and Weights & Biases, and passwords of wallets.
+
+    A rank that obeys rank 0 has no use for any of them.
+    """
+    for name in [name for name in env if name.startswith((*OWN_PREFIXES, *_OTHER_SECRETS))]:
         del env[name]
 
 

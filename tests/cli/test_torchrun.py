@@ -50,6 +50,6 @@ def test_only_what_torchrun_sets_is_taken() -> None:
 
 def test_other_ranks_forget_the_keys() -> None:
     env = {"TESSERA_BUCKET_WRITE_SECRET": "a", "TESSERA_R2_ACCOUNT_ID": "b", "WANDB_API_KEY": "c"}
-    env["PATH"] = "d"
+    env |= {"BT_WALLET_PASSWORD": "e", "BT_PW__HOME_ME_WALLETS_MINE": "f", "PATH": "d"}
     forget_secrets(env)
     assert env == {"PATH": "d"}
