@@ -251,6 +251,7 @@ class World:
             device="cpu",
             run_file=Path("run.toml"),
             commands=Commands(netuid=1, network="local", wallet="-w test -H test"),
+            works_beside=False,
             # The same again and again, so that a world played twice is the same to the bit, and a
             # node that starts again too.
             random_bytes=lambda num_bytes: hashlib.sha256(hotkey.encode()).digest()[:num_bytes],

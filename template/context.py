@@ -56,7 +56,9 @@ class NodeContext(ReadContext):
     `bucket` is this hotkey's, writable; `access` is the public, read-only record of the bucket.
     `commands` are btcli commands for messages to the operator. `random_bytes`: so many bytes that
     nobody else can foresee. `watch_clock` compares this machine's clock with the chain's. `inner`:
-    how this machine trains. `ranks`: the processes of a miner of many devices.
+    how this machine trains. `ranks`: the processes of a miner of many devices. `works_beside`:
+    whether a miner trains, saves, commits and uploads in threads of their own; otherwise one thing
+    follows another, as a world of virtual time needs to be the same every time.
     """
 
     hotkey: str
@@ -67,3 +69,4 @@ class NodeContext(ReadContext):
     watch_clock: Callable[[], None] = do_nothing
     inner: InnerOptions = DEFAULT_OPTIONS
     ranks: Ranks | None = None
+    works_beside: bool = True

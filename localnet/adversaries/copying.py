@@ -28,7 +28,7 @@ from localnet.adversaries.tensors import (
     shift_mean_a_little,
     turn_against_mean,
 )
-from template.base.preview import Preview
+from template.base.starts import Starts
 from template.base.work import MinerParts
 from template.protocol.payload import Payload, PayloadHeader, decode_payload
 from template.training.checkpoint import LocalCheckpoint
@@ -140,9 +140,9 @@ class Replayer(DishonestWork):
         super().__init__(parts, checkpoint)
         self._kept: Payload | None = None
 
-    def train(self, window: int, base: int, preview: Preview) -> InnerResult:
+    def train(self, window: int, base: int, starts: Starts) -> InnerResult:
         if self._kept is None:
-            return super().train(window, base, preview)
+            return super().train(window, base, starts)
         return self.claimed_result()
 
     def make_frame(self, header: PayloadHeader, deltas: Mapping[str, Tensor]) -> bytes:

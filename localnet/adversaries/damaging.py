@@ -8,9 +8,10 @@ from torch import Tensor
 
 from localnet.adversaries.dishonest import DishonestWork, Pretender, UpdateWatcher
 from localnet.adversaries.tensors import dense, frame_of, reverse_update, scaled, zeros
-from template.base.work import HonestWork, Made, MinerParts
+from template.base.work import HonestWork, MinerParts
 from template.context import NodeContext
 from template.protocol.payload import PayloadHeader, decode_payload
+from template.protocol.quorum import Decision
 from template.training.checkpoint import LocalCheckpoint
 
 
@@ -77,16 +78,15 @@ class BitFlip(HonestWork):
 
     FLIP_WINDOW = 2
 
-    def make_payload(self, window: int) -> Made | None:
-        if window == self.FLIP_WINDOW:
-            follower = self.parts.follower
+    def note_decision(self, decision: Decision) -> None:
+        follower = self.parts.follower
+        if follower.state.window == self.FLIP_WINDOW:
             name = sorted(follower.state.params)[0]
             flipped = follower.state.params[name].clone()
             flipped.view(torch.int32).view(-1)[0] ^= 1
             params = {**follower.state.params, name: flipped}
             faulty = dataclasses.replace(follower.state, params=params)
             follower.ledger = dataclasses.replace(follower.ledger, state=faulty)
-        return super().make_payload(window)
 
 
 class Scaled(DishonestWork):

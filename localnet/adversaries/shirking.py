@@ -9,7 +9,7 @@ from torch import Tensor
 
 from localnet.adversaries.dishonest import UpdateWatcher
 from localnet.adversaries.tensors import at_norms, frame_of
-from template.base.preview import Preview
+from template.base.starts import Starts
 from template.base.work import HonestWork, MinerParts
 from template.protocol.payload import PayloadHeader
 from template.training.checkpoint import LocalCheckpoint
@@ -89,7 +89,7 @@ class Stale(HonestWork):
         super().__init__(parts, checkpoint)
         self._known: deque[Mapping[str, Tensor]] = deque(maxlen=self.AGE_WINDOWS + 1)
 
-    def train(self, window: int, base: int, preview: Preview) -> InnerResult:
+    def train(self, window: int, base: int, starts: Starts) -> InnerResult:
         self._known.append(self.parts.follower.state.params)
         start = self._known[0]
         return self.trainer.train(start, window, self.batches(base), lambda: self.is_late(window))

@@ -1,19 +1,27 @@
 """The miner: train on the assigned pages, commit the digest, reveal the payload, follow.
 
-One pass of the loop is one window. A payload that is not accepted, or not uploaded, returns to
-error feedback. The state is on disk before the digest is on chain. A payload that no validator
-reads in its window stays secret until the next window's payloads are committed: whoever read it
-before could send it as an own payload.
+The main thread follows the run. Three lanes run beside it: one trains window after window, one
+saves and commits what was made, one uploads; so training waits for none of the others, nor they
+for each other. Payloads and error feedback go together, and whoever reads or changes them holds
+the desk.
+
+A payload that is not accepted, or not uploaded, returns to error feedback. Error feedback and
+payload are on disk before the digest is on chain. A payload that no validator reads in its window
+stays secret until the next window's payloads are committed: whoever read it before could send it as
+an own payload.
 """
 
 import logging
+from collections.abc import Collection
 from dataclasses import replace
+from typing import Final
 
+from template.base.lanes import Lanes
 from template.base.pace import ScoringPace
 from template.base.pending import PendingPayload, PendingPayloads
 from template.base.standing import Standing
 from template.base.stopping import STOP_UPLOAD_S, deliver, tell_delivery, tell_missed
-from template.base.work import HonestWork, MinerParts, Work, WorkFactory
+from template.base.work import MOMENTS, HonestWork, MinerParts, Work, WorkFactory
 from template.bucket.retention import Sweeper
 from template.chain.ballots import read_candidates
 from template.context import NodeContext
@@ -29,13 +37,19 @@ from template.sync.bootstrap import Bootstrap
 from template.sync.dataset import open_pages
 from template.sync.follower import Follower
 from template.sync.own_checkpoint import OwnCheckpoints
-from template.training.checkpoint import LocalCheckpoint
+from template.training.checkpoint import STATE, LocalCheckpoint
 
 log = logging.getLogger(__name__)
 
+LATER: Final = (STATE, MOMENTS)
+"""What a commitment does not wait for. A restart follows the run from an older theta, and trains on
+with older moments; error feedback and payloads go with the commitment."""
+LANES_STOP_S: Final = 1.0
+"""Of a stop's time, for the lanes to break off."""
+
 
 class Miner:
-    """A miner at work. `step` is one window; `template.base.supervisor` repeats it."""
+    """A miner at work. `template.base.supervisor` repeats `step`."""
 
     def __init__(self, context: NodeContext, work: WorkFactory = HonestWork) -> None:
         self.context = context
@@ -50,6 +64,11 @@ class Miner:
             checkpoint.state,
             last_accepted=frozenset(checkpoint.values.get("last_accepted", ())),
         )
+        self._lanes = Lanes(
+            {"train": self._train, "commit": self._save_and_commit, "upload": self._upload_due},
+            context.waiter,
+        )
+        self._have_begun = False
         self.pending = PendingPayloads.from_tensors(checkpoint.groups.get("pending", {}))
         parts = MinerParts(
             context=context,
@@ -57,15 +76,125 @@ class Miner:
             follower=self.follower,
             pages=open_pages(context, peers),
             pending=self.pending,
+            is_over=lambda: self._lanes.are_over,
+            follows_beside=context.works_beside,
         )
+        self._desk = parts.desk
         self.work: Work = work(parts, checkpoint)
+        self.follower.room = self.work.still
         self._pace = ScoringPace(context)
         withheld = PendingPayloads.from_tensors(checkpoint.groups.get("withheld", {}))
         self._withheld = {payload.window: payload for payload in withheld}
         """Window -> payload that validators do not read in the window."""
+        self._saved = {payload.digest for payload in self.pending}
+        """Digests of the pending payloads on the disk: others are not committed yet."""
+        self._is_changed = False
+        """Whether something besides new payloads is not on the disk."""
+        self._is_training = False
+        self._refused = b""
+        """Digest of the payload that the chain's quota left no room for."""
+        self._window_seen = -1
         self._standing.publish_if_new(self._record())
 
     def step(self) -> bool:
+        """Follow, and let the lanes do the rest. False when done."""
+        if not self.context.works_beside:
+            return self._step_in_turn()
+        context, schedule = self.context, self.context.schedule
+        if not self._have_begun:
+            self._have_begun = True
+            self._lanes.start()
+        self._lanes.check()
+        window = schedule.window_of(context.waiter.recent_head())
+        if window != self._window_seen:
+            self._standing.demand_registration()
+            self._window_seen = window
+        self._catch_up()
+        if not self._within_run():
+            if not self._lanes.end():
+                log.debug("a lane is still at work at the run's end")
+            self.save()
+            return False
+        what, by_block = self._awaited(window)
+        context.waiter.pause(what, by_block=by_block)
+        return True
+
+    def _awaited(self, window: int) -> tuple[str, int]:
+        """What this node waits for, in words, and until which block; no words while it trains."""
+        schedule, num_windows = self.context.schedule, self.context.spec.schedule.num_windows
+        if self._is_training:
+            return "", 0
+        if window < 0:
+            return "window 0 to begin", schedule.first_block(0)
+        if window >= num_windows:
+            decided = self.follower.next_window
+            return f"the votes on window {decided}, counted there", schedule.vote_block(decided)
+        return f"window {window} to end", schedule.first_block(window + 1)
+
+    def _train(self) -> bool:
+        """The lane that trains: the next window, if there is something to train it from."""
+        window = self._window_to_train()
+        if window is None:
+            return False
+        self._is_training = True
+        try:
+            with window_context(window):
+                self._work_on(window)
+        finally:
+            self._is_training = False
+        return True
+
+    def _window_to_train(self) -> int | None:
+        """The next window that may be trained now.
+
+        A window's pages are drawn before the window begins, in the block in which the votes on its
+        theta are counted.
+        """
+        context, schedule = self.context, self.context.schedule
+        current = schedule.window_of(context.waiter.recent_head())
+        window = max(self.work.last_window + 1, current, 0)
+        if window >= context.spec.schedule.num_windows or window > current + 1:
+            return None
+        self.work.prefetch(window)
+        if context.chain.finalized() < schedule.assignment_block(window):
+            return None
+        return window if self.work.can_begin(window) else None
+
+    def _save_and_commit(self) -> bool:
+        """The lane that saves: first what a commitment needs, then the rest."""
+        if self._has_new():
+            self._save_new()
+        if self._commit_due():
+            return True
+        if not self._is_changed:
+            return False
+        self._save_rest()
+        return True
+
+    def _has_new(self) -> bool:
+        """Whether a payload is not on the disk."""
+        with self._desk:
+            return any(payload.digest not in self._saved for payload in self.pending)
+
+    def _commit_due(self) -> bool:
+        """Commit the payload of the window that the chain is in; whether there was one."""
+        window = self.context.schedule.window_of(self.context.waiter.recent_head())
+        with self._desk:
+            due = [p for p in self._committable(window) if p.digest != self._refused]
+        if due:
+            with window_context(window):
+                self.commit(window)
+        return bool(due)
+
+    def _upload_due(self) -> bool:
+        """The lane that uploads."""
+        with self._desk:
+            is_any = bool(self._withheld or self.pending.unrevealed(lambda _window: True))
+        if is_any:
+            self.reveal()
+        return False
+
+    def _step_in_turn(self) -> bool:
         """One window: catch up, train, commit, wait for its end, reveal. False when done."""
         context = self.context
         schedule, num_windows = context.schedule, context.spec.schedule.num_windows
@@ -96,6 +225,7 @@ class Miner:
         Called once, after the last step. Nothing is saved: a step may have been cut short, and
         the state folder has every payload since before its commitment.
         """
+        self._lanes.end(min(limit_s, LANES_STOP_S))
         waiting = [
             payload
             for payload in self.pending.unrevealed(lambda _window: True)
@@ -145,13 +275,16 @@ class Miner:
 
     def make_payload(self, window: int) -> None:
         """Work, and save the new payload before its digest is committed."""
+        if self._work_on(window):
+            self.save()
+
+    def _work_on(self, window: int) -> bool:
+        """Whether the window yields a payload."""
         made = self.work.make_payload(window)
-        if made is None:
-            return
-        self.pending.add(made.payload)
-        self.save()
-        self.work.note_saved(made.payload)
-        self.context.metrics.log(window, made.metrics)
+        self._is_changed = True  # the moments, and the number of the window
+        if made is not None:
+            self.context.metrics.log(window, made.metrics)
+        return made is not None
 
     def commit(self, window: int) -> None:
         """Commit the payload of this window, unless already done; a failure is tried again.
@@ -159,16 +292,24 @@ class Miner:
         Without quota the payload stays uncommitted, and returns to error feedback when the
         window is decided.
         """
-        for unwanted in self.pending.withdraw(lambda payload: not self.work.commits(payload)):
-            self.work.take_back(unwanted)
-        for payload in self.pending.uncommitted(window):
+        with self._desk:
+            for unwanted in self.pending.withdraw(lambda payload: not self.work.commits(payload)):
+                self.work.take_back(unwanted)
+                self._is_changed = True
+            due = self._committable(window)
+        for payload in due:
             self.pending.note_attempt(payload)
-            if not self._standing.publish(self._record()):
+            if not self._standing.publish(self._record(payload)):
                 self.pending.forget_attempt(payload)
+                self._refused = payload.digest
                 return
             self.pending.mark_committed(payload)
             self.context.metrics.log(window, {"committed": payload.digest.hex()})
             log.info("window %d: committed payload %s", window, payload.digest.hex()[:16])
+
+    def _committable(self, window: int) -> list[PendingPayload]:
+        """Payloads of the window that are on the disk and were not committed."""
+        return [p for p in self.pending.uncommitted(window) if p.digest in self._saved]
 
     def reveal(self) -> None:
         """Upload payloads of finalized windows: rivals can no longer commit copies.
@@ -177,9 +318,11 @@ class Miner:
         """
         context = self.context
         finalized = context.chain.finalized()
-        for payload in self.pending.unrevealed(
-            lambda window: finalized >= context.schedule.commit_block(window)
-        ):
+        with self._desk:
+            due = self.pending.unrevealed(
+                lambda window: finalized >= context.schedule.commit_block(window)
+            )
+        for payload in due:
             if not self.work.reveals(payload) or not self._deliver(payload):
                 continue
             self.pending.mark_revealed(payload)
@@ -207,7 +350,9 @@ class Miner:
             why,
             schedule.commit_block(window + 1),
         )
-        self._withheld[window] = payload
+        with self._desk:
+            self._withheld[window] = payload
+            self._is_changed = True
         return False
 
     def _reveal_withheld(self) -> None:
@@ -220,8 +365,10 @@ class Miner:
         for window, payload in sorted(self._withheld.items()):
             if finalized >= self.context.schedule.commit_block(window + 1):
                 self._upload(payload)
-                self.pending.mark_revealed(payload)
-                del self._withheld[window]
+                with self._desk:
+                    self.pending.mark_revealed(payload)
+                    del self._withheld[window]
+                    self._is_changed = True
 
     def _is_uploaded(self, payload: PendingPayload) -> bool:
         key = payload_key(self.context.spec.run_id, payload.window, payload.digest)
@@ -256,22 +403,54 @@ class Miner:
         After a jump nobody knows what was applied, and nothing returns: a payload that was applied
         must not come again.
         """
-        self.work.note_decision(decision)
         accepted = {member.digest for member in decision.members}
-        left_out = self.pending.settle(decision.window, accepted)
-        if decision.is_jump and left_out:
-            windows = [payload.window for payload in left_out]
-            log.info("payloads of windows %s: not known whether they were applied", windows)
-            left_out = []
-        for payload in left_out:
-            self.work.take_back(payload)
+        with self._desk:
+            self.work.note_decision(decision)
+            left_out = self.pending.settle(decision.window, accepted)
+            if decision.is_jump and left_out:
+                windows = [payload.window for payload in left_out]
+                log.info("payloads of windows %s: not known whether they were applied", windows)
+                left_out = []
+            for payload in left_out:
+                self.work.take_back(payload)
+            self._is_changed = True
         self._take_back_void()
-        self.save()
+        if not self.context.works_beside:
+            self.save()
         self._sweeper.sweep(self.follower.state.window)
 
     def save(self) -> None:
         """Write the local checkpoint."""
-        checkpoint = LocalCheckpoint(
+        with self.work.still(), self._desk:
+            self._write()
+
+    def _write(self, older: Collection[str] = ()) -> None:
+        """As `save`, with training still and the desk held."""
+        new = [payload for payload in self.pending if payload.digest not in self._saved]
+        self._own_checkpoints.save(self._checkpoint(), older)
+        self._saved = {payload.digest for payload in self.pending}
+        self._is_changed = bool(older)
+        for payload in new:
+            self.work.note_saved(payload)
+
+    def _save_new(self) -> None:
+        """What the next commitment needs: error feedback and payloads."""
+        with self.work.still(), self._desk:
+            self._write(LATER)
+
+    def _save_rest(self) -> None:
+        """Everything; large files without the desk, for nothing changes what is in them."""
+        with self.work.still():
+            with self._desk:
+                checkpoint = self._checkpoint()
+            self._own_checkpoints.prepare(checkpoint, LATER)
+            with self._desk:
+                # What has changed since then is for the next time: the desk is not held for long.
+                is_newest = self.follower.state is checkpoint.state and not self._has_new()
+                self._write(() if is_newest else LATER)
+
+    def _checkpoint(self) -> LocalCheckpoint:
+        return LocalCheckpoint(
             state=self.follower.state,
             groups={
                 **self.work.groups(),
@@ -284,18 +463,17 @@ class Miner:
             },
             revisions=self.work.revisions(),
         )
-        self._own_checkpoints.save(checkpoint)
 
-    def _record(self) -> Record:
-        """The access to the own bucket, and the newest undecided payload."""
-        newest = self.pending.newest
+    def _record(self, payload: PendingPayload | None = None) -> Record:
+        """The access to the own bucket, and a payload: this, or the newest undecided one."""
+        newest = payload or self.pending.newest
         commitment = None if newest is None else self.work.commitment(newest)
         context = self.context
         return Record.of(context.spec.run_id, access=context.access, payload=commitment)
 
     def _catch_up(self) -> None:
         while self._within_run() and self.follower.decided():
-            self.settle(self.follower.advance())
+            self.settle(self.follower.advance(self._lanes.check))
 
     def _within_run(self) -> bool:
         return self.follower.next_window < self.context.spec.schedule.num_windows
@@ -315,4 +493,6 @@ class Miner:
         except StoreError as error:
             log.warning("window %d: the own payload found void is lost: %s", window, error)
             return
-        self.work.take_back(PendingPayload(window=window, frame=frame))
+        with self._desk:
+            self.work.take_back(PendingPayload(window=window, frame=frame))
+            self._is_changed = True

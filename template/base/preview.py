@@ -42,6 +42,7 @@ class Preview:
 
     def __init__(self, context: NodeContext, peers: Peers, follower: Follower, window: int) -> None:
         self._context, self._peers, self._follower = context, peers, follower
+        self._state = follower.state  # the follower may move on meanwhile
         self._window = window - 1
         schedule = context.spec.schedule
         published = context.schedule.held_out_block(self._window)
@@ -54,7 +55,7 @@ class Preview:
         self._fetching: Fetching | None = None
         self.uids: tuple[int, ...] = ()
         """Uids of the payloads in the finished preview."""
-        self.pending = follower.state.window == window and bool(follower.ledger.last_accepted)
+        self.pending = self._state.window == window and bool(follower.ledger.last_accepted)
         """Whether a preview is still possible."""
 
     def poll(self) -> Mapping[str, Tensor] | None:
@@ -113,7 +114,7 @@ class Preview:
         if not opened or len(opened) < ENOUGH * len(self._members):
             return None
         self.uids = tuple(opened)
-        return previewed_params(self._follower.state, self._members, opened, self._context.spec)
+        return previewed_params(self._state, self._members, opened, self._context.spec)
 
     def _opened(self, member: Member) -> Payload | None:
         frame, spec = self._follower.held(member.digest), self._context.spec

@@ -7,6 +7,7 @@ used-up quota of commitments, and a second process with the same hotkey.
 import logging
 from collections import deque
 from dataclasses import replace
+from threading import Lock
 from typing import Final
 
 from template.chain import Metagraph, Neuron
@@ -98,19 +99,23 @@ class OwnCommitments:
         seen = (chain.commitments(b).get(context.hotkey) for b in (chain.finalized(), chain.head()))
         found = (data for data in seen if data is not None)
         self._known: deque[bytes] = deque(found, maxlen=MAX_REMEMBERED)
+        self._lock = Lock()
+        """A miner commits and watches in different threads."""
 
     def note_own(self, record: Record) -> None:
         """Remember a commitment before its write: a write without an answer may be on chain."""
-        self._known.append(encode_record(record))
+        with self._lock:
+            self._known.append(encode_record(record))
 
     def watch(self) -> None:
         """Look at the commitment on chain; an error, once, if another process writes too."""
         chain, hotkey = self._context.chain, self._context.hotkey
         block = chain.finalized()
         data = chain.commitments(block).get(hotkey)
-        if data is None or data in self._known:
-            return
-        self._known.append(data)
+        with self._lock:
+            if data is None or data in self._known:
+                return
+            self._known.append(data)
         self._num_foreign += 1
         if self._num_foreign < 2 or self._is_told:
             return

@@ -5,17 +5,21 @@ payloads. `HonestWork` follows the protocol; the local chain's adversaries repla
 """
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
-from dataclasses import dataclass
-from typing import Any, Protocol
+from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import dataclass, field
+from threading import RLock
+from typing import Any, Final, Protocol
 
 import numpy as np
 from torch import Tensor
 
 from template.base.feedback import RETURNED_SHARE, ErrorFeedback
+from template.base.gate import Gate
 from template.base.pending import PendingPayload, PendingPayloads
 from template.base.preview import Preview
+from template.base.starts import Expected, Starts
 from template.context import NodeContext
 from template.data.assignment import (
     SEED_BYTES,
@@ -35,7 +39,7 @@ from template.training.checkpoint import LocalCheckpoint
 from template.training.inner import InnerTrainer
 from template.training.inner_loop import InnerResult, Trainer
 from template.training.memory import KEPT
-from template.training.outer import clip_references, start_of_miner
+from template.training.outer import clip_references
 from template.training.spread import Feedback, finite
 
 log = logging.getLogger(__name__)
@@ -54,37 +58,61 @@ MAX_BLOCK_STEPS, BLOCKS_PER_WINDOW = 8, 4
 """Inner steps whose pages are shuffled together: at most, and as a share of the fewest lately.
 Large blocks hide more; a miner that must stop claims whole blocks alone."""
 
+MOMENTS: Final = "moments"
+"""The group of the local checkpoint with AdamW's state."""
 NUM_RECENT = 8
 """Windows whose inner steps say how much this machine can do."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MinerParts:
-    """The parts of a miner shared with its `Work`."""
+    """The parts of a miner shared with its `Work`.
+
+    `desk`: held by whoever reads or changes payloads and error feedback, which go together.
+    `gate`: training stands still for whoever asks there. `is_over`: whether training has to break
+    off. `follows_beside`: whether the node follows the run while it trains.
+    """
 
     context: NodeContext
     peers: Peers
     follower: Follower
     pages: PageReader
     pending: PendingPayloads
+    desk: AbstractContextManager[Any] = field(default_factory=RLock)
+    gate: Gate = field(default_factory=Gate)
+    is_over: Callable[[], bool] = lambda: False
+    follows_beside: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Made:
-    """A new payload, and metrics about its making by name."""
+    """A new payload, one of the pending ones already, and metrics about its making by name."""
 
     payload: PendingPayload
     metrics: Mapping[str, float | int | str]
 
 
 class Work(Protocol):
-    """A miner's conduct. Every method is called by `Miner` from its one thread."""
+    """A miner's conduct.
+
+    The thread that trains calls `make_payload` and `prefetch`, and others call the rest, with the
+    desk held.
+    """
 
     last_window: int
     """The last window trained; -1 before the first."""
 
+    def can_begin(self, window: int) -> bool:
+        """Whether there is something to train `window` from."""
+
     def make_payload(self, window: int) -> Made | None:
-        """Train and encode; None if the window yields no payload."""
+        """Train and encode; None if the window yields no payload.
+
+        The new payload is added to the pending ones in one with the change of error feedback.
+        """
+
+    def still(self) -> AbstractContextManager[None]:
+        """Within the block nothing changes what `groups` gives, and there is room for a theta."""
 
     def prefetch(self, window: int) -> None:
         """Begin to fetch the pages of `window`, once they can be known; may be called again."""
@@ -134,7 +162,7 @@ class HonestWork:
             else ranks.trainer()
         )
         self.trainer.recall(checkpoint.values.get("inner_notes", {}))
-        self.trainer.load_moments(checkpoint.groups.get("moments", {}))
+        self.trainer.load_moments(checkpoint.groups.get(MOMENTS, {}))
         decay = context.spec.compression.error_feedback_decay
         saved = checkpoint.groups.get("feedback", {})
         self.feedback: Feedback = (
@@ -156,26 +184,63 @@ class HonestWork:
         """Blocks from the end of training to the saved payload, in the last windows."""
         self._trained_block: int | None = None
         """The head when the last inner loop ended; None once its payload is saved."""
+        self._expected: Expected | None = None
+        """What the last preview said of the next theta."""
+        self._ended_s: float | None = None
+        """When the last inner loop ended, on the clock of `time.monotonic`."""
+        self._moments: Mapping[str, Tensor] | None = None
+        """Copies of the moments at the last window's end; None where training's own are saved."""
+
+    def can_begin(self, window: int) -> bool:
+        """As in `Work`: theta of the window, or the theta before and a preview.
+
+        Once the window has begun, the theta before alone: training moves on when theta comes.
+        """
+        state, expected = self.parts.follower.state, self._expected
+        if state.window >= window:
+            return True
+        if state.window < window - 1:
+            return False
+        if expected is not None and expected.window == window and expected.state is state:
+            return True
+        context = self.parts.context
+        return context.waiter.recent_head() >= context.schedule.first_block(window)
 
     def make_payload(self, window: int) -> Made | None:
         """Train from the newest parameters; None, with a log line, if too old, late or NaN."""
+        # Nothing else may need much memory until the payload is made, but between inner steps.
+        with self.parts.gate.busy() if self.trainer.shares_memory else nullcontext():
+            return self._make_payload(window)
+
+    def _make_payload(self, window: int) -> Made | None:
         parts = self.parts
-        base = min(parts.follower.state.window, window)
+        # With a follower at work beside, training moves on to theta of the window when it comes.
+        base = window if parts.follows_beside else min(parts.follower.state.window, window)
         if window - base > parts.context.spec.outer.max_staleness:
             log.warning("window %d: base theta_%d is too old to train from", window, base)
             return None
         self.order_secret = parts.context.random_bytes(SEED_BYTES)
-        block_pages = self.block_pages()
+        self._window_block_pages = self.block_pages()
         KEPT.release()  # training needs the room, and fills it with gradients
-        with closing(self.preview(window)) as preview:
-            result = self.train(window, base, preview)
+        with closing(self.starts(window)) as starts:
+            result = self.train(window, base, starts)
+        self._expected = starts.expects
         self._trained_block = parts.context.waiter.recent_head()
+        with parts.desk:
+            return self._finish(window, base, result, starts)
+
+    def _finish(self, window: int, base: int, result: InnerResult, starts: Starts) -> Made | None:
+        """The payload of an inner loop's result."""
+        parts, block_pages = self.parts, self._window_block_pages
         self.last_window = window
-        if not finite(result.pseudo_gradient):
+        is_finite = finite(result.pseudo_gradient)
+        if not is_finite:
             log.error(
                 "window %d: the loss was not finite; its work and the moments are dropped", window
             )
             self.trainer.reset_moments()
+        self._copy_moments()
+        if not is_finite:
             return None
         self.recent_steps = [*self.recent_steps, result.steps][-NUM_RECENT:]
         training, evaluation = parts.context.spec.training, parts.context.spec.evaluation
@@ -197,34 +262,61 @@ class HonestWork:
             pages_consumed=claimed,
             public_key=public_key(parts.context.hotkey),
         )
-        frame = self.make_frame(header, result.pseudo_gradient)
-        return Made(
-            payload=PendingPayload(window=window, frame=frame), metrics=_metrics(result, preview)
+        payload = PendingPayload(
+            window=window, frame=self.make_frame(header, result.pseudo_gradient)
         )
+        parts.pending.add(payload)
+        return Made(payload=payload, metrics=_metrics(result, starts) | self._utilisation(result))
 
-    def train(self, window: int, base: int, preview: Preview) -> InnerResult:
+    def _copy_moments(self) -> None:
+        """For the local checkpoint, which is written while the next window is trained."""
+        if not self.trainer.shares_memory:
+            self._moments = None  # no room for two copies
+            self._moments = self.trainer.moments()
+
+    def _utilisation(self, result: InnerResult) -> dict[str, float]:
+        """The share of the time since the last window's that went into inner steps."""
+        before_s, self._ended_s = self._ended_s, time.monotonic()
+        if before_s is None or self._ended_s <= before_s:
+            return {}
+        return {"utilisation": round(result.busy_s / (self._ended_s - before_s), 4)}
+
+    def train(self, window: int, base: int, starts: Starts) -> InnerResult:
         """Run the inner loop, from the expected parameters if there is time to wait for them."""
         waiter = self.parts.context.waiter
-        newer = preview.poll()
-        while newer is None and preview.pending and self.has_time_to_wait(window):
+        starts.poll()
+        while starts.is_awaiting and self.has_time_to_wait(window):
             waiter.pause(
                 f"the others' payloads of window {window - 1}, to train on what they lead to; "
                 "training begins without them at the latest",
-                by_block=preview.until_block,
+                by_block=starts.until_block,
             )
-            newer = preview.poll()
-        if newer is None:
-            state, spec = self.parts.follower.state, self.parts.context.spec
-            start = start_of_miner(state, self.payloads_under_way(window), spec)
-        else:
-            start = newer
+            self.parts.gate.pass_by()
+            starts.poll()
         first_block = waiter.recent_head()
         result = self.trainer.train(
-            start, window, self.batches(base), lambda: self.is_late(window), preview.poll
+            starts.first(),
+            window,
+            self.batches(base),
+            lambda: self.is_late(window),
+            starts.poll,
+            self.parts.gate.pass_by,
         )
         if result.steps == self.parts.context.spec.training.inner_steps:
             self.inner_loop_blocks = waiter.recent_head() - first_block + 1
         return result
+
+    def starts(self, window: int) -> Starts:
+        """Where training of a window starts, and moves on to."""
+        parts = self.parts
+        return Starts(
+            parts.context,
+            parts.follower,
+            window,
+            preview=lambda: self.preview(window),
+            under_way=lambda: self.payloads_under_way(window),
+            expected=self._expected,
+        )
 
     def preview(self, window: int) -> Preview:
         """The parameters expected at the window's end, polled while training."""
@@ -278,16 +370,19 @@ class HonestWork:
     def is_late(self, window: int) -> bool:
         """Whether training must stop."""
         self.prefetch(window + 1)
-        return self._blocks_left(window) <= 0
+        return self.parts.is_over() or self._blocks_left(window) <= 0
 
     def has_time_to_wait(self, window: int) -> bool:
         """Whether more than `SPARE_FACTOR` of the last full inner loop is left."""
         blocks = self.inner_loop_blocks
-        return blocks is not None and self._blocks_left(window) > SPARE_FACTOR * blocks
+        if blocks is None or self.parts.is_over():
+            return False
+        return self._blocks_left(window) > SPARE_FACTOR * blocks
 
     def payloads_under_way(self, window: int) -> list[Payload]:
         """Own readable payloads of earlier windows without a decision."""
-        before = self.parts.pending.before(window)
+        with self.parts.desk:
+            before = self.parts.pending.before(window)
         return [payload for p in before if (payload := self._decoded(p)) is not None]
 
     def clip_references(self) -> dict[str, float]:
@@ -328,8 +423,12 @@ class HonestWork:
             "window %d: payload not applied; half of it back into error feedback", payload.window
         )
 
+    def still(self) -> AbstractContextManager[None]:
+        return self.parts.gate.still() if self.trainer.shares_memory else nullcontext()
+
     def groups(self) -> Mapping[str, Mapping[str, Tensor]]:
-        return {"feedback": self.feedback.tensors, "moments": self.trainer.moments()}
+        moments = self.trainer.moments() if self._moments is None else self._moments
+        return {"feedback": self.feedback.tensors, MOMENTS: moments}
 
     def values(self) -> Mapping[str, Any]:
         return {
@@ -341,7 +440,9 @@ class HonestWork:
         }
 
     def revisions(self) -> Mapping[str, object]:
-        return {"feedback": self.feedback.revision, "moments": self.trainer.revision}
+        # Copies say themselves which they are; the trainer's own change with every window.
+        moments = self.trainer.revision if self._moments is None else self._moments
+        return {"feedback": self.feedback.revision, MOMENTS: moments}
 
     def _blocks_left(self, window: int) -> int:
         """Blocks until training must stop."""
@@ -360,7 +461,7 @@ class HonestWork:
             return None
 
 
-def _metrics(result: InnerResult, preview: Preview) -> dict[str, float | int | str]:
+def _metrics(result: InnerResult, starts: Starts) -> dict[str, float | int | str]:
     values: dict[str, float | int | str] = {
         "inner_loss": result.mean_loss,
         "inner_steps": result.steps,
@@ -372,7 +473,7 @@ def _metrics(result: InnerResult, preview: Preview) -> dict[str, float | int | s
             values["inner_mfu"] = round(speed.utilization, 4)
         if speed.peak_bytes is not None:
             values["inner_peak_bytes"] = speed.peak_bytes
-    if preview.uids:
+    if starts.uids:
         values["caught_up_at_step"] = result.moved_at or 0
-        values["previewed_uids"] = ",".join(map(str, preview.uids))
+        values["previewed_uids"] = ",".join(map(str, starts.uids))
     return values

@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable
 from functools import partial
+from threading import RLock
 
 from template.chain import Chain
 from template.chain.health import format_duration
@@ -71,6 +72,8 @@ def _log_line(line: str) -> None:
 class Waiter:
     """Polls a chain, more often as the awaited block comes near, and tells of long waits.
 
+    For any thread.
+
     Every method that waits takes `what` the node waits for, in words that follow "waiting for",
     and `by_block`, where the whole wait ends with another block than the call. `tell` gets the
     lines: the log, or the standard error of a command without a log. `nominal_block_s` is the
@@ -95,6 +98,7 @@ class Waiter:
         self._nominal_block_s: float | None = None
         self._first: tuple[float, int] | None = None
         self._last = (0.0, 0)
+        self._lock = RLock()
         self._head = _Progress("block", now_s)
         self._final = _Progress("final block", now_s)
 
@@ -126,7 +130,8 @@ class Waiter:
         """Say that a wait goes on, without a sleep: for waits with a clock of their own."""
         if what and not self._head.is_told:
             awaited = Awaited(what=what, by_block=by_block)
-            self._voice.note(awaited, lambda: self._position(self.recent_head()), progress)
+            with self._lock:
+                self._voice.note(awaited, lambda: self._position(self.recent_head()), progress)
 
     def expected_head(self) -> int:
         """The best block by the pace of the chain, without asking; 0 before the first read."""
@@ -148,12 +153,13 @@ class Waiter:
     ) -> None:
         while block > (reached := current()):
             self._observe(self._chain.head())
-            if self._head.is_told and progress is self._final:
-                progress.start()  # without blocks nothing becomes final: one cause, one line
-            else:
-                progress.note(reached, self._patience_s())
-            if not (self._head.is_told or progress.is_told):
-                self._voice.note(awaited, partial(self._position, reached))
+            with self._lock:
+                if self._head.is_told and progress is self._final:
+                    progress.start()  # without blocks nothing becomes final: one cause, one line
+                else:
+                    progress.note(reached, self._patience_s())
+                if not (self._head.is_told or progress.is_told):
+                    self._voice.note(awaited, partial(self._position, reached))
             estimate_s = 0.5 * (block - reached) * self._block_time_s()
             self._sleep(min(max(estimate_s, MIN_POLL_S), MAX_POLL_S))
 
@@ -172,12 +178,13 @@ class Waiter:
             return None
 
     def _observe(self, block: int) -> int:
-        if self._first is None:
-            self._nominal_block_s = self._ask_nominal_block_s()
-            self._first = (self._now_s(), block)
-        self._head.note(block, self._patience_s())
-        self._last = (self._now_s(), block)
-        return block
+        with self._lock:
+            if self._first is None:
+                self._nominal_block_s = self._ask_nominal_block_s()
+                self._first = (self._now_s(), block)
+            self._head.note(block, self._patience_s())
+            self._last = (self._now_s(), block)
+            return block
 
     def _patience_s(self) -> float:
         """Seconds without a new block until it is told; the bound until the pace is known."""

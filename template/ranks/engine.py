@@ -55,6 +55,7 @@ class CutModel:
             "begin": self.begin,
             "shift": self.shift,
             "step": self.step,
+            "make_room": self.make_room,
             "end_window": self.end_window,
             "reset_moments": self.reset_moments,
             "load_moments": self.load_moments,
@@ -174,11 +175,15 @@ class CutModel:
             **{key: torch.zeros_like(parameter) for key in AVERAGES},
         }
 
+    def make_room(self, _values: Values, _given: Any) -> None:
+        """Without gradients, between two steps."""
+        self._optimizer.zero_grad()
+        give_back_freed()
+
     @torch.no_grad()
     def end_window(self, values: Values, _given: Any) -> int | None:
         """start - end as new bands; the most bytes of the device in use since `begin`."""
-        self._optimizer.zero_grad()
-        give_back_freed()
+        self.make_room(values, None)
         bands = {}
         for name, parameter in self._parameters.items():
             start = self._start(values, "start", name)

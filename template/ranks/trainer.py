@@ -19,7 +19,7 @@ from template.ranks.engine import AVERAGES, STEP
 from template.ranks.handles import Bands, BandSpreader, Held, UpdatedBands
 from template.training.devices import device_name
 from template.training.flops import flops_per_token, peak_tflops
-from template.training.inner_loop import Course, InnerResult, Speed, run_inner_loop
+from template.training.inner_loop import Course, InnerResult, Rest, Speed, no_rest, run_inner_loop
 from template.training.options import InnerOptions
 from template.training.rates import inner_lr
 from template.training.spread import SavedFile, Shapes
@@ -52,11 +52,17 @@ class RanksTrainer:
         batches: Iterable[np.ndarray],
         stop: Callable[[], bool],
         newer: Callable[[], Mapping[str, Tensor] | None] = lambda: None,
+        rest: Rest = no_rest,
     ) -> InnerResult:
         """As in `Trainer`."""
         rate = partial(inner_lr, self._spec, window)
-        course = Course(rate=rate, stop=stop, newer=newer, now_s=self._now_s)
+        course = Course(rate=rate, stop=stop, newer=newer, rest=rest, now_s=self._now_s)
         return run_inner_loop(self, start, batches, course)
+
+    @property
+    def shares_memory(self) -> bool:
+        """As in `Trainer`."""
+        return self._device.type == "cpu"
 
     def begin(self, start: Mapping[str, Tensor]) -> None:
         """As in `Engine`."""
@@ -73,6 +79,10 @@ class RanksTrainer:
         counts = [len(part) for part in np.array_split(batch, self._team.group.size)]
         loss: Tensor = self._team.tell("step", batch, counts=counts, lr=lr)
         return loss
+
+    def make_room(self) -> None:
+        """As in `Engine`."""
+        self._team.tell("make_room")
 
     def end(self, start: Mapping[str, Tensor]) -> Bands:
         """As in `Engine`."""

@@ -7,6 +7,7 @@ help: by taking the last steps again, or by joining anew.
 
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 from template.chain.ballots import read_ballot
@@ -57,6 +58,8 @@ class Follower:
     ) -> None:
         """`may_join`: take a published state where the node's own past does not help."""
         self._context, self._peers, self._may_join = context, peers, may_join
+        self.room: Callable[[], AbstractContextManager[None]] = nullcontext
+        """Held while a new theta is made, for a node whose other work leaves no room for one."""
         self._payloads = PayloadCache(context, peers)
         self._lineage = LineageReader(context, peers)
         self.anchors = AnchorStore(context.state_dir / "past", context.spec, context.spreader)
@@ -302,8 +305,11 @@ class Follower:
     def _apply(self, accepted: Accepted, payloads: Mapping[int, Payload], root: bytes) -> None:
         # The window is scored: the state before the last step would be a third theta in memory.
         self.ledger = replace(self.ledger, step_start=None)
-        before, ledger = self.ledger.state, self.ledger.apply_window(accepted, payloads, root)
-        self.ledger = replace(ledger, steps=self.anchors.record_step(ledger.steps, ledger.state))
+        with self.room():
+            before, ledger = self.ledger.state, self.ledger.apply_window(accepted, payloads, root)
+            self.ledger = replace(
+                ledger, steps=self.anchors.record_step(ledger.steps, ledger.state)
+            )
         self._payloads.forget_up_to(accepted.window)
         _tell_of_alpha(self._context, before, self.state)
 
@@ -327,13 +333,14 @@ class Follower:
 
     def _take_back(self, void: LineageStep) -> None:
         log.warning("window %d is void: most of the stake lacked its payloads", void.window)
-        recovered = take_back(
-            self.anchors.load_anchors(),
-            self.ledger.steps,
-            void.window,
-            self._payloads.obtain_past_payloads,
-            self._context.spec,
-        )
+        with self.room():
+            recovered = take_back(
+                self.anchors.load_anchors(),
+                self.ledger.steps,
+                void.window,
+                self._payloads.obtain_past_payloads,
+                self._context.spec,
+            )
         if recovered is None:
             log.error(NO_STATE_BEFORE, void.window)
             return

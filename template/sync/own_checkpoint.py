@@ -1,6 +1,8 @@
 """The node's own checkpoint on disk, and downloaded parts of a published checkpoint."""
 
+from collections.abc import Collection
 from pathlib import Path
+from threading import Lock
 
 from template.context import ReadContext
 from template.sync.dataset import downloaded_parts
@@ -27,13 +29,23 @@ def load_own_checkpoint(context: ReadContext) -> LocalCheckpoint | None:
 
 
 class OwnCheckpoints:
-    """Saves this node's own checkpoint again and again; one object for a node's life."""
+    """Saves this node's own checkpoint again and again; one object for a node's life.
+
+    For any thread.
+    """
 
     def __init__(self, context: ReadContext) -> None:
         self._writer = CheckpointWriter(own_checkpoint_path(context.state_dir), context.spec.run_id)
         self._downloaded = downloaded_parts(context.state_dir)
+        self._lock = Lock()
 
-    def save(self, checkpoint: LocalCheckpoint) -> None:
-        """Write the node's own checkpoint, and delete the downloaded parts."""
-        self._writer.save(checkpoint)
-        self._downloaded.keep_only([])
+    def save(self, checkpoint: LocalCheckpoint, older: Collection[str] = ()) -> None:
+        """As `CheckpointWriter.save`; and delete the downloaded parts."""
+        with self._lock:
+            self._writer.save(checkpoint, older)
+            self._downloaded.keep_only([])
+
+    def prepare(self, checkpoint: LocalCheckpoint, groups: Collection[str]) -> None:
+        """As `CheckpointWriter.prepare`."""
+        with self._lock:
+            self._writer.prepare(checkpoint, groups)

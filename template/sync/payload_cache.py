@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from threading import Lock
 
 from template.context import ReadContext
 from template.errors import NodeTrouble, PayloadError, Unavailable
@@ -16,11 +17,12 @@ log = logging.getLogger(__name__)
 
 
 class PayloadCache:
-    """Frames by payload digest."""
+    """Frames by payload digest. Keeping and looking up are for any thread."""
 
     def __init__(self, context: ReadContext, peers: Peers) -> None:
         self._context, self._peers = context, peers
         self._frames: dict[bytes, tuple[int, Frame]] = {}
+        self._lock = Lock()
 
     def keep(self, window: int, digest: bytes, frame: bytes) -> None:
         """Keep a frame fetched or made by this node for the step of `window`.
@@ -29,7 +31,8 @@ class PayloadCache:
         """
         frame = Frame.of(frame)
         if frame.digest == digest:
-            self._frames[digest] = (window, frame)
+            with self._lock:
+                self._frames[digest] = (window, frame)
 
     def held(self, digest: bytes) -> bytes | None:
         """The kept frame with this digest, or None; frames of decided windows are dropped."""
@@ -38,7 +41,8 @@ class PayloadCache:
 
     def forget_up_to(self, window: int) -> None:
         """Drop the frames of `window` and of all windows before."""
-        self._frames = {d: kept for d, kept in self._frames.items() if kept[0] > window}
+        with self._lock:
+            self._frames = {d: kept for d, kept in self._frames.items() if kept[0] > window}
 
     def fetch_missing(
         self, window: int, members: Sequence[Member], holders: Mapping[int, Sequence[str]]

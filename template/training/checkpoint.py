@@ -8,8 +8,8 @@ first (`CheckpointWriter`). `template.training.published` has the checkpoint for
 import json
 import secrets
 import weakref
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -43,7 +43,8 @@ _READABLE: Final = ("3", _FORMAT)
 """Format 3 had the whole state in a single file, as small states have it still."""
 PIECE_BYTES: Final = 2**20
 """A group of so many bytes gets a file of its own."""
-_PARAMS: Final = "params"
+STATE: Final = "params"
+"""The group of the run's own state: theta, with root and norms."""
 _WINDOW_LIMIT = 2**32
 _STAKE_LIMIT = 2**64
 _DIGEST_BYTES = 32
@@ -131,7 +132,7 @@ class LocalCheckpoint:
 
     def all_groups(self) -> dict[str, Mapping[str, Tensor]]:
         """The groups, and theta among them."""
-        return {_PARAMS: self.state.params, **self.groups}
+        return {STATE: self.state.params, **self.groups}
 
 
 Pieces = tuple[SavedFile, ...]
@@ -153,7 +154,7 @@ def save_local(path: Path, checkpoint: LocalCheckpoint, run_id: bytes) -> None:
     spread = {g: members for g, members in groups.items() if isinstance(members, SpreadTensors)}
     try:
         pieces = _write_pieces(path, run_id, spread)
-        _write_index(path, checkpoint, run_id, pieces)
+        _write_index(path, checkpoint, run_id, pieces, carried_values(checkpoint.state))
     except OSError as error:
         raise _refused(path, error) from error
 
@@ -164,36 +165,63 @@ class CheckpointWriter:
     Every large group is a piece: a file that never changes. The file at the path names the pieces
     and has all else. A save writes the pieces that changed, replaces the file at the path, and
     removes the pieces that nothing names any more: a kill or a power cut at any moment leaves the
-    state before or the state after.
+    state before or the state after. For one thread at a time.
     """
 
     def __init__(self, path: Path, run_id: bytes) -> None:
         self._path, self._run_id = path, run_id
         self._pieces: dict[str, Pieces] = {}
         """Group -> the pieces named by the last save of this process."""
-        self._revisions: Mapping[str, object] = {}
+        self._revisions: dict[str, object] = {}
+        self._carried: dict[str, Any] = {}
+        """The state of the last save, without theta."""
         self._params: dict[str, weakref.ref[Any]] = {}
         """The tensors of the last save, of which a state never changes any. Weak, because the next
         outer step leaves no room for theta."""
         self._has_swept = False
 
-    def save(self, checkpoint: LocalCheckpoint) -> None:
-        """Write what changed; StateError if the disk refuses, and the state before stays whole."""
+    def prepare(self, checkpoint: LocalCheckpoint, groups: Collection[str]) -> None:
+        """Write the changed ones of these large groups ahead: the next save only names them.
+
+        StateError if the disk refuses, and the state before stays whole.
+        """
+        members = checkpoint.all_groups()
+        large = [g for g in groups if g in members and _is_large(members[g])]
+        with self._refusing():
+            self._sweep_once()
+            new = {g: members[g] for g in large if not self._is_kept(g, checkpoint)}
+            self._pieces |= _write_pieces(self._path, self._run_id, new)
+            self._note_written(checkpoint, new.keys())
+
+    def save(self, checkpoint: LocalCheckpoint, older: Collection[str] = ()) -> None:
+        """Write what changed; StateError if the disk refuses, and the state before stays whole.
+
+        Of the groups named in `older` the last save's pieces stay, if there are any: `STATE` may
+        be behind, and a restart follows the run from there. What has to be on the disk at once
+        does not wait for what may come later.
+        """
         groups = checkpoint.all_groups()
         large = [g for g, members in groups.items() if _is_large(members)]
-        kept = {group: self._pieces[group] for group in large if self._is_kept(group, checkpoint)}
-        try:
-            if not self._has_swept:
-                # A process before may have left unnamed pieces, and there must be room for more.
-                self._sweep()
+        stays = [g for g in large if g in older and self._has(g)]
+        kept = {
+            group: self._pieces[group]
+            for group in large
+            if group in stays or self._is_kept(group, checkpoint)
+        }
+        with self._refusing():
+            self._sweep_once()
             new = {g: groups[g] for g in large if g not in kept}
             made = _write_pieces(self._path, self._run_id, new)
-            _write_index(self._path, checkpoint, self._run_id, kept | made)
+            self._note_written(checkpoint, groups.keys() - stays)
+            _write_index(self._path, checkpoint, self._run_id, kept | made, self._carried)
             self._pieces = kept | made
-            self._revisions = dict(checkpoint.revisions)
-            version = _version_of(checkpoint.state.params)
-            self._params = {name: weakref.ref(thing) for name, thing in version.items()}
             self._sweep()
+
+    @contextmanager
+    def _refusing(self) -> Iterator[None]:
+        """StateError for what the disk refuses, with new files removed again."""
+        try:
+            yield
         except (OSError, StateError) as error:  # of this process, or of one that holds a group
             self._pieces = {}  # the disk's word on what is there no longer counts
             with suppress(OSError):
@@ -202,11 +230,25 @@ class CheckpointWriter:
                 raise
             raise _refused(self._path, error) from error
 
+    def _note_written(self, checkpoint: LocalCheckpoint, groups: Collection[str]) -> None:
+        for group in groups:
+            self._revisions.pop(group, None)
+            if (token := checkpoint.revisions.get(group)) is not None:
+                self._revisions[group] = token
+        if STATE in groups:
+            self._carried = carried_values(checkpoint.state)
+            version = _version_of(checkpoint.state.params)
+            self._params = {name: weakref.ref(thing) for name, thing in version.items()}
+
+    def _has(self, group: str) -> bool:
+        """Whether the last save's piece of a group is still there."""
+        return group in self._pieces and self._is_there(self._pieces[group])
+
     def _is_kept(self, group: str, checkpoint: LocalCheckpoint) -> bool:
         """Whether the group's piece of the last save holds the group's tensors of today."""
-        if group not in self._pieces or not self._is_there(self._pieces[group]):
+        if not self._has(group):
             return False
-        if group == _PARAMS:
+        if group == STATE:
             found, version = self._params, _version_of(checkpoint.state.params)
             return found.keys() == version.keys() and all(
                 found[name]() is thing for name, thing in version.items()
@@ -222,8 +264,13 @@ class CheckpointWriter:
         except OSError:
             return False
 
+    def _sweep_once(self) -> None:
+        """A process before may have left unnamed pieces, and there must be room for more."""
+        if not self._has_swept:
+            self._sweep()
+
     def _sweep(self) -> None:
-        """Remove the pieces that the file at the path does not name."""
+        """Remove the pieces that neither the file at the path nor the next save names."""
         folder = pieces_folder(self._path)
         try:
             pieces = _pieces_in(read_metadata(self._path))
@@ -233,6 +280,7 @@ class CheckpointWriter:
         except (SafetensorError, ValueError, KeyError):
             return  # an operator's affair; the next save replaces the file
         self._has_swept = True
+        named |= {piece.name for group in self._pieces.values() for piece in group}
         strays = [p for p in folder.glob("*.safetensors") if p.name not in named]
         if strays:
             # First the file that no longer names the strays: else a power cut could lose both.
@@ -294,14 +342,21 @@ def _flat(groups: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def _write_index(
-    path: Path, checkpoint: LocalCheckpoint, run_id: bytes, pieces: Mapping[str, Pieces]
+    path: Path,
+    checkpoint: LocalCheckpoint,
+    run_id: bytes,
+    pieces: Mapping[str, Pieces],
+    carried: Mapping[str, Any],
 ) -> None:
-    """Replace the file at the path by one with everything but the pieces. OSError if refused."""
+    """Replace the file at the path by one with everything but the pieces. OSError if refused.
+
+    `carried`: of the state whose theta is written, or in a piece.
+    """
     groups = {g: members for g, members in checkpoint.all_groups().items() if g not in pieces}
     metadata = {
         "format": _FORMAT,
         "run_id": run_id.hex(),
-        "state": json.dumps(carried_values(checkpoint.state)),
+        "state": json.dumps(dict(carried)),
         "values": json.dumps(dict(checkpoint.values)),
         "pieces": json.dumps(
             {g: [[piece.name, piece.num_bytes] for piece in group] for g, group in pieces.items()}
@@ -359,7 +414,7 @@ def load_local(
         groups.setdefault(group, {})[member] = tensor
     read = {group: _read_pieces(path, files, spreader) for group, files in pieces.items()}
     all_groups: dict[str, Mapping[str, Tensor]] = {**groups, **read}
-    params = all_groups.pop(_PARAMS, {})
+    params = all_groups.pop(STATE, {})
     try:
         if spreader is not None and not isinstance(params, SpreadTensors):
             params = spreader.place(params.items())

@@ -27,7 +27,7 @@ from template.training.devices import (
     reset_peak,
 )
 from template.training.flops import flops_per_token, peak_tflops
-from template.training.inner_loop import Course, run_inner_loop
+from template.training.inner_loop import Course, Rest, no_rest, run_inner_loop
 from template.training.inner_loop import InnerResult as InnerResult
 from template.training.inner_loop import Speed as Speed
 from template.training.losses import CHUNKED_VOCAB, next_token_loss, spread_loss
@@ -82,16 +82,20 @@ class InnerTrainer:
         batches: Iterable[np.ndarray],
         stop: Callable[[], bool],
         newer: Callable[[], Mapping[str, Tensor] | None] = lambda: None,
+        rest: Rest = no_rest,
     ) -> InnerResult:
         """Train from `start` until the batches end or `stop()` is true before a step.
 
-        A batch is int64 [pages, page_tokens]; loss in nats per token. Before each step, `newer()`
-        may return newer parameters to start from: start and current parameters then shift by the
-        same difference, so the progress of the window is kept.
+        As in `Trainer`.
         """
         rate = partial(inner_lr, self._spec, window)
-        course = Course(rate=rate, stop=stop, newer=newer, now_s=self._now_s)
+        course = Course(rate=rate, stop=stop, newer=newer, rest=rest, now_s=self._now_s)
         return run_inner_loop(self, start, batches, course)
+
+    @property
+    def shares_memory(self) -> bool:
+        """As in `Trainer`."""
+        return self._device.type == "cpu"
 
     def train_alone(self, start: Mapping[str, Tensor], batches: Iterable[np.ndarray]) -> Params:
         """Parameters after a step on each batch, from `start`: the owner's warm start."""
@@ -105,6 +109,11 @@ class InnerTrainer:
         load_params(self._accelerator.unwrap_model(self._model), start)
         self._model.train()
         reset_peak(self._device)
+
+    def make_room(self) -> None:
+        """As in `Engine`: without gradients."""
+        self._optimizer.zero_grad()
+        give_back_freed()
 
     def speed(self, pages: int, elapsed_s: float) -> Speed:
         """As in `Engine`."""
@@ -123,8 +132,7 @@ class InnerTrainer:
     @torch.no_grad()
     def end(self, start: Mapping[str, Tensor]) -> Params:
         """As in `Engine`, without a copy of either end: a tensor at a time, in kept memory."""
-        self._optimizer.zero_grad()  # room for the pseudo-gradient
-        give_back_freed()
+        self.make_room()  # for the pseudo-gradient
         deltas: Params = {}
         for name, parameter in self._accelerator.unwrap_model(self._model).named_parameters():
             end = parameter.detach().to("cpu", torch.float32)

@@ -13,6 +13,11 @@ import numpy as np
 from torch import Tensor
 
 Start = Mapping[str, Tensor]
+Rest = Callable[[Callable[[], None]], None]
+
+
+def no_rest(_make_room: Callable[[], None]) -> None:
+    """The `rest` of training that nobody asks to stand still."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,7 +39,8 @@ class InnerResult:
     """Result of a window's inner loop. `pseudo_gradient` is start - end, per tensor.
 
     `mean_loss`: nats per token, NaN without steps. `moved_at`: the step before which the start was
-    moved to newer parameters, or None. `speed`: None without steps.
+    moved to newer parameters last, or None. `speed`: None without steps. `busy_s`: seconds in inner
+    steps alone, without waits for pages and other work.
     """
 
     pseudo_gradient: Mapping[str, Tensor]
@@ -43,6 +49,7 @@ class InnerResult:
     mean_loss: float
     moved_at: int | None = None
     speed: Speed | None = None
+    busy_s: float = 0.0
 
 
 class Engine(Protocol):
@@ -56,6 +63,9 @@ class Engine(Protocol):
 
     def take_step(self, batch: np.ndarray, lr: float) -> Tensor:
         """One step of AdamW on int64 [pages, page_tokens]; the loss, nats per token."""
+
+    def make_room(self) -> None:
+        """Give up the memory that the next step fills anew, between two steps."""
 
     def speed(self, pages: int, elapsed_s: float) -> Speed:
         """The speed of so many pages."""
@@ -71,6 +81,10 @@ class Trainer(Protocol):
     def revision(self) -> object:
         """Another object after every change of the moments."""
 
+    @property
+    def shares_memory(self) -> bool:
+        """Whether model and moments lie in the memory of the node's other work, on a CPU."""
+
     def train(
         self,
         start: Start,
@@ -78,12 +92,14 @@ class Trainer(Protocol):
         batches: Iterable[np.ndarray],
         stop: Callable[[], bool],
         newer: Callable[[], Start | None] = lambda: None,
+        rest: Rest = no_rest,
     ) -> InnerResult:
         """Train from `start` until the batches end or `stop()` is true before a step.
 
-        A batch is int64 [pages, page_tokens]; loss in nats per token. Before each step, `newer()`
-        may return newer parameters to start from: start and current parameters then shift by the
-        same difference, so the progress of the window is kept.
+        A batch is int64 [pages, page_tokens]; loss in nats per token. Before each step, `rest` may
+        wait, with a function that makes room in memory first; and `newer()` may return newer
+        parameters to start from: start and current parameters then shift by the same difference,
+        so the progress of the window is kept.
         """
 
     def moments(self) -> Mapping[str, Tensor]:
@@ -109,6 +125,7 @@ class Course:
     rate: Callable[[int], float]
     stop: Callable[[], bool] = lambda: False
     newer: Callable[[], Start | None] = lambda: None
+    rest: Rest = no_rest
     now_s: Callable[[], float] = time.monotonic
 
 
@@ -118,20 +135,25 @@ def run_inner_loop(
     """Steps as `Trainer.train` says."""
     engine.begin(start)
     losses: list[Tensor | float] = []
-    pages, moved_at, started_s = 0, None, course.now_s()
+    pages, moved_at, busy_s, started_s = 0, None, 0.0, course.now_s()
     for step, batch in enumerate(batches):
         if course.stop():
             break
+        course.rest(engine.make_room)
         # Both ends move alike, so start - end goes on measuring this window's work alone.
         if (goal := course.newer()) is not None:
             engine.shift(start, goal)
             start, moved_at = goal, step
+        begun_s = course.now_s()
         losses.append(engine.take_step(batch, course.rate(step)))
         pages += len(batch)
         # The device works on one step while the next is prepared, and never further behind.
         if step > 0:
             losses[-2] = float(losses[-2])
+        busy_s += course.now_s() - begun_s
+    begun_s = course.now_s()
     values = [float(loss) for loss in losses]
+    busy_s += course.now_s() - begun_s
     speed = engine.speed(pages, course.now_s() - started_s) if losses else None
     return InnerResult(
         pseudo_gradient=engine.end(start),
@@ -140,4 +162,5 @@ def run_inner_loop(
         mean_loss=float(np.mean(values)) if values else float("nan"),
         moved_at=moved_at,
         speed=speed,
+        busy_s=busy_s,
     )
