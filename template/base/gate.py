@@ -41,11 +41,21 @@ class Gate:
             if not self._num_asking:
                 return
         make_room()
+        with self.apart():
+            pass
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """Within the block, in the middle of `busy`, this thread only waits."""
         with self._changed:
             self._is_busy = False
             self._changed.notify_all()
-            self._changed.wait_for(lambda: not self._num_asking)
-            self._is_busy = True
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._changed.wait_for(lambda: not self._num_asking)
+                self._is_busy = True
 
     @contextmanager
     def still(self) -> Iterator[None]:

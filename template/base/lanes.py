@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from threading import Event, Thread
 from typing import Final
 
-from template.base.supervisor import supervise
+from template.base.supervisor import supervise_to_error
 from template.chain.waiter import Waiter
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ class Lanes:
     def __init__(self, turns: Mapping[str, Turn], waiter: Waiter) -> None:
         self._waiter = waiter
         self._is_over = Event()
-        self._errors: list[BaseException] = []
+        self._errors: list[Exception] = []
         self._threads = [
             Thread(target=self._run, args=(turn,), name=name, daemon=True)
             for name, turn in turns.items()
@@ -61,18 +61,13 @@ class Lanes:
         return not any(thread.is_alive() for thread in self._threads)
 
     def _run(self, turn: Turn) -> None:
-        try:
-            supervise(lambda: self._take(turn), sleep=self._pause)
-        except BaseException as error:  # noqa: BLE001  raised again in the main thread
+        error = supervise_to_error(lambda: self._take(turn), self._waiter.nap)
+        if error is not None:
             self._errors.append(error)
 
     def _take(self, turn: Turn) -> bool:
         if self.are_over:
             return False
         if not turn():
-            self._waiter.pause(most_s=LOOK_S)
+            self._waiter.nap(LOOK_S)
         return not self.are_over
-
-    def _pause(self, seconds: float) -> None:
-        """As long as `supervise` asks for, unless the lanes end."""
-        self._is_over.wait(seconds)

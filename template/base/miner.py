@@ -12,38 +12,31 @@ an own payload.
 """
 
 import logging
-from collections.abc import Collection
 from dataclasses import replace
 from typing import Final
 
+from template.base.committing import Committer
+from template.base.delivery import Courier
+from template.base.desk import Desk
+from template.base.keeping import Keeper
 from template.base.lanes import Lanes
-from template.base.pace import ScoringPace
 from template.base.pending import PendingPayload, PendingPayloads
 from template.base.standing import Standing
 from template.base.stopping import STOP_UPLOAD_S, deliver, tell_delivery, tell_missed
-from template.base.work import MOMENTS, HonestWork, MinerParts, Work, WorkFactory
+from template.base.work import HonestWork, MinerParts, Work, WorkFactory
 from template.bucket.retention import Sweeper
-from template.chain.ballots import read_candidates
 from template.context import NodeContext
 from template.errors import StoreError
 from template.log_context import window_context
 from template.peers.client import Peers
 from template.protocol.keys import payload_key
 from template.protocol.quorum import Decision
-from template.protocol.record import MAX_UIDS, Record
-from template.scoring.admission import draw_candidates
-from template.scoring.window import FETCH_SHARE
 from template.sync.bootstrap import Bootstrap
 from template.sync.dataset import open_pages
 from template.sync.follower import Follower
-from template.sync.own_checkpoint import OwnCheckpoints
-from template.training.checkpoint import STATE, LocalCheckpoint
 
 log = logging.getLogger(__name__)
 
-LATER: Final = (STATE, MOMENTS)
-"""What a commitment does not wait for. A restart follows the run from an older theta, and trains on
-with older moments; error feedback and payloads go with the commitment."""
 LANES_STOP_S: Final = 1.0
 """Of a stop's time, for the lanes to break off."""
 
@@ -55,7 +48,6 @@ class Miner:
         self.context = context
         self._standing = Standing(context)
         self._sweeper = Sweeper(context)
-        self._own_checkpoints = OwnCheckpoints(context)
         peers = Peers(context)
         checkpoint = Bootstrap(context, peers).join()
         self.follower = Follower(
@@ -69,32 +61,33 @@ class Miner:
             context.waiter,
         )
         self._have_begun = False
-        self.pending = PendingPayloads.from_tensors(checkpoint.groups.get("pending", {}))
+        self.desk = Desk(
+            PendingPayloads.from_tensors(checkpoint.groups.get("pending", {})),
+            PendingPayloads.from_tensors(checkpoint.groups.get("withheld", {})),
+            saved=True,
+        )
         parts = MinerParts(
             context=context,
             peers=peers,
             follower=self.follower,
             pages=open_pages(context, peers),
-            pending=self.pending,
+            desk=self.desk,
             is_over=lambda: self._lanes.are_over,
             follows_beside=context.works_beside,
         )
-        self._desk = parts.desk
         self.work: Work = work(parts, checkpoint)
         self.follower.room = self.work.still
-        self._pace = ScoringPace(context)
-        withheld = PendingPayloads.from_tensors(checkpoint.groups.get("withheld", {}))
-        self._withheld = {payload.window: payload for payload in withheld}
-        """Window -> payload that validators do not read in the window."""
-        self._saved = {payload.digest for payload in self.pending}
-        """Digests of the pending payloads on the disk: others are not committed yet."""
-        self._is_changed = False
-        """Whether something besides new payloads is not on the disk."""
+        self.keeper = Keeper(context, self.desk, self.follower, self.work)
+        self.committer = Committer(context, self.desk, self._standing, self.work)
+        self.courier = Courier(context, self.desk, self.follower, self.work)
         self._is_training = False
-        self._refused = b""
-        """Digest of the payload that the chain's quota left no room for."""
         self._window_seen = -1
-        self._standing.publish_if_new(self._record())
+        self._standing.publish_if_new(self.committer.record())
+
+    @property
+    def pending(self) -> PendingPayloads:
+        """The own payloads without a decision."""
+        return self.desk.pending
 
     def step(self) -> bool:
         """Follow, and let the lanes do the rest. False when done."""
@@ -162,35 +155,18 @@ class Miner:
 
     def _save_and_commit(self) -> bool:
         """The lane that saves: first what a commitment needs, then the rest."""
-        if self._has_new():
-            self._save_new()
-        if self._commit_due():
+        if self.desk.unsaved():
+            self.keeper.save_new()
+        if self.committer.commit_due():
             return True
-        if not self._is_changed:
+        if not self.desk.is_changed:
             return False
-        self._save_rest()
+        self.keeper.save_rest()
         return True
-
-    def _has_new(self) -> bool:
-        """Whether a payload is not on the disk."""
-        with self._desk:
-            return any(payload.digest not in self._saved for payload in self.pending)
-
-    def _commit_due(self) -> bool:
-        """Commit the payload of the window that the chain is in; whether there was one."""
-        window = self.context.schedule.window_of(self.context.waiter.recent_head())
-        with self._desk:
-            due = [p for p in self._committable(window) if p.digest != self._refused]
-        if due:
-            with window_context(window):
-                self.commit(window)
-        return bool(due)
 
     def _upload_due(self) -> bool:
         """The lane that uploads."""
-        with self._desk:
-            is_any = bool(self._withheld or self.pending.unrevealed(lambda _window: True))
-        if is_any:
+        if self.courier.has_work:
             self.reveal()
         return False
 
@@ -230,7 +206,7 @@ class Miner:
             payload
             for payload in self.pending.unrevealed(lambda _window: True)
             if self.pending.may_be_committed(payload)
-            and payload.window not in self._withheld
+            and payload.window not in self.desk.withheld
             and self.work.reveals(payload)
         ]
         if waiting:
@@ -240,21 +216,13 @@ class Miner:
                 [payload.window for payload in waiting],
                 limit_s,
             )
-        delivery = deliver(self.context, waiting, self._is_surely_unread, limit_s)
-        withheld = tuple(payload for _, payload in sorted(self._withheld.items()))
+        delivery = deliver(self.context, waiting, self.courier.is_surely_unread, limit_s)
+        withheld = tuple(payload for _, payload in sorted(self.desk.withheld.items()))
         tell_delivery(self.context, replace(delivery, unread=(*withheld, *delivery.unread)))
         for payload in delivery.uploaded:
             self.pending.mark_revealed(payload)
         committed = [p.window for p in self.pending if self.pending.may_be_committed(p)]
         tell_missed(self.context, max(committed, default=self.follower.next_window - 1))
-
-    def _is_surely_unread(self, payload: PendingPayload) -> bool:
-        """Whether the time to read this payload is over, or it is outside the final sample."""
-        window, context = payload.window, self.context
-        if self._pace.has_passed(window, FETCH_SHARE):
-            return True
-        is_known = context.chain.finalized() >= context.schedule.stake_block(window)
-        return is_known and not self._is_drawn(window)
 
     def _wait_for_end(self, window: int) -> None:
         """Wait for the end of `window`, and reveal; before the run, for a window's length."""
@@ -281,121 +249,18 @@ class Miner:
     def _work_on(self, window: int) -> bool:
         """Whether the window yields a payload."""
         made = self.work.make_payload(window)
-        self._is_changed = True  # the moments, and the number of the window
+        self.desk.note_change()  # the moments, and the number of the window
         if made is not None:
             self.context.metrics.log(window, made.metrics)
         return made is not None
 
     def commit(self, window: int) -> None:
-        """Commit the payload of this window, unless already done; a failure is tried again.
-
-        Without quota the payload stays uncommitted, and returns to error feedback when the
-        window is decided.
-        """
-        with self._desk:
-            for unwanted in self.pending.withdraw(lambda payload: not self.work.commits(payload)):
-                self.work.take_back(unwanted)
-                self._is_changed = True
-            due = self._committable(window)
-        for payload in due:
-            self.pending.note_attempt(payload)
-            if not self._standing.publish(self._record(payload)):
-                self.pending.forget_attempt(payload)
-                self._refused = payload.digest
-                return
-            self.pending.mark_committed(payload)
-            self.context.metrics.log(window, {"committed": payload.digest.hex()})
-            log.info("window %d: committed payload %s", window, payload.digest.hex()[:16])
-
-    def _committable(self, window: int) -> list[PendingPayload]:
-        """Payloads of the window that are on the disk and were not committed."""
-        return [p for p in self.pending.uncommitted(window) if p.digest in self._saved]
+        """Commit the payload of this window, if it is saved: see `Committer`."""
+        self.committer.commit(window)
 
     def reveal(self) -> None:
-        """Upload payloads of finalized windows: rivals can no longer commit copies.
-
-        Those outside the window's sample, or too late for the validators, a window later.
-        """
-        context = self.context
-        finalized = context.chain.finalized()
-        with self._desk:
-            due = self.pending.unrevealed(
-                lambda window: finalized >= context.schedule.commit_block(window)
-            )
-        for payload in due:
-            if not self.work.reveals(payload) or not self._deliver(payload):
-                continue
-            self.pending.mark_revealed(payload)
-            self.follower.keep(payload.window, payload.digest, payload.frame)
-        self._reveal_withheld()
-
-    def _deliver(self, payload: PendingPayload) -> bool:
-        """Whether the payload is in the bucket now; if nobody reads it in its window, not yet."""
-        window, schedule = payload.window, self.context.schedule
-        if window in self._withheld:
-            return False
-        if self._pace.has_passed(window, FETCH_SHARE):
-            why = "too late to upload, validators have stopped reading"
-        elif not self._is_drawn(window):
-            why = "outside the window's sample"
-        else:
-            self._upload(payload)
-            return True
-        if self._is_uploaded(payload):  # by the process before this one
-            return True
-        log.info(
-            "window %d: %s: the payload stays secret until block %d, when it is too late to send "
-            "it as an own payload, and returns to error feedback",
-            window,
-            why,
-            schedule.commit_block(window + 1),
-        )
-        with self._desk:
-            self._withheld[window] = payload
-            self._is_changed = True
-        return False
-
-    def _reveal_withheld(self) -> None:
-        """Upload what was withheld, once the next window's payloads are committed.
-
-        Validators then read it beside those, and know who was first. After the run's end nobody
-        reads any more: what is withheld of the last window stays here.
-        """
-        finalized = self.context.chain.finalized()
-        for window, payload in sorted(self._withheld.items()):
-            if finalized >= self.context.schedule.commit_block(window + 1):
-                self._upload(payload)
-                with self._desk:
-                    self.pending.mark_revealed(payload)
-                    del self._withheld[window]
-                    self._is_changed = True
-
-    def _is_uploaded(self, payload: PendingPayload) -> bool:
-        key = payload_key(self.context.spec.run_id, payload.window, payload.digest)
-        try:
-            return self.context.bucket.get(key, max_bytes=len(payload.frame)) == payload.frame
-        except StoreError:
-            # Unknown counts as not: the payload is then uploaded a window later, as ever.
-            return False
-
-    def _upload(self, payload: PendingPayload) -> None:
-        context = self.context
-        key = payload_key(context.spec.run_id, payload.window, payload.digest)
-        context.bucket.put(key, payload.frame)
-        context.metrics.log(payload.window, {"payload_bytes": len(payload.frame)})
-
-    def _is_drawn(self, window: int) -> bool:
-        context, most = self.context, self.context.spec.evaluation.max_payloads
-        if most >= MAX_UIDS:
-            return True
-        stake_block = context.schedule.stake_block(window)
-        context.waiter.until_finalized(
-            stake_block, f"the draw of the payloads that are read in window {window}"
-        )
-        candidates = list(read_candidates(context.chain, context.spec, window).values())
-        block_hash = context.chain.block_hash(stake_block)
-        drawn, _ = draw_candidates(block_hash, window, candidates, most)
-        return any(member.hotkey == context.hotkey for member in drawn)
+        """Upload what is due, and may be read: see `Courier`."""
+        self.courier.reveal()
 
     def settle(self, decision: Decision) -> None:
         """Return the payloads left out by the decision to error feedback, save, and clean up.
@@ -404,7 +269,7 @@ class Miner:
         must not come again.
         """
         accepted = {member.digest for member in decision.members}
-        with self._desk:
+        with self.desk:
             self.work.note_decision(decision)
             left_out = self.pending.settle(decision.window, accepted)
             if decision.is_jump and left_out:
@@ -413,7 +278,7 @@ class Miner:
                 left_out = []
             for payload in left_out:
                 self.work.take_back(payload)
-            self._is_changed = True
+            self.desk.note_change()
         self._take_back_void()
         if not self.context.works_beside:
             self.save()
@@ -421,55 +286,7 @@ class Miner:
 
     def save(self) -> None:
         """Write the local checkpoint."""
-        with self.work.still(), self._desk:
-            self._write()
-
-    def _write(self, older: Collection[str] = ()) -> None:
-        """As `save`, with training still and the desk held."""
-        new = [payload for payload in self.pending if payload.digest not in self._saved]
-        self._own_checkpoints.save(self._checkpoint(), older)
-        self._saved = {payload.digest for payload in self.pending}
-        self._is_changed = bool(older)
-        for payload in new:
-            self.work.note_saved(payload)
-
-    def _save_new(self) -> None:
-        """What the next commitment needs: error feedback and payloads."""
-        with self.work.still(), self._desk:
-            self._write(LATER)
-
-    def _save_rest(self) -> None:
-        """Everything; large files without the desk, for nothing changes what is in them."""
-        with self.work.still():
-            with self._desk:
-                checkpoint = self._checkpoint()
-            self._own_checkpoints.prepare(checkpoint, LATER)
-            with self._desk:
-                # What has changed since then is for the next time: the desk is not held for long.
-                is_newest = self.follower.state is checkpoint.state and not self._has_new()
-                self._write(() if is_newest else LATER)
-
-    def _checkpoint(self) -> LocalCheckpoint:
-        return LocalCheckpoint(
-            state=self.follower.state,
-            groups={
-                **self.work.groups(),
-                "pending": self.pending.to_tensors(),
-                "withheld": PendingPayloads(self._withheld.values()).to_tensors(),
-            },
-            values={
-                **self.work.values(),
-                "last_accepted": sorted(self.follower.ledger.last_accepted),
-            },
-            revisions=self.work.revisions(),
-        )
-
-    def _record(self, payload: PendingPayload | None = None) -> Record:
-        """The access to the own bucket, and a payload: this, or the newest undecided one."""
-        newest = payload or self.pending.newest
-        commitment = None if newest is None else self.work.commitment(newest)
-        context = self.context
-        return Record.of(context.spec.run_id, access=context.access, payload=commitment)
+        self.keeper.save()
 
     def _catch_up(self) -> None:
         while self._within_run() and self.follower.decided():
@@ -493,6 +310,6 @@ class Miner:
         except StoreError as error:
             log.warning("window %d: the own payload found void is lost: %s", window, error)
             return
-        with self._desk:
+        with self.desk:
             self.work.take_back(PendingPayload(window=window, frame=frame))
-            self._is_changed = True
+            self.desk.note_change()

@@ -59,6 +59,17 @@ def supervise(
             sleep(_pause_s(failures))
 
 
+def supervise_to_error(
+    step: Callable[[], bool], sleep: Callable[[float], None]
+) -> Exception | None:
+    """As `supervise`, for a thread beside the main one: the error that ends it, or None."""
+    try:
+        supervise(step, sleep=sleep)
+    except Exception as error:  # noqa: BLE001  raised again in the main thread
+        return error
+    return None
+
+
 def _pause_s(tries: int) -> float:
     return min(0.25 * 2.0 ** min(tries, 10), MAX_PAUSE_S)
 

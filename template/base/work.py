@@ -9,12 +9,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
-from threading import RLock
 from typing import Any, Final, Protocol
 
 import numpy as np
 from torch import Tensor
 
+from template.base.deadline import NUM_RECENT, Deadline
+from template.base.desk import Desk
 from template.base.feedback import RETURNED_SHARE, ErrorFeedback
 from template.base.gate import Gate
 from template.base.pending import PendingPayload, PendingPayloads
@@ -44,11 +45,6 @@ from template.training.spread import Feedback, finite
 
 log = logging.getLogger(__name__)
 
-COMMIT_MARGIN_BLOCKS = 4
-"""Blocks between a payload that is saved and the end of its window, for the commitment. Too small
-loses windows, too large loses training time. What encoding and saving take is measured, and comes
-on top: 10 B parameters take minutes."""
-
 SPARE_FACTOR = 2
 """A miner waits for rivals' payloads while more blocks are left than this factor times the last
 full inner loop. Too small loses steps when the machine slows down."""
@@ -60,28 +56,30 @@ Large blocks hide more; a miner that must stop claims whole blocks alone."""
 
 MOMENTS: Final = "moments"
 """The group of the local checkpoint with AdamW's state."""
-NUM_RECENT = 8
-"""Windows whose inner steps say how much this machine can do."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MinerParts:
     """The parts of a miner shared with its `Work`.
 
-    `desk`: held by whoever reads or changes payloads and error feedback, which go together.
-    `gate`: training stands still for whoever asks there. `is_over`: whether training has to break
-    off. `follows_beside`: whether the node follows the run while it trains.
+    `desk`: held by whoever reads or changes payloads or error feedback. `gate`: training stands
+    still for whoever asks there. `is_over`: whether training has to break off. `follows_beside`:
+    whether the node follows the run while it trains.
     """
 
     context: NodeContext
     peers: Peers
     follower: Follower
     pages: PageReader
-    pending: PendingPayloads
-    desk: AbstractContextManager[Any] = field(default_factory=RLock)
+    desk: Desk
     gate: Gate = field(default_factory=Gate)
     is_over: Callable[[], bool] = lambda: False
     follows_beside: bool = False
+
+    @property
+    def pending(self) -> PendingPayloads:
+        """The own payloads without a decision."""
+        return self.desk.pending
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -178,12 +176,7 @@ class HonestWork:
         self._prefetched = -1
         """The newest window whose pages were asked for ahead."""
         self.inner_loop_blocks: int | None = checkpoint.values.get("inner_loop_blocks")
-        self.recent_finish_blocks: list[int] = list(
-            checkpoint.values.get("recent_finish_blocks", ())
-        )
-        """Blocks from the end of training to the saved payload, in the last windows."""
-        self._trained_block: int | None = None
-        """The head when the last inner loop ended; None once its payload is saved."""
+        self.deadline = Deadline(context, checkpoint.values.get("recent_finish_blocks", ()))
         self._expected: Expected | None = None
         """What the last preview said of the next theta."""
         self._ended_s: float | None = None
@@ -225,7 +218,7 @@ class HonestWork:
         with closing(self.starts(window)) as starts:
             result = self.train(window, base, starts)
         self._expected = starts.expects
-        self._trained_block = parts.context.waiter.recent_head()
+        self.deadline.note_end(window)
         with parts.desk:
             return self._finish(window, base, result, starts)
 
@@ -249,7 +242,7 @@ class HonestWork:
             claimed -= claimed % block_pages  # of a block under way nobody knows which pages
         if claimed < max(1, evaluation.claimed_pages):
             self.feedback.keep(result.pseudo_gradient)
-            self._forget_longest_finish()
+            self.deadline.forget_longest()
             log.warning(
                 "window %d: no time for the pages that a payload must claim; the work stays in "
                 "error feedback",
@@ -286,12 +279,12 @@ class HonestWork:
         waiter = self.parts.context.waiter
         starts.poll()
         while starts.is_awaiting and self.has_time_to_wait(window):
-            waiter.pause(
-                f"the others' payloads of window {window - 1}, to train on what they lead to; "
-                "training begins without them at the latest",
-                by_block=starts.until_block,
-            )
-            self.parts.gate.pass_by()
+            with self.parts.gate.apart():
+                waiter.pause(
+                    f"the others' payloads of window {window - 1}, to train on what they lead to; "
+                    "training begins without them at the latest",
+                    by_block=starts.until_block,
+                )
             starts.poll()
         first_block = waiter.recent_head()
         result = self.trainer.train(
@@ -370,14 +363,14 @@ class HonestWork:
     def is_late(self, window: int) -> bool:
         """Whether training must stop."""
         self.prefetch(window + 1)
-        return self.parts.is_over() or self._blocks_left(window) <= 0
+        return self.parts.is_over() or self.deadline.blocks_left(window) <= 0
 
     def has_time_to_wait(self, window: int) -> bool:
         """Whether more than `SPARE_FACTOR` of the last full inner loop is left."""
         blocks = self.inner_loop_blocks
         if blocks is None or self.parts.is_over():
             return False
-        return self._blocks_left(window) > SPARE_FACTOR * blocks
+        return self.deadline.blocks_left(window) > SPARE_FACTOR * blocks
 
     def payloads_under_way(self, window: int) -> list[Payload]:
         """Own readable payloads of earlier windows without a decision."""
@@ -399,18 +392,8 @@ class HonestWork:
         return True
 
     def note_saved(self, payload: PendingPayload) -> None:
-        """As in `Work`; the longest of the last windows ends the next inner loops earlier."""
-        if self._trained_block is None or payload.window != self.last_window:
-            return
-        blocks = self.parts.context.waiter.recent_head() - self._trained_block
-        self._trained_block = None
-        self.recent_finish_blocks = [*self.recent_finish_blocks, blocks][-NUM_RECENT:]
-
-    def _forget_longest_finish(self) -> None:
-        """A window without a payload measures no finish: one that stood still would count for ever
-        on a machine that needs more than half a window."""
-        if self.recent_finish_blocks:
-            self.recent_finish_blocks.remove(max(self.recent_finish_blocks))
+        """As in `Work`."""
+        self.deadline.note_saved(payload.window)
 
     def note_decision(self, decision: Decision) -> None:
         """Nothing: honest work starts from the follower's state."""
@@ -435,7 +418,7 @@ class HonestWork:
             "last_window": self.last_window,
             "recent_steps": self.recent_steps,
             "inner_loop_blocks": self.inner_loop_blocks,
-            "recent_finish_blocks": self.recent_finish_blocks,
+            "recent_finish_blocks": self.deadline.recent_blocks,
             "inner_notes": self.trainer.notes(),
         }
 
@@ -443,15 +426,6 @@ class HonestWork:
         # Copies say themselves which they are; the trainer's own change with every window.
         moments = self.trainer.revision if self._moments is None else self._moments
         return {"feedback": self.feedback.revision, MOMENTS: moments}
-
-    def _blocks_left(self, window: int) -> int:
-        """Blocks until training must stop."""
-        context = self.parts.context
-        finish = max(self.recent_finish_blocks, default=0)
-        # One window on a machine that stood still must not end all training.
-        finish = min(finish, context.schedule.blocks_per_window // 2)
-        deadline = context.schedule.commit_block(window) - COMMIT_MARGIN_BLOCKS - finish
-        return deadline - context.waiter.recent_head()
 
     def _decoded(self, payload: PendingPayload) -> Payload | None:
         try:

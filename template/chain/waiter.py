@@ -124,6 +124,10 @@ class Waiter:
         `most_s`: at most, where the caller has to look more often.
         """
         self.tell(what, by_block=by_block)
+        self.nap(most_s)
+
+    def nap(self, most_s: float) -> None:
+        """Sleep for about one block without a word, beside a thread that speaks."""
         self._sleep(min(max(self._block_time_s(), MIN_POLL_S), most_s))
 
     def tell(self, what: str, *, by_block: int | None = None, progress: str = "") -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from template.base.work import COMMIT_MARGIN_BLOCKS
+from template.base.deadline import COMMIT_MARGIN_BLOCKS
 from template.planning.case import Case
 from template.planning.costs import NUM_PAYLOADS
 from template.planning.phases import INNER_STEPS, Phase, blocking_s, hide

@@ -35,6 +35,8 @@ NO_STATE_BEFORE = (
     "from this node's root, and the node joins anew"
 )
 NONE_KNOWN = "this node knows of no applied payload"
+Room = Callable[[], AbstractContextManager[None]]
+"""Held while a new theta is made, by a node whose other work leaves no room for one."""
 KEPT_BLOCKS = 128
 """Blocks whose state every chain endpoint still has; most endpoints keep 256."""
 
@@ -58,10 +60,8 @@ class Follower:
     ) -> None:
         """`may_join`: take a published state where the node's own past does not help."""
         self._context, self._peers, self._may_join = context, peers, may_join
-        self.room: Callable[[], AbstractContextManager[None]] = nullcontext
-        """Held while a new theta is made, for a node whose other work leaves no room for one."""
-        self._payloads = PayloadCache(context, peers)
-        self._lineage = LineageReader(context, peers)
+        self.room: Room = nullcontext
+        self._payloads, self._lineage = PayloadCache(context, peers), LineageReader(context, peers)
         self.anchors = AnchorStore(context.state_dir / "past", context.spec, context.spreader)
         self.ledger = RunLedger(
             spec=context.spec,
@@ -307,9 +307,8 @@ class Follower:
         self.ledger = replace(self.ledger, step_start=None)
         with self.room():
             before, ledger = self.ledger.state, self.ledger.apply_window(accepted, payloads, root)
-            self.ledger = replace(
-                ledger, steps=self.anchors.record_step(ledger.steps, ledger.state)
-            )
+            steps = self.anchors.record_step(ledger.steps, ledger.state)
+        self.ledger = replace(ledger, steps=steps)
         self._payloads.forget_up_to(accepted.window)
         _tell_of_alpha(self._context, before, self.state)
 
@@ -333,14 +332,13 @@ class Follower:
 
     def _take_back(self, void: LineageStep) -> None:
         log.warning("window %d is void: most of the stake lacked its payloads", void.window)
-        with self.room():
-            recovered = take_back(
-                self.anchors.load_anchors(),
-                self.ledger.steps,
-                void.window,
-                self._payloads.obtain_past_payloads,
-                self._context.spec,
-            )
+        recovered = take_back(
+            self.anchors.load_anchors(),
+            self.ledger.steps,
+            void.window,
+            self._payloads.obtain_past_payloads,
+            self._context.spec,
+        )
         if recovered is None:
             log.error(NO_STATE_BEFORE, void.window)
             return

@@ -19,9 +19,10 @@ from simulation.swarm import (
     to_the_end,
 )
 from simulation.world import FakeChain, World, hotkey_of
+from template.base.deadline import COMMIT_MARGIN_BLOCKS
 from template.base.miner import Miner
 from template.base.preview import Preview
-from template.base.work import COMMIT_MARGIN_BLOCKS, HonestWork
+from template.base.work import HonestWork
 from template.errors import ChainError
 from template.protocol.keys import payload_key
 from template.protocol.payload import PayloadHeader, encode_payload, payload_digest
@@ -354,7 +355,7 @@ def test_what_encoding_takes_ends_the_next_training_earlier(tmp_path) -> None:
     assert isinstance(miner.work, SlowEncoder)
     miner.work.world = world
     miner.make_payload(0)
-    assert miner.work.recent_finish_blocks == [6]
+    assert miner.work.deadline.recent_blocks == [6]
     miner.save()
     end = schedule.commit_block(1) - COMMIT_MARGIN_BLOCKS
     for block, late in ((end - 7, False), (end - 6, True)):
@@ -371,7 +372,7 @@ def test_a_long_finish_does_not_end_all_training_of_a_machine_that_begins_late(t
     schedule = world.spec.schedule.schedule()
     work = first.work
     assert isinstance(work, HonestWork)
-    work.recent_finish_blocks = [schedule.blocks_per_window]
+    work.deadline.recent_blocks = [schedule.blocks_per_window]
     begins = COMMIT_MARGIN_BLOCKS + schedule.blocks_per_window // 2
     made = []
     for window in (0, 1):

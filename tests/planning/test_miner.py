@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from template.base.work import COMMIT_MARGIN_BLOCKS
+from template.base.deadline import COMMIT_MARGIN_BLOCKS
 from template.planning import miner
 from template.planning.hardware import Line
 from template.planning.miner import changes, miner_window

@@ -44,8 +44,8 @@ def test_every_save_of_every_node_is_what_the_node_is(
     saves, written = Counter[str](), Counter[str]()
     save, write_pieces = CheckpointWriter.save, module._write_pieces
 
-    def checked(self: CheckpointWriter, checkpoint: LocalCheckpoint) -> None:
-        save(self, checkpoint)
+    def checked(self: CheckpointWriter, checkpoint: LocalCheckpoint, older=()) -> None:
+        save(self, checkpoint, older)
         saves[self._path.parent.name] += 1
         _assert_same(load_local(self._path, world.spec), checkpoint)
 

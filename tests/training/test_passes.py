@@ -281,11 +281,13 @@ def test_the_moments_are_adamws_own(spec, theta0) -> None:
 
 
 def test_speed_is_counted_by_tokens_and_by_the_models_arithmetic(spec, theta0) -> None:
-    clock = iter([10.0, 14.0])
+    clock = iter([10.0, 10.5, 11.5, 12.0, 13.0, 13.0, 13.5, 14.0])
     options = InnerOptions(peak_tflops=1e-6)
     trainer = InnerTrainer(spec, "cpu", options, now_s=lambda: next(clock))
-    speed = trainer.train(theta0, 2, _batches(spec), lambda: False).speed
+    result = trainer.train(theta0, 2, _batches(spec), lambda: False)
+    speed = result.speed
     assert speed is not None
+    assert result.busy_s == 1.0 + 1.0 + 0.5, "two steps, and the wait for the last"
     assert speed.tokens_per_s == 2 * 4 * 16 / 4.0
     assert speed.utilization == pytest.approx(32 * flops_per_token(spec) / 1e6)
     assert (speed.micro_batch, speed.peak_bytes) == (4, None)

@@ -294,8 +294,8 @@ def test_a_stale_miner_trains_from_old_parameters(scene) -> None:
     for name, miner in {"stale": stale, "old": old, "fresh": fresh}.items():
         # Not from its own pending payload, which the stale one has no use for.
         miner.pending.withdraw(lambda _: True)
-        preview = miner.work.preview(2)
-        results[name] = flat(miner.work.train(2, 1, preview).pseudo_gradient)
+        starts = miner.work.starts(2)
+        results[name] = flat(miner.work.train(2, 1, starts).pseudo_gradient)
     assert torch.equal(results["stale"], results["old"])
     assert not torch.equal(results["stale"], results["fresh"])
 

@@ -1,0 +1,60 @@
+"""The desk of a miner: payloads between making and decision, and what the disk has of them.
+
+Payloads and error feedback go together: what left the feedback is in a payload, and what returns
+from a payload is in the feedback. Whoever reads or changes them holds the desk.
+"""
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from threading import RLock
+from types import TracebackType
+
+from template.base.pending import PendingPayload, PendingPayloads
+
+
+class Desk(AbstractContextManager["Desk"]):
+    """Held with `with`, again and again by the same thread if need be."""
+
+    def __init__(
+        self, pending: PendingPayloads, withheld: Iterable[PendingPayload] = (), *, saved: bool
+    ) -> None:
+        """`saved`: whether the pending payloads come from the disk."""
+        self._lock = RLock()
+        self.pending = pending
+        self.withheld = {payload.window: payload for payload in withheld}
+        """Window -> payload that validators do not read in the window."""
+        self._saved = {payload.digest for payload in pending} if saved else set()
+        self.is_changed = False
+        """Whether something besides new payloads is not on the disk."""
+
+    def __enter__(self) -> "Desk":
+        self._lock.acquire()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._lock.release()
+
+    def note_change(self) -> None:
+        """Something besides new payloads has to be saved."""
+        with self:
+            self.is_changed = True
+
+    def unsaved(self) -> list[PendingPayload]:
+        """Payloads that are not on the disk."""
+        with self:
+            return [payload for payload in self.pending if payload.digest not in self._saved]
+
+    def note_saved(self, *, is_whole: bool) -> None:
+        """All pending payloads are on the disk; `is_whole`: so is everything else."""
+        self._saved = {payload.digest for payload in self.pending}
+        self.is_changed = not is_whole
+
+    def committable(self, window: int) -> list[PendingPayload]:
+        """Payloads of the window that are on the disk and were not committed."""
+        with self:
+            return [p for p in self.pending.uncommitted(window) if p.digest in self._saved]
