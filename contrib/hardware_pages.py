@@ -209,9 +209,10 @@ in the plan's own table.
 """
 
 GOAL = """\
-The share of a window that is left for inner steps, at the line above. The goal is 95 % for the plan
-of 72 B. Each line adds a change to those before it; **none of them is in the code of today**, which
-saves, uploads, waits for finality and follows in the thread that trains.
+The share of a window that is left for inner steps, at the line above: saves, uploads, fetching and
+following pass beside training, and the next window's training begins before the window's end. The
+goal is 95 % for the plan of 72 B. Each line adds a change to those before it. Whether a machine's
+inner steps fill that share is another matter: see the inner steps of each machine above.
 """
 
 ASSUMED = f"""\

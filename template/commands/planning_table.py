@@ -133,7 +133,7 @@ def utilisation_text(outlook: Outlook) -> Text:
 
 def changes_table(outlook: Outlook) -> Table:
     """The share of a window left for inner steps, with one change of the code after another."""
-    made = table("What would change it, one after another; none is in the code", "change", "left")
+    made = table("What would change it, one after another", "change", "left")
     made.add_row("the code of today", f"{outlook.miner.utilisation_limit:.1%}")
     for change in outlook.changes:
         made.add_row(f"+ {change.name}", f"{change.utilisation_limit:.1%}")

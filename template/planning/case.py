@@ -122,5 +122,9 @@ class Case:
         return self.costs.seconds(role, phase, self.parameters, self.machine.cores)
 
     def write_s(self, role: str, num_bytes: float) -> float:
-        """Seconds to save so many bytes: the work of one core as recorded, or the disk's time."""
-        return max(self.host_s(role, "save"), num_bytes / self.machine.disk_bytes_per_s)
+        """Seconds to save so many bytes: the work of one core as recorded, or the disk's time.
+
+        Ranks write side by side, each its own part.
+        """
+        work_s = self.host_s(role, "save") / self.machine.count
+        return max(work_s, num_bytes / self.machine.disk_bytes_per_s)

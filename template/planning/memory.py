@@ -128,17 +128,19 @@ def _pages_that_fit(case: Case, free_bytes: float, *, is_checkpointing: bool) ->
 
 
 def _miner_host_bytes(case: Case) -> float:
-    """The record's peaks are of a CPU, which holds what here lies on the devices."""
+    """The record's peaks are of a CPU, which holds what here lies on the devices.
+
+    Beside training: a new theta, and the moments on their way through the host to the disk.
+    """
     on_device = {"train": MODEL_BYTES + GRADIENT_BYTES + MOMENTS_BYTES}
     count = case.parameters
 
     def peak(name: str) -> float:
         away = on_device.get(name, MODEL_BYTES + MOMENTS_BYTES)
-        # Moments go through the host's memory to the disk.
-        back = MOMENTS_BYTES if name == "save" else 0
-        return case.costs.of("miner", name).peak_bytes(count) - (away - back) * count
+        return case.costs.of("miner", name).peak_bytes(count) - away * count
 
-    return max(peak(name) for name in ("train", "encode", "save", "outer step"))
+    beside = (MODEL_BYTES + MOMENTS_BYTES) * count
+    return max(peak(name) for name in ("train", "encode", "save")) + beside
 
 
 @lru_cache(maxsize=32)

@@ -17,7 +17,15 @@ from template.planning.bill import (
 from template.planning.case import Case
 from template.planning.hardware import CLASSES, COUNTS, GB, Machine, usual_machine
 from template.planning.memory import Memory, miner_memory, owner_memory, validator_memory
-from template.planning.miner import Change, MinerWindow, changes, miner_window
+from template.planning.miner import (
+    FOLLOW,
+    SAVES,
+    UPLOAD,
+    Change,
+    MinerWindow,
+    changes,
+    miner_window,
+)
 from template.planning.phases import Phase
 from template.planning.validator import ValidatorWindow, validator_window
 
@@ -163,6 +171,16 @@ def _miner_faults(case: Case, window: MinerWindow, roles: tuple[RoleOutlook, ...
         yield (
             f"miner: commits too late: {window.before_commit_s:,.0f} s between the last inner step "
             f"and the commitment, {window.margin_s:,.0f} s allowed: no payload counts"
+        )
+    if not window.is_up_in_time:
+        yield (
+            f"miner: uploads too late: {window.seconds_of((UPLOAD,)):,.0f} s for a payload, "
+            f"{window.upload_room_s:,.0f} s until validators stop reading"
+        )
+    if not window.keeps_up:
+        yield (
+            f"miner: does not keep up beside training: {window.seconds_of(FOLLOW):,.0f} s to "
+            f"follow and {window.seconds_of(SAVES):,.0f} s to save, of {window.window_s:,.0f} s"
         )
     if window.done_share < 1.0:
         yield (

@@ -9,6 +9,7 @@ from template.planning import miner
 from template.planning.hardware import Line
 from template.planning.miner import changes, miner_window
 from template.planning.phases import INNER_STEPS, Phase, blocking_s, hide
+from template.scoring.window import FETCH_SHARE
 from template.training.model import payload_bytes
 
 
@@ -54,25 +55,50 @@ def test_a_slow_machine_does_a_part_of_the_steps(case_of) -> None:
     assert window.utilisation == window.utilisation_limit
 
 
-def test_as_the_loop_is_today_upload_finality_saves_and_following_block(case_of) -> None:
-    """`Miner.step` does these in its one thread; the preview's and the pages' threads hide."""
+def test_what_the_thread_that_trains_does_blocks_and_the_other_lanes_pass_beside(case_of) -> None:
     phases = _named(miner_window(case_of("8b")))
     blocking = (
-        miner.FINALITY, miner.UPLOAD, miner.OPEN, miner.STEP, miner.DIGEST, miner.ANCHOR,
-        miner.SAVE_AFTER, miner.LOAD, miner.PREVIEW, miner.SUBTRACT, miner.ENCODE,
-        miner.SAVE_BEFORE, miner.COMMIT,
+        miner.LOAD, miner.PREVIEW, miner.MOVE, miner.SUBTRACT, miner.COPY, miner.ENCODE,
+    )  # fmt: skip
+    beside = (
+        miner.FINALITY, miner.UPLOAD, miner.FETCH, miner.OPEN, miner.STEP, miner.DIGEST,
+        miner.ANCHOR, miner.SAVE_BEFORE, miner.COMMIT, miner.SAVE_AFTER, miner.PAGES,
     )  # fmt: skip
     assert all(phases[name].blocking_s == phases[name].seconds > 0 for name in blocking)
-    assert phases[miner.PAGES].is_hidden
-    assert set(phases) == {*blocking, miner.PAGES, miner.FETCH, INNER_STEPS}
+    assert all(phases[name].is_hidden and phases[name].seconds > 0 for name in beside)
+    assert set(phases) == {*blocking, *beside, miner.WAIT, INNER_STEPS}
 
 
-def test_of_a_long_fetch_the_preview_hides_its_time_and_the_rest_blocks(case_of) -> None:
-    case = case_of("72b", line=Line(up_mbps=110.0, down_mbps=100.0))
-    fetch = _named(miner_window(case))[miner.FETCH]
-    assert fetch.hidden_s == 70 // 2 * 12
-    assert fetch.blocking_s == fetch.seconds - 420 > 0
-    assert _named(miner_window(case_of("72b")))[miner.FETCH].is_hidden
+def test_on_a_cpu_training_rests_while_a_theta_is_made_or_the_moments_are_written(case_of) -> None:
+    phases = _named(miner_window(case_of("150m", "cpu", 1)))
+    for name in (miner.STEP, miner.SAVE_BEFORE, miner.SAVE_AFTER):
+        assert phases[name].blocking_s == phases[name].seconds > 0
+    assert phases[miner.UPLOAD].is_hidden
+    assert phases[miner.COPY].seconds == 0.0
+
+
+def test_training_waits_for_the_draw_where_it_ends_early(case_of) -> None:
+    """Pages and votes of the next window are final 15 blocks before it at 72 B: 180 s."""
+    for plan in ("150m", "8b", "72b"):
+        case = case_of(plan)
+        window = miner_window(case)
+        schedule = case.spec.schedule
+        phases = _named(window)
+        work_s = sum(phases[n].seconds for n in (miner.SUBTRACT, miner.COPY, miner.ENCODE))
+        early_s = window.margin_s + miner.COMMIT_BLOCKS * 12
+        drawn_s = (schedule.vote_margin_blocks - schedule.finality_lag_blocks) * 12
+        assert phases[miner.WAIT].seconds == max(0.0, early_s - work_s - drawn_s)
+
+
+def test_an_upload_or_a_lane_that_takes_too_long_is_told(case_of) -> None:
+    """20 + 35 blocks less the finality lag for the upload, at 72 B."""
+    slow = case_of("72b", line=Line(up_mbps=10.0, down_mbps=500.0))
+    assert miner_window(slow).upload_room_s == (20 + FETCH_SHARE * 70 - 5) * 12
+    assert not miner_window(slow).is_up_in_time
+    assert miner_window(case_of("72b")).is_up_in_time
+    dry = case_of("72b", line=Line(up_mbps=110.0, down_mbps=50.0))
+    assert not miner_window(dry).keeps_up
+    assert miner_window(case_of("72b")).keeps_up
 
 
 def test_work_before_the_commitment_must_fit_the_margin(case_of) -> None:
@@ -84,7 +110,6 @@ def test_work_before_the_commitment_must_fit_the_margin(case_of) -> None:
     assert large.is_in_time
     needed = sum(_named(small)[name].seconds for name in miner.BEFORE_COMMIT)
     assert small.before_commit_s == needed
-    assert _named(small)[miner.COMMIT].seconds == COMMIT_MARGIN_BLOCKS * 12 - needed
     late = replace(small, before_commit_s=small.margin_s + 1)
     assert not late.is_in_time
 
@@ -96,26 +121,17 @@ def test_alone_a_miner_fetches_nothing(case_of) -> None:
     assert miner_window(case).utilisation > 0
 
 
-def test_changes_never_take_time_and_the_last_reaches_the_goal_at_72b(case_of) -> None:
-    """The goal: 95 % at 110/500 Mb/s with 20 peers; by what is in the code today it is not met."""
+def test_at_72b_training_has_the_share_that_is_the_goal(case_of) -> None:
+    """The goal: 95 % at 110/500 Mb/s with 20 peers, by what is in the code."""
     case = case_of("72b")
     shares = [miner_window(case).utilisation_limit] + [c.utilisation_limit for c in changes(case)]
     assert shares == sorted(shares)
-    assert shares[0] < 0.95 <= shares[-1] < 1.0
-
-
-def test_each_change_is_worth_its_phase(case_of) -> None:
-    case = case_of("150m", "rtx4090", 1)
-    window, found = miner_window(case), {c.name: c.utilisation_limit for c in changes(case)}
-    names = list(found)
-    before = found[names[names.index("upload beside training") - 1]]
-    upload_s = _named(window)[miner.UPLOAD].seconds
-    gained_s = (found["upload beside training"] - before) * window.window_s
-    assert gained_s == pytest.approx(upload_s)
+    assert 0.95 <= shares[0] < shares[-1] < 1.0
 
 
 def test_a_cpu_has_no_shards_on_devices(case_of) -> None:
     of_cpu = [c.name for c in changes(case_of("150m", "cpu", 1))]
+    assert of_cpu
     assert len(of_cpu) == len(changes(case_of("150m"))) - 1
     assert not any("devices" in name for name in of_cpu)
 

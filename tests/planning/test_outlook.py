@@ -1,11 +1,12 @@
 """The whole answer: its JSON object, its faults, and the smallest machines."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from template.planning.hardware import CLASSES
+from template.planning.hardware import CLASSES, Line
 from template.planning.outlook import assumptions, look_ahead, machines_by_size, to_json
 
 ROOT = Path(__file__).parents[2]
@@ -54,7 +55,12 @@ def test_the_smallest_machines_hold_what_the_next_smaller_does_not(case_of) -> N
     of_72b = look_ahead(case_of("72b")).smallest
     assert of_72b.miner == "b200:8"
     assert of_72b.validator is not None
-    assert of_72b.in_time is None, "commits of today come too late at 72 B"
+    assert of_72b.in_time == "b200:8"
+    slow = replace(case_of("72b"), line=Line(up_mbps=110.0, down_mbps=50.0))
+    said = " ".join(look_ahead(slow).faults)
+    assert "does not keep up beside training" in said
+    no_up = replace(case_of("72b"), line=Line(up_mbps=10.0, down_mbps=500.0))
+    assert "uploads too late" in " ".join(look_ahead(no_up).faults)
 
 
 def test_machines_come_in_the_order_of_their_peaks(case_of) -> None:

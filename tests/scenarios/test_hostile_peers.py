@@ -21,7 +21,7 @@ from simulation.swarm import (
 from simulation.world import hotkey_of
 from template.base.pace import ScoringPace
 from template.base.pending import PendingPayload
-from template.base.preview import Preview
+from template.base.starts import Starts
 from template.base.supervisor import supervise
 from template.base.validator import Validator
 from template.base.work import HonestWork
@@ -169,8 +169,8 @@ def test_who_copies_a_digest_harms_neither_its_owner_nor_the_model(tmp_path) -> 
 class Nan(HonestWork):
     """Its loss is not finite in window 1."""
 
-    def train(self, window: int, base: int, preview: Preview) -> InnerResult:
-        result = super().train(window, base, preview)
+    def train(self, window: int, base: int, starts: Starts) -> InnerResult:
+        result = super().train(window, base, starts)
         if window != 1:
             return result
         spoilt = {name: delta * float("nan") for name, delta in result.pseudo_gradient.items()}
