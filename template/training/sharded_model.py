@@ -101,6 +101,9 @@ def _cut(
 ) -> None:
     """Cut layer by layer, then the rest, and give the rows memory on the device."""
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    # Before the cut, for FSDP2 to see one parameter: of two, each has memory of its own where rows
+    # are padded, and a change of the one would not reach the other.
+    model.tie_weights()
     mesh = init_device_mesh(device.type, (size,))
     for layer in model.model.layers:
         fully_shard(layer, mesh=mesh, **options)

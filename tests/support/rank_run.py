@@ -63,8 +63,11 @@ HEADER = PayloadHeader(window=0, base_window=0, pages_consumed=1, public_key=b"k
 Tensors = Mapping[str, Tensor]
 
 
-def run_spec(**changes: object) -> RunSpec:
-    """A model whose tensors have edges, and whose rows end between blocks and between ranks."""
+def run_spec(*, words: int | None = None, **changes: object) -> RunSpec:
+    """A model whose tensors have edges, and whose rows end between blocks and between ranks.
+
+    `words`: of the model's vocabulary, whatever the dataset's.
+    """
     plan = small_plan(
         **{
             "model__hidden_size": 72,
@@ -75,7 +78,10 @@ def run_spec(**changes: object) -> RunSpec:
         }
     )
     choices = RunChoices(owner_hotkey=hotkey_of("owner"), start_block=16)
-    return prepare_run(plan, synthetic_corpus(20_000), choices).spec
+    spec = prepare_run(plan, synthetic_corpus(20_000), choices).spec
+    if words is None:
+        return spec
+    return dataclasses.replace(spec, model=dataclasses.replace(spec.model, vocab_size=words))
 
 
 def format_of(spec: RunSpec) -> PayloadFormat:
