@@ -1,13 +1,24 @@
 """Scoring on several real processes, over gloo: as one device's, and theta put back to the bit."""
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import torch.distributed as dist
 
-from tests.ranks.test_bands import crew_of_one
+from template.errors import RankLost
+from template.training.model import initial_params
+from template.training.outer import first_state
+from template.training.published import build_checkpoint
+from template.training.scorer import Scorer
 from tests.support.rank_run import (
+    crew_of_one,
+    hash_of,
+    pages_of,
+    payload_of,
     run_spec,
     tell_scores,
     together,
@@ -16,6 +27,15 @@ from tests.support.rank_run import (
 
 LARGE = {"words": 2**14, "model__tie_word_embeddings": False}
 """Losses in chunks, and an output layer of its own."""
+
+
+@pytest.fixture
+def group_of_one(tmp_path: Path) -> Iterator[None]:
+    """FSDP2's own group, which `Group.connect` makes of several ranks."""
+    store = dist.FileStore(str(tmp_path / "group"), 1)
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
 
 
 def losses_in(said: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -36,6 +56,7 @@ def assert_same(many: dict[str, Any], one: dict[str, Any], tolerance: float) -> 
     return max(apart)
 
 
+@pytest.mark.usefixtures("group_of_one")
 def test_one_rank_scores_as_one_process(tmp_path: Path) -> None:
     crew, _ = crew_of_one()
     (tmp_path / "crew").mkdir()
@@ -44,6 +65,75 @@ def test_one_rank_scores_as_one_process(tmp_path: Path) -> None:
     one = told("scores", 1, tmp_path / "alone")
     assert_same(said, one, spec.evaluation.loss_tolerance)
     assert said["theta"] == said["loaded"] == said["in the block"] == said["without a factor"]
+
+
+@pytest.mark.usefixtures("group_of_one")
+def test_a_step_without_all_factors_moves_nothing_and_leaves_the_ranks_in_step() -> None:
+    crew, _ = crew_of_one()
+    spec = run_spec()
+    parts = together(crew, spec)
+    scorer, payload = crew.scorer(), payload_of(parts, 1)
+    theta = parts.place(initial_params(spec, 3))
+    scorer.load(theta)
+    factors = dict.fromkeys(payload.norms, 0.3)
+    factors.popitem()
+    with pytest.raises(KeyError), scorer.stepped_by(payload, factors):
+        pytest.fail("the block must not run")
+    assert hash_of(scorer.params()) == hash_of(theta)
+
+
+@pytest.mark.usefixtures("group_of_one")
+def test_only_the_moved_values_are_noted() -> None:
+    """No second theta: as many notes as a payload keeps values, and none after the block."""
+    crew, _ = crew_of_one()
+    spec = run_spec()
+    parts = together(crew, spec)
+    scorer, payload = crew.scorer(), payload_of(parts, 1)
+    scorer.load(parts.place(initial_params(spec, 3)))
+    with scorer.stepped_by(payload, dict.fromkeys(payload.norms, 0.3)):
+        moved = crew.team._orders["score_back"].__self__._moved  # type: ignore[attr-defined]
+        assert sum(before.numel() for _, before in moved.values()) == payload.plan.num_kept
+    assert not crew.team._orders["score_back"].__self__._moved  # type: ignore[attr-defined]
+
+
+@pytest.mark.usefixtures("group_of_one")
+def test_a_rank_whose_device_is_full_says_what_to_do() -> None:
+    crew, _ = crew_of_one({"score_pages": _full})
+    scorer = crew.scorer()
+    with pytest.raises(RankLost, match=r"rank 0: .*4 GiB.*--neuron\.scoring_batch"):
+        scorer.losses(pages_of(run_spec()))
+
+
+def _full(_values: object, _given: object) -> bytes:
+    raise torch.OutOfMemoryError("4 GiB asked for")
+
+
+@pytest.mark.usefixtures("group_of_one")
+def test_a_wished_number_of_pages_is_of_each_device() -> None:
+    assert crew_of_one()[0].scorer().batch_pages == Scorer(run_spec(), "cpu").batch_pages
+    crew, _ = crew_of_one(scoring_batch=5)
+    assert crew.scorer().batch_pages == 5
+
+
+def test_a_checkpoint_reads_every_tensor_as_often_as_it_is_needed() -> None:
+    """Once for the digests, once for the upload: no tensor comes here for its shape."""
+    given: list[str] = []
+
+    def note(values: Mapping[str, Any], given_to: Any) -> Any:
+        given.append(values["name"])
+        return shelf.give(values, given_to)
+
+    crew, _ = crew_of_one({"give": note})
+    shelf = crew.team._orders["drop"].__self__  # type: ignore[attr-defined]
+    spec = run_spec()
+    theta = initial_params(spec, 3)
+    state = first_state(crew.spreader.place(theta.items()), spec.run_id)
+    published = build_checkpoint(state, spec)
+    assert sorted(given) == sorted(theta)
+    for make in published.parts.values():
+        make()
+    assert sorted(given) == sorted([*theta, *theta])
+    assert published == build_checkpoint(first_state(theta, spec.run_id), spec)
 
 
 @pytest.mark.slow

@@ -35,8 +35,9 @@ from template.protocol.payload import (
     decode_payload,
 )
 from template.protocol.spec import RunSpec
-from template.ranks.crew import Crew, Duties, follow
-from template.ranks.group import join
+from template.ranks.crew import NO_MORE, Crew, Duties, follow
+from template.ranks.group import Group, join
+from template.ranks.loop import Orders
 from template.settings import Place
 from template.training.checkpoint import CheckpointWriter, LocalCheckpoint, load_local, save_local
 from template.training.inner import InnerTrainer
@@ -138,6 +139,20 @@ def together(crew: Crew, spec: RunSpec) -> Parts:
         load=lambda path: load_local(path, spec, crew.spreader),
         scorer=crew.scorer,  # type: ignore[arg-type]
     )
+
+
+def crew_of_one(more: Orders = NO_MORE, scoring_batch: int | None = None) -> tuple[Crew, Group]:
+    """Rank 0 without another."""
+    spec = run_spec()
+    duties = Duties(
+        spec=spec,
+        form=format_of(spec),
+        device=torch.device("cpu"),
+        options=InnerOptions(),
+        scoring_batch=scoring_batch,
+    )
+    group = Group(Place())
+    return Crew(group, duties, more), group
 
 
 def tell_codec(parts: Parts, folder: Path) -> dict[str, object]:
