@@ -36,6 +36,7 @@ from template.training.scorer import (
 from template.training.sharded_model import (
     PageLosses,
     build_sharded_for_scoring,
+    end_pass,
     even_cuts,
     named_rows,
     rows_of,
@@ -158,6 +159,7 @@ class CutScorer:
         own = share_pages(self._group, values["counts"], page_tokens, given)
         tokens = own if len(own) else torch.zeros((1, page_tokens), dtype=torch.int64)
         losses = mean_by_page(self._root(tokens.to(self._device)))
+        end_pass(self._root)
         return losses[: len(own)].tobytes()
 
     @torch.no_grad()

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from template.protocol.spec import RunSpec
 from template.training.losses import CHUNKED_VOCAB, next_token_loss, spread_loss
-from template.training.memory import TrimmedBackward
+from template.training.memory import TrimmedBackward, TrimmedForward
 from template.training.model import build_without_memory
 from template.training.options import InnerOptions
 from template.training.scorer import losses_of_tokens
@@ -93,7 +93,15 @@ def build_sharded_for_scoring(spec: RunSpec, device: torch.device, size: int) ->
     # FSDP2 leaves the root's parameters whole after a forward pass, for the backward pass: a
     # payload's step, which moves the ranks' rows, would not be seen by the next pass.
     _cut(root, model, device, size, reshard_after_forward=True)
+    if device.type == "cpu":
+        TrimmedForward(model.model.layers)
     return root
+
+
+def end_pass(root: PageLosses) -> None:
+    """Forget a pass without a backward pass: FSDP2 notes every layer of every pass for one."""
+    assert isinstance(root, FSDPModule), "a model that was cut"
+    root.reset_iter_state()
 
 
 def _cut(

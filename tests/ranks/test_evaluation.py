@@ -109,6 +109,17 @@ def _full(_values: object, _given: object) -> bytes:
 
 
 @pytest.mark.usefixtures("group_of_one")
+def test_passes_leave_nothing_behind_in_the_cut_model() -> None:
+    """FSDP2 notes each layer of a pass for a backward pass, which a validator never makes."""
+    crew, _ = crew_of_one(scoring_batch=4)
+    scorer, pages = crew.scorer(), pages_of(run_spec())
+    scorer.losses(pages)
+    root = crew.team._orders["score_pages"].__self__._root  # type: ignore[attr-defined]
+    notes = root._get_fsdp_state()._fsdp_param_group.comm_ctx.post_forward_order
+    assert len(notes) == 0
+
+
+@pytest.mark.usefixtures("group_of_one")
 def test_a_wished_number_of_pages_is_of_each_device() -> None:
     assert crew_of_one()[0].scorer().batch_pages == Scorer(run_spec(), "cpu").batch_pages
     crew, _ = crew_of_one(scoring_batch=5)
