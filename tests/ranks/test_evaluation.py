@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import FileStore
 
 from template.errors import RankLost
 from template.training.model import initial_params
@@ -32,7 +33,7 @@ LARGE = {"words": 2**14, "model__tie_word_embeddings": False}
 @pytest.fixture
 def group_of_one(tmp_path: Path) -> Iterator[None]:
     """FSDP2's own group, which `Group.connect` makes of several ranks."""
-    store = dist.FileStore(str(tmp_path / "group"), 1)
+    store = FileStore(str(tmp_path / "group"), 1)
     dist.init_process_group("gloo", store=store, rank=0, world_size=1)
     yield
     dist.destroy_process_group()
@@ -151,7 +152,7 @@ def test_a_checkpoint_reads_every_tensor_as_often_as_it_is_needed() -> None:
 @pytest.mark.parametrize(
     ("ranks", "changes"), [(2, {}), (3, {}), (3, LARGE), (2, {"model__architecture": "qwen3"})]
 )
-def test_ranks_score_as_one_process(ranks: int, changes: dict[str, object], tmp_path: Path) -> None:
+def test_ranks_score_as_one_process(ranks: int, changes: dict[str, Any], tmp_path: Path) -> None:
     """Half-way states, theta, three steps; then the next window from the state that was saved."""
     tolerance = run_spec(**changes).evaluation.loss_tolerance
     for _window in range(2):
