@@ -50,10 +50,26 @@ def band_cuts(shape: Sequence[int], ranks: int) -> tuple[int, ...]:
 def band_shape(shape: Sequence[int], rank: int, ranks: int) -> tuple[int, ...]:
     """The shape of a rank's band; a scalar has the shape [0] where it is not."""
     cuts = band_cuts(shape, ranks)
-    rows = cuts[rank + 1] - cuts[rank]
+    return _shape_of_rows(shape, cuts[rank], cuts[rank + 1])
+
+
+def _shape_of_rows(shape: Sequence[int], first_row: int, end_row: int) -> tuple[int, ...]:
     if not shape:
-        return () if rows else (0,)
-    return (rows, *shape[1:])
+        return () if first_row < end_row else (0,)
+    return (end_row - first_row, *shape[1:])
+
+
+def whole_chunks(shape: Sequence[int], first_row: int, end_row: int) -> tuple[int, int]:
+    """The rows of all chunks with an element in the rows `first_row` to `end_row` (exclusive).
+
+    A vector or scalar as a whole; no row around no row.
+    """
+    if first_row == end_row:
+        return (0, 0)
+    if len(shape) < 2:
+        return (0, shape[0] if shape else 1)
+    end_block = -(-end_row // BLOCK_SIDE)
+    return (first_row // BLOCK_SIDE * BLOCK_SIDE, min(end_block * BLOCK_SIDE, shape[0]))
 
 
 def band_of(tensor: Tensor, rank: int, ranks: int) -> Tensor:
@@ -66,21 +82,30 @@ def band_of(tensor: Tensor, rank: int, ranks: int) -> Tensor:
 
 def band_plan(plan: Plan, rank: int, ranks: int) -> Plan:
     """The plan of a rank's bands, from the plan of the whole model."""
+    cuts = (band_cuts(layout.shape, ranks) for layout in plan.layouts)
+    return rows_plan(plan, [(of_tensor[rank], of_tensor[rank + 1]) for of_tensor in cuts])
+
+
+def rows_plan(plan: Plan, spans: Sequence[tuple[int, int]]) -> Plan:
+    """The plan of some rows of every tensor, from the plan of the whole model.
+
+    `spans`: first row and end of each tensor, as `whole_chunks` returns: no chunk is cut.
+    """
     runs: list[Run] = []
     layouts, kept_at = [], [0]
     members: list[list[Run]] = [[] for _ in plan.names]
     for run in plan.runs:
         members[run.tensor].append(run)
-    for layout, whole in zip(plan.layouts, members, strict=True):
-        cuts = band_cuts(layout.shape, ranks)
+    for layout, whole, (first, end) in zip(plan.layouts, members, spans, strict=True):
         groups: list[ChunkGroup] = []
         for run in whole:
-            part = _band_run(run, layout.shape, cuts[rank], cuts[rank + 1])
+            part = _band_run(run, layout.shape, first, end)
             if part is not None:
                 at = kept_at[-1] + sum(g.num_chunks * g.k for g in groups)
                 runs.append(replace(part, number=len(runs), kept_at=at))
                 groups.append(part.group)
-        band = TensorLayout(shape=band_shape(layout.shape, rank, ranks), groups=tuple(groups))
+        shape = _shape_of_rows(layout.shape, first, end)
+        band = TensorLayout(shape=shape, groups=tuple(groups))
         layouts.append(band)
         kept_at.append(kept_at[-1] + band.num_kept)
     return replace(plan, layouts=tuple(layouts), kept_at=tuple(kept_at), runs=tuple(runs))

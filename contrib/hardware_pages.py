@@ -221,9 +221,11 @@ ASSUMED = f"""\
 - Training reaches {MFU:.0%} of the bf16 peak, scoring {SCORING_MFU:.0%} of the float32 peak.
 - The host has 16 cores, or 8 for each device if that is more; the codec's loops use 16 of them at
   most. Its disk writes 2 GB/s. A `cpu` stands for 16 cores of a server, an estimate.
-- **Several devices**: theta's chunks are spread evenly over them. A miner trains so under torchrun
-  ([many_gpus.md](many_gpus.md)), on GPUs untested; a validator of today scores on one device, and
-  rows of several are a look ahead.
+- **Several devices**: theta's chunks are spread evenly over them. Under torchrun
+  ([many_gpus.md](many_gpus.md)) a miner trains so and a validator scores so, on GPUs untested; what
+  goes between the devices costs no time here.
+- A payload's cost is its forward passes: on a CPU, the step into the model and back adds a
+  twentieth at most (`benchmarks/results/scale.json`).
 - A star beside the pages of a pass: with `--neuron.activation_checkpointing`.
 - Host seconds and memory grow in a straight line in the number of parameters, from 10 M and 100 M.
 - "Inner steps" are the plan's, on this machine; a miner that has less time does fewer of them.

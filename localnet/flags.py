@@ -22,7 +22,10 @@ PLAN = Path(__file__).resolve().parent / "plan.toml"
 """A link to runs/localnet.toml of the checkout; a wheel has a copy."""
 WINDOWS_HELP = "length of the run (default: 24; with fewer than 6 it ends before the first pay)"
 MISBEHAVE_HELP = "miners on top of --miners, validators among --validators; see below, or `help`"
-RANKS_HELP = "honest miners of N processes by torchrun, as on N GPUs; for example miner-0:2"
+RANKS_HELP = (
+    "honest miners and validators of N processes by torchrun, as on N GPUs; for example "
+    "miner-0:2,val-0:2"
+)
 WANDB_HELP = "neurons' Weights & Biases; online takes WANDB_API_KEY (default: off)"
 HOLD_HELP = "leave chain and bucket server up after the end, until Ctrl-C"
 DESCRIPTION = """A whole subnet on this machine: local chain, bucket server, validators and
@@ -101,7 +104,7 @@ def add_localnet_flags(parser: Parser) -> None:
     add("--miners", type=int, default=4, help="honest miners (default: 4)")
     add("--validators", type=int, default=2, help="validators (default: 2)")
     add("--misbehave", default="", metavar="NAME:N,...", help=MISBEHAVE_HELP)
-    add("--ranks", default="", metavar="MINER:N,...", help=RANKS_HELP)
+    add("--ranks", default="", metavar="NAME:N,...", help=RANKS_HELP)
     add("--windows", type=int, default=24, help=WINDOWS_HELP)
     add("--out", type=Path, default=Path("localnet-out"), help="folder (default: localnet-out)")
     add("--plan", type=Path, default=PLAN, help="(default: runs/localnet.toml)")

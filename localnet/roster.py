@@ -12,7 +12,7 @@ MAX_RANKS = 8
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Participant:
-    """One hotkey. `name` names the wallet, the folder and the log; `ranks`: of a miner."""
+    """One hotkey. `name` names the wallet, the folder and the log; `ranks`: its processes."""
 
     name: str
     role: str
@@ -38,17 +38,23 @@ def parse_misbehave(text: str, known: Mapping[str, object]) -> dict[str, int]:
 
 
 def parse_ranks(text: str, roster: Sequence[Participant]) -> list[Participant]:
-    """`miner-0:2`: the roster with two ranks for the first honest miner; ConfigError if wrong."""
+    """`miner-0:2,val-0:2`: the roster with two ranks for the first honest miner and validator.
+
+    `validator-0` is another word for `val-0`. ConfigError if wrong.
+    """
     counts: dict[str, int] = {}
     for part in filter(None, (piece.strip() for piece in text.split(","))):
         name, _, number = part.partition(":")
         if not number.isdigit() or not 1 <= int(number) <= MAX_RANKS:
-            raise ConfigError(f"--ranks {part}: write MINER:COUNT, COUNT from 1 to {MAX_RANKS}")
-        counts[name] = int(number)
-    honest = {p.name for p in roster if p.role == "miner" and p.behaviour == HONEST}
+            raise ConfigError(f"--ranks {part}: write NAME:COUNT, COUNT from 1 to {MAX_RANKS}")
+        counts[name.replace("validator-", "val-")] = int(number)
+    honest = {p.name for p in roster if p.role != "owner" and p.behaviour == HONEST}
     for name in counts:
         if name not in honest:
-            raise ConfigError(f"--ranks {name}: not an honest miner of this localnet")
+            raise ConfigError(
+                f"--ranks {name}: not an honest miner or validator of this localnet: these are "
+                f"{', '.join(sorted(honest))}"
+            )
     return [replace(p, ranks=counts.get(p.name, 1)) for p in roster]
 
 

@@ -30,7 +30,8 @@ class ReadContext:
     """Everything needed to follow and judge a run, without a key: a reader publishes no object.
 
     `run_file` is the spec's path, for messages. `spreader`: the processes among which theta lies,
-    None where this process holds theta.
+    None where this process holds theta. `ranks`: the processes of a neuron of many devices.
+    `scoring_batch`: pages of a device's pass for scoring, None for what fills the device.
     """
 
     spec: RunSpec
@@ -43,6 +44,8 @@ class ReadContext:
     device: str
     run_file: Path
     spreader: Spreader | None = None
+    ranks: Ranks | None = None
+    scoring_batch: int | None = None
 
     @property
     def schedule(self) -> Schedule:
@@ -56,9 +59,9 @@ class NodeContext(ReadContext):
     `bucket` is this hotkey's, writable; `access` is the public, read-only record of the bucket.
     `commands` are btcli commands for messages to the operator. `random_bytes`: so many bytes that
     nobody else can foresee. `watch_clock` compares this machine's clock with the chain's. `inner`:
-    how this machine trains. `ranks`: the processes of a miner of many devices. `works_beside`:
-    whether a miner trains, saves, commits and uploads in threads of their own; otherwise one thing
-    follows another, as a world of virtual time needs to be the same every time.
+    how this machine trains. `works_beside`: whether a miner trains, saves, commits and uploads in
+    threads of their own; otherwise one thing follows another, as a world of virtual time needs to
+    be the same every time.
     """
 
     hotkey: str
@@ -68,5 +71,4 @@ class NodeContext(ReadContext):
     random_bytes: Callable[[int], bytes] = secrets.token_bytes
     watch_clock: Callable[[], None] = do_nothing
     inner: InnerOptions = DEFAULT_OPTIONS
-    ranks: Ranks | None = None
     works_beside: bool = True

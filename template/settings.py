@@ -88,8 +88,9 @@ class LoggingConfig:
 class NeuronConfig:
     """This process. `device` is a torch device or "auto"; `run` is the path of the run spec.
 
-    The last are a miner's: for its inner loop, see `template.training.options`; `offload` says
-    where a miner of many ranks keeps theta and error feedback.
+    `offload` says where a neuron of many ranks keeps theta, and a miner's error feedback.
+    `scoring_batch` is a validator's: pages of a pass, None for what fills the device. The last are
+    a miner's, for its inner loop: see `template.training.options`.
     """
 
     name: str
@@ -97,11 +98,12 @@ class NeuronConfig:
     state_dir: Path
     save_events: bool
     run: Path
+    offload: Literal["host", "device"] = "host"
+    scoring_batch: int | None = None
     micro_batch: int | None = None
     activation_checkpointing: bool = False
     compile: bool = False
     peak_tflops: float | None = None
-    offload: Literal["host", "device"] = "host"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,7 +118,7 @@ class WandbConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Place:
-    """This process among the equal processes (ranks) of a miner, started by torchrun.
+    """This process among the equal processes (ranks) of a neuron, started by torchrun.
 
     `local_rank` counts the ranks of this machine. `host`, `port`: torchrun's place of meeting, used
     anew in each `attempt`.
@@ -141,6 +143,7 @@ ALONE: Final = Place()
 class RankConfig:
     """The settings of a rank that obeys rank 0: neither wallet, nor chain, nor bucket."""
 
+    role: Literal["miner", "validator"]
     spec: RunSpec
     neuron: NeuronConfig
     logging: LoggingConfig

@@ -1,1 +1,1 @@
-"""What a miner of many ranks costs, by the number of ranks: see `benchmarks.scale.__main__`."""
+"""What a neuron of many ranks costs, by their number: see `benchmarks.scale.__main__`."""

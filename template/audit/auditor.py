@@ -35,7 +35,7 @@ from template.protocol.quorum import VOID_WINDOWS
 from template.protocol.record import ROOT_BYTES, Vote
 from template.protocol.root import Member
 from template.scoring.admission import draw_candidates
-from template.scoring.measure import Measurer
+from template.scoring.measure import Measurer, open_scorer
 from template.scoring.pool import Pool, PoolDrawer
 from template.scoring.rules import pay_rules
 from template.sync.bootstrap import Bootstrap
@@ -59,7 +59,8 @@ class Auditor:
         self.peers = Peers(context)
         state = Bootstrap(context, self.peers).published_or_first_state(newest)
         self.follower = Follower(context, self.peers, state, keeps_step_start=True)
-        self._measurer = Measurer(context.spec, context.device, open_pages(context, self.peers))
+        pages = open_pages(context, self.peers)
+        self._measurer = Measurer(context.spec, open_scorer(context), pages)
         self._drawer = PoolDrawer(
             spec=context.spec,
             schedule=context.schedule,

@@ -23,7 +23,6 @@ from template.log_context import window_context
 from template.peers.client import Peers
 from template.protocol.quorum import VOID_WINDOWS, Decision
 from template.protocol.record import LOG_DIGEST_BYTES, ROOT_BYTES, Record, Vote, log_digest
-from template.protocol.root import sample_digest
 from template.scoring.rules import pay_rules
 from template.scoring.window import Scored, WindowScorer
 from template.sync.bootstrap import Bootstrap
@@ -32,6 +31,7 @@ from template.sync.follower import KEPT_BLOCKS, Follower
 from template.sync.lineage import LineagePublisher
 from template.sync.own_checkpoint import OwnCheckpoints
 from template.training.checkpoint import LocalCheckpoint
+from template.training.spread import sample_of
 
 log = logging.getLogger(__name__)
 
@@ -240,7 +240,7 @@ class Validator:
         vote = Vote(
             window=window,
             root=state.root[:ROOT_BYTES],
-            sample_digest=sample_digest(state.params, block_hash),
+            sample_digest=sample_of(state.params, block_hash),
             uids=uids,
             missing=missing,
             log_digest=digest,

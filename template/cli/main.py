@@ -256,7 +256,7 @@ def run_command(name: str, argv: Sequence[str], prog: str) -> int:
 def clear_surroundings(name: str) -> None:
     """Remove variables that the run spec decides, and say so on standard error."""
     names = clear_environment(os.environ)
-    if name == "miner":
+    if name in ("miner", "validator"):
         names = without_torchrun(names)  # taken, and no surprise
     if names:
         complain(f"{name}: {cleared_line(names)}".rstrip("\n"))

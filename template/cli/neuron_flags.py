@@ -29,7 +29,6 @@ from template.cli.torchrun import find_place
 from template.errors import EXIT_STATUSES, ConfigError
 from template.protocol.spec.files import load_spec
 from template.settings import (
-    ALONE,
     LoggingConfig,
     MinerConfig,
     NeuronConfig,
@@ -69,13 +68,14 @@ REFUSED_PREFIXES: Final[Mapping[str, str]] = {
 }
 VALIDATOR_ONLY: Final[Mapping[str, str]] = {
     "--neuron.disable_set_weights": "a miner sets no weights; this is a validator's flag",
+    "--neuron.scoring_batch": "a miner scores nothing; its flag is --neuron.micro_batch",
 }
 
 
-INNER_FIELDS: Final = (
-    "micro_batch", "activation_checkpointing", "compile", "peak_tflops", "offload",
-)  # fmt: skip
+INNER_FIELDS: Final = ("micro_batch", "activation_checkpointing", "compile", "peak_tflops")
 """Settings of a miner's inner loop."""
+SCORING_FIELDS: Final = ("scoring_batch",)
+"""Settings of a validator's passes."""
 MINER_ONLY: Final[Mapping[str, str]] = {
     f"--neuron.{key}": "a validator does not train; this is a miner's flag" for key in INNER_FIELDS
 }
@@ -94,7 +94,7 @@ def miner_config(args: argparse.Namespace, env: Mapping[str, str]) -> MinerConfi
         neuron=_neuron_config(args),
         wandb=_wandb_config(args, env),
         bucket=bucket_settings(env),
-        place=find_place(env) if args.role == "miner" else ALONE,
+        place=find_place(env),
     )
 
 
@@ -103,6 +103,7 @@ def rank_config(args: argparse.Namespace, place: Place) -> RankConfig:
     if args.run is None:
         raise ConfigError(NO_RUN_FILE.format(netuid=args.netuid))
     return RankConfig(
+        role=args.role,
         spec=load_spec(args.run),
         neuron=_neuron_config(args),
         logging=LoggingConfig(level=args.level, directory=args.logging_dir),
@@ -121,6 +122,7 @@ def validator_config(args: argparse.Namespace, env: Mapping[str, str]) -> Valida
         neuron=node.neuron,
         wandb=node.wandb,
         bucket=node.bucket,
+        place=node.place,
         set_weights=args.set_weights,
     )
 
@@ -136,6 +138,9 @@ def _wandb_config(args: argparse.Namespace, env: Mapping[str, str]) -> WandbConf
     )
 
 
+_OWN_FIELDS: Final = {"miner": INNER_FIELDS, "validator": SCORING_FIELDS}
+
+
 def _neuron_config(args: argparse.Namespace) -> NeuronConfig:
     return NeuronConfig(
         name=args.name,
@@ -143,7 +148,8 @@ def _neuron_config(args: argparse.Namespace) -> NeuronConfig:
         state_dir=args.state_dir or _default_state_dir(args.role, args),
         save_events=args.save_events,
         run=args.run,
-        **{key: getattr(args, key) for key in INNER_FIELDS if args.role == "miner"},
+        offload=args.offload,
+        **{key: getattr(args, key) for key in _OWN_FIELDS[args.role]},
     )
 
 
@@ -242,6 +248,14 @@ def _add_run_flags(parser: Parser, role: Role) -> None:
         action="store_false",
         help="do not write metrics.jsonl",
     )
+    group.add_argument(
+        "--neuron.offload",
+        dest="offload",
+        choices=("host", "device"),
+        default="host",
+        help="under torchrun: where each rank keeps its part of theta (a miner: and of error "
+        "feedback): the host's memory or the rank's device (default: host)",
+    )
     if role == "miner":
         _add_inner_flags(parser)
     if role == "validator":
@@ -250,6 +264,16 @@ def _add_run_flags(parser: Parser, role: Role) -> None:
             dest="set_weights",
             action="store_false",
             help="evaluate and vote, but set no weights on chain",
+        )
+        group.add_argument(
+            "--neuron.scoring_batch",
+            dest="scoring_batch",
+            metavar="PAGES",
+            type=_pages,
+            default=None,
+            help="pages of one forward pass on each device; losses differ by rounding (default: "
+            "auto, what half of a GPU's free memory holds; on a CPU 16,384 tokens, 64 pages at "
+            "most)",
         )
 
 
@@ -261,7 +285,7 @@ def _add_inner_flags(parser: Parser) -> None:
         "--neuron.micro_batch",
         dest="micro_batch",
         metavar="PAGES",
-        type=_micro_batch,
+        type=_pages,
         default=None,
         help="pages of one forward and backward pass (default: auto, the most that fit; found "
         "once, and remembered in the state folder)",
@@ -286,17 +310,9 @@ def _add_inner_flags(parser: Parser) -> None:
         default=None,
         help="the device's peak for inner_mfu in the metrics (default: known for common GPUs)",
     )
-    group.add_argument(
-        "--neuron.offload",
-        dest="offload",
-        choices=("host", "device"),
-        default="host",
-        help="under torchrun: where each rank keeps its part of theta and error feedback, 8 bytes "
-        "a parameter: the host's memory or the rank's device (default: host)",
-    )
 
 
-def _micro_batch(text: str) -> int | None:
+def _pages(text: str) -> int | None:
     if text == "auto":
         return None
     if re.fullmatch(r"[1-9][0-9]{0,8}", text) is None:

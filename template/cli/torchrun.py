@@ -1,4 +1,4 @@
-"""What torchrun tells each of the equal processes (ranks) of a miner, by environment variables."""
+"""What torchrun tells each of the equal processes (ranks) of a neuron, by environment variables."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -31,7 +31,7 @@ def find_place(env: Mapping[str, str]) -> Place:
     if missing:
         raise ConfigError(
             f"{', '.join(missing)}: not set, but {RANK} or {WORLD_SIZE} is; torchrun sets all of "
-            "them. Start a miner of many ranks by torchrun, or unset them all"
+            "them. Start a neuron of many ranks by torchrun, or unset them all"
         )
     numbers = {field: _number(env, name) for field, name in _NEEDED.items()}
     numbers |= {field: _number(env, name) for field, name in _OPTIONAL.items() if name in env}

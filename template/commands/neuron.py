@@ -139,8 +139,10 @@ def run_miner(config: MinerConfig | RankConfig) -> int:
     return run_neuron("miner", config, lambda context, _config: Miner(context))
 
 
-def run_validator(config: ValidatorConfig) -> int:
-    """Run a validator until the run ends; the exit status."""
+def run_validator(config: ValidatorConfig | RankConfig) -> int:
+    """Run a validator, or one of its ranks, until the run ends; the exit status."""
+    if isinstance(config, RankConfig):
+        return run_rank(config)
     return run_neuron(
         "validator",
         config,
@@ -236,6 +238,7 @@ def _context(
             inner=inner_options(config.neuron),
             spreader=None if crew is None else crew.spreader,
             ranks=crew,
+            scoring_batch=config.neuron.scoring_batch,
             run_file=config.neuron.run,
             commands=identity.commands,
             watch_clock=lambda: clock.note(time.time() - chain.head_time_s()),

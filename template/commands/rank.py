@@ -1,4 +1,4 @@
-"""A miner of many ranks under torchrun: how rank 0 meets the others, and how the others run."""
+"""A neuron of many ranks under torchrun: how rank 0 meets the others, and how the others run."""
 
 import logging
 import os
@@ -58,7 +58,7 @@ def run_rank(config: RankConfig) -> int:
     unwind_on_signals()
     forget_secrets(os.environ)
     hide_memory()
-    role, level = f"miner-rank-{place.rank}", config.logging.level
+    role, level = f"{config.role}-rank-{place.rank}", config.logging.level
     try:
         setup_logging(level, config.logging.directory, role=role, hotkey="-")
         duties = _duties(config.spec, config.neuron, place)
@@ -102,6 +102,7 @@ def _duties(spec: RunSpec, neuron: NeuronConfig, place: Place) -> Duties:
         device=torch.device(device_of(find_device(neuron.device), place)),
         options=inner_options(neuron),
         keeps_on_device=neuron.offload == "device",
+        scoring_batch=neuron.scoring_batch,
     )
 
 

@@ -31,8 +31,14 @@ def miner_settings(args: argparse.Namespace, env: Mapping[str, str]) -> MinerCon
     return config
 
 
-def validator_settings(args: argparse.Namespace, env: Mapping[str, str]) -> ValidatorConfig:
-    """A validator's settings; ConfigError also without the hotkey's file."""
+def validator_settings(
+    args: argparse.Namespace, env: Mapping[str, str]
+) -> ValidatorConfig | RankConfig:
+    """As `miner_settings`, for a validator."""
+    place = find_place(env)
+    if place.rank:
+        check_device(args.device)
+        return rank_config(args, place)
     config = validator_config(args, env)
     check_device(config.neuron.device)
     _require_hotkey(config.wallet)

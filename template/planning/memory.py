@@ -7,11 +7,10 @@ from typing import Final
 from template.base.preflight import least_state_bytes
 from template.data.manifest import MAX_MANIFEST_BYTES
 from template.data.pages import CacheLimits
-from template.planning.case import FLOAT_BYTES, Case
+from template.planning.case import Case
 from template.protocol.spec import RunSpec
 from template.protocol.spec.model import ModelSpec
-from template.training.losses import CHUNK_LOGITS, CHUNKED_VOCAB
-from template.training.scorer import MAX_BATCH_PAGES, MAX_BATCH_TOKENS
+from template.training.evaluator import forward_bytes, logits_bytes, usual_batch_pages
 
 MODEL_BYTES: Final = 4
 GRADIENT_BYTES: Final = 4
@@ -28,12 +27,6 @@ of `intermediate_size`, with autocast to bf16 and no activation checkpointing. C
 saved-tensor hooks on Llamas (`tests/planning/test_memory.py` counts again)."""
 RESIDUAL_BYTES: Final = 4
 """The same with activation checkpointing, for each unit of `hidden_size`: the layer's input."""
-LOGIT_COPIES: Final = 3
-"""A chunk's logits, their float32 copy and gradient."""
-WHOLE_LOGIT_BYTES: Final = 12
-"""For each word of the vocabulary and token, where the loss does not go in chunks."""
-FORWARD_VALUES: Final = 4
-"""Values of a layer's width alive at once in a forward pass without gradients."""
 STEP_BYTES: Final = 12
 """A validator's note of each value that a payload moves: its place, and the value before."""
 PENDING: Final = 3
@@ -67,13 +60,6 @@ def kept_bytes_per_token(model: ModelSpec, *, is_checkpointing: bool) -> int:
         inner = model.num_experts_per_tok * model.moe_intermediate_size
     layer = HIDDEN_BYTES * hidden + INNER_BYTES * inner
     return layers * RESIDUAL_BYTES * hidden + layer if is_checkpointing else layers * layer
-
-
-def logits_bytes(model: ModelSpec, tokens: int) -> int:
-    """Logits and what belongs to them, for a pass of so many tokens."""
-    if model.vocab_size < CHUNKED_VOCAB:
-        return WHOLE_LOGIT_BYTES * model.vocab_size * tokens
-    return LOGIT_COPIES * FLOAT_BYTES * min(CHUNK_LOGITS, model.vocab_size * tokens)
 
 
 def trained_bytes(case: Case) -> int:
@@ -164,9 +150,8 @@ def validator_memory(case: Case) -> Memory:
     if case.machine.device.is_cpu:
         return Memory(device_bytes=0, host_bytes=max(peaks) + frames, disk_bytes=disk)
     model, moved = case.spec.model, case.parameters * case.spec.compression.top_k // 4096
-    tokens = min(MAX_BATCH_PAGES * case.spec.data.page_tokens, MAX_BATCH_TOKENS)
-    width = 2 * model.hidden_size + FORWARD_VALUES * model.intermediate_size
-    forward = FLOAT_BYTES * tokens * width + logits_bytes(model, tokens)
+    tokens = usual_batch_pages(case.spec.data.page_tokens) * case.spec.data.page_tokens
+    forward = forward_bytes(model, tokens)
     spread = MODEL_BYTES * case.parameters + STEP_BYTES * moved
     used = spread / case.machine.count + forward + CONTEXT_BYTES
     return Memory(

@@ -245,8 +245,8 @@ def assumptions(case: Case) -> list[str]:
     ]
     if machine.count > 1:
         found.append(
-            f"theta's chunks are spread evenly over {machine.count} devices: miners train so under "
-            "torchrun; validators of today score on one device"
+            f"theta's chunks are spread evenly over {machine.count} devices: miners train so, and "
+            "validators score so, under torchrun; what goes between the devices costs no time"
         )
     return found
 

@@ -8,9 +8,9 @@ of theta is a tree of other blocks (`template.protocol.tree`).
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -97,14 +97,28 @@ def hash_parts(
     tensors: Mapping[str, Tensor], part_bytes: int = PART_BYTES, num_threads: int | None = None
 ) -> tuple[bytes, ...]:
     """SHA-256 of every part, hashed side by side."""
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    groups = group_tensors(shapes, part_bytes)
+    groups = group_tensors(shapes_in(tensors, tensors), part_bytes)
     return tuple(for_each(lambda names: hash_part(tensors, names), groups, num_threads))
+
+
+@runtime_checkable
+class HasShapes(Protocol):
+    """Tensors that lie elsewhere: reading one brings the tensor here, and a shape is no reason."""
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
+
+
+def shapes_in(tensors: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, tuple[int, ...]]:
+    """Shapes by name."""
+    if isinstance(tensors, HasShapes):
+        return {name: tensors.shapes[name] for name in names}
+    return {name: tuple(tensors[name].shape) for name in names}
 
 
 def _pieces(tensors: Mapping[str, Tensor], names: Sequence[str]) -> Iterator[bytes | memoryview]:
     ordered = sorted(names)
-    yield part_header({name: tuple(tensors[name].shape) for name in ordered})
+    yield part_header(shapes_in(tensors, ordered))
     for name in ordered:
         yield little_endian(tensors[name], name)
 

@@ -1,1 +1,1 @@
-"""One miner on many devices: equal processes (ranks) by torchrun, and rank 0 gives the orders."""
+"""One neuron on many devices: equal processes (ranks) by torchrun; rank 0 gives the orders."""

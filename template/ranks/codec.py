@@ -74,10 +74,10 @@ class Codec:
         """Add a share of a payload to the feedback; rank 0 is given the body."""
         shelf = self._shelf
         if given is None:
-            body = shelf.receive_body()
+            body = shelf.receive_body(shelf.plan)
         else:
             body = np.frombuffer(given, dtype=np.uint8)
-            shelf.send_body(body)
+            shelf.send_body(body, shelf.plan_of)
         feedback = shelf.bands[values["feedback"]]
         for name, sparse in decode(body.data, shelf.plan).tensors.items():
             sparse.add_to(feedback[name], coefficient=values["share"])

@@ -1,4 +1,4 @@
-"""A miner of many ranks: what every rank holds, and how rank 0 leads.
+"""A neuron of many ranks: what every rank holds, and how rank 0 leads.
 
 Rank 0 gets a `Crew`, whose parts stand in for those of one process; every other rank obeys in
 `follow` until the end.
@@ -17,6 +17,7 @@ from template.protocol.payload import PayloadFormat
 from template.protocol.spec import RunSpec
 from template.ranks.codec import Codec
 from template.ranks.engine import CutModel
+from template.ranks.evaluation import CutScorer, RanksScorer
 from template.ranks.feedback import RanksFeedback
 from template.ranks.group import Group
 from template.ranks.handles import BandSpreader
@@ -33,6 +34,7 @@ class Duties:
     """What a rank has to know: the same on every rank, but for the number of the device.
 
     `device`: of the model and the moments. `keeps_on_device`: theta and error feedback too.
+    `scoring_batch`: pages of a validator's pass on each device; None fills the device.
     """
 
     spec: RunSpec
@@ -40,14 +42,16 @@ class Duties:
     device: torch.device
     options: InnerOptions
     keeps_on_device: bool = False
+    scoring_batch: int | None = None
 
 
 def orders_of(group: Group, duties: Duties) -> Orders:
-    """This rank's part of every order."""
+    """This rank's part of every order; a model takes memory with its first order."""
     kept_at = duties.device if duties.keeps_on_device else torch.device("cpu")
     shelf = Shelf(group, duties.form, kept_at)
     model = CutModel(shelf, duties.spec, duties.device, duties.options)
-    return {**shelf.orders(), **Codec(shelf).orders(), **model.orders()}
+    scorer = CutScorer(shelf, duties.spec, duties.device, duties.scoring_batch)
+    return {**shelf.orders(), **Codec(shelf).orders(), **model.orders(), **scorer.orders()}
 
 
 def follow(group: Group, duties: Duties, more: Orders = NO_MORE) -> None:
@@ -59,7 +63,7 @@ def follow(group: Group, duties: Duties, more: Orders = NO_MORE) -> None:
 
 
 class Crew:
-    """Rank 0's parts of a miner of many ranks."""
+    """Rank 0's parts of a miner or validator of many ranks."""
 
     def __init__(self, group: Group, duties: Duties, more: Orders = NO_MORE) -> None:
         self._duties = duties
@@ -78,6 +82,10 @@ class Crew:
     ) -> RanksFeedback:
         """The error feedback on all ranks; starts from `saved`, or from zeros."""
         return RanksFeedback(self.spreader, self._duties.form, decay, saved, returned_share)
+
+    def scorer(self) -> RanksScorer:
+        """The model for evaluation on all ranks."""
+        return RanksScorer(self.spreader, self._duties.form.shapes)
 
     def end(self) -> None:
         """Tell the other ranks that this process ends; they notice by themselves otherwise."""

@@ -1,7 +1,4 @@
-"""One rank's part of the inner loop: a cut of model and AdamW, and the rows that go to and fro.
-
-Between FSDP2's rows and the bands of `compression.bands` lie few rows, and only these change their
-rank, from one rank to the other.
+"""One rank's part of the inner loop: a cut of model and AdamW.
 
 Gradients are summed over the ranks after every pass of a batch, and not only after the last: the
 sum of the passes then lies in a cut, as everything else. Whole gradients on every rank would not
@@ -20,6 +17,8 @@ from torch import Tensor, nn
 from template.errors import ConfigError
 from template.protocol.spec import RunSpec
 from template.ranks.loop import Order
+from template.ranks.mover import Mover, fill
+from template.ranks.pages import share_pages
 from template.ranks.shelf import Shelf, save_rows
 from template.training.devices import FUSED_ADAMW, peak_bytes, reset_peak
 from template.training.memory import KEPT, give_back_freed
@@ -48,6 +47,7 @@ class CutModel:
         self._shelf, self._group = shelf, shelf.group
         self._spec, self._device, self._options = spec, device, options
         self._is_fused = device.type in FUSED_ADAMW
+        self._mover = Mover(shelf)
 
     def orders(self) -> dict[str, Order]:
         """Name -> this rank's part."""
@@ -82,44 +82,28 @@ class CutModel:
             fused=self._is_fused or None,
         )
 
-    def _shape(self, name: str) -> tuple[int, ...]:
-        return self._shelf.form.shapes[name]
-
-    def _to_rows(self, band: Tensor, name: str) -> Tensor:
-        """FSDP2's rows of a tensor, from the bands."""
-        shape = self._shape(name)
-        rows = even_cuts(shape, self._group.size)
-        return self._group.move_rows(band, shape, self._shelf.cuts(shape), rows)
-
-    def _to_band(self, rows: Tensor, name: str) -> Tensor:
-        shape = self._shape(name)
-        own = even_cuts(shape, self._group.size)
-        return self._group.move_rows(rows, shape, own, self._shelf.cuts(shape))
-
-    def _start(self, values: Values, key: str, name: str) -> Tensor:
-        """This rank's band of a start: [number, number of updates or None]."""
-        number, updates = values[key]
-        band = self._shelf.bands[number][name]
-        return band if updates is None else self._shelf.moved(band, updates, name)
-
     @torch.no_grad()
     def begin(self, values: Values, _given: Any) -> None:
         """Load the parameters, from bands."""
         KEPT.release()  # training needs the room
         for name, parameter in self._parameters.items():
-            _fill(rows_of(parameter), self._to_rows(self._start(values, "start", name), name))
+            fill(
+                rows_of(parameter),
+                self._mover.to_rows(self._mover.start(values, "start", name), name),
+            )
         reset_peak(self._device)
 
     @torch.no_grad()
     def shift(self, values: Values, _given: Any) -> None:
         for name, parameter in self._parameters.items():
-            way = self._start(values, "goal", name) - self._start(values, "start", name)
+            way = self._mover.start(values, "goal", name) - self._mover.start(values, "start", name)
             rows = rows_of(parameter)
-            rows += self._to_rows(way, name).to(rows.device).view_as(rows)
+            rows += self._mover.to_rows(way, name).to(rows.device).view_as(rows)
 
     def step(self, values: Values, given: np.ndarray | None) -> Tensor:
         """One step of AdamW; rank 0 is given the batch, and each rank gets its pages."""
-        pages = self._share_pages(values["counts"], given)
+        page_tokens = self._spec.data.page_tokens
+        pages = share_pages(self._group, values["counts"], page_tokens, given)
         for group in self._optimizer.param_groups:
             group["lr"] = values["lr"]
         if not self._optimizer.state:
@@ -129,17 +113,6 @@ class CutModel:
         nn.utils.clip_grad_norm_(self._parameters.values(), self._spec.training.max_gradient_norm)
         self._optimizer.step()
         return loss
-
-    def _share_pages(self, counts: list[int], given: np.ndarray | None) -> Tensor:
-        if given is None:
-            room = torch.empty(
-                (counts[self._group.rank], self._spec.data.page_tokens), dtype=torch.int64
-            )
-            self._group.exchange([], [(0, room)])
-            return room
-        parts = torch.from_numpy(np.ascontiguousarray(given)).split(counts)
-        self._group.exchange(list(enumerate(parts))[1:], [])
-        return parts[0]
 
     def _add_gradients(self, pages: Tensor, counts: list[int]) -> Tensor:
         """The gradients of a batch, added up pass by pass; the mean loss over all ranks.
@@ -186,8 +159,8 @@ class CutModel:
         self.make_room(values, None)
         bands = {}
         for name, parameter in self._parameters.items():
-            start = self._start(values, "start", name)
-            end = self._to_band(rows_of(parameter).float(), name).to(start.device)
+            start = self._mover.start(values, "start", name)
+            end = self._mover.to_band(rows_of(parameter).float(), name).to(start.device)
             room = KEPT.empty(start.shape) if start.device.type == "cpu" else None
             bands[name] = torch.sub(start, end.view_as(start), out=room)
         self._shelf.bands[values["number"]] = bands
@@ -206,14 +179,14 @@ class CutModel:
             state = self._moments_of(parameter, found[name])
             for key in AVERAGES:
                 band = bands.pop(f"{key}.{name}")
-                _fill(rows_of(state[key]), self._to_rows(band, name))
+                fill(rows_of(state[key]), self._mover.to_rows(band, name))
             self._optimizer.state[parameter] = state
 
     def save_moments(self, values: Values, _given: Any) -> list[Any]:
         """Write this rank's rows as they are; [name, length] of the file."""
         rows = {}
         for name, parameter in self._parameters.items():
-            shape, state = self._shape(name), self._optimizer.state[parameter]
+            shape, state = self._mover.shape(name), self._optimizer.state[parameter]
             first = even_cuts(shape, self._group.size)[self._group.rank]
             for key in AVERAGES:
                 own = rows_of(state[key])
@@ -221,10 +194,6 @@ class CutModel:
             if self._group.rank == 0:
                 rows[f"{STEP}.{name}"] = Rows(values=state[STEP], first=0, shape=())
         return save_rows(self._group, rows, values)
-
-
-def _fill(rows: Tensor, values: Tensor) -> None:
-    rows.copy_(values.view(rows.shape))
 
 
 def _too_small(pages: int, options: InnerOptions) -> str:

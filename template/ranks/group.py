@@ -1,6 +1,6 @@
-"""The processes (ranks) of one miner, and what goes between them.
+"""The processes (ranks) of one miner or validator, and what goes between them.
 
-torchrun starts equal processes. Rank 0 is the miner: chain, bucket, wallet and index of the state.
+torchrun starts equal processes. Rank 0 is the neuron: chain, bucket, wallet and index of the state.
 The other ranks obey rank 0. Bytes and tensors in host memory go over gloo; the gradients and
 parameters of an inner step go over the device's own library (NCCL between CUDA devices).
 
@@ -227,7 +227,7 @@ def _open_store(place: Place, meeting: Path | None, limit: timedelta) -> Store:
 def lost_rank(rank: int, size: int) -> str:
     """What an operator reads when a rank has ended."""
     return (
-        f"rank {rank} of {size} has ended, and a miner cannot go on without one of its ranks: all "
+        f"rank {rank} of {size} has ended, and a neuron cannot go on without one of its ranks: all "
         "ranks end now. Look for the reason above (killed for want of memory, perhaps). The state "
         "saved earlier is whole, and a restart goes on from there, with any number of ranks"
     )

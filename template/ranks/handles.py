@@ -50,7 +50,7 @@ class Bands(SpreadTensors):
         whole: Tensor = self._team.tell(
             "give", number=self.number, name=name, shape=self._shapes[name]
         )
-        return whole.clone()
+        return whole
 
     def updated(self, updates: Factored) -> "Bands":
         held = HeldBodies(self._team, updates)
@@ -156,6 +156,15 @@ class UpdatedBands(Bands):
 
     def save(self, folder: Path, stem: str, metadata: Mapping[str, str]) -> list[SavedFile]:
         return self.made().save(folder, stem, metadata)
+
+
+def numbers_of(start: Mapping[str, Tensor]) -> tuple[int, int | None]:
+    """The ranks' numbers of a start, and of the updates to add."""
+    if isinstance(start, UpdatedBands):
+        return start.number, start.updates
+    if isinstance(start, Bands):
+        return start.number, None
+    raise TypeError("the start of many ranks lies on the ranks")
 
 
 class BandSpreader(Spreader):

@@ -65,7 +65,7 @@ class Team:
         return [unpack(answer, rank) for rank, answer in enumerate(answers)]
 
     def end(self) -> None:
-        """Tell all ranks that the miner has ended well, and part."""
+        """Tell all ranks that the neuron has ended well, and part."""
         with self._in_step():
             self.group.broadcast(json.dumps({"order": _END}).encode())
             self.group.leave()
@@ -85,6 +85,9 @@ class Team:
                 raise RankLost(self._broken)
             try:
                 yield
+            except torch.OutOfMemoryError as error:
+                self._broken = used_up(self.group.rank, error)
+                raise RankLost(self._broken) from error
             except RuntimeError as error:
                 self._broken = f"the ranks are out of step after an error: {error}"
                 raise RankLost(self._broken) from error
@@ -113,15 +116,21 @@ def serve(group: Group, orders: Orders) -> None:
             else:
                 carry_out(orders, message)
         except torch.OutOfMemoryError as error:
-            raise RankLost(
-                f"rank {group.rank}: the device's memory is used up: {error}. Take more ranks, "
-                "larger devices, --neuron.offload host, or a smaller --neuron.micro_batch"
-            ) from error
+            raise RankLost(used_up(group.rank, error)) from error
         except RuntimeError as error:
             raise RankLost(
                 f"rank {group.rank} ends: {error}. If this is a lost connection, another rank has "
                 "ended first, and the log of that rank has the reason"
             ) from error
+
+
+def used_up(rank: int, error: Exception) -> str:
+    """What an operator reads when a device's memory does not suffice."""
+    return (
+        f"rank {rank}: the device's memory is used up: {error}. Take more ranks, larger devices, "
+        "--neuron.offload host, or a smaller --neuron.micro_batch (a miner) or "
+        "--neuron.scoring_batch (a validator)"
+    )
 
 
 def _answer(orders: Orders, message: Mapping[str, Any]) -> bytes:

@@ -3,7 +3,7 @@
 Every method named in `orders` is one rank's part of an order; `given` is rank 0's alone.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -87,7 +87,11 @@ class Shelf:
         shape = tuple(values["shape"])
         band = self.bands[values["number"]][values["name"]]
         whole = self.group.move_rows(band, shape, self.cuts(shape), self.all_at_first(shape))
-        return whole.reshape(shape) if self.rank == 0 else whole
+        if self.rank:
+            return whole
+        # Rank 0 may hold all rows: then nothing has moved, and the band must stay as it is.
+        own = band.clone() if whole is band else whole
+        return own.cpu().reshape(shape)
 
     def zeros(self, values: Values, _given: Any) -> None:
         """New bands of zeros, of the run's tensors."""
@@ -100,30 +104,30 @@ class Shelf:
         """Keep updates: rank 0 is given the bodies, each rank gets its chunks of each body."""
         factors = values["factors"]
         if given is None:
-            bodies = [self.receive_body() for _ in factors]
+            bodies = [self.receive_body(self.plan) for _ in factors]
         else:
             bodies = [np.frombuffer(body, dtype=np.uint8) for body in given]
             for body in bodies:
-                self.send_body(body)
+                self.send_body(body, self.plan_of)
         held = HeldUpdates(zip([body.data for body in bodies], factors, strict=True), self.plan)
         self.updates[values["number"]] = held
 
-    def send_body(self, body: np.ndarray) -> None:
+    def send_body(self, body: np.ndarray, plan_of: Callable[[int], Plan]) -> None:
         """Rank 0 hands every other rank its chunks of a body, and the shared bytes."""
-        shared = body[shared_places(self.plan)]
+        shared = body[shared_places(self.form.plan)]
         for rank in range(1, self.size):
-            part = np.concatenate([shared, cut(body, self.plan_of(rank))])
+            part = np.concatenate([shared, cut(body, plan_of(rank))])
             self.group.exchange([(rank, torch.from_numpy(part))], [])
 
-    def receive_body(self) -> np.ndarray:
+    def receive_body(self, plan: Plan) -> np.ndarray:
         """A body with this rank's chunks: the rest is never touched, and takes no memory."""
-        shared = shared_places(self.plan)
-        room = torch.empty(len(shared) + chunk_bytes(self.plan), dtype=torch.uint8)
+        shared = shared_places(plan)
+        room = torch.empty(len(shared) + chunk_bytes(plan), dtype=torch.uint8)
         self.group.exchange([], [(0, room)])
         received, at = room.numpy(), len(shared)
-        body = np.empty(self.plan.num_bytes, dtype=np.uint8)
+        body = np.empty(plan.num_bytes, dtype=np.uint8)
         body[shared] = received[:at]
-        for place in chunk_slices(self.plan):
+        for place in chunk_slices(plan):
             end = at + place.stop - place.start
             body[place] = received[at:end]
             at = end

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from template.protocol.spec import RunSpec
 from template.ranks.engine import AVERAGES, STEP
-from template.ranks.handles import Bands, BandSpreader, Held, UpdatedBands
+from template.ranks.handles import Bands, BandSpreader, Held, numbers_of
 from template.training.devices import device_name
 from template.training.flops import flops_per_token, peak_tflops
 from template.training.inner_loop import Course, InnerResult, Rest, Speed, no_rest, run_inner_loop
@@ -67,11 +67,11 @@ class RanksTrainer:
     def begin(self, start: Mapping[str, Tensor]) -> None:
         """As in `Engine`."""
         self.revision = object()
-        self._team.tell("begin", start=self._numbers(start))
+        self._team.tell("begin", start=numbers_of(start))
 
     def shift(self, start: Mapping[str, Tensor], goal: Mapping[str, Tensor]) -> None:
         """As in `Engine`."""
-        self._team.tell("shift", start=self._numbers(start), goal=self._numbers(goal))
+        self._team.tell("shift", start=numbers_of(start), goal=numbers_of(goal))
 
     def take_step(self, batch: np.ndarray, lr: float) -> Tensor:
         """As in `Engine`."""
@@ -87,7 +87,7 @@ class RanksTrainer:
     def end(self, start: Mapping[str, Tensor]) -> Bands:
         """As in `Engine`."""
         made = Bands(Held(self._team), self._spreader.plan, self._shapes)
-        found = self._team.call("end_window", number=made.number, start=self._numbers(start))
+        found = self._team.call("end_window", number=made.number, start=numbers_of(start))
         self._peak_bytes = max((peak for peak in found if peak is not None), default=None)
         return made
 
@@ -105,14 +105,6 @@ class RanksTrainer:
             micro_batch=self._options.micro_batch or 1,
             peak_bytes=self._peak_bytes,
         )
-
-    def _numbers(self, start: Mapping[str, Tensor]) -> tuple[int, int | None]:
-        """The ranks' numbers of a start, and of the updates to add."""
-        if isinstance(start, UpdatedBands):
-            return start.number, start.updates
-        if isinstance(start, Bands):
-            return start.number, None
-        raise TypeError("the start of a miner of many ranks lies on the ranks")
 
     def moments(self) -> Mapping[str, Tensor]:
         """As in `Trainer`: a handle to be saved."""

@@ -16,6 +16,7 @@ import numpy as np
 from evaluation.judge import Measured
 from evaluation.verdict_log import MIN_HELD_OUT
 from evaluation.work import HELD_OUT
+from template.context import ReadContext
 from template.data.assignment import Paging
 from template.data.manifest import Manifest
 from template.data.pages import PageReader
@@ -24,6 +25,7 @@ from template.protocol.payload import Payload
 from template.protocol.spec import RunSpec
 from template.scoring.pool import Pool
 from template.training.energy import Norms
+from template.training.evaluator import Evaluator
 from template.training.outer import OuterState, scored_coefficients
 from template.training.scorer import Scorer
 
@@ -49,12 +51,18 @@ def scored_step(payload: Payload, references: Norms, state: OuterState, spec: Ru
     return Step(payload=payload, coefficients=coefficients)
 
 
+def open_scorer(context: ReadContext) -> Evaluator:
+    """The model for evaluation: on this process' device, or on all ranks."""
+    if context.ranks is not None:
+        return context.ranks.scorer()
+    return Scorer(context.spec, context.device, context.scoring_batch)
+
+
 class Measurer:
     """Holds the evaluation model. Not thread-safe."""
 
-    def __init__(self, spec: RunSpec, device: str, pages: PageReader) -> None:
-        self._pages = pages
-        self._scorer = Scorer(spec, device)
+    def __init__(self, spec: RunSpec, scorer: Evaluator, pages: PageReader) -> None:
+        self._pages, self._scorer = pages, scorer
         self.curve = pages.held_out_pages(curve_ids(pages.manifest, spec.evaluation.curve_pages))
         """Fixed pages for the loss curve, int64 [curve_pages, page_tokens]."""
 
@@ -141,7 +149,7 @@ class Measurement:
     """
 
     def __init__(
-        self, scorer: Scorer, pages: PageReader, state: OuterState, step_start: OuterState | None
+        self, scorer: Evaluator, pages: PageReader, state: OuterState, step_start: OuterState | None
     ) -> None:
         self._scorer, self._pages = scorer, pages
         self._state, self._step_start = state, step_start
@@ -224,7 +232,7 @@ class Measurement:
     def _stepped(self, step: Step | None) -> AbstractContextManager[None]:
         if step is None:
             return nullcontext()
-        return self._scorer.stepped(step.payload.tensors, step.coefficients)
+        return self._scorer.stepped_by(step.payload, step.coefficients)
 
     def _load(self, wanted: int) -> None:
         if self._loaded == wanted:

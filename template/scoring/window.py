@@ -47,7 +47,7 @@ from template.scoring.admission import (
 )
 from template.scoring.ahead import Ahead
 from template.scoring.footprint import Shelf
-from template.scoring.measure import Measurement, Measurer, Step, scored_step
+from template.scoring.measure import Measurement, Measurer, Step, open_scorer, scored_step
 from template.scoring.pool import Pool, PoolDrawer, pool_of
 from template.scoring.rules import judge_rules
 from template.training.outer import OuterState, scored_references
@@ -106,7 +106,7 @@ class WindowScorer:
         spec = context.spec
         self._context = context
         self._peers = peers
-        self._measurer = Measurer(spec, context.device, pages)
+        self._measurer = Measurer(spec, open_scorer(context), pages)
         self._drawer = PoolDrawer(
             spec=spec,
             schedule=context.schedule,

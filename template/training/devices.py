@@ -72,6 +72,14 @@ def peak_bytes(device: torch.device) -> int | None:
     return int(torch.accelerator.max_memory_allocated(device))
 
 
+def free_bytes(device: torch.device) -> int | None:
+    """Bytes of the device that nobody uses; None where torch does not tell."""
+    if device.type not in ("cuda", "xpu"):
+        return None
+    free, _total = torch.accelerator.get_memory_info(device)
+    return int(free)
+
+
 def reset_peak(device: torch.device) -> None:
     """Begin to count the device's peak anew."""
     if device.type in ("cuda", "xpu"):

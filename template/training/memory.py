@@ -9,7 +9,8 @@ import ctypes
 import math
 import weakref
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -103,3 +104,30 @@ class TrimmedBackward:
         if self._made_bytes >= self._step_bytes:
             self._made_bytes = 0
             give_back_freed()
+
+
+class TrimmedForward:
+    """Gives the whole parameters of layers back that a cut model's forward pass has used up.
+
+    FSDP2 frees a layer's once the layer is computed; on the CPU, the C library keeps these pieces
+    between living blocks, up to the size of the whole model. The values are untouched.
+    """
+
+    def __init__(self, layers: Iterable[torch.nn.Module]) -> None:
+        """After FSDP2's cut: hooks run in the order of their registration."""
+        sizes = {layer: num_parameter_bytes(layer) for layer in layers}
+        self._step_bytes = max(TRIM_BYTES, int(TRIM_SHARE * sum(sizes.values())))
+        self._freed_bytes = 0
+        for layer, num_bytes in sizes.items():
+            layer.register_forward_hook(partial(self._note_layer, num_bytes))
+
+    def _note_layer(self, num_bytes: int, *_ignored: object) -> None:
+        self._freed_bytes += num_bytes
+        if self._freed_bytes >= self._step_bytes:
+            self._freed_bytes = 0
+            give_back_freed()
+
+
+def num_parameter_bytes(module: torch.nn.Module) -> int:
+    """Bytes of a module's whole parameters."""
+    return FLOAT_BYTES * sum(parameter.numel() for parameter in module.parameters())

@@ -39,7 +39,7 @@ from template.training.companions import COMPANIONS, MAX_COMPANIONS_BYTES
 from template.training.model import config_json, tensor_shapes
 from template.training.norms import NORM_BYTES
 from template.training.outer import OuterState, state_digest
-from template.training.spread import Intake, Spreader
+from template.training.spread import Intake, Spreader, SpreadTensors
 
 CONFIG_FILE = "config.json"
 INDEX_FILE = "model.safetensors.index.json"
@@ -54,6 +54,8 @@ MAX_ENTRY_CHARS = 160
 """Maximum length of a file's entry in a manifest."""
 ROOM_CHARS = 1024
 """Allowance for the rest of a manifest."""
+SPREAD_THREADS = 2
+"""Of hashing tensors that lie with several processes: each thread brings a whole tensor here."""
 _WHAT = "checkpoint manifest"
 _HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -105,7 +107,8 @@ def build_checkpoint(
     blobs: dict[bytes, Callable[[], bytes]] = {
         digests[name]: partial(bytes, data) for name, data in small.items()
     }
-    part_digests = hash_parts(state.params, spec.checkpoint.part_bytes)
+    threads = SPREAD_THREADS if isinstance(state.params, SpreadTensors) else None
+    part_digests = hash_parts(state.params, spec.checkpoint.part_bytes, threads)
     parts: dict[bytes, Callable[[], PartSource]] = {}
     for name, group, digest in zip(names, groups, part_digests, strict=True):
         digests[name] = digest

@@ -5,42 +5,42 @@ the tolerance of the audit.
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
+from transformers import PreTrainedModel
 
 from compression import SparseTensor
+from template.errors import ConfigError
+from template.protocol.payload import Payload
 from template.protocol.spec import RunSpec
+from template.training.devices import free_bytes
+from template.training.evaluator import filling_batch_pages, usual_batch_pages
 from template.training.losses import CHUNKED_VOCAB, token_losses
 from template.training.model import Params, build_model, copy_params, load_params
 
-MAX_BATCH_PAGES = 64
-MAX_BATCH_TOKENS = 2**14
-"""Limits on one forward pass: 8 pages of 2,048 tokens, and no more than 64 short ones."""
-
 
 class Scorer:
-    """A model for evaluation. Not thread-safe."""
+    """A model for evaluation on one device: an `Evaluator`. Not thread-safe."""
 
     def __init__(self, spec: RunSpec, device: str, batch_pages: int | None = None) -> None:
-        """`batch_pages`: pages of one pass; None follows from the spec alone."""
+        """`batch_pages`: pages of one pass; None: see `pages_of_pass`."""
         self._model = build_model(spec).to(device).eval()
         self._named = dict(self._model.named_parameters())
         self._device = device
-        self.batch_pages = batch_pages or min(
-            MAX_BATCH_PAGES, max(1, MAX_BATCH_TOKENS // spec.data.page_tokens)
-        )
+        self.batch_pages = batch_pages or pages_of_pass(spec, torch.device(device))
         """Pages of one pass."""
         self._is_chunked = spec.model.vocab_size >= CHUNKED_VOCAB
 
     def load(self, params: Mapping[str, Tensor]) -> None:
+        """As in `Evaluator`."""
         load_params(self._model, params)
 
     def load_half_way(self, first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> None:
-        """The parameters in the middle between two; no second copy is made of them."""
+        """As in `Evaluator`."""
         load_params(self._model, first)
         for name, parameter in self._named.items():
             parameter.data.lerp_(second[name].to(parameter.device), 0.5)
@@ -51,10 +51,7 @@ class Scorer:
 
     @torch.no_grad()
     def losses(self, pages: np.ndarray) -> np.ndarray:
-        """Mean loss of each sequence, nats per predicted token; float64 [num_pages].
-
-        `pages` is int64 [num_pages, page_tokens]; tokens 1.. of each page are predicted.
-        """
+        """As in `Evaluator`."""
         parts = [
             self._batch_losses(torch.from_numpy(pages[i : i + self.batch_pages]))
             for i in range(0, len(pages), self.batch_pages)
@@ -62,17 +59,17 @@ class Scorer:
         return np.concatenate(parts) if parts else np.empty(0)
 
     def _batch_losses(self, tokens: Tensor) -> np.ndarray:
-        tokens = tokens.to(self._device)
-        if self._is_chunked:
-            hidden = self._model.model(input_ids=tokens).last_hidden_state
-            losses = token_losses(hidden, self._model.lm_head.weight, tokens)
-        else:
-            logits = self._model(input_ids=tokens).logits[:, :-1].float()
-            losses = functional.cross_entropy(
-                logits.transpose(1, 2), tokens[:, 1:], reduction="none"
-            )
-        # On the CPU, since not every device knows float64.
-        return losses.cpu().to(torch.float64).mean(dim=1).numpy()
+        try:
+            losses = losses_of_tokens(self._model, tokens.to(self._device), self._is_chunked)
+            return mean_by_page(losses)
+        except torch.OutOfMemoryError as error:
+            raise ConfigError(too_small(len(tokens))) from error
+
+    def stepped_by(
+        self, payload: Payload, factors: Mapping[str, float]
+    ) -> AbstractContextManager[None]:
+        """As in `Evaluator`."""
+        return self.stepped(payload.tensors, factors)
 
     @contextmanager
     def stepped(
@@ -82,14 +79,64 @@ class Scorer:
 
         The exact theta is restored at the end of the block, after an exception too.
         """
-        saved: dict[str, tuple[Tensor, Tensor]] = {}
+        saved: dict[str, Moved] = {}
         try:
             for name, sparse in tensors.items():
-                data = self._named[name].data
-                where = sparse.indices.to(data.device)
-                saved[name] = (where, data.view(-1)[where].clone())
-                sparse.add_to(data, coefficient=-factors[name])
+                data, factor = self._named[name].data, factors[name]
+                saved[name] = move(data, sparse, factor)
             yield
         finally:
-            for name, (where, values) in saved.items():
-                self._named[name].data.view(-1)[where] = values
+            for name, moved in saved.items():
+                move_back(self._named[name].data, moved)
+
+
+Moved = tuple[Tensor, Tensor]
+"""Places of a tensor laid flat, and the values before."""
+
+
+def move(target: Tensor, sparse: SparseTensor, factor: float) -> Moved:
+    """target -= factor * sparse, in place; what `move_back` needs."""
+    where = sparse.indices.to(target.device)
+    before = target.view(-1)[where].clone()
+    sparse.add_to(target, coefficient=-factor)
+    return where, before
+
+
+def move_back(target: Tensor, moved: Moved) -> None:
+    """Undo `move`, to the last bit."""
+    where, before = moved
+    target.view(-1)[where] = before
+
+
+def losses_of_tokens(model: PreTrainedModel, tokens: Tensor, is_chunked: bool) -> Tensor:
+    """Loss of each predicted token, float32 [pages, page_tokens - 1]."""
+    if is_chunked:
+        hidden = model.model(input_ids=tokens).last_hidden_state
+        return token_losses(hidden, model.lm_head.weight, tokens)
+    logits = model(input_ids=tokens).logits[:, :-1].float()
+    return functional.cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none")
+
+
+def mean_by_page(losses: Tensor) -> np.ndarray:
+    """The mean of each page, float64."""
+    # On the CPU, since not every device knows float64.
+    means: np.ndarray = losses.cpu().to(torch.float64).mean(dim=1).numpy()
+    return means
+
+
+def pages_of_pass(spec: RunSpec, device: torch.device, reserved_bytes: float = 0.0) -> int:
+    """Pages of one pass on a device: what fills its free memory without `reserved_bytes`, where
+    torch tells; otherwise a number that follows from the spec alone.
+    """
+    free = free_bytes(device)
+    if free is None:
+        return usual_batch_pages(spec.data.page_tokens)
+    return filling_batch_pages(spec.model, spec.data.page_tokens, free - reserved_bytes)
+
+
+def too_small(pages: int) -> str:
+    """What an operator reads when a pass does not fit."""
+    return (
+        f"--neuron.scoring_batch: a device's memory does not bear a pass of {pages} pages; name a "
+        "smaller number, or take more or larger devices"
+    )

@@ -5,19 +5,21 @@ rank for the time of the layer's own arithmetic alone.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from template.protocol.spec import RunSpec
 from template.training.losses import CHUNKED_VOCAB, next_token_loss, spread_loss
-from template.training.memory import TrimmedBackward
+from template.training.memory import TrimmedBackward, TrimmedForward
 from template.training.model import build_without_memory
 from template.training.options import InnerOptions
+from template.training.scorer import losses_of_tokens
 
 _PREFIX = "model."
 
@@ -49,35 +51,79 @@ class PageLoss(nn.Module):
         return loss
 
 
+class PageLosses(nn.Module):
+    """The loss of each predicted token, nats; float32 [pages, page_tokens - 1].
+
+    The root of what is cut for scoring, in the arithmetic of `Scorer`.
+    """
+
+    def __init__(self, model: PreTrainedModel, spec: RunSpec) -> None:
+        super().__init__()
+        self.model = model
+        self._is_chunked = spec.model.vocab_size >= CHUNKED_VOCAB
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return losses_of_tokens(self.model, tokens, self._is_chunked)
+
+
 def build_sharded(
     spec: RunSpec, device: torch.device, size: int, options: InnerOptions
 ) -> PageLoss:
     """This rank's cut of the model, with any values; no rank ever holds the whole of it."""
     model = build_without_memory(spec)
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     if options.checkpoints_activations:
         model.activation_checkpointing_enable({"use_reentrant": False})
     root = PageLoss(model, spec)
-    mesh = init_device_mesh(device.type, (size,))
     policy = MixedPrecisionPolicy()
     if spec.training.precision == "bf16":
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-    for layer in model.model.layers:
-        if options.compiles:
+    if options.compiles:
+        for layer in model.model.layers:
             layer.compile()
-        fully_shard(layer, mesh=mesh, mp_policy=policy)
-    fully_shard(root, mesh=mesh, mp_policy=policy)
-    root.to_empty(device=device)
-    model.tie_weights()
-    with torch.no_grad():
-        for name, buffer in model.named_buffers():
-            buffer.copy_(buffers[name])
+    _cut(root, model, device, size, mp_policy=policy)
     if device.type == "cpu":
         TrimmedBackward(root)
     return root
 
 
-def named_rows(root: PageLoss) -> dict[str, nn.Parameter]:
+def build_sharded_for_scoring(spec: RunSpec, device: torch.device, size: int) -> PageLosses:
+    """As `build_sharded`, in float32 and for forward passes alone."""
+    model = build_without_memory(spec)
+    root = PageLosses(model, spec)
+    # FSDP2 leaves the root's parameters whole after a forward pass, for the backward pass: a
+    # payload's step, which moves the ranks' rows, would not be seen by the next pass.
+    _cut(root, model, device, size, reshard_after_forward=True)
+    if device.type == "cpu":
+        TrimmedForward(model.model.layers)
+    return root
+
+
+def end_pass(root: PageLosses) -> None:
+    """Forget a pass without a backward pass: FSDP2 notes every layer of every pass for one."""
+    assert isinstance(root, FSDPModule), "a model that was cut"
+    root.reset_iter_state()
+
+
+def _cut(
+    root: nn.Module, model: PreTrainedModel, device: torch.device, size: int, **options: Any
+) -> None:
+    """Cut layer by layer, then the rest, and give the rows memory on the device."""
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    # Before the cut, for FSDP2 to see one parameter: of two, each has memory of its own where rows
+    # are padded, and a change of the one would not reach the other.
+    model.tie_weights()
+    mesh = init_device_mesh(device.type, (size,))
+    for layer in model.model.layers:
+        fully_shard(layer, mesh=mesh, **options)
+    fully_shard(root, mesh=mesh, **options)
+    root.to_empty(device=device)
+    model.tie_weights()
+    with torch.no_grad():
+        for name, buffer in model.named_buffers():
+            buffer.copy_(buffers[name])
+
+
+def named_rows(root: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters by their names in theta."""
     return {name.removeprefix(_PREFIX): p for name, p in root.named_parameters()}
 

@@ -18,6 +18,7 @@ from compression import exact_norm
 from template.errors import ObjectError
 from template.protocol.payload import Payload, PayloadHeader
 from template.protocol.root import sample_digest, tensors_digest
+from template.training.evaluator import Evaluator
 from template.training.finite import are_finite
 from template.training.inner_loop import Trainer
 
@@ -115,7 +116,9 @@ class Feedback(Protocol):
 
 
 class Ranks(Protocol):
-    """The processes of a miner of many devices: its trainer and its error feedback."""
+    """The processes of a neuron of many devices: what a miner or a validator has on all of them."""
+
+    def scorer(self) -> Evaluator: ...
 
     def trainer(self) -> Trainer: ...
 

@@ -32,7 +32,9 @@ from compression.bands import (
     chunk_slices,
     cut,
     earliest,
+    rows_plan,
     splice,
+    whole_chunks,
 )
 from compression.decoder import check_units, norms_of
 from compression.encoder import choose, no_tally, select, select_by_torch, tally, write
@@ -322,3 +324,39 @@ def _on_gpu(tensors: Tensors) -> Tensors:
 
 def _on_cpu(tensors: Tensors) -> Tensors:
     return {name: tensor.cpu() for name, tensor in tensors.items()}
+
+
+@pytest.mark.parametrize("ranks", RANKS)
+def test_any_rows_are_read_of_the_chunks_around_them(ranks: int) -> None:
+    """Cuts as FSDP2 makes them, through chunks: together the ranks read every value once."""
+    generator = torch.Generator().manual_seed(4)
+    dense = {n: torch.randn(shape, generator=generator) for n, shape in MODEL.items()}
+    plan = make_plan(MODEL, 16)
+    body = np.frombuffer(encode(dense, plan), dtype=np.uint8)
+    whole = decode(body.data, plan).tensors
+    found: dict[str, list[tuple[int, float]]] = {name: [] for name in MODEL}
+    for rank in range(ranks):
+        rows = {name: _even_rows(shape, rank, ranks) for name, shape in MODEL.items()}
+        spans = {name: whole_chunks(MODEL[name], *rows[name]) for name in MODEL}
+        own = rows_plan(plan, [spans[name] for name in plan.names])
+        part = np.zeros_like(body)
+        for start, end in pairwise(plan.starts):
+            part[start : min(start + 2, end)] = body[start : min(start + 2, end)]
+        for place in chunk_slices(own):
+            part[place] = body[place]
+        for name, sparse in decode(part.data, own).tensors.items():
+            width = math.prod(MODEL[name][1:])
+            (first, end), (above, below) = rows[name], spans[name]
+            assert above <= first <= end <= below or first == end
+            places = (sparse.indices + above * width).tolist()
+            kept = zip(places, sparse.values.tolist(), strict=True)
+            found[name] += [each for each in kept if first * width <= each[0] < end * width]
+    for name, sparse in whole.items():
+        expected = zip(sparse.indices.tolist(), sparse.values.tolist(), strict=True)
+        assert sorted(found[name]) == sorted(expected), name
+
+
+def _even_rows(shape: tuple[int, ...], rank: int, ranks: int) -> tuple[int, int]:
+    rows = shape[0] if shape else 1
+    step = -(-rows // ranks)
+    return min(rank * step, rows), min((rank + 1) * step, rows)

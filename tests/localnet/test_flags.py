@@ -56,14 +56,18 @@ def test_validators_that_misbehave_take_the_place_of_the_last_ones(text) -> None
     assert [p.stake_tao for p in roster[1:4]] == [1000, 900, 810]
 
 
-def test_honest_miners_may_have_several_ranks(text) -> None:
-    roster = parse_localnet_config([*text, "--ranks", "miner-0:2,miner-3:3"]).roster
-    assert [(p.name, p.ranks) for p in roster[3:]] == [
+def test_honest_neurons_may_have_several_ranks(text) -> None:
+    wish = "miner-0:2,miner-3:3,val-1:2,validator-0:4"
+    roster = parse_localnet_config([*text, "--ranks", wish]).roster
+    assert [(p.name, p.ranks) for p in roster] == [
+        ("owner", 1), ("val-0", 4), ("val-1", 2),
         ("miner-0", 2), ("miner-1", 1), ("miner-2", 1), ("miner-3", 3),
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("wish", ["val-0:2", "miner-9:2", "miner-0", "miner-0:0", "miner-0:9"])
+@pytest.mark.parametrize(
+    "wish", ["owner:2", "val-2:2", "miner-9:2", "miner-0", "miner-0:0", "miner-0:9"]
+)
 def test_wrong_ranks_are_refused(text, wish: str) -> None:
     with pytest.raises(ConfigError, match="--ranks"):
         parse_localnet_config([*text, "--ranks", wish])

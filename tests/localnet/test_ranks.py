@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.localnet.running import LIMIT_S, TEXT, RunningLocalnet
+from tests.support.localnet.running import LIMIT_S, TEXT, RunningLocalnet, children_of
 
 pytestmark = [
     pytest.mark.slow,
@@ -16,19 +16,6 @@ pytestmark = [
 NUM_WINDOWS = 8
 MINER_UID = 2
 """After the owner and the one validator."""
-
-
-def children_of(pid: int) -> list[int]:
-    """In the order of their starts, as far as process numbers tell."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = int(stat.read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            continue
-        if parent == pid:
-            found.append(int(stat.parent.name))
-    return sorted(found)
 
 
 def accepted_windows(net: RunningLocalnet) -> list[int]:

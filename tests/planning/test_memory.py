@@ -12,13 +12,13 @@ from template.planning.hardware import CLASSES, Machine, usual_machine
 from template.planning.memory import (
     CONTEXT_BYTES,
     kept_bytes_per_token,
-    logits_bytes,
     miner_disk_bytes,
     miner_memory,
     owner_memory,
     trained_bytes,
     validator_memory,
 )
+from template.training.evaluator import logits_bytes
 from template.training.model import build_model
 
 RECORD = Path(__file__).parents[2] / "benchmarks" / "results" / "size.json"

@@ -76,7 +76,7 @@ def test_several_devices_are_said_to_be_assumed(case_of) -> None:
         return "spread evenly" in words
 
     assert (says(1), says(8)) == (False, True)
-    assert "train so under torchrun" in assumptions(case_of("150m", count=8))[-1]
+    assert "validators score so, under torchrun" in assumptions(case_of("150m", count=8))[-1]
 
 
 def test_a_dataset_of_a_given_length_is_paid_for(case_of) -> None:

@@ -11,18 +11,17 @@ import pytest
 import torch
 
 from template.errors import EXIT_OPERATOR, ConfigError, RankLost, StateError, exit_status
-from template.ranks.crew import NO_MORE, Crew, Duties
 from template.ranks.group import Group, device_of
-from template.ranks.loop import Orders, serve
+from template.ranks.loop import serve
 from template.ranks.trainer import moment_shapes
 from template.settings import Place
 from template.training.checkpoint import CheckpointWriter, LocalCheckpoint
 from template.training.model import initial_params
-from template.training.options import InnerOptions
 from template.training.outer import first_state
 from tests.support.rank_run import (
     HANG_S,
     HEADER,
+    crew_of_one,
     delta_of,
     format_of,
     run_spec,
@@ -30,15 +29,6 @@ from tests.support.rank_run import (
     together,
     told,
 )
-
-
-def crew_of_one(more: Orders = NO_MORE) -> tuple[Crew, Group]:
-    spec = run_spec()
-    duties = Duties(
-        spec=spec, form=format_of(spec), device=torch.device("cpu"), options=InnerOptions()
-    )
-    group = Group(Place())
-    return Crew(group, duties, more), group
 
 
 def test_one_rank_says_what_one_process_says(tmp_path: Path) -> None:

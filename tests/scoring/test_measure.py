@@ -12,6 +12,7 @@ from template.data.tokenizer import load_tokenizer
 from template.errors import Unavailable
 from template.scoring.measure import Measurer
 from template.scoring.pool import Pool
+from template.training.scorer import Scorer
 
 PAGES_PER_SHARD, SEGMENT_PAGES = 10, 5
 
@@ -45,7 +46,7 @@ def shards_and_reader(dataset: Dataset):
 
 def test_pages_of_a_lost_shard_are_left_out_with_their_owners(spec, shards_and_reader) -> None:
     shards, manifest, reader = shards_and_reader
-    measurer = Measurer(spec, "cpu", reader)
+    measurer = Measurer(spec, Scorer(spec, "cpu"), reader)
     ids_S = np.array([0, 11, 22, 33, 5, 15, 25])
     owners_S = np.array([HELD_OUT, HELD_OUT, HELD_OUT, HELD_OUT, 7, 7, 9])
     pool = Pool(ids_S=ids_S, owners_S=owners_S)
@@ -61,7 +62,7 @@ def test_with_fewer_than_two_held_out_pages_nothing_is_measured(
     num_lost: int, is_enough: bool, spec, shards_and_reader
 ) -> None:
     shards, manifest, reader = shards_and_reader
-    measurer = Measurer(spec, "cpu", reader)
+    measurer = Measurer(spec, Scorer(spec, "cpu"), reader)
     for shard in manifest.shards[:num_lost]:
         del shards[shard.sha256]
     pool = Pool(ids_S=np.array([0, 11, 22, 33]), owners_S=np.full(4, HELD_OUT))

@@ -6,6 +6,7 @@ with the variables of torchrun. Rank 0 writes what it found into the folder.
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -34,8 +35,9 @@ from template.protocol.payload import (
     decode_payload,
 )
 from template.protocol.spec import RunSpec
-from template.ranks.crew import Crew, Duties, follow
-from template.ranks.group import join
+from template.ranks.crew import NO_MORE, Crew, Duties, follow
+from template.ranks.group import Group, join
+from template.ranks.loop import Orders
 from template.settings import Place
 from template.training.checkpoint import CheckpointWriter, LocalCheckpoint, load_local, save_local
 from template.training.inner import InnerTrainer
@@ -49,6 +51,8 @@ from template.training.outer import (
     params_digest,
     start_of_miner,
 )
+from template.training.published import build_checkpoint
+from template.training.scorer import Scorer
 from template.training.spread import finite, norms_of, sample_of
 from tests.support.outer_steps import decision_on
 
@@ -60,8 +64,11 @@ HEADER = PayloadHeader(window=0, base_window=0, pages_consumed=1, public_key=b"k
 Tensors = Mapping[str, Tensor]
 
 
-def run_spec(**changes: object) -> RunSpec:
-    """A model whose tensors have edges, and whose rows end between blocks and between ranks."""
+def run_spec(*, words: int | None = None, **changes: object) -> RunSpec:
+    """A model whose tensors have edges, and whose rows end between blocks and between ranks.
+
+    `words`: of the model's vocabulary, whatever the dataset's.
+    """
     plan = small_plan(
         **{
             "model__hidden_size": 72,
@@ -72,7 +79,10 @@ def run_spec(**changes: object) -> RunSpec:
         }
     )
     choices = RunChoices(owner_hotkey=hotkey_of("owner"), start_block=16)
-    return prepare_run(plan, synthetic_corpus(20_000), choices).spec
+    spec = prepare_run(plan, synthetic_corpus(20_000), choices).spec
+    if words is None:
+        return spec
+    return dataclasses.replace(spec, model=dataclasses.replace(spec.model, vocab_size=words))
 
 
 def format_of(spec: RunSpec) -> PayloadFormat:
@@ -94,7 +104,7 @@ def batches_of(spec: RunSpec, seed: int, count: int = 3) -> list[np.ndarray]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What a miner is made of, for one process or for many."""
+    """What a neuron is made of, for one process or for many."""
 
     spec: RunSpec
     form: PayloadFormat
@@ -102,6 +112,7 @@ class Parts:
     trainer: Callable[[], InnerTrainer]
     feedback: Callable[[Tensors], ErrorFeedback]
     load: Callable[[Path], LocalCheckpoint | None]
+    scorer: Callable[[], Scorer]
 
 
 def alone(spec: RunSpec, options: InnerOptions) -> Parts:
@@ -113,6 +124,7 @@ def alone(spec: RunSpec, options: InnerOptions) -> Parts:
         trainer=lambda: InnerTrainer(spec, "cpu", options),
         feedback=lambda saved: ErrorFeedback(form, decay, saved),
         load=lambda path: load_local(path, spec),
+        scorer=lambda: Scorer(spec, "cpu"),
     )
 
 
@@ -125,7 +137,22 @@ def together(crew: Crew, spec: RunSpec) -> Parts:
         trainer=crew.trainer,  # type: ignore[arg-type]
         feedback=lambda saved: crew.feedback(decay, saved, RETURNED_SHARE),  # type: ignore[arg-type,return-value]
         load=lambda path: load_local(path, spec, crew.spreader),
+        scorer=crew.scorer,  # type: ignore[arg-type]
     )
+
+
+def crew_of_one(more: Orders = NO_MORE, scoring_batch: int | None = None) -> tuple[Crew, Group]:
+    """Rank 0 without another."""
+    spec = run_spec()
+    duties = Duties(
+        spec=spec,
+        form=format_of(spec),
+        device=torch.device("cpu"),
+        options=InnerOptions(),
+        scoring_batch=scoring_batch,
+    )
+    group = Group(Place())
+    return Crew(group, duties, more), group
 
 
 def tell_codec(parts: Parts, folder: Path) -> dict[str, object]:
@@ -209,6 +236,71 @@ def tell_training(parts: Parts, folder: Path) -> dict[str, object]:
     }
 
 
+def tell_scores(parts: Parts, folder: Path) -> dict[str, object]:
+    """Losses of a validator's window at a saved theta, and whether every bit is restored."""
+    spec, path = parts.spec, folder / "validator.safetensors"
+    checkpoint = parts.load(path)
+    if checkpoint is None:
+        checkpoint = LocalCheckpoint(
+            state=first_state(parts.place(initial_params(spec, 3)), spec.run_id)
+        )
+    before, scorer, pages = checkpoint.state, parts.scorer(), pages_of(spec)
+    payloads = {uid: payload_of(parts, uid) for uid in range(3)}
+    window = before.window - 1
+    after = outer_step(before, decision_on(window, payloads), payloads, spec)
+    scorer.load_half_way(before.params, after.params)
+    said: dict[str, object] = {
+        "half way": scorer.losses(pages).tolist(),
+        "half way theta": hash_of(scorer.params()),
+    }
+    scorer.load(after.params)
+    said |= {"theta": hash_of(after.params), "loaded": hash_of(scorer.params())}
+    said["before"] = scorer.losses(pages).tolist()
+    for uid, payload in payloads.items():
+        factors = dict.fromkeys(payload.norms, 0.1 * (uid + 1))
+        with scorer.stepped_by(payload, factors):
+            said[f"after {uid}"] = scorer.losses(pages).tolist()
+            said[f"stepped {uid}"] = hash_of(scorer.params())
+        assert hash_of(scorer.params()) == hash_of(after.params)
+    for name in ("in the block", "without a factor"):
+        with suppress(ArithmeticError, KeyError):
+            factors = dict.fromkeys(payloads[0].norms, 0.3)
+            if name == "without a factor":
+                factors.popitem()
+            with scorer.stepped_by(payloads[0], factors):
+                raise ArithmeticError(name)
+        said[name] = hash_of(scorer.params())
+    said["again"] = scorer.losses(pages).tolist()
+    said["few"] = scorer.losses(pages[:1]).tolist()
+    said["none"] = scorer.losses(pages[:0]).tolist()
+    CheckpointWriter(path, spec.run_id).save(LocalCheckpoint(state=after))
+    return said
+
+
+def pages_of(spec: RunSpec) -> np.ndarray:
+    """More than a pass of any number of ranks, and no multiple of one."""
+    shape = (157, spec.data.page_tokens)
+    return np.random.default_rng(11).integers(0, spec.model.vocab_size, size=shape)
+
+
+def tell_published(parts: Parts, _folder: Path) -> dict[str, object]:
+    """A published checkpoint."""
+    spec = parts.spec
+    state = first_state(parts.place(initial_params(spec, 3)), spec.run_id)
+    published = build_checkpoint(state, spec)
+    blobs = {
+        digest.hex(): hashlib.sha256(data).hexdigest() for digest, data in published.blobs.items()
+    }
+    assert all(digest == found for digest, found in blobs.items())
+    sources = {digest: make() for digest, make in published.parts.items()}
+    return {
+        "manifest": published.manifest.decode(),
+        "sources": {
+            d.hex(): source.read(0, source.num_bytes).hex() for d, source in sources.items()
+        },
+    }
+
+
 def tell_saved(parts: Parts, folder: Path) -> dict[str, object]:
     """What is saved in the folder, taken up and saved again."""
     found = parts.load(folder / "node.safetensors")
@@ -244,6 +336,8 @@ STORIES: Mapping[str, Callable[[Parts, Path], dict[str, object]]] = {
     "codec": tell_codec,
     "training": tell_training,
     "saved": tell_saved,
+    "scores": tell_scores,
+    "published": tell_published,
     "forever": tell_forever,
 }
 

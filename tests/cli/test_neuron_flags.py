@@ -1,0 +1,74 @@
+"""Flags of one kind of neuron, of both, and of the ranks of either."""
+
+from pathlib import Path
+
+import pytest
+
+from template.cli.main import parse_command
+from template.cli.neuron_flags import miner_config, validator_config
+from template.cli.owner_flags import NOBODY
+from template.commands.settings import miner_settings, validator_settings
+from template.protocol.spec import spec_to_toml
+from template.protocol.spec.plan import RunChoices, check_plan, load_plan
+from template.settings import ALONE, MinerConfig, RankConfig
+
+PLAN = Path(__file__).resolve().parents[2] / "runs" / "testnet.toml"
+ENV = {
+    "TESSERA_BUCKET_ENDPOINT": "http://127.0.0.1:9000",
+    "TESSERA_BUCKET_WRITE_KEY_ID": "writer",
+    "TESSERA_BUCKET_WRITE_SECRET": "write-secret",
+    "TESSERA_BUCKET_READ_KEY_ID": "reader",
+    "TESSERA_BUCKET_READ_SECRET": "read-secret",
+}
+TOLD = {
+    "RANK": "0",
+    "WORLD_SIZE": "2",
+    "LOCAL_RANK": "0",
+    "MASTER_ADDR": "localhost",
+    "MASTER_PORT": "29500",
+}
+CONFIGS = {"miner": miner_config, "validator": validator_config}
+SETTINGS = {"miner": miner_settings, "validator": validator_settings}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    path = tmp_path_factory.mktemp("run") / "run.toml"
+    choices = RunChoices(owner_hotkey=NOBODY, start_block=100)
+    path.write_text(spec_to_toml(check_plan(PLAN, load_plan(PLAN), choices)))
+    return ["--run", str(path), "--netuid", "3", "--subtensor.network", "test"]
+
+
+def config_of(role: str, argv: list[str], env: dict[str, str] = ENV) -> MinerConfig:
+    return CONFIGS[role](parse_command(role, argv, role), env)
+
+
+def test_scoring_batch_is_a_validators_flag(base: list[str], capsys) -> None:
+    def pages(*flags: str) -> int | None:
+        return config_of("validator", [*base, *flags]).neuron.scoring_batch
+
+    assert pages() is None
+    assert pages("--neuron.scoring_batch", "auto") is None
+    assert pages("--neuron.scoring_batch", "12") == 12
+    for role, wrong in (("miner", "12"), ("validator", "0"), ("validator", "all")):
+        with pytest.raises(SystemExit) as exit_info:
+            config_of(role, [*base, "--neuron.scoring_batch", wrong])
+        assert exit_info.value.code == 2
+    assert "--neuron.micro_batch" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("role", CONFIGS)
+def test_both_neurons_may_keep_theta_on_the_device(base: list[str], role: str) -> None:
+    assert config_of(role, base).neuron.offload == "host"
+    assert config_of(role, [*base, "--neuron.offload", "device"]).neuron.offload == "device"
+
+
+@pytest.mark.parametrize("role", CONFIGS)
+def test_ranks_of_both_neurons_have_their_place(base: list[str], role: str) -> None:
+    """Ranks but the first need neither keys nor a wallet."""
+    assert config_of(role, base).place == ALONE
+    assert config_of(role, base, ENV | TOLD).place.size == 2
+    args = parse_command(role, [*base, "--neuron.device", "cpu"], role)
+    rank = SETTINGS[role](args, TOLD | {"RANK": "1", "LOCAL_RANK": "1"})
+    assert isinstance(rank, RankConfig)
+    assert (rank.role, rank.place.rank, rank.place.size) == (role, 1, 2)
