@@ -105,14 +105,15 @@ def encode_with_feedback(
     plan: Plan,
     decay: float,
     num_threads: int | None = None,
+    by_torch: bool | None = None,
 ) -> bytes:
     """The body of decay * residual + delta; the unsent rest replaces `residual`, in place.
 
     The same bytes and residual for any number of threads. ValueError as for `encode`, if the
     decay is not in [0, 1), or if a residual is not contiguous. After an error the residual may
-    be partly changed: discard the residual.
+    be partly changed: discard the residual. `by_torch`: as for `select`.
     """
-    selected = select(deltas, residual, plan, decay, num_threads)
+    selected = select(deltas, residual, plan, decay, num_threads, by_torch)
     return _finish(selected, num_threads)
 
 

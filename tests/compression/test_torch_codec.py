@@ -11,10 +11,18 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from compression import CodecError, HeldUpdates, Plan, aggregate, encode, make_plan
+from compression import (
+    CodecError,
+    HeldUpdates,
+    Plan,
+    aggregate,
+    encode,
+    encode_with_feedback,
+    make_plan,
+)
 from compression import torch_decoder as decoder
 from compression import torch_encoder as encoder
-from compression.encoder import choose, no_tally, select, tally, write, write_scales
+from compression.encoder import select
 from tests.support.codec_models import EDGES, SHAPES, spoilt
 
 Tensors = dict[str, Tensor]
@@ -32,11 +40,7 @@ KINDS: dict[str, Callable[[tuple[int, ...]], Tensor]] = {
 
 
 def encoded(deltas: Tensors, residual: Tensors, plan: Plan, by_torch: bool) -> bytes:
-    selected = select(deltas, residual, plan, 0.9, 1, by_torch)
-    scales = choose(tally(selected, no_tally(plan)), plan)
-    body = write(selected, scales, 1)
-    write_scales(body, scales, plan)
-    return body.tobytes()
+    return encode_with_feedback(deltas, residual, plan, 0.9, 1, by_torch)
 
 
 def draw(shapes: Mapping[str, tuple[int, ...]], kind: str, seed: int) -> Tensors:
