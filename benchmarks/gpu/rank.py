@@ -45,7 +45,7 @@ def main(size: str, kind: str, folder: Path) -> None:
     )
     crew = Crew(group, duties)
     found = work(crew, world)
-    found["library"] = dist.get_backend(dist.group.WORLD).rpartition(":")[2]
+    found["library"] = dist.get_backend_config()
     crew.end()
     dist.destroy_process_group()
     sys.stdout.write(json.dumps(found) + "\n")

@@ -70,5 +70,5 @@ def compare_precisions(bench: Bench, world: World) -> Iterator[Row]:
     yield Row(
         what=f"loss, {world.size.name}, {spec.training.precision} and float32",
         holds=abs(trained - scored) < MOST_APART,
-        note=f"{trained:.5f} and {scored:.5f} on {COMPARED_PAGES} pages; less than {MOST_APART} apart",
+        note=f"{trained:.5f}, {scored:.5f} on {COMPARED_PAGES} pages; under {MOST_APART} apart",
     )
