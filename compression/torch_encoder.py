@@ -11,7 +11,10 @@ Equal bytes follow from the same operations on float32 in the same order:
 - selection compares integers; the largest of float32s is exact in any order;
 - what depends on the ratio and on the scale alone comes from the same tables.
 
-Legend: N chunks, C elements per chunk, K kept values per chunk, R ratios.
+Beside the tensors this takes 0.3 GB, and 0.12 bytes a parameter for what is kept. The first pass
+reads and writes about 36 bytes an element, where a kernel of its own would need 12 (counted).
+
+Legend: N chunks, C elements per chunk, K kept values per chunk, R ratios, M runs.
 """
 
 from collections.abc import Sequence
