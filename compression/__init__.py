@@ -28,7 +28,8 @@ A tensor's bytes in a body, for G groups with N_g chunks each:
 
 The bytes of a chunk are therefore not contiguous. A whole chunk takes 81 bytes: scale 1, low
 part 48, upper map 16, codes 16. contrib/FORMAT.md describes every bit. Several processes that hold
-rows of every tensor write and read one body together: compression/bands.py.
+rows of every tensor write and read one body together: compression/bands.py. The bytes of tensors on
+a GPU are made there, by operations of PyTorch: compression/torch_encoder.py, torch_decoder.py.
 """
 
 from compression.chunking import CHUNK_ELEMENTS, TensorLayout, tensor_layout

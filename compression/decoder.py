@@ -40,7 +40,8 @@ from compression.quantize import (
     SCALE_OCTAVES,
     TensorScale,
 )
-from compression.sparse import CodecError, SparseModel, SparseTensor, apply
+from compression.sparse import CodecError, SparseModel, SparseTensor
+from compression.torch_decoder import add_body
 from compression.workers import for_each
 
 HELD_BODIES = 10
@@ -121,6 +122,7 @@ def aggregate(
     updates: Iterable[tuple[bytes | memoryview, Mapping[str, float]]],
     plan: Plan,
     num_threads: int | None = None,
+    by_torch: bool | None = None,
 ) -> None:
     """params[name] += float32(factor) * values for each (body, factors) in turn, in place.
 
@@ -128,12 +130,15 @@ def aggregate(
     chunk. Bitwise equal to `decode` followed by `apply`. ValueError, before any addition, if a
     parameter is not contiguous float32 of the plan's shape. A body without a passed `check` may
     raise CodecError half way and leave the parameters partly changed: discard the parameters.
+    `by_torch`: by operations of PyTorch (`compression.torch_decoder`) and not by compiled loops;
+    None: where the parameters do not lie on the CPU.
     """
     _check_params(params, plan)
     remaining = iter(updates)
-    if any(params[name].device.type != "cpu" for name in plan.names):
+    if by_torch or (by_torch is None and _lies_elsewhere(params, plan)):
         for body, factors in remaining:
-            apply(params, decode(body, plan, num_threads), factors, num_threads)
+            raw = checked_length(body, plan)
+            add_by_torch(params, raw, checked_scales(raw, plan), factors, plan)
         return
     body_HB = np.empty((HELD_BODIES, plan.num_bytes), dtype=np.uint8)
     while True:
@@ -147,6 +152,29 @@ def aggregate(
             return
         add = partial(add_piece, params, plan, body_HB[: len(held)], scales, held)
         for_each(add, plan.pieces(), num_threads)
+
+
+def _lies_elsewhere(params: Mapping[str, Tensor], plan: Plan) -> bool:
+    return any(params[name].device.type != "cpu" for name in plan.names)
+
+
+def add_by_torch(
+    params: Mapping[str, Tensor],
+    raw: np.ndarray,
+    scales: list[TensorScale],
+    factors: Mapping[str, float],
+    plan: Plan,
+) -> None:
+    """Add a body to parameters on one device. CodecError if invalid; the parameters are changed."""
+    devices = {str(params[name].device) for name in plan.names}
+    if len(devices) > 1:
+        raise ValueError(f"parameters lie on {', '.join(sorted(devices))}: move all to one device")
+    if add_body(params, raw, scales, factors, plan):
+        return
+    for piece in plan.pieces():
+        shape = (piece.stop - piece.first, 0)  # names the fault, as every other reader does
+        _read(raw, plan, scales, piece, np.empty(shape, np.int64), np.empty(shape, np.float32))
+    raise RuntimeError("a device refuses a body in which this machine's own loops find no fault")
 
 
 def _check_params(params: Mapping[str, Tensor], plan: Plan) -> None:

@@ -8,8 +8,8 @@
    residual at the kept indices. Pass 1 has already left the right residual at all other
    indices, so the encoder decodes no dense tensor.
 
-For tensors on a GPU, pass 1 and the residual update run on the GPU. Sums, comparisons and
-differences are single float32 operations, so body and residual are bitwise equal to a CPU's.
+Tensors on a device stay there: `compression.torch_encoder` does the same by operations of PyTorch,
+and body and residual are bitwise equal to a CPU's.
 
 Of a model that lies in bands with several processes (`compression.bands`), each process selects
 and writes its own chunks; only the tally goes from one to the next.
@@ -27,7 +27,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compression.chunking import ChunkGroup, TensorLayout
+from compression import torch_encoder
+from compression.chunking import TensorLayout
 from compression.decoder import decode_tensor
 from compression.kernels import accumulate_and_select, put, write_chunks
 from compression.plan import SECTION_HEADER_BYTES, Piece, Plan, Run, plan_of
@@ -42,22 +43,10 @@ from compression.quantize import (
     score_ratios,
 )
 from compression.sparse import SparseTensor
-from compression.topk import select_topk
+from compression.torch_encoder import SelectedByTorch, Source
 from compression.workers import for_each
 
-DEVICE_BLOCK_CHUNKS = 4096
 _NO_DELTA = np.empty(0, dtype=np.float32)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Source:
-    """A flat tensor to encode.
-
-    With `delta`, pass 1 sets data <- decay * data + delta in place; without, `data` is only read.
-    """
-
-    data: Tensor
-    delta: Tensor | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,13 +59,19 @@ class Kept:
     gain_NR: np.ndarray
     scale_NR: np.ndarray
 
+    @property
+    def largest_R(self) -> np.ndarray:
+        """The largest scale by ratio."""
+        largest_R: np.ndarray = self.scale_NR.max(axis=0)
+        return largest_R
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Selected:
     """The kept values of the plan's tensors, between pass 1 and pass 3."""
 
     plan: Plan
-    sources: list[_Source]
+    sources: list[Source]
     kept: list[Kept]
 
 
@@ -101,7 +96,7 @@ def encode(tensors: Mapping[str, Tensor], plan: Plan, num_threads: int | None = 
     sources = [
         _source(tensors[n], None, la) for n, la in zip(plan.names, plan.layouts, strict=True)
     ]
-    return _finish(_select_all(sources, plan, 0.0, num_threads), num_threads)
+    return _finish(_select_all(sources, plan, 0.0, num_threads, by_torch=None), num_threads)
 
 
 def encode_with_feedback(
@@ -110,14 +105,15 @@ def encode_with_feedback(
     plan: Plan,
     decay: float,
     num_threads: int | None = None,
+    by_torch: bool | None = None,
 ) -> bytes:
     """The body of decay * residual + delta; the unsent rest replaces `residual`, in place.
 
     The same bytes and residual for any number of threads. ValueError as for `encode`, if the
     decay is not in [0, 1), or if a residual is not contiguous. After an error the residual may
-    be partly changed: discard the residual.
+    be partly changed: discard the residual. `by_torch`: as for `select`.
     """
-    selected = select(deltas, residual, plan, decay, num_threads)
+    selected = select(deltas, residual, plan, decay, num_threads, by_torch)
     return _finish(selected, num_threads)
 
 
@@ -127,8 +123,13 @@ def select(
     plan: Plan,
     decay: float,
     num_threads: int | None = None,
-) -> Selected:
-    """Pass 1 of `encode_with_feedback`, and the best scales. Errors as there."""
+    by_torch: bool | None = None,
+) -> Selected | SelectedByTorch:
+    """Pass 1 of `encode_with_feedback`, and the best scales. Errors as there.
+
+    `by_torch`: by operations of PyTorch (`compression.torch_encoder`) and not by compiled loops;
+    None: where the tensors do not lie on the CPU.
+    """
     if not 0.0 <= decay < 1.0:
         raise ValueError(f"decay is {decay}: decay must be in [0, 1)")
     sources = []
@@ -136,7 +137,7 @@ def select(
         if not residual[name].is_contiguous():
             raise ValueError(f"{name}: the residual must be contiguous: encoding is in place")
         sources.append(_source(residual[name], deltas[name], layout))
-    return _select_all(sources, plan, decay, num_threads)
+    return _select_all(sources, plan, decay, num_threads, by_torch)
 
 
 def no_tally(plan: Plan) -> Tally:
@@ -147,13 +148,13 @@ def no_tally(plan: Plan) -> Tally:
     )
 
 
-def tally(selected: Selected, before: Tally) -> Tally:
+def tally(selected: Selected | SelectedByTorch, before: Tally) -> Tally:
     """`before`, of all chunks that precede the selected ones in their groups, and the selected."""
     gain_GR, largest_TR = before.gain_GR.copy(), before.largest_TR.copy()
     for group in selected.kept:
         add_gains(group.gain_NR, gain_GR[group.run.position])
         largest_R = largest_TR[group.run.tensor]
-        np.maximum(largest_R, group.scale_NR.max(axis=0), out=largest_R)
+        np.maximum(largest_R, group.largest_R, out=largest_R)
     return Tally(gain_GR=gain_GR, largest_TR=largest_TR)
 
 
@@ -169,12 +170,16 @@ def choose(total: Tally, plan: Plan) -> tuple[TensorScale, ...]:
 
 
 def write(
-    selected: Selected, scales: Sequence[TensorScale], num_threads: int | None = None
+    selected: Selected | SelectedByTorch,
+    scales: Sequence[TensorScale],
+    num_threads: int | None = None,
 ) -> np.ndarray:
     """Pass 3: the selected chunks at their places in a body, uint8. Call once per `select`.
 
     The rest of the body is arbitrary: never touched, the pages in between take no memory.
     """
+    if isinstance(selected, SelectedByTorch):
+        return torch_encoder.write(selected, scales)
     body = np.empty(selected.plan.num_bytes, dtype=np.uint8)
     chosen = []
     for group in selected.kept:
@@ -199,7 +204,7 @@ def encode_tensor(dense: Tensor, layout: TensorLayout) -> tuple[bytes, SparseTen
     return data, decode_tensor(data, layout)
 
 
-def _source(data: Tensor, delta: Tensor | None, layout: TensorLayout) -> _Source:
+def _source(data: Tensor, delta: Tensor | None, layout: TensorLayout) -> Source:
     for tensor in (data, delta):
         if tensor is not None and tuple(tensor.shape) != layout.shape:
             raise ValueError(f"shape {tuple(tensor.shape)} is not the layout's {layout.shape}")
@@ -207,10 +212,10 @@ def _source(data: Tensor, delta: Tensor | None, layout: TensorLayout) -> _Source
             raise ValueError(f"dtype is {tensor.dtype}: tensors must be float32")
     if delta is not None:
         delta = delta.detach().to(data.device).reshape(-1)
-    return _Source(data=data.detach().reshape(-1), delta=delta)
+    return Source(data=data.detach().reshape(-1), delta=delta)
 
 
-def room_for(run: Run) -> Kept:
+def _room_for(run: Run) -> Kept:
     num_chunks, k = run.group.num_chunks, run.group.k
     return Kept(
         run=run,
@@ -221,7 +226,7 @@ def room_for(run: Run) -> Kept:
     )
 
 
-def _finish(selected: Selected, num_threads: int | None) -> bytes:
+def _finish(selected: Selected | SelectedByTorch, num_threads: int | None) -> bytes:
     plan = selected.plan
     scales = choose(tally(selected, no_tally(plan)), plan)
     body = write(selected, scales, num_threads)
@@ -230,58 +235,40 @@ def _finish(selected: Selected, num_threads: int | None) -> bytes:
 
 
 def _select_all(
-    sources: list[_Source], plan: Plan, decay: float, num_threads: int | None
-) -> Selected:
-    kept = [room_for(run) for run in plan.runs]
-    for group in kept:
-        source = sources[group.run.tensor]
-        if source.data.device.type != "cpu":
-            select_by_torch(source.data, source.delta, decay, group)
+    sources: list[Source],
+    plan: Plan,
+    decay: float,
+    num_threads: int | None,
+    by_torch: bool | None,
+) -> Selected | SelectedByTorch:
+    devices = {str(source.data.device) for source in sources}
+    if len(devices) > 1:
+        raise ValueError(f"tensors lie on {', '.join(sorted(devices))}: move all to one device")
+    if by_torch or (by_torch is None and devices - {"cpu"}):
+        return torch_encoder.select(sources, plan, decay)
+    kept = [_room_for(run) for run in plan.runs]
     work = partial(_select, sources, kept, np.float32(decay))
     for_each(work, plan.pieces(), num_threads)
     return Selected(plan=plan, sources=sources, kept=kept)
 
 
-def _select(sources: list[_Source], kept: list[Kept], decay: np.float32, piece: Piece) -> None:
-    """Passes 1 and 2 of a piece; pass 1 of a GPU tensor is already done."""
+def _select(sources: list[Source], kept: list[Kept], decay: np.float32, piece: Piece) -> None:
+    """Passes 1 and 2 of a piece."""
     run, rows = piece.run, slice(piece.first, piece.stop)
     source, group = sources[run.tensor], kept[run.number]
     value_NK = group.value_NK[rows]
-    if source.data.device.type == "cpu":
-        flat = source.data.numpy()
-        delta = _NO_DELTA if source.delta is None else source.delta.numpy()
-        bits = flat.view(np.int32)
-        accumulate_and_select(
-            flat, bits, delta, decay, run.grid, piece.first, group.index_NK[rows], value_NK
-        )
+    flat = source.data.numpy()
+    delta = _NO_DELTA if source.delta is None else source.delta.numpy()
+    bits = flat.view(np.int32)
+    accumulate_and_select(
+        flat, bits, delta, decay, run.grid, piece.first, group.index_NK[rows], value_NK
+    )
     check_values(value_NK)
     score_ratios(value_NK, RATIOS, group.gain_NR[rows], group.scale_NR[rows])
 
 
-def select_by_torch(data: Tensor, delta: Tensor | None, decay: float, kept: Kept) -> None:
-    """Pass 1 of a group by PyTorch, for devices without compiled loops.
-
-    Product and sum are separate operations, and so round as the compiled loops do.
-    """
-    for first, part in kept.run.group.blocks(DEVICE_BLOCK_CHUNKS):
-        view = _view(data, part)
-        if delta is not None:
-            view.mul_(decay).add_(_view(delta, part))
-        rows_NC = view.permute(0, 2, 1, 3).reshape(part.num_chunks, part.num_elements)
-        index_NK = select_topk(rows_NC, part.k)
-        rows = slice(first, first + part.num_chunks)
-        kept.index_NK[rows] = index_NK.cpu().numpy()
-        kept.value_NK[rows] = rows_NC.gather(1, index_NK).cpu().numpy()
-
-
-def _view(flat: Tensor, group: ChunkGroup) -> Tensor:
-    """[row blocks, height, column blocks, width] of a group, without a copy."""
-    offset = flat.storage_offset() + group.offset
-    return flat.as_strided(group.grid, group.grid_strides, offset)
-
-
 def _write(
-    sources: list[_Source],
+    sources: list[Source],
     kept: list[Kept],
     scales: list[tuple[TensorScale, np.ndarray]],
     body: np.ndarray,
@@ -304,18 +291,5 @@ def _write(
         body,
         piece.first,
     )
-    if source.delta is None:
-        return
-    if source.data.device.type == "cpu":
+    if source.delta is not None:
         put(source.data.numpy(), run.grid, piece.first, index_NK, value_NK)
-    else:
-        where_NK = _flat_indices(index_NK, run.group, piece.first)
-        where = torch.from_numpy(where_NK).to(source.data.device)
-        source.data[where] = torch.from_numpy(value_NK).to(source.data.device)
-
-
-def _flat_indices(index_NK: np.ndarray, group: ChunkGroup, first: int) -> np.ndarray:
-    row_NK, col_NK = np.divmod(index_NK.astype(np.int64), group.width)
-    base_N = group.bases()[first : first + len(index_NK)]
-    flat_NK: np.ndarray = base_N[:, None] + row_NK * group.stride + col_NK
-    return flat_NK

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 from torch import Tensor
 
-from compression.decoder import add_piece, check_param, checked_length, checked_scales
+from compression.decoder import add_by_torch, add_piece, check_param, checked_length, checked_scales
 from compression.plan import Plan, Run
 from compression.workers import for_each
 
@@ -29,10 +29,16 @@ class HeldUpdates:
         for body in self._bodies:
             checked_scales(body, plan)
 
-    def add_to(self, param: Tensor, name: str, num_threads: int | None = None) -> None:
+    def add_to(
+        self,
+        param: Tensor,
+        name: str,
+        num_threads: int | None = None,
+        by_torch: bool | None = None,
+    ) -> None:
         """param += float32(factor) * values of each body in turn: the bits of `aggregate`.
 
-        ValueError unless `param` is contiguous float32 of the plan's shape, on the CPU.
+        ValueError unless `param` is contiguous float32 of the plan's shape. `by_torch`: as there.
         """
         tensor = self._plan.names.index(name)
         layout = self._plan.layouts[tensor]
@@ -40,7 +46,13 @@ class HeldUpdates:
         alone, start = section_plan(self._plan, tensor), self._plan.starts[tensor]
         if not alone.runs:
             return  # a tensor, or a band, of no elements
-        section_HB = np.stack([body[start : start + alone.num_bytes] for body in self._bodies])
+        sections = [body[start : start + alone.num_bytes] for body in self._bodies]
+        if by_torch or (by_torch is None and param.device.type != "cpu"):
+            for section, factors in zip(sections, self._factors, strict=True):
+                found = checked_scales(section, alone)
+                add_by_torch({name: param}, section, found, factors, alone)
+            return
+        section_HB = np.stack(sections)
         scales = [checked_scales(section, alone) for section in section_HB]
         add = partial(add_piece, {name: param}, alone, section_HB, scales, self._factors)
         for_each(add, alone.pieces(), num_threads)

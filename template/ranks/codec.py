@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from compression import decode
+from compression import HeldUpdates
 from compression.bands import chunk_bytes, cut, splice
 from compression.encoder import Tally, choose, no_tally, select, tally, write
 from template.ranks.loop import Order
@@ -29,7 +29,7 @@ class Codec:
         """The body of decay * feedback + delta on rank 0; the feedback keeps the rest."""
         shelf = self._shelf
         deltas, residual = (shelf.bands[values[key]] for key in ("deltas", "feedback"))
-        selected = select(deltas, residual, shelf.plan, values["decay"])
+        selected = select(deltas, residual, shelf.plan, values["decay"], by_torch=shelf.by_torch)
         before = self._receive_tally(no_tally(shelf.form.plan))
         scales = choose(self._share_tally(tally(selected, before)), shelf.form.plan)
         own = cut(write(selected, scales), shelf.plan)
@@ -78,6 +78,7 @@ class Codec:
         else:
             body = np.frombuffer(given, dtype=np.uint8)
             shelf.send_body(body, shelf.plan_of)
-        feedback = shelf.bands[values["feedback"]]
-        for name, sparse in decode(body.data, shelf.plan).tensors.items():
-            sparse.add_to(feedback[name], coefficient=values["share"])
+        shares = {name: float(values["share"]) for name in shelf.form.shapes}
+        returned = HeldUpdates([(body.data, shares)], shelf.plan)
+        for name, band in shelf.bands[values["feedback"]].items():
+            returned.add_to(band, name, by_torch=shelf.by_torch)

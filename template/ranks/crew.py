@@ -33,8 +33,9 @@ NO_MORE: Final[Orders] = {}
 class Duties:
     """What a rank has to know: the same on every rank, but for the number of the device.
 
-    `device`: of the model and the moments. `keeps_on_device`: theta and error feedback too.
-    `scoring_batch`: pages of a validator's pass on each device; None fills the device.
+    `device`: of the model and the moments. `keeps_on_device`: theta and error feedback too, and
+    payloads are encoded and added there. `scoring_batch`: pages of a validator's pass on each
+    device; None fills the device.
     """
 
     spec: RunSpec
@@ -48,7 +49,7 @@ class Duties:
 def orders_of(group: Group, duties: Duties) -> Orders:
     """This rank's part of every order; a model takes memory with its first order."""
     kept_at = duties.device if duties.keeps_on_device else torch.device("cpu")
-    shelf = Shelf(group, duties.form, kept_at)
+    shelf = Shelf(group, duties.form, kept_at, by_torch=duties.keeps_on_device)
     model = CutModel(shelf, duties.spec, duties.device, duties.options)
     scorer = CutScorer(shelf, duties.spec, duties.device, duties.scoring_batch)
     return {**shelf.orders(), **Codec(shelf).orders(), **model.orders(), **scorer.orders()}

@@ -33,10 +33,17 @@ Values = Mapping[str, Any]
 
 
 class Shelf:
-    """Bands by number, on `device`: the host's memory or the rank's own device."""
+    """Bands by number, on `device`: the host's memory or the rank's own device.
 
-    def __init__(self, group: Group, form: PayloadFormat, device: torch.device) -> None:
+    `by_torch`: payloads are made and added where the bands lie, by operations of PyTorch, and not
+    on the host by compiled loops; the bytes are the same.
+    """
+
+    def __init__(
+        self, group: Group, form: PayloadFormat, device: torch.device, by_torch: bool = False
+    ) -> None:
         self.group, self.form, self.device = group, form, device
+        self.by_torch = by_torch
         self.rank, self.size = group.rank, group.size
         self.bands: dict[int, Bands] = {}
         self.updates: dict[int, HeldUpdates] = {}
@@ -141,11 +148,11 @@ class Shelf:
         }
 
     def moved(self, band: Tensor, updates: int | None, name: str) -> Tensor:
-        """A copy of a band, with updates added on the host, if any."""
-        made = KEPT.copy_of(band.cpu()) if band.device.type != "cpu" else KEPT.copy_of(band)
+        """A copy of a band, with updates added, if any."""
+        made = self.empty(band.shape).copy_(band)
         if updates is not None and made.numel():
-            self.updates[updates].add_to(made, name)
-        return made.to(self.device)
+            self.updates[updates].add_to(made, name, by_torch=self.by_torch)
+        return made
 
     def finite(self, values: Values, _given: Any) -> bool:
         return are_finite(self.bands[values["number"]].values())

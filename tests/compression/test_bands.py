@@ -37,7 +37,7 @@ from compression.bands import (
     whole_chunks,
 )
 from compression.decoder import check_units, norms_of
-from compression.encoder import choose, no_tally, select, select_by_torch, tally, write
+from compression.encoder import choose, no_tally, select, tally, write
 from compression.sparse import apply
 from tests.support.band_encoding import Tensors, bands_of, encode_in_bands, plans_of
 from tests.support.codec_models import SHAPES, random_shapes, spoilt
@@ -249,21 +249,22 @@ def test_held_updates_add_to_a_band(ranks: int) -> None:
 
 
 @pytest.mark.parametrize("ranks", RANKS)
-def test_selection_by_torch_is_that_of_the_loops_in_a_band(ranks: int) -> None:
-    """What a GPU runs, on a CPU."""
-    plan, old, delta = make_plan(MODEL), draw(MODEL, 1), draw(MODEL, 2)
-    for rank, band in enumerate(plans_of(plan, ranks)):
-        residual, change = bands_of(old, rank, ranks), bands_of(delta, rank, ranks)
-        again = bands_of(old, rank, ranks)
-        found = select(change, residual, band, 0.9, 1)
-        for group in found.kept:
-            index_NK, value_NK = group.index_NK.copy(), group.value_NK.copy()
-            name = band.names[group.run.tensor]
-            flat, added = again[name].view(-1), change[name].view(-1)
-            select_by_torch(flat, added, 0.9, group)
-            assert np.array_equal(group.index_NK, index_NK)
-            assert np.array_equal(group.value_NK, value_NK)
-        assert_equal(again, residual)
+def test_bands_by_torch_have_the_bytes_of_the_loops(ranks: int) -> None:
+    """What runs on a GPU, on a CPU."""
+    plan, old, delta, theta = make_plan(MODEL), draw(MODEL, 1), draw(MODEL, 2), draw(MODEL, 3)
+    residuals = [bands_of(old, rank, ranks) for rank in range(ranks)]
+    deltas = [bands_of(delta, rank, ranks) for rank in range(ranks)]
+    parts = [bands_of(theta, rank, ranks) for rank in range(ranks)]
+    body = encode_with_feedback(delta, old, plan, 0.9, 1)
+    assert encode_in_bands(deltas, residuals, plan, 0.9, by_torch=True) == body
+    assert_equal(joined(residuals, MODEL), old)
+    updates = [(body, dict.fromkeys(MODEL, 0.3))]
+    aggregate(theta, updates, plan, 1)
+    for part, band in zip(parts, plans_of(plan, ranks), strict=True):
+        held = HeldUpdates(updates, band)
+        for name, tensor in part.items():
+            held.add_to(tensor, name, by_torch=True)
+    assert_equal(joined(parts, MODEL), theta)
 
 
 @pytest.mark.parametrize("ranks", RANKS)

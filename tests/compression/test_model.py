@@ -31,12 +31,10 @@ from compression import (
     encode,
     encode_tensor,
     encode_with_feedback,
-    encoder,
     make_plan,
     residual_after,
     tensor_layout,
 )
-from compression.plan import plan_of
 from tests.support.codec_models import SHAPES
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -395,34 +393,6 @@ def test_compiled_loops_do_what_their_python_says() -> None:
         env={**os.environ, "NUMBA_DISABLE_JIT": "1"},
     )
     assert done.stdout.split() == GOLDEN
-
-
-@pytest.mark.parametrize("offset", [0, 7])
-def test_selection_by_torch_is_that_of_the_loops(offset: int) -> None:
-    """What a GPU runs, on a CPU: tensors that begin anywhere in their storage, neighbours kept."""
-    plan = make_plan(MODEL)
-    for seed, (name, layout) in enumerate(zip(plan.names, plan.layouts, strict=True)):
-        old, delta = draw({name: layout.shape}, seed), draw({name: layout.shape}, seed + 50)
-        both = [torch.full((offset + layout.num_elements + 3,), 9.0) for _ in range(2)]
-        data, change = (flat[offset : offset + layout.num_elements] for flat in both)
-        data.copy_(old[name].reshape(-1))
-        change.copy_(delta[name].reshape(-1))
-        expected = accumulate(old[name], delta[name], 0.9).reshape(-1)
-        alone = plan_of((name,), (layout,))
-        body = encode({name: expected.reshape(layout.shape)}, alone)
-        places = decode(body, alone).tensors[name].indices
-        found = []
-        for run in alone.runs:
-            kept = encoder.room_for(run)
-            encoder.select_by_torch(data, change, 0.9, kept)
-            row_NK, col_NK = np.divmod(kept.index_NK.astype(np.int64), run.group.width)
-            flat_NK = run.group.bases()[:, None] + row_NK * run.group.stride + col_NK
-            assert np.array_equal(kept.value_NK, expected.numpy()[flat_NK])
-            found += flat_NK.reshape(-1).tolist()
-        assert torch.equal(data, expected)
-        assert found == places.tolist()
-        assert (both[0][:offset] == 9).all()
-        assert (both[0][offset + layout.num_elements :] == 9).all()
 
 
 def test_the_smallest_of_a_chunk_stays_small() -> None:

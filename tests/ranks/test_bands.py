@@ -31,18 +31,21 @@ from tests.support.rank_run import (
 )
 
 
-def test_one_rank_says_what_one_process_says(tmp_path: Path) -> None:
-    crew, _ = crew_of_one()
+@pytest.mark.parametrize("keeps_on_device", [False, True])
+def test_one_rank_says_what_one_process_says(keeps_on_device: bool, tmp_path: Path) -> None:
+    """Also with what runs on a device (`--neuron.offload device`), here on the CPU's tensors."""
+    crew, _ = crew_of_one(keeps_on_device=keeps_on_device)
     (tmp_path / "crew").mkdir()
     said = tell_codec(together(crew, run_spec()), tmp_path / "crew")
     assert said == told("codec", 1, tmp_path / "alone")
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("keeps_on_device", [False, True])
 @pytest.mark.parametrize("ranks", [2, 3])
-def test_ranks_say_what_one_process_says(ranks: int, tmp_path: Path) -> None:
+def test_ranks_say_what_one_process_says(ranks: int, keeps_on_device: bool, tmp_path: Path) -> None:
     """Frames, parameters, roots, samples, norms, feedback and what is saved: equal bytes."""
-    said = told("codec", ranks, tmp_path / "ranks")
+    said = told("codec", ranks, tmp_path / "ranks", keeps_on_device=keeps_on_device)
     assert said == told("codec", 1, tmp_path / "alone")
 
 

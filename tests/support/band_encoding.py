@@ -21,12 +21,16 @@ def bands_of(tensors: Mapping[str, Tensor], rank: int, ranks: int) -> Tensors:
 
 
 def encode_in_bands(
-    deltas: Sequence[Tensors], residuals: Sequence[Tensors], plan: Plan, decay: float
+    deltas: Sequence[Tensors],
+    residuals: Sequence[Tensors],
+    plan: Plan,
+    decay: float,
+    by_torch: bool | None = None,
 ) -> bytes:
     """The body; `deltas` and `residuals` by rank, and the residuals change in place."""
     bands = plans_of(plan, len(deltas))
     selected = [
-        select(delta, residual, band, decay, 1)
+        select(delta, residual, band, decay, 1, by_torch)
         for delta, residual, band in zip(deltas, residuals, bands, strict=True)
     ]
     total = no_tally(plan)

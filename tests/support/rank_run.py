@@ -141,7 +141,9 @@ def together(crew: Crew, spec: RunSpec) -> Parts:
     )
 
 
-def crew_of_one(more: Orders = NO_MORE, scoring_batch: int | None = None) -> tuple[Crew, Group]:
+def crew_of_one(
+    more: Orders = NO_MORE, scoring_batch: int | None = None, *, keeps_on_device: bool = False
+) -> tuple[Crew, Group]:
     """Rank 0 without another."""
     spec = run_spec()
     duties = Duties(
@@ -150,6 +152,7 @@ def crew_of_one(more: Orders = NO_MORE, scoring_batch: int | None = None) -> tup
         device=torch.device("cpu"),
         options=InnerOptions(),
         scoring_batch=scoring_batch,
+        keeps_on_device=keeps_on_device,
     )
     group = Group(Place())
     return Crew(group, duties, more), group
@@ -342,24 +345,30 @@ STORIES: Mapping[str, Callable[[Parts, Path], dict[str, object]]] = {
 }
 
 
-def spec_and_options(folder: Path) -> tuple[RunSpec, InnerOptions]:
+def duties_of(folder: Path) -> Duties:
     wishes = json.loads((folder / "wishes.json").read_text())
-    return run_spec(**wishes["spec"]), InnerOptions(**wishes["options"])
+    spec = run_spec(**wishes["spec"])
+    return Duties(
+        spec=spec,
+        form=format_of(spec),
+        device=torch.device("cpu"),
+        options=InnerOptions(**wishes["options"]),
+        keeps_on_device=wishes["keeps_on_device"],
+    )
 
 
 def main(story: str, folder: Path) -> int:
     torch.set_num_threads(1)
-    spec, options = spec_and_options(folder)
+    duties = duties_of(folder)
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     place = Place(rank=rank, size=size, local_rank=rank)
-    duties = Duties(spec=spec, form=format_of(spec), device=torch.device("cpu"), options=options)
     try:
         group = join(place, "cpu", meeting=folder / "meeting", stall_limit_s=STALL_LIMIT_S)
         if place.rank:
             follow(group, duties)
             return 0
         crew = Crew(group, duties)
-        said = STORIES[story](together(crew, spec), folder)
+        said = STORIES[story](together(crew, duties.spec), folder)
         (folder / f"{story}.json").write_text(json.dumps(said))
         crew.end()
     except SubnetError as error:
@@ -376,10 +385,15 @@ def ranks_of(
     *,
     spec: Mapping[str, object] | None = None,
     options: Mapping[str, object] | None = None,
+    keeps_on_device: bool = False,
 ) -> Iterator[list[subprocess.Popen[bytes]]]:
     """The processes of a story; killed at the end of the block."""
     folder.mkdir(parents=True, exist_ok=True)
-    wishes = {"spec": dict(spec or {}), "options": dict(options or {})}
+    wishes = {
+        "spec": dict(spec or {}),
+        "options": dict(options or {}),
+        "keeps_on_device": keeps_on_device,
+    }
     (folder / "wishes.json").write_text(json.dumps(wishes))
     (folder / "meeting").unlink(missing_ok=True)
     running = []
@@ -404,6 +418,7 @@ def told(
     *,
     spec: Mapping[str, object] | None = None,
     options: Mapping[str, object] | None = None,
+    keeps_on_device: bool = False,
 ) -> dict[str, object]:
     """What rank 0 of so many processes found; of 1 rank, this process without any."""
     if ranks == 1:
@@ -411,7 +426,9 @@ def told(
         parts = alone(run_spec(**(spec or {})), InnerOptions(**(options or {})))  # type: ignore[arg-type]
         said = STORIES[story](parts, folder)
         return dict(json.loads(json.dumps(said)))
-    with ranks_of(story, ranks, folder, spec=spec, options=options) as running:
+    with ranks_of(
+        story, ranks, folder, spec=spec, options=options, keeps_on_device=keeps_on_device
+    ) as running:
         ends = [process.wait(HANG_S) for process in running]
     assert ends == [0] * ranks, logs_of(folder)
     return dict(json.loads((folder / f"{story}.json").read_text()))

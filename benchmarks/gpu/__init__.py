@@ -1,0 +1,1 @@
+"""What one GPU does with the codec, training, scoring and ranks: see `benchmarks.gpu.__main__`."""
