@@ -77,7 +77,7 @@ class Selected:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tally:
-    """What the choice of the tensors' ratios needs of all chunks.
+    """Sums over all chunks, for the choice of the tensors' ratios.
 
     `gain_GR` float64: each group's total gain by ratio; `largest_TR` float32: each tensor's largest
     scale by ratio. 88 bytes a group and 44 a tensor, whatever the number of chunks.
