@@ -96,6 +96,8 @@ class Miner:
         context, schedule = self.context, self.context.schedule
         if not self._have_begun:
             self._have_begun = True
+            if context.ranks is not None:
+                context.ranks.split()
             self._lanes.start()
         self._lanes.check()
         window = schedule.window_of(context.waiter.recent_head())

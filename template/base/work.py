@@ -202,7 +202,11 @@ class HonestWork:
     def make_payload(self, window: int) -> Made | None:
         """Train from the newest parameters; None, with a log line, if too old, late or NaN."""
         # Nothing else may need much memory until the payload is made, but between inner steps.
-        with self.parts.gate.busy() if self.trainer.shares_memory else nullcontext():
+        gate, ranks = self.parts.gate, self.parts.context.ranks
+        with (
+            gate.busy() if self.trainer.shares_memory else nullcontext(),
+            nullcontext() if ranks is None else ranks.training(),
+        ):
             return self._make_payload(window)
 
     def _make_payload(self, window: int) -> Made | None:

@@ -6,6 +6,7 @@ fit where a cut model is needed.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -60,7 +61,12 @@ class CutModel:
             "reset_moments": self.reset_moments,
             "load_moments": self.load_moments,
             "save_moments": self.save_moments,
+            "copy_moments": self.copy_moments,
         }
+
+    def orders_beside(self) -> dict[str, Order]:
+        """Those of the second stream, while another thread of this rank trains."""
+        return {"save_moments": self.save_moments, "copy_moments": self.copy_moments}
 
     @cached_property
     def _root(self) -> PageLoss:
@@ -183,7 +189,20 @@ class CutModel:
             self._optimizer.state[parameter] = state
 
     def save_moments(self, values: Values, _given: Any) -> list[Any]:
-        """Write this rank's rows as they are; [name, length] of the file."""
+        """Write this rank's rows, as they are or were copied; [name, length] of the file."""
+        copied = self._shelf.moments.get(values["number"])
+        rows = self._rows_of_moments() if copied is None else copied
+        return save_rows(self._group, rows, values)
+
+    @torch.no_grad()
+    def copy_moments(self, values: Values, _given: Any) -> None:
+        """Copy this rank's rows to the host, to be saved while the device trains on."""
+        self._shelf.moments[values["number"]] = {
+            name: replace(part, values=part.values.to("cpu", copy=True))
+            for name, part in self._rows_of_moments().items()
+        }
+
+    def _rows_of_moments(self) -> dict[str, Rows]:
         rows = {}
         for name, parameter in self._parameters.items():
             shape, state = self._mover.shape(name), self._optimizer.state[parameter]
@@ -193,7 +212,7 @@ class CutModel:
                 rows[f"{key}.{name}"] = Rows(values=own, first=first, shape=shape)
             if self._group.rank == 0:
                 rows[f"{STEP}.{name}"] = Rows(values=state[STEP], first=0, shape=())
-        return save_rows(self._group, rows, values)
+        return rows
 
 
 def _too_small(pages: int, options: InnerOptions) -> str:

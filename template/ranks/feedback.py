@@ -43,7 +43,7 @@ class RanksFeedback:
         """Keep a whole pseudo-gradient for the next payload."""
         self.revision = object()
         given = self._spreader.bands_of(deltas)
-        self._team.tell("keep", deltas=given.number, feedback=self.tensors.number)
+        self._team.call("keep", deltas=given.number, feedback=self.tensors.number)
 
     def take_back(self, payload: Payload) -> None:
         """Return a share of a payload's content."""

@@ -61,6 +61,9 @@ class Group:
         """Of one rank; nothing goes anywhere."""
         self.rank, self.size = place.rank, place.size
         self._orders: dist.ProcessGroup | None = None
+        self._pairs: dist.ProcessGroup | None = None
+        self.beside = self
+        """The same ranks with exchanges of their own, for another thread of each rank."""
         self._watch: dist.ProcessGroup | None = None
         self._is_over = False
         self._watchers: list[threading.Thread] = []
@@ -77,6 +80,11 @@ class Group:
             )
             self._orders = dist.new_group(backend="gloo", timeout=_FOREVER)
             self._watch = dist.new_group(backend="gloo", timeout=_FOREVER)
+            self.beside = Group(Place(rank=self.rank, size=self.size))
+            self.beside._orders = dist.new_group(backend="gloo", timeout=_FOREVER)
+            self.beside._pairs = dist.new_group(
+                backend="gloo", timeout=timedelta(seconds=stall_limit_s)
+            )
         except (RuntimeError, ValueError) as error:
             raise RankLost(f"rank {self.rank}: the {self.size} ranks did not meet: {error}") from (
                 error
@@ -160,9 +168,9 @@ class Group:
         """Send to ranks and receive from ranks, all at once; contiguous CPU tensors, in order."""
         works = []
         for rank, tensor in received:
-            works += [dist.irecv(part, rank) for part in _pieces(tensor)]
+            works += [dist.irecv(part, rank, group=self._pairs) for part in _pieces(tensor)]
         for rank, tensor in sent:
-            works += [dist.isend(part, rank) for part in _pieces(tensor)]
+            works += [dist.isend(part, rank, group=self._pairs) for part in _pieces(tensor)]
         for work in works:
             if work is not None:
                 work.wait()

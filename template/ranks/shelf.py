@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -40,15 +41,29 @@ class Shelf:
     """
 
     def __init__(
-        self, group: Group, form: PayloadFormat, device: torch.device, by_torch: bool = False
+        self,
+        group: Group,
+        form: PayloadFormat,
+        device: torch.device,
+        by_torch: bool = False,
     ) -> None:
         self.group, self.form, self.device = group, form, device
         self.by_torch = by_torch
         self.rank, self.size = group.rank, group.size
         self.bands: dict[int, Bands] = {}
         self.updates: dict[int, HeldUpdates] = {}
+        self.moments: dict[int, Mapping[str, Rows]] = {}
+        self._dropped_once: set[int] = set()
+        self._lock = Lock()
         self.plan_of = cache(self._plan_of)
         """Rank -> the plan of its chunks."""
+
+    def beside(self) -> "Shelf":
+        """The same bands for the second stream of orders, in another thread of this rank."""
+        other = Shelf(self.group.beside, self.form, self.device, self.by_torch)
+        other.bands, other.updates, other.moments = self.bands, self.updates, self.moments
+        other._dropped_once, other._lock = self._dropped_once, self._lock
+        return other
 
     @property
     def plan(self) -> Plan:
@@ -77,8 +92,15 @@ class Shelf:
         }
 
     def drop(self, values: Values, _given: Any) -> None:
-        self.bands.pop(values["number"], None)
-        self.updates.pop(values["number"], None)
+        """Forget what has a number, once neither stream of orders may still name it."""
+        number = values["number"]
+        with self._lock:
+            if number not in self._dropped_once:
+                self._dropped_once.add(number)
+                return
+            self._dropped_once.discard(number)
+        for kept in (self.bands, self.updates, self.moments):
+            kept.pop(number, None)
 
     def take(self, values: Values, given: Tensor | None) -> None:
         """Rank 0 is given a whole tensor; each rank keeps its band."""

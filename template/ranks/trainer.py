@@ -82,7 +82,7 @@ class RanksTrainer:
 
     def make_room(self) -> None:
         """As in `Engine`."""
-        self._team.tell("make_room")
+        self._team.call("make_room")  # every rank has ended its step
 
     def end(self, start: Mapping[str, Tensor]) -> Bands:
         """As in `Engine`."""
@@ -107,8 +107,13 @@ class RanksTrainer:
         )
 
     def moments(self) -> Mapping[str, Tensor]:
-        """As in `Trainer`: a handle to be saved."""
-        return Moments(self._spreader, self._shapes) if self._has_moments else {}
+        """As in `Trainer`: a handle to be saved, of a copy unless the ranks train on the host."""
+        if not self._has_moments:
+            return {}
+        made = Moments(self._spreader, self._shapes)
+        if not self.shares_memory:
+            self._team.call("copy_moments", number=made.number)
+        return made
 
     def load_moments(self, moments: Mapping[str, Tensor]) -> None:
         """As in `Trainer`; of any number of ranks, and of one device."""
@@ -151,6 +156,10 @@ class Moments(Bands):
 
     def save(self, folder: Path, stem: str, metadata: Mapping[str, str]) -> list[SavedFile]:
         found = self._team.call(
-            "save_moments", folder=str(folder), stem=stem, metadata=dict(metadata)
+            "save_moments",
+            number=self.number,
+            folder=str(folder),
+            stem=stem,
+            metadata=dict(metadata),
         )
         return [SavedFile(name=name, num_bytes=num_bytes) for name, num_bytes in found]

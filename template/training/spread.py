@@ -7,6 +7,7 @@ from all processes. The functions below answer without that, wherever the tensor
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -117,6 +118,12 @@ class Feedback(Protocol):
 
 class Ranks(Protocol):
     """The processes of a neuron of many devices: what a miner or a validator has on all of them."""
+
+    def split(self) -> None:
+        """From now on a thread within `training` shares no stream of orders with the others."""
+
+    def training(self) -> AbstractContextManager[None]:
+        """Within the block this thread trains."""
 
     def scorer(self) -> Evaluator: ...
 

@@ -51,7 +51,7 @@ def test_ranks_say_what_one_process_says(ranks: int, keeps_on_device: bool, tmp_
 
 def test_what_nobody_refers_to_is_forgotten_by_the_ranks() -> None:
     crew, _ = crew_of_one()
-    orders = crew.team._orders
+    orders = crew.team._first._orders
     shelf = orders["drop"].__self__  # type: ignore[attr-defined]
     theta = crew.spreader.place(initial_params(run_spec(), 1).items())
     assert list(shelf.bands) == [theta.number]
@@ -78,7 +78,7 @@ def test_moments_of_one_process_reach_the_ranks() -> None:
         found.append(sorted(shelf.bands[values["number"]]))
 
     crew, _ = crew_of_one({"load_moments": load})
-    shelf = crew.team._orders["drop"].__self__  # type: ignore[attr-defined]
+    shelf = crew.team._first._orders["drop"].__self__  # type: ignore[attr-defined]
     moments = {n: torch.zeros(s) for n, s in moment_shapes(format_of(run_spec()).shapes).items()}
     crew.trainer().load_moments(moments)
     assert found == [sorted(moments)]
@@ -96,7 +96,7 @@ class Ordering(Group):
     """A group whose rank 0 gives one order."""
 
     def broadcast(self, data: bytes = b"") -> bytes:
-        return b'{"order": "begin", "values": {}, "dropped": [], "answers": false}'
+        return b'{"order": "begin", "values": {}, "dropped": [], "answer": ""}'
 
 
 @pytest.mark.parametrize(

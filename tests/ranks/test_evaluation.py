@@ -92,9 +92,9 @@ def test_only_the_moved_values_are_noted() -> None:
     scorer, payload = crew.scorer(), payload_of(parts, 1)
     scorer.load(parts.place(initial_params(spec, 3)))
     with scorer.stepped_by(payload, dict.fromkeys(payload.norms, 0.3)):
-        moved = crew.team._orders["score_back"].__self__._moved  # type: ignore[attr-defined]
+        moved = crew.team._first._orders["score_back"].__self__._moved  # type: ignore[attr-defined]
         assert sum(before.numel() for _, before in moved.values()) == payload.plan.num_kept
-    assert not crew.team._orders["score_back"].__self__._moved  # type: ignore[attr-defined]
+    assert not crew.team._first._orders["score_back"].__self__._moved  # type: ignore[attr-defined]
 
 
 @pytest.mark.usefixtures("group_of_one")
@@ -115,7 +115,7 @@ def test_passes_leave_nothing_behind_in_the_cut_model() -> None:
     crew, _ = crew_of_one(scoring_batch=4)
     scorer, pages = crew.scorer(), pages_of(run_spec())
     scorer.losses(pages)
-    root = crew.team._orders["score_pages"].__self__._root  # type: ignore[attr-defined]
+    root = crew.team._first._orders["score_pages"].__self__._root  # type: ignore[attr-defined]
     notes = root._get_fsdp_state()._fsdp_param_group.comm_ctx.post_forward_order
     assert len(notes) == 0
 
@@ -136,7 +136,7 @@ def test_a_checkpoint_reads_every_tensor_as_often_as_it_is_needed() -> None:
         return shelf.give(values, given_to)
 
     crew, _ = crew_of_one({"give": note})
-    shelf = crew.team._orders["drop"].__self__  # type: ignore[attr-defined]
+    shelf = crew.team._first._orders["drop"].__self__  # type: ignore[attr-defined]
     spec = run_spec()
     theta = initial_params(spec, 3)
     state = first_state(crew.spreader.place(theta.items()), spec.run_id)
