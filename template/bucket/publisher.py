@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from template.bucket.retention import KEPT_CHECKPOINTS, PROOF_WINDOWS
-from template.chain.ballots import read_records
+from template.chain.ballots import read_active_validators
 from template.context import NodeContext
 from template.data.kept import KeptFiles
 from template.errors import ChainError, NotFound, StoreError, unreadable
@@ -135,18 +135,11 @@ class Publisher:
         """Hotkeys with a permit and a vote of late; none if the chain does not say so now."""
         chain, run_id = self._context.chain, self._context.spec.run_id
         try:
-            block = chain.finalized()
-            permits = {n.hotkey for n in chain.metagraph(block).neurons if n.validator_permit}
-            records = read_records(chain, block, run_id)
+            block, since = chain.finalized(), window - PROOF_WINDOWS
+            return set(read_active_validators(chain, run_id, block, since))
         except ChainError as error:
             log.info("theta_%d: publishing all files of the checkpoint: %s", window, error)
             return set()
-        votes = {hotkey: record.vote for hotkey, record in records.items()}
-        return {
-            hotkey
-            for hotkey, vote in votes.items()
-            if hotkey in permits and vote is not None and vote.window >= window - PROOF_WINDOWS
-        }
 
     def offer_missing_checkpoint(self, state: OuterState) -> None:
         """Queue the checkpoint after a restart, unless the bucket has the manifest."""
