@@ -25,6 +25,10 @@ def do_nothing() -> None:
     """The `watch_clock` of a node without a clock to compare."""
 
 
+def ignore_work(_has_begun: bool) -> None:
+    """The `note_work` of a node whose clock runs on by itself."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReadContext:
     """Everything needed to follow and judge a run, without a key: a reader publishes no object.
@@ -56,7 +60,8 @@ class NodeContext(ReadContext):
     `bucket` is this hotkey's, writable; `access` is the public, read-only record of the bucket.
     `commands` are btcli commands for messages to the operator. `random_bytes`: so many bytes that
     nobody else can foresee. `watch_clock` compares this machine's clock with the chain's. `inner`:
-    how this machine trains. `ranks`: the processes of a miner of many devices.
+    how this machine trains. `note_work` is told when work beside the loop begins (True) and ends
+    (False): a clock that is no real one stands still meanwhile. `ranks`: the processes of a miner of many devices.
     """
 
     hotkey: str
@@ -65,5 +70,6 @@ class NodeContext(ReadContext):
     commands: Commands
     random_bytes: Callable[[int], bytes] = secrets.token_bytes
     watch_clock: Callable[[], None] = do_nothing
+    note_work: Callable[[bool], None] = ignore_work
     inner: InnerOptions = DEFAULT_OPTIONS
     ranks: Ranks | None = None

@@ -77,9 +77,7 @@ def _read_payloads(
             yield neuron, record.payload
 
 
-def read_active_validators(
-    chain: Chain, run_id: bytes, block: int, since: int
-) -> dict[str, int]:
+def read_active_validators(chain: Chain, run_id: bytes, block: int, since: int) -> dict[str, int]:
     """hotkey -> stake of those with a permit and a vote on window `since` or later, at a block."""
     records = read_records(chain, block, run_id)
     votes = {hotkey: record.vote for hotkey, record in records.items()}

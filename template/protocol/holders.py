@@ -5,7 +5,7 @@ moves only its own objects, and nobody has to agree on a list.
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from template.protocol.hashing import labelled_hash
@@ -70,6 +70,12 @@ class Holding:
 
     seed: bytes
     stakes: Mapping[str, int]
+
+    def joined_by(self, hotkey: str, stake: int = 0) -> "Holding":
+        """With a hotkey in it: one that has not voted of late holds what falls to it too."""
+        return (
+            self if hotkey in self.stakes else replace(self, stakes={**self.stakes, hotkey: stake})
+        )
 
     def line(self, digest: bytes) -> list[str]:
         """As `payload_line`."""

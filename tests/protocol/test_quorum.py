@@ -133,7 +133,7 @@ def test_another_sample_dissents_but_names() -> None:
 
 
 def test_namers_stand_in_the_line_of_their_payload_and_dust_stands_last() -> None:
-    """Hotkeys without stake are free: by the hash alone they would be asked first, and be silent."""
+    """Hotkeys without stake are free: by the hash alone they would be asked first."""
     honest = [voter(100 + i, 50, {1, 2, 3}) for i in range(6)]
     dust = [voter(200 + i, 1, {1, 2, 3}) for i in range(20)]
     cast = ballot(*honest, *dust)
