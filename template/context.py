@@ -61,7 +61,8 @@ class NodeContext(ReadContext):
     `commands` are btcli commands for messages to the operator. `random_bytes`: so many bytes that
     nobody else can foresee. `watch_clock` compares this machine's clock with the chain's. `inner`:
     how this machine trains. `note_work` is told when work beside the loop begins (True) and ends
-    (False): a clock that is no real one stands still meanwhile. `ranks`: the processes of a miner of many devices.
+    (False): a clock that is no real one stands still meanwhile. `ranks`: the processes of a miner
+    of many devices.
     """
 
     hotkey: str

@@ -1,8 +1,8 @@
 """Uploads of named payloads: to name a payload is to hold it.
 
 Of the payloads that a validator names, it puts those of which it is a holder into its own bucket
-before the vote. Uploads run side by side until the vote's deadline; such a payload not in the bucket
-by then leaves the vote. The others lie on its disk (`template.bucket.standby`).
+before the vote. Uploads run side by side until the vote's deadline; such a payload that is not in
+the bucket by then leaves the vote. The others lie on its disk (`template.bucket.standby`).
 """
 
 import logging

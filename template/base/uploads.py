@@ -1,8 +1,8 @@
 """All that a validator puts into its bucket, and who goes first.
 
 Named payloads, the vote and the logs go out in the loop; checkpoints, theta_0, mirrored shards and
-the cleanup go on beside the loop through the whole window, and so do the looks at payloads that other
-validators put. Owns this order and nothing else: queues, retries and threads lie in
+the cleanup go on beside the loop through the whole window, and so do the looks at payloads that
+other validators put. Owns this order and nothing else: queues, retries and threads lie in
 `template.bucket`.
 """
 
@@ -68,7 +68,10 @@ class Uploads:
         self.raise_failure()
 
     def look(self, decided: int | None = None) -> None:
-        """Look whether named payloads are served, beside the loop. `decided`: window just counted."""
+        """Look whether named payloads are served, beside the loop.
+
+        `decided`: a window whose votes have just been counted.
+        """
         if decided is not None:
             self.standby.settle(decided)
         self._background.start(LOOK, self.standby.look)

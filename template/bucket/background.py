@@ -92,7 +92,7 @@ class Background:
 
     @contextmanager
     def first(self) -> Iterator[None]:
-        """Within the block the caller's uploads go first: jobs stand still from their next piece."""
+        """Within the block the caller's uploads go first: jobs stand still at their next piece."""
         with self._changed:
             self._num_first += 1
             self._note()

@@ -3,8 +3,8 @@
 Validators share a checkpoint: each puts the files that it holds by `template.protocol.holders`, and
 the manifest last. With few validators every one holds all, and a bucket may always hold more.
 Owns the queue of unpublished objects, large ones on disk, and the retries. The loop offers, and one
-other thread pushes (`template.bucket.background`): a slow or failing bucket never delays a vote, and
-a failed upload waits for the next call. A checkpoint is read from the node's anchor on disk.
+other thread pushes (`template.bucket.background`): a slow or failing bucket never delays a vote,
+and a failed upload waits for the next call. A checkpoint is read from the node's anchor on disk.
 """
 
 import logging

@@ -394,7 +394,7 @@ class _Hashed(Coming):
         super().__init__()
         self._until_s = monotonic() + limit_s
 
-    def _keep(self, piece: bytes) -> None:
+    def _keep(self, _piece: bytes) -> None:
         if monotonic() > self._until_s:
             raise Unavailable("the object comes too slowly for anybody who needs it in time")
 

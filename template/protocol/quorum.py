@@ -85,11 +85,11 @@ class Decision:
     `reference_rao`: the stake of which more than half decides, from `next_reference`. `root` and
     `sample_digest`: the values with authority, or None. `members`: A_w in uid order. `namers`: uid
     of a member -> hotkeys of the voters for the member, who hold the payload, its holders first
-    (`template.protocol.holders`). `dissenters`: uids of voters with another root or sample digest. `undelivered`:
-    candidates whose bytes at least half of the reference reports missing. `pace`: the move of
-    alpha's exponent after the step, 0 with an empty set and from `alpha_windows` on. `no_op`:
-    reason for an empty set, or "". `is_jump`: the node has joined anew past this window, and does
-    not know what was applied in it.
+    (`template.protocol.holders`). `dissenters`: uids of voters with another root or sample digest.
+    `undelivered`: candidates whose bytes at least half of the reference reports missing. `pace`:
+    the move of alpha's exponent after the step, 0 with an empty set and from `alpha_windows` on.
+    `no_op`: reason for an empty set, or "". `is_jump`: the node has joined anew past this window,
+    and does not know what was applied in it.
     """
 
     window: int
