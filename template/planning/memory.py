@@ -158,7 +158,7 @@ def validator_memory(case: Case) -> Memory:
     """A validator's; its model spread evenly over the devices."""
     peaks = [cost.peak_bytes(case.parameters) for cost in case.costs.of_role("validator")]
     frames = case.drawn * case.payload_bytes
-    disk = _state_bytes(case.spec, False) + MAX_MANIFEST_BYTES
+    disk: float = _state_bytes(case.spec, False) + MAX_MANIFEST_BYTES
     disk += case.spec.outer.max_staleness * case.peers * case.payload_bytes  # payloads seen
     kept = payload_windows(case.spec) * case.accepted * (1.0 - case.holder_share)
     disk += kept * case.payload_bytes  # named, and in other validators' buckets

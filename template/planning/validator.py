@@ -52,7 +52,7 @@ LOADS: Final = 3
 class ValidatorWindow:
     """A window. `budget_s`: from the upload deadline to the vote; `after_s`: from the count of the
     votes to the next upload deadline. `num_scored` and `num_named`: payloads that are fetched and
-    scored, and that are held before the vote. `checkpoint_s`: for this node's share of a checkpoint,
+    scored, and held before the vote. `checkpoint_s`: for this node's share of a checkpoint,
     whose upload has `checkpoint_room_s`.
     """
 

@@ -90,11 +90,16 @@ class Case:
         return node
 
     def bucket(self, place: int) -> Counting:
-        return self.world.buckets[self.line[place]]
+        return self._bucket_of(self.line[place])
 
     @property
     def miners(self) -> Counting:
-        return self.world.buckets[hotkey_of(MINER)]
+        return self._bucket_of(hotkey_of(MINER))
+
+    def _bucket_of(self, hotkey: str) -> Counting:
+        bucket = self.world.buckets[hotkey]
+        assert isinstance(bucket, Counting)
+        return bucket
 
     def serve(self, *places: int, data: bytes | None = None) -> None:
         for place in places:

@@ -76,12 +76,17 @@ def _drives(world: World, erased: list[str], **others: Any) -> dict[str, Any]:
     return {**honest(*VALIDATORS, *MINERS), "owner": erase, **others}
 
 
+def _puts(world: World, name: str) -> list[str]:
+    bucket = world.buckets[hotkey_of(name)]
+    assert isinstance(bucket, Counting)
+    return bucket.puts
+
+
 def _copies(world: World) -> dict[int, Counter[str]]:
     """Window -> key of a payload -> the validators that ever put it."""
     found: dict[int, Counter[str]] = {}
     for name in VALIDATORS:
-        puts = world.buckets[hotkey_of(name)].puts
-        for key in {key for key in puts if "/payload/" in key}:
+        for key in {key for key in _puts(world, name) if "/payload/" in key}:
             found.setdefault(int(key.split("/")[2]), Counter())[key] += 1
     return found
 
@@ -175,5 +180,5 @@ def test_a_validator_killed_behind_its_vote_serves_what_it_named_once_it_is_back
     nodes.pop("owner")
     assert len(digests(nodes)) == 1
     assert accepted(nodes["m1"])[LOST] == accepted(nodes[liars[0]])[LOST] != set()
-    served = [k for k in world.buckets[hotkey_of(back)].puts if f"/payload/{LOST:08d}/" in k]
+    served = [k for k in _puts(world, back) if f"/payload/{LOST:08d}/" in k]
     assert len(served) == 2
