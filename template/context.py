@@ -25,6 +25,10 @@ def do_nothing() -> None:
     """The `watch_clock` of a node without a clock to compare."""
 
 
+def ignore_work(_has_begun: bool) -> None:
+    """The `note_work` of a node whose clock runs on by itself."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReadContext:
     """Everything needed to follow and judge a run, without a key: a reader publishes no object.
@@ -61,7 +65,8 @@ class NodeContext(ReadContext):
     nobody else can foresee. `watch_clock` compares this machine's clock with the chain's. `inner`:
     how this machine trains. `works_beside`: whether a miner trains, saves, commits and uploads in
     threads of their own; otherwise one thing follows another, as a world of virtual time needs to
-    be the same every time.
+    be the same every time. `note_work` is told when a validator's work beside its loop begins
+    (True) and ends (False): a clock that is no real one stands still meanwhile.
     """
 
     hotkey: str
@@ -70,5 +75,6 @@ class NodeContext(ReadContext):
     commands: Commands
     random_bytes: Callable[[int], bytes] = secrets.token_bytes
     watch_clock: Callable[[], None] = do_nothing
+    note_work: Callable[[bool], None] = ignore_work
     inner: InnerOptions = DEFAULT_OPTIONS
     works_beside: bool = True

@@ -1,16 +1,18 @@
 """Uploads of named payloads: to name a payload is to hold it.
 
-A validator puts every payload it names into its own bucket before the vote. Uploads run side by
-side until the vote's deadline; a payload not in the bucket by then leaves the vote.
+Of the payloads that a validator names, it puts those of which it is a holder into its own bucket
+before the vote. Uploads run side by side until the vote's deadline; such a payload that is not in
+the bucket by then leaves the vote. The others lie on its disk (`template.bucket.standby`).
 """
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from template.context import NodeContext
 from template.errors import StoreError
+from template.protocol.holders import Holding
 from template.protocol.keys import payload_key
 from template.protocol.payload import payload_digest
 
@@ -35,13 +37,21 @@ class NamedPayloads:
         self._context = context
         self._blocks_per_byte = 0.0
 
-    def reserve(self, period_blocks: int) -> float:
-        """Fraction of the scoring period to keep for the uploads of a full window's payloads.
+    def share(self, holding: Holding, digests: Collection[bytes]) -> int:
+        """How many of a window's payloads this node will put, if as many as a step takes are named.
+
+        `digests`: of all candidates. Of more than a step takes, its share of them.
+        """
+        mine = len(holding.held_by(self._context.hotkey, digests))
+        named = min(len(digests), self._context.spec.outer.peers_per_step)
+        return min(mine, -(-named * mine // max(1, len(digests))))
+
+    def reserve(self, period_blocks: int, num_payloads: int) -> float:
+        """Fraction of the scoring period to keep for the uploads of so many payloads.
 
         From the slowest rate seen lately; `MIN_RESERVE` before the first upload.
         """
-        context = self._context
-        num_bytes = context.spec.outer.peers_per_step * context.form.num_bytes
+        num_bytes = num_payloads * self._context.form.num_bytes
         needed_blocks = math.ceil(SAFETY_FACTOR * num_bytes * self._blocks_per_byte)
         return min(max(needed_blocks / period_blocks, MIN_RESERVE), MAX_RESERVE)
 

@@ -17,6 +17,7 @@ from typing import Final, Protocol, TextIO
 from compression import KernelCacheError, load_kernels
 from template.base.log_publisher import LOG_FILE, OLDER_LOG_FILE
 from template.base.standing import registered
+from template.bucket.standby import NAMED_FOLDER
 from template.chain import Chain, Neuron
 from template.chain.commands import Commands
 from template.errors import (
@@ -50,7 +51,7 @@ LOCK_FILE: Final = "lock"
 PROBE_FILE: Final = ".preflight"
 STATE_FILES: Final = (LOCK_FILE, LOCAL_FILE, EVENTS_FILE, LOG_FILE, OLDER_LOG_FILE)
 STATE_FOLDERS: Final = (
-    PIECES_FOLDER, "past", "joining", "serving", "seen", CACHE_FOLDER, "wandb",
+    PIECES_FOLDER, "past", "joining", "serving", NAMED_FOLDER, "seen", CACHE_FOLDER, "wandb",
 )  # fmt: skip
 """Everything at the top of a state folder; each is checked before the first write to the chain."""
 _PID_CHARS: Final = 16

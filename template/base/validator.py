@@ -6,16 +6,13 @@ Each pass of the loop is a window. Weights depend on the verdict logs of the las
 import logging
 from dataclasses import dataclass
 
-from template.base.holding import NamedPayloads
 from template.base.log_publisher import LogPublisher
 from template.base.memory import ValidatorMemory, registrations
 from template.base.pace import ScoringPace
 from template.base.policy import ValidatorPolicy
 from template.base.standing import Standing
+from template.base.uploads import Uploads
 from template.base.weight_setter import WeightSetter
-from template.bucket.mirror import ShardMirror
-from template.bucket.publisher import Publisher
-from template.bucket.retention import Sweeper
 from template.chain.ballots import read_candidates, read_records
 from template.context import NodeContext
 from template.data.unigram import unigram_entropy
@@ -66,19 +63,21 @@ class Validator:
         self.peers = Peers(context)
         self._standing = Standing(context)
         self._standing.watch_permit()
-        self._publisher = Publisher(context)
-        checkpoint = Bootstrap(context, self.peers).join(self._publisher)
+        self._uploads = Uploads(context)
+        publisher = self._uploads.publisher
+        checkpoint = Bootstrap(context, self.peers).join(publisher)
         self.follower = Follower(context, self.peers, checkpoint.state, keeps_step_start=True)
-        pages = open_pages(context, self.peers, self._publisher.offer, reads_ahead=True)
+        for window, payload, frame in self._uploads.standby.frames_from(self.follower.next_window):
+            self.follower.keep(window, payload, frame)
+        pages = open_pages(context, self.peers, publisher.offer, reads_ahead=True)
         entry = pages.manifest.tokenizer
-        self._publisher.carry(fetch_companions(context, self.peers, entry, self._publisher.offer))
-        self._publisher.offer_missing_checkpoint(checkpoint.state)
-        self._sweeper = Sweeper(context, pages.digests)
-        self._mirror = ShardMirror(context, pages.manifest, pages)
+        publisher.carry(fetch_companions(context, self.peers, entry, publisher.offer))
+        self._uploads.serve(pages)
+        anchor = self.follower.anchors.path_of(checkpoint.state.window)
+        publisher.offer_missing_checkpoint(checkpoint.state, anchor=anchor)
         self._scorer = WindowScorer(context, self.peers, pages)
         self._weights = WeightSetter(context, self.policy) if sets_weights else None
         self._pace = ScoringPace(context)
-        self._named = NamedPayloads(context)
         self._own_checkpoints = OwnCheckpoints(context)
         self._lineage = LineagePublisher(context)
         self._logs = LogPublisher(context)
@@ -92,14 +91,15 @@ class Validator:
         """A window: score, vote, set weights, wait for the votes, follow, publish, measure."""
         context, schedule = self.context, self.context.schedule
         window = self.follower.next_window
+        self._uploads.raise_failure()
         if window >= context.spec.schedule.num_windows:
             self._close()
-            self._publisher.push(lambda: False)
+            self._uploads.go_on(self.follower.state.window)
+            self._uploads.finish()
+            self._uploads.stop()
             return False
         with window_context(window):
-            context.waiter.until_finalized(
-                schedule.held_out_block(window), self._words_for_payloads(window)
-            )
+            self._await_payloads(window)
             self._standing.watch_permit()
             self._pace.report(window, self.memory.last_voted)
             if window > self.memory.last_voted and not self._pace.is_too_late(window):
@@ -109,9 +109,11 @@ class Validator:
             context.waiter.until_finalized(
                 schedule.vote_block(window), f"the votes on window {window}, counted there"
             )
+            self._uploads.look(decided=window)
             self._settle(self.follower.advance(self._vote_stuck))
             self._save()
-            self._lineage.publish(self.follower.ledger.steps)
+            with self._uploads.first():
+                self._lineage.publish(self.follower.ledger.steps)
             if self.follower.next_window >= context.spec.schedule.num_windows:
                 # Before the uploads, which may outlast the time for this vote.
                 self._vote_last_root(self.follower.next_window)
@@ -122,6 +124,7 @@ class Validator:
 
     def stop(self) -> None:
         """Say which votes are missed while this validator is away, and when to be back."""
+        self._uploads.stop()
         schedule = self.context.schedule
         window = max(self.memory.last_voted + 1, self.follower.next_window)
         if window < self.context.spec.schedule.num_windows:
@@ -132,6 +135,16 @@ class Validator:
                 window,
                 self.context.waiter.when(schedule.vote_block(window)),
             )
+
+    def _await_payloads(self, window: int) -> None:
+        """Wait for the window's payloads; meanwhile look again for those that are missing."""
+        waiter, words = self.context.waiter, self._words_for_payloads(window)
+        deadline = self.context.schedule.held_out_block(window)
+        for block in self._uploads.turn_blocks(window):
+            if self._uploads.standby.is_waiting:
+                waiter.until_head(block, words, by_block=deadline)
+                self._uploads.look()
+        waiter.until_finalized(deadline, words)
 
     def _words_for_payloads(self, window: int) -> str:
         first = self.context.schedule.first_block(0)
@@ -161,7 +174,7 @@ class Validator:
             # A void changes the last steps, and the next votes prove a root after these.
             self._save()
             self._lineage.publish(self.follower.ledger.steps)
-            self._publisher.offer_checkpoint(self.follower.state, is_last=True)
+            self._offer_checkpoint(is_last=True)
             if is_settled:
                 return
 
@@ -200,22 +213,25 @@ class Validator:
         scored = done.scored
         limit = self.context.spec.outer.peers_per_step
         uids = self.policy.accepted_uids(scored, self.memory, limit)
-        uids = self._hold_named(window, uids, scored)
-        if not self.policy.votes:
-            self.memory = self.memory.voted_on(window)
-            return
-        missing = self.policy.missing_uids(scored)
-        if self._publish_vote(window, uids, missing, done.digest, done.pace):
-            self._save()
-            log.info("window %d: accepted %s of %d", window, sorted(uids), len(scored.verdicts))
-        # After the vote, because a slow bucket must not make the vote late.
-        self._logs.publish()
+        with self._uploads.first():
+            uids = self._hold_named(window, uids, scored)
+            if not self.policy.votes:
+                self.memory = self.memory.voted_on(window)
+                return
+            missing = self.policy.missing_uids(scored)
+            if self._publish_vote(window, uids, missing, done.digest, done.pace):
+                self._save()
+                log.info("window %d: accepted %s of %d", window, sorted(uids), len(scored.verdicts))
+            # After the vote, because a slow bucket must not make the vote late.
+            self._logs.publish()
+        self._uploads.go_on(self.follower.state.window)
 
     def _vote_stuck(self) -> None:
         """While a payload is missing: vote the newest root, and accept no payload.
 
         The chain goes on meanwhile; each window is voted once scoring would come too late.
         """
+        self._uploads.look()  # others may lack what this node alone has
         window = self.context.schedule.window_of(self.context.waiter.recent_head()) - 1
         is_over = window >= self.context.spec.schedule.num_windows + VOID_WINDOWS
         if is_over or window <= max(self.memory.last_voted, self.follower.next_window):
@@ -256,7 +272,7 @@ class Validator:
         """The window's scores, log digest and pace; a vote sent again sends the same."""
         if self._scored is None or self._scored.window != window:
             candidates = read_candidates(self.context.chain, self.context.spec, window)
-            share = 1.0 - self._named.reserve(self._pace.num_blocks(window))
+            share = 1.0 - self._uploads.reserve(window, candidates, self._pace.num_blocks(window))
             scored = self._scorer.score(
                 window,
                 self.follower.state,
@@ -276,7 +292,7 @@ class Validator:
         return self._scored
 
     def _hold_named(self, window: int, uids: frozenset[int], scored: Scored) -> frozenset[int]:
-        """The uids whose payloads this bucket serves before the vote: naming means holding.
+        """The uids whose payloads this node holds before the vote: naming means holding.
 
         A uid without a frame here stays in: a dishonest policy may name such a uid.
         """
@@ -288,7 +304,8 @@ class Validator:
             for uid, digest in digests.items()
             if uid in uids and digest in scored.frames
         }
-        held = self._named.hold(window, frames, lambda: self._pace.is_too_late(window))
+        authors = {bytes.fromhex(verdict.digest): verdict.hotkey for verdict in scored.verdicts}
+        held = self._uploads.hold(window, frames, authors, lambda: self._pace.is_too_late(window))
         return uids - frames.keys() | held
 
     def _settle(self, decision: Decision) -> None:
@@ -302,20 +319,17 @@ class Validator:
         log.info("theta_%d: held-out loss %.4f nats per token", state.window, loss)
 
     def _publish_checkpoint(self) -> None:
-        """Upload and sweep until the next window has to be scored; the rest follows later."""
-        window = self.follower.next_window
-        scoring_block = self.context.schedule.held_out_block(window)
-        is_last = window >= self.context.spec.schedule.num_windows
-        self._publisher.offer_checkpoint(self.follower.state, is_last=is_last)
+        """Upload and sweep beside the loop from now on; at the run's end wait for it."""
+        is_last = self.follower.next_window >= self.context.spec.schedule.num_windows
+        self._offer_checkpoint(is_last=is_last)
+        self._uploads.go_on(self.follower.state.window)
+        if is_last:
+            self._uploads.finish()
 
-        def stop() -> bool:
-            return not is_last and self.context.waiter.recent_head() >= scoring_block
-
-        self._publisher.push(stop)
-        if not stop():
-            self._mirror.push(stop)
-        if not stop():
-            self._sweeper.sweep(self.follower.state.window, stop)
+    def _offer_checkpoint(self, *, is_last: bool) -> None:
+        state = self.follower.state
+        anchor = self.follower.anchors.path_of(state.window)
+        self._uploads.publisher.offer_checkpoint(state, is_last=is_last, anchor=anchor)
 
     def _save(self) -> None:
         checkpoint = LocalCheckpoint(state=self.follower.state, values=self.memory.to_values())

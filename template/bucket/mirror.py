@@ -10,19 +10,22 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
+from template.bucket.background import as_it_is
 from template.context import NodeContext
 from template.data.manifest import Manifest
 from template.errors import NotFound, StoreError
 from template.protocol.hashing import labelled_hash, uint_bytes
 from template.protocol.keys import blob_key, shard_key
+from template.store.multipart import BytesSource
+from template.store.types import Source
 
 log = logging.getLogger(__name__)
 
 MIRROR_BYTES = 4 * 2**30
 """Bound on the copies in one bucket."""
 MAX_COPIED_BYTES = 64 * 2**20
-"""The longest shard that is copied. A copy is made between a vote and the next scoring, in memory;
-the owner of longer shards names several mirrors."""
+"""The longest shard that is copied. A copy is made beside the loop, in memory; the owner of longer
+shards names several mirrors."""
 
 
 class ShardReader(Protocol):
@@ -57,10 +60,21 @@ def copied_shards(manifest: Manifest, hotkey: str, max_bytes: int = MIRROR_BYTES
 
 
 class ShardMirror:
-    """Copies shards into the validator's own bucket, a shard at a time; `push` goes on."""
+    """Copies shards into the validator's own bucket, a shard at a time; `push` goes on.
 
-    def __init__(self, context: NodeContext, manifest: Manifest, pages: ShardReader) -> None:
+    `paced`: as of a `Publisher`.
+    """
+
+    def __init__(
+        self,
+        context: NodeContext,
+        manifest: Manifest,
+        pages: ShardReader,
+        *,
+        paced: Callable[[Source], Source] = as_it_is,
+    ) -> None:
         self._context, self._manifest, self._pages = context, manifest, pages
+        self._paced = paced
         self._waiting = deque(copied_shards(manifest, context.hotkey))
         self._has_warned = False
 
@@ -92,9 +106,12 @@ class ShardMirror:
         shard = (*self._manifest.shards, self._manifest.held_out)[index]
         digest, num_bytes = bytes.fromhex(shard.sha256), self._manifest.shard_bytes(shard)
         if not self._has(shard_key(digest), num_bytes):
-            self._context.bucket.put(shard_key(digest), self._pages.shard_data(index))
+            self._put(shard_key(digest), self._pages.shard_data(index))
         if not self._has(blob_key(digest), shard.list_bytes):
-            self._context.bucket.put(blob_key(digest), self._pages.digest_list(index))
+            self._put(blob_key(digest), self._pages.digest_list(index))
+
+    def _put(self, key: str, data: bytes) -> None:
+        self._context.bucket.put_source(key, self._paced(BytesSource(data)))
 
     def _has(self, key: str, num_bytes: int) -> bool:
         try:

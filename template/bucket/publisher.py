@@ -2,9 +2,9 @@
 
 Validators share a checkpoint: each puts the files that it holds by `template.protocol.holders`, and
 the manifest last. With few validators every one holds all, and a bucket may always hold more.
-Owns the queue of unpublished objects, large ones on disk, and the retries. A failing bucket never
-delays a vote: uploads run between the votes on one window and the scoring of the next, and a failed
-upload waits.
+Owns the queue of unpublished objects, large ones on disk, and the retries. The loop offers, and one
+other thread pushes (`template.bucket.background`): a slow or failing bucket never delays a vote,
+and a failed upload waits for the next call. A checkpoint is read from the node's anchor on disk.
 """
 
 import logging
@@ -12,16 +12,19 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
+from threading import Lock
 
+from template.bucket.background import as_it_is
 from template.bucket.retention import KEPT_CHECKPOINTS, PROOF_WINDOWS
-from template.chain.ballots import read_records
+from template.chain.ballots import read_active_validators
 from template.context import NodeContext
 from template.data.kept import KeptFiles
 from template.errors import ChainError, NotFound, StoreError, unreadable
 from template.protocol.holders import holders_of
 from template.protocol.keys import blob_key, checkpoint_manifest_key
-from template.store.multipart import BytesSource
+from template.store.multipart import BytesSource, FileSource
 from template.store.types import Source
+from template.training.file_tensors import state_on_disk
 from template.training.outer import OuterState
 from template.training.published import build_checkpoint
 
@@ -34,10 +37,17 @@ def waiting_files(state_dir: Path) -> KeptFiles:
 
 
 class Publisher:
-    """A queue of objects for the validator's own bucket; `push` uploads."""
+    """A queue of objects for the validator's own bucket; `push` uploads.
 
-    def __init__(self, context: NodeContext) -> None:
-        self._context = context
+    One thread offers and one thread pushes. The lock covers the queues and no upload.
+    `paced`: makes of a source one that gives way between two pieces.
+    """
+
+    def __init__(
+        self, context: NodeContext, *, paced: Callable[[Source], Source] = as_it_is
+    ) -> None:
+        self._context, self._paced = context, paced
+        self._lock = Lock()
         self._blobs: OrderedDict[bytes, bytes] = OrderedDict()
         """Read again at every start: the manifest of the dataset and the tokenizer."""
         self._kept = waiting_files(context.state_dir)
@@ -46,6 +56,8 @@ class Publisher:
         self._checkpoint: deque[tuple[str, Callable[[], Source]]] = deque()
         self._checkpoint_window, self._num_files = 0, 0
         self._next: OuterState | None = None
+        """Not begun: its files are not hashed yet."""
+        self._promised: frozenset[bytes] = frozenset()
         self._companions: Mapping[str, bytes] = {}
         self._has_warned = False
 
@@ -56,48 +68,69 @@ class Publisher:
     def offer(self, sha256: str, data: bytes) -> None:
         """Queue verified bytes of a blob, unless already served by the bucket."""
         digest = bytes.fromhex(sha256)
-        if digest not in self._served:
-            self._blobs[digest] = data
+        with self._lock:
+            if digest not in self._served:
+                self._blobs[digest] = data
 
     def offer_file(self, sha256: str, path: Path) -> None:
         """As `offer`, of a file; the caller may remove it. Waits on disk, also for a restart."""
         digest = bytes.fromhex(sha256)
-        if digest in self._served:
-            return
-        # In place of a file of this name too: a kill or a power cut may have damaged that one.
-        self._kept.link(digest, path)
-        if digest not in self._files:
-            self._files.append(digest)
+        with self._lock:
+            if digest in self._served:
+                return
+            # In place of a file of this name too: a kill or a power cut may have damaged that one.
+            self._kept.link(digest, path)
+            if digest not in self._files:
+                self._files.append(digest)
 
-    def offer_checkpoint(self, state: OuterState, *, is_last: bool = False) -> None:
+    def offer_checkpoint(
+        self, state: OuterState, *, is_last: bool = False, anchor: Path | None = None
+    ) -> None:
         """Queue this node's share of the state's checkpoint if due.
 
         The manifest goes last: a reader of the manifest finds every file of this node. A file is
-        made of the state's tensors when its turn comes: nothing is held but the state. A checkpoint
+        made when its turn comes, from `anchor`, a file of this state on disk, which may be removed
+        meanwhile; without one the state stays in memory until the last file is out. A checkpoint
         of which a file is out goes on, as long as joiners may start from it, and the newest waits
         until then: on a slow line no checkpoint would ever be complete otherwise. `is_last`: no
         other checkpoint follows, so this one takes the place of any.
         """
-        if not state.checkpoint_digest or state.window == self._checkpoint_window:
+        if not state.checkpoint_digest:
             return
-        if self._is_busy(state.window, is_last):
-            if self._next is not None and self._next.window != state.window:
-                self._tell_dropped(self._next.window)
-            self._next = state
-            return
-        if self._checkpoint:
-            self._tell_dropped(self._checkpoint_window)
-        self._begin(state)
+        with self._lock:
+            waiting = self._next
+            if state.window == self._checkpoint_window or (
+                waiting is not None and state.window == waiting.window
+            ):
+                return
+            if waiting is not None:
+                self._tell_dropped(waiting.window)
+            if self._checkpoint and not self._is_busy(state.window, is_last):
+                self._tell_dropped(self._checkpoint_window)
+                self._checkpoint, self._promised = deque(), frozenset()
+            self._next = _from_disk(state, anchor)
 
-    def _begin(self, state: OuterState) -> None:
+    @property
+    def promised(self) -> frozenset[bytes]:
+        """Digests of the checkpoint under way: parts are in the bucket before their manifest."""
+        return self._promised
+
+    def _begin(self) -> None:
+        """Hash the files of the checkpoint that waits, and queue this node's share."""
+        state = self._next
+        if state is None:
+            return
         published = build_checkpoint(state, self._context.spec, self._companions)
         blobs = published.blobs
         mine = self._share(blobs, state.window)
         files = [(blob_key(d), published.parts.get(d) or partial(_small, blobs, d)) for d in mine]
         manifest = (self._manifest_key(state.window), partial(BytesSource, published.manifest))
-        self._checkpoint = deque([*files, manifest])
-        self._checkpoint_window, self._num_files = state.window, len(self._checkpoint)
-        self._next = None
+        with self._lock:
+            if self._next is not state:
+                return  # a newer one was offered meanwhile
+            self._checkpoint, self._promised = deque([*files, manifest]), frozenset(mine)
+            self._checkpoint_window, self._num_files = state.window, len(self._checkpoint)
+            self._next = None
 
     def _is_busy(self, window: int, is_last: bool) -> bool:
         """Whether an older checkpoint goes on before that of `window`."""
@@ -113,7 +146,7 @@ class Publisher:
             window,
             self._num_files - len(self._checkpoint),
             self._num_files,
-            self._checkpoint_window,
+            self._checkpoint_window or window,
         )
 
     def _share(self, digests: Iterable[bytes], window: int) -> list[bytes]:
@@ -135,30 +168,23 @@ class Publisher:
         """Hotkeys with a permit and a vote of late; none if the chain does not say so now."""
         chain, run_id = self._context.chain, self._context.spec.run_id
         try:
-            block = chain.finalized()
-            permits = {n.hotkey for n in chain.metagraph(block).neurons if n.validator_permit}
-            records = read_records(chain, block, run_id)
+            block, since = chain.finalized(), window - PROOF_WINDOWS
+            return set(read_active_validators(chain, run_id, block, since))
         except ChainError as error:
             log.info("theta_%d: publishing all files of the checkpoint: %s", window, error)
             return set()
-        votes = {hotkey: record.vote for hotkey, record in records.items()}
-        return {
-            hotkey
-            for hotkey, vote in votes.items()
-            if hotkey in permits and vote is not None and vote.window >= window - PROOF_WINDOWS
-        }
 
-    def offer_missing_checkpoint(self, state: OuterState) -> None:
+    def offer_missing_checkpoint(self, state: OuterState, *, anchor: Path | None = None) -> None:
         """Queue the checkpoint after a restart, unless the bucket has the manifest."""
         try:
             self._context.bucket.size(self._manifest_key(state.window))
         except NotFound:
-            self.offer_checkpoint(state)
+            self.offer_checkpoint(state, anchor=anchor)
         except StoreError as error:
             log.debug(
                 "theta_%d: cannot tell whether the checkpoint is published: %s", state.window, error
             )
-            self.offer_checkpoint(state)
+            self.offer_checkpoint(state, anchor=anchor)
 
     def push(self, stop: Callable[[], bool]) -> bool:
         """Upload queued objects, at least one, until `stop()`; returns whether the queue is empty.
@@ -183,25 +209,39 @@ class Publisher:
 
     @property
     def _is_waiting(self) -> bool:
-        return bool(self._checkpoint or self._blobs or self._files)
+        with self._lock:
+            return bool(self._checkpoint or self._next or self._blobs or self._files)
 
     def _send_next(self) -> None:
-        if self._checkpoint:
-            key, make = self._checkpoint[0]
-            self._context.bucket.put_source(key, make())
-            self._checkpoint.popleft()
-            if not self._checkpoint and self._next is not None:
-                self._begin(self._next)
-            return
-        if self._blobs:
-            digest, data = next(iter(self._blobs.items()))
-            if not self._has(digest, len(data)):
-                self._context.bucket.put(blob_key(digest), data)
+        if not self._checkpoint:
+            self._begin()
+        with self._lock:
+            files, blob = self._checkpoint, next(iter(self._blobs.items()), None)
+            file = self._files[0] if self._files else None
+        if files:
+            self._send_part(files)
+        elif blob is not None:
+            self._send_blob(*blob)
+        elif file is not None:
+            self._send_file(file)
+            with self._lock:
+                self._files.remove(file)
+
+    def _send_part(self, files: "deque[tuple[str, Callable[[], Source]]]") -> None:
+        """The next file of a checkpoint; `files` may be dropped meanwhile."""
+        key, make = files[0]
+        self._context.bucket.put_source(key, self._paced(make()))
+        with self._lock:
+            files.popleft()
+            if not files and files is self._checkpoint:
+                self._promised = frozenset()
+
+    def _send_blob(self, digest: bytes, data: bytes) -> None:
+        if not self._has(digest, len(data)):
+            self._context.bucket.put_source(blob_key(digest), self._paced(BytesSource(data)))
+        with self._lock:
             self._served.add(digest)
             del self._blobs[digest]
-            return
-        self._send_file(self._files[0])
-        self._files.popleft()
 
     def _send_file(self, digest: bytes) -> None:
         """Upload a file and remove it; a damaged one is dropped, and said to be."""
@@ -221,8 +261,10 @@ class Publisher:
                 )
                 self._kept.remove(digest)
                 return
-            self._context.bucket.put_file(blob_key(digest), path)
-        self._served.add(digest)
+            with FileSource(path) as source:
+                self._context.bucket.put_source(blob_key(digest), self._paced(source))
+        with self._lock:
+            self._served.add(digest)
         self._kept.remove(digest)
 
     def _has(self, digest: bytes, num_bytes: int) -> bool:
@@ -233,6 +275,19 @@ class Publisher:
 
     def _manifest_key(self, window: int) -> str:
         return checkpoint_manifest_key(self._context.spec.run_id, window)
+
+
+def _from_disk(state: OuterState, anchor: Path | None) -> OuterState:
+    """The state with its tensors on disk, where the file is of this state."""
+    found = None if anchor is None else state_on_disk(state, anchor)
+    if found is None and anchor is not None:
+        log.info(
+            "theta_%d: %s is not a file of this state, so its tensors stay in memory until this "
+            "node's share of the checkpoint is out",
+            state.window,
+            anchor,
+        )
+    return found or state
 
 
 def _small(blobs: Mapping[bytes, bytes], digest: bytes) -> BytesSource:

@@ -38,10 +38,14 @@ _MANIFEST = re.compile(rf"[0-9a-f]{{32}}/checkpoint/{_WINDOW}/(manifest|dropped)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Expired:
-    """Objects to delete: keys of payloads and verdict logs, and windows of checkpoints."""
+    """Objects to delete: keys of payloads and verdict logs, and windows of checkpoints.
+
+    `first_payloads`: the first window whose payloads are still needed.
+    """
 
     keys: tuple[str, ...]
     checkpoints: tuple[int, ...]
+    first_payloads: int
 
 
 def expired(keys: Collection[str], window: int, spec: RunSpec) -> Expired:
@@ -63,6 +67,7 @@ def expired(keys: Collection[str], window: int, spec: RunSpec) -> Expired:
             *(key for key, w in sorted(verdicts.items()) if w < first_log),
         ),
         checkpoints=tuple(sorted(w for w in published.values() if w < oldest)),
+        first_payloads=first_audited,
     )
 
 
@@ -83,16 +88,29 @@ def _windows(keys: Iterable[str], pattern: str) -> dict[str, int]:
     return {key: int(match[1]) for key, match in matches if match}
 
 
+def ignore_window(_window: int) -> None:
+    """The `on_expired` of a bucket without payloads elsewhere."""
+
+
 class Sweeper:
     """Deletes expired objects from a node's bucket, once per proven checkpoint.
 
-    `needed`: digests of the dataset's blobs, kept for the whole run.
+    `needed`: digests of the dataset's blobs, kept for the whole run. `promised`: digests of a
+    checkpoint under way, whose manifest comes after its parts. `on_expired` gets the first window
+    whose payloads are still needed.
     """
 
-    def __init__(self, context: NodeContext, needed: Collection[bytes] = ()) -> None:
+    def __init__(
+        self,
+        context: NodeContext,
+        needed: Collection[bytes] = (),
+        *,
+        promised: Callable[[], Collection[bytes]] = tuple,
+        on_expired: Callable[[int], None] = ignore_window,
+    ) -> None:
         spec = context.spec
         first = (spec.data.manifest_digest, spec.checkpoint.theta0_digest)
-        self._context = context
+        self._context, self._promised, self._on_expired = context, promised, on_expired
         self._needed = {*needed, *map(bytes.fromhex, first)}
         self._swept = 0
         self._has_warned = False
@@ -118,6 +136,7 @@ class Sweeper:
         context = self._context
         run_id = context.spec.run_id
         found = expired(context.bucket.list(f"{run_id.hex()}/"), window, context.spec)
+        self._on_expired(found.first_payloads)
         for key in found.keys:
             context.bucket.delete(key)
             if stop():
@@ -145,7 +164,9 @@ class Sweeper:
             return True
         # Manifests of other runs count too: two runs may share a blob.
         others = [key for key in keys if _MANIFEST.fullmatch(key) and key not in dropped]
-        needed = self._needed.union(self._theta0_parts(), *map(self._named_by, others))
+        needed = self._needed.union(
+            self._theta0_parts(), self._promised(), *map(self._named_by, others)
+        )
         for key in sorted(dropped):
             loose = {blob_key(digest) for digest in self._named_by(key) - needed}
             for blob in sorted(loose & keys):

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 
 from template.chain import Chain, Neuron
 from template.errors import RecordError
+from template.protocol.holders import Holding
 from template.protocol.quorum import Ballot, Voter
 from template.protocol.record import MAX_UIDS, PayloadCommitment, Record, decode_record
 from template.protocol.root import Member
@@ -12,6 +13,10 @@ from template.protocol.spec import RunSpec
 from template.protocol.ss58 import public_key
 
 log = logging.getLogger(__name__)
+
+ACTIVE_WINDOWS = 2
+"""Windows before a window in which a holder of its payloads has voted. With more, validators that
+have left are counted on for longer; with one, a single missed vote moves a validator's objects."""
 
 
 def read_records(chain: Chain, block: int, run_id: bytes) -> dict[str, Record]:
@@ -70,6 +75,31 @@ def _read_payloads(
         record = records.get(neuron.hotkey)
         if record is not None and record.payload is not None and neuron.uid < MAX_UIDS:
             yield neuron, record.payload
+
+
+def read_active_validators(chain: Chain, run_id: bytes, block: int, since: int) -> dict[str, int]:
+    """hotkey -> stake of those with a permit and a vote on window `since` or later, at a block."""
+    records = read_records(chain, block, run_id)
+    votes = {hotkey: record.vote for hotkey, record in records.items()}
+    return {
+        neuron.hotkey: neuron.total_stake_rao
+        for neuron in chain.metagraph(block).neurons
+        if neuron.validator_permit
+        and (vote := votes.get(neuron.hotkey)) is not None
+        and vote.window >= since
+    }
+
+
+def read_holding(chain: Chain, spec: RunSpec, window: int) -> Holding:
+    """What decides on the holders of a window's payloads; readable from the stake block on.
+
+    A validator asleep for `ACTIVE_WINDOWS` holds nothing. Nobody is there in a run's first window.
+    """
+    block = spec.schedule.schedule().stake_block(window)
+    return Holding(
+        seed=chain.block_hash(block),
+        stakes=read_active_validators(chain, spec.run_id, block, window - ACTIVE_WINDOWS),
+    )
 
 
 def read_ballot(chain: Chain, spec: RunSpec, window: int) -> Ballot:

@@ -51,7 +51,8 @@ class CacheLimits:
 
 
 class PageReader:
-    """Pages of a manifest by id. For one thread; processes may share a cache.
+    """Pages of a manifest by id. For one thread, and `shard_data` and `digest_list` for another;
+    processes may share a cache.
 
     `cache_dir`: folder of verified segments kept between runs, or None. Every method may raise
     Unavailable (naming a shard without a good copy; a later call may succeed), ConfigError (the

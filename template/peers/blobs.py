@@ -4,11 +4,16 @@ Owns the order in which buckets are asked. The digest verifies the bytes, so the
 speed alone, and any bucket can replace another.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from template.context import ReadContext
+from template.errors import ChainError
 from template.peers.client import Peers
+from template.protocol.holders import payload_line
+
+log = logging.getLogger(__name__)
 
 
 def fetch_from_any(
@@ -75,3 +80,19 @@ def validators_by_stake(context: ReadContext) -> list[str]:
     graph = context.chain.metagraph(context.chain.finalized())
     ordered = sorted(graph.neurons, key=lambda n: (-n.total_stake_rao, n.uid))
     return [neuron.hotkey for neuron in ordered if neuron.validator_permit]
+
+
+def validators_for_payloads(context: ReadContext, window: int) -> Callable[[bytes], list[str]]:
+    """Digest of a payload of `window` -> the validators of today, the holders of then first.
+
+    By stake where the chain endpoint does not tell the window's stake block any more.
+    """
+    graph = context.chain.metagraph(context.chain.finalized())
+    stakes = {n.hotkey: n.total_stake_rao for n in graph.neurons if n.validator_permit}
+    try:
+        seed = context.chain.block_hash(context.schedule.stake_block(window))
+    except ChainError as error:
+        log.debug("window %d: validators are asked for payloads by stake: %s", window, error)
+        by_stake = sorted(stakes, key=lambda hotkey: (-stakes[hotkey], hotkey))
+        return lambda _digest: by_stake
+    return lambda digest: payload_line(seed, digest, stakes)

@@ -19,7 +19,6 @@ from template.data.manifest import (
 )
 from template.errors import ConfigError
 from template.planning.case import Case
-from template.protocol.holders import HOLDERS
 from template.store.multipart import PART_BYTES
 
 STORAGE_USD_PER_GB_MONTH: Final = 0.015
@@ -110,10 +109,13 @@ def miner_bill(case: Case) -> Bill:
 
 
 def validator_bill(case: Case, manifest: Manifest) -> Bill:
-    """Named payloads, a share of the checkpoints, logs; miners read the logs' lineage alone."""
-    share = min(1.0, HOLDERS / case.validators)
+    """A share of named payloads and of checkpoints, logs; miners read the logs' lineage alone.
+
+    The bucket has room for all that may be named: a validator may have to step in for others.
+    """
+    share = case.holder_share
     every = case.spec.checkpoint.every_windows
-    small = case.accepted * put_calls(case.payload_bytes) + SMALL_OBJECTS + LISTS
+    small = share * case.accepted * put_calls(case.payload_bytes) + SMALL_OBJECTS + LISTS
     writes = small + share * case.checkpoint_bytes / PART_BYTES / every
     return Bill(
         storage=validator_storage(case.spec, manifest),

@@ -8,6 +8,7 @@ from template.data.assignment import Paging
 from template.data.manifest import token_bytes_of
 from template.planning.costs import Costs, read_costs
 from template.planning.hardware import Line, Machine
+from template.protocol.holders import HOLDERS
 from template.protocol.spec import RunSpec
 from template.protocol.spec.model import count_parameters
 from template.training.model import payload_bytes
@@ -92,6 +93,11 @@ class Case:
     def accepted(self) -> int:
         """Payloads of a step, if every payload is good: nobody accepts what nobody read."""
         return min(self.drawn, self.spec.outer.peers_per_step)
+
+    @property
+    def holder_share(self) -> float:
+        """The share of shared objects that falls to a validator, where all have equal stake."""
+        return min(1.0, HOLDERS / self.validators)
 
     @property
     def segment_bytes(self) -> int:

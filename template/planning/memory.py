@@ -5,6 +5,7 @@ from functools import lru_cache
 from typing import Final
 
 from template.base.preflight import least_state_bytes
+from template.bucket.budget import payload_windows
 from template.data.manifest import MAX_MANIFEST_BYTES
 from template.data.pages import CacheLimits
 from template.planning.case import Case
@@ -145,8 +146,10 @@ def validator_memory(case: Case) -> Memory:
     """A validator's; its model spread evenly over the devices."""
     peaks = [cost.peak_bytes(case.parameters) for cost in case.costs.of_role("validator")]
     frames = case.drawn * case.payload_bytes
-    disk = _state_bytes(case.spec, False) + MAX_MANIFEST_BYTES
+    disk: float = _state_bytes(case.spec, False) + MAX_MANIFEST_BYTES
     disk += case.spec.outer.max_staleness * case.peers * case.payload_bytes  # payloads seen
+    kept = payload_windows(case.spec) * case.accepted * (1.0 - case.holder_share)
+    disk += kept * case.payload_bytes  # named, and in other validators' buckets
     if case.machine.device.is_cpu:
         return Memory(device_bytes=0, host_bytes=max(peaks) + frames, disk_bytes=disk)
     model, moved = case.spec.model, case.parameters * case.spec.compression.top_k // 4096

@@ -211,7 +211,7 @@ def _validator_faults(
     if window.num_named < min(window.num_scored, case.accepted):
         yield (
             f"validator: names {window.num_named} of {min(window.num_scored, case.accepted)} "
-            "scored payloads: the others are not up before the vote"
+            "scored payloads: its share of the others is not up before the vote"
         )
     if not window.follows_in_time:
         yield (

@@ -2,11 +2,14 @@
 deadline.
 
 The order is that of `Validator.step` (`template.base.validator`): fetch, open and measure on the
-held-out pages as they come, score in float32, upload every named payload, vote; once the votes are
-counted follow, save, upload a share of the checkpoint, measure the loss curve. `FETCH_SHARE` of the
-scoring budget is for fetching, and uploads have a reserve, as `NamedPayloads.reserve` keeps.
+held-out pages as they come, score in float32, write the named payloads that others put to disk,
+upload those of this node's share, vote; once the votes are counted follow, save, measure the loss
+curve. A share of the checkpoint goes up beside all this while no named payload does, and each
+payload on disk is read once from its miner. `FETCH_SHARE` of the scoring budget is for fetching,
+and uploads have a reserve, as `NamedPayloads.reserve` keeps.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,7 +29,9 @@ OPEN: Final = "open payloads"
 OVERLAP: Final = "overlap places"
 LOAD: Final = "load"
 SCORE: Final = "score"
+KEEP: Final = "keep named payloads"
 UPLOAD: Final = "upload named payloads"
+LOOK: Final = "read kept payloads"
 VOTE: Final = "vote"
 STEP: Final = "outer step"
 DIGEST: Final = "digest"
@@ -47,7 +52,7 @@ LOADS: Final = 3
 class ValidatorWindow:
     """A window. `budget_s`: from the upload deadline to the vote; `after_s`: from the count of the
     votes to the next upload deadline. `num_scored` and `num_named`: payloads that are fetched and
-    scored, and that are up before the vote. `checkpoint_s`: for this node's share of a checkpoint,
+    scored, and held before the vote. `checkpoint_s`: for this node's share of a checkpoint,
     whose upload has `checkpoint_room_s`.
     """
 
@@ -97,16 +102,27 @@ def validator_window(case: Case) -> ValidatorWindow:
     before, num_scored = _score(case, scoring_s)
     spent_s = sum(phase.blocking_s for phase in before)
     vote_s = case.blocks_s(1)
-    num_named = _that_fit(
-        min(num_scored, case.accepted),
-        case.line.up_s(case.payload_bytes),
-        budget_s - spent_s - vote_s,
+    num_named = _num_named(case, min(num_scored, case.accepted), budget_s - spent_s - vote_s)
+    num_put = _num_put(case, num_named)
+    kept_bytes = (num_named - num_put) * case.payload_bytes
+    keep = Phase(
+        name=KEEP,
+        seconds=kept_bytes / case.machine.disk_bytes_per_s,
+        why=f"{num_named - num_put} payloads on disk, before the vote",
     )
     upload = Phase(
         name=UPLOAD,
-        seconds=case.line.up_s(num_named * case.payload_bytes),
-        up_bytes=num_named * case.payload_bytes,
-        why="before the vote",
+        seconds=case.line.up_s(num_put * case.payload_bytes),
+        up_bytes=num_put * case.payload_bytes,
+        why=f"before the vote; {min(HOLDERS, case.validators)} of {case.validators} hold one",
+    )
+    look_s = case.line.down_s(kept_bytes)
+    look = Phase(
+        name=LOOK,
+        seconds=look_s,
+        hidden_s=look_s,
+        down_bytes=kept_bytes,
+        why="each once from its miner, beside the loop",
     )
     vote = Phase(name=VOTE, seconds=vote_s, why="a block")
     after = _follow(case)
@@ -114,15 +130,18 @@ def validator_window(case: Case) -> ValidatorWindow:
     curve = Phase(name=CURVE, seconds=curve_s, why="left out if the next vote would be late")
     every = case.spec.checkpoint.every_windows
     checkpoint_s = case.line.up_s(_share_bytes(case)) + case.host_s(ROLE, "publish")
-    room_s = max(0.0, after_s - sum(phase.blocking_s for phase in after))
+    # Named payloads, the vote and the logs go first; the line has all the rest of the window.
+    room_s = max(0.0, case.window_s - upload.seconds - vote_s)
+    publish_s = min(checkpoint_s / every, room_s)
     publish = Phase(
         name=PUBLISH,
-        seconds=min(checkpoint_s / every, room_s),
+        seconds=publish_s,
+        hidden_s=publish_s,
         up_bytes=_share_bytes(case) / every,
         why=f"{HOLDERS} of {case.validators} hold a file; one in {every} windows",
     )
     return ValidatorWindow(
-        phases=(*before, upload, vote, *after, publish, curve),
+        phases=(*before, keep, upload, vote, *after, look, publish, curve),
         budget_s=budget_s,
         after_s=after_s,
         num_scored=num_scored,
@@ -136,14 +155,31 @@ def _that_fit(wanted: int, each_s: float, limit_s: float) -> int:
     return max(0, min(wanted, int(limit_s / each_s)))
 
 
+def _num_put(case: Case, num_named: int) -> int:
+    """Of so many named payloads those that this node puts: its share, rounded up."""
+    return math.ceil(num_named * case.holder_share)
+
+
+def _num_named(case: Case, wanted: int, limit_s: float) -> int:
+    """Payloads that can be named: those of this node's share must be up in time."""
+    keep_s = case.payload_bytes / case.machine.disk_bytes_per_s
+    up_s = case.line.up_s(case.payload_bytes)
+    for named in range(wanted, 0, -1):
+        put = _num_put(case, named)
+        if put * up_s + (named - put) * keep_s <= limit_s:
+            return named
+    return 0
+
+
 def _share_bytes(case: Case) -> float:
     """Bytes of a checkpoint that this node puts."""
-    return case.checkpoint_bytes * min(1.0, HOLDERS / case.validators)
+    return case.checkpoint_bytes * case.holder_share
 
 
 def _reserve(case: Case, budget_s: float) -> float:
     """As `NamedPayloads.reserve`, at this line's rate."""
-    num_bytes = case.spec.outer.peers_per_step * case.payload_bytes
+    named = min(case.peers, case.spec.outer.peers_per_step)
+    num_bytes = _num_put(case, named) * case.payload_bytes
     share = SAFETY_FACTOR * case.line.up_s(num_bytes) / budget_s
     return min(max(share, MIN_RESERVE), MAX_RESERVE)
 

@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from template.protocol.holders import payload_line
 from template.protocol.member import Member
 from template.protocol.record import PACES, Vote
 
@@ -83,12 +84,12 @@ class Decision:
 
     `reference_rao`: the stake of which more than half decides, from `next_reference`. `root` and
     `sample_digest`: the values with authority, or None. `members`: A_w in uid order. `namers`: uid
-    of a member -> hotkeys of the voters for the member, by descending stake; their buckets hold the
-    payload. `dissenters`: uids of voters with another root or sample digest. `undelivered`:
-    candidates whose bytes at least half of the reference reports missing. `pace`: the move of
-    alpha's exponent after the step, 0 with an empty set and from `alpha_windows` on. `no_op`:
-    reason for an empty set, or "". `is_jump`: the node has joined anew past this window, and does
-    not know what was applied in it.
+    of a member -> hotkeys of the voters for the member, who hold the payload, its holders first
+    (`template.protocol.holders`). `dissenters`: uids of voters with another root or sample digest.
+    `undelivered`: candidates whose bytes at least half of the reference reports missing. `pace`:
+    the move of alpha's exponent after the step, 0 with an empty set and from `alpha_windows` on.
+    `no_op`: reason for an empty set, or "". `is_jump`: the node has joined anew past this window,
+    and does not know what was applied in it.
     """
 
     window: int
@@ -134,7 +135,7 @@ def decide(ballot: Ballot, reference_rao: int, rules: QuorumRules) -> Decision:
     return Decision(
         window=ballot.window,
         members=members,
-        namers={m.uid: _find_namers(m.uid, agreeing) for m in members},
+        namers={m.uid: _find_namers(ballot, m, agreeing) for m in members},
         root=root,
         sample_digest=sample,
         dissenters=() if root is None else _find_dissenters(ballot.voters, root, sample),
@@ -261,6 +262,7 @@ def _tie_break(seed: bytes, hotkey: str) -> bytes:
     return hashlib.sha256(seed + hotkey.encode("ascii")).digest()
 
 
-def _find_namers(uid: int, agreeing: Sequence[Voter]) -> tuple[str, ...]:
-    naming = [v for v in agreeing if uid in v.vote.uids]
-    return tuple(v.hotkey for v in sorted(naming, key=lambda v: (-v.stake_rao, v.uid)))
+def _find_namers(ballot: Ballot, member: Member, agreeing: Sequence[Voter]) -> tuple[str, ...]:
+    naming = {v.hotkey for v in agreeing if member.uid in v.vote.uids}
+    line = payload_line(ballot.seed, member.digest, {v.hotkey: v.stake_rao for v in ballot.voters})
+    return tuple(hotkey for hotkey in line if hotkey in naming)

@@ -72,7 +72,7 @@ class AnchorStore:
     def save_anchor(self, state: OuterState, steps: Steps) -> Steps:
         """Keep `state`, and drop the anchors and steps no longer needed."""
         anchor = LocalCheckpoint(state=state)
-        save_local(self._anchor_path(state.window), anchor, self._spec.run_id)
+        save_local(self.path_of(state.window), anchor, self._spec.run_id)
         keep = anchors_to_keep(self._anchor_windows(), state.window)
         self._drop_anchors(lambda window: window not in keep)
         # The step on window w leads from theta_{w+1}: the oldest anchor needs window - 1 on.
@@ -84,7 +84,7 @@ class AnchorStore:
         """The anchors, newest first. An unreadable anchor is logged and passed over."""
         for window in sorted(self._anchor_windows(), reverse=True):
             try:
-                kept = load_local(self._anchor_path(window), self._spec, self._spreader)
+                kept = load_local(self.path_of(window), self._spec, self._spreader)
             except ConfigError as error:
                 log.warning("anchor of theta_%d is unreadable and ignored: %s", window, error)
                 continue
@@ -113,7 +113,8 @@ class AnchorStore:
     def _journal(self) -> Path:
         return self._folder / "lineage.jsonl"
 
-    def _anchor_path(self, window: int) -> Path:
+    def path_of(self, window: int) -> Path:
+        """Where the anchor of theta_window is, if it is here."""
         return self._folder / f"anchor-{window:08d}.safetensors"
 
     def _anchor_windows(self) -> list[int]:
@@ -125,7 +126,7 @@ class AnchorStore:
         for window in self._anchor_windows():
             if not is_useless(window):
                 continue
-            path = self._anchor_path(window)
+            path = self.path_of(window)
             try:
                 remove_local(path)
             except OSError as error:

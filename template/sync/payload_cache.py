@@ -6,7 +6,7 @@ from threading import Lock
 
 from template.context import ReadContext
 from template.errors import NodeTrouble, PayloadError, Unavailable
-from template.peers.blobs import validators_by_stake
+from template.peers.blobs import validators_for_payloads
 from template.peers.client import Peers
 from template.protocol.admission import open_payload
 from template.protocol.lineage import LineageStep
@@ -102,9 +102,11 @@ class PayloadCache:
 
         Unavailable if a payload is in no bucket now; NodeTrouble if this node could not ask.
         """
-        holders = validators_by_stake(self._context) if step.members else ()
+        if not step.members:
+            return {}
+        holders = validators_for_payloads(self._context, step.window)
         missing = self.ask_for_missing(
-            step.window, step.members, {m.uid: holders for m in step.members}
+            step.window, step.members, {m.uid: holders(m.digest) for m in step.members}
         )
         if missing:
             raise Unavailable(

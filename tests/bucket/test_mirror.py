@@ -11,6 +11,7 @@ from template.data.pages import PageReader
 from template.data.source import LocalSource
 from template.errors import NotFound, Unavailable
 from template.protocol.keys import blob_key, shard_key
+from template.store.types import Source
 from tests.support.datasets import make_dataset
 
 DATASET = make_dataset((4, 4, 2))
@@ -30,6 +31,9 @@ class Bucket:
             raise self.error
         self.num_puts += 1
         self.objects[key] = data
+
+    def put_source(self, key: str, source: Source) -> None:
+        self.put(key, source.read(0, source.num_bytes))
 
     def size(self, key: str) -> int:
         if key not in self.objects:

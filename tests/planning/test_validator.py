@@ -40,7 +40,8 @@ def test_with_time_for_all_every_payload_is_scored_and_named_before_the_vote(cas
     before = (validator.FETCH, validator.OVERLAP, validator.LOAD, validator.SCORE,
               validator.UPLOAD, validator.VOTE)  # fmt: skip
     assert sum(_named(window)[name].blocking_s for name in before) < window.budget_s
-    assert _named(window)[validator.UPLOAD].up_bytes == 20 * case.payload_bytes
+    assert _named(window)[validator.UPLOAD].up_bytes == 8 * case.payload_bytes
+    assert _named(window)[validator.LOOK].down_bytes == 12 * case.payload_bytes
     assert window.is_published
     assert window.follows_in_time
 
@@ -59,6 +60,12 @@ def test_a_narrow_line_limits_what_is_fetched_and_what_is_named(case_of) -> None
     assert fetched_s / one_s == pytest.approx(round(fetched_s / one_s))
     narrow_up = validator_window(case_of("72b", line=Line(up_mbps=12.0, down_mbps=1e5)))
     assert narrow_up.num_named == 0 < narrow_up.num_scored
+    alone = validator_window(
+        case_of("72b", line=Line(up_mbps=110.0, down_mbps=500.0), validators=3)
+    )
+    shared = validator_window(case_of("72b", line=Line(up_mbps=110.0, down_mbps=500.0)))
+    assert alone.num_named < alone.num_scored
+    assert shared.num_named == shared.num_scored > alone.num_named
     assert _named(narrow_up)[validator.UPLOAD].seconds == 0
 
 
@@ -70,6 +77,15 @@ def test_a_checkpoint_is_shared_by_three_holders(case_of) -> None:
     case = case_of("8b")
     assert few == case.checkpoint_bytes / 16
     assert many == pytest.approx(few * HOLDERS / 32)
+
+
+def test_the_checkpoint_has_the_line_when_no_named_payload_has(case_of) -> None:
+    case = case_of("72b", line=Line(up_mbps=110.0, down_mbps=500.0))
+    window = validator_window(case)
+    busy_s = _named(window)[validator.UPLOAD].seconds + _named(window)[validator.VOTE].seconds
+    assert window.checkpoint_room_s == pytest.approx(16 * (case.window_s - busy_s))
+    assert _named(window)[validator.PUBLISH].blocking_s == 0
+    assert window.is_published
 
 
 def test_a_share_that_is_not_out_before_the_next_checkpoint_shows(case_of) -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from template.protocol.holders import payload_line
 from template.protocol.quorum import Ballot, Decision, QuorumRules, Voter, decide, next_reference
 from template.protocol.record import Vote
 from template.protocol.root import Member
@@ -65,9 +66,9 @@ def test_stakes_of_many_voters_add_up_per_uid() -> None:
     decision = decide(ballot(*voters), 0, RULES)
     assert uids(decision) == [2, 3]
     assert decision.members == (member(2), member(3))
-    assert decision.namers == {
-        2: ("validator-100", "validator-101"),
-        3: ("validator-102", "validator-101"),
+    assert {uid: set(namers) for uid, namers in decision.namers.items()} == {
+        2: {"validator-100", "validator-101"},
+        3: {"validator-102", "validator-101"},
     }
 
 
@@ -128,7 +129,22 @@ def test_another_sample_dissents_but_names() -> None:
     assert decision.sample_digest == SAMPLE
     assert decision.dissenters == (101,)
     assert uids(decision) == [1]
-    assert decision.namers == {1: ("validator-101", "validator-100", "validator-99")}
+    assert set(decision.namers[1]) == {"validator-101", "validator-100", "validator-99"}
+
+
+def test_namers_stand_in_the_line_of_their_payload_and_dust_stands_last() -> None:
+    """Hotkeys without stake are free: by the hash alone they would be asked first."""
+    honest = [voter(100 + i, 50, {1, 2, 3}) for i in range(6)]
+    dust = [voter(200 + i, 1, {1, 2, 3}) for i in range(20)]
+    cast = ballot(*honest, *dust)
+    decision = decide(cast, 0, RULES)
+    for member_, namers in zip(decision.members, decision.namers.values(), strict=True):
+        stakes = {v.hotkey: v.stake_rao for v in cast.voters}
+        assert list(namers) == payload_line(cast.seed, member_.digest, stakes)
+        assert set(namers[:6]) == {v.hotkey for v in honest}
+    assert len({namers[:6] for namers in decision.namers.values()}) == 3, "each in its own order"
+    other = decide(replace(cast, seed=b"another block"), 0, RULES)
+    assert other.namers != decision.namers, "no miner knows the order when it commits"
 
 
 def test_the_sample_of_another_root_has_no_say() -> None:

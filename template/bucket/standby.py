@@ -1,0 +1,423 @@
+"""Named payloads that other validators put: kept on disk, and put when they are needed.
+
+To name a payload is to hold it. Of the validators that vote, three by hash put the payload into
+their buckets before the vote (`template.protocol.holders`); every other one that names the payload
+keeps the frame here, looks in every window whether the miner still serves it, and steps in for a
+miner and holders that do not. Owns the folder, the looks and the uploads that follow from them.
+"""
+
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from time import monotonic
+from typing import Final
+
+from template.bucket.background import Background
+from template.bucket.budget import payload_windows
+from template.context import NodeContext
+from template.data.kept import KeptFiles
+from template.errors import (
+    ChainError,
+    NodeTrouble,
+    RecordError,
+    StoreError,
+    Unavailable,
+    disk_trouble,
+    unreadable,
+)
+from template.peers.arrival import Coming
+from template.peers.client import Peers
+from template.protocol.holders import HOLDERS, Holding, turn_of
+from template.protocol.keys import payload_key
+from template.store.multipart import FileSource
+
+log = logging.getLogger(__name__)
+
+NAMED_FOLDER: Final = "named"
+"""In the state folder."""
+MIN_COPIES: Final = 2
+"""Copies with validators further in front that make another one needless, once the miner's fails.
+One could vanish between two looks; the third holder may be away."""
+PROBE_BYTES: Final = 4096
+"""Read at a secret place: a bucket that knows an object's length alone cannot answer."""
+CHECK_THREADS: Final = 8
+CHECK_LIMIT_S: Final = 60.0
+"""For the payloads of one miner in one look; what is left over is looked at in the next window."""
+FULL_READ_BYTES_PER_S: Final = 2e6
+"""A bucket that gives less for so long serves nobody in time."""
+TURNS: Final = 3
+"""Of a window's turns, those before the next payloads come; a later turn comes with the vote."""
+_INDEX: Final = "window.json"
+_FOLDER = re.compile(r"[0-9]{8,}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KeptPayload:
+    """A payload on disk. `line`: validators in the order in which they serve it, this one too."""
+
+    window: int
+    digest: bytes
+    author: str
+    line: tuple[str, ...]
+
+
+class Standby:
+    """The payloads that this node named and did not put.
+
+    The loop calls `keep` and `settle`; `look` runs in one other thread.
+    """
+
+    def __init__(self, context: NodeContext, background: Background) -> None:
+        self._context, self._background = context, background
+        self._folder = context.state_dir / NAMED_FOLDER
+        self._peers = Peers(context)
+        self._lock = Lock()
+        self._kept: dict[bytes, KeptPayload] = {}
+        for payload in self._read_folder():
+            self._kept[payload.digest] = payload
+        self._missing: dict[bytes, int] = {}
+        """Digest -> the block in which the miner's copy was found to fail."""
+        self._settled = self._looked = self._first = -1
+        self._has_warned = False
+
+    def keep(
+        self,
+        window: int,
+        frames: Mapping[bytes, bytes],
+        authors: Mapping[bytes, str],
+        holding: Holding,
+    ) -> None:
+        """Write these payloads of a window before the vote that names them.
+
+        `authors`: digest -> the miner's hotkey. `holding`: with this node in it. StateError if the
+        disk refuses.
+        """
+        if not frames:
+            return
+        files = self._files(window)
+        for digest, frame in frames.items():
+            files.put(digest, frame)
+        payloads = [
+            KeptPayload(
+                window=window,
+                digest=digest,
+                author=authors[digest],
+                line=tuple(holding.line(digest)),
+            )
+            for digest in frames
+        ]
+        with self._lock:
+            self._kept |= {payload.digest: payload for payload in payloads}
+            self._write_index(window)
+        self.drop_before(window - payload_windows(self._context.spec))
+
+    def frames_from(self, window: int) -> Iterator[tuple[int, bytes, bytes]]:
+        """(window, digest, frame) of each payload of `window` and later: a restart goes on."""
+        for payload in self._all():
+            if payload.window >= window:
+                frame = self._files(payload.window).get(payload.digest, self._num_bytes)
+                if frame is not None:
+                    yield payload.window, payload.digest, frame
+
+    def settle(self, window: int) -> None:
+        """The votes on `window` are counted: from now on its payloads are asked for."""
+        self._settled = max(self._settled, window)
+
+    def drop_before(self, window: int) -> None:
+        """Let the next look remove the payloads of all windows before."""
+        self._first = max(self._first, window)
+
+    def _drop_old(self) -> None:
+        """Here and nowhere else files go: no look finds its file gone."""
+        first, self._first = self._first, -1
+        if first < 0:
+            return
+        with self._lock:
+            self._kept = {d: p for d, p in self._kept.items() if p.window >= first}
+        for folder in self._list_folders():
+            if int(folder.name) < first:
+                _remove(folder)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a miner's copy fails, and another turn may be this node's."""
+        return bool(self._missing)
+
+    @property
+    def turn_blocks(self) -> int:
+        """From turn to turn: time for an upload of those before, and for their look."""
+        schedule = self._context.schedule
+        return max(1, (schedule.vote_margin_blocks + schedule.upload_blocks) // (TURNS + 1))
+
+    def look(self) -> None:
+        """Look whether every payload is served, and put what nobody serves. For another thread.
+
+        Everything once a window; else only what was found to fail. In an outage of this node or of
+        the chain nothing is concluded.
+        """
+        self._drop_old()
+        settled, is_new = self._settled, self._settled > self._looked
+        payloads = [
+            payload
+            for payload in self._all()
+            if payload.window <= settled and (is_new or payload.digest in self._missing)
+        ]
+        self._missing = {d: since for d, since in self._missing.items() if d in self._kept}
+        if not payloads:
+            self._looked = settled
+            return
+        try:
+            self._peers.refresh()
+            absent = self._find_absent(payloads)
+            block = self._context.chain.head()
+        except (NodeTrouble, ChainError) as error:
+            log.debug("named payloads are looked for later: %s", error)
+            return
+        self._missing = {p.digest: self._missing.get(p.digest, block) for p in absent}
+        self._step_in([p for p in absent if self._is_due(p, block)], self._is_served)
+        if is_new:
+            self._read_whole([p for p in payloads if p not in absent])
+        self._looked = settled
+
+    def _is_due(self, payload: KeptPayload, block: int) -> bool:
+        turn = turn_of(payload.line.index(self._context.hotkey))
+        return block - self._missing[payload.digest] >= turn * self.turn_blocks
+
+    def _find_absent(self, payloads: Iterable[KeptPayload]) -> list[KeptPayload]:
+        """Those that their miners do not serve; the miners are asked side by side."""
+        by_author: dict[str, list[KeptPayload]] = {}
+        for payload in payloads:
+            by_author.setdefault(payload.author, []).append(payload)
+        with ThreadPoolExecutor(CHECK_THREADS, thread_name_prefix="look") as pool:
+            found = list(pool.map(self._absent_at, by_author.values()))
+        return [payload for absent in found for payload in absent]
+
+    def _absent_at(self, payloads: Iterable[KeptPayload]) -> list[KeptPayload]:
+        """The payloads that their one miner does not serve: its silence is waited for once."""
+        absent, is_away, until_s = [], False, monotonic() + CHECK_LIMIT_S
+        for payload in payloads:
+            if not is_away:
+                if self._background.is_stopped or monotonic() > until_s:
+                    break
+                try:
+                    if self._is_served(payload, payload.author):
+                        continue
+                except Unavailable:
+                    is_away = True
+            absent.append(payload)
+        return absent
+
+    def _is_served(self, payload: KeptPayload, hotkey: str) -> bool:
+        """Whether a bucket has the bytes at a place that nobody can foresee.
+
+        Unavailable without a usable answer, NodeTrouble if this node could not ask.
+        """
+        length = min(PROBE_BYTES, self._num_bytes)
+        lot = int.from_bytes(self._context.random_bytes(8), "little")
+        start = lot % (self._num_bytes - length + 1)
+        wanted = self._read_own(payload, start, length)
+        try:
+            bucket = self._peers.bucket(hotkey)
+            return bucket.get_range(self._key(payload), start, length) == wanted
+        except Unavailable:
+            raise
+        except (StoreError, RecordError) as error:
+            log.debug("%s does not serve %s: %s", hotkey, payload.digest.hex(), error)
+            return False
+
+    def _read_whole(self, payloads: Iterable[KeptPayload]) -> None:
+        """Read every payload from its miner once, to the last bit, and step in for a wrong one.
+
+        Whoever would step in first reads in the first window, the next ones in the next: a miner
+        that changes a byte passes most looks at single places, and deceives no reader for long.
+        """
+        own = self._context.hotkey
+        wrong = []
+        for payload in payloads:
+            if self._settled - payload.window == turn_of(payload.line.index(own)):
+                self._background.give_way()
+                if not self._is_whole(payload, payload.author):
+                    wrong.append(payload)
+        self._step_in(wrong, self._is_whole)
+
+    def _is_whole(self, payload: KeptPayload, hotkey: str) -> bool:
+        """Whether a bucket gives a payload's very bytes, in time."""
+        coming = _Hashed(max(CHECK_LIMIT_S, self._num_bytes / FULL_READ_BYTES_PER_S))
+        try:
+            bucket = self._peers.bucket(hotkey)
+            bucket.stream(self._key(payload), coming, max_bytes=self._num_bytes)
+        except NodeTrouble as error:
+            log.debug("%s was not read to its end: %s", payload.digest.hex(), error)
+            return True  # nobody's fault but this node's: nothing is concluded
+        except (StoreError, RecordError) as error:
+            log.debug("%s does not serve %s: %s", hotkey, payload.digest.hex(), error)
+            return False
+        return coming.digest == payload.digest
+
+    def _step_in(
+        self, payloads: Iterable[KeptPayload], is_served: Callable[[KeptPayload, str], bool]
+    ) -> None:
+        for payload in payloads:
+            self._background.give_way()
+            try:
+                if self._num_copies(payload, is_served) < MIN_COPIES:
+                    self._put(payload)
+            except NodeTrouble as error:
+                log.debug("named payloads are put later: %s", error)
+                return
+            except StoreError as error:
+                log.log(
+                    logging.DEBUG if self._has_warned else logging.WARNING,
+                    "window %d: a payload that no other bucket serves is not in this node's yet; "
+                    "retrying after the next window: %s",
+                    payload.window,
+                    error,
+                )
+                self._has_warned = True
+                return
+
+    def _num_copies(
+        self, payload: KeptPayload, is_served: Callable[[KeptPayload, str], bool]
+    ) -> int:
+        """Copies with the validators in front of this one in line, counted up to `MIN_COPIES`."""
+        count = 0
+        for hotkey in payload.line[: payload.line.index(self._context.hotkey)]:
+            try:
+                count += is_served(payload, hotkey)
+            except NodeTrouble:
+                raise
+            except Unavailable as error:
+                log.debug("%s does not serve %s: %s", hotkey, payload.digest.hex(), error)
+            if count == MIN_COPIES:
+                break
+        return count
+
+    def _put(self, payload: KeptPayload) -> None:
+        files = self._files(payload.window)
+        path = files.find(payload.digest, self._num_bytes)
+        if path is None:
+            log.warning(
+                "window %d: %s is damaged or gone, so this node cannot serve a payload that it "
+                "named; look at the disk",
+                payload.window,
+                files.path(payload.digest),
+            )
+        else:
+            with FileSource(path) as source:
+                paced = self._background.paced(source)
+                self._context.bucket.put_source(self._key(payload), paced)
+            log.warning(
+                "window %d: the miner %s and validators that hold its payload do not serve it; "
+                "this node's bucket does from now on",
+                payload.window,
+                payload.author,
+            )
+            self._has_warned = False
+        with self._lock:
+            self._kept.pop(payload.digest, None)
+            self._write_index(payload.window)
+        self._missing.pop(payload.digest, None)
+        files.remove(payload.digest)
+
+    def _all(self) -> list[KeptPayload]:
+        """The newest first: they are asked for most."""
+        with self._lock:
+            return sorted(self._kept.values(), key=lambda p: (-p.window, p.digest))
+
+    @property
+    def _num_bytes(self) -> int:
+        return self._context.form.num_bytes
+
+    def _key(self, payload: KeptPayload) -> str:
+        return payload_key(self._context.spec.run_id, payload.window, payload.digest)
+
+    def _window_folder(self, window: int) -> Path:
+        return self._folder / f"{window:08d}"
+
+    def _files(self, window: int) -> KeptFiles:
+        return KeptFiles(self._window_folder(window), ".payload")
+
+    def _read_own(self, payload: KeptPayload, start: int, length: int) -> bytes:
+        path = self._files(payload.window).path(payload.digest)
+        try:
+            with path.open("rb") as file:
+                file.seek(start)
+                return file.read(length)
+        except OSError as error:
+            raise unreadable(path, error) from error
+
+    def _write_index(self, window: int) -> None:
+        """Who made and who serves each payload of a window: the chain tells it for hours only."""
+        rows = {
+            payload.digest.hex(): {"author": payload.author, "line": payload.line}
+            for payload in self._kept.values()
+            if payload.window == window
+        }
+        path = self._window_folder(window) / _INDEX
+        partial = path.with_suffix(".partial")
+        try:
+            partial.write_text(json.dumps(rows))
+            partial.replace(path)
+        except OSError as error:
+            raise disk_trouble(path, error) from error
+
+    def _list_folders(self) -> list[Path]:
+        try:
+            return sorted(f for f in self._folder.iterdir() if _FOLDER.fullmatch(f.name))
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise unreadable(self._folder, error) from error
+
+    def _read_folder(self) -> Iterator[KeptPayload]:
+        """What a process before kept. A folder without a whole index was never voted for."""
+        own = self._context.hotkey
+        for folder in self._list_folders():
+            try:
+                yield from _parse_index((folder / _INDEX).read_text(), int(folder.name), own)
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                log.warning("%s is unreadable and removed: %s", folder, error)
+                _remove(folder)
+
+
+class _Hashed(Coming):
+    """An object that is hashed and thrown away; Unavailable after `limit_s`."""
+
+    def __init__(self, limit_s: float) -> None:
+        super().__init__()
+        self._until_s = monotonic() + limit_s
+
+    def _keep(self, _piece: bytes) -> None:
+        if monotonic() > self._until_s:
+            raise Unavailable("the object comes too slowly for anybody who needs it in time")
+
+
+def _parse_index(text: str, window: int, own: str) -> list[KeptPayload]:
+    """The payloads of an index; errors of `json` and of missing values for other text."""
+    found = [
+        KeptPayload(
+            window=window,
+            digest=bytes.fromhex(digest),
+            author=str(row["author"]),
+            line=tuple(map(str, row["line"])),
+        )
+        for digest, row in json.loads(text).items()
+    ]
+    if any(own not in payload.line[HOLDERS:] for payload in found):
+        raise ValueError("not the index of this hotkey")
+    return found
+
+
+def _remove(folder: Path) -> None:
+    try:
+        if os.path.lexists(folder):
+            shutil.rmtree(folder)
+    except OSError as error:
+        raise disk_trouble(folder, error) from error
