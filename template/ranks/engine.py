@@ -96,10 +96,12 @@ class CutModel:
         return self._group.move_rows(rows, shape, own, self._shelf.cuts(shape))
 
     def _start(self, values: Values, key: str, name: str) -> Tensor:
-        """This rank's band of a start: [number, number of updates or None]."""
-        number, updates = values[key]
+        """This rank's band of a start: [number, number of updates or None, rounded or not]."""
+        number, updates, is_short = values[key]
         band = self._shelf.bands[number][name]
-        return band if updates is None else self._shelf.moved(band, updates, name)
+        if updates is None and not is_short:
+            return band
+        return self._shelf.moved(band, updates, name, is_short=is_short)
 
     @torch.no_grad()
     def begin(self, values: Values, _given: Any) -> None:

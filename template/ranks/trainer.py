@@ -96,12 +96,12 @@ class RanksTrainer:
             peak_bytes=self._peak_bytes,
         )
 
-    def _numbers(self, start: Mapping[str, Tensor]) -> tuple[int, int | None]:
-        """The ranks' numbers of a start, and of the updates to add."""
+    def _numbers(self, start: Mapping[str, Tensor]) -> tuple[int, int | None, bool]:
+        """The ranks' numbers of a start and of the updates to add, and whether it is rounded."""
         if isinstance(start, UpdatedBands):
-            return start.number, start.updates
+            return start.number, start.updates, start.is_short
         if isinstance(start, Bands):
-            return start.number, None
+            return start.number, None, False
         raise TypeError("the start of a miner of many ranks lies on the ranks")
 
     def moments(self) -> Mapping[str, Tensor]:
