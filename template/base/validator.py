@@ -16,6 +16,7 @@ from template.base.weight_setter import WeightSetter
 from template.bucket.mirror import ShardMirror
 from template.bucket.publisher import Publisher
 from template.bucket.retention import Sweeper
+from template.bucket.shown_model import ShownModel
 from template.chain.ballots import read_candidates, read_records
 from template.context import NodeContext
 from template.data.unigram import unigram_entropy
@@ -60,6 +61,7 @@ class Validator:
         context: NodeContext,
         *,
         sets_weights: bool = True,
+        publishes_bf16: bool = False,
         policy: ValidatorPolicy | None = None,
     ) -> None:
         self.context, self.policy = context, policy or ValidatorPolicy()
@@ -71,7 +73,10 @@ class Validator:
         self.follower = Follower(context, self.peers, checkpoint.state, keeps_step_start=True)
         pages = open_pages(context, self.peers, self._publisher.offer, reads_ahead=True)
         entry = pages.manifest.tokenizer
-        self._publisher.carry(fetch_companions(context, self.peers, entry, self._publisher.offer))
+        companions = fetch_companions(context, self.peers, entry, self._publisher.offer)
+        self._publisher.carry(companions)
+        if publishes_bf16:
+            self._publisher.show(ShownModel(context, entry, companions))
         self._publisher.offer_missing_checkpoint(checkpoint.state)
         self._sweeper = Sweeper(context, pages.digests)
         self._mirror = ShardMirror(context, pages.manifest, pages)

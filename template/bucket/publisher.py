@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from template.bucket.retention import KEPT_CHECKPOINTS, PROOF_WINDOWS
+from template.bucket.shown_model import ShownModel
 from template.chain.ballots import read_records
 from template.context import NodeContext
 from template.data.kept import KeptFiles
@@ -47,11 +48,16 @@ class Publisher:
         self._checkpoint_window, self._num_files = 0, 0
         self._next: OuterState | None = None
         self._companions: Mapping[str, bytes] = {}
+        self._shown: ShownModel | None = None
         self._has_warned = False
 
     def carry(self, companions: Mapping[str, bytes]) -> None:
         """Add these files to every checkpoint offered from now on."""
         self._companions = companions
+
+    def show(self, shown: ShownModel) -> None:
+        """Put a model for other programs after every checkpoint offered from now on."""
+        self._shown = shown
 
     def offer(self, sha256: str, data: bytes) -> None:
         """Queue verified bytes of a blob, unless already served by the bucket."""
@@ -95,7 +101,8 @@ class Publisher:
         mine = self._share(blobs, state.window)
         files = [(blob_key(d), published.parts.get(d) or partial(_small, blobs, d)) for d in mine]
         manifest = (self._manifest_key(state.window), partial(BytesSource, published.manifest))
-        self._checkpoint = deque([*files, manifest])
+        shown = self._shown.objects(state) if self._shown is not None else []
+        self._checkpoint = deque([*files, manifest, *shown])
         self._checkpoint_window, self._num_files = state.window, len(self._checkpoint)
         self._next = None
 
@@ -149,9 +156,11 @@ class Publisher:
         }
 
     def offer_missing_checkpoint(self, state: OuterState) -> None:
-        """Queue the checkpoint after a restart, unless the bucket has the manifest."""
+        """Queue the checkpoint after a restart, unless the bucket has what goes last."""
         try:
             self._context.bucket.size(self._manifest_key(state.window))
+            if self._shown is not None:
+                self._context.bucket.size(self._shown.last_key(state.window))
         except NotFound:
             self.offer_checkpoint(state)
         except StoreError as error:

@@ -69,6 +69,7 @@ REFUSED_PREFIXES: Final[Mapping[str, str]] = {
 }
 VALIDATOR_ONLY: Final[Mapping[str, str]] = {
     "--neuron.disable_set_weights": "a miner sets no weights; this is a validator's flag",
+    "--neuron.publish_bf16": "a miner publishes no checkpoints; this is a validator's flag",
 }
 
 
@@ -122,6 +123,7 @@ def validator_config(args: argparse.Namespace, env: Mapping[str, str]) -> Valida
         wandb=node.wandb,
         bucket=node.bucket,
         set_weights=args.set_weights,
+        publish_bf16=args.publish_bf16,
     )
 
 
@@ -250,6 +252,13 @@ def _add_run_flags(parser: Parser, role: Role) -> None:
             dest="set_weights",
             action="store_false",
             help="evaluate and vote, but set no weights on chain",
+        )
+        group.add_argument(
+            "--neuron.publish_bf16",
+            dest="publish_bf16",
+            action="store_true",
+            help="put each checkpoint's model into the bucket in bfloat16 too, as a folder that "
+            "transformers loads: 2 bytes a parameter for each checkpoint kept",
         )
 
 
