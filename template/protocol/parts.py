@@ -48,8 +48,8 @@ def _as_float32(values_N: np.ndarray) -> np.ndarray:
 
 
 def _as_bfloat16(values_N: np.ndarray) -> np.ndarray:
-    rounded: np.ndarray = torch.from_numpy(values_N).bfloat16().view(torch.uint8).numpy()
-    return rounded
+    rounded: np.ndarray = torch.from_numpy(values_N).bfloat16().view(torch.int16).numpy()
+    return rounded.view(np.uint8)
 
 
 SHORT: Final = Packing(

@@ -46,8 +46,9 @@ from template.secret import Secret
 from template.settings import ChainConfig
 from template.training.card import CARD_FILE, FACTS_FILE
 from template.training.companions import COMPANIONS
+from template.training.model_folder import INDEX_FILE
 from template.training.outer import params_digest
-from template.training.published import CONFIG_FILE, INDEX_FILE
+from template.training.published import CONFIG_FILE
 from tests.support.fake_hub import FakeHub, fake_hub
 from tests.support.joining import NEWCOMER, OWNER, Watched
 
