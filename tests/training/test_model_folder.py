@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from template.protocol.spec import RunSpec
-from template.training.model import Params, build_model, load_params
+from template.training.model import Params, build_model, load_params, model_config
 from template.training.model_folder import (
     INDEX_FILE,
     PACKINGS,
@@ -46,7 +46,7 @@ def test_transformers_loads_it(dtype: str, theta0: Params, cut, tmp_path: Path) 
     assert not said["missing_keys"]
     assert not said["unexpected_keys"]
     assert theirs.dtype == DTYPES[dtype]
-    ours = build_model(cut).to(DTYPES[dtype]).eval()
+    ours = AutoModelForCausalLM.from_config(model_config(cut), dtype=DTYPES[dtype]).eval()
     load_params(ours, theta0)
     with torch.no_grad():
         found = theirs.eval()(input_ids=TOKENS).logits
