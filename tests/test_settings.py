@@ -247,19 +247,12 @@ def test_wandb_is_off_unless_asked_for(base, flags, key, mode):
     assert "kkk" not in repr(config)
 
 
-def test_publishing_bf16_is_a_validators_choice_and_off_by_default(base, capsys):
-    assert validator(base).publish_bf16 is False
-    assert validator([*base, "--neuron.publish_bf16"]).publish_bf16 is True
+@pytest.mark.parametrize(("flag", "on"), [("disable_set_weights", 0), ("publish_bf16", 1)])
+def test_some_flags_are_a_validators(base, flag, on, capsys):
+    config, plain = validator([*base, f"--neuron.{flag}"]), validator(base)
+    assert (config.set_weights, config.publish_bf16, plain.publish_bf16) == (on, on, False)
     with pytest.raises(SystemExit) as exit_info:
-        miner([*base, "--neuron.publish_bf16"])
-    assert exit_info.value.code == 2
-    assert "validator" in capsys.readouterr().err
-
-
-def test_disable_set_weights_is_a_validators_flag(base, capsys):
-    assert validator([*base, "--neuron.disable_set_weights"]).set_weights is False
-    with pytest.raises(SystemExit) as exit_info:
-        miner([*base, "--neuron.disable_set_weights"])
+        miner([*base, f"--neuron.{flag}"])
     assert exit_info.value.code == 2
     assert "validator" in capsys.readouterr().err
 

@@ -1,4 +1,4 @@
-"""Tensors as files of bounded length: the parts of theta_0 and of a checkpoint, and a model's files.
+"""Tensors as files of bounded length: parts of theta_0 and checkpoints, and a model's files.
 
 A part is a safetensors file of some tensors in name order, the same bytes on every node. Its
 SHA-256 is the name of the part in buckets: computed only when a file is made or fetched. The digest
@@ -129,7 +129,9 @@ class PartSource:
         found = [self._header[start:end]]
         for values, first, last in zip(self._values, self._ends, self._ends[1:], strict=False):
             if first < end and start < last:
-                found.append(self._packed(values, max(start, first) - first, min(end, last) - first))
+                found.append(
+                    self._packed(values, max(start, first) - first, min(end, last) - first)
+                )
         return b"".join(found)
 
     def _packed(self, values_N: np.ndarray, start: int, end: int) -> bytes:

@@ -11,9 +11,9 @@ import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from io import SEEK_END, BytesIO
+from io import SEEK_END, BufferedReader, BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -68,7 +68,7 @@ def load_part(data: bytes | Path, shapes: Mapping[str, Sequence[int]]) -> Params
         raise unreadable(data, error) from error
 
 
-def _read_part(file: BinaryIO, shapes: Mapping[str, Sequence[int]]) -> Params:
+def _read_part(file: BytesIO | BufferedReader, shapes: Mapping[str, Sequence[int]]) -> Params:
     # Before any memory for the values.
     if file.seek(0, SEEK_END) != part_length(shapes):
         raise ObjectError("checkpoint: refused: a part has another length than its tensors need")

@@ -309,7 +309,7 @@ def start_of_miner(
 
 
 def has_checkpoint(window: int, spec: RunSpec) -> bool:
-    """Whether theta_window has a checkpoint: theta is rounded to 24 bits, and the root covers it."""
+    """Whether theta_window has a checkpoint: the step rounds theta, and the root covers theta."""
     return window % spec.checkpoint.every_windows == 0
 
 
@@ -329,9 +329,7 @@ def previewed_params(
 ) -> Mapping[str, Tensor]:
     """As `expected_params`, without room for a second theta: made tensor by tensor when read."""
     updates = _weigh_present(state, members, payloads, spec)
-    return updated_when_read(
-        state.params, updates, is_short=has_checkpoint(state.window + 1, spec)
-    )
+    return updated_when_read(state.params, updates, is_short=has_checkpoint(state.window + 1, spec))
 
 
 def outer_step(
@@ -340,9 +338,9 @@ def outer_step(
     """The state of the next window; `decision` is on window `state.window - 1`.
 
     `payloads`: the accepted payloads by uid. A member with inadmissible bytes is absent: the root
-    covers the member, the step ignores the payload. With an empty set only the root changes, and the
-    rounding is done. The step is taken with the alpha of `state`; the decision's pace moves the
-    alpha of the state returned. In a window with a checkpoint, theta is rounded to 24 bits, and the
+    covers the member, the step ignores the payload. With an empty set only the root changes, but for
+    the rounding. The step is taken with the alpha of `state`; the decision's pace moves the alpha
+    of the state returned. In a window with a checkpoint, theta is rounded to 24 bits, and the
     state's digest becomes part of the next root.
     ValueError for a decision on another window.
     """

@@ -458,9 +458,7 @@ def test_a_number_out_of_its_bounds_is_refused(flags, latest) -> None:
         _config("generate", "x", "--model", str(latest), *flags)
 
 
-@pytest.mark.parametrize(
-    ("flags", "dtype"), [([], "float32"), (["--dtype", "bf16"], "bfloat16")]
-)
+@pytest.mark.parametrize(("flags", "dtype"), [([], "float32"), (["--dtype", "bf16"], "bfloat16")])
 def test_the_type_of_the_numbers_is_a_flag(flags, dtype, tmp_path) -> None:
     run = ["--run", str(ROOT / "tests/protocol/spec.toml"), "--netuid", "7"]
     config = _config("latest", "--out", str(tmp_path / "model"), *run, *flags)

@@ -109,9 +109,7 @@ def test_threads_and_bands_have_the_same_bits(num_threads: int) -> None:
     assert torch.equal(shaped.view(-1), whole[: 6 * 7])
 
 
-@pytest.mark.parametrize(
-    "tensor", [torch.zeros(4, 4).t()[1:], torch.zeros(3, dtype=torch.float64)]
-)
+@pytest.mark.parametrize("tensor", [torch.zeros(4, 4).t()[1:], torch.zeros(3, dtype=torch.float64)])
 def test_what_cannot_be_rounded_in_place_is_refused(tensor: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="contiguous float32"):
         round_to_short(tensor)

@@ -49,9 +49,7 @@ def _short(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
 
 
 @pytest.mark.parametrize("packing", list(PACKINGS))
-@given(
-    drawn=st.dictionaries(names, shapes, min_size=1, max_size=8), limit=st.integers(1, 2000)
-)
+@given(drawn=st.dictionaries(names, shapes, min_size=1, max_size=8), limit=st.integers(1, 2000))
 def test_parts_are_what_the_library_writes(
     packing: str, drawn: dict[str, tuple[int, ...]], limit: int
 ) -> None:

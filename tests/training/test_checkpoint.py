@@ -2,7 +2,6 @@
 
 import dataclasses
 import errno
-import json
 import resource
 import tracemalloc
 from pathlib import Path
@@ -218,7 +217,10 @@ def test_a_part_with_other_numbers_is_refused(packing, tmp_path) -> None:
 def test_a_header_as_long_as_the_right_one_is_compared(tmp_path) -> None:
     """Tensors of the same sizes under other names or in another shape."""
     tensors = _tensors(SHAPES)
-    for other in ({**SHAPES, "a": (5, 7)}, {("A" if n == "a" else n): s for n, s in SHAPES.items()}):
+    for other in (
+        {**SHAPES, "a": (5, 7)},
+        {("A" if n == "a" else n): s for n, s in SHAPES.items()},
+    ):
         with pytest.raises(ObjectError, match="names other tensors"):
             load_part(part_bytes_of(tensors, list(tensors)), other)
 

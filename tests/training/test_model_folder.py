@@ -1,4 +1,4 @@
-"""A model's folder for other programs: float32 as the run has it, or bfloat16 of half the length."""
+"""A model's folder for other programs: float32 as the run has it, or bfloat16, half as long."""
 
 import dataclasses
 import json
