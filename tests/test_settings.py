@@ -247,13 +247,12 @@ def test_wandb_is_off_unless_asked_for(base, flags, key, mode):
     assert "kkk" not in repr(config)
 
 
-@pytest.mark.parametrize(("flag", "on"), [("disable_set_weights", 0), ("publish_bf16", 1)])
-def test_some_flags_are_a_validators(base, flag, on, capsys):
-    config, plain = validator([*base, f"--neuron.{flag}"]), validator(base)
-    assert (config.set_weights, config.publish_bf16, plain.publish_bf16) == (on, on, False)
-    with pytest.raises(SystemExit) as exit_info:
+@pytest.mark.parametrize("flag", ["disable_set_weights", "publish_bf16"])
+def test_some_flags_are_a_validators(base, flag, capsys):
+    config = validator([*base, f"--neuron.{flag}"])
+    assert getattr(config, flag.removeprefix("disable_")) is (flag == "publish_bf16")
+    with pytest.raises(SystemExit, match="2"):
         miner([*base, f"--neuron.{flag}"])
-    assert exit_info.value.code == 2
     assert "validator" in capsys.readouterr().err
 
 

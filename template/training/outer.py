@@ -338,10 +338,10 @@ def outer_step(
     """The state of the next window; `decision` is on window `state.window - 1`.
 
     `payloads`: the accepted payloads by uid. A member with inadmissible bytes is absent: the root
-    covers the member, the step ignores the payload. With an empty set only the root changes, but for
-    the rounding. The step is taken with the alpha of `state`; the decision's pace moves the alpha
-    of the state returned. In a window with a checkpoint, theta is rounded to 24 bits, and the
-    state's digest becomes part of the next root.
+    covers the member, the step ignores the payload. With an empty set only the root changes, and
+    theta by the rounding. The step is taken with the alpha of `state`; the decision's pace moves
+    the alpha of the state returned. In a window with a checkpoint, theta is rounded to 24 bits, and
+    the state's digest becomes part of the next root.
     ValueError for a decision on another window.
     """
     if decision.window != state.window - 1:
