@@ -40,11 +40,13 @@ from compression.held import HeldUpdates
 from compression.norms import exact_norm
 from compression.places import chunk_places
 from compression.plan import Plan, body_bytes, make_plan
+from compression.rounding import SHORT_BYTES, pack_short, round_to_short, unpack_short
 from compression.sparse import CodecError, SparseModel, SparseTensor, apply
 from compression.warmup import KernelCacheError, load_kernels
 
 __all__ = [
     "CHUNK_ELEMENTS",
+    "SHORT_BYTES",
     "CodecError",
     "HeldUpdates",
     "KernelCacheError",
@@ -66,6 +68,9 @@ __all__ = [
     "exact_norm",
     "load_kernels",
     "make_plan",
+    "pack_short",
     "residual_after",
+    "round_to_short",
     "tensor_layout",
+    "unpack_short",
 ]

@@ -11,6 +11,7 @@ from compression.jit import config, is_kept, shared_folders
 from compression.norms import exact_norm
 from compression.places import chunk_places
 from compression.plan import make_plan
+from compression.rounding import pack_short, round_to_short, unpack_short
 
 
 class KernelCacheError(RuntimeError):
@@ -58,3 +59,6 @@ def _use_all() -> None:
     aggregate({"": torch.zeros(1)}, [(body, {"": 1.0})], plan, 1)
     chunk_places(body, plan, np.zeros(1, dtype=np.int64))
     exact_norm(torch.ones(1), 1)
+    round_to_short(ones[""], 1)
+    values = ones[""].numpy()
+    unpack_short(pack_short(values), values)

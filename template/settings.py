@@ -166,6 +166,9 @@ class MinerConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ValidatorConfig(MinerConfig):
-    """All settings of neurons/validator.py."""
+    """All settings of neurons/validator.py. `publish_bf16`: put each checkpoint's model into the
+    bucket for other programs too.
+    """
 
     set_weights: bool
+    publish_bf16: bool = False

@@ -247,11 +247,12 @@ def test_wandb_is_off_unless_asked_for(base, flags, key, mode):
     assert "kkk" not in repr(config)
 
 
-def test_disable_set_weights_is_a_validators_flag(base, capsys):
-    assert validator([*base, "--neuron.disable_set_weights"]).set_weights is False
-    with pytest.raises(SystemExit) as exit_info:
-        miner([*base, "--neuron.disable_set_weights"])
-    assert exit_info.value.code == 2
+@pytest.mark.parametrize("flag", ["disable_set_weights", "publish_bf16"])
+def test_some_flags_are_a_validators(base, flag, capsys):
+    config = validator([*base, f"--neuron.{flag}"])
+    assert getattr(config, flag.removeprefix("disable_")) is (flag == "publish_bf16")
+    with pytest.raises(SystemExit, match="2"):
+        miner([*base, f"--neuron.{flag}"])
     assert "validator" in capsys.readouterr().err
 
 

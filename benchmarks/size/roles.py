@@ -26,7 +26,7 @@ from benchmarks.size.world import (
     read_spec,
     read_theta0,
 )
-from compression import load_kernels
+from compression import load_kernels, round_to_short
 from template.base.feedback import ErrorFeedback
 from template.protocol.admission import open_payload
 from template.protocol.lineage import LineageStep
@@ -171,6 +171,8 @@ def run_validator(node: Node, meter: Meter) -> None:
                 scorer.losses(pages(BATCH_PAGES))
     node.follow()
     _save(node, meter, LocalCheckpoint(state=node.state))
+    for tensor in node.state.params.values():
+        round_to_short(tensor)  # as in a window with a checkpoint
     with meter.phase("publish"):
         published = build_checkpoint(node.state, spec)
         target = node.folder / "published"

@@ -32,15 +32,16 @@ from template.errors import (
 )
 from template.files import FULL, errno_of, reason, remedy
 from template.metrics import EVENTS_FILE
+from template.protocol.parts import FLOAT_BYTES
 from template.protocol.record import Access, Record
 from template.protocol.spec import RunSpec
+from template.protocol.spec.model import count_parameters
 from template.store import Store
 from template.store.endpoints import check_peer_endpoint
 from template.store.probe import check_bucket
 from template.sync.anchors import MIN_ANCHORS
 from template.sync.dataset import CACHE_FOLDER
 from template.sync.own_checkpoint import LOCAL_FILE, PIECES_FOLDER
-from template.training.theta0 import theta0_bytes
 
 log = logging.getLogger(__name__)
 
@@ -138,12 +139,12 @@ def check_room(path: Path, spec: RunSpec, *, trains: bool) -> None:
 
 
 def least_state_bytes(spec: RunSpec, *, trains: bool) -> int:
-    """The checkpoint, the next one written beside it, and the anchors.
+    """The checkpoint, the next one written beside it, and the anchors, all of them in float32.
 
     Tensors like the parameters alone: a miner's checkpoint has error feedback and moments too.
     """
     copies = MINER_COPIES if trains else 1
-    return (2 * copies + MIN_ANCHORS) * theta0_bytes(spec)
+    return (2 * copies + MIN_ANCHORS) * FLOAT_BYTES * count_parameters(spec.model)
 
 
 def _demand_file(path: Path) -> None:

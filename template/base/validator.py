@@ -13,6 +13,7 @@ from template.base.policy import ValidatorPolicy
 from template.base.standing import Standing
 from template.base.uploads import Uploads
 from template.base.weight_setter import WeightSetter
+from template.bucket.shown_model import ShownModel
 from template.chain.ballots import read_candidates, read_records
 from template.context import NodeContext
 from template.data.unigram import unigram_entropy
@@ -57,6 +58,7 @@ class Validator:
         context: NodeContext,
         *,
         sets_weights: bool = True,
+        publishes_bf16: bool = False,
         policy: ValidatorPolicy | None = None,
     ) -> None:
         self.context, self.policy = context, policy or ValidatorPolicy()
@@ -71,7 +73,10 @@ class Validator:
             self.follower.keep(window, payload, frame)
         pages = open_pages(context, self.peers, publisher.offer, reads_ahead=True)
         entry = pages.manifest.tokenizer
-        publisher.carry(fetch_companions(context, self.peers, entry, publisher.offer))
+        companions = fetch_companions(context, self.peers, entry, publisher.offer)
+        publisher.carry(companions)
+        if publishes_bf16:
+            publisher.show(ShownModel(context, entry, companions))
         self._uploads.serve(pages)
         anchor = self.follower.anchors.path_of(checkpoint.state.window)
         publisher.offer_missing_checkpoint(checkpoint.state, anchor=anchor)

@@ -16,6 +16,7 @@ from threading import Lock
 
 from template.bucket.background import as_it_is
 from template.bucket.retention import KEPT_CHECKPOINTS, PROOF_WINDOWS
+from template.bucket.shown_model import ShownModel
 from template.chain.ballots import read_active_validators
 from template.context import NodeContext
 from template.data.kept import KeptFiles
@@ -59,11 +60,16 @@ class Publisher:
         """Not begun: its files are not hashed yet."""
         self._promised: frozenset[bytes] = frozenset()
         self._companions: Mapping[str, bytes] = {}
+        self._shown: ShownModel | None = None
         self._has_warned = False
 
     def carry(self, companions: Mapping[str, bytes]) -> None:
         """Add these files to every checkpoint offered from now on."""
         self._companions = companions
+
+    def show(self, shown: ShownModel) -> None:
+        """Put a model for other programs after every checkpoint offered from now on."""
+        self._shown = shown
 
     def offer(self, sha256: str, data: bytes) -> None:
         """Queue verified bytes of a blob, unless already served by the bucket."""
@@ -125,10 +131,12 @@ class Publisher:
         mine = self._share(blobs, state.window)
         files = [(blob_key(d), published.parts.get(d) or partial(_small, blobs, d)) for d in mine]
         manifest = (self._manifest_key(state.window), partial(BytesSource, published.manifest))
+        shown = self._shown.objects(state) if self._shown is not None else []
         with self._lock:
             if self._next is not state:
                 return  # a newer one was offered meanwhile
-            self._checkpoint, self._promised = deque([*files, manifest]), frozenset(mine)
+            self._checkpoint = deque([*files, manifest, *shown])
+            self._promised = frozenset(mine)
             self._checkpoint_window, self._num_files = state.window, len(self._checkpoint)
             self._next = None
 
@@ -175,9 +183,11 @@ class Publisher:
             return set()
 
     def offer_missing_checkpoint(self, state: OuterState, *, anchor: Path | None = None) -> None:
-        """Queue the checkpoint after a restart, unless the bucket has the manifest."""
+        """Queue the checkpoint after a restart, unless the bucket has what goes last."""
         try:
             self._context.bucket.size(self._manifest_key(state.window))
+            if self._shown is not None:
+                self._context.bucket.size(self._shown.last_key(state.window))
         except NotFound:
             self.offer_checkpoint(state, anchor=anchor)
         except StoreError as error:

@@ -38,7 +38,8 @@ _MANIFEST = re.compile(rf"[0-9a-f]{{32}}/checkpoint/{_WINDOW}/(manifest|dropped)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Expired:
-    """Objects to delete: keys of payloads and verdict logs, and windows of checkpoints.
+    """Objects to delete: keys of payloads, verdict logs and models' files, and windows of
+    checkpoints.
 
     `first_payloads`: the first window whose payloads are still needed.
     """
@@ -59,12 +60,14 @@ def expired(keys: Collection[str], window: int, spec: RunSpec) -> Expired:
     oldest = oldest_start(published.values(), window, spec)
     payloads = _windows(keys, rf"{run}/payload/{_WINDOW}/[0-9a-f]{{64}}")
     verdicts = _windows(keys, rf"{run}/verdict/{_WINDOW}\.jsonl")
+    models = _windows(keys, rf"{run}/model/{_WINDOW}/[A-Za-z0-9._-]+")
     first_audited = oldest - 1
     first_log = first_audited - pay_rules(spec).length
     return Expired(
         keys=(
             *(key for key, w in sorted(payloads.items()) if w < first_audited),
             *(key for key, w in sorted(verdicts.items()) if w < first_log),
+            *(key for key, w in sorted(models.items()) if w < oldest),
         ),
         checkpoints=tuple(sorted(w for w in published.values() if w < oldest)),
         first_payloads=first_audited,

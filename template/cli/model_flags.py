@@ -25,19 +25,26 @@ ENV_TOKEN: Final = "HF_TOKEN"
 ENV_HUB: Final = "HF_ENDPOINT"
 MAX_NEW_TOKENS: Final = 1_000_000
 MAX_SEED: Final = 2**63 - 1
+DTYPES: Final[Mapping[str, str]] = {"float32": "float32", "bf16": "bfloat16"}
+"""Flag -> the name in a model's config."""
+WRITING: Final = ("latest", "publish")
+"""Commands whose folder stays."""
 _REPO: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _TASK: Final = re.compile(r"[\w.+-]+")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunSource:
-    """A run whose newest checkpoint is wanted. `loss_pages`: held-out pages for its loss."""
+    """A run whose newest checkpoint is wanted. `loss_pages`: held-out pages for its loss. `dtype`:
+    of the numbers in the folder.
+    """
 
     run: Path
     spec: RunSpec
     chain: ChainConfig
     loss_pages: int
     device: str
+    dtype: str = "float32"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -154,7 +161,8 @@ def _source(args: argparse.Namespace) -> Source:
     if args.model is None:
         return _run_source(args)
     chain = (args.netuid, args.network, args.chain_endpoint, args.fallbacks)
-    for flag, value in (("--run", args.run), *(("--netuid and the chain", v) for v in chain)):
+    flags = [("--run", args.run), *(("--netuid and the chain", v) for v in chain)]
+    for flag, value in (*flags, ("--dtype", getattr(args, "dtype", None))):
         if value is not None:
             raise ConfigError(f"{flag}: no use beside --model; leave one of the two out")
     if not (args.model / "config.json").is_file():
@@ -177,8 +185,9 @@ def _run_source(args: argparse.Namespace) -> RunSource:
         run=args.run,
         spec=spec,
         chain=chain_config(args, spec.schedule),
-        loss_pages=args.loss_pages if args.model_command in ("latest", "publish") else 0,
+        loss_pages=args.loss_pages if args.model_command in WRITING else 0,
         device=args.device,
+        dtype=DTYPES[args.dtype or "float32"] if args.model_command in WRITING else "float32",
     )
 
 
@@ -218,7 +227,10 @@ def _add_source_flags(parser: Parser, *, takes_folder: bool) -> None:
     add_chain_flags(parser, required=False)
 
 
-def _add_loss_flag(parser: Parser) -> None:
+def _add_written_flags(parser: Parser) -> None:
+    text = "numbers in the folder: the run's float32, or rounded to bf16, half as long"
+    text += " (default: float32)"
+    parser.add_argument("--dtype", choices=tuple(DTYPES), default=None, help=text)
     text = "held-out pages for the loss in the model card, 0 for none (default: 64)"
     parser.add_argument("--loss_pages", metavar="N", type=_count, default=64, help=text)
 
@@ -226,7 +238,7 @@ def _add_loss_flag(parser: Parser) -> None:
 def _add_latest_flags(parser: Parser) -> None:
     text = "folder for the model, in the layout of from_pretrained"
     parser.add_argument("--out", metavar="DIR", type=folder_path, required=True, help=text)
-    _add_loss_flag(parser)
+    _add_written_flags(parser)
 
 
 def _add_generate_flags(parser: Parser) -> None:
@@ -261,7 +273,7 @@ def _add_publish_flags(parser: Parser) -> None:
     text = "repository on the hub; made if it does not exist"
     parser.add_argument("--hub", metavar="OWNER/NAME", required=True, help=text)
     parser.add_argument("--private", action="store_true", help="make a new repository private")
-    _add_loss_flag(parser)
+    _add_written_flags(parser)
 
 
 def _count(text: str) -> int:

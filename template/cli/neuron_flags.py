@@ -68,6 +68,7 @@ REFUSED_PREFIXES: Final[Mapping[str, str]] = {
 }
 VALIDATOR_ONLY: Final[Mapping[str, str]] = {
     "--neuron.disable_set_weights": "a miner sets no weights; this is a validator's flag",
+    "--neuron.publish_bf16": "a miner publishes no checkpoints; this is a validator's flag",
     "--neuron.scoring_batch": "a miner scores nothing; its flag is --neuron.micro_batch",
 }
 
@@ -124,6 +125,7 @@ def validator_config(args: argparse.Namespace, env: Mapping[str, str]) -> Valida
         bucket=node.bucket,
         place=node.place,
         set_weights=args.set_weights,
+        publish_bf16=args.publish_bf16,
     )
 
 
@@ -274,6 +276,13 @@ def _add_run_flags(parser: Parser, role: Role) -> None:
             help="pages of one forward pass on each device; losses differ by rounding (default: "
             "auto, what half of a GPU's free memory holds; on a CPU 16,384 tokens, 64 pages at "
             "most)",
+        )
+        group.add_argument(
+            "--neuron.publish_bf16",
+            dest="publish_bf16",
+            action="store_true",
+            help="put each checkpoint's model into the bucket in bfloat16 too, as a folder that "
+            "transformers loads: 2 bytes a parameter for each checkpoint kept",
         )
 
 

@@ -62,19 +62,21 @@ def fetch_into(source: RunSource, folder: Path, say: Say) -> Facts:
 def _fetch(context: ReadContext, source: RunSource, folder: Path, say: Say) -> Facts:
     existing_subnet(context.chain)
     found = fetch_newest(context)
-    device = find_device(source.device)
-    return save_newest(
-        found, context, folder, Measuring(source.loss_pages, device, source.chain.netuid), say
-    )
+    device, netuid = find_device(source.device), source.chain.netuid
+    measuring = Measuring(source.loss_pages, device, netuid, source.dtype)
+    return save_newest(found, context, folder, measuring, say)
 
 
 @dataclass(frozen=True, slots=True)
 class Measuring:
-    """How the loss of the model card is measured, and the subnet's number for the card."""
+    """How the loss of the model card is measured, of the run's float32; the subnet's number for the
+    card; and the type of the numbers in the folder.
+    """
 
     loss_pages: int
     device: str
     netuid: int
+    dtype: str = "float32"
 
 
 def fetch_newest(context: ReadContext) -> Newest:
@@ -125,6 +127,7 @@ def save_newest(
         max_tokens=None if found.num_payloads is None else found.num_payloads * window_tokens,
         loss_nats=loss,
         loss_pages=num_pages,
+        dtype=measuring.dtype,
     )
     write_model(folder, state, spec, found.companions, facts)
     return facts

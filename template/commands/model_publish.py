@@ -13,11 +13,12 @@ from template.errors import ConfigError, StoreError, Unavailable
 from template.secret import REDACTED, Secret
 from template.training.card import CARD_FILE, FACTS_FILE
 from template.training.companions import COMPANIONS
-from template.training.published import CONFIG_FILE, INDEX_FILE
+from template.training.model_folder import INDEX_FILE, WEIGHTS
+from template.training.published import CONFIG_FILE
 
 Say = Callable[[str], None]
 FILES = (
-    CONFIG_FILE, INDEX_FILE, CARD_FILE, FACTS_FILE, *sorted(COMPANIONS), "model*.safetensors",
+    CONFIG_FILE, INDEX_FILE, CARD_FILE, FACTS_FILE, *sorted(COMPANIONS), WEIGHTS,
 )  # fmt: skip
 """All that is uploaded; whatever else lies in the folder stays there."""
 REFUSED = (401, 403)
@@ -44,7 +45,7 @@ def upload(folder: Path, config: HubConfig) -> str:
             folder_path=folder,
             commit_message="Model of a Tessera run",
             allow_patterns=list(FILES),
-            delete_patterns="model*.safetensors",
+            delete_patterns=WEIGHTS,
         )
     except HfHubHTTPError as error:
         raise _refused(error, config) from None

@@ -146,7 +146,9 @@ def run_validator(config: ValidatorConfig | RankConfig) -> int:
     return run_neuron(
         "validator",
         config,
-        lambda context, config: Validator(context, sets_weights=config.set_weights),
+        lambda context, config: Validator(
+            context, sets_weights=config.set_weights, publishes_bf16=config.publish_bf16
+        ),
     )
 
 

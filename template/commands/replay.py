@@ -1,6 +1,5 @@
 """A replay from the command line: the model again, from public objects alone."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,8 +11,8 @@ from template.commands.reading import read_only
 from template.errors import ConfigError, ConsensusError, SubnetError
 from template.peers.client import Peers
 from template.sync.dataset import fetch_companions, open_pages
+from template.training.model_folder import ModelFiles, model_files, write_files
 from template.training.outer import params_digest
-from template.training.published import Published, build_checkpoint
 
 Say = Callable[[str], None]
 EXIT_UNKNOWN = 2
@@ -48,7 +47,8 @@ def run_replay(config: ReplayConfig, say: Say, tell: Callable[[object], None]) -
         if config.out is not None:
             entry = open_pages(context, peers).manifest.tokenizer
             companions = fetch_companions(context, peers, entry)
-            _save_model(config.out, build_checkpoint(replayed.state, spec, companions))
+            params = replayed.state.params
+            _save_model(config.out, model_files(params, spec, companions, "float32"))
             say(f"theta_{replayed.state.window} is in {config.out}")
         if config.audit:
             audit_validators(context, replayed, say)
@@ -59,12 +59,9 @@ def run_replay(config: ReplayConfig, say: Say, tell: Callable[[object], None]) -
         return int(bool(replayed.wrong))
 
 
-def _save_model(folder: Path, published: Published) -> None:
+def _save_model(folder: Path, files: ModelFiles) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for entry in json.loads(published.manifest)["files"]:
-            data = published.blobs[bytes.fromhex(entry["sha256"])]
-            (folder / entry["name"]).write_bytes(data)
+        write_files(folder, files)
     except OSError as error:
         raise ConfigError(f"--out {folder}: {error.strerror}: name another folder") from error
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from compression import round_to_short
 from template.data.pages import PageReader
 from template.data.source import Files, LocalSource
 from template.protocol.spec import RunSpec
@@ -20,12 +21,18 @@ _WORDS = 10
 
 
 def warm_started(params: Params, spec: RunSpec, dataset: Files, seed: int, say: Say) -> Params:
-    """`params` after `warm_start_steps` AdamW steps on pages drawn by `seed`; not in place."""
+    """`params` after `warm_start_steps` AdamW steps on pages drawn by `seed`; not in place.
+
+    Rounded to 24 bits, as theta_0 is published.
+    """
     if spec.training.warm_start_steps == 0:
         return params
     reader = PageReader(dataset.manifest, LocalSource(dataset))
     trainer = InnerTrainer(spec, find_device("auto"))
-    return trainer.train_alone(params, _batches(spec, reader, seed, say))
+    trained = trainer.train_alone(params, _batches(spec, reader, seed, say))
+    for tensor in trained.values():
+        round_to_short(tensor)
+    return trained
 
 
 def _batches(spec: RunSpec, reader: PageReader, seed: int, say: Say) -> Iterator[np.ndarray]:

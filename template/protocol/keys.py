@@ -25,6 +25,11 @@ def dropped_manifest_key(run_id: bytes, window: int) -> str:
     return f"{run_id.hex()}/checkpoint/{window:08d}/dropped.json"
 
 
+def model_key(run_id: bytes, window: int, name: str) -> str:
+    """Key of a file of theta_window's model as other programs load it."""
+    return f"{run_id.hex()}/model/{window:08d}/{name}"
+
+
 def run_spec_key(run_id: bytes) -> str:
     """Key of a run's spec in the bucket of a hotkey whose record offers the run."""
     return f"{run_id.hex()}/run.toml"

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from compression import HeldUpdates, Plan
+from compression import HeldUpdates, Plan, round_to_short
 from compression.norms import norm_of_squares
 from template.errors import ConfigError
 from template.protocol.root import digest_of_sample, sample_pieces
@@ -52,15 +52,22 @@ class Bands(SpreadTensors):
         )
         return whole
 
-    def updated(self, updates: Factored) -> "Bands":
-        held = HeldBodies(self._team, updates)
+    def updated(self, updates: Factored, *, is_short: bool = False) -> "Bands":
+        return self._made(_held(self._team, list(updates)), is_short=is_short)
+
+    def _made(self, held: "HeldBodies | None", *, is_short: bool) -> "Bands":
+        """New bands on every rank."""
         made = Bands(Held(self._team), self._plan, self._shapes)
-        self._team.tell("update", number=made.number, source=self.number, updates=held.number)
+        updates = None if held is None else held.number
+        self._team.tell(
+            "update", number=made.number, source=self.number, updates=updates, is_short=is_short
+        )
         return made
 
-    def with_updates(self, updates: Factored) -> "UpdatedBands":
+    def with_updates(self, updates: Factored, *, is_short: bool = False) -> "UpdatedBands":
         kept = list(updates)
-        return UpdatedBands(self, HeldBodies(self._team, kept), HeldUpdates(kept, self._plan))
+        whole = HeldUpdates(kept, self._plan) if kept else None
+        return UpdatedBands(self, _held(self._team, kept), whole, is_short=is_short)
 
     def joined(self, other: "Bands") -> "Bands":
         """Both in one, without a copy."""
@@ -110,34 +117,41 @@ class HeldBodies(Held):
         team.tell("hold", bodies, number=self.number, factors=factors)
 
 
-class UpdatedBands(Bands):
-    """Bands with updates, made tensor by tensor when read."""
+def _held(team: Team, kept: Sequence[tuple[memoryview, Mapping[str, float]]]) -> HeldBodies | None:
+    return HeldBodies(team, kept) if kept else None
 
-    def __init__(self, source: Bands, bodies: HeldBodies, whole: HeldUpdates) -> None:
+
+class UpdatedBands(Bands):
+    """Bands with updates, made tensor by tensor when read; `is_short`: rounded to 24 bits."""
+
+    def __init__(
+        self, source: Bands, bodies: HeldBodies | None, whole: HeldUpdates | None, *, is_short: bool
+    ) -> None:
         super().__init__(source._held, source._plan, source.shapes)
-        self._bodies, self._whole = bodies, whole
+        self._bodies, self._whole, self.is_short = bodies, whole, is_short
 
     @property
-    def updates(self) -> int:
-        """The number of the updates on every rank's shelf."""
-        return self._bodies.number
+    def updates(self) -> int | None:
+        """The number of the updates on every rank's shelf, if any."""
+        return None if self._bodies is None else self._bodies.number
 
     def __getitem__(self, name: str) -> Tensor:
         made = super().__getitem__(name)
-        self._whole.add_to(made, name)
+        if self._whole is not None:
+            self._whole.add_to(made, name)
+        if self.is_short:
+            round_to_short(made)
         return made
 
     def made(self) -> Bands:
         """The same, each rank with bands of its own."""
-        made = Bands(Held(self._team), self._plan, self._shapes)
-        self._team.tell("update", number=made.number, source=self.number, updates=self.updates)
-        return made
+        return self._made(self._bodies, is_short=self.is_short)
 
-    def updated(self, updates: Factored) -> Bands:
-        return self.made().updated(updates)
+    def updated(self, updates: Factored, *, is_short: bool = False) -> Bands:
+        return self.made().updated(updates, is_short=is_short)
 
-    def with_updates(self, updates: Factored) -> "UpdatedBands":
-        return self.made().with_updates(updates)
+    def with_updates(self, updates: Factored, *, is_short: bool = False) -> "UpdatedBands":
+        return self.made().with_updates(updates, is_short=is_short)
 
     def joined(self, other: Bands) -> Bands:
         return self.made().joined(other)
@@ -158,12 +172,12 @@ class UpdatedBands(Bands):
         return self.made().save(folder, stem, metadata)
 
 
-def numbers_of(start: Mapping[str, Tensor]) -> tuple[int, int | None]:
-    """The ranks' numbers of a start, and of the updates to add."""
+def numbers_of(start: Mapping[str, Tensor]) -> tuple[int, int | None, bool]:
+    """The ranks' numbers of a start and of the updates to add, and whether it is rounded."""
     if isinstance(start, UpdatedBands):
-        return start.number, start.updates
+        return start.number, start.updates, start.is_short
     if isinstance(start, Bands):
-        return start.number, None
+        return start.number, None, False
     raise TypeError("the start of many ranks lies on the ranks")
 
 

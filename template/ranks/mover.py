@@ -35,10 +35,12 @@ class Mover:
         return self._group.move_rows(rows, shape, own, self._shelf.cuts(shape))
 
     def start(self, values: Mapping[str, Any], key: str, name: str) -> Tensor:
-        """This rank's band of a start: [number, number of updates or None]."""
-        number, updates = values[key]
+        """This rank's band of a start: [number, number of updates or None, rounded or not]."""
+        number, updates, is_short = values[key]
         band = self._shelf.bands[number][name]
-        return band if updates is None else self._shelf.moved(band, updates, name)
+        if updates is None and not is_short:
+            return band
+        return self._shelf.moved(band, updates, name, is_short=is_short)
 
 
 def fill(rows: Tensor, values: Tensor) -> None:

@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from compression import HeldUpdates, Plan
+from compression import HeldUpdates, Plan, round_to_short
 from compression.bands import band_cuts, band_plan, band_shape, chunk_bytes, chunk_slices, cut
 from compression.norms import sum_squares
 from template.errors import ConfigError, StateError, disk_trouble, unreadable
@@ -164,16 +164,24 @@ class Shelf:
 
     def update(self, values: Values, _given: Any) -> None:
         """New bands: older bands and updates."""
-        made = self.bands[values["source"]]
+        updates, is_short = values["updates"], values["is_short"]
         self.bands[values["number"]] = {
-            name: self.moved(band, values["updates"], name) for name, band in made.items()
+            name: self.moved(band, updates, name, is_short=is_short)
+            for name, band in self.bands[values["source"]].items()
         }
 
-    def moved(self, band: Tensor, updates: int | None, name: str) -> Tensor:
-        """A copy of a band, with updates added, if any."""
+    def moved(
+        self, band: Tensor, updates: int | None, name: str, *, is_short: bool = False
+    ) -> Tensor:
+        """A copy of a band, with updates added, if any, and rounded to 24 bits."""
         made = self.empty(band.shape).copy_(band)
         if updates is not None and made.numel():
             self.updates[updates].add_to(made, name, by_torch=self.by_torch)
+        if is_short:
+            # By the host's loops: one window in many has a checkpoint.
+            rounded = made.cpu()
+            round_to_short(rounded)
+            made.copy_(rounded)
         return made
 
     def finite(self, values: Values, _given: Any) -> bool:

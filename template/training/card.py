@@ -1,20 +1,20 @@
-"""A model in a folder for people: what it is, in words and as JSON, beside the checkpoint's files.
+"""A model in a folder for people: what it is, in words and as JSON, beside the model's files.
 
-Owns `README.md` (the model card) and `tessera.json`, and whole writes of the folder. Unlike the
-checkpoint's own files both say things that one reader measured, such as the loss.
+Owns `README.md` (the model card) and `tessera.json`. Unlike the model's own files both say things
+that one reader measured, such as the loss.
 """
 
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from template.errors import ConfigError
 from template.files import reason, remedy
 from template.protocol.spec import RunSpec
+from template.training.model_folder import ModelFiles, model_files, write_files
 from template.training.outer import OuterState
-from template.training.published import CONFIG_FILE, INDEX_FILE, build_checkpoint, parse_published
 
 CARD_FILE = "README.md"
 FACTS_FILE = "tessera.json"
@@ -24,7 +24,8 @@ FACTS_FILE = "tessera.json"
 class Facts:
     """What is known of a model. `num_payloads`, `max_tokens`: payloads in theta, and the most
     tokens that their miners can have trained on; None if no bucket has the whole lineage.
-    `loss_nats`: mean over `loss_pages` held-out pages, per token; None if not measured.
+    `loss_nats`: mean over `loss_pages` held-out pages, per token; None if not measured. `dtype`: of
+    the numbers in the folder; theta itself is float32.
     """
 
     run: str
@@ -42,26 +43,24 @@ class Facts:
     max_tokens: int | None
     loss_nats: float | None
     loss_pages: int
+    dtype: str = "float32"
+
+
+def files_with_card(
+    state: OuterState, spec: RunSpec, companions: Mapping[str, bytes], facts: Facts
+) -> ModelFiles:
+    """The model's files with numbers of `facts.dtype`, the model card and the facts."""
+    files = model_files(state.params, spec, companions, facts.dtype)
+    own = {CARD_FILE: model_card(facts, spec).encode(), FACTS_FILE: facts_json(facts)}
+    return replace(files, small={**files.small, **own})
 
 
 def write_model(
     folder: Path, state: OuterState, spec: RunSpec, companions: Mapping[str, bytes], facts: Facts
 ) -> None:
-    """Write a model into a folder, in place of an earlier one; ConfigError if the disk refuses.
-
-    The config goes first and comes last: a folder left half written does not load.
-    """
-    published = build_checkpoint(state, spec, companions)
-    files = parse_published(published.manifest, spec).files
+    """Write a model into a folder, in place of an earlier one; ConfigError if the disk refuses."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for path in (folder / CONFIG_FILE, folder / INDEX_FILE, *folder.glob("model*.safetensors")):
-            path.unlink(missing_ok=True)
-        for file in sorted(files, key=lambda file: file.name == CONFIG_FILE):
-            if file.name == CONFIG_FILE:
-                _write_whole(folder / CARD_FILE, model_card(facts, spec).encode())
-                _write_whole(folder / FACTS_FILE, facts_json(facts))
-            _write_whole(folder / file.name, published.blobs[file.digest])
+        write_files(folder, files_with_card(state, spec, companions, facts))
     except OSError as error:
         raise ConfigError(
             f"--out {folder}: cannot be written ({reason(error)}); {remedy(folder, error)}"
@@ -84,7 +83,7 @@ def end_of_document(folder: Path) -> int | None:
 def model_card(facts: Facts, spec: RunSpec) -> str:
     """The model card: Markdown, with the head that the hub reads."""
     model = spec.model
-    tokens = "unknown: no bucket has the whole lineage"
+    tokens = "not counted: the whole lineage was not at hand"
     if facts.num_payloads is not None and facts.max_tokens is not None:
         tokens = f"{facts.max_tokens:,} at most, in {facts.num_payloads:,} payloads"
     loss = "not measured"
@@ -97,6 +96,7 @@ def model_card(facts: Facts, spec: RunSpec) -> str:
         "Lineage root": f"`{facts.lineage_root}`",
         "Checkpoint digest": f"`{facts.checkpoint_digest}`",
         "Architecture": f"{model.architecture}, {facts.parameters:,} parameters",
+        "Numbers": _NUMBERS[facts.dtype],
         "Tokenizer": _plain(facts.tokenizer),
         "Context": f"{facts.page_tokens:,} tokens",
         "Tokens trained": tokens,
@@ -111,12 +111,10 @@ def _plain(text: str) -> str:
     return "".join(c if c.isalnum() or c in " -._" else " " for c in text)
 
 
-def _write_whole(path: Path, data: bytes) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(data)
-    part.replace(path)
-
-
+_NUMBERS = {
+    "float32": "float32, exactly those of the run",
+    "bfloat16": "bfloat16, rounded to nearest from the run's float32",
+}
 _CARD = """\
 ---
 library_name: transformers

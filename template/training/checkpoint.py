@@ -1,4 +1,4 @@
-"""The local checkpoint of a node, and parameters as a file.
+"""The local checkpoint of a node, and parameters from the parts that others publish.
 
 The local checkpoint is a safetensors file with a node's whole state, written completely or not at
 all. A node that saves again and again keeps the large groups in files of their own, named by the
@@ -8,21 +8,24 @@ first (`CheckpointWriter`). `template.training.published` has the checkpoint for
 import json
 import secrets
 import weakref
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from io import SEEK_END, BufferedReader, BytesIO
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load
 from torch import Tensor
 
+from compression import SHORT_BYTES, unpack_short
 from compression.workers import for_each
 from template.errors import ConfigError, ObjectError, StateError, disk_trouble, unreadable
+from template.protocol.parts import STRETCH_VALUES, part_header, part_length
 from template.protocol.spec import RunSpec
-from template.protocol.strangers import MALFORMED, fault, refusing, text_of, whole
+from template.protocol.strangers import refusing, text_of, whole
 from template.training.alpha import MAX_EXPONENT
 from template.training.finite import is_finite
 from template.training.model import Params, tensor_shapes
@@ -50,21 +53,43 @@ _STAKE_LIMIT = 2**64
 _DIGEST_BYTES = 32
 
 
-def load_tensors(data: bytes | Path) -> Params:
-    """All tensors of a safetensors file, or of its bytes; ObjectError for other bytes.
+def load_part(data: bytes | Path, shapes: Mapping[str, Sequence[int]]) -> Params:
+    """The tensors of a part (`template.protocol.parts`) with these names and shapes, or of its
+    bytes; ObjectError for other bytes.
 
-    The tensors are memory of their own: the file may be removed. StateError if it cannot be read.
+    Header and length follow from the shapes, so nothing of a stranger's file is parsed. Values are
+    unpacked a stretch at a time into tensors of their own: the file may be removed. StateError if
+    it cannot be read.
     """
     try:
-        if isinstance(data, bytes):
-            return dict(load(data))
-        return read_tensors(data)[0]
+        with BytesIO(data) if isinstance(data, bytes) else data.open("rb") as file:
+            return _read_part(file, shapes)
     except OSError as error:
         assert isinstance(data, Path), "bytes in memory can be read"
         raise unreadable(data, error) from error
-    except (SafetensorError, RuntimeError, *MALFORMED) as error:
-        # torch's word for a shape that no memory can have, as [0, 2**62, 2**62], is a RuntimeError.
-        raise ObjectError(f"checkpoint: refused: not a safetensors file: {fault(error)}") from error
+
+
+def _read_part(file: BytesIO | BufferedReader, shapes: Mapping[str, Sequence[int]]) -> Params:
+    # Before any memory for the values.
+    if file.seek(0, SEEK_END) != part_length(shapes):
+        raise ObjectError("checkpoint: refused: a part has another length than its tensors need")
+    header = part_header(shapes)
+    file.seek(0)
+    if file.read(len(header)) != header:
+        raise ObjectError("checkpoint: refused: a part names other tensors than the run's model")
+    room = np.empty(SHORT_BYTES * STRETCH_VALUES, dtype=np.uint8)
+    params = {}
+    for name in sorted(shapes):
+        tensor = torch.empty(tuple(shapes[name]))
+        values = tensor.view(-1).numpy()
+        for first in range(0, values.size, STRETCH_VALUES):
+            some = values[first : first + STRETCH_VALUES]
+            packed = room[: SHORT_BYTES * some.size]
+            if file.readinto(packed.data) != packed.size:
+                raise ObjectError("checkpoint: refused: a part ends early")
+            unpack_short(packed, some)
+        params[name] = tensor
+    return params
 
 
 def check_params(params: Mapping[str, Tensor], spec: RunSpec) -> None:

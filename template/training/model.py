@@ -14,6 +14,7 @@ from accelerate import init_empty_weights
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
+from compression import round_to_short
 from template.protocol.payload import PayloadFormat
 from template.protocol.spec import RunSpec
 
@@ -77,9 +78,10 @@ def config_fields(spec: RunSpec) -> dict[str, Any]:
     return fields
 
 
-def config_json(spec: RunSpec) -> bytes:
-    """`config.json` of a published checkpoint: the values of `model_config`, independent of the
-    version of transformers, since every node must publish the same bytes.
+def config_json(spec: RunSpec, dtype: str = "float32") -> bytes:
+    """`config.json` of a published checkpoint, or of a folder with tensors of another `dtype`: the
+    values of `model_config`, independent of the version of transformers, since every node must
+    publish the same bytes.
 
     The base of the rotary embedding stands in both places where loaders look: transformers 4 and
     loaders of its age read `rope_theta` alone, and take 10,000 without a word if it is missing.
@@ -88,7 +90,7 @@ def config_json(spec: RunSpec) -> bytes:
     """
     fields = config_fields(spec) | {
         "architectures": [_CLASSES[spec.model.architecture]],
-        "dtype": "float32",
+        "dtype": dtype,
         "model_type": spec.model.architecture,
         "rope_theta": spec.model.rope_theta,
         "use_cache": True,
@@ -124,11 +126,15 @@ def payload_bytes(spec: RunSpec) -> int:
 def initial_params(spec: RunSpec, seed: int) -> Params:
     """Parameters drawn from a seed, for a run's owner; other nodes load theta_0 by digest.
 
-    The bits depend on torch's version and on the machine.
+    Rounded to 24 bits, as theta_0 is published. The bits depend on torch's version and on the
+    machine.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return copy_params(build_model(spec))
+        params = copy_params(build_model(spec))
+    for tensor in params.values():
+        round_to_short(tensor)
+    return params
 
 
 def copy_params(model: torch.nn.Module) -> Params:

@@ -5,7 +5,8 @@ c_{i,t} the clip and g_i the energy cap, 1 for all in an honest window; alpha is
 the votes move alpha (`template.training.alpha`).
 Pure, and the same bits on every node: coefficients are IEEE doubles made with + - * / and
 square root only. Each value is multiplied by the coefficient, then added, payload after payload
-in ascending uid order.
+in ascending uid order. A theta with a checkpoint is rounded to 24 bits (`compression.rounding`) as
+the last part of the step, so that three bytes a parameter hold it exactly.
 
 Source: SparseLoCo (arXiv 2508.15706), equation 2: the mean over all R peers. The paper's published
 code averages over the senders of each coordinate instead, so a lone sender has full control of
@@ -20,7 +21,7 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
-from compression import HeldUpdates, aggregate
+from compression import HeldUpdates, aggregate, round_to_short
 from template.protocol.hashing import labelled_hash
 from template.protocol.lineage import Accepted
 from template.protocol.payload import Payload
@@ -213,16 +214,23 @@ Updates = Sequence[tuple[Payload, Mapping[str, float]]]
 """Payloads with factors by tensor name, in the order of addition."""
 
 
-def apply_updates(params: Mapping[str, Tensor], updates: Updates) -> Mapping[str, Tensor]:
+def apply_updates(
+    params: Mapping[str, Tensor], updates: Updates, *, is_short: bool = False
+) -> Mapping[str, Tensor]:
     """New parameters: theta minus the sum of factor * payload, added in the order given.
 
-    `params` stays unchanged. Payloads are decoded chunk by chunk during the addition.
+    `params` stays unchanged. Payloads are decoded chunk by chunk during the addition. `is_short`:
+    round the sum to 24 bits.
     """
     if isinstance(params, SpreadTensors):
-        return params.updated(_signed(updates)) if updates else params
+        is_same = not updates and not is_short
+        return params if is_same else params.updated(_signed(updates), is_short=is_short)
     after = {name: KEPT.copy_of(tensor) for name, tensor in params.items()}
     if updates:
         aggregate(after, _signed(updates), updates[0][0].plan)
+    if is_short:
+        for tensor in after.values():
+            round_to_short(tensor)
     return after
 
 
@@ -233,11 +241,14 @@ def _signed(updates: Updates) -> Iterator[tuple[memoryview, Mapping[str, float]]
         yield payload.body, {name: -factor for name, factor in factors.items()}
 
 
-def updated_when_read(params: Mapping[str, Tensor], updates: Updates) -> Mapping[str, Tensor]:
+def updated_when_read(
+    params: Mapping[str, Tensor], updates: Updates, *, is_short: bool = False
+) -> Mapping[str, Tensor]:
     """The parameters of `apply_updates`, each tensor made anew when asked for, and not kept."""
     if isinstance(params, SpreadTensors):
-        return params.with_updates(_signed(updates)) if updates else params
-    return UpdatedParams(params, updates)
+        is_same = not updates and not is_short
+        return params if is_same else params.with_updates(_signed(updates), is_short=is_short)
+    return UpdatedParams(params, updates, is_short=is_short)
 
 
 class UpdatedParams(Mapping[str, Tensor]):
@@ -247,16 +258,21 @@ class UpdatedParams(Mapping[str, Tensor]):
     miner has no room for a second one beside training. The values are those of `params` when asked.
     """
 
-    def __init__(self, params: Mapping[str, Tensor], updates: Updates) -> None:
-        self._params = params
+    def __init__(
+        self, params: Mapping[str, Tensor], updates: Updates, *, is_short: bool = False
+    ) -> None:
+        self._params, self._is_short = params, is_short
         self._updates = HeldUpdates(_signed(updates), updates[0][0].plan) if updates else None
 
     def __getitem__(self, name: str) -> Tensor:
         tensor = self._params[name]
-        if self._updates is None:
+        if self._updates is None and not self._is_short:
             return tensor
         made = KEPT.copy_of(tensor)
-        self._updates.add_to(made, name)
+        if self._updates is not None:
+            self._updates.add_to(made, name)
+        if self._is_short:
+            round_to_short(made)
         return made
 
     def __iter__(self) -> Iterator[str]:
@@ -292,6 +308,11 @@ def start_of_miner(
     return updated_when_read(state.params, updates)
 
 
+def has_checkpoint(window: int, spec: RunSpec) -> bool:
+    """Whether theta_window has a checkpoint: the step rounds theta, and the root covers theta."""
+    return window % spec.checkpoint.every_windows == 0
+
+
 def expected_params(
     state: OuterState, members: Sequence[Member], payloads: Mapping[int, Payload], spec: RunSpec
 ) -> Mapping[str, Tensor]:
@@ -299,14 +320,16 @@ def expected_params(
 
     `payloads` by uid; a member without a payload takes no part.
     """
-    return apply_updates(state.params, _weigh_present(state, members, payloads, spec))
+    updates = _weigh_present(state, members, payloads, spec)
+    return apply_updates(state.params, updates, is_short=has_checkpoint(state.window + 1, spec))
 
 
 def previewed_params(
     state: OuterState, members: Sequence[Member], payloads: Mapping[int, Payload], spec: RunSpec
 ) -> Mapping[str, Tensor]:
     """As `expected_params`, without room for a second theta: made tensor by tensor when read."""
-    return updated_when_read(state.params, _weigh_present(state, members, payloads, spec))
+    updates = _weigh_present(state, members, payloads, spec)
+    return updated_when_read(state.params, updates, is_short=has_checkpoint(state.window + 1, spec))
 
 
 def outer_step(
@@ -315,9 +338,10 @@ def outer_step(
     """The state of the next window; `decision` is on window `state.window - 1`.
 
     `payloads`: the accepted payloads by uid. A member with inadmissible bytes is absent: the root
-    covers the member, the step ignores the payload. With an empty set only the root changes. The
-    step is taken with the alpha of `state`; the decision's pace moves the alpha of the state
-    returned. In a window with a checkpoint, the state's digest becomes part of the next root.
+    covers the member, the step ignores the payload. With an empty set only the root changes, and
+    theta by the rounding. The step is taken with the alpha of `state`; the decision's pace moves
+    the alpha of the state returned. In a window with a checkpoint, theta is rounded to 24 bits, and
+    the state's digest becomes part of the next root.
     ValueError for a decision on another window.
     """
     if decision.window != state.window - 1:
@@ -345,7 +369,7 @@ def outer_step(
         # The digest of the theta before would keep that theta in memory.
         known_digest=None,
     )
-    if after.window % spec.checkpoint.every_windows:
+    if not has_checkpoint(after.window, spec):
         return after
     after = after.hashed()
     return replace(after, checkpoint_digest=state_digest(after))

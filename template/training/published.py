@@ -1,16 +1,16 @@
-"""The published checkpoint: anyone can load the model, and a newcomer can verify the state.
+"""The published checkpoint: a newcomer restores the state exactly and verifies it.
 
-A JSON manifest and files by SHA-256 in Hugging Face's layout: `config.json`, and the tensors in
-one `model.safetensors` or in parts `model-0000i-of-0000N.safetensors` beside
-`model.safetensors.index.json`; companions (the tokenizer's files, the settings of generation) may
-be added. In a common folder the files load with `from_pretrained` of `AutoModelForCausalLM` and of
-`AutoTokenizer`. The bytes follow from state, spec and dataset alone, so all nodes publish the same
-parts. Owns the layout; fetching and storing happen elsewhere.
+A JSON manifest and files by SHA-256: the tensors in one `theta.safetensors` or in parts
+`theta-0000i-of-0000N.safetensors` with three bytes a value (`template.protocol.parts`), which hold
+theta exactly, since theta is rounded in every window with a checkpoint. Beside them `config.json`
+and companions (the tokenizer's files, the settings of generation): `tessera model latest` makes a
+folder of all that other programs load (`template.training.model_folder`). The bytes follow from
+state, spec and dataset alone, so all nodes publish the same parts. Owns the layout; fetching and
+storing happen elsewhere.
 """
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +20,6 @@ from typing import Any
 
 from template.errors import ObjectError
 from template.protocol.parts import (
-    FLOAT_BYTES,
     PartSource,
     group_tensors,
     hash_parts,
@@ -32,7 +31,7 @@ from template.protocol.strangers import parse_json, refusing
 from template.training.checkpoint import (
     carried_values,
     check_params,
-    load_tensors,
+    load_part,
     restored_state,
 )
 from template.training.companions import COMPANIONS, MAX_COMPANIONS_BYTES
@@ -42,12 +41,10 @@ from template.training.outer import OuterState, state_digest
 from template.training.spread import Intake, Spreader, SpreadTensors
 
 CONFIG_FILE = "config.json"
-INDEX_FILE = "model.safetensors.index.json"
-ONLY_PART = "model.safetensors"
-FORMAT = 5
+PART_STEM = "theta"
+"""Loaders of models look for `model`: these files have three bytes a value, and are for nodes."""
+FORMAT = 6
 """Version of the manifest. After a change, newcomers of the old version find no checkpoint."""
-ROOM_BYTES = 2**20
-"""Maximum length of a safetensors header."""
 MAX_NUMBER_CHARS = 32
 """Maximum length of a number in a manifest, with separators."""
 MAX_ENTRY_CHARS = 160
@@ -83,11 +80,32 @@ class PublishedFile:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PublishedManifest:
-    """A parsed manifest. `parts`: the files with tensors, in ascending order of part numbers."""
+    """A parsed manifest. `parts`: the files with tensors, in the order of the run's `layout_of`."""
 
     files: tuple[PublishedFile, ...]
     parts: tuple[PublishedFile, ...]
     carried: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """A part of every checkpoint of a run. `shapes`: of its tensors, by name."""
+
+    name: str
+    shapes: Mapping[str, tuple[int, ...]]
+    num_bytes: int
+
+
+@lru_cache(maxsize=8)
+def layout_of(spec: RunSpec) -> tuple[Part, ...]:
+    """The parts of a run's checkpoints and of its theta_0: all that is known before any byte."""
+    shapes = tensor_shapes(spec)
+    groups = group_tensors(shapes, spec.checkpoint.part_bytes)
+    parts = []
+    for name, group in zip(part_names(len(groups)), groups, strict=True):
+        own = {n: shapes[n] for n in group}
+        parts.append(Part(name=name, shapes=own, num_bytes=part_length(own)))
+    return tuple(parts)
 
 
 def build_checkpoint(
@@ -95,13 +113,10 @@ def build_checkpoint(
 ) -> Published:
     """The checkpoint of a state with the `companion_files`; the same bytes on every node.
 
-    The parts are made when read, from the state's tensors.
+    The parts are made when read, from the state's tensors. ValueError unless theta is rounded to 24
+    bits, as in every window with a checkpoint.
     """
-    groups = group_tensors(tensor_shapes(spec), spec.checkpoint.part_bytes)
-    names = part_names(len(groups))
     small = {CONFIG_FILE: config_json(spec), **(companions or {})}
-    if len(groups) > 1:
-        small[INDEX_FILE] = _build_index(names, groups, _count(tensor_shapes(spec)))
     digests = {name: hashlib.sha256(data).digest() for name, data in small.items()}
     sizes = {name: len(data) for name, data in small.items()}
     blobs: dict[bytes, Callable[[], bytes]] = {
@@ -110,11 +125,11 @@ def build_checkpoint(
     threads = SPREAD_THREADS if isinstance(state.params, SpreadTensors) else None
     part_digests = hash_parts(state.params, spec.checkpoint.part_bytes, threads)
     parts: dict[bytes, Callable[[], PartSource]] = {}
-    for name, group, digest in zip(names, groups, part_digests, strict=True):
-        digests[name] = digest
-        sizes[name] = part_length({n: tensor_shapes(spec)[n] for n in group})
-        blobs[digest] = partial(part_bytes_of, state.params, group)
-        parts[digest] = partial(PartSource, state.params, group)
+    for part, digest in zip(layout_of(spec), part_digests, strict=True):
+        digests[part.name] = digest
+        sizes[part.name] = part.num_bytes
+        blobs[digest] = partial(part_bytes_of, state.params, list(part.shapes))
+        parts[digest] = partial(PartSource, state.params, list(part.shapes))
     manifest = {
         "format": FORMAT,
         "run_id": spec.run_id.hex(),
@@ -151,28 +166,18 @@ class MadeWhenRead(Mapping[bytes, bytes]):
         return len(self._makers)
 
 
-def _count(shapes: Mapping[str, Sequence[int]]) -> int:
-    return sum(math.prod(shape) for shape in shapes.values())
-
-
-def part_names(count: int) -> list[str]:
+def part_names(count: int, stem: str = PART_STEM) -> list[str]:
     """File names of `count` parts."""
     if count == 1:
-        return [ONLY_PART]
-    return [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
-
-
-def _build_index(files: Sequence[str], groups: Sequence[Sequence[str]], numel: int) -> bytes:
-    placed = {name: file for file, group in zip(files, groups, strict=True) for name in group}
-    index = {"metadata": {"total_size": FLOAT_BYTES * numel}, "weight_map": placed}
-    return json.dumps(index, sort_keys=True, indent=2).encode()
+        return [f"{stem}.safetensors"]
+    return [f"{stem}-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
 
 
 def parse_published(data: bytes, spec: RunSpec) -> PublishedManifest:
     """The manifest of a checkpoint of this run; ObjectError for a stranger's faulty bytes.
 
-    File names must be exactly the names of this layout, and all parts together at most as long as
-    the run's model: so the amount of data for a newcomer to read is bounded beforehand.
+    Names and lengths of parts must be those of the run's layout: a newcomer knows how much it reads
+    before the first byte.
     """
     manifest = parse_json(data, _WHAT, max_bytes=published_limit_bytes(spec))
     with refusing(_WHAT):
@@ -204,24 +209,15 @@ def _parse_file(entry: Mapping[str, Any]) -> PublishedFile:
 
 
 def _select_parts(files: Sequence[PublishedFile], spec: RunSpec) -> tuple[PublishedFile, ...]:
-    shapes = tensor_shapes(spec)
-    parts = sorted((f for f in files if f.name.endswith(".safetensors")), key=lambda f: f.name)
-    if not 1 <= len(parts) <= len(shapes):
-        raise ObjectError(
-            f"checkpoint manifest: refused: {len(parts)} parts for {len(shapes)} tensors"
-        )
-    known = [*part_names(len(parts)), CONFIG_FILE, *([INDEX_FILE] if len(parts) > 1 else [])]
-    names = sorted(f.name for f in files)
+    layout, names = layout_of(spec), sorted(file.name for file in files)
+    known = [CONFIG_FILE, *(part.name for part in layout)]
     if names != sorted([*known, *COMPANIONS.intersection(names)]):
         raise ObjectError("checkpoint manifest: refused: the files do not fit this layout")
-    if sum(part.num_bytes for part in parts) > tensors_limit_bytes(shapes, len(parts)):
-        raise ObjectError("checkpoint manifest: refused: the parts are longer than the run's model")
-    return tuple(parts)
-
-
-def tensors_limit_bytes(shapes: Mapping[str, Sequence[int]], num_files: int = 1) -> int:
-    """Maximum bytes of all tensors as float32 in `num_files` files, headers included."""
-    return FLOAT_BYTES * _count(shapes) + num_files * ROOM_BYTES
+    by_name = {file.name: file for file in files}
+    parts = tuple(by_name[part.name] for part in layout)
+    if any(file.num_bytes != part.num_bytes for file, part in zip(parts, layout, strict=True)):
+        raise ObjectError("checkpoint manifest: refused: a part has another length than the run's")
+    return parts
 
 
 def restore_published(
@@ -241,12 +237,12 @@ def restore_published(
     and checkpoint digest with the step that the voted root proves.
     """
     intake = Intake(spreader)
-    for part, data in zip(manifest.parts, parts, strict=True):
+    for known, part, data in zip(layout_of(spec), manifest.parts, parts, strict=True):
         if not are_verified and _digest_of(data) != part.digest:
             raise ObjectError(
                 f"checkpoint: refused: {part.name} has another digest than the manifest says"
             )
-        intake.add(load_tensors(data))
+        intake.add(load_part(data, known.shapes))
     params = intake.done()
     check_params(params, spec)
     state = restored_state(manifest.carried, params).hashed()
@@ -264,24 +260,17 @@ def _digest_of(data: bytes | Path) -> bytes:
 
 def checkpoint_limit_bytes(spec: RunSpec) -> int:
     """Maximum bytes of a checkpoint with manifest: exact except for the norms in the manifest."""
-    shapes = tensor_shapes(spec)
-    groups = group_tensors(shapes, spec.checkpoint.part_bytes)
-    tensors = sum(part_length({name: shapes[name] for name in group}) for group in groups)
-    index = 0
-    if len(groups) > 1:
-        index = len(_build_index(part_names(len(groups)), groups, _count(shapes)))
-    small = len(config_json(spec)) + MAX_COMPANIONS_BYTES
-    return tensors + index + small + published_limit_bytes(spec)
+    tensors = sum(part.num_bytes for part in layout_of(spec))
+    return tensors + len(config_json(spec)) + MAX_COMPANIONS_BYTES + published_limit_bytes(spec)
 
 
 @lru_cache(maxsize=4)
 def published_limit_bytes(spec: RunSpec) -> int:
     """Maximum bytes of a checkpoint's manifest: the norms as if every window had been full."""
     shapes, num_windows = tensor_shapes(spec), spec.schedule.num_windows
-    groups = group_tensors(shapes, spec.checkpoint.part_bytes)
     clip_windows = min(spec.outer.clip_windows, num_windows)
     rows = 1 + clip_windows * spec.outer.peers_per_step
     # Base64 writes three bytes as four characters.
     carried = -(-4 * NORM_BYTES * rows * len(shapes) // 3) + MAX_NUMBER_CHARS * (clip_windows + 1)
-    files = MAX_ENTRY_CHARS * (len(groups) + 2 + len(COMPANIONS))
+    files = MAX_ENTRY_CHARS * (len(layout_of(spec)) + 1 + len(COMPANIONS))
     return carried + files + ROOM_CHARS

@@ -45,11 +45,14 @@ class SpreadTensors(Mapping[str, Tensor], ABC):
         """Shapes of the whole tensors."""
 
     @abstractmethod
-    def updated(self, updates: Factored) -> "SpreadTensors":
-        """New tensors: these plus factor * body, in turn. The bits of `compression.aggregate`."""
+    def updated(self, updates: Factored, *, is_short: bool = False) -> "SpreadTensors":
+        """New tensors: these plus factor * body, in turn. The bits of `compression.aggregate`.
+
+        `is_short`: rounded to 24 bits at the end.
+        """
 
     @abstractmethod
-    def with_updates(self, updates: Factored) -> "SpreadTensors":
+    def with_updates(self, updates: Factored, *, is_short: bool = False) -> "SpreadTensors":
         """As `updated`, but made tensor by tensor when read, and not kept."""
 
     @abstractmethod

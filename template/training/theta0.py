@@ -1,4 +1,5 @@
-"""theta_0 in parts, as checkpoints have them: no file grows with the model.
+"""theta_0 in parts, as checkpoints have them: no file grows with the model, and each value takes
+three bytes, since the owner rounds theta_0 to 24 bits.
 
 The run spec names the SHA-256 of the index: the SHA-256s of all parts, 32 bytes each, one after
 another. Names, order and lengths of the parts follow from the spec.
@@ -12,11 +13,11 @@ from pathlib import Path
 from torch import Tensor
 
 from template.errors import ObjectError
-from template.protocol.parts import group_tensors, hash_parts, part_bytes_of, part_length
+from template.protocol.parts import group_tensors, hash_parts, part_bytes_of
 from template.protocol.spec import RunSpec
-from template.training.checkpoint import check_params, load_tensors
-from template.training.model import Params, tensor_shapes
-from template.training.published import MadeWhenRead
+from template.training.checkpoint import check_params, load_part
+from template.training.model import Params
+from template.training.published import MadeWhenRead, layout_of
 from template.training.spread import Intake, Spreader
 
 DIGEST_BYTES = 32
@@ -30,7 +31,8 @@ ReadPart = Callable[[bytes, int], bytes | Path]
 def build_theta0(params: Params, part_bytes: int) -> tuple[bytes, MadeWhenRead]:
     """The digest for the run spec, and the blobs by SHA-256: the index and the parts.
 
-    A part is made when read, from `params`, which must not change.
+    A part is made when read, from `params`, which must not change. ValueError unless `params` are
+    rounded to 24 bits.
     """
     shapes = {name: tuple(tensor.shape) for name, tensor in params.items()}
     groups, digests = group_tensors(shapes, part_bytes), hash_parts(params, part_bytes)
@@ -45,9 +47,7 @@ def build_theta0(params: Params, part_bytes: int) -> tuple[bytes, MadeWhenRead]:
 
 def theta0_part_lengths(spec: RunSpec) -> list[int]:
     """Exact length of each part."""
-    shapes = tensor_shapes(spec)
-    groups = group_tensors(shapes, spec.checkpoint.part_bytes)
-    return [part_length({name: shapes[name] for name in group}) for group in groups]
+    return [part.num_bytes for part in layout_of(spec)]
 
 
 def index_length(spec: RunSpec) -> int:
@@ -85,8 +85,8 @@ def load_theta0(
     """
     index = read(bytes.fromhex(spec.checkpoint.theta0_digest), index_length(spec))
     intake = Intake(spreader)
-    for digest, num_bytes in parse_index(index, spec):
-        intake.add(load_tensors((read_part or read)(digest, num_bytes)))
+    for part, (digest, num_bytes) in zip(layout_of(spec), parse_index(index, spec), strict=True):
+        intake.add(load_part((read_part or read)(digest, num_bytes), part.shapes))
     params = intake.done()
     check_params(params, spec)
     return params

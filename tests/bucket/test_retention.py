@@ -19,6 +19,7 @@ from template.protocol.keys import (
     blob_key,
     checkpoint_manifest_key,
     dropped_manifest_key,
+    model_key,
     payload_key,
     verdict_key,
 )
@@ -103,6 +104,17 @@ def test_verdict_logs_stay_as_long_as_pay_and_audits_look_back(spec: RunSpec) ->
     assert set(found.keys) == {keys[w] for w in range(first_audited - length)}
 
 
+def test_a_shown_model_goes_with_the_checkpoint_of_its_window(spec: RunSpec) -> None:
+    names = ("config.json", "model-00001-of-00002.safetensors", "README.md")
+    models = {w: {model_key(spec.run_id, w, name) for name in names} for w in range(0, 44, 4)}
+    manifests = [checkpoint_manifest_key(spec.run_id, w) for w in models]
+    keys = [*manifests, *(key for files in models.values() for key in files)]
+    found = expired(keys, 44, spec)
+    gone = {key for w in found.checkpoints for key in models[w]}
+    assert gone
+    assert set(found.keys) == gone
+
+
 def test_only_what_is_plainly_this_runs_is_touched(spec: RunSpec) -> None:
     run, other = spec.run_id.hex(), "ab" * 16
     digest = "00" * 32
@@ -119,6 +131,9 @@ def test_only_what_is_plainly_this_runs_is_touched(spec: RunSpec) -> None:
         f"{run}/payload/00000000",
         f"{run}/verdict/00000000.jsonl.gz",
         f"{run}/checkpoint/00000004/model.safetensors",
+        f"{run}/model/00000000/mine/config.json",
+        f"{run}/model/0/config.json",
+        f"{other}/model/00000000/config.json",
         f"x{run}/payload/00000000/{digest}",
         f"{run}/notes.txt",
         blob_key(ZERO),

@@ -46,8 +46,9 @@ from template.secret import Secret
 from template.settings import ChainConfig
 from template.training.card import CARD_FILE, FACTS_FILE
 from template.training.companions import COMPANIONS
+from template.training.model_folder import INDEX_FILE
 from template.training.outer import params_digest
-from template.training.published import CONFIG_FILE, INDEX_FILE
+from template.training.published import CONFIG_FILE
 from tests.support.fake_hub import FakeHub, fake_hub
 from tests.support.joining import NEWCOMER, OWNER, Watched
 
@@ -132,6 +133,27 @@ print(json.dumps([made[0].tolist(), tokenizer.decode(made[0]), model.config.use_
                   [len(info[k]) for k in ("missing_keys", "unexpected_keys")]]))
 assert not {"template", "compression", "evaluation"} & sys.modules.keys()
 """
+
+
+def test_the_newest_model_comes_in_bfloat16_too(ended, latest, tmp_path) -> None:
+    """Half as long, and rounded to nearest from what is proven; the loss is the run's."""
+    world, _ = ended
+    folder, context = tmp_path / "model", _context(world, tmp_path / "state")
+    save_newest(fetch_newest(context), context, folder, replace(MEASURING, dtype="bfloat16"), print)
+    exact = AutoModelForCausalLM.from_pretrained(latest)
+    rounded = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+    assert rounded.dtype == torch.bfloat16
+    for (name, one), (_, other) in zip(
+        exact.named_parameters(), rounded.named_parameters(), strict=True
+    ):
+        assert torch.equal(one.bfloat16(), other), name
+    sizes = [sum(p.stat().st_size for p in f.glob("*.safetensors")) for f in (latest, folder)]
+    assert 0.45 < sizes[1] / sizes[0] < 0.6
+    facts = [json.loads((f / FACTS_FILE).read_text()) for f in (latest, folder)]
+    assert [f.pop("dtype") for f in facts] == ["float32", "bfloat16"]
+    assert facts[0] == facts[1]
+    assert "bfloat16, rounded" in (folder / CARD_FILE).read_text()
+    assert _run(_generating(folder)) == EXIT_ENDED
 
 
 def test_a_process_without_our_code_loads_it_and_writes(latest, tmp_path, capsys) -> None:
@@ -405,6 +427,7 @@ def _config(*argv: str, **env: str):
         (["generate", "x", "--model", "nowhere"], "has no config.json"),
         (["generate", "x", "--model", ".", "--netuid", "7"], "no use beside --model"),
         (["latest", "--out", "setup.py"], "is no folder"),
+        (["publish", "--hub", "me/x", "--model", "FOLDER", "--dtype", "bf16"], "no use beside"),
         (["latest", "--out", "tests"], "something else"),
         (["publish", "--hub", "me", "--model", "FOLDER"], "OWNER/NAME"),
         (["publish", "--hub", "../../me/x", "--model", "FOLDER"], "OWNER/NAME"),
@@ -433,6 +456,13 @@ def test_a_wrong_flag_is_one_sentence_with_the_remedy(argv, words, latest, monke
 def test_a_number_out_of_its_bounds_is_refused(flags, latest) -> None:
     with pytest.raises(SystemExit, match="2"):
         _config("generate", "x", "--model", str(latest), *flags)
+
+
+@pytest.mark.parametrize(("flags", "dtype"), [([], "float32"), (["--dtype", "bf16"], "bfloat16")])
+def test_the_type_of_the_numbers_is_a_flag(flags, dtype, tmp_path) -> None:
+    run = ["--run", str(ROOT / "tests/protocol/spec.toml"), "--netuid", "7"]
+    config = _config("latest", "--out", str(tmp_path / "model"), *run, *flags)
+    assert config.source.dtype == dtype
 
 
 def test_the_token_comes_from_the_environment_alone(latest) -> None:

@@ -20,7 +20,6 @@ from template.training.model import payload_bytes, tensor_shapes
 from template.training.published import (
     CONFIG_FILE,
     FORMAT,
-    INDEX_FILE,
     checkpoint_limit_bytes,
     parse_published,
     part_names,
@@ -119,14 +118,14 @@ def test_the_tensors_lie_in_a_number_of_files_that_a_manifest_holds(spec: RunSpe
 
 @pytest.mark.parametrize("name", ["8b", "72b"])
 def test_a_tensor_larger_than_a_part_passes_every_limit_on_files(spec: RunSpec) -> None:
-    """The embeddings are one file each: 2.1 GB for 8b, 8.6 GB for 72b."""
+    """The embeddings are one file each: 1.6 GB for 8b, 6.4 GB for 72b."""
     shapes, part_bytes = tensor_shapes(spec), spec.checkpoint.part_bytes
     groups = group_tensors(shapes, part_bytes)
     assert ["lm_head.weight"] in groups
     assert ["model.embed_tokens.weight"] in groups
     lengths = [part_length({name: shapes[name] for name in group}) for group in groups]
     largest = max(lengths)
-    assert largest > 4 * spec.model.vocab_size * spec.model.hidden_size > part_bytes
+    assert largest > 3 * spec.model.vocab_size * spec.model.hidden_size > part_bytes
     assert sum(lengths) + index_length(spec) == theta0_bytes(spec)
     # Up: in parts that S3 takes, none of them longer than a single put; down: as long as asked.
     parts = split(largest, PART_BYTES)
@@ -137,13 +136,13 @@ def test_a_tensor_larger_than_a_part_passes_every_limit_on_files(spec: RunSpec) 
     # A manifest that lists it is parsed, and short enough to be read.
     parsed = parse_published(_manifest(spec, lengths), spec)
     assert [part.num_bytes for part in parsed.parts] == lengths
-    with pytest.raises(ObjectError, match="longer than the run's model"):
+    with pytest.raises(ObjectError, match="another length than the run's"):
         parse_published(_manifest(spec, [*lengths[:-1], 2 * largest]), spec)
 
 
 def _manifest(spec: RunSpec, lengths: Sequence[int]) -> bytes:
     """A checkpoint's manifest with parts of these lengths, and norms as long as they may be."""
-    names = [CONFIG_FILE, INDEX_FILE, *COMPANIONS, *part_names(len(lengths))]
+    names = [CONFIG_FILE, *COMPANIONS, *part_names(len(lengths))]
     sizes = [10**6] * (len(names) - len(lengths)) + list(lengths)
     files = [
         {"name": name, "sha256": "f" * 64, "bytes": size}

@@ -5,9 +5,12 @@ import re
 import struct
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from compression import round_to_short
+from template.protocol.parts import part_bytes_of
 from template.protocol.payload import PayloadFormat, PayloadHeader, decode_payload, encode_payload
 
 PAGE = Path(__file__).parents[2] / "contrib" / "FORMAT.md"
@@ -155,3 +158,28 @@ def test_the_reader_reads_what_nodes_write(top_k: int) -> None:
         places = [coordinates(index, shape) for index in sent[name].indices.tolist()]
         assert len(places) >= (name != "f")
         assert read[name] == dict(zip(places, sent[name].values.tolist(), strict=True))
+
+
+def test_the_page_rounds_and_writes_a_part_as_nodes_do() -> None:
+    """By the page's formulas, and the bytes of its example."""
+    page = PAGE.read_text(encoding="ascii")
+    (said,) = re.findall(r"```part\n(.*?)\n```", page, re.DOTALL)
+    assert bytes.fromhex(said) == part_bytes_of({"a": torch.tensor([1.0, -0.5])}, ["a"])
+    for bits in (
+        0x3F808000,
+        0x3F800080,
+        0x3F800180,
+        0xFF7FFFFF,
+        0x7F800000,
+        0x7FC00001,
+        0x80000080,
+    ):
+        magnitude = bits & 0x7FFFFFFF
+        expected = (bits + 127 + ((bits >> 8) & 1)) & 0xFFFFFF00
+        if 0x7F7FFF80 <= magnitude < 0x7F800000:
+            expected = (bits & 0x80000000) | 0x7F7FFF00
+        elif magnitude >= 0x7F800000:
+            expected = bits if magnitude == 0x7F800000 else 0x7FC00000
+        values = np.array([bits], dtype=np.uint32)
+        round_to_short(torch.from_numpy(values.view(np.float32)))
+        assert int(values[0]) == expected

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import FileStore
 
 from template.errors import RankLost
 from template.ranks.crew import Crew
@@ -81,9 +82,11 @@ def test_what_training_drops_is_passed_on_at_once() -> None:
 
 
 @pytest.fixture
-def _one_process() -> Iterator[None]:
+def _one_process(tmp_path) -> Iterator[None]:
     """FSDP2 asks for a group, be it of one process."""
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    dist.init_process_group(
+        "gloo", store=FileStore(str(tmp_path / "meeting"), 1), rank=0, world_size=1
+    )
     yield
     dist.destroy_process_group()
 

@@ -281,7 +281,7 @@ class Deceived(Joiner):
         honest_manifest = parse_published(bucket.get(key, max_bytes=2**20), world.spec)
         parts = [bucket.get(blob_key(p.digest), max_bytes=2**22) for p in honest_manifest.parts]
         state = restore_published(honest_manifest, parts, world.spec)
-        lie = replace(state, params={n: t + 1 for n, t in state.params.items()})
+        lie = replace(state, params={n: 2 * t for n, t in state.params.items()})
         false = build_checkpoint(replace(lie, checkpoint_digest=state_digest(lie)), world.spec)
         bucket.put(key, false.manifest)
         for digest, data in false.blobs.items():

@@ -49,12 +49,14 @@ from template.training.outer import (
     first_state,
     outer_step,
     params_digest,
+    previewed_params,
     start_of_miner,
+    updated_when_read,
 )
 from template.training.published import build_checkpoint
 from template.training.scorer import Scorer
 from template.training.spread import finite, norms_of, sample_of
-from tests.support.outer_steps import decision_on
+from tests.support.outer_steps import decision_on, members_of
 
 ROOT = Path(__file__).resolve().parents[2]
 HANG_S = 120.0
@@ -75,6 +77,8 @@ def run_spec(*, words: int | None = None, **changes: object) -> RunSpec:
             "model__intermediate_size": 200,
             "model__num_hidden_layers": 2,
             "data__page_tokens": 16,
+            # The second of three steps rounds theta.
+            "checkpoint__every_windows": 3,
             **changes,
         }
     )
@@ -163,7 +167,7 @@ def tell_codec(parts: Parts, folder: Path) -> dict[str, object]:
     spec, form = parts.spec, parts.form
     state = first_state(parts.place(initial_params(spec, 3)), spec.run_id)
     feedback, said = parts.feedback({}), dict[str, object]()
-    for window in range(3):
+    for window in range(4):
         frames = [
             feedback.encode(HEADER, parts.place(delta_of(form, 10 * window + uid)))
             for uid in range(3)
@@ -174,6 +178,9 @@ def tell_codec(parts: Parts, folder: Path) -> dict[str, object]:
         eager = start_of_miner(state, [payloads[0]], spec)
         said[f"frames {window}"] = [frame.hex() for frame in frames]
         said[f"eager {window}"] = hash_of(eager)
+        members = members_of(payloads)
+        preview = previewed_params(state, members, payloads, spec)
+        said[f"preview {window}"] = [hash_of(preview), hash_of({n: preview[n] for n in preview})]
         state = outer_step(state, decision_on(window, payloads), payloads, spec)
         said[f"state {window}"] = [
             params_digest(state).hex(),
@@ -182,6 +189,8 @@ def tell_codec(parts: Parts, folder: Path) -> dict[str, object]:
             norms_of(state.params),
             finite(state.params),
         ]
+    state = outer_step(state, decision_on(4, ()), {}, spec)
+    said["rounded without payloads"] = params_digest(state).hex()
     said["feedback"] = hash_of(feedback.tensors)
     said["read"] = hash_of({name: state.params[name] for name in sorted(state.params)})
     said["saved"] = list(saved_anew(parts, state, folder))
@@ -217,7 +226,9 @@ def tell_training(parts: Parts, folder: Path) -> dict[str, object]:
     window = int(checkpoint.values.get("window", 0))
     payload = payload_of(parts, 5)
     start = start_of_miner(checkpoint.state, [payload], spec)
-    goals = iter([None, start_of_miner(checkpoint.state, [payload, payload], spec)])
+    factors = dict.fromkeys(parts.form.shapes, 0.1)
+    goal = updated_when_read(checkpoint.state.params, [(payload, factors)], is_short=True)
+    goals = iter([None, goal])
     result: InnerResult = trainer.train(
         start, window + 2, batches_of(spec, window), lambda: False, lambda: next(goals, None)
     )

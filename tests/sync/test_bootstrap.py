@@ -187,7 +187,7 @@ def test_a_file_of_a_stranger_is_never_a_path(ended, context, buckets, manifest)
     for hotkey in (FIRST, SECOND):
         key = checkpoint_manifest_key(world.spec.run_id, WINDOW)
         text = buckets[hotkey].get(key, max_bytes=2**20).decode()
-        buckets[hotkey].put(key, text.replace("model-00001", "../../../evil").encode())
+        buckets[hotkey].put(key, text.replace("theta-00001", "../../../evil").encode())
     assert Bootstrap(context, Peers(context)).join().state.window == 2
     names = {path.name for path in context.state_dir.rglob("*")}
     assert all(name == "joining" or name.endswith(".part") for name in names)
@@ -227,7 +227,7 @@ def _forge_checkpoint(bucket: Watched, spec, manifest: PublishedManifest) -> set
     """Other parameters under the true root and with their own digest; the forged parts' keys."""
     parts = [bucket.get(blob_key(p.digest), max_bytes=2**22) for p in manifest.parts]
     state = restore_published(manifest, parts, spec)
-    lie = replace(state, params={n: t + 1 for n, t in state.params.items()})
+    lie = replace(state, params={n: 2 * t for n, t in state.params.items()})
     false = build_checkpoint(replace(lie, checkpoint_digest=state_digest(lie)), spec)
     bucket.put(checkpoint_manifest_key(spec.run_id, WINDOW), false.manifest)
     for digest, data in false.blobs.items():

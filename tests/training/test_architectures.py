@@ -28,8 +28,7 @@ from template.training.model import (
     payload_bytes,
     tensor_shapes,
 )
-from template.training.outer import first_state, state_digest
-from template.training.published import build_checkpoint, parse_published
+from template.training.model_folder import model_files, write_files
 from template.training.scorer import Scorer
 
 MIXTURE: dict[str, Any] = {
@@ -176,18 +175,13 @@ assert not {"template", "compression", "evaluation"} & sys.modules.keys()
 
 
 @pytest.mark.slow
-def test_a_process_without_our_code_loads_every_checkpoint(spec, tmp_path: Path) -> None:
+def test_a_process_without_our_code_loads_every_model(spec, tmp_path: Path) -> None:
     tokens = _pages(spec, 9, 2)
     expected = {}
     for architecture in SMALL:
         run = _of(spec, architecture)
         theta = initial_params(run, seed=2)
-        state = first_state(theta, run.run_id)
-        state = replace(state, checkpoint_digest=state_digest(state))
-        published = build_checkpoint(state, run)
-        (tmp_path / architecture).mkdir()
-        for file in parse_published(published.manifest, run).files:
-            (tmp_path / architecture / file.name).write_bytes(published.blobs[file.digest])
+        write_files(tmp_path / architecture, model_files(theta, run, {}, "float32"))
         scorer = Scorer(run, "cpu")
         scorer.load(theta)
         expected[architecture] = scorer.losses(tokens).mean()

@@ -2,23 +2,28 @@
 
 import dataclasses
 import errno
-import json
 import resource
+import tracemalloc
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save, save_file
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch import Tensor
 
 from template.errors import EXIT_OPERATOR, ConfigError, ObjectError, StateError, exit_status
+from template.protocol.parts import BFLOAT16, FLOAT32, part_bytes_of, part_header
+from template.protocol.root import tensors_digest
 from template.training.checkpoint import (
     LocalCheckpoint,
     check_params,
     load_local,
-    load_tensors,
+    load_part,
     save_local,
 )
-from tests.support.states import equal_states
+from tests.support.states import equal_states, short
 
 
 @pytest.fixture
@@ -153,22 +158,85 @@ def test_params_that_are_not_the_models_are_refused(fault, theta0, spec) -> None
     else:
         bad["extra"] = torch.zeros(1)
     with pytest.raises(ObjectError, match="checkpoint: "):
-        check_params(load_tensors(save(bad)), spec)
+        check_params(bad, spec)
 
 
-@pytest.mark.parametrize("shape", [[0, 2**63 - 1, 2**63 - 1], [0, 2**64 - 1]])
-def test_a_shape_that_no_memory_has_is_refused(shape: list[int], tmp_path) -> None:
-    """The library lets tensors of no elements pass, whatever the other sizes are."""
-    entry = {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}
-    header = json.dumps({"x": entry}).encode()
-    data = len(header).to_bytes(8, "little") + header
+SHAPES = {"a": (7, 5), "b.bias": (3,), "none": (0, 4), "scalar": ()}
+LARGE = {"large": (2**18 + 7,)}
+
+
+def _tensors(shapes) -> dict[str, Tensor]:
+    return short({
+        name: torch.randn(shape, generator=torch.Generator().manual_seed(len(name)))
+        for name, shape in shapes.items()
+    })  # fmt: skip
+
+
+@pytest.mark.parametrize("shapes", [SHAPES, LARGE, {"z": (1,)}])
+def test_a_part_comes_back_bit_for_bit_from_bytes_and_from_a_file(shapes, tmp_path) -> None:
+    tensors = _tensors(shapes)
+    data = part_bytes_of(tensors, list(tensors))
     (tmp_path / "part").write_bytes(data)
     for source in (data, tmp_path / "part"):
-        with pytest.raises(ObjectError, match="not a safetensors file"):
-            load_tensors(source)
+        found = load_part(source, shapes)
+        assert found.keys() == tensors.keys()
+        assert tensors_digest(found) == tensors_digest(tensors)
+        assert all(found[name].shape == shape for name, shape in shapes.items())
+
+
+@given(cut=st.integers(0, 10**6), change=st.integers(1, 255), kind=st.sampled_from("xsl"))
+def test_a_strangers_part_is_refused_or_is_other_values(cut: int, change: int, kind: str) -> None:
+    """A byte changed, an end cut off, bytes added: never another error, and never other shapes."""
+    tensors = _tensors(SHAPES)
+    data = bytearray(part_bytes_of(tensors, list(tensors)))
+    at, header = cut % len(data), len(part_header(SHAPES))
+    if kind == "x":
+        data[at] ^= change
+    elif kind == "s":
+        del data[at:]
+    else:
+        data += bytes(change)
+    if kind == "x" and at >= header:
+        found = load_part(bytes(data), SHAPES)
+        assert {name: tuple(tensor.shape) for name, tensor in found.items()} == SHAPES
+        assert tensors_digest(found) != tensors_digest(tensors)
+        return
+    with pytest.raises(ObjectError, match="checkpoint: refused"):
+        load_part(bytes(data), SHAPES)
+
+
+@pytest.mark.parametrize("packing", [FLOAT32, BFLOAT16])
+def test_a_part_with_other_numbers_is_refused(packing, tmp_path) -> None:
+    """A file that the library reads without a word, of the old format too."""
+    tensors = _tensors(SHAPES)
+    (tmp_path / "part").write_bytes(part_bytes_of(tensors, list(tensors), packing))
+    with pytest.raises(ObjectError, match="another length"):
+        load_part(tmp_path / "part", SHAPES)
+
+
+def test_a_header_as_long_as_the_right_one_is_compared(tmp_path) -> None:
+    """Tensors of the same sizes under other names or in another shape."""
+    tensors = _tensors(SHAPES)
+    for other in (
+        {**SHAPES, "a": (5, 7)},
+        {("A" if n == "a" else n): s for n, s in SHAPES.items()},
+    ):
+        with pytest.raises(ObjectError, match="names other tensors"):
+            load_part(part_bytes_of(tensors, list(tensors)), other)
+
+
+def test_a_part_takes_memory_for_its_values_and_a_stretch(tmp_path) -> None:
+    shapes = {"a": (2**22,)}
+    (tmp_path / "part").write_bytes(part_bytes_of({"a": torch.ones(2**22)}, ["a"]))
+    tracemalloc.start()  # numpy's memory: the tensor itself is torch's
+    try:
+        load_part(tmp_path / "part", shapes)
+        assert tracemalloc.get_traced_memory()[1] < 2**21
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("data", [b"", b"\x00" * 7, b"\xff" * 64, b"{}" * 40])
-def test_bytes_that_are_no_tensors_are_refused(data: bytes, spec) -> None:
-    with pytest.raises(ObjectError, match="not a safetensors file"):
-        check_params(load_tensors(data), spec)
+def test_bytes_that_are_no_part_are_refused(data: bytes) -> None:
+    with pytest.raises(ObjectError, match="another length"):
+        load_part(data, SHAPES)

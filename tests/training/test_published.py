@@ -1,5 +1,5 @@
-"""The published checkpoint: the same bytes from every node, loadable by anybody, and no more
-believed than it proves.
+"""The published checkpoint: the same bytes from every node, exactly the state, and no more believed
+than it proves.
 """
 
 import base64
@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import LlamaConfig
 
 from template.data.tokenizer import ByteTokenizer
 from template.errors import ObjectError
+from template.protocol.parts import part_header
 from template.protocol.spec import RunSpec
 from template.training.checkpoint import (
     carried_values,
-    load_tensors,
     restored_state,
 )
 from template.training.companions import (
@@ -29,28 +29,26 @@ from template.training.companions import (
     MAX_COMPANIONS_BYTES,
     companion_files,
 )
-from template.training.model import build_model, load_params, model_config, tensor_shapes
+from template.training.model import model_config, tensor_shapes
 from template.training.norms import pack_norms
 from template.training.outer import OuterState, state_digest
 from template.training.published import (
     CONFIG_FILE,
-    INDEX_FILE,
-    ONLY_PART,
-    ROOM_BYTES,
     Published,
     PublishedManifest,
     build_checkpoint,
+    checkpoint_limit_bytes,
+    layout_of,
     parse_published,
     part_names,
     published_limit_bytes,
     restore_published,
-    tensors_limit_bytes,
 )
 from tests.support.states import equal_states
 
 GOLDEN = {
-    "one part": "dcf2339dd59567b4af70c3c07ce24b074222c780a759fb45ffcb35c3dc966e39",
-    "parts": "d471d076143ba9ff3437a663bd23e64f88d4e2483fe749b835f4d3e9e2637364",
+    "one part": "fdacb690411e4377d19a520b26ac2af50527920f3af6baa89a9cb28e0d0b6ada",
+    "parts": "cd576e194a4e7661f30a1cab97f26fb738fb0f597d70af60fd78351f0d1b01d5",
 }
 """SHA-256 over manifest and files of `_plain_state`: another value is another format."""
 
@@ -170,7 +168,7 @@ def test_a_companion_named_twice_is_refused(state, cut) -> None:
 @pytest.mark.parametrize("cut", [2**20], indirect=True)
 def test_one_part_keeps_the_plain_name(state, cut) -> None:
     manifest = parse_published(_built(state, cut).manifest, cut)
-    assert {f.name for f in manifest.files} == {CONFIG_FILE, ONLY_PART}
+    assert {f.name for f in manifest.files} == {CONFIG_FILE, "theta.safetensors"}
 
 
 def test_parts_are_filled_in_name_order_up_to_the_limit(state, parted) -> None:
@@ -197,43 +195,6 @@ def test_a_part_may_be_exactly_full(state, spec) -> None:
         published = _built(state, cut)
         first = parse_published(published.manifest, cut).parts[0]
         assert sorted(load(published.blobs[first.digest])) == names[:together]
-
-
-def test_transformers_loads_it(state, cut, tmp_path: Path) -> None:
-    published = _built(state, cut)
-    for entry in json.loads(published.manifest)["files"]:
-        (tmp_path / entry["name"]).write_bytes(published.blobs[bytes.fromhex(entry["sha256"])])
-    has_index = (tmp_path / INDEX_FILE).exists()
-    assert has_index != (tmp_path / ONLY_PART).exists()
-    theirs, said = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
-    assert not said["missing_keys"]
-    assert not said["unexpected_keys"]
-    ours = build_model(cut).eval()
-    load_params(ours, state.params)
-    tokens = torch.from_numpy(np.arange(32).reshape(2, 16))
-    with torch.no_grad():
-        found = theirs.eval()(input_ids=tokens).logits
-        assert found.dtype == torch.float32
-        assert torch.equal(found, ours(input_ids=tokens).logits)
-
-
-@pytest.mark.parametrize("unread", [None, "rope_parameters", "rope_theta"])
-def test_its_rotary_base_stands_wherever_loaders_look(state, spec, tmp_path: Path, unread) -> None:
-    """transformers 4 reads `rope_theta` alone, version 5 both: a loader of either alone agrees."""
-    spec = dataclasses.replace(spec, model=dataclasses.replace(spec.model, rope_theta=777.0))
-    published = _built(state, spec)
-    for entry in json.loads(published.manifest)["files"]:
-        (tmp_path / entry["name"]).write_bytes(published.blobs[bytes.fromhex(entry["sha256"])])
-    config = json.loads((tmp_path / CONFIG_FILE).read_bytes())
-    assert config["rope_theta"] == config["rope_parameters"]["rope_theta"] == 777.0
-    config.pop(unread, None)
-    (tmp_path / CONFIG_FILE).write_text(json.dumps(config))
-    theirs = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
-    ours = build_model(spec).eval()
-    load_params(ours, state.params)
-    tokens = torch.from_numpy(np.arange(32).reshape(2, 16))
-    with torch.no_grad():
-        assert torch.equal(theirs(input_ids=tokens).logits, ours(input_ids=tokens).logits)
 
 
 def test_its_config_is_the_runs(state, spec, tmp_path: Path) -> None:
@@ -345,11 +306,12 @@ def test_a_state_that_is_no_table_is_refused(carried: object, state, spec) -> No
         ("sha256", None),
         ("sha256", "../../../etc/passwd"),
         ("name", None),
-        ("name", ["model.safetensors"]),
-        ("name", "../model.safetensors"),
-        ("name", "/etc/model.safetensors"),
+        ("name", ["theta.safetensors"]),
+        ("name", "../theta.safetensors"),
+        ("name", "/etc/theta.safetensors"),
         ("name", "pytorch_model.bin"),
-        ("name", "model-00001-of-00001.safetensors"),
+        ("name", "theta-00001-of-00001.safetensors"),
+        ("name", "model.safetensors"),
     ],
 )
 def test_a_file_entry_that_is_none_is_refused(field: str, value: object, state, cut) -> None:
@@ -378,24 +340,46 @@ def test_more_or_fewer_files_than_the_layout_has_are_refused(edit, state, cut) -
         parse_published(data, cut)
 
 
-def test_parts_longer_than_the_model_are_refused_before_they_are_read(state, parted) -> None:
-    published = _built(state, parted)
-    num_parts = len(parse_published(published.manifest, parted).parts)
-    limit = tensors_limit_bytes(tensor_shapes(parted), num_parts)
-    assert limit == sum(4 * t.numel() for t in state.params.values()) + num_parts * ROOM_BYTES
+@pytest.mark.parametrize("change", [-1, 1, 2**40])
+def test_a_part_of_another_length_is_refused_before_it_is_read(change: int, state, cut) -> None:
+    """A reader knows every length from the spec: three bytes a value, and the header."""
+    published = _built(state, cut)
+    parts = parse_published(published.manifest, cut).parts
+    values = sum(tensor.numel() for tensor in state.params.values())
+    headers = sum(len(part_header(part.shapes)) for part in layout_of(cut))
+    assert sum(part.num_bytes for part in parts) == 3 * values + headers
+    for index in range(len(parts)):
 
-    def of_total(total: int) -> bytes:
-        def edit(table) -> None:
-            parts = [e for e in table["files"] if e["name"].endswith(".safetensors")]
-            for part in parts:
-                part["bytes"] = 1
-            parts[0]["bytes"] = total - len(parts) + 1
+        def edit(table, name=parts[index].name) -> None:
+            (entry,) = [e for e in table["files"] if e["name"] == name]
+            entry["bytes"] += change
 
-        return _edited(published, edit)
+        with pytest.raises(ObjectError, match="another length than the run's"):
+            parse_published(_edited(published, edit), cut)
 
-    assert sum(p.num_bytes for p in parse_published(of_total(limit), parted).parts) == limit
-    with pytest.raises(ObjectError, match="longer than the run's model"):
-        parse_published(of_total(limit + 1), parted)
+
+def test_more_or_fewer_parts_than_the_runs_are_refused(state, spec, parted) -> None:
+    """A run of another cut: the names say so."""
+    for one, other in ((spec, parted), (parted, spec)):
+        table = json.loads(_built(state, one).manifest) | {"run_id": other.run_id.hex()}
+        with pytest.raises(ObjectError, match="do not fit this layout"):
+            parse_published(json.dumps(table).encode(), other)
+
+
+def test_a_theta_that_is_not_rounded_is_never_published(state, cut) -> None:
+    """No byte is lost in silence."""
+    name = sorted(state.params)[-1]
+    other = {**state.params, name: state.params[name] + 2.0**-20}
+    with pytest.raises(ValueError, match="more than 24 bits"):
+        _built(dataclasses.replace(state, params=other), cut)
+
+
+def test_the_limit_of_a_checkpoint_is_its_length_but_for_norms(state, cut) -> None:
+    companions = companion_files(cut, ByteTokenizer.entry, b"")
+    published = build_checkpoint(_of(state), cut, companions)
+    num_bytes = sum(map(len, published.blobs.values()))
+    spare = MAX_COMPANIONS_BYTES - sum(map(len, companions.values()))
+    assert num_bytes + spare == checkpoint_limit_bytes(cut) - published_limit_bytes(cut)
 
 
 def test_the_limit_of_a_manifest_is_above_the_largest_and_close(state, cut) -> None:
@@ -458,11 +442,3 @@ def test_a_norm_beyond_its_bounds_is_refused(norm, place, state) -> None:
     text = base64.b64encode(values.tobytes()).decode()
     with pytest.raises(ObjectError, match="state is malformed"):
         restored_state({**carried_values(state), "norms": text}, state.params)
-
-
-def test_an_error_about_a_strangers_tensors_is_short() -> None:
-    header = json.dumps({"x" * 10_000: {"dtype": "\x1b" * 1000}}).encode()
-    with pytest.raises(ObjectError, match="not a safetensors file") as caught:
-        load_tensors(len(header).to_bytes(8, "little") + header)
-    assert len(str(caught.value)) < 400
-    assert str(caught.value).isprintable()

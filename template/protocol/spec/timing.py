@@ -92,15 +92,15 @@ class CheckpointSpec(Table):
     every_windows: Annotated[int, Range(ge=1, le=10_000)]
     """Windows between checkpoints. A newcomer replays all windows since the latest checkpoint;
     frequent checkpoints cost upload and storage, and on a line that is too slow for them some are
-    left out. 1 is safest on a public chain, whose nodes keep
-    256 blocks of state.
+    left out. In a window with a checkpoint theta is rounded to 24 bits. 1 is safest on a public
+    chain, whose nodes keep 256 blocks of state.
     """
     digest_every_windows: Annotated[int, Range(ge=1, le=MAX_WINDOWS)]
     """Windows between logged digests of all parameters, a metric for comparing nodes."""
     part_bytes: Annotated[
         int, Range(ge=1, le=MAX_PART_BYTES, because="a joiner has a part in memory")
     ]
-    """Maximum bytes of tensors in one file of a checkpoint; a larger tensor has a file of its own.
-    Three validators put each file, so many small files share the upload evenly among many
-    validators; small files cost more requests.
+    """Maximum bytes of tensors, counted as float32, in one file of a checkpoint, which has three
+    quarters of them; a larger tensor has a file of its own. Three validators put each file, so
+    many small files share the upload evenly among many validators; small files cost more requests.
     """
