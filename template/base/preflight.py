@@ -17,7 +17,7 @@ from typing import Final, Protocol, TextIO
 from compression import KernelCacheError, load_kernels
 from template.base.log_publisher import LOG_FILE, OLDER_LOG_FILE
 from template.base.standing import registered
-from template.bucket.standby import NAMED_FOLDER
+from template.bucket.named_folder import NAMED_FOLDER
 from template.chain import Chain, Neuron
 from template.chain.commands import Commands
 from template.errors import (

@@ -3,45 +3,34 @@
 To name a payload is to hold it. Of the validators that vote, three by hash put the payload into
 their buckets before the vote (`template.protocol.holders`); every other one that names the payload
 keeps the frame here, looks in every window whether the miner still serves it, and steps in for a
-miner and holders that do not. Owns the folder, the looks and the uploads that follow from them.
+miner and holders that do not. Owns the looks and the uploads that follow from them.
 """
 
-import json
 import logging
-import os
-import re
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
-from threading import Lock
 from time import monotonic
 from typing import Final
 
 from template.bucket.background import Background
 from template.bucket.budget import payload_windows
+from template.bucket.named_folder import KeptPayload, NamedFolder
 from template.context import NodeContext
-from template.data.kept import KeptFiles
 from template.errors import (
     ChainError,
     NodeTrouble,
     RecordError,
     StoreError,
     Unavailable,
-    disk_trouble,
-    unreadable,
 )
 from template.peers.arrival import Coming
 from template.peers.client import Peers
-from template.protocol.holders import HOLDERS, Holding, turn_of
+from template.protocol.holders import Holding, turn_of
 from template.protocol.keys import payload_key
 from template.store.multipart import FileSource
 
 log = logging.getLogger(__name__)
 
-NAMED_FOLDER: Final = "named"
-"""In the state folder."""
 MIN_COPIES: Final = 2
 """Copies with validators further in front that make another one needless, once the miner's fails.
 One could vanish between two looks; the third holder may be away."""
@@ -54,18 +43,6 @@ FULL_READ_BYTES_PER_S: Final = 2e6
 """A bucket that gives less for so long serves nobody in time."""
 TURNS: Final = 3
 """Of a window's turns, those before the next payloads come; a later turn comes with the vote."""
-_INDEX: Final = "window.json"
-_FOLDER = re.compile(r"[0-9]{8,}")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class KeptPayload:
-    """A payload on disk. `line`: validators in the order in which they serve it, this one too."""
-
-    window: int
-    digest: bytes
-    author: str
-    line: tuple[str, ...]
 
 
 class Standby:
@@ -76,15 +53,11 @@ class Standby:
 
     def __init__(self, context: NodeContext, background: Background) -> None:
         self._context, self._background = context, background
-        self._folder = context.state_dir / NAMED_FOLDER
+        self._folder = NamedFolder(context.state_dir, context.hotkey)
         self._peers = Peers(context)
-        self._lock = Lock()
-        self._kept: dict[bytes, KeptPayload] = {}
-        for payload in self._read_folder():
-            self._kept[payload.digest] = payload
         self._missing: dict[bytes, int] = {}
         """Digest -> the block in which the miner's copy was found to fail."""
-        self._settled = self._looked = self._first = -1
+        self._settled = self._looked = -1
         self._has_warned = False
 
     def keep(
@@ -101,28 +74,25 @@ class Standby:
         """
         if not frames:
             return
-        files = self._files(window)
-        for digest, frame in frames.items():
-            files.put(digest, frame)
-        payloads = [
-            KeptPayload(
-                window=window,
-                digest=digest,
-                author=authors[digest],
-                line=tuple(holding.line(digest)),
+        self._folder.add(
+            (
+                KeptPayload(
+                    window=window,
+                    digest=digest,
+                    author=authors[digest],
+                    line=tuple(holding.line(digest)),
+                ),
+                frame,
             )
-            for digest in frames
-        ]
-        with self._lock:
-            self._kept |= {payload.digest: payload for payload in payloads}
-            self._write_index(window)
+            for digest, frame in frames.items()
+        )
         self.drop_before(window - payload_windows(self._context.spec))
 
     def frames_from(self, window: int) -> Iterator[tuple[int, bytes, bytes]]:
         """(window, digest, frame) of each payload of `window` and later: a restart goes on."""
-        for payload in self._all():
+        for payload in self._folder.payloads():
             if payload.window >= window:
-                frame = self._files(payload.window).get(payload.digest, self._num_bytes)
+                frame = self._folder.files(payload.window).get(payload.digest, self._num_bytes)
                 if frame is not None:
                     yield payload.window, payload.digest, frame
 
@@ -132,18 +102,7 @@ class Standby:
 
     def drop_before(self, window: int) -> None:
         """Let the next look remove the payloads of all windows before."""
-        self._first = max(self._first, window)
-
-    def _drop_old(self) -> None:
-        """Here and nowhere else files go: no look finds its file gone."""
-        first, self._first = self._first, -1
-        if first < 0:
-            return
-        with self._lock:
-            self._kept = {d: p for d, p in self._kept.items() if p.window >= first}
-        for folder in self._list_folders():
-            if int(folder.name) < first:
-                _remove(folder)
+        self._folder.drop_before(window)
 
     @property
     def is_waiting(self) -> bool:
@@ -162,14 +121,16 @@ class Standby:
         Everything once a window; else only what was found to fail. In an outage of this node or of
         the chain nothing is concluded.
         """
-        self._drop_old()
+        self._folder.drop_old()
         settled, is_new = self._settled, self._settled > self._looked
+        kept = self._folder.payloads()
+        there = {payload.digest for payload in kept}
+        self._missing = {d: since for d, since in self._missing.items() if d in there}
         payloads = [
             payload
-            for payload in self._all()
+            for payload in kept
             if payload.window <= settled and (is_new or payload.digest in self._missing)
         ]
-        self._missing = {d: since for d, since in self._missing.items() if d in self._kept}
         if not payloads:
             self._looked = settled
             return
@@ -222,7 +183,7 @@ class Standby:
         length = min(PROBE_BYTES, self._num_bytes)
         lot = int.from_bytes(self._context.random_bytes(8), "little")
         start = lot % (self._num_bytes - length + 1)
-        wanted = self._read_own(payload, start, length)
+        wanted = self._folder.read(payload, start, length)
         try:
             bucket = self._peers.bucket(hotkey)
             return bucket.get_range(self._key(payload), start, length) == wanted
@@ -300,7 +261,7 @@ class Standby:
         return count
 
     def _put(self, payload: KeptPayload) -> None:
-        files = self._files(payload.window)
+        files = self._folder.files(payload.window)
         path = files.find(payload.digest, self._num_bytes)
         if path is None:
             log.warning(
@@ -320,16 +281,8 @@ class Standby:
                 payload.author,
             )
             self._has_warned = False
-        with self._lock:
-            self._kept.pop(payload.digest, None)
-            self._write_index(payload.window)
         self._missing.pop(payload.digest, None)
-        files.remove(payload.digest)
-
-    def _all(self) -> list[KeptPayload]:
-        """The newest first: they are asked for most."""
-        with self._lock:
-            return sorted(self._kept.values(), key=lambda p: (-p.window, p.digest))
+        self._folder.remove(payload)
 
     @property
     def _num_bytes(self) -> int:
@@ -337,54 +290,6 @@ class Standby:
 
     def _key(self, payload: KeptPayload) -> str:
         return payload_key(self._context.spec.run_id, payload.window, payload.digest)
-
-    def _window_folder(self, window: int) -> Path:
-        return self._folder / f"{window:08d}"
-
-    def _files(self, window: int) -> KeptFiles:
-        return KeptFiles(self._window_folder(window), ".payload")
-
-    def _read_own(self, payload: KeptPayload, start: int, length: int) -> bytes:
-        path = self._files(payload.window).path(payload.digest)
-        try:
-            with path.open("rb") as file:
-                file.seek(start)
-                return file.read(length)
-        except OSError as error:
-            raise unreadable(path, error) from error
-
-    def _write_index(self, window: int) -> None:
-        """Who made and who serves each payload of a window: the chain tells it for hours only."""
-        rows = {
-            payload.digest.hex(): {"author": payload.author, "line": payload.line}
-            for payload in self._kept.values()
-            if payload.window == window
-        }
-        path = self._window_folder(window) / _INDEX
-        partial = path.with_suffix(".partial")
-        try:
-            partial.write_text(json.dumps(rows))
-            partial.replace(path)
-        except OSError as error:
-            raise disk_trouble(path, error) from error
-
-    def _list_folders(self) -> list[Path]:
-        try:
-            return sorted(f for f in self._folder.iterdir() if _FOLDER.fullmatch(f.name))
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise unreadable(self._folder, error) from error
-
-    def _read_folder(self) -> Iterator[KeptPayload]:
-        """What a process before kept. A folder without a whole index was never voted for."""
-        own = self._context.hotkey
-        for folder in self._list_folders():
-            try:
-                yield from _parse_index((folder / _INDEX).read_text(), int(folder.name), own)
-            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-                log.warning("%s is unreadable and removed: %s", folder, error)
-                _remove(folder)
 
 
 class _Hashed(Coming):
@@ -397,27 +302,3 @@ class _Hashed(Coming):
     def _keep(self, _piece: bytes) -> None:
         if monotonic() > self._until_s:
             raise Unavailable("the object comes too slowly for anybody who needs it in time")
-
-
-def _parse_index(text: str, window: int, own: str) -> list[KeptPayload]:
-    """The payloads of an index; errors of `json` and of missing values for other text."""
-    found = [
-        KeptPayload(
-            window=window,
-            digest=bytes.fromhex(digest),
-            author=str(row["author"]),
-            line=tuple(map(str, row["line"])),
-        )
-        for digest, row in json.loads(text).items()
-    ]
-    if any(own not in payload.line[HOLDERS:] for payload in found):
-        raise ValueError("not the index of this hotkey")
-    return found
-
-
-def _remove(folder: Path) -> None:
-    try:
-        if os.path.lexists(folder):
-            shutil.rmtree(folder)
-    except OSError as error:
-        raise disk_trouble(folder, error) from error

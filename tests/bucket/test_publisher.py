@@ -1,10 +1,12 @@
 """A validator publishes a manifest after the files, once, and again after a failed upload."""
 
 import dataclasses
+import gc
 import hashlib
 import logging
+import weakref
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ import pytest
 from simulation.swarm import build_world
 from simulation.world import World, hotkey_of
 from template.bucket.publisher import Publisher, waiting_files
-from template.bucket.retention import PROOF_WINDOWS
+from template.bucket.retention import PROOF_WINDOWS, Sweeper
 from template.errors import Unavailable
 from template.peers.client import Peers
 from template.protocol.keys import blob_key, checkpoint_manifest_key
@@ -22,6 +24,7 @@ from template.store.memory import MemoryStore
 from template.store.types import Source
 from template.sync.bootstrap import Bootstrap
 from template.sync.own_checkpoint import OwnCheckpoints
+from template.training.checkpoint import LocalCheckpoint, save_local
 from template.training.model import initial_params
 from template.training.outer import OuterState, first_state, state_digest
 from template.training.published import build_checkpoint
@@ -363,3 +366,87 @@ def test_parts_go_up_from_where_the_tensors_lie(world, context, start) -> None:
     for digest, data in published.blobs.items():
         assert bucket.get(blob_key(digest), max_bytes=2**20) == data
         assert hashlib.sha256(data).digest() == digest
+
+
+def test_a_checkpoint_read_from_its_anchor_keeps_no_tensor_in_memory(
+    world, context, tmp_path
+) -> None:
+    """A state kept for hours while theta moves on would be a second theta."""
+    bucket = Recording()
+    publisher = Publisher(dataclasses.replace(context, bucket=bucket))
+    state = _at(world, first_state(initial_params(world.spec, seed=1), world.spec.run_id), 8)
+    published = build_checkpoint(state, world.spec)
+    wanted = {digest: bytes(data) for digest, data in published.blobs.items()}
+    anchor = tmp_path / "anchor.safetensors"
+    save_local(anchor, LocalCheckpoint(state=state), world.spec.run_id)
+    tensors = [weakref.ref(tensor) for tensor in state.params.values()]
+    publisher.offer_checkpoint(state, anchor=anchor)
+    bucket.num_left = 1
+    assert not publisher.push(_never)
+    del state, published
+    gc.collect()
+    assert all(tensor() is None for tensor in tensors)
+    anchor.unlink()
+    bucket.num_left = 10**6
+    assert publisher.push(_never)
+    assert bucket.written[-1] == checkpoint_manifest_key(world.spec.run_id, 8)
+    assert all(bucket.get(blob_key(d), max_bytes=2**20) == data for d, data in wanted.items())
+
+
+def test_what_is_offered_during_an_upload_is_not_lost(world, context, start) -> None:
+    """The loop offers while another thread uploads."""
+
+    class Meanwhile(Recording):
+        offer: Callable[[], None] = staticmethod(lambda: None)
+
+        def put(self, key: str, data: bytes) -> None:
+            super().put(key, data)
+            offer, self.offer = self.offer, lambda: None
+            offer()
+
+    bucket = Meanwhile()
+    publisher = Publisher(dataclasses.replace(context, bucket=bucket))
+
+    def offer() -> None:
+        publisher.offer_checkpoint(_at(world, start, 16), is_last=True)
+        publisher.offer(SHA256, DATA)
+
+    bucket.offer = offer
+    publisher.offer_checkpoint(_at(world, start, 8))
+    assert publisher.push(_never)
+    run_id = context.spec.run_id
+    assert checkpoint_manifest_key(run_id, 8) not in bucket.written, "the last takes its place"
+    assert checkpoint_manifest_key(run_id, 16) in bucket.written
+    assert bucket.written[-1] == KEY
+    assert publisher.promised == frozenset()
+
+
+def test_the_cleanup_spares_parts_whose_manifest_is_to_come(world, context, start) -> None:
+    """A tensor that did not move is in the checkpoint that goes and in the one that comes."""
+    bucket = Recording()
+    context = dataclasses.replace(context, bucket=bucket)
+    for window in (8, 24, 32):
+        old = Publisher(context)
+        old.offer_checkpoint(_at(world, start, window))
+        assert old.push(_never)
+    publisher = Publisher(context)
+    moved = {name: tensor + 1 for name, tensor in start.params.items()}
+    still = next(iter(moved))
+    for window in (24, 32):
+        key = checkpoint_manifest_key(world.spec.run_id, window)
+        state = _at(world, dataclasses.replace(start, params=moved, known_digest=None), window)
+        bucket.put(key, build_checkpoint(state, world.spec).manifest)
+    moved = {**moved, still: start.params[still]}
+    publisher.offer_checkpoint(
+        _at(world, dataclasses.replace(start, params=moved, known_digest=None), 40)
+    )
+    total = len(build_checkpoint(_at(world, start, 8), world.spec).blobs)
+    bucket.num_left = total
+    assert not publisher.push(_never)
+    sent = {blob_key(digest) for digest in publisher.promised}
+    bucket.num_left = 10**6
+    before = set(bucket.list("blob/"))
+    Sweeper(context, promised=lambda: publisher.promised).sweep(100)
+    gone = before - set(bucket.list("blob/"))
+    assert gone
+    assert not gone & sent

@@ -11,7 +11,8 @@ from simulation.swarm import build_world
 from simulation.world import World, hotkey_of
 from template.bucket.background import Background
 from template.bucket.budget import payload_windows
-from template.bucket.standby import NAMED_FOLDER, Standby
+from template.bucket.named_folder import NAMED_FOLDER
+from template.bucket.standby import Standby
 from template.context import NodeContext
 from template.errors import Unavailable
 from template.protocol.holders import HOLDERS, Holding, turn_of

@@ -11,7 +11,7 @@ from simulation.world import World, hotkey_of
 from template.base.miner import Miner
 from template.base.supervisor import supervise
 from template.base.validator import Validator
-from template.bucket.standby import NAMED_FOLDER
+from template.bucket.named_folder import NAMED_FOLDER
 from template.protocol.holders import HOLDERS
 from template.protocol.quorum import VOID
 from template.store.memory import MemoryStore
