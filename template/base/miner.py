@@ -82,7 +82,7 @@ class Miner:
         self.courier = Courier(context, self.desk, self.follower, self.work)
         self._is_training = False
         self._window_seen = -1
-        self._standing.publish_if_new(self.committer.record())
+        self.committer.say_again()
 
     @property
     def pending(self) -> PendingPayloads:
