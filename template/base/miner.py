@@ -60,7 +60,6 @@ class Miner:
             {"train": self._train, "commit": self._save_and_commit, "upload": self._upload_due},
             context.waiter,
         )
-        self._have_begun = False
         self.desk = Desk(
             PendingPayloads.from_tensors(checkpoint.groups.get("pending", {})),
             PendingPayloads.from_tensors(checkpoint.groups.get("withheld", {})),
@@ -94,9 +93,7 @@ class Miner:
         if not self.context.works_beside:
             return self._step_in_turn()
         context, schedule = self.context, self.context.schedule
-        if not self._have_begun:
-            self._have_begun = True
-            self._lanes.start()
+        self._lanes.start()
         self._lanes.check()
         window = schedule.window_of(context.waiter.recent_head())
         if window != self._window_seen:
@@ -149,7 +146,7 @@ class Miner:
         if window >= context.spec.schedule.num_windows or window > current + 1:
             return None
         self.work.prefetch(window)
-        if context.chain.finalized() < schedule.assignment_block(window):
+        if context.waiter.recent_final() < schedule.assignment_block(window):
             return None
         return window if self.work.can_begin(window) else None
 
