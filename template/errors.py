@@ -25,6 +25,9 @@ EXIT_STATUSES: Final = {
 class SubnetError(Exception):
     """Base of all errors below: the widest class to catch at the edge."""
 
+    is_given_up = False
+    """Whether what raised the error was tried for long enough: nobody tries again."""
+
 
 class ConfigError(SubnetError):
     """The operator's own flag, environment variable, run spec or file is wrong."""

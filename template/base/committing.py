@@ -21,6 +21,21 @@ class Committer:
         self._refused = b""
         """Digest of the payload that the chain's quota left no room for."""
 
+    def say_again(self) -> None:
+        """At a process's start: what the process before has said last, or where the bucket is.
+
+        A payload of a window to come is neither on chain, nor may it be: a record names one payload,
+        and the payload of the window that has not ended has to stand.
+        """
+        context, desk = self._context, self._desk
+        window = context.schedule.window_of(context.chain.head())
+        with desk:
+            for payload in desk.pending:
+                if payload.window > window:
+                    desk.pending.forget_attempt(payload)
+            begun = [payload for payload in desk.pending if payload.window <= window]
+        self._standing.publish_if_new(self.record(begun[-1] if begun else None))
+
     def commit(self, window: int) -> None:
         """Commit the payload of this window, unless already done; a failure is tried again.
 
@@ -56,8 +71,7 @@ class Committer:
         return bool(due)
 
     def record(self, payload: PendingPayload | None = None) -> Record:
-        """The access to the own bucket, and a payload: this, or the newest undecided one."""
-        named = payload or self._desk.pending.newest
-        commitment = None if named is None else self._work.commitment(named)
+        """The access to the own bucket, and this payload, if any."""
+        commitment = None if payload is None else self._work.commitment(payload)
         context = self._context
         return Record.of(context.spec.run_id, access=context.access, payload=commitment)

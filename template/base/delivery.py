@@ -41,7 +41,7 @@ class Courier:
         Those outside the window's sample, or too late for the validators, a window later.
         """
         context = self._context
-        finalized = context.chain.finalized()
+        finalized = context.waiter.recent_final()
         with self._desk as desk:
             due = desk.pending.unrevealed(
                 lambda window: finalized >= context.schedule.commit_block(window)
@@ -94,7 +94,9 @@ class Courier:
         Validators then read it beside those, and know who was first. After the run's end nobody
         reads any more: what is withheld of the last window stays here.
         """
-        finalized = self._context.chain.finalized()
+        if not self._desk.withheld:
+            return
+        finalized = self._context.waiter.recent_final()
         for window, payload in sorted(self._desk.withheld.items()):
             if finalized >= self._context.schedule.commit_block(window + 1):
                 self._upload(payload)

@@ -37,9 +37,10 @@ class Lanes:
         ]
 
     def start(self) -> None:
-        """Begin all lanes."""
+        """Begin all lanes that have not begun; RuntimeError if the machine refuses a thread."""
         for thread in self._threads:
-            thread.start()
+            if thread.ident is None:
+                thread.start()
 
     @property
     def are_over(self) -> bool:
@@ -61,7 +62,7 @@ class Lanes:
         return not any(thread.is_alive() for thread in self._threads)
 
     def _run(self, turn: Turn) -> None:
-        error = supervise_to_error(lambda: self._take(turn), self._waiter.nap)
+        error = supervise_to_error(lambda: self._take(turn), self._waiter.sleep)
         if error is not None:
             self._errors.append(error)
 

@@ -60,7 +60,6 @@ class Miner:
             {"train": self._train, "commit": self._save_and_commit, "upload": self._upload_due},
             context.waiter,
         )
-        self._have_begun = False
         self.desk = Desk(
             PendingPayloads.from_tensors(checkpoint.groups.get("pending", {})),
             PendingPayloads.from_tensors(checkpoint.groups.get("withheld", {})),
@@ -82,7 +81,7 @@ class Miner:
         self.courier = Courier(context, self.desk, self.follower, self.work)
         self._is_training = False
         self._window_seen = -1
-        self._standing.publish_if_new(self.committer.record())
+        self.committer.say_again()
 
     @property
     def pending(self) -> PendingPayloads:
@@ -94,11 +93,9 @@ class Miner:
         if not self.context.works_beside:
             return self._step_in_turn()
         context, schedule = self.context, self.context.schedule
-        if not self._have_begun:
-            self._have_begun = True
-            if context.ranks is not None:
-                context.ranks.split()
-            self._lanes.start()
+        if context.ranks is not None:
+            context.ranks.split()
+        self._lanes.start()
         self._lanes.check()
         window = schedule.window_of(context.waiter.recent_head())
         if window != self._window_seen:
@@ -151,7 +148,7 @@ class Miner:
         if window >= context.spec.schedule.num_windows or window > current + 1:
             return None
         self.work.prefetch(window)
-        if context.chain.finalized() < schedule.assignment_block(window):
+        if context.waiter.recent_final() < schedule.assignment_block(window):
             return None
         return window if self.work.can_begin(window) else None
 
@@ -267,24 +264,34 @@ class Miner:
     def settle(self, decision: Decision) -> None:
         """Return the payloads left out by the decision to error feedback, save, and clean up.
 
-        After a jump nobody knows what was applied, and nothing returns: a payload that was applied
-        must not come again.
+        Nothing returns of a window of which this node does not know what was applied, as after a
+        jump: a payload that was applied must not come again.
         """
-        accepted = {member.digest for member in decision.members}
+        applied = self._applied(decision)
         with self.desk:
             self.work.note_decision(decision)
-            left_out = self.pending.settle(decision.window, accepted)
-            if decision.is_jump and left_out:
-                windows = [payload.window for payload in left_out]
-                log.info("payloads of windows %s: not known whether they were applied", windows)
-                left_out = []
+            left_out = self.pending.settle(decision.window, frozenset().union(*applied.values()))
+            unsure = [payload.window for payload in left_out if payload.window not in applied]
+            if unsure:
+                log.info("payloads of windows %s: not known whether they were applied", unsure)
             for payload in left_out:
-                self.work.take_back(payload)
+                if payload.window in applied:
+                    self.work.take_back(payload)
             self.desk.note_change()
         self._take_back_void()
         if not self.context.works_beside:
             self.save()
         self._sweeper.sweep(self.follower.state.window)
+
+    def _applied(self, decision: Decision) -> dict[int, frozenset[bytes]]:
+        """Window -> digests of its applied payloads, of this decision and of the steps before.
+
+        The follower moves before a payload is settled, and a checkpoint saved between the two, by
+        another lane, has theta with the payload and the payload still pending: after a restart the
+        next decision is of a later window, and the step tells what became of the payload.
+        """
+        steps = (*self.follower.ledger.steps, *(() if decision.is_jump else (decision,)))
+        return {step.window: frozenset(m.digest for m in step.members) for step in steps}
 
     def save(self) -> None:
         """Write the local checkpoint."""

@@ -49,13 +49,16 @@ def supervise(
             failures = 0
         except SubnetError as error:
             if _is_final(error) or outage.lasts_too_long(error):
+                error.is_given_up = True
                 raise
             sleep(_pause_s(outage.tries))
         except Exception as error:
             failures += 1
             log.exception("window failed, %d in a row", failures)
             if failures >= max_failures:
-                raise Crashed(f"gave up after {failures} failures in a row: {error!r}") from error
+                crash = Crashed(f"gave up after {failures} failures in a row: {error!r}")
+                crash.is_given_up = True
+                raise crash from error
             sleep(_pause_s(failures))
 
 
@@ -75,6 +78,8 @@ def _pause_s(tries: int) -> float:
 
 
 def _is_final(error: SubnetError) -> bool:
+    if error.is_given_up:
+        return True
     if isinstance(error, ChainError):
         return error.is_final
     return isinstance(error, (ConfigError, StateError, RankLost))

@@ -20,7 +20,10 @@ log = logging.getLogger(__name__)
 
 MIN_POLL_S = 0.05
 MAX_POLL_S = 3.0
-HEAD_AGE_S = 0.25
+HEAD_AGE_S, HEAD_AGE_BLOCKS = 0.25, 0.25
+"""Age at which an answer about head or finality is asked for anew: the longer of the two, and
+`MAX_POLL_S` at most. Several threads of a node ask, and a public endpoint counts the questions.
+"""
 STILL_BLOCKS, MIN_STILL_S, MAX_STILL_S = 20, 10.0, 120.0
 """Block times without a new block until it is told, and the bounds of that time in seconds."""
 STILL_LIMIT_S = 1800.0
@@ -98,15 +101,27 @@ class Waiter:
         self._nominal_block_s: float | None = None
         self._first: tuple[float, int] | None = None
         self._last = (0.0, 0)
+        self._last_final: tuple[float, int] | None = None
         self._lock = RLock()
         self._head = _Progress("block", now_s)
         self._final = _Progress("final block", now_s)
 
     def recent_head(self) -> int:
-        """The best block, read again if the last read is older than `HEAD_AGE_S`."""
-        if self._first is None or self._now_s() - self._last[0] > HEAD_AGE_S:
+        """The best block, read again if the last read is too old: see `HEAD_AGE_S`."""
+        if self._first is None or self._is_old(self._last[0]):
             self._observe(self._chain.head())
         return self._last[1]
+
+    def recent_final(self) -> int:
+        """The last final block, read again if the last read is too old: see `HEAD_AGE_S`."""
+        known = self._last_final
+        if known is None or self._is_old(known[0]):
+            known = self._last_final = self._now_s(), self._chain.finalized()
+        return known[1]
+
+    def _is_old(self, read_s: float) -> bool:
+        pace_s = HEAD_AGE_BLOCKS * self._block_time_s()
+        return self._now_s() - read_s > min(max(HEAD_AGE_S, pace_s), MAX_POLL_S)
 
     def until_head(self, block: int, what: str = "", *, by_block: int | None = None) -> None:
         """Return once `block` exists."""
@@ -129,6 +144,10 @@ class Waiter:
     def nap(self, most_s: float) -> None:
         """Sleep for about one block without a word, beside a thread that speaks."""
         self._sleep(min(max(self._block_time_s(), MIN_POLL_S), most_s))
+
+    def sleep(self, seconds: float) -> None:
+        """Sleep without a word, by the clock of this waiter."""
+        self._sleep(seconds)
 
     def tell(self, what: str, *, by_block: int | None = None, progress: str = "") -> None:
         """Say that a wait goes on, without a sleep: for waits with a clock of their own."""

@@ -151,9 +151,10 @@ class Team:
         self._second.drop(number)
 
     def split(self) -> None:
-        """From now on only a thread within `training` uses the first stream."""
-        self._first.call(NOTHING, None, {})  # whatever was told is done
-        self._is_split = True
+        """From now on only a thread within `training` uses the first stream; may be repeated."""
+        if not self._is_split:
+            self._first.call(NOTHING, None, {})  # whatever was told is done
+            self._is_split = True
 
     @contextmanager
     def training(self) -> Iterator[None]:

@@ -131,7 +131,7 @@ class Follower:
         return decision
 
     def _is_final(self, window: int) -> bool:
-        return self._context.chain.finalized() >= self._context.schedule.vote_block(window)
+        return self._context.waiter.recent_final() >= self._context.schedule.vote_block(window)
 
     def _decide(self, window: int) -> Decision:
         """The decision on the next window or a later window with final votes."""

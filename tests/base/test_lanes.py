@@ -1,12 +1,14 @@
 """Lanes: turns repeat side by side, a passing fault is no end, and an error reaches the node."""
 
-from threading import Event
+from threading import Event, Thread
 
 import pytest
 
 from simulation.swarm import build_world
 from simulation.world import hotkey_of
+from template.base import lanes as module
 from template.base.lanes import Lanes
+from template.base.supervisor import MAX_FAILURES, Crashed, supervise
 from template.errors import ConfigError, Unavailable
 from tests.support.waiting import HANG_S, wait_until
 
@@ -73,3 +75,44 @@ def test_a_lane_without_work_waits_for_a_block(waiter) -> None:
 
 def test_lanes_that_never_began_end_at_once(waiter) -> None:
     assert Lanes({"turn": lambda: True}, waiter).end(HANG_S)
+
+
+def test_what_a_lane_has_tried_for_long_enough_is_not_tried_again_by_the_node(waiter) -> None:
+    """Else the node stood still for as long again, without the lane."""
+    taken: list[int] = []
+
+    def turn() -> bool:
+        taken.append(1)
+        raise ValueError("odd")
+
+    lanes = Lanes({"turn": turn}, waiter)
+    lanes.start()
+    wait_until(lambda: bool(lanes._errors))
+    assert len(taken) == MAX_FAILURES
+
+    def step() -> bool:
+        lanes.check()
+        return True
+
+    with pytest.raises(Crashed, match="odd"):
+        supervise(step, sleep=lambda _seconds: pytest.fail("the node tries again"))
+
+
+def test_a_machine_that_refuses_a_thread_is_asked_again(waiter, monkeypatch) -> None:
+    """Otherwise the node would go on for ever without the lane."""
+    refusals = [False, True, False]
+
+    class Scarce(Thread):
+        def start(self) -> None:
+            if refusals and refusals.pop(0):
+                raise RuntimeError("can't start new thread")
+            super().start()
+
+    monkeypatch.setattr(module, "Thread", Scarce)
+    taken: set[str] = set()
+    lanes = Lanes({name: lambda name=name: taken.add(name) or True for name in "ab"}, waiter)
+    with pytest.raises(RuntimeError):
+        lanes.start()
+    lanes.start()
+    wait_until(lambda: taken == {"a", "b"})
+    assert lanes.end(HANG_S)

@@ -58,11 +58,32 @@ def test_a_restart_says_again_what_was_committed_last(world, tmp_path) -> None:
     for window in (9, 10):
         _add(before, window, _frame(before, window))
     before.save()
+    world.time.block = world.spec.schedule.schedule().first_block(10)
     after = Miner(world.context(M0, tmp_path))
     assert list(after.pending) == list(before.pending)
     payload, newest = _said(world).payload, before.pending.newest
     assert newest is not None
     assert (payload.window, payload.digest) == (10, newest.digest)
+
+
+def test_a_restart_says_nothing_of_a_window_that_has_not_begun(world, tmp_path) -> None:
+    """A fast miner ends the next window's training early, and the window's payload has to stand."""
+    schedule = world.spec.schedule.schedule()
+    before = Miner(world.context(M0, tmp_path))
+    for window in (3, 4):
+        _add(before, window, _frame(before, window))
+    before.save()
+    world.time.block = schedule.first_block(3)
+    before.commit(3)
+    after = Miner(world.context(M0, tmp_path))
+    assert _said(world).payload.window == 3
+    after.stop(2.0)
+    uploaded = world.buckets[M0].list("")
+    keys = [payload_key(world.spec.run_id, p.window, p.digest) for p in before.pending]
+    assert [key in uploaded for key in keys] == [True, False], "others could still commit the last"
+    world.time.block = schedule.first_block(4)
+    Miner(world.context(M0, tmp_path))
+    assert _said(world).payload.window == 4
 
 
 def test_a_frame_without_bytes_can_be_saved(world, tmp_path) -> None:

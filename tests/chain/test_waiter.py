@@ -2,7 +2,7 @@
 
 import pytest
 
-from template.chain.waiter import HEAD_AGE_S, MAX_POLL_S, MIN_POLL_S, STILL_LIMIT_S
+from template.chain.waiter import HEAD_AGE_BLOCKS, HEAD_AGE_S, MAX_POLL_S, MIN_POLL_S, STILL_LIMIT_S
 from template.errors import ChainError
 from tests.support.clockwork import FINALITY_LAG, ClockworkChain, StoppingChain
 
@@ -43,6 +43,24 @@ def test_the_recent_head_is_asked_for_no_more_than_needed() -> None:
     assert heads[0] == 0
     assert heads == sorted(heads)
     assert heads[-1] == chain.head() == 2
+
+
+@pytest.mark.parametrize("block_s", [1.0, 12.0])
+def test_head_and_finality_are_asked_for_by_the_pace_of_blocks(block_s: float) -> None:
+    """However many threads ask, and however often."""
+    chain = ClockworkChain(block_s)
+    waiter = chain.waiter()
+    waiter.until_head(3)
+    chain.asked, behind, num_blocks = 0, [], 10
+    for _ in range(int(num_blocks * block_s / 0.01)):
+        reached = int(chain.now / block_s)
+        behind += [reached - waiter.recent_head(), reached - FINALITY_LAG - waiter.recent_final()]
+        chain.now += 0.01
+    assert min(behind) == 0
+    assert max(behind) == 1
+    most = num_blocks / HEAD_AGE_BLOCKS + 1
+    assert chain.asked <= most
+    assert chain.asked_final <= most
 
 
 @pytest.mark.parametrize(("block_s", "pause_s"), [(0.25, 0.25), (12.0, MAX_POLL_S), (1e-3, 0.05)])

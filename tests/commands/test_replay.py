@@ -7,6 +7,7 @@ import math
 import statistics
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load
@@ -97,7 +98,8 @@ def _replay(world, node):
     index = bucket.get(blob_key(theta0), max_bytes=2**24)
     params: dict[str, torch.Tensor] = {}
     for start in range(0, len(index), 32):
-        params |= load(bucket.get(blob_key(index[start : start + 32]), max_bytes=2**24))
+        part = load(bucket.get(blob_key(index[start : start + 32]), max_bytes=2**24))
+        params |= {name: _of_three_bytes(tensor) for name, tensor in part.items()}
     floor = outer.initial_norm_floor
     limits = {
         n: max(outer.initial_norm_share * _norm(t), floor * math.sqrt(t.numel()))
@@ -127,8 +129,29 @@ def _replay(world, node):
                 step = sparse.values * torch.tensor(-factors[uid][name], dtype=torch.float32)
                 flat[sparse.indices] = flat[sparse.indices] + step
                 seen[name].append(norms[uid][name])
+        if (window + 2) % world.spec.checkpoint.every_windows == 0:
+            params = {name: _in_24_bits(tensor) for name, tensor in params.items()}
         found[window] = tensors_digest(params).hex()
     return found
+
+
+def _of_three_bytes(packed: torch.Tensor) -> torch.Tensor:
+    """A shape [..., 3] of the upper bytes of each float32."""
+    low, middle, high = np.moveaxis(packed.numpy().astype(np.uint32), -1, 0)
+    bits = (low << 8) | (middle << 16) | (high << 24)
+    return torch.from_numpy(bits.astype(np.uint32).view(np.float32).copy())
+
+
+def _in_24_bits(values: torch.Tensor) -> torch.Tensor:
+    """To nearest, ties to even, as a float64 between the two neighbours says."""
+    bits = values.numpy().view(np.uint32)
+    below = (bits & np.uint32(0xFFFFFF00)).view(np.float32)
+    above = ((bits & np.uint32(0xFFFFFF00)) + np.uint32(0x100)).view(np.float32)
+    to_below = np.abs(values.numpy().astype(np.float64) - below)
+    to_above = np.abs(above.astype(np.float64) - values.numpy())
+    is_even = (below.view(np.uint32) >> 8) % 2 == 0
+    takes_below = (to_below < to_above) | ((to_below == to_above) & is_even)
+    return torch.from_numpy(np.where(takes_below, below, above).copy())
 
 
 def _cut_the_largest(factors, norms, share: float) -> None:

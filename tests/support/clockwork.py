@@ -15,13 +15,14 @@ class ClockworkChain:
         self.block_s = block_s
         self.now = 0.0
         self.sleeps: list[float] = []
-        self.asked = 0
+        self.asked = self.asked_final = 0
 
     def head(self) -> int:
         self.asked += 1
         return int(self.now / self.block_s)
 
     def finalized(self) -> int:
+        self.asked_final += 1
         return max(0, int(self.now / self.block_s) - FINALITY_LAG)
 
     def sleep(self, seconds: float) -> None:
