@@ -4,6 +4,7 @@ Payloads and error feedback go together: what left the feedback is in a payload,
 from a payload is in the feedback. Whoever reads or changes them holds the desk.
 """
 
+import itertools
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from threading import RLock
@@ -24,8 +25,9 @@ class Desk(AbstractContextManager["Desk"]):
         self.withheld = {payload.window: payload for payload in withheld}
         """Window -> payload that validators do not read in the window."""
         self._saved = {payload.digest for payload in pending} if saved else set()
-        self.is_changed = False
-        """Whether something besides new payloads is not on the disk."""
+        self._numbers = itertools.count(1)
+        self.changes, self._saved_changes = 0, 0
+        """The number of the last change, of all and of those on the disk."""
 
     def __enter__(self) -> "Desk":
         self._lock.acquire()
@@ -40,19 +42,23 @@ class Desk(AbstractContextManager["Desk"]):
         self._lock.release()
 
     def note_change(self) -> None:
-        """Something besides new payloads has to be saved."""
-        with self:
-            self.is_changed = True
+        """Something besides new payloads has to be saved. Waits for nobody who holds the desk."""
+        self.changes = next(self._numbers)
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether something besides new payloads is not on the disk."""
+        return self.changes != self._saved_changes
 
     def unsaved(self) -> list[PendingPayload]:
         """Payloads that are not on the disk."""
         with self:
             return [payload for payload in self.pending if payload.digest not in self._saved]
 
-    def note_saved(self, *, is_whole: bool) -> None:
-        """All pending payloads are on the disk; `is_whole`: so is everything else."""
+    def note_saved(self, changes: int | None) -> None:
+        """All pending payloads are on the disk, and all else up to this change; None: not all."""
         self._saved = {payload.digest for payload in self.pending}
-        self.is_changed = not is_whole
+        self._saved_changes = -1 if changes is None else changes
 
     def committable(self, window: int) -> list[PendingPayload]:
         """Payloads of the window that are on the disk and were not committed."""

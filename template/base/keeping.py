@@ -45,9 +45,9 @@ class Keeper:
                 self._write(() if is_newest else LATER)
 
     def _write(self, older: Collection[str] = ()) -> None:
-        new = self._desk.unsaved()
+        new, changes = self._desk.unsaved(), self._desk.changes
         self._own_checkpoints.save(self._checkpoint(), older)
-        self._desk.note_saved(is_whole=not older)
+        self._desk.note_saved(None if older else changes)
         for payload in new:
             self._work.note_saved(payload)
 

@@ -71,7 +71,7 @@ class PendingPayloads:
         return self._payloads[-1] if self._payloads else None
 
     def add(self, payload: PendingPayload) -> None:
-        self._payloads.append(payload)
+        self._payloads = [*self._payloads, payload]
 
     def before(self, window: int) -> list[PendingPayload]:
         """Payloads of earlier windows."""

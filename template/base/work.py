@@ -378,8 +378,8 @@ class HonestWork:
 
     def payloads_under_way(self, window: int) -> list[Payload]:
         """Own readable payloads of earlier windows without a decision."""
-        with self.parts.desk:
-            before = self.parts.pending.before(window)
+        # Without the desk, which a save may hold: the list is replaced, and never changed within.
+        before = self.parts.pending.before(window)
         return [payload for p in before if (payload := self._decoded(p)) is not None]
 
     def clip_references(self) -> dict[str, float]:
