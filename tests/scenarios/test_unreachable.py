@@ -9,6 +9,7 @@ import pytest
 from simulation.swarm import TINY, build_world, digests, honest, run
 from simulation.world import FakeChain, World, hotkey_of
 from template.chain.ballots import read_ballot
+from template.chain.waiter import Waiter
 from template.errors import ChainError
 from template.peers.client import Peers
 from template.protocol.root import tensors_digest
@@ -61,7 +62,8 @@ def _follower(world: World, chain: FakeChain, folder) -> Follower:
     """Of a node that stands at theta_0; its chain may fail from now on."""
     plain = world.context(hotkey_of("m0"), folder)
     state = Bootstrap(plain, Peers(plain)).published_or_first_state(0)
-    context = replace(plain, chain=chain)
+    waiter = Waiter(chain, sleep=world.time.sleep, now_s=world.time.now_s)
+    context = replace(plain, chain=chain, waiter=waiter)
     return Follower(context, Peers(context), state)
 
 
