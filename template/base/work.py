@@ -302,13 +302,15 @@ class HonestWork:
     def starts(self, window: int) -> Starts:
         """Where training of a window starts, and moves on to."""
         parts = self.parts
+        # Not kept here: once training has moved on, the theta before has to leave memory.
+        expected, self._expected = self._expected, None
         return Starts(
             parts.context,
             parts.follower,
             window,
             preview=lambda: self.preview(window),
             under_way=lambda: self.payloads_under_way(window),
-            expected=self._expected,
+            expected=expected,
         )
 
     def preview(self, window: int) -> Preview:
