@@ -24,8 +24,8 @@ class Committer:
     def say_again(self) -> None:
         """At a process's start: what the process before has said last, or where the bucket is.
 
-        A payload of a window to come is neither on chain, nor may it be: a record names one payload,
-        and the payload of the window that has not ended has to stand.
+        A payload of a window to come is neither on chain, nor may it be: a record names one
+        payload, and the payload of the window that has not ended has to stand.
         """
         context, desk = self._context, self._desk
         window = context.schedule.window_of(context.chain.head())

@@ -104,6 +104,7 @@ class Miner:
             if not self._lanes.end():
                 log.debug("a lane is still at work at the run's end")
             self.save()
+            self.keeper.note_settled(has_joined=False)
             return False
         what, by_block = self._awaited(window)
         context.waiter.pause(what, by_block=by_block)
@@ -279,6 +280,7 @@ class Miner:
         self._take_back_void()
         if not self.context.works_beside:
             self.save()
+        self.keeper.note_settled(has_joined=decision.is_jump)
         self._sweeper.sweep(self.follower.state.window)
 
     def _applied(self, decision: Decision) -> dict[int, frozenset[bytes]]:

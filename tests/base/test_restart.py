@@ -1,6 +1,7 @@
 """A miner killed at an awkward moment and started again: nothing counts twice, nothing is lost."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -12,6 +13,8 @@ from template.base.supervisor import supervise
 from template.base.work import HonestWork
 from template.context import NodeContext
 from template.protocol.quorum import Decision
+from template.sync.dataset import downloaded_parts
+from tests.support.decisions import decided
 
 M0 = hotkey_of("m0")
 
@@ -60,3 +63,18 @@ def test_what_was_applied_does_not_return_after_a_kill_before_its_settlement(tmp
     nodes = run(world, {**honest("val-a", "val-b", "m1"), "m0": drive}, tmp_path)
     assert len(digests(nodes, *FOUR)) == 1
     assert killed_in[0] not in getattr(nodes["m0"].work, "returned", ())
+
+
+def test_a_save_in_the_middle_of_a_download_leaves_the_download(tmp_path) -> None:
+    """The main thread joins anew, for hours with a large model, and another lane saves."""
+    world = build_world(STAKES_TAO)
+    miner = Miner(world.context(M0, tmp_path))
+    parts = downloaded_parts(tmp_path)
+    miner.save()
+    miner.settle(decided(0))
+    parts.put(bytes(32), b"a part")
+    miner.keeper.save()
+    assert parts.digests() == [bytes(32)]
+    miner.settle(replace(decided(1), is_jump=True))
+    miner.settle(decided(2))
+    assert parts.digests() == [], "what was made of it is saved"
