@@ -155,6 +155,8 @@ class Miner:
         """The lane that saves: first what a commitment needs, then the rest."""
         if self.desk.unsaved():
             self.keeper.save_new()
+        if self._lanes.are_over:
+            return False  # a stop has looked what is committed, and uploads nothing else
         if self.committer.commit_due():
             return True
         if not self.desk.is_changed:
