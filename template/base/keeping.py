@@ -75,6 +75,7 @@ class Keeper:
             },
             values={
                 **work.values(),
+                **desk.values(),
                 "last_accepted": sorted(self._follower.ledger.last_accepted),
             },
             revisions=work.revisions(),

@@ -63,6 +63,7 @@ class Miner:
         self.desk = Desk(
             PendingPayloads.from_tensors(checkpoint.groups.get("pending", {})),
             PendingPayloads.from_tensors(checkpoint.groups.get("withheld", {})),
+            checkpoint.values.get("returned", ()),
             saved=True,
         )
         parts = MinerParts(
@@ -322,5 +323,6 @@ class Miner:
             log.warning("window %d: the own payload found void is lost: %s", window, error)
             return
         with self.desk:
-            self.work.take_back(PendingPayload(window=window, frame=frame))
-            self.desk.note_change()
+            if self.desk.returns_void(digest):
+                self.work.take_back(PendingPayload(window=window, frame=frame))
+                self.desk.note_change()
