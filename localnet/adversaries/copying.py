@@ -40,9 +40,16 @@ class Thief(Pretender):
     """Makes payloads from rivals' payloads: `remake`. Noise while rivals are too few."""
 
     min_rivals = 1
+    _stolen: Sequence[Payload] = ()
+
+    def train(self, window: int, base: int, starts: Starts) -> InnerResult:
+        # Here and not in `forge`, which holds up the miner's other work.
+        with self.parts.gate.apart():
+            self._stolen = fetch_rivals_payloads(self.parts, window - 1)
+        return super().train(window, base, starts)
 
     def forge(self, header: PayloadHeader) -> bytes | None:
-        stolen = fetch_rivals_payloads(self.parts, header.window - 1)
+        stolen, self._stolen = self._stolen, ()
         return self.remake(header, stolen) if len(stolen) >= self.min_rivals else None
 
     @abstractmethod

@@ -92,7 +92,13 @@ class Stale(HonestWork):
     def train(self, window: int, base: int, starts: Starts) -> InnerResult:
         self._known.append(self.parts.follower.state.params)
         start = self._known[0]
-        return self.trainer.train(start, window, self.batches(base), lambda: self.is_late(window))
+        return self.trainer.train(
+            start,
+            window,
+            self.batches(base),
+            lambda: self.is_late(window),
+            rest=self.parts.gate.pass_by,
+        )
 
 
 class MomentumRider(UpdateWatcher):

@@ -5,26 +5,38 @@ from a payload is in the feedback. Whoever reads or changes them holds the desk.
 """
 
 import itertools
+from collections import deque
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from threading import RLock
 from types import TracebackType
+from typing import Final
 
 from template.base.pending import PendingPayload, PendingPayloads
+
+MAX_RETURNED: Final = 16
+"""Own payloads found void that are remembered: only those of the last windows can be found again.
+"""
 
 
 class Desk(AbstractContextManager["Desk"]):
     """Held with `with`, again and again by the same thread if need be."""
 
     def __init__(
-        self, pending: PendingPayloads, withheld: Iterable[PendingPayload] = (), *, saved: bool
+        self,
+        pending: PendingPayloads,
+        withheld: Iterable[PendingPayload] = (),
+        returned: Iterable[str] = (),
+        *,
+        saved: bool,
     ) -> None:
-        """`saved`: whether the pending payloads come from the disk."""
+        """`saved`: whether the pending payloads come from the disk. `returned`: as in `values`."""
         self._lock = RLock()
         self.pending = pending
         self.withheld = {payload.window: payload for payload in withheld}
         """Window -> payload that validators do not read in the window."""
         self._saved = {payload.digest for payload in pending} if saved else set()
+        self._returned = deque(map(bytes.fromhex, returned), maxlen=MAX_RETURNED)
         self._numbers = itertools.count(1)
         self.changes, self._saved_changes = 0, 0
         """The number of the last change, of all and of those on the disk."""
@@ -49,6 +61,21 @@ class Desk(AbstractContextManager["Desk"]):
     def is_changed(self) -> bool:
         """Whether something besides new payloads is not on the disk."""
         return self.changes != self._saved_changes
+
+    def returns_void(self, digest: bytes) -> bool:
+        """Whether this payload, found void, returns to error feedback: once, and never again.
+
+        A restart follows the run from an older theta, and may find the same window void again.
+        """
+        with self:
+            if digest in self._returned:
+                return False
+            self._returned.append(digest)
+            return True
+
+    def values(self) -> dict[str, list[str]]:
+        """Plain JSON values for the local checkpoint."""
+        return {"returned": [digest.hex() for digest in self._returned]}
 
     def unsaved(self) -> list[PendingPayload]:
         """Payloads that are not on the disk."""

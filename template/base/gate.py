@@ -48,22 +48,23 @@ class Gate:
     def apart(self) -> Iterator[None]:
         """Within the block, in the middle of `busy`, this thread only waits."""
         with self._changed:
-            self._is_busy = False
+            was_busy, self._is_busy = self._is_busy, False
             self._changed.notify_all()
         try:
             yield
         finally:
             with self._changed:
                 self._changed.wait_for(lambda: not self._num_asking)
-                self._is_busy = True
+                self._is_busy = was_busy
 
     @contextmanager
     def still(self) -> Iterator[None]:
         """Within the block training stands still: from the next inner step, or the end, on."""
         with self._changed:
             self._num_asking += 1
-            self._changed.wait_for(lambda: not self._is_busy)
         try:
+            with self._changed:
+                self._changed.wait_for(lambda: not self._is_busy)
             yield
         finally:
             with self._changed:

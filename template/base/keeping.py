@@ -21,7 +21,9 @@ class Keeper:
 
     def __init__(self, context: NodeContext, desk: Desk, follower: Follower, work: Work) -> None:
         self._desk, self._follower, self._work = desk, follower, work
-        self._own_checkpoints = OwnCheckpoints(context)
+        self._own_checkpoints = OwnCheckpoints(context, drops_downloads=False)
+        self._has_saved_theta = False
+        """Whether a theta was saved since the node last joined a published one."""
 
     def save(self) -> None:
         """Everything."""
@@ -44,10 +46,21 @@ class Keeper:
                 is_newest = self._follower.state is checkpoint.state and not self._desk.unsaved()
                 self._write(() if is_newest else LATER)
 
+    def note_settled(self, *, has_joined: bool) -> None:
+        """Delete what was downloaded, if it is saved. The thread that downloads calls this:
+        another could delete what this one is about to read.
+        """
+        with self._desk:
+            has_saved = self._has_saved_theta and not has_joined
+            self._has_saved_theta = False
+        if has_saved:
+            self._own_checkpoints.drop_downloads()
+
     def _write(self, older: Collection[str] = ()) -> None:
         new, changes = self._desk.unsaved(), self._desk.changes
         self._own_checkpoints.save(self._checkpoint(), older)
         self._desk.note_saved(None if older else changes)
+        self._has_saved_theta |= not older
         for payload in new:
             self._work.note_saved(payload)
 
@@ -62,6 +75,7 @@ class Keeper:
             },
             values={
                 **work.values(),
+                **desk.values(),
                 "last_accepted": sorted(self._follower.ledger.last_accepted),
             },
             revisions=work.revisions(),

@@ -63,6 +63,7 @@ class Miner:
         self.desk = Desk(
             PendingPayloads.from_tensors(checkpoint.groups.get("pending", {})),
             PendingPayloads.from_tensors(checkpoint.groups.get("withheld", {})),
+            checkpoint.values.get("returned", ()),
             saved=True,
         )
         parts = MinerParts(
@@ -106,6 +107,7 @@ class Miner:
             if not self._lanes.end():
                 log.debug("a lane is still at work at the run's end")
             self.save()
+            self.keeper.note_settled(has_joined=False)
             return False
         what, by_block = self._awaited(window)
         context.waiter.pause(what, by_block=by_block)
@@ -156,6 +158,8 @@ class Miner:
         """The lane that saves: first what a commitment needs, then the rest."""
         if self.desk.unsaved():
             self.keeper.save_new()
+        if self._lanes.are_over:
+            return False  # a stop has looked what is committed, and uploads nothing else
         if self.committer.commit_due():
             return True
         if not self.desk.is_changed:
@@ -281,6 +285,7 @@ class Miner:
         self._take_back_void()
         if not self.context.works_beside:
             self.save()
+        self.keeper.note_settled(has_joined=decision.is_jump)
         self._sweeper.sweep(self.follower.state.window)
 
     def _applied(self, decision: Decision) -> dict[int, frozenset[bytes]]:
@@ -320,5 +325,6 @@ class Miner:
             log.warning("window %d: the own payload found void is lost: %s", window, error)
             return
         with self.desk:
-            self.work.take_back(PendingPayload(window=window, frame=frame))
-            self.desk.note_change()
+            if self.desk.returns_void(digest):
+                self.work.take_back(PendingPayload(window=window, frame=frame))
+                self.desk.note_change()

@@ -45,6 +45,8 @@ class Starts:
         self._context, self._follower, self._window = context, follower, window
         self._make_preview, self._under_way = preview, under_way
         self._preview: Preview | None = None
+        self.uids: tuple[int, ...] = ()
+        """Uids of the payloads in a finished preview."""
         self._state = follower.state
         self._guess: Mapping[str, Tensor] | None = None
         self._expected = expected if expected is not None and self._fits(expected) else None
@@ -69,11 +71,6 @@ class Starts:
         return start_of_miner(state, own, self._context.spec)
 
     @property
-    def uids(self) -> tuple[int, ...]:
-        """Uids of the payloads in a finished preview."""
-        return () if self._preview is None else self._preview.uids
-
-    @property
     def is_awaiting(self) -> bool:
         """Whether a preview is still possible."""
         if self._preview is not None:
@@ -88,13 +85,17 @@ class Starts:
     def poll(self) -> Mapping[str, Tensor] | None:
         """Newer parameters to train from, each returned once; None if there are none."""
         if (state := self._follower.state).window > self._state.window:
-            # A guess of this very theta gives way too: it keeps the theta before in memory.
+            # A guess of this very theta gives way too, and what a preview said of this theta: each
+            # keeps the theta before in memory.
+            self.close()
             self._state, self._expected, self._guess = state, None, None
+            self._preview, self.expects = None, None
             return self._start_at(state)
         if self._preview is None and self._state.window == self._window:
             self._preview = self._make_preview()
         if self._preview is None or (found := self._preview.poll()) is None:
             return None
+        self.uids = self._preview.uids
         self.expects = Expected(window=self._window + 1, state=self._state, params=found)
         self._guess = found
         return found

@@ -306,13 +306,15 @@ class HonestWork:
     def starts(self, window: int) -> Starts:
         """Where training of a window starts, and moves on to."""
         parts = self.parts
+        # Not kept here: once training has moved on, the theta before has to leave memory.
+        expected, self._expected = self._expected, None
         return Starts(
             parts.context,
             parts.follower,
             window,
             preview=lambda: self.preview(window),
             under_way=lambda: self.payloads_under_way(window),
-            expected=self._expected,
+            expected=expected,
         )
 
     def preview(self, window: int) -> Preview:
@@ -324,7 +326,13 @@ class HonestWork:
         """The assigned pages in private order, int64 [batch_pages, page_tokens] per inner step."""
         training, ids = self.parts.context.spec.training, self.page_ids(base)
         for first in range(0, training.pages_per_window, training.batch_pages):
-            yield self.parts.pages.pages(ids[first : first + training.batch_pages])
+            yield self._pages(ids[first : first + training.batch_pages])
+
+    def _pages(self, ids: np.ndarray) -> np.ndarray:
+        """Pages by id. A wait for a bucket, of half an hour at worst, holds up no other lane."""
+        pages = self.parts.pages
+        with nullcontext() if pages.is_at_hand(ids) else self.parts.gate.apart():
+            return pages.pages(ids)
 
     def page_ids(self, base: int) -> np.ndarray:
         """Ids of the assigned pages in private order, int64 [pages_per_window]."""

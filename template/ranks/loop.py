@@ -95,7 +95,8 @@ class Stream:
                 self.group.leave()
 
     def _begin(self, order: str, given: Any, values: Mapping[str, Any], answer: str) -> Any:
-        dropped, self._dropped = self._dropped, []
+        # One by one: another thread may drop a number at any time.
+        dropped = [self._dropped.pop() for _ in range(len(self._dropped))]
         message = {"order": order, "values": values, "dropped": dropped, "answer": answer}
         self.group.broadcast(json.dumps(message).encode())
         return carry_out(self._orders, message, given)

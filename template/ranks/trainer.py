@@ -57,7 +57,9 @@ class RanksTrainer:
         """As in `Trainer`."""
         rate = partial(inner_lr, self._spec, window)
         course = Course(rate=rate, stop=stop, newer=newer, rest=rest, now_s=self._now_s)
-        return run_inner_loop(self, start, batches, course)
+        given = [start]
+        del start  # as in `InnerTrainer`
+        return run_inner_loop(self, given.pop(), batches, course)
 
     @property
     def shares_memory(self) -> bool:

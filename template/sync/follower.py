@@ -175,7 +175,8 @@ class Follower:
         newest = context.schedule.window_of(context.chain.finalized())
         state = None
         if self._may_join:
-            state = Bootstrap(context, self._peers).published_up_to(newest)
+            with self.room():
+                state = Bootstrap(context, self._peers).published_up_to(newest)
         if state is None or state.window <= self.state.window:
             raise error
         log.warning("%s; joining anew at theta_%d", error, state.window)
@@ -221,7 +222,8 @@ class Follower:
         def is_right(state: OuterState) -> bool:
             return not self._standing(state, decision).contradicts
 
-        healed = self._healer.heal(self.ledger, decision, is_right)
+        with self.room():
+            healed = self._healer.heal(self.ledger, decision, is_right)
         self.is_apart = healed is None
         if healed is None:
             return
@@ -332,13 +334,10 @@ class Follower:
 
     def _take_back(self, void: LineageStep) -> None:
         log.warning("window %d is void: most of the stake lacked its payloads", void.window)
-        recovered = take_back(
-            self.anchors.load_anchors(),
-            self.ledger.steps,
-            void.window,
-            self._payloads.obtain_past_payloads,
-            self._context.spec,
-        )
+        anchors, obtain = self.anchors.load_anchors(), self._payloads.obtain_past_payloads
+        steps, spec = self.ledger.steps, self._context.spec
+        with self.room():
+            recovered = take_back(anchors, steps, void.window, obtain, spec)
         if recovered is None:
             log.error(NO_STATE_BEFORE, void.window)
             return

@@ -34,18 +34,27 @@ class OwnCheckpoints:
     For any thread.
     """
 
-    def __init__(self, context: ReadContext) -> None:
+    def __init__(self, context: ReadContext, *, drops_downloads: bool = True) -> None:
+        """`drops_downloads`: whether each save deletes the downloaded parts of a published
+        checkpoint, which a node that joins anew in another thread still needs.
+        """
+        self._drops_downloads = drops_downloads
         self._writer = CheckpointWriter(own_checkpoint_path(context.state_dir), context.spec.run_id)
         self._downloaded = downloaded_parts(context.state_dir)
         self._lock = Lock()
 
     def save(self, checkpoint: LocalCheckpoint, older: Collection[str] = ()) -> None:
-        """As `CheckpointWriter.save`; and delete the downloaded parts."""
+        """As `CheckpointWriter.save`."""
         with self._lock:
             self._writer.save(checkpoint, older)
-            self._downloaded.keep_only([])
+        if self._drops_downloads:
+            self.drop_downloads()
 
     def prepare(self, checkpoint: LocalCheckpoint, groups: Collection[str]) -> None:
         """As `CheckpointWriter.prepare`."""
         with self._lock:
             self._writer.prepare(checkpoint, groups)
+
+    def drop_downloads(self) -> None:
+        """Delete the downloaded parts, once the state made of them is saved."""
+        self._downloaded.keep_only([])

@@ -90,7 +90,9 @@ class InnerTrainer:
         """
         rate = partial(inner_lr, self._spec, window)
         course = Course(rate=rate, stop=stop, newer=newer, rest=rest, now_s=self._now_s)
-        return run_inner_loop(self, start, batches, course)
+        given = [start]
+        del start  # the loop may move on, and nothing here may keep the first start in memory
+        return run_inner_loop(self, given.pop(), batches, course)
 
     @property
     def shares_memory(self) -> bool:

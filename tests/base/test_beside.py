@@ -1,10 +1,13 @@
 """Miners that train, save, commit and upload beside following: a run as ever, and nobody waits."""
 
 from dataclasses import replace
+from typing import cast
 
 import pytest
 import torch
 
+from localnet.adversaries.catalogue import BEHAVIOURS
+from localnet.adversaries.damaging import BitFlip
 from simulation.swarm import (
     FOUR,
     STAKES_TAO,
@@ -23,9 +26,12 @@ from template.base.miner import Miner
 from template.base.pending import PendingPayloads
 from template.base.standing import Standing
 from template.base.work import HonestWork
+from template.context import NodeContext
 from template.errors import Unavailable
+from template.protocol.keys import payload_key
 from template.protocol.record import Record, decode_record
 from template.store.memory import MemoryStore
+from template.sync.healer import Healer
 from template.sync.own_checkpoint import own_checkpoint_path
 from template.training import checkpoint
 from template.training.checkpoint import load_local
@@ -124,6 +130,60 @@ def test_a_bucket_that_refuses_stops_neither_training_nor_commitments(world, tmp
     taken = {window for window, uids in accepted(nodes["val-a"]).items() if uid in uids}
     assert not taken & {0, 1, 2}
     assert taken & {4, 5, 6}
+
+
+class Noting(MemoryStore):
+    """A bucket that knows when each payload came."""
+
+    def __init__(self, clock) -> None:
+        super().__init__()
+        self._clock = clock
+        self.came: dict[str, int] = {}
+
+    def put(self, key: str, data: bytes) -> None:
+        self.came.setdefault(key, self._clock.block)
+        super().put(key, data)
+
+
+def test_a_thief_that_waits_for_rivals_uploads_in_time(world, tmp_path) -> None:
+    """Its attack is judged, and not its lateness: the wait holds up none of its other lanes."""
+    world.buckets[hotkey_of("m1")] = bucket = Noting(world.time)
+    drives = honest("val-a", "val-b", "m0")
+    drives["m1"] = to_the_end(lambda context: BEHAVIOURS["copier"].build(context))
+    nodes = run(world, drives, tmp_path)
+    assert len(digests(nodes)) == 1
+    schedule, lag = world.spec.schedule.schedule(), world.spec.schedule.finality_lag_blocks
+    came = {key: block for key, block in bucket.came.items() if "payload" in key}
+    committed = metrics(nodes["m1"]).series("committed")
+    assert len(committed) >= 6
+    for window, digest in committed.items():
+        key = payload_key(world.spec.run_id, window, bytes.fromhex(digest))
+        assert came[key] <= schedule.held_out_block(window) + lag, window
+
+
+def test_a_node_heals_beside_its_lanes_while_training_stands_still(
+    world, tmp_path, monkeypatch
+) -> None:
+    """Two more thetas are made meanwhile, where training leaves room for one."""
+    asked: list[int] = []
+    heal = Healer.heal
+
+    def look(self: Healer, ledger, decision, is_right):
+        asked.append(flipping[0].parts.gate._num_asking)
+        return heal(self, ledger, decision, is_right)
+
+    flipping: list[BitFlip] = []
+
+    def build(context: NodeContext) -> Miner:
+        miner = Miner(context, work=BitFlip)
+        flipping.append(cast(BitFlip, miner.work))
+        return miner
+
+    monkeypatch.setattr(Healer, "heal", look)
+    nodes = run(world, honest("val-a", "val-b", "m0") | {"m1": to_the_end(build)}, tmp_path)
+    assert len(digests(nodes)) == 1
+    assert asked
+    assert all(asked)
 
 
 def test_what_is_committed_is_on_the_disk(world, tmp_path, monkeypatch) -> None:

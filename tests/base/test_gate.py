@@ -1,11 +1,18 @@
 """Training, and those who need it to stand still: one of them at a time."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from threading import Event
+from typing import Any, cast
 
 import pytest
 
+from simulation.swarm import build_world
+from simulation.world import hotkey_of
 from template.base.gate import Gate
+from template.base.miner import Miner
+from template.base.work import HonestWork
+from template.data.pages import PageReader
 from tests.support.waiting import HANG_S, wait_until
 
 
@@ -83,3 +90,63 @@ def test_whoever_waits_for_training_gets_on_with_its_end(pool, fails: bool) -> N
     assert seen.is_set()
     with gate.busy():
         pass
+
+
+def test_a_wait_without_training_leaves_no_training_behind(pool) -> None:
+    """As on a device of its own, whose training passes no gate."""
+    gate = Gate()
+    with gate.apart():
+        pass
+    with gate.still():
+        pass
+
+
+def test_a_wait_that_a_signal_ends_asks_for_nothing_any_more() -> None:
+    gate = Gate()
+
+    class Interrupted(BaseException):
+        pass
+
+    def interrupt(_condition: object) -> None:
+        raise Interrupted
+
+    with gate.busy():
+        wait_for = gate._changed.wait_for
+        setattr(gate._changed, "wait_for", interrupt)  # noqa: B010  as a signal would
+        with pytest.raises(Interrupted), gate.still():
+            pytest.fail("training is under way")
+        setattr(gate._changed, "wait_for", wait_for)  # noqa: B010
+        gate.pass_by(lambda: pytest.fail("nobody asks for room"))
+
+
+class FarPages:
+    """Pages that no cache has: a bucket is asked while `meanwhile` runs."""
+
+    def __init__(self, inner: PageReader, meanwhile: Any) -> None:
+        self._inner, self._meanwhile = inner, meanwhile
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def is_at_hand(self, _ids: object) -> bool:
+        return False
+
+    def pages(self, ids: Any) -> Any:
+        self._meanwhile()
+        return self._inner.pages(ids)
+
+
+def test_a_wait_for_pages_holds_up_nobody(pool, tmp_path) -> None:
+    """A payload of the window before is saved, and theta is made, however long a bucket takes."""
+    world = build_world({"owner": 0, "val-a": 1000, "m0": 0})
+    miner = Miner(world.context(hotkey_of("m0"), tmp_path))
+    world.time.block = world.spec.schedule.schedule().first_block(0)
+    work, saved = cast(HonestWork, miner.work), []
+
+    def save() -> None:
+        pool.submit(miner.keeper.save_new).result(HANG_S)
+        saved.append(1)
+
+    work.parts = replace(work.parts, pages=cast(PageReader, FarPages(work.parts.pages, save)))
+    assert work.make_payload(0) is not None
+    assert len(saved) == world.spec.training.inner_steps

@@ -1,5 +1,6 @@
 """Lanes: turns repeat side by side, a passing fault is no end, and an error reaches the node."""
 
+from functools import partial
 from threading import Event, Thread
 
 import pytest
@@ -110,7 +111,12 @@ def test_a_machine_that_refuses_a_thread_is_asked_again(waiter, monkeypatch) -> 
 
     monkeypatch.setattr(module, "Thread", Scarce)
     taken: set[str] = set()
-    lanes = Lanes({name: lambda name=name: taken.add(name) or True for name in "ab"}, waiter)
+
+    def take(name: str) -> bool:
+        taken.add(name)
+        return True
+
+    lanes = Lanes({name: partial(take, name) for name in "ab"}, waiter)
     with pytest.raises(RuntimeError):
         lanes.start()
     lanes.start()

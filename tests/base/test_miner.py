@@ -13,11 +13,10 @@ from template.base.work import HonestWork
 from template.errors import StoreError
 from template.protocol.keys import blob_key, payload_key
 from template.protocol.payload import PayloadHeader, decode_payload, encode_payload, payload_digest
-from template.protocol.quorum import Decision
 from template.protocol.record import decode_record
-from template.protocol.root import Member
 from template.protocol.ss58 import public_key
 from template.store.memory import MemoryStore
+from tests.support.decisions import decided
 
 M0 = hotkey_of("m0")
 
@@ -101,35 +100,16 @@ def test_theta_0_of_other_bytes_is_not_taken(world, tmp_path) -> None:
         Miner(world.context(M0, tmp_path))
 
 
-def _decided(window: int, *digests: bytes) -> Decision:
-    members = tuple(
-        Member(uid=uid, hotkey=M0, public_key=public_key(M0), coldkey=bytes(32), digest=digest)
-        for uid, digest in enumerate(digests)
-    )
-    return Decision(
-        window=window,
-        members=members,
-        namers={},
-        root=None,
-        sample_digest=None,
-        undelivered=(),
-        dissenters=(),
-        voting_stake_rao=1,
-        reference_rao=1,
-        no_op="",
-    )
-
-
 def test_half_of_what_was_not_accepted_goes_back_into_error_feedback(world, tmp_path) -> None:
     miner = Miner(world.context(M0, tmp_path))
     frames = {window: _frame(miner, window) for window in (3, 4, 5)}
     for window, frame in frames.items():
         _add(miner, window, frame)
 
-    miner.settle(_decided(3, payload_digest(frames[3])))
+    miner.settle(decided(3, payload_digest(frames[3])))
     assert isinstance(miner.work, HonestWork)
     assert not any(residual.any() for residual in miner.work.feedback.tensors.values())
-    miner.settle(_decided(4))
+    miner.settle(decided(4))
     sent = decode_payload(frames[4], miner.context.form).tensors
     for name, residual in miner.work.feedback.tensors.items():
         dense = torch.zeros(sent[name].shape)
@@ -147,7 +127,7 @@ def test_after_a_jump_nothing_comes_back_that_may_have_been_applied(world, tmp_p
     miner = Miner(world.context(M0, tmp_path))
     for window in (3, 4, 6):
         _add(miner, window, _frame(miner, window))
-    miner.settle(replace(_decided(5), is_jump=True))
+    miner.settle(replace(decided(5), is_jump=True))
     assert isinstance(miner.work, HonestWork)
     assert not any(residual.any() for residual in miner.work.feedback.tensors.values())
     assert [pending.window for pending in miner.pending] == [6]

@@ -14,6 +14,7 @@ from template.cli.signals import STOP_LIMIT_S
 from template.commands.neuron import _run_until_stopped
 from template.errors import ChainError, Unavailable
 from template.protocol.keys import payload_key
+from template.protocol.record import decode_record
 from template.store.memory import MemoryStore
 from tests.support.waiting import HANG_S
 
@@ -70,6 +71,20 @@ def test_a_stop_before_the_commitment_uploads_nothing(tmp_path, caplog) -> None:
     miner.stop(MANY)
     assert not _is_up(world, miner)
     assert "windows from 0 on are missed" in caplog.text
+
+
+def test_nothing_is_committed_once_a_stop_has_looked(tmp_path) -> None:
+    """A lane that was saving when the stop came: what it commits then, nobody would upload."""
+    world = _world()
+    miner = Miner(world.context(hotkey_of("m0"), tmp_path))
+    world.time.block = _schedule(world).first_block(0)
+    assert miner.work.make_payload(0) is not None
+    miner.stop(MANY)
+    assert not miner._save_and_commit()
+    assert miner.desk.unsaved() == [], "a restart commits it, if there is time"
+    world.time.block += 1
+    said = world.chain(hotkey_of("m0")).commitments(world.time.block)[hotkey_of("m0")]
+    assert decode_record(said).payload is None
 
 
 def test_a_commitment_without_an_answer_counts_as_one(tmp_path) -> None:

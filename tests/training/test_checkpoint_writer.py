@@ -300,6 +300,83 @@ def test_a_kill_before_any_change_of_the_disk_leaves_the_state_before_or_after(
     assert _number(path, spec) == 2
 
 
+LATER = ("params", "moments")
+
+
+def _ages(path: Path, spec: RunSpec) -> tuple[int, int, int]:
+    """Which checkpoint's theta, moments and everything else lie on the disk; each of them whole."""
+    found = load_local(path, spec)
+    assert found is not None
+    number, theta = int(found.values["number"]), found.state.window
+    moments = int(found.groups["moments"]["step"])
+    groups = {
+        **_checkpoint(found.state, number).groups,
+        "moments": _checkpoint(found.state, moments).groups["moments"],
+    }
+    expected = LocalCheckpoint(state=found.state, groups=groups, values={"number": number})
+    _assert_same(found, expected)
+    first = next(iter(found.state.params.values()))
+    assert float(first.flatten()[0].round()) == theta, "theta, and the window it is said to be of"
+    return theta, moments, number
+
+
+def _save_as_a_miner(writer: CheckpointWriter, state: OuterState) -> None:
+    """First what a commitment needs, then the large rest, while something new is made."""
+    writer.save(_checkpoint(state, 1))
+    writer.save(_checkpoint(state, 2), LATER)
+    writer.prepare(_checkpoint(state, 3), LATER)
+    writer.save(_checkpoint(state, 4), LATER)
+    writer.save(_checkpoint(state, 5))
+
+
+def test_a_kill_leaves_what_belongs_together_and_an_older_theta_at_most(state, spec, path) -> None:
+    """Real kills, at each change of the disk."""
+    CheckpointWriter(path, spec.run_id).save(_checkpoint(state, 0))
+    found: list[tuple[int, int, int]] = []
+    for step in range(1, MAX_STEPS):
+        CheckpointWriter(path, spec.run_id).save(_checkpoint(state, 0))
+        writer = CheckpointWriter(path, spec.run_id)
+        if not _killed_at(step, path.parent, partial(_save_as_a_miner, writer, state)):
+            break
+        found.append(_ages(path, spec))
+    assert found == sorted(found), "nothing becomes older"
+    assert sorted(set(found)) == [(0, 0, 0), (1, 1, 1), (1, 1, 2), (3, 3, 4), (5, 5, 5)]
+    assert _ages(path, spec) == (5, 5, 5)
+    assert sorted(_pieces(path)) == sorted(LARGE)
+
+
+def test_what_was_written_ahead_is_only_named_by_the_next_save(state, spec, path) -> None:
+    writer = CheckpointWriter(path, spec.run_id)
+    saved = dataclasses.replace(_checkpoint(state, 1), revisions=dict.fromkeys(LARGE, object()))
+    writer.prepare(saved, (*LATER, "pending", "not there"))
+    ahead = _pieces(path)
+    assert sorted(ahead) == sorted(LATER)
+    assert load_local(path, spec) is None, "nothing names the pieces"
+    writer.save(saved)
+    assert _changed(ahead, _pieces(path)) == {"feedback"}
+    _assert_same(load_local(path, spec), saved)
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_full_disk_ahead_leaves_the_state_before_and_no_file(is_first, state, spec, path) -> None:
+    writer = CheckpointWriter(path, spec.run_id)
+    writer.save(_checkpoint(state, 1))
+    before, held = _pieces(path), writer
+    writer = CheckpointWriter(path, spec.run_id) if is_first else held
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    largest = max(p.stat().st_size for p in pieces_folder(path).iterdir())
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest - 1, hard))
+    try:
+        with pytest.raises(StateError, match="free the disk"):
+            writer.prepare(_checkpoint(state, 2), LATER)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert _number(path, spec) == 1
+    assert _pieces(path) == before
+    writer.save(_checkpoint(state, 3), LATER)
+    assert _number(path, spec) == 3, "the last save's pieces are no longer trusted"
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the signal of a limit")
 def test_a_kill_in_the_middle_of_a_file_leaves_the_state_before(state, spec, path) -> None:
     """The kernel ends the process in the write that makes a file too long."""

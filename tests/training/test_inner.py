@@ -1,6 +1,7 @@
 """The inner loop: against plain PyTorch, stopped early, and across a restart."""
 
 import math
+import weakref
 from functools import partial
 
 import numpy as np
@@ -87,6 +88,22 @@ def test_moved_in_the_middle_it_keeps_what_it_learned(spec, theta0, at: int) -> 
     for name, delta in result.pseudo_gradient.items():
         assert torch.allclose(delta, goal[name] - end[name], atol=1e-6), name
         assert delta.abs().max() < 0.009, "the move itself is no part of what was learned"
+
+
+def test_what_training_has_moved_on_from_leaves_memory(spec, theta0) -> None:
+    """Theta of the window before is as large as the model, and is needed no longer."""
+    start = [{name: tensor.clone() for name, tensor in theta0.items()}]
+    first = weakref.ref(start[0]["model.norm.weight"])
+    goals = iter([None, theta0, None])
+    alive: list[bool] = []
+
+    def stop() -> bool:
+        alive.append(first() is not None)
+        return False
+
+    trainer = InnerTrainer(spec, "cpu")
+    trainer.train(start.pop(), 2, _batches(spec, 1), stop, lambda: next(goals))
+    assert alive == [True, True, False]
 
 
 def test_a_move_before_the_first_step_is_another_start(spec, theta0) -> None:
