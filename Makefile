@@ -32,7 +32,7 @@ QUICK   ?=
 CHAOS_ARGS ?=
 FUZZ_S  ?= 180
 
-.PHONY: help localnet run-small eval-small test test-all lint bench-codec bench-size bench-scale bench-gpu bench-learning bench-attacks bench-evaluation bench-long bench-data chaos fuzz siege siege-schedules install text clean distclean
+.PHONY: help localnet run-small eval-small test test-all lint bench-codec bench-size bench-scale bench-pace bench-gpu bench-learning bench-attacks bench-evaluation bench-long bench-data chaos fuzz siege siege-schedules install text clean distclean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
@@ -82,6 +82,9 @@ bench-size: install ## what a window costs for each parameter (Linux): table, pi
 
 bench-scale: install ## a miner by its number of ranks: bytes and seconds for each parameter (Linux)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.scale
+
+bench-pace: install ## how much of a window a miner trains, on a slow line and disk (3 min)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.pace
 
 bench-gpu: install ## one GPU: codec, scoring, a rank, steps of 150 M and 1 B (8 min); table
 	$(BIN)/python -m benchmarks.gpu

@@ -35,7 +35,7 @@ BLOCKS, BLOCK_S = 60, 0.25
 PLAN: Final[dict[str, object]] = {
     "model__hidden_size": 32,
     "model__intermediate_size": 64,
-    "training__inner_steps": 180,
+    "training__inner_steps": 40,
     "training__batch_pages": 2,
     "schedule__blocks_per_window": BLOCKS,
     "schedule__upload_blocks": 10,
