@@ -25,6 +25,8 @@ T = TypeVar("T")
 Call: TypeAlias = Callable[[Sdk], Coroutine[Any, Any, T]]
 
 CLOSE_TIMEOUT_S = 5.0
+BUSY_LIMIT_S = 1.0
+"""Longest wait of a close for another thread's call: a write waits for its block, for minutes."""
 
 
 class Connection:
@@ -66,17 +68,27 @@ class Connection:
                 raise translate_error(error, self._endpoint, timeout_s) from error
 
     def close(self) -> None:
-        """Close the client and end the event loop. A call after this raises ChainError."""
-        with self._lock:
-            if not self._thread.is_alive():
-                return
-            closing = self._drop_client()
-            if closing is not None:
-                wait([closing], timeout=CLOSE_TIMEOUT_S)
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join(CLOSE_TIMEOUT_S)
-            if not self._loop.is_running():
-                self._loop.close()
+        """Close the client and end the event loop. A call after this raises ChainError.
+
+        A call under way in another thread keeps all of it: the process ends, and waits for nobody.
+        """
+        if not self._lock.acquire(timeout=BUSY_LIMIT_S):
+            return
+        try:
+            self._close()
+        finally:
+            self._lock.release()
+
+    def _close(self) -> None:
+        if not self._thread.is_alive():
+            return
+        closing = self._drop_client()
+        if closing is not None:
+            wait([closing], timeout=CLOSE_TIMEOUT_S)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(CLOSE_TIMEOUT_S)
+        if not self._loop.is_running():
+            self._loop.close()
 
     async def _open_and_call(self, call: Call[T]) -> T:
         if self._sdk is None:
