@@ -93,8 +93,9 @@ class Made:
 class Work(Protocol):
     """A miner's conduct.
 
-    The thread that trains calls `make_payload` and `prefetch`, and others call the rest, with the
-    desk held.
+    The thread that trains calls `can_begin`, `make_payload` and `prefetch`. Any thread calls
+    `still`, `reveals` and `commitment`. The caller of the rest holds the desk, so none of the rest
+    may wait for chain or bucket.
     """
 
     last_window: int

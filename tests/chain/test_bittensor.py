@@ -17,7 +17,6 @@ import pytest
 from bittensor.keyfiles import Keypair
 
 from template.chain.bittensor import BittensorChain, ChainOptions, ConnectionLost, open_wallet
-from template.chain.bittensor import connection as module
 from template.chain.bittensor.calls import raw_weights_call, submit_call
 from template.chain.waiter import Waiter
 from template.errors import ChainError, ConfigError
@@ -476,16 +475,6 @@ def test_after_close_every_call_says_so(open_chain: Callable[..., BittensorChain
     with pytest.raises(ChainError) as caught:
         chain.head()
     assert caught.value.code == "closed"
-
-
-def test_a_close_waits_for_no_write_of_another_thread(monkeypatch: pytest.MonkeyPatch):
-    """A stop has eight seconds, and a write that another lane waits for may take minutes."""
-    monkeypatch.setattr(module, "BUSY_LIMIT_S", 0.05)
-    connection = module.Connection(lambda _genesis_hash: True)
-    with connection._lock:
-        connection.close()
-    connection.close()
-    assert not connection._thread.is_alive()
 
 
 def test_an_unknown_network_is_a_config_error():
