@@ -17,11 +17,13 @@ from simulation.swarm import (
     metrics,
     neurons_of,
     open_world,
-    small_run,
+    small_plan,
+    synthetic_corpus,
 )
 from simulation.swarm import run as run_swarm
 from simulation.world import hotkey_of
 from template.cli.plan_flags import read_plan_or_spec
+from template.commands.plan import RunChoices, prepare_run
 from template.planning import covenant
 from template.planning.case import Case
 from template.planning.hardware import usual_machine
@@ -31,18 +33,19 @@ from template.training.model import payload_bytes, tensor_shapes
 RESULT: Final = Path(__file__).parents[1] / "results" / "pace.json"
 STAKES: Final = {"owner": 0, "val-a": 1000, "m0": 0, "m1": 0}
 LANES, TURN = "m0", "m1"
-BLOCKS, BLOCK_S = 60, 0.25
+BLOCKS, BLOCK_S = 115, 0.13
+"""The schedule is that of runs/72b.toml, in hundredths of its time."""
 PLAN: Final[dict[str, object]] = {
     "model__hidden_size": 32,
     "model__intermediate_size": 64,
     "training__inner_steps": 40,
     "training__batch_pages": 2,
     "schedule__blocks_per_window": BLOCKS,
-    "schedule__upload_blocks": 10,
-    "schedule__scoring_blocks": 24,
-    "schedule__vote_margin_blocks": 16,
-    "schedule__finality_lag_blocks": 2,
-    "schedule__tempo_blocks": 40,
+    "schedule__upload_blocks": 20,
+    "schedule__scoring_blocks": 70,
+    "schedule__vote_margin_blocks": 20,
+    "schedule__finality_lag_blocks": 5,
+    "schedule__tempo_blocks": 360,
     "evaluation__min_relative_gain": 0.0,
 }
 
@@ -63,7 +66,11 @@ def shares_of_72b() -> dict[str, float]:
 
 def measure(windows: int, shares: dict[str, float], folder: Path) -> dict[str, Any]:
     """Utilisation of both miners, window by window."""
-    prepared = small_run(STAKES, **PLAN, schedule__num_windows=windows)
+    prepared = prepare_run(
+        small_plan(**PLAN, schedule__num_windows=windows),
+        synthetic_corpus(),
+        RunChoices(owner_hotkey=hotkey_of("owner"), start_block=40),
+    )
     spec, window_s = prepared.spec, BLOCKS * BLOCK_S
     num_bytes = payload_bytes(spec)
     theta_bytes = 4 * sum(math.prod(shape) for shape in tensor_shapes(spec).values())
@@ -76,6 +83,7 @@ def measure(windows: int, shares: dict[str, float], folder: Path) -> dict[str, A
         disk_s=shares["save"] * window_s / theta_bytes,
     )
     world = open_world(PacedWorld, neurons_of(STAKES), prepared)
+    world.time.block = 20  # the owner's record is final
     with slow_disk(PacedWorld.slowness.disk_s):
         nodes = run_swarm(world, honest("val-a", LANES, TURN), folder)
     assert len(digests(nodes)) == 1, "the nodes end at one model"

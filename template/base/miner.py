@@ -66,6 +66,8 @@ class Miner:
             checkpoint.values.get("returned", ()),
             saved=True,
         )
+        # A process's first save writes all: at once, and not while a commitment waits.
+        self.desk.note_change()
         parts = MinerParts(
             context=context,
             peers=peers,
