@@ -220,7 +220,8 @@ ASSUMED = f"""\
 
 - Training reaches {MFU:.0%} of the bf16 peak, scoring {SCORING_MFU:.0%} of the float32 peak.
 - The host has 16 cores, or 8 for each device if that is more; the codec's loops use 16 of them at
-  most. Its disk writes 2 GB/s. A `cpu` stands for 16 cores of a server, an estimate.
+  most, or 16 of each of two sockets with several devices, whose ranks work side by side. Its disk
+  writes 2 GB/s. A `cpu` stands for 16 cores of a server, an estimate.
 - **Several devices**: theta's chunks are spread evenly over them. Under torchrun
   ([many_gpus.md](many_gpus.md)) a miner trains so and a validator scores so, on GPUs untested; what
   goes between the devices costs no time here.

@@ -125,7 +125,8 @@ class Case:
 
     def host_s(self, role: str, phase: str) -> float:
         """Seconds of one run of a recorded phase on this machine's cores."""
-        return self.costs.seconds(role, phase, self.parameters, self.machine.cores)
+        machine = self.machine
+        return self.costs.seconds(role, phase, self.parameters, machine.cores, machine.count)
 
     def write_s(self, role: str, num_bytes: float) -> float:
         """Seconds to save so many bytes: the work of one core as recorded, or the disk's time.

@@ -18,6 +18,8 @@ NUM_PAYLOADS: Final = 20
 """Payloads in the record's windows."""
 MAX_THREADS: Final = 16
 """More threads do not help: the loops wait for memory."""
+SOCKETS: Final = 2
+"""Of a host with several devices: each socket has a memory of its own, which ranks on it use."""
 IN_THREADS: Final = frozenset({"open payloads", "overlap places", "encode", "outer step", "digest"})
 """Phases whose loops use all cores; the others use one."""
 
@@ -44,6 +46,11 @@ class PhaseCost:
         return max(0.0, self.fixed_bytes + self.bytes_per_parameter * parameters)
 
 
+def codec_threads(cores: int, processes: int) -> int:
+    """Threads of the codec's loops in all ranks of a host."""
+    return min(cores, MAX_THREADS * min(processes, SOCKETS))
+
+
 @dataclass(frozen=True, slots=True)
 class Costs:
     """All phases of a record."""
@@ -57,9 +64,13 @@ class Costs:
                 return phase
         raise KeyError(f"{COSTS_FILE.name}: has no phase {name!r} of a {role}")
 
-    def seconds(self, role: str, name: str, parameters: int, cores: int) -> float:
-        """Seconds of one run of a phase on a machine with so many cores."""
-        threads = min(cores, MAX_THREADS) if name in IN_THREADS else 1
+    def seconds(
+        self, role: str, name: str, parameters: int, cores: int, processes: int = 1
+    ) -> float:
+        """Seconds of one run of a phase on a machine with so many cores; `processes`: ranks, each
+        with its part of the model.
+        """
+        threads = codec_threads(cores, processes) if name in IN_THREADS else 1
         return self.of(role, name).cpu_s(parameters) / threads
 
     def of_role(self, role: str) -> tuple[PhaseCost, ...]:

@@ -15,6 +15,7 @@ from template.planning.bill import (
     validator_bill,
 )
 from template.planning.case import Case
+from template.planning.costs import codec_threads
 from template.planning.hardware import CLASSES, COUNTS, GB, Machine, usual_machine
 from template.planning.memory import Memory, miner_memory, owner_memory, validator_memory
 from template.planning.miner import (
@@ -234,7 +235,8 @@ def assumptions(case: Case) -> list[str]:
         "(--mfu), scoring "
         f"{machine.scoring_mfu:.0%} of {device.peaks[1]:,.0f} in float32 (--scoring-mfu)",
         f"the host has {machine.cores} cores (--cores) of the kind of the record, of which the "
-        f"codec's loops use {min(machine.cores, 16)}, and its disk takes "
+        f"codec's loops use {codec_threads(machine.cores, machine.count)}, 16 for each socket, and "
+        "its disk takes "
         f"{machine.disk_bytes_per_s / GB:,.1f} GB/s (--disk-gb-s)",
         f"a block takes {case.block_s:g} s (--block-s)",
         f"{case.peers} miners (--peers) and {case.validators} validators (--validators), all "
