@@ -6,6 +6,7 @@ Owns the drawing; every number comes from the planner's answer.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -13,16 +14,36 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
 
-from template.planning.miner import COMMIT, FETCH
+from template.planning import validator as of_validator
+from template.planning.miner import (
+    ANCHOR,
+    COMMIT,
+    DIGEST,
+    FETCH,
+    FINALITY,
+    OPEN,
+    SAVE_AFTER,
+    SAVE_BEFORE,
+    STEP,
+    UPLOAD,
+)
 from template.planning.outlook import Outlook
 from template.planning.phases import INNER_STEPS, Phase
-from template.planning.validator import STEP
 
 SIZE_INCHES = (12, 9)
 DPI = 100
 INK, MUTED = "#222222", "#777777"
 TRAINING, BLOCKING, HIDDEN = "#0072B2", "#D55E00", "#BBBBBB"
 """Of Okabe and Ito's palette, distinct under every colour blindness."""
+AFTER: Mapping[str, str] = {
+    UPLOAD: FINALITY,
+    STEP: OPEN,
+    DIGEST: STEP,
+    ANCHOR: DIGEST,
+    COMMIT: SAVE_BEFORE,
+    SAVE_AFTER: COMMIT,
+}
+"""A miner's lanes: phase -> the phase before."""
 LEAST_SHARE = 0.002
 """Bars are at least this share of the window wide, to be seen at all."""
 
@@ -53,19 +74,19 @@ def draw(outlook: Outlook, path_png: Path) -> None:
     schedule = case.spec.schedule
     deadline_s = case.blocks_s(schedule.upload_blocks)
     votes_s = miner.window_s - case.blocks_s(schedule.vote_margin_blocks)
-    commit_s = sum(phase.seconds for phase in miner.phases if phase.name == COMMIT)
+    counted_s = votes_s + case.blocks_s(schedule.finality_lag_blocks)
     _draw_rows(
         top,
         f"A miner's window: {miner.utilisation:.1%} in the plan's inner steps, "
         f"{miner.utilisation_limit:.1%} left for them",
-        bars(miner.phases, 0.0, {FETCH: deadline_s, COMMIT: miner.window_s - commit_s}),
+        bars(miner.phases, 0.0, {FETCH: deadline_s, OPEN: counted_s}, AFTER),
         miner.phases,
         miner.window_s,
     )
     _draw_rows(
         bottom,
         "A validator's window, from the upload deadline on",
-        bars(validator.phases, deadline_s, {STEP: votes_s}),
+        bars(validator.phases, deadline_s, {of_validator.STEP: votes_s}),
         validator.phases,
         miner.window_s,
     )
@@ -83,16 +104,23 @@ def draw(outlook: Outlook, path_png: Path) -> None:
 
 
 def bars(
-    phases: Sequence[Phase], start_s: float, earliest_s: Mapping[str, float]
+    phases: Sequence[Phase],
+    start_s: float,
+    earliest_s: Mapping[str, float],
+    after: Mapping[str, str] = MappingProxyType({}),
 ) -> list[list[Bar]]:
     """The bars of each phase: blocking ones follow each other, hidden ones lie behind them.
 
-    `earliest_s`: phase -> second before which it does not begin.
+    `earliest_s`: phase -> second before which it does not begin. `after`: phase -> the phase of the
+    same lane that it follows.
     """
     now_s, rows = start_s, []
+    ends_s: dict[str, float] = {}
     for phase in phases:
         row: list[Bar] = []
-        begin_s = max(now_s, earliest_s.get(phase.name, 0.0))
+        before_s = ends_s.get(after.get(phase.name, ""), 0.0)
+        begin_s = max(now_s, before_s, earliest_s.get(phase.name, 0.0))
+        ends_s[phase.name] = begin_s + phase.seconds
         hidden_s = min(phase.hidden_s, phase.seconds)
         if hidden_s:
             row.append(Bar(start_s=begin_s, length_s=hidden_s, colour=HIDDEN))
