@@ -68,7 +68,7 @@ def stop_when_told(words: str) -> Callable[[NodeProcess], None]:
     def act(process: NodeProcess) -> None:
         process.wait_for(words)
         process.signal(signal.SIGTERM)
-        process.wait_for("INFO", "interrupted; nothing was saved yet")
+        process.wait_for("INFO", "interrupted;")
 
     return act
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from simulation.faults import OperatorFault
-from template.data.pages import LIST_SUFFIX
+from template.data.pages import LIST_SUFFIX, THREADS
 from template.protocol.keys import shard_key
 from template.protocol.record import Record, encode_record
 from template.protocol.spec import RunSpec
@@ -280,7 +280,9 @@ def test_a_shard_with_a_wrong_digest_comes_from_the_next_mirror(story: Story) ->
         assert told, process.output
         named = [{shard for shard in story.spoiled if shard in line} for line in told]
         assert all(len(shards) == 1 for shards in named), told
-        assert len(set().union(*named)) == len(told), "once a shard; then it is asked last"
+        # What several threads asked for at once is under way when the first learns of it.
+        most = THREADS * len(set().union(*named))
+        assert len(told) <= most, "once a shard and thread; then it is asked last"
         lists = list((process.node.state_dir / "segments").glob(f"*{LIST_SUFFIX}"))
         assert {path.stem for path in lists} & story.spoiled, "read from the next mirror"
 
