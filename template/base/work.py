@@ -188,17 +188,19 @@ class HonestWork:
     def can_begin(self, window: int) -> bool:
         """As in `Work`: theta of the window, or the theta before and a preview.
 
-        Once the window has begun, the theta before alone: training moves on when theta comes.
+        Once the window has begun, the theta before alone. A machine with time to spare waits for
+        that: the later it begins, the newer its start.
         """
         state, expected = self.parts.follower.state, self._expected
+        context, blocks = self.parts.context, self.inner_loop_blocks
+        early = context.schedule.first_block(window) - context.waiter.recent_head()
+        if state.window < window - 1 or early <= 0:
+            return state.window >= window - 1
+        if blocks is not None and self.deadline.blocks_left(window) - early >= blocks:
+            return False
         if state.window >= window:
             return True
-        if state.window < window - 1:
-            return False
-        if expected is not None and expected.window == window and expected.state is state:
-            return True
-        context = self.parts.context
-        return context.waiter.recent_head() >= context.schedule.first_block(window)
+        return expected is not None and expected.window == window and expected.state is state
 
     def make_payload(self, window: int) -> Made | None:
         """Train from the newest parameters; None, with a log line, if too old, late or NaN."""

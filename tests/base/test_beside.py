@@ -235,3 +235,20 @@ def test_a_restart_at_any_commitment_follows_from_an_older_theta(tmp_path, monke
     last = Miner(made.context(hotkey_of("m0"), tmp_path))
     for name, tensor in last.follower.state.params.items():
         assert torch.equal(tensor, older[name]), name
+
+
+@pytest.mark.parametrize(("blocks", "begins"), [(None, True), (5, False), (24, True)])
+def test_only_a_machine_without_time_to_spare_begins_before_the_window(
+    blocks: int | None, begins: bool, tmp_path
+) -> None:
+    """Blocks of the last full inner loop; with time to spare, a later start is a newer one."""
+    made = open_world(BesideWorld, neurons_of(STAKES_TAO), small_run(STAKES_TAO, **LONG))
+    work = Miner(made.context(hotkey_of("m0"), tmp_path)).work
+    assert isinstance(work, HonestWork)
+    work.inner_loop_blocks = blocks
+    first = made.spec.schedule.schedule().first_block(1)
+    made.time.block = first - 3
+    assert work.can_begin(1) == begins
+    made.time.block = first
+    assert work.can_begin(1)
+    assert not work.can_begin(3), "two windows behind"
