@@ -268,7 +268,7 @@ class Miner:
         self.courier.reveal()
 
     def settle(self, decision: Decision) -> None:
-        """Return the payloads left out by the decision to error feedback, save, and clean up.
+        """Return the payloads left out by the decision to error feedback, and clean up.
 
         Nothing returns of a window of which this node does not know what was applied, as after a
         jump: a payload that was applied must not come again.

@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 NO_MORE: Final[Orders] = {}
 LOST_S: Final = 5.0
+"""Time for a rank's first stream to notice a lost connection, and to end the process itself."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
