@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.pace.world import PacedWorld, Slowness, slow_disk
+from benchmarks.pace.world import PacedWorld, Slowness, slow_disk, waited_s
 from simulation.swarm import (
     ROOT,
     accepted,
@@ -87,6 +87,7 @@ def measure(windows: int, shares: dict[str, float], folder: Path) -> dict[str, A
     with slow_disk(PacedWorld.slowness.disk_s):
         nodes = run_swarm(world, honest("val-a", LANES, TURN), folder)
     assert len(digests(nodes)) == 1, "the nodes end at one model"
+    assert all(waited_s[what] for what in ("up", "down", "disk")), waited_s
     taken = accepted(nodes["val-a"])
     return {
         name: {
@@ -113,7 +114,7 @@ def main() -> None:
             f"{what}: {found[name]['steady']:.1%} of wall time in inner steps (median of "
             f"{len(steady)} windows), {found[name]['accepted']} of {windows} payloads accepted"
         )
-    record = {"shares": shares, "window_s": BLOCKS * BLOCK_S, **found}
+    record = {"shares": shares, "waited_s": dict(waited_s), "window_s": BLOCKS * BLOCK_S, **found}
     RESULT.write_text(json.dumps(record, indent=1) + "\n")
     print(RESULT)
 

@@ -1,6 +1,7 @@
 """A world on the machine's clock, with a slow line for its miners and a slow disk."""
 
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,11 +17,24 @@ from template.base import work
 from template.context import NodeContext
 from template.store import Store
 from template.store.memory import MemoryStore
+from template.store.types import Take
 from template.training import checkpoint, tensor_files
 from template.training.inner import InnerTrainer
 
 STEP_S: Final = 0.5
 """At 72 B an inner step takes 24 s of a window of 1,380."""
+
+
+PAYLOAD: Final = "payload"
+"""Part of a payload's key."""
+waited_s: defaultdict[str, float] = defaultdict(float)
+"""up, down, disk -> seconds: a slowness that nobody met measures nothing."""
+
+
+def wait(what: str, seconds: float) -> None:
+    """The line or the disk takes this long."""
+    waited_s[what] += seconds
+    time.sleep(seconds)
 
 
 class RealTime(VirtualTime):
@@ -56,17 +70,18 @@ class Slowness:
 
 
 class SlowPuts(MemoryStore):
-    """A bucket whose writer has a slow line."""
+    """A bucket whose writer has a slow line for payloads."""
 
     up_s = 0.0
 
     def put(self, key: str, data: bytes) -> None:
-        time.sleep(self.up_s * len(data))
+        if PAYLOAD in key:
+            wait("up", self.up_s * len(data))
         super().put(key, data)
 
 
 class SlowGets:
-    """Another's bucket, read over a slow line."""
+    """Another's bucket, whose payloads come over a slow line."""
 
     def __init__(self, store: Store, down_s: float) -> None:
         self._store, self._down_s = store, down_s
@@ -74,10 +89,13 @@ class SlowGets:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
-    def get(self, key: str, *args: Any, **named: Any) -> bytes:
-        data: bytes = self._store.get(key, *args, **named)
-        time.sleep(self._down_s * len(data))
-        return data
+    def stream(self, key: str, take: Take, *, start: int = 0, max_bytes: int) -> None:
+        def take_slowly(piece: bytes) -> None:
+            wait("down", self._down_s * len(piece))
+            take(piece)
+
+        slows = take_slowly if PAYLOAD in key else take
+        self._store.stream(key, slows, start=start, max_bytes=max_bytes)
 
 
 class PacedWorld(World):
@@ -132,7 +150,7 @@ def slow_disk(seconds_a_byte: float) -> Iterator[None]:
     def slowly(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> int:
         num_bytes = write(path, tensors, metadata)
         if any(name in str(path) for name in ("/m0/", "/m1/")) and "past" not in str(path):
-            time.sleep(seconds_a_byte * num_bytes)
+            wait("disk", seconds_a_byte * num_bytes)
         return num_bytes
 
     with (
