@@ -15,7 +15,7 @@ LIMIT_S = 180
 
 
 def measure(bench: Bench, world: World) -> Iterator[Row]:
-    """What the rank found: see `benchmarks.gpu.rank`."""
+    """The row of one rank under torchrun: `benchmarks.gpu.rank` measures it."""
     size = world.size.name
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     rank = ["--nproc-per-node", "1", "-m", "benchmarks.gpu.rank", size, bench.device.type]

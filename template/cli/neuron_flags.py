@@ -261,29 +261,33 @@ def _add_run_flags(parser: Parser, role: Role) -> None:
     if role == "miner":
         _add_inner_flags(parser)
     if role == "validator":
-        group.add_argument(
-            "--neuron.disable_set_weights",
-            dest="set_weights",
-            action="store_false",
-            help="evaluate and vote, but set no weights on chain",
-        )
-        group.add_argument(
-            "--neuron.scoring_batch",
-            dest="scoring_batch",
-            metavar="PAGES",
-            type=_pages,
-            default=None,
-            help="pages of one forward pass on each device; losses differ by rounding (default: "
-            "auto, what half of a GPU's free memory holds; on a CPU 16,384 tokens, 64 pages at "
-            "most)",
-        )
-        group.add_argument(
-            "--neuron.publish_bf16",
-            dest="publish_bf16",
-            action="store_true",
-            help="put each checkpoint's model into the bucket in bfloat16 too, as a folder that "
-            "transformers loads: 2 bytes a parameter for each checkpoint kept",
-        )
+        _add_scoring_flags(group)
+
+
+def _add_scoring_flags(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--neuron.disable_set_weights",
+        dest="set_weights",
+        action="store_false",
+        help="evaluate and vote, but set no weights on chain",
+    )
+    group.add_argument(
+        "--neuron.scoring_batch",
+        dest="scoring_batch",
+        metavar="PAGES",
+        type=_pages,
+        default=None,
+        help="pages of one forward pass on each device; losses differ by rounding (default: "
+        "auto, what half of a GPU's free memory holds; on a CPU 16,384 tokens, 64 pages at "
+        "most)",
+    )
+    group.add_argument(
+        "--neuron.publish_bf16",
+        dest="publish_bf16",
+        action="store_true",
+        help="put each checkpoint's model into the bucket in bfloat16 too, as a folder that "
+        "transformers loads: 2 bytes a parameter for each checkpoint kept",
+    )
 
 
 def _add_inner_flags(parser: Parser) -> None:

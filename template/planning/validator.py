@@ -156,7 +156,7 @@ def _that_fit(wanted: int, each_s: float, limit_s: float) -> int:
 
 
 def _num_put(case: Case, num_named: int) -> int:
-    """Of so many named payloads those that this node puts: its share, rounded up."""
+    """Payloads that this node puts, of `num_named`: the share of a holder, rounded up."""
     return math.ceil(num_named * case.holder_share)
 
 

@@ -190,7 +190,7 @@ class Team:
         return self._first if is_first else self._second
 
     def _pass_on(self) -> None:
-        """What one stream has dropped the other is to drop soon, or ranks keep it for long."""
+        """Pass drops on to the idle stream: ranks would keep the bands until its next order."""
         other = self._second if self._stream is self._first else self._first
         if other is self._second or not self._is_split:
             other.forget_if_idle()

@@ -72,7 +72,7 @@ def _never() -> bool:
 
 
 def _download(world: World, bucket: MemoryStore, folder: Path) -> set[str]:
-    """What a plain copy of the folder gives."""
+    """Copies the model's folder out of the bucket; the names of the files."""
     prefix = model_key(world.spec.run_id, WINDOW, "")
     for key in bucket.list(prefix):
         (folder / key.removeprefix(prefix)).write_bytes(bucket.get(key, max_bytes=2**24))

@@ -250,7 +250,7 @@ def test_held_updates_add_to_a_band(ranks: int) -> None:
 
 @pytest.mark.parametrize("ranks", RANKS)
 def test_bands_by_torch_have_the_bytes_of_the_loops(ranks: int) -> None:
-    """What runs on a GPU, on a CPU."""
+    """The operations for a GPU's tensors give the same bytes, here with tensors of the CPU."""
     plan, old, delta, theta = make_plan(MODEL), draw(MODEL, 1), draw(MODEL, 2), draw(MODEL, 3)
     residuals = [bands_of(old, rank, ranks) for rank in range(ranks)]
     deltas = [bands_of(delta, rank, ranks) for rank in range(ranks)]

@@ -108,7 +108,7 @@ def batches_of(spec: RunSpec, seed: int, count: int = 3) -> list[np.ndarray]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What a neuron is made of, for one process or for many."""
+    """The parts of a neuron, of one process or of many ranks."""
 
     spec: RunSpec
     form: PayloadFormat
