@@ -30,6 +30,7 @@ The bytes of a chunk are therefore not contiguous. A whole chunk takes 81 bytes:
 part 48, upper map 16, codes 16. contrib/FORMAT.md describes every bit. Several processes that hold
 rows of every tensor write and read one body together: compression/bands.py. The bytes of tensors on
 a GPU are made there, by operations of PyTorch: compression/torch_encoder.py, torch_decoder.py.
+A body of some tensors alone, of a miner that trains a part of the model: compression/partial.py.
 """
 
 from compression.chunking import CHUNK_ELEMENTS, TensorLayout, tensor_layout
@@ -38,8 +39,9 @@ from compression.encoder import encode, encode_tensor, encode_with_feedback
 from compression.feedback import accumulate, residual_after
 from compression.held import HeldUpdates
 from compression.norms import exact_norm
+from compression.partial import short_bytes, widen
 from compression.places import chunk_places
-from compression.plan import Plan, body_bytes, make_plan
+from compression.plan import Plan, body_bytes, held_plan, make_plan
 from compression.rounding import SHORT_BYTES, pack_short, round_to_short, unpack_short
 from compression.sparse import CodecError, SparseModel, SparseTensor, apply
 from compression.warmup import KernelCacheError, load_kernels
@@ -66,11 +68,14 @@ __all__ = [
     "encode_tensor",
     "encode_with_feedback",
     "exact_norm",
+    "held_plan",
     "load_kernels",
     "make_plan",
     "pack_short",
     "residual_after",
     "round_to_short",
+    "short_bytes",
     "tensor_layout",
     "unpack_short",
+    "widen",
 ]

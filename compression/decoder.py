@@ -11,7 +11,7 @@ O octaves of scales.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 
@@ -32,11 +32,12 @@ from compression.kernels import (
     add_chunks,
     read_chunks,
 )
-from compression.plan import Piece, Plan, plan_of
+from compression.plan import Piece, Plan, held_plan, plan_of
 from compression.quantize import (
     EXPONENT_BIAS,
     MAX_EXPONENT_BYTE,
     MAX_RATIO_BYTE,
+    MIN_RATIO_BYTE,
     SCALE_OCTAVES,
     TensorScale,
 )
@@ -126,6 +127,7 @@ def aggregate(
 ) -> None:
     """params[name] += float32(factor) * values for each (body, factors) in turn, in place.
 
+    Where a body has no factor for a tensor, the body's section is not read.
     Streaming: at most `HELD_BODIES` bodies are in memory at a time, decoded and added chunk by
     chunk. Bitwise equal to `decode` followed by `apply`. ValueError, before any addition, if a
     parameter is not contiguous float32 of the plan's shape. A body without a passed `check` may
@@ -138,7 +140,8 @@ def aggregate(
     if by_torch or (by_torch is None and _lies_elsewhere(params, plan)):
         for body, factors in remaining:
             raw = checked_length(body, plan)
-            add_by_torch(params, raw, checked_scales(raw, plan), factors, plan)
+            own = held_plan(plan, factors)
+            add_by_torch(params, raw, checked_scales(raw, plan), factors, own)
         return
     body_HB = np.empty((HELD_BODIES, plan.num_bytes), dtype=np.uint8)
     while True:
@@ -198,22 +201,33 @@ def add_piece(
     factors: list[Mapping[str, float]],
     piece: Piece,
 ) -> None:
-    """Add a piece of every held body to the parameters, body by body."""
+    """Add a piece of every held body with a factor for the tensor, body by body."""
     run, name = piece.run, plan.names[piece.run.tensor]
-    factor_H = np.array([by_name[name] for by_name in factors], dtype=np.float32)
     scale_H = [of_tensors[run.tensor] for of_tensors in scales]
-    kind = add_chunks(
-        params[name].detach().view(-1).numpy(),
-        body_HB,
-        run.places,
-        run.grid,
-        piece.first,
-        piece.stop - piece.first,
-        np.stack([scale.levels for scale in scale_H]),
-        np.stack([scale.units_of_byte for scale in scale_H]),
-        factor_H,
-    )
-    raise_for(kind, name, piece.place)
+    for held in _neighbours([name in by_name for by_name in factors]):
+        kind = add_chunks(
+            params[name].detach().view(-1).numpy(),
+            body_HB[held],
+            run.places,
+            run.grid,
+            piece.first,
+            piece.stop - piece.first,
+            np.stack([scale.levels for scale in scale_H[held]]),
+            np.stack([scale.units_of_byte for scale in scale_H[held]]),
+            np.array([by_name[name] for by_name in factors[held]], dtype=np.float32),
+        )
+        raise_for(kind, name, piece.place)
+
+
+def _neighbours(is_held: Sequence[bool]) -> Iterator[slice]:
+    """Ranges of bodies, one after another, all of them held: rows without a copy."""
+    first = 0
+    for row, held in enumerate([*is_held, False]):
+        if held:
+            continue
+        if first < row:
+            yield slice(first, row)
+        first = row + 1
 
 
 def _read(
@@ -272,8 +286,9 @@ def checked_scales(raw: np.ndarray, plan: Plan) -> list[TensorScale]:
         if exponent_byte > MAX_EXPONENT_BYTE:
             detail = f"{where}exponent byte {exponent_byte} exceeds {MAX_EXPONENT_BYTE}"
             raise CodecError("scale", detail)
-        if not 1 <= ratio_byte <= MAX_RATIO_BYTE:
-            detail = f"{where}ratio byte {ratio_byte} is not in [1, {MAX_RATIO_BYTE}]"
+        if not MIN_RATIO_BYTE <= ratio_byte <= MAX_RATIO_BYTE:
+            limits = f"[{MIN_RATIO_BYTE}, {MAX_RATIO_BYTE}]"
+            detail = f"{where}ratio byte {ratio_byte} is not in {limits}"
             raise CodecError("scale", detail)
         scales[tensor] = TensorScale(exponent_byte=exponent_byte, ratio_byte=ratio_byte)
     return scales

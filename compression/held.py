@@ -38,6 +38,7 @@ class HeldUpdates:
     ) -> None:
         """param += float32(factor) * values of each body in turn: the bits of `aggregate`.
 
+        A body without a factor for the tensor is left out.
         ValueError unless `param` is contiguous float32 of the plan's shape. `by_torch`: as there.
         """
         tensor = self._plan.names.index(name)
@@ -46,15 +47,22 @@ class HeldUpdates:
         alone, start = section_plan(self._plan, tensor), self._plan.starts[tensor]
         if not alone.runs:
             return  # a tensor, or a band, of no elements
-        sections = [body[start : start + alone.num_bytes] for body in self._bodies]
+        holding = [
+            (body[start : start + alone.num_bytes], factors)
+            for body, factors in zip(self._bodies, self._factors, strict=True)
+            if name in factors
+        ]
+        if not holding:
+            return
+        sections, held = [section for section, _ in holding], [factors for _, factors in holding]
         if by_torch or (by_torch is None and param.device.type != "cpu"):
-            for section, factors in zip(sections, self._factors, strict=True):
+            for section, factors in zip(sections, held, strict=True):
                 found = checked_scales(section, alone)
                 add_by_torch({name: param}, section, found, factors, alone)
             return
         section_HB = np.stack(sections)
         scales = [checked_scales(section, alone) for section in section_HB]
-        add = partial(add_piece, {name: param}, alone, section_HB, scales, self._factors)
+        add = partial(add_piece, {name: param}, alone, section_HB, scales, held)
         for_each(add, alone.pieces(), num_threads)
 
 

@@ -8,8 +8,8 @@ A plan is a few integers per tensor, for a model of any size. compression/__init
 section.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from compression.chunking import ChunkGroup, TensorLayout, chunk_groups, tensor_layout
@@ -141,6 +141,26 @@ def plan_of(names: tuple[str, ...], layouts: tuple[TensorLayout, ...]) -> Plan:
         kept_at=tuple(kept_at),
         runs=tuple(runs),
     )
+
+
+def held_plan(plan: Plan, names: Collection[str]) -> Plan:
+    """The plan of the same bodies, read at the tensors of `names` alone; others have no element."""
+    if all(name in names for name in plan.names):
+        return plan
+    runs: list[Run] = []
+    layouts, kept_at = [], [0]
+    for tensor, (name, layout) in enumerate(zip(plan.names, plan.layouts, strict=True)):
+        if name not in names:
+            layouts.append(TensorLayout(shape=(0, *layout.shape[1:]), groups=()))
+            kept_at.append(kept_at[-1])
+            continue
+        moved = kept_at[-1] - plan.kept_at[tensor]
+        for run in plan.runs:
+            if run.tensor == tensor:
+                runs.append(replace(run, number=len(runs), kept_at=run.kept_at + moved))
+        layouts.append(layout)
+        kept_at.append(kept_at[-1] + layout.num_kept)
+    return replace(plan, layouts=tuple(layouts), kept_at=tuple(kept_at), runs=tuple(runs))
 
 
 def grid_of(group: ChunkGroup) -> Grid:

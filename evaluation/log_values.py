@@ -18,6 +18,9 @@ MAX_UID = 65_535
 MAX_WINDOW = 2**32 - 1
 MAX_PAGES = 2**32 - 1
 """A payload's header counts pages and windows in 32 bits."""
+MAX_WIDTH = MAX_PARTS = 2**16 - 1
+MIN_SHARE = 1e-12
+"""Of a model's parameters: below one parameter of the largest model."""
 MAX_PAGE_ID = 2**53
 MAX_LOSS = 1e39
 """Nats per token; beyond every float32."""

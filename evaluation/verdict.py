@@ -41,7 +41,9 @@ class Verdict:
     `relative_gain`. `work_effect`, `work_variance` and `work_square`: figures of the work test,
     None for a payload without own sequences in the pool. `gain_log_ratio`: the window's evidence in
     the gain test; depends on the windows before.
-    `alike`: uids of the window whose opened payloads share too many kept positions, ascending.
+    `width`, `part`, `parts`: as in the payload's header; `model_share`: the part's share of the
+    model's parameters. `alike`: uids of the window whose opened payloads share too many kept
+    positions, ascending.
     """
 
     window: int
@@ -55,6 +57,10 @@ class Verdict:
     relative_gain: float | None = None
     pages_consumed: int | None = None
     base_window: int | None = None
+    width: int = 1
+    part: int = 0
+    parts: int = 1
+    model_share: float = 1.0
     alike: tuple[int, ...] = ()
     work_effect: float | None = None
     work_variance: float | None = None

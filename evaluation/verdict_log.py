@@ -24,12 +24,15 @@ from evaluation.log_values import (
     MAX_LOG_RATIO,
     MAX_PAGE_ID,
     MAX_PAGES,
+    MAX_PARTS,
     MAX_RATING,
     MAX_RELATIVE_GAIN,
     MAX_SQUARE,
     MAX_UID,
     MAX_VARIANCE,
+    MAX_WIDTH,
     MAX_WINDOW,
+    MIN_SHARE,
     MIN_VARIANCE,
     detail_of,
     digest_of,
@@ -241,6 +244,7 @@ def _written(losses_S: Floats) -> list[float | None]:
 
 
 def _verdict(row: Row) -> Verdict:
+    parts = whole(row["parts"], "parts", MAX_PARTS, 1)
     return Verdict(
         window=whole(row["window"], "window", MAX_WINDOW),
         uid=whole(row["uid"], "uid", MAX_UID),
@@ -255,6 +259,10 @@ def _verdict(row: Row) -> Verdict:
         ),
         pages_consumed=maybe(row["pages_consumed"], "pages_consumed", MAX_PAGES, 0, whole),
         base_window=maybe(row["base_window"], "base_window", MAX_WINDOW, 0, whole),
+        width=whole(row["width"], "width", MAX_WIDTH, 1),
+        part=whole(row["part"], "part", parts - 1),
+        parts=parts,
+        model_share=real(row["model_share"], "model_share", 1.0, MIN_SHARE),
         alike=uids_of(row["alike"], "a uid alike"),
         work_effect=maybe(row["work_effect"], "work_effect", WINSOR, -WINSOR),
         work_variance=maybe(row["work_variance"], "work_variance", MAX_VARIANCE, MIN_VARIANCE),

@@ -88,6 +88,10 @@ def _blank(verdict: Verdict, measured: Measured) -> Verdict:
         detail=verdict.detail,
         pages_consumed=verdict.pages_consumed,
         base_window=verdict.base_window,
+        width=verdict.width,
+        part=verdict.part,
+        parts=verdict.parts,
+        model_share=verdict.model_share,
         alike=verdict.alike,
     )
 

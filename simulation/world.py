@@ -18,11 +18,10 @@ from template.chain.commands import Commands
 from template.chain.waiter import Waiter
 from template.context import NodeContext
 from template.errors import ChainError
-from template.protocol.payload import PayloadFormat
 from template.protocol.record import Access, AccessKind
 from template.protocol.spec import RunSpec
 from template.store.memory import MemoryStore
-from template.training.model import tensor_shapes
+from template.training.model import payload_format
 
 _ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 
@@ -218,9 +217,7 @@ class World:
             time=self.time, neurons=neurons, finality_lag=spec.schedule.finality_lag_blocks
         )
         self.buckets = {n.hotkey: MemoryStore() for n in neurons}
-        self._form = PayloadFormat(
-            run_id=spec.run_id, shapes=tensor_shapes(spec), top_k=spec.compression.top_k
-        )
+        self._form = payload_format(spec)
 
     def access(self, hotkey: str) -> Access:
         return Access(

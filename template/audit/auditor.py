@@ -24,7 +24,13 @@ from template.audit.losses import compare_half_way, compare_measured, measure_ag
 from template.audit.pay import compare_pay, compare_undelivered
 from template.audit.payloads import AuditedPayloads
 from template.audit.pool import Opened, compare_pool, list_opened
-from template.audit.status import compare_alike, compare_details, compare_drawn, compare_status
+from template.audit.status import (
+    compare_alike,
+    compare_details,
+    compare_drawn,
+    compare_share,
+    compare_status,
+)
 from template.audit.vote import compare_vote, different_digest
 from template.chain.ballots import read_candidates, read_last_commits
 from template.context import ReadContext
@@ -134,6 +140,7 @@ class Auditor:
         not_drawn = {member.uid for member in left_out}
         for verdict in logged.verdicts:
             compare_details(verdict, found)
+            compare_share(verdict, context.form, found)
             if verdict.uid not in facts.members:
                 continue
             if compare_drawn(verdict, verdict.uid not in not_drawn, found):

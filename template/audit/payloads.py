@@ -11,11 +11,15 @@ from evaluation.verdict import BLAMELESS, MEASURED, NOT_SCORED, Verdict
 from evaluation.verdict_log import WindowLog
 from template.audit.chain_facts import ChainFacts
 from template.context import ReadContext
+from template.data.assignment import assignment_seed
 from template.errors import PayloadError, SubnetError
 from template.peers.client import Peers
 from template.protocol.payload import Payload, PayloadHeader
+from template.protocol.ranges import BlockRange
 from template.protocol.root import Member
 from template.scoring.admission import (
+    CLAIMED,
+    OVERLAP,
     Admission,
     FrameChecker,
     SeenPayloads,
@@ -72,8 +76,12 @@ def _checked(admission: Admission, alike: tuple[int, ...]) -> Checked:
     )
 
 
+BY_MEMORY = (OVERLAP, CLAIMED)
+"""Reasons for a refusal that rest on payloads of earlier windows."""
+
+
 def _is_by_memory(refusal: SubnetError) -> bool:
-    return isinstance(refusal, PayloadError) and refusal.reason == "overlap"
+    return isinstance(refusal, PayloadError) and refusal.reason in BY_MEMORY
 
 
 def was_in_hand(verdict: Verdict) -> bool:
@@ -91,6 +99,8 @@ def logged_header(verdict: Verdict, member: Member) -> PayloadHeader | None:
         base_window=verdict.base_window,
         pages_consumed=verdict.pages_consumed,
         public_key=member.public_key,
+        width=verdict.width,
+        blocks=BlockRange(part=verdict.part, parts=verdict.parts),
     )
 
 
@@ -115,6 +125,9 @@ class AuditedPayloads:
             spec=context.spec,
             form=context.form,
             sample_seed=lambda window: block_hash(schedule.stake_block(window)),
+            list_seed=lambda hotkey, window: assignment_seed(
+                block_hash(schedule.assignment_block(window)), hotkey, window
+            ),
         )
         self._seen = SeenPayloads(
             context.spec.outer.max_staleness, Shelf(context.state_dir / "seen").keep
@@ -161,6 +174,7 @@ class AuditedPayloads:
                 for verdict in log.verdicts
                 if verdict.uid in opened
             ],
+            {v.hotkey: opened[v.uid].header.base_window for v in log.verdicts if v.uid in opened},
         )
 
     def mark_applied(self, window: int, hotkeys: Container[str]) -> None:

@@ -75,7 +75,7 @@ def admits_header(spec: RunSpec, header: PayloadHeader) -> bool:
     return (
         0 <= header.base_window <= header.window
         and header.staleness <= spec.outer.max_staleness
-        and admits_claim(spec, header.pages_consumed)
+        and admits_claim(spec, header)
     )
 
 
@@ -86,6 +86,8 @@ def compare_headers(
     pairs = (
         ("pages_consumed", actual.pages_consumed, logged.pages_consumed),
         ("base_window", actual.base_window, logged.base_window),
+        ("width", actual.width, logged.width),
+        ("part of the model", str(actual.blocks), str(logged.blocks)),
     )
     for name, claimed, in_log in pairs:
         if claimed != in_log:

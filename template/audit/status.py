@@ -4,7 +4,10 @@ from collections.abc import Mapping, Sequence
 
 from evaluation.verdict import BLAMELESS, MEASURED, NOT_DRAWN, NOT_SCORED, Verdict
 from template.audit.findings import Findings
-from template.audit.payloads import Checked
+from template.audit.payloads import BY_MEMORY, Checked
+from template.errors import PayloadError
+from template.protocol.payload import PayloadFormat
+from template.protocol.ranges import BlockRange
 
 ON_TRUST = BLAMELESS
 """Statuses that depend on a bucket's answers to the validator, or on the validator's time."""
@@ -54,7 +57,7 @@ def compare_status(
 
 def _compare_unrefused(verdict: Verdict, has_gaps: bool, found: Findings) -> None:
     uid, status = verdict.uid, verdict.status
-    if status == "overlap" and has_gaps:
+    if status in BY_MEMORY and has_gaps:
         found.add_unknown(f"uid {uid}: the auditor lacks payloads to confirm status {status}")
     elif status not in MEASURED:
         found.add_difference(f"uid {uid}: status", "no refusal", status)
@@ -72,6 +75,18 @@ def compare_alike(
             said = [uid for uid in verdict.alike if uid in there or uid not in opened]
             if said != is_so:
                 found.add_difference(f"uid {verdict.uid}: uids alike", is_so, said)
+
+
+def compare_share(verdict: Verdict, form: PayloadFormat, found: Findings) -> None:
+    """The logged share of the model against the run's own cut."""
+    blocks = BlockRange(part=verdict.part, parts=verdict.parts)
+    try:
+        share = form.part(blocks).share
+    except PayloadError as error:
+        found.add_difference(f"uid {verdict.uid}: part of the model", str(error), str(blocks))
+        return
+    if verdict.model_share != share:
+        found.add_difference(f"uid {verdict.uid}: model_share", share, verdict.model_share)
 
 
 def compare_details(verdict: Verdict, found: Findings) -> None:

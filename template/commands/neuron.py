@@ -34,7 +34,7 @@ from template.cli.process_state import hide_memory, restored_process_state
 from template.cli.signals import STOP_LIMIT_S, unwind_on_signals
 from template.cli.terminal import complain
 from template.commands.rank import Crew, inner_options, joined, run_rank
-from template.commands.reading import bucket_opener, payload_format
+from template.commands.reading import bucket_opener
 from template.context import NodeContext
 from template.errors import (
     EXIT_ENDED,
@@ -51,6 +51,7 @@ from template.settings import MinerConfig, RankConfig, ValidatorConfig
 from template.store.named import NamedStore
 from template.sync.own_checkpoint import LOCAL_FILE
 from template.training.devices import find_device
+from template.training.model import payload_format
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,6 @@ from template.cli.log import setup_logging
 from template.cli.process_state import hide_memory, restored_process_state
 from template.cli.signals import STOP_SIGNALS, unwind_on_signals
 from template.cli.terminal import complain
-from template.commands.reading import payload_format
 from template.errors import (
     EXIT_ENDED,
     EXIT_INTERRUPTED,
@@ -29,6 +28,7 @@ from template.ranks.crew import Duties, follow
 from template.ranks.group import device_of, join
 from template.settings import MinerConfig, NeuronConfig, Place, RankConfig
 from template.training.devices import find_device
+from template.training.model import payload_format
 from template.training.options import InnerOptions
 
 log = logging.getLogger(__name__)

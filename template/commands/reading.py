@@ -13,7 +13,6 @@ from template.context import OpenBucket, ReadContext
 from template.errors import ConfigError, RecordError
 from template.metrics import FanOutMetrics
 from template.protocol.keys import bucket_name
-from template.protocol.payload import PayloadFormat
 from template.protocol.record import Access
 from template.protocol.spec import RunSpec
 from template.protocol.ss58 import public_key
@@ -22,7 +21,7 @@ from template.settings import ChainConfig
 from template.store.endpoints import check_peer_endpoint
 from template.store.s3 import S3Bucket, S3Store
 from template.store.transport import TransportLimits
-from template.training.model import tensor_shapes
+from template.training.model import payload_format
 
 OPTIONS = ChainOptions(read_timeout_s=15.0, read_deadline_s=60.0)
 """A person waits for the answer."""
@@ -31,12 +30,6 @@ PEER_DEADLINE_S = 20.0
 """Longest time for retries of a request to a peer's bucket: a dead peer must not stop a node."""
 PEER_LIMITS = TransportLimits(connections=2)
 """Two idle connections per peer: a node has 1,024 descriptors on many machines, and 256 peers."""
-
-
-def payload_format(spec: RunSpec) -> PayloadFormat:
-    return PayloadFormat(
-        run_id=spec.run_id, shapes=tensor_shapes(spec), top_k=spec.compression.top_k
-    )
 
 
 def bucket_opener(*, on_localnet: bool) -> OpenBucket:

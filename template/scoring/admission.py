@@ -1,7 +1,8 @@
 """Admission of a window's payloads to scoring: each frame is opened, checked and compared.
 
 Pure. A frame is admitted if the bytes match the committed digest, the payload decodes, the claimed
-pages are within bounds, and the kept positions differ from payloads of earlier windows. What
+pages are within bounds and of a list that the hotkey has not claimed before, and the kept positions
+differ from payloads of earlier windows. What
 was committed belongs first to its committer, read in its window or not: payloads that were outside
 the sample or late are read a window later, and again when payloads of their authors overlap.
 `SeenPayloads` remembers earlier windows, filled by scoring and by an audit alike.
@@ -10,6 +11,7 @@ the sample or late are read a window later, and again when payloads of their aut
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import numpy as np
 
@@ -27,6 +29,7 @@ from template.errors import PayloadError, SubnetError
 from template.protocol.admission import open_payload
 from template.protocol.draw import drawn_order
 from template.protocol.payload import Payload, PayloadFormat
+from template.protocol.ranges import drawn_range
 from template.protocol.root import Member
 from template.protocol.spec import RunSpec
 from template.scoring.footprint import (
@@ -75,6 +78,9 @@ class EarlierBody(Earlier):
     held: HeldBody
 
 
+OVERLAP, CLAIMED = "overlap", "claimed"
+"""Reasons for a refusal that rest on payloads of earlier windows."""
+
 NOWHERE: Places = np.empty(0, dtype=np.int32)
 
 
@@ -108,6 +114,8 @@ class SeenPayloads:
         self._max_staleness, self._keep = max_staleness, keep
         self._earlier: list[Earlier] = []
         self._unread: list[Unread] = []
+        self._bases: dict[str, dict[int, int]] = {}
+        """Hotkey -> window -> base window, of payloads read."""
         self._since, self._last = 0, -1
         """The windows remembered one after another."""
         self._asked: Counter[Unread] = Counter()
@@ -129,8 +137,21 @@ class SeenPayloads:
             if oldest <= each.window < window
         ]
 
-    def add_positions(self, window: int, positions: Iterable[tuple[str, Footprint]]) -> None:
-        """Remember kept positions of a window by hotkey, replacing positions of `window` and later.
+    def claimed_since(self, hotkey: str, base: int, window: int) -> int | None:
+        """The window before `window` in which a payload of the hotkey claimed the page list of
+        `base`, or a newer one; None if none did, as far as is known.
+        """
+        before = self._bases.get(hotkey, {}).items()
+        return max((w for w, claimed in before if w < window and claimed >= base), default=None)
+
+    def add_positions(
+        self,
+        window: int,
+        positions: Iterable[tuple[str, Footprint]],
+        bases: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
+        """Remember kept positions of a window by hotkey, replacing positions of `window` and later;
+        and base windows by hotkey.
 
         The payloads count as not applied until `mark_applied`.
         """
@@ -139,6 +160,11 @@ class SeenPayloads:
             self._since = window
         self._last = window
         self._earlier = [e for e in self._earlier if oldest <= e.window < window]
+        for hotkey, claimed in list(self._bases.items()):
+            self._bases[hotkey] = {w: b for w, b in claimed.items() if oldest <= w < window}
+        self._bases = {hotkey: claimed for hotkey, claimed in self._bases.items() if claimed}
+        for hotkey, base in bases.items():
+            self._bases.setdefault(hotkey, {})[window] = base
         self._earlier += [
             _earlier(window, hotkey, self._keep(kept), applied=False) for hotkey, kept in positions
         ]
@@ -177,9 +203,10 @@ class SeenPayloads:
     def _is_given_up(self, unread: Unread) -> bool:
         return self._asked[unread] >= MAX_REQUESTS
 
-    def add_read(self, unread: Unread, kept: Footprint | None) -> None:
+    def add_read(self, unread: Unread, kept: Footprint | None, base: int) -> None:
         """Remember the kept positions of a payload read after its window; None for a repeat."""
         self._unread.remove(unread)
+        self._bases.setdefault(unread.member.hotkey, {})[unread.window] = base
         if kept is None:
             return
         late = _earlier(
@@ -208,16 +235,23 @@ def whole_model(window: int) -> bytes:
     raise ValueError(f"window {window}: a model of so many chunks is compared by a drawn sample")
 
 
+def no_parts(hotkey: str, window: int) -> bytes:
+    """The list seed of a checker for a run whose payloads are all of the whole model."""
+    raise ValueError(f"{hotkey}, window {window}: a part of the model is drawn by the page list")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FrameChecker:
     """Opens and checks the frames of a window by the rules of a run.
 
-    `sample_seed`: draws the chunks compared in a window; for small models never asked.
+    `sample_seed`: draws the chunks compared in a window; for small models never asked. `list_seed`:
+    of a hotkey's page list for a window, which draws the part that a small machine trains.
     """
 
     spec: RunSpec
     form: PayloadFormat
     sample_seed: SampleSeed = whole_model
+    list_seed: Callable[[str, int], bytes] = no_parts
 
     def admit_frames(
         self,
@@ -233,7 +267,8 @@ class FrameChecker:
         Adds unread payloads of authors whose payloads overlap to `seen`. Once `is_late`, no payload
         counts as compared. `frames` may hold what `open_frame` said of a frame before.
         """
-        found = {m.uid: self._admit(window, m, frames[m.uid]) for m in members}
+        opened = {m.uid: self._admit(window, m, frames[m.uid]) for m in members}
+        found = {m.uid: _refuse_claimed(opened[m.uid], m, seen) for m in members}
         admitted = admitted_payloads(found)
         try:
             overlaps = self.find_overlaps(window, members, admitted, seen.before(window), is_late)
@@ -250,7 +285,7 @@ class FrameChecker:
             return found | {u: replace(found[u], is_compared=False) for u in admitted}
         for uid, payload in admitted.items():
             if uid in overlaps.repeats:
-                refusal = PayloadError("overlap", overlaps.repeats[uid])
+                refusal = PayloadError(OVERLAP, overlaps.repeats[uid])
                 found[uid] = Admission(payload=payload, refusal=refusal)
             else:
                 found[uid] = replace(found[uid], alike=overlaps.alike.get(uid, ()))
@@ -306,7 +341,8 @@ class FrameChecker:
             ).repeats
             for unread, payload in read:
                 is_first = unread.member.uid not in repeats
-                seen.add_read(unread, self.list_positions(payload) if is_first else None)
+                kept = self.list_positions(payload) if is_first else None
+                seen.add_read(unread, kept, payload.header.base_window)
         return bool(came)
 
     def list_positions(self, payload: Payload) -> Footprint:
@@ -340,14 +376,32 @@ class FrameChecker:
     def _open(self, frame: bytes, member: Member, window: int) -> Payload:
         spec = self.spec
         payload = open_payload(frame, member, window, self.form, spec.outer.max_staleness)
-        consumed = payload.header.pages_consumed
-        if not admits_claim(spec, consumed):
+        header = payload.header
+        if not admits_claim(spec, header):
             raise PayloadError(
                 "pages",
-                f"claims {consumed} pages; the work test needs {spec.evaluation.claimed_pages}, "
-                f"and {spec.training.pages_per_window} are assigned",
+                f"claims {header.pages_consumed} pages; the work test needs "
+                f"{spec.evaluation.claimed_pages}, and "
+                f"{header.width * spec.training.pages_per_window} are assigned for its width",
             )
+        if not header.blocks.is_whole:
+            seed = self.list_seed(member.hotkey, header.base_window)
+            drawn = drawn_range(seed, header.blocks.parts)
+            if header.blocks != drawn:
+                raise PayloadError("range", f"trains {header.blocks}; {drawn} is drawn")
         return payload
+
+
+def _refuse_claimed(admission: Admission, member: Member, seen: SeenPayloads) -> Admission:
+    """A page list is trained once: whoever claims it again, or an older one, claims old work."""
+    if admission.refusal is not None or admission.payload is None:
+        return admission
+    header = admission.payload.header
+    before = seen.claimed_since(member.hotkey, header.base_window, header.window)
+    if before is None:
+        return admission
+    detail = f"claims the pages of window {header.base_window}, as a payload of window {before} did"
+    return replace(admission, refusal=PayloadError(CLAIMED, detail))
 
 
 def admitted_payloads(admissions: Mapping[int, Admission]) -> dict[int, Payload]:

@@ -8,7 +8,7 @@ The next window looks elsewhere, so a payload of a large model is remembered who
 import mmap
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +29,10 @@ SampleSeed = Callable[[int], bytes]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HeldBody:
-    """The body of a payload of a model too large to be compared whole."""
+    """The body of a payload of a model too large to be compared whole; `names`: its tensors."""
 
     body: bytes | memoryview
+    names: frozenset[str]
 
 
 Footprint = Places | HeldBody
@@ -46,8 +47,8 @@ def is_sampled(form: PayloadFormat) -> bool:
 def footprint_of(payload: Payload, form: PayloadFormat) -> Footprint:
     """What to remember of a payload."""
     if is_sampled(form):
-        return HeldBody(body=payload.body)
-    return chunk_places(payload.body, form.plan, np.arange(form.plan.num_chunks))
+        return HeldBody(body=payload.body, names=frozenset(payload.norms))
+    return chunk_places(payload.body, form.plan, np.arange(form.plan.num_chunks), payload.norms)
 
 
 def places_in(
@@ -56,7 +57,7 @@ def places_in(
     """The kept places that the rule compares in `window`."""
     if isinstance(footprint, HeldBody):
         chunks = sampled_chunks(sample_seed(window), window, form.plan.num_chunks)
-        return chunk_places(footprint.body, form.plan, chunks)
+        return chunk_places(footprint.body, form.plan, chunks, footprint.names)
     return footprint
 
 
@@ -92,7 +93,7 @@ class Shelf:
                 held = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except OSError as error:
             raise disk_trouble(self._folder, error) from error
-        return HeldBody(body=memoryview(held))
+        return replace(footprint, body=memoryview(held))
 
 
 def in_memory(footprint: Footprint) -> Footprint:

@@ -101,9 +101,10 @@ class PoolDrawer:
 
     def _list_committed(self, window: int, last_commits: Mapping[str, int]) -> np.ndarray:
         """Segments assigned for a window to the hotkeys with a payload of `window` or later."""
-        count = self.spec.training.pages_per_window
+        # Nobody knows yet how wide the payloads are.
+        count = self.spec.training.most_pages
         segments = [
-            assigned_segments(self._seed(hotkey, window), count, self.paging)
+            assigned_segments(self.list_seed(hotkey, window), count, self.paging)
             for hotkey, last in last_commits.items()
             if last >= window
         ]
@@ -117,17 +118,17 @@ class PoolDrawer:
         Page ids, int64. A payload claims the first `pages_consumed` pages assigned to the hotkey
         for the base window.
         """
-        claimed = self.list_assigned(hotkey, header.base_window)[: header.pages_consumed]
+        claimed = self.list_assigned(hotkey, header.base_window, header.pages_consumed)
         seed = labelled_hash(
             "claimed", self.pool_seed(window), hotkey.encode("ascii"), uint_bytes(window)
         )
         return claimed_pages(seed, claimed, count, self.paging.segment_pages)
 
-    def list_assigned(self, hotkey: str, window: int) -> np.ndarray:
-        """Pages assigned to a hotkey for a window, int64 [pages_per_window]; a page may repeat."""
-        count = self.spec.training.pages_per_window
-        return assigned_pages(self._seed(hotkey, window), count, self.paging)
+    def list_assigned(self, hotkey: str, window: int, count: int) -> np.ndarray:
+        """The first `count` pages assigned to a hotkey for a window, int64; a page may repeat."""
+        return assigned_pages(self.list_seed(hotkey, window), count, self.paging)
 
-    def _seed(self, hotkey: str, window: int) -> bytes:
+    def list_seed(self, hotkey: str, window: int) -> bytes:
+        """The seed of a hotkey's page list for a window, and of its part of the model."""
         block_hash = self.block_hash(self.schedule.assignment_block(window))
         return assignment_seed(block_hash, hotkey, window)

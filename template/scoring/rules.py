@@ -6,6 +6,7 @@ from evaluation.log_values import MAX_DETAIL_CHARS
 from evaluation.rules import PayRules
 from evaluation.weights import WeightRules
 from evaluation.work import WorkRules
+from template.protocol.payload import PayloadHeader
 from template.protocol.record import MAX_UIDS
 from template.protocol.spec import EvaluationSpec, RunSpec
 
@@ -20,7 +21,7 @@ PLACE_CHARS = 28
 """Maximum length of a page's id and owner in a log's first line."""
 UID_CHARS = 5
 """Maximum length of a uid in a list of JSON."""
-VERDICT_CHARS = 960 + 2 * MAX_DETAIL_CHARS
+VERDICT_CHARS = 1056 + 2 * MAX_DETAIL_CHARS
 """Maximum length of a verdict without losses and uids alike; JSON may double a character of the
 reason."""
 REPUTATION_CHARS = 320
@@ -36,11 +37,13 @@ def claims_of_each(evaluation: EvaluationSpec, num_payloads: int) -> int:
     return min(evaluation.claimed_pages, max(MIN_CLAIMED, room))
 
 
-def admits_claim(spec: RunSpec, num_pages: int) -> bool:
-    """Whether a payload may claim `num_pages` pages: enough for the work test, at most as many as
-    are assigned.
+def admits_claim(spec: RunSpec, header: PayloadHeader) -> bool:
+    """Whether a payload may claim its pages: enough for the work test, at most those of its width
+    within the run's.
     """
-    return spec.evaluation.claimed_pages <= num_pages <= spec.training.pages_per_window
+    most = header.width * spec.training.pages_per_window
+    is_within = 1 <= header.width <= spec.training.max_width
+    return is_within and spec.evaluation.claimed_pages <= header.pages_consumed <= most
 
 
 def judge_rules(evaluation: EvaluationSpec) -> JudgeRules:

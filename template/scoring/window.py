@@ -50,7 +50,7 @@ from template.scoring.footprint import Shelf
 from template.scoring.measure import Measurement, Measurer, Step, open_scorer, scored_step
 from template.scoring.pool import Pool, PoolDrawer, pool_of
 from template.scoring.rules import judge_rules
-from template.training.outer import OuterState, scored_references
+from template.training.outer import OuterState, has_usual_norms, scored_references
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +114,10 @@ class WindowScorer:
             paging=pages.paging,
         )
         self._checker = FrameChecker(
-            spec=spec, form=context.form, sample_seed=self._hash_after_commitments
+            spec=spec,
+            form=context.form,
+            sample_seed=self._hash_after_commitments,
+            list_seed=self._drawer.list_seed,
         )
         self._seen = SeenPayloads(spec.outer.max_staleness, Shelf(context.state_dir / "seen").keep)
 
@@ -202,7 +205,7 @@ class WindowScorer:
                 window, member.hotkey, payload.header, count
             ),
             make_step=(lambda payload: scored_step(payload, references, state, spec))
-            if state.accepted_norms
+            if has_usual_norms(state)
             else None,
         )
 
@@ -338,6 +341,7 @@ class WindowScorer:
                 for verdict in verdicts
                 if verdict.uid in payloads
             ],
+            {v.hotkey: payloads[v.uid].header.base_window for v in verdicts if v.uid in payloads},
         )
 
 
@@ -414,5 +418,9 @@ def _blank(window: int, member: Member, admission: Admission, is_measured: bool)
         verdict,
         pages_consumed=payload.header.pages_consumed,
         base_window=payload.header.base_window,
+        width=payload.header.width,
+        part=payload.header.blocks.part,
+        parts=payload.header.blocks.parts,
+        model_share=payload.share,
         alike=admission.alike,
     )

@@ -2,7 +2,9 @@
 
 A payload's energy is the sum over tensors of (coefficient * norm) squared. The energy of a coldkey
 or an update is the sum over the payloads. Coldkeys above the allowed share are scaled down to a
-common level; all payloads of smaller coldkeys stay unchanged, bit for bit.
+common level; all payloads of smaller coldkeys stay unchanged, bit for bit. A coldkey that sends
+parts of the model is compared by its energy over the share of the model that its payloads hold, so
+that parts neither make whole payloads look large nor are large themselves.
 
 Pure, and the same bits on every node: doubles with + - * / and square root; `math.fsum` rounds a
 sum once, for any order.
@@ -50,17 +52,28 @@ def energy_level(energies: Sequence[float], share: float) -> float:
 
 
 def cap_energy(
-    factors: Sequence[Factors], norms: Sequence[Norms], coldkeys: Sequence[bytes], share: float
+    factors: Sequence[Factors],
+    norms: Sequence[Norms],
+    coldkeys: Sequence[bytes],
+    share: float,
+    held: Sequence[float] | None = None,
 ) -> list[Factors]:
     """The payloads' coefficients, times sqrt(L / energy) for a coldkey with energy above L.
 
-    `factors`, `norms` and `coldkeys` have an entry for each payload, in any common order. Coldkeys
-    without energy are left out of the count.
+    `factors`, `norms`, `coldkeys` and `held`, the share of the model that a payload holds (None:
+    all of it), have an entry for each payload, in any common order. Coldkeys without energy are
+    left out of the count.
     """
     parts: dict[bytes, list[float]] = {}
-    for factor, norm, coldkey in zip(factors, norms, coldkeys, strict=True):
+    shares: dict[bytes, list[float]] = {}
+    of_each = held if held is not None else [1.0] * len(factors)
+    for factor, norm, coldkey, owned in zip(factors, norms, coldkeys, of_each, strict=True):
         parts.setdefault(coldkey, []).append(energy(factor, norm))
-    energies = {coldkey: math.fsum(part) for coldkey, part in parts.items()}
+        shares.setdefault(coldkey, []).append(owned)
+    energies = {
+        coldkey: math.fsum(part) / min(1.0, math.fsum(shares[coldkey]))
+        for coldkey, part in parts.items()
+    }
     positive = [value for value in energies.values() if value > 0]
     if not positive:
         return list(factors)

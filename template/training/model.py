@@ -117,10 +117,20 @@ def _tensor_shapes(spec: RunSpec) -> Mapping[str, tuple[int, ...]]:
     return {name: tuple(p.shape) for name, p in model.named_parameters()}
 
 
+def payload_format(spec: RunSpec) -> PayloadFormat:
+    """The layout of a run's payloads, from the spec alone."""
+    return PayloadFormat(
+        run_id=spec.run_id,
+        shapes=tensor_shapes(spec),
+        top_k=spec.compression.top_k,
+        max_width=spec.training.max_width,
+        max_parts=spec.training.max_parts,
+    )
+
+
 def payload_bytes(spec: RunSpec) -> int:
-    """Exact length of every payload of a run, from the spec alone."""
-    shapes = tensor_shapes(spec)
-    return PayloadFormat(run_id=spec.run_id, shapes=shapes, top_k=spec.compression.top_k).num_bytes
+    """Exact length of a payload of a run's whole model, the longest one."""
+    return payload_format(spec).num_bytes
 
 
 def initial_params(spec: RunSpec, seed: int) -> Params:

@@ -2,7 +2,8 @@
 
 As JSON, the norms of 16 windows of 20 payloads on 722 tensors outgrew the header of a checkpoint.
 A row for theta_0, then a row for each accepted payload, oldest window first; in a row, the
-tensors' norms in the order of their names, little endian.
+tensors' norms in the order of their names, little endian. A tensor outside the payload's part of
+the model has the norm -1.
 """
 
 import base64
@@ -20,15 +21,17 @@ History = tuple[tuple[int, tuple[Norms, ...]], ...]
 
 NORM_BYTES = 8
 _DTYPE = np.dtype("<f8")
+_ABSENT = -1.0
 _WINDOW_LIMIT = 2**32
 _COUNT_LIMIT = 2**16
 
 
 def pack_norms(initial: Norms, accepted: History) -> bytes:
-    """The block. KeyError for a payload that lacks a tensor of theta_0."""
+    """The block."""
     names = sorted(initial)
     rows = [initial, *(norms for _, members in accepted for norms in members)]
-    return np.array([[row[name] for name in names] for row in rows], dtype=_DTYPE).tobytes()
+    table = [[row.get(name, _ABSENT) for name in names] for row in rows]
+    return np.array(table, dtype=_DTYPE).tobytes()
 
 
 def norms_text(initial: Norms, accepted: History) -> str:
@@ -63,6 +66,10 @@ def _parse_rows(text: str, num_rows: int, names: Sequence[str]) -> list[dict[str
     if len(block) != NORM_BYTES * num_rows * len(names):
         raise ValueError(f"norms have {len(block)} bytes for {num_rows} x {len(names)} numbers")
     values = np.frombuffer(block, dtype=_DTYPE).reshape(num_rows, len(names))
-    if not (np.isfinite(values) & (values >= 0)).all():
+    is_absent = values == _ABSENT
+    if not (is_absent | (np.isfinite(values) & (values >= 0))).all() or is_absent[0].any():
         raise ValueError("norms are negative or not finite")
-    return [dict(zip(names, row, strict=True)) for row in values.tolist()]
+    return [
+        {name: norm for name, norm in zip(names, row, strict=True) if norm != _ABSENT}
+        for row in values.tolist()
+    ]

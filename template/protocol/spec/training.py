@@ -87,10 +87,24 @@ class TrainingSpec(Table):
     parameters are float32 in both.
     """
 
+    max_width: Annotated[int, Range(ge=1, le=1024)] = 1
+    """Maximum width of a payload: a fast machine takes batches of so many times `batch_pages`. The
+    pages of the widest payload are held back from the held-out pages of the window.
+    """
+    max_parts: Annotated[int, Range(ge=1, le=512)] = 1
+    """Parts into which a machine with little memory may cut the model, at most: it trains one of
+    them a window, which the assignment seed draws. At most as many as the model has blocks.
+    """
+
     @property
     def pages_per_window(self) -> int:
-        """Pages assigned to each hotkey in one window."""
+        """Pages that a payload of width 1 trains."""
         return self.inner_steps * self.batch_pages
+
+    @property
+    def most_pages(self) -> int:
+        """Pages of the widest payload: so many are assigned to each hotkey in one window."""
+        return self.max_width * self.pages_per_window
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
