@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from simulation.world import RecordingMetrics, World, hotkey_of
+from template.base.conduct import WorkFactory
 from template.base.miner import Miner
 from template.base.supervisor import supervise
 from template.base.validator import Validator
-from template.base.work import WorkFactory
 from template.chain import Neuron
 from template.commands.plan import PreparedRun, RunChoices, load_plan, prepare_run, upload
 from template.context import NodeContext

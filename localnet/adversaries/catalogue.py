@@ -14,10 +14,10 @@ from localnet.adversaries import (
     withholding,
 )
 from localnet.adversaries.attacks import ATTACKS, SLEEPS_WINDOWS, Attack
+from template.base.conduct import WorkFactory
 from template.base.miner import Miner
 from template.base.policy import ValidatorPolicy
 from template.base.validator import Validator
-from template.base.work import WorkFactory
 from template.context import NodeContext
 
 

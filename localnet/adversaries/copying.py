@@ -28,8 +28,8 @@ from localnet.adversaries.tensors import (
     shift_mean_a_little,
     turn_against_mean,
 )
+from template.base.conduct import MinerParts
 from template.base.starts import Starts
-from template.base.work import MinerParts
 from template.protocol.payload import Payload, PayloadHeader, decode_payload
 from template.training.checkpoint import LocalCheckpoint
 from template.training.inner import InnerResult
@@ -42,11 +42,11 @@ class Thief(Pretender):
     min_rivals = 1
     _stolen: Sequence[Payload] = ()
 
-    def train(self, window: int, base: int, starts: Starts) -> InnerResult:
+    def train(self, base: int, starts: Starts) -> InnerResult:
         # Here and not in `forge`, which holds up the miner's other work.
         with self.parts.gate.apart():
-            self._stolen = fetch_rivals_payloads(self.parts, window - 1)
-        return super().train(window, base, starts)
+            self._stolen = fetch_rivals_payloads(self.parts, base - 1)
+        return super().train(base, starts)
 
     def forge(self, header: PayloadHeader) -> bytes | None:
         stolen, self._stolen = self._stolen, ()
@@ -147,9 +147,9 @@ class Replayer(DishonestWork):
         super().__init__(parts, checkpoint)
         self._kept: Payload | None = None
 
-    def train(self, window: int, base: int, starts: Starts) -> InnerResult:
+    def train(self, base: int, starts: Starts) -> InnerResult:
         if self._kept is None:
-            return super().train(window, base, starts)
+            return super().train(base, starts)
         return self.claimed_result()
 
     def make_frame(self, header: PayloadHeader, deltas: Mapping[str, Tensor]) -> bytes:

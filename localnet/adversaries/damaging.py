@@ -8,7 +8,8 @@ from torch import Tensor
 
 from localnet.adversaries.dishonest import DishonestWork, Pretender, UpdateWatcher
 from localnet.adversaries.tensors import dense, frame_of, reverse_update, scaled, zeros
-from template.base.work import HonestWork, MinerParts
+from template.base.conduct import MinerParts
+from template.base.work import HonestWork
 from template.context import NodeContext
 from template.protocol.payload import PayloadHeader, decode_payload
 from template.protocol.quorum import Decision

@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from localnet.adversaries.tensors import at_norms, frame_of, noise, noise_seed, zeros
+from template.base.conduct import MinerParts
 from template.base.pending import PendingPayload
 from template.base.starts import Starts
-from template.base.work import HonestWork, MinerParts
+from template.base.work import HonestWork
 from template.chain.ballots import read_candidates
 from template.errors import PayloadError
 from template.protocol.admission import open_payload
@@ -66,7 +67,7 @@ class DishonestWork(HonestWork):
 class Pretender(DishonestWork, ABC):
     """Trains nothing and claims all pages; sends the frame of `forge`, or else noise."""
 
-    def train(self, window: int, base: int, starts: Starts) -> InnerResult:
+    def train(self, base: int, starts: Starts) -> InnerResult:
         return self.claimed_result()
 
     def make_frame(self, header: PayloadHeader, deltas: Mapping[str, Tensor]) -> bytes:

@@ -6,8 +6,9 @@ which the victim trains on its pages.
 
 import numpy as np
 
+from template.base.conduct import MinerParts
 from template.base.pending import PendingPayload
-from template.base.work import HonestWork, MinerParts
+from template.base.work import HonestWork
 from template.data.assignment import shuffled_blocks
 from template.protocol.quorum import Decision
 from template.training.checkpoint import LocalCheckpoint

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from localnet.adversaries.dishonest import UpdateWatcher
 from localnet.adversaries.tensors import at_norms, frame_of
+from template.base.conduct import MinerParts
 from template.base.starts import Starts
-from template.base.work import HonestWork, MinerParts
+from template.base.work import HonestWork
 from template.protocol.payload import PayloadHeader
 from template.training.checkpoint import LocalCheckpoint
 from template.training.inner import InnerResult
@@ -89,14 +90,14 @@ class Stale(HonestWork):
         super().__init__(parts, checkpoint)
         self._known: deque[Mapping[str, Tensor]] = deque(maxlen=self.AGE_WINDOWS + 1)
 
-    def train(self, window: int, base: int, starts: Starts) -> InnerResult:
+    def train(self, base: int, starts: Starts) -> InnerResult:
         self._known.append(self.parts.follower.state.params)
         start = self._known[0]
         return self.trainer.train(
             start,
-            window,
+            base,
             self.batches(base),
-            lambda: self.is_late(window),
+            lambda: self.is_late(base),
             rest=self.parts.gate.pass_by,
         )
 

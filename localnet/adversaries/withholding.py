@@ -10,9 +10,10 @@ from torch import Tensor
 from localnet.adversaries.dishonest import Pretender
 from localnet.adversaries.one_reader import OneReaderGate
 from localnet.adversaries.tensors import noise_seed
+from template.base.conduct import MinerParts
 from template.base.miner import Miner
 from template.base.pending import PendingPayload
-from template.base.work import HonestWork, MinerParts
+from template.base.work import HonestWork
 from template.context import NodeContext
 from template.protocol.payload import PayloadHeader, decode_payload, payload_digest
 from template.protocol.record import Access, AccessKind

@@ -2,10 +2,10 @@
 
 import logging
 
+from template.base.conduct import Work
 from template.base.desk import Desk
 from template.base.pending import PendingPayload
 from template.base.standing import Standing
-from template.base.work import Work
 from template.context import NodeContext
 from template.log_context import window_context
 from template.protocol.record import Record

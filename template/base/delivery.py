@@ -6,10 +6,10 @@ committed: whoever read it before could send it as an own payload.
 
 import logging
 
+from template.base.conduct import Work
 from template.base.desk import Desk
 from template.base.pace import ScoringPace
 from template.base.pending import PendingPayload
-from template.base.work import Work
 from template.chain.ballots import read_candidates
 from template.context import NodeContext
 from template.errors import StoreError

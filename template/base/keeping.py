@@ -3,9 +3,9 @@
 from collections.abc import Collection
 from typing import Final
 
+from template.base.conduct import MOMENTS, Work
 from template.base.desk import Desk
 from template.base.pending import PendingPayloads
-from template.base.work import MOMENTS, Work
 from template.context import NodeContext
 from template.sync.follower import Follower
 from template.sync.own_checkpoint import OwnCheckpoints

@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import Final
 
 from template.base.committing import Committer
+from template.base.conduct import MinerParts, Work, WorkFactory
 from template.base.delivery import Courier
 from template.base.desk import Desk
 from template.base.keeping import Keeper
@@ -23,7 +24,7 @@ from template.base.lanes import Lanes
 from template.base.pending import PendingPayload, PendingPayloads
 from template.base.standing import Standing
 from template.base.stopping import STOP_UPLOAD_S, deliver, tell_delivery, tell_missed
-from template.base.work import HonestWork, MinerParts, Work, WorkFactory
+from template.base.work import HonestWork
 from template.bucket.retention import Sweeper
 from template.context import NodeContext
 from template.errors import StoreError
@@ -148,7 +149,7 @@ class Miner:
         """
         context, schedule = self.context, self.context.schedule
         current = schedule.window_of(context.waiter.recent_head())
-        window = max(self.work.last_window + 1, current, 0)
+        window = max(self.work.next_window, current, 0)
         if window >= context.spec.schedule.num_windows or window > current + 1:
             return None
         self.work.prefetch(window)
@@ -194,7 +195,7 @@ class Miner:
             )
             return True
         with window_context(window):
-            if window > self.work.last_window and window >= 0:
+            if window >= max(self.work.next_window, 0):
                 self.make_payload(window)
             self.commit(window)
             self._wait_for_end(window)

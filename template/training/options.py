@@ -11,13 +11,17 @@ class InnerOptions:
 
     `checkpoints_activations` computes activations twice instead of keeping them. `compiles`:
     torch.compile. `peak_tflops`: the device's peak in 10^12 floating-point operations a second, for
-    the model FLOPs utilization; None looks the device up.
+    the model FLOPs utilization; None looks the device up. `width`: pages of a step, in multiples of
+    the run's; 0 takes as many as the machine can. `parts`: into so many parts the model is cut, of
+    which one is trained a window; 1 trains all of it.
     """
 
     micro_batch: int | None = None
     checkpoints_activations: bool = False
     compiles: bool = False
     peak_tflops: float | None = None
+    width: int = 1
+    parts: int = 1
 
 
 DEFAULT_OPTIONS = InnerOptions()

@@ -89,8 +89,14 @@ class Busy(HonestWork):
                 waiter.pause()
 
 
-def test_training_goes_from_window_to_window_without_a_wait(world, tmp_path) -> None:
-    """The next window begins before the last has ended, once its pages and votes are final."""
+def test_training_goes_from_window_to_window_without_a_wait(monkeypatch, tmp_path) -> None:
+    """The next window begins before the last has ended, once its pages and votes are final.
+
+    In a run that takes no payload later than its page list; of others see `test_paces`.
+    """
+    prompt = small_run(STAKES_TAO, **LONG, outer__max_staleness=0)
+    world = open_world(BesideWorld, neurons_of(STAKES_TAO), prompt)
+    count_lanes(world, monkeypatch)
     Busy.began = {}
     drives = honest("val-a", "val-b", "m1")
     drives["m0"] = to_the_end(lambda context: Miner(context, work=Busy))

@@ -346,8 +346,8 @@ class SlowEncoder(HonestWork):
 
 
 def test_what_encoding_takes_ends_the_next_training_earlier(tmp_path) -> None:
-    """Also after a restart; a payload late for its window counts for nothing."""
-    world = build_world(STAKES_TAO)
+    """Also after a restart; here a payload late for its window counts for nothing."""
+    world = build_world(STAKES_TAO, outer__max_staleness=0)
     first = _alone(world, tmp_path)
     schedule = world.spec.schedule.schedule()
     world.time.block = schedule.first_block(0)
@@ -367,7 +367,7 @@ def test_what_encoding_takes_ends_the_next_training_earlier(tmp_path) -> None:
 
 def test_a_long_finish_does_not_end_all_training_of_a_machine_that_begins_late(tmp_path) -> None:
     """No payload, no finish to measure: the long one would have stayed, after restarts too."""
-    world = build_world(STAKES_TAO)
+    world = build_world(STAKES_TAO, outer__max_staleness=0)
     first = _alone(world, tmp_path)
     schedule = world.spec.schedule.schedule()
     work = first.work

@@ -169,9 +169,9 @@ def test_who_copies_a_digest_harms_neither_its_owner_nor_the_model(tmp_path) -> 
 class Nan(HonestWork):
     """Its loss is not finite in window 1."""
 
-    def train(self, window: int, base: int, starts: Starts) -> InnerResult:
-        result = super().train(window, base, starts)
-        if window != 1:
+    def train(self, base: int, starts: Starts) -> InnerResult:
+        result = super().train(base, starts)
+        if base != 1:
             return result
         spoilt = {name: delta * float("nan") for name, delta in result.pseudo_gradient.items()}
         return replace(result, pseudo_gradient=spoilt)
