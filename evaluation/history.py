@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from evaluation.evidence import Evidence, Past, lower_medians
 from evaluation.gain import WORST_RELATIVE_GAIN
-from evaluation.judge import JudgeRules, sample_of
+from evaluation.judge import JudgeRules, sample_of, whole_gain
 from evaluation.verdict import NOT_DRAWN, Verdict
 from evaluation.work import WorkSample
 
@@ -20,7 +20,8 @@ class Entry:
     `relative_gain`: None for a payload outside the window's sample. `pages`: claimed pages, 0 for
     an undecodable payload. `work`: evidence for the work test, None without own sequences.
     `gain_log_ratio`: evidence for the gain test, None without a gain. `named_gain`: gain of a
-    payload named in the window, in nats per token.
+    payload named in the window, in nats per token, of a part of the model as `whole_gain`.
+    `model_share`: of the model's parameters, trained in the window.
     """
 
     relative_gain: float | None
@@ -28,6 +29,7 @@ class Entry:
     work: WorkSample | None = None
     gain_log_ratio: float | None = None
     named_gain: float | None = None
+    model_share: float = 1.0
 
 
 Histories = Mapping[str, Mapping[int, Entry]]
@@ -50,7 +52,8 @@ def add_window(
                 pages=verdict.pages_consumed or 0,
                 work=sample_of(verdict),
                 gain_log_ratio=verdict.gain_log_ratio,
-                named_gain=verdict.gain if verdict.named else None,
+                named_gain=whole_gain(verdict) if verdict.named else None,
+                model_share=verdict.model_share,
             )
             grown.setdefault(verdict.hotkey, {})[window] = entry
     return select_windows(grown, range(window - length + 1, window + 1))

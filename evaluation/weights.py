@@ -5,7 +5,7 @@ For a miner i with a passed work test, over the counted windows:
     bound_i  = mean(relative gains) - confidence_z * standard error      0 if <= min_relative_gain
     rate_i   = bound_i / sqrt(work_i),       work_i = mean claimed pages * evenness
     credit_i = min(bound_i, credit_share * lower median of rates * sqrt(work_i))
-    merit_i  = credit_i ^ gain_power * windows present / windows counted
+    merit_i  = credit_i ^ gain_power * windows present / windows counted * mean model share
     share_i  = min(merit_i / sum of merits, max_share);     the rest goes to the burn uid
 
 Gain pays; the rating only orders. Configured shares are paid shares: a cap or an absence is burned
@@ -17,6 +17,10 @@ up to an honest length, gains as much as honest payloads in a window, and would 
 the residual. Gains grow about with the square root of the steps, hence the root; around the median
 luck decides, hence `credit_share`. Evenness: a miner with a claim of twice the trained pages shows
 twice the effect on one half of the claim and zero effect on the other half.
+
+A slow miner sends a payload in one of several windows, and is present in this one alone. Its
+account reaches back until `min_windows` payloads were scored, `most_windows` at most, so that pay
+follows the pace. Of a payload of a part of the model, the part's share of the parameters is paid.
 
 In a window with too many payloads only a sample is scored. Such a window counts by the drawn share
 of payloads, and an undrawn miner counts as present. So the counted windows reach back until a
@@ -41,9 +45,9 @@ class WeightRules:
 
     `confidence_z`: standard errors subtracted from a mean. `min_relative_gain`: smallest paid
     bound, because a random direction gains a little by luck. `history_windows`: counted windows
-    with every payload scored; `most_windows`: upper limit with samples. `min_windows`: scored
-    windows before the first pay. `gain_power`: a multiple of a half. `credit_share`: cap of credit
-    as a share of the median rate.
+    with every payload scored; `most_windows`: upper limit with samples, and for slow miners.
+    `min_windows`: scored windows before the first pay. `gain_power`: a multiple of a half.
+    `credit_share`: cap of credit as a share of the median rate.
     """
 
     history_windows: int
@@ -76,11 +80,14 @@ def chain_weights(
     `first_window` to `window` count. Without a miner to pay, the burn uid gets everything.
     """
     first = first_window(histories, window, rules)
-    length = window - first + 1
-    there = {
-        uid: [history[w] for w in sorted(history) if first <= w <= window]
+    firsts = {
+        uid: first_of(history, first, window, rules)
         for uid, history in histories.items()
         if uid in holding and uid != burn_uid
+    }
+    there = {
+        uid: [histories[uid][w] for w in sorted(histories[uid]) if since <= w <= window]
+        for uid, since in firsts.items()
     }
     bounds = {}
     for uid, entries in there.items():
@@ -91,7 +98,9 @@ def chain_weights(
     works = {uid: work_done(there[uid], histories[uid]) for uid in bounds}
     merits = {}
     for uid, credit in cap_credit(bounds, works, rules.credit_share).items():
-        merit = power(credit, rules.gain_power) * len(there[uid]) / length
+        length = window - firsts[uid] + 1
+        share = statistics.fmean(entry.model_share for entry in there[uid])
+        merit = power(credit, rules.gain_power) * len(there[uid]) / length * share
         # A power of a tiny credit may underflow to 0, which is no share.
         if merit > 0:
             merits[uid] = merit
@@ -99,6 +108,19 @@ def chain_weights(
     shares = {uid: min(merit / total, rules.max_share) for uid, merit in sorted(merits.items())}
     burned = max(0.0, 1.0 - math.fsum(shares.values()))
     return shares if burn_uid is None or burned == 0 else {**shares, burn_uid: burned}
+
+
+def first_of(history: History, first: int, window: int, rules: WeightRules) -> int:
+    """The oldest window of a miner's account: `first`, or the one back to which `min_windows`
+    payloads were scored, if one of them was since `first`; 0 and `most_windows` are the limits.
+    """
+    scored = sorted(
+        (w for w, entry in history.items() if w <= window and entry.relative_gain is not None),
+        reverse=True,
+    )[: rules.min_windows]
+    if len(scored) < rules.min_windows or scored[0] < first:
+        return first  # not paid yet, or no more
+    return max(min(first, scored[-1]), window + 1 - rules.most_windows, 0)
 
 
 def work_done(recent: Sequence[Entry], history: History) -> float:
