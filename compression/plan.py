@@ -149,15 +149,19 @@ def held_plan(plan: Plan, names: Collection[str]) -> Plan:
         return plan
     runs: list[Run] = []
     layouts, kept_at = [], [0]
+    members: list[list[Run]] = [[] for _ in plan.names]
+    for run in plan.runs:
+        members[run.tensor].append(run)
     for tensor, (name, layout) in enumerate(zip(plan.names, plan.layouts, strict=True)):
         if name not in names:
             layouts.append(TensorLayout(shape=(0, *layout.shape[1:]), groups=()))
             kept_at.append(kept_at[-1])
             continue
         moved = kept_at[-1] - plan.kept_at[tensor]
-        for run in plan.runs:
-            if run.tensor == tensor:
-                runs.append(replace(run, number=len(runs), kept_at=run.kept_at + moved))
+        runs += [
+            replace(run, number=len(runs) + number, kept_at=run.kept_at + moved)
+            for number, run in enumerate(members[tensor])
+        ]
         layouts.append(layout)
         kept_at.append(kept_at[-1] + layout.num_kept)
     return replace(plan, layouts=tuple(layouts), kept_at=tuple(kept_at), runs=tuple(runs))

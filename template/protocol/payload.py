@@ -38,17 +38,18 @@ from template.protocol.ranges import WHOLE, BlockRange, cut_model, num_elements
 MAGIC = b"TESSERA"
 VERSION = 2
 _HEADER = struct.Struct("<7sB16sIIIHHH32s")
+MAX_PARTS_KEPT = 64
+"""Parts whose plans a format keeps: headers of strangers choose among thousands."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
     """A part of a model: `names` of its tensors; `plan` of bodies of the whole model, read at these
-    alone; `short_plan` of their own bodies, as sent; `share` of the model's parameters.
+    alone; `num_bytes` of a payload; `share` of the model's parameters.
     """
 
     names: frozenset[str]
     plan: Plan
-    short_plan: Plan
     num_bytes: int
     share: float
 
@@ -65,7 +66,7 @@ class PayloadFormat:
     top_k: int
     max_width: int = 1
     max_parts: int = 1
-    _parts: dict[int, tuple[Part, ...]] = field(
+    _parts: dict[BlockRange, Part] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
@@ -86,30 +87,37 @@ class PayloadFormat:
 
     def part(self, blocks: BlockRange) -> Part:
         """The part of the model. PayloadError if the run does not cut the model so."""
-        parts = blocks.parts
-        if parts not in self._parts:
-            if not 1 <= parts <= self.max_parts:
-                detail = f"the model cut into {parts} parts; this run allows {self.max_parts}"
-                raise PayloadError("range", detail)
-            try:
-                cut = cut_model(self.shapes, parts)
-            except ValueError as error:
-                raise PayloadError("range", str(error)) from error
-            self._parts[parts] = tuple(self._part_of(shapes) for shapes in cut)
-        return self._parts[parts][blocks.part]
+        found = self._parts.get(blocks)
+        if found is None:
+            found = self._part_of(self._shapes_of(blocks))
+            while len(self._parts) >= MAX_PARTS_KEPT:
+                self._parts.pop(next(iter(self._parts)), None)
+            self._parts[blocks] = found
+        return found
+
+    def short_plan(self, blocks: BlockRange) -> Plan:
+        """The plan of a part's own bodies, as they are sent. PayloadError as of `part`."""
+        return self.plan if blocks.is_whole else make_plan(self._shapes_of(blocks), self.top_k)
+
+    def _shapes_of(self, blocks: BlockRange) -> Mapping[str, tuple[int, ...]]:
+        if not 1 <= blocks.parts <= self.max_parts:
+            detail = f"the model cut into {blocks.parts} parts; this run allows {self.max_parts}"
+            raise PayloadError("range", detail)
+        if blocks.is_whole:
+            return self.shapes
+        try:
+            return cut_model(self.shapes, blocks.parts)[blocks.part]
+        except ValueError as error:
+            raise PayloadError("range", str(error)) from error
 
     def _part_of(self, shapes: Mapping[str, tuple[int, ...]]) -> Part:
         names = frozenset(shapes)
         return Part(
             names=names,
             plan=held_plan(self.plan, names),
-            short_plan=self.plan if len(names) == len(self.shapes) else self._plan_of(shapes),
             num_bytes=_HEADER.size + short_bytes(self.plan, names),
             share=num_elements(shapes) / max(1, num_elements(self.shapes)),
         )
-
-    def _plan_of(self, shapes: Mapping[str, tuple[int, ...]]) -> Plan:
-        return make_plan(shapes, self.top_k)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -184,7 +192,7 @@ def encode_payload(
     header: PayloadHeader, tensors: Mapping[str, Tensor], form: PayloadFormat
 ) -> tuple[bytes, dict[str, SparseTensor]]:
     """The frame of dense float32 tensors, and the decoded tensors. ValueError on NaN or Inf."""
-    plan = form.part(header.blocks).short_plan
+    plan = form.short_plan(header.blocks)
     body = encode(tensors, plan)
     return _pack_header(header, form) + body, dict(decode(body, plan).tensors)
 
@@ -202,7 +210,7 @@ def encode_payload_with_feedback(
     header's part stay as they are. ValueError on NaN or Inf; `residual` is then invalid and must be
     discarded.
     """
-    plan = form.part(header.blocks).short_plan
+    plan = form.short_plan(header.blocks)
     kept = {name: residual[name] for name in plan.names}
     return frame_of(header, encode_with_feedback(deltas, kept, plan, decay), form)
 

@@ -65,7 +65,8 @@ def cut_model(shapes: Mapping[str, Shape], parts: int) -> tuple[dict[str, Shape]
         sizes[blocks[name]] = sizes.get(blocks[name], 0) + math.prod(shape)
     total, before, part_of = sum(sizes.values()), 0, {}
     for block, size in sorted(sizes.items()):
-        part_of[block] = (2 * before + size) * parts // (2 * total) if total else 0
+        # A block without a parameter may lie at the very end of the row.
+        part_of[block] = min((2 * before + size) * parts // (2 * total), parts - 1) if total else 0
         before += size
     cut: tuple[dict[str, Shape], ...] = tuple({} for _ in range(parts))
     for name in sorted(shapes):

@@ -78,7 +78,7 @@ class Codec:
         else:
             body = np.frombuffer(given, dtype=np.uint8)
             shelf.send_body(body, shelf.plan_of)
-        shares = {name: float(values["share"]) for name in shelf.form.shapes}
+        shares = dict.fromkeys(values["names"], float(values["share"]))
         returned = HeldUpdates([(body.data, shares)], shelf.plan)
         for name, band in shelf.bands[values["feedback"]].items():
             returned.add_to(band, name, by_torch=shelf.by_torch)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from compression import Plan, SparseTensor, decode
+from compression import Plan, SparseTensor, decode, held_plan
 from compression.bands import rows_plan, whole_chunks
 from template.protocol.payload import Payload
 from template.protocol.spec import RunSpec
@@ -120,15 +120,17 @@ class CutScorer:
     @torch.no_grad()
     def step(self, values: Values, given: memoryview | None) -> None:
         """Subtract a payload; rank 0 is given the body."""
-        own = self.plan_of(self._group.rank)
+        factors = values["factors"]
+        own = held_plan(self.plan_of(self._group.rank), factors)
         if given is None:
             body = self._shelf.receive_body(own)
         else:
             body = np.frombuffer(given, dtype=np.uint8)
-            self._shelf.send_body(body, self.plan_of)
-        for name, sparse in decode(body.data, own).tensors.items():
+            self._shelf.send_body(body, lambda rank: held_plan(self.plan_of(rank), factors))
+        tensors = decode(body.data, own).tensors
+        for name, factor in factors.items():
             rows = rows_of(self._parameters[name])
-            self._moved[name] = move(rows, self._within(sparse, name), values["factors"][name])
+            self._moved[name] = move(rows, self._within(tensors[name], name), factor)
 
     def _within(self, sparse: SparseTensor, name: str) -> SparseTensor:
         """The values in this rank's rows, of chunks that reach beyond them."""
@@ -215,7 +217,7 @@ class RanksScorer:
     def stepped_by(self, payload: Payload, factors: Mapping[str, float]) -> Iterator[None]:
         """As in `Evaluator`."""
         # All of them, before any rank moves a value: half of a step could not be taken back.
-        by_name = {name: float(factors[name]) for name in self._shapes}
+        by_name = {name: float(factors[name]) for name in payload.norms}
         self._team.tell("score_step", payload.body, factors=by_name)
         try:
             yield

@@ -27,7 +27,12 @@ class RanksFeedback:
         """Another object after every change of the tensors."""
 
     def encode(self, header: PayloadHeader, deltas: Mapping[str, Tensor]) -> bytes:
-        """The frame of decay * feedback + delta; the feedback keeps the rest."""
+        """The frame of decay * feedback + delta; the feedback keeps the rest.
+
+        ValueError for a part of the model: many ranks hold, and train, all of it.
+        """
+        if not header.blocks.is_whole:
+            raise ValueError(f"{header.blocks}: several ranks send payloads of the whole model alone")
         self.revision = object()
         # A handle of its own name: the ranks forget bands with the last reference.
         given = self._spreader.bands_of(deltas)
@@ -49,5 +54,9 @@ class RanksFeedback:
         """Return a share of a payload's content."""
         self.revision = object()
         self._team.tell(
-            "take_back", payload.body, feedback=self.tensors.number, share=self._returned_share
+            "take_back",
+            payload.body,
+            feedback=self.tensors.number,
+            names=sorted(payload.norms),
+            share=self._returned_share,
         )

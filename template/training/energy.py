@@ -70,10 +70,11 @@ def cap_energy(
     for factor, norm, coldkey, owned in zip(factors, norms, coldkeys, of_each, strict=True):
         parts.setdefault(coldkey, []).append(energy(factor, norm))
         shares.setdefault(coldkey, []).append(owned)
-    energies = {
-        coldkey: math.fsum(part) / min(1.0, math.fsum(shares[coldkey]))
-        for coldkey, part in parts.items()
-    }
+    energies = {}
+    for coldkey, part in parts.items():
+        total = math.fsum(part)
+        # A part without parameters has no energy, and no share to divide by.
+        energies[coldkey] = total / min(1.0, math.fsum(shares[coldkey])) if total else 0.0
     positive = [value for value in energies.values() if value > 0]
     if not positive:
         return list(factors)

@@ -22,7 +22,7 @@ Values = dict[Shape, float]
 
 def read_frame(data: bytes, shapes: dict[str, Shape], top_k: int = 64) -> dict[str, Values]:
     """Name -> coordinates -> value. Plain Python, nothing of the project: see the page."""
-    position, result = 68, {}
+    position, result = 74, {}
     for name in sorted(shapes):
         groups = [g for g in cut(shapes[name]) if g]
         result[name], position = read_section(data, position, groups, top_k)
@@ -102,8 +102,8 @@ def example() -> bytes:
 
 def test_the_example_of_the_page() -> None:
     frame, shapes = example(), {"bias": (192,), "w": (2, 3)}
-    header = (b"TESSERA", 1, RUN_ID, 9, 8, 240, PUBLIC_KEY)
-    assert struct.unpack_from("<7sB16sIII32s", frame) == header
+    header = (b"TESSERA", 2, RUN_ID, 9, 8, 240, 1, 0, 1, PUBLIC_KEY)
+    assert struct.unpack_from("<7sB16sIIIHHH32s", frame) == header
     expected = {
         "bias": {(5,): 0.25, (70,): -0.25, (191,): 0.375},
         "w": {(1, 1): -0.5009765625},
@@ -124,7 +124,7 @@ def test_the_table_of_the_example_is_the_example() -> None:
     text = PAGE.read_text(encoding="ascii")
     rows = re.findall(r"^\| (\d+) \| `([0-9a-f .]+)` \|", text, re.MULTILINE)
     frame, position = example(), 0
-    assert len(rows) == 18
+    assert len(rows) == 20
     for offset, shown in rows:
         assert int(offset) == position
         if ".." in shown:

@@ -27,14 +27,14 @@ from template.protocol.payload import (
 from template.protocol.spec import RunSpec
 from template.training.model import payload_bytes, tensor_shapes
 
-HEADER_BYTES = 68
+HEADER_BYTES = 74
 HEADER = PayloadHeader(
     window=9,
     base_window=7,
     pages_consumed=240,
     public_key=bytes(range(32)),
 )
-REASONS = {"length", "magic", "version", "run", "base", "scale", "indices", "codes"}
+REASONS = {"length", "magic", "version", "run", "base", "width", "range", "scale", "indices", "codes"}
 
 
 def draw_tensors(form: PayloadFormat, seed: int = 0) -> dict[str, Tensor]:
@@ -97,7 +97,12 @@ def test_length_follows_from_the_shapes_alone(form: PayloadFormat, frame: bytes)
 
 
 def test_golden_header(form: PayloadFormat, frame: bytes) -> None:
-    expected = b"TESSERA\x01" + form.run_id + struct.pack("<III", 9, 7, 240) + bytes(range(32))
+    expected = (
+        b"TESSERA\x02"
+        + form.run_id
+        + struct.pack("<IIIHHH", 9, 7, 240, 1, 0, 1)
+        + bytes(range(32))
+    )
     assert frame[:HEADER_BYTES] == expected
 
 
@@ -147,7 +152,7 @@ def test_what_is_not_finite_is_not_encoded(form: PayloadFormat, poison: float) -
         (lambda f: bytes(len(f)), "magic"),
         (lambda f: b"\xff" * len(f), "magic"),
         (lambda f: b"tessera" + f[7:], "magic"),
-        (lambda f: f[:7] + b"\x02" + f[8:], "version"),
+        (lambda f: f[:7] + b"\x01" + f[8:], "version"),
         (lambda f: f[:8] + b"another run id ." + f[24:], "run"),
         (lambda f: f[:28] + struct.pack("<I", 10) + f[32:], "base"),
         (lambda f: f[:24] + bytes(4) + f[28:], "base"),

@@ -214,12 +214,13 @@ def test_a_checker_without_a_draw_says_so(spec: RunSpec) -> None:
 
 def test_bodies_on_the_shelf_have_no_names_and_go_with_their_readers(tmp_path: Path) -> None:
     shelf = Shelf(tmp_path / "seen")
-    held = shelf.keep(HeldBody(body=b"body"))
+    held = shelf.keep(HeldBody(body=b"body", names=frozenset("ab")))
     assert isinstance(held, HeldBody)
     assert bytes(held.body) == b"body"
+    assert held.names == {"a", "b"}
     assert list((tmp_path / "seen").iterdir()) == []
     places = np.arange(3, dtype=np.int32)
     assert shelf.keep(places) is places
     (tmp_path / "file").touch()
     with pytest.raises(StateError, match="file"):
-        Shelf(tmp_path / "file").keep(HeldBody(body=b"body"))
+        Shelf(tmp_path / "file").keep(HeldBody(body=b"body", names=frozenset()))

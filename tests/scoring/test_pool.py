@@ -21,6 +21,7 @@ from tests.support.scoring import SPEC_FILE
 NUM_PAGES, SEGMENT_PAGES = 20_000, 4
 SCHEDULE = Schedule(start_block=100, blocks_per_window=20, upload_blocks=4, vote_margin_blocks=3)
 SPEC = parse_spec(SPEC_FILE.read_text(encoding="ascii"))
+PAGES = SPEC.training.pages_per_window
 
 
 def hash_of_block(salt: int):
@@ -78,7 +79,7 @@ def test_held_out_pages_are_distinct_and_assigned_to_no_committed_hotkey(
     for past in range(first, window + 1):
         for hotkey, last in last_commits.items():
             if past <= last:
-                assert not np.isin(held_out, drawer.list_assigned(hotkey, past)).any()
+                assert not np.isin(held_out, drawer.list_assigned(hotkey, past, PAGES)).any()
 
 
 def test_a_hotkey_bars_the_pages_up_to_its_last_payload_alone() -> None:
@@ -86,8 +87,8 @@ def test_a_hotkey_bars_the_pages_up_to_its_last_payload_alone() -> None:
     drawer, window = make_drawer(), 20
     empty = drawer.draw_held_out(window, {})
     names = (f"hotkey{uid}" for uid in range(1000))
-    hotkey = next(h for h in names if np.isin(drawer.list_assigned(h, window), empty).any())
-    assigned = drawer.list_assigned(hotkey, window)
+    hotkey = next(h for h in names if np.isin(drawer.list_assigned(h, window, PAGES), empty).any())
+    assigned = drawer.list_assigned(hotkey, window, PAGES)
     assert not np.isin(assigned, drawer.draw_held_out(window, {hotkey: window})).any()
     assert np.isin(assigned, drawer.draw_held_out(window, {hotkey: window - 1})).any()
     too_long_ago = window - SPEC.evaluation.assignment_windows
@@ -103,7 +104,7 @@ def test_a_crowd_of_hotkeys_leaves_a_draw_from_half_of_the_text(num_pages: int) 
     others = [make_drawer(salt, num_pages=num_pages).draw_held_out(20, crowd) for salt in (1, 2)]
     if num_pages > 100:
         assert len({frozenset(pages.tolist()) for pages in (held_out, *others)}) == 3
-    newest = np.unique(np.concatenate([drawer.list_assigned(h, 20) for h in crowd]))
+    newest = np.unique(np.concatenate([drawer.list_assigned(h, 20, PAGES) for h in crowd]))
     if newest.size <= num_pages // 2:
         assert not np.isin(held_out, newest).any(), "the newest window is given up last"
 
@@ -132,8 +133,10 @@ def test_two_validators_draw_the_same_pool(salt, window, claims) -> None:
     for member, header in headers.items():
         claimed = pool.ids_S[pool.owners_S == member.uid]
         assert claimed.size <= min(count, header.pages_consumed)
-        listed = make_drawer(salt).list_assigned(member.hotkey, header.base_window)
-        assert np.isin(claimed, listed[: header.pages_consumed]).all()
+        listed = make_drawer(salt).list_assigned(
+            member.hotkey, header.base_window, header.pages_consumed
+        )
+        assert np.isin(claimed, listed).all()
     num_held_out = SPEC.evaluation.held_out_pages
     assert (pool.owners_S[:num_held_out] == HELD_OUT).all()
     assert (pool.owners_S[num_held_out:] != HELD_OUT).all()
@@ -159,10 +162,28 @@ def test_the_fewest_and_all_pages_can_be_held_out(count: int) -> None:
 @pytest.mark.parametrize("pages_consumed", [0, 1, SPEC.training.pages_per_window])
 def test_boundary_counts_of_claimed_pages(pages_consumed: int) -> None:
     drawer, header = make_drawer(), make_header(5, pages_consumed)
-    listed = drawer.list_assigned("hotkey1", 5)[:pages_consumed]
+    listed = drawer.list_assigned("hotkey1", 5, PAGES)[:pages_consumed]
     assert drawer.draw_claimed(5, "hotkey1", header, 0).size == 0
     every = drawer.draw_claimed(5, "hotkey1", header, 4 * SPEC.training.pages_per_window)
     assert sorted(every) == sorted(listed)
+
+
+def test_the_pages_of_the_widest_payload_are_barred_and_lists_are_prefixes() -> None:
+    """Nobody knows how wide a payload will be when the held-out pages are drawn."""
+    wide = replace(SPEC, training=replace(SPEC.training, max_width=3))
+    drawer, window = make_drawer(spec=wide), 20
+    empty = drawer.draw_held_out(window, {})
+    hotkey = next(
+        name
+        for name in (f"hotkey{uid}" for uid in range(1000))
+        if np.isin(drawer.list_assigned(name, window, 3 * PAGES)[PAGES:], empty).any()
+    )
+    listed = drawer.list_assigned(hotkey, window, 3 * PAGES)
+    assert listed[:PAGES].tolist() == make_drawer().list_assigned(hotkey, window, PAGES).tolist()
+    assert not np.isin(listed, drawer.draw_held_out(window, {hotkey: window})).any()
+    header = make_header(window, 2 * PAGES)
+    every = drawer.draw_claimed(window, hotkey, header, 8 * PAGES)
+    assert sorted(every) == sorted(listed[: 2 * PAGES])
 
 
 def test_a_window_without_payloads_has_held_out_pages_alone() -> None:

@@ -28,7 +28,7 @@ from template.scoring.rules import pay_rules
 WINDOWS = 5
 FORGED = 3
 """The window that is forged: a checkpoint was published just before it."""
-HEADER_BYTES = 68
+HEADER_BYTES = 74
 
 
 class Ancient(HonestWork):

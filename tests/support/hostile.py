@@ -24,16 +24,18 @@ from template.protocol.payload import (
 )
 from template.protocol.root import Member
 
-HEADER_BYTES = 68
+HEADER_BYTES = 74
 MAX_STALENESS = 2
 HEADER = PayloadHeader(window=9, base_window=8, pages_consumed=240, public_key=bytes(range(32)))
 REASONS = {
     "length", "magic", "version", "run", "base", "scale", "indices", "codes",
-    "window", "hotkey", "stale",
+    "window", "hotkey", "stale", "width", "range",
 }  # fmt: skip
 SUSPECT_RATIO = 3.0
 EXTREME_BYTES = b"\x00\x01\x3f\x40\x7f\x80\xfe\xff"
-HEADER_FIELDS = ((0, 7), (7, 8), (8, 24), (24, 28), (28, 32), (32, 36), (36, 68))
+HEADER_FIELDS = (
+    (0, 7), (7, 8), (8, 24), (24, 28), (28, 32), (32, 36), (36, 38), (38, 40), (40, 42), (42, 74),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

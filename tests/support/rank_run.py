@@ -33,7 +33,9 @@ from template.protocol.payload import (
     PayloadFormat,
     PayloadHeader,
     decode_payload,
+    encode_payload,
 )
+from template.protocol.ranges import BlockRange
 from template.protocol.spec import RunSpec
 from template.ranks.crew import NO_MORE, Crew, Duties, follow
 from template.ranks.group import Group, join
@@ -90,8 +92,9 @@ def run_spec(*, words: int | None = None, **changes: object) -> RunSpec:
 
 
 def format_of(spec: RunSpec) -> PayloadFormat:
+    """A run that allows halves of its model."""
     return PayloadFormat(
-        run_id=spec.run_id, shapes=tensor_shapes(spec), top_k=spec.compression.top_k
+        run_id=spec.run_id, shapes=tensor_shapes(spec), top_k=spec.compression.top_k, max_parts=2
     )
 
 
@@ -173,9 +176,11 @@ def tell_codec(parts: Parts, folder: Path) -> dict[str, object]:
             for uid in range(3)
         ]
         payloads = {uid: decode_payload(frame, form) for uid, frame in enumerate(frames)}
+        payloads[3] = half_payload_of(parts, 100 + window, window % 2)
         feedback.take_back(payloads[1])
+        feedback.take_back(payloads[3])
         feedback.keep(parts.place(delta_of(form, 77)))
-        eager = start_of_miner(state, [payloads[0]], spec)
+        eager = start_of_miner(state, [payloads[0], payloads[3]], spec)
         said[f"frames {window}"] = [frame.hex() for frame in frames]
         said[f"eager {window}"] = hash_of(eager)
         members = members_of(payloads)
@@ -260,6 +265,7 @@ def tell_scores(parts: Parts, folder: Path) -> dict[str, object]:
         )
     before, scorer, pages = checkpoint.state, parts.scorer(), pages_of(spec)
     payloads = {uid: payload_of(parts, uid) for uid in range(3)}
+    payloads[3] = half_payload_of(parts, 3, 1)
     window = before.window - 1
     after = outer_step(before, decision_on(window, payloads), payloads, spec)
     scorer.load_half_way(before.params, after.params)
@@ -333,6 +339,14 @@ def tell_saved(parts: Parts, folder: Path) -> dict[str, object]:
 def payload_of(parts: Parts, seed: int) -> Payload:
     form = parts.form
     frame = ErrorFeedback(form, 0.0, {}).encode(HEADER, delta_of(form, seed))
+    return decode_payload(frame, form)
+
+
+def half_payload_of(parts: Parts, seed: int, half: int) -> Payload:
+    """A payload of one half of the model."""
+    form = parts.form
+    header = dataclasses.replace(HEADER, blocks=BlockRange(part=half, parts=2))
+    frame = encode_payload(header, delta_of(form, seed), form)[0]
     return decode_payload(frame, form)
 
 
