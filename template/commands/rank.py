@@ -29,6 +29,7 @@ from template.ranks.crew import Duties, follow
 from template.ranks.group import device_of, join
 from template.settings import MinerConfig, NeuronConfig, Place, RankConfig
 from template.training.devices import find_device
+from template.training.model import check_parts
 from template.training.options import InnerOptions
 
 log = logging.getLogger(__name__)
@@ -100,17 +101,21 @@ def _duties(spec: RunSpec, neuron: NeuronConfig, place: Place) -> Duties:
         spec=spec,
         form=payload_format(spec),
         device=torch.device(device_of(find_device(neuron.device), place)),
-        options=inner_options(neuron),
+        options=inner_options(neuron, spec),
         keeps_on_device=neuron.offload == "device",
         scoring_batch=neuron.scoring_batch,
     )
 
 
-def inner_options(config: NeuronConfig) -> InnerOptions:
-    """How this machine trains."""
+def inner_options(config: NeuronConfig, spec: RunSpec) -> InnerOptions:
+    """How this machine trains; ConfigError for more parts than the run's model has."""
+    if config.parts > 1:
+        check_parts(spec, config.parts)
     return InnerOptions(
         micro_batch=config.micro_batch,
         checkpoints_activations=config.activation_checkpointing,
         compiles=config.compile,
         peak_tflops=config.peak_tflops,
+        parts=config.parts,
+        frozen=config.frozen,
     )
