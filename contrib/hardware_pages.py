@@ -175,7 +175,7 @@ def _machine_row(case: Case) -> str:
 
 def range_rows() -> Iterator[str]:
     """The smallest single devices, and what each class makes of each plan, as Markdown tables."""
-    yield "| plan | the whole model | in parts | parts | payload | host memory | inner steps | done |"
+    yield "| plan | whole on | in parts on | parts | payload | host memory | inner steps | done |"
     yield "|---|---|---|---:|---:|---:|---:|---:|"
     for plan in PLANS:
         found = find_smallest(case_of(plan))
@@ -201,9 +201,8 @@ def range_rows() -> Iterator[str]:
     yield f"| device | memory | {' | '.join(PLANS)} |"
     yield "|---|---:|" + "---:|" * len(PLANS)
     for name in _singles():
-        cells = tuple(_range_cell(case_of(plan, name, 1)) for plan in PLANS)
-        memory = f"{CLASSES[name].memory_bytes / GB:,.1f} GB"
-        yield f"| `{name}` | {memory} | {' | '.join(cells)} |"
+        row = " | ".join(_range_cell(case_of(plan, name, 1)) for plan in PLANS)
+        yield f"| `{name}` | {CLASSES[name].memory_bytes / GB:,.1f} GB | {row} |"
 
 
 def _singles() -> list[str]:
@@ -277,7 +276,8 @@ and come to the device one at a time, in each pass and again for its backward pa
 lie on the device in bf16. The fewest parts that fit are taken, on the device if any fit there.
 Seconds are of all inner steps of the plan, the mean of the parts; *done* is the share that fits in
 a window. The largest block is the limit: a part is never smaller than the embedding. None of this
-ran on a GPU; on a CPU, bytes and results were compared with the whole model's.
+ran on a GPU; on a CPU, bytes and results were compared with the whole model's
+([size_ranges.md](../benchmarks/results/size_ranges.md)).
 """
 
 GOAL = """\

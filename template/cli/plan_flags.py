@@ -154,7 +154,6 @@ def _add_machine_flags(parser: Parser) -> None:
     text = f"gigabytes a second that the disk writes (default: {DISK_BYTES_PER_S / GB:g})"
     add("--disk-gb-s", metavar="GB", type=_disk, default=DISK_BYTES_PER_S / GB, help=text)
 
-
     text = (
         "ranges of blocks into which a miner cuts the model, to train one in each window; auto: "
         "the fewest that fit in the device (default: 1, the whole model)"

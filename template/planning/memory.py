@@ -165,9 +165,7 @@ def _pass_bytes(
     case: Case, pages: int, *, is_checkpointing: bool, layers: int | None = None
 ) -> int:
     tokens = pages * case.spec.data.page_tokens
-    kept = kept_bytes_per_token(
-        case.spec.model, is_checkpointing=is_checkpointing, layers=layers
-    )
+    kept = kept_bytes_per_token(case.spec.model, is_checkpointing=is_checkpointing, layers=layers)
     return tokens * kept + logits_bytes(case.spec.model, tokens)
 
 
@@ -214,8 +212,8 @@ def _range_host_bytes(case: Case) -> float:
     trained = case.trained_share * case.parameters
     hosted = max(part.hosted for part in case.ranges) if case.frozen == "host" else 0
     frozen_bytes = CAST_BYTES if case.spec.training.precision == "bf16" else MODEL_BYTES
-    return MOMENTS_BYTES * trained + frozen_bytes * hosted - MODEL_BYTES * (
-        case.parameters - trained
+    return (
+        MOMENTS_BYTES * trained + frozen_bytes * hosted - MODEL_BYTES * (case.parameters - trained)
     )
 
 
