@@ -217,6 +217,7 @@ class InnerTrainer:
             remedies = ["--neuron.micro_batch auto" if pages > 1 else "a larger device"]
             if not self._options.checkpoints_activations:
                 remedies.append("--neuron.activation_checkpointing")
+            remedies.append("more --neuron.parts")
             raise ConfigError(
                 f"--neuron.micro_batch: the device's memory does not bear a pass of {pages} pages; "
                 f"take {' or '.join(remedies)}"

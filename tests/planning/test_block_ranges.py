@@ -15,6 +15,7 @@ from template.planning.memory import CONTEXT_BYTES, miner_memory, range_bytes
 from template.planning.miner import UPLOAD, inner_steps_s, miner_window
 from template.planning.outlook import best_cut, find_smallest, look_ahead, to_json
 from template.planning.ranges import parts_of, possible_parts
+from template.protocol.payload import PayloadFormat
 from template.training.flops import flops_per_token
 from template.training.model import payload_bytes
 
@@ -33,10 +34,8 @@ def test_the_parts_are_the_model_cut(plan: str, case_of) -> None:
     for number in possible_parts(case.spec)[:6]:
         parts = parts_of(case.spec, number)
         assert sum(part.parameters for part in parts) == case.parameters
-        headers = (number - 1) * (payload_bytes(case.spec) - sum(_body(p, case) for p in parts))
-        assert sum(part.payload_bytes for part in parts) == pytest.approx(
-            payload_bytes(case.spec), abs=1000 + abs(headers)
-        )
+        headers = (number - 1) * _header_bytes(case)
+        assert sum(p.payload_bytes for p in parts) == payload_bytes(case.spec) + headers
         assert all(whole.flops_per_token / 3 < p.flops_per_token < whole.flops_per_token
                    for p in parts)  # fmt: skip
         reached = [part.reached_layers for part in parts]
@@ -44,8 +43,8 @@ def test_the_parts_are_the_model_cut(plan: str, case_of) -> None:
         assert reached[0] == case.spec.model.num_hidden_layers
 
 
-def _body(part, case) -> int:
-    return part.payload_bytes - 68
+def _header_bytes(case) -> int:
+    return PayloadFormat(run_id=bytes(16), shapes={}, top_k=case.spec.compression.top_k).num_bytes
 
 
 def test_a_part_of_the_8b_model_by_hand(case_of) -> None:
