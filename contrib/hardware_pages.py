@@ -43,7 +43,12 @@ from template.planning.memory import (  # noqa: E402
     validator_memory,
 )
 from template.planning.miner import changes, miner_window  # noqa: E402
-from template.planning.outlook import Outlook, find_smallest, look_ahead  # noqa: E402
+from template.planning.outlook import (  # noqa: E402
+    Outlook,
+    best_cut,
+    find_smallest,
+    look_ahead,
+)
 from template.planning.validator import validator_window  # noqa: E402
 
 RECORD = ROOT / "benchmarks" / "results" / "size.json"
@@ -86,6 +91,7 @@ def hardware_page(outlooks: Sequence[Outlook]) -> str:
         if outlook.faults:
             faults = "\n".join(f"- {fault}" for fault in outlook.faults)
             parts += [f"On {case.machine.name}, by the code of today:\n", faults, ""]
+    parts += ["## A range of blocks on a small device\n", RANGES, "\n".join(range_rows()), ""]
     parts += ["## From the code of today to the goal\n", GOAL, "\n".join(change_rows(outlooks)), ""]
     return "\n".join([*parts, ASSUMED])
 
@@ -110,7 +116,7 @@ def class_rows() -> Iterator[str]:
 
 def need_rows(outlooks: Sequence[Outlook]) -> Iterator[str]:
     """Sizes of each plan and role as a Markdown table."""
-    yield ("| plan | role | up | down | host memory | disk | bucket | a day | smallest machine |")
+    yield "| plan | role | up | down | host memory | disk | bucket | a day | smallest machine |"
     yield "|---|---|---:|---:|---:|---:|---:|---:|---|"
     for plan, outlook in zip(PLANS, outlooks, strict=True):
         smallest = {"miner": outlook.smallest.miner, "validator": outlook.smallest.validator}
@@ -167,6 +173,59 @@ def _machine_row(case: Case) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def range_rows() -> Iterator[str]:
+    """The smallest single devices, and what each class makes of each plan, as Markdown tables."""
+    yield "| plan | whole on | in parts on | parts | payload | host memory | inner steps | done |"
+    yield "|---|---|---|---:|---:|---:|---:|---:|"
+    for plan in PLANS:
+        found = find_smallest(case_of(plan))
+        whole = next((m for m in _singles() if miner_memory(case_of(plan, m, 1)).fits), None)
+        if found.in_range is None:
+            yield f"| {plan} | none | none | | | | | |"
+            continue
+        case = best_cut(case_of(plan, found.in_range.partition(":")[0], 1))
+        assert case is not None, "the smallest fits"
+        window = miner_window(case)
+        cells = (
+            plan,
+            f"`{whole}`" if whole else f"none; `{found.miner}`",
+            f"`{case.machine.device.name}`",
+            _parts_words(case),
+            amount(case.own_payload_bytes),
+            amount(miner_memory(case).host_bytes),
+            span(window.steps_s),
+            f"{window.done_share:.0%}",
+        )
+        yield f"| {' | '.join(cells)} |"
+    yield ""
+    yield f"| device | memory | {' | '.join(PLANS)} |"
+    yield "|---|---:|" + "---:|" * len(PLANS)
+    for name in _singles():
+        row = " | ".join(_range_cell(case_of(plan, name, 1)) for plan in PLANS)
+        yield f"| `{name}` | {CLASSES[name].memory_bytes / GB:,.1f} GB | {row} |"
+
+
+def _singles() -> list[str]:
+    """The classes of GPUs, the least memory first."""
+    found = [each for each in CLASSES.values() if not each.is_cpu]
+    return [each.name for each in sorted(found, key=lambda each: each.memory_bytes)]
+
+
+def _parts_words(case: Case) -> str:
+    if case.parts == 1:
+        return "whole"
+    return f"{case.parts}{' host' * (case.frozen == 'host')}"
+
+
+def _range_cell(case: Case) -> str:
+    """Parts and inner steps of a plan on a device."""
+    cut = best_cut(case)
+    if cut is None:
+        return "-"
+    window = miner_window(cut)
+    return f"{_parts_words(cut)}, {span(window.steps_s)}, {window.done_share:.0%}"
+
+
 def change_rows(outlooks: Sequence[Outlook]) -> Iterator[str]:
     """The share left for inner steps, one change after another, as a Markdown table."""
     columns = [outlook.case for outlook in outlooks]
@@ -208,6 +267,19 @@ of the smallest machine hold the model; whether its miner also does all inner st
 in the plan's own table.
 """
 
+RANGES = """\
+A miner whose GPU is too small for gradients, AdamW and float32 parameters of the whole model cuts
+the model into parts and trains one, which the chain draws for each window, while the rest is
+frozen (`--neuron.parts N`; `tessera plan --parts auto` finds N). Memory is that of the part that
+takes the most. **host** means `--neuron.frozen host`: the frozen layers lie in the host's memory
+and come to the device one at a time, in each pass and again for its backward pass; elsewhere they
+lie on the device in bf16. The fewest parts that fit are taken, on the device if any fit there.
+Seconds are of all inner steps of the plan, the mean of the parts; *done* is the share that fits in
+a window. The largest block is the limit: a part is never smaller than the embedding. None of this
+ran on a GPU; on a CPU, bytes and results were compared with the whole model's
+([size_ranges.md](../benchmarks/results/size_ranges.md)).
+"""
+
 GOAL = """\
 The share of a window that is left for inner steps, at the line above: saves, uploads, fetching and
 following pass beside training, and the next window's training begins before the window's end. The
@@ -227,6 +299,8 @@ ASSUMED = f"""\
   goes between the devices costs no time here.
 - A payload's cost is its forward passes: on a CPU, the step into the model and back adds a
   twentieth at most (`benchmarks/results/scale.json`).
+- A range: activations below the lowest trained layer are not kept, those above count in full;
+  copies of frozen layers from the host hide behind no computation.
 - A star beside the pages of a pass: with `--neuron.activation_checkpointing`.
 - Host seconds and memory grow in a straight line in the number of parameters, from 10 M and 100 M.
 - "Inner steps" are the plan's, on this machine; a miner that has less time does fewer of them.

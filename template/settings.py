@@ -104,6 +104,9 @@ class NeuronConfig:
     activation_checkpointing: bool = False
     compile: bool = False
     peak_tflops: float | None = None
+    width: int = 0
+    parts: int = 1
+    frozen: Literal["bf16", "host"] = "bf16"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

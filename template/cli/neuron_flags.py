@@ -73,7 +73,9 @@ VALIDATOR_ONLY: Final[Mapping[str, str]] = {
 }
 
 
-INNER_FIELDS: Final = ("micro_batch", "activation_checkpointing", "compile", "peak_tflops")
+INNER_FIELDS: Final = (
+    "micro_batch", "activation_checkpointing", "compile", "peak_tflops", "width", "parts", "frozen",
+)  # fmt: skip
 """Settings of a miner's inner loop."""
 SCORING_FIELDS: Final = ("scoring_batch",)
 """Settings of a validator's passes."""
@@ -86,16 +88,16 @@ def miner_config(args: argparse.Namespace, env: Mapping[str, str]) -> MinerConfi
     """A miner's settings. ConfigError names a wrong flag, variable or key, never a secret."""
     if args.run is None:
         raise ConfigError(NO_RUN_FILE.format(netuid=args.netuid))
-    spec = load_spec(args.run)
+    spec, place = load_spec(args.run), find_place(env)
     return MinerConfig(
         spec=spec,
         chain=chain_config(args, spec.schedule),
         wallet=wallet_config(args),
         logging=LoggingConfig(level=args.level, directory=args.logging_dir),
-        neuron=_neuron_config(args),
+        neuron=_checked(_neuron_config(args), place),
         wandb=_wandb_config(args, env),
         bucket=bucket_settings(env),
-        place=find_place(env),
+        place=place,
     )
 
 
@@ -106,7 +108,7 @@ def rank_config(args: argparse.Namespace, place: Place) -> RankConfig:
     return RankConfig(
         role=args.role,
         spec=load_spec(args.run),
-        neuron=_neuron_config(args),
+        neuron=_checked(_neuron_config(args), place),
         logging=LoggingConfig(level=args.level, directory=args.logging_dir),
         place=place,
     )
@@ -153,6 +155,26 @@ def _neuron_config(args: argparse.Namespace) -> NeuronConfig:
         offload=args.offload,
         **{key: getattr(args, key) for key in _OWN_FIELDS[args.role]},
     )
+
+
+def _checked(neuron: NeuronConfig, place: Place) -> NeuronConfig:
+    """The settings; ConfigError for flags that do not go together."""
+    if neuron.parts == 1 and neuron.frozen == "host":
+        raise ConfigError(
+            "--neuron.frozen host: nothing is frozen while the whole model trains: name "
+            "--neuron.parts, or leave --neuron.frozen out"
+        )
+    if neuron.parts > 1 and neuron.compile:
+        raise ConfigError(
+            "--neuron.compile: goes with the whole model alone, since every part would be compiled "
+            "anew: leave out --neuron.compile or --neuron.parts"
+        )
+    if neuron.parts > 1 and not place.is_alone:
+        raise ConfigError(
+            f"--neuron.parts {neuron.parts}: several ranks under torchrun train the whole model: "
+            "start one process without torchrun, or leave --neuron.parts out"
+        )
+    return neuron
 
 
 def _default_state_dir(role: Role, args: argparse.Namespace) -> Path:
@@ -323,6 +345,52 @@ def _add_inner_flags(parser: Parser) -> None:
         default=None,
         help="the device's peak for inner_mfu in the metrics (default: known for common GPUs)",
     )
+    parser.add_argument(
+        "--neuron.width",
+        dest="width",
+        metavar="N|auto",
+        type=_width,
+        default=0,
+        help="pages of a step in multiples of the run's, for a fast machine; auto fills the "
+        "window, up to the run's training.max_width (default: auto)",
+    )
+    _add_range_flags(parser)
+
+
+def _width(text: str) -> int:
+    if text == "auto":
+        return 0
+    if re.fullmatch(r"[1-9][0-9]{0,3}", text) is None:
+        raise argparse.ArgumentTypeError("must be auto or a whole number from 1 to 9999")
+    return int(text)
+
+
+def _add_range_flags(parser: Parser) -> None:
+    group = parser.add_argument_group("a device too small for the whole model")
+    group.add_argument(
+        "--neuron.parts",
+        dest="parts",
+        metavar="N",
+        type=_parts,
+        default=1,
+        help="cut the model into N ranges of blocks, and train in each window the range that the "
+        "chain draws; `tessera plan --parts` says what fits (default: 1, the whole model)",
+    )
+    group.add_argument(
+        "--neuron.frozen",
+        dest="frozen",
+        choices=("bf16", "host"),
+        default="bf16",
+        help="where the other ranges lie: on the device, in bf16 where the run computes in bf16; "
+        "or in the host's memory, from where a layer at a time comes to the device, and "
+        "activations are computed twice (default: bf16)",
+    )
+
+
+def _parts(text: str) -> int:
+    if re.fullmatch(r"[1-9][0-9]{0,3}", text) is None:
+        raise argparse.ArgumentTypeError("must be a whole number from 1 to 9999")
+    return int(text)
 
 
 def _pages(text: str) -> int | None:

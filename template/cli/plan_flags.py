@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from template.cli.flags import statuses_text
 from template.cli.owner_flags import FAR_BLOCK, NOBODY
@@ -33,12 +33,16 @@ UP_MBPS, DOWN_MBPS, PEERS, VALIDATORS, BLOCK_S = 110.0, 500.0, 20, 8, 12.0
 GPU: Final = "rtx4090:1"
 MAX_MBPS: Final = 1e7
 MAX_CORES: Final = 4096
+MAX_PARTS: Final = 9999
 MAX_TOKENS: Final = 10**16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlanConfig:
-    """Settings of `plan`. `dataset_tokens` None: as many as the run reads; `picture`: file."""
+    """Settings of `plan`. `dataset_tokens` None: as many as the run reads; `picture`: file.
+
+    `parts` None: the fewest that fit, and `frozen` follows.
+    """
 
     spec: RunSpec
     machine: Machine
@@ -49,6 +53,8 @@ class PlanConfig:
     dataset_tokens: int | None
     picture: Path | None
     is_json: bool
+    parts: int | None = 1
+    frozen: Literal["bf16", "host"] = "bf16"
 
 
 def plan_config(args: argparse.Namespace) -> PlanConfig:
@@ -59,6 +65,11 @@ def plan_config(args: argparse.Namespace) -> PlanConfig:
             "or leave --picture out"
         )
     device, count = args.gpu
+    if args.parts != 1 and count > 1:
+        raise ConfigError(
+            f"--parts: {count} devices are ranks of one miner, which train the whole model: name "
+            "one device (--gpu), or leave --parts out"
+        )
     return PlanConfig(
         spec=read_plan_or_spec(args.run),
         machine=Machine(
@@ -76,6 +87,8 @@ def plan_config(args: argparse.Namespace) -> PlanConfig:
         dataset_tokens=args.dataset_tokens,
         picture=args.picture,
         is_json=args.is_json,
+        parts=args.parts,
+        frozen=args.frozen,
     )
 
 
@@ -140,6 +153,18 @@ def _add_machine_flags(parser: Parser) -> None:
     add("--cores", metavar="N", type=_cores, default=None, help=text)
     text = f"gigabytes a second that the disk writes (default: {DISK_BYTES_PER_S / GB:g})"
     add("--disk-gb-s", metavar="GB", type=_disk, default=DISK_BYTES_PER_S / GB, help=text)
+
+    text = (
+        "ranges of blocks into which a miner cuts the model, to train one in each window; auto: "
+        "the fewest that fit in the device (default: 1, the whole model)"
+    )
+    add("--parts", metavar="N", type=_parts, default=1, help=text)
+    text = "where the other ranges lie: in bf16 on the device, or on the host (default: bf16)"
+    add("--frozen", choices=("bf16", "host"), default="bf16", help=text)
+
+
+def _parts(text: str) -> int | None:
+    return None if text == "auto" else _whole(text, 1, MAX_PARTS)
 
 
 def _devices(text: str) -> tuple[str, int]:
@@ -208,4 +233,5 @@ exit status:
 examples:
   {command} --run runs/72b.toml --up-mbps 110 --down-mbps 500 --gpu b200:8 --peers 20
   {command} --run run.toml --gpu rtx4090:1 --json
+  {command} --run runs/8b.toml --gpu rtx3090:1 --parts auto
 """

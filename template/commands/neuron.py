@@ -238,7 +238,7 @@ def _context(
             metrics=metrics,
             state_dir=config.neuron.state_dir,
             device=find_device(config.neuron.device),
-            inner=inner_options(config.neuron),
+            inner=inner_options(config.neuron, spec),
             spreader=None if crew is None else crew.spreader,
             ranks=crew,
             scoring_batch=config.neuron.scoring_batch,

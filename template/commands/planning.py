@@ -3,6 +3,8 @@
 The plan of `template.commands.plan` is something else: the owner's file that becomes a run spec.
 """
 
+from dataclasses import replace
+
 from rich.console import Console
 
 from template.cli.plan_flags import PlanConfig
@@ -11,21 +13,30 @@ from template.commands.planning_table import render
 from template.errors import EXIT_ENDED, EXIT_OPERATOR, ConfigError
 from template.files import reason, remedy
 from template.planning.case import Case
-from template.planning.outlook import Outlook, look_ahead, to_json
+from template.planning.outlook import Outlook, best_cut, look_ahead, to_json
+from template.planning.ranges import parts_of
 
 WIDTH_CHARS = 100
 
 
 def case_of(config: PlanConfig) -> Case:
-    """The question that the flags ask."""
-    return Case(
+    """The question that the flags ask; ConfigError for more parts than the model bears."""
+    case = Case(
         spec=config.spec,
         machine=config.machine,
         line=config.line,
         peers=config.peers,
         validators=config.validators,
         block_s=config.block_s,
+        frozen=config.frozen,
     )
+    if config.parts is None:
+        return best_cut(case) or case
+    try:
+        parts_of(case.spec, config.parts)
+    except ValueError as error:
+        raise ConfigError(f"--parts {config.parts}: {error}") from error
+    return replace(case, parts=config.parts)
 
 
 def run_planning(config: PlanConfig) -> int:

@@ -9,7 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from template.planning import covenant
-from template.planning.outlook import Outlook, RoleOutlook, assumptions
+from template.planning.case import Case
+from template.planning.outlook import Outlook, RoleOutlook, Smallest, assumptions
 from template.planning.phases import INNER_STEPS, Phase
 
 NONE: Final = "none"
@@ -18,9 +19,9 @@ NONE: Final = "none"
 def render(outlook: Outlook) -> Iterator[RenderableType]:
     """Everything, from top to bottom."""
     case = outlook.case
-    yield Text(f"{case.spec.name} on {case.machine.name}", style="bold")
+    yield Text(f"{case.spec.name} on {case.machine.name}{_cut_words(case)}", style="bold")
     yield Text(
-        f"{case.parameters:,} parameters; payload {amount(case.payload_bytes)}, theta_0 "
+        f"{case.parameters:,} parameters; payload {amount(case.own_payload_bytes)}, theta_0 "
         f"{amount(case.theta0_bytes)}; windows of {case.window_s:,.0f} s; "
         f"{case.line.up_mbps:g}/{case.line.down_mbps:g} Mb/s up/down; {case.peers} miners, "
         f"{case.validators} validators"
@@ -39,6 +40,12 @@ def render(outlook: Outlook) -> Iterator[RenderableType]:
         yield bullets(outlook.faults)
     yield Text("\nAssumed", style="bold")
     yield bullets(assumptions(case))
+
+
+def _cut_words(case: Case) -> str:
+    if case.parts == 1:
+        return ""
+    return f", in {case.parts} parts{', frozen on the host' * (case.frozen == 'host')}"
 
 
 def amount(num_bytes: float) -> str:
@@ -146,8 +153,19 @@ def smallest_text(outlook: Outlook) -> Text:
     return Text(
         f"\nsmallest machine of the classes: a miner's model fits in {found.miner or NONE}, a "
         f"validator's in {found.validator or NONE}; all inner steps in time, by the code of "
-        f"today: {found.in_time or NONE}"
+        f"today: {found.in_time or NONE}; the least memory in which one device trains a part: "
+        f"{range_words(found)}"
     )
+
+
+def range_words(found: Smallest) -> str:
+    """The smallest device for a block range, and how the model is cut there."""
+    if found.in_range is None:
+        return NONE
+    if found.range_parts == 1:
+        return found.in_range
+    where = ", frozen on the host" * (found.range_frozen == "host")
+    return f"{found.in_range} ({found.range_parts} parts{where})"
 
 
 def bullets(sentences: Iterable[str]) -> Text:

@@ -18,6 +18,7 @@ from template.cli.terminal import complain
 from template.errors import (
     EXIT_ENDED,
     EXIT_INTERRUPTED,
+    ConfigError,
     RankLost,
     SubnetError,
     exit_status,
@@ -28,7 +29,7 @@ from template.ranks.crew import Duties, follow
 from template.ranks.group import device_of, join
 from template.settings import MinerConfig, NeuronConfig, Place, RankConfig
 from template.training.devices import find_device
-from template.training.model import payload_format
+from template.training.model import check_parts, payload_format
 from template.training.options import InnerOptions
 
 log = logging.getLogger(__name__)
@@ -100,17 +101,27 @@ def _duties(spec: RunSpec, neuron: NeuronConfig, place: Place) -> Duties:
         spec=spec,
         form=payload_format(spec),
         device=torch.device(device_of(find_device(neuron.device), place)),
-        options=inner_options(neuron),
+        options=inner_options(neuron, spec),
         keeps_on_device=neuron.offload == "device",
         scoring_batch=neuron.scoring_batch,
     )
 
 
-def inner_options(config: NeuronConfig) -> InnerOptions:
-    """How this machine trains."""
+def inner_options(config: NeuronConfig, spec: RunSpec) -> InnerOptions:
+    """How this machine trains; ConfigError for more parts or wider steps than the run has."""
+    if config.parts > 1:
+        check_parts(spec, config.parts)
+    if config.width > spec.training.max_width:
+        raise ConfigError(
+            f"--neuron.width {config.width}: steps of this run are {spec.training.max_width} times "
+            "batch_pages wide at most (training.max_width): name fewer, or auto"
+        )
     return InnerOptions(
         micro_batch=config.micro_batch,
         checkpoints_activations=config.activation_checkpointing,
         compiles=config.compile,
         peak_tflops=config.peak_tflops,
+        width=config.width,
+        parts=config.parts,
+        frozen=config.frozen,
     )

@@ -103,7 +103,7 @@ def miner_bill(case: Case) -> Bill:
     day, readers = case.windows_per_day, case.peers - 1 + case.validators
     return Bill(
         storage=miner_storage(case.spec),
-        writes=day * (put_calls(case.payload_bytes) + LISTS),
+        writes=day * (put_calls(case.own_payload_bytes) + LISTS),
         reads=day * readers,
     )
 

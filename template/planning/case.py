@@ -8,10 +8,12 @@ from template.data.assignment import Paging
 from template.data.manifest import token_bytes_of
 from template.planning.costs import Costs, read_costs
 from template.planning.hardware import Line, Machine
+from template.planning.ranges import Part, parts_of
 from template.protocol.holders import HOLDERS
 from template.protocol.spec import RunSpec
 from template.protocol.spec.model import count_parameters
 from template.training.model import payload_bytes
+from template.training.options import Frozen
 from template.training.published import checkpoint_limit_bytes
 from template.training.theta0 import theta0_bytes
 
@@ -44,7 +46,9 @@ def sizes_of(spec: RunSpec) -> Sizes:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Case:
-    """`peers`: miners, this one included. `validators`: those that vote."""
+    """`peers`: miners, this one included. `validators`: those that vote. `parts` and `frozen`: how
+    this machine's miner cuts the model, as in `InnerOptions`; the other miners train all of it.
+    """
 
     spec: RunSpec
     machine: Machine
@@ -53,14 +57,32 @@ class Case:
     validators: int = VALIDATORS
     block_s: float = BLOCK_S
     costs: Costs = field(default_factory=read_costs)
+    parts: int = 1
+    frozen: Frozen = "bf16"
 
     @property
     def parameters(self) -> int:
         return count_parameters(self.spec.model)
 
     @property
+    def ranges(self) -> tuple[Part, ...]:
+        """What this machine's miner trains in turn: the whole model, if that is one part."""
+        return parts_of(self.spec, self.parts)
+
+    @property
+    def trained_share(self) -> float:
+        """Of the model's parameters, in the largest part."""
+        return max(part.parameters for part in self.ranges) / self.parameters
+
+    @property
     def payload_bytes(self) -> int:
+        """Of a miner of the whole model."""
         return sizes_of(self.spec).payload
+
+    @property
+    def own_payload_bytes(self) -> int:
+        """Of this machine's miner, at most."""
+        return max(part.payload_bytes for part in self.ranges)
 
     @property
     def params_bytes(self) -> int:

@@ -1,8 +1,9 @@
 """Classes of hardware, machines made of them, and lines. Imports no torch: flags name classes.
 
-Sources: bandwidth from the makers' data sheets (NVIDIA's of RTX 4090 and 5090, L40S, A100 80 GB
-SXM, H100 SXM, H200 SXM and DGX B200, as of November 2026); memory as the driver reports it
-(nvidia-smi), a little off the name's; peaks from `template.training.flops`.
+Sources: bandwidth from the makers' data sheets (NVIDIA's of RTX 3060 12 GB, 3090, 4060, 4060 Ti 16
+GB, 4090 and 5090, L40S, A100 80 GB SXM, H100 SXM, H200 SXM and DGX B200, as of November 2026);
+memory as the driver reports it (nvidia-smi), a little off the name's; peaks from
+`template.training.flops`.
 """
 
 from collections.abc import Mapping
@@ -64,6 +65,8 @@ def _gpu(
 
 PCIE4_GB, PCIE5_GB = 25.0, 50.0
 """What 16 lanes carry in practice: four fifths of 31.5 and 63 GB/s."""
+PCIE4_X8_GB = 12.5
+"""And 8 lanes."""
 
 CLASSES: Final[Mapping[str, HardwareClass]] = {
     each.name: each
@@ -75,6 +78,10 @@ CLASSES: Final[Mapping[str, HardwareClass]] = {
             bandwidth_bytes_per_s=50.0 * GB,
             host_bytes_per_s=10.0 * GB,
         ),
+        _gpu("rtx4060", "RTX 4060", 8_188, 272, PCIE4_X8_GB),
+        _gpu("rtx3060", "RTX 3060", 12_288, 360, PCIE4_GB),
+        _gpu("rtx4060ti", "RTX 4060 Ti", 16_380, 288, PCIE4_X8_GB),
+        _gpu("rtx3090", "RTX 3090", 24_576, 936, PCIE4_GB),
         _gpu("rtx4090", "RTX 4090", 24_564, 1008, PCIE4_GB),
         _gpu("rtx5090", "RTX 5090", 32_607, 1792, PCIE5_GB),
         _gpu("l40s", "L40S", 46_068, 864, PCIE4_GB),

@@ -9,9 +9,11 @@ from template.bucket.budget import payload_windows
 from template.data.manifest import MAX_MANIFEST_BYTES
 from template.data.pages import CacheLimits
 from template.planning.case import Case
+from template.planning.ranges import Part
 from template.protocol.spec import RunSpec
 from template.protocol.spec.model import ModelSpec
 from template.training.evaluator import forward_bytes, logits_bytes, usual_batch_pages
+from template.training.losses import CHUNKED_VOCAB
 
 MODEL_BYTES: Final = 4
 GRADIENT_BYTES: Final = 4
@@ -32,6 +34,12 @@ STEP_BYTES: Final = 12
 """A validator's note of each value that a payload moves: its place, and the value before."""
 PENDING: Final = 3
 """Payloads of a miner between making and decision, at most."""
+HEAD_BYTES: Final = 6
+"""Beside a gradient made before, the loss makes one of the output layer in float32, and a copy in
+bf16: of a range that trains the output layer, whose other gradients leave no room for these."""
+STREAMED_LAYERS: Final = 2
+"""Frozen layers of the host that are on the device at once: one computes, and the graph may still
+hold another (counted by `tests/training/test_ranges.py`)."""
 JOINED_COPIES: Final = 3
 """An owner makes theta_0 of the model's parameters, a copy, and the parts' bytes."""
 
@@ -53,14 +61,19 @@ class Memory:
     is_checkpointing: bool = False
 
 
-def kept_bytes_per_token(model: ModelSpec, *, is_checkpointing: bool) -> int:
-    """Activations kept for the backward pass, for each token."""
-    hidden, layers = model.hidden_size, model.num_hidden_layers
+def kept_bytes_per_token(
+    model: ModelSpec, *, is_checkpointing: bool, layers: int | None = None
+) -> int:
+    """Activations kept for the backward pass, for each token. `layers`: those reached by it."""
+    hidden = model.hidden_size
+    layers = model.num_hidden_layers if layers is None else layers
     inner = model.intermediate_size
     if model.is_mixture:
         inner = model.num_experts_per_tok * model.moe_intermediate_size
     layer = HIDDEN_BYTES * hidden + INNER_BYTES * inner
-    return layers * RESIDUAL_BYTES * hidden + layer if is_checkpointing else layers * layer
+    if is_checkpointing:
+        return layers * RESIDUAL_BYTES * hidden + layer
+    return max(1, layers) * layer
 
 
 def trained_bytes(case: Case) -> int:
@@ -76,7 +89,10 @@ def miner_memory(case: Case) -> Memory:
     host, disk = _miner_host_bytes(case), miner_disk_bytes(case)
     if case.machine.device.is_cpu:
         peak = max(cost.peak_bytes(case.parameters) for cost in case.costs.of_role("miner"))
+        peak -= (1.0 - case.trained_share) * (MODEL_BYTES + GRADIENT_BYTES) * case.parameters
         return Memory(device_bytes=0, host_bytes=peak, disk_bytes=disk, micro_batch=1)
+    if case.parts > 1:
+        return _range_memory(case, host, disk)
     fixed = trained_bytes(case) / case.machine.count + CONTEXT_BYTES
     free = case.machine.device.memory_bytes - fixed
     pages, is_checkpointing = 0, False
@@ -95,20 +111,75 @@ def miner_memory(case: Case) -> Memory:
     )
 
 
-def _pass_bytes(case: Case, pages: int, *, is_checkpointing: bool) -> int:
+def range_bytes(case: Case, part: Part) -> int:
+    """What a miner of a block range holds on its device, but for activations."""
+    is_short = case.spec.training.precision == "bf16"
+    frozen_bytes = CAST_BYTES if is_short else MODEL_BYTES
+    used = (MODEL_BYTES + GRADIENT_BYTES + MOMENTS_BYTES) * part.parameters
+    used += HEAD_BYTES * part.head if case.spec.model.vocab_size >= CHUNKED_VOCAB else 0
+    used += CAST_BYTES * part.cast if is_short else 0
+    if case.frozen == "host":
+        layer = part.streamed // max(1, case.spec.model.num_hidden_layers)
+        return used + frozen_bytes * (part.frozen - part.hosted + STREAMED_LAYERS * layer)
+    return used + frozen_bytes * part.frozen
+
+
+def _range_memory(case: Case, host: float, disk: float) -> Memory:
+    """Of the part that takes the most: the part is drawn anew for every window."""
+    recomputes = (True,) if case.frozen == "host" else (False, True)
+    capacity, used, pages, is_checkpointing = case.machine.device.memory_bytes, 0.0, 0, False
+    for is_checkpointing in recomputes:
+        found = [
+            _pages_that_fit(
+                case,
+                capacity - CONTEXT_BYTES - range_bytes(case, part),
+                is_checkpointing=is_checkpointing,
+                layers=part.reached_layers,
+            )
+            for part in case.ranges
+        ]
+        pages = min(found)
+        used = CONTEXT_BYTES + max(
+            range_bytes(case, part)
+            + _pass_bytes(
+                case,
+                max(1, pages),
+                is_checkpointing=is_checkpointing,
+                layers=part.reached_layers,
+            )
+            for part in case.ranges
+        )
+        if pages:
+            break
+    return Memory(
+        device_bytes=used,
+        host_bytes=host,
+        disk_bytes=disk,
+        fits=pages > 0,
+        micro_batch=pages,
+        is_checkpointing=is_checkpointing,
+    )
+
+
+def _pass_bytes(
+    case: Case, pages: int, *, is_checkpointing: bool, layers: int | None = None
+) -> int:
     tokens = pages * case.spec.data.page_tokens
-    kept = kept_bytes_per_token(case.spec.model, is_checkpointing=is_checkpointing)
+    kept = kept_bytes_per_token(case.spec.model, is_checkpointing=is_checkpointing, layers=layers)
     return tokens * kept + logits_bytes(case.spec.model, tokens)
 
 
-def _pages_that_fit(case: Case, free_bytes: float, *, is_checkpointing: bool) -> int:
+def _pages_that_fit(
+    case: Case, free_bytes: float, *, is_checkpointing: bool, layers: int | None = None
+) -> int:
     """Pages of the largest pass on each device: a power of two, as the search of the trainer
     begins; at most the batch's share of a device."""
     most = max(1, case.spec.training.batch_pages // case.machine.count)
     pages = 0
     trial = 1
     while trial <= most:
-        if _pass_bytes(case, trial, is_checkpointing=is_checkpointing) > free_bytes:
+        used = _pass_bytes(case, trial, is_checkpointing=is_checkpointing, layers=layers)
+        if used > free_bytes:
             break
         pages, trial = trial, 2 * trial
     return pages
@@ -127,7 +198,23 @@ def _miner_host_bytes(case: Case) -> float:
         return case.costs.of("miner", name).peak_bytes(count) - away * count
 
     beside = (MODEL_BYTES + MOMENTS_BYTES) * count
-    return max(peak(name) for name in ("train", "encode", "save")) + beside
+    whole = max(peak(name) for name in ("train", "encode", "save")) + beside
+    return whole + (_range_host_bytes(case) if case.parts > 1 else 0.0)
+
+
+def _range_host_bytes(case: Case) -> float:
+    """What a miner of a block range has on the host beyond a miner of the whole, which has the
+    moments of all tensors there too while these are saved.
+
+    The range's moments of this window beside those of the last, frozen matrices, and a
+    pseudo-gradient of the range alone.
+    """
+    trained = case.trained_share * case.parameters
+    hosted = max(part.hosted for part in case.ranges) if case.frozen == "host" else 0
+    frozen_bytes = CAST_BYTES if case.spec.training.precision == "bf16" else MODEL_BYTES
+    return (
+        MOMENTS_BYTES * trained + frozen_bytes * hosted - MODEL_BYTES * (case.parameters - trained)
+    )
 
 
 @lru_cache(maxsize=32)

@@ -10,11 +10,13 @@ does, and earlier by what encoding and saving took lately: the next window's has
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Final
 
 from template.base.deadline import COMMIT_MARGIN_BLOCKS
 from template.planning.case import Case
 from template.planning.costs import NUM_PAYLOADS
+from template.planning.memory import CAST_BYTES, MODEL_BYTES, miner_memory
 from template.planning.phases import INNER_STEPS, Phase, blocking_s
 from template.scoring.window import FETCH_SHARE
 from template.training.flops import flops_per_token
@@ -114,11 +116,7 @@ class MinerWindow:
 def miner_window(case: Case) -> MinerWindow:
     """A window of the steady state, with every payload good."""
     schedule = case.spec.schedule
-    steps_s = (
-        case.window_tokens
-        * flops_per_token(case.spec)
-        / case.machine.train_flops(case.spec.training.precision)
-    )
+    steps_s = inner_steps_s(case)
     phases = [*_follow(case), *_train(case), *_finish(case)]
     before_s = _sum_of(phases, BEFORE_COMMIT)
     margin_blocks = _margin_blocks(case, before_s)
@@ -132,6 +130,33 @@ def miner_window(case: Case) -> MinerWindow:
         upload_room_s=case.blocks_s(reading - schedule.finality_lag_blocks),
     )
     return _filled(window, [*phases, _wait(case, phases, margin_blocks)])
+
+
+def inner_steps_s(case: Case) -> float:
+    """Seconds of the plan's inner steps; of a block range the mean of the parts, drawn alike.
+
+    The copies of frozen layers from the host hide behind nothing.
+    """
+    if case.parts == 1:
+        flops: float = flops_per_token(case.spec)
+    else:
+        flops = fmean(part.flops_per_token for part in case.ranges)
+    computing_s = (
+        case.window_tokens * flops / case.machine.train_flops(case.spec.training.precision)
+    )
+    return computing_s + _streaming_s(case)
+
+
+def _streaming_s(case: Case) -> float:
+    """Seconds in which frozen layers come from the host, in all passes of a window."""
+    if case.parts == 1 or case.frozen != "host" or case.machine.device.is_cpu:
+        return 0.0
+    training = case.spec.training
+    passes = math.ceil(training.batch_pages / max(1, miner_memory(case).micro_batch))
+    per_parameter = CAST_BYTES if training.precision == "bf16" else MODEL_BYTES
+    moved = fmean(part.streamed + part.streamed_again for part in case.ranges)
+    num_bytes = training.inner_steps * passes * per_parameter * moved
+    return num_bytes / case.machine.host_bytes_per_s
 
 
 def _filled(window: MinerWindow, phases: Sequence[Phase]) -> MinerWindow:
@@ -165,10 +190,10 @@ def _follow(case: Case) -> list[Phase]:
     digest_s = case.host_s(ROLE, "digest") / spec.checkpoint.digest_every_windows
     anchor_s = case.write_s("validator", case.params_bytes) / every
     lag_s = case.blocks_s(spec.schedule.finality_lag_blocks)
-    upload_s = case.line.up_s(case.payload_bytes)
+    upload_s = case.line.up_s(case.own_payload_bytes)
     return [
         _beside(FINALITY, lag_s, "of the last window's end, before the upload"),
-        _beside(UPLOAD, upload_s, "a lane of its own", up=case.payload_bytes),
+        _beside(UPLOAD, upload_s, "a lane of its own", up=case.own_payload_bytes),
         _beside(
             FETCH, case.line.down_s(num_bytes), "other threads; the rest " + main, down=num_bytes
         ),
@@ -197,17 +222,22 @@ def _train(case: Case) -> list[Phase]:
 
 def _finish(case: Case) -> list[Phase]:
     """From the last inner step to the saved payload, and what is saved after it."""
-    copy_s = 0.0 if case.machine.device.is_cpu else MOMENTS * case.device_copy_s
+    share = case.trained_share
+    copy_s = 0.0 if case.machine.device.is_cpu else MOMENTS * share * case.device_copy_s
     before_s = case.write_s(ROLE, SAVED_BEFORE * case.params_bytes)
     after_s = case.write_s(ROLE, SAVED_AFTER * case.params_bytes)
     return [
         Phase(
             name=SUBTRACT,
-            seconds=case.device_copy_s + case.host_s(ROLE, "outer step"),
+            seconds=share * case.device_copy_s + case.host_s(ROLE, "outer step"),
             why="start - end; the start is made again",
         ),
         Phase(name=COPY, seconds=copy_s, why="to the host, to be saved beside training"),
-        Phase(name=ENCODE, seconds=case.host_s(ROLE, "encode"), why="after the last inner step"),
+        Phase(
+            name=ENCODE,
+            seconds=share * case.host_s(ROLE, "encode"),
+            why="after the last inner step",
+        ),
         _shared(case, SAVE_BEFORE, before_s, "error feedback, before its digest is on chain"),
         _beside(COMMIT, case.blocks_s(COMMIT_BLOCKS), "a block"),
         _shared(case, SAVE_AFTER, after_s, "theta and moments, after the commitment"),

@@ -28,7 +28,9 @@ from template.planning.miner import (
     miner_window,
 )
 from template.planning.phases import Phase
+from template.planning.ranges import possible_parts
 from template.planning.validator import ValidatorWindow, validator_window
+from template.training.options import Frozen
 
 FORMAT: Final = 1
 """Version of the JSON object."""
@@ -50,12 +52,16 @@ class Smallest:
     """Names of the smallest machines; None if none of those looked at suffices.
 
     `miner` and `validator` by the devices' memory; `in_time`: a miner's that does all inner steps
-    of the plan, with the code of today.
+    of the plan, with the code of today. `in_range`: the single device with the least memory on
+    which a miner trains the model, whole or cut into `range_parts`, with `range_frozen`.
     """
 
     miner: str | None
     validator: str | None
     in_time: str | None
+    in_range: str | None
+    range_parts: int
+    range_frozen: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,7 +133,10 @@ def _owner(case: Case, manifest: Manifest) -> RoleOutlook:
 
 def find_smallest(case: Case) -> Smallest:
     """The smallest machines, by the sum of their devices' peaks in bf16."""
-    cases = [replace(case, machine=machine) for machine in machines_by_size(case.machine)]
+    machines = list(machines_by_size(case.machine))
+    cases = [replace(case, machine=m, parts=1, frozen="bf16") for m in machines]
+    single = sorted((m for m in machines if m.count == 1), key=lambda m: m.memory_bytes)
+    cut = next(filter(None, (best_cut(replace(case, machine=m)) for m in single)), None)
 
     def first(suffices: Any) -> str | None:
         return next((each.machine.name for each in cases if suffices(each)), None)
@@ -141,7 +150,24 @@ def find_smallest(case: Case) -> Smallest:
         miner=first(lambda each: miner_memory(each).fits),
         validator=first(lambda each: validator_memory(each).fits),
         in_time=first(is_in_time),
+        in_range=None if cut is None else cut.machine.name,
+        range_parts=1 if cut is None else cut.parts,
+        range_frozen="bf16" if cut is None else cut.frozen,
     )
+
+
+def best_cut(case: Case) -> Case | None:
+    """The case with the fewest parts that fit in the machine's device; None if none do.
+
+    With frozen tensors on the device, if any number of parts fits so: copies from the host cost
+    time. Several devices train the whole model alone.
+    """
+    kinds: tuple[Frozen, ...] = ("bf16", "host")
+    tried = [replace(case, parts=1, frozen="bf16")]
+    if case.machine.count == 1:
+        numbers = possible_parts(case.spec)
+        tried += [replace(case, parts=p, frozen=kind) for kind in kinds for p in numbers]
+    return next((each for each in tried if miner_memory(each).fits), None)
 
 
 def machines_by_size(like: Machine) -> Iterator[Machine]:
@@ -163,10 +189,13 @@ def machines_by_size(like: Machine) -> Iterator[Machine]:
 def _miner_faults(case: Case, window: MinerWindow, roles: tuple[RoleOutlook, ...]) -> Iterator[str]:
     memory = roles[0].memory
     if not memory.fits:
+        cut = best_cut(case)
+        how = "" if cut is None else f", or train a part of it (--parts {cut.parts}"
+        how += "" if cut is None else f"{' --frozen host' * (cut.frozen == 'host')})"
         yield (
             f"miner: does not fit: {memory.device_bytes / GB:,.1f} GB with one page and activation "
             f"checkpointing, a {case.machine.device.name} has "
-            f"{case.machine.device.memory_bytes / GB:,.0f} GB: take more or larger devices"
+            f"{case.machine.device.memory_bytes / GB:,.0f} GB: take more or larger devices{how}"
         )
     if not window.is_in_time:
         yield (
@@ -245,6 +274,16 @@ def assumptions(case: Case) -> list[str]:
         "once, and nothing else",
         "host seconds and memory grow in a straight line from the record of `make bench-size`",
     ]
+    if case.parts > 1:
+        found.append(
+            f"the model is cut into {case.parts} parts (--parts), of which the chain draws one for "
+            "each window; memory is that of the largest need, seconds are the mean of the parts"
+        )
+    if case.parts > 1 and case.frozen == "host":
+        found.append(
+            f"frozen layers come from the host (--frozen host) at {device.host_bytes_per_s / GB:g} "
+            "GB/s, in each pass and again for its backward pass, beside no computation"
+        )
     if machine.count > 1:
         found.append(
             f"theta's chunks are spread evenly over {machine.count} devices: miners train so, and "
@@ -285,6 +324,9 @@ def to_json(outlook: Outlook) -> dict[str, Any]:
         "plan": case.spec.name,
         "parameters": case.parameters,
         "payload_bytes": case.payload_bytes,
+        "own_payload_bytes": case.own_payload_bytes,
+        "parts": case.parts,
+        "frozen": case.frozen,
         "theta0_bytes": case.theta0_bytes,
         "checkpoint_bytes": case.checkpoint_bytes,
         "machine": case.machine.name,

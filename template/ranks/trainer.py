@@ -5,7 +5,7 @@ on, so the ranks never differ in the number of steps.
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from template.errors import ConfigError
 from template.protocol.spec import RunSpec
 from template.ranks.engine import AVERAGES, STEP
 from template.ranks.handles import Bands, BandSpreader, Held, numbers_of
@@ -23,6 +24,11 @@ from template.training.inner_loop import Course, InnerResult, Rest, Speed, no_re
 from template.training.options import InnerOptions
 from template.training.rates import inner_lr
 from template.training.spread import SavedFile, Shapes
+
+WHOLE_ALONE = (
+    "--neuron.parts: several ranks under torchrun train the whole model: start one process without "
+    "torchrun, or leave --neuron.parts out"
+)
 
 
 class RanksTrainer:
@@ -45,7 +51,7 @@ class RanksTrainer:
         self.revision: object = object()
         """Another object after every change of the moments."""
 
-    def train(
+    def train(  # noqa: PLR0913  all of a window
         self,
         start: Mapping[str, Tensor],
         window: int,
@@ -53,8 +59,12 @@ class RanksTrainer:
         stop: Callable[[], bool],
         newer: Callable[[], Mapping[str, Tensor] | None] = lambda: None,
         rest: Rest = no_rest,
+        *,
+        trained: Collection[str] | None = None,
     ) -> InnerResult:
-        """As in `Trainer`."""
+        """As in `Trainer`, of the whole model alone."""
+        if trained is not None:
+            raise ConfigError(WHOLE_ALONE)
         rate = partial(inner_lr, self._spec, window)
         course = Course(rate=rate, stop=stop, newer=newer, rest=rest, now_s=self._now_s)
         given = [start]

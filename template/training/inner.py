@@ -8,7 +8,7 @@ added up: the result depends on the number of passes by rounding alone.
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -16,24 +16,33 @@ import numpy as np
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from template.errors import ConfigError
 from template.protocol.spec import RunSpec
+from template.training.adamw import RangedAdamW
 from template.training.devices import (
-    FUSED_ADAMW,
     device_name,
     make_accelerator,
     peak_bytes,
     reset_peak,
 )
-from template.training.flops import flops_per_token, peak_tflops
+from template.training.flops import peak_tflops, range_flops_per_token
 from template.training.inner_loop import Course, Rest, no_rest, run_inner_loop
 from template.training.inner_loop import InnerResult as InnerResult
 from template.training.inner_loop import Speed as Speed
+from template.training.layout import Layout
 from template.training.losses import CHUNKED_VOCAB, next_token_loss, spread_loss
 from template.training.memory import KEPT, TrimmedBackward, give_back_freed
 from template.training.micro_batch import MicroBatch
-from template.training.model import Params, build_model, copy_params, load_params
+from template.training.model import (
+    Params,
+    build_model,
+    build_without_memory,
+    check_parts,
+    copy_params,
+    tensor_shapes,
+)
 from template.training.options import DEFAULT_OPTIONS, InnerOptions
 from template.training.rates import inner_lr, warm_start_lr
 
@@ -55,27 +64,38 @@ class InnerTrainer:
         self._accelerator = make_accelerator(device, spec.training.precision)
         self._device = torch.device(device) if ":" in device else self._accelerator.device
         self._micro = MicroBatch(spec.training.batch_pages, self._options.micro_batch)
-        training = spec.training
-        model = build_model(spec).to(self._device)
-        if self._options.checkpoints_activations:
-            model.activation_checkpointing_enable({"use_reentrant": False})
-        if self._options.compiles:
-            model.model.compile()
-        if self._device.type == "cpu":
-            TrimmedBackward(model)
+        model = self._build()
         self.revision: object = object()
         """Another object after every change of the moments."""
-        self._is_fused = self._device.type in FUSED_ADAMW
-        optimizer = torch.optim.AdamW(
-            model.parameters(),
-            lr=training.inner_lr,
-            betas=(training.adam_beta1, training.adam_beta2),
-            weight_decay=training.weight_decay,
-            fused=self._is_fused or None,
-        )
-        self._model, self._optimizer = self._accelerator.prepare(model, optimizer)
+        self._layout = Layout(model, self._device, spec.training.precision, options)
+        self._optimizer = RangedAdamW(spec.training, self._layout.names, self._device)
+        if options.parts == 1:
+            self._take_up()
+        self._trained: Collection[str] | None = None
+        """Names of what trains in the window under way; None for all."""
+        self._model = self._accelerator.prepare(model)
 
-    def train(
+    def _build(self) -> PreTrainedModel:
+        """The model: on the device, or without memory until a range of its blocks is named."""
+        options = self._options
+        if options.parts > 1:
+            check_parts(self._spec, options.parts)
+            model = build_without_memory(self._spec, self._device)
+        else:
+            model = build_model(self._spec).to(self._device)
+        if options.checkpoints_activations and not options.streams:
+            model.activation_checkpointing_enable({"use_reentrant": False})
+        if options.compiles:
+            model.model.compile()
+        return model
+
+    def _take_up(self) -> None:
+        """Train the parameters that the layout has made."""
+        self._optimizer.take(named := self._layout.parameters())
+        if self._device.type == "cpu":
+            TrimmedBackward(named.values())
+
+    def train(  # noqa: PLR0913  all of a window
         self,
         start: Mapping[str, Tensor],
         window: int,
@@ -83,11 +103,11 @@ class InnerTrainer:
         stop: Callable[[], bool],
         newer: Callable[[], Mapping[str, Tensor] | None] = lambda: None,
         rest: Rest = no_rest,
+        *,
+        trained: Collection[str] | None = None,
     ) -> InnerResult:
-        """Train from `start` until the batches end or `stop()` is true before a step.
-
-        As in `Trainer`.
-        """
+        """As in `Trainer`. ValueError if `trained` names no tensor, or one the model lacks."""
+        self._trained = trained
         rate = partial(inner_lr, self._spec, window)
         course = Course(rate=rate, stop=stop, newer=newer, rest=rest, now_s=self._now_s)
         given = [start]
@@ -101,20 +121,29 @@ class InnerTrainer:
 
     def train_alone(self, start: Mapping[str, Tensor], batches: Iterable[np.ndarray]) -> Params:
         """Parameters after a step on each batch, from `start`: the owner's warm start."""
-        rate = partial(warm_start_lr, self._spec)
+        rate, self._trained = partial(warm_start_lr, self._spec), None
         run_inner_loop(self, start, batches, Course(rate=rate, now_s=self._now_s))
         return copy_params(self._accelerator.unwrap_model(self._model))
 
     def begin(self, start: Mapping[str, Tensor]) -> None:
         """As in `Engine`."""
         self.revision = object()
-        load_params(self._accelerator.unwrap_model(self._model), start)
+        layout, optimizer = self._layout, self._optimizer
+        wanted = layout.wanted(self._trained)
+        optimizer.drop_gradients()
+        if wanted == layout.trained:
+            optimizer.place()
+        else:
+            optimizer.release()  # to make room for the other range
+            layout.arrange(wanted)
+            self._take_up()
+        layout.load(start)
         self._model.train()
         reset_peak(self._device)
 
     def make_room(self) -> None:
         """As in `Engine`: without gradients."""
-        self._optimizer.zero_grad()
+        self._optimizer.drop_gradients()
         give_back_freed()
 
     def speed(self, pages: int, elapsed_s: float) -> Speed:
@@ -123,7 +152,9 @@ class InnerTrainer:
         peak = self._options.peak_tflops or peak_tflops(
             device_name(self._device), self._spec.training.precision
         )
-        work = tokens_per_s * flops_per_token(self._spec)
+        work = tokens_per_s * range_flops_per_token(
+            self._spec, tensor_shapes(self._spec), self._layout.trained
+        )
         return Speed(
             tokens_per_s=tokens_per_s,
             utilization=work / (peak * 1e12) if peak else None,
@@ -136,37 +167,35 @@ class InnerTrainer:
         """As in `Engine`, without a copy of either end: a tensor at a time, in kept memory."""
         self.make_room()  # for the pseudo-gradient
         deltas: Params = {}
-        for name, parameter in self._accelerator.unwrap_model(self._model).named_parameters():
+        for name, parameter in self._layout.parameters().items():
             end = parameter.detach().to("cpu", torch.float32)
             deltas[name] = torch.sub(start[name], end, out=KEPT.empty(end.shape))
+        if not self._layout.is_whole:
+            self._optimizer.park()  # another range may be next
+            self._layout.let_go()
         return deltas
 
-    @torch.no_grad()
     def shift(self, start: Mapping[str, Tensor], goal: Mapping[str, Tensor]) -> None:
         """As in `Engine`."""
-        for name, parameter in self._accelerator.unwrap_model(self._model).named_parameters():
-            parameter += (goal[name] - start[name]).to(parameter.device)
+        self._layout.move(start, goal)
 
     def take_step(self, batch: np.ndarray, lr: float) -> Tensor:
         """As in `Engine`."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
-        if not self._optimizer.state:
-            self._allocate_moments()
+        self._optimizer.allocate()
         while (loss := self._try_passes(batch)) is None:
             self._give_memory_back()
         self._micro.note_fit()
         self._accelerator.clip_grad_norm_(
             self._model.parameters(), self._spec.training.max_gradient_norm
         )
-        self._optimizer.step()
+        self._optimizer.step(lr)
         return loss
 
     def _try_passes(self, batch: np.ndarray) -> Tensor | None:
         """The gradients of a batch, added up pass by pass, and the mean loss; None if the device's
         memory did not suffice.
         """
-        self._optimizer.zero_grad()
+        self._optimizer.drop_gradients()
         loss = torch.zeros((), device=self._device)
         try:
             for pages in np.array_split(batch, min(self._micro.passes, len(batch))):
@@ -182,12 +211,13 @@ class InnerTrainer:
 
     def _give_memory_back(self) -> None:
         pages = self._micro.pages
-        self._optimizer.zero_grad()
+        self._optimizer.drop_gradients()
         clear_device_cache(garbage_collection=True)
         if not self._micro.note_refusal():
             remedies = ["--neuron.micro_batch auto" if pages > 1 else "a larger device"]
             if not self._options.checkpoints_activations:
                 remedies.append("--neuron.activation_checkpointing")
+            remedies.append("more --neuron.parts")
             raise ConfigError(
                 f"--neuron.micro_batch: the device's memory does not bear a pass of {pages} pages; "
                 f"take {' or '.join(remedies)}"
@@ -225,20 +255,6 @@ class InnerTrainer:
             loss = loss + model_spec.router_aux_loss_coef * crowding
         return loss
 
-    def _allocate_moments(self) -> None:
-        """AdamW's own first state, before the first pass: what fits beside it always fits."""
-        for group in self._optimizer.param_groups:
-            for parameter in group["params"]:
-                self._optimizer.state[parameter] = {
-                    "step": torch.zeros((), device=self._step_device(parameter)),
-                    "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
-                    "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
-                }
-
-    def _step_device(self, parameter: Tensor) -> torch.device:
-        """AdamW counts steps on the CPU, in one kernel beside the parameter."""
-        return parameter.device if self._is_fused else torch.device("cpu")
-
     def notes(self) -> dict[str, Any]:
         """What was found about this machine, as plain JSON values for `recall`."""
         return {"setting": self._setting(), **self._micro.notes()}
@@ -254,6 +270,7 @@ class InnerTrainer:
             f"{device_name(self._device)}, {self._spec.training.precision}, torch "
             f"{torch.__version__}, checkpointing {options.checkpoints_activations}, compiled "
             f"{options.compiles}"
+            + (f", parts {options.parts}, frozen {options.frozen}" if options.parts > 1 else "")
         )
 
     def moments(self) -> dict[str, Tensor]:
@@ -261,34 +278,19 @@ class InnerTrainer:
 
         On the CPU the optimizer's own memory, without a copy: the next step changes the values.
         """
-        named = dict(self._accelerator.unwrap_model(self._model).named_parameters())
-        state = self._optimizer.state
-        return {
-            f"{key}.{name}": value.detach().cpu()
-            for name, parameter in named.items()
-            if parameter in state
-            for key, value in state[parameter].items()
-        }
+        return self._optimizer.moments()
 
     def reset_moments(self) -> None:
-        """Reset AdamW's state to the state before the first step."""
+        """Reset AdamW's state to the state before the first step, of all tensors."""
         self.revision = object()
-        self._optimizer.state.clear()
+        self._optimizer.reset()
 
     def load_moments(self, moments: Mapping[str, Tensor]) -> None:
-        """Restore the result of `moments()`; KeyError for a missing tensor.
+        """As in `Trainer`. A tensor without any state begins anew.
 
         On the CPU the tensors become the optimizer's own memory, without a copy.
         """
         if not moments:
             return
         self.revision = object()
-        model = self._accelerator.unwrap_model(self._model)
-        for name, parameter in model.named_parameters():
-            keys = ("step", "exp_avg", "exp_avg_sq")
-            self._optimizer.state[parameter] = {
-                key: moments[f"{key}.{name}"].to(
-                    self._step_device(parameter) if key == "step" else parameter.device
-                )
-                for key in keys
-            }
+        self._optimizer.load(moments)

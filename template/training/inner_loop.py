@@ -5,7 +5,7 @@ to newer parameters.
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -85,7 +85,7 @@ class Trainer(Protocol):
     def shares_memory(self) -> bool:
         """Whether model and moments lie in the memory of the node's other work, on a CPU."""
 
-    def train(
+    def train(  # noqa: PLR0913  all of a window
         self,
         start: Start,
         window: int,
@@ -93,6 +93,8 @@ class Trainer(Protocol):
         stop: Callable[[], bool],
         newer: Callable[[], Start | None] = lambda: None,
         rest: Rest = no_rest,
+        *,
+        trained: Collection[str] | None = None,
     ) -> InnerResult:
         """Train from `start` until the batches end or `stop()` is true before a step.
 
@@ -100,13 +102,21 @@ class Trainer(Protocol):
         wait, with a function that makes room in memory first; and `newer()` may return newer
         parameters to start from: start and current parameters then shift by the same difference,
         so the progress of the window is kept.
+
+        `trained`: names of the tensors to train, None for all. The rest of the model is frozen: no
+        gradient is made of a frozen tensor, and the norm to which gradients are clipped is that of
+        the trained tensors. The pseudo-gradient has the trained tensors alone. A tensor keeps its
+        moments, and its count of steps, while others train.
         """
 
     def moments(self) -> Mapping[str, Tensor]:
-        """AdamW's state as flat names, for a local checkpoint; empty before the first step."""
+        """AdamW's state as flat names, for a local checkpoint; empty before the first step.
+
+        Of every tensor ever trained.
+        """
 
     def load_moments(self, moments: Mapping[str, Tensor]) -> None:
-        """Restore the result of `moments()`; KeyError for a missing tensor."""
+        """Restore the result of `moments()`; KeyError for a tensor that lacks some of its state."""
 
     def reset_moments(self) -> None:
         """Reset AdamW's state to the state before the first step."""

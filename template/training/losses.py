@@ -77,8 +77,9 @@ class _ChunkedLoss(torch.autograd.Function):
         ctx: Any, hidden_NH: Tensor, head_VH: Tensor, targets_N: Tensor, chunk_logits: int
     ) -> Tensor:
         total, count = torch.zeros((), device=hidden_NH.device), len(targets_N)
-        grad_hidden = torch.empty_like(hidden_NH)
-        grad_head = torch.zeros_like(head_VH, dtype=torch.float32)
+        needs_hidden, needs_head = ctx.needs_input_grad[:2]  # a frozen one has no gradient
+        grad_hidden = torch.empty_like(hidden_NH) if needs_hidden else None
+        grad_head = torch.zeros_like(head_VH, dtype=torch.float32) if needs_head else None
         # Autocast would choose the dtypes anew; the caller has chosen.
         with torch.autocast(hidden_NH.device.type, enabled=False):
             for rows in _chunks(count, len(head_VH), chunk_logits):
@@ -90,15 +91,19 @@ class _ChunkedLoss(torch.autograd.Function):
                 slopes = logits.sub_(logs_n).exp_()
                 slopes.scatter_add_(1, targets_n, slopes.new_full(targets_n.shape, -1.0))
                 slopes = slopes.div_(count).to(hidden_NH.dtype)
-                grad_hidden[rows] = slopes @ head_VH
-                grad_head += slopes.T @ hidden_NH[rows]
-        ctx.save_for_backward(grad_hidden, grad_head.to(head_VH.dtype))
+                if grad_hidden is not None:
+                    grad_hidden[rows] = slopes @ head_VH
+                if grad_head is not None:
+                    grad_head += slopes.T @ hidden_NH[rows]
+        ctx.save_for_backward(
+            grad_hidden, None if grad_head is None else grad_head.to(head_VH.dtype)
+        )
         return total / count
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        grad_hidden, grad_head = ctx.saved_tensors
-        return grad_hidden * slope, grad_head * slope, None, None
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        hidden, head = (made if made is None else made * slope for made in ctx.saved_tensors)
+        return hidden, head, None, None
 
 
 def _chunks(num_tokens: int, num_words: int, chunk_logits: int) -> list[slice]:

@@ -91,8 +91,8 @@ class TrimmedBackward:
     parameters on the CPU; the values are untouched.
     """
 
-    def __init__(self, model: torch.nn.Module) -> None:
-        parameters = list(model.parameters())
+    def __init__(self, trained: Iterable[torch.nn.Parameter]) -> None:
+        parameters = list(trained)
         total_bytes = sum(parameter.numel() * FLOAT_BYTES for parameter in parameters)
         self._step_bytes = max(TRIM_BYTES, int(TRIM_SHARE * total_bytes))
         self._made_bytes = 0

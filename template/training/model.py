@@ -15,7 +15,9 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from compression import round_to_short
+from template.errors import ConfigError
 from template.protocol.payload import PayloadFormat
+from template.protocol.ranges import cut_model
 from template.protocol.spec import RunSpec
 
 Params = dict[str, Tensor]
@@ -162,11 +164,30 @@ def load_params(model: torch.nn.Module, params: Mapping[str, Tensor]) -> None:
         parameter.copy_(params[name])
 
 
-def build_without_memory(spec: RunSpec) -> PreTrainedModel:
+def build_without_memory(spec: RunSpec, device: torch.device | None = None) -> PreTrainedModel:
     """The float32 model with parameters that take no memory, to be cut before any is made.
 
-    The buffers, which no checkpoint holds, have their values.
+    The buffers, which no checkpoint holds, have their values; on `device`, if there is one.
     """
     with init_empty_weights(include_buffers=False):
         model = AutoModelForCausalLM.from_config(model_config(spec), attn_implementation=ATTENTION)
+    model.tie_weights()
+    if device is not None:
+        for module in model.modules():
+            for name, buffer in module._buffers.items():
+                module._buffers[name] = None if buffer is None else buffer.to(device)
     return cast(PreTrainedModel, model.float())
+
+
+def check_parts(spec: RunSpec, parts: int) -> None:
+    """ConfigError if the run's model cannot be cut into so many parts, or the run does not."""
+    most = spec.training.max_parts
+    if parts > most:
+        raise ConfigError(
+            f"--neuron.parts {parts}: this run cuts its model into {most} parts at most "
+            "(training.max_parts): name fewer, or leave --neuron.parts out"
+        )
+    try:
+        cut_model(tensor_shapes(spec), parts)
+    except ValueError as error:
+        raise ConfigError(f"--neuron.parts {parts}: {error}") from error

@@ -82,7 +82,7 @@ def build_sharded(
             layer.compile()
     _cut(root, model, device, size, mp_policy=policy)
     if device.type == "cpu":
-        TrimmedBackward(root)
+        TrimmedBackward(root.parameters())
     return root
 
 

@@ -1,5 +1,6 @@
 """The benchmark of sizes: what counts to a window, which bars hold, and that both roles run."""
 
+import json
 import sys
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from benchmarks.size import __main__ as size
+from benchmarks.size import ranges
 from benchmarks.size.meter import BEFORE_WINDOW, Meter
 from benchmarks.size.report import BAR_SIZE, bars, page, peak_per_param, window_s, write_all
 
@@ -73,3 +75,14 @@ def test_both_roles_run_at_the_smallest_size(tmp_path) -> None:
     assert "## miner, 1," in text or "## miner, 9" in text
     assert "outer step" in text
     assert "| restart |" in text
+
+
+@pytest.mark.slow
+def test_a_range_takes_less_memory_of_its_own_than_the_whole(tmp_path) -> None:
+    assert ranges.main(["--size", "10M", "--parts", "2", "--out", str(tmp_path)]) == 0
+    rows = json.loads((tmp_path / "size_ranges.json").read_text("ascii"))["rows"]
+    whole, *parts = (ranges.Row(**row) for row in rows)
+    assert whole.own_bytes == whole.peak_bytes
+    assert sum(part.trained for part in parts) == whole.trained == whole.params
+    assert all(part.own_bytes < whole.own_bytes for part in parts)
+    assert "| part 1 |" in (tmp_path / "size_ranges.md").read_text("utf-8")

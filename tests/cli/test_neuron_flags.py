@@ -7,10 +7,13 @@ import pytest
 from template.cli.main import parse_command
 from template.cli.neuron_flags import miner_config, validator_config
 from template.cli.owner_flags import NOBODY
+from template.commands.rank import inner_options
 from template.commands.settings import miner_settings, validator_settings
+from template.errors import ConfigError
 from template.protocol.spec import spec_to_toml
+from template.protocol.spec.files import load_spec
 from template.protocol.spec.plan import RunChoices, check_plan, load_plan
-from template.settings import ALONE, MinerConfig, RankConfig
+from template.settings import ALONE, MinerConfig, NeuronConfig, RankConfig
 
 PLAN = Path(__file__).resolve().parents[2] / "runs" / "testnet.toml"
 ENV = {
@@ -72,3 +75,41 @@ def test_ranks_of_both_neurons_have_their_place(base: list[str], role: str) -> N
     rank = SETTINGS[role](args, TOLD | {"RANK": "1", "LOCAL_RANK": "1"})
     assert isinstance(rank, RankConfig)
     assert (rank.role, rank.place.rank, rank.place.size) == (role, 1, 2)
+
+
+def test_a_miner_may_train_a_range_of_blocks(base: list[str], capsys) -> None:
+    def neuron(*flags: str, role: str = "miner", env: dict[str, str] = ENV) -> NeuronConfig:
+        return config_of(role, [*base, *flags], env).neuron
+
+    assert (neuron().parts, neuron().frozen) == (1, "bf16")
+    cut = neuron("--neuron.parts", "2", "--neuron.frozen", "host")
+    assert (cut.parts, cut.frozen) == (2, "host")
+    options = inner_options(cut, load_spec(Path(base[1])))
+    assert (options.parts, options.frozen, options.streams) == (2, "host", True)
+    for role, wrong in (("validator", "2"), ("miner", "0"), ("miner", "two")):
+        with pytest.raises(SystemExit):
+            neuron("--neuron.parts", wrong, role=role)
+    assert "a validator does not train" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "env", "words"),
+    [
+        (["--neuron.frozen", "host"], ENV, "--neuron.frozen host: .* name --neuron.parts"),
+        (["--neuron.parts", "2", "--neuron.compile"], ENV, "--neuron.compile: .* leave out"),
+        (["--neuron.parts", "2"], ENV | TOLD, "--neuron.parts 2: .* one process without torchrun"),
+    ],
+)
+def test_flags_that_do_not_go_together(base: list[str], flags, env, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        config_of("miner", [*base, *flags], env)
+    rank = env | {"RANK": "1", "LOCAL_RANK": "1"}
+    if env is not ENV:
+        with pytest.raises(ConfigError, match=words):
+            miner_settings(parse_command("miner", [*base, *flags], "miner"), rank)
+
+
+def test_more_parts_than_the_model_has_blocks_are_refused_at_the_start(base: list[str]) -> None:
+    config = config_of("miner", [*base, "--neuron.parts", "999"])
+    with pytest.raises(ConfigError, match=r"--neuron.parts 999: .* take fewer parts"):
+        inner_options(config.neuron, config.spec)

@@ -51,7 +51,7 @@ def test_a_model_that_does_not_fit_is_the_first_fault(case_of) -> None:
 
 
 def test_the_smallest_machines_hold_what_the_next_smaller_does_not(case_of) -> None:
-    assert look_ahead(case_of("150m")).smallest.miner == "rtx4090:1"
+    assert look_ahead(case_of("150m")).smallest.miner == "rtx3060:1"
     of_72b = look_ahead(case_of("72b")).smallest
     assert of_72b.miner == "b200:8"
     assert of_72b.validator is not None

@@ -153,11 +153,14 @@ def test_a_pseudo_gradient_is_made_in_kept_memory(spec, theta0, made: list[int])
         del result
     assert before == len(theta0)
     model = dict(trainer._accelerator.unwrap_model(trainer._model).named_parameters())
-    state = trainer._optimizer.state
+    moments, again = trainer.moments(), trainer.moments()
     for name, parameter in model.items():
         assert parameter.grad is None
-        moments = trainer.moments()
-        assert moments[f"exp_avg.{name}"].data_ptr() == state[parameter]["exp_avg"].data_ptr()
+        key = f"exp_avg.{name}"
+        assert moments[key].data_ptr() == again[key].data_ptr()
+    copied = {key: value.clone() for key, value in moments.items()}
+    trainer.train(theta0, 3, [page], lambda: False)
+    assert not any(torch.equal(moments[key], copied[key]) for key in copied), "no copies"
 
 
 HEAP = """
