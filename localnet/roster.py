@@ -8,17 +8,21 @@ from template.errors import ConfigError
 HONEST = "honest"
 MAX_NODES = 64
 MAX_RANKS = 8
+MIN_SPEED = 0.01
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Participant:
-    """One hotkey. `name` names the wallet, the folder and the log; `ranks`: its processes."""
+    """One hotkey. `name` names the wallet, the folder and the log; `ranks`: its processes; `speed`:
+    of its inner steps, as a share of this machine's.
+    """
 
     name: str
     role: str
     behaviour: str = HONEST
     stake_tao: float = 0.0
     ranks: int = 1
+    speed: float = 1.0
 
 
 def parse_misbehave(text: str, known: Mapping[str, object]) -> dict[str, int]:
@@ -56,6 +60,39 @@ def parse_ranks(text: str, roster: Sequence[Participant]) -> list[Participant]:
                 f"{', '.join(sorted(honest))}"
             )
     return [replace(p, ranks=counts.get(p.name, 1)) for p in roster]
+
+
+def parse_speeds(text: str, roster: Sequence[Participant]) -> list[Participant]:
+    """`miner-1:0.25`: the roster with a miner at a quarter of the speed. ConfigError if wrong."""
+    speeds: dict[str, float] = {}
+    for part in filter(None, (piece.strip() for piece in text.split(","))):
+        name, _, number = part.partition(":")
+        speeds[name] = _speed(part, number)
+    honest = {p.name: p for p in roster if p.role == "miner" and p.behaviour == HONEST}
+    for name in speeds:
+        if name not in honest:
+            raise ConfigError(
+                f"--speeds {name}: not an honest miner of this localnet: these are "
+                f"{', '.join(sorted(honest))}"
+            )
+        if honest[name].ranks > 1:
+            raise ConfigError(f"--speeds {name}: a miner of several --ranks cannot be slowed")
+    return [replace(p, speed=speeds.get(p.name, 1.0)) for p in roster]
+
+
+def _speed(part: str, number: str) -> float:
+    try:
+        speed = float(number)
+    except ValueError:
+        speed = 0.0
+    if speed > 1.0:
+        raise ConfigError(
+            f"--speeds {part}: 1 is this machine's own speed, and idling makes no miner faster; "
+            "slow the others down instead"
+        )
+    if not speed >= MIN_SPEED:
+        raise ConfigError(f"--speeds {part}: write NAME:SHARE, SHARE from {MIN_SPEED} to 1")
+    return speed
 
 
 def make_roster(
