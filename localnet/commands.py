@@ -96,6 +96,8 @@ def _neuron_argv(config: LocalnetConfig, participant: Participant, chain_url: st
     argv += ["--wallet.name", name, "--wallet.hotkey", "default"]
     argv += ["--wallet.path", str(out / "wallets"), "--run", str(out / "run.toml")]
     argv += ["--neuron.device", "cpu", "--neuron.state_dir", str(out / "nodes" / name)]
+    if participant.parts > 1:
+        argv += ["--neuron.parts", str(participant.parts)]
     argv += [f"--wandb.{config.wandb}"]
     return [*argv, "--logging.debug"] if config.debug else argv
 

@@ -101,6 +101,17 @@ def test_wrong_speeds_are_refused(text, flags: tuple[str, ...], words: str) -> N
         parse_localnet_config([*text, *flags])
 
 
+def test_honest_miners_may_train_a_part(text) -> None:
+    roster = parse_localnet_config([*text, "--parts", "miner-3:2"]).roster
+    assert [p.parts for p in roster] == [1, 1, 1, 1, 1, 1, 2]
+
+
+@pytest.mark.parametrize("wish", ["val-0:2", "miner-9:2", "miner-0", "miner-0:0", "miner-0:65"])
+def test_wrong_parts_are_refused(text, wish: str) -> None:
+    with pytest.raises(ConfigError, match="--parts"):
+        parse_localnet_config([*text, "--parts", wish])
+
+
 def test_one_validator_at_least_is_honest(text) -> None:
     with pytest.raises(ConfigError, match="2 of 2 --validators"):
         parse_localnet_config([*text, "--misbehave", "liar:2"])

@@ -105,21 +105,32 @@ def test_idling_ends_with_the_miner_and_with_the_time_for_training(
     assert watch.slept_s == 0.0
 
 
-def test_a_slow_miner_is_started_as_one(tmp_path: Path) -> None:
+def argv_of(participant: Participant, out: Path) -> list[str]:
+    """The command line of a miner."""
     config = LocalnetConfig(
-        roster=(), num_windows=1, out=tmp_path, plan=tmp_path, text=tmp_path, block_time_s=None,
+        roster=(), num_windows=1, out=out, plan=out, text=out, block_time_s=None,
         seed=0, debug=False, restarts=0, hold=False, wandb="off",
     )  # fmt: skip
-    honest = Participant(name="miner-0", role="miner")
-    argvs = [
+    identity = new_identity("b")
+    return list(
         neuron_command(
-            config, each, chain_url="ws://x", bucket_url="http://y", identity=new_identity("b")
+            config, participant, chain_url="ws://x", bucket_url="http://y", identity=identity
         ).argv
-        for each in (honest, replace(honest, speed=0.25))
-    ]
-    assert list(argvs[0][2:4]) == ["template.cli", "miner"]
-    assert list(argvs[1][2:5]) == ["localnet.slowed", "--speed", "0.25"]
+    )
+
+
+def test_a_slow_miner_is_started_as_one(tmp_path: Path) -> None:
+    honest = Participant(name="miner-0", role="miner")
+    argvs = [argv_of(each, tmp_path) for each in (honest, replace(honest, speed=0.25))]
+    assert argvs[0][2:4] == ["template.cli", "miner"]
+    assert argvs[1][2:5] == ["localnet.slowed", "--speed", "0.25"]
     assert argvs[0][4:] == argvs[1][5:]
+
+
+def test_a_miner_of_a_part_is_told_of_how_many(tmp_path: Path) -> None:
+    argv = argv_of(Participant(name="miner-0", role="miner", parts=2), tmp_path)
+    assert argv[argv.index("--neuron.parts") + 1] == "2"
+    assert "--neuron.parts" not in argv_of(Participant(name="miner-0", role="miner"), tmp_path)
 
 
 @pytest.mark.parametrize("argv", [[], ["--speed"], ["--speed", "2"], ["--speed", "x"]])
