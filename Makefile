@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 ARGS   ?= --miners 4 --validators 2 --misbehave garbage:1,idle:1 --windows 24 --out localnet-out
-# `make run-small SMALL_ARGS="--block-time 2"` gives slow or shared machines longer windows.
+# `make run-small SMALL_ARGS="--block-time auto"` gives slow or shared machines longer windows.
 SMALL_ARGS ?=
 SMALL_DATA := .cache/small-data
 SMALL_OUT  := small-out

@@ -18,12 +18,14 @@ INHERITED = ("PATH", "LANG", "TMPDIR")
 WANDB_VARIABLES = ("WANDB_API_KEY", "WANDB_BASE_URL")
 
 
-def chain_command(config: LocalnetConfig, port: int, endowments_tao: Mapping[str, int]) -> Command:
-    """The local chain; a restart continues from the journal on the same port."""
+def chain_command(
+    config: LocalnetConfig, port: int, endowments_tao: Mapping[str, int], block_time_s: float
+) -> Command:
+    """The local chain; a restart continues from the journal on the same port, at the same pace."""
     schedule = load_plan(config.plan)["schedule"]
     argv = [sys.executable, "-m", "localnet.chain", "--port", str(port)]
     argv += ["--state", str(config.out / "chain.journal")]
-    argv += ["--block-time", str(config.block_time_s)]
+    argv += ["--block-time", str(block_time_s), "--pace", str(pace_path(config))]
     argv += ["--finality-lag", str(schedule["finality_lag_blocks"])]
     argv += ["--tempo", str(schedule["tempo_blocks"])]
     argv += ["--weights-rate-limit", str(schedule["blocks_per_window"])]
@@ -31,6 +33,20 @@ def chain_command(config: LocalnetConfig, port: int, endowments_tao: Mapping[str
         argv += ["--endow", f"{address}={tao}"]
     return Command(
         name="chain", argv=argv, env=_environment(config.out), log_path=log_path(config, "chain")
+    )
+
+
+def pace_path(config: LocalnetConfig) -> Path:
+    """The file that paces the chain."""
+    return config.out / "chain.pace"
+
+
+def measure_command(config: LocalnetConfig, number: int, owner: str) -> Command:
+    """A measurement of a neuron's work, with a neuron's environment; `owner`: a hotkey."""
+    name = f"measure-{number}"
+    argv = [sys.executable, "-m", "localnet.measure", "--plan", str(config.plan), "--owner", owner]
+    return Command(
+        name=name, argv=argv, env=_environment(config.out), log_path=log_path(config, name)
     )
 
 
@@ -70,7 +86,9 @@ def _neuron_argv(config: LocalnetConfig, participant: Participant, chain_url: st
         # Alone on this machine: torchrun finds a free port for the ranks to meet at.
         argv += ["torch.distributed.run", "--standalone"]
         argv += ["--nproc-per-node", str(participant.ranks), "-m", "--"]
-    if participant.behaviour == HONEST:
+    if participant.speed < 1.0:
+        argv += ["localnet.slowed", "--speed", str(participant.speed)]
+    elif participant.behaviour == HONEST:
         argv += ["template.cli", participant.role]
     else:
         argv += ["localnet.adversary", "--behaviour", participant.behaviour]
@@ -78,6 +96,8 @@ def _neuron_argv(config: LocalnetConfig, participant: Participant, chain_url: st
     argv += ["--wallet.name", name, "--wallet.hotkey", "default"]
     argv += ["--wallet.path", str(out / "wallets"), "--run", str(out / "run.toml")]
     argv += ["--neuron.device", "cpu", "--neuron.state_dir", str(out / "nodes" / name)]
+    if participant.parts > 1:
+        argv += ["--neuron.parts", str(participant.parts)]
     argv += [f"--wandb.{config.wandb}"]
     return [*argv, "--logging.debug"] if config.debug else argv
 

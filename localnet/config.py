@@ -15,7 +15,7 @@ LONG_RUN_WINDOWS = 20
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LocalnetConfig:
     """A localnet. `text`: the sdist with the corpus; `data`: a prepared dataset in its place.
-    `restarts`: most restarts of one process.
+    `block_time_s`: None for what the machine can keep. `restarts`: most restarts of one process.
     `hold`: chain and bucket server outlive the run.
     """
 
@@ -25,7 +25,7 @@ class LocalnetConfig:
     plan: Path
     text: Path
     data: Path | None = None
-    block_time_s: float
+    block_time_s: float | None
     seed: int
     debug: bool
     restarts: int

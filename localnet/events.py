@@ -68,12 +68,14 @@ class NodeEvents:
 
     `decisions`: window -> row with "state_window", "state_root", "accepted_uids".
     `digests`: state window -> digest over all tensors (hex). `losses`: state window ->
-    held-out loss in nats per token, None if not finite. `last_row`: the newest row.
+    held-out loss in nats per token, None if not finite. `utilisations`: window -> share of the time
+    in inner steps. `last_row`: the newest row.
     """
 
     decisions: dict[int, Row] = field(default_factory=dict)
     digests: dict[int, str] = field(default_factory=dict)
     losses: dict[int, float | None] = field(default_factory=dict)
+    utilisations: dict[int, float] = field(default_factory=dict)
     unigram_nats: float | None = None
     last_row: Row = field(default_factory=dict)
 
@@ -89,6 +91,8 @@ class NodeEvents:
             self.digests[row["state_window"]] = row["params_digest"]
         if "held_out_loss" in row:
             self.losses[window] = _finite(row["held_out_loss"])
+        if "utilisation" in row:
+            self.utilisations[window] = float(row["utilisation"])
         if "unigram_entropy" in row:
             self.unigram_nats = _finite(row["unigram_entropy"])
         self.last_row = row

@@ -5,6 +5,7 @@ in `commands`.
 """
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from localnet.adversaries.attacks import ATTACKS, listing
 from localnet.config import LONG_RUN_WINDOWS, MIN_LOSS_DROP_NATS, LocalnetConfig
 from localnet.folder import ENDPOINT
 from localnet.keeper import MAX_RESTARTS
-from localnet.roster import make_roster, parse_misbehave, parse_ranks
+from localnet.roster import make_roster, parse_misbehave, parse_parts, parse_ranks, parse_speeds
 from template.cli.flags import add_text_flags, check_text
 from template.cli.parser import Parser
 from template.errors import ConfigError
@@ -26,7 +27,14 @@ RANKS_HELP = (
     "honest miners and validators of N processes by torchrun, as on N GPUs; for example "
     "miner-0:2,val-0:2"
 )
+SPEEDS_HELP = (
+    "honest miners at a share of this machine's speed: each idles after every inner step; for "
+    "example miner-1:0.25,miner-2:0.1"
+)
+PARTS_HELP = "honest miners that train one of N parts of the model; for example miner-3:2"
 WANDB_HELP = "neurons' Weights & Biases; online takes WANDB_API_KEY (default: off)"
+AUTO = "auto"
+BLOCK_TIME_HELP = "seconds per block (default: auto, what this machine is measured to keep)"
 HOLD_HELP = "leave chain and bucket server up after the end, until Ctrl-C"
 DESCRIPTION = """A whole subnet on this machine: local chain, bucket server, validators and
 miners, each a process of its own. Trains a small Llama on real English text and ends with a
@@ -69,8 +77,6 @@ def localnet_config(args: argparse.Namespace) -> LocalnetConfig:
         raise SystemExit(0)
     if args.windows < 1:
         raise ConfigError("--windows: at least 1")
-    if not 0.05 <= args.block_time <= 60:
-        raise ConfigError("--block-time: from 0.05 to 60 seconds")
     load_plan(args.plan)
     text = check_text(args)
     misbehave = parse_misbehave(args.misbehave, ATTACKS)
@@ -80,20 +86,34 @@ def localnet_config(args: argparse.Namespace) -> LocalnetConfig:
         {name: n for name, n in misbehave.items() if ATTACKS[name].role == "miner"},
         {name: n for name, n in misbehave.items() if ATTACKS[name].role == "validator"},
     )
+    roster = parse_speeds(args.speeds, parse_ranks(args.ranks, roster))
     return LocalnetConfig(
-        roster=tuple(parse_ranks(args.ranks, roster)),
+        roster=tuple(parse_parts(args.parts, roster)),
         num_windows=args.windows,
         out=args.out.resolve(),
         plan=args.plan,
         text=text,
         data=args.data,
-        block_time_s=args.block_time,
+        block_time_s=_block_time_s(args.block_time),
         seed=args.seed,
         debug=args.debug,
         restarts=0 if args.no_restart else MAX_RESTARTS,
         hold=args.hold,
         wandb=args.wandb,
     )
+
+
+def _block_time_s(text: str) -> float | None:
+    """Seconds, or None for "auto"."""
+    if text == AUTO:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0.05 <= seconds <= 60:
+        raise ConfigError(f"--block-time {text}: write {AUTO}, or from 0.05 to 60 seconds")
+    return seconds
 
 
 def add_localnet_flags(parser: Parser) -> None:
@@ -105,10 +125,12 @@ def add_localnet_flags(parser: Parser) -> None:
     add("--validators", type=int, default=2, help="validators (default: 2)")
     add("--misbehave", default="", metavar="NAME:N,...", help=MISBEHAVE_HELP)
     add("--ranks", default="", metavar="NAME:N,...", help=RANKS_HELP)
+    add("--speeds", default="", metavar="NAME:SHARE,...", help=SPEEDS_HELP)
+    add("--parts", default="", metavar="NAME:N,...", help=PARTS_HELP)
     add("--windows", type=int, default=24, help=WINDOWS_HELP)
     add("--out", type=Path, default=Path("localnet-out"), help="folder (default: localnet-out)")
     add("--plan", type=Path, default=PLAN, help="(default: runs/localnet.toml)")
-    add("--block-time", type=float, default=0.25, help="seconds per block (default: 0.25)")
+    add("--block-time", default=AUTO, metavar="SECONDS", help=BLOCK_TIME_HELP)
     add("--seed", type=int, default=0, help="of the first parameters (default: 0)")
     add("--debug", action="store_true", help="neurons log at debug level")
     add("--no-restart", action="store_true", help="leave a process that died dead (see below)")

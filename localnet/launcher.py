@@ -1,22 +1,23 @@
 """Starts a localnet, watches the run and stops every process at the end.
 
-Order: wallets, chain, registration and stake, buckets, the owner's blobs and run spec, then
-the neurons, each in a separate process. The launcher takes no part in the run: after the start
-the launcher only reads chain, buckets and logs.
+Order: wallets, a measurement of the machine, theta_0, chain, registration and stake, buckets, the
+owner's blobs and run spec, then the neurons, each in a separate process; window 0 begins once all
+of them are ready. The launcher takes no part in the run: after the start the launcher reads chain,
+buckets and logs, and paces the chain.
 """
 
 import logging
 import math
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from localnet.buckets import BucketIdentity, BucketServer, new_identity
 from localnet.commands import chain_command, log_path, neuron_command
 from localnet.config import LocalnetConfig
+from localnet.events import JsonlTail
 from localnet.folder import endpoint_file
 from localnet.keeper import NEURON_FINAL_STATUSES, Keeper, Service
 from localnet.model import fetch_model
@@ -30,36 +31,32 @@ from localnet.onchain import (
     wait_for_permits,
     weights_on_chain,
 )
+from localnet.pacer import Pacer
+from localnet.places import Places
 from localnet.processes import Child, Children, Command, wait_for_line
+from localnet.publishing import draft, prepare, upload_from
+from localnet.readiness import await_ready
 from localnet.report import NodeInfo, Report, Sources, collect
-from localnet.roster import Participant
+from localnet.roster import HONEST, Participant
 from localnet.weed import choose_port
 from template import __spec_version__
 from template.base.preflight import load_codec
 from template.chain.bittensor import BittensorChain, ChainOptions, ConnectionLost
-from template.commands.plan import RunChoices, load_plan, prepare_run, upload, upload_spec
-from template.data.corpus import load_corpus
-from template.data.folder import open_folder
+from template.commands.plan import PreparedRun, upload_spec
 from template.errors import ConfigError, SubnetError, Unavailable
-from template.protocol.keys import bucket_name
-from template.protocol.record import Access, AccessKind, Record, encode_record
+from template.metrics import EVENTS_FILE
+from template.protocol.record import Record, encode_record
 from template.protocol.spec import RunSpec
-from template.protocol.ss58 import public_key
 from template.retry import retry
-from template.store.s3 import S3Store
 from template.training.card import Facts
 
 log = logging.getLogger(__name__)
 
 CHAIN_READY_S = 60.0
-STARTUP_S = 15.0
-STARTUP_S_PER_NODE = 2.5
-"""Time between the run spec and the run's first block. Measured on two cores: six processes
-import torch in 9 s, theta_0 takes about 3 s. A slower node joins a window late."""
 GRACE_S = 30.0
 """How long a neuron may run after the decision on the last window, or after a restart."""
 REPORT_LIMIT_S = 90.0
-_BUCKET_DEADLINE_S = 5.0
+_POLL_S = 0.1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,12 +113,17 @@ class Localnet:
         return f"btcli query metagraph --netuid {NETUID} -n {self.endpoint}"
 
     def _bring_up(self) -> None:
-        config = self.config
+        config, owner = self.config, self.config.roster[0].name
         self._say("loading the codec")
         load_codec()  # Compiled once here: else every neuron of a new machine compiles the codec.
         self._say("creating wallets")
         self.wallets = create_wallets(config.roster, config.out / "wallets")
         self.hotkeys = {name: w.hotkey.ss58_address for name, w in self.wallets.items()}
+        self._say("measuring what a neuron's work costs on this machine")
+        self._pacer = Pacer(config, draft(config, self.hotkeys[owner]), self._tell)
+        self._pacer.measure(self._children, self.hotkeys[owner])
+        self._say("preparing the run: dataset, theta_0")
+        run = prepare(config, self.hotkeys[owner], self._say)
         self._say("starting the chain")
         self.endpoint = self._start_chain()
         self._exit.enter_context(endpoint_file(config.out, self.endpoint))
@@ -129,20 +131,22 @@ class Localnet:
         self._say(f"registering {len(config.roster)} hotkeys")
         self._register()
         self.chain = self._exit.enter_context(closing(self._open_chain(None)))
+        self._await_permits(run.spec.schedule.tempo_blocks)
         self._say("starting the bucket server")
         self._start_buckets()
-        self._say("preparing the run: dataset, theta_0, run spec")
-        self.spec = self._publish_run()
+        self._say("publishing the run")
+        self.spec = self._publish(run)
         self._say("starting the neurons")
         self._start_neurons()
-        validators = [self.hotkeys[p.name] for p in config.roster if p.role == "validator"]
-        wait_for_permits(self.chain, validators)
+        self._await_neurons()
         self._initial_alpha = alpha_stakes(self.chain)
 
     def _start_chain(self) -> str:
         # Below the ports of outgoing connections, so that a restarted chain finds the port free.
         endowments = {w.coldkeypub.ss58_address: ENDOWMENT_TAO for w in self.wallets.values()}
-        child = self._children.start(chain_command(self.config, choose_port(), endowments))
+        self._pacer.pass_to(0)
+        command = chain_command(self.config, choose_port(), endowments, self._pacer.block_s)
+        child = self._children.start(command)
         endpoint = wait_for_line(child, "ready ", CHAIN_READY_S).split()[1]
         self._keeper.keep(child, final_statuses=NEURON_FINAL_STATUSES)
         return endpoint
@@ -157,6 +161,12 @@ class Localnet:
                 if participant.stake_tao:
                     registrar.stake(wallet, participant.stake_tao)
 
+    def _await_permits(self, tempo_blocks: int) -> None:
+        """Let an epoch pass, which gives the validators their permits."""
+        self._pacer.pass_to(self.chain.head() + tempo_blocks + 1)
+        validators = [p for p in self.config.roster if p.role == "validator"]
+        wait_for_permits(self.chain, [self.hotkeys[p.name] for p in validators])
+
     def _open_chain(self, wallet: Any) -> BittensorChain:
         # No retries: this thread restarts a dead chain, so a waiting read would block the restart.
         return BittensorChain(
@@ -168,57 +178,24 @@ class Localnet:
         )
 
     def _start_buckets(self) -> None:
-        self._identities: dict[str, BucketIdentity] = {
-            name: new_identity(bucket_name(public_key(hotkey)))
-            for name, hotkey in self.hotkeys.items()
-        }
-        self.server = BucketServer(self.config.out / "buckets", list(self._identities.values()))
+        self._places = Places(self.config.out / "buckets", self.hotkeys)
+        self.server = self._places.server
         self._exit.enter_context(self.server)
         self.server.create_buckets()
         # SeaweedFS's exit statuses differ from a neuron's: any status but 0 is a crash.
         self._keeper.keep(self.server, final_statuses={0})
 
-    def _publish_run(self) -> RunSpec:
+    def _publish(self, run: PreparedRun) -> RunSpec:
         """Act as the owner; return once the owner's bucket holds every blob of the spec."""
-        config = self.config
-        plan = load_plan(config.plan)
-        owner = config.roster[0].name
-        data = load_corpus(config.text) if config.data is None else open_folder(config.data)
-        choices = RunChoices(
-            owner_hotkey=self.hotkeys[owner],
-            start_block=self._first_block(),
-            seed=config.seed,
-            num_windows=config.num_windows,
-        )
-        run = prepare_run(plan, data, choices, self._say)
-        bucket = S3Store(self.server.bucket(self._bucket(owner), self._identities[owner].rw))
-        upload(run, bucket)
-        # Training theta_0 alone may have taken longer than the neurons need to start.
-        schedule = replace(run.spec.schedule, start_block=self._first_block())
-        run = replace(run, spec=replace(run.spec, schedule=schedule))
+        owner = self.config.roster[0].name
+        bucket = self._places.writable(owner)
+        run = upload_from(run, bucket, self._pacer.await_neurons(self.chain.head()))
         text = upload_spec(run.spec, bucket)
-        record = Record(access=self._access(owner), offer=run.spec.run_id)
+        record = Record(access=self._places.access(owner), offer=run.spec.run_id)
         with closing(self._open_chain(self.wallets[owner])) as chain:
             chain.publish(encode_record(record))
-        (config.out / "run.toml").write_text(text, encoding="utf-8")
+        (self.config.out / "run.toml").write_text(text, encoding="utf-8")
         return run.spec
-
-    def _first_block(self) -> int:
-        """A first block of window 0 that leaves the neurons time to start, as of now."""
-        startup_s = STARTUP_S + STARTUP_S_PER_NODE * len(self.config.roster)
-        return self.chain.head() + math.ceil(startup_s / self.config.block_time_s)
-
-    def _bucket(self, name: str) -> str:
-        return self._identities[name].bucket
-
-    def _access(self, name: str) -> Access:
-        key = self._identities[name].ro
-        return Access(
-            kind=AccessKind.S3,
-            account=self.server.endpoint_url,
-            access_key_id=key.access_key_id,
-            secret_access_key=key.secret_access_key.reveal(),
-        )
 
     def _start_neurons(self) -> None:
         for participant in self.config.roster[1:]:
@@ -227,11 +204,25 @@ class Localnet:
                 participant,
                 chain_url=self.endpoint,
                 bucket_url=self.server.endpoint_url,
-                identity=self._identities[participant.name],
+                identity=self._places.identity(participant.name),
             )
             child = self._children.start(self._dress(command))
             self._neurons[participant.name] = child
             self._keeper.keep(child, final_statuses=NEURON_FINAL_STATUSES)
+
+    def _await_neurons(self) -> None:
+        """Return shortly before window 0, with every neuron that has not ended for good ready."""
+        started_s = time.monotonic()
+        logs = {name: log_path(self.config, name) for name in self._neurons}
+        limit_s = self._pacer.starting_limit_s
+        await_ready(logs, self._keeper.exit_of, self._tend, self._say, limit_s)
+        self._pacer.note_start(started_s, list(self._neurons.values()))
+        block = self._pacer.begin(self.spec.schedule.start_block)
+        self._say(f"all neurons are ready: passing to block {block}, shortly before window 0")
+        while self._heights.finalized < block - self.spec.schedule.finality_lag_blocks:
+            self._tend()
+            self._look()
+            time.sleep(_POLL_S)
 
     def service(self, name: str) -> Service:
         """The watched process of a neuron, of "chain" or of "buckets"."""
@@ -256,8 +247,12 @@ class Localnet:
         # Validators vote once more after the last window.
         last_block = schedule.vote_block(self.spec.schedule.num_windows)
         decided_s = math.inf
+        decisions = JsonlTail(self._witness().state_dir / EVENTS_FILE)
         while self._tend() and time.monotonic() < self._grace_end_s(decided_s):
             self._look()
+            self._pacer.note_decisions(
+                decisions.read_new(), self._heights.head, schedule.window_of(self._heights.head)
+            )
             show(self._heights)
             if self._heights.finalized >= last_block:
                 decided_s = min(decided_s, time.monotonic())
@@ -323,6 +318,10 @@ class Localnet:
         """All participants, each with the present exit status."""
         return tuple(self._node(participant) for participant in self.config.roster)
 
+    def _witness(self) -> NodeInfo:
+        """The honest validator whose log tells what was decided."""
+        return next(n for n in self.nodes() if (n.role, n.behaviour) == ("validator", HONEST))
+
     def _node(self, participant: Participant) -> NodeInfo:
         name = participant.name
         started = name in self._neurons
@@ -330,6 +329,7 @@ class Localnet:
             name=name,
             role=participant.role,
             behaviour=participant.behaviour,
+            speed=participant.speed,
             hotkey=self.hotkeys[name],
             state_dir=self.config.out / "nodes" / name,
             log_path=log_path(self.config, name) if started else None,
@@ -350,18 +350,10 @@ class Localnet:
             chain=self.chain,
             initial_alpha_rao=self._initial_alpha,
             weights=weights_on_chain(self.endpoint),
-            buckets=self._admin_views(),
+            buckets=self._places.admin_views(),
             restarts=self._keeper.restarts,
+            pace=self._pacer.report(),
             wall_s=time.monotonic() - self._started_s,
             model=self._model,
             model_fault=self._model_fault,
         )
-
-    def _admin_views(self) -> Mapping[str, S3Store]:
-        server = self.server
-        return {
-            self.hotkeys[name]: S3Store(
-                server.bucket(identity.bucket, server.admin), deadline_s=_BUCKET_DEADLINE_S
-            )
-            for name, identity in self._identities.items()
-        }

@@ -15,7 +15,7 @@ from localnet.picture import draw
 from localnet.progress import LiveProgress
 from localnet.report import Report
 from localnet.snapshot import ProgressReader
-from localnet.table import final_table, summary
+from localnet.table import final_table, summary, work_table
 from template.cli.log import setup_warnings
 from template.cli.terminal import complain
 from template.commands.model_latest import MODEL_FOLDER
@@ -84,6 +84,7 @@ def _present(report: Report, config: LocalnetConfig, console: Console) -> int:
     path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     draw(report, config.out / "localnet.png")
     console.print(final_table(report))
+    console.print(work_table(report))
     console.print(summary(report))
     console.print(f"report: {path}\npicture: {config.out / 'localnet.png'}", highlight=False)
     if report["model"] is not None:

@@ -4,6 +4,7 @@ Owns the report's keys and the reading of each number. Only wall time and restar
 launcher's memory. `checks` judges a report; `table` and `picture` show a report.
 """
 
+import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +13,12 @@ from typing import TypedDict
 
 from localnet.adversaries.attacks import ATTACKS
 from localnet.events import NodeEvents, accepted_uids, read_node_events, verdict_files
+from localnet.pacer import PaceReport
 from localnet.pay import Pay
 from localnet.roster import HONEST
 from localnet.tallies import (
     bucket_bytes,
+    claimed_pages,
     committed_counts,
     final_digests,
     mean_weights,
@@ -36,7 +39,8 @@ class NodeInfo:
     """One participant of the run.
 
     `role`: "owner", "validator" or "miner". `behaviour`: "honest", or a name of the catalogue
-    of attacks ("idle", "garbage", ...). `state_dir` may be missing: the owner has no process.
+    of attacks ("idle", "garbage", ...). `speed`: as --speeds says. `state_dir` may be missing: the
+    owner has no process.
     `exit`: the exit status; None for a running process or no process.
     """
 
@@ -47,6 +51,7 @@ class NodeInfo:
     state_dir: Path
     log_path: Path | None
     exit: int | None
+    speed: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +61,8 @@ class Sources:
     `initial_alpha_rao`: hotkey -> alpha staked just before the first window. `weights`: the
     weights on chain, validator uid -> destination uid -> share. `buckets`: hotkey -> bucket,
     only listed and sized. `restarts`: process -> number of restarts after a crash. `wall_s`:
-    seconds since the launcher started. `model`: what a reader fetched from chain and buckets;
-    None for a run too short for a checkpoint, and with `model_fault`.
+    seconds since the launcher started. `pace`: of the blocks. `model`: what a reader fetched from
+    chain and buckets; None for a run too short for a checkpoint, and with `model_fault`.
     """
 
     spec: RunSpec
@@ -68,6 +73,7 @@ class Sources:
     buckets: Mapping[str, Store]
     restarts: Mapping[str, int]
     wall_s: float
+    pace: PaceReport | None = None
     model: Facts | None = None
     model_fault: str = ""
 
@@ -115,6 +121,9 @@ class NeuronReport(TypedDict):
     """One neuron. `weight`: stake-weighted mean over the validators' weights; None for owner
     and validators without weight. `emission`: alpha gained since the first window, exact in
     `emission_rao`. `refusals`: status -> number of verdicts, summed over honest validators.
+    A miner's `speed`: of its inner steps, as --speeds says; `utilisation`: the median share of a
+    window's time in inner steps, None if unknown; `pages_claimed`: in all payloads that a validator
+    opened; `work_share`: of all honest miners' pages, None for others.
     `final_window`: the state window of `final_params_digest`. `misbehaviour`: None if honest.
     """
 
@@ -130,6 +139,10 @@ class NeuronReport(TypedDict):
     payloads_committed: int
     payloads_accepted: int
     bytes_uploaded: int
+    speed: float
+    utilisation: float | None
+    pages_claimed: int
+    work_share: float | None
     refusals: dict[str, int]
     final_window: int | None
     final_params_digest: str | None
@@ -161,6 +174,7 @@ class Report(TypedDict):
     restarts: dict[str, int]
     model: ModelReport | None
     model_fault: str
+    pace: PaceReport | None
     wall_s: float
 
 
@@ -179,6 +193,7 @@ def collect(sources: Sources) -> Report:
         "restarts": dict(sources.restarts),
         "model": _model(sources.model),
         "model_fault": sources.model_fault,
+        "pace": sources.pace,
         "wall_s": sources.wall_s,
     }
 
@@ -267,6 +282,9 @@ class _Tallies:
     accepted: Mapping[int, int]
     refusals: Mapping[str, Mapping[str, int]]
     finals: Mapping[str, tuple[int, str] | None]
+    utilisations: Mapping[str, float]
+    pages: Mapping[str, int]
+    honest_pages: int
 
 
 def _tally(
@@ -274,19 +292,28 @@ def _tally(
 ) -> _Tallies:
     schedule = sources.spec.schedule
     graph = sources.chain.metagraph(sources.chain.finalized())
+    logs = [
+        path
+        for n in _validators(sources)
+        if n.behaviour == HONEST
+        for path in verdict_files(n.state_dir)
+    ]
+    pages = claimed_pages(logs)
     return _Tallies(
         neurons={neuron.hotkey: neuron for neuron in graph.neurons},
         pay=Pay(sources.chain, schedule, sources.initial_alpha_rao),
         weights=mean_weights(sources.weights, graph),
         committed=committed_counts(sources.chain, sources.spec, schedule.num_windows),
         accepted=Counter(uid for window in windows for uid in window["accepted_uids"]),
-        refusals=refusal_counts(
-            path
-            for n in _validators(sources)
-            if n.behaviour == HONEST
-            for path in verdict_files(n.state_dir)
-        ),
+        refusals=refusal_counts(logs),
         finals=final_digests(events, {n.name for n in sources.nodes if n.exit == 0}),
+        utilisations={
+            name: statistics.median(e.utilisations.values())
+            for name, e in events.items()
+            if e.utilisations
+        },
+        pages=pages,
+        honest_pages=sum(pages[n.hotkey] for n in sources.nodes if _is_honest_miner(n)),
     )
 
 
@@ -318,12 +345,26 @@ def _neuron(node: NodeInfo, sources: Sources, tallies: _Tallies) -> NeuronReport
         "payloads_committed": tallies.committed.get(node.hotkey, 0),
         "payloads_accepted": accepted,
         "bytes_uploaded": bucket_bytes(sources.buckets.get(node.hotkey)),
+        "speed": node.speed,
+        "utilisation": tallies.utilisations.get(node.name),
+        "pages_claimed": tallies.pages.get(node.hotkey, 0),
+        "work_share": _work_share(node, tallies),
         "refusals": dict(sorted(tallies.refusals.get(node.hotkey, {}).items())),
         "final_window": final_window,
         "final_params_digest": final_digest,
         "exit": node.exit,
         "misbehaviour": _misbehaviour(node, sources, tallies.pay),
     }
+
+
+def _is_honest_miner(node: NodeInfo) -> bool:
+    return (node.role, node.behaviour) == ("miner", HONEST)
+
+
+def _work_share(node: NodeInfo, tallies: _Tallies) -> float | None:
+    if not _is_honest_miner(node) or not tallies.honest_pages:
+        return None
+    return tallies.pages.get(node.hotkey, 0) / tallies.honest_pages
 
 
 def _misbehaviour(node: NodeInfo, sources: Sources, pay: Pay) -> MisbehaviourReport | None:

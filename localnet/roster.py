@@ -1,6 +1,6 @@
 """The participants of a localnet: names, roles and behaviours, from the command line's counts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from template.errors import ConfigError
@@ -8,17 +8,23 @@ from template.errors import ConfigError
 HONEST = "honest"
 MAX_NODES = 64
 MAX_RANKS = 8
+MIN_SPEED = 0.01
+MAX_PARTS = 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Participant:
-    """One hotkey. `name` names the wallet, the folder and the log; `ranks`: its processes."""
+    """One hotkey. `name` names the wallet, the folder and the log; `ranks`: its processes; `speed`:
+    of its inner steps, as a share of this machine's; `parts`: of the model, of which it trains one.
+    """
 
     name: str
     role: str
     behaviour: str = HONEST
     stake_tao: float = 0.0
     ranks: int = 1
+    speed: float = 1.0
+    parts: int = 1
 
 
 def parse_misbehave(text: str, known: Mapping[str, object]) -> dict[str, int]:
@@ -56,6 +62,61 @@ def parse_ranks(text: str, roster: Sequence[Participant]) -> list[Participant]:
                 f"{', '.join(sorted(honest))}"
             )
     return [replace(p, ranks=counts.get(p.name, 1)) for p in roster]
+
+
+def parse_speeds(text: str, roster: Sequence[Participant]) -> list[Participant]:
+    """`miner-1:0.25`: the roster with a miner at a quarter of the speed. ConfigError if wrong."""
+    speeds: dict[str, float] = {}
+    for part in filter(None, (piece.strip() for piece in text.split(","))):
+        name, _, number = part.partition(":")
+        speeds[name] = _speed(part, number)
+    for participant in _honest_miners("--speeds", speeds, roster):
+        if participant.ranks > 1:
+            raise ConfigError(
+                f"--speeds {participant.name}: a miner of several --ranks cannot be slowed"
+            )
+    return [replace(p, speed=speeds.get(p.name, 1.0)) for p in roster]
+
+
+def parse_parts(text: str, roster: Sequence[Participant]) -> list[Participant]:
+    """`miner-3:2`: the roster with a miner that trains one of two parts. ConfigError if wrong."""
+    counts: dict[str, int] = {}
+    for part in filter(None, (piece.strip() for piece in text.split(","))):
+        name, _, number = part.partition(":")
+        if not number.isdigit() or not 1 <= int(number) <= MAX_PARTS:
+            raise ConfigError(f"--parts {part}: write NAME:COUNT, COUNT from 1 to {MAX_PARTS}")
+        counts[name] = int(number)
+    _honest_miners("--parts", counts, roster)
+    return [replace(p, parts=counts.get(p.name, 1)) for p in roster]
+
+
+def _honest_miners(
+    flag: str, names: Iterable[str], roster: Sequence[Participant]
+) -> list[Participant]:
+    """The honest miners of these names; ConfigError for another name."""
+    honest = {p.name: p for p in roster if p.role == "miner" and p.behaviour == HONEST}
+    for name in names:
+        if name not in honest:
+            raise ConfigError(
+                f"{flag} {name}: not an honest miner of this localnet: these are "
+                f"{', '.join(sorted(honest))}"
+            )
+    return [honest[name] for name in names]
+
+
+def _speed(part: str, number: str) -> float:
+    try:
+        speed = float(number)
+    except ValueError:
+        speed = 0.0
+    if speed > 1.0:
+        raise ConfigError(
+            f"--speeds {part}: 1 is this machine's own speed, and idling makes no miner faster; "
+            "slow the others down instead"
+        )
+    if not speed >= MIN_SPEED:
+        raise ConfigError(f"--speeds {part}: write NAME:SHARE, SHARE from {MIN_SPEED} to 1")
+    return speed
 
 
 def make_roster(

@@ -28,11 +28,23 @@ COLUMNS: Final[dict[str, tuple[JustifyMethod, int]]] = {
 }
 """Heading -> alignment and least width in characters, in the order of `_cells`."""
 SHRINKING = ("name", "behaviour")
+WORK_COLUMNS: Final[dict[str, JustifyMethod]] = {
+    "miner": "left",
+    "speed": "right",
+    "busy": "right",
+    "sent": "right",
+    "accepted": "right",
+    "pages": "right",
+    "work": "right",
+    "pay": "right",
+}
 LEGEND = """\
 weight: mean of the validators' weights by stake
 incentive: share after Yuma; emission: share of all miners' emission
 accepted: payloads accepted / committed; exit: status of the process
-digest: of the params at the end, equal on every healthy node"""
+digest: of the params at the end, equal on every healthy node
+busy: median share of a window in inner steps; pages: claimed in payloads
+work: share of the honest miners' pages; pay: share of all miners' emission"""
 
 
 def final_table(report: Report) -> Table:
@@ -57,8 +69,21 @@ def final_table(report: Report) -> Table:
     return table
 
 
+def work_table(report: Report) -> Table:
+    """One row per miner: how fast, how busy, what it sent, and its share of work and of pay."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1), show_edge=False)
+    for heading, justify in WORK_COLUMNS.items():
+        table.add_column(heading, justify=justify, no_wrap=True, overflow="ellipsis")
+    shares = emission_shares(report)
+    for neuron in report["neurons"]:
+        if neuron["role"] == "miner":
+            style = "" if neuron["behaviour"] == HONEST else "yellow"
+            table.add_row(*_work_cells(neuron, shares[neuron["name"]]), style=style)
+    return table
+
+
 def summary(report: Report) -> Text:
-    """The run in a few lines: the table's terms, loss, windows, refusals, restarts, time."""
+    """The run in a few lines: the tables' terms, loss, windows, refusals, restarts, time."""
     losses = report["held_out_loss"]
     windows = report["windows"]
     empty = sum(not window["accepted_uids"] for window in windows)
@@ -68,6 +93,7 @@ def summary(report: Report) -> Text:
         _misbehaviours(report),
         _refusals(report),
         _restarts(report),
+        _pace(report),
         "Held-out loss ",
         (f"{_number(losses['first'])} -> {_number(losses['last'])}", "bold"),
         f" nats per token; unigram entropy {_number(losses['unigram'])}.\n",
@@ -75,6 +101,24 @@ def summary(report: Report) -> Text:
         f"the miners earned {earned:.4f} alpha; {_duration(report['wall_s'])} in all.",
         _model(report),
     )
+
+
+def _pace(report: Report) -> str:
+    """The block time of the run and what it rests on, in a line."""
+    pace = report["pace"]
+    if pace is None:
+        return ""
+    costs, load = pace["costs"], pace["load"]
+    why = "measured" if pace["asked_s"] is None else "as --block-time asks for"
+    text = (
+        f"Blocks of {pace['block_time_s']:g} s, windows of {pace['window_s']:.3g} s ({why}): a "
+        f"window takes {load['total_s']:.2g} s of CPU, {costs['cores']:.1f} cores were free; all "
+        f"neurons were ready {pace['startup_s']:.0f} s after their start.\n"
+    )
+    if pace["changes"]:
+        first_block, _ = pace["changes"][0]
+        text += f"The machine got busier: blocks were made longer from block {first_block} on.\n"
+    return text
 
 
 def _model(report: Report) -> str:
@@ -134,6 +178,23 @@ def _cells(neuron: NeuronReport, emission_share: float | None) -> list[str]:
         NOTHING if neuron["exit"] is None else str(neuron["exit"]),
         NOTHING if digest is None else digest[:DIGEST_CHARACTERS],
     ]
+
+
+def _work_cells(neuron: NeuronReport, emission_share: float) -> list[str]:
+    return [
+        neuron["name"],
+        f"{neuron['speed']:g}",
+        _percent(neuron["utilisation"]),
+        str(neuron["payloads_committed"]),
+        str(neuron["payloads_accepted"]),
+        f"{neuron['pages_claimed']:,}",
+        _percent(neuron["work_share"]),
+        _percent(emission_share),
+    ]
+
+
+def _percent(share: float | None) -> str:
+    return NOTHING if share is None else f"{share:.1%}"
 
 
 def _accepted(neuron: NeuronReport) -> str:

@@ -64,6 +64,19 @@ def refusal_counts(verdict_files: Iterable[Path]) -> dict[str, Counter[str]]:
     return counts
 
 
+def claimed_pages(verdict_files: Iterable[Path]) -> Counter[str]:
+    """hotkey -> pages claimed in all payloads that some validator opened, each counted once."""
+    claims: dict[tuple[str, int], int] = {}
+    for path in verdict_files:
+        for row in read_jsonl(path):
+            if row.get("kind") == "verdict" and row.get("pages_consumed"):
+                claims[row["hotkey"], row["window"]] = row["pages_consumed"]
+    counts: Counter[str] = Counter()
+    for (hotkey, _), pages in claims.items():
+        counts[hotkey] += pages
+    return counts
+
+
 def final_digests(
     events: Mapping[str, NodeEvents], survivors: Collection[str]
 ) -> dict[str, tuple[int, str] | None]:

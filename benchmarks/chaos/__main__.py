@@ -178,7 +178,7 @@ def _record(
     return {
         "setting": {
             "num_windows": config.num_windows,
-            "window_s": blocks * config.block_time_s,
+            "window_s": blocks * (config.block_time_s or 0.0),
             "miners": list(crew.miners),
             "validators": list(crew.validators),
         },

@@ -40,6 +40,10 @@ _REVEAL_HELP = (
     "off: weights in the clear; on: timelocked commits, as in the public runtime; "
     "modelled: weights in the clear that take effect when a commit of them would have opened"
 )
+_PACE_HELP = (
+    'file {"block_time_s": SECONDS, "hurry_to": BLOCK} that paces this chain in place of '
+    "--block-time, read again whenever it changes; up to BLOCK, blocks wait for nothing"
+)
 _PULSES_HELP = (
     'recorded pulses of drand\'s quicknet, a JSON object {"round": "signature hex"}: without '
     "them, no timelocked commit ever opens here"
@@ -57,6 +61,7 @@ def build_parser() -> Parser:
     add("--port", type=int, default=9944, help="port on 127.0.0.1; 0 picks a free one")
     add("--state", type=Path, help="file that the chain survives a restart in")
     add("--block-time", type=float, default=chain.block_time_s, help="seconds per block")
+    add("--pace", type=Path, metavar="FILE", help=_PACE_HELP)
     add("--finality-lag", type=int, default=chain.finality_lag_blocks, help="blocks behind head")
     add("--seed", help="repeatable block hashes (tests); default: unpredictable ones")
     add("--endow", action="append", default=[], metavar="SS58=TAO", help=_ENDOW_HELP)
@@ -82,27 +87,26 @@ def main(argv: list[str] | None = None) -> int:
     arguments = build_parser().parse_args(sys.argv[1:] if argv is None else argv)
     try:
         chain, journal = _open(_config(arguments), arguments.state)
-    except ConfigError as error:
-        return _failed(error, 2)
-    except JournalError as error:
-        return _failed(error, 1)
+    except (ConfigError, JournalError) as error:
+        return _failed(error)
     except KeyboardInterrupt:
         return 0
     try:
-        asyncio.run(_serve(chain, arguments.port, journal))
-    except JournalError as error:
-        return _failed(error, 1)
+        asyncio.run(_serve(chain, arguments.port, journal, arguments.pace))
+    except (ConfigError, JournalError) as error:
+        return _failed(error)
     except OSError as error:
-        return _failed(f"--port {arguments.port}: {error.strerror or error}; choose another", 1)
+        return _failed(f"--port {arguments.port}: {error.strerror or error}; choose another")
     finally:
         if journal is not None:
             journal.close()
     return 0
 
 
-def _failed(error: object, status: int) -> int:
+def _failed(error: object) -> int:
+    """2 for what an operator has to change, else 1."""
     sys.stderr.write(f"error: {error}\n")
-    return status
+    return 2 if isinstance(error, ConfigError) else 1
 
 
 def _open(config: ChainConfig, path: Path | None) -> tuple[LocalChain, Journal | None]:
@@ -114,13 +118,13 @@ def _open(config: ChainConfig, path: Path | None) -> tuple[LocalChain, Journal |
     return LocalChain(config, metadata, secret=secret, now_ms=now_ms), None
 
 
-async def _serve(chain: LocalChain, port: int, journal: Journal | None) -> None:
+async def _serve(chain: LocalChain, port: int, journal: Journal | None, pace: Path | None) -> None:
     on_block = None if journal is None else journal.write_block
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with RpcServer(chain, port, on_block) as server:
+    async with RpcServer(chain, port, on_block, pace) as server:
         sys.stdout.write(f"ready ws://{HOST}:{server.port} genesis 0x{chain.genesis_hash.hex()}\n")
         sys.stdout.flush()
         waits = {asyncio.create_task(stop.wait()), asyncio.create_task(server.wait_broken())}

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 from websockets.asyncio.server import Server, ServerConnection, serve
@@ -21,6 +22,7 @@ from localnet.chain.blocks import Block, hex_of
 from localnet.chain.chain import LocalChain, ProducedBlock
 from localnet.chain.extrinsics import InvalidTransaction
 from localnet.chain.methods import INVALID_REQUEST, PARSE_ERROR, Methods, RpcError
+from localnet.chain.pace import Pace, PaceFile
 from localnet.chain.pool import INVALID
 
 HOST = "127.0.0.1"
@@ -28,6 +30,8 @@ MAX_MESSAGE_BYTES = 2 * 1024 * 1024
 MAX_BATCH = 1000
 # A reader this far behind is gone or stuck; it is cut off rather than buffered for.
 MAX_QUEUED_MESSAGES = 4096
+LOOK_S = 0.1
+"""Longest sleep between two looks at the pace."""
 
 _HEAD_KINDS = {
     "chain_subscribeNewHeads": "chain_newHead",
@@ -80,13 +84,19 @@ class _Client:
 class RpcServer:
     """Serves a chain and makes the chain's blocks. Use as an async context manager.
 
-    `on_block` is called with every new block before any client gets the block.
+    `on_block` is called with every new block before any client gets the block. `pace`: the file
+    that paces the blocks, None for the block time of the chain's configuration.
     """
 
     def __init__(
-        self, chain: LocalChain, port: int, on_block: Callable[[ProducedBlock], None] | None = None
+        self,
+        chain: LocalChain,
+        port: int,
+        on_block: Callable[[ProducedBlock], None] | None = None,
+        pace: Path | None = None,
     ) -> None:
         self._chain = chain
+        self._pace = PaceFile(pace, Pace(block_time_s=chain.config.block_time_s))
         self._methods = Methods(chain)
         self._port = port
         self._on_block = on_block
@@ -134,18 +144,27 @@ class RpcServer:
         await asyncio.shield(self._timer)
 
     async def _make_blocks(self) -> None:
-        """A block every `block_time_s`, on a fixed grid; a late block does not delay the next."""
-        loop = asyncio.get_running_loop()
-        step_s = self._chain.config.block_time_s
-        due_s = loop.time()
+        """Blocks by the pace, on a fixed grid; a late block does not delay the next."""
+        due_s = asyncio.get_running_loop().time()
         while True:
-            due_s = max(due_s + step_s, loop.time())
-            await asyncio.sleep(due_s - loop.time())
+            due_s = await self._next_due(due_s)
             finalized_before = self._chain.finalized.header.number
             made = self._chain.produce_block(time.time_ns() // 1_000_000)
             if self._on_block is not None:
                 self._on_block(made)
             self._announce(made, finalized_before)
+
+    async def _next_due(self, last_s: float) -> float:
+        """Sleep until the next block is due, by the pace of each moment; the time it was due."""
+        loop, head = asyncio.get_running_loop(), self._chain.head.header.number
+        begun_s = loop.time()
+        await asyncio.sleep(0)  # a chain in a hurry answers between two blocks
+        while True:
+            due_s = max(last_s + self._pace.current().after(head), begun_s)
+            left_s = due_s - loop.time()
+            if left_s <= 0:
+                return due_s
+            await asyncio.sleep(min(left_s, LOOK_S))
 
     def _announce(self, made: ProducedBlock, finalized_before: int) -> None:
         self._tell_heads(made.block, ("chain_newHead", "chain_allHead"))

@@ -26,6 +26,9 @@ HEAD_AGE_S, HEAD_AGE_BLOCKS = 0.25, 0.25
 """
 STILL_BLOCKS, MIN_STILL_S, MAX_STILL_S = 20, 10.0, 120.0
 """Block times without a new block until it is told, and the bounds of that time in seconds."""
+RECENT_BLOCKS = 16
+"""The pace of the chain is the mean over the last blocks, this many at least and twice as many at
+most: a chain that stood still, or caught up in a hurry, has its usual pace again soon after."""
 STILL_LIMIT_S = 1800.0
 """Longest standstill: then the process ends, and a service manager starts it anew."""
 
@@ -100,6 +103,8 @@ class Waiter:
         self._ask_block_s = nominal_block_s
         self._nominal_block_s: float | None = None
         self._first: tuple[float, int] | None = None
+        """The read that the pace is measured from."""
+        self._next_first = (0.0, 0)
         self._last = (0.0, 0)
         self._last_final: tuple[float, int] | None = None
         self._lock = RLock()
@@ -204,9 +209,11 @@ class Waiter:
         with self._lock:
             if self._first is None:
                 self._nominal_block_s = self._ask_nominal_block_s()
-                self._first = (self._now_s(), block)
+                self._first = self._next_first = (self._now_s(), block)
             self._head.note(block, self._patience_s())
             self._last = (self._now_s(), block)
+            if block >= self._next_first[1] + RECENT_BLOCKS:
+                self._first, self._next_first = self._next_first, self._last
             return block
 
     def _patience_s(self) -> float:
@@ -216,10 +223,11 @@ class Waiter:
         return min(max(STILL_BLOCKS * self._block_time_s(), MIN_STILL_S), MAX_STILL_S)
 
     def _block_time_s(self) -> float:
-        """Seconds per block as observed; `MIN_POLL_S` until two blocks were observed."""
-        if self._first is None or self._last[1] == self._first[1]:
+        """Seconds per block as observed lately; `MIN_POLL_S` until two blocks were observed."""
+        first, last = self._first, self._last
+        if first is None or last[1] <= first[1]:
             return MIN_POLL_S
-        return (self._last[0] - self._first[0]) / (self._last[1] - self._first[1])
+        return (last[0] - first[0]) / (last[1] - first[1])
 
 
 def _awaited(block: int, what: str, by_block: int | None) -> Awaited:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from template import __spec_version__
 from template.base.miner import Miner
@@ -57,6 +57,8 @@ log = logging.getLogger(__name__)
 
 C = TypeVar("C", bound=MinerConfig)
 
+READY: Final = "ready: everything is loaded, and the run is followed from here on"
+"""The line in the log of a neuron that has started; a localnet waits for it."""
 START_PATIENCE = ChainOptions(read_timeout_s=15.0, read_deadline_s=15.0)
 """At the start: a silent endpoint costs half a minute, a refusing endpoint a quarter."""
 RUN_PATIENCE = ChainOptions(read_deadline_s=GIVE_UP_S)
@@ -106,7 +108,9 @@ def run_neuron(role: str, config: C, build: Callable[[NodeContext, C], Neuron]) 
             joined(config) as crew,
             _context(role, config, identity, clock, crew) as context,
         ):
-            _run_until_stopped(build(context, config))
+            neuron = build(context, config)
+            log.info(READY)
+            _run_until_stopped(neuron)
         log.info("the run has ended")
     except SubnetError as error:
         log.error("%s", error)

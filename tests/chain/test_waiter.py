@@ -2,9 +2,16 @@
 
 import pytest
 
-from template.chain.waiter import HEAD_AGE_BLOCKS, HEAD_AGE_S, MAX_POLL_S, MIN_POLL_S, STILL_LIMIT_S
+from template.chain.waiter import (
+    HEAD_AGE_BLOCKS,
+    HEAD_AGE_S,
+    MAX_POLL_S,
+    MIN_POLL_S,
+    RECENT_BLOCKS,
+    STILL_LIMIT_S,
+)
 from template.errors import ChainError
-from tests.support.clockwork import FINALITY_LAG, ClockworkChain, StoppingChain
+from tests.support.clockwork import FINALITY_LAG, ChangingChain, ClockworkChain, StoppingChain
 
 
 @pytest.mark.parametrize("block_s", [0.25, 12.0])
@@ -61,6 +68,19 @@ def test_head_and_finality_are_asked_for_by_the_pace_of_blocks(block_s: float) -
     most = num_blocks / HEAD_AGE_BLOCKS + 1
     assert chain.asked <= most
     assert chain.asked_final <= most
+
+
+def test_the_pace_is_that_of_the_last_blocks() -> None:
+    """After a chain that hurried through a thousand blocks, or stood still for as many."""
+    for missed_s, made in ((0.0, 1000), (1000.0, 0)):
+        chain = ChangingChain(1.0)
+        waiter = chain.waiter()
+        waiter.until_head(100)
+        chain.now, chain.ahead = chain.now + missed_s, made - int(missed_s)
+        head = chain.head()
+        waiter.until_head(head + 2 * RECENT_BLOCKS)
+        waiter.pause()
+        assert chain.sleeps[-1] == pytest.approx(1.0, rel=0.2), (missed_s, made)
 
 
 @pytest.mark.parametrize(("block_s", "pause_s"), [(0.25, 0.25), (12.0, MAX_POLL_S), (1e-3, 0.05)])

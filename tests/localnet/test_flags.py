@@ -30,7 +30,7 @@ def test_without_flags_it_is_the_run_of_the_readme(text) -> None:
     config = parse_localnet_config(text)
     names = [participant.name for participant in config.roster]
     assert names == ["owner", "val-0", "val-1", *(f"miner-{i}" for i in range(4))]
-    assert (config.num_windows, config.block_time_s, config.wandb) == (24, 0.25, "off")
+    assert (config.num_windows, config.block_time_s, config.wandb) == (24, None, "off")
     assert (config.restarts, config.hold, config.debug) == (MAX_RESTARTS, False, False)
     assert config.out.is_absolute()
 
@@ -73,6 +73,45 @@ def test_wrong_ranks_are_refused(text, wish: str) -> None:
         parse_localnet_config([*text, "--ranks", wish])
 
 
+def test_a_block_time_is_seconds_or_the_machine_s_own(text) -> None:
+    assert parse_localnet_config([*text, "--block-time", "auto"]).block_time_s is None
+    assert parse_localnet_config([*text, "--block-time", "0.5"]).block_time_s == 0.5
+
+
+def test_honest_miners_may_be_slow(text) -> None:
+    roster = parse_localnet_config([*text, "--speeds", "miner-1:0.25, miner-3:0.1"]).roster
+    speeds = {p.name: p.speed for p in roster if p.role == "miner"}
+    assert speeds == {"miner-0": 1.0, "miner-1": 0.25, "miner-2": 1.0, "miner-3": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--speeds", "miner-0:2"), "no miner faster"),
+        (("--speeds", "miner-0:0"), "SHARE from 0.01"),
+        (("--speeds", "miner-0:nan"), "SHARE from 0.01"),
+        (("--speeds", "miner-0"), "SHARE from 0.01"),
+        (("--speeds", "val-0:0.5"), "not an honest miner"),
+        (("--speeds", "idle-0:0.5", "--misbehave", "idle:1"), "not an honest miner"),
+        (("--speeds", "miner-0:0.5", "--ranks", "miner-0:2"), "several --ranks"),
+    ],
+)
+def test_wrong_speeds_are_refused(text, flags: tuple[str, ...], words: str) -> None:
+    with pytest.raises(ConfigError, match=f"--speeds .*{words}"):
+        parse_localnet_config([*text, *flags])
+
+
+def test_honest_miners_may_train_a_part(text) -> None:
+    roster = parse_localnet_config([*text, "--parts", "miner-3:2"]).roster
+    assert [p.parts for p in roster] == [1, 1, 1, 1, 1, 1, 2]
+
+
+@pytest.mark.parametrize("wish", ["val-0:2", "miner-9:2", "miner-0", "miner-0:0", "miner-0:65"])
+def test_wrong_parts_are_refused(text, wish: str) -> None:
+    with pytest.raises(ConfigError, match="--parts"):
+        parse_localnet_config([*text, "--parts", wish])
+
+
 def test_one_validator_at_least_is_honest(text) -> None:
     with pytest.raises(ConfigError, match="2 of 2 --validators"):
         parse_localnet_config([*text, "--misbehave", "liar:2"])
@@ -99,6 +138,7 @@ def test_misbehave_help_has_a_line_for_every_behaviour(capsys) -> None:
         ("--windows", "0"),
         ("--block-time", "0.01"),
         ("--block-time", "nan"),
+        ("--block-time", "soon"),
         ("--validators", "0"),
         ("--misbehave", "lazy:1"),
         ("--text", "/nowhere.tar.gz"),

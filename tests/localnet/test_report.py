@@ -36,13 +36,14 @@ def test_the_report_has_exactly_these_keys_and_is_json(run):
     report = collect(run.sources())
     assert set(report) == {
         "run_id", "held_out_loss", "windows", "neurons", "restarts", "model", "model_fault",
-        "wall_s",
+        "pace", "wall_s",
     }  # fmt: skip
     assert set(report["held_out_loss"]) == {"first", "last", "per_window", "unigram", "differing"}
     assert set(report["windows"][0]) == {"window", "accepted_uids", "state_root", "disagreeing"}
     assert set(report["neurons"][0]) == {
         "name", "uid", "hotkey", "role", "behaviour", "weight", "incentive", "emission",
-        "emission_rao", "payloads_committed", "payloads_accepted", "bytes_uploaded", "refusals",
+        "emission_rao", "payloads_committed", "payloads_accepted", "bytes_uploaded", "speed",
+        "utilisation", "pages_claimed", "work_share", "refusals",
         "final_window", "final_params_digest", "exit", "misbehaviour",
     }  # fmt: skip
     assert json.loads(json.dumps(report, allow_nan=False)) == report
@@ -164,6 +165,35 @@ def test_what_liars_say_of_others_is_no_refusal(run):
     run.behaviours["val-b"] = "liar"
     neurons = by_name(collect(run.sources()))
     assert neurons["garbage-0"]["refusals"] == {"not_useful": 3}
+
+
+def test_work_is_the_share_of_the_pages_of_all_honest_miners(run):
+    """By the payloads that validators opened, each counted once; noise claims pages too."""
+    for validator, name, window, pages in (
+        ("val-a", "m0", 0, 240),
+        ("val-b", "m0", 0, 240),
+        ("val-b", "m0", 1, 120),
+        ("val-a", "m1", 0, 40),
+        ("val-a", "garbage-0", 0, 240),
+    ):
+        run.judge(validator, name, window, "named", pages_consumed=pages)
+    run.judge("val-a", "m1", 1, "not_delivered")
+    run.speeds["m1"] = 0.1
+    neurons = by_name(collect(run.sources()))
+    work = {n: (v["pages_claimed"], v["work_share"], v["speed"]) for n, v in neurons.items()}
+    assert (work["m0"], work["m1"]) == ((360, 0.9, 1.0), (40, 0.1, 0.1))
+    assert work["garbage-0"] == (240, None, 1.0)
+    assert work["val-a"] == (0, None, 1.0)
+
+
+def test_without_a_claimed_page_nobody_has_a_share_of_the_work(run):
+    assert {n["work_share"] for n in collect(run.sources())["neurons"]} == {None}
+
+
+def test_a_miner_is_as_busy_as_in_its_median_window(run):
+    run.log_utilisations("m1", (0.1, 0.9, 0.3))
+    neurons = by_name(collect(run.sources()))
+    assert (neurons["m1"]["utilisation"], neurons["m0"]["utilisation"]) == (0.3, None)
 
 
 def test_misbehaviour_is_told_with_its_pay_against_honest_work(run):

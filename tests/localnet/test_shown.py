@@ -10,7 +10,7 @@ from localnet.picture import draw
 from localnet.progress import LEGEND, LiveProgress, panel
 from localnet.report import collect
 from localnet.snapshot import ProgressReader, ProgressSnapshot
-from localnet.table import COLUMNS, final_table, summary
+from localnet.table import COLUMNS, WORK_COLUMNS, final_table, summary, work_table
 from simulation.swarm import build_world
 from tests.support.localnet.synthetic import (
     EMISSIONS_RAO,
@@ -73,6 +73,38 @@ def test_the_summary_says_who_is_who(run):
     assert "m0 (" not in text
 
 
+def test_the_work_of_each_miner_is_beside_its_pay(run):
+    run.judge("val-a", "m0", 0, "named", pages_consumed=3000)
+    run.judge("val-a", "m1", 0, "named", pages_consumed=1000)
+    run.log_utilisations("m1", (0.25,))
+    run.speeds["m1"] = 0.1
+    lines = rendered(work_table(collect(run.sources()))).splitlines()
+    rows = {line.split()[0]: line.split()[1:] for line in lines if line.strip()}
+    assert rows["miner"] == list(WORK_COLUMNS)[1:]
+    assert rows["m0"] == ["1", "-", "3", "2", "3,000", "75.0%", "75.0%"]
+    assert rows["m1"] == ["0.1", "25.0%", "3", "1", "1,000", "25.0%", "25.0%"]
+    assert rows["garbage-0"][-3:] == ["0", "-", "0.0%"]
+    assert "val-a" not in rows
+
+
+def test_the_summary_says_the_pace_and_what_it_rests_on(run):
+    assert "Blocks of" not in rendered(summary(collect(run.sources())))
+    run.pace = {
+        "block_time_s": 0.3, "window_s": 8.4, "asked_s": None, "least_block_s": 0.2,
+        "costs": {"cores": 1.25}, "load": {"total_s": 5.5},
+        "startup_s": 26.2, "startup_cores": 1.8, "changes": [],
+    }  # fmt: skip
+    text = " ".join(rendered(summary(collect(run.sources()))).split())
+    assert "Blocks of 0.3 s, windows of 8.4 s (measured): a window takes 5.5 s of CPU" in text
+    assert "ready 26 s after their start" in text
+    assert "busier" not in text
+    run.pace["changes"].append((450, 0.3))
+    run.pace["asked_s"] = 0.3
+    text = " ".join(rendered(summary(collect(run.sources()))).split())
+    assert "as --block-time asks for" in text
+    assert "blocks were made longer from block 450 on" in text
+
+
 def test_the_summary_names_who_was_started_again(run):
     run.restarts |= {"m0": 2, "val-b": 1}
     text = rendered(summary(collect(run.sources())))
@@ -80,8 +112,9 @@ def test_the_summary_names_who_was_started_again(run):
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 140])
-def test_the_table_fits_a_narrow_terminal(run, width):
-    lines = rendered(final_table(collect(run.sources())), width=width).splitlines()
+@pytest.mark.parametrize("table", [final_table, work_table])
+def test_the_tables_fit_a_narrow_terminal(run, table, width):
+    lines = rendered(table(collect(run.sources())), width=width).splitlines()
     assert max(map(len, lines)) <= width
     assert any("m0" in line for line in lines)
 

@@ -33,6 +33,18 @@ class ClockworkChain:
         return Waiter(cast(Chain, self), sleep=self.sleep, now_s=lambda: self.now)
 
 
+class ChangingChain(ClockworkChain):
+    """So many blocks `ahead` of the clock, after a hurry; below 0 after a standstill."""
+
+    ahead = 0
+
+    def head(self) -> int:
+        return super().head() + self.ahead
+
+    def finalized(self) -> int:
+        return super().finalized() + self.ahead
+
+
 class StoppingChain(ClockworkChain):
     """No block after `last`, until `goes_on_at` seconds; finality may stop alone."""
 

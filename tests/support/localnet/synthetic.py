@@ -5,9 +5,10 @@ Three windows; m0 and m1 work, garbage-0 commits noise, idle-0 nothing. State wi
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from localnet.pacer import PaceReport
 from localnet.report import NodeInfo, Sources
 from simulation.swarm import RAO, neuron
 from simulation.world import World, hotkey_of
@@ -43,6 +44,8 @@ class SyntheticRun:
     exits: dict[str, int | None]
     restarts: dict[str, int]
     behaviours: dict[str, str]
+    speeds: dict[str, float] = field(default_factory=dict)
+    pace: PaceReport | None = None
     model: Facts | None = None
     model_fault: str = ""
 
@@ -66,6 +69,7 @@ class SyntheticRun:
             state_dir=self.state_dir(name),
             log_path=None,
             exit=self.exits[name],
+            speed=self.speeds.get(name, 1.0),
         )
 
     def sources(self, weights: Mapping[int, Mapping[int, float]] | None = None) -> Sources:
@@ -79,6 +83,7 @@ class SyntheticRun:
             buckets={h: bucket.reader() for h, bucket in self.world.buckets.items()},
             restarts=self.restarts,
             wall_s=12.5,
+            pace=self.pace,
             model=self.model,
             model_fault=self.model_fault,
         )
@@ -148,12 +153,22 @@ class SyntheticRun:
             loss_pages=0 if loss_nats is None else 4,
         )
 
-    def judge(self, validator: str, name: str, window: int, status: str) -> None:
+    def log_utilisations(self, name: str, shares: tuple[float, ...]) -> None:
+        """How busy a miner was in each window."""
+        metrics = JsonlMetrics(self.state_dir(name) / "metrics.jsonl")
+        for window, share in enumerate(shares):
+            metrics.log(window, {"inner_steps": 30, "utilisation": share})
+        metrics.close()
+
+    def judge(
+        self, validator: str, name: str, window: int, status: str, pages_consumed: int | None = None
+    ) -> None:
         row = {
             "kind": "verdict",
             "window": window,
             "hotkey": hotkey_of(name),
             "status": status,
+            "pages_consumed": pages_consumed,
         }
         with (self.state_dir(validator) / "verdicts.jsonl").open("a", encoding="ascii") as file:
             file.write(json.dumps(row) + "\n")
