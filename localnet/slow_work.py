@@ -6,10 +6,9 @@ from typing import Final
 
 import numpy as np
 
-from template.base.starts import Starts
-from template.base.work import HonestWork, MinerParts
+from template.base.conduct import MinerParts
+from template.base.work import HonestWork
 from template.training.checkpoint import LocalCheckpoint
-from template.training.inner_loop import InnerResult
 
 SLICE_S: Final = 0.05
 """Longest sleep until the miner looks whether its idling is over early."""
@@ -24,21 +23,16 @@ class SlowedWork(HonestWork):
     def __init__(self, parts: MinerParts, checkpoint: LocalCheckpoint, *, speed: float) -> None:
         super().__init__(parts, checkpoint)
         self._idle_share = 1.0 / speed - 1.0
-        self._window = 0
-
-    def train(self, window: int, base: int, starts: Starts) -> InnerResult:
-        self._window = window
-        return super().train(window, base, starts)
 
     def batches(self, base: int) -> Iterator[np.ndarray]:
         for batch in super().batches(base):
             begun_s = time.monotonic()
             yield batch
-            self._idle((time.monotonic() - begun_s) * self._idle_share)
+            self._idle(base, (time.monotonic() - begun_s) * self._idle_share)
 
-    def _idle(self, seconds: float) -> None:
+    def _idle(self, base: int, seconds: float) -> None:
         """Do nothing for so long, or until training has to stop; others may use the memory."""
         end_s = time.monotonic() + seconds
         with self.parts.gate.apart():
-            while (left_s := end_s - time.monotonic()) > 0 and not self.is_late(self._window):
+            while (left_s := end_s - time.monotonic()) > 0 and not self.is_late(base):
                 time.sleep(min(left_s, SLICE_S))
