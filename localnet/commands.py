@@ -96,6 +96,9 @@ def _neuron_argv(config: LocalnetConfig, participant: Participant, chain_url: st
     argv += ["--wallet.name", name, "--wallet.hotkey", "default"]
     argv += ["--wallet.path", str(out / "wallets"), "--run", str(out / "run.toml")]
     argv += ["--neuron.device", "cpu", "--neuron.state_dir", str(out / "nodes" / name)]
+    if participant.role == "miner":
+        # Several neurons share this machine: none of them may widen its steps by itself.
+        argv += ["--neuron.width", str(participant.width)]
     if participant.parts > 1:
         argv += ["--neuron.parts", str(participant.parts)]
     argv += [f"--wandb.{config.wandb}"]

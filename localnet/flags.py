@@ -13,7 +13,14 @@ from localnet.adversaries.attacks import ATTACKS, listing
 from localnet.config import LONG_RUN_WINDOWS, MIN_LOSS_DROP_NATS, LocalnetConfig
 from localnet.folder import ENDPOINT
 from localnet.keeper import MAX_RESTARTS
-from localnet.roster import make_roster, parse_misbehave, parse_parts, parse_ranks, parse_speeds
+from localnet.roster import (
+    make_roster,
+    parse_misbehave,
+    parse_parts,
+    parse_ranks,
+    parse_speeds,
+    parse_widths,
+)
 from template.cli.flags import add_text_flags, check_text
 from template.cli.parser import Parser
 from template.errors import ConfigError
@@ -31,6 +38,7 @@ SPEEDS_HELP = (
     "honest miners at a share of this machine's speed: each idles after every inner step; for "
     "example miner-1:0.25,miner-2:0.1"
 )
+WIDTHS_HELP = "honest miners whose steps take N times the pages; for example miner-0:2"
 PARTS_HELP = "honest miners that train one of N parts of the model; for example miner-3:2"
 WANDB_HELP = "neurons' Weights & Biases; online takes WANDB_API_KEY (default: off)"
 AUTO = "auto"
@@ -88,7 +96,7 @@ def localnet_config(args: argparse.Namespace) -> LocalnetConfig:
     )
     roster = parse_speeds(args.speeds, parse_ranks(args.ranks, roster))
     return LocalnetConfig(
-        roster=tuple(parse_parts(args.parts, roster)),
+        roster=tuple(parse_widths(args.widths, parse_parts(args.parts, roster))),
         num_windows=args.windows,
         out=args.out.resolve(),
         plan=args.plan,
@@ -127,6 +135,7 @@ def add_localnet_flags(parser: Parser) -> None:
     add("--ranks", default="", metavar="NAME:N,...", help=RANKS_HELP)
     add("--speeds", default="", metavar="NAME:SHARE,...", help=SPEEDS_HELP)
     add("--parts", default="", metavar="NAME:N,...", help=PARTS_HELP)
+    add("--widths", default="", metavar="NAME:N,...", help=WIDTHS_HELP)
     add("--windows", type=int, default=24, help=WINDOWS_HELP)
     add("--out", type=Path, default=Path("localnet-out"), help="folder (default: localnet-out)")
     add("--plan", type=Path, default=PLAN, help="(default: runs/localnet.toml)")

@@ -9,13 +9,15 @@ HONEST = "honest"
 MAX_NODES = 64
 MAX_RANKS = 8
 MIN_SPEED = 0.01
+MAX_WIDTH = 1024
 MAX_PARTS = 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Participant:
     """One hotkey. `name` names the wallet, the folder and the log; `ranks`: its processes; `speed`:
-    of its inner steps, as a share of this machine's; `parts`: of the model, of which it trains one.
+    of its inner steps, as a share of this machine's; `parts`: of the model, of which it trains one;
+    `width`: of its steps.
     """
 
     name: str
@@ -25,6 +27,7 @@ class Participant:
     ranks: int = 1
     speed: float = 1.0
     parts: int = 1
+    width: int = 1
 
 
 def parse_misbehave(text: str, known: Mapping[str, object]) -> dict[str, int]:
@@ -80,14 +83,25 @@ def parse_speeds(text: str, roster: Sequence[Participant]) -> list[Participant]:
 
 def parse_parts(text: str, roster: Sequence[Participant]) -> list[Participant]:
     """`miner-3:2`: the roster with a miner that trains one of two parts. ConfigError if wrong."""
+    counts = _counts("--parts", text, MAX_PARTS, roster)
+    return [replace(p, parts=counts.get(p.name, 1)) for p in roster]
+
+
+def parse_widths(text: str, roster: Sequence[Participant]) -> list[Participant]:
+    """`miner-0:2`: a roster with a miner whose steps take twice the pages. ConfigError if wrong."""
+    counts = _counts("--widths", text, MAX_WIDTH, roster)
+    return [replace(p, width=counts.get(p.name, 1)) for p in roster]
+
+
+def _counts(flag: str, text: str, most: int, roster: Sequence[Participant]) -> dict[str, int]:
     counts: dict[str, int] = {}
     for part in filter(None, (piece.strip() for piece in text.split(","))):
         name, _, number = part.partition(":")
-        if not number.isdigit() or not 1 <= int(number) <= MAX_PARTS:
-            raise ConfigError(f"--parts {part}: write NAME:COUNT, COUNT from 1 to {MAX_PARTS}")
+        if not number.isdigit() or not 1 <= int(number) <= most:
+            raise ConfigError(f"{flag} {part}: write NAME:COUNT, COUNT from 1 to {most}")
         counts[name] = int(number)
-    _honest_miners("--parts", counts, roster)
-    return [replace(p, parts=counts.get(p.name, 1)) for p in roster]
+    _honest_miners(flag, counts, roster)
+    return counts
 
 
 def _honest_miners(

@@ -103,7 +103,10 @@ def small_plan(**overrides: object) -> dict[str, Any]:
         "batch_pages": 4,
         "warmup_windows": 0.5,
         "warm_start_steps": 0,
+        "max_width": 1,
+        "max_parts": 1,
     }
+    plan["outer"] |= {"max_staleness": 2, "staleness_decay": 0.5}
     plan["evaluation"] |= {
         "held_out_pages": 24,
         "curve_pages": 64,

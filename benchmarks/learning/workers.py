@@ -55,6 +55,7 @@ def trial_plan(trial: Trial) -> dict[str, Any]:
         "adam_beta2": trial.adam_beta2,
         "decay_share": trial.decay_share,
         "warmup_windows": trial.warmup_steps / trial.inner_steps,
+        "max_parts": 1,
     }
     plan["compression"] = {"top_k": trial.top_k, "error_feedback_decay": min(trial.decay, 0.9999)}
     plan["outer"] |= {

@@ -87,8 +87,8 @@ class HonestWork:
         """Pages of a step, in multiples of the run's; for the payload under way."""
         self.lists = PageLists(context, parts.pages)
         self.stride = Stride(context.spec, context.inner.width, checkpoint.values.get("width", 1))
-        self._begun_block, self._num_batches = 0, 0
-        """The head when the last inner loop began, and the batches it has taken."""
+        self._begun_block, self._steps_begun = 0, 0
+        """The head when the last inner loop began, and the steps begun since."""
         self.inner_loop_blocks: int | None = checkpoint.values.get("inner_loop_blocks")
         self.deadline = Deadline(context, checkpoint.values.get("recent_finish_blocks", ()))
         self.turns = Turns(context.spec, self.deadline, checkpoint.values)
@@ -204,7 +204,7 @@ class HonestWork:
                     by_block=starts.until_block,
                 )
             starts.poll()
-        self._begun_block, self._num_batches = waiter.recent_head(), 0
+        self._begun_block, self._steps_begun = waiter.recent_head(), 0
         train = self.trainer.train
         if not self.blocks.is_whole:
             train = partial(train, trained=self.parts.context.form.part(self.blocks).names)
@@ -212,7 +212,7 @@ class HonestWork:
             starts.first(),
             base,
             self.batches(base),
-            lambda: self.is_late(base),
+            lambda: self._stops(base),
             starts.poll,
             self.parts.gate.pass_by,
         )
@@ -246,7 +246,6 @@ class HonestWork:
         """
         ids, step_pages = self.page_ids(base), self.step_pages
         for first in range(0, len(ids), step_pages):
-            self._num_batches += 1
             yield self._pages(ids[first : first + step_pages])
 
     @property
@@ -292,8 +291,13 @@ class HonestWork:
         ends_in = context.schedule.window_of(self._begun_block + (self.inner_loop_blocks or 0))
         if context.waiter.recent_head() >= context.schedule.assignment_block(ends_in):
             self.prefetch(max(base + 1, ends_in))
-        blocks = context.waiter.recent_head() - self._begun_block
-        return self.parts.is_over() or target.is_over(blocks / max(1, self._num_batches - 1))
+        blocks, ended = context.waiter.recent_head() - self._begun_block, self._steps_begun - 1
+        return self.parts.is_over() or target.is_over(blocks / ended if ended > 0 else 0.0)
+
+    def _stops(self, base: int) -> bool:
+        """Asked before each inner step."""
+        self._steps_begun += 1
+        return self.is_late(base)
 
     def has_time_to_wait(self, window: int) -> bool:
         """Whether more than `SPARE_FACTOR` of the last full inner loop is left."""

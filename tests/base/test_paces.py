@@ -102,7 +102,8 @@ def windows_of(node: Any, uid: int) -> set[int]:
 def test_a_slow_machine_sends_whole_payloads_every_third_window(tmp_path, monkeypatch) -> None:
     slow, drive = paced(12.0)  # 6 steps take 3 windows
     nodes = run_paced({"m0": drive}, tmp_path, monkeypatch)
-    assert [header.pages_consumed for header in slow.sent[:-1]] == [STEPS * BATCH] * 2
+    assert 3 <= len(slow.sent) <= 4
+    assert {header.pages_consumed for header in slow.sent[:-1]} == {STEPS * BATCH}
     assert all(2 <= header.staleness <= 4 for header in slow.sent[:-1]), slow.sent
     bases = [header.base_window for header in slow.sent]
     assert bases == sorted(set(bases)), "no page list twice"

@@ -1,5 +1,6 @@
 """Flags of one kind of neuron, of both, and of the ranks of either."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -109,7 +110,20 @@ def test_flags_that_do_not_go_together(base: list[str], flags, env, words: str) 
             miner_settings(parse_command("miner", [*base, *flags], "miner"), rank)
 
 
-def test_more_parts_than_the_model_has_blocks_are_refused_at_the_start(base: list[str]) -> None:
-    config = config_of("miner", [*base, "--neuron.parts", "999"])
-    with pytest.raises(ConfigError, match=r"--neuron.parts 999: .* take fewer parts"):
-        inner_options(config.neuron, config.spec)
+@pytest.mark.parametrize(
+    ("flags", "most", "words"),
+    [
+        (["--neuron.parts", "3"], {"max_parts": 2}, r"--neuron.parts 3: .*into 2 parts at most"),
+        (["--neuron.parts", "9"], {"max_parts": 9}, r"--neuron.parts 9: .* take fewer parts"),
+        (["--neuron.width", "5"], {"max_width": 4}, r"--neuron.width 5: .* 4 times batch_pages"),
+    ],
+)
+def test_more_than_the_run_allows_is_refused_at_the_start(
+    base: list[str], flags: list[str], most: dict[str, int], words: str
+) -> None:
+    config = config_of("miner", [*base, *flags])
+    spec = config.spec
+    layers = replace(spec.model, num_hidden_layers=max(9, spec.model.num_hidden_layers))
+    wider = replace(spec, model=layers, training=replace(spec.training, **most))
+    with pytest.raises(ConfigError, match=words):
+        inner_options(config.neuron, wider)

@@ -29,8 +29,11 @@ from template.cli.terminal import (
 )
 
 ROOT = Path(__file__).parents[2]
-OWN_WORDS = ("localnet/flags.py", "localnet/bucket_server.py", "localnet/chain/__main__.py")
-"""A listing, and the two servers of a localnet, whose lines a program reads."""
+OWN_WORDS = (
+    "localnet/flags.py", "localnet/bucket_server.py", "localnet/chain/__main__.py",
+    "localnet/measure.py",
+)  # fmt: skip
+"""A listing, and two servers and a measurement of a localnet, whose lines a program reads."""
 EVIL = "".join(
     map(
         chr,

@@ -72,7 +72,7 @@ def train(slow: Miner, watch: Watch) -> InnerResult:
     with pytest.MonkeyPatch.context() as patch, closing(work.starts(1)) as starts:
         patch.setattr(trainer, "take_step", timed_step)
         patch.setattr(trainer, "_now_s", watch.monotonic)
-        return work.train(1, 1, starts)
+        return work.train(1, starts)
 
 
 @pytest.mark.parametrize("speed", [1.0, 0.25, 0.1])

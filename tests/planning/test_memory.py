@@ -40,7 +40,7 @@ def test_a_small_model_is_kept_as_calculated(case_of) -> None:
         spec.model, vocab_size=64, hidden_size=256, intermediate_size=704, num_hidden_layers=4,
         num_attention_heads=4, num_key_value_heads=4,
     )  # fmt: skip
-    spec = replace(spec, model=model)
+    spec = replace(spec, model=model, training=replace(spec.training, max_parts=1))
     kept: dict[int, int] = {}
 
     held: list[torch.Tensor] = []

@@ -295,7 +295,7 @@ def test_a_stale_miner_trains_from_old_parameters(scene) -> None:
         # Not from its own pending payload, which the stale one has no use for.
         miner.pending.withdraw(lambda _: True)
         starts = miner.work.starts(2)
-        results[name] = flat(miner.work.train(2, 1, starts).pseudo_gradient)
+        results[name] = flat(miner.work.train(1, starts).pseudo_gradient)
     assert torch.equal(results["stale"], results["old"])
     assert not torch.equal(results["stale"], results["fresh"])
 
