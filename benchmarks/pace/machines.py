@@ -6,8 +6,8 @@ windows.
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 from benchmarks.learning.trial import KEY_DIGITS, Trial
 from template.errors import ConfigError
@@ -70,7 +70,8 @@ class Race:
 
     `corrects`: stale payloads lose what points against the last outer update (HeLoCo, arXiv
     2606.00271). `divides`: by the sum of the weights of pages, or by the number of payloads.
-    `forgets`: whether a part's moments start anew with each payload.
+    `forgets`: whether a part's moments start anew with each payload. `pays`: whether payloads are
+    scored and paid, which changes nothing else.
     """
 
     trial: Trial
@@ -80,6 +81,7 @@ class Race:
     corrects: bool = False
     divides: Literal["sum", "count"] = "sum"
     forgets: bool = False
+    pays: bool = False
 
     def __post_init__(self) -> None:
         if len(self.machines) != self.trial.miners:
@@ -87,8 +89,21 @@ class Race:
 
     @property
     def key(self) -> str:
-        canonical = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        own = _changed(self) | {
+            "trial": self.trial.canonical,
+            "machines": [_changed(machine) for machine in self.machines],
+        }
+        canonical = json.dumps(own, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:KEY_DIGITS]
+
+
+def _changed(given: "Machine | Race") -> dict[str, Any]:
+    """Fields with another value than the default: a later field leaves older keys as they are."""
+    return {
+        field.name: value
+        for field in fields(given)
+        if (value := getattr(given, field.name)) != field.default
+    }
 
 
 def page_weight(pages: float, weighting: Weighting) -> float:

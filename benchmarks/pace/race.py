@@ -20,6 +20,7 @@ from benchmarks.learning.strategies.ours import Ours
 from benchmarks.learning.workers import Workers
 from benchmarks.pace.machines import Machine, Race, page_weight
 from benchmarks.pace.parts import PartTrainer, merge_parts, send_part
+from benchmarks.pace.pay import Payroll, mean_gains
 from template.training.outer import staleness_weight
 
 EPS = 1e-6
@@ -125,11 +126,27 @@ class Course:
         self.rule = UnequalOurs(self.workers)
         self.codec = self.rule.codec(self.trial.top_k)
         self.parts = PartTrainer(self.workers, race.forgets)
+        self.payroll = Payroll(self.workers) if race.pays else None
         self.accounts = [Account() for _ in race.machines]
         self._rounds: list[Round | None] = [None] * len(race.machines)
         self._under_way: list[Sent] = []
         self._last_N: Tensor | None = None
         self._seen: dict[str, list[float]] = {}
+
+    @property
+    def sent_last(self) -> list[Sent]:
+        """The payloads of the last window."""
+        return self._under_way
+
+    def paid(self) -> dict[str, list[float]]:
+        """Each miner's share of pay, and the mean gain of its payloads; empty without pay."""
+        if self.payroll is None:
+            return {}
+        count = len(self.race.machines)
+        return {
+            "pay": self.payroll.shares(count),
+            "gains": mean_gains(self.payroll.gains, count),
+        }
 
     def notes(self) -> dict[str, list[float]]:
         """What was seen on the way, by name: means over the run."""
@@ -143,6 +160,11 @@ class Course:
     def window(self, number: int, params_N: Tensor) -> Tensor:
         """The next theta; `params_N` is that of the window."""
         self._begin(number, params_N)
+        if self.trial.lag == 0:
+            self._work(number + 1)
+            self._under_way = self._send(number)
+            after_N, self._under_way = self._merge(params_N), []
+            return after_N
         self._work(number + self.middle)
         after_N = self._merge(params_N)
         for machine, one in zip(self.race.machines, self._rounds, strict=True):
@@ -160,6 +182,8 @@ class Course:
     def _merge(self, params_N: Tensor) -> Tensor:
         if not self._under_way:
             return params_N
+        if self.payroll is not None:
+            self._pay(self.payroll, params_N)
         if any(machine.parts > 1 for machine in self.race.machines):
             after_N = merge_parts(self.rule, params_N, self._under_way)
         else:
@@ -167,6 +191,17 @@ class Course:
         self._look(params_N - after_N)
         self._last_N = params_N - after_N
         return after_N
+
+    def _pay(self, payroll: Payroll, params_N: Tensor) -> None:
+        """Scores what is under way, at the shared part of a payload's full step."""
+        share = self.workers.spec.evaluation.step_share * self.trial.outer_lr
+        pages = self.trial.batch_pages * self.trial.inner_steps
+        payroll.window(
+            self._under_way[0].window,
+            params_N,
+            {one.miner: share * one.message.dense for one in self._under_way},
+            {one.miner: round(one.claimed * pages) for one in self._under_way},
+        )
 
     def _look(self, step_N: Tensor) -> None:
         """Notes the cosine of stale and of fresh payloads with the last step, and weights."""

@@ -36,6 +36,7 @@ def run_race(race: Race, final_pages: int = FINAL_PAGES) -> dict[str, Any]:
         "sent": [account.sent for account in course.accounts],
         "busy": [account.busy / windows for account in course.accounts],
         "payloads": [account.payloads for account in course.accounts],
+        **course.paid(),
         "notes": course.notes(),
         "num_params": workers.space.num_elements,
         "seconds": time.perf_counter() - start_s,
@@ -46,4 +47,7 @@ def run_one(race: Race, label: str, record: Path) -> str:
     """Run, append to the record, and say so."""
     outcome = run_race(race)
     append(record, {"key": race.key, "race": asdict(race), "outcome": outcome})
-    return f"{label} seed {race.trial.seed}: {outcome['held_out_loss']:.4f}, {sum(outcome['sent'])} batches, {outcome['seconds']:.0f} s"
+    return (
+        f"{label}, seed {race.trial.seed}: {outcome['held_out_loss']:.4f}, "
+        f"{sum(outcome['sent'])} batches, {outcome['seconds']:.0f} s"
+    )
