@@ -1,4 +1,13 @@
-"""Runs the world and writes benchmarks/results/pace.json. See the package's docstring."""
+"""How much of a window a miner trains: on a slow line and a slow disk, in lanes and in turn.
+
+`python -m benchmarks.pace.lanes` measures the share of wall time in inner steps of two miners of
+one run: one works in lanes (`template.base.lanes`), the other does one thing after another. The
+line and the disk take the shares of a window that `tessera plan` says of 72 B on eight B200 at
+110/500 Mb/s; the model is small, and stands for one on a device: an inner step takes time and no
+core, and training shares no memory with the rest.
+
+Writes benchmarks/results/lanes.json.
+"""
 
 import argparse
 import json
@@ -30,7 +39,7 @@ from template.planning.hardware import usual_machine
 from template.planning.miner import FETCH, SAVE_BEFORE, UPLOAD, miner_window
 from template.training.model import payload_bytes, tensor_shapes
 
-RESULT: Final = Path(__file__).parents[1] / "results" / "pace.json"
+RESULT: Final = Path(__file__).parents[1] / "results" / "lanes.json"
 STAKES: Final = {"owner": 0, "val-a": 1000, "m0": 0, "m1": 0}
 LANES, TURN = "m0", "m1"
 BLOCKS, BLOCK_S = 115, 0.13
@@ -100,7 +109,7 @@ def measure(windows: int, shares: dict[str, float], folder: Path) -> dict[str, A
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.pace", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.pace.lanes", description=__doc__)
     parser.add_argument("--windows", type=int, default=8)
     windows = parser.parse_args().windows
     shares = shares_of_72b()
