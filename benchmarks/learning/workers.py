@@ -36,7 +36,7 @@ MODELS = {
         "num_key_value_heads": 4,
     },
 }
-"""What differs from the localnet's model: 18 thousand, 49 thousand, 114 thousand, 428 thousand parameters."""
+"""What differs from the localnet's model: 18, 49, 114 and 428 thousand parameters."""
 
 CURVE_PAGES, FINAL_PAGES = 160, 1600
 EVAL_BATCH = 16

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -66,8 +67,8 @@ def summarise(group: Group, groups: Sequence[Group], rows: Rows) -> dict[str, An
         if other is not None and other is not group and (o := outcomes_of(other, rows)):
             line[f"percent over {label}"] = numbers(paired(outcomes, o))
     if all("pay" in one for one in outcomes.values()):
-        line["pay"] = [mean(list(x)) for x in zip(*(o["pay"] for o in outcomes.values()))]
-        done = [mean(list(x)) for x in zip(*(o["sent"] for o in outcomes.values()))]
+        line["pay"] = _means([one["pay"] for one in outcomes.values()])
+        done = _means([one["sent"] for one in outcomes.values()])
         line["work"] = [part / sum(done) for part in done]
     if group.case and group.label == OURS_MODE:
         line |= _speed_ups(group, groups, rows)
@@ -115,10 +116,10 @@ def _speed_ups(group: Group, groups: Sequence[Group], rows: Rows) -> dict[str, A
 
 def time_to(curve: Sequence[Sequence[float]], goal: float) -> float:
     """When a curve first falls to a loss, between its points in a straight line; else infinity."""
-    for (before, high), (after, low) in zip(curve, curve[1:]):
+    for (before, high), (after, low) in pairwise(curve):
         if low <= goal:
-            return before if high <= goal else before + (after - before) * (high - goal) / (
-                high - low
+            return (
+                before if high <= goal else before + (after - before) * (high - goal) / (high - low)
             )
     return math.inf
 
@@ -179,6 +180,11 @@ def paired(
 def numbers(found: Interval) -> dict[str, Any]:
     half = None if math.isnan(found.half) else round(found.half, 5)
     return {"mean": round(found.mean, 5), "half_width_95": half, "count": found.count}
+
+
+def _means(rows: Sequence[Sequence[float]]) -> list[float]:
+    """The mean of each column."""
+    return [mean(column) for column in zip(*rows, strict=True)]
 
 
 def mean(values: Sequence[float]) -> float:
