@@ -27,8 +27,10 @@ class Payroll:
 
     def window(
         self, number: int, params_N: Tensor, steps: Mapping[int, Tensor], pages: Mapping[int, int]
-    ) -> None:
-        """Score the payloads of a window: uid -> scored step [N], and claimed pages."""
+    ) -> dict[int, float]:
+        """Score the payloads of a window: uid -> scored step [N], and claimed pages; gains in nats
+        per byte by uid.
+        """
         pool = self._workers.scoring_pages(number)
         owners_S = np.full(len(pool), HELD_OUT)
         measured = measure(self._workers, params_N, pool, owners_S, steps)
@@ -46,12 +48,14 @@ class Payroll:
         past = past_of(self._histories, self._rules.judge)
         verdicts = judge(blanks, measured, past, self._rules.judge)
         self._histories = add_window(self._histories, number, verdicts, self._rules.length)
-        for verdict in verdicts:
-            self.gains.setdefault(verdict.uid, []).append(verdict.gain or 0.0)
+        found = {verdict.uid: verdict.gain or 0.0 for verdict in verdicts}
+        for uid, gain in found.items():
+            self.gains.setdefault(uid, []).append(gain)
         by_uid = {int(hotkey): history for hotkey, history in self._histories.items()}
         paid = chain_weights(by_uid, by_uid, number, self._rules.weights, burn_uid=None)
         for uid, share in paid.items():
             self._paid[uid] = self._paid.get(uid, 0.0) + share
+        return found
 
     def shares(self, count: int) -> list[float]:
         """Of all that was paid, by uid."""

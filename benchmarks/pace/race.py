@@ -194,28 +194,36 @@ class Course:
 
     def _pay(self, payroll: Payroll, params_N: Tensor) -> None:
         """Scores what is under way, at the shared part of a payload's full step."""
-        share = self.workers.spec.evaluation.step_share * self.trial.outer_lr
+        scored = self.workers.spec.evaluation.step_share * self.trial.outer_lr
         pages = self.trial.batch_pages * self.trial.inner_steps
-        payroll.window(
+        gains = payroll.window(
             self._under_way[0].window,
             params_N,
-            {one.miner: share * one.message.dense for one in self._under_way},
+            {one.miner: scored * one.message.dense for one in self._under_way},
             {one.miner: round(one.claimed * pages) for one in self._under_way},
         )
+        whole = [gains[m] for m in gains if self.race.machines[m].parts == 1]
+        for one in self._under_way:
+            if whole and self.race.machines[one.miner].parts > 1:
+                share = gains[one.miner] * len(whole) / sum(whole)
+                self._note(f"gain of part {one.part} over a whole one's", share)
+
+    def _note(self, name: str, value: float) -> None:
+        self._seen.setdefault(name, []).append(value)
 
     def _look(self, step_N: Tensor) -> None:
         """Notes the cosine of stale and of fresh payloads with the last step, and weights."""
         shares = self.rule.shares
         if shares is not None and len(shares) == len(self._under_way):
             for one, share in zip(self._under_way, shares, strict=True):
-                self._seen.setdefault(f"share of miner {one.miner}", []).append(share / sum(shares))
+                self._note(f"share of miner {one.miner}", share / sum(shares))
         if self._last_N is not None:
             for one in self._under_way:
                 kind = "stale" if one.staleness else "fresh"
                 dense_N = one.message.dense
                 cosine = float(torch.nn.functional.cosine_similarity(dense_N, self._last_N, dim=0))
-                self._seen.setdefault(f"{kind} cosine with the last step", []).append(cosine)
-                self._seen.setdefault(f"{kind} norm", []).append(float(dense_N.norm()))
+                self._note(f"{kind} cosine with the last step", cosine)
+                self._note(f"{kind} norm", float(dense_N.norm()))
 
     def _begin(self, number: int, params_N: Tensor) -> None:
         own = {one.miner: one.message for one in self._under_way}

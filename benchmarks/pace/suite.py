@@ -166,7 +166,8 @@ def parts(seeds: int) -> list[Group]:
     for count in (0, 2, 4, 8):
         machines = [quarter] * count + [USUAL] * (MINERS - count)
         label = f"{count} of 8 train a quarter" if count else EQUAL
-        groups.append(seeded("parts", label, race(WINDOWS, machines, model=DEEP), seeds))
+        given = race(WINDOWS, machines, model=DEEP, pays=count == 4)
+        groups.append(seeded("parts", label, given, seeds))
         if count:
             windows = round(PAYLOADS / (MINERS - count * (1 - PART_FLOPS)))
             given = race(windows, machines, model=DEEP)
