@@ -1,4 +1,4 @@
-"""The picture of unequal machines: loss over wall time, the price at equal tokens, and pay."""
+"""The picture of unequal machines: loss over wall time, its price, utilisation and pay."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any, Final
 import matplotlib as mpl
 from matplotlib.axes import Axes
 
-from benchmarks.pace.suite import BARRIER, DROP, EQUAL, NO_LAG, OURS_MODE, POWER, SPREAD
+from benchmarks.pace.suite import BARRIER, DROP, EQUAL, MINERS, NO_LAG, OURS_MODE, POWER, SPREAD
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
@@ -27,14 +27,15 @@ def draw(content: Mapping[str, Any], path: Path) -> None:
     lines = [line for line in content["lines"] if line["section"] == "pace"]
     if not lines:
         return
-    figure, axes = plt.subplots(1, len(SHOWN) + 2, figsize=(21, 4.6), constrained_layout=True)
-    for axis, case in zip(axes, SHOWN, strict=False):
+    figure, axes = plt.subplots(2, len(SHOWN), figsize=(14, 8.4), constrained_layout=True)
+    for axis, case in zip(axes[0], SHOWN, strict=True):
         _losses(axis, [line for line in lines if line["case"] == case], case)
-    axes[0].set_ylabel("held-out loss, nats per byte")
-    axes[0].legend(frameon=False, fontsize=9)
+    axes[0, 0].set_ylabel("held-out loss, nats per byte")
+    axes[0, 0].legend(frameon=False, fontsize=9)
     ours = [line for line in lines if line["label"] == OURS_MODE]
-    _penalties(axes[-2], ours)
-    _pay(axes[-1], ours)
+    _penalties(axes[1, 0], ours)
+    _utilisation(axes[1, 1], lines, [line["case"] for line in ours])
+    _pay(axes[1, 2], ours)
     figure.savefig(path, dpi=100)
     plt.close(figure)
 
@@ -71,6 +72,19 @@ def _penalties(axis: Axes, ours: Sequence[Mapping[str, Any]]) -> None:
     axis.set_xticks(range(len(places)), [_short(line["case"]) for line in places], fontsize=8)
     axis.set_title("loss at as many batches, percent, 95 %", fontsize=10)
     axis.legend(frameon=False, fontsize=8)
+
+
+def _utilisation(axis: Axes, lines: Sequence[Mapping[str, Any]], cases: Sequence[str]) -> None:
+    """The mean over all machines of a case: a machine that is left out does nothing."""
+    for offset, label in ((-0.2, OURS_MODE), (0.0, BARRIER), (0.2, DROP)):
+        found = {line["case"]: line["utilisation"] for line in lines if line["label"] == label}
+        shown = [(cases.index(case), sum(busy) / MINERS) for case, busy in found.items()]
+        places = [place + offset for place, _ in shown]
+        axis.bar(places, [busy for _, busy in shown], 0.18, color=COLORS[label], label=label)
+    axis.set_xticks(range(len(cases)), [_short(case) for case in cases], fontsize=8)
+    axis.set_ylim(0, 1.19)
+    axis.set_title("share of time in inner steps, mean of the 8 machines", fontsize=10)
+    axis.legend(frameon=False, fontsize=8, ncols=3, loc="upper right")
 
 
 def _short(case: str) -> str:

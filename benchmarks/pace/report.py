@@ -12,10 +12,13 @@ from benchmarks.learning.report import commit
 from benchmarks.pace import pictures
 from benchmarks.pace.suite import (
     BARRIER,
+    DROP,
     EQUAL,
+    MINERS,
     NO_LAG,
     OURS_MODE,
     POWER,
+    SPEEDS,
     Group,
     machines_of,
 )
@@ -59,7 +62,7 @@ def summarise(group: Group, groups: Sequence[Group], rows: Rows) -> dict[str, An
         "wall_windows": windows * group.stretch,
         "batches": mean([sum(one["sent"]) for one in outcomes.values()]),
         "held_out_loss": numbers(interval([o["held_out_loss"] for o in outcomes.values()])),
-        "utilisation": _utilisation(group, outcomes),
+        "utilisation": utilisation(group, outcomes),
         "curve": _curve(group, outcomes),
     }
     for label in dict.fromkeys((group.over, EQUAL, POWER)):
@@ -75,11 +78,13 @@ def summarise(group: Group, groups: Sequence[Group], rows: Rows) -> dict[str, An
     return line
 
 
-def _utilisation(group: Group, outcomes: Mapping[int, Mapping[str, Any]]) -> list[float]:
+def utilisation(group: Group, outcomes: Mapping[int, Mapping[str, Any]]) -> list[float]:
     """Of each machine's time since its first start, the share in inner steps."""
     if group.label in (BARRIER, NO_LAG):
         machines = machines_of(group.case)
         return [round(1 / (machine.speed * group.stretch), 4) for machine in machines]
+    if group.label == DROP and len(group.races[0].machines) < MINERS:
+        return [1 / speed if speed >= 1 else 0.0 for speed in SPEEDS[group.case]]
     (race, *_), (outcome, *_) = group.races, outcomes.values()
     windows = race.trial.rounds
     return [

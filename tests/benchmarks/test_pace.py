@@ -169,3 +169,12 @@ def test_every_group_compares_with_one_that_exists():
     groups = suite.everything(1)
     for group in groups:
         assert report.find(groups, group.section, group.case, group.over), group.label
+
+
+def test_a_machine_that_waits_or_is_left_out_is_not_at_work():
+    outcome = {"busy": [1.0] * 5}
+    by_label = {group.label: group for group in suite.pace_case(suite.SPREAD, 1)}
+    waits = report.utilisation(by_label[suite.BARRIER], {1: outcome})
+    left_out = report.utilisation(by_label[suite.DROP], {1: outcome})
+    assert waits == [1.0, 0.5, 0.2, 0.1, 0.1, 0.05, 0.02, 0.01]
+    assert left_out == [0.0, 0.0, 0.0, 1.0, 1.0, 0.5, 0.2, 0.1]
