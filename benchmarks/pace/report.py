@@ -31,7 +31,7 @@ def write(groups: Sequence[Group], rows: Rows, results: Path, command: str) -> N
     """Everything that the ended races say; groups without one are left out."""
     content = summary(groups, rows) | {"command": command, "commit": commit()}
     results.mkdir(parents=True, exist_ok=True)
-    (results / "pace.json").write_text(json.dumps(content, indent=1) + "\n")
+    (results / "pace.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     (results / "pace.md").write_text(table(content), encoding="utf-8")
     pictures.draw(content, results / "pace.png")
     print(table(content))
@@ -63,8 +63,9 @@ def summarise(group: Group, groups: Sequence[Group], rows: Rows) -> dict[str, An
         "batches": mean([sum(one["sent"]) for one in outcomes.values()]),
         "held_out_loss": numbers(interval([o["held_out_loss"] for o in outcomes.values()])),
         "utilisation": utilisation(group, outcomes),
-        "curve": _curve(group, outcomes),
     }
+    if group.case:
+        line["curve"] = _curve(group, outcomes)
     for label in dict.fromkeys((group.over, EQUAL, POWER)):
         other = find(groups, group.section, group.case, label)
         if other is not None and other is not group and (o := outcomes_of(other, rows)):
@@ -73,9 +74,22 @@ def summarise(group: Group, groups: Sequence[Group], rows: Rows) -> dict[str, An
         line["pay"] = _means([one["pay"] for one in outcomes.values()])
         done = _means([one["sent"] for one in outcomes.values()])
         line["work"] = [part / sum(done) for part in done]
+    for name, values in notes_of(outcomes).items():
+        is_claim = group.section == "claims" and name == "share of miner 0"
+        if is_claim or name.startswith("gain of part"):
+            line[name] = numbers(interval(values))
     if group.case and group.label == OURS_MODE:
         line |= _speed_ups(group, groups, rows)
     return line
+
+
+def notes_of(outcomes: Mapping[int, Mapping[str, Any]]) -> dict[str, list[float]]:
+    """What was seen on the way, by name: a mean for each seed that has it."""
+    found: dict[str, list[float]] = {}
+    for outcome in outcomes.values():
+        for name, (value,) in outcome["notes"].items():
+            found.setdefault(name, []).append(value)
+    return dict(sorted(found.items()))
 
 
 def utilisation(group: Group, outcomes: Mapping[int, Mapping[str, Any]]) -> list[float]:
@@ -201,7 +215,7 @@ def said(found: Mapping[str, Any] | None, sign: str = "+") -> str:
     if found is None:
         return ""
     half = found["half_width_95"]
-    return f"{found['mean']:{sign}.2f}" + ("" if half is None else f" ± {half:.2f}")
+    return f"{found['mean']:{sign}.2f}" + ("" if half is None else f" \u00b1 {half:.2f}")
 
 
 def table(content: Mapping[str, Any]) -> str:
@@ -222,7 +236,9 @@ def table(content: Mapping[str, Any]) -> str:
             )
     text += ["", "## goals", "", "| | measured | goal | |", "|---|---|---|---|"]
     for goal in content["goals"]:
-        limit = f"≤ {goal['at_most']:g}" if "at_most" in goal else f"≥ {goal['at_least']:g}"
+        limit = (
+            f"\u2264 {goal['at_most']:g}" if "at_most" in goal else f"\u2265 {goal['at_least']:g}"
+        )
         holds = "holds" if goal["holds"] else "MISSED"
         text.append(f"| {goal['what']} | {said(goal['measured'], '')} | {limit} | {holds} |")
     return "\n".join(text) + "\n"
