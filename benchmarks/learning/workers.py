@@ -27,6 +27,7 @@ PLAN = ROOT / "runs" / "localnet.toml"
 OWNER = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"
 MODELS = {
     "tiny": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1},
+    "deep": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4},
     "small": {},
     "medium": {
         "hidden_size": 128,
@@ -35,7 +36,7 @@ MODELS = {
         "num_key_value_heads": 4,
     },
 }
-"""What differs from the localnet's model: 18 thousand, 114 thousand, 428 thousand parameters."""
+"""What differs from the localnet's model: 18, 49, 114 and 428 thousand parameters."""
 
 CURVE_PAGES, FINAL_PAGES = 160, 1600
 EVAL_BATCH = 16
@@ -143,9 +144,18 @@ class Workers:
         ids = self._random(SCORING, 0, number).integers(len(self._pages.train), size=count)
         return self._pages.train[ids]
 
-    def draw(self, miner: int, step: int) -> np.ndarray:
-        """Pages of a miner's inner step, counted from the run's start; int64 [P, T]."""
-        return self._draw(TRAINING, miner, step)
+    def draw(self, miner: int, step: int, width: int = 1) -> np.ndarray:
+        """Pages of a miner's inner step, counted from the run's start; int64 [P, T].
+
+        `width`: batches in one step.
+        """
+        return self._draw(TRAINING, miner, step, width)
+
+    def gradient(self, params_N: Tensor, pages: np.ndarray) -> Tensor:
+        """The gradient of the mean loss of some pages; [N], overwritten by the next."""
+        self._stand_at(params_N)
+        self._backward(pages)
+        return self._grad_N
 
     def step(self, params_N: Tensor, miner: int, pages: np.ndarray, lr: float) -> None:
         """One inner step of a miner, in place."""
@@ -168,10 +178,11 @@ class Workers:
     def _random(self, what: int, miner: int, step: int) -> np.random.Generator:
         return np.random.default_rng((what, self.trial.seed, miner, step))
 
-    def _draw(self, what: int, miner: int, step: int) -> np.ndarray:
+    def _draw(self, what: int, miner: int, step: int, width: int = 1) -> np.ndarray:
         """Pages of the miner's own shard: every R-th page of the text, from page `miner` on."""
         shard = self._pages.train[miner :: self.trial.miners]
-        ids = self._random(what, miner, step).integers(len(shard), size=self.trial.batch_pages)
+        count = width * self.trial.batch_pages
+        ids = self._random(what, miner, step).integers(len(shard), size=count)
         return shard[ids]
 
     def _warm_lr(self, step: int) -> float:

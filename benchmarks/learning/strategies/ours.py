@@ -43,7 +43,7 @@ class Ours(LocalUpdate):
             for m, share in zip(messages, self._shares(messages), strict=True)
         ]
         capped = cap_energy(factors, norms, self.coldkeys(messages), self.outer.max_energy_share)
-        self._remember(messages)
+        self.remember(messages)
         after_N = params_N.clone()
         for message, factor in zip(messages, capped, strict=True):
             minus = {name: -value for name, value in factor.items()}
@@ -106,7 +106,7 @@ class Ours(LocalUpdate):
         mean_steps = sum(message.steps for message in messages) / len(messages)
         return [message.steps / mean_steps for message in messages]
 
-    def _remember(self, messages: Sequence[Message]) -> None:
+    def remember(self, messages: Sequence[Message]) -> None:
         """The norms that bound those of later rounds."""
         window, outer = self._state.window, self.outer
         norms = tuple(map(_norms, messages))
