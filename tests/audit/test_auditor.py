@@ -334,6 +334,36 @@ def a_claim(bench):
     return bench.resigned(with_verdict(bench, "m0", pages_consumed=11))
 
 
+@forgery("window 3, uid {m0}: width is 1, the log says 2")
+def a_width(bench):
+    return bench.resigned(with_verdict(bench, "m0", width=2))
+
+
+@forgery("window 3, uid {m0}: part of the model is the whole model, the log says part 1 of 2")
+def a_part(bench):
+    return bench.resigned(with_verdict(bench, "m0", part=1, parts=2, model_share=0.5))
+
+
+@forgery("uid {m0}: part of the model is range: the model cut into 2 parts; this run allows 1, ")
+def a_part_that_no_run_has(bench):
+    return bench.resigned(with_verdict(bench, "m0", parts=2))
+
+
+@forgery("window 3, uid {m0}: model_share is 1.0, the log says 0.5")
+def a_share_of_the_model(bench):
+    return bench.resigned(with_verdict(bench, "m0", model_share=0.5))
+
+
+@forgery("window 3, uid {ancient}: width and part of a payload not opened is (1, 0, 1, 1.0), the ")
+def a_width_of_what_was_not_opened(bench):
+    return bench.resigned(with_verdict(bench, "ancient", width=2))
+
+
+@forgery("window 3, uid {m1}: status is no refusal, the log says claimed")
+def a_list_said_to_be_claimed_before(bench):
+    return with_verdict(bench, "m1", status="claimed", detail="as before")
+
+
 @forgery("window 3, uid {m0}: uids alike is [{twin}], the log says []")
 def an_overlap_left_out(bench):
     return bench.resigned(with_verdict(bench, "m0", alike=()))
