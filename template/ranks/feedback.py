@@ -32,7 +32,9 @@ class RanksFeedback:
         ValueError for a part of the model: many ranks hold, and train, all of it.
         """
         if not header.blocks.is_whole:
-            raise ValueError(f"{header.blocks}: several ranks send payloads of the whole model alone")
+            raise ValueError(
+                f"{header.blocks}: several ranks send payloads of the whole model alone"
+            )
         self.revision = object()
         # A handle of its own name: the ranks forget bands with the last reference.
         given = self._spreader.bands_of(deltas)

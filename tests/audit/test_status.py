@@ -1,7 +1,5 @@
 """Shares of the model in a log, against the run's own cut."""
 
-import dataclasses
-
 import pytest
 
 from evaluation.verdict import Verdict
@@ -19,9 +17,18 @@ FORM = PayloadFormat(
 SHARES = {0: 32 / 68, 1: 36 / 68}
 
 
-def verdict_of(**said: float) -> Verdict:
-    verdict = Verdict(window=3, uid=7, hotkey="hk7", digest="00" * 32, status="accepted", detail="")
-    return dataclasses.replace(verdict, **said)
+def verdict_of(part: int = 0, parts: int = 1, model_share: float = 1.0) -> Verdict:
+    return Verdict(
+        window=3,
+        uid=7,
+        hotkey="hk7",
+        digest="00" * 32,
+        status="accepted",
+        detail="",
+        part=part,
+        parts=parts,
+        model_share=model_share,
+    )
 
 
 def wrong(verdict: Verdict) -> list[str]:

@@ -245,8 +245,7 @@ def test_a_run_without_a_work_test_pays_whoever_gains() -> None:
 )
 def test_width_and_part_come_back(width: int, part: int, parts: int, share: float) -> None:
     log = _logs(1)[0]
-    said = {"width": width, "part": part, "parts": parts, "model_share": share}
-    first = replace(log.verdicts[0], **said)
+    first = replace(log.verdicts[0], width=width, part=part, parts=parts, model_share=share)
     text = encode_log(replace(log, verdicts=(first, *log.verdicts[1:])))
     again = decode_log(text)
     assert again.verdicts[:2] == (first, log.verdicts[1])

@@ -34,7 +34,18 @@ HEADER = PayloadHeader(
     pages_consumed=240,
     public_key=bytes(range(32)),
 )
-REASONS = {"length", "magic", "version", "run", "base", "width", "range", "scale", "indices", "codes"}
+REASONS = {
+    "length",
+    "magic",
+    "version",
+    "run",
+    "base",
+    "width",
+    "range",
+    "scale",
+    "indices",
+    "codes",
+}
 
 
 def draw_tensors(form: PayloadFormat, seed: int = 0) -> dict[str, Tensor]:
@@ -98,10 +109,7 @@ def test_length_follows_from_the_shapes_alone(form: PayloadFormat, frame: bytes)
 
 def test_golden_header(form: PayloadFormat, frame: bytes) -> None:
     expected = (
-        b"TESSERA\x02"
-        + form.run_id
-        + struct.pack("<IIIHHH", 9, 7, 240, 1, 0, 1)
-        + bytes(range(32))
+        b"TESSERA\x02" + form.run_id + struct.pack("<IIIHHH", 9, 7, 240, 1, 0, 1) + bytes(range(32))
     )
     assert frame[:HEADER_BYTES] == expected
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable
 
 import pytest
 import torch
@@ -77,8 +76,12 @@ class Admitter:
         self.pass_to(window)
         checker = self.checker(seed)
         found = checker.admit_frames(window, [member], {1: data}, self.seen)
-        admitted = admitted_payloads(found)
-        self.remember(window, [(checker.list_positions(p), p) for p in admitted.values()])
+        payload = admitted_payloads(found).get(1)
+        if payload is not None:
+            positions = [("hotkey1", checker.list_positions(payload))]
+            self.seen.add_positions(window, positions, {"hotkey1": payload.header.base_window})
+        else:
+            self.seen.add_positions(window, [])
         refusal = found[1].refusal
         assert refusal is None or isinstance(refusal, PayloadError)
         return None if refusal is None else refusal.reason
@@ -87,11 +90,6 @@ class Admitter:
         for between in range(self.next, window):
             self.seen.add_positions(between, [])
         self.next = window + 1
-
-    def remember(self, window: int, admitted: Iterable) -> None:
-        positions = [("hotkey1", places) for places, _ in admitted]
-        bases = {"hotkey1": payload.header.base_window for _, payload in admitted}
-        self.seen.add_positions(window, positions, bases)
 
 
 @pytest.fixture

@@ -264,9 +264,7 @@ def test_a_part_copied_of_a_whole_payload_is_found(
 
 
 @pytest.mark.parametrize("limit", [None, 2], ids=["all places", "sampled"])
-def test_other_parts_of_a_model_have_nothing_in_common(
-    spec: RunSpec, monkeypatch, limit
-) -> None:
+def test_other_parts_of_a_model_have_nothing_in_common(spec: RunSpec, monkeypatch, limit) -> None:
     """The tensors that a payload lacks are no places of it, though they are zeros in its body."""
     if limit:
         monkeypatch.setattr(footprint, "MAX_CHUNKS", CUT.plan.num_chunks // limit)

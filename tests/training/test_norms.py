@@ -11,7 +11,13 @@ import torch
 from safetensors import safe_open
 
 from template.training.checkpoint import LocalCheckpoint, restored_state, save_local
-from template.training.norms import count_accepted, norms_text, pack_norms, parse_norms
+from template.training.norms import (
+    History,
+    count_accepted,
+    norms_text,
+    pack_norms,
+    parse_norms,
+)
 
 
 def test_norms_come_back_to_the_last_bit_and_in_a_small_block(state) -> None:
@@ -52,7 +58,7 @@ INITIAL = {"a": 1.0, "b": 2.0, "c": 0.0}
 
 def test_a_tensor_outside_a_payloads_part_is_absent_again() -> None:
     """Absent is another thing than zero, in every row but that of theta_0."""
-    accepted = (
+    accepted: History = (
         (3, ({"a": 0.5}, {"b": 0.0, "c": 5e-324})),
         (4, ({},)),
         (5, ({"a": 1.0, "b": 2.0, "c": 3.0},)),

@@ -185,12 +185,12 @@ def test_a_tensor_that_nobody_holds_keeps_its_bits_and_its_first_bounds(start, s
     assert not has_usual_norms(after)
     assert has_usual_norms(dataclasses.replace(after, initial_norms=dict.fromkeys(low, 1.0)))
     whole = payload_of(halves, WHOLE, 99, scale=20.0)
-    references, first = (
-        clip_references(s, spec.outer, [whole.norms]) for s in (after, start)
-    )
+    references, first = (clip_references(s, spec.outer, [whole.norms]) for s in (after, start))
     for name, tensor in start.params.items():
         if name in low:
-            assert references[name] == statistics.median_low(p.norms[name] for p in payloads.values())
+            assert references[name] == statistics.median_low(
+                p.norms[name] for p in payloads.values()
+            )
         else:
             assert torch.equal(after.params[name], tensor)
             assert references[name] == first[name] < whole.norms[name]
@@ -274,13 +274,12 @@ def test_a_scored_step_of_a_part_moves_no_other_tensor_and_is_taken_back(
     pages = np.random.default_rng(1).integers(0, 256, size=(3, spec.data.page_tokens))
     before = scorer.losses(pages)
     factors = dict.fromkeys(payload.norms, 0.3)
-    with pytest.raises(ArithmeticError), scorer.stepped_by(payload, factors):
-        inside = scorer.params()
-        for name, tensor in theta0.items():
-            is_same = inside[name].numpy().tobytes() == tensor.numpy().tobytes()
-            assert is_same == (name not in payload.norms), name
-        assert (scorer.losses(pages) != before).any()
-        raise ArithmeticError
+    with scorer.stepped_by(payload, factors):
+        inside, losses = scorer.params(), scorer.losses(pages)
+    assert (losses != before).any()
+    for name, tensor in theta0.items():
+        is_same = inside[name].numpy().tobytes() == tensor.numpy().tobytes()
+        assert is_same == (name not in payload.norms), name
     restored = scorer.params()
     for name, tensor in theta0.items():
         assert restored[name].numpy().tobytes() == tensor.numpy().tobytes(), name
