@@ -23,26 +23,29 @@ with atheris.instrument_imports(include=["compression", "template.protocol", "te
     import torch
 
     from template.protocol.payload import PayloadFormat
+    from template.protocol.ranges import BlockRange
     from tests.support.hostile import HEADER_BYTES, Door, damaged, honest_frame
 
 SHAPES: dict[str, tuple[int, ...]] = {
-    "a.bias": (66,),
-    "b.weight": (70, 66),
-    "c": (),
-    "d.kernel": (3, 5, 7),
-    "e.none": (0, 4),
+    "embed.bias": (66,),
+    "layers.0.weight": (70, 66),
+    "layers.0.scalar": (),
+    "layers.1.kernel": (3, 5, 7),
+    "layers.1.none": (0, 4),
 }
-FORM = PayloadFormat(run_id=b"a run of 16 byte", shapes=SHAPES, top_k=64)
+FORM = PayloadFormat(run_id=b"a run of 16 byte", shapes=SHAPES, top_k=64, max_width=4, max_parts=2)
 DOOR = Door(form=FORM)
 HONEST, OTHER = honest_frame(FORM), honest_frame(FORM, seed=1)
+HALVES = [honest_frame(FORM, blocks=BlockRange(part=part, parts=2)) for part in range(2)]
 OUTCOMES: Counter[str] = Counter()
 
 
 def test_one_input(data: bytes) -> None:
-    """The raw bytes, and the same bytes as the sections under an honest header."""
+    """The raw bytes, and the same bytes as the sections under honest headers."""
     OUTCOMES[DOOR.outcome(data)] += 1
-    body = (data + HONEST[HEADER_BYTES + len(data) :])[: len(HONEST) - HEADER_BYTES]
-    OUTCOMES[DOOR.outcome(HONEST[:HEADER_BYTES] + body)] += 1
+    for frame in (HONEST, *HALVES):
+        body = (data + frame[HEADER_BYTES + len(data) :])[: len(frame) - HEADER_BYTES]
+        OUTCOMES[DOOR.outcome(frame[:HEADER_BYTES] + body)] += 1
 
 
 def mutate(data: bytes, max_size: int, seed: int) -> bytes:
@@ -57,7 +60,8 @@ def mutate(data: bytes, max_size: int, seed: int) -> bytes:
 def seed_corpus(folder: Path) -> None:
     """Whole frames and bare sections, so that the first generation passes the door."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, frame in (("honest", HONEST), ("other", OTHER)):
+    frames = {"honest": HONEST, "other": OTHER, "low": HALVES[0], "high": HALVES[1]}
+    for name, frame in frames.items():
         (folder / name).write_bytes(frame)
         (folder / f"{name}-body").write_bytes(frame[HEADER_BYTES:])
 

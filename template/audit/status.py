@@ -12,6 +12,9 @@ from template.protocol.ranges import BlockRange
 ON_TRUST = BLAMELESS
 """Statuses that depend on a bucket's answers to the validator, or on the validator's time."""
 
+UNSAID = (1, 0, 1, 1.0)
+"""Width, part, parts and share of the model where nobody opened a payload."""
+
 
 def compare_drawn(verdict: Verdict, is_drawn: bool, found: Findings) -> bool:
     """Whether the chain draws the payload into the window's sample and the log agrees."""
@@ -93,7 +96,11 @@ def compare_details(verdict: Verdict, found: Findings) -> None:
     """A measured payload has an empty reason; an unopened payload has no claims."""
     uid, status = verdict.uid, verdict.status
     claims = (verdict.pages_consumed, verdict.base_window, verdict.alike or None)
-    if status not in (*MEASURED, NOT_SCORED) and any(claim is not None for claim in claims):
-        found.add_difference(f"uid {uid}: claims of a payload not opened", None, claims)
+    if status not in (*MEASURED, NOT_SCORED):
+        if any(claim is not None for claim in claims):
+            found.add_difference(f"uid {uid}: claims of a payload not opened", None, claims)
+        said = (verdict.width, verdict.part, verdict.parts, verdict.model_share)
+        if said != UNSAID:
+            found.add_difference(f"uid {uid}: width and part of a payload not opened", UNSAID, said)
     if status in MEASURED and verdict.detail:
         found.add_difference(f"uid {uid}: reason", "none", repr(verdict.detail))

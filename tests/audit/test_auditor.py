@@ -35,6 +35,9 @@ from tests.support.audited import (
     live,
     published,
     reader,
+    with_loss,
+    with_reputation,
+    with_verdict,
 )
 
 SUBNET_OWNER = "subnet owner"
@@ -133,18 +136,6 @@ def forgery(expected: str) -> Callable[[Forge], Forge]:
     return register
 
 
-def with_loss(bench: Bench, change: float) -> WindowLog:
-    measured, uid = bench.honest.measured, bench.uid("m0")
-    after_S = measured.after_S[uid].copy()
-    after_S[5] += change
-    return bench.resigned(
-        replace(
-            bench.honest,
-            measured=replace(measured, after_S={**measured.after_S, uid: after_S}),
-        )
-    )
-
-
 @forgery("uid {m0}: loss after its step on page {page5}, number 5 of the pool, is ")
 def one_digit_of_a_loss(bench):
     return with_loss(bench, 1.1 * bench.world.spec.evaluation.loss_tolerance)
@@ -200,22 +191,6 @@ def a_page_left_out(bench):
     return bench.resigned(replace(bench.honest, ids_S=bench.honest.ids_S[:-1], measured=shorter))
 
 
-def with_reputation(bench: Bench, name: str, **changes: Any) -> WindowLog:
-    hotkey = hotkey_of(name)
-    reputation = bench.honest.reputations[hotkey]
-    changed = replace(
-        reputation,
-        evidence=replace(
-            reputation.evidence,
-            work=replace(
-                reputation.evidence.work, **{k: v for k, v in changes.items() if k != "mu"}
-            ),
-        ),
-        rating=replace(reputation.rating, mu=changes.get("mu", reputation.rating.mu)),
-    )
-    return replace(bench.honest, reputations={**bench.honest.reputations, hotkey: changed})
-
-
 @forgery("window 3, {m0_hotkey}: reputation is ")
 def a_test_state(bench):
     work = bench.honest.reputations[hotkey_of("m0")].evidence.work
@@ -253,12 +228,6 @@ def no_burn_uid(bench):
 def a_stranger_paid_what_is_burned(bench):
     shares = dict(bench.honest.shares)
     return replace(bench.honest, shares={**shares, 0: shares.pop(bench.uid(SUBNET_OWNER))})
-
-
-def with_verdict(bench: Bench, name: str, **changes: Any) -> WindowLog:
-    changed = replace(bench.verdict(name), **changes)
-    verdicts = tuple(changed if v.uid == changed.uid else v for v in bench.honest.verdicts)
-    return replace(bench.honest, verdicts=verdicts)
 
 
 @forgery("window 3, uid {m0}: status is {m0_status}, the log says no_gain")
@@ -332,6 +301,36 @@ def a_refused_payload_paid(bench):
 @forgery("window 3, uid {m0}: pages_consumed is 12, the log says 11")
 def a_claim(bench):
     return bench.resigned(with_verdict(bench, "m0", pages_consumed=11))
+
+
+@forgery("window 3, uid {m0}: width is 1, the log says 2")
+def a_width(bench):
+    return bench.resigned(with_verdict(bench, "m0", width=2))
+
+
+@forgery("window 3, uid {m0}: part of the model is the whole model, the log says part 1 of 2")
+def a_part(bench):
+    return bench.resigned(with_verdict(bench, "m0", part=1, parts=2, model_share=0.5))
+
+
+@forgery("uid {m0}: part of the model is range: the model cut into 2 parts; this run allows 1, ")
+def a_part_that_no_run_has(bench):
+    return bench.resigned(with_verdict(bench, "m0", parts=2))
+
+
+@forgery("window 3, uid {m0}: model_share is 1.0, the log says 0.5")
+def a_share_of_the_model(bench):
+    return bench.resigned(with_verdict(bench, "m0", model_share=0.5))
+
+
+@forgery("window 3, uid {ancient}: width and part of a payload not opened is (1, 0, 1, 1.0), the ")
+def a_width_of_what_was_not_opened(bench):
+    return bench.resigned(with_verdict(bench, "ancient", width=2))
+
+
+@forgery("window 3, uid {m1}: status is no refusal, the log says claimed")
+def a_list_said_to_be_claimed_before(bench):
+    return with_verdict(bench, "m1", status="claimed", detail="as before")
 
 
 @forgery("window 3, uid {m0}: uids alike is [{twin}], the log says []")

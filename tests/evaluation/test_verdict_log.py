@@ -239,6 +239,27 @@ def test_a_run_without_a_work_test_pays_whoever_gains() -> None:
     assert paid.keys() >= {1, 2, 3}
 
 
+@pytest.mark.parametrize(
+    ("width", "part", "parts", "share"),
+    [(1, 0, 1, 1.0), (2**16 - 1, 2**16 - 2, 2**16 - 1, 1e-12), (3, 1, 4, 0.1 + 0.2)],
+)
+def test_width_and_part_come_back(width: int, part: int, parts: int, share: float) -> None:
+    log = _logs(1)[0]
+    first = replace(log.verdicts[0], width=width, part=part, parts=parts, model_share=share)
+    text = encode_log(replace(log, verdicts=(first, *log.verdicts[1:])))
+    again = decode_log(text)
+    assert again.verdicts[:2] == (first, log.verdicts[1])
+    assert encode_log(again) == text
+
+
+def test_a_part_beyond_its_cut_is_refused() -> None:
+    log = _logs(1)[0]
+    for part, parts in ((4, 4), (5, 4), (1, 1)):
+        first = replace(log.verdicts[0], part=part, parts=parts)
+        with pytest.raises(LogError, match="part"):
+            decode_log(encode_log(replace(log, verdicts=(first, *log.verdicts[1:]))))
+
+
 BAD_FIGURES = [
     ("window", "window", [-1, 2**32, True, "1", 10**400]),
     ("window", "seed", ["", "0" * 63, "z" * 64, 7, None]),
@@ -259,6 +280,10 @@ BAD_FIGURES = [
     ("verdict", "relative_gain", [17.1, -1.1, 1e308]),
     ("verdict", "pages_consumed", [-1, 2**32, 1.0, 10**400, True]),
     ("verdict", "base_window", [-1, 2**32, 1.0, 10**400]),
+    ("verdict", "width", [0, -1, 2**16, 1.0, True, None, "1"]),
+    ("verdict", "part", [-1, 1, 2**16, 0.0, False, None]),
+    ("verdict", "parts", [0, -1, 2**16, 1.0, True, None]),
+    ("verdict", "model_share", [0.0, -0.5, 1.0000001, 2.0, 1e-13, math.nan, math.inf, None, "1"]),
     ("verdict", "work_effect", [4.1, -4.1, 1e308]),
     ("verdict", "work_variance", [0.0, -1.0, 1e-10, 1e151, 1e308]),
     ("verdict", "work_square", [-1e-9, 16.1, 1e308]),
@@ -290,6 +315,9 @@ EXTREMES = [
     ("window", "window", [2**32 - 1]),
     ("verdict", "pages_consumed", [0, 2**32 - 1]),
     ("verdict", "base_window", [0, 2**32 - 1]),
+    ("verdict", "width", [1, 2**16 - 1]),
+    ("verdict", "parts", [1, 2**16 - 1]),
+    ("verdict", "model_share", [1e-12, 1.0]),
     ("verdict", "gain", [2e39, -2e39]),
     ("verdict", "gain_standard_error", [0.0, 2e39]),
     ("verdict", "relative_gain", [17.0, -1.0]),

@@ -86,6 +86,15 @@ def test_no_part_may_be_empty() -> None:
         cut_model(model(2), 0)
 
 
+def test_a_block_without_parameters_belongs_to_a_part() -> None:
+    """At the very end of the row too, where its middle is the end of the last part."""
+    shapes = {"layers.0.a": (4, 4), "layers.1.a": (4, 4), "norm": (0,)}
+    assert [sorted(part) for part in cut_model(shapes, 2)] == [
+        ["layers.0.a"],
+        ["layers.1.a", "norm"],
+    ]
+
+
 def test_a_model_without_layers_is_one_part() -> None:
     assert len(cut_model({"table": (4, 4)}, 1)) == 1
     with pytest.raises(ValueError, match="fewer parts"):

@@ -8,7 +8,7 @@ import torch
 
 from compression import CodecError, chunk_places, encode, make_plan, tensor_layout
 from compression.chunking import CHUNK_ELEMENTS
-from template.errors import StateError
+from template.errors import PayloadError, StateError
 from template.protocol.payload import (
     Payload,
     PayloadFormat,
@@ -17,9 +17,10 @@ from template.protocol.payload import (
     encode_payload,
     payload_digest,
 )
+from template.protocol.ranges import WHOLE, BlockRange
 from template.protocol.root import Member
 from template.protocol.spec import RunSpec
-from template.scoring import footprint
+from template.scoring import admission, footprint
 from template.scoring.admission import Admission, FrameChecker, SeenPayloads
 from template.scoring.footprint import (
     HeldBody,
@@ -190,9 +191,99 @@ def test_the_front_of_the_model_alone_does_not_show_it(spec: RunSpec) -> None:
         assert (share > spec.evaluation.max_overlap) == is_seen
 
 
-def _payload(admission: Admission) -> Payload:
-    assert admission.payload is not None
-    return admission.payload
+CUT_SHAPES = {
+    "embed": (642, 130),
+    "layers.0.a": (1282, 130),
+    "layers.1.a": (642, 130),
+    "norm": (9000,),
+}
+CUT = PayloadFormat(run_id=bytes(16), shapes=CUT_SHAPES, top_k=64, max_parts=2)
+
+
+def part_frame(
+    spec: RunSpec, uid: int, seed: int, blocks: BlockRange, window: int = WINDOW
+) -> tuple[Member, bytes]:
+    """A frame of values drawn by `seed` for the whole model, of a part of them."""
+    key = bytes([uid]) * 32
+    header = PayloadHeader(
+        window=window,
+        base_window=window,
+        pages_consumed=spec.training.pages_per_window,
+        public_key=key,
+        blocks=blocks,
+    )
+    generator = torch.Generator().manual_seed(seed)
+    dense = {n: torch.randn(shape, generator=generator) for n, shape in CUT_SHAPES.items()}
+    data, _ = encode_payload(header, dense, CUT)
+    return Member(
+        uid=uid, hotkey=f"hotkey{uid}", public_key=key, coldkey=key, digest=payload_digest(data)
+    ), data
+
+
+def part_checker(spec: RunSpec, part: int, monkeypatch: pytest.MonkeyPatch) -> FrameChecker:
+    """Of a run in which everybody draws this half."""
+    monkeypatch.setattr(
+        admission, "drawn_range", lambda seed, parts: BlockRange(part=part, parts=parts)
+    )
+    return FrameChecker(spec=spec, form=CUT, sample_seed=seed_of, list_seed=lambda h, w: b"seed")
+
+
+@pytest.mark.parametrize("limit", [None, 2], ids=["all places", "sampled"])
+@pytest.mark.parametrize("part", [0, 1])
+@pytest.mark.parametrize("later", [0, 1])
+def test_a_part_copied_of_a_whole_payload_is_found(
+    spec: RunSpec, tmp_path, monkeypatch, limit, part, later
+) -> None:
+    """By the share of the smaller one: all that the thief sends is another's."""
+    if limit:
+        monkeypatch.setattr(footprint, "MAX_CHUNKS", CUT.plan.num_chunks // limit)
+    assert is_sampled(CUT) == bool(limit)
+    half = BlockRange(part=part, parts=2)
+    checker = part_checker(spec, part, monkeypatch)
+    seen = SeenPayloads(spec.outer.max_staleness, Shelf(tmp_path / "seen").keep)
+    for window in range(WINDOW):
+        seen.add_positions(window, [])
+    honest = part_frame(spec, 1, 1, WHOLE)
+    thief = part_frame(spec, 2, 1, half, WINDOW + later)
+    other = part_frame(spec, 3, 3, half, WINDOW + later)
+    made = [thief, other] if later else [honest, thief, other]
+    if later:
+        found = checker.admit_frames(WINDOW, [honest[0]], {1: honest[1]}, seen)
+        kept = checker.list_positions(_payload(found[1]))
+        seen.add_positions(WINDOW, [(honest[0].hotkey, kept)])
+    frames = {member.uid: data for member, data in made}
+    found = checker.admit_frames(WINDOW + later, [m for m, _ in made], frames, seen)
+    if later:
+        assert isinstance(found[2].refusal, PayloadError)
+        assert found[2].refusal.reason == "overlap"
+        assert "with hotkey1 in window 9" in str(found[2].refusal)
+    else:
+        assert (found[1].alike, found[2].alike) == ((2,), (1,))
+    assert found[3].refusal is None
+    assert found[3].alike == ()
+
+
+@pytest.mark.parametrize("limit", [None, 2], ids=["all places", "sampled"])
+def test_other_parts_of_a_model_have_nothing_in_common(spec: RunSpec, monkeypatch, limit) -> None:
+    """The tensors that a payload lacks are no places of it, though they are zeros in its body."""
+    if limit:
+        monkeypatch.setattr(footprint, "MAX_CHUNKS", CUT.plan.num_chunks // limit)
+    bodies = [
+        decode_payload(part_frame(spec, 1, 1, BlockRange(part=part, parts=2))[1], CUT)
+        for part in (0, 1)
+    ]
+    whole = decode_payload(part_frame(spec, 1, 1, WHOLE)[1], CUT)
+    low, high, all_places = (
+        places_in(footprint_of(payload, CUT), CUT, WINDOW, seed_of) for payload in (*bodies, whole)
+    )
+    assert np.intersect1d(low, high).size == 0
+    assert low.size > 0 < high.size
+    assert sorted([*low.tolist(), *high.tolist()]) == all_places.tolist()
+
+
+def _payload(found: Admission) -> Payload:
+    assert found.payload is not None
+    return found.payload
 
 
 @pytest.mark.usefixtures("small_limit")

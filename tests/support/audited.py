@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from evaluation.conclusion import Registered, reputations_and_weights
 from evaluation.history import add_window, past_of, select_windows
@@ -179,3 +179,37 @@ def _blank(verdict: Verdict, forged: WindowLog) -> Verdict:
         work_square=None,
         gain_log_ratio=None,
     )
+
+
+def with_loss(bench: Bench, change: float) -> WindowLog:
+    measured, uid = bench.honest.measured, bench.uid("m0")
+    after_S = measured.after_S[uid].copy()
+    after_S[5] += change
+    return bench.resigned(
+        replace(
+            bench.honest,
+            measured=replace(measured, after_S={**measured.after_S, uid: after_S}),
+        )
+    )
+
+
+def with_reputation(bench: Bench, name: str, **changes: Any) -> WindowLog:
+    hotkey = hotkey_of(name)
+    reputation = bench.honest.reputations[hotkey]
+    changed = replace(
+        reputation,
+        evidence=replace(
+            reputation.evidence,
+            work=replace(
+                reputation.evidence.work, **{k: v for k, v in changes.items() if k != "mu"}
+            ),
+        ),
+        rating=replace(reputation.rating, mu=changes.get("mu", reputation.rating.mu)),
+    )
+    return replace(bench.honest, reputations={**bench.honest.reputations, hotkey: changed})
+
+
+def with_verdict(bench: Bench, name: str, **changes: Any) -> WindowLog:
+    changed = replace(bench.verdict(name), **changes)
+    verdicts = tuple(changed if v.uid == changed.uid else v for v in bench.honest.verdicts)
+    return replace(bench.honest, verdicts=verdicts)

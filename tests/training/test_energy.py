@@ -130,3 +130,51 @@ def test_payloads_of_one_coldkey_count_together_and_empty_ones_nowhere() -> None
     padded = cap_energy([*factors[:4], *empty], norms, [bytes([i]) for i in range(10)], 0.1)
     assert padded == [*factors[:4], *empty], "six coldkeys without energy do not lower the share"
     assert cap_energy(empty, norms[:6], [bytes([i]) for i in range(6)], 0.25) == empty
+
+
+QUARTERS = [0.25] * 6
+
+
+def test_a_whole_payload_beside_six_quarters_is_not_cut_and_long_quarters_are() -> None:
+    """Honest payloads have energies about in proportion to what of the model they hold."""
+    owners = [bytes([i]) for i in range(7)]
+    factors, norms = _payloads([4.0, *[1.0] * 6])
+    held = [1.0, *QUARTERS]
+    assert cap_energy(factors, norms, owners, 0.25, held) == factors
+    assert cap_energy(factors, norms, owners, 0.25) != factors, "without shares it is cut"
+    factors, norms = _payloads([4.0, 100.0, *[1.0] * 5])
+    capped = cap_energy(factors, norms, owners, 0.25, held)
+    assert capped[0] == factors[0]
+    assert capped[2:] == factors[2:]
+    # 24 of density from the others, and a share of 2/7 of all: so much is left to the long one.
+    scale = math.sqrt(24.0 * (2 / 7) / (5 / 7) / 400.0)
+    assert capped[1] == pytest.approx({n: f * scale for n, f in factors[1].items()})
+
+
+def test_parts_of_one_coldkey_count_by_what_they_hold_together() -> None:
+    """Four quarters are a model; more of them hold no more than all of it."""
+    owners = [b"one"] * 4 + [bytes([i]) for i in range(7)]
+    factors, norms = _payloads([1.0] * 4 + [4.0] * 7)
+    assert cap_energy(factors, norms, owners, 0.25, [0.25] * 4 + [1.0] * 7) == factors
+    many = [b"one"] * 40 + [bytes([i]) for i in range(7)]
+    factors, norms = _payloads([1.0] * 40 + [4.0] * 7)
+    capped = cap_energy(factors, norms, many, 0.25, [0.25] * 40 + [1.0] * 7)
+    assert capped[40:] == factors[40:]
+    kept = [energy(f, n) for f, n in zip(capped, norms, strict=True)]
+    assert sum(kept[:40]) == pytest.approx(sum(kept) / 4)
+
+
+def test_a_share_of_nothing_divides_nothing() -> None:
+    factors, norms = _payloads([1.0, 1.0])
+    factors, norms = [*factors, {}], [*norms, {}]
+    owners = [bytes([i]) for i in range(3)]
+    assert cap_energy(factors, norms, owners, 0.25, [1.0, 1.0, 0.0]) == factors
+
+
+@given(energies, shares)
+def test_whole_payloads_are_capped_as_without_shares_bit_for_bit(values, share) -> None:
+    factors, norms = _payloads(values)
+    owners = [bytes([i % 5]) for i in range(len(values))]
+    assert cap_energy(factors, norms, owners, share, [1.0] * len(values)) == cap_energy(
+        factors, norms, owners, share
+    )
