@@ -15,6 +15,7 @@ from benchmarks.learning.messages import Message
 from benchmarks.learning.strategies.ours import Ours
 from benchmarks.learning.workers import Workers
 from compression import SparseModel, apply, decode, encode_with_feedback, make_plan
+from template.protocol.ranges import cut_model
 from template.training.energy import Norms, cap_energy
 from template.training.outer import clip
 
@@ -26,20 +27,10 @@ Part = tuple[int, int]
 
 
 def names_of(shapes: Mapping[str, tuple[int, ...]], part: Part) -> list[str]:
-    """Tensors of a part, in the model's order; blocks by the middle of their parameters."""
+    """Tensors of a part, in the model's order."""
     which, parts = part
-    blocks: dict[str, list[str]] = {}
-    for name in shapes:
-        words = name.split(".")
-        block = f"1.{int(words[2]):04d}" if "layers" in words else "0" if "embed" in name else "2"
-        blocks.setdefault(block, []).append(name)
-    sizes = {b: sum(int(np.prod(shapes[n])) for n in names) for b, names in blocks.items()}
-    total, before, found = sum(sizes.values()), 0, []
-    for block in sorted(blocks):
-        if (2 * before + sizes[block]) * parts // (2 * total) == which:
-            found += blocks[block]
-        before += sizes[block]
-    return [name for name in shapes if name in set(found)]
+    held = cut_model(shapes, parts)[which]
+    return [name for name in shapes if name in held]
 
 
 class PartTrainer:

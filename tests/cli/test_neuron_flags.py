@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -119,7 +120,7 @@ def test_flags_that_do_not_go_together(base: list[str], flags, env, words: str) 
     ],
 )
 def test_more_than_the_run_allows_is_refused_at_the_start(
-    base: list[str], flags: list[str], most: dict[str, int], words: str
+    base: list[str], flags: list[str], most: dict[str, Any], words: str
 ) -> None:
     config = config_of("miner", [*base, *flags])
     spec = config.spec

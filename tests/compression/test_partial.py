@@ -1,6 +1,6 @@
 """Bodies of some tensors: the bits of the tensors' own plan, added beside bodies of the model."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import pytest
@@ -65,7 +65,7 @@ def test_a_widened_body_holds_what_the_short_one_holds(names: list[str]) -> None
 
 
 def add_in_turn(
-    target: dict[str, torch.Tensor], tensors: dict[str, SparseTensor], factors: dict[str, float]
+    target: dict[str, torch.Tensor], tensors: Mapping[str, SparseTensor], factors: dict[str, float]
 ) -> None:
     for name, factor in factors.items():
         flat, sparse = target[name].view(-1), tensors[name]

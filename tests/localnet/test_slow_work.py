@@ -100,7 +100,8 @@ def test_idling_ends_with_the_miner_and_with_the_time_for_training(
     stopped.stop(0.0)
     train(stopped, watch)
     late = miner(scene, "late", 0.01)
-    scene.world.time.block = scene.world.spec.schedule.schedule().commit_block(1)
+    spec = scene.world.spec
+    scene.world.time.block = spec.schedule.schedule().commit_block(1 + spec.outer.max_staleness)
     train(late, watch)
     assert watch.slept_s == 0.0
 
