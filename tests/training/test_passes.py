@@ -161,7 +161,10 @@ def test_a_restart_remembers_it_from_the_state_folder(spec, theta0, tmp_path: Pa
     [
         ({}, "take a larger device or --neuron.activation_checkpointing"),
         ({"micro_batch": 2}, "take --neuron.micro_batch auto or --neuron.act"),
-        ({"micro_batch": 1, "checkpoints_activations": True}, "take a larger device or more --neuron.parts$"),
+        (
+            {"micro_batch": 1, "checkpoints_activations": True},
+            "take a larger device or more --neuron.parts$",
+        ),
     ],
 )
 def test_where_nothing_fits_the_flags_that_help_are_named(
