@@ -23,25 +23,32 @@ class Target:
         self._deadline = deadline
         self.window = max(base, first)
         self._last = min(base + spec.outer.max_staleness, spec.schedule.num_windows - 1)
+        self._begun_block, self._steps_begun, self._step_blocks = 0, 0, 0.0
 
     @property
     def is_open(self) -> bool:
         """Whether there is such a window at all."""
         return self.window <= self._last
 
-    def is_over(self, step_blocks: float = 0.0) -> bool:
+    def note_step(self, head: int) -> None:
+        """An inner step is to begin at this block: steps take as long as those before."""
+        if self._steps_begun == 0:
+            self._begun_block = head
+        else:
+            self._step_blocks = (head - self._begun_block) / self._steps_begun
+        self._steps_begun += 1
+
+    def is_over(self) -> bool:
         """Whether training must stop; moves to the next window while one is left.
 
-        `step_blocks`: the length of the next step, begun in the last window only if it can end
-        there.
+        In the last window a step is begun only if it can end there.
         """
-        while self._deadline.blocks_left(self.window) <= (
-            step_blocks if self.window >= self._last else 0
-        ):
+        while self._deadline.blocks_left(self.window) <= 0:
             if self.window >= self._last:
                 return True
             self.window += 1
-        return False
+        is_last = self.window >= self._last
+        return is_last and self._deadline.blocks_left(self.window) <= self._step_blocks
 
 
 class Turns:

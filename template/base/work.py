@@ -87,8 +87,8 @@ class HonestWork:
         """Pages of a step, in multiples of the run's; for the payload under way."""
         self.lists = PageLists(context, parts.pages)
         self.stride = Stride(context.spec, context.inner.width, checkpoint.values.get("width", 1))
-        self._begun_block, self._steps_begun = 0, 0
-        """The head when the last inner loop began, and the steps begun since."""
+        self._begun_block = 0
+        """The head when the last inner loop began."""
         self.inner_loop_blocks: int | None = checkpoint.values.get("inner_loop_blocks")
         self.deadline = Deadline(context, checkpoint.values.get("recent_finish_blocks", ()))
         self.turns = Turns(context.spec, self.deadline, checkpoint.values)
@@ -191,9 +191,7 @@ class HonestWork:
         return Made(payload=payload, metrics=_metrics(result, starts) | busy)
 
     def train(self, base: int, starts: Starts) -> InnerResult:
-        """Run the inner loop on the pages of `base`, from the expected parameters if there is time
-        to wait for them.
-        """
+        """Run the inner loop, from the expected parameters if there is time to wait for them."""
         waiter = self.parts.context.waiter
         starts.poll()
         while starts.is_awaiting and self.has_time_to_wait(base):
@@ -204,7 +202,7 @@ class HonestWork:
                     by_block=starts.until_block,
                 )
             starts.poll()
-        self._begun_block, self._steps_begun = waiter.recent_head(), 0
+        self._begun_block = waiter.recent_head()
         train = self.trainer.train
         if not self.blocks.is_whole:
             train = partial(train, trained=self.parts.context.form.part(self.blocks).names)
@@ -241,9 +239,7 @@ class HonestWork:
         return Preview(parts.context, parts.peers, parts.follower, window)
 
     def batches(self, base: int) -> Iterator[np.ndarray]:
-        """The assigned pages in private order, int64 [width x batch_pages, page_tokens] per inner
-        step.
-        """
+        """The assigned pages in private order, int64 [step_pages, page_tokens] per inner step."""
         ids, step_pages = self.page_ids(base), self.step_pages
         for first in range(0, len(ids), step_pages):
             yield self._pages(ids[first : first + step_pages])
@@ -291,12 +287,12 @@ class HonestWork:
         ends_in = context.schedule.window_of(self._begun_block + (self.inner_loop_blocks or 0))
         if context.waiter.recent_head() >= context.schedule.assignment_block(ends_in):
             self.prefetch(max(base + 1, ends_in))
-        blocks, ended = context.waiter.recent_head() - self._begun_block, self._steps_begun - 1
-        return self.parts.is_over() or target.is_over(blocks / ended if ended > 0 else 0.0)
+        return self.parts.is_over() or target.is_over()
 
     def _stops(self, base: int) -> bool:
         """Asked before each inner step."""
-        self._steps_begun += 1
+        if self._target is not None:
+            self._target.note_step(self.parts.context.waiter.recent_head())
         return self.is_late(base)
 
     def has_time_to_wait(self, window: int) -> bool:

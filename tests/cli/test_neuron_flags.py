@@ -124,7 +124,7 @@ def test_more_than_the_run_allows_is_refused_at_the_start(
 ) -> None:
     config = config_of("miner", [*base, *flags])
     spec = config.spec
-    layers = replace(spec.model, num_hidden_layers=max(9, spec.model.num_hidden_layers))
+    layers = replace(spec.model, num_hidden_layers=9, vocab_size=2**16)
     wider = replace(spec, model=layers, training=replace(spec.training, **most))
     with pytest.raises(ConfigError, match=words):
         inner_options(config.neuron, wider)

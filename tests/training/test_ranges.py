@@ -59,7 +59,7 @@ def _spec(spec: RunSpec, **fields: Any) -> RunSpec:
     model = replace(
         spec.model, hidden_size=16, intermediate_size=48, num_hidden_layers=LAYERS, **fields
     )
-    return replace(spec, model=model)
+    return replace(spec, model=model, training=replace(spec.training, max_parts=LAYERS))
 
 
 @pytest.fixture(params=MODELS)
