@@ -443,7 +443,7 @@ def test_names_that_are_none_or_unknown_are_refused_and_training_goes_on(untied)
 
 
 def test_more_parts_than_blocks_are_a_wrong_flag(untied) -> None:
-    with pytest.raises(ConfigError, match=r"--neuron.parts 99: .*take fewer parts"):
+    with pytest.raises(ConfigError, match=r"--neuron.parts 99: .*name fewer"):
         _trainer(untied, parts=99)
 
 
