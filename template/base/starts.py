@@ -27,9 +27,10 @@ class Expected:
 
 
 class Starts:
-    """The starts of one window's training. Called by the thread that trains.
+    """The starts of one inner loop. Called by the thread that trains.
 
-    `under_way`: own readable payloads of earlier windows that this node has not settled.
+    `preview`: of a window. `under_way`: own readable payloads of earlier windows that this node has
+    not settled.
     """
 
     def __init__(
@@ -38,16 +39,17 @@ class Starts:
         follower: Follower,
         window: int,
         *,
-        preview: Callable[[], Preview],
+        preview: Callable[[int], Preview],
         under_way: Callable[[], Sequence[Payload]],
         expected: Expected | None = None,
     ) -> None:
-        self._context, self._follower, self._window = context, follower, window
+        self._context, self._follower = context, follower
+        self._state = follower.state
+        self._window = max(window, self._state.window)
         self._make_preview, self._under_way = preview, under_way
         self._preview: Preview | None = None
         self.uids: tuple[int, ...] = ()
         """Uids of the payloads in a finished preview."""
-        self._state = follower.state
         self._guess: Mapping[str, Tensor] | None = None
         self._expected = expected if expected is not None and self._fits(expected) else None
         self.expects: Expected | None = None
@@ -80,7 +82,7 @@ class Starts:
     @property
     def until_block(self) -> int:
         """The block with which the wait for a preview ends."""
-        return (self._preview or self._make_preview()).until_block
+        return (self._preview or self._make_preview(self._window)).until_block
 
     def poll(self) -> Mapping[str, Tensor] | None:
         """Newer parameters to train from, each returned once; None if there are none."""
@@ -90,9 +92,11 @@ class Starts:
             self.close()
             self._state, self._expected, self._guess = state, None, None
             self._preview, self.expects = None, None
+            # A slow machine's training goes on in later windows, each with a preview of its own.
+            self._window = max(self._window, state.window)
             return self._start_at(state)
         if self._preview is None and self._state.window == self._window:
-            self._preview = self._make_preview()
+            self._preview = self._make_preview(self._window)
         if self._preview is None or (found := self._preview.poll()) is None:
             return None
         self.uids = self._preview.uids

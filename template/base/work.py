@@ -228,8 +228,9 @@ class HonestWork:
             parts.context,
             parts.follower,
             window,
-            preview=lambda: self.preview(window),
-            under_way=lambda: self.payloads_under_way(window),
+            preview=self.preview,
+            # Of the present window too: a slow machine begins after its payload is made.
+            under_way=lambda: self.payloads_under_way(max(window, self.turns.last_sent + 1)),
             expected=expected,
         )
 

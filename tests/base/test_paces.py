@@ -24,6 +24,7 @@ from simulation.swarm import (
 )
 from simulation.world import hotkey_of
 from template.base.miner import Miner
+from template.base.starts import Starts
 from template.base.work import HonestWork
 from template.context import NodeContext
 from template.protocol.payload import PayloadHeader, decode_payload
@@ -50,6 +51,14 @@ class Paced(HonestWork):
     blocks_of_batch = 1.0
     sent: list[PayloadHeader]
     steps_at: list[int]
+    under_way: list[tuple[int, list[int]]]
+    """Of each inner loop: its page list's window, and those of own payloads without a decision."""
+
+    def starts(self, window: int) -> Starts:
+        made = super().starts(window)
+        own = [payload.header.window for payload in made._under_way()]
+        self.under_way.append((window, own))
+        return made
 
     def batches(self, base: int) -> Iterator[np.ndarray]:
         waiter = self.parts.context.waiter
@@ -73,7 +82,7 @@ def paced(blocks: float, inner: InnerOptions | None = None) -> tuple[type[Paced]
     class Mine(Paced):
         blocks_of_batch = blocks
 
-    Mine.sent, Mine.steps_at = [], []
+    Mine.sent, Mine.steps_at, Mine.under_way = [], [], []
 
     def make(context: NodeContext) -> Miner:
         own = context if inner is None else replace(context, inner=inner)
@@ -135,10 +144,13 @@ def test_without_a_window_left_a_part_of_the_steps_goes_out(
 def test_a_machine_a_little_too_slow_loses_no_block(tmp_path, monkeypatch) -> None:
     """An inner loop of 1.25 windows: a payload in four of five windows, each of them whole."""
     slow, drive = paced(5.0)
-    run_paced({"m0": drive}, tmp_path, monkeypatch, schedule__num_windows=12)
+    nodes = run_paced({"m0": drive}, tmp_path, monkeypatch, schedule__num_windows=12)
     whole = [header for header in slow.sent if header.pages_consumed == STEPS * BATCH]
     assert len(whole) >= 7, slow.sent
     assert len({header.window for header in slow.sent}) == len(slow.sent)
+    assert {h.window for h in slow.sent if h.window > 1} <= windows_of(nodes["val-a"], M0)
+    # It starts ahead of theta by its last payload, though that is of its page list's own window.
+    assert any(base in own for base, own in slow.under_way), slow.under_way
 
 
 def test_one_late_step_delays_one_payload_and_no_more(tmp_path, monkeypatch) -> None:

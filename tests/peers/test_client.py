@@ -387,7 +387,9 @@ def long_member(member, world) -> Member:
 def patient(world, tmp_path) -> Peers:
     """Peers that ask the next holder after half a second of silence; payloads are longer."""
     context = world.context(hotkey_of("m1"), tmp_path)
-    form = _LongForm(**{f.name: getattr(context.form, f.name) for f in fields(context.form) if f.init})
+    form = _LongForm(
+        **{f.name: getattr(context.form, f.name) for f in fields(context.form) if f.init}
+    )
     peers = Peers(replace(context, form=form), hedge_s=0.5)
     peers.refresh()
     return peers
