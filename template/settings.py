@@ -105,6 +105,7 @@ class NeuronConfig:
     compile: bool = False
     peak_tflops: float | None = None
     width: int = 0
+    windows: int = 1
     parts: int = 1
     frozen: Literal["bf16", "host"] = "bf16"
 

@@ -1,28 +1,32 @@
 """The window that a payload under way is for: of its page list, or of a later one.
 
-A machine too slow for a window's inner loop trains on through the windows that follow, and sends
-one whole payload in the first of them that has time for it, as far as the run's `max_staleness`
-goes. Slow machines so bring the run more than with a part of the steps in every window
-(docs/learning.md), and no machine ever stops training at a deadline.
+At a window's deadline a miner sends what it has trained. A payload is for a later window, as far as
+the run's `max_staleness` goes, where the miner has asked for several windows (`--neuron.windows`),
+where a machine is so slow that it has too few pages for a payload, and where its last step ended
+too late.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-from template.base.deadline import Deadline
+from template.base.deadline import COMMIT_MARGIN_BLOCKS, Deadline
 from template.protocol.spec import RunSpec
 
 
 class Target:
     """Moves to a later window when the time for the present one is over."""
 
-    def __init__(self, spec: RunSpec, deadline: Deadline, base: int, first: int) -> None:
+    def __init__(
+        self, spec: RunSpec, deadline: Deadline, base: int, first: int, windows: int = 1
+    ) -> None:
         """`base`: the window of the page list. `first`: the first window that has no own payload
-        yet; `base` at least.
+        yet. `windows`: so many may one payload take.
         """
         self._deadline = deadline
         self.window = max(base, first)
+        self._wanted = max(self.window, base + windows - 1)
         self._last = min(base + spec.outer.max_staleness, spec.schedule.num_windows - 1)
+        self._few_steps = -(-spec.evaluation.claimed_pages // spec.training.batch_pages)
         self._begun_block, self._steps_begun, self._step_blocks = 0, 0, 0.0
 
     @property
@@ -39,24 +43,38 @@ class Target:
         self._steps_begun += 1
 
     def is_over(self) -> bool:
-        """Whether training must stop; moves to the next window while one is left.
+        """Whether training must stop; moves to the next window where the payload may wait for it.
 
-        In the last window a step is begun only if it can end there.
+        A step is not begun where it would end too late for the payload's window.
         """
-        while self._deadline.blocks_left(self.window) <= 0:
-            if self.window >= self._last:
+        while self._is_late():
+            has_few = self._steps_begun <= self._few_steps
+            if self.window >= self._last or (self.window >= self._wanted and not has_few):
                 return True
             self.window += 1
-        is_last = self.window >= self._last
-        return is_last and self._deadline.blocks_left(self.window) <= self._step_blocks
+        return False
+
+    def _is_late(self) -> bool:
+        left = self._deadline.blocks_left(self.window)
+        return left <= 0 or left + COMMIT_MARGIN_BLOCKS - 1 < self._step_blocks
+
+    def settle(self) -> None:
+        """Training has ended: move on if nothing can be committed in this window any more."""
+        while (
+            self._deadline.blocks_left(self.window) <= 1 - COMMIT_MARGIN_BLOCKS
+            and self.window < self._last
+        ):
+            self.window += 1
 
 
 class Turns:
     """Which page list is trained next, and for which window a payload may be."""
 
-    def __init__(self, spec: RunSpec, deadline: Deadline, saved: Mapping[str, Any]) -> None:
-        """`saved`: an earlier process's `values`."""
-        self._spec, self._deadline = spec, deadline
+    def __init__(
+        self, spec: RunSpec, deadline: Deadline, saved: Mapping[str, Any], windows: int = 1
+    ) -> None:
+        """`saved`: an earlier process's `values`. `windows`: as in `Target`."""
+        self._spec, self._deadline, self._windows = spec, deadline, windows
         self.last_list = int(saved.get("last_window", -1))
         """The window of the last page list trained; -1 before the first."""
         self.last_sent = int(saved.get("last_sent", self.last_list))
@@ -72,7 +90,7 @@ class Turns:
 
     def target_of(self, base: int) -> Target:
         """The target of a payload from the page list of `base`."""
-        return Target(self._spec, self._deadline, base, self.last_sent + 1)
+        return Target(self._spec, self._deadline, base, self.last_sent + 1, self._windows)
 
     def values(self) -> dict[str, int]:
         """Plain JSON values for the local checkpoint."""

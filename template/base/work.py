@@ -91,7 +91,7 @@ class HonestWork:
         """The head when the last inner loop began."""
         self.inner_loop_blocks: int | None = checkpoint.values.get("inner_loop_blocks")
         self.deadline = Deadline(context, checkpoint.values.get("recent_finish_blocks", ()))
-        self.turns = Turns(context.spec, self.deadline, checkpoint.values)
+        self.turns = Turns(context.spec, self.deadline, checkpoint.values, context.inner.windows)
         self._expected: Expected | None = None
         """What the last preview said of the next theta."""
         self._moments, self._busy_share = KeptMoments(self.trainer), BusyShare()
@@ -146,7 +146,7 @@ class HonestWork:
         KEPT.release()  # training needs the room, and fills it with gradients
         with closing(self.starts(window)) as starts:
             result = self.train(window, starts)
-        self._target.is_over()  # the last step may have ended after the time of its window
+        self._target.settle()  # the last step may have ended after the time of its window
         self._expected = starts.expects
         self.deadline.note_end(self._target.window)
         with parts.desk:

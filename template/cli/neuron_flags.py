@@ -74,7 +74,8 @@ VALIDATOR_ONLY: Final[Mapping[str, str]] = {
 
 
 INNER_FIELDS: Final = (
-    "micro_batch", "activation_checkpointing", "compile", "peak_tflops", "width", "parts", "frozen",
+    "micro_batch", "activation_checkpointing", "compile", "peak_tflops", "width", "windows", "parts",
+    "frozen",
 )  # fmt: skip
 """Settings of a miner's inner loop."""
 SCORING_FIELDS: Final = ("scoring_batch",)
@@ -354,6 +355,15 @@ def _add_inner_flags(parser: Parser) -> None:
         help="pages of a step in multiples of the run's, for a fast machine; auto fills the "
         "window, up to the run's training.max_width (default: auto)",
     )
+    parser.add_argument(
+        "--neuron.windows",
+        dest="windows",
+        metavar="N",
+        type=_count,
+        default=1,
+        help="a machine too slow for a window's inner steps sends one whole payload after N "
+        "windows at most, not a part of the steps in each (default: 1)",
+    )
     _add_range_flags(parser)
 
 
@@ -371,7 +381,7 @@ def _add_range_flags(parser: Parser) -> None:
         "--neuron.parts",
         dest="parts",
         metavar="N",
-        type=_parts,
+        type=_count,
         default=1,
         help="cut the model into N ranges of blocks, and train in each window the range that the "
         "chain draws; `tessera plan --parts` says what fits (default: 1, the whole model)",
@@ -387,7 +397,7 @@ def _add_range_flags(parser: Parser) -> None:
     )
 
 
-def _parts(text: str) -> int:
+def _count(text: str) -> int:
     if re.fullmatch(r"[1-9][0-9]{0,3}", text) is None:
         raise argparse.ArgumentTypeError("must be a whole number from 1 to 9999")
     return int(text)

@@ -122,6 +122,7 @@ def inner_options(config: NeuronConfig, spec: RunSpec) -> InnerOptions:
         compiles=config.compile,
         peak_tflops=config.peak_tflops,
         width=config.width,
+        windows=config.windows,
         parts=config.parts,
         frozen=config.frozen,
     )

@@ -22,6 +22,7 @@ class InnerOptions:
     then computed twice.
 
     `width`: pages of a step, in multiples of the run's; 0 takes as many as the machine can.
+    `windows`: a payload may take so many windows; 1 sends at each deadline what there is.
     """
 
     micro_batch: int | None = None
@@ -29,6 +30,7 @@ class InnerOptions:
     compiles: bool = False
     peak_tflops: float | None = None
     width: int = 1
+    windows: int = 1
     parts: int = 1
     frozen: Frozen = "bf16"
 

@@ -41,6 +41,8 @@ LONG = {
     "outer__staleness_decay": 1.0,
     "training__max_width": 4,
 }
+PATIENT = InnerOptions(windows=13)
+"""As many windows for a payload as the run allows."""
 M0, M1 = 3, 4
 """Uids."""
 
@@ -109,7 +111,7 @@ def windows_of(node: Any, uid: int) -> set[int]:
 
 
 def test_a_slow_machine_sends_whole_payloads_every_third_window(tmp_path, monkeypatch) -> None:
-    slow, drive = paced(12.0)  # 6 steps take 3 windows
+    slow, drive = paced(12.0, PATIENT)  # 6 steps take 3 windows
     nodes = run_paced({"m0": drive}, tmp_path, monkeypatch)
     assert 3 <= len(slow.sent) <= 4
     assert {header.pages_consumed for header in slow.sent[:-1]} == {STEPS * BATCH}
@@ -128,7 +130,7 @@ def test_without_a_window_left_a_part_of_the_steps_goes_out(
     staleness: int, steps: int, tmp_path, monkeypatch
 ) -> None:
     """Two steps fit into a window, four into two; no step begins that cannot end in time."""
-    slow, drive = paced(11.0)
+    slow, drive = paced(11.0, PATIENT)
     nodes = run_paced(
         {"m0": drive}, tmp_path, monkeypatch, outer__max_staleness=staleness,
         schedule__num_windows=6,
@@ -141,9 +143,29 @@ def test_without_a_window_left_a_part_of_the_steps_goes_out(
     assert {h.window for h in slow.sent} - {0} <= windows_of(nodes["val-a"], M0)
 
 
+def test_by_itself_a_slow_machine_sends_a_part_of_the_steps_in_every_window(
+    tmp_path, monkeypatch
+) -> None:
+    slow, drive = paced(11.0)
+    nodes = run_paced({"m0": drive}, tmp_path, monkeypatch, schedule__num_windows=6)
+    assert [header.window for header in slow.sent] == list(range(6))
+    assert all(header.staleness == 0 for header in slow.sent)
+    assert {header.pages_consumed for header in slow.sent} <= {2 * BATCH, 3 * BATCH}
+    assert windows_of(nodes["val-a"], M0) >= {1, 2, 3, 4, 5}
+
+
+def test_too_few_pages_for_a_payload_wait_for_more(tmp_path, monkeypatch) -> None:
+    """A window has time for one step, and a payload has to claim three."""
+    slow, drive = paced(20.0)
+    run_paced({"m0": drive}, tmp_path, monkeypatch, evaluation__claimed_pages=3 * BATCH)
+    assert len(slow.sent) >= 2
+    assert all(header.pages_consumed >= 3 * BATCH for header in slow.sent)
+    assert all(header.staleness >= 1 for header in slow.sent)
+
+
 def test_a_machine_a_little_too_slow_loses_no_block(tmp_path, monkeypatch) -> None:
     """An inner loop of 1.25 windows: a payload in four of five windows, each of them whole."""
-    slow, drive = paced(5.0)
+    slow, drive = paced(5.0, PATIENT)
     nodes = run_paced({"m0": drive}, tmp_path, monkeypatch, schedule__num_windows=12)
     whole = [header for header in slow.sent if header.pages_consumed == STEPS * BATCH]
     assert len(whole) >= 7, slow.sent
@@ -194,7 +216,7 @@ def test_a_fast_machine_widens_its_steps_until_they_fill_the_window(tmp_path, mo
 
 
 def test_machines_of_a_tenth_to_ten_times_the_speed_share_a_run(tmp_path, monkeypatch) -> None:
-    slow, drive = paced(40.0)  # ten windows for a page list
+    slow, drive = paced(40.0, PATIENT)  # ten windows for a page list
     fast, quick = paced(0.4, InnerOptions(width=0))
     nodes = run_paced(
         {"m0": drive, "m1": quick}, tmp_path, monkeypatch,
@@ -209,7 +231,7 @@ def test_machines_of_a_tenth_to_ten_times_the_speed_share_a_run(tmp_path, monkey
 
 
 def test_a_restart_goes_on_after_the_last_page_list(tmp_path, monkeypatch) -> None:
-    slow, drive = paced(12.0)
+    slow, drive = paced(12.0, PATIENT)
     nodes = run_paced({"m0": drive}, tmp_path, monkeypatch, schedule__num_windows=8)
     node = nodes["m0"]
     node.save()
@@ -220,7 +242,7 @@ def test_a_restart_goes_on_after_the_last_page_list(tmp_path, monkeypatch) -> No
 
 
 def test_headers_are_what_the_frames_say(tmp_path, monkeypatch) -> None:
-    slow, drive = paced(12.0)
+    slow, drive = paced(12.0, PATIENT)
     nodes = run_paced({"m0": drive}, tmp_path, monkeypatch, schedule__num_windows=6)
     form, bucket = nodes["m0"].context.form, nodes["m0"].context.bucket
     keys = [key for key in bucket.list("") if "payload" in key]
