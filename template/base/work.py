@@ -87,8 +87,7 @@ class HonestWork:
         """Pages of a step, in multiples of the run's; for the payload under way."""
         self.lists = PageLists(context, parts.pages)
         self.stride = Stride(context.spec, context.inner.width, checkpoint.values.get("width", 1))
-        self._begun_block = 0
-        """The head when the last inner loop began."""
+        self._begun_block = 0  # the head when the last inner loop began
         self.inner_loop_blocks: int | None = checkpoint.values.get("inner_loop_blocks")
         self.deadline = Deadline(context, checkpoint.values.get("recent_finish_blocks", ()))
         self.turns = Turns(context.spec, self.deadline, checkpoint.values, context.inner.windows)

@@ -74,9 +74,15 @@ VALIDATOR_ONLY: Final[Mapping[str, str]] = {
 
 
 INNER_FIELDS: Final = (
-    "micro_batch", "activation_checkpointing", "compile", "peak_tflops", "width", "windows", "parts",
+    "micro_batch",
+    "activation_checkpointing",
+    "compile",
+    "peak_tflops",
+    "width",
+    "windows",
+    "parts",
     "frozen",
-)  # fmt: skip
+)
 """Settings of a miner's inner loop."""
 SCORING_FIELDS: Final = ("scoring_batch",)
 """Settings of a validator's passes."""

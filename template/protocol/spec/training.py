@@ -49,8 +49,8 @@ class TrainingSpec(Table):
     TABLE: ClassVar[str] = "training"
 
     inner_steps: Annotated[int, Range(ge=1, le=65_536)]
-    """H, the maximum of AdamW steps on one page list. A slow machine takes several windows for
-    them, as far as `outer.max_staleness` goes.
+    """H, the maximum of AdamW steps on one page list. A slow machine stops at the deadline with
+    fewer steps, or takes several windows for them, as far as `outer.max_staleness` goes.
     """
     batch_pages: Annotated[int, Range(ge=1, le=65_536)]
     """Pages of one AdamW step."""
