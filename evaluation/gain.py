@@ -9,12 +9,14 @@ once. Pairing removes the variance between sequences, far larger than the effect
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+BEST_RELATIVE_GAIN = 16.0
+"""A gain over the root mean square of 256 gains, its own among them, is no larger; more is cut."""
 WORST_RELATIVE_GAIN = -1.0
 """Smallest relative gain: a bad window must not outweigh many good windows."""
 
@@ -60,15 +62,20 @@ def gain_scale(gains: Iterable[float]) -> float:
     return math.sqrt(math.fsum(g * g for g in positive) / len(positive)) if positive else 0.0
 
 
-def relative_gains(gains: Mapping[int, float | None]) -> dict[int, float]:
-    """Each uid's mean gain over the scale of the window's gains, at least -1.
+def relative_gains(
+    gains: Mapping[int, float | None], of_scale: Collection[int] | None = None
+) -> dict[int, float]:
+    """Each uid's mean gain over the scale of the window's gains, at least -1 and at most 16.
+
+    `of_scale`: the uids whose gains make the scale; None: all.
 
     None marks a payload without delivery or with a refusal: relative gain -1, so withholding a bad
     draw cannot pay. In a window without a positive gain every measured payload gets 0: the window
     carries no evidence on work. Absolute gains fall a hundredfold over a run; relative gains make
     early and late windows comparable.
     """
-    scale = gain_scale(gain for gain in gains.values() if gain is not None)
+    counted = gains if of_scale is None else {uid: gains[uid] for uid in of_scale if uid in gains}
+    scale = gain_scale(gain for gain in counted.values() if gain is not None)
     relative = {}
     for uid, gain in gains.items():
         if gain is None or math.isnan(gain):
@@ -76,5 +83,5 @@ def relative_gains(gains: Mapping[int, float | None]) -> dict[int, float]:
         elif scale == 0.0:
             relative[uid] = 0.0
         else:
-            relative[uid] = max(gain / scale, WORST_RELATIVE_GAIN)
+            relative[uid] = min(max(gain / scale, WORST_RELATIVE_GAIN), BEST_RELATIVE_GAIN)
     return relative

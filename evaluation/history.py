@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from evaluation.evidence import Evidence, Past, lower_medians
 from evaluation.gain import WORST_RELATIVE_GAIN
-from evaluation.judge import JudgeRules, sample_of, whole_gain
+from evaluation.judge import JudgeRules, of_scale, sample_of, whole_gain
 from evaluation.verdict import NOT_DRAWN, Verdict
 from evaluation.work import WorkSample
 
@@ -20,7 +20,7 @@ class Entry:
     `relative_gain`: None for a payload outside the window's sample. `pages`: claimed pages, 0 for
     an undecodable payload. `work`: evidence for the work test, None without own sequences.
     `gain_log_ratio`: evidence for the gain test, None without a gain. `named_gain`: gain of a
-    payload named in the window, in nats per token, of a part of the model as `whole_gain`.
+    payload named in the window that counts for the scale (`of_scale`), in nats per token.
     `model_share`: of the model's parameters, trained in the window.
     """
 
@@ -45,14 +45,16 @@ def add_window(
     payload outside the sample.
     """
     grown = {hotkey: dict(history) for hotkey, history in histories.items()}
-    for verdict in verdicts:
+    listed = list(verdicts)
+    counted = {verdict.uid for verdict in of_scale(v for v in listed if v.named)}
+    for verdict in listed:
         if verdict.relative_gain is not None or verdict.status == NOT_DRAWN:
             entry = Entry(
                 relative_gain=verdict.relative_gain,
                 pages=verdict.pages_consumed or 0,
                 work=sample_of(verdict),
                 gain_log_ratio=verdict.gain_log_ratio,
-                named_gain=whole_gain(verdict) if verdict.named else None,
+                named_gain=whole_gain(verdict) if verdict.uid in counted else None,
                 model_share=verdict.model_share,
             )
             grown.setdefault(verdict.hotkey, {})[window] = entry

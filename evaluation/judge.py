@@ -4,7 +4,7 @@ Legend: S sequences of the window's common pool, H held-out sequences.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -93,6 +93,18 @@ def usual_share(verdict: Verdict) -> float:
     return verdict.model_share
 
 
+def of_scale(verdicts: Iterable[Verdict]) -> list[Verdict]:
+    """The verdicts whose gains make a scale: those on payloads of the whole model, or all verdicts
+    if there is none with a positive gain.
+
+    What a part gains over its share varies from part to part, and whoever sends parts chooses their
+    number: parts are measured by wholes, and never the other way round.
+    """
+    listed = list(verdicts)
+    wholes = [v for v in listed if v.model_share == 1.0]
+    return wholes if any((v.gain or 0.0) > 0 for v in wholes) else listed
+
+
 def whole_gain(verdict: Verdict) -> float | None:
     """The gain over `usual_share`, nats per token: gains of parts and of wholes are then alike."""
     return None if verdict.gain is None else verdict.gain / usual_share(verdict)
@@ -149,7 +161,10 @@ def _with_relative_gains(verdicts: Sequence[Verdict], rules: JudgeRules) -> tupl
     Without a work test nothing speaks for either, and the loser has no entry.
     """
     judged = [v for v in verdicts if not v.blameless and not _is_unproven_loser(v)]
-    relative = relative_gains({v.uid: whole_gain(v) if _earns(v, rules) else None for v in judged})
+    relative = relative_gains(
+        {v.uid: whole_gain(v) if _earns(v, rules) else None for v in judged},
+        {verdict.uid for verdict in of_scale(judged)},
+    )
     return tuple(replace(v, relative_gain=relative.get(v.uid)) for v in verdicts)
 
 
@@ -171,7 +186,8 @@ def _decide_statuses(verdicts: Sequence[Verdict], past: Past, rules: JudgeRules)
     # the test over sequences misses the luck: hence the floor.
     scored = {v.hotkey: whole_gain(v) for v in verdicts if v.status == SCORED}
     gains = {hotkey: gain for hotkey, gain in scored.items() if gain is not None}
-    scale = past.scale(gains) or gain_scale(gains.values())
+    counted = {v.hotkey: gains[v.hotkey] for v in of_scale(verdicts) if v.hotkey in gains}
+    scale = past.scale(counted) or gain_scale(counted.values())
     limit = past.error_limit(_finite_errors(verdicts))
     floor = rules.min_relative_gain * scale
     decided = []

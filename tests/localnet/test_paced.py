@@ -88,3 +88,24 @@ def test_machines_of_unequal_speed_all_take_part(start) -> None:
         for name in sorted(found)
     ]
     assert speeds == sorted(speeds, reverse=True)
+
+
+def test_a_slow_a_small_and_a_fast_machine_share_a_run(start) -> None:
+    """A part of the steps, half of the model, twice the pages: all are accepted and paid."""
+    net = start(
+        "--miners", "4", "--speeds", "miner-1:0.06", "--parts", "miner-2:2",
+        "--widths", "miner-3:2", "--windows", "10",
+    )  # fmt: skip
+    net.end()
+    usual, slow, small, wide = (miners_of(net)[f"miner-{i}"] for i in range(4))
+    for miner in (usual, slow, small, wide):
+        assert miner["exit"] == 0
+        assert miner["payloads_accepted"] >= 4, net.output
+        assert miner["emission_rao"] > 0, net.output
+    assert wide["pages_claimed"] > 1.5 * usual["pages_claimed"]
+    assert slow["pages_claimed"] < usual["pages_claimed"]
+    payload_bytes = {
+        name: {row["payload_bytes"] for row in net.rows(name) if "payload_bytes" in row}
+        for name in ("miner-0", "miner-2")
+    }
+    assert max(payload_bytes["miner-2"]) < min(payload_bytes["miner-0"])
