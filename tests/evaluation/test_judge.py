@@ -7,44 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from evaluation.evidence import Evidence, GainRules, GainState, Past
+from evaluation.evidence import Evidence, Past
 from evaluation.gain import paired_gain
 from evaluation.history import Entry, add_window, mark_undelivered, past_of
-from evaluation.judge import JudgeRules, Measured, judge, sample_of
+from evaluation.judge import Measured, judge, sample_of
 from evaluation.rating import ratings_of
 from evaluation.verdict import MISSING, NOT_DRAWN, NOT_SCORED, UNAVAILABLE, Verdict
-from evaluation.work import HELD_OUT, WorkRules, WorkState
-
-RULES = JudgeRules(
-    naming_z=2.0,
-    min_relative_gain=0.1,
-    work=WorkRules(effect=0.4, error=0.01),
-    gain=GainRules(gain=0.5, error=0.05),
-)
-NUM_HELD, NUM_OWN = 64, 8
-
-
-def _blank(uid: int, status: str = NOT_SCORED, window: int = 3) -> Verdict:
-    return Verdict(window=window, uid=uid, hotkey=f"hk{uid}", digest=f"{uid:064x}", status=status)
-
-
-def _measured(gains: dict[int, float], work: dict[int, float], seed: int = 0) -> Measured:
-    """Every payload lowers all losses by its gain, and those it owns by `work` deviations more."""
-    rng = np.random.default_rng(seed)
-    owners = np.concatenate([np.full(NUM_HELD, HELD_OUT), np.repeat(sorted(gains), NUM_OWN)])
-    before = rng.normal(3, 0.5, size=owners.size)
-    noise = 0.01
-    after = {
-        uid: before - gain - noise * rng.normal(size=owners.size)
-        - noise * work.get(uid, 0.0) * (owners == uid)
-        for uid, gain in gains.items()
-    }  # fmt: skip
-    return Measured(owners_S=owners, before_S=before, after_S=after)
-
-
-PROVEN = GainState(log_ratio=RULES.gain.bound, holds=True)
-KNOWN = Past(evidence={f"hk{uid}": Evidence(gain=PROVEN) for uid in range(10)})
-"""All hotkeys have proven useful, so that other reasons decide."""
+from evaluation.work import HELD_OUT, WorkState
+from tests.support.judged import KNOWN, PROVEN, RULES, blank, measured_of
 
 
 def _past(**states: WorkState) -> Past:
@@ -54,8 +24,8 @@ def _past(**states: WorkState) -> Past:
 
 
 def test_gains_are_those_of_the_held_out_sequences_alone() -> None:
-    measured = _measured({1: 0.05, 2: 0.03}, {1: 50.0})
-    one, two = judge([_blank(2), _blank(1)], measured, KNOWN, RULES)
+    measured = measured_of({1: 0.05, 2: 0.03}, {1: 50.0})
+    one, two = judge([blank(2), blank(1)], measured, KNOWN, RULES)
     assert (one.uid, two.uid) == (1, 2)
     held = measured.owners_S == HELD_OUT
     expected = paired_gain(measured.before_S[held], measured.after_S[1][held])
@@ -73,8 +43,8 @@ def test_gains_are_those_of_the_held_out_sequences_alone() -> None:
 
 
 def test_what_was_not_measured_keeps_its_reason() -> None:
-    blanks = [_blank(1), _blank(2, "scale"), _blank(3, UNAVAILABLE), _blank(4), _blank(5)]
-    measured = _measured({1: 0.05, 4: -0.05}, {})
+    blanks = [blank(1), blank(2, "scale"), blank(3, UNAVAILABLE), blank(4), blank(5)]
+    measured = measured_of({1: 0.05, 4: -0.05}, {})
     found = {v.uid: v for v in judge(blanks, measured, KNOWN, RULES)}
     assert [found[uid].status for uid in range(1, 6)] == [
         "named", "scale", UNAVAILABLE, "no_gain", NOT_SCORED,
@@ -87,40 +57,40 @@ def test_what_was_not_measured_keeps_its_reason() -> None:
 
 
 def test_a_loss_that_is_not_finite_harms_its_sender_alone() -> None:
-    calm = judge([_blank(1)], _measured({1: 0.05}, {}), KNOWN, RULES)
-    measured = _measured({1: 0.05}, {})
+    calm = judge([blank(1)], measured_of({1: 0.05}, {}), KNOWN, RULES)
+    measured = measured_of({1: 0.05}, {})
     broken = {**measured.after_S, 2: np.full(measured.before_S.size, math.nan)}
     measured = Measured(owners_S=measured.owners_S, before_S=measured.before_S, after_S=broken)
-    one, two = judge([_blank(1), _blank(2)], measured, KNOWN, RULES)
+    one, two = judge([blank(1), blank(2)], measured, KNOWN, RULES)
     assert one == calm[0]
     assert (two.status, two.gain, two.relative_gain) == ("no_gain", -math.inf, -1.0)
 
 
 def test_who_was_found_out_is_not_named_whatever_it_gains() -> None:
-    measured = _measured({1: 0.05, 2: 0.05}, {1: 1.0, 2: -1.0})
+    measured = measured_of({1: 0.05, 2: 0.05}, {1: 1.0, 2: -1.0})
     out = WorkState(log_ratio=-RULES.work.bound)
-    one, two = judge([_blank(1), _blank(2)], measured, _past(hk2=out), RULES)
+    one, two = judge([blank(1), blank(2)], measured, _past(hk2=out), RULES)
     assert (one.status, two.status) == ("named", "no_work")
     assert two.relative_gain is not None
     assert two.relative_gain > 0.5
     nearly = WorkState(log_ratio=-0.5 * RULES.work.bound)
-    measured = _measured({1: 0.05, 2: 0.05}, {2: 0.5})
-    assert judge([_blank(2)], measured, _past(hk2=nearly), RULES)[0].status == "named"
+    measured = measured_of({1: 0.05, 2: 0.05}, {2: 0.5})
+    assert judge([blank(2)], measured, _past(hk2=nearly), RULES)[0].status == "named"
 
 
 def test_nobody_there_is_nobody_judged() -> None:
-    measured = _measured({}, {})
+    measured = measured_of({}, {})
     assert judge([], measured, KNOWN, RULES) == ()
-    (alone,) = judge([_blank(7)], measured, KNOWN, RULES)
-    assert alone == _blank(7)
+    (alone,) = judge([blank(7)], measured, KNOWN, RULES)
+    assert alone == blank(7)
 
 
 def test_histories_are_a_function_of_the_last_windows() -> None:
     """Whoever starts with the logs of the last windows comes to what an old validator holds."""
     logs = [
         judge(
-            [_blank(1, window=w), _blank(2, window=w)],
-            _measured({1: 0.05, 2: 0.04}, {1: 1.0}, seed=w),
+            [blank(1, window=w), blank(2, window=w)],
+            measured_of({1: 0.05, 2: 0.04}, {1: 1.0}, seed=w),
             KNOWN, RULES,
         )
         for w in range(10)
@@ -152,8 +122,8 @@ def test_histories_are_a_function_of_the_last_windows() -> None:
 
 
 def test_who_was_not_drawn_has_no_figure_and_is_remembered_as_such() -> None:
-    measured = _measured({1: 0.05, 2: 0.03}, {1: 1.0})
-    blanks = [_blank(1), _blank(2), _blank(3, NOT_DRAWN), _blank(4, UNAVAILABLE)]
+    measured = measured_of({1: 0.05, 2: 0.03}, {1: 1.0})
+    blanks = [blank(1), blank(2), blank(3, NOT_DRAWN), blank(4, UNAVAILABLE)]
     verdicts = judge(blanks, measured, KNOWN, RULES)
     without = judge(blanks[:2], measured, KNOWN, RULES)
     assert verdicts[:2] == without
@@ -167,9 +137,9 @@ def test_who_was_not_drawn_has_no_figure_and_is_remembered_as_such() -> None:
 
 def test_a_hotkey_that_is_gone_is_forgotten() -> None:
     histories = {"gone": {1: Entry(relative_gain=1.0, pages=8)}}
-    after = add_window(histories, 5, [_blank(1, "digest", window=5)], 4)
+    after = add_window(histories, 5, [blank(1, "digest", window=5)], 4)
     assert "gone" not in after
-    kept = add_window(histories, 4, [_blank(1, "digest", window=4)], 4)
+    kept = add_window(histories, 4, [blank(1, "digest", window=4)], 4)
     assert "gone" in kept
 
 
@@ -187,27 +157,27 @@ def test_what_half_of_the_stake_could_not_get_counts_as_the_worst() -> None:
 
 @pytest.mark.parametrize("status", MISSING)
 def test_what_could_not_be_had_is_nobodys_fault_yet(status: str) -> None:
-    verdicts = judge([_blank(1), _blank(2, status)], _measured({1: 0.05}, {}), KNOWN, RULES)
+    verdicts = judge([blank(1), blank(2, status)], measured_of({1: 0.05}, {}), KNOWN, RULES)
     assert verdicts[1].missing
     assert verdicts[1].relative_gain is None
     assert "hk2" not in add_window({}, 0, verdicts, 8)
 
 
 def _alike(uid: int, *others: int, pages: int = 240) -> Verdict:
-    return replace(_blank(uid), alike=others, pages_consumed=pages)
+    return replace(blank(uid), alike=others, pages_consumed=pages)
 
 
 def test_of_payloads_alike_the_one_with_work_on_its_own_pages_is_named() -> None:
     """The others are refused with their figures, and shift no gain."""
-    measured = _measured({1: 0.05, 2: 0.05, 3: 0.05, 4: 0.03}, {3: 5.0})
-    blanks = [_alike(1, 2, 3), _alike(2, 1, 3), _alike(3, 1, 2), _blank(4)]
+    measured = measured_of({1: 0.05, 2: 0.05, 3: 0.05, 4: 0.03}, {3: 5.0})
+    blanks = [_alike(1, 2, 3), _alike(2, 1, 3), _alike(3, 1, 2), blank(4)]
     found = {v.uid: v for v in judge(blanks, measured, KNOWN, RULES)}
     statuses = {uid: verdict.status for uid, verdict in found.items()}
     assert statuses == {1: "not_author", 2: "not_author", 3: "named", 4: "named"}
     assert found[1].relative_gain == found[2].relative_gain == -1.0
     assert found[1].gain is not None
     assert found[1].work_effect is not None
-    two = judge([_blank(3), _blank(4)], _without(measured, 1, 2), KNOWN, RULES)
+    two = judge([blank(3), blank(4)], _without(measured, 1, 2), KNOWN, RULES)
     assert [v.relative_gain for v in two] == [found[3].relative_gain, found[4].relative_gain]
 
 
@@ -217,7 +187,7 @@ def _without(measured: Measured, *uids: int) -> Measured:
 
 
 def test_a_long_record_lends_no_authority_to_a_copy() -> None:
-    measured = _measured({1: 0.05, 2: 0.05}, {2: 5.0})
+    measured = measured_of({1: 0.05, 2: 0.05}, {2: 5.0})
     veteran = WorkState(log_ratio=RULES.work.bound, holds=True)
     one, two = judge([_alike(1, 2), _alike(2, 1)], measured, _past(hk1=veteran), RULES)
     assert (one.status, two.status) == ("not_author", "named")
@@ -232,14 +202,14 @@ def test_a_long_record_lends_no_authority_to_a_copy() -> None:
 )
 def test_who_is_refused_for_other_reasons_shadows_nobody(gain, state, status) -> None:
     """Though it shows the greater effect on its own pages."""
-    measured = _measured({1: gain, 2: 0.05}, {1: 0.5, 2: 0.1})
+    measured = measured_of({1: gain, 2: 0.05}, {1: 0.5, 2: 0.1})
     one, two = judge([_alike(1, 2), _alike(2, 1)], measured, _past(hk1=state), RULES)
     assert (one.status, two.status) == (status, "named")
 
 
 def test_a_great_effect_on_few_pages_is_less_work_than_a_fair_one_on_all() -> None:
     """A thief that adds a few steps on the pages it claims."""
-    measured = _measured({1: 0.05, 2: 0.05}, {1: 5.0, 2: 2.0})
+    measured = measured_of({1: 0.05, 2: 0.05}, {1: 5.0, 2: 2.0})
     one, two = judge([_alike(1, 2, pages=16), _alike(2, 1)], measured, KNOWN, RULES)
     assert one.work_effect is not None
     assert two.work_effect is not None
@@ -251,7 +221,7 @@ def test_a_great_effect_on_few_pages_is_less_work_than_a_fair_one_on_all() -> No
 
 def test_a_small_effect_on_all_pages_is_no_more_work_than_a_fair_one_on_a_few() -> None:
     """A copy of a slow miner's payload that claims all of its own pages, without work there."""
-    measured = _measured({1: 0.05, 2: 0.05}, {1: 0.6, 2: 2.0})
+    measured = measured_of({1: 0.05, 2: 0.05}, {1: 0.6, 2: 2.0})
     one, two = judge([_alike(1, 2), _alike(2, 1, pages=56)], measured, KNOWN, RULES)
     assert one.work_effect is not None
     assert two.work_effect is not None
@@ -265,7 +235,7 @@ def test_who_loses_by_chance_loses_no_pay() -> None:
     Without an entry, whoever beats an author in every window leaves the author unpaid and its work
     test undecided.
     """
-    measured = _measured({1: 0.05, 2: 0.05}, {1: 4.0, 2: 2.0})
+    measured = measured_of({1: 0.05, 2: 0.05}, {1: 4.0, 2: 2.0})
     one, two = judge([_alike(1, 2), _alike(2, 1)], measured, KNOWN, RULES)
     assert (one.status, two.status) == ("named", "not_author")
     assert (one.relative_gain, two.relative_gain) == pytest.approx((1.0, 1.0), abs=0.1)
@@ -274,7 +244,7 @@ def test_who_loses_by_chance_loses_no_pay() -> None:
 
 
 def test_without_evidence_the_lowest_uid_counts() -> None:
-    measured = _measured({5: 0.05, 9: 0.05}, {})
+    measured = measured_of({5: 0.05, 9: 0.05}, {})
     held = measured.owners_S == HELD_OUT
     bare = Measured(
         owners_S=measured.owners_S[held],
@@ -288,7 +258,7 @@ def test_without_evidence_the_lowest_uid_counts() -> None:
 
 def test_a_chain_of_payloads_alike_keeps_its_ends() -> None:
     """2 is alike to 1 and to 3, which have nothing in common."""
-    measured = _measured({1: 0.05, 2: 0.05, 3: 0.05}, {1: 5.0, 2: 2.0, 3: 1.0})
+    measured = measured_of({1: 0.05, 2: 0.05, 3: 0.05}, {1: 5.0, 2: 2.0, 3: 1.0})
     blanks = [_alike(1, 2), _alike(2, 1, 3), _alike(3, 2)]
     statuses = [v.status for v in judge(blanks, measured, KNOWN, RULES)]
     assert statuses == ["named", "not_author", "named"]

@@ -11,18 +11,18 @@ from evaluation.history import Entry, Histories, add_window
 from evaluation.judge import judge
 from evaluation.verdict import NAMED, Verdict
 from evaluation.weights import WeightRules, chain_weights
-from tests.evaluation.test_judge import KNOWN, RULES, _blank, _measured
+from tests.support.judged import KNOWN, RULES, blank, measured_of
 
 
 def _part(uid: int, share: float) -> Verdict:
-    return replace(_blank(uid), part=0, parts=4, model_share=share)
+    return replace(blank(uid), part=0, parts=4, model_share=share)
 
 
 def test_a_part_is_named_for_what_such_a_part_gains() -> None:
     """A tenth of the model gains little: of a whole payload that would be too little."""
     gains = {1: 0.04, 2: 0.04, 3: 0.004, 4: 0.004}
-    blanks = [_blank(1), _blank(2), _part(3, 0.1), _blank(4)]
-    measured = _measured(gains, dict.fromkeys(gains, 5.0))
+    blanks = [blank(1), blank(2), _part(3, 0.1), blank(4)]
+    measured = measured_of(gains, dict.fromkeys(gains, 5.0))
     proven = Past(evidence={hotkey: KNOWN.evidence[hotkey] for hotkey in ("hk1", "hk2")})
     judged = {verdict.uid: verdict for verdict in judge(blanks, measured, proven, RULES)}
     assert judged[3].status == NAMED
@@ -35,10 +35,10 @@ def test_parts_change_neither_verdicts_nor_relative_gains_of_wholes(share: float
     gains = {1: 0.04, 2: 0.03, 3: 0.035, **dict.fromkeys(range(4, 10), 0.05)}
     alone = {uid: gains[uid] for uid in (1, 2, 3)}
     with_parts = judge(
-        [*map(_blank, alone), *(_part(uid, share) for uid in range(4, 10))],
-        _measured(gains, dict.fromkeys(gains, 5.0)), KNOWN, RULES,
+        [*map(blank, alone), *(_part(uid, share) for uid in range(4, 10))],
+        measured_of(gains, dict.fromkeys(gains, 5.0)), KNOWN, RULES,
     )  # fmt: skip
-    own = judge([*map(_blank, alone)], _measured(alone, dict.fromkeys(alone, 5.0)), KNOWN, RULES)
+    own = judge([*map(blank, alone)], measured_of(alone, dict.fromkeys(alone, 5.0)), KNOWN, RULES)
     for uid, verdict in enumerate(own, start=1):
         beside = with_parts[uid - 1]
         assert beside.status == verdict.status == NAMED
@@ -51,7 +51,7 @@ def test_parts_change_neither_verdicts_nor_relative_gains_of_wholes(share: float
 def test_a_run_of_parts_alone_has_a_scale_of_its_own() -> None:
     gains = {1: 0.01, 2: 0.011, 3: 0.009}
     blanks = [_part(uid, 0.25) for uid in gains]
-    judged = judge(blanks, _measured(gains, dict.fromkeys(gains, 5.0)), KNOWN, RULES)
+    judged = judge(blanks, measured_of(gains, dict.fromkeys(gains, 5.0)), KNOWN, RULES)
     assert {v.status for v in judged} == {NAMED}
     assert all(v.relative_gain == pytest.approx(1.0, rel=0.3) for v in judged)
     kept = add_window({}, 3, judged, 8)
@@ -71,7 +71,7 @@ def _account(windows: range, share: float = 1.0) -> Mapping[int, Entry]:
     histories: Histories = {}
     for window in windows:
         named = replace(
-            _blank(1), window=window, status=NAMED, gain=0.1, relative_gain=1.0, pages_consumed=240,
+            blank(1), window=window, status=NAMED, gain=0.1, relative_gain=1.0, pages_consumed=240,
             model_share=share,
         )  # fmt: skip
         histories = add_window(histories, window, [named], 32)
