@@ -1,7 +1,8 @@
 """A miner's uploads: when a payload is revealed, and which stay secret for another window.
 
 A payload that no validator reads in its window stays secret until the next window's payloads are
-committed: whoever read it before could send it as an own payload.
+committed: whoever read it before could send it as an own payload. A payload that was not committed
+in its window stays secret for good: validators never read it, and rivals would.
 """
 
 import logging
@@ -10,14 +11,14 @@ from template.base.conduct import Work
 from template.base.desk import Desk
 from template.base.pace import ScoringPace
 from template.base.pending import PendingPayload
-from template.chain.ballots import read_candidates
+from template.chain.ballots import read_candidates, read_records
 from template.context import NodeContext
-from template.errors import StoreError
+from template.errors import ChainError, StoreError
 from template.protocol.keys import payload_key
 from template.protocol.record import MAX_UIDS
 from template.scoring.admission import draw_candidates
 from template.scoring.window import FETCH_SHARE
-from template.sync.follower import Follower
+from template.sync.follower import KEPT_BLOCKS, Follower
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ class Courier:
             return bool(desk.withheld or desk.pending.unrevealed(lambda _window: True))
 
     def reveal(self) -> None:
-        """Upload payloads of finalized windows: rivals can no longer commit copies.
+        """Upload committed payloads of finalized windows: rivals can no longer commit copies.
 
         Those outside the window's sample, or too late for the validators, a window later.
         """
@@ -65,7 +66,7 @@ class Courier:
     def _deliver(self, payload: PendingPayload) -> bool:
         """Whether the payload is in the bucket now; if nobody reads it in its window, not yet."""
         window, schedule = payload.window, self._context.schedule
-        if window in self._desk.withheld:
+        if window in self._desk.withheld or not self._is_committed(payload):
             return False
         if self._pace.has_passed(window, FETCH_SHARE):
             why = "too late to upload, validators have stopped reading"
@@ -86,6 +87,33 @@ class Courier:
         with self._desk as desk:
             desk.withheld[window] = payload
             desk.note_change()
+        return False
+
+    def _is_committed(self, payload: PendingPayload) -> bool:
+        """Whether the chain names the payload at the end of its window.
+
+        A process before may have ended between save and commitment, and a commitment may be late.
+        """
+        context, window = self._context, payload.window
+        with self._desk as desk:
+            if not desk.pending.may_be_committed(payload):
+                return False
+        block = context.schedule.commit_block(window)
+        try:
+            record = read_records(context.chain, block, context.spec.run_id).get(context.hotkey)
+        except ChainError:
+            if context.chain.finalized() - block < KEPT_BLOCKS:
+                raise
+            record = None  # the endpoint forgot so old a block: validators have ended that window
+        if record is not None and record.payload == self._work.commitment(payload):
+            return True
+        log.info(
+            "window %d: the payload was not committed in its window: it stays secret, and returns "
+            "to error feedback",
+            window,
+        )
+        with self._desk as desk:
+            desk.pending.forget_attempt(payload)
         return False
 
     def _reveal_withheld(self) -> None:

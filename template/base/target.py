@@ -6,11 +6,16 @@ where a machine is so slow that it has too few pages for a payload, and where it
 too late.
 """
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 from template.base.deadline import COMMIT_MARGIN_BLOCKS, Deadline
+from template.chain.ballots import read_records
+from template.context import NodeContext
 from template.protocol.spec import RunSpec
+
+log = logging.getLogger(__name__)
 
 
 class Target:
@@ -71,14 +76,39 @@ class Turns:
     """Which page list is trained next, and for which window a payload may be."""
 
     def __init__(
-        self, spec: RunSpec, deadline: Deadline, saved: Mapping[str, Any], windows: int = 1
+        self,
+        context: NodeContext,
+        deadline: Deadline,
+        saved: Mapping[str, Any],
     ) -> None:
-        """`saved`: an earlier process's `values`. `windows`: as in `Target`."""
-        self._spec, self._deadline, self._windows = spec, deadline, windows
+        """`saved`: an earlier process's `values`."""
+        self._spec, self._deadline = context.spec, deadline
+        self._windows = context.inner.windows
         self.last_list = int(saved.get("last_window", -1))
         """The window of the last page list trained; -1 before the first."""
         self.last_sent = int(saved.get("last_sent", self.last_list))
         """The window of the last payload; a slow machine's is later than its page list's."""
+        self._skip_claimed(context)
+
+    def _skip_claimed(self, context: NodeContext) -> None:
+        """Leave out page lists that a process before may have claimed after its last save.
+
+        A state folder lost, or restored from a copy, does not know of that payload. Validators
+        refuse a page list claimed twice, and no list is newer than the payload made of it.
+        """
+        records = read_records(context.chain, context.chain.head(), self._spec.run_id)
+        record = records.get(context.hotkey)
+        said = -1 if record is None or record.payload is None else record.payload.window
+        if said <= self.last_sent:
+            return
+        self.last_list, self.last_sent = max(self.last_list, said), said
+        log.warning(
+            "--neuron.state_dir: this hotkey has committed a payload of window %d, of which the "
+            "state folder knows nothing: training begins with window %d, so that no page list is "
+            "claimed twice",
+            said,
+            said + 1,
+        )
 
     def next_list(self, *, is_slow: bool) -> int:
         """The first window whose page list may be trained next.

@@ -90,7 +90,7 @@ class HonestWork:
         self._begun_block = 0  # the head when the last inner loop began
         self.inner_loop_blocks: int | None = checkpoint.values.get("inner_loop_blocks")
         self.deadline = Deadline(context, checkpoint.values.get("recent_finish_blocks", ()))
-        self.turns = Turns(context.spec, self.deadline, checkpoint.values, context.inner.windows)
+        self.turns = Turns(context, self.deadline, checkpoint.values)
         self._expected: Expected | None = None
         """What the last preview said of the next theta."""
         self._moments, self._busy_share = KeptMoments(self.trainer), BusyShare()
