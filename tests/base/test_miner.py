@@ -146,6 +146,13 @@ def test_own_payloads_under_way_are_those_of_earlier_windows_that_can_be_read(
     assert miner.work.payloads_under_way(2) == []
 
 
+def _commit_saved(miner: Miner, world: World) -> None:
+    """Save, and commit in window 0."""
+    miner.save()
+    world.time.block = world.spec.schedule.schedule().first_block(0)
+    miner.commit(0)
+
+
 def test_a_withheld_payload_survives_a_restart_and_goes_up_once(world, tmp_path) -> None:
     """Too late for the validators of its window; the decision drops it from the pending ones."""
     schedule, lag = world.spec.schedule.schedule(), world.spec.schedule.finality_lag_blocks
@@ -160,6 +167,7 @@ def test_a_withheld_payload_survives_a_restart_and_goes_up_once(world, tmp_path)
     miner = Miner(world.context(M0, tmp_path))
     frame = _frame(miner, 0)
     _add(miner, 0, frame)
+    _commit_saved(miner, world)
     key = payload_key(world.spec.run_id, 0, payload_digest(frame))
     world.time.block = schedule.vote_block(0)
     for _ in range(2):
@@ -183,7 +191,7 @@ def test_what_was_uploaded_before_a_restart_is_not_called_too_late(world, tmp_pa
     miner = Miner(world.context(M0, tmp_path))
     frame = _frame(miner, 0)
     _add(miner, 0, frame)
-    miner.save()
+    _commit_saved(miner, world)
     world.buckets[M0].put(payload_key(world.spec.run_id, 0, payload_digest(frame)), frame)
     after = Miner(world.context(M0, tmp_path))
     world.time.block = world.spec.schedule.schedule().vote_block(0)
