@@ -3,15 +3,16 @@
 A payload's energy is the sum over tensors of (coefficient * norm) squared. The energy of a coldkey
 or an update is the sum over the payloads. Coldkeys above the allowed share are scaled down to a
 common level; all payloads of smaller coldkeys stay unchanged, bit for bit. A coldkey that sends
-parts of the model is compared by its energy over the share of the model that its payloads hold, so
-that parts neither make whole payloads look large nor are large themselves.
+parts of the model is compared by its energy over the share of the model that its payloads hold
+together, so that parts neither make whole payloads look large nor are large themselves. A tensor in
+several of its payloads counts once, or hotkeys of one coldkey on one part would escape the cap.
 
 Pure, and the same bits on every node: doubles with + - * / and square root; `math.fsum` rounds a
 sum once, for any order.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 Factors = Mapping[str, float]
 Norms = Mapping[str, float]
@@ -56,25 +57,24 @@ def cap_energy(
     norms: Sequence[Norms],
     coldkeys: Sequence[bytes],
     share: float,
-    held: Sequence[float] | None = None,
+    sizes: Mapping[str, int] | None = None,
 ) -> list[Factors]:
     """The payloads' coefficients, times sqrt(L / energy) for a coldkey with energy above L.
 
-    `factors`, `norms`, `coldkeys` and `held`, the share of the model that a payload holds (None:
-    all of it), have an entry for each payload, in any common order. Coldkeys without energy are
-    left out of the count.
+    `factors`, `norms` and `coldkeys` have an entry for each payload, in any common order. `sizes`:
+    parameters of each tensor of the model, of which a payload holds those with a norm; None: every
+    payload holds all. Coldkeys without energy are left out of the count.
     """
     parts: dict[bytes, list[float]] = {}
-    shares: dict[bytes, list[float]] = {}
-    of_each = held if held is not None else [1.0] * len(factors)
-    for factor, norm, coldkey, owned in zip(factors, norms, coldkeys, of_each, strict=True):
+    held: dict[bytes, set[str]] = {}
+    for factor, norm, coldkey in zip(factors, norms, coldkeys, strict=True):
         parts.setdefault(coldkey, []).append(energy(factor, norm))
-        shares.setdefault(coldkey, []).append(owned)
+        held.setdefault(coldkey, set()).update(norm)
     energies = {}
     for coldkey, part in parts.items():
         total = math.fsum(part)
         # A part without parameters has no energy, and no share to divide by.
-        energies[coldkey] = total / min(1.0, math.fsum(shares[coldkey])) if total else 0.0
+        energies[coldkey] = total / _share_of(held[coldkey], sizes) if total else 0.0
     positive = [value for value in energies.values() if value > 0]
     if not positive:
         return list(factors)
@@ -83,6 +83,13 @@ def cap_energy(
         _scale_down(factor, energies[coldkey], level)
         for factor, coldkey in zip(factors, coldkeys, strict=True)
     ]
+
+
+def _share_of(names: Collection[str], sizes: Mapping[str, int] | None) -> float:
+    if sizes is None:
+        return 1.0
+    # Of integers, so the order of the names is nothing to the quotient.
+    return sum(sizes[name] for name in names) / sum(sizes.values())
 
 
 def _scale_down(factors: Factors, owned: float, level: float) -> Factors:

@@ -448,9 +448,10 @@ def _weigh_payloads(
         coefficients(alpha, p.header.staleness, p.norms, references, outer, divisors)
         for p in accepted
     ]
-    coldkeys, held = [member.coldkey for member in members], [p.share for p in accepted]
+    coldkeys = [member.coldkey for member in members]
+    sizes = {name: math.prod(shape) for name, shape in shapes_of(state.params).items()}
     # The cap comes last: it compares the lengths with which payloads are really applied.
-    capped = cap_energy(factors, norms, coldkeys, outer.max_energy_share, held)
+    capped = cap_energy(factors, norms, coldkeys, outer.max_energy_share, sizes)
     return list(zip(accepted, capped, strict=True))
 
 

@@ -132,18 +132,28 @@ def test_payloads_of_one_coldkey_count_together_and_empty_ones_nowhere() -> None
     assert cap_energy(empty, norms[:6], [bytes([i]) for i in range(6)], 0.25) == empty
 
 
-QUARTERS = [0.25] * 6
+SIZES = dict.fromkeys("pqrs", 25)
+"""Of a model of four quarters."""
+
+Parts = tuple[list[dict[str, float]], list[dict[str, float]]]
+
+
+def _of_parts(payloads: list[tuple[str, float]]) -> Parts:
+    """Coefficients and norms of payloads: the names of the quarters held, and the energy of each
+    quarter.
+    """
+    factors = [dict.fromkeys(names, math.sqrt(value)) for names, value in payloads]
+    return factors, [dict.fromkeys(names, 1.0) for names, _ in payloads]
 
 
 def test_a_whole_payload_beside_six_quarters_is_not_cut_and_long_quarters_are() -> None:
     """Honest payloads have energies about in proportion to what of the model they hold."""
     owners = [bytes([i]) for i in range(7)]
-    factors, norms = _payloads([4.0, *[1.0] * 6])
-    held = [1.0, *QUARTERS]
-    assert cap_energy(factors, norms, owners, 0.25, held) == factors
-    assert cap_energy(factors, norms, owners, 0.25) != factors, "without shares it is cut"
-    factors, norms = _payloads([4.0, 100.0, *[1.0] * 5])
-    capped = cap_energy(factors, norms, owners, 0.25, held)
+    factors, norms = _of_parts([("pqrs", 1.0), *[(name, 1.0) for name in "pqrspq"]])
+    assert cap_energy(factors, norms, owners, 0.25, SIZES) == factors
+    assert cap_energy(factors, norms, owners, 0.25) != factors, "without sizes it is cut"
+    factors, norms = _of_parts([("pqrs", 1.0), ("p", 100.0), *[(n, 1.0) for n in "qrspq"]])
+    capped = cap_energy(factors, norms, owners, 0.25, SIZES)
     assert capped[0] == factors[0]
     assert capped[2:] == factors[2:]
     # 24 of density from the others, and a share of 2/7 of all: so much is left to the long one.
@@ -152,29 +162,42 @@ def test_a_whole_payload_beside_six_quarters_is_not_cut_and_long_quarters_are() 
 
 
 def test_parts_of_one_coldkey_count_by_what_they_hold_together() -> None:
-    """Four quarters are a model; more of them hold no more than all of it."""
+    """Four different quarters are a model; more of them hold no more than all of it."""
     owners = [b"one"] * 4 + [bytes([i]) for i in range(7)]
-    factors, norms = _payloads([1.0] * 4 + [4.0] * 7)
-    assert cap_energy(factors, norms, owners, 0.25, [0.25] * 4 + [1.0] * 7) == factors
+    wholes = [("pqrs", 1.0)] * 7
+    factors, norms = _of_parts([*[(name, 1.0) for name in "pqrs"], *wholes])
+    assert cap_energy(factors, norms, owners, 0.25, SIZES) == factors
     many = [b"one"] * 40 + [bytes([i]) for i in range(7)]
-    factors, norms = _payloads([1.0] * 40 + [4.0] * 7)
-    capped = cap_energy(factors, norms, many, 0.25, [0.25] * 40 + [1.0] * 7)
+    factors, norms = _of_parts([*[(name, 1.0) for name in "pqrs" * 10], *wholes])
+    capped = cap_energy(factors, norms, many, 0.25, SIZES)
     assert capped[40:] == factors[40:]
     kept = [energy(f, n) for f, n in zip(capped, norms, strict=True)]
     assert sum(kept[:40]) == pytest.approx(sum(kept) / 4)
 
 
+def test_hotkeys_of_one_coldkey_on_one_part_share_the_cap_of_one_part() -> None:
+    """A miner chooses the number of parts when the draw is known: all its hotkeys find one part."""
+    owners = [b"one"] * 4 + [bytes([i]) for i in range(8)]
+    wholes = [("pqrs", 1.0)] * 8
+    factors, norms = _of_parts([("p", 1.0)] * 4 + wholes)
+    capped = cap_energy(factors, norms, owners, 0.25, SIZES)
+    assert capped[4:] == factors[4:]
+    # As dense as two and two thirds of a whole payload: a quarter of all, over a quarter of it.
+    kept = math.fsum(energy(f, n) for f, n in zip(capped[:4], norms, strict=False))
+    assert kept == pytest.approx(8 * 4 / 3 / 4)
+
+
 def test_a_share_of_nothing_divides_nothing() -> None:
-    factors, norms = _payloads([1.0, 1.0])
-    factors, norms = [*factors, {}], [*norms, {}]
+    factors, norms = _of_parts([("pqrs", 1.0), ("pqrs", 1.0), ("", 0.0)])
     owners = [bytes([i]) for i in range(3)]
-    assert cap_energy(factors, norms, owners, 0.25, [1.0, 1.0, 0.0]) == factors
+    assert cap_energy(factors, norms, owners, 0.25, SIZES) == factors
 
 
 @given(energies, shares)
-def test_whole_payloads_are_capped_as_without_shares_bit_for_bit(values, share) -> None:
+def test_whole_payloads_are_capped_as_without_sizes_bit_for_bit(values, share) -> None:
     factors, norms = _payloads(values)
     owners = [bytes([i % 5]) for i in range(len(values))]
-    assert cap_energy(factors, norms, owners, share, [1.0] * len(values)) == cap_energy(
+    sizes = {"a": 3, "b": 40}
+    assert cap_energy(factors, norms, owners, share, sizes) == cap_energy(
         factors, norms, owners, share
     )
