@@ -15,6 +15,10 @@ from evaluation.verdict import NAMED, NOT_AUTHOR, SCORED, Verdict
 from evaluation.work import HELD_OUT, Floats, Ints, WorkRules, WorkSample, work_samples
 
 
+LEAST_OF_PART = 0.5
+"""Of the best part's gain: the least gain of a whole payload that measures parts."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JudgeRules:
     """Rules of acceptance.
@@ -95,14 +99,18 @@ def usual_share(verdict: Verdict) -> float:
 
 def of_scale(verdicts: Iterable[Verdict]) -> list[Verdict]:
     """The verdicts whose gains make a scale: those on payloads of the whole model, or all verdicts
-    if there is none with a positive gain.
+    if no whole gains at least `LEAST_OF_PART` times the best part's gain.
 
     What a part gains over its share varies from part to part, and whoever sends parts chooses their
-    number: parts are measured by wholes, and never the other way round.
+    number: parts are measured by wholes, and never the other way round. A useful whole gains about
+    what the best part gains, or more. Where all others send parts, a single whole payload of no
+    worth would otherwise set the scale, and all parts with any gain would pass and be paid alike.
     """
     listed = list(verdicts)
     wholes = [v for v in listed if v.model_share == 1.0]
-    return wholes if any((v.gain or 0.0) > 0 for v in wholes) else listed
+    best = max((v.gain or 0.0 for v in wholes), default=0.0)
+    best_part = max((v.gain or 0.0 for v in listed if v.model_share != 1.0), default=0.0)
+    return wholes if best > 0 and best >= LEAST_OF_PART * best_part else listed
 
 
 def whole_gain(verdict: Verdict) -> float | None:

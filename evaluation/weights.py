@@ -99,7 +99,7 @@ def chain_weights(
     merits = {}
     for uid, credit in cap_credit(bounds, works, rules.credit_share).items():
         length = window - firsts[uid] + 1
-        share = statistics.fmean(entry.model_share for entry in there[uid])
+        share = mean_share(there[uid])
         merit = power(credit, rules.gain_power) * len(there[uid]) / length * share
         # A power of a tiny credit may underflow to 0, which is no share.
         if merit > 0:
@@ -129,6 +129,12 @@ def work_done(recent: Sequence[Entry], history: History) -> float:
     pages = statistics.fmean(claims) if claims else 1.0
     samples = [entry.work for _, entry in sorted(history.items()) if entry.work is not None]
     return max(1.0, pages * evenness(samples))
+
+
+def mean_share(recent: Sequence[Entry]) -> float:
+    """Mean share of the model, of the payloads that were opened: of the rest nobody knows it."""
+    shares = [entry.model_share for entry in recent if entry.pages]
+    return statistics.fmean(shares) if shares else 1.0
 
 
 def cap_credit(

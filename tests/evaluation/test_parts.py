@@ -11,6 +11,7 @@ from evaluation.history import Entry, Histories, add_window
 from evaluation.judge import judge
 from evaluation.verdict import NAMED, Verdict
 from evaluation.weights import WeightRules, chain_weights
+from evaluation.work import HELD_OUT
 from tests.support.judged import KNOWN, RULES, blank, measured_of
 
 
@@ -46,6 +47,35 @@ def test_parts_change_neither_verdicts_nor_relative_gains_of_wholes(share: float
     assert all((v.relative_gain or 0.0) <= BEST_RELATIVE_GAIN for v in with_parts)
     kept = add_window({}, 3, with_parts, 8)
     assert [kept[f"hk{uid}"][3].named_gain is not None for uid in (1, 4)] == [True, False]
+
+
+def test_a_whole_payload_of_no_worth_measures_no_parts() -> None:
+    """Where all others send parts, one stranger's whole payload would make all gains alike."""
+    gains = {1: 0.02, 2: 0.01, 3: 0.015, 4: 1e-6}
+    measured = measured_of(gains, dict.fromkeys(gains, 5.0))
+    # Its gain next to nothing, and without noise.
+    held = measured.owners_S == HELD_OUT
+    measured.after_S[4][held] = measured.before_S[held] - 1e-6
+    proven = Past(evidence={hotkey: KNOWN.evidence[hotkey] for hotkey in ("hk1", "hk2", "hk3")})
+    judged = judge([*(_part(uid, 0.25) for uid in (1, 2, 3)), blank(4)], measured, proven, RULES)
+    relative = {verdict.uid: verdict.relative_gain or 0.0 for verdict in judged}
+    assert not judged[3].named
+    assert relative[1] > 1.3 * relative[2] > 0.3, relative
+    assert relative[1] < 3.0
+    assert relative[4] < 0.01
+
+
+def test_a_run_that_begins_with_parts_and_a_worthless_whole_is_not_its_own() -> None:
+    """Nobody is proven: the whole payload would be named, and its gain remembered as the scale."""
+    gains = {1: 0.02, 2: 0.01, 3: 0.015, 4: 1e-6}
+    measured = measured_of(gains, dict.fromkeys(gains, 5.0))
+    held = measured.owners_S == HELD_OUT
+    measured.after_S[4][held] = measured.before_S[held] - 1e-6
+    blanks = [*(_part(uid, 0.25) for uid in (1, 2, 3)), blank(4)]
+    judged = judge(blanks, measured, Past(), RULES)
+    assert [v.named for v in judged] == [True, True, True, False]
+    kept = add_window({}, 3, judged, 8)
+    assert [kept[f"hk{uid}"][3].named_gain is not None for uid in gains] == [True] * 3 + [False]
 
 
 def test_a_run_of_parts_alone_has_a_scale_of_its_own() -> None:
@@ -89,6 +119,20 @@ def test_pay_follows_the_share_of_the_model_and_the_pace() -> None:
     assert found[2] / found[1] == pytest.approx(0.25)
     assert found[3] / found[1] == pytest.approx(0.1, rel=0.5)
     assert found[4] / found[1] == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(
+    "unopened",
+    [Entry(relative_gain=None, pages=0), Entry(relative_gain=1.0, pages=0)],
+    ids=["not drawn", "undelivered"],
+)
+def test_a_payload_that_nobody_opened_is_no_share_of_the_model(unopened: Entry) -> None:
+    """Else a miner of quarters would be paid more for windows outside the sample."""
+    opened = _account(range(8, 40), share=0.25)
+    half = {w: unopened if w % 2 else entry for w, entry in opened.items()}
+    wholes = {1: _account(range(8, 40)), 2: _account(range(8, 40))}
+    found = chain_weights({**wholes, 3: half}, {1, 2, 3}, 39, PAY, None)
+    assert found[3] / found[1] == pytest.approx(0.25)
 
 
 def test_who_is_gone_is_paid_no_longer_than_before() -> None:
