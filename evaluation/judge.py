@@ -14,7 +14,6 @@ from evaluation.gain import gain_scale, paired_gain, relative_gains
 from evaluation.verdict import NAMED, NOT_AUTHOR, SCORED, Verdict
 from evaluation.work import HELD_OUT, Floats, Ints, WorkRules, WorkSample, work_samples
 
-
 LEAST_OF_PART = 0.5
 """Of the best part's gain: the least gain of a whole payload that measures parts."""
 

@@ -20,12 +20,21 @@ class Stride:
 
     def __init__(self, spec: RunSpec, asked: int, last: int = 1) -> None:
         self._most, self._asked = spec.training.max_width, asked
+        self._inner_steps = spec.training.inner_steps
         self.window_blocks = spec.schedule.blocks_per_window
         self.width = min(asked or last, self._most)
 
-    def note_loop(self, blocks: int) -> None:
-        """A whole inner loop of this width took so many blocks."""
-        if self._asked:
-            return
-        fitting = int(self.window_blocks * self.width / (SPARE * blocks))
-        self.width = max(1, min(fitting, MOST_GROWTH * self.width, self._most))
+    def note_loop(self, blocks: int, steps: int) -> bool:
+        """An inner loop of this width took so many blocks for its steps; whether it was whole.
+
+        One that was ended widens nothing. A machine that has become slow ends no loop by itself,
+        and would keep to wide steps for ever.
+        """
+        is_whole = steps == self._inner_steps
+        if steps > 0 and not self._asked:
+            fitting = int(
+                self.window_blocks * self.width * steps / (SPARE * blocks * self._inner_steps)
+            )
+            growth = MOST_GROWTH if is_whole else 1
+            self.width = max(1, min(fitting, growth * self.width, self._most))
+        return is_whole

@@ -213,9 +213,9 @@ class HonestWork:
             starts.poll,
             self.parts.gate.pass_by,
         )
-        if result.steps == self.parts.context.spec.training.inner_steps:
-            self.inner_loop_blocks = waiter.recent_head() - self._begun_block + 1
-            self.stride.note_loop(self.inner_loop_blocks)
+        blocks = waiter.recent_head() - self._begun_block + 1
+        if self.stride.note_loop(blocks, result.steps):
+            self.inner_loop_blocks = blocks
         return result
 
     def starts(self, window: int) -> Starts:

@@ -215,6 +215,26 @@ def test_a_fast_machine_widens_its_steps_until_they_fill_the_window(tmp_path, mo
     assert windows_of(nodes["val-a"], M0) >= {3, 4, 5, 6, 7, 8}
 
 
+def test_a_machine_that_has_become_slow_takes_narrow_steps_again(tmp_path, monkeypatch) -> None:
+    """It ends no inner loop any more, so no whole loop tells it how wide its steps may be."""
+    fast, _ = paced(1.0, InnerOptions(width=0))
+
+    class Slowed(fast):  # type: ignore[misc, valid-type]
+        def batches(self, base: int) -> Iterator[np.ndarray]:
+            self.blocks_of_batch = 1.0 if base < 5 else 4.0
+            yield from super().batches(base)
+
+    def make(context: NodeContext) -> Miner:
+        return Miner(replace(context, inner=InnerOptions(width=0)), work=Slowed)
+
+    run_paced({"m0": to_the_end(make)}, tmp_path, monkeypatch, schedule__num_windows=12)
+    widths = {header.base_window: header.width for header in fast.sent}
+    assert max(widths.values()) >= 2, widths
+    late = [width for base, width in widths.items() if base >= 8]
+    assert late
+    assert set(late) == {1}, widths
+
+
 def test_machines_of_a_tenth_to_ten_times_the_speed_share_a_run(tmp_path, monkeypatch) -> None:
     slow, drive = paced(40.0, PATIENT)  # ten windows for a page list
     fast, quick = paced(0.4, InnerOptions(width=0))
