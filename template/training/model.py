@@ -7,6 +7,7 @@ and checkpoints. Tied tensors appear once.
 import json
 from collections.abc import Mapping
 from functools import lru_cache
+from threading import Lock
 from typing import Any, cast
 
 import torch
@@ -80,6 +81,12 @@ def config_fields(spec: RunSpec) -> dict[str, Any]:
     return fields
 
 
+_BUILDING = Lock()
+"""Held while a model is built: `init_empty_weights` changes how modules of all threads are made, so
+that models built meanwhile lose their tied weights, or their memory.
+"""
+
+
 def config_json(spec: RunSpec, dtype: str = "float32") -> bytes:
     """`config.json` of a published checkpoint, or of a folder with tensors of another `dtype`: the
     values of `model_config`, independent of the version of transformers, since every node must
@@ -102,7 +109,8 @@ def config_json(spec: RunSpec, dtype: str = "float32") -> bytes:
 
 def build_model(spec: RunSpec) -> PreTrainedModel:
     """A float32 model with random values from the global generator, ready for `load_params`."""
-    model = AutoModelForCausalLM.from_config(model_config(spec), attn_implementation=ATTENTION)
+    with _BUILDING:
+        model = AutoModelForCausalLM.from_config(model_config(spec), attn_implementation=ATTENTION)
     return cast(PreTrainedModel, model.float())
 
 
@@ -114,7 +122,7 @@ def tensor_shapes(spec: RunSpec) -> dict[str, tuple[int, ...]]:
 @lru_cache(maxsize=8)
 def _tensor_shapes(spec: RunSpec) -> Mapping[str, tuple[int, ...]]:
     # Kept, because a stranger's manifest must not cost a model's construction each.
-    with torch.device("meta"):
+    with _BUILDING, torch.device("meta"):
         model = AutoModelForCausalLM.from_config(model_config(spec))
     return {name: tuple(p.shape) for name, p in model.named_parameters()}
 
@@ -169,7 +177,7 @@ def build_without_memory(spec: RunSpec, device: torch.device | None = None) -> P
 
     The buffers, which no checkpoint holds, have their values; on `device`, if there is one.
     """
-    with init_empty_weights(include_buffers=False):
+    with _BUILDING, init_empty_weights(include_buffers=False):
         model = AutoModelForCausalLM.from_config(model_config(spec), attn_implementation=ATTENTION)
     model.tie_weights()
     if device is not None:

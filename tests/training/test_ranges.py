@@ -3,6 +3,7 @@
 import gc
 import weakref
 from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +25,7 @@ from template.training.losses import CHUNKED_VOCAB
 from template.training.model import (
     Params,
     build_model,
+    build_without_memory,
     copy_params,
     initial_params,
     load_params,
@@ -470,3 +472,18 @@ def test_flops_of_ranges(deep) -> None:
     attention = 4 * width * deep.data.page_tokens * (LAYERS + 2 * 2)
     by_hand = 2 * dense + 2 * (2 * of_layer + head + 16) + 2 * of_layer + attention
     assert range_flops_per_token(deep, shapes, layer) == by_hand
+
+
+def test_models_built_by_several_threads_keep_their_tied_weights_and_memory(tied) -> None:
+    """A model without memory is built by a change of all modules that are made meanwhile."""
+    names = set(tensor_shapes(tied))
+    with ThreadPoolExecutor(6) as threads:
+        built = list(
+            threads.map(
+                lambda number: (build_without_memory if number % 2 else build_model)(tied),
+                range(24),
+            )
+        )
+    for number, model in enumerate(built):
+        assert {name for name, _ in model.named_parameters()} == names
+        assert all(p.is_meta == bool(number % 2) for p in model.parameters())
