@@ -138,10 +138,10 @@ class HonestWork:
             log.warning("window %d: theta_%d is too old to train from", window, state_window)
             return None
         self.order_secret = parts.context.random_bytes(SEED_BYTES)
-        self._window_block_pages = self.block_pages()
         self._target = self.turns.target_of(window)
         self.blocks = WHOLE if parts.context.inner.parts == 1 else self.lists.blocks(window)
         self.width = self.stride.width
+        self._window_block_pages = self.block_pages()
         KEPT.release()  # training needs the room, and fills it with gradients
         with closing(self.starts(window)) as starts:
             result = self.train(window, starts)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from simulation.swarm import (
     STAKES_TAO,
     Drive,
     accepted,
+    build_world,
     digests,
     honest,
     metrics,
@@ -273,3 +275,26 @@ def test_headers_are_what_the_frames_say(tmp_path, monkeypatch) -> None:
     assert all(h.public_key == found[0].public_key for h in found)
     assert metrics(nodes["m0"]).series("payload_bytes")
     assert hotkey_of("m0") == nodes["m0"].context.hotkey
+
+
+class Cut(HonestWork):
+    """Its pages come for three inner steps of six."""
+
+    def batches(self, base: int) -> Iterator[np.ndarray]:
+        yield from islice(super().batches(base), 3)
+
+
+@pytest.mark.parametrize(("before", "now"), [(1, 2), (2, 1), (2, 2)])
+def test_of_pages_in_an_order_of_their_own_whole_blocks_are_claimed(
+    before: int, now: int, tmp_path
+) -> None:
+    """Of the width under way: three of the steps that are shuffled in twos end one block."""
+    world = build_world(STAKES_TAO, training__max_width=2)
+    work = Miner(world.context(hotkey_of("m0"), tmp_path), work=Cut).work
+    assert isinstance(work, HonestWork)
+    world.time.block = world.spec.schedule.schedule().first_block(0)
+    work.recent_steps, work.width, work.stride.width = [8, 8], before, now
+    made = work.make_payload(0)
+    assert made is not None
+    header = decode_payload(made.payload.frame, work.parts.context.form).header
+    assert (header.width, header.pages_consumed) == (now, 2 * now * BATCH)
