@@ -144,7 +144,7 @@ def time_to(curve: Sequence[Sequence[float]], goal: float) -> float:
 
 
 def goals(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What was promised, beside what was measured; `holds` looks at the mean."""
+    """The goals beside the figures measured; `holds` compares the mean."""
     found = []
     for line in lines:
         if line["section"] != "pace" or line["label"] != OURS_MODE:

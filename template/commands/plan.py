@@ -119,8 +119,9 @@ def _build(corpus: Corpus, spec: RunSpec) -> Files:
 def _check_dataset(manifest: Manifest, spec: RunSpec, max_hotkeys: int) -> None:
     """ConfigError for a run without a way to join, or a text too small for the plan.
 
-    The pages assigned for one window to `max_hotkeys` hotkeys must leave enough held-out pages:
-    found here, strangers cannot cause it later.
+    The pages assigned for one window to `max_hotkeys` hotkeys at width 1 must leave enough held-out
+    pages. The lists of wider payloads need `training.max_width` times the text: in a smaller one
+    the draw of held-out pages bars the newest lists alone, and half of the text stays open.
     """
     num_bytes = len(manifest_bytes(manifest))
     if num_bytes > MAX_MANIFEST_BYTES:

@@ -1,9 +1,9 @@
 """Classes of hardware, machines made of them, and lines. Imports no torch: flags name classes.
 
-Sources: bandwidth from the makers' data sheets (NVIDIA's of RTX 3060 12 GB, 3090, 4060, 4060 Ti 16
-GB, 4090 and 5090, L40S, A100 80 GB SXM, H100 SXM, H200 SXM and DGX B200, as of November 2026);
-memory as the driver reports it (nvidia-smi), a little off the name's; peaks from
-`template.training.flops`.
+Sources: bandwidth from the makers' data sheets (NVIDIA's of RTX 4090 and 5090, L40S, A100 80 GB
+SXM, H100 SXM, H200 SXM and DGX B200, as of November 2026), of RTX 3060 12 GB, 3090, 4060 and 4060
+Ti 16 GB from public tables of specifications alone; memory as the driver reports it (nvidia-smi), a
+little off the name's; peaks from `template.training.flops`.
 """
 
 from collections.abc import Mapping

@@ -38,7 +38,7 @@ def start(tmp_path) -> Iterator[Callable[..., RunningLocalnet]]:
 
 @pytest.fixture
 def burners() -> Iterator[None]:
-    """Processes that take all the CPU that they get."""
+    """Two processes take all CPU time that the system gives them."""
     command = [sys.executable, "-c", "while True: pass"]
     running = [subprocess.Popen(command) for _ in range(NUM_BURNERS)]
     yield

@@ -1,4 +1,4 @@
-"""What the launcher tells of the pace, and what it writes for the chain."""
+"""The launcher tells the pace of a localnet, and writes the pace file of the chain."""
 
 from pathlib import Path
 

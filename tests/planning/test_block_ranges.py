@@ -79,7 +79,7 @@ def test_more_parts_take_less_of_the_device_and_frozen_layers_on_the_host_less_s
 
 
 def _activations(case) -> float:
-    """Of the part that decides; the rest is fixed."""
+    """Bytes of the activations, in the part that needs the most memory."""
     memory = miner_memory(case)
     return memory.device_bytes - CONTEXT_BYTES - max(range_bytes(case, p) for p in case.ranges)
 

@@ -221,7 +221,7 @@ def part_frame(
 
 
 def part_checker(spec: RunSpec, part: int, monkeypatch: pytest.MonkeyPatch) -> FrameChecker:
-    """Of a run in which everybody draws this half."""
+    """The checker of a run in which every miner draws this half."""
     monkeypatch.setattr(
         admission, "drawn_range", lambda seed, parts: BlockRange(part=part, parts=parts)
     )
