@@ -21,7 +21,7 @@ class Entry:
     an undecodable payload. `work`: evidence for the work test, None without own sequences.
     `gain_log_ratio`: evidence for the gain test, None without a gain. `named_gain`: gain of a
     payload named in the window that counts for the scale (`of_scale`), in nats per token.
-    `model_share`: of the model's parameters, trained in the window.
+    `model_share`: of the model's parameters, trained in the window. `width`: of the payload.
     """
 
     relative_gain: float | None
@@ -30,6 +30,7 @@ class Entry:
     gain_log_ratio: float | None = None
     named_gain: float | None = None
     model_share: float = 1.0
+    width: int = 1
 
 
 Histories = Mapping[str, Mapping[int, Entry]]
@@ -56,6 +57,7 @@ def add_window(
                 gain_log_ratio=verdict.gain_log_ratio,
                 named_gain=whole_gain(verdict) if verdict.uid in counted else None,
                 model_share=verdict.model_share,
+                width=verdict.width,
             )
             grown.setdefault(verdict.hotkey, {})[window] = entry
     return select_windows(grown, range(window - length + 1, window + 1))

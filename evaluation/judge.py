@@ -1,6 +1,6 @@
 """From the losses of a window to verdicts: a pure function for validators, audits, simulations.
 
-Legend: S sequences of the window's common pool, H held-out sequences.
+Legend: S sequences of the window's pool, H held-out ones, K those shown to one payload.
 """
 
 import math
@@ -12,7 +12,7 @@ import numpy as np
 from evaluation.evidence import GainRules, Past
 from evaluation.gain import gain_scale, paired_gain, relative_gains
 from evaluation.verdict import NAMED, NOT_AUTHOR, SCORED, Verdict
-from evaluation.work import HELD_OUT, Floats, Ints, WorkRules, WorkSample, work_samples
+from evaluation.work import HELD_OUT, Floats, Ints, WorkRules, WorkSample, shown_to, work_sample
 
 LEAST_OF_PART = 0.5
 """Of the best part's gain: the least gain of a whole payload that measures parts."""
@@ -40,7 +40,8 @@ class JudgeRules:
 class Measured:
     """A window's losses in nats per token, float64 [S].
 
-    `before_S`: at theta; `after_S`: uid -> after the payload's step, for measured payloads.
+    `before_S`: at theta; `after_K`: uid -> after the payload's step, for measured payloads, on the
+    sequences `shown_to` the uid, in the pool's order.
     `owners_S`: int64, uid of the claimant of each sequence, or HELD_OUT. `half_way_H`: half-way
     between the theta before the last step and theta, on the held-out sequences in order; None where
     not measured.
@@ -48,8 +49,21 @@ class Measured:
 
     owners_S: Ints
     before_S: Floats
-    after_S: Mapping[int, Floats]
+    after_K: Mapping[int, Floats]
     half_way_H: Floats | None = None
+
+    def held_out_losses(self, uid: int) -> tuple[Floats, Floats]:
+        """Losses before and after the step of a measured uid, on its held-out sequences; [H]."""
+        shown_S = shown_to(self.owners_S, uid)
+        held_K = self.owners_S[shown_S] == HELD_OUT
+        return self.before_S[shown_S][held_K], self.after_K[uid][held_K]
+
+    def work_of(self, uid: int) -> WorkSample | None:
+        """The evidence for the work test on a measured uid."""
+        shown_S = shown_to(self.owners_S, uid)
+        with np.errstate(invalid="ignore"):  # infinity less infinity, which counts as not finite
+            gains_K = self.before_S[shown_S] - self.after_K[uid]
+        return work_sample(gains_K, self.owners_S[shown_S] == HELD_OUT)
 
 
 def judge(
@@ -63,16 +77,13 @@ def judge(
     `blanks`: a verdict per committed payload, without figures; unmeasured payloads carry the
     reason, payloads alike their uids. `past`: what the windows before say.
     """
-    held_S = measured.owners_S == HELD_OUT
-    samples = _samples(measured, {blank.uid: blank.alike for blank in blanks})
     found = []
     for blank in sorted(blanks, key=lambda verdict: verdict.uid):
-        after_S = measured.after_S.get(blank.uid)
-        if after_S is None:
+        if blank.uid not in measured.after_K:
             found.append(blank)
             continue
-        gain = paired_gain(measured.before_S[held_S], after_S[held_S])
-        sample = samples.get(blank.uid)
+        gain = paired_gain(*measured.held_out_losses(blank.uid))
+        sample = measured.work_of(blank.uid)
         found.append(
             replace(
                 blank,
@@ -123,15 +134,6 @@ def sample_of(verdict: Verdict) -> WorkSample | None:
     if effect is None or variance is None or square is None:
         return None
     return WorkSample(effect=effect, variance=variance, square=square)
-
-
-def _samples(measured: Measured, alike: Mapping[int, Sequence[int]]) -> dict[int, WorkSample]:
-    uids = sorted(measured.after_S)
-    if not uids:
-        return {}
-    with np.errstate(invalid="ignore"):  # infinity less infinity, which counts as not finite
-        gains_IS = np.stack([measured.before_S - measured.after_S[uid] for uid in uids])
-    return work_samples(gains_IS, np.array(uids, dtype=np.int64), measured.owners_S, alike)
 
 
 def _find_authors(verdicts: Sequence[Verdict], rules: JudgeRules) -> list[Verdict]:

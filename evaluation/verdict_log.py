@@ -2,7 +2,8 @@
 
 JSON lines, each with a `kind`: one "window" (the pool, the losses before any step
 and half-way through the last outer step, and the opinion of alpha), one
-"verdict" per committed payload (with the losses after the payload's step), one "reputation" per
+"verdict" per committed payload (with the losses after the payload's step, on held-out and own
+pages in the pool's order), one "reputation" per
 hotkey of the last windows (work test, gain test and rating), one "weights". Numbers are written
 in Python's shortest exact form, so reading gives the same bits.
 """
@@ -112,8 +113,8 @@ def encode_log(log: WindowLog) -> str:
         }
     ]
     for verdict in log.verdicts:
-        after_S = measured.after_S.get(verdict.uid)
-        after = None if after_S is None else _written(after_S)
+        after_K = measured.after_K.get(verdict.uid)
+        after = None if after_K is None else _written(after_K)
         rows.append({"kind": "verdict", **verdict.as_row(), "after": after})
     for hotkey, reputation in log.reputations.items():
         rows.append(
@@ -177,7 +178,7 @@ def _log(head: Row, verdicts: Sequence[Row], reputations: Sequence[Row], weights
         measured=Measured(
             owners_S=whole_numbers(head["owners"], "an owner", MAX_UID, HELD_OUT),
             before_S=losses(head["before"]),
-            after_S={
+            after_K={
                 whole(row["uid"], "uid", MAX_UID): losses(row["after"])
                 for row in verdicts
                 if row["after"] is not None
@@ -203,11 +204,14 @@ def _log(head: Row, verdicts: Sequence[Row], reputations: Sequence[Row], weights
 def _check(log: WindowLog) -> None:
     """LogError unless the parts are consistent."""
     size = log.ids_S.shape
-    lengths = (log.measured.before_S, *log.measured.after_S.values())
+    owners_S = log.measured.owners_S
     uids = [verdict.uid for verdict in log.verdicts]
-    if len(size) != 1 or any(part.shape != size for part in (log.measured.owners_S, *lengths)):
+    if len(size) != 1 or any(part.shape != size for part in (owners_S, log.measured.before_S)):
         raise LogError(f"window {log.window}: numbers of pages, owners and losses differ")
-    num_held_out = int((log.measured.owners_S == HELD_OUT).sum())
+    num_held_out = int((owners_S == HELD_OUT).sum())
+    for uid, after_K in log.measured.after_K.items():
+        if after_K.size != num_held_out + int((owners_S == uid).sum()):
+            raise LogError(f"window {log.window}, uid {uid}: losses are not of its pages")
     if num_held_out < MIN_HELD_OUT:
         raise LogError(f"window {log.window}: fewer than {MIN_HELD_OUT} held-out pages")
     half_way_H = log.measured.half_way_H

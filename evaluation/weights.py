@@ -1,30 +1,26 @@
-"""Chain weights from relative gains: one pure function.
+"""Chain weights: pay for verified work; one pure function.
 
 For a miner i with a passed work test, over the counted windows:
 
-    bound_i  = mean(relative gains) - confidence_z * standard error      0 if <= min_relative_gain
-    rate_i   = bound_i / sqrt(work_i),       work_i = mean claimed pages * evenness
-    credit_i = min(bound_i, credit_share * lower median of rates * sqrt(work_i))
-    merit_i  = credit_i ^ gain_power * windows present / windows counted * mean model share
-    share_i  = min(merit_i / sum of merits, max_share);     the rest goes to the burn uid
+    bound_i  = mean(relative gains) - confidence_z * standard error    unpaid if <= min_relative_gain
+    pages_i  = mean(claimed pages * share of the model), 0 for an absence or a refused payload
+    work_i   = pages_i * trained share of the claims (`evaluation.trained`)
+    share_i  = min(work_i / sum of works, max_share);     the rest goes to the burn uid
 
-Gain pays; the rating only orders. Configured shares are paid shares: a cap or an absence is burned
-and never redistributed. The burn uid is the uid of the subnet owner's hotkey, whose incentive the
-chain burns; without such a uid the rest has no receiver, and the shares add up to less than 1.
-
-Credit is capped by work. A payload with little fresh work, sent without error feedback and scaled
-up to an honest length, gains as much as honest payloads in a window, and would leave rivals with
-the residual. Gains grow about with the square root of the steps, hence the root; around the median
-luck decides, hence `credit_share`. Evenness: a miner with a claim of twice the trained pages shows
-twice the effect on one half of the claim and zero effect on the other half.
+Pay is linear in work: half of the pages are half of the pay, whatever the pace, and one machine
+earns the same with one hotkey or with many. Gain is a gate: it says that the work is of use. Half
+of the work of a window brings nine tenths of its gain, so gain cannot say how much was done.
+Configured shares are paid shares: a cap or an absence is burned and never redistributed. The burn
+uid is the uid of the subnet owner's hotkey, whose incentive the chain burns; without such a uid
+the rest has no receiver, and the shares add up to less than 1.
 
 A slow miner sends a payload in one of several windows, and is present in this one alone. Its
 account reaches back until `min_windows` payloads were scored, `most_windows` at most, so that pay
-follows the pace. Of a payload of a part of the model, the part's share of the parameters is paid.
+follows the pace. What shows how much of the claims was trained are all samples of the history.
 
 In a window with too many payloads only a sample is scored. Such a window counts by the drawn share
-of payloads, and an undrawn miner counts as present. So the counted windows reach back until a
-payload was drawn `history_windows` times on average.
+of payloads, and an undrawn payload counts as the mean of the drawn ones. So the counted windows
+reach back until a payload was drawn `history_windows` times on average.
 """
 
 import math
@@ -32,8 +28,9 @@ import statistics
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from evaluation.gain import WORST_RELATIVE_GAIN
 from evaluation.history import Entry
-from evaluation.work import evenness
+from evaluation.trained import shown_by, trained_shares
 
 History = Mapping[int, Entry]
 """window -> entry of a hotkey."""
@@ -46,8 +43,7 @@ class WeightRules:
     `confidence_z`: standard errors subtracted from a mean. `min_relative_gain`: smallest paid
     bound, because a random direction gains a little by luck. `history_windows`: counted windows
     with every payload scored; `most_windows`: upper limit with samples, and for slow miners.
-    `min_windows`: scored windows before the first pay. `gain_power`: a multiple of a half.
-    `credit_share`: cap of credit as a share of the median rate.
+    `min_windows`: scored windows before the first pay.
     """
 
     history_windows: int
@@ -55,8 +51,6 @@ class WeightRules:
     min_windows: int
     confidence_z: float
     min_relative_gain: float
-    gain_power: float
-    credit_share: float
     max_share: float
 
 
@@ -89,23 +83,17 @@ def chain_weights(
         uid: [histories[uid][w] for w in sorted(histories[uid]) if since <= w <= window]
         for uid, since in firsts.items()
     }
-    bounds = {}
-    for uid, entries in there.items():
-        gains = [entry.relative_gain for entry in entries if entry.relative_gain is not None]
-        bound = lower_bound(gains, rules.confidence_z)
-        if len(gains) >= rules.min_windows and bound > rules.min_relative_gain:
-            bounds[uid] = bound
-    works = {uid: work_done(there[uid], histories[uid]) for uid in bounds}
-    merits = {}
-    for uid, credit in cap_credit(bounds, works, rules.credit_share).items():
-        length = window - firsts[uid] + 1
-        share = mean_share(there[uid])
-        merit = power(credit, rules.gain_power) * len(there[uid]) / length * share
-        # A power of a tiny credit may underflow to 0, which is no share.
-        if merit > 0:
-            merits[uid] = merit
-    total = math.fsum(merits.values())
-    shares = {uid: min(merit / total, rules.max_share) for uid, merit in sorted(merits.items())}
+    pages = {
+        uid: pages_done(entries) * len(entries) / (window - firsts[uid] + 1)
+        for uid, entries in there.items()
+        if _is_of_use(entries, rules)
+    }
+    shown = {uid: shown_by([entry for _, entry in sorted(histories[uid].items())]) for uid in pages}
+    trained = trained_shares(shown, pages)
+    # A product may underflow to 0, which is no share.
+    works = {uid: work for uid in pages if (work := pages[uid] * trained[uid]) > 0}
+    total = math.fsum(works.values())
+    shares = {uid: min(work / total, rules.max_share) for uid, work in sorted(works.items())}
     burned = max(0.0, 1.0 - math.fsum(shares.values()))
     return shares if burn_uid is None or burned == 0 else {**shares, burn_uid: burned}
 
@@ -123,38 +111,25 @@ def first_of(history: History, first: int, window: int, rules: WeightRules) -> i
     return max(min(first, scored[-1]), window + 1 - rules.most_windows, 0)
 
 
-def work_done(recent: Sequence[Entry], history: History) -> float:
-    """Credible pages behind a payload: mean recent claim times evenness over the history; >= 1."""
-    claims = [entry.pages for entry in recent if entry.pages]
-    pages = statistics.fmean(claims) if claims else 1.0
-    samples = [entry.work for _, entry in sorted(history.items()) if entry.work is not None]
-    return max(1.0, pages * evenness(samples))
+def _is_of_use(entries: Sequence[Entry], rules: WeightRules) -> bool:
+    """Whether enough windows were scored, and gained more than a random direction gains by luck."""
+    gains = [entry.relative_gain for entry in entries if entry.relative_gain is not None]
+    bound = lower_bound(gains, rules.confidence_z)
+    return len(gains) >= rules.min_windows and bound > rules.min_relative_gain
 
 
-def mean_share(recent: Sequence[Entry]) -> float:
-    """Mean share of the model, of the payloads that were opened: of the rest nobody knows it."""
-    shares = [entry.model_share for entry in recent if entry.pages]
-    return statistics.fmean(shares) if shares else 1.0
+def pages_done(entries: Sequence[Entry]) -> float:
+    """Mean claimed pages of the scored payloads, times their share of the model; 0 without one.
 
-
-def cap_credit(
-    bounds: Mapping[int, float], works: Mapping[int, float], share: float
-) -> dict[int, float]:
-    """Each uid's bound, capped at `share` x median rate x sqrt(work); see the module."""
-    if not bounds:
-        return {}
-    rates = [bound / math.sqrt(works[uid]) for uid, bound in bounds.items()]
-    rate = share * statistics.median_low(rates)
-    return {uid: min(bound, rate * math.sqrt(works[uid])) for uid, bound in bounds.items()}
-
-
-def power(base: float, exponent: float) -> float:
-    """base ** exponent for multiples of a half."""
-    # Products and square roots give the same double on every platform; `pow` does not.
-    result = math.sqrt(base) if exponent % 1 else 1.0
-    for _ in range(int(exponent)):
-        result *= base
-    return result
+    A payload that was refused, not delivered, or that harmed as much as counts, brings none.
+    """
+    scored = [entry for entry in entries if entry.relative_gain is not None]
+    done = math.fsum(
+        entry.pages * entry.model_share
+        for entry in scored
+        if entry.relative_gain != WORST_RELATIVE_GAIN
+    )
+    return done / len(scored) if scored else 0.0
 
 
 def first_window(histories: Mapping[int, History], window: int, rules: WeightRules) -> int:

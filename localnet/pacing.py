@@ -85,9 +85,10 @@ def load_of(spec: RunSpec, roster: Sequence[Participant], costs: Costs) -> Load:
     validators = [p for p in roster if p.role == "validator"]
     evaluation = spec.evaluation
     payloads = min(len(miners), evaluation.max_payloads)
-    pool = evaluation.held_out_pages + payloads * evaluation.claimed_pages
-    # At theta and after each payload's step on the whole pool; half-way through the last step.
-    scored = (1 + payloads) * pool + evaluation.held_out_pages
+    held_out, claimed = evaluation.held_out_pages, evaluation.claimed_pages
+    # On held-out pages at theta, half-way through the last step, and after each payload's; on the
+    # claims of each payload at theta and after its step.
+    scored = (2 + payloads) * held_out + 2 * payloads * claimed
     inner_s = costs.step_cpu_s * spec.training.inner_steps
     scoring_s, curve_s = (costs.page_cpu_s * pages for pages in (scored, evaluation.curve_pages))
     burst_s = len(miners) * inner_s + len(validators) * scoring_s

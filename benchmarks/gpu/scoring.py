@@ -41,7 +41,7 @@ def measure(bench: Bench, world: World) -> Iterator[Row]:
     measured, row = _measure(bench, world, state, steps, pool, pages)
     yield row
     bench.release()
-    found = [measured.before_S, measured.after_S[0]]
+    found = [measured.before_S, measured.after_K[0]]
     yield _beside_cpu(world, steps, pages.pages(pool.ids_S), found)
 
 

@@ -13,7 +13,7 @@ from benchmarks.learning.workers import Workers
 from evaluation.history import Histories, add_window, past_of
 from evaluation.judge import Measured, judge
 from evaluation.verdict import NOT_SCORED, Verdict
-from evaluation.work import HELD_OUT
+from evaluation.work import HELD_OUT, shown_to
 from template.scoring.rules import pay_rules
 
 
@@ -25,7 +25,7 @@ def measure(
     steps: Mapping[int, Tensor],
     step_start_N: Tensor | None = None,
 ) -> Measured:
-    """Losses of S pages at the parameters, and after each uid's step [N] alone.
+    """Losses of S pages at the parameters, and after each uid's step [N] alone on its own part.
 
     `owners_S`: the uid with a claim on each page, or HELD_OUT. `step_start_N`: the parameters
     before the last step, for losses half-way through that step.
@@ -37,7 +37,10 @@ def measure(
     return Measured(
         owners_S=owners_S,
         before_S=workers.losses(params_N, pages_ST),
-        after_S={uid: workers.losses(params_N - step, pages_ST) for uid, step in steps.items()},
+        after_K={
+            uid: workers.losses(params_N - step, pages_ST[shown_to(owners_S, uid)])
+            for uid, step in steps.items()
+        },
         half_way_H=half_way_H,
     )
 

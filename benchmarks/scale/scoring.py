@@ -16,7 +16,8 @@ from benchmarks.scale.rank import NUM_PAGES, NUM_SCORED, PASS, SCORE, STEPS_ALON
 from benchmarks.size.world import PAGE_TOKENS, spec_of
 from template.planning.case import Case
 from template.planning.hardware import HardwareClass, Line, Machine
-from template.planning.validator import forward_s, pool_pages
+from template.planning.validator import forward_s
+from template.scoring.rules import shown_limit
 from template.training.flops import flops_per_token
 
 BUDGET_S = 600.0
@@ -25,7 +26,7 @@ BUDGET_S = 600.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scoring:
-    """CPU seconds of one thread; `fits`: payloads in `budget_s`, each on `pool_pages` pages."""
+    """CPU seconds of one thread; `fits`: payloads in `budget_s`, each on `shown_pages` pages."""
 
     flops_per_s: float
     pass_s: float
@@ -33,7 +34,7 @@ class Scoring:
     step_s: float
     payload_s: float
     budget_s: float
-    pool_pages: int
+    shown_pages: int
     fits: int
     formula_fits: int
 
@@ -44,7 +45,7 @@ def scoring_of(row: Mapping[str, Any]) -> Scoring:
     spec = spec_of(row["size"])
     flops_per_s = flops_per_token(spec) * NUM_PAGES * PAGE_TOKENS / seconds[TRAIN_STEP]
     case = _case(row["size"], flops_per_s)
-    pages, step_s = pool_pages(case), seconds[STEPS_ALONE] / NUM_SCORED
+    pages, step_s = shown_limit(case.spec.evaluation), seconds[STEPS_ALONE] / NUM_SCORED
     payload_s = seconds[SCORE] / NUM_SCORED
     each_s = step_s + (payload_s - step_s) / NUM_PAGES * pages
     return Scoring(
@@ -54,7 +55,7 @@ def scoring_of(row: Mapping[str, Any]) -> Scoring:
         step_s=step_s,
         payload_s=payload_s,
         budget_s=BUDGET_S,
-        pool_pages=pages,
+        shown_pages=pages,
         fits=int(BUDGET_S / each_s),
         formula_fits=int(BUDGET_S / forward_s(case, pages)),
     )

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from evaluation.judge import Measured
 from evaluation.verdict_log import WindowLog
 from evaluation.verify import compare_losses, worst_difference
-from evaluation.work import HELD_OUT, Floats
+from evaluation.work import HELD_OUT, Floats, shown_to
 from template.audit.findings import Findings
 from template.audit.pool import Opened
 from template.protocol.payload import Payload
@@ -95,19 +95,20 @@ def compare_measured(
     """Losses may differ by `tolerance`, nats per token; `measured` by the auditor."""
     opened_uids = {member.uid for member in opened.headers}
     label = found.window_label
-    pairs = [(f"{label}: loss at theta", log.measured.before_S, measured.before_S)]
-    for uid, logged_S in log.measured.after_S.items():
+    pairs = [(f"{label}: loss at theta", pool.ids_S, log.measured.before_S, measured.before_S)]
+    for uid, logged_K in log.measured.after_K.items():
         if uid not in opened_uids:
             found.add_difference(f"uid {uid}: losses", "none, since it was not opened", "some")
-        elif uid not in measured.after_S:
+        elif uid not in measured.after_K:
             found.add_unknown(
                 f"uid {uid}: its losses were not computed again; {opened.num_missing} payloads "
                 "of the window are missing"
             )
         else:
             subject = f"{label}, uid {uid}: loss after its step"
-            pairs.append((subject, logged_S, measured.after_S[uid]))
-    for subject, logged_S, actual_S in pairs:
-        found.wrong += compare_losses(subject, pool.ids_S, logged_S, actual_S, tolerance)
-        found.num_losses += actual_S.size
-        found.worst = max(found.worst, worst_difference(logged_S, actual_S))
+            ids_K = pool.ids_S[shown_to(pool.owners_S, uid)]
+            pairs.append((subject, ids_K, logged_K, measured.after_K[uid]))
+    for subject, ids, logged, actual in pairs:
+        found.wrong += compare_losses(subject, ids, logged, actual, tolerance)
+        found.num_losses += actual.size
+        found.worst = max(found.worst, worst_difference(logged, actual))

@@ -166,11 +166,11 @@ class HonestWork:
         if not is_finite:
             return None
         self.recent_steps = [*self.recent_steps, result.steps][-NUM_RECENT:]
-        training, evaluation = parts.context.spec.training, parts.context.spec.evaluation
+        training = parts.context.spec.training
         claimed = result.pages_consumed
         if claimed < self.width * training.pages_per_window:
             claimed -= claimed % block_pages  # of a block under way nobody knows which pages
-        if claimed < max(1, evaluation.claimed_pages):
+        if claimed < training.least_pages(self.width):
             self.feedback.keep(result.pseudo_gradient)
             self.deadline.forget_longest()
             log.warning("window %d: too few pages for a payload; error feedback keeps all", window)

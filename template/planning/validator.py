@@ -19,7 +19,7 @@ from template.planning.case import Case
 from template.planning.costs import NUM_PAYLOADS
 from template.planning.phases import Phase
 from template.protocol.holders import HOLDERS
-from template.scoring.rules import claims_of_each
+from template.scoring.rules import shown_limit
 from template.scoring.window import FETCH_SHARE
 from template.training.flops import flops_per_token
 
@@ -81,9 +81,9 @@ class ValidatorWindow:
 
 
 def pool_pages(case: Case) -> int:
-    """Pages on which every payload is measured."""
+    """Pages at theta: held-out pages, and the claims of every payload drawn."""
     evaluation = case.spec.evaluation
-    return evaluation.held_out_pages + case.drawn * claims_of_each(evaluation, case.drawn)
+    return evaluation.held_out_pages + case.drawn * evaluation.claimed_pages
 
 
 def forward_s(case: Case, pages: int) -> float:
@@ -196,14 +196,14 @@ def _score(case: Case, scoring_s: float) -> tuple[list[Phase], int]:
     compared = min(case.parameters, SAMPLED_PARAMETERS)
     overlap = case.costs.seconds(ROLE, "overlap places", compared, case.machine.cores)
     load_s = LOADS * case.device_copy_s
-    pages = pool_pages(case)
-    base_s = forward_s(case, pages + case.spec.evaluation.held_out_pages)
+    pages = shown_limit(case.spec.evaluation)
+    held_out_s = forward_s(case, case.spec.evaluation.held_out_pages)
+    base_s = forward_s(case, pool_pages(case)) + held_out_s
     fetching_s = case.line.down_s(num_bytes)
     spent_s = fetching_s + overlap * fetched / NUM_PAYLOADS + load_s + base_s
     each_s = forward_s(case, pages)
-    # Claims are known once the payload is here; the passes on held-out pages need not wait for all.
-    held_out_s = forward_s(case, case.spec.evaluation.held_out_pages)
-    ahead_s = min(fetching_s, (fetched + 2) * held_out_s)
+    # A payload's passes depend on no other payload: all but those of the last one to come.
+    ahead_s = min(fetching_s, base_s + max(0, fetched - 1) * each_s)
     scored = _that_fit(fetched, each_s, scoring_s - spent_s + ahead_s)
     phases = [
         Phase(
@@ -218,8 +218,8 @@ def _score(case: Case, scoring_s: float) -> tuple[list[Phase], int]:
         Phase(
             name=SCORE,
             seconds=base_s + scored * each_s,
-            hidden_s=min(ahead_s, (scored + 2) * held_out_s),
-            why=f"{scored} payloads on {pages} pages, float32; held-out pages while fetching",
+            hidden_s=min(ahead_s, base_s + scored * each_s),
+            why=f"{scored} payloads on {pages} pages each, float32; as they come",
         ),
     ]
     return phases, scored

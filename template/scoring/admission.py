@@ -380,9 +380,9 @@ class FrameChecker:
         if not admits_claim(spec, header):
             raise PayloadError(
                 "pages",
-                f"claims {header.pages_consumed} pages; the work test needs "
-                f"{spec.evaluation.claimed_pages}, and "
-                f"{header.width * spec.training.pages_per_window} are assigned for its width",
+                f"claims {header.pages_consumed} pages; one inner step of width {header.width} has "
+                f"{spec.training.least_pages(header.width)}, and "
+                f"{header.width * spec.training.pages_per_window} are assigned",
             )
         if not header.blocks.is_whole:
             seed = self.list_seed(member.hotkey, header.base_window)

@@ -1,11 +1,9 @@
 """Measuring a window's payloads while others are still on their way.
 
-What a payload's step does to the held-out pages depends on no other payload. Its losses on claimed
-pages need to be measured on every payload's claims, so they follow as claims become known: in the
-order of the draw, since a claim's place among the passes depends on those before. Verdicts need
-the whole set and wait for its end: who repeats an earlier payload, which payloads are alike, and
-whether gain and work stand out. Until a run has accepted a payload, all payloads of a window
-together decide how long each step is, and only losses at theta are measured ahead.
+What a payload's step does to the held-out pages and to its own claims depends on no other payload.
+Verdicts need the whole set and wait for its end: who repeats an earlier payload, which payloads are
+alike, and whether gain and work stand out. Until a run has accepted a payload, all payloads of a
+window together decide how long each step is, and only losses at theta are measured ahead.
 
 Nothing measured here is final: `Measurement.finish` takes the passes that the window's pool turns
 out to have, and measures the others. So the time at which a payload comes changes no figure.
@@ -21,15 +19,13 @@ from template.data.pages import PageReader
 from template.errors import StoreError
 from template.protocol.payload import Payload
 from template.protocol.root import Member
-from template.protocol.spec import EvaluationSpec
 from template.scoring.measure import HALF_WAY, THETA, Measurement, Step
 from template.scoring.pool import Pool, pool_of
-from template.scoring.rules import claims_of_each
 
 log = logging.getLogger(__name__)
 
-DrawClaims = Callable[[Member, Payload, int], np.ndarray]
-"""Draws the claimed pages of a payload, so many."""
+DrawClaims = Callable[[Member, Payload], np.ndarray]
+"""Draws the claimed pages of a payload."""
 
 
 @dataclass(kw_only=True)
@@ -44,22 +40,19 @@ class Ahead:
     drawn: Sequence[Member]
     measurement: Measurement
     pages: PageReader
-    evaluation: EvaluationSpec
     held_out: np.ndarray
     draw_claims: DrawClaims
     make_step: Callable[[Payload], Step] | None
     _payloads: dict[int, Payload | None] = field(default_factory=dict)
-    _claims: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
+    _claims: dict[int, np.ndarray] = field(default_factory=dict)
     _asked: set[bytes] = field(default_factory=set)
     _visited: set[int] = field(default_factory=set)
-    _pool: Pool | None = None
     _under_way: Generator[None] | None = None
     _is_given_up: bool = False
 
     def note(self, uid: int, payload: Payload | None) -> None:
         """Hear of a payload that came, or of one that will not be measured (None)."""
         self._payloads[uid] = payload
-        self._pool = None
 
     def work(self) -> bool:
         """Measure one batch; False if nothing can be measured now."""
@@ -90,22 +83,26 @@ class Ahead:
             self._under_way = None
 
     def _next(self) -> Generator[None] | None:
-        """The next losses to measure: at theta, then each payload's, new ones first."""
-        known = self._known_pool()
+        """The next losses to measure: half-way, then each payload's, at theta and after its step.
+
+        New payloads come first.
+        """
         held_out = pool_of(self.held_out, {})
         if not self._is_at_hand(held_out):
             return None
-        if self.measurement.has_half_way and self.measurement.lacks(held_out, HALF_WAY):
-            return self.measurement.work(held_out, HALF_WAY)
-        pool = known if self._is_at_hand(known) else held_out
-        if self.measurement.lacks(pool, THETA):
-            return self.measurement.work(pool, THETA)
-        if self.make_step is None:
-            return None
-        came = [(m.uid, p) for m in self.drawn if (p := self._payloads.get(m.uid)) is not None]
-        for uid, payload in sorted(came, key=lambda each: each[0] in self._visited):
-            if self.measurement.lacks(pool, uid):
-                return self._measure(pool, uid, self.make_step(payload))
+        for whose in (HALF_WAY, THETA):
+            known = whose == THETA or self.measurement.has_half_way
+            if known and self.measurement.lacks(held_out, whose):
+                return self.measurement.work(held_out, whose)
+        came = [(m, p) for m in self.drawn if (p := self._payloads.get(m.uid)) is not None]
+        for member, payload in sorted(came, key=lambda each: each[0].uid in self._visited):
+            pool = pool_of(self.held_out, {member.uid: self._claims_of(member, payload)})
+            if not self._is_at_hand(pool):
+                pool = held_out
+            if self.measurement.lacks(pool, THETA):
+                return self.measurement.work(pool, THETA)
+            if self.make_step is not None and self.measurement.lacks(pool, member.uid):
+                return self._measure(pool, member.uid, self.make_step(payload))
         return None
 
     def _measure(self, pool: Pool, uid: int, step: Step) -> Generator[None]:
@@ -119,42 +116,10 @@ class Ahead:
             len(self.drawn) - len(self._payloads),
         )
 
-    def _known_pool(self) -> Pool:
-        """The front of the pool: passes that no payload still to come can change.
-
-        A payload that is refused later for what it shares with others, or a bucket that stays
-        silent, can: then these passes were in vain.
-        """
-        if self._pool is None:
-            self._pool = self._draw_known()
-        return self._pool
-
-    def _draw_known(self) -> Pool:
-        refused = [uid for uid, payload in self._payloads.items() if payload is None]
-        count = claims_of_each(self.evaluation, len(self.drawn) - len(refused))
-        claimed: dict[int, np.ndarray] = {}
-        for member in self.drawn:
-            if member.uid not in self._payloads:
-                return self._whole_passes(pool_of(self.held_out, claimed))
-            payload = self._payloads[member.uid]
-            if payload is not None:
-                claimed[member.uid] = self._claims_of(member, payload, count)
-        return pool_of(self.held_out, claimed)
-
-    def _claims_of(self, member: Member, payload: Payload, count: int) -> np.ndarray:
-        key = (member.uid, count)
-        if key not in self._claims:
-            self._claims[key] = self.draw_claims(member, payload, count)
-        return self._claims[key]
-
-    def _whole_passes(self, pool: Pool) -> Pool:
-        """Without the last pass, if claims of the next payload belong to it."""
-        batches = self.measurement.batches(pool)
-        num_held_out = self.held_out.size
-        end = sum(ids.size for ids in batches)
-        if end > num_held_out and batches[-1].size < self.measurement.batch_pages:
-            end -= batches[-1].size
-        return pool.select(np.arange(pool.ids_S.size) < end)
+    def _claims_of(self, member: Member, payload: Payload) -> np.ndarray:
+        if member.uid not in self._claims:
+            self._claims[member.uid] = self.draw_claims(member, payload)
+        return self._claims[member.uid]
 
     def _is_at_hand(self, pool: Pool) -> bool:
         """Whether the pages can be read without a wait; otherwise they are asked for, once."""

@@ -1,8 +1,9 @@
 """Losses of a window's pool: at theta, and at theta less one payload's step at a time.
 
-Each step is the step of the outer update at `step_share` of its length. theta is restored bit
-for bit after each payload, and every batch of pages is a pass of its own, so neither the order nor
-the time of the passes changes a loss: a batch measured ahead counts as if measured at the end.
+Each step is the step of the outer update at `step_share` of its length, and is measured on the
+held-out pages and on the payload's own claims. theta is restored bit for bit after each payload,
+and every batch of pages is a pass of its own, so neither the order nor the time of the passes
+changes a loss: a batch measured ahead counts as if measured at the end.
 """
 
 from collections.abc import Callable, Generator, Mapping
@@ -15,7 +16,7 @@ import numpy as np
 
 from evaluation.judge import Measured
 from evaluation.verdict_log import MIN_HELD_OUT
-from evaluation.work import HELD_OUT
+from evaluation.work import HELD_OUT, shown_to
 from template.context import ReadContext
 from template.data.assignment import Paging
 from template.data.manifest import Manifest
@@ -130,15 +131,25 @@ HALF_WAY: Final = -2
 def batch_rows(pool: Pool, batch_pages: int) -> list[slice]:
     """The pool's rows of each pass.
 
-    Held-out pages share no pass with claimed pages: the former are known before any payload.
+    Pages of two owners share no pass: held-out pages are known before any payload, and each
+    payload's claims with that payload.
     """
-    num_held_out = int((pool.owners_S == HELD_OUT).sum())
+    if pool.owners_S.size == 0:
+        return []
+    starts = [0, *(np.flatnonzero(np.diff(pool.owners_S)) + 1).tolist(), pool.owners_S.size]
     edges = [
-        *range(0, num_held_out, batch_pages),
-        *range(num_held_out, pool.ids_S.size, batch_pages),
-        pool.ids_S.size,
+        *(first for start, end in pairwise(starts) for first in range(start, end, batch_pages)),
+        pool.owners_S.size,
     ]
     return [slice(first, end) for first, end in pairwise(edges)]
+
+
+def shown_pool(pool: Pool, whose: int) -> Pool:
+    """The part of the pool that is measured for a uid, `THETA` (all of it) or `HALF_WAY`."""
+    if whose == THETA:
+        return pool
+    # No claim has the owner HALF_WAY.
+    return pool.select(shown_to(pool.owners_S, whose))
 
 
 class Measurement:
@@ -172,12 +183,14 @@ class Measurement:
         return [pool.ids_S[rows] for rows in batch_rows(pool, self._scorer.batch_pages)]
 
     def lacks(self, pool: Pool, whose: int) -> bool:
-        """Whether a batch of the pool is not measured yet for a uid, `THETA` or `HALF_WAY`."""
-        return any((whose, ids.tobytes()) not in self._losses for ids in self.batches(pool))
+        """Whether a batch that the pool has for a uid, `THETA` or `HALF_WAY` is not measured."""
+        batches = self.batches(shown_pool(pool, whose))
+        return any((whose, ids.tobytes()) not in self._losses for ids in batches)
 
     def work(self, pool: Pool, whose: int, step: Step | None = None) -> Generator[None]:
-        """Measure the missing batches of the pool, one before each `yield`."""
-        yield from self._work(pool, self._pages.pages(pool.ids_S), whose, step)
+        """Measure the missing batches of the pool's part for this one, one before each `yield`."""
+        shown = shown_pool(pool, whose)
+        yield from self._work(shown, self._pages.pages(shown.ids_S), whose, step)
 
     def finish(
         self, pool: Pool, steps: Mapping[int, Step], is_late: Callable[[], bool] = lambda: False
@@ -190,13 +203,14 @@ class Measurement:
         half_way_H = None
         if self._step_start is not None and not is_late():
             half_way_H = self.half_way(pool)
-        before_S, after_S = self._all(pool, pages, THETA), {}
+        before_S, after_K = self._all(pool, pages, THETA), {}
         for uid, step in steps.items():
             if is_late():
                 break
-            after_S[uid] = self._all(pool, pages, uid, step)
+            shown_S = shown_to(pool.owners_S, uid)
+            after_K[uid] = self._all(pool.select(shown_S), pages[shown_S], uid, step)
         return Measured(
-            owners_S=pool.owners_S, before_S=before_S, after_S=after_S, half_way_H=half_way_H
+            owners_S=pool.owners_S, before_S=before_S, after_K=after_K, half_way_H=half_way_H
         )
 
     def half_way(self, pool: Pool) -> np.ndarray:

@@ -1,5 +1,7 @@
 """The pages on which a window's payloads are measured: held-out pages and claimed pages.
 
+A payload is measured on the held-out pages and on its own claims.
+
 Pure: the draw depends on the run spec, block hashes, commitments on chain and payload headers
 alone, so every validator and every auditor draws the same pool. The hash of the held-out block,
 unknown until every payload of the window is committed, seeds the draw.
@@ -25,7 +27,6 @@ from template.protocol.payload import PayloadHeader
 from template.protocol.root import Member
 from template.protocol.schedule import Schedule
 from template.protocol.spec import RunSpec
-from template.scoring.rules import claims_of_each
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,9 +80,8 @@ class PoolDrawer:
         self, window: int, headers: Mapping[Member, PayloadHeader]
     ) -> dict[int, np.ndarray]:
         """uid -> claimed pages of each of these payloads, and of no others, in their order."""
-        count = claims_of_each(self.spec.evaluation, len(headers))
         return {
-            member.uid: self.draw_claimed(window, member.hotkey, header, count)
+            member.uid: self.draw_claimed(window, member.hotkey, header)
             for member, header in headers.items()
         }
 
@@ -110,10 +110,8 @@ class PoolDrawer:
         ]
         return np.concatenate([np.empty(0, dtype=np.int64), *segments])
 
-    def draw_claimed(
-        self, window: int, hotkey: str, header: PayloadHeader, count: int
-    ) -> np.ndarray:
-        """A sample of `count` of the pages claimed by a payload; all claimed pages if fewer.
+    def draw_claimed(self, window: int, hotkey: str, header: PayloadHeader) -> np.ndarray:
+        """A sample of `claimed_pages` of the pages claimed by a payload; all of fewer.
 
         Page ids, int64. A payload claims the first `pages_consumed` pages assigned to the hotkey
         for the base window.
@@ -122,6 +120,7 @@ class PoolDrawer:
         seed = labelled_hash(
             "claimed", self.pool_seed(window), hotkey.encode("ascii"), uint_bytes(window)
         )
+        count = self.spec.evaluation.claimed_pages
         return claimed_pages(seed, claimed, count, self.paging.segment_pages)
 
     def list_assigned(self, hotkey: str, window: int, count: int) -> np.ndarray:

@@ -10,11 +10,6 @@ from template.protocol.payload import PayloadHeader
 from template.protocol.record import MAX_UIDS
 from template.protocol.spec import EvaluationSpec, RunSpec
 
-CLAIMED_PER_HELD_OUT, MIN_CLAIMED = 16, 4
-"""Maximum claimed pages per held-out page in a pool; minimum claimed pages per payload.
-
-With many miners the work test takes more windows instead of more time per window."""
-
 NUMBER_CHARS = 26
 """Maximum length of a double in JSON, with comma and space."""
 PLACE_CHARS = 28
@@ -31,19 +26,13 @@ ROOM_CHARS = 1024
 """Allowance for the rest of a log."""
 
 
-def claims_of_each(evaluation: EvaluationSpec, num_payloads: int) -> int:
-    """Claimed pages of each payload in the pool of a window with `num_payloads` payloads."""
-    room = CLAIMED_PER_HELD_OUT * evaluation.held_out_pages // max(1, num_payloads)
-    return min(evaluation.claimed_pages, max(MIN_CLAIMED, room))
-
-
 def admits_claim(spec: RunSpec, header: PayloadHeader) -> bool:
-    """Whether a payload may claim its pages: enough for the work test, at most those of its width
-    within the run's.
+    """Whether a payload may claim its pages: those of one inner step at least, and at most those of
+    its width within the run's.
     """
     most = header.width * spec.training.pages_per_window
     is_within = 1 <= header.width <= spec.training.max_width
-    return is_within and spec.evaluation.claimed_pages <= header.pages_consumed <= most
+    return is_within and spec.training.least_pages(header.width) <= header.pages_consumed <= most
 
 
 def judge_rules(evaluation: EvaluationSpec) -> JudgeRules:
@@ -65,8 +54,6 @@ def pay_rules(spec: RunSpec) -> PayRules:
             min_windows=weights.min_windows,
             confidence_z=evaluation.confidence_z,
             min_relative_gain=evaluation.min_relative_gain,
-            gain_power=weights.gain_power,
-            credit_share=weights.credit_share,
             max_share=weights.max_share,
         ),
         work_windows=evaluation.work_windows,
@@ -76,8 +63,12 @@ def pay_rules(spec: RunSpec) -> PayRules:
 
 def pool_limit(evaluation: EvaluationSpec) -> int:
     """Maximum number of pages in the pool of a window."""
-    claimed = (n * claims_of_each(evaluation, n) for n in range(1, evaluation.max_payloads + 1))
-    return evaluation.held_out_pages + max(claimed)
+    return evaluation.held_out_pages + evaluation.max_payloads * evaluation.claimed_pages
+
+
+def shown_limit(evaluation: EvaluationSpec) -> int:
+    """Maximum number of pages on which one payload is measured."""
+    return evaluation.held_out_pages + evaluation.claimed_pages
 
 
 def verdict_log_limit_bytes(spec: RunSpec) -> int:
@@ -88,9 +79,10 @@ def verdict_log_limit_bytes(spec: RunSpec) -> int:
     """
     evaluation, length = spec.evaluation, pay_rules(spec).length
     remembered = MAX_UIDS * min(length, spec.schedule.num_windows)
-    losses = (1 + evaluation.max_payloads) * NUMBER_CHARS + PLACE_CHARS
+    after_chars = evaluation.max_payloads * shown_limit(evaluation) * NUMBER_CHARS
     return (
-        pool_limit(evaluation) * losses
+        pool_limit(evaluation) * (NUMBER_CHARS + PLACE_CHARS)
+        + after_chars
         + evaluation.held_out_pages * NUMBER_CHARS
         + evaluation.max_payloads**2 * UID_CHARS
         + MAX_UIDS * (VERDICT_CHARS + HOTKEY_CHARS + NUMBER_CHARS)

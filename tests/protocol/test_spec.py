@@ -44,7 +44,6 @@ OTHER_VALUES: dict[str, object] = {
     "data.tokenizer": "another",
     "schedule.network": "public",
     "training.precision": "bf16",
-    "weights.gain_power": 2.0,
     "checkpoint.theta0_digest": "ef" * 32,
 }
 """For fields whose value plus one, or times 0.9, is not a valid one."""
@@ -255,8 +254,6 @@ HUGE = "1" + "0" * 400
         ("evaluation.loss_tolerance", ["0.0", "1.0"]),
         ("weights.history_windows", ["0", "3"]),
         ("weights.min_windows", ["1", "9"]),
-        ("weights.gain_power", ["0.9", "1.2"]),
-        ("weights.credit_share", ["0.0", "1.1"]),
         ("weights.max_share", ["0.0", "1.01"]),
         ("checkpoint.theta0_digest", ['"none"']),
         ("checkpoint.every_windows", ["0"]),

@@ -61,9 +61,9 @@ class EvaluationSpec(Table):
     high value leaves honest miners with few windows unpaid.
     """
     claimed_pages: Annotated[int, Range(ge=0, le=MAX_CLAIMED_PAGES)]
-    """Sample of the pages claimed by a payload as trained on, for the work test. 0 turns
-    the work test off: every gain is then paid, trained or not. A payload that claims fewer pages is
-    refused.
+    """Sample of the pages claimed by a payload as trained on, for the work test and for pay. 0
+    turns the work test off: every claim is then paid, trained or not. A payload that claims fewer
+    pages is refused. A payload is measured on the held-out pages and on this sample.
     """
     work_effect: Annotated[
         float, Range(gt=0, le=4, because="a sequence counts 4 deviations at most")
@@ -76,8 +76,8 @@ class EvaluationSpec(Table):
     decision.
     """
     work_windows: Annotated[int, Range(ge=1, le=MAX_PAY_WINDOWS)]
-    """Recent windows in the work test. Also the maximum of windows for pay, when only a sample of
-    the payloads is scored.
+    """Recent windows in the work test, and behind the share of a claim that was trained. Also the
+    maximum of windows for pay, when only a sample of the payloads is scored.
     """
     max_overlap: Annotated[float, Range(gt=0, lt=1)]
     """Maximum share of a payload's kept positions in common with another recent payload. Honest
@@ -96,10 +96,10 @@ class EvaluationSpec(Table):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WeightsSpec(Table):
-    """How relative gains become chain weights, and so pay.
+    """How verified work becomes chain weights, and so pay.
 
-    A miner's share grows with the lower bound of its mean relative gain to the power
-    `gain_power`.
+    A miner's share is proportional to its claimed pages, times the share of them that was trained,
+    times the share of the model.
     """
 
     TABLE: ClassVar[str] = "weights"
@@ -110,14 +110,6 @@ class WeightsSpec(Table):
     """
     min_windows: Annotated[int, Range(ge=2, le=MAX_PAY_WINDOWS)]
     """Scored windows that a miner needs before its first pay."""
-    gain_power: Annotated[float, Range(ge=1, le=64), MultipleOf(0.5)]
-    """Exponent on the lower bound. At 1, one machine earns more by splitting its work over two
-    hotkeys; 3 makes splitting a loss. Halves only: their powers are exact on every machine.
-    """
-    credit_share: Annotated[float, Range(gt=0, le=1)]
-    """Limit on the credited gain, as a share of the median miner's gain for as much work. Scaling a
-    payload up beyond this limit earns no further credit.
-    """
     max_share: Annotated[float, Range(gt=0, le=1)]
     """Maximum weight of one miner. The rest is burned: given to the uid of the subnet owner's
     hotkey, as the chain names it.

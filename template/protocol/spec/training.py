@@ -106,6 +106,10 @@ class TrainingSpec(Table):
         """Pages of the widest payload: so many are assigned to each hotkey in one window."""
         return self.max_width * self.pages_per_window
 
+    def least_pages(self, width: int) -> int:
+        """Pages of one inner step at this width: the least that a payload may claim."""
+        return width * self.batch_pages
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CompressionSpec(Table):
