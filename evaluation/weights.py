@@ -2,7 +2,7 @@
 
 For a miner i with a passed work test, over the counted windows:
 
-    bound_i  = mean(relative gains) - confidence_z * standard error    unpaid if <= min_relative_gain
+    bound_i  = mean(relative gains) - confidence_z * standard error    the gate: > min_relative_gain
     pages_i  = mean(claimed pages * share of the model), 0 for an absence or a refused payload
     work_i   = pages_i * trained share of the claims (`evaluation.trained`)
     share_i  = min(work_i / sum of works, max_share);     the rest goes to the burn uid

@@ -230,11 +230,11 @@ def test_measurements_and_verdicts_are_the_real_ones(played, form, kind, monkeyp
             assert lean_pace.mean == pytest.approx(real_pace.mean, rel=0.02)
         step_start_N = params_N
         np.testing.assert_allclose(lean.before_S, real.before_S, rtol=LOSS_TOLERANCE)
-        assert lean.after_S.keys() == real.after_S.keys() == set(NAMES_UIDS)
-        for uid, losses_S in real.after_S.items():
-            np.testing.assert_allclose(lean.after_S[uid], losses_S, rtol=LOSS_TOLERANCE)
+        assert lean.after_K.keys() == real.after_K.keys() == set(NAMES_UIDS)
+        for uid, losses_S in real.after_K.items():
+            np.testing.assert_allclose(lean.after_K[uid], losses_S, rtol=LOSS_TOLERANCE)
             effect_S = losses_S - real.before_S
-            assert np.abs(lean.after_S[uid] - losses_S).max() < 0.01 * np.abs(effect_S).max()
+            assert np.abs(lean.after_K[uid] - losses_S).max() < 0.01 * np.abs(effect_S).max()
         blanks = [
             replace(verdict, status=NOT_SCORED, gain=None, relative_gain=None)
             for verdict in seen.scored.verdicts

@@ -22,7 +22,7 @@ from evaluation.evidence import (
 from evaluation.history import Histories, add_window, past_of
 from evaluation.judge import JudgeRules, Measured, judge
 from evaluation.verdict import NOT_SCORED, Verdict
-from evaluation.work import HELD_OUT, WorkRules, WorkSample, WorkState
+from evaluation.work import HELD_OUT, WorkRules, WorkSample, WorkState, shown_to
 
 GAIN = GainRules(gain=0.5, error=0.05)
 WORK = WorkRules(effect=0.4, error=0.01)
@@ -186,7 +186,8 @@ class Run:
             )
             for uid in gains
         ]  # fmt: skip
-        measured = Measured(owners_S=owners_S, before_S=before_S, after_S=after_S)
+        after_K = {uid: after_S[uid][shown_to(owners_S, uid)] for uid in after_S}
+        measured = Measured(owners_S=owners_S, before_S=before_S, after_K=after_K)
         verdicts = judge(blanks, measured, past_of(self.histories, RULES), RULES)
         self.histories = add_window(self.histories, self.window, verdicts, 32)
         self.window += 1
@@ -274,7 +275,7 @@ def test_a_gain_that_is_no_number_closes_the_gate_at_once() -> None:
     measured = Measured(
         owners_S=owners_S,
         before_S=np.full(NUM_HELD, 3.0),
-        after_S={1: np.full(NUM_HELD, math.nan)},
+        after_K={1: np.full(NUM_HELD, math.nan)},
     )
     blank = Verdict(window=6, uid=1, hotkey="hk1", digest="", status=NOT_SCORED)
     (found,) = judge([blank], measured, past, RULES)

@@ -29,7 +29,7 @@ def measured(half_way: list[float] | None, at_theta: list[float]) -> Measured:
     return Measured(
         owners_S=np.array(owners),
         before_S=np.array(before),
-        after_S={},
+        after_K={},
         half_way_H=None if half_way is None else np.array(half_way),
     )
 

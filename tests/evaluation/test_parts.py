@@ -12,7 +12,7 @@ from evaluation.judge import judge
 from evaluation.verdict import NAMED, Verdict
 from evaluation.weights import WeightRules, chain_weights
 from evaluation.work import HELD_OUT
-from tests.support.judged import KNOWN, RULES, blank, measured_of
+from tests.support.judged import KNOWN, NUM_HELD, RULES, blank, measured_of
 
 
 def _part(uid: int, share: float) -> Verdict:
@@ -55,7 +55,7 @@ def test_a_whole_payload_of_no_worth_measures_no_parts() -> None:
     measured = measured_of(gains, dict.fromkeys(gains, 5.0))
     # Its gain next to nothing, and without noise.
     held = measured.owners_S == HELD_OUT
-    measured.after_S[4][held] = measured.before_S[held] - 1e-6
+    measured.after_K[4][:NUM_HELD] = measured.before_S[held] - 1e-6
     proven = Past(evidence={hotkey: KNOWN.evidence[hotkey] for hotkey in ("hk1", "hk2", "hk3")})
     judged = judge([*(_part(uid, 0.25) for uid in (1, 2, 3)), blank(4)], measured, proven, RULES)
     relative = {verdict.uid: verdict.relative_gain or 0.0 for verdict in judged}
@@ -70,7 +70,7 @@ def test_a_run_that_begins_with_parts_and_a_worthless_whole_is_not_its_own() -> 
     gains = {1: 0.02, 2: 0.01, 3: 0.015, 4: 1e-6}
     measured = measured_of(gains, dict.fromkeys(gains, 5.0))
     held = measured.owners_S == HELD_OUT
-    measured.after_S[4][held] = measured.before_S[held] - 1e-6
+    measured.after_K[4][:NUM_HELD] = measured.before_S[held] - 1e-6
     blanks = [*(_part(uid, 0.25) for uid in (1, 2, 3)), blank(4)]
     judged = judge(blanks, measured, Past(), RULES)
     assert [v.named for v in judged] == [True, True, True, False]
@@ -93,7 +93,7 @@ def test_a_run_of_parts_alone_has_a_scale_of_its_own() -> None:
 
 PAY = WeightRules(
     history_windows=16, most_windows=32, min_windows=3, confidence_z=0.0, min_relative_gain=0.1,
-    gain_power=3.0, credit_share=0.7, max_share=1.0,
+    max_share=1.0,
 )  # fmt: skip
 
 
@@ -122,17 +122,21 @@ def test_pay_follows_the_share_of_the_model_and_the_pace() -> None:
 
 
 @pytest.mark.parametrize(
-    "unopened",
-    [Entry(relative_gain=None, pages=0), Entry(relative_gain=1.0, pages=0)],
+    ("unopened", "paid"),
+    [(Entry(relative_gain=None, pages=0), 0.25), (Entry(relative_gain=1.0, pages=0), 0.125)],
     ids=["not drawn", "undelivered"],
 )
-def test_a_payload_that_nobody_opened_is_no_share_of_the_model(unopened: Entry) -> None:
-    """Else a miner of quarters would be paid more for windows outside the sample."""
+def test_a_payload_that_nobody_opened_is_no_share_of_the_model(
+    unopened: Entry, paid: float
+) -> None:
+    """Else a miner of quarters would be paid more for windows outside the sample. What was not
+    delivered is not paid.
+    """
     opened = _account(range(8, 40), share=0.25)
     half = {w: unopened if w % 2 else entry for w, entry in opened.items()}
     wholes = {1: _account(range(8, 40)), 2: _account(range(8, 40))}
     found = chain_weights({**wholes, 3: half}, {1, 2, 3}, 39, PAY, None)
-    assert found[3] / found[1] == pytest.approx(0.25)
+    assert found[3] / found[1] == pytest.approx(paid)
 
 
 def test_who_is_gone_is_paid_no_longer_than_before() -> None:

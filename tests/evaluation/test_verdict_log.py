@@ -31,7 +31,7 @@ from evaluation.verdict_log import (
 )
 from evaluation.verify import Verified, verify_logs
 from evaluation.weights import WeightRules
-from evaluation.work import HELD_OUT, WorkRules
+from evaluation.work import HELD_OUT, WorkRules, shown_to
 
 RULES = PayRules(
     judge=JudgeRules(
@@ -40,7 +40,7 @@ RULES = PayRules(
     ),
     weights=WeightRules(
         history_windows=4, most_windows=4, min_windows=2, confidence_z=1.0, min_relative_gain=0.1,
-        gain_power=1.0, credit_share=1.0, max_share=0.8,
+        max_share=0.8,
     ),
     work_windows=6,
     tested=True,
@@ -69,7 +69,8 @@ def _logs(num_windows: int, rules: PayRules = RULES) -> list[WindowLog]:
         } | {4: np.full(owners.size, math.inf)}  # fmt: skip
         half_way = before[:NUM_HELD] + rng.normal(1e-3, 4e-3, size=NUM_HELD)
         measured = Measured(
-            owners_S=owners, before_S=before, after_S=after,
+            owners_S=owners, before_S=before,
+            after_K={uid: losses[shown_to(owners, uid)] for uid, losses in after.items()},
             half_way_H=half_way if window % 3 else None,
         )  # fmt: skip
         exponent = window // 4
@@ -105,7 +106,7 @@ def test_what_is_written_is_read_to_the_last_bit() -> None:
         again = decode_log(text)
         assert encode_log(again) == text
         assert (again.measured.before_S == log.measured.before_S).all()
-        assert all((again.measured.after_S[u] == a).all() for u, a in log.measured.after_S.items())
+        assert all((again.measured.after_K[u] == a).all() for u, a in log.measured.after_K.items())
         assert (again.reputations, again.shares) == (log.reputations, log.shares)
         assert (again.exponent, again.pace) == (log.exponent, log.pace)
         said, written = again.measured.half_way_H, log.measured.half_way_H

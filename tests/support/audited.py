@@ -167,7 +167,7 @@ class Bench:
 
 
 def _blank(verdict: Verdict, forged: WindowLog) -> Verdict:
-    status = verdict.status if verdict.uid not in forged.measured.after_S else NOT_SCORED
+    status = verdict.status if verdict.uid not in forged.measured.after_K else NOT_SCORED
     return replace(
         verdict,
         status=status,
@@ -183,12 +183,12 @@ def _blank(verdict: Verdict, forged: WindowLog) -> Verdict:
 
 def with_loss(bench: Bench, change: float) -> WindowLog:
     measured, uid = bench.honest.measured, bench.uid("m0")
-    after_S = measured.after_S[uid].copy()
-    after_S[5] += change
+    after_K = measured.after_K[uid].copy()
+    after_K[5] += change
     return bench.resigned(
         replace(
             bench.honest,
-            measured=replace(measured, after_S={**measured.after_S, uid: after_S}),
+            measured=replace(measured, after_K={**measured.after_K, uid: after_K}),
         )
     )
 

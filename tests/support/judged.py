@@ -5,7 +5,7 @@ import numpy as np
 from evaluation.evidence import Evidence, GainRules, GainState, Past
 from evaluation.judge import JudgeRules, Measured
 from evaluation.verdict import NOT_SCORED, Verdict
-from evaluation.work import HELD_OUT, WorkRules
+from evaluation.work import HELD_OUT, WorkRules, shown_to
 
 RULES = JudgeRules(
     naming_z=2.0,
@@ -31,7 +31,8 @@ def measured_of(gains: dict[int, float], work: dict[int, float], seed: int = 0) 
         - noise * work.get(uid, 0.0) * (owners == uid)
         for uid, gain in gains.items()
     }  # fmt: skip
-    return Measured(owners_S=owners, before_S=before, after_S=after)
+    shown = {uid: after_S[shown_to(owners, uid)] for uid, after_S in after.items()}
+    return Measured(owners_S=owners, before_S=before, after_K=shown)
 
 
 PROVEN = GainState(log_ratio=RULES.gain.bound, holds=True)

@@ -8,7 +8,7 @@ from evaluation.judge import Measured
 from evaluation.rating import Rating
 from evaluation.verdict import Verdict
 from evaluation.verdict_log import WindowLog
-from evaluation.work import HELD_OUT, WorkState
+from evaluation.work import HELD_OUT, shown_to, WorkState
 
 NUM_HELD = 4
 
@@ -59,7 +59,9 @@ def made_up_log(
         measured=Measured(
             owners_S=owners_S,
             before_S=-rng.random(num_pages) / 1e99,
-            after_S={uid: -rng.random(num_pages) / 1e99 for uid in measured_uids},
+            after_K={
+                uid: -rng.random(int(shown_to(owners_S, uid).sum())) / 1e99 for uid in measured_uids
+            },
             half_way_H=-rng.random(int((owners_S == HELD_OUT).sum())) / 1e99,
         ),
         verdicts=verdicts,

@@ -67,20 +67,6 @@ class Range:
         return "" if fits else f"is {quoted(value)}, must be {self.allowed}{reason}"
 
 
-class MultipleOf:
-    """A number that a step divides without rest."""
-
-    def __init__(self, step: float) -> None:
-        self._step = step
-
-    @property
-    def allowed(self) -> str:
-        return f"a multiple of {self._step}"
-
-    def fault(self, value: float) -> str:
-        return "" if value % self._step == 0 else f"is {quoted(value)}, must be {self.allowed}"
-
-
 class Name:
     """A text for people: printable, and short."""
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from template.protocol.record import MAX_UIDS
-from template.protocol.spec.constraints import MultipleOf, Range, Table
+from template.protocol.spec.constraints import Range, Table
 
 # As in `training`, the upper limits lie far beyond every run.
 MAX_HELD_OUT_PAGES = 65_536

@@ -1,0 +1,150 @@
+"""The trained share of a claim: honest paces alike, padded claims found, whatever their length."""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evaluation.history import Entry
+from evaluation.trained import Shown, shown_by, trained_shares, weighted_median
+from evaluation.work import WINSOR, work_sample
+
+NUM_HELD, NUM_OWN, NUM_WINDOWS = 64, 48, 32
+
+
+def _entries(
+    seed: int, effects: np.ndarray, *, width: int = 1, model_share: float = 1.0
+) -> list[Entry]:
+    """Windows of a miner; `effects`: of own sequences, cycled, in deviations of a sequence."""
+    rng, entries = np.random.default_rng(seed), []
+    held = np.arange(NUM_HELD + NUM_OWN) < NUM_HELD
+    for window in range(NUM_WINDOWS):
+        gains = rng.normal(size=held.size)
+        row = effects[window % len(effects)] if effects.ndim == 2 else effects
+        gains[NUM_HELD:] += row[rng.integers(row.size, size=NUM_OWN)]
+        entries.append(
+            Entry(
+                relative_gain=1.0,
+                pages=240,
+                work=work_sample(gains, held),
+                width=width,
+                model_share=model_share,
+            )
+        )
+    return entries
+
+
+def _shares(miners: Mapping[int, list[Entry]], pages: Mapping[int, float] | None = None) -> dict:
+    shown = {uid: shown_by(entries) for uid, entries in miners.items()}
+    return trained_shares(shown, pages or dict.fromkeys(miners, 240.0))
+
+
+def _honest(count: int = 5) -> dict[int, list[Entry]]:
+    return {uid: _entries(uid, np.array([1.0])) for uid in range(count)}
+
+
+def test_honest_miners_show_that_all_was_trained() -> None:
+    shares = _shares(_honest(8))
+    assert all(0.85 < share <= 1.0 for share in shares.values())
+    assert np.mean(list(shares.values())) > 0.93
+
+
+@pytest.mark.parametrize("effect", [1.25, 1.5, 2.0])
+def test_fewer_steps_with_more_effect_on_each_page_are_trained_in_full(effect: float) -> None:
+    assert _shares({**_honest(), 9: _entries(9, np.array([effect]))})[9] > 0.93
+
+
+@pytest.mark.parametrize("part", [0.25, 0.5, 0.75])
+@pytest.mark.parametrize("effect", [1.0, 1.3])
+def test_a_padded_claim_is_paid_for_no_more_than_what_was_trained(
+    part: float, effect: float
+) -> None:
+    """`effect`: on the trained pages, above the usual one where fewer steps were made, or where
+    the payload carries no error feedback.
+    """
+    own = effect * (np.arange(20) < round(20 * part))
+    share = _shares({**_honest(), 9: _entries(9, own)})[9]
+    assert 0 < share < 1.1 * part
+
+
+def test_a_part_of_each_page_shows_less_than_the_usual_level() -> None:
+    share = _shares({**_honest(), 9: _entries(9, np.array([0.5]))})[9]
+    assert share == pytest.approx(0.25, abs=0.07)
+
+
+def test_work_in_every_second_window_is_half_of_the_work_at_most() -> None:
+    share = _shares({**_honest(), 9: _entries(9, np.array([[1.0], [0.0]]))})[9]
+    assert 0.05 < share < 0.5
+
+
+@pytest.mark.parametrize("effects", [np.array([0.0]), np.array([-1.0])])
+def test_no_work_is_no_share(effects: np.ndarray) -> None:
+    assert _shares({**_honest(), 9: _entries(9, effects)})[9] < 0.02
+
+
+@pytest.mark.parametrize(("width", "model_share"), [(4, 1.0), (1, 0.25)])
+def test_a_wide_payload_and_a_part_may_show_less_by_the_root(
+    width: int, model_share: float
+) -> None:
+    scale = width / model_share
+    honest = _entries(9, np.array([1 / math.sqrt(scale)]), width=width, model_share=model_share)
+    assert _shares({**_honest(), 9: honest})[9] > 0.7
+    one_of_scale = np.array([1.0] + [0.0] * (round(scale) - 1))
+    padded = _entries(9, one_of_scale, width=width, model_share=model_share)
+    share = _shares({**_honest(), 9: padded})[9]
+    assert share < 1.1 / scale, "who claims four and trains on one is paid for one at most"
+
+
+def test_hotkeys_of_few_pages_do_not_move_what_is_usual() -> None:
+    """A machine in twenty hotkeys of a few steps each, which show more on each page."""
+    few = {uid: _entries(uid, np.array([1.6])) for uid in range(10, 30)}
+    miners = {**_honest(), **few}
+    pages = {uid: 240.0 if uid < 10 else 12.0 for uid in miners}
+    assert all(share > 0.85 for uid, share in _shares(miners, pages).items() if uid < 10)
+    alike = _shares(miners)
+    assert max(share for uid, share in alike.items() if uid < 10) < 0.6, "by heads it would"
+
+
+def test_without_samples_all_is_taken_as_trained() -> None:
+    assert shown_by([Entry(relative_gain=1.0, pages=9)]) is None
+    assert trained_shares({1: None, 2: None}, {1: 5.0, 2: 5.0}) == {1: 1.0, 2: 1.0}
+    assert trained_shares({}, {}) == {}
+
+
+@settings(max_examples=200)
+@given(
+    st.dictionaries(
+        st.integers(0, 9),
+        st.builds(
+            Shown,
+            level_square=st.floats(0, 1e6),
+            excess=st.floats(-1e6, 1e6),
+            excess_error=st.floats(0, 1e6),
+            scale=st.floats(1, 1e12),
+        ),
+        max_size=6,
+    ),
+    st.floats(0, 1e9),
+)
+def test_any_figures_give_shares_from_0_to_1(shown: dict[int, Shown], pages: float) -> None:
+    shares = trained_shares(shown, dict.fromkeys(shown, pages))
+    assert shares.keys() == shown.keys()
+    assert all(0.0 <= share <= 1.0 for share in shares.values())
+
+
+@settings(max_examples=200)
+@given(st.lists(st.tuples(st.floats(-9, 9), st.integers(0, 9)), max_size=9))
+def test_the_weighted_median_is_that_of_a_list_with_repeats(pairs: list) -> None:
+    repeated = sorted(value for value, count in pairs for _ in range(count))
+    expected = repeated[(len(repeated) - 1) // 2] if repeated else 0.0
+    assert weighted_median(pairs) == expected
+
+
+def test_the_winsor_bounds_what_a_sample_can_show() -> None:
+    wild = _entries(1, np.array([1e9]))
+    shown = shown_by(wild)
+    assert shown is not None
+    assert 0 < shown.level_square <= WINSOR**2
