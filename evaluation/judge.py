@@ -1,6 +1,7 @@
 """From the losses of a window to verdicts: a pure function for validators, audits, simulations.
 
-Legend: S sequences of the window's pool, H held-out ones, K those shown to one payload.
+Legend: S sequences of the window's pool, H held-out ones, K those shown to one payload,
+Q quarters of a sequence.
 """
 
 import math
@@ -38,32 +39,38 @@ class JudgeRules:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measured:
-    """A window's losses in nats per token, float64 [S].
+    """A window's losses in nats per token, float64.
 
-    `before_S`: at theta; `after_K`: uid -> after the payload's step, for measured payloads, on the
-    sequences `shown_to` the uid, in the pool's order.
+    `before_SQ`: at theta, by quarters of a sequence; `after_KQ`: uid -> after the payload's step,
+    for measured payloads, on the sequences `shown_to` the uid, in the pool's order.
     `owners_S`: int64, uid of the claimant of each sequence, or HELD_OUT. `half_way_H`: half-way
     between the theta before the last step and theta, on the held-out sequences in order; None where
     not measured.
     """
 
     owners_S: Ints
-    before_S: Floats
-    after_K: Mapping[int, Floats]
+    before_SQ: Floats
+    after_KQ: Mapping[int, Floats]
     half_way_H: Floats | None = None
 
-    def held_out_losses(self, uid: int) -> tuple[Floats, Floats]:
-        """Losses before and after the step of a measured uid, on its held-out sequences; [H]."""
-        shown_S = shown_to(self.owners_S, uid)
-        held_K = self.owners_S[shown_S] == HELD_OUT
-        return self.before_S[shown_S][held_K], self.after_K[uid][held_K]
+    @property
+    def held_out_H(self) -> Floats:
+        """Losses at theta of the held-out sequences."""
+        held_H: Floats = self.before_SQ[self.owners_S == HELD_OUT].mean(axis=1)
+        return held_H
+
+    def held_out_after_H(self, uid: int) -> Floats:
+        """Losses of the held-out sequences after the step of a measured uid."""
+        held_K = self.owners_S[shown_to(self.owners_S, uid)] == HELD_OUT
+        after_H: Floats = self.after_KQ[uid][held_K].mean(axis=1)
+        return after_H
 
     def work_of(self, uid: int) -> WorkSample | None:
         """The evidence for the work test on a measured uid."""
         shown_S = shown_to(self.owners_S, uid)
         with np.errstate(invalid="ignore"):  # infinity less infinity, which counts as not finite
-            gains_K = self.before_S[shown_S] - self.after_K[uid]
-        return work_sample(gains_K, self.owners_S[shown_S] == HELD_OUT)
+            gains_KQ = self.before_SQ[shown_S] - self.after_KQ[uid]
+        return work_sample(gains_KQ, self.owners_S[shown_S] == HELD_OUT)
 
 
 def judge(
@@ -79,10 +86,10 @@ def judge(
     """
     found = []
     for blank in sorted(blanks, key=lambda verdict: verdict.uid):
-        if blank.uid not in measured.after_K:
+        if blank.uid not in measured.after_KQ:
             found.append(blank)
             continue
-        gain = paired_gain(*measured.held_out_losses(blank.uid))
+        gain = paired_gain(measured.held_out_H, measured.held_out_after_H(blank.uid))
         sample = measured.work_of(blank.uid)
         found.append(
             replace(
@@ -92,7 +99,8 @@ def judge(
                 gain_standard_error=gain.standard_error,
                 work_effect=None if sample is None else sample.effect,
                 work_variance=None if sample is None else sample.variance,
-                work_square=None if sample is None else sample.square,
+                quarter_effect=None if sample is None else sample.quarter_effect,
+                quarter_square=None if sample is None else sample.quarter_square,
             )
         )
     return _with_relative_gains(_find_authors(_decide_statuses(found, past, rules), rules), rules)
@@ -130,10 +138,18 @@ def whole_gain(verdict: Verdict) -> float | None:
 
 def sample_of(verdict: Verdict) -> WorkSample | None:
     """The evidence for the work test in a verdict, or None."""
-    effect, variance, square = verdict.work_effect, verdict.work_variance, verdict.work_square
-    if effect is None or variance is None or square is None:
+    figures = (
+        verdict.work_effect, verdict.work_variance, verdict.quarter_effect, verdict.quarter_square,
+    )  # fmt: skip
+    effect, variance, quarter_effect, quarter_square = figures
+    if effect is None or variance is None or quarter_effect is None or quarter_square is None:
         return None
-    return WorkSample(effect=effect, variance=variance, square=square)
+    return WorkSample(
+        effect=effect,
+        variance=variance,
+        quarter_effect=quarter_effect,
+        quarter_square=quarter_square,
+    )
 
 
 def _find_authors(verdicts: Sequence[Verdict], rules: JudgeRules) -> list[Verdict]:

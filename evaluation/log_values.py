@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.work import WINSOR, Floats, Ints
+from evaluation.work import QUARTERS, WINSOR, Floats, Ints
 
 MAX_UID = 65_535
 MAX_WINDOW = 2**32 - 1
@@ -149,6 +149,14 @@ def losses(values: Iterable[object]) -> Floats:
     if np.abs(read[np.isfinite(read)]).max(initial=0.0) > MAX_LOSS:
         raise ValueError(f"a loss exceeds {MAX_LOSS}")
     return read
+
+
+def quarters(values: Iterable[Iterable[object]]) -> Floats:
+    """float64 [N, QUARTERS], from N lists; see `losses`."""
+    rows = [losses(row) for row in values]
+    if not all(row.size == QUARTERS for row in rows):
+        raise ValueError(f"losses that are not of {QUARTERS} quarters")
+    return np.stack(rows) if rows else np.empty((0, QUARTERS))
 
 
 def table(value: object, name: str) -> Mapping[str, Any]:

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 from evaluation.gain import paired_gain
 from evaluation.judge import Measured
-from evaluation.work import HELD_OUT
 
 PACE_Z = 2.0
 """Standard errors of the sum before a validator speaks."""
@@ -41,7 +40,7 @@ def pace_sample(exponent: int, measured: Measured) -> PaceSample:
     """The sample of a window; empty where a loss has no finite value."""
     if measured.half_way_H is None:
         return PaceSample(exponent=exponent)
-    gain = paired_gain(measured.half_way_H, measured.before_S[measured.owners_S == HELD_OUT])
+    gain = paired_gain(measured.half_way_H, measured.held_out_H)
     if not math.isfinite(gain.mean):
         return PaceSample(exponent=exponent)
     return PaceSample(exponent=exponent, mean=gain.mean, standard_error=gain.standard_error)

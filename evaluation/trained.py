@@ -1,25 +1,24 @@
 """The share of a claim that was really trained, from the work test's samples over windows.
 
-With x, q, v a window's effect, mean square and variance by chance (`evaluation.work`), u the
-payload's width and s its share of the model, and means taken over a miner's windows:
+With x and v a window's effect and its variance by chance (`evaluation.work`), x_q and q_q the mean
+effect and mean square of the quarters, u the payload's width and s its share of the model, and
+means taken over a miner's windows:
 
-    level    y = mean(x sqrt(u / s))
-    scale    r = mean(u / s)
-    excess   t = (mean(u / s * (q - v)) - z) / r,      z = y^2 - variance of y by chance
-    even       = z / (z + r * max(0, t - t_ref - its standard error))
+    level    z = mean(x sqrt(r))^2 less its part by chance,          r = u^(3/2) / s
+    excess   t = (mean(r q_q) - z_q) / mean(r),                      z_q as z, of the quarters
+    even       = z_q / (z_q + mean(r) * max(0, t - t_ref))
     trained    = even * min(1, z / z_ref)
 
-Of a claim that is trained in part, the trained pages show the usual effect a and the others none:
-the mean is f a, the mean square f a^2 above its usual value, and `even` is f, however large the
-payload was made. Pages of which each was trained in part, or with less than usual, are even, and
-show less than the usual level: its square counts, since who trains on fewer pages shows more on
-each.
-The usual excess and level are those of the miner in the middle, by pages: a machine that splits
-itself over many hotkeys of a few pages each moves neither.
+Of a claim that is trained in part, the trained quarters show the usual effect a and the others
+none: the mean is f a, the mean square f a^2 above its usual value, and `even` is f, however large
+the payload was made. Work that is even and less than usual, as on some tokens everywhere, shows
+less than the usual level. The level counts squared, since who trains on fewer pages, or sends no
+error feedback, shows more on each. The usual excess and level are those of the miner in the middle,
+by pages: a machine that splits itself over many hotkeys of a few pages each moves neither.
 
-A step over u batches moves a page's loss less than a step over one: by the root of u at the least,
-so that who claims u batches and trains on one is paid for one. The same goes for a part of the
-model.
+A step over u batches moves a page's loss less than a step over one, measured by u^(-3/4); a part of
+the model moves it by about the root of its share (D163). So who claims u batches and trains on one
+shows u^(-1/4) of the level and is uneven, and is paid for one at most.
 """
 
 import math
@@ -27,42 +26,52 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from evaluation.history import Entry
-
-EVENNESS_Z = 1.0
-"""Standard errors of the mean square in the miner's favour."""
+from evaluation.work import QUARTERS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shown:
-    """What a miner's samples show together; `level_square` is z of the module, 0 for a level below
-    zero or within chance.
+    """What a miner's samples show together: z, z_q, t and mean(r) of the module. A level below zero
+    or within chance is 0.
     """
 
     level_square: float
+    quarter_square: float
     excess: float
-    excess_error: float
     scale: float
 
 
 def shown_by(entries: Sequence[Entry]) -> Shown | None:
     """The samples of some windows together; None without a sample."""
-    rows = [(e.work, e.width / e.model_share) for e in entries if e.work is not None]
+    rows = [(e.work, _scale(e)) for e in entries if e.work is not None]
     if not rows:
         return None
-    count = len(rows)
-    level = math.fsum(work.effect * math.sqrt(scale) for work, scale in rows) / count
-    chance = math.fsum(work.variance * scale for work, scale in rows) / count**2
-    level_square = level * level - chance
-    square = math.fsum((work.square - work.variance) * scale for work, scale in rows) / count
-    scale = math.fsum(scale for _, scale in rows) / count
-    # A unit normal's mean square over n sequences has variance 2 / n, and 1 / v is at most n.
-    num_sequences = math.fsum(1 / work.variance for work, _ in rows)
+    variances = [work.variance * scale for work, scale in rows]
+    level_square = _square([work.effect * math.sqrt(scale) for work, scale in rows], variances)
+    quarter_square = _square(
+        [work.quarter_effect * math.sqrt(scale) for work, scale in rows],
+        [variance / QUARTERS for variance in variances],
+    )
+    scale = math.fsum(scale for _, scale in rows) / len(rows)
+    square = math.fsum(
+        (work.quarter_square - work.variance / QUARTERS) * scale for work, scale in rows
+    )
     return Shown(
-        level_square=max(0.0, level_square) if level > 0 else 0.0,
-        excess=(square - level_square) / scale,
-        excess_error=math.sqrt(2 / num_sequences),
+        level_square=max(0.0, level_square),
+        quarter_square=max(0.0, quarter_square),
+        excess=(square / len(rows) - quarter_square) / scale,
         scale=scale,
     )
+
+
+def _scale(entry: Entry) -> float:
+    return entry.width * math.sqrt(entry.width) / entry.model_share
+
+
+def _square(effects: Sequence[float], variances: Sequence[float]) -> float:
+    """The signed square of the mean effect, less the part by chance."""
+    mean = math.fsum(effects) / len(effects)
+    return mean * abs(mean) - math.fsum(variances) / len(effects) ** 2
 
 
 def trained_shares(
@@ -82,12 +91,12 @@ def trained_shares(
 
 
 def _trained(shown: Shown, usual_excess: float, usual_square: float) -> float:
-    square = shown.level_square
-    if square == 0.0:
+    square = shown.quarter_square
+    if square == 0.0 or shown.level_square == 0.0:
         return 0.0
-    uneven = max(0.0, shown.excess - usual_excess - EVENNESS_Z * shown.excess_error)
-    level = min(1.0, square / usual_square) if usual_square > 0 else 1.0
-    return level * square / (square + shown.scale * uneven)
+    uneven = shown.scale * max(0.0, shown.excess - usual_excess)
+    level = min(1.0, shown.level_square / usual_square) if usual_square > 0 else 1.0
+    return level * (square / (square + uneven))
 
 
 def weighted_median(pairs: Sequence[tuple[float, float]]) -> float:

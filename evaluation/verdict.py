@@ -28,7 +28,8 @@ BLAMELESS = (NOT_SCORED, NOT_DRAWN, *MISSING)
 
 
 FIGURES = (
-    "gain", "gain_standard_error", "relative_gain", "work_effect", "work_variance", "work_square",
+    "gain", "gain_standard_error", "relative_gain", "work_effect", "work_variance",
+    "quarter_effect", "quarter_square",
 )  # fmt: skip
 """The measured fields of a verdict that follow from the window's losses alone."""
 
@@ -38,9 +39,9 @@ class Verdict:
     """A payload in a window.
 
     `gain` and standard error in nats per token, None without a score; weights are made from
-    `relative_gain`. `work_effect`, `work_variance` and `work_square`: figures of the work test,
-    None for a payload without own sequences in the pool. `gain_log_ratio`: the window's evidence in
-    the gain test; depends on the windows before.
+    `relative_gain`. `work_effect`, `work_variance`, `quarter_effect` and `quarter_square`: figures
+    of the work test, None for a payload without own sequences in the pool.
+    `gain_log_ratio`: the window's evidence in the gain test; depends on the windows before.
     `width`, `part`, `parts`: as in the payload's header; `model_share`: the part's share of the
     model's parameters. `alike`: uids of the window whose opened payloads share too many kept
     positions, ascending.
@@ -64,7 +65,8 @@ class Verdict:
     alike: tuple[int, ...] = ()
     work_effect: float | None = None
     work_variance: float | None = None
-    work_square: float | None = None
+    quarter_effect: float | None = None
+    quarter_square: float | None = None
     gain_log_ratio: float | None = None
 
     @property

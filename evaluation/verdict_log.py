@@ -43,6 +43,7 @@ from evaluation.log_values import (
     losses,
     maybe,
     parse_row,
+    quarters,
     real,
     status_of,
     table,
@@ -102,7 +103,7 @@ def encode_log(log: WindowLog) -> str:
             "seed": log.seed,
             "pages": log.ids_S.tolist(),
             "owners": measured.owners_S.tolist(),
-            "before": _written(measured.before_S),
+            "before": _written(measured.before_SQ),
             "half_way": None if half_way_H is None else _written(half_way_H),
             "exponent": log.exponent,
             "pace": log.pace,
@@ -113,8 +114,8 @@ def encode_log(log: WindowLog) -> str:
         }
     ]
     for verdict in log.verdicts:
-        after_K = measured.after_K.get(verdict.uid)
-        after = None if after_K is None else _written(after_K)
+        after_KQ = measured.after_KQ.get(verdict.uid)
+        after = None if after_KQ is None else _written(after_KQ)
         rows.append({"kind": "verdict", **verdict.as_row(), "after": after})
     for hotkey, reputation in log.reputations.items():
         rows.append(
@@ -177,9 +178,9 @@ def _log(head: Row, verdicts: Sequence[Row], reputations: Sequence[Row], weights
         ),
         measured=Measured(
             owners_S=whole_numbers(head["owners"], "an owner", MAX_UID, HELD_OUT),
-            before_S=losses(head["before"]),
-            after_K={
-                whole(row["uid"], "uid", MAX_UID): losses(row["after"])
+            before_SQ=quarters(head["before"]),
+            after_KQ={
+                whole(row["uid"], "uid", MAX_UID): quarters(row["after"])
                 for row in verdicts
                 if row["after"] is not None
             },
@@ -206,11 +207,13 @@ def _check(log: WindowLog) -> None:
     size = log.ids_S.shape
     owners_S = log.measured.owners_S
     uids = [verdict.uid for verdict in log.verdicts]
-    if len(size) != 1 or any(part.shape != size for part in (owners_S, log.measured.before_S)):
+    if len(size) != 1 or any(
+        part.shape != size for part in (owners_S, log.measured.before_SQ[:, 0])
+    ):
         raise LogError(f"window {log.window}: numbers of pages, owners and losses differ")
     num_held_out = int((owners_S == HELD_OUT).sum())
-    for uid, after_K in log.measured.after_K.items():
-        if after_K.size != num_held_out + int((owners_S == uid).sum()):
+    for uid, after_KQ in log.measured.after_KQ.items():
+        if len(after_KQ) != num_held_out + int((owners_S == uid).sum()):
             raise LogError(f"window {log.window}, uid {uid}: losses are not of its pages")
     if num_held_out < MIN_HELD_OUT:
         raise LogError(f"window {log.window}: fewer than {MIN_HELD_OUT} held-out pages")
@@ -242,9 +245,11 @@ def split_logs(lines: Iterable[str]) -> Iterator[str]:
         yield "".join(log)
 
 
-def _written(losses_S: Floats) -> list[float | None]:
+def _written(losses: Floats) -> list[Any]:
     """JSON has no infinities: a loss without a finite value becomes null."""
-    return [loss if math.isfinite(loss) else None for loss in losses_S.tolist()]
+    if losses.ndim > 1:
+        return [_written(row) for row in losses]
+    return [loss if math.isfinite(loss) else None for loss in losses.tolist()]
 
 
 def _verdict(row: Row) -> Verdict:
@@ -270,7 +275,8 @@ def _verdict(row: Row) -> Verdict:
         alike=uids_of(row["alike"], "a uid alike"),
         work_effect=maybe(row["work_effect"], "work_effect", WINSOR, -WINSOR),
         work_variance=maybe(row["work_variance"], "work_variance", MAX_VARIANCE, MIN_VARIANCE),
-        work_square=maybe(row["work_square"], "work_square", MAX_SQUARE, 0.0),
+        quarter_effect=maybe(row["quarter_effect"], "quarter_effect", WINSOR, -WINSOR),
+        quarter_square=maybe(row["quarter_square"], "quarter_square", MAX_SQUARE, 0.0),
         gain_log_ratio=maybe(
             row["gain_log_ratio"], "gain_log_ratio", 2 * MAX_LOG_RATIO, -2 * MAX_LOG_RATIO
         ),

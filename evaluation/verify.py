@@ -78,7 +78,7 @@ def _is_infinite(value: object) -> bool:
 
 def _blank(verdict: Verdict, measured: Measured) -> Verdict:
     """The verdict before `judge`: without measured figures."""
-    of_measuring = verdict.uid in measured.after_K or verdict.status in MEASURED
+    of_measuring = verdict.uid in measured.after_KQ or verdict.status in MEASURED
     return Verdict(
         window=verdict.window,
         uid=verdict.uid,

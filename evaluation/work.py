@@ -7,8 +7,10 @@ sequences claimed by i:
     deviation d_i  = stdev over H of g_i
     shown     e_is = clip((g_is - mean over H of g_i) / d_i, -WINSOR, WINSOR)
     effect    x_i  = mean over O_i of e_is
-    square    q_i  = mean over O_i of e_is^2
     variance  v_i  = (1/|O_i| + 1/|H|) * f / (f - 2),     f = |H| - 1
+
+and the same for the quarters of the sequences, each beside the same quarter of those held out: the
+mean of their effects, and of their squares, which say how even the work is (`evaluation.trained`).
 
 The effect is above zero for a miner trained on the claimed pages, and about zero for a copied or
 fabricated payload, however useful the payload is. The variance is the variance of a prediction: the
@@ -21,7 +23,8 @@ a window is (a x - a^2 / 2) / v, summed over windows and kept within +-log((1 - 
 At the upper bound the gate opens, at the lower bound the payload is refused; the first
 decision errs with a probability of at most error / (1 - error) under the normal model.
 
-Legend: S sequences of the pool, K of them measured for one payload, in the pool's order.
+Legend: S sequences of the pool, K of them measured for one payload, in the pool's order; Q quarters
+of a sequence.
 """
 
 import math
@@ -36,6 +39,9 @@ Ints = npt.NDArray[np.int64]
 HELD_OUT = -1
 """Owner of a sequence without a claimant."""
 
+QUARTERS = 4
+"""Parts of a sequence whose losses are known."""
+
 WINSOR = 4.0
 """Largest weight of a single sequence, in standard deviations."""
 
@@ -45,12 +51,14 @@ class WorkSample:
     """A window's evidence on a payload.
 
     `effect`: x_i, in standard deviations of a sequence; `variance`: v_i, of the effect by chance
-    alone; `square`: mean squared effect over the own sequences, 1 + effect^2 for an even effect.
+    alone. `quarter_effect`, `quarter_square`: mean effect and mean squared effect of the quarters
+    of own sequences, in standard deviations of a quarter.
     """
 
     effect: float
     variance: float
-    square: float
+    quarter_effect: float
+    quarter_square: float
 
     def log_likelihood_ratio(self, effect: float) -> float:
         """Log-likelihood ratio of a true effect of `effect` against an effect of zero."""
@@ -96,10 +104,10 @@ def shown_to(owners_S: Ints, uid: int) -> npt.NDArray[np.bool_]:
     return mask_S
 
 
-def work_sample(gains_K: Floats, held_K: npt.NDArray[np.bool_]) -> WorkSample | None:
+def work_sample(gains_KQ: Floats, held_K: npt.NDArray[np.bool_]) -> WorkSample | None:
     """The window's evidence on a payload; None without own sequences or with an infinite gain.
 
-    `gains_K`: loss(theta) - loss(theta - step), nats per token; `held_K`: true on held-out
+    `gains_KQ`: loss(theta) - loss(theta - step), nats per token; `held_K`: true on held-out
     sequences. A payload without any change of the losses has effect 0. ValueError with fewer than
     two held-out sequences.
     """
@@ -107,16 +115,25 @@ def work_sample(gains_K: Floats, held_K: npt.NDArray[np.bool_]) -> WorkSample | 
     num_own = held_K.size - num_held
     if num_held < 2:
         raise ValueError(f"{num_held} held-out sequences, 2 or more are needed")
-    if num_own == 0 or not np.isfinite(gains_K).all():
+    if num_own == 0 or not np.isfinite(gains_KQ).all():
         return None
-    left_K = gains_K - gains_K[held_K].mean()
     freedom = num_held - 1
-    deviation = math.sqrt(float(left_K[held_K] @ left_K[held_K]) / freedom)
-    # A row of zeros has deviation 0: divided by infinity, the payload shows no effect.
-    shown = np.clip(left_K[~held_K] / (deviation or math.inf), -WINSOR, WINSOR)
+    (shown,) = _shown(gains_KQ.mean(axis=1)[:, None], held_K).T
+    quarters = _shown(gains_KQ, held_K).ravel()
     return WorkSample(
         effect=math.fsum(shown) / num_own,
-        square=math.fsum(shown * shown) / num_own,
         # Student's t with these degrees of freedom is wider than a normal by f / (f - 2).
         variance=(1 / num_own + 1 / num_held) * freedom / max(1, freedom - 2),
+        quarter_effect=math.fsum(quarters) / quarters.size,
+        quarter_square=math.fsum(quarters * quarters) / quarters.size,
     )
+
+
+def _shown(gains_KP: Floats, held_K: npt.NDArray[np.bool_]) -> Floats:
+    """Effects of own sequences, part by part, in deviations of that part of those held out."""
+    left_KP = gains_KP - gains_KP[held_K].mean(axis=0)
+    deviations_P = left_KP[held_K].std(axis=0, ddof=1)
+    # A part of zeros has deviation 0: divided by infinity, the payload shows no effect.
+    deviations_P[deviations_P == 0.0] = math.inf
+    shown: Floats = np.clip(left_KP[~held_K] / deviations_P, -WINSOR, WINSOR)
+    return shown

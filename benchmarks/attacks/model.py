@@ -44,20 +44,12 @@ where attackers are kept out the honest miners do the same from beginning to end
 class LeanWorkers(Workers):
     """`Workers` with the written-out model."""
 
+    eval_batch = LOSS_BATCH
+
     def __init__(self, trial: Trial) -> None:
         self._cos_TD, self._sin_TD = torch.empty(0), torch.empty(0)
         self._at: Mapping[str, Tensor] = {}
         super().__init__(trial)
-
-    @torch.no_grad()
-    def losses(self, params_N: Tensor, pages_PT: np.ndarray) -> np.ndarray:
-        """Mean loss of every page, float64 [P]."""
-        self._stand_at(params_N)
-        parts = [
-            self._page_losses(torch.from_numpy(pages_PT[i : i + LOSS_BATCH]))
-            for i in range(0, len(pages_PT), LOSS_BATCH)
-        ]
-        return torch.cat(parts).to(torch.float64).numpy()
 
     @torch.no_grad()
     def likeliest(self, params_N: Tensor, pages_PT: np.ndarray) -> np.ndarray:
@@ -107,13 +99,6 @@ class LeanWorkers(Workers):
         for name, leaf in self._at.items():
             leaf.grad = grads[name]
         self._page_losses(torch.from_numpy(pages)).mean().backward()
-
-    def _page_losses(self, tokens_PT: Tensor) -> Tensor:
-        logits_PTV = self._logits(tokens_PT)
-        losses = functional.cross_entropy(
-            logits_PTV.flatten(0, 1), tokens_PT[:, 1:].flatten(), reduction="none"
-        )
-        return losses.view(len(tokens_PT), -1).mean(dim=1)
 
     def _logits(self, tokens_PT: Tensor) -> Tensor:
         """Of all tokens but the first, [P, T - 1, V]. Attention runs over a whole page, whose

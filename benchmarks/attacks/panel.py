@@ -30,7 +30,7 @@ from template.data.assignment import claimed_pages
 from template.protocol.hashing import labelled_hash, uint_bytes
 from template.scoring.rules import pay_rules
 
-CLAIMED_PAGES, WORK_EFFECT = 32, 0.25
+CLAIMED_PAGES, WORK_EFFECT = 96, 0.25
 """The model is a sixth of the localnet's, and shows half of the effect."""
 
 

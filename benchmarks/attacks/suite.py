@@ -23,7 +23,7 @@ from evaluation.work import WorkSample
 CLEAN = ""
 """Name of the run in which the attackers are away."""
 
-VERSION, UNDEFENDED_VERSION = 8, 5
+VERSION, UNDEFENDED_VERSION = 9, 5
 """Of rules and attacks, and of attacks alone: go up whenever the same case would end otherwise."""
 
 WINDOWS, UNDEFENDED_WINDOWS = 24, 14
@@ -140,7 +140,7 @@ def play(case: Case) -> dict[str, Any]:
         "named": [outcome.named.get(uid, 0) for uid in range(case.miners)],
         "samples": {
             hotkey: [
-                [w, e.work.effect, e.work.variance, e.work.square]
+                [w, e.work.effect, e.work.variance, e.work.quarter_effect, e.work.quarter_square]
                 for w, e in sorted(h.items())
                 if e.work
             ]
@@ -162,8 +162,8 @@ def samples_of(row: Mapping[str, Any], uids: Sequence[int]) -> list[list[WorkSam
     """The work test's samples of some miners, in the order of their windows."""
     return [
         [
-            WorkSample(effect=e, variance=v, square=s)
-            for _, e, v, s in row["samples"].get(str(uid), [])
+            WorkSample(effect=e, variance=v, quarter_effect=qe, quarter_square=qs)
+            for _, e, v, qe, qs in row["samples"].get(str(uid), [])
         ]
         for uid in uids
     ]

@@ -10,6 +10,7 @@ from benchmarks.gpu.table import Row
 from benchmarks.gpu.world import HEADER, Bench, World, same_bits
 from compression import encode
 from evaluation.judge import Measured
+from evaluation.work import QUARTERS
 from template.data.pages import PageReader
 from template.protocol.payload import Payload, decode_payload, frame_of
 from template.scoring.measure import Measurement, Step, scored_step
@@ -41,7 +42,7 @@ def measure(bench: Bench, world: World) -> Iterator[Row]:
     measured, row = _measure(bench, world, state, steps, pool, pages)
     yield row
     bench.release()
-    found = [measured.before_S, measured.after_K[0]]
+    found = [measured.held_out_H, measured.held_out_after_H(0)]
     yield _beside_cpu(world, steps, pages.pages(pool.ids_S), found)
 
 
@@ -58,12 +59,13 @@ def _measure(
     measurement = Measurement(scorer, cast(PageReader, reader), state, None)
     pages = reader.pages(pool.ids_S)
     scorer.load(state.params)
-    again = scorer.losses(pages[: scorer.batch_pages])  # the first pass chooses kernels, too
+    # The first pass chooses kernels, too.
+    again = scorer.part_losses(pages[: scorer.batch_pages], QUARTERS)
     peak = bench.peak_of(lambda: scorer.losses(pages[: scorer.batch_pages]))
     seconds = bench.timed(lambda: found.append(measurement.finish(pool, steps)), repeats=1)
     measured, restored = found[0], scorer.params()
     holds = all(same_bits(restored[name], state.params[name]) for name in restored)
-    is_repeated = again.tobytes() == measured.before_S[: len(again)].tobytes()
+    is_repeated = again.tobytes() == measured.before_SQ[: len(again)].tobytes()
     tokens = pages.size * (1 + len(steps))
     # A backward pass is twice a forward pass.
     rate, most = tokens * flops_per_token(spec) / 3 / seconds, bench.peak_flops("no")

@@ -13,7 +13,7 @@ from benchmarks.learning.workers import Workers
 from evaluation.history import Histories, add_window, past_of
 from evaluation.judge import Measured, judge
 from evaluation.verdict import NOT_SCORED, Verdict
-from evaluation.work import HELD_OUT, shown_to
+from evaluation.work import HELD_OUT, QUARTERS, shown_to
 from template.scoring.rules import pay_rules
 
 
@@ -36,9 +36,9 @@ def measure(
         half_way_H = workers.losses(half_way_N, pages_ST[owners_S == HELD_OUT])
     return Measured(
         owners_S=owners_S,
-        before_S=workers.losses(params_N, pages_ST),
-        after_K={
-            uid: workers.losses(params_N - step, pages_ST[shown_to(owners_S, uid)])
+        before_SQ=workers.part_losses(params_N, pages_ST, QUARTERS),
+        after_KQ={
+            uid: workers.part_losses(params_N - step, pages_ST[shown_to(owners_S, uid)], QUARTERS)
             for uid, step in steps.items()
         },
         half_way_H=half_way_H,

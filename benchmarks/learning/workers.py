@@ -22,6 +22,7 @@ from template.commands.plan import RunChoices, check_plan, load_plan
 from template.protocol.spec import RunSpec
 from template.training.model import build_model, initial_params, tensor_shapes
 from template.training.rates import inner_lr
+from template.training.scorer import means_of_parts
 
 PLAN = ROOT / "runs" / "localnet.toml"
 OWNER = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"
@@ -73,7 +74,9 @@ def trial_spec(trial: Trial) -> RunSpec:
 
 
 class Workers:
-    """The miners of one trial. `train` is what they do in a round."""
+    """The miners of one trial; `train` is what they do in a round. `eval_batch`: pages a pass."""
+
+    eval_batch = EVAL_BATCH
 
     def __init__(self, trial: Trial) -> None:
         self.trial, self.spec = trial, trial_spec(trial)
@@ -165,15 +168,19 @@ class Workers:
         """Training pages of anybody's, int64 [P, T]."""
         return self._pages.train[rng.integers(len(self._pages.train), size=count)]
 
-    @torch.no_grad()
     def losses(self, params_N: Tensor, pages_PT: np.ndarray) -> np.ndarray:
         """Mean loss of every page, float64 [P]."""
+        return self.part_losses(params_N, pages_PT, 1)[:, 0]
+
+    @torch.no_grad()
+    def part_losses(self, params_N: Tensor, pages_PT: np.ndarray, parts: int) -> np.ndarray:
+        """Mean losses of so many equal parts of every page, float64 [P, parts]."""
         self._stand_at(params_N)
-        parts = [
-            self._page_losses(torch.from_numpy(pages_PT[i : i + EVAL_BATCH]))
-            for i in range(0, len(pages_PT), EVAL_BATCH)
+        found = [
+            means_of_parts(self._token_losses(torch.from_numpy(batch)), parts)
+            for batch in np.split(pages_PT, range(self.eval_batch, len(pages_PT), self.eval_batch))
         ]
-        return torch.cat(parts).to(torch.float64).numpy()
+        return np.concatenate(found)
 
     def _random(self, what: int, miner: int, step: int) -> np.random.Generator:
         return np.random.default_rng((what, self.trial.seed, miner, step))
@@ -212,8 +219,16 @@ class Workers:
         self._page_losses(torch.from_numpy(pages)).mean().backward()
 
     def _page_losses(self, tokens_PT: Tensor) -> Tensor:
-        logits = self._model(input_ids=tokens_PT).logits[:, :-1]
+        return self._token_losses(tokens_PT).mean(dim=1)
+
+    def _token_losses(self, tokens_PT: Tensor) -> Tensor:
+        logits = self._logits(tokens_PT)
         losses = functional.cross_entropy(
             logits.flatten(0, 1), tokens_PT[:, 1:].flatten(), reduction="none"
         )
-        return losses.view(len(tokens_PT), -1).mean(dim=1)
+        return losses.view(len(tokens_PT), -1)
+
+    def _logits(self, tokens_PT: Tensor) -> Tensor:
+        """Of all tokens but the first, [P, T - 1, V]."""
+        logits: Tensor = self._model(input_ids=tokens_PT).logits[:, :-1]
+        return logits

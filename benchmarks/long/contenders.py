@@ -115,7 +115,7 @@ def turned(windows: Sequence[Window], uid: int, other: int, first: int) -> list[
 
 def without_gain(windows: Sequence[Window], uid: int, first: int) -> list[Window]:
     """The windows as if `uid` had sent a payload of no effect, from window `first` on."""
-    nothing = Figures(gain=0.0, error=0.0, work=WorkSample(effect=0.0, variance=0.08, square=0.0))
+    nothing = Figures(gain=0.0, error=0.0, work=_sample(0.0, 0.08))
     return [{**w, uid: nothing} if number >= first else w for number, w in enumerate(windows)]
 
 
@@ -126,5 +126,12 @@ def figures_of(row: Sequence[float | str | None]) -> Figures | None:
         return None
     work = None
     if effect is not None and variance is not None:
-        work = WorkSample(effect=float(effect), variance=float(variance), square=math.nan)
+        work = _sample(float(effect), float(variance))
     return Figures(gain=float(gain), error=float(error), work=work)
+
+
+def _sample(effect: float, variance: float) -> WorkSample:
+    """Nobody is paid here: what only pay asks for is left out."""
+    return WorkSample(
+        effect=effect, variance=variance, quarter_effect=math.nan, quarter_square=math.nan
+    )

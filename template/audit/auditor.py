@@ -224,7 +224,7 @@ class Auditor:
         self, logged: WindowLog, opened: Opened, pool: Pool, found: Findings
     ) -> None:
         spec = self._context.spec
-        uids = [uid for uid in opened.payloads if uid in logged.measured.after_K]
+        uids = [uid for uid in opened.payloads if uid in logged.measured.after_KQ]
         state, start = self.follower.state, self.follower.ledger.step_start
         is_H = None if start is None else self._measurer.measure_half_way(start, state, pool)
         compare_half_way(logged, pool, is_H, state, spec.evaluation.loss_tolerance, found)

@@ -3,10 +3,12 @@
 import math
 from collections.abc import Collection, Mapping
 
+import numpy as np
+
 from evaluation.judge import Measured
 from evaluation.verdict_log import WindowLog
 from evaluation.verify import compare_losses, worst_difference
-from evaluation.work import HELD_OUT, Floats, shown_to
+from evaluation.work import HELD_OUT, QUARTERS, Floats, shown_to
 from template.audit.findings import Findings
 from template.audit.pool import Opened
 from template.protocol.payload import Payload
@@ -95,11 +97,11 @@ def compare_measured(
     """Losses may differ by `tolerance`, nats per token; `measured` by the auditor."""
     opened_uids = {member.uid for member in opened.headers}
     label = found.window_label
-    pairs = [(f"{label}: loss at theta", pool.ids_S, log.measured.before_S, measured.before_S)]
-    for uid, logged_K in log.measured.after_K.items():
+    pairs = [(f"{label}: loss at theta", pool.ids_S, log.measured.before_SQ, measured.before_SQ)]
+    for uid, logged_KQ in log.measured.after_KQ.items():
         if uid not in opened_uids:
             found.add_difference(f"uid {uid}: losses", "none, since it was not opened", "some")
-        elif uid not in measured.after_K:
+        elif uid not in measured.after_KQ:
             found.add_unknown(
                 f"uid {uid}: its losses were not computed again; {opened.num_missing} payloads "
                 "of the window are missing"
@@ -107,8 +109,18 @@ def compare_measured(
         else:
             subject = f"{label}, uid {uid}: loss after its step"
             ids_K = pool.ids_S[shown_to(pool.owners_S, uid)]
-            pairs.append((subject, ids_K, logged_K, measured.after_K[uid]))
+            pairs.append((subject, ids_K, logged_KQ, measured.after_KQ[uid]))
     for subject, ids, logged, actual in pairs:
-        found.wrong += compare_losses(subject, ids, logged, actual, tolerance)
-        found.num_losses += actual.size
-        found.worst = max(found.worst, worst_difference(logged, actual))
+        found.wrong += compare_losses(
+            subject, ids, logged.mean(axis=1), actual.mean(axis=1), tolerance
+        )
+        # A quarter's mean is over a quarter of the tokens, and so of the roundings.
+        found.wrong += compare_losses(
+            f"{subject}, in a quarter",
+            np.repeat(ids, QUARTERS),
+            logged.ravel(),
+            actual.ravel(),
+            QUARTERS * tolerance,
+        )
+        found.num_losses += len(actual)
+        found.worst = max(found.worst, worst_difference(logged.mean(axis=1), actual.mean(axis=1)))

@@ -152,7 +152,7 @@ def _compare_owners(
         found.wrong.append(
             f"{found.window_label}, uid {uid}: owns pages, but no payload to claim them"
         )
-    for uid, later_uid in find_skipped(order, log.measured.after_K.keys()).items():
+    for uid, later_uid in find_skipped(order, log.measured.after_KQ.keys()).items():
         found.wrong.append(
             f"{found.window_label}, uid {uid}: not measured, though uid {later_uid} behind it was"
         )

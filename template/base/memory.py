@@ -5,7 +5,7 @@ memories.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, fields, replace
 from typing import Any
 
 from evaluation.conclusion import Registered, Reputation, reputations_and_weights
@@ -25,6 +25,7 @@ from template.protocol.quorum import Decision
 from template.scoring.window import Scored
 
 NOBODY = Registered(uids={}, burn_uid=None)
+WORK_FIGURES = tuple(figure.name for figure in fields(WorkSample))
 
 
 def registrations(graph: Metagraph) -> Registered:
@@ -169,18 +170,21 @@ def _known_to(histories: Histories, registered: Registered) -> Registered:
 
 def _numbers_of(entry: Entry) -> list[float | None]:
     work = entry.work
-    evidence = () if work is None else (work.effect, work.variance, work.square)
+    evidence = () if work is None else astuple(work)
     return [
-        entry.relative_gain, entry.pages, entry.gain_log_ratio, entry.named_gain, *evidence,
+        entry.relative_gain, entry.pages, entry.gain_log_ratio, entry.named_gain,
+        entry.model_share, entry.width, *evidence,
     ]  # fmt: skip
 
 
 def _entry_from(numbers: Sequence[Any]) -> Entry:
-    relative_gain, pages, gain_log_ratio, named_gain, *work = numbers
+    relative_gain, pages, gain_log_ratio, named_gain, model_share, width, *work = numbers
     return Entry(
         relative_gain=relative_gain,
         pages=pages,
-        work=WorkSample(effect=work[0], variance=work[1], square=work[2]) if work else None,
+        work=WorkSample(**dict(zip(WORK_FIGURES, work, strict=True))) if work else None,
         gain_log_ratio=gain_log_ratio,
         named_gain=named_gain,
+        model_share=model_share,
+        width=width,
     )

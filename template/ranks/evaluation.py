@@ -28,7 +28,7 @@ from template.training.evaluator import FLOAT_BYTES
 from template.training.memory import KEPT
 from template.training.scorer import (
     Moved,
-    mean_by_page,
+    means_of_parts,
     move,
     move_back,
     pages_of_pass,
@@ -156,11 +156,13 @@ class CutScorer:
 
     @torch.no_grad()
     def pages(self, values: Values, given: np.ndarray | None) -> bytes:
-        """The losses of this rank's pages of a pass, as float64; rank 0 is given all pages."""
+        """The losses of the parts of this rank's pages of a pass, as float64; rank 0 is given all
+        pages.
+        """
         page_tokens = self._spec.data.page_tokens
         own = share_pages(self._group, values["counts"], page_tokens, given)
         tokens = own if len(own) else torch.zeros((1, page_tokens), dtype=torch.int64)
-        losses = mean_by_page(self._root(tokens.to(self._device)))
+        losses = means_of_parts(self._root(tokens.to(self._device)), values["parts"])
         end_pass(self._root)
         return losses[: len(own)].tobytes()
 
@@ -204,14 +206,19 @@ class RanksScorer:
 
     def losses(self, pages: np.ndarray) -> np.ndarray:
         """As in `Evaluator`."""
-        starts = range(0, len(pages), self.batch_pages)
-        parts = [self._pass(pages[start : start + self.batch_pages]) for start in starts]
-        return np.concatenate(parts) if parts else np.empty(0)
+        return self.part_losses(pages, 1)[:, 0]
 
-    def _pass(self, pages: np.ndarray) -> np.ndarray:
+    def part_losses(self, pages: np.ndarray, parts: int) -> np.ndarray:
+        """As in `Evaluator`."""
+        starts = range(0, len(pages), self.batch_pages)
+        found = [self._pass(pages[start : start + self.batch_pages], parts) for start in starts]
+        return np.concatenate(found) if found else np.empty((0, parts))
+
+    def _pass(self, pages: np.ndarray, parts: int) -> np.ndarray:
         counts = [len(part) for part in np.array_split(pages, self._team.group.size)]
-        found = self._team.call("score_pages", pages, counts=counts)
-        return np.concatenate([np.frombuffer(part, dtype=np.float64) for part in found])
+        found = self._team.call("score_pages", pages, counts=counts, parts=parts)
+        rows = [np.frombuffer(part, dtype=np.float64).reshape(-1, parts) for part in found]
+        return np.concatenate(rows)
 
     @contextmanager
     def stepped_by(self, payload: Payload, factors: Mapping[str, float]) -> Iterator[None]:

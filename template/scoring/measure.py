@@ -1,4 +1,4 @@
-"""Losses of a window's pool: at theta, and at theta less one payload's step at a time.
+"""Losses of a window's pool by quarters of a page: at theta, and at theta less one payload's step.
 
 Each step is the step of the outer update at `step_share` of its length, and is measured on the
 held-out pages and on the payload's own claims. theta is restored bit for bit after each payload,
@@ -16,7 +16,7 @@ import numpy as np
 
 from evaluation.judge import Measured
 from evaluation.verdict_log import MIN_HELD_OUT
-from evaluation.work import HELD_OUT, shown_to
+from evaluation.work import HELD_OUT, QUARTERS, shown_to
 from template.context import ReadContext
 from template.data.assignment import Paging
 from template.data.manifest import Manifest
@@ -203,20 +203,20 @@ class Measurement:
         half_way_H = None
         if self._step_start is not None and not is_late():
             half_way_H = self.half_way(pool)
-        before_S, after_K = self._all(pool, pages, THETA), {}
+        before_SQ, after_KQ = self._all(pool, pages, THETA), {}
         for uid, step in steps.items():
             if is_late():
                 break
             shown_S = shown_to(pool.owners_S, uid)
-            after_K[uid] = self._all(pool.select(shown_S), pages[shown_S], uid, step)
+            after_KQ[uid] = self._all(pool.select(shown_S), pages[shown_S], uid, step)
         return Measured(
-            owners_S=pool.owners_S, before_S=before_S, after_K=after_K, half_way_H=half_way_H
+            owners_S=pool.owners_S, before_SQ=before_SQ, after_KQ=after_KQ, half_way_H=half_way_H
         )
 
     def half_way(self, pool: Pool) -> np.ndarray:
         """Losses half-way through the last outer step, on the held-out pages, float64 [H]."""
         held_out = pool.select(pool.owners_S == HELD_OUT)
-        return self._all(held_out, self._pages.pages(held_out.ids_S), HALF_WAY)
+        return self._all(held_out, self._pages.pages(held_out.ids_S), HALF_WAY).mean(axis=1)
 
     def _all(
         self, pool: Pool, pages: np.ndarray, whose: int, step: Step | None = None
@@ -224,7 +224,7 @@ class Measurement:
         for _ in self._work(pool, pages, whose, step):
             pass
         parts = [self._losses[whose, ids.tobytes()] for ids in self.batches(pool)]
-        return np.concatenate(parts) if parts else np.empty(0)
+        return np.concatenate(parts) if parts else np.empty((0, QUARTERS))
 
     def _work(
         self, pool: Pool, pages: np.ndarray, whose: int, step: Step | None
@@ -239,7 +239,7 @@ class Measurement:
         self._load(HALF_WAY if whose == HALF_WAY else THETA)
         with self._stepped(step):
             for rows in missing:
-                losses = self._scorer.losses(pages[rows])
+                losses = self._scorer.part_losses(pages[rows], QUARTERS)
                 self._losses[whose, pool.ids_S[rows].tobytes()] = losses
                 yield
 

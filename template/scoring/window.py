@@ -167,7 +167,7 @@ class WindowScorer:
         pool, measured = self._measure_available(
             measurement, pool, self._steps(state, payloads), lambda: late(1.0) or not is_compared
         )
-        blanks = [_blank(window, m, admissions[m.uid], m.uid in measured.after_K) for m in drawn]
+        blanks = [_blank(window, m, admissions[m.uid], m.uid in measured.after_KQ) for m in drawn]
         blanks += [_not_drawn(window, member) for member in left_out]
         rules = judge_rules(self._context.spec.evaluation)
         verdicts = judge(blanks, measured, past_of(histories, rules), rules)

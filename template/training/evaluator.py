@@ -54,6 +54,9 @@ class Evaluator(Protocol):
         `pages` is int64 [num_pages, page_tokens]; tokens 1.. of each page are predicted.
         """
 
+    def part_losses(self, pages: np.ndarray, parts: int) -> np.ndarray:
+        """Mean losses of so many equal parts of each sequence; float64 [num_pages, parts]."""
+
     def stepped_by(
         self, payload: Payload, factors: Mapping[str, float]
     ) -> AbstractContextManager[None]:

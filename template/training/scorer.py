@@ -6,6 +6,7 @@ the tolerance of the audit.
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -49,19 +50,23 @@ class Scorer:
         """A copy of the loaded parameters, for checks of bit-exact restoring."""
         return copy_params(self._model)
 
-    @torch.no_grad()
     def losses(self, pages: np.ndarray) -> np.ndarray:
         """As in `Evaluator`."""
-        parts = [
-            self._batch_losses(torch.from_numpy(pages[i : i + self.batch_pages]))
+        return self.part_losses(pages, 1)[:, 0]
+
+    @torch.no_grad()
+    def part_losses(self, pages: np.ndarray, parts: int) -> np.ndarray:
+        """As in `Evaluator`."""
+        found = [
+            self._batch_losses(torch.from_numpy(pages[i : i + self.batch_pages]), parts)
             for i in range(0, len(pages), self.batch_pages)
         ]
-        return np.concatenate(parts) if parts else np.empty(0)
+        return np.concatenate(found) if found else np.empty((0, parts))
 
-    def _batch_losses(self, tokens: Tensor) -> np.ndarray:
+    def _batch_losses(self, tokens: Tensor, parts: int) -> np.ndarray:
         try:
             losses = losses_of_tokens(self._model, tokens.to(self._device), self._is_chunked)
-            return mean_by_page(losses)
+            return means_of_parts(losses, parts)
         except torch.OutOfMemoryError as error:
             raise ConfigError(too_small(len(tokens))) from error
 
@@ -117,11 +122,16 @@ def losses_of_tokens(model: PreTrainedModel, tokens: Tensor, is_chunked: bool) -
     return functional.cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none")
 
 
-def mean_by_page(losses: Tensor) -> np.ndarray:
-    """The mean of each page, float64."""
+def means_of_parts(losses: Tensor, parts: int) -> np.ndarray:
+    """The mean of each of so many equal parts of each page, float64 [pages, parts].
+
+    `losses`: [pages, predicted tokens]; a part has a token at least.
+    """
     # On the CPU, since not every device knows float64.
-    means: np.ndarray = losses.cpu().to(torch.float64).mean(dim=1).numpy()
-    return means
+    exact = losses.cpu().to(torch.float64)
+    edges = [exact.shape[1] * part // parts for part in range(parts + 1)]
+    means = [exact[:, first:end].mean(dim=1) for first, end in pairwise(edges)]
+    return torch.stack(means, dim=1).numpy()
 
 
 def pages_of_pass(spec: RunSpec, device: torch.device, reserved_bytes: float = 0.0) -> int:

@@ -26,7 +26,7 @@ def log_of(window: int, *verdicts: Verdict) -> WindowLog:
         ids_S=none_S.astype(np.int64),
         known=(),
         undelivered=(),
-        measured=Measured(owners_S=none_S.astype(np.int64), before_S=none_S, after_K={}),
+        measured=Measured(owners_S=none_S.astype(np.int64), before_SQ=none_S[:, None], after_KQ={}),
         verdicts=verdicts,
         uids={},
         burn_uid=None,

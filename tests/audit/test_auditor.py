@@ -104,7 +104,7 @@ def test_honest_logs_audit_clean_from_theta_0_on(world, name, tmp_path) -> None:
     logs = [decode_log(source(w).decode()) for w in range(WINDOWS)]
     num_held_out = world.spec.evaluation.held_out_pages
     assert [each.num_losses for each in found] == [
-        log.ids_S.size * (1 + len(log.measured.after_K)) + num_held_out * (log.window > 0)
+        log.ids_S.size * (1 + len(log.measured.after_KQ)) + num_held_out * (log.window > 0)
         for log in logs
     ]
     unknown = [line for each in found for line in each.unknown]
@@ -144,17 +144,17 @@ def one_digit_of_a_loss(bench):
 @forgery("window 3: loss at theta on page {page5}, number 5 of the pool, is ")
 def one_digit_of_a_loss_before(bench):
     measured = bench.honest.measured
-    before_S = measured.before_S.copy()
-    before_S[5] -= 1e-3
-    return bench.resigned(replace(bench.honest, measured=replace(measured, before_S=before_S)))
+    before_SQ = measured.before_SQ.copy()
+    before_SQ[5] -= 1e-3
+    return bench.resigned(replace(bench.honest, measured=replace(measured, before_SQ=before_SQ)))
 
 
 @forgery("window 3, uid {m1}: loss after its step")
 def a_loss_that_is_infinite(bench):
     measured, uid = bench.honest.measured, bench.uid("m1")
-    after_S = np.full_like(measured.after_K[uid], np.inf)
-    after = {**measured.after_K, uid: after_K}
-    return bench.resigned(replace(bench.honest, measured=replace(measured, after_K=after)))
+    after_KQ = np.full_like(measured.after_KQ[uid], np.inf)
+    after = {**measured.after_KQ, uid: after_KQ}
+    return bench.resigned(replace(bench.honest, measured=replace(measured, after_KQ=after)))
 
 
 @forgery("window 3, seed is ")
@@ -181,12 +181,12 @@ def an_owner(bench):
 @forgery("the pool has {pool} pages, the log says {pool_less}")
 def a_page_left_out(bench):
     measured = bench.honest.measured
-    after = {uid: losses_S[:-1] for uid, losses_S in measured.after_K.items()}
+    after = {uid: losses_S[:-1] for uid, losses_S in measured.after_KQ.items()}
     shorter = replace(
         measured,
         owners_S=measured.owners_S[:-1],
-        before_S=measured.before_S[:-1],
-        after_K=after,
+        before_SQ=measured.before_SQ[:-1],
+        after_KQ=after,
     )
     return bench.resigned(replace(bench.honest, ids_S=bench.honest.ids_S[:-1], measured=shorter))
 
@@ -285,8 +285,8 @@ def unmeasured(bench: Bench, status: str) -> WindowLog:
     }
     changed = replace(bench.verdict("m0"), status=status, **blank)
     verdicts = tuple(changed if v.uid == uid else v for v in log.verdicts)
-    after = {u: losses_S for u, losses_S in log.measured.after_K.items() if u != uid}
-    return replace(log, verdicts=verdicts, measured=replace(log.measured, after_K=after))
+    after = {u: losses_S for u, losses_S in log.measured.after_KQ.items() if u != uid}
+    return replace(log, verdicts=verdicts, measured=replace(log.measured, after_KQ=after))
 
 
 @forgery("window 3, uid {ancient}: status is stale, the log says no_gain")
@@ -294,8 +294,8 @@ def a_refused_payload_paid(bench):
     uid, measured = bench.uid("ancient"), bench.honest.measured
     claims: dict[str, Any] = {"pages_consumed": 12, "base_window": FORGED}
     log = with_verdict(bench, "ancient", **claims)
-    after = {**measured.after_K, uid: measured.before_S + 1e-4}
-    return bench.resigned(replace(log, measured=replace(measured, after_K=after)))
+    after = {**measured.after_KQ, uid: measured.before_SQ + 1e-4}
+    return bench.resigned(replace(log, measured=replace(measured, after_KQ=after)))
 
 
 @forgery("window 3, uid {m0}: pages_consumed is 12, the log says 11")

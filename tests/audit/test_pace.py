@@ -153,7 +153,7 @@ def test_honest_logs_follow_and_audit_clean(world, name, tmp_path) -> None:
 def _num_losses(log: WindowLog) -> int:
     half_way_H = log.measured.half_way_H
     own = 0 if half_way_H is None else half_way_H.size
-    return log.ids_S.size * (1 + len(log.measured.after_K)) + own
+    return log.ids_S.size * (1 + len(log.measured.after_KQ)) + own
 
 
 def test_a_vote_against_the_own_log_is_named_by_an_audit(world, tmp_path) -> None:
@@ -175,7 +175,7 @@ def _another_pace(bench: Bench) -> WindowLog:
 def _a_pace_that_was_not_voted(bench: Bench) -> WindowLog:
     """The losses half-way say so, too."""
     measured, wrong = bench.honest.measured, -bench.honest.pace
-    half_way_H = measured.before_S[measured.owners_S == HELD_OUT] + wrong
+    half_way_H = measured.held_out_H + wrong
     forged = replace(bench.honest, measured=replace(measured, half_way_H=half_way_H))
     assert bench.resigned(forged).pace == wrong != 0
     return bench.resigned(forged)
@@ -228,7 +228,7 @@ def test_losses_half_way_through_no_step_are_named(world, bench, tmp_path) -> No
     """Window 0 is scored at theta_1, to which no step leads."""
     first = bench.logs[0]
     measured = first.measured
-    invented = replace(measured, half_way_H=measured.before_S[measured.owners_S == HELD_OUT] + 1)
+    invented = replace(measured, half_way_H=measured.held_out_H + 1)
     data = {0: encode_log(replace(first, measured=invented, pace=1)).encode()}
     auditor = Auditor(reader(world, tmp_path), hotkey_of("val-a"), 1)
     (found,) = audit_windows(auditor, logs_in_files(data), 0, 0)

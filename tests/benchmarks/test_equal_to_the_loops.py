@@ -229,12 +229,12 @@ def test_measurements_and_verdicts_are_the_real_ones(played, form, kind, monkeyp
             lean_pace, real_pace = (pace_sample(0, each) for each in (lean, real))
             assert lean_pace.mean == pytest.approx(real_pace.mean, rel=0.02)
         step_start_N = params_N
-        np.testing.assert_allclose(lean.before_S, real.before_S, rtol=LOSS_TOLERANCE)
-        assert lean.after_K.keys() == real.after_K.keys() == set(NAMES_UIDS)
-        for uid, losses_S in real.after_K.items():
-            np.testing.assert_allclose(lean.after_K[uid], losses_S, rtol=LOSS_TOLERANCE)
-            effect_S = losses_S - real.before_S
-            assert np.abs(lean.after_K[uid] - losses_S).max() < 0.01 * np.abs(effect_S).max()
+        np.testing.assert_allclose(lean.before_SQ, real.before_SQ, rtol=LOSS_TOLERANCE)
+        assert lean.after_KQ.keys() == real.after_KQ.keys() == set(NAMES_UIDS)
+        for uid, losses_S in real.after_KQ.items():
+            np.testing.assert_allclose(lean.after_KQ[uid], losses_S, rtol=LOSS_TOLERANCE)
+            effect_S = losses_S - real.before_SQ
+            assert np.abs(lean.after_KQ[uid] - losses_S).max() < 0.01 * np.abs(effect_S).max()
         blanks = [
             replace(verdict, status=NOT_SCORED, gain=None, relative_gain=None)
             for verdict in seen.scored.verdicts

@@ -20,9 +20,10 @@ from evaluation.evidence import (
     lower_medians,
 )
 from evaluation.history import Histories, add_window, past_of
-from evaluation.judge import JudgeRules, Measured, judge
+from evaluation.judge import JudgeRules, judge
 from evaluation.verdict import NOT_SCORED, Verdict
-from evaluation.work import HELD_OUT, WorkRules, WorkSample, WorkState, shown_to
+from evaluation.work import HELD_OUT, WorkRules, WorkSample, WorkState
+from tests.support.judged import measured_from
 
 GAIN = GainRules(gain=0.5, error=0.05)
 WORK = WorkRules(effect=0.4, error=0.01)
@@ -31,8 +32,8 @@ SCALE = 0.002
 LATE_ERROR = 0.5 * SCALE
 """Standard error of a gain late in a run: an honest gain is two of them."""
 NUM_HELD, NUM_OWN = 64, 16
-WORKED = WorkSample(effect=1.5, variance=0.08, square=3.3)
-IDLE = WorkSample(effect=0.0, variance=0.08, square=1.0)
+WORKED = WorkSample(effect=1.5, variance=0.08, quarter_effect=0.75, quarter_square=1.6)
+IDLE = WorkSample(effect=0.0, variance=0.08, quarter_effect=0.0, quarter_square=1.0)
 
 
 def test_the_log_ratio_is_that_of_two_normal_densities() -> None:
@@ -186,8 +187,7 @@ class Run:
             )
             for uid in gains
         ]  # fmt: skip
-        after_K = {uid: after_S[uid][shown_to(owners_S, uid)] for uid in after_S}
-        measured = Measured(owners_S=owners_S, before_S=before_S, after_K=after_K)
+        measured = measured_from(owners_S, before_S, after_S)
         verdicts = judge(blanks, measured, past_of(self.histories, RULES), RULES)
         self.histories = add_window(self.histories, self.window, verdicts, 32)
         self.window += 1
@@ -272,11 +272,7 @@ def test_a_gain_that_is_no_number_closes_the_gate_at_once() -> None:
     past = past_of(run.histories, RULES)
     assert past.of("hk1").gain.holds
     owners_S = np.full(NUM_HELD, HELD_OUT)
-    measured = Measured(
-        owners_S=owners_S,
-        before_S=np.full(NUM_HELD, 3.0),
-        after_K={1: np.full(NUM_HELD, math.nan)},
-    )
+    measured = measured_from(owners_S, np.full(NUM_HELD, 3.0), {1: np.full(NUM_HELD, math.nan)})
     blank = Verdict(window=6, uid=1, hotkey="hk1", digest="", status=NOT_SCORED)
     (found,) = judge([blank], measured, past, RULES)
     assert found.status == "no_gain"

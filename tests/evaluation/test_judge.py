@@ -13,7 +13,7 @@ from evaluation.history import Entry, add_window, mark_undelivered, past_of
 from evaluation.judge import Measured, judge, sample_of
 from evaluation.rating import ratings_of
 from evaluation.verdict import MISSING, NOT_DRAWN, NOT_SCORED, UNAVAILABLE, Verdict
-from evaluation.work import HELD_OUT, WorkState
+from evaluation.work import HELD_OUT, QUARTERS, WorkState
 from tests.support.judged import KNOWN, NUM_HELD, PROVEN, RULES, blank, measured_of
 
 
@@ -28,7 +28,8 @@ def test_gains_are_those_of_the_held_out_sequences_alone() -> None:
     one, two = judge([blank(2), blank(1)], measured, KNOWN, RULES)
     assert (one.uid, two.uid) == (1, 2)
     held = measured.owners_S == HELD_OUT
-    expected = paired_gain(measured.before_S[held], measured.after_K[1][:NUM_HELD])
+    before_HQ, after_HQ = measured.before_SQ[held], measured.after_KQ[1][:NUM_HELD]
+    expected = paired_gain(before_HQ.mean(axis=1), after_HQ.mean(axis=1))
     assert (one.gain, one.gain_standard_error) == (expected.mean, expected.standard_error)
     assert one.gain == pytest.approx(0.05, abs=0.005)
     assert one.relative_gain is not None
@@ -59,8 +60,8 @@ def test_what_was_not_measured_keeps_its_reason() -> None:
 def test_a_loss_that_is_not_finite_harms_its_sender_alone() -> None:
     calm = judge([blank(1)], measured_of({1: 0.05}, {}), KNOWN, RULES)
     measured = measured_of({1: 0.05}, {})
-    broken = {**measured.after_K, 2: np.full(NUM_HELD, math.nan)}
-    measured = Measured(owners_S=measured.owners_S, before_S=measured.before_S, after_K=broken)
+    broken = {**measured.after_KQ, 2: np.full((NUM_HELD, QUARTERS), math.nan)}
+    measured = Measured(owners_S=measured.owners_S, before_SQ=measured.before_SQ, after_KQ=broken)
     one, two = judge([blank(1), blank(2)], measured, KNOWN, RULES)
     assert one == calm[0]
     assert (two.status, two.gain, two.relative_gain) == ("no_gain", -math.inf, -1.0)
@@ -182,8 +183,8 @@ def test_of_payloads_alike_the_one_with_work_on_its_own_pages_is_named() -> None
 
 
 def _without(measured: Measured, *uids: int) -> Measured:
-    kept = {uid: after for uid, after in measured.after_K.items() if uid not in uids}
-    return replace(measured, after_K=kept)
+    kept = {uid: after for uid, after in measured.after_KQ.items() if uid not in uids}
+    return replace(measured, after_KQ=kept)
 
 
 def test_a_long_record_lends_no_authority_to_a_copy() -> None:
@@ -248,8 +249,8 @@ def test_without_evidence_the_lowest_uid_counts() -> None:
     held = measured.owners_S == HELD_OUT
     bare = Measured(
         owners_S=measured.owners_S[held],
-        before_S=measured.before_S[held],
-        after_K={uid: after[:NUM_HELD] for uid, after in measured.after_K.items()},
+        before_SQ=measured.before_SQ[held],
+        after_KQ={uid: after[:NUM_HELD] for uid, after in measured.after_KQ.items()},
     )
     five, nine = judge([_alike(9, 5), _alike(5, 9)], bare, KNOWN, RULES)
     assert (five.status, nine.status) == ("named", "not_author")

@@ -12,6 +12,7 @@ from evaluation import pace
 from evaluation.judge import Measured
 from evaluation.pace import PaceSample, add_pace, pace_of, pace_sample
 from evaluation.work import HELD_OUT
+from tests.support.judged import quartered
 
 numbers = st.floats(-1.0, 1.0)
 samples = st.builds(
@@ -28,8 +29,8 @@ def measured(half_way: list[float] | None, at_theta: list[float]) -> Measured:
     before = [at_theta[0], 100.0, *at_theta[1:], 100.0]
     return Measured(
         owners_S=np.array(owners),
-        before_S=np.array(before),
-        after_K={},
+        before_SQ=quartered(np.array(before)),
+        after_KQ={},
         half_way_H=None if half_way is None else np.array(half_way),
     )
 

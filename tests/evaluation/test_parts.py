@@ -55,7 +55,7 @@ def test_a_whole_payload_of_no_worth_measures_no_parts() -> None:
     measured = measured_of(gains, dict.fromkeys(gains, 5.0))
     # Its gain next to nothing, and without noise.
     held = measured.owners_S == HELD_OUT
-    measured.after_K[4][:NUM_HELD] = measured.before_S[held] - 1e-6
+    measured.after_KQ[4][:NUM_HELD] = measured.before_SQ[held] - 1e-6
     proven = Past(evidence={hotkey: KNOWN.evidence[hotkey] for hotkey in ("hk1", "hk2", "hk3")})
     judged = judge([*(_part(uid, 0.25) for uid in (1, 2, 3)), blank(4)], measured, proven, RULES)
     relative = {verdict.uid: verdict.relative_gain or 0.0 for verdict in judged}
@@ -70,7 +70,7 @@ def test_a_run_that_begins_with_parts_and_a_worthless_whole_is_not_its_own() -> 
     gains = {1: 0.02, 2: 0.01, 3: 0.015, 4: 1e-6}
     measured = measured_of(gains, dict.fromkeys(gains, 5.0))
     held = measured.owners_S == HELD_OUT
-    measured.after_K[4][:NUM_HELD] = measured.before_S[held] - 1e-6
+    measured.after_KQ[4][:NUM_HELD] = measured.before_SQ[held] - 1e-6
     blanks = [*(_part(uid, 0.25) for uid in (1, 2, 3)), blank(4)]
     judged = judge(blanks, measured, Past(), RULES)
     assert [v.named for v in judged] == [True, True, True, False]

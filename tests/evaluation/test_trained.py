@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from evaluation.history import Entry
 from evaluation.trained import Shown, shown_by, trained_shares, weighted_median
-from evaluation.work import WINSOR, work_sample
+from evaluation.work import QUARTERS, WINSOR, work_sample
 
 NUM_HELD, NUM_OWN, NUM_WINDOWS = 64, 48, 32
 
@@ -18,13 +18,15 @@ NUM_HELD, NUM_OWN, NUM_WINDOWS = 64, 48, 32
 def _entries(
     seed: int, effects: np.ndarray, *, width: int = 1, model_share: float = 1.0
 ) -> list[Entry]:
-    """Windows of a miner; `effects`: of own sequences, cycled, in deviations of a sequence."""
+    """Windows of a miner; `effects`: one of them for each own sequence, in its deviations; of two
+    dimensions: one row for each window in turn.
+    """
     rng, entries = np.random.default_rng(seed), []
     held = np.arange(NUM_HELD + NUM_OWN) < NUM_HELD
     for window in range(NUM_WINDOWS):
-        gains = rng.normal(size=held.size)
+        gains = 2.0 * rng.normal(size=(held.size, QUARTERS))
         row = effects[window % len(effects)] if effects.ndim == 2 else effects
-        gains[NUM_HELD:] += row[rng.integers(row.size, size=NUM_OWN)]
+        gains[NUM_HELD:] += row[rng.integers(row.size, size=(NUM_OWN, 1))]
         entries.append(
             Entry(
                 relative_gain=1.0,
@@ -75,6 +77,18 @@ def test_a_part_of_each_page_shows_less_than_the_usual_level() -> None:
     assert share == pytest.approx(0.25, abs=0.07)
 
 
+def test_who_trains_on_two_quarters_of_each_page_and_sends_them_louder_is_uneven() -> None:
+    """Half of each page, with the usual level on the page: without error feedback, say."""
+    rng, entries = np.random.default_rng(9), []
+    held = np.arange(NUM_HELD + NUM_OWN) < NUM_HELD
+    for _ in range(NUM_WINDOWS):
+        gains = 2.0 * rng.normal(size=(held.size, QUARTERS))
+        gains[NUM_HELD:, :2] += 2.0
+        work = work_sample(gains, held)
+        entries.append(Entry(relative_gain=1.0, pages=240, work=work))
+    assert _shares({**_honest(), 9: entries})[9] < 0.55
+
+
 def test_work_in_every_second_window_is_half_of_the_work_at_most() -> None:
     share = _shares({**_honest(), 9: _entries(9, np.array([[1.0], [0.0]]))})[9]
     assert 0.05 < share < 0.5
@@ -90,7 +104,8 @@ def test_a_wide_payload_and_a_part_may_show_less_by_the_root(
     width: int, model_share: float
 ) -> None:
     scale = width / model_share
-    honest = _entries(9, np.array([1 / math.sqrt(scale)]), width=width, model_share=model_share)
+    usual = np.array([width**-0.75 * math.sqrt(model_share)])
+    honest = _entries(9, usual, width=width, model_share=model_share)
     assert _shares({**_honest(), 9: honest})[9] > 0.7
     one_of_scale = np.array([1.0] + [0.0] * (round(scale) - 1))
     padded = _entries(9, one_of_scale, width=width, model_share=model_share)
@@ -121,8 +136,8 @@ def test_without_samples_all_is_taken_as_trained() -> None:
         st.builds(
             Shown,
             level_square=st.floats(0, 1e6),
+            quarter_square=st.floats(0, 1e6),
             excess=st.floats(-1e6, 1e6),
-            excess_error=st.floats(0, 1e6),
             scale=st.floats(1, 1e12),
         ),
         max_size=6,

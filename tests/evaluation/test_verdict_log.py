@@ -17,7 +17,7 @@ from evaluation.history import (
     select_windows,
     windows_in,
 )
-from evaluation.judge import JudgeRules, Measured, judge
+from evaluation.judge import JudgeRules, judge
 from evaluation.pace import Paces, add_pace, pace_of, pace_sample
 from evaluation.rules import PayRules
 from evaluation.verdict import NOT_SCORED, UNAVAILABLE, Verdict
@@ -31,7 +31,8 @@ from evaluation.verdict_log import (
 )
 from evaluation.verify import Verified, verify_logs
 from evaluation.weights import WeightRules
-from evaluation.work import HELD_OUT, WorkRules, shown_to
+from evaluation.work import HELD_OUT, WorkRules
+from tests.support.judged import measured_from
 
 RULES = PayRules(
     judge=JudgeRules(
@@ -68,11 +69,7 @@ def _logs(num_windows: int, rules: PayRules = RULES) -> list[WindowLog]:
             for uid in (1, 2, 3)
         } | {4: np.full(owners.size, math.inf)}  # fmt: skip
         half_way = before[:NUM_HELD] + rng.normal(1e-3, 4e-3, size=NUM_HELD)
-        measured = Measured(
-            owners_S=owners, before_S=before,
-            after_K={uid: losses[shown_to(owners, uid)] for uid, losses in after.items()},
-            half_way_H=half_way if window % 3 else None,
-        )  # fmt: skip
+        measured = measured_from(owners, before, after, half_way if window % 3 else None)
         exponent = window // 4
         paces = add_pace(paces, window, pace_sample(exponent, measured), rules.length)
         blanks = [
@@ -105,8 +102,9 @@ def test_what_is_written_is_read_to_the_last_bit() -> None:
         text = encode_log(log)
         again = decode_log(text)
         assert encode_log(again) == text
-        assert (again.measured.before_S == log.measured.before_S).all()
-        assert all((again.measured.after_K[u] == a).all() for u, a in log.measured.after_K.items())
+        assert (again.measured.before_SQ == log.measured.before_SQ).all()
+        for uid, after_KQ in log.measured.after_KQ.items():
+            assert (again.measured.after_KQ[uid] == after_KQ).all()
         assert (again.reputations, again.shares) == (log.reputations, log.shares)
         assert (again.exponent, again.pace) == (log.exponent, log.pace)
         said, written = again.measured.half_way_H, log.measured.half_way_H

@@ -107,10 +107,17 @@ def test_pay_is_linear_in_the_pages_at_any_pace(share: float) -> None:
     assert shares[5] / shares[1] == pytest.approx(share)
 
 
+def _sample(effect: float, trained: float) -> WorkSample:
+    """Quarters with that mean effect, all of it on a share of the quarters."""
+    square = 1 + (effect / 2) ** 2 / trained
+    return WorkSample(
+        effect=effect, variance=1e-9, quarter_effect=effect / 2, quarter_square=square
+    )
+
+
 def test_pages_claimed_and_not_trained_on_are_no_work() -> None:
     """Half of the pages with the usual effect, half with none, against that effect on all."""
-    even = WorkSample(effect=1.0, variance=1 / 4096, square=2.0)
-    uneven = WorkSample(effect=0.5, variance=1 / 4096, square=1.5)
+    even, uneven = _sample(1.0, 1.0), _sample(0.5, 0.5)
     gains = dict.fromkeys(range(1, 5), steady(1.0))
     histories = {
         uid: {w: replace(e, work=uneven if uid == 4 else even) for w, e in history.items()}

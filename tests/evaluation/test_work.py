@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from evaluation.work import (
     HELD_OUT,
+    QUARTERS,
     WINSOR,
     WorkRules,
     WorkSample,
@@ -27,8 +28,11 @@ def _held(num_own: int = NUM_OWN, num_held: int = NUM_HELD) -> np.ndarray:
 
 
 def _gains(rng, held: np.ndarray, effect: float) -> np.ndarray:
-    """Noise of a deviation of two, any mean, and `effect` deviations more on own sequences."""
-    return 2.0 * (rng.normal(size=held.size) + effect * ~held) + rng.normal()
+    """Of quarters: noise, any mean, and on own sequences more; a whole sequence has a deviation of
+    two, and `effect` deviations more.
+    """
+    noise = math.sqrt(QUARTERS) * rng.normal(size=(held.size, QUARTERS))
+    return 2.0 * (noise + effect * ~held[:, None]) + rng.normal()
 
 
 def _found(gains: np.ndarray, held: np.ndarray) -> WorkSample:
@@ -49,7 +53,8 @@ def test_the_effect_is_found_whatever_the_length_of_the_payload(effect: float) -
     gains = _gains(rng, held, effect)
     found = _found(gains, held)
     assert found.effect == pytest.approx(effect, abs=0.08)
-    assert found.square == pytest.approx(1 + effect * effect, abs=0.2)
+    assert found.quarter_effect == pytest.approx(effect / 2, abs=0.05)
+    assert found.quarter_square == pytest.approx(1 + effect * effect / 4, abs=0.08)
     assert found.variance == pytest.approx(1 / 4000 + 1 / 4000, rel=0.003)
     longer = _found(1000.0 * gains, held)
     assert longer.effect == pytest.approx(found.effect), "magnitude buys no effect"
@@ -61,19 +66,19 @@ def test_losses_that_are_not_finite_give_no_sample(poison: float) -> None:
     gains = _gains(np.random.default_rng(2), held, 0.5)
     for place in (0, -1):
         spoiled = gains.copy()
-        spoiled[place] = poison
+        spoiled[place, 2] = poison
         assert work_sample(spoiled, held) is None
 
 
 def test_who_claims_nothing_has_no_sample_and_a_payload_without_change_no_effect() -> None:
     held = _held(0)
-    assert work_sample(np.ones(held.size), held) is None
-    flat = _found(np.ones(NUM_HELD + NUM_OWN), _held())
-    assert (flat.effect, flat.square) == (0.0, 0.0)
+    assert work_sample(np.ones((held.size, QUARTERS)), held) is None
+    flat = _found(np.ones((NUM_HELD + NUM_OWN, QUARTERS)), _held())
+    assert (flat.effect, flat.quarter_effect, flat.quarter_square) == (0.0, 0.0, 0.0)
     with pytest.raises(ValueError, match="held-out"):
-        work_sample(np.ones(9), np.arange(9) < 1)
+        work_sample(np.ones((9, QUARTERS)), np.arange(9) < 1)
     two = np.arange(9) < 2
-    assert _found(np.arange(9.0), two).variance > 0
+    assert _found(np.arange(36.0).reshape(9, QUARTERS), two).variance > 0
 
 
 @pytest.mark.parametrize("num_held", [8, 24])
@@ -92,9 +97,15 @@ def test_the_sample_is_that_of_the_textbook() -> None:
     held = _held(6, 20)
     gains = _gains(np.random.default_rng(10), held, 1.0)
     found = _found(gains, held)
-    shown = (gains[20:] - gains[:20].mean()) / gains[:20].std(ddof=1)
+    pages = gains.mean(axis=1)
+    shown = (pages[20:] - pages[:20].mean()) / pages[:20].std(ddof=1)
     assert found.effect == pytest.approx(np.clip(shown, -WINSOR, WINSOR).mean())
-    assert found.square == pytest.approx((np.clip(shown, -WINSOR, WINSOR) ** 2).mean())
+    quarters = [
+        np.clip((row[20:] - row[:20].mean()) / row[:20].std(ddof=1), -WINSOR, WINSOR)
+        for row in gains.T
+    ]
+    assert found.quarter_effect == pytest.approx(np.mean(quarters))
+    assert found.quarter_square == pytest.approx(np.mean(np.square(quarters)))
     assert found.variance == pytest.approx((1 / 6 + 1 / 20) * 19 / 17)
 
 
@@ -102,12 +113,17 @@ def test_one_wild_sequence_counts_for_no_more_than_four_deviations() -> None:
     held = _held(8)
     gains = _gains(np.random.default_rng(4), held, 0.0)
     before = _found(gains, held).effect
-    gains[-1] = 1e9
+    gains[-1, 0] = 1e9
     assert _found(gains, held).effect <= before + 8.0 / 8
 
 
 def _sample(effect: float, variance: float = 1 / NUM_OWN + 1 / NUM_HELD) -> WorkSample:
-    return WorkSample(effect=effect, variance=variance, square=1 + effect * effect)
+    return WorkSample(
+        effect=effect,
+        variance=variance,
+        quarter_effect=effect / 2,
+        quarter_square=1 + effect * effect / 4,
+    )
 
 
 def test_the_ratio_is_that_of_two_normal_densities() -> None:

@@ -102,7 +102,7 @@ def test_of_too_many_payloads_all_validators_score_the_same_sample(tmp_path) -> 
         other = {v.hotkey for v in by_validator[1][window].verdicts if v.status != NOT_DRAWN}
         assert drawn == other
         assert len(drawn) == min(2, len(log.verdicts))
-        assert log.measured.after_K.keys() <= {v.uid for v in log.verdicts if v.hotkey in drawn}
+        assert log.measured.after_KQ.keys() <= {v.uid for v in log.verdicts if v.hotkey in drawn}
         left_out = [v for v in log.verdicts if v.status == NOT_DRAWN]
         assert all(v.relative_gain is None and v.blameless for v in left_out)
         assert len({v.hotkey for v in left_out} | drawn) == len(log.verdicts)

@@ -195,10 +195,10 @@ def assert_same(one: Scored, other: Scored) -> None:
     assert dict(one.frames) == dict(other.frames)
     for name in ("ids_S", "owners_S"):
         assert np.array_equal(getattr(one.pool, name), getattr(other.pool, name))
-    assert list(one.measured.after_K) == list(other.measured.after_K)
-    assert np.array_equal(one.measured.before_S, other.measured.before_S)
-    for uid, after_S in one.measured.after_K.items():
-        assert np.array_equal(after_S, other.measured.after_K[uid])
+    assert list(one.measured.after_KQ) == list(other.measured.after_KQ)
+    assert np.array_equal(one.measured.before_SQ, other.measured.before_SQ)
+    for uid, after_S in one.measured.after_KQ.items():
+        assert np.array_equal(after_S, other.measured.after_KQ[uid])
     first, second = one.measured.half_way_H, other.measured.half_way_H
     assert (first is None) == (second is None)
     if first is not None and second is not None:
@@ -208,7 +208,7 @@ def assert_same(one: Scored, other: Scored) -> None:
 def test_the_next_payload_may_wait_until_the_one_before_is_measured(scene: Scene) -> None:
     """Each bucket gives its payload after the one before is measured; and nothing else differs."""
     at_once, ahead = scene.score()
-    assert len(at_once.measured.after_K) == len(MINERS)
+    assert len(at_once.measured.after_KQ) == len(MINERS)
     drawn = scene.drawn()
     scored, ahead = scene.score(drawn)
     assert_same(at_once, scored)
@@ -261,7 +261,7 @@ def test_steps_that_depend_on_all_payloads_wait_for_all(scene: Scene) -> None:
     scene.state = replace(scene.state, accepted_norms=())
     at_once, ahead = scene.score()
     assert not ahead
-    assert len(at_once.measured.after_K) == len(MINERS)
+    assert len(at_once.measured.after_KQ) == len(MINERS)
 
 
 def _measurement(scene: Scene) -> tuple[Measurement, Pool, Mapping[int, Step]]:
@@ -289,7 +289,7 @@ def test_what_was_measured_ahead_moves_nobody_to_the_front(scene: Scene) -> None
         return asked[-1]
 
     measured = measurement.finish(pool, steps, is_late)
-    assert list(measured.after_K) == [first, second]
+    assert list(measured.after_KQ) == [first, second]
 
 
 def test_a_piece_of_work_given_up_leaves_theta_as_it_was(scene: Scene) -> None:
@@ -302,8 +302,8 @@ def test_a_piece_of_work_given_up_leaves_theta_as_it_was(scene: Scene) -> None:
     assert measurement.lacks(pool, uid)
     work.close()
     measured = measurement.finish(pool, steps)
-    assert np.array_equal(measured.before_S, expected.before_S)
-    assert all(np.array_equal(measured.after_K[u], expected.after_K[u]) for u in steps)
+    assert np.array_equal(measured.before_SQ, expected.before_SQ)
+    assert all(np.array_equal(measured.after_KQ[u], expected.after_KQ[u]) for u in steps)
 
 
 @pytest.mark.parametrize(

@@ -167,7 +167,7 @@ class Bench:
 
 
 def _blank(verdict: Verdict, forged: WindowLog) -> Verdict:
-    status = verdict.status if verdict.uid not in forged.measured.after_K else NOT_SCORED
+    status = verdict.status if verdict.uid not in forged.measured.after_KQ else NOT_SCORED
     return replace(
         verdict,
         status=status,
@@ -176,19 +176,20 @@ def _blank(verdict: Verdict, forged: WindowLog) -> Verdict:
         relative_gain=None,
         work_effect=None,
         work_variance=None,
-        work_square=None,
+        quarter_effect=None,
+        quarter_square=None,
         gain_log_ratio=None,
     )
 
 
 def with_loss(bench: Bench, change: float) -> WindowLog:
     measured, uid = bench.honest.measured, bench.uid("m0")
-    after_K = measured.after_K[uid].copy()
-    after_K[5] += change
+    after_KQ = measured.after_KQ[uid].copy()
+    after_KQ[5] += change
     return bench.resigned(
         replace(
             bench.honest,
-            measured=replace(measured, after_K={**measured.after_K, uid: after_K}),
+            measured=replace(measured, after_KQ={**measured.after_KQ, uid: after_KQ}),
         )
     )
 

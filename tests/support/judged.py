@@ -1,11 +1,13 @@
 """Losses of a window as a validator measures them, made up: for tests of the judge."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from evaluation.evidence import Evidence, GainRules, GainState, Past
 from evaluation.judge import JudgeRules, Measured
 from evaluation.verdict import NOT_SCORED, Verdict
-from evaluation.work import HELD_OUT, WorkRules, shown_to
+from evaluation.work import HELD_OUT, QUARTERS, Floats, WorkRules, shown_to
 
 RULES = JudgeRules(
     naming_z=2.0,
@@ -31,8 +33,24 @@ def measured_of(gains: dict[int, float], work: dict[int, float], seed: int = 0) 
         - noise * work.get(uid, 0.0) * (owners == uid)
         for uid, gain in gains.items()
     }  # fmt: skip
-    shown = {uid: after_S[shown_to(owners, uid)] for uid, after_S in after.items()}
-    return Measured(owners_S=owners, before_S=before, after_K=shown)
+    return measured_from(owners, before, after)
+
+
+def measured_from(
+    owners: np.ndarray, before: Floats, after: Mapping[int, Floats], half_way: Floats | None = None
+) -> Measured:
+    """Of losses of whole sequences, all quarters alike; `after`: on all sequences, by uid."""
+    return Measured(
+        owners_S=owners,
+        before_SQ=quartered(before),
+        after_KQ={uid: quartered(losses)[shown_to(owners, uid)] for uid, losses in after.items()},
+        half_way_H=half_way,
+    )
+
+
+def quartered(losses: Floats) -> Floats:
+    """Each sequence's loss for each of its quarters."""
+    return np.repeat(losses[:, None], QUARTERS, axis=1)
 
 
 PROVEN = GainState(log_ratio=RULES.gain.bound, holds=True)

@@ -8,7 +8,7 @@ from evaluation.judge import Measured
 from evaluation.rating import Rating
 from evaluation.verdict import Verdict
 from evaluation.verdict_log import WindowLog
-from evaluation.work import HELD_OUT, shown_to, WorkState
+from evaluation.work import HELD_OUT, QUARTERS, WorkState, shown_to
 
 NUM_HELD = 4
 
@@ -37,7 +37,8 @@ def made_up_log(
             relative_gain=-float(rng.random()) / 1e99, pages_consumed=2**32 - 1,
             base_window=2**32 - 1, width=2**16 - 1, part=2**16 - 2, parts=2**16 - 1,
             model_share=float(rng.random()) / 1e6, work_effect=-float(rng.random()) / 1e99,
-            work_variance=float(rng.random()) * 1e99, work_square=float(rng.random()) / 1e99,
+            work_variance=float(rng.random()) * 1e99, quarter_effect=-float(rng.random()) / 1e99,
+            quarter_square=float(rng.random()) / 1e99,
             alike=tuple(measured_uids) if uid in measured_uids else (),
             gain_log_ratio=-float(rng.random()) / 1e99,
         )
@@ -58,9 +59,10 @@ def made_up_log(
         undelivered=tuple((max(0, window - 1), hotkey) for hotkey in hotkeys[:num_uids]),
         measured=Measured(
             owners_S=owners_S,
-            before_S=-rng.random(num_pages) / 1e99,
-            after_K={
-                uid: -rng.random(int(shown_to(owners_S, uid).sum())) / 1e99 for uid in measured_uids
+            before_SQ=-rng.random((num_pages, QUARTERS)) / 1e99,
+            after_KQ={
+                uid: -rng.random((int(shown_to(owners_S, uid).sum()), QUARTERS)) / 1e99
+                for uid in measured_uids
             },
             half_way_H=-rng.random(int((owners_S == HELD_OUT).sum())) / 1e99,
         ),

@@ -30,7 +30,7 @@ class DataSpec(Table):
     """Hotkeys whose buckets serve the dataset. With a single mirror, an outage of its bucket
     stops every node without a copy.
     """
-    page_tokens: Annotated[int, Range(ge=2, le=MAX_PAGE_TOKENS)]
+    page_tokens: Annotated[int, Range(ge=8, le=MAX_PAGE_TOKENS)]
     """Tokens of a page. A page is one training sequence, so longer pages need more memory."""
     segment_pages: Annotated[int, Range(ge=1, le=MAX_SEGMENT_PAGES)]
     """Pages of a segment, the part of a shard that is drawn, fetched and verified as one. Larger
