@@ -7,20 +7,23 @@ are committed. What comes closest are two hotkeys of one machine that send the s
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from benchmarks.attacks import council, frames, idle, sybil, working
+from benchmarks.attacks import council, elsewhere, frames, idle, sybil, working
 from benchmarks.attacks.actor import Actor
 from localnet.adversaries.attacks import SIMULATED
 from localnet.adversaries.tensors import COPY_NOISE, COPY_SHARE
 
 FREE, PARTIAL, SYBIL, VALIDATOR = "free", "partial", "sybil", "validator"
 KINDS = (FREE, PARTIAL, SYBIL, VALIDATOR)
+JUST_UNDER_HALF = 0.499
+"""Of the stake: one validator stands for all that are in league, who vote and weigh alike."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Attack:
     """`team` makes attackers who belong together, `hotkeys` of them: one, or one machine's.
     `work`: the share of an honest miner's pages that each of them trains on. `validator` makes the
-    dishonest one. `note`: why it does no harm undefended, where it does none.
+    dishonest one. `stake`: its share of the stake, None for the attackers' share of the miners.
+    `note`: why it does no harm undefended, where it does none.
     """
 
     kind: str
@@ -28,6 +31,7 @@ class Attack:
     hotkeys: int = 1
     work: float = 0.0
     validator: Callable[[], council.Validator] | None = None
+    stake: float | None = None
     note: str = ""
 
     def group(self, count: int) -> list[Actor]:
@@ -44,6 +48,7 @@ class _Players:
     team: Callable[[], Sequence[Actor]]
     hotkeys: int = 1
     validator: Callable[[], council.Validator] | None = None
+    stake: float | None = None
     note: str = ""
 
 
@@ -56,9 +61,12 @@ def _sybil(team: Callable[[], Sequence[Actor]], hotkeys: int) -> _Players:
 
 
 def _validator(
-    validator: Callable[[], council.Validator], make: Callable[[], Actor], note: str = ""
+    validator: Callable[[], council.Validator],
+    make: Callable[[], Actor],
+    note: str = "",
+    stake: float | None = None,
 ) -> _Players:
-    return _Players(team=lambda: [make()], validator=validator, note=note)
+    return _Players(team=lambda: [make()], validator=validator, stake=stake, note=note)
 
 
 _PLAYERS: Mapping[str, _Players] = {
@@ -77,6 +85,9 @@ _PLAYERS: Mapping[str, _Players] = {
     "average of two": _alone(lambda: idle.Copy(rivals=2)),
     "momentum rider": _alone(idle.MomentumRider),
     "re-registered rider": _alone(idle.RenewedRider),
+    "shadow training": _alone(elsewhere.Shadow),
+    "late payload of a rival's": _alone(elsewhere.LateThief),
+    "private model": _alone(elsewhere.PrivateModel),
     "not delivered": _alone(idle.Undelivered, "whoever pays by payload pays nothing for none"),
     "delivered to one": _alone(idle.DeliveredToOne),
     "honest, then flipped": _alone(working.Sleeper),
@@ -98,6 +109,11 @@ _PLAYERS: Mapping[str, _Players] = {
     "half of the steps": _alone(lambda: working.Fewer(0.5)),
     "a quarter, all claimed": _alone(working.Overclaimed),
     "a quarter of each batch": _alone(working.SmallerBatch),
+    "a quarter of each page": _alone(lambda: working.FrontOfPages(0.25)),
+    "half of each page": _alone(lambda: working.FrontOfPages(0.5)),
+    "half of each page, anywhere": _alone(working.RandomHalfOfPages),
+    "half a copy, a quarter of the work": _alone(lambda: working.PartCopied(0.5)),
+    "part of a copy, a quarter of the work": _alone(lambda: working.PartCopied(COPY_SHARE)),
     "stale base, claimed fresh": _alone(working.StaleBase),
     "over-fit": _alone(working.Overfit),
     "over-fit, few claimed": _alone(working.OverfitFewClaimed),
@@ -107,14 +123,27 @@ _PLAYERS: Mapping[str, _Players] = {
     ),
     "part-time flipped": _alone(working.PartTimeFlipper),
     "part-time copier": _alone(working.PartTimeCopier),
+    "part-time residual": _alone(working.ResidualAlone),
+    "part-time noise": _alone(working.GainInOddWindows),
     "one machine, two hotkeys": _sybil(lambda: sybil.shared_out(2), 2),
     "one machine, four hotkeys": _sybil(lambda: sybil.shared_out(4), 4),
     "same payload, two hotkeys": _sybil(lambda: sybil.trained_once(2, noise=0.0), 2),
     "one training, two hotkeys": _sybil(lambda: sybil.trained_once(2, noise=0.05), 2),
     "one training split over two": _sybil(lambda: sybil.split(2), 2),
     "one training split over four": _sybil(lambda: sybil.split(4), 4),
+    "one training split over two, all claimed": _sybil(lambda: sybil.split(2, claims=1.0), 2),
+    "one training split over four, all claimed": _sybil(lambda: sybil.split(4, claims=1.0), 4),
     "lying validator": _validator(council.Liar, idle.Flipped),
     "validator and free riders": _validator(council.Patron, lambda: idle.Copy(rivals=2)),
+    "half of the stake and free riders": _validator(
+        council.Patron, lambda: idle.Copy(rivals=2), stake=JUST_UNDER_HALF
+    ),
+    "log copier": _validator(
+        council.LogCopier,
+        idle.Undelivered,
+        "it names and weighs as the validator that it copies: it moves no step and no weight",
+    ),
+    "lineage copier": _validator(council.LineageCopier, idle.Copy),
     "names what nobody has": _validator(council.NamesTheMissing, idle.Undelivered),
     "weight copier": _validator(
         council.WeightCopier,
@@ -130,6 +159,7 @@ ATTACKS: Mapping[str, Attack] = {
         hotkeys=players.hotkeys,
         work=SIMULATED[name].share,
         validator=players.validator,
+        stake=players.stake,
         note=players.note,
     )
     for name, players in _PLAYERS.items()

@@ -77,6 +77,33 @@ class WeightCopier(Validator):
         return scene.seen or {BURN_UID: 1.0}
 
 
+class LogCopier(Validator):
+    """Scores nothing: sets the weights that follow from another validator's log, which is public a
+    window later. Its vote copies the votes that stand before its own.
+    """
+
+    def __init__(self) -> None:
+        self._logged: Mapping[int, float] = {BURN_UID: 1.0}
+
+    def weighs(self, scene: Scene) -> Mapping[int, float]:
+        weights, self._logged = self._logged, scene.shares
+        return weights
+
+
+class LineageCopier(Validator):
+    """Scores nothing: names the miners of the last step in the lineage, and weighs them alike."""
+
+    def __init__(self) -> None:
+        self._applied: frozenset[int] = frozenset()
+
+    def names(self, scene: Scene) -> frozenset[int]:
+        named, self._applied = self._applied & scene.committed, scene.named
+        return named
+
+    def weighs(self, scene: Scene) -> Mapping[int, float]:
+        return dict.fromkeys(self._applied, 1.0 / max(1, len(self._applied))) or {BURN_UID: 1.0}
+
+
 class NamesTheMissing(Validator):
     """Honest but for naming all that was committed and that nobody has."""
 

@@ -74,8 +74,13 @@ class Case:
             warm_steps=240,
         )
 
+    @property
+    def stake(self) -> float:
+        """Of a dishonest validator: the attackers' share of the miners, if the attack has none."""
+        stake = ATTACKS[self.attack].stake if self.attack else None
+        return self.attackers / self.miners if stake is None else stake
+
     def swarm(self) -> Swarm:
-        """A dishonest validator holds as much of the stake as there are attackers among miners."""
         honest = [Actor() for _ in range(self.miners - self.attackers)]
         if not self.attack:
             attackers: list[Actor] = [Undelivered() for _ in range(self.attackers)]
@@ -84,7 +89,7 @@ class Case:
         roster = [*honest, *attack.group(self.attackers)]
         if attack.validator is None:
             return Swarm(self.trial, roster, defended=self.defended)
-        setting = Setting(dishonest=attack.validator(), stake=self.attackers / self.miners)
+        setting = Setting(dishonest=attack.validator(), stake=self.stake)
         return Swarm(self.trial, roster, defended=self.defended, setting=setting)
 
 
@@ -186,8 +191,7 @@ def _dividends(outcome: Outcome, case: Case) -> float | None:
         return None
     mine = math.fsum(shares[0] for shares in outcome.dividends)
     theirs = math.fsum(math.fsum(shares[1:]) for shares in outcome.dividends)
-    stake = case.attackers / case.miners
-    return (mine / stake) / (theirs / (1 - stake)) if theirs else None
+    return (mine / case.stake) / (theirs / (1 - case.stake)) if theirs else None
 
 
 def _honest_share(outcome: Outcome, first: int, honest: Sequence[int]) -> float | None:

@@ -2,11 +2,9 @@
 
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor
-
 from benchmarks.attacks.actor import Actor, Attacker, View
 from benchmarks.attacks.idle import standard
+from benchmarks.attacks.leftover import LeftOver
 from benchmarks.attacks.working import Fewer
 from benchmarks.learning.messages import Message
 
@@ -21,10 +19,15 @@ def trained_once(hotkeys: int, *, noise: float) -> Sequence[Actor]:
     return [Leader(hotkeys), *(Follower(hotkeys, i, noise) for i in range(1, hotkeys))]
 
 
-def split(hotkeys: int) -> Sequence[Actor]:
-    """One training; every hotkey sends what those before it left out, so that no two overlap."""
-    left = LeftOver()
-    return [SplitLeader(hotkeys, left), *(SplitFollower(hotkeys, left) for _ in range(1, hotkeys))]
+def split(hotkeys: int, *, claims: float | None = None) -> Sequence[Actor]:
+    """One training; every hotkey sends what those before it left out, so that no two overlap.
+
+    The training covers 1 / `hotkeys` of each one's page list. `claims`: the share of the list that
+    each claims, by default no more than was trained.
+    """
+    left, claims = LeftOver(), 1 / hotkeys if claims is None else claims
+    followers = [SplitFollower(claims, left) for _ in range(1, hotkeys)]
+    return [SplitLeader(hotkeys, claims, left), *followers]
 
 
 class Leader(Actor):
@@ -57,43 +60,24 @@ class Follower(Attacker):
         return view.encoded(leader.dense + self.noise * spread * kept_N * standard(view))
 
 
-class LeftOver:
-    """What a team has not sent yet: one error feedback for all of it."""
-
-    def __init__(self) -> None:
-        self.left_N: Tensor | None = None
-
-    def add(self, delta_N: Tensor, decay: float) -> None:
-        left_N = torch.zeros_like(delta_N) if self.left_N is None else self.left_N
-        self.left_N = decay * left_N + delta_N
-
-    def next(self, view: View) -> Message:
-        if self.left_N is None:
-            raise ValueError("the leader sends first")
-        message = view.encoded(self.left_N)
-        self.left_N = self.left_N - message.dense
-        return message
-
-
 class SplitLeader(Leader):
     """Sends the largest values of the team's training."""
 
     feeds_back = False
 
-    def __init__(self, hotkeys: int, left: LeftOver) -> None:
+    def __init__(self, hotkeys: int, claims: float, left: LeftOver) -> None:
         super().__init__(hotkeys)
-        self.left = left
+        self.claims, self.left = claims, left
 
     def send(self, honest: Message, view: View) -> Message | None:
-        self.left.add(view.delta_N, view.workers.trial.decay)
-        return self.left.next(view)
+        return self.left.add_and_send(view)
 
 
 class SplitFollower(Attacker):
     """Sends the largest that are left."""
 
-    def __init__(self, hotkeys: int, left: LeftOver) -> None:
-        self.claims, self.left = 1 / hotkeys, left
+    def __init__(self, claims: float, left: LeftOver) -> None:
+        self.claims, self.left = claims, left
 
     def send(self, honest: Message, view: View) -> Message | None:
         return self.left.next(view)

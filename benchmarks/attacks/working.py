@@ -1,11 +1,14 @@
 """Attackers who work: less than they say, on other pages, from an old base, or not always."""
 
 import numpy as np
+import torch
 
 from benchmarks.attacks.actor import Actor, View
-from benchmarks.attacks.idle import Copy
+from benchmarks.attacks.idle import Copy, noise_like
+from benchmarks.attacks.leftover import LeftOver
 from benchmarks.attacks.trigger import planted
 from benchmarks.learning.messages import Message
+from localnet.adversaries.tensors import keep_part
 
 
 class Fewer(Actor):
@@ -55,6 +58,33 @@ class SmallerBatch(Actor):
 
     def taken(self, pages: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         return pages[: max(1, len(pages) // self.part)]
+
+
+class FrontOfPages(Actor):
+    """Trains on the first part of every page, and says that it took all."""
+
+    def __init__(self, part: float) -> None:
+        self.part = part
+
+    def dishonest(self, number: int) -> bool:
+        return True
+
+    def taken(self, pages: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        return pages[:, : int(self.part * pages.shape[1])]
+
+
+class RandomHalfOfPages(Actor):
+    """Trains on a half of every page that begins anywhere, and says that it took all."""
+
+    def dishonest(self, number: int) -> bool:
+        return True
+
+    def taken(self, pages: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        tokens = pages.shape[1] // 2
+        starts = rng.integers(pages.shape[1] - tokens + 1, size=len(pages))
+        return np.stack(
+            [page[start : start + tokens] for page, start in zip(pages, starts, strict=True)]
+        )
 
 
 class StaleBase(Actor):
@@ -152,3 +182,63 @@ class PartTimeCopier(SleepingCopier):
 
     def dishonest(self, number: int) -> bool:
         return number % 2 == 1
+
+
+class ResidualAlone(Actor):
+    """Trains in one window, and in the next sends what error feedback holds; claims whole lists."""
+
+    claims = 1.0
+
+    def dishonest(self, number: int) -> bool:
+        return number % 2 == 1
+
+    def share_in(self, number: int) -> float:
+        return 0.0 if self.dishonest(number) else 1.0
+
+
+class GainInOddWindows(Actor):
+    """Noise in one window, honest work in the next; claims whole lists.
+
+    Its error feedback is its own, and so holds no noise: not even that of a payload refused.
+    """
+
+    claims = 1.0
+    feeds_back = False
+
+    def __init__(self) -> None:
+        self.left = LeftOver()
+
+    def dishonest(self, number: int) -> bool:
+        return number % 2 == 0
+
+    def share_in(self, number: int) -> float:
+        return 0.0 if self.dishonest(number) else 1.0
+
+    def send(self, honest: Message, view: View) -> Message | None:
+        if self.dishonest(view.number):
+            return view.encoded(noise_like(view))
+        return self.left.add_and_send(view)
+
+
+class PartCopied(Actor):
+    """A quarter of the steps, and a part of the places of what a rival sent in the window before;
+    all claimed.
+    """
+
+    share, claims = 0.25, 1.0
+    feeds_back = False
+
+    def __init__(self, part: float) -> None:
+        self.part, self.left = part, LeftOver()
+
+    def dishonest(self, number: int) -> bool:
+        return True
+
+    def send(self, honest: Message, view: View) -> Message | None:
+        own = self.left.add_and_send(view)
+        rivals = [m for uid, m in sorted(view.last.items()) if uid != view.uid]
+        if not rivals:
+            return own
+        keep_N = torch.from_numpy(view.rng.random(own.dense.numel()) < self.part)
+        copied_N = keep_part(rivals[0].dense, keep_N, torch.zeros_like(own.dense))
+        return view.encoded(own.dense + copied_N)

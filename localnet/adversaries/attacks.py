@@ -109,7 +109,9 @@ ATTACKS: Mapping[str, Attack] = {
     "partial-copier": _free("two fifths of a rival's last payload, and noise", "partial copy"),
     "averager": _free("the mean of two rivals' last payloads", "average of two"),
     "replayer": _free("the own first payload in every window", "replay of its own", first_window=1),
-    "repeater": _free("another miner's training, repeated but for the order of its pages"),
+    "repeater": _free(
+        "another miner's training, repeated but for the order of its pages", "shadow training"
+    ),
     "momentum-rider": _free("the last update again, and a tenth of the steps", "momentum rider"),
     "sleeper": _free(
         f"honest at first (as a neuron {SLEEPS_WINDOWS} windows), then honest work times -3",
@@ -159,6 +161,8 @@ ATTACKS: Mapping[str, Attack] = {
 
 SIMULATED_ONLY = (
     _simulated("free", "replay of a rival's", "a rival's payload from eight windows ago"),
+    _simulated("free", "late payload of a rival's", "a payload of the last window, never applied"),
+    _simulated("free", "private model", "three times the steps, on pages of another shard"),
     _simulated("free", "re-registered rider", "a momentum rider with a new hotkey every 6 windows"),
     _simulated("free", "honest, then a copier", "honest for 10 windows, then a copier"),
     _simulated("free", "NaN scale", "a scale exponent beyond the range of the code"),
@@ -178,17 +182,53 @@ SIMULATED_ONLY = (
         0.25,
     ),
     _simulated("partial", "a quarter of each batch", "a quarter of each batch, all claimed", 0.25),
+    _simulated("partial", "a quarter of each page", "the first quarter, all claimed", 0.25),
+    _simulated("partial", "half of each page", "the first half, all claimed", 0.5),
+    _simulated("partial", "half of each page, anywhere", "a half at random, all claimed", 0.5),
+    _simulated(
+        "partial",
+        "half a copy, a quarter of the work",
+        "half of a rival's last payload added to a quarter of the work, all claimed",
+        0.25,
+    ),
+    _simulated(
+        "partial",
+        "part of a copy, a quarter of the work",
+        "the same with two fifths, which repeats too little to be refused for it",
+        0.25,
+    ),
     _simulated("partial", "over-fit", "all steps on the first claimed batch", 1 / 15),
     _simulated(
         "partial", "over-fit, few claimed", "all steps on four batches, four claimed", 4 / 15
     ),
     _simulated("partial", "part-time flipped", "every second window's work times -3", 0.5),
     _simulated("partial", "part-time copier", "a copier in every second window", 0.5),
+    _simulated("partial", "part-time residual", "every second window error feedback alone", 0.5),
+    _simulated("partial", "part-time noise", "noise in every second window", 0.5),
     _simulated("sybil", "one machine, four hotkeys", "a quarter of the steps for each", 1 / 4),
     _simulated("sybil", "same payload, two hotkeys", "one training, sent twice", 1 / 2),
     _simulated("sybil", "one training, two hotkeys", "one training, sent again with noise", 1 / 2),
     _simulated("sybil", "one training split over two", "disjoint parts of one payload", 1 / 2),
     _simulated("sybil", "one training split over four", "disjoint parts of one payload", 1 / 4),
+    _simulated(
+        "sybil",
+        "one training split over two, all claimed",
+        "disjoint parts of one payload, twice what was trained claimed",
+        1 / 2,
+    ),
+    _simulated(
+        "sybil",
+        "one training split over four, all claimed",
+        "disjoint parts of one payload, four times what was trained claimed",
+        1 / 4,
+    ),
+    _simulated(
+        "validator",
+        "half of the stake and free riders",
+        "validators with 0.499 of the stake that accept and pay their free riders",
+    ),
+    _simulated("validator", "log copier", "copies votes, and the weights of another's log"),
+    _simulated("validator", "lineage copier", "accepts and pays whom the last step applied"),
     _simulated(
         "validator", "validator and free riders", "a validator that accepts its own free riders"
     ),
