@@ -45,9 +45,16 @@ def main(argv: list[str]) -> None:
         record["modelled"] = head | {"seeds": list(suite.SEEDS), "rows": rows}
     if arguments.only != "modelled" and not arguments.quick:
         record["played"] = head | measure_played(arguments.swarms)
-    arguments.record.write_text(json.dumps(record, indent=1) + "\n")
+    arguments.record.write_text(text_of_record(record))
     parts = [record.get(part, {}).get("rows", []) for part in ("modelled", "played")]
     print(report.text_of(*parts))
+
+
+def text_of_record(record: dict[str, Any]) -> str:
+    """JSON with five digits of each number, which is more than seeds agree on."""
+    exact = json.dumps(record)
+    rounded = json.loads(exact, parse_float=lambda text: float(f"{float(text):.5g}"))
+    return json.dumps(rounded, indent=1) + "\n"
 
 
 def measure_played(folder: Path | None) -> dict[str, Any]:
