@@ -3,7 +3,7 @@
     python -m benchmarks.validators                    everything (some 20 minutes on one core)
     python -m benchmarks.validators --quick            one crowd on one chain, no swarm
     python -m benchmarks.validators --swarms FOLDER    what swarms measured is kept there
-    python -m benchmarks.validators --only modelled    or played; the other part stays on record
+    python -m benchmarks.validators --only weak        or modelled, played; the rest stays on record
 
 Prints a table and writes it as JSON.
 """
@@ -18,13 +18,14 @@ import numpy as np
 
 from benchmarks.learning.report import commit
 from benchmarks.learning.text import ROOT
-from benchmarks.validators import report, suite
+from benchmarks.validators import report, suite, weak
 from benchmarks.validators.chain import YUMA
 from benchmarks.validators.crowd import Rule
 from benchmarks.validators.played import facts_of, load_crowd
 from benchmarks.validators.roles import honest_rows
 
 RECORD: Final = ROOT / "benchmarks" / "results" / "validators.json"
+PARTS: Final = ("modelled", "played", "weak")
 FIRST_PLAYED_EPOCH: Final = 8
 """The account is full after four epochs."""
 
@@ -33,20 +34,24 @@ def main(argv: list[str]) -> None:
     """Measure and write; an interrupt leaves the record as it was."""
     parser = argparse.ArgumentParser(prog="benchmarks.validators", allow_abbrev=False)
     parser.add_argument("--quick", action="store_true", help="one crowd on one chain, no swarm")
-    parser.add_argument("--only", choices=("modelled", "played"), help="one part")
+    parser.add_argument("--only", choices=PARTS, help="one part")
     parser.add_argument("--swarms", type=Path, metavar="FOLDER")
     parser.add_argument("--record", type=Path, default=RECORD)
     arguments = parser.parse_args(argv)
     old = arguments.record
     record = json.loads(old.read_text()) if arguments.only and old.exists() else {}
-    head = {"command": " ".join(["python -m benchmarks.validators", *argv]), "commit": commit()}
-    if arguments.only != "played":
+    # Folders of this machine do not belong into the record.
+    flags = ["--quick"] * arguments.quick + (["--only", arguments.only] if arguments.only else [])
+    head = {"command": " ".join(["python -m benchmarks.validators", *flags]), "commit": commit()}
+    if arguments.only in (None, "modelled"):
         rows = [suite.measure(case) for case in suite.cases(quick=arguments.quick)]
         record["modelled"] = head | {"seeds": list(suite.SEEDS), "rows": rows}
-    if arguments.only != "modelled" and not arguments.quick:
+    if arguments.only in (None, "played") and not arguments.quick:
         record["played"] = head | measure_played(arguments.swarms)
+    if arguments.only in (None, "weak") and not arguments.quick:
+        record["weak"] = head | {"seeds": list(weak.SEEDS), "rows": weak.measure_weak()}
     arguments.record.write_text(text_of_record(record))
-    parts = [record.get(part, {}).get("rows", []) for part in ("modelled", "played")]
+    parts = [record.get(part, {}).get("rows", []) for part in PARTS]
     print(report.text_of(*parts))
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks.validators import report, suite
+from benchmarks.validators import report, suite, weak
 from benchmarks.validators.chain import YUMA, run_epochs
 from benchmarks.validators.crowd import (
     MAX_SHARE,
@@ -216,7 +216,17 @@ def test_the_suite_and_its_table():
     assert set(suite.cases(quick=True)) < set(cases)
     short = replace(cases[0], rule="4 windows")
     row = suite.measure(short, seeds=(1,))
-    text = report.text_of([row], [])
+    text = report.text_of([row], [], [])
     assert all(role in text for role in ROLES)
     assert f"{row['dividends']['constant row']['mean']:.3f}" in text
     assert row["dividends"]["honest"]["mean"] == pytest.approx(1.0, abs=2e-3)
+
+
+def test_half_of_the_gain_is_paid_less_and_short_accounts_pay_it_more(monkeypatch):
+    monkeypatch.setattr(weak, "SEEDS", (1, 2, 3))
+    monkeypatch.setattr(weak, "PAGE_NOISES", (12.0,))
+    rows = {row["rule"]: row for row in weak.measure_weak()}
+    assert rows["16 windows"]["more"] == 0
+    assert 0 < rows["16 windows"]["pay"] < rows["4 windows"]["pay"] < 1
+    assert abs(rows["16 windows, duels of 1/2"]["more"]) < 0.05
+    assert report.text_of([], [], list(rows.values())).count("\n") == 3 + len(rows)
