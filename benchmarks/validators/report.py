@@ -43,8 +43,8 @@ def _weak_table(rows: Sequence[Row]) -> str:
         [
             f"{row['page_noise']:.0f}",
             row["rule"],
-            f"{row['pay']:.3f} ± {row['pay_error']:.3f}",
-            f"{row['more']:+.3f} ± {row['more_error']:.3f}",
+            f"{row['pay']:.3f} \u00b1 {row['pay_error']:.3f}",
+            f"{row['more']:+.3f} \u00b1 {row['more_error']:.3f}",
             f"{row['epochs_with_unpaid']:.0%}",
         ]
         for row in rows
