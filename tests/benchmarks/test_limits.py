@@ -43,8 +43,9 @@ def test_a_window_is_measured_and_every_stage_takes_time(monkeypatch) -> None:
     evaluation = replace(bench.spec.evaluation, max_payloads=4)
     assert row["pool_pages"] == pool_limit(evaluation) == 256
     assert row["shown_pages"] == shown_limit(evaluation) == 112
-    held_out_s, claimed_s = (row["pass_seconds"][pages] for pages in ("held_out", "claimed"))
-    assert row["seconds"]["forward"] == pytest.approx(6 * held_out_s + 8 * claimed_s)
+    passes = row["passes"]
+    forward_s = 6 * passes["held_out_s"] + 8 * passes["claimed_s"]
+    assert row["seconds"]["forward"] == pytest.approx(forward_s)
     # For a payload the peer takes 2 passes over held-out pages, and ours 6 / 4; both 2 over claims.
     assert 1.0 < row["peer"]["ratio"] < 4 / 3
     content = {"windows": [{"size": "18 k"} | row], "fits": limits.fits([{"size": "18 k"} | row]),
