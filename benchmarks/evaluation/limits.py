@@ -3,7 +3,7 @@
     python -m benchmarks.evaluation.limits            five sizes, to 256 payloads (three minutes)
     python -m benchmarks.evaluation.limits --quick    two sizes, to 64 payloads
 
-Processor seconds of one thread: a busy machine takes up to 1.5 times as many. Timed are the
+Processor seconds of one thread: a busy machine takes up to twice as many. Timed are the
 functions that a validator calls: decoding and its checks, overlap with the window's payloads and
 those of four windows before, a step and its restoration for each payload, forward passes, and what
 follows from the losses (verdicts, ratings, weights). Fetching is not in it: half of a validator's
