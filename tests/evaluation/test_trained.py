@@ -69,7 +69,7 @@ def test_a_padded_claim_is_paid_for_no_more_than_what_was_trained(
     """
     own = effect * (np.arange(20) < round(20 * part))
     share = _shares({**_honest(), 9: _entries(9, own)})[9]
-    assert 0 < share < 1.25 * part
+    assert 0 < share < min(1.0, 1.4 * part) + 1e-9
 
 
 def test_a_part_of_each_page_shows_less_than_the_usual_level() -> None:
@@ -86,7 +86,7 @@ def test_who_trains_on_two_quarters_of_each_page_and_sends_them_louder_is_uneven
         gains[NUM_HELD:, :2] += 2.0
         work = work_sample(gains, held)
         entries.append(Entry(relative_gain=1.0, pages=240, work=work))
-    assert _shares({**_honest(), 9: entries})[9] < 0.7
+    assert _shares({**_honest(), 9: entries})[9] < 0.75
 
 
 def test_work_in_every_second_window_is_half_of_the_work_at_most() -> None:
