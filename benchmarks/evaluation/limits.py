@@ -1,19 +1,23 @@
 """What scoring a window costs, against the number of payloads and the size of the model.
 
-    python -m benchmarks.evaluation.limits            five sizes, to 256 payloads (ten minutes)
+    python -m benchmarks.evaluation.limits            five sizes, to 256 payloads (three minutes)
     python -m benchmarks.evaluation.limits --quick    two sizes, to 64 payloads
 
-Processor seconds of one thread: what other processes do beside it counts little. Timed are the
+Processor seconds of one thread: a busy machine takes up to 1.5 times as many. Timed are the
 functions that a validator calls: decoding and its checks, overlap with the window's payloads and
-those of four windows before, a step and its restoration for each payload, forward passes over the
-window's common pool, and what follows from the losses (verdicts, ratings, weights). Fetching is
-not in it: half of a validator's budget is for that. Forward passes of a window all cost the same:
-where they would take longer than `PASSES_S`, as many as fit are timed, and where a single one
-does, its first `FEW_SEQUENCES`.
+those of four windows before, a step and its restoration for each payload, forward passes, and what
+follows from the losses (verdicts, ratings, weights). Fetching is not in it: half of a validator's
+budget is for that.
+
+A window of I payloads takes 2 + I times the forward passes over the held-out pages (at theta,
+half-way through the last step, after each payload's step), and two times those over the claims of
+each payload (at theta, after its step). The passes over one of each are timed once for a model.
+Numbers of pages are the localnet's.
 
 Beside it the peer's method (Templar's LossScore): for each miner the losses on its own and on
-random pages, before and after its step, four passes. Payloads are noise: what they say changes no
-cost. Writes benchmarks/results/evaluation_limits.{json,md,png}.
+random pages, before and after its step, four passes, here over as many pages as ours: calculated
+from the same timed passes. Payloads are noise: what they say changes no cost. Writes
+benchmarks/results/evaluation_limits.{json,md,png}.
 """
 
 import argparse
@@ -22,7 +26,7 @@ import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +41,7 @@ from evaluation.history import Histories, add_window, past_of
 from evaluation.judge import Measured, judge
 from evaluation.overlap import Earlier, Places, find_overlaps
 from evaluation.verdict import NOT_SCORED, Verdict
-from evaluation.work import HELD_OUT
+from evaluation.work import HELD_OUT, QUARTERS, shown_to
 from template.base.pace import VOTE_MARGIN_BLOCKS
 from template.commands.plan import RunChoices, check_plan, load_plan
 from template.protocol.admission import open_payload
@@ -51,7 +55,7 @@ from template.protocol.payload import (
 from template.protocol.root import Member
 from template.protocol.spec import RunSpec
 from template.scoring.footprint import footprint_of, places_in
-from template.scoring.rules import claims_of_each, pay_rules
+from template.scoring.rules import pay_rules
 from template.training.model import initial_params, tensor_shapes
 from template.training.outer import first_state, scored_coefficients, scored_references
 from template.training.scorer import Scorer
@@ -78,14 +82,21 @@ SIZES: Mapping[str, Mapping[str, int]] = {
 }  # fmt: skip
 PAYLOADS = (4, 16, 64, 256)
 QUICK_SIZES, QUICK_PAYLOADS = ("18 k", "0.11 M"), (4, 16, 64)
-PASSES_S = 4.0
-"""Forward passes of one window are timed for so long at most, and twice at least."""
-FEW_SEQUENCES, BATCH = 128, 64
+PASSES_S = 8.0
+"""Forward passes of a model are repeated for so long at most, and twice at least."""
 MAX_TIMED_PAYLOADS = 64
 """Of so many at most decoding and steps are timed; they cost the same for each."""
-EARLIER_WINDOWS = 4
+EARLIER_WINDOWS, PAGES_CONSUMED = 4, 240
 BLOCK_S = {"localnet": 0.25, "testnet": 12.0}
 STAGES = ("decode", "overlap", "step", "forward", "judge")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Passes:
+    """Seconds of the forward passes over the held-out pages, and over the claims of a payload."""
+
+    held_out_s: float
+    claimed_s: float
 
 
 @dataclass(kw_only=True)
@@ -96,6 +107,7 @@ class Bench:
     form: PayloadFormat
     scorer: Scorer
     frames: list[bytes] = field(default_factory=list)
+    passes: Passes | None = None
 
     @property
     def num_params(self) -> int:
@@ -138,6 +150,7 @@ def prepare(size: str, num_payloads: int = MAX_TIMED_PAYLOADS) -> Bench:
     path = ROOT / "runs" / "localnet.toml"
     plan = load_plan(path)
     plan["model"] |= SIZES[size]
+    plan["training"]["max_parts"] = 1  # the smallest model has one layer, and so no parts
     spec = check_plan(path, plan, RunChoices(owner_hotkey=OWNER, start_block=100))
     form = PayloadFormat(
         run_id=spec.run_id, shapes=tensor_shapes(spec), top_k=spec.compression.top_k
@@ -147,7 +160,7 @@ def prepare(size: str, num_payloads: int = MAX_TIMED_PAYLOADS) -> Bench:
     for uid in range(num_payloads):
         noise = {n: 1e-3 * torch.randn(s, generator=generator) for n, s in form.shapes.items()}
         header = PayloadHeader(
-            window=9, base_window=9, pages_consumed=240, public_key=bytes([uid]) * 32
+            window=9, base_window=9, pages_consumed=PAGES_CONSUMED, public_key=bytes([uid]) * 32
         )
         bench.frames.append(encode_payload(header, noise, form)[0])
     return bench
@@ -162,7 +175,6 @@ def measure(bench: Bench, count: int) -> dict[str, Any]:
     payloads = [_opened(bench, uid) for uid in range(timed)]
     decode_s = (time.process_time() - started) * per_payload
     overlap_s = _overlap_s(bench, payloads, count)
-    pool, owners = _pool(spec, count)
     norms = [payload.norms for payload in payloads]
     bench.scorer.load(state.params)
     started = time.process_time()
@@ -170,35 +182,29 @@ def measure(bench: Bench, count: int) -> dict[str, Any]:
     for payload in payloads:
         _step(bench, payload, references)
     step_s = (time.process_time() - started) * per_payload
-    pass_s, passes, sequences = _pass_s(bench, pool, count + 1)
-    judge_s = _judge_s(spec, owners, count)
+    if bench.passes is None:
+        bench.passes = _timed_passes(bench)
+    passes, held_out, claimed = bench.passes, *_pages(spec)
     seconds = {
         "decode": decode_s,
         "overlap": overlap_s,
         "step": step_s,
-        "forward": pass_s * (count + 1),
-        "judge": judge_s,
+        "forward": (2 + count) * passes.held_out_s + 2 * count * passes.claimed_s,
+        "judge": _judge_s(spec, count),
     }
-    same_own = int((owners == 0).sum())
-    held = int((owners == HELD_OUT).sum())
-    equal_s = _peer_s(bench, pool[:sequences], sequences // 2) * len(pool) / sequences
-    few = same_own + held
-    small_s = _peer_s(bench, pool[: min(few, sequences)], same_own) * few / min(few, sequences)
     ours_s = (seconds["forward"] + step_s) / count
-    peer_step_s = step_s / count
+    peer_s = 2 * passes.held_out_s + 2 * passes.claimed_s + step_s / count
     return {
         "payloads": count,
         "num_params": bench.num_params,
-        "pool": len(pool),
-        "claimed_pages": same_own,
-        "passes_timed": passes,
-        "sequences_timed": sequences,
+        "pool_pages": held_out + count * claimed,
+        "shown_pages": held_out + claimed,
+        "passes": asdict(passes),
         "seconds": seconds,
         "total_s": math.fsum(seconds.values()),
         "peer": {
-            "equal_sequences_ratio": (equal_s + peer_step_s) / ours_s,
-            "own_pages_alone_ratio": (small_s + peer_step_s) / ours_s,
-            "seconds_a_payload": equal_s + peer_step_s,
+            "ratio": peer_s / ours_s,
+            "seconds_a_payload": peer_s,
             "ours_seconds_a_payload": ours_s,
         },
     }
@@ -238,14 +244,6 @@ def _overlap_s(bench: Bench, payloads: Sequence[Payload], count: int) -> float:
     return places_s + time.process_time() - started
 
 
-def _pool(spec: RunSpec, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """As large as a validator's: held-out pages, and claimed ones of each payload."""
-    held = spec.evaluation.held_out_pages
-    claimed = claims_of_each(spec.evaluation, count)
-    owners = np.concatenate([np.full(held, HELD_OUT), np.repeat(np.arange(count), claimed)])
-    return load_pages(spec.data.page_tokens).train[: owners.size], owners
-
-
 def _step(bench: Bench, payload: Payload, references: Mapping[str, float]) -> None:
     outer, share = bench.spec.outer, bench.spec.evaluation.step_share
     alpha = outer.outer_lr
@@ -254,48 +252,50 @@ def _step(bench: Bench, payload: Payload, references: Mapping[str, float]) -> No
         pass
 
 
-def _pass_s(bench: Bench, pool: np.ndarray, most: int) -> tuple[float, int, int]:
-    """Seconds of one pass over the pool, the median of as many as fit; how many that were, and of
-    how many sequences.
-    """
-    bench.scorer.losses(pool[:BATCH])
+def _pages(spec: RunSpec) -> tuple[int, int]:
+    """Held-out pages of a window, and claimed pages of a payload."""
+    return spec.evaluation.held_out_pages, spec.evaluation.claimed_pages
+
+
+def _timed_passes(bench: Bench) -> Passes:
+    """Medians; the two kinds take turns, so that a busy machine slows both alike."""
+    train = load_pages(bench.spec.data.page_tokens).train
+    batches = [train[:count] for count in _pages(bench.spec)]
+    bench.scorer.part_losses(batches[0], QUARTERS)  # the first time takes longer
+    times: list[list[float]] = []
+    while len(times) < 2 or math.fsum(map(math.fsum, times)) < PASSES_S:
+        times.append([_pass_s(bench, pages) for pages in batches])
+    held_out_s, claimed_s = np.median(times, axis=0).tolist()
+    return Passes(held_out_s=held_out_s, claimed_s=claimed_s)
+
+
+def _pass_s(bench: Bench, pages: np.ndarray) -> float:
     started = time.process_time()
-    bench.scorer.losses(pool[:BATCH])
-    expected_s = (time.process_time() - started) * len(pool) / BATCH
-    sequences = len(pool) if expected_s < PASSES_S else min(FEW_SEQUENCES, len(pool))
-    times: list[float] = []
-    while len(times) < most and (len(times) < 2 or math.fsum(times) < PASSES_S):
-        started = time.process_time()
-        bench.scorer.losses(pool[:sequences])
-        times.append(time.process_time() - started)
-    return float(np.median(times)) * len(pool) / sequences, len(times), sequences
+    bench.scorer.part_losses(pages, QUARTERS)
+    return time.process_time() - started
 
 
-def _peer_s(bench: Bench, pages: np.ndarray, own: int) -> float:
-    """Seconds of the peer's four passes for one miner: on its own pages and on the others here,
-    before its step and after.
-    """
-    times: list[float] = []
-    while len(times) < 2 or (math.fsum(times) < PASSES_S / 4 and len(times) < 32):
-        started = time.process_time()
-        for _ in ("before", "after"):
-            bench.scorer.losses(pages[:own])
-            bench.scorer.losses(pages[own:])
-        times.append(time.process_time() - started)
-    return float(np.median(times))
-
-
-def _judge_s(spec: RunSpec, owners: np.ndarray, count: int) -> float:
+def _judge_s(spec: RunSpec, count: int) -> float:
     """Verdicts, ratings and weights of a window, with as many windows behind it as count."""
-    rng, rules = np.random.default_rng(0), pay_rules(spec)
-    before = rng.normal(3.0, 0.5, owners.size)
-    after = {uid: before - 0.05 - 0.01 * rng.normal(size=owners.size) for uid in range(count)}
-    measured = Measured(owners_S=owners, before_S=before, after_S=after)
+    rng, rules, evaluation = np.random.default_rng(0), pay_rules(spec), spec.evaluation
+    claimants = np.repeat(np.arange(count), evaluation.claimed_pages)
+    owners_S = np.concatenate([np.full(evaluation.held_out_pages, HELD_OUT), claimants])
+    before_SQ = rng.normal(3.0, 0.5, (owners_S.size, QUARTERS))
+    shown = {uid: before_SQ[shown_to(owners_S, uid)] for uid in range(count)}
+    after_KQ = {u: b_KQ - 0.05 - 0.01 * rng.normal(size=b_KQ.shape) for u, b_KQ in shown.items()}
+    measured = Measured(owners_S=owners_S, before_SQ=before_SQ, after_KQ=after_KQ)
     histories: Histories = {}
 
     def verdicts(window: int) -> tuple[Verdict, ...]:
         blanks = [
-            Verdict(window=window, uid=uid, hotkey=str(uid), digest="", status=NOT_SCORED)
+            Verdict(
+                window=window,
+                uid=uid,
+                hotkey=str(uid),
+                digest="",
+                status=NOT_SCORED,
+                pages_consumed=PAGES_CONSUMED,
+            )
             for uid in range(count)
         ]
         return judge(blanks, measured, past_of(histories, rules.judge), rules.judge)
@@ -344,9 +344,9 @@ def line(row: Mapping[str, Any]) -> str:
     seconds = " | ".join(f"{row['seconds'][stage]:.3f}" for stage in STAGES)
     peer = row["peer"]
     return (
-        f"| {row['size']} | {row['payloads']} | {row['pool']} | {seconds} | "
-        f"{row['total_s']:.2f} | {row['total_s'] / row['payloads']:.4f} | "
-        f"{peer['equal_sequences_ratio']:.2f} | {peer['own_pages_alone_ratio']:.2f} |"
+        f"| {row['size']} | {row['payloads']} | {row['pool_pages']} | {row['shown_pages']} | "
+        f"{seconds} | {row['total_s']:.2f} | {row['total_s'] / row['payloads']:.4f} | "
+        f"{peer['ratio']:.2f} |"
     )
 
 
@@ -355,9 +355,9 @@ def markdown(content: Mapping[str, Any]) -> str:
     lines = [
         "Processor seconds to score one window, one thread.",
         "",
-        "| parameters | payloads | sequences | decode | overlap | step and restore | "
-        "forward passes | verdicts, ratings, weights | all | a payload | "
-        "peer's time over ours, equal sequences | with its own pages only |",
+        "| parameters | payloads | pages at theta | pages after each step | decode | overlap | "
+        "step and restore | forward passes | verdicts, ratings, weights | all | a payload | "
+        "peer's time over ours |",
         "|" + "---|" * 12,
         *(line(row) for row in content["windows"]),
         "",
@@ -372,10 +372,8 @@ def markdown(content: Mapping[str, Any]) -> str:
     lines += [
         "",
         "Peer: for each miner the losses on its own and on random pages, before and after its "
-        "step. At equal sequences each of its four passes takes half of our pool; with its own "
-        "pages only, it takes the same held-out pages and the miner's own claims, and no one "
-        "else's, which is less than the common pool: that is the price of taking off what every "
-        "page gives to everybody.",
+        "step, on as many pages as ours, calculated from the same passes. Ours measures the "
+        "held-out pages at theta once for all miners, and once half-way through the last step.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -2,12 +2,13 @@
 copied and made-up ones gain on pages that nobody trained on.
 
 Honest miners train as the localnet's do (no lag: they wait for the update under way). In every
-window each payload is measured as validators measure it, on held-out pages, on pages that every
-honest miner trained on, and on pages drawn for nobody; so are probes: payloads that a hotkey which
-does no work could send. Probes are neither applied nor part of anybody's column. Some of them no
-miner could make, since nobody reads a payload of the same window: they are the strongest of a kind.
+window each payload is measured as validators measure it, on held-out pages, on pages drawn for
+nobody, and on pages that its miner trained on. Probes, payloads that a hotkey without work could
+send, are measured on the pages of nobody and are not applied. Some of the probes no miner could
+make, since nobody reads a payload of the same window: they are the strongest of a kind.
 
-Legend: N parameters, I payloads, S sequences, P pages, T tokens.
+Legend: N parameters, I payloads, P pages, T tokens; F the held-out and free pages of a window, K
+these and the own pages of a payload, Q quarters of a page.
 """
 
 from collections import deque
@@ -23,6 +24,7 @@ from benchmarks.learning.messages import Message, SparseCodec
 from benchmarks.learning.strategies.ours import Ours
 from benchmarks.learning.trial import Trial
 from benchmarks.learning.workers import Workers
+from evaluation.work import QUARTERS
 from template.data.assignment import claimed_pages
 from template.protocol.hashing import labelled_hash, uint_bytes
 
@@ -50,12 +52,13 @@ TRIALS: Mapping[str, Trial] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Window:
-    """Gains in nats per token, float32 [I, S]: `honest_IS` by uid, `probes_IS` by `PROBES`.
-    S: `HELD` held-out pages, `FREE` of nobody, `OWN` of each honest miner, quarter by quarter.
+    """Gains in nats per token, float32: `honest_IKQ` by uid, `probes_IFQ` by `PROBES`.
+    F: `HELD` held-out pages, `FREE` of nobody; K: then `OWN` of the miner, one quarter of its
+    training after another.
     """
 
-    honest_IS: np.ndarray
-    probes_IS: np.ndarray
+    honest_IKQ: np.ndarray
+    probes_IFQ: np.ndarray
 
 
 class Recording:
@@ -144,18 +147,27 @@ class Recording:
         size = self.workers.spec.data.segment_pages
         own = [p[claimed_pages(seed, np.arange(len(p)), OWN, size)] for p in consumed]
         free = self.workers.random_pages(rng, FREE)
-        pool_PT = np.concatenate([self._held_out(rng), free, *own])
-        before_S = self.workers.losses(params_N, pool_PT)
+        shared_PT = np.concatenate([self._held_out(rng), free])
+        before_FQ = self._losses(params_N, shared_PT)
         alpha, share = self.trial.outer_lr, self.workers.spec.evaluation.step_share
 
-        def gains(message: Message) -> np.ndarray:
+        def after(message: Message, pages_PT: np.ndarray) -> np.ndarray:
             step_N = self._ours.scored(message, sent, alpha, share)
-            return before_S - self.workers.losses(params_N - step_N, pool_PT)
+            return self._losses(params_N - step_N, pages_PT)
 
+        def gains_KQ(message: Message, own_PT: np.ndarray) -> np.ndarray:
+            before_KQ = np.concatenate([before_FQ, self._losses(params_N, own_PT)])
+            return before_KQ - after(message, np.concatenate([shared_PT, own_PT]))
+
+        honest = [gains_KQ(message, own_PT) for message, own_PT in zip(sent, own, strict=True)]
+        probed = [before_FQ - after(message, shared_PT) for message in probes.values()]
         return Window(
-            honest_IS=np.stack([gains(m) for m in sent]).astype(np.float32),
-            probes_IS=np.stack([gains(m) for m in probes.values()]).astype(np.float32),
+            honest_IKQ=np.stack(honest).astype(np.float32),
+            probes_IFQ=np.stack(probed).astype(np.float32),
         )
+
+    def _losses(self, params_N: Tensor, pages_PT: np.ndarray) -> np.ndarray:
+        return self.workers.part_losses(params_N, pages_PT, QUARTERS)
 
     def _held_out(self, rng: np.random.Generator) -> np.ndarray:
         trained = set().union(*self._trained)
@@ -168,23 +180,24 @@ PROBES = (
     "noisy copy", "partial copy", "average of two", "average of all", "last update", "noise",
     "work on other pages",
 )  # fmt: skip
-"""In the order of `Window.probes_IS`."""
+"""In the order of `Window.probes_IFQ`."""
 
 
 def recorded(trial: Trial, cache: Path) -> list[Window]:
     """The windows of a run, from `cache` where they lie there, else played and put there."""
-    path = cache / f"{trial.key}.npz"
+    # Records of whole pages have names without `-quarters`.
+    path = cache / f"{trial.key}-quarters.npz"
     if not path.exists():
         windows = list(Recording(trial).windows())
         cache.mkdir(parents=True, exist_ok=True)
-        honest = np.stack([w.honest_IS for w in windows])
-        probes = np.stack([w.probes_IS for w in windows])
+        honest = np.stack([w.honest_IKQ for w in windows])
+        probes = np.stack([w.probes_IFQ for w in windows])
         part = path.with_suffix(".part.npz")
         np.savez(part, honest=honest, probes=probes)
         part.replace(path)
     with np.load(path) as found:
         pairs = zip(found["honest"], found["probes"], strict=True)
-        return [Window(honest_IS=one, probes_IS=other) for one, other in pairs]
+        return [Window(honest_IKQ=one, probes_IFQ=other) for one, other in pairs]
 
 
 def _noise(like_N: Tensor, rng: np.random.Generator) -> Tensor:

@@ -13,7 +13,7 @@ from benchmarks.evaluation import work_test_record as record
 from evaluation.work import WorkRules, WorkSample, WorkState
 
 RULES = WorkRules(effect=0.4, error=0.01)
-SIZES = {"HELD": 24, "FREE": 24, "OWN": 16}
+SIZES = {"HELD": 24, "FREE": 120, "OWN": 16}
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +31,7 @@ def test_a_career_passes_where_the_test_first_holds() -> None:
     for effects, first in zip(bank.effects, found, strict=True):
         state, expected = WorkState(), math.inf
         for number, effect in enumerate(effects.tolist(), 1):
-            state = state.after(WorkSample(effect=effect, variance=0.2, square=1.0), RULES)
+            state = state.after(_sample(effect), RULES)
             expected = min(expected, number if state.holds else math.inf)
         assert first == expected
     assert 0.2 < np.isfinite(found).mean() < 0.9
@@ -41,6 +41,10 @@ def test_drawing_a_sample_twice_makes_luck_that_is_not_there() -> None:
     rates = power.resampling(0.01)
     assert rates["without_replacement"] == pytest.approx(rates["fresh"], rel=0.4)
     assert rates["with_replacement"] > 2.5 * rates["fresh"]
+
+
+def _sample(effect: float) -> WorkSample:
+    return WorkSample(effect=effect, variance=0.2, quarter_effect=effect, quarter_square=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -53,34 +57,40 @@ def runs(tmp_path_factory) -> list[list[record.Window]]:
             patch.setattr(record, name, size)
         played = [record.recorded(trial, cache)]
         again = record.recorded(trial, cache)
-    assert all((a.probes_IS == b.probes_IS).all() for a, b in zip(again, played[0], strict=True))
+    assert all((a.probes_IFQ == b.probes_IFQ).all() for a, b in zip(again, played[0], strict=True))
     return played
 
 
 @pytest.mark.slow
 def test_a_copy_gains_what_its_rival_gains_and_noise_does_not(runs) -> None:
     for window in (window for run in runs for window in run):
-        assert window.honest_IS.shape == (6, 24 + 24 + 6 * 16)
-        assert window.probes_IS.shape == (len(record.PROBES), 144)
-        gains = dict(zip(record.PROBES, window.probes_IS, strict=True))
-        alike = [np.corrcoef(row, gains["copy of this window"])[0, 1] for row in window.honest_IS]
-        assert max(alike) > 0.95
-        assert window.honest_IS.mean() > 0
-        assert gains["copy of this window"].mean() > 2 * abs(gains["noise"].mean())
+        assert window.honest_IKQ.shape == (6, 24 + 120 + 16, 4)
+        assert window.probes_IFQ.shape == (len(record.PROBES), 144, 4)
+        honest_IF = window.honest_IKQ[:, :144].mean(axis=2)
+        gains = dict(zip(record.PROBES, window.probes_IFQ.mean(axis=2), strict=True))
+        copied_F, noise_F = gains["copy of this window"], gains["noise"]
+        assert np.isclose(honest_IF, copied_F, rtol=1e-5, atol=1e-7).all(axis=1).sum() == 1
+        assert max(np.corrcoef(row, noise_F)[0, 1] for row in honest_IF) < 0.95
+        assert honest_IF.mean() > 0
+        assert copied_F.mean() > 1.5 * abs(noise_F.mean())
 
 
 @pytest.mark.slow
 def test_a_study_of_the_record_and_its_report(runs, monkeypatch, tmp_path) -> None:
     for name, value in {**SIZES, "DRAWS": 4, "CAREERS": 400, "CLAIMED": (4, 16)}.items():
         monkeypatch.setattr(power, name, value)
-    monkeypatch.setattr(power, "PLACES", ((5, 4), (5, 16)))
     found = power.study([*runs, *runs], 16, 0.01)
     assert [r["claimed_pages"] for r in found["rates"]] == [4] * 6 + [16] * 6
     assert found["effects"][16]["honest_mean"] > found["effects"][16]["nobody_mean"] + 0.1
     assert found["effects"][4]["honest_sd_stated"] > 1.5 * found["effects"][16]["honest_sd_stated"]
-    assert all(0 <= r["false_pass"] <= 1 and r["others"] == 5 for r in found["rates"])
+    for rate in found["rates"]:
+        assert list(rate["false_pass_of_kinds"]) == list(record.PROBES)
+        kinds = np.array([*rate["false_pass_of_kinds"].values()])
+        assert kinds.mean() == pytest.approx(rate["false_pass"])
+        assert kinds.min() >= 0
+        assert kinds.max() <= 1
     content = {"models": {"attack suite": json.loads(json.dumps(found))}, "evaluations": 20,
                "careers": 400, "resampling": power.resampling(0.01)}  # fmt: skip
-    assert "| 5 | 16 | 0.25 |" in power.markdown(content)
+    assert "| 16 | 0.25 |" in power.markdown(content)
     power.draw(content, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 5000
