@@ -29,7 +29,6 @@ from template.errors import PayloadError, SubnetError
 from template.protocol.admission import open_payload
 from template.protocol.draw import drawn_order
 from template.protocol.payload import Payload, PayloadFormat
-from template.protocol.ranges import drawn_range
 from template.protocol.root import Member
 from template.protocol.spec import RunSpec
 from template.scoring.footprint import (
@@ -40,7 +39,7 @@ from template.scoring.footprint import (
     in_memory,
     places_in,
 )
-from template.scoring.rules import admits_claim
+from template.scoring.rules import admits_claim, part_to_train
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -384,11 +383,9 @@ class FrameChecker:
                 f"{spec.evaluation.claimed_pages}, and "
                 f"{header.width * spec.training.pages_per_window} are assigned for its width",
             )
-        if not header.blocks.is_whole:
-            seed = self.list_seed(member.hotkey, header.base_window)
-            drawn = drawn_range(seed, header.blocks.parts)
-            if header.blocks != drawn:
-                raise PayloadError("range", f"trains {header.blocks}; {drawn} is drawn")
+        drawn = part_to_train(header, self.list_seed, member.hotkey)
+        if header.blocks != drawn:
+            raise PayloadError("range", f"trains {header.blocks}; {drawn} is drawn")
         return payload
 
 
