@@ -307,10 +307,16 @@ class FrameChecker:
             uid: self._places(footprint_of(payload, self.form), window)
             for uid, payload in payloads.items()
         }
-        before = [self._look_again(each, window) for each in earlier]
         authors = {member.uid: member.hotkey for member in members}
         limit = self.spec.evaluation.max_overlap
-        return find_overlaps(positions, authors, before, limit, is_late)
+
+        def look(each: Earlier) -> Places:
+            # Of a large model one payload after another: all together are a gigabyte.
+            if isinstance(each, EarlierBody):
+                return self._places(each.held, window)
+            return each.places
+
+        return find_overlaps(positions, authors, earlier, limit, is_late, look)
 
     def read_more(
         self,
@@ -350,11 +356,6 @@ class FrameChecker:
 
     def _places(self, footprint: Footprint, window: int) -> Places:
         return places_in(footprint, self.form, window, self.sample_seed)
-
-    def _look_again(self, earlier: Earlier, window: int) -> Earlier:
-        if not isinstance(earlier, EarlierBody):
-            return earlier
-        return replace(earlier, places=self._places(earlier.held, window))
 
     def _admit(
         self, window: int, member: Member, frame: bytes | SubnetError | Admission
