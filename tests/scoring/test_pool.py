@@ -14,7 +14,7 @@ from template.protocol.payload import PayloadHeader
 from template.protocol.root import Member
 from template.protocol.schedule import Schedule
 from template.protocol.spec import RunSpec, parse_spec
-from template.scoring.pool import PoolDrawer
+from template.scoring.pool import PoolDrawer, halved
 from tests.support.scoring import SPEC_FILE
 
 NUM_PAGES, SEGMENT_PAGES = 20_000, 4
@@ -187,6 +187,25 @@ def test_the_pages_of_the_widest_payload_are_barred_and_lists_are_prefixes() -> 
     header = make_header(window, 2 * PAGES)
     every = drawer.draw_claimed(window, hotkey, header)
     assert sorted(every) == sorted(listed[: 2 * PAGES])
+
+
+def test_a_crowd_of_wide_lists_frees_no_page_that_a_narrow_payload_trains() -> None:
+    """The widest lists of 12 hotkeys are too many for the text, and those of width 1 are not."""
+    wide = replace(SPEC, training=replace(SPEC.training, max_width=5))
+    hotkeys = [f"hotkey{uid}" for uid in range(12)]
+    drawer, window = make_drawer(spec=wide, num_pages=24 * PAGES), 20
+    last_commits = dict.fromkeys(hotkeys, window)
+    lists = [drawer.list_assigned(hotkey, window, 5 * PAGES) for hotkey in hotkeys]
+    widest, narrow = np.concatenate(lists), np.concatenate([one[:PAGES] for one in lists])
+    assert np.unique(widest).size > 12 * PAGES >= np.unique(narrow).size
+    held_out = drawer.draw_held_out(window, last_commits)
+    assert np.isin(held_out, widest).any(), "of the widest lists not all can be barred"
+    assert not np.isin(narrow, held_out).any()
+
+
+@pytest.mark.parametrize(("most", "widths"), [(1, []), (2, [1]), (5, [2, 1]), (8, [4, 2, 1])])
+def test_lists_are_cut_to_half_the_width_and_so_on(most: int, widths: list[int]) -> None:
+    assert halved(most) == widths
 
 
 def test_a_window_without_payloads_has_held_out_pages_alone() -> None:
