@@ -105,7 +105,7 @@ def log_of(spec: RunSpec, part: int) -> WindowLog:
         ids_S=none_S.astype(np.int64),
         known=(),
         undelivered=(),
-        measured=Measured(owners_S=none_S.astype(np.int64), before_S=none_S, after_S={}),
+        measured=Measured(owners_S=none_S.astype(np.int64), before_SQ=none_S, after_KQ={}),
         verdicts=(verdict,),
         uids={},
         burn_uid=None,
