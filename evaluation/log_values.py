@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.work import QUARTERS, WINSOR, Floats, Ints
+from evaluation.work import MOST_SHOWN, QUARTERS, Floats, Ints
 
 MAX_UID = 65_535
 MAX_WINDOW = 2**32 - 1
@@ -28,7 +28,7 @@ MAX_GAIN = 2 * MAX_LOSS
 MAX_RELATIVE_GAIN = 17.0
 """Bound of a gain over the root mean square of at most 256 gains: sqrt(256), and rounding."""
 MIN_VARIANCE, MAX_VARIANCE = 1e-9, 1e150
-MAX_SQUARE = WINSOR * WINSOR
+MAX_SQUARE = MOST_SHOWN * MOST_SHOWN
 MAX_LOG_RATIO = 1000.0
 """Beyond the logarithm of every double: the bound of a sequential test at any error."""
 MAX_RATING = 1e6

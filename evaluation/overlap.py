@@ -10,6 +10,9 @@ with the same miner's earlier payload, because error feedback removes sent value
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
+from operator import attrgetter
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,16 +27,19 @@ Of a larger model the caller draws the elements over the whole of it.
 
 MAX_ELEMENTS = 1 << 25
 
-BLOCK_PLACES, BLOCK_ELEMENTS, CELL_ELEMENTS = 1 << 18, 1 << 16, 1 << 8
-"""Positions and elements per block, at most: 16-bit keys sort in linear time. A block ends at a
-cell, so the positions of one cell may come on top.
+TABLE_BYTES = 1 << 27
+"""Bytes of the table of owners, at most, or one per element: 32 payloads of `MAX_ELEMENTS`. More
+payloads are counted in several passes over all rows.
 """
 
-PAIRS_PER_CELL = 1 / 128
-"""Cost of a cell of a dense product beside the cost of a listed pair of payloads."""
+PART_PLACES = 1 << 18
+"""Positions between two looks at the deadline: bounds memory too."""
 
-PART_PAIRS, PART_CELLS = 1 << 18, 1 << 21
-"""Pairs or cells between two looks at the deadline: bounds memory too."""
+WORD_BYTES = (1, 2, 4, 8)
+"""A word of the table has a bit for each row of a pass."""
+_ADDENDS = 255
+"""Words of ones in each byte whose sum has no carry from byte to byte."""
+_ONES = np.uint64(0x0101010101010101)
 
 IsLate = Callable[[], bool]
 """Whether the time is spent."""
@@ -62,98 +68,79 @@ def kept_positions(places: Iterable[tuple[int, Ints]], num_elements: int) -> Pla
 def shared_counts(rows: Sequence[Places], num_first: int, is_late: IsLate = never_late) -> Ints:
     """Number of common positions of each of the first rows with each row: [num_first, rows].
 
-    TimeSpentError once `is_late`, asked after each part of bounded work. The work is at most
-    about sqrt(num_first * rows) pairs per kept position, whatever the rows hold.
+    TimeSpentError once `is_late`, asked after each part of bounded work. The work is about
+    num_first bits per kept position, whatever the rows hold.
     """
-    # Sort all positions together and count the rows at each position: with 1 kept value in 64
-    # this is cheaper than comparing bit maps.
-    counts = np.zeros((num_first, len(rows)), dtype=np.int64)
-    for places, owners in _sorted_blocks(rows):
-        for part in _count_block(places, owners, num_first, len(rows)):
-            counts += part
-            if is_late():
-                raise TimeSpentError
+    counts, _ = _compare(rows[:num_first], lambda: rows, is_late)
+    return counts.reshape(num_first, len(rows))
+
+
+def _compare(
+    firsts: Sequence[Places], each_row: Callable[[], Iterable[Places]], is_late: IsLate
+) -> tuple[Ints, Ints]:
+    """Number of common positions of each of `firsts` with each row of `each_row()`, and the number
+    of positions of each row: [firsts, rows] and [rows].
+
+    One row after another: beside `firsts` and the table of owners, one row is in memory.
+    """
+    parts, sizes = [], np.empty(0, dtype=np.int64)
+    for some in _passes(firsts):
+        owners = _owners(some)
+        columns, counted = [], []
+        for row in each_row():
+            columns.append(_count_owners(owners, row, is_late)[: len(some)])
+            counted.append(row.size)
+        sizes = np.array(counted, dtype=np.int64)
+        parts.append(np.array(columns, dtype=np.int64).reshape(len(columns), len(some)).T)
+    empty = np.zeros((0, sizes.size), dtype=np.int64)
+    return np.concatenate([empty, *parts]), sizes
+
+
+def _passes(firsts: Sequence[Places]) -> Iterator[Sequence[Places]]:
+    """The rows in groups, as large as a table of `TABLE_BYTES` takes."""
+    num_elements = 1 + max((int(row[-1]) for row in firsts if row.size), default=0)
+    word_bytes = max(
+        size for size in (1, 2, 4, 8) if size * num_elements <= TABLE_BYTES or size == 1
+    )
+    for start in range(0, len(firsts), 8 * word_bytes):
+        yield firsts[start : start + 8 * word_bytes]
+
+
+def _owners(some: Sequence[Places]) -> npt.NDArray[Any]:
+    """For each element the rows that keep a value there: bit n of a word is row n."""
+    num_elements = 1 + max((int(row[-1]) for row in some if row.size), default=0)
+    word_bytes = next(size for size in WORD_BYTES if len(some) <= 8 * size)
+    # Little-endian on every machine: the bytes of the words are looked at one by one.
+    table = np.zeros(num_elements, dtype=f"<u{word_bytes}")
+    for number, row in enumerate(some):
+        table[row] |= table.dtype.type(1 << number)
+    return table
+
+
+def _count_owners(owners: npt.NDArray[Any], row: Places, is_late: IsLate) -> Ints:
+    """How many positions of a row each row of the table has too, [bits of a word]."""
+    counts = np.zeros(8 * owners.itemsize, dtype=np.int64)
+    known = row[: np.searchsorted(row, owners.size)]
+    for start in range(0, max(1, known.size), PART_PLACES):
+        counts += _count_bits(owners, known[start : start + PART_PLACES])
+        if is_late():
+            raise TimeSpentError
     return counts
 
 
-def _count_block(
-    places: npt.NDArray[np.uint16], owners: Ints, num_first: int, num_rows: int
-) -> Iterator[Ints]:
-    """Counts of a block, in parts: crowded positions by dense products, others pair by pair."""
-    ids = np.cumsum(np.append(True, places[1:] != places[:-1])) - 1
-    sizes = np.bincount(ids)
-    firsts = np.bincount(ids[owners < num_first], minlength=sizes.size)
-    # A position with many owners has a pair for each two of them, but one column of a product.
-    is_crowded = firsts * sizes > num_first * num_rows * PAIRS_PER_CELL
-    yield from _count_crowded(ids, owners, is_crowded, num_first, num_rows)
-    yield from _count_pairs(ids, owners, sizes, is_crowded, num_first, num_rows)
-
-
-def _count_crowded(
-    ids: Ints, owners: Ints, is_crowded: npt.NDArray[np.bool_], num_first: int, num_rows: int
-) -> Iterator[Ints]:
-    """Counts at the crowded positions: products of matrices of 0 and 1."""
-    wanted = is_crowded[ids]
-    columns, owners = (np.cumsum(is_crowded) - 1)[ids[wanted]], owners[wanted]
-    # Sums of at most PART_CELLS ones: exact in float32, in any order.
-    width = max(1, PART_CELLS // num_rows)
-    first_columns = np.arange(0, int(is_crowded.sum()), width)
-    cuts = np.append(np.searchsorted(columns, first_columns), columns.size)
-    for first, start, stop in zip(first_columns, cuts, cuts[1:], strict=False):
-        last = int(columns[stop - 1])
-        matrix = np.zeros((num_rows, last + 1 - first), dtype=np.float32)
-        matrix[owners[start:stop], columns[start:stop] - first] = 1.0
-        yield (matrix[:num_first] @ matrix.T).astype(np.int64)
-
-
-def _count_pairs(
-    ids: Ints,
-    owners: Ints,
-    sizes: Ints,
-    is_crowded: npt.NDArray[np.bool_],
-    num_first: int,
-    num_rows: int,
-) -> Iterator[Ints]:
-    """Counts at the other positions: each of the first rows with each owner of its position."""
-    starts = np.cumsum(sizes) - sizes
-    ours = np.flatnonzero((owners < num_first) & ~is_crowded[ids])
-    ends = np.cumsum(sizes[ids[ours]])
-    total = int(ends[-1]) if ends.size else 0
-    cuts = np.searchsorted(ends, np.arange(PART_PAIRS, total, PART_PAIRS))
-    for part in np.split(ours, cuts):
-        met = sizes[ids[part]]
-        within = np.arange(met.sum()) - np.repeat(np.cumsum(met) - met, met)
-        others = owners[np.repeat(starts[ids[part]], met) + within]
-        pairs = np.repeat(owners[part], met) * num_rows + others
-        yield np.bincount(pairs, minlength=num_first * num_rows).reshape(num_first, num_rows)
-
-
-def _sorted_blocks(rows: Sequence[Places]) -> Iterator[tuple[npt.NDArray[np.uint16], Ints]]:
-    """Blocks of ascending positions of all rows, with the row number of each position."""
-    edges = _block_edges(rows)
-    cuts = [np.searchsorted(row, edges) for row in rows]
-    for block, edge in enumerate(edges[:-1]):
-        parts = [row[cut[block] : cut[block + 1]] for row, cut in zip(rows, cuts, strict=True)]
-        places = np.concatenate(parts)
-        if places.size:
-            near = (places - edge).astype(np.uint16)
-            order = np.argsort(near, kind="stable")
-            owners = np.repeat(np.arange(len(rows)), [part.size for part in parts])
-            yield near[order], owners[order]
-
-
-def _block_edges(rows: Sequence[Places]) -> Places:
-    """First elements of the blocks, and the end: authors decide how close the positions lie."""
-    last = max((int(row[-1]) for row in rows if row.size), default=-1)
-    num_cells = last // CELL_ELEMENTS + 1
-    fills = np.zeros(num_cells, dtype=np.int64)
-    for row in rows:
-        fills += np.bincount(row // CELL_ELEMENTS, minlength=num_cells)
-    by_places = np.cumsum(fills) // BLOCK_PLACES
-    by_elements = np.arange(num_cells) // (BLOCK_ELEMENTS // CELL_ELEMENTS)
-    is_first = (np.diff(by_places, prepend=-1) > 0) | (np.diff(by_elements, prepend=-1) > 0)
-    edges = np.append(np.flatnonzero(is_first), num_cells) * CELL_ELEMENTS
-    return edges.astype(np.int32)
+def _count_bits(owners: npt.NDArray[Any], places: Places) -> Ints:
+    """How many of the words at these places have each bit, [bits of a word]."""
+    # Bit n of every byte at once, in words of eight bytes: 255 of these add up without a carry.
+    num_lanes = -(-places.size * owners.itemsize // (8 * _ADDENDS))
+    words = np.zeros(num_lanes * _ADDENDS * 8 // owners.itemsize, dtype=owners.dtype)
+    # "clip" for speed alone: every place is in the table.
+    np.take(owners, places, out=words[: places.size], mode="clip")
+    lanes = words.view(np.uint64).reshape(_ADDENDS, num_lanes)
+    counts = np.empty((owners.itemsize, 8), dtype=np.int64)
+    for bit in range(8):
+        sums = ((lanes >> np.uint64(bit)) & _ONES).sum(axis=0, dtype=np.uint64)
+        counts[:, bit] = sums.view(np.uint8).reshape(-1, owners.itemsize).sum(axis=0)
+    return counts.reshape(-1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -197,6 +184,7 @@ def find_overlaps(
     earlier: Sequence[Earlier],
     limit: float,
     is_late: IsLate = never_late,
+    look: Callable[[Earlier], Places] = attrgetter("places"),
 ) -> Overlaps:
     """Overlaps of the payloads of a window (`places`, `authors`: by uid) with each other and with
     `earlier`.
@@ -204,11 +192,14 @@ def find_overlaps(
     Overlap: common positions over the positions of the smaller payload; above `limit` is a repeat.
     An author may repeat an own payload without acceptance, returned to error feedback, whatever
     others have sent at the same time or later: it was the author's first.
-    TimeSpentError once `is_late`.
+    `look`: the places of an earlier payload, asked for one payload after another, and once more for
+    each pass of a larger window. TimeSpentError once `is_late`.
     """
     uids = sorted(places)
-    rows = [*(places[uid] for uid in uids), *(each.places for each in earlier)]
-    shares = _shares(rows, len(uids), is_late)
+    if not uids:
+        return Overlaps(repeats={}, alike={})
+    firsts = [places[uid] for uid in uids]
+    shares = _shares(firsts, lambda: chain(firsts, map(look, earlier)), is_late)
     within, before = shares[:, : len(uids)] > limit, shares[:, len(uids) :] > limit
     repeats: dict[int, str] = {}
     for index, uid in enumerate(uids):
@@ -232,11 +223,12 @@ def find_overlaps(
     return Overlaps(repeats=repeats, alike={uid: others for uid, others in alike.items() if others})
 
 
-def _shares(rows: Sequence[Places], num_first: int, is_late: IsLate) -> npt.NDArray[np.float64]:
-    """Common positions over the positions of the smaller row: [num_first, rows]."""
-    sizes = np.array([row.size for row in rows], dtype=np.int64)
-    counts = shared_counts(rows, num_first, is_late)
+def _shares(
+    firsts: Sequence[Places], each_row: Callable[[], Iterable[Places]], is_late: IsLate
+) -> npt.NDArray[np.float64]:
+    """Common positions over the positions of the smaller row: [firsts, rows]."""
+    counts, sizes = _compare(firsts, each_row, is_late)
     shares: npt.NDArray[np.float64] = counts / np.maximum(
-        1, np.minimum(sizes[:num_first, None], sizes)
+        1, np.minimum(sizes[: len(firsts), None], sizes)
     )
     return shares

@@ -6,15 +6,17 @@ means taken over a miner's windows:
 
     level    z = mean(x sqrt(r))^2 less its part by chance,          r = u^(3/2) / s
     excess   t = (mean(r q_q) - z_q) / mean(r),                      z_q as z, of the quarters
-    even       = z_q / (z_q + mean(r) * max(0, t - t_ref))
-    trained    = even * min(1, z / z_ref)
+    even       = z_q / (z_q + max(0, mean(r) * (t - t_ref) - e))
+    trained    = even * min(1, z / (`LEVEL_SHARE` z_ref))
 
 Of a claim that is trained in part, the trained quarters show the usual effect a and the others
 none: the mean is f a, the mean square f a^2 above its usual value, and `even` is f, however large
 the payload was made. Work that is even and less than usual, as on some tokens everywhere, shows
 less than the usual level. The level counts squared, since who trains on fewer pages, or sends no
 error feedback, shows more on each. The usual excess and level are those of the miner in the middle,
-by pages: a machine that splits itself over many hotkeys of a few pages each moves neither.
+by pages: a machine that splits itself over many hotkeys of a few pages each moves neither. What is
+below them by chance alone costs nothing, or small machines, which show more on each page, would be
+paid more for it: hence the standard error e = sqrt(2 / pages looked at), and `LEVEL_SHARE`.
 
 A step over u batches moves a page's loss less than a step over one, measured by u^(-3/4); a part of
 the model moves it by about the root of its share (D163). So who claims u batches and trains on one
@@ -28,6 +30,13 @@ from dataclasses import dataclass
 from evaluation.history import Entry
 from evaluation.work import QUARTERS
 
+EVENNESS_Z = 1.0
+"""Standard errors of the excess in the miner's favour: fewer cost honest miners a fifth by chance,
+more pay for claims not trained. A wide payload has no more of it: its claim is larger.
+"""
+LEVEL_SHARE = 0.9
+"""Of the usual squared level: enough for all of the pay."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shown:
@@ -38,6 +47,7 @@ class Shown:
     level_square: float
     quarter_square: float
     excess: float
+    excess_error: float
     scale: float
 
 
@@ -60,6 +70,8 @@ def shown_by(entries: Sequence[Entry]) -> Shown | None:
         level_square=max(0.0, level_square),
         quarter_square=max(0.0, quarter_square),
         excess=(square / len(rows) - quarter_square) / scale,
+        # The quarters of a page are not independent; 1 / v is below the number of own pages.
+        excess_error=math.sqrt(2 / math.fsum(1 / work.variance for work, _ in rows)),
         scale=scale,
     )
 
@@ -94,9 +106,10 @@ def _trained(shown: Shown, usual_excess: float, usual_square: float) -> float:
     square = shown.quarter_square
     if square == 0.0 or shown.level_square == 0.0:
         return 0.0
-    uneven = shown.scale * max(0.0, shown.excess - usual_excess)
-    level = min(1.0, shown.level_square / usual_square) if usual_square > 0 else 1.0
-    return level * (square / (square + uneven))
+    uneven = shown.scale * (shown.excess - usual_excess) - EVENNESS_Z * shown.excess_error
+    enough = LEVEL_SHARE * usual_square
+    level = min(1.0, shown.level_square / enough) if enough > 0 else 1.0
+    return level * (square / (square + max(0.0, uneven)))
 
 
 def weighted_median(pairs: Sequence[tuple[float, float]]) -> float:

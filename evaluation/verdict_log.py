@@ -53,7 +53,7 @@ from evaluation.log_values import (
 )
 from evaluation.rating import Rating
 from evaluation.verdict import Verdict
-from evaluation.work import HELD_OUT, WINSOR, Floats, Ints, WorkState
+from evaluation.work import HELD_OUT, MOST_SHOWN, WINSOR, Floats, Ints, WorkState
 
 MIN_HELD_OUT = 2
 HEAD_MARK = '"kind": "window"'
@@ -275,7 +275,7 @@ def _verdict(row: Row) -> Verdict:
         alike=uids_of(row["alike"], "a uid alike"),
         work_effect=maybe(row["work_effect"], "work_effect", WINSOR, -WINSOR),
         work_variance=maybe(row["work_variance"], "work_variance", MAX_VARIANCE, MIN_VARIANCE),
-        quarter_effect=maybe(row["quarter_effect"], "quarter_effect", WINSOR, -WINSOR),
+        quarter_effect=maybe(row["quarter_effect"], "quarter_effect", MOST_SHOWN, -MOST_SHOWN),
         quarter_square=maybe(row["quarter_square"], "quarter_square", MAX_SQUARE, 0.0),
         gain_log_ratio=maybe(
             row["gain_log_ratio"], "gain_log_ratio", 2 * MAX_LOG_RATIO, -2 * MAX_LOG_RATIO

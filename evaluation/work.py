@@ -9,8 +9,10 @@ sequences claimed by i:
     effect    x_i  = mean over O_i of e_is
     variance  v_i  = (1/|O_i| + 1/|H|) * f / (f - 2),     f = |H| - 1
 
-and the same for the quarters of the sequences, each beside the same quarter of those held out: the
-mean of their effects, and of their squares, which say how even the work is (`evaluation.trained`).
+and for the quarters of the sequences, each beside the same quarter of those held out, the mean of
+the effects and of their squares, which say how even the work is (`evaluation.trained`). Squares of
+few sequences hang on the largest: those are cut at `QUARTER_WINSOR` deviations, and the unit is the
+root mean square of what is left of the held-out ones.
 
 The effect is above zero for a miner trained on the claimed pages, and about zero for a copied or
 fabricated payload, however useful the payload is. The variance is the variance of a prediction: the
@@ -44,6 +46,12 @@ QUARTERS = 4
 
 WINSOR = 4.0
 """Largest weight of a single sequence, in standard deviations."""
+QUARTER_WINSOR = 2.5
+"""The same of a quarter: with 4, equally honest miners differ by a half more."""
+LEAST_UNIT = 0.5
+"""Of the deviation: the least unit of a quarter's effect."""
+MOST_SHOWN = QUARTER_WINSOR / LEAST_UNIT
+"""Largest effect of a quarter."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,7 +60,7 @@ class WorkSample:
 
     `effect`: x_i, in standard deviations of a sequence; `variance`: v_i, of the effect by chance
     alone. `quarter_effect`, `quarter_square`: mean effect and mean squared effect of the quarters
-    of own sequences, in standard deviations of a quarter.
+    of own sequences, in units of a quarter.
     """
 
     effect: float
@@ -118,8 +126,10 @@ def work_sample(gains_KQ: Floats, held_K: npt.NDArray[np.bool_]) -> WorkSample |
     if num_own == 0 or not np.isfinite(gains_KQ).all():
         return None
     freedom = num_held - 1
-    (shown,) = _shown(gains_KQ.mean(axis=1)[:, None], held_K).T
-    quarters = _shown(gains_KQ, held_K).ravel()
+    (shown,) = np.clip(_shown(gains_KQ.mean(axis=1)[:, None], held_K), -WINSOR, WINSOR)[~held_K].T
+    cut_KQ = np.clip(_shown(gains_KQ, held_K), -QUARTER_WINSOR, QUARTER_WINSOR)
+    units_Q = np.sqrt((cut_KQ[held_K] ** 2).mean(axis=0))
+    quarters = (cut_KQ[~held_K] / np.maximum(units_Q, LEAST_UNIT)).ravel()
     return WorkSample(
         effect=math.fsum(shown) / num_own,
         # Student's t with these degrees of freedom is wider than a normal by f / (f - 2).
@@ -130,10 +140,10 @@ def work_sample(gains_KQ: Floats, held_K: npt.NDArray[np.bool_]) -> WorkSample |
 
 
 def _shown(gains_KP: Floats, held_K: npt.NDArray[np.bool_]) -> Floats:
-    """Effects of own sequences, part by part, in deviations of that part of those held out."""
+    """Effects, part by part, in deviations of that part of the held-out sequences."""
     left_KP = gains_KP - gains_KP[held_K].mean(axis=0)
     deviations_P = left_KP[held_K].std(axis=0, ddof=1)
     # A part of zeros has deviation 0: divided by infinity, the payload shows no effect.
     deviations_P[deviations_P == 0.0] = math.inf
-    shown: Floats = np.clip(left_KP[~held_K] / deviations_P, -WINSOR, WINSOR)
-    return shown
+    shown_KP: Floats = left_KP / deviations_P
+    return shown_KP

@@ -40,6 +40,7 @@ from localnet.report import NodeInfo, Report, Sources, collect
 from localnet.roster import HONEST, Participant
 from localnet.weed import choose_port
 from template import __spec_version__
+from template.base.log_publisher import LOG_FILE
 from template.base.preflight import load_codec
 from template.chain.bittensor import BittensorChain, ChainOptions, ConnectionLost
 from template.commands.plan import PreparedRun, upload_spec
@@ -247,9 +248,16 @@ class Localnet:
         # Validators vote once more after the last window.
         last_block = schedule.vote_block(self.spec.schedule.num_windows)
         decided_s = math.inf
-        decisions = JsonlTail(self._witness().state_dir / EVENTS_FILE)
+        witness = self._witness().state_dir
+        decisions, verdicts = JsonlTail(witness / EVENTS_FILE), JsonlTail(witness / LOG_FILE)
+        honest = {
+            self.hotkeys[p.name]
+            for p in self.config.roster
+            if (p.role, p.behaviour) == ("miner", HONEST)
+        }
         while self._tend() and time.monotonic() < self._grace_end_s(decided_s):
             self._look()
+            self._pacer.note_verdicts(verdicts.read_new(), honest)
             self._pacer.note_decisions(
                 decisions.read_new(), self._heights.head, schedule.window_of(self._heights.head)
             )

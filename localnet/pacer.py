@@ -7,10 +7,11 @@ time that `--block-time` asks for, or that the machine can keep.
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, replace
 from typing import Final, TypedDict
 
+from evaluation.verdict import MISSING, NOT_DRAWN, NOT_SCORED
 from localnet.chain.pace import Pace, write_pace
 from localnet.commands import measure_command, pace_path
 from localnet.config import LocalnetConfig
@@ -18,6 +19,7 @@ from localnet.events import Row, accepted_uids
 from localnet.machine import Machine, cpu_s, demand_disk, demand_memory, look_at_machine
 from localnet.pacing import (
     MARGIN,
+    Arrival,
     Costs,
     Load,
     Strain,
@@ -78,6 +80,8 @@ class Pacer:
         self._startup = (0.0, 0.0)
         self._changes: list[tuple[int, float]] = []
         self._strain: Strain | None = None
+        self._verdicts: dict[int, dict[str, str]] = {}
+        """Window -> hotkey -> status, of honest miners' payloads without a decision."""
 
     def measure(self, children: Children, owner: str) -> None:
         """Measure and choose. ConfigError names what this machine lacks, and the remedy."""
@@ -149,23 +153,46 @@ class Pacer:
             self._strain = Strain(self._block_s, self._spec.schedule.num_windows)
         return block
 
+    def note_verdicts(self, rows: Sequence[Row], honest: Collection[str]) -> None:
+        """A validator's verdicts, which come before the decision; `honest`: the miners' hotkeys."""
+        for row in rows:
+            is_wanted = row.get("kind") == "verdict" and row["status"] != NOT_DRAWN
+            if is_wanted and row["hotkey"] in honest:
+                self._verdicts.setdefault(row["window"], {})[row["hotkey"]] = row["status"]
+
     def note_decisions(self, rows: Sequence[Row], head: int, current_window: int) -> None:
-        """Make the blocks longer if a window was decided without any payload, and say so."""
+        """Make the blocks longer if a window was decided without any payload, or if too few of the
+        payloads were in time, and say so.
+        """
         if self._strain is None:
             return
         for row in rows:
             if "state_root" not in row:
                 continue
-            accepted = len(accepted_uids(row))
-            longer_s = self._strain.note(row["window"], accepted, current_window)
+            window, accepted = row["window"], len(accepted_uids(row))
+            arrival = self._take_arrival(window)
+            longer_s = self._strain.note(window, accepted, current_window, arrival)
             if longer_s is not None:
                 self._block_s = longer_s
                 self._changes.append((head, longer_s))
                 write_pace(self._path, Pace(block_time_s=longer_s))
-                self._tell(
-                    f"window {row['window']} accepted no payload: this machine is busier than "
-                    f"measured, so blocks take {longer_s:g} s from here on"
+                what = (
+                    f"read and scored {arrival.num_in_time} of {arrival.num_committed} honest "
+                    f"payloads in time, and the window before fewer than half too"
+                    if accepted
+                    else "accepted no payload"
                 )
+                self._tell(
+                    f"window {window} {what}: this machine is busier than measured, so blocks take "
+                    f"{longer_s:g} s from here on"
+                )
+
+    def _take_arrival(self, window: int) -> Arrival:
+        """What is known of a window, once; what is known of windows before is forgotten."""
+        statuses = self._verdicts.get(window, {}).values()
+        self._verdicts = {w: found for w, found in self._verdicts.items() if w > window}
+        late = sum(status == NOT_SCORED or status in MISSING for status in statuses)
+        return Arrival(num_committed=len(statuses), num_in_time=len(statuses) - late)
 
     def report(self) -> PaceReport:
         return {

@@ -26,7 +26,10 @@ MIN_AUTO_S: Final = 0.2
 MAX_AUTO_S: Final = 60.0
 ROUND_S: Final = 0.05
 STRETCH: Final = 1.5
-"""A window without an accepted payload makes the blocks so much longer."""
+"""One window without an accepted payload, or `LATE_WINDOWS`, make the blocks so much longer."""
+LATE_WINDOWS: Final = 2
+"""So many windows running of which fewer than half of the honest payloads were in time. One may be
+an accident: a process that starts again, a bucket that is busy with another."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,8 +135,27 @@ def choose_block_s(spec: RunSpec, load: Load, costs: Costs) -> float:
     return round(chosen_s, 2)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Arrival:
+    """Honest payloads of a window: those committed, and those of them that were read and scored in
+    time, by a validator's word. With none committed, nothing is known.
+    """
+
+    num_committed: int = 0
+    num_in_time: int = 0
+
+    @property
+    def is_late(self) -> bool:
+        """Whether fewer than half were in time."""
+        return 2 * self.num_in_time < self.num_committed
+
+
+UNKNOWN: Final = Arrival()
+
+
 class Strain:
-    """Notices windows in which no payload was accepted, and says how long blocks have to be.
+    """Notices windows in which no payload was accepted, or too few were in time, and says how long
+    blocks have to be.
 
     A busy machine makes scoring and votes late before anything else shows. `num_windows`: the
     first window and windows after the last are no sign.
@@ -143,17 +165,23 @@ class Strain:
         self.block_s = block_s
         self._num_windows = num_windows
         self._seen = 0
+        self._num_late = 0
+        """Late windows running, up to the last one seen."""
 
-    def note(self, window: int, num_accepted: int, current_window: int) -> float | None:
+    def note(
+        self, window: int, num_accepted: int, current_window: int, arrival: Arrival = UNKNOWN
+    ) -> float | None:
         """The new block time after a window's decision; None for the same as before.
 
         Windows that had begun under the old block time say nothing about the new one.
         """
         if not self._seen < window < self._num_windows:
             return None
-        self._seen = window
-        if num_accepted or self.block_s >= MAX_AUTO_S:
+        is_next, self._seen = window == self._seen + 1, window
+        self._num_late = (self._num_late if is_next else 0) + 1 if arrival.is_late else 0
+        is_strained = num_accepted == 0 or self._num_late >= LATE_WINDOWS
+        if not is_strained or self.block_s >= MAX_AUTO_S:
             return None
-        self._seen = max(window, current_window)
+        self._seen, self._num_late = max(window, current_window), 0
         self.block_s = round(min(self.block_s * STRETCH, MAX_AUTO_S), 2)
         return self.block_s

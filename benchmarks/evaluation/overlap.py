@@ -6,6 +6,7 @@
 Before: the check that listed every two payloads at every common position. Each window has 256
 payloads of one kept value in 64: noise; identical; near (every two share half of their positions,
 and hardly two positions have the same owners); close (all positions in a corner of the model).
+History: 16 payloads of noise against 14 windows of 16 earlier ones, as in a run of large models.
 Processor seconds of one thread, and bytes at the peak in a second pass.
 """
 
@@ -21,6 +22,8 @@ import numpy.typing as npt
 from evaluation.overlap import Ints, Places, shared_counts
 
 NUM_PAYLOADS, KEPT_SHARE = 256, 1 / 64
+NUM_COMPARED = {"history": 16}
+"""Payloads compared with all others; of other kinds all."""
 ELEMENTS = (110_000, 3_200_000)
 BLOCK_PLACES, BLOCK_ELEMENTS = 1 << 18, 1 << 16
 
@@ -36,8 +39,9 @@ def main(argv: Sequence[str]) -> None:
     print("|---|---|---|---|---|---|---|---|")
     for num_elements in sizes:
         for name, rows in windows(num_elements, np.random.default_rng(0)).items():
-            before_s, before_bytes, expected = _measure(listed_counts, rows)
-            after_s, after_bytes, counts = _measure(shared_counts, rows)
+            num_first = NUM_COMPARED.get(name, len(rows))
+            before_s, before_bytes, expected = _measure(listed_counts, rows, num_first)
+            after_s, after_bytes, counts = _measure(shared_counts, rows, num_first)
             assert np.array_equal(expected, counts), "both count the same"
             print(
                 f"| {num_elements:,} | {name} | {before_s:.3f} | {after_s:.3f} | "
@@ -63,6 +67,7 @@ def windows(num_elements: int, rng: np.random.Generator) -> Mapping[str, Sequenc
         "identical": [drawn(whole)] * NUM_PAYLOADS,
         "near": window(rng.choice(whole, 2 * kept, replace=False)),
         "close": window(whole[: 16 * kept]),
+        "history": [drawn(whole) for _ in range(15 * NUM_COMPARED["history"])],
     }
 
 
@@ -95,12 +100,12 @@ def _blocks(rows: Sequence[Places]) -> Iterator[tuple[npt.NDArray[np.uint16], In
         yield near[order], np.repeat(np.arange(len(rows)), [part.size for part in parts])[order]
 
 
-def _measure(count: Count, rows: Sequence[Places]) -> tuple[float, int, Ints]:
+def _measure(count: Count, rows: Sequence[Places], num_first: int) -> tuple[float, int, Ints]:
     started_s = time.process_time()
-    counts = count(rows, len(rows))
+    counts = count(rows, num_first)
     took_s = time.process_time() - started_s
     tracemalloc.start()
-    count(rows, len(rows))
+    count(rows, num_first)
     peak_bytes = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     return took_s, peak_bytes, counts

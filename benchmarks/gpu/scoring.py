@@ -102,9 +102,9 @@ def _beside_cpu(
     count, tolerance = world.size.cpu_pages, world.spec.evaluation.loss_tolerance
     scorer = Scorer(world.spec, "cpu")
     scorer.load(world.theta)
-    expected = [scorer.losses(pages[:count])]
+    expected = [scorer.part_losses(pages[:count], QUARTERS).mean(axis=1)]
     with scorer.stepped(steps[0].payload.tensors, steps[0].coefficients):
-        expected.append(scorer.losses(pages[:count]))
+        expected.append(scorer.part_losses(pages[:count], QUARTERS).mean(axis=1))
     pairs = zip(found, expected, strict=True)
     worst = max(float(np.abs(own[:count] - other).max()) for own, other in pairs)
     return Row(

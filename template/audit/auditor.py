@@ -148,7 +148,7 @@ class Auditor:
                 lacks = has_gaps or self._payloads.lacks(verdict)
                 compare_status(verdict, checked.get(verdict.uid), lacks, len(namers), found)
         compare_alike(logged.verdicts, checked, found)
-        opened = list_opened(logged, order, checked, context.spec, found)
+        opened = list_opened(logged, order, checked, context.spec, self._drawer.list_seed, found)
         pool, vote = self._compare_pool(logged, opened, found), facts.votes.get(self._validator)
         stands_here = self._stands_here(window, vote)
         if not stands_here:

@@ -14,10 +14,13 @@ from template.protocol.payload import Payload, PayloadHeader
 from template.protocol.root import Member
 from template.protocol.spec import RunSpec
 from template.scoring.pool import Pool
-from template.scoring.rules import admits_claim
+from template.scoring.rules import admits_claim, part_to_train
 
 Draw = Callable[[Mapping[Member, PayloadHeader]], Pool]
 """Draws the pool of the window for headers in the order of the payloads."""
+
+ListSeed = Callable[[str, int], bytes]
+"""Hotkey and window -> the seed of the page list, 32 bytes."""
 
 ShardsOf = Callable[[np.ndarray], np.ndarray]
 """Ids of pages -> numbers of their shards."""
@@ -43,11 +46,13 @@ def list_opened(
     order: Sequence[Member],
     checked: Mapping[int, Checked],
     spec: RunSpec,
+    list_seed: ListSeed,
     found: Findings,
 ) -> Opened:
     """Opened payloads by the log, in the order of the draw.
 
-    A fetched payload gives the header, compared with the logged header; else the log gives it.
+    A fetched payload gives the header, compared with the logged header; else the log gives it, and
+    says which part of the model a payload trained that no bucket has any more.
     """
     verdicts = {verdict.uid: verdict for verdict in log.verdicts}
     headers, payloads = {}, {}
@@ -61,7 +66,7 @@ def list_opened(
             payloads[member.uid] = payload
             compare_headers(member.uid, header, payload.header, found)
             header = payload.header
-        if admits_header(spec, header):
+        if admits_header(spec, header, list_seed, member.hotkey):
             headers[member] = header
         else:
             found.add_difference(
@@ -70,12 +75,17 @@ def list_opened(
     return Opened(headers=headers, payloads=payloads)
 
 
-def admits_header(spec: RunSpec, header: PayloadHeader) -> bool:
-    """Whether staleness and claimed pages are within the bounds of the run."""
+def admits_header(spec: RunSpec, header: PayloadHeader, list_seed: ListSeed, hotkey: str) -> bool:
+    """Whether staleness, claimed pages and the part of the model are as the run has them.
+
+    ChainError if `list_seed` does not know the block of the draw.
+    """
     return (
         0 <= header.base_window <= header.window
         and header.staleness <= spec.outer.max_staleness
         and admits_claim(spec, header)
+        and header.blocks.parts <= spec.training.max_parts
+        and header.blocks == part_to_train(header, list_seed, hotkey)
     )
 
 

@@ -177,7 +177,12 @@ class Miner:
         return False
 
     def _step_in_turn(self) -> bool:
-        """One window: catch up, train, commit, wait for its end, reveal. False when done."""
+        """One window: catch up, train, commit, wait for its end, reveal. False when done.
+
+        For worlds of virtual time: a node works beside this loop (`NodeContext.works_beside`). In
+        turn, a payload for a later window than its page list's is committed only after the next
+        list is trained, too late to count: slow machines that send such payloads need lanes.
+        """
         context = self.context
         schedule, num_windows = context.schedule, context.spec.schedule.num_windows
         self._standing.demand_registration()

@@ -119,9 +119,9 @@ def _build(corpus: Corpus, spec: RunSpec) -> Files:
 def _check_dataset(manifest: Manifest, spec: RunSpec, max_hotkeys: int) -> None:
     """ConfigError for a run without a way to join, or a text too small for the plan.
 
-    The pages assigned for one window to `max_hotkeys` hotkeys at width 1 must leave enough held-out
-    pages. The lists of wider payloads need `training.max_width` times the text: in a smaller one
-    the draw of held-out pages bars the newest lists alone, and half of the text stays open.
+    The pages assigned for one window must leave enough held-out pages: those of `max_hotkeys`
+    hotkeys at width 1, and those of one hotkey at `training.max_width`. Of a crowd with wide
+    payloads the draw bars as many lists, and as long fronts of them, as the text bears.
     """
     num_bytes = len(manifest_bytes(manifest))
     if num_bytes > MAX_MANIFEST_BYTES:
@@ -136,7 +136,7 @@ def _check_dataset(manifest: Manifest, spec: RunSpec, max_hotkeys: int) -> None:
             f"out {held_out_pages} pages: take at most so many"
         )
     pages_per_window, count = spec.training.pages_per_window, spec.evaluation.held_out_pages
-    paging = Paging(num_segments=manifest.num_segments, segment_pages=manifest.segment_pages)
+    paging = _paging_of(manifest)
     most = max_barred_segments(count, paging)
     assigned = max_hotkeys * paging.segments_for(pages_per_window)
     if assigned > most:
@@ -148,6 +148,27 @@ def _check_dataset(manifest: Manifest, spec: RunSpec, max_hotkeys: int) -> None:
             f"{max(0, most)}: take a larger text, shorter data.page_tokens, or fewer inner_steps "
             "or batch_pages"
         )
+    widest = paging.segments_for(spec.training.most_pages)
+    if widest > most:
+        bears = most * paging.segment_pages // pages_per_window
+        raise ConfigError(
+            f"run spec: training.max_width is {spec.training.max_width}: a payload so wide trains "
+            f"on up to {widest} segments of {paging.segment_pages} pages, and "
+            f"evaluation.held_out_pages ({count}) are drawn from the rest and from half of the "
+            f"text at least, so the text of {manifest.num_pages} pages bears {most}: take "
+            f"a larger text, or a max_width of at most {bears}"
+        )
+
+
+def _paging_of(manifest: Manifest) -> Paging:
+    return Paging(num_segments=manifest.num_segments, segment_pages=manifest.segment_pages)
+
+
+def wide_hotkeys(spec: RunSpec, manifest: Manifest) -> int:
+    """Hotkeys whose widest lists of a window are all kept out of the draw of held-out pages."""
+    paging = _paging_of(manifest)
+    most = max_barred_segments(spec.evaluation.held_out_pages, paging)
+    return most // paging.segments_for(spec.training.most_pages)
 
 
 def wasted_share(spec: RunSpec, manifest: Manifest) -> float:

@@ -29,6 +29,7 @@ from template.commands.plan import (
     upload_missing,
     upload_spec,
     wasted_share,
+    wide_hotkeys,
 )
 from template.data.corpus import load_corpus
 from template.data.folder import open_folder
@@ -73,6 +74,7 @@ def publish_run(config: PublishConfig, chain: Chain, bucket: OwnBucket, say: Say
     run = prepare_run(config.table, data, choices, say)
     say(f"dataset and theta_0: {len(run.shards)} shards, {run.num_bytes:,} bytes")
     _tell_waste(run, say)
+    _tell_wide(run, choices.max_hotkeys, say)
     upload_missing(run, bucket.writer, bucket.reader, say)
     text = upload_spec(run.spec, bucket.writer)
     schedule = run.spec.schedule.schedule()
@@ -82,6 +84,18 @@ def publish_run(config: PublishConfig, chain: Chain, bucket: OwnBucket, say: Say
     _check_ahead(block, schedule, first_block)
     write_spec(config.out, text)
     return Published(spec=run.spec, text=text, block=block)
+
+
+def _tell_wide(run: PreparedRun, max_hotkeys: int, say: Say) -> None:
+    spec, manifest = run.spec, run.dataset.manifest
+    bears = wide_hotkeys(spec, manifest)
+    if bears < max_hotkeys:
+        say(
+            f"note: the text of {manifest.num_pages:,} pages bears {bears} hotkeys with payloads "
+            f"of training.max_width ({spec.training.max_width}); with more, pages of the widest "
+            "payloads may be drawn as held-out pages too: take a larger text, or a smaller "
+            "max_width"
+        )
 
 
 def _tell_waste(run: PreparedRun, say: Say) -> None:

@@ -11,7 +11,7 @@ recomputed in any language.
 """
 
 import hashlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -164,26 +164,42 @@ def _open_segments(
 
 
 def barred_segments(
-    assigned: Iterable[npt.NDArray[np.int64]], count: int, paging: Paging
+    assigned: Iterable[npt.NDArray[np.int64]],
+    count: int,
+    paging: Paging,
+    fronts: Sequence[int] = (),
 ) -> npt.NDArray[np.int64]:
     """The assigned segments to exclude from a draw of `count` held-out pages; distinct, ascending.
 
-    `assigned`: the segments of each window, newest window first, a segment as often as assigned.
-    Half of the dataset, and `count` pages, stay open at least: windows bar segments from the newest
-    back until a window is too many. If the newest window alone is too many, segments assigned least
-    often come free, all of equal frequency together. Raises ValueError unless `count` is in
-    [0, num_pages].
+    `assigned`: the segments of each window, newest window first, int64 [hotkeys, entries]: a list
+    in each row, a segment as often as assigned. Half of the dataset, and `count` pages, stay open
+    at least: windows bar segments from the newest back until a window is too many. If the newest
+    window alone is too many, its lists are cut to the first so many entries of `fronts`, in turn;
+    if the last cut is too many, segments assigned least often come free, all of equal frequency
+    together. Raises ValueError unless `count` is in [0, num_pages].
     """
     most = max_barred_segments(count, paging)
     if most < 0 or count < 0:
         raise ValueError(f"count is {count}, must be in [0, {paging.num_pages}]")
     barred = np.empty(0, dtype=np.int64)
-    for segments in assigned:
-        wider = _distinct(np.concatenate([barred, segments]))
+    for lists in assigned:
+        wider = _distinct(np.concatenate([barred, lists.reshape(-1)]))
         if wider.size > most:
-            return barred if barred.size else _most_frequent(segments, most)
+            return barred if barred.size else _barred_fronts(lists, fronts, most)
         barred = wider
     return barred
+
+
+def _barred_fronts(
+    lists: npt.NDArray[np.int64], fronts: Sequence[int], most: int
+) -> npt.NDArray[np.int64]:
+    """At most `most` segments of lists that are too many."""
+    for num_entries in fronts:
+        lists = lists[:, :num_entries]
+        barred = _distinct(lists.reshape(-1))
+        if barred.size <= most:
+            return barred
+    return _most_frequent(lists.reshape(-1), most)
 
 
 def max_barred_segments(count: int, paging: Paging) -> int:

@@ -29,7 +29,6 @@ from template.errors import PayloadError, SubnetError
 from template.protocol.admission import open_payload
 from template.protocol.draw import drawn_order
 from template.protocol.payload import Payload, PayloadFormat
-from template.protocol.ranges import drawn_range
 from template.protocol.root import Member
 from template.protocol.spec import RunSpec
 from template.scoring.footprint import (
@@ -40,7 +39,7 @@ from template.scoring.footprint import (
     in_memory,
     places_in,
 )
-from template.scoring.rules import admits_claim
+from template.scoring.rules import admits_claim, part_to_train
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -308,10 +307,16 @@ class FrameChecker:
             uid: self._places(footprint_of(payload, self.form), window)
             for uid, payload in payloads.items()
         }
-        before = [self._look_again(each, window) for each in earlier]
         authors = {member.uid: member.hotkey for member in members}
         limit = self.spec.evaluation.max_overlap
-        return find_overlaps(positions, authors, before, limit, is_late)
+
+        def look(each: Earlier) -> Places:
+            # Of a large model one payload after another: all together are a gigabyte.
+            if isinstance(each, EarlierBody):
+                return self._places(each.held, window)
+            return each.places
+
+        return find_overlaps(positions, authors, earlier, limit, is_late, look)
 
     def read_more(
         self,
@@ -352,11 +357,6 @@ class FrameChecker:
     def _places(self, footprint: Footprint, window: int) -> Places:
         return places_in(footprint, self.form, window, self.sample_seed)
 
-    def _look_again(self, earlier: Earlier, window: int) -> Earlier:
-        if not isinstance(earlier, EarlierBody):
-            return earlier
-        return replace(earlier, places=self._places(earlier.held, window))
-
     def _admit(
         self, window: int, member: Member, frame: bytes | SubnetError | Admission
     ) -> Admission:
@@ -384,11 +384,9 @@ class FrameChecker:
                 f"{spec.training.least_pages(header.width)}, and "
                 f"{header.width * spec.training.pages_per_window} are assigned",
             )
-        if not header.blocks.is_whole:
-            seed = self.list_seed(member.hotkey, header.base_window)
-            drawn = drawn_range(seed, header.blocks.parts)
-            if header.blocks != drawn:
-                raise PayloadError("range", f"trains {header.blocks}; {drawn} is drawn")
+        drawn = part_to_train(header, self.list_seed, member.hotkey)
+        if header.blocks != drawn:
+            raise PayloadError("range", f"trains {header.blocks}; {drawn} is drawn")
         return payload
 
 

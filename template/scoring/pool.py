@@ -53,6 +53,11 @@ def pool_of(held_out: np.ndarray, claimed: Mapping[int, np.ndarray]) -> Pool:
     return Pool(ids_S=np.concatenate(ids), owners_S=np.concatenate(owners))
 
 
+def halved(max_width: int) -> list[int]:
+    """Half of the width, half of that and so on, rounded down, to 1; nothing for width 1."""
+    return [max_width >> times for times in range(1, max_width.bit_length())]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PoolDrawer:
     """Draws the pool of a window. `block_hash` maps a block to its 32-byte hash."""
@@ -89,18 +94,26 @@ class PoolDrawer:
         """Distinct pages outside `barred_segments` of the last `assignment_windows` windows.
 
         In each window the segments assigned to hotkeys whose newest payload is of that window or
-        later. Page ids, int64 [held_out_pages].
+        later: for the widest payload, or for a narrower one if a crowd's are too many for the text.
+        Page ids, int64 [held_out_pages].
         """
         count = self.spec.evaluation.held_out_pages
         first = max(0, window + 1 - self.spec.evaluation.assignment_windows)
         past_windows = range(window, first - 1, -1)
         assigned = (self._list_committed(past, last_commits) for past in past_windows)
         seed = labelled_hash("held-out", self.pool_seed(window), uint_bytes(window))
-        barred = barred_segments(assigned, count, self.paging)
+        # The front of a list is trained at every width: it stays barred longest.
+        widths = halved(self.spec.training.max_width)
+        pages_per_window = self.spec.training.pages_per_window
+        fronts = [self.paging.segments_for(width * pages_per_window) for width in widths]
+        barred = barred_segments(assigned, count, self.paging, fronts)
         return held_out_pages(seed, count, self.paging, barred)
 
     def _list_committed(self, window: int, last_commits: Mapping[str, int]) -> np.ndarray:
-        """Segments assigned for a window to the hotkeys with a payload of `window` or later."""
+        """Segments assigned for a window to the hotkeys with a payload of `window` or later.
+
+        int64 [hotkeys, entries].
+        """
         # Nobody knows yet how wide the payloads are.
         count = self.spec.training.most_pages
         segments = [
@@ -108,7 +121,9 @@ class PoolDrawer:
             for hotkey, last in last_commits.items()
             if last >= window
         ]
-        return np.concatenate([np.empty(0, dtype=np.int64), *segments])
+        return np.array(segments, dtype=np.int64).reshape(
+            len(segments), self.paging.segments_for(count)
+        )
 
     def draw_claimed(self, window: int, hotkey: str, header: PayloadHeader) -> np.ndarray:
         """A sample of `claimed_pages` of the pages claimed by a payload; all of fewer.

@@ -1,5 +1,7 @@
 """The run spec's rules of scoring and pay, as parameters for `evaluation`."""
 
+from collections.abc import Callable
+
 from evaluation.evidence import GainRules
 from evaluation.judge import JudgeRules
 from evaluation.log_values import MAX_DETAIL_CHARS
@@ -7,6 +9,7 @@ from evaluation.rules import PayRules
 from evaluation.weights import WeightRules
 from evaluation.work import WorkRules
 from template.protocol.payload import PayloadHeader
+from template.protocol.ranges import WHOLE, BlockRange, drawn_range
 from template.protocol.record import MAX_UIDS
 from template.protocol.spec import EvaluationSpec, RunSpec
 
@@ -33,6 +36,18 @@ def admits_claim(spec: RunSpec, header: PayloadHeader) -> bool:
     most = header.width * spec.training.pages_per_window
     is_within = 1 <= header.width <= spec.training.max_width
     return is_within and spec.training.least_pages(header.width) <= header.pages_consumed <= most
+
+
+def part_to_train(
+    header: PayloadHeader, list_seed: Callable[[str, int], bytes], hotkey: str
+) -> BlockRange:
+    """The part of the model that the page list of a payload draws among as many parts.
+
+    `list_seed`: of a hotkey's page list for a window; not asked for a payload of the whole model.
+    """
+    if header.blocks.is_whole:
+        return WHOLE
+    return drawn_range(list_seed(hotkey, header.base_window), header.blocks.parts)
 
 
 def judge_rules(evaluation: EvaluationSpec) -> JudgeRules:

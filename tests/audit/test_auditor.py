@@ -104,7 +104,9 @@ def test_honest_logs_audit_clean_from_theta_0_on(world, name, tmp_path) -> None:
     logs = [decode_log(source(w).decode()) for w in range(WINDOWS)]
     num_held_out = world.spec.evaluation.held_out_pages
     assert [each.num_losses for each in found] == [
-        log.ids_S.size * (1 + len(log.measured.after_KQ)) + num_held_out * (log.window > 0)
+        log.ids_S.size
+        + sum(len(after_KQ) for after_KQ in log.measured.after_KQ.values())
+        + num_held_out * (log.window > 0)
         for log in logs
     ]
     unknown = [line for each in found for line in each.unknown]
@@ -169,11 +171,12 @@ def a_page_id(bench):
     return replace(bench.honest, ids_S=ids_S)
 
 
-@forgery("page 24 of the pool: its owner is uid ")
+@forgery("of the pool: its owner is uid {m0}, the log says uid {m1}")
 def an_owner(bench):
+    """Numbers of pages stay, or the log would not be read at all."""
     owners_S = bench.honest.measured.owners_S.copy()
-    assert owners_S[24] != HELD_OUT
-    owners_S[24] = bench.uid("m0") + bench.uid("m1") - owners_S[24]
+    first, second = (np.flatnonzero(owners_S == bench.uid(name))[0] for name in ("m0", "m1"))
+    owners_S[[first, second]] = owners_S[[second, first]]
     measured = replace(bench.honest.measured, owners_S=owners_S)
     return bench.resigned(replace(bench.honest, measured=measured))
 
@@ -181,7 +184,8 @@ def an_owner(bench):
 @forgery("the pool has {pool} pages, the log says {pool_less}")
 def a_page_left_out(bench):
     measured = bench.honest.measured
-    after = {uid: losses_S[:-1] for uid, losses_S in measured.after_KQ.items()}
+    last = measured.owners_S[-1]
+    after = {u: a[:-1] if u == last else a for u, a in measured.after_KQ.items()}
     shorter = replace(
         measured,
         owners_S=measured.owners_S[:-1],
@@ -294,7 +298,7 @@ def a_refused_payload_paid(bench):
     uid, measured = bench.uid("ancient"), bench.honest.measured
     claims: dict[str, Any] = {"pages_consumed": 12, "base_window": FORGED}
     log = with_verdict(bench, "ancient", **claims)
-    after = {**measured.after_KQ, uid: measured.before_SQ + 1e-4}
+    after = {**measured.after_KQ, uid: measured.before_SQ[measured.owners_S == HELD_OUT] + 1e-4}
     return bench.resigned(replace(log, measured=replace(measured, after_KQ=after)))
 
 

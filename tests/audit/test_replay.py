@@ -160,7 +160,7 @@ def test_every_validators_losses_are_computed_again(swarm, world, tmp_path) -> N
     bucket, key = world.buckets[hotkey_of("val-b")], verdict_key(world.spec.run_id, WINDOWS - 2)
     rows = [json.loads(line) for line in bucket.get(key, max_bytes=2**24).splitlines()]
     window = next(row for row in rows if row["kind"] == "window")
-    window["before"][0] += 0.01
+    window["before"][0][0] += 0.1
     context = world.context(hotkey_of("nobody-yet"), tmp_path / "replay")
     replayed = replay_run(context, Peers(context), 1, lambda _line: None)
     before = dict(replayed.wrong)

@@ -407,8 +407,8 @@ def _row(case: suite.Case) -> dict:
         "windows_to_detection": 3 if case.defended else None, "named": [], "backdoor": 0.0,
         "stopped": None, "dividends": 1.5 if lying else None,
         "samples": {
-            "0": [[w, 0.6, 0.05, 1.4] for w in range(20)],
-            "6": [[w, -0.1, 0.05, 1.0] for w in range(20)]
+            "0": [[w, 0.6, 0.05, 0.3, 1.1] for w in range(20)],
+            "6": [[w, -0.1, 0.05, 0.0, 1.0] for w in range(20)]
         },
     }  # fmt: skip
 

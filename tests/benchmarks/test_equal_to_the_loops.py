@@ -24,6 +24,7 @@ from evaluation.history import Histories, past_of, select_windows
 from evaluation.judge import judge
 from evaluation.pace import pace_sample
 from evaluation.verdict import NOT_SCORED
+from evaluation.work import shown_to
 from localnet.adversaries.catalogue import BEHAVIOURS
 from simulation.swarm import (
     accepted,
@@ -233,7 +234,7 @@ def test_measurements_and_verdicts_are_the_real_ones(played, form, kind, monkeyp
         assert lean.after_KQ.keys() == real.after_KQ.keys() == set(NAMES_UIDS)
         for uid, losses_S in real.after_KQ.items():
             np.testing.assert_allclose(lean.after_KQ[uid], losses_S, rtol=LOSS_TOLERANCE)
-            effect_S = losses_S - real.before_SQ
+            effect_S = losses_S - real.before_SQ[shown_to(real.owners_S, uid)]
             assert np.abs(lean.after_KQ[uid] - losses_S).max() < 0.01 * np.abs(effect_S).max()
         blanks = [
             replace(verdict, status=NOT_SCORED, gain=None, relative_gain=None)

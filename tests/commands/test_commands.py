@@ -103,6 +103,7 @@ def test_a_run_is_published_checked_broken_and_mended(
     record = records[subnet.hotkeys[OWNER]]
     assert (record.access, record.offer) == (subnet.access(OWNER), spec.run_id)
     assert "goes to uid 0, the subnet owner's hotkey" in first.out
+    assert "bears 39 hotkeys with payloads of training.max_width (8)" in first.out
 
     found = tmp_path / "found.toml"
     by_netuid = run("owner", ["check", "--local", "--out", str(found), *chain_flags(subnet)])

@@ -18,6 +18,7 @@ from template.commands.plan import (
     prepare_run,
     upload,
     upload_missing,
+    wide_hotkeys,
 )
 from template.data.folder import (
     LISTS,
@@ -204,6 +205,26 @@ def test_the_text_bears_as_many_hotkeys_as_leave_half_of_it() -> None:
     named = rf"training\.inner_steps.*{bears + 1} hotkeys.*{num_pages} pages.*larger text"
     with pytest.raises(ConfigError, match=named):
         prepare_run(plan, corpus, replace(choices, max_hotkeys=bears + 1))
+
+
+def test_the_text_bears_a_payload_of_the_widest_list() -> None:
+    """One of which the widest lists leave less than half of the text is refused."""
+    plan, corpus = small_plan(), synthetic_corpus(20_000)
+    manifest = parse_manifest(_manifest_of(_prepare()))
+    size, pages = manifest.segment_pages, 24
+    assert pages == plan["training"]["inner_steps"] * plan["training"]["batch_pages"]
+    bears = manifest.num_segments // 2 * size // pages
+    spec = _prepare(training__max_width=bears).spec
+    assert wide_hotkeys(spec, manifest) == 1
+    narrow = replace(spec, training=replace(spec.training, max_width=1))
+    assert wide_hotkeys(narrow, manifest) == bears
+    named = rf"training\.max_width is {bears + 1}.*larger text, or a max_width of at most {bears}$"
+    with pytest.raises(ConfigError, match=named):
+        prepare_run(
+            plan | {"training": plan["training"] | {"max_width": bears + 1}},
+            corpus,
+            RunChoices(owner_hotkey=hotkey_of("owner"), start_block=99),
+        )
 
 
 def test_more_held_out_pages_than_the_text_has_are_refused() -> None:

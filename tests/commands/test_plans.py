@@ -95,7 +95,8 @@ def test_payloads_travel_within_their_phases(spec: RunSpec) -> None:
 def test_the_sampled_payloads_are_scored_in_time(name: str, spec: RunSpec) -> None:
     evaluation, schedule = spec.evaluation, spec.schedule
     count = evaluation.max_payloads
-    pages = (count + 1) * (evaluation.held_out_pages + count * evaluation.claimed_pages)
+    # Each payload on the held-out pages and its own; theta on all, and half-way on the former.
+    pages = (count + 2) * evaluation.held_out_pages + 2 * count * evaluation.claimed_pages
     forward = flops_per_token(spec) / 3 * spec.data.page_tokens * pages
     seconds = forward / (SCORING_FLOPS * SCORING_DEVICES.get(name, 1))
     assert seconds < schedule.scoring_blocks * BLOCK_S

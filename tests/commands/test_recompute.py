@@ -35,7 +35,7 @@ def test_what_a_validator_says_follows_from_what_it_measured(played, validator, 
 def test_a_forged_digit_is_named_and_fails(played, tmp_path, capsys) -> None:
     rows = [json.loads(line) for line in (played / "val-a" / "verdicts.jsonl").open()]
     row = next(r for r in rows if r["kind"] == "verdict" and r["window"] == 3)
-    row["after"][2] += 1e-9
+    row["after"][2][0] += 1e-9
     forged = tmp_path / "forged.jsonl"
     forged.write_text("".join(json.dumps(r, sort_keys=True) + "\n" for r in rows))
     assert _main(played, forged) == 1

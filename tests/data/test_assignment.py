@@ -227,6 +227,28 @@ def test_barred_segments_match_the_rule_read_out(windows: list[list[int]], count
     assert held_out_pages(SEED, count, single(20), found).size == count, "a draw is always possible"
 
 
+@given(
+    lists=st.lists(st.lists(st.integers(0, 19), min_size=8, max_size=8), min_size=1, max_size=12),
+    count=st.integers(0, 20),
+    fronts=st.sampled_from([(), (4,), (4, 2, 1), (5, 3)]),
+)
+def test_lists_too_many_for_the_text_are_cut_to_their_fronts(
+    lists: list[list[int]], count: int, fronts: tuple[int, ...]
+) -> None:
+    """The longest front that leaves half of the segments open; else the last one by frequency."""
+    most = min(10, 20 - count)
+    cuts = [[one[:length] for one in lists] for length in (8, *fronts)]
+    fitting = [cut for cut in cuts if len({s for one in cut for s in one}) <= most]
+    if fitting:
+        expected = {segment for one in fitting[0] for segment in one}
+    else:
+        last = [segment for one in cuts[-1] for segment in one]
+        levels = [{s for s in last if last.count(s) > least} for least in range(100)]
+        expected = next(level for level in levels if len(level) <= most)
+    found = barred_segments([np.array(lists, dtype=np.int64)], count, single(20), fronts)
+    assert found.tolist() == sorted(expected)
+
+
 def test_a_flood_costs_no_more_windows_than_it_takes_to_fill_half() -> None:
     def windows() -> Iterator[np.ndarray]:
         yield np.arange(40)

@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,12 +52,12 @@ REGISTERED = Registered(uids=UIDS, burn_uid=0)
 NUM_HELD, NUM_OWN = 32, 8
 
 
-def _logs(num_windows: int, rules: PayRules = RULES) -> list[WindowLog]:
+def _logs(num_windows: int, rules: PayRules = RULES, num_own: int = NUM_OWN) -> list[WindowLog]:
     """Two workers, one who copies, one whose losses are not finite, one that is away: in every
     other window for half of the voting stake too.
     """
     rng = np.random.default_rng(0)
-    owners = np.concatenate([np.full(NUM_HELD, HELD_OUT), np.repeat([1, 2, 3], NUM_OWN)])
+    owners = np.concatenate([np.full(NUM_HELD, HELD_OUT), np.repeat([1, 2, 3], num_own)])
     histories: Histories = {}
     undelivered: tuple[tuple[int, str], ...] = ()
     logs = []
@@ -157,24 +158,30 @@ def test_a_validator_that_lost_windows_says_so_and_is_followed() -> None:
     assert verify_logs([*logs, replace(lost, known=(0, 1, 2, 3))], RULES).found
 
 
-def _shift(row: dict, field: str) -> None:
+def _shift(row: Any, field: Any) -> None:
     row[field] -= 1e-9
 
 
+def _swap(row: list, one: int, other: int) -> None:
+    assert row[one] != row[other]
+    row[one], row[other] = row[other], row[one]
+
+
 FORGERIES = {
-    "loss before": (lambda row: row["before"].__setitem__(3, row["before"][3] + 1e-12), "window"),
-    "loss after": (lambda row: row["after"].__setitem__(5, row["after"][5] + 1e-12), "verdict"),
-    "owner": (lambda row: row["owners"].__setitem__(NUM_HELD, HELD_OUT), "window"),
+    "loss before": (lambda row: _shift(row["before"][3], 1), "window"),
+    "loss after": (lambda row: _shift(row["after"][5], 1), "verdict"),
+    "owner": (lambda row: _swap(row["owners"], NUM_HELD, -1), "window"),
     "pace": (lambda row: row.__setitem__("pace", 1 - abs(row["pace"])), "window"),
     "half-way losses": (
-        lambda row: row.update(half_way=[row["before"][0] - 9.0] * NUM_HELD), "window",
+        lambda row: row.update(half_way=[row["before"][0][0] - 9.0] * NUM_HELD), "window",
     ),
     "exponent": (lambda row: row.update(exponent=7, pace=1), "window"),
     "gain": (lambda row: row.__setitem__("gain", row["gain"] + 1e-9), "verdict"),
     "status": (lambda row: row.__setitem__("status", "no_gain"), "verdict"),
     "relative gain": (lambda row: row.__setitem__("relative_gain", 1.5), "verdict"),
     "work effect": (lambda row: row.__setitem__("work_effect", 2.0), "verdict"),
-    "work square": (lambda row: row.__setitem__("work_square", 1.1), "verdict"),
+    "quarter effect": (lambda row: row.__setitem__("quarter_effect", 2.0), "verdict"),
+    "quarter square": (lambda row: row.__setitem__("quarter_square", 1.1), "verdict"),
     "undelivered": (lambda row: row.__setitem__("undelivered", []), "window"),
     "gain evidence": (lambda row: row.__setitem__("gain_log_ratio", 1.0), "verdict"),
     "work state": (lambda row: _shift(row, "work_log_ratio"), "reputation"),
@@ -234,7 +241,7 @@ def test_a_log_whose_parts_do_not_fit_is_refused(kind: str, field: str, value: o
 
 def test_a_run_without_a_work_test_pays_whoever_gains() -> None:
     rules = replace(RULES, tested=False)
-    paid = _logs(8, rules)[-1].shares
+    paid = _logs(8, rules, num_own=0)[-1].shares
     assert paid.keys() >= {1, 2, 3}
 
 
@@ -285,7 +292,10 @@ BAD_FIGURES = [
     ("verdict", "model_share", [0.0, -0.5, 1.0000001, 2.0, 1e-13, math.nan, math.inf, None, "1"]),
     ("verdict", "work_effect", [4.1, -4.1, 1e308]),
     ("verdict", "work_variance", [0.0, -1.0, 1e-10, 1e151, 1e308]),
-    ("verdict", "work_square", [-1e-9, 16.1, 1e308]),
+    ("verdict", "quarter_effect", [5.1, -5.1, 1e308]),
+    ("verdict", "quarter_square", [-1e-9, 25.1, 1e308]),
+    ("verdict", "after", [7, [1.0], [[1.0] * 3], [[1.0] * 5], [[[1.0]] * 4], [["1"] * 4]]),
+    ("window", "before", [7, [1.0], [[1.0] * 3], [[1.0] * 5], [[1e40] * 4]]),
     ("verdict", "gain_log_ratio", [2000.1, -2000.1, 1e308, "1"]),
     ("reputation", "work_log_ratio", [1001.0, -1001.0, None, "1"]),
     ("reputation", "work_holds", [0, 1, None, "yes"]),
@@ -322,9 +332,10 @@ EXTREMES = [
     ("verdict", "relative_gain", [17.0, -1.0]),
     ("verdict", "work_effect", [4.0, -4.0]),
     ("verdict", "work_variance", [1e-9, 1e150]),
-    ("verdict", "work_square", [0.0, 16.0]),
-    ("verdict", "after", [[1e39] * 56, [-1e39] * 56, [1e39, -1e39] * 28, [None] * 56]),
-    ("window", "before", [[1e39] * 56, [-1e39] * 56, [1e39, -1e39] * 28, [None] * 56]),
+    ("verdict", "quarter_effect", [5.0, -5.0]),
+    ("verdict", "quarter_square", [0.0, 25.0]),
+    ("verdict", "after", [[1e39] * 4, [-1e39] * 4, [1e39, -1e39] * 2, [None] * 4]),
+    ("window", "before", [[1e39] * 4, [-1e39] * 4, [1e39, -1e39] * 2, [None] * 4]),
     ("window", "half_way", [[1e39] * NUM_HELD, [-1e39, 1e39] * (NUM_HELD // 2), [None] * NUM_HELD]),
     ("window", "exponent", [64, -64]),
     ("reputation", "log_ratio", [1000.0, -1000.0]),
@@ -344,7 +355,8 @@ def test_a_figure_at_its_bound_overflows_nothing(kind: str, field: str, values: 
             rows = [json.loads(line) for line in text.splitlines()]
             for row in rows:
                 if row["kind"] == kind and row.get(field) is not None and field != "window":
-                    row[field] = value
+                    is_losses = field in ("before", "after")
+                    row[field] = [value] * len(row[field]) if is_losses else value
             if field == "window" and text == texts[-1]:
                 for row in rows:
                     row.update({"window": value} if "window" in row else {})

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evaluation.history import Entry
+from evaluation.trained import LEVEL_SHARE
 from evaluation.weights import WeightRules, first_window, lower_bound
 from evaluation.weights import chain_weights as gated_weights
 from evaluation.work import WorkSample
@@ -124,7 +125,7 @@ def test_pages_claimed_and_not_trained_on_are_no_work() -> None:
         for uid, history in worked(gains).items()
     }
     shares = gated_weights(histories, gains.keys(), WINDOW, RULES, 0)
-    assert shares[4] / shares[1] == pytest.approx(0.5 * 0.25, rel=0.05)
+    assert shares[4] / shares[1] == pytest.approx(0.5 * 0.25 / LEVEL_SHARE, rel=0.02)
 
 
 def test_a_refused_and_an_undelivered_payload_bring_no_pay_of_their_window() -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from evaluation.verdict import NAMED, NOT_DRAWN, NOT_SCORED, UNAVAILABLE
 from localnet.chain.pace import Pace, PaceFile
 from localnet.config import LocalnetConfig
 from localnet.events import Row
@@ -45,6 +46,15 @@ class Told:
         """As the chain reads it."""
         return PaceFile(self.out / "chain.pace", Pace(block_time_s=60.0)).current()
 
+    def judge(self, window: int, *statuses: str) -> None:
+        """A validator has logged its verdicts on the payloads of hk0, hk1 and so on."""
+        rows: list[Row] = [{"kind": "window", "window": window}]
+        rows += [
+            {"kind": "verdict", "window": window, "hotkey": f"hk{n}", "status": status}
+            for n, status in enumerate(statuses)
+        ]
+        self.pacer.note_verdicts(rows, {"hk0", "hk1", "hk2"})
+
     def decide(self, window: int, uids: str) -> None:
         """A validator has logged the decision on a window, and measured the loss."""
         rows: list[Row] = [{"window": window, "held_out_loss": 1.0}]
@@ -78,6 +88,45 @@ def test_an_empty_window_makes_blocks_longer_and_is_told(tmp_path: Path) -> None
     report = told.pacer.report()
     assert report["changes"] == [(START + 60, told.pacer.block_s)]
     assert report["window_s"] == told.pacer.block_s * SPEC.schedule.blocks_per_window
+
+
+def test_two_windows_with_most_honest_payloads_late_make_blocks_longer(tmp_path: Path) -> None:
+    """hk3 is a miner that misbehaves: whether its payload comes says nothing of the machine."""
+    told = Told(tmp_path)
+    told.pacer.begin(START)
+    before_s = told.pacer.block_s
+    for window, statuses in enumerate(
+        [
+            (NAMED, NOT_SCORED, UNAVAILABLE, NAMED),  # late, and the first of its kind
+            (NAMED, "no_gain", NOT_SCORED, NOT_SCORED),
+            ("not_delivered", NOT_SCORED, NAMED, NAMED),
+            (NAMED, NOT_DRAWN, NOT_DRAWN, NOT_SCORED),  # the only one drawn was in time
+            (NAMED, NOT_SCORED, NOT_SCORED, NAMED),
+        ],
+        start=1,
+    ):
+        told.judge(window, *statuses)
+        told.decide(window, "3")
+        assert told.pace.block_time_s == before_s, window
+    told.judge(6, NOT_SCORED, NOT_SCORED, NAMED, NAMED)
+    told.decide(6, "3")
+    assert told.pace.block_time_s == pytest.approx(before_s * STRETCH)
+    assert "window 6 read and scored 1 of 3 honest payloads in time" in told.lines[-1]
+    assert told.pacer.report()["changes"] == [(START + 180, told.pacer.block_s)]
+
+
+def test_verdicts_of_a_window_count_once_and_the_last_of_a_hotkey_counts(tmp_path: Path) -> None:
+    told = Told(tmp_path)
+    told.pacer.begin(START)
+    before = told.pace
+    for window in (1, 2):
+        told.judge(window, NOT_SCORED, NOT_SCORED, NOT_SCORED)
+        told.judge(window, NAMED, NAMED, NAMED)  # the validator has started again
+        told.decide(window, "3")
+    told.judge(4, NOT_SCORED, NOT_SCORED, NOT_SCORED)
+    told.decide(3, "3")  # without a verdict: nothing is known
+    told.decide(4, "3")
+    assert told.pace == before
 
 
 @pytest.mark.parametrize(("block_time_s", "miners"), [(0.5, 4), (None, 0)])

@@ -11,6 +11,8 @@ from localnet.pacing import (
     MAX_AUTO_S,
     MIN_AUTO_S,
     STRETCH,
+    UNKNOWN,
+    Arrival,
     Costs,
     Strain,
     choose_block_s,
@@ -85,6 +87,52 @@ def test_blocks_become_longer_after_a_window_without_payloads_and_only_then() ->
     assert strain.note(4, 0, 5) is None, "had begun under the old block time"
     assert strain.note(5, 0, 6) == pytest.approx(0.2 * STRETCH**2)
     assert strain.note(24, 0, 26) is None, "after the run nothing can be accepted"
+
+
+@pytest.mark.parametrize(
+    ("committed", "in_time", "is_late"),
+    [(0, 0, False), (1, 0, True), (1, 1, False), (2, 1, False), (3, 1, True), (4, 2, False)],
+)
+def test_late_is_fewer_than_half_of_what_was_committed(committed, in_time, is_late) -> None:
+    assert Arrival(num_committed=committed, num_in_time=in_time).is_late == is_late
+
+
+LATE, HALF = (Arrival(num_committed=4, num_in_time=count) for count in (1, 2))
+
+
+@pytest.mark.parametrize(
+    ("arrivals", "longer_after"),
+    [
+        ([LATE], []),
+        ([LATE, LATE], [2]),
+        ([HALF] * 4, []),
+        ([LATE, HALF, LATE], []),
+        ([LATE, UNKNOWN, LATE], []),
+        ([LATE, LATE, LATE], [2]),
+        ([LATE, LATE, LATE, LATE], [2, 4]),
+    ],
+    ids=["once", "twice", "half", "between", "unknown", "three", "four"],
+)
+def test_blocks_become_longer_after_two_late_windows_running(arrivals, longer_after) -> None:
+    """Some payloads are accepted in each; the count begins anew under the new block time."""
+    strain = Strain(0.2, num_windows=24)
+    found = [w for w, each in enumerate(arrivals, 1) if strain.note(w, 1, w, each) is not None]
+    assert found == longer_after
+    assert strain.block_s == pytest.approx(0.2 * STRETCH ** len(longer_after), abs=0.01)
+
+
+def test_a_late_window_after_one_that_nobody_saw_is_the_first() -> None:
+    strain = Strain(0.2, num_windows=24)
+    assert strain.note(0, 1, 0, LATE) is None, "the first window of the run is no sign"
+    assert [strain.note(window, 1, window, LATE) for window in (1, 3)] == [None, None]
+    assert strain.note(4, 1, 6, LATE) == pytest.approx(0.2 * STRETCH)
+    assert [strain.note(window, 1, window, LATE) for window in (5, 6, 7)] == [None, None, None]
+    assert strain.note(8, 1, 8, LATE) is not None
+
+
+def test_late_windows_make_blocks_no_longer_than_the_bound() -> None:
+    strain = Strain(MAX_AUTO_S, num_windows=24)
+    assert [strain.note(window, 1, window, LATE) for window in (1, 2, 3)] == [None] * 3
 
 
 def test_blocks_do_not_become_longer_without_end() -> None:

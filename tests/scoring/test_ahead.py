@@ -215,9 +215,8 @@ def test_the_next_payload_may_wait_until_the_one_before_is_measured(scene: Scene
     first = list(dict.fromkeys(uid for uid, _, _ in ahead))
     assert first == [scene.uid(name) for name in drawn[: len(first)]], "in the drawn order"
     assert len(first) >= len(MINERS) - 1, "the last one may be the first of the end"
-    assert ahead[0][1:] == (HELD_OUT_PAGES, len(MINERS) - 1)
-    # From four payloads on their claims fill a pass.
-    assert {pages for _, pages, missing in ahead if missing == 1} == {HELD_OUT_PAGES + PASS_PAGES}
+    assert ahead[0][1:] == (HELD_OUT_PAGES + CLAIMED, len(MINERS) - 1)
+    assert {pages for _, pages, _ in ahead} == {HELD_OUT_PAGES + CLAIMED}
 
 
 @pytest.mark.parametrize("turn", [1, 3])

@@ -20,7 +20,7 @@ from template.protocol.payload import (
 from template.protocol.ranges import WHOLE, BlockRange
 from template.protocol.root import Member
 from template.protocol.spec import RunSpec
-from template.scoring import admission, footprint
+from template.scoring import footprint, rules
 from template.scoring.admission import Admission, FrameChecker, SeenPayloads
 from template.scoring.footprint import (
     HeldBody,
@@ -223,7 +223,7 @@ def part_frame(
 def part_checker(spec: RunSpec, part: int, monkeypatch: pytest.MonkeyPatch) -> FrameChecker:
     """The checker of a run in which every miner draws this half."""
     monkeypatch.setattr(
-        admission, "drawn_range", lambda seed, parts: BlockRange(part=part, parts=parts)
+        rules, "drawn_range", lambda seed, parts: BlockRange(part=part, parts=parts)
     )
     return FrameChecker(spec=spec, form=CUT, sample_seed=seed_of, list_seed=lambda h, w: b"seed")
 

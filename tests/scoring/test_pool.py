@@ -14,8 +14,7 @@ from template.protocol.payload import PayloadHeader
 from template.protocol.root import Member
 from template.protocol.schedule import Schedule
 from template.protocol.spec import RunSpec, parse_spec
-from template.scoring.pool import PoolDrawer
-from template.scoring.rules import claims_of_each
+from template.scoring.pool import PoolDrawer, halved
 from tests.support.scoring import SPEC_FILE
 
 NUM_PAGES, SEGMENT_PAGES = 20_000, 4
@@ -39,6 +38,10 @@ def make_drawer(salt: int = 0, spec: RunSpec = SPEC, num_pages: int = NUM_PAGES)
 
 def with_held_out(count: int) -> RunSpec:
     return replace(SPEC, evaluation=replace(SPEC.evaluation, held_out_pages=count))
+
+
+def with_claimed(count: int) -> RunSpec:
+    return replace(SPEC, evaluation=replace(SPEC.evaluation, claimed_pages=count))
 
 
 def make_member(uid: int) -> Member:
@@ -129,7 +132,7 @@ def test_two_validators_draw_the_same_pool(salt, window, claims) -> None:
     again = make_drawer(salt).draw_pool(window, reordered, headers)
     assert pool.ids_S.tolist() == again.ids_S.tolist()
     assert pool.owners_S.tolist() == again.owners_S.tolist()
-    count = claims_of_each(SPEC.evaluation, len(headers))
+    count = SPEC.evaluation.claimed_pages
     for member, header in headers.items():
         claimed = pool.ids_S[pool.owners_S == member.uid]
         assert claimed.size <= min(count, header.pages_consumed)
@@ -161,16 +164,16 @@ def test_the_fewest_and_all_pages_can_be_held_out(count: int) -> None:
 
 @pytest.mark.parametrize("pages_consumed", [0, 1, SPEC.training.pages_per_window])
 def test_boundary_counts_of_claimed_pages(pages_consumed: int) -> None:
-    drawer, header = make_drawer(), make_header(5, pages_consumed)
-    listed = drawer.list_assigned("hotkey1", 5, PAGES)[:pages_consumed]
-    assert drawer.draw_claimed(5, "hotkey1", header, 0).size == 0
-    every = drawer.draw_claimed(5, "hotkey1", header, 4 * SPEC.training.pages_per_window)
-    assert sorted(every) == sorted(listed)
+    header = make_header(5, pages_consumed)
+    none, all_of_them = (make_drawer(spec=with_claimed(count)) for count in (0, 4 * PAGES))
+    listed = none.list_assigned("hotkey1", 5, PAGES)[:pages_consumed]
+    assert none.draw_claimed(5, "hotkey1", header).size == 0
+    assert sorted(all_of_them.draw_claimed(5, "hotkey1", header)) == sorted(listed)
 
 
 def test_the_pages_of_the_widest_payload_are_barred_and_lists_are_prefixes() -> None:
     """Nobody knows how wide a payload will be when the held-out pages are drawn."""
-    wide = replace(SPEC, training=replace(SPEC.training, max_width=3))
+    wide = replace(with_claimed(8 * PAGES), training=replace(SPEC.training, max_width=3))
     drawer, window = make_drawer(spec=wide), 20
     empty = drawer.draw_held_out(window, {})
     hotkey = next(
@@ -182,8 +185,27 @@ def test_the_pages_of_the_widest_payload_are_barred_and_lists_are_prefixes() -> 
     assert listed[:PAGES].tolist() == make_drawer().list_assigned(hotkey, window, PAGES).tolist()
     assert not np.isin(listed, drawer.draw_held_out(window, {hotkey: window})).any()
     header = make_header(window, 2 * PAGES)
-    every = drawer.draw_claimed(window, hotkey, header, 8 * PAGES)
+    every = drawer.draw_claimed(window, hotkey, header)
     assert sorted(every) == sorted(listed[: 2 * PAGES])
+
+
+def test_a_crowd_of_wide_lists_frees_no_page_that_a_narrow_payload_trains() -> None:
+    """The widest lists of 12 hotkeys are too many for the text, and those of width 1 are not."""
+    wide = replace(SPEC, training=replace(SPEC.training, max_width=5))
+    hotkeys = [f"hotkey{uid}" for uid in range(12)]
+    drawer, window = make_drawer(spec=wide, num_pages=24 * PAGES), 20
+    last_commits = dict.fromkeys(hotkeys, window)
+    lists = [drawer.list_assigned(hotkey, window, 5 * PAGES) for hotkey in hotkeys]
+    widest, narrow = np.concatenate(lists), np.concatenate([one[:PAGES] for one in lists])
+    assert np.unique(widest).size > 12 * PAGES >= np.unique(narrow).size
+    held_out = drawer.draw_held_out(window, last_commits)
+    assert np.isin(held_out, widest).any(), "of the widest lists not all can be barred"
+    assert not np.isin(narrow, held_out).any()
+
+
+@pytest.mark.parametrize(("most", "widths"), [(1, []), (2, [1]), (5, [2, 1]), (8, [4, 2, 1])])
+def test_lists_are_cut_to_half_the_width_and_so_on(most: int, widths: list[int]) -> None:
+    assert halved(most) == widths
 
 
 def test_a_window_without_payloads_has_held_out_pages_alone() -> None:

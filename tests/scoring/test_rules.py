@@ -7,7 +7,7 @@ import pytest
 from evaluation.log_values import MAX_DETAIL_CHARS
 from evaluation.verdict_log import decode_log, encode_log
 from template.protocol.spec import RunSpec
-from template.scoring.rules import claims_of_each, pay_rules, pool_limit, verdict_log_limit_bytes
+from template.scoring.rules import pay_rules, pool_limit, shown_limit, verdict_log_limit_bytes
 from tests.support.logs import made_up_log
 
 
@@ -15,18 +15,10 @@ def _with(spec: RunSpec, **changes: int) -> RunSpec:
     return replace(spec, evaluation=replace(spec.evaluation, **changes))
 
 
-@pytest.mark.parametrize(
-    ("held_out", "claimed", "payloads"),
-    [(2, 0, 1), (64, 16, 1), (64, 16, 16), (64, 16, 256), (8, 64, 256), (24, 100, 77)],
-)
-def test_no_number_of_payloads_makes_a_larger_pool(
-    spec: RunSpec, held_out: int, claimed: int, payloads: int
-) -> None:
-    evaluation = _with(
-        spec, held_out_pages=held_out, claimed_pages=claimed, max_payloads=payloads
-    ).evaluation
-    sizes = [held_out + n * claims_of_each(evaluation, n) for n in range(1, payloads + 1)]
-    assert pool_limit(evaluation) == max(sizes)
+def test_a_pool_has_the_held_out_pages_once_and_the_claims_of_every_payload(spec: RunSpec) -> None:
+    evaluation = _with(spec, held_out_pages=64, claimed_pages=16, max_payloads=9).evaluation
+    assert pool_limit(evaluation) == 64 + 9 * 16
+    assert shown_limit(evaluation) == 64 + 16
 
 
 @pytest.mark.parametrize("payloads", [1, 16, 64])

@@ -1,1 +1,0 @@
-"""What validators earn that score and that do not, by the local chain's Yuma."""
