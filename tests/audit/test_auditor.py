@@ -102,11 +102,10 @@ def test_honest_logs_audit_clean_from_theta_0_on(world, name, tmp_path) -> None:
     assert [each.window for each in found] == list(range(WINDOWS))
     assert [line for each in found for line in each.wrong] == []
     logs = [decode_log(source(w).decode()) for w in range(WINDOWS)]
-    num_held_out = world.spec.evaluation.held_out_pages
     assert [each.num_losses for each in found] == [
         log.ids_S.size
-        + sum(len(after_KQ) for after_KQ in log.measured.after_KQ.values())
-        + num_held_out * (log.window > 0)
+        + sum(map(len, log.measured.after_KQ.values()))
+        + world.spec.evaluation.held_out_pages * (log.window > 0)
         for log in logs
     ]
     unknown = [line for each in found for line in each.unknown]
