@@ -33,7 +33,8 @@ def measure(
     half_way_H = None
     if step_start_N is not None:
         half_way_N = torch.lerp(step_start_N, params_N, 0.5)
-        half_way_H = workers.losses(half_way_N, pages_ST[owners_S == HELD_OUT])
+        held_out_PT = pages_ST[owners_S == HELD_OUT]
+        half_way_H = workers.part_losses(half_way_N, held_out_PT, QUARTERS).mean(axis=1)
     return Measured(
         owners_S=owners_S,
         before_SQ=workers.part_losses(params_N, pages_ST, QUARTERS),
