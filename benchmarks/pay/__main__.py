@@ -12,19 +12,18 @@ Runs are appended to the record as they end, and skipped when they are there.
 
 import argparse
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
 from benchmarks.learning.pool import Job, run_jobs
-from benchmarks.learning.record import append, load
+from benchmarks.learning.record import load
 from benchmarks.learning.text import ROOT
-from benchmarks.pay import neurons, report, suite
-from benchmarks.pay.cases import SUITE, SWARM, Case, everything, quick
+from benchmarks.pay import report
+from benchmarks.pay.cases import everything, quick
 from benchmarks.pay.localnet import record_report
+from benchmarks.pay.run import run_case
 
 RECORD: Final = ROOT / "benchmarks" / "results" / "pay_curve_runs.jsonl"
-PLAY: Final = {SUITE: suite.play, SWARM: neurons.play}
 
 
 def main(argv: list[str]) -> None:
@@ -51,20 +50,13 @@ def main(argv: list[str]) -> None:
         for case in cases
         if not arguments.report and case.key not in done and (not wanted or case.key in wanted)
     ]
-    jobs = [Job(call=play_case, arguments=(c, arguments.record), cost=c.cost) for c in missing]
+    jobs = [Job(call=run_case, arguments=(c, arguments.record), cost=c.cost) for c in missing]
     try:
         run_jobs(jobs, arguments.workers)
     except KeyboardInterrupt:
         print("interrupted: the runs that ended are on record")
     command = " ".join(["python -m benchmarks.pay", *argv])
     report.write(everything(), load(arguments.record), arguments.record.parent, command)
-
-
-def play_case(case: Case, record: Path) -> str:
-    """Play one case and append it; what the pool's processes do."""
-    outcome = PLAY[case.where](case)
-    append(record, {"key": case.key, "case": asdict(case), "outcome": outcome})
-    return f"{case.label}: {outcome['seconds']:.0f} s"
 
 
 if __name__ == "__main__":

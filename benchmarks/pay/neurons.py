@@ -26,7 +26,7 @@ from simulation.swarm import (
     run,
     to_the_end,
 )
-from simulation.world import FakeChain, World, hotkey_of
+from simulation.world import FakeChain, Ledger, World, hotkey_of
 from template.base.miner import Miner
 from template.base.work import HonestWork
 from template.commands.plan import PreparedRun, RunChoices, load_plan, prepare_run
@@ -53,25 +53,28 @@ TEMPO_BLOCKS: Final = 29
 
 
 class DatedChain(FakeChain):
-    """Notes the block of each row of weights."""
+    """A hotkey's view of a ledger that notes each row of its weights in `written`."""
+
+    def __init__(self, ledger: Ledger, hotkey: str, written: list[tuple[int, dict[int, float]]]):
+        super().__init__(ledger, hotkey)
+        self._written = written
 
     def set_weights(self, weights: Mapping[int, float]) -> None:
         super().set_weights(weights)
-        self.written.append((self.head(), dict(weights)))
-
-    written: list[tuple[int, dict[int, float]]]
+        self._written.append((self.head(), dict(weights)))
 
 
 class DatedWorld(World):
-    """`written`: block and shares of each row of the validator's weights."""
+    """`written`: block, and shares by uid, of each row of the validator's weights."""
 
-    def chain(self, hotkey: str) -> DatedChain:
-        made = DatedChain(self.ledger, hotkey)
-        made.written = self.__dict__.setdefault("written", []) if hotkey == VALIDATOR_KEY else []
-        return made
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.written: list[tuple[int, dict[int, float]]] = []
 
-
-VALIDATOR_KEY: Final = hotkey_of(VALIDATOR)
+    def chain(self, hotkey: str) -> FakeChain:
+        if hotkey != hotkey_of(VALIDATOR):
+            return super().chain(hotkey)
+        return DatedChain(self.ledger, hotkey, self.written)
 
 
 def cut_after(steps: int) -> Drive:
