@@ -20,11 +20,15 @@ SUITE: Final = "suite"
 SWARM: Final = "swarm"
 LOCALNET: Final = "localnet"
 
-VERSION: Final = 1
-"""Of the rules of scoring and pay: goes up whenever the same case would end otherwise."""
+VERSIONS: Final = {SUITE: 1, SWARM: 1}
+"""Where -> version; goes up whenever the same case would end otherwise. In the suite pay is worked
+out from the record, so that rules of pay alone do not count there.
+"""
 WINDOWS: Final = 40
 FIRST: Final = 8
 """The first window whose pay counts: before it, accounts of pay are short and the gate opens."""
+SETTLED: Final = 16
+"""From this window on every account of pay is full, and the gate has had time to open for all."""
 INNER_STEPS: Final = 30
 HONEST: Final = 4
 SHARES: Final = (0.1, 0.25, 0.5)
@@ -60,7 +64,7 @@ class Case:
 
     @property
     def key(self) -> str:
-        text = json.dumps([VERSION, asdict(self)], sort_keys=True)
+        text = json.dumps([VERSIONS[self.where], asdict(self)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:KEY_DIGITS]
 
     @property

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.learning.record import interval
-from benchmarks.pay.cases import FIRST, SPLIT, Machine, usual_uids
+from benchmarks.pay.cases import FIRST, SETTLED, SPLIT, Machine, usual_uids
 
 Floats = npt.NDArray[np.float64]
 Row = Mapping[str, Any]
@@ -31,19 +31,19 @@ def machines_of(row: Row) -> list[Machine]:
     return [Machine(**machine) for machine in row["machines"]]
 
 
-def counted_shares(row: Row) -> Floats:
-    """Shares of pay in the counted windows, float64 [W, M]; ValueError without such a window."""
-    shares_WM = np.array(row["shares"][FIRST:], dtype=np.float64)
+def counted_shares(row: Row, first: int = FIRST) -> Floats:
+    """Shares of pay from a window on, float64 [W, M]; ValueError without such a window."""
+    shares_WM = np.array(row["shares"][first:], dtype=np.float64)
     if shares_WM.size == 0:
-        raise ValueError(f"{len(row['shares'])} windows; pay counts from window {FIRST} on")
+        raise ValueError(f"{len(row['shares'])} windows; pay counts from window {first} on")
     return shares_WM
 
 
-def pays(row: Row) -> list[float]:
+def pays(row: Row, first: int = FIRST) -> list[float]:
     """Mean pay of each hotkey over the usual machines' mean; a usual machine's is over the mean of
     the other usual ones, so that it can differ from 1. ValueError if those earned nothing.
     """
-    mean_M = counted_shares(row).mean(axis=0)
+    mean_M = counted_shares(row, first).mean(axis=0)
     usual = usual_uids(machines_of(row))
     found = []
     for uid, own in enumerate(mean_M):
@@ -59,20 +59,24 @@ def curve(rows: Iterable[Row], where: str) -> list[dict[str, Any]]:
     """One line a point, by ascending work: mean pay with its 95 % interval over seeds; `low` and
     `high` are None from a single seed.
 
-    The point of the usual machines is the first of them, over the others of its run.
+    The point of the usual machines is the first of them, over the others of its run. `settled`: the
+    mean pay from window `SETTLED` on.
     """
+    settled: dict[str, list[float]] = {}
     pay: dict[str, list[float]] = {}
     work: dict[str, list[float]] = {}
     for row in rows:
-        machines, found = machines_of(row), pays(row)
+        machines, found, late = machines_of(row), pays(row), pays(row, SETTLED)
         for name in dict.fromkeys(machine.name for machine in machines):
             uid = next(uid for uid, machine in enumerate(machines) if machine.name == name)
             pay.setdefault(name, []).append(found[uid])
+            settled.setdefault(name, []).append(late[uid])
             work.setdefault(name, []).append(machines[uid].work)
     points = [
         {
             "work": float(np.mean(work[name])),
             **with_limits(pay[name]),
+            "settled": float(np.mean(settled[name])),
             "where": where,
             "name": name,
         }

@@ -78,6 +78,7 @@ def points_of(
             "pay": miner["emission_rao"] / unit_rao,
             "low": None,
             "high": None,
+            "settled": None,
             "seeds": 1,
             "where": LOCALNET,
             "name": miner["name"],

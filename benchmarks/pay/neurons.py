@@ -17,6 +17,7 @@ import numpy as np
 
 from benchmarks.learning.text import ROOT, TEXT
 from benchmarks.pay.cases import FIRST, INNER_STEPS, USUAL, Case, Machine
+from benchmarks.pay.prices import FIELDS
 from simulation.swarm import (
     Drive,
     digests,
@@ -131,7 +132,7 @@ def play(case: Case) -> dict[str, Any]:
         "machines": [asdict(machine) for machine in machines(verdicts)],
         "shares": standing(written, uids, case.windows),
         "verdicts": [
-            [verdicts_of(verdicts, window, uid) for uid in uids] for window in range(case.windows)
+            [lines_of(verdicts, window, uid) for uid in uids] for window in range(case.windows)
         ],
         "seconds": time.perf_counter() - start_s,
     }
@@ -165,11 +166,7 @@ def standing(
     return rows
 
 
-def verdicts_of(verdicts: Iterable[Mapping[str, Any]], window: int, uid: int) -> list[Any]:
-    """What pay rests on, as in the other case's record; empty without a verdict."""
-    names = (
-        "status", "relative_gain", "pages_consumed", "work_effect", "work_variance",
-        "quarter_effect", "quarter_square",
-    )  # fmt: skip
+def lines_of(verdicts: Iterable[Mapping[str, Any]], window: int, uid: int) -> list[Any]:
+    """A verdict's line in the record, as in the suite's; empty without a verdict."""
     found = [v for v in verdicts if (v["window"], v["uid"]) == (window, uid)]
-    return [found[-1][name] for name in names] if found else []
+    return [found[-1][name] for name in FIELDS] if found else []

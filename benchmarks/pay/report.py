@@ -8,8 +8,8 @@ from typing import Any, Final
 from benchmarks.learning.record import Rows
 from benchmarks.learning.report import commit
 from benchmarks.learning.text import ROOT
-from benchmarks.pay import figures, picture
-from benchmarks.pay.cases import FIRST, LOCALNET, SUITE, SWARM, WINDOWS, Case
+from benchmarks.pay import figures, picture, suite
+from benchmarks.pay.cases import FIRST, LOCALNET, SETTLED, SUITE, SWARM, WINDOWS, Case
 from template.commands.plan import load_plan
 from template.planning.case import BLOCK_S
 
@@ -30,7 +30,7 @@ def write(cases: Sequence[Case], rows: Rows, results: Path, command: str) -> Non
 
 def summary(cases: Sequence[Case], rows: Rows) -> dict[str, Any]:
     """`curve`, `noise` and `splitting`, with the number of points outside the band."""
-    ended = [(case, rows[case.key]["outcome"]) for case in cases if case.key in rows]
+    ended = [(case, _paid(case, rows[case.key]["outcome"])) for case in cases if case.key in rows]
     points: list[dict[str, Any]] = []
     for where in (SUITE, SWARM):
         mine = [row for case, row in ended if case.where == where and not case.hotkeys]
@@ -45,6 +45,7 @@ def summary(cases: Sequence[Case], rows: Rows) -> dict[str, Any]:
     return {
         "unit": "an honest machine with all inner steps of usual batches: work 1, pay 1",
         "windows": [FIRST, WINDOWS - 1],
+        "settled_from": SETTLED,
         "band": figures.BAND,
         "curve": [point | {"outside": figures.outside(point)} for point in points],
         "noise": figures.noise(equal, window_seconds()),
@@ -52,6 +53,11 @@ def summary(cases: Sequence[Case], rows: Rows) -> dict[str, Any]:
             (case.hotkeys, row) for case, row in ended if case.hotkeys and case.where == SUITE
         ),
     }
+
+
+def _paid(case: Case, outcome: Mapping[str, Any]) -> Mapping[str, Any]:
+    """An outcome with its shares of pay: worked out, or as neurons wrote them to the chain."""
+    return suite.paid(case, outcome) if case.where == SUITE else outcome
 
 
 def window_seconds() -> dict[str, float]:
@@ -73,14 +79,18 @@ def table(content: Mapping[str, Any]) -> str:
         f"Pay of windows {first} to {last}; of a localnet, all emission. The usual machine's row "
         "is one of them over the others.",
         "",
-        "| where | machine | work | pay | 95 % | seeds | pay for each unit of work | |",
-        "|---|---|---|---|---|---|---|---|",
+        "| where | machine | work | pay | 95 % | seeds | pay / work | | from window "
+        f"{content['settled_from']} on |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for point in content["curve"]:
         said = "OUTSIDE" if point["outside"] else f"within {content['band']:.0%}"
+        settled = point["settled"]
+        late = "" if settled is None else f"{settled / point['work']:.3f}"
+        ratio = point["pay"] / point["work"]
         text.append(
             f"| {point['where']} | {point['name']} | {point['work']:.3f} | {point['pay']:.3f} | "
-            f"{_interval(point)} | {point['seeds']} | {point['pay'] / point['work']:.3f} | {said} |"
+            f"{_interval(point)} | {point['seeds']} | {ratio:.3f} | {said} | {late} |"
         )
     text += ["", "## Noise", "", "Standard deviation of an equal machine's pay, of its mean.", ""]
     text += ["| period | plan | windows | averaged over | deviation |", "|---|---|---|---|---|"]

@@ -1,9 +1,8 @@
 """The benchmark of pay over work: its figures, its machines, and what is read from a localnet."""
 
 import json
-import math
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -11,15 +10,22 @@ import pytest
 import torch
 
 from benchmarks.attacks.actor import Actor
+from benchmarks.attacks.idle import Zero
+from benchmarks.attacks.panel import Setting
 from benchmarks.attacks.working import Fewer
+from benchmarks.learning.trial import Trial
 from benchmarks.pay import cases, figures, localnet, neurons, picture, report
-from benchmarks.pay.cases import FIRST, SPLIT, USUAL, Case, Wide
+from benchmarks.pay.cases import FIRST, SETTLED, SPLIT, USUAL, Case, Wide
+from benchmarks.pay.prices import figures_of, shares_of
 from benchmarks.pay.suite import OfTheWholeText, PaidSwarm
 from simulation.swarm import neurons_of, open_world, small_run
 from simulation.world import hotkey_of
+from template.scoring.rules import pay_rules
 
 BEFORE = [[0.0, 9.0, 0.0, 5.0]] * FIRST
 """Windows that must not count."""
+PAIRS = SETTLED - FIRST
+"""Pairs of windows that count; half of them are settled."""
 USUALS = [{"name": USUAL, "work": 1.0}] * 3
 
 
@@ -35,7 +41,7 @@ def row(half: float, extra: float = 0.0) -> dict[str, Any]:
     """Three usual machines at 0.2, 0.3 and 0.25 of pay on average, and one with `half`."""
     shares = [[0.2, 0.3, 0.2, half - extra], [0.2, 0.3, 0.3, half + extra]]
     machines = [*USUALS, {"name": "0.5 of the steps", "work": 0.5}]
-    return {"machines": machines, "shares": [*BEFORE, *shares]}
+    return {"machines": machines, "shares": [*BEFORE, *shares * PAIRS]}
 
 
 def test_pay_is_over_the_usual_machines_and_a_usual_one_over_the_others() -> None:
@@ -58,6 +64,11 @@ def test_a_point_is_the_mean_over_seeds_with_students_interval() -> None:
     assert (half["low"], half["high"]) == pytest.approx((0.5 - 1.2706, 0.5 + 1.2706))
     assert (half["work"], half["seeds"], half["where"]) == (0.5, 2, "suite")
     assert not figures.outside(half)
+    assert half["settled"] == pytest.approx(0.5)
+    late = row(0.1)
+    late["shares"][FIRST] = [0.2, 0.3, 0.2, 1.7]
+    assert figures.curve([late], "suite")[0]["settled"] == pytest.approx(0.4)
+    assert figures.curve([late], "suite")[0]["pay"] == pytest.approx(0.8)
     (alone, _) = figures.curve([row(0.15)], "swarm")
     assert (alone["low"], alone["high"]) == (None, None)
     assert figures.outside(alone), "0.6 of the pay for 0.5 of the work"
@@ -112,11 +123,7 @@ def test_the_parts_of_a_split_machine_add_up_to_its_steps() -> None:
         team = machines[cases.HONEST :]
         assert len(team) == hotkeys
         assert sum(machine.work for machine in team) == pytest.approx(1.0)
-        assert figures.equal_alone({"machines": [vars_of(m) for m in machines]}) == (hotkeys == 1)
-
-
-def vars_of(machine: cases.Machine) -> dict[str, Any]:
-    return {"name": machine.name, "work": machine.work}
+        assert figures.equal_alone({"machines": list(map(asdict, machines))}) == (hotkeys == 1)
 
 
 def test_work_is_what_an_actor_trains() -> None:
@@ -176,6 +183,35 @@ def test_a_wide_actor_trains_and_claims_as_many_batches_in_each_step() -> None:
     verdicts = swarm.outcome.verdicts[-1]
     assert [verdict.width for verdict in verdicts] == [1, 3, 1]
     assert [verdict.pages_consumed for verdict in verdicts] == [usual, 3 * usual, usual // 2]
+
+
+class Lenient(OfTheWholeText):
+    """Workers of a run whose work test is sure after little evidence."""
+
+    def __init__(self, trial: Trial) -> None:
+        super().__init__(trial)
+        self.spec = replace(self.spec, evaluation=replace(self.spec.evaluation, work_error=0.45))
+
+
+class LenientSwarm(PaidSwarm):
+    make_workers = Lenient
+
+
+def test_pay_from_the_record_is_the_pay_of_the_swarm() -> None:
+    roster = [Actor(), Wide(2), Fewer(0.5), Zero()]
+    setting = Setting(claimed_pages=48, work_effect=0.1)
+    swarm = LenientSwarm(replace(TINY, rounds=6), roster, setting=setting)
+    swarm.run()
+    recorded = [[figures_of(v) for v in verdicts] for verdicts in swarm.outcome.verdicts]
+    spec = swarm.workers.spec
+    evaluation = replace(spec.evaluation, claimed_pages=48, work_effect=0.1)
+    rules = pay_rules(replace(spec, evaluation=evaluation))
+    found = shares_of(json.loads(json.dumps(recorded)), rules, spec.outer.quorum_rules())
+    played = [[shares.get(uid, 0.0) for uid in range(4)] for shares in swarm.outcome.shares]
+    assert found == played
+    assert found[0] == [0.0] * 4, "nobody is paid yet"
+    assert sum(share > 0.05 for share in found[-1]) >= 2, "nobody was ever paid"
+    assert found[-1][3] == 0.0
 
 
 def test_pages_come_from_all_of_the_text_and_repeat_rarely() -> None:
@@ -276,22 +312,39 @@ def test_the_record_becomes_the_three_tables_and_the_picture(tmp_path) -> None:
     said = localnet.record_report(tmp_path / "report.json", record)
     assert said.startswith("5 miners of run abab")
     rows = {"localnet": json.loads(record.read_text())}
-    played = [Case(where="suite", seed=seed) for seed in (1, 2)]
+    played = [Case(where="swarm", seed=seed) for seed in (1, 2)]
     rows |= {
-        case.key: {"key": case.key, "case": {"where": "suite"}, "outcome": row(half)}
+        case.key: {"key": case.key, "case": {"where": case.where}, "outcome": row(half)}
         for case, half in zip(played, (0.2, 0.21), strict=True)
     }
-    split = Case(where="suite", seed=1, hotkeys=4)
-    outcome = split_row([0.06] * 4)
-    rows[split.key] = {"key": split.key, "case": {"where": "suite"}, "outcome": outcome}
-    found = report.summary([*played, split], rows)
-    assert [point["where"] for point in found["curve"]] == ["suite"] * 2 + ["localnet"] * 5
-    assert [point["outside"] for point in found["curve"]][:2] == [True, True]
-    assert found["noise"] == [], "no run of equal machines is on record"
-    assert [line["holds"] for line in found["splitting"]] == [False]
+    suite_cases = [Case(where="suite", seed=1, hotkeys=hotkeys) for hotkeys in (0, 1, 4)]
+    rows |= {
+        case.key: {"key": case.key, "case": {"where": case.where}, "outcome": claimed(case)}
+        for case in suite_cases
+    }
+    found = report.summary([*played, *suite_cases], rows)
+    curve = found["curve"]
+    assert [point["where"] for point in curve] == ["suite"] * 6 + ["swarm"] * 2 + ["localnet"] * 5
+    assert [point["pay"] for point in curve[:6]] == pytest.approx(
+        [0.1, 8 / 30, 0.5, 1.0, 2.0, 4.0], rel=0.01
+    )
+    assert [point["outside"] for point in curve[:8]] == [False] * 6 + [True] * 2
+    assert curve[6]["pay"] == pytest.approx(0.82)
+    assert [line["pay"] for line in found["splitting"]] == pytest.approx([1.0, 1.0], rel=0.01)
+    assert [line["holds"] for line in found["splitting"]] == [True, True]
+    assert found["noise"][0]["sd"] < 0.001, "equal verdicts are equal pay"
     text = report.table(found)
-    assert "| suite | 0.5 of the steps | 0.500 | 0.820 |" in text
-    assert "DOES NOT HOLD" in text
-    picture.draw(found["curve"], tmp_path / "curve.png")
+    assert "| swarm | 0.5 of the steps | 0.500 | 0.820 |" in text
+    assert text.count("OUTSIDE") == 2 + sum(point["outside"] for point in curve[8:])
+    picture.draw(curve, tmp_path / "curve.png")
     assert (tmp_path / "curve.png").stat().st_size > 10_000
-    assert math.isclose(found["curve"][0]["pay"], 0.82)
+
+
+def claimed(case: Case) -> dict[str, Any]:
+    """An outcome in which every machine of a case shows its work in full."""
+    machines = [asdict(machine) for machine in cases.suite_machines(case)]
+    line = [
+        ["named", 1.0, round(240 * machine["work"]), 1, 1.0, 0.5, 0.04, 0.5, 1.0]
+        for machine in machines
+    ]
+    return {"machines": machines, "verdicts": [line] * (SETTLED + 4)}
