@@ -60,9 +60,10 @@ def curve(rows: Iterable[Row], where: str) -> list[dict[str, Any]]:
     `high` are None from a single seed.
 
     The point of the usual machines is the first of them, over the others of its run. `settled`: the
-    mean pay from window `SETTLED` on.
+    mean pay from window `SETTLED` on; `unpaid`: the share of counted windows without any pay.
     """
     settled: dict[str, list[float]] = {}
+    unpaid: dict[str, list[float]] = {}
     pay: dict[str, list[float]] = {}
     work: dict[str, list[float]] = {}
     for row in rows:
@@ -71,12 +72,14 @@ def curve(rows: Iterable[Row], where: str) -> list[dict[str, Any]]:
             uid = next(uid for uid, machine in enumerate(machines) if machine.name == name)
             pay.setdefault(name, []).append(found[uid])
             settled.setdefault(name, []).append(late[uid])
+            unpaid.setdefault(name, []).append(float((counted_shares(row)[:, uid] == 0).mean()))
             work.setdefault(name, []).append(machines[uid].work)
     points = [
         {
             "work": float(np.mean(work[name])),
             **with_limits(pay[name]),
             "settled": float(np.mean(settled[name])),
+            "unpaid": float(np.mean(unpaid[name])),
             "where": where,
             "name": name,
         }

@@ -79,6 +79,7 @@ def points_of(
             "low": None,
             "high": None,
             "settled": None,
+            "unpaid": None,
             "seeds": 1,
             "where": LOCALNET,
             "name": miner["name"],

@@ -80,17 +80,18 @@ def table(content: Mapping[str, Any]) -> str:
         "is one of them over the others.",
         "",
         "| where | machine | work | pay | 95 % | seeds | pay / work | | from window "
-        f"{content['settled_from']} on |",
-        "|---|---|---|---|---|---|---|---|---|",
+        f"{content['settled_from']} on | windows without pay |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for point in content["curve"]:
         said = "OUTSIDE" if point["outside"] else f"within {content['band']:.0%}"
         settled = point["settled"]
         late = "" if settled is None else f"{settled / point['work']:.3f}"
+        unpaid = "" if point["unpaid"] is None else f"{point['unpaid']:.0%}"
         ratio = point["pay"] / point["work"]
         text.append(
             f"| {point['where']} | {point['name']} | {point['work']:.3f} | {point['pay']:.3f} | "
-            f"{_interval(point)} | {point['seeds']} | {ratio:.3f} | {said} | {late} |"
+            f"{_interval(point)} | {point['seeds']} | {ratio:.3f} | {said} | {late} | {unpaid} |"
         )
     text += ["", "## Noise", "", "Standard deviation of an equal machine's pay, of its mean.", ""]
     text += ["| period | plan | windows | averaged over | deviation |", "|---|---|---|---|---|"]

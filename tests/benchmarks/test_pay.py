@@ -67,6 +67,8 @@ def test_a_point_is_the_mean_over_seeds_with_students_interval() -> None:
     assert half["settled"] == pytest.approx(0.5)
     late = row(0.1)
     late["shares"][FIRST] = [0.2, 0.3, 0.2, 1.7]
+    late["shares"][-4:] = [[0.2, 0.3, 0.25, 0.0], [0.2, 0.3, 0.25, 0.2]] * 2
+    assert figures.curve([late], "suite")[0]["unpaid"] == 2 / (2 * PAIRS)
     assert figures.curve([late], "suite")[0]["settled"] == pytest.approx(0.4)
     assert figures.curve([late], "suite")[0]["pay"] == pytest.approx(0.8)
     (alone, _) = figures.curve([row(0.15)], "swarm")
