@@ -126,10 +126,11 @@ def deviation(runs: Sequence[Floats], windows: int) -> float:
 def noise(rows: Sequence[Row], window_s: Mapping[str, float]) -> list[dict[str, Any]]:
     """How much an equal machine's pay varies, per window and per day of each plan.
 
-    `rows`: runs of equal machines alone; `window_s`: plan -> seconds of a window. Where a day has
-    more windows than a run, `averaged` are those of the run: a whole day averages over more.
+    `rows`: runs of whose machines those of work 1 count; `window_s`: plan -> seconds of a window.
+    Where a day has more windows than a run, `averaged` are those of the run: a whole day averages
+    over more.
     """
-    runs = [counted_shares(row) for row in rows]
+    runs = [counted_shares(row)[:, equal_uids(row)] for row in rows]
     if not runs:
         return []
     longest = min(len(shares_WU) for shares_WU in runs)
@@ -170,6 +171,6 @@ def splitting(rows: Iterable[tuple[int, Row]]) -> list[dict[str, Any]]:
     return lines
 
 
-def equal_alone(row: Row) -> bool:
-    """Whether all machines of a run make the same work."""
-    return all(machine.work == 1.0 for machine in machines_of(row))
+def equal_uids(row: Row) -> list[int]:
+    """The hotkeys of a run that make the usual work."""
+    return [uid for uid, machine in enumerate(machines_of(row)) if machine.work == 1.0]

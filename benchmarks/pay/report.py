@@ -41,14 +41,14 @@ def summary(cases: Sequence[Case], rows: Rows) -> dict[str, Any]:
         if row["case"]["where"] == LOCALNET
         for point in row["points"]
     ]
-    equal = [row for _, row in ended if figures.equal_alone(row)]
+    played = [row for case, row in ended if case.where == SUITE]
     return {
         "unit": "an honest machine with all inner steps of usual batches: work 1, pay 1",
         "windows": [FIRST, WINDOWS - 1],
         "settled_from": SETTLED,
         "band": figures.BAND,
         "curve": [point | {"outside": figures.outside(point)} for point in points],
-        "noise": figures.noise(equal, window_seconds()),
+        "noise": figures.noise(played, window_seconds()),
         "splitting": figures.splitting(
             (case.hotkeys, row) for case, row in ended if case.hotkeys and case.where == SUITE
         ),
@@ -93,7 +93,13 @@ def table(content: Mapping[str, Any]) -> str:
             f"| {point['where']} | {point['name']} | {point['work']:.3f} | {point['pay']:.3f} | "
             f"{_interval(point)} | {point['seeds']} | {ratio:.3f} | {said} | {late} | {unpaid} |"
         )
-    text += ["", "## Noise", "", "Standard deviation of an equal machine's pay, of its mean.", ""]
+    text += [
+        "",
+        "## Noise",
+        "",
+        "Standard deviation of an equal machine's pay, of its mean; suite.",
+        "",
+    ]
     text += ["| period | plan | windows | averaged over | deviation |", "|---|---|---|---|---|"]
     for line in content["noise"]:
         text.append(

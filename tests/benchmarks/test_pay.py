@@ -91,13 +91,17 @@ def test_chance_averages_out_and_a_lasting_difference_does_not() -> None:
 
 def test_a_day_is_as_many_windows_or_as_many_as_a_run_has() -> None:
     rng = np.random.default_rng(6)
-    shares = (0.2 * (1 + 0.1 * rng.standard_normal((FIRST + 32, 5)))).tolist()
-    equal = {"machines": [{"name": USUAL, "work": 1.0}] * 5, "shares": shares}
+    shares_WM = 0.2 * (1 + 0.1 * rng.standard_normal((FIRST + 32, 6)))
+    shares_WM[:, 5] *= 3
+    machines = [*USUALS, *USUALS[:2], {"name": "width 2", "work": 2.0}]
+    equal = {"machines": machines, "shares": shares_WM.tolist()}
     each, slow, fast = figures.noise([equal], {"slow": 10_800.0, "fast": 7.0})
     assert (each["windows"], each["averaged"]) == (1, 1)
     assert (slow["windows"], slow["averaged"]) == (8, 8)
     assert (fast["windows"], fast["averaged"]) == (12_343, 32)
-    assert each["sd"] > 2 * slow["sd"] > slow["sd"] > 0
+    assert each["sd"] == pytest.approx(0.1, rel=0.15), "machines of other work do not count"
+    assert 0.02 < slow["sd"] < 0.06
+    assert 0.005 < fast["sd"] < 0.04
     assert report.window_seconds()["72b"] == 1380
 
 
@@ -125,7 +129,8 @@ def test_the_parts_of_a_split_machine_add_up_to_its_steps() -> None:
         team = machines[cases.HONEST :]
         assert len(team) == hotkeys
         assert sum(machine.work for machine in team) == pytest.approx(1.0)
-        assert figures.equal_alone({"machines": list(map(asdict, machines))}) == (hotkeys == 1)
+        equal = figures.equal_uids({"machines": list(map(asdict, machines))})
+        assert len(equal) == cases.HONEST + (hotkeys == 1)
 
 
 def test_work_is_what_an_actor_trains() -> None:
