@@ -44,7 +44,8 @@ class View:
 
 
 class Actor:
-    """Works honestly. `share`: of the inner steps; `claims`: the share it says it made.
+    """Works honestly. `share`: of the inner steps; `claims`: the share it says it made. `width`:
+    batches of an inner step, trained and claimed.
 
     `feeds_back`: keeps error feedback, as the miner's own code does. `stale`: windows that its
     base is older than it says. `renewed_every`: windows after which its uid passes to a new
@@ -54,6 +55,7 @@ class Actor:
 
     share = 1.0
     claims: float | None = None
+    width = 1
     feeds_back = True
     colludes = False
     """Sends after the honest, and sees what they sent."""

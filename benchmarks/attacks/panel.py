@@ -215,8 +215,9 @@ class Panel:
             replace(
                 _verdict(number, uid, sent, "overlap" if uid in repeated else NOT_SCORED),
                 alike=overlaps.alike.get(uid, ()),
+                width=actor.width,
             )
-            for uid in range(len(self._roster))
+            for uid, actor in enumerate(self._roster)
         ]
         past = past_of(book.histories, self._rules.judge)
         verdicts = judge(blanks, measured, past, self._rules.judge)

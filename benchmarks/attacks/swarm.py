@@ -42,6 +42,8 @@ DIVERGED = 1e6
 class Swarm:
     """One run; `play` is all of it. `rule`: of the step, if it is not to be the usual one."""
 
+    make_workers: Callable[[Trial], LeanWorkers] = LeanWorkers
+
     def __init__(
         self,
         trial: Trial,
@@ -51,7 +53,7 @@ class Swarm:
         rule: Callable[[Workers], LocalUpdate] | None = None,
         setting: Setting = SETTING,
     ) -> None:
-        self.workers = LeanWorkers(replace(trial, miners=len(roster)))
+        self.workers = self.make_workers(replace(trial, miners=len(roster)))
         self.trial, self.roster, self.defended = self.workers.trial, roster, defended
         ours = Ours(self.workers)
         self._rule: LocalUpdate = ours if defended else Mean(self.workers)
@@ -189,7 +191,8 @@ class Swarm:
         steps = range(round(actor.share_in(number) * self.trial.inner_steps))
         sources = [actor.source(uid, step) for step in steps]
         batches = [
-            actor.taken(self.workers.draw(whose, first + index), rng) for whose, index in sources
+            actor.taken(self.workers.draw(whose, first + index, actor.width), rng)
+            for whose, index in sources
         ]
         rates = [self.workers.inner_lr(number, step) for step in steps]
         return self.workers.trained(start_N, uid, batches, rates)
@@ -199,7 +202,9 @@ class Swarm:
         share = actor.share_in(number) if actor.claims is None else actor.claims
         first = number * self.trial.inner_steps
         steps = max(1, round(share * self.trial.inner_steps))
-        return np.concatenate([self.workers.draw(uid, first + step) for step in range(steps)])
+        return np.concatenate(
+            [self.workers.draw(uid, first + step, actor.width) for step in range(steps)]
+        )
 
     def _through_the_door(
         self, number: int, messages: Mapping[int, Message], consumed: Mapping[int, np.ndarray]
