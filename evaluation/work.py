@@ -18,7 +18,7 @@ The effect is above zero for a miner trained on the claimed pages, and about zer
 fabricated payload, however useful the payload is. The variance is the variance of a prediction: the
 deviation is an estimate from the held-out sequences alone. A payload is measured on these and on
 its own sequences: what rivals gain on the same sequences would sharpen the effect by a twentieth,
-and cost a pass over the claims of all (contrib/DECISIONS.md, D163).
+and cost a pass over the claims of all (contrib/DECISIONS.md, D164).
 
 The test is sequential (Wald, Ann. Math. Stat. 1945). With a = `effect` the log-likelihood ratio of
 a window is (a x - a^2 / 2) / v, summed over windows and kept within +-log((1 - error) / error).
@@ -113,18 +113,21 @@ def shown_to(owners_S: Ints, uid: int) -> npt.NDArray[np.bool_]:
 
 
 def work_sample(gains_KQ: Floats, held_K: npt.NDArray[np.bool_]) -> WorkSample | None:
-    """The window's evidence on a payload; None without own sequences or with an infinite gain.
+    """The window's evidence on a payload; None without own sequences, or with an infinite gain on
+    a held-out one, which the gain test refuses.
 
     `gains_KQ`: loss(theta) - loss(theta - step), nats per token; `held_K`: true on held-out
-    sequences. A payload without any change of the losses has effect 0. ValueError with fewer than
-    two held-out sequences.
+    sequences. An infinite gain on an own sequence is the worst effect: a miner must not silence the
+    test by a loss that is no number. A payload without any change of the losses has effect 0.
+    ValueError with fewer than two held-out sequences.
     """
     num_held = int(held_K.sum())
     num_own = held_K.size - num_held
     if num_held < 2:
         raise ValueError(f"{num_held} held-out sequences, 2 or more are needed")
-    if num_own == 0 or not np.isfinite(gains_KQ).all():
+    if num_own == 0 or not np.isfinite(gains_KQ[held_K]).all():
         return None
+    gains_KQ = np.where(np.isfinite(gains_KQ), gains_KQ, -np.finfo(np.float32).max)
     freedom = num_held - 1
     (shown,) = np.clip(_shown(gains_KQ.mean(axis=1)[:, None], held_K), -WINSOR, WINSOR)[~held_K].T
     cut_KQ = np.clip(_shown(gains_KQ, held_K), -QUARTER_WINSOR, QUARTER_WINSOR)

@@ -62,13 +62,19 @@ def test_the_effect_is_found_whatever_the_length_of_the_payload(effect: float) -
 
 
 @pytest.mark.parametrize("poison", [math.nan, math.inf, -math.inf])
-def test_losses_that_are_not_finite_give_no_sample(poison: float) -> None:
+def test_a_loss_that_is_no_number_silences_no_test(poison: float) -> None:
+    """On a held-out sequence the gain test refuses the payload; on an own one it is no work."""
     held = _held()
     gains = _gains(np.random.default_rng(2), held, 0.5)
-    for place in (0, -1):
-        spoiled = gains.copy()
-        spoiled[place, 2] = poison
-        assert work_sample(spoiled, held) is None
+    spoiled = gains.copy()
+    spoiled[0, 2] = poison
+    assert work_sample(spoiled, held) is None
+    spoiled = gains.copy()
+    spoiled[-1, 2] = poison
+    found, before = _found(spoiled, held), _found(gains, held)
+    assert found.effect < before.effect
+    spoiled[NUM_HELD:] = poison
+    assert _found(spoiled, held).effect == -WINSOR
 
 
 def test_who_claims_nothing_has_no_sample_and_a_payload_without_change_no_effect() -> None:
