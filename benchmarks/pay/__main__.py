@@ -55,7 +55,9 @@ def main(argv: list[str]) -> None:
         run_jobs(jobs, arguments.workers)
     except KeyboardInterrupt:
         print("interrupted: the runs that ended are on record")
-    command = " ".join(["python -m benchmarks.pay", *argv])
+    # Without a folder of this machine.
+    given = ["OUT/report.json" if word == str(arguments.localnet) else word for word in argv]
+    command = " ".join(["python -m benchmarks.pay", *given])
     report.write(everything(), load(arguments.record), arguments.record.parent, command)
 
 
