@@ -52,6 +52,21 @@ def paired_gain(before: npt.NDArray[np.float64], after: npt.NDArray[np.float64])
     )
 
 
+def half_gap(before: npt.NDArray[np.float64], after: npt.NDArray[np.float64]) -> float | None:
+    """The gain on the first half of the sequences less the gain on the second half; float64 [n].
+
+    In nats per token; of an odd number the second half has one more. None if a loss is not finite.
+    The sequences are drawn after all payloads are committed, so the gap is as often above zero as
+    below, whatever a payload holds.
+    """
+    with np.errstate(invalid="ignore"):  # infinity less infinity, which counts as not finite
+        difference = before - after
+    if not np.isfinite(difference).all():
+        return None
+    first, second = difference[: difference.size // 2], difference[difference.size // 2 :]
+    return math.fsum(first) / first.size - math.fsum(second) / second.size
+
+
 def gain_scale(gains: Iterable[float]) -> float:
     """Root mean square of a window's positive gains; 0 without positive gains.
 

@@ -22,6 +22,7 @@ class Entry:
     `gain_log_ratio`: evidence for the gain test, None without a gain. `named_gain`: gain of a
     payload named in the window that counts for the scale (`of_scale`), in nats per token.
     `model_share`: of the model's parameters, trained in the window. `width`: of the payload.
+    `half_gap`: for the duels, in nats per token; None without a finite gain.
     """
 
     relative_gain: float | None
@@ -31,6 +32,7 @@ class Entry:
     named_gain: float | None = None
     model_share: float = 1.0
     width: int = 1
+    half_gap: float | None = None
 
 
 Histories = Mapping[str, Mapping[int, Entry]]
@@ -58,6 +60,7 @@ def add_window(
                 named_gain=whole_gain(verdict) if verdict.uid in counted else None,
                 model_share=verdict.model_share,
                 width=verdict.width,
+                half_gap=verdict.half_gap,
             )
             grown.setdefault(verdict.hotkey, {})[window] = entry
     return select_windows(grown, range(window - length + 1, window + 1))

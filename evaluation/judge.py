@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from evaluation.evidence import GainRules, Past
-from evaluation.gain import gain_scale, paired_gain, relative_gains
+from evaluation.gain import gain_scale, half_gap, paired_gain, relative_gains
 from evaluation.verdict import NAMED, NOT_AUTHOR, SCORED, Verdict
 from evaluation.work import HELD_OUT, Floats, Ints, WorkRules, WorkSample, shown_to, work_sample
 
@@ -89,7 +89,8 @@ def judge(
         if blank.uid not in measured.after_KQ:
             found.append(blank)
             continue
-        gain = paired_gain(measured.held_out_H, measured.held_out_after_H(blank.uid))
+        after_H = measured.held_out_after_H(blank.uid)
+        gain = paired_gain(measured.held_out_H, after_H)
         sample = measured.work_of(blank.uid)
         found.append(
             replace(
@@ -101,6 +102,7 @@ def judge(
                 work_variance=None if sample is None else sample.variance,
                 quarter_effect=None if sample is None else sample.quarter_effect,
                 quarter_square=None if sample is None else sample.quarter_square,
+                half_gap=half_gap(measured.held_out_H, after_H),
             )
         )
     return _with_relative_gains(_find_authors(_decide_statuses(found, past, rules), rules), rules)

@@ -29,7 +29,7 @@ BLAMELESS = (NOT_SCORED, NOT_DRAWN, *MISSING)
 
 FIGURES = (
     "gain", "gain_standard_error", "relative_gain", "work_effect", "work_variance",
-    "quarter_effect", "quarter_square",
+    "quarter_effect", "quarter_square", "half_gap",
 )  # fmt: skip
 """The measured fields of a verdict that follow from the window's losses alone."""
 
@@ -42,6 +42,8 @@ class Verdict:
     `relative_gain`. `work_effect`, `work_variance`, `quarter_effect` and `quarter_square`: figures
     of the work test, None for a payload without own sequences in the pool.
     `gain_log_ratio`: the window's evidence in the gain test; depends on the windows before.
+    `half_gap`: gain on the first half of the held-out pages less the gain on the second half, in
+    nats per token, for the duels of pay; None for a gain that is not finite.
     `width`, `part`, `parts`: as in the payload's header; `model_share`: the part's share of the
     model's parameters. `alike`: uids of the window whose opened payloads share too many kept
     positions, ascending.
@@ -68,6 +70,7 @@ class Verdict:
     quarter_effect: float | None = None
     quarter_square: float | None = None
     gain_log_ratio: float | None = None
+    half_gap: float | None = None
 
     @property
     def named(self) -> bool:

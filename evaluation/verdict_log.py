@@ -280,6 +280,7 @@ def _verdict(row: Row) -> Verdict:
         gain_log_ratio=maybe(
             row["gain_log_ratio"], "gain_log_ratio", 2 * MAX_LOG_RATIO, -2 * MAX_LOG_RATIO
         ),
+        half_gap=maybe(row["half_gap"], "half_gap", 2 * MAX_GAIN, -2 * MAX_GAIN),
     )
 
 

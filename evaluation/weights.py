@@ -7,6 +7,9 @@ For a miner i with a passed work test, over the counted windows:
     work_i   = pages_i * trained share of the claims (`evaluation.trained`)
     share_i  = min(work_i / sum of works, max_share);     the rest goes to the burn uid
 
+Between the miners of drawn pairs a duel then moves a part of the smaller share, whose winner only
+a validator knows that measured (`evaluation.duels`).
+
 Pay is linear in work: half of the pages are half of the pay, whatever the pace, and one machine
 earns the same with one hotkey or with many. Gain is a gate: it says that the work is of use. Half
 of the work of a window brings nine tenths of its gain, so gain cannot say how much was done.
@@ -28,6 +31,7 @@ import statistics
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from evaluation.duels import duelled
 from evaluation.gain import WORST_RELATIVE_GAIN
 from evaluation.history import Entry
 from evaluation.trained import shown_by, trained_shares
@@ -43,7 +47,9 @@ class WeightRules:
     `confidence_z`: standard errors subtracted from a mean. `min_relative_gain`: smallest paid
     bound, because a random direction gains a little by luck. `history_windows`: counted windows
     with every payload scored; `most_windows`: upper limit with samples, and for slow miners.
-    `min_windows`: scored windows before the first pay.
+    `min_windows`: scored windows before the first pay. `duel_share`: part of the smaller share of
+    two miners that a duel moves, in [0, 1); 0 for no duels. `period_windows`: windows behind the
+    duels of one set of weights.
     """
 
     history_windows: int
@@ -52,6 +58,8 @@ class WeightRules:
     confidence_z: float
     min_relative_gain: float
     max_share: float
+    duel_share: float = 0.0
+    period_windows: int = 1
 
 
 def lower_bound(gains: Sequence[float], z: float) -> float:
@@ -94,8 +102,25 @@ def chain_weights(
     works = {uid: work for uid in pages if (work := pages[uid] * trained[uid]) > 0}
     total = math.fsum(works.values())
     shares = {uid: min(work / total, rules.max_share) for uid, work in sorted(works.items())}
+    shares = _after_duels(shares, histories, window, rules)
     burned = max(0.0, 1.0 - math.fsum(shares.values()))
     return shares if burn_uid is None or burned == 0 else {**shares, burn_uid: burned}
+
+
+def _after_duels(
+    shares: Mapping[int, float], histories: Mapping[int, History], window: int, rules: WeightRules
+) -> dict[int, float]:
+    """The shares after the duels of the period of `window`, up to this window."""
+    period = range(window // rules.period_windows * rules.period_windows, window + 1)
+    gaps = {
+        uid: math.fsum(
+            entry.half_gap
+            for w in period
+            if (entry := histories[uid].get(w)) is not None and entry.half_gap is not None
+        )
+        for uid in shares
+    }
+    return duelled(shares, gaps, window, rules.duel_share, rules.max_share)
 
 
 def first_of(history: History, first: int, window: int, rules: WeightRules) -> int:

@@ -1,4 +1,9 @@
-"""Verdict logs: written to the state folder first, published in the validator's bucket after."""
+"""Verdict logs: written to the state folder first, published in the validator's bucket after.
+
+Where duels are part of the pay, a log is kept back until the weights that rest on it are old: a
+validator that reads another's log must not have it in time to set the weights of one that scored.
+The vote holds the log's digest from the start.
+"""
 
 import logging
 import os
@@ -32,6 +37,22 @@ def windows_kept(spec: RunSpec) -> int:
     return pay_rules(spec).length + payload_windows(spec) + 1
 
 
+def public_from(spec: RunSpec, window: int) -> int:
+    """The window after whose vote the verdict log of `window` is published.
+
+    With duels the pay window of the next period, whose weights are set by then; else `window`.
+    """
+    if spec.weights.duel_share == 0:
+        return window
+    length = spec.schedule.period_windows
+    return spec.schedule.pay_window((window // length + 2) * length - 1)
+
+
+def windows_secret(spec: RunSpec) -> int:
+    """Maximum number of windows with a log that is not public yet, the newest included."""
+    return 1 if spec.weights.duel_share == 0 else 2 * spec.schedule.period_windows
+
+
 class LogPublisher:
     """Holds the verdict logs on disk and not yet in the bucket."""
 
@@ -45,16 +66,23 @@ class LogPublisher:
         data = encode_log(window_log).encode()
         self._file.append(window_log.window, data)
         # A log older than what pay looks at helps no auditor: give up on publishing it.
-        oldest = window_log.window - self._context.spec.weights.history_windows
+        spec = self._context.spec
+        oldest = window_log.window - max(spec.weights.history_windows, windows_secret(spec))
         recent = {w: data for w, data in self._unpublished.items() if w > oldest}
         self._unpublished = recent | {window_log.window: data}
         return data
 
-    def publish(self) -> None:
-        """Put the unpublished logs; the next call retries after the first failure."""
+    def publish(self, voted: int) -> None:
+        """Put the logs that are public once the votes on `voted` are out.
+
+        The next call retries after the first failure.
+        """
+        spec = self._context.spec
         for window, data in sorted(self._unpublished.items()):
+            if public_from(spec, window) > voted:
+                return
             try:
-                self._context.bucket.put(verdict_key(self._context.spec.run_id, window), data)
+                self._context.bucket.put(verdict_key(spec.run_id, window), data)
             except StoreError as error:
                 log.warning("window %d: its verdict log is not in the bucket: %s", window, error)
                 return
@@ -70,25 +98,31 @@ class LogFile:
     def __init__(self, folder: Path, spec: RunSpec) -> None:
         self._path, self._older = folder / LOG_FILE, folder / OLDER_LOG_FILE
         self._num_kept = windows_kept(spec)
+        self._num_secret = windows_secret(spec)
         self._limit_bytes = verdict_log_limit_bytes(spec)
         self._first: int | None = None
 
     def recover(self) -> dict[int, bytes]:
-        """window -> the newest log on disk: a kill may have prevented publication.
+        """window -> log, of the newest logs on disk: those not public yet, or not for certain.
 
-        Reads the first line and the last two logs at most, and cuts off a log torn by a kill:
+        Reads the first line and one log more than that at most, and cuts off a log torn by a kill:
         the window of a torn log was not voted on, and is scored again.
         """
+        num_bytes = (self._num_secret + 1) * self._limit_bytes
         try:
-            if not self._path.exists():
-                return _last_log(_read_tail(self._older, 2 * self._limit_bytes))
-            tail = _read_tail(self._path, 2 * self._limit_bytes)
-            torn_bytes = len(tail) - _whole_end(tail)
-            if torn_bytes:
-                log.warning("%s: cut off %d bytes of a torn log", self._path, torn_bytes)
-                os.truncate(self._path, self._path.stat().st_size - torn_bytes)
-            self._first = self._first_window()
-            return _last_log(tail[: len(tail) - torn_bytes])
+            found: dict[int, bytes] = {}
+            if self._path.exists():
+                tail = _read_tail(self._path, num_bytes)
+                torn_bytes = len(tail) - _whole_end(tail)
+                if torn_bytes:
+                    log.warning("%s: cut off %d bytes of a torn log", self._path, torn_bytes)
+                    os.truncate(self._path, self._path.stat().st_size - torn_bytes)
+                self._first = self._first_window()
+                found = _last_logs(tail[: len(tail) - torn_bytes], self._num_secret)
+            if len(found) < self._num_secret:
+                wanted = self._num_secret - len(found)
+                found = _last_logs(_read_tail(self._older, num_bytes), wanted) | found
+            return found
         except OSError as error:
             raise disk_trouble(self._path, error) from error
 
@@ -131,13 +165,22 @@ def _whole_end(data: bytes) -> int:
     return end if end or mark < 0 else _whole_end(data[:mark])
 
 
-def _last_log(data: bytes) -> dict[int, bytes]:
-    """window -> the last log in the data; empty, with a warning, if it is unreadable."""
-    start = data.rfind(b"\n", 0, max(0, data.rfind(HEAD_MARK.encode()))) + 1
-    if not data:
-        return {}
-    try:
-        return {decode_log(data[start:].decode()).window: data[start:]}
-    except (UnicodeDecodeError, LogError) as error:
-        log.warning("the last verdict log is unreadable and stays unpublished: %s", error)
-        return {}
+def _last_logs(data: bytes, count: int) -> dict[int, bytes]:
+    """window -> log, of the last `count` logs in the data; an unreadable log ends the search.
+
+    An unreadable log is told, and stays unpublished.
+    """
+    found: dict[int, bytes] = {}
+    end = len(data)
+    while end and len(found) < count:
+        start = data.rfind(b"\n", 0, max(0, data.rfind(HEAD_MARK.encode(), 0, end))) + 1
+        try:
+            # A log torn at its front: the data began within it.
+            window = decode_log(data[start:end].decode()).window
+        except (UnicodeDecodeError, LogError) as error:
+            if not found:
+                log.warning("the last verdict log is unreadable and stays unpublished: %s", error)
+            break
+        found.setdefault(window, data[start:end])
+        end = start
+    return dict(sorted(found.items()))

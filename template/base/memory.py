@@ -14,6 +14,7 @@ from evaluation.history import (
     Histories,
     add_window,
     mark_undelivered,
+    select_windows,
     windows_in,
 )
 from evaluation.pace import Paces, PaceSample, add_pace, pace_of, pace_sample
@@ -157,9 +158,13 @@ class ValidatorMemory:
         return min(self.rules.weights.min_windows, window + 1)
 
     def shares(self, registered: Registered, window: int) -> dict[int, float]:
-        """uid -> weight, of the registered hotkeys with a history."""
-        known = _known_to(self.histories, registered)
-        return reputations_and_weights(self.histories, window, known, self.rules)[1]
+        """uid -> weight after `window`, of the registered hotkeys with a history.
+
+        What was scored since does not count: all validators set the weights of the same windows.
+        """
+        histories = select_windows(self.histories, range(window + 1))
+        known = _known_to(histories, registered)
+        return reputations_and_weights(histories, window, known, self.rules)[1]
 
 
 def _known_to(histories: Histories, registered: Registered) -> Registered:
@@ -173,12 +178,12 @@ def _numbers_of(entry: Entry) -> list[float | None]:
     evidence = () if work is None else astuple(work)
     return [
         entry.relative_gain, entry.pages, entry.gain_log_ratio, entry.named_gain,
-        entry.model_share, entry.width, *evidence,
+        entry.model_share, entry.width, entry.half_gap, *evidence,
     ]  # fmt: skip
 
 
 def _entry_from(numbers: Sequence[Any]) -> Entry:
-    relative_gain, pages, gain_log_ratio, named_gain, model_share, width, *work = numbers
+    relative_gain, pages, gain_log_ratio, named_gain, model_share, width, half_gap, *work = numbers
     return Entry(
         relative_gain=relative_gain,
         pages=pages,
@@ -187,4 +192,5 @@ def _entry_from(numbers: Sequence[Any]) -> Entry:
         named_gain=named_gain,
         model_share=model_share,
         width=width,
+        half_gap=half_gap,
     )

@@ -178,6 +178,7 @@ class Validator:
             is_settled = self.follower.close_window(window)
             # A void changes the last steps, and the next votes prove a root after these.
             self._save()
+            self._logs.publish(window)
             self._lineage.publish(self.follower.ledger.steps)
             self._offer_checkpoint(is_last=True)
             if is_settled:
@@ -228,7 +229,7 @@ class Validator:
                 self._save()
                 log.info("window %d: accepted %s of %d", window, sorted(uids), len(scored.verdicts))
             # After the vote, because a slow bucket must not make the vote late.
-            self._logs.publish()
+            self._logs.publish(window)
         self._uploads.go_on(self.follower.state.window)
 
     def _vote_stuck(self) -> None:

@@ -1,4 +1,8 @@
-"""Setting weights on chain: once per tempo, from the validator's memory."""
+"""Setting weights on chain: once per pay period, from the validator's memory.
+
+All validators set the weights of the same windows: who sets those of an older window loses
+dividends, since duels move a part of the pay anew in every period (`evaluation.duels`).
+"""
 
 import logging
 
@@ -12,28 +16,38 @@ log = logging.getLogger(__name__)
 
 
 class WeightSetter:
-    """Sets a validator's weights once per tempo."""
+    """Sets a validator's weights once per pay period, which is no shorter than a tempo."""
 
     def __init__(self, context: NodeContext, policy: ValidatorPolicy) -> None:
         self._context = context
         self._policy = policy
+        self._set_window: int | None = None
 
     def set_if_due(self, window: int, memory: ValidatorMemory) -> None:
-        """Set weights once per tempo. A refusal is logged, and the next window tries again."""
+        """Set the weights of the newest pay window up to `window`, unless they are set.
+
+        A refusal is logged, and the next window tries again.
+        """
+        pay_window = self._context.spec.schedule.pay_window(window)
+        if pay_window < 0 or pay_window == self._set_window:
+            return
         chain = self._context.chain
         graph = chain.metagraph(chain.finalized())
         me = graph.by_hotkey(self._context.hotkey)
         if me is None or not me.validator_permit or window > memory.last_voted:
             return
-        if not self._policy.may_set_weights(memory, window):
+        if not self._policy.may_set_weights(memory, pay_window):
             log.info(
                 "window %d: no weights set: scored %d of the %d windows needed",
                 window,
-                memory.num_scored(window),
-                memory.num_needed(window),
+                memory.num_scored(pay_window),
+                memory.num_needed(pay_window),
             )
             return
-        if chain.head() - me.last_update < graph.tempo_blocks:
+        known_block = self._context.schedule.held_out_block(pay_window)
+        if self._set_window is None and me.last_update >= known_block:
+            # Set before a restart: nobody can score the pay window before this block.
+            self._set_window = pay_window
             return
         if graph.owner_uid is None:
             log.warning(
@@ -42,7 +56,7 @@ class WeightSetter:
                 unregistered_owner(graph),
             )
             return
-        shares = self._policy.weights(graph, memory, window)
+        shares = self._policy.weights(graph, memory, pay_window)
         try:
             chain.set_weights(shares)
         except ChainError as error:
@@ -52,6 +66,8 @@ class WeightSetter:
                 f"{error.name}: {error}" if error.name else error,
             )
             return
+        self._set_window = pay_window
         weights = {f"weight/{uid}": share for uid, share in shares.items()}
         self._context.metrics.log(window, weights)
-        log.info("window %d: set weights %s", window, {u: round(s, 4) for u, s in shares.items()})
+        rounded = {uid: round(share, 4) for uid, share in shares.items()}
+        log.info("window %d: set the weights of window %d: %s", window, pay_window, rounded)

@@ -70,6 +70,8 @@ def pay_rules(spec: RunSpec) -> PayRules:
             confidence_z=evaluation.confidence_z,
             min_relative_gain=evaluation.min_relative_gain,
             max_share=weights.max_share,
+            duel_share=weights.duel_share,
+            period_windows=spec.schedule.period_windows,
         ),
         work_windows=evaluation.work_windows,
         tested=evaluation.claimed_pages > 0,

@@ -10,7 +10,14 @@ import pytest
 
 from evaluation.verdict_log import decode_log, encode_log, split_logs
 from template.audit.logs import read_files
-from template.base.log_publisher import LOG_FILE, OLDER_LOG_FILE, LogFile, windows_kept
+from template.base.log_publisher import (
+    LOG_FILE,
+    OLDER_LOG_FILE,
+    LogFile,
+    public_from,
+    windows_kept,
+    windows_secret,
+)
 from template.errors import ConfigError, StateError
 from template.protocol.spec import RunSpec, parse_spec
 from template.scoring.rules import verdict_log_limit_bytes
@@ -25,12 +32,18 @@ def _spec() -> RunSpec:
         evaluation=replace(
             spec.evaluation, work_windows=2, held_out_pages=4, claimed_pages=4, max_payloads=1
         ),
-        weights=replace(spec.weights, history_windows=2, min_windows=2),
+        weights=replace(spec.weights, history_windows=2, min_windows=2, duel_share=0.0),
         checkpoint=replace(spec.checkpoint, every_windows=1),
     )
 
 
 SPEC = _spec()
+DUELS = replace(
+    SPEC,
+    weights=replace(SPEC.weights, duel_share=0.25),
+    schedule=replace(SPEC.schedule, tempo_blocks=2 * SPEC.schedule.blocks_per_window),
+)
+"""Pay periods of two windows."""
 KEPT = windows_kept(SPEC)
 
 
@@ -162,6 +175,29 @@ def test_the_start_reads_no_more_of_a_long_file(
         read.append(_CountingFile.num_bytes)
     assert 0 < read[1] <= 2 * limit + 2 * io.DEFAULT_BUFFER_SIZE
     assert abs(read[1] - read[0]) <= 2 * io.DEFAULT_BUFFER_SIZE
+
+
+@pytest.mark.parametrize("split", range(6))
+def test_a_restart_finds_every_log_that_is_not_public_yet(tmp_path: Path, split: int) -> None:
+    """Whether they lie in one file or in two."""
+    assert windows_secret(DUELS) == 4
+    logs = {window: _data(window) for window in range(6)}
+    (tmp_path / OLDER_LOG_FILE).write_bytes(b"".join(logs[w] for w in range(split)))
+    (tmp_path / LOG_FILE).write_bytes(b"".join(logs[w] for w in range(split, 6)))
+    assert LogFile(tmp_path, DUELS).recover() == {w: logs[w] for w in range(2, 6)}
+
+
+def test_a_log_is_public_once_the_weights_of_the_next_period_are_set() -> None:
+    pay_windows = {w for w in range(100) if DUELS.schedule.pay_window(w) == w}
+    last = DUELS.schedule.num_windows - 1
+    for window in range(min(last, 40)):
+        public = public_from(DUELS, window)
+        assert public in pay_windows | {last}
+        # Two pay windows later than the log's window: its own, and the next.
+        assert public == last or len([w for w in pay_windows if window <= w <= public]) == 2
+        assert public - window < windows_secret(DUELS)
+        assert public_from(SPEC, window) == window
+    assert public_from(DUELS, last) == last
 
 
 def test_a_disk_that_refuses_is_a_state_error(tmp_path: Path) -> None:

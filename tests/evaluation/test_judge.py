@@ -111,6 +111,7 @@ def test_histories_are_a_function_of_the_last_windows() -> None:
         work=sample_of(logs[9][0]),
         gain_log_ratio=logs[9][0].gain_log_ratio,
         named_gain=logs[9][0].gain,
+        half_gap=logs[9][0].half_gap,
     )
     past = past_of(old, RULES)
     assert past.of("hk1").work.log_ratio > past.of("hk2").work.log_ratio

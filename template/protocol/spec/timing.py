@@ -69,6 +69,20 @@ class ScheduleSpec(Table):
         """Whether chain and buckets of the run are on one machine; the chain's address may lie."""
         return self.network == "local"
 
+    @property
+    def period_windows(self) -> int:
+        """Windows of a pay period: the fewest that are no shorter than a tempo."""
+        return -(-self.tempo_blocks // self.blocks_per_window)
+
+    def pay_window(self, window: int) -> int:
+        """The newest window up to `window` whose weights validators set; -1 before the first.
+
+        The last window of each pay period, and of the run.
+        """
+        if window >= self.num_windows - 1:
+            return self.num_windows - 1
+        return (window + 1) // self.period_windows * self.period_windows - 1
+
     def schedule(self) -> Schedule:
         """The fields for block arithmetic."""
         return Schedule(

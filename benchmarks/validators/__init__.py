@@ -1,0 +1,1 @@
+"""What validators earn that score and that do not, by the local chain's Yuma."""

@@ -1,0 +1,65 @@
+"""Duels: a part of the pay that only a validator can tell that measured the payloads.
+
+Weights that follow from work alone hardly change from one epoch to the next, so a validator that
+copies old weights, or scores nothing, earns the dividends of one that scores. Duels move pay
+between miners by what nobody knows beforehand and nobody can guess:
+
+    gap_i   = sum over the period's windows of (gain on one half of the held-out pages
+              less the gain on the other half)
+    moved   = duel_share * min(share_i, share_j, max_share - max(share_i, share_j))
+              * clip((gap_i - gap_j) / sure, -1, 1)                            from j to i
+
+for pairs (i, j) that a hash draws. The halves are drawn after the payloads are committed: a gap is
+as often above zero as below, whatever a miner sends, so a duel changes no miner's mean pay, and the
+sum stays. A gap shows in the losses alone, and logs with losses are published once the weights of
+the period after have been set.
+
+`sure` is a small part of the usual difference of a pair, so that honest validators, whose losses
+differ in the last digits, set the same weights but for a rare pair that is all but even.
+"""
+
+import hashlib
+import math
+import statistics
+from collections.abc import Iterable, Mapping
+
+SURE = 0.01
+"""Of the usual difference of a pair: from here on a duel moves all that it may."""
+
+
+def duelled(
+    shares: Mapping[int, float],
+    gaps: Mapping[int, float],
+    window: int,
+    duel_share: float,
+    max_share: float,
+) -> dict[int, float]:
+    """uid -> share after the duels of one set of weights, in the order of `shares`.
+
+    `shares`: at most `max_share` each. `gaps`: uid -> gap in nats per token, of the same uids.
+    `window`: the newest window behind the weights, which draws the pairs. Of an odd number of
+    miners one has no duel. Without a difference in most pairs nothing moves: nobody was measured.
+    """
+    after = dict(shares)
+    pairs = drawn_pairs(shares, window)
+    differences = [gaps[one] - gaps[other] for one, other in pairs]
+    sure = SURE * statistics.median(map(abs, differences)) if pairs else 0.0
+    if duel_share == 0.0 or not math.isfinite(sure) or sure == 0.0:
+        return after
+    for (one, other), difference in zip(pairs, differences, strict=True):
+        room = max_share - max(shares[one], shares[other])
+        stake = duel_share * max(0.0, min(shares[one], shares[other], room))
+        moved = stake * min(max(difference / sure, -1.0), 1.0)
+        after[one] += moved
+        after[other] -= moved
+    return after
+
+
+def drawn_pairs(uids: Iterable[int], window: int) -> list[tuple[int, int]]:
+    """Pairs of uids, each in one pair at most: neighbours in the order of a hash."""
+
+    def place(uid: int) -> bytes:
+        return hashlib.sha256(f"duel {window} {uid}".encode("ascii")).digest()
+
+    order = sorted(uids, key=place)
+    return list(zip(order[0::2], order[1::2], strict=False))
