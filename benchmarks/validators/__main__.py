@@ -58,7 +58,7 @@ def text_of_record(record: dict[str, Any]) -> str:
 
 
 def measure_played() -> dict[str, Any]:
-    """Rules on every chain, over the swarms of all seeds; pay is compared with that without duels."""
+    """Rules on every chain, over the swarms of all seeds; pay beside that without duels."""
     crowds = [load_crowd(seed) for seed in suite.SEEDS]
     plain = Rule(account=16)
     earned = [np.mean(honest_rows(crowd, plain)[FIRST_PLAYED_EPOCH:], axis=0) for crowd in crowds]
