@@ -32,7 +32,7 @@ QUICK   ?=
 CHAOS_ARGS ?=
 FUZZ_S  ?= 180
 
-.PHONY: help localnet run-small eval-small test test-all lint bench-codec bench-size bench-scale bench-pace bench-pay bench-lanes bench-gpu bench-learning bench-attacks bench-evaluation bench-long bench-data chaos fuzz siege siege-schedules install text clean distclean
+.PHONY: help localnet run-small eval-small test test-all lint bench-codec bench-size bench-scale bench-pace bench-pay bench-validators bench-lanes bench-gpu bench-learning bench-attacks bench-evaluation bench-long bench-data chaos fuzz siege siege-schedules install text clean distclean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
@@ -88,6 +88,9 @@ bench-pace: text ## machines of unequal pace in one run: what the record lacks, 
 
 bench-pay: text ## pay over work, its noise, and a split machine: what the record lacks, table, picture
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.pay $(if $(QUICK),--quick)
+
+bench-validators: text ## what validators earn that copy, lag or do not score, with and without duels
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.validators $(if $(QUICK),--quick)
 
 bench-lanes: install ## how much of a window a miner trains, on a slow line and disk (3 min)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.pace.lanes

@@ -30,7 +30,7 @@ FIRST_PLAYED_EPOCH: Final = 8
 
 
 def main(argv: list[str]) -> None:
-    """Measure and write; an interrupt leaves the record as it was."""
+    """Measure and write; an interrupt leaves what is whole."""
     parser = argparse.ArgumentParser(prog="benchmarks.validators", allow_abbrev=False)
     parser.add_argument("--quick", action="store_true", help="one crowd on one chain, no swarm")
     parser.add_argument("--only", choices=PARTS, help="one part")
@@ -42,6 +42,7 @@ def main(argv: list[str]) -> None:
     if arguments.only in (None, "modelled"):
         rows = [suite.measure(case) for case in suite.cases(quick=arguments.quick)]
         record["modelled"] = head | {"seeds": list(suite.SEEDS), "rows": rows}
+        arguments.record.write_text(text_of_record(record))
     if arguments.only in (None, "played") and not arguments.quick:
         record["played"] = head | measure_played()
     arguments.record.write_text(text_of_record(record))

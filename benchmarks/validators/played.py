@@ -26,6 +26,8 @@ from template.scoring.rules import pay_rules
 MINERS, SLOW_MINERS, SLOW_SHARE = 8, 2, 0.5
 WINDOWS: Final = 96
 HELD_OUT_PAGES: Final = 64
+OWNER: Final = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"
+"""Any hotkey: a spec needs one."""
 LOSS_ERROR: Final = 1e-5
 """Largest difference of two honest validators' losses, nats per token."""
 
@@ -108,7 +110,7 @@ def load_crowd(seed: int) -> PlayedCrowd:
 
 def shipped_rules() -> WeightRules:
     """The rules of pay of the localnet's plan, without duels."""
-    choices = RunChoices(owner_hotkey="5" + "C" * 47, start_block=1)
+    choices = RunChoices(owner_hotkey=OWNER, start_block=1)
     spec = draft_spec(load_plan(ROOT / "runs" / "localnet.toml"), choices)
     return replace(pay_rules(spec).weights, duel_share=0.0)
 

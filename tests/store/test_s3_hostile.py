@@ -289,7 +289,8 @@ def test_trouble_that_stays_is_unavailable_after_the_deadline(serve: Serve) -> N
     store, server = serve(refuses(503, "SlowDown"), deadline_s=0.5)
     with pytest.raises(Unavailable, match="503 SlowDown"):
         store.put("object", b"x")
-    assert 2 <= len(server.requests) <= 5
+    # One request alone may outlast the deadline on a busy machine; further tries are shown above.
+    assert 1 <= len(server.requests) <= 5
 
 
 @pytest.mark.parametrize(
