@@ -6,7 +6,7 @@ validators, those with most stake. A reader that looks again asks only for what 
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -41,7 +41,8 @@ from template.public.facts import (
     SubnetFacts,
     WindowFacts,
 )
-from template.scoring.rules import verdict_log_limit_bytes
+from template.public.view import RunView
+from template.scoring.rules import pay_rules, verdict_log_limit_bytes
 from template.sync.lineage import find_voted_root, read_lineage_to, voted_state
 
 MAX_LOGS: Final = 8
@@ -103,12 +104,12 @@ class Gatherer:
         return min(schedule.last_counted(self._context.chain.finalized()), last)
 
     def read(
-        self, first: int, last: int | None = None, *, only: Sequence[str] | None = None
+        self, first: int, last: int | None = None, *, deep: Sequence[str] | None = None
     ) -> RunFacts:
         """The facts of windows `first` to `last`, by default to the newest with final votes.
 
-        `only`: validators whose logs are read; by default those with most stake. Raises ChainError
-        if the chain's present state cannot be read.
+        `deep`: validators whose logs of all windows are read; of the others the last window's
+        alone. By default of all. Raises ChainError if the chain's present state cannot be read.
         """
         context, schedule = self._context, self._context.schedule
         finalized = context.chain.finalized()
@@ -122,8 +123,8 @@ class Gatherer:
         for window in windows:
             self._read_chain_part(window, finalized)
         by_stake = [neuron.hotkey for neuron in subnet.validators()]
-        asked = by_stake[: self._max_logs] if only is None else list(only)
-        self._read_logs(windows, asked)
+        asked = by_stake[: self._max_logs]
+        self._read_logs(windows, asked, asked if deep is None else deep)
         return RunFacts(
             spec=context.spec,
             netuid=self._netuid,
@@ -137,6 +138,16 @@ class Gatherer:
             lineage_fault=lineage.fault,
             checkpoints=self._checkpoints(lineage, by_stake[: self._max_logs]),
         )
+
+    def read_for_payslip(self, window: int) -> RunFacts:
+        """The facts of a window, with the windows before that its pay rests on.
+
+        Those are read of one validator alone, whose log of the window counts and has most stake.
+        """
+        of_window = RunView(self.read(window, window)).window(window)
+        reference = of_window.reference
+        first = window - pay_rules(self._context.spec).length
+        return self.read(max(0, first), window, deep=[] if reference is None else [reference])
 
     def _forget_before(self, window: int) -> None:
         self._parts = {w: part for w, part in self._parts.items() if w >= window}
@@ -200,8 +211,9 @@ class Gatherer:
             fault="" if is_counted else f"the votes on window {window} are not final",
         )
 
-    def _read_logs(self, windows: range, asked: Sequence[str]) -> None:
-        lacking = {hotkey: self._lacking(windows, hotkey) for hotkey in asked}
+    def _read_logs(self, windows: range, asked: Sequence[str], deep: Collection[str]) -> None:
+        newest = windows[-1:]
+        lacking = {h: self._lacking(windows if h in deep else newest, h) for h in asked}
         lacking = {hotkey: some for hotkey, some in lacking.items() if some}
         if not lacking:
             return

@@ -12,7 +12,7 @@ Value = float | int | str | bool | None
 RAO: Final = 10**9
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Figure:
     """A figure under a stable name. `unit`: "" for a count, a word or a share of 1."""
 

@@ -228,7 +228,7 @@ def _weights(view: WindowView, uid: int | None, commands: Commands) -> Statement
         ),
         sources=source,
         rule="Distance: half of the summed differences from the middle weight of the other "
-        "validators by stake. Honest validators set weights at different blocks and differ a little.",
+        "validators by stake. Honest validators set weights at different blocks and differ by a little.",
         where="template/base/weight_setter.py",
         command=commands.btcli("weights"),
     )
