@@ -108,10 +108,10 @@ def add_site_flags(parser: Parser) -> None:
 
 _EXPLAIN_TEXT = """\
 Explain a hotkey's pay in a window, from public objects alone: chain, buckets and verdict logs,
-without a wallet. What was sent, who could fetch it, why it was accepted or refused, gain, work test,
-credit, share, weight by validator, emission, and what would have been needed for more. Each
-statement names the objects that it is read from, its rule, and a command that computes its figures
-again. A validator's hotkey gets its vote, log and weights beside the others'.
+without a wallet. What was sent, who could fetch it, why it was accepted or refused, gain, work
+test, credit, share, weight by validator, emission, and what would have been needed for more. Each
+statement names the objects that it is read from, its rule, and a command that computes its
+figures again. A validator's hotkey gets its vote, log and weights beside the others'.
 
 What cannot be read is said: a bucket that does not answer, a log not published yet, a block that
 the chain endpoint no longer has."""

@@ -17,13 +17,7 @@ def window_cause(view: WindowView, hotkey: str) -> str:
     """The name of what became of the hotkey's payload."""
     facts, uid = view.facts, view.committed_uid(hotkey)
     if uid is None:
-        if facts.chain_fault and not facts.registered:
-            return "undecided" if facts.window > view.run.facts.last_counted else "unknown"
-        if facts.registered and hotkey not in facts.registered:
-            return "not_registered"
-        if facts.outcome is None:
-            return "undecided"
-        return "not_committed" if facts.votes or facts.committed else "unknown"
+        return _without_payload(view, hotkey)
     if facts.outcome is None:
         return "undecided"
     if uid in facts.outcome.accepted:
@@ -31,17 +25,26 @@ def window_cause(view: WindowView, hotkey: str) -> str:
     status = view.status(uid)
     if status is not None and status != "named":
         return status
-    if facts.outcome.no_op == VOID:
-        return "voids"
-    if facts.outcome.no_op and not (status is None and facts.votes):
-        return "no_majority"
-    return _by_votes(view, uid, is_named=status == "named")
+    return _unapplied(view, uid, is_named=status == "named")
 
 
-def _by_votes(view: WindowView, uid: int, *, is_named: bool) -> str:
-    """From the votes, where no log says a reason or the logs name the payload."""
+def _without_payload(view: WindowView, hotkey: str) -> str:
+    facts = view.facts
+    if facts.registered and hotkey not in facts.registered:
+        return "not_registered"
+    if facts.window > view.run.facts.last_counted:
+        return "undecided"
+    return "not_committed" if facts.votes or facts.committed else "unknown"
+
+
+def _unapplied(view: WindowView, uid: int, *, is_named: bool) -> str:
+    """Why a payload was not applied that no log refuses: by the decision and the votes."""
     facts, outcome = view.facts, view.facts.outcome
     assert outcome is not None
+    if outcome.no_op == VOID:
+        return "voids"
+    if outcome.no_op and (is_named or not facts.votes):
+        return "no_majority"
     if 2 * view.stake_naming(uid) > outcome.reference_rao > 0:
         limit = view.run.facts.spec.outer.peers_per_step
         return "too_many" if len(outcome.accepted) >= limit else "no_majority"

@@ -152,5 +152,5 @@ def hotkeys_by_stake(stakes: Mapping[str, int], hotkeys: Sequence[str]) -> list[
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:
-    """ "1 page", "2 pages"."""
+    """A number with its noun, as in 1 page and 2 pages."""
     return f"{number} {noun if number == 1 else plural or noun + 's'}"

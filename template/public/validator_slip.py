@@ -22,7 +22,7 @@ def validator_slip(view: WindowView, hotkey: str, commands: Commands) -> Payslip
     causes = _causes(view, hotkey, uid)
     words = ". ".join(cause_of(name).words.capitalize() for name in causes)
     made = (
-        _vote(view, hotkey, vote, commands),
+        _vote(view, vote, commands),
         _log(view, hotkey, vote, commands),
         _weights(view, uid, commands),
         emission(view, hotkey, commands),
@@ -128,7 +128,7 @@ def _weighted_middle(
     return 0.0
 
 
-def _vote(view: WindowView, hotkey: str, vote: CastVote | None, commands: Commands) -> Statement:
+def _vote(view: WindowView, vote: CastVote | None, commands: Commands) -> Statement:
     outcome, schedule = view.facts.outcome, view.run.facts.spec.schedule.schedule()
     source = commands.commitments_at(schedule.vote_block(view.window))
     rule = (
@@ -228,7 +228,7 @@ def _weights(view: WindowView, uid: int | None, commands: Commands) -> Statement
         ),
         sources=source,
         rule="Distance: half of the summed differences from the middle weight of the other "
-        "validators by stake. Honest validators set weights at different blocks and differ by a little.",
+        "validators by stake. Honest validators set weights at different blocks, and differ a bit.",
         where="template/base/weight_setter.py",
         command=commands.btcli("weights"),
     )

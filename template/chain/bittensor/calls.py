@@ -55,7 +55,7 @@ async def fetch_commitments(sdk: Sdk, netuid: int, block: int) -> Mapping[str, b
 
 
 async def fetch_weights(sdk: Sdk, netuid: int, block: int) -> Mapping[int, Mapping[int, float]]:
-    """Validator's uid -> uid -> share after `block`; each row has sum 1, a row of zeros is empty."""
+    """Validator's uid -> uid -> share after `block`; a row has sum 1, a row of zeros is empty."""
     snapshot = await sdk.client.at(block)
     rows = await snapshot.weights.weights(netuid=netuid)
     return {

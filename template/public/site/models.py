@@ -56,8 +56,8 @@ class VoteRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WindowModel:
-    """A window's page. `agreement`: share of the voting stake on the majority's root; `named_alike`:
-    mean share of payloads that two voters name alike; None without votes or without two voters.
+    """A window's page. `agreement`: share of the voting stake on the majority's root;
+    `named_alike`: mean share of payloads that two voters name alike; None without two voters.
     """
 
     window: int
@@ -231,7 +231,7 @@ def _votes(view: WindowView) -> tuple[VoteRow, ...]:
 
 
 def _named_alike(facts: WindowFacts) -> float | None:
-    """Mean over pairs of agreeing voters of the payloads named by both, of those named by either."""
+    """Mean over pairs of agreeing voters: payloads named by both, of those named by either."""
     named = [vote.named for vote in facts.votes if vote.agrees]
     shares = [len(a & b) / len(a | b) for a, b in combinations(named, 2) if a | b]
     return sum(shares) / len(shares) if shares else None
