@@ -58,9 +58,10 @@ class Miner:
             checkpoint.state,
             last_accepted=frozenset(checkpoint.values.get("last_accepted", ())),
         )
+        self.teller = Teller(context, peers)
         self._lanes = Lanes(
             {"train": self._train, "commit": self._save_and_commit, "upload": self._upload_due}
-            | {"tell": lambda: self.teller.tell_due()},
+            | {"tell": self.teller.tell_due},
             context.waiter,
         )
         self.desk = Desk(
@@ -85,7 +86,6 @@ class Miner:
         self.keeper = Keeper(context, self.desk, self.follower, self.work)
         self.committer = Committer(context, self.desk, self._standing, self.work)
         self.courier = Courier(context, self.desk, self.follower, self.work)
-        self.teller = Teller(context, peers)
         self._is_training = False
         self._window_seen = -1
         self.committer.say_again()
