@@ -171,6 +171,7 @@ BROAD = {"Exception", "BaseException"}
 COMES_WITH = {
     "bittensor_core": "bittensor", "urllib3": "botocore", "Crypto": "pycryptodome",
     "huggingface_hub": "huggingface-hub", "httpx2": "huggingface-hub", "lm_eval": "lm-eval",
+    "markupsafe": "jinja2",
 }  # fmt: skip
 """Imported name -> the declared distribution that brings it."""
 

@@ -184,7 +184,7 @@ class _MinerSlip:
             rule="A payload is undelivered if validators with half of the reference stake vote it "
             "missing. What only some could not fetch is not held against its miner.",
             where="template/protocol/quorum.py, docs/scoring.md",
-            command=self.commands.explain(self.hotkey, self.view.window),
+            command=self.audit,
         )
 
     def _decided(self) -> Statement:
@@ -227,7 +227,7 @@ class _MinerSlip:
             ),
             rule="A payload is applied if validators with more than half of the reference stake "
             "name it; each names what its own measurements call useful.",
-            where=f"template/protocol/quorum.py, {cause.where}",
+            where=", ".join(dict.fromkeys(("template/protocol/quorum.py", cause.where))),
             command=self.commands.replay,
         )
 
@@ -429,9 +429,9 @@ class _MinerSlip:
             total = math.fsum(account.work for account in page.accounts.values())
             words += f" It is its credit over the sum of all credits, {total:.1f}."
             figures += [Figure("sum_of_credits", total, "pages/window")]
+        if page is not None:
             figures += [Figure("follows", page.follows)]
-            most = self.view.run.rules.weights.max_share
-            figures += [Figure("max_share", most)]
+            figures += [Figure("max_share", self.view.run.rules.weights.max_share)]
             if not page.follows:
                 words += " The log's shares do NOT follow from the logs before: audit it."
         if judgement.burn_uid is not None:

@@ -1,7 +1,7 @@
 """A payslip as lines of text for a terminal."""
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from template.public.causes import cause_of
@@ -22,8 +22,6 @@ TITLES: Final = {
     "vote": "Vote",
     "log": "Verdict log",
 }
-MAX_SOURCES: Final = 3
-"""Objects named one by one; more of a kind are counted."""
 
 
 def payslip_lines(slip: Payslip) -> Iterator[str]:
@@ -34,26 +32,29 @@ def payslip_lines(slip: Payslip) -> Iterator[str]:
     yield from _wrapped(slip.headline)
     for name in slip.causes[1:]:
         yield from _wrapped(f"{name}: {cause_of(name).words}.", "  - ")
+    sources = dict.fromkeys(source for each in slip.statements for source in each.sources)
+    notes = {source: number for number, source in enumerate(sources, start=1)}
     for statement in slip.statements:
         yield ""
-        yield from _statement_lines(statement)
+        yield from _statement_lines(statement, notes)
     if slip.validators:
         yield ""
         yield "By validator, most stake first"
         yield from _rows(slip.validators)
+    yield ""
+    yield "Public objects"
+    for source, number in notes.items():
+        yield f"  [{number}] {source}"
 
 
-def _statement_lines(statement: Statement) -> Iterator[str]:
+def _statement_lines(statement: Statement, notes: Mapping[str, int]) -> Iterator[str]:
     yield TITLES.get(statement.topic, statement.topic)
     yield from _wrapped(statement.words, "  ")
     if statement.rule:
         yield from _wrapped(f"Rule: {statement.rule} ({statement.where})", "    ")
-    more = len(statement.sources) - MAX_SOURCES
-    # The newest objects stand last, and say most.
-    for source in statement.sources[-MAX_SOURCES:]:
-        yield f"    From: {source}"
-    if more > 0:
-        yield f"    From: {more} older objects of the same kind, by --json"
+    numbers = " ".join(f"[{notes[source]}]" for source in statement.sources)
+    if numbers:
+        yield from _wrapped(f"From: {numbers}", "    ")
     if statement.command:
         yield f"    Check: {statement.command}"
 
