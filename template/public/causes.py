@@ -60,9 +60,8 @@ STATUSES: Final[Mapping[str, Cause]] = {
         where="evaluation/judge.py",
     ),
     "no_gain": _refused(
-        "measured, and it did not lower the loss on held-out pages enough: over the hotkey's "
-        "windows the evidence is not enough for useful work, or this window's gain is clearly "
-        "below a tenth of the others'",
+        "measured, and not named as useful: over the hotkey's windows the evidence of useful work "
+        "is not enough, or this window's gain is clearly below a tenth of the others'",
         "train on the assigned pages from the newest parameters, and send honest work in each "
         "window: evidence adds up, and honest work is named from its first or second window on",
         "evaluation/evidence.py",
@@ -224,6 +223,26 @@ DECISIONS: Final[Mapping[str, Cause]] = {
 }
 """Cause of a window besides a verdict's status."""
 
+EVIDENCE: Final[Mapping[str, Cause]] = {
+    "below_floor": _refused(
+        "this window's gain, with its errors added, does not exceed a tenth of the usual gain",
+        "a payload that lowers the loss as much as others' do",
+        "evaluation/judge.py",
+    ),
+    "gain_unproven": _refused(
+        "over the hotkey's windows the evidence that its payloads gain is used up, or never was",
+        "useful payloads: evidence of gain adds up over windows",
+        "evaluation/evidence.py",
+    ),
+    "work_unproven": _refused(
+        "its payloads gain, and the evidence that it trained on the pages that it claims is too "
+        "little for the gate to open",
+        "train on all of the claimed pages: honest work shows there in its first windows",
+        "evaluation/evidence.py",
+    ),
+}
+"""Which part of the rule behind `no_gain` it was."""
+
 PAY: Final[Mapping[str, Cause]] = {
     "gate_closed": _pay(
         "the work test is not passed (or lost): a miner that does not pass is not paid",
@@ -340,7 +359,13 @@ VALIDATORS: Final[Mapping[str, Cause]] = {
 }
 """What a validator did in a window."""
 
-CAUSES: Final[Mapping[str, Cause]] = {**STATUSES, **DECISIONS, **PAY, **VALIDATORS}
+CAUSES: Final[Mapping[str, Cause]] = {
+    **STATUSES,
+    **DECISIONS,
+    **EVIDENCE,
+    **PAY,
+    **VALIDATORS,
+}
 UNHEARD_OF: Final = Cause(
     kind="refused",
     words="a status that this version does not know: the validator runs another version",

@@ -122,7 +122,7 @@ class Gatherer:
         self._forget_before(windows.start)
         for window in windows:
             self._read_chain_part(window, finalized)
-        by_stake = [neuron.hotkey for neuron in subnet.validators()]
+        by_stake = self._by_stake(subnet)
         asked = by_stake[: self._max_logs]
         self._read_logs(windows, asked, asked if deep is None else deep)
         return RunFacts(
@@ -138,6 +138,13 @@ class Gatherer:
             lineage_fault=lineage.fault,
             checkpoints=self._checkpoints(lineage, by_stake[: self._max_logs]),
         )
+
+    def _by_stake(self, subnet: SubnetFacts) -> list[str]:
+        """Hotkeys with a permit, most stake first: those that have voted before those that mine."""
+        ballots = (part.ballot for part in self._parts.values())
+        voters = {v.hotkey for ballot in ballots if ballot is not None for v in ballot.voters}
+        found = [neuron.hotkey for neuron in subnet.validators()]
+        return sorted(found, key=lambda hotkey: hotkey not in voters)
 
     def read_for_payslip(self, window: int) -> RunFacts:
         """The facts of a window, with the windows before that its pay rests on.

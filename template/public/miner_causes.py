@@ -1,9 +1,12 @@
 """Which cause is true of a miner's window, and why its pay is not more. Pure."""
 
+import math
 import statistics
 from collections.abc import Mapping
 
 from evaluation.gain import WORST_RELATIVE_GAIN
+from evaluation.judge import JudgeRules, sample_of, usual_share, whole_gain
+from evaluation.verdict import Verdict
 from evaluation.weights import Account
 from template.protocol.quorum import VOID
 from template.public.books import Page
@@ -53,6 +56,33 @@ def _unapplied(view: WindowView, uid: int, *, is_named: bool) -> str:
     if outcome.undelivered and uid in outcome.undelivered:
         return "not_delivered"
     return "reason_pending"
+
+
+def evidence_causes(view: WindowView, page: Page | None, verdict: Verdict | None) -> list[str]:
+    """Which part of the rule refused a payload of status `no_gain`; empty for others.
+
+    The order of `evaluation.judge`: the gate over windows, then the floor of this window.
+    """
+    if verdict is None or verdict.status != "no_gain" or page is None:
+        return []
+    rules = view.run.rules.judge
+    before = page.past.of(verdict.hotkey)
+    evidence = before.after(sample_of(verdict), verdict.gain_log_ratio, rules.work, rules.gain)
+    found = []
+    if not evidence.gain.holds:
+        # At the bound gain alone opens the gate, unless the evidence of work lies below zero.
+        found.append("work_unproven" if evidence.gain.log_ratio > 0 else "gain_unproven")
+    if reach(page, verdict, rules) <= page.bar.floor:
+        found.append("below_floor")
+    return found
+
+
+def reach(page: Page, verdict: Verdict, rules: JudgeRules) -> float:
+    """Gain and its errors together, as the floor is compared with; nats per token."""
+    gain, error = whole_gain(verdict), verdict.gain_standard_error or 0.0
+    if gain is None:
+        return -math.inf
+    return gain + rules.naming_z * min(error / usual_share(verdict), page.bar.error_limit)
 
 
 def pay_causes(view: WindowView, page: Page | None, hotkey: str, uid: int) -> list[str]:

@@ -29,6 +29,19 @@ class RunView:
         self._books: dict[str, Book] = {}
         self._views: dict[int, WindowView] = {}
 
+    @cached_property
+    def validators(self) -> frozenset[str]:
+        """Hotkeys that act as validators: with a vote, a log or weights in these facts.
+
+        A permit alone says nothing: a miner gets one for the alpha that it has earned.
+        """
+        facts, windows = self.facts, self.facts.windows.values()
+        acting = {vote.hotkey for window in windows for vote in window.votes}
+        acting |= {hotkey for window in windows for hotkey in window.judgements()}
+        permitted = facts.subnet.validators()
+        acting |= {n.hotkey for n in permitted if facts.subnet.weights.get(n.uid)}
+        return frozenset(acting or {neuron.hotkey for neuron in permitted})
+
     def book(self, validator: str) -> Book:
         if validator not in self._books:
             logs = (w.judgements().get(validator) for w in self.facts.windows.values())
@@ -53,7 +66,8 @@ class WindowView:
     def stakes_rao(self) -> dict[str, int]:
         """Validator's hotkey -> stake, of the votes if they are known, else of now."""
         voters = {vote.hotkey: vote.stake_rao for vote in self.facts.votes}
-        now = {n.hotkey: n.stake_rao for n in self.run.facts.subnet.validators()}
+        permitted = self.run.facts.subnet.validators()
+        now = {n.hotkey: n.stake_rao for n in permitted if n.hotkey in self.run.validators}
         return {**now, **voters}
 
     @cached_property

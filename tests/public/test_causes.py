@@ -6,14 +6,12 @@ from pathlib import Path
 import pytest
 
 from evaluation.verdict import MEASURED, MISSING, NOT_DRAWN, NOT_SCORED
-from template.public.causes import CAUSES, DECISIONS, PAY, STATUSES, VALIDATORS, cause_of
+from template.public.causes import CAUSES, DECISIONS, EVIDENCE, PAY, STATUSES, VALIDATORS, cause_of
 from template.scoring.admission import CLAIMED, OVERLAP
 from template.scoring.window import _FETCH_REASONS
 
 ROOT = Path(__file__).parents[2]
 CONSTANTS = {"OVERLAP": OVERLAP, "CLAIMED": CLAIMED}
-ELSEWHERE = {"template/peers"}
-"""Folders without a `PayloadError` of a fixed reason."""
 
 
 def reasons_in_code() -> set[str]:
@@ -89,7 +87,7 @@ def test_a_cause_is_said_in_plain_words_with_a_place(name: str) -> None:
 
 
 def test_a_name_has_one_meaning() -> None:
-    tables = (STATUSES, DECISIONS, PAY, VALIDATORS)
+    tables = (STATUSES, DECISIONS, EVIDENCE, PAY, VALIDATORS)
     assert sum(map(len, tables)) == len(CAUSES)
 
 

@@ -279,12 +279,13 @@ def _hotkey(
     refusals = Counter(
         row.cause for row in sent if not row.is_accepted and cause_of(row.cause).kind == "refused"
     )
-    role = "validator" if neuron.is_validator else "miner" if sent else "idle"
+    is_validator = neuron.hotkey in view.validators and not sent
+    role = "validator" if is_validator else "miner" if sent else "idle"
     price = subnet.price_tao
     return HotkeyRow(
         uid=neuron.uid,
         hotkey=neuron.hotkey,
-        role="owner" if neuron.uid == subnet.owner_uid and not sent else role,
+        role="owner" if neuron.uid == subnet.owner_uid and role == "idle" else role,
         is_owner=neuron.uid == subnet.owner_uid,
         num_sent=len(sent),
         num_accepted=sum(row.is_accepted for row in sent),
