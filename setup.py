@@ -11,6 +11,13 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 PACKAGES = ("template", "compression", "evaluation")
 
+DATA_FILES = (
+    "planning/*.json",
+    "public/schemas/*.json",
+    "public/site/templates/*.html",
+    "public/site/templates/*.css",
+)
+
 REQUIRES = [
     "torch>=2.13,<2.14",
     "bittensor>=11.3,<12",
@@ -26,6 +33,7 @@ REQUIRES = [
     "numba>=0.68,<0.70",
     "numpy>=2.4,<3",
     "rich>=15,<16",
+    "jinja2>=3.1.6,<4",
     "shtab>=1.13,<2",
 ]
 
@@ -45,6 +53,7 @@ EXTRAS = {
         "pytest-timeout>=2.4,<3",
         "pytest-xdist>=3.8,<4",
         "hypothesis>=6.170,<7",
+        "jsonschema>=4.26,<5",
         "libfaketime>=3.0.1,<4; sys_platform == 'linux'",
         "moto[server]>=5.2.5,<6",
         "ruff==0.17.6",
@@ -79,7 +88,7 @@ if __name__ == "__main__":
         license_files=["LICENSE", "NOTICE"],
         python_requires=">=3.11,<3.14",
         packages=find_packages(include=[*PACKAGES, *(f"{name}.*" for name in PACKAGES)]),
-        package_data={name: ["py.typed", "planning/*.json"] for name in PACKAGES},
+        package_data={name: ["py.typed", *DATA_FILES] for name in PACKAGES},
         install_requires=REQUIRES,
         extras_require=EXTRAS,
         entry_points={"console_scripts": ["tessera = template.cli.main:entry"]},

@@ -209,29 +209,50 @@ def _earns(verdict: Verdict, rules: JudgeRules) -> bool:
     return sample.log_likelihood_ratio(rules.work.effect_at(verdict.width)) > 0
 
 
-def _decide_statuses(verdicts: Sequence[Verdict], past: Past, rules: JudgeRules) -> list[Verdict]:
-    """Turn `scored` into `named`, `no_gain` or `no_work`, with the window's evidence of gain."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bar:
+    """What a window's gains are held against, nats per token.
+
+    `scale`: the usual gain; `error_limit`: the largest standard error that counts; `floor`: a gain
+    significantly below is refused.
+    """
+
+    scale: float
+    error_limit: float
+    floor: float
+
+
+def bar_of(verdicts: Sequence[Verdict], past: Past, rules: JudgeRules) -> Bar:
+    """The bar of a window, from the gains of its measured verdicts and the windows before."""
     # A random direction gains a few percent of the scale by luck, on every sequence alike, so
     # the test over sequences misses the luck: hence the floor.
-    scored = {v.hotkey: whole_gain(v) for v in verdicts if v.status == SCORED}
+    scored = {v.hotkey: whole_gain(v) for v in verdicts if v.measured}
     gains = {hotkey: gain for hotkey, gain in scored.items() if gain is not None}
     counted = {v.hotkey: gains[v.hotkey] for v in of_scale(verdicts) if v.hotkey in gains}
     scale = past.scale(counted) or gain_scale(counted.values())
-    limit = past.error_limit(_finite_errors(verdicts))
-    floor = rules.min_relative_gain * scale
+    return Bar(
+        scale=scale,
+        error_limit=past.error_limit(_finite_errors(verdicts)),
+        floor=rules.min_relative_gain * scale,
+    )
+
+
+def _decide_statuses(verdicts: Sequence[Verdict], past: Past, rules: JudgeRules) -> list[Verdict]:
+    """Turn `scored` into `named`, `no_gain` or `no_work`, with the window's evidence of gain."""
+    bar = bar_of(verdicts, past, rules)
     decided = []
     for verdict in verdicts:
         if verdict.status != SCORED:
             decided.append(verdict)
             continue
-        gain = scored[verdict.hotkey]
-        gain = -math.inf if gain is None else gain
-        error = min((verdict.gain_standard_error or 0.0) / usual_share(verdict), limit)
-        log_ratio = rules.gain.log_ratio(gain, error, scale)
+        known = whole_gain(verdict)
+        gain = -math.inf if known is None else known
+        error = min((verdict.gain_standard_error or 0.0) / usual_share(verdict), bar.error_limit)
+        log_ratio = rules.gain.log_ratio(gain, error, bar.scale)
         evidence = past.of(verdict.hotkey).after(
             sample_of(verdict), log_ratio, rules.work, rules.gain, verdict.width
         )
-        if not evidence.gain.holds or gain + rules.naming_z * error <= floor:
+        if not evidence.gain.holds or gain + rules.naming_z * error <= bar.floor:
             status = "no_gain"
         elif evidence.work.log_ratio <= -rules.work.bound:
             status = "no_work"
@@ -246,7 +267,7 @@ def _finite_errors(verdicts: Sequence[Verdict]) -> dict[str, float]:
     return {
         v.hotkey: v.gain_standard_error / usual_share(v)
         for v in verdicts
-        if v.status == SCORED
+        if v.measured
         and v.gain is not None
         and math.isfinite(v.gain)
         and v.gain_standard_error is not None

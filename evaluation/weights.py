@@ -62,6 +62,24 @@ class WeightRules:
     period_windows: int = 1
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Account:
+    """What a miner's pay is made of, over its counted windows.
+
+    `first`: the oldest counted window. `num_scored`: scored payloads in them. `bound`: of the mean
+    relative gain, minus infinity with fewer than two. `pages`: mean claimed pages a window, times
+    the share of the model, 0 for an absence. `trained`: share of the claims that was trained, None
+    where the gate is closed. `work`: pages times trained, 0 where the gate is closed.
+    """
+
+    first: int
+    num_scored: int
+    bound: float
+    pages: float
+    trained: float | None
+    work: float
+
+
 def lower_bound(gains: Sequence[float], z: float) -> float:
     """Mean less z standard errors over windows; minus infinity for fewer than two."""
     if len(gains) < 2 or not all(math.isfinite(g) for g in gains):
@@ -81,12 +99,29 @@ def chain_weights(
     `histories`: by uid; `holding`: uids with a passed work test. Only gains of windows from
     `first_window` to `window` count. Without a miner to pay, the burn uid gets everything.
     """
+    found = accounts(histories, holding, window, rules, burn_uid)
+    shares = _after_duels(shares_of_work(found, rules), histories, window, rules)
+    burned = max(0.0, 1.0 - math.fsum(shares.values()))
+    return shares if burn_uid is None or burned == 0 else {**shares, burn_uid: burned}
+
+
+def shares_of_work(found: Mapping[int, Account], rules: WeightRules) -> dict[int, float]:
+    """uid -> share, ascending, of the accounts with work; before the duels and without the burn."""
+    works = {uid: account.work for uid, account in found.items() if account.work > 0}
+    total = math.fsum(works.values())
+    return {uid: min(work / total, rules.max_share) for uid, work in sorted(works.items())}
+
+
+def accounts(
+    histories: Mapping[int, History],
+    holding: Collection[int],
+    window: int,
+    rules: WeightRules,
+    burn_uid: int | None,
+) -> dict[int, Account]:
+    """The account of every uid with a history, as `chain_weights` pays it."""
     first = first_window(histories, window, rules)
-    firsts = {
-        uid: first_of(history, first, window, rules)
-        for uid, history in histories.items()
-        if uid in holding and uid != burn_uid
-    }
+    firsts = {uid: first_of(h, first, window, rules) for uid, h in histories.items()}
     there = {
         uid: [histories[uid][w] for w in sorted(histories[uid]) if since <= w <= window]
         for uid, since in firsts.items()
@@ -94,17 +129,23 @@ def chain_weights(
     pages = {
         uid: pages_done(entries) * len(entries) / (window - firsts[uid] + 1)
         for uid, entries in there.items()
-        if _is_of_use(entries, rules)
     }
-    shown = {uid: shown_by([entry for _, entry in sorted(histories[uid].items())]) for uid in pages}
+    paid = [uid for uid in pages if uid in holding and uid != burn_uid]
+    paid = [uid for uid in paid if _is_of_use(there[uid], rules)]
+    shown = {uid: shown_by([entry for _, entry in sorted(histories[uid].items())]) for uid in paid}
     trained = trained_shares(shown, pages)
-    # A product may underflow to 0, which is no share.
-    works = {uid: work for uid in pages if (work := pages[uid] * trained[uid]) > 0}
-    total = math.fsum(works.values())
-    shares = {uid: min(work / total, rules.max_share) for uid, work in sorted(works.items())}
-    shares = _after_duels(shares, histories, window, rules)
-    burned = max(0.0, 1.0 - math.fsum(shares.values()))
-    return shares if burn_uid is None or burned == 0 else {**shares, burn_uid: burned}
+    return {
+        uid: Account(
+            first=firsts[uid],
+            num_scored=len(_scored_gains(entries)),
+            bound=lower_bound(_scored_gains(entries), rules.confidence_z),
+            pages=pages[uid],
+            trained=trained.get(uid),
+            # A product may underflow to 0, which is no share.
+            work=pages[uid] * trained.get(uid, 0.0),
+        )
+        for uid, entries in there.items()
+    }
 
 
 def _after_duels(
@@ -138,9 +179,13 @@ def first_of(history: History, first: int, window: int, rules: WeightRules) -> i
 
 def _is_of_use(entries: Sequence[Entry], rules: WeightRules) -> bool:
     """Whether enough windows were scored, and gained more than a random direction gains by luck."""
-    gains = [entry.relative_gain for entry in entries if entry.relative_gain is not None]
+    gains = _scored_gains(entries)
     bound = lower_bound(gains, rules.confidence_z)
     return len(gains) >= rules.min_windows and bound > rules.min_relative_gain
+
+
+def _scored_gains(entries: Sequence[Entry]) -> list[float]:
+    return [entry.relative_gain for entry in entries if entry.relative_gain is not None]
 
 
 def pages_done(entries: Sequence[Entry]) -> float:

@@ -15,6 +15,7 @@ from template.protocol.spec.plan import load_plan
 ROOT = Path(__file__).resolve().parents[1]
 INHERITED = ("PATH", "LANG", "TMPDIR")
 """The only variables passed on from the launcher's environment: no operator's credentials."""
+SITE_FOLDER = "site"
 WANDB_VARIABLES = ("WANDB_API_KEY", "WANDB_BASE_URL")
 
 
@@ -71,6 +72,19 @@ def neuron_command(
         argv=_neuron_argv(config, participant, chain_url),
         env={**_environment(config.out), **credentials, **_wandb_environment(config)},
         log_path=log_path(config, participant.name),
+    )
+
+
+def site_command(config: LocalnetConfig, chain_url: str, *, watch: bool) -> Command:
+    """The run's page, rendered as any stranger would; at the lowest priority."""
+    argv = ["nice", "-n", "19", sys.executable, "-m", "template.cli", "site"]
+    argv += ["--out", str(config.out / SITE_FOLDER), "--run", str(config.out / "run.toml")]
+    argv += ["--netuid", str(NETUID), "--subtensor.network", chain_url]
+    return Command(
+        name="site",
+        argv=[*argv, "--watch"] if watch else argv,
+        env=_environment(config.out),
+        log_path=log_path(config, "site"),
     )
 
 

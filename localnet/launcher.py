@@ -32,6 +32,7 @@ from localnet.onchain import (
     weights_on_chain,
 )
 from localnet.pacer import Pacer
+from localnet.page import RunPage
 from localnet.places import Places
 from localnet.processes import Child, Children, Command, wait_for_line
 from localnet.publishing import draft, prepare, upload_from
@@ -139,6 +140,8 @@ class Localnet:
         self.spec = self._publish(run)
         self._say("starting the neurons")
         self._start_neurons()
+        self.page = RunPage(config, self._children, self.endpoint, self._tell)
+        self._exit.enter_context(self.page)
         self._await_neurons()
         self._initial_alpha = alpha_stakes(self.chain)
 

@@ -90,6 +90,8 @@ class Ledger:
     commitments: dict[str, tuple[list[int], list[bytes]]] = field(default_factory=dict)
     """hotkey -> (blocks in ascending order, the record published in each)."""
     weights: dict[str, list[dict[int, float]]] = field(default_factory=dict)
+    weight_blocks: dict[str, list[int]] = field(default_factory=dict)
+    """hotkey -> the block of each of its `weights`."""
     owner_hotkey: str | None = None
     """None: the hotkey of uid 0."""
     dropped: dict[str, int] = field(default_factory=dict)
@@ -170,6 +172,17 @@ class FakeChain:
                     found[hotkey] = values[position - 1]
         return found
 
+    def weights(self, block: int) -> Mapping[int, Mapping[int, float]]:
+        self._require_state(block)
+        found = {}
+        with self._ledger.lock:
+            for neuron in self._ledger.neurons_at(block):
+                blocks = self._ledger.weight_blocks.get(neuron.hotkey, [])
+                position = bisect_right(blocks, block)
+                if position:
+                    found[neuron.uid] = self._ledger.weights[neuron.hotkey][position - 1]
+        return found
+
     def publish(self, record: bytes) -> None:
         with self._ledger.lock:
             blocks, values = self._ledger.commitments.setdefault(self._hotkey, ([], []))
@@ -179,6 +192,8 @@ class FakeChain:
     def set_weights(self, weights: Mapping[int, float]) -> None:
         with self._ledger.lock:
             self._ledger.weights.setdefault(self._hotkey, []).append(dict(weights))
+            blocks = self._ledger.weight_blocks.setdefault(self._hotkey, [])
+            blocks.append(self._ledger.time.block + 1)
 
     def _require_state(self, block: int) -> None:
         self._require(block)

@@ -75,6 +75,10 @@ MAY_IMPORT = {
         *NODE, "template.base", "template.bucket", "template.sync", "template.scoring",
         "template.peers", *LEAVES,
     ),
+    "template.public": (
+        *NODE, "template.public", "template.audit", "template.sync", "template.scoring",
+        "template.peers", "evaluation",
+    ),
     "template.planning": (
         *NODE, "template.planning", "template.base", "template.bucket", "template.scoring",
     ),
@@ -128,6 +132,7 @@ ONLY_IN = {
     "transformers": ("template.training", "template.commands", "benchmarks"),
     "Crypto": ("localnet",),
     "cryptography": ("localnet",),
+    "jinja2": ("template.public.site",),
     "matplotlib": ("localnet", "template.commands", "benchmarks"),
     "rich": ("localnet", "template.commands", "benchmarks"),
     "pickle": (),
@@ -166,6 +171,7 @@ BROAD = {"Exception", "BaseException"}
 COMES_WITH = {
     "bittensor_core": "bittensor", "urllib3": "botocore", "Crypto": "pycryptodome",
     "huggingface_hub": "huggingface-hub", "httpx2": "huggingface-hub", "lm_eval": "lm-eval",
+    "markupsafe": "jinja2",
 }  # fmt: skip
 """Imported name -> the declared distribution that brings it."""
 

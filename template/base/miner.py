@@ -24,6 +24,7 @@ from template.base.lanes import Lanes
 from template.base.pending import PendingPayload, PendingPayloads
 from template.base.standing import Standing
 from template.base.stopping import STOP_UPLOAD_S, deliver, tell_delivery, tell_missed
+from template.base.told import Teller
 from template.base.work import HonestWork
 from template.bucket.retention import Sweeper
 from template.context import NodeContext
@@ -57,8 +58,10 @@ class Miner:
             checkpoint.state,
             last_accepted=frozenset(checkpoint.values.get("last_accepted", ())),
         )
+        self.teller = Teller(context, peers)
         self._lanes = Lanes(
-            {"train": self._train, "commit": self._save_and_commit, "upload": self._upload_due},
+            {"train": self._train, "commit": self._save_and_commit, "upload": self._upload_due}
+            | {"tell": self.teller.tell_due},
             context.waiter,
         )
         self.desk = Desk(
@@ -109,6 +112,7 @@ class Miner:
         if not self._within_run():
             if not self._lanes.end():
                 log.debug("a lane is still at work at the run's end")
+            self.teller.tell_rest()
             self.save()
             self.keeper.note_settled(has_joined=False)
             return False
@@ -263,6 +267,7 @@ class Miner:
         self.desk.note_change()  # the moments, and the number of the window
         if made is not None:
             self.context.metrics.log(window, made.metrics)
+            self.teller.note_made(made.payload.window, made.metrics)
         return made is not None
 
     def commit(self, window: int) -> None:
@@ -282,6 +287,7 @@ class Miner:
         applied = self._applied(decision)
         with self.desk:
             self.work.note_decision(decision)
+            self.teller.note_decision(decision, self.pending)
             left_out = self.pending.settle(decision.window, frozenset().union(*applied.values()))
             unsure = [payload.window for payload in left_out if payload.window not in applied]
             if unsure:
@@ -293,6 +299,7 @@ class Miner:
         self._take_back_void()
         if not self.context.works_beside:
             self.save()
+            self.teller.tell_due()
         self.keeper.note_settled(has_joined=decision.is_jump)
         self._sweeper.sweep(self.follower.state.window)
 

@@ -111,6 +111,10 @@ class PendingPayloads:
     def mark_revealed(self, payload: PendingPayload) -> None:
         self._revealed.add(payload.digest)
 
+    def is_revealed(self, payload: PendingPayload) -> bool:
+        """Whether this process has uploaded the payload."""
+        return payload.digest in self._revealed
+
     def settle(self, window: int, accepted: Collection[bytes]) -> list[PendingPayload]:
         """Drop all payloads up to the decided window; the dropped ones that were not accepted.
 

@@ -1,4 +1,4 @@
-"""Frozen types for the chain's state, and the protocol of the seven calls made by a neuron."""
+"""Frozen types for the chain's state, and the protocol of a neuron's and a reader's calls."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,7 +32,8 @@ class Neuron:
 class Metagraph:
     """A subnet's neurons at one block, ordered by uid.
 
-    `owner_hotkey`: the chain's `SubnetOwnerHotkey`, registered or not.
+    `owner_hotkey`: the chain's `SubnetOwnerHotkey`, registered or not. `price_tao`: TAO for one
+    alpha in the subnet's pool, None where the chain names no price.
     """
 
     netuid: int
@@ -40,6 +41,7 @@ class Metagraph:
     tempo_blocks: int
     owner_hotkey: str
     neurons: tuple[Neuron, ...]
+    price_tao: float | None = None
 
     def by_hotkey(self, hotkey: str) -> Neuron | None:
         return next((n for n in self.neurons if n.hotkey == hotkey), None)
@@ -75,6 +77,9 @@ class Chain(Protocol):
 
     def commitments(self, block: int) -> Mapping[str, bytes]:
         """hotkey -> bytes of the commitment (raw fields joined) after `block`."""
+
+    def weights(self, block: int) -> Mapping[int, Mapping[int, float]]:
+        """Validator's uid -> uid -> share of the validator's row, as they stand after `block`."""
 
     def publish(self, record: bytes) -> None:
         """Replace this hotkey's commitment (at most 384 bytes); returns once in a block."""

@@ -29,6 +29,12 @@ from template.cli.owner_flags import add_newcomer_flags, add_owner_flags, check_
 from template.cli.parser import Parser
 from template.cli.plan_flags import add_plan_flags, plan_config
 from template.cli.process_state import restored_process_state
+from template.cli.public_flags import (
+    add_explain_flags,
+    add_site_flags,
+    explain_config,
+    site_config,
+)
 from template.cli.signals import (
     STOP_LIMIT_S,
     end_process,
@@ -132,6 +138,18 @@ def _load_recompute() -> Run:
     return run_recompute
 
 
+def _load_explain() -> Run:
+    from template.commands.explain import run_explain
+
+    return run_explain
+
+
+def _load_site() -> Run:
+    from template.commands.site import run_site
+
+    return run_site
+
+
 def _load_newcomer() -> Run:
     from template.commands.owner import run_owner
 
@@ -198,6 +216,18 @@ COMMANDS: Final[Mapping[str, Command]] = {
         add_flags=add_recompute_flags,
         settings=lambda args, _env: recompute_config(args),
         load=_load_recompute,
+    ),
+    "explain": Command(
+        summary="explain a hotkey's pay in a window",
+        add_flags=add_explain_flags,
+        settings=lambda args, _env: explain_config(args),
+        load=_load_explain,
+    ),
+    "site": Command(
+        summary="render a run as static pages",
+        add_flags=add_site_flags,
+        settings=lambda args, _env: site_config(args),
+        load=_load_site,
     ),
     "newcomer": Command(
         summary="find a run by its netuid, and look for all it names",

@@ -21,6 +21,7 @@ from template.chain.bittensor.calls import (
     fetch_block_hash,
     fetch_commitments,
     fetch_metagraph,
+    fetch_weights,
     submit_call,
     submit_weights,
 )
@@ -148,6 +149,11 @@ class BittensorChain:
     def commitments(self, block: int) -> Mapping[str, bytes]:
         netuid = self._netuid
         return self._read_at("commitments", block, lambda sdk, b: fetch_commitments(sdk, netuid, b))
+
+    def weights(self, block: int) -> Mapping[int, Mapping[int, float]]:
+        """On a subnet with commit-reveal a row changes when its commitment is revealed."""
+        netuid = self._netuid
+        return self._read_at("weights", block, lambda sdk, b: fetch_weights(sdk, netuid, b))
 
     def publish(self, record: bytes) -> None:
         """Raises ValueError if the record is empty or longer than 384 bytes."""

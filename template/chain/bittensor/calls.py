@@ -54,6 +54,15 @@ async def fetch_commitments(sdk: Sdk, netuid: int, block: int) -> Mapping[str, b
     return translate_commitments(rows)
 
 
+async def fetch_weights(sdk: Sdk, netuid: int, block: int) -> Mapping[int, Mapping[int, float]]:
+    """Validator's uid -> uid -> share after `block`; a row has sum 1, a row of zeros is empty."""
+    snapshot = await sdk.client.at(block)
+    rows = await snapshot.weights.weights(netuid=netuid)
+    return {
+        int(uid): {int(u): float(share) for u, share in row.items()} for uid, row in rows.items()
+    }
+
+
 async def submit_call(sdk: Sdk, call: Any, wallet: Wallet) -> None:
     """Sign with the hotkey and wait for inclusion in a block."""
     result = await sdk.client.submit_call(

@@ -98,6 +98,7 @@ def translate_metagraph(graph: bt.Metagraph, netuid: int, block: int) -> Metagra
         tempo_blocks=graph.tempo,
         owner_hotkey=graph.owner_hotkey,
         neurons=tuple(_translate_neuron(row) for row in graph.neurons),
+        price_tao=graph.price,
     )
 
 

@@ -1,0 +1,108 @@
+"""`site`: a run as static pages in a folder, once or again in each window."""
+
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from template.chain.health import redact_endpoint
+from template.cli.public_flags import SiteConfig
+from template.cli.terminal import complain, say
+from template.commands.newcomer import existing_subnet
+from template.commands.reading import read_only
+from template.context import ReadContext
+from template.errors import EXIT_ENDED, EXIT_INTERRUPTED, StateError, SubnetError, exit_status
+from template.files import is_lasting, reason, remedy
+from template.public.gather import Gatherer
+from template.public.site.render import REFRESH_S, render_site
+
+RENDERINGS_PER_WINDOW: Final = 2
+"""Votes count once in a window, and verdict logs come later."""
+MAX_FAILURES: Final = 20
+"""Readings in a row that fail, a third of a window apart, until a watch gives up."""
+OURS: Final = ("window", "hotkey")
+"""Folders in which pages of an older rendering are removed."""
+
+
+def run_site(config: SiteConfig) -> int:
+    """Render; the exit status."""
+    try:
+        with read_only(config.run, config.chain, config.spec) as context:
+            existing_subnet(context.chain)
+            _run(context, config)
+    except SubnetError as error:
+        complain(f"site: {error}")
+        return exit_status(error)
+    except KeyboardInterrupt:
+        complain("site: interrupted")
+        return EXIT_INTERRUPTED
+    return EXIT_ENDED
+
+
+def _run(context: ReadContext, config: SiteConfig) -> None:
+    network = redact_endpoint(config.chain.network)
+    gatherer = Gatherer(context, netuid=config.chain.netuid, network=network)
+    failures = 0
+    while True:
+        try:
+            is_over = _is_over(context)
+            write_site(context, gatherer, config, is_live=config.watch and not is_over)
+            failures = 0
+        except StateError:
+            raise
+        except SubnetError as error:
+            failures += 1
+            if not config.watch or failures >= MAX_FAILURES:
+                raise
+            complain(f"site: not rendered this time: {error}")
+            context.waiter.sleep(REFRESH_S)
+            continue
+        if not config.watch or is_over:
+            return
+        blocks = max(1, context.schedule.blocks_per_window // RENDERINGS_PER_WINDOW)
+        block = context.chain.finalized() + blocks
+        context.waiter.until_finalized(block, "the next rendering of the pages")
+
+
+def _is_over(context: ReadContext) -> bool:
+    """Whether votes after the run's last window are final: nothing changes any more but pay."""
+    schedule, num_windows = context.schedule, context.spec.schedule.num_windows
+    return context.chain.finalized() >= schedule.vote_block(num_windows)
+
+
+def write_site(
+    context: ReadContext, gatherer: Gatherer, config: SiteConfig, *, is_live: bool
+) -> None:
+    """Gather, render and write. Raises ChainError, or StateError if the folder refuses."""
+    first = max(0, gatherer.last_counted() - config.windows + 1)
+    facts = gatherer.read(first)
+    refresh_s = REFRESH_S if is_live else None
+    files = render_site(facts, context.form, run_file=config.run.name, refresh_s=refresh_s)
+    num_bytes = sum(map(len, files.values()))
+    try:
+        _write(config.out, files)
+    except OSError as error:
+        raise StateError(
+            f"--out {config.out}: cannot be written ({reason(error)}); {remedy(config.out, error)}",
+            is_lasting=is_lasting(error),
+        ) from error
+    say(
+        f"windows {first} to {facts.last_counted}: {len(files)} files of {num_bytes} bytes in "
+        f"{config.out}"
+    )
+
+
+def _write(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Each file whole or as before; the first page last, so that its links lead somewhere."""
+    for name in sorted(files, key=lambda name: (name.startswith("index"), name)):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = path.with_name(path.name + ".new")
+        new.write_bytes(files[name])
+        os.replace(new, path)
+    for kind in OURS:
+        for path in (folder / kind).glob("*"):
+            if path.suffix in (".html", ".json") and f"{kind}/{path.name}" not in files:
+                with suppress(FileNotFoundError):
+                    path.unlink()

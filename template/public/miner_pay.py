@@ -1,0 +1,103 @@
+"""Credit and share in a miner's payslip. Pure."""
+
+import math
+
+from template.public.miner_causes import usual_pages
+from template.public.miner_point import MinerPoint
+from template.public.statements import Figure, Statement, counted, percent
+
+
+def credit(point: MinerPoint) -> Statement | None:
+    account, view = point.account, point.view
+    if account is None or point.page is None:
+        return _no_credit(point)
+    num = view.window - account.first + 1
+    usual = usual_pages(point.page.accounts)
+    trained = "not looked at: the gate is closed"
+    if account.trained is not None:
+        trained = percent(account.trained)
+    words = (
+        f"Over windows {account.first} to {view.window} ({num}): "
+        f"{counted(account.num_scored, 'payload')} scored, {account.pages:.1f} pages a window "
+        f"(the paid miner in the middle: {usual:.1f}), trained share {trained}; credit "
+        f"{account.work:.1f} pages."
+    )
+    bound = account.bound if math.isfinite(account.bound) else None
+    return Statement(
+        topic="credit",
+        words=words,
+        figures=(
+            Figure("first_window", account.first),
+            Figure("windows_counted", num, "windows"),
+            Figure("windows_scored", account.num_scored, "payloads"),
+            Figure("windows_needed", view.run.rules.weights.min_windows, "payloads"),
+            Figure("pages", account.pages, "pages/window"),
+            Figure("usual_pages", usual, "pages/window"),
+            Figure("trained_share", account.trained),
+            Figure("relative_gain_bound", bound),
+            Figure("relative_gain_needed", view.run.rules.weights.min_relative_gain),
+            Figure("credit", account.work, "pages/window"),
+        ),
+        sources=_book_sources(point),
+        rule="Credit: mean claimed pages a window, times the share of the model, times the "
+        "share of the claims that was trained; 0 while the work test or the gain gate is "
+        "closed. A refused or undelivered payload brings no pages, an absence counts as zero.",
+        where="evaluation/weights.py, evaluation/trained.py",
+        command=point.audit,
+    )
+
+
+def _book_sources(point: MinerPoint) -> tuple[str, ...]:
+    if point.reference is None or point.page is None:
+        return ()
+    known, window = point.page.judgement.known, point.view.window
+    sources = () if not known else (point.commands.logs_of(point.reference, known),)
+    return (*sources, point.commands.log_of(point.reference, window))
+
+
+def _no_credit(point: MinerPoint) -> Statement | None:
+    """Why there is no account, where a log of the window is there."""
+    if point.reference is None:
+        words = "No verdict log of this window can be read yet: credit and share are not known."
+        waiting = sorted({row.log for row in point.view.rows(None)})
+        words += f" State of the validators' logs: {', '.join(waiting) or 'no validators'}."
+    elif lacking := point.view.run.book(point.reference).gaps.get(point.view.window):
+        words = (
+            f"Not followed: the logs of windows {list(lacking)}, on which pay rests, are not "
+            "here. The share below is the log's own word."
+        )
+    else:
+        words = "No account: this hotkey has no scored payload in the counted windows."
+    return Statement(topic="credit", words=words, command=point.audit)
+
+
+def share(point: MinerPoint) -> Statement | None:
+    share = point.logged_share
+    if share is None or point.reference is None or point.uid is None:
+        return None
+    judgement, page = point.view.judgements[point.reference], point.page
+    figures = [Figure("share", share)]
+    words = f"Share of the pay: {percent(share)}."
+    if page is not None and point.account is not None:
+        total = math.fsum(account.work for account in page.accounts.values())
+        words += f" It is its credit over the sum of all credits, {total:.1f}."
+        figures += [Figure("sum_of_credits", total, "pages/window")]
+    if page is not None:
+        figures += [Figure("follows", page.follows)]
+        figures += [Figure("max_share", point.view.run.rules.weights.max_share)]
+        if not page.follows:
+            words += " The log's shares do NOT follow from the logs before: audit it."
+    if judgement.burn_uid is not None:
+        burned = judgement.shares.get(judgement.burn_uid, 0.0)
+        words += f" Burned, because nobody earned it: {percent(burned)}."
+        figures.append(Figure("burned", burned))
+    return Statement(
+        topic="share",
+        words=words,
+        figures=tuple(figures),
+        sources=point.log_source,
+        rule="Share: credit over the sum of credits, at most weights.max_share. The rest goes "
+        "to the subnet owner's uid, and is burned.",
+        where="evaluation/weights.py",
+        command=point.audit,
+    )

@@ -1,0 +1,88 @@
+"""What the chain pays: weights by validator, incentive and emission. Pure."""
+
+from template.public.statements import RAO, Commands, Figure, Statement, percent
+from template.public.view import WindowView
+
+BLOCKS_PER_DAY = 7200
+"""At twelve seconds a block, as on finney."""
+
+
+def weights_statement(view: WindowView, uid: int | None, commands: Commands) -> Statement | None:
+    """The weight of a uid by each validator, as on chain now."""
+    if uid is None:
+        return None
+    subnet = view.run.facts.subnet
+    sources = (f"weights of subnet {view.run.facts.netuid} on chain after block {subnet.block}",)
+    command = commands.btcli("weights")
+    if subnet.weights_fault:
+        words = f"Weights on chain could not be read: {subnet.weights_fault}."
+        return Statement(topic="weights", words=words, sources=sources, command=command)
+    rows = [row for row in view.rows(uid) if row.weight is not None]
+    if not rows:
+        words = f"No validator has weights on chain after block {subnet.block}."
+        return Statement(topic="weights", words=words, sources=sources, command=command)
+    words = f"On chain after block {subnet.block}: " + ", ".join(
+        f"uid {row.uid} {percent(row.weight or 0.0)}" for row in rows
+    )
+    stake = sum(row.stake_share for row in rows)
+    mean = sum(row.stake_share * (row.weight or 0.0) for row in rows) / stake if stake else 0.0
+    return Statement(
+        topic="weights",
+        words=f"{words}; weighted by stake {percent(mean)}.",
+        figures=(
+            *(Figure(f"weight/{row.uid}", row.weight) for row in rows),
+            Figure("mean_weight", mean),
+        ),
+        sources=sources,
+        rule="Each validator sets the shares of its newest log as weights, once per tempo; with "
+        "commit-reveal the chain shows them later. Weights are of now, not of the window.",
+        where="template/base/weight_setter.py",
+        command=command,
+    )
+
+
+def emission(view: WindowView, hotkey: str, commands: Commands) -> Statement | None:
+    """Incentive, dividends and emission of the last epoch, in alpha and TAO."""
+    subnet = view.run.facts.subnet
+    neuron = subnet.neurons.get(hotkey)
+    if neuron is None:
+        return None
+    alpha = neuron.emission_rao / RAO
+    price = subnet.price_tao
+    words = (
+        f"Last epoch before block {subnet.block}: incentive {percent(neuron.incentive)}, "
+        f"dividends {percent(neuron.dividends)}, emission {alpha:.6f} alpha per tempo of "
+        f"{subnet.tempo_blocks} blocks"
+    )
+    figures = [
+        Figure("incentive", neuron.incentive),
+        Figure("dividends", neuron.dividends),
+        Figure("emission_alpha", alpha, "alpha/tempo"),
+        Figure("emission_rao", neuron.emission_rao, "rao/tempo"),
+        Figure("price_tao", price, "TAO/alpha"),
+    ]
+    if price is None:
+        words += "; the chain names no price of alpha."
+    else:
+        epochs = BLOCKS_PER_DAY / (subnet.tempo_blocks + 1)
+        words += (
+            f", {alpha * price:.6f} TAO at {price:.6f} TAO per alpha; "
+            f"{alpha * price * epochs:.4f} TAO in a day of {BLOCKS_PER_DAY} blocks at this rate."
+        )
+        figures += [
+            Figure("emission_tao", alpha * price, "TAO/tempo"),
+            Figure("emission_tao_per_day", alpha * price * epochs, "TAO/day"),
+        ]
+    if neuron.uid == subnet.owner_uid:
+        words += " This uid is the owner's: the chain burns its incentive."
+    return Statement(
+        topic="emission",
+        words=words,
+        figures=tuple(figures),
+        sources=(commands.metagraph_at(subnet.block),),
+        rule="The chain's Yuma consensus turns all validators' weights into incentive, once per "
+        "tempo; emission is the epoch's pay in the subnet's alpha. TAO: alpha times the price in "
+        "the subnet's pool, before fees and slippage.",
+        where="the chain",
+        command=commands.btcli("metagraph"),
+    )

@@ -1,0 +1,188 @@
+"""One window as all validators together tell it: who says what of a payload, and by what stake.
+
+Pure. Validators away from the majority's root measured another model, so their word counts for
+nothing where others have spoken.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from evaluation.rules import PayRules
+from evaluation.verdict import MISSING, NOT_DRAWN, NOT_SCORED, Verdict
+from template.public.books import Book, open_book
+from template.public.facts import Judgement, LogState, ReadLog, RunFacts, WindowFacts
+from template.public.statements import ValidatorRow
+from template.scoring.rules import pay_rules
+
+UNTOLD = (NOT_SCORED, NOT_DRAWN)
+"""Statuses that do not say whether the payload could be fetched."""
+
+
+class RunView:
+    """The facts of a run with each validator's book, opened once."""
+
+    def __init__(self, facts: RunFacts) -> None:
+        self.facts = facts
+        self.rules: PayRules = pay_rules(facts.spec)
+        self._books: dict[str, Book] = {}
+        self._views: dict[int, WindowView] = {}
+
+    @cached_property
+    def validators(self) -> frozenset[str]:
+        """Hotkeys that act as validators: with a vote, a log or weights in these facts.
+
+        A permit alone says nothing: a miner gets one for the alpha that it has earned.
+        """
+        facts, windows = self.facts, self.facts.windows.values()
+        acting = {vote.hotkey for window in windows for vote in window.votes}
+        acting |= {hotkey for window in windows for hotkey in window.judgements()}
+        permitted = facts.subnet.validators()
+        acting |= {n.hotkey for n in permitted if facts.subnet.weights.get(n.uid)}
+        return frozenset(acting or {neuron.hotkey for neuron in permitted})
+
+    def book(self, validator: str) -> Book:
+        if validator not in self._books:
+            logs = (w.judgements().get(validator) for w in self.facts.windows.values())
+            found = [judgement for judgement in logs if judgement is not None]
+            self._books[validator] = open_book(found, self.rules)
+        return self._books[validator]
+
+    def window(self, window: int) -> "WindowView":
+        if window not in self._views:
+            self._views[window] = WindowView(self, self.facts.windows[window])
+        return self._views[window]
+
+
+@dataclass(frozen=True)
+class WindowView:
+    """One window. Not slotted: the cached properties lie in its dictionary."""
+
+    run: RunView
+    facts: WindowFacts
+
+    @cached_property
+    def stakes_rao(self) -> dict[str, int]:
+        """Validator's hotkey -> stake, of the votes if they are known, else of now."""
+        voters = {vote.hotkey: vote.stake_rao for vote in self.facts.votes}
+        permitted = self.run.facts.subnet.validators()
+        now = {n.hotkey: n.stake_rao for n in permitted if n.hotkey in self.run.validators}
+        return {**now, **voters}
+
+    @cached_property
+    def judgements(self) -> Mapping[str, Judgement]:
+        """Of validators with the majority, most stake first; of all where none of those has one."""
+        found = self.facts.judgements()
+        agreeing = {h: j for h, j in found.items() if self._agrees(h)}
+        chosen = agreeing or found
+        order = sorted(chosen, key=lambda h: (-self.stakes_rao.get(h, 0), h))
+        return {hotkey: chosen[hotkey] for hotkey in order}
+
+    def _agrees(self, hotkey: str) -> bool:
+        vote = self.facts.vote_of(hotkey)
+        return vote is None if not self.facts.votes else vote is not None and vote.agrees
+
+    @cached_property
+    def reference(self) -> str | None:
+        """The validator whose log the payslip follows: the most stake, and a book without gaps."""
+        whole = [h for h in self.judgements if self.window in self.run.book(h).pages]
+        return next(iter(whole), next(iter(self.judgements), None))
+
+    @property
+    def window(self) -> int:
+        return self.facts.window
+
+    def verdicts(self, uid: int) -> dict[str, Verdict]:
+        """Validator's hotkey -> verdict on the payload of a uid."""
+        return {h: j.verdicts[uid] for h, j in self.judgements.items() if uid in j.verdicts}
+
+    def status(self, uid: int) -> str | None:
+        """The status with most stake behind it; a validator that could not tell counts last."""
+        weighted: dict[str, int] = defaultdict(int)
+        for hotkey, verdict in self.verdicts(uid).items():
+            weighted[verdict.status] += self.stakes_rao.get(hotkey, 0)
+        if not weighted:
+            return None
+        return max(weighted, key=lambda s: (s not in UNTOLD, weighted[s], s))
+
+    def speaker(self, uid: int) -> Verdict | None:
+        """The verdict with that status of the validator with most stake; the reference's first."""
+        found, status = self.verdicts(uid), self.status(uid)
+        reference = self.reference
+        if reference in found and found[reference].status == status:
+            return found[reference]
+        return next((v for v in found.values() if v.status == status), None)
+
+    def committed_uid(self, hotkey: str) -> int | None:
+        """The uid with a payload of this hotkey on chain; by the logs where the chain forgot."""
+        for uid, member in self.facts.committed.items():
+            if member.hotkey == hotkey:
+                return uid
+        if self.facts.committed or self.facts.votes:
+            return None
+        for judgement in self.judgements.values():
+            for uid, verdict in judgement.verdicts.items():
+                if verdict.hotkey == hotkey:
+                    return uid
+        return None
+
+    def stake_naming(self, uid: int) -> int:
+        return sum(v.stake_rao for v in self.facts.votes if v.agrees and uid in v.named)
+
+    def stake_missing(self, uid: int) -> int:
+        votes = (v for v in self.facts.votes if v.agrees)
+        return sum(v.stake_rao for v in votes if uid in v.missing and uid not in v.named)
+
+    def rows(self, uid: int | None) -> tuple[ValidatorRow, ...]:
+        """Every validator on the payload of a uid, most stake first."""
+        subnet, total = self.run.facts.subnet, sum(self.stakes_rao.values())
+        uids = {neuron.hotkey: neuron.uid for neuron in subnet.neurons.values()}
+        uids |= {vote.hotkey: vote.uid for vote in self.facts.votes}
+        order = sorted(self.stakes_rao, key=lambda h: (-self.stakes_rao[h], h))
+        return tuple(
+            self._row(uid, hotkey, uids[hotkey], total) for hotkey in order if hotkey in uids
+        )
+
+    def _row(self, uid: int | None, hotkey: str, validator_uid: int, total: int) -> ValidatorRow:
+        read = self.facts.logs.get(hotkey, ReadLog(state=LogState.NOT_ASKED))
+        judgement = read.judgement if read.state.counts else None
+        verdict = None if judgement is None or uid is None else judgement.verdicts.get(uid)
+        weights = self.run.facts.subnet.weights.get(validator_uid)
+        return ValidatorRow(
+            uid=validator_uid,
+            hotkey=hotkey,
+            stake_share=self.stakes_rao[hotkey] / total if total else 0.0,
+            vote=self._vote_on(uid, hotkey),
+            log=read.state.value,
+            log_detail=read.detail,
+            fetched=self._fetched(uid, hotkey, verdict),
+            status="" if verdict is None else verdict.status,
+            detail="" if verdict is None else verdict.detail,
+            gain=None if verdict is None else verdict.gain,
+            gain_error=None if verdict is None else verdict.gain_standard_error,
+            logged_share=(
+                None if judgement is None or uid is None else judgement.shares.get(uid, 0.0)
+            ),
+            weight=None if not weights or uid is None else weights.get(uid, 0.0),
+        )
+
+    def _vote_on(self, uid: int | None, hotkey: str) -> str:
+        if self.facts.outcome is None or (self.facts.chain_fault and not self.facts.votes):
+            return "unknown"
+        vote = self.facts.vote_of(hotkey)
+        if vote is None:
+            return "no vote"
+        if uid is not None and uid in vote.named:
+            return "named"
+        return "missing" if uid is not None and uid in vote.missing else "neither"
+
+    def _fetched(self, uid: int | None, hotkey: str, verdict: Verdict | None) -> bool | None:
+        if verdict is not None and verdict.status not in UNTOLD:
+            return verdict.status not in MISSING
+        vote = self.facts.vote_of(hotkey)
+        if vote is None or uid is None:
+            return None
+        if uid in vote.named:
+            return True
+        return False if uid in vote.missing else None
