@@ -284,6 +284,11 @@ PAY: Final[Mapping[str, Cause]] = {
         "one miner gets at most weights.max_share of the run spec; the rest is burned",
         "nothing: more miners have to be paid",
     ),
+    "duel_lost": _pay(
+        "a duel moved a part of this share to another miner, whose payloads gained more on the "
+        "drawn half of the held-out pages: chance, which evens out over the periods",
+        "nothing: the next duel is as likely to be won",
+    ),
     "owner": _pay(
         "this is the subnet owner's hotkey: its incentive is burned by the chain",
         "mine with another hotkey",

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from evaluation.gain import WORST_RELATIVE_GAIN
 from evaluation.judge import JudgeRules, sample_of, usual_share, whole_gain
 from evaluation.verdict import Verdict
-from evaluation.weights import Account
+from evaluation.weights import Account, shares_of_work
 from template.protocol.quorum import VOID
 from template.public.books import Page
 from template.public.view import WindowView
@@ -67,7 +67,9 @@ def evidence_causes(view: WindowView, page: Page | None, verdict: Verdict | None
         return []
     rules = view.run.rules.judge
     before = page.past.of(verdict.hotkey)
-    evidence = before.after(sample_of(verdict), verdict.gain_log_ratio, rules.work, rules.gain)
+    evidence = before.after(
+        sample_of(verdict), verdict.gain_log_ratio, rules.work, rules.gain, verdict.width
+    )
     found = []
     if not evidence.gain.holds:
         # At the bound gain alone opens the gate, unless the evidence of work lies below zero.
@@ -109,6 +111,8 @@ def pay_causes(view: WindowView, page: Page | None, hotkey: str, uid: int) -> li
     share = page.judgement.shares.get(uid, 0.0)
     if share >= rules.weights.max_share and len(page.judgement.shares) > 1:
         found.append("capped")
+    if share < shares_of_work(page.accounts, rules.weights).get(uid, 0.0):
+        found.append("duel_lost")
     return found
 
 

@@ -2,6 +2,9 @@
 
 import math
 
+from evaluation.duels import drawn_pairs
+from evaluation.weights import WeightRules, shares_of_work
+from template.public.books import Page
 from template.public.miner_causes import usual_pages
 from template.public.miner_point import MinerPoint
 from template.public.statements import Figure, Statement, counted, percent
@@ -85,6 +88,9 @@ def share(point: MinerPoint) -> Statement | None:
     if page is not None:
         figures += [Figure("follows", page.follows)]
         figures += [Figure("max_share", point.view.run.rules.weights.max_share)]
+        duel_words, duel_figures = _duel(point.uid, share, page, point.view.run.rules.weights)
+        words += duel_words
+        figures += duel_figures
         if not page.follows:
             words += " The log's shares do NOT follow from the logs before: audit it."
     if judgement.burn_uid is not None:
@@ -97,7 +103,28 @@ def share(point: MinerPoint) -> Statement | None:
         figures=tuple(figures),
         sources=point.log_source,
         rule="Share: credit over the sum of credits, at most weights.max_share. The rest goes "
-        "to the subnet owner's uid, and is burned.",
-        where="evaluation/weights.py",
+        "to the subnet owner's uid, and is burned. A duel between two drawn miners moves "
+        "weights.duel_share of the smaller share.",
+        where="evaluation/weights.py, evaluation/duels.py",
         command=point.audit,
     )
+
+
+def _duel(uid: int, share: float, page: Page, rules: WeightRules) -> tuple[str, list[Figure]]:
+    """What the duel of the pay period so far moved; nothing to say without duels or a rival."""
+    before = shares_of_work(page.accounts, rules)
+    pairs = drawn_pairs(before, page.judgement.window) if rules.duel_share else []
+    rivals = [rival for pair in pairs if uid in pair for rival in pair if rival != uid]
+    if not rivals:
+        return "", []
+    moved = share - before[uid]
+    words = (
+        f" Of it {percent(abs(moved))} was {'won from' if moved >= 0 else 'lost to'} uid "
+        f"{rivals[0]} in a duel: {percent(before[uid])} before."
+    )
+    figures = [
+        Figure("share_before_duel", before[uid]),
+        Figure("duel_rival", rivals[0], "uid"),
+        Figure("duel_moved", moved),
+    ]
+    return words, figures
