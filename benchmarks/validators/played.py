@@ -110,7 +110,7 @@ def load_crowd(seed: int) -> PlayedCrowd:
 
 def shipped_rules() -> WeightRules:
     """The rules of pay of the localnet's plan, without duels."""
-    choices = RunChoices(owner_hotkey=OWNER, start_block=1)
+    choices = RunChoices(owner_hotkey=OWNER, start_block=1000)
     spec = draft_spec(load_plan(ROOT / "runs" / "localnet.toml"), choices)
     return replace(pay_rules(spec).weights, duel_share=0.0)
 

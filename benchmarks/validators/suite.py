@@ -23,8 +23,8 @@ CROWDS: Final = ((8, True), (8, False), (20, True), (20, False))
 RULES: Final = {
     "no duels": Rule(account=16),
     "duels of 1/4": Rule(account=16, duel=0.25),
+    "duels of 3/8": Rule(account=16, duel=0.375),
     "duels of 1/2": Rule(account=16, duel=0.5),
-    "duels of 3/4": Rule(account=16, duel=0.75),
 }
 STAKES: Final = (0.05, 0.10, 0.25, 0.40)
 USUAL_STAKE: Final = 0.25
