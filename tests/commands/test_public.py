@@ -1,0 +1,136 @@
+"""`explain` and `site` by the chain and the buckets of a finished run; flags that are wrong."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from simulation.swarm import FOUR, STAKES_TAO, TINY, build_world, honest, run, uid_of
+from simulation.world import hotkey_of
+from template.cli.main import build_parser, run_command
+from template.cli.public_flags import ExplainConfig, SiteConfig
+from template.commands.explain import explain
+from template.commands.site import write_site
+from template.errors import StateError, Unavailable
+from template.protocol.spec import spec_to_toml
+from template.public.gather import Gatherer
+from template.public.payslip_json import payslip_json, schema
+from template.settings import ChainConfig
+from tests.support.audited import reader
+
+WINDOWS = 4
+URL = "ws://user:pass-word@127.0.0.1:9944/very-secret"
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    world = build_world(STAKES_TAO, **{**TINY, "schedule__num_windows": WINDOWS})
+    run(world, honest(*FOUR), folder)
+    (folder / "run.toml").write_text(spec_to_toml(world.spec))
+    return world, folder
+
+
+def explain_config(played, name: str, window: int | None = None) -> ExplainConfig:
+    world, folder = played
+    return ExplainConfig(
+        run=folder / "run.toml",
+        spec=world.spec,
+        chain=ChainConfig(netuid=1, network=URL, fallbacks=()),
+        hotkey=hotkey_of(name),
+        window=window,
+        as_json=True,
+    )
+
+
+def site_config(played, out: Path, **changes) -> SiteConfig:
+    world, folder = played
+    return replace(
+        SiteConfig(
+            run=folder / "run.toml",
+            spec=world.spec,
+            chain=ChainConfig(netuid=1, network=URL, fallbacks=()),
+            out=out,
+            windows=100,
+            watch=False,
+        ),
+        **changes,
+    )
+
+
+def test_without_a_window_the_newest_voted_one_is_explained(played, tmp_path) -> None:
+    world, _ = played
+    slip = explain(reader(world, tmp_path), explain_config(played, "m0"))
+    assert slip.window == WINDOWS - 1
+    assert slip.uid == uid_of(world, "m0")
+    row = payslip_json(slip)
+    jsonschema.Draft202012Validator(schema("payslip")).validate(row)
+    assert "user:pass-word" not in json.dumps(row)
+    assert "very-secret" not in json.dumps(row)
+    assert "ws://127.0.0.1:9944" in json.dumps(row)
+
+
+def test_a_window_before_the_first_vote_is_an_error_in_words(played, tmp_path) -> None:
+    world, _ = played
+    block = world.time.block
+    try:
+        world.time.block = world.spec.schedule.start_block + 3
+        with pytest.raises(Unavailable, match="no window has been voted on yet"):
+            explain(reader(world, tmp_path), explain_config(played, "m0"))
+    finally:
+        world.time.block = block
+
+
+def test_a_site_is_written_and_pages_of_an_older_one_leave(played, tmp_path) -> None:
+    world, _ = played
+    out = tmp_path / "site"
+    (out / "window").mkdir(parents=True)
+    (out / "window" / "00009999.html").write_text("of another run")
+    (out / "mine.txt").write_text("kept")
+    gatherer = Gatherer(reader(world, tmp_path), netuid=1, network="local")
+    write_site(reader(world, tmp_path), gatherer, site_config(played, out), is_live=True)
+    assert not (out / "window" / "00009999.html").exists()
+    assert (out / "mine.txt").read_text() == "kept"
+    assert 'http-equiv="refresh"' in (out / "index.html").read_text()
+    row = json.loads((out / "index.json").read_text())
+    assert [w["window"] for w in row["windows"]] == list(range(WINDOWS))
+    config = site_config(played, out, windows=2)
+    write_site(reader(world, tmp_path), gatherer, config, is_live=False)
+    assert 'http-equiv="refresh"' not in (out / "index.html").read_text()
+    assert sorted(path.stem for path in (out / "window").glob("*.html")) == [
+        f"{w:08d}" for w in range(WINDOWS - 2, WINDOWS)
+    ]
+
+
+def test_a_folder_that_refuses_is_an_error_with_a_remedy(played, tmp_path) -> None:
+    world, _ = played
+    (tmp_path / "file").write_text("")
+    gatherer = Gatherer(reader(world, tmp_path), netuid=1, network="local")
+    config = site_config(played, tmp_path / "file" / "site")
+    with pytest.raises(StateError, match="--out"):
+        write_site(reader(world, tmp_path), gatherer, config, is_live=False)
+
+
+@pytest.mark.parametrize(
+    ("command", "flags", "named"),
+    [
+        ("explain", ["5F", "--netuid", "1"], "explain: HOTKEY"),
+        ("explain", [hotkey_of("m0"), "--netuid", "1", "--window", "99"], "explain: --window"),
+        ("explain", [hotkey_of("m0"), "--netuid", "1", "--window", "-1"], "explain: --window"),
+        ("site", ["--out", "x", "--netuid", "1", "--windows", "0"], "site: --windows"),
+        ("site", ["--out", "x", "--netuid", "1", "--windows", "9999"], "site: --windows"),
+    ],
+)
+def test_a_wrong_value_is_an_error_that_names_it(played, command, flags, named, capsys) -> None:
+    _, folder = played
+    argv = [*flags, "--run", str(folder / "run.toml")]
+    assert run_command(command, argv, f"tessera {command}") == 2
+    assert capsys.readouterr().err.startswith(named)
+
+
+def test_help_tells_what_both_are_for() -> None:
+    text = build_parser().format_help()
+    assert "explain a hotkey's pay in a window" in text
+    assert "render a run as static pages" in text
