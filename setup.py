@@ -35,6 +35,8 @@ EXTRAS = {
     # Folders of `datasets` and names on the hub, for `tessera data prepare`.
     "hub": ["datasets>=4.4,<6"],
     "wandb": ["wandb>=0.31,<1"],
+    # The Prometheus endpoint of a neuron, --metrics.port.
+    "metrics": ["prometheus-client>=0.22,<1"],
     # Standard tasks, for `tessera model eval`.
     "eval": ["lm-eval>=0.4.13,<0.5"],
     # What benchmarks draw with; the localnet's own needs are in localnet/pyproject.toml.

@@ -35,13 +35,17 @@ class Standing:
     def demand_registration(self) -> Neuron:
         """This hotkey's current row; ConfigError if the hotkey is not registered.
 
-        Also looks for a second process with this hotkey, and at this machine's clock.
+        Also looks for a second process with this hotkey, and at this machine's clock; stake and
+        pay go into the metrics.
         """
         context = self._context
         self._commitments.watch()
         context.watch_clock()
         graph = context.chain.metagraph(context.chain.finalized())
-        return registered(graph, context.hotkey, context.commands)
+        me = registered(graph, context.hotkey, context.commands)
+        if (window := context.schedule.window_of(graph.block)) >= 0:
+            context.metrics.log(window, pay_of(me))
+        return me
 
     def publish(self, record: Record) -> bool:
         """As the function `publish`; the hotkey's offer of a run stays on chain."""
@@ -80,6 +84,17 @@ class Standing:
                 me.total_stake_rao / RAO_PER_TAO,
                 self._context.commands.stake,
             )
+
+
+def pay_of(me: Neuron) -> dict[str, float | int]:
+    """Stake and pay of a row of the metagraph; emission is that of the last epoch."""
+    return {
+        "uid": me.uid,
+        "stake_tao": me.total_stake_rao / RAO_PER_TAO,
+        "emission_alpha": me.emission_rao / RAO_PER_TAO,
+        "incentive": me.incentive,
+        "dividends": me.dividends,
+    }
 
 
 class OwnCommitments:

@@ -187,7 +187,9 @@ class HonestWork:
         frame = self.make_frame(header, result.pseudo_gradient)
         payload = PendingPayload(window=window, frame=frame)
         parts.pending.add(payload)
-        return Made(payload=payload, metrics=_metrics(result, starts) | busy)
+        tokens = result.pages_consumed * parts.context.spec.data.page_tokens
+        metrics = _metrics(result, starts) | {"inner_tokens": tokens} | busy
+        return Made(payload=payload, metrics=metrics)
 
     def train(self, base: int, starts: Starts) -> InnerResult:
         """Run the inner loop, from the expected parameters if there is time to wait for them."""

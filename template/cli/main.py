@@ -23,6 +23,7 @@ from template.cli.audit_flags import (
 from template.cli.bucket_flags import add_bucket_flags
 from template.cli.completion import add_completion_flag
 from template.cli.data_flags import add_data_flags, prepare_config
+from template.cli.doctor_flags import add_doctor_flags, doctor_config
 from template.cli.model_flags import add_model_flags, model_config
 from template.cli.neuron_flags import add_miner_flags, add_validator_flags
 from template.cli.owner_flags import add_newcomer_flags, add_owner_flags, check_config
@@ -138,6 +139,12 @@ def _load_newcomer() -> Run:
     return partial(run_owner, "newcomer")
 
 
+def _load_doctor() -> Run:
+    from template.commands.doctor import run_doctor
+
+    return run_doctor
+
+
 def _load_plan() -> Run:
     from template.commands.planning import run_planning
 
@@ -186,6 +193,12 @@ COMMANDS: Final[Mapping[str, Command]] = {
         add_flags=add_model_flags,
         settings=model_config,
         load=_load_model,
+    ),
+    "doctor": Command(
+        summary="check all that a role needs, and name each remedy",
+        add_flags=add_doctor_flags,
+        settings=doctor_config,
+        load=_load_doctor,
     ),
     "replay": Command(
         summary="compute a run's model again from public objects",

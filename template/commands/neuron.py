@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
-from template import __spec_version__
+from template import __spec_version__, __version__
 from template.base.miner import Miner
 from template.base.preflight import (
     ClockWatch,
@@ -44,7 +44,7 @@ from template.errors import (
     SubnetError,
     exit_status,
 )
-from template.metrics import Metrics, open_metrics
+from template.metrics import FanOutMetrics, Metrics, open_metrics
 from template.protocol.record import Record
 from template.protocol.spec import RunSpec
 from template.settings import MinerConfig, RankConfig, ValidatorConfig
@@ -225,7 +225,7 @@ def _context(
 ) -> Iterator[NodeContext]:
     spec, hotkey = identity.spec, identity.hotkey
     chain = _open_chain(config, identity.wallet, RUN_PATIENCE)
-    metrics = _open_metrics(role, config, identity)
+    metrics = _open_metrics(role, config, identity, chain)
     try:
         yield NodeContext(
             spec=spec,
@@ -268,12 +268,29 @@ def _open_chain(
     )
 
 
-def _open_metrics(role: str, config: MinerConfig, identity: _Identity) -> Metrics:
+def _open_metrics(
+    role: str, config: MinerConfig, identity: _Identity, chain: BittensorChain
+) -> Metrics:
     hotkey = identity.hotkey
-    return open_metrics(
-        state_dir=config.neuron.state_dir,
-        save_events=config.neuron.save_events,
-        wandb_config=config.wandb,
-        run_name=f"{role}-{hotkey[:8]}",
-        run_config={"run_id": identity.spec.run_id.hex(), "role": role, "hotkey": hotkey},
-    )
+    labels = {"run_id": identity.spec.run_id.hex(), "role": role, "hotkey": hotkey}
+    sinks: list[Metrics] = [
+        open_metrics(
+            state_dir=config.neuron.state_dir,
+            save_events=config.neuron.save_events,
+            wandb_config=config.wandb,
+            run_name=f"{role}-{hotkey[:8]}",
+            run_config=labels,
+        )
+    ]
+    if config.metrics is not None:
+        # The library is an extra, which only the endpoint needs.
+        from template.metrics_prometheus import Health, open_prometheus
+
+        schedule, block_s = identity.spec.schedule, chain.block_time_s()
+        health = Health(
+            schedule.blocks_per_window * block_s,
+            idle_s=(schedule.start_block - chain.head()) * block_s,
+        )
+        endpoint = open_prometheus(config.metrics, health, labels | {"version": __version__})
+        sinks += [] if endpoint is None else [endpoint]
+    return FanOutMetrics(sinks)
