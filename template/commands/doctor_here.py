@@ -115,12 +115,12 @@ class HereChecks:
     def accelerator(self) -> Finding:
         check_device(self._neuron.device)
         self._device = find_device(self._neuron.device)
-        precision = "no"
+        name = device_name(torch.device(self._device))
+        said = f"{self._device} ({name}), torch {torch.__version__}"
         if not isinstance(self._config.spec, ConfigError):
             precision = self._config.spec.training.precision
             make_accelerator(self._device, precision)
-        name = device_name(torch.device(self._device))
-        said = f"{self._device} ({name}), computes in {precision}, torch {torch.__version__}"
+            said += f", trains in {'float32' if precision == 'no' else precision}"
         total = device_bytes(self._device)
         if total is None:
             return good(checks.ACCELERATOR, said, device=name)
