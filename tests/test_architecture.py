@@ -83,6 +83,7 @@ MAY_IMPORT = {
         *NODE, "template.planning", "template.base", "template.bucket", "template.scoring",
     ),
     "template.doctor": (*NODE, "template.doctor", "template.planning"),
+    "template.status": (*FOUNDATION, "template.status"),
     "template.cli": (*FOUNDATION, "template.cli", "template.log_context"),
     "template.cli.main": (
         *FOUNDATION, "template.cli", "template.commands", "localnet.flags", "localnet.main",

@@ -36,7 +36,7 @@ from template.settings import ALONE, BucketSettings, ChainConfig, NeuronConfig, 
 T = TypeVar("T")
 
 CHECK_NAMES: Final = (
-    "run spec", "wallet", "chain", "clock", "registration", "balance", "version", "offer",
+    "run spec", "wallet", "chain", "clock", "subnet", "registration", "balance", "version", "offer",
     "bucket keys", "bucket closed", "line", "run objects", "state folder", "disk", "memory",
     "accelerator", "codec", "inner step",
 )  # fmt: skip
@@ -144,7 +144,7 @@ def add_doctor_flags(parser: Parser) -> None:
     for role, add in (
         ("miner", add_miner_flags),
         ("validator", add_validator_flags),
-        ("owner", _add_owner_flags),
+        ("owner", add_owner_flags),
     ):
         command = commands.add_parser(role, help=f"check everything that a {role} needs")
         add(command)
@@ -158,7 +158,7 @@ def add_doctor_flags(parser: Parser) -> None:
         _add_own_flags(command)
 
 
-def _add_owner_flags(parser: Parser) -> None:
+def add_owner_flags(parser: Parser) -> None:
     parser.set_defaults(role="owner")
     text = "run spec (TOML) that `tessera owner publish` has written"
     parser.add_argument("--run", metavar="PATH", type=run_file, default=None, help=text)

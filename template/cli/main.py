@@ -36,6 +36,7 @@ from template.cli.signals import (
     leave_on_signals,
     unwind_on_signals,
 )
+from template.cli.status_flags import add_status_flags, status_config
 from template.cli.surroundings import clear_environment, cleared_line
 from template.cli.terminal import complain, escaped_faults, guard_faults
 from template.cli.torchrun import without_torchrun
@@ -145,6 +146,12 @@ def _load_doctor() -> Run:
     return run_doctor
 
 
+def _load_status() -> Run:
+    from template.commands.status import run_status
+
+    return run_status
+
+
 def _load_plan() -> Run:
     from template.commands.planning import run_planning
 
@@ -199,6 +206,12 @@ COMMANDS: Final[Mapping[str, Command]] = {
         add_flags=add_doctor_flags,
         settings=doctor_config,
         load=_load_doctor,
+    ),
+    "status": Command(
+        summary="one's own neuron at a glance",
+        add_flags=add_status_flags,
+        settings=status_config,
+        load=_load_status,
     ),
     "replay": Command(
         summary="compute a run's model again from public objects",

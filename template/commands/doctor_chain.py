@@ -108,12 +108,22 @@ class ChainChecks:
         limit_s = max(judge.STALE_S, judge.STALE_BLOCKS * self._known.block_s)
         return judge.judge_clock(self._known.clock_ahead_s, age_limit_s=limit_s)
 
+    def subnet(self) -> Finding:
+        self._known.graph = graph = existing_subnet(self._chain)
+        num_permits = sum(neuron.validator_permit for neuron in graph.neurons)
+        return good(
+            checks.SUBNET,
+            f"--netuid {graph.netuid}: {len(graph.neurons)} hotkeys, {num_permits} of them with a "
+            "validator permit",
+            hotkeys=len(graph.neurons),
+            permits=num_permits,
+        )
+
     def registration(self) -> Finding:
-        graph = existing_subnet(self._chain)
+        graph = self._graph
         if self._config.role == "owner":
             return self._ownership(graph)
-        self._known.me = ask_for_place(self._chain, self._hotkey, self._commands)
-        self._known.graph, me = graph, self._known.me
+        self._known.me = me = ask_for_place(self._chain, self._hotkey, self._commands)
         said = f"uid {me.uid} of --netuid {graph.netuid}"
         figures = {"uid": me.uid, "stake_tao": me.total_stake_rao / judge.RAO_PER_TAO}
         if self._config.role == "validator" and not me.validator_permit:
@@ -128,7 +138,6 @@ class ChainChecks:
         return good(checks.REGISTRATION, f"{said}{permit}", **figures)
 
     def _ownership(self, graph: Metagraph) -> Finding:
-        self._known.graph = graph
         if graph.owner_hotkey != self._hotkey:
             return bad(
                 checks.REGISTRATION,
@@ -156,11 +165,10 @@ class ChainChecks:
                 "the wallet has no coldkeypub.txt, so the balance is unknown: copy the file (it is "
                 "public) beside the hotkeys folder",
             )
-        graph = self._known.graph or existing_subnet(self._chain)
         return judge.judge_balance(
             self._chain.balance_rao(coldkey),
             self._chain.registration_cost_rao(),
-            is_registered=graph.by_hotkey(self._hotkey) is not None,
+            is_registered=self._graph.by_hotkey(self._hotkey) is not None,
             coldkey=coldkey,
         )
 
@@ -231,6 +239,12 @@ class ChainChecks:
         return self._known.chain
 
     @property
+    def _graph(self) -> Metagraph:
+        if self._known.graph is None:
+            raise ConfigError("the subnet was not looked at")
+        return self._known.graph
+
+    @property
     def _wallet(self) -> Wallet:
         if self._known.wallet is None:
             raise ConfigError("the wallet was not opened")
@@ -256,6 +270,7 @@ class ChainChecks:
             checks.WALLET: self.wallet,
             checks.CHAIN: self.chain,
             checks.CLOCK: self.clock,
+            checks.SUBNET: self.subnet,
             checks.REGISTRATION: self.registration,
             checks.BALANCE: self.balance,
             checks.VERSION: self.version,

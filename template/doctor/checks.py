@@ -21,6 +21,7 @@ RUN_SPEC: Final = "run spec"
 WALLET: Final = "wallet"
 CHAIN: Final = "chain"
 CLOCK: Final = "clock"
+SUBNET: Final = "subnet"
 REGISTRATION: Final = "registration"
 BALANCE: Final = "balance"
 VERSION: Final = "version"
@@ -54,16 +55,17 @@ _WALLET = Check(name=WALLET, limit_s=10.0)
 _CHAIN = Check(name=CHAIN, limit_s=60.0)
 _ON_CHAIN = (
     Check(name=CLOCK, needs=(CHAIN,)),
-    Check(name=REGISTRATION, needs=(CHAIN, WALLET)),
-    Check(name=BALANCE, needs=(CHAIN, WALLET)),
-    Check(name=VERSION, needs=(CHAIN,)),
-    Check(name=OFFER, needs=(CHAIN, RUN_SPEC, REGISTRATION)),
+    Check(name=SUBNET, needs=(CHAIN,)),
+    Check(name=REGISTRATION, needs=(SUBNET, WALLET)),
+    Check(name=BALANCE, needs=(SUBNET, WALLET)),
+    Check(name=VERSION, needs=(SUBNET,)),
+    Check(name=OFFER, needs=(SUBNET, RUN_SPEC)),
 )
 _IN_BUCKET = (
     Check(name=BUCKET_KEYS, needs=(WALLET,), limit_s=60.0),
     Check(name=BUCKET_CLOSED, needs=(BUCKET_KEYS,), limit_s=30.0),
     Check(name=LINE, needs=(BUCKET_KEYS, RUN_SPEC, CHAIN), limit_s=90.0),
-    Check(name=OBJECTS, needs=(CHAIN, RUN_SPEC, REGISTRATION), limit_s=120.0),
+    Check(name=OBJECTS, needs=(SUBNET, RUN_SPEC), limit_s=120.0),
 )
 _HERE = (
     Check(name=STATE_FOLDER),
