@@ -10,7 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
-from template.cli.environment import ENV_READ_SECRET, ENV_WRITE_SECRET, bucket_settings
+from template.cli.environment import (
+    ENV_READ_KEY,
+    ENV_READ_SECRET,
+    ENV_WRITE_KEY,
+    ENV_WRITE_SECRET,
+    bucket_settings,
+)
 from template.cli.flags import (
     add_chain_flags,
     add_wallet_flags,
@@ -112,7 +118,10 @@ def given(value: T | ConfigError) -> T:
 def env_secrets(env: Mapping[str, str]) -> tuple[Secret, ...]:
     """The values of every variable that holds a secret."""
     names = (n for n in env if n in SECRET_VARIABLES or n.startswith(SECRET_PREFIXES))
-    return tuple(Secret(env[name]) for name in sorted(names) if env[name])
+    values = [env[name] for name in sorted(names)]
+    # Of ID:SECRET the secret alone, too: it may stand somewhere without its id.
+    values += [env.get(name, "").partition(":")[2] for name in (ENV_WRITE_KEY, ENV_READ_KEY)]
+    return tuple(Secret(value) for value in values if value)
 
 
 def _spec(args: argparse.Namespace) -> RunSpec:

@@ -21,6 +21,7 @@ from template.base.preflight import (
     load_codec,
     owned_by_other,
 )
+from template.base.standing import VersionWatch
 from template.base.supervisor import GIVE_UP_S, supervise
 from template.base.validator import Validator
 from template.bucket.own import START_PROBE_DEADLINE_S, UPLOAD_DEADLINE_S, open_own_bucket
@@ -248,11 +249,26 @@ def _context(
             scoring_batch=config.neuron.scoring_batch,
             run_file=config.neuron.run,
             commands=identity.commands,
-            watch_clock=lambda: clock.note(time.time() - chain.head_time_s()),
+            watch_clock=_watch(chain, clock, metrics, spec),
         )
     finally:
         metrics.close()
         chain.close()
+
+
+def _watch(
+    chain: BittensorChain, clock: ClockWatch, metrics: Metrics, spec: RunSpec
+) -> Callable[[], None]:
+    """Looks at this machine's clock, and now and then at the version that the owner demands."""
+    version, schedule = VersionWatch(__spec_version__, chain.least_version_key), spec.schedule
+
+    def watch() -> None:
+        clock.note(time.time() - chain.head_time_s())
+        if (key := version.look()) is not None:
+            window = max(0, schedule.schedule().window_of(chain.head()))
+            metrics.log(window, {"least_version_key": key})
+
+    return watch
 
 
 def _open_chain(
