@@ -49,6 +49,7 @@ EXTRAS = {
         "hypothesis>=6.170,<7",
         "libfaketime>=3.0.1,<4; sys_platform == 'linux'",
         "moto[server]>=5.2.5,<6",
+        "jsonschema>=4.25,<5",
         "ruff==0.17.6",
         "mypy==2.4.1",
         "botocore-stubs>=1.43,<2",

@@ -33,6 +33,7 @@ from tests.support.commands import Ended
 from tests.support.faketime import clock_library, clock_off
 from tests.support.faults.subnet import OWNER, ROOT, VARIABLES, NodeStart, Subnet
 from tests.support.relay import free_port
+from tests.support.schemas import check_schema
 from tests.support.waiting import wait_until
 
 FAR_BLOCKS = 1_000_000
@@ -366,6 +367,7 @@ def test_a_planted_fault_is_found(
 
 def findings(ended: Ended) -> dict[str, dict[str, Any]]:
     report = json.loads(ended.out)
+    check_schema("doctor", report)
     return {row["name"]: row for row in report["findings"]}
 
 

@@ -31,6 +31,7 @@ from template.protocol.keys import bucket_name
 from template.protocol.ss58 import public_key
 from template.settings import ENV_ENDPOINT
 from tests.support.faults.subnet import OWNER, ROOT, Subnet
+from tests.support.schemas import check_schema
 from tests.support.waiting import HANG_S
 
 pytestmark = [
@@ -247,8 +248,8 @@ def newcomer_joins(
 
 def status_of(machine: Machine, role: str) -> dict[str, Any]:
     start = folder_of(machine, role) / "start"
-    found = json.loads(machine.run(str(start), "status", "--json", statuses=(0, 1)))
-    assert isinstance(found, dict)
+    found: dict[str, Any] = json.loads(machine.run(str(start), "status", "--json", statuses=(0, 1)))
+    check_schema("status", found)
     return found
 
 

@@ -9,6 +9,7 @@ from template.protocol.schedule import Schedule
 from template.status.glance import Glance, OnChain, to_json
 from template.status.phase import phase_at
 from template.status.rows import OwnRows, parse_rows, read_rows
+from tests.support.schemas import check_schema
 
 SCHEDULE = Schedule(start_block=100, blocks_per_window=16, upload_blocks=3, vote_margin_blocks=4)
 ROWS: list[dict[str, Any]] = [
@@ -84,6 +85,7 @@ def glance(rows: OwnRows, **changes: Any) -> Glance:
 def test_the_glance_as_json() -> None:
     found = to_json(glance(read_rows(ROWS[:4], "miner", num_windows=8)))
     assert json.loads(json.dumps(found)) == found
+    check_schema("status", found | {"run_id": "ab" * 16})
     assert (found["silent_s"], found["pid"], found["warnings"]) == (7.0, 7, [])
     assert found["phase"]["deadlines"] == [
         {
