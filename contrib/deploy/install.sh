@@ -13,9 +13,10 @@ venv=$1 source=$2 torch_index=${3-}
 
 "${PYTHON:-python3}" -m venv "$venv"
 if [ -n "${SITE-}" ]; then
-    # A copy of the source builds elsewhere: the checkout may be read-only.
     printf '%s\n' "$SITE" > "$("$venv/bin/python" -c 'import site; print(site.getsitepackages()[0])')/libraries.pth"
-    "$venv/bin/python" -m pip install --no-deps --no-build-isolation --no-index "$source"
+    # The environment's own setuptools may be too old to build.
+    PYTHONPATH=$SITE "$venv/bin/python" -m pip install \
+        --no-deps --no-build-isolation --no-index "$source"
 else
     # torch first: asked for through another package, pip may take a newer one.
     "$venv/bin/python" -m pip install --no-cache-dir ${torch_index:+--index-url "$torch_index"} \

@@ -212,10 +212,9 @@ class Counted:
 
 
 def newcomer_joins(
-    subnet: Subnet, exit_: ExitStack, folder: Path
-) -> tuple[Machine, Counted, dict[str, str]]:
+    machine: Machine, subnet: Subnet, exit_: ExitStack
+) -> tuple[Counted, dict[str, str]]:
     """From an empty home to a started miner: six steps and five settings."""
-    machine = Machine(home=folder / "newcomer")
     machine.home.mkdir()
     counted = Counted(begun_s=time.monotonic())
     counted.step("btcli wallet create")
@@ -235,7 +234,7 @@ def newcomer_joins(
     hotkey = json.loads((wallet / "hotkeys" / "default").read_text())["ss58Address"]
     identity = new_identity(bucket_name(public_key(hotkey)))
     assert machine.tessera("bucket", "name").strip() == identity.bucket
-    server = exit_.enter_context(BucketServer(folder / "newcomer-bucket", [identity]))
+    server = exit_.enter_context(BucketServer(subnet.folder / "newcomer", [identity]))
     server.create_buckets()
     machine.secrets |= secrets_of(identity, wallet)
     settings = settings_of(subnet, server.endpoint_url, identity)
@@ -243,7 +242,7 @@ def newcomer_joins(
     machine.tessera("init", "--role", "miner", **settings)
     counted.step("start")
     machine.start(folder_of(machine, "miner") / "start")
-    return machine, counted, settings
+    return counted, settings
 
 
 def status_of(machine: Machine, role: str) -> dict[str, Any]:
@@ -259,8 +258,9 @@ def test_three_people_from_an_empty_home(
     subnet, exit_ = world
     owner = owner_publishes(subnet, tmp_path)
     validator = validator_starts(subnet, tmp_path)
-    newcomer, counted, settings = newcomer_joins(subnet, exit_, tmp_path)
+    newcomer = Machine(home=tmp_path / "newcomer")
     try:
+        counted, settings = newcomer_joins(newcomer, subnet, exit_)
         await_accepted(newcomer, validator)
         minutes = counted.minutes
         check_files(newcomer, "miner")
