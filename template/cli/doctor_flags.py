@@ -52,9 +52,6 @@ SECRET_VARIABLES: Final = (
 )  # fmt: skip
 SECRET_PREFIXES: Final = ("BT_PW_", "BT_WALLET_PASSWORD")
 
-Asked = T | ConfigError
-"""A setting, or what is wrong with it."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DoctorConfig:

@@ -218,9 +218,8 @@ def newcomer_joins(
     machine.home.mkdir()
     counted = Counted(begun_s=time.monotonic())
     counted.step("btcli wallet create")
-    machine.run(
-        "btcli", "wallet", "create", "-w", "default", "-H", "default", "--no-password", "-y"
-    )
+    machine.run("btcli", "wallet", "create", "-w", "default", "-H", "default", "--no-password")
+    machine.said.clear()  # it prints the mnemonics, for the operator to write down
     wallet = machine.home / ".bittensor" / "wallets" / "default"
     coldkey = json.loads((wallet / "coldkeypub.txt").read_text())["ss58Address"]
     # In the place of bought TAO: no step of the guide's.

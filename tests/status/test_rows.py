@@ -39,7 +39,10 @@ def test_what_became_of_each_payload() -> None:
 
 
 def test_a_committed_payload_that_the_votes_left_out() -> None:
-    rows = [{"window": 1, "committed": "ab"}, {"window": 1, "own_accepted": 0}]
+    rows: list[dict[str, Any]] = [
+        {"window": 1, "committed": "ab"},
+        {"window": 1, "own_accepted": 0},
+    ]
     assert read_rows(rows, "miner", num_windows=1).windows[0].outcome == "not accepted"
 
 
@@ -52,7 +55,7 @@ def test_a_validator_tells_of_refusals_by_reason() -> None:
 
 
 def test_only_the_newest_windows_are_told() -> None:
-    rows = [{"window": window} for window in range(20)]
+    rows: list[dict[str, Any]] = [{"window": window} for window in range(20)]
     found = read_rows(rows, "miner", num_windows=3)
     assert [seen.window for seen in found.windows] == [19, 18, 17]
 
@@ -74,7 +77,7 @@ def glance(rows: OwnRows, **changes: Any) -> Glance:
         head=120, block_s=12.0, uid=3, stake_tao=1.0, share=0.25, emission_alpha=2.0,
         permit=False, hotkeys=9, least_version_key=0,
     )  # fmt: skip
-    values = {
+    values: dict[str, Any] = {
         "role": "miner", "hotkey": "5Hot", "run_id": "ab", "version": "0.1.0",
         "version_key": 1000, "now_s": 20.0, "pid": 7, "rows": rows,
         "phase": phase_at(SCHEDULE, 3, 120, "miner"), "chain": chain, "fault": "",
