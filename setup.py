@@ -43,6 +43,8 @@ EXTRAS = {
     # Folders of `datasets` and names on the hub, for `tessera data prepare`.
     "hub": ["datasets>=4.4,<6"],
     "wandb": ["wandb>=0.31,<1"],
+    # The Prometheus endpoint of a neuron, --metrics.port.
+    "metrics": ["prometheus-client>=0.22,<1"],
     # Standard tasks, for `tessera model eval`.
     "eval": ["lm-eval>=0.4.13,<0.5"],
     # What benchmarks draw with; the localnet's own needs are in localnet/pyproject.toml.
@@ -56,6 +58,7 @@ EXTRAS = {
         "jsonschema>=4.26,<5",
         "libfaketime>=3.0.1,<4; sys_platform == 'linux'",
         "moto[server]>=5.2.5,<6",
+        "jsonschema>=4.25,<5",
         "ruff==0.17.6",
         "mypy==2.4.1",
         "botocore-stubs>=1.43,<2",

@@ -54,9 +54,16 @@ class BucketServer:
     """
 
     def __init__(
-        self, directory: Path, identities: Sequence[BucketIdentity], ports: WeedPorts | None = None
+        self,
+        directory: Path,
+        identities: Sequence[BucketIdentity],
+        ports: WeedPorts | None = None,
+        *,
+        public: Sequence[str] = (),
     ) -> None:
+        """`public`: names of buckets that anybody reads, as by an operator's mistake."""
         self.identities = tuple(identities)
+        self._public = tuple(public)
         self.admin = new_access_key()
         self.log_path = directory.resolve() / "weed.log"
         self._directory = directory.resolve()
@@ -114,7 +121,7 @@ class BucketServer:
         # Ports and sizes of an earlier run, which would override the command line.
         (data / "mini.options").unlink(missing_ok=True)
         identities = self._directory / "ids.json"
-        write_identities(identities, self.admin, self.identities)
+        write_identities(identities, self.admin, self.identities, self._public)
         command = weed_command(find_weed(), data, identities, self._ports)
         with open(self.log_path, "ab", opener=_private) as log:
             self._process = subprocess.Popen(

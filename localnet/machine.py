@@ -11,12 +11,10 @@ from pathlib import Path
 from typing import Final
 
 from template.errors import ConfigError
+from template.host import free_memory_bytes, num_cores
 
-CGROUP: Final = Path("/sys/fs/cgroup")
-MEMINFO: Final = Path("/proc/meminfo")
 SERVERS_BYTES: Final = 400_000_000
 """Memory of launcher, chain and bucket server together. Measured: 0.35 GB at nine hotkeys."""
-_KIB: Final = 1024
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,8 +29,8 @@ class Machine:
 def look_at_machine(out: Path) -> Machine:
     """The machine as of now; `out` is an existing folder."""
     return Machine(
-        cores=min(_num_cpus(), _quota()),
-        memory_bytes=_free_memory_bytes(),
+        cores=num_cores(),
+        memory_bytes=free_memory_bytes(),
         disk_bytes=shutil.disk_usage(out).free,
     )
 
@@ -67,44 +65,3 @@ def cpu_s(pid: int) -> float:
     except OSError:
         return 0.0
     return sum(map(int, fields[11:15])) / float(os.sysconf("SC_CLK_TCK"))
-
-
-def _num_cpus() -> float:
-    if hasattr(os, "sched_getaffinity"):
-        return float(len(os.sched_getaffinity(0)))
-    return float(os.cpu_count() or 1)
-
-
-def _quota() -> float:
-    """The CPU limit of this container in cores; infinite without one."""
-    words = _words(CGROUP / "cpu.max")
-    if len(words) < 2 or words[0] == "max":
-        return float("inf")
-    return int(words[0]) / int(words[1])
-
-
-def _free_memory_bytes() -> int | None:
-    """Memory that new processes may have, by the kernel's estimate and the container's limit."""
-    lines = [line.split() for line in _text(MEMINFO).splitlines()]
-    found = [int(words[1]) * _KIB for words in lines if words[:1] == ["MemAvailable:"]]
-    limit = _words(CGROUP / "memory.max")
-    if limit and limit[0] != "max":
-        found.append(int(limit[0]) - _held_bytes())
-    return min(found, default=None)
-
-
-def _held_bytes() -> int:
-    """Memory that this container holds and cannot give back."""
-    values = dict(line.split() for line in _text(CGROUP / "memory.stat").splitlines())
-    return sum(int(values.get(key, 0)) for key in ("anon", "shmem", "unevictable"))
-
-
-def _words(path: Path) -> list[str]:
-    return _text(path).split()
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return ""

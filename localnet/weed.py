@@ -180,14 +180,24 @@ def weed_environment(home: Path) -> dict[str, str]:
     }
 
 
-def write_identities(path: Path, admin: AccessKey, identities: Sequence[BucketIdentity]) -> None:
-    """Write the permissions of every credential, readable by this user alone."""
+def write_identities(
+    path: Path,
+    admin: AccessKey,
+    identities: Sequence[BucketIdentity],
+    public: Sequence[str] = (),
+) -> None:
+    """Write the permissions of every credential, readable by this user alone.
+
+    `public`: buckets that anybody reads without a credential, as by an operator's mistake.
+    """
     entries = [_entry("admin", admin, ["Admin", "Read", "Write", "List", "Tagging"])]
     for identity in identities:
         bucket = identity.bucket
         reads = [f"Read:{bucket}", f"List:{bucket}"]
         entries.append(_entry(f"{bucket}-ro", identity.ro, reads))
         entries.append(_entry(f"{bucket}-rw", identity.rw, [*reads, f"Write:{bucket}"]))
+    if public:
+        entries.append({"name": "anonymous", "actions": [f"Read:{bucket}" for bucket in public]})
     path.unlink(missing_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="ascii") as file:

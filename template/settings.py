@@ -121,6 +121,14 @@ class WandbConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class MetricsConfig:
+    """The address of the Prometheus endpoint; port 0 is a free port of the system's choice."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Place:
     """This process among the equal processes (ranks) of a neuron, started by torchrun.
 
@@ -156,7 +164,7 @@ class RankConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MinerConfig:
-    """All settings of neurons/miner.py."""
+    """All settings of neurons/miner.py. `metrics` None: no Prometheus endpoint."""
 
     spec: RunSpec
     chain: ChainConfig
@@ -165,6 +173,7 @@ class MinerConfig:
     neuron: NeuronConfig
     wandb: WandbConfig
     bucket: BucketSettings
+    metrics: MetricsConfig | None = None
     place: Place = ALONE
 
 

@@ -34,7 +34,10 @@ MAX_FUNCTION_LINES = 80
 SOURCES = sorted(path for name in SOURCE_DIRS for path in (ROOT / name).rglob("*.py"))
 ALL_FILES = sorted([*SOURCES, *(ROOT / "tests").rglob("*.py"), ROOT / "setup.py"])
 
-COMMON = ("template", "template.errors", "template.files", "template.secret", "template.retry")
+COMMON = (
+    "template", "template.errors", "template.files", "template.secret", "template.retry",
+    "template.host",
+)  # fmt: skip
 LEAVES = ("compression", "evaluation")
 PURE = (*LEAVES, "template.protocol")
 FOUNDATION = (*COMMON, "template.protocol", "template.settings")
@@ -49,6 +52,7 @@ MAY_IMPORT = {
     "compression": ("compression",),
     "evaluation": ("evaluation",),
     "template": FOUNDATION,
+    "template.metrics_prometheus": (*FOUNDATION, "template.metrics"),
     "template.context": (*NODE,),
     "template.recompute": EVERYTHING_BELOW,
     "template.replay": EVERYTHING_BELOW,
@@ -82,6 +86,8 @@ MAY_IMPORT = {
     "template.planning": (
         *NODE, "template.planning", "template.base", "template.bucket", "template.scoring",
     ),
+    "template.doctor": (*NODE, "template.doctor", "template.planning"),
+    "template.status": (*FOUNDATION, "template.status"),
     "template.cli": (*FOUNDATION, "template.cli", "template.log_context"),
     "template.cli.main": (
         *FOUNDATION, "template.cli", "template.commands", "localnet.flags", "localnet.main",
@@ -118,6 +124,7 @@ ONLY_IN = {
     "botocore": (*S3_ADAPTER, "localnet"),
     "urllib3": S3_ADAPTER,
     "wandb": ("template.metrics",),
+    "prometheus_client": ("template.metrics_prometheus",),
     "openskill": ("evaluation",),
     "accelerate": ("template.training", "template.commands", "benchmarks"),
     "tokenizers": (
@@ -170,8 +177,8 @@ BROAD = {"Exception", "BaseException"}
 
 COMES_WITH = {
     "bittensor_core": "bittensor", "urllib3": "botocore", "Crypto": "pycryptodome",
-    "huggingface_hub": "huggingface-hub", "httpx2": "huggingface-hub", "lm_eval": "lm-eval",
-    "markupsafe": "jinja2",
+    "prometheus_client": "prometheus-client", "huggingface_hub": "huggingface-hub",
+    "httpx2": "huggingface-hub", "lm_eval": "lm-eval", "markupsafe": "jinja2",
 }  # fmt: skip
 """Imported name -> the declared distribution that brings it."""
 

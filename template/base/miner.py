@@ -285,6 +285,9 @@ class Miner:
         jump: a payload that was applied must not come again.
         """
         applied = self._applied(decision)
+        if not decision.is_jump:
+            own = any(member.hotkey == self.context.hotkey for member in decision.members)
+            self.context.metrics.log(decision.window, {"own_accepted": int(own)})
         with self.desk:
             self.work.note_decision(decision)
             self.teller.note_decision(decision, self.pending)

@@ -5,7 +5,9 @@ used-up quota of commitments, and a second process with the same hotkey.
 """
 
 import logging
+import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
 from threading import Lock
 from typing import Final
@@ -20,6 +22,8 @@ log = logging.getLogger(__name__)
 
 QUOTA_ERROR: Final = "SpaceLimitExceeded"
 RAO_PER_TAO: Final = 10**9
+VERSION_WATCH_S: Final = 3600.0
+"""A demand for a newer version stands for days; a public endpoint counts the questions."""
 MAX_REMEMBERED: Final = 64
 """Own commitments remembered: a few are written in a window, and the newest alone is on chain."""
 
@@ -35,13 +39,17 @@ class Standing:
     def demand_registration(self) -> Neuron:
         """This hotkey's current row; ConfigError if the hotkey is not registered.
 
-        Also looks for a second process with this hotkey, and at this machine's clock.
+        Also looks for a second process with this hotkey, and at this machine's clock; stake and
+        pay go into the metrics.
         """
         context = self._context
         self._commitments.watch()
         context.watch_clock()
         graph = context.chain.metagraph(context.chain.finalized())
-        return registered(graph, context.hotkey, context.commands)
+        me = registered(graph, context.hotkey, context.commands)
+        if (window := context.schedule.window_of(graph.block)) >= 0:
+            context.metrics.log(window, pay_of(me))
+        return me
 
     def publish(self, record: Record) -> bool:
         """As the function `publish`; the hotkey's offer of a run stays on chain."""
@@ -80,6 +88,59 @@ class Standing:
                 me.total_stake_rao / RAO_PER_TAO,
                 self._context.commands.stake,
             )
+
+
+class VersionWatch:
+    """Says once, and at each change, that the subnet's owner demands a newer version than this.
+
+    The demand is the hyperparameter `weights_version`, which the owner alone sets. Nothing is
+    updated: an operator decides and installs. `least_version_key` asks the chain, at most once in
+    `every_s`.
+    """
+
+    def __init__(
+        self,
+        own_key: int,
+        least_version_key: Callable[[], int],
+        *,
+        every_s: float = VERSION_WATCH_S,
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._own_key, self._ask = own_key, least_version_key
+        self._every_s, self._now_s = every_s, now_s
+        self._asked_s = float("-inf")
+        self._told = 0
+
+    def look(self) -> int | None:
+        """The least version key, if it was asked for now; a chain without an answer is no news."""
+        if self._now_s() - self._asked_s < self._every_s:
+            return None
+        self._asked_s = self._now_s()
+        try:
+            key = self._ask()
+        except ChainError as error:
+            log.debug("the chain does not say the least version key: %s", error)
+            return None
+        if key > self._own_key and key != self._told:
+            log.warning(
+                "the subnet's owner demands version %d.%d.%d or newer (weights_version %d), and "
+                "this is older (%d): validators of this version can set no weights. Nothing is "
+                "updated by itself: compare the release's signature, install it, start again",
+                key // 1_000_000, key // 1_000 % 1_000, key % 1_000, key, self._own_key,
+            )  # fmt: skip
+        self._told = key
+        return key
+
+
+def pay_of(me: Neuron) -> dict[str, float | int]:
+    """Stake and pay of a row of the metagraph; emission is that of the last epoch."""
+    return {
+        "uid": me.uid,
+        "stake_tao": me.total_stake_rao / RAO_PER_TAO,
+        "emission_alpha": me.emission_rao / RAO_PER_TAO,
+        "incentive": me.incentive,
+        "dividends": me.dividends,
+    }
 
 
 class OwnCommitments:

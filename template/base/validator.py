@@ -11,6 +11,7 @@ from template.base.memory import ValidatorMemory, registrations
 from template.base.pace import ScoringPace
 from template.base.policy import ValidatorPolicy
 from template.base.standing import Standing
+from template.base.tallies import tallies
 from template.base.uploads import Uploads
 from template.base.weight_setter import WeightSetter
 from template.bucket.shown_model import ShownModel
@@ -292,6 +293,7 @@ class Validator:
             memory, window_log = self.memory.record_window(window, scored, registrations(graph))
             digest = log_digest(self._logs.write(window_log))
             self.memory = memory
+            self.context.metrics.log(window, tallies(scored.verdicts, memory.reputations))
             self._scored = ScoredWindow(
                 window=window, scored=scored, digest=digest, pace=window_log.pace
             )

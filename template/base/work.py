@@ -34,6 +34,7 @@ from template.protocol.payload import (
 from template.protocol.quorum import Decision
 from template.protocol.ranges import WHOLE, BlockRange
 from template.protocol.record import PayloadCommitment
+from template.protocol.spec import RunSpec
 from template.protocol.ss58 import public_key
 from template.training.checkpoint import LocalCheckpoint
 from template.training.inner import InnerTrainer
@@ -187,7 +188,7 @@ class HonestWork:
         frame = self.make_frame(header, result.pseudo_gradient)
         payload = PendingPayload(window=window, frame=frame)
         parts.pending.add(payload)
-        return Made(payload=payload, metrics=_metrics(result, starts) | busy)
+        return Made(payload=payload, metrics=_metrics(result, starts, parts.context.spec) | busy)
 
     def train(self, base: int, starts: Starts) -> InnerResult:
         """Run the inner loop, from the expected parameters if there is time to wait for them."""
@@ -365,8 +366,9 @@ def _decoded(payload: PendingPayload, form: PayloadFormat) -> Payload | None:
         return None
 
 
-def _metrics(result: InnerResult, starts: Starts) -> dict[str, float | int | str]:
+def _metrics(result: InnerResult, starts: Starts, spec: RunSpec) -> dict[str, float | int | str]:
     values: dict[str, float | int | str] = {
+        "inner_tokens": result.pages_consumed * spec.data.page_tokens,
         "inner_loss": result.mean_loss,
         "inner_steps": result.steps,
     }

@@ -22,6 +22,9 @@ ENV_WRITE_SECRET: Final = "TESSERA_BUCKET_WRITE_SECRET"
 ENV_READ_KEY_ID: Final = "TESSERA_BUCKET_READ_KEY_ID"
 ENV_READ_SECRET: Final = "TESSERA_BUCKET_READ_SECRET"
 
+ENV_WRITE_KEY: Final = "TESSERA_BUCKET_WRITE_KEY"
+ENV_READ_KEY: Final = "TESSERA_BUCKET_READ_KEY"
+
 ENVIRONMENT: Final[Mapping[str, str]] = {
     ENV_ENDPOINT: "URL of a localnet's bucket server; elsewhere Cloudflare R2:",
     ENV_R2_ACCOUNT: "account id, 32 hex digits",
@@ -30,6 +33,8 @@ ENVIRONMENT: Final[Mapping[str, str]] = {
     ENV_WRITE_SECRET: "its secret",
     ENV_READ_KEY_ID: "access key that only reads this one bucket; PUBLISHED on chain",
     ENV_READ_SECRET: "its secret; published too",
+    ENV_WRITE_KEY: "the first key as ID:SECRET, in place of its two variables",
+    ENV_READ_KEY: "the key that only reads as ID:SECRET",
 }
 """Every variable of a neuron, in the order of --help."""
 
@@ -56,6 +61,7 @@ def bucket_settings(env: Mapping[str, str]) -> BucketSettings:
     public and must not be able to write).
     """
     _refuse_unknown(env)
+    env = _split_pairs(env)
     kind, account = _place(env)
     write = _key(env, kind, ENV_WRITE_KEY_ID, ENV_WRITE_SECRET)
     read = _key(env, kind, ENV_READ_KEY_ID, ENV_READ_SECRET)
@@ -82,6 +88,29 @@ def _refuse_unknown(env: Mapping[str, str]) -> None:
             near = difflib.get_close_matches(name, ENVIRONMENT, n=1)
             hint = f"did you mean {near[0]}?" if near else "unset it; --help names those there are"
             raise ConfigError(f"{name} is no variable of this subnet; {hint}")
+
+
+_PAIRS: Final[Mapping[str, tuple[str, str]]] = {
+    ENV_WRITE_KEY: (ENV_WRITE_KEY_ID, ENV_WRITE_SECRET),
+    ENV_READ_KEY: (ENV_READ_KEY_ID, ENV_READ_SECRET),
+}
+
+
+def _split_pairs(env: Mapping[str, str]) -> Mapping[str, str]:
+    """The variables with each ID:SECRET taken apart; ConfigError for a key given twice."""
+    found = dict(env)
+    for name, parts in _PAIRS.items():
+        value = found.pop(name, "")
+        if not value:
+            continue
+        twice = [part for part in parts if found.get(part)]
+        if twice:
+            raise ConfigError(f"{name} and {twice[0]} are both set: unset one of them")
+        key_id, colon, secret = value.partition(":")
+        if not colon:
+            raise ConfigError(f"{name} is ill-formed: give ID:SECRET, with a colon between")
+        found |= dict(zip(parts, (key_id, secret), strict=True))
+    return found
 
 
 def _place(env: Mapping[str, str]) -> tuple[AccessKind, str]:

@@ -23,6 +23,8 @@ from template.cli.audit_flags import (
 from template.cli.bucket_flags import add_bucket_flags
 from template.cli.completion import add_completion_flag
 from template.cli.data_flags import add_data_flags, prepare_config
+from template.cli.doctor_flags import add_doctor_flags, doctor_config
+from template.cli.init_flags import add_init_flags, init_config
 from template.cli.model_flags import add_model_flags, model_config
 from template.cli.neuron_flags import add_miner_flags, add_validator_flags
 from template.cli.owner_flags import add_newcomer_flags, add_owner_flags, check_config
@@ -41,8 +43,9 @@ from template.cli.signals import (
     leave_on_signals,
     unwind_on_signals,
 )
+from template.cli.status_flags import add_status_flags, status_config
 from template.cli.surroundings import clear_environment, cleared_line
-from template.cli.terminal import complain, escaped_faults, guard_faults
+from template.cli.terminal import ask_person, complain, escaped_faults, guard_faults
 from template.cli.torchrun import without_torchrun
 from template.commands.settings import (
     bucket_settings,
@@ -156,6 +159,28 @@ def _load_newcomer() -> Run:
     return partial(run_owner, "newcomer")
 
 
+def _load_doctor() -> Run:
+    from template.commands.doctor import run_doctor
+
+    return run_doctor
+
+
+def _init_settings(args: argparse.Namespace, env: Mapping[str, str]) -> Any:
+    return init_config(args, env, ask_person if sys.stdin.isatty() else None)
+
+
+def _load_init() -> Run:
+    from template.commands.init import run_init
+
+    return run_init
+
+
+def _load_status() -> Run:
+    from template.commands.status import run_status
+
+    return run_status
+
+
 def _load_plan() -> Run:
     from template.commands.planning import run_planning
 
@@ -204,6 +229,24 @@ COMMANDS: Final[Mapping[str, Command]] = {
         add_flags=add_model_flags,
         settings=model_config,
         load=_load_model,
+    ),
+    "init": Command(
+        summary="set up a neuron on this machine, and check it",
+        add_flags=add_init_flags,
+        settings=_init_settings,
+        load=_load_init,
+    ),
+    "doctor": Command(
+        summary="check all that a role needs, and name each remedy",
+        add_flags=add_doctor_flags,
+        settings=doctor_config,
+        load=_load_doctor,
+    ),
+    "status": Command(
+        summary="one's own neuron at a glance",
+        add_flags=add_status_flags,
+        settings=status_config,
+        load=_load_status,
     ),
     "replay": Command(
         summary="compute a run's model again from public objects",

@@ -7,6 +7,7 @@ defined or refused here by name. The settings themselves are in `template.settin
 import argparse
 import re
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, Literal
 
@@ -30,6 +31,7 @@ from template.errors import EXIT_STATUSES, ConfigError
 from template.protocol.spec.files import load_spec
 from template.settings import (
     LoggingConfig,
+    MetricsConfig,
     MinerConfig,
     NeuronConfig,
     Place,
@@ -39,6 +41,8 @@ from template.settings import (
 )
 
 Role = Literal["miner", "validator"]
+LOOPBACK: Final = "127.0.0.1"
+MAX_PORT: Final = 65_535
 
 STATE_DIR: Final = "~/.bittensor/{role}s/{coldkey}/{hotkey}/netuid{netuid}/{name}"
 
@@ -101,11 +105,17 @@ def miner_config(args: argparse.Namespace, env: Mapping[str, str]) -> MinerConfi
         chain=chain_config(args, spec.schedule),
         wallet=wallet_config(args),
         logging=LoggingConfig(level=args.level, directory=args.logging_dir),
-        neuron=_checked(_neuron_config(args), place),
+        neuron=neuron_config(args, place),
         wandb=_wandb_config(args, env),
         bucket=bucket_settings(env),
+        metrics=_metrics_config(args),
         place=place,
     )
+
+
+def neuron_config(args: argparse.Namespace, place: Place) -> NeuronConfig:
+    """The settings of the process alone, without wallet, chain and bucket; ConfigError."""
+    return _checked(_neuron_config(args), place)
 
 
 def rank_config(args: argparse.Namespace, place: Place) -> RankConfig:
@@ -115,7 +125,7 @@ def rank_config(args: argparse.Namespace, place: Place) -> RankConfig:
     return RankConfig(
         role=args.role,
         spec=load_spec(args.run),
-        neuron=_checked(_neuron_config(args), place),
+        neuron=neuron_config(args, place),
         logging=LoggingConfig(level=args.level, directory=args.logging_dir),
         place=place,
     )
@@ -132,6 +142,7 @@ def validator_config(args: argparse.Namespace, env: Mapping[str, str]) -> Valida
         neuron=node.neuron,
         wandb=node.wandb,
         bucket=node.bucket,
+        metrics=node.metrics,
         place=node.place,
         set_weights=args.set_weights,
         publish_bf16=args.publish_bf16,
@@ -147,6 +158,18 @@ def _wandb_config(args: argparse.Namespace, env: Mapping[str, str]) -> WandbConf
         entity=args.entity,
         notes=args.notes or "",
     )
+
+
+def _metrics_config(args: argparse.Namespace) -> MetricsConfig | None:
+    """The Prometheus endpoint; ConfigError without its library."""
+    if args.metrics_port is None:
+        return None
+    if find_spec("prometheus_client") is None:
+        raise ConfigError(
+            "--metrics.port: prometheus-client is not installed: "
+            "`pip install 'tessera-subnet[metrics]'`, or leave --metrics.port out"
+        )
+    return MetricsConfig(host=args.metrics_host, port=args.metrics_port)
 
 
 _OWN_FIELDS: Final = {"miner": INNER_FIELDS, "validator": SCORING_FIELDS}
@@ -228,6 +251,33 @@ def _add_neuron_flags(parser: Parser, role: Role) -> None:
     add_wallet_flags(parser)
     add_logging_flags(parser)
     add_wandb_flags(parser)
+    _add_metrics_flags(parser)
+
+
+def _add_metrics_flags(parser: Parser) -> None:
+    group = parser.add_argument_group("Prometheus")
+    group.add_argument(
+        "--metrics.port",
+        dest="metrics_port",
+        metavar="PORT",
+        type=_port,
+        default=None,
+        help="serve /metrics and /healthz on this port (default: off)",
+    )
+    group.add_argument(
+        "--metrics.host",
+        dest="metrics_host",
+        metavar="ADDRESS",
+        default=LOOPBACK,
+        help="address to serve on, ::1 for one of IPv6; there is no password, so another address "
+        f"than loopback belongs behind a firewall (default: {LOOPBACK})",
+    )
+
+
+def _port(text: str) -> int:
+    if re.fullmatch(r"[0-9]{1,5}", text) is None or int(text) > MAX_PORT:
+        raise argparse.ArgumentTypeError(f"must be a port from 0 to {MAX_PORT}, 0 for a free one")
+    return int(text)
 
 
 def _refusal(role: Role, name: str) -> str | None:

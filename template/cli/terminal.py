@@ -16,6 +16,7 @@ import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from getpass import getpass
 from types import TracebackType
 from typing import Any, Final, NoReturn, TextIO
 
@@ -91,6 +92,15 @@ def say_lines(text: str) -> None:
 def complain(line: str) -> None:
     """Write a line to standard error."""
     _write(sys.stderr, one_line(line))
+
+
+def ask_person(name: str, question: str) -> str:
+    """The answer of a person at the terminal; a secret's letters are not shown while typed."""
+    prompt = one_line(f"{name} ({question}): ")
+    try:
+        return getpass(prompt) if "KEY" in name or "SECRET" in name else input(prompt)
+    except EOFError:
+        return ""
 
 
 def say_json(value: object) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
-from template import __spec_version__
+from template import __spec_version__, __version__
 from template.base.miner import Miner
 from template.base.preflight import (
     ClockWatch,
@@ -21,6 +21,7 @@ from template.base.preflight import (
     load_codec,
     owned_by_other,
 )
+from template.base.standing import VersionWatch
 from template.base.supervisor import GIVE_UP_S, supervise
 from template.base.validator import Validator
 from template.bucket.own import START_PROBE_DEADLINE_S, UPLOAD_DEADLINE_S, open_own_bucket
@@ -44,7 +45,7 @@ from template.errors import (
     SubnetError,
     exit_status,
 )
-from template.metrics import Metrics, open_metrics
+from template.metrics import FanOutMetrics, Metrics, open_metrics
 from template.protocol.record import Record
 from template.protocol.spec import RunSpec
 from template.settings import MinerConfig, RankConfig, ValidatorConfig
@@ -225,7 +226,7 @@ def _context(
 ) -> Iterator[NodeContext]:
     spec, hotkey = identity.spec, identity.hotkey
     chain = _open_chain(config, identity.wallet, RUN_PATIENCE)
-    metrics = _open_metrics(role, config, identity)
+    metrics = _open_metrics(role, config, identity, chain)
     try:
         yield NodeContext(
             spec=spec,
@@ -248,11 +249,26 @@ def _context(
             scoring_batch=config.neuron.scoring_batch,
             run_file=config.neuron.run,
             commands=identity.commands,
-            watch_clock=lambda: clock.note(time.time() - chain.head_time_s()),
+            watch_clock=_watch(chain, clock, metrics, spec),
         )
     finally:
         metrics.close()
         chain.close()
+
+
+def _watch(
+    chain: BittensorChain, clock: ClockWatch, metrics: Metrics, spec: RunSpec
+) -> Callable[[], None]:
+    """Looks at this machine's clock, and now and then at the version that the owner demands."""
+    version, schedule = VersionWatch(__spec_version__, chain.least_version_key), spec.schedule
+
+    def watch() -> None:
+        clock.note(time.time() - chain.head_time_s())
+        if (key := version.look()) is not None:
+            window = max(0, schedule.schedule().window_of(chain.head()))
+            metrics.log(window, {"least_version_key": key})
+
+    return watch
 
 
 def _open_chain(
@@ -268,12 +284,29 @@ def _open_chain(
     )
 
 
-def _open_metrics(role: str, config: MinerConfig, identity: _Identity) -> Metrics:
+def _open_metrics(
+    role: str, config: MinerConfig, identity: _Identity, chain: BittensorChain
+) -> Metrics:
     hotkey = identity.hotkey
-    return open_metrics(
-        state_dir=config.neuron.state_dir,
-        save_events=config.neuron.save_events,
-        wandb_config=config.wandb,
-        run_name=f"{role}-{hotkey[:8]}",
-        run_config={"run_id": identity.spec.run_id.hex(), "role": role, "hotkey": hotkey},
-    )
+    labels = {"run_id": identity.spec.run_id.hex(), "role": role, "hotkey": hotkey}
+    sinks: list[Metrics] = [
+        open_metrics(
+            state_dir=config.neuron.state_dir,
+            save_events=config.neuron.save_events,
+            wandb_config=config.wandb,
+            run_name=f"{role}-{hotkey[:8]}",
+            run_config=labels,
+        )
+    ]
+    if config.metrics is not None:
+        # The library is an extra, which only the endpoint needs.
+        from template.metrics_prometheus import Health, open_prometheus
+
+        schedule, block_s = identity.spec.schedule, chain.block_time_s()
+        health = Health(
+            schedule.blocks_per_window * block_s,
+            idle_s=(schedule.start_block - chain.head()) * block_s,
+        )
+        endpoint = open_prometheus(config.metrics, health, labels | {"version": __version__})
+        sinks += [] if endpoint is None else [endpoint]
+    return FanOutMetrics(sinks)

@@ -44,6 +44,7 @@ from template.training.theta0 import index_length, parse_index
 
 THREADS = 16
 SHORT_CHARS = 8
+BURN_UID = "burn uid"
 MAX_SHARDS = 256
 """Shards looked for, of a dataset with more: two requests each, at every mirror."""
 
@@ -110,7 +111,7 @@ def existing_subnet(chain: Chain) -> Metagraph:
 
 def _no_burn_uid(graph: Metagraph) -> Finding:
     fault = f"{unregistered_owner(graph)}; until then validators set no weights"
-    return Finding(what="burn uid", mirrors=(), faults=(fault,), status=EXIT_OPERATOR)
+    return Finding(what=BURN_UID, mirrors=(), faults=(fault,), status=EXIT_OPERATOR)
 
 
 def _find_record(

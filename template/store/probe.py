@@ -49,6 +49,39 @@ def check_bucket(
             writer.delete(key)
 
 
+def check_private(writer: Store, anonymous: Store, *, where: str) -> None:
+    """Write a small object, and try to read and to replace the object without a key.
+
+    `anonymous` is the bucket opened without a credential. Raises ConfigError for a bucket that
+    anybody may read or write, and Unavailable if the bucket does not answer.
+    """
+    token = secrets.token_bytes(_PROBE_BYTES)
+    key = f"{PROBE_PREFIX}/{token.hex()}"
+    _write(writer, key, token, where)
+    try:
+        can_write = _is_allowed(lambda: anonymous.put(key, token))
+        can_read = _is_allowed(lambda: anonymous.size(key))
+    finally:
+        with suppress(StoreError):
+            writer.delete(key)
+    if can_read or can_write:
+        raise ConfigError(
+            f"{where}: the bucket is PUBLIC: anybody {'writes' if can_write else 'reads'} objects "
+            "without a key, and the traffic is on this account's bill; close it to the public (in "
+            "R2's dashboard: Settings, Public access, Disallow; elsewhere remove the bucket's "
+            "policy for anonymous users)"
+        )
+
+
+def _is_allowed(ask: Callable[[], object]) -> bool:
+    try:
+        ask()
+    except (Denied, NotFound):
+        # A server may hide from strangers that the object, or the bucket, is there.
+        return False
+    return True
+
+
 def _write(writer: Store, key: str, token: bytes, where: str) -> None:
     try:
         writer.put(key, token)

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import boto3
 import botocore.session
+from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.configprovider import ConfigValueStore
 from botocore.exceptions import BotoCoreError, ClientError
@@ -126,7 +127,8 @@ class _Transient(Unavailable):
 class S3Bucket:
     """A bucket and a credential. Raises ValueError if name or endpoint is malformed.
 
-    `region` is `auto` at R2; most servers besides R2 take any name.
+    `region` is `auto` at R2; most servers besides R2 take any name. `signs` False: requests carry
+    no credential, as those of anybody.
     """
 
     endpoint_url: str
@@ -134,6 +136,7 @@ class S3Bucket:
     access_key_id: str = field(repr=False)
     secret_access_key: Secret
     region: str = "auto"
+    signs: bool = True
 
     def __post_init__(self) -> None:
         # Names with two hyphens in a row, dots or colons make botocore choose another endpoint.
@@ -389,7 +392,7 @@ def _is_final(status: int, code: str) -> bool:
 
 def _new_client(bucket: S3Bucket, transport: BoundedTransport) -> Any:
     config = Config(
-        signature_version="s3v4",
+        signature_version="s3v4" if bucket.signs else UNSIGNED,
         s3={"addressing_style": "path", "payload_signing_enabled": True},
         retries={"mode": "standard", "total_max_attempts": 1},
         request_checksum_calculation="when_required",

@@ -7,8 +7,8 @@ import pytest
 
 from simulation.swarm import build_world
 from simulation.world import World, hotkey_of
-from template.base.standing import Standing, publish, publish_if_new
-from template.errors import ConfigError
+from template.base.standing import Standing, VersionWatch, publish, publish_if_new
+from template.errors import ChainError, ConfigError
 from template.protocol.record import (
     LOG_DIGEST_BYTES,
     ROOT_BYTES,
@@ -155,3 +155,47 @@ def test_one_process_is_not_told_of_itself(world, twin, caplog) -> None:
             _next_window(world)
             node.demand_registration()
     assert caplog.messages == []
+
+
+def test_a_newer_version_is_told_once_and_at_each_change(caplog) -> None:
+    """And the chain is asked once an hour; a chain that does not answer is no news."""
+    now_s, keys, asked = [0.0], [1000], []
+
+    def least_version_key() -> int:
+        asked.append(now_s[0])
+        if keys[0] < 0:
+            raise ChainError("away")
+        return keys[0]
+
+    watch = VersionWatch(1000, least_version_key, every_s=3600.0, now_s=lambda: now_s[0])
+    answers = []
+    with caplog.at_level(logging.WARNING, "template.base.standing"):
+        for hour, key in enumerate([1000, 1001, 1001, 2_003_004, -1, 2_003_004, 1000]):
+            now_s[0], keys[0] = 3600.0 * hour, key
+            answers.append(watch.look())
+            assert watch.look() is None, "not asked again within the hour"
+    assert answers == [1000, 1001, 1001, 2_003_004, None, 2_003_004, 1000]
+    assert asked == [3600.0 * hour for hour in range(7)]
+    assert len(caplog.messages) == 2
+    assert "demands version 0.1.1 or newer (weights_version 1001)" in caplog.messages[0]
+    assert "demands version 2.3.4 or newer" in caplog.messages[1]
+
+
+def test_stake_and_pay_of_each_window_are_logged(world, tmp_path) -> None:
+    rows: list[tuple[int, dict]] = []
+
+    class Kept:
+        def log(self, window, values):
+            rows.append((window, dict(values)))
+
+        def close(self):
+            """Nothing is open."""
+
+    context = replace(world.context(VAL, tmp_path), metrics=Kept())
+    me = Standing(context).demand_registration()
+    window = context.schedule.window_of(context.chain.finalized())
+    pay = {
+        "uid": me.uid, "stake_tao": 5.0, "emission_alpha": me.emission_rao / 1e9,
+        "incentive": me.incentive, "dividends": me.dividends,
+    }  # fmt: skip
+    assert rows == ([(window, pay)] if window >= 0 else [])

@@ -41,7 +41,7 @@ def test_the_hotkey_that_the_owner_names_takes_it_and_whoever_sits_on_uid_0_does
     assert (before.owner_hotkey, before.owner_uid) == (subnet.hotkeys[OWNER], 0)
     named = subnet.hotkeys["named"]
     call = bt.calls.AdminUtils.sudo_set_sn_owner_hotkey(netuid=NETUID, hotkey=named)
-    subnet._sign(call, OWNER)
+    subnet.sign(call, OWNER)
     graph = chain.metagraph(chain.head())
     assert (graph.owner_hotkey, graph.owner_uid) == (named, 2)
     assert chain.metagraph(before.block).owner_uid == 0, "an audit reads the block of the window"

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from localnet import machine as machines
 from localnet.machine import Machine, cpu_s, demand_disk, demand_memory, look_at_machine
+from template import host
 from template.errors import ConfigError
 
 GB = 10**9
@@ -38,8 +38,8 @@ def test_a_machine_is_seen(tmp_path: Path) -> None:
 
 
 def test_a_container_has_its_own_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machines, "CGROUP", tmp_path)
-    monkeypatch.setattr(machines, "MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(host, "CGROUP", tmp_path)
+    monkeypatch.setattr(host, "MEMINFO", tmp_path / "meminfo")
     assert look_at_machine(tmp_path).memory_bytes is None
     (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:  4000000 kB\n")
     (tmp_path / "cpu.max").write_text("50000 100000\n")

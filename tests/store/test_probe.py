@@ -8,7 +8,7 @@ from template.cli.environment import ENVIRONMENT
 from template.errors import ConfigError, Denied, NotFound, StoreError, Unavailable
 from template.store import Store
 from template.store.memory import MemoryStore
-from template.store.probe import READ_KEY, WRITE_KEY, check_bucket
+from template.store.probe import READ_KEY, WRITE_KEY, check_bucket, check_private
 
 
 class Broken(MemoryStore):
@@ -147,3 +147,34 @@ def test_the_variables_that_the_messages_name_exist() -> None:
     named = re.findall(r"TESSERA_\w+", f"{WRITE_KEY}, {READ_KEY}")
     assert len(named) == 4
     assert set(named) <= set(ENVIRONMENT)
+
+
+def test_a_closed_bucket_passes_and_is_left_empty() -> None:
+    bucket = MemoryStore()
+    check_private(bucket, Broken(Denied("403"), "put", "size"), where="here")
+    check_private(bucket, Broken(NotFound("404"), "put", "size"), where="here")
+    assert bucket.list("") == []
+
+
+@pytest.mark.parametrize(
+    ("open_to", "words"), [("put", "anybody writes"), ("size", "anybody reads")]
+)
+def test_a_bucket_open_to_anybody_is_a_config_error(open_to: str, words: str) -> None:
+    bucket = MemoryStore()
+    closed = {"put", "size"} - {open_to}
+    with pytest.raises(ConfigError, match=words) as raised:
+        check_private(bucket, Anybody(bucket, closed), where="bucket B")
+    assert str(raised.value).startswith("bucket B: the bucket is PUBLIC")
+    assert bucket.list("") == []
+
+
+class Anybody(Broken):
+    """A bucket without a key, open but for some calls."""
+
+    def __init__(self, bucket: MemoryStore, closed: set[str]) -> None:
+        super().__init__(Denied("403"), *closed)
+        self._bucket = bucket
+
+    def size(self, key: str) -> int:
+        self._fail("size")
+        return self._bucket.size(key)

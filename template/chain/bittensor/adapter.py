@@ -18,9 +18,12 @@ import bittensor as bt
 from template.chain.bittensor.answers import AnswerCache
 from template.chain.bittensor.calls import (
     Sdk,
+    fetch_balance,
     fetch_block_hash,
     fetch_commitments,
+    fetch_least_version,
     fetch_metagraph,
+    fetch_registration_cost,
     fetch_weights,
     submit_call,
     submit_weights,
@@ -138,6 +141,18 @@ class BittensorChain:
     def block_time_s(self) -> float:
         """The chain's nominal block time in seconds."""
         return self._read(lambda sdk: sdk.client.block_time())
+
+    def balance_rao(self, coldkey: str) -> int:
+        """Free balance of a coldkey at the best block."""
+        return self._read(lambda sdk: fetch_balance(sdk, coldkey))
+
+    def registration_cost_rao(self) -> int:
+        """What a registration in the subnet costs now."""
+        return self._read(lambda sdk: fetch_registration_cost(sdk, self._netuid))
+
+    def least_version_key(self) -> int:
+        """The subnet's `weights_version`: weights of a smaller version key are refused."""
+        return self._read(lambda sdk: fetch_least_version(sdk, self._netuid))
 
     def block_hash(self, block: int) -> bytes:
         return self._read_at("hash", block, fetch_block_hash)

@@ -9,7 +9,6 @@ answers 403 RequestTimeTooSkewed from 15 minutes on, as S3 and R2 do.
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
@@ -18,31 +17,13 @@ from simulation.faults import OperatorFault
 from template.chain import Chain
 from template.errors import ChainError
 from template.protocol.record import Record, encode_record
+from tests.support.faketime import clock_library, clock_off
 from tests.support.faults.process import NodeProcess, ScriptProcess, assert_discreet
 from tests.support.faults.subnet import Subnet
 from tests.support.relay import Relay, free_port
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.slow
-
-
-def clock_library() -> Path | None:
-    """libfaketime's shared object; None where the package is not installed."""
-    try:
-        package = distribution("libfaketime")
-    except PackageNotFoundError:
-        return None
-    found = [file for file in package.files or () if file.name == "libfaketime.so.1"]
-    return Path(str(package.locate_file(found[0]))) if found else None
-
-
-def clock_off(seconds: int) -> dict[str, str]:
-    return {
-        "LD_PRELOAD": str(clock_library()),
-        "FAKETIME": f"{seconds:+d}s",
-        "DONT_FAKE_MONOTONIC": "1",
-        "FAKETIME_NO_CACHE": "1",
-    }
 
 
 @dataclass(frozen=True, kw_only=True)

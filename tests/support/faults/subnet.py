@@ -100,8 +100,8 @@ class Subnet:
                 bt.Subtensor(self.url, fallback_endpoints=[], archive_endpoints=[])
             )
             calls = bt.calls.SubtensorModule
-            self._sign(calls.register_network(hotkey=self.hotkeys[OWNER]), OWNER)
-            self._sign(calls.start_call(netuid=NETUID), OWNER)
+            self.sign(calls.register_network(hotkey=self.hotkeys[OWNER]), OWNER)
+            self.sign(calls.start_call(netuid=NETUID), OWNER)
             self.chain = self.open_chain()
             if self._has_buckets:
                 identities = [*self.keys.values(), *self.second_keys.values()]
@@ -133,7 +133,8 @@ class Subnet:
             yield ready[1]
             process.terminate()
 
-    def _sign(self, call: Any, name: str, signer: str = "coldkey") -> None:
+    def sign(self, call: Any, name: str, signer: str = "coldkey") -> None:
+        """Submit a call of the SDK, signed by a name's key; the SDK's error if it fails."""
         result = self._sdk.submit_call(
             call, self.wallets[name], signer=signer, wait_for_finalization=False
         )
@@ -145,7 +146,7 @@ class Subnet:
             call = bt.calls.SubtensorModule.burned_register(
                 netuid=NETUID, hotkey=self.hotkeys[name]
             )
-            self._sign(call, name)
+            self.sign(call, name)
         block = self.chain.head()
         wait_until(lambda: self.chain.finalized() >= block)
 
@@ -153,7 +154,7 @@ class Subnet:
         call = bt.calls.SubtensorModule.add_stake(
             hotkey=self.hotkeys[name], netuid=NETUID, amount_staked=tao * 10**9
         )
-        self._sign(call, name)
+        self.sign(call, name)
 
     def create_buckets(self, *names: str) -> None:
         for name in names:
@@ -202,6 +203,7 @@ class Subnet:
 
     def node(self, role: str, name: str, folder: Path) -> NodeStart:
         """A neuron with everything right."""
+        node = self.node_without_bucket(role, name, folder)
         key = self.keys[name]
         values = (
             self.server.endpoint_url,
@@ -210,6 +212,12 @@ class Subnet:
             key.ro.access_key_id,
             key.ro.secret_access_key.reveal(),
         )
+        node.env = dict(zip(VARIABLES, values, strict=True))
+        node.secrets = self._secrets(name)
+        return node
+
+    def node_without_bucket(self, role: str, name: str, folder: Path) -> NodeStart:
+        """The flags of a neuron alone, without a variable."""
         flags = {
             "--run": str(self.folder / "run.toml"),
             "--netuid": str(NETUID),
@@ -220,8 +228,7 @@ class Subnet:
             "--neuron.device": "cpu",
             "--neuron.state_dir": str(folder / "state"),
         }
-        env = dict(zip(VARIABLES, values, strict=True))
-        return NodeStart(role=role, flags=flags, env=env, secrets=self._secrets(name))
+        return NodeStart(role=role, flags=flags, env={})
 
     def _secrets(self, name: str) -> set[str]:
         """What no message may hold: bucket secrets, and all that opens the wallet."""
