@@ -59,11 +59,8 @@ class Miner:
             last_accepted=frozenset(checkpoint.values.get("last_accepted", ())),
         )
         self.teller = Teller(context, peers)
-        self._lanes = Lanes(
-            {"train": self._train, "commit": self._save_and_commit, "upload": self._upload_due}
-            | {"tell": self.teller.tell_due},
-            context.waiter,
-        )
+        work = {"train": self._train, "commit": self._save_and_commit, "upload": self._upload_due}
+        self._lanes = Lanes(work | {"tell": self.teller.tell_due}, context.waiter)
         self.desk = Desk(
             PendingPayloads.from_tensors(checkpoint.groups.get("pending", {})),
             PendingPayloads.from_tensors(checkpoint.groups.get("withheld", {})),
@@ -195,6 +192,7 @@ class Miner:
         finally:
             self._catch_up()  # even if the own bucket refuses writes
         if self.follower.next_window >= num_windows:
+            self.teller.tell_rest()
             return False
         window = schedule.window_of(context.chain.head())
         if window >= num_windows:
@@ -285,9 +283,6 @@ class Miner:
         jump: a payload that was applied must not come again.
         """
         applied = self._applied(decision)
-        if not decision.is_jump:
-            own = any(member.hotkey == self.context.hotkey for member in decision.members)
-            self.context.metrics.log(decision.window, {"own_accepted": int(own)})
         with self.desk:
             self.work.note_decision(decision)
             self.teller.note_decision(decision, self.pending)
@@ -302,7 +297,7 @@ class Miner:
         self._take_back_void()
         if not self.context.works_beside:
             self.save()
-            self.teller.tell_due()
+            self.teller.tell_all_due()
         self.keeper.note_settled(has_joined=decision.is_jump)
         self._sweeper.sweep(self.follower.state.window)
 

@@ -2,7 +2,8 @@
 
 The votes tell the outcome at once; the reason of a refusal and the share of the pay stand in
 validators' verdict logs, which come later. A line waits for the first of them, `PATIENCE_WINDOWS`
-at most, in a thread of its own: other buckets may be slow.
+at most, in a thread of its own: other buckets may be slow. Under duels logs are kept back for up to
+two pay periods: the outcome is told at once then, and what the logs say in a second line.
 """
 
 import logging
@@ -13,6 +14,7 @@ from typing import Final
 
 from evaluation.verdict import NOT_DRAWN, NOT_SCORED, Verdict
 from evaluation.verdict_log import LogError, WindowLog, decode_log
+from template.base.log_publisher import public_from
 from template.base.pending import PendingPayloads
 from template.chain.ballots import read_ballot
 from template.context import NodeContext
@@ -62,6 +64,7 @@ class Teller:
         self._context, self._peers = context, peers
         self._made: dict[int, Mapping[str, float | int | str]] = {}
         self._waiting: deque[_Sent] = deque()
+        self._untold: deque[_Sent] = deque()
         self._asked_window = -1
 
     def note_made(self, window: int, metrics: Mapping[str, float | int | str]) -> None:
@@ -75,44 +78,71 @@ class Teller:
         payload = next((each for each in pending if each.window == decision.window), None)
         if payload is None or decision.is_jump:
             return
-        self._waiting.append(
-            _Sent(
-                window=decision.window,
-                digest=payload.digest,
-                num_bytes=len(payload.frame),
-                is_uploaded=pending.is_revealed(payload),
-                made=self._made.get(decision.window, {}),
-                is_accepted=any(m.digest == payload.digest for m in decision.members),
-                no_op=decision.no_op,
-            )
+        sent = _Sent(
+            window=decision.window,
+            digest=payload.digest,
+            num_bytes=len(payload.frame),
+            is_uploaded=pending.is_revealed(payload),
+            made=self._made.get(decision.window, {}),
+            is_accepted=any(m.digest == payload.digest for m in decision.members),
+            no_op=decision.no_op,
         )
+        self._context.metrics.log(sent.window, {"own_accepted": int(sent.is_accepted)})
+        self._waiting.append(sent)
+        if self._public(sent.window) > sent.window:
+            self._untold.append(sent)
+
+    def _public(self, window: int) -> int:
+        return public_from(self._context.spec, window)
 
     def tell_due(self) -> bool:
         """Tell the oldest window that can be told; whether there was one."""
+        if self._untold:
+            self._tell_outcome()
+            return True
         if not self._waiting:
             return False
         context = self._context
         now = context.schedule.window_of(context.waiter.recent_head())
         sent = self._waiting[0]
-        is_last = now > sent.window + PATIENCE_WINDOWS or len(self._waiting) > MOST_WAITING
+        is_last = (
+            now > self._public(sent.window) + PATIENCE_WINDOWS or len(self._waiting) > MOST_WAITING
+        )
         if now == self._asked_window and not is_last:
             return False
-        sent = self._with_ballot(sent)
+        sent = self._waiting[0] = self._with_ballot(sent)
         heard = self._hear(sent)
         if heard is None and not is_last:
             self._asked_window = now
             return False
         self._waiting.popleft()
-        self._tell(sent, heard)
+        self._tell_heard(sent, heard)
         return True
+
+    def tell_all_due(self) -> None:
+        """Tell every window that can be told."""
+        while self.tell_due():
+            pass
 
     def tell_rest(self) -> None:
         """At the run's end: every window that still waits, with what is known."""
+        while self._untold:
+            self._tell_outcome()
         while self._waiting:
             sent = self._with_ballot(self._waiting.popleft())
-            self._tell(sent, self._hear(sent))
+            self._tell_heard(sent, self._hear(sent))
+
+    def _tell_outcome(self) -> None:
+        """What the votes say; kept for the logs, which come when the chain has forgotten them."""
+        sent = self._untold.popleft()
+        found = self._with_ballot(sent)
+        # In place: the main loop appends meanwhile.
+        self._waiting[self._waiting.index(sent)] = found
+        self._tell(found, None)
 
     def _with_ballot(self, sent: _Sent) -> _Sent:
+        if sent.ballot is not None:
+            return sent
         try:
             ballot = read_ballot(self._context.chain, self._context.spec, sent.window)
         except ChainError as error:
@@ -165,11 +195,20 @@ class Teller:
 
     def _tell(self, sent: _Sent, heard: _Heard | None) -> None:
         told = "; ".join(part for part in (_work(sent), _outcome(sent, heard), _pay(heard)) if part)
+        if heard is None and (public := self._public(sent.window)) > sent.window:
+            told += f"; the verdict logs come after the votes on window {public}"
         log.info("window %d: %s", sent.window, told)
-        values: dict[str, float | int | str] = {"own_accepted": int(sent.is_accepted)}
+
+    def _tell_heard(self, sent: _Sent, heard: _Heard | None) -> None:
+        """With what the logs say; where the outcome was told before, that alone."""
+        if self._public(sent.window) == sent.window:
+            self._tell(sent, heard)
+        elif heard is not None:
+            told = "; ".join(part for part in (_outcome(sent, heard), _pay(heard)) if part)
+            log.info("window %d, by the verdict logs: %s", sent.window, told)
         if heard is not None:
-            values |= {"own_status": heard.verdict.status, "own_share": heard.share}
-        self._context.metrics.log(sent.window, values)
+            values = {"own_status": heard.verdict.status, "own_share": heard.share}
+            self._context.metrics.log(sent.window, values)
 
 
 def _work(sent: _Sent) -> str:

@@ -31,22 +31,47 @@ class Lines(logging.Handler):
         self.lines.append(record.getMessage())
 
 
-@pytest.fixture(scope="module")
-def played(tmp_path_factory):
+def _play(folder, **overrides: object):
     """A world, its nodes, and every line told by its miners."""
     heard, logger = Lines(), logging.getLogger("template.base.told")
     level = logger.level
     logger.addHandler(heard)
     logger.setLevel(logging.INFO)
     try:
-        world = build_world(STAKES_TAO, **{**TINY, "schedule__num_windows": WINDOWS})
+        world = build_world(STAKES_TAO, **{**TINY, "schedule__num_windows": WINDOWS, **overrides})
         drives = honest("val-a", "val-b", "m0", "m1")
         drives["oversized"] = to_the_end(BEHAVIOURS["oversized"].build)
-        nodes = run(world, drives, tmp_path_factory.mktemp("told"))
+        nodes = run(world, drives, folder)
     finally:
         logger.removeHandler(heard)
         logger.setLevel(level)
     return world, nodes, heard.lines
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory):
+    return _play(tmp_path_factory.mktemp("told"))
+
+
+def test_under_duels_the_outcome_is_told_at_once_and_the_logs_later(tmp_path) -> None:
+    world, nodes, lines = _play(tmp_path, weights__duel_share=0.25, schedule__tempo_blocks=16)
+    first = [line for line in lines if LINE.match(line)]
+    assert len(first) == 3 * WINDOWS
+    late = [line for line in first if "share of the pay" not in line]
+    assert len(late) >= 3 * (WINDOWS - 1), "only the last window's logs are public at once"
+    assert all("the verdict logs come after the votes on window" in line for line in late)
+    assert all("% of the voting stake" in line for line in first)
+    second = [line for line in lines if "by the verdict logs: " in line]
+    assert {int(line.split()[1].rstrip(",")) for line in second} >= {0, 1, 2}
+    assert all("share of the pay" in line for line in second)
+    order = [
+        lines.index(next(x for x in group if x.startswith("window 0"))) for group in (late, second)
+    ]
+    assert order[0] < order[1]
+    seen = metrics(nodes["m0"])
+    for window, (status, share) in statuses(world, "m0").items():
+        assert seen.series("own_status")[window] == status
+        assert seen.series("own_share")[window] == pytest.approx(share)
 
 
 def statuses(world, name: str) -> dict[int, tuple[str, float]]:
