@@ -9,6 +9,8 @@ from posixpath import join, normpath
 
 import jsonschema
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from evaluation.verdict_log import decode_log
 from simulation.world import hotkey_of
@@ -101,7 +103,7 @@ def test_the_first_page_says_what_was_accepted_and_refused(played, facts, files)
     assert row["refused"]["overlap"] >= WINDOWS - 1
     text = files["index.html"].decode()
     assert "not_delivered" in text
-    assert text.count('class="chart"') == 4
+    assert text.count('<svg class="chart') == 4
     losses = [w["loss"]["mean"] for w in row["windows"]]
     assert losses[-1] < losses[0]
 
@@ -180,6 +182,34 @@ def test_a_chart_has_a_mark_for_each_window_and_scales_to_its_values() -> None:
     assert bars.count("<rect") == 7, "a part of zero has no mark"
     assert line_chart([Point(window=0, value=float("nan"))] * 3, "l", "u") == ""
     assert bar_chart([], ("a",), "l", "u") == ""
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.floats(-2e39, 2e39), st.floats(0, 2e39)), min_size=0, max_size=6))
+def test_a_chart_is_drawn_of_whatever_a_log_may_say(values) -> None:
+    """Gains of a stranger's log lie within these bounds, and may lie anywhere within."""
+    points = [Point(window=w, value=v, error=e) for w, (v, e) in enumerate(values)]
+    chart = str(line_chart(points, "gain", "nats"))
+    assert (chart == "") == (len(values) < 2)
+    assert "nan" not in chart
+    assert "inf" not in chart
+
+
+def test_pages_of_a_full_subnet_over_many_windows_are_small(played, facts) -> None:
+    """256 uids and 100 windows: each page with all that it loads stays below its bound."""
+    one = facts.windows[WINDOWS - 1]
+    windows = {w: replace(one, window=w) for w in range(100)}
+    some = facts.subnet.neurons[hotkey_of("m0")]
+    neurons = dict(facts.subnet.neurons)
+    for uid in range(len(neurons), 256):
+        hotkey = hotkey_of(f"crowd-{uid}")
+        neurons[hotkey] = replace(some, uid=uid, hotkey=hotkey)
+    crowd = replace(
+        facts, windows=windows, last_counted=99, subnet=replace(facts.subnet, neurons=neurons)
+    )
+    files = render_site(crowd, payload_format(played.world.spec))
+    assert len(files) == 2 * (1 + 100 + 256)
+    assert max(map(len, files.values())) < MAX_PAGE_BYTES
 
 
 @pytest.mark.parametrize(
