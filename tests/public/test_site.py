@@ -7,7 +7,6 @@ from html.parser import HTMLParser
 from pathlib import Path
 from posixpath import join, normpath
 
-import jsonschema
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,12 +15,12 @@ from evaluation.verdict_log import decode_log
 from simulation.world import hotkey_of
 from template.protocol.keys import verdict_key
 from template.public.facts import LogState, ReadLog, RunFacts
-from template.public.payslip_json import schema
 from template.public.site.charts import Bar, Point, bar_chart, line_chart, short_number
 from template.public.site.render import MAX_PAGE_BYTES, render_site
 from template.training.model import payload_format
 from tests.support.browser import find_browser, look_at, take_picture
 from tests.support.public import WINDOWS, Played
+from tests.support.schemas import check_json
 
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>&{{ 7 * 7 }}\x1b[31m\u202e"
 PHONE_PX, DESKTOP_PX = 390, 1280
@@ -86,9 +85,9 @@ def test_each_json_keeps_to_its_schema(files) -> None:
         if name.endswith(".json"):
             kind = name.split("/")[0].removesuffix(".json")
             row = json.loads(data)
-            jsonschema.Draft202012Validator(schema(kinds[kind])).validate(row)
+            check_json(row, kinds[kind])
             if kind == "hotkey":
-                jsonschema.Draft202012Validator(schema("payslip")).validate(row["payslip"])
+                check_json(row["payslip"], "payslip")
             checked[kind] += 1
     assert checked["index"] == 1
     assert checked["window"] == WINDOWS
