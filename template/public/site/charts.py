@@ -8,7 +8,7 @@ from typing import Final
 from markupsafe import Markup
 
 WIDTH, HEIGHT = 720, 240
-LEFT, RIGHT, TOP, BOTTOM = 64, 12, 12, 30
+LEFT, RIGHT, TOP, BOTTOM = 78, 14, 14, 38
 NUM_TICKS = 4
 LEAST_SPAN, LEAST_STEP = 1e-9, 1e-200
 MOST_POINTS: Final = 400
@@ -161,7 +161,7 @@ def _framed(
     ]
     below = [
         Markup('<text class="tick" x="{:.1f}" y="{}" text-anchor="middle">{}</text>').format(
-            scale.x(window), HEIGHT - BOTTOM + 16, window
+            scale.x(window), HEIGHT - BOTTOM + 25, window
         )
         for window in scale.windows()
     ]
