@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
+import numpy as np
+
 from evaluation.conclusion import Reputation
 from evaluation.verdict import Verdict
 from evaluation.verdict_log import WindowLog
-from evaluation.work import HELD_OUT
 from template.protocol.member import Member
 from template.protocol.spec import RunSpec
 
@@ -86,8 +87,9 @@ class Judgement:
 
 
 def _mean_loss(log: WindowLog) -> Loss | None:
-    losses_H = log.measured.before_SQ[log.measured.owners_S == HELD_OUT].mean(axis=1)
-    mean, error = float(losses_H.mean()), float(losses_H.std(ddof=1)) / math.sqrt(losses_H.size)
+    with np.errstate(invalid="ignore", over="ignore"):  # a stranger's losses may be infinite
+        losses_H = log.measured.held_out_H
+        mean, error = float(losses_H.mean()), float(losses_H.std(ddof=1)) / math.sqrt(losses_H.size)
     if not math.isfinite(mean) or not math.isfinite(error):
         return None
     return Loss(mean=mean, standard_error=error, num_pages=losses_H.size)

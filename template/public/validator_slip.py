@@ -66,8 +66,8 @@ def _vote_causes(view: WindowView, vote: CastVote) -> list[str]:
     found = [] if vote.same_tensors else ["other_sample"]
     others = [v for v in view.facts.votes if v.agrees and v.hotkey != vote.hotkey]
     total = sum(v.stake_rao for v in others)
-    if not total:
-        return found
+    if total <= vote.stake_rao:
+        return found  # whoever has most of the stake is never the one that stands alone
 
     def is_named(uid: int) -> bool:
         return 2 * sum(v.stake_rao for v in others if uid in v.named) > total
@@ -101,14 +101,16 @@ def _log_causes(read: ReadLog | None, vote: CastVote | None) -> list[str]:
 
 def _weight_distance(view: WindowView, uid: int) -> float | None:
     """Half of the summed differences from the middle of the other rows by stake; 0 equal, 1 wholly
-    other. None without a row, or without other rows of more than half of the stake.
+    other. None without a row, or without other rows of more than half of the others' stake, and of
+    more than the own.
     """
     subnet = view.run.facts.subnet
     stakes = {neuron.uid: neuron.stake_rao for neuron in subnet.validators()}
     rows = {u: row for u, row in subnet.weights.items() if row and u in stakes}
     others = {u: row for u, row in rows.items() if u != uid}
     total = sum(stakes.values())
-    if uid not in rows or 2 * sum(stakes[u] for u in others) <= total - stakes[uid]:
+    weighed = sum(stakes[u] for u in others)
+    if uid not in rows or 2 * weighed <= total - stakes[uid] or weighed <= stakes[uid]:
         return None
     uids = {u for row in rows.values() for u in row}
     middle = {u: _weighted_middle(others, stakes, u) for u in uids}

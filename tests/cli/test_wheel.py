@@ -33,4 +33,7 @@ def test_the_wheel_has_the_command_and_no_local_chain(tmp_path: Path) -> None:
     assert packages == {"template", "compression", "evaluation"}
     assert "template/commands/neuron.py" in names
     assert "template/planning/costs.json" in names
+    assert "template/public/schemas/payslip.json" in names
+    assert "template/public/site/templates/index.html" in names
+    assert "template/public/site/templates/style.css" in names
     assert not [name for name in names if "yuma" in name or "pallets" in name]

@@ -33,7 +33,8 @@ def _reasons(argument: ast.expr) -> set[str]:
     if isinstance(argument, ast.Constant):
         return {str(argument.value)}
     # A name of a constant; `reason` and `error.reason` pass on what another call has said.
-    return {CONSTANTS[argument.id]} if getattr(argument, "id", "") in CONSTANTS else set()
+    name = argument.id if isinstance(argument, ast.Name) else ""
+    return {CONSTANTS[name]} if name in CONSTANTS else set()
 
 
 def faults_of_the_decoder() -> set[str]:

@@ -1,6 +1,7 @@
 """Why pay is not more: from accounts with one thing amiss each, of histories made up for it."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,6 @@ UIDS = {hotkey_of(name): uid for uid, name in enumerate(NAMES, start=1)}
 WINDOWS = 8
 SPEC = small_run({"owner": 0}, **{**TINY, "evaluation__claimed_pages": 8}).spec
 RULES = pay_rules(SPEC)
-WORKED = {"work_effect": 0.9, "work_variance": 0.05, "quarter_effect": 0.45, "quarter_square": 0.3}
 
 
 def judgements(odd) -> list[Judgement]:
@@ -32,7 +32,8 @@ def judgements(odd) -> list[Judgement]:
             verdict: Verdict | None = Verdict(
                 window=window, uid=uid, hotkey=hotkey, digest=f"{uid:064x}", status="named",
                 gain=0.01, gain_standard_error=0.001, relative_gain=1.0 + uid / 100,
-                pages_consumed=8, base_window=window, gain_log_ratio=0.5, **WORKED,
+                pages_consumed=8, base_window=window, gain_log_ratio=0.5, work_effect=0.9,
+                work_variance=0.05, quarter_effect=0.45, quarter_square=0.3,
             )  # fmt: skip
             verdict = odd(verdict, window) if hotkey == hotkey_of("odd") else verdict
             if verdict is not None:
@@ -74,7 +75,8 @@ def causes_of(odd) -> list[str]:
     book = open_book(judgements(odd), RULES)
     page = book.pages[WINDOWS - 1]
     assert page.follows, "the made up shares follow"
-    return pay_causes(Stub(), page, hotkey_of("odd"), UIDS[hotkey_of("odd")])
+    stub: Any = Stub()
+    return pay_causes(stub, page, hotkey_of("odd"), UIDS[hotkey_of("odd")])
 
 
 def honest(verdict, _window):

@@ -2,8 +2,8 @@
 
 import re
 from dataclasses import replace
+from typing import Any
 
-import jsonschema
 import pytest
 
 from evaluation.verdict_log import decode_log
@@ -14,11 +14,12 @@ from template.protocol.keys import verdict_key
 from template.public.causes import CAUSES
 from template.public.facts import LogState, RunFacts
 from template.public.gather import Gatherer
-from template.public.payslip_json import payslip_json, schema
+from template.public.payslip_json import payslip_json
 from template.public.payslip_text import payslip_lines
 from template.public.statements import Payslip
 from tests.support.audited import reader
 from tests.support.public import HONEST_MINERS, WINDOWS, Played
+from tests.support.schemas import check_json, is_of
 
 FRAMES = {"length", "magic", "version", "scale", "indices", "codes", "too_large", "base", "digest"}
 """What a malformed frame is refused for."""
@@ -134,10 +135,9 @@ def test_every_statement_names_objects_a_rule_and_a_command(played, facts) -> No
 
 
 def test_json_keeps_to_its_schema_and_text_has_every_statement(played, facts) -> None:
-    validator = jsonschema.Draft202012Validator(schema("payslip"))
     for name in ("owner", "m0", "copier", "undelivered", "idle", "liar", "silent", "false-root"):
         for slip in played.slips(facts, name).values():
-            validator.validate(payslip_json(slip))
+            check_json(payslip_json(slip), "payslip")
             text = "\n".join(payslip_lines(slip))
             assert slip.hotkey in text
             assert all(statement.command in text for statement in slip.statements)
@@ -145,10 +145,9 @@ def test_json_keeps_to_its_schema_and_text_has_every_statement(played, facts) ->
 
 def test_the_schema_refuses_what_is_no_payslip(played, facts) -> None:
     row = payslip_json(played.slips(facts, "m0")[0])
-    validator = jsonschema.Draft202012Validator(schema("payslip"))
     for wrong in ({**row, "window": "0"}, {**row, "more": 1}, {**row, "causes": []}):
-        assert not validator.is_valid(wrong)
-    assert not validator.is_valid({key: row[key] for key in row if key != "statements"})
+        assert not is_of(wrong, "payslip")
+    assert not is_of({key: row[key] for key in row if key != "statements"}, "payslip")
 
 
 # Gaps: what cannot be read is said, and nothing fails.
@@ -308,7 +307,7 @@ def opening(played: Played, stores):
     return replace(context, open_bucket=opened)
 
 
-def hiding(played: Played, is_hidden):
+def hiding(played: Played, is_hidden) -> Any:
     """A reader for whom objects of some keys are not there."""
 
     class Hiding:
@@ -323,5 +322,5 @@ def hiding(played: Played, is_hidden):
         def size(self, key: str) -> int:
             return self._store.size(key)
 
-    context = reader(played.world, played.folder / "reader")
+    context: Any = reader(played.world, played.folder / "reader")
     return replace(context, open_bucket=lambda h, _a: Hiding(played.world.buckets[h].reader()))

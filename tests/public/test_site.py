@@ -7,19 +7,20 @@ from html.parser import HTMLParser
 from pathlib import Path
 from posixpath import join, normpath
 
-import jsonschema
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from evaluation.verdict_log import decode_log
 from simulation.world import hotkey_of
 from template.protocol.keys import verdict_key
 from template.public.facts import LogState, ReadLog, RunFacts
-from template.public.payslip_json import schema
 from template.public.site.charts import Bar, Point, bar_chart, line_chart, short_number
 from template.public.site.render import MAX_PAGE_BYTES, render_site
 from template.training.model import payload_format
 from tests.support.browser import find_browser, look_at, take_picture
 from tests.support.public import WINDOWS, Played
+from tests.support.schemas import check_json
 
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>&{{ 7 * 7 }}\x1b[31m\u202e"
 PHONE_PX, DESKTOP_PX = 390, 1280
@@ -84,9 +85,9 @@ def test_each_json_keeps_to_its_schema(files) -> None:
         if name.endswith(".json"):
             kind = name.split("/")[0].removesuffix(".json")
             row = json.loads(data)
-            jsonschema.Draft202012Validator(schema(kinds[kind])).validate(row)
+            check_json(row, kinds[kind])
             if kind == "hotkey":
-                jsonschema.Draft202012Validator(schema("payslip")).validate(row["payslip"])
+                check_json(row["payslip"], "payslip")
             checked[kind] += 1
     assert checked["index"] == 1
     assert checked["window"] == WINDOWS
@@ -101,7 +102,7 @@ def test_the_first_page_says_what_was_accepted_and_refused(played, facts, files)
     assert row["refused"]["overlap"] >= WINDOWS - 1
     text = files["index.html"].decode()
     assert "not_delivered" in text
-    assert text.count('class="chart"') == 4
+    assert text.count('<svg class="chart') == 4
     losses = [w["loss"]["mean"] for w in row["windows"]]
     assert losses[-1] < losses[0]
 
@@ -180,6 +181,34 @@ def test_a_chart_has_a_mark_for_each_window_and_scales_to_its_values() -> None:
     assert bars.count("<rect") == 7, "a part of zero has no mark"
     assert line_chart([Point(window=0, value=float("nan"))] * 3, "l", "u") == ""
     assert bar_chart([], ("a",), "l", "u") == ""
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.floats(-2e39, 2e39), st.floats(0, 2e39)), min_size=0, max_size=6))
+def test_a_chart_is_drawn_of_whatever_a_log_may_say(values) -> None:
+    """Gains of a stranger's log lie within these bounds, and may lie anywhere within."""
+    points = [Point(window=w, value=v, error=e) for w, (v, e) in enumerate(values)]
+    chart = str(line_chart(points, "gain", "nats"))
+    assert (chart == "") == (len(values) < 2)
+    assert "nan" not in chart
+    assert "inf" not in chart
+
+
+def test_pages_of_a_full_subnet_over_many_windows_are_small(played, facts) -> None:
+    """256 uids and 100 windows: each page with all that it loads stays below its bound."""
+    one = facts.windows[WINDOWS - 1]
+    windows = {w: replace(one, window=w) for w in range(100)}
+    some = facts.subnet.neurons[hotkey_of("m0")]
+    neurons = dict(facts.subnet.neurons)
+    for uid in range(len(neurons), 256):
+        hotkey = hotkey_of(f"crowd-{uid}")
+        neurons[hotkey] = replace(some, uid=uid, hotkey=hotkey)
+    crowd = replace(
+        facts, windows=windows, last_counted=99, subnet=replace(facts.subnet, neurons=neurons)
+    )
+    files = render_site(crowd, payload_format(played.world.spec))
+    assert len(files) == 2 * (1 + 100 + 256)
+    assert max(map(len, files.values())) < MAX_PAGE_BYTES
 
 
 @pytest.mark.parametrize(

@@ -31,9 +31,9 @@ class Played:
     world: World
     folder: Path
 
-    def gatherer(self, **options: object) -> Gatherer:
+    def gatherer(self) -> Gatherer:
         context = reader(self.world, self.folder / "reader")
-        return Gatherer(context, netuid=1, network="local", **options)
+        return Gatherer(context, netuid=1, network="local")
 
     def slips(self, facts: RunFacts, name: str) -> dict[int, Payslip]:
         """window -> payslip of a named neuron."""

@@ -8,8 +8,9 @@ from typing import Final
 from markupsafe import Markup
 
 WIDTH, HEIGHT = 720, 240
-LEFT, RIGHT, TOP, BOTTOM = 64, 12, 12, 30
+LEFT, RIGHT, TOP, BOTTOM = 78, 14, 14, 38
 NUM_TICKS = 4
+LEAST_SPAN, LEAST_STEP = 1e-9, 1e-200
 MOST_POINTS: Final = 400
 """Points or bars drawn; a longer series is drawn from its newest windows."""
 
@@ -91,12 +92,15 @@ def bar_chart(bars: Sequence[Bar], names: Sequence[str], label: str, unit: str) 
                         name=name,
                     )
                 )
+    there = [any(bar.parts[number] > 0 for bar in shown) for number in range(len(names))]
     legend = Markup(" ").join(
         Markup('<span class="key key{}">{}</span>').format(number, name)
         for number, name in enumerate(names)
-        if len(names) > 1
+        if len(names) > 1 and there[number]
     )
-    return _framed(scale, label, unit, marks) + legend
+    return (
+        _framed(scale, label, unit, marks, kind="chart" if len(names) > 1 else "chart one") + legend
+    )
 
 
 class _Scale:
@@ -104,7 +108,9 @@ class _Scale:
 
     def __init__(self, first: int, last: int, low: float, high: float, *, is_bars: bool) -> None:
         self.first, self.last = first, last
-        span = (high - low) or abs(high) or 1.0
+        span = high - low
+        if span <= LEAST_SPAN * max(abs(low), abs(high)) or span < LEAST_STEP:
+            span = max(abs(high), 1.0)  # a flat line, or values beyond what doubles tell apart
         self.step = _nice(span / NUM_TICKS)
         self.low = math.floor(low / self.step) * self.step
         self.high = math.ceil(high / self.step) * self.step
@@ -136,7 +142,9 @@ def _nice(step: float) -> float:
     return next(f * power for f in (1.0, 2.0, 5.0, 10.0) if f * power >= step * (1 - 1e-9))
 
 
-def _framed(scale: _Scale, label: str, unit: str, marks: Sequence[Markup]) -> Markup:
+def _framed(
+    scale: _Scale, label: str, unit: str, marks: Sequence[Markup], kind: str = "chart"
+) -> Markup:
     grid = [
         Markup(
             '<line class="grid" x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>'
@@ -153,14 +161,15 @@ def _framed(scale: _Scale, label: str, unit: str, marks: Sequence[Markup]) -> Ma
     ]
     below = [
         Markup('<text class="tick" x="{:.1f}" y="{}" text-anchor="middle">{}</text>').format(
-            scale.x(window), HEIGHT - BOTTOM + 16, window
+            scale.x(window), HEIGHT - BOTTOM + 25, window
         )
         for window in scale.windows()
     ]
     return Markup(
-        '<svg class="chart" viewBox="0 0 {w} {h}" role="img" aria-label="{label}, {unit}">'
+        '<svg class="{kind}" viewBox="0 0 {w} {h}" role="img" aria-label="{label}, {unit}">'
         "{body}</svg>"
     ).format(
+        kind=kind,
         w=WIDTH,
         h=HEIGHT,
         label=label,

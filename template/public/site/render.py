@@ -30,6 +30,7 @@ MAX_PAGE_BYTES: Final = 500_000
 """Of each page with all that it loads, which is nothing; held by a test on a run of 256 uids."""
 RECENT_WINDOWS: Final = 30
 """Windows in the first page's table, and payloads in a hotkey's; the charts have them all."""
+LONG_WORD_CHARS: Final = 30
 REFRESH_S: Final = 10
 """A page that is rendered again in each window loads itself again so often, at least."""
 
@@ -182,7 +183,13 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        percent=_percent, short=_short, big=_big, gain=_gain, cause=cause_of, number=_number
+        percent=_percent,
+        short=_short,
+        brief=_brief,
+        big=_big,
+        gain=_gain,
+        cause=cause_of,
+        number=_number,
     )
     return environment
 
@@ -203,6 +210,11 @@ def _percent(share: float | None) -> str:
 def _short(text: str) -> str:
     """A hotkey or a digest as people recognise it."""
     return text if len(text) <= 14 else f"{text[:6]}...{text[-4:]}"
+
+
+def _brief(text: str) -> str:
+    """A reason with its long words, as keys and hotkeys, cut; the page's JSON has all of it."""
+    return " ".join(_short(word) if len(word) > LONG_WORD_CHARS else word for word in text.split())
 
 
 def _big(number: float | None) -> str:
