@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,7 +58,7 @@ class Machine:
     said: list[str] = field(default_factory=list)
     children: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
-    def env(self, **settings: str) -> dict[str, str]:
+    def env(self, settings: Mapping[str, str]) -> dict[str, str]:
         return {
             "HOME": str(self.home),
             "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
@@ -68,11 +68,16 @@ class Machine:
             **settings,
         }
 
-    def run(self, *words: str, statuses: tuple[int, ...] = (0,), **settings: str) -> str:
+    def run(
+        self,
+        *words: str,
+        statuses: tuple[int, ...] = (0,),
+        settings: Mapping[str, str] | None = None,
+    ) -> str:
         """A command without a terminal; its standard output."""
         done = subprocess.run(
             words,
-            env=self.env(**settings),
+            env=self.env(settings or {}),
             cwd=ROOT if words[0] == sys.executable else self.home,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -84,8 +89,14 @@ class Machine:
         assert done.returncode in statuses, f"{words}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
-    def tessera(self, *words: str, **settings: str) -> str:
-        return self.run(sys.executable, "-m", "template.cli", *words, **settings)
+    def tessera(
+        self,
+        *words: str,
+        statuses: tuple[int, ...] = (0,),
+        settings: Mapping[str, str] | None = None,
+    ) -> str:
+        command = (sys.executable, "-m", "template.cli", *words)
+        return self.run(*command, statuses=statuses, settings=settings)
 
     def start(self, script: Path) -> None:
         """The one command that `init` prints, in the background."""
@@ -93,7 +104,7 @@ class Machine:
             self.children.append(
                 subprocess.Popen(
                     [str(script)],
-                    env=self.env(),
+                    env=self.env({}),
                     cwd=self.home,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
@@ -190,7 +201,7 @@ def plan_file(path: Path) -> Path:
 
 def owner_publishes(subnet: Subnet, folder: Path) -> Machine:
     owner, settings = machine_of(subnet, OWNER, folder)
-    owner.tessera("init", "--role", "owner", **settings, statuses=(1,))  # no run spec yet
+    owner.tessera("init", "--role", "owner", statuses=(1,), settings=settings)  # no run spec yet
     home = folder_of(owner, "owner")
     assert "no run spec" in owner.said[-1] or "--run: missing" in owner.said[-1]
     start = str(home / "start")
@@ -203,7 +214,7 @@ def owner_publishes(subnet: Subnet, folder: Path) -> Machine:
 
 def validator_starts(subnet: Subnet, folder: Path) -> Machine:
     validator, settings = machine_of(subnet, "validator", folder)
-    validator.tessera("init", "--role", "validator", **settings)
+    validator.tessera("init", "--role", "validator", settings=settings)
     validator.start(folder_of(validator, "validator") / "start")
     # It joins the run as soon as it has what the owner published, and waits for window 0.
     wait_until(lambda: READY in validator.log, every_s=1.0, describe=lambda: validator.log)
@@ -254,7 +265,7 @@ def newcomer_joins(
     machine.secrets |= secrets_of(identity, wallet)
     settings = settings_of(subnet, server.endpoint_url, identity)
     counted.step("tessera init")
-    machine.tessera("init", "--role", "miner", **settings)
+    machine.tessera("init", "--role", "miner", settings=settings)
     counted.step("start")
     machine.start(folder_of(machine, "miner") / "start")
     return counted, settings
