@@ -58,7 +58,7 @@ exec unshare -m sh -eu -c '
         mount -o remount,ro,bind "$root$part" 2> /dev/null || [ -n "$part" ]
     done
     exec chroot "$root" setpriv --reuid 10001 --regid 10001 --clear-groups --no-new-privs \
-        env -i $handed PATH=/opt/tessera/bin:/usr/bin:/bin HOME=/state \
+        env -i PATH=/opt/tessera/bin:/usr/bin:/bin HOME=/state \
         NUMBA_CACHE_DIR=/state/.numba HF_HUB_OFFLINE=1 PYTHONDONTWRITEBYTECODE=1 \
-        PYTHONUNBUFFERED=1 sh -c "cd /state && exec sh /opt/tessera/bin/entry.sh \"\$@\"" - "$@"
+        PYTHONUNBUFFERED=1 $handed sh -c "cd /state && exec sh /opt/tessera/bin/entry.sh \"\$@\"" - "$@"
 ' - "$root" "$state" "$handed" "${@:---help}" < /dev/null

@@ -7,7 +7,6 @@ defined or refused here by name. The settings themselves are in `template.settin
 import argparse
 import re
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, Literal
 
@@ -25,13 +24,13 @@ from template.cli.flags import (
     variables_text,
     wallet_config,
 )
+from template.cli.metrics_flags import add_metrics_flags, metrics_config
 from template.cli.parser import Parser, aligned
 from template.cli.torchrun import find_place
 from template.errors import EXIT_STATUSES, ConfigError
 from template.protocol.spec.files import load_spec
 from template.settings import (
     LoggingConfig,
-    MetricsConfig,
     MinerConfig,
     NeuronConfig,
     Place,
@@ -41,8 +40,6 @@ from template.settings import (
 )
 
 Role = Literal["miner", "validator"]
-LOOPBACK: Final = "127.0.0.1"
-MAX_PORT: Final = 65_535
 
 STATE_DIR: Final = "~/.bittensor/{role}s/{coldkey}/{hotkey}/netuid{netuid}/{name}"
 
@@ -108,7 +105,7 @@ def miner_config(args: argparse.Namespace, env: Mapping[str, str]) -> MinerConfi
         neuron=neuron_config(args, place),
         wandb=_wandb_config(args, env),
         bucket=bucket_settings(env),
-        metrics=_metrics_config(args),
+        metrics=metrics_config(args),
         place=place,
     )
 
@@ -158,18 +155,6 @@ def _wandb_config(args: argparse.Namespace, env: Mapping[str, str]) -> WandbConf
         entity=args.entity,
         notes=args.notes or "",
     )
-
-
-def _metrics_config(args: argparse.Namespace) -> MetricsConfig | None:
-    """The Prometheus endpoint; ConfigError without its library."""
-    if args.metrics_port is None:
-        return None
-    if find_spec("prometheus_client") is None:
-        raise ConfigError(
-            "--metrics.port: prometheus-client is not installed: "
-            "`pip install 'tessera-subnet[metrics]'`, or leave --metrics.port out"
-        )
-    return MetricsConfig(host=args.metrics_host, port=args.metrics_port)
 
 
 _OWN_FIELDS: Final = {"miner": INNER_FIELDS, "validator": SCORING_FIELDS}
@@ -251,33 +236,7 @@ def _add_neuron_flags(parser: Parser, role: Role) -> None:
     add_wallet_flags(parser)
     add_logging_flags(parser)
     add_wandb_flags(parser)
-    _add_metrics_flags(parser)
-
-
-def _add_metrics_flags(parser: Parser) -> None:
-    group = parser.add_argument_group("Prometheus")
-    group.add_argument(
-        "--metrics.port",
-        dest="metrics_port",
-        metavar="PORT",
-        type=_port,
-        default=None,
-        help="serve /metrics and /healthz on this port (default: off)",
-    )
-    group.add_argument(
-        "--metrics.host",
-        dest="metrics_host",
-        metavar="ADDRESS",
-        default=LOOPBACK,
-        help="address to serve on, ::1 for one of IPv6; there is no password, so another address "
-        f"than loopback belongs behind a firewall (default: {LOOPBACK})",
-    )
-
-
-def _port(text: str) -> int:
-    if re.fullmatch(r"[0-9]{1,5}", text) is None or int(text) > MAX_PORT:
-        raise argparse.ArgumentTypeError(f"must be a port from 0 to {MAX_PORT}, 0 for a free one")
-    return int(text)
+    add_metrics_flags(parser)
 
 
 def _refusal(role: Role, name: str) -> str | None:

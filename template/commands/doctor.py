@@ -3,6 +3,7 @@
 import platform
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
@@ -15,8 +16,15 @@ from template.cli.signals import STOP_LIMIT_S, unwind_on_signals
 from template.cli.terminal import complain, say, say_json
 from template.commands.doctor_chain import ChainChecks, Known
 from template.commands.doctor_here import HereChecks
-from template.doctor.bundle import MAX_FILE_BYTES, Member, as_json, listing, pack, tail
-from template.doctor.bundle import write_archive as write_archive
+from template.doctor.bundle import (
+    MAX_FILE_BYTES,
+    Member,
+    as_json,
+    listing,
+    pack,
+    tail,
+    write_archive,
+)
 from template.doctor.checks import CHECKS, examine
 from template.doctor.findings import Finding, Report, summary, to_json
 from template.doctor.redaction import Censor, secrets_of_key_file
@@ -52,12 +60,11 @@ def run_doctor(config: DoctorConfig) -> int:
 
 
 def _examined(config: DoctorConfig) -> Report:
-    censor = Censor(known_secrets(config))
     found = []
     for finding in examinations(config):
         found.append(finding)
         if not config.is_json:
-            say(censor.clean(line_of(finding)))
+            say(line_of(finding))
     report = Report(role=config.role, version=__version__, findings=tuple(found))
     if config.is_json:
         say_json(to_json(report))
@@ -67,11 +74,13 @@ def _examined(config: DoctorConfig) -> Report:
 
 
 def examinations(config: DoctorConfig) -> Iterator[Finding]:
-    """The findings of a role's checks as they come; the chain is closed at the end."""
-    known = Known()
+    """The findings of a role's checks as they come, without a secret; the chain is closed after."""
+    known, censor = Known(), Censor(known_secrets(config))
     makers = ChainChecks(config, known).makers() | HereChecks(config, known).makers()
     try:
-        yield from examine(CHECKS[config.role], makers, without=config.without)
+        for found in examine(CHECKS[config.role], makers, without=config.without):
+            # A library's error may quote what it was given.
+            yield replace(found, said=censor.clean(found.said), remedy=censor.clean(found.remedy))
     finally:
         if known.chain is not None:
             known.chain.close()

@@ -23,9 +23,15 @@ from template.commands.offered import find_run
 from template.commands.publish import write_spec
 from template.commands.reading import bucket_opener
 from template.doctor.findings import Report, summary, to_json
-from template.errors import EXIT_INTERRUPTED, ConfigError, SubnetError, exit_status
+from template.errors import (
+    EXIT_INTERRUPTED,
+    ConfigError,
+    RecordError,
+    SubnetError,
+    exit_status,
+)
 from template.files import reason, remedy
-from template.protocol.spec import spec_to_toml
+from template.protocol.spec import RunSpec, spec_to_toml
 
 OPTIONS: Final = ChainOptions(read_timeout_s=15.0, read_deadline_s=15.0)
 RUN_FILE: Final = "run.toml"
@@ -91,7 +97,7 @@ def _make_folder(folder: Path) -> None:
 def _fetch_run(config: InitConfig, out: Path) -> str:
     """Write the run spec that the owner offers; its id, or "" for an owner without an offer."""
     network = config.values[ENV_NETWORK]
-    is_local = network == LOCAL_NETWORK or urlsplit(network).hostname in LOOPBACK_HOSTS
+    is_here = network == LOCAL_NETWORK or urlsplit(network).hostname in LOOPBACK_HOSTS
     chain = BittensorChain(
         endpoint=network,
         netuid=int(config.values[ENV_NETUID]),
@@ -101,13 +107,24 @@ def _fetch_run(config: InitConfig, out: Path) -> str:
     )
     with closing(chain):
         try:
-            spec = find_run(chain, bucket_opener(on_localnet=is_local)).spec
+            spec = _find(chain, is_here=is_here)
         except ConfigError:
             if config.role != "owner":
                 raise
             return ""  # the owner is about to publish the first run
     write_spec(out, spec_to_toml(spec))
     return spec.run_id.hex()
+
+
+def _find(chain: BittensorChain, *, is_here: bool) -> RunSpec:
+    """The offered spec. An endpoint on this machine may serve a localnet or a public chain."""
+    if is_here:
+        try:
+            return find_run(chain, bucket_opener(on_localnet=True)).spec
+        except ConfigError as error:
+            if not isinstance(error.__cause__, RecordError):
+                raise
+    return find_run(chain, bucket_opener(on_localnet=False)).spec
 
 
 def _write_files(config: InitConfig, run: Path) -> list[str]:

