@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from benchmarks.attacks.catalogue import (
     Attack,
 )
 from benchmarks.attacks.picture import draw
-from benchmarks.attacks.suite import CLEAN, Case, samples_of
+from benchmarks.attacks.suite import WEAK, Case, samples_of
 from benchmarks.learning.record import Interval, Rows, interval
 from evaluation.work import WorkRules, WorkSample, WorkState
 
@@ -150,14 +149,10 @@ def _undefended(pair: Mapping[str, Any], attack: Attack) -> dict[str, Any]:
 
 def _beside(case: Case, rows: Rows) -> dict[str, Any] | None:
     """The run and the one without the attackers, and both undefended if there are such."""
-
-    def row(attack: str, *, defended: bool) -> Mapping[str, Any] | None:
-        return rows.get(replace(case, attack=attack, defended=defended).key)
-
-    attacked, clean = row(case.attack, defended=True), row(CLEAN, defended=True)
+    attacked, clean = rows.get(case.key), rows.get(case.clean.key)
     if attacked is None or clean is None:
         return None
-    open_, open_clean = row(case.attack, defended=False), row(CLEAN, defended=False)
+    open_, open_clean = rows.get(case.undefended.key), rows.get(case.undefended.clean.key)
     both = None if open_ is None or open_clean is None else {"attacked": open_, "clean": open_clean}
     return {"attacked": attacked, "clean": clean, "undefended": both}
 
@@ -198,13 +193,13 @@ def test_rates(cases: Sequence[Case], rows: Rows, rules: WorkRules) -> dict[str,
     pages, and of honest miners. A career is drawn from the samples of one miner on record, so that
     a miner whose work shows less stays so, and each of them once: with replacement luck would
     come in runs, and four times as many samples without effect would pass (D55). `observed` are
-    the careers as they were.
+    the careers as they were. Of the smaller model, whose test is the harder one.
     """
     copiers: list[list[WorkSample]] = []
     honest: list[list[WorkSample]] = []
     for case in cases:
         row = rows.get(case.key)
-        if row is None or not case.defended:
+        if row is None or not case.defended or case.model != WEAK:
             continue
         honest += samples_of(row, range(case.miners - case.attackers))
         if case.attack in COPYING:

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -20,7 +21,7 @@ from benchmarks.attacks.model import LeanWorkers
 from benchmarks.attacks.panel import Setting
 from benchmarks.attacks.swarm import Swarm
 from benchmarks.attacks.trigger import PLANTED, TARGET, TRIGGER, planted, success_rate
-from benchmarks.learning.workers import Workers
+from benchmarks.learning.workers import PLAN, Workers
 from evaluation import pace
 from evaluation.work import WorkRules
 from template.errors import PayloadError
@@ -397,6 +398,10 @@ def test_sizes_of_teams() -> None:
         ATTACKS["one machine, four hotkeys"].group(2)
 
 
+WORKED = ["named", 1.0, 120, 1, 1.0, 0.6, 0.05, 0.3, 1.1]
+IDLE = ["no_work", 1.0, 120, 1, 1.0, -0.1, 0.05, 0.0, 1.0]
+
+
 def _row(case: suite.Case) -> dict:
     attacked = bool(case.attack)
     lying = case.attack == "lying validator"
@@ -406,16 +411,24 @@ def _row(case: suite.Case) -> dict:
         "honest_earned": 0.0 if lying and not case.defended else 4.0, "honest_share": 0.97,
         "windows_to_detection": 3 if case.defended else None, "named": [], "backdoor": 0.0,
         "stopped": None, "dividends": 1.5 if lying else None,
-        "samples": {
-            "0": [[w, 0.6, 0.05, 0.3, 1.1] for w in range(20)],
-            "6": [[w, -0.1, 0.05, 0.0, 1.0] for w in range(20)]
-        },
+        "verdicts": [
+            [
+                WORKED if uid == 0 else IDLE if uid == 6 else ["not_delivered", *[None] * 8]
+                for uid in range(case.miners)
+            ]
+            for _ in range(20)
+        ],
     }  # fmt: skip
 
 
 def test_the_report_compares_with_the_run_without_attackers(tmp_path) -> None:
     names = ("", "gaussian", "half of the steps", "one machine, two hotkeys", "lying validator")
     cases = [c for c in suite.quick() if c.attack in names and c.miners == 8]
+    assert {(c.attack, c.model) for c in cases if c.defended} == {
+        ("", suite.WEAK), ("", suite.STRONG), ("gaussian", suite.WEAK),
+        ("half of the steps", suite.STRONG), ("one machine, two hotkeys", suite.STRONG),
+        ("lying validator", suite.WEAK),
+    }  # fmt: skip
     rows = {case.key: _row(case) for case in cases}
     report.write(cases, rows, WorkRules(effect=0.25, error=0.01), tmp_path, {"commit": "x"})
     written = json.loads((tmp_path / "attacks.json").read_text())
@@ -440,6 +453,38 @@ def test_the_report_compares_with_the_run_without_attackers(tmp_path) -> None:
     assert order == sorted(order)
     assert "**does not hold**" in table
     assert (tmp_path / "attacks.png").stat().st_size > 5000
+
+
+def test_a_row_keeps_what_pay_rests_on(tmp_path, monkeypatch) -> None:
+    """Samples and claims of the record are those of the run, to the digits that it keeps."""
+    monkeypatch.setattr(suite, "WINDOWS", 3)
+    case = suite.Case(attack="half of the steps", miners=3, attackers=1, seed=1, defended=True)
+    played: list[Swarm] = []
+    make = suite.Case.swarm
+    monkeypatch.setattr(suite.Case, "swarm", lambda c: played.append(make(c)) or played[0])
+    row = json.loads(json.dumps(suite.play(case)))
+    samples = suite.samples_of(row, range(3))
+    for uid, career in enumerate(samples):
+        entries = played[0].histories[str(uid)]
+        assert len(career) == len(entries) == 3
+        for sample, entry in zip(career, entries.values(), strict=True):
+            assert sample.effect == pytest.approx(entry.work.effect, rel=1e-7)
+            assert sample.quarter_square == pytest.approx(entry.work.quarter_square, rel=1e-7)
+    assert [v.pages_consumed for v in suite.verdicts_in(row)[2]] == [120, 120, 64]
+
+
+def test_the_class_of_an_attack_says_the_model_and_its_evidence() -> None:
+    by_model = {case.model: case for case in suite.quick() if case.defended and case.attack}
+    weak, strong = by_model[suite.WEAK], by_model[suite.STRONG]
+    assert weak.key != replace(weak, model=suite.STRONG).key
+    assert strong.undefended.model == suite.WEAK
+    plan = strong.swarm().workers.spec
+    assert plan.model.hidden_size == 64
+    shown = suite.SETTINGS[suite.STRONG]
+    localnet = tomllib.loads(PLAN.read_text())["evaluation"]
+    assert (shown.claimed_pages, shown.work_effect) == (
+        localnet["claimed_pages"], localnet["work_effect"],
+    )  # fmt: skip
 
 
 def test_what_harms_nobody_undefended_is_called_so() -> None:
