@@ -18,10 +18,12 @@ from benchmarks.attacks.panel import Outcome, Setting
 from benchmarks.attacks.swarm import Swarm
 from benchmarks.learning.record import append
 from benchmarks.learning.trial import KEY_DIGITS, Trial
-from benchmarks.pay.prices import figures_of, verdicts_of
+from benchmarks.learning.workers import trial_spec
+from benchmarks.pay.prices import figures_of, shares_of, verdicts_of
 from evaluation.judge import sample_of
 from evaluation.verdict import Verdict
 from evaluation.work import WorkSample
+from template.scoring.rules import pay_rules
 
 CLEAN = ""
 """Name of the run in which the attackers are away."""
@@ -206,6 +208,20 @@ def samples_of(row: Mapping[str, Any], uids: Sequence[int]) -> list[list[WorkSam
     windows = verdicts_in(row)
     samples = [[sample_of(verdicts[uid]) for verdicts in windows] for uid in uids]
     return [[sample for sample in career if sample is not None] for career in samples]
+
+
+def shares_in(case: Case, row: Mapping[str, Any]) -> list[list[float]]:
+    """Shares of miners' pay after each window, by uid, from the verdicts on record and the rule of
+    pay in force; of a run whose validators are honest.
+    """
+    spec, setting = trial_spec(case.trial), SETTINGS[case.model]
+    evaluation = replace(
+        spec.evaluation,
+        claimed_pages=setting.claimed_pages,
+        work_effect=setting.work_effect,
+    )
+    rules = pay_rules(replace(spec, evaluation=evaluation))
+    return shares_of(row["verdicts"], rules, spec.outer.quorum_rules())
 
 
 def _first_dishonest(case: Case, swarm: Swarm) -> int:

@@ -439,8 +439,10 @@ def test_the_report_compares_with_the_run_without_attackers(tmp_path) -> None:
     assert noise["undefended"]["harm"] == "loss"
     assert noise["earned_vs_honest"] == pytest.approx(0.075)
     assert noise["holds"]
-    assert half["limit"] == pytest.approx(0.55)
-    assert half["honest_kept"] == pytest.approx(0.97 / (6 / 7))
+    assert half["limit"] == pytest.approx(1.1 * 8 / 15)
+    assert half["honest_kept"] == pytest.approx(0.97 / (6 / (6 + 2 * 8 / 15)))
+    assert half["earned_settled"] == 0.0, "no work shown, no pay"
+    assert noise["earned_settled"] is None
     assert two["earned_vs_honest"] == pytest.approx(0.15), "both hotkeys together"
     assert liar["dividends_vs_honest"] == 1.5
     assert not liar["holds"]
@@ -457,7 +459,7 @@ def test_the_report_compares_with_the_run_without_attackers(tmp_path) -> None:
 
 def test_a_row_keeps_what_pay_rests_on(tmp_path, monkeypatch) -> None:
     """Samples and claims of the record are those of the run, to the digits that it keeps."""
-    monkeypatch.setattr(suite, "WINDOWS", 3)
+    monkeypatch.setattr(suite, "WINDOWS", 5)
     case = suite.Case(attack="half of the steps", miners=3, attackers=1, seed=1, defended=True)
     played: list[Swarm] = []
     make = suite.Case.swarm
@@ -466,11 +468,16 @@ def test_a_row_keeps_what_pay_rests_on(tmp_path, monkeypatch) -> None:
     samples = suite.samples_of(row, range(3))
     for uid, career in enumerate(samples):
         entries = played[0].histories[str(uid)]
-        assert len(career) == len(entries) == 3
+        assert len(career) == len(entries) == 5
         for sample, entry in zip(career, entries.values(), strict=True):
             assert sample.effect == pytest.approx(entry.work.effect, rel=1e-7)
             assert sample.quarter_square == pytest.approx(entry.work.quarter_square, rel=1e-7)
     assert [v.pages_consumed for v in suite.verdicts_in(row)[2]] == [120, 120, 64]
+    shares = suite.shares_in(case, row)
+    paid = played[0].outcome.shares
+    assert max(max(window) for window in shares) > 0.3, "somebody is paid by then"
+    for mine, theirs in zip(shares, paid, strict=True):
+        assert mine == pytest.approx([theirs.get(uid, 0.0) for uid in range(3)], abs=1e-4)
 
 
 def test_the_class_of_an_attack_says_the_model_and_its_evidence() -> None:
