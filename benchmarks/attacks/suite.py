@@ -39,10 +39,27 @@ MODEL_OF = {FREE: WEAK, VALIDATOR: WEAK, PARTIAL: STRONG, SYBIL: STRONG}
 third of the time. What the others earn hangs on the share of a claim that was trained, and on the
 smaller model a trained page shows half of the effect: too little to tell a part from the whole.
 """
-RATES = {
-    WEAK: {"inner_lr": 4e-3, "outer_lr": 4.0, "min_divisor": 4},
-    STRONG: {"inner_lr": 2e-3, "outer_lr": 6.0, "min_divisor": 6},
+TRIALS = {
+    WEAK: Trial(
+        strategy="ours",
+        lag=0,
+        model=WEAK,
+        inner_lr=4e-3,
+        outer_lr=4.0,
+        min_divisor=4,
+        warm_steps=240,
+    ),
+    STRONG: Trial(
+        strategy="ours",
+        lag=0,
+        model=STRONG,
+        inner_lr=2e-3,
+        outer_lr=6.0,
+        min_divisor=6,
+        warm_steps=240,
+    ),
 }
+"""Warm-started as a run is, and no lag: miners wait."""
 SETTINGS = {WEAK: Setting(), STRONG: Setting(claimed_pages=48, work_effect=0.4)}
 """What validators look at: of the stronger model as in the localnet's plan."""
 DIGITS = 8
@@ -81,17 +98,8 @@ class Case:
 
     @property
     def trial(self) -> Trial:
-        """Warm-started as a run is, and no lag: miners wait."""
-        trial = Trial(
-            strategy="ours",
-            lag=0,
-            model=self.model,
-            miners=self.miners,
-            rounds=self.windows,
-            seed=self.seed,
-            warm_steps=240,
-        )
-        return replace(trial, **RATES[self.model])
+        """The model's trial at this case's size."""
+        return replace(TRIALS[self.model], miners=self.miners, rounds=self.windows, seed=self.seed)
 
     @property
     def clean(self) -> "Case":

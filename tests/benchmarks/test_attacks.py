@@ -463,13 +463,19 @@ def test_a_row_keeps_what_pay_rests_on(tmp_path, monkeypatch) -> None:
     case = suite.Case(attack="half of the steps", miners=3, attackers=1, seed=1, defended=True)
     played: list[Swarm] = []
     make = suite.Case.swarm
-    monkeypatch.setattr(suite.Case, "swarm", lambda c: played.append(make(c)) or played[0])
+
+    def kept(case: suite.Case) -> Swarm:
+        played.append(make(case))
+        return played[0]
+
+    monkeypatch.setattr(suite.Case, "swarm", kept)
     row = json.loads(json.dumps(suite.play(case)))
     samples = suite.samples_of(row, range(3))
     for uid, career in enumerate(samples):
         entries = played[0].histories[str(uid)]
         assert len(career) == len(entries) == 5
         for sample, entry in zip(career, entries.values(), strict=True):
+            assert entry.work is not None
             assert sample.effect == pytest.approx(entry.work.effect, rel=1e-7)
             assert sample.quarter_square == pytest.approx(entry.work.quarter_square, rel=1e-7)
     assert [v.pages_consumed for v in suite.verdicts_in(row)[2]] == [120, 120, 64]
