@@ -3,7 +3,6 @@
 import itertools
 import json
 import math
-import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -21,7 +20,7 @@ from benchmarks.attacks.model import LeanWorkers
 from benchmarks.attacks.panel import Setting
 from benchmarks.attacks.swarm import Swarm
 from benchmarks.attacks.trigger import PLANTED, TARGET, TRIGGER, planted, success_rate
-from benchmarks.learning.workers import PLAN, Workers
+from benchmarks.learning.workers import Workers
 from evaluation import pace
 from evaluation.work import WorkRules
 from template.errors import PayloadError
@@ -455,49 +454,6 @@ def test_the_report_compares_with_the_run_without_attackers(tmp_path) -> None:
     assert order == sorted(order)
     assert "**does not hold**" in table
     assert (tmp_path / "attacks.png").stat().st_size > 5000
-
-
-def test_a_row_keeps_what_pay_rests_on(tmp_path, monkeypatch) -> None:
-    """Samples and claims of the record are those of the run, to the digits that it keeps."""
-    monkeypatch.setattr(suite, "WINDOWS", 5)
-    case = suite.Case(attack="half of the steps", miners=3, attackers=1, seed=1, defended=True)
-    played: list[Swarm] = []
-    make = suite.Case.swarm
-
-    def kept(case: suite.Case) -> Swarm:
-        played.append(make(case))
-        return played[0]
-
-    monkeypatch.setattr(suite.Case, "swarm", kept)
-    row = json.loads(json.dumps(suite.play(case)))
-    samples = suite.samples_of(row, range(3))
-    for uid, career in enumerate(samples):
-        entries = played[0].histories[str(uid)]
-        assert len(career) == len(entries) == 5
-        for sample, entry in zip(career, entries.values(), strict=True):
-            assert entry.work is not None
-            assert sample.effect == pytest.approx(entry.work.effect, rel=1e-7)
-            assert sample.quarter_square == pytest.approx(entry.work.quarter_square, rel=1e-7)
-    assert [v.pages_consumed for v in suite.verdicts_in(row)[2]] == [120, 120, 64]
-    shares = suite.shares_in(case, row)
-    paid = played[0].outcome.shares
-    assert max(max(window) for window in shares) > 0.3, "somebody is paid by then"
-    for mine, theirs in zip(shares, paid, strict=True):
-        assert mine == pytest.approx([theirs.get(uid, 0.0) for uid in range(3)], abs=1e-4)
-
-
-def test_the_class_of_an_attack_says_the_model_and_its_evidence() -> None:
-    by_model = {case.model: case for case in suite.quick() if case.defended and case.attack}
-    weak, strong = by_model[suite.WEAK], by_model[suite.STRONG]
-    assert weak.key != replace(weak, model=suite.STRONG).key
-    assert strong.undefended.model == suite.WEAK
-    plan = strong.swarm().workers.spec
-    assert plan.model.hidden_size == 64
-    shown = suite.SETTINGS[suite.STRONG]
-    localnet = tomllib.loads(PLAN.read_text())["evaluation"]
-    assert (shown.claimed_pages, shown.work_effect) == (
-        localnet["claimed_pages"], localnet["work_effect"],
-    )  # fmt: skip
 
 
 def test_what_harms_nobody_undefended_is_called_so() -> None:
