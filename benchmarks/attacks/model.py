@@ -23,7 +23,7 @@ LOSS_BATCH = 40
 """Pages whose logits stay in the core's cache."""
 
 KEPT_TRAININGS = 500
-"""About 110 MB."""
+"""About 110 MB of the suite's smaller model, 700 MB of the localnet's."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

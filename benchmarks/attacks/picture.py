@@ -60,9 +60,12 @@ def draw(shown: Sequence[Mapping[str, Any]], max_loss_ratio: float, path: Path) 
         if of_kind:
             _mark_class(axes, kind, of_kind[0], of_kind[-1])
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.suptitle("Every attack, a quarter of the miners or of the stake", fontsize=12)
+    # Title and legend keep their height in inches, however many attacks there are.
+    height = figure.get_figheight()
+    title = "Every attack, a quarter of the miners or of the stake"
+    figure.suptitle(title, fontsize=12, y=1 - 0.15 / height, va="top")
     figure.legend(handles, labels, frameon=False, fontsize=9, loc="lower center", ncols=3)
-    figure.tight_layout(rect=(0, 0.03, 1, 1))
+    figure.tight_layout(rect=(0, 0.4 / height, 1, 1 - 0.4 / height))
     figure.savefig(path, dpi=110)
     plt.close(figure)
 

@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,17 @@ from benchmarks.attacks.catalogue import (
     Attack,
 )
 from benchmarks.attacks.picture import draw
-from benchmarks.attacks.suite import CLEAN, Case, samples_of
+from benchmarks.attacks.suite import WEAK, Case, samples_of, shares_in
+from benchmarks.attacks.sybil import INNER_STEPS
 from benchmarks.learning.record import Interval, Rows, interval
+from benchmarks.pay.cases import SETTLED
 from evaluation.work import WorkRules, WorkSample, WorkState
 
 MAX_LOSS_RATIO, MIN_HONEST_SHARE = 1.01, 0.95
-LIMITS = {FREE: 0.1, PARTIAL: 1.1, SYBIL: 1.0, VALIDATOR: 0.1}
+LIMITS = {FREE: 0.1, PARTIAL: 1.1, SYBIL: 1.1, VALIDATOR: 0.1}
 """Of an honest miner's pay; for partial work times the share that was done, for one machine's
-hotkeys together, for a validator that of the miners in league with it.
+hotkeys together, for a validator that of the miners in league with it. A tenth is for the error of
+pay, which is linear in work.
 """
 MAX_DIVIDENDS = 1.001
 """Of a dishonest validator over an honest one, by stake; the rest is rounding to 65535ths."""
@@ -35,13 +37,15 @@ SMALL = 16
 """Miners up to which a run is of the small kind, where a quarter attack."""
 COLUMNS = (
     "| attack | class | attackers | loss, undefended | earned, undefended | harm, undefended | "
-    "loss | earned | limit | honest keep | windows to detection | dividends | backdoor | |"
+    f"loss | earned | from window {SETTLED} on | limit | honest keep | windows to detection | "
+    "dividends | backdoor | |"
 )
 LEGEND = (
     "Loss: against the same honest miners, seed and pages with the attackers away. Earned: an "
     "attacker's pay over an honest miner's from its first dishonest window on; of hotkeys of one "
-    "machine, together. Harm: what the attack does where nobody defends; harmless if loss, pay, "
-    "backdoor and progress stay as they were. Honest keep: of all that is paid, over what would "
+    f"machine, together; beside it from window {SETTLED} on, when every account of pay is full. "
+    "Harm: what the attack does where nobody defends; harmless if loss, pay, backdoor and progress "
+    "stay as they were. Honest keep: of all that is paid, over what would "
     "be theirs if attackers were paid for the work that they do. Dividends: of a dishonest "
     "validator, by stake, over those of an honest one. Backdoor: how often the final model "
     "follows the trigger."
@@ -94,6 +98,7 @@ def _point(group: Sequence[Case], rows: Rows) -> dict[str, Any] | None:
         [r["held_out_loss"] / c["held_out_loss"] for r, c in zip(mine, clean, strict=True)]
     )
     earned, limit = _mean([_earned(row, attack) for row in mine]), limit_of(attack)
+    settled = _mean([_settled(one, row) for (one, _), row in zip(whole, mine, strict=True)])
     kept = _mean([_kept(row, c, case) for row, c in zip(mine, clean, strict=True)])
     dividends = _mean([row["dividends"] for row in mine])
     undefended = [b["undefended"] for _, b in whole if b["undefended"] is not None]
@@ -112,7 +117,9 @@ def _point(group: Sequence[Case], rows: Rows) -> dict[str, Any] | None:
         "undefended": _undefended(undefended[0], attack) if undefended else None,
         "loss_ratio": _numbers(ratio),
         "earned_vs_honest": _or_none(earned),
+        "earned_settled": settled,
         "limit": limit,
+        "model": case.model,
         "windows_to_detection": [row["windows_to_detection"] for row in mine],
         "honest_share": _mean([row["honest_share"] for row in mine]),
         "honest_kept": kept,
@@ -125,7 +132,15 @@ def _point(group: Sequence[Case], rows: Rows) -> dict[str, Any] | None:
 
 def limit_of(attack: Attack) -> float:
     """Of an honest miner's pay."""
-    return LIMITS[attack.kind] * (attack.work if attack.kind == PARTIAL else 1.0)
+    return LIMITS[attack.kind] * (work_of(attack) if attack.kind == PARTIAL else 1.0)
+
+
+def work_of(attack: Attack) -> float:
+    """The share of an honest miner's work that a hotkey does; of 15 steps a half are 8."""
+    share = attack.team()[0].share
+    if attack.kind != PARTIAL or share != attack.work:
+        return attack.work
+    return round(share * INNER_STEPS) / INNER_STEPS
 
 
 def _undefended(pair: Mapping[str, Any], attack: Attack) -> dict[str, Any]:
@@ -150,14 +165,10 @@ def _undefended(pair: Mapping[str, Any], attack: Attack) -> dict[str, Any]:
 
 def _beside(case: Case, rows: Rows) -> dict[str, Any] | None:
     """The run and the one without the attackers, and both undefended if there are such."""
-
-    def row(attack: str, *, defended: bool) -> Mapping[str, Any] | None:
-        return rows.get(replace(case, attack=attack, defended=defended).key)
-
-    attacked, clean = row(case.attack, defended=True), row(CLEAN, defended=True)
+    attacked, clean = rows.get(case.key), rows.get(case.clean.key)
     if attacked is None or clean is None:
         return None
-    open_, open_clean = row(case.attack, defended=False), row(CLEAN, defended=False)
+    open_, open_clean = rows.get(case.undefended.key), rows.get(case.undefended.clean.key)
     both = None if open_ is None or open_clean is None else {"attacked": open_, "clean": open_clean}
     return {"attacked": attacked, "clean": clean, "undefended": both}
 
@@ -171,6 +182,21 @@ def _earned(row: Mapping[str, Any], attack: Attack) -> float:
     return float(row["earned"] / row["honest_earned"]) * attack.hotkeys
 
 
+def _settled(case: Case, row: Mapping[str, Any]) -> float | None:
+    """`_earned` from window `SETTLED` on, by the verdicts on record; None for classes that earn
+    what slips through the gates, and where honest miners got nothing.
+    """
+    attack = ATTACKS[case.attack]
+    if attack.kind not in (PARTIAL, SYBIL):
+        return None
+    late = shares_in(case, row)[SETTLED:]
+    uids = case.attacker_uids
+    mine = math.fsum(shares[uid] for shares in late for uid in uids) / len(uids)
+    honest = range(case.miners - case.attackers)
+    theirs = math.fsum(shares[uid] for shares in late for uid in honest) / len(honest)
+    return mine / theirs * attack.hotkeys if theirs else None
+
+
 def _kept(row: Mapping[str, Any], clean: Mapping[str, Any], case: Case) -> float | None:
     """What honest miners get, over what they would: without a dishonest validator; of all that
     is paid, beside attackers who are paid for their work and no more. None if nobody is paid.
@@ -179,7 +205,7 @@ def _kept(row: Mapping[str, Any], clean: Mapping[str, Any], case: Case) -> float
     if attack.kind == VALIDATOR:
         return float(row["honest_earned"] / clean["honest_earned"])
     honest = case.miners - case.attackers
-    due = honest / (honest + attack.work * case.attackers)
+    due = honest / (honest + work_of(attack) * case.attackers)
     return None if row["honest_share"] is None else float(row["honest_share"] / due)
 
 
@@ -198,13 +224,13 @@ def test_rates(cases: Sequence[Case], rows: Rows, rules: WorkRules) -> dict[str,
     pages, and of honest miners. A career is drawn from the samples of one miner on record, so that
     a miner whose work shows less stays so, and each of them once: with replacement luck would
     come in runs, and four times as many samples without effect would pass (D55). `observed` are
-    the careers as they were.
+    the careers as they were. Of the smaller model, whose test is the harder one.
     """
     copiers: list[list[WorkSample]] = []
     honest: list[list[WorkSample]] = []
     for case in cases:
         row = rows.get(case.key)
-        if row is None or not case.defended:
+        if row is None or not case.defended or case.model != WEAK:
             continue
         honest += samples_of(row, range(case.miners - case.attackers))
         if case.attack in COPYING:
@@ -291,6 +317,7 @@ def _line(p: Mapping[str, Any]) -> str:
         *_undefended_cells(p["undefended"]),
         f"{p['loss_ratio']['mean']:.3f}{spread}",
         _pay(p["earned_vs_honest"]),
+        "" if p["earned_settled"] is None else f"{p['earned_settled']:.3f}",
         f"{p['limit']:.2f}",
         "nobody paid" if p["honest_kept"] is None else f"{p['honest_kept']:.3f}",
         detected,

@@ -4,21 +4,26 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.attacks.actor import Actor
-from benchmarks.attacks.catalogue import ATTACKS
+from benchmarks.attacks.catalogue import ATTACKS, FREE, PARTIAL, SYBIL, VALIDATOR
 from benchmarks.attacks.council import BURN_UID
 from benchmarks.attacks.idle import Undelivered
 from benchmarks.attacks.panel import Outcome, Setting
 from benchmarks.attacks.swarm import Swarm
 from benchmarks.learning.record import append
 from benchmarks.learning.trial import KEY_DIGITS, Trial
+from benchmarks.learning.workers import trial_spec
+from benchmarks.pay.prices import figures_of, shares_of, verdicts_of
+from evaluation.judge import sample_of
+from evaluation.verdict import Verdict
 from evaluation.work import WorkSample
+from template.scoring.rules import pay_rules
 
 CLEAN = ""
 """Name of the run in which the attackers are away."""
@@ -27,6 +32,38 @@ VERSION, UNDEFENDED_VERSION = 9, 5
 """Of rules and attacks, and of attacks alone: go up whenever the same case would end otherwise."""
 
 WINDOWS, UNDEFENDED_WINDOWS = 24, 14
+WEAK, STRONG = "tiny", "small"
+"""Models of 18 and of 114 thousand parameters, the localnet's."""
+MODEL_OF = {FREE: WEAK, VALIDATOR: WEAK, PARTIAL: STRONG, SYBIL: STRONG}
+"""Class -> model. What the first two earn hangs on the gates, which the smaller model shows in a
+third of the time. What the others earn hangs on the share of a claim that was trained, and on the
+smaller model a trained page shows half of the effect: too little to tell a part from the whole.
+"""
+TRIALS = {
+    WEAK: Trial(
+        strategy="ours",
+        lag=0,
+        model=WEAK,
+        inner_lr=4e-3,
+        outer_lr=4.0,
+        min_divisor=4,
+        warm_steps=240,
+    ),
+    STRONG: Trial(
+        strategy="ours",
+        lag=0,
+        model=STRONG,
+        inner_lr=2e-3,
+        outer_lr=6.0,
+        min_divisor=6,
+        warm_steps=240,
+    ),
+}
+"""Warm-started as a run is, and no lag: miners wait."""
+SETTINGS = {WEAK: Setting(), STRONG: Setting(claimed_pages=48, work_effect=0.4)}
+"""What validators look at: of the stronger model as in the localnet's plan."""
+DIGITS = 8
+"""Significant digits of a figure on record."""
 MINERS_PER_HOTKEY = 4
 """A team of k hotkeys stands among at least so many times k miners, to be a quarter at most."""
 PAID_SHARE = 0.1
@@ -35,13 +72,14 @@ PAID_SHARE = 0.1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Case:
-    """One run. The attackers have the last uids."""
+    """One run. The attackers have the last uids. `model`: name in `MODELS` of the workers."""
 
     attack: str
     miners: int
     attackers: int
     seed: int
     defended: bool
+    model: str = WEAK
 
     @property
     def windows(self) -> int:
@@ -60,19 +98,18 @@ class Case:
 
     @property
     def trial(self) -> Trial:
-        """Eighteen thousand parameters, warm-started as a run is, and no lag: miners wait."""
-        return Trial(
-            strategy="ours",
-            lag=0,
-            model="tiny",
-            miners=self.miners,
-            rounds=self.windows,
-            seed=self.seed,
-            inner_lr=4e-3,
-            outer_lr=4.0,
-            min_divisor=4,
-            warm_steps=240,
-        )
+        """The model's trial at this case's size."""
+        return replace(TRIALS[self.model], miners=self.miners, rounds=self.windows, seed=self.seed)
+
+    @property
+    def clean(self) -> "Case":
+        """The same run without the attackers."""
+        return replace(self, attack=CLEAN)
+
+    @property
+    def undefended(self) -> "Case":
+        """The attack where nobody defends: on the smaller model, whatever its class."""
+        return replace(self, defended=False, model=WEAK)
 
     @property
     def stake(self) -> float:
@@ -82,14 +119,15 @@ class Case:
 
     def swarm(self) -> Swarm:
         honest = [Actor() for _ in range(self.miners - self.attackers)]
+        setting = SETTINGS[self.model]
         if not self.attack:
             attackers: list[Actor] = [Undelivered() for _ in range(self.attackers)]
-            return Swarm(self.trial, [*honest, *attackers], defended=self.defended)
+            roster = [*honest, *attackers]
+            return Swarm(self.trial, roster, defended=self.defended, setting=setting)
         attack = ATTACKS[self.attack]
         roster = [*honest, *attack.group(self.attackers)]
-        if attack.validator is None:
-            return Swarm(self.trial, roster, defended=self.defended)
-        setting = Setting(dishonest=attack.validator(), stake=self.stake)
+        if attack.validator is not None:
+            setting = replace(setting, dishonest=attack.validator(), stake=self.stake)
         return Swarm(self.trial, roster, defended=self.defended, setting=setting)
 
 
@@ -108,19 +146,23 @@ def full() -> list[Case]:
 
 
 def _cases(miners: int, attackers: int, seed: int, *, both: bool) -> Iterator[Case]:
-    """Every attack and, before the first of its size, the run without it."""
-    clean: set[tuple[int, int]] = set()
+    """Every attack and, before the first of its size and model, the run without it."""
+    seen: set[Case] = set()
     for name, attack in ATTACKS.items():
-        all_miners = max(miners, MINERS_PER_HOTKEY * attack.hotkeys)
         teams = max(1, attackers // attack.hotkeys)
-        size = (all_miners, teams * attack.hotkeys)
-        names = (name,) if size in clean else (CLEAN, name)
-        clean.add(size)
-        for one in names:
-            for defended in (True, False) if both else (True,):
-                yield Case(
-                    attack=one, miners=size[0], attackers=size[1], seed=seed, defended=defended
-                )
+        defended = Case(
+            attack=name,
+            miners=max(miners, MINERS_PER_HOTKEY * attack.hotkeys),
+            attackers=teams * attack.hotkeys,
+            seed=seed,
+            defended=True,
+            model=MODEL_OF[attack.kind],
+        )
+        for case in (defended, defended.undefended) if both else (defended,):
+            for one in (case.clean, case):
+                if one not in seen:
+                    seen.add(one)
+                    yield one
 
 
 def play(case: Case) -> dict[str, Any]:
@@ -143,15 +185,16 @@ def play(case: Case) -> dict[str, Any]:
         "stopped": outcome.stopped,
         "dividends": _dividends(outcome, case),
         "named": [outcome.named.get(uid, 0) for uid in range(case.miners)],
-        "samples": {
-            hotkey: [
-                [w, e.work.effect, e.work.variance, e.work.quarter_effect, e.work.quarter_square]
-                for w, e in sorted(h.items())
-                if e.work
-            ]
-            for hotkey, h in swarm.histories.items()
-        },
+        "verdicts": [
+            [[_rounded(figure) for figure in figures_of(verdict)] for verdict in verdicts]
+            for verdicts in outcome.verdicts
+        ],
     }
+
+
+def _rounded(figure: Any) -> Any:
+    """A number to the digits that the record keeps; a rounded float is the same float again."""
+    return float(f"{figure:.{DIGITS}g}") if isinstance(figure, float) else figure
 
 
 def run_case(case: Case, record: Path) -> str:
@@ -163,15 +206,30 @@ def run_case(case: Case, record: Path) -> str:
     return f"{name}, {case.attackers} of {case.miners}, {guard}: loss {row['held_out_loss']:.4f}"
 
 
+def verdicts_in(row: Mapping[str, Any]) -> list[list[Verdict]]:
+    """An honest validator's verdicts of every window, in the order of uids; none undefended."""
+    return [verdicts_of(window, lines) for window, lines in enumerate(row["verdicts"])]
+
+
 def samples_of(row: Mapping[str, Any], uids: Sequence[int]) -> list[list[WorkSample]]:
     """The work test's samples of some miners, in the order of their windows."""
-    return [
-        [
-            WorkSample(effect=e, variance=v, quarter_effect=qe, quarter_square=qs)
-            for _, e, v, qe, qs in row["samples"].get(str(uid), [])
-        ]
-        for uid in uids
-    ]
+    windows = verdicts_in(row)
+    samples = [[sample_of(verdicts[uid]) for verdicts in windows] for uid in uids]
+    return [[sample for sample in career if sample is not None] for career in samples]
+
+
+def shares_in(case: Case, row: Mapping[str, Any]) -> list[list[float]]:
+    """Shares of miners' pay after each window, by uid, from the verdicts on record and the rule of
+    pay in force; of a run whose validators are honest.
+    """
+    spec, setting = trial_spec(case.trial), SETTINGS[case.model]
+    evaluation = replace(
+        spec.evaluation,
+        claimed_pages=setting.claimed_pages,
+        work_effect=setting.work_effect,
+    )
+    rules = pay_rules(replace(spec, evaluation=evaluation))
+    return shares_of(row["verdicts"], rules, spec.outer.quorum_rules())
 
 
 def _first_dishonest(case: Case, swarm: Swarm) -> int:

@@ -8,15 +8,25 @@ from benchmarks.attacks.leftover import LeftOver
 from benchmarks.attacks.working import Fewer
 from benchmarks.learning.messages import Message
 
+INNER_STEPS = 15
+"""Of the suite's runs."""
+
+
+def parts(hotkeys: int) -> list[float]:
+    """Each hotkey's share of the steps; together all of them, no step twice."""
+    return [len(range(i, INNER_STEPS, hotkeys)) / INNER_STEPS for i in range(hotkeys)]
+
 
 def shared_out(hotkeys: int) -> Sequence[Actor]:
     """Every hotkey is given its part of the steps, and claims so."""
-    return [Fewer(1 / hotkeys) for _ in range(hotkeys)]
+    return [Fewer(part) for part in parts(hotkeys)]
 
 
 def trained_once(hotkeys: int, *, noise: float) -> Sequence[Actor]:
     """One training, sent by every hotkey with so much noise, in standard deviations."""
-    return [Leader(hotkeys), *(Follower(hotkeys, i, noise) for i in range(1, hotkeys))]
+    first, *others = parts(hotkeys)
+    followers = [Follower(part, i, noise) for i, part in enumerate(others, 1)]
+    return [Leader(hotkeys, first), *followers]
 
 
 def split(hotkeys: int, *, claims: float | None = None) -> Sequence[Actor]:
@@ -25,9 +35,9 @@ def split(hotkeys: int, *, claims: float | None = None) -> Sequence[Actor]:
     The training covers 1 / `hotkeys` of each one's page list. `claims`: the share of the list that
     each claims, by default no more than was trained.
     """
-    left, claims = LeftOver(), 1 / hotkeys if claims is None else claims
-    followers = [SplitFollower(claims, left) for _ in range(1, hotkeys)]
-    return [SplitLeader(hotkeys, claims, left), *followers]
+    first, *others = parts(hotkeys) if claims is None else [claims] * hotkeys
+    left = LeftOver()
+    return [SplitLeader(hotkeys, first, left), *(SplitFollower(part, left) for part in others)]
 
 
 class Leader(Actor):
@@ -35,8 +45,8 @@ class Leader(Actor):
 
     feeds_back = True
 
-    def __init__(self, hotkeys: int) -> None:
-        self.hotkeys, self.claims = hotkeys, 1 / hotkeys
+    def __init__(self, hotkeys: int, claims: float) -> None:
+        self.hotkeys, self.claims = hotkeys, claims
 
     def dishonest(self, number: int) -> bool:
         return True
@@ -48,8 +58,8 @@ class Leader(Actor):
 class Follower(Attacker):
     """Sends the leader's payload, with a little noise or as it is."""
 
-    def __init__(self, hotkeys: int, place: int, noise: float) -> None:
-        self.claims, self.place, self.noise = 1 / hotkeys, place, noise
+    def __init__(self, claims: float, place: int, noise: float) -> None:
+        self.claims, self.place, self.noise = claims, place, noise
 
     def send(self, honest: Message, view: View) -> Message | None:
         leader = view.sent_now[view.uid - self.place]
@@ -66,8 +76,8 @@ class SplitLeader(Leader):
     feeds_back = False
 
     def __init__(self, hotkeys: int, claims: float, left: LeftOver) -> None:
-        super().__init__(hotkeys)
-        self.claims, self.left = claims, left
+        super().__init__(hotkeys, claims)
+        self.left = left
 
     def send(self, honest: Message, view: View) -> Message | None:
         return self.left.add_and_send(view)

@@ -397,6 +397,10 @@ def test_sizes_of_teams() -> None:
         ATTACKS["one machine, four hotkeys"].group(2)
 
 
+WORKED = ["named", 1.0, 120, 1, 1.0, 0.6, 0.05, 0.3, 1.1]
+IDLE = ["no_work", 1.0, 120, 1, 1.0, -0.1, 0.05, 0.0, 1.0]
+
+
 def _row(case: suite.Case) -> dict:
     attacked = bool(case.attack)
     lying = case.attack == "lying validator"
@@ -406,16 +410,24 @@ def _row(case: suite.Case) -> dict:
         "honest_earned": 0.0 if lying and not case.defended else 4.0, "honest_share": 0.97,
         "windows_to_detection": 3 if case.defended else None, "named": [], "backdoor": 0.0,
         "stopped": None, "dividends": 1.5 if lying else None,
-        "samples": {
-            "0": [[w, 0.6, 0.05, 0.3, 1.1] for w in range(20)],
-            "6": [[w, -0.1, 0.05, 0.0, 1.0] for w in range(20)]
-        },
+        "verdicts": [
+            [
+                WORKED if uid == 0 else IDLE if uid == 6 else ["not_delivered", *[None] * 8]
+                for uid in range(case.miners)
+            ]
+            for _ in range(20)
+        ],
     }  # fmt: skip
 
 
 def test_the_report_compares_with_the_run_without_attackers(tmp_path) -> None:
     names = ("", "gaussian", "half of the steps", "one machine, two hotkeys", "lying validator")
     cases = [c for c in suite.quick() if c.attack in names and c.miners == 8]
+    assert {(c.attack, c.model) for c in cases if c.defended} == {
+        ("", suite.WEAK), ("", suite.STRONG), ("gaussian", suite.WEAK),
+        ("half of the steps", suite.STRONG), ("one machine, two hotkeys", suite.STRONG),
+        ("lying validator", suite.WEAK),
+    }  # fmt: skip
     rows = {case.key: _row(case) for case in cases}
     report.write(cases, rows, WorkRules(effect=0.25, error=0.01), tmp_path, {"commit": "x"})
     written = json.loads((tmp_path / "attacks.json").read_text())
@@ -426,8 +438,10 @@ def test_the_report_compares_with_the_run_without_attackers(tmp_path) -> None:
     assert noise["undefended"]["harm"] == "loss"
     assert noise["earned_vs_honest"] == pytest.approx(0.075)
     assert noise["holds"]
-    assert half["limit"] == pytest.approx(0.55)
-    assert half["honest_kept"] == pytest.approx(0.97 / (6 / 7))
+    assert half["limit"] == pytest.approx(1.1 * 8 / 15)
+    assert half["honest_kept"] == pytest.approx(0.97 / (6 / (6 + 2 * 8 / 15)))
+    assert half["earned_settled"] == 0.0, "no work shown, no pay"
+    assert noise["earned_settled"] is None
     assert two["earned_vs_honest"] == pytest.approx(0.15), "both hotkeys together"
     assert liar["dividends_vs_honest"] == 1.5
     assert not liar["holds"]

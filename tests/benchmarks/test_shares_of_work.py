@@ -230,14 +230,37 @@ def test_part_of_a_copy_keeps_so_many_of_a_rivals_places() -> None:
 
 def test_a_split_training_is_disjoint_and_claims_as_told() -> None:
     for hotkeys in (2, 4):
-        for claims in (None, 1.0):
-            team = sybil.split(hotkeys, claims=claims)
-            assert {actor.claims for actor in team} == {claims or 1 / hotkeys}
+        own = [actor.claims or 0.0 for actor in sybil.split(hotkeys)]
+        assert sum(own) == pytest.approx(1.0), "what was trained"
+        assert {actor.claims for actor in sybil.split(hotkeys, claims=1.0)} == {1.0}
     swarm = _swarm("one training split over two, all claimed")
     swarm.run()
     one_N, other_N = (swarm.sent[0][uid].dense for uid in (HONEST, HONEST + 1))
     both = ((one_N != 0) & (other_N != 0)).sum() / (one_N != 0).sum()
     assert float(both) < 0.3
+
+
+@pytest.mark.parametrize("hotkeys", [2, 4])
+def test_one_machines_hotkeys_make_and_claim_all_of_its_steps_once(hotkeys: int) -> None:
+    teams = sybil.shared_out(hotkeys), sybil.trained_once(hotkeys, noise=0.0)
+    for team in teams:
+        steps = [round((actor.claims or 0.0) * sybil.INNER_STEPS) for actor in team]
+        assert sum(steps) == sybil.INNER_STEPS
+        assert max(steps) - min(steps) <= 1
+    assert [actor.share for actor in teams[0]] == [actor.claims for actor in teams[0]]
+    leader = teams[1][0]
+    drawn = {leader.source(0, step) for step in range(sybil.INNER_STEPS)}
+    assert drawn == {(i, s) for i, n in enumerate(steps) for s in range(n)}, "each its own pages"
+
+
+def test_the_limit_of_partial_work_goes_by_whole_steps() -> None:
+    """Half of 15 steps are 8; half of the windows or of each page is half."""
+    limits = {name: report.limit_of(attack) for name, attack in ATTACKS.items()}
+    assert limits["half of the steps"] == pytest.approx(1.1 * 8 / 15)
+    assert limits["a quarter, all claimed"] == pytest.approx(1.1 * 4 / 15)
+    assert limits["part-time residual"] == limits["half of each page"] == pytest.approx(0.55)
+    assert limits["over-fit"] == pytest.approx(1.1 / 15)
+    assert limits["one training split over four"] == pytest.approx(1.1)
 
 
 def test_what_is_left_over_is_all_that_was_not_sent() -> None:

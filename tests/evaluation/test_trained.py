@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from evaluation.history import Entry
@@ -157,6 +157,49 @@ def test_the_weighted_median_is_that_of_a_list_with_repeats(pairs: list) -> None
     repeated = sorted(value for value, count in pairs for _ in range(count))
     expected = repeated[(len(repeated) - 1) // 2] if repeated else 0.0
     assert weighted_median(pairs) == expected
+
+
+VALUES = st.floats(-9, 9)
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(st.tuples(VALUES, st.integers(1, 9)), min_size=1, max_size=9),
+    st.lists(st.tuples(VALUES, st.integers(1, 9)), max_size=9),
+)
+def test_less_than_half_of_the_pages_keeps_the_usual_among_what_others_show(
+    honest: list, liars: list
+) -> None:
+    assume(sum(pages for _, pages in liars) < sum(pages for _, pages in honest))
+    values = [value for value, _ in honest]
+    assert min(values) <= weighted_median([*honest, *liars]) <= max(values)
+
+
+def test_half_of_the_pages_can_lower_what_is_usual_and_more_can_raise_it() -> None:
+    assert weighted_median([(1.0, 5), (0.0, 4.9)]) == 1.0
+    assert weighted_median([(1.0, 5), (0.0, 5)]) == 0.0
+    assert weighted_median([(1.0, 5), (2.0, 5)]) == 1.0
+    assert weighted_median([(1.0, 5), (2.0, 5.1)]) == 2.0
+
+
+@pytest.mark.parametrize(("effect", "liars_pages"), [(0.5, 40), (2.0, 40), (0.5, 60), (2.0, 60)])
+def test_more_than_half_of_the_claimed_pages_set_what_is_usual(
+    effect: float, liars_pages: int
+) -> None:
+    """Claims that are trained in part on every page, or that show twice the effect of others."""
+    liars = {10 + i: _entries(10 + i, np.array([effect])) for i in range(5)}
+    honest = _honest()
+    pages = {uid: (100.0 - liars_pages if uid in honest else liars_pages) for uid in honest | liars}
+    shares = _shares({**honest, **liars}, pages)
+    of_honest = np.mean([shares[uid] for uid in honest])
+    of_liars = np.mean([shares[uid] for uid in liars])
+    if liars_pages < 50:
+        assert of_honest > 0.8
+        assert of_liars < 0.4 or effect > 1
+    elif effect > 1:
+        assert of_honest < 0.4, "they take the pay of honest work"
+    else:
+        assert of_liars > 0.7, "half of the work is taken for the whole"
 
 
 def test_the_winsor_bounds_what_a_sample_can_show() -> None:
