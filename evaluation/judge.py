@@ -102,6 +102,7 @@ def judge(
                 work_variance=None if sample is None else sample.variance,
                 quarter_effect=None if sample is None else sample.quarter_effect,
                 quarter_square=None if sample is None else sample.quarter_square,
+                quarter_profile=() if sample is None else sample.quarter_profile,
                 half_gap=half_gap(measured.held_out_H, after_H),
             )
         )
@@ -151,6 +152,7 @@ def sample_of(verdict: Verdict) -> WorkSample | None:
         variance=variance,
         quarter_effect=quarter_effect,
         quarter_square=quarter_square,
+        quarter_profile=verdict.quarter_profile,
     )
 
 

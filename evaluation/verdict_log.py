@@ -53,7 +53,7 @@ from evaluation.log_values import (
 )
 from evaluation.rating import Rating
 from evaluation.verdict import Verdict
-from evaluation.work import HELD_OUT, MOST_SHOWN, WINSOR, Floats, Ints, WorkState
+from evaluation.work import HELD_OUT, MOST_SHOWN, QUARTERS, WINSOR, Floats, Ints, WorkState
 
 MIN_HELD_OUT = 2
 HEAD_MARK = '"kind": "window"'
@@ -277,11 +277,19 @@ def _verdict(row: Row) -> Verdict:
         work_variance=maybe(row["work_variance"], "work_variance", MAX_VARIANCE, MIN_VARIANCE),
         quarter_effect=maybe(row["quarter_effect"], "quarter_effect", MOST_SHOWN, -MOST_SHOWN),
         quarter_square=maybe(row["quarter_square"], "quarter_square", MAX_SQUARE, 0.0),
+        quarter_profile=_profile(row["quarter_profile"]),
         gain_log_ratio=maybe(
             row["gain_log_ratio"], "gain_log_ratio", 2 * MAX_LOG_RATIO, -2 * MAX_LOG_RATIO
         ),
         half_gap=maybe(row["half_gap"], "half_gap", 2 * MAX_GAIN, -2 * MAX_GAIN),
     )
+
+
+def _profile(value: object) -> tuple[float, ...]:
+    """An effect of each quarter, or none at all; ValueError otherwise."""
+    if not isinstance(value, list) or len(value) not in (0, QUARTERS):
+        raise ValueError(f"quarter_profile is no list of {QUARTERS} numbers")
+    return tuple(real(each, "quarter_profile", MOST_SHOWN, -MOST_SHOWN) for each in value)
 
 
 def _reputation(row: Row) -> Reputation:

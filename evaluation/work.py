@@ -61,13 +61,15 @@ class WorkSample:
 
     `effect`: x_i, in standard deviations of a sequence; `variance`: v_i, of the effect by chance
     alone. `quarter_effect`, `quarter_square`: mean effect and mean squared effect of the quarters
-    of own sequences, in units of a quarter.
+    of own sequences, in units of a quarter. `quarter_profile`: mean effect of the first, second,
+    third and fourth quarters; empty where only the mean is known.
     """
 
     effect: float
     variance: float
     quarter_effect: float
     quarter_square: float
+    quarter_profile: tuple[float, ...] = ()
 
     def log_likelihood_ratio(self, effect: float) -> float:
         """Log-likelihood ratio of a true effect of `effect` against an effect of zero."""
@@ -143,13 +145,15 @@ def work_sample(gains_KQ: Floats, held_K: npt.NDArray[np.bool_]) -> WorkSample |
     (shown,) = np.clip(_shown(gains_KQ.mean(axis=1)[:, None], held_K), -WINSOR, WINSOR)[~held_K].T
     cut_KQ = np.clip(_shown(gains_KQ, held_K), -QUARTER_WINSOR, QUARTER_WINSOR)
     units_Q = np.sqrt((cut_KQ[held_K] ** 2).mean(axis=0))
-    quarters = (cut_KQ[~held_K] / np.maximum(units_Q, LEAST_UNIT)).ravel()
+    own_OQ = cut_KQ[~held_K] / np.maximum(units_Q, LEAST_UNIT)
+    quarters = own_OQ.ravel()
     return WorkSample(
         effect=math.fsum(shown) / num_own,
         # Student's t with these degrees of freedom is wider than a normal by f / (f - 2).
         variance=(1 / num_own + 1 / num_held) * freedom / max(1, freedom - 2),
         quarter_effect=math.fsum(quarters) / quarters.size,
         quarter_square=math.fsum(quarters * quarters) / quarters.size,
+        quarter_profile=tuple(math.fsum(column) / num_own for column in own_OQ.T),
     )
 
 

@@ -16,9 +16,11 @@ from template.protocol.quorum import QuorumRules
 
 FIELDS: Final = (
     "status", "relative_gain", "pages_consumed", "width", "model_share", "work_effect",
-    "work_variance", "quarter_effect", "quarter_square",
+    "work_variance", "quarter_effect", "quarter_square", "quarter_profile",
 )  # fmt: skip
-"""Of a verdict: what pay rests on, in the order of the record."""
+"""Of a verdict: what pay rests on, in the order of the record. Lines of before lack the last one,
+and their trained share is judged without.
+"""
 
 
 def figures_of(verdict: Verdict) -> list[Any]:
@@ -54,7 +56,12 @@ def verdicts_of(window: int, lines: Iterable[Sequence[Any]]) -> list[Verdict]:
             uid=uid,
             hotkey=str(uid),
             digest="",
-            **dict(zip(FIELDS, line, strict=True)),
+            **_named(line),
         )
         for uid, line in enumerate(lines)
     ]
+
+
+def _named(line: Sequence[Any]) -> dict[str, Any]:
+    named = dict(zip(FIELDS, line, strict=False))
+    return named | {"quarter_profile": tuple(named.get("quarter_profile", ()))}

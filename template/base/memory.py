@@ -187,10 +187,16 @@ def _entry_from(numbers: Sequence[Any]) -> Entry:
     return Entry(
         relative_gain=relative_gain,
         pages=pages,
-        work=WorkSample(**dict(zip(WORK_FIGURES, work, strict=True))) if work else None,
+        work=_sample_from(work) if work else None,
         gain_log_ratio=gain_log_ratio,
         named_gain=named_gain,
         model_share=model_share,
         width=width,
         half_gap=half_gap,
     )
+
+
+def _sample_from(figures: Sequence[Any]) -> WorkSample:
+    *numbers, profile = figures
+    names = dict(zip(WORK_FIGURES, (*numbers, tuple(profile)), strict=True))
+    return WorkSample(**names)

@@ -19,7 +19,7 @@ PLACE_CHARS = 28
 """Maximum length of a page's id and owner in a log's first line."""
 UID_CHARS = 5
 """Maximum length of a uid in a list of JSON."""
-VERDICT_CHARS = 1056 + 2 * MAX_DETAIL_CHARS
+VERDICT_CHARS = 1240 + 2 * MAX_DETAIL_CHARS
 """Maximum length of a verdict without losses and uids alike; JSON may double a character of the
 reason."""
 REPUTATION_CHARS = 320

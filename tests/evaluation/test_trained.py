@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -207,3 +208,31 @@ def test_the_winsor_bounds_what_a_sample_can_show() -> None:
     shown = shown_by(wild)
     assert shown is not None
     assert 0 < shown.level_square <= WINSOR**2
+
+
+def _profiled(seed: int, profile: np.ndarray) -> list[Entry]:
+    """Windows of a miner whose effect differs between the quarters of each page."""
+    rng, entries = np.random.default_rng(seed), []
+    held = np.arange(NUM_HELD + NUM_OWN) < NUM_HELD
+    for _ in range(4):
+        gains = 2.0 * rng.normal(size=(held.size, QUARTERS))
+        gains[NUM_HELD:] += profile
+        entries.append(Entry(relative_gain=1.0, pages=240, work=work_sample(gains, held)))
+    return entries
+
+
+def test_the_same_part_of_every_page_is_found_within_four_windows() -> None:
+    """Half of the mean square lies between the quarters; pages alone need many windows for it."""
+    flat = {uid: _profiled(uid, np.full(QUARTERS, 1.0)) for uid in range(5)}
+    front = _profiled(9, np.array([1.0, 1.0, 0.0, 0.0]))
+    shares = _shares({**flat, 9: front})
+    assert all(shares[uid] > 0.85 for uid in flat)
+    assert shares[9] < 0.65
+    alone = [replace(e, work=replace(e.work, quarter_profile=())) for e in front if e.work]
+    assert _shares({**flat, 9: alone})[9] > shares[9]
+
+
+def test_a_shape_that_all_miners_show_costs_nobody() -> None:
+    shape = np.array([0.4, 0.8, 1.2, 1.6])
+    shares = _shares({uid: _profiled(uid, shape) for uid in range(6)})
+    assert all(share > 0.85 for share in shares.values())

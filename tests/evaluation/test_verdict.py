@@ -21,19 +21,26 @@ VERDICT = Verdict(
     pages_consumed=240,
     base_window=4,
     alike=(2, 9),
+    quarter_profile=(0.5, 0.25, -0.5, 1.0),
+    half_gap=-0.001,
 )
+
+
+def _verdict(row: dict) -> Verdict:
+    lists = {name: tuple(row[name]) for name in ("alike", "quarter_profile")}
+    return Verdict(**row | lists)
 
 
 def test_a_row_holds_every_field() -> None:
     row = json.loads(json.dumps(VERDICT.as_row(), allow_nan=False))
     assert row.keys() == {field.name for field in fields(Verdict)}
-    assert Verdict(**row | {"alike": tuple(row["alike"])}) == VERDICT
+    assert _verdict(row) == VERDICT
 
 
 def test_a_refused_payload_has_a_row() -> None:
     refused = Verdict(window=4, uid=7, hotkey="5Grw", digest="", status="length", detail="3 bytes")
     row = json.loads(json.dumps(refused.as_row(), allow_nan=False))
-    assert Verdict(**row | {"alike": tuple(row["alike"])}) == refused
+    assert _verdict(row) == refused
     assert not refused.named
 
 
