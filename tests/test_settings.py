@@ -382,20 +382,6 @@ def test_config_of_a_node_never_shows_a_secret(base):
     assert READ_SECRET not in text
 
 
-def test_a_key_may_be_one_variable():
-    paired = {k: v for k, v in ENV.items() if not k.startswith("TESSERA_BUCKET_WRITE")}
-    paired["TESSERA_BUCKET_WRITE_KEY"] = f"writer:{WRITE_SECRET}"
-    assert bucket_settings(paired) == bucket_settings(ENV)
-    colon = bucket_settings(paired | {"TESSERA_BUCKET_WRITE_KEY": "writer:a:b"})
-    assert colon.write.secret.reveal() == "a:b"
-    for value, words in (("no-colon-hunter2", "ID:SECRET"), (":hunter2", "WRITE_KEY_ID")):
-        with pytest.raises(ConfigError, match=words) as error:
-            bucket_settings(paired | {"TESSERA_BUCKET_WRITE_KEY": value})
-        assert "hunter2" not in str(error.value)
-    with pytest.raises(ConfigError, match="both set"):
-        bucket_settings({**ENV, "TESSERA_BUCKET_READ_KEY": "reader:hunter2"})
-
-
 def test_bucket_settings_read_every_credential():
     settings = bucket_settings(ENV)
     assert settings.endpoint_url == "http://127.0.0.1:9000"

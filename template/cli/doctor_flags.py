@@ -145,7 +145,7 @@ def _neuron(args: argparse.Namespace) -> NeuronConfig:
 def add_doctor_flags(parser: Parser) -> None:
     """The subcommands `miner`, `validator` and `owner`, each with the flags of its role."""
     parser.description = _TEXT
-    parser.epilog = _EPILOG.format(command=parser.command_line)
+    parser.epilog = _EPILOG.format(command=parser.command_line, statuses=aligned(STATUSES))
     commands = parser.add_subparsers(dest="doctor_command", required=True, metavar="ROLE")
     for role, add in (
         ("miner", add_miner_flags),
@@ -210,6 +210,9 @@ dataset. Each line is ok, or says what to mend."""
 _EPILOG = """\
 The flags of each role are those of `tessera ROLE`: a start command becomes a doctor's by the word
 `doctor` before the role.
+
+exit status:
+{statuses}
 
 examples:
   {command} miner --run run.toml --netuid 42 --subtensor.network test --wallet.name mine

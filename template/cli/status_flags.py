@@ -53,7 +53,7 @@ def status_config(args: argparse.Namespace, _env: Mapping[str, str]) -> StatusCo
 def add_status_flags(parser: Parser) -> None:
     """The subcommands `miner`, `validator` and `owner`, each with the flags of its role."""
     parser.description = _TEXT
-    parser.epilog = _EPILOG.format(command=parser.command_line)
+    parser.epilog = _EPILOG.format(command=parser.command_line, statuses=aligned(STATUSES))
     commands = parser.add_subparsers(dest="status_command", required=True, metavar="ROLE")
     for role, add in (
         ("miner", add_miner_flags),
@@ -94,6 +94,9 @@ secret."""
 _EPILOG = """\
 The flags of each role are those of `tessera ROLE`: a start command shows its neuron by the word
 `status` before the role.
+
+exit status:
+{statuses}
 
 example:
   {command} miner --run run.toml --netuid 42 --subtensor.network test --wallet.name mine

@@ -265,7 +265,9 @@ def newcomer_joins(
     machine.secrets |= secrets_of(identity, wallet)
     settings = settings_of(subnet, server.endpoint_url, identity)
     counted.step("tessera init")
-    machine.tessera("init", "--role", "miner", settings=settings)
+    made = json.loads(machine.tessera("init", "--role", "miner", "--json", settings=settings))
+    check_schema("init", made)
+    assert made["start"] == str(folder_of(machine, "miner") / "start")
     counted.step("start")
     machine.start(folder_of(machine, "miner") / "start")
     return counted, settings

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+import yaml  # type: ignore[import-untyped]
 
 from template.cli.environment import bucket_settings
 from template.cli.init_flags import SETTINGS
