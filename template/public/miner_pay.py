@@ -63,8 +63,8 @@ def _no_credit(point: MinerPoint) -> Statement | None:
         words += f" State of the validators' logs: {', '.join(waiting) or 'no validators'}."
     elif lacking := point.view.run.book(point.reference).gaps.get(point.view.window):
         words = (
-            f"Not followed: {counted(len(lacking), 'log')} on which pay rests are not here, the first "
-            f"of window {min(lacking)}. The share below is the log's own word."
+            f"Not followed: {counted(len(lacking), 'log')} on which pay rests are not here, the "
+            f"first of window {min(lacking)}. The share below is the log's own word."
         )
     else:
         words = "No account: this hotkey has no scored payload in the counted windows."
