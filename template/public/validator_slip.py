@@ -55,7 +55,8 @@ def _causes(view: WindowView, hotkey: str, uid: int | None) -> tuple[str, ...]:
         found += ["weights_alone"] if distance > FAR_WEIGHTS else []
     if vote is None and uid in weights and not _has_log(facts.logs.get(hotkey)):
         found.append("weights_without_log")
-    return tuple(found) or ("votes_agree",)
+    # A log that is still to come is no fault beside a vote with the majority.
+    return tuple(found) if set(found) - {"log_pending"} else ("votes_agree", *found)
 
 
 def _vote_causes(view: WindowView, vote: CastVote) -> list[str]:

@@ -171,6 +171,7 @@ def test_a_log_that_is_not_published_yet_is_said_to_be_away(played) -> None:
     assert accepted
     assert played.slips(facts, "undelivered")[last].cause == "not_delivered"
     assert played.slips(facts, "copier")[last - 1].cause == "overlap"
+    assert played.slips(facts, "val-a")[last].causes == ("votes_agree", "log_pending")
 
 
 def test_a_bucket_that_is_silent_costs_its_own_column_alone(played) -> None:
