@@ -59,8 +59,8 @@ class Miner:
             last_accepted=frozenset(checkpoint.values.get("last_accepted", ())),
         )
         self.teller = Teller(context, peers)
-        work = {"train": self._train, "commit": self._save_and_commit, "upload": self._upload_due}
-        self._lanes = Lanes(work | {"tell": self.teller.tell_due}, context.waiter)
+        lanes = {"train": self._train, "commit": self._save_and_commit, "upload": self._upload_due}
+        self._lanes = Lanes(lanes | {"tell": self.teller.tell_due}, context.waiter)
         self.desk = Desk(
             PendingPayloads.from_tensors(checkpoint.groups.get("pending", {})),
             PendingPayloads.from_tensors(checkpoint.groups.get("withheld", {})),
