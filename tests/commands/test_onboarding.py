@@ -1,4 +1,5 @@
-"""An owner, a validator and a newcomer from an empty home: `init`, `doctor`, start, `status`.
+"""An owner, a validator and a newcomer from an empty home: `init`, `doctor`, start, `status`,
+`explain` and `site`.
 
 The local chain and bucket server stand in for a public network: TAO is sent in the place of bought,
 and a bucket server is started in the place of a bucket made on a provider's page. The newcomer's
@@ -33,7 +34,7 @@ from template.protocol.spec import load_spec
 from template.protocol.ss58 import public_key
 from template.settings import ENV_ENDPOINT
 from tests.support.faults.subnet import OWNER, ROOT, Subnet
-from tests.support.schemas import check_schema
+from tests.support.schemas import check_json, check_schema
 from tests.support.waiting import HANG_S, wait_until
 
 pytestmark = [
@@ -294,6 +295,7 @@ def test_three_people_from_an_empty_home(
         check_files(newcomer, "miner")
         check_status(newcomer, validator)
         check_doctor(newcomer, tmp_path / "support.tar.gz")
+        check_public(newcomer, subnet.url)
     finally:
         newcomer.stop()
         validator.stop()
@@ -327,6 +329,21 @@ def check_files(machine: Machine, role: str) -> None:
     text = (folder / "start").read_text() + (folder / f"tessera-{role}.service").read_text()
     assert not [secret for secret in machine.secrets if secret in text]
     assert "RestartPreventExitStatus=2" in text
+
+
+def check_public(newcomer: Machine, url: str) -> None:
+    """The newcomer's payslip and the run's pages, without a wallet."""
+    wallet = newcomer.home / ".bittensor" / "wallets" / "default"
+    hotkey = json.loads((wallet / "hotkeys" / "default").read_text())["ss58Address"]
+    run = folder_of(newcomer, "miner") / "run.toml"
+    chain = ("--run", str(run), "--netuid", str(NETUID), "--subtensor.network", url)
+    slip = json.loads(newcomer.tessera("explain", hotkey, "--json", *chain))
+    check_json(slip, "payslip")
+    assert slip["hotkey"] == hotkey
+    assert slip["causes"]
+    out = newcomer.home / "site"
+    newcomer.tessera("site", "--out", str(out), *chain)
+    assert hotkey in (out / "index.html").read_text()
 
 
 def check_status(newcomer: Machine, validator: Machine) -> None:
