@@ -20,7 +20,7 @@ from benchmarks.learning.text import ROOT
 from benchmarks.validators.crowd import Crowd, Flags, Floats, up_to
 from evaluation.history import Entry
 from evaluation.weights import WeightRules, chain_weights
-from template.commands.plan import RunChoices, draft_spec, load_plan
+from template.protocol.spec.plan import RunChoices, draft_spec, load_plan
 from template.scoring.rules import pay_rules
 
 MINERS, SLOW_MINERS, SLOW_SHARE = 8, 2, 0.5

@@ -207,7 +207,10 @@ class Teller:
             told = "; ".join(part for part in (_outcome(sent, heard), _pay(heard)) if part)
             log.info("window %d, by the verdict logs: %s", sent.window, told)
         if heard is not None:
-            values = {"own_status": heard.verdict.status, "own_share": heard.share}
+            values: dict[str, float | int | str] = {
+                "own_status": heard.verdict.status,
+                "own_share": heard.share,
+            }
             self._context.metrics.log(sent.window, values)
 
 

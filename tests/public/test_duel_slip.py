@@ -5,10 +5,22 @@ from pathlib import Path
 import pytest
 
 from simulation.swarm import uid_of
+from template.public.statements import Payslip
 from tests.support.public import HONEST_MINERS, play
 
 WINDOW = 5
 """The last one, whose logs are public at the run's end as all others are."""
+
+
+def _words(slip: Payslip) -> str:
+    statement = slip.statement("share")
+    return "" if statement is None else statement.words
+
+
+def _number(slip: Payslip, name: str) -> float:
+    value = slip.figure(name)
+    assert isinstance(value, float | int)
+    return float(value)
 
 
 def test_the_payslip_names_the_rival_and_what_the_duel_moved(tmp_path: Path) -> None:
@@ -16,15 +28,16 @@ def test_the_payslip_names_the_rival_and_what_the_duel_moved(tmp_path: Path) -> 
     facts = played.gatherer().read(0)
     slips = {name: played.slips(facts, name)[WINDOW] for name in HONEST_MINERS}
     uids = {uid_of(played.world, name): name for name in HONEST_MINERS}
-    duellists = [n for n, slip in slips.items() if "in a duel" in slip.statement("share").words]
+    duellists = [name for name, slip in slips.items() if "in a duel" in _words(slip)]
     assert len(duellists) == 2, "of three miners one has no duel"
     for name in duellists:
         slip = slips[name]
-        rival = slips[uids[int(slip.figure("duel_rival"))]]
-        moved = slip.figure("duel_moved")
-        assert moved == pytest.approx(-rival.figure("duel_moved"))
+        rival = slips[uids[int(_number(slip, "duel_rival"))]]
+        moved = _number(slip, "duel_moved")
+        assert moved == pytest.approx(-_number(rival, "duel_moved"))
         assert abs(moved) > 0
-        assert slip.figure("share") == pytest.approx(slip.figure("share_before_duel") + moved)
+        before = _number(slip, "share_before_duel")
+        assert _number(slip, "share") == pytest.approx(before + moved)
         assert ("duel_lost" in slip.causes) == (moved < 0)
         assert slip.figure("follows")
-    assert sum(slip.figure("share") for slip in slips.values()) == pytest.approx(1.0)
+    assert sum(_number(slip, "share") for slip in slips.values()) == pytest.approx(1.0)
