@@ -17,14 +17,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SOURCE_DIRS = (
-    "template",
-    "compression",
-    "evaluation",
-    "neurons",
-    "localnet",
-    "simulation",
-    "benchmarks",
-)
+    "template", "compression", "evaluation", "neurons", "localnet", "simulation", "benchmarks",
+)  # fmt: skip
 OWN_PACKAGES = {*SOURCE_DIRS, "tests"}
 
 MAX_FILE_LINES = 500

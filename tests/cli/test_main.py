@@ -29,6 +29,8 @@ NAMES = [
     "status",
     "replay",
     "recompute",
+    "explain",
+    "site",
     "newcomer",
     "plan",
 ]
