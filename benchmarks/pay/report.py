@@ -1,6 +1,7 @@
 """pay_curve.json, pay_curve.md and the picture, from the record."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -13,7 +14,8 @@ from benchmarks.pay.cases import FIRST, LOCALNET, SETTLED, SUITE, SWARM, WINDOWS
 from template.commands.plan import load_plan
 from template.planning.case import BLOCK_S
 
-BLOCK_SECONDS: Final = {"localnet": 0.25, "small": 1.0, "1b": BLOCK_S, "72b": BLOCK_S}
+PUBLIC: Final = ("testnet", "150m", "1b", "8b", "72b")
+BLOCK_SECONDS: Final = {"localnet": 0.25, "small": 1.0, **dict.fromkeys(PUBLIC, BLOCK_S)}
 """Plan -> seconds of a block, as the comments in the plans say."""
 
 
@@ -48,7 +50,7 @@ def summary(cases: Sequence[Case], rows: Rows) -> dict[str, Any]:
         "settled_from": SETTLED,
         "band": figures.BAND,
         "curve": [point | {"outside": figures.outside(point)} for point in points],
-        "noise": figures.noise(played, window_seconds()),
+        "noise": [_with_duels(line) for line in figures.noise(played, window_seconds())],
         "splitting": figures.splitting(
             (case.hotkeys, row) for case, row in ended if case.hotkeys and case.where == SUITE
         ),
@@ -58,6 +60,20 @@ def summary(cases: Sequence[Case], rows: Rows) -> dict[str, Any]:
 def _paid(case: Case, outcome: Mapping[str, Any]) -> Mapping[str, Any]:
     """An outcome with its shares of pay: worked out, or as neurons wrote them to the chain."""
     return suite.paid(case, outcome) if case.where == SUITE else outcome
+
+
+def _with_duels(line: Mapping[str, Any]) -> dict[str, Any]:
+    """A line of the noise with what the plan's duels add, by arithmetic: a duel between equal
+    machines moves its whole part up or down, anew in every pay period of the day.
+    """
+    if line["period"] != "day":
+        return {**line, "duels": 0.0, "together": line["sd"]}
+    plan = load_plan(ROOT / "runs" / f"{line['plan']}.toml")
+    schedule = plan["schedule"]
+    period_windows = -(-schedule["tempo_blocks"] // schedule["blocks_per_window"])
+    periods = figures.DAY_S / (line["window_s"] * period_windows)
+    duels = plan["weights"]["duel_share"] / math.sqrt(periods)
+    return {**line, "duels": duels, "together": math.hypot(line["sd"], duels)}
 
 
 def window_seconds() -> dict[str, float]:
@@ -97,14 +113,18 @@ def table(content: Mapping[str, Any]) -> str:
         "",
         "## Noise",
         "",
-        "Standard deviation of an equal machine's pay, of its mean; suite.",
+        "Standard deviation of an equal machine's pay, of its mean: measured in the suite, and "
+        "what the plan's duels add to a day, by arithmetic.",
         "",
     ]
-    text += ["| period | plan | windows | averaged over | deviation |", "|---|---|---|---|---|"]
+    text += [
+        "| period | plan | windows | averaged over | deviation | of duels | together |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for line in content["noise"]:
         text.append(
             f"| {line['period']} | {line['plan']} | {line['windows']} | {line['averaged']} | "
-            f"{line['sd']:.1%} |"
+            f"{line['sd']:.1%} | {line['duels']:.1%} | {line['together']:.1%} |"
         )
     text += ["", "## One machine, several hotkeys", ""]
     text += ["| hotkeys | pay together | 95 % | seeds | limit | |", "|---|---|---|---|---|---|"]
