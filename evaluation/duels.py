@@ -22,6 +22,7 @@ import hashlib
 import math
 import statistics
 from collections.abc import Iterable, Mapping
+from itertools import combinations
 
 SURE = 0.01
 """Of the usual difference of a pair: from here on a duel moves all that it may."""
@@ -38,12 +39,13 @@ def duelled(
 
     `shares`: at most `max_share` each. `gaps`: uid -> gap in nats per token, of the same uids.
     `window`: the newest window behind the weights, which draws the pairs. Of an odd number of
-    miners one has no duel. Without a difference in most pairs nothing moves: nobody was measured.
+    miners one has no duel, and a pair without a difference moves nothing.
     """
     after = dict(shares)
     pairs = drawn_pairs(shares, window)
     differences = [gaps[one] - gaps[other] for one, other in pairs]
-    sure = SURE * statistics.median(map(abs, differences)) if pairs else 0.0
+    known = [abs(difference) for difference in differences if difference != 0]
+    sure = SURE * statistics.median(known) if known else 0.0
     if duel_share == 0.0 or not math.isfinite(sure) or sure == 0.0:
         return after
     for (one, other), difference in zip(pairs, differences, strict=True):
@@ -56,10 +58,17 @@ def duelled(
 
 
 def drawn_pairs(uids: Iterable[int], window: int) -> list[tuple[int, int]]:
-    """Pairs of uids, each in one pair at most: neighbours in the order of a hash."""
+    """Pairs of uids, each in one pair at most: the pair of the smallest hash first, then the
+    smallest of the rest. So a uid that one validator pays and another does not changes few pairs.
+    """
 
-    def place(uid: int) -> bytes:
-        return hashlib.sha256(f"duel {window} {uid}".encode("ascii")).digest()
+    def place(pair: tuple[int, int]) -> bytes:
+        return hashlib.sha256(f"duel {window} {pair[0]} {pair[1]}".encode("ascii")).digest()
 
-    order = sorted(uids, key=place)
-    return list(zip(order[0::2], order[1::2], strict=False))
+    found: list[tuple[int, int]] = []
+    taken: set[int] = set()
+    for pair in sorted(combinations(sorted(set(uids)), 2), key=place):
+        if taken.isdisjoint(pair):
+            found.append(pair)
+            taken.update(pair)
+    return found

@@ -86,12 +86,9 @@ class Evidence:
         gain_log_ratio: float | None,
         work_rules: WorkRules,
         gain_rules: GainRules,
-        width: int = 1,
     ) -> "Evidence":
-        """The evidence after another window, with a payload of a width; None where the window says
-        nothing.
-        """
-        work = self.work if sample is None else self.work.after(sample, work_rules, width)
+        """The evidence after another window; None where the window says nothing."""
+        work = self.work if sample is None else self.work.after(sample, work_rules)
         if gain_log_ratio is None:
             return Evidence(work=work, gain=self.gain)
         bound, total = gain_rules.bound, self.gain.log_ratio + gain_log_ratio

@@ -99,9 +99,7 @@ def past_of(histories: Histories, rules: JudgeRules) -> Past:
     for hotkey, history in histories.items():
         so_far = Evidence()
         for window, entry in sorted(history.items()):
-            so_far = so_far.after(
-                entry.work, entry.gain_log_ratio, rules.work, rules.gain, entry.width
-            )
+            so_far = so_far.after(entry.work, entry.gain_log_ratio, rules.work, rules.gain)
             if entry.named_gain is not None:
                 named_gains.setdefault(window, []).append(entry.named_gain)
         evidence[hotkey] = so_far

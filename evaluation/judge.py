@@ -170,9 +170,7 @@ def _find_authors(verdicts: Sequence[Verdict], rules: JudgeRules) -> list[Verdic
         sample = sample_of(verdict)
         if sample is None:
             return math.inf, verdict.uid
-        evidence = (
-            sample.effect - rules.work.effect_at(verdict.width) / 2
-        )  # the sign of the log-likelihood ratio
+        evidence = sample.effect - rules.work.effect / 2  # the sign of the log-likelihood ratio
         return -evidence * (verdict.pages_consumed or 0), verdict.uid
 
     authors: set[int] = set()
@@ -208,7 +206,7 @@ def _earns(verdict: Verdict, rules: JudgeRules) -> bool:
     sample = sample_of(verdict)
     if verdict.status != NOT_AUTHOR or sample is None:
         return True
-    return sample.log_likelihood_ratio(rules.work.effect_at(verdict.width)) > 0
+    return sample.log_likelihood_ratio(rules.work.effect) > 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -252,7 +250,7 @@ def _decide_statuses(verdicts: Sequence[Verdict], past: Past, rules: JudgeRules)
         error = min((verdict.gain_standard_error or 0.0) / usual_share(verdict), bar.error_limit)
         log_ratio = rules.gain.log_ratio(gain, error, bar.scale)
         evidence = past.of(verdict.hotkey).after(
-            sample_of(verdict), log_ratio, rules.work, rules.gain, verdict.width
+            sample_of(verdict), log_ratio, rules.work, rules.gain
         )
         if not evidence.gain.holds or gain + rules.naming_z * error <= bar.floor:
             status = "no_gain"

@@ -151,7 +151,9 @@ def accounts(
 def _after_duels(
     shares: Mapping[int, float], histories: Mapping[int, History], window: int, rules: WeightRules
 ) -> dict[int, float]:
-    """The shares after the duels of the period of `window`, up to this window."""
+    """The shares after the duels of the period that ends with `window`; as they are in others."""
+    if (window + 1) % rules.period_windows:
+        return dict(shares)
     period = range(window // rules.period_windows * rules.period_windows, window + 1)
     gaps = {
         uid: math.fsum(

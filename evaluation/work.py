@@ -23,8 +23,7 @@ and cost a pass over the claims of all (contrib/DECISIONS.md, D164).
 The test is sequential (Wald, Ann. Math. Stat. 1945). With a = `effect` the log-likelihood ratio of
 a window is (a x - a^2 / 2) / v, summed over windows and kept within +-log((1 - error) / error).
 At the upper bound the gate opens, at the lower bound the payload is refused; the first
-decision errs with a probability of at most error / (1 - error) under the normal model, whatever a
-is. A wide payload shows less on each page, so a falls with the width (`WorkRules.effect_at`).
+decision errs with a probability of at most error / (1 - error) under the normal model.
 
 Legend: S sequences of the pool, K of them measured for one payload, in the pool's order; Q quarters
 of a sequence.
@@ -78,20 +77,10 @@ class WorkSample:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkRules:
-    """`effect`: smallest assumed effect of honest work, of a payload of width 1. `error`:
-    probability of either error.
-    """
+    """`effect`: smallest assumed effect of honest work. `error`: probability of either error."""
 
     effect: float
     error: float
-
-    def effect_at(self, width: int) -> float:
-        """Smallest assumed effect of honest work of a width: `effect` x width^(-3/4).
-
-        A step over u batches moves a page's loss by about u^(-3/4) of what a step over one does
-        (D163). Square roots are the same double on every machine.
-        """
-        return self.effect / (math.sqrt(width) * math.sqrt(math.sqrt(width)))
 
     @property
     def bound(self) -> float:
@@ -105,14 +94,14 @@ class WorkState:
     log_ratio: float = 0.0
     holds: bool = False
 
-    def after(self, sample: WorkSample, rules: WorkRules, width: int = 1) -> "WorkState":
-        """The state after another window, with a payload of a width.
+    def after(self, sample: WorkSample, rules: WorkRules) -> "WorkState":
+        """The state after another window.
 
         The gate opens at the upper bound, and closes once the evidence is gone.
         """
         # Clamped on both sides: old evidence is worth no more than opening the gate takes, so a
         # miner that stops working loses the gate after a few windows.
-        total = self.log_ratio + sample.log_likelihood_ratio(rules.effect_at(width))
+        total = self.log_ratio + sample.log_likelihood_ratio(rules.effect)
         bounded = min(max(total, -rules.bound), rules.bound)
         return WorkState(
             log_ratio=bounded, holds=total >= rules.bound or (self.holds and total > 0)

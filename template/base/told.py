@@ -65,6 +65,8 @@ class Teller:
         self._made: dict[int, Mapping[str, float | int | str]] = {}
         self._waiting: deque[_Sent] = deque()
         self._untold: deque[_Sent] = deque()
+        # The chain forgets votes before late verdict logs come.
+        self._ballots: dict[int, Ballot] = {}
         self._asked_window = -1
 
     def note_made(self, window: int, metrics: Mapping[str, float | int | str]) -> None:
@@ -88,17 +90,16 @@ class Teller:
             no_op=decision.no_op,
         )
         self._context.metrics.log(sent.window, {"own_accepted": int(sent.is_accepted)})
-        self._waiting.append(sent)
         if self._public(sent.window) > sent.window:
             self._untold.append(sent)
+        self._waiting.append(sent)
 
     def _public(self, window: int) -> int:
         return public_from(self._context.spec, window)
 
     def tell_due(self) -> bool:
         """Tell the oldest window that can be told; whether there was one."""
-        if self._untold:
-            self._tell_outcome()
+        if self._tell_outcome():
             return True
         if not self._waiting:
             return False
@@ -110,13 +111,13 @@ class Teller:
         )
         if now == self._asked_window and not is_last:
             return False
-        sent = self._waiting[0] = self._with_ballot(sent)
+        sent = self._with_ballot(sent)
         heard = self._hear(sent)
         if heard is None and not is_last:
             self._asked_window = now
             return False
-        self._waiting.popleft()
-        self._tell_heard(sent, heard)
+        if _popped(self._waiting) is not None:
+            self._tell_heard(sent, heard)
         return True
 
     def tell_all_due(self) -> None:
@@ -126,29 +127,30 @@ class Teller:
 
     def tell_rest(self) -> None:
         """At the run's end: every window that still waits, with what is known."""
-        while self._untold:
-            self._tell_outcome()
-        while self._waiting:
-            sent = self._with_ballot(self._waiting.popleft())
+        while self._tell_outcome():
+            pass
+        while (sent := _popped(self._waiting)) is not None:
+            sent = self._with_ballot(sent)
             self._tell_heard(sent, self._hear(sent))
 
-    def _tell_outcome(self) -> None:
-        """What the votes say; kept for the logs, which come when the chain has forgotten them."""
-        sent = self._untold.popleft()
-        found = self._with_ballot(sent)
-        # In place: the main loop appends meanwhile.
-        self._waiting[self._waiting.index(sent)] = found
-        self._tell(found, None)
+    def _tell_outcome(self) -> bool:
+        """What the votes say of a window whose logs come late; False if there is none."""
+        sent = _popped(self._untold)
+        if sent is not None:
+            self._tell(self._with_ballot(sent), None)
+        return sent is not None
 
     def _with_ballot(self, sent: _Sent) -> _Sent:
-        if sent.ballot is not None:
-            return sent
-        try:
-            ballot = read_ballot(self._context.chain, self._context.spec, sent.window)
-        except ChainError as error:
-            log.debug("window %d: its votes are not there any more: %s", sent.window, error)
-            return sent
-        return replace(sent, ballot=ballot)
+        if sent.window not in self._ballots:
+            try:
+                ballot = read_ballot(self._context.chain, self._context.spec, sent.window)
+            except ChainError as error:
+                log.debug("window %d: its votes are not there any more: %s", sent.window, error)
+                return sent
+            self._ballots[sent.window] = ballot
+            for old in sorted(self._ballots)[:-MOST_WAITING]:
+                del self._ballots[old]
+        return replace(sent, ballot=self._ballots[sent.window])
 
     def _hear(self, sent: _Sent) -> _Heard | None:
         """What the logs of the voters with most stake say; None without a readable one."""
@@ -212,6 +214,14 @@ class Teller:
                 "own_share": heard.share,
             }
             self._context.metrics.log(sent.window, values)
+
+
+def _popped(waiting: deque[_Sent]) -> _Sent | None:
+    """The oldest; None if another thread has taken the last one."""
+    try:
+        return waiting.popleft()
+    except IndexError:
+        return None
 
 
 def _work(sent: _Sent) -> str:

@@ -67,9 +67,7 @@ def evidence_causes(view: WindowView, page: Page | None, verdict: Verdict | None
         return []
     rules = view.run.rules.judge
     before = page.past.of(verdict.hotkey)
-    evidence = before.after(
-        sample_of(verdict), verdict.gain_log_ratio, rules.work, rules.gain, verdict.width
-    )
+    evidence = before.after(sample_of(verdict), verdict.gain_log_ratio, rules.work, rules.gain)
     found = []
     if not evidence.gain.holds:
         # At the bound gain alone opens the gate, unless the evidence of work lies below zero.

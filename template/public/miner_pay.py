@@ -113,7 +113,9 @@ def share(point: MinerPoint) -> Statement | None:
 def _duel(uid: int, share: float, page: Page, rules: WeightRules) -> tuple[str, list[Figure]]:
     """What the duel of the pay period so far moved; nothing to say without duels or a rival."""
     before = shares_of_work(page.accounts, rules)
-    pairs = drawn_pairs(before, page.judgement.window) if rules.duel_share else []
+    window = page.judgement.window
+    ends_period = rules.duel_share > 0 and (window + 1) % rules.period_windows == 0
+    pairs = drawn_pairs(before, window) if ends_period else []
     rivals = [rival for pair in pairs if uid in pair for rival in pair if rival != uid]
     if not rivals:
         return "", []
