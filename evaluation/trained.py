@@ -39,8 +39,10 @@ EVENNESS_Z = 1.0
 """Standard errors of the excess in the miner's favour: fewer cost honest miners a fifth by chance,
 more pay for claims not trained. A wide payload has no more of it: its claim is larger.
 """
+PROFILE_Z = 2.0
+"""The same of the profile, which hangs on chance with few windows or miners."""
 LEAST_SHAPE = 0.25
-"""Of the mean of four quarters: where the usual miner shows less, none is asked for more."""
+"""Of the mean of four quarters: one in which the usual miner shows less says nothing."""
 LEVEL_SHARE = 0.9
 """Of the usual squared level: enough for all of the pay."""
 
@@ -131,29 +133,39 @@ def trained_shares(
 
 
 def _usual_shape(seen: Mapping[int, Shown], pages: Mapping[int, float]) -> tuple[float, ...]:
-    """Each quarter's effect over the mean of the four, of the miner in the middle by pages."""
+    """The usual effect of each quarter over the mean of the four; empty without one above zero.
+
+    Of each quarter that of the miner in the middle, by pages.
+    """
     shapes = {
         uid: [each / mean for each in shown.profile]
         for uid, shown in seen.items()
         if (mean := math.fsum(shown.profile) / QUARTERS) > 0
     }
-    return tuple(
-        max(LEAST_SHAPE, weighted_median([(row[q], pages[uid]) for uid, row in shapes.items()]))
+    middle = [
+        weighted_median([(row[q], pages[uid]) for uid, row in shapes.items()])
         for q in range(QUARTERS if shapes else 0)
-    )
+    ]
+    total = math.fsum(middle)
+    return tuple(QUARTERS * each / total for each in middle) if total > 0 else ()
 
 
 def _spread(shown: Shown, shape: Sequence[float]) -> float:
-    """The spread of the profile over the usual shape, beyond chance; 0 without a profile."""
+    """The spread of the profile over the usual shape, beyond chance; 0 without a profile.
+
+    Quarters in which the usual miner shows little say nothing.
+    """
     if not shown.profile or not shape:
         return 0.0
-    over = [each / usual for each, usual in zip(shown.profile, shape, strict=True)]
-    mean = math.fsum(over) / QUARTERS
-    spread = math.fsum((each - mean) ** 2 for each in over) / QUARTERS
-    variance = shown.profile_variance * math.fsum(1 / (u * u) for u in shape) / QUARTERS
-    # Of four figures by chance alone, the mean of the spread and its standard deviation.
-    by_chance, error = 3 / 4 * variance, math.sqrt(6) / 4 * variance
-    return spread - by_chance - EVENNESS_Z * error
+    pairs = zip(shown.profile, shape, strict=True)
+    over = [(each / usual, usual) for each, usual in pairs if usual >= LEAST_SHAPE]
+    mean = math.fsum(each for each, _ in over) / len(over)
+    spread = math.fsum((each - mean) ** 2 for each, _ in over) / len(over)
+    variance = shown.profile_variance * math.fsum(1 / (u * u) for _, u in over) / len(over)
+    # By chance alone, the mean of the spread of so many figures and its standard deviation.
+    free = (len(over) - 1) / len(over)
+    by_chance, error = free * variance, math.sqrt(2 * free / len(over)) * variance
+    return spread - by_chance - PROFILE_Z * error
 
 
 def _trained(shown: Shown, usual_excess: float, usual_square: float, spread: float) -> float:

@@ -97,9 +97,7 @@ def test_the_public_plan_keeps_to_what_a_public_node_remembers() -> None:
     local = check_plan(path, load_plan(ROOT / "runs" / "localnet.toml"), choices)
     assert spec.schedule.network == "public"
     assert spec.model == local.model
-    # A run of minutes has too few pay periods for duels (D166).
-    assert spec.weights.duel_share > local.weights.duel_share == 0
-    assert replace(spec.weights, duel_share=0.0) == local.weights
+    assert spec.weights == local.weights
     # A joiner reads the votes since the newest checkpoint, and the window before that.
     window_blocks = spec.schedule.blocks_per_window
     assert (spec.checkpoint.every_windows + 1) * window_blocks <= PUBLIC_STATE_BLOCKS

@@ -236,3 +236,21 @@ def test_a_shape_that_all_miners_show_costs_nobody() -> None:
     shape = np.array([0.4, 0.8, 1.2, 1.6])
     shares = _shares({uid: _profiled(uid, shape) for uid in range(6)})
     assert all(share > 0.85 for share in shares.values())
+
+
+@pytest.mark.parametrize(("miners", "windows", "least"), [(2, 3, 0.75), (8, 3, 0.7), (8, 16, 0.9)])
+def test_the_profile_costs_honest_miners_little_with_few_windows(
+    miners: int, windows: int, least: float
+) -> None:
+    with_profile, without = [], []
+    for seed in range(12):
+        entries = {uid: _profiled(100 * seed + uid, np.full(4, 0.7)) for uid in range(miners)}
+        entries = {uid: (each * 4)[:windows] for uid, each in entries.items()}
+        with_profile += _shares(entries).values()
+        flat = {
+            uid: [replace(e, work=replace(e.work, quarter_profile=())) for e in each if e.work]
+            for uid, each in entries.items()
+        }
+        without += _shares(flat).values()
+    assert np.mean(with_profile) > least
+    assert np.mean(with_profile) > np.mean(without) - 0.03
