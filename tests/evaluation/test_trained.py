@@ -210,11 +210,11 @@ def test_the_winsor_bounds_what_a_sample_can_show() -> None:
     assert 0 < shown.level_square <= WINSOR**2
 
 
-def _profiled(seed: int, profile: np.ndarray) -> list[Entry]:
+def _profiled(seed: int, profile: np.ndarray, windows: int = 4) -> list[Entry]:
     """Windows of a miner whose effect differs between the quarters of each page."""
     rng, entries = np.random.default_rng(seed), []
     held = np.arange(NUM_HELD + NUM_OWN) < NUM_HELD
-    for _ in range(4):
+    for _ in range(windows):
         gains = 2.0 * rng.normal(size=(held.size, QUARTERS))
         gains[NUM_HELD:] += profile
         entries.append(Entry(relative_gain=1.0, pages=240, work=work_sample(gains, held)))
@@ -244,8 +244,8 @@ def test_the_profile_costs_honest_miners_little_with_few_windows(
 ) -> None:
     with_profile, without = [], []
     for seed in range(12):
-        entries = {uid: _profiled(100 * seed + uid, np.full(4, 0.7)) for uid in range(miners)}
-        entries = {uid: (each * 4)[:windows] for uid, each in entries.items()}
+        even = np.full(QUARTERS, 0.7)
+        entries = {uid: _profiled(100 * seed + uid, even, windows) for uid in range(miners)}
         with_profile += _shares(entries).values()
         flat = {
             uid: [replace(e, work=replace(e.work, quarter_profile=())) for e in each if e.work]
