@@ -242,7 +242,8 @@ def test_a_shape_that_all_miners_show_costs_nobody() -> None:
 def test_the_profile_costs_honest_miners_little_with_few_windows(
     miners: int, windows: int, least: float
 ) -> None:
-    with_profile, without = [], []
+    with_profile: list[float] = []
+    without: list[float] = []
     for seed in range(12):
         even = np.full(QUARTERS, 0.7)
         entries = {uid: _profiled(100 * seed + uid, even, windows) for uid in range(miners)}
