@@ -51,8 +51,8 @@ def open_book(judgements: Iterable[Judgement], rules: PayRules) -> Book:
     given: set[int] = set()
     pages, gaps = dict[int, Page](), dict[int, tuple[int, ...]]()
     for judgement in sorted(judgements, key=lambda each: each.window):
-        for window, hotkey in judgement.undelivered:
-            histories = mark_undelivered(histories, window, [hotkey])
+        for window, hotkeys in _undelivered(judgement, rules).items():
+            histories = mark_undelivered(histories, window, hotkeys)
         lacking = tuple(window for window in judgement.known if window not in given)
         after = add_window(histories, judgement.window, judgement.verdicts.values(), rules.length)
         if lacking:
@@ -63,6 +63,20 @@ def open_book(judgements: Iterable[Judgement], rules: PayRules) -> Book:
         histories = after
         given.add(judgement.window)
     return Book(pages=pages, gaps=gaps)
+
+
+def _undelivered(judgement: Judgement, rules: PayRules) -> dict[int, list[str]]:
+    """Window -> hotkeys whose payload the votes found undelivered, of windows that pay rests on.
+
+    A stranger's log may name as many pairs as its bytes hold, of any windows: each mark copies all
+    histories, so that there is one mark a window, and none where nothing follows from it.
+    """
+    first, known = judgement.window - rules.length, set(judgement.known)
+    found: dict[int, list[str]] = {}
+    for window, hotkey in judgement.undelivered:
+        if first <= window < judgement.window and window in known:
+            found.setdefault(window, []).append(hotkey)
+    return found
 
 
 def _page(judgement: Judgement, before: Histories, rules: PayRules) -> Page:

@@ -214,6 +214,12 @@ DECISIONS: Final[Mapping[str, Cause]] = {
         remedy="ask again after the window's vote block",
         where="template/protocol/schedule.py",
     ),
+    "unheard_of": Cause(
+        kind="waiting",
+        words="the log's status is none that this version knows: it says nothing of the payload",
+        remedy="update this reader, if the validator runs a newer version",
+        where="evaluation/verdict.py",
+    ),
     "unknown": Cause(
         kind="waiting",
         words="neither the chain endpoint nor a verdict log says anything of this window any more",
@@ -371,13 +377,13 @@ CAUSES: Final[Mapping[str, Cause]] = {
     **PAY,
     **VALIDATORS,
 }
-UNHEARD_OF: Final = Cause(
-    kind="refused",
-    words="a status that this version does not know: the validator runs another version",
-    remedy="update this reader",
-)
+
+
+def told_status(status: str) -> str:
+    """A log's status, or "unheard_of": a stranger's word never passes for a cause."""
+    return status if status in STATUSES else "unheard_of"
 
 
 def cause_of(name: str) -> Cause:
-    """The cause of a name; a stranger's log may say a status that no code here knows."""
-    return CAUSES.get(name, UNHEARD_OF)
+    """The cause of a name; "unheard_of" for a name that is no cause."""
+    return CAUSES.get(name, CAUSES["unheard_of"])

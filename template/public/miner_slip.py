@@ -1,6 +1,6 @@
 """A miner's payslip of one window: facts in, statements out. Pure."""
 
-from template.public.causes import cause_of
+from template.public.causes import cause_of, told_status
 from template.public.miner_causes import usual_pages
 from template.public.miner_merit import gain, work
 from template.public.miner_pay import credit, share
@@ -140,7 +140,7 @@ def _decided(point: MinerPoint) -> Statement:
     figures = [Figure("cause", point.cause)]
     outcome = view.facts.outcome
     if point.verdict is not None:
-        figures.append(Figure("status", point.verdict.status))
+        figures.append(Figure("status", told_status(point.verdict.status)))
         if point.verdict.detail:
             words += f" The log says: {point.verdict.detail}."
         if point.verdict.alike:

@@ -12,11 +12,12 @@ from functools import cached_property
 from evaluation.rules import PayRules
 from evaluation.verdict import MISSING, NOT_DRAWN, NOT_SCORED, Verdict
 from template.public.books import Book, open_book
+from template.public.causes import told_status
 from template.public.facts import Judgement, LogState, ReadLog, RunFacts, WindowFacts
 from template.public.statements import ValidatorRow
 from template.scoring.rules import pay_rules
 
-UNTOLD = (NOT_SCORED, NOT_DRAWN)
+UNTOLD = (NOT_SCORED, NOT_DRAWN, "unheard_of")
 """Statuses that do not say whether the payload could be fetched."""
 
 
@@ -98,10 +99,13 @@ class WindowView:
         return {h: j.verdicts[uid] for h, j in self.judgements.items() if uid in j.verdicts}
 
     def status(self, uid: int) -> str | None:
-        """The status with most stake behind it; a validator that could not tell counts last."""
+        """The status with most stake behind it; a validator that could not tell counts last.
+
+        "unheard_of" for words that are no status of a verdict.
+        """
         weighted: dict[str, int] = defaultdict(int)
         for hotkey, verdict in self.verdicts(uid).items():
-            weighted[verdict.status] += self.stakes_rao.get(hotkey, 0)
+            weighted[told_status(verdict.status)] += self.stakes_rao.get(hotkey, 0)
         if not weighted:
             return None
         return max(weighted, key=lambda s: (s not in UNTOLD, weighted[s], s))
@@ -110,9 +114,9 @@ class WindowView:
         """The verdict with that status of the validator with most stake; the reference's first."""
         found, status = self.verdicts(uid), self.status(uid)
         reference = self.reference
-        if reference in found and found[reference].status == status:
+        if reference in found and told_status(found[reference].status) == status:
             return found[reference]
-        return next((v for v in found.values() if v.status == status), None)
+        return next((v for v in found.values() if told_status(v.status) == status), None)
 
     def committed_uid(self, hotkey: str) -> int | None:
         """The uid with a payload of this hotkey on chain; by the logs where the chain forgot."""
@@ -157,7 +161,7 @@ class WindowView:
             log=read.state.value,
             log_detail=read.detail,
             fetched=self._fetched(uid, hotkey, verdict),
-            status="" if verdict is None else verdict.status,
+            status="" if verdict is None else told_status(verdict.status),
             detail="" if verdict is None else verdict.detail,
             gain=None if verdict is None else verdict.gain,
             gain_error=None if verdict is None else verdict.gain_standard_error,
@@ -178,7 +182,7 @@ class WindowView:
         return "missing" if uid is not None and uid in vote.missing else "neither"
 
     def _fetched(self, uid: int | None, hotkey: str, verdict: Verdict | None) -> bool | None:
-        if verdict is not None and verdict.status not in UNTOLD:
+        if verdict is not None and told_status(verdict.status) not in UNTOLD:
             return verdict.status not in MISSING
         vote = self.facts.vote_of(hotkey)
         if vote is None or uid is None:

@@ -6,7 +6,16 @@ from pathlib import Path
 import pytest
 
 from evaluation.verdict import MEASURED, MISSING, NOT_DRAWN, NOT_SCORED
-from template.public.causes import CAUSES, DECISIONS, EVIDENCE, PAY, STATUSES, VALIDATORS, cause_of
+from template.public.causes import (
+    CAUSES,
+    DECISIONS,
+    EVIDENCE,
+    PAY,
+    STATUSES,
+    VALIDATORS,
+    cause_of,
+    told_status,
+)
 from template.scoring.admission import CLAIMED, OVERLAP
 from template.scoring.window import _FETCH_REASONS
 
@@ -92,5 +101,13 @@ def test_a_name_has_one_meaning() -> None:
     assert sum(map(len, tables)) == len(CAUSES)
 
 
-def test_a_status_from_another_version_is_said_to_be_unknown() -> None:
-    assert "another version" in cause_of("a_status_of_tomorrow").words
+@pytest.mark.parametrize(
+    "word", ["a_status_of_tomorrow", "accepted", "undecided", "owner", "votes_agree", "unheard_of"]
+)
+def test_a_word_that_is_no_status_is_told_as_unheard_of(word) -> None:
+    assert told_status(word) == "unheard_of"
+    assert "says nothing of the payload" in cause_of(told_status(word)).words
+
+
+def test_a_status_is_told_as_it_is() -> None:
+    assert {told_status(status) for status in STATUSES} == STATUSES.keys()

@@ -6,10 +6,12 @@ from typing import Any
 import pytest
 
 from evaluation.conclusion import Registered, reputations_and_weights
-from evaluation.history import Histories, add_window
+from evaluation.gain import WORST_RELATIVE_GAIN
+from evaluation.history import Histories, add_window, mark_undelivered
 from evaluation.verdict import Verdict
 from simulation.swarm import TINY, small_run
 from simulation.world import hotkey_of
+from template.public import books
 from template.public.books import open_book
 from template.public.facts import Judgement
 from template.public.miner_causes import pay_causes
@@ -146,3 +148,30 @@ def test_shares_that_do_not_follow_are_noticed() -> None:
     logs = judgements(honest)
     forged = replace(logs[-1], shares={**logs[-1].shares, 4: 0.9})
     assert not open_book([*logs[:-1], forged], RULES).pages[WINDOWS - 1].follows
+
+
+def test_a_log_with_many_undelivered_pairs_costs_one_copy_a_window(monkeypatch) -> None:
+    """20,000 pairs of a hostile log: one mark for each window that pay rests on, no more."""
+    marked: list[int] = []
+
+    def counting(histories, window, hotkeys):
+        marked.append(window)
+        return mark_undelivered(histories, window, hotkeys)
+
+    monkeypatch.setattr(books, "mark_undelivered", counting)
+    logs, odd = judgements(honest), hotkey_of("odd")
+    pairs = tuple((number, f"stranger-{number}") for number in range(20_000))
+    hostile = replace(logs[-1], undelivered=(*pairs, *((5, f"s-{n}") for n in range(9)), (5, odd)))
+    page = open_book([*logs[:-1], hostile], RULES).pages[WINDOWS - 1]
+    assert sorted(marked) == list(range(WINDOWS - 1))
+    assert page.histories[odd][5].relative_gain == WORST_RELATIVE_GAIN
+    assert "s-8" in page.histories
+    assert "stranger-9" not in page.histories
+
+
+def test_an_undelivered_pair_outside_the_known_windows_is_dropped() -> None:
+    logs, odd = judgements(honest), hotkey_of("odd")
+    last = replace(logs[-1], known=(0, 1, 2, 3, 4), undelivered=((5, odd), (4, odd)))
+    histories = open_book([*logs[:-1], last], RULES).pages[WINDOWS - 1].histories
+    assert 5 not in histories[odd]
+    assert histories[odd][4].relative_gain == WORST_RELATIVE_GAIN

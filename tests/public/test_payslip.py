@@ -12,7 +12,7 @@ from simulation.world import hotkey_of
 from template.errors import NotFound, Unavailable
 from template.protocol.keys import verdict_key
 from template.public.causes import CAUSES
-from template.public.facts import LogState, RunFacts
+from template.public.facts import LogState, ReadLog, RunFacts
 from template.public.gather import Gatherer
 from template.public.payslip_json import payslip_json
 from template.public.payslip_text import payslip_lines
@@ -148,6 +148,36 @@ def test_the_schema_refuses_what_is_no_payslip(played, facts) -> None:
     for wrong in ({**row, "window": "0"}, {**row, "more": 1}, {**row, "causes": []}):
         assert not is_of(wrong, "payslip")
     assert not is_of({key: row[key] for key in row if key != "statements"}, "payslip")
+
+
+@pytest.mark.parametrize("word", ["accepted", "undecided", "owner", "votes_agree", "tomorrow"])
+def test_a_word_that_is_no_status_never_becomes_a_cause(played, facts, word) -> None:
+    """All logs of a window say it of a refused payload: none of them is the slip's decision."""
+    window, uid = facts.windows[2], uid_of(played.world, "copier")
+    logs = {h: spoken(read, uid, word) for h, read in window.logs.items()}
+    spoiled = replace(facts, windows={**facts.windows, 2: replace(window, logs=logs)})
+    slip = played.slips(spoiled, "copier")[2]
+    assert slip.cause == "unheard_of"
+    assert word not in slip.causes
+    assert slip.figure("status") == "unheard_of"
+    assert {row.status for row in slip.validators} <= {"", "unheard_of"}
+
+
+def test_a_status_outweighs_a_word_that_is_none(played, facts) -> None:
+    """The validator with most stake says the word; the other says why."""
+    window, uid, val_a = facts.windows[2], uid_of(played.world, "copier"), hotkey_of("val-a")
+    logs = {**window.logs, val_a: spoken(window.logs[val_a], uid, "accepted")}
+    spoiled = replace(facts, windows={**facts.windows, 2: replace(window, logs=logs)})
+    assert played.slips(spoiled, "copier")[2].cause == "overlap"
+
+
+def spoken(read: ReadLog, uid: int, word: str) -> ReadLog:
+    """The log with another status of a uid."""
+    judgement = read.judgement
+    if judgement is None or uid not in judgement.verdicts:
+        return read
+    verdicts = {**judgement.verdicts, uid: replace(judgement.verdicts[uid], status=word)}
+    return replace(read, judgement=replace(judgement, verdicts=verdicts))
 
 
 # Gaps: what cannot be read is said, and nothing fails.
