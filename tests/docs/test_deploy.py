@@ -181,6 +181,23 @@ def test_the_image_runs_as_nobody_special_and_copies_what_is_there() -> None:
         subprocess.run(["sh", "-n", str(DEPLOY / script)], check=True, timeout=60)
 
 
+def test_env_files_stay_out_of_commits_and_the_example_does_not() -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("no checkout of git")
+    names = ["contrib/deploy/.env", "tessera.env", "contrib/deploy/.env.example"]
+    done = subprocess.run(
+        ["git", "check-ignore", "--no-index", *names],
+        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.stdout.split() == names[:2]
+
+
+def test_the_context_of_the_image_has_no_keys() -> None:
+    lines = (ROOT / ".dockerignore").read_text(encoding="ascii").splitlines()
+    assert {".git", "**/.env", "**/*.env", "**/wallets", "**/.venv"} <= set(lines)
+    assert {"localnet-out*", "small-out*"} <= set(lines)
+
+
 @pytest.mark.parametrize("role", [*ROLES, "owner"])
 def test_the_start_script_of_init(role: str, tmp_path: Path) -> None:
     """Its words reach the program with the env file's variables, and no secret is in its text."""
