@@ -5,6 +5,7 @@ moves and 503 otherwise. Off unless a port is named, and on loopback unless a ho
 is neither password nor encryption. A request never touches the neuron: it reads the last numbers.
 """
 
+import errno
 import json
 import logging
 import socket
@@ -12,19 +13,17 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any, Final, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Info, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from template.metrics import Value
+from template.metrics_http import Answer, MetricsServer, open_server
 from template.settings import MetricsConfig
 
 log = logging.getLogger(__name__)
 
-REQUEST_LIMIT_S: Final = 3.0
-"""Longest silence of a client: one request is answered at a time."""
 STILL_WINDOWS: Final = 3.0
 """Windows without a decided window after which the neuron's loop counts as standing still."""
 MIN_STILL_S: Final = 60.0
@@ -294,7 +293,7 @@ class PrometheusMetrics:
     """
 
     def __init__(self, config: MetricsConfig, health: Health, labels: Mapping[str, str]) -> None:
-        """Open the port. Raises OSError if the address cannot be had."""
+        """Open the port. Raises OSError or UnicodeError if the address cannot be had."""
         self._registry = CollectorRegistry()
         self._health, self._lock = health, threading.Lock()
         self._metrics = {each.key: self._make(each) for each in EXPORTED}
@@ -308,11 +307,8 @@ class PrometheusMetrics:
         )
         healthy.set_function(lambda: float(health.is_good))
         Info("tessera_neuron", "This process.", registry=self._registry).info(dict(labels))
-        self._server = _open_server(config, self._page, health)
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, name="metrics-http", daemon=True
-        )
-        self._thread.start()
+        self._server: MetricsServer = open_server(config.host, config.port, self._answer)
+        self._server.start()
 
     @property
     def port(self) -> int:
@@ -329,9 +325,17 @@ class PrometheusMetrics:
             self._health.note(window)
 
     def close(self) -> None:
-        """Close the port; may be called twice."""
-        self._server.shutdown()
-        self._server.server_close()
+        """Close the port and end every connection; may be called twice."""
+        self._server.close()
+
+    def _answer(self, path: str) -> Answer:
+        if path == "/metrics":
+            return Answer(status=200, kind=CONTENT_TYPE_LATEST, body=self._page())
+        if path == "/healthz":
+            body = json.dumps(self._health.to_json()).encode("ascii") + b"\n"
+            status = 200 if self._health.is_good else 503
+            return Answer(status=status, kind="application/json", body=body)
+        return Answer(status=404, kind="text/plain", body=b"/metrics and /healthz\n")
 
     def _page(self) -> bytes:
         with self._lock:
@@ -375,61 +379,27 @@ def open_prometheus(
     """The sink, or None with an error in the log: no sink stops a neuron."""
     try:
         sink = PrometheusMetrics(config, health, labels)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         log.error(
             "--metrics.port %d on %s cannot be had (%s): the neuron goes on without the endpoint; "
-            "name a free port, or end the process that has this one",
+            "%s",
             config.port,
             config.host,
-            error.strerror or error,
+            getattr(error, "strerror", None) or error,
+            _remedy(error),
         )
         return None
     log.info("metrics: http://%s/metrics and /healthz", _shown(config.host, sink.port))
     return sink
 
 
+def _remedy(error: Exception) -> str:
+    # A name too long or empty in a part fails in the encoding of names (UnicodeError).
+    is_host = isinstance(error, socket.gaierror | UnicodeError)
+    if is_host or getattr(error, "errno", None) == errno.EADDRNOTAVAIL:
+        return "name with --metrics.host an address of this machine, as 127.0.0.1 (the default)"
+    return "name a free port, or end the process that has this one"
+
+
 def _shown(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _open_server(config: MetricsConfig, page: Callable[[], bytes], health: Health) -> HTTPServer:
-    found = socket.getaddrinfo(
-        config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )
-    family = found[0][0]
-
-    class Server(HTTPServer):
-        address_family = family
-
-        def handle_error(self, _request: Any, _client_address: Any) -> None:
-            """A client that went away, or sent nonsense, is no matter of the neuron's log."""
-            log.debug("metrics: a request failed", exc_info=True)
-
-    class Handler(BaseHTTPRequestHandler):
-        timeout = REQUEST_LIMIT_S
-        server_version, sys_version = "tessera", ""
-
-        def do_GET(self) -> None:
-            path = self.path.partition("?")[0]
-            if path == "/metrics":
-                self._answer(200, CONTENT_TYPE_LATEST, page())
-            elif path == "/healthz":
-                body = json.dumps(health.to_json()).encode("ascii") + b"\n"
-                self._answer(200 if health.is_good else 503, "application/json", body)
-            else:
-                self._answer(404, "text/plain", b"/metrics and /healthz\n")
-
-        do_HEAD = do_GET
-
-        def _answer(self, status: int, kind: str, body: bytes) -> None:
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(body)
-
-        def log_message(self, *_args: Any) -> None:
-            """A stranger's request writes no line into the neuron's log."""
-
-    return Server((config.host, config.port), Handler)

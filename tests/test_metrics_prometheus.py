@@ -4,13 +4,17 @@ import json
 import logging
 import re
 import socket
+import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
+from template.metrics_http import CLOSE_LIMIT_S, CONNECTION_LIMIT_S, MAX_CONNECTIONS
 from template.metrics_prometheus import (
     EXPORTED,
     MIN_STILL_S,
@@ -19,6 +23,7 @@ from template.metrics_prometheus import (
     open_prometheus,
 )
 from template.settings import MetricsConfig
+from tests.support.waiting import wait_until
 
 DASHBOARD = Path(__file__).parent.parent / "contrib" / "grafana" / "tessera.json"
 LABELS = {"role": "miner", "hotkey": "5Hot", "run_id": "ab12", "version": "0.1.0"}
@@ -145,6 +150,68 @@ def test_other_paths_and_nonsense_change_nothing(
     assert capfd.readouterr().err == ""
 
 
+def test_a_client_that_drips_holds_nobody(sink: PrometheusMetrics) -> None:
+    """A byte now and then never lets a socket's own timeout pass."""
+    with drip(sink) as ended:
+        begun_s = time.monotonic()
+        assert get(sink, "/healthz")[0] == 200
+        assert time.monotonic() - begun_s < CONNECTION_LIMIT_S, "the healthy client has not waited"
+        assert not ended.is_set()
+        assert ended.wait(10 * CONNECTION_LIMIT_S), "the dripping client has a deadline"
+    assert get(sink, "/metrics")[0] == 200
+
+
+def test_a_client_that_drips_does_not_hold_the_end(clock: Clock) -> None:
+    sink = PrometheusMetrics(LOOPBACK, Health(60.0, now_s=clock), LABELS)
+    with drip(sink) as ended:
+        begun_s = time.monotonic()
+        sink.close()
+        assert time.monotonic() - begun_s < 2 * CLOSE_LIMIT_S
+        assert ended.wait(CONNECTION_LIMIT_S), "its connection is closed at once"
+    sink.close()
+
+
+def test_connections_beyond_the_cap_are_closed_at_once(sink: PrometheusMetrics) -> None:
+    with ExitStack() as clients:
+        for _ in range(MAX_CONNECTIONS):
+            clients.enter_context(socket.create_connection(("127.0.0.1", sink.port), timeout=10))
+        more = clients.enter_context(
+            socket.create_connection(("127.0.0.1", sink.port), timeout=CONNECTION_LIMIT_S / 2)
+        )
+        assert more.recv(1) == b""
+    wait_until(lambda: is_answered(sink))
+
+
+def is_answered(sink: PrometheusMetrics) -> bool:
+    try:
+        return get(sink, "/healthz")[0] == 200
+    except OSError:
+        return False
+
+
+@contextmanager
+def drip(sink: PrometheusMetrics) -> Iterator[threading.Event]:
+    """A client that sends a byte every tenth of a second; the event: its connection ended."""
+    ended, over = threading.Event(), threading.Event()
+    with socket.create_connection(("127.0.0.1", sink.port), timeout=10) as client:
+        client.sendall(b"GET /metrics HTTP/1.0\r\nx: ")
+
+        def send() -> None:
+            try:
+                while not over.wait(0.1):
+                    client.sendall(b"x")
+            except OSError:
+                ended.set()
+
+        thread = threading.Thread(target=send)
+        thread.start()
+        try:
+            yield ended
+        finally:
+            over.set()
+            thread.join()
+
+
 def test_ipv6(clock: Clock) -> None:
     try:
         with socket.create_server(("::1", 0), family=socket.AF_INET6):
@@ -165,6 +232,16 @@ def test_a_port_in_use_is_an_error_in_the_log_and_no_end(
     with caplog.at_level(logging.ERROR):
         assert open_prometheus(taken, Health(60.0), LABELS) is None
     assert f"--metrics.port {sink.port} on 127.0.0.1" in caplog.text
+
+
+@pytest.mark.parametrize("host", ["nowhere.invalid", "a..b", "192.0.2.1"])
+def test_a_host_that_is_not_this_machine_s_is_named(
+    host: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.ERROR):
+        assert open_prometheus(MetricsConfig(host=host, port=0), Health(60.0), LABELS) is None
+    assert "--metrics.host" in caplog.text
+    assert "free port" not in caplog.text
 
 
 def test_every_metric_of_the_dashboard_is_exported(sink: PrometheusMetrics) -> None:

@@ -10,29 +10,42 @@ shift
 tessera=${TESSERA:-tessera}
 case "$role" in miner | validator) ;; *) exec "$tessera" "$role" "$@" ;; esac
 
+# A container engine knows no status that forbids a restart: only 0 ends `on-failure`.
+give_up() {
+    echo "$role: $1: an operator has to change something first; not started again" >&2
+    exit 0
+}
+
+# Runs a step of the start; returns after its success and ends this script with its status otherwise.
+step() {
+    "$@" &
+    child=$!
+    trap 'stopped=yes; kill -TERM "$child" 2> /dev/null || true' TERM INT
+    # A signal ends a wait early, and the next one waits for the step's own end.
+    while :; do
+        status=0
+        wait "$child" || status=$?
+        kill -0 "$child" 2> /dev/null || break
+    done
+    [ "$status" -ne 2 ] || give_up "exit status 2"
+    [ "$status" -eq 0 ] || exit "$status"
+}
+stopped=
+
 state=${STATE:-/state}
 wallets=${WALLETS:-/wallets}
-network=${TESSERA_NETWORK:?set it: finney, test, or the URL of a node}
-netuid=${TESSERA_NETUID:?set it: the number of the subnet}
+network=${TESSERA_NETWORK:-}
+netuid=${TESSERA_NETUID:-}
+[ -n "$network" ] || give_up "TESSERA_NETWORK is not set (finney, test, or the URL of a node)"
+[ -n "$netuid" ] || give_up "TESSERA_NETUID is not set (the number of the subnet)"
 run=$state/run.toml
 if [ ! -e "$run" ]; then
-    "$tessera" newcomer --netuid "$netuid" --subtensor.network "$network" --out "$run" ${LOCAL:+--local}
+    step "$tessera" newcomer --netuid "$netuid" --subtensor.network "$network" --out "$run" \
+        ${LOCAL:+--local}
+    # A signal just before the step's own end: no next step.
+    [ -z "$stopped" ] || exit 130
 fi
-"$tessera" "$role" --run "$run" --netuid "$netuid" --subtensor.network "$network" \
+step "$tessera" "$role" --run "$run" --netuid "$netuid" --subtensor.network "$network" \
     --wallet.path "$wallets" --wallet.name "${TESSERA_WALLET_NAME:-default}" \
     --wallet.hotkey "${TESSERA_WALLET_HOTKEY:-default}" \
-    --neuron.state_dir "$state/$role" "$@" &
-child=$!
-trap 'kill -TERM "$child" 2> /dev/null || true' TERM INT
-# A signal ends a wait early, and the next one waits for the neuron's own end.
-while :; do
-    status=0
-    wait "$child" || status=$?
-    kill -0 "$child" 2> /dev/null || break
-done
-if [ "$status" -eq 2 ]; then
-    # A container engine knows no status that forbids a restart: only 0 ends `on-failure`.
-    echo "$role: exit status 2: an operator has to change something first; not started again" >&2
-    exit 0
-fi
-exit "$status"
+    --neuron.state_dir "$state/$role" "$@"

@@ -5,10 +5,12 @@ are kept as the errors they are: each is a finding of a check, and the other che
 """
 
 import argparse
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
+from urllib.parse import unquote
 
 from template.cli.environment import (
     ENV_READ_KEY,
@@ -37,7 +39,14 @@ from template.errors import ConfigError
 from template.protocol.spec.files import load_spec
 from template.protocol.spec.run import RunSpec
 from template.secret import Secret
-from template.settings import ALONE, BucketSettings, ChainConfig, NeuronConfig, WalletConfig
+from template.settings import (
+    ALONE,
+    ENV_ENDPOINT,
+    BucketSettings,
+    ChainConfig,
+    NeuronConfig,
+    WalletConfig,
+)
 
 T = TypeVar("T")
 
@@ -93,7 +102,7 @@ def doctor_config(args: argparse.Namespace, env: Mapping[str, str]) -> DoctorCon
         bundle=args.bundle,
         is_json=args.is_json,
         without=args.without,
-        secrets=env_secrets(env),
+        secrets=(*env_secrets(env), *_flag_secrets(args)),
     )
 
 
@@ -118,7 +127,33 @@ def env_secrets(env: Mapping[str, str]) -> tuple[Secret, ...]:
     values = [env[name] for name in sorted(names)]
     # Of ID:SECRET the secret alone, too: it may stand somewhere without its id.
     values += [env.get(name, "").partition(":")[2] for name in (ENV_WRITE_KEY, ENV_READ_KEY)]
+    values += url_secrets(env.get(ENV_ENDPOINT, ""))
     return tuple(Secret(value) for value in values if value)
+
+
+def _flag_secrets(args: argparse.Namespace) -> tuple[Secret, ...]:
+    """The hidden parts of every chain endpoint of the flags, right or wrong."""
+    urls = (args.chain_endpoint, args.network, *(args.fallbacks or ()))
+    return tuple(Secret(part) for url in urls for part in url_secrets(url or ""))
+
+
+def url_secrets(url: str) -> list[str]:
+    """User, password, path and query of a URL, whole and in parts: each may be a token.
+
+    Nothing for a text that is no URL.
+    """
+    # Not urlsplit: an ill-formed port or host makes urlsplit refuse what still holds a password.
+    head, marks, rest = url.partition("://")
+    if not head or not marks:
+        return []
+    place = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    behind = rest[len(place) :]
+    path, _mark, query = behind.partition("#")[0].partition("?")
+    user, at, _host = place.rpartition("@")
+    found = [user, *user.split(":", 1)] if at else []
+    found += [behind.strip("/"), path.strip("/"), *path.split("/"), query, url.partition("#")[2]]
+    found += [part.partition("=")[2] for part in query.split("&")]
+    return [word for part in found for word in dict.fromkeys((part, unquote(part))) if word]
 
 
 def _spec(args: argparse.Namespace) -> RunSpec:

@@ -30,6 +30,7 @@ from template.doctor.findings import Finding, Report, summary, to_json
 from template.doctor.redaction import Censor, secrets_of_key_file
 from template.errors import EXIT_INTERRUPTED, EXIT_OPERATOR, ConfigError
 from template.metrics import EVENTS_FILE
+from template.protocol.spec import spec_to_toml
 from template.secret import Secret
 from template.settings import NeuronConfig
 
@@ -125,8 +126,9 @@ def _members(config: DoctorConfig, report: Report) -> Iterator[Member]:
     yield as_json("doctor.json", to_json(report))
     yield as_json("versions.json", versions())
     yield Member(name="command.txt", text=f"tessera doctor {config.role}\n")
-    if config.run is not None and (text := _text_of(config.run)) is not None:
-        yield Member(name="run.toml", text=text)
+    # The spec as it was understood, never the file itself: --run may name the env file by mistake.
+    if not isinstance(config.spec, ConfigError):
+        yield Member(name="run.toml", text=spec_to_toml(config.spec))
     neuron = config.neuron
     if isinstance(neuron, NeuronConfig):
         yield Member(name="state/listing.txt", text=listing(neuron.state_dir))

@@ -31,6 +31,7 @@ from template.errors import (
     SubnetError,
     exit_status,
 )
+from template.files import reason, remedy
 from template.metrics import EVENTS_FILE
 from template.status.glance import Glance, OnChain, to_json
 from template.status.phase import Phase, phase_at
@@ -73,6 +74,7 @@ def look(config: StatusConfig) -> Glance:
         raise
     except SubnetError as error:
         fault = f"the chain does not answer: {error}"
+    pid, lock_fault = process_of(config)
     return Glance(
         role=config.role,
         hotkey=hotkey,
@@ -80,7 +82,8 @@ def look(config: StatusConfig) -> Glance:
         version=__version__,
         version_key=__spec_version__,
         now_s=time.time(),
-        pid=None if config.neuron is None else holder(config.neuron.state_dir),
+        pid=pid,
+        lock_fault=lock_fault,
         rows=own_rows(config),
         phase=phase,
         chain=chain,
@@ -134,8 +137,23 @@ def _ask_chain(config: StatusConfig, hotkey: str) -> tuple[OnChain, Phase]:
     return on_chain, phase_at(schedule, spec.schedule.num_windows, head, config.role)
 
 
+def process_of(config: StatusConfig) -> tuple[int | None, str]:
+    """The pid of `holder`, and a warning that names the file if nobody can tell."""
+    if config.neuron is None:
+        return None, ""
+    try:
+        return holder(config.neuron.state_dir), ""
+    except OSError as error:
+        lock = config.neuron.state_dir / LOCK_FILE
+        text = f"{lock}: {reason(error)}, so nobody knows whether the neuron runs"
+        return None, f"{text}; {remedy(lock, error)}"
+
+
 def holder(state_dir: Path) -> int | None:
-    """The pid of the process that holds the state folder, 0 if it says none; None if none does."""
+    """The pid of the process that holds the state folder, 0 if it says none; None if none does.
+
+    OSError if the lock file is there and cannot be looked at.
+    """
     try:
         with (state_dir / LOCK_FILE).open("r", encoding="ascii", errors="replace") as lock:
             try:
@@ -143,7 +161,7 @@ def holder(state_dir: Path) -> int | None:
             except BlockingIOError:
                 text = lock.read(_PID_CHARS).strip()
                 return int(text) if text.isdecimal() else 0
-    except OSError:
+    except FileNotFoundError:
         return None
     return None
 
@@ -165,6 +183,7 @@ def _process_words(glance: Glance) -> str:
     if glance.role == "owner":
         return f"version {glance.version}"
     runs = "not running" if glance.pid is None else f"running as process {glance.pid}"
+    runs = "perhaps running" if glance.lock_fault else runs
     silent_s, window = glance.silent_s, glance.rows.state_window
     said = "no metrics yet" if silent_s is None else f"last word {format_duration(silent_s)} ago"
     at = "" if window is None else f", at theta_{window}"

@@ -4,16 +4,18 @@ Each text is cleaned of the known secrets and of the hidden parts of URLs, and t
 is searched once more before it is written: one find, and no archive is written.
 """
 
+import errno
 import gzip
 import io
 import json
 import os
+import stat
 import tarfile
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from template.chain.health import redact_urls
 from template.doctor.redaction import Censor
@@ -36,9 +38,12 @@ class Member:
 
 
 def tail(path: Path, *, max_bytes: int = MAX_TAIL_BYTES, max_lines: int = MAX_TAIL_LINES) -> str:
-    """The last whole lines of a file; a sentence in place of a file that cannot be read."""
+    """The last whole lines of a regular file; a sentence in place of what cannot be read.
+
+    A link is not followed.
+    """
     try:
-        with path.open("rb") as file:
+        with _open_regular(path) as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - max_bytes))
             data = file.read(max_bytes)
@@ -48,6 +53,18 @@ def tail(path: Path, *, max_bytes: int = MAX_TAIL_BYTES, max_lines: int = MAX_TA
         data = data.partition(b"\n")[2]
     lines = deque(data.decode("utf-8", "replace").splitlines(keepends=True), maxlen=max_lines)
     return "".join(lines)
+
+
+def _open_regular(path: Path) -> BinaryIO:
+    """A file to read; OSError for a link, which may lead to a secret, and for a pipe or a device.
+
+    Without O_NONBLOCK, opening a pipe would wait for a writer.
+    """
+    number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        os.close(number)
+        raise OSError(errno.EINVAL, "no regular file", str(path))
+    return os.fdopen(number, "rb")
 
 
 def listing(folder: Path, *, max_entries: int = 500) -> str:
@@ -92,9 +109,12 @@ def pack(members: list[Member], censor: Censor) -> bytes:
         tarfile.open(fileobj=packed, mode="w") as archive,
     ):
         for member in members:
-            data = censor.clean(redact_urls(member.text)).encode("utf-8")[-MAX_FILE_BYTES:]
-            name = censor.clean(member.name)
-            if censor.holds_secret(data) or censor.holds_secret(name.encode("utf-8")):
+            # A file name that is no UTF-8 has characters that UTF-8 cannot write.
+            text = censor.clean(redact_urls(member.text))
+            data = text.encode("utf-8", "backslashreplace")[-MAX_FILE_BYTES:]
+            shown = censor.clean(member.name).encode("utf-8", "backslashreplace")
+            name = shown.decode("utf-8")
+            if censor.holds_secret(data) or censor.holds_secret(shown):
                 raise ConfigError(
                     f"--bundle: {name} would hold a secret, so no archive is written: report this "
                     "as a fault of the doctor, without the file"

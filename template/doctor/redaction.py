@@ -18,12 +18,13 @@ MIN_SECRET_CHARS = 6
 def spellings(secret: Secret) -> frozenset[str]:
     """The secret as text, URL-quoted, as JSON, in base64 and in hex."""
     value = secret.reveal()
-    data = value.encode("utf-8")
+    # A variable of the environment that is no UTF-8 has such characters.
+    data = value.encode("utf-8", "surrogateescape")
     coded = (base64.b64encode(data), base64.urlsafe_b64encode(data))
     texts = (
         value,
-        quote(value, safe=""),
-        quote_plus(value),
+        quote(value, safe="", errors="surrogateescape"),
+        quote_plus(value, errors="surrogateescape"),
         json.dumps(value)[1:-1],
         data.hex(),
         data.hex().upper(),
@@ -49,7 +50,7 @@ class Censor:
 
     def holds_secret(self, data: bytes) -> bool:
         """Whether any spelling of any secret is in the bytes."""
-        return any(word.encode("utf-8") in data for word in self._words)
+        return any(word.encode("utf-8", "backslashreplace") in data for word in self._words)
 
 
 def secret_words(value: object) -> Iterator[str]:

@@ -33,7 +33,8 @@ class OnChain:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Glance:
     """`pid`: of the process that holds the state folder, None if nobody does. `chain`, `phase`:
-    None where the chain does not answer; `fault` then says why. `now_s`: seconds since 1970.
+    None where the chain does not answer; `fault` then says why. `lock_fault`: why nobody knows
+    whether a process holds the state folder, or "". `now_s`: seconds since 1970.
     """
 
     role: str
@@ -47,6 +48,7 @@ class Glance:
     phase: Phase | None
     chain: OnChain | None
     fault: str
+    lock_fault: str = ""
 
     @property
     def silent_s(self) -> float | None:
@@ -61,7 +63,11 @@ class Glance:
     def _signs(self) -> list[tuple[str, bool]]:
         chain, has_process = self.chain, self.role != "owner"
         found = [
-            ("no process holds the state folder: the neuron is not running", self.pid is None),
+            (
+                "no process holds the state folder: the neuron is not running",
+                self.pid is None and not self.lock_fault,
+            ),
+            (self.lock_fault, bool(self.lock_fault)),
             (
                 "this node's parameters differ from the stake majority's: it heals itself, or says "
                 "in its log what it needs",

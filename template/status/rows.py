@@ -1,10 +1,11 @@
 """What the rows of `metrics.jsonl` say of each of the last windows. Pure.
 
 The file is this node's own and may be torn or of another version: a row that is no object, or a
-value of another type, says nothing.
+value of another type or without a finite number, says nothing.
 """
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -13,6 +14,8 @@ ACCEPTED: Final = "accepted"
 REFUSED: Final = "not accepted"
 UNDECIDED: Final = "undecided"
 ABSENT: Final = "no payload"
+MAX_WINDOWS: Final = 2**32
+"""No run has more: a greater number is no window, and would stand before all that are."""
 
 _NUMBERS: Final = {
     "inner_loss": "loss",
@@ -66,11 +69,15 @@ def parse_rows(lines: Iterable[str]) -> list[dict[str, Any]]:
     for line in lines:
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):  # brackets without end are the second
             continue
-        if isinstance(row, dict) and isinstance(row.get("window"), int):
+        if isinstance(row, dict) and _is_window(row.get("window")):
             found.append(row)
     return found
+
+
+def _is_window(value: Any) -> bool:
+    return type(value) is int and 0 <= value < MAX_WINDOWS
 
 
 def read_rows(rows: Iterable[Mapping[str, Any]], role: str, *, num_windows: int) -> OwnRows:
@@ -88,7 +95,10 @@ def read_rows(rows: Iterable[Mapping[str, Any]], role: str, *, num_windows: int)
             differs = bool(row["differs_from_majority"])
     newest = sorted(merged, reverse=True)[:num_windows]
     return OwnRows(
-        windows=tuple(_window(window, merged[window], role) for window in newest),
+        windows=tuple(
+            _window(window, merged[window], role, is_newest=window == newest[0])
+            for window in newest
+        ),
         last_s=last_s,
         state_window=None if state_window is None else int(state_window),
         weights_window=weights_window,
@@ -96,33 +106,42 @@ def read_rows(rows: Iterable[Mapping[str, Any]], role: str, *, num_windows: int)
     )
 
 
-def _window(window: int, row: Mapping[str, Any], role: str) -> WindowSeen:
+def _window(window: int, row: Mapping[str, Any], role: str, *, is_newest: bool) -> WindowSeen:
     figures = {
-        name: float(row[key]) for key, name in _NUMBERS.items() if _number(row.get(key)) is not None
+        name: number
+        for key, name in _NUMBERS.items()
+        if (number := _number(row.get(key))) is not None
     }
     refused = {
-        key.partition("/")[2]: int(value)
+        key.partition("/")[2]: int(number)
         for key, value in row.items()
-        if key.startswith("refused/") and _number(value) is not None
+        if key.startswith("refused/") and (number := _number(value)) is not None
     }
     accepted = row.get("accepted_uids")
     return WindowSeen(
         window=window,
-        outcome=_outcome(row) if role == "miner" else "",
+        outcome=_outcome(row, is_newest=is_newest) if role == "miner" else "",
         accepted=len(accepted.split(",")) * bool(accepted) if isinstance(accepted, str) else None,
         figures=figures,
         refused=refused,
     )
 
 
-def _outcome(row: Mapping[str, Any]) -> str:
+def _outcome(row: Mapping[str, Any], *, is_newest: bool) -> str:
     if row.get("own_accepted") == 1:
         return ACCEPTED
     if "committed" not in row:
-        return ABSENT
+        # The newest window may still run: its payload comes at its end.
+        is_decided = "own_accepted" in row or "accepted_uids" in row
+        return UNDECIDED if is_newest and not is_decided else ABSENT
     return REFUSED if "own_accepted" in row else UNDECIDED
 
 
 def _number(value: Any, otherwise: float | None = None) -> float | None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number else otherwise
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return otherwise
+    try:
+        number = float(value)
+    except OverflowError:  # an int beyond every float
+        return otherwise
+    return number if math.isfinite(number) else otherwise

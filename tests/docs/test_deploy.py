@@ -66,14 +66,17 @@ def flags_of_entry(folder: Path) -> list[str]:
 
 
 def run_entry(
-    folder: Path, *words: str, status: int = 0, **env: str
+    folder: Path, *words: str, status: int = 0, first: int = 0, **env: str
 ) -> subprocess.CompletedProcess[str]:
-    """entry.sh with a program in tessera's place, which prints its words and ends with a status."""
+    """entry.sh with a program in tessera's place, which prints its words and ends with a status.
+
+    `first`: the status of `newcomer`.
+    """
     program = folder / "program"
     program.write_text(
         "#!/usr/bin/env python3\nimport json, sys\nprint(json.dumps(sys.argv[1:]))\n"
         f"if sys.argv[1] == 'newcomer': open(sys.argv[7], 'w').close()\n"
-        f"sys.exit(0 if sys.argv[1] == 'newcomer' else {status})\n"
+        f"sys.exit({first} if sys.argv[1] == 'newcomer' else {status})\n"
     )
     program.chmod(0o700)
     known = {
@@ -118,10 +121,43 @@ def test_a_status_that_forbids_a_restart_ends_as_success(
     assert ("an operator has to change something" in ended.stderr) == (status == EXIT_OPERATOR)
 
 
-def test_a_missing_setting_is_named_and_other_commands_pass(tmp_path: Path) -> None:
-    ended = run_entry(tmp_path, "miner", TESSERA_NETUID="")
-    assert ended.returncode != 0
-    assert "TESSERA_NETUID" in ended.stderr
+@pytest.mark.parametrize(("status", "expected"), [(1, 1), (EXIT_OPERATOR, 0), (130, 130)])
+def test_the_first_step_ends_the_container_as_the_neuron_does(
+    status: int, expected: int, tmp_path: Path
+) -> None:
+    ended = run_entry(tmp_path, "miner", first=status)
+    assert ended.returncode == expected
+    assert [json.loads(line)[0] for line in ended.stdout.splitlines()] == ["newcomer"]
+    assert ("an operator has to change something" in ended.stderr) == (status == EXIT_OPERATOR)
+
+
+@pytest.mark.parametrize("step", ["newcomer", "miner"])
+def test_a_signal_reaches_the_step_that_runs(step: str, tmp_path: Path) -> None:
+    program = tmp_path / "program"
+    program.write_text(
+        f'#!/bin/sh\n[ "$1" = {step} ] || exit 0\n'
+        "trap 'exit 130' TERM\necho ready\nwhile :; do sleep 0.05; done\n"
+    )
+    program.chmod(0o700)
+    env = {"PATH": os.defpath, "TESSERA": str(program), "STATE": str(tmp_path)}
+    env |= {"TESSERA_NETWORK": "test", "TESSERA_NETUID": "4"}
+    with subprocess.Popen(
+        ["sh", str(DEPLOY / "entry.sh"), "miner"], env=env, stdout=subprocess.PIPE, text=True
+    ) as entry:
+        assert entry.stdout is not None
+        assert entry.stdout.readline() == "ready\n"
+        entry.terminate()
+        assert entry.wait(60) == 130
+
+
+@pytest.mark.parametrize("name", ["TESSERA_NETUID", "TESSERA_NETWORK"])
+def test_a_missing_setting_is_named_and_not_tried_again(name: str, tmp_path: Path) -> None:
+    ended = run_entry(tmp_path, "miner", **{name: ""})
+    assert (ended.returncode, ended.stdout) == (0, "")
+    assert f"{name} is not set" in ended.stderr
+
+
+def test_other_commands_pass_as_they_are(tmp_path: Path) -> None:
     other = run_entry(tmp_path, "doctor", "miner", TESSERA_NETUID="")
     assert json.loads(other.stdout) == ["doctor", "miner"]
 
@@ -179,6 +215,23 @@ def test_the_image_runs_as_nobody_special_and_copies_what_is_there() -> None:
     assert len(re.findall(r"^torch==", constraints, re.MULTILINE)) == 1, "install.sh looks for it"
     for script in ("install.sh", "entry.sh", "try_image.sh"):
         subprocess.run(["sh", "-n", str(DEPLOY / script)], check=True, timeout=60)
+
+
+def test_env_files_stay_out_of_commits_and_the_example_does_not() -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("no checkout of git")
+    names = ["contrib/deploy/.env", "tessera.env", "contrib/deploy/.env.example"]
+    done = subprocess.run(
+        ["git", "check-ignore", "--no-index", *names],
+        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.stdout.split() == names[:2]
+
+
+def test_the_context_of_the_image_has_no_keys() -> None:
+    lines = (ROOT / ".dockerignore").read_text(encoding="ascii").splitlines()
+    assert {".git", "**/.env", "**/*.env", "**/wallets", "**/.venv"} <= set(lines)
+    assert {"localnet-out*", "small-out*"} <= set(lines)
 
 
 @pytest.mark.parametrize("role", [*ROLES, "owner"])

@@ -62,14 +62,39 @@ def test_only_the_newest_windows_are_told() -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["", "half a li", "[1]", '{"window": "x"}', '{"no": 1}', '{"window": 1, "inner_loss": "nan"}'],
+    [
+        "",
+        "half a li",
+        "[1]",
+        '{"window": "x"}',
+        '{"no": 1}',
+        '{"window": 1, "inner_loss": "nan"}',
+        "[" * 100_000,
+        '{"window": 1, "x": ' + "[" * 100_000,
+        '{"window": true}',
+        '{"window": 1, "inner_loss": NaN, "time_s": Infinity, "refused/x": -Infinity}',
+        '{"window": 1, "inner_loss": 1e999, "state_window": 1e999, "time_s": NaN}',
+        '{"window": 1, "inner_loss": 1' + "0" * 400 + ', "refused/x": 1' + "0" * 400 + "}",
+        '{"window": 1' + "0" * 400 + "}",
+        '{"window": 1' + "0" * 9000 + "}",
+        '{"window": -1}',
+    ],
 )
 def test_a_torn_or_strange_line_says_nothing(line: str) -> None:
     rows = parse_rows([line, '{"window": 2, "time_s": true, "own_accepted": "yes"}'])
     found = read_rows(rows, "miner", num_windows=8)
     assert found.windows[0].window == 2
     assert all(not seen.figures for seen in found.windows)
-    assert found.last_s is None
+    assert all(not seen.refused for seen in found.windows)
+    assert (found.last_s, found.state_window) == (None, None)
+
+
+def test_the_newest_window_may_still_run() -> None:
+    rows: list[dict[str, Any]] = [{"window": 1, "inner_loss": 2.0}, {"window": 2}]
+    found = read_rows(rows, "miner", num_windows=8)
+    assert [seen.outcome for seen in found.windows] == ["undecided", "no payload"]
+    found = read_rows([*rows, {"window": 2, "accepted_uids": "1"}], "miner", num_windows=8)
+    assert found.windows[0].outcome == "no payload", "the votes are in, and it had none"
 
 
 def glance(rows: OwnRows, **changes: Any) -> Glance:
@@ -105,6 +130,7 @@ def test_the_glance_as_json() -> None:
     ("changes", "words"),
     [
         ({"pid": None}, "not running"),
+        ({"pid": None, "lock_fault": "/x/lock: Permission denied"}, "/x/lock: Permission denied"),
         ({"chain": None, "phase": None, "fault": "the chain does not answer: x"}, "answer: x"),
         ({"version_key": -1}, "demands version key 0"),
         ({"role": "validator"}, "no permit"),
