@@ -11,12 +11,16 @@ from simulation.swarm import uid_of
 from simulation.world import hotkey_of
 from template.errors import NotFound, Unavailable
 from template.protocol.keys import verdict_key
+from template.protocol.payload import PayloadFormat
 from template.public.causes import CAUSES
 from template.public.facts import LogState, ReadLog, RunFacts
 from template.public.gather import Gatherer
 from template.public.payslip_json import payslip_json
 from template.public.payslip_text import payslip_lines
+from template.public.site.models import run_model
 from template.public.statements import Payslip
+from template.public.view import RunView
+from template.training.model import payload_format
 from tests.support.audited import reader
 from tests.support.public import HONEST_MINERS, WINDOWS, Played
 from tests.support.schemas import check_json, is_of
@@ -148,6 +152,40 @@ def test_the_schema_refuses_what_is_no_payslip(played, facts) -> None:
     for wrong in ({**row, "window": "0"}, {**row, "more": 1}, {**row, "causes": []}):
         assert not is_of(wrong, "payslip")
     assert not is_of({key: row[key] for key in row if key != "statements"}, "payslip")
+
+
+def test_a_recycled_uid_pays_the_hotkey_that_earned_and_tells_no_weight_of_another(
+    played, facts
+) -> None:
+    """m1's share of window 2 stays m1's after a newcomer took its uid, whatever the chain says."""
+    uid, old, new = uid_of(played.world, "m1"), hotkey_of("m1"), hotkey_of("newcomer")
+    neurons = dict(facts.subnet.neurons)
+    neurons[new] = replace(neurons.pop(old), hotkey=new)
+    window, val_a = facts.windows[2], hotkey_of("val-a")
+    read = window.logs[val_a]
+    paid = replace(read, judgement=replace(read.judgement, shares={uid: 0.5, 0: 0.5}))
+    window = replace(window, logs={**window.logs, val_a: paid})
+    spoiled = replace(
+        facts,
+        windows={w: facts.windows[w] for w in (0, 1)} | {2: window},
+        subnet=replace(facts.subnet, neurons=neurons),
+    )
+    before, newcomer = played.slips(spoiled, "m1")[2], played.slips(spoiled, "newcomer")[2]
+    assert (before.uid, before.figure("share")) == (uid, 0.5)
+    assert before.figure("credit") is not None
+    assert before.statement("weights") is before.statement("emission") is None
+    assert {row.weight for row in before.validators} == {None}
+    assert next(r for r in before.validators if r.hotkey == val_a).logged_share == 0.5
+    assert newcomer.figure("share") == 0.0
+    assert newcomer.figure("credit") is None
+    rows = {row.hotkey: row for row in run_model(RunView(spoiled), form(played)).hotkeys}
+    assert (rows[new].uid, rows[new].share) == (uid, 0.0)
+    payloads = run_model(RunView(spoiled), form(played)).windows[2].payloads
+    assert next(row for row in payloads if row.uid == uid).share == 0.5
+
+
+def form(played: Played) -> PayloadFormat:
+    return payload_format(played.world.spec)
 
 
 @pytest.mark.parametrize("word", ["accepted", "undecided", "owner", "votes_agree", "tomorrow"])
