@@ -98,6 +98,8 @@ def _log_causes(read: ReadLog | None, vote: CastVote | None) -> list[str]:
         return ["log_differs"]
     if state in (LogState.NOT_THERE, LogState.NO_ANSWER):
         return ["log_pending" if vote is not None else "no_log"]
+    if state is LogState.NOT_IN_TIME:
+        return ["log_pending"]  # this reader's word on its own time: no fault of the validator
     return []
 
 

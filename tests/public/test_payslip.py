@@ -12,6 +12,7 @@ from simulation.world import hotkey_of
 from template.errors import NotFound, Unavailable
 from template.protocol.keys import verdict_key
 from template.protocol.payload import PayloadFormat
+from template.public import gather
 from template.public.causes import CAUSES
 from template.public.facts import LogState, ReadLog, RunFacts
 from template.public.gather import Gatherer
@@ -262,6 +263,69 @@ def test_a_bucket_that_is_silent_costs_its_own_column_alone(played) -> None:
     assert slip.figure("share") == read_log(played, WINDOWS - 1, "val-b").shares.get(
         uid_of(played.world, "m1"), 0.0
     )
+
+
+class Slow:
+    """val-a's bucket, where each log takes `seconds` by a clock of its own."""
+
+    def __init__(self, store, seconds: float) -> None:
+        self._store, self._seconds, self.now_s = store, seconds, 0.0
+
+    def get(self, key: str, *, max_bytes: int) -> bytes:
+        self.now_s += self._seconds if "/verdict/" in key else 0.0
+        return self._store.get(key, max_bytes=max_bytes)
+
+    def size(self, key: str) -> int:
+        return self._store.size(key)
+
+
+def slow_gatherer(played: Played, seconds: float) -> tuple[Slow, Gatherer]:
+    slow = Slow(played.world.buckets[hotkey_of("val-a")].reader(), seconds)
+    context = opening(played, {"val-a": slow})
+    kept: Any = {"netuid": 1, "network": "local", "max_logs": 1, "column_limit_s": 60.0}
+    return slow, Gatherer(context, **kept, clock=lambda: slow.now_s)
+
+
+def states_of(facts: RunFacts) -> list[LogState]:
+    return [facts.windows[w].logs[hotkey_of("val-a")].state for w in range(WINDOWS)]
+
+
+def test_logs_beyond_the_time_are_not_asked_and_come_with_later_readings(
+    played, monkeypatch
+) -> None:
+    monkeypatch.setattr(gather, "ASKED_AGAIN", 1)  # all windows but the newest are old
+    _, gatherer = slow_gatherer(played, 25.0)
+    first = gatherer.read(0)
+    assert states_of(first) == [LogState.NOT_IN_TIME] * 3 + [LogState.READ] * 3
+    slip = played.slips(first, "val-a")[0]
+    assert "log_pending" in slip.causes
+    check_json(payslip_json(slip), "payslip")
+    assert states_of(gatherer.read(0)) == [LogState.READ] * WINDOWS
+
+
+def test_the_time_of_decoding_is_not_the_buckets(played, monkeypatch) -> None:
+    slow, gatherer = slow_gatherer(played, 1.0)
+
+    def decode_slowly(text: str):
+        slow.now_s += 1000.0
+        return decode_log(text)
+
+    monkeypatch.setattr(gather, "decode_log", decode_slowly)
+    assert states_of(gatherer.read(0)) == [LogState.READ] * WINDOWS
+
+
+def test_a_bucket_that_was_silent_is_asked_again_at_the_next_reading(played, monkeypatch) -> None:
+    monkeypatch.setattr(gather, "ASKED_AGAIN", 1)
+    slow, gatherer = slow_gatherer(played, 0.0)
+    answer = slow.get
+
+    def silent(key: str, *, max_bytes: int) -> bytes:
+        raise Unavailable("no answer in time")
+
+    monkeypatch.setattr(slow, "get", silent)
+    assert set(states_of(gatherer.read(0))) == {LogState.NO_ANSWER}
+    monkeypatch.setattr(slow, "get", answer)
+    assert states_of(gatherer.read(0)) == [LogState.READ] * WINDOWS
 
 
 def test_a_log_other_than_voted_counts_for_nothing(played) -> None:
