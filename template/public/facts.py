@@ -33,6 +33,8 @@ class LogState(Enum):
     """The bucket answers, and has no log of the window: not published yet, or deleted."""
     NO_ANSWER = "no answer"
     """The bucket did not answer, or has no access record."""
+    NOT_IN_TIME = "not asked in time"
+    """The logs before took all the time of this reading: the next one asks."""
     NOT_ASKED = "not asked"
     """Beyond the validators whose logs are read."""
 

@@ -6,7 +6,7 @@ validators, those with most stake. A reader that looks again asks only for what 
 """
 
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -48,9 +48,11 @@ from template.sync.lineage import find_voted_root, read_lineage_to, voted_state
 MAX_LOGS: Final = 8
 """Validators whose logs are read: a log has megabytes in a large run."""
 COLUMN_LIMIT_S: Final = 60.0
-"""Longest time for one validator's logs in one reading."""
+"""Longest time in which one validator's bucket may deliver its logs in one reading."""
 ASKED_AGAIN: Final = 16
 """Newest windows whose missing logs are asked for again."""
+ASKED_ALWAYS: Final = (LogState.NO_ANSWER, LogState.NOT_IN_TIME)
+"""States that say nothing of the log: the next reading asks again, however old the window is."""
 STEPS_BEFORE: Final = 64
 """Steps of the lineage before the first window: the reference stake follows from them."""
 NEWEST_CHECKPOINTS: Final = 2
@@ -90,10 +92,12 @@ class Gatherer:
         network: str,
         max_logs: int = MAX_LOGS,
         column_limit_s: float = COLUMN_LIMIT_S,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`network`: how the chain is named in commands, without secrets."""
+        """`network`: how the chain is named in commands, without secrets. `clock`: seconds."""
         self._context, self._netuid, self._network = context, netuid, network
         self._max_logs, self._column_limit_s = max_logs, column_limit_s
+        self._clock = clock
         self._peers = Peers(context)
         self._parts: dict[int, _ChainPart] = {}
         self._logs: dict[tuple[int, str], ReadLog] = {}
@@ -236,27 +240,37 @@ class Gatherer:
             window
             for window in reversed(windows)
             if (known := self._logs.get((window, hotkey))) is None
+            or known.state in ASKED_ALWAYS
             or (known.judgement is None and window > windows.stop - 1 - ASKED_AGAIN)
         ]
 
     def _read_column(self, hotkey: str, windows: Iterable[int]) -> dict[int, ReadLog]:
-        """A validator's logs; after a silence, or too long a time, nobody is asked again."""
+        """A validator's logs; after a silence, or too long a time, it is asked no more.
+
+        The bucket's time alone counts: what this machine takes to decode a log is not its fault.
+        """
         found: dict[int, ReadLog] = {}
-        end_s = time.monotonic() + self._column_limit_s
-        silence = ""
+        spent_s = 0.0
+        unread: ReadLog | None = None
         for window in windows:
-            if not silence and time.monotonic() > end_s:
-                silence = f"its bucket took longer than {self._column_limit_s:.0f} s for its logs"
-            if silence:
-                found[window] = ReadLog(state=LogState.NO_ANSWER, detail=silence)
+            if unread is None and spent_s > self._column_limit_s:
+                detail = f"the logs before took more than {self._column_limit_s:.0f} s to come"
+                unread = ReadLog(state=LogState.NOT_IN_TIME, detail=detail)
+            if unread is not None:
+                found[window] = unread
                 continue
-            read, is_silent = self._read_log(hotkey, window)
+            began_s = self._clock()
+            data, is_silent = self._fetch_log(hotkey, window)
+            spent_s += self._clock() - began_s
+            read = data if isinstance(data, ReadLog) else self._checked_log(hotkey, window, data)
             found[window] = read
-            silence = f"not asked again: {read.detail}" if is_silent else ""
+            if is_silent:
+                detail = f"not asked again: {read.detail}"
+                unread = ReadLog(state=LogState.NO_ANSWER, detail=detail)
         return found
 
-    def _read_log(self, hotkey: str, window: int) -> tuple[ReadLog, bool]:
-        """The log, and whether the bucket was silent."""
+    def _fetch_log(self, hotkey: str, window: int) -> tuple[bytes | ReadLog, bool]:
+        """The log's bytes or why there are none, and whether the bucket was silent."""
         spec = self._context.spec
         limit_bytes, key = verdict_log_limit_bytes(spec), verdict_key(spec.run_id, window)
         try:
@@ -268,7 +282,7 @@ class Gatherer:
         except SubnetError as error:
             is_silent = isinstance(error, Unavailable)
             return ReadLog(state=LogState.NO_ANSWER, detail=_shown(error)), is_silent
-        return self._checked_log(hotkey, window, data), False
+        return data, False
 
     def _checked_log(self, hotkey: str, window: int, data: bytes) -> ReadLog:
         """The log in the bytes, if they are those that the validator voted with."""

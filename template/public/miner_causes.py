@@ -89,9 +89,10 @@ def pay_causes(view: WindowView, page: Page | None, hotkey: str, uid: int) -> li
     """Why pay is not more, from the account; empty where no book can be followed."""
     if uid == view.run.facts.subnet.owner_uid:
         return ["owner"]
-    if page is None or uid not in page.accounts:
+    paid_uid = None if page is None else page.judgement.uids.get(hotkey)
+    if page is None or paid_uid is None or paid_uid not in page.accounts:
         return []
-    account, rules = page.accounts[uid], view.run.rules
+    account, rules = page.accounts[paid_uid], view.run.rules
     found = []
     reputation = page.judgement.reputations.get(hotkey)
     if rules.tested and (reputation is None or not reputation.evidence.work.holds):
@@ -106,10 +107,10 @@ def pay_causes(view: WindowView, page: Page | None, hotkey: str, uid: int) -> li
         found.append("pages_short")
     if account.trained is not None and account.trained < SHORT:
         found.append("trained_short")
-    share = page.judgement.shares.get(uid, 0.0)
+    share = page.judgement.shares.get(paid_uid, 0.0)
     if share >= rules.weights.max_share and len(page.judgement.shares) > 1:
         found.append("capped")
-    if share < shares_of_work(page.accounts, rules.weights).get(uid, 0.0):
+    if share < shares_of_work(page.accounts, rules.weights).get(paid_uid, 0.0):
         found.append("duel_lost")
     return found
 

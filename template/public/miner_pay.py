@@ -88,7 +88,7 @@ def share(point: MinerPoint) -> Statement | None:
     if page is not None:
         figures += [Figure("follows", page.follows)]
         figures += [Figure("max_share", point.view.run.rules.weights.max_share)]
-        duel_words, duel_figures = _duel(point.uid, share, page, point.view.run.rules.weights)
+        duel_words, duel_figures = _duel(point.paid_uid, share, page, point.view.run.rules.weights)
         words += duel_words
         figures += duel_figures
         if not page.follows:
@@ -110,14 +110,16 @@ def share(point: MinerPoint) -> Statement | None:
     )
 
 
-def _duel(uid: int, share: float, page: Page, rules: WeightRules) -> tuple[str, list[Figure]]:
+def _duel(
+    uid: int | None, share: float, page: Page, rules: WeightRules
+) -> tuple[str, list[Figure]]:
     """What the duel of the pay period so far moved; nothing to say without duels or a rival."""
     before = shares_of_work(page.accounts, rules)
     window = page.judgement.window
     ends_period = rules.duel_share > 0 and (window + 1) % rules.period_windows == 0
     pairs = drawn_pairs(before, window) if ends_period else []
     rivals = [rival for pair in pairs if uid in pair for rival in pair if rival != uid]
-    if not rivals:
+    if uid is None or not rivals:
         return "", []
     moved = share - before[uid]
     words = (

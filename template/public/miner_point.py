@@ -37,9 +37,16 @@ class MinerPoint:
 
     @property
     def account(self) -> Account | None:
-        if self.page is None or self.uid is None:
+        if self.page is None or self.paid_uid is None:
             return None
-        return self.page.accounts.get(self.uid)
+        return self.page.accounts.get(self.paid_uid)
+
+    @property
+    def paid_uid(self) -> int | None:
+        """By the followed log, which alone knows whose its shares and accounts are."""
+        if self.reference is None:
+            return None
+        return self.view.run.paid_uid(self.view.judgements[self.reference], self.hotkey)
 
     @property
     def audit(self) -> str:
@@ -58,4 +65,4 @@ class MinerPoint:
     def logged_share(self) -> float | None:
         if self.reference is None or self.uid is None:
             return None
-        return self.view.judgements[self.reference].shares.get(self.uid, 0.0)
+        return self.view.run.share_of(self.view.judgements[self.reference], self.hotkey)

@@ -16,8 +16,8 @@ def miner_slip(view: WindowView, hotkey: str, commands: Commands) -> Payslip:
     made = [
         _sent(point), _delivered(point), _decided(point), gain(point), work(point),
         credit(point), share(point),
-        weights_statement(point.view, point.uid, point.commands),
-        emission(point.view, point.hotkey, point.commands), _more(point),
+        weights_statement(point.view, point.hotkey, point.uid, point.commands),
+        emission(point.view, point.hotkey, point.uid, point.commands), _more(point),
     ]  # fmt: skip
     return Payslip(
         run_id=point.view.run.facts.spec.run_id.hex(),
@@ -28,7 +28,7 @@ def miner_slip(view: WindowView, hotkey: str, commands: Commands) -> Payslip:
         causes=point.causes,
         headline=_headline(point),
         statements=tuple(each for each in made if each is not None),
-        validators=point.view.rows(point.committed),
+        validators=point.view.rows(point.committed, hotkey),
     )
 
 

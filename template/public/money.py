@@ -7,9 +7,11 @@ BLOCKS_PER_DAY = 7200
 """At twelve seconds a block, as on finney."""
 
 
-def weights_statement(view: WindowView, uid: int | None, commands: Commands) -> Statement | None:
-    """The weight of a uid by each validator, as on chain now."""
-    if uid is None:
+def weights_statement(
+    view: WindowView, hotkey: str, uid: int | None, commands: Commands
+) -> Statement | None:
+    """A hotkey's weight by each validator, as on chain now; None if its uid is another's now."""
+    if uid is None or not view.run.holds(hotkey, uid):
         return None
     subnet = view.run.facts.subnet
     sources = (f"weights of subnet {view.run.facts.netuid} on chain after block {subnet.block}",)
@@ -17,7 +19,7 @@ def weights_statement(view: WindowView, uid: int | None, commands: Commands) -> 
     if subnet.weights_fault:
         words = f"Weights on chain could not be read: {subnet.weights_fault}."
         return Statement(topic="weights", words=words, sources=sources, command=command)
-    rows = [row for row in view.rows(uid) if row.weight is not None]
+    rows = [row for row in view.rows(uid, hotkey) if row.weight is not None]
     if not rows:
         words = f"No validator has weights on chain after block {subnet.block}."
         return Statement(topic="weights", words=words, sources=sources, command=command)
@@ -41,11 +43,16 @@ def weights_statement(view: WindowView, uid: int | None, commands: Commands) -> 
     )
 
 
-def emission(view: WindowView, hotkey: str, commands: Commands) -> Statement | None:
-    """Incentive, dividends and emission of the last epoch, in alpha and TAO."""
+def emission(
+    view: WindowView, hotkey: str, uid: int | None, commands: Commands
+) -> Statement | None:
+    """Incentive, dividends and emission of the last epoch, in alpha and TAO.
+
+    None if the hotkey has another uid than the window's by now, or none.
+    """
     subnet = view.run.facts.subnet
     neuron = subnet.neurons.get(hotkey)
-    if neuron is None:
+    if neuron is None or neuron.uid != uid:
         return None
     alpha = neuron.emission_rao / RAO
     price = subnet.price_tao

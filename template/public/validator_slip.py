@@ -19,13 +19,14 @@ def validator_slip(view: WindowView, hotkey: str, commands: Commands) -> Payslip
     neuron = view.run.facts.subnet.neurons.get(hotkey)
     vote = facts.vote_of(hotkey)
     uid = vote.uid if vote is not None else None if neuron is None else neuron.uid
-    causes = _causes(view, hotkey, uid)
+    present_uid = uid if view.run.holds(hotkey, uid) else None
+    causes = _causes(view, hotkey, present_uid)
     words = ". ".join(cause_of(name).words.capitalize() for name in causes)
     made = (
         _vote(view, vote, commands),
         _log(view, hotkey, vote, commands),
-        _weights(view, uid, commands),
-        emission(view, hotkey, commands),
+        _weights(view, present_uid, commands),
+        emission(view, hotkey, uid, commands),
         _more(causes, commands, hotkey, view.window),
     )
     return Payslip(
@@ -97,6 +98,8 @@ def _log_causes(read: ReadLog | None, vote: CastVote | None) -> list[str]:
         return ["log_differs"]
     if state in (LogState.NOT_THERE, LogState.NO_ANSWER):
         return ["log_pending" if vote is not None else "no_log"]
+    if state is LogState.NOT_IN_TIME:
+        return ["log_pending"]  # this reader's word on its own time: no fault of the validator
     return []
 
 

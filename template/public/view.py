@@ -6,7 +6,7 @@ nothing where others have spoken.
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from evaluation.rules import PayRules
@@ -49,6 +49,30 @@ class RunView:
             found = [judgement for judgement in logs if judgement is not None]
             self._books[validator] = open_book(found, self.rules)
         return self._books[validator]
+
+    def paid_uid(self, judgement: Judgement, hotkey: str) -> int | None:
+        """The uid that a log pays a hotkey at; None where it pays the hotkey nothing.
+
+        By the log's own map: a uid of another time may be another hotkey's. The owner's hotkey has
+        the uid that the log burns at.
+        """
+        if self.holds(hotkey, judgement.burn_uid) and judgement.burn_uid == self.owner_uid:
+            return judgement.burn_uid
+        return judgement.uids.get(hotkey)
+
+    def share_of(self, judgement: Judgement, hotkey: str) -> float:
+        """A hotkey's share of the pay by a log."""
+        uid = self.paid_uid(judgement, hotkey)
+        return 0.0 if uid is None else judgement.shares.get(uid, 0.0)
+
+    @property
+    def owner_uid(self) -> int | None:
+        return self.facts.subnet.owner_uid
+
+    def holds(self, hotkey: str, uid: int | None) -> bool:
+        """Whether a uid is a hotkey's now: uids are given to newcomers again."""
+        neuron = self.facts.subnet.neurons.get(hotkey)
+        return neuron is not None and neuron.uid == uid
 
     def window(self, window: int) -> "WindowView":
         if window not in self._views:
@@ -138,21 +162,34 @@ class WindowView:
         votes = (v for v in self.facts.votes if v.agrees)
         return sum(v.stake_rao for v in votes if uid in v.missing and uid not in v.named)
 
-    def rows(self, uid: int | None) -> tuple[ValidatorRow, ...]:
-        """Every validator on the payload of a uid, most stake first."""
+    def rows(self, uid: int | None, hotkey: str = "") -> tuple[ValidatorRow, ...]:
+        """Every validator on the payload of a hotkey at a uid, most stake first."""
         subnet, total = self.run.facts.subnet, sum(self.stakes_rao.values())
         uids = {neuron.hotkey: neuron.uid for neuron in subnet.neurons.values()}
         uids |= {vote.hotkey: vote.uid for vote in self.facts.votes}
         order = sorted(self.stakes_rao, key=lambda h: (-self.stakes_rao[h], h))
-        return tuple(
-            self._row(uid, hotkey, uids[hotkey], total) for hotkey in order if hotkey in uids
+        told = (self._row(uid, h, uids[h], total) for h in order if h in uids)
+        return tuple(told if uid is None else (self._with_pay(row, uid, hotkey) for row in told))
+
+    def _with_pay(self, row: ValidatorRow, uid: int, miner: str) -> ValidatorRow:
+        """With a miner's share by the validator's log, and its weight by the validator now.
+
+        Without weight where the validator's or the miner's uid is another hotkey's by now.
+        """
+        run, judgement = self.run, self.facts.judgements().get(row.hotkey)
+        weights = run.facts.subnet.weights.get(row.uid)
+        is_of_now = run.holds(miner, uid) and run.holds(row.hotkey, row.uid)
+        return replace(
+            row,
+            logged_share=None if judgement is None else run.share_of(judgement, miner),
+            weight=weights.get(uid, 0.0) if weights and is_of_now else None,
         )
 
     def _row(self, uid: int | None, hotkey: str, validator_uid: int, total: int) -> ValidatorRow:
+        """Without pay, which is the miner's and not the uid's."""
         read = self.facts.logs.get(hotkey, ReadLog(state=LogState.NOT_ASKED))
         judgement = read.judgement if read.state.counts else None
         verdict = None if judgement is None or uid is None else judgement.verdicts.get(uid)
-        weights = self.run.facts.subnet.weights.get(validator_uid)
         return ValidatorRow(
             uid=validator_uid,
             hotkey=hotkey,
@@ -165,10 +202,8 @@ class WindowView:
             detail="" if verdict is None else verdict.detail,
             gain=None if verdict is None else verdict.gain,
             gain_error=None if verdict is None else verdict.gain_standard_error,
-            logged_share=(
-                None if judgement is None or uid is None else judgement.shares.get(uid, 0.0)
-            ),
-            weight=None if not weights or uid is None else weights.get(uid, 0.0),
+            logged_share=None,
+            weight=None,
         )
 
     def _vote_on(self, uid: int | None, hotkey: str) -> str:

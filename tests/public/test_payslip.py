@@ -11,12 +11,17 @@ from simulation.swarm import uid_of
 from simulation.world import hotkey_of
 from template.errors import NotFound, Unavailable
 from template.protocol.keys import verdict_key
+from template.protocol.payload import PayloadFormat
+from template.public import gather
 from template.public.causes import CAUSES
 from template.public.facts import LogState, ReadLog, RunFacts
 from template.public.gather import Gatherer
 from template.public.payslip_json import payslip_json
 from template.public.payslip_text import payslip_lines
+from template.public.site.models import run_model
 from template.public.statements import Payslip
+from template.public.view import RunView
+from template.training.model import payload_format
 from tests.support.audited import reader
 from tests.support.public import HONEST_MINERS, WINDOWS, Played
 from tests.support.schemas import check_json, is_of
@@ -150,6 +155,40 @@ def test_the_schema_refuses_what_is_no_payslip(played, facts) -> None:
     assert not is_of({key: row[key] for key in row if key != "statements"}, "payslip")
 
 
+def test_a_recycled_uid_pays_the_hotkey_that_earned_and_tells_no_weight_of_another(
+    played, facts
+) -> None:
+    """m1's share of window 2 stays m1's after a newcomer took its uid, whatever the chain says."""
+    uid, old, new = uid_of(played.world, "m1"), hotkey_of("m1"), hotkey_of("newcomer")
+    neurons = dict(facts.subnet.neurons)
+    neurons[new] = replace(neurons.pop(old), hotkey=new)
+    window, val_a = facts.windows[2], hotkey_of("val-a")
+    read = window.logs[val_a]
+    paid = replace(read, judgement=replace(read.judgement, shares={uid: 0.5, 0: 0.5}))
+    window = replace(window, logs={**window.logs, val_a: paid})
+    spoiled = replace(
+        facts,
+        windows={w: facts.windows[w] for w in (0, 1)} | {2: window},
+        subnet=replace(facts.subnet, neurons=neurons),
+    )
+    before, newcomer = played.slips(spoiled, "m1")[2], played.slips(spoiled, "newcomer")[2]
+    assert (before.uid, before.figure("share")) == (uid, 0.5)
+    assert before.figure("credit") is not None
+    assert before.statement("weights") is before.statement("emission") is None
+    assert {row.weight for row in before.validators} == {None}
+    assert next(r for r in before.validators if r.hotkey == val_a).logged_share == 0.5
+    assert newcomer.figure("share") == 0.0
+    assert newcomer.figure("credit") is None
+    rows = {row.hotkey: row for row in run_model(RunView(spoiled), form(played)).hotkeys}
+    assert (rows[new].uid, rows[new].share) == (uid, 0.0)
+    payloads = run_model(RunView(spoiled), form(played)).windows[2].payloads
+    assert next(row for row in payloads if row.uid == uid).share == 0.5
+
+
+def form(played: Played) -> PayloadFormat:
+    return payload_format(played.world.spec)
+
+
 @pytest.mark.parametrize("word", ["accepted", "undecided", "owner", "votes_agree", "tomorrow"])
 def test_a_word_that_is_no_status_never_becomes_a_cause(played, facts, word) -> None:
     """All logs of a window say it of a refused payload: none of them is the slip's decision."""
@@ -224,6 +263,69 @@ def test_a_bucket_that_is_silent_costs_its_own_column_alone(played) -> None:
     assert slip.figure("share") == read_log(played, WINDOWS - 1, "val-b").shares.get(
         uid_of(played.world, "m1"), 0.0
     )
+
+
+class Slow:
+    """val-a's bucket, where each log takes `seconds` by a clock of its own."""
+
+    def __init__(self, store, seconds: float) -> None:
+        self._store, self._seconds, self.now_s = store, seconds, 0.0
+
+    def get(self, key: str, *, max_bytes: int) -> bytes:
+        self.now_s += self._seconds if "/verdict/" in key else 0.0
+        return self._store.get(key, max_bytes=max_bytes)
+
+    def size(self, key: str) -> int:
+        return self._store.size(key)
+
+
+def slow_gatherer(played: Played, seconds: float) -> tuple[Slow, Gatherer]:
+    slow = Slow(played.world.buckets[hotkey_of("val-a")].reader(), seconds)
+    context = opening(played, {"val-a": slow})
+    kept: Any = {"netuid": 1, "network": "local", "max_logs": 1, "column_limit_s": 60.0}
+    return slow, Gatherer(context, **kept, clock=lambda: slow.now_s)
+
+
+def states_of(facts: RunFacts) -> list[LogState]:
+    return [facts.windows[w].logs[hotkey_of("val-a")].state for w in range(WINDOWS)]
+
+
+def test_logs_beyond_the_time_are_not_asked_and_come_with_later_readings(
+    played, monkeypatch
+) -> None:
+    monkeypatch.setattr(gather, "ASKED_AGAIN", 1)  # all windows but the newest are old
+    _, gatherer = slow_gatherer(played, 25.0)
+    first = gatherer.read(0)
+    assert states_of(first) == [LogState.NOT_IN_TIME] * 3 + [LogState.READ] * 3
+    slip = played.slips(first, "val-a")[0]
+    assert "log_pending" in slip.causes
+    check_json(payslip_json(slip), "payslip")
+    assert states_of(gatherer.read(0)) == [LogState.READ] * WINDOWS
+
+
+def test_the_time_of_decoding_is_not_the_buckets(played, monkeypatch) -> None:
+    slow, gatherer = slow_gatherer(played, 1.0)
+
+    def decode_slowly(text: str):
+        slow.now_s += 1000.0
+        return decode_log(text)
+
+    monkeypatch.setattr(gather, "decode_log", decode_slowly)
+    assert states_of(gatherer.read(0)) == [LogState.READ] * WINDOWS
+
+
+def test_a_bucket_that_was_silent_is_asked_again_at_the_next_reading(played, monkeypatch) -> None:
+    monkeypatch.setattr(gather, "ASKED_AGAIN", 1)
+    slow, gatherer = slow_gatherer(played, 0.0)
+    answer = slow.get
+
+    def silent(key: str, *, max_bytes: int) -> bytes:
+        raise Unavailable("no answer in time")
+
+    monkeypatch.setattr(slow, "get", silent)
+    assert set(states_of(gatherer.read(0))) == {LogState.NO_ANSWER}
+    monkeypatch.setattr(slow, "get", answer)
+    assert states_of(gatherer.read(0)) == [LogState.READ] * WINDOWS
 
 
 def test_a_log_other_than_voted_counts_for_nothing(played) -> None:

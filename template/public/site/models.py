@@ -10,7 +10,7 @@ from template.errors import PayloadError
 from template.protocol.payload import PayloadFormat
 from template.protocol.ranges import BlockRange
 from template.public.causes import cause_of
-from template.public.facts import Loss, NeuronFacts, WindowFacts
+from template.public.facts import Judgement, Loss, NeuronFacts, WindowFacts
 from template.public.miner_causes import window_cause
 from template.public.view import RunView, WindowView
 
@@ -175,7 +175,8 @@ def _payload(view: WindowView, uid: int, form: PayloadFormat) -> PayloadRow:
     reference = view.reference
     judgement = None if reference is None else view.judgements[reference]
     page = None if reference is None else view.run.book(reference).pages.get(view.window)
-    account = None if page is None else page.accounts.get(uid)
+    paid_uid = None if judgement is None else view.run.paid_uid(judgement, hotkey)
+    account = None if page is None or paid_uid is None else page.accounts.get(paid_uid)
     voting = sum(vote.stake_rao for vote in facts.votes)
     return PayloadRow(
         uid=uid,
@@ -191,7 +192,7 @@ def _payload(view: WindowView, uid: int, form: PayloadFormat) -> PayloadRow:
         gain_error=None if verdict is None else verdict.gain_standard_error,
         work_effect=None if verdict is None else verdict.work_effect,
         credit=None if account is None else account.work,
-        share=None if judgement is None else judgement.shares.get(uid, 0.0),
+        share=None if judgement is None else view.run.share_of(judgement, hotkey),
         stake_naming=view.stake_naming(uid) / voting if voting else None,
     )
 
@@ -249,20 +250,20 @@ def _hotkeys(view: RunView, windows: tuple[WindowModel, ...]) -> tuple[HotkeyRow
     for window in windows:
         for row in window.payloads:
             by_hotkey.setdefault(row.hotkey, []).append(row)
-    share_of = _newest_shares(view)
+    newest = _newest_judgement(view)
     rows = [
-        _hotkey(view, neuron, by_hotkey.get(hotkey, []), windows, share_of)
+        _hotkey(view, neuron, by_hotkey.get(hotkey, []), windows, newest)
         for hotkey, neuron in subnet.neurons.items()
     ]
     return tuple(sorted(rows, key=lambda row: row.uid))
 
 
-def _newest_shares(view: RunView) -> Mapping[int, float] | None:
-    """uid -> share by the newest log that counts; None without one."""
+def _newest_judgement(view: RunView) -> Judgement | None:
+    """Of the newest log that counts; None without one."""
     for window in sorted(view.facts.windows, reverse=True):
         of_window = view.window(window)
         if of_window.reference is not None:
-            return of_window.judgements[of_window.reference].shares
+            return of_window.judgements[of_window.reference]
     return None
 
 
@@ -271,7 +272,7 @@ def _hotkey(
     neuron: NeuronFacts,
     sent: list[PayloadRow],
     windows: tuple[WindowModel, ...],
-    shares: Mapping[int, float] | None,
+    newest: Judgement | None,
 ) -> HotkeyRow:
     subnet = view.facts.subnet
     votes = [row for w in windows for row in w.votes if row.hotkey == neuron.hotkey]
@@ -292,7 +293,7 @@ def _hotkey(
         num_refused=sum(refusals.values()),
         last_cause=sent[-1].cause if sent else "",
         refusals=dict(refusals.most_common()),
-        share=None if shares is None else shares.get(neuron.uid, 0.0),
+        share=None if newest is None else view.share_of(newest, neuron.hotkey),
         incentive=neuron.incentive,
         emission_tao=None if price is None else neuron.emission_rao / 1e9 * price,
         stake_tao=neuron.stake_rao / 1e9,
