@@ -6,12 +6,14 @@ question at the terminal. Without a terminal a missing value is an error that na
 
 import argparse
 import re
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from template.cli.environment import (
+    ENV_R2_JURISDICTION,
     ENV_READ_KEY,
     ENV_READ_KEY_ID,
     ENV_READ_SECRET,
@@ -57,6 +59,13 @@ _PAIRS: Final = {
     ENV_WRITE_KEY: (ENV_WRITE_KEY_ID, ENV_WRITE_SECRET),
     ENV_READ_KEY: (ENV_READ_KEY_ID, ENV_READ_SECRET),
 }
+_DROPS: Final = {
+    ENV_ENDPOINT: (ENV_R2_ACCOUNT, ENV_R2_JURISDICTION),
+    ENV_R2_ACCOUNT: (ENV_ENDPOINT,),
+    **_PAIRS,
+    **{part: (pair,) for pair, parts in _PAIRS.items() for part in parts},
+}
+"""Variable -> those that say the same in another spelling."""
 SECRETS: Final = frozenset({ENV_WRITE_KEY, ENV_READ_KEY, ENV_WRITE_SECRET, ENV_READ_SECRET})
 ENV_FILE: Final = "tessera.env"
 FOLDER: Final = "~/.config/tessera/{role}-netuid{netuid}"
@@ -67,11 +76,15 @@ Ask = Callable[[str, str], str]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InitConfig:
-    """Settings of `tessera init`: `values` by variable, secrets among them: never shown."""
+    """Settings of `tessera init`: `values` by variable, secrets among them: never shown.
+
+    `kept`: the operator's own lines of the env file, as they are.
+    """
 
     role: str
     folder: Path
     values: Mapping[str, str]
+    kept: tuple[str, ...]
     device: str
     without: tuple[str, ...]
     is_json: bool
@@ -91,7 +104,17 @@ def init_config(
     if re.fullmatch(r"[0-9]{1,5}", netuid) is None:
         raise ConfigError(f"{ENV_NETUID} {netuid}: must be a whole number from 0 to 65535")
     folder = args.folder or folder_path(FOLDER.format(role=args.role, netuid=netuid))
-    known = {**read_env_file(folder / ENV_FILE), **given, ENV_NETUID: netuid}
+    folder = folder.resolve()  # a service starts in another folder than this shell
+    if re.search(r"[\x00-\x1f\x7f]", str(folder)):
+        raise ConfigError(
+            f"--dir {str(folder)!r}: has a line end or another control character, which no service "
+            "file can hold: name another folder"
+        )
+    earlier = read_env_file(folder / ENV_FILE)
+    # What is given now counts in its own spelling: the file's other spelling would contradict it.
+    dropped = {other for name in given for other in _DROPS.get(name, ())}
+    filed = {name: value for name, value in earlier.values.items() if name not in dropped}
+    known = {**filed, **given, ENV_NETUID: netuid}
     for name in (ENV_NETWORK, ENV_NETUID, ENV_WALLET, ENV_HOTKEY, ENV_WALLETS):
         values[name] = _value(name, known, ask)
     values |= _bucket_values(known, ask)
@@ -99,6 +122,7 @@ def init_config(
         role=args.role,
         folder=folder,
         values=values,
+        kept=earlier.others,
         device=args.device,
         without=args.without,
         is_json=args.is_json,
@@ -134,20 +158,47 @@ def _value(name: str, known: Mapping[str, str], ask: Ask | None) -> str:
     return answer
 
 
-def read_env_file(path: Path) -> dict[str, str]:
-    """The values of an earlier `init`; nothing without the file. ConfigError if unreadable."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EnvFile:
+    """An env file: the values of `init` by variable, and every other line as it is."""
+
+    values: Mapping[str, str]
+    others: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return f"EnvFile(names={sorted(self.values)})"
+
+
+def read_env_file(path: Path) -> EnvFile:
+    """The values of an earlier `init`, and the operator's lines; nothing without the file.
+
+    ConfigError for a file that cannot be read, or a value that a shell would not take as one word.
+    """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not splitlines: it also splits at characters that end no line of a shell.
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except FileNotFoundError:
-        return {}
+        return EnvFile(values={}, others=())
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read; move it away, or mend it") from error
-    found = {}
+    found, others = {}, []
     for line in lines:
-        name, equals, value = line.partition("=")
+        name, equals, value = line.strip().removeprefix("export ").lstrip().partition("=")
         if equals and name in SETTINGS:
-            found[name] = value.removeprefix("'").removesuffix("'")
-    return found
+            found[name] = _unquoted(path, name, value)
+        elif line:
+            others.append(line)
+    return EnvFile(values=found, others=tuple(others))
+
+
+def _unquoted(path: Path, name: str, value: str) -> str:
+    try:
+        words = shlex.split(value)
+    except ValueError:
+        words = ["", ""]
+    if len(words) > 1:
+        raise ConfigError(f"{path}: the value of {name} is ill-formed: write {name}='VALUE'")
+    return words[0] if words else ""
 
 
 def add_init_flags(parser: Parser) -> None:

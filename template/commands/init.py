@@ -1,6 +1,7 @@
 """`tessera init`: find the run, write a neuron's files, let the doctor look, say how to start."""
 
 import os
+import shlex
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -18,7 +19,13 @@ from template.cli.process_state import hide_memory
 from template.cli.signals import STOP_LIMIT_S, unwind_on_signals
 from template.cli.terminal import complain, say, say_json
 from template.commands.doctor import examinations, line_of
-from template.commands.init_files import common_flags, env_text, start_text, unit_text
+from template.commands.init_files import (
+    common_flags,
+    env_text,
+    start_text,
+    unit_name,
+    unit_text,
+)
 from template.commands.offered import find_run
 from template.commands.publish import write_spec
 from template.commands.reading import bucket_opener
@@ -68,13 +75,14 @@ def _set_up(config: InitConfig) -> int:
         return report.status
     say(summary(report))
     say(f"files: {config.folder}/ ({ENV_FILE} is for this user's eyes alone)")
-    unit = config.folder / f"tessera-{config.role}.service"
+    unit = config.folder / unit_name(config.role, config.values[ENV_NETUID])
     if config.role == "owner":
         say(f"publish a run with:  {start} publish --plan PLAN --start-in BLOCKS --out {run}")
         say(f"look at it with:  {start} doctor   and   {start} status")
         return report.status
     say(f"start it with:  {start}")
-    say(f"or as a service:  systemctl --user enable --now {unit}")
+    say(f"or as a service:  systemctl --user enable --now {shlex.quote(str(unit))}")
+    say("so that the service outlives this login:  loginctl enable-linger")
     say(f"look at it with:  {start} status   and   {start} doctor")
     return report.status
 
@@ -129,21 +137,21 @@ def _find(chain: BittensorChain, *, is_here: bool) -> RunSpec:
 
 def _write_files(config: InitConfig, run: Path) -> list[str]:
     """Write env file, script and unit; the flags of the start without --run."""
-    wallets = str(folder_path(config.values[ENV_WALLETS]))
+    wallets = str(folder_path(config.values[ENV_WALLETS]).resolve())
     role, env_file, start = config.role, config.folder / ENV_FILE, config.folder / START_FILE
     flags = common_flags(config.values, role=role, device=config.device, wallets=wallets)
     try:
-        text = env_text(config.values)
+        text = env_text(config.values, config.kept)
     except ValueError as error:
         raise ConfigError(
-            f"{error}: has a character that an env file cannot hold (one of ' \\ $ `, or no "
-            "printable ASCII): give another value"
+            f"{error}: has a line end or another character that is not printed, which an env file "
+            "cannot hold: give another value"
         ) from None
     _write(env_file, text, _SECRET_MODE)
     script = start_text(role=role, env_file=env_file, program=program(), run=run, flags=flags)
     _write(start, script, _SCRIPT_MODE)
     if role != "owner":
-        unit = config.folder / f"tessera-{role}.service"
+        unit = config.folder / unit_name(role, config.values[ENV_NETUID])
         _write(unit, unit_text(role=role, start=start), _UNIT_MODE)
     return flags
 
@@ -162,7 +170,7 @@ def _write(path: Path, text: str, mode: int) -> None:
     try:
         part.unlink(missing_ok=True)
         number = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        with os.fdopen(number, "w", encoding="ascii") as file:
+        with os.fdopen(number, "w", encoding="utf-8", errors="surrogateescape") as file:
             os.fchmod(file.fileno(), mode)
             file.write(text)
         part.replace(path)

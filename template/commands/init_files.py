@@ -1,22 +1,44 @@
 """The files that `tessera init` writes: env file, start script, systemd unit. Pure texts."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from template.cli.init_flags import ENV_HOTKEY, ENV_NETUID, ENV_NETWORK, ENV_WALLET
 from template.errors import EXIT_OPERATOR
 
 
-def env_text(values: Mapping[str, str]) -> str:
-    """Lines NAME='value' for a shell and for systemd; no value may hold a quotation mark.
+def env_text(values: Mapping[str, str], kept: Sequence[str] = ()) -> str:
+    """Lines NAME='value' for a shell, and then the operator's own lines as they are.
 
-    ValueError for a value that one of the two would read as something else.
+    ValueError with the name of a value that has a line end or another character of no print.
     """
     for name, value in values.items():
-        if not value.isascii() or not value.isprintable() or set(value) & set("'\\$`"):
+        if not value.isprintable():
             raise ValueError(name)
-    return "".join(f"{name}='{value}'\n" for name, value in values.items())
+    lines = [f"{name}={_quoted(value)}" for name, value in values.items()]
+    return "".join(f"{line}\n" for line in (*lines, *kept))
+
+
+def _quoted(value: str) -> str:
+    """Always in quotation marks, unlike shlex.quote; in them a shell reads only ' as a mark."""
+    return "'" + value.replace("'", "'\\''") + "'"
+
+
+def unit_name(role: str, netuid: str) -> str:
+    """Of a user's service; neurons of several subnets have their own."""
+    return f"tessera-{role}-netuid{netuid}.service"
+
+
+def _in_unit(text: str) -> str:
+    """A word of a unit's command, for quotation marks around it (systemd.service(5), man page).
+
+    ValueError for a line end: systemd would read another setting.
+    """
+    if "\n" in text or "\r" in text:
+        raise ValueError("a line end in a word of a unit")
+    text = text.replace("\\", "\\\\").replace('"', '\\"')
+    return text.replace("%", "%%").replace("$", "$$")
 
 
 def start_text(
@@ -48,7 +70,11 @@ exec {command} {plain}
 
 
 def unit_text(*, role: str, start: Path) -> str:
-    """A systemd unit of a user: restarts but where an operator has to change something first."""
+    """A systemd unit of a user: restarts but where an operator has to change something first.
+
+    ValueError for a path with a line end.
+    """
+    # By /bin/sh: systemd reads `$$` as `$` in a word behind the program, and not in the program.
     return f"""\
 [Unit]
 Description=Tessera {role}
@@ -58,7 +84,7 @@ StartLimitIntervalSec=0
 
 [Service]
 Type=exec
-ExecStart="{start}"
+ExecStart=/bin/sh "{_in_unit(str(start))}"
 Restart=on-failure
 RestartSec=15
 RestartPreventExitStatus={EXIT_OPERATOR}

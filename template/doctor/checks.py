@@ -1,13 +1,15 @@
 """The checks of each role as data, and how they are made: in order, each with a deadline.
 
 A check that fails stops none but those that need its result. A check that does not end in time is
-given up and its thread is left behind: the process ends without waiting for the thread.
+given up and its thread is left behind: the process ends without waiting for the thread, which an
+executor's threads would not allow.
 """
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from contextvars import copy_context
 from dataclasses import dataclass, replace
 from typing import Final
@@ -118,8 +120,11 @@ def _made(
     name: str, ask: Callable[[], Finding], limit_s: float, now_s: Callable[[], float]
 ) -> Finding:
     started_s = now_s()
-    pool = ThreadPoolExecutor(1, thread_name_prefix=f"check {name}")
-    future = pool.submit(copy_context().run, ask)
+    future: Future[Finding] = Future()
+    context = copy_context()
+    threading.Thread(
+        target=context.run, args=(_answer, ask, future), name=f"check {name}", daemon=True
+    ).start()
     try:
         error = future.exception(timeout=limit_s)
         found = future.result() if error is None else _failed(name, error)
@@ -129,9 +134,15 @@ def _made(
             f"no answer within {limit_s:.0f} s, and the check was given up: look at what this "
             "machine waits for (its network, its disk, its device), and start again",
         )
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
     return replace(found, took_s=now_s() - started_s)
+
+
+def _answer(ask: Callable[[], Finding], future: Future[Finding]) -> None:
+    """Make the check; its finding, or what it raised, goes to whoever waits."""
+    try:
+        future.set_result(ask())
+    except BaseException as error:  # noqa: BLE001 - told by `_failed`, and Ctrl-C is the main thread's
+        future.set_exception(error)
 
 
 def _failed(name: str, error: BaseException) -> Finding:

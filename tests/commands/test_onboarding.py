@@ -326,7 +326,8 @@ def check_files(machine: Machine, role: str) -> None:
     modes = {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
     assert modes["tessera.env"] == 0o600
     assert modes["start"] == 0o700
-    text = (folder / "start").read_text() + (folder / f"tessera-{role}.service").read_text()
+    (unit,) = folder.glob(f"tessera-{role}-netuid*.service")
+    text = (folder / "start").read_text() + unit.read_text()
     assert not [secret for secret in machine.secrets if secret in text]
     assert "RestartPreventExitStatus=2" in text
 

@@ -12,9 +12,9 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from template.cli.environment import bucket_settings
-from template.cli.init_flags import SETTINGS
+from template.cli.init_flags import SETTINGS, read_env_file
 from template.cli.main import COMMANDS, parse_command
-from template.commands.init_files import env_text, start_text, unit_text
+from template.commands.init_files import env_text, start_text, unit_name, unit_text
 from template.errors import EXIT_OPERATOR
 
 ROOT = Path(__file__).parents[2]
@@ -275,14 +275,38 @@ def test_the_unit_of_init(role: str, tmp_path: Path) -> None:
     start = tmp_path / "start"
     start.write_text("#!/bin/sh\n")
     start.chmod(0o700)
-    unit = tmp_path / f"tessera-{role}.service"
+    unit = tmp_path / unit_name(role, "4")
     unit.write_text(unit_text(role=role, start=start))
     assert f"RestartPreventExitStatus={EXIT_OPERATOR}" in unit.read_text()
     verify(unit)
 
 
-@pytest.mark.parametrize("value", ["it's", "a\nb", "$HOME", "`id`", "back\\slash", "caf\u00e9"])
-def test_a_value_that_a_shell_would_read_as_more_is_refused(value: str) -> None:
+@pytest.mark.parametrize(
+    ("path", "word"),
+    [
+        ("/a b/start", '"/a b/start"'),
+        ("/50%/$HOME/start", '"/50%%/$$HOME/start"'),
+        ('/a"b\\c', '"/a\\"b\\\\c"'),
+    ],
+)
+def test_a_path_in_a_unit_is_read_as_it_is(path: str, word: str) -> None:
+    assert f"\nExecStart=/bin/sh {word}\n" in unit_text(role="miner", start=Path(path))
+    with pytest.raises(ValueError, match="line end"):
+        unit_text(role="miner", start=Path(path + "\nExecStart=/bin/other"))
+
+
+@pytest.mark.parametrize("value", ["it's", "$HOME", "`id`", "back\\slash", "caf\u00e9", '"', "a b"])
+def test_a_value_reaches_the_process_as_it_is(value: str, tmp_path: Path) -> None:
+    file = tmp_path / "tessera.env"
+    file.write_text(env_text({"TESSERA_NETWORK": value}), encoding="utf-8")
+    assert read_env_file(file).values == {"TESSERA_NETWORK": value}
+    command = '. "$0"; printf %s "$TESSERA_NETWORK"'
+    done = subprocess.run(["sh", "-c", command, str(file)], capture_output=True, timeout=60)
+    assert done.stdout.decode("utf-8") == value
+
+
+@pytest.mark.parametrize("value", ["a\nb", "a\rb", "nul\0", "tab\t"])
+def test_a_value_with_a_line_end_is_refused(value: str) -> None:
     with pytest.raises(ValueError, match="TESSERA_X"):
         env_text({"TESSERA_X": value})
 

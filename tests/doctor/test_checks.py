@@ -1,6 +1,9 @@
 """The checks of a role are made in order, each within its time, and none stops the others."""
 
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
@@ -53,6 +56,30 @@ def test_a_failed_check_stops_only_those_that_need_it() -> None:
     assert found[2].said == "not possible without: b"
     assert "ValueError" in found[4].remedy
     assert "unforeseen" not in found[4].remedy, "an exception's text is nobody's remedy"
+
+
+HANGING = """
+import time
+from template.doctor.checks import Check, examine
+from template.doctor.findings import good
+
+def hang():
+    time.sleep(20)
+    return good("slow", "late")
+
+for found in examine([Check(name="slow", limit_s=0.5)], {"slow": hang}):
+    print(found.state, time.monotonic())
+"""
+
+
+def test_a_check_that_hangs_does_not_hold_the_process() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", HANGING], capture_output=True, text=True, timeout=60, check=True
+    )
+    # From the finding on: the start of Python and its imports take their time.
+    state, said_s = done.stdout.split()
+    assert state == "fail"
+    assert time.monotonic() - float(said_s) < 10, "the check sleeps for 20 s"
 
 
 def test_a_check_that_hangs_is_given_up() -> None:
