@@ -72,8 +72,13 @@ def mark_undelivered(histories: Histories, window: int, undelivered: Iterable[st
     `undelivered`: hotkeys of payloads unavailable to half of the voting stake. Withholding a bad
     draw must not pay.
     """
+    return mark_pairs(histories, [(window, hotkey) for hotkey in undelivered])
+
+
+def mark_pairs(histories: Histories, undelivered: Iterable[tuple[int, str]]) -> Histories:
+    """`mark_undelivered` for (window, hotkey) pairs of any windows, with one copy for all."""
     settled = {hotkey: dict(history) for hotkey, history in histories.items()}
-    for hotkey in undelivered:
+    for window, hotkey in undelivered:
         entry = Entry(relative_gain=WORST_RELATIVE_GAIN, pages=0)
         settled.setdefault(hotkey, {})[window] = entry
     return settled

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from evaluation.conclusion import Registered, reputations_and_weights
-from evaluation.history import Histories, add_window, mark_undelivered, past_of, select_windows
+from evaluation.history import Histories, add_window, mark_pairs, past_of, select_windows
 from evaluation.judge import Measured, judge
 from evaluation.pace import PaceSample, add_pace, pace_of, pace_sample
 from evaluation.rules import PayRules
@@ -131,10 +131,7 @@ class LogHistory:
 
     def _with_undelivered(self, log: WindowLog) -> Histories:
         """With the payloads found undelivered since, as listed in the log."""
-        histories = self.histories
-        for window, hotkey in log.undelivered:
-            histories = mark_undelivered(histories, window, [hotkey])
-        return histories
+        return mark_pairs(self.histories, log.undelivered)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
