@@ -152,7 +152,8 @@ def test_a_signal_reaches_the_step_that_runs(step: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["TESSERA_NETUID", "TESSERA_NETWORK"])
 def test_a_missing_setting_is_named_and_not_tried_again(name: str, tmp_path: Path) -> None:
-    ended = run_entry(tmp_path, "miner", **{name: ""})
+    unset: dict[str, Any] = {name: ""}
+    ended = run_entry(tmp_path, "miner", **unset)
     assert (ended.returncode, ended.stdout) == (0, "")
     assert f"{name} is not set" in ended.stderr
 
