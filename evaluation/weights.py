@@ -61,6 +61,10 @@ class WeightRules:
     duel_share: float = 0.0
     period_windows: int = 1
 
+    def has_duels(self, window: int) -> bool:
+        """Whether the weights after `window` include duels: the window ends a pay period."""
+        return self.duel_share > 0 and (window + 1) % self.period_windows == 0
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Account:
@@ -151,8 +155,8 @@ def accounts(
 def _after_duels(
     shares: Mapping[int, float], histories: Mapping[int, History], window: int, rules: WeightRules
 ) -> dict[int, float]:
-    """The shares after the duels of the period that ends with `window`; as they are in others."""
-    if (window + 1) % rules.period_windows:
+    """The shares after the duels of the period that ends with `window`; unchanged in others."""
+    if not rules.has_duels(window):
         return dict(shares)
     period = range(window // rules.period_windows * rules.period_windows, window + 1)
     gaps = {

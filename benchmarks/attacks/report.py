@@ -144,7 +144,7 @@ def work_of(attack: Attack) -> float:
 
 
 def _undefended(pair: Mapping[str, Any], attack: Attack) -> dict[str, Any]:
-    """What the attack does where nobody defends: `harm` in words, empty if it does none."""
+    """Effects of the attack on an undefended swarm. `harm`: in words; empty for no harm."""
     attacked, clean = pair["attacked"], pair["clean"]
     ratio = attacked["held_out_loss"] / clean["held_out_loss"]
     earned = _earned(attacked, attack)

@@ -263,7 +263,7 @@ def _figures(verdict: Verdict | None) -> str:
 
 
 def _votes(sent: _Sent) -> str:
-    """Of the stake that voted, who named the payload and who reported it missing."""
+    """Shares of the voting stake that named the payload, and that reported it missing."""
     ballot = sent.ballot
     if ballot is None or not ballot.stake_rao:
         return ""

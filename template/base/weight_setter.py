@@ -1,7 +1,7 @@
 """Setting weights on chain: once per pay period, from the validator's memory.
 
-All validators set the weights of the same windows: who sets those of an older window loses
-dividends, since duels move a part of the pay anew in every period (`evaluation.duels`).
+All validators set the weights of the same windows: a validator whose weights differ from those of
+the others loses dividends.
 """
 
 import logging

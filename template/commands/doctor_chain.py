@@ -30,7 +30,7 @@ _POLL_S: Final = 0.2
 
 @dataclass
 class Known:
-    """What checks have found so far, for those that come after them."""
+    """Results of earlier checks, for the checks that need them."""
 
     wallet: Wallet | None = None
     chain: BittensorChain | None = None

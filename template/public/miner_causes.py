@@ -110,13 +110,14 @@ def pay_causes(view: WindowView, page: Page | None, hotkey: str, uid: int) -> li
     share = page.judgement.shares.get(paid_uid, 0.0)
     if share >= rules.weights.max_share and len(page.judgement.shares) > 1:
         found.append("capped")
-    if share < shares_of_work(page.accounts, rules.weights).get(paid_uid, 0.0):
+    has_duels = page.follows and rules.weights.has_duels(page.judgement.window)
+    if has_duels and share < shares_of_work(page.accounts, rules.weights).get(paid_uid, 0.0):
         found.append("duel_lost")
     return found
 
 
 def _claims(page: Page, hotkey: str, account: Account) -> list[str]:
-    """What the entries of the counted windows say."""
+    """Causes that follow from the entries of the counted windows."""
     window = page.judgement.window
     history = page.histories.get(hotkey, {})
     entries = [entry for w, entry in history.items() if account.first <= w <= window]

@@ -9,6 +9,11 @@ from template.public.miner_causes import usual_pages
 from template.public.miner_point import MinerPoint
 from template.public.statements import Figure, Statement, counted, percent
 
+DUEL_RULE = (
+    " A duel between two drawn miners moves weights.duel_share of the smaller share to the miner "
+    "that gained more on a drawn half of the held-out pages."
+)
+
 
 def credit(point: MinerPoint) -> Statement | None:
     account, view = point.account, point.view
@@ -79,6 +84,7 @@ def share(point: MinerPoint) -> Statement | None:
     if share is None or point.reference is None or point.uid is None:
         return None
     judgement, page = point.view.judgements[point.reference], point.page
+    has_duels = point.view.run.rules.weights.has_duels(point.view.window)
     figures = [Figure("share", share)]
     words = f"Share of the pay: {percent(share)}."
     if page is not None and point.account is not None:
@@ -103,9 +109,8 @@ def share(point: MinerPoint) -> Statement | None:
         figures=tuple(figures),
         sources=point.log_source,
         rule="Share: credit over the sum of credits, at most weights.max_share. The rest goes "
-        "to the subnet owner's uid, and is burned. A duel between two drawn miners moves "
-        "weights.duel_share of the smaller share.",
-        where="evaluation/weights.py, evaluation/duels.py",
+        "to the subnet owner's uid, and is burned." + (DUEL_RULE if has_duels else ""),
+        where="evaluation/weights.py" + (", evaluation/duels.py" if has_duels else ""),
         command=point.audit,
     )
 
@@ -116,8 +121,7 @@ def _duel(
     """What the duel of the pay period so far moved; nothing to say without duels or a rival."""
     before = shares_of_work(page.accounts, rules)
     window = page.judgement.window
-    ends_period = rules.duel_share > 0 and (window + 1) % rules.period_windows == 0
-    pairs = drawn_pairs(before, window) if ends_period else []
+    pairs = drawn_pairs(before, window) if rules.has_duels(window) else []
     rivals = [rival for pair in pairs if uid in pair for rival in pair if rival != uid]
     if uid is None or not rivals:
         return "", []

@@ -90,7 +90,7 @@ def test_an_archive_is_clean_and_the_same_twice() -> None:
 
 
 class Blind(Censor):
-    """A censor that misses what it should replace."""
+    """A censor that leaves every secret in the text."""
 
     def clean(self, text: str) -> str:
         return text

@@ -81,6 +81,20 @@ def causes_of(odd) -> list[str]:
     return pay_causes(stub, page, hotkey_of("odd"), UIDS[hotkey_of("odd")])
 
 
+def test_a_log_with_a_lower_share_is_no_lost_duel() -> None:
+    """Without duels, or where the log's shares do not follow from the logs before."""
+    *before, last = judgements(honest)
+    uid = UIDS[hotkey_of("odd")]
+    lowered = replace(last, shares={**last.shares, uid: last.shares[uid] / 2})
+    duels = replace(RULES, weights=replace(RULES.weights, duel_share=0.5, period_windows=1))
+    for rules in (RULES, duels):
+        page = open_book([*before, lowered], rules).pages[WINDOWS - 1]
+        assert not page.follows
+        stub: Any = Stub()
+        stub.rules = rules
+        assert "duel_lost" not in pay_causes(stub, page, hotkey_of("odd"), uid)
+
+
 def honest(verdict, _window):
     return verdict
 

@@ -1,4 +1,4 @@
-"""Who holds a state folder: a process, nobody, or nobody knows."""
+"""The holder of a state folder: a process, none, or unknown because the lock cannot be read."""
 
 import fcntl
 from pathlib import Path

@@ -147,7 +147,7 @@ class BittensorChain:
         return self._read(lambda sdk: fetch_balance(sdk, coldkey))
 
     def registration_cost_rao(self) -> int:
-        """What a registration in the subnet costs now."""
+        """Cost of a registration in the subnet now."""
         return self._read(lambda sdk: fetch_registration_cost(sdk, self._netuid))
 
     def least_version_key(self) -> int:

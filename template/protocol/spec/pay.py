@@ -115,8 +115,9 @@ class WeightsSpec(Table):
     hotkey, as the chain names it.
     """
     duel_share: Annotated[float, Range(ge=0, lt=1)]
-    """Part of the smaller share of two miners that a duel moves to the one whose payloads gained
-    more on a drawn half of the held-out pages. No miner's mean pay changes; a validator that does
-    not score cannot know the winners, and loses dividends. Verdict logs are then published two
-    periods late. Higher values make an epoch's pay vary more; 0 for no duels.
+    """Part of the smaller share of two miners that a duel moves to the miner whose payloads gained
+    more on a drawn half of the held-out pages. A validator that does not score cannot know the
+    winners, and loses dividends. Verdict logs are then published up to two pay periods late, and
+    no audit can follow them live. Higher values make an epoch's pay vary more; 0 for no duels, as
+    in all shipped plans.
     """

@@ -259,7 +259,7 @@ def _hotkeys(view: RunView, windows: tuple[WindowModel, ...]) -> tuple[HotkeyRow
 
 
 def _newest_judgement(view: RunView) -> Judgement | None:
-    """Of the newest log that counts; None without one."""
+    """The figure of the newest log that counts; None without a log."""
     for window in sorted(view.facts.windows, reverse=True):
         of_window = view.window(window)
         if of_window.reference is not None:
