@@ -6,7 +6,7 @@ are kept as the errors they are: each is a finding of a check, and the other che
 
 import argparse
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
@@ -181,14 +181,9 @@ def add_doctor_flags(parser: Parser) -> None:
     """The subcommands `miner`, `validator` and `owner`, each with the flags of its role."""
     parser.description = _TEXT
     parser.epilog = _EPILOG.format(command=parser.command_line, statuses=aligned(STATUSES))
-    commands = parser.add_subparsers(dest="doctor_command", required=True, metavar="ROLE")
-    for role, add in (
-        ("miner", add_miner_flags),
-        ("validator", add_validator_flags),
-        ("owner", add_owner_flags),
+    for role, command in role_commands(
+        parser, "doctor_command", "check everything that a {} needs"
     ):
-        command = commands.add_parser(role, help=f"check everything that a {role} needs")
-        add(command)
         command.description = f"Check everything that a {role} needs, and name each remedy."
         command.epilog = _ROLE_EPILOG.format(
             command=command.command_line,
@@ -197,6 +192,19 @@ def add_doctor_flags(parser: Parser) -> None:
             statuses=aligned(STATUSES),
         )
         _add_own_flags(command)
+
+
+def role_commands(parser: Parser, dest: str, summary: str) -> Iterator[tuple[str, Parser]]:
+    """A subcommand for each role, with the role's own flags. `summary`: with {} for the role."""
+    commands = parser.add_subparsers(dest=dest, required=True, metavar="ROLE")
+    for role, add in (
+        ("miner", add_miner_flags),
+        ("validator", add_validator_flags),
+        ("owner", add_owner_flags),
+    ):
+        command = commands.add_parser(role, help=summary.format(role))
+        add(command)
+        yield role, command
 
 
 def add_owner_flags(parser: Parser) -> None:

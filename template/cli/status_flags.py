@@ -4,14 +4,9 @@ import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from template.cli.doctor_flags import add_owner_flags
+from template.cli.doctor_flags import role_commands
 from template.cli.flags import chain_config, wallet_config
-from template.cli.neuron_flags import (
-    NO_RUN_FILE,
-    add_miner_flags,
-    add_validator_flags,
-    neuron_config,
-)
+from template.cli.neuron_flags import NO_RUN_FILE, neuron_config
 from template.cli.parser import Parser, aligned
 from template.errors import ConfigError
 from template.protocol.spec.files import load_spec
@@ -54,14 +49,7 @@ def add_status_flags(parser: Parser) -> None:
     """The subcommands `miner`, `validator` and `owner`, each with the flags of its role."""
     parser.description = _TEXT
     parser.epilog = _EPILOG.format(command=parser.command_line, statuses=aligned(STATUSES))
-    commands = parser.add_subparsers(dest="status_command", required=True, metavar="ROLE")
-    for role, add in (
-        ("miner", add_miner_flags),
-        ("validator", add_validator_flags),
-        ("owner", add_owner_flags),
-    ):
-        command = commands.add_parser(role, help=f"one's own {role} at a glance")
-        add(command)
+    for role, command in role_commands(parser, "status_command", "one's own {} at a glance"):
         command.description = f"Show one's own {role} at a glance; changes nothing."
         command.epilog = f"exit status:\n{aligned(STATUSES)}\n"
         group = command.add_argument_group("status")
