@@ -93,6 +93,7 @@ class Ledger:
     weight_blocks: dict[str, list[int]] = field(default_factory=dict)
     """hotkey -> the block of each of its `weights`."""
     owner_hotkey: str | None = None
+    least_version_key: int = 0
     """None: the hotkey of uid 0."""
     dropped: dict[str, int] = field(default_factory=dict)
     """hotkey -> the first block without its registration."""
@@ -182,6 +183,9 @@ class FakeChain:
                 if position:
                     found[neuron.uid] = self._ledger.weights[neuron.hotkey][position - 1]
         return found
+
+    def least_version_key(self) -> int:
+        return self._ledger.least_version_key
 
     def publish(self, record: bytes) -> None:
         with self._ledger.lock:

@@ -23,6 +23,11 @@ def version_key(version: str) -> int:
     return 1_000_000 * major + 1_000 * minor + patch
 
 
+def version_words(key: int) -> str:
+    """The version of a version key, as MAJOR.MINOR.PATCH."""
+    return f"{key // 1_000_000}.{key // 1_000 % 1_000}.{key % 1_000}"
+
+
 __spec_version__ = version_key(__version__)
 """The version key sent with every vote of weights.
 

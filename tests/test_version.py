@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 import template
-from template import version_key
+from template import version_key, version_words
 
 NUMBERS = (0, 1, 2, 9, 10, 11, 99, 100, 101, 998, 999)
 U64_MAX = 2**64 - 1
@@ -21,6 +21,11 @@ def test_keys_are_ordered_as_versions_and_unique() -> None:
 def test_versions_that_once_shared_a_key_have_two() -> None:
     assert version_key("0.1.0") == 1_000
     assert version_key("0.0.10") == 10
+
+
+def test_a_key_is_told_as_its_version() -> None:
+    assert version_words(2_003_004) == "2.3.4"
+    assert all(version_words(version_key(v)) == v for v in ("0.0.0", "0.1.0", "12.999.7"))
 
 
 def test_the_present_key_fits_the_chain_and_is_above_the_key_of_the_old_rule() -> None:

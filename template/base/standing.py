@@ -12,6 +12,7 @@ from dataclasses import replace
 from threading import Lock
 from typing import Final
 
+from template import version_words
 from template.chain import Metagraph, Neuron
 from template.chain.commands import Commands
 from template.context import NodeContext
@@ -123,11 +124,13 @@ class VersionWatch:
             return None
         if key > self._own_key and key != self._told:
             log.warning(
-                "the subnet's owner demands version %d.%d.%d or newer (weights_version %d), and "
+                "the subnet's owner demands version %s or newer (weights_version %d), and "
                 "this is older (%d): validators of this version can set no weights. Nothing is "
                 "updated by itself: compare the release's signature, install it, start again",
-                key // 1_000_000, key // 1_000 % 1_000, key % 1_000, key, self._own_key,
-            )  # fmt: skip
+                version_words(key),
+                key,
+                self._own_key,
+            )
         self._told = key
         return key
 

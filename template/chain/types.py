@@ -81,6 +81,9 @@ class Chain(Protocol):
     def weights(self, block: int) -> Mapping[int, Mapping[int, float]]:
         """Validator's uid -> uid -> share of the validator's row, as they stand after `block`."""
 
+    def least_version_key(self) -> int:
+        """The subnet's `weights_version`: weights of a smaller version key are refused."""
+
     def publish(self, record: bytes) -> None:
         """Replace this hotkey's commitment (at most 384 bytes); returns once in a block."""
 

@@ -269,7 +269,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "site": Command(
         summary="render a run as static pages",
         add_flags=add_site_flags,
-        settings=lambda args, _env: site_config(args),
+        settings=site_config,
         load=_load_site,
     ),
     "newcomer": Command(

@@ -1,17 +1,19 @@
 """Flags of `explain` and `site`, and the settings that follow."""
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from template.cli.environment import bucket_settings
 from template.cli.flags import add_chain_flags, chain_config
 from template.cli.parser import Parser
 from template.errors import ConfigError
 from template.protocol.spec.files import load_spec
 from template.protocol.spec.run import RunSpec
 from template.protocol.ss58 import public_key
-from template.settings import ChainConfig
+from template.settings import BucketSettings, ChainConfig
 
 DEFAULT_WINDOWS: Final = 100
 MAX_WINDOWS: Final = 1000
@@ -32,7 +34,10 @@ class ExplainConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SiteConfig:
-    """Settings of `site`; `windows`: the newest so many. `watch`: render again each window."""
+    """Settings of `site`; `windows`: the newest so many. `watch`: render again each window.
+
+    `shelf`: the hotkey into whose bucket the pages go too, and the bucket; None: the folder alone.
+    """
 
     run: Path
     spec: RunSpec
@@ -40,6 +45,7 @@ class SiteConfig:
     out: Path
     windows: int
     watch: bool
+    shelf: tuple[str, BucketSettings] | None = None
 
 
 def explain_config(args: argparse.Namespace) -> ExplainConfig:
@@ -61,9 +67,14 @@ def explain_config(args: argparse.Namespace) -> ExplainConfig:
     )
 
 
-def site_config(args: argparse.Namespace) -> SiteConfig:
-    """Settings of `site`; ConfigError for a wrong number, run spec or chain."""
+def site_config(args: argparse.Namespace, env: Mapping[str, str]) -> SiteConfig:
+    """Settings of `site`; ConfigError for a wrong number, hotkey, run spec, chain or variable."""
     spec = load_spec(args.run)
+    if args.bucket_of is not None:
+        try:
+            public_key(args.bucket_of)
+        except ValueError as error:
+            raise ConfigError(f"--bucket-of: {error}") from error
     if not 1 <= args.windows <= MAX_WINDOWS:
         raise ConfigError(f"--windows: 1 to {MAX_WINDOWS}")
     return SiteConfig(
@@ -73,6 +84,7 @@ def site_config(args: argparse.Namespace) -> SiteConfig:
         out=args.out,
         windows=args.windows,
         watch=args.watch,
+        shelf=None if args.bucket_of is None else (args.bucket_of, bucket_settings(env)),
     )
 
 
@@ -102,6 +114,11 @@ def add_site_flags(parser: Parser) -> None:
     add("--watch", action="store_true", help="render again in each window, until the run ends")
     text = f"the newest N windows (default: {DEFAULT_WINDOWS})"
     add("--windows", metavar="N", type=int, default=DEFAULT_WINDOWS, help=text)
+    text = (
+        "put the pages into this hotkey's bucket too, under RUN_ID/site/; TESSERA_BUCKET_* name "
+        "the bucket and its write key"
+    )
+    add("--bucket-of", metavar="HOTKEY", default=None, help=text)
     add("--run", metavar="PATH", type=Path, required=True, help="run spec (TOML)")
     add_chain_flags(parser)
 
@@ -135,7 +152,7 @@ from elsewhere, and work from a file system and in a bucket."""
 _SITE_EPILOG = """\
 exit status:
   0  the pages are in DIR; with --watch the run has ended
-  1  the chain is away, or DIR cannot be written
+  1  the chain or the bucket is away, or DIR cannot be written
   2  a flag is wrong
 
 example:

@@ -1,11 +1,13 @@
 """`site`: a run as static pages in a folder, once or again in each window."""
 
 import os
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from template.bucket.own import UPLOAD_DEADLINE_S, open_own_bucket
+from template.bucket.site_shelf import SiteShelf
 from template.chain.health import redact_endpoint
 from template.cli.public_flags import SiteConfig
 from template.cli.terminal import complain, say
@@ -14,6 +16,7 @@ from template.commands.reading import read_only
 from template.context import ReadContext
 from template.errors import EXIT_ENDED, EXIT_INTERRUPTED, StateError, SubnetError, exit_status
 from template.files import is_lasting, reason, remedy
+from template.protocol.keys import site_key
 from template.public.gather import Gatherer
 from template.public.site.render import REFRESH_S, render_site
 
@@ -43,11 +46,33 @@ def run_site(config: SiteConfig) -> int:
 def _run(context: ReadContext, config: SiteConfig) -> None:
     network = redact_endpoint(config.chain.network)
     gatherer = Gatherer(context, netuid=config.chain.netuid, network=network)
+    with _shelf(context, config) as shelf:
+        _repeat(context, gatherer, config, shelf)
+
+
+@contextmanager
+def _shelf(context: ReadContext, config: SiteConfig) -> Iterator[SiteShelf | None]:
+    """The pages' place in a bucket, if one was asked for."""
+    if config.shelf is None:
+        yield None
+        return
+    hotkey, settings = config.shelf
+    bucket = open_own_bucket(settings, hotkey, deadline_s=UPLOAD_DEADLINE_S)
+    with closing(bucket):
+        say(f"the pages go to {bucket.where}, {site_key(context.spec.run_id, '')}")
+        yield SiteShelf(bucket.writer, context.spec.run_id)
+
+
+def _repeat(
+    context: ReadContext, gatherer: Gatherer, config: SiteConfig, shelf: SiteShelf | None
+) -> None:
     failures = 0
     while True:
         try:
             is_over = _is_over(context)
-            write_site(context, gatherer, config, is_live=config.watch and not is_over)
+            files = write_site(context, gatherer, config, is_live=config.watch and not is_over)
+            if shelf is not None:
+                say(f"{shelf.put(files)} bytes of new pages put into the bucket")
             failures = 0
         except StateError:
             raise
@@ -73,8 +98,8 @@ def _is_over(context: ReadContext) -> bool:
 
 def write_site(
     context: ReadContext, gatherer: Gatherer, config: SiteConfig, *, is_live: bool
-) -> None:
-    """Gather, render and write. Raises ChainError, or StateError if the folder refuses."""
+) -> dict[str, bytes]:
+    """Gather, render and write; the files. Raises ChainError, or StateError of the folder."""
     first = max(0, gatherer.last_counted() - config.windows + 1)
     facts = gatherer.read(first)
     refresh_s = REFRESH_S if is_live else None
@@ -91,6 +116,7 @@ def write_site(
         f"windows {first} to {facts.last_counted}: {len(files)} files of {num_bytes} bytes in "
         f"{config.out}"
     )
+    return files
 
 
 def _write(folder: Path, files: Mapping[str, bytes]) -> None:

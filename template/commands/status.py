@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from template import __spec_version__, __version__
+from template import __spec_version__, __version__, version_words
 from template.base.preflight import LOCK_FILE
 from template.base.standing import RAO_PER_TAO
 from template.chain.bittensor import BittensorChain, ChainOptions, open_wallet
@@ -22,7 +22,6 @@ from template.cli.status_flags import StatusConfig
 from template.cli.terminal import complain, one_line, say_json
 from template.commands.newcomer import existing_subnet
 from template.doctor.bundle import tail
-from template.doctor.judge import version_words
 from template.errors import (
     EXIT_ENDED,
     EXIT_INTERRUPTED,

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
+from template import version_words
 from template.doctor import checks
 from template.doctor.findings import Finding, bad, doubtful, good
 
@@ -119,11 +120,6 @@ def judge_version(own_key: int, least_key: int, *, role: str, version: str) -> F
         f"{least_key}): {loss}; install {needed} and start again"
     )
     return (bad if role == "validator" else doubtful)(name, remedy, **figures)
-
-
-def version_words(key: int) -> str:
-    """The version of a version key, as MAJOR.MINOR.PATCH."""
-    return f"{key // 1_000_000}.{key // 1_000 % 1_000}.{key % 1_000}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

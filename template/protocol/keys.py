@@ -39,6 +39,11 @@ def verdict_key(run_id: bytes, window: int) -> str:
     return f"{run_id.hex()}/verdict/{window:08d}.jsonl"
 
 
+def site_key(run_id: bytes, name: str) -> str:
+    """Key of a file of the run's rendered pages; the prefix of all of them for an empty name."""
+    return f"{run_id.hex()}/site/{name}"
+
+
 def lineage_key(run_id: bytes, window: int) -> str:
     """Key of the lineage from theta_window (a checkpoint or theta_0) to the next checkpoint."""
     return f"{run_id.hex()}/lineage/{window:08d}.jsonl"

@@ -196,7 +196,8 @@ class NeuronFacts:
 class SubnetFacts:
     """The subnet at a final block. `weights`: validator's uid -> uid -> share; `weights_fault`: why
     they are unknown, or "". `price_tao`: TAO for one alpha, None if the chain names none.
-    `owner_uid`: of the subnet owner's hotkey, whose pay the chain burns.
+    `owner_uid`: of the subnet owner's hotkey, whose pay the chain burns. `least_version_key`: the
+    owner's `weights_version`, below which the chain refuses weights; None: the chain does not say.
     """
 
     block: int
@@ -206,6 +207,7 @@ class SubnetFacts:
     weights_fault: str
     price_tao: float | None
     owner_uid: int | None
+    least_version_key: int | None = None
 
     def validators(self) -> list[NeuronFacts]:
         """Those with a permit, most stake first."""

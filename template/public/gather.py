@@ -8,7 +8,7 @@ validators, those with most stake. A reader that looks again asks only for what 
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
@@ -171,7 +171,11 @@ class Gatherer:
             weights, fault = chain.weights(block), ""
         except ChainError as error:
             weights, fault = {}, _shown(error)
-        return _subnet_facts(graph, weights, fault)
+        try:
+            least = chain.least_version_key()
+        except ChainError:
+            return _subnet_facts(graph, weights, fault)  # None says that the chain did not tell
+        return replace(_subnet_facts(graph, weights, fault), least_version_key=least)
 
     def _read_lineage(self, first: int) -> _Lineage:
         context = self._context

@@ -7,10 +7,20 @@ The rule for keys is narrower than S3's (1,024 bytes of UTF-8), because servers 
 """
 
 import re
+from pathlib import PurePosixPath
 
 MAX_KEY_BYTES = 1024
 _KEY = re.compile(r"[A-Za-z0-9._=-]+(/[A-Za-z0-9._=-]+)*")
 _PREFIX = re.compile(r"[A-Za-z0-9._=/-]*")
+
+
+_CONTENT_TYPES = {".html": "text/html; charset=utf-8", ".json": "application/json"}
+_ANY_TYPE = "application/octet-stream"
+
+
+def content_type(key: str) -> str:
+    """The type by which a bucket hands an object to a browser: rendered pages are shown as such."""
+    return _CONTENT_TYPES.get(PurePosixPath(key).suffix, _ANY_TYPE)
 
 
 def check_key(key: str) -> None:

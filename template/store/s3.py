@@ -28,7 +28,7 @@ from template.errors import Denied, NodeTrouble, NotFound, StoreError, TooLarge,
 from template.retry import retry
 from template.secret import Secret
 from template.store.endpoints import parse_endpoint
-from template.store.keys import check_key, check_prefix, check_range
+from template.store.keys import check_key, check_prefix, check_range, content_type
 from template.store.multipart import (
     PART_BYTES,
     BytesSource,
@@ -203,8 +203,9 @@ class S3Store:
             upload = S3Upload(self._client, partial(self._call, key), self.bucket.bucket, key)
             upload_parts(upload, source, split(source.num_bytes, self._part_bytes))
             return
-        data = source.read(0, source.num_bytes)
-        self._call(key, partial(self._client.put_object, **self._at(key), Body=data))
+        data, kind = source.read(0, source.num_bytes), content_type(key)
+        put = partial(self._client.put_object, **self._at(key), Body=data, ContentType=kind)
+        self._call(key, put)
 
     def get(self, key: str, *, max_bytes: int) -> bytes:
         pieces: list[bytes] = []

@@ -8,6 +8,8 @@ import pytest
 
 from simulation.swarm import FOUR, STAKES_TAO, TINY, build_world, honest, run, uid_of
 from simulation.world import hotkey_of
+from template import __version__, version_key
+from template.bucket.site_shelf import SiteShelf
 from template.cli.main import build_parser, run_command
 from template.cli.public_flags import ExplainConfig, SiteConfig
 from template.commands.explain import explain
@@ -17,6 +19,7 @@ from template.protocol.spec import spec_to_toml
 from template.public.gather import Gatherer
 from template.public.payslip_json import payslip_json
 from template.settings import ChainConfig
+from template.store.memory import MemoryStore
 from tests.support.audited import reader
 from tests.support.schemas import check_json
 
@@ -104,6 +107,60 @@ def test_a_site_is_written_and_pages_of_an_older_one_leave(played, tmp_path) -> 
     ]
 
 
+def test_pages_in_a_bucket_are_those_of_the_last_rendering(played, tmp_path) -> None:
+    world, _ = played
+    bucket = MemoryStore()
+    prefix = f"{world.spec.run_id.hex()}/site/"
+    bucket.put(f"{prefix}window/00009999.html", b"of an older rendering")
+    bucket.put("another/site/index.html", b"of another run")
+    gatherer = Gatherer(reader(world, tmp_path), netuid=1, network="local")
+    config = site_config(played, tmp_path / "site")
+    shelf = SiteShelf(bucket, world.spec.run_id)
+    files = write_site(reader(world, tmp_path), gatherer, config, is_live=False)
+    assert shelf.put(files) == sum(map(len, files.values()))
+    assert bucket.list(prefix) == sorted(prefix + name for name in files)
+    assert bucket.get(f"{prefix}index.html", max_bytes=10**6) == files["index.html"]
+    assert shelf.put(files) == 0
+    changed = {**files, "index.html": b"changed"}
+    del changed["window/00000000.html"]
+    assert shelf.put(changed) == len(b"changed")
+    assert bucket.list(prefix) == sorted(prefix + name for name in changed)
+    assert bucket.get("another/site/index.html", max_bytes=100) == b"of another run"
+
+
+def test_a_page_whose_upload_failed_is_put_by_the_next_call(tmp_path) -> None:
+    bucket = MemoryStore()
+    shelf = SiteShelf(bucket, bytes(16))
+    with pytest.raises(ValueError, match="not usable"):
+        shelf.put({"a.html": b"1", "b b.html": b"2"})
+    assert shelf.put({"a.html": b"1", "c.html": b"3"}) == 1
+
+
+@pytest.mark.parametrize(
+    ("least", "words"),
+    [
+        (0, ""),
+        (version_key(__version__), "demands version"),
+        (9_008_007, "demands version 9.8.7 or newer"),
+    ],
+)
+def test_the_page_tells_of_a_version_that_the_owner_demands(played, tmp_path, least, words) -> None:
+    world, _ = played
+    world.ledger.least_version_key = least
+    try:
+        gatherer = Gatherer(reader(world, tmp_path), netuid=1, network="local")
+        config = site_config(played, tmp_path / "site")
+        files = write_site(reader(world, tmp_path), gatherer, config, is_live=False)
+    finally:
+        world.ledger.least_version_key = 0
+    page, row = files["index.html"].decode(), json.loads(files["index.json"])
+    assert row["least_version_key"] == least
+    assert ("demands version" in page) == bool(words)
+    assert words in page
+    assert ("That one is older" in page) == (least > version_key(__version__))
+    check_json(row, "run")
+
+
 def test_a_folder_that_refuses_is_an_error_with_a_remedy(played, tmp_path) -> None:
     world, _ = played
     (tmp_path / "file").write_text("")
@@ -121,6 +178,7 @@ def test_a_folder_that_refuses_is_an_error_with_a_remedy(played, tmp_path) -> No
         ("explain", [hotkey_of("m0"), "--netuid", "1", "--window", "-1"], "explain: --window"),
         ("site", ["--out", "x", "--netuid", "1", "--windows", "0"], "site: --windows"),
         ("site", ["--out", "x", "--netuid", "1", "--windows", "9999"], "site: --windows"),
+        ("site", ["--out", "x", "--netuid", "1", "--bucket-of", "5F"], "site: --bucket-of"),
     ],
 )
 def test_a_wrong_value_is_an_error_that_names_it(played, command, flags, named, capsys) -> None:

@@ -15,7 +15,6 @@ from template.doctor.judge import (
     judge_memory,
     judge_step,
     judge_version,
-    version_words,
 )
 
 GB = 1e9
@@ -66,7 +65,6 @@ def test_balance(free: int, is_registered: bool, state: str) -> None:
 
 
 def test_version() -> None:
-    assert version_words(2_003_004) == "2.3.4"
     assert judge_version(1000, 1000, role="validator", version="0.1.0").state == "ok"
     for role, state in (("validator", "fail"), ("miner", "warn")):
         found = judge_version(1000, 2_003_004, role=role, version="0.1.0")

@@ -151,7 +151,6 @@ class BittensorChain:
         return self._read(lambda sdk: fetch_registration_cost(sdk, self._netuid))
 
     def least_version_key(self) -> int:
-        """The subnet's `weights_version`: weights of a smaller version key are refused."""
         return self._read(lambda sdk: fetch_least_version(sdk, self._netuid))
 
     def block_hash(self, block: int) -> bytes:

@@ -14,6 +14,7 @@ from typing import Any, Final
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from template import __spec_version__, __version__, version_words
 from template.protocol.payload import PayloadFormat
 from template.protocol.spec import spec_to_toml
 from template.public.causes import cause_of
@@ -81,6 +82,8 @@ def _index(view: RunView, run: RunModel) -> dict[str, Any]:
     ]
     return {
         "run": run,
+        "own_version": __version__,
+        "own_version_key": __spec_version__,
         "recent": list(reversed(windows[-RECENT_WINDOWS:])),
         "spec_text": spec_to_toml(view.facts.spec),
         "loss_chart": line_chart(losses, "Held-out loss by window", "nats per token"),
@@ -113,6 +116,7 @@ def run_json(view: RunView, run: RunModel) -> dict[str, Any]:
         "root": facts.root,
         "root_window": facts.root_window,
         "faults": [f for f in (facts.lineage_fault, facts.subnet.weights_fault) if f],
+        "least_version_key": facts.subnet.least_version_key,
         "price_tao": facts.subnet.price_tao,
         "hotkeys": [asdict(row) for row in run.hotkeys],
         "windows": [_window_row(window, in_full=False) for window in run.windows],
@@ -190,6 +194,7 @@ def _environment() -> Environment:
         gain=_gain,
         cause=cause_of,
         number=_number,
+        version=version_words,
     )
     return environment
 
