@@ -264,8 +264,9 @@ class Miner:
         made = self.work.make_payload(window)
         self.desk.note_change()  # the moments, and the number of the window
         if made is not None:
-            self.context.metrics.log(window, made.metrics)
-            self.teller.note_made(made.payload.window, made.metrics)
+            sent = made.payload.window
+            self.context.metrics.log(window, {**made.metrics, "payload_window": sent})
+            self.teller.note_made(sent, made.metrics)
         return made is not None
 
     def commit(self, window: int) -> None:

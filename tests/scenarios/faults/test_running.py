@@ -229,7 +229,8 @@ def assert_nothing_is_lost(story: Story, name: str) -> None:
     assert story.state_roots(name) == story.state_roots("val")
     assert len(story.state_roots(name)) == NUM_WINDOWS
     accepted = story.accepted(name)
-    for window in process.windows_with("inner_loss"):
+    # The payload of a page list is for a later window than the list's on a slow machine.
+    for window in [row["payload_window"] for row in process.rows() if "inner_loss" in row]:
         kept = process.lines(
             f"window {window}: payload not applied; half of it back into error feedback"
         )
