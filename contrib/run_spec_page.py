@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
+from types import UnionType
 from typing import Any, get_args, get_type_hints
 
 ROOT = Path(__file__).parents[1]
@@ -54,7 +55,8 @@ def run_spec_page(plan: Mapping[str, Any]) -> str:
     name = field_docstrings(RunSpec)["name"]
     parts = [INTRO, f"`name`, above the first table, is a text: {name[0].lower()}{name[1:]}\n"]
     for table, cls in tables().items():
-        parts.append(f"## [{table}]\n\n{docstring(cls)}\n\n{table_rows(cls, plan[table])}\n")
+        rows = table_rows(cls, plan.get(table, {}))
+        parts.append(f"## [{table}]\n\n{docstring(cls)}\n\n{rows}\n")
     rules = "\n".join(f"- {flat(inspect.getdoc(rule) or '')}" for rule in RULES)
     parts.append(f"## Rules between fields\n\n{rules}\n")
     return "\n".join(parts)
@@ -62,7 +64,14 @@ def run_spec_page(plan: Mapping[str, Any]) -> str:
 
 def tables() -> dict[str, Any]:
     """Name -> dataclass of every table, in the order of the run spec."""
-    return {name: hint for name, hint in get_type_hints(RunSpec).items() if is_dataclass(hint)}
+    hints = {name: _declared(hint) for name, hint in get_type_hints(RunSpec).items()}
+    return {name: hint for name, hint in hints.items() if is_dataclass(hint)}
+
+
+def _declared(hint: Any) -> Any:
+    """The table of an optional table."""
+    named = [one for one in get_args(hint) if one is not type(None)]
+    return named[0] if isinstance(hint, UnionType) else hint
 
 
 def table_rows(cls: type, values: Mapping[str, Any]) -> str:

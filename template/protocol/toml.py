@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
+from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from template.errors import ConfigError
@@ -39,6 +40,8 @@ def from_table(cls: type[T], table: Mapping[str, Any], where: str = "") -> T:
 
 
 def _convert_value(kind: Any, value: Any, where: str) -> Any:
+    if isinstance(kind, UnionType):  # an optional table, which is there
+        (kind,) = (one for one in get_args(kind) if one is not NoneType)
     if is_dataclass(kind):
         if not isinstance(value, Mapping):
             raise ConfigError(f"{where}: must be a table")

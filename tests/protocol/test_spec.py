@@ -50,7 +50,7 @@ OTHER_VALUES: dict[str, object] = {
 
 
 def required(spec: RunSpec) -> dict[str, Any]:
-    table = asdict(spec)
+    table = {name: value for name, value in asdict(spec).items() if value is not None}
     for section, keys in OPTIONAL.items():
         table[section] = {k: v for k, v in table[section].items() if k not in keys}
     return table

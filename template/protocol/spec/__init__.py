@@ -6,6 +6,7 @@ fields by their declarations; `run` joins the tables, checks the rules between f
 the run id; `files` reads and writes TOML. docs/run_spec.md is generated from the declarations.
 """
 
+from template.protocol.spec.continues import ContinuesSpec
 from template.protocol.spec.files import load_spec, parse_spec, spec_to_toml
 from template.protocol.spec.model import ModelSpec
 from template.protocol.spec.pay import EvaluationSpec, WeightsSpec
@@ -21,6 +22,7 @@ from template.protocol.spec.training import (
 __all__ = [
     "CheckpointSpec",
     "CompressionSpec",
+    "ContinuesSpec",
     "DataSpec",
     "EvaluationSpec",
     "ModelSpec",

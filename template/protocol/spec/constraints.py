@@ -100,6 +100,31 @@ class Sha256:
         return "" if re.fullmatch("[0-9a-f]{64}", value) else f"must be {self.allowed}"
 
 
+class Hexadecimal:
+    """So many bytes in hexadecimal."""
+
+    def __init__(self, num_bytes: int) -> None:
+        self._num_digits = 2 * num_bytes
+
+    @property
+    def allowed(self) -> str:
+        return f"{self._num_digits} lower-case hexadecimal digits"
+
+    def fault(self, value: str) -> str:
+        fits = re.fullmatch(f"[0-9a-f]{{{self._num_digits}}}", value)
+        return "" if fits else f"is {quoted(value)}, must be {self.allowed}"
+
+
+class Version:
+    """A version of the software."""
+
+    allowed = "MAJOR.MINOR.PATCH, three decimal numbers below 1,000"
+
+    def fault(self, value: str) -> str:
+        fits = re.fullmatch(r"(0|[1-9][0-9]{0,2})(\.(0|[1-9][0-9]{0,2})){2}", value)
+        return "" if fits else f"is {quoted(value)}, must be {self.allowed}"
+
+
 class Hotkeys:
     """One or more hotkeys as SS58 addresses."""
 

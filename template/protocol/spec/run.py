@@ -8,13 +8,14 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from functools import lru_cache
 from typing import Annotated, Any
 
 from template.protocol.keys import RUN_ID_BYTES
 from template.protocol.record import MAX_RECORD_BYTES, R2_RECORD_BYTES
 from template.protocol.spec.constraints import Name, check_fields, require
+from template.protocol.spec.continues import ContinuesSpec
 from template.protocol.spec.model import (
     MAX_PARAMETERS,
     MIXTURES,
@@ -46,7 +47,10 @@ RECORDS_PER_WINDOW = 3
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunSpec:
-    """A complete run spec. Any change makes another run, with another run id."""
+    """A complete run spec. Any change makes another spec, with another id.
+
+    A spec without `continues` is the first of its run, and its id is the run's.
+    """
 
     name: Annotated[str, Name()]
     """Name of the run, for people."""
@@ -59,6 +63,7 @@ class RunSpec:
     evaluation: EvaluationSpec
     weights: WeightsSpec
     checkpoint: CheckpointSpec
+    continues: ContinuesSpec | None = None
 
     def __post_init__(self) -> None:
         check_fields(self, "")
@@ -66,17 +71,27 @@ class RunSpec:
             rule(self)
 
     @property
-    def run_id(self) -> bytes:
+    def spec_id(self) -> bytes:
         """First 16 bytes of SHA-256 over the canonical form: JSON, keys sorted, no spaces, without
         optional keys at their default.
-
-        The run id is part of every object key and every payload, so two specs never mix.
         """
-        return _run_id(self)
+        return _spec_id(self)
+
+    @property
+    def run_id(self) -> bytes:
+        """Id of the run's first spec; part of every object key and payload: two runs never mix."""
+        if self.continues is None:
+            return self.spec_id
+        return bytes.fromhex(self.continues.run_id)
+
+    @property
+    def first_window(self) -> int:
+        """The first window under this spec."""
+        return 0 if self.continues is None else self.continues.window
 
 
-@lru_cache(maxsize=16)
-def _run_id(spec: RunSpec) -> bytes:
+@lru_cache(maxsize=64)
+def _spec_id(spec: RunSpec) -> bytes:
     canonical = json.dumps(spec_table(spec), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).digest()[:RUN_ID_BYTES]
 
@@ -86,11 +101,12 @@ def spec_table(spec: RunSpec) -> dict[str, Any]:
 
     A new optional key so leaves the run id of every older spec as it was.
     """
+    tables = {table.name: getattr(spec, table.name) for table in fields(spec)}
     defaults = {
-        (table.name, field.name): field.default
-        for table in fields(spec)
-        if table.name != "name"
-        for field in fields(getattr(spec, table.name))
+        (name, field.name): field.default
+        for name, table in tables.items()
+        if is_dataclass(table)
+        for field in fields(table)
         if field.default is not MISSING
     }
     return {
@@ -102,6 +118,7 @@ def spec_table(spec: RunSpec) -> dict[str, Any]:
         if isinstance(table, dict)
         else table
         for section, table in asdict(spec).items()
+        if table is not None
     }
 
 
@@ -274,6 +291,15 @@ def parts_are_blocks(spec: RunSpec) -> None:
     )
 
 
+def succession_comes_before_the_end(spec: RunSpec) -> None:
+    """`continues.window` is less than `schedule.num_windows`: the succession has a window."""
+    require(
+        spec.first_window < spec.schedule.num_windows,
+        "schedule.num_windows",
+        f"is {spec.schedule.num_windows}, must be more than continues.window, {spec.first_window}",
+    )
+
+
 def pay_needs_no_more_than_history(spec: RunSpec) -> None:
     """`weights.min_windows` is at most `weights.history_windows`: otherwise no miner could ever be
     paid.
@@ -301,5 +327,6 @@ RULES: Sequence[Callable[[RunSpec], None]] = (
     assigned_pages_fit_memory,
     parts_are_blocks,
     pay_needs_no_more_than_history,
+    succession_comes_before_the_end,
 )
 """The rules between fields, checked in this order on every new spec."""

@@ -61,8 +61,11 @@ class ScheduleSpec(Table):
     """The subnet's tempo, for the commitment quota. Take at least the tempo on chain: with a
     smaller figure the chain may refuse votes in mid-run.
     """
-    num_windows: Annotated[int, Range(ge=1, le=MAX_WINDOWS)]
-    """Length of the run. The learning rate reaches its end in the last window."""
+    num_windows: Annotated[int, Range(ge=1, le=MAX_WINDOWS)] = MAX_WINDOWS
+    """Length of the run. The learning rate reaches its end in the last window. Without this key
+    the run has no planned end: the learning rate warms up and then stays, and a decay is begun by
+    a succession.
+    """
 
     @property
     def is_local(self) -> bool:
@@ -82,6 +85,11 @@ class ScheduleSpec(Table):
         if window >= self.num_windows - 1:
             return self.num_windows - 1
         return (window + 1) // self.period_windows * self.period_windows - 1
+
+    @property
+    def has_end(self) -> bool:
+        """Whether the run has a planned end."""
+        return self.num_windows < MAX_WINDOWS
 
     def schedule(self) -> Schedule:
         """The fields for block arithmetic."""
