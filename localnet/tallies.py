@@ -12,6 +12,7 @@ from localnet.events import NodeEvents, read_jsonl
 from template.chain import Chain, Metagraph
 from template.chain.ballots import read_candidates
 from template.errors import NotFound
+from template.protocol.run import Run
 from template.protocol.spec import RunSpec
 from template.store import Store
 
@@ -40,10 +41,11 @@ def committed_counts(chain: Chain, spec: RunSpec, num_windows: int) -> Counter[s
     Leaves windows without a finalised stake block out.
     """
     counts: Counter[str] = Counter()
-    finalized, schedule = chain.finalized(), spec.schedule.schedule()
+    run, finalized = Run(spec), chain.finalized()
+    schedule = run.schedule
     for window in range(num_windows):
         if schedule.stake_block(window) <= finalized:
-            candidates = read_candidates(chain, spec, window)
+            candidates = read_candidates(chain, run, window)
             counts.update(member.hotkey for member in candidates.values())
     return counts
 

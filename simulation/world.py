@@ -19,9 +19,9 @@ from template.chain.waiter import Waiter
 from template.context import NodeContext
 from template.errors import ChainError
 from template.protocol.record import Access, AccessKind
+from template.protocol.run import Run
 from template.protocol.spec import RunSpec
 from template.store.memory import MemoryStore
-from template.training.model import payload_format
 
 _ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 
@@ -236,7 +236,7 @@ class World:
             time=self.time, neurons=neurons, finality_lag=spec.schedule.finality_lag_blocks
         )
         self.buckets = {n.hotkey: MemoryStore() for n in neurons}
-        self._form = payload_format(spec)
+        self.run = Run(spec)
 
     def access(self, hotkey: str) -> Access:
         return Access(
@@ -254,8 +254,7 @@ class World:
         chain = self.chain(hotkey)
         state_dir.mkdir(parents=True, exist_ok=True)
         return NodeContext(
-            spec=self.spec,
-            form=self._form,
+            run=self.run,
             hotkey=hotkey,
             access=self.access(hotkey),
             chain=chain,

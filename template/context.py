@@ -11,9 +11,11 @@ from template.chain.waiter import Waiter
 from template.metrics import Metrics
 from template.protocol.payload import PayloadFormat
 from template.protocol.record import Access
+from template.protocol.run import Run
 from template.protocol.schedule import Schedule
 from template.protocol.spec import RunSpec
 from template.store import Store
+from template.training.model import payload_format
 from template.training.options import DEFAULT_OPTIONS, InnerOptions
 from template.training.spread import Ranks, Spreader
 
@@ -33,13 +35,13 @@ def ignore_work(_has_begun: bool) -> None:
 class ReadContext:
     """Everything needed to follow and judge a run, without a key: a reader publishes no object.
 
-    `run_file` is the spec's path, for messages. `spreader`: the processes among which theta lies,
+    `run`: the chain of specs, which grows while the node follows a succession. `run_file` is the
+    first spec's path, for messages. `spreader`: the processes among which theta lies,
     None where this process holds theta. `ranks`: the processes of a neuron of many devices.
     `scoring_batch`: pages of a device's pass for scoring, None for what fills the device.
     """
 
-    spec: RunSpec
-    form: PayloadFormat
+    run: Run
     chain: Chain
     waiter: Waiter
     open_bucket: OpenBucket
@@ -53,7 +55,19 @@ class ReadContext:
 
     @property
     def schedule(self) -> Schedule:
-        return self.spec.schedule.schedule()
+        return self.run.schedule
+
+    def form_at(self, window: int) -> PayloadFormat:
+        """The layout of the payloads of a window."""
+        return payload_format(self.run.at(window))
+
+    @property
+    def spec(self) -> RunSpec:
+        return self.run.newest
+
+    @property
+    def form(self) -> PayloadFormat:
+        return payload_format(self.run.newest)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -72,6 +72,10 @@ class RankLost(SubnetError):
     """Another rank of this miner has ended or hangs: the miner ends, and a restart goes on."""
 
 
+class SpecChanged(SubnetError):
+    """The run's spec has changed, and this node follows by a restart, from what it has saved."""
+
+
 class ChainError(SubnetError):
     """The chain refused a call or could not be reached.
 

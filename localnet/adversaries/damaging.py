@@ -66,7 +66,7 @@ class IdleMiner:
 
     def step(self) -> bool:
         schedule = self.context.schedule
-        last = self.context.spec.schedule.num_windows
+        last = self.context.run.num_windows
         self.context.waiter.until_finalized(schedule.vote_block(last - 1), "the run's end")
         return False
 

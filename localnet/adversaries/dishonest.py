@@ -107,7 +107,7 @@ def fetch_rivals_payloads(parts: MinerParts, window: int) -> list[Payload]:
     )
     members = [
         member
-        for member in read_candidates(context.chain, context.spec, window).values()
+        for member in read_candidates(context.chain, context.run, window).values()
         if member.hotkey != context.hotkey
     ]
     last_accepted = parts.follower.ledger.last_accepted

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Mapping
 from functools import cached_property
 
+from evaluation.rules import PayRules
 from evaluation.verdict_log import WindowLog
 from evaluation.verify import LogHistory
 from template.audit.chain_facts import (
@@ -41,11 +42,11 @@ from template.protocol.quorum import VOID_WINDOWS
 from template.protocol.record import ROOT_BYTES, Vote
 from template.protocol.root import Member
 from template.scoring.admission import draw_candidates
-from template.scoring.measure import Measurer, open_scorer
+from template.scoring.measure import Measurers, open_scorer
 from template.scoring.pool import Pool, PoolDrawer
 from template.scoring.rules import pay_rules
 from template.sync.bootstrap import Bootstrap
-from template.sync.dataset import open_pages
+from template.sync.dataset import open_datasets
 from template.sync.follower import Follower
 from template.sync.lineage import read_lineage
 
@@ -65,16 +66,14 @@ class Auditor:
         self.peers = Peers(context)
         state = Bootstrap(context, self.peers).published_or_first_state(newest)
         self.follower = Follower(context, self.peers, state, keeps_step_start=True)
-        pages = open_pages(context, self.peers)
-        self._measurer = Measurer(context.spec, open_scorer(context), pages)
+        datasets = open_datasets(context, self.peers)
+        self._measurers = Measurers(context.run, open_scorer(context), datasets)
         self._drawer = PoolDrawer(
-            spec=context.spec,
-            schedule=context.schedule,
+            run=context.run,
             block_hash=context.chain.block_hash,
-            paging=self._measurer.paging,
+            paging_at=lambda window: datasets.at(window).paging,
         )
         self._payloads = AuditedPayloads(context, self.peers, self.follower, validator)
-        self._rules = pay_rules(context.spec)
         self._past = LogHistory()
         self._undelivered: dict[int, frozenset[str]] = {}
         self._void = -VOID_WINDOWS - 1
@@ -88,7 +87,10 @@ class Auditor:
     @property
     def num_remembered(self) -> int:
         """Number of logs needed from windows before the first audited window."""
-        return self._rules.length
+        return max(pay_rules(spec).length for spec in self._context.run)
+
+    def _rules(self, window: int) -> PayRules:
+        return pay_rules(self._context.run.at(window))
 
     def wait(self) -> None:
         """Wait for final votes on the next window; fetch payloads before a miner deletes them."""
@@ -99,7 +101,7 @@ class Auditor:
             f"window {window} to end and its payloads to be uploaded",
         )
         if context.waiter.recent_head() < vote_block:
-            members = read_candidates(context.chain, context.spec, window).values()
+            members = read_candidates(context.chain, context.run, window).values()
             self.peers.refresh()
             fetched = self.peers.fetch_payloads(
                 list(members), window, lambda: context.waiter.recent_head() >= vote_block
@@ -125,7 +127,7 @@ class Auditor:
         """Take in the log of an earlier window, without a comparison."""
         if logged.window >= self.next_window - self._payloads.num_windows:
             self._remember_payloads(logged)
-        self._past = self._past.add_log(logged, self._rules)
+        self._past = self._past.add_log(logged, self._rules(logged.window))
 
     def audit(self, logged: WindowLog, data: bytes) -> Findings:
         """Compare the log of window `next_window` (votes final); `data`: the log as bytes."""
@@ -140,7 +142,7 @@ class Auditor:
         not_drawn = {member.uid for member in left_out}
         for verdict in logged.verdicts:
             compare_details(verdict, found)
-            compare_share(verdict, context.form, found)
+            compare_share(verdict, context.form_at(window), found)
             if verdict.uid not in facts.members:
                 continue
             if compare_drawn(verdict, verdict.uid not in not_drawn, found):
@@ -148,7 +150,9 @@ class Auditor:
                 lacks = has_gaps or self._payloads.lacks(verdict)
                 compare_status(verdict, checked.get(verdict.uid), lacks, len(namers), found)
         compare_alike(logged.verdicts, checked, found)
-        opened = list_opened(logged, order, checked, context.spec, self._drawer.list_seed, found)
+        opened = list_opened(
+            logged, order, checked, context.run.at(window), self._drawer.list_seed, found
+        )
         pool, vote = self._compare_pool(logged, opened, found), facts.votes.get(self._validator)
         stands_here = self._stands_here(window, vote)
         if not stands_here:
@@ -162,9 +166,9 @@ class Auditor:
         if vote is not None:
             found.wrong += different_digest(window, data, vote.log_digest)
         compare_undelivered(logged, self._past, self._undelivered, found)
-        compare_pay(logged, self._past, self._rules, found)
+        compare_pay(logged, self._past, self._rules(window), found)
         self._payloads.remember(logged, checked)
-        self._past = self._past.add_log(logged, self._rules)
+        self._past = self._past.add_log(logged, self._rules(logged.window))
         return found
 
     def _stands_here(self, window: int, vote: Vote | None) -> bool:
@@ -208,25 +212,28 @@ class Auditor:
         context = self._context
         block_hash = context.chain.block_hash(context.schedule.stake_block(window))
         members = list(facts.members.values())
-        return draw_candidates(block_hash, window, members, context.spec.evaluation.max_payloads)
+        return draw_candidates(
+            block_hash, window, members, context.run.at(window).evaluation.max_payloads
+        )
 
     def _compare_pool(self, logged: WindowLog, opened: Opened, found: Findings) -> Pool | None:
         context = self._context
-        last_commits = read_last_commits(context.chain, context.spec, logged.window)
+        last_commits = read_last_commits(context.chain, context.run, logged.window)
         knows_past = self._past.has_windows(logged.known)
 
         def draw(headers: Mapping[Member, PayloadHeader]) -> Pool:
             return self._drawer.draw_pool(logged.window, last_commits, headers)
 
-        return compare_pool(logged, opened, draw, knows_past, self._measurer.shards_of, found)
+        shards_of = self._measurers.at(logged.window).shards_of
+        return compare_pool(logged, opened, draw, knows_past, shards_of, found)
 
     def _compare_losses(
         self, logged: WindowLog, opened: Opened, pool: Pool, found: Findings
     ) -> None:
-        spec = self._context.spec
+        spec, measurer = self._context.run.at(logged.window), self._measurers.at(logged.window)
         uids = [uid for uid in opened.payloads if uid in logged.measured.after_KQ]
         state, start = self.follower.state, self.follower.ledger.step_start
-        is_H = None if start is None else self._measurer.measure_half_way(start, state, pool)
+        is_H = None if start is None else measurer.measure_half_way(start, state, pool)
         compare_half_way(logged, pool, is_H, state, spec.evaluation.loss_tolerance, found)
-        measured = measure_again(self._measurer, spec, state, pool, opened, uids)
+        measured = measure_again(measurer, spec, state, pool, opened, uids)
         compare_measured(logged, opened, pool, measured, spec.evaluation.loss_tolerance, found)

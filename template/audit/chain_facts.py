@@ -28,9 +28,9 @@ class ChainFacts:
 def read_chain_facts(context: ReadContext, window: int) -> ChainFacts:
     """Raises ChainError if the chain has pruned the state of the window's blocks."""
     vote_block = context.schedule.vote_block(window)
-    records = read_records(context.chain, vote_block, context.spec.run_id)
+    records = read_records(context.chain, vote_block, context.run.run_id)
     return ChainFacts(
-        members=read_candidates(context.chain, context.spec, window),
+        members=read_candidates(context.chain, context.run, window),
         votes={
             hotkey: record.vote
             for hotkey, record in records.items()

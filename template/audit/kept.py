@@ -51,11 +51,10 @@ class Range:
 
 def kept_windows(context: ReadContext) -> Kept:
     """By the rule of what buckets keep, at the last final block."""
-    spec = context.spec
     counted = context.schedule.last_counted(context.chain.finalized())
-    last = min(counted, spec.schedule.num_windows - 1)
+    last = min(counted, context.run.num_windows - 1)
     # The votes on window w lead to theta_{w+2}, where every bucket is swept.
-    return Kept(first=first_kept_window(last + 2, spec), last=last)
+    return Kept(first=first_kept_window(last + 2, context.run), last=last)
 
 
 def choose_range(context: ReadContext, wanted: Wanted, kept: Kept, say: Say) -> Range:
@@ -63,7 +62,7 @@ def choose_range(context: ReadContext, wanted: Wanted, kept: Kept, say: Say) -> 
 
     Windows that only the files name are left out, and said to be.
     """
-    num_windows = context.spec.schedule.num_windows
+    num_windows = context.run.num_windows
     context.waiter.recent_head()
     _demand_kept(wanted, kept)
     _demand_begun(context, wanted, kept)

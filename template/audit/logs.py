@@ -19,11 +19,11 @@ LogSource = Callable[[int], bytes]
 
 def logs_in_bucket(context: ReadContext, peers: Peers, validator: str) -> LogSource:
     """Logs published by a validator; RecordError if the chain has no access record."""
-    limit_bytes = verdict_log_limit_bytes(context.spec)
+    limit_bytes = max(map(verdict_log_limit_bytes, context.run))
 
     def get(window: int) -> bytes:
         peers.refresh()
-        key = verdict_key(context.spec.run_id, window)
+        key = verdict_key(context.run.run_id, window)
         return peers.bucket(validator).get(key, max_bytes=limit_bytes)
 
     return get

@@ -122,18 +122,18 @@ class AuditedPayloads:
         self._peers, self._follower, self._validator = peers, follower, validator
         schedule, block_hash = context.schedule, context.chain.block_hash
         self._checker = FrameChecker(
-            spec=context.spec,
-            form=context.form,
+            run=context.run,
             sample_seed=lambda window: block_hash(schedule.stake_block(window)),
             list_seed=lambda hotkey, window: assignment_seed(
                 block_hash(schedule.assignment_block(window)), hotkey, window
             ),
         )
         self._seen = SeenPayloads(
-            context.spec.outer.max_staleness, Shelf(context.state_dir / "seen").keep
+            lambda window: context.run.at(window).outer.max_staleness,
+            Shelf(context.state_dir / "seen").keep,
         )
         self._gaps: set[int] = set()
-        self.num_windows = 2 * (context.spec.outer.max_staleness + 2)
+        self.num_windows = 2 * (max(s.outer.max_staleness for s in context.run) + 2)
         """Windows before a window that decide on repeats: half of them hold the payloads that must
         not be repeated, and the other half say who committed those first."""
 

@@ -84,22 +84,22 @@ def _replay_last_window(context: ReadContext, peers: Peers, replayed: Replayed, 
     """
     state, schedule = replayed.state, context.schedule
     window, cache = state.window - 1, PayloadCache(context, peers)
-    if window >= context.spec.schedule.num_windows:
+    if window >= context.run.num_windows:
         return
     if context.chain.finalized() < schedule.vote_block(window):
         return
     try:
-        ballot = read_ballot(context.chain, context.spec, window)
+        ballot = read_ballot(context.chain, context.run, window)
     except ChainError as error:
         say(f"window {window} is left out: the chain no longer has its votes: {error}")
         return
-    decision = decide(ballot, state.reference_rao, context.spec.outer.quorum_rules())
+    decision = decide(ballot, state.reference_rao, context.run.at(window).outer.quorum_rules())
     if missing := cache.ask_for_missing(window, decision.members, decision.namers):
         uids = [member.uid for member in missing]
         say(f"window {window} is left out: no bucket has the payloads of uids {uids}")
         return
     payloads = cache.open_frames(window, decision.members)
-    replayed.state = outer_step(state, decision, payloads, context.spec)
+    replayed.state = outer_step(state, decision, payloads, context.run.at(window))
     replayed.num_payloads += len(decision.members)
     say(f"window {window}: {len(decision.members)} payloads, by its votes on chain")
 
@@ -108,10 +108,9 @@ def _find_starts(
     context: ReadContext, steps: Sequence[LineageStep], since: int
 ) -> Iterator[OuterState]:
     """Published states at the start of a step, oldest first: theta_0 and checkpoints."""
-    every = context.spec.checkpoint.every_windows
     for step in steps:
         window = step.window + 1
-        if window < since or (window % every and step.window):
+        if window < since or (step.window and not context.run.is_checkpoint(window)):
             continue
         state = Bootstrap(context, Peers(context)).published_state(step)
         if state is not None:
@@ -128,9 +127,7 @@ def _replay_steps(
     cache = PayloadCache(context, peers)
     ahead = [step for step in steps if step.window >= replayed.state.window - 1]
     _compare_votes(context, replayed)
-    for step, after in retake_steps(
-        replayed.state, ahead, cache.obtain_past_payloads, context.spec
-    ):
+    for step, after in retake_steps(replayed.state, ahead, cache.obtain_past_payloads, context.run):
         replayed.state = after
         replayed.num_payloads += len(step.members)
         say(f"window {step.window}: {len(step.members)} payloads, root {after.root[:8].hex()}")
@@ -148,13 +145,13 @@ def _compare_votes(context: ReadContext, replayed: Replayed) -> None:
     if chain.finalized() < schedule.vote_block(window):
         return
     try:
-        ballot = read_ballot(chain, context.spec, window)
+        ballot = read_ballot(chain, context.run, window)
     except ChainError as error:
         log.debug("window %d: the chain no longer has its votes: %s", window, error)
         return
     sample = sample_digest(state.params, ballot.seed)
     if (
-        decide(ballot, state.reference_rao, context.spec.outer.quorum_rules()).root
+        decide(ballot, state.reference_rao, context.run.at(window).outer.quorum_rules()).root
         != state.root[:ROOT_BYTES]
     ):
         return
@@ -185,7 +182,7 @@ def audit_validators(context: ReadContext, replayed: Replayed, say: Say) -> None
     Adds the differences to `replayed.wrong`.
     """
     last = replayed.state.window - 2
-    records = read_records(context.chain, context.chain.finalized(), context.spec.run_id)
+    records = read_records(context.chain, context.chain.finalized(), context.run.run_id)
     for hotkey in validators_by_stake(context):
         if hotkey not in records or records[hotkey].vote is None:
             continue  # miners with enough stake have a permit too, and cast no vote

@@ -24,7 +24,9 @@ def compare_vote(
     if vote is None:
         found.add_unknown("vote: this validator had no vote on chain when votes were counted")
         return
-    named = choose_accepted(log.verdicts, log.reputations, context.spec.outer.peers_per_step)
+    named = choose_accepted(
+        log.verdicts, log.reputations, context.run.at(log.window).outer.peers_per_step
+    )
     missing = [verdict.uid for verdict in log.verdicts if verdict.missing]
     pairs: list[tuple[str, object, object]] = [
         ("uids not named by the log", [], sorted(vote.uids - named)),

@@ -74,4 +74,4 @@ class Committer:
         """The access to the own bucket, and this payload, if any."""
         commitment = None if payload is None else self._work.commitment(payload)
         context = self._context
-        return Record.of(context.spec.run_id, access=context.access, payload=commitment)
+        return Record.of(context.run.run_id, access=context.access, payload=commitment)

@@ -15,10 +15,10 @@ from template.base.desk import Desk
 from template.base.gate import Gate
 from template.base.pending import PendingPayload, PendingPayloads
 from template.context import NodeContext
-from template.data.pages import PageReader
 from template.peers.client import Peers
 from template.protocol.quorum import Decision
 from template.protocol.record import PayloadCommitment
+from template.sync.dataset import Datasets
 from template.sync.follower import Follower
 from template.training.checkpoint import LocalCheckpoint
 
@@ -38,7 +38,7 @@ class MinerParts:
     context: NodeContext
     peers: Peers
     follower: Follower
-    pages: PageReader
+    datasets: Datasets
     desk: Desk
     gate: Gate = field(default_factory=Gate)
     is_over: Callable[[], bool] = lambda: False

@@ -46,6 +46,6 @@ class Deadline:
         """Blocks until training must stop."""
         schedule = self._context.schedule
         # One window on a machine that stood still must not end all training.
-        finish = min(max(self.recent_blocks, default=0), schedule.blocks_per_window // 2)
+        finish = min(max(self.recent_blocks, default=0), schedule.blocks_of(window) // 2)
         last_block = schedule.commit_block(window) - COMMIT_MARGIN_BLOCKS - finish
         return last_block - self._context.waiter.recent_head()

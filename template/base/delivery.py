@@ -100,7 +100,7 @@ class Courier:
                 return False
         block = context.schedule.commit_block(window)
         try:
-            record = read_records(context.chain, block, context.spec.run_id).get(context.hotkey)
+            record = read_records(context.chain, block, context.run.run_id).get(context.hotkey)
         except ChainError:
             if context.chain.finalized() - block < KEPT_BLOCKS:
                 raise
@@ -134,7 +134,7 @@ class Courier:
                     desk.note_change()
 
     def _is_uploaded(self, payload: PendingPayload) -> bool:
-        key = payload_key(self._context.spec.run_id, payload.window, payload.digest)
+        key = payload_key(self._context.run.run_id, payload.window, payload.digest)
         try:
             return self._context.bucket.get(key, max_bytes=len(payload.frame)) == payload.frame
         except StoreError:
@@ -143,19 +143,20 @@ class Courier:
 
     def _upload(self, payload: PendingPayload) -> None:
         context = self._context
-        key = payload_key(context.spec.run_id, payload.window, payload.digest)
+        key = payload_key(context.run.run_id, payload.window, payload.digest)
         context.bucket.put(key, payload.frame)
         context.metrics.log(payload.window, {"payload_bytes": len(payload.frame)})
 
     def _is_drawn(self, window: int) -> bool:
-        context, most = self._context, self._context.spec.evaluation.max_payloads
+        context = self._context
+        most = context.run.at(window).evaluation.max_payloads
         if most >= MAX_UIDS:
             return True
         stake_block = context.schedule.stake_block(window)
         context.waiter.until_finalized(
             stake_block, f"the draw of the payloads that are read in window {window}"
         )
-        candidates = list(read_candidates(context.chain, context.spec, window).values())
+        candidates = list(read_candidates(context.chain, context.run, window).values())
         block_hash = context.chain.block_hash(stake_block)
         drawn, _ = draw_candidates(block_hash, window, candidates, most)
         return any(member.hotkey == context.hotkey for member in drawn)

@@ -32,6 +32,10 @@ class ErrorFeedback:
         self.revision: object = object()
         """Another object after every change of the tensors."""
 
+    def follow(self, form: PayloadFormat, decay: float) -> None:
+        """Encode by another spec of the run from now on."""
+        self._form, self._decay = form, decay
+
     def encode(self, header: PayloadHeader, deltas: Mapping[str, Tensor]) -> bytes:
         """The frame of decay * feedback + delta; the feedback keeps the rest.
 

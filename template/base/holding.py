@@ -37,21 +37,21 @@ class NamedPayloads:
         self._context = context
         self._blocks_per_byte = 0.0
 
-    def share(self, holding: Holding, digests: Collection[bytes]) -> int:
+    def share(self, window: int, holding: Holding, digests: Collection[bytes]) -> int:
         """How many of a window's payloads this node will put, if as many as a step takes are named.
 
         `digests`: of all candidates. Of more than a step takes, its share of them.
         """
         mine = len(holding.held_by(self._context.hotkey, digests))
-        named = min(len(digests), self._context.spec.outer.peers_per_step)
+        named = min(len(digests), self._context.run.at(window).outer.peers_per_step)
         return min(mine, -(-named * mine // max(1, len(digests))))
 
-    def reserve(self, period_blocks: int, num_payloads: int) -> float:
+    def reserve(self, window: int, period_blocks: int, num_payloads: int) -> float:
         """Fraction of the scoring period to keep for the uploads of so many payloads.
 
         From the slowest rate seen lately; `MIN_RESERVE` before the first upload.
         """
-        num_bytes = num_payloads * self._context.form.num_bytes
+        num_bytes = num_payloads * self._context.form_at(window).num_bytes
         needed_blocks = math.ceil(SAFETY_FACTOR * num_bytes * self._blocks_per_byte)
         return min(max(needed_blocks / period_blocks, MIN_RESERVE), MAX_RESERVE)
 
@@ -92,7 +92,7 @@ class NamedPayloads:
         self, window: int, frames: Mapping[int, bytes], is_late: Callable[[], bool]
     ) -> dict[int, str]:
         """Put all `frames` side by side; uid -> reason for each that is not there."""
-        bucket, run_id = self._context.bucket, self._context.spec.run_id
+        bucket, run_id = self._context.bucket, self._context.run.run_id
         pool = ThreadPoolExecutor(max_workers=UPLOAD_THREADS, thread_name_prefix="upload")
         try:
             running = {

@@ -6,9 +6,9 @@ import numpy as np
 
 from template.context import NodeContext
 from template.data.assignment import assigned_pages, assignment_seed
-from template.data.pages import PageReader
 from template.errors import ChainError
 from template.protocol.ranges import BlockRange, drawn_range
+from template.sync.dataset import Datasets
 
 log = logging.getLogger(__name__)
 
@@ -16,14 +16,14 @@ log = logging.getLogger(__name__)
 class PageLists:
     """Draws page lists, and has the pages of the next one fetched ahead."""
 
-    def __init__(self, context: NodeContext, pages: PageReader) -> None:
-        self._context, self._pages = context, pages
+    def __init__(self, context: NodeContext, datasets: Datasets) -> None:
+        self._context, self._datasets = context, datasets
         self._prefetched = -1
         """The newest window whose pages were asked for ahead."""
 
     def draw(self, hotkey: str, window: int, count: int) -> np.ndarray:
         """Ids of the first `count` pages assigned to a hotkey for a window, int64."""
-        return assigned_pages(self._seed(hotkey, window), count, self._pages.paging)
+        return assigned_pages(self._seed(hotkey, window), count, self._datasets.at(window).paging)
 
     def blocks(self, window: int) -> BlockRange:
         """The part of the model that this miner trains on the page list of a window."""
@@ -35,7 +35,7 @@ class PageLists:
         so that the pages are there when training begins. May be called again.
         """
         context = self._context
-        if window <= self._prefetched or window >= context.spec.schedule.num_windows:
+        if window <= self._prefetched or window >= context.run.num_windows:
             return
         if context.waiter.recent_head() < context.schedule.assignment_block(window):
             return
@@ -45,7 +45,7 @@ class PageLists:
             log.debug("window %d: its pages are not fetched ahead: %s", window, error)
             return
         self._prefetched = window
-        self._pages.prefetch(ids)
+        self._datasets.at(window).prefetch(ids)
 
     def _seed(self, hotkey: str, window: int) -> bytes:
         context = self._context

@@ -23,6 +23,7 @@ from template.context import NodeContext
 from template.errors import StoreError, disk_trouble
 from template.files import append_whole
 from template.protocol.keys import verdict_key
+from template.protocol.run import Run
 from template.protocol.spec import RunSpec
 from template.scoring.rules import pay_rules, verdict_log_limit_bytes
 
@@ -58,7 +59,7 @@ class LogPublisher:
 
     def __init__(self, context: NodeContext) -> None:
         self._context = context
-        self._file = LogFile(context.state_dir, context.spec)
+        self._file = LogFile(context.state_dir, context.run)
         self._unpublished = self._file.recover()
 
     def write(self, window_log: WindowLog) -> bytes:
@@ -66,7 +67,7 @@ class LogPublisher:
         data = encode_log(window_log).encode()
         self._file.append(window_log.window, data)
         # A log older than what pay looks at helps no auditor: give up on publishing it.
-        spec = self._context.spec
+        spec = self._context.run.at(window_log.window)
         oldest = window_log.window - max(spec.weights.history_windows, windows_secret(spec))
         recent = {w: data for w, data in self._unpublished.items() if w > oldest}
         self._unpublished = recent | {window_log.window: data}
@@ -77,12 +78,12 @@ class LogPublisher:
 
         The next call retries after the first failure.
         """
-        spec = self._context.spec
+        run = self._context.run
         for window, data in sorted(self._unpublished.items()):
-            if public_from(spec, window) > voted:
+            if public_from(run.at(window), window) > voted:
                 return
             try:
-                self._context.bucket.put(verdict_key(spec.run_id, window), data)
+                self._context.bucket.put(verdict_key(run.run_id, window), data)
             except StoreError as error:
                 log.warning("window %d: its verdict log is not in the bucket: %s", window, error)
                 return
@@ -95,12 +96,22 @@ class LogFile:
     Two files: a full file becomes the older file in one rename, so a kill loses no log.
     """
 
-    def __init__(self, folder: Path, spec: RunSpec) -> None:
+    def __init__(self, folder: Path, run: Run) -> None:
         self._path, self._older = folder / LOG_FILE, folder / OLDER_LOG_FILE
-        self._num_kept = windows_kept(spec)
-        self._num_secret = windows_secret(spec)
-        self._limit_bytes = verdict_log_limit_bytes(spec)
+        self._run = run
         self._first: int | None = None
+
+    @property
+    def _num_kept(self) -> int:
+        return max(map(windows_kept, self._run))
+
+    @property
+    def _num_secret(self) -> int:
+        return max(map(windows_secret, self._run))
+
+    @property
+    def _limit_bytes(self) -> int:
+        return max(map(verdict_log_limit_bytes, self._run))
 
     def recover(self) -> dict[int, bytes]:
         """window -> log, of the newest logs on disk: those not public yet, or not for certain.

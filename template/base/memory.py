@@ -90,6 +90,10 @@ class ValidatorMemory:
             },
         }
 
+    def under(self, rules: PayRules) -> "ValidatorMemory":
+        """The same memory under the rules of another window."""
+        return self if rules == self.rules else replace(self, rules=rules)
+
     def voted_on(self, window: int) -> "ValidatorMemory":
         """With a vote on `window`."""
         return replace(self, last_voted=max(self.last_voted, window))

@@ -34,7 +34,7 @@ from template.peers.client import Peers
 from template.protocol.keys import payload_key
 from template.protocol.quorum import Decision
 from template.sync.bootstrap import Bootstrap
-from template.sync.dataset import open_pages
+from template.sync.dataset import open_datasets
 from template.sync.follower import Follower
 
 log = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ class Miner:
             context=context,
             peers=peers,
             follower=self.follower,
-            pages=open_pages(context, peers),
+            datasets=open_datasets(context, peers),
             desk=self.desk,
             is_over=lambda: self._lanes.are_over,
             follows_beside=context.works_beside,
@@ -119,7 +119,7 @@ class Miner:
 
     def _awaited(self, window: int) -> tuple[str, int]:
         """What this node waits for, in words, and until which block; no words while it trains."""
-        schedule, num_windows = self.context.schedule, self.context.spec.schedule.num_windows
+        schedule, num_windows = self.context.schedule, self.context.run.num_windows
         if self._is_training:
             return "", 0
         if window < 0:
@@ -151,7 +151,7 @@ class Miner:
         context, schedule = self.context, self.context.schedule
         current = schedule.window_of(context.waiter.recent_head())
         window = max(self.work.next_window, current, 0)
-        if window >= context.spec.schedule.num_windows or window > current + 1:
+        if window >= context.run.num_windows or window > current + 1:
             return None
         self.work.prefetch(window)
         if context.waiter.recent_final() < schedule.assignment_block(window):
@@ -185,7 +185,7 @@ class Miner:
         list is trained, too late to count: slow machines that send such payloads need lanes.
         """
         context = self.context
-        schedule, num_windows = context.schedule, context.spec.schedule.num_windows
+        schedule, num_windows = context.schedule, context.run.num_windows
         self._standing.demand_registration()
         try:
             self.reveal()
@@ -321,7 +321,7 @@ class Miner:
             self.settle(self.follower.advance(self._lanes.check))
 
     def _within_run(self) -> bool:
-        return self.follower.next_window < self.context.spec.schedule.num_windows
+        return self.follower.next_window < self.context.run.num_windows
 
     def _take_back_void(self) -> None:
         """Own payloads that were accepted and then found void count as not accepted."""
@@ -332,9 +332,10 @@ class Miner:
         self.follower.taken_back.clear()
 
     def _take_back_from_bucket(self, window: int, digest: bytes) -> None:
-        key = payload_key(self.context.spec.run_id, window, digest)
+        key = payload_key(self.context.run.run_id, window, digest)
         try:
-            frame = self.context.bucket.get(key, max_bytes=self.context.form.num_bytes)
+            num_bytes = self.context.form_at(window).num_bytes
+            frame = self.context.bucket.get(key, max_bytes=num_bytes)
         except StoreError as error:
             log.warning("window %d: the own payload found void is lost: %s", window, error)
             return

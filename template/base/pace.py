@@ -39,7 +39,7 @@ class ScoringPace:
 
     def has_time_to_measure(self, next_window: int) -> bool:
         """Whether a point of the loss curve costs no vote; the run's last point always counts."""
-        is_last = next_window >= self._context.spec.schedule.num_windows
+        is_last = next_window >= self._context.run.num_windows
         return is_last or not self.is_too_late(next_window)
 
     def report(self, window: int, last_voted: int) -> None:

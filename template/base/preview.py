@@ -44,7 +44,9 @@ class Preview:
         self._context, self._peers, self._follower = context, peers, follower
         self._state = follower.state  # the follower may move on meanwhile
         self._window = window - 1
-        schedule = context.spec.schedule
+        self._spec = context.run.at(self._window)
+        # The phases of a window's payloads lie in the next window.
+        schedule = context.run.at(window).schedule
         published = context.schedule.held_out_block(self._window)
         self._from_block = published + schedule.finality_lag_blocks
         self._enough_block = self._from_block + schedule.finality_lag_blocks
@@ -92,9 +94,9 @@ class Preview:
 
     def _start_fetching(self) -> Fetching:
         context = self._context
-        candidates = read_candidates(context.chain, context.spec, self._window)
+        candidates = read_candidates(context.chain, context.run, self._window)
         block_hash = context.chain.block_hash(context.schedule.stake_block(self._window))
-        most = context.spec.evaluation.max_payloads
+        most = context.run.at(self._window).evaluation.max_payloads
         drawn, _ = draw_candidates(block_hash, self._window, list(candidates.values()), most)
         members = sorted(drawn, key=lambda member: member.uid)
         self._members = [member for member in members if member.hotkey in self._expected]
@@ -114,15 +116,20 @@ class Preview:
         if not opened or len(opened) < ENOUGH * len(self._members):
             return None
         self.uids = tuple(opened)
-        return previewed_params(self._state, self._members, opened, self._context.spec)
+        return previewed_params(self._state, self._members, opened, self._spec)
 
     def _opened(self, member: Member) -> Payload | None:
-        frame, spec = self._follower.held(member.digest), self._context.spec
+        frame, spec = self._follower.held(member.digest), self._spec
         if frame is None:
             return None
         try:
             return open_payload(
-                frame, member, self._window, self._context.form, spec.outer.max_staleness
+                frame,
+                member,
+                self._window,
+                self._context.form_at(self._window),
+                spec.outer.max_staleness,
+                oldest_base=spec.first_window,
             )
         except PayloadError as error:
             log.info("no preview of uid %d: %s", member.uid, error)

@@ -70,7 +70,7 @@ class Starts:
     def _start_at(self, state: OuterState) -> Mapping[str, Tensor]:
         # A state may be ahead of what the node has settled: what the state holds is not under way.
         own = [p for p in self._under_way() if p.header.window >= state.window - 1]
-        return start_of_miner(state, own, self._context.spec)
+        return start_of_miner(state, own, self._context.run.at(state.window - 1))
 
     @property
     def is_awaiting(self) -> bool:

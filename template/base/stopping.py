@@ -59,7 +59,7 @@ def deliver(
 
     def upload() -> None:
         for payload in reversed(wanted):
-            key = payload_key(context.spec.run_id, payload.window, payload.digest)
+            key = payload_key(context.run.run_id, payload.window, payload.digest)
             context.bucket.put(key, payload.frame)
             done.append(payload)
 
@@ -92,7 +92,7 @@ def tell_delivery(context: NodeContext, delivery: Delivery) -> None:
             "Start this miner again at once, before %s at the latest",
             payload.window,
             why,
-            context.spec.weights.history_windows,
+            context.run.at(payload.window).weights.history_windows,
             context.waiter.when(pace.block_of(payload.window, FETCH_SHARE)),
         )
 
@@ -101,7 +101,7 @@ def tell_missed(context: NodeContext, last_committed: int) -> None:
     """Say from which window on a miner that is away is missing, and when to be back."""
     schedule = context.schedule
     window = max(0, last_committed + 1, schedule.window_of(context.waiter.expected_head()))
-    if window < context.spec.schedule.num_windows:
+    if window < context.run.num_windows:
         log.info(
             "windows from %d on are missed while this miner is away; the payload of window %d has "
             "to be committed until %s",

@@ -19,10 +19,14 @@ class Stride:
     """The width of the next payload. `asked`: the operator's; 0: as wide as the machine can."""
 
     def __init__(self, spec: RunSpec, asked: int, last: int = 1) -> None:
-        self._most, self._asked = spec.training.max_width, asked
-        self._inner_steps = spec.training.inner_steps
+        self._asked, self.width = asked, asked or last
+        self.follow(spec)
+
+    def follow(self, spec: RunSpec) -> None:
+        """Plan by this spec from now on."""
+        self._most, self._inner_steps = spec.training.max_width, spec.training.inner_steps
         self.window_blocks = spec.schedule.blocks_per_window
-        self.width = min(asked or last, self._most)
+        self.width = min(self._asked or self.width, self._most)
 
     def note_loop(self, blocks: int, steps: int) -> bool:
         """An inner loop of this width took so many blocks for its steps; whether it was whole.

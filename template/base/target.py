@@ -13,16 +13,23 @@ from typing import Any
 from template.base.deadline import COMMIT_MARGIN_BLOCKS, Deadline
 from template.chain.ballots import read_records
 from template.context import NodeContext
-from template.protocol.spec import RunSpec
+from template.protocol.run import Run
 
 log = logging.getLogger(__name__)
+
+
+def last_window_under(run: Run, window: int) -> int:
+    """The last window under the spec of `window`: no payload crosses a succession."""
+    spec = run.at(window)
+    later = [each.first_window - 1 for each in run if each.first_window > spec.first_window]
+    return min([*later, spec.schedule.num_windows - 1])
 
 
 class Target:
     """Moves to a later window when the time for the present one is over."""
 
     def __init__(
-        self, spec: RunSpec, deadline: Deadline, base: int, first: int, windows: int = 1
+        self, run: Run, deadline: Deadline, base: int, first: int, windows: int = 1
     ) -> None:
         """`base`: the window of the page list. `first`: the first window that has no own payload
         yet. `windows`: so many may one payload take.
@@ -30,7 +37,7 @@ class Target:
         self._deadline = deadline
         self.window = max(base, first)
         self._wanted = max(self.window, base + windows - 1)
-        self._last = min(base + spec.outer.max_staleness, spec.schedule.num_windows - 1)
+        self._last = min(base + run.at(base).outer.max_staleness, last_window_under(run, base))
         self._begun_block, self._steps_begun, self._step_blocks = 0, 0, 0.0
 
     @property
@@ -81,7 +88,7 @@ class Turns:
         saved: Mapping[str, Any],
     ) -> None:
         """`saved`: an earlier process's `values`."""
-        self._spec, self._deadline = context.spec, deadline
+        self._run, self._deadline = context.run, deadline
         self._windows = context.inner.windows
         self.last_list = int(saved.get("last_window", -1))
         """The window of the last page list trained; -1 before the first."""
@@ -95,7 +102,7 @@ class Turns:
         A state folder lost, or restored from a copy, does not know of that payload. Validators
         refuse a page list claimed twice, and no list is newer than the payload made of it.
         """
-        records = read_records(context.chain, context.chain.head(), self._spec.run_id)
+        records = read_records(context.chain, context.chain.head(), self._run.run_id)
         record = records.get(context.hotkey)
         said = -1 if record is None or record.payload is None else record.payload.window
         if said <= self.last_sent:
@@ -119,7 +126,7 @@ class Turns:
 
     def target_of(self, base: int) -> Target:
         """The target of a payload from the page list of `base`."""
-        return Target(self._spec, self._deadline, base, self.last_sent + 1, self._windows)
+        return Target(self._run, self._deadline, base, self.last_sent + 1, self._windows)
 
     def values(self) -> dict[str, int]:
         """Plain JSON values for the local checkpoint."""

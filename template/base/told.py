@@ -95,7 +95,7 @@ class Teller:
         self._waiting.append(sent)
 
     def _public(self, window: int) -> int:
-        return public_from(self._context.spec, window)
+        return public_from(self._context.run.at(window), window)
 
     def tell_due(self) -> bool:
         """Tell the oldest window that can be told; whether there was one."""
@@ -143,7 +143,7 @@ class Teller:
     def _with_ballot(self, sent: _Sent) -> _Sent:
         if sent.window not in self._ballots:
             try:
-                ballot = read_ballot(self._context.chain, self._context.spec, sent.window)
+                ballot = read_ballot(self._context.chain, self._context.run, sent.window)
             except ChainError as error:
                 log.debug("window %d: its votes are not there any more: %s", sent.window, error)
                 return sent
@@ -186,7 +186,7 @@ class Teller:
 
     def _read_log(self, validator: str, window: int, digest: bytes) -> WindowLog | None:
         """A log with the digest of the vote; None if there is none, or not yet."""
-        spec = self._context.spec
+        spec = self._context.run.at(window)
         key, limit_bytes = verdict_key(spec.run_id, window), verdict_log_limit_bytes(spec)
         try:
             data = self._peers.bucket(validator).get(key, max_bytes=limit_bytes)

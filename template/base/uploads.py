@@ -97,15 +97,13 @@ class Uploads:
         stake_rao = next(
             (n.total_stake_rao for n in graph.neurons if n.hotkey == context.hotkey), 0
         )
-        return read_holding(context.chain, context.spec, window).joined_by(
-            context.hotkey, stake_rao
-        )
+        return read_holding(context.chain, context.run, window).joined_by(context.hotkey, stake_rao)
 
     def reserve(self, window: int, members: Mapping[int, Member], period_blocks: int) -> float:
         """Fraction of the scoring period to keep for the payloads that fall to this node."""
         digests = {member.digest for member in members.values()}
-        share = self.named.share(self.holding(window), digests)
-        return self.named.reserve(period_blocks, share)
+        share = self.named.share(window, self.holding(window), digests)
+        return self.named.reserve(window, period_blocks, share)
 
     def hold(
         self,

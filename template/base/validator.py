@@ -25,7 +25,7 @@ from template.protocol.record import LOG_DIGEST_BYTES, ROOT_BYTES, Record, Vote,
 from template.scoring.rules import pay_rules
 from template.scoring.window import Scored, WindowScorer
 from template.sync.bootstrap import Bootstrap
-from template.sync.dataset import fetch_companions, open_pages
+from template.sync.dataset import fetch_companions, open_datasets
 from template.sync.follower import KEPT_BLOCKS, Follower
 from template.sync.lineage import LineagePublisher
 from template.sync.own_checkpoint import OwnCheckpoints
@@ -72,7 +72,8 @@ class Validator:
         self.follower = Follower(context, self.peers, checkpoint.state, keeps_step_start=True)
         for window, payload, frame in self._uploads.standby.frames_from(self.follower.next_window):
             self.follower.keep(window, payload, frame)
-        pages = open_pages(context, self.peers, publisher.offer, reads_ahead=True)
+        self._datasets = open_datasets(context, self.peers, publisher.offer, reads_ahead=True)
+        pages = self._datasets.at(checkpoint.state.window)
         entry = pages.manifest.tokenizer
         companions = fetch_companions(context, self.peers, entry, publisher.offer)
         publisher.carry(companions)
@@ -81,15 +82,19 @@ class Validator:
         self._uploads.serve(pages)
         anchor = self.follower.anchors.path_of(checkpoint.state.window)
         publisher.offer_missing_checkpoint(checkpoint.state, anchor=anchor)
-        self._scorer = WindowScorer(context, self.peers, pages)
+        self._scorer = WindowScorer(context, self.peers, self._datasets)
         self._weights = WeightSetter(context, self.policy) if sets_weights else None
         self._pace = ScoringPace(context)
         self._own_checkpoints = OwnCheckpoints(context)
         self._lineage = LineagePublisher(context)
         self._logs = LogPublisher(context)
-        self.memory = ValidatorMemory.from_values(checkpoint.values, pay_rules(context.spec))
+        self.memory = ValidatorMemory.from_values(
+            checkpoint.values, pay_rules(context.run.at(checkpoint.state.window))
+        )
         self._scored: ScoredWindow | None = None
-        context.metrics.log(0, {"unigram_entropy": unigram_entropy(self._scorer.curve)})
+        context.metrics.log(
+            0, {"unigram_entropy": unigram_entropy(self._scorer.curve(checkpoint.state.window))}
+        )
         self._measure()
         self._restore_vote()
 
@@ -98,7 +103,7 @@ class Validator:
         context, schedule = self.context, self.context.schedule
         window = self.follower.next_window
         self._uploads.raise_failure()
-        if window >= context.spec.schedule.num_windows:
+        if window >= context.run.num_windows:
             self._close()
             self._uploads.go_on(self.follower.state.window)
             self._uploads.finish()
@@ -120,7 +125,7 @@ class Validator:
             self._save()
             with self._uploads.first():
                 self._lineage.publish(self.follower.ledger.steps)
-            if self.follower.next_window >= context.spec.schedule.num_windows:
+            if self.follower.next_window >= context.run.num_windows:
                 # Before the uploads, which may outlast the time for this vote.
                 self._vote_last_root(self.follower.next_window)
             self._publish_checkpoint()
@@ -133,7 +138,7 @@ class Validator:
         self._uploads.stop()
         schedule = self.context.schedule
         window = max(self.memory.last_voted + 1, self.follower.next_window)
-        if window < self.context.spec.schedule.num_windows:
+        if window < self.context.run.num_windows:
             log.info(
                 "votes and weights from window %d on are missed while this validator is away; the "
                 "votes on window %d are counted at %s",
@@ -165,7 +170,7 @@ class Validator:
         more than half of the reference stake votes this root, or `VOID_WINDOWS` windows are over.
         """
         schedule, waiter = self.context.schedule, self.context.waiter
-        first = self.context.spec.schedule.num_windows
+        first = self.context.run.num_windows
         if self.context.chain.finalized() - schedule.vote_block(first) >= KEPT_BLOCKS:
             # Long after the end a node that starts again can read these votes nowhere.
             return
@@ -200,11 +205,11 @@ class Validator:
     def _restore_vote(self) -> None:
         """Keep the vote on chain: a restart must not take the vote back."""
         chain, context = self.context.chain, self.context
-        record = read_records(chain, chain.head(), context.spec.run_id).get(context.hotkey)
+        record = read_records(chain, chain.head(), context.run.run_id).get(context.hotkey)
         vote = None if record is None else record.vote
         if vote is not None and vote.root == self.follower.ledger.root:
             self.memory = self.memory.voted_on(vote.window)
-        record = Record.of(context.spec.run_id, access=context.access, vote=vote)
+        record = Record.of(context.run.run_id, access=context.access, vote=vote)
         self._standing.publish_if_new(record)
 
     def _vote(self, window: int) -> None:
@@ -218,7 +223,7 @@ class Validator:
             return
         done = self._score_once(window)
         scored = done.scored
-        limit = self.context.spec.outer.peers_per_step
+        limit = self.context.run.at(window).outer.peers_per_step
         uids = self.policy.accepted_uids(scored, self.memory, limit)
         with self._uploads.first():
             uids = self._hold_named(window, uids, scored)
@@ -240,7 +245,7 @@ class Validator:
         """
         self._uploads.look()  # others may lack what this node alone has
         window = self.context.schedule.window_of(self.context.waiter.recent_head()) - 1
-        is_over = window >= self.context.spec.schedule.num_windows + VOID_WINDOWS
+        is_over = window >= self.context.run.num_windows + VOID_WINDOWS
         if is_over or window <= max(self.memory.last_voted, self.follower.next_window):
             return
         if not self._pace.has_passed(window, STUCK_FRACTION) or self._pace.is_too_late(window):
@@ -269,7 +274,7 @@ class Validator:
             log_digest=digest,
             pace=pace,
         )
-        record = Record.of(context.spec.run_id, access=context.access, vote=self.policy.vote(vote))
+        record = Record.of(context.run.run_id, access=context.access, vote=self.policy.vote(vote))
         is_published = self._standing.publish(record)
         if is_published:
             self.memory = self.memory.voted_on(window)
@@ -278,7 +283,7 @@ class Validator:
     def _score_once(self, window: int) -> ScoredWindow:
         """The window's scores, log digest and pace; a vote sent again sends the same."""
         if self._scored is None or self._scored.window != window:
-            candidates = read_candidates(self.context.chain, self.context.spec, window)
+            candidates = read_candidates(self.context.chain, self.context.run, window)
             share = 1.0 - self._uploads.reserve(window, candidates, self._pace.num_blocks(window))
             scored = self._scorer.score(
                 window,
@@ -290,7 +295,10 @@ class Validator:
             )
             stake_block = self.context.schedule.stake_block(window)
             graph = self.context.chain.metagraph(stake_block)
-            memory, window_log = self.memory.record_window(window, scored, registrations(graph))
+            rules = pay_rules(self.context.run.at(window))
+            memory, window_log = self.memory.under(rules).record_window(
+                window, scored, registrations(graph)
+            )
             digest = log_digest(self._logs.write(window_log))
             self.memory = memory
             self.context.metrics.log(window, tallies(scored.verdicts, memory.reputations))
@@ -328,7 +336,7 @@ class Validator:
 
     def _publish_checkpoint(self) -> None:
         """Upload and sweep beside the loop from now on; at the run's end wait for it."""
-        is_last = self.follower.next_window >= self.context.spec.schedule.num_windows
+        is_last = self.follower.next_window >= self.context.run.num_windows
         self._offer_checkpoint(is_last=is_last)
         self._uploads.go_on(self.follower.state.window)
         if is_last:

@@ -11,6 +11,7 @@ from template.base.policy import ValidatorPolicy
 from template.base.standing import unregistered_owner
 from template.context import NodeContext
 from template.errors import ChainError
+from template.scoring.rules import pay_rules
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ class WeightSetter:
 
         A refusal is logged, and the next window tries again.
         """
-        pay_window = self._context.spec.schedule.pay_window(window)
+        pay_window = self._context.run.at(window).schedule.pay_window(window)
         if pay_window < 0 or pay_window == self._set_window:
             return
         chain = self._context.chain
@@ -56,7 +57,8 @@ class WeightSetter:
                 unregistered_owner(graph),
             )
             return
-        shares = self._policy.weights(graph, memory, pay_window)
+        rules = pay_rules(self._context.run.at(pay_window))
+        shares = self._policy.weights(graph, memory.under(rules), pay_window)
         try:
             chain.set_weights(shares)
         except ChainError as error:

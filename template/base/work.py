@@ -40,6 +40,7 @@ from template.training.checkpoint import LocalCheckpoint
 from template.training.inner import InnerTrainer
 from template.training.inner_loop import InnerResult, Trainer
 from template.training.memory import KEPT
+from template.training.model import payload_format
 from template.training.outer import clip_references
 from template.training.spread import Feedback, finite
 
@@ -62,17 +63,16 @@ class HonestWork:
         self.parts = parts
         context = parts.context
         ranks = context.ranks
+        self._spec = spec = context.run.at(checkpoint.state.window)
         self.trainer: Trainer = (
-            InnerTrainer(context.spec, context.device, context.inner)
-            if ranks is None
-            else ranks.trainer()
+            InnerTrainer(spec, context.device, context.inner) if ranks is None else ranks.trainer()
         )
         self.trainer.recall(checkpoint.values.get("inner_notes", {}))
         self.trainer.load_moments(checkpoint.groups.get(MOMENTS, {}))
-        decay = context.spec.compression.error_feedback_decay
+        decay = spec.compression.error_feedback_decay
         saved = checkpoint.groups.get("feedback", {})
         self.feedback: Feedback = (
-            ErrorFeedback(context.form, decay, saved)
+            ErrorFeedback(payload_format(spec), decay, saved)
             if ranks is None
             else ranks.feedback(decay, saved, RETURNED_SHARE)
         )
@@ -86,8 +86,8 @@ class HonestWork:
         """The part of the model that the payload under way trains."""
         self.width = 1
         """Pages of a step, in multiples of the run's; for the payload under way."""
-        self.lists = PageLists(context, parts.pages)
-        self.stride = Stride(context.spec, context.inner.width, checkpoint.values.get("width", 1))
+        self.lists = PageLists(context, parts.datasets)
+        self.stride = Stride(spec, context.inner.width, checkpoint.values.get("width", 1))
         self._begun_block = 0  # the head when the last inner loop began
         self.inner_loop_blocks: int | None = checkpoint.values.get("inner_loop_blocks")
         self.deadline = Deadline(context, checkpoint.values.get("recent_finish_blocks", ()))
@@ -135,9 +135,10 @@ class HonestWork:
 
     def _make_payload(self, window: int) -> Made | None:
         parts, state_window = self.parts, self.parts.follower.state.window
-        if window - state_window > max(1, parts.context.spec.outer.max_staleness):
+        if window - state_window > max(1, parts.context.run.at(window).outer.max_staleness):
             log.warning("window %d: theta_%d is too old to train from", window, state_window)
             return None
+        self._follow(window)
         self.order_secret = parts.context.random_bytes(SEED_BYTES)
         self._target = self.turns.target_of(window)
         self.blocks = WHOLE if parts.context.inner.parts == 1 else self.lists.blocks(window)
@@ -151,6 +152,17 @@ class HonestWork:
         self.deadline.note_end(self._target.window)
         with parts.desk:
             return self._finish(self._target.window, window, result, starts)
+
+    def _follow(self, window: int) -> None:
+        """Train by the spec of this window from now on; feedback and moments stay as they are."""
+        spec = self.parts.context.run.at(window)
+        if spec is self._spec:
+            return
+        form, decay = payload_format(spec), spec.compression.error_feedback_decay
+        self.trainer.follow(spec)
+        self.feedback.follow(form, decay)
+        self.stride.follow(spec)
+        self._spec = spec
 
     def _finish(self, window: int, base: int, result: InnerResult, starts: Starts) -> Made | None:
         """The payload of an inner loop's result, for `window`, from the page list of `base`."""
@@ -167,7 +179,7 @@ class HonestWork:
         if not is_finite:
             return None
         self.recent_steps = [*self.recent_steps, result.steps][-NUM_RECENT:]
-        training = parts.context.spec.training
+        training = self._spec.training
         claimed = result.pages_consumed
         if claimed < self.width * training.pages_per_window:
             claimed -= claimed % block_pages  # of a block under way nobody knows which pages
@@ -188,7 +200,7 @@ class HonestWork:
         frame = self.make_frame(header, result.pseudo_gradient)
         payload = PendingPayload(window=window, frame=frame)
         parts.pending.add(payload)
-        return Made(payload=payload, metrics=_metrics(result, starts, parts.context.spec) | busy)
+        return Made(payload=payload, metrics=_metrics(result, starts, self._spec) | busy)
 
     def train(self, base: int, starts: Starts) -> InnerResult:
         """Run the inner loop, from the expected parameters if there is time to wait for them."""
@@ -205,7 +217,7 @@ class HonestWork:
         self._begun_block = waiter.recent_head()
         train = self.trainer.train
         if not self.blocks.is_whole:
-            train = partial(train, trained=self.parts.context.form.part(self.blocks).names)
+            train = partial(train, trained=payload_format(self._spec).part(self.blocks).names)
         result = train(
             starts.first(),
             base,
@@ -243,16 +255,16 @@ class HonestWork:
         """The assigned pages in private order, int64 [step_pages, page_tokens] per inner step."""
         ids, step_pages = self.page_ids(base), self.step_pages
         for first in range(0, len(ids), step_pages):
-            yield self._pages(ids[first : first + step_pages])
+            yield self._pages(base, ids[first : first + step_pages])
 
     @property
     def step_pages(self) -> int:
         """Pages of an inner step."""
-        return self.width * self.parts.context.spec.training.batch_pages
+        return self.width * self._spec.training.batch_pages
 
-    def _pages(self, ids: np.ndarray) -> np.ndarray:
+    def _pages(self, base: int, ids: np.ndarray) -> np.ndarray:
         """Pages by id. A wait for a bucket, of half an hour at worst, holds up no other lane."""
-        pages = self.parts.pages
+        pages = self.parts.datasets.at(base)
         with nullcontext() if pages.is_at_hand(ids) else self.parts.gate.apart():
             return pages.pages(ids)
 
@@ -269,7 +281,7 @@ class HonestWork:
 
     def list_assigned(self, hotkey: str, base: int) -> np.ndarray:
         """Ids of the pages assigned to a hotkey for a window, int64 [width x pages_per_window]."""
-        count = self.width * self.parts.context.spec.training.pages_per_window
+        count = self.width * self.parts.context.run.at(base).training.pages_per_window
         return self.lists.draw(hotkey, base, count)
 
     def make_frame(self, header: PayloadHeader, deltas: Mapping[str, Tensor]) -> bytes:
@@ -278,7 +290,7 @@ class HonestWork:
 
     def prefetch(self, window: int) -> None:
         """As in `Work`."""
-        count = self.stride.width * self.parts.context.spec.training.pages_per_window
+        count = self.stride.width * self.parts.context.run.at(window).training.pages_per_window
         self.lists.prefetch(window, count)
 
     def is_late(self, base: int) -> bool:
@@ -306,12 +318,13 @@ class HonestWork:
     def payloads_under_way(self, window: int) -> list[Payload]:
         """Own readable payloads of earlier windows without a decision."""
         # Without the desk, which a save may hold: the list is replaced, and never changed within.
-        before, form = self.parts.pending.before(window), self.parts.context.form
-        return [payload for p in before if (payload := _decoded(p, form)) is not None]
+        before, form_at = self.parts.pending.before(window), self.parts.context.form_at
+        decoded = (_decoded(pending, form_at(pending.window)) for pending in before)
+        return [payload for payload in decoded if payload is not None]
 
     def clip_references(self) -> dict[str, float]:
         """Tensor name -> the norm at which the outer step clips a payload."""
-        return clip_references(self.parts.follower.state, self.parts.context.spec.outer)
+        return clip_references(self.parts.follower.state, self._spec.outer)
 
     def commits(self, payload: PendingPayload) -> bool:
         return True
@@ -330,7 +343,7 @@ class HonestWork:
         """Nothing: honest work starts from the follower's state."""
 
     def take_back(self, payload: PendingPayload) -> None:
-        if (decoded := _decoded(payload, self.parts.context.form)) is None:
+        if (decoded := _decoded(payload, self.parts.context.form_at(payload.window))) is None:
             return
         self.feedback.take_back(decoded)
         log.info(

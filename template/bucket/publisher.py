@@ -126,7 +126,7 @@ class Publisher:
         state = self._next
         if state is None:
             return
-        published = build_checkpoint(state, self._context.spec, self._companions)
+        published = build_checkpoint(state, self._context.run.at(state.window), self._companions)
         blobs = published.blobs
         mine = self._share(blobs, state.window)
         files = [(blob_key(d), published.parts.get(d) or partial(_small, blobs, d)) for d in mine]
@@ -143,7 +143,7 @@ class Publisher:
     def _is_busy(self, window: int, is_last: bool) -> bool:
         """Whether an older checkpoint goes on before that of `window`."""
         waiting, older = len(self._checkpoint), self._checkpoint_window
-        every = self._context.spec.checkpoint.every_windows
+        every = self._context.run.at(window).checkpoint.every_windows
         is_useful = window - older <= PROOF_WINDOWS + (KEPT_CHECKPOINTS - 1) * every
         return is_useful and 0 < waiting < self._num_files and not is_last
 
@@ -174,7 +174,7 @@ class Publisher:
 
     def _active_validators(self, window: int) -> set[str]:
         """Hotkeys with a permit and a vote of late; none if the chain does not say so now."""
-        chain, run_id = self._context.chain, self._context.spec.run_id
+        chain, run_id = self._context.chain, self._context.run.run_id
         try:
             block, since = chain.finalized(), window - PROOF_WINDOWS
             return set(read_active_validators(chain, run_id, block, since))
@@ -284,7 +284,7 @@ class Publisher:
             return False
 
     def _manifest_key(self, window: int) -> str:
-        return checkpoint_manifest_key(self._context.spec.run_id, window)
+        return checkpoint_manifest_key(self._context.run.run_id, window)
 
 
 def _from_disk(state: OuterState, anchor: Path | None) -> OuterState:

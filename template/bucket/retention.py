@@ -15,7 +15,7 @@ from template.context import NodeContext
 from template.errors import Denied, NotFound, ObjectError, StoreError
 from template.protocol.keys import blob_key, checkpoint_manifest_key, dropped_manifest_key
 from template.protocol.quorum import VOID_WINDOWS
-from template.protocol.spec import RunSpec
+from template.protocol.run import Run
 from template.scoring.rules import pay_rules
 from template.training.published import named_digests, published_limit_bytes
 from template.training.theta0 import index_length, parse_index
@@ -49,20 +49,20 @@ class Expired:
     first_payloads: int
 
 
-def expired(keys: Collection[str], window: int, spec: RunSpec) -> Expired:
+def expired(keys: Collection[str], window: int, run: Run) -> Expired:
     """Keys of a bucket that every node has stopped needing, at theta_window.
 
     Pure. A payload of window w is part of theta_{w+2} and expires when two proven checkpoints
     contain its step: with these checkpoints at c and c + every, payloads up to window c - 2.
     """
-    run = spec.run_id.hex()
-    published = _windows(keys, rf"{run}/checkpoint/{_WINDOW}/manifest\.json")
-    oldest = oldest_start(published.values(), window, spec)
-    payloads = _windows(keys, rf"{run}/payload/{_WINDOW}/[0-9a-f]{{64}}")
-    verdicts = _windows(keys, rf"{run}/verdict/{_WINDOW}\.jsonl")
-    models = _windows(keys, rf"{run}/model/{_WINDOW}/[A-Za-z0-9._-]+")
+    run_id = run.run_id.hex()
+    published = _windows(keys, rf"{run_id}/checkpoint/{_WINDOW}/manifest\.json")
+    oldest = oldest_start(published.values(), window, run)
+    payloads = _windows(keys, rf"{run_id}/payload/{_WINDOW}/[0-9a-f]{{64}}")
+    verdicts = _windows(keys, rf"{run_id}/verdict/{_WINDOW}\.jsonl")
+    models = _windows(keys, rf"{run_id}/model/{_WINDOW}/[A-Za-z0-9._-]+")
     first_audited = oldest - 1
-    first_log = first_audited - pay_rules(spec).length
+    first_log = first_audited - max(pay_rules(spec).length for spec in run)
     return Expired(
         keys=(
             *(key for key, w in sorted(payloads.items()) if w < first_audited),
@@ -74,15 +74,16 @@ def expired(keys: Collection[str], window: int, spec: RunSpec) -> Expired:
     )
 
 
-def oldest_start(published: Iterable[int], window: int, spec: RunSpec) -> int:
+def oldest_start(published: Iterable[int], window: int, run: Run) -> int:
     """The oldest checkpoint from which theta_window must be replayable; 0 or less: theta_0.
 
     The older of the last two proven checkpoints, or of the last two published in this bucket if
     older: an unpublished checkpoint expires no object.
     """
-    every = spec.checkpoint.every_windows
-    proven = (window - PROOF_WINDOWS) // every * every
-    return min([proven - (KEPT_CHECKPOINTS - 1) * every, *sorted(published)[-KEPT_CHECKPOINTS:]])
+    oldest = window - PROOF_WINDOWS + 1
+    for _ in range(KEPT_CHECKPOINTS):
+        oldest = run.checkpoint_before(oldest - 1)
+    return min([oldest, *sorted(published)[-KEPT_CHECKPOINTS:]])
 
 
 def _windows(keys: Iterable[str], pattern: str) -> dict[str, int]:
@@ -111,7 +112,7 @@ class Sweeper:
         promised: Callable[[], Collection[bytes]] = tuple,
         on_expired: Callable[[int], None] = ignore_window,
     ) -> None:
-        spec = context.spec
+        spec = context.run.first
         first = (spec.data.manifest_digest, spec.checkpoint.theta0_digest)
         self._context, self._promised, self._on_expired = context, promised, on_expired
         self._needed = {*needed, *map(bytes.fromhex, first)}
@@ -123,9 +124,9 @@ class Sweeper:
 
         Remaining objects wait for the next window. A failure is logged as a warning, once.
         """
-        every = self._context.spec.checkpoint.every_windows
-        checkpoint = (window - PROOF_WINDOWS) // every
-        if checkpoint < KEPT_CHECKPOINTS or checkpoint == self._swept:
+        run = self._context.run
+        checkpoint = run.checkpoint_before(window - PROOF_WINDOWS)
+        if run.checkpoint_before(checkpoint - 1) == 0 or checkpoint == self._swept:
             return
         try:
             is_done = self._sweep(window, stop)
@@ -137,8 +138,8 @@ class Sweeper:
 
     def _sweep(self, window: int, stop: Callable[[], bool]) -> bool:
         context = self._context
-        run_id = context.spec.run_id
-        found = expired(context.bucket.list(f"{run_id.hex()}/"), window, context.spec)
+        run_id = context.run.run_id
+        found = expired(context.bucket.list(f"{run_id.hex()}/"), window, context.run)
         self._on_expired(found.first_payloads)
         for key in found.keys:
             context.bucket.delete(key)
@@ -153,14 +154,15 @@ class Sweeper:
 
         Blob keys lack a run id; only the manifest says which blobs belonged to the checkpoint.
         """
-        bucket, run_id = self._context.bucket, self._context.spec.run_id
+        bucket, run_id = self._context.bucket, self._context.run.run_id
         key = checkpoint_manifest_key(run_id, window)
-        manifest = bucket.get(key, max_bytes=published_limit_bytes(self._context.spec))
+        limit = published_limit_bytes(self._context.run.at(window))
+        manifest = bucket.get(key, max_bytes=limit)
         bucket.put(dropped_manifest_key(run_id, window), manifest)
         bucket.delete(key)
 
     def _remove_loose_blobs(self, stop: Callable[[], bool]) -> bool:
-        bucket, run = self._context.bucket, self._context.spec.run_id.hex()
+        bucket, run = self._context.bucket, self._context.run.run_id.hex()
         keys = set(bucket.list(""))
         dropped = _windows(keys, rf"{run}/checkpoint/{_WINDOW}/dropped\.json")
         if not dropped:
@@ -181,7 +183,7 @@ class Sweeper:
 
     def _theta0_parts(self) -> frozenset[bytes]:
         """Parts of theta_0 in this bucket: a tensor that never moved is in a checkpoint too."""
-        spec = self._context.spec
+        spec = self._context.run.first
         key = blob_key(bytes.fromhex(spec.checkpoint.theta0_digest))
         try:
             index = self._context.bucket.get(key, max_bytes=index_length(spec))
@@ -190,7 +192,8 @@ class Sweeper:
         return frozenset(digest for digest, _ in parse_index(index, spec))
 
     def _named_by(self, key: str) -> frozenset[bytes]:
-        limit = max(MAX_OTHER_MANIFEST_BYTES, published_limit_bytes(self._context.spec))
+        own = map(published_limit_bytes, self._context.run)
+        limit = max(MAX_OTHER_MANIFEST_BYTES, *own)
         return named_digests(self._context.bucket.get(key, max_bytes=limit))
 
     def _warn_once(self, error: StoreError | ObjectError) -> None:

@@ -35,7 +35,7 @@ class ShownModel:
 
     def objects(self, state: OuterState) -> Objects:
         """The config goes last: a folder without it is not whole, and no loader takes it."""
-        spec = self._context.spec
+        spec = self._context.run.at(state.window)
         files = files_with_card(state, spec, self._companions, self._facts(state))
         small = {name: partial(BytesSource, data) for name, data in files.small.items()}
         makers: dict[str, Callable[[], Source]] = {**files.weights, **small}
@@ -44,10 +44,10 @@ class ShownModel:
 
     def last_key(self, window: int) -> str:
         """The key of the config."""
-        return model_key(self._context.spec.run_id, window, CONFIG_FILE)
+        return model_key(self._context.run.run_id, window, CONFIG_FILE)
 
     def _facts(self, state: OuterState) -> Facts:
-        spec = self._context.spec
+        spec = self._context.run.at(state.window)
         return Facts(
             run=spec.name,
             run_id=spec.run_id.hex(),

@@ -86,13 +86,15 @@ class Standby:
             )
             for digest, frame in frames.items()
         )
-        self.drop_before(window - payload_windows(self._context.spec))
+        self.drop_before(window - max(map(payload_windows, self._context.run)))
 
     def frames_from(self, window: int) -> Iterator[tuple[int, bytes, bytes]]:
         """(window, digest, frame) of each payload of `window` and later: a restart goes on."""
         for payload in self._folder.payloads():
             if payload.window >= window:
-                frame = self._folder.files(payload.window).get(payload.digest, self._num_bytes)
+                frame = self._folder.files(payload.window).get(
+                    payload.digest, self._num_bytes(payload)
+                )
                 if frame is not None:
                     yield payload.window, payload.digest, frame
 
@@ -180,9 +182,10 @@ class Standby:
 
         Unavailable without a usable answer, NodeTrouble if this node could not ask.
         """
-        length = min(PROBE_BYTES, self._num_bytes)
+        num_bytes = self._num_bytes(payload)
+        length = min(PROBE_BYTES, num_bytes)
         lot = int.from_bytes(self._context.random_bytes(8), "little")
-        start = lot % (self._num_bytes - length + 1)
+        start = lot % (num_bytes - length + 1)
         wanted = self._folder.read(payload, start, length)
         try:
             bucket = self._peers.bucket(hotkey)
@@ -210,10 +213,11 @@ class Standby:
 
     def _is_whole(self, payload: KeptPayload, hotkey: str) -> bool:
         """Whether a bucket gives a payload's very bytes, in time."""
-        coming = _Hashed(max(CHECK_LIMIT_S, self._num_bytes / FULL_READ_BYTES_PER_S))
+        num_bytes = self._num_bytes(payload)
+        coming = _Hashed(max(CHECK_LIMIT_S, num_bytes / FULL_READ_BYTES_PER_S))
         try:
             bucket = self._peers.bucket(hotkey)
-            bucket.stream(self._key(payload), coming, max_bytes=self._num_bytes)
+            bucket.stream(self._key(payload), coming, max_bytes=num_bytes)
         except NodeTrouble as error:
             log.debug("%s was not read to its end: %s", payload.digest.hex(), error)
             return True  # nobody's fault but this node's: nothing is concluded
@@ -262,7 +266,7 @@ class Standby:
 
     def _put(self, payload: KeptPayload) -> None:
         files = self._folder.files(payload.window)
-        path = files.find(payload.digest, self._num_bytes)
+        path = files.find(payload.digest, self._num_bytes(payload))
         if path is None:
             log.warning(
                 "window %d: %s is damaged or gone, so this node cannot serve a payload that it "
@@ -284,12 +288,11 @@ class Standby:
         self._missing.pop(payload.digest, None)
         self._folder.remove(payload)
 
-    @property
-    def _num_bytes(self) -> int:
-        return self._context.form.num_bytes
+    def _num_bytes(self, payload: KeptPayload) -> int:
+        return self._context.form_at(payload.window).num_bytes
 
     def _key(self, payload: KeptPayload) -> str:
-        return payload_key(self._context.spec.run_id, payload.window, payload.digest)
+        return payload_key(self._context.run.run_id, payload.window, payload.digest)
 
 
 class _Hashed(Coming):

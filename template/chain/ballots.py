@@ -9,7 +9,7 @@ from template.protocol.holders import Holding
 from template.protocol.quorum import Ballot, Voter
 from template.protocol.record import MAX_UIDS, PayloadCommitment, Record, decode_record
 from template.protocol.root import Member
-from template.protocol.spec import RunSpec
+from template.protocol.run import Run
 from template.protocol.ss58 import public_key
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ def read_records_of_any_run(chain: Chain, block: int) -> dict[str, Record]:
     return records
 
 
-def read_candidates(chain: Chain, spec: RunSpec, window: int) -> dict[int, Member]:
+def read_candidates(chain: Chain, run: Run, window: int) -> dict[int, Member]:
     """uid -> payload committed for a window, of hotkeys registered at the window's stake block."""
     return {
         neuron.uid: Member(
@@ -46,12 +46,12 @@ def read_candidates(chain: Chain, spec: RunSpec, window: int) -> dict[int, Membe
             coldkey=public_key(neuron.coldkey),
             digest=payload.digest,
         )
-        for neuron, payload in _read_payloads(chain, spec, window)
+        for neuron, payload in _read_payloads(chain, run, window)
         if payload.window == window
     }
 
 
-def read_last_commits(chain: Chain, spec: RunSpec, window: int) -> dict[str, int]:
+def read_last_commits(chain: Chain, run: Run, window: int) -> dict[str, int]:
     """hotkey -> the window, `window` or earlier, of the newest payload committed by its end.
 
     Of hotkeys registered at the window's stake block. A record names the newest payload alone, so
@@ -60,17 +60,17 @@ def read_last_commits(chain: Chain, spec: RunSpec, window: int) -> dict[str, int
     """
     return {
         neuron.hotkey: payload.window
-        for neuron, payload in _read_payloads(chain, spec, window)
+        for neuron, payload in _read_payloads(chain, run, window)
         if payload.window <= window
     }
 
 
 def _read_payloads(
-    chain: Chain, spec: RunSpec, window: int
+    chain: Chain, run: Run, window: int
 ) -> Iterator[tuple[Neuron, PayloadCommitment]]:
     """Payloads on chain at the window's end, of hotkeys registered at the stake block."""
-    schedule = spec.schedule.schedule()
-    records = read_records(chain, schedule.commit_block(window), spec.run_id)
+    schedule = run.schedule
+    records = read_records(chain, schedule.commit_block(window), run.run_id)
     for neuron in chain.metagraph(schedule.stake_block(window)).neurons:
         record = records.get(neuron.hotkey)
         if record is not None and record.payload is not None and neuron.uid < MAX_UIDS:
@@ -90,48 +90,48 @@ def read_active_validators(chain: Chain, run_id: bytes, block: int, since: int) 
     }
 
 
-def read_holding(chain: Chain, spec: RunSpec, window: int) -> Holding:
+def read_holding(chain: Chain, run: Run, window: int) -> Holding:
     """What decides on the holders of a window's payloads; readable from the stake block on.
 
     A validator asleep for `ACTIVE_WINDOWS` holds nothing. Nobody is there in a run's first window.
     """
-    block = spec.schedule.schedule().stake_block(window)
+    block = run.schedule.stake_block(window)
     return Holding(
         seed=chain.block_hash(block),
-        stakes=read_active_validators(chain, spec.run_id, block, window - ACTIVE_WINDOWS),
+        stakes=read_active_validators(chain, run.run_id, block, window - ACTIVE_WINDOWS),
     )
 
 
-def read_ballot(chain: Chain, spec: RunSpec, window: int) -> Ballot:
+def read_ballot(chain: Chain, run: Run, window: int) -> Ballot:
     """Seed, candidates and votes of a window, read after its vote block is finalised.
 
     A vote counts if the hotkey holds a validator permit at the window's stake block.
     """
-    schedule = spec.schedule.schedule()
+    schedule = run.schedule
     stake_block = schedule.stake_block(window)
-    voters = _read_voters(chain, spec, schedule.vote_block(window), stake_block)
+    voters = _read_voters(chain, run, schedule.vote_block(window), stake_block)
     return Ballot(
         window=window,
         seed=chain.block_hash(stake_block),
-        candidates=read_candidates(chain, spec, window),
+        candidates=read_candidates(chain, run, window),
         voters=[voter for voter in voters if voter.vote.window == window],
     )
 
 
-def read_standing_votes(chain: Chain, spec: RunSpec, window: int) -> list[Voter]:
+def read_standing_votes(chain: Chain, run: Run, window: int) -> list[Voter]:
     """Each hotkey's newest vote, on any window, at the vote block of `window`; permits as there."""
-    vote_block = spec.schedule.schedule().vote_block(window)
-    return _read_voters(chain, spec, vote_block, vote_block)
+    vote_block = run.schedule.vote_block(window)
+    return _read_voters(chain, run, vote_block, vote_block)
 
 
-def read_standing_votes_of_any_run(chain: Chain, spec: RunSpec, window: int) -> list[Voter]:
+def read_standing_votes_of_any_run(chain: Chain, run: Run, window: int) -> list[Voter]:
     """As `read_standing_votes`, whatever run each vote names."""
-    block = spec.schedule.schedule().vote_block(window)
+    block = run.schedule.vote_block(window)
     return _list_voters(chain, read_records_of_any_run(chain, block), block)
 
 
-def _read_voters(chain: Chain, spec: RunSpec, vote_block: int, stake_block: int) -> list[Voter]:
-    return _list_voters(chain, read_records(chain, vote_block, spec.run_id), stake_block)
+def _read_voters(chain: Chain, run: Run, vote_block: int, stake_block: int) -> list[Voter]:
+    return _list_voters(chain, read_records(chain, vote_block, run.run_id), stake_block)
 
 
 def _list_voters(chain: Chain, records: Mapping[str, Record], stake_block: int) -> list[Voter]:

@@ -84,13 +84,13 @@ def fetch_newest(context: ReadContext) -> Newest:
 
     Unavailable if none is proven; ConfigError if the run's objects are wrong.
     """
-    spec, peers = context.spec, Peers(context)
-    state = Bootstrap(context, peers).published_up_to(spec.schedule.num_windows + 1)
+    run, peers = context.run, Peers(context)
+    state = Bootstrap(context, peers).published_up_to(run.num_windows + 1)
     downloaded_parts(context.state_dir).keep_only([])
     if state is None:
         raise Unavailable(
             f"--run {context.run_file}: no validator serves a checkpoint that the votes prove: the "
-            f"first is theta_{spec.checkpoint.every_windows}, proven two windows later. Try again "
+            f"first is theta_{run.first.checkpoint.every_windows}, proven two windows later. Try again "
             "later, or take `tessera replay`"
         )
     pages = open_pages(context, peers)
@@ -108,7 +108,8 @@ def save_newest(
     found: Newest, context: ReadContext, folder: Path, measuring: Measuring, say: Say
 ) -> Facts:
     """Measure the loss, and write the model with its card into a folder."""
-    spec, state = context.spec, found.state
+    state = found.state
+    spec = context.run.at(state.window)
     loss, num_pages = _measure(found, context, measuring, say)
     window_tokens = spec.training.pages_per_window * spec.data.page_tokens
     facts = Facts(
@@ -146,7 +147,7 @@ def _measure(
     found: Newest, context: ReadContext, measuring: Measuring, say: Say
 ) -> tuple[float | None, int]:
     """Mean held-out loss and the number of pages; (None, 0) if not wanted or no bucket has them."""
-    wanted = min(measuring.loss_pages, context.spec.evaluation.curve_pages)
+    wanted = min(measuring.loss_pages, context.run.first.evaluation.curve_pages)
     if not wanted:
         return None, 0
     try:
@@ -154,6 +155,6 @@ def _measure(
     except StoreError as error:
         say(f"the loss is not measured: {error}")
         return None, 0
-    scorer = Scorer(context.spec, measuring.device)
+    scorer = Scorer(context.run.first, measuring.device)
     scorer.load(found.state.params)
     return float(scorer.losses(pages).mean()), wanted

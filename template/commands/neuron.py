@@ -47,12 +47,12 @@ from template.errors import (
 )
 from template.metrics import FanOutMetrics, Metrics, open_metrics
 from template.protocol.record import Record
+from template.protocol.run import Run
 from template.protocol.spec import RunSpec
 from template.settings import MinerConfig, RankConfig, ValidatorConfig
 from template.store.named import NamedStore
 from template.sync.own_checkpoint import LOCAL_FILE
 from template.training.devices import find_device
-from template.training.model import payload_format
 
 log = logging.getLogger(__name__)
 
@@ -224,13 +224,13 @@ def _records(config: MinerConfig) -> Mapping[str, Record]:
 def _context(
     role: str, config: MinerConfig, identity: _Identity, clock: ClockWatch, crew: Crew | None
 ) -> Iterator[NodeContext]:
-    spec, hotkey = identity.spec, identity.hotkey
+    run, hotkey = Run(identity.spec), identity.hotkey
+    spec = run.newest
     chain = _open_chain(config, identity.wallet, RUN_PATIENCE)
     metrics = _open_metrics(role, config, identity, chain)
     try:
         yield NodeContext(
-            spec=spec,
-            form=payload_format(spec),
+            run=run,
             hotkey=hotkey,
             access=config.bucket.access,
             chain=chain,
@@ -249,7 +249,7 @@ def _context(
             scoring_batch=config.neuron.scoring_batch,
             run_file=config.neuron.run,
             commands=identity.commands,
-            watch_clock=_watch(chain, clock, metrics, spec),
+            watch_clock=_watch(chain, clock, metrics, run),
         )
     finally:
         metrics.close()
@@ -257,15 +257,15 @@ def _context(
 
 
 def _watch(
-    chain: BittensorChain, clock: ClockWatch, metrics: Metrics, spec: RunSpec
+    chain: BittensorChain, clock: ClockWatch, metrics: Metrics, run: Run
 ) -> Callable[[], None]:
     """Looks at this machine's clock, and now and then at the version that the owner demands."""
-    version, schedule = VersionWatch(__spec_version__, chain.least_version_key), spec.schedule
+    version = VersionWatch(__spec_version__, chain.least_version_key)
 
     def watch() -> None:
         clock.note(time.time() - chain.head_time_s())
         if (key := version.look()) is not None:
-            window = max(0, schedule.schedule().window_of(chain.head()))
+            window = max(0, run.schedule.window_of(chain.head()))
             metrics.log(window, {"least_version_key": key})
 
     return watch

@@ -36,6 +36,7 @@ from template.errors import (
 from template.peers.threads import start
 from template.protocol.keys import blob_key, shard_key
 from template.protocol.record import Record
+from template.protocol.run import Run
 from template.protocol.spec import RunSpec
 from template.store import Store
 from template.sync.dataset import check_manifest
@@ -144,12 +145,12 @@ def _find_run(
             raise RecordError("no access record on chain")
         return open_bucket(hotkey, record.access)
 
-    traces = find_traces(spec, chain, open_by_hotkey)
+    traces = find_traces(Run(spec), chain, open_by_hotkey)
     if traces is None:
         return []
     faults, status = traces.faults, EXIT_ENDED if traces.holders else EXIT_TRY_AGAIN
     if traces.is_foreign:
-        faults, status = (traces.describe(spec),), EXIT_OPERATOR
+        faults, status = (traces.describe(Run(spec)),), EXIT_OPERATOR
     return [Finding(what="lineage", mirrors=traces.holders, faults=faults, status=status)]
 
 

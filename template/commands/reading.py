@@ -14,6 +14,7 @@ from template.errors import ConfigError, RecordError
 from template.metrics import FanOutMetrics
 from template.protocol.keys import bucket_name
 from template.protocol.record import Access
+from template.protocol.run import Run
 from template.protocol.spec import RunSpec
 from template.protocol.ss58 import public_key
 from template.secret import Secret
@@ -21,7 +22,6 @@ from template.settings import ChainConfig
 from template.store.endpoints import check_peer_endpoint
 from template.store.s3 import S3Bucket, S3Store
 from template.store.transport import TransportLimits
-from template.training.model import payload_format
 
 OPTIONS = ChainOptions(read_timeout_s=15.0, read_deadline_s=60.0)
 """A person waits for the answer."""
@@ -71,8 +71,7 @@ def read_only(run: Path, chain_config: ChainConfig, spec: RunSpec) -> Iterator[R
         )
         try:
             yield ReadContext(
-                spec=spec,
-                form=payload_format(spec),
+                run=Run(spec),
                 chain=chain,
                 waiter=Waiter(chain, tell=complain, nominal_block_s=chain.block_time_s),
                 open_bucket=bucket_opener(on_localnet=spec.schedule.is_local),

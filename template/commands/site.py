@@ -59,8 +59,8 @@ def _shelf(context: ReadContext, config: SiteConfig) -> Iterator[SiteShelf | Non
     hotkey, settings = config.shelf
     bucket = open_own_bucket(settings, hotkey, deadline_s=UPLOAD_DEADLINE_S)
     with closing(bucket):
-        say(f"the pages go to {bucket.where}, {site_key(context.spec.run_id, '')}")
-        yield SiteShelf(bucket.writer, context.spec.run_id)
+        say(f"the pages go to {bucket.where}, {site_key(context.run.run_id, '')}")
+        yield SiteShelf(bucket.writer, context.run.run_id)
 
 
 def _repeat(
@@ -92,7 +92,7 @@ def _repeat(
 
 def _is_over(context: ReadContext) -> bool:
     """Whether votes after the run's last window are final: nothing changes any more but pay."""
-    schedule, num_windows = context.schedule, context.spec.schedule.num_windows
+    schedule, num_windows = context.schedule, context.run.num_windows
     return context.chain.finalized() >= schedule.vote_block(num_windows)
 
 

@@ -65,12 +65,13 @@ def _order_holders(context: ReadContext, peers: Peers, first: Sequence[str]) -> 
     A slow bucket costs a minute once instead of a minute for every blob.
     """
     asked: set[str] = set()
-    for hotkey in (*first, *context.spec.data.mirrors):
+    mirrors = [hotkey for spec in reversed(context.run.specs) for hotkey in spec.data.mirrors]
+    for hotkey in (*first, *mirrors):
         if hotkey not in asked and not peers.is_troubled(hotkey):
             asked.add(hotkey)
             yield hotkey
     peers.refresh()
-    candidates = dict.fromkeys((*first, *context.spec.data.mirrors, *validators_by_stake(context)))
+    candidates = dict.fromkeys((*first, *mirrors, *validators_by_stake(context)))
     rest = [hotkey for hotkey in candidates if hotkey not in asked]
     yield from sorted(rest, key=peers.is_troubled)
 

@@ -136,10 +136,10 @@ class Peers(PeerBuckets):
         is_late: Callable[[], bool] = never_late,
     ) -> Fetching:
         """Ask each member's own bucket for its payload of a window, a few at a time, in order."""
-        num_bytes = self._context.form.num_bytes
+        num_bytes = self._context.form_at(window).num_bytes
         fetching = Fetching(self._node_troubles, num_bytes=num_bytes, is_late=is_late)
         for member in members:
-            key = payload_key(self._context.spec.run_id, window, member.digest)
+            key = payload_key(self._context.run.run_id, window, member.digest)
             bucket = PeerBucket(self, member.hotkey)
             fetching.add(member, partial(bucket.fetch, key, max_bytes=num_bytes))
         return fetching
@@ -231,10 +231,11 @@ class Peers(PeerBuckets):
         Bytes with another digest count as a missing payload: a miner may serve the committed
         bytes until the vote and other bytes afterwards.
         """
-        key = payload_key(self._context.spec.run_id, window, member.digest)
+        key = payload_key(self._context.run.run_id, window, member.digest)
         began_s = time.monotonic()
         try:
-            data = self.bucket(hotkey).fetch(key, arrival, max_bytes=self._context.form.num_bytes)
+            num_bytes = self._context.form_at(window).num_bytes
+            data = self.bucket(hotkey).fetch(key, arrival, max_bytes=num_bytes)
         except NodeTrouble:
             raise
         except (StoreError, RecordError) as error:

@@ -12,6 +12,8 @@ from template.protocol.schedule import Schedule
 from template.protocol.spec import ModelSpec, RunSpec
 from template.protocol.succession import check_successor
 
+LAG_WINDOWS = 2
+"""From a window to the theta that its payloads lead to."""
 MAX_SPECS = 4096
 """Specs of a run at most, far beyond every run: each has windows of its own."""
 
@@ -104,15 +106,22 @@ class Run:
         return spec if spec.continues is not None and spec.first_window == window else None
 
     def is_checkpoint(self, window: int) -> bool:
-        """Whether theta_window is a checkpoint, from which newcomers start."""
-        return window > 0 and window % self.at(window).checkpoint.every_windows == 0
+        """Whether theta_window is a checkpoint, from which newcomers start.
+
+        By the spec of the payloads that lead to theta_window: those of two windows before.
+        """
+        return window > 0 and window % self._maker(window).checkpoint.every_windows == 0
 
     def checkpoint_before(self, window: int) -> int:
         """The newest checkpoint's window at or before `window`, or 0: theta_0."""
         while window > 0:
-            spec = self.at(window)
+            spec = self._maker(window)
             found = window // spec.checkpoint.every_windows * spec.checkpoint.every_windows
-            if found >= max(1, spec.first_window):
+            oldest = spec.first_window + LAG_WINDOWS if spec.first_window else 1
+            if found >= oldest:
                 return found
-            window = spec.first_window - 1
+            window = oldest - 1
         return 0
+
+    def _maker(self, window: int) -> RunSpec:
+        return self.at(window - LAG_WINDOWS)

@@ -4,7 +4,7 @@ The arithmetic is `evaluation`'s own; this module puts the logs of the windows b
 says where one of them is missing.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from evaluation.evidence import Evidence, Past
@@ -45,12 +45,13 @@ class Book:
     gaps: Mapping[int, tuple[int, ...]]
 
 
-def open_book(judgements: Iterable[Judgement], rules: PayRules) -> Book:
-    """A validator's book from its logs, in any order."""
+def open_book(judgements: Iterable[Judgement], rules_at: Callable[[int], PayRules]) -> Book:
+    """A validator's book from its logs, in any order. `rules_at`: of a window."""
     histories: Histories = {}
     given: set[int] = set()
     pages, gaps = dict[int, Page](), dict[int, tuple[int, ...]]()
     for judgement in sorted(judgements, key=lambda each: each.window):
+        rules = rules_at(judgement.window)
         for window, hotkeys in _undelivered(judgement, rules).items():
             histories = mark_undelivered(histories, window, hotkeys)
         lacking = tuple(window for window in judgement.known if window not in given)

@@ -15,7 +15,7 @@ from evaluation.conclusion import Reputation
 from evaluation.verdict import Verdict
 from evaluation.verdict_log import WindowLog
 from template.protocol.member import Member
-from template.protocol.spec import RunSpec
+from template.protocol.run import Run
 
 
 class LogState(Enum):
@@ -235,7 +235,7 @@ class RunFacts:
     `lineage_fault`: why there is no lineage, or "". `chain`, `netuid`: for commands.
     """
 
-    spec: RunSpec
+    run: Run
     netuid: int
     network: str
     head_window: int

@@ -104,7 +104,7 @@ class Gatherer:
 
     def last_counted(self) -> int:
         """The newest window of the run whose votes are final; negative before."""
-        schedule, last = self._context.schedule, self._context.spec.schedule.num_windows - 1
+        schedule, last = self._context.schedule, self._context.run.num_windows - 1
         return min(schedule.last_counted(self._context.chain.finalized()), last)
 
     def read(
@@ -130,7 +130,7 @@ class Gatherer:
         asked = by_stake[: self._max_logs]
         self._read_logs(windows, asked, asked if deep is None else deep)
         return RunFacts(
-            spec=context.spec,
+            run=context.run,
             netuid=self._netuid,
             network=self._network,
             head_window=schedule.window_of(finalized),
@@ -157,7 +157,7 @@ class Gatherer:
         """
         of_window = RunView(self.read(window, window)).window(window)
         reference = of_window.reference
-        first = window - pay_rules(self._context.spec).length
+        first = window - pay_rules(self._context.run.at(window)).length
         return self.read(max(0, first), window, deep=[] if reference is None else [reference])
 
     def _forget_before(self, window: int) -> None:
@@ -191,7 +191,9 @@ class Gatherer:
         reference_rao, references_rao = 0, {}
         for step in steps:
             reference_rao = next_reference(
-                reference_rao, step.voting_stake_rao, context.spec.outer.quorum_rules()
+                reference_rao,
+                step.voting_stake_rao,
+                context.run.at(step.window).outer.quorum_rules(),
             )
             references_rao[step.window] = reference_rao
         fault = "" if steps else "no validator's bucket has a lineage that leads to the voted root"
@@ -216,7 +218,7 @@ class Gatherer:
         try:
             graph = context.chain.metagraph(schedule.stake_block(window))
             is_counted = finalized >= schedule.vote_block(window)
-            ballot = read_ballot(context.chain, context.spec, window) if is_counted else None
+            ballot = read_ballot(context.chain, context.run, window) if is_counted else None
         except ChainError as error:
             self._parts[window] = _ChainPart(registered={}, ballot=None, fault=_shown(error))
             return
@@ -275,8 +277,8 @@ class Gatherer:
 
     def _fetch_log(self, hotkey: str, window: int) -> tuple[bytes | ReadLog, bool]:
         """The log's bytes or why there are none, and whether the bucket was silent."""
-        spec = self._context.spec
-        limit_bytes, key = verdict_log_limit_bytes(spec), verdict_key(spec.run_id, window)
+        run = self._context.run
+        limit_bytes, key = verdict_log_limit_bytes(run.at(window)), verdict_key(run.run_id, window)
         try:
             data = self._peers.bucket(hotkey).get(key, max_bytes=limit_bytes)
         except NotFound as error:
@@ -315,7 +317,7 @@ class Gatherer:
         part = self._parts[window]
         ballot, step = part.ballot, lineage.steps.get(window)
         reference_rao = lineage.references_rao.get(window - 1, 0)
-        rules = self._context.spec.outer.quorum_rules()
+        rules = self._context.run.at(window).outer.quorum_rules()
         decision = None if ballot is None else decide(ballot, reference_rao, rules)
         unasked = {h: ReadLog(state=LogState.NOT_ASKED) for h in by_stake if h not in asked}
         return WindowFacts(
@@ -332,9 +334,12 @@ class Gatherer:
         self, lineage: _Lineage, validators: Sequence[str]
     ) -> tuple[CheckpointFacts, ...]:
         """theta_w with a digest in the lineage, newest first; of some of them who has them."""
-        every = self._context.spec.checkpoint.every_windows
         found = {s.window + 1: s.checkpoint.hex() for s in lineage.steps.values() if s.checkpoint}
-        published = [window for window in sorted(found, reverse=True) if window % every == 0]
+        published = [
+            window
+            for window in sorted(found, reverse=True)
+            if self._context.run.is_checkpoint(window)
+        ]
         newest = published[:NEWEST_CHECKPOINTS]
         return tuple(
             CheckpointFacts(
@@ -346,7 +351,7 @@ class Gatherer:
         )
 
     def _holders(self, window: int, validators: Sequence[str]) -> tuple[str, ...]:
-        key = checkpoint_manifest_key(self._context.spec.run_id, window)
+        key = checkpoint_manifest_key(self._context.run.run_id, window)
         with ThreadPoolExecutor(max(1, len(validators)), thread_name_prefix="manifests") as pool:
             found = pool.map(partial(self._has, key), validators)
             return tuple(h for h, has in zip(validators, found, strict=True) if has)

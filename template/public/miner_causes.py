@@ -49,7 +49,7 @@ def _unapplied(view: WindowView, uid: int, *, is_named: bool) -> str:
     if outcome.no_op and (is_named or not facts.votes):
         return "no_majority"
     if 2 * view.stake_naming(uid) > outcome.reference_rao > 0:
-        limit = view.run.facts.spec.outer.peers_per_step
+        limit = view.run.facts.run.at(view.window).outer.peers_per_step
         return "too_many" if len(outcome.accepted) >= limit else "no_majority"
     if is_named and facts.votes:
         return "too_few_votes"
@@ -65,7 +65,7 @@ def evidence_causes(view: WindowView, page: Page | None, verdict: Verdict | None
     """
     if verdict is None or verdict.status != "no_gain" or page is None:
         return []
-    rules = view.run.rules.judge
+    rules = view.run.rules(view.window).judge
     before = page.past.of(verdict.hotkey)
     evidence = before.after(sample_of(verdict), verdict.gain_log_ratio, rules.work, rules.gain)
     found = []
@@ -92,7 +92,7 @@ def pay_causes(view: WindowView, page: Page | None, hotkey: str, uid: int) -> li
     paid_uid = None if page is None else page.judgement.uids.get(hotkey)
     if page is None or paid_uid is None or paid_uid not in page.accounts:
         return []
-    account, rules = page.accounts[paid_uid], view.run.rules
+    account, rules = page.accounts[paid_uid], view.run.rules(view.window)
     found = []
     reputation = page.judgement.reputations.get(hotkey)
     if rules.tested and (reputation is None or not reputation.evidence.work.holds):

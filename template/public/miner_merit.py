@@ -66,7 +66,7 @@ def _evidence(point: MinerPoint, verdict: Verdict) -> tuple[str, list[Figure]] |
     if point.reference is None:
         return None
     reputation = point.view.judgements[point.reference].reputations.get(point.hotkey)
-    rules = point.view.run.rules.judge
+    rules = point.view.run.rules(point.view.window).judge
     figures, words = [], ""
     if reputation is not None and verdict.gain_log_ratio is not None:
         gain, bound = reputation.evidence.gain, rules.gain.bound
@@ -96,7 +96,7 @@ def _evidence(point: MinerPoint, verdict: Verdict) -> tuple[str, list[Figure]] |
 
 
 def work(point: MinerPoint) -> Statement | None:
-    verdict, rules = point.verdict, point.view.run.rules
+    verdict, rules = point.verdict, point.view.run.rules(point.view.window)
     if verdict is None or not verdict.measured or not rules.tested or point.reference is None:
         return None
     reputation = point.view.judgements[point.reference].reputations.get(point.hotkey)

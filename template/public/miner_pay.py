@@ -38,12 +38,12 @@ def credit(point: MinerPoint) -> Statement | None:
             Figure("first_window", account.first),
             Figure("windows_counted", num, "windows"),
             Figure("windows_scored", account.num_scored, "payloads"),
-            Figure("windows_needed", view.run.rules.weights.min_windows, "payloads"),
+            Figure("windows_needed", view.run.rules(view.window).weights.min_windows, "payloads"),
             Figure("pages", account.pages, "pages/window"),
             Figure("usual_pages", usual, "pages/window"),
             Figure("trained_share", account.trained),
             Figure("relative_gain_bound", bound),
-            Figure("relative_gain_needed", view.run.rules.weights.min_relative_gain),
+            Figure("relative_gain_needed", view.run.rules(view.window).weights.min_relative_gain),
             Figure("credit", account.work, "pages/window"),
         ),
         sources=_book_sources(point),
@@ -84,7 +84,7 @@ def share(point: MinerPoint) -> Statement | None:
     if share is None or point.reference is None or point.uid is None:
         return None
     judgement, page = point.view.judgements[point.reference], point.page
-    has_duels = point.view.run.rules.weights.has_duels(point.view.window)
+    has_duels = point.view.run.rules(point.view.window).weights.has_duels(point.view.window)
     figures = [Figure("share", share)]
     words = f"Share of the pay: {percent(share)}."
     if page is not None and point.account is not None:
@@ -93,8 +93,10 @@ def share(point: MinerPoint) -> Statement | None:
         figures += [Figure("sum_of_credits", total, "pages/window")]
     if page is not None:
         figures += [Figure("follows", page.follows)]
-        figures += [Figure("max_share", point.view.run.rules.weights.max_share)]
-        duel_words, duel_figures = _duel(point.paid_uid, share, page, point.view.run.rules.weights)
+        figures += [Figure("max_share", point.view.run.rules(point.view.window).weights.max_share)]
+        duel_words, duel_figures = _duel(
+            point.paid_uid, share, page, point.view.run.rules(point.view.window).weights
+        )
         words += duel_words
         figures += duel_figures
         if not page.follows:

@@ -20,7 +20,7 @@ def miner_slip(view: WindowView, hotkey: str, commands: Commands) -> Payslip:
         emission(point.view, point.hotkey, point.uid, point.commands), _more(point),
     ]  # fmt: skip
     return Payslip(
-        run_id=point.view.run.facts.spec.run_id.hex(),
+        run_id=point.view.run.facts.run.run_id.hex(),
         window=point.view.window,
         hotkey=point.hotkey,
         uid=point.uid,
@@ -43,7 +43,7 @@ def _headline(point: MinerPoint) -> str:
 
 def _sent(point: MinerPoint) -> Statement:
     commands, view = point.commands, point.view
-    schedule = view.run.facts.spec.schedule.schedule()
+    schedule = view.run.facts.run.schedule
     block = schedule.commit_block(view.window)
     member = None if point.committed is None else view.facts.committed.get(point.committed)
     digest = point.verdict.digest if member is None and point.verdict else ""
@@ -71,7 +71,7 @@ def _sent(point: MinerPoint) -> Statement:
 
 def _claim(point: MinerPoint) -> tuple[str, list[Figure]] | None:
     """The header's claim, from a log; None for a payload that nobody opened."""
-    verdict, spec = point.verdict, point.view.run.facts.spec
+    verdict, spec = point.verdict, point.view.run.facts.run.at(point.view.window)
     if verdict is None or verdict.pages_consumed is None:
         return None
     assigned = verdict.width * spec.training.pages_per_window
@@ -121,7 +121,7 @@ def _delivered(point: MinerPoint) -> Statement | None:
             if is_lost
             else ""
         )
-    block = point.view.run.facts.spec.schedule.schedule().vote_block(point.view.window)
+    block = point.view.run.facts.run.schedule.vote_block(point.view.window)
     return Statement(
         topic="delivered",
         words=words,
@@ -167,9 +167,7 @@ def _decided(point: MinerPoint) -> Statement:
         figures=tuple(figures),
         sources=(
             point.commands.lineage_of(view.window),
-            point.commands.commitments_at(
-                view.run.facts.spec.schedule.schedule().vote_block(view.window)
-            ),
+            point.commands.commitments_at(view.run.facts.run.schedule.vote_block(view.window)),
             *point.log_source,
         ),
         rule="A payload is applied if validators with more than half of the reference stake "
@@ -189,7 +187,7 @@ def _more(point: MinerPoint) -> Statement:
         usual = usual_pages(point.page.accounts)
         if account.work > 0 and usual > account.pages:
             figures.append(Figure("pages_to_usual", usual - account.pages, "pages/window"))
-        lacking = point.view.run.rules.weights.min_windows - account.num_scored
+        lacking = point.view.run.rules(point.view.window).weights.min_windows - account.num_scored
         figures += [Figure("windows_to_pay", lacking, "payloads")] if lacking > 0 else []
     return Statement(
         topic="more",

@@ -130,19 +130,19 @@ class Commands:
         return f"metagraph of subnet {self.facts.netuid} on chain after block {block}"
 
     def log_of(self, validator: str, window: int) -> str:
-        return f"{verdict_key(self.facts.spec.run_id, window)} in the bucket of {validator}"
+        return f"{verdict_key(self.facts.run.run_id, window)} in the bucket of {validator}"
 
     def logs_of(self, validator: str, windows: Sequence[int]) -> str:
         """Several logs as one object; `windows` ascending, at least one."""
         if len(windows) == 1:
             return self.log_of(validator, windows[0])
-        run_id, first, last = self.facts.spec.run_id, windows[0], windows[-1]
+        run_id, first, last = self.facts.run.run_id, windows[0], windows[-1]
         name = verdict_key(run_id, last).rpartition("/")[2]
         return f"{verdict_key(run_id, first)} to {name} in the bucket of {validator}"
 
     def lineage_of(self, window: int) -> str:
-        start = segment_start(window, self.facts.spec.checkpoint.every_windows)
-        return f"{lineage_key(self.facts.spec.run_id, start)} in any validator's bucket"
+        start = segment_start(window, self.facts.run)
+        return f"{lineage_key(self.facts.run.run_id, start)} in any validator's bucket"
 
 
 def nats(value: float) -> str:

@@ -30,7 +30,7 @@ def validator_slip(view: WindowView, hotkey: str, commands: Commands) -> Payslip
         _more(causes, commands, hotkey, view.window),
     )
     return Payslip(
-        run_id=view.run.facts.spec.run_id.hex(),
+        run_id=view.run.facts.run.run_id.hex(),
         window=view.window,
         hotkey=hotkey,
         uid=uid,
@@ -135,7 +135,7 @@ def _weighted_middle(
 
 
 def _vote(view: WindowView, vote: CastVote | None, commands: Commands) -> Statement:
-    outcome, schedule = view.facts.outcome, view.run.facts.spec.schedule.schedule()
+    outcome, schedule = view.facts.outcome, view.run.facts.run.schedule
     source = commands.commitments_at(schedule.vote_block(view.window))
     rule = (
         "Votes count as they stand at the window's vote block, by stake. Root and sample digest "

@@ -26,7 +26,6 @@ class RunView:
 
     def __init__(self, facts: RunFacts) -> None:
         self.facts = facts
-        self.rules: PayRules = pay_rules(facts.spec)
         self._books: dict[str, Book] = {}
         self._views: dict[int, WindowView] = {}
 
@@ -42,6 +41,10 @@ class RunView:
         permitted = facts.subnet.validators()
         acting |= {n.hotkey for n in permitted if facts.subnet.weights.get(n.uid)}
         return frozenset(acting or {neuron.hotkey for neuron in permitted})
+
+    def rules(self, window: int) -> PayRules:
+        """The rules of scoring and pay of a window."""
+        return pay_rules(self.facts.run.at(window))
 
     def book(self, validator: str) -> Book:
         if validator not in self._books:

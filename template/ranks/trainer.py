@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from template.errors import ConfigError
+from template.errors import ConfigError, SpecChanged
 from template.protocol.spec import RunSpec
 from template.ranks.engine import AVERAGES, STEP
 from template.ranks.handles import Bands, BandSpreader, Held, numbers_of
@@ -50,6 +50,13 @@ class RanksTrainer:
         self._has_moments = False
         self.revision: object = object()
         """Another object after every change of the moments."""
+
+    def follow(self, spec: RunSpec) -> None:
+        """SpecChanged: the ranks build their models by a spec when they start."""
+        raise SpecChanged(
+            f"window {spec.first_window} has another run spec, {spec.spec_id.hex()}: a miner of "
+            "several ranks follows it by a restart, and goes on from what is saved"
+        )
 
     def train(  # noqa: PLR0913  all of a window
         self,

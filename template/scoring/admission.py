@@ -30,7 +30,7 @@ from template.protocol.admission import open_payload
 from template.protocol.draw import drawn_order
 from template.protocol.payload import Payload, PayloadFormat
 from template.protocol.root import Member
-from template.protocol.spec import RunSpec
+from template.protocol.run import Run
 from template.scoring.footprint import (
     Footprint,
     HeldBody,
@@ -40,6 +40,7 @@ from template.scoring.footprint import (
     places_in,
 )
 from template.scoring.rules import admits_claim, part_to_train
+from template.training.model import payload_format
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,9 +108,11 @@ class SeenPayloads:
     """Kept positions of payloads, for as long as a repeat would not be stale."""
 
     def __init__(
-        self, max_staleness: int, keep: Callable[[Footprint], Footprint] = in_memory
+        self,
+        max_staleness: Callable[[int], int],
+        keep: Callable[[Footprint], Footprint] = in_memory,
     ) -> None:
-        """`keep`: what to do with each footprint first, as `Shelf.keep`."""
+        """`max_staleness`: of a window's payloads. `keep`: as `Shelf.keep`, called first."""
         self._max_staleness, self._keep = max_staleness, keep
         self._earlier: list[Earlier] = []
         self._unread: list[Unread] = []
@@ -226,7 +229,7 @@ class SeenPayloads:
         ]
 
     def _oldest(self, window: int) -> int:
-        return window - self._max_staleness - 2
+        return window - self._max_staleness(window) - 2
 
 
 def whole_model(window: int) -> bytes:
@@ -241,14 +244,13 @@ def no_parts(hotkey: str, window: int) -> bytes:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FrameChecker:
-    """Opens and checks the frames of a window by the rules of a run.
+    """Opens and checks the frames of a window by the rules of the window's spec.
 
     `sample_seed`: draws the chunks compared in a window; for small models never asked. `list_seed`:
     of a hotkey's page list for a window, which draws the part that a small machine trains.
     """
 
-    spec: RunSpec
-    form: PayloadFormat
+    run: Run
     sample_seed: SampleSeed = whole_model
     list_seed: Callable[[str, int], bytes] = no_parts
 
@@ -275,7 +277,7 @@ class FrameChecker:
             alike = {m.hotkey for m in members if m.uid in overlaps.alike}
             # A crowd alike must not crowd out those who would be refused.
             wanted = seen.unread_of(window, accused) + seen.unread_of(window, alike - accused)
-            most = MAX_REQUESTS * self.spec.evaluation.max_payloads
+            most = MAX_REQUESTS * self.run.at(window).evaluation.max_payloads
             if self.read_more(wanted[:most], seen, read_unread, is_late):
                 overlaps = self.find_overlaps(
                     window, members, admitted, seen.before(window), is_late
@@ -304,16 +306,16 @@ class FrameChecker:
         TimeSpentError once `is_late`.
         """
         positions = {
-            uid: self._places(footprint_of(payload, self.form), window)
+            uid: self._places(self.list_positions(payload), window)
             for uid, payload in payloads.items()
         }
         authors = {member.uid: member.hotkey for member in members}
-        limit = self.spec.evaluation.max_overlap
+        limit = self.run.at(window).evaluation.max_overlap
 
         def look(each: Earlier) -> Places:
             # Of a large model one payload after another: all together are a gigabyte.
             if isinstance(each, EarlierBody):
-                return self._places(each.held, window)
+                return self._places(each.held, window, each.window)
             return each.places
 
         return find_overlaps(positions, authors, earlier, limit, is_late, look)
@@ -352,10 +354,15 @@ class FrameChecker:
 
     def list_positions(self, payload: Payload) -> Footprint:
         """What `SeenPayloads` remembers of a payload."""
-        return footprint_of(payload, self.form)
+        return footprint_of(payload, self._form(payload.header.window))
 
-    def _places(self, footprint: Footprint, window: int) -> Places:
-        return places_in(footprint, self.form, window, self.sample_seed)
+    def _places(self, footprint: Footprint, window: int, made: int | None = None) -> Places:
+        """The places that `window` compares, of a payload of window `made`, or else `window`."""
+        form = self._form(window if made is None else made)
+        return places_in(footprint, form, window, self.sample_seed)
+
+    def _form(self, window: int) -> PayloadFormat:
+        return payload_format(self.run.at(window))
 
     def _admit(
         self, window: int, member: Member, frame: bytes | SubnetError | Admission
@@ -374,8 +381,15 @@ class FrameChecker:
             return Admission(payload=None, refusal=error)
 
     def _open(self, frame: bytes, member: Member, window: int) -> Payload:
-        spec = self.spec
-        payload = open_payload(frame, member, window, self.form, spec.outer.max_staleness)
+        spec = self.run.at(window)
+        payload = open_payload(
+            frame,
+            member,
+            window,
+            payload_format(spec),
+            spec.outer.max_staleness,
+            oldest_base=spec.first_window,
+        )
         header = payload.header
         if not admits_claim(spec, header):
             raise PayloadError(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from template.data.manifest import Manifest
 from template.data.pages import PageReader
 from template.errors import ConfigError, Unavailable
 from template.protocol.payload import Payload
+from template.protocol.run import Run
 from template.protocol.spec import RunSpec
 from template.scoring.pool import Pool
 from template.training.energy import Norms
@@ -56,7 +57,7 @@ def open_scorer(context: ReadContext) -> Evaluator:
     """The model for evaluation: on this process' device, or on all ranks."""
     if context.ranks is not None:
         return context.ranks.scorer()
-    return Scorer(context.spec, context.device, context.scoring_batch)
+    return Scorer(context.run.first, context.device, context.scoring_batch)
 
 
 class Measurer:
@@ -121,6 +122,29 @@ class Measurer:
         """Mean loss on the pages of the loss curve, nats per token."""
         self._scorer.load(state.params)
         return float(self._scorer.losses(self.curve).mean())
+
+
+class Measurers:
+    """The measurer of each dataset of a run, with one model for evaluation."""
+
+    def __init__(self, run: Run, scorer: Evaluator, datasets: "OpenDatasets") -> None:
+        self._run, self._scorer, self._datasets = run, scorer, datasets
+        self._made: dict[str, Measurer] = {}
+
+    def at(self, window: int) -> Measurer:
+        """The measurer for a window's pages."""
+        spec = self._run.at(window)
+        digest = spec.data.manifest_digest
+        if digest not in self._made:
+            self._made[digest] = Measurer(spec, self._scorer, self._datasets.at(window))
+        return self._made[digest]
+
+
+class OpenDatasets(Protocol):
+    """The datasets of a run, as `template.sync.dataset.Datasets`."""
+
+    def at(self, window: int) -> PageReader:
+        """The dataset of a window."""
 
 
 THETA: Final = -1

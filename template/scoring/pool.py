@@ -25,8 +25,7 @@ from template.data.assignment import (
 from template.protocol.hashing import labelled_hash, uint_bytes
 from template.protocol.payload import PayloadHeader
 from template.protocol.root import Member
-from template.protocol.schedule import Schedule
-from template.protocol.spec import RunSpec
+from template.protocol.run import Run
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,16 +59,18 @@ def halved(max_width: int) -> list[int]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PoolDrawer:
-    """Draws the pool of a window. `block_hash` maps a block to its 32-byte hash."""
+    """Draws the pool of a window. `block_hash` maps a block to its 32-byte hash.
 
-    spec: RunSpec
-    schedule: Schedule
+    `paging_at`: the pages for training of the dataset of a window.
+    """
+
+    run: Run
     block_hash: Callable[[int], bytes]
-    paging: Paging
+    paging_at: Callable[[int], Paging]
 
     def pool_seed(self, window: int) -> bytes:
         """Hash of the window's held-out block, 32 bytes."""
-        return self.block_hash(self.schedule.held_out_block(window))
+        return self.block_hash(self.run.schedule.held_out_block(window))
 
     def draw_pool(
         self, window: int, last_commits: Mapping[str, int], headers: Mapping[Member, PayloadHeader]
@@ -97,17 +98,19 @@ class PoolDrawer:
         later: for the widest payload, or for a narrower one if a crowd's are too many for the text.
         Page ids, int64 [held_out_pages].
         """
-        count = self.spec.evaluation.held_out_pages
-        first = max(0, window + 1 - self.spec.evaluation.assignment_windows)
+        spec, paging = self.run.at(window), self.paging_at(window)
+        count = spec.evaluation.held_out_pages
+        # No payload crosses a succession: page lists of windows before are nobody's any more.
+        first = max(spec.first_window, window + 1 - spec.evaluation.assignment_windows)
         past_windows = range(window, first - 1, -1)
         assigned = (self._list_committed(past, last_commits) for past in past_windows)
         seed = labelled_hash("held-out", self.pool_seed(window), uint_bytes(window))
         # The front of a list is trained at every width: it stays barred longest.
-        widths = halved(self.spec.training.max_width)
-        pages_per_window = self.spec.training.pages_per_window
-        fronts = [self.paging.segments_for(width * pages_per_window) for width in widths]
-        barred = barred_segments(assigned, count, self.paging, fronts)
-        return held_out_pages(seed, count, self.paging, barred)
+        widths = halved(spec.training.max_width)
+        pages_per_window = spec.training.pages_per_window
+        fronts = [paging.segments_for(width * pages_per_window) for width in widths]
+        barred = barred_segments(assigned, count, paging, fronts)
+        return held_out_pages(seed, count, paging, barred)
 
     def _list_committed(self, window: int, last_commits: Mapping[str, int]) -> np.ndarray:
         """Segments assigned for a window to the hotkeys with a payload of `window` or later.
@@ -115,15 +118,13 @@ class PoolDrawer:
         int64 [hotkeys, entries].
         """
         # Nobody knows yet how wide the payloads are.
-        count = self.spec.training.most_pages
+        count, paging = self.run.at(window).training.most_pages, self.paging_at(window)
         segments = [
-            assigned_segments(self.list_seed(hotkey, window), count, self.paging)
+            assigned_segments(self.list_seed(hotkey, window), count, paging)
             for hotkey, last in last_commits.items()
             if last >= window
         ]
-        return np.array(segments, dtype=np.int64).reshape(
-            len(segments), self.paging.segments_for(count)
-        )
+        return np.array(segments, dtype=np.int64).reshape(len(segments), paging.segments_for(count))
 
     def draw_claimed(self, window: int, hotkey: str, header: PayloadHeader) -> np.ndarray:
         """A sample of `claimed_pages` of the pages claimed by a payload; all of fewer.
@@ -135,14 +136,14 @@ class PoolDrawer:
         seed = labelled_hash(
             "claimed", self.pool_seed(window), hotkey.encode("ascii"), uint_bytes(window)
         )
-        count = self.spec.evaluation.claimed_pages
-        return claimed_pages(seed, claimed, count, self.paging.segment_pages)
+        count = self.run.at(window).evaluation.claimed_pages
+        return claimed_pages(seed, claimed, count, self.paging_at(window).segment_pages)
 
     def list_assigned(self, hotkey: str, window: int, count: int) -> np.ndarray:
         """The first `count` pages assigned to a hotkey for a window, int64; a page may repeat."""
-        return assigned_pages(self.list_seed(hotkey, window), count, self.paging)
+        return assigned_pages(self.list_seed(hotkey, window), count, self.paging_at(window))
 
     def list_seed(self, hotkey: str, window: int) -> bytes:
         """The seed of a hotkey's page list for a window, and of its part of the model."""
-        block_hash = self.block_hash(self.schedule.assignment_block(window))
+        block_hash = self.block_hash(self.run.schedule.assignment_block(window))
         return assignment_seed(block_hash, hotkey, window)

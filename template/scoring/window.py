@@ -20,7 +20,6 @@ from evaluation.overlap import TimeSpentError
 from evaluation.verdict import NOT_DRAWN, NOT_SCORED, UNAVAILABLE, Verdict
 from template.chain.ballots import read_last_commits
 from template.context import ReadContext
-from template.data.pages import PageReader
 from template.errors import (
     AskedTooLate,
     Denied,
@@ -47,7 +46,15 @@ from template.scoring.admission import (
 )
 from template.scoring.ahead import Ahead
 from template.scoring.footprint import Shelf
-from template.scoring.measure import Measurement, Measurer, Step, open_scorer, scored_step
+from template.scoring.measure import (
+    Measurement,
+    Measurer,
+    Measurers,
+    OpenDatasets,
+    Step,
+    open_scorer,
+    scored_step,
+)
 from template.scoring.pool import Pool, PoolDrawer, pool_of
 from template.scoring.rules import judge_rules
 from template.training.outer import OuterState, has_usual_norms, scored_references
@@ -102,33 +109,32 @@ class _Fetched:
 class WindowScorer:
     """Fetches, admits, measures and judges a window's payloads; remembers recent payloads."""
 
-    def __init__(self, context: ReadContext, peers: Peers, pages: PageReader) -> None:
-        spec = context.spec
+    def __init__(self, context: ReadContext, peers: Peers, datasets: OpenDatasets) -> None:
         self._context = context
         self._peers = peers
-        self._measurer = Measurer(spec, open_scorer(context), pages)
+        self._measurers = Measurers(context.run, open_scorer(context), datasets)
         self._drawer = PoolDrawer(
-            spec=spec,
-            schedule=context.schedule,
+            run=context.run,
             block_hash=context.chain.block_hash,
-            paging=pages.paging,
+            paging_at=lambda window: datasets.at(window).paging,
         )
         self._checker = FrameChecker(
-            spec=spec,
-            form=context.form,
+            run=context.run,
             sample_seed=self._hash_after_commitments,
             list_seed=self._drawer.list_seed,
         )
-        self._seen = SeenPayloads(spec.outer.max_staleness, Shelf(context.state_dir / "seen").keep)
+        self._seen = SeenPayloads(
+            lambda window: context.run.at(window).outer.max_staleness,
+            Shelf(context.state_dir / "seen").keep,
+        )
 
-    @property
-    def curve(self) -> np.ndarray:
-        """Fixed pages for the loss curve, int64 [curve_pages, page_tokens]."""
-        return self._measurer.curve
+    def curve(self, window: int) -> np.ndarray:
+        """Fixed pages for the loss curve, of a window's dataset; int64 [pages, page_tokens]."""
+        return self._measurers.at(window).curve
 
     def held_out_loss(self, state: OuterState) -> float:
         """Mean loss on the pages of the loss curve, nats per token."""
-        return self._measurer.measure_curve(state)
+        return self._measurers.at(state.window).measure_curve(state)
 
     def score(
         self,
@@ -147,9 +153,10 @@ class WindowScorer:
         """
         self._peers.refresh()
         drawn, left_out = self._draw_candidates(window, candidates)
-        last_commits = read_last_commits(self._context.chain, self._context.spec, window)
+        last_commits = read_last_commits(self._context.chain, self._context.run, window)
         held_out = self._drawer.draw_held_out(window, last_commits)
-        measurement = self._measurer.begin(state, step_start)
+        measurer = self._measurers.at(window)
+        measurement = measurer.begin(state, step_start)
         ahead = self._measure_ahead(window, state, drawn, held_out, measurement)
         fetched = self._fetch(window, drawn, late, ahead)
         frames = fetched.frames
@@ -165,11 +172,15 @@ class WindowScorer:
         pool = self._draw_pool(window, held_out, drawn, payloads)
         is_compared = all(each.is_compared for each in admissions.values())
         pool, measured = self._measure_available(
-            measurement, pool, self._steps(state, payloads), lambda: late(1.0) or not is_compared
+            measurer,
+            measurement,
+            pool,
+            self._steps(window, state, payloads),
+            lambda: late(1.0) or not is_compared,
         )
         blanks = [_blank(window, m, admissions[m.uid], m.uid in measured.after_KQ) for m in drawn]
         blanks += [_not_drawn(window, member) for member in left_out]
-        rules = judge_rules(self._context.spec.evaluation)
+        rules = judge_rules(self._context.run.at(window).evaluation)
         verdicts = judge(blanks, measured, past_of(histories, rules), rules)
         self._remember_payloads(window, verdicts, payloads)
         unread = [m for m in drawn if not isinstance(frames[m.uid], bytes)]
@@ -192,13 +203,13 @@ class WindowScorer:
         measurement: Measurement,
     ) -> Ahead:
         """Measures the payloads drawn while others are on their way."""
-        spec, drawer = self._context.spec, self._drawer
+        spec, drawer = self._context.run.at(window), self._drawer
         references = scored_references(state, (), spec.outer)
         return Ahead(
             window=window,
             drawn=drawn,
             measurement=measurement,
-            pages=self._measurer.pages,
+            pages=self._measurers.at(window).pages,
             held_out=held_out,
             draw_claims=lambda member, payload: drawer.draw_claimed(
                 window, member.hotkey, payload.header
@@ -276,7 +287,7 @@ class WindowScorer:
         }
         block_hash = self._hash_after_commitments(window)
         ordered = [unread[hotkey] for hotkey in drawn_order(block_hash, window, unread)]
-        return ordered[: self._context.spec.evaluation.max_payloads]
+        return ordered[: self._context.run.at(window).evaluation.max_payloads]
 
     def _read_unread(
         self, wanted: Sequence[Unread], is_late: Callable[[], bool]
@@ -298,7 +309,7 @@ class WindowScorer:
     def _draw_candidates(
         self, window: int, candidates: Sequence[Member]
     ) -> tuple[list[Member], list[Member]]:
-        most = self._context.spec.evaluation.max_payloads
+        most = self._context.run.at(window).evaluation.max_payloads
         return draw_candidates(self._hash_after_commitments(window), window, candidates, most)
 
     def _draw_pool(
@@ -313,6 +324,7 @@ class WindowScorer:
 
     def _measure_available(
         self,
+        measurer: Measurer,
         measurement: Measurement,
         pool: Pool,
         steps: Mapping[int, Step],
@@ -322,11 +334,13 @@ class WindowScorer:
         try:
             return pool, measurement.finish(pool, steps, is_late)
         except StoreError:
-            kept = self._measurer.leave_out_missing(pool)
+            kept = measurer.leave_out_missing(pool)
             return kept, measurement.finish(kept, steps, is_late)
 
-    def _steps(self, state: OuterState, payloads: Mapping[int, Payload]) -> dict[int, Step]:
-        spec = self._context.spec
+    def _steps(
+        self, window: int, state: OuterState, payloads: Mapping[int, Payload]
+    ) -> dict[int, Step]:
+        spec = self._context.run.at(window)
         references = scored_references(state, [p.norms for p in payloads.values()], spec.outer)
         return {uid: scored_step(p, references, state, spec) for uid, p in payloads.items()}
 

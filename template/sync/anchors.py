@@ -13,7 +13,7 @@ from template.errors import ConfigError, ObjectError, disk_trouble, unreadable
 from template.files import append_whole
 from template.protocol.lineage import LineageStep, encode_lineage, parse_lineage
 from template.protocol.quorum import VOID_WINDOWS
-from template.protocol.spec import RunSpec
+from template.protocol.run import Run
 from template.sync.recovery import Recovered
 from template.training.checkpoint import LocalCheckpoint, load_local, remove_local, save_local
 from template.training.outer import OuterState
@@ -40,8 +40,8 @@ def anchors_to_keep(windows: Sequence[int], current: int) -> set[int]:
 class AnchorStore:
     """Anchors and journal in a folder. StateError where the disk refuses a write or a read."""
 
-    def __init__(self, folder: Path, spec: RunSpec, spreader: Spreader | None = None) -> None:
-        self._folder, self._spec, self._spreader = folder, spec, spreader
+    def __init__(self, folder: Path, run: Run, spreader: Spreader | None = None) -> None:
+        self._folder, self._run, self._spreader = folder, run, spreader
 
     def open(self, state: OuterState) -> Steps:
         """The recorded steps up to `state`; a record with another end is dropped.
@@ -65,14 +65,14 @@ class AnchorStore:
             append_whole(self._journal, encode_lineage(steps[-1:]))
         except OSError as error:
             raise disk_trouble(self._journal, error) from error
-        if after.window % self._spec.checkpoint.every_windows:
+        if not self._run.is_checkpoint(after.window):
             return steps
         return self.save_anchor(after, steps)
 
     def save_anchor(self, state: OuterState, steps: Steps) -> Steps:
         """Keep `state`, and drop the anchors and steps no longer needed."""
         anchor = LocalCheckpoint(state=state)
-        save_local(self.path_of(state.window), anchor, self._spec.run_id)
+        save_local(self.path_of(state.window), anchor, self._run.run_id)
         keep = anchors_to_keep(self._anchor_windows(), state.window)
         self._drop_anchors(lambda window: window not in keep)
         # The step on window w leads from theta_{w+1}: the oldest anchor needs window - 1 on.
@@ -84,7 +84,7 @@ class AnchorStore:
         """The anchors, newest first. An unreadable anchor is logged and passed over."""
         for window in sorted(self._anchor_windows(), reverse=True):
             try:
-                kept = load_local(self.path_of(window), self._spec, self._spreader)
+                kept = load_local(self.path_of(window), self._run.first, self._spreader)
             except ConfigError as error:
                 log.warning("anchor of theta_%d is unreadable and ignored: %s", window, error)
                 continue

@@ -101,14 +101,14 @@ class Bootstrap:
 
     def _first_state(self, offers: Offers = NOT_OFFERED) -> OuterState:
         params = fetch_theta0(self._context, self._peers, offers)
-        return first_state(params, self._context.spec.run_id)
+        return first_state(params, self._context.run.run_id)
 
     def _demand_known_run(self) -> None:
         """ConfigError if the validators here follow another run than the run spec's."""
         context = self._context
-        traces = find_traces(context.spec, context.chain, self._peers.bucket)
+        traces = find_traces(context.run, context.chain, self._peers.bucket)
         if traces is not None and traces.is_foreign:
-            raise ConfigError(f"--run {context.run_file}: {traces.describe(context.spec)}")
+            raise ConfigError(f"--run {context.run_file}: {traces.describe(context.run)}")
 
     def _demand_replayable_beginning(self) -> None:
         """Unavailable if buckets have deleted payloads needed for a replay from theta_0.
@@ -117,7 +117,7 @@ class Bootstrap:
         """
         context = self._context
         window = context.schedule.window_of(context.chain.finalized())
-        if oldest_start((), window, context.spec) >= FIRST_UPDATED:
+        if oldest_start((), window, context.run) >= FIRST_UPDATED:
             raise Unavailable(
                 f"--run {context.run_file}: the run is in window {window}, no validator serves a "
                 "checkpoint that the votes prove, and the payloads since theta_0 have been "
@@ -130,12 +130,11 @@ class Bootstrap:
         A checkpoint is proven backwards from the root with authority now: the root chain covers
         every content of a checkpoint, and the age of the votes on the checkpoint does not matter.
         """
-        context, spec = self._context, self._context.spec
-        every = spec.checkpoint.every_windows
+        context, run = self._context, self._context.run
         last = context.schedule.last_counted(context.chain.finalized())
         # The step on window c - 1 proves theta_c, and the root of the votes on c covers the step.
         newest = last if newest is None else min(newest, last)
-        if newest < every:
+        if run.checkpoint_before(newest) == 0:
             return None
         try:
             vote = wait_for_voted_root(context)
@@ -143,7 +142,8 @@ class Bootstrap:
             log.warning("no checkpoint can be proven: %s", error)
             return None
         # Buckets keep no checkpoint from before `oldest_start`, so older steps prove nothing.
-        since = max(0, min(oldest_start((), last, spec), newest - 2 * every) - 1)
+        two_before = run.checkpoint_before(run.checkpoint_before(newest) - 1)
+        since = max(0, min(oldest_start((), last, run), two_before) - 1)
         steps = read_lineage_to(context, self._peers, vote, since)
         return self._find_on_the_way([step for step in steps if step.window < newest])
 
@@ -192,7 +192,7 @@ class CheckpointSearch:
                 if data in tried:
                     continue
                 tried.add(data)
-                manifest = parse_published(data, self._context.spec)
+                manifest = parse_published(data, self._context.run.at(window))
                 if not _leads_to(manifest, step):
                     raise ObjectError("the voted root proves another state")
                 return self._restore(manifest, hotkey)
@@ -208,9 +208,9 @@ class CheckpointSearch:
         return None
 
     def _read_manifest(self, hotkey: str, window: int) -> bytes:
-        key = checkpoint_manifest_key(self._context.spec.run_id, window)
+        key = checkpoint_manifest_key(self._context.run.run_id, window)
         bucket = self._peers.bucket(hotkey)
-        return bucket.get(key, max_bytes=published_limit_bytes(self._context.spec))
+        return bucket.get(key, max_bytes=published_limit_bytes(self._context.run.at(window)))
 
     def _restore(self, manifest: PublishedManifest, publisher: str) -> OuterState:
         # Parts of one checkpoint at most stay on disk, whatever strangers publish.
@@ -226,7 +226,7 @@ class CheckpointSearch:
         return restore_published(
             manifest,
             parts,
-            self._context.spec,
+            self._context.run.first,
             are_verified=True,
             spreader=self._context.spreader,
         )

@@ -1,8 +1,9 @@
 """Objects named by digest in the run spec: the dataset and theta_0, from mirror or validator."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import Protocol
 
 from torch import Tensor
@@ -30,6 +31,7 @@ from template.errors import (
 from template.peers.blobs import fetch_from_any, fetch_into_from_any, fetch_range_from_any
 from template.peers.client import Peers
 from template.protocol.keys import shard_key
+from template.protocol.run import Run
 from template.protocol.spec import RunSpec
 from template.protocol.strangers import quoted
 from template.training.companions import companion_files
@@ -73,12 +75,14 @@ def open_pages(
     on_read: OnRead = ignore_object,
     limits: CacheLimits | None = None,
     reads_ahead: bool = False,
+    spec: RunSpec | None = None,
 ) -> PageReader:
-    """The run's dataset, fetched by segments when read; `reads_ahead` as in `PageReader`.
+    """The dataset of a spec, of the run's first without one, fetched by segments when read.
 
-    `on_read` gets the manifest; shards are for `bucket.mirror` to copy.
+    `reads_ahead` as in `PageReader`. `on_read` gets the manifest; shards are for `bucket.mirror` to
+    copy.
     """
-    spec = context.spec
+    spec = context.run.first if spec is None else spec
     peers.refresh()
     key, digest = "data.manifest_digest", spec.data.manifest_digest
     data = fetch_named_object(context, peers, key, digest, MAX_MANIFEST_BYTES)
@@ -96,6 +100,42 @@ def open_pages(
         limits=limits,
         reads_ahead=reads_ahead,
     )
+
+
+class Datasets:
+    """The datasets of a run, each opened when first asked for."""
+
+    def __init__(self, open_spec: Callable[[RunSpec], PageReader], run: Run) -> None:
+        """`open_spec` opens the dataset of a spec, as `open_pages`."""
+        self._open, self._run = open_spec, run
+        self._opened: dict[str, PageReader] = {}
+        self._lock = Lock()
+
+    def at(self, window: int) -> PageReader:
+        """The dataset of a window. ConfigError and Unavailable as of `open_pages`."""
+        return self.of(self._run.at(window))
+
+    def of(self, spec: RunSpec) -> PageReader:
+        """The dataset of a spec of the run."""
+        digest = spec.data.manifest_digest
+        with self._lock:
+            if digest not in self._opened:
+                self._opened[digest] = self._open(spec)
+            return self._opened[digest]
+
+
+def open_datasets(
+    context: ReadContext,
+    peers: Peers,
+    on_read: OnRead = ignore_object,
+    reads_ahead: bool = False,
+) -> Datasets:
+    """The datasets of a run; the arguments as of `open_pages`."""
+
+    def open_spec(spec: RunSpec) -> PageReader:
+        return open_pages(context, peers, on_read, reads_ahead=reads_ahead, spec=spec)
+
+    return Datasets(open_spec, context.run)
 
 
 def fetch_tokenizer(
@@ -127,7 +167,7 @@ def fetch_companions(
     """The `companion_files` of the run's checkpoints; `on_read` gets the `tokenizer.json`."""
     data = fetch_tokenizer(context, peers, entry, on_read)
     try:
-        return companion_files(context.spec, entry, data)
+        return companion_files(context.run.first, entry, data)
     except ObjectError as error:
         raise _wrong_object(context, "data.tokenizer", error) from error
 
@@ -156,7 +196,10 @@ class PeersSource:
 
     def _mirrors(self) -> list[str]:
         """Mirrors that answered lately. Validators are looked up on chain: not from any thread."""
-        return [h for h in self._context.spec.data.mirrors if not self._peers.is_troubled(h)]
+        mirrors = dict.fromkeys(
+            h for s in reversed(self._context.run.specs) for h in s.data.mirrors
+        )
+        return [h for h in mirrors if not self._peers.is_troubled(h)]
 
 
 @contextmanager
@@ -201,7 +244,7 @@ def fetch_theta0(
         return path
 
     try:
-        return load_theta0(read_index, context.spec, read_part, context.spreader)
+        return load_theta0(read_index, context.run.first, read_part, context.spreader)
     except ObjectError as error:
         raise _wrong_object(context, key, error) from error
 

@@ -62,9 +62,9 @@ class Follower:
         self._context, self._peers, self._may_join = context, peers, may_join
         self.room: Room = nullcontext
         self._payloads, self._lineage = PayloadCache(context, peers), LineageReader(context, peers)
-        self.anchors = AnchorStore(context.state_dir / "past", context.spec, context.spreader)
+        self.anchors = AnchorStore(context.state_dir / "past", context.run, context.spreader)
         self.ledger = RunLedger(
-            spec=context.spec,
+            run=context.run,
             state=state,
             steps=self.anchors.open(state),
             last_accepted=last_accepted,
@@ -136,7 +136,7 @@ class Follower:
     def _decide(self, window: int) -> Decision:
         """The decision on the next window or a later window with final votes."""
         if window not in self.ledger.decisions:
-            ballot = read_ballot(self._context.chain, self._context.spec, window)
+            ballot = read_ballot(self._context.chain, self._context.run, window)
             self.ledger = self.ledger.count_ballot(ballot)
         return self.ledger.decisions[window]
 
@@ -182,7 +182,7 @@ class Follower:
         log.warning("%s; joining anew at theta_%d", error, state.window)
         self._lineage.forget()
         self.ledger = RunLedger(
-            spec=context.spec,
+            run=context.run,
             state=state,
             steps=self.anchors.open(state),
             last_accepted=self.ledger.last_accepted,
@@ -335,9 +335,9 @@ class Follower:
     def _take_back(self, void: LineageStep) -> None:
         log.warning("window %d is void: most of the stake lacked its payloads", void.window)
         anchors, obtain = self.anchors.load_anchors(), self._payloads.obtain_past_payloads
-        steps, spec = self.ledger.steps, self._context.spec
+        steps, run = self.ledger.steps, self._context.run
         with self.room():
-            recovered = take_back(anchors, steps, void.window, obtain, spec)
+            recovered = take_back(anchors, steps, void.window, obtain, run)
         if recovered is None:
             log.error(NO_STATE_BEFORE, void.window)
             return
@@ -374,14 +374,14 @@ def _known_decision(step: LineageStep) -> Decision:
 
 
 def _tell_of_alpha(context: ReadContext, before: OuterState, after: OuterState) -> None:
-    alphas = before.alpha(context.spec.outer), after.alpha(context.spec.outer)
+    alphas = [s.alpha(context.run.at(s.window - 1).outer) for s in (before, after)]
     if alphas[0] != alphas[1]:
         log.info("window %d: alpha %.2f -> %.2f by the votes", before.window - 1, *alphas)
 
 
 def _report_void(context: ReadContext, ledger: RunLedger, void: int) -> None:
     # No later step has moved alpha: the majority lacked the payloads, and named none since.
-    alpha = ledger.state.alpha(context.spec.outer)
+    alpha = ledger.state.alpha(context.run.at(ledger.state.window - 1).outer)
     for step in ledger.steps:
         if step.window >= void:
             root = step.next_root.hex()
@@ -395,11 +395,11 @@ def _report(context: ReadContext, state: OuterState, decision: Decision) -> None
         "state_root": state.root.hex(),
         "accepted_uids": ",".join(str(member.uid) for member in decision.members),
         "voting_stake_rao": decision.voting_stake_rao,
-        "outer_lr": state.alpha(context.spec.outer),
+        "outer_lr": state.alpha(context.run.at(state.window - 1).outer),
     }
     if decision.no_op:
         values["no_op"] = decision.no_op
-    if state.window % context.spec.checkpoint.digest_every_windows == 0:
+    if state.window % context.run.at(decision.window).checkpoint.digest_every_windows == 0:
         values["params_digest"] = params_digest(state).hex()
     context.metrics.log(decision.window, values)
     uids = [member.uid for member in decision.members]

@@ -59,7 +59,7 @@ class Healer:
         if window < self._next_window:
             return None
         self._next_window = window + self._gap_windows
-        every = self._context.spec.checkpoint.every_windows
+        every = self._context.run.at(window).checkpoint.every_windows
         self._gap_windows = min(2 * self._gap_windows, every)
         log.warning("window %d: taking the last steps again", window)
         healed = self._retake(ledger, is_right) or self._join_anew(ledger, decision, is_right)
@@ -74,7 +74,7 @@ class Healer:
                 self._anchors.load_anchors(),
                 ledger.steps,
                 self._payloads.obtain_past_payloads,
-                self._context.spec,
+                self._context.run,
                 is_right,
             )
         except NodeTrouble:
@@ -110,7 +110,7 @@ class Healer:
     ) -> tuple[OuterState, Recovered] | None:
         """A published state, and the steps from there to `root`; None if no bucket has both."""
         context = self._context
-        since = max(0, oldest_start((), decision.window, context.spec) - 1)
+        since = max(0, oldest_start((), decision.window, context.run) - 1)
         steps = read_lineage(context, self._peers, decision.window + 1, root, since)
         start = Bootstrap(context, self._peers).newest_on_the_way(steps)
         if start is None:
@@ -118,7 +118,7 @@ class Healer:
         log.warning("window %d: joining anew at theta_%d", decision.window, start.window)
         ahead = steps_after(start, _with_own_votes(steps, ledger))
         obtain = self._payloads.obtain_past_payloads
-        return start, replay_steps(start, ahead, obtain, context.spec)
+        return start, replay_steps(start, ahead, obtain, context.run)
 
     def _describe_fork(self, ledger: RunLedger, decision: Decision) -> str:
         context = self._context
@@ -128,7 +128,7 @@ class Healer:
             f"stands on {ledger.state.root[:ROOT_BYTES].hex()}, and neither its past nor a "
             "published checkpoint leads there. This node goes on by its own root, names no "
             f"payload, and looks again from window {self._next_window} on. If it never agreed "
-            f"with the others, its --run {context.run_file} (run id {context.spec.run_id.hex()}) "
+            f"with the others, its --run {context.run_file} (run id {context.run.run_id.hex()}) "
             "is not theirs: get the file again from the subnet's owner. If it did, look for "
             "another build of torch or a fault of the hardware"
         )

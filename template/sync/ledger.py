@@ -17,7 +17,7 @@ from template.protocol.lineage import Accepted, LineageStep, newly_void
 from template.protocol.payload import Payload
 from template.protocol.quorum import VOID_WINDOWS, Ballot, Decision, decide, is_void
 from template.protocol.record import ROOT_BYTES
-from template.protocol.spec import RunSpec
+from template.protocol.run import Run
 from template.sync.recovery import step_from
 from template.training.outer import OuterState, outer_step
 from template.training.spread import sample_of
@@ -50,7 +50,7 @@ class RunLedger:
     and while votes move alpha.
     """
 
-    spec: RunSpec
+    run: Run
     state: OuterState
     steps: tuple[LineageStep, ...] = ()
     decisions: Mapping[int, Decision] = field(default_factory=dict)
@@ -61,7 +61,10 @@ class RunLedger:
     @property
     def _keeps_this_start(self) -> bool:
         """Whether the votes of the window scored at the next state move alpha."""
-        return self.keeps_step_start and self.state.window < self.spec.outer.alpha_windows
+        return (
+            self.keeps_step_start
+            and self.state.window < self.run.at(self.state.window).outer.alpha_windows
+        )
 
     @property
     def next_window(self) -> int:
@@ -83,7 +86,7 @@ class RunLedger:
         # Votes at a final block never change: a second count could only repeat the first.
         if ballot.window in self.decisions:
             return self
-        if ballot.window >= self.spec.schedule.num_windows:
+        if ballot.window >= self.run.num_windows:
             # Votes after the run's end settle which payloads stand; nothing is accepted any more.
             ballot = replace(ballot, candidates={})
         between = range(self.next_window, ballot.window)
@@ -94,7 +97,7 @@ class RunLedger:
             )
         before = self.decisions.get(ballot.window - 1)
         reference_rao = self.state.reference_rao if before is None else before.reference_rao
-        decision = decide(ballot, reference_rao, self.spec.outer.quorum_rules())
+        decision = decide(ballot, reference_rao, self.run.at(ballot.window).outer.quorum_rules())
         return replace(self, decisions={**self.decisions, ballot.window: decision})
 
     def window_to_count_for_void(self) -> int | None:
@@ -147,7 +150,7 @@ class RunLedger:
         root of the majority's votes on the window, or empty; kept for `find_new_void`. ValueError
         if `accepted` is of another window.
         """
-        after = outer_step(self.state, accepted, payloads, self.spec)
+        after = outer_step(self.state, accepted, payloads, self.run.at(accepted.window))
         # The step records the root and checkpoint digest from before the update.
         step = step_from(self.state, accepted, voted_root)
         members = frozenset(member.hotkey for member in accepted.members)

@@ -18,21 +18,22 @@ from template.protocol.lineage import (
 )
 from template.protocol.quorum import VOID_WINDOWS, find_standing_authority
 from template.protocol.record import Vote
+from template.protocol.run import Run
 from template.training.outer import OuterState
 
 log = logging.getLogger(__name__)
 
 
-def segment_start(window: int, every: int) -> int:
+def segment_start(window: int, run: Run) -> int:
     """The segment of the step on `window`: the checkpoint window before the step, or 0."""
-    return (window + 1) // every * every
+    return run.checkpoint_before(window + 1)
 
 
-def group_by_segment(steps: Iterable[LineageStep], every: int) -> dict[int, list[LineageStep]]:
+def group_by_segment(steps: Iterable[LineageStep], run: Run) -> dict[int, list[LineageStep]]:
     """Steps by segment start."""
     found: dict[int, list[LineageStep]] = {}
     for step in steps:
-        found.setdefault(segment_start(step.window, every), []).append(step)
+        found.setdefault(segment_start(step.window, run), []).append(step)
     return found
 
 
@@ -48,8 +49,8 @@ class LineagePublisher:
 
         A segment with unknown first steps is left to validators with a longer past.
         """
-        context, every = self._context, self._context.spec.checkpoint.every_windows
-        for start, segment in group_by_segment(steps, every).items():
+        context = self._context
+        for start, segment in group_by_segment(steps, context.run).items():
             if segment[0].window > max(0, start - 1):
                 continue
             data = encode_lineage(segment)
@@ -57,7 +58,7 @@ class LineagePublisher:
             if self._published.get(start) == digest:
                 continue
             try:
-                context.bucket.put(lineage_key(context.spec.run_id, start), data)
+                context.bucket.put(lineage_key(context.run.run_id, start), data)
             except SubnetError as error:
                 log.warning("lineage from theta_%d is not in the bucket yet: %s", start, error)
                 return
@@ -117,8 +118,8 @@ def find_voted_root(context: ReadContext) -> Vote | None:
     window = context.schedule.last_counted(context.chain.finalized())
     if window < 0:
         return None
-    voters = read_standing_votes(context.chain, context.spec, window)
-    return find_standing_authority(voters, window, context.spec.outer.quorum_rules())
+    voters = read_standing_votes(context.chain, context.run, window)
+    return find_standing_authority(voters, window, context.run.at(window).outer.quorum_rules())
 
 
 def read_lineage_to(
@@ -130,7 +131,7 @@ def read_lineage_to(
 
 def voted_state(context: ReadContext, vote: Vote) -> int:
     """The window of the state that a vote stands behind: theta_{w+1}, or the run's last state."""
-    return min(vote.window, context.spec.schedule.num_windows) + 1
+    return min(vote.window, context.run.num_windows) + 1
 
 
 def read_lineage(
@@ -142,11 +143,10 @@ def read_lineage(
     counts only if the last step leads to the wanted root; else the next bucket is asked. Fewer
     steps, or none, if no bucket has a segment.
     """
-    every = context.spec.checkpoint.every_windows
     steps = _find_voted_end(context, peers, window - 2, root, since)
     while steps and steps[0].window > since:
         root, last = steps[0].root, steps[0].window - 1
-        segment = _find_segment(context, peers, segment_start(last, every), last, root)
+        segment = _find_segment(context, peers, segment_start(last, context.run), last, root)
         if not segment or segment[-1].window != last:
             break
         steps = [*segment, *steps]
@@ -160,13 +160,19 @@ def _find_voted_end(
 
     A majority that lacks payloads votes the root before them, window after window.
     """
-    every = context.spec.checkpoint.every_windows
     first = max(since, last - VOID_WINDOWS, 0)
-    starts = {segment_start(window, every) for window in range(first, last + 1)}
+    starts = {segment_start(window, context.run) for window in range(first, last + 1)}
     for start in sorted(starts, reverse=True):
         if segment := _find_segment(context, peers, start, last, root):
             return segment
     return []
+
+
+def _limit_bytes(run: Run, start: int) -> int:
+    """Maximum bytes of the segment from a checkpoint: a succession may begin in it."""
+    first = run.at(start)
+    specs = {first, run.at(start + first.checkpoint.every_windows)}
+    return sum(map(lineage_limit_bytes, specs))
 
 
 def _find_segment(
@@ -178,7 +184,7 @@ def _find_segment(
     asked last from then on, as is a bucket without an answer. Empty if no bucket leads to `root`.
     NodeTrouble if this node could not ask.
     """
-    key, limit = lineage_key(context.spec.run_id, start), lineage_limit_bytes(context.spec)
+    key, limit = lineage_key(context.run.run_id, start), _limit_bytes(context.run, start)
     for hotkey in peers.in_order(validators_by_stake(context)):
         try:
             offered = parse_lineage(peers.bucket(hotkey).get(key, max_bytes=limit))

@@ -25,7 +25,7 @@ def own_checkpoint_path(state_dir: Path) -> Path:
 
 def load_own_checkpoint(context: ReadContext) -> LocalCheckpoint | None:
     """The node's own checkpoint, or None; ConfigError if the file cannot be used."""
-    return load_local(own_checkpoint_path(context.state_dir), context.spec, context.spreader)
+    return load_local(own_checkpoint_path(context.state_dir), context.run.first, context.spreader)
 
 
 class OwnCheckpoints:
@@ -39,7 +39,7 @@ class OwnCheckpoints:
         checkpoint, which a node that joins anew in another thread still needs.
         """
         self._drops_downloads = drops_downloads
-        self._writer = CheckpointWriter(own_checkpoint_path(context.state_dir), context.spec.run_id)
+        self._writer = CheckpointWriter(own_checkpoint_path(context.state_dir), context.run.run_id)
         self._downloaded = downloaded_parts(context.state_dir)
         self._lock = Lock()
 

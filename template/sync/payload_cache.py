@@ -81,12 +81,18 @@ class PayloadCache:
 
         An undecodable frame is left out by every node alike, so no node forks.
         """
-        spec, opened = self._context.spec, {}
+        context, opened = self._context, {}
+        form, spec = context.form_at(window), context.run.at(window)
         for member in members:
             _, frame = self._frames[member.digest]
             try:
                 opened[member.uid] = open_payload(
-                    frame, member, window, self._context.form, spec.outer.max_staleness
+                    frame,
+                    member,
+                    window,
+                    form,
+                    spec.outer.max_staleness,
+                    oldest_base=spec.first_window,
                 )
             except PayloadError as error:
                 log.error(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from template.protocol.lineage import Accepted, LineageStep
 from template.protocol.payload import Payload
-from template.protocol.spec import RunSpec
+from template.protocol.run import Run
 from template.training.outer import OuterState, outer_step
 
 Obtain = Callable[[LineageStep], Mapping[int, Payload]]
@@ -38,7 +38,7 @@ def step_from(state: OuterState, accepted: Accepted, voted_root: bytes) -> Linea
 
 
 def retake_steps(
-    state: OuterState, steps: Iterable[LineageStep], obtain: Obtain, spec: RunSpec
+    state: OuterState, steps: Iterable[LineageStep], obtain: Obtain, run: Run
 ) -> Iterator[tuple[LineageStep, OuterState]]:
     """Take the steps again from `state`; yields each retaken step and the state after.
 
@@ -47,16 +47,16 @@ def retake_steps(
     """
     for step in steps:
         taken = step_from(state, step, step.voted_root)
-        state = outer_step(state, step, obtain(step), spec)
+        state = outer_step(state, step, obtain(step), run.at(step.window))
         yield taken, state
 
 
 def replay_steps(
-    state: OuterState, steps: Iterable[LineageStep], obtain: Obtain, spec: RunSpec
+    state: OuterState, steps: Iterable[LineageStep], obtain: Obtain, run: Run
 ) -> Recovered:
     """All steps taken again from `state`, and the state at their end."""
     taken, start_window = [], state.window
-    for step, after in retake_steps(state, steps, obtain, spec):
+    for step, after in retake_steps(state, steps, obtain, run):
         taken.append(step)
         state = after
     return Recovered(start_window=start_window, steps=tuple(taken), state=state)
@@ -66,7 +66,7 @@ def heal(
     anchors: Iterable[OuterState],
     steps: Sequence[LineageStep],
     obtain: Obtain,
-    spec: RunSpec,
+    run: Run,
     is_right: Callable[[OuterState], bool],
 ) -> Recovered | None:
     """Replay `steps` from the newest anchor with a right state at the end, or None.
@@ -74,7 +74,7 @@ def heal(
     `anchors`: newest first.
     """
     for anchor in anchors:
-        recovered = replay_steps(anchor, steps_after(anchor, steps), obtain, spec)
+        recovered = replay_steps(anchor, steps_after(anchor, steps), obtain, run)
         if is_right(recovered.state):
             return recovered
     return None
@@ -85,13 +85,13 @@ def take_back(
     steps: Sequence[LineageStep],
     window: int,
     obtain: Obtain,
-    spec: RunSpec,
+    run: Run,
 ) -> Recovered | None:
     """Replay `steps` without the payloads of `window`; None if every anchor contains them."""
     emptied = [step.emptied() if step.window == window else step for step in steps]
     for anchor in anchors:
         if anchor.window <= window + 1:
-            return replay_steps(anchor, steps_after(anchor, emptied), obtain, spec)
+            return replay_steps(anchor, steps_after(anchor, emptied), obtain, run)
     return None
 
 

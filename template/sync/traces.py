@@ -17,7 +17,7 @@ from template.context import ReadContext
 from template.errors import ChainError, NodeTrouble, NotFound, SubnetError
 from template.protocol.keys import lineage_key
 from template.protocol.quorum import VOID_WINDOWS, Decision
-from template.protocol.spec import RunSpec
+from template.protocol.run import Run
 from template.sync.lineage import segment_start
 
 log = logging.getLogger(__name__)
@@ -54,10 +54,10 @@ class Traces:
         """Whether most of the voting stake serves no object of the run."""
         return 2 * self.empty_stake_rao > self.voting_stake_rao
 
-    def describe(self, spec: RunSpec) -> str:
+    def describe(self, run: Run) -> str:
         """Why a foreign spec is foreign, and the remedy."""
         return (
-            f"nobody follows run id {spec.run_id.hex()} here: {self.num_voters} validators vote "
+            f"nobody follows run id {run.run_id.hex()} here: {self.num_voters} validators vote "
             f"(the newest vote is on window {self.newest_vote}), and the buckets of most of their "
             f"stake ({len(self.empty)} asked) have no object of that run. The run spec was edited "
             "or belongs to another run, as any changed value makes another run: get the file "
@@ -66,22 +66,22 @@ class Traces:
         )
 
 
-def find_traces(spec: RunSpec, chain: Chain, open_bucket: OpenByHotkey) -> Traces | None:
+def find_traces(run: Run, chain: Chain, open_bucket: OpenByHotkey) -> Traces | None:
     """Ask the voters' buckets, most stake first, until most of the stake has answered alike.
 
     None as long as no answer would tell anything: nobody votes, or the run is so young that all
     validators may still wait for its first payloads. NodeTrouble if this node could not ask.
     """
-    last = spec.schedule.schedule().last_counted(chain.finalized())
+    last = run.schedule.last_counted(chain.finalized())
     if last <= VOID_WINDOWS + 1:
         return None
     # Votes of another run tell of a foreign spec only where nobody votes in this one.
-    voters = read_standing_votes(chain, spec, last)
-    voters = voters or read_standing_votes_of_any_run(chain, spec, last)
+    voters = read_standing_votes(chain, run, last)
+    voters = voters or read_standing_votes_of_any_run(chain, run, last)
     if not voters:
         return None
     total = sum(voter.stake_rao for voter in voters)
-    keys = _lineage_keys(spec, last)
+    keys = _lineage_keys(run, last)
     holders: list[str] = []
     empty: list[str] = []
     faults: list[str] = []
@@ -111,13 +111,13 @@ def find_traces(spec: RunSpec, chain: Chain, open_bucket: OpenByHotkey) -> Trace
     )
 
 
-def _lineage_keys(spec: RunSpec, last: int) -> list[str]:
+def _lineage_keys(run: Run, last: int) -> list[str]:
     """The first segment, which stays for ever, and the newest: a voter may have joined late."""
-    every = spec.checkpoint.every_windows
-    newest = min(last, spec.schedule.num_windows - 1)
+    newest = min(last, run.num_windows - 1)
+    every = run.at(newest).checkpoint.every_windows
     windows = (0, newest - VOID_WINDOWS - 1, newest - every, newest)
-    starts = {segment_start(max(0, window), every) for window in windows}
-    return [lineage_key(spec.run_id, start) for start in sorted(starts)]
+    starts = {segment_start(max(0, window), run) for window in windows}
+    return [lineage_key(run.run_id, start) for start in sorted(starts)]
 
 
 def _has_any(open_bucket: OpenByHotkey, hotkey: str, keys: list[str]) -> bool:
@@ -152,7 +152,7 @@ class OtherRunWatch:
             return
         context, window = self._context, decision.window
         try:
-            voters = read_standing_votes_of_any_run(context.chain, context.spec, window)
+            voters = read_standing_votes_of_any_run(context.chain, context.run, window)
         except ChainError as error:
             log.debug("window %d: votes of other runs are not known: %s", window, error)
             return
@@ -163,7 +163,7 @@ class OtherRunWatch:
                 "another one: --run %s was edited or belongs to another run; get the file again "
                 "from the subnet's owner",
                 window,
-                context.spec.run_id.hex(),
+                context.run.run_id.hex(),
                 len(voting),
                 context.run_file,
             )

@@ -45,6 +45,13 @@ class RangedAdamW:
         )
         self.place()
 
+    def follow(self, spec: TrainingSpec) -> None:
+        """Go on with another spec's betas and weight decay; the moments stay."""
+        self._spec = spec
+        for group in () if self._optimizer is None else self._optimizer.param_groups:
+            group["betas"] = spec.adam_beta1, spec.adam_beta2
+            group["weight_decay"] = spec.weight_decay
+
     def release(self) -> None:
         """Know no parameters until the next `take`."""
         self.park()

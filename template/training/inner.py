@@ -75,6 +75,12 @@ class InnerTrainer:
         """Names of what trains in the window under way; None for all."""
         self._model = self._accelerator.prepare(model)
 
+    def follow(self, spec: RunSpec) -> None:
+        """As in `Trainer`."""
+        self._spec = spec
+        self._micro = MicroBatch(spec.training.batch_pages, self._options.micro_batch)
+        self._optimizer.follow(spec.training)
+
     def _build(self) -> PreTrainedModel:
         """The model: on the device, or without memory until a range of its blocks is named."""
         options = self._options

@@ -12,6 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor
 
+from template.protocol.spec import RunSpec
+
 Start = Mapping[str, Tensor]
 Rest = Callable[[Callable[[], None]], None]
 
@@ -84,6 +86,9 @@ class Trainer(Protocol):
     @property
     def shares_memory(self) -> bool:
         """Whether model and moments lie in the memory of the node's other work, on a CPU."""
+
+    def follow(self, spec: RunSpec) -> None:
+        """Train by another spec of the run from now on; the moments stay."""
 
     def train(  # noqa: PLR0913  all of a window
         self,

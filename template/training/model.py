@@ -127,6 +127,7 @@ def _tensor_shapes(spec: RunSpec) -> Mapping[str, tuple[int, ...]]:
     return {name: tuple(p.shape) for name, p in model.named_parameters()}
 
 
+@lru_cache(maxsize=16)
 def payload_format(spec: RunSpec) -> PayloadFormat:
     """The layout of a run's payloads, from the spec alone."""
     return PayloadFormat(

@@ -9,19 +9,20 @@ def inner_lr(spec: RunSpec, window: int, step: int) -> float:
     """Warm-up, stable phase and decay: linear over `warmup_windows`, then `inner_lr`, then a cosine
     to `final_lr_share` over the last `decay_share` of the run's windows.
 
-    Before the decay the rate is the same whatever the length of the run. Independent of a node's
-    past: after missed windows a miner has the same rate as all others.
+    The windows are those of the spec: a succession has a warm-up and a decay of its own, which end
+    with the run. Before the decay the rate is the same whatever the length of the run. Independent
+    of a node's past: after missed windows a miner has the same rate as all others.
     Source of the three phases: arXiv 2404.06395, section 4; 2405.18392.
     """
     training = spec.training
-    position = window + step / training.inner_steps
+    position = window - spec.first_window + step / training.inner_steps
     if position < training.warmup_windows:
         return (
             training.inner_lr
             * (position + 1 / training.inner_steps)
             / (training.warmup_windows + 1 / training.inner_steps)
         )
-    end = spec.schedule.num_windows
+    end = spec.schedule.num_windows - spec.first_window
     start = max(training.warmup_windows, end - training.decay_share * end)
     if position <= start or training.decay_share == 0:
         return training.inner_lr

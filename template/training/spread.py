@@ -17,7 +17,7 @@ from torch import Tensor
 
 from compression import exact_norm
 from template.errors import ObjectError
-from template.protocol.payload import Payload, PayloadHeader
+from template.protocol.payload import Payload, PayloadFormat, PayloadHeader
 from template.protocol.root import sample_digest, tensors_digest
 from template.training.evaluator import Evaluator
 from template.training.finite import are_finite
@@ -108,6 +108,9 @@ class Feedback(Protocol):
     @property
     def revision(self) -> object:
         """Another object after every change of the tensors."""
+
+    def follow(self, form: PayloadFormat, decay: float) -> None:
+        """Encode by another spec of the run from now on."""
 
     def encode(self, header: PayloadHeader, deltas: Mapping[str, Tensor]) -> bytes:
         """The frame of decay * feedback + delta; the feedback keeps the rest."""

@@ -61,7 +61,7 @@ def _frames(count: int) -> dict[int, bytes]:
 
 
 def _key(context: NodeContext, frame: bytes) -> str:
-    return payload_key(context.spec.run_id, WINDOW, payload_digest(frame))
+    return payload_key(context.run.run_id, WINDOW, payload_digest(frame))
 
 
 @pytest.mark.parametrize("count", [0, 1, 20])

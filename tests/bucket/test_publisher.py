@@ -157,7 +157,7 @@ def test_a_checkpoint_that_has_begun_goes_on_while_it_is_of_use(
     publisher.offer_checkpoint(_at(world, start, newer), is_last=is_last)
     assert publisher.push(_never)
     manifests = [key for key in bucket.written if key.endswith("manifest.json")]
-    run_id = context.spec.run_id
+    run_id = context.run.run_id
     assert manifests == [checkpoint_manifest_key(run_id, window) for window in published]
     told = [line for line in caplog.messages if "this checkpoint is dropped" in line]
     assert [line.split(":")[0] for line in told] == ([] if 8 in published else ["theta_8"])
@@ -173,7 +173,7 @@ def test_of_those_that_wait_the_newest_comes_next(world, bucket, context, start,
         publisher.offer_checkpoint(_at(world, start, window))
     assert publisher.push(_never)
     manifests = [key for key in bucket.written if key.endswith("manifest.json")]
-    assert manifests == [checkpoint_manifest_key(context.spec.run_id, w) for w in (8, 10)]
+    assert manifests == [checkpoint_manifest_key(context.run.run_id, w) for w in (8, 10)]
     told = [line for line in caplog.messages if "this checkpoint is dropped" in line]
     assert [line.split(":")[0] for line in told] == ["theta_9"]
 
@@ -415,7 +415,7 @@ def test_what_is_offered_during_an_upload_is_not_lost(world, context, start) -> 
     bucket.offer = offer
     publisher.offer_checkpoint(_at(world, start, 8))
     assert publisher.push(_never)
-    run_id = context.spec.run_id
+    run_id = context.run.run_id
     assert checkpoint_manifest_key(run_id, 8) not in bucket.written, "the last takes its place"
     assert checkpoint_manifest_key(run_id, 16) in bucket.written
     assert bucket.written[-1] == KEY

@@ -56,11 +56,11 @@ def _vote(*uids: int, window: int = WINDOW) -> Vote:
 
 
 def _ballot(world):
-    return read_ballot(world.chain(hotkey_of("m0")), world.spec, WINDOW)
+    return read_ballot(world.chain(hotkey_of("m0")), world.run, WINDOW)
 
 
 def _candidates(world):
-    return read_candidates(world.chain(hotkey_of("m0")), world.spec, WINDOW)
+    return read_candidates(world.chain(hotkey_of("m0")), world.run, WINDOW)
 
 
 def test_a_payload_and_a_vote_in_time_count(world, schedule) -> None:
@@ -110,13 +110,13 @@ def test_what_was_said_in_another_run_says_nothing_here(world, schedule) -> None
     ballot = _ballot(world)
     assert (ballot.candidates, ballot.voters) == ({}, [])
     chain = world.chain(hotkey_of("m0"))
-    assert read_last_commits(chain, world.spec, WINDOW) == {}
-    assert read_standing_votes(chain, world.spec, WINDOW) == []
+    assert read_last_commits(chain, world.run, WINDOW) == {}
+    assert read_standing_votes(chain, world.run, WINDOW) == []
     _say(world, "m0", schedule.commit_block(WINDOW), _payload(7))
     _say(world, "val-a", schedule.vote_block(WINDOW), _vote(3))
     ballot = _ballot(world)
     assert (len(ballot.candidates), len(ballot.voters)) == (1, 1)
-    assert len(read_standing_votes(chain, world.spec, WINDOW)) == 1
+    assert len(read_standing_votes(chain, world.run, WINDOW)) == 1
 
 
 def test_hotkeys_that_are_not_registered_are_ignored(world, schedule) -> None:
@@ -148,7 +148,7 @@ def test_commitments_that_are_no_records_are_left_out(junk: bytes, world, schedu
     _say(world, "m0", schedule.commit_block(WINDOW), junk)
     _say(world, "m1", schedule.commit_block(WINDOW), _payload(7))
     assert list(_candidates(world)) == [4]
-    records = read_records(world.chain("x"), schedule.commit_block(WINDOW), world.spec.run_id)
+    records = read_records(world.chain("x"), schedule.commit_block(WINDOW), world.run.run_id)
     assert hotkey_of("m0") not in records
 
 
@@ -162,7 +162,7 @@ def test_the_last_commit_is_the_newest_payload_up_to_the_window(written, world, 
     _say(world, "stranger", block, _payload(7, window=scored))
     _say(world, "m1", block, _payload(7, window=scored + 1))
     _say(world, "val-b", block + 1, _payload(7, window=scored))
-    found = read_last_commits(world.chain(hotkey_of("m0")), world.spec, scored)
+    found = read_last_commits(world.chain(hotkey_of("m0")), world.run, scored)
     assert found == ({hotkey_of("m0"): written} if written <= scored else {})
 
 
@@ -171,11 +171,11 @@ def test_whoever_can_read_the_candidates_can_read_the_last_commits(world, schedu
     scored = WINDOW + 2
     _say(world, "m0", schedule.commit_block(WINDOW), _payload(7))
     chain = world.chain(hotkey_of("m0"))
-    expected = read_last_commits(chain, world.spec, scored)
+    expected = read_last_commits(chain, world.run, scored)
     assert expected == {hotkey_of("m0"): WINDOW}
     world.time.block = schedule.vote_block(scored)
     world.ledger.kept_blocks = world.time.block - schedule.commit_block(scored)
-    assert read_candidates(chain, world.spec, scored) == {}
-    assert read_last_commits(chain, world.spec, scored) == expected
+    assert read_candidates(chain, world.run, scored) == {}
+    assert read_last_commits(chain, world.run, scored) == expected
     with pytest.raises(ChainError):
-        read_candidates(chain, world.spec, scored - 1)
+        read_candidates(chain, world.run, scored - 1)

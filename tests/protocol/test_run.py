@@ -121,7 +121,7 @@ def test_a_succession_after_the_end_is_refused(spec: RunSpec) -> None:
 
 def test_checkpoints_follow_the_cadence_of_their_window(spec: RunSpec) -> None:
     first = replace(spec, checkpoint=replace(spec.checkpoint, every_windows=4))
-    run = Run(first, successor(first, 9, checkpoint__every_windows=3))
+    run = Run(first, successor(first, 7, checkpoint__every_windows=3))
     found = [w for w in range(20) if run.is_checkpoint(w)]
     assert found == [4, 8, 9, 12, 15, 18]
     for window in range(20):

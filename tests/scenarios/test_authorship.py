@@ -199,7 +199,7 @@ class Watch(Validator):
         for past in (window - 1, window):
             for name in ("m0", "m1", "m2", "thief"):
                 keys = self.context.open_bucket(hotkey_of(name), self.context.access).list("")
-                prefix = payload_key(self.context.spec.run_id, past, bytes(32))[:-64]
+                prefix = payload_key(self.context.run.run_id, past, bytes(32))[:-64]
                 self.seen[name, past, window] = any(key.startswith(prefix) for key in keys)
         super()._vote(window)
 

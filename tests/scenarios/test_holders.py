@@ -51,7 +51,7 @@ class Eraser:
         return False
 
     def erase(self) -> None:
-        prefix = f"{self._context.spec.run_id.hex()}/payload/{LOST:08d}/"
+        prefix = f"{self._context.run.run_id.hex()}/payload/{LOST:08d}/"
         for name in self._names:
             bucket = self._world.buckets[hotkey_of(name)]
             for key in bucket.list(prefix):

@@ -133,7 +133,7 @@ class Copier(HonestWork):
         frame = super().make_frame(header, deltas)
         victim, chain = hotkey_of("m0"), self.parts.context.chain
         for _ in range(6):
-            run_id = self.parts.context.spec.run_id
+            run_id = self.parts.context.run.run_id
             record = read_records(chain, chain.head(), run_id).get(victim)
             if record and record.payload and record.payload.window == header.window:
                 self.stolen[header.window] = record.payload.digest
@@ -146,7 +146,7 @@ class Copier(HonestWork):
         if digest is None:
             return super().commitment(payload)
         context = self.parts.context
-        context.bucket.put(payload_key(context.spec.run_id, payload.window, digest), b"junk")
+        context.bucket.put(payload_key(context.run.run_id, payload.window, digest), b"junk")
         return PayloadCommitment(window=payload.window, digest=digest)
 
     @property
@@ -203,7 +203,7 @@ def test_a_vote_with_too_little_stake_ends_nobody(tmp_path) -> None:
             if window == 2:
                 vote = Vote(window=2, root=bytes(16), sample_digest=bytes(8), uids=frozenset())
                 context = self.context
-                record = Record.of(context.spec.run_id, access=context.access, vote=vote)
+                record = Record.of(context.run.run_id, access=context.access, vote=vote)
                 self.context.chain.publish(encode_record(record))
             else:
                 super()._vote(window)

@@ -280,7 +280,7 @@ def test_a_payload_that_was_never_committed_stays_secret(
     _reveal_until(world, miner, 2)
     assert not _is_up(world)
     assert made.digest not in {
-        member.digest for member in read_candidates(world.chain(M0), world.spec, 0).values()
+        member.digest for member in read_candidates(world.chain(M0), world.run, 0).values()
     }
     # By half the payload returns to error feedback.
     assert isinstance(miner.work, HonestWork)

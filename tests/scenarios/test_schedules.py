@@ -177,7 +177,7 @@ def _lost_payloads(outcome: Outcome) -> list[tuple[int, int]]:
     for window, (text,) in outcome.said("accepted_uids", at_last=True).items():
         if window < first:
             continue
-        candidates = read_candidates(chain, world.spec, window)
+        candidates = read_candidates(chain, world.run, window)
         for uid in map(int, filter(None, str(text).split(","))):
             digest = candidates[uid].digest
             key = payload_key(world.spec.run_id, window, digest)

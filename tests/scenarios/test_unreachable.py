@@ -131,7 +131,7 @@ def test_a_half_that_sees_its_own_validators_alone_never_decides(swarm, half, tm
     follower.advance()
     before = _stand(follower)
     assert follower.next_window == 1
-    cut, whole = (read_ballot(c, world.spec, 1) for c in (chain, world.chain(hotkey_of("m0"))))
+    cut, whole = (read_ballot(c, world.run, 1) for c in (chain, world.chain(hotkey_of("m0"))))
     assert 0 < cut.stake_rao < whole.stake_rao
     try:
         for time.block in range(split, end + 1):

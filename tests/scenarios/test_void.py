@@ -40,7 +40,7 @@ def _thief(back_at: int | None) -> type:
         def step(self) -> bool:
             schedule, bucket = self.context.schedule, self.world_bucket
             self.context.waiter.until_head(schedule.vote_block(LOST) - 1)
-            (key,) = bucket.list(f"{self.context.spec.run_id.hex()}/payload/{LOST:08d}/")
+            (key,) = bucket.list(f"{self.context.run.run_id.hex()}/payload/{LOST:08d}/")
             frame = bucket.get(key, max_bytes=2**20)
             bucket.delete(key)
             if back_at is not None:
@@ -96,7 +96,7 @@ def test_an_audit_does_not_accuse_who_went_on_with_payloads_that_others_lacked(t
 
         def step_and_hide() -> bool:
             goes_on = step()
-            for key in hoard.list(f"{context.spec.run_id.hex()}/payload/{LOST:08d}/"):
+            for key in hoard.list(f"{context.run.run_id.hex()}/payload/{LOST:08d}/"):
                 hoard.delete(key)
             return goes_on
 

@@ -54,7 +54,7 @@ class Sharing(HonestWork):
 
     def make_frame(self, header, deltas):
         frame = super().make_frame(header, deltas)
-        self.frames[self.parts.context.spec.run_id, header.window] = frame
+        self.frames[self.parts.context.run.run_id, header.window] = frame
         return frame
 
 
@@ -63,7 +63,7 @@ class Twin(HonestWork):
 
     def make_frame(self, header, deltas):
         frame, context = super().make_frame(header, deltas), self.parts.context
-        key = (context.spec.run_id, header.window)
+        key = (context.run.run_id, header.window)
         while header.window == FORGED and key not in Sharing.frames:
             context.waiter.pause()
         body = Sharing.frames[key] if header.window == FORGED else frame
@@ -97,8 +97,7 @@ def reader(world: World, folder: Path) -> ReadContext:
     """Somebody without a hotkey, and without a way to write."""
     node = world.context(hotkey_of("owner"), folder)
     return ReadContext(
-        spec=node.spec,
-        form=node.form,
+        run=node.run,
         chain=node.chain,
         waiter=node.waiter,
         open_bucket=node.open_bucket,

@@ -11,6 +11,7 @@ from template.commands.newcomer import look
 from template.errors import ConfigError, StateError, Unavailable
 from template.peers.client import Peers
 from template.protocol.keys import lineage_key
+from template.protocol.run import Run
 from template.protocol.quorum import VOID_WINDOWS
 from template.sync.bootstrap import Bootstrap
 from template.sync.traces import find_traces
@@ -20,7 +21,7 @@ from tests.support.joining import FIRST, NEWCOMER, SECOND
 def _foreign(context, **changes):
     """The context with another run spec, and so another run id."""
     spec = replace(context.spec, **changes)
-    return replace(context, spec=spec, form=replace(context.form, run_id=spec.run_id))
+    return replace(context, run=Run(spec))
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,7 @@ def window_model(view: RunView, window: int, form: PayloadFormat) -> WindowModel
         for row in payloads
         if cause_of(row.cause).kind == "refused" and not row.is_accepted
     )
-    page_tokens = view.facts.spec.data.page_tokens
+    page_tokens = view.facts.run.first.data.page_tokens
     voting = sum(vote.stake_rao for vote in facts.votes)
     agreeing = sum(vote.stake_rao for vote in facts.votes if vote.agrees)
     return WindowModel(

@@ -85,7 +85,7 @@ def _index(view: RunView, run: RunModel) -> dict[str, Any]:
         "own_version": __version__,
         "own_version_key": __spec_version__,
         "recent": list(reversed(windows[-RECENT_WINDOWS:])),
-        "spec_text": spec_to_toml(view.facts.spec),
+        "spec_text": spec_to_toml(view.facts.run.newest),
         "loss_chart": line_chart(losses, "Held-out loss by window", "nats per token"),
         "first_loss": losses[0] if losses else None,
         "last_loss": losses[-1] if losses else None,
@@ -122,7 +122,7 @@ def run_json(view: RunView, run: RunModel) -> dict[str, Any]:
         "windows": [_window_row(window, in_full=False) for window in run.windows],
         "refused": dict(run.refused),
         "checkpoints": [asdict(each) for each in facts.checkpoints],
-        "spec": spec_to_toml(facts.spec),
+        "spec": spec_to_toml(facts.run.newest),
     }
 
 
@@ -174,7 +174,7 @@ def _hotkey_page(view: RunView, run: RunModel, hotkey: str, commands: Commands) 
 
 
 def _run_id(view: RunView) -> str:
-    return view.facts.spec.run_id.hex()
+    return view.facts.run.run_id.hex()
 
 
 @lru_cache(maxsize=1)

@@ -79,7 +79,7 @@ def test_planned_lies_are_told_in_their_windows_alone(tmp_path) -> None:
 
 def votes_on(world: World, window: int) -> dict[str, Vote]:
     chain = world.chain(hotkey_of("owner"))
-    ballot = read_ballot(chain, world.spec, window)
+    ballot = read_ballot(chain, world.run, window)
     return {voter.hotkey: voter.vote for voter in ballot.voters}
 
 

@@ -96,7 +96,7 @@ def test_liars_decide_nothing(world, nodes) -> None:
 
 
 def test_votes_are_what_the_names_say(world, nodes) -> None:
-    ballot = read_ballot(world.chain(hotkey_of("owner")), world.spec, NUM_WINDOWS - 1)
+    ballot = read_ballot(world.chain(hotkey_of("owner")), world.run, NUM_WINDOWS - 1)
     votes = {voter.hotkey: voter.vote.uids for voter in ballot.voters}
     missing = {voter.hotkey: voter.vote.missing for voter in ballot.voters}
     assert hotkey_of("silent") not in votes
