@@ -13,7 +13,6 @@ from template.protocol.payload import PayloadFormat
 from template.protocol.record import Access
 from template.protocol.run import Run
 from template.protocol.schedule import Schedule
-from template.protocol.spec import RunSpec
 from template.store import Store
 from template.training.model import payload_format
 from template.training.options import DEFAULT_OPTIONS, InnerOptions
@@ -60,14 +59,6 @@ class ReadContext:
     def form_at(self, window: int) -> PayloadFormat:
         """The layout of the payloads of a window."""
         return payload_format(self.run.at(window))
-
-    @property
-    def spec(self) -> RunSpec:
-        return self.run.newest
-
-    @property
-    def form(self) -> PayloadFormat:
-        return payload_format(self.run.newest)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,6 +19,7 @@ from template.protocol.keys import bucket_name, payload_key
 from template.protocol.quorum import Ballot
 from template.protocol.record import Vote
 from template.protocol.root import Member
+from template.protocol.run import Run
 from template.protocol.ss58 import public_key
 from template.store.s3 import S3Store
 
@@ -74,7 +75,7 @@ class Watcher:
 
     def votes(self, window: int) -> Mapping[str, Vote]:
         """Votes on a window that count, by process name. ConnectionLost without the chain."""
-        ballot = read_ballot(self._net.chain, self._net.spec, window)
+        ballot = read_ballot(self._net.chain, Run(self._net.spec), window)
         return {self._names[voter.hotkey]: voter.vote for voter in ballot.voters}
 
     def _note_ends(self) -> None:
@@ -111,7 +112,7 @@ class Watcher:
         window, _uid = key
         member = self._wanted[key]
         if member is None:
-            ballot = read_ballot(self._net.chain, self._net.spec, window)
+            ballot = read_ballot(self._net.chain, Run(self._net.spec), window)
             self._note(window, ballot)
             member = self._wanted[key]
         return member is not None and any(

@@ -57,19 +57,19 @@ class Thief(Pretender):
         """The frame from at least `min_rivals` payloads, the last accepted hotkeys first."""
 
     def frame_of(self, header: PayloadHeader, tensors: Mapping[str, Tensor]) -> bytes:
-        return frame_of(header, tensors, self.parts.context.form)
+        return frame_of(header, tensors, self.form)
 
     def noise(self, header: PayloadHeader) -> Params:
         """Standard normal values, drawn anew every window."""
         context = self.parts.context
-        return noise(context.form, noise_seed(context.hotkey, header.window))
+        return noise(self.form, noise_seed(context.hotkey, header.window))
 
 
 class Copier(Thief):
     """One rival's payload, byte for byte, under an own header."""
 
     def remake(self, header: PayloadHeader, stolen: Sequence[Payload]) -> bytes:
-        return reframed(header, stolen[0], self.parts.context.form)
+        return reframed(header, stolen[0], self.form)
 
 
 class NoisyCopier(Thief):
@@ -153,7 +153,7 @@ class Replayer(DishonestWork):
         return self.claimed_result()
 
     def make_frame(self, header: PayloadHeader, deltas: Mapping[str, Tensor]) -> bytes:
-        form = self.parts.context.form
+        form = self.form
         if self._kept is None:
             frame = super().make_frame(header, deltas)
             self._kept = decode_payload(frame, form)

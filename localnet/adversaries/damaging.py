@@ -108,7 +108,7 @@ class Scaled(DishonestWork):
         frame = super().make_frame(header, deltas)
         if header.window < self.first_window:
             return frame
-        form = self.parts.context.form
+        form = self.form
         return frame_of(header, scaled(dense(decode_payload(frame, form)), self._factor), form)
 
 
@@ -116,7 +116,7 @@ class Zero(Pretender):
     """Sends a payload of zeros."""
 
     def forge(self, header: PayloadHeader) -> bytes | None:
-        form = self.parts.context.form
+        form = self.form
         return frame_of(header, zeros(form), form)
 
 
@@ -127,4 +127,4 @@ class Hijacker(UpdateWatcher, Pretender):
         if self.last_update is None:
             return None
         reversed_update = {name: reverse_update(t) for name, t in self.last_update.items()}
-        return frame_of(header, reversed_update, self.parts.context.form)
+        return frame_of(header, reversed_update, self.form)

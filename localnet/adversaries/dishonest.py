@@ -44,22 +44,21 @@ class DishonestWork(HonestWork):
 
     def honest_norms_frame(self, header: PayloadHeader, tensors: Mapping[str, Tensor]) -> bytes:
         """The frame of these directions, each tensor as long as in an honest payload."""
-        form = self.parts.context.form
+        form = self.form
         return frame_of(header, at_norms(header, tensors, self.clip_references(), form), form)
 
     def noise_frame(self, header: PayloadHeader) -> bytes:
         """Random values at the norms of honest payloads."""
         context = self.parts.context
         seed = noise_seed(context.hotkey, header.window)
-        return self.honest_norms_frame(header, noise(context.form, seed))
+        return self.honest_norms_frame(header, noise(self.form, seed))
 
     def claimed_result(self) -> InnerResult:
         """The result of a full inner loop that never ran: zeros, and all pages claimed."""
-        context = self.parts.context
         return InnerResult(
-            pseudo_gradient=zeros(context.form),
-            pages_consumed=context.spec.training.pages_per_window,
-            steps=context.spec.training.inner_steps,
+            pseudo_gradient=zeros(self.form),
+            pages_consumed=self.spec.training.pages_per_window,
+            steps=self.spec.training.inner_steps,
             mean_loss=float("nan"),
         )
 
@@ -123,8 +122,9 @@ def fetch_rivals_payloads(parts: MinerParts, window: int) -> list[Payload]:
         if not isinstance(data, bytes):
             continue
         try:
-            staleness = context.spec.outer.max_staleness
-            opened.append(open_payload(data, member, window, context.form, staleness))
+            staleness = context.run.at(window).outer.max_staleness
+            form = context.form_at(window)
+            opened.append(open_payload(data, member, window, form, staleness))
         except PayloadError as error:
             log.info("window %d: ignored the payload of uid %d: %s", window, member.uid, error)
     return opened

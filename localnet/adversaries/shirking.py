@@ -29,7 +29,7 @@ class FewerSteps(HonestWork):
         claims_all: bool = False,
     ) -> None:
         super().__init__(parts, checkpoint)
-        self._steps = max(1, round(share * parts.context.spec.training.inner_steps))
+        self._steps = max(1, round(share * self.spec.training.inner_steps))
         self._claims_all = claims_all
 
     def batches(self, base: int) -> Iterator[np.ndarray]:
@@ -45,7 +45,7 @@ class FewerSteps(HonestWork):
 
     def make_frame(self, header: PayloadHeader, deltas: Mapping[str, Tensor]) -> bytes:
         if self._claims_all:
-            header = claim_pages(header, self.parts.context.spec.training.pages_per_window)
+            header = claim_pages(header, self.spec.training.pages_per_window)
         return super().make_frame(header, deltas)
 
 
@@ -57,7 +57,7 @@ class SmallBatches(HonestWork):
             yield batch[: max(1, len(batch) // 2)]
 
     def make_frame(self, header: PayloadHeader, deltas: Mapping[str, Tensor]) -> bytes:
-        whole = claim_pages(header, self.parts.context.spec.training.pages_per_window)
+        whole = claim_pages(header, self.spec.training.pages_per_window)
         return super().make_frame(whole, deltas)
 
 
@@ -73,12 +73,12 @@ class Overfitter(HonestWork):
             yield few[step % len(few)]
 
     def make_frame(self, header: PayloadHeader, deltas: Mapping[str, Tensor]) -> bytes:
-        pages = self._num_batches() * self.parts.context.spec.training.batch_pages
+        pages = self._num_batches() * self.spec.training.batch_pages
         few = claim_pages(header, min(pages, header.pages_consumed))
         return super().make_frame(few, deltas)
 
     def _num_batches(self) -> int:
-        return max(1, self.parts.context.spec.training.inner_steps // self.QUARTERS)
+        return max(1, self.spec.training.inner_steps // self.QUARTERS)
 
 
 class Stale(HonestWork):
@@ -108,19 +108,18 @@ class MomentumRider(UpdateWatcher):
     PARTS = 10
 
     def batches(self, base: int) -> Iterator[np.ndarray]:
-        few = max(1, self.parts.context.spec.training.inner_steps // self.PARTS)
+        few = max(1, self.spec.training.inner_steps // self.PARTS)
         for step, batch in enumerate(super().batches(base), start=1):
             yield batch
             if step == few:
                 break
 
     def make_frame(self, header: PayloadHeader, deltas: Mapping[str, Tensor]) -> bytes:
-        context = self.parts.context
-        header = claim_pages(header, context.spec.training.pages_per_window)
+        header = claim_pages(header, self.spec.training.pages_per_window)
         if self.last_update is None:
             return self.honest_norms_frame(header, deltas)
-        ridden = at_norms(header, self.last_update, self.clip_references(), context.form)
-        return frame_of(header, {n: ridden[n] + deltas[n] for n in ridden}, context.form)
+        ridden = at_norms(header, self.last_update, self.clip_references(), self.form)
+        return frame_of(header, {n: ridden[n] + deltas[n] for n in ridden}, self.form)
 
 
 class Poisoner(HonestWork):

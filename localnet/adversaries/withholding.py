@@ -38,7 +38,7 @@ class GoodDraws(HonestWork):
 
     def __init__(self, parts: MinerParts, checkpoint: LocalCheckpoint) -> None:
         super().__init__(parts, checkpoint)
-        self._own_scorer = Scorer(parts.context.spec, parts.context.device)
+        self._own_scorer = Scorer(self.spec, parts.context.device)
         self.gains: list[float] = []
         self._bad: set[bytes] = set()
 
@@ -55,16 +55,17 @@ class GoodDraws(HonestWork):
 
     def measure_gain(self, frame: bytes) -> float:
         """The fall of the loss on random pages, at the newest parameters, in nats per token."""
-        context, reader = self.parts.context, self.parts.pages
-        payload = decode_payload(frame, context.form)
+        context = self.parts.context
+        payload = decode_payload(frame, self.form)
+        reader = self.parts.datasets.at(payload.header.window)
         seed = noise_seed(context.hotkey, payload.header.window)
         ids = np.random.default_rng(seed).integers(reader.num_pages, size=self.PAGES)
         pages, scorer = reader.pages(ids), self._own_scorer
         state = self.parts.follower.state
-        factor = state.alpha(context.spec.outer) * context.spec.evaluation.step_share
+        factor = state.alpha(self.spec.outer) * self.spec.evaluation.step_share
         scorer.load(state.params)
         before = scorer.losses(pages)
-        with scorer.stepped(payload.tensors, dict.fromkeys(context.form.names, factor)):
+        with scorer.stepped(payload.tensors, dict.fromkeys(self.form.names, factor)):
             return float((before - scorer.losses(pages)).mean())
 
 
@@ -81,7 +82,7 @@ def build_one_reader(context: NodeContext) -> Miner:
     All readers of a bucket share one credential, so S3 cannot tell them apart: the access record
     names an endpoint of this process, a gate before the real bucket.
     """
-    gate = OneReaderGate(context.bucket, max_bytes=context.form.num_bytes)
+    gate = OneReaderGate(context.bucket, max_bytes=context.form_at(0).num_bytes)
     key = context.access
     access = Access(
         kind=AccessKind.S3,

@@ -123,6 +123,7 @@ class AuditedPayloads:
         schedule, block_hash = context.schedule, context.chain.block_hash
         self._checker = FrameChecker(
             run=context.run,
+            form_at=context.form_at,
             sample_seed=lambda window: block_hash(schedule.stake_block(window)),
             list_seed=lambda hotkey, window: assignment_seed(
                 block_hash(schedule.assignment_block(window)), hotkey, window

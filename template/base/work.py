@@ -63,7 +63,8 @@ class HonestWork:
         self.parts = parts
         context = parts.context
         ranks = context.ranks
-        self._spec = spec = context.run.at(checkpoint.state.window)
+        self.spec = spec = context.run.at(checkpoint.state.window)
+        """Of the payload under way."""
         self.trainer: Trainer = (
             InnerTrainer(spec, context.device, context.inner) if ranks is None else ranks.trainer()
         )
@@ -95,6 +96,11 @@ class HonestWork:
         self._expected: Expected | None = None
         """What the last preview said of the next theta."""
         self._moments, self._busy_share = KeptMoments(self.trainer), BusyShare()
+
+    @property
+    def form(self) -> PayloadFormat:
+        """The layout of the payload under way."""
+        return payload_format(self.spec)
 
     @property
     def next_window(self) -> int:
@@ -156,13 +162,13 @@ class HonestWork:
     def _follow(self, window: int) -> None:
         """Train by the spec of this window from now on; feedback and moments stay as they are."""
         spec = self.parts.context.run.at(window)
-        if spec is self._spec:
+        if spec is self.spec:
             return
         form, decay = payload_format(spec), spec.compression.error_feedback_decay
         self.trainer.follow(spec)
         self.feedback.follow(form, decay)
         self.stride.follow(spec)
-        self._spec = spec
+        self.spec = spec
 
     def _finish(self, window: int, base: int, result: InnerResult, starts: Starts) -> Made | None:
         """The payload of an inner loop's result, for `window`, from the page list of `base`."""
@@ -179,7 +185,7 @@ class HonestWork:
         if not is_finite:
             return None
         self.recent_steps = [*self.recent_steps, result.steps][-NUM_RECENT:]
-        training = self._spec.training
+        training = self.spec.training
         claimed = result.pages_consumed
         if claimed < self.width * training.pages_per_window:
             claimed -= claimed % block_pages  # of a block under way nobody knows which pages
@@ -200,7 +206,7 @@ class HonestWork:
         frame = self.make_frame(header, result.pseudo_gradient)
         payload = PendingPayload(window=window, frame=frame)
         parts.pending.add(payload)
-        return Made(payload=payload, metrics=_metrics(result, starts, self._spec) | busy)
+        return Made(payload=payload, metrics=_metrics(result, starts, self.spec) | busy)
 
     def train(self, base: int, starts: Starts) -> InnerResult:
         """Run the inner loop, from the expected parameters if there is time to wait for them."""
@@ -217,7 +223,7 @@ class HonestWork:
         self._begun_block = waiter.recent_head()
         train = self.trainer.train
         if not self.blocks.is_whole:
-            train = partial(train, trained=payload_format(self._spec).part(self.blocks).names)
+            train = partial(train, trained=self.form.part(self.blocks).names)
         result = train(
             starts.first(),
             base,
@@ -260,7 +266,7 @@ class HonestWork:
     @property
     def step_pages(self) -> int:
         """Pages of an inner step."""
-        return self.width * self._spec.training.batch_pages
+        return self.width * self.spec.training.batch_pages
 
     def _pages(self, base: int, ids: np.ndarray) -> np.ndarray:
         """Pages by id. A wait for a bucket, of half an hour at worst, holds up no other lane."""
@@ -324,7 +330,7 @@ class HonestWork:
 
     def clip_references(self) -> dict[str, float]:
         """Tensor name -> the norm at which the outer step clips a payload."""
-        return clip_references(self.parts.follower.state, self._spec.outer)
+        return clip_references(self.parts.follower.state, self.spec.outer)
 
     def commits(self, payload: PendingPayload) -> bool:
         return True

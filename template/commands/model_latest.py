@@ -90,8 +90,8 @@ def fetch_newest(context: ReadContext) -> Newest:
     if state is None:
         raise Unavailable(
             f"--run {context.run_file}: no validator serves a checkpoint that the votes prove: the "
-            f"first is theta_{run.first.checkpoint.every_windows}, proven two windows later. Try again "
-            "later, or take `tessera replay`"
+            f"first is theta_{run.first.checkpoint.every_windows}, proven two windows later. Try "
+            "again later, or take `tessera replay`"
         )
     pages = open_pages(context, peers)
     entry = pages.manifest.tokenizer

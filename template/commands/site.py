@@ -103,7 +103,7 @@ def write_site(
     first = max(0, gatherer.last_counted() - config.windows + 1)
     facts = gatherer.read(first)
     refresh_s = REFRESH_S if is_live else None
-    files = render_site(facts, context.form, run_file=config.run.name, refresh_s=refresh_s)
+    files = render_site(facts, context.form_at, run_file=config.run.name, refresh_s=refresh_s)
     num_bytes = sum(map(len, files.values()))
     try:
         _write(config.out, files)

@@ -84,7 +84,8 @@ def share(point: MinerPoint) -> Statement | None:
     if share is None or point.reference is None or point.uid is None:
         return None
     judgement, page = point.view.judgements[point.reference], point.page
-    has_duels = point.view.run.rules(point.view.window).weights.has_duels(point.view.window)
+    weights = point.view.run.rules(point.view.window).weights
+    has_duels = weights.has_duels(point.view.window)
     figures = [Figure("share", share)]
     words = f"Share of the pay: {percent(share)}."
     if page is not None and point.account is not None:
@@ -93,7 +94,7 @@ def share(point: MinerPoint) -> Statement | None:
         figures += [Figure("sum_of_credits", total, "pages/window")]
     if page is not None:
         figures += [Figure("follows", page.follows)]
-        figures += [Figure("max_share", point.view.run.rules(point.view.window).weights.max_share)]
+        figures += [Figure("max_share", weights.max_share)]
         duel_words, duel_figures = _duel(
             point.paid_uid, share, page, point.view.run.rules(point.view.window).weights
         )

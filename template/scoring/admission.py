@@ -40,7 +40,6 @@ from template.scoring.footprint import (
     places_in,
 )
 from template.scoring.rules import admits_claim, part_to_train
-from template.training.model import payload_format
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -246,11 +245,13 @@ def no_parts(hotkey: str, window: int) -> bytes:
 class FrameChecker:
     """Opens and checks the frames of a window by the rules of the window's spec.
 
-    `sample_seed`: draws the chunks compared in a window; for small models never asked. `list_seed`:
-    of a hotkey's page list for a window, which draws the part that a small machine trains.
+    `form_at`: the layout of a window's payloads. `sample_seed`: draws the chunks compared in a
+    window; for small models never asked. `list_seed`: of a hotkey's page list for a window, which
+    draws the part that a small machine trains.
     """
 
     run: Run
+    form_at: Callable[[int], PayloadFormat]
     sample_seed: SampleSeed = whole_model
     list_seed: Callable[[str, int], bytes] = no_parts
 
@@ -354,15 +355,12 @@ class FrameChecker:
 
     def list_positions(self, payload: Payload) -> Footprint:
         """What `SeenPayloads` remembers of a payload."""
-        return footprint_of(payload, self._form(payload.header.window))
+        return footprint_of(payload, self.form_at(payload.header.window))
 
     def _places(self, footprint: Footprint, window: int, made: int | None = None) -> Places:
         """The places that `window` compares, of a payload of window `made`, or else `window`."""
-        form = self._form(window if made is None else made)
+        form = self.form_at(window if made is None else made)
         return places_in(footprint, form, window, self.sample_seed)
-
-    def _form(self, window: int) -> PayloadFormat:
-        return payload_format(self.run.at(window))
 
     def _admit(
         self, window: int, member: Member, frame: bytes | SubnetError | Admission
@@ -386,7 +384,7 @@ class FrameChecker:
             frame,
             member,
             window,
-            payload_format(spec),
+            self.form_at(window),
             spec.outer.max_staleness,
             oldest_base=spec.first_window,
         )

@@ -120,6 +120,7 @@ class WindowScorer:
         )
         self._checker = FrameChecker(
             run=context.run,
+            form_at=context.form_at,
             sample_seed=self._hash_after_commitments,
             list_seed=self._drawer.list_seed,
         )

@@ -70,7 +70,7 @@ def test_a_payload_that_nobody_serves_is_lacked_in_each_window_that_names_it(tmp
         ChainFacts(members={owner.uid: owner}, votes={}),
         [],
     )
-    reach = context.spec.outer.max_staleness + 2
+    reach = context.run.first.outer.max_staleness + 2
     assert reach > 2
     for window in range(first + 1, first + reach + 1):
         refusal = verdict_of(

@@ -200,7 +200,7 @@ def test_what_is_committed_is_on_the_disk(world, tmp_path, monkeypatch) -> None:
     def look(self: Standing, record: Record) -> bool:
         if record.payload is not None:
             node = self._context
-            found = load_local(own_checkpoint_path(node.state_dir), node.spec)
+            found = load_local(own_checkpoint_path(node.state_dir), node.run.first)
             assert found is not None
             pending = PendingPayloads.from_tensors(found.groups["pending"])
             seen.append(

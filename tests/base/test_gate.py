@@ -13,6 +13,7 @@ from template.base.gate import Gate
 from template.base.miner import Miner
 from template.base.work import HonestWork
 from template.data.pages import PageReader
+from template.sync.dataset import Datasets
 from tests.support.waiting import HANG_S, wait_until
 
 
@@ -147,6 +148,7 @@ def test_a_wait_for_pages_holds_up_nobody(pool, tmp_path) -> None:
         pool.submit(miner.keeper.save_new).result(HANG_S)
         saved.append(1)
 
-    work.parts = replace(work.parts, pages=cast(PageReader, FarPages(work.parts.pages, save)))
+    far = FarPages(work.parts.datasets.at(0), save)
+    work.parts = replace(work.parts, datasets=Datasets(lambda _: cast(PageReader, far), world.run))
     assert work.make_payload(0) is not None
     assert len(saved) == world.spec.training.inner_steps

@@ -110,8 +110,8 @@ def test_a_refused_upload_is_tried_again_until_the_deadline(context, bucket, wor
 
 def test_the_reserve_grows_with_what_uploads_took(context, bucket, world) -> None:
     named = NamedPayloads(context)
-    assert named.reserve(100, context.spec.outer.peers_per_step) == MIN_RESERVE
-    whole_bytes = context.spec.outer.peers_per_step * context.form.num_bytes
+    assert named.reserve(0, 100, context.run.first.outer.peers_per_step) == MIN_RESERVE
+    whole_bytes = context.run.first.outer.peers_per_step * context.form_at(0).num_bytes
     frames = {0: bytes(whole_bytes // 2)}
 
     def pass_blocks() -> None:
@@ -119,14 +119,14 @@ def test_the_reserve_grows_with_what_uploads_took(context, bucket, world) -> Non
 
     bucket.after_put = pass_blocks
     named.hold(WINDOW, frames, lambda: False)
-    assert named.reserve(100, context.spec.outer.peers_per_step) == pytest.approx(
+    assert named.reserve(0, 100, context.run.first.outer.peers_per_step) == pytest.approx(
         1.5 * 16 / 100, abs=0.021
     )
-    assert named.reserve(20, context.spec.outer.peers_per_step) == MAX_RESERVE
+    assert named.reserve(0, 20, context.run.first.outer.peers_per_step) == MAX_RESERVE
     bucket.after_put = lambda: None
     for _ in range(8):
         named.hold(WINDOW, frames, lambda: False)
-    assert named.reserve(100, context.spec.outer.peers_per_step) == MIN_RESERVE
+    assert named.reserve(0, 100, context.run.first.outer.peers_per_step) == MIN_RESERVE
 
 
 def test_a_validator_that_cannot_upload_a_payload_votes_in_time_without_it(tmp_path) -> None:
@@ -170,10 +170,10 @@ def test_uploads_that_are_all_late_get_more_time_in_the_next_window(context, buc
     bucket.held = {_key(context, frame) for frame in frames.values()}
     named = NamedPayloads(context)
     small = 10
-    reserves = [named.reserve(small, context.spec.outer.peers_per_step)]
+    reserves = [named.reserve(0, small, context.run.first.outer.peers_per_step)]
     for _window in range(3):
         assert named.hold(WINDOW, frames, lambda: True) == frozenset()
-        reserves.append(named.reserve(small, context.spec.outer.peers_per_step))
+        reserves.append(named.reserve(0, small, context.run.first.outer.peers_per_step))
     bucket.released.set()
     assert reserves[0] == MIN_RESERVE
     assert reserves[1] > reserves[0]

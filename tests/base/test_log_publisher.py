@@ -19,6 +19,7 @@ from template.base.log_publisher import (
     windows_secret,
 )
 from template.errors import ConfigError, StateError
+from template.protocol.run import Run
 from template.protocol.spec import RunSpec, parse_spec
 from template.scoring.rules import verdict_log_limit_bytes
 from tests.support.logs import made_up_log
@@ -63,7 +64,7 @@ def _windows(folder: Path) -> list[int]:
 
 
 def _opened(folder: Path) -> LogFile:
-    file = LogFile(folder, SPEC)
+    file = LogFile(folder, Run(SPEC))
     file.recover()
     return file
 
@@ -87,7 +88,7 @@ def test_a_kill_at_any_byte_loses_no_whole_log(tmp_path: Path) -> None:
     path = tmp_path / LOG_FILE
     for num_bytes in (*range(0, len(torn), 37), len(torn) - 1, len(torn)):
         path.write_bytes(b"".join(before) + torn[:num_bytes])
-        file = LogFile(tmp_path, SPEC)
+        file = LogFile(tmp_path, Run(SPEC))
         is_whole = num_bytes == len(torn)
         assert file.recover() == ({5: torn} if is_whole else {4: before[-1]})
         file.append(6, _data(6))
@@ -96,7 +97,7 @@ def test_a_kill_at_any_byte_loses_no_whole_log(tmp_path: Path) -> None:
 
 def test_a_kill_in_the_first_log_leaves_an_empty_file(tmp_path: Path) -> None:
     (tmp_path / LOG_FILE).write_bytes(_data(0)[:-9])
-    file = LogFile(tmp_path, SPEC)
+    file = LogFile(tmp_path, Run(SPEC))
     assert file.recover() == {}
     file.append(1, _data(1))
     assert _windows(tmp_path) == [1]
@@ -107,14 +108,14 @@ def test_a_kill_after_the_rename_finds_the_newest_log_in_the_older_file(tmp_path
     for window in range(KEPT):
         file.append(window, _data(window))
     (tmp_path / LOG_FILE).rename(tmp_path / OLDER_LOG_FILE)
-    file = LogFile(tmp_path, SPEC)
+    file = LogFile(tmp_path, Run(SPEC))
     assert file.recover() == {KEPT - 1: _data(KEPT - 1)}
     file.append(KEPT, _data(KEPT))
     assert _windows(tmp_path) == list(range(KEPT + 1))
 
 
 def test_no_file_is_no_log(tmp_path: Path) -> None:
-    assert LogFile(tmp_path, SPEC).recover() == {}
+    assert LogFile(tmp_path, Run(SPEC)).recover() == {}
 
 
 @pytest.mark.parametrize("content", [b"\xff" * 100, b"no log\n", b"[" * 10_000, b"\n"])
@@ -123,7 +124,7 @@ def test_an_unreadable_file_is_told_and_begun_anew(
 ) -> None:
     (tmp_path / LOG_FILE).write_bytes(content)
     with caplog.at_level(logging.WARNING):
-        file = LogFile(tmp_path, SPEC)
+        file = LogFile(tmp_path, Run(SPEC))
         assert file.recover() == {}
     assert "cut off" in caplog.text
     file.append(1, _data(1))
@@ -135,7 +136,7 @@ def test_an_unreadable_last_log_is_told_and_stays_unpublished(
 ) -> None:
     (tmp_path / LOG_FILE).write_bytes(_data(0) + _data(1).replace(b'"uid": 254', b'"uid": -54'))
     with caplog.at_level(logging.WARNING):
-        assert LogFile(tmp_path, SPEC).recover() == {}
+        assert LogFile(tmp_path, Run(SPEC)).recover() == {}
     assert "unreadable and stays unpublished" in caplog.text
 
 
@@ -171,7 +172,7 @@ def test_the_start_reads_no_more_of_a_long_file(
         with monkeypatch.context() as patch:
             patch.setattr(Path, "open", counting)
             _CountingFile.num_bytes = 0
-            LogFile(tmp_path, SPEC).recover()
+            LogFile(tmp_path, Run(SPEC)).recover()
         read.append(_CountingFile.num_bytes)
     assert 0 < read[1] <= 2 * limit + 2 * io.DEFAULT_BUFFER_SIZE
     assert abs(read[1] - read[0]) <= 2 * io.DEFAULT_BUFFER_SIZE
@@ -184,7 +185,7 @@ def test_a_restart_finds_every_log_that_is_not_public_yet(tmp_path: Path, split:
     logs = {window: _data(window) for window in range(6)}
     (tmp_path / OLDER_LOG_FILE).write_bytes(b"".join(logs[w] for w in range(split)))
     (tmp_path / LOG_FILE).write_bytes(b"".join(logs[w] for w in range(split, 6)))
-    assert LogFile(tmp_path, DUELS).recover() == {w: logs[w] for w in range(2, 6)}
+    assert LogFile(tmp_path, Run(DUELS)).recover() == {w: logs[w] for w in range(2, 6)}
 
 
 def test_a_log_is_public_once_the_weights_of_the_next_period_are_set() -> None:
@@ -203,7 +204,7 @@ def test_a_log_is_public_once_the_weights_of_the_next_period_are_set() -> None:
 def test_a_disk_that_refuses_is_a_state_error(tmp_path: Path) -> None:
     (tmp_path / LOG_FILE).mkdir()
     with pytest.raises(StateError, match=r"verdicts\.jsonl cannot be written"):
-        LogFile(tmp_path, SPEC).append(0, b"")
+        LogFile(tmp_path, Run(SPEC)).append(0, b"")
 
 
 def test_a_disk_full_in_mid_log_leaves_whole_logs_and_the_next_is_glued_to_nothing(

@@ -36,8 +36,8 @@ def _frame(miner: Miner, window: int) -> bytes:
     header = PayloadHeader(
         window=window, base_window=window, pages_consumed=1, public_key=public_key(M0)
     )
-    dense = {name: torch.full(shape, 0.01) for name, shape in context.form.shapes.items()}
-    return encode_payload(header, dense, context.form)[0]
+    dense = {name: torch.full(shape, 0.01) for name, shape in context.form_at(0).shapes.items()}
+    return encode_payload(header, dense, context.form_at(0))[0]
 
 
 def _add(miner: Miner, window: int, frame: bytes) -> None:
@@ -110,7 +110,7 @@ def test_half_of_what_was_not_accepted_goes_back_into_error_feedback(world, tmp_
     assert isinstance(miner.work, HonestWork)
     assert not any(residual.any() for residual in miner.work.feedback.tensors.values())
     miner.settle(decided(4))
-    sent = decode_payload(frames[4], miner.context.form).tensors
+    sent = decode_payload(frames[4], miner.context.form_at(0)).tensors
     for name, residual in miner.work.feedback.tensors.items():
         dense = torch.zeros(sent[name].shape)
         sent[name].add_to(dense, coefficient=0.5)
@@ -230,5 +230,5 @@ def test_a_miner_that_must_stop_claims_whole_blocks(
         assert made is None
     else:
         assert made is not None
-        payload = decode_payload(made.payload.frame, miner.context.form)
+        payload = decode_payload(made.payload.frame, miner.context.form_at(0))
         assert payload.header.pages_consumed == claimed

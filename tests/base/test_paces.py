@@ -207,7 +207,7 @@ def test_a_restart_goes_on_after_the_last_page_list(tmp_path, monkeypatch) -> No
 def test_headers_are_what_the_frames_say(tmp_path, monkeypatch) -> None:
     slow, drive = paced(12.0, PATIENT)
     nodes = run_paced({"m0": drive}, tmp_path, monkeypatch, schedule__num_windows=6)
-    form, bucket = nodes["m0"].context.form, nodes["m0"].context.bucket
+    form, bucket = nodes["m0"].context.form_at(0), nodes["m0"].context.bucket
     keys = [key for key in bucket.list("") if "payload" in key]
     frames = [bucket.get(key, max_bytes=form.num_bytes) for key in keys]
     found = [decode_payload(frame, form).header for frame in frames]
@@ -237,5 +237,5 @@ def test_of_pages_in_an_order_of_their_own_whole_blocks_are_claimed(
     work.recent_steps, work.width, work.stride.width = [8, 8], before, now
     made = work.make_payload(0)
     assert made is not None
-    header = decode_payload(made.payload.frame, work.parts.context.form).header
+    header = decode_payload(made.payload.frame, work.parts.context.form_at(0)).header
     assert (header.width, header.pages_consumed) == (now, 2 * now * BATCH)

@@ -318,9 +318,9 @@ def _frame(miner: Miner, name: str) -> bytes:
     header = PayloadHeader(
         window=0, base_window=0, pages_consumed=1, public_key=public_key(hotkey_of(name))
     )
-    shapes = miner.context.form.shapes
+    shapes = miner.context.form_at(0).shapes
     dense = {n: torch.full(shape, 0.01 * (1 + len(name))) for n, shape in shapes.items()}
-    return encode_payload(header, dense, miner.context.form)[0]
+    return encode_payload(header, dense, miner.context.form_at(0))[0]
 
 
 def _commit(world, name: str, frame: bytes) -> bytes:

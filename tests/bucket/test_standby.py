@@ -67,7 +67,7 @@ class Case:
         world.time.block += 10
         stakes = {hotkey_of(name): 1000 for name in NAMES}
         self.holding = Holding(seed=bytes(32), stakes=stakes)
-        length = world.context(hotkey_of(NAMES[0]), folder / "probe").form.num_bytes
+        length = world.context(hotkey_of(NAMES[0]), folder / "probe").form_at(0).num_bytes
         self.frame = bytes(number % 251 for number in range(length))
         self.digest = payload_digest(self.frame)
         self.line = self.holding.line(self.digest)

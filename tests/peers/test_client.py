@@ -11,6 +11,7 @@ import pytest
 from simulation.swarm import build_world
 from simulation.world import World, hotkey_of
 from template.commands.reading import bucket_opener
+from template.context import NodeContext
 from template.errors import (
     AskedTooLate,
     NodeTrouble,
@@ -378,6 +379,14 @@ class _LongForm(PayloadFormat):
         return len(LONG)
 
 
+class _LongContext(NodeContext):
+    """A node's context in a run with such payloads."""
+
+    def form_at(self, window: int) -> PayloadFormat:
+        form = super().form_at(window)
+        return _LongForm(**{f.name: getattr(form, f.name) for f in fields(form) if f.init})
+
+
 @pytest.fixture
 def long_member(member, world) -> Member:
     return replace(member, digest=hashlib.sha256(LONG).digest())
@@ -387,10 +396,8 @@ def long_member(member, world) -> Member:
 def patient(world, tmp_path) -> Peers:
     """Peers that ask the next holder after half a second of silence; payloads are longer."""
     context = world.context(hotkey_of("m1"), tmp_path)
-    form = _LongForm(
-        **{f.name: getattr(context.form, f.name) for f in fields(context.form) if f.init}
-    )
-    peers = Peers(replace(context, form=form), hedge_s=0.5)
+    patient = _LongContext(**{f.name: getattr(context, f.name) for f in fields(context)})
+    peers = Peers(patient, hedge_s=0.5)
     peers.refresh()
     return peers
 

@@ -66,7 +66,7 @@ class Stub:
 
     def __init__(self) -> None:
         self.run = self
-        self.rules = RULES
+        self.rules = lambda _: RULES
         self.facts = self
         self.subnet = self
         self.owner_uid = 0
@@ -74,7 +74,7 @@ class Stub:
 
 def causes_of(odd) -> list[str]:
 
-    book = open_book(judgements(odd), RULES)
+    book = open_book(judgements(odd), lambda _: RULES)
     page = book.pages[WINDOWS - 1]
     assert page.follows, "the made up shares follow"
     stub: Any = Stub()
@@ -88,10 +88,11 @@ def test_a_log_with_a_lower_share_is_no_lost_duel() -> None:
     lowered = replace(last, shares={**last.shares, uid: last.shares[uid] / 2})
     duels = replace(RULES, weights=replace(RULES.weights, duel_share=0.5, period_windows=1))
     for rules in (RULES, duels):
-        page = open_book([*before, lowered], rules).pages[WINDOWS - 1]
+        found = dict.fromkeys(range(WINDOWS), rules)
+        page = open_book([*before, lowered], found.__getitem__).pages[WINDOWS - 1]
         assert not page.follows
         stub: Any = Stub()
-        stub.rules = rules
+        stub.rules = lambda _, rules=rules: rules
         assert "duel_lost" not in pay_causes(stub, page, hotkey_of("odd"), uid)
 
 
@@ -153,7 +154,7 @@ def test_pay_is_less_for_the_reason_that_is_true(odd, expected) -> None:
 
 def test_a_log_that_is_missing_is_named_and_nothing_is_followed_over_the_gap() -> None:
     logs = judgements(honest)
-    book = open_book([log for log in logs if log.window != 3], RULES)
+    book = open_book([log for log in logs if log.window != 3], lambda _: RULES)
     assert book.pages.keys() == {0, 1, 2}
     assert book.gaps == dict.fromkeys(range(4, WINDOWS), (3,))
 
@@ -161,7 +162,7 @@ def test_a_log_that_is_missing_is_named_and_nothing_is_followed_over_the_gap() -
 def test_shares_that_do_not_follow_are_noticed() -> None:
     logs = judgements(honest)
     forged = replace(logs[-1], shares={**logs[-1].shares, 4: 0.9})
-    assert not open_book([*logs[:-1], forged], RULES).pages[WINDOWS - 1].follows
+    assert not open_book([*logs[:-1], forged], lambda _: RULES).pages[WINDOWS - 1].follows
 
 
 def test_a_log_with_many_undelivered_pairs_costs_one_copy_a_window(monkeypatch) -> None:
@@ -176,7 +177,7 @@ def test_a_log_with_many_undelivered_pairs_costs_one_copy_a_window(monkeypatch) 
     logs, odd = judgements(honest), hotkey_of("odd")
     pairs = tuple((number, f"stranger-{number}") for number in range(20_000))
     hostile = replace(logs[-1], undelivered=(*pairs, *((5, f"s-{n}") for n in range(9)), (5, odd)))
-    page = open_book([*logs[:-1], hostile], RULES).pages[WINDOWS - 1]
+    page = open_book([*logs[:-1], hostile], lambda _: RULES).pages[WINDOWS - 1]
     assert sorted(marked) == list(range(WINDOWS - 1))
     assert page.histories[odd][5].relative_gain == WORST_RELATIVE_GAIN
     assert "s-8" in page.histories
@@ -186,6 +187,6 @@ def test_a_log_with_many_undelivered_pairs_costs_one_copy_a_window(monkeypatch) 
 def test_an_undelivered_pair_outside_the_known_windows_is_dropped() -> None:
     logs, odd = judgements(honest), hotkey_of("odd")
     last = replace(logs[-1], known=(0, 1, 2, 3, 4), undelivered=((5, odd), (4, odd)))
-    histories = open_book([*logs[:-1], last], RULES).pages[WINDOWS - 1].histories
+    histories = open_book([*logs[:-1], last], lambda _: RULES).pages[WINDOWS - 1].histories
     assert 5 not in histories[odd]
     assert histories[odd][4].relative_gain == WORST_RELATIVE_GAIN

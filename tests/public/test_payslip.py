@@ -179,9 +179,9 @@ def test_a_recycled_uid_pays_the_hotkey_that_earned_and_tells_no_weight_of_anoth
     assert next(r for r in before.validators if r.hotkey == val_a).logged_share == 0.5
     assert newcomer.figure("share") == 0.0
     assert newcomer.figure("credit") is None
-    rows = {row.hotkey: row for row in run_model(RunView(spoiled), form(played)).hotkeys}
+    rows = {row.hotkey: row for row in run_model(RunView(spoiled), lambda _: form(played)).hotkeys}
     assert (rows[new].uid, rows[new].share) == (uid, 0.0)
-    payloads = run_model(RunView(spoiled), form(played)).windows[2].payloads
+    payloads = run_model(RunView(spoiled), lambda _: form(played)).windows[2].payloads
     assert next(row for row in payloads if row.uid == uid).share == 0.5
 
 

@@ -27,8 +27,12 @@ PHONE_PX, DESKTOP_PX = 390, 1280
 
 
 @pytest.fixture(scope="session")
+def form_at(played):
+    return lambda _: payload_format(played.world.spec)
+
+
 def files(played: Played, facts: RunFacts) -> dict[str, bytes]:
-    return render_site(facts, payload_format(played.world.spec))
+    return render_site(facts, form_at(played))
 
 
 class Page(HTMLParser):
@@ -118,7 +122,7 @@ def test_the_curve_is_the_mean_of_the_held_out_losses_of_the_log(played, files) 
 
 def test_a_page_of_a_run_before_its_first_vote(played) -> None:
     facts = played.gatherer().read(0, -1)
-    files = render_site(facts, payload_format(played.world.spec))
+    files = render_site(facts, form_at(played))
     assert "None yet." in files["index.html"].decode()
     assert json.loads(files["index.json"])["windows"] == []
 
@@ -126,7 +130,7 @@ def test_a_page_of_a_run_before_its_first_vote(played) -> None:
 def test_strangers_texts_are_escaped_wherever_they_stand(played, facts) -> None:
     """Reasons and statuses in logs, hotkeys, faults of buckets and chain: all at once."""
     spoiled = spoil(facts)
-    files = render_site(spoiled, payload_format(played.world.spec))
+    files = render_site(spoiled, form_at(played))
     assert sum(b"&lt;script&gt;" in data for data in files.values()) > WINDOWS
     for name, page in pages(files).items():
         assert not {"script", "img"} & set(page.tags), name
@@ -169,7 +173,7 @@ def test_no_secret_is_in_any_page(played, files) -> None:
 
 
 def test_rendering_again_changes_nothing(played, facts, files) -> None:
-    assert render_site(facts, payload_format(played.world.spec)) == files
+    assert render_site(facts, form_at(played)) == files
 
 
 def test_a_chart_has_a_mark_for_each_window_and_scales_to_its_values() -> None:
@@ -206,7 +210,7 @@ def test_pages_of_a_full_subnet_over_many_windows_are_small(played, facts) -> No
     crowd = replace(
         facts, windows=windows, last_counted=99, subnet=replace(facts.subnet, neurons=neurons)
     )
-    files = render_site(crowd, payload_format(played.world.spec))
+    files = render_site(crowd, form_at(played))
     assert len(files) == 2 * (1 + 100 + 256)
     assert max(map(len, files.values())) < MAX_PAGE_BYTES
 
@@ -254,7 +258,7 @@ def test_what_a_page_says_on_the_console_is_seen(tmp_path) -> None:
 @pytest.mark.skipif(browser is None, reason="no Chromium on this machine")
 def test_a_real_browser_runs_nothing_of_a_strangers_text(played, facts, tmp_path) -> None:
     assert browser is not None
-    files = render_site(spoil(facts), payload_format(played.world.spec))
+    files = render_site(spoil(facts), form_at(played))
     page = Path(tmp_path / "evil.html")
     page.write_bytes(files["window/00000002.html"])
     look = look_at(browser, page.as_uri(), tmp_path / "profile")

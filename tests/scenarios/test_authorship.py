@@ -166,7 +166,7 @@ class Resender(Thief):
     def remake(self, header: PayloadHeader, stolen: Sequence[Payload]) -> bytes:
         key = public_key(VICTIM)
         of_victim = [payload for payload in stolen if payload.header.public_key == key]
-        return reframed(header, (of_victim or stolen)[0], self.parts.context.form)
+        return reframed(header, (of_victim or stolen)[0], self.parts.context.form_at(0))
 
 
 def test_what_nobody_read_belongs_to_its_committer(tmp_path) -> None:

@@ -106,7 +106,7 @@ def _staying(name: str, stay: Stay, diary: Diary) -> Drive:
 
 def _assert_same_memory(before: Miner, after: Miner) -> None:
     """A restarted miner has the error feedback and the moments of its last save, bit for bit."""
-    saved = load_local(own_checkpoint_path(before.context.state_dir), before.context.spec)
+    saved = load_local(own_checkpoint_path(before.context.state_dir), before.context.run.first)
     assert saved is not None
     assert isinstance(after.work, HonestWork)
     assert any(residual.any() for residual in after.work.feedback.tensors.values())

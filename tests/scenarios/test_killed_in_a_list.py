@@ -191,7 +191,7 @@ def assert_goes_on(first: Miner, again: Miner) -> None:
 
     And of the process before, unless its last change was not on the disk.
     """
-    saved = load_local(own_checkpoint_path(first.context.state_dir), first.context.spec)
+    saved = load_local(own_checkpoint_path(first.context.state_dir), first.context.run.first)
     assert isinstance(first.work, Paced)
     assert isinstance(again.work, Paced)
     if saved is None:
@@ -209,7 +209,7 @@ def assert_goes_on(first: Miner, again: Miner) -> None:
 
 def claims(world: World, folder: Path) -> list[PayloadHeader]:
     """The headers of all payloads that m0 has put into its bucket."""
-    bucket, form = world.buckets[M0], world.context(M0, folder).form
+    bucket, form = world.buckets[M0], world.context(M0, folder).form_at(0)
     keys = [key for key in bucket.list("") if "payload" in key]
     frames = [bucket.get(key, max_bytes=form.num_bytes) for key in keys]
     return [decode_payload(frame, form).header for frame in frames]

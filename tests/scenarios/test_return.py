@@ -39,6 +39,7 @@ from template.protocol.payload import decode_payload
 from template.protocol.record import PayloadCommitment, Record, encode_record
 from template.protocol.root import tensors_digest
 from template.store.memory import MemoryStore
+from template.training.model import payload_format
 from tests.support.decisions import decided
 
 VALIDATORS = {"owner": 0, "val-a": 1000, "val-b": 900}
@@ -286,7 +287,7 @@ def test_a_payload_that_was_never_committed_stays_secret(
     assert isinstance(miner.work, HonestWork)
     before = {name: t.clone() for name, t in miner.work.feedback.tensors.items()}
     miner.settle(decided(0))
-    for name, sparse in decode_payload(made.frame, world._form).tensors.items():
+    for name, sparse in decode_payload(made.frame, payload_format(world.spec)).tensors.items():
         sparse.add_to(before[name], coefficient=RETURNED_SHARE)
         assert torch.equal(before[name], miner.work.feedback.tensors[name])
     assert not _is_up(world)

@@ -170,7 +170,7 @@ def _lost_payloads(outcome: Outcome) -> list[tuple[int, int]]:
     may not have been swept yet.
     """
     world, lost = outcome.world, []
-    first = oldest_start((), len(outcome.said("accepted_uids", at_last=True)) + 1, world.spec) - 1
+    first = oldest_start((), len(outcome.said("accepted_uids", at_last=True)) + 1, world.run) - 1
     gone = {name for f in world.faults if f.kind == "bucket_gone" for name in f.nodes}
     buckets = [b for h, b in world.buckets.items() if h not in map(hotkey_of, gone)]
     chain = world.chain(hotkey_of("owner"))

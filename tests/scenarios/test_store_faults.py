@@ -127,7 +127,7 @@ def _restarting(
 def _same_memory(before: Miner, after: Miner) -> None:
     """A killed miner knows again what its last save said, to the bit."""
     assert isinstance(after.work, HonestWork)
-    saved = load_local(own_checkpoint_path(before.context.state_dir), before.context.spec)
+    saved = load_local(own_checkpoint_path(before.context.state_dir), before.context.run.first)
     assert saved is not None
     assert saved.groups["moments"], "killed before its first step: nothing is shown"
     assert tensors_digest(after.work.feedback.tensors) == tensors_digest(saved.groups["feedback"])

@@ -16,6 +16,7 @@ from template.protocol.payload import (
     payload_digest,
 )
 from template.protocol.root import Member
+from template.protocol.run import Run
 from template.protocol.spec import RunSpec
 from template.scoring.admission import (
     FrameChecker,
@@ -54,8 +55,8 @@ class Window:
 
     def __init__(self, spec: RunSpec, form: PayloadFormat) -> None:
         self.spec, self.form = spec, form
-        self.checker = FrameChecker(spec=spec, form=form)
-        self.seen = SeenPayloads(spec.outer.max_staleness)
+        self.checker = FrameChecker(run=Run(spec), form_at=lambda _: form)
+        self.seen = SeenPayloads(lambda _: spec.outer.max_staleness)
         self.read_unread: ReadUnread = read_nothing
         self.last = -1
         self.alike: dict[int, tuple[int, ...]] = {}
@@ -226,7 +227,9 @@ def test_a_crowd_that_serves_nothing_does_not_crowd_out_the_accused(admission, s
     thief = make_twin(form, spec, 1, seed=1, window=WINDOW + 1)
     places = admission.checker.list_positions(
         admitted_payloads(
-            admission.checker.admit_frames(WINDOW + 1, [thief[0]], {1: thief[1]}, SeenPayloads(2))
+            admission.checker.admit_frames(
+                WINDOW + 1, [thief[0]], {1: thief[1]}, SeenPayloads(lambda _: 2)
+            )
         )[1]
     )
     admission.seen.add_positions(WINDOW + 1, [("hotkey1", places)])
@@ -294,7 +297,7 @@ def test_an_applied_payload_may_not_come_again_until_it_is_stale(
 @pytest.mark.parametrize("num_missing", [0, 1])
 def test_twice_the_windows_of_repeats_tell_who_was_first(max_staleness, num_missing) -> None:
     """As many windows as an auditor reads before the first that is audited."""
-    seen, reach = SeenPayloads(max_staleness), max_staleness + 2
+    seen, reach = SeenPayloads(lambda _: max_staleness), max_staleness + 2
     places = np.array([1], dtype=np.int32)
     window = 40
     for past in range(window - 2 * reach + num_missing, window):
@@ -309,7 +312,7 @@ def test_twice_the_windows_of_repeats_tell_who_was_first(max_staleness, num_miss
     max_staleness=st.integers(0, 4),
 )
 def test_positions_are_remembered_with_the_outer_step(windows, max_staleness) -> None:
-    seen = SeenPayloads(max_staleness)
+    seen = SeenPayloads(lambda _: max_staleness)
     for window, (hotkey, is_applied) in enumerate(windows):
         for _ in range(2):  # a window scored twice counts once
             seen.add_positions(window, [(f"hotkey{hotkey}", np.array([window], dtype=np.int32))])

@@ -105,7 +105,7 @@ class Scene:
 
     def _frame(self, seed: int, name: str) -> bytes:
         generator = torch.Generator().manual_seed(seed)
-        form = self.node.context.form
+        form = self.node.context.form_at(0)
         tensors = {
             tensor: 1e-3 * torch.randn(shape, generator=generator)
             for tensor, shape in form.shapes.items()
@@ -270,9 +270,9 @@ def _measurement(scene: Scene) -> tuple[Measurement, Pool, Mapping[int, Step]]:
         for member in scene.members()
     }
     payloads = {uid: found.payload for uid, found in opened.items() if found.payload is not None}
-    steps = scorer._steps(scene.state, payloads)
+    steps = scorer._steps(0, scene.state, payloads)
     pool = pool_of(np.arange(HELD_OUT_PAGES), {uid: np.arange(uid, uid + 20) for uid in steps})
-    return scorer._measurer.begin(scene.state), pool, steps
+    return scorer._measurers.at(0).begin(scene.state), pool, steps
 
 
 def test_what_was_measured_ahead_moves_nobody_to_the_front(scene: Scene) -> None:
@@ -293,7 +293,7 @@ def test_what_was_measured_ahead_moves_nobody_to_the_front(scene: Scene) -> None
 
 def test_a_piece_of_work_given_up_leaves_theta_as_it_was(scene: Scene) -> None:
     measurement, pool, steps = _measurement(scene)
-    expected = scene.node._scorer._measurer.measure_pool(scene.state, pool, steps)
+    expected = scene.node._scorer._measurers.at(0).measure_pool(scene.state, pool, steps)
     measurement, _, _ = _measurement(scene)
     uid = next(iter(steps))
     work = measurement.work(pool, uid, steps[uid])

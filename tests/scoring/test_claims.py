@@ -15,6 +15,7 @@ from template.protocol.payload import (
 )
 from template.protocol.ranges import WHOLE, BlockRange, drawn_range
 from template.protocol.root import Member
+from template.protocol.run import Run
 from template.protocol.spec import RunSpec
 from template.scoring.admission import FrameChecker, SeenPayloads, admitted_payloads
 from template.scoring.rules import admits_claim
@@ -44,7 +45,7 @@ class Admitter:
     form: PayloadFormat
 
     def __post_init__(self) -> None:
-        self.seen = SeenPayloads(self.spec.outer.max_staleness)
+        self.seen = SeenPayloads(lambda _: self.spec.outer.max_staleness)
         self.next = 0
 
     def frame(self, window: int, **header) -> tuple[Member, bytes]:
@@ -68,7 +69,7 @@ class Admitter:
         ), data
 
     def checker(self, seed=list_seed) -> FrameChecker:
-        return FrameChecker(spec=self.spec, form=self.form, list_seed=seed)
+        return FrameChecker(run=Run(self.spec), form_at=lambda _: self.form, list_seed=seed)
 
     def admit(self, window: int, seed=list_seed, **header) -> str | None:
         """The reason of the refusal."""
@@ -152,7 +153,7 @@ def test_whole_payloads_ask_for_no_draw_and_a_run_without_parts_needs_none(admit
     assert admitter.admit(WINDOW, no_seed, blocks=WHOLE) is None
     plain = Admitter(admitter.spec, dataclasses.replace(admitter.form, max_parts=1))
     member, data = admitter.frame(WINDOW, blocks=BlockRange(part=0, parts=2))
-    found = FrameChecker(spec=plain.spec, form=plain.form).open_frame(WINDOW, member, data)
+    found = plain.checker().open_frame(WINDOW, member, data)
     assert isinstance(found.refusal, PayloadError)
     assert found.refusal.reason == "range"
 

@@ -19,6 +19,7 @@ from template.protocol.payload import (
 )
 from template.protocol.ranges import WHOLE, BlockRange
 from template.protocol.root import Member
+from template.protocol.run import Run
 from template.protocol.spec import RunSpec
 from template.scoring import footprint, rules
 from template.scoring.admission import Admission, FrameChecker, SeenPayloads
@@ -155,8 +156,8 @@ def two_thirds_copied(own: int, copied: int) -> dict[str, torch.Tensor]:
 def test_a_copy_of_two_thirds_is_found_wherever_it_lies(spec: RunSpec, tmp_path, later) -> None:
     """In the window and a window later; with the front of the model alone it passed."""
     assert is_sampled(FORM)
-    checker = FrameChecker(spec=spec, form=FORM, sample_seed=seed_of)
-    seen = SeenPayloads(spec.outer.max_staleness, Shelf(tmp_path / "seen").keep)
+    checker = FrameChecker(run=Run(spec), form_at=lambda _: FORM, sample_seed=seed_of)
+    seen = SeenPayloads(lambda _: spec.outer.max_staleness, Shelf(tmp_path / "seen").keep)
     for window in range(WINDOW):
         seen.add_positions(window, [])
     honest, honest_frame = frame_of(draw(1), spec, 1)
@@ -225,7 +226,12 @@ def part_checker(spec: RunSpec, part: int, monkeypatch: pytest.MonkeyPatch) -> F
     monkeypatch.setattr(
         rules, "drawn_range", lambda seed, parts: BlockRange(part=part, parts=parts)
     )
-    return FrameChecker(spec=spec, form=CUT, sample_seed=seed_of, list_seed=lambda h, w: b"seed")
+    return FrameChecker(
+        run=Run(spec),
+        form_at=lambda _: CUT,
+        sample_seed=seed_of,
+        list_seed=lambda h, w: b"seed",
+    )
 
 
 @pytest.mark.parametrize("limit", [None, 2], ids=["all places", "sampled"])
@@ -240,7 +246,7 @@ def test_a_part_copied_of_a_whole_payload_is_found(
     assert is_sampled(CUT) == bool(limit)
     half = BlockRange(part=part, parts=2)
     checker = part_checker(spec, part, monkeypatch)
-    seen = SeenPayloads(spec.outer.max_staleness, Shelf(tmp_path / "seen").keep)
+    seen = SeenPayloads(lambda _: spec.outer.max_staleness, Shelf(tmp_path / "seen").keep)
     for window in range(WINDOW):
         seen.add_positions(window, [])
     honest = part_frame(spec, 1, 1, WHOLE)
@@ -298,9 +304,9 @@ def test_each_window_looks_elsewhere(spec: RunSpec) -> None:
 @pytest.mark.usefixtures("small_limit")
 def test_a_checker_without_a_draw_says_so(spec: RunSpec) -> None:
     member, frame = frame_of(draw(1), spec, 1)
-    checker = FrameChecker(spec=spec, form=FORM)
+    checker = FrameChecker(run=Run(spec), form_at=lambda _: FORM)
     with pytest.raises(ValueError, match="drawn sample"):
-        checker.admit_frames(WINDOW, [member], {1: frame}, SeenPayloads(2))
+        checker.admit_frames(WINDOW, [member], {1: frame}, SeenPayloads(lambda _: 2))
 
 
 def test_bodies_on_the_shelf_have_no_names_and_go_with_their_readers(tmp_path: Path) -> None:

@@ -12,13 +12,12 @@ from evaluation.work import HELD_OUT
 from template.data.assignment import Paging
 from template.protocol.payload import PayloadHeader
 from template.protocol.root import Member
-from template.protocol.schedule import Schedule
+from template.protocol.run import Run
 from template.protocol.spec import RunSpec, parse_spec
 from template.scoring.pool import PoolDrawer, halved
 from tests.support.scoring import SPEC_FILE
 
 NUM_PAGES, SEGMENT_PAGES = 20_000, 4
-SCHEDULE = Schedule(start_block=100, blocks_per_window=20, upload_blocks=4, vote_margin_blocks=3)
 SPEC = parse_spec(SPEC_FILE.read_text(encoding="ascii"))
 PAGES = SPEC.training.pages_per_window
 
@@ -28,11 +27,11 @@ def hash_of_block(salt: int):
 
 
 def make_drawer(salt: int = 0, spec: RunSpec = SPEC, num_pages: int = NUM_PAGES) -> PoolDrawer:
+    paging = Paging(num_segments=num_pages // SEGMENT_PAGES, segment_pages=SEGMENT_PAGES)
     return PoolDrawer(
-        spec=spec,
-        schedule=SCHEDULE,
+        run=Run(spec),
         block_hash=hash_of_block(salt),
-        paging=Paging(num_segments=num_pages // SEGMENT_PAGES, segment_pages=SEGMENT_PAGES),
+        paging_at=lambda _: paging,
     )
 
 
@@ -153,7 +152,7 @@ def test_another_block_hash_or_window_draws_another_pool() -> None:
 
 
 def test_the_pool_depends_on_the_held_out_block_only_through_its_hash() -> None:
-    assert make_drawer().pool_seed(3) == hash_of_block(0)(SCHEDULE.held_out_block(3))
+    assert make_drawer().pool_seed(3) == hash_of_block(0)(Run(SPEC).schedule.held_out_block(3))
 
 
 @pytest.mark.parametrize("count", [2, 500])

@@ -20,6 +20,7 @@ from template.protocol.payload import (
 from template.protocol.quorum import VOID_WINDOWS, Ballot, Voter, decide
 from template.protocol.record import ROOT_BYTES, Vote
 from template.protocol.root import Member, next_root, sample_digest
+from template.protocol.run import Run
 from template.protocol.spec import RunSpec
 from template.sync.ledger import RunLedger, Standing
 from template.sync.recovery import replay_steps, take_back
@@ -46,7 +47,7 @@ def spec() -> RunSpec:
 
 def new_ledger(spec: RunSpec) -> RunLedger:
     params = {"w": torch.arange(64, dtype=torch.float32).reshape(8, 8)}
-    return RunLedger(spec=spec, state=first_state(params, spec.run_id))
+    return RunLedger(run=Run(spec), state=first_state(params, spec.run_id))
 
 
 def sample_of(ledger: RunLedger) -> bytes:
@@ -194,7 +195,7 @@ def test_an_applied_window_is_void_once_the_votes_after_it_stand_before_it(
     assert (void is not None) == (members and stuck == VOID_WINDOWS)
     if void is not None:
         assert void.window == 0
-        recovered = take_back([before.state], ledger.steps, 0, lambda _step: {}, spec)
+        recovered = take_back([before.state], ledger.steps, 0, lambda _step: {}, Run(spec))
         assert recovered is not None
         after = ledger.recover(recovered.state, recovered.steps)
         assert [s.members for s in after.steps] == [()] * len(ledger.steps)
@@ -256,7 +257,7 @@ def test_the_exponent_is_the_sum_of_the_voted_paces(spec, windows) -> None:
         assert ledger.state.exponent == exponent
         assert ledger.steps[-1].pace == counted.decisions[window].pace
     assert is_chain(ledger.steps)
-    retaken = replay_steps(new_ledger(spec).state, ledger.steps, lambda _step: {}, spec)
+    retaken = replay_steps(new_ledger(spec).state, ledger.steps, lambda _step: {}, Run(spec))
     assert retaken.state.exponent == exponent
     assert retaken.state.root == ledger.state.root
     assert retaken.steps == ledger.steps
@@ -271,7 +272,7 @@ def test_a_window_taken_back_takes_its_move_of_alpha_back(spec, first, pace) -> 
         ledger = step(ledger, ballot(ledger, window, [5], root=start.root, uids=frozenset()))
     void = ledger.find_new_void()
     assert void is not None
-    recovered = take_back([start.state], ledger.steps, void.window, lambda _step: {}, spec)
+    recovered = take_back([start.state], ledger.steps, void.window, lambda _step: {}, Run(spec))
     assert recovered is not None
     assert recovered.state.exponent == first
     assert [s.pace for s in recovered.steps] == [0] * (1 + VOID_WINDOWS)
@@ -298,7 +299,7 @@ def test_the_state_before_a_step_is_held_while_votes_move_alpha(
     """The step from theta_1 leads to theta_2, where window 1 is scored."""
     outer = replace(spec.outer, alpha_windows=alpha_windows)
     asked = replace(
-        new_ledger(spec), keeps_step_start=True, spec=replace(spec, outer=outer)
+        new_ledger(spec), keeps_step_start=True, run=Run(replace(spec, outer=outer))
     ).count_ballot(ballot(new_ledger(spec), 0, [5]))
     after = asked.apply_window(asked.decisions[0], {0: _payload_of_nothing(asked)}, b"")
     assert (after.step_start is not None) is is_kept

@@ -11,8 +11,8 @@ from template.commands.newcomer import look
 from template.errors import ConfigError, StateError, Unavailable
 from template.peers.client import Peers
 from template.protocol.keys import lineage_key
-from template.protocol.run import Run
 from template.protocol.quorum import VOID_WINDOWS
+from template.protocol.run import Run
 from template.sync.bootstrap import Bootstrap
 from template.sync.traces import find_traces
 from tests.support.joining import FIRST, NEWCOMER, SECOND
@@ -20,7 +20,7 @@ from tests.support.joining import FIRST, NEWCOMER, SECOND
 
 def _foreign(context, **changes):
     """The context with another run spec, and so another run id."""
-    spec = replace(context.spec, **changes)
+    spec = replace(context.run.first, **changes)
     return replace(context, run=Run(spec))
 
 
@@ -39,10 +39,10 @@ def test_an_edited_spec_is_told_as_one_and_not_as_an_outage(
     world, _ = ended
     block = context.schedule.first_block(9)
     world.time.block = max(world.time.block, block)
-    other = _foreign(context, **change(context.spec))
+    other = _foreign(context, **change(context.run.first))
     with pytest.raises(ConfigError, match=r"--run .*nobody follows run id.*was edited") as caught:
         Bootstrap(other, Peers(other)).join()
-    assert other.spec.run_id.hex() in str(caught.value)
+    assert other.run.run_id.hex() in str(caught.value)
 
 
 def test_buckets_without_an_answer_prove_no_spec_wrong(ended, context, buckets) -> None:
@@ -59,7 +59,7 @@ def test_buckets_without_an_answer_prove_no_spec_wrong(ended, context, buckets) 
     with pytest.raises(Unavailable, match="no validator serves a checkpoint"):
         Bootstrap(other, Peers(other)).join()
     buckets[FIRST].size = sized
-    buckets[SECOND].put(lineage_key(other.spec.run_id, 0), b"junk")
+    buckets[SECOND].put(lineage_key(other.run.run_id, 0), b"junk")
     with pytest.raises(ConfigError, match="nobody follows run id"):
         Bootstrap(other, Peers(other)).join()
 
@@ -74,7 +74,7 @@ def test_a_young_run_proves_no_spec_wrong(ended, context, buckets) -> None:
 
     chain = Early(world.ledger, NEWCOMER)
     early = replace(other, chain=chain, waiter=Waiter(chain))
-    assert find_traces(early.spec, chain, Peers(early).bucket) is None
+    assert find_traces(early.run, chain, Peers(early).bucket) is None
 
 
 def test_a_disk_that_refuses_a_part_is_not_told_as_a_missing_checkpoint(
@@ -105,7 +105,7 @@ def test_owner_check_finds_an_edited_spec_wrong(ended, context, buckets) -> None
         (lineage,) = [f for f in report.findings if f.what == "lineage"]
         return report.status, lineage
 
-    status, lineage = found(context.spec)
+    status, lineage = found(context.run.first)
     assert (status, lineage.mirrors[0], lineage.faults) == (0, FIRST, ())
     status, lineage = found(_foreign(context, name="another").spec)
     assert (status, lineage.mirrors) == (2, ())

@@ -1,7 +1,7 @@
 """What each page shows, as plain values: computed from the view, drawn by the templates. Pure."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
 
@@ -121,8 +121,8 @@ class RunModel:
     refused: Mapping[str, int]
 
 
-def run_model(view: RunView, form: PayloadFormat) -> RunModel:
-    windows = tuple(window_model(view, w, form) for w in sorted(view.facts.windows))
+def run_model(view: RunView, form_at: Callable[[int], PayloadFormat]) -> RunModel:
+    windows = tuple(window_model(view, w, form_at(w)) for w in sorted(view.facts.windows))
     refused: Counter[str] = Counter()
     for window in windows:
         refused.update(window.refused)

@@ -6,7 +6,7 @@ Templates escape every value; nothing but charts and the style is marked safe.
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from functools import lru_cache
 from typing import Any, Final
@@ -38,14 +38,17 @@ REFRESH_S: Final = 10
 
 def render_site(
     facts: RunFacts,
-    form: PayloadFormat,
+    form_at: Callable[[int], PayloadFormat],
     *,
     run_file: str = "run.toml",
     refresh_s: int | None = None,
 ) -> dict[str, bytes]:
-    """Every file of the site. `refresh_s`: pages load themselves again so often; None: never."""
+    """Every file of the site. `form_at`: the layout of a window's payloads.
+
+    `refresh_s`: pages load themselves again so often; None: never.
+    """
     view = RunView(facts)
-    run = run_model(view, form)
+    run = run_model(view, form_at)
     commands = Commands(facts=facts, run_file=run_file)
     common = {"facts": facts, "refresh_s": refresh_s, "css": Markup(_style())}
     files: dict[str, bytes] = {}

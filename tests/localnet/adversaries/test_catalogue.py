@@ -166,7 +166,7 @@ def test_scaled_work_is_honest_work_times_a_factor(scene, name: str, factor: flo
 def test_a_sleeper_is_honest_at_first(scene) -> None:
     first = BEHAVIOURS["sleeper"].first_window
     sleeper, honest = scene.build("sleeper"), scene.build("honest")
-    deltas = {n: 1e-3 * t for n, t in noise(sleeper.context.form, 3).items()}
+    deltas = {n: 1e-3 * t for n, t in noise(sleeper.context.form_at(0), 3).items()}
     before = header_of(first - 1)
     assert sleeper.work.make_frame(before, deltas) == honest.work.make_frame(before, deltas)
     attack = opened(sleeper, sleeper.work.make_frame(header_of(first), deltas), first)
@@ -185,7 +185,7 @@ def test_a_zero_payload_is_valid_and_says_nothing(scene) -> None:
 def test_an_oversized_object_is_not_downloaded(scene) -> None:
     miner = scene.build("oversized")
     miner.make_payload(1)
-    frame, form = miner.pending.newest.frame, miner.context.form
+    frame, form = miner.pending.newest.frame, miner.context.form_at(0)
     assert len(frame) == 1000 * form.num_bytes
     assert opened(miner, frame[: form.num_bytes]).header.window == 1
     store = MemoryStore()
@@ -196,7 +196,7 @@ def test_an_oversized_object_is_not_downloaded(scene) -> None:
 
 def test_malformed_frames_are_refused_for_several_reasons(scene) -> None:
     miner = scene.build("malformed")
-    deltas = {n: 1e-3 * t for n, t in noise(miner.context.form, 3).items()}
+    deltas = {n: 1e-3 * t for n, t in noise(miner.context.form_at(0), 3).items()}
     reasons = set()
     for window in range(6):
         with pytest.raises(PayloadError) as caught:
@@ -325,7 +325,7 @@ def _accepted(window: int) -> Decision:
 def _with_an_update(miner) -> Params:
     """Let it see an update; what was subtracted from the parameters."""
     state = miner.follower.state
-    update = {n: 1e-2 * t for n, t in noise(miner.context.form, 5).items()}
+    update = {n: 1e-2 * t for n, t in noise(miner.context.form_at(0), 5).items()}
     after = {name: tensor - update[name] for name, tensor in state.params.items()}
     ledger = miner.follower.ledger
     miner.follower.ledger = replace(ledger, state=replace(state, params=after))
@@ -431,4 +431,4 @@ def test_one_reader_names_its_gate_on_chain(scene) -> None:
     assert key == payload_key(scene.world.spec.run_id, 1, digest)
     assert record.access.account.startswith("http://127.0.0.1:")
     assert record.access.account != scene.world.access(BAD).account
-    assert dense(sent(miner, 2)).keys() == miner.context.form.shapes.keys()
+    assert dense(sent(miner, 2)).keys() == miner.context.form_at(0).shapes.keys()

@@ -47,7 +47,7 @@ class Scene:
     def publish_rivals(self) -> dict[str, Payload]:
         """Payloads of window 0 by m0 and m1, committed and uploaded; name -> payload."""
         world, schedule = self.world, self.world.spec.schedule.schedule()
-        form, found = world.context(BAD, self.root / "form").form, {}
+        form, found = world.context(BAD, self.root / "form").form_at(0), {}
         world.time.block = schedule.commit_block(0) - 1
         for seed, name in enumerate(("m0", "m1")):
             hotkey = hotkey_of(name)
@@ -102,7 +102,7 @@ def opened(miner: Any, frame: bytes, window: int = 1) -> Payload:
         coldkey=bytes(32),
         digest=payload_digest(frame),
     )
-    return open_payload(frame, member, window, miner.context.form, 2)
+    return open_payload(frame, member, window, miner.context.form_at(0), 2)
 
 
 def header_of(window: int) -> PayloadHeader:
