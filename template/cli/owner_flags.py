@@ -335,11 +335,11 @@ exit status:
 """
 
 _NOTICE_TEXT = """\
-Tell neurons and readers of a newer version: sign a notice with the hotkey of the subnet's owner, put
-it into the owner's bucket, and read it back as neurons do. A neuron asks once an hour, and says
-version and digest in its log and metrics; the pages of `tessera site` show both. No neuron updates
-itself: operators compare the digest of their download, and install. A later notice replaces this
-one. The owner's record on chain must name the bucket: `tessera owner publish` sees to it."""
+Tell neurons and readers of a newer version: sign a notice with the hotkey of the subnet's owner,
+put it into the owner's bucket, and read it back as neurons do. A neuron asks once an hour, and says
+version and digest in its log; the pages of `tessera site` show both. No neuron updates itself:
+operators compare the digest of their download, and install. A later notice replaces this one. The
+owner's record on chain must name the bucket: `tessera owner publish` sees to it."""
 
 _NOTICE_EPILOG = """\
 example:
@@ -351,7 +351,7 @@ exit status:
 """
 
 _OWNER_EPILOG = """\
-environment variables of `publish` and `notice` (the only source of secrets; secrets are never shown):
+environment variables of `publish` and `notice` (the only source of secrets, which are never shown):
 {variables}
 
 exit status:

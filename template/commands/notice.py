@@ -6,9 +6,7 @@ from typing import Protocol
 from template.chain import Chain
 from template.chain.ballots import read_records_of_any_run
 from template.commands.newcomer import existing_subnet
-from template.context import OpenBucket
 from template.errors import ConfigError, Denied, NotFound, ObjectError, RecordError, TooLarge
-from template.peers.notice import Verify, fetch_notice
 from template.protocol.keys import notice_key
 from template.protocol.notice import Sign, VersionNotice, encode_notice
 from template.protocol.record import Record
@@ -35,11 +33,10 @@ def put_notice(
     bucket: Target,
     *,
     sign: Sign,
-    verify: Verify,
-    open_bucket: OpenBucket,
+    fetch: Callable[[], VersionNotice],
     say: Callable[[str], None],
 ) -> None:
-    """Sign the notice, put it into the bucket, and read it back as neurons do.
+    """Sign the notice, put it into the bucket, and read it back as neurons do, by `fetch`.
 
     ConfigError for a hotkey that is not the subnet owner's, an owner without a bucket on chain, and
     a bucket other than the one of the record. Raises ChainError, and StoreError of the bucket.
@@ -59,18 +56,16 @@ def put_notice(
         )
     bucket.writer.put(notice_key(), encode_notice(notice, graph.netuid, sign))
     say(f"{notice_key()} is in {bucket.where}")
-    _read_back(notice, chain, bucket, verify, open_bucket)
+    _read_back(notice, bucket, fetch)
     say(
         f"neurons of subnet {graph.netuid} read it within the hour: version {notice.version}, "
         f"{notice.kind} with SHA-256 {notice.digest.hex()}; to compare: {notice.comparison}"
     )
 
 
-def _read_back(
-    notice: VersionNotice, chain: Chain, bucket: Target, verify: Verify, open_bucket: OpenBucket
-) -> None:
+def _read_back(notice: VersionNotice, bucket: Target, fetch: Callable[[], VersionNotice]) -> None:
     try:
-        found = fetch_notice(chain, open_bucket, verify)
+        found = fetch()
     except (NotFound, Denied, TooLarge, ObjectError, RecordError) as error:
         # A bucket on this machine is refused without --local.
         local = "start again with --local on a localnet, or " * isinstance(error, RecordError)

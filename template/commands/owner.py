@@ -1,5 +1,5 @@
-"""`owner publish`, `owner check`, `owner notice` and `newcomer`: publish a run, check a run, tell of
-a newer version.
+"""`owner publish`, `owner check`, `owner notice` and `newcomer`: publish and check a run, tell of a
+newer version.
 """
 
 import hashlib
@@ -23,8 +23,13 @@ from template.chain.bittensor import (
     verify_signature,
 )
 from template.cli.log import setup_warnings
-from template.cli.owner_flags import CheckConfig, FindConfig, NoticeConfig, OwnerConfig
-from template.cli.owner_flags import PublishConfig
+from template.cli.owner_flags import (
+    CheckConfig,
+    FindConfig,
+    NoticeConfig,
+    OwnerConfig,
+    PublishConfig,
+)
 from template.cli.process_state import hide_memory
 from template.cli.signals import STOP_LIMIT_S, unwind_on_signals
 from template.cli.terminal import complain, say, say_lines
@@ -47,6 +52,7 @@ from template.errors import (
     SubnetError,
     exit_status,
 )
+from template.peers.notice import fetch_notice
 from template.protocol.spec import RunSpec, spec_to_toml
 from template.settings import ChainConfig
 
@@ -136,7 +142,7 @@ def _notice(config: NoticeConfig) -> int:
     check_published_endpoint(
         settings.endpoint_url, on_localnet=config.is_local, variable=settings.endpoint_variable
     )
-    hotkey = wallet.hotkey.ss58_address
+    hotkey, opener = wallet.hotkey.ss58_address, bucket_opener(on_localnet=config.is_local)
     bucket = open_own_bucket(settings, hotkey, deadline_s=UPLOAD_DEADLINE_S)
     with closing(bucket), _chain(config.chain, None) as chain:
         put_notice(
@@ -144,8 +150,7 @@ def _notice(config: NoticeConfig) -> int:
             chain,
             bucket,
             sign=partial(sign_message, wallet),
-            verify=verify_signature,
-            open_bucket=bucket_opener(on_localnet=config.is_local),
+            fetch=partial(fetch_notice, chain, opener, verify_signature),
             say=say,
         )
     return EXIT_ENDED

@@ -46,7 +46,7 @@ def validator_settings(
 
 
 def owner_settings(args: argparse.Namespace, env: Mapping[str, str]) -> OwnerConfig:
-    """Settings of one owner command; ConfigError also if the hotkey's file is needed and missing."""
+    """Settings of one owner command; ConfigError also without the hotkey's file, if needed."""
     config = owner_config(args, env)
     if isinstance(config, PublishConfig | NoticeConfig):
         _require_hotkey(config.wallet)

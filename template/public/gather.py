@@ -98,7 +98,6 @@ class Gatherer:
         netuid: int,
         network: str,
         max_logs: int = MAX_LOGS,
-        column_limit_s: float = COLUMN_LIMIT_S,
         clock: Callable[[], float] = time.monotonic,
         ask_notice: AskNotice = ask_nobody,
     ) -> None:
@@ -107,7 +106,7 @@ class Gatherer:
         `ask_notice`: reads the owner's notice of a version; asked once in each reading.
         """
         self._context, self._netuid, self._network = context, netuid, network
-        self._max_logs, self._column_limit_s = max_logs, column_limit_s
+        self._max_logs = max_logs
         self._clock, self._ask_notice = clock, ask_notice
         self._peers = Peers(context)
         self._parts: dict[int, _ChainPart] = {}
@@ -269,8 +268,8 @@ class Gatherer:
         spent_s = 0.0
         unread: ReadLog | None = None
         for window in windows:
-            if unread is None and spent_s > self._column_limit_s:
-                detail = f"the logs before took more than {self._column_limit_s:.0f} s to come"
+            if unread is None and spent_s > COLUMN_LIMIT_S:
+                detail = f"the logs before took more than {COLUMN_LIMIT_S:.0f} s to come"
                 unread = ReadLog(state=LogState.NOT_IN_TIME, detail=detail)
             if unread is not None:
                 found[window] = unread

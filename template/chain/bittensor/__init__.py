@@ -2,7 +2,8 @@
 
 `wallet` opens the hotkey, `connection` owns one client and its event loop, `calls` asks the SDK,
 `translation` turns values and errors of the SDK into ours, `adapter` combines the four as
-`BittensorChain`, `signatures` signs and checks messages beside the chain. Only this package and the localnet import the SDK.
+`BittensorChain`, `signatures` signs and checks messages beside the chain. Only this package and the
+localnet import the SDK.
 """
 
 from template.chain.bittensor.adapter import BittensorChain, ChainOptions
