@@ -180,7 +180,7 @@ def test_a_newer_version_is_told_once_and_at_each_change(caplog) -> None:
             now_s[0], keys[0] = 3600.0 * hour, key
             answers.append(watch.look().get("least_version_key"))
             assert watch.look() == {}, "not asked again within the hour"
-            wait_until(is_answered)
+            wait_until(is_answered, every_s=0.002)
     assert answers == [1000, 1001, 1001, 2_003_004, None, 2_003_004, 1000]
     assert asked == [3600.0 * hour for hour in range(7)]
     assert len(caplog.messages) == 2
@@ -204,7 +204,7 @@ def test_a_newer_version_in_the_owners_notice_is_told_once_and_at_each_change(ca
         for hour in range(len(said)):
             now_s[0] = 3600.0 * hour
             first = watch.look()
-            wait_until(is_answered)
+            wait_until(is_answered, every_s=0.002)
             found.append((first | watch.look()).get("newest_version_key"))
             assert watch.look() == {}
     assert found == [None, 1000, 2000, 2000, None, 2000, 2000]
@@ -231,7 +231,7 @@ def test_a_slow_bucket_of_the_owner_holds_up_no_window() -> None:
             assert watch.look() == {"least_version_key": 0}
     finally:
         may_end.set()
-    wait_until(is_answered)
+    wait_until(is_answered, every_s=0.002)
     assert watch.look() == {"newest_version_key": NOTICE.key}
     assert asked == [0.0]
 
