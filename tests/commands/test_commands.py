@@ -15,6 +15,7 @@ import pytest
 
 from localnet.onchain import NETUID
 from localnet.weed import AccessKey, new_access_key
+from template import __version__
 from template.chain.ballots import read_records_of_any_run
 from template.chain.bittensor import verify_signature
 from template.cli.flags import CHECKOUT as ROOT
@@ -23,7 +24,7 @@ from template.commands.reading import bucket_opener
 from template.data.manifest import parse_manifest
 from template.peers.notice import read_notice
 from template.protocol.keys import blob_key, bucket_name, notice_key, shard_key
-from template.protocol.notice import VersionNotice
+from template.protocol.notice import VersionNotice, encode_notice
 from template.protocol.record import Access, Record, encode_record
 from template.protocol.spec import load_spec
 from template.protocol.ss58 import public_key
@@ -391,3 +392,35 @@ def test_a_notice_that_the_record_does_not_lead_to_is_an_error(subnet: Subnet, r
     assert (ended.status, ended.err.count("\n")) == (2, 1)
     assert "let TESSERA_BUCKET_* name the bucket of that record" in ended.err
     assert secret not in ended.out + ended.err
+
+
+@pytest.mark.slow
+def test_a_running_miner_says_the_notice_in_its_log_and_its_metrics(
+    subnet: Subnet, tmp_path: Path
+) -> None:
+    subnet.publish_run(in_blocks=400, schedule__num_windows=500)
+    with closing(subnet.writer(OWNER)) as bucket:
+        told = VersionNotice(version="9.8.7", kind="wheel", digest=b"\xcd" * 32)
+        key = subnet.wallets[OWNER].hotkey
+        bucket.put(notice_key(), encode_notice(told, NETUID, key.sign))
+    node = subnet.node("miner", OWNER, tmp_path)
+    log, metrics = tmp_path / "log", node.state_dir / "metrics.jsonl"
+    words = f"names version 9.8.7, and this is {__version__}: wheel with SHA-256 {'cd' * 32}"
+
+    def is_told() -> bool:
+        assert process.poll() is None, log.read_text()
+        written = metrics.read_text() if metrics.exists() else ""
+        return words in log.read_text() and '"newest_version_key": 9008007' in written
+
+    with (
+        log.open("wb") as out,
+        subprocess.Popen(
+            node.command(), env=node.environment(), cwd=ROOT, stdout=out, stderr=out
+        ) as process,
+    ):
+        try:
+            wait_until(is_told, describe=lambda: log.read_text()[-2000:])
+        finally:
+            process.send_signal(signal.SIGTERM)
+        assert process.wait() == 130
+    assert log.read_text().count("signed notice names") == 1
