@@ -1,4 +1,4 @@
-"""The subnet owner's commands: publish a run, and check a run.
+"""The subnet owner's commands: publish a run, check a run, tell of a newer version.
 
 The command `tessera owner`, run from a checkout: `python neurons/owner.py --help`.
 """

@@ -22,6 +22,7 @@ from template.protocol.record import Access, AccessKind
 from template.protocol.run import Run
 from template.protocol.spec import RunSpec
 from template.store.memory import MemoryStore
+from template.training.model import payload_format
 
 _ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 
@@ -255,6 +256,7 @@ class World:
         state_dir.mkdir(parents=True, exist_ok=True)
         return NodeContext(
             run=self.run,
+            make_format=payload_format,
             hotkey=hotkey,
             access=self.access(hotkey),
             chain=chain,

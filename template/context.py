@@ -13,8 +13,8 @@ from template.protocol.payload import PayloadFormat
 from template.protocol.record import Access
 from template.protocol.run import Run
 from template.protocol.schedule import Schedule
+from template.protocol.spec import RunSpec
 from template.store import Store
-from template.training.model import payload_format
 from template.training.options import DEFAULT_OPTIONS, InnerOptions
 from template.training.spread import Ranks, Spreader
 
@@ -34,13 +34,15 @@ def ignore_work(_has_begun: bool) -> None:
 class ReadContext:
     """Everything needed to follow and judge a run, without a key: a reader publishes no object.
 
-    `run`: the chain of specs, which grows while the node follows a succession. `run_file` is the
+    `run`: the chain of specs, which grows while the node follows a succession. `make_format`: the
+    layout of payloads by a spec. `run_file` is the
     first spec's path, for messages. `spreader`: the processes among which theta lies,
     None where this process holds theta. `ranks`: the processes of a neuron of many devices.
     `scoring_batch`: pages of a device's pass for scoring, None for what fills the device.
     """
 
     run: Run
+    make_format: Callable[[RunSpec], PayloadFormat]
     chain: Chain
     waiter: Waiter
     open_bucket: OpenBucket
@@ -58,7 +60,7 @@ class ReadContext:
 
     def form_at(self, window: int) -> PayloadFormat:
         """The layout of the payloads of a window."""
-        return payload_format(self.run.at(window))
+        return self.make_format(self.run.at(window))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -241,6 +241,12 @@ EXPORTED: Final = (
         kind="gauge",
         text="The least version key that the subnet's owner demands (weights_version).",
     ),
+    Exported(
+        key="newest_version_key",
+        name="tessera_newest_version_key",
+        kind="gauge",
+        text="The key of the version that the subnet owner's signed notice names.",
+    ),
 )
 """Every metric but `tessera_neuron` (an info), `tessera_window` and `tessera_healthy`."""
 

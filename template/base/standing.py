@@ -1,13 +1,14 @@
 """A hotkey's registration, permit and commitments on chain.
 
 Owns the messages to the operator about a missing registration, a missing validator permit, a
-used-up quota of commitments, and a second process with the same hotkey.
+used-up quota of commitments, a second process with the same hotkey, and a newer version.
 """
 
 import logging
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from threading import Lock
 from typing import Final
@@ -16,7 +17,10 @@ from template import version_words
 from template.chain import Metagraph, Neuron
 from template.chain.commands import Commands
 from template.context import NodeContext
-from template.errors import ChainError, ConfigError, RecordError
+from template.errors import ChainError, ConfigError, NodeTrouble, RecordError
+from template.peers.notice import AskNotice
+from template.peers.threads import start
+from template.protocol.notice import VersionNotice
 from template.protocol.record import Record, decode_record, encode_record
 
 log = logging.getLogger(__name__)
@@ -24,7 +28,7 @@ log = logging.getLogger(__name__)
 QUOTA_ERROR: Final = "SpaceLimitExceeded"
 RAO_PER_TAO: Final = 10**9
 VERSION_WATCH_S: Final = 3600.0
-"""A demand for a newer version stands for days; a public endpoint counts the questions."""
+"""A newer version is news for days; a public endpoint counts the questions."""
 MAX_REMEMBERED: Final = 64
 """Own commitments remembered: a few are written in a window, and the newest alone is on chain."""
 
@@ -92,31 +96,48 @@ class Standing:
 
 
 class VersionWatch:
-    """Says once, and at each change, that the subnet's owner demands a newer version than this.
+    """Says once, and at each change, that there is a newer version than this.
 
-    The demand is the hyperparameter `weights_version`, which the owner alone sets. Nothing is
-    updated: an operator decides and installs. `least_version_key` asks the chain, at most once in
-    `every_s`.
+    Two sources: the hyperparameter `weights_version`, which the subnet's owner alone sets, is a
+    demand; the owner's signed notice names a version and a digest. Nothing is updated: an operator
+    decides and installs. `least_version_key` and `ask_notice` are asked at most once in `every_s`,
+    the second in a thread of its own: the owner's bucket may be slow.
     """
 
     def __init__(
         self,
         own_key: int,
         least_version_key: Callable[[], int],
+        ask_notice: AskNotice,
         *,
         every_s: float = VERSION_WATCH_S,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._own_key, self._ask = own_key, least_version_key
+        self._own_key, self._ask, self._ask_notice = own_key, least_version_key, ask_notice
         self._every_s, self._now_s = every_s, now_s
         self._asked_s = float("-inf")
         self._told = 0
+        self._told_notice: VersionNotice | None = None
+        self._coming: Future[VersionNotice | None] | None = None
 
-    def look(self) -> int | None:
-        """The least version key, if it was asked for now; a chain without an answer is no news."""
-        if self._now_s() - self._asked_s < self._every_s:
-            return None
-        self._asked_s = self._now_s()
+    def look(self) -> dict[str, int]:
+        """What is new since the last look, as metrics; a source without an answer is no news.
+
+        `least_version_key`: if the chain was asked now. `newest_version_key`: of a notice that
+        has come, newer than this version or not.
+        """
+        found: dict[str, int] = {}
+        if self._now_s() - self._asked_s >= self._every_s:
+            self._asked_s = self._now_s()
+            if (key := self._look_at_demand()) is not None:
+                found["least_version_key"] = key
+            if self._coming is None:
+                self._coming = self._start_asking()
+        if (notice := self._take_notice()) is not None:
+            found["newest_version_key"] = notice.key
+        return found
+
+    def _look_at_demand(self) -> int | None:
         try:
             key = self._ask()
         except ChainError as error:
@@ -133,6 +154,36 @@ class VersionWatch:
             )
         self._told = key
         return key
+
+    def _start_asking(self) -> Future[VersionNotice | None]:
+        pool = ThreadPoolExecutor(1, thread_name_prefix="notice")
+        future = start(pool, self._ask_notice)
+        pool.shutdown(wait=False)  # the thread ends with the answer
+        return future
+
+    def _take_notice(self) -> VersionNotice | None:
+        """The notice, if one has come since the last look; a newer version is told."""
+        if self._coming is None or not self._coming.done():
+            return None
+        future, self._coming = self._coming, None
+        try:
+            notice = future.result()
+        except NodeTrouble as error:
+            log.debug("the owner's notice was not asked for: %s", error)
+            return None
+        if notice is not None and notice.key > self._own_key and notice != self._told_notice:
+            log.warning(
+                "the subnet owner's signed notice names version %s, and this is %s: %s with "
+                "SHA-256 %s. Nothing is updated by itself: compare your download (%s), install "
+                "it, start again",
+                notice.version,
+                version_words(self._own_key),
+                notice.kind,
+                notice.digest.hex(),
+                notice.comparison,
+            )
+            self._told_notice = notice
+        return notice
 
 
 def pay_of(me: Neuron) -> dict[str, float | int]:

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from template.base.conduct import MOMENTS, Made, MinerParts
 from template.base.deadline import NUM_RECENT, Deadline
-from template.base.feedback import RETURNED_SHARE, ErrorFeedback
 from template.base.lists import PageLists
 from template.base.moments import BusyShare, KeptMoments
 from template.base.pending import PendingPayload
@@ -23,6 +22,7 @@ from template.base.preview import Preview
 from template.base.starts import Expected, Starts
 from template.base.stride import Stride
 from template.base.target import Target, Turns
+from template.base.tools import make_feedback, make_trainer
 from template.data.assignment import SEED_BYTES, shuffled_blocks
 from template.errors import PayloadError
 from template.protocol.payload import (
@@ -37,12 +37,10 @@ from template.protocol.record import PayloadCommitment
 from template.protocol.spec import RunSpec
 from template.protocol.ss58 import public_key
 from template.training.checkpoint import LocalCheckpoint
-from template.training.inner import InnerTrainer
-from template.training.inner_loop import InnerResult, Trainer
+from template.training.inner_loop import InnerResult
 from template.training.memory import KEPT
-from template.training.model import payload_format
 from template.training.outer import clip_references
-from template.training.spread import Feedback, finite
+from template.training.spread import finite
 
 log = logging.getLogger(__name__)
 
@@ -62,21 +60,10 @@ class HonestWork:
     def __init__(self, parts: MinerParts, checkpoint: LocalCheckpoint) -> None:
         self.parts = parts
         context = parts.context
-        ranks = context.ranks
-        self.spec = spec = context.run.at(checkpoint.state.window)
-        """Of the payload under way."""
-        self.trainer: Trainer = (
-            InnerTrainer(spec, context.device, context.inner) if ranks is None else ranks.trainer()
-        )
-        self.trainer.recall(checkpoint.values.get("inner_notes", {}))
-        self.trainer.load_moments(checkpoint.groups.get(MOMENTS, {}))
-        decay = spec.compression.error_feedback_decay
-        saved = checkpoint.groups.get("feedback", {})
-        self.feedback: Feedback = (
-            ErrorFeedback(payload_format(spec), decay, saved)
-            if ranks is None
-            else ranks.feedback(decay, saved, RETURNED_SHARE)
-        )
+        self.spec = spec = context.run.at(checkpoint.state.window)  # of the payload under way
+        self.form = context.make_format(spec)
+        self.trainer = make_trainer(parts, spec, checkpoint)
+        self.feedback = make_feedback(parts, spec, checkpoint)
         self.order_secret = bytes(SEED_BYTES)
         """Orders the pages of the payload under way; drawn anew for each payload."""
         self.recent_steps: list[int] = list(checkpoint.values.get("recent_steps", ()))
@@ -96,11 +83,6 @@ class HonestWork:
         self._expected: Expected | None = None
         """What the last preview said of the next theta."""
         self._moments, self._busy_share = KeptMoments(self.trainer), BusyShare()
-
-    @property
-    def form(self) -> PayloadFormat:
-        """The layout of the payload under way."""
-        return payload_format(self.spec)
 
     @property
     def next_window(self) -> int:
@@ -161,14 +143,12 @@ class HonestWork:
 
     def _follow(self, window: int) -> None:
         """Train by the spec of this window from now on; feedback and moments stay as they are."""
-        spec = self.parts.context.run.at(window)
-        if spec is self.spec:
-            return
-        form, decay = payload_format(spec), spec.compression.error_feedback_decay
-        self.trainer.follow(spec)
-        self.feedback.follow(form, decay)
-        self.stride.follow(spec)
-        self.spec = spec
+        context = self.parts.context
+        if (spec := context.run.at(window)) is not self.spec:
+            self.spec, self.form = spec, context.make_format(spec)
+            self.trainer.follow(spec)
+            self.feedback.follow(self.form, spec.compression.error_feedback_decay)
+            self.stride.follow(spec)
 
     def _finish(self, window: int, base: int, result: InnerResult, starts: Starts) -> Made | None:
         """The payload of an inner loop's result, for `window`, from the page list of `base`."""

@@ -137,14 +137,15 @@ def _read_voters(chain: Chain, run: Run, vote_block: int, stake_block: int) -> l
 def _list_voters(chain: Chain, records: Mapping[str, Record], stake_block: int) -> list[Voter]:
     voters = []
     for neuron in chain.metagraph(stake_block).neurons:
-        vote = record.vote if (record := records.get(neuron.hotkey)) is not None else None
-        if vote is not None and neuron.validator_permit:
+        record = records.get(neuron.hotkey, Record())
+        if record.vote is not None and neuron.validator_permit:
             voters.append(
                 Voter(
                     uid=neuron.uid,
                     hotkey=neuron.hotkey,
                     stake_rao=neuron.total_stake_rao,
-                    vote=vote,
+                    vote=record.vote,
+                    support=record.support,
                 )
             )
     return voters

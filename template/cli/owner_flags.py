@@ -1,6 +1,8 @@
-"""Flags of `owner publish`, `owner check` and `newcomer`, and the settings that follow."""
+"""Flags of `owner publish`, `owner check`, `owner notice` and `newcomer`, and their settings."""
 
 import argparse
+import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,8 @@ from template.cli.flags import (
 )
 from template.cli.parser import Parser
 from template.errors import ConfigError
+from template.files import reason, remedy
+from template.protocol.notice import VersionNotice
 from template.protocol.record import MAX_UIDS
 from template.protocol.spec.files import load_spec
 from template.protocol.spec.plan import RunChoices, check_plan, load_plan
@@ -71,17 +75,30 @@ class FindConfig:
     is_local: bool
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NoticeConfig:
+    """Settings of `owner notice`. `is_local`: the chain and the bucket are on this machine."""
+
+    notice: VersionNotice
+    chain: ChainConfig
+    wallet: WalletConfig
+    bucket: BucketSettings
+    is_local: bool
+
+
+OwnerConfig = PublishConfig | CheckConfig | FindConfig | NoticeConfig
+
 NOBODY: Final = "5C4hrfjw9DjXZTzV3MwzrrAr9P1MJhSrvWGWqi1eSuyUpnhM"
 """The hotkey of 32 zero bytes."""
 FAR_BLOCK: Final = 2**31
 
 
-def owner_config(
-    args: argparse.Namespace, env: Mapping[str, str]
-) -> PublishConfig | CheckConfig | FindConfig:
+def owner_config(args: argparse.Namespace, env: Mapping[str, str]) -> OwnerConfig:
     """Settings of one owner command. ConfigError names a wrong flag, file or TESSERA_* variable."""
     if args.owner_command == "check":
         return check_config(args)
+    if args.owner_command == "notice":
+        return _notice_config(args, env)
     _check_out(args)
     text = check_text(args)
     table = load_plan(args.plan)
@@ -123,11 +140,19 @@ def check_config(args: argparse.Namespace) -> CheckConfig | FindConfig:
 
 
 def _find_config(args: argparse.Namespace) -> FindConfig:
+    chain, is_local = _chain_without_spec(args, "without a run spec (--run) nothing else")
+    if args.out is not None:
+        _check_out(args)
+    return FindConfig(out=args.out, chain=chain, is_local=is_local)
+
+
+def _chain_without_spec(args: argparse.Namespace, nothing_else: str) -> tuple[ChainConfig, bool]:
+    """The chain that the flags alone name, and whether the chain is on this machine."""
     flag = "--subtensor.chain_endpoint" if args.chain_endpoint else "--subtensor.network"
     network = args.chain_endpoint or args.network or (LOCAL_NETWORK if args.local else None)
     if network is None:
         raise ConfigError(
-            f"{flag}: missing; without a run spec (--run) nothing else says on which chain the "
+            f"{flag}: missing; {nothing_else} says on which chain the "
             "subnet is: name finney, test, or a node by its ws:// or wss:// URL"
         )
     is_local = args.local or network == LOCAL_NETWORK
@@ -135,10 +160,44 @@ def _find_config(args: argparse.Namespace) -> FindConfig:
         raise ConfigError(
             f"--local: {flag} names a chain that is not on this machine; leave one out"
         )
-    if args.out is not None:
-        _check_out(args)
-    chain = ChainConfig(netuid=args.netuid, network=network)
-    return FindConfig(out=args.out, chain=chain, is_local=is_local)
+    return ChainConfig(netuid=args.netuid, network=network), is_local
+
+
+def _notice_config(args: argparse.Namespace, env: Mapping[str, str]) -> NoticeConfig:
+    chain, is_local = _chain_without_spec(args, "nothing else")
+    try:
+        notice = VersionNotice(
+            version=args.version,
+            kind="tag" if args.wheel is None else "wheel",
+            digest=args.tag_sha256 if args.wheel is None else _wheel_digest(args),
+        )
+    except ValueError as error:
+        raise ConfigError(f"--version: {error}") from error
+    return NoticeConfig(
+        notice=notice,
+        chain=chain,
+        wallet=wallet_config(args),
+        bucket=bucket_settings(env),
+        is_local=is_local,
+    )
+
+
+def _wheel_digest(args: argparse.Namespace) -> bytes:
+    """SHA-256 of --wheel; ConfigError for a file that is no wheel of --version."""
+    wheel: Path = args.wheel
+    named = re.fullmatch(r"[^-]+-([^-]+)-.+\.whl", wheel.name)
+    if named is None or named[1] != args.version:
+        raise ConfigError(
+            f"--wheel {wheel}: the name is not that of a wheel of version {args.version} "
+            "(NAME-VERSION-...whl); name the file as it was built, or correct --version"
+        )
+    try:
+        with wheel.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError as error:
+        raise ConfigError(
+            f"--wheel {wheel}: cannot be read ({reason(error)}); {remedy(wheel, error)}"
+        ) from error
 
 
 def _check_out(args: argparse.Namespace) -> None:
@@ -160,8 +219,10 @@ def _check_start(start_in_blocks: int, schedule: ScheduleSpec) -> None:
 
 
 def add_owner_flags(parser: Parser) -> None:
-    """The subcommands `publish` and `check` with their flags."""
-    parser.description = "The subnet owner's part of a run: publish the run, and check it."
+    """The subcommands `publish`, `check` and `notice` with their flags."""
+    parser.description = (
+        "The subnet owner's part of a run: publish the run, check it, tell of a newer version."
+    )
     parser.epilog = _OWNER_EPILOG.format(
         command=parser.command_line, variables=variables_text(), statuses=statuses_text()
     )
@@ -178,6 +239,9 @@ def add_owner_flags(parser: Parser) -> None:
         commands.add_parser(
             "check", help="find a run by the netuid, look for all that its spec names"
         )
+    )
+    _add_notice_flags(
+        commands.add_parser("notice", help="tell neurons of a newer version, with its digest")
     )
 
 
@@ -209,6 +273,29 @@ def _add_publish_flags(parser: Parser) -> None:
     text = "file for the run spec; miners and validators get theirs by `tessera newcomer`"
     add("--out", metavar="PATH", type=Path, required=True, help=text)
     add("--force", action="store_true", help="replace --out if it exists")
+
+
+def _add_notice_flags(parser: Parser) -> None:
+    parser.description = _NOTICE_TEXT
+    parser.epilog = _NOTICE_EPILOG.format(command=parser.command_line, statuses=statuses_text())
+    group = parser.add_argument_group("version")
+    text = "the version of the release"
+    group.add_argument("--version", metavar="X.Y.Z", required=True, help=text)
+    what = group.add_mutually_exclusive_group(required=True)
+    text = "the release's wheel: its SHA-256 is in the notice"
+    what.add_argument("--wheel", metavar="FILE", type=Path, default=None, help=text)
+    text = "SHA-256 of the signed tag: `git cat-file tag vX.Y.Z | sha256sum`"
+    what.add_argument("--tag-sha256", metavar="HEX", type=_sha256, default=None, help=text)
+    text = "the subnet is a localnet, with its chain and buckets on this machine"
+    group.add_argument("--local", action="store_true", help=text)
+    add_chain_flags(parser)
+    add_wallet_flags(parser)
+
+
+def _sha256(text: str) -> bytes:
+    if re.fullmatch(r"[0-9a-fA-F]{64}", text) is None:
+        raise argparse.ArgumentTypeError("must be 64 hexadecimal digits")
+    return bytes.fromhex(text)
 
 
 def _positive(text: str) -> int:
@@ -247,12 +334,28 @@ exit status:
 {statuses}
 """
 
+_NOTICE_TEXT = """\
+Tell neurons and readers of a newer version: sign a notice with the hotkey of the subnet's owner,
+put it into the owner's bucket, and read it back as neurons do. A neuron asks once an hour, and says
+version and digest in its log; the pages of `tessera site` show both. No neuron updates itself:
+operators compare the digest of their download, and install. A later notice replaces this one. The
+owner's record on chain must name the bucket: `tessera owner publish` sees to it."""
+
+_NOTICE_EPILOG = """\
+example:
+  {command} --version 0.2.0 --wheel dist/tessera_subnet-0.2.0-py3-none-any.whl \\
+      --netuid 42 --subtensor.network test --wallet.name owner --wallet.hotkey default
+
+exit status:
+{statuses}
+"""
+
 _OWNER_EPILOG = """\
-environment variables of `publish` (the only source of secrets; secrets are never shown):
+environment variables of `publish` and `notice` (the only source of secrets, which are never shown):
 {variables}
 
 exit status:
 {statuses}
 
-`{command} publish --help` and `{command} check --help` say more.
+`{command} publish --help`, `{command} check --help` and `{command} notice --help` say more.
 """

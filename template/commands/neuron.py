@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
@@ -26,7 +27,13 @@ from template.base.supervisor import GIVE_UP_S, supervise
 from template.base.validator import Validator
 from template.bucket.own import START_PROBE_DEADLINE_S, UPLOAD_DEADLINE_S, open_own_bucket
 from template.chain.ballots import read_records_of_any_run
-from template.chain.bittensor import BittensorChain, ChainOptions, Wallet, open_wallet
+from template.chain.bittensor import (
+    BittensorChain,
+    ChainOptions,
+    Wallet,
+    open_wallet,
+    verify_signature,
+)
 from template.chain.commands import Commands, wallet_flags
 from template.chain.health import redact_endpoint
 from template.chain.waiter import Waiter
@@ -36,7 +43,7 @@ from template.cli.signals import STOP_LIMIT_S, unwind_on_signals
 from template.cli.terminal import complain
 from template.commands.rank import Crew, inner_options, joined, run_rank
 from template.commands.reading import bucket_opener
-from template.context import NodeContext
+from template.context import NodeContext, OpenBucket
 from template.errors import (
     EXIT_ENDED,
     EXIT_INTERRUPTED,
@@ -46,6 +53,7 @@ from template.errors import (
     exit_status,
 )
 from template.metrics import FanOutMetrics, Metrics, open_metrics
+from template.peers.notice import read_notice
 from template.protocol.record import Record
 from template.protocol.run import Run
 from template.protocol.spec import RunSpec
@@ -53,6 +61,7 @@ from template.settings import MinerConfig, RankConfig, ValidatorConfig
 from template.store.named import NamedStore
 from template.sync.own_checkpoint import LOCAL_FILE
 from template.training.devices import find_device
+from template.training.model import payload_format
 
 log = logging.getLogger(__name__)
 
@@ -228,9 +237,11 @@ def _context(
     spec = run.newest
     chain = _open_chain(config, identity.wallet, RUN_PATIENCE)
     metrics = _open_metrics(role, config, identity, chain)
+    opener = bucket_opener(on_localnet=spec.schedule.is_local)
     try:
         yield NodeContext(
             run=run,
+            make_format=payload_format,
             hotkey=hotkey,
             access=config.bucket.access,
             chain=chain,
@@ -239,7 +250,7 @@ def _context(
                 open_own_bucket(config.bucket, hotkey, deadline_s=UPLOAD_DEADLINE_S).writer,
                 "this node's own bucket (TESSERA_BUCKET_*)",
             ),
-            open_bucket=bucket_opener(on_localnet=spec.schedule.is_local),
+            open_bucket=opener,
             metrics=metrics,
             state_dir=config.neuron.state_dir,
             device=find_device(config.neuron.device),
@@ -249,7 +260,7 @@ def _context(
             scoring_batch=config.neuron.scoring_batch,
             run_file=config.neuron.run,
             commands=identity.commands,
-            watch_clock=_watch(chain, clock, metrics, run),
+            watch_clock=_watch(chain, clock, metrics, run, opener),
         )
     finally:
         metrics.close()
@@ -257,16 +268,16 @@ def _context(
 
 
 def _watch(
-    chain: BittensorChain, clock: ClockWatch, metrics: Metrics, run: Run
+    chain: BittensorChain, clock: ClockWatch, metrics: Metrics, run: Run, opener: OpenBucket
 ) -> Callable[[], None]:
-    """Looks at this machine's clock, and now and then at the version that the owner demands."""
-    version = VersionWatch(__spec_version__, chain.least_version_key)
+    """Looks at this machine's clock, and now and then for a newer version."""
+    ask_notice = partial(read_notice, chain, opener, verify_signature)
+    version = VersionWatch(__spec_version__, chain.least_version_key, ask_notice)
 
     def watch() -> None:
         clock.note(time.time() - chain.head_time_s())
-        if (key := version.look()) is not None:
-            window = max(0, run.schedule.window_of(chain.head()))
-            metrics.log(window, {"least_version_key": key})
+        if keys := version.look():
+            metrics.log(max(0, run.schedule.window_of(chain.head())), keys)
 
     return watch
 

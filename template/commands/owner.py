@@ -1,10 +1,13 @@
-"""`owner publish`, `owner check` and `newcomer`: publish a run, and check a run."""
+"""`owner publish`, `owner check`, `owner notice` and `newcomer`: publish and check a run, tell of a
+newer version.
+"""
 
 import hashlib
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from functools import partial
 from typing import Any
 
 from rich.console import Console
@@ -12,13 +15,26 @@ from rich.console import Console
 from template import __spec_version__
 from template.base.preflight import check_own_bucket, check_published_endpoint
 from template.bucket.own import COMMAND_PROBE_DEADLINE_S, UPLOAD_DEADLINE_S, open_own_bucket
-from template.chain.bittensor import BittensorChain, ChainOptions, open_wallet
+from template.chain.bittensor import (
+    BittensorChain,
+    ChainOptions,
+    open_wallet,
+    sign_message,
+    verify_signature,
+)
 from template.cli.log import setup_warnings
-from template.cli.owner_flags import CheckConfig, FindConfig, PublishConfig
+from template.cli.owner_flags import (
+    CheckConfig,
+    FindConfig,
+    NoticeConfig,
+    OwnerConfig,
+    PublishConfig,
+)
 from template.cli.process_state import hide_memory
 from template.cli.signals import STOP_LIMIT_S, unwind_on_signals
 from template.cli.terminal import complain, say, say_lines
 from template.commands.newcomer import look, position, table
+from template.commands.notice import put_notice
 from template.commands.offered import describe_offer, find_run
 from template.commands.publish import (
     check_subnet,
@@ -36,6 +52,7 @@ from template.errors import (
     SubnetError,
     exit_status,
 )
+from template.peers.notice import fetch_notice
 from template.protocol.spec import RunSpec, spec_to_toml
 from template.settings import ChainConfig
 
@@ -43,7 +60,7 @@ OPTIONS = ChainOptions(read_timeout_s=15.0, read_deadline_s=15.0)
 """A person waits for the answer."""
 
 
-def run_owner(name: str, config: PublishConfig | CheckConfig | FindConfig) -> int:
+def run_owner(name: str, config: OwnerConfig) -> int:
     """Run one command, called `name` in its errors; the exit status."""
     unwind_on_signals(limit_s=STOP_LIMIT_S)
     hide_memory()
@@ -53,6 +70,8 @@ def run_owner(name: str, config: PublishConfig | CheckConfig | FindConfig) -> in
             return _check(config)
         if isinstance(config, FindConfig):
             return _find(config)
+        if isinstance(config, NoticeConfig):
+            return _notice(config)
         return _publish(config)
     except SubnetError as error:
         complain(f"{name}: {error}")
@@ -115,6 +134,26 @@ def _find(config: FindConfig) -> int:
             write_spec(config.out, text)
             say(f"written to {config.out}")
         return _look(spec, chain, opener)
+
+
+def _notice(config: NoticeConfig) -> int:
+    wallet = open_wallet(config.wallet.name, config.wallet.hotkey, str(config.wallet.path))
+    settings = config.bucket
+    check_published_endpoint(
+        settings.endpoint_url, on_localnet=config.is_local, variable=settings.endpoint_variable
+    )
+    hotkey, opener = wallet.hotkey.ss58_address, bucket_opener(on_localnet=config.is_local)
+    bucket = open_own_bucket(settings, hotkey, deadline_s=UPLOAD_DEADLINE_S)
+    with closing(bucket), _chain(config.chain, None) as chain:
+        put_notice(
+            config.notice,
+            chain,
+            bucket,
+            sign=partial(sign_message, wallet),
+            fetch=partial(fetch_notice, chain, opener, verify_signature),
+            say=say,
+        )
+    return EXIT_ENDED
 
 
 def _look(spec: RunSpec, chain: BittensorChain, opener: OpenBucket) -> int:

@@ -22,6 +22,7 @@ from template.settings import ChainConfig
 from template.store.endpoints import check_peer_endpoint
 from template.store.s3 import S3Bucket, S3Store
 from template.store.transport import TransportLimits
+from template.training.model import payload_format
 
 OPTIONS = ChainOptions(read_timeout_s=15.0, read_deadline_s=60.0)
 """A person waits for the answer."""
@@ -72,6 +73,7 @@ def read_only(run: Path, chain_config: ChainConfig, spec: RunSpec) -> Iterator[R
         try:
             yield ReadContext(
                 run=Run(spec),
+                make_format=payload_format,
                 chain=chain,
                 waiter=Waiter(chain, tell=complain, nominal_block_s=chain.block_time_s),
                 open_bucket=bucket_opener(on_localnet=spec.schedule.is_local),

@@ -11,7 +11,7 @@ from template.chain.wallet_files import hotkey_file
 from template.cli.bucket_flags import BucketConfig, bucket_config
 from template.cli.devices import check_device
 from template.cli.neuron_flags import miner_config, rank_config, validator_config
-from template.cli.owner_flags import CheckConfig, FindConfig, PublishConfig, owner_config
+from template.cli.owner_flags import NoticeConfig, OwnerConfig, PublishConfig, owner_config
 from template.cli.torchrun import find_place
 from template.settings import MinerConfig, RankConfig, ValidatorConfig, WalletConfig
 
@@ -45,12 +45,10 @@ def validator_settings(
     return config
 
 
-def owner_settings(
-    args: argparse.Namespace, env: Mapping[str, str]
-) -> PublishConfig | CheckConfig | FindConfig:
-    """Settings of one owner command; ConfigError also if `publish` lacks the hotkey's file."""
+def owner_settings(args: argparse.Namespace, env: Mapping[str, str]) -> OwnerConfig:
+    """Settings of one owner command; ConfigError also without the hotkey's file, if needed."""
     config = owner_config(args, env)
-    if isinstance(config, PublishConfig):
+    if isinstance(config, PublishConfig | NoticeConfig):
         _require_hotkey(config.wallet)
     return config
 

@@ -3,11 +3,13 @@
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from template.bucket.own import UPLOAD_DEADLINE_S, open_own_bucket
 from template.bucket.site_shelf import SiteShelf
+from template.chain.bittensor import verify_signature
 from template.chain.health import redact_endpoint
 from template.cli.public_flags import SiteConfig
 from template.cli.terminal import complain, say
@@ -16,6 +18,7 @@ from template.commands.reading import read_only
 from template.context import ReadContext
 from template.errors import EXIT_ENDED, EXIT_INTERRUPTED, StateError, SubnetError, exit_status
 from template.files import is_lasting, reason, remedy
+from template.peers.notice import read_notice
 from template.protocol.keys import site_key
 from template.public.gather import Gatherer
 from template.public.site.render import REFRESH_S, render_site
@@ -45,7 +48,12 @@ def run_site(config: SiteConfig) -> int:
 
 def _run(context: ReadContext, config: SiteConfig) -> None:
     network = redact_endpoint(config.chain.network)
-    gatherer = Gatherer(context, netuid=config.chain.netuid, network=network)
+    gatherer = Gatherer(
+        context,
+        netuid=config.chain.netuid,
+        network=network,
+        ask_notice=partial(read_notice, context.chain, context.open_bucket, verify_signature),
+    )
     with _shelf(context, config) as shelf:
         _repeat(context, gatherer, config, shelf)
 

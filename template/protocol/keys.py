@@ -54,6 +54,11 @@ def blob_key(digest: bytes) -> str:
     return f"blob/{digest.hex()}"
 
 
+def notice_key() -> str:
+    """Key of the notice of a version in the bucket of the subnet owner's hotkey."""
+    return "notice/version.json"
+
+
 def shard_key(digest: bytes) -> str:
     """A dataset shard's bytes, by the SHA-256 of its digest list: read in ranges."""
     return f"shard/{digest.hex()}"

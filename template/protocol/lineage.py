@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Protocol
 
 from template.errors import ObjectError
+from template.protocol.keys import RUN_ID_BYTES
 from template.protocol.quorum import VOID_WINDOWS, is_void
 from template.protocol.record import MAX_UIDS, ROOT_BYTES
 from template.protocol.root import Member, next_root
@@ -46,6 +47,10 @@ class Accepted(Protocol):
     def pace(self) -> int:
         """The move of alpha's exponent after the step: -1, 0 or 1."""
 
+    @property
+    def adopted(self) -> bytes:
+        """Id of the spec that the ballot on w adopts, or empty."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LineageStep:
@@ -54,7 +59,7 @@ class LineageStep:
     `root`: R_{w+1}, 32 bytes, at the start of the step. `checkpoint`: a 32-byte digest for the
     next root, or empty. `pace`: the move of alpha's exponent, 0 without members. `voted_root`: root
     of the majority of the voting stake (16 bytes), or empty; the root chain does not cover this
-    field.
+    field. `adopted`: id of the spec that the ballot adopts for `LEAD_WINDOWS` later, or empty.
     """
 
     window: int
@@ -64,6 +69,7 @@ class LineageStep:
     checkpoint: bytes
     voted_root: bytes
     pace: int = 0
+    adopted: bytes = b""
 
     @property
     def next_root(self) -> bytes:
@@ -75,6 +81,7 @@ class LineageStep:
             self.checkpoint,
             self.voting_stake_rao,
             self.pace,
+            self.adopted,
         )
 
     def emptied(self) -> "LineageStep":
@@ -116,6 +123,8 @@ def _encode_step(step: LineageStep) -> bytes:
         "voted_root": step.voted_root.hex(),
         "pace": step.pace,
     }
+    if step.adopted:
+        row["adopted"] = step.adopted.hex()
     return json.dumps(row, sort_keys=True, separators=(",", ":")).encode() + b"\n"
 
 
@@ -146,6 +155,7 @@ def _parse_step(number: int, line: bytes) -> LineageStep:
             checkpoint=_parse_digest(row["checkpoint"], (0, _DIGEST_BYTES)),
             voted_root=_parse_digest(row["voted_root"], (0, ROOT_BYTES)),
             pace=whole(row["pace"], "pace", 2, -1),
+            adopted=_parse_digest(row.get("adopted", ""), (0, RUN_ID_BYTES)),
         )
         if step.pace and not members:
             raise ValueError("a step without members moves alpha")

@@ -10,8 +10,14 @@ from dataclasses import dataclass, replace
 
 from template.protocol.holders import payload_line
 from template.protocol.member import Member
-from template.protocol.record import PACES, Vote
+from template.protocol.record import PACES, Support, Vote
 
+LEAD_WINDOWS = 6
+"""Windows from the ballot that adopts a spec to the spec's first window.
+
+More than a void takes, so that no step before the switch is open by then; and time for operators:
+the result is final four windows before the switch.
+"""
 VOID_WINDOWS = 4
 """Consecutive windows with authority for the root before a window, until the window is void.
 
@@ -24,12 +30,16 @@ VOID = "void: most of the stake lacked payloads"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Voter:
-    """A hotkey with a validator permit whose vote on the window stood at the vote block."""
+    """A hotkey with a validator permit whose vote on the window stood at the vote block.
+
+    `support`: for a spec that continues the run, beside the vote.
+    """
 
     uid: int
     hotkey: str
     stake_rao: int
     vote: Vote
+    support: Support | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,6 +98,7 @@ class Decision:
     (`template.protocol.holders`). `dissenters`: uids of voters with another root or sample digest.
     `undelivered`: candidates whose bytes at least half of the reference reports missing. `pace`:
     the move of alpha's exponent after the step, 0 with an empty set and from `alpha_windows` on.
+    `adopted`: id of the spec that this ballot adopts for `LEAD_WINDOWS` later, or empty.
     `no_op`: reason for an empty set, or "". `is_jump`: the node has joined anew past this window,
     and does not know what was applied in it.
     """
@@ -104,6 +115,7 @@ class Decision:
     no_op: str
     is_jump: bool = False
     pace: int = 0
+    adopted: bytes = b""
 
     @property
     def is_void(self) -> bool:
@@ -116,7 +128,8 @@ def decide(ballot: Ballot, reference_rao: int, rules: QuorumRules) -> Decision:
 
     A root, a sample digest, a uid or a pace has authority with votes of more than half of the
     window's reference stake: the votes of one window prove nothing while much of the stake sleeps.
-    Without a root with authority the window is a no-op. Votes with another root name nobody and
+    So has a supported spec. Without a root with authority the window is a no-op, and adopts none.
+    Votes with another root name nobody and
     report nothing missing. A payload is undelivered if half of the reference reports the payload
     missing.
     When more than `peers_per_step` uids win, the uids with the most stake stay; SHA-256(seed,
@@ -144,6 +157,7 @@ def decide(ballot: Ballot, reference_rao: int, rules: QuorumRules) -> Decision:
         reference_rao=reference_rao,
         no_op="" if members else _why_nobody(ballot, root, reference_rao),
         pace=_find_pace(agreeing, reference_rao) if is_moving else 0,
+        adopted=_find_adopted(ballot.window + LEAD_WINDOWS, agreeing, reference_rao),
     )
 
 
@@ -207,6 +221,16 @@ def _find_pace(agreeing: Sequence[Voter], reference_rao: int) -> int:
     """The pace with more than half of the reference stake; 0 where none has."""
     stakes_rao = {pace: sum(v.stake_rao for v in agreeing if v.vote.pace == pace) for pace in PACES}
     return next((pace for pace, rao in stakes_rao.items() if 2 * rao > reference_rao), 0)
+
+
+def _find_adopted(first_window: int, agreeing: Sequence[Voter], reference_rao: int) -> bytes:
+    """Id of the spec that more than half of the reference stake supports for a window, or empty."""
+    weighted = [
+        (voter.support.spec, voter.stake_rao)
+        for voter in agreeing
+        if voter.support is not None and voter.support.window == first_window
+    ]
+    return _find_authority(weighted, reference_rao) or b""
 
 
 def _find_dissenters(voters: Sequence[Voter], root: bytes, sample: bytes | None) -> tuple[int, ...]:

@@ -1,8 +1,10 @@
 """The record: everything that a hotkey publishes on chain, in one commitment.
 
-First byte: version (high nibble) and flags of the sections (low nibble), then in order
+First byte: version (high nibble) and flags of the sections (low nibble); with the flag of further
+sections a second byte with their flags. Then in order
 
-- run: with a payload or a vote, the first 8 bytes of the run id.
+- run: with a payload or a vote, the first 8 bytes of the run id, and the version key of the
+  hotkey's software (u32).
 - access: read-only credentials of the hotkey's bucket. Kind byte; kinds 0 to 2 are
   Cloudflare R2 (default, EU and FedRAMP jurisdiction) as account (16 bytes), access key id
   (16) and secret (32); kind 3 is any other S3 endpoint as three ASCII strings (URL, access
@@ -11,11 +13,14 @@ First byte: version (high nibble) and flags of the sections (low nibble), then i
 - vote: window (u32), state root (16), sample digest (8), bit maps of 256 uids (32 each; uid u is
   bit u % 8, from the lowest, of byte u // 8) of named uids and of missing uids, the digest
   of the verdict log (16), and the pace (one signed byte: -1, 0 or 1).
-- offer: the run id (16 bytes) of a run whose spec lies in the hotkey's bucket. The subnet owner's
-  offer is how a newcomer finds the run.
+- offer (a further section): the run id (16 bytes) of a run whose spec lies in the hotkey's bucket.
+  The subnet owner's offer is how a newcomer finds the run.
+- support (a further section, with a vote alone): the first window (u32) and the id (16 bytes) of a
+  spec that continues the run and lies in the hotkey's bucket: a proposal that the validator
+  supports, or the newest spec that was adopted (`template.protocol.succession`).
 
-Integers are little endian. A hotkey mines or votes, not both: with R2 at most 199 bytes, with
-another endpoint at most 378, within the three raw fields of 128 bytes that a commitment holds.
+Integers are little endian. A hotkey mines or votes, not both: with R2 at most 224 bytes, with
+another endpoint at most 379, within the three raw fields of 128 bytes that a commitment holds.
 """
 
 import hashlib
@@ -24,12 +29,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+from template import __spec_version__
 from template.errors import RecordError
 from template.protocol.keys import RUN_ID_BYTES
 
-VERSION = 3
+VERSION = 4
 MAX_RECORD_BYTES = 3 * 128
-R2_RECORD_BYTES = 199
+R2_RECORD_BYTES = 224
 RUN_BYTES = 8
 ROOT_BYTES = 16
 SAMPLE_DIGEST_BYTES = 8
@@ -38,11 +44,15 @@ MAX_UIDS = 256
 PACES = (-1, 0, 1)
 """What a vote says of alpha: too large, nothing, too small."""
 
-_ACCESS, _PAYLOAD, _VOTE, _OFFER = 1, 2, 4, 8
+_ACCESS, _PAYLOAD, _VOTE, _FURTHER = 1, 2, 4, 8
+_OFFER, _SUPPORT = 1, 2
+"""Flags of further sections, which few records have: their byte is left out without one."""
 _R2 = struct.Struct("<16s16s32s")
 _PAYLOAD_SECTION = struct.Struct("<I32s")
 _VOTE_SECTION = struct.Struct("<I16s8s32s32s16sb")
-_MAX_STRING_BYTES = 80
+_MAX_STRING_BYTES = 72
+_RUN_SECTION = struct.Struct("<8sI")
+_SUPPORT_SECTION = struct.Struct("<I16s")
 
 
 class AccessKind(IntEnum):
@@ -107,6 +117,17 @@ class Vote:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Support:
+    """A validator's word for a spec that continues the run. `spec`: its id, 16 bytes.
+
+    `window`: its first window. The word counts at the ballot `LEAD_WINDOWS` before.
+    """
+
+    window: int
+    spec: bytes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
     """A hotkey's commitment; None is an absent section.
 
@@ -120,6 +141,8 @@ class Record:
     vote: Vote | None = None
     run: bytes = b""
     offer: bytes | None = None
+    support: Support | None = None
+    software: int = 0
 
     def __post_init__(self) -> None:
         if len(self.run) != (RUN_BYTES if self.has_statement else 0):
@@ -128,6 +151,8 @@ class Record:
             raise RecordError(
                 "a payload and a vote in one record: mine and validate with a hotkey each"
             )
+        if self.support is not None and self.vote is None:
+            raise RecordError("support for a spec without a vote: validators alone decide on specs")
 
     @property
     def has_statement(self) -> bool:
@@ -142,10 +167,18 @@ class Record:
         access: Access | None = None,
         payload: PayloadCommitment | None = None,
         vote: Vote | None = None,
+        support: Support | None = None,
     ) -> "Record":
-        """A record of a run."""
-        run = b"" if payload is None and vote is None else run_id[:RUN_BYTES]
-        return cls(access=access, payload=payload, vote=vote, run=run)
+        """A record of a run, by this version of the software."""
+        says = payload is not None or vote is not None
+        return cls(
+            access=access,
+            payload=payload,
+            vote=vote,
+            run=run_id[:RUN_BYTES] if says else b"",
+            support=support,
+            software=__spec_version__ if says else 0,
+        )
 
     def within(self, run_id: bytes) -> "Record":
         """The record without payload and vote, unless these belong to the run."""
@@ -161,7 +194,11 @@ def log_digest(text: bytes) -> bytes:
 
 def encode_record(record: Record) -> bytes:
     """The record's bytes. RecordError if a value does not fit the field."""
-    flags, parts = 0, [record.run]
+    flags, further, parts = 0, 0, [b""]
+    if record.has_statement:
+        if not 0 <= record.software < 2**32:
+            raise RecordError(f"version key {record.software} does not fit 32 unsigned bits")
+        parts.append(_RUN_SECTION.pack(record.run, record.software))
     if record.access is not None:
         flags |= _ACCESS
         parts.append(_encode_access(record.access))
@@ -175,10 +212,16 @@ def encode_record(record: Record) -> bytes:
         flags |= _VOTE
         parts.append(_encode_vote(record.vote))
     if record.offer is not None:
-        flags |= _OFFER
+        further |= _OFFER
         _require_length("offered run", record.offer, RUN_ID_BYTES)
         parts.append(record.offer)
-    return bytes([VERSION << 4 | flags]) + b"".join(parts)
+    if record.support is not None:
+        further |= _SUPPORT
+        _require_length("supported spec", record.support.spec, RUN_ID_BYTES)
+        window = _check_window(record.support.window)
+        parts.append(_SUPPORT_SECTION.pack(window, record.support.spec))
+    head = [VERSION << 4 | flags | _FURTHER, further] if further else [VERSION << 4 | flags]
+    return bytes(head) + b"".join(parts)
 
 
 def decode_record(data: bytes) -> Record:
@@ -189,15 +232,39 @@ def decode_record(data: bytes) -> Record:
     if version != VERSION:
         raise RecordError(f"record version {version}; this node reads version {VERSION}")
     reader = _Reader(data, 1)
-    run = reader.take(RUN_BYTES) if flags & (_PAYLOAD | _VOTE) else b""
+    further = _further_flags(reader) if flags & _FURTHER else 0
+    run, software = b"", 0
+    if flags & (_PAYLOAD | _VOTE):
+        run, software = _RUN_SECTION.unpack(reader.take(_RUN_SECTION.size))
     access = _decode_access(reader) if flags & _ACCESS else None
     payload = _decode_payload(reader) if flags & _PAYLOAD else None
     vote = _decode_vote(reader) if flags & _VOTE else None
-    offer = reader.take(RUN_ID_BYTES) if flags & _OFFER else None
+    offer = reader.take(RUN_ID_BYTES) if further & _OFFER else None
+    support = _decode_support(reader) if further & _SUPPORT else None
     if reader.position != len(data):
         # Trailing bytes would give one record several spellings.
         raise RecordError(f"{len(data) - reader.position} bytes after the last section")
-    return Record(access=access, payload=payload, vote=vote, run=run, offer=offer)
+    return Record(
+        access=access,
+        payload=payload,
+        vote=vote,
+        run=run,
+        offer=offer,
+        support=support,
+        software=software,
+    )
+
+
+def _further_flags(reader: "_Reader") -> int:
+    flags = reader.take(1)[0]
+    if not 0 < flags <= (_OFFER | _SUPPORT):
+        raise RecordError(f"further sections {flags:#04x}: none, or one that is unknown")
+    return flags
+
+
+def _decode_support(reader: "_Reader") -> Support:
+    window, spec = _SUPPORT_SECTION.unpack(reader.take(_SUPPORT_SECTION.size))
+    return Support(window=window, spec=spec)
 
 
 class _Reader:

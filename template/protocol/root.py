@@ -2,8 +2,8 @@
 
 R_1 = H(run id, digest of theta_0). R_{w+2} = H(R_{w+1}, w, checkpoint digest or empty, voting stake
 of w in rao, pace of w plus 1, then hotkey, coldkey and payload digest of each member of A_w in uid
-order): everything that an outer step adds to the state. A vote carries the first 16 bytes of a
-root.
+order): everything that an outer step adds to the state. Where the ballot on w adopts a spec, the
+root is the hash of that root and the spec's id. A vote carries the first 16 bytes of a root.
 """
 
 import hashlib
@@ -30,19 +30,21 @@ def first_root(run_id: bytes, theta0_digest: bytes) -> bytes:
     return labelled_hash("tessera/root/first", run_id, theta0_digest)
 
 
-def next_root(
+def next_root(  # noqa: PLR0913, PLR0917  all that a step adds to the state
     root: bytes,
     window: int,
     members: Iterable[Member],
     checkpoint: bytes,
     voting_stake_rao: int,
     pace: int,
+    adopted: bytes = b"",
 ) -> bytes:
     """R_{w+2} from R_{w+1}.
 
     `checkpoint`: the checkpoint digest of theta_{w+1}, or empty. `voting_stake_rao`: total stake
     of all votes on w, since the reference stake is part of the state. `pace`: -1, 0 or 1, the move
-    of alpha's exponent, which is part of the state too.
+    of alpha's exponent, which is part of the state too. `adopted`: id of the spec that the ballot
+    on w adopts, or empty: nodes under different specs have different roots.
     """
     # Members in uid order, the order of the outer step: one set has one root.
     ordered = sorted(members, key=lambda member: member.uid)
@@ -50,7 +52,8 @@ def next_root(
     numbers = (
         uint_bytes(window), checkpoint, uint_bytes(voting_stake_rao), uint_bytes(pace + 1),
     )  # fmt: skip
-    return labelled_hash("tessera/root/next", root, *numbers, *parts)
+    step = labelled_hash("tessera/root/next", root, *numbers, *parts)
+    return labelled_hash("tessera/root/adopted", step, adopted) if adopted else step
 
 
 def sample_digest(tensors: Mapping[str, Tensor], block_hash: bytes) -> bytes:

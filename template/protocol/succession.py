@@ -11,15 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from template.errors import ConfigError
+from template.protocol.quorum import LEAD_WINDOWS
 from template.protocol.spec import RunSpec
 from template.protocol.spec.run import spec_table
-
-LEAD_WINDOWS: Final = 6
-"""Windows from the ballot that adopts a spec to the spec's first window.
-
-More than a void takes (`quorum.VOID_WINDOWS`), so that no step before the switch is open by then;
-and time for operators: the result is final four windows before the switch.
-"""
 
 FIXED: Final = (
     "model.*",

@@ -15,6 +15,7 @@ from evaluation.conclusion import Reputation
 from evaluation.verdict import Verdict
 from evaluation.verdict_log import WindowLog
 from template.protocol.member import Member
+from template.protocol.notice import VersionNotice
 from template.protocol.run import Run
 
 
@@ -198,6 +199,7 @@ class SubnetFacts:
     they are unknown, or "". `price_tao`: TAO for one alpha, None if the chain names none.
     `owner_uid`: of the subnet owner's hotkey, whose pay the chain burns. `least_version_key`: the
     owner's `weights_version`, below which the chain refuses weights; None: the chain does not say.
+    `notice`: the owner's signed notice of a version; None: no valid notice could be read.
     """
 
     block: int
@@ -208,6 +210,7 @@ class SubnetFacts:
     price_tao: float | None
     owner_uid: int | None
     least_version_key: int | None = None
+    notice: VersionNotice | None = None
 
     def validators(self) -> list[NeuronFacts]:
         """Those with a permit, most stake first."""

@@ -24,8 +24,10 @@ from template.errors import (
     Unavailable,
 )
 from template.peers.client import Peers
+from template.peers.notice import AskNotice
 from template.protocol.keys import checkpoint_manifest_key, verdict_key
 from template.protocol.lineage import LineageStep
+from template.protocol.notice import VersionNotice
 from template.protocol.quorum import VOID, Ballot, Decision, decide, next_reference
 from template.protocol.record import LOG_DIGEST_BYTES, log_digest
 from template.protocol.strangers import in_ascii
@@ -61,6 +63,11 @@ MAX_DETAIL_CHARS: Final = 200
 NO_DIGEST: Final = bytes(LOG_DIGEST_BYTES)
 
 
+def ask_nobody() -> VersionNotice | None:
+    """The `ask_notice` of a reader that shows no notice."""
+    return None
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _ChainPart:
     """What the chain says of a window. `ballot`: None until votes are final, or with `fault`."""
@@ -91,13 +98,16 @@ class Gatherer:
         netuid: int,
         network: str,
         max_logs: int = MAX_LOGS,
-        column_limit_s: float = COLUMN_LIMIT_S,
         clock: Callable[[], float] = time.monotonic,
+        ask_notice: AskNotice = ask_nobody,
     ) -> None:
-        """`network`: how the chain is named in commands, without secrets. `clock`: seconds."""
+        """`network`: how the chain is named in commands, without secrets. `clock`: seconds.
+
+        `ask_notice`: reads the owner's notice of a version; asked once in each reading.
+        """
         self._context, self._netuid, self._network = context, netuid, network
-        self._max_logs, self._column_limit_s = max_logs, column_limit_s
-        self._clock = clock
+        self._max_logs = max_logs
+        self._clock, self._ask_notice = clock, ask_notice
         self._peers = Peers(context)
         self._parts: dict[int, _ChainPart] = {}
         self._logs: dict[tuple[int, str], ReadLog] = {}
@@ -171,11 +181,12 @@ class Gatherer:
             weights, fault = chain.weights(block), ""
         except ChainError as error:
             weights, fault = {}, _shown(error)
+        facts = replace(_subnet_facts(graph, weights, fault), notice=self._ask_notice())
         try:
             least = chain.least_version_key()
         except ChainError:
-            return _subnet_facts(graph, weights, fault)  # None says that the chain did not tell
-        return replace(_subnet_facts(graph, weights, fault), least_version_key=least)
+            return facts  # None says that the chain did not tell
+        return replace(facts, least_version_key=least)
 
     def _read_lineage(self, first: int) -> _Lineage:
         context = self._context
@@ -259,8 +270,8 @@ class Gatherer:
         spent_s = 0.0
         unread: ReadLog | None = None
         for window in windows:
-            if unread is None and spent_s > self._column_limit_s:
-                detail = f"the logs before took more than {self._column_limit_s:.0f} s to come"
+            if unread is None and spent_s > COLUMN_LIMIT_S:
+                detail = f"the logs before took more than {COLUMN_LIMIT_S:.0f} s to come"
                 unread = ReadLog(state=LogState.NOT_IN_TIME, detail=detail)
             if unread is not None:
                 found[window] = unread

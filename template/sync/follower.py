@@ -370,6 +370,7 @@ def _known_decision(step: LineageStep) -> Decision:
         voting_stake_rao=step.voting_stake_rao,
         pace=step.pace,
         no_op="" if step.members else NONE_KNOWN,
+        adopted=step.adopted,
     )
 
 

@@ -34,6 +34,7 @@ def step_from(state: OuterState, accepted: Accepted, voted_root: bytes) -> Linea
         checkpoint=state.checkpoint_digest,
         voted_root=voted_root,
         pace=accepted.pace,
+        adopted=accepted.adopted,
     )
 
 

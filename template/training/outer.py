@@ -398,6 +398,7 @@ def outer_step(
             state.checkpoint_digest,
             decision.voting_stake_rao,
             decision.pace,
+            decision.adopted,
         ),
         accepted_norms=_append_norms(state, decision.window, accepted, spec.outer),
         reference_rao=next_reference(

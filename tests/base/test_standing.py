@@ -1,6 +1,7 @@
 """Whether a hotkey may take part, and what is said when that changes."""
 
 import logging
+import threading
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ from simulation.swarm import build_world
 from simulation.world import World, hotkey_of
 from template.base.standing import Standing, VersionWatch, publish, publish_if_new
 from template.errors import ChainError, ConfigError
+from template.protocol.notice import VersionNotice
 from template.protocol.record import (
     LOG_DIGEST_BYTES,
     ROOT_BYTES,
@@ -17,6 +19,8 @@ from template.protocol.record import (
     Vote,
     encode_record,
 )
+from tests.support.notices import NOTICE
+from tests.support.waiting import HANG_S, wait_until
 
 VAL = hotkey_of("val")
 
@@ -167,18 +171,69 @@ def test_a_newer_version_is_told_once_and_at_each_change(caplog) -> None:
             raise ChainError("away")
         return keys[0]
 
-    watch = VersionWatch(1000, least_version_key, every_s=3600.0, now_s=lambda: now_s[0])
+    watch = VersionWatch(
+        1000, least_version_key, lambda: None, every_s=3600.0, now_s=lambda: now_s[0]
+    )
     answers = []
     with caplog.at_level(logging.WARNING, "template.base.standing"):
         for hour, key in enumerate([1000, 1001, 1001, 2_003_004, -1, 2_003_004, 1000]):
             now_s[0], keys[0] = 3600.0 * hour, key
-            answers.append(watch.look())
-            assert watch.look() is None, "not asked again within the hour"
+            answers.append(watch.look().get("least_version_key"))
+            assert watch.look() == {}, "not asked again within the hour"
+            wait_until(is_answered, every_s=0.002)
     assert answers == [1000, 1001, 1001, 2_003_004, None, 2_003_004, 1000]
     assert asked == [3600.0 * hour for hour in range(7)]
     assert len(caplog.messages) == 2
     assert "demands version 0.1.1 or newer (weights_version 1001)" in caplog.messages[0]
     assert "demands version 2.3.4 or newer" in caplog.messages[1]
+
+
+def is_answered() -> bool:
+    """Whether no thread asks for a notice any more."""
+    return not any(thread.name.startswith("notice") for thread in threading.enumerate())
+
+
+def test_a_newer_version_in_the_owners_notice_is_told_once_and_at_each_change(caplog) -> None:
+    """An older or equal version is a metric alone; a notice that does not come is no news."""
+    same, newer = (replace(NOTICE, version=version) for version in ("0.1.0", "0.2.0"))
+    as_tag = replace(newer, kind="tag")
+    said: list[VersionNotice | None] = [None, same, newer, newer, None, newer, as_tag]
+    coming, now_s, found = iter(said), [0.0], []
+    watch = VersionWatch(1000, lambda: 0, lambda: next(coming), now_s=lambda: now_s[0])
+    with caplog.at_level(logging.WARNING, "template.base.standing"):
+        for hour in range(len(said)):
+            now_s[0] = 3600.0 * hour
+            first = watch.look()
+            wait_until(is_answered, every_s=0.002)
+            found.append((first | watch.look()).get("newest_version_key"))
+            assert watch.look() == {}
+    assert found == [None, 1000, 2000, 2000, None, 2000, 2000]
+    assert len(caplog.messages) == 2
+    told = f"names version 0.2.0, and this is 0.1.0: wheel with SHA-256 {NOTICE.digest.hex()}."
+    assert told in caplog.messages[0]
+    assert "Nothing is updated by itself: compare your download (sha256sum " in caplog.messages[0]
+    assert "(git verify-tag v0.2.0 && git cat-file tag v0.2.0 | sha256sum)" in caplog.messages[1]
+
+
+def test_a_slow_bucket_of_the_owner_holds_up_no_window() -> None:
+    """And is asked once at a time, however long it takes."""
+    may_end, now_s, asked = threading.Event(), [0.0], []
+
+    def ask() -> VersionNotice:
+        asked.append(now_s[0])
+        may_end.wait(HANG_S)
+        return NOTICE
+
+    watch = VersionWatch(1000, lambda: 0, ask, now_s=lambda: now_s[0])
+    try:
+        for hour in range(3):
+            now_s[0] = 3600.0 * hour
+            assert watch.look() == {"least_version_key": 0}
+    finally:
+        may_end.set()
+    wait_until(is_answered, every_s=0.002)
+    assert watch.look() == {"newest_version_key": NOTICE.key}
+    assert asked == [0.0]
 
 
 def test_stake_and_pay_of_each_window_are_logged(world, tmp_path) -> None:

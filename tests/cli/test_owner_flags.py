@@ -1,5 +1,6 @@
 """Flags of the owner's and the bucket's commands: each has an effect, mistakes are named."""
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,16 @@ import pytest
 from simulation.world import hotkey_of
 from template.cli.bucket_flags import BucketConfig, bucket_config
 from template.cli.main import parse_command
-from template.cli.owner_flags import CheckConfig, FindConfig, PublishConfig, owner_config
+from template.cli.owner_flags import (
+    CheckConfig,
+    FindConfig,
+    NoticeConfig,
+    OwnerConfig,
+    PublishConfig,
+    owner_config,
+)
 from template.errors import ConfigError
+from template.protocol.notice import VersionNotice
 from template.protocol.spec import spec_to_toml
 from template.protocol.spec.plan import RunChoices, check_plan, load_plan
 
@@ -28,7 +37,7 @@ PUBLISH = [
 ]
 
 
-def parse_owner(argv: list[str], env: dict[str, str]) -> PublishConfig | CheckConfig | FindConfig:
+def parse_owner(argv: list[str], env: dict[str, str]) -> OwnerConfig:
     return owner_config(parse_command("owner", argv, "neurons/owner.py"), env)
 
 
@@ -127,6 +136,53 @@ def test_check_without_a_run_spec_refuses_what_contradicts(flags, words) -> None
         parse_owner(["check", "--netuid", "7", *flags], {})
 
 
+def notice_config(*flags: str) -> NoticeConfig:
+    config = parse_owner(["notice", "--netuid", "7", *flags], ENV)
+    assert isinstance(config, NoticeConfig)
+    return config
+
+
+def test_a_notice_has_the_digest_of_the_wheel_or_the_tag(tmp_path: Path) -> None:
+    wheel = tmp_path / "tessera_subnet-1.2.3-py3-none-any.whl"
+    wheel.write_bytes(b"not looked into")
+    of_wheel = notice_config("--version", "1.2.3", "--wheel", str(wheel), "-n", "test", "-w", "w")
+    digest = hashlib.sha256(b"not looked into").digest()
+    assert of_wheel.notice == VersionNotice(version="1.2.3", kind="wheel", digest=digest)
+    assert (of_wheel.chain.netuid, of_wheel.chain.network) == (7, "test")
+    assert (of_wheel.wallet.name, of_wheel.is_local) == ("w", False)
+    assert of_wheel.bucket.read.key_id == "reader"
+    assert "secret-" not in repr(of_wheel)
+    of_tag = notice_config("--version", "1.2.3", "--tag-sha256", "AB" * 32, "--local")
+    assert of_tag.notice == VersionNotice(version="1.2.3", kind="tag", digest=b"\xab" * 32)
+    assert (of_tag.chain.network, of_tag.is_local) == ("local", True)
+
+
+TAG = ["--tag-sha256", "ab" * 32]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--version", "1.2", *TAG, "-n", "test"], r"--version: .*MAJOR\.MINOR\.PATCH"),
+        (["--version", "01.2.3", *TAG, "-n", "test"], "--version: .*leading zero"),
+        (["--version", "1.2.3", *TAG], r"--subtensor\.network: missing; nothing else says"),
+        (["--version", "1.2.3", *TAG, "--local", "-n", "finney"], "--local: "),
+        (["--version", "1.2.3", "--wheel", "/x-1.2.3-py3.whl", "-n", "test"], "--wheel /x.*read"),
+        (["--version", "1.2.3", "--wheel", "/x-1.2.4-py3.whl", "-n", "test"], "version 1.2.3 "),
+        (["--version", "1.2.3", "--wheel", "/x-1.2.3.tar.gz", "-n", "test"], "NAME-VERSION"),
+    ],
+)
+def test_a_notice_of_what_it_does_not_name_is_refused(flags, words) -> None:
+    with pytest.raises(ConfigError, match=words):
+        notice_config(*flags)
+
+
+def test_a_notice_needs_a_bucket() -> None:
+    argv = ["notice", "--version", "1.2.3", *TAG, "--netuid", "7", "-n", "test"]
+    with pytest.raises(ConfigError, match="TESSERA_BUCKET_ENDPOINT"):
+        parse_owner(argv, {})
+
+
 def test_publish_needs_a_bucket() -> None:
     with pytest.raises(ConfigError, match="TESSERA_BUCKET_ENDPOINT"):
         parse_owner(PUBLISH, {})
@@ -144,6 +200,10 @@ def test_publish_needs_a_bucket() -> None:
         ([*PUBLISH, "--netuid", "-1"], "--netuid"),
         ([*PUBLISH, "--subtensor.network", "ws:/x"], "--subtensor.network"),
         (["check", "--run", "r", "--netuid", "7", "--wallet.name", "w"], "--wallet.name"),
+        (["notice", "--netuid", "7", *TAG], "--version"),
+        (["notice", "--netuid", "7", "--version", "1.2.3"], "--wheel"),
+        (["notice", "--netuid", "7", "--version", "1.2.3", *TAG, "--wheel", "w"], "--wheel"),
+        (["notice", "--netuid", "7", "--version", "1.2.3", "--tag-sha256", "ab"], "64 hexadecimal"),
     ],
 )
 def test_a_wrong_flag_is_one_sentence_and_status_2(argv, words, capsys) -> None:

@@ -8,23 +8,31 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from localnet.onchain import NETUID
 from localnet.weed import AccessKey, new_access_key
+from template import __version__
 from template.chain.ballots import read_records_of_any_run
+from template.chain.bittensor import verify_signature
 from template.cli.flags import CHECKOUT as ROOT
 from template.cli.flags import DEFAULT_TEXT
+from template.commands.reading import bucket_opener
 from template.data.manifest import parse_manifest
-from template.protocol.keys import blob_key, bucket_name, shard_key
+from template.peers.notice import read_notice
+from template.protocol.keys import blob_key, bucket_name, notice_key, shard_key
+from template.protocol.notice import VersionNotice, encode_notice
+from template.protocol.record import Access, Record, encode_record
 from template.protocol.spec import load_spec
 from template.protocol.ss58 import public_key
 from template.store import Store
 from tests.support.commands import Run
 from tests.support.faults.subnet import OWNER, VARIABLES, Subnet
 from tests.support.relay import free_port
+from tests.support.waiting import wait_until
 
 FAR_BLOCKS = 1_000_000
 PLAN_TEXT = (
@@ -333,3 +341,86 @@ def until_object(argv: list[str], subnet: Subnet, number: int, sign: signal.Sign
                 process.send_signal(sign)
                 break
         return process.wait()
+
+
+def notice(subnet: Subnet, name: str, *flags: str) -> list[str]:
+    words = ["notice", "--version", "9.8.7", "--tag-sha256", "ab" * 32, *flags]
+    return [*words, *chain_flags(subnet), *wallet_flags(subnet, name)]
+
+
+def put_record(subnet: Subnet, access: Access) -> None:
+    subnet.open_chain(OWNER).publish(encode_record(Record(access=access)))
+    block = subnet.chain.head()
+    wait_until(lambda: subnet.chain.finalized() >= block)
+
+
+def test_a_notice_of_the_owner_is_read_by_neurons_and_nobody_elses_is(
+    subnet: Subnet, run: Run
+) -> None:
+    opener = bucket_opener(on_localnet=True)
+    put_record(subnet, subnet.access(OWNER))
+    ended = run("owner", notice(subnet, OWNER, "--local"), env_of(subnet, OWNER))
+    assert (ended.status, ended.err) == (0, "")
+    assert f"version 9.8.7, tag with SHA-256 {'ab' * 32}" in ended.out
+    found = read_notice(subnet.chain, opener, verify_signature)
+    assert found == VersionNotice(version="9.8.7", kind="tag", digest=b"\xab" * 32)
+    strangers = run("owner", notice(subnet, "stranger", "--local"), env_of(subnet, "stranger"))
+    assert (strangers.status, strangers.err.count("\n")) == (2, 1)
+    assert f"is not the hotkey of the owner of subnet {NETUID}" in strangers.err
+    as_public = run("owner", notice(subnet, OWNER), env_of(subnet, OWNER))
+    assert as_public.status == 2
+    assert "TESSERA_BUCKET_ENDPOINT: every other node would refuse it" in as_public.err
+    with closing(subnet.writer(OWNER)) as bucket:
+        bucket.put(notice_key(), b"x" * 2**20)
+    assert read_notice(subnet.chain, opener, verify_signature) is None
+    said = "".join(e.out + e.err for e in (ended, strangers, as_public))
+    assert not [secret for secret in secrets_of(subnet) if secret in said]
+
+
+def test_a_notice_that_the_record_does_not_lead_to_is_an_error(subnet: Subnet, run: Run) -> None:
+    unknown = new_access_key()
+    secret = unknown.secret_access_key.reveal()
+    put_record(
+        subnet,
+        replace(
+            subnet.access(OWNER),
+            access_key_id=unknown.access_key_id,
+            secret_access_key=secret,
+        ),
+    )
+    ended = run("owner", notice(subnet, OWNER, "--local"), env_of(subnet, OWNER))
+    assert (ended.status, ended.err.count("\n")) == (2, 1)
+    assert "let TESSERA_BUCKET_* name the bucket of that record" in ended.err
+    assert secret not in ended.out + ended.err
+
+
+@pytest.mark.slow
+def test_a_running_miner_says_the_notice_in_its_log_and_its_metrics(
+    subnet: Subnet, tmp_path: Path
+) -> None:
+    subnet.publish_run(in_blocks=400, schedule__num_windows=500)
+    with closing(subnet.writer(OWNER)) as bucket:
+        told = VersionNotice(version="9.8.7", kind="wheel", digest=b"\xcd" * 32)
+        key = subnet.wallets[OWNER].hotkey
+        bucket.put(notice_key(), encode_notice(told, NETUID, key.sign))
+    node = subnet.node("miner", OWNER, tmp_path)
+    log, metrics = tmp_path / "log", node.state_dir / "metrics.jsonl"
+    words = f"names version 9.8.7, and this is {__version__}: wheel with SHA-256 {'cd' * 32}"
+
+    def is_told() -> bool:
+        assert process.poll() is None, log.read_text()
+        written = metrics.read_text() if metrics.exists() else ""
+        return words in log.read_text() and '"newest_version_key": 9008007' in written
+
+    with (
+        log.open("wb") as out,
+        subprocess.Popen(
+            node.command(), env=node.environment(), cwd=ROOT, stdout=out, stderr=out
+        ) as process,
+    ):
+        try:
+            wait_until(is_told, describe=lambda: log.read_text()[-2000:])
+        finally:
+            process.send_signal(signal.SIGTERM)
+        assert process.wait() == 130
+    assert log.read_text().count("signed notice names") == 1

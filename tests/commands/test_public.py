@@ -21,6 +21,7 @@ from template.public.payslip_json import payslip_json
 from template.settings import ChainConfig
 from template.store.memory import MemoryStore
 from tests.support.audited import reader
+from tests.support.notices import NOTICE, asking, own_subnet, put, signed
 from tests.support.schemas import check_json
 
 WINDOWS = 4
@@ -159,6 +160,41 @@ def test_the_page_tells_of_a_version_that_the_owner_demands(played, tmp_path, le
     assert words in page
     assert ("That one is older" in page) == (least > version_key(__version__))
     check_json(row, "run")
+
+
+@pytest.mark.parametrize("version", ["0.0.1", __version__, "9.8.7"])
+def test_the_page_tells_of_the_version_in_the_owners_notice(played, tmp_path, version) -> None:
+    world, _ = played
+    ledger, notice = world.ledger, replace(NOTICE, version=version)
+    before = ledger.owner_hotkey
+    try:
+        put(own_subnet(world), signed(notice))
+        gatherer = Gatherer(
+            reader(world, tmp_path), netuid=1, network="local", ask_notice=asking(world)
+        )
+        config = site_config(played, tmp_path / "site")
+        files = write_site(reader(world, tmp_path), gatherer, config, is_live=False)
+    finally:
+        ledger.owner_hotkey = before
+    page, row = files["index.html"].decode(), json.loads(files["index.json"])
+    assert row["notice"] == {
+        "version": version, "kind": "wheel", "digest": NOTICE.digest.hex(),
+    }  # fmt: skip
+    check_json(row, "run")
+    digest = f"wheel with SHA-256 <code>{NOTICE.digest.hex()}</code>"
+    assert f"signed notice names version {version}: {digest}" in page
+    assert ("Newer than version" in page) == (notice.key > version_key(__version__))
+
+
+def test_without_a_notice_the_page_tells_of_none(played, tmp_path) -> None:
+    world, _ = played
+    gatherer = Gatherer(
+        reader(world, tmp_path), netuid=1, network="local", ask_notice=asking(world)
+    )
+    config = site_config(played, tmp_path / "site")
+    files = write_site(reader(world, tmp_path), gatherer, config, is_live=False)
+    assert json.loads(files["index.json"])["notice"] is None
+    assert "notice names" not in files["index.html"].decode()
 
 
 def test_a_folder_that_refuses_is_an_error_with_a_remedy(played, tmp_path) -> None:

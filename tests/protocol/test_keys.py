@@ -11,6 +11,7 @@ from template.protocol.keys import (
     blob_key,
     bucket_name,
     checkpoint_manifest_key,
+    notice_key,
     payload_key,
     verdict_key,
 )
@@ -60,6 +61,7 @@ def test_golden_object_keys() -> None:
     assert checkpoint_manifest_key(RUN, 12) == f"{run}/checkpoint/00000012/manifest.json"
     assert verdict_key(RUN, 123456789) == f"{run}/verdict/123456789.jsonl"
     assert blob_key(DIGEST) == f"blob/{DIGEST.hex()}"
+    assert notice_key() == "notice/version.json"
 
 
 def test_keys_differ_in_every_part_and_sort_by_window() -> None:

@@ -15,6 +15,7 @@ from template.protocol.record import (
     AccessKind,
     PayloadCommitment,
     Record,
+    Support,
     Vote,
     decode_record,
     encode_record,
@@ -40,10 +41,11 @@ VOTE = Vote(
     pace=-1,
 )
 RUN = bytes(range(200, 216))
-FULL = replace(Record.of(RUN, access=R2, vote=VOTE), offer=bytes(range(100, 116)))
+SUPPORT = Support(window=9, spec=bytes(range(50, 66)))
+FULL = replace(Record.of(RUN, access=R2, vote=VOTE, support=SUPPORT), offer=bytes(range(100, 116)))
 
 windows = st.integers(0, 2**32 - 1)
-strings = st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=80)
+strings = st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=72)
 
 
 def hex_digits(num_bytes: int) -> st.SearchStrategy[str]:
@@ -78,10 +80,13 @@ votes = st.builds(
     pace=st.sampled_from([-1, 0, 1]),
 )
 run_ids = st.binary(min_size=16, max_size=16)
+supports = st.builds(Support, window=windows, spec=run_ids)
 records = st.builds(
     replace,
     st.builds(Record.of, run_ids, access=st.none() | accesses, payload=st.none() | payloads)
-    | st.builds(Record.of, run_ids, access=st.none() | accesses, vote=votes),
+    | st.builds(
+        Record.of, run_ids, access=st.none() | accesses, vote=votes, support=st.none() | supports
+    ),
     offer=st.none() | run_ids,
 )
 
@@ -106,7 +111,7 @@ def test_every_subset_of_sections(
     record = Record.of(RUN, access=access, payload=payload, vote=vote)
     access_bytes = {None: 0, R2: 65, S3: 1 + (1 + 21) + (1 + 6) + (1 + 12)}[access]
     data = encode_record(record)
-    said = (payload is not None) * (8 + 36) + (vote is not None) * (8 + 109)
+    said = (payload is not None) * (12 + 36) + (vote is not None) * (12 + 109)
     assert len(data) == 1 + access_bytes + said
     assert decode_record(data) == record
 
@@ -116,15 +121,15 @@ def test_a_hotkey_mines_or_votes() -> None:
         Record.of(RUN, access=R2, payload=PAYLOAD, vote=VOTE)
 
 
-def test_a_full_record_on_r2_has_199_bytes() -> None:
-    assert len(encode_record(FULL)) == R2_RECORD_BYTES == 199
+def test_a_full_record_on_r2_has_224_bytes() -> None:
+    assert len(encode_record(FULL)) == R2_RECORD_BYTES == 224
 
 
-def test_a_full_record_elsewhere_has_at_most_378_bytes() -> None:
+def test_a_full_record_elsewhere_has_at_most_379_bytes() -> None:
     longest = Access(
-        kind=AccessKind.S3, account="u" * 80, access_key_id="k" * 80, secret_access_key="s" * 80
+        kind=AccessKind.S3, account="u" * 72, access_key_id="k" * 72, secret_access_key="s" * 72
     )
-    assert len(encode_record(replace(FULL, access=longest))) == 378 <= MAX_RECORD_BYTES
+    assert len(encode_record(replace(FULL, access=longest))) == 379 <= MAX_RECORD_BYTES
 
 
 def test_what_belongs_to_another_run_is_left_out() -> None:
@@ -148,7 +153,7 @@ def test_a_vote_or_payload_without_a_run_is_refused(run: bytes) -> None:
 def test_golden_bytes() -> None:
     """Where each field stands on the wire; a change makes every node deaf to the others."""
     expected = (
-        "3d" + "c8c9cacbcccdcecf"
+        "4d" + "03" + "c8c9cacbcccdcecf" + "e8030000"
         + "00" + "0a" * 16 + "b1" * 16 + "c2" * 32
         + "06000000" + "72" * 16 + "73" * 8
         + "0102" + "00" * 29 + "80"
@@ -156,11 +161,12 @@ def test_golden_bytes() -> None:
         + "6c" * 16
         + "ff"
         + bytes(range(100, 116)).hex()
+        + "09000000" + bytes(range(50, 66)).hex()
     )  # fmt: skip
-    assert encode_record(FULL).hex() == expected
-    mined = "32" + "c8c9cacbcccdcecf" + "07000000" + bytes(range(32)).hex()
-    assert encode_record(Record.of(RUN, payload=PAYLOAD)).hex() == mined
-    assert encode_record(Record(offer=RUN)).hex() == "38" + RUN.hex()
+    assert encode_record(replace(FULL, software=1000)).hex() == expected
+    mined = "42" + "c8c9cacbcccdcecf" + "e8030000" + "07000000" + bytes(range(32)).hex()
+    assert encode_record(replace(Record.of(RUN, payload=PAYLOAD), software=1000)).hex() == mined
+    assert encode_record(Record(offer=RUN)).hex() == "4801" + RUN.hex()
 
 
 @pytest.mark.parametrize(
@@ -223,19 +229,22 @@ def test_every_truncation_and_extension_is_refused(data: bytes) -> None:
         (b"", "empty"),
         (b"\x07", "version 0"),
         (b"\x17", "version 1"),
-        (b"\x27", "version 2"),
-        (b"\x31", "need at least"),
-        (b"\x32" + bytes(7), "need at least 9"),
-        (b"\x38", "need at least 17"),
-        (b"\x38" + bytes(15), "need at least 17"),
-        (b"\x31\x04", "access kind 4"),
-        (b"\x31\xff", "access kind 255"),
-        (b"\x31\x03\x00\x01a\x01a", "empty, too long or not printable"),
-        (b"\x31\x03\x51" + b"a" * 81 + b"\x01a\x01a", "empty, too long or not printable"),
-        (b"\x31\x03\x01\n\x01a\x01a", "empty, too long or not printable"),
-        (b"\x31\x03\x01\xe9\x01a\x01a", "empty, too long or not printable"),
-        (b"\x31\x03\xff", "need at least"),
-        (b"\x36" + bytes(8 + 36 + 109), "mine and validate with a hotkey each"),
+        (b"\x37", "version 3"),
+        (b"\x41", "need at least"),
+        (b"\x42" + bytes(11), "need at least 13"),
+        (b"\x48", "need at least 2"),
+        (b"\x48\x00", "further sections 0x00"),
+        (b"\x48\x04" + bytes(16), "further sections 0x04"),
+        (b"\x48\x01" + bytes(15), "need at least 18"),
+        (b"\x48\x02" + bytes(20), "validators alone decide on specs"),
+        (b"\x41\x04", "access kind 4"),
+        (b"\x41\xff", "access kind 255"),
+        (b"\x41\x03\x00\x01a\x01a", "empty, too long or not printable"),
+        (b"\x41\x03\x49" + b"a" * 73 + b"\x01a\x01a", "empty, too long or not printable"),
+        (b"\x41\x03\x01\n\x01a\x01a", "empty, too long or not printable"),
+        (b"\x41\x03\x01\xe9\x01a\x01a", "empty, too long or not printable"),
+        (b"\x41\x03\xff", "need at least"),
+        (b"\x46" + bytes(12 + 36 + 109), "mine and validate with a hotkey each"),
     ],
 )
 def test_reasons_of_refusal(data: bytes, message: str) -> None:
@@ -256,7 +265,7 @@ def test_an_offer_is_a_run_id(offer: bytes) -> None:
         (R2, {"access_key_id": "zz" * 16}, "read access key id: not hex"),
         (R2, {"secret_access_key": "c2" * 33}, "read secret: 33 bytes"),
         (S3, {"account": ""}, "account or endpoint"),
-        (S3, {"access_key_id": "k" * 81}, "read access key id"),
+        (S3, {"access_key_id": "k" * 73}, "read access key id"),
         (S3, {"secret_access_key": "tab\t"}, "read secret"),
         (S3, {"account": "http://h\u00e9"}, "account or endpoint"),
         (PAYLOAD, {"digest": bytes(31)}, "payload digest: 31 bytes"),

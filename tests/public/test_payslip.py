@@ -282,7 +282,7 @@ class Slow:
 def slow_gatherer(played: Played, seconds: float) -> tuple[Slow, Gatherer]:
     slow = Slow(played.world.buckets[hotkey_of("val-a")].reader(), seconds)
     context = opening(played, {"val-a": slow})
-    kept: Any = {"netuid": 1, "network": "local", "max_logs": 1, "column_limit_s": 60.0}
+    kept: Any = {"netuid": 1, "network": "local", "max_logs": 1}
     return slow, Gatherer(context, **kept, clock=lambda: slow.now_s)
 
 

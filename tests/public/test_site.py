@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from evaluation.verdict_log import decode_log
 from simulation.world import hotkey_of
 from template.protocol.keys import verdict_key
+from template.protocol.notice import VersionNotice
 from template.public.facts import LogState, ReadLog, RunFacts
 from template.public.site.charts import Bar, Point, bar_chart, line_chart, short_number
 from template.public.site.render import MAX_PAGE_BYTES, render_site
@@ -132,6 +133,7 @@ def test_strangers_texts_are_escaped_wherever_they_stand(played, facts) -> None:
     spoiled = spoil(facts)
     files = render_site(spoiled, form_at(played))
     assert sum(b"&lt;script&gt;" in data for data in files.values()) > WINDOWS
+    assert b"names version 9.8.7: &lt;script&gt;" in files["index.html"]
     for name, page in pages(files).items():
         assert not {"script", "img"} & set(page.tags), name
         assert not {a for a in page.attributes if a.startswith("on")}, name
@@ -159,7 +161,9 @@ def spoil(facts: RunFacts) -> RunFacts:
     neurons = {
         hotkey: replace(neuron, coldkey=EVIL) for hotkey, neuron in facts.subnet.neurons.items()
     }
-    subnet = replace(facts.subnet, neurons=neurons, weights_fault=EVIL)
+    notice = VersionNotice(version="9.8.7", kind="tag", digest=bytes(32))
+    object.__setattr__(notice, "kind", EVIL)  # which no notice that was parsed can say
+    subnet = replace(facts.subnet, neurons=neurons, weights_fault=EVIL, notice=notice)
     return replace(facts, windows=windows, subnet=subnet, lineage_fault=EVIL, root=EVIL)
 
 

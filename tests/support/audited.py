@@ -98,6 +98,7 @@ def reader(world: World, folder: Path) -> ReadContext:
     node = world.context(hotkey_of("owner"), folder)
     return ReadContext(
         run=node.run,
+        make_format=node.make_format,
         chain=node.chain,
         waiter=node.waiter,
         open_bucket=node.open_bucket,

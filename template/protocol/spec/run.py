@@ -41,8 +41,10 @@ MAX_PUBLIC_WINDOW_BLOCKS = 200
 MAX_ASSIGNED_PAGES = 2**20
 """Limit on the pages of a hotkey in one window, of which a node holds one list per hotkey."""
 
-RECORDS_PER_WINDOW = 3
-"""Commitments of a hotkey in one window: a payload, a vote and one retry."""
+RECORDS_PER_WINDOW = 2
+"""Commitments of a validator in one window: a vote and one retry. A miner's are half as long."""
+SPARE_RECORDS = 2
+"""Commitments besides in one tempo: after a restart, and a changed offer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -250,16 +252,16 @@ def first_pages_can_be_drawn(spec: RunSpec) -> None:
 
 
 def records_fit_quota(spec: RunSpec) -> None:
-    """All records of a hotkey in one tempo fit the chain's quota of 3100 bytes: three records
-    (payload, vote, retry) for each window within reach of a tempo, 198 bytes each on a public
-    network, 192 on a local network.
+    """All records of a validator in one tempo fit the chain's quota of 3100 bytes: two records (a
+    vote and a retry) for each window within reach of a tempo and two besides, 224 bytes each on a
+    public network, 256 on a local network.
     """
     schedule = spec.schedule
     # A tempo that starts within a window touches one window more than fit into it.
     windows = math.ceil(schedule.tempo_blocks / schedule.blocks_per_window) + 1
     is_public = schedule.network == "public"
-    record_bytes = R2_RECORD_BYTES if is_public else MAX_RECORD_BYTES // 2
-    spent = windows * RECORDS_PER_WINDOW * record_bytes
+    record_bytes = R2_RECORD_BYTES if is_public else MAX_RECORD_BYTES * 2 // 3
+    spent = (windows * RECORDS_PER_WINDOW + SPARE_RECORDS) * record_bytes
     require(
         spent <= COMMITMENT_QUOTA_BYTES,
         "schedule.tempo_blocks",

@@ -15,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from template import __spec_version__, __version__, version_words
+from template.protocol.notice import VersionNotice
 from template.protocol.payload import PayloadFormat
 from template.protocol.spec import spec_to_toml
 from template.public.causes import cause_of
@@ -120,6 +121,7 @@ def run_json(view: RunView, run: RunModel) -> dict[str, Any]:
         "root_window": facts.root_window,
         "faults": [f for f in (facts.lineage_fault, facts.subnet.weights_fault) if f],
         "least_version_key": facts.subnet.least_version_key,
+        "notice": _notice_json(facts.subnet.notice),
         "price_tao": facts.subnet.price_tao,
         "hotkeys": [asdict(row) for row in run.hotkeys],
         "windows": [_window_row(window, in_full=False) for window in run.windows],
@@ -127,6 +129,12 @@ def run_json(view: RunView, run: RunModel) -> dict[str, Any]:
         "checkpoints": [asdict(each) for each in facts.checkpoints],
         "spec": spec_to_toml(facts.run.newest),
     }
+
+
+def _notice_json(notice: VersionNotice | None) -> dict[str, str] | None:
+    if notice is None:
+        return None
+    return {"version": notice.version, "kind": notice.kind, "digest": notice.digest.hex()}
 
 
 def _window_row(window: WindowModel, *, in_full: bool = True) -> dict[str, Any]:

@@ -1,0 +1,31 @@
+"""What a miner trains and encodes with: on one device, or on the ranks of a neuron of many."""
+
+from template.base.conduct import MOMENTS, MinerParts
+from template.base.feedback import RETURNED_SHARE, ErrorFeedback
+from template.protocol.spec import RunSpec
+from template.training.checkpoint import LocalCheckpoint
+from template.training.inner import InnerTrainer
+from template.training.inner_loop import Trainer
+from template.training.spread import Feedback
+
+
+def make_trainer(parts: MinerParts, spec: RunSpec, saved: LocalCheckpoint) -> Trainer:
+    """Model and AdamW, with the moments that were saved."""
+    context = parts.context
+    trainer: Trainer = (
+        InnerTrainer(spec, context.device, context.inner)
+        if context.ranks is None
+        else context.ranks.trainer()
+    )
+    trainer.recall(saved.values.get("inner_notes", {}))
+    trainer.load_moments(saved.groups.get(MOMENTS, {}))
+    return trainer
+
+
+def make_feedback(parts: MinerParts, spec: RunSpec, saved: LocalCheckpoint) -> Feedback:
+    """Error feedback, with what was saved."""
+    context, decay = parts.context, spec.compression.error_feedback_decay
+    tensors = saved.groups.get("feedback", {})
+    if context.ranks is not None:
+        return context.ranks.feedback(decay, tensors, RETURNED_SHARE)
+    return ErrorFeedback(context.make_format(spec), decay, tensors)
