@@ -255,7 +255,7 @@ class World:
         chain = self.chain(hotkey)
         state_dir.mkdir(parents=True, exist_ok=True)
         return NodeContext(
-            run=self.run,
+            run=Run(self.spec),
             make_format=payload_format,
             hotkey=hotkey,
             access=self.access(hotkey),

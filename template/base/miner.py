@@ -36,6 +36,7 @@ from template.protocol.quorum import Decision
 from template.sync.bootstrap import Bootstrap
 from template.sync.dataset import open_datasets
 from template.sync.follower import Follower
+from template.sync.successions import restore_run
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class Miner:
         self._standing = Standing(context)
         self._sweeper = Sweeper(context)
         peers = Peers(context)
+        restore_run(context, peers)
         checkpoint = Bootstrap(context, peers).join()
         self.follower = Follower(
             context,
@@ -105,6 +107,7 @@ class Miner:
         if window != self._window_seen:
             self._standing.demand_registration()
             self._window_seen = window
+        self.follower.demand_spec(window)
         self._catch_up()
         if not self._within_run():
             if not self._lanes.end():
@@ -153,6 +156,8 @@ class Miner:
         window = max(self.work.next_window, current, 0)
         if window >= context.run.num_windows or window > current + 1:
             return None
+        if not self.follower.knows_spec(window):
+            return None
         self.work.prefetch(window)
         if context.waiter.recent_final() < schedule.assignment_block(window):
             return None
@@ -195,6 +200,7 @@ class Miner:
             self.teller.tell_rest()
             return False
         window = schedule.window_of(context.chain.head())
+        self.follower.demand_spec(window)
         if window >= num_windows:
             decided = self.follower.next_window
             context.waiter.until_finalized(

@@ -40,14 +40,16 @@ class Uploads:
         self._sweeper: Sweeper | None = None
         self._mirror: ShardMirror | None = None
         self._window = 0
+        self._needed: set[bytes] = set()
 
     def serve(self, pages: PageReader) -> None:
-        """Mirror this dataset and clean up from now on."""
+        """Mirror this dataset and clean up from now on; the run's earlier datasets stay."""
         context, paced = self._context, self._background.paced
         self._mirror = ShardMirror(context, pages.manifest, pages, paced=paced)
+        self._needed |= set(pages.digests)
         self._sweeper = Sweeper(
             context,
-            pages.digests,
+            self._needed,
             promised=lambda: self.publisher.promised,
             on_expired=self.standby.drop_before,
         )

@@ -11,6 +11,7 @@ from template.base.memory import ValidatorMemory, registrations
 from template.base.pace import ScoringPace
 from template.base.policy import ValidatorPolicy
 from template.base.standing import Standing
+from template.base.supporting import Supporter
 from template.base.tallies import tallies
 from template.base.uploads import Uploads
 from template.base.weight_setter import WeightSetter
@@ -29,6 +30,7 @@ from template.sync.dataset import fetch_companions, open_datasets
 from template.sync.follower import KEPT_BLOCKS, Follower
 from template.sync.lineage import LineagePublisher
 from template.sync.own_checkpoint import OwnCheckpoints
+from template.sync.successions import restore_run
 from template.training.checkpoint import LocalCheckpoint
 from template.training.spread import sample_of
 
@@ -68,6 +70,7 @@ class Validator:
         self._standing.watch_permit()
         self._uploads = Uploads(context)
         publisher = self._uploads.publisher
+        restore_run(context, self.peers)
         checkpoint = Bootstrap(context, self.peers).join(publisher)
         self.follower = Follower(context, self.peers, checkpoint.state, keeps_step_start=True)
         for window, payload, frame in self._uploads.standby.frames_from(self.follower.next_window):
@@ -80,6 +83,7 @@ class Validator:
         if publishes_bf16:
             publisher.show(ShownModel(context, entry, companions))
         self._uploads.serve(pages)
+        self._served_pages = pages
         anchor = self.follower.anchors.path_of(checkpoint.state.window)
         publisher.offer_missing_checkpoint(checkpoint.state, anchor=anchor)
         self._scorer = WindowScorer(context, self.peers, self._datasets)
@@ -88,6 +92,7 @@ class Validator:
         self._own_checkpoints = OwnCheckpoints(context)
         self._lineage = LineagePublisher(context)
         self._logs = LogPublisher(context)
+        self._supporter = Supporter(context, self.peers, self.follower)
         self.memory = ValidatorMemory.from_values(
             checkpoint.values, pay_rules(context.run.at(checkpoint.state.window))
         )
@@ -102,6 +107,8 @@ class Validator:
         """A window: score, vote, set weights, wait for the votes, follow, publish, measure."""
         context, schedule = self.context, self.context.schedule
         window = self.follower.next_window
+        self.follower.demand_spec(window + 1)
+        self._serve_datasets(window + 1)
         self._uploads.raise_failure()
         if window >= context.run.num_windows:
             self._close()
@@ -132,6 +139,13 @@ class Validator:
             if self._pace.has_time_to_measure(window + 1):
                 self._measure()
         return True
+
+    def _serve_datasets(self, window: int) -> None:
+        """Mirror the dataset of a window under another spec."""
+        pages = self._datasets.at(window)
+        if pages is not self._served_pages:
+            self._uploads.serve(pages)
+            self._served_pages = pages
 
     def stop(self) -> None:
         """Say which votes are missed while this validator is away, and when to be back."""
@@ -209,7 +223,8 @@ class Validator:
         vote = None if record is None else record.vote
         if vote is not None and vote.root == self.follower.ledger.root:
             self.memory = self.memory.voted_on(vote.window)
-        record = Record.of(context.run.run_id, access=context.access, vote=vote)
+        support = None if record is None or vote is None else record.support
+        record = Record.of(context.run.run_id, access=context.access, vote=vote, support=support)
         self._standing.publish_if_new(record)
 
     def _vote(self, window: int) -> None:
@@ -274,7 +289,12 @@ class Validator:
             log_digest=digest,
             pace=pace,
         )
-        record = Record.of(context.run.run_id, access=context.access, vote=self.policy.vote(vote))
+        record = Record.of(
+            context.run.run_id,
+            access=context.access,
+            vote=self.policy.vote(vote),
+            support=self._supporter.support(window),
+        )
         is_published = self._standing.publish(record)
         if is_published:
             self.memory = self.memory.voted_on(window)

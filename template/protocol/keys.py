@@ -35,6 +35,11 @@ def run_spec_key(run_id: bytes) -> str:
     return f"{run_id.hex()}/run.toml"
 
 
+def spec_key(run_id: bytes, spec_id: bytes) -> str:
+    """Key of a spec that continues a run, in the bucket of whoever supports or follows it."""
+    return f"{run_id.hex()}/spec/{spec_id.hex()}.toml"
+
+
 def verdict_key(run_id: bytes, window: int) -> str:
     return f"{run_id.hex()}/verdict/{window:08d}.jsonl"
 

@@ -24,6 +24,7 @@ from template.sync.ledger import RunLedger, Standing
 from template.sync.lineage import LineageReader
 from template.sync.payload_cache import PayloadCache
 from template.sync.recovery import Recovered, take_back
+from template.sync.successions import Successions
 from template.sync.traces import OtherRunWatch
 from template.sync.waits import demand_hope
 from template.training.outer import OuterState, params_digest
@@ -75,6 +76,7 @@ class Follower:
         self.is_apart = False
         """Whether a root with authority differs from this node's, and no way led there so far."""
         self._other_run = OtherRunWatch(context)
+        self._successions = Successions(context, peers)
         self._healer = Healer(context, peers, self.anchors, self._payloads, may_join=may_join)
 
     @property
@@ -95,6 +97,14 @@ class Follower:
         """The kept frame with this digest."""
         return self._payloads.held(digest)
 
+    def demand_spec(self, window: int) -> None:
+        """Stop before a window whose spec this node lacks: as `Successions.demand`."""
+        self._successions.demand(window)
+
+    def knows_spec(self, window: int) -> bool:
+        """Whether no spec was adopted for the window that this node lacks."""
+        return self._successions.knows(window)
+
     def decided(self) -> bool:
         """Whether the next window's votes are final."""
         return self._is_final(self.next_window)
@@ -108,6 +118,9 @@ class Follower:
         elsewhere and no way leads there, the node goes on by its own root, with `is_apart` set.
         """
         self._retry_void()
+        self._successions.note_steps(self.ledger.steps)
+        self.demand_spec(self.next_window + 1)
+        self._successions.look()
         decision = self._decide_if_readable()
         if decision is None:
             return self._follow_lineage()
@@ -311,6 +324,7 @@ class Follower:
             before, ledger = self.ledger.state, self.ledger.apply_window(accepted, payloads, root)
             steps = self.anchors.record_step(ledger.steps, ledger.state)
         self.ledger = replace(ledger, steps=steps)
+        self._successions.note_steps(steps[-1:])
         self._payloads.forget_up_to(accepted.window)
         _tell_of_alpha(self._context, before, self.state)
 

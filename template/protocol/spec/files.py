@@ -5,9 +5,9 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from template.errors import ConfigError
-from template.protocol.spec.run import RunSpec, spec_table
-from template.protocol.strangers import MALFORMED, fault
+from template.errors import ConfigError, ObjectError
+from template.protocol.spec.run import RunSpec, spec_table, table_id
+from template.protocol.strangers import MALFORMED, fault, refusing
 from template.protocol.toml import from_table
 
 MAX_SPEC_BYTES = 2**16
@@ -22,6 +22,26 @@ PLAN_HINT = " (a plan, as in runs/, becomes a run spec by `neurons/owner.py publ
 def parse_spec(text: str) -> RunSpec:
     """A spec from TOML text; ConfigError names the key and the allowed values."""
     return from_table(RunSpec, parse_toml(text, "run spec"))
+
+
+def parse_named_spec(data: bytes, spec_id: bytes) -> RunSpec:
+    """The spec with this id from a stranger's bytes.
+
+    ObjectError unless the bytes are that spec. ConfigError if they are, and this version does not
+    know what a key says.
+    """
+    what = f"run spec {spec_id.hex()}"
+    with refusing(what):
+        text = data.decode("utf-8")
+    try:
+        table = parse_toml(text, what)
+    except ConfigError as error:
+        raise ObjectError(f"{what}: refused: {fault(error)}") from error
+    with refusing(what):
+        found = table_id(table)
+    if found != spec_id:
+        raise ObjectError(f"{what}: the bytes are another spec, {found.hex()}")
+    return from_table(RunSpec, table)
 
 
 def parse_toml(text: str, what: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ the remedy, if two fields contradict each other.
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from functools import lru_cache
 from typing import Annotated, Any
@@ -94,7 +94,16 @@ class RunSpec:
 
 @lru_cache(maxsize=64)
 def _spec_id(spec: RunSpec) -> bytes:
-    canonical = json.dumps(spec_table(spec), sort_keys=True, separators=(",", ":"))
+    return table_id(spec_table(spec))
+
+
+def table_id(table: Mapping[str, Any]) -> bytes:
+    """The id of a spec by its table, which may have keys that this version does not know.
+
+    As `spec_to_toml` writes it: without optional keys at their default. TypeError or ValueError for
+    values that no spec has.
+    """
+    canonical = json.dumps(table, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).digest()[:RUN_ID_BYTES]
 
 

@@ -1,0 +1,366 @@
+"""Following a run from spec to spec: what validators support, what is adopted, and the switch.
+
+A spec lies under its id in the buckets of those who support it. A node fetches and checks every
+supported spec long before it could hold, and says what it changes. Once a ballot has adopted it,
+the node appends it to the run, and keeps it in the state folder; a validator serves it too. A node
+that cannot follow, because its software is too old or does not know a key, says so in each window
+and stops before the first window under the spec.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from template import __spec_version__, __version__, version_key
+from template.chain.ballots import read_records, read_standing_votes
+from template.context import ReadContext
+from template.errors import (
+    ConfigError,
+    NodeTrouble,
+    ObjectError,
+    SpecChanged,
+    SubnetError,
+    Unavailable,
+    disk_trouble,
+    unreadable,
+)
+from template.peers.blobs import validators_by_stake
+from template.peers.client import Peers
+from template.protocol.keys import spec_key
+from template.protocol.lineage import LineageStep
+from template.protocol.quorum import LEAD_WINDOWS, Voter
+from template.protocol.record import Support
+from template.protocol.run import MAX_SPECS
+from template.protocol.spec import RunSpec, parse_spec, spec_to_toml
+from template.protocol.spec.files import MAX_SPEC_BYTES, parse_named_spec
+from template.protocol.strangers import fault
+from template.protocol.succession import changes, check_successor
+
+log = logging.getLogger(__name__)
+
+FOLDER: Final = "specs"
+"""Of the state folder: the specs that were adopted, one file each."""
+MAX_LOOKED_AT: Final = 8
+"""Supported specs looked at in one window, most stake first: a spec has 64 kB at most."""
+STRANDED_SHARE: Final = 0.1
+"""A succession that this share of the hotkeys cannot follow, by the versions in their records, is
+warned about."""
+AWAKE_WINDOWS: Final = 2
+"""Windows before the newest counted one in which a voter's word on the run's specs counts."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pending:
+    """A spec that a ballot has adopted and this node has not appended to the run, and why not."""
+
+    support: Support
+    why: str
+    is_final: bool = False
+    """Whether this node can never follow it: its software is too old."""
+
+
+def fetch_spec(context: ReadContext, peers: Peers, spec_id: bytes, first: Iterable[str]) -> RunSpec:
+    """The spec with this id from the buckets of `first`, then of validators, most stake first.
+
+    Unavailable if no bucket has it; ConfigError if this node cannot read it: the bytes are right,
+    and a newer version may know their keys. NodeTrouble if this node could not ask.
+    """
+    key, why = spec_key(context.run.run_id, spec_id), "no bucket was asked"
+    for hotkey in dict.fromkeys([*first, *validators_by_stake(context)]):
+        try:
+            data = peers.bucket(hotkey).get(key, max_bytes=MAX_SPEC_BYTES)
+            return parse_named_spec(data, spec_id)
+        except NodeTrouble:
+            raise
+        except ConfigError as error:
+            raise ConfigError(
+                f"run spec {spec_id.hex()}: this version, {__version__}, does not know all of it "
+                f"({fault(error)}): install a newer version before, and start again"
+            ) from error
+        except SubnetError as error:
+            why = fault(error)
+    raise Unavailable(f"run spec {spec_id.hex()}: no bucket has it now ({why})")
+
+
+def check_version(spec: RunSpec) -> None:
+    """ConfigError if this software is older than the spec demands."""
+    least = "0.0.0" if spec.continues is None else spec.continues.least_version
+    if version_key(least) > __spec_version__:
+        raise ConfigError(
+            f"run spec {spec.spec_id.hex()}: demands version {least} or newer from window "
+            f"{spec.first_window} on, this is {__version__}: install it before, and start again"
+        )
+
+
+def restore_run(context: ReadContext, peers: Peers) -> None:
+    """Append to the run what was adopted before this node starts, from its disk and from others.
+
+    ConfigError if this node cannot follow; Unavailable if a spec is in no bucket now.
+    """
+    SpecFolder(context).restore()
+    newest = _claimed_by_majority(context, peers)
+    if newest is None:
+        return
+    missing: list[RunSpec] = []
+    known = {spec.spec_id for spec in context.run}
+    while newest not in known:
+        spec = fetch_spec(context, peers, newest, ())
+        if spec.continues is None or len(missing) >= MAX_SPECS:
+            raise ConfigError(
+                f"--run {context.run_file}: the validators follow another run, {newest.hex()}"
+            )
+        missing.append(spec)
+        newest = bytes.fromhex(spec.continues.spec)
+    for spec in reversed(missing):
+        check_version(spec)
+        context.run.extend(spec)
+        SpecFolder(context).save(spec)
+        log.info("window %d on: run spec %s", spec.first_window, spec.spec_id.hex())
+
+
+def _claimed_by_majority(context: ReadContext, peers: Peers) -> bytes | None:
+    """Id of the newest adopted spec by more than half of the stake that votes now; None: the first.
+
+    A voter's support counts as a claim that the spec was adopted once the spec's ballot is over,
+    and before as a claim that the spec before it was.
+    """
+    window = context.schedule.last_counted(context.chain.finalized())
+    if window < 0:
+        return None
+    voters = read_standing_votes(context.chain, context.run, window)
+    awake = [voter for voter in voters if voter.vote.window >= window - AWAKE_WINDOWS]
+    if all(voter.support is None for voter in awake):
+        return None
+    peers.refresh()
+    claims: dict[bytes, int] = {}
+    for voter in awake:
+        claim = _claim(context, peers, voter)
+        claims[claim] = claims.get(claim, 0) + voter.stake_rao
+    total_rao = sum(voter.stake_rao for voter in awake)
+    found = next((claim for claim, rao in claims.items() if 2 * rao > total_rao), None)
+    return None if found in (None, context.run.run_id) else found
+
+
+def _claim(context: ReadContext, peers: Peers, voter: Voter) -> bytes:
+    support = voter.support
+    if support is None:
+        return context.run.run_id
+    if voter.vote.window > support.window - LEAD_WINDOWS:
+        return support.spec
+    try:
+        spec = fetch_spec(context, peers, support.spec, (voter.hotkey,))
+    except NodeTrouble:
+        raise
+    except (ConfigError, Unavailable) as error:
+        log.debug("the spec that %s supports says nothing: %s", voter.hotkey, error)
+        return context.run.run_id
+    return context.run.run_id if spec.continues is None else bytes.fromhex(spec.continues.spec)
+
+
+class SpecFolder:
+    """The adopted specs on disk: a restart needs no bucket for them."""
+
+    def __init__(self, context: ReadContext) -> None:
+        self._run, self._folder = context.run, context.state_dir / FOLDER
+
+    def restore(self) -> None:
+        """Append the saved specs that the run lacks. StateError if one cannot be read."""
+        for path in sorted(self._folder.glob("*.toml")):
+            try:
+                text = path.read_text(encoding="utf-8")
+            except OSError as error:
+                raise unreadable(path, error) from error
+            spec = parse_spec(text)
+            if spec.first_window > self._run.newest.first_window:
+                check_version(spec)
+                self._run.extend(spec)
+
+    def save(self, spec: RunSpec) -> None:
+        """Keep an adopted spec. StateError if the disk refuses it."""
+        path = self._path(spec)
+        try:
+            self._folder.mkdir(exist_ok=True)
+            new = path.with_suffix(".new")
+            new.write_text(spec_to_toml(spec), encoding="utf-8")
+            new.replace(path)
+        except OSError as error:
+            raise disk_trouble(path, error) from error
+
+    def forget(self, spec: RunSpec) -> None:
+        """Remove a spec that was not adopted after all."""
+        self._path(spec).unlink(missing_ok=True)
+
+    def _path(self, spec: RunSpec) -> Path:
+        return self._folder / f"{spec.first_window:08d}-{spec.spec_id.hex()}.toml"
+
+
+class Successions:
+    """Looks for supported specs, and appends those that ballots adopt to the run."""
+
+    def __init__(self, context: ReadContext, peers: Peers) -> None:
+        self._context, self._peers = context, peers
+        self._folder = SpecFolder(context)
+        self._told: set[Support] = set()
+        self._known: dict[bytes, RunSpec] = {}
+        self._pending: Pending | None = None
+
+    def note_steps(self, steps: Iterable[LineageStep]) -> None:
+        """Append what the ballots of these steps adopted. SpecChanged if the run says otherwise."""
+        for step in steps:
+            if not step.adopted:
+                continue
+            run, window = self._context.run, step.window + LEAD_WINDOWS
+            known = run.at(window)
+            if known.spec_id == step.adopted or window < run.newest.first_window:
+                continue
+            if run.successor(window) is not None:
+                self._folder.forget(known)
+                raise SpecChanged(
+                    f"window {window}: the run continues by spec {step.adopted.hex()}, and this "
+                    f"node stands under {known.spec_id.hex()}: starting again from what is saved"
+                )
+            self._adopt(Support(window=window, spec=step.adopted))
+
+    def demand(self, window: int) -> None:
+        """Stop before a window whose spec this node lacks.
+
+        ConfigError where its software cannot follow, Unavailable where no bucket has the spec.
+        """
+        pending = self._pending
+        if pending is None:
+            return
+        self._adopt(pending.support)
+        if (pending := self._pending) is None:
+            return
+        if window < pending.support.window:
+            left = pending.support.window - window
+            log.error("%s; this node stops in %d windows", pending.why, left)
+        elif pending.is_final:
+            raise ConfigError(pending.why)
+        else:
+            raise Unavailable(pending.why)
+
+    def knows(self, window: int) -> bool:
+        """Whether no spec was adopted for `window`, or one before, that this node lacks."""
+        return self._pending is None or window < self._pending.support.window
+
+    def _adopt(self, support: Support) -> None:
+        context = self._context
+        try:
+            spec = self._checked(support, ())
+            check_version(spec)
+            context.run.extend(spec)
+        except NodeTrouble:
+            raise
+        except (ConfigError, Unavailable) as error:
+            is_final = isinstance(error, ConfigError)
+            why = f"window {support.window} on: the stake majority has adopted a spec that this "
+            why += f"node cannot follow: {error}"
+            self._pending = Pending(support=support, why=why, is_final=is_final)
+            return
+        self._pending = None
+        self._folder.save(spec)
+        context.metrics.log(spec.first_window, {"spec": spec.spec_id.hex()})
+        log.warning(
+            "window %d on: the stake majority has adopted run spec %s, and this node switches by "
+            "itself: %s",
+            spec.first_window,
+            spec.spec_id.hex(),
+            "; ".join(map(str, changes(context.run.at(spec.first_window - 1), spec))),
+        )
+
+    def look(self) -> None:
+        """Fetch, check and tell the specs that validators support now, each once."""
+        try:
+            self._look()
+        except SubnetError as error:
+            log.debug("supported specs are not known now: %s", error)
+
+    def _look(self) -> None:
+        context = self._context
+        window = context.schedule.last_counted(context.chain.finalized())
+        if window < 0:
+            return
+        voters = read_standing_votes(context.chain, context.run, window)
+        total_rao = sum(voter.stake_rao for voter in voters)
+        stakes: dict[Support, int] = {}
+        for voter in voters:
+            if voter.support is not None and voter.support.window - LEAD_WINDOWS > window:
+                stakes[voter.support] = stakes.get(voter.support, 0) + voter.stake_rao
+        new = sorted(stakes.keys() - self._told, key=lambda support: -stakes[support])
+        for support in new[:MAX_LOOKED_AT]:
+            hotkeys = [voter.hotkey for voter in voters if voter.support == support]
+            self._tell(support, stakes[support] / max(1, total_rao), hotkeys)
+
+    def _tell(self, support: Support, share: float, hotkeys: list[str]) -> None:
+        what = f"run spec {support.spec.hex()} for window {support.window} on"
+        try:
+            spec = self._checked(support, hotkeys)
+        except NodeTrouble:
+            raise
+        except Unavailable as error:
+            log.debug("%s: %s", what, error)
+            return  # asked for again in the next window
+        except (ConfigError, ObjectError) as error:
+            self._told.add(support)
+            supported = f"supported by {100 * share:.0f} % of the voting stake"
+            log.warning("%s, %s: %s", what, supported, error)
+            return
+        self._told.add(support)
+        before = self._context.run.at(support.window - 1)
+        log.warning(
+            "%s is supported by %.0f %% of the voting stake; the votes on window %d decide. It "
+            "changes: %s",
+            what,
+            100 * share,
+            support.window - LEAD_WINDOWS,
+            "; ".join(map(str, changes(before, spec))) or "nothing",
+        )
+        self._warn_of_versions(spec)
+
+    def _warn_of_versions(self, spec: RunSpec) -> None:
+        context = self._context
+        try:
+            check_version(spec)
+        except ConfigError as error:
+            log.error("this node could not follow: %s", error)
+        least = "0.0.0" if spec.continues is None else spec.continues.least_version
+        records = read_records(context.chain, context.chain.finalized(), context.run.run_id)
+        saying = [record for record in records.values() if record.has_statement]
+        older = sum(record.software < version_key(least) for record in saying)
+        if older > STRANDED_SHARE * len(saying):
+            log.warning(
+                "run spec %s would strand %d of %d hotkeys: their software is older than %s",
+                spec.spec_id.hex(),
+                older,
+                len(saying),
+                least,
+            )
+
+    def _checked(self, support: Support, first: Iterable[str]) -> RunSpec:
+        """The supported spec, which may follow the run's newest.
+
+        ConfigError if not, if it is for another window, or if this node cannot read it.
+        """
+        spec = self._known.get(support.spec)
+        if spec is None:
+            self._peers.refresh()
+            spec = fetch_spec(self._context, self._peers, support.spec, first)
+            self._known[support.spec] = spec
+            while len(self._known) > MAX_LOOKED_AT:
+                self._known.pop(next(iter(self._known)))
+        if spec.first_window != support.window:
+            raise ConfigError(
+                f"run spec {support.spec.hex()}: is for window {spec.first_window}, and was "
+                f"supported for window {support.window}"
+            )
+        check_successor(self._context.run.newest, spec)
+        return spec
+
+
+def adopted_so_far(context: ReadContext) -> Iterator[Support]:
+    """The successions of the run as records name them, oldest first."""
+    for spec in context.run.specs[1:]:
+        yield Support(window=spec.first_window, spec=spec.spec_id)
