@@ -44,6 +44,7 @@ from template.cli.signals import (
     unwind_on_signals,
 )
 from template.cli.status_flags import add_status_flags, status_config
+from template.cli.succession_flags import add_succession_flags, succession_config
 from template.cli.surroundings import clear_environment, cleared_line
 from template.cli.terminal import ask_person, complain, escaped_faults, guard_faults
 from template.cli.torchrun import without_torchrun
@@ -145,6 +146,12 @@ def _load_explain() -> Run:
     from template.commands.explain import run_explain
 
     return run_explain
+
+
+def _load_succession() -> Run:
+    from template.commands.succession import run_succession
+
+    return run_succession
 
 
 def _load_site() -> Run:
@@ -271,6 +278,12 @@ COMMANDS: Final[Mapping[str, Command]] = {
         add_flags=add_site_flags,
         settings=site_config,
         load=_load_site,
+    ),
+    "succession": Command(
+        summary="change a run at a window, by the voting stake",
+        add_flags=add_succession_flags,
+        settings=lambda args, _env: succession_config(args),
+        load=_load_succession,
     ),
     "newcomer": Command(
         summary="find a run by its netuid, and look for all it names",

@@ -12,6 +12,7 @@ from template.cli.terminal import complain
 from template.context import OpenBucket, ReadContext
 from template.errors import ConfigError, RecordError
 from template.metrics import FanOutMetrics
+from template.peers.client import Peers
 from template.protocol.keys import bucket_name
 from template.protocol.record import Access
 from template.protocol.run import Run
@@ -22,6 +23,7 @@ from template.settings import ChainConfig
 from template.store.endpoints import check_peer_endpoint
 from template.store.s3 import S3Bucket, S3Store
 from template.store.transport import TransportLimits
+from template.sync.successions import restore_run
 from template.training.model import payload_format
 
 OPTIONS = ChainOptions(read_timeout_s=15.0, read_deadline_s=60.0)
@@ -71,7 +73,7 @@ def read_only(run: Path, chain_config: ChainConfig, spec: RunSpec) -> Iterator[R
             options=OPTIONS,
         )
         try:
-            yield ReadContext(
+            context = ReadContext(
                 run=Run(spec),
                 make_format=payload_format,
                 chain=chain,
@@ -82,6 +84,8 @@ def read_only(run: Path, chain_config: ChainConfig, spec: RunSpec) -> Iterator[R
                 device="cpu",
                 run_file=run,
             )
+            restore_run(context, Peers(context))
+            yield context
         finally:
             chain.close()
 

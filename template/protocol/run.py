@@ -32,7 +32,7 @@ class Run:
         if first.continues is not None:
             raise ConfigError(
                 f"run spec {first.spec_id.hex()}: continues spec {first.continues.spec}, which is "
-                "missing"
+                "missing: name the run's first spec; nodes find those after it by themselves"
             )
         self._specs: tuple[RunSpec, ...] = (first,)
         self._schedule = first.schedule.schedule()

@@ -14,6 +14,7 @@ from template.errors import ConfigError
 from template.protocol.quorum import LEAD_WINDOWS
 from template.protocol.spec import RunSpec
 from template.protocol.spec.run import spec_table
+from template.protocol.strangers import shown
 
 FIXED: Final = (
     "model.*",
@@ -96,4 +97,5 @@ def _keys(table: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _shown(value: Any) -> str:
-    return "(default)" if value is None else json.dumps(value)
+    """In short: a stranger's spec may name hundreds of mirrors."""
+    return "(default)" if value is None else shown(json.dumps(value))

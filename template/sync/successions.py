@@ -205,6 +205,7 @@ class Successions:
         self._told: set[Support] = set()
         self._known: dict[bytes, RunSpec] = {}
         self._pending: Pending | None = None
+        self._told_window = -1
 
     def note_steps(self, steps: Iterable[LineageStep]) -> None:
         """Append what the ballots of these steps adopted. SpecChanged if the run says otherwise."""
@@ -235,8 +236,10 @@ class Successions:
         if (pending := self._pending) is None:
             return
         if window < pending.support.window:
-            left = pending.support.window - window
-            log.error("%s; this node stops in %d windows", pending.why, left)
+            if window != self._told_window:
+                self._told_window = window
+                left = pending.support.window - window
+                log.error("%s; this node stops in %d windows", pending.why, left)
         elif pending.is_final:
             raise ConfigError(pending.why)
         else:

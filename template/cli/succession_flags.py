@@ -1,0 +1,172 @@
+"""Flags of `succession draft|show|support|withdraw`, and the settings that follow."""
+
+import argparse
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from template.cli.flags import add_chain_flags, chain_config
+from template.cli.parser import Parser
+from template.errors import ConfigError
+from template.protocol.spec.files import load_spec
+from template.protocol.spec.run import RunSpec
+from template.settings import ChainConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DraftConfig:
+    """Settings of `draft`. `changes`: table -> key -> value, None for a key to be left out."""
+
+    run: Path
+    spec: RunSpec
+    chain: ChainConfig
+    window: int
+    changes: Mapping[str, Mapping[str, Any]]
+    name: str | None
+    least_version: str
+    out: Path
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShowConfig:
+    """Settings of `show`."""
+
+    run: Path
+    spec: RunSpec
+    chain: ChainConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SupportConfig:
+    """Settings of `support`, and of `withdraw` without a spec."""
+
+    proposal: RunSpec | None
+    state_dir: Path
+
+
+def succession_config(args: argparse.Namespace) -> DraftConfig | ShowConfig | SupportConfig:
+    """Settings of one command; ConfigError for a wrong run spec, chain, change or folder."""
+    if args.succession_command in ("support", "withdraw"):
+        return _support_config(args)
+    spec = load_spec(args.run)
+    chain = chain_config(args, spec.schedule)
+    if args.succession_command == "show":
+        return ShowConfig(run=args.run, spec=spec, chain=chain)
+    if args.out.exists():
+        raise ConfigError(f"--out {args.out}: exists; name another file")
+    return DraftConfig(
+        run=args.run,
+        spec=spec,
+        chain=chain,
+        window=args.window,
+        changes=_changes(args.set, args.unset),
+        name=args.name,
+        least_version=args.least_version,
+        out=args.out,
+    )
+
+
+def _support_config(args: argparse.Namespace) -> SupportConfig:
+    if not args.state_dir.is_dir():
+        raise ConfigError(
+            f"--neuron.state_dir {args.state_dir}: no such folder: name the one of the running "
+            "validator"
+        )
+    proposal = None
+    if args.succession_command == "support":
+        proposal = load_spec(args.spec)
+        if proposal.continues is None:
+            raise ConfigError(
+                f"SPEC {args.spec}: continues no run: make one by `tessera succession draft`"
+            )
+    return SupportConfig(proposal=proposal, state_dir=args.state_dir)
+
+
+def _changes(given: list[str], removed: list[str]) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for text in given:
+        path, equals, value = text.partition("=")
+        table, dot, key = path.strip().partition(".")
+        if not (equals and dot):
+            raise ConfigError(
+                f"--set {text}: write TABLE.KEY=VALUE, such as training.inner_lr=1e-3"
+            )
+        try:
+            parsed = tomllib.loads(f"value = {value}")["value"]
+        except (tomllib.TOMLDecodeError, KeyError) as error:
+            raise ConfigError(
+                f"--set {text}: the value is no TOML: a text is in quotes, a list in brackets"
+            ) from error
+        found.setdefault(table, {})[key] = parsed
+    for path in removed:
+        table, dot, key = path.strip().partition(".")
+        if not dot:
+            raise ConfigError(f"--unset {path}: write TABLE.KEY, such as schedule.num_windows")
+        found.setdefault(table, {})[key] = None
+    return found
+
+
+def add_succession_flags(parser: Parser) -> None:
+    """The subcommands with their flags."""
+    parser.description = _TEXT
+    parser.epilog = _EPILOG.format(command=parser.command_line)
+    commands = parser.add_subparsers(dest="succession_command", required=True, metavar="COMMAND")
+    draft = commands.add_parser("draft", help="make a spec that continues a run from a window on")
+    _add_run(draft)
+    add = draft.add_argument
+    text = "first window under the new spec; the votes six windows before decide"
+    add("--window", metavar="W", type=int, required=True, help=text)
+    text = "a key that changes, with its value as in TOML; may be given several times"
+    add("--set", metavar="TABLE.KEY=VALUE", action="append", default=[], help=text)
+    text = "an optional key that goes back to its default, such as schedule.num_windows"
+    add("--unset", metavar="TABLE.KEY", action="append", default=[], help=text)
+    add("--name", metavar="TEXT", default=None, help="another name of the run, for people")
+    text = "oldest version of the software that can follow (default: any)"
+    add("--least-version", metavar="X.Y.Z", default="0.0.0", help=text)
+    add("--out", metavar="PATH", type=Path, required=True, help="file for the new spec")
+    show = commands.add_parser("show", help="the specs of a run, and what validators support")
+    _add_run(show)
+    support = commands.add_parser("support", help="let this machine's validator support a spec")
+    support.add_argument("spec", metavar="SPEC", type=Path, help="the new spec (TOML)")
+    _add_state(support)
+    withdraw = commands.add_parser("withdraw", help="support no new spec any more")
+    _add_state(withdraw)
+
+
+def _add_run(parser: Parser) -> None:
+    text = "the run's first spec (TOML); the ones after it are found by themselves"
+    parser.add_argument("--run", metavar="PATH", type=Path, required=True, help=text)
+    add_chain_flags(parser)
+
+
+def _add_state(parser: Parser) -> None:
+    parser.add_argument(
+        "--neuron.state_dir",
+        dest="state_dir",
+        metavar="DIR",
+        type=Path,
+        required=True,
+        help="state folder of the validator, which may run meanwhile",
+    )
+
+
+_TEXT = """\
+Change a run at a window, by the stake that votes, while nobody stops. A new spec continues the run;
+validators that support it say so in their records. If more than half of the voting stake supports
+it at the ballot six windows before its first window, all nodes switch there by themselves.
+Otherwise nothing happens."""
+
+_EPILOG = """\
+exit status:
+  0  done
+  1  the chain is away, or nobody serves a spec
+  2  a flag, a file or the change is wrong
+
+examples:
+  {command} draft --run run.toml --window 400 --set outer.outer_lr=3.0 --out next.toml \\
+      --netuid 42 --subtensor.network test
+  {command} support next.toml --neuron.state_dir ~/.tessera/validator
+  {command} show --run run.toml --netuid 42 --subtensor.network test
+"""

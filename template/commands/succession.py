@@ -1,0 +1,189 @@
+"""`succession draft|show|support|withdraw`: change a run by the voting stake."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from template import version_words
+from template.base.supporting import support_path
+from template.chain.ballots import read_records, read_standing_votes
+from template.cli.succession_flags import DraftConfig, ShowConfig, SupportConfig
+from template.cli.terminal import complain, one_line, say
+from template.commands.newcomer import existing_subnet
+from template.commands.reading import read_only
+from template.context import ReadContext
+from template.errors import (
+    EXIT_ENDED,
+    EXIT_INTERRUPTED,
+    ConfigError,
+    SubnetError,
+    Unavailable,
+    disk_trouble,
+    exit_status,
+)
+from template.peers.client import Peers
+from template.protocol.quorum import LEAD_WINDOWS
+from template.protocol.record import Support
+from template.protocol.run import Run
+from template.protocol.spec import RunSpec, spec_to_toml
+from template.protocol.spec.run import spec_table
+from template.protocol.strangers import fault
+from template.protocol.succession import changes
+from template.protocol.toml import from_table
+from template.sync.lineage import find_voted_root
+from template.sync.successions import fetch_spec
+
+
+def run_succession(config: DraftConfig | ShowConfig | SupportConfig) -> int:
+    """Run one command; the exit status."""
+    try:
+        if isinstance(config, SupportConfig):
+            _support(config)
+            return EXIT_ENDED
+        with read_only(config.run, config.chain, config.spec) as context:
+            existing_subnet(context.chain)
+            if isinstance(config, DraftConfig):
+                _draft(context, config)
+            else:
+                _show(context)
+    except SubnetError as error:
+        complain(f"succession: {error}")
+        return exit_status(error)
+    except KeyboardInterrupt:
+        complain("succession: interrupted")
+        return EXIT_INTERRUPTED
+    return EXIT_ENDED
+
+
+def _draft(context: ReadContext, config: DraftConfig) -> None:
+    vote = find_voted_root(context)
+    if vote is None:
+        raise Unavailable(
+            "no root has the votes of more than half of the reference stake: a proposal names the "
+            "history that it continues; try again once the validators vote"
+        )
+    spec = drafted(context.run, config, vote.root)
+    window = context.schedule.window_of(context.chain.finalized())
+    decided = spec.first_window - LEAD_WINDOWS
+    if decided <= window:
+        raise ConfigError(
+            f"--window {spec.first_window}: the votes on window {decided} would decide, and the "
+            f"chain is in window {window}: name window {window + LEAD_WINDOWS + 1} or later, with "
+            "time for the validators' operators"
+        )
+    config.out.write_text(spec_to_toml(spec), encoding="utf-8")
+    say(f"run spec {spec.spec_id.hex()} for window {spec.first_window} on, in {config.out}:")
+    _say_changes(context.run.newest, spec)
+    say(
+        f"the votes on window {decided} decide, counted at block "
+        f"{context.schedule.vote_block(decided):,}. Hand the file to the validators: "
+        f"`tessera succession support {config.out}`"
+    )
+
+
+def drafted(run: Run, config: DraftConfig, root: bytes) -> RunSpec:
+    """The new spec, after the run's newest; ConfigError if it may not follow."""
+    table: dict[str, Any] = {
+        name: dict(value) if isinstance(value, Mapping) else value
+        for name, value in spec_table(run.newest).items()
+    }
+    for name, keys in config.changes.items():
+        if name not in table or name == "continues":
+            raise ConfigError(
+                f"--set {name}: no such table; there are: {', '.join(_tables(table))}"
+            )
+        for key, value in keys.items():
+            if value is None:
+                table[name].pop(key, None)
+            else:
+                table[name][key] = value
+    table["name"] = config.name or table["name"]
+    table["continues"] = {
+        "run_id": run.run_id.hex(),
+        "spec": run.newest.spec_id.hex(),
+        "window": config.window,
+        "root": root.hex(),
+        "least_version": config.least_version,
+    }
+    spec = from_table(RunSpec, table)
+    Run(*run, spec)
+    return spec
+
+
+def _tables(table: Mapping[str, Any]) -> list[str]:
+    return [n for n, value in table.items() if isinstance(value, dict) and n != "continues"]
+
+
+def _say_changes(before: RunSpec, after: RunSpec) -> None:
+    for change in changes(before, after):
+        say(f"  {change}")
+    least = "" if after.continues is None else after.continues.least_version
+    if least not in ("", "0.0.0"):
+        say(f"  needs version {least} or newer")
+
+
+def _show(context: ReadContext) -> None:
+    run, peers = context.run, Peers(context)
+    before: RunSpec | None = None
+    for spec in run:
+        say(f"window {spec.first_window} on: {spec.spec_id.hex()}, {one_line(spec.name)}")
+        if before is not None:
+            _say_changes(before, spec)
+        before = spec
+    window = context.schedule.last_counted(context.chain.finalized())
+    if window < 0:
+        say("nothing has been voted on yet")
+        return
+    voters = read_standing_votes(context.chain, run, window)
+    total_rao = sum(voter.stake_rao for voter in voters)
+    stakes: dict[Support, int] = {}
+    adopted = {spec.spec_id for spec in run}
+    for voter in voters:
+        if voter.support is not None and voter.support.spec not in adopted:
+            stakes[voter.support] = stakes.get(voter.support, 0) + voter.stake_rao
+    if not stakes:
+        say("no other spec is supported now")
+    peers.refresh()
+    for support, rao in sorted(stakes.items(), key=lambda item: -item[1]):
+        say(
+            f"proposed for window {support.window} on: {support.spec.hex()}, supported by "
+            f"{100 * rao / max(1, total_rao):.1f} % of the voting stake; the votes on window "
+            f"{support.window - LEAD_WINDOWS} decide"
+        )
+        hotkeys = [voter.hotkey for voter in voters if voter.support == support]
+        try:
+            _say_changes(run.newest, fetch_spec(context, peers, support.spec, hotkeys))
+        except (ConfigError, Unavailable) as error:
+            say(f"  cannot be read here: {fault(error)}")
+    _say_versions(context)
+
+
+def _say_versions(context: ReadContext) -> None:
+    """Which versions the hotkeys run, by their records."""
+    records = read_records(context.chain, context.chain.finalized(), context.run.run_id)
+    counts: dict[int, int] = {}
+    for record in records.values():
+        if record.has_statement:
+            counts[record.software] = counts.get(record.software, 0) + 1
+    told = (f"{version_words(key)}: {number}" for key, number in sorted(counts.items()))
+    say(f"hotkeys by version: {', '.join(told) or 'none'}")
+
+
+def _support(config: SupportConfig) -> None:
+    path = support_path(config.state_dir)
+    try:
+        if config.proposal is None:
+            path.unlink(missing_ok=True)
+            say("this validator supports no new spec from its next vote on")
+            return
+        new = path.with_suffix(".new")
+        new.write_text(spec_to_toml(config.proposal), encoding="utf-8")
+        os.replace(new, path)
+    except OSError as error:
+        raise disk_trouble(path, error) from error
+    spec = config.proposal
+    say(
+        f"this validator supports run spec {spec.spec_id.hex()} for window {spec.first_window} on "
+        f"from its next vote on, if its log says nothing else; the votes on window "
+        f"{spec.first_window - LEAD_WINDOWS} decide"
+    )
