@@ -1,0 +1,208 @@
+"""What a node makes of supported and adopted specs, by chain and buckets of a still world."""
+
+import json
+
+import pytest
+
+from simulation.swarm import TINY, build_world
+from simulation.world import World, hotkey_of
+from template.errors import ConfigError, ObjectError, SpecChanged, Unavailable
+from template.peers.client import Peers
+from template.protocol.keys import spec_key
+from template.protocol.lineage import LineageStep
+from template.protocol.quorum import LEAD_WINDOWS
+from template.protocol.record import Record, Support, Vote, encode_record
+from template.protocol.run import Run
+from template.protocol.spec import RunSpec, spec_to_toml
+from template.protocol.spec.files import parse_named_spec
+from template.protocol.spec.run import spec_table, table_id
+from template.sync.successions import FOLDER, Successions, fetch_spec, restore_run
+from tests.support.successions import successor
+
+NAMES = {"owner": 0, "val-a": 600, "val-b": 400, "m0": 0}
+FIRST = 12
+VOTED = FIRST - LEAD_WINDOWS + 1
+
+
+@pytest.fixture
+def world() -> World:
+    return build_world(NAMES, **{**TINY, "schedule__num_windows": 40})
+
+
+@pytest.fixture
+def node(world, tmp_path):
+    return world.context(hotkey_of("m0"), tmp_path / "m0")
+
+
+def put(world: World, name: str, spec: RunSpec, data: bytes | None = None) -> None:
+    key = spec_key(world.spec.run_id, spec.spec_id)
+    text = spec_to_toml(spec).encode() if data is None else data
+    world.buckets[hotkey_of(name)].put(key, text)
+
+
+def say(world: World, name: str, window: int, support: Support | None) -> None:
+    """A validator's record with a vote on `window`; the chain stands where it is counted."""
+    vote = Vote(window=window, root=b"r" * 16, sample_digest=b"s" * 8, uids=frozenset())
+    record = Record.of(
+        world.spec.run_id, access=world.access(hotkey_of(name)), vote=vote, support=support
+    )
+    block = world.spec.schedule.schedule().vote_block(window)
+    world.time.block = max(world.time.block, block - 2)
+    world.chain(hotkey_of(name)).publish(encode_record(record))
+    world.time.block = max(world.time.block, block) + world.ledger.finality_lag + 1
+
+
+def support_of(spec: RunSpec) -> Support:
+    return Support(window=spec.first_window, spec=spec.spec_id)
+
+
+def step_that_adopts(spec: RunSpec, window: int) -> LineageStep:
+    return LineageStep(
+        window=window,
+        root=bytes(32),
+        members=(),
+        voting_stake_rao=1,
+        checkpoint=b"",
+        voted_root=b"",
+        adopted=spec.spec_id,
+    )
+
+
+def test_a_spec_with_its_id_is_found_behind_garbage(world, node) -> None:
+    after = successor(world.spec, FIRST, outer__outer_lr=0.5)
+    for name, data in (("val-a", b"\xff\x00"), ("val-b", None)):
+        put(world, name, after, data)
+        say(world, name, VOTED, support_of(after))
+    peers = Peers(node)
+    peers.refresh()
+    assert fetch_spec(node, peers, after.spec_id, ()) == after
+    with pytest.raises(Unavailable, match="no bucket has it now"):
+        fetch_spec(node, peers, bytes(16), ())
+
+
+def test_bytes_that_are_another_spec_say_nothing(world) -> None:
+    after, other = (successor(world.spec, FIRST, outer__outer_lr=r) for r in (0.5, 0.25))
+    with pytest.raises(ObjectError, match="another spec"):
+        parse_named_spec(spec_to_toml(other).encode(), after.spec_id)
+    for data in (b"", b"=", b"\xff", b"a = 1979-05-27", b"[a]\nb = nan", b"a.b.c" * 50):
+        with pytest.raises(ObjectError):
+            parse_named_spec(data, after.spec_id)
+
+
+def test_a_key_of_a_newer_version_is_told_as_that(world) -> None:
+    """The bytes have the id, so the majority means them: nobody's garbage is told so."""
+    table = spec_table(successor(world.spec, FIRST)) | {"future": {"key": 1}}
+    spec_id = table_id(json.loads(json.dumps(table)))
+    text = spec_to_toml(successor(world.spec, FIRST)) + "\n[future]\nkey = 1\n"
+    with pytest.raises(ConfigError, match="future: unknown key"):
+        parse_named_spec(text.encode(), spec_id)
+
+
+def test_an_adopted_spec_is_appended_and_survives_a_restart(world, node, tmp_path) -> None:
+    after = successor(world.spec, FIRST, outer__outer_lr=0.5)
+    put(world, "val-a", after)
+    say(world, "val-a", VOTED - 1, support_of(after))
+    Successions(node, Peers(node)).note_steps([step_that_adopts(after, FIRST - LEAD_WINDOWS)])
+    assert node.run.at(FIRST) == after
+    world.buckets[hotkey_of("val-a")].delete(spec_key(world.spec.run_id, after.spec_id))
+    again = world.context(hotkey_of("m0"), tmp_path / "m0")
+    restore_run(again, Peers(again))
+    assert again.run.at(FIRST) == after
+
+
+def test_a_spec_nobody_serves_is_asked_for_again_and_stops_the_node_at_last(
+    world, node, caplog
+) -> None:
+    after = successor(world.spec, FIRST, outer__outer_lr=0.5)
+    successions = Successions(node, Peers(node))
+    successions.note_steps([step_that_adopts(after, FIRST - LEAD_WINDOWS)])
+    assert node.run.newest == world.spec
+    successions.demand(FIRST - 1)
+    assert "this node stops in 1 windows" in caplog.text
+    assert (successions.knows(FIRST - 1), successions.knows(FIRST)) == (True, False)
+    with pytest.raises(Unavailable, match="no bucket has it now"):
+        successions.demand(FIRST)
+    put(world, "val-b", after)
+    say(world, "val-b", VOTED, support_of(after))
+    successions.demand(FIRST)
+    assert node.run.at(FIRST) == after
+    assert successions.knows(FIRST)
+
+
+def test_a_node_that_stands_under_another_spec_starts_again_without_it(
+    world, node, tmp_path
+) -> None:
+    wrong, right = (successor(world.spec, FIRST, outer__outer_lr=r) for r in (0.5, 0.25))
+    for spec in (wrong, right):
+        put(world, "val-a", spec)
+    say(world, "val-a", VOTED - 1, None)
+    successions = Successions(node, Peers(node))
+    successions.note_steps([step_that_adopts(wrong, FIRST - LEAD_WINDOWS)])
+    with pytest.raises(SpecChanged, match="stands under"):
+        successions.note_steps([step_that_adopts(right, FIRST - LEAD_WINDOWS)])
+    again = world.context(hotkey_of("m0"), tmp_path / "m0")
+    assert list((tmp_path / "m0" / FOLDER).glob("*")) == []
+    restore_run(again, Peers(again))
+    assert again.run.newest == world.spec
+
+
+@pytest.mark.parametrize(
+    ("claims", "is_found"),
+    [
+        ({"val-a": "after"}, True),
+        ({"val-a": "after", "val-b": None}, True),
+        ({"val-a": None, "val-b": "after"}, False),
+        ({"val-a": "next", "val-b": None}, True),
+        ({"val-a": "early", "val-b": "early"}, False),
+    ],
+)
+def test_a_newcomer_follows_what_most_of_the_stake_stands_under(
+    world, node, claims, is_found
+) -> None:
+    """Support for a later spec is a claim that the spec before it holds; before its ballot is
+    over, support for a spec claims nothing of it.
+    """
+    after = successor(world.spec, FIRST, outer__outer_lr=0.5)
+    later = successor(after, FIRST + 20, outer__outer_lr=0.25)
+    early = successor(world.spec, FIRST + 5, outer__outer_lr=0.125)
+    specs = {"after": after, "next": later, "early": early}
+    for name, claim in claims.items():
+        for spec in specs.values():
+            put(world, name, spec)
+        say(world, name, VOTED, None if claim is None else support_of(specs[claim]))
+    restore_run(node, Peers(node))
+    assert (node.run.newest == after) is is_found
+    assert is_found or node.run.newest == world.spec
+
+
+def test_a_supported_spec_is_told_once_with_its_changes(world, node, caplog) -> None:
+    after = successor(world.spec, FIRST, training__inner_lr=0.5)
+    put(world, "val-b", after)
+    successions = Successions(node, Peers(node))
+    for window in (3, 4):
+        say(world, "val-a", window, None)
+        say(world, "val-b", window, support_of(after))
+        successions.look()
+    told = [text for text in caplog.messages if "is supported by" in text]
+    assert len(told) == 1
+    assert "40 %" in told[0]
+    assert f"training.inner_lr: {json.dumps(world.spec.training.inner_lr)} -> 0.5" in told[0]
+    assert f"the votes on window {FIRST - LEAD_WINDOWS} decide" in told[0]
+
+
+def test_a_spec_that_strands_many_is_warned_about(world, node, caplog) -> None:
+    after = successor(world.spec, FIRST, continues__least_version="9.0.0")
+    put(world, "val-b", after)
+    say(world, "val-b", 3, support_of(after))
+    Successions(node, Peers(node)).look()
+    assert "this node could not follow" in caplog.text
+    assert "would strand 1 of 1 hotkeys: their software is older than 9.0.0" in caplog.text
+
+
+def test_support_for_a_spec_of_another_window_is_told_and_not_followed(world, node, caplog) -> None:
+    after = successor(world.spec, FIRST)
+    put(world, "val-b", after)
+    say(world, "val-b", 3, Support(window=FIRST + 1, spec=after.spec_id))
+    Successions(node, Peers(node)).look()
+    assert f"is for window {FIRST}, and was supported for window {FIRST + 1}" in caplog.text
+    assert Run(world.spec).newest == node.run.newest
