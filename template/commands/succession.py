@@ -88,10 +88,9 @@ def drafted(run: Run, config: DraftConfig, root: bytes) -> RunSpec:
         for name, value in spec_table(run.newest).items()
     }
     for name, keys in config.changes.items():
-        if name not in table or name == "continues":
-            raise ConfigError(
-                f"--set {name}: no such table; there are: {', '.join(_tables(table))}"
-            )
+        if name not in _tables(table):
+            there = ", ".join(_tables(table))
+            raise ConfigError(f"--set {name}: no such table; there are: {there}")
         for key, value in keys.items():
             if value is None:
                 table[name].pop(key, None)

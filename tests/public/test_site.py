@@ -27,11 +27,11 @@ EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>&{{ 7 * 7 }}\x1
 PHONE_PX, DESKTOP_PX = 390, 1280
 
 
-@pytest.fixture(scope="session")
 def form_at(played):
     return lambda _: payload_format(played.world.spec)
 
 
+@pytest.fixture(scope="session")
 def files(played: Played, facts: RunFacts) -> dict[str, bytes]:
     return render_site(facts, form_at(played))
 

@@ -18,6 +18,7 @@ from template import __spec_version__, __version__, version_words
 from template.protocol.notice import VersionNotice
 from template.protocol.payload import PayloadFormat
 from template.protocol.spec import spec_to_toml
+from template.protocol.succession import changes
 from template.public.causes import cause_of
 from template.public.facts import RunFacts
 from template.public.payslip import payslip
@@ -86,6 +87,7 @@ def _index(view: RunView, run: RunModel) -> dict[str, Any]:
     ]
     return {
         "run": run,
+        "specs": _specs(view),
         "own_version": __version__,
         "own_version_key": __spec_version__,
         "recent": list(reversed(windows[-RECENT_WINDOWS:])),
@@ -128,7 +130,21 @@ def run_json(view: RunView, run: RunModel) -> dict[str, Any]:
         "refused": dict(run.refused),
         "checkpoints": [asdict(each) for each in facts.checkpoints],
         "spec": spec_to_toml(facts.run.newest),
+        "specs": _specs(view),
     }
+
+
+def _specs(view: RunView) -> list[dict[str, Any]]:
+    """Each spec of the run, first to newest, with what it changed."""
+    specs = view.facts.run.specs
+    return [
+        {
+            "id": spec.spec_id.hex(),
+            "first_window": spec.first_window,
+            "changes": [] if before is None else list(map(str, changes(before, spec))),
+        }
+        for before, spec in zip((None, *specs[:-1]), specs, strict=True)
+    ]
 
 
 def _notice_json(notice: VersionNotice | None) -> dict[str, str] | None:
