@@ -36,6 +36,7 @@ from template.protocol.ranges import WHOLE, BlockRange
 from template.protocol.record import PayloadCommitment
 from template.protocol.spec import RunSpec
 from template.protocol.ss58 import public_key
+from template.sync.successions import SpecFolder
 from template.training.checkpoint import LocalCheckpoint
 from template.training.inner_loop import InnerResult
 from template.training.memory import KEPT
@@ -145,8 +146,10 @@ class HonestWork:
         """Train by the spec of this window from now on; feedback and moments stay as they are."""
         context = self.parts.context
         if (spec := context.run.at(window)) is not self.spec:
-            self.spec, self.form = spec, context.make_format(spec)
+            if context.ranks is not None:
+                SpecFolder(context.run, context.state_dir).save_for_ranks(spec)
             self.trainer.follow(spec)
+            self.spec, self.form = spec, context.make_format(spec)
             self.feedback.follow(self.form, spec.compression.error_feedback_decay)
             self.stride.follow(spec)
 

@@ -23,11 +23,13 @@ from template.errors import (
     SubnetError,
     exit_status,
 )
+from template.protocol.run import Run
 from template.protocol.spec import RunSpec
 from template.ranks.crew import Crew as Crew
 from template.ranks.crew import Duties, follow
 from template.ranks.group import device_of, join
 from template.settings import MinerConfig, NeuronConfig, Place, RankConfig
+from template.sync.successions import SpecFolder
 from template.training.devices import find_device
 from template.training.model import check_parts, payload_format
 from template.training.options import InnerOptions
@@ -43,7 +45,7 @@ def joined(config: MinerConfig) -> Iterator[Crew | None]:
         yield None
         return
     log.info("waiting for the other %d ranks", place.size - 1)
-    duties = _duties(config.spec, config.neuron, place)
+    duties = _duties(_spec_of(config), config.neuron, place)
     crew = Crew(join(place, str(duties.device)), duties)
     log.info("rank 0 of %d, on %s", place.size, duties.device)
     try:
@@ -62,7 +64,7 @@ def run_rank(config: RankConfig) -> int:
     role, level = f"{config.role}-rank-{place.rank}", config.logging.level
     try:
         setup_logging(level, config.logging.directory, role=role, hotkey="-")
-        duties = _duties(config.spec, config.neuron, place)
+        duties = _duties(_spec_of(config), config.neuron, place)
     except SubnetError as error:
         complain(f"{role}: {error}")
         return exit_status(error)
@@ -94,6 +96,11 @@ def _leave_signals_to_rank_0(stopped: list[int]) -> None:
 
     for number in STOP_SIGNALS:
         signal.signal(number, note)
+
+
+def _spec_of(config: MinerConfig | RankConfig) -> RunSpec:
+    """The spec by which this machine's ranks train: that of a succession, once reached."""
+    return SpecFolder(Run(config.spec), config.neuron.state_dir).of_ranks()
 
 
 def _duties(spec: RunSpec, neuron: NeuronConfig, place: Place) -> Duties:

@@ -32,9 +32,11 @@ from template.errors import (
 )
 from template.files import reason, remedy
 from template.metrics import EVENTS_FILE
+from template.protocol.run import Run
 from template.status.glance import Glance, OnChain, to_json
 from template.status.phase import Phase, phase_at
 from template.status.rows import OwnRows, parse_rows, read_rows
+from template.sync.successions import SpecFolder
 
 OPTIONS: Final = ChainOptions(read_timeout_s=10.0, read_deadline_s=10.0)
 """A person waits for the answer."""
@@ -132,8 +134,10 @@ def _ask_chain(config: StatusConfig, hotkey: str) -> tuple[OnChain, Phase]:
         hotkeys=len(graph.neurons),
         least_version_key=least,
     )
-    schedule = spec.schedule.schedule()
-    return on_chain, phase_at(schedule, spec.schedule.num_windows, head, config.role)
+    run = Run(spec)
+    if config.neuron is not None:
+        SpecFolder(run, config.neuron.state_dir).restore()
+    return on_chain, phase_at(run.schedule, run.num_windows, head, config.role)
 
 
 def process_of(config: StatusConfig) -> tuple[int | None, str]:

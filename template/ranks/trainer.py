@@ -52,7 +52,9 @@ class RanksTrainer:
         """Another object after every change of the moments."""
 
     def follow(self, spec: RunSpec) -> None:
-        """SpecChanged: the ranks build their models by a spec when they start."""
+        """SpecChanged for another spec than the ranks were started with."""
+        if spec.spec_id == self._spec.spec_id:
+            return
         raise SpecChanged(
             f"window {spec.first_window} has another run spec, {spec.spec_id.hex()}: a miner of "
             "several ranks follows it by a restart, and goes on from what is saved"

@@ -32,7 +32,7 @@ from template.protocol.keys import spec_key
 from template.protocol.lineage import LineageStep
 from template.protocol.quorum import LEAD_WINDOWS, Voter
 from template.protocol.record import Support
-from template.protocol.run import MAX_SPECS
+from template.protocol.run import MAX_SPECS, Run
 from template.protocol.spec import RunSpec, parse_spec, spec_to_toml
 from template.protocol.spec.files import MAX_SPEC_BYTES, parse_named_spec
 from template.protocol.strangers import fault
@@ -42,6 +42,8 @@ log = logging.getLogger(__name__)
 
 FOLDER: Final = "specs"
 """Of the state folder: the specs that were adopted, one file each."""
+RANKS_FILE: Final = "ranks.spec"
+"""In that folder: the spec by which the ranks of a miner build their models."""
 MAX_LOOKED_AT: Final = 8
 """Supported specs looked at in one window, most stake first: a spec has 64 kB at most."""
 STRANDED_SHARE: Final = 0.1
@@ -99,7 +101,8 @@ def restore_run(context: ReadContext, peers: Peers) -> None:
 
     ConfigError if this node cannot follow; Unavailable if a spec is in no bucket now.
     """
-    SpecFolder(context).restore()
+    folder = SpecFolder(context.run, context.state_dir)
+    folder.restore()
     newest = _claimed_by_majority(context, peers)
     if newest is None:
         return
@@ -116,7 +119,7 @@ def restore_run(context: ReadContext, peers: Peers) -> None:
     for spec in reversed(missing):
         check_version(spec)
         context.run.extend(spec)
-        SpecFolder(context).save(spec)
+        folder.save(spec)
         log.info("window %d on: run spec %s", spec.first_window, spec.spec_id.hex())
 
 
@@ -162,8 +165,8 @@ def _claim(context: ReadContext, peers: Peers, voter: Voter) -> bytes:
 class SpecFolder:
     """The adopted specs on disk: a restart needs no bucket for them."""
 
-    def __init__(self, context: ReadContext) -> None:
-        self._run, self._folder = context.run, context.state_dir / FOLDER
+    def __init__(self, run: Run, state_dir: Path) -> None:
+        self._run, self._folder = run, state_dir / FOLDER
 
     def restore(self) -> None:
         """Append the saved specs that the run lacks. StateError if one cannot be read."""
@@ -179,7 +182,23 @@ class SpecFolder:
 
     def save(self, spec: RunSpec) -> None:
         """Keep an adopted spec. StateError if the disk refuses it."""
-        path = self._path(spec)
+        self._write(self._path(spec), spec)
+
+    def save_for_ranks(self, spec: RunSpec) -> None:
+        """Keep the spec that the ranks of a miner build their models by, at their next start."""
+        self._write(self._folder / RANKS_FILE, spec)
+
+    def of_ranks(self) -> RunSpec:
+        """The spec kept for the ranks, or the run's first. StateError if it cannot be read."""
+        path = self._folder / RANKS_FILE
+        try:
+            return parse_spec(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return self._run.first
+        except OSError as error:
+            raise unreadable(path, error) from error
+
+    def _write(self, path: Path, spec: RunSpec) -> None:
         try:
             self._folder.mkdir(exist_ok=True)
             new = path.with_suffix(".new")
@@ -201,7 +220,7 @@ class Successions:
 
     def __init__(self, context: ReadContext, peers: Peers) -> None:
         self._context, self._peers = context, peers
-        self._folder = SpecFolder(context)
+        self._folder = SpecFolder(context.run, context.state_dir)
         self._told: set[Support] = set()
         self._known: dict[bytes, RunSpec] = {}
         self._pending: Pending | None = None

@@ -16,7 +16,7 @@ from template.protocol.run import Run
 from template.protocol.spec import RunSpec, spec_to_toml
 from template.protocol.spec.files import parse_named_spec
 from template.protocol.spec.run import spec_table, table_id
-from template.sync.successions import FOLDER, Successions, fetch_spec, restore_run
+from template.sync.successions import FOLDER, SpecFolder, Successions, fetch_spec, restore_run
 from tests.support.successions import successor
 
 NAMES = {"owner": 0, "val-a": 600, "val-b": 400, "m0": 0}
@@ -173,6 +173,17 @@ def test_a_newcomer_follows_what_most_of_the_stake_stands_under(
     restore_run(node, Peers(node))
     assert (node.run.newest == after) is is_found
     assert is_found or node.run.newest == world.spec
+
+
+def test_the_ranks_of_a_miner_build_by_the_spec_that_was_reached(world, tmp_path) -> None:
+    folder = SpecFolder(Run(world.spec), tmp_path)
+    assert folder.of_ranks() == world.spec
+    after = successor(world.spec, FIRST, compression__top_k=8)
+    folder.save_for_ranks(after)
+    assert folder.of_ranks() == after
+    run = Run(world.spec)
+    SpecFolder(run, tmp_path).restore()
+    assert run.specs == (world.spec,), "what the ranks build by says nothing of the run"
 
 
 def test_a_supported_spec_is_told_once_with_its_changes(world, node, caplog) -> None:
