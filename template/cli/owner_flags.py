@@ -25,7 +25,7 @@ from template.cli.parser import Parser
 from template.errors import ConfigError
 from template.files import reason, remedy
 from template.protocol.notice import VersionNotice
-from template.protocol.record import MAX_UIDS
+from template.protocol.record import MAX_UIDS, RUN_BYTES
 from template.protocol.spec.files import load_spec
 from template.protocol.spec.plan import RunChoices, check_plan, load_plan
 from template.protocol.spec.run import RunSpec
@@ -38,6 +38,7 @@ class PublishConfig:
     """Settings of `owner publish`; `num_windows` None keeps the plan's.
 
     `plan`: the file; `table`: its content, checked. `data`: a prepared dataset, instead of `text`.
+    `over`: first bytes of the ids of runs that are over, hexadecimal.
     """
 
     plan: Path
@@ -52,6 +53,7 @@ class PublishConfig:
     chain: ChainConfig
     wallet: WalletConfig
     bucket: BucketSettings
+    over: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,7 +127,15 @@ def owner_config(args: argparse.Namespace, env: Mapping[str, str]) -> OwnerConfi
         chain=chain_config(args, schedule),
         wallet=wallet_config(args),
         bucket=bucket_settings(env),
+        over=tuple(_run_prefix(text) for text in args.over),
     )
+
+
+def _run_prefix(text: str) -> str:
+    """The first bytes of a run id, as records have them."""
+    if not re.fullmatch("[0-9a-f]{16,32}", text):
+        raise ConfigError(f"--over {text}: name a run by the first 16 hexadecimal digits of its id")
+    return text[: 2 * RUN_BYTES]
 
 
 def check_config(args: argparse.Namespace) -> CheckConfig | FindConfig:
@@ -268,6 +278,10 @@ def _add_publish_flags(parser: Parser) -> None:
     add("--start-in", metavar="BLOCKS", type=_positive, required=True, help=text)
     text = "seed of the first parameters; another seed makes another run (default: 0)"
     add("--seed", metavar="S", type=int, default=0, help=text)
+    text = (
+        "a run of this subnet that is over, by its id; its validators' old votes then say nothing"
+    )
+    add("--over", metavar="RUN_ID", action="append", default=[], help=text)
     text = "length of the run (default: the plan's num_windows)"
     add("--windows", metavar="N", type=_positive, default=None, help=text)
     text = "file for the run spec; miners and validators get theirs by `tessera newcomer`"

@@ -7,7 +7,7 @@ interrupted command continues. After the spec is written no step has to run agai
 import hashlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -16,7 +16,7 @@ from pathlib import Path
 from template.base.preflight import ask_for_place
 from template.base.standing import unregistered_owner
 from template.bucket.own import OwnBucket
-from template.chain import Chain
+from template.chain import Chain, Metagraph
 from template.chain.ballots import read_records_of_any_run
 from template.chain.commands import Commands, wallet_flags
 from template.chain.health import redact_endpoint
@@ -144,11 +144,38 @@ def check_subnet(config: PublishConfig, chain: Chain, hotkey: str, say: Say) -> 
         raise ConfigError(
             f"--netuid {graph.netuid}: {unregistered_owner(graph)}; no validator would set weights"
         )
+    refuse_other_runs(graph, read_records_of_any_run(chain, graph.block), config.over)
     say(f"what nobody earns goes to uid {graph.owner_uid}, the subnet owner's hotkey: it is burned")
     if hotkey != graph.owner_hotkey:
         say(
             f"note: the subnet owner's hotkey is {graph.owner_hotkey}: a run published by {hotkey} "
             "is not found by the netuid alone, so hand out its run spec"
+        )
+
+
+def refuse_other_runs(
+    graph: Metagraph, records: Mapping[str, Record], over: Collection[str]
+) -> None:
+    """ConfigError where validators vote in another run, but for the runs that are over.
+
+    `over`: first bytes of their run ids, hexadecimal. A subnet has one vector of weights, which the
+    validators with most stake decide: two runs side by side would starve the miners of one.
+    """
+    stakes: dict[str, int] = {}
+    for neuron in graph.neurons:
+        record = records.get(neuron.hotkey, Record())
+        if record.vote is not None and neuron.validator_permit:
+            run = record.run.hex()
+            stakes[run] = stakes.get(run, 0) + neuron.total_stake_rao
+    others = {run: rao for run, rao in stakes.items() if rao and run not in over}
+    if others:
+        run, rao = max(others.items(), key=lambda item: item[1])
+        share = rao / sum(stakes.values())
+        raise ConfigError(
+            f"--netuid {graph.netuid}: validators with {share:.0%} of the stake that votes vote in "
+            f"run {run}: a subnet pays one run at a time, by the weights of most of its stake. "
+            "Change that run by `tessera succession`, publish on another subnet, or, if it is "
+            f"over, start again with --over {run}"
         )
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,12 +11,13 @@ from simulation.world import World, hotkey_of
 from template.base.supporting import Supporter, support_path
 from template.cli.main import run_command
 from template.cli.succession_flags import DraftConfig
+from template.commands.publish import refuse_other_runs
 from template.commands.succession import drafted
 from template.errors import ConfigError, Unavailable
 from template.peers.client import Peers
 from template.protocol.keys import spec_key
 from template.protocol.quorum import LEAD_WINDOWS
-from template.protocol.record import Support
+from template.protocol.record import Record, Support, Vote
 from template.protocol.run import Run
 from template.protocol.spec import RunSpec, load_spec, spec_to_toml
 from template.settings import ChainConfig
@@ -34,7 +36,7 @@ def world() -> World:
 
 
 def draft_config(spec: RunSpec, **changes) -> DraftConfig:
-    given = {"changes": {}, "name": None, "least_version": "0.0.0", "window": WINDOW}
+    given: dict[str, Any] = {"changes": {}, "name": None, "least_version": "0.0.0", "window": WINDOW}
     return DraftConfig(
         run=Path("run.toml"),
         spec=spec,
@@ -208,3 +210,19 @@ def test_a_file_of_garbage_is_told_and_supports_nothing(desk, data, caplog) -> N
     for _ in range(2):
         assert desk.supporter.support(0) is None
     assert caplog.text.count("this spec is not supported") == bool(data)
+
+
+def voting(world: World, name: str, run_id: bytes) -> dict[str, Record]:
+    vote = Vote(window=3, root=bytes(16), sample_digest=bytes(8), uids=frozenset())
+    return {hotkey_of(name): Record.of(run_id, vote=vote)}
+
+
+def test_a_second_run_in_a_subnet_is_refused_until_the_first_is_over(world) -> None:
+    graph = world.chain(hotkey_of("owner")).metagraph(world.time.block - 4)
+    other = bytes(range(16))
+    refuse_other_runs(graph, {}, ())
+    refuse_other_runs(graph, voting(world, "m0", other), ())  # no permit: its vote says nothing
+    records = voting(world, "val-a", other)
+    with pytest.raises(ConfigError, match=f"100% of the stake .* run {other[:8].hex()}"):
+        refuse_other_runs(graph, records, ("ab" * 8,))
+    refuse_other_runs(graph, records, (other[:8].hex(),))
