@@ -36,7 +36,8 @@ def world() -> World:
 
 
 def draft_config(spec: RunSpec, **changes) -> DraftConfig:
-    given: dict[str, Any] = {"changes": {}, "name": None, "least_version": "0.0.0", "window": WINDOW}
+    given: dict[str, Any] = {"changes": {}, "name": None, "window": WINDOW}
+    given |= {"least_version": "0.0.0"}
     return DraftConfig(
         run=Path("run.toml"),
         spec=spec,
