@@ -417,9 +417,9 @@ def test_access_fits_a_record_and_holds_no_write_key(env):
 
 
 def test_longest_settings_of_another_endpoint_fit_a_record():
-    env = {name: f"{name[-12:]:x<80}" for name in ENV}
-    env["TESSERA_BUCKET_ENDPOINT"] = f"https://{'h' * 63}.example"
-    assert len(env["TESSERA_BUCKET_ENDPOINT"]) == 79
+    env = {name: f"{name[-12:]:x<72}" for name in ENV}
+    env["TESSERA_BUCKET_ENDPOINT"] = f"https://{'h' * 56}.example"
+    assert len(env["TESSERA_BUCKET_ENDPOINT"]) == 72
     settings = bucket_settings(env)
     assert decode_record(encode_record(Record(access=settings.access))).access == settings.access
 

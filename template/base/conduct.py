@@ -57,6 +57,11 @@ class Made:
     payload: PendingPayload
     metrics: Mapping[str, float | int | str]
 
+    @property
+    def metrics_of_payload(self) -> dict[str, float | int | str]:
+        """The metrics, with the window that the payload is sent in."""
+        return {**self.metrics, "payload_window": self.payload.window}
+
 
 class Work(Protocol):
     """A miner's conduct.

@@ -75,7 +75,7 @@ class Miner:
             context=context,
             peers=peers,
             follower=self.follower,
-            datasets=open_datasets(context, peers),
+            datasets=open_datasets(context, peers, first=checkpoint.state.window),
             desk=self.desk,
             is_over=lambda: self._lanes.are_over,
             follows_beside=context.works_beside,
@@ -85,8 +85,7 @@ class Miner:
         self.keeper = Keeper(context, self.desk, self.follower, self.work)
         self.committer = Committer(context, self.desk, self._standing, self.work)
         self.courier = Courier(context, self.desk, self.follower, self.work)
-        self._is_training = False
-        self._window_seen = -1
+        self._is_training, self._window_seen = False, -1
         self.committer.say_again()
 
     @property
@@ -106,8 +105,8 @@ class Miner:
         window = schedule.window_of(context.waiter.recent_head())
         if window != self._window_seen:
             self._standing.demand_registration()
+            self.follower.look_at_proposals()
             self._window_seen = window
-        self.follower.demand_spec(window)
         self._catch_up()
         if not self._within_run():
             if not self._lanes.end():
@@ -156,12 +155,11 @@ class Miner:
         window = max(self.work.next_window, current, 0)
         if window >= context.run.num_windows or window > current + 1:
             return None
-        if not self.follower.knows_spec(window):
-            return None
         self.work.prefetch(window)
         if context.waiter.recent_final() < schedule.assignment_block(window):
             return None
-        return window if self.work.can_begin(window) else None
+        is_right = self.follower.knows_spec(window)
+        return window if is_right and self.work.can_begin(window) else None
 
     def _save_and_commit(self) -> bool:
         """The lane that saves: first what a commitment needs, then the rest."""
@@ -200,7 +198,6 @@ class Miner:
             self.teller.tell_rest()
             return False
         window = schedule.window_of(context.chain.head())
-        self.follower.demand_spec(window)
         if window >= num_windows:
             decided = self.follower.next_window
             context.waiter.until_finalized(
@@ -270,9 +267,8 @@ class Miner:
         made = self.work.make_payload(window)
         self.desk.note_change()  # the moments, and the number of the window
         if made is not None:
-            sent = made.payload.window
-            self.context.metrics.log(window, {**made.metrics, "payload_window": sent})
-            self.teller.note_made(sent, made.metrics)
+            self.context.metrics.log(window, made.metrics_of_payload)
+            self.teller.note_made(made.payload.window, made.metrics)
         return made is not None
 
     def commit(self, window: int) -> None:
@@ -338,10 +334,9 @@ class Miner:
         self.follower.taken_back.clear()
 
     def _take_back_from_bucket(self, window: int, digest: bytes) -> None:
-        key = payload_key(self.context.run.run_id, window, digest)
+        context, key = self.context, payload_key(self.context.run.run_id, window, digest)
         try:
-            num_bytes = self.context.form_at(window).num_bytes
-            frame = self.context.bucket.get(key, max_bytes=num_bytes)
+            frame = context.bucket.get(key, max_bytes=context.form_at(window).num_bytes)
         except StoreError as error:
             log.warning("window %d: the own payload found void is lost: %s", window, error)
             return

@@ -75,8 +75,11 @@ class Validator:
         self.follower = Follower(context, self.peers, checkpoint.state, keeps_step_start=True)
         for window, payload, frame in self._uploads.standby.frames_from(self.follower.next_window):
             self.follower.keep(window, payload, frame)
-        self._datasets = open_datasets(context, self.peers, publisher.offer, reads_ahead=True)
-        pages = self._datasets.at(checkpoint.state.window)
+        window = checkpoint.state.window
+        self._datasets = open_datasets(
+            context, self.peers, publisher.offer, reads_ahead=True, first=window
+        )
+        pages = self._datasets.at(window)
         entry = pages.manifest.tokenizer
         companions = fetch_companions(context, self.peers, entry, publisher.offer)
         publisher.carry(companions)
@@ -108,6 +111,7 @@ class Validator:
         context, schedule = self.context, self.context.schedule
         window = self.follower.next_window
         self.follower.demand_spec(window + 1)
+        self.follower.look_at_proposals()
         self._serve_datasets(window + 1)
         self._uploads.raise_failure()
         if window >= context.run.num_windows:

@@ -49,7 +49,7 @@ R2_DOMAIN: Final = ".r2.cloudflarestorage.com"
 R2_KEY_ID_CHARS: Final = 32
 R2_SECRET_CHARS: Final = 64
 LOOPBACK_HOSTS: Final = ("127.0.0.1", "localhost", "::1")
-MAX_S3_CHARS: Final = 80
+MAX_S3_CHARS: Final = 72
 """Longest URL, key id or secret of another S3 endpoint: more has no room in a chain record."""
 
 

@@ -8,7 +8,7 @@ from template.audit.kept import Wanted, choose_range, kept_windows
 from template.audit.logs import audit_windows, logs_in_bucket, logs_in_files, read_files
 from template.cli.audit_flags import AuditConfig
 from template.commands.newcomer import existing_subnet
-from template.commands.reading import read_only
+from template.commands.reading import follow_run
 from template.context import ReadContext
 from template.errors import ConfigError, Unavailable
 
@@ -21,7 +21,7 @@ def run_audit(config: AuditConfig, say: Say) -> int:
     Raises SubnetError if the chain is away, the validator unknown or a log missing.
     """
     files = read_files(config.logs) if config.logs else {}
-    with read_only(config.run, config.chain, config.spec) as context:
+    with follow_run(config.run, config.chain, config.spec) as context:
         _check_validator(config, context)
         wanted = Wanted(
             first=config.first,

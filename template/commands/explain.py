@@ -4,7 +4,7 @@ from template.chain.health import redact_endpoint
 from template.cli.public_flags import ExplainConfig
 from template.cli.terminal import complain, say, say_json
 from template.commands.newcomer import existing_subnet
-from template.commands.reading import read_only
+from template.commands.reading import follow_run
 from template.context import ReadContext
 from template.errors import EXIT_ENDED, EXIT_INTERRUPTED, SubnetError, Unavailable, exit_status
 from template.public.gather import Gatherer
@@ -18,7 +18,7 @@ from template.public.view import RunView
 def run_explain(config: ExplainConfig) -> int:
     """Print a payslip; the exit status."""
     try:
-        with read_only(config.run, config.chain, config.spec) as context:
+        with follow_run(config.run, config.chain, config.spec) as context:
             existing_subnet(context.chain)
             slip = explain(context, config)
     except SubnetError as error:

@@ -10,7 +10,7 @@ import numpy as np
 
 from template.cli.model_flags import FolderSource, RunSource, Source
 from template.commands.newcomer import existing_subnet
-from template.commands.reading import read_only
+from template.commands.reading import follow_run
 from template.context import ReadContext
 from template.data.manifest import TokenizerEntry
 from template.data.pages import PageReader
@@ -47,7 +47,7 @@ def model_folder(source: Source, say: Say) -> Iterator[Path]:
     if isinstance(source, FolderSource):
         yield source.folder
         return
-    with read_only(source.run, source.chain, source.spec) as context:
+    with follow_run(source.run, source.chain, source.spec) as context:
         folder = context.state_dir / MODEL_FOLDER
         _fetch(context, source, folder, say)
         yield folder
@@ -55,7 +55,7 @@ def model_folder(source: Source, say: Say) -> Iterator[Path]:
 
 def fetch_into(source: RunSource, folder: Path, say: Say) -> Facts:
     """Write the newest checkpoint of a run into `folder`; see `fetch_newest` for the errors."""
-    with read_only(source.run, source.chain, source.spec) as context:
+    with follow_run(source.run, source.chain, source.spec) as context:
         return _fetch(context, source, folder, say)
 
 

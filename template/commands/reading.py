@@ -73,7 +73,7 @@ def read_only(run: Path, chain_config: ChainConfig, spec: RunSpec) -> Iterator[R
             options=OPTIONS,
         )
         try:
-            context = ReadContext(
+            yield ReadContext(
                 run=Run(spec),
                 make_format=payload_format,
                 chain=chain,
@@ -84,10 +84,16 @@ def read_only(run: Path, chain_config: ChainConfig, spec: RunSpec) -> Iterator[R
                 device="cpu",
                 run_file=run,
             )
-            restore_run(context, Peers(context))
-            yield context
         finally:
             chain.close()
+
+
+@contextmanager
+def follow_run(run: Path, chain_config: ChainConfig, spec: RunSpec) -> Iterator[ReadContext]:
+    """As `read_only`, with the specs that continue the run; SubnetError where they are unknown."""
+    with read_only(run, chain_config, spec) as context:
+        restore_run(context, Peers(context))
+        yield context
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from template.audit.replay import Replayed, audit_validators, replay_run
 from template.cli.audit_flags import ReplayConfig
 from template.cli.terminal import complain, say_json
 from template.commands.newcomer import existing_subnet
-from template.commands.reading import read_only
+from template.commands.reading import follow_run
 from template.errors import ConfigError, ConsensusError, SubnetError
 from template.peers.client import Peers
 from template.sync.dataset import fetch_companions, open_pages
@@ -36,7 +36,7 @@ def run_replay(config: ReplayConfig, say: Say, tell: Callable[[object], None]) -
     buckets do not answer.
     """
     spec = config.spec
-    with read_only(config.run, config.chain, spec) as context:
+    with follow_run(config.run, config.chain, spec) as context:
         existing_subnet(context.chain)
         peers = Peers(context)
         try:

@@ -14,7 +14,7 @@ from template.chain.health import redact_endpoint
 from template.cli.public_flags import SiteConfig
 from template.cli.terminal import complain, say
 from template.commands.newcomer import existing_subnet
-from template.commands.reading import read_only
+from template.commands.reading import follow_run
 from template.context import ReadContext
 from template.errors import EXIT_ENDED, EXIT_INTERRUPTED, StateError, SubnetError, exit_status
 from template.files import is_lasting, reason, remedy
@@ -34,7 +34,7 @@ OURS: Final = ("window", "hotkey")
 def run_site(config: SiteConfig) -> int:
     """Render; the exit status."""
     try:
-        with read_only(config.run, config.chain, config.spec) as context:
+        with follow_run(config.run, config.chain, config.spec) as context:
             existing_subnet(context.chain)
             _run(context, config)
     except SubnetError as error:

@@ -10,7 +10,7 @@ from template.chain.ballots import read_records, read_standing_votes
 from template.cli.succession_flags import DraftConfig, ShowConfig, SupportConfig
 from template.cli.terminal import complain, one_line, say
 from template.commands.newcomer import existing_subnet
-from template.commands.reading import read_only
+from template.commands.reading import follow_run
 from template.context import ReadContext
 from template.errors import (
     EXIT_ENDED,
@@ -40,7 +40,7 @@ def run_succession(config: DraftConfig | ShowConfig | SupportConfig) -> int:
         if isinstance(config, SupportConfig):
             _support(config)
             return EXIT_ENDED
-        with read_only(config.run, config.chain, config.spec) as context:
+        with follow_run(config.run, config.chain, config.spec) as context:
             existing_subnet(context.chain)
             if isinstance(config, DraftConfig):
                 _draft(context, config)

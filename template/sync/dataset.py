@@ -129,13 +129,17 @@ def open_datasets(
     peers: Peers,
     on_read: OnRead = ignore_object,
     reads_ahead: bool = False,
+    *,
+    first: int = 0,
 ) -> Datasets:
-    """The datasets of a run; the arguments as of `open_pages`."""
+    """The datasets of a run, that of window `first` opened now; the rest as of `open_pages`."""
 
     def open_spec(spec: RunSpec) -> PageReader:
         return open_pages(context, peers, on_read, reads_ahead=reads_ahead, spec=spec)
 
-    return Datasets(open_spec, context.run)
+    datasets = Datasets(open_spec, context.run)
+    datasets.at(first)  # a run without its data is told at the start
+    return datasets
 
 
 def fetch_tokenizer(

@@ -101,12 +101,17 @@ class Follower:
         """Stop before a window whose spec this node lacks: as `Successions.demand`."""
         self._successions.demand(window)
 
+    def look_at_proposals(self) -> None:
+        """Tell the specs that validators support now, each once: as `Successions.look`."""
+        self._successions.look()
+
     def knows_spec(self, window: int) -> bool:
         """Whether no spec was adopted for the window that this node lacks."""
         return self._successions.knows(window)
 
     def decided(self) -> bool:
-        """Whether the next window's votes are final."""
+        """Whether the next window's votes are final. Stops as `demand_spec`, for the window now."""
+        self.demand_spec(self._context.schedule.window_of(self._context.waiter.recent_head()))
         return self._is_final(self.next_window)
 
     def advance(self, meanwhile: Callable[[], None] = _do_nothing) -> Decision:
@@ -120,7 +125,6 @@ class Follower:
         self._retry_void()
         self._successions.note_steps(self.ledger.steps)
         self.demand_spec(self.next_window + 1)
-        self._successions.look()
         decision = self._decide_if_readable()
         if decision is None:
             return self._follow_lineage()

@@ -149,7 +149,7 @@ def test_no_record_makes_the_opener_raise_anything_but_a_record_error() -> None:
         parts = generator.choices(ENDPOINT_PARTS, k=generator.randrange(1, 6))
         likely = generator.randrange(10) == 0 and num_opened < 50
         url = generator.choice(LIKELY) if likely else "".join(parts)
-        key, secret = ("".join(generator.choices(printable, k=n)) for n in (1, 80))
+        key, secret = ("".join(generator.choices(printable, k=n)) for n in (1, 72))
         access = Access(
             kind=AccessKind.S3, account=url, access_key_id=key, secret_access_key=secret
         )

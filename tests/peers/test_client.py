@@ -286,6 +286,7 @@ def test_the_wait_for_silent_holders_grows_to_a_bound(tmp_path, member) -> None:
     context = replace(world.context(hotkey_of("m1"), tmp_path), open_bucket=lambda *_: Asked())
     peers = Peers(context, hedge_s=0.02)
     peers.refresh()
+    assert context.form_at(5).num_bytes > 0, "made once, and not within the first wait"
 
     def release() -> None:
         wait_until(lambda: len(asked_s) == 1 + len(names))

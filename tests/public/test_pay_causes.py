@@ -70,6 +70,7 @@ class Stub:
         self.facts = self
         self.subnet = self
         self.owner_uid = 0
+        self.window = WINDOWS - 1
 
 
 def causes_of(odd) -> list[str]:

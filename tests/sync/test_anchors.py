@@ -13,6 +13,7 @@ from template.protocol.keys import blob_key
 from template.protocol.lineage import LineageStep, is_chain
 from template.protocol.quorum import VOID_WINDOWS
 from template.protocol.root import tensors_digest
+from template.protocol.run import Run
 from template.sync.anchors import MIN_ANCHORS, AnchorStore, anchors_to_keep
 from template.sync.recovery import Recovered, heal, replay_steps, steps_after, take_back
 from template.training.outer import OuterState, first_state
@@ -43,7 +44,7 @@ class Kept:
 
 
 def _open(folder, spec, state: OuterState) -> Kept:
-    store = AnchorStore(folder, spec)
+    store = AnchorStore(folder, Run(spec))
     return Kept(store, store.open(state))
 
 
@@ -52,11 +53,11 @@ def _no_payloads(_step: LineageStep) -> dict:
 
 
 def _heal(kept: Kept, spec, is_right: Callable[[OuterState], bool]) -> Recovered | None:
-    return heal(kept.store.load_anchors(), kept.steps, _no_payloads, spec, is_right)
+    return heal(kept.store.load_anchors(), kept.steps, _no_payloads, Run(spec), is_right)
 
 
 def _take_back(kept: Kept, spec, window: int) -> Recovered | None:
-    return take_back(kept.store.load_anchors(), kept.steps, window, _no_payloads, spec)
+    return take_back(kept.store.load_anchors(), kept.steps, window, _no_payloads, Run(spec))
 
 
 def _walk(kept: Kept, state: OuterState, spec, windows: int) -> OuterState:
@@ -70,7 +71,7 @@ def _walk(kept: Kept, state: OuterState, spec, windows: int) -> OuterState:
             checkpoint=b"",
             voted_root=state.root[:16],
         )
-        taken = replay_steps(state, [step], _no_payloads, spec)
+        taken = replay_steps(state, [step], _no_payloads, Run(spec))
         state = taken.state
         kept.steps = kept.store.record_step((*kept.steps, *taken.steps), state)
     return state
@@ -111,7 +112,7 @@ def test_a_past_survives_a_restart(start, tmp_path) -> None:
     assert [a.window for a in again.store.load_anchors()] == [9, 6, 3]
     assert again.steps[0].window == 2, "older ones lead on from no anchor"
     for anchor in again.store.load_anchors():
-        end = replay_steps(anchor, steps_after(anchor, again.steps), _no_payloads, spec).state
+        end = replay_steps(anchor, steps_after(anchor, again.steps), _no_payloads, Run(spec)).state
         assert (end.root, end.window) == (state.root, state.window)
 
 
@@ -155,7 +156,11 @@ def test_a_damaged_anchor_is_passed_over(start, tmp_path) -> None:
     newest.write_bytes(newest.read_bytes()[:-100])
     assert [a.window for a in past.store.load_anchors()] == [3, 1]
     healed = heal(
-        past.store.load_anchors(), past.steps, _no_payloads, spec, lambda s: s.root == state.root
+        past.store.load_anchors(),
+        past.steps,
+        _no_payloads,
+        Run(spec),
+        lambda s: s.root == state.root,
     )
     assert healed is not None
     assert healed.state.root == state.root
@@ -193,7 +198,7 @@ def test_taking_back_needs_an_anchor_from_before(start, tmp_path) -> None:
     after = _walk(joined, state, spec, VOID_WINDOWS)
     assert _take_back(joined, spec, state.window - 2) is None
     back = take_back(
-        joined.store.load_anchors(), joined.steps, state.window - 1, _no_payloads, spec
+        joined.store.load_anchors(), joined.steps, state.window - 1, _no_payloads, Run(spec)
     )
     assert back is not None
     assert back.state.root == after.root, "nothing was accepted, so nothing changes"

@@ -107,6 +107,6 @@ def test_owner_check_finds_an_edited_spec_wrong(ended, context, buckets) -> None
 
     status, lineage = found(context.run.first)
     assert (status, lineage.mirrors[0], lineage.faults) == (0, FIRST, ())
-    status, lineage = found(_foreign(context, name="another").spec)
+    status, lineage = found(_foreign(context, name="another").run.first)
     assert (status, lineage.mirrors) == (2, ())
     assert "was edited" in lineage.faults[0]

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from template.protocol.root import tensors_digest
+from template.protocol.run import Run
 from template.protocol.spec import RunSpec
 from template.sync.recovery import replay_steps, step_from, take_back
 from template.training.outer import (
@@ -101,9 +102,9 @@ def test_steps_taken_again_and_a_window_taken_back_round_alike(start, spaced, fo
     def obtain(step):
         return payloads[step.window] if step.members else {}
 
-    again = replay_steps(start, steps, obtain, spaced)
+    again = replay_steps(start, steps, obtain, Run(spaced))
     assert equal_states(again.state, state)
-    void = take_back([start], steps, 1, obtain, spaced)
+    void = take_back([start], steps, 1, obtain, Run(spaced))
     other = start
     for window in range(4):
         own = {} if window == 1 else payloads[window]
