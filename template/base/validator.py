@@ -82,7 +82,7 @@ class Validator:
         anchor = self.follower.anchors.path_of(checkpoint.state.window)
         publisher.offer_missing_checkpoint(checkpoint.state, anchor=anchor)
         self._scorer = WindowScorer(context, self.peers, pages)
-        self._weights = WeightSetter(context, self.policy) if sets_weights else None
+        self._weights = WeightSetter(context, self.policy, is_on=sets_weights)
         self._pace = ScoringPace(context)
         self._own_checkpoints = OwnCheckpoints(context)
         self._lineage = LineagePublisher(context)
@@ -110,11 +110,9 @@ class Validator:
             self._pace.report(window, self.memory.last_voted)
             if window > self.memory.last_voted and not self._pace.is_too_late(window):
                 self._vote(window)
-            if self._weights is not None:
-                self._weights.set_if_due(window, self.memory)
-            context.waiter.until_finalized(
-                schedule.vote_block(window), f"the votes on window {window}, counted there"
-            )
+            self._weights.set_if_due(window, self.memory)
+            words = f"the votes on window {window}, counted there"
+            self._weights.until_finalized(schedule.vote_block(window), words, window, self.memory)
             self._uploads.look(decided=window)
             self._settle(self.follower.advance(self._vote_stuck))
             self._save()
@@ -150,7 +148,7 @@ class Validator:
             if self._uploads.standby.is_waiting:
                 waiter.until_head(block, words, by_block=deadline)
                 self._uploads.look()
-        waiter.until_finalized(deadline, words)
+        self._weights.until_finalized(deadline, words, window - 1, self.memory)
 
     def _words_for_payloads(self, window: int) -> str:
         first = self.context.schedule.first_block(0)
@@ -171,6 +169,8 @@ class Validator:
             return
         for window in range(first, first + VOID_WINDOWS):
             self._vote_last_root(window)
+            # The chain's rate limit may have refused the weights of the last window.
+            self._weights.set_if_due(window, self.memory)
             # Until the votes are final: a liar could change its vote once others have ended.
             waiter.until_finalized(
                 schedule.vote_block(window),
