@@ -40,7 +40,7 @@ def choose(
     `last_update`: block of the hotkey's last weights or commit. `is_new`: a pay window's weights
     have not been set yet.
     """
-    ages_out = block + 2 * every_blocks > last_update + times.cutoff_blocks
+    ages_out = block + 2 * every_blocks >= last_update + times.cutoff_blocks
     if not (is_new or ages_out):
         return Choice.NOTHING
     if block - last_update < times.rate_limit_blocks:
