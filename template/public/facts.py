@@ -14,6 +14,7 @@ import numpy as np
 from evaluation.conclusion import Reputation
 from evaluation.verdict import Verdict
 from evaluation.verdict_log import WindowLog
+from template.chain import WeightTimes
 from template.protocol.member import Member
 from template.protocol.spec import RunSpec
 
@@ -198,6 +199,7 @@ class SubnetFacts:
     they are unknown, or "". `price_tao`: TAO for one alpha, None if the chain names none.
     `owner_uid`: of the subnet owner's hotkey, whose pay the chain burns. `least_version_key`: the
     owner's `weights_version`, below which the chain refuses weights; None: the chain does not say.
+    `weight_times`: when a row counts; None likewise.
     """
 
     block: int
@@ -208,6 +210,7 @@ class SubnetFacts:
     price_tao: float | None
     owner_uid: int | None
     least_version_key: int | None = None
+    weight_times: WeightTimes | None = None
 
     def validators(self) -> list[NeuronFacts]:
         """Those with a permit, most stake first."""
