@@ -68,8 +68,13 @@ def first_block_of_next_epoch(subnet: Subnet, block: int) -> int:
     return block
 
 
+def at(subnet: Subnet, block: int) -> Any:
+    """The SDK's view of a block, whose reads its types do not name."""
+    return subnet.sdk.at(block)
+
+
 def subnet_epoch(subnet: Subnet, block: int) -> int:
-    view = subnet.sdk.at(block)
+    view = at(subnet, block)
     return int(view.query(("SubtensorModule", "SubnetEpochIndex"), [NETUID]))
 
 
@@ -147,7 +152,7 @@ def sealed_to(subnet: Subnet, first: int, last: int) -> list[tuple[int, int]]:
     """(block of the commit, its round) of all commits that were stored in these blocks."""
     found = set()
     for block in range(first, last + 1):
-        commits = subnet.sdk.at(block).weights.timelocked_weight_commits(netuid=NETUID)
+        commits = at(subnet, block).weights.timelocked_weight_commits(netuid=NETUID)
         found |= {(c["commit_block"], c["reveal_round"]) for of in commits.values() for c in of}
     return sorted(found)
 
@@ -176,5 +181,5 @@ def test_in_windows_longer_than_the_cut_off_the_same_row_is_set_again(
 
 
 def is_active(subnet: Subnet, block: int) -> bool:
-    graph = subnet.sdk.at(block).subnets.metagraph(NETUID)
+    graph = at(subnet, block).subnets.metagraph(NETUID)
     return bool(graph.neurons[VALIDATOR_UID].active)

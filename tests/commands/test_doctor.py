@@ -340,7 +340,7 @@ def test_commit_reveal_is_told_with_its_lag(
 
 @pytest.fixture(scope="module")
 def demanding(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Subnet]:
-    """A subnet with commit-reveal whose owner has set `weights_version`, for a long time to come."""
+    """A subnet with commit-reveal whose owner has set `weights_version`, and cannot soon again."""
     folder = tmp_path_factory.mktemp("demanding")
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("BITTENSOR_RUNTIME_CACHE_DIR", str(folder / "runtime"))

@@ -36,8 +36,17 @@ def test_without_flags_it_is_the_run_of_the_readme(text) -> None:
     assert config.out.is_absolute()
 
 
-def test_flags_ask_for_more(text) -> None:
-    flags = ["--no-restart", "--hold", "--misbehave", "idle:2", "--commit-reveal", "modelled"]
+def test_flags_ask_for_more(text, tmp_path) -> None:
+    flags = [
+        "--out",
+        str(tmp_path),
+        "--no-restart",
+        "--hold",
+        "--misbehave",
+        "idle:2",
+        "--commit-reveal",
+        "modelled",
+    ]
     config = parse_localnet_config([*text, *flags])
     assert (config.restarts, config.hold, config.reveal_epochs) == (0, True, 1)
     command = chain_command(config, 9944, {}, 0.5)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import bittensor as bt
 
@@ -89,7 +90,7 @@ def own_neuron(chain: BittensorChain, hotkey: str) -> Neuron:
 
 
 def weigh(
-    url: str, wallet: object, hotkey: str, blocks_per_window: int, folder: Path
+    url: str, wallet: Any, hotkey: str, blocks_per_window: int, folder: Path
 ) -> Callable[..., None]:
     """`Weighing.run` over a connection of its own, closed with the call."""
 
