@@ -176,7 +176,7 @@ def follow(world: World, person: Person, guide: Path) -> None:
             person.run(block.text)
         else:
             person.run(stands_in[block.what](person))
-        if "hparams set " in block.text:
+        if "hparams start " in block.text:
             world.is_active.set()
         if "owner.py publish" in block.text:
             world.spec_is_out.set()
