@@ -33,6 +33,7 @@ class WeightSetter:
         self._policy = policy
         self._is_on = is_on
         self._set_window: int | None = None
+        self._set_block = 0
         self._is_unknown_told = False
 
     def until_finalized(self, block: int, what: str, window: int, memory: ValidatorMemory) -> None:
@@ -97,6 +98,7 @@ class WeightSetter:
                 f"{error.name}: {error}" if error.name else error,
             )
             return
+        self._set_block = self._context.chain.head()
         again = " again, before they age out" if pay_window == self._set_window else ""
         self._set_window = pay_window
         weights = {f"weight/{uid}": share for uid, share in shares.items()}
@@ -109,12 +111,14 @@ class WeightSetter:
     def _is_time(self, window: int, me: Neuron, *, is_new: bool) -> bool:
         """Whether to set weights now, by the times that the chain names."""
         times, block = self._read_times(), self._context.chain.head()
+        # Final blocks may not show yet what this process set a moment ago.
+        last_update = max(me.last_update, self._set_block)
         if times is None:
             return is_new
         choice = choose(
             times,
             block=block,
-            last_update=me.last_update,
+            last_update=last_update,
             is_new=is_new,
             every_blocks=look_every_blocks(times, self._blocks_per_window),
         )
@@ -123,7 +127,7 @@ class WeightSetter:
                 "window %d: weights wait: the chain takes a row from block %d on, %d blocks after "
                 "the last one (weights_rate_limit)",
                 window,
-                me.last_update + times.rate_limit_blocks,
+                last_update + times.rate_limit_blocks,
                 times.rate_limit_blocks,
             )
         return choice in (Choice.NEW, Choice.AGAIN)

@@ -18,7 +18,7 @@ from localnet.chain.drand import round_time_s
 from localnet.onchain import NETUID
 from template.chain import WeightTimes
 from template.chain.types import Chain
-from tests.support.faketime import clock_library, clock_off
+from tests.support.faketime import clock_from, clock_library, set_clock
 from tests.support.faults.subnet import OWNER, ROOT, Subnet
 from tests.support.localnet.commit_cases import PULSES, ROUND
 from tests.support.localnet.weighing import OTHERS, row_of, weigh
@@ -119,14 +119,16 @@ def test_a_sealed_row_opens_with_its_recorded_pulse_and_others_never(tmp_path: P
     """
     pulses = tmp_path / "pulses.json"
     pulses.write_text(json.dumps({str(number): value for number, value in PULSES.items()}))
-    lead_s = 45
-    clock = clock_off(round_time_s(ROUND) - lead_s - int(time.time()))
+    file = tmp_path / "clock"
+    clock = clock_from(file)
+    set_lead(file, 3600)
     flags = ("--block-time", "0.3", "--weights-rate-limit", "8", "--commit-reveal", "on")
     with a_subnet(tmp_path, *flags, "--drand-pulses", str(pulses), env=clock) as subnet:
         chain = subnet.chain
         times = chain.weight_times(chain.finalized())
         assert times == WeightTimes(rate_limit_blocks=8, cutoff_blocks=277, reveal_epochs=1)
         first = chain.head()
+        set_lead(file, 45)
         command = [sys.executable, "-m", "tests.support.localnet.weighing", "--url", subnet.url]
         command += ["--wallets", str(tmp_path / "wallets"), "--name", "validator"]
         command += ["--blocks-per-window", str(TEMPO), "--windows", "9"]
@@ -146,6 +148,11 @@ def test_a_sealed_row_opens_with_its_recorded_pulse_and_others_never(tmp_path: P
         for row, block in found:
             paid_at = first_block_of_next_epoch(subnet, block)
             assert incentives(chain, paid_at) == pytest.approx([*row.values()], abs=1e-3)
+
+
+def set_lead(file: Path, seconds: int) -> None:
+    """Let it be so many seconds before the first recorded pulse."""
+    set_clock(file, round_time_s(ROUND) - seconds - int(time.time()))
 
 
 def sealed_to(subnet: Subnet, first: int, last: int) -> list[tuple[int, int]]:
@@ -169,11 +176,12 @@ def test_in_windows_longer_than_the_cut_off_the_same_row_is_set_again(
         subnet.sign(call, OWNER)
         assert chain.weight_times(chain.head()).cutoff_blocks == TEMPO
         weigh_here(subnet, 3 * TEMPO)(2, looks=looks)
-        (_, first), *_ = rows_by_block(chain, chain.head())
-        idle = [b for b in range(first + TEMPO, chain.head()) if not is_active(subnet, b)]
+        end = chain.head()
+        (_, first), *_ = rows_by_block(chain, end)
+        idle = [block for block in range(first + TEMPO, end) if not is_active(subnet, block)]
         if looks:
             assert idle == []
-            rows = [row for row, _ in rows_by_block(chain, chain.head())]
+            rows = [row for row, _ in rows_by_block(chain, end)]
             assert rows[0] == pytest.approx(row_of(0), abs=1e-4)
             assert len(rows) <= 2, "the same row, until the next window's"
         else:
