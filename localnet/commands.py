@@ -30,6 +30,7 @@ def chain_command(
     argv += ["--finality-lag", str(schedule["finality_lag_blocks"])]
     argv += ["--tempo", str(schedule["tempo_blocks"])]
     argv += ["--weights-rate-limit", str(schedule["blocks_per_window"])]
+    argv += ["--commit-reveal", config.commit_reveal]
     for address, tao in endowments_tao.items():
         argv += ["--endow", f"{address}={tao}"]
     return Command(

@@ -16,7 +16,7 @@ LONG_RUN_WINDOWS = 20
 class LocalnetConfig:
     """A localnet. `text`: the sdist with the corpus; `data`: a prepared dataset in its place.
     `block_time_s`: None for what the machine can keep. `restarts`: most restarts of one process.
-    `hold`: chain and bucket server outlive the run.
+    `hold`: chain and bucket server outlive the run. `commit_reveal`: of the local chain.
     """
 
     roster: tuple[Participant, ...]
@@ -31,3 +31,9 @@ class LocalnetConfig:
     restarts: int
     hold: bool
     wandb: Literal["off", "offline", "online"]
+    commit_reveal: Literal["off", "modelled"] = "off"
+
+    @property
+    def reveal_epochs(self) -> int:
+        """Epochs by which a row of weights counts later: new subnets have a reveal period of 1."""
+        return 1 if self.commit_reveal == "modelled" else 0

@@ -43,6 +43,9 @@ PARTS_HELP = "honest miners that train one of N parts of the model; for example 
 WANDB_HELP = "neurons' Weights & Biases; online takes WANDB_API_KEY (default: off)"
 AUTO = "auto"
 BLOCK_TIME_HELP = "seconds per block (default: auto, what this machine is measured to keep)"
+REVEAL_HELP = (
+    "off: weights count at once; modelled: an epoch later, as on a public subnet (default: off)"
+)
 HOLD_HELP = "leave chain and bucket server up after the end, until Ctrl-C"
 DESCRIPTION = """A whole subnet on this machine: local chain, bucket server, validators and
 miners, each a process of its own. Trains a small Llama on real English text and ends with a
@@ -108,6 +111,7 @@ def localnet_config(args: argparse.Namespace) -> LocalnetConfig:
         restarts=0 if args.no_restart else MAX_RESTARTS,
         hold=args.hold,
         wandb=args.wandb,
+        commit_reveal=args.commit_reveal,
     )
 
 
@@ -140,6 +144,7 @@ def add_localnet_flags(parser: Parser) -> None:
     add("--out", type=Path, default=Path("localnet-out"), help="folder (default: localnet-out)")
     add("--plan", type=Path, default=PLAN, help="(default: runs/localnet.toml)")
     add("--block-time", default=AUTO, metavar="SECONDS", help=BLOCK_TIME_HELP)
+    add("--commit-reveal", choices=("off", "modelled"), default="off", help=REVEAL_HELP)
     add("--seed", type=int, default=0, help="of the first parameters (default: 0)")
     add("--debug", action="store_true", help="neurons log at debug level")
     add("--no-restart", action="store_true", help="leave a process that died dead (see below)")

@@ -283,7 +283,7 @@ class Localnet:
             self._look()
             if end_block == math.inf:
                 with suppress(ConnectionLost):
-                    end_block = paid_block(self.chain)
+                    end_block = paid_block(self.chain, self.config.reveal_epochs)
             time.sleep(poll_s)
 
     def hold(self, poll_s: float = 0.25) -> None:
@@ -360,6 +360,7 @@ class Localnet:
             nodes=self.nodes(),
             chain=self.chain,
             initial_alpha_rao=self._initial_alpha,
+            reveal_epochs=self.config.reveal_epochs,
             weights=weights_on_chain(self.endpoint),
             buckets=self._places.admin_views(),
             restarts=self._keeper.restarts,

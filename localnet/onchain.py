@@ -107,13 +107,15 @@ def wait_for_permits(chain: Chain, hotkeys: Sequence[str]) -> None:
     raise ChainError(f"no validator permits within {PERMIT_LIMIT_S:.0f} s")
 
 
-def paid_block(chain: Chain) -> int:
+def paid_block(chain: Chain, reveal_epochs: int) -> int:
     """The first block surely after an epoch on the present weights; an epoch runs every tempo.
 
-    Before this block, incentives may come from earlier weights.
+    Before this block, incentives may come from earlier weights. `reveal_epochs`: epochs from a
+    row's commit to the reveal, 0 without commit-reveal.
     """
     graph = chain.metagraph(chain.finalized())
-    return max(neuron.last_update for neuron in graph.neurons) + graph.tempo_blocks + 1
+    epochs = 1 + reveal_epochs
+    return max(neuron.last_update for neuron in graph.neurons) + epochs * graph.tempo_blocks + 1
 
 
 def alpha_stakes(chain: Chain) -> Mapping[str, int]:

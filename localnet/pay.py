@@ -7,18 +7,25 @@ from template.protocol.spec import ScheduleSpec
 
 LATE_TEMPOS = 2
 """Validators set weights once a tempo, and an epoch pays at the end of the next tempo: for two
-tempos after the vote on a window, an epoch may pay for weights from before the vote."""
+tempos after the vote on a window, an epoch may pay for weights from before the vote. Commit-reveal
+adds its reveal period."""
 
 
 class Pay:
     """Alpha gained up to the last finalised block, read from the chain alone.
 
-    `initial_alpha_rao`: hotkey -> alpha staked before the first window.
+    `initial_alpha_rao`: hotkey -> alpha staked before the first window. `late_tempos`: tempos
+    after the vote on a window in which an epoch may not know the vote.
     """
 
     def __init__(
-        self, chain: Chain, schedule: ScheduleSpec, initial_alpha_rao: Mapping[str, int]
+        self,
+        chain: Chain,
+        schedule: ScheduleSpec,
+        initial_alpha_rao: Mapping[str, int],
+        late_tempos: int = LATE_TEMPOS,
     ) -> None:
+        self._late_tempos = late_tempos
         self._chain, self._schedule = chain, schedule
         self._initial_rao = initial_alpha_rao
         self._last_block = chain.finalized()
@@ -53,7 +60,7 @@ class Pay:
         if window == 0:
             return self._initial_rao
         schedule = self._schedule
-        block = schedule.schedule().vote_block(window) + LATE_TEMPOS * schedule.tempo_blocks
+        block = schedule.schedule().vote_block(window) + self._late_tempos * schedule.tempo_blocks
         return self._now_rao if block >= self._last_block else self._alpha_rao(block)
 
     def _alpha_rao(self, block: int) -> dict[str, int]:

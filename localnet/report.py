@@ -14,7 +14,7 @@ from typing import TypedDict
 from localnet.adversaries.attacks import ATTACKS
 from localnet.events import NodeEvents, accepted_uids, read_node_events, verdict_files
 from localnet.pacer import PaceReport
-from localnet.pay import Pay
+from localnet.pay import LATE_TEMPOS, Pay
 from localnet.roster import HONEST
 from localnet.tallies import (
     bucket_bytes,
@@ -63,6 +63,7 @@ class Sources:
     only listed and sized. `restarts`: process -> number of restarts after a crash. `wall_s`:
     seconds since the launcher started. `pace`: of the blocks. `model`: what a reader fetched from
     chain and buckets; None for a run too short for a checkpoint, and with `model_fault`.
+    `reveal_epochs`: epochs by which weights count later, 0 without commit-reveal.
     """
 
     spec: RunSpec
@@ -76,6 +77,7 @@ class Sources:
     pace: PaceReport | None = None
     model: Facts | None = None
     model_fault: str = ""
+    reveal_epochs: int = 0
 
 
 class LossReport(TypedDict):
@@ -301,7 +303,12 @@ def _tally(
     pages = claimed_pages(logs)
     return _Tallies(
         neurons={neuron.hotkey: neuron for neuron in graph.neurons},
-        pay=Pay(sources.chain, schedule, sources.initial_alpha_rao),
+        pay=Pay(
+            sources.chain,
+            schedule,
+            sources.initial_alpha_rao,
+            late_tempos=LATE_TEMPOS + sources.reveal_epochs,
+        ),
         weights=mean_weights(sources.weights, graph),
         committed=committed_counts(sources.chain, sources.spec, schedule.num_windows),
         accepted=Counter(uid for window in windows for uid in window["accepted_uids"]),

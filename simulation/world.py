@@ -9,11 +9,11 @@ import hashlib
 import threading
 from bisect import bisect_right
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from template.chain import Metagraph, Neuron
+from template.chain import Metagraph, Neuron, WeightTimes
 from template.chain.commands import Commands
 from template.chain.waiter import Waiter
 from template.context import NodeContext
@@ -25,6 +25,10 @@ from template.store.memory import MemoryStore
 from template.training.model import payload_format
 
 _ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+
+
+PUBLIC_TIMES = WeightTimes(rate_limit_blocks=0, cutoff_blocks=5000, reveal_epochs=0)
+"""The public chain's cut-off; no rate limit, and weights in the clear."""
 
 
 def hotkey_of(name: str) -> str:
@@ -94,8 +98,10 @@ class Ledger:
     weight_blocks: dict[str, list[int]] = field(default_factory=dict)
     """hotkey -> the block of each of its `weights`."""
     owner_hotkey: str | None = None
-    least_version_key: int = 0
     """None: the hotkey of uid 0."""
+    least_version_key: int = 0
+    weight_times: WeightTimes = PUBLIC_TIMES
+    """What the chain says; this ledger itself takes every row, at once and for ever."""
     dropped: dict[str, int] = field(default_factory=dict)
     """hotkey -> the first block without its registration."""
     reorganised: list[tuple[int, int]] = field(default_factory=list)
@@ -161,8 +167,15 @@ class FakeChain:
             block=block,
             tempo_blocks=8,
             owner_hotkey=self._ledger.owner_hotkey or self._ledger.neurons[0].hotkey,
-            neurons=self._ledger.neurons_at(block),
+            neurons=tuple(self._dated(neuron, block) for neuron in self._ledger.neurons_at(block)),
         )
+
+    def _dated(self, neuron: Neuron, block: int) -> Neuron:
+        """The neuron with the block of its last weights up to `block`."""
+        with self._ledger.lock:
+            blocks = self._ledger.weight_blocks.get(neuron.hotkey, [])
+            position = bisect_right(blocks, block)
+        return replace(neuron, last_update=blocks[position - 1]) if position else neuron
 
     def commitments(self, block: int) -> Mapping[str, bytes]:
         self._require_state(block)
@@ -184,6 +197,10 @@ class FakeChain:
                 if position:
                     found[neuron.uid] = self._ledger.weights[neuron.hotkey][position - 1]
         return found
+
+    def weight_times(self, block: int) -> WeightTimes:
+        self._require_state(block)
+        return self._ledger.weight_times
 
     def least_version_key(self) -> int:
         return self._ledger.least_version_key

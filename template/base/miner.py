@@ -105,7 +105,7 @@ class Miner:
         window = schedule.window_of(context.waiter.recent_head())
         if window != self._window_seen:
             self._standing.demand_registration()
-            self.follower.look_at_proposals()
+            self.follower.successions.look()
             self._window_seen = window
         self._catch_up()
         if not self._within_run():
@@ -158,7 +158,7 @@ class Miner:
         self.work.prefetch(window)
         if context.waiter.recent_final() < schedule.assignment_block(window):
             return None
-        is_right = self.follower.knows_spec(window)
+        is_right = self.follower.successions.knows(window)
         return window if is_right and self.work.can_begin(window) else None
 
     def _save_and_commit(self) -> bool:

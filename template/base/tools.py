@@ -3,6 +3,7 @@
 from template.base.conduct import MOMENTS, MinerParts
 from template.base.feedback import RETURNED_SHARE, ErrorFeedback
 from template.protocol.spec import RunSpec
+from template.sync.successions import SpecFolder
 from template.training.checkpoint import LocalCheckpoint
 from template.training.inner import InnerTrainer
 from template.training.inner_loop import Trainer
@@ -20,6 +21,18 @@ def make_trainer(parts: MinerParts, spec: RunSpec, saved: LocalCheckpoint) -> Tr
     trainer.recall(saved.values.get("inner_notes", {}))
     trainer.load_moments(saved.groups.get(MOMENTS, {}))
     return trainer
+
+
+def follow(parts: MinerParts, spec: RunSpec, trainer: Trainer, feedback: Feedback) -> None:
+    """Train and encode by another spec from now on; moments and feedback stay.
+
+    SpecChanged where that needs a restart, for which the spec is then kept.
+    """
+    context = parts.context
+    if context.ranks is not None:
+        SpecFolder(context.run, context.state_dir).save_for_ranks(spec)
+    trainer.follow(spec)
+    feedback.follow(context.make_format(spec), spec.compression.error_feedback_decay)
 
 
 def make_feedback(parts: MinerParts, spec: RunSpec, saved: LocalCheckpoint) -> Feedback:

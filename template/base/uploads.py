@@ -22,6 +22,7 @@ from template.data.pages import PageReader
 from template.protocol.holders import Holding
 from template.protocol.payload import payload_digest
 from template.protocol.root import Member
+from template.scoring.window import Scored
 
 STOP_S: Final = 2.0
 """Longest wait for a piece under way when the node is stopped."""
@@ -41,9 +42,16 @@ class Uploads:
         self._mirror: ShardMirror | None = None
         self._window = 0
         self._needed: set[bytes] = set()
+        self._pages: PageReader | None = None
 
     def serve(self, pages: PageReader) -> None:
-        """Mirror this dataset and clean up from now on; the run's earlier datasets stay."""
+        """Mirror this dataset and clean up from now on; the run's earlier datasets stay.
+
+        For the same dataset again it does nothing.
+        """
+        if pages is self._pages:
+            return
+        self._pages = pages
         context, paced = self._context, self._background.paced
         self._mirror = ShardMirror(context, pages.manifest, pages, paced=paced)
         self._needed |= set(pages.digests)
@@ -125,6 +133,22 @@ class Uploads:
         self.standby.keep(window, kept, authors, holding)
         to_put = {uid: frame for uid, frame in frames.items() if digests[uid] in mine}
         return self.named.hold(window, to_put, is_late) | (frames.keys() - to_put.keys())
+
+    def hold_named(
+        self, window: int, uids: frozenset[int], scored: Scored, is_late: Callable[[], bool]
+    ) -> frozenset[int]:
+        """Those of the named uids whose payloads this node holds now.
+
+        A uid without a frame here stays in: a dishonest policy may name such a uid.
+        """
+        digests = {verdict.uid: bytes.fromhex(verdict.digest) for verdict in scored.verdicts}
+        frames = {
+            uid: scored.frames[digest]
+            for uid, digest in digests.items()
+            if uid in uids and digest in scored.frames
+        }
+        authors = {bytes.fromhex(verdict.digest): verdict.hotkey for verdict in scored.verdicts}
+        return uids - frames.keys() | self.hold(window, frames, authors, is_late)
 
     def _publish(self) -> None:
         def stop() -> bool:

@@ -86,11 +86,10 @@ class Validator:
         if publishes_bf16:
             publisher.show(ShownModel(context, entry, companions))
         self._uploads.serve(pages)
-        self._served_pages = pages
         anchor = self.follower.anchors.path_of(checkpoint.state.window)
         publisher.offer_missing_checkpoint(checkpoint.state, anchor=anchor)
         self._scorer = WindowScorer(context, self.peers, self._datasets)
-        self._weights = WeightSetter(context, self.policy) if sets_weights else None
+        self._weights = WeightSetter(context, self.policy, is_on=sets_weights)
         self._pace = ScoringPace(context)
         self._own_checkpoints = OwnCheckpoints(context)
         self._lineage = LineagePublisher(context)
@@ -110,9 +109,9 @@ class Validator:
         """A window: score, vote, set weights, wait for the votes, follow, publish, measure."""
         context, schedule = self.context, self.context.schedule
         window = self.follower.next_window
-        self.follower.demand_spec(window + 1)
-        self.follower.look_at_proposals()
-        self._serve_datasets(window + 1)
+        self.follower.successions.demand(window + 1)
+        self.follower.successions.look()
+        self._uploads.serve(self._datasets.at(window + 1))
         self._uploads.raise_failure()
         if window >= context.run.num_windows:
             self._close()
@@ -126,11 +125,9 @@ class Validator:
             self._pace.report(window, self.memory.last_voted)
             if window > self.memory.last_voted and not self._pace.is_too_late(window):
                 self._vote(window)
-            if self._weights is not None:
-                self._weights.set_if_due(window, self.memory)
-            context.waiter.until_finalized(
-                schedule.vote_block(window), f"the votes on window {window}, counted there"
-            )
+            self._weights.set_if_due(window, self.memory)
+            words = f"the votes on window {window}, counted there"
+            self._weights.until_finalized(schedule.vote_block(window), words, window, self.memory)
             self._uploads.look(decided=window)
             self._settle(self.follower.advance(self._vote_stuck))
             self._save()
@@ -143,13 +140,6 @@ class Validator:
             if self._pace.has_time_to_measure(window + 1):
                 self._measure()
         return True
-
-    def _serve_datasets(self, window: int) -> None:
-        """Mirror the dataset of a window under another spec."""
-        pages = self._datasets.at(window)
-        if pages is not self._served_pages:
-            self._uploads.serve(pages)
-            self._served_pages = pages
 
     def stop(self) -> None:
         """Say which votes are missed while this validator is away, and when to be back."""
@@ -173,7 +163,7 @@ class Validator:
             if self._uploads.standby.is_waiting:
                 waiter.until_head(block, words, by_block=deadline)
                 self._uploads.look()
-        waiter.until_finalized(deadline, words)
+        self._weights.until_finalized(deadline, words, window - 1, self.memory)
 
     def _words_for_payloads(self, window: int) -> str:
         first = self.context.schedule.first_block(0)
@@ -194,6 +184,8 @@ class Validator:
             return
         for window in range(first, first + VOID_WINDOWS):
             self._vote_last_root(window)
+            # The chain's rate limit may have refused the weights of the last window.
+            self._weights.set_if_due(window, self.memory)
             # Until the votes are final: a liar could change its vote once others have ended.
             waiter.until_finalized(
                 schedule.vote_block(window),
@@ -332,21 +324,12 @@ class Validator:
         return self._scored
 
     def _hold_named(self, window: int, uids: frozenset[int], scored: Scored) -> frozenset[int]:
-        """The uids whose payloads this node holds before the vote: naming means holding.
-
-        A uid without a frame here stays in: a dishonest policy may name such a uid.
-        """
+        """The uids whose payloads this node holds before the vote: naming means holding."""
         for digest, frame in scored.frames.items():
             self.follower.keep(window, digest, frame)
-        digests = {verdict.uid: bytes.fromhex(verdict.digest) for verdict in scored.verdicts}
-        frames = {
-            uid: scored.frames[digest]
-            for uid, digest in digests.items()
-            if uid in uids and digest in scored.frames
-        }
-        authors = {bytes.fromhex(verdict.digest): verdict.hotkey for verdict in scored.verdicts}
-        held = self._uploads.hold(window, frames, authors, lambda: self._pace.is_too_late(window))
-        return uids - frames.keys() | held
+        return self._uploads.hold_named(
+            window, uids, scored, lambda: self._pace.is_too_late(window)
+        )
 
     def _settle(self, decision: Decision) -> None:
         self._scorer.mark_applied(decision.window, {member.hotkey for member in decision.members})

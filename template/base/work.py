@@ -22,7 +22,7 @@ from template.base.preview import Preview
 from template.base.starts import Expected, Starts
 from template.base.stride import Stride
 from template.base.target import Target, Turns
-from template.base.tools import make_feedback, make_trainer
+from template.base.tools import follow, make_feedback, make_trainer
 from template.data.assignment import SEED_BYTES, shuffled_blocks
 from template.errors import PayloadError
 from template.protocol.payload import (
@@ -36,7 +36,6 @@ from template.protocol.ranges import WHOLE, BlockRange
 from template.protocol.record import PayloadCommitment
 from template.protocol.spec import RunSpec
 from template.protocol.ss58 import public_key
-from template.sync.successions import SpecFolder
 from template.training.checkpoint import LocalCheckpoint
 from template.training.inner_loop import InnerResult
 from template.training.memory import KEPT
@@ -146,11 +145,8 @@ class HonestWork:
         """Train by the spec of this window from now on; feedback and moments stay as they are."""
         context = self.parts.context
         if (spec := context.run.at(window)) is not self.spec:
-            if context.ranks is not None:
-                SpecFolder(context.run, context.state_dir).save_for_ranks(spec)
-            self.trainer.follow(spec)
+            follow(self.parts, spec, self.trainer, self.feedback)
             self.spec, self.form = spec, context.make_format(spec)
-            self.feedback.follow(self.form, spec.compression.error_feedback_decay)
             self.stride.follow(spec)
 
     def _finish(self, window: int, base: int, result: InnerResult, starts: Starts) -> Made | None:

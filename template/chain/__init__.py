@@ -4,6 +4,6 @@ Neurons are written against the `Chain` protocol. The only adapter to a real cha
 `template.chain.bittensor`, imported at the top (`neurons/`, `template.commands`, the localnet).
 """
 
-from template.chain.types import Chain, Metagraph, Neuron
+from template.chain.types import Chain, Metagraph, Neuron, WeightTimes
 
-__all__ = ["Chain", "Metagraph", "Neuron"]
+__all__ = ["Chain", "Metagraph", "Neuron", "WeightTimes"]

@@ -56,6 +56,25 @@ class Metagraph:
         return self.uid_of(self.owner_hotkey)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WeightTimes:
+    """When a subnet takes a row of weights and for how long the row counts: hyperparameters.
+
+    `rate_limit_blocks`: least blocks between a hotkey's last update and the next row, 0 for no
+    limit. `cutoff_blocks`: an epoch more than so many blocks after the last update counts neither
+    the row nor the stake behind the row. `reveal_epochs`: epochs from the commit of a row to the
+    reveal, 0 on a subnet with weights in the clear.
+    """
+
+    rate_limit_blocks: int
+    cutoff_blocks: int
+    reveal_epochs: int
+
+    def lag_blocks(self, tempo_blocks: int) -> int:
+        """Blocks by which commit-reveal delays a row's pay, at a tempo of so many blocks."""
+        return self.reveal_epochs * tempo_blocks
+
+
 class Chain(Protocol):
     """One subnet on one chain, seen by one hotkey. Every method may raise ChainError.
 
@@ -80,6 +99,9 @@ class Chain(Protocol):
 
     def weights(self, block: int) -> Mapping[int, Mapping[int, float]]:
         """Validator's uid -> uid -> share of the validator's row, as they stand after `block`."""
+
+    def weight_times(self, block: int) -> WeightTimes:
+        """When the subnet takes weights and for how long a row counts, after `block`."""
 
     def least_version_key(self) -> int:
         """The subnet's `weights_version`: weights of a smaller version key are refused."""

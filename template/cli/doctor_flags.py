@@ -51,9 +51,9 @@ from template.settings import (
 T = TypeVar("T")
 
 CHECK_NAMES: Final = (
-    "run spec", "wallet", "chain", "clock", "subnet", "registration", "balance", "version", "offer",
-    "bucket keys", "bucket closed", "line", "run objects", "state folder", "disk", "memory",
-    "accelerator", "codec", "inner step",
+    "run spec", "wallet", "chain", "clock", "subnet", "registration", "balance", "version",
+    "weights", "offer", "bucket keys", "bucket closed", "line", "run objects", "state folder",
+    "disk", "memory", "accelerator", "codec", "inner step",
 )  # fmt: skip
 """Every check of any role; `template.doctor.checks` has the order of each role."""
 SECRET_VARIABLES: Final = (

@@ -17,7 +17,7 @@ from template.commands.offered import describe_offer
 from template.commands.reading import bucket_opener
 from template.doctor import checks, judge
 from template.doctor.findings import Finding, bad, doubtful, good
-from template.errors import ConfigError
+from template.errors import ChainError, ConfigError
 from template.settings import ChainConfig
 
 OPTIONS: Final = ChainOptions(read_timeout_s=10.0, read_deadline_s=12.0)
@@ -188,6 +188,14 @@ class ChainChecks:
             version=__version__,
         )
 
+    def weights(self) -> Finding:
+        graph = self._graph
+        try:
+            times = self._chain.weight_times(self._chain.finalized())
+        except ChainError as error:
+            return doubtful(checks.WEIGHTS, f"the chain does not say when weights count: {error}")
+        return judge.describe_weights(times, graph.tempo_blocks, self._known.block_s)
+
     def offer(self) -> Finding:
         spec = given(self._config.spec)
         said = describe_offer(spec, self._chain)
@@ -274,6 +282,7 @@ class ChainChecks:
             checks.REGISTRATION: self.registration,
             checks.BALANCE: self.balance,
             checks.VERSION: self.version,
+            checks.WEIGHTS: self.weights,
             checks.OFFER: self.offer,
             checks.OBJECTS: self.run_objects,
         }

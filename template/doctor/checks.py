@@ -27,6 +27,7 @@ SUBNET: Final = "subnet"
 REGISTRATION: Final = "registration"
 BALANCE: Final = "balance"
 VERSION: Final = "version"
+WEIGHTS: Final = "weights"
 OFFER: Final = "offer"
 BUCKET_KEYS: Final = "bucket keys"
 BUCKET_CLOSED: Final = "bucket closed"
@@ -61,6 +62,7 @@ _ON_CHAIN = (
     Check(name=REGISTRATION, needs=(SUBNET, WALLET)),
     Check(name=BALANCE, needs=(SUBNET, WALLET)),
     Check(name=VERSION, needs=(SUBNET,)),
+    Check(name=WEIGHTS, needs=(SUBNET,)),
     Check(name=OFFER, needs=(SUBNET, RUN_SPEC)),
 )
 _IN_BUCKET = (

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from template import version_words
+from template.chain import WeightTimes
 from template.doctor import checks
 from template.doctor.findings import Finding, bad, doubtful, good
 
@@ -120,6 +121,28 @@ def judge_version(own_key: int, least_key: int, *, role: str, version: str) -> F
         f"{least_key}): {loss}; install {needed} and start again"
     )
     return (bad if role == "validator" else doubtful)(name, remedy, **figures)
+
+
+def describe_weights(times: WeightTimes, tempo_blocks: int, block_s: float) -> Finding:
+    """When the subnet takes weights and counts them: for information, never a fault."""
+    lag = times.lag_blocks(tempo_blocks)
+    if times.reveal_epochs:
+        epochs = f"{times.reveal_epochs} epoch{'s' * (times.reveal_epochs > 1)}"
+        words = (
+            f"commit-reveal is on: a row counts {epochs} after it was set, {lag} blocks of "
+            f"{block_s:g} s or {lag * block_s / 60:.0f} minutes, and pay comes as much later"
+        )
+    else:
+        words = "commit-reveal is off: a row counts in the next epoch, and anybody can copy it"
+    return good(
+        checks.WEIGHTS,
+        f"{words}; the chain takes a row every {times.rate_limit_blocks} blocks and counts it for "
+        f"{times.cutoff_blocks}",
+        reveal_epochs=times.reveal_epochs,
+        lag_blocks=lag,
+        rate_limit_blocks=times.rate_limit_blocks,
+        cutoff_blocks=times.cutoff_blocks,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

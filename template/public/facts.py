@@ -14,6 +14,7 @@ import numpy as np
 from evaluation.conclusion import Reputation
 from evaluation.verdict import Verdict
 from evaluation.verdict_log import WindowLog
+from template.chain import WeightTimes
 from template.protocol.member import Member
 from template.protocol.notice import VersionNotice
 from template.protocol.run import Run
@@ -200,6 +201,7 @@ class SubnetFacts:
     `owner_uid`: of the subnet owner's hotkey, whose pay the chain burns. `least_version_key`: the
     owner's `weights_version`, below which the chain refuses weights; None: the chain does not say.
     `notice`: the owner's signed notice of a version; None: no valid notice could be read.
+    `weight_times`: when a row counts; None: the chain does not say.
     """
 
     block: int
@@ -211,6 +213,7 @@ class SubnetFacts:
     owner_uid: int | None
     least_version_key: int | None = None
     notice: VersionNotice | None = None
+    weight_times: WeightTimes | None = None
 
     def validators(self) -> list[NeuronFacts]:
         """Those with a permit, most stake first."""

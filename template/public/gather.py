@@ -8,12 +8,13 @@ validators, those with most stake. A reader that looks again asks only for what 
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
 from evaluation.verdict_log import LogError, decode_log
-from template.chain import Metagraph
+from template.chain import Metagraph, WeightTimes
 from template.chain.ballots import read_ballot
 from template.context import ReadContext
 from template.errors import (
@@ -181,12 +182,18 @@ class Gatherer:
             weights, fault = chain.weights(block), ""
         except ChainError as error:
             weights, fault = {}, _shown(error)
-        facts = replace(_subnet_facts(graph, weights, fault), notice=self._ask_notice())
-        try:
+        least: int | None = None  # None says that the chain did not tell, here and below
+        times: WeightTimes | None = None
+        with suppress(ChainError):
             least = chain.least_version_key()
-        except ChainError:
-            return facts  # None says that the chain did not tell
-        return replace(facts, least_version_key=least)
+        with suppress(ChainError):
+            times = chain.weight_times(block)
+        return replace(
+            _subnet_facts(graph, weights, fault),
+            notice=self._ask_notice(),
+            least_version_key=least,
+            weight_times=times,
+        )
 
     def _read_lineage(self, first: int) -> _Lineage:
         context = self._context

@@ -1,5 +1,6 @@
 """What the chain pays: weights by validator, incentive and emission. Pure."""
 
+from template.public.facts import SubnetFacts
 from template.public.statements import RAO, Commands, Figure, Statement, percent
 from template.public.view import WindowView
 
@@ -30,16 +31,37 @@ def weights_statement(
     mean = sum(row.stake_share * (row.weight or 0.0) for row in rows) / stake if stake else 0.0
     return Statement(
         topic="weights",
-        words=f"{words}; weighted by stake {percent(mean)}.",
+        words=f"{words}; weighted by stake {percent(mean)}.{reveal_words(subnet)}",
         figures=(
             *(Figure(f"weight/{row.uid}", row.weight) for row in rows),
             Figure("mean_weight", mean),
+            *reveal_figures(subnet),
         ),
         sources=sources,
         rule="Each validator sets the shares of its newest log as weights, once per tempo; with "
-        "commit-reveal the chain shows them later. Weights are of now, not of the window.",
+        "commit-reveal the chain shows and counts them whole epochs later. Weights are of now, not "
+        "of the window.",
         where="template/base/weight_setter.py",
         command=command,
+    )
+
+
+def reveal_figures(subnet: SubnetFacts) -> tuple[Figure, ...]:
+    """The reveal period, 0 with weights in the clear; none where the chain does not say."""
+    times = subnet.weight_times
+    return () if times is None else (Figure("reveal_epochs", times.reveal_epochs, "epochs"),)
+
+
+def reveal_words(subnet: SubnetFacts) -> str:
+    """How much later a row counts on a subnet with commit-reveal; "" on any other."""
+    times = subnet.weight_times
+    if times is None or times.reveal_epochs == 0:
+        return ""
+    epochs = f"{times.reveal_epochs} epoch{'s' * (times.reveal_epochs > 1)}"
+    return (
+        f" The subnet has commit-reveal on: a row is seen and counts {epochs} "
+        f"({times.lag_blocks(subnet.tempo_blocks)} blocks) after its validator set it, so these "
+        "rows say what validators knew then."
     )
 
 

@@ -5,7 +5,7 @@ from typing import Final
 
 from template.public.causes import cause_of
 from template.public.facts import CastVote, LogState, ReadLog
-from template.public.money import emission
+from template.public.money import emission, reveal_figures, reveal_words
 from template.public.statements import Commands, Figure, Payslip, Statement, percent
 from template.public.view import WindowView
 
@@ -225,12 +225,14 @@ def _weights(view: WindowView, uid: int | None, commands: Commands) -> Statement
     distance = _weight_distance(view, uid)
     if distance is not None:
         words += f" {percent(distance)} of the weight lies elsewhere than the other stake puts it."
+    words += reveal_words(subnet)
     return Statement(
         topic="weights",
         words=words,
         figures=(
             *(Figure(f"weight/{u}", w) for u, w in sorted(row.items())),
             Figure("weight_distance", distance),
+            *reveal_figures(subnet),
         ),
         sources=source,
         rule="Distance: half of the summed differences from the middle weight of the other "

@@ -76,7 +76,7 @@ class Follower:
         self.is_apart = False
         """Whether a root with authority differs from this node's, and no way led there so far."""
         self._other_run = OtherRunWatch(context)
-        self._successions = Successions(context, peers)
+        self.successions = Successions(context, peers)
         self._healer = Healer(context, peers, self.anchors, self._payloads, may_join=may_join)
 
     @property
@@ -97,21 +97,11 @@ class Follower:
         """The kept frame with this digest."""
         return self._payloads.held(digest)
 
-    def demand_spec(self, window: int) -> None:
-        """Stop before a window whose spec this node lacks: as `Successions.demand`."""
-        self._successions.demand(window)
-
-    def look_at_proposals(self) -> None:
-        """Tell the specs that validators support now, each once: as `Successions.look`."""
-        self._successions.look()
-
-    def knows_spec(self, window: int) -> bool:
-        """Whether no spec was adopted for the window that this node lacks."""
-        return self._successions.knows(window)
-
     def decided(self) -> bool:
-        """Whether the next window's votes are final. Stops as `demand_spec`, for the window now."""
-        self.demand_spec(self._context.schedule.window_of(self._context.waiter.recent_head()))
+        """Whether the next window's votes are final. As `Successions.demand`, for the window now."""
+        self.successions.demand(
+            self._context.schedule.window_of(self._context.waiter.recent_head())
+        )
         return self._is_final(self.next_window)
 
     def advance(self, meanwhile: Callable[[], None] = _do_nothing) -> Decision:
@@ -123,8 +113,8 @@ class Follower:
         elsewhere and no way leads there, the node goes on by its own root, with `is_apart` set.
         """
         self._retry_void()
-        self._successions.note_steps(self.ledger.steps)
-        self.demand_spec(self.next_window + 1)
+        self.successions.note_steps(self.ledger.steps)
+        self.successions.demand(self.next_window + 1)
         decision = self._decide_if_readable()
         if decision is None:
             return self._follow_lineage()
@@ -209,26 +199,8 @@ class Follower:
 
     def _compare(self, decision: Decision) -> None:
         """Compare this node with the majority, report the result, recover from a difference."""
-        if decision.dissenters:
-            log.error(
-                "window %d: votes of uids %s differ from the majority in root or tensors",
-                decision.window,
-                list(decision.dissenters),
-            )
         standing = self._standing(self.state, decision)
-        if standing.contradicts:
-            log.error(
-                "window %d: the stake majority stands apart from this node: %s",
-                decision.window,
-                standing.value,
-            )
-        self._context.metrics.log(
-            decision.window,
-            {
-                "dissenting_uids": ",".join(map(str, decision.dissenters)),
-                "differs_from_majority": int(standing.contradicts),
-            },
-        )
+        _report_standing(self._context, standing, decision)
         if standing.contradicts:
             self._heal(decision)
         elif decision.root is not None:
@@ -328,7 +300,7 @@ class Follower:
             before, ledger = self.ledger.state, self.ledger.apply_window(accepted, payloads, root)
             steps = self.anchors.record_step(ledger.steps, ledger.state)
         self.ledger = replace(ledger, steps=steps)
-        self._successions.note_steps(steps[-1:])
+        self.successions.note_steps(steps[-1:])
         self._payloads.forget_up_to(accepted.window)
         _tell_of_alpha(self._context, before, self.state)
 
@@ -362,6 +334,26 @@ class Follower:
         self._recover(recovered)
         self.taken_back.append(void)
         _report_void(self._context, self.ledger, void.window)
+
+
+def _report_standing(context: ReadContext, standing: Standing, decision: Decision) -> None:
+    if decision.dissenters:
+        log.error(
+            "window %d: votes of uids %s differ from the majority in root or tensors",
+            decision.window,
+            list(decision.dissenters),
+        )
+    if standing.contradicts:
+        log.error(
+            "window %d: the stake majority stands apart from this node: %s",
+            decision.window,
+            standing.value,
+        )
+    values = {
+        "dissenting_uids": ",".join(map(str, decision.dissenters)),
+        "differs_from_majority": int(standing.contradicts),
+    }
+    context.metrics.log(decision.window, values)
 
 
 def _unknown_decision(window: int) -> Decision:

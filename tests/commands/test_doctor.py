@@ -324,13 +324,28 @@ def test_a_version_older_than_the_owner_demands(
         assert word in found["remedy"]
 
 
+@pytest.mark.slow
+def test_commit_reveal_is_told_with_its_lag(
+    demanding: Subnet, examine: Examine, tmp_path: Path
+) -> None:
+    node = demanding.node_without_bucket("miner", "node", tmp_path)
+    del node.flags["--run"]
+    kept = ("wallet", "chain", "subnet", "weights")
+    without = [check.name for check in CHECKS["miner"] if check.name not in kept]
+    found = findings(examine(Patient(node=node, without=",".join(without)), "--json"))["weights"]
+    assert found["state"] == "ok"
+    assert "commit-reveal is on: a row counts 1 epoch after it was set" in found["said"]
+    assert (found["figures"]["reveal_epochs"], found["figures"]["lag_blocks"]) == (1, 360)
+
+
 @pytest.fixture(scope="module")
 def demanding(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Subnet]:
-    """A subnet whose owner has set `weights_version`: the chain lets nobody take it back soon."""
+    """A subnet with commit-reveal whose owner has set `weights_version`, and cannot soon again."""
     folder = tmp_path_factory.mktemp("demanding")
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("BITTENSOR_RUNTIME_CACHE_DIR", str(folder / "runtime"))
-        with Subnet(folder, ("node",), "--block-time", "0.1", has_buckets=False) as running:
+        flags = ("--block-time", "0.1", "--commit-reveal", "on")
+        with Subnet(folder, ("node",), *flags, has_buckets=False) as running:
             call = bt.calls.AdminUtils.sudo_set_weights_version_key(
                 netuid=NETUID, weights_version_key=2_003_004
             )

@@ -2,11 +2,13 @@
 
 import pytest
 
+from template.chain import WeightTimes
 from template.doctor.judge import (
     Bytes,
     ChainSeen,
     LineNeed,
     StepSeen,
+    describe_weights,
     judge_balance,
     judge_chain,
     judge_clock,
@@ -70,6 +72,24 @@ def test_version() -> None:
         found = judge_version(1000, 2_003_004, role=role, version="0.1.0")
         assert found.state == state
         assert "demands 2.3.4 (weights_version 2003004)" in found.remedy
+
+
+@pytest.mark.parametrize(
+    ("reveal_epochs", "lag_blocks", "words"),
+    [
+        (0, 0, "commit-reveal is off: a row counts in the next epoch"),
+        (1, 360, "on: a row counts 1 epoch after it was set, 360 blocks of 12 s or 72 minutes"),
+        (3, 1080, "on: a row counts 3 epochs after it was set, 1080 blocks of 12 s or 216 minutes"),
+    ],
+)
+def test_weights_are_described_and_never_a_fault(
+    reveal_epochs: int, lag_blocks: int, words: str
+) -> None:
+    times = WeightTimes(rate_limit_blocks=100, cutoff_blocks=5000, reveal_epochs=reveal_epochs)
+    found = describe_weights(times, 360, 12.0)
+    assert (found.state, found.figures["lag_blocks"]) == ("ok", lag_blocks)
+    assert words in found.said
+    assert "a row every 100 blocks and counts it for 5000" in found.said
 
 
 def test_line() -> None:

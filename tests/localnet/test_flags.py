@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from localnet.adversaries.attacks import ATTACKS
+from localnet.commands import chain_command
 from localnet.config import LocalnetConfig
 from localnet.flags import localnet_config
 from localnet.folder import ENDPOINT, endpoint_file
@@ -35,9 +36,21 @@ def test_without_flags_it_is_the_run_of_the_readme(text) -> None:
     assert config.out.is_absolute()
 
 
-def test_flags_ask_for_more(text) -> None:
-    config = parse_localnet_config([*text, "--no-restart", "--hold", "--misbehave", "idle:2"])
-    assert (config.restarts, config.hold) == (0, True)
+def test_flags_ask_for_more(text, tmp_path) -> None:
+    flags = [
+        "--out",
+        str(tmp_path),
+        "--no-restart",
+        "--hold",
+        "--misbehave",
+        "idle:2",
+        "--commit-reveal",
+        "modelled",
+    ]
+    config = parse_localnet_config([*text, *flags])
+    assert (config.restarts, config.hold, config.reveal_epochs) == (0, True, 1)
+    command = chain_command(config, 9944, {}, 0.5)
+    assert "--commit-reveal modelled" in " ".join(command.argv)
     assert [p.behaviour for p in config.roster[-2:]] == ["idle", "idle"]
 
 

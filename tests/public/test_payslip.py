@@ -8,7 +8,7 @@ import pytest
 
 from evaluation.verdict_log import decode_log
 from simulation.swarm import uid_of
-from simulation.world import hotkey_of
+from simulation.world import PUBLIC_TIMES, hotkey_of
 from template.errors import NotFound, Unavailable
 from template.protocol.keys import verdict_key
 from template.protocol.payload import PayloadFormat
@@ -82,6 +82,26 @@ def test_the_liars_weights_stand_alone(played, facts) -> None:
     slip = played.slips(facts, "liar")[WINDOWS - 1]
     assert "weights_alone" in slip.causes
     assert slip.figure("weight_distance") > 0.5
+
+
+@pytest.mark.parametrize("name", ["val-a", HONEST_MINERS[0]])
+@pytest.mark.parametrize(
+    ("reveal_epochs", "words"), [(0, ""), (1, "1 epoch (8 blocks)"), (3, "3 epochs (24 blocks)")]
+)
+def test_a_subnet_with_commit_reveal_says_how_late_a_row_counts(
+    played, facts, name: str, reveal_epochs: int, words: str
+) -> None:
+    times = replace(PUBLIC_TIMES, reveal_epochs=reveal_epochs)
+    told = replace(facts, subnet=replace(facts.subnet, weight_times=times))
+    statement = played.slips(told, name)[WINDOWS - 1].statement("weights")
+    assert words in statement.words
+    assert ("commit-reveal on" in statement.words) == bool(words)
+    assert figure(statement, "reveal_epochs") == reveal_epochs
+
+
+def figure(statement: Any, name: str) -> object:
+    (value,) = [each.value for each in statement.figures if each.name == name]
+    return value
 
 
 @pytest.mark.parametrize("name", HONEST_MINERS)

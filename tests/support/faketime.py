@@ -22,3 +22,17 @@ def clock_off(seconds: int) -> dict[str, str]:
         "DONT_FAKE_MONOTONIC": "1",
         "FAKETIME_NO_CACHE": "1",
     }
+
+
+def clock_from(path: Path) -> dict[str, str]:
+    """Variables of a process whose wall clock follows a file, which `set_clock` writes."""
+    variables = clock_off(0)
+    del variables["FAKETIME"]
+    return {**variables, "FAKETIME_TIMESTAMP_FILE": str(path)}
+
+
+def set_clock(path: Path, seconds: int) -> None:
+    """Let the wall clock be off by so many seconds from now on."""
+    new = path.with_name(path.name + ".new")
+    new.write_text(f"{seconds:+d}s\n")
+    new.replace(path)

@@ -24,6 +24,7 @@ from template.chain.bittensor.calls import (
     fetch_least_version,
     fetch_metagraph,
     fetch_registration_cost,
+    fetch_weight_times,
     fetch_weights,
     submit_call,
     submit_weights,
@@ -42,7 +43,7 @@ from template.chain.health import (
     redact_endpoint,
     redact_urls,
 )
-from template.chain.types import Metagraph
+from template.chain.types import Metagraph, WeightTimes
 from template.chain.waiter import MAX_STILL_S, MIN_STILL_S, STILL_BLOCKS
 from template.errors import ChainError, ConfigError
 from template.retry import retry
@@ -168,6 +169,12 @@ class BittensorChain:
         """On a subnet with commit-reveal a row changes when its commitment is revealed."""
         netuid = self._netuid
         return self._read_at("weights", block, lambda sdk, b: fetch_weights(sdk, netuid, b))
+
+    def weight_times(self, block: int) -> WeightTimes:
+        netuid = self._netuid
+        return self._read_at(
+            "weight times", block, lambda sdk, b: fetch_weight_times(sdk, netuid, b)
+        )
 
     def publish(self, record: bytes) -> None:
         """Raises ValueError if the record is empty or longer than 384 bytes."""

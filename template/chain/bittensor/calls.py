@@ -7,9 +7,13 @@ from typing import Any
 
 import bittensor as bt
 
-from template.chain.bittensor.translation import translate_commitments, translate_metagraph
+from template.chain.bittensor.translation import (
+    translate_commitments,
+    translate_metagraph,
+    translate_weight_times,
+)
 from template.chain.bittensor.wallet import Wallet
-from template.chain.types import Metagraph
+from template.chain.types import Metagraph, WeightTimes
 from template.errors import ChainError
 
 logger = logging.getLogger(__name__)
@@ -61,6 +65,12 @@ async def fetch_weights(sdk: Sdk, netuid: int, block: int) -> Mapping[int, Mappi
     return {
         int(uid): {int(u): float(share) for u, share in row.items()} for uid, row in rows.items()
     }
+
+
+async def fetch_weight_times(sdk: Sdk, netuid: int, block: int) -> WeightTimes:
+    """The hyperparameters of weights after `block`. ChainError if the node does not tell them."""
+    snapshot = await sdk.client.at(block)
+    return translate_weight_times(await snapshot.subnets.subnet_hyperparameters(netuid), netuid)
 
 
 async def fetch_balance(sdk: Sdk, coldkey: str) -> int:

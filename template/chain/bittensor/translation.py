@@ -10,7 +10,7 @@ import bittensor as bt
 
 from template.chain.commitment import join_fields
 from template.chain.health import redact_endpoint, redact_urls
-from template.chain.types import Metagraph, Neuron
+from template.chain.types import Metagraph, Neuron, WeightTimes
 from template.errors import ChainError
 from template.files import remedy
 
@@ -115,6 +115,21 @@ def _translate_neuron(row: bt.MetagraphNeuron) -> Neuron:
         incentive=row.incentive,
         dividends=row.dividends,
         emission_rao=row.emission.rao,
+    )
+
+
+def translate_weight_times(values: Mapping[str, Any] | None, netuid: int) -> WeightTimes:
+    """From the SDK's names and values of a subnet's hyperparameters.
+
+    ChainError for None (no such subnet), KeyError for a node that does not tell one of them.
+    """
+    if values is None:
+        raise ChainError(f"netuid {netuid} does not exist", "subnet_not_exists")
+    is_hidden = bool(values["commit_reveal_weights_enabled"])
+    return WeightTimes(
+        rate_limit_blocks=int(values["weights_rate_limit"]),
+        cutoff_blocks=int(values["activity_cutoff"]),
+        reveal_epochs=int(values["commit_reveal_period"]) if is_hidden else 0,
     )
 
 

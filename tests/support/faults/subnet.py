@@ -96,7 +96,7 @@ class Subnet:
     def __enter__(self) -> "Subnet":
         try:
             self.url = self._exit.enter_context(self._chain_process())
-            self._sdk = self._exit.enter_context(
+            self.sdk = self._exit.enter_context(
                 bt.Subtensor(self.url, fallback_endpoints=[], archive_endpoints=[])
             )
             calls = bt.calls.SubtensorModule
@@ -135,7 +135,7 @@ class Subnet:
 
     def sign(self, call: Any, name: str, signer: str = "coldkey") -> None:
         """Submit a call of the SDK, signed by a name's key; the SDK's error if it fails."""
-        result = self._sdk.submit_call(
+        result = self.sdk.submit_call(
             call, self.wallets[name], signer=signer, wait_for_finalization=False
         )
         result.raise_for_failure()
