@@ -66,7 +66,7 @@ class Auditor:
         self.peers = Peers(context)
         state = Bootstrap(context, self.peers).published_or_first_state(newest)
         self.follower = Follower(context, self.peers, state, keeps_step_start=True)
-        datasets = open_datasets(context, self.peers, first=state.window)
+        datasets = open_datasets(context, self.peers, state.window)
         self._measurers = Measurers(context.run, open_scorer(context), datasets)
         self._drawer = PoolDrawer(
             run=context.run,

@@ -75,7 +75,7 @@ class Miner:
             context=context,
             peers=peers,
             follower=self.follower,
-            datasets=open_datasets(context, peers, first=checkpoint.state.window),
+            datasets=open_datasets(context, peers, checkpoint.state.window),
             desk=self.desk,
             is_over=lambda: self._lanes.are_over,
             follows_beside=context.works_beside,

@@ -5,6 +5,7 @@ Each pass of the loop is a window. Weights depend on the verdict logs of the las
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 
 from template.base.log_publisher import LogPublisher
 from template.base.memory import ValidatorMemory, registrations
@@ -77,7 +78,7 @@ class Validator:
             self.follower.keep(window, payload, frame)
         window = checkpoint.state.window
         self._datasets = open_datasets(
-            context, self.peers, publisher.offer, reads_ahead=True, first=window
+            context, self.peers, window, publisher.offer, reads_ahead=True
         )
         pages = self._datasets.at(window)
         entry = pages.manifest.tokenizer
@@ -95,9 +96,8 @@ class Validator:
         self._lineage = LineagePublisher(context)
         self._logs = LogPublisher(context)
         self._supporter = Supporter(context, self.peers, self.follower)
-        self.memory = ValidatorMemory.from_values(
-            checkpoint.values, pay_rules(context.run.at(checkpoint.state.window))
-        )
+        rules = pay_rules(context.run.at(window))
+        self.memory = ValidatorMemory.from_values(checkpoint.values, rules)
         self._scored: ScoredWindow | None = None
         context.metrics.log(
             0, {"unigram_entropy": unigram_entropy(self._scorer.curve(checkpoint.state.window))}
@@ -327,9 +327,8 @@ class Validator:
         """The uids whose payloads this node holds before the vote: naming means holding."""
         for digest, frame in scored.frames.items():
             self.follower.keep(window, digest, frame)
-        return self._uploads.hold_named(
-            window, uids, scored, lambda: self._pace.is_too_late(window)
-        )
+        is_late = partial(self._pace.is_too_late, window)
+        return self._uploads.hold_named(window, uids, scored, is_late)
 
     def _settle(self, decision: Decision) -> None:
         self._scorer.mark_applied(decision.window, {member.hotkey for member in decision.members})

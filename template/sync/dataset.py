@@ -127,18 +127,18 @@ class Datasets:
 def open_datasets(
     context: ReadContext,
     peers: Peers,
+    window: int,
     on_read: OnRead = ignore_object,
-    reads_ahead: bool = False,
     *,
-    first: int = 0,
+    reads_ahead: bool = False,
 ) -> Datasets:
-    """The datasets of a run, that of window `first` opened now; the rest as of `open_pages`."""
+    """The datasets of a run, that of `window` opened now; the other arguments as of `open_pages`."""
 
     def open_spec(spec: RunSpec) -> PageReader:
         return open_pages(context, peers, on_read, reads_ahead=reads_ahead, spec=spec)
 
     datasets = Datasets(open_spec, context.run)
-    datasets.at(first)  # a run without its data is told at the start
+    datasets.at(window)  # a run without its data is told at the start
     return datasets
 
 

@@ -98,7 +98,7 @@ class Follower:
         return self._payloads.held(digest)
 
     def decided(self) -> bool:
-        """Whether the next window's votes are final. As `Successions.demand`, for the window now."""
+        """Whether the next window's votes are final; stops as `Successions.demand`."""
         self.successions.demand(
             self._context.schedule.window_of(self._context.waiter.recent_head())
         )
@@ -349,7 +349,7 @@ def _report_standing(context: ReadContext, standing: Standing, decision: Decisio
             decision.window,
             standing.value,
         )
-    values = {
+    values: dict[str, int | str] = {
         "dissenting_uids": ",".join(map(str, decision.dissenters)),
         "differs_from_majority": int(standing.contradicts),
     }

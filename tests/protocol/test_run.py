@@ -11,6 +11,7 @@ from template.protocol.run import Run
 from template.protocol.schedule import Schedule
 from template.protocol.spec import RunSpec, parse_spec, spec_to_toml
 from template.protocol.succession import FIXED, changes, check_successor
+from template.training.rates import inner_lr
 from tests.support.successions import successor
 
 NAMES = ("first_block", "assignment_block", "commit_block", "held_out_block", "vote_block")
@@ -177,3 +178,26 @@ def test_blocks_and_windows_agree_across_lengths(start, eras, first) -> None:
             upload_blocks=1,
             vote_margin_blocks=1,
         )
+
+
+def test_a_run_without_num_windows_has_no_planned_end(spec: RunSpec, spec_text: str) -> None:
+    """Warm-up and stable phase, whatever the window; a decay is a succession that names an end."""
+    line = f"num_windows = {spec.schedule.num_windows}\n"
+    assert spec_text.count(line) == 1
+    endless = parse_spec(spec_text.replace(line, ""))
+    assert (spec.schedule.has_end, endless.schedule.has_end) == (True, False)
+    assert "num_windows" not in spec_to_toml(endless)
+    assert parse_spec(spec_to_toml(endless)) == endless
+    training = replace(endless.training, warmup_windows=2.0, decay_share=0.2, final_lr_share=0.0)
+    endless = replace(endless, training=training)
+    rates = [inner_lr(endless, window, 0) for window in (0, 1, 2, 10, 10_000)]
+    assert rates[0] < rates[1] < training.inner_lr
+    assert rates[2:] == [training.inner_lr] * 3
+    after = successor(
+        endless, 10_000, schedule__num_windows=10_010, training__decay_share=1.0,
+        training__warmup_windows=0.0,
+    )  # fmt: skip
+    rates = [inner_lr(after, window, 0) for window in (10_000, 10_005, 10_009)]
+    assert rates[0] == training.inner_lr
+    assert rates[1] == pytest.approx(training.inner_lr / 2)
+    assert 0 < rates[2] < rates[1]

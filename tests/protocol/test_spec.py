@@ -133,13 +133,6 @@ def test_any_values_round_trip(spec: RunSpec, name: str, rate: float, mirrors: l
     assert parsed.run_id == changed.run_id
 
 
-def test_a_run_without_num_windows_has_no_planned_end(spec: RunSpec, spec_text: str) -> None:
-    endless = parse_spec(edited(spec_text, "schedule.num_windows", None))
-    assert (spec.schedule.has_end, endless.schedule.has_end) == (True, False)
-    assert "num_windows" not in spec_to_toml(endless)
-    assert parse_spec(spec_to_toml(endless)) == endless
-
-
 def test_every_missing_key_is_named(spec: RunSpec, spec_text: str) -> None:
     for leaf in leaves(spec).keys() - {"schedule.num_windows"}:
         with pytest.raises(ConfigError, match=rf"^{re.escape(leaf)}: missing"):
