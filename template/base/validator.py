@@ -82,7 +82,7 @@ class Validator:
         )
         pages = self._datasets.at(window)
         entry = pages.manifest.tokenizer
-        companions = fetch_companions(context, self.peers, entry, publisher.offer)
+        companions = fetch_companions(context, self.peers, entry, offer)
         publisher.carry(companions)
         if publishes_bf16:
             publisher.show(ShownModel(context, entry, companions))

@@ -132,7 +132,7 @@ def open_datasets(
     *,
     reads_ahead: bool = False,
 ) -> Datasets:
-    """The datasets of a run, that of `window` opened now; the other arguments as of `open_pages`."""
+    """The datasets of a run, that of `window` opened now; other arguments as of `open_pages`."""
 
     def open_spec(spec: RunSpec) -> PageReader:
         return open_pages(context, peers, on_read, reads_ahead=reads_ahead, spec=spec)
