@@ -76,10 +76,8 @@ class Validator:
         self.follower = Follower(context, self.peers, checkpoint.state, keeps_step_start=True)
         for window, payload, frame in self._uploads.standby.frames_from(self.follower.next_window):
             self.follower.keep(window, payload, frame)
-        window = checkpoint.state.window
-        self._datasets = open_datasets(
-            context, self.peers, window, publisher.offer, reads_ahead=True
-        )
+        offer, window = publisher.offer, checkpoint.state.window
+        self._datasets = open_datasets(context, self.peers, window, offer, reads_ahead=True)
         pages = self._datasets.at(window)
         entry = pages.manifest.tokenizer
         companions = fetch_companions(context, self.peers, entry, offer)
