@@ -298,7 +298,7 @@ def on_chain(ended, buckets, tmp_path, monkeypatch) -> RunSource:
     def read_only(*_args: object) -> Iterator[ReadContext]:
         yield _context(world, tmp_path / "state", buckets)
 
-    monkeypatch.setattr(model_latest, "read_only", read_only)
+    monkeypatch.setattr(model_latest, "follow_run", read_only)
     chain = ChainConfig(netuid=7, network="local")
     return RunSource(run=Path("run.toml"), spec=world.spec, chain=chain, loss_pages=2, device="cpu")
 

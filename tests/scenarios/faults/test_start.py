@@ -343,14 +343,14 @@ FAULTS = [
     Fault(
         name="endpoint too long for a record",
         fault=OperatorFault.COMMITMENT_TOO_LONG,
-        plant=variable(ENDPOINT=f"https://{'h' * 73}.example"),
-        words=("TESSERA_BUCKET_ENDPOINT", "longer than 80 characters"),
+        plant=variable(ENDPOINT=f"https://{'h' * 65}.example"),
+        words=("TESSERA_BUCKET_ENDPOINT", "longer than 72 characters"),
     ),
     Fault(
         name="credential too long for a record",
         fault=OperatorFault.COMMITMENT_TOO_LONG,
-        plant=variable(READ_SECRET="s" * 81),
-        words=("TESSERA_BUCKET_READ_SECRET", "1 to 80"),
+        plant=variable(READ_SECRET="s" * 73),
+        words=("TESSERA_BUCKET_READ_SECRET", "1 to 72"),
     ),
     Fault(
         name="one key for both purposes",
