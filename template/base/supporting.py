@@ -91,7 +91,8 @@ class Supporter:
         check_version(spec)
         check_successor(run.newest, spec)
         decided = spec.first_window - LEAD_WINDOWS
-        if decided < window:
+        # Until the ballot's result is known here, the word stands.
+        if decided < min(window, self._follower.next_window):
             raise ConfigError(
                 f"the votes on window {decided} decided on it, and did not adopt it, or it came "
                 f"too late for them: draft one for window {window + LEAD_WINDOWS + 1} or later"

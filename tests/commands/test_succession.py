@@ -134,15 +134,20 @@ class Desk:
         peers = Peers(self.context)
         peers.refresh()
         state = Bootstrap(self.context, peers).published_or_first_state(1)
-        follower = Follower(self.context, peers, state)
+        self.follower = Follower(self.context, peers, state)
         self.root = state.root[:16].hex()
-        self.supporter = Supporter(self.context, peers, follower)
+        self.supporter = Supporter(self.context, peers, self.follower)
 
     def proposal(self, window: int = WINDOW, root: str | None = None, **fields) -> RunSpec:
         after = successor(self.context.run.newest, window, **fields)
         assert after.continues is not None
         link = replace(after.continues, root=self.root if root is None else root)
         return replace(after, continues=link)
+
+    def stand_at(self, window: int) -> None:
+        """At theta_window, as if without payloads."""
+        ledger = self.follower.ledger
+        self.follower.ledger = replace(ledger, state=replace(ledger.state, window=window))
 
     def write(self, spec: RunSpec) -> None:
         support_path(self.context.state_dir).write_text(spec_to_toml(spec))
@@ -178,8 +183,10 @@ def test_support_ends_with_the_ballot_and_goes_over_to_what_was_adopted(desk, ca
     last = WINDOW - LEAD_WINDOWS
     expected = Support(window=WINDOW, spec=spec.spec_id)
     assert desk.supporter.support(last) == expected
-    assert desk.supporter.support(last + 1) is None
-    assert desk.supporter.support(last + 2) is None
+    assert desk.supporter.support(last + 1) == expected, "the votes are not counted yet"
+    desk.stand_at(last + 3)
+    for window in (last + 2, last + 3):
+        assert desk.supporter.support(window) is None
     assert caplog.text.count("did not adopt it") == 1
     desk.context.run.extend(spec)
     assert desk.supporter.support(last + 2) == expected, "the newest spec of the run"

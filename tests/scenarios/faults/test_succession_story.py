@@ -37,7 +37,7 @@ MINERS = ("m0", "m1")
 OLD, OLD_VERSION = "old", "0.0.9"
 FLAGS = ("--block-time", "0.4", "--tempo", "31", "--weights-rate-limit", "100000")
 START_BLOCKS = 90
-WINDOWS, FIRST, SECOND = 24, 10, 18
+WINDOWS, FIRST, SECOND = 28, 12, 23
 """Length of the run, and the first windows under the two new specs."""
 
 
@@ -99,7 +99,7 @@ def tell(subnet: Subnet, names: tuple[str, ...], nodes: dict[str, NodeProcess]) 
             support(nodes[name].node, second)
         lone = draft(subnet, SECOND + 1, "--set", "outer.outer_lr=9.0")
         support(nodes["val-b"].node, lone)
-        reach(subnet, spec, SECOND - LEAD_WINDOWS, 12)
+        reach(subnet, spec, SECOND - LEAD_WINDOWS, 14)
         printed["second"] = show(subnet)
         kill_across(subnet, spec, "val-c", SECOND, nodes)
         for process in nodes.values():
