@@ -1,14 +1,21 @@
 """Outputs for programs are as docs/outputs_operating.md says; real runs: tests/commands."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 
 from template.cli.doctor_flags import CHECK_NAMES
+from template.cli.main import build_parser
+from template.cli.plan_flags import plan_config
+from template.commands.planning import case_of
 from template.doctor.checks import CHECKS
 from template.doctor.findings import Report, bad, doubtful, good, left_out, to_json
 from template.metrics_prometheus import Health
+from template.planning.outlook import look_ahead
+from template.planning.outlook import to_json as to_answer
 from template.status.phase import AFTER, BEFORE, COUNTED, SCORING, UPLOAD
 from template.status.rows import ABSENT, ACCEPTED, REFUSED, UNDECIDED
 from tests.support.schemas import check_schema, schemas
@@ -36,6 +43,21 @@ def test_the_doctor() -> None:
     ):
         with pytest.raises(jsonschema.ValidationError):
             check_schema("doctor", broken)
+
+
+PLANS = sorted((Path(__file__).resolve().parents[2] / "runs").glob("*.toml"))
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=lambda path: path.stem)
+def test_the_planner(plan: Path) -> None:
+    parser = build_parser()
+    config = plan_config(parser.parse_args(["plan", "--run", str(plan)]))
+    answer = to_answer(look_ahead(case_of(config), config.dataset_tokens))
+    check_schema("plan", json.loads(json.dumps(answer)))
+    lacking = {key: value for key, value in answer.items() if key != "phases"}
+    for broken in (answer | {"more": 1}, answer | {"fits": "yes"}, lacking):
+        with pytest.raises(jsonschema.ValidationError):
+            check_schema("plan", json.loads(json.dumps(broken)))
 
 
 def test_health() -> None:
