@@ -5,6 +5,7 @@ end. One validator is killed across each switch; one miner runs older code; one 
 little stake. Minutes.
 """
 
+import json
 import os
 import re
 import shutil
@@ -23,6 +24,7 @@ from template import version_key, version_words
 from template.base.supporting import support_path
 from template.commands.plan import RunChoices, prepare_run, upload
 from template.protocol.quorum import LEAD_WINDOWS
+from template.protocol.root import tensors_digest
 from template.protocol.spec import RunSpec, load_spec
 from template.sync.own_checkpoint import LOCAL_FILE
 from template.training.checkpoint import load_local
@@ -231,7 +233,8 @@ def test_each_switch_came_at_its_window(story: Story) -> None:
             words = f"window {window} on: the stake majority has adopted run spec "
             assert f"{words}{spec.spec_id.hex()}" in output, output
     rates = story.series("val-a", "outer_lr")
-    before, after = rates[FIRST - 1], rates[FIRST]
+    # A row has the alpha after its window, which the next window's payloads are applied with.
+    before, after = rates[FIRST - 2], rates[FIRST - 1]
     assert isinstance(before, float)
     assert isinstance(after, float)
     assert after / before == pytest.approx(0.5, rel=0.2), "by the votes a step more or less"
@@ -249,8 +252,8 @@ def test_what_was_proposed_is_shown_with_its_stake(story: Story) -> None:
     second = story.printed["second"]
     assert f"proposed for window {SECOND} on: {story.specs[2].spec_id.hex()}" in second
     shares = [float(share) for share in re.findall(r"supported by ([0-9.]+) %", second)]
-    assert len(shares) == 2
-    assert shares[0] > 50 > shares[1] > 0
+    assert shares[0] > 50
+    assert all(0 < share < 50 for share in shares[1:]), "what has little stake comes last"
     assert f"{OLD_VERSION}: 1" in first or OLD_VERSION not in first
 
 
@@ -271,4 +274,9 @@ def test_the_old_code_stopped_early_and_said_why(story: Story) -> None:
 
 
 def test_a_replay_from_the_first_spec_ends_where_the_votes_do(story: Story) -> None:
-    assert f"theta_{WINDOWS + 1}" in story.printed["replay"], story.printed["replay"]
+    found = json.loads(story.printed["replay"].splitlines()[-1])
+    saved = load_local(story.nodes["val-a"].node.state_dir / LOCAL_FILE, story.specs[0])
+    assert saved is not None
+    assert (found["window"], found["root"]) == (WINDOWS + 1, saved.state.root.hex())
+    assert found["params_digest"] == tensors_digest(saved.state.params).hex()
+    assert found["wrong"] == {}
