@@ -20,7 +20,8 @@ give_up() {
 step() {
     "$@" &
     child=$!
-    trap 'stopped=yes; kill -TERM "$child" 2> /dev/null || true' TERM INT
+    # A signal that came before the child had a number.
+    [ -z "$stopped" ] || kill -TERM "$child" 2> /dev/null || true
     # A signal ends a wait early, and the next one waits for the step's own end.
     while :; do
         status=0
@@ -30,7 +31,9 @@ step() {
     [ "$status" -ne 2 ] || give_up "exit status 2"
     [ "$status" -eq 0 ] || exit "$status"
 }
-stopped=
+stopped= child=
+# Before the first step: a signal may come as soon as a step has begun.
+trap 'stopped=yes; [ -z "$child" ] || kill -TERM "$child" 2> /dev/null || true' TERM INT
 
 state=${STATE:-/state}
 wallets=${WALLETS:-/wallets}
