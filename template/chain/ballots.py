@@ -124,6 +124,11 @@ def read_standing_votes(chain: Chain, run: Run, window: int) -> list[Voter]:
     return _read_voters(chain, run, vote_block, vote_block)
 
 
+def read_votes_at(chain: Chain, run: Run, block: int) -> list[Voter]:
+    """Each hotkey's newest vote, on any window, after a block; permits as there."""
+    return _read_voters(chain, run, block, block)
+
+
 def read_standing_votes_of_any_run(chain: Chain, run: Run, window: int) -> list[Voter]:
     """As `read_standing_votes`, whatever run each vote names."""
     block = run.schedule.vote_block(window)

@@ -8,13 +8,13 @@ and stops before the first window under the spec.
 """
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from template import __spec_version__, __version__, version_key
-from template.chain.ballots import read_records, read_standing_votes
+from template.chain.ballots import read_records, read_standing_votes, read_votes_at
 from template.context import ReadContext
 from template.errors import (
     ConfigError,
@@ -37,6 +37,7 @@ from template.protocol.spec import RunSpec, parse_spec, spec_to_toml
 from template.protocol.spec.files import MAX_SPEC_BYTES, parse_named_spec
 from template.protocol.strangers import fault
 from template.protocol.succession import changes, check_successor
+from template.sync.own_checkpoint import own_checkpoint_path
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +104,19 @@ def restore_run(context: ReadContext, peers: Peers) -> None:
     """
     folder = SpecFolder(context.run, context.state_dir)
     folder.restore()
+    try:
+        _append_claimed(context, peers, folder)
+    except NodeTrouble:
+        raise
+    except Unavailable as error:
+        if not own_checkpoint_path(context.state_dir).exists():
+            raise
+        # A node that goes on by its own state learns of successions by the ballots it counts.
+        log.warning("%s; going on from this node's own state", error)
+
+
+def _append_claimed(context: ReadContext, peers: Peers, folder: "SpecFolder") -> None:
+    """Append the specs that most of the stake stands under, back to those known here."""
     newest = _claimed_by_majority(context, peers)
     if newest is None:
         return
@@ -124,15 +138,15 @@ def restore_run(context: ReadContext, peers: Peers) -> None:
 
 
 def _claimed_by_majority(context: ReadContext, peers: Peers) -> bytes | None:
-    """Id of the newest adopted spec by more than half of the stake that votes now; None: the first.
+    """Id of the newest adopted spec by more than half of the voters' stake; None: the first.
 
     A voter's support counts as a claim that the spec was adopted once the spec's ballot is over,
-    and before as a claim that the spec before it was.
+    and before as a claim that the spec before it was. Unavailable if there are claims and none has
+    so much stake.
     """
-    window = context.schedule.last_counted(context.chain.finalized())
-    if window < 0:
-        return None
-    voters = read_standing_votes(context.chain, context.run, window)
+    # By block: a newcomer does not know how long the windows under later specs are.
+    voters = read_votes_at(context.chain, context.run, context.chain.finalized())
+    window = _usual_window(voters)
     awake = [voter for voter in voters if voter.vote.window >= window - AWAKE_WINDOWS]
     if all(voter.support is None for voter in awake):
         return None
@@ -141,9 +155,25 @@ def _claimed_by_majority(context: ReadContext, peers: Peers) -> bytes | None:
     for voter in awake:
         claim = _claim(context, peers, voter)
         claims[claim] = claims.get(claim, 0) + voter.stake_rao
-    total_rao = sum(voter.stake_rao for voter in awake)
+    # Sleepers count: a minority that is awake alone must not lead a newcomer elsewhere.
+    total_rao = sum(voter.stake_rao for voter in voters)
     found = next((claim for claim, rao in claims.items() if 2 * rao > total_rao), None)
-    return None if found in (None, context.run.run_id) else found
+    if found is None:
+        raise Unavailable(
+            "which spec the run stands under is not known: no spec has the word of more than half "
+            "of the validators' stake, since half of it is away or they disagree; retry later"
+        )
+    return None if found == context.run.run_id else found
+
+
+def _usual_window(voters: Sequence[Voter]) -> int:
+    """The newest window that half of the stake has voted on, or a later one; 0 without stake."""
+    half_rao, passed_rao = sum(voter.stake_rao for voter in voters) / 2, 0
+    for voter in sorted(voters, key=lambda voter: -voter.vote.window):
+        passed_rao += voter.stake_rao
+        if passed_rao >= half_rao:
+            return voter.vote.window
+    return 0
 
 
 def _claim(context: ReadContext, peers: Peers, voter: Voter) -> bytes:

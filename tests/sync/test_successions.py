@@ -16,6 +16,7 @@ from template.protocol.run import Run
 from template.protocol.spec import RunSpec, spec_to_toml
 from template.protocol.spec.files import parse_named_spec
 from template.protocol.spec.run import spec_table, table_id
+from template.sync.own_checkpoint import own_checkpoint_path
 from template.sync.successions import FOLDER, SpecFolder, Successions, fetch_spec, restore_run
 from tests.support.successions import successor
 
@@ -175,6 +176,29 @@ def test_a_newcomer_follows_what_most_of_the_stake_stands_under(
     assert is_found or node.run.newest == world.spec
 
 
+def test_a_minority_that_is_awake_alone_leads_no_newcomer(world, node) -> None:
+    """Most of the stake last voted long ago, under the first spec."""
+    after = successor(world.spec, FIRST, outer__outer_lr=0.5)
+    put(world, "val-b", after)
+    say(world, "val-a", 1, None)
+    say(world, "val-b", VOTED, support_of(after))
+    restore_run(node, Peers(node))
+    assert node.run.newest == world.spec
+
+
+def test_a_newcomer_waits_where_validators_are_divided_and_others_go_on(tmp_path) -> None:
+    world = build_world({**NAMES, "val-b": 600}, **{**TINY, "schedule__num_windows": 40})
+    node = world.context(hotkey_of("m0"), tmp_path / "m0")
+    after = successor(world.spec, FIRST, outer__outer_lr=0.5)
+    put(world, "val-b", after)
+    say(world, "val-a", VOTED, None)
+    say(world, "val-b", VOTED, support_of(after))
+    with pytest.raises(Unavailable, match="which spec the run stands under is not known"):
+        restore_run(node, Peers(node))
+    own_checkpoint_path(node.state_dir).write_bytes(b"")
+    restore_run(node, Peers(node))  # goes on from its own state, and says so
+
+
 def test_the_ranks_of_a_miner_build_by_the_spec_that_was_reached(world, tmp_path) -> None:
     folder = SpecFolder(Run(world.spec), tmp_path)
     assert folder.of_ranks() == world.spec
@@ -184,6 +208,18 @@ def test_the_ranks_of_a_miner_build_by_the_spec_that_was_reached(world, tmp_path
     run = Run(world.spec)
     SpecFolder(run, tmp_path).restore()
     assert run.specs == (world.spec,), "what the ranks build by says nothing of the run"
+
+
+def test_a_newcomer_need_not_know_how_long_later_windows_are(world, node) -> None:
+    """By the first spec's windows, the votes would seem to be hundreds of windows old."""
+    after = successor(world.spec, FIRST, schedule__blocks_per_window=1000)
+    for name in ("val-a", "val-b"):
+        put(world, name, after)
+        say(world, name, FIRST + 3, support_of(after))
+    world.time.block += 3000
+    restore_run(node, Peers(node))
+    assert node.run.newest == after
+    assert node.schedule.blocks_of(FIRST) == 1000
 
 
 def test_a_supported_spec_is_told_once_with_its_changes(world, node, caplog) -> None:

@@ -39,7 +39,7 @@ MINERS = ("m0", "m1")
 OLD, OLD_VERSION = "old", "0.0.9"
 FLAGS = ("--block-time", "0.4", "--tempo", "31", "--weights-rate-limit", "100000")
 START_BLOCKS = 90
-WINDOWS, FIRST, SECOND = 28, 12, 23
+WINDOWS, FIRST, SECOND = 29, 14, 25
 """Length of the run, and the first windows under the two new specs."""
 
 
@@ -93,7 +93,7 @@ def tell(subnet: Subnet, names: tuple[str, ...], nodes: dict[str, NodeProcess]) 
         first = draft(subnet, FIRST, *changes, "--least-version", "0.1.0")
         for name in ("val-a", "val-b"):
             support(nodes[name].node, first)
-        kill_across(subnet, spec, "val-c", FIRST, nodes)
+        reach(subnet, spec, FIRST - LEAD_WINDOWS + 2, 2)
         printed["first"] = show(subnet)
         anneal = ("--set", f'data.manifest_digest="{other}"', "--set", "training.decay_share=1.0")
         second = draft(subnet, SECOND, *anneal)
@@ -101,6 +101,7 @@ def tell(subnet: Subnet, names: tuple[str, ...], nodes: dict[str, NodeProcess]) 
             support(nodes[name].node, second)
         lone = draft(subnet, SECOND + 1, "--set", "outer.outer_lr=9.0")
         support(nodes["val-b"].node, lone)
+        kill_across(subnet, spec, "val-c", FIRST, nodes)
         reach(subnet, spec, SECOND - LEAD_WINDOWS, 14)
         printed["second"] = show(subnet)
         kill_across(subnet, spec, "val-c", SECOND, nodes)
