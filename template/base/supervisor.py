@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from template.errors import ChainError, ConfigError, RankLost, StateError, SubnetError
+from template.errors import ChainError, ConfigError, RankLost, SpecChanged, StateError, SubnetError
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ def _is_final(error: SubnetError) -> bool:
         return True
     if isinstance(error, ChainError):
         return error.is_final
-    return isinstance(error, (ConfigError, StateError, RankLost))
+    return isinstance(error, (ConfigError, StateError, RankLost, SpecChanged))
 
 
 class _Outage:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from template.context import NodeContext
-from template.errors import ConfigError, SubnetError, unreadable
+from template.errors import ConfigError, SubnetError, Unavailable, unreadable
 from template.peers.client import Peers
 from template.protocol.keys import spec_key
 from template.protocol.quorum import LEAD_WINDOWS
@@ -17,6 +17,7 @@ from template.protocol.record import Support
 from template.protocol.spec import RunSpec, parse_spec, spec_to_toml
 from template.protocol.spec.files import MAX_SPEC_BYTES
 from template.protocol.succession import changes, check_successor
+from template.sync.dataset import Datasets
 from template.sync.follower import Follower
 from template.sync.lineage import read_lineage
 from template.sync.successions import check_version
@@ -37,8 +38,11 @@ def support_path(state_dir: Path) -> Path:
 class Supporter:
     """Says what the record's support is, and serves the specs of the run and the supported one."""
 
-    def __init__(self, context: NodeContext, peers: Peers, follower: Follower) -> None:
+    def __init__(
+        self, context: NodeContext, peers: Peers, follower: Follower, datasets: Datasets
+    ) -> None:
         self._context, self._peers, self._follower = context, peers, follower
+        self._datasets = datasets
         self._path = support_path(context.state_dir)
         self._served: set[bytes] = set()
         self._refused = ""
@@ -69,7 +73,7 @@ class Supporter:
             log.error("%s: this spec is not supported: %s", self._path, error)
             return None
         except SubnetError as error:
-            log.warning("%s: the root that it continues is not found yet: %s", self._path, error)
+            log.warning("%s: this spec is not supported now: %s", self._path, error)
             return None
         return None if spec.spec_id in {each.spec_id for each in self._context.run} else spec
 
@@ -84,15 +88,21 @@ class Supporter:
             raise unreadable(self._path, error) from error
 
     def _checked(self, text: str, window: int) -> RunSpec:
-        """The spec in the file's text. ConfigError unless it may be supported, or is adopted."""
+        """The spec in the file's text. ConfigError unless it may be supported, or is adopted.
+
+        Its dataset is opened: a run whose data nobody has could not change any more. Another
+        SubnetError where it cannot be judged now.
+        """
         run, spec = self._context.run, parse_spec(text)
         if spec.spec_id in {each.spec_id for each in run}:
             return spec
         check_version(spec)
         check_successor(run.newest, spec)
         decided = spec.first_window - LEAD_WINDOWS
-        # Until the ballot's result is known here, the word stands.
-        if decided < min(window, self._follower.next_window):
+        if self._follower.next_window <= decided < window:
+            # A word now would say that it was adopted, and this node does not know.
+            raise Unavailable(f"the votes on window {decided} are not counted here yet")
+        if decided < window:
             raise ConfigError(
                 f"the votes on window {decided} decided on it, and did not adopt it, or it came "
                 f"too late for them: draft one for window {window + LEAD_WINDOWS + 1} or later"
@@ -102,6 +112,7 @@ class Supporter:
                 f"continues.root: is no root of the last {HISTORY_WINDOWS} windows of this run: "
                 "draft it again"
             )
+        self._datasets.of(spec)
         return spec
 
     def _knows(self, spec: RunSpec) -> bool:

@@ -34,11 +34,16 @@ class Target:
         """`base`: the window of the page list. `first`: the first window that has no own payload
         yet. `windows`: so many may one payload take.
         """
-        self._deadline = deadline
+        self._run, self._base, self._deadline = run, base, deadline
         self.window = max(base, first)
         self._wanted = max(self.window, base + windows - 1)
-        self._last = min(base + run.at(base).outer.max_staleness, last_window_under(run, base))
         self._begun_block, self._steps_begun, self._step_blocks = 0, 0, 0.0
+
+    @property
+    def _last(self) -> int:
+        """The last window that the payload may be for; a succession may be adopted meanwhile."""
+        stalest = self._base + self._run.at(self._base).outer.max_staleness
+        return min(stalest, last_window_under(self._run, self._base))
 
     @property
     def is_open(self) -> bool:

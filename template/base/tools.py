@@ -18,6 +18,9 @@ def make_trainer(parts: MinerParts, spec: RunSpec, saved: LocalCheckpoint) -> Tr
         if context.ranks is None
         else context.ranks.trainer()
     )
+    if context.ranks is not None:
+        SpecFolder(context.run, context.state_dir).save_for_ranks(spec)
+        trainer.follow(spec)  # the ranks may have been started by another
     trainer.recall(saved.values.get("inner_notes", {}))
     trainer.load_moments(saved.groups.get(MOMENTS, {}))
     return trainer

@@ -93,7 +93,7 @@ class Validator:
         self._own_checkpoints = OwnCheckpoints(context)
         self._lineage = LineagePublisher(context)
         self._logs = LogPublisher(context)
-        self._supporter = Supporter(context, self.peers, self.follower)
+        self._supporter = Supporter(context, self.peers, self.follower, self._datasets)
         rules = pay_rules(context.run.at(window))
         self.memory = ValidatorMemory.from_values(checkpoint.values, rules)
         self._scored: ScoredWindow | None = None

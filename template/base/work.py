@@ -60,7 +60,8 @@ class HonestWork:
     def __init__(self, parts: MinerParts, checkpoint: LocalCheckpoint) -> None:
         self.parts = parts
         context = parts.context
-        self.spec = spec = context.run.at(checkpoint.state.window)  # of the payload under way
+        window = max(checkpoint.state.window, context.schedule.window_of(context.chain.head()))
+        self.spec = spec = context.run.at(window)  # of the payload under way
         self.form = context.make_format(spec)
         self.trainer = make_trainer(parts, spec, checkpoint)
         self.feedback = make_feedback(parts, spec, checkpoint)

@@ -156,7 +156,7 @@ class Sweeper:
         """
         bucket, run_id = self._context.bucket, self._context.run.run_id
         key = checkpoint_manifest_key(run_id, window)
-        limit = published_limit_bytes(self._context.run.at(window))
+        limit = published_limit_bytes(self._context.run.bounds)
         manifest = bucket.get(key, max_bytes=limit)
         bucket.put(dropped_manifest_key(run_id, window), manifest)
         bucket.delete(key)
@@ -192,8 +192,8 @@ class Sweeper:
         return frozenset(digest for digest, _ in parse_index(index, spec))
 
     def _named_by(self, key: str) -> frozenset[bytes]:
-        own = map(published_limit_bytes, self._context.run)
-        limit = max(MAX_OTHER_MANIFEST_BYTES, *own)
+        own = published_limit_bytes(self._context.run.bounds)
+        limit = max(MAX_OTHER_MANIFEST_BYTES, own)
         return named_digests(self._context.bucket.get(key, max_bytes=limit))
 
     def _warn_once(self, error: StoreError | ObjectError) -> None:

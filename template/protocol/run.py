@@ -6,6 +6,7 @@ a window's rules are never changes once a node has taken part in the window.
 
 from bisect import bisect_right
 from collections.abc import Iterator
+from dataclasses import replace
 
 from template.errors import ConfigError
 from template.protocol.schedule import Schedule
@@ -89,6 +90,21 @@ class Run:
     def num_windows(self) -> int:
         """Windows of the run, as far as it is decided."""
         return self.newest.schedule.num_windows
+
+    @property
+    def bounds(self) -> RunSpec:
+        """The newest spec with the run's largest history of norms: for limits on checkpoints alone.
+
+        What a checkpoint carries was accepted under earlier specs too.
+        """
+        outer, schedule = self.newest.outer, self.newest.schedule
+        clip_windows = max(spec.outer.clip_windows for spec in self._specs)
+        peers_per_step = max(spec.outer.peers_per_step for spec in self._specs)
+        return replace(
+            self.newest,
+            outer=replace(outer, clip_windows=clip_windows, peers_per_step=peers_per_step),
+            schedule=replace(schedule, num_windows=max(s.schedule.num_windows for s in self)),
+        )
 
     @property
     def schedule(self) -> Schedule:

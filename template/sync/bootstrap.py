@@ -192,7 +192,7 @@ class CheckpointSearch:
                 if data in tried:
                     continue
                 tried.add(data)
-                manifest = parse_published(data, self._context.run.at(window))
+                manifest = parse_published(data, self._context.run.bounds)
                 if not _leads_to(manifest, step):
                     raise ObjectError("the voted root proves another state")
                 return self._restore(manifest, hotkey)
@@ -210,7 +210,7 @@ class CheckpointSearch:
     def _read_manifest(self, hotkey: str, window: int) -> bytes:
         key = checkpoint_manifest_key(self._context.run.run_id, window)
         bucket = self._peers.bucket(hotkey)
-        return bucket.get(key, max_bytes=published_limit_bytes(self._context.run.at(window)))
+        return bucket.get(key, max_bytes=published_limit_bytes(self._context.run.bounds))
 
     def _restore(self, manifest: PublishedManifest, publisher: str) -> OuterState:
         # Parts of one checkpoint at most stay on disk, whatever strangers publish.

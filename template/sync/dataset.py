@@ -121,7 +121,9 @@ class Datasets:
         with self._lock:
             if digest not in self._opened:
                 self._opened[digest] = self._open(spec)
-            return self._opened[digest]
+            found = self._opened[digest]
+        check_manifest(found.manifest, spec, bytes.fromhex(digest))  # of another spec's, perhaps
+        return found
 
 
 def open_datasets(

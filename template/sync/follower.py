@@ -24,7 +24,7 @@ from template.sync.ledger import RunLedger, Standing
 from template.sync.lineage import LineageReader
 from template.sync.payload_cache import PayloadCache
 from template.sync.recovery import Recovered, take_back
-from template.sync.successions import Successions
+from template.sync.successions import Successions, append_claimed
 from template.sync.traces import OtherRunWatch
 from template.sync.waits import demand_hope
 from template.training.outer import OuterState, params_digest
@@ -182,6 +182,8 @@ class Follower:
         newest = context.schedule.window_of(context.chain.finalized())
         state = None
         if self._may_join:
+            # The ballots in between, which this node will not count, may have adopted specs.
+            append_claimed(context, self._peers)
             with self.room():
                 state = Bootstrap(context, self._peers).published_up_to(newest)
         if state is None or state.window <= self.state.window:

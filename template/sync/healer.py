@@ -22,6 +22,7 @@ from template.sync.ledger import RunLedger
 from template.sync.lineage import read_lineage
 from template.sync.payload_cache import PayloadCache
 from template.sync.recovery import Recovered, heal, replay_steps, steps_after
+from template.sync.successions import append_claimed
 from template.training.outer import OuterState
 
 log = logging.getLogger(__name__)
@@ -93,6 +94,7 @@ class Healer:
         if not self._may_join or decision.root is None:
             return None
         try:
+            append_claimed(self._context, self._peers)
             found = self._follow_way(ledger, decision, decision.root)
         except NodeTrouble:
             raise

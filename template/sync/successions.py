@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from template import __spec_version__, __version__, version_key
 from template.chain.ballots import read_records, read_standing_votes, read_votes_at
@@ -22,6 +22,7 @@ from template.errors import (
     ObjectError,
     SpecChanged,
     SubnetError,
+    TooLarge,
     Unavailable,
     disk_trouble,
     unreadable,
@@ -34,9 +35,10 @@ from template.protocol.quorum import LEAD_WINDOWS, Voter
 from template.protocol.record import Support
 from template.protocol.run import MAX_SPECS, Run
 from template.protocol.spec import RunSpec, parse_spec, spec_to_toml
-from template.protocol.spec.files import MAX_SPEC_BYTES, parse_named_spec
-from template.protocol.strangers import fault
+from template.protocol.spec.files import MAX_SPEC_BYTES, parse_named_table
+from template.protocol.strangers import fault, refusing
 from template.protocol.succession import changes, check_successor
+from template.protocol.toml import from_table
 from template.sync.own_checkpoint import own_checkpoint_path
 
 log = logging.getLogger(__name__)
@@ -45,7 +47,7 @@ FOLDER: Final = "specs"
 """Of the state folder: the specs that were adopted, one file each."""
 RANKS_FILE: Final = "ranks.spec"
 """In that folder: the spec by which the ranks of a miner build their models."""
-MAX_LOOKED_AT: Final = 8
+MAX_LOOKED_AT: Final = 4
 """Supported specs looked at in one window, most stake first: a spec has 64 kB at most."""
 STRANDED_SHARE: Final = 0.1
 """A succession that this share of the hotkeys cannot follow, by the versions in their records, is
@@ -64,26 +66,51 @@ class Pending:
     """Whether this node can never follow it: its software is too old."""
 
 
-def fetch_spec(context: ReadContext, peers: Peers, spec_id: bytes, first: Iterable[str]) -> RunSpec:
+def fetch_spec(
+    context: ReadContext,
+    peers: Peers,
+    spec_id: bytes,
+    first: Sequence[str],
+    *,
+    from_all: bool = True,
+) -> RunSpec:
     """The spec with this id from the buckets of `first`, then of validators, most stake first.
+
+    Without `from_all` from those of `first` alone.
 
     Unavailable if no bucket has it; ConfigError if this node cannot read it: the bytes are right,
     and a newer version may know their keys. NodeTrouble if this node could not ask.
     """
+    others = validators_by_stake(context) if from_all else []
+    table = fetch_table(context, peers, spec_id, [*first, *others])
+    try:
+        return from_table(RunSpec, table)
+    except ConfigError as error:
+        raise ConfigError(
+            f"run spec {spec_id.hex()}: this version, {__version__}, does not know all of it "
+            f"({fault(error)}): install a newer version before, and start again"
+        ) from error
+
+
+def fetch_table(
+    context: ReadContext, peers: Peers, spec_id: bytes, hotkeys: Iterable[str]
+) -> dict[str, Any]:
+    """The table of the spec with this id from the first of these buckets that has it.
+
+    A bucket that has troubled this node is asked last. Unavailable if none has it; NodeTrouble.
+    """
     key, why = spec_key(context.run.run_id, spec_id), "no bucket was asked"
-    for hotkey in dict.fromkeys([*first, *validators_by_stake(context)]):
+    for hotkey in peers.in_order(list(dict.fromkeys(hotkeys))):
         try:
             data = peers.bucket(hotkey).get(key, max_bytes=MAX_SPEC_BYTES)
-            return parse_named_spec(data, spec_id)
+            return parse_named_table(data, spec_id)
         except NodeTrouble:
             raise
-        except ConfigError as error:
-            raise ConfigError(
-                f"run spec {spec_id.hex()}: this version, {__version__}, does not know all of it "
-                f"({fault(error)}): install a newer version before, and start again"
-            ) from error
         except SubnetError as error:
             why = fault(error)
+            if isinstance(error, (ObjectError, TooLarge, Unavailable)):
+                # A bucket that drips costs a minute once, and not for every spec and window.
+                peers.ask_last(hotkey)
     raise Unavailable(f"run spec {spec_id.hex()}: no bucket has it now ({why})")
 
 
@@ -105,7 +132,7 @@ def restore_run(context: ReadContext, peers: Peers) -> None:
     folder = SpecFolder(context.run, context.state_dir)
     folder.restore()
     try:
-        _append_claimed(context, peers, folder)
+        append_claimed(context, peers)
     except NodeTrouble:
         raise
     except Unavailable as error:
@@ -115,9 +142,12 @@ def restore_run(context: ReadContext, peers: Peers) -> None:
         log.warning("%s; going on from this node's own state", error)
 
 
-def _append_claimed(context: ReadContext, peers: Peers, folder: "SpecFolder") -> None:
+def append_claimed(context: ReadContext, peers: Peers) -> None:
     """Append the specs that most of the stake stands under, back to those known here."""
-    newest = _claimed_by_majority(context, peers)
+    newest, folder = (
+        _claimed_by_majority(context, peers),
+        SpecFolder(context.run, context.state_dir),
+    )
     if newest is None:
         return
     missing: list[RunSpec] = []
@@ -153,8 +183,8 @@ def _claimed_by_majority(context: ReadContext, peers: Peers) -> bytes | None:
     peers.refresh()
     claims: dict[bytes, int] = {}
     for voter in awake:
-        claim = _claim(context, peers, voter)
-        claims[claim] = claims.get(claim, 0) + voter.stake_rao
+        if (claim := _claim(context, peers, voter)) is not None:
+            claims[claim] = claims.get(claim, 0) + voter.stake_rao
     # Sleepers count: a minority that is awake alone must not lead a newcomer elsewhere.
     total_rao = sum(voter.stake_rao for voter in voters)
     found = next((claim for claim, rao in claims.items() if 2 * rao > total_rao), None)
@@ -176,20 +206,24 @@ def _usual_window(voters: Sequence[Voter]) -> int:
     return 0
 
 
-def _claim(context: ReadContext, peers: Peers, voter: Voter) -> bytes:
+def _claim(context: ReadContext, peers: Peers, voter: Voter) -> bytes | None:
+    """Id of the spec that a voter stands under, by its record; None where that is not known."""
     support = voter.support
     if support is None:
         return context.run.run_id
     if voter.vote.window > support.window - LEAD_WINDOWS:
         return support.spec
     try:
-        spec = fetch_spec(context, peers, support.spec, (voter.hotkey,))
+        # Proven by its id, whatever this version knows of its keys.
+        table = fetch_table(context, peers, support.spec, (voter.hotkey,))
+        with refusing("run spec"):
+            before = bytes.fromhex(table["continues"]["spec"])
     except NodeTrouble:
         raise
-    except (ConfigError, Unavailable) as error:
+    except (ObjectError, Unavailable) as error:
         log.debug("the spec that %s supports says nothing: %s", voter.hotkey, error)
-        return context.run.run_id
-    return context.run.run_id if spec.continues is None else bytes.fromhex(spec.continues.spec)
+        return None
+    return before
 
 
 class SpecFolder:
@@ -253,23 +287,23 @@ class Successions:
         self._folder = SpecFolder(context.run, context.state_dir)
         self._told: set[Support] = set()
         self._known: dict[bytes, RunSpec] = {}
+        self._unanswered: set[str] = set()
+        """Supporters whose bucket did not give what they support, when it was last looked at."""
         self._pending: Pending | None = None
         self._told_window = -1
 
     def note_steps(self, steps: Iterable[LineageStep]) -> None:
         """Append what the ballots of these steps adopted. SpecChanged if the run says otherwise."""
         for step in steps:
-            if not step.adopted:
-                continue
             run, window = self._context.run, step.window + LEAD_WINDOWS
-            known = run.at(window)
-            if known.spec_id == step.adopted or window < run.newest.first_window:
+            known = run.successor(window)
+            if (b"" if known is None else known.spec_id) == step.adopted:
                 continue
-            if run.successor(window) is not None:
+            if known is not None:
                 self._folder.forget(known)
                 raise SpecChanged(
-                    f"window {window}: the run continues by spec {step.adopted.hex()}, and this "
-                    f"node stands under {known.spec_id.hex()}: starting again from what is saved"
+                    f"window {window}: the ballot adopted {step.adopted.hex() or 'no spec'}, and "
+                    f"this node has {known.spec_id.hex()}: starting again from what is saved"
                 )
             self._adopt(Support(window=window, spec=step.adopted))
 
@@ -281,12 +315,14 @@ class Successions:
         pending = self._pending
         if pending is None:
             return
-        self._adopt(pending.support)
-        if (pending := self._pending) is None:
+        is_new, self._told_window = window != self._told_window, window
+        # Before the spec's window buckets are asked once a window, and not at each look.
+        if is_new or window >= pending.support.window:
+            pending = self._adopt(pending.support)
+        if pending is None:
             return
         if window < pending.support.window:
-            if window != self._told_window:
-                self._told_window = window
+            if is_new:
                 left = pending.support.window - window
                 log.error("%s; this node stops in %d windows", pending.why, left)
         elif pending.is_final:
@@ -298,7 +334,8 @@ class Successions:
         """Whether no spec was adopted for `window`, or one before, that this node lacks."""
         return self._pending is None or window < self._pending.support.window
 
-    def _adopt(self, support: Support) -> None:
+    def _adopt(self, support: Support) -> Pending | None:
+        """Append the spec to the run; what is pending where that cannot be."""
         context = self._context
         try:
             spec = self._checked(support, ())
@@ -311,7 +348,7 @@ class Successions:
             why = f"window {support.window} on: the stake majority has adopted a spec that this "
             why += f"node cannot follow: {error}"
             self._pending = Pending(support=support, why=why, is_final=is_final)
-            return
+            return self._pending
         self._pending = None
         self._folder.save(spec)
         context.metrics.log(spec.first_window, {"spec": spec.spec_id.hex()})
@@ -322,6 +359,7 @@ class Successions:
             spec.spec_id.hex(),
             "; ".join(map(str, changes(context.run.at(spec.first_window - 1), spec))),
         )
+        return None
 
     def look(self) -> None:
         """Fetch, check and tell the specs that validators support now, each once."""
@@ -343,23 +381,30 @@ class Successions:
                 stakes[voter.support] = stakes.get(voter.support, 0) + voter.stake_rao
         new = sorted(stakes.keys() - self._told, key=lambda support: -stakes[support])
         for support in new[:MAX_LOOKED_AT]:
-            hotkeys = [voter.hotkey for voter in voters if voter.support == support]
-            self._tell(support, stakes[support] / max(1, total_rao), hotkeys)
+            named = [voter.hotkey for voter in voters if voter.support == support]
+            # A bucket that gives nothing ends the look, and is asked no more: a look must not cost
+            # a vote.
+            hotkeys = [hotkey for hotkey in named if hotkey not in self._unanswered]
+            share = stakes[support] / max(1, total_rao)
+            if hotkeys and not self._tell(support, share, hotkeys[:1]):
+                return
 
-    def _tell(self, support: Support, share: float, hotkeys: list[str]) -> None:
+    def _tell(self, support: Support, share: float, hotkeys: Sequence[str]) -> bool:
+        """Tell of a supported spec; whether these buckets gave it."""
         what = f"run spec {support.spec.hex()} for window {support.window} on"
         try:
-            spec = self._checked(support, hotkeys)
+            spec = self._checked(support, hotkeys, from_all=False)
         except NodeTrouble:
             raise
         except Unavailable as error:
             log.debug("%s: %s", what, error)
-            return  # asked for again in the next window
+            self._unanswered.update(hotkeys)
+            return False  # others that support it are asked in the next window
         except (ConfigError, ObjectError) as error:
             self._told.add(support)
             supported = f"supported by {100 * share:.0f} % of the voting stake"
             log.warning("%s, %s: %s", what, supported, error)
-            return
+            return True
         self._told.add(support)
         before = self._context.run.at(support.window - 1)
         log.warning(
@@ -371,6 +416,7 @@ class Successions:
             "; ".join(map(str, changes(before, spec))) or "nothing",
         )
         self._warn_of_versions(spec)
+        return True
 
     def _warn_of_versions(self, spec: RunSpec) -> None:
         context = self._context
@@ -391,7 +437,7 @@ class Successions:
                 least,
             )
 
-    def _checked(self, support: Support, first: Iterable[str]) -> RunSpec:
+    def _checked(self, support: Support, first: Sequence[str], *, from_all: bool = True) -> RunSpec:
         """The supported spec, which may follow the run's newest.
 
         ConfigError if not, if it is for another window, or if this node cannot read it.
@@ -399,7 +445,7 @@ class Successions:
         spec = self._known.get(support.spec)
         if spec is None:
             self._peers.refresh()
-            spec = fetch_spec(self._context, self._peers, support.spec, first)
+            spec = fetch_spec(self._context, self._peers, support.spec, first, from_all=from_all)
             self._known[support.spec] = spec
             while len(self._known) > MAX_LOOKED_AT:
                 self._known.pop(next(iter(self._known)))

@@ -23,6 +23,7 @@ from template.protocol.spec import RunSpec, load_spec, spec_to_toml
 from template.settings import ChainConfig
 from template.store.memory import MemoryStore
 from template.sync.bootstrap import Bootstrap
+from template.sync.dataset import open_datasets
 from template.sync.follower import Follower
 from tests.support.successions import successor
 
@@ -136,7 +137,8 @@ class Desk:
         state = Bootstrap(self.context, peers).published_or_first_state(1)
         self.follower = Follower(self.context, peers, state)
         self.root = state.root[:16].hex()
-        self.supporter = Supporter(self.context, peers, self.follower)
+        datasets = open_datasets(self.context, peers, 0)
+        self.supporter = Supporter(self.context, peers, self.follower, datasets)
 
     def proposal(self, window: int = WINDOW, root: str | None = None, **fields) -> RunSpec:
         after = successor(self.context.run.newest, window, **fields)
@@ -183,7 +185,8 @@ def test_support_ends_with_the_ballot_and_goes_over_to_what_was_adopted(desk, ca
     last = WINDOW - LEAD_WINDOWS
     expected = Support(window=WINDOW, spec=spec.spec_id)
     assert desk.supporter.support(last) == expected
-    assert desk.supporter.support(last + 1) == expected, "the votes are not counted yet"
+    assert desk.supporter.support(last + 1) is None, "a word now would say that it was adopted"
+    assert "did not adopt it" not in caplog.text
     desk.stand_at(last + 3)
     for window in (last + 2, last + 3):
         assert desk.supporter.support(window) is None
@@ -201,6 +204,8 @@ def test_support_ends_with_the_ballot_and_goes_over_to_what_was_adopted(desk, ca
         ({"root": "cd" * 16}, "continues.root: is no root of the last 512 windows"),
         ({"continues__least_version": "9.0.0"}, "demands version 9.0.0 or newer"),
         ({"model__vocab_size": 300}, "model.vocab_size: a succession cannot change it"),
+        ({"data__segment_pages": 3}, "data.segment_pages is 3, the dataset's is 8"),
+        ({"data__manifest_digest": "ab" * 32}, "data.manifest_digest"),
     ],
 )
 def test_what_cannot_be_supported_is_told_once(desk, caplog, fields, message) -> None:

@@ -11,6 +11,7 @@ from template.protocol.run import Run
 from template.protocol.schedule import Schedule
 from template.protocol.spec import RunSpec, parse_spec, spec_to_toml
 from template.protocol.succession import FIXED, changes, check_successor
+from template.training.published import published_limit_bytes
 from template.training.rates import inner_lr
 from tests.support.successions import successor
 
@@ -201,3 +202,14 @@ def test_a_run_without_num_windows_has_no_planned_end(spec: RunSpec, spec_text: 
     assert rates[0] == training.inner_lr
     assert rates[1] == pytest.approx(training.inner_lr / 2)
     assert 0 < rates[2] < rates[1]
+
+
+def test_limits_on_checkpoints_are_the_widest_of_the_run(spec: RunSpec) -> None:
+    few = successor(spec, 8, outer__clip_windows=2, outer__peers_per_step=3)
+    run = Run(spec, few)
+    assert run.bounds.outer.clip_windows == spec.outer.clip_windows
+    assert run.bounds.outer.peers_per_step == spec.outer.peers_per_step
+    assert run.bounds.run_id == run.run_id
+    assert Run(spec).bounds == spec
+    assert published_limit_bytes(run.bounds) == published_limit_bytes(spec)
+    assert published_limit_bytes(few) < published_limit_bytes(spec)

@@ -1,6 +1,7 @@
 """What a node makes of supported and adopted specs, by chain and buckets of a still world."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -16,6 +17,7 @@ from template.protocol.run import Run
 from template.protocol.spec import RunSpec, spec_to_toml
 from template.protocol.spec.files import parse_named_spec
 from template.protocol.spec.run import spec_table, table_id
+from template.store.memory import MemoryStore
 from template.sync.own_checkpoint import own_checkpoint_path
 from template.sync.successions import FOLDER, SpecFolder, Successions, fetch_spec, restore_run
 from tests.support.successions import successor
@@ -102,7 +104,7 @@ def test_a_key_of_a_newer_version_is_told_as_that(world) -> None:
 def test_an_adopted_spec_is_appended_and_survives_a_restart(world, node, tmp_path) -> None:
     after = successor(world.spec, FIRST, outer__outer_lr=0.5)
     put(world, "val-a", after)
-    say(world, "val-a", VOTED - 1, support_of(after))
+    say(world, "val-a", VOTED, support_of(after))
     Successions(node, Peers(node)).note_steps([step_that_adopts(after, FIRST - LEAD_WINDOWS)])
     assert node.run.at(FIRST) == after
     world.buckets[hotkey_of("val-a")].delete(spec_key(world.spec.run_id, after.spec_id))
@@ -139,7 +141,7 @@ def test_a_node_that_stands_under_another_spec_starts_again_without_it(
     say(world, "val-a", VOTED - 1, None)
     successions = Successions(node, Peers(node))
     successions.note_steps([step_that_adopts(wrong, FIRST - LEAD_WINDOWS)])
-    with pytest.raises(SpecChanged, match="stands under"):
+    with pytest.raises(SpecChanged, match="this node has"):
         successions.note_steps([step_that_adopts(right, FIRST - LEAD_WINDOWS)])
     again = world.context(hotkey_of("m0"), tmp_path / "m0")
     assert list((tmp_path / "m0" / FOLDER).glob("*")) == []
@@ -253,3 +255,66 @@ def test_support_for_a_spec_of_another_window_is_told_and_not_followed(world, no
     Successions(node, Peers(node)).look()
     assert f"is for window {FIRST}, and was supported for window {FIRST + 1}" in caplog.text
     assert Run(world.spec).newest == node.run.newest
+
+
+def test_a_spec_that_no_ballot_adopted_goes_again(world, node) -> None:
+    """A step whose ballot adopted nothing, where this node was told otherwise."""
+    after = successor(world.spec, FIRST, outer__outer_lr=0.5)
+    node.run.extend(after)
+    SpecFolder(node.run, node.state_dir).save(after)
+    successions = Successions(node, Peers(node))
+    successions.note_steps(
+        [replace(step_that_adopts(after, FIRST - LEAD_WINDOWS - 1), adopted=b"")]
+    )
+    with pytest.raises(SpecChanged, match="the ballot adopted no spec"):
+        successions.note_steps(
+            [replace(step_that_adopts(after, FIRST - LEAD_WINDOWS), adopted=b"")]
+        )
+    assert list((node.state_dir / FOLDER).glob("*.toml")) == []
+
+
+def test_support_for_a_spec_of_a_newer_version_still_tells_the_one_before(world, node) -> None:
+    after = successor(world.spec, FIRST, outer__outer_lr=0.5)
+    later = spec_table(successor(after, FIRST + 20)) | {"future": {"key": 1}}
+    later_id = table_id(json.loads(json.dumps(later)))
+    text = spec_to_toml(successor(after, FIRST + 20)) + "\n[future]\nkey = 1\n"
+    for name in ("val-a", "val-b"):
+        put(world, name, after)
+        key = spec_key(world.spec.run_id, later_id)
+        world.buckets[hotkey_of(name)].put(key, text.encode())
+        say(world, name, FIRST, Support(window=FIRST + 20, spec=later_id))
+    restore_run(node, Peers(node))
+    assert node.run.newest == after
+
+
+def test_support_that_cannot_be_read_says_nothing_of_the_first_spec(world, node) -> None:
+    for name in ("val-a", "val-b"):
+        say(world, name, FIRST, Support(window=FIRST + 20, spec=b"n" * 16))
+    with pytest.raises(Unavailable, match="which spec the run stands under is not known"):
+        restore_run(node, Peers(node))
+
+
+class Counted(MemoryStore):
+    """A bucket that never has what it is asked for, and counts."""
+
+    asked = 0
+
+    def reader(self) -> "Counted":
+        return self
+
+    def get(self, key: str, *, max_bytes: int) -> bytes:
+        self.asked += 1
+        raise Unavailable("it drips")
+
+
+def test_a_bucket_that_drips_is_asked_once_by_looks(world, node) -> None:
+    world.buckets[hotkey_of("val-b")] = bucket = Counted()
+    successions = Successions(node, Peers(node))
+    for window in range(2, 5):
+        for name in ("val-a", "val-b"):
+            support = (
+                None if name == "val-a" else Support(window=FIRST + 9, spec=bytes([window]) * 16)
+            )
+            say(world, name, window, support)
+        successions.look()
+    assert bucket.asked == 1

@@ -30,6 +30,14 @@ def parse_named_spec(data: bytes, spec_id: bytes) -> RunSpec:
     ObjectError unless the bytes are that spec. ConfigError if they are, and this version does not
     know what a key says.
     """
+    return from_table(RunSpec, parse_named_table(data, spec_id))
+
+
+def parse_named_table(data: bytes, spec_id: bytes) -> dict[str, Any]:
+    """The table of the spec with this id; its keys may be those of a newer version.
+
+    ObjectError unless the bytes are that spec.
+    """
     what = f"run spec {spec_id.hex()}"
     with refusing(what):
         text = data.decode("utf-8")
@@ -41,7 +49,7 @@ def parse_named_spec(data: bytes, spec_id: bytes) -> RunSpec:
         found = table_id(table)
     if found != spec_id:
         raise ObjectError(f"{what}: the bytes are another spec, {found.hex()}")
-    return from_table(RunSpec, table)
+    return table
 
 
 def parse_toml(text: str, what: str) -> dict[str, Any]:
