@@ -153,7 +153,7 @@ class Teller:
         return replace(sent, ballot=self._ballots[sent.window])
 
     def _hear(self, sent: _Sent) -> _Heard | None:
-        """What the logs of the voters with most stake say; None without a readable one."""
+        """The statements in the logs of the voters with most stake; None if no log can be read."""
         if sent.ballot is None:
             return None
         try:

@@ -101,7 +101,7 @@ class Uploads:
         self._background.stop(STOP_S)
 
     def holding(self, window: int) -> Holding:
-        """Who holds the window's payloads, with this node."""
+        """The nodes that hold the window's payloads, this node among them."""
         context = self._context
         graph = context.chain.metagraph(context.schedule.stake_block(window))
         stake_rao = next(

@@ -16,7 +16,7 @@ refused, and the next is still in time."""
 
 
 class Choice(Enum):
-    """What to do about the weights at one look."""
+    """The step that a validator takes about its weights when it looks at their age."""
 
     NEW = "new"
     """Set the weights of a pay window for the first time."""

@@ -144,10 +144,8 @@ def restore_run(context: ReadContext, peers: Peers) -> None:
 
 def append_claimed(context: ReadContext, peers: Peers) -> None:
     """Append the specs that most of the stake stands under, back to those known here."""
-    newest, folder = (
-        _claimed_by_majority(context, peers),
-        SpecFolder(context.run, context.state_dir),
-    )
+    newest = _claimed_by_majority(context, peers)
+    folder = SpecFolder(context.run, context.state_dir)
     if newest is None:
         return
     missing: list[RunSpec] = []
@@ -272,8 +270,12 @@ class SpecFolder:
             raise disk_trouble(path, error) from error
 
     def forget(self, spec: RunSpec) -> None:
-        """Remove a spec that was not adopted after all."""
-        self._path(spec).unlink(missing_ok=True)
+        """Remove a spec that was not adopted after all. StateError if the disk refuses it."""
+        path = self._path(spec)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise disk_trouble(path, error) from error
 
     def _path(self, spec: RunSpec) -> Path:
         return self._folder / f"{spec.first_window:08d}-{spec.spec_id.hex()}.toml"

@@ -1,4 +1,4 @@
-"""Training, and those who need it to stand still: one of them at a time."""
+"""The gate: either training runs, or one caller that needs training to stand still."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace

@@ -117,14 +117,7 @@ def plain_step() -> LineageStep:
 
 
 def test_what_is_adopted_is_part_of_the_root_and_of_the_lineage() -> None:
-    step = LineageStep(
-        window=WINDOW,
-        root=bytes(32),
-        members=(),
-        voting_stake_rao=7,
-        checkpoint=b"",
-        voted_root=b"",
-    )
+    step = plain_step()
     adopting = replace(step, adopted=SPECS[0])
     roots = {s.next_root for s in (step, adopting, replace(step, adopted=SPECS[1]))}
     assert len(roots) == 3
@@ -136,15 +129,7 @@ def test_what_is_adopted_is_part_of_the_root_and_of_the_lineage() -> None:
 
 @pytest.mark.parametrize("adopted", ["00", "zz" * 16, "00" * 15, "00" * 17, 7, None])
 def test_a_lineage_with_another_word_for_it_is_refused(adopted) -> None:
-
-    step = LineageStep(
-        window=WINDOW,
-        root=bytes(32),
-        members=(),
-        voting_stake_rao=7,
-        checkpoint=b"",
-        voted_root=b"",
-    )
+    step = plain_step()
     row = json.loads(encode_lineage([step])) | {"adopted": adopted}
     with pytest.raises(ObjectError):
         parse_lineage(json.dumps(row).encode() + b"\n")

@@ -56,7 +56,7 @@ def stays(num_windows: int) -> dict[str, Stay]:
 
 @dataclass(kw_only=True)
 class Diary:
-    """What nodes noted of themselves: the window in which they had downloaded all; restarts."""
+    """Windows in which nodes finished their downloads, and restarts, by the nodes' own notes."""
 
     downloaded: dict[str, int] = field(default_factory=dict)
     restarted: list[str] = field(default_factory=list)

@@ -31,7 +31,7 @@ def own_subnet(world: World) -> MemoryStore:
 
 
 def asking(world: World) -> AskNotice:
-    """What a neuron or a reader of pages asks."""
+    """The question for the owner's notice, as a neuron or a reader of pages asks it."""
     chain = world.chain(world.ledger.neurons[0].hotkey)
     return lambda: read_notice(chain, lambda h, _: world.buckets[h].reader(), verify_signature)
 

@@ -1,4 +1,4 @@
-"""Misbehaving miners one by one: each sends what its name says."""
+"""Each misbehaving miner of the catalogue sends what the miner's name says."""
 
 import json
 import lzma

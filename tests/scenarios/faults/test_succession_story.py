@@ -259,7 +259,7 @@ def test_what_was_proposed_is_shown_with_its_stake(story: Story) -> None:
 
 
 def test_a_proposal_without_enough_stake_changes_nothing(story: Story) -> None:
-    """And its supporter says that it was not adopted."""
+    """The proposal's supporter says in its log that the spec is not supported."""
     rates = story.series("val-a", "outer_lr")
     assert all(rate != 9.0 for rate in rates.values())
     assert "this spec is not supported" in story.nodes["val-b"].output
