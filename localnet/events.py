@@ -69,13 +69,14 @@ class NodeEvents:
     `decisions`: window -> row with "state_window", "state_root", "accepted_uids".
     `digests`: state window -> digest over all tensors (hex). `losses`: state window ->
     held-out loss in nats per token, None if not finite. `utilisations`: window -> share of the time
-    in inner steps. `last_row`: the newest row.
+    in inner steps. `specs`: first window -> id of an adopted spec. `last_row`: the newest row.
     """
 
     decisions: dict[int, Row] = field(default_factory=dict)
     digests: dict[int, str] = field(default_factory=dict)
     losses: dict[int, float | None] = field(default_factory=dict)
     utilisations: dict[int, float] = field(default_factory=dict)
+    specs: dict[int, str] = field(default_factory=dict)
     unigram_nats: float | None = None
     last_row: Row = field(default_factory=dict)
 
@@ -85,6 +86,10 @@ class NodeEvents:
                 self._add_row(row["window"], row)
 
     def _add_row(self, window: int, row: Row) -> None:
+        if "spec" in row:
+            # Of a window to come: no news of the node's own window.
+            self.specs[window] = str(row["spec"])
+            return
         if "state_root" in row:
             self.decisions[window] = row
         if "params_digest" in row:

@@ -15,7 +15,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from localnet.report import LossReport, NeuronReport, Report, emission_shares
+from localnet.report import NeuronReport, Report, SwitchReport, emission_shares
 from localnet.roster import HONEST
 
 SIZE_INCHES = (12, 9)
@@ -37,7 +37,7 @@ def draw(report: Report, path_png: Path) -> None:
     figure = Figure(figsize=SIZE_INCHES, dpi=DPI, layout=layout)
     FigureCanvasAgg(figure)
     top, bottom = figure.subplots(2, 1, height_ratios=(1.25, 1))
-    _draw_loss(top, report["held_out_loss"], len(report["windows"]))
+    _draw_loss(top, report)
     _draw_pay(bottom, report)
     for axes in (top, bottom):
         axes.spines[["top", "right"]].set_visible(False)
@@ -46,7 +46,8 @@ def draw(report: Report, path_png: Path) -> None:
     figure.savefig(path_png, format="png")
 
 
-def _draw_loss(axes: Axes, losses: LossReport, num_windows: int) -> None:
+def _draw_loss(axes: Axes, report: Report) -> None:
+    losses, num_windows = report["held_out_loss"], len(report["windows"])
     points = [(w, x) for w, x in enumerate(losses["per_window"], start=1) if x is not None]
     axes.set_title(f"Held-out loss over {num_windows} windows", loc="left", weight="bold")
     axes.set_xlabel("state window")
@@ -72,7 +73,25 @@ def _draw_loss(axes: Axes, losses: LossReport, num_windows: int) -> None:
             color=CURVE,
             weight="bold",
         )
+    _draw_switches(axes, report["switches"])
     axes.legend(loc="center right", frameon=False)
+
+
+def _draw_switches(axes: Axes, switches: Sequence[SwitchReport]) -> None:
+    """A line before the first theta that the payloads of each new spec lead to."""
+    for number, switch in enumerate(switches, start=2):
+        place = switch["window"] + 0.5
+        axes.axvline(place, color=MUTED, linestyle=":", linewidth=1.5)
+        axes.annotate(
+            f"spec {number}, from window {switch['window']}",
+            (place, 1.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(4, -4),
+            textcoords="offset points",
+            va="top",
+            color=MUTED,
+            fontsize=9,
+        )
 
 
 def _draw_pay(axes: Axes, report: Report) -> None:

@@ -103,6 +103,13 @@ class WindowReport(TypedDict):
     disagreeing: list[str]
 
 
+class SwitchReport(TypedDict):
+    """A succession: the first window whose payloads are made and judged by the new spec."""
+
+    window: int
+    spec_id: str
+
+
 class MisbehaviourReport(TypedDict):
     """Pay of a misbehaving neuron. `kind`: see `localnet.adversaries`. `first_window`: honest
     before. `emission_rao`: gained in all epochs with knowledge of `first_window`.
@@ -172,6 +179,7 @@ class Report(TypedDict):
     run_id: str
     held_out_loss: LossReport
     windows: list[WindowReport]
+    switches: list[SwitchReport]
     neurons: list[NeuronReport]
     restarts: dict[str, int]
     model: ModelReport | None
@@ -191,6 +199,7 @@ def collect(sources: Sources) -> Report:
         "run_id": sources.spec.run_id.hex(),
         "held_out_loss": _losses({n.name: events[n.name] for n in _validators(sources)}),
         "windows": windows,
+        "switches": _switches(events),
         "neurons": _neurons(sources, _tally(sources, events, windows)),
         "restarts": dict(sources.restarts),
         "model": _model(sources.model),
@@ -271,6 +280,12 @@ def _windows(events: Mapping[str, NodeEvents], num_windows: int) -> list[WindowR
             }
         )
     return reports
+
+
+def _switches(events: Mapping[str, NodeEvents]) -> list[SwitchReport]:
+    """Every adopted spec, by its first window, as any node's rows tell."""
+    specs = {window: spec for node in events.values() for window, spec in node.specs.items()}
+    return [{"window": window, "spec_id": specs[window]} for window in sorted(specs)]
 
 
 @dataclass(frozen=True, kw_only=True)

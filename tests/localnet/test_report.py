@@ -35,8 +35,8 @@ def by_name(report):
 def test_the_report_has_exactly_these_keys_and_is_json(run):
     report = collect(run.sources())
     assert set(report) == {
-        "run_id", "held_out_loss", "windows", "neurons", "restarts", "model", "model_fault",
-        "pace", "wall_s",
+        "run_id", "held_out_loss", "windows", "switches", "neurons", "restarts", "model",
+        "model_fault", "pace", "wall_s",
     }  # fmt: skip
     assert set(report["held_out_loss"]) == {"first", "last", "per_window", "unigram", "differing"}
     assert set(report["windows"][0]) == {"window", "accepted_uids", "state_root", "disagreeing"}
@@ -91,6 +91,17 @@ def test_windows_name_those_that_disagree(run):
     assert [w["accepted_uids"] for w in windows] == [[3], [3, 4], []]
     assert [w["state_root"] for w in windows] == [f"{s:02x}" * 32 for s in (2, 3, 4)]
     assert [w["disagreeing"] for w in windows] == [[], ["m1"], []]
+
+
+def test_windows_with_a_new_spec_are_named_once(run):
+    assert collect(run.sources())["switches"] == []
+    for name in ("m0", "val-a"):
+        path = run.state_dir(name) / "metrics.jsonl"
+        rows = [{"window": 2, "spec": "cd" * 16}, {"window": 1, "spec": "ab" * 16}]
+        path.write_text(path.read_text() + "".join(f"{json.dumps(row)}\n" for row in rows))
+    assert collect(run.sources())["switches"] == [
+        {"window": 1, "spec_id": "ab" * 16}, {"window": 2, "spec_id": "cd" * 16},
+    ]  # fmt: skip
 
 
 def test_weights_are_means_by_stake_and_null_for_who_is_not_weighed(run):

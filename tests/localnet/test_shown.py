@@ -142,6 +142,16 @@ def test_the_picture_shows_the_curve(run, tmp_path):
     assert (image[:450] != imread(tmp_path / "other.png")[:450]).any()
 
 
+def test_the_picture_marks_the_switches(run, tmp_path):
+    report = collect(run.sources())
+    draw(report, tmp_path / "one.png")
+    report["switches"] = [{"window": 1, "spec_id": "ab" * 16}]
+    draw(report, tmp_path / "two.png")
+    one, two = (imread(tmp_path / f"{name}.png") for name in ("one", "two"))
+    assert (one[:450] != two[:450]).any()
+    assert (one[500:] == two[500:]).all()
+
+
 def test_a_run_that_measured_nothing_has_a_picture(run, tmp_path):
     for name in STAKES_TAO:
         for path in run.state_dir(name).glob("*"):
