@@ -1,6 +1,5 @@
 """A run that changes its spec at a window, by the voting stake, while nobody stops."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,46 +19,27 @@ from template.audit.replay import replay_run
 from template.base import supporting as supporting_module
 from template.base.miner import Miner
 from template.base.supervisor import supervise
-from template.base.supporting import SUPPORT_FILE
 from template.base.validator import Validator
 from template.commands.plan import prepare_run, upload
 from template.errors import ConfigError
 from template.peers.client import Peers
 from template.protocol.root import tensors_digest
 from template.protocol.run import Run
-from template.protocol.spec import RunSpec, spec_to_toml
+from template.protocol.spec import RunSpec
 from template.protocol.spec.plan import RunChoices
-from template.sync.dataset import fetch_theta0
 from template.sync.own_checkpoint import LOCAL_FILE
 from template.sync.successions import restore_run
 from template.training.checkpoint import load_local
-from template.training.outer import first_state
 from tests.support.audited import reader
-from tests.support.successions import successor
+from tests.support.successions import proposed, supporting
 
 NAMES = {"owner": 0, "val-a": 1000, "val-b": 900, "val-c": 800, "m0": 0, "m1": 0}
 SWITCH = 8
 WINDOWS = 11
 
 
-def first_root_of(world: World, folder: Path) -> str:
-    context = world.context(hotkey_of("m0"), folder / "probe")
-    peers = Peers(context)
-    peers.refresh()
-    return first_state(fetch_theta0(context, peers), world.spec.run_id).root[:16].hex()
-
-
-def proposal(world: World, folder: Path, window: int = SWITCH, **fields) -> RunSpec:
-    after = successor(world.spec, window, **fields)
-    assert after.continues is not None
-    return replace(after, continues=replace(after.continues, root=first_root_of(world, folder)))
-
-
-def supporting(folder: Path, names, spec: RunSpec) -> None:
-    """The operators' files, as `tessera succession support` writes them."""
-    for name in names:
-        (folder / name).mkdir(parents=True, exist_ok=True)
-        (folder / name / SUPPORT_FILE).write_text(spec_to_toml(spec))
+def proposal(world: World, folder: Path, **fields) -> RunSpec:
+    return proposed(world, folder, SWITCH, **fields)
 
 
 def first_block(world: World, after: RunSpec, window: int) -> int:
