@@ -100,8 +100,8 @@ def judge(
                 gain_standard_error=gain.standard_error,
                 work_effect=None if sample is None else sample.effect,
                 work_variance=None if sample is None else sample.variance,
-                quarter_effect=None if sample is None else sample.quarter_effect,
-                quarter_square=None if sample is None else sample.quarter_square,
+                page_effect=None if sample is None else sample.page_effect,
+                page_square=None if sample is None else sample.page_square,
                 quarter_profile=() if sample is None else sample.quarter_profile,
                 half_gap=half_gap(measured.held_out_H, after_H),
             )
@@ -142,17 +142,18 @@ def whole_gain(verdict: Verdict) -> float | None:
 def sample_of(verdict: Verdict) -> WorkSample | None:
     """The evidence for the work test in a verdict, or None."""
     figures = (
-        verdict.work_effect, verdict.work_variance, verdict.quarter_effect, verdict.quarter_square,
+        verdict.work_effect, verdict.work_variance, verdict.page_effect, verdict.page_square,
     )  # fmt: skip
-    effect, variance, quarter_effect, quarter_square = figures
-    if effect is None or variance is None or quarter_effect is None or quarter_square is None:
+    effect, variance, page_effect, page_square = figures
+    if effect is None or variance is None or page_effect is None or page_square is None:
         return None
     return WorkSample(
         effect=effect,
         variance=variance,
-        quarter_effect=quarter_effect,
-        quarter_square=quarter_square,
+        page_effect=page_effect,
+        page_square=page_square,
         quarter_profile=verdict.quarter_profile,
+        width=verdict.width,
     )
 
 

@@ -29,7 +29,7 @@ BLAMELESS = (NOT_SCORED, NOT_DRAWN, *MISSING)
 
 FIGURES = (
     "gain", "gain_standard_error", "relative_gain", "work_effect", "work_variance",
-    "quarter_effect", "quarter_square", "quarter_profile", "half_gap",
+    "page_effect", "page_square", "quarter_profile", "half_gap",
 )  # fmt: skip
 """The measured fields of a verdict that follow from the window's losses alone."""
 
@@ -39,7 +39,7 @@ class Verdict:
     """A payload in a window.
 
     `gain` and standard error in nats per token, None without a score; weights are made from
-    `relative_gain`. `work_effect`, `work_variance`, `quarter_effect` and `quarter_square`: figures
+    `relative_gain`. `work_effect`, `work_variance`, `page_effect` and `page_square`: figures
     of the work test, None for a payload without own sequences in the pool; `quarter_profile`: of
     each quarter, empty without own sequences.
     `gain_log_ratio`: the window's evidence in the gain test; depends on the windows before.
@@ -68,8 +68,8 @@ class Verdict:
     alike: tuple[int, ...] = ()
     work_effect: float | None = None
     work_variance: float | None = None
-    quarter_effect: float | None = None
-    quarter_square: float | None = None
+    page_effect: float | None = None
+    page_square: float | None = None
     quarter_profile: tuple[float, ...] = ()
     gain_log_ratio: float | None = None
     half_gap: float | None = None

@@ -275,8 +275,8 @@ def _verdict(row: Row) -> Verdict:
         alike=uids_of(row["alike"], "a uid alike"),
         work_effect=maybe(row["work_effect"], "work_effect", WINSOR, -WINSOR),
         work_variance=maybe(row["work_variance"], "work_variance", MAX_VARIANCE, MIN_VARIANCE),
-        quarter_effect=maybe(row["quarter_effect"], "quarter_effect", MOST_SHOWN, -MOST_SHOWN),
-        quarter_square=maybe(row["quarter_square"], "quarter_square", MAX_SQUARE, 0.0),
+        page_effect=maybe(row["page_effect"], "page_effect", MOST_SHOWN, -MOST_SHOWN),
+        page_square=maybe(row["page_square"], "page_square", MAX_SQUARE, 0.0),
         quarter_profile=_profile(row["quarter_profile"]),
         gain_log_ratio=maybe(
             row["gain_log_ratio"], "gain_log_ratio", 2 * MAX_LOG_RATIO, -2 * MAX_LOG_RATIO

@@ -130,14 +130,14 @@ def accounts(
         uid: [histories[uid][w] for w in sorted(histories[uid]) if since <= w <= window]
         for uid, since in firsts.items()
     }
-    pages = {
-        uid: pages_done(entries) * len(entries) / (window - firsts[uid] + 1)
-        for uid, entries in there.items()
-    }
+    present = {uid: len(there[uid]) / (window - firsts[uid] + 1) for uid in there}
+    pages = {uid: pages_done(entries) * present[uid] for uid, entries in there.items()}
+    # What is usual is a matter of machines at work: by pages, a few wide claims would set it.
+    narrow = {uid: narrow_pages(entries) * present[uid] for uid, entries in there.items()}
     paid = [uid for uid in pages if uid in holding and uid != burn_uid]
     paid = [uid for uid in paid if _is_of_use(there[uid], rules)]
     shown = {uid: shown_by([entry for _, entry in sorted(histories[uid].items())]) for uid in paid}
-    trained = trained_shares(shown, pages)
+    trained = trained_shares(shown, narrow)
     return {
         uid: Account(
             first=firsts[uid],
@@ -199,12 +199,19 @@ def pages_done(entries: Sequence[Entry]) -> float:
 
     A payload that was refused, not delivered, or that harmed as much as counts, brings none.
     """
-    scored = [entry for entry in entries if entry.relative_gain is not None]
-    done = math.fsum(
-        entry.pages * entry.model_share
-        for entry in scored
-        if entry.relative_gain != WORST_RELATIVE_GAIN
+    return _mean_of_scored([(entry, entry.pages * entry.model_share) for entry in entries])
+
+
+def narrow_pages(entries: Sequence[Entry]) -> float:
+    """`pages_done` with one batch a step: the pages over the width."""
+    return _mean_of_scored(
+        [(entry, entry.pages * entry.model_share / entry.width) for entry in entries]
     )
+
+
+def _mean_of_scored(values: Sequence[tuple[Entry, float]]) -> float:
+    scored = [(entry, value) for entry, value in values if entry.relative_gain is not None]
+    done = math.fsum(v for entry, v in scored if entry.relative_gain != WORST_RELATIVE_GAIN)
     return done / len(scored) if scored else 0.0
 
 

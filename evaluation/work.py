@@ -9,16 +9,18 @@ sequences claimed by i:
     effect    x_i  = mean over O_i of e_is
     variance  v_i  = (1/|O_i| + 1/|H|) * f / (f - 2),     f = |H| - 1
 
-and for the quarters of the sequences, each beside the same quarter of those held out, the mean of
-the effects and of their squares, which say how even the work is (`evaluation.trained`). Squares of
-few sequences hang on the largest: those are cut at `QUARTER_WINSOR` deviations, and the unit is the
+and, for how even the work is (`evaluation.trained`), the mean of the effects and of their squares,
+and the mean effect of each quarter of the sequences beside the same quarter of those held out.
+Squares of few sequences hang on the largest: those are cut at `CUT` deviations, and the unit is the
 root mean square of what is left of the held-out ones.
 
 The effect is above zero for a miner trained on the claimed pages, and about zero for a copied or
-fabricated payload, however useful the payload is. The variance is the variance of a prediction: the
-deviation is an estimate from the held-out sequences alone. A payload is measured on these and on
-its own sequences: what rivals gain on the same sequences would sharpen the effect by a twentieth,
-and cost a pass over the claims of all (contrib/DECISIONS.md, D164).
+fabricated payload, however useful the payload is. A step over u batches moves each page's loss
+less, measured by u^(-3/4), so the test expects `effect` / sqrt(u) of a payload of width u, and
+looks at sqrt(u) times the pages (contrib/DECISIONS.md, D177). The variance is the variance of a
+prediction: the deviation is an estimate from the held-out sequences alone. A payload is measured on
+these and on its own sequences: what rivals gain on the same sequences would sharpen the effect by a
+twentieth, and cost a pass over the claims of all (contrib/DECISIONS.md, D164).
 
 The test is sequential (Wald, Ann. Math. Stat. 1945). With a = `effect` the log-likelihood ratio of
 a window is (a x - a^2 / 2) / v, summed over windows and kept within +-log((1 - error) / error).
@@ -46,12 +48,12 @@ QUARTERS = 4
 
 WINSOR = 4.0
 """Largest weight of a single sequence, in standard deviations."""
-QUARTER_WINSOR = 2.5
-"""The same of a quarter: with 4, equally honest miners differ by a half more."""
+CUT = 2.5
+"""The same where squares count: with 4, equally honest miners differ by a half more."""
 LEAST_UNIT = 0.5
-"""Of the deviation: the least unit of a quarter's effect."""
-MOST_SHOWN = QUARTER_WINSOR / LEAST_UNIT
-"""Largest effect of a quarter."""
+"""Of the deviation: the least unit of a cut effect."""
+MOST_SHOWN = CUT / LEAST_UNIT
+"""Largest cut effect, in its unit."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,16 +61,17 @@ class WorkSample:
     """A window's evidence on a payload.
 
     `effect`: x_i, in standard deviations of a sequence; `variance`: v_i, of the effect by chance
-    alone. `quarter_effect`, `quarter_square`: mean effect and mean squared effect of the quarters
-    of own sequences, in units of a quarter. `quarter_profile`: mean effect of the first, second,
-    third and fourth quarters; empty where only the mean is known.
+    alone. `page_effect`, `page_square`: mean and mean square of the cut effects of own sequences,
+    in their unit. `quarter_profile`: mean effect of the first, second, third and fourth quarters,
+    cut and in units of a quarter; empty where it is not known. `width`: of the payload.
     """
 
     effect: float
     variance: float
-    quarter_effect: float
-    quarter_square: float
+    page_effect: float
+    page_square: float
     quarter_profile: tuple[float, ...] = ()
+    width: int = 1
 
     def log_likelihood_ratio(self, effect: float) -> float:
         """Log-likelihood ratio of a true effect of `effect` against an effect of zero."""
@@ -77,10 +80,16 @@ class WorkSample:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkRules:
-    """`effect`: smallest assumed effect of honest work. `error`: probability of either error."""
+    """`effect`: smallest assumed effect of honest work at width 1. `error`: probability of either
+    error.
+    """
 
     effect: float
     error: float
+
+    def effect_at(self, width: int) -> float:
+        """Smallest assumed effect of a payload of this width."""
+        return self.effect / math.sqrt(width)
 
     @property
     def bound(self) -> float:
@@ -101,7 +110,7 @@ class WorkState:
         """
         # Clamped on both sides: old evidence is worth no more than opening the gate takes, so a
         # miner that stops working loses the gate after a few windows.
-        total = self.log_ratio + sample.log_likelihood_ratio(rules.effect)
+        total = self.log_ratio + sample.log_likelihood_ratio(rules.effect_at(sample.width))
         bounded = min(max(total, -rules.bound), rules.bound)
         return WorkState(
             log_ratio=bounded, holds=total >= rules.bound or (self.holds and total > 0)
@@ -131,19 +140,26 @@ def work_sample(gains_KQ: Floats, held_K: npt.NDArray[np.bool_]) -> WorkSample |
         return None
     gains_KQ = np.where(np.isfinite(gains_KQ), gains_KQ, -np.finfo(np.float32).max)
     freedom = num_held - 1
-    (shown,) = np.clip(_shown(gains_KQ.mean(axis=1)[:, None], held_K), -WINSOR, WINSOR)[~held_K].T
-    cut_KQ = np.clip(_shown(gains_KQ, held_K), -QUARTER_WINSOR, QUARTER_WINSOR)
-    units_Q = np.sqrt((cut_KQ[held_K] ** 2).mean(axis=0))
-    own_OQ = cut_KQ[~held_K] / np.maximum(units_Q, LEAST_UNIT)
-    quarters = own_OQ.ravel()
+    shown_K = _shown(gains_KQ.mean(axis=1)[:, None], held_K)
+    (own,) = np.clip(shown_K[~held_K], -WINSOR, WINSOR).T
+    (own_pages,) = _cut(shown_K, held_K).T
+    own_quarters = _cut(_shown(gains_KQ, held_K), held_K)
     return WorkSample(
-        effect=math.fsum(shown) / num_own,
+        effect=math.fsum(own) / num_own,
         # Student's t with these degrees of freedom is wider than a normal by f / (f - 2).
         variance=(1 / num_own + 1 / num_held) * freedom / max(1, freedom - 2),
-        quarter_effect=math.fsum(quarters) / quarters.size,
-        quarter_square=math.fsum(quarters * quarters) / quarters.size,
-        quarter_profile=tuple(math.fsum(column) / num_own for column in own_OQ.T),
+        page_effect=math.fsum(own_pages) / num_own,
+        page_square=math.fsum(own_pages * own_pages) / num_own,
+        quarter_profile=tuple(math.fsum(column) / num_own for column in own_quarters.T),
     )
+
+
+def _cut(shown_KP: Floats, held_K: npt.NDArray[np.bool_]) -> Floats:
+    """Effects of own sequences, cut, over the root mean square of the held-out ones."""
+    cut_KP = np.clip(shown_KP, -CUT, CUT)
+    units_P = np.sqrt((cut_KP[held_K] ** 2).mean(axis=0))
+    own_OP: Floats = cut_KP[~held_K] / np.maximum(units_P, LEAST_UNIT)
+    return own_OP
 
 
 def _shown(gains_KP: Floats, held_K: npt.NDArray[np.bool_]) -> Floats:

@@ -71,6 +71,10 @@ class Actor:
         """Of the inner steps that it makes in this window."""
         return self.share
 
+    def width_in(self, number: int) -> int:
+        """Batches of an inner step, trained and claimed, in this window."""
+        return self.width
+
     def hotkey(self, uid: int, number: int) -> str:
         """Whose uid it is in this window."""
         return f"{uid}/{number // self.renewed_every}" if self.renewed_every else str(uid)

@@ -28,7 +28,7 @@ from evaluation.verdict import NAMED, NOT_SCORED, Verdict
 from evaluation.work import HELD_OUT
 from template.data.assignment import claimed_pages
 from template.protocol.hashing import labelled_hash, uint_bytes
-from template.scoring.rules import pay_rules
+from template.scoring.rules import looked_at, pay_rules
 
 CLAIMED_PAGES, WORK_EFFECT = 96, 0.25
 """The model is a sixth of the localnet's, and shows half of the effect."""
@@ -215,7 +215,7 @@ class Panel:
             replace(
                 _verdict(number, uid, sent, "overlap" if uid in repeated else NOT_SCORED),
                 alike=overlaps.alike.get(uid, ()),
-                width=actor.width,
+                width=actor.width_in(number),
             )
             for uid, actor in enumerate(self._roster)
         ]
@@ -247,7 +247,7 @@ class Panel:
             places = claimed_pages(
                 seed,
                 np.arange(len(consumed)),
-                evaluation.claimed_pages,
+                looked_at(evaluation, self._roster[uid].width_in(number)),
                 self._spec.data.segment_pages,
             )
             pages.append(consumed[places])

@@ -28,8 +28,8 @@ from template.scoring.rules import pay_rules
 CLEAN = ""
 """Name of the run in which the attackers are away."""
 
-VERSION, UNDEFENDED_VERSION = 9, 5
-"""Of rules and attacks, and of attacks alone: go up whenever the same case would end otherwise."""
+UNDEFENDED_VERSION = 5
+"""Goes up whenever the same case would end otherwise."""
 
 WINDOWS, UNDEFENDED_WINDOWS = 24, 14
 WEAK, STRONG = "tiny", "small"
@@ -38,6 +38,10 @@ MODEL_OF = {FREE: WEAK, VALIDATOR: WEAK, PARTIAL: STRONG, SYBIL: STRONG}
 """Class -> model. What the first two earn hangs on the gates, which the smaller model shows in a
 third of the time. What the others earn hangs on the share of a claim that was trained, and on the
 smaller model a trained page shows half of the effect: too little to tell a part from the whole.
+"""
+VERSIONS = {WEAK: 9, STRONG: 10}
+"""The same of defended cases. The stronger model's runs hold the evidence of whole pages (D177);
+the other's were played before it, and what they show hangs on gates that it left as they were.
 """
 TRIALS = {
     WEAK: Trial(
@@ -88,7 +92,7 @@ class Case:
 
     @property
     def key(self) -> str:
-        version = VERSION if self.defended else UNDEFENDED_VERSION
+        version = VERSIONS[self.model] if self.defended else UNDEFENDED_VERSION
         text = json.dumps([version, asdict(self)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:KEY_DIGITS]
 
@@ -137,11 +141,12 @@ def quick() -> list[Case]:
 
 
 def full() -> list[Case]:
-    """8 miners with three seeds; then 20 miners, at 5, 25 and 40 %. Undefended once: it is to show
-    that an attack bites.
+    """8 miners and a quarter of 20 with three seeds; then 20 miners at 40 and 5 %. Undefended once:
+    it is to show that an attack bites.
     """
     cases = [case for seed in (1, 2, 3) for case in _cases(8, 2, seed, both=seed == 1)]
-    cases += [case for count in (5, 8, 1) for case in _cases(20, count, 1, both=False)]
+    cases += [case for seed in (1, 2, 3) for case in _cases(20, 5, seed, both=False)]
+    cases += [case for count in (8, 1) for case in _cases(20, count, 1, both=False)]
     return list({case.key: case for case in cases}.values())
 
 

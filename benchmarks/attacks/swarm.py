@@ -188,10 +188,11 @@ class Swarm:
 
     def _trained(self, number: int, uid: int, start_N: Tensor, rng: np.random.Generator) -> Tensor:
         actor, first = self.roster[uid], number * self.trial.inner_steps
+        width = actor.width_in(number)
         steps = range(round(actor.share_in(number) * self.trial.inner_steps))
         sources = [actor.source(uid, step) for step in steps]
         batches = [
-            actor.taken(self.workers.draw(whose, first + index, actor.width), rng)
+            actor.taken(self.workers.draw(whose, first + index, width), rng)
             for whose, index in sources
         ]
         rates = [self.workers.inner_lr(number, step) for step in steps]
@@ -200,10 +201,10 @@ class Swarm:
     def _assigned(self, number: int, uid: int, actor: Actor) -> np.ndarray:
         """The pages that it claims, int64 [pages, tokens]: those its steps drew, or would have."""
         share = actor.share_in(number) if actor.claims is None else actor.claims
-        first = number * self.trial.inner_steps
+        first, width = number * self.trial.inner_steps, actor.width_in(number)
         steps = max(1, round(share * self.trial.inner_steps))
         return np.concatenate(
-            [self.workers.draw(uid, first + step, actor.width) for step in range(steps)]
+            [self.workers.draw(uid, first + step, width) for step in range(steps)]
         )
 
     def _through_the_door(

@@ -60,6 +60,33 @@ class SmallerBatch(Actor):
         return pages[: max(1, len(pages) // self.part)]
 
 
+class Widened(Actor):
+    """Claims steps of several batches and trains one of them, from a window on; honest before."""
+
+    claimed_width = 4
+
+    def __init__(self, begins: int = 0) -> None:
+        self.begins = begins
+
+    def dishonest(self, number: int) -> bool:
+        return number >= self.begins
+
+    def width_in(self, number: int) -> int:
+        return self.claimed_width if self.dishonest(number) else 1
+
+    def taken(self, pages: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        return pages[:BATCH_PAGES]
+
+
+class HalfOfWide(Actor):
+    """Half of the inner steps over four batches each, all of them claimed."""
+
+    width, share, claims = 4, 0.5, 1.0
+
+    def dishonest(self, number: int) -> bool:
+        return True
+
+
 class FrontOfPages(Actor):
     """Trains on the first part of every page, and says that it took all."""
 
@@ -85,6 +112,10 @@ class RandomHalfOfPages(Actor):
         return np.stack(
             [page[start : start + tokens] for page, start in zip(pages, starts, strict=True)]
         )
+
+
+BATCH_PAGES = 8
+"""Of an inner step of width 1 in the suite's trials."""
 
 
 class StaleBase(Actor):

@@ -132,6 +132,4 @@ def figures_of(row: Sequence[float | str | None]) -> Figures | None:
 
 def _sample(effect: float, variance: float) -> WorkSample:
     """Nobody is paid here: what only pay asks for is left out."""
-    return WorkSample(
-        effect=effect, variance=variance, quarter_effect=math.nan, quarter_square=math.nan
-    )
+    return WorkSample(effect=effect, variance=variance, page_effect=math.nan, page_square=math.nan)

@@ -20,7 +20,7 @@ SUITE: Final = "suite"
 SWARM: Final = "swarm"
 LOCALNET: Final = "localnet"
 
-VERSIONS: Final = {SUITE: 1, SWARM: 2}
+VERSIONS: Final = {SUITE: 2, SWARM: 3}
 """Where -> version; goes up whenever the same case would end otherwise. In the suite pay is worked
 out from the record, so that rules of pay alone do not count there.
 """

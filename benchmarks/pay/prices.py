@@ -16,11 +16,9 @@ from template.protocol.quorum import QuorumRules
 
 FIELDS: Final = (
     "status", "relative_gain", "pages_consumed", "width", "model_share", "work_effect",
-    "work_variance", "quarter_effect", "quarter_square", "quarter_profile",
+    "work_variance", "page_effect", "page_square", "quarter_profile",
 )  # fmt: skip
-"""Of a verdict: what pay rests on, in the order of the record. Lines of before lack the last one,
-and their trained share is judged without.
-"""
+"""Of a verdict: what pay rests on, in the order of the record."""
 
 
 def figures_of(verdict: Verdict) -> list[Any]:

@@ -17,7 +17,7 @@ from benchmarks.size.world import PAGE_TOKENS, spec_of
 from template.planning.case import Case
 from template.planning.hardware import HardwareClass, Line, Machine
 from template.planning.validator import forward_s
-from template.scoring.rules import shown_limit
+from template.scoring.rules import shown_pages
 from template.training.flops import flops_per_token
 
 BUDGET_S = 600.0
@@ -45,7 +45,7 @@ def scoring_of(row: Mapping[str, Any]) -> Scoring:
     spec = spec_of(row["size"])
     flops_per_s = flops_per_token(spec) * NUM_PAGES * PAGE_TOKENS / seconds[TRAIN_STEP]
     case = _case(row["size"], flops_per_s)
-    pages, step_s = shown_limit(case.spec.evaluation), seconds[STEPS_ALONE] / NUM_SCORED
+    pages, step_s = shown_pages(case.spec.evaluation), seconds[STEPS_ALONE] / NUM_SCORED
     payload_s = seconds[SCORE] / NUM_SCORED
     each_s = step_s + (payload_s - step_s) / NUM_PAGES * pages
     return Scoring(

@@ -171,6 +171,24 @@ SIMULATED_ONLY = (
     _simulated("free", "truncated", "a frame without its last bytes"),
     _simulated("partial", "spike", "honest work, each tensor's largest value times 1000", 1.0),
     _simulated("partial", "magnitude 100", "honest work times 100", 1.0),
+    _simulated(
+        "partial",
+        "four batches claimed, one trained",
+        "claims steps of four batches, and trains one of each",
+        1.0,
+    ),
+    _simulated(
+        "partial",
+        "narrow, then four batches claimed",
+        "honest for 4 windows, then claims four batches a step and trains one",
+        1.0,
+    ),
+    _simulated(
+        "partial",
+        "half of the steps, four batches claimed",
+        "half of the steps, of four batches each, all claimed",
+        2.0,
+    ),
     _simulated("partial", "half, magnified", "half of the work times 10", 0.5),
     _simulated(
         "partial", "half, magnified, all claimed", "half of the work times 10, all claimed", 0.5

@@ -201,6 +201,6 @@ def _entry_from(numbers: Sequence[Any]) -> Entry:
 
 
 def _sample_from(figures: Sequence[Any]) -> WorkSample:
-    *numbers, profile = figures
-    names = dict(zip(WORK_FIGURES, (*numbers, tuple(profile)), strict=True))
+    names = dict(zip(WORK_FIGURES, figures, strict=True))
+    names["quarter_profile"] = tuple(names["quarter_profile"])
     return WorkSample(**names)

@@ -19,7 +19,7 @@ from template.planning.case import Case
 from template.planning.costs import NUM_PAYLOADS
 from template.planning.phases import Phase
 from template.protocol.holders import HOLDERS
-from template.scoring.rules import shown_limit
+from template.scoring.rules import shown_pages
 from template.scoring.window import FETCH_SHARE
 from template.training.flops import flops_per_token
 
@@ -196,7 +196,7 @@ def _score(case: Case, scoring_s: float) -> tuple[list[Phase], int]:
     compared = min(case.parameters, SAMPLED_PARAMETERS)
     overlap = case.costs.seconds(ROLE, "overlap places", compared, case.machine.cores)
     load_s = LOADS * case.device_copy_s
-    pages = shown_limit(case.spec.evaluation)
+    pages = shown_pages(case.spec.evaluation)
     held_out_s = forward_s(case, case.spec.evaluation.held_out_pages)
     base_s = forward_s(case, pool_pages(case)) + held_out_s
     fetching_s = case.line.down_s(num_bytes)

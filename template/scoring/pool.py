@@ -26,6 +26,7 @@ from template.protocol.hashing import labelled_hash, uint_bytes
 from template.protocol.payload import PayloadHeader
 from template.protocol.root import Member
 from template.protocol.run import Run
+from template.scoring.rules import looked_at
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,7 +128,7 @@ class PoolDrawer:
         return np.array(segments, dtype=np.int64).reshape(len(segments), paging.segments_for(count))
 
     def draw_claimed(self, window: int, hotkey: str, header: PayloadHeader) -> np.ndarray:
-        """A sample of `claimed_pages` of the pages claimed by a payload; all of fewer.
+        """A sample of the pages claimed by a payload, see `looked_at`; all of fewer.
 
         Page ids, int64. A payload claims the first `pages_consumed` pages assigned to the hotkey
         for the base window.
@@ -136,7 +137,7 @@ class PoolDrawer:
         seed = labelled_hash(
             "claimed", self.pool_seed(window), hotkey.encode("ascii"), uint_bytes(window)
         )
-        count = self.run.at(window).evaluation.claimed_pages
+        count = looked_at(self.run.at(window).evaluation, header.width)
         return claimed_pages(seed, claimed, count, self.paging_at(window).segment_pages)
 
     def list_assigned(self, hotkey: str, window: int, count: int) -> np.ndarray:

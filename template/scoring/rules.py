@@ -1,5 +1,6 @@
 """The run spec's rules of scoring and pay, as parameters for `evaluation`."""
 
+import math
 from collections.abc import Callable
 
 from evaluation.evidence import GainRules
@@ -78,14 +79,29 @@ def pay_rules(spec: RunSpec) -> PayRules:
     )
 
 
-def pool_limit(evaluation: EvaluationSpec) -> int:
+def looked_at(evaluation: EvaluationSpec, width: int) -> int:
+    """Number of claimed pages on which a payload of this width is measured, if it claims as many.
+
+    What a page shows falls with the width, and what the claim is paid grows with it (D177).
+    """
+    return math.isqrt(width * evaluation.claimed_pages**2)
+
+
+def pool_limit(spec: RunSpec) -> int:
     """Maximum number of pages in the pool of a window."""
-    return evaluation.held_out_pages + evaluation.max_payloads * evaluation.claimed_pages
+    evaluation = spec.evaluation
+    claims = evaluation.max_payloads * looked_at(evaluation, spec.training.max_width)
+    return evaluation.held_out_pages + claims
 
 
-def shown_limit(evaluation: EvaluationSpec) -> int:
+def shown_pages(evaluation: EvaluationSpec, width: int = 1) -> int:
+    """Number of pages on which a payload of this width is measured."""
+    return evaluation.held_out_pages + looked_at(evaluation, width)
+
+
+def shown_limit(spec: RunSpec) -> int:
     """Maximum number of pages on which one payload is measured."""
-    return evaluation.held_out_pages + evaluation.claimed_pages
+    return shown_pages(spec.evaluation, spec.training.max_width)
 
 
 def verdict_log_limit_bytes(spec: RunSpec) -> int:
@@ -96,9 +112,9 @@ def verdict_log_limit_bytes(spec: RunSpec) -> int:
     """
     evaluation, length = spec.evaluation, pay_rules(spec).length
     remembered = MAX_UIDS * min(length, spec.schedule.num_windows)
-    after_chars = evaluation.max_payloads * shown_limit(evaluation) * NUMBER_CHARS
+    after_chars = evaluation.max_payloads * shown_limit(spec) * NUMBER_CHARS
     return (
-        pool_limit(evaluation) * (NUMBER_CHARS + PLACE_CHARS)
+        pool_limit(spec) * (NUMBER_CHARS + PLACE_CHARS)
         + after_chars
         + evaluation.held_out_pages * NUMBER_CHARS
         + evaluation.max_payloads**2 * UID_CHARS

@@ -12,7 +12,7 @@ from template.scoring.rules import pay_rules
 from tests.support.scoring import SPEC_FILE
 
 RULES = pay_rules(parse_spec(SPEC_FILE.read_text(encoding="ascii")))
-SAMPLE = WorkSample(effect=0.5, variance=0.07, quarter_effect=0.2, quarter_square=1.3)
+SAMPLE = WorkSample(effect=0.5, variance=0.07, page_effect=0.2, page_square=1.3)
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def test_a_row_keeps_what_pay_rests_on(tmp_path, monkeypatch) -> None:
         for sample, entry in zip(career, entries.values(), strict=True):
             assert entry.work is not None
             assert sample.effect == pytest.approx(entry.work.effect, rel=1e-7)
-            assert sample.quarter_square == pytest.approx(entry.work.quarter_square, rel=1e-7)
+            assert sample.page_square == pytest.approx(entry.work.page_square, rel=1e-7)
     assert [v.pages_consumed for v in suite.verdicts_in(row)[2]] == [120, 120, 64]
     shares = suite.shares_in(case, row)
     paid = played[0].outcome.shares

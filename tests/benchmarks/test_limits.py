@@ -9,7 +9,7 @@ from benchmarks.evaluation import limits
 from benchmarks.learning.text import ROOT
 from template.base.pace import VOTE_MARGIN_BLOCKS
 from template.commands.plan import RunChoices, check_plan, load_plan
-from template.scoring.rules import pool_limit, shown_limit
+from template.scoring.rules import shown_pages
 
 
 @pytest.mark.parametrize(("plan", "seconds"), [("localnet", 3.0), ("testnet", 696.0)])
@@ -41,8 +41,8 @@ def test_a_window_is_measured_and_every_stage_takes_time(monkeypatch) -> None:
     assert min(row["seconds"].values()) > 0
     assert row["total_s"] == pytest.approx(sum(row["seconds"].values()))
     evaluation = replace(bench.spec.evaluation, max_payloads=4)
-    assert row["pool_pages"] == pool_limit(evaluation) == 256
-    assert row["shown_pages"] == shown_limit(evaluation) == 112
+    assert row["pool_pages"] == evaluation.held_out_pages + 4 * evaluation.claimed_pages == 256
+    assert row["shown_pages"] == shown_pages(evaluation) == 112
     passes = row["passes"]
     forward_s = 6 * passes["held_out_s"] + 8 * passes["claimed_s"]
     assert row["seconds"]["forward"] == pytest.approx(forward_s)

@@ -27,8 +27,8 @@ from benchmarks.long.turncoat import Turncoat
 from evaluation.work import WorkSample
 
 TINY = Trial(strategy="ours", lag=0, model="tiny", miners=3, inner_steps=3, rounds=3, warm_steps=8)
-WORKED = WorkSample(effect=1.5, variance=0.08, quarter_effect=0.75, quarter_square=1.6)
-IDLE = WorkSample(effect=0.0, variance=0.08, quarter_effect=0.0, quarter_square=1.0)
+WORKED = WorkSample(effect=1.5, variance=0.08, page_effect=1.4, page_square=2.6)
+IDLE = WorkSample(effect=0.0, variance=0.08, page_effect=0.0, page_square=1.0)
 GOOD = Figures(gain=0.004, error=0.0005, work=WORKED)
 NOISE = Figures(gain=-0.004, error=0.001, work=IDLE)
 RUN = [{0: GOOD, 1: GOOD, 2: GOOD, 3: GOOD, 4: NOISE}] * 30

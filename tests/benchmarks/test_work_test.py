@@ -44,7 +44,7 @@ def test_drawing_a_sample_twice_makes_luck_that_is_not_there() -> None:
 
 
 def _sample(effect: float) -> WorkSample:
-    return WorkSample(effect=effect, variance=0.2, quarter_effect=effect, quarter_square=1.0)
+    return WorkSample(effect=effect, variance=0.2, page_effect=effect, page_square=1.0)
 
 
 @pytest.fixture(scope="module")

@@ -32,8 +32,8 @@ SCALE = 0.002
 LATE_ERROR = 0.5 * SCALE
 """Standard error of a gain late in a run: an honest gain is two of them."""
 NUM_HELD, NUM_OWN = 64, 16
-WORKED = WorkSample(effect=1.5, variance=0.08, quarter_effect=0.75, quarter_square=1.6)
-IDLE = WorkSample(effect=0.0, variance=0.08, quarter_effect=0.0, quarter_square=1.0)
+WORKED = WorkSample(effect=1.5, variance=0.08, page_effect=1.4, page_square=2.6)
+IDLE = WorkSample(effect=0.0, variance=0.08, page_effect=0.0, page_square=1.0)
 
 
 def test_the_log_ratio_is_that_of_two_normal_densities() -> None:

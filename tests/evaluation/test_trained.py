@@ -114,6 +114,34 @@ def test_a_wide_payload_and_a_part_may_show_less_by_the_root(
     assert share < 1.1 / scale, "who claims four and trains on one is paid for one at most"
 
 
+def test_windows_of_small_claims_say_nothing_of_large_ones() -> None:
+    """Four honest windows, then eight times the pages with one of them trained, or with none."""
+    honest = _entries(9, np.array([1.0]))[:4]
+    for own, most in (([1.0] + [0.0] * 7, 1.5 / 8), ([0.0], 0.02)):
+        wide = [
+            replace(entry, pages=8 * 240) for entry in _entries(10, np.array(own), width=8)[:20]
+        ]
+        share = _shares({**_honest(), 9: [*honest, *wide]})[9]
+        assert share < most
+        alone = _shares({**_honest(), 9: wide})[9]
+        assert share == pytest.approx(alone, abs=0.05), "they hardly count"
+
+
+def test_means_are_by_claimed_pages() -> None:
+    """Against the mean of windows that say the same so often as they have pages."""
+    few, many = _entries(9, np.array([1.0]))[:2]
+    weighed = shown_by([replace(few, pages=1), replace(many, pages=3)])
+    repeated = shown_by([replace(entry, pages=1) for entry in (few, many, many, many)])
+    assert weighed is not None
+    assert repeated is not None
+    assert weighed.scale == repeated.scale == 1.0
+    assert weighed.profile == pytest.approx(repeated.profile)
+    variances = [entry.work.variance for entry in (few, many) if entry.work is not None]
+    chance = (variances[0] + 9 * variances[1]) / 16
+    assert weighed.profile_variance == pytest.approx(chance)
+    assert weighed.excess_error == pytest.approx(math.sqrt(2 * chance))
+
+
 def test_hotkeys_of_few_pages_do_not_move_what_is_usual() -> None:
     """A machine in twenty hotkeys of a few steps each, which show more on each page."""
     few = {uid: _entries(uid, np.array([1.6])) for uid in range(10, 30)}
@@ -137,7 +165,7 @@ def test_without_samples_all_is_taken_as_trained() -> None:
         st.builds(
             Shown,
             level_square=st.floats(0, 1e6),
-            quarter_square=st.floats(0, 1e6),
+            page_square=st.floats(0, 1e6),
             excess=st.floats(-1e6, 1e6),
             excess_error=st.floats(0, 1e6),
             scale=st.floats(1, 1e12),

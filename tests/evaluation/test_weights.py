@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from evaluation.history import Entry
 from evaluation.trained import LEVEL_SHARE
-from evaluation.weights import WeightRules, first_window, lower_bound
+from evaluation.weights import WeightRules, accounts, first_window, lower_bound
 from evaluation.weights import chain_weights as gated_weights
-from evaluation.work import WorkSample
+from evaluation.work import QUARTERS, WorkSample, work_sample
 
 RULES = WeightRules(
     history_windows=8,
@@ -109,11 +109,9 @@ def test_pay_is_linear_in_the_pages_at_any_pace(share: float) -> None:
 
 
 def _sample(effect: float, trained: float) -> WorkSample:
-    """Quarters with that mean effect, all of it on a share of the quarters."""
-    square = 1 + (effect / 2) ** 2 / trained
-    return WorkSample(
-        effect=effect, variance=1e-9, quarter_effect=effect / 2, quarter_square=square
-    )
+    """Pages with that mean effect, all of it on a share of them."""
+    square = 1 + effect**2 / trained
+    return WorkSample(effect=effect, variance=1e-9, page_effect=effect, page_square=square)
 
 
 def test_pages_claimed_and_not_trained_on_are_no_work() -> None:
@@ -340,3 +338,30 @@ def test_chance_earns_next_to_nothing_beside_honest_work() -> None:
     shares = chain_weights(honest | lucky, WINDOW, RULES)
     assert sum(shares.get(uid, 0.0) for uid in lucky) < 0.01
     assert all(shares[uid] > 0.1 for uid in honest)
+
+
+def test_a_few_wide_claims_do_not_set_what_is_usual() -> None:
+    """Two of eight hotkeys claim eight times the pages, more than all others together, and train
+    on one of eight: by claimed pages their own level would be the usual one, and paid whole.
+    """
+    rng = np.random.default_rng(0)
+    histories = {uid: _shown(rng, 1, np.array([1.0])) for uid in range(1, 7)}
+    padded = np.array([1.0] + [0.0] * 7)
+    histories |= {uid: _shown(rng, 8, padded) for uid in (7, 8)}
+    shares = gated_weights(histories, histories.keys(), WINDOW, RULES, 0)
+    honest = [shares[uid] for uid in range(1, 7)]
+    assert max(honest) < 1.3 * min(honest)
+    assert max(shares[7], shares[8]) < 1.3 * statistics.fmean(honest)
+    found = accounts(histories, histories.keys(), WINDOW, RULES, 0)
+    assert found[7].pages == 8 * found[1].pages
+
+
+def _shown(rng, width: int, effects: np.ndarray) -> dict[int, Entry]:
+    """The last windows of a miner that shows such effects on its pages, one drawn for each."""
+    held, history = np.arange(64 + 48 * width) < 64, {}
+    for window in RECENT:
+        gains = 2.0 * rng.normal(size=(held.size, QUARTERS))
+        gains[64:] += effects[rng.integers(effects.size, size=(48 * width, 1))]
+        work = work_sample(gains, held)
+        history[window] = Entry(relative_gain=1.0, pages=240 * width, width=width, work=work)
+    return history

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evaluation.work import (
+    CUT,
     HELD_OUT,
     MOST_SHOWN,
     QUARTERS,
@@ -54,8 +56,10 @@ def test_the_effect_is_found_whatever_the_length_of_the_payload(effect: float) -
     gains = _gains(rng, held, effect)
     found = _found(gains, held)
     assert found.effect == pytest.approx(effect, abs=0.08)
-    assert found.quarter_effect == pytest.approx(effect / 2, abs=0.05)
-    assert found.quarter_square == pytest.approx(1 + effect * effect / 4, rel=0.08)
+    noise = np.random.default_rng(1).normal(size=100_000)
+    cut, unit = np.clip(noise + effect, -CUT, CUT), np.clip(noise, -CUT, CUT).std()
+    assert found.page_effect == pytest.approx(cut.mean() / unit, abs=0.08)
+    assert found.page_square == pytest.approx((cut**2).mean() / unit**2, rel=0.08)
     assert found.variance == pytest.approx(1 / 4000 + 1 / 4000, rel=0.003)
     longer = _found(1000.0 * gains, held)
     assert longer.effect == pytest.approx(found.effect), "magnitude buys no effect"
@@ -81,7 +85,7 @@ def test_who_claims_nothing_has_no_sample_and_a_payload_without_change_no_effect
     held = _held(0)
     assert work_sample(np.ones((held.size, QUARTERS)), held) is None
     flat = _found(np.ones((NUM_HELD + NUM_OWN, QUARTERS)), _held())
-    assert (flat.effect, flat.quarter_effect, flat.quarter_square) == (0.0, 0.0, 0.0)
+    assert (flat.effect, flat.page_effect, flat.page_square) == (0.0, 0.0, 0.0)
     with pytest.raises(ValueError, match="held-out"):
         work_sample(np.ones((9, QUARTERS)), np.arange(9) < 1)
     two = np.arange(9) < 2
@@ -107,13 +111,17 @@ def test_the_sample_is_that_of_the_textbook() -> None:
     pages = gains.mean(axis=1)
     shown = (pages[20:] - pages[:20].mean()) / pages[:20].std(ddof=1)
     assert found.effect == pytest.approx(np.clip(shown, -WINSOR, WINSOR).mean())
-    quarters = []
-    for row in gains.T:
-        cut = np.clip((row - row[:20].mean()) / row[:20].std(ddof=1), -2.5, 2.5)
-        quarters.append(cut[20:] / math.sqrt((cut[:20] ** 2).mean()))
-    assert found.quarter_effect == pytest.approx(np.mean(quarters))
-    assert found.quarter_square == pytest.approx(np.mean(np.square(quarters)))
+    own, *quarters = (_cut_by_hand(row) for row in (pages, *gains.T))
+    assert found.page_effect == pytest.approx(own.mean())
+    assert found.page_square == pytest.approx((own**2).mean())
+    assert found.quarter_profile == pytest.approx([row.mean() for row in quarters])
     assert found.variance == pytest.approx((1 / 6 + 1 / 20) * 19 / 17)
+
+
+def _cut_by_hand(row: np.ndarray) -> np.ndarray:
+    """Cut effects of the sequences after the first 20, which are held out."""
+    cut = np.clip((row - row[:20].mean()) / row[:20].std(ddof=1), -CUT, CUT)
+    return cut[20:] / math.sqrt((cut[:20] ** 2).mean())
 
 
 def test_one_wild_sequence_counts_for_no_more_than_four_deviations() -> None:
@@ -123,19 +131,19 @@ def test_one_wild_sequence_counts_for_no_more_than_four_deviations() -> None:
     gains[-1, 0] = 1e9
     after = _found(gains, held)
     assert after.effect <= before + 8.0 / 8
-    assert after.quarter_square <= MOST_SHOWN**2
+    assert after.page_square <= MOST_SHOWN**2
     gains[0] = 1e9  # the deviation of the held-out ones hangs on a single sequence
     found = _found(gains, held)
-    assert abs(found.quarter_effect) <= MOST_SHOWN
-    assert found.quarter_square <= MOST_SHOWN**2
+    assert abs(found.page_effect) <= MOST_SHOWN
+    assert found.page_square <= MOST_SHOWN**2
 
 
 def _sample(effect: float, variance: float = 1 / NUM_OWN + 1 / NUM_HELD) -> WorkSample:
     return WorkSample(
         effect=effect,
         variance=variance,
-        quarter_effect=effect / 2,
-        quarter_square=1 + effect * effect / 4,
+        page_effect=effect,
+        page_square=1 + effect * effect,
     )
 
 
@@ -170,6 +178,39 @@ def test_the_gate_opens_at_the_bound_and_closes_when_the_evidence_is_gone() -> N
     assert not state.after(_sample(0.3), RULES).holds, "it takes the bound again"
     found_out = _state([-5.0] * 3)
     assert found_out == WorkState(log_ratio=-RULES.bound, holds=False)
+
+
+@pytest.mark.parametrize(("width", "effect"), [(1, 0.4), (4, 0.2), (16, 0.1)])
+def test_less_is_expected_of_wider_payloads_by_the_root(width: int, effect: float) -> None:
+    assert RULES.effect_at(width) == pytest.approx(effect)
+    sample = replace(_sample(0.3), width=width)
+    found = WorkState().after(sample, RULES).log_ratio
+    assert found == pytest.approx(sample.log_likelihood_ratio(effect))
+
+
+def test_an_honest_wide_miner_keeps_the_gate_and_one_without_work_loses_it() -> None:
+    """Width 4: an effect of 0.8 at width 1 is 0.28 there; 96 own pages and 64 held out."""
+    rng, deviation = np.random.default_rng(0), math.sqrt((1 / 96 + 1 / 64) * 63 / 61)
+    closed, opened_after, lost_after = [], [], []
+    for _ in range(200):
+        holds, state = [], WorkState()
+        for x in rng.normal(0.28, deviation, size=64):
+            state = _after_wide(state, float(x), deviation)
+            holds.append(state.holds)
+        opened_after.append(holds.index(True))
+        closed.append(1 - np.mean(holds[opened_after[-1] :]))
+        state, windows = WorkState(log_ratio=RULES.bound, holds=True), 0
+        while state.holds:
+            state = _after_wide(state, float(rng.normal(0.0, deviation)), deviation)
+            windows += 1
+        lost_after.append(windows)
+    assert np.mean(closed) < 0.02
+    assert np.median(opened_after) <= 5
+    assert 3 <= np.median(lost_after) <= 9
+
+
+def _after_wide(state: WorkState, effect: float, deviation: float) -> WorkState:
+    return state.after(replace(_sample(effect, deviation**2), width=4), RULES)
 
 
 def test_error_rates_are_as_stated() -> None:

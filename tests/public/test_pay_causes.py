@@ -35,7 +35,7 @@ def judgements(odd) -> list[Judgement]:
                 window=window, uid=uid, hotkey=hotkey, digest=f"{uid:064x}", status="named",
                 gain=0.01, gain_standard_error=0.001, relative_gain=1.0 + uid / 100,
                 pages_consumed=8, base_window=window, gain_log_ratio=0.5, work_effect=0.9,
-                work_variance=0.05, quarter_effect=0.45, quarter_square=0.3,
+                work_variance=0.05, page_effect=0.45, page_square=0.3,
             )  # fmt: skip
             verdict = odd(verdict, window) if hotkey == hotkey_of("odd") else verdict
             if verdict is not None:
@@ -115,11 +115,11 @@ def refused_once(verdict, window):
 
 def trained_unevenly(verdict, _window):
     """A claim of which some quarters show the usual effect and the others none."""
-    return replace(verdict, work_effect=0.3, quarter_effect=0.15, quarter_square=0.3)
+    return replace(verdict, work_effect=0.3, page_effect=0.15, page_square=0.3)
 
 
 def without_work(verdict, _window):
-    return replace(verdict, work_effect=0.0, quarter_effect=0.0)
+    return replace(verdict, work_effect=0.0, page_effect=0.0)
 
 
 def without_gain(verdict, _window):

@@ -188,6 +188,14 @@ def test_the_pages_of_the_widest_payload_are_barred_and_lists_are_prefixes() -> 
     assert sorted(every) == sorted(listed[: 2 * PAGES])
 
 
+@pytest.mark.parametrize(("width", "looked_at"), [(1, 8), (2, 11), (3, 13)])
+def test_a_wide_payload_is_looked_at_on_more_pages(width: int, looked_at: int) -> None:
+    wide = replace(with_claimed(8), training=replace(SPEC.training, max_width=3))
+    header = replace(make_header(5, 3 * PAGES), width=width)
+    drawn = make_drawer(spec=wide).draw_claimed(5, "hotkey1", header)
+    assert drawn.size == looked_at
+
+
 def test_a_crowd_of_wide_lists_frees_no_page_that_a_narrow_payload_trains() -> None:
     """The widest lists of 12 hotkeys are too many for the text, and those of width 1 are not."""
     wide = replace(SPEC, training=replace(SPEC.training, max_width=5))

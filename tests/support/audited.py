@@ -176,8 +176,8 @@ def _blank(verdict: Verdict, forged: WindowLog) -> Verdict:
         relative_gain=None,
         work_effect=None,
         work_variance=None,
-        quarter_effect=None,
-        quarter_square=None,
+        page_effect=None,
+        page_square=None,
         gain_log_ratio=None,
     )
 

@@ -37,8 +37,8 @@ def made_up_log(
             relative_gain=-float(rng.random()) / 1e99, pages_consumed=2**32 - 1,
             base_window=2**32 - 1, width=2**16 - 1, part=2**16 - 2, parts=2**16 - 1,
             model_share=float(rng.random()) / 1e6, work_effect=-float(rng.random()) / 1e99,
-            work_variance=float(rng.random()) * 1e99, quarter_effect=-float(rng.random()) / 1e99,
-            quarter_square=float(rng.random()) / 1e99,
+            work_variance=float(rng.random()) * 1e99, page_effect=-float(rng.random()) / 1e99,
+            page_square=float(rng.random()) / 1e99,
             alike=tuple(measured_uids) if uid in measured_uids else (),
             gain_log_ratio=-float(rng.random()) / 1e99,
         )
