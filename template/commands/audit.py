@@ -8,7 +8,7 @@ from template.audit.kept import Wanted, choose_range, kept_windows
 from template.audit.logs import audit_windows, logs_in_bucket, logs_in_files, read_files
 from template.cli.audit_flags import AuditConfig
 from template.commands.newcomer import existing_subnet
-from template.commands.reading import follow_run
+from template.commands.reading import check_window, follow_run
 from template.context import ReadContext
 from template.errors import ConfigError, Unavailable
 
@@ -23,6 +23,8 @@ def run_audit(config: AuditConfig, say: Say) -> int:
     files = read_files(config.logs) if config.logs else {}
     with follow_run(config.run, config.chain, config.spec) as context:
         _check_validator(config, context)
+        for flag, window in (("--first", config.first), ("--last", config.last)):
+            check_window(context.run, flag, window)
         wanted = Wanted(
             first=config.first,
             last=config.last,

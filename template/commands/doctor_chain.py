@@ -50,8 +50,8 @@ class ChainChecks:
         spec = given(self._config.spec)
         return good(
             checks.RUN_SPEC,
-            f"{spec.name}, run {spec.run_id.hex()}, {spec.schedule.num_windows:,} windows of "
-            f"{spec.schedule.blocks_per_window} blocks on a {spec.schedule.network} network",
+            f"{spec.name}, run {spec.run_id.hex()}, {spec.schedule.length}, on a "
+            f"{spec.schedule.network} network",
             run_id=spec.run_id.hex(),
         )
 

@@ -4,7 +4,7 @@ from template.chain.health import redact_endpoint
 from template.cli.public_flags import ExplainConfig
 from template.cli.terminal import complain, say, say_json
 from template.commands.newcomer import existing_subnet
-from template.commands.reading import follow_run
+from template.commands.reading import check_window, follow_run
 from template.context import ReadContext
 from template.errors import EXIT_ENDED, EXIT_INTERRUPTED, SubnetError, Unavailable, exit_status
 from template.public.gather import Gatherer
@@ -43,6 +43,7 @@ def explain(context: ReadContext, config: ExplainConfig) -> Payslip:
     network = redact_endpoint(config.chain.network)
     gatherer = Gatherer(context, netuid=config.chain.netuid, network=network)
     window = gatherer.last_counted() if config.window is None else config.window
+    check_window(context.run, "--window", config.window)
     if window < 0:
         first = context.schedule.vote_block(0)
         raise Unavailable(

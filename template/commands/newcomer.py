@@ -278,11 +278,15 @@ def table(report: Report) -> Table:
 
 
 def position(spec: RunSpec, head: int) -> str:
-    """The current window of the run at block `head`, as a sentence."""
+    """The current window at block `head` by the run's first spec, as a sentence."""
     schedule = spec.schedule
     window = schedule.schedule().window_of(head)
     if window < 0:
         return f"block {head:,}: window 0 starts at block {schedule.start_block:,}"
     if window >= schedule.num_windows:
-        return f"block {head:,}: the run has ended; its last window was {schedule.num_windows - 1}"
-    return f"block {head:,}: in window {window} of {schedule.num_windows}"
+        return (
+            f"block {head:,}: by its first spec the run has ended; its last window was "
+            f"{schedule.num_windows - 1}"
+        )
+    end = f" of {schedule.num_windows}" if schedule.has_end else ", without a planned end"
+    return f"block {head:,}: by its first spec in window {window}{end}"

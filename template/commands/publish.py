@@ -69,7 +69,8 @@ def publish_run(config: PublishConfig, chain: Chain, bucket: OwnBucket, say: Say
     hotkey, first_block = bucket.hotkey, chain.head()
     choices = _choices(config, hotkey, first_block + config.start_in_blocks)
     draft = check_plan(config.plan, config.table, choices)
-    say(f"plan: {draft.name}, {_length(draft)}; window 0 starts at block {choices.start_block:,}")
+    length = draft.schedule.length
+    say(f"plan: {draft.name}, {length}; window 0 starts at block {choices.start_block:,}")
     data = load_corpus(config.text) if config.data is None else open_folder(config.data)
     run = prepare_run(config.table, data, choices, say)
     say(f"dataset and theta_0: {len(run.shards)} shards, {run.num_bytes:,} bytes")
@@ -237,11 +238,6 @@ def write_spec(out: Path, text: str) -> None:
         raise ConfigError(f"--out {out}: cannot be written: {error.strerror}") from error
 
 
-def _length(spec: RunSpec) -> str:
-    schedule = spec.schedule
-    return f"{schedule.num_windows} windows of {schedule.blocks_per_window} blocks"
-
-
 def summary(published: Published, config: PublishConfig, block_s: float, now_s: float) -> str:
     """The text for the owner: facts of the run and next steps. `now_s`: seconds since 1970."""
     spec = published.spec
@@ -254,7 +250,7 @@ run spec     {config.out}
 SHA-256      {published.sha256}
 run_id       {spec.run_id.hex()}
 start        block {schedule.start_block:,}, in about {_duration(wait_s)} ({starts})
-length       {_length(spec)}, about {_duration(length_s)} at {block_s:.2g} s a block
+length       {spec.schedule.length}, about {_duration(length_s)} at {block_s:.2g} s a block
 mirror       {", ".join(spec.data.mirrors)}
 
 Miners and validators find the run by the netuid, and see that all is there:

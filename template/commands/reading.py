@@ -96,6 +96,12 @@ def follow_run(run: Path, chain_config: ChainConfig, spec: RunSpec) -> Iterator[
         yield context
 
 
+def check_window(run: Run, flag: str, window: int | None) -> None:
+    """ConfigError for a window after the run's end, as far as its specs are known."""
+    if window is not None and window >= run.num_windows:
+        raise ConfigError(f"{flag}: the run has windows 0 to {run.num_windows - 1}")
+
+
 @contextmanager
 def _temporary_folder() -> Iterator[Path]:
     """A folder until the `with` block ends; ConfigError where this machine has no room for one."""

@@ -27,6 +27,7 @@ WRITE_USD: Final = 4.50 / 1e6
 READ_USD: Final = 0.36 / 1e6
 """Of a request of class B: get, head."""
 MONTH_DAYS: Final = 30.0
+YEAR_DAYS: Final = 365.0
 GB: Final = 1e9
 CALLS_OF_PARTS: Final = 3
 """An upload in parts is looked for, begun and completed."""
@@ -62,9 +63,15 @@ def put_calls(num_bytes: float) -> int:
     return 1 if parts <= 1 else parts + CALLS_OF_PARTS
 
 
+def run_windows(case: Case) -> int:
+    """Windows of the whole run; of a run without a planned end those of a year."""
+    schedule = case.spec.schedule
+    return schedule.num_windows if schedule.has_end else math.ceil(YEAR_DAYS * case.windows_per_day)
+
+
 def run_tokens(case: Case) -> int:
-    """Tokens of the whole run if no page is read twice."""
-    return case.spec.schedule.num_windows * case.peers * case.window_tokens
+    """Tokens of the whole run (see `run_windows`) if no page is read twice."""
+    return run_windows(case) * case.peers * case.window_tokens
 
 
 def run_manifest(case: Case, tokens: int) -> Manifest:

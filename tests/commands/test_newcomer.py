@@ -14,6 +14,7 @@ from template.errors import Denied, SubnetError, Unavailable
 from template.protocol.keys import blob_key
 from template.protocol.record import Record, encode_record
 from template.protocol.spec import RunSpec
+from template.protocol.spec.timing import MAX_WINDOWS
 from template.store import Store
 from template.store.memory import MemoryStore
 from template.training.theta0 import index_length, parse_index, theta0_bytes
@@ -180,3 +181,9 @@ def test_a_strangers_text_in_the_table_is_neither_markup_nor_an_escape(world: Wo
 )
 def test_the_position_of_a_run(world: World, block: int, words: str) -> None:
     assert words in position(world.spec, block)
+
+
+def test_the_position_of_a_run_without_an_end(world: World) -> None:
+    schedule = replace(world.spec.schedule, num_windows=MAX_WINDOWS)
+    told = position(replace(world.spec, schedule=schedule), 16)
+    assert told.endswith("in window 0, without a planned end")

@@ -210,7 +210,7 @@ def test_a_folder_that_refuses_is_an_error_with_a_remedy(played, tmp_path) -> No
     ("command", "flags", "named"),
     [
         ("explain", ["5F", "--netuid", "1"], "explain: HOTKEY"),
-        ("explain", [hotkey_of("m0"), "--netuid", "1", "--window", "99"], "explain: --window"),
+        ("explain", [hotkey_of("m0"), "--netuid", "1", "--window=-1"], "explain: --window"),
         ("explain", [hotkey_of("m0"), "--netuid", "1", "--window", "-1"], "explain: --window"),
         ("site", ["--out", "x", "--netuid", "1", "--windows", "0"], "site: --windows"),
         ("site", ["--out", "x", "--netuid", "1", "--windows", "9999"], "site: --windows"),

@@ -1,6 +1,7 @@
 """Buckets' bytes, requests and dollars."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -14,8 +15,10 @@ from template.planning.bill import (
     put_calls,
     run_manifest,
     run_tokens,
+    run_windows,
     validator_bill,
 )
+from template.protocol.spec.timing import MAX_WINDOWS
 
 
 def test_a_terabyte_for_a_month_and_millions_of_requests_cost_the_listed_price() -> None:
@@ -41,6 +44,13 @@ def test_requests_follow_windows_and_readers(case_of) -> None:
     assert case.windows_per_day == 72
     assert miner_bill(case).reads == 72 * (19 + 8)
     assert miner_bill(case).writes == 72 * (1 + 2)
+
+
+def test_a_run_without_an_end_is_planned_for_a_year(case_of) -> None:
+    case = case_of("150m")
+    spec = replace(case.spec, schedule=replace(case.spec.schedule, num_windows=MAX_WINDOWS))
+    assert run_windows(case) == case.spec.schedule.num_windows
+    assert run_windows(replace(case, spec=spec)) == 365 * 72
 
 
 def test_a_dataset_holds_its_tokens_in_the_usual_shards(case_of) -> None:

@@ -91,6 +91,14 @@ class ScheduleSpec(Table):
         """Whether the run has a planned end."""
         return self.num_windows < MAX_WINDOWS
 
+    @property
+    def length(self) -> str:
+        """For messages: how many windows of how many blocks."""
+        windows = (
+            f"{self.num_windows:,} windows" if self.has_end else "windows without a planned end"
+        )
+        return f"{windows}, of {self.blocks_per_window} blocks each"
+
     def schedule(self) -> Schedule:
         """The fields for block arithmetic."""
         return Schedule(
