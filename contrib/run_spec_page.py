@@ -11,7 +11,7 @@ import inspect
 import sys
 import textwrap
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -29,6 +29,7 @@ PAGE = ROOT / "docs" / "run_spec.md"
 PLAN = ROOT / "runs" / "testnet.toml"
 COMMAND = "python contrib/run_spec_page.py"
 TYPES = {int: "integer", float: "number", str: "text", bool: "true or false"}
+NO_TABLE: Mapping[str, Any] = {}
 INTRO = f"""\
 # The run spec
 
@@ -55,7 +56,7 @@ def run_spec_page(plan: Mapping[str, Any]) -> str:
     name = field_docstrings(RunSpec)["name"]
     parts = [INTRO, f"`name`, above the first table, is a text: {name[0].lower()}{name[1:]}\n"]
     for table, cls in tables().items():
-        rows = table_rows(cls, plan.get(table, {}))
+        rows = table_rows(cls, values_of(plan, table))
         parts.append(f"## [{table}]\n\n{docstring(cls)}\n\n{rows}\n")
     rules = "\n".join(f"- {flat(inspect.getdoc(rule) or '')}" for rule in RULES)
     parts.append(f"## Rules between fields\n\n{rules}\n")
@@ -64,14 +65,28 @@ def run_spec_page(plan: Mapping[str, Any]) -> str:
 
 def tables() -> dict[str, Any]:
     """Name -> dataclass of every table, in the order of the run spec."""
-    hints = {name: _declared(hint) for name, hint in get_type_hints(RunSpec).items()}
-    return {name: hint for name, hint in hints.items() if is_dataclass(hint)}
+    return dict(_tables_in(RunSpec, ""))
+
+
+def _tables_in(cls: type, prefix: str) -> Iterator[tuple[str, Any]]:
+    """The tables that a dataclass declares, each followed by those within it."""
+    for name, hint in get_type_hints(cls).items():
+        if is_dataclass(table := _declared(hint)):
+            yield f"{prefix}{name}", table
+            yield from _tables_in(table, f"{prefix}{name}.")  # type: ignore[arg-type]
 
 
 def _declared(hint: Any) -> Any:
     """The table of an optional table."""
     named = [one for one in get_args(hint) if one is not type(None)]
     return named[0] if isinstance(hint, UnionType) else hint
+
+
+def values_of(plan: Mapping[str, Any], table: str) -> Mapping[str, Any]:
+    """A plan's values of a table, `NO_TABLE` for a table within a table that the plan lacks."""
+    outer, _, inner = table.partition(".")
+    values: Mapping[str, Any] = plan.get(outer, {})
+    return values.get(inner, NO_TABLE) if inner else values
 
 
 def table_rows(cls: type, values: Mapping[str, Any]) -> str:
@@ -93,12 +108,16 @@ def example_of(field: Field[Any], values: Mapping[str, Any]) -> str:
     """
     if field.name in values:
         return f"`{toml_value(values[field.name])}`"
+    if field.default is None:
+        return "*optional*"
     if field.default is not MISSING:
         return f"*optional*, `{toml_value(field.default)}`"
-    return "*filled in*"
+    return "*filled in*" if values is not NO_TABLE else "none"
 
 
 def type_name(hint: Any) -> str:
+    if is_dataclass(_declared(hint)):
+        return "table"
     return TYPES.get(hint) or f"list of {TYPES[get_args(hint)[0]]}s"
 
 

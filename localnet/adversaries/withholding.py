@@ -60,13 +60,13 @@ class GoodDraws(HonestWork):
         reader = self.parts.datasets.at(payload.header.window)
         seed = noise_seed(context.hotkey, payload.header.window)
         ids = np.random.default_rng(seed).integers(reader.num_pages, size=self.PAGES)
-        pages, scorer = reader.pages(ids), self._own_scorer
+        pages, scorer, chat = reader.pages(ids), self._own_scorer, self.spec.data.chat
         state = self.parts.follower.state
         factor = state.alpha(self.spec.outer) * self.spec.evaluation.step_share
         scorer.load(state.params)
-        before = scorer.losses(pages)
+        before = scorer.losses(pages, chat)
         with scorer.stepped(payload.tensors, dict.fromkeys(self.form.names, factor)):
-            return float((before - scorer.losses(pages)).mean())
+            return float((before - scorer.losses(pages, chat)).mean())
 
 
 class GoodCommits(GoodDraws):

@@ -8,6 +8,7 @@ some of its pages, and a rank without a page computes one that counts for nothin
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import cache, cached_property
 from typing import Any
 
@@ -18,12 +19,13 @@ from torch import Tensor, nn
 from compression import Plan, SparseTensor, decode, held_plan
 from compression.bands import rows_plan, whole_chunks
 from template.protocol.payload import Payload
-from template.protocol.spec import RunSpec
+from template.protocol.spec import ChatSpec, RunSpec
 from template.ranks.handles import Bands, BandSpreader, Held, numbers_of
 from template.ranks.loop import Order
 from template.ranks.mover import Mover, fill
 from template.ranks.pages import share_pages
 from template.ranks.shelf import Shelf
+from template.training.answers import answer_tokens
 from template.training.evaluator import FLOAT_BYTES
 from template.training.memory import KEPT
 from template.training.scorer import (
@@ -162,7 +164,9 @@ class CutScorer:
         page_tokens = self._spec.data.page_tokens
         own = share_pages(self._group, values["counts"], page_tokens, given)
         tokens = own if len(own) else torch.zeros((1, page_tokens), dtype=torch.int64)
-        losses = means_of_parts(self._root(tokens.to(self._device)), values["parts"])
+        chat = values["chat"]
+        counted = None if chat is None else answer_tokens(tokens, ChatSpec(**chat))
+        losses = means_of_parts(self._root(tokens.to(self._device)), values["parts"], counted)
         end_pass(self._root)
         return losses[: len(own)].tobytes()
 
@@ -204,19 +208,23 @@ class RanksScorer:
         self._team.tell("score_read", number=made.number)
         return made
 
-    def losses(self, pages: np.ndarray) -> np.ndarray:
+    def losses(self, pages: np.ndarray, chat: ChatSpec | None = None) -> np.ndarray:
         """As in `Evaluator`."""
-        return self.part_losses(pages, 1)[:, 0]
+        return self.part_losses(pages, 1, chat)[:, 0]
 
-    def part_losses(self, pages: np.ndarray, parts: int) -> np.ndarray:
+    def part_losses(
+        self, pages: np.ndarray, parts: int, chat: ChatSpec | None = None
+    ) -> np.ndarray:
         """As in `Evaluator`."""
-        starts = range(0, len(pages), self.batch_pages)
-        found = [self._pass(pages[start : start + self.batch_pages], parts) for start in starts]
+        size = self.batch_pages
+        batches = [pages[start : start + size] for start in range(0, len(pages), size)]
+        found = [self._pass(batch, parts, chat) for batch in batches]
         return np.concatenate(found) if found else np.empty((0, parts))
 
-    def _pass(self, pages: np.ndarray, parts: int) -> np.ndarray:
+    def _pass(self, pages: np.ndarray, parts: int, chat: ChatSpec | None) -> np.ndarray:
         counts = [len(part) for part in np.array_split(pages, self._team.group.size)]
-        found = self._team.call("score_pages", pages, counts=counts, parts=parts)
+        table = None if chat is None else asdict(chat)
+        found = self._team.call("score_pages", pages, counts=counts, parts=parts, chat=table)
         rows = [np.frombuffer(part, dtype=np.float64).reshape(-1, parts) for part in found]
         return np.concatenate(rows)
 

@@ -24,7 +24,7 @@ from template.data.pages import PageReader
 from template.errors import ConfigError, Unavailable
 from template.protocol.payload import Payload
 from template.protocol.run import Run
-from template.protocol.spec import RunSpec
+from template.protocol.spec import ChatSpec, RunSpec
 from template.scoring.pool import Pool
 from template.training.energy import Norms
 from template.training.evaluator import Evaluator
@@ -64,7 +64,7 @@ class Measurer:
     """Holds the evaluation model. Not thread-safe."""
 
     def __init__(self, spec: RunSpec, scorer: Evaluator, pages: PageReader) -> None:
-        self._pages, self._scorer = pages, scorer
+        self._pages, self._scorer, self._chat = pages, scorer, spec.data.chat
         self.curve = pages.held_out_pages(curve_ids(pages.manifest, spec.evaluation.curve_pages))
         """Fixed pages for the loss curve, int64 [curve_pages, page_tokens]."""
 
@@ -101,7 +101,7 @@ class Measurer:
 
         `step_start`: the state before the last outer step, for losses half-way through that step.
         """
-        return Measurement(self._scorer, self._pages, state, step_start)
+        return Measurement(self._scorer, self._pages, state, step_start, self._chat)
 
     def measure_pool(
         self,
@@ -119,25 +119,27 @@ class Measurer:
         return self.begin(end, start).half_way(pool)
 
     def measure_curve(self, state: OuterState) -> float:
-        """Mean loss on the pages of the loss curve, nats per token."""
+        """Mean loss on the pages of the loss curve, nats per token that counts."""
         self._scorer.load(state.params)
-        return float(self._scorer.losses(self.curve).mean())
+        return float(self._scorer.losses(self.curve, self._chat).mean())
 
 
 class Measurers:
-    """The measurer of each dataset of a run, with one model for evaluation."""
+    """The measurer of each dataset of a run and each way to count its tokens, with one model for
+    evaluation.
+    """
 
     def __init__(self, run: Run, scorer: Evaluator, datasets: "OpenDatasets") -> None:
         self._run, self._scorer, self._datasets = run, scorer, datasets
-        self._made: dict[str, Measurer] = {}
+        self._made: dict[tuple[str, ChatSpec | None], Measurer] = {}
 
     def at(self, window: int) -> Measurer:
         """The measurer for a window's pages."""
         spec = self._run.at(window)
-        digest = spec.data.manifest_digest
-        if digest not in self._made:
-            self._made[digest] = Measurer(spec, self._scorer, self._datasets.at(window))
-        return self._made[digest]
+        key = (spec.data.manifest_digest, spec.data.chat)
+        if key not in self._made:
+            self._made[key] = Measurer(spec, self._scorer, self._datasets.at(window))
+        return self._made[key]
 
 
 class OpenDatasets(Protocol):
@@ -184,9 +186,15 @@ class Measurement:
     """
 
     def __init__(
-        self, scorer: Evaluator, pages: PageReader, state: OuterState, step_start: OuterState | None
+        self,
+        scorer: Evaluator,
+        pages: PageReader,
+        state: OuterState,
+        step_start: OuterState | None,
+        chat: ChatSpec | None,
     ) -> None:
-        self._scorer, self._pages = scorer, pages
+        """`chat`: the spec's `data.chat`."""
+        self._scorer, self._pages, self._chat = scorer, pages, chat
         self._state, self._step_start = state, step_start
         self._loaded: int | None = None
         self._losses: dict[tuple[int, bytes], np.ndarray] = {}
@@ -263,7 +271,7 @@ class Measurement:
         self._load(HALF_WAY if whose == HALF_WAY else THETA)
         with self._stepped(step):
             for rows in missing:
-                losses = self._scorer.part_losses(pages[rows], QUARTERS)
+                losses = self._scorer.part_losses(pages[rows], QUARTERS, self._chat)
                 self._losses[whose, pool.ids_S[rows].tobytes()] = losses
                 yield
 

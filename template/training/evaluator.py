@@ -12,6 +12,7 @@ from torch import Tensor
 
 from template.protocol.payload import Payload
 from template.protocol.spec.model import ModelSpec
+from template.protocol.spec.training import ChatSpec
 from template.training.losses import CHUNK_LOGITS, CHUNKED_VOCAB
 
 MAX_BATCH_PAGES: Final = 64
@@ -48,14 +49,21 @@ class Evaluator(Protocol):
     def load_half_way(self, first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> None:
         """The parameters in the middle between two; no second copy is made of them."""
 
-    def losses(self, pages: np.ndarray) -> np.ndarray:
+    def losses(self, pages: np.ndarray, chat: ChatSpec | None = None) -> np.ndarray:
         """Mean loss of each sequence, nats per predicted token; float64 [num_pages].
 
-        `pages` is int64 [num_pages, page_tokens]; tokens 1.. of each page are predicted.
+        `pages` is int64 [num_pages, page_tokens]; tokens 1.. of each page are predicted. `chat`:
+        the spec's `data.chat`; the mean is then over the tokens that count by `answer_tokens`.
         """
 
-    def part_losses(self, pages: np.ndarray, parts: int) -> np.ndarray:
-        """Mean losses of so many equal parts of each sequence; float64 [num_pages, parts]."""
+    def part_losses(
+        self, pages: np.ndarray, parts: int, chat: ChatSpec | None = None
+    ) -> np.ndarray:
+        """Mean losses of so many equal parts of each sequence; float64 [num_pages, parts].
+
+        With `chat` the parts are of the tokens that count, in order, and there are at most
+        `answers.MIN_COUNTED`.
+        """
 
     def stepped_by(
         self, payload: Payload, factors: Mapping[str, float]

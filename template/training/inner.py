@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 from template.errors import ConfigError
 from template.protocol.spec import RunSpec
 from template.training.adamw import RangedAdamW
+from template.training.answers import answer_shares
 from template.training.devices import (
     device_name,
     make_accelerator,
@@ -32,7 +33,12 @@ from template.training.inner_loop import Course, Rest, no_rest, run_inner_loop
 from template.training.inner_loop import InnerResult as InnerResult
 from template.training.inner_loop import Speed as Speed
 from template.training.layout import Layout
-from template.training.losses import CHUNKED_VOCAB, next_token_loss, spread_loss
+from template.training.losses import (
+    CHUNKED_VOCAB,
+    next_token_loss,
+    shared_loss,
+    spread_loss,
+)
 from template.training.memory import KEPT, TrimmedBackward, give_back_freed
 from template.training.micro_batch import MicroBatch
 from template.training.model import (
@@ -242,10 +248,13 @@ class InnerTrainer:
         return tokens.to(self._device)
 
     def _loss(self, tokens: Tensor) -> Tensor:
-        """Mean loss of some pages, nats per predicted token."""
-        model_spec = self._spec.model
+        """Mean loss of some pages, nats per predicted token that counts."""
+        model_spec, chat = self._spec.model, self._spec.data.chat
         spreads = model_spec.router_aux_loss_coef > 0
+        shares = None if chat is None else answer_shares(tokens, chat)
         if model_spec.vocab_size < CHUNKED_VOCAB and not spreads:
+            if shares is not None:
+                return shared_loss(self._model(input_ids=tokens).logits, tokens, shares)
             loss: Tensor = self._model(input_ids=tokens, labels=tokens).loss
             return loss
         model = self._accelerator.unwrap_model(self._model)
@@ -255,7 +264,7 @@ class InnerTrainer:
         hidden, head = out.last_hidden_state, model.lm_head.weight
         if self._spec.training.precision == "bf16":
             hidden, head = hidden.bfloat16(), head.bfloat16()
-        loss = next_token_loss(hidden, head, tokens)
+        loss = next_token_loss(hidden, head, tokens, shares_PT=shares)
         if spreads:
             crowding = spread_loss(out.router_logits, len(tokens), model_spec.num_experts_per_tok)
             loss = loss + model_spec.router_aux_loss_coef * crowding

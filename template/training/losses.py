@@ -22,17 +22,31 @@ CHUNK_LOGITS = 2**25
 
 
 def next_token_loss(
-    hidden_PTH: Tensor, head_VH: Tensor, tokens_PT: Tensor, chunk_logits: int = CHUNK_LOGITS
+    hidden_PTH: Tensor,
+    head_VH: Tensor,
+    tokens_PT: Tensor,
+    chunk_logits: int = CHUNK_LOGITS,
+    shares_PT: Tensor | None = None,
 ) -> Tensor:
     """Mean loss over the predicted tokens 1.. of each page, nats; differentiable once.
 
-    Hidden states and head have one dtype, in which the multiplications are done.
+    Hidden states and head have one dtype, in which the multiplications are done. `shares_PT`: each
+    predicted token's share in the loss, float32 [pages, page_tokens - 1]; None for equal shares.
     """
     hidden_NH = hidden_PTH[:, :-1].reshape(-1, hidden_PTH.shape[-1])
+    shares_N = None if shares_PT is None else shares_PT.reshape(-1)
     loss: Tensor = _ChunkedLoss.apply(
-        hidden_NH, head_VH, tokens_PT[:, 1:].reshape(-1), chunk_logits
+        hidden_NH, head_VH, tokens_PT[:, 1:].reshape(-1), chunk_logits, shares_N
     )
     return loss
+
+
+def shared_loss(logits_PTV: Tensor, tokens_PT: Tensor, shares_PT: Tensor) -> Tensor:
+    """As `next_token_loss` with shares, from all logits [pages, page_tokens, V] at once."""
+    losses_PT = functional.cross_entropy(
+        logits_PTV[:, :-1].float().transpose(1, 2), tokens_PT[:, 1:], reduction="none"
+    )
+    return (losses_PT * shares_PT).sum()
 
 
 @torch.no_grad()
@@ -70,11 +84,18 @@ def spread_loss(router_logits: Sequence[Tensor], num_pages: int, experts_per_tok
 
 
 class _ChunkedLoss(torch.autograd.Function):
-    """Mean cross-entropy of `hidden @ head.T`; the forward pass computes the gradients too."""
+    """Mean cross-entropy of `hidden @ head.T`, or the sum by the tokens' shares; the forward pass
+    computes the gradients too.
+    """
 
     @staticmethod
-    def forward(
-        ctx: Any, hidden_NH: Tensor, head_VH: Tensor, targets_N: Tensor, chunk_logits: int
+    def forward(  # noqa: PLR0913  torch's form
+        ctx: Any,
+        hidden_NH: Tensor,
+        head_VH: Tensor,
+        targets_N: Tensor,
+        chunk_logits: int,
+        shares_N: Tensor | None,
     ) -> Tensor:
         total, count = torch.zeros((), device=hidden_NH.device), len(targets_N)
         needs_hidden, needs_head = ctx.needs_input_grad[:2]  # a frozen one has no gradient
@@ -86,11 +107,14 @@ class _ChunkedLoss(torch.autograd.Function):
                 targets_n = targets_N[rows, None]
                 logits = functional.linear(hidden_NH[rows], head_VH).float()
                 logs_n = logits.logsumexp(dim=1, keepdim=True)
-                total += (logs_n - logits.gather(1, targets_n)).sum()
+                losses_n = logs_n - logits.gather(1, targets_n)
+                shares_n = None if shares_N is None else shares_N[rows, None]
+                total += (losses_n if shares_n is None else losses_n * shares_n).sum()
                 # Softmax less the target, in the memory of the logits.
                 slopes = logits.sub_(logs_n).exp_()
                 slopes.scatter_add_(1, targets_n, slopes.new_full(targets_n.shape, -1.0))
-                slopes = slopes.div_(count).to(hidden_NH.dtype)
+                scaled = slopes.div_(count) if shares_n is None else slopes.mul_(shares_n)
+                slopes = scaled.to(hidden_NH.dtype)
                 if grad_hidden is not None:
                     grad_hidden[rows] = slopes @ head_VH
                 if grad_head is not None:
@@ -98,12 +122,12 @@ class _ChunkedLoss(torch.autograd.Function):
         ctx.save_for_backward(
             grad_hidden, None if grad_head is None else grad_head.to(head_VH.dtype)
         )
-        return total / count
+        return total / count if shares_N is None else total
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         hidden, head = (made if made is None else made * slope for made in ctx.saved_tensors)
-        return hidden, head, None, None
+        return hidden, head, None, None, None
 
 
 def _chunks(num_tokens: int, num_words: int, chunk_logits: int) -> list[slice]:

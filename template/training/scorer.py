@@ -17,7 +17,8 @@ from transformers import PreTrainedModel
 from compression import SparseTensor
 from template.errors import ConfigError
 from template.protocol.payload import Payload
-from template.protocol.spec import RunSpec
+from template.protocol.spec import ChatSpec, RunSpec
+from template.training.answers import answer_tokens
 from template.training.devices import free_bytes
 from template.training.evaluator import filling_batch_pages, usual_batch_pages
 from template.training.losses import CHUNKED_VOCAB, token_losses
@@ -50,23 +51,26 @@ class Scorer:
         """A copy of the loaded parameters, for checks of bit-exact restoring."""
         return copy_params(self._model)
 
-    def losses(self, pages: np.ndarray) -> np.ndarray:
+    def losses(self, pages: np.ndarray, chat: ChatSpec | None = None) -> np.ndarray:
         """As in `Evaluator`."""
-        return self.part_losses(pages, 1)[:, 0]
+        return self.part_losses(pages, 1, chat)[:, 0]
 
     @torch.no_grad()
-    def part_losses(self, pages: np.ndarray, parts: int) -> np.ndarray:
+    def part_losses(
+        self, pages: np.ndarray, parts: int, chat: ChatSpec | None = None
+    ) -> np.ndarray:
         """As in `Evaluator`."""
         found = [
-            self._batch_losses(torch.from_numpy(pages[i : i + self.batch_pages]), parts)
+            self._batch_losses(torch.from_numpy(pages[i : i + self.batch_pages]), parts, chat)
             for i in range(0, len(pages), self.batch_pages)
         ]
         return np.concatenate(found) if found else np.empty((0, parts))
 
-    def _batch_losses(self, tokens: Tensor, parts: int) -> np.ndarray:
+    def _batch_losses(self, tokens: Tensor, parts: int, chat: ChatSpec | None) -> np.ndarray:
+        counted = None if chat is None else answer_tokens(tokens, chat)
         try:
             losses = losses_of_tokens(self._model, tokens.to(self._device), self._is_chunked)
-            return means_of_parts(losses, parts)
+            return means_of_parts(losses, parts, counted)
         except torch.OutOfMemoryError as error:
             raise ConfigError(too_small(len(tokens))) from error
 
@@ -122,16 +126,34 @@ def losses_of_tokens(model: PreTrainedModel, tokens: Tensor, is_chunked: bool) -
     return functional.cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none")
 
 
-def means_of_parts(losses: Tensor, parts: int) -> np.ndarray:
+def means_of_parts(losses: Tensor, parts: int, counted: Tensor | None = None) -> np.ndarray:
     """The mean of each of so many equal parts of each page, float64 [pages, parts].
 
-    `losses`: [pages, predicted tokens]; a part has a token at least.
+    `losses`: [pages, predicted tokens]; a part has a token at least. `counted`: the mask of
+    `answer_tokens` on the CPU; the parts are then equal parts of a page's counted tokens in order,
+    and are at most as many as the page has counted tokens.
     """
     # On the CPU, since not every device knows float64.
     exact = losses.cpu().to(torch.float64)
+    if counted is not None:
+        return _means_of_counted(exact, parts, counted).numpy()
     edges = [exact.shape[1] * part // parts for part in range(parts + 1)]
     means = [exact[:, first:end].mean(dim=1) for first, end in pairwise(edges)]
     return torch.stack(means, dim=1).numpy()
+
+
+def _means_of_counted(losses_PT: Tensor, parts: int, counted_PT: Tensor) -> Tensor:
+    counts_P = counted_PT.sum(dim=1, keepdim=True)
+    # The number of counted tokens before each token.
+    ranks_PT = counted_PT.cumsum(dim=1) - 1
+    edges = [counts_P * part // parts for part in range(parts + 1)]
+    means = []
+    for first_P, end_P in pairwise(edges):
+        is_in_PT = counted_PT & (ranks_PT >= first_P) & (ranks_PT < end_P)
+        # A choice and no product: a loss without a number may lie beside the answers.
+        sums_P = torch.where(is_in_PT, losses_PT, 0.0).sum(dim=1)
+        means.append(sums_P / (end_P - first_P)[:, 0])
+    return torch.stack(means, dim=1)
 
 
 def pages_of_pass(spec: RunSpec, device: torch.device, reserved_bytes: float = 0.0) -> int:

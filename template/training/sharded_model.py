@@ -15,7 +15,13 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from template.protocol.spec import RunSpec
-from template.training.losses import CHUNKED_VOCAB, next_token_loss, spread_loss
+from template.training.answers import answer_shares
+from template.training.losses import (
+    CHUNKED_VOCAB,
+    next_token_loss,
+    shared_loss,
+    spread_loss,
+)
 from template.training.memory import TrimmedBackward, TrimmedForward
 from template.training.model import build_without_memory
 from template.training.options import InnerOptions
@@ -25,7 +31,7 @@ _PREFIX = "model."
 
 
 class PageLoss(nn.Module):
-    """The mean loss of some pages, nats per predicted token.
+    """The mean loss of some pages, nats per predicted token that counts.
 
     The root of what is cut: all its parameters outside of the layers are whole while it computes,
     the output layer too.
@@ -34,17 +40,21 @@ class PageLoss(nn.Module):
     def __init__(self, model: PreTrainedModel, spec: RunSpec) -> None:
         super().__init__()
         self.model = model
-        self._spec = spec.model
+        self._spec, self._chat = spec.model, spec.data.chat
 
     def forward(self, tokens: Tensor) -> Tensor:
         spreads = self._spec.router_aux_loss_coef > 0
+        shares = None if self._chat is None else answer_shares(tokens, self._chat)
         if self._spec.vocab_size < CHUNKED_VOCAB and not spreads:
+            if shares is not None:
+                return shared_loss(self.model(input_ids=tokens).logits, tokens, shares)
             loss: Tensor = self.model(input_ids=tokens, labels=tokens).loss
             return loss
         asked = {"output_router_logits": True} if spreads else {}
         out = self.model.model(input_ids=tokens, **asked)
         hidden = out.last_hidden_state
-        loss = next_token_loss(hidden, self.model.lm_head.weight.to(hidden.dtype), tokens)
+        head = self.model.lm_head.weight.to(hidden.dtype)
+        loss = next_token_loss(hidden, head, tokens, shares_PT=shares)
         if spreads:
             crowding = spread_loss(out.router_logits, len(tokens), self._spec.num_experts_per_tok)
             loss = loss + self._spec.router_aux_loss_coef * crowding

@@ -28,7 +28,11 @@ BOB = "5FHneW46xGXgs5mUiveU4sbTyGBzmstUspZC92UhjJM694ty"
 
 OPTIONAL = {
     name: [field.name for field in fields(table) if field.default is not MISSING]
-    for name, table in (("model", ModelSpec), ("training", spec_module.TrainingSpec))
+    for name, table in (
+        ("model", ModelSpec),
+        ("data", spec_module.DataSpec),
+        ("training", spec_module.TrainingSpec),
+    )
 }
 """Left out of the small run's text; test_model_spec.py tests those of the model."""
 OTHER_VALUES: dict[str, object] = {

@@ -13,6 +13,7 @@ from template.protocol.spec.pay import EvaluationSpec, WeightsSpec
 from template.protocol.spec.run import RunSpec
 from template.protocol.spec.timing import CheckpointSpec, ScheduleSpec
 from template.protocol.spec.training import (
+    ChatSpec,
     CompressionSpec,
     DataSpec,
     OuterSpec,
@@ -20,6 +21,7 @@ from template.protocol.spec.training import (
 )
 
 __all__ = [
+    "ChatSpec",
     "CheckpointSpec",
     "CompressionSpec",
     "ContinuesSpec",

@@ -2,6 +2,7 @@
 
 import json
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -100,9 +101,18 @@ def spec_to_toml(spec: RunSpec) -> str:
     lines = [f"name = {_toml_value(spec.name)}"]
     for table, values in spec_table(spec).items():
         if isinstance(values, dict):
-            lines += ["", f"[{table}]"]
-            lines += [f"{key} = {_toml_value(value)}" for key, value in values.items()]
+            lines += table_lines(table, values)
     return "\n".join(lines) + "\n"
+
+
+def table_lines(name: str, values: Mapping[str, Any]) -> list[str]:
+    """The TOML lines of a table; tables within it come after its keys."""
+    inner = {key: value for key, value in values.items() if isinstance(value, dict)}
+    lines = ["", f"[{name}]"]
+    lines += [f"{key} = {_toml_value(value)}" for key, value in values.items() if key not in inner]
+    for key, value in inner.items():
+        lines += table_lines(f"{name}.{key}", value)
+    return lines
 
 
 def _toml_value(value: object) -> str:

@@ -208,6 +208,27 @@ def model_is_bounded(spec: RunSpec) -> None:
     )
 
 
+def chat_tokens_differ(spec: RunSpec) -> None:
+    """The four token ids of `data.chat` differ, and each is less than `model.vocab_size`."""
+    chat, vocab_size = spec.data.chat, spec.model.vocab_size
+    if chat is None:
+        return
+    ids = asdict(chat)
+    for key, token in ids.items():
+        require(
+            token < vocab_size,
+            f"data.chat.{key}",
+            f"is {token}, must be less than model.vocab_size, {vocab_size}",
+        )
+        others = [other for other, its in ids.items() if its == token and other != key]
+        require(
+            not others,
+            f"data.chat.{key}",
+            f"is {token}, as data.chat.{others[0] if others else ''}: each needs a token of its "
+            "own",
+        )
+
+
 def window_holds_its_phases(spec: RunSpec) -> None:
     """`upload_blocks + scoring_blocks + vote_margin_blocks` is at most `blocks_per_window`: a
     window's payloads are uploaded, scored and voted on within the next window.
@@ -330,6 +351,7 @@ RULES: Sequence[Callable[[RunSpec], None]] = (
     head_width_is_even,
     architecture_has_the_fields,
     model_is_bounded,
+    chat_tokens_differ,
     window_holds_its_phases,
     votes_become_final,
     public_window_fits_kept_state,

@@ -6,12 +6,35 @@ from typing import Annotated, ClassVar
 from template.protocol.quorum import QuorumRules
 from template.protocol.record import MAX_UIDS
 from template.protocol.spec.constraints import Hotkeys, Name, OneOf, Range, Sha256, Table
+from template.protocol.spec.model import MAX_VOCAB_SIZE
 
 # The upper limits lie far beyond every run. The limits keep a stranger's spec from taking time or
 # memory without end, and catch a slip of the keyboard.
 MAX_PAGE_TOKENS = 2**20
 MAX_SEGMENT_PAGES = 2**16
 MAX_ALPHA_WINDOWS = 2**20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChatSpec(Table):
+    """Only for a dataset of conversations: the four tokens that mark a conversation's messages.
+
+    A message is its role's token, the text, and `end`. With this table the loss counts answers
+    alone: the tokens after an `assistant` token, up to the next `end` token and with it, in
+    training, scoring and audit. A page begins outside of an answer. All tokens count of a page with
+    fewer than 4 such tokens. `tessera data prepare --chat` prints the table.
+    """
+
+    TABLE: ClassVar[str] = "data.chat"
+
+    system: Annotated[int, Range(ge=0, lt=MAX_VOCAB_SIZE)]
+    """Token id before a system message."""
+    user: Annotated[int, Range(ge=0, lt=MAX_VOCAB_SIZE)]
+    """Token id before a question."""
+    assistant: Annotated[int, Range(ge=0, lt=MAX_VOCAB_SIZE)]
+    """Token id before an answer."""
+    end: Annotated[int, Range(ge=0, lt=MAX_VOCAB_SIZE)]
+    """Token id after every message."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +59,8 @@ class DataSpec(Table):
     """Pages of a segment, the part of a shard that is drawn, fetched and verified as one. Larger
     segments need fewer requests; smaller ones draw more diverse pages in a window.
     """
+    chat: ChatSpec | None = None
+    """The table `[data.chat]`; without it every predicted token counts in the loss."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
