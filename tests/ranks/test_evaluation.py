@@ -1,6 +1,7 @@
 """Scoring on several real processes, over gloo: as one device's, and theta put back to the bit."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import FileStore
 
 from template.errors import RankLost
+from template.protocol.spec import ChatSpec
+from template.training.inner import InnerTrainer
 from template.training.model import initial_params
 from template.training.outer import first_state
 from template.training.published import build_checkpoint
@@ -26,6 +29,7 @@ from tests.support.rank_run import (
     told,
 )
 
+CHAT = ChatSpec(system=1, user=5, assistant=2, end=3)
 LARGE = {"words": 2**14, "model__tie_word_embeddings": False}
 """Losses in chunks, and an output layer of its own."""
 
@@ -66,6 +70,34 @@ def test_one_rank_scores_as_one_process(tmp_path: Path) -> None:
     one = told("scores", 1, tmp_path / "alone")
     assert_same(said, one, spec.evaluation.loss_tolerance)
     assert said["theta"] == said["loaded"] == said["in the block"] == said["without a factor"]
+
+
+@pytest.mark.usefixtures("group_of_one")
+@pytest.mark.parametrize("words", [None, 2**14])
+def test_answers_count_on_ranks_as_in_one_process(words: int | None) -> None:
+    """In scoring and in training, with all logits at once and in chunks."""
+    spec = run_spec(words=words)
+    chat = replace(spec, data=replace(spec.data, chat=CHAT))
+    theta, pages = initial_params(spec, 3), pages_of(run_spec())[:37]
+    pages[::2, 3], pages[:, 9] = CHAT.assistant, CHAT.end
+    crew, _ = crew_of_one(scoring_batch=8, spec=chat)
+    placed = crew.spreader.place(theta.items())
+    scorer, alone = crew.scorer(), Scorer(spec, "cpu")
+    scorer.load(placed)
+    alone.load(theta)
+    found = scorer.part_losses(pages, 4, CHAT)
+    assert np.abs(found - alone.part_losses(pages, 4, CHAT)).max() < 1e-5
+    assert np.abs(found - alone.part_losses(pages, 4)).max() > 1e-3
+    deltas = [
+        dict(trainer.train(start, 2, [pages[:8]], lambda: False).pseudo_gradient)
+        for trainer, start in (
+            (crew.trainer(), placed), (InnerTrainer(chat, "cpu"), theta),
+            (InnerTrainer(spec, "cpu"), theta),
+        )
+    ]  # fmt: skip
+    ranks, one, whole = (each["model.norm.weight"] for each in deltas)
+    torch.testing.assert_close(ranks, one, rtol=1e-3, atol=1e-7)
+    assert not torch.allclose(ranks, whole, rtol=1e-3, atol=1e-7)
 
 
 @pytest.mark.usefixtures("group_of_one")

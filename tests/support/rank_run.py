@@ -149,10 +149,14 @@ def together(crew: Crew, spec: RunSpec) -> Parts:
 
 
 def crew_of_one(
-    more: Orders = NO_MORE, scoring_batch: int | None = None, *, keeps_on_device: bool = False
+    more: Orders = NO_MORE,
+    scoring_batch: int | None = None,
+    *,
+    keeps_on_device: bool = False,
+    spec: RunSpec | None = None,
 ) -> tuple[Crew, Group]:
     """Rank 0 without another."""
-    spec = run_spec()
+    spec = spec or run_spec()
     duties = Duties(
         spec=spec,
         form=format_of(spec),
