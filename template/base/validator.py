@@ -16,7 +16,6 @@ from template.base.supporting import Supporter
 from template.base.tallies import tallies
 from template.base.uploads import Uploads
 from template.base.weight_setter import WeightSetter
-from template.bucket.shown_model import ShownModel
 from template.chain.ballots import read_candidates, read_records
 from template.context import NodeContext
 from template.data.unigram import unigram_entropy
@@ -27,7 +26,7 @@ from template.protocol.record import LOG_DIGEST_BYTES, ROOT_BYTES, Record, Vote,
 from template.scoring.rules import pay_rules
 from template.scoring.window import Scored, WindowScorer
 from template.sync.bootstrap import Bootstrap
-from template.sync.dataset import fetch_companions, open_datasets
+from template.sync.dataset import carry_companions, open_datasets
 from template.sync.follower import KEPT_BLOCKS, Follower
 from template.sync.lineage import LineagePublisher
 from template.sync.own_checkpoint import OwnCheckpoints
@@ -79,11 +78,11 @@ class Validator:
         offer, window = publisher.offer, checkpoint.state.window
         self._datasets = open_datasets(context, self.peers, window, offer, reads_ahead=True)
         pages = self._datasets.at(window)
-        entry = pages.manifest.tokenizer
-        companions = fetch_companions(context, self.peers, entry, offer)
-        publisher.carry(companions)
+        self._carry = partial(carry_companions, context, self.peers, self._datasets, publisher)
+        self._carry(context.run.maker(window))
+        self._carry(context.run.at(window))
         if publishes_bf16:
-            publisher.show(ShownModel(context, entry, companions))
+            publisher.show()
         self._uploads.serve(pages)
         anchor = self.follower.anchors.path_of(checkpoint.state.window)
         publisher.offer_missing_checkpoint(checkpoint.state, anchor=anchor)
@@ -110,6 +109,7 @@ class Validator:
         self.follower.successions.demand(window + 1)
         self.follower.successions.look()
         self._uploads.serve(self._datasets.at(window + 1))
+        self._carry(context.run.at(window + 1))
         self._uploads.raise_failure()
         if window >= context.run.num_windows:
             self._close()

@@ -15,6 +15,7 @@ from pathlib import Path
 from threading import Lock
 
 from template.bucket.background import as_it_is
+from template.bucket.carried import Carried
 from template.bucket.retention import KEPT_CHECKPOINTS, PROOF_WINDOWS
 from template.bucket.shown_model import ShownModel
 from template.chain.ballots import read_active_validators
@@ -59,17 +60,14 @@ class Publisher:
         self._next: OuterState | None = None
         """Not begun: its files are not hashed yet."""
         self._promised: frozenset[bytes] = frozenset()
-        self._companions: Mapping[str, bytes] = {}
+        self.carried = Carried(context.run)
+        """The companions: files that every checkpoint offered has beside its tensors."""
         self._shown: ShownModel | None = None
         self._has_warned = False
 
-    def carry(self, companions: Mapping[str, bytes]) -> None:
-        """Add these files to every checkpoint offered from now on."""
-        self._companions = companions
-
-    def show(self, shown: ShownModel) -> None:
+    def show(self) -> None:
         """Put a model for other programs after every checkpoint offered from now on."""
-        self._shown = shown
+        self._shown = ShownModel(self._context, self.carried)
 
     def offer(self, sha256: str, data: bytes) -> None:
         """Queue verified bytes of a blob, unless already served by the bucket."""
@@ -126,7 +124,8 @@ class Publisher:
         state = self._next
         if state is None:
             return
-        published = build_checkpoint(state, self._context.run.at(state.window), self._companions)
+        companions = self.carried.of(state.window).files
+        published = build_checkpoint(state, self._context.run.at(state.window), companions)
         blobs = published.blobs
         mine = self._share(blobs, state.window)
         files = [(blob_key(d), published.parts.get(d) or partial(_small, blobs, d)) for d in mine]

@@ -6,12 +6,14 @@ Nobody verifies it: `tessera model latest --dtype bf16` makes the same numbers f
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 
+from template.bucket.carried import Carried
 from template.context import NodeContext
 from template.data.manifest import TokenizerEntry
 from template.protocol.keys import model_key
+from template.protocol.spec import RunSpec
 from template.store.multipart import BytesSource
 from template.store.types import Source
 from template.training.card import Facts, files_with_card
@@ -26,17 +28,16 @@ Objects = list[tuple[str, Callable[[], Source]]]
 
 
 class ShownModel:
-    """Makes the objects of a state's model; `companions` as in the published checkpoint."""
+    """Makes the objects of a state's model; the companions are those of its checkpoint."""
 
-    def __init__(
-        self, context: NodeContext, entry: TokenizerEntry, companions: Mapping[str, bytes]
-    ) -> None:
-        self._context, self._entry, self._companions = context, entry, companions
+    def __init__(self, context: NodeContext, carried: Carried) -> None:
+        self._context, self._carried = context, carried
 
     def objects(self, state: OuterState) -> Objects:
         """The config goes last: a folder without it is not whole, and no loader takes it."""
-        spec = self._context.run.at(state.window)
-        files = files_with_card(state, spec, self._companions, self._facts(state))
+        spec, carried = self._context.run.maker(state.window), self._carried.of(state.window)
+        facts = self._facts(state, spec, carried.entry)
+        files = files_with_card(state, spec, carried.files, facts)
         small = {name: partial(BytesSource, data) for name, data in files.small.items()}
         makers: dict[str, Callable[[], Source]] = {**files.weights, **small}
         names = sorted(makers, key=lambda name: (name == CONFIG_FILE, name))
@@ -46,8 +47,7 @@ class ShownModel:
         """The key of the config."""
         return model_key(self._context.run.run_id, window, CONFIG_FILE)
 
-    def _facts(self, state: OuterState) -> Facts:
-        spec = self._context.run.at(state.window)
+    def _facts(self, state: OuterState, spec: RunSpec, entry: TokenizerEntry) -> Facts:
         return Facts(
             run=spec.name,
             run_id=spec.run_id.hex(),
@@ -58,8 +58,8 @@ class ShownModel:
             checkpoint_digest=state.checkpoint_digest.hex(),
             parameters=sum(math.prod(shape) for shape in tensor_shapes(spec).values()),
             page_tokens=spec.data.page_tokens,
-            tokenizer=self._entry.name,
-            end_of_document=self._entry.end_of_document,
+            tokenizer=entry.name,
+            end_of_document=entry.end_of_document,
             num_payloads=None,
             max_tokens=None,
             loss_nats=None,

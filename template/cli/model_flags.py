@@ -68,14 +68,17 @@ class LatestConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GenerateConfig:
-    """Settings of `model generate`. `temperature` 0: always the likeliest token."""
+    """Settings of `model generate`. `temperature` 0: always the likeliest token. `is_chat`: the
+    model answers; `prompt` None: each line of standard input.
+    """
 
     source: Source
-    prompt: str
+    prompt: str | None
     max_tokens: int
     temperature: float
     top_p: float
     seed: int
+    is_chat: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,6 +119,11 @@ def model_config(args: argparse.Namespace, env: Mapping[str, str]) -> Config:
         return LatestConfig(source=_run_source(args), out=args.out)
     source = _source(args)
     if args.model_command == "generate":
+        if args.prompt is None and not args.chat:
+            raise ConfigError(
+                'TEXT: missing: give the text to continue, "" to begin a document, or --chat for '
+                "a conversation"
+            )
         return GenerateConfig(
             source=source,
             prompt=args.prompt,
@@ -123,6 +131,7 @@ def model_config(args: argparse.Namespace, env: Mapping[str, str]) -> Config:
             temperature=args.temperature,
             top_p=args.top_p,
             seed=args.seed,
+            is_chat=args.chat,
         )
     if args.model_command == "eval":
         return _eval_config(args, source)
@@ -243,7 +252,10 @@ def _add_latest_flags(parser: Parser) -> None:
 
 def _add_generate_flags(parser: Parser) -> None:
     add = parser.add_argument
-    add("prompt", metavar="TEXT", help="the text to continue; may be empty")
+    text = "the text to continue; may be empty. With --chat a question"
+    add("prompt", metavar="TEXT", nargs="?", default=None, help=text)
+    text = "answer, by the model's chat template; without TEXT each line of input, until Ctrl-D"
+    add("--chat", action="store_true", help=text)
     text = "most tokens to write (default: 200)"
     add("--max_tokens", metavar="N", type=_new_tokens, default=200, help=text)
     text = "0 takes the likeliest token always (default: 0.8)"
@@ -341,6 +353,7 @@ exit status:
 examples:
   {command} latest --run run.toml --netuid 42 --subtensor.network test --out model
   {command} generate --model model "Once upon a time"
+  {command} generate --model model --chat
   {command} eval --model model --tasks arc_easy,hellaswag
   {command} publish --model model --hub me/theta
 """

@@ -6,6 +6,7 @@ from pathlib import Path
 from template.cli.model_flags import Config, EvalConfig, GenerateConfig, LatestConfig
 from template.cli.signals import STOP_LIMIT_S, unwind_on_signals
 from template.cli.terminal import complain, say, say_piece
+from template.commands.model_chat import run_chat
 from template.commands.model_eval import run_eval
 from template.commands.model_generate import run_generate
 from template.commands.model_latest import fetch_into
@@ -32,7 +33,7 @@ def _run(config: Config) -> None:
     if isinstance(config, LatestConfig):
         _fetch(config, config.out)
     elif isinstance(config, GenerateConfig):
-        run_generate(config, say_piece, complain)
+        (run_chat if config.is_chat else run_generate)(config, say_piece, complain)
     elif isinstance(config, EvalConfig):
         run_eval(config, say, complain)
     else:

@@ -1,6 +1,9 @@
-"""`model generate`: the model continues a text, word by word; and loading a model from a folder."""
+"""`model generate`: the model continues a text, word by word; and loading a model from a folder.
 
-from collections.abc import Callable
+`template.commands.model_chat` has the conversation.
+"""
+
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,15 +88,33 @@ def load_model(folder: Path, device: str) -> Loaded:
 
 def generate(loaded: Loaded, config: GenerateConfig, write: Say, say: Say) -> None:
     """Write the prompt, and the continuation as it comes. An empty prompt begins a document."""
-    ids = loaded.tokenizer(config.prompt, add_special_tokens=False)["input_ids"]
-    tokens = torch.tensor([ids or [loaded.separator]], device=loaded.model.device)
+    prompt = config.prompt or ""
+    ids = loaded.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    write(prompt)
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        continue_tokens(loaded, config, ids or [loaded.separator], write, say)
+
+
+def continue_tokens(
+    loaded: Loaded,
+    config: GenerateConfig,
+    ids: Sequence[int],
+    write: Say,
+    say: Say,
+    silent: Collection[int] = (),
+) -> list[int]:
+    """Continue the tokens, and write the text as it comes; the new tokens.
+
+    `silent`: tokens that end the text and are no part of it. Draws from torch's random state.
+    """
+    tokens = torch.tensor([list(ids)], device=loaded.model.device)
     longest = tokens.shape[1] + config.max_tokens
     if longest > loaded.context_tokens:
         say(
             f"note: the model was trained on {loaded.context_tokens} tokens at once, and prompt "
             f"and text may have {longest}: what comes later may make less sense"
         )
-    write(config.prompt)
     drawing: dict[str, Any] = {"do_sample": False}
     if config.temperature:
         drawing = {
@@ -105,24 +126,34 @@ def generate(loaded: Loaded, config: GenerateConfig, write: Say, say: Say) -> No
     padding = list(range(loaded.num_tokens, int(loaded.model.config.vocab_size)))
     if padding:
         drawing["suppress_tokens"] = padding
-    with torch.random.fork_rng(), torch.inference_mode():
-        torch.manual_seed(config.seed)
-        loaded.model.generate(
+    if silent:
+        drawing["eos_token_id"] = sorted(silent)
+    with torch.inference_mode():
+        made = loaded.model.generate(
             tokens,
             attention_mask=torch.ones_like(tokens),
             max_new_tokens=config.max_tokens,
             pad_token_id=loaded.separator,
-            streamer=_Pieces(loaded.tokenizer, write),
+            streamer=_Pieces(loaded.tokenizer, write, silent),
             **drawing,
         )
+    new: list[int] = made[0, tokens.shape[1] :].tolist()
+    return new
 
 
 class _Pieces(TextStreamer):
     """Hands on text word by word."""
 
-    def __init__(self, tokenizer: Any, write: Callable[[str], None]) -> None:
+    def __init__(
+        self, tokenizer: Any, write: Callable[[str], None], silent: Collection[int]
+    ) -> None:
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
-        self._write = write
+        self._write, self._silent = write, frozenset(silent)
+
+    def put(self, value: torch.Tensor) -> None:
+        """Take the prompt, or one new token."""
+        if value.numel() != 1 or int(value.flatten()[0]) not in self._silent:
+            super().put(value)
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:  # noqa: ARG002
         self._write(text)

@@ -93,12 +93,13 @@ def fetch_newest(context: ReadContext) -> Newest:
             f"first is theta_{run.first.checkpoint.every_windows}, proven two windows later. Try "
             "again later, or take `tessera replay`"
         )
-    pages = open_pages(context, peers)
+    spec = run.maker(state.window)
+    pages = open_pages(context, peers, spec=spec)
     entry = pages.manifest.tokenizer
     return Newest(
         state=state,
         tokenizer=entry,
-        companions=fetch_companions(context, peers, entry),
+        companions=fetch_companions(context, peers, entry, spec),
         pages=pages,
         num_payloads=_count_payloads(context, peers, state),
     )
@@ -109,7 +110,7 @@ def save_newest(
 ) -> Facts:
     """Measure the loss, and write the model with its card into a folder."""
     state = found.state
-    spec = context.run.at(state.window)
+    spec = context.run.maker(state.window)
     loss, num_pages = _measure(found, context, measuring, say)
     window_tokens = spec.training.pages_per_window * spec.data.page_tokens
     facts = Facts(
@@ -147,7 +148,8 @@ def _measure(
     found: Newest, context: ReadContext, measuring: Measuring, say: Say
 ) -> tuple[float | None, int]:
     """Mean held-out loss and the number of pages; (None, 0) if not wanted or no bucket has them."""
-    wanted = min(measuring.loss_pages, context.run.first.evaluation.curve_pages)
+    spec = context.run.maker(found.state.window)
+    wanted = min(measuring.loss_pages, spec.evaluation.curve_pages)
     if not wanted:
         return None, 0
     try:
@@ -155,6 +157,6 @@ def _measure(
     except StoreError as error:
         say(f"the loss is not measured: {error}")
         return None, 0
-    scorer = Scorer(context.run.first, measuring.device)
+    scorer = Scorer(spec, measuring.device)
     scorer.load(found.state.params)
-    return float(scorer.losses(pages).mean()), wanted
+    return float(scorer.losses(pages, spec.data.chat).mean()), wanted

@@ -45,10 +45,10 @@ def run_replay(config: ReplayConfig, say: Say, tell: Callable[[object], None]) -
             say(str(error))
             return 1
         if config.out is not None:
-            entry = open_pages(context, peers).manifest.tokenizer
-            companions = fetch_companions(context, peers, entry)
-            params = replayed.state.params
-            _save_model(config.out, model_files(params, spec, companions, "float32"))
+            params, made_by = replayed.state.params, context.run.maker(replayed.state.window)
+            entry = open_pages(context, peers, spec=made_by).manifest.tokenizer
+            companions = fetch_companions(context, peers, entry, made_by)
+            _save_model(config.out, model_files(params, made_by, companions, "float32"))
             say(f"theta_{replayed.state.window} is in {config.out}")
         if config.audit:
             audit_validators(context, replayed, say)

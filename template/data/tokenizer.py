@@ -9,6 +9,7 @@ text, does.
 
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -52,6 +53,11 @@ class Tokenizer(Protocol):
     def encode_documents(self, texts: Sequence[bytes]) -> list[Tokens]:
         """Tokens of each text, each ended by the document separator."""
 
+    def encode_marked(self, texts: Sequence[bytes]) -> list[Tokens]:
+        """Tokens of texts in which special tokens are spelled out: each of these is one token, as
+        `transformers` reads the text of a chat template.
+        """
+
     def decode(self, tokens: npt.NDArray[np.integer]) -> bytes:
         """The inverse of `encode`. ValueError for a token outside the vocabulary."""
 
@@ -72,6 +78,9 @@ class ByteTokenizer:
 
     def encode_documents(self, texts: Sequence[bytes]) -> list[Tokens]:
         return [_ended(self.encode(text), self.entry) for text in texts]
+
+    def encode_marked(self, texts: Sequence[bytes]) -> list[Tokens]:
+        return [self.encode(text) for text in texts]
 
     def decode(self, tokens: npt.NDArray[np.integer]) -> bytes:
         _check_ids(tokens, self.entry.vocab_size)
@@ -107,10 +116,20 @@ class FastTokenizer:
         )
 
     def encode(self, text: bytes) -> Tokens:
-        return self._encode([text])[0]
+        return self._encode(self._tokenizer, [text])[0]
 
     def encode_documents(self, texts: Sequence[bytes]) -> list[Tokens]:
-        return [_ended(tokens, self.entry) for tokens in self._encode(texts)]
+        return [_ended(tokens, self.entry) for tokens in self._encode(self._tokenizer, texts)]
+
+    def encode_marked(self, texts: Sequence[bytes]) -> list[Tokens]:
+        return self._encode(self._marked, texts)
+
+    @cached_property
+    def _marked(self) -> Any:
+        """A second tokenizer of the file, which reads special tokens in a text."""
+        found = _parsed(self.file)
+        found.encode_special_tokens = False
+        return found
 
     def decode(self, tokens: npt.NDArray[np.integer]) -> bytes:
         _check_ids(tokens, self.entry.vocab_size)
@@ -118,11 +137,10 @@ class FastTokenizer:
         text: str = _guarded(lambda: self._tokenizer.decode(ids, skip_special_tokens=False))
         return text.encode()
 
-    def _encode(self, texts: Sequence[bytes]) -> list[Tokens]:
+    @staticmethod
+    def _encode(tokenizer: Any, texts: Sequence[bytes]) -> list[Tokens]:
         strings = [text.decode("utf-8", errors="replace") for text in texts]
-        found = _guarded(
-            lambda: self._tokenizer.encode_batch_fast(strings, add_special_tokens=False)
-        )
+        found = _guarded(lambda: tokenizer.encode_batch_fast(strings, add_special_tokens=False))
         return [np.array(each.ids, dtype=np.uint32) for each in found]
 
 

@@ -8,7 +8,9 @@ and the tokenizer's file alone, so every node publishes the same files. `byte` g
 import json
 from typing import Any
 
+from template.data.chat import chat_template, markers_of
 from template.data.manifest import BYTE_TOKENIZER, MAX_TOKENIZER_BYTES, TokenizerEntry
+from template.protocol.spec import ChatSpec
 from template.protocol.strangers import parse_json
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -25,15 +27,24 @@ _CLASS = "PreTrainedTokenizerFast"
 """The class that reads `tokenizer.json` as written, in transformers 4 and 5."""
 
 
-def tokenizer_files(entry: TokenizerEntry, data: bytes, page_tokens: int) -> dict[str, bytes]:
-    """Name -> bytes of `TOKENIZER_FILES`. `data`: the dataset's `tokenizer.json`, checked."""
+def tokenizer_files(
+    entry: TokenizerEntry, data: bytes, page_tokens: int, chat: ChatSpec | None = None
+) -> dict[str, bytes]:
+    """Name -> bytes of `TOKENIZER_FILES`. `data`: the dataset's `tokenizer.json`, checked.
+
+    `chat`: the spec's `data.chat`; the config then has the chat template, if each marker is a
+    special token.
+    """
     end = end_token(entry, data)
     special = {} if end is None else {"eos_token": end}
+    markers = None if chat is None else markers_of(chat, entry, data)
+    template = {} if markers is None else {"chat_template": chat_template(markers)}
     config = {
         "clean_up_tokenization_spaces": False,
         "model_max_length": page_tokens,
         "tokenizer_class": _CLASS,
         **special,
+        **template,
     }
     is_byte = entry.name == BYTE_TOKENIZER
     return {

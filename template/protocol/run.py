@@ -126,12 +126,12 @@ class Run:
 
         By the spec of the payloads that lead to theta_window: those of two windows before.
         """
-        return window > 0 and window % self._maker(window).checkpoint.every_windows == 0
+        return window > 0 and window % self.maker(window).checkpoint.every_windows == 0
 
     def checkpoint_before(self, window: int) -> int:
         """The newest checkpoint's window at or before `window`, or 0: theta_0."""
         while window > 0:
-            spec = self._maker(window)
+            spec = self.maker(window)
             found = window // spec.checkpoint.every_windows * spec.checkpoint.every_windows
             oldest = spec.first_window + LAG_WINDOWS if spec.first_window else 1
             if found >= oldest:
@@ -139,5 +139,6 @@ class Run:
             window = oldest - 1
         return 0
 
-    def _maker(self, window: int) -> RunSpec:
+    def maker(self, window: int) -> RunSpec:
+        """The spec of the payloads that lead to theta_window: that of two windows before."""
         return self.at(window - LAG_WINDOWS)

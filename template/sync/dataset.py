@@ -8,6 +8,8 @@ from typing import Protocol
 
 from torch import Tensor
 
+from template.bucket.carried import Companions
+from template.bucket.publisher import Publisher
 from template.context import ReadContext
 from template.data.kept import KeptFiles
 from template.data.manifest import (
@@ -168,14 +170,32 @@ def fetch_companions(
     context: ReadContext,
     peers: Peers,
     entry: TokenizerEntry,
+    spec: RunSpec,
     on_read: OnRead = ignore_object,
 ) -> dict[str, bytes]:
-    """The `companion_files` of the run's checkpoints; `on_read` gets the `tokenizer.json`."""
+    """The `companion_files` of checkpoints that the payloads of `spec` lead to.
+
+    `entry`: of the spec's dataset; `on_read` gets the `tokenizer.json`.
+    """
     data = fetch_tokenizer(context, peers, entry, on_read)
     try:
-        return companion_files(context.run.first, entry, data)
+        return companion_files(spec, entry, data)
     except ObjectError as error:
         raise _wrong_object(context, "data.tokenizer", error) from error
+
+
+def carry_companions(
+    context: ReadContext, peers: Peers, datasets: Datasets, publisher: Publisher, spec: RunSpec
+) -> None:
+    """Give the validator's publisher the companions of checkpoints that a spec's payloads lead to.
+
+    Nothing the second time. Errors as of `fetch_companions`.
+    """
+    if publisher.carried.has(spec):
+        return
+    entry = datasets.of(spec).manifest.tokenizer
+    files = fetch_companions(context, peers, entry, spec, publisher.offer)
+    publisher.carried.add(spec, Companions(entry=entry, files=files))
 
 
 class PeersSource:

@@ -103,7 +103,8 @@ def model_card(facts: Facts, spec: RunSpec) -> str:
         "Held-out loss": loss,
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
-    return _CARD.format(window=facts.window, table=table)
+    what = _BASE if spec.data.chat is None else _CHAT
+    return _CARD.format(window=facts.window, table=table, what=what)
 
 
 def _plain(text: str) -> str:
@@ -115,6 +116,14 @@ _NUMBERS = {
     "float32": "float32, exactly those of the run",
     "bfloat16": "bfloat16, rounded to nearest from the run's float32",
 }
+_BASE = """\
+A language model pre-trained by strangers on a Bittensor subnet. It is a base model: it continues
+text, follows no instructions, and is filtered for nothing."""
+_CHAT = """\
+A language model trained by strangers on a Bittensor subnet, last on conversations. Its tokenizer
+has a chat template (`tokenizer.apply_chat_template`, `tessera model generate --chat`), answers end
+with the token at which generation ends, the held-out loss is that of answers, and the model is
+filtered for nothing."""
 _CARD = """\
 ---
 library_name: transformers
@@ -126,8 +135,7 @@ tags:
 
 # theta_{window}
 
-A language model pre-trained by strangers on a Bittensor subnet. It is a base model: it continues
-text, follows no instructions, and is filtered for nothing.
+{what}
 
 | | |
 |---|---|

@@ -1,7 +1,8 @@
 """Small files of a checkpoint beside config and tensors: what people need to use the model.
 
 The tokenizer's files and the settings of generation. The bytes follow from spec and dataset alone,
-so every node publishes the same files. A node that joins reads none of them.
+so every node publishes the same files: those of the spec of the payloads that lead to the
+checkpoint (`Run.maker`). A node that joins reads none of them.
 """
 
 import json
@@ -14,7 +15,7 @@ from template.data.tokenizer_files import (
     end_token,
     tokenizer_files,
 )
-from template.protocol.spec import RunSpec
+from template.protocol.spec import ChatSpec, RunSpec
 
 GENERATION_FILE = "generation_config.json"
 COMPANIONS = frozenset({*TOKENIZER_FILES, GENERATION_FILE})
@@ -26,13 +27,17 @@ bucket has the file already, under the same digest."""
 def companion_files(spec: RunSpec, entry: TokenizerEntry, tokenizer: bytes) -> dict[str, bytes]:
     """Name -> bytes of all `COMPANIONS`. `tokenizer`: the dataset's `tokenizer.json`, checked."""
     return {
-        **tokenizer_files(entry, tokenizer, spec.data.page_tokens),
-        GENERATION_FILE: _generation_json(entry, tokenizer),
+        **tokenizer_files(entry, tokenizer, spec.data.page_tokens, spec.data.chat),
+        GENERATION_FILE: _generation_json(entry, tokenizer, spec.data.chat),
     }
 
 
-def _generation_json(entry: TokenizerEntry, tokenizer: bytes) -> bytes:
-    """Generation ends at the separator of documents, unless text within a document has it too."""
+def _generation_json(entry: TokenizerEntry, tokenizer: bytes, chat: ChatSpec | None) -> bytes:
+    """Generation ends at the separator of documents, unless text within a document has it too; of a
+    model of conversations, at the end of a message.
+    """
     end = None if end_token(entry, tokenizer) is None else entry.end_of_document
+    if chat is not None:
+        end = chat.end
     fields = {"eos_token_id": end, "pad_token_id": end, "use_cache": True}
     return json.dumps(fields, sort_keys=True, indent=1).encode()

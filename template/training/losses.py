@@ -89,7 +89,7 @@ class _ChunkedLoss(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # noqa: PLR0913  torch's form
+    def forward(
         ctx: Any,
         hidden_NH: Tensor,
         head_VH: Tensor,

@@ -9,8 +9,8 @@ from transformers import AutoModelForCausalLM
 
 from simulation.swarm import build_world
 from simulation.world import World, hotkey_of
+from template.bucket.carried import Companions
 from template.bucket.publisher import Publisher
-from template.bucket.shown_model import ShownModel
 from template.data.tokenizer import ByteTokenizer
 from template.protocol.keys import checkpoint_manifest_key, model_key
 from template.store.memory import MemoryStore
@@ -60,10 +60,10 @@ def state(world) -> OuterState:
 
 @pytest.fixture
 def publisher(world, context) -> Publisher:
-    companions = companion_files(world.spec, ByteTokenizer.entry, b"")
+    files = companion_files(world.spec, ByteTokenizer.entry, b"")
     publisher = Publisher(context)
-    publisher.carry(companions)
-    publisher.show(ShownModel(context, ByteTokenizer.entry, companions))
+    publisher.carried.add(world.spec, Companions(entry=ByteTokenizer.entry, files=files))
+    publisher.show()
     return publisher
 
 
@@ -121,13 +121,13 @@ def test_a_restart_half_way_ends_the_folder(world, context, bucket, publisher, s
     config = model_key(world.spec.run_id, WINDOW, CONFIG_FILE)
     assert config not in bucket.written
     again = Publisher(context)
-    again.show(ShownModel(context, ByteTokenizer.entry, {}))
+    again.show()
     again.offer_missing_checkpoint(state)
     assert again.push(_never)
     assert config in bucket.written
     written = len(bucket.written)
     again = Publisher(context)
-    again.show(ShownModel(context, ByteTokenizer.entry, {}))
+    again.show()
     again.offer_missing_checkpoint(state)
     assert again.push(_never)
     assert len(bucket.written) == written

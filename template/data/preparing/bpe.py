@@ -1,6 +1,6 @@
 """Training a byte-level BPE tokenizer on the training documents."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 import tokenizers
@@ -9,22 +9,21 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from template.data.preparing.documents import slices
 
 END_OF_DOCUMENT: Final = "<|endoftext|>"
-MIN_VOCAB_SIZE: Final = 257
-"""Every byte, and the token that ends a document."""
 _SLICE_BYTES: Final = 2**20
 
 
-def train_bpe(texts: Iterable[bytes], vocab_size: int) -> bytes:
+def train_bpe(texts: Iterable[bytes], vocab_size: int, reserved: Sequence[str] = ()) -> bytes:
     """The `tokenizer.json` of a byte-level BPE: lossless, the same bytes for the same texts.
 
     The vocabulary is smaller than asked for where the texts have no more pairs to merge.
+    `reserved`: special tokens beside the end of a document.
     """
     tokenizer = tokenizers.Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=[END_OF_DOCUMENT],
+        special_tokens=[END_OF_DOCUMENT, *reserved],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
