@@ -3,30 +3,36 @@
 import argparse
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from template.cli.flags import add_chain_flags, chain_config
+from template.cli.flags import add_chain_flags, chain_config, folder_path
 from template.cli.parser import Parser
 from template.errors import ConfigError
-from template.protocol.spec.files import load_spec
+from template.protocol.spec.files import load_spec, read_toml
 from template.protocol.spec.run import RunSpec
 from template.settings import ChainConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DraftConfig:
-    """Settings of `draft`. `changes`: table -> key -> value, None for a key to be left out."""
+    """Settings of `draft`. `file_changes`, of the file `changes_file`, are laid over the newest
+    spec, then `changes` over both: table -> key -> value, a mapping for a table within a table,
+    None for a key to be left out. `data`: a prepared dataset, whose fields come first.
+    """
 
     run: Path
     spec: RunSpec
     chain: ChainConfig
     window: int
-    changes: Mapping[str, Mapping[str, Any]]
+    changes: Mapping[str, Any]
     name: str | None
     least_version: str
     out: Path
+    changes_file: Path | None = None
+    file_changes: Mapping[str, Any] = field(default_factory=dict)
+    data: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,7 +71,24 @@ def succession_config(args: argparse.Namespace) -> DraftConfig | ShowConfig | Su
         name=args.name,
         least_version=args.least_version,
         out=args.out,
+        changes_file=args.changes,
+        file_changes=_file_changes(args.changes),
+        data=args.data,
     )
+
+
+def _file_changes(path: Path | None) -> dict[str, Any]:
+    """The tables of a file of changes: a part of a plan."""
+    if path is None:
+        return {}
+    table = read_toml(path, f"--changes {path}")
+    for key, value in table.items():
+        if not isinstance(value, dict):
+            raise ConfigError(
+                f"--changes {path}: {key}: stands above the tables; a file of changes has tables, "
+                "and --name changes the name"
+            )
+    return table
 
 
 def _support_config(args: argparse.Namespace) -> SupportConfig:
@@ -84,12 +107,11 @@ def _support_config(args: argparse.Namespace) -> SupportConfig:
     return SupportConfig(proposal=proposal, state_dir=args.state_dir)
 
 
-def _changes(given: list[str], removed: list[str]) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
+def _changes(given: list[str], removed: list[str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
     for text in given:
         path, equals, value = text.partition("=")
-        table, dot, key = path.strip().partition(".")
-        if not (equals and dot):
+        if not (equals and "." in path):
             raise ConfigError(
                 f"--set {text}: write TABLE.KEY=VALUE, such as training.inner_lr=1e-3"
             )
@@ -99,13 +121,23 @@ def _changes(given: list[str], removed: list[str]) -> dict[str, dict[str, Any]]:
             raise ConfigError(
                 f"--set {text}: the value is no TOML: a text is in quotes, a list in brackets"
             ) from error
-        found.setdefault(table, {})[key] = parsed
+        _put(found, path, parsed)
     for path in removed:
-        table, dot, key = path.strip().partition(".")
-        if not dot:
+        if "." not in path:
             raise ConfigError(f"--unset {path}: write TABLE.KEY, such as schedule.num_windows")
-        found.setdefault(table, {})[key] = None
+        _put(found, path, None)
     return found
+
+
+def _put(table: dict[str, Any], path: str, value: object) -> None:
+    """Set the key of a dotted path, with the tables on the way."""
+    *names, key = path.strip().split(".")
+    for name in names:
+        inner = table.setdefault(name, {})
+        if not isinstance(inner, dict):  # set as a whole before
+            inner = table[name] = {}
+        table = inner
+    table[key] = value
 
 
 def add_succession_flags(parser: Parser) -> None:
@@ -118,6 +150,10 @@ def add_succession_flags(parser: Parser) -> None:
     add = draft.add_argument
     text = "first window under the new spec; the votes six windows before decide"
     add("--window", metavar="W", type=int, required=True, help=text)
+    text = "file with keys that change, as in a plan (TOML), such as runs/changes/anneal.toml"
+    add("--changes", metavar="FILE", type=Path, default=None, help=text)
+    text = "folder of a prepared dataset: its digest, tokenizer, segments and chat table"
+    add("--data", metavar="DIR", type=folder_path, default=None, help=text)
     text = "a key that changes, with its value as in TOML; may be given several times"
     add("--set", metavar="TABLE.KEY=VALUE", action="append", default=[], help=text)
     text = "an optional key that goes back to its default, such as schedule.num_windows"
@@ -167,6 +203,8 @@ exit status:
 examples:
   {command} draft --run run.toml --window 400 --set outer.outer_lr=3.0 --out next.toml \\
       --netuid 42 --subtensor.network test
+  {command} draft --run run.toml --window 400 --changes runs/changes/sft.toml --data chat \
+      --out next.toml --netuid 42 --subtensor.network test
   {command} support next.toml --neuron.state_dir ~/.tessera/validator
   {command} show --run run.toml --netuid 42 --subtensor.network test
 """

@@ -91,7 +91,7 @@ def prepare_run(
     """
     draft = draft_spec(plan, choices)
     dataset = _build(text, draft) if isinstance(text, Corpus) else text
-    _check_dataset(dataset.manifest, draft, choices.max_hotkeys)
+    check_dataset(dataset.manifest, draft, choices.max_hotkeys)
     manifest = manifest_bytes(dataset.manifest)
     params = initial_params(draft, choices.seed)
     theta0 = warm_started(params, draft, dataset, choices.seed, say)
@@ -116,7 +116,7 @@ def _build(corpus: Corpus, spec: RunSpec) -> Files:
     )
 
 
-def _check_dataset(manifest: Manifest, spec: RunSpec, max_hotkeys: int) -> None:
+def check_dataset(manifest: Manifest, spec: RunSpec, max_hotkeys: int) -> None:
     """ConfigError for a run without a way to join, or a text too small for the plan.
 
     The pages assigned for one window must leave enough held-out pages: those of `max_hotkeys`

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from template import version_words
@@ -10,8 +11,12 @@ from template.chain.ballots import read_records, read_standing_votes
 from template.cli.succession_flags import DraftConfig, ShowConfig, SupportConfig
 from template.cli.terminal import complain, one_line, say
 from template.commands.newcomer import existing_subnet
+from template.commands.plan import check_dataset
 from template.commands.reading import follow_run
 from template.context import ReadContext
+from template.data.folder import DatasetFolder, open_folder
+from template.data.manifest import manifest_digest
+from template.data.preparing.card import read_chat
 from template.errors import (
     EXIT_ENDED,
     EXIT_INTERRUPTED,
@@ -23,13 +28,14 @@ from template.errors import (
 )
 from template.peers.client import Peers
 from template.protocol.quorum import LEAD_WINDOWS
-from template.protocol.record import Support
+from template.protocol.record import MAX_UIDS, Support
 from template.protocol.run import Run
 from template.protocol.spec import RunSpec, spec_to_toml
 from template.protocol.spec.run import spec_table
 from template.protocol.strangers import fault
 from template.protocol.succession import changes
 from template.protocol.toml import from_table
+from template.sync.dataset import check_manifest
 from template.sync.lineage import find_voted_root
 from template.sync.successions import fetch_spec
 
@@ -62,7 +68,8 @@ def _draft(context: ReadContext, config: DraftConfig) -> None:
             "no root has the votes of more than half of the reference stake: a proposal names the "
             "history that it continues; try again once the validators vote"
         )
-    spec = drafted(context.run, config, vote.root)
+    dataset = None if config.data is None else open_folder(config.data)
+    spec = drafted(context.run, config, vote.root, dataset)
     window = context.schedule.window_of(context.chain.finalized())
     decided = spec.first_window - LEAD_WINDOWS
     if decided <= window:
@@ -81,21 +88,22 @@ def _draft(context: ReadContext, config: DraftConfig) -> None:
     )
 
 
-def drafted(run: Run, config: DraftConfig, root: bytes) -> RunSpec:
-    """The new spec, after the run's newest; ConfigError if it may not follow."""
-    table: dict[str, Any] = {
-        name: dict(value) if isinstance(value, Mapping) else value
-        for name, value in spec_table(run.newest).items()
-    }
-    for name, keys in config.changes.items():
-        if name not in _tables(table):
-            there = ", ".join(_tables(table))
-            raise ConfigError(f"--set {name}: no such table; there are: {there}")
-        for key, value in keys.items():
-            if value is None:
-                table[name].pop(key, None)
-            else:
-                table[name][key] = value
+def drafted(
+    run: Run, config: DraftConfig, root: bytes, dataset: DatasetFolder | None = None
+) -> RunSpec:
+    """The new spec, after the run's newest; ConfigError if it may not follow, or if the dataset is
+    not fit for it.
+    """
+    table: dict[str, Any] = spec_table(run.newest)
+    if dataset is not None:
+        table = _laid_over(table, {"data": _data_fields(dataset)})
+    given = ((f"--changes {config.changes_file}:", config.file_changes), ("--set", config.changes))
+    for where, new in given:
+        for name in new:
+            if name not in _tables(table):
+                there = ", ".join(_tables(table))
+                raise ConfigError(f"{where} {name}: no such table; there are: {there}")
+        table = _laid_over(table, new)
     table["name"] = config.name or table["name"]
     table["continues"] = {
         "run_id": run.run_id.hex(),
@@ -106,7 +114,36 @@ def drafted(run: Run, config: DraftConfig, root: bytes) -> RunSpec:
     }
     spec = from_table(RunSpec, table)
     Run(*run, spec)
+    if dataset is not None:
+        check_manifest(dataset.manifest, spec, manifest_digest(dataset.manifest))
+        check_dataset(dataset.manifest, spec, 1 if run.is_local else MAX_UIDS)
     return spec
+
+
+def _laid_over(table: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """A table with other values, table by table; None takes a key out."""
+    found = dict(table)
+    for key, value in new.items():
+        if value is None:
+            found.pop(key, None)
+        elif isinstance(value, Mapping):
+            before = found.get(key)
+            found[key] = _laid_over(before if isinstance(before, Mapping) else {}, value)
+        else:
+            found[key] = value
+    return found
+
+
+def _data_fields(dataset: DatasetFolder) -> dict[str, Any]:
+    """The fields of a spec that follow from a dataset; without a chat table in its card none."""
+    manifest, chat = dataset.manifest, read_chat(dataset.folder)
+    return {
+        "manifest_digest": manifest_digest(manifest).hex(),
+        "tokenizer": manifest.tokenizer.name,
+        "page_tokens": manifest.page_tokens,
+        "segment_pages": manifest.segment_pages,
+        "chat": None if chat is None else asdict(chat),
+    }
 
 
 def _tables(table: Mapping[str, Any]) -> list[str]:

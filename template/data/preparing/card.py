@@ -2,7 +2,12 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
+
+from template.errors import ConfigError
+from template.protocol.spec import ChatSpec
+from template.protocol.toml import from_table
 
 CARD_NAME: Final = "card.json"
 TEXT_NAME: Final = "CARD.md"
@@ -15,6 +20,22 @@ Card = Mapping[str, Any]
 def card_json(card: Card) -> bytes:
     """The card for programs: one value a line, keys sorted."""
     return (json.dumps(card, indent=1, sort_keys=True) + "\n").encode("ascii")
+
+
+def read_chat(folder: Path) -> ChatSpec | None:
+    """The table `[data.chat]` in a dataset's card; None in a folder without a card or table.
+
+    ConfigError for a card that is damaged.
+    """
+    path = folder / CARD_NAME
+    try:
+        card = json.loads(path.read_bytes())
+        table = card.get("chat")
+        return None if table is None else from_table(ChatSpec, table)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error}): prepare the dataset again") from error
 
 
 def card_text(card: Card) -> bytes:
