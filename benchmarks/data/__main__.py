@@ -20,7 +20,8 @@ from template.cli.flags import CHECKOUT, DEFAULT_TEXT
 from template.data.corpus import load_corpus
 from template.data.preparing.bpe import END_OF_DOCUMENT, train_bpe
 from template.data.preparing.documents import slices
-from template.data.preparing.prepare import Order, prepare
+from template.data.preparing.order import Order
+from template.data.preparing.prepare import prepare
 from template.data.preparing.settings import Choices
 from template.data.preparing.vocabulary import TokenizerChoice
 

@@ -14,6 +14,8 @@ from template.errors import ConfigError
 
 MIB: Final = 2**20
 BYTE: Final = "byte"
+TEXT_FIELD: Final = "text"
+CHAT_FIELD: Final = "messages"
 MIN_MEMORY_MIB: Final = 64
 MIN_CUT_BYTES: Final = 256
 MIN_VOCAB_SIZE: Final = 257
@@ -23,7 +25,8 @@ _SIZES: Final = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PrepareConfig:
     """Settings of `data prepare`. `tokenizer` None: bytes; `train_tokenizer` 0: train none;
-    `shard_segments` 0 and `cut_bytes` 0: the default, and no cut.
+    `shard_segments` 0 and `cut_bytes` 0: the default, and no cut. `is_chat`: of conversations;
+    `reserve_chat`: the trained tokenizer has their markers.
     """
 
     inputs: tuple[str, ...]
@@ -44,6 +47,8 @@ class PrepareConfig:
     shard_segments: int
     workers: int
     memory_bytes: int
+    is_chat: bool = False
+    reserve_chat: bool = False
 
 
 def prepare_config(args: argparse.Namespace) -> PrepareConfig:
@@ -59,12 +64,19 @@ def prepare_config(args: argparse.Namespace) -> PrepareConfig:
             "--end-of-document: belongs to a --tokenizer PATH; bytes and a trained tokenizer have "
             "their own"
         )
+    if args.chat and args.cut:
+        raise ConfigError("--cut: contradicts --chat: conversations are never cut; leave it out")
+    if args.reserve_chat and not args.train_tokenizer:
+        raise ConfigError(
+            "--reserve-chat: belongs to --train-tokenizer; byte has the markers, and a "
+            "tokenizer.json has them or not"
+        )
     if args.out.is_file():
         raise ConfigError(f"--out {args.out}: is a file; name a folder")
     return PrepareConfig(
         inputs=tuple(args.inputs),
         out=args.out,
-        field=args.field,
+        field=args.field or (CHAT_FIELD if args.chat else TEXT_FIELD),
         tokenizer=None if args.tokenizer is None or is_byte else folder_path(args.tokenizer),
         train_tokenizer=args.train_tokenizer,
         train_bytes=args.train_bytes,
@@ -80,6 +92,8 @@ def prepare_config(args: argparse.Namespace) -> PrepareConfig:
         shard_segments=args.shard_segments,
         workers=args.workers,
         memory_bytes=args.memory * MIB,
+        is_chat=args.chat,
+        reserve_chat=args.reserve_chat or (args.chat and args.train_tokenizer > 0),
     )
 
 
@@ -105,8 +119,11 @@ def _add_input_flags(parser: Parser) -> None:
     add = parser.add_argument
     text = "folder for the dataset; start again with the same flags after an interruption"
     add("--out", metavar="DIR", type=folder_path, required=True, help=text)
-    text = "field with the text, in JSON lines, Parquet and `datasets` (default: text)"
-    add("--field", metavar="NAME", default="text", help=text)
+    text = "the documents are conversations, for fine-tuning: whole ones are packed into pages"
+    add("--chat", action="store_true", help=text)
+    text = "field with the text, in JSON lines, Parquet and `datasets` (default: text; with --chat "
+    text += "messages)"
+    add("--field", metavar="NAME", default=None, help=text)
     text = "leave out documents that cannot be read, and count them, instead of ending"
     add("--skip-bad", action="store_true", help=text)
     text = "licence of the text, for the data card"
@@ -119,6 +136,8 @@ def _add_tokenizer_flags(parser: Parser) -> None:
     add("--tokenizer", metavar="PATH", default=None, help=text)
     text = "train a byte-level BPE of so many tokens on the training documents"
     add("--train-tokenizer", metavar="VOCAB", type=_whole(MIN_VOCAB_SIZE), default=0, help=text)
+    text = "reserve the four markers of conversations in it, for a later fine-tuning"
+    add("--reserve-chat", action="store_true", help=text)
     text = "text to train it on, at most (default: 256M; training needs several times as much)"
     add("--train-bytes", metavar="SIZE", type=_size, default=256 * MIB, help=text)
     text = "token after each document (default: <|endoftext|> or its like, if PATH has it)"
@@ -207,6 +226,7 @@ _EPILOG = """\
 examples:
   {command} --out data --tokenizer llama/tokenizer.json --dedup corpus/
   {command} --out data --train-tokenizer 4096 --cut 16K --page-tokens 256 book.txt
+  {command} --out chat --chat --tokenizer data/tokenizer.json --skip-bad conversations.jsonl
   {command} --out data --field content --held-out 0.1% code.jsonl.zst hf:OWNER/NAME:train
 
 exit status:

@@ -1,12 +1,18 @@
 """`data prepare`: make a dataset from an owner's documents."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from template.cli.data_flags import PrepareConfig
-from template.cli.terminal import complain, say
+from template.cli.terminal import complain, say, say_lines
+from template.data.chat import chat_table
 from template.data.manifest import manifest_digest
-from template.data.preparing.prepare import Order, prepare
+from template.data.preparing.order import Order
+from template.data.preparing.prepare import prepare
 from template.data.preparing.settings import Bounds, Choices
 from template.data.preparing.vocabulary import TokenizerChoice
 from template.errors import EXIT_ENDED, EXIT_INTERRUPTED, SubnetError, exit_status
+from template.protocol.spec import ChatSpec
 
 
 def run_data(config: PrepareConfig) -> int:
@@ -31,7 +37,21 @@ def run_data(config: PrepareConfig) -> int:
         f'data.tokenizer = "{tokenizer.name}", data.page_tokens = {manifest.page_tokens}, '
         f"data.segment_pages = {manifest.segment_pages}, model.vocab_size = {tokenizer.vocab_size}"
     )
+    if config.is_chat:
+        _say_chat(config, prepared.card)
     return EXIT_ENDED
+
+
+def _say_chat(config: PrepareConfig, card: Mapping[str, Any]) -> None:
+    """The table for the spec, and what became of the conversations."""
+    counts = card["counts"]
+    too_long = sum(counts[side]["too_long"] for side in ("train", "held_out"))
+    say(
+        f"left out: {too_long:,} conversations longer than a page. In a run: `tessera succession "
+        f"draft --changes runs/changes/sft.toml --data {config.out}`, which puts this table into "
+        "the spec:"
+    )
+    say_lines("\n" + chat_table(ChatSpec(**card["chat"])))
 
 
 def order_of(config: PrepareConfig) -> Order:
@@ -60,10 +80,12 @@ def order_of(config: PrepareConfig) -> Order:
             end_of_document=config.end_of_document,
             train_vocab_size=config.train_tokenizer,
             train_bytes=config.train_bytes,
+            reserves_chat=config.reserve_chat,
         ),
         page_tokens=config.page_tokens,
         segment_pages=config.segment_pages,
         shard_segments=config.shard_segments,
         licence=config.licence,
         workers=config.workers,
+        is_chat=config.is_chat,
     )

@@ -6,7 +6,8 @@ other without anything between. `chat_template` says the same to other programs:
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Final
 
@@ -75,19 +76,29 @@ def special_tokens(data: bytes) -> dict[str, int]:
     return found
 
 
-def rendered(messages: object, markers: Markers, refused: Sequence[str]) -> str:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChatForm:
+    """How conversations become text. `refused`: texts that no content may have, since they would be
+    read as tokens.
+    """
+
+    markers: Markers
+    refused: tuple[str, ...]
+
+
+def rendered(messages: object, form: ChatForm) -> str:
     """A conversation as text with markers. ChatError for anything else than the standard form.
 
-    `messages`: [{"role": "system" | "user" | "assistant", "content": TEXT}, ...] with an answer
-    that is not empty. `refused`: texts that no content may have, since they would be read as
-    tokens.
+    `messages`: [{"role": "system" | "user" | "assistant", "content": TEXT}, ...] with an answer,
+    and no answer empty.
     """
+    markers = form.markers
     if not isinstance(messages, list) or not messages:
         raise ChatError("is no list of messages")
     parts, has_answer = [], False
     for number, message in enumerate(messages, start=1):
         role, content = _role_and_content(message, number)
-        for text in refused:
+        for text in form.refused:
             if text in content:
                 raise ChatError(
                     f"message {number} holds {json.dumps(text)}, which is a token of the tokenizer"
@@ -136,6 +147,12 @@ def chat_template(markers: Markers) -> str:
 def _quoted(text: str) -> str:
     """A text of Jinja, whose escapes are Python's: printable ASCII for any text."""
     return ascii(text)
+
+
+def plain_texts(text: str, markers: Markers) -> list[str]:
+    """The contents of a rendered conversation, without markers."""
+    signs = (markers.system, markers.user, markers.assistant, markers.end)
+    return [part for part in re.split("|".join(map(re.escape, signs)), text) if part]
 
 
 def chat_table(chat: ChatSpec) -> str:

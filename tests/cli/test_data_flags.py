@@ -50,6 +50,12 @@ def test_what_prepare_is_told_if_it_is_told_little() -> None:
         (["--shard-segments", "9"], "shard_segments", 9),
         (["--workers", "3"], "workers", 3),
         (["--memory", "1024"], "memory_bytes", 2**30),
+        (["--chat"], "is_chat", True),
+        (["--chat"], "field", "messages"),
+        (["--chat", "--field", "turns"], "field", "turns"),
+        (["--train-tokenizer", "4096", "--reserve-chat"], "reserve_chat", True),
+        (["--train-tokenizer", "4096", "--chat"], "reserve_chat", True),
+        (["--chat"], "reserve_chat", False),
     ],
 )
 def test_every_flag_has_its_effect(flags: list[str], name: str, value: object) -> None:

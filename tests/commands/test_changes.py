@@ -42,9 +42,7 @@ def config(folder: Path, spec: RunSpec, *flags: str) -> DraftConfig:
 
 @pytest.fixture(scope="module")
 def spec() -> RunSpec:
-    return prepare_run(
-        small_plan(schedule__num_windows=60), synthetic_corpus(20_000), CHOICES
-    ).spec
+    return prepare_run(small_plan(schedule__num_windows=60), synthetic_corpus(20_000), CHOICES).spec
 
 
 def dataset_in(

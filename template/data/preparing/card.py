@@ -65,6 +65,7 @@ def card_text(card: Card) -> bytes:
         f"Left out: {counts['empty']:,} empty documents, {counts['repeats']:,} repeated, "
         f"{counts['bad']:,} that could not be read.",
         *(f"- {_shown(example)}" for example in card["bad_examples"]),
+        *_chat_lines(card),
         "",
         f"Of {leak['num_grams']:,} {leak['what']} of the held-out text, {leak['num_found']:,} "
         f"({percent(leak['num_found'], leak['num_grams'])}) are in the training text too.",
@@ -80,6 +81,25 @@ def card_text(card: Card) -> bytes:
         *_sources(card["sources"]),
     ]
     return ("\n".join(lines) + "\n").encode("utf-8")
+
+
+def _chat_lines(card: Card) -> list[str]:
+    """Of conversations: the table of the run spec, and what did not fit."""
+    if "chat" not in card:
+        return []
+    lines = ["", "Conversations: `[data.chat]` of the run spec is"]
+    lines.append(", ".join(f"`{key} = {token}`" for key, token in card["chat"].items()) + ".")
+    sides = [side for side in (card["counts"][key] for key in ("train", "held_out"))
+             if "too_long" in side]  # fmt: skip
+    if sides:
+        too_long, filling, tokens = (
+            sum(side[key] for side in sides) for key in ("too_long", "filling", "tokens")
+        )
+        lines.append(
+            f"Left out: {too_long:,} conversations longer than a page. "
+            f"{percent(filling, tokens)} of the tokens fill pages."
+        )
+    return lines
 
 
 def percent(part: int, whole: int) -> str:

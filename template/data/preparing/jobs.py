@@ -20,6 +20,7 @@ from template.data.folder import Layout, ShardWriter
 from template.data.manifest import TokenizerEntry, token_dtype
 from template.data.preparing.documents import BadDocument, pieces_of, slices
 from template.data.preparing.leak import GramSketch, gram_hashes, gram_tokens
+from template.data.preparing.packing import Packer
 from template.data.preparing.readers import Reading, read_part
 from template.data.preparing.runs import RunFile, RunWriter, Text, bucket_bounds, read_bucket
 from template.data.preparing.settings import Bounds, Choices
@@ -97,6 +98,7 @@ class ReadJob:
             field=self.choices.field,
             max_document_bytes=self.bounds.max_document_bytes,
             read_bytes=tell,
+            chat=self.choices.chat,
         )
         counts = {"documents": 0, "bytes": 0, "empty": 0, "bad": 0}
         examples: list[str] = []
@@ -137,6 +139,9 @@ def run_file(stem: Path, result: Mapping[str, Any]) -> RunFile:
 class EncodeJob:
     """Encodes the documents of a bucket: `.train` and `.held` hold their tokens, `.grams` a sketch
     of the held-out n-grams.
+
+    `chat_page_tokens` 0: documents follow each other. Otherwise they are conversations, and the
+    files hold pages of so many tokens with whole conversations.
     """
 
     stem: Path
@@ -148,6 +153,7 @@ class EncodeJob:
     entry: TokenizerEntry
     dedup: bool
     token_bytes: int
+    chat_page_tokens: int = 0
 
     @property
     def done(self) -> Path:
@@ -158,37 +164,87 @@ class EncodeJob:
         low, high = bucket_bounds(self.number, self.num_buckets)
         bucket = read_bucket(self.files, low, high, dedup=self.dedup)
         sketch = GramSketch(gram_tokens(self.entry))
-        sides: dict[bool, dict[str, int]] = {
-            side: {"documents": 0, "tokens": 0, "bytes": 0} for side in (False, True)
-        }
-        dtype = token_dtype(self.token_bytes)
         train, held = self.stem.with_suffix(".train"), self.stem.with_suffix(".held")
         with disk_faults(train), _whole(train) as to_train, _whole(held) as to_held:
-            files = {False: to_train, True: to_held}
-            for text, tokens in encoded(bucket.texts, tokenizer):
-                count = sides[text.is_held_out]
-                count["documents"] += 1
-                count["tokens"] += tokens.size
-                count["bytes"] += len(text.text)
-                files[text.is_held_out].write(tokens.astype(dtype).tobytes())
-                if text.is_held_out:
-                    sketch.add(tokens[:-1])
+            sides = {False: self._side(to_train), True: self._side(to_held)}
+            is_chat = self.chat_page_tokens > 0
+            for text, tokens in encoded(bucket.texts, tokenizer, is_chat=is_chat):
+                if sides[text.is_held_out].add(text, tokens) and text.is_held_out:
+                    sketch.add(tokens if is_chat else tokens[:-1])
                 tell(len(text.text))
+            for side in sides.values():
+                side.close()
         tell(bucket.repeated_bytes)
         with disk_faults(self.stem), _whole(self.stem.with_suffix(".grams")) as file:
             file.write(sketch.hashes.tobytes())
         write_json(
             self.done,
-            {"train": sides[False], "held_out": sides[True], "repeats": bucket.repeats},
+            {
+                "train": sides[False].counts,
+                "held_out": sides[True].counts,
+                "repeats": bucket.repeats,
+            },
         )
 
+    def _side(self, file: BinaryIO) -> "Side":
+        dtype = token_dtype(self.token_bytes)
+        if not self.chat_page_tokens:
+            return Side(file, dtype, None)
+        return Side(file, dtype, Packer(self.chat_page_tokens, self.entry.end_of_document))
 
-def encoded(texts: Sequence[Text], tokenizer: Tokenizer) -> Iterator[tuple[Text, Tokens]]:
-    """Each text with its tokens, the last one the end of the document.
+
+class Side:
+    """The tokens of one side of a bucket, and what was counted of them."""
+
+    def __init__(self, file: BinaryIO, dtype: npt.DTypeLike, packer: Packer | None) -> None:
+        """`packer`: for conversations."""
+        self._file, self._dtype, self._packer = file, dtype, packer
+        self.counts = {"documents": 0, "tokens": 0, "bytes": 0}
+        if packer is not None:
+            self.counts |= {"too_long": 0, "filling": 0}
+
+    def add(self, text: Text, tokens: Tokens) -> bool:
+        """Take a document; False for a conversation longer than a page, which is left out."""
+        if self._packer is not None and tokens.size > self._packer.page_tokens:
+            self.counts["too_long"] += 1
+            return False
+        self.counts["documents"] += 1
+        self.counts["bytes"] += len(text.text)
+        if self._packer is None:
+            self._write(tokens)
+        else:
+            self.counts["filling"] -= tokens.size
+            self._write_pages(self._packer.add(tokens))
+        return True
+
+    def close(self) -> None:
+        """Write the pages under way."""
+        if self._packer is not None:
+            self._write_pages(self._packer.close())
+
+    def _write_pages(self, pages: Sequence[Tokens]) -> None:
+        for page in pages:
+            self.counts["filling"] += page.size
+            self._write(page)
+
+    def _write(self, tokens: Tokens) -> None:
+        self.counts["tokens"] += tokens.size
+        self._file.write(tokens.astype(self._dtype).tobytes())
+
+
+def encoded(
+    texts: Sequence[Text], tokenizer: Tokenizer, *, is_chat: bool = False
+) -> Iterator[tuple[Text, Tokens]]:
+    """Each text with its tokens, the last one the end of the document; of a conversation with
+    markers, the end of its last message.
 
     A text over `BATCH_BYTES` is encoded in slices: the tokenizer needs a hundred bytes of memory
-    for a byte of text.
+    for a byte of text. A conversation is never cut.
     """
+    if is_chat:
+        for text in texts:
+            yield text, tokenizer.encode_marked([text.text])[0]
+        return
     batch: list[Text] = []
     num_bytes = 0
     for text in texts:

@@ -8,16 +8,15 @@ import fcntl
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+from template.data.chat import MARKERS, plain_texts
 from template.data.folder import MANIFEST_NAME, TOKENIZER_NAME, Layout, write_manifest
 from template.data.manifest import (
-    MAX_SHARD_BYTES,
-    MAX_SHARD_SEGMENTS,
     Manifest,
     Shard,
     manifest_digest,
@@ -38,12 +37,19 @@ from template.data.preparing.jobs import (
     write_json,
 )
 from template.data.preparing.leak import GramSketch, gram_tokens
+from template.data.preparing.order import (
+    Order,
+    Prepared,
+    held_out_layout,
+    layout_of,
+    settings_of,
+)
 from template.data.preparing.pool import Workers
 from template.data.preparing.progress import Progress, size
 from template.data.preparing.runs import RunFile, bucket_bounds, read_bucket
-from template.data.preparing.settings import Bounds, Choices
-from template.data.preparing.sources import Source, cut_sources, find_sources
-from template.data.preparing.vocabulary import TokenizerChoice, choose_tokenizer
+from template.data.preparing.settings import Choices
+from template.data.preparing.sources import TEXT, WORKS, Source, cut_sources, find_sources
+from template.data.preparing.vocabulary import chat_form, chat_of, choose_tokenizer
 from template.data.tokenizer import FastTokenizer, Tokenizer
 from template.errors import ConfigError
 
@@ -51,33 +57,8 @@ WORK: Final = ".unfinished"
 _ENDED: Final = ".ended"
 MAX_PARTS: Final = 1_024
 MAX_PART_BYTES: Final = 2**30
-SHARD_TOKENS: Final = 2**28
 
 Say = Callable[[str], object]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Order:
-    """What to prepare. `shard_segments` 0: as many as make 2^28 tokens."""
-
-    inputs: tuple[str, ...]
-    out: Path
-    choices: Choices
-    tokenizer: TokenizerChoice
-    page_tokens: int
-    segment_pages: int
-    shard_segments: int = 0
-    licence: str = ""
-    bounds: Bounds = field(default_factory=Bounds)
-    workers: int = 1
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Prepared:
-    """A finished dataset and its card."""
-
-    manifest: Manifest
-    card: dict[str, Any]
 
 
 def prepare(order: Order, say: Say) -> Prepared:
@@ -121,7 +102,8 @@ class _Preparation:
         self._order, self._work, self._workers, self._say = order, work, workers, say
         # Judged before hours of reading: a tokenizer's file, and sizes that no manifest may have.
         self._chosen = choose_tokenizer(order.tokenizer)
-        _layout(order, order.tokenizer.train_vocab_size or self._chosen.entry.vocab_size)
+        self._order = order = with_chat_form(order, self._chosen)
+        layout_of(order, order.tokenizer.train_vocab_size or self._chosen.entry.vocab_size)
         self._progress = Progress(say)
 
     def run(self) -> Prepared:
@@ -139,11 +121,13 @@ class _Preparation:
         manifest, in_shards = self._write_shards(encodes, tokenizer)
         self._refuse_changes(sources, find_sources(self._order.inputs)[0])
         sides = _sides(encodes, in_shards)
+        chat = {"chat": asdict(chat_of(tokenizer))} if self._order.choices.chat else {}
         card = {
+            **chat,
             "manifest_sha256": manifest_digest(manifest).hex(),
             "licence": self._order.licence,
             "tokenizer": asdict(tokenizer.entry),
-            "settings": _settings(self._order),
+            "settings": settings_of(self._order),
             "counts": {**{key: counts[key] for key in ("empty", "bad")}, **sides},
             "bad_examples": counts["examples"],
             "leak": leak,
@@ -162,6 +146,8 @@ class _Preparation:
     def _plan(self) -> list[Source]:
         """The sources. ConfigError if an unfinished preparation had others, or other settings."""
         sources, left_out = find_sources(self._order.inputs)
+        if self._order.choices.chat:
+            refuse_texts(sources)
         if left_out:
             self._say(f"left out, for their names: {len(left_out)} files, {left_out[0]} the first")
         self._say(
@@ -170,7 +156,7 @@ class _Preparation:
         path, bounds = self._work / "plan.json", self._order.bounds
         # The bounds decide no byte of the result, but which file holds what until then.
         settings = {
-            **_settings(self._order),
+            **settings_of(self._order),
             "tokenizer_sha256": self._chosen.entry.sha256,
             "memory": list(asdict(bounds).values()),
         }
@@ -179,11 +165,12 @@ class _Preparation:
             write_json(path, {"settings": settings, "sources": found})
             return sources
         plan = read_json(path)
-        for name, value in settings.items():
-            if plan["settings"].get(name) != value:
+        before = plan["settings"]
+        for name in (*settings, *before):
+            if before.get(name) != settings.get(name):
                 raise ConfigError(
                     f"--out {self._order.out}: holds an unfinished preparation with another "
-                    f"{name}: {plan['settings'].get(name)!r}, not {value!r}; give the flags of "
+                    f"{name}: {before.get(name)!r}, not {settings.get(name)!r}; give the flags of "
                     f"before, or remove the folder {self._work} to begin anew"
                 )
         self._refuse_changes([Source(**each) for each in plan["sources"]], sources)
@@ -249,31 +236,15 @@ class _Preparation:
                 f"training a tokenizer of {choice.train_vocab_size:,} tokens on "
                 f"{size(choice.train_bytes)} of text at most"
             )
-            data = train_bpe(
-                self._training_texts(files, num_buckets, choice.train_bytes),
-                choice.train_vocab_size,
-            )
-            _write_whole(path, data)
+            texts = training_texts(files, num_buckets, self._order.choices, choice.train_bytes)
+            reserved = tuple(MARKERS.values()) if choice.reserves_chat else ()
+            _write_whole(path, train_bpe(texts, choice.train_vocab_size, reserved))
         if choice.train_vocab_size:
             name = f"bpe-{choice.train_vocab_size}"
             return FastTokenizer(path.read_bytes(), name, END_OF_DOCUMENT)
         if self._chosen.file:
             _write_whole(path, self._chosen.file)
         return self._chosen
-
-    def _training_texts(
-        self, files: tuple[RunFile, ...], num_buckets: int, limit_bytes: int
-    ) -> Iterator[bytes]:
-        """Training documents in the order of the keys, which is a fair sample of them."""
-        for number in range(num_buckets):
-            low, high = bucket_bounds(number, num_buckets)
-            bucket = read_bucket(files, low, high, dedup=self._order.choices.dedup)
-            for text in bucket.texts:
-                if limit_bytes <= 0:
-                    return
-                if not text.is_held_out:
-                    limit_bytes -= len(text.text)
-                    yield text.text
 
     def _encode(
         self, files: tuple[RunFile, ...], tokenizer: Tokenizer, num_buckets: int, num_bytes: int
@@ -290,6 +261,7 @@ class _Preparation:
                 entry=tokenizer.entry,
                 dedup=self._order.choices.dedup,
                 token_bytes=token_bytes_of(tokenizer.entry.vocab_size),
+                chat_page_tokens=self._order.page_tokens if self._order.choices.chat else 0,
             )
             for number in range(num_buckets)
         ]
@@ -332,7 +304,7 @@ class _Preparation:
     def _write_shards(
         self, encodes: Sequence[EncodeJob], tokenizer: Tokenizer
     ) -> tuple[Manifest, dict[str, int]]:
-        layout = _layout(self._order, tokenizer.entry.vocab_size)
+        layout = layout_of(self._order, tokenizer.entry.vocab_size)
         results = [read_json(job.done) for job in encodes]
         jobs: dict[str, list[ShardJob]] = {}
         for side, suffix in (("train", ".train"), ("held_out", ".held")):
@@ -377,7 +349,7 @@ class _Preparation:
             )
         total -= total % layout.segment_tokens
         if side == "held_out":
-            layout = _held_out_layout(layout)
+            layout = held_out_layout(layout)
             # The held-out text is one shard: what does not fit is neither trained on nor held out.
             total = min(total, layout.shard_segments * layout.segment_tokens)
         step = layout.shard_segments * layout.segment_tokens
@@ -414,6 +386,46 @@ class _Preparation:
             shutil.rmtree(ended)
 
 
+def with_chat_form(order: Order, chosen: Tokenizer) -> Order:
+    """The order with the markers of the tokenizer, if documents are conversations."""
+    if not order.is_chat:
+        return order
+    form = chat_form(order.tokenizer, chosen)
+    return replace(order, choices=replace(order.choices, chat=form))
+
+
+def refuse_texts(sources: Sequence[Source]) -> None:
+    """ConfigError for a source that has no conversations."""
+    for source in sources:
+        if source.kind in (TEXT, WORKS):
+            raise ConfigError(
+                f"input {source.path}: is a text; --chat takes JSON lines, Parquet or `datasets` "
+                'with conversations: {"messages": [{"role": "user", "content": "..."}, ...]}'
+            )
+
+
+def training_texts(
+    files: tuple[RunFile, ...], num_buckets: int, choices: Choices, limit_bytes: int
+) -> Iterator[bytes]:
+    """Training documents in the order of the keys, which is a fair sample of them; of conversations
+    the contents.
+    """
+    for number in range(num_buckets):
+        low, high = bucket_bounds(number, num_buckets)
+        bucket = read_bucket(files, low, high, dedup=choices.dedup)
+        for text in bucket.texts:
+            if limit_bytes <= 0:
+                return
+            if text.is_held_out:
+                continue
+            limit_bytes -= len(text.text)
+            if choices.chat is None:
+                yield text.text
+                continue
+            for content in plain_texts(text.text.decode("utf-8"), choices.chat.markers):
+                yield content.encode("utf-8")
+
+
 def _totals(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     names = ("documents", "bytes", "empty", "bad")
     examples = [example for result in results for example in result["examples"]]
@@ -433,49 +445,6 @@ def _sides(encodes: Sequence[EncodeJob], in_shards: dict[str, int]) -> dict[str,
         for side in ("train", "held_out")
     }
     return {**sides, "repeats": sum(each["repeats"] for each in results)}
-
-
-def _settings(order: Order) -> dict[str, Any]:
-    """Everything that decides the bytes, by the names of the flags."""
-    choices, tokenizer = order.choices, order.tokenizer
-    return {
-        "field": choices.field,
-        "seed": choices.seed,
-        "held_out_ppm": choices.held_out_ppm,
-        "dedup": choices.dedup,
-        "cut_bytes": choices.cut_bytes,
-        "skip_bad": choices.skip_bad,
-        "tokenizer": tokenizer.shown,
-        "train_tokenizer_bytes": tokenizer.train_bytes if tokenizer.train_vocab_size else 0,
-        "page_tokens": order.page_tokens,
-        "segment_pages": order.segment_pages,
-        "shard_segments": order.shard_segments,
-    }
-
-
-def _layout(order: Order, vocab_size: int) -> Layout:
-    token_bytes = token_bytes_of(vocab_size)
-    segment_tokens = max(1, order.page_tokens * order.segment_pages)
-    most = min(
-        SHARD_TOKENS // segment_tokens,
-        MAX_SHARD_SEGMENTS,
-        MAX_SHARD_BYTES // (segment_tokens * token_bytes),
-    )
-    return Layout(
-        page_tokens=order.page_tokens,
-        segment_pages=order.segment_pages,
-        shard_segments=order.shard_segments or max(1, most),
-        token_bytes=token_bytes,
-    )
-
-
-def _held_out_layout(layout: Layout) -> Layout:
-    return Layout(
-        page_tokens=layout.page_tokens,
-        segment_pages=layout.segment_pages,
-        shard_segments=min(MAX_SHARD_SEGMENTS, MAX_SHARD_BYTES // layout.segment_bytes),
-        token_bytes=layout.token_bytes,
-    )
 
 
 def _write_whole(path: Path, data: bytes) -> None:

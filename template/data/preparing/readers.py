@@ -14,6 +14,7 @@ from io import BufferedReader, RawIOBase
 from pathlib import Path
 from typing import IO, Any, Final
 
+from template.data.chat import ChatError, ChatForm, rendered
 from template.data.corpus import load_corpus
 from template.data.preparing.documents import BadDocument, Document
 from template.data.preparing.extras import load_zstandard, open_parquet
@@ -43,12 +44,17 @@ _ROWS: Final = 256
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reading:
-    """What every reader needs. `sources`: by number; `read_bytes` is told what has been read."""
+    """What every reader needs. `sources`: by number; `read_bytes` is told what has been read.
+
+    `chat`: the field holds the messages of a conversation, and the document is their text with
+    markers.
+    """
 
     sources: Mapping[int, Source]
     field: str
     max_document_bytes: int = MAX_DOCUMENT_BYTES
     read_bytes: Callable[[int], object] = lambda _: None
+    chat: ChatForm | None = None
 
 
 def read_part(reading: Reading, part: Part) -> Read:
@@ -180,6 +186,11 @@ def _parsed(reading: Reading, number: int, place: int, line: bytes) -> Document 
 def _of_value(
     reading: Reading, number: int, place: int, value: object, where: str
 ) -> Document | BadDocument:
+    if reading.chat is not None:
+        try:
+            value = rendered(value, reading.chat)
+        except ChatError as error:
+            return BadDocument(where=where, why=f"field {reading.field} {error}")
     if not isinstance(value, str):
         return BadDocument(where=where, why=f"field {reading.field} holds no text")
     try:

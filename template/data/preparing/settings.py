@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Final
 
+from template.data.chat import ChatForm
+
 MIB: Final = 2**20
 MAX_DOCUMENT_BYTES: Final = 64 * MIB
 """A longer text is no document: a worker holds one document beyond its bound."""
@@ -15,7 +17,7 @@ class Choices:
 
     `field`: the text's name in JSON lines, Parquet and `datasets`. `held_out_ppm`: share of the
     documents to hold out, in millionths. `cut_bytes`: longest piece of a document, 0 for whole
-    documents.
+    documents. `chat`: documents are conversations, and `field` is their messages.
     """
 
     field: str = "text"
@@ -24,6 +26,7 @@ class Choices:
     dedup: bool = False
     cut_bytes: int = 0
     skip_bad: bool = False
+    chat: ChatForm | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,7 +16,8 @@ import pytest
 from template.data.folder import open_folder
 from template.data.preparing.bpe import train_bpe
 from template.data.preparing.documents import Document, Piece, pieces_of
-from template.data.preparing.prepare import WORK, Order, Prepared, prepare
+from template.data.preparing.order import Order, Prepared
+from template.data.preparing.prepare import WORK, prepare
 from template.data.preparing.settings import Bounds, Choices
 from template.data.preparing.vocabulary import TokenizerChoice
 from template.data.tokenizer import ByteTokenizer, Tokenizer, open_tokenizer
