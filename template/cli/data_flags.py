@@ -3,12 +3,21 @@
 import argparse
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Final
 
 from template.cli.flags import folder_path, statuses_text
+from template.cli.mix_flags import (
+    MixConfig,
+    UploadConfig,
+    add_mix_flags,
+    add_upload_flags,
+    mix_config,
+    upload_config,
+)
 from template.cli.parser import Parser
 from template.errors import ConfigError
 
@@ -97,8 +106,19 @@ def prepare_config(args: argparse.Namespace) -> PrepareConfig:
     )
 
 
+def data_config(
+    args: argparse.Namespace, env: Mapping[str, str]
+) -> PrepareConfig | MixConfig | UploadConfig:
+    """Settings of one data command; ConfigError names a wrong flag or TESSERA_* variable."""
+    if args.data_command == "mix":
+        return mix_config(args)
+    if args.data_command == "upload":
+        return upload_config(args, env)
+    return prepare_config(args)
+
+
 def add_data_flags(parser: Parser) -> None:
-    """The subcommand `prepare` with its flags."""
+    """The subcommands `prepare`, `mix` and `upload` with their flags."""
     parser.description = "The data of a run."
     parser.epilog = _DATA_EPILOG.format(command=parser.command_line, statuses=statuses_text())
     commands = parser.add_subparsers(dest="data_command", required=True, metavar="COMMAND")
@@ -111,6 +131,10 @@ def add_data_flags(parser: Parser) -> None:
     _add_tokenizer_flags(prepare)
     _add_choice_flags(prepare)
     _add_size_flags(prepare)
+    text = "make a mixture of prepared datasets, in shares"
+    add_mix_flags(commands.add_parser("mix", help=text))
+    text = "put a prepared dataset into this hotkey's bucket"
+    add_upload_flags(commands.add_parser("upload", help=text))
 
 
 def _add_input_flags(parser: Parser) -> None:
@@ -237,5 +261,5 @@ _DATA_EPILOG = """\
 exit status:
 {statuses}
 
-`{command} prepare --help` says more.
+`{command} prepare --help` and `{command} mix --help` say more.
 """

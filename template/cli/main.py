@@ -22,7 +22,7 @@ from template.cli.audit_flags import (
 )
 from template.cli.bucket_flags import add_bucket_flags
 from template.cli.completion import add_completion_flag
-from template.cli.data_flags import add_data_flags, prepare_config
+from template.cli.data_flags import add_data_flags, data_config
 from template.cli.doctor_flags import add_doctor_flags, doctor_config
 from template.cli.init_flags import add_init_flags, init_config
 from template.cli.model_flags import add_model_flags, model_config
@@ -220,9 +220,9 @@ COMMANDS: Final[Mapping[str, Command]] = {
         load=_load_owner,
     ),
     "data": Command(
-        summary="make a dataset of texts",
+        summary="make a dataset of texts or conversations, mix datasets, put one into a bucket",
         add_flags=add_data_flags,
-        settings=lambda args, _env: prepare_config(args),
+        settings=data_config,
         load=_load_data,
     ),
     "bucket": Command(

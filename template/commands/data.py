@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from template.cli.data_flags import PrepareConfig
+from template.cli.mix_flags import MixConfig, UploadConfig
 from template.cli.terminal import complain, say, say_lines
+from template.commands.data_mix import run_mix, run_upload
 from template.data.chat import chat_table
 from template.data.manifest import manifest_digest
 from template.data.preparing.order import Order
@@ -15,16 +17,26 @@ from template.errors import EXIT_ENDED, EXIT_INTERRUPTED, SubnetError, exit_stat
 from template.protocol.spec import ChatSpec
 
 
-def run_data(config: PrepareConfig) -> int:
-    """Run the command: progress on standard error, the result on standard output; exit status."""
+def run_data(config: PrepareConfig | MixConfig | UploadConfig) -> int:
+    """Run one command: progress on standard error, the result on standard output; exit status."""
     try:
-        prepared = prepare(order_of(config), complain)
+        if isinstance(config, MixConfig):
+            run_mix(config, say)
+        elif isinstance(config, UploadConfig):
+            run_upload(config, say)
+        else:
+            _prepare(config)
     except SubnetError as error:
         complain(f"data: {error}")
         return exit_status(error)
     except KeyboardInterrupt:
         complain("data: interrupted; start the same command again: it goes on where it stopped")
         return EXIT_INTERRUPTED
+    return EXIT_ENDED
+
+
+def _prepare(config: PrepareConfig) -> None:
+    prepared = prepare(order_of(config), complain)
     manifest, counts = prepared.manifest, prepared.card["counts"]
     say(
         f"{config.out}: {counts['train']['tokens_in_shards']:,} tokens to train on in "
@@ -39,7 +51,6 @@ def run_data(config: PrepareConfig) -> int:
     )
     if config.is_chat:
         _say_chat(config, prepared.card)
-    return EXIT_ENDED
 
 
 def _say_chat(config: PrepareConfig, card: Mapping[str, Any]) -> None:

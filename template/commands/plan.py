@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from template.commands.warm_start import warm_started
 from template.data.assignment import Paging, max_barred_segments
@@ -59,7 +59,12 @@ class PreparedRun:
     @property
     def shards(self) -> tuple[Shard, ...]:
         """Every shard, the held-out shard last."""
-        return (*self.dataset.manifest.shards, self.dataset.manifest.held_out)
+        return _shards(self.dataset)
+
+    @property
+    def num_objects(self) -> int:
+        """Number of all objects."""
+        return len(self.blobs) + 2 * len(self.shards)
 
     @property
     def num_bytes(self) -> int:
@@ -72,10 +77,50 @@ class PreparedRun:
         """Key and bytes, or file, of each object, one at a time: a shard before its digest list."""
         for digest, data in self.blobs.items():
             yield blob_key(digest), data
-        for shard in self.shards:
-            digest, path = bytes.fromhex(shard.sha256), self.dataset.shard_file(shard)
-            yield shard_key(digest), path or self.dataset.shard_data(shard)
-            yield blob_key(digest), self.dataset.digest_list(shard)
+        yield from _shard_objects(self.dataset)
+
+
+class Dataset:
+    """A prepared dataset for a bucket, without a run: manifest, tokenizer and shards."""
+
+    def __init__(self, files: Files) -> None:
+        self._files = files
+        self.manifest = files.manifest
+        self._blobs = [data for data in (manifest_bytes(files.manifest), files.tokenizer_file)
+                       if data]  # fmt: skip
+
+    @property
+    def num_objects(self) -> int:
+        """Number of all objects."""
+        return len(self._blobs) + 2 * len(_shards(self._files))
+
+    def objects(self) -> Iterator[tuple[str, bytes | Path]]:
+        """As of `PreparedRun`, the manifest last: whoever finds it finds all that it names."""
+        yield from _shard_objects(self._files)
+        for data in reversed(self._blobs):
+            yield blob_key(hashlib.sha256(data).digest()), data
+
+
+class Uploaded(Protocol):
+    """What `upload_missing` puts into a bucket: a `PreparedRun` or a `Dataset`."""
+
+    @property
+    def num_objects(self) -> int:
+        """Number of all objects."""
+
+    def objects(self) -> Iterator[tuple[str, bytes | Path]]:
+        """Key and bytes, or file, of each object, one at a time."""
+
+
+def _shards(dataset: Files) -> tuple[Shard, ...]:
+    return (*dataset.manifest.shards, dataset.manifest.held_out)
+
+
+def _shard_objects(dataset: Files) -> Iterator[tuple[str, bytes | Path]]:
+    for shard in _shards(dataset):
+        digest, path = bytes.fromhex(shard.sha256), dataset.shard_file(shard)
+        yield shard_key(digest), path or dataset.shard_data(shard)
+        yield blob_key(digest), dataset.digest_list(shard)
 
 
 def prepare_run(
@@ -184,7 +229,7 @@ def wasted_share(spec: RunSpec, manifest: Manifest) -> float:
     return (segments * manifest.segment_bytes + lists) / pages_bytes - 1
 
 
-def upload(run: PreparedRun, bucket: Store) -> None:
+def upload(run: Uploaded, bucket: Store) -> None:
     """Put every object of the run into the owner's bucket."""
     for key, data in run.objects():
         _put(bucket, key, data)
@@ -205,13 +250,13 @@ def upload_spec(spec: RunSpec, bucket: Store) -> str:
 
 
 def upload_missing(
-    run: PreparedRun, writer: Store, reader: Store, say: Callable[[str], None]
+    run: Uploaded, writer: Store, reader: Store, say: Callable[[str], object]
 ) -> int:
     """Put the missing objects into the bucket; returns the number of bytes sent.
 
     Present objects are read back with the published read key and compared.
     """
-    sent_bytes, num_objects = 0, len(run.blobs) + 2 * len(run.shards)
+    sent_bytes, num_objects = 0, run.num_objects
     for number, (key, data) in enumerate(run.objects(), start=1):
         num_bytes = data.stat().st_size if isinstance(data, Path) else len(data)
         there = _holds(reader, key, data, num_bytes)

@@ -129,6 +129,11 @@ class ShardWriter:
         self._file, self._digests = None, []
         return [shard]
 
+    def give_up(self) -> None:
+        """Close the file of a shard under way, which stays unfinished; nothing after `close`."""
+        if self._file is not None:
+            self._file.close()
+
     def _write(self, segment: bytes) -> None:
         try:
             if self._file is None:

@@ -56,7 +56,7 @@ def dataset_in(
         shard_segments=segments,
         token_bytes=2,
     )
-    draw = np.random.default_rng(1)
+    draw = np.random.default_rng(1 if chat is None else 2)
 
     def pages(count: int) -> list[np.ndarray]:
         return [draw.integers(10, 200, size=(count * data.segment_pages, data.page_tokens))]

@@ -83,14 +83,38 @@ def card_text(card: Card) -> bytes:
     return ("\n".join(lines) + "\n").encode("utf-8")
 
 
+def mixture_text(card: Card) -> bytes:
+    """The card of a mixture for people, in Markdown."""
+    lines = [
+        "# Data card",
+        "",
+        f"A mixture of {len(card['mixture'])} datasets, by segments; each has a card of its own.",
+        "",
+        f"Manifest (SHA-256): `{card['manifest_sha256']}`",
+        "",
+        f"Tokenizer: {card['tokenizer']['name']}, {card['tokenizer']['vocab_size']:,} tokens",
+        "",
+        f"Held out: the shard `{card['held_out_sha256']}`. Seed: {card['seed']}.",
+        "",
+        "| dataset | manifest (SHA-256) | share | segments taken | of |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {_shown(each['name'])} | {each['manifest_sha256']} | {each['share']} | "
+            f"{each['segments']:,} | {each['segments_there']:,} |"
+            for each in card["mixture"]
+        ),
+        *_chat_lines(card),
+    ]
+    return ("\n".join(lines) + "\n").encode("utf-8")
+
+
 def _chat_lines(card: Card) -> list[str]:
     """Of conversations: the table of the run spec, and what did not fit."""
     if "chat" not in card:
         return []
     lines = ["", "Conversations: `[data.chat]` of the run spec is"]
     lines.append(", ".join(f"`{key} = {token}`" for key, token in card["chat"].items()) + ".")
-    sides = [side for side in (card["counts"][key] for key in ("train", "held_out"))
-             if "too_long" in side]  # fmt: skip
+    sides = [card["counts"][key] for key in ("train", "held_out")] if "counts" in card else []
     if sides:
         too_long, filling, tokens = (
             sum(side[key] for side in sides) for key in ("too_long", "filling", "tokens")
