@@ -6,7 +6,6 @@ little stake. Minutes.
 """
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -21,13 +20,13 @@ import pytest
 
 from simulation.swarm import small_plan, synthetic_corpus
 from template import version_key, version_words
-from template.base.supporting import support_path
 from template.commands.plan import RunChoices, prepare_run, upload
 from template.protocol.quorum import LEAD_WINDOWS
 from template.protocol.root import tensors_digest
 from template.protocol.spec import RunSpec, load_spec
 from template.sync.own_checkpoint import LOCAL_FILE
 from template.training.checkpoint import load_local
+from tests.support.faults.changing import chain_flags, draft, reach, support, tessera
 from tests.support.faults.process import NodeProcess, warm_nursery
 from tests.support.faults.subnet import OWNER, ROOT, NodeStart, Subnet
 from tests.support.waiting import wait_until
@@ -165,12 +164,6 @@ def other_dataset(subnet: Subnet) -> str:
     return run.spec.data.manifest_digest
 
 
-def reach(subnet: Subnet, spec: RunSpec, window: int, block: int) -> None:
-    """Until the chain is so many blocks into a window."""
-    wanted = spec.schedule.schedule().first_block(window) + block
-    wait_until(lambda: subnet.chain.head() >= wanted, every_s=0.1)
-
-
 def kill_across(
     subnet: Subnet, spec: RunSpec, name: str, switch: int, nodes: dict[str, NodeProcess]
 ) -> None:
@@ -183,36 +176,10 @@ def kill_across(
     nodes[name] = NodeProcess(process.node, subnet.folder / f"{name}-{switch}.output")
 
 
-def chain_flags(subnet: Subnet) -> tuple[str, ...]:
-    return ("--netuid", "1", "--subtensor.network", subnet.url)
-
-
-def tessera(*argv: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "template.cli", *argv],
-        cwd=ROOT, capture_output=True, text=True, check=False, timeout=200,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def draft(subnet: Subnet, window: int, *changes: str) -> Path:
-    out = subnet.folder / f"next-{window}.toml"
-    flags = ("--run", str(subnet.folder / "run.toml"), "--window", str(window), "--out", str(out))
-    tessera("succession", "draft", *flags, *changes, *chain_flags(subnet))
-    return out
-
-
 def show(subnet: Subnet) -> str:
     return tessera(
         "succession", "show", "--run", str(subnet.folder / "run.toml"), *chain_flags(subnet)
     )
-
-
-def support(node: NodeStart, spec: Path) -> None:
-    tessera("succession", "support", str(spec), "--neuron.state_dir", str(node.state_dir))
-    assert support_path(node.state_dir).exists()
 
 
 def test_nobody_stopped_and_all_stand_at_the_same_parameters(story: Story) -> None:

@@ -21,6 +21,7 @@ from simulation.swarm import small_plan, synthetic_corpus
 from template import __spec_version__
 from template.chain.bittensor import BittensorChain
 from template.commands.plan import PreparedRun, RunChoices, prepare_run, upload
+from template.data.folder import open_folder
 from template.protocol.keys import bucket_name
 from template.protocol.record import Access, AccessKind, Record, encode_record
 from template.protocol.spec import RunSpec, spec_to_toml
@@ -185,12 +186,19 @@ class Subnet:
             secret_access_key=key.secret_access_key.reveal(),
         )
 
-    def publish_run(self, *, in_blocks: int, **overrides: object) -> RunSpec:
-        """The owner's part, as the launcher's: blobs, access record, run.toml."""
+    def publish_run(
+        self, *, in_blocks: int, data: Path | None = None, **overrides: object
+    ) -> RunSpec:
+        """The owner's part, as the launcher's: blobs, access record, run.toml.
+
+        `data`: a prepared dataset, instead of words at random.
+        """
+        plan = small_plan(**overrides)
+        text = synthetic_corpus() if data is None else open_folder(data)
         choices = RunChoices(
             owner_hotkey=self.hotkeys[OWNER], start_block=self.chain.head() + in_blocks
         )
-        self.run: PreparedRun = prepare_run(small_plan(**overrides), synthetic_corpus(), choices)
+        self.run: PreparedRun = prepare_run(plan, text, choices)
         with closing(self.writer(OWNER)) as bucket:
             upload(self.run, bucket)
         self.open_chain(OWNER).publish(encode_record(Record(access=self.access(OWNER))))
