@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from template.cli.data_flags import PrepareConfig, prepare_config
+from template.cli.data_flags import PrepareConfig, data_config, prepare_config
 from template.cli.main import parse_command
+from template.cli.mix_flags import UploadConfig
 from template.cli.owner_flags import owner_config
 from template.errors import ConfigError
 
@@ -113,3 +114,33 @@ def test_a_folder_as_text_is_told_how_to_publish_it(tmp_path: Path) -> None:
     assert "is a folder; make a dataset of its documents by `tessera data prepare" in refusal()
     (tmp_path / "manifest.json").write_bytes(b"{}")
     assert refusal().endswith(f"is a folder; take --data {tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--chat", "--cut", "16K"], "--cut: contradicts --chat"),
+        (["--reserve-chat"], "--reserve-chat: belongs to --train-tokenizer"),
+        (["--tokenizer", "t.json", "--reserve-chat"], "--reserve-chat: belongs to"),
+    ],
+)
+def test_flags_of_conversations_that_contradict_are_named(flags: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config(*flags)
+
+
+def test_an_upload_takes_a_wallet_and_the_bucket_of_the_environment() -> None:
+    args = parse_command("data", ["upload", "d", "--wallet.name", "owner"], "tessera data")
+    env = {
+        "TESSERA_BUCKET_ENDPOINT": "https://s3.example.com",
+        "TESSERA_BUCKET_WRITE_KEY_ID": "w",
+        "TESSERA_BUCKET_WRITE_SECRET": "ws",
+        "TESSERA_BUCKET_READ_KEY_ID": "r",
+        "TESSERA_BUCKET_READ_SECRET": "rs",
+    }
+    found = data_config(args, env)
+    assert isinstance(found, UploadConfig)
+    assert (found.folder.name, found.wallet.name) == ("d", "owner")
+    assert found.bucket.endpoint_url == "https://s3.example.com"
+    with pytest.raises(ConfigError, match="TESSERA_BUCKET"):
+        data_config(args, {})

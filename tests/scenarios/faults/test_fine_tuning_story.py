@@ -5,6 +5,7 @@ fine-tuning on questions and answers made of the text's lines. Then a replay fro
 the newest model, and a conversation. About five minutes.
 """
 
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -85,8 +86,9 @@ def make_datasets(folder: Path) -> None:
     lines = write_texts(folder)
     assert lines > 2000
     held_out = ("--held-out", "4%")
-    tessera("data", "prepare", "--out", str(folder / "data"), "--cut", "1K", *PAGES, str(TEXT))
-    better = ("--out", str(folder / "better"), "--cut", "1K", *PAGES, *held_out)
+    data = ("--out", str(folder / "data"), *PAGES, *held_out)
+    tessera("data", "prepare", *data, str(folder / "data.jsonl"))
+    better = ("--out", str(folder / "better"), *PAGES, *held_out)
     tessera("data", "prepare", *better, str(folder / "better.jsonl"))
     chat = ("--out", str(folder / "chat"), "--chat", *PAGES, *held_out)
     printed = tessera("data", "prepare", *chat, str(folder / "chat.jsonl"))
@@ -98,12 +100,14 @@ def make_datasets(folder: Path) -> None:
 def write_texts(folder: Path) -> int:
     """Some plays as better text, and short lines with the next line as questions and answers."""
     texts = [document.text.decode() for document in load_corpus(TEXT).train]
-    better = "".join(json.dumps({"text": text}) + "\n" for text in texts[:12])
-    (folder / "better.jsonl").write_text(better)
+    for name, some in (("data", texts[:24]), ("better", texts[24:32])):
+        pieces = (text[at : at + 1000] for text in some for at in range(0, len(text), 1000))
+        records = "".join(json.dumps({"text": piece}) + "\n" for piece in pieces)
+        (folder / f"{name}.jsonl").write_text(records)
     conversations = []
     for text in texts:
         lines = [line.strip() for line in text.splitlines()]
-        for question, answer in zip(lines, lines[1:], strict=False):
+        for question, answer in itertools.pairwise(lines):
             if len(question) > 3 and len(answer) > 3 and len(question) + len(answer) < MAX_CHARS:
                 said = (("user", question), ("assistant", answer))
                 conversations.append({"messages": [{"role": r, "content": c} for r, c in said]})
@@ -130,14 +134,16 @@ def tell(subnet: Subnet, nodes: dict[str, NodeProcess]) -> Story:
         upload(subnet, name)
     reach(subnet, spec, 2, 6)
     changes = ("--changes", str(ROOT / "runs" / "changes" / "anneal.toml"))
-    first = draft(subnet, ANNEAL, *changes, "--data", str(folder / "anneal"))
+    end = ("--set", f"schedule.num_windows={TUNE}")  # where the fine-tuning begins
+    first = draft(subnet, ANNEAL, *changes, "--data", str(folder / "anneal"), *end)
     for name in VALIDATORS:
         support(nodes[name].node, first)
     reach(subnet, spec, TUNE - 9, 6)
     # A model of 0.1 M parameters in its first minutes learns at the rate of pre-training.
     changes = ("--changes", str(ROOT / "runs" / "changes" / "sft.toml"))
     rate = ("--set", f"training.inner_lr={spec.training.inner_lr}")
-    second = draft(subnet, TUNE, *changes, "--data", str(folder / "chat"), *rate)
+    end = ("--set", f"schedule.num_windows={WINDOWS}")
+    second = draft(subnet, TUNE, *changes, "--data", str(folder / "chat"), *rate, *end)
     for name in VALIDATORS:
         support(nodes[name].node, second)
     for process in nodes.values():
