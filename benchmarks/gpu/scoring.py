@@ -56,7 +56,7 @@ def _measure(
 ) -> tuple[Measured, Row]:
     spec, found = world.spec, list[Measured]()
     scorer = Scorer(spec, str(bench.device))
-    measurement = Measurement(scorer, cast(PageReader, reader), state, None)
+    measurement = Measurement(scorer, cast(PageReader, reader), state, None, None)
     pages = reader.pages(pool.ids_S)
     scorer.load(state.params)
     # The first pass chooses kernels, too.

@@ -16,6 +16,7 @@ from template.data.chat import (
     MARKERS,
     NAMED_MARKERS,
     ChatError,
+    ChatForm,
     chat_table,
     chat_template,
     markers_of,
@@ -67,7 +68,7 @@ def ours(name: str, messages: list[dict[str, str]]) -> list[int]:
     tokenizer, chat = TOKENIZERS[name]
     markers = markers_of(chat, tokenizer.entry, tokenizer.file)
     assert markers is not None
-    text = rendered(messages, markers, REFUSED[name])
+    text = rendered(messages, ChatForm(markers=markers, refused=REFUSED[name]))
     return tokenizer.encode_marked([text.encode()])[0].tolist()
 
 
@@ -142,13 +143,8 @@ def test_the_markers_are_special_tokens_or_there_is_no_template() -> None:
     ],
 )
 def test_what_is_no_conversation_is_refused(messages: object, words: str) -> None:
-    refused = tuple(vars_of(BYTE_MARKERS))
     with pytest.raises(ChatError, match=words):
-        rendered(messages, BYTE_MARKERS, refused)
-
-
-def vars_of(markers) -> list[str]:
-    return [markers.system, markers.user, markers.assistant, markers.end]
+        rendered(messages, ChatForm(markers=BYTE_MARKERS, refused=REFUSED["byte"]))
 
 
 def test_a_template_is_ascii_and_the_table_is_toml() -> None:

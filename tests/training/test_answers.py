@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -97,7 +98,7 @@ def chat_pages(spec: RunSpec, count: int, seed: int = 1) -> np.ndarray:
     return pages
 
 
-def with_chat(spec: RunSpec, **model: object) -> RunSpec:
+def with_chat(spec: RunSpec, **model: Any) -> RunSpec:
     changed = replace(spec, data=replace(spec.data, chat=CHAT))
     return replace(changed, model=replace(spec.model, **model))
 

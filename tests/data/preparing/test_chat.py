@@ -59,7 +59,7 @@ def write(path: Path, found: list[Any]) -> Path:
 
 
 def order(source: Path, out: Path, **changes: Any) -> Order:
-    settings = {
+    settings: dict[str, Any] = {
         "inputs": (str(source),),
         "out": out,
         "choices": Choices(held_out_ppm=200_000, field="messages"),

@@ -34,7 +34,7 @@ pytestmark = [
 VALIDATORS = {"val-a": 600, "val-b": 500}
 MINERS = ("m0", "m1")
 FLAGS = ("--block-time", "0.5", "--tempo", "31", "--weights-rate-limit", "100000")
-START_BLOCKS = 90
+START_BLOCKS = 140
 ANNEAL, TUNE, WINDOWS = 13, 21, 35
 """First window of the anneal and of the fine-tuning, and the end of the run. From a draft to the
 votes that decide are five windows or more: on a busy machine a command takes half a minute.
@@ -127,16 +127,16 @@ def tell(subnet: Subnet, nodes: dict[str, NodeProcess]) -> Story:
     for name, tao in VALIDATORS.items():
         subnet.stake(name, tao)
     subnet.create_buckets(OWNER, *names)
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda name: upload(subnet, name), ("anneal", "chat")))
     spec = subnet.publish_run(
         in_blocks=START_BLOCKS, data=folder / "data", schedule__num_windows=WINDOWS, **PLAN
     )
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda name: upload(subnet, name), ("anneal", "chat")))
     for name in names:
         (folder / name).mkdir()
         role = "validator" if name in VALIDATORS else "miner"
         nodes[name] = NodeProcess(subnet.node(role, name, folder / name), folder / f"{name}.output")
-    reach(subnet, spec, 2, 0)
+    reach(subnet, spec, 2, 8)
     changes = ("--changes", str(ROOT / "runs" / "changes" / "anneal.toml"))
     end = ("--set", f"schedule.num_windows={TUNE}")  # where the fine-tuning begins
     first = draft(subnet, ANNEAL, *changes, "--data", str(folder / "anneal"), *end)
