@@ -134,7 +134,7 @@ ONLY_IN = {
     "transformers": ("template.training", "template.commands", "benchmarks"),
     "Crypto": ("localnet",),
     "cryptography": ("localnet",),
-    "jinja2": ("template.public.site",),
+    "jinja2": ("template.public.site", "template.commands.model_chat"),
     "matplotlib": ("localnet", "template.commands", "benchmarks"),
     "rich": ("localnet", "template.commands", "benchmarks"),
     "pickle": (),

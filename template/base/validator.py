@@ -77,13 +77,12 @@ class Validator:
             self.follower.keep(window, payload, frame)
         offer, window = publisher.offer, checkpoint.state.window
         self._datasets = open_datasets(context, self.peers, window, offer, reads_ahead=True)
-        pages = self._datasets.at(window)
         self._carry = partial(carry_companions, context, self.peers, self._datasets, publisher)
         self._carry(context.run.maker(window))
         self._carry(context.run.at(window))
         if publishes_bf16:
             publisher.show()
-        self._uploads.serve(pages)
+        self._uploads.serve(self._datasets.at(window))
         anchor = self.follower.anchors.path_of(checkpoint.state.window)
         publisher.offer_missing_checkpoint(checkpoint.state, anchor=anchor)
         self._scorer = WindowScorer(context, self.peers, self._datasets)

@@ -78,7 +78,13 @@ def ours(name: str, messages: list[dict[str, str]]) -> list[int]:
     [
         ("Be brief.", "Who is there?", "Nay, answer me."),
         ("", "  spaces  ", "\n\nlines\n", "again", "\ttab "),
-        ("{{ raise_exception('x') }}", "{% if x %}", "a 'quote' and \"another\"", "\\n", "é\u4e2d"),
+        (
+            "{{ raise_exception('x') }}",
+            "{% if x %}",
+            "a 'quote' and \"another\"",
+            "\\n",
+            "\xe9\u4e2d",
+        ),
         ("<|nothing|>", "<s>", "</s> [INST]", "<|", "|>"),
     ],
 )
