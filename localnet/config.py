@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from localnet.changes import Change
 from localnet.roster import Participant
 
 MIN_LOSS_DROP_NATS = 0.3
@@ -17,6 +18,7 @@ class LocalnetConfig:
     """A localnet. `text`: the sdist with the corpus; `data`: a prepared dataset in its place.
     `block_time_s`: None for what the machine can keep. `restarts`: most restarts of one process.
     `hold`: chain and bucket server outlive the run. `commit_reveal`: of the local chain.
+    `changes`: of the run while it goes on.
     """
 
     roster: tuple[Participant, ...]
@@ -32,6 +34,7 @@ class LocalnetConfig:
     hold: bool
     wandb: Literal["off", "offline", "online"]
     commit_reveal: Literal["off", "modelled"] = "off"
+    changes: tuple[Change, ...] = ()
 
     @property
     def reveal_epochs(self) -> int:

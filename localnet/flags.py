@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from localnet.adversaries.attacks import ATTACKS, listing
+from localnet.changes import parse_changes
 from localnet.config import LONG_RUN_WINDOWS, MIN_LOSS_DROP_NATS, LocalnetConfig
 from localnet.folder import ENDPOINT
 from localnet.keeper import MAX_RESTARTS
@@ -45,6 +46,10 @@ AUTO = "auto"
 BLOCK_TIME_HELP = "seconds per block (default: auto, what this machine is measured to keep)"
 REVEAL_HELP = (
     "off: weights count at once; modelled: an epoch later, as on a public subnet (default: off)"
+)
+CHANGES_HELP = (
+    "from a window on the run follows the keys of a file, and a prepared dataset, as by `tessera "
+    "succession`; all honest validators support it; for example 8:runs/changes/anneal.toml:mixture"
 )
 HOLD_HELP = "leave chain and bucket server up after the end, until Ctrl-C"
 DESCRIPTION = """A whole subnet on this machine: local chain, bucket server, validators and
@@ -112,6 +117,7 @@ def localnet_config(args: argparse.Namespace) -> LocalnetConfig:
         hold=args.hold,
         wandb=args.wandb,
         commit_reveal=args.commit_reveal,
+        changes=parse_changes(args.changes, args.windows),
     )
 
 
@@ -144,6 +150,7 @@ def add_localnet_flags(parser: Parser) -> None:
     add("--out", type=Path, default=Path("localnet-out"), help="folder (default: localnet-out)")
     add("--plan", type=Path, default=PLAN, help="(default: runs/localnet.toml)")
     add("--block-time", default=AUTO, metavar="SECONDS", help=BLOCK_TIME_HELP)
+    add("--changes", default="", metavar="WINDOW:FILE[:DATASET],...", help=CHANGES_HELP)
     add("--commit-reveal", choices=("off", "modelled"), default="off", help=REVEAL_HELP)
     add("--seed", type=int, default=0, help="of the first parameters (default: 0)")
     add("--debug", action="store_true", help="neurons log at debug level")

@@ -35,6 +35,7 @@ from localnet.pacer import Pacer
 from localnet.page import RunPage
 from localnet.places import Places
 from localnet.processes import Child, Children, Command, wait_for_line
+from localnet.proposing import Proposer, put_datasets
 from localnet.publishing import draft, prepare, upload_from
 from localnet.readiness import await_ready
 from localnet.report import NodeInfo, Report, Sources, collect
@@ -194,6 +195,7 @@ class Localnet:
         owner = self.config.roster[0].name
         bucket = self._places.writable(owner)
         run = upload_from(run, bucket, self._pacer.await_neurons(self.chain.head()))
+        put_datasets(self.config.changes, bucket)
         text = upload_spec(run.spec, bucket)
         record = Record(access=self._places.access(owner), offer=run.spec.run_id)
         with closing(self._open_chain(self.wallets[owner])) as chain:
@@ -253,6 +255,7 @@ class Localnet:
         decided_s = math.inf
         witness = self._witness().state_dir
         decisions, verdicts = JsonlTail(witness / EVENTS_FILE), JsonlTail(witness / LOG_FILE)
+        proposer = Proposer(self.spec, self.config, self.endpoint, self._tell)
         honest = {
             self.hotkeys[p.name]
             for p in self.config.roster
@@ -261,8 +264,10 @@ class Localnet:
         while self._tend() and time.monotonic() < self._grace_end_s(decided_s):
             self._look()
             self._pacer.note_verdicts(verdicts.read_new(), honest)
+            rows = decisions.read_new()
+            proposer.note(rows)
             self._pacer.note_decisions(
-                decisions.read_new(), self._heights.head, schedule.window_of(self._heights.head)
+                rows, self._heights.head, schedule.window_of(self._heights.head)
             )
             show(self._heights)
             if self._heights.finalized >= last_block:

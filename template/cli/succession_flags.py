@@ -72,15 +72,13 @@ def succession_config(args: argparse.Namespace) -> DraftConfig | ShowConfig | Su
         least_version=args.least_version,
         out=args.out,
         changes_file=args.changes,
-        file_changes=_file_changes(args.changes),
+        file_changes={} if args.changes is None else file_changes(args.changes),
         data=args.data,
     )
 
 
-def _file_changes(path: Path | None) -> dict[str, Any]:
-    """The tables of a file of changes: a part of a plan."""
-    if path is None:
-        return {}
+def file_changes(path: Path) -> dict[str, Any]:
+    """The tables of a file of changes: a part of a plan. ConfigError for another file."""
     table = read_toml(path, f"--changes {path}")
     for key, value in table.items():
         if not isinstance(value, dict):

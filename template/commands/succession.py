@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from template import version_words
@@ -205,19 +206,29 @@ def _say_versions(context: ReadContext) -> None:
     say(f"hotkeys by version: {', '.join(told) or 'none'}")
 
 
-def _support(config: SupportConfig) -> None:
-    path = support_path(config.state_dir)
+def put_support(state_dir: Path, spec: RunSpec | None) -> None:
+    """Have the validator of a state folder support a spec, or none, from its next vote on.
+
+    StateError if the disk refuses it.
+    """
+    path = support_path(state_dir)
     try:
-        if config.proposal is None:
+        if spec is None:
             path.unlink(missing_ok=True)
-            say("this validator supports no new spec from its next vote on")
             return
         new = path.with_suffix(".new")
-        new.write_text(spec_to_toml(config.proposal), encoding="utf-8")
+        new.write_text(spec_to_toml(spec), encoding="utf-8")
         os.replace(new, path)
     except OSError as error:
         raise disk_trouble(path, error) from error
+
+
+def _support(config: SupportConfig) -> None:
+    put_support(config.state_dir, config.proposal)
     spec = config.proposal
+    if spec is None:
+        say("this validator supports no new spec from its next vote on")
+        return
     say(
         f"this validator supports run spec {spec.spec_id.hex()} for window {spec.first_window} on "
         f"from its next vote on, if its log says nothing else; the votes on window "

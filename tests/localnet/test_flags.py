@@ -54,6 +54,38 @@ def test_flags_ask_for_more(text, tmp_path) -> None:
     assert [p.behaviour for p in config.roster[-2:]] == ["idle", "idle"]
 
 
+def test_the_run_may_change_while_it_goes_on(text, tmp_path) -> None:
+    rates, data = tmp_path / "rates.toml", tmp_path / "mixture"
+    rates.write_text("[outer]\nouter_lr = 3.0\n")
+    data.mkdir()
+    assert parse_localnet_config(text).changes == ()
+    flag = ("--changes", f"8:{rates}, 16:{rates}:{data}")
+    first, second = parse_localnet_config([*text, *flag]).changes
+    assert (first.window, first.table, first.data) == (8, {"outer": {"outer_lr": 3.0}}, None)
+    assert (second.window, second.data) == (16, data)
+
+
+@pytest.mark.parametrize(
+    ("wish", "words"),
+    [
+        ("8", "write WINDOW:FILE"),
+        ("x:rates.toml", "write WINDOW:FILE"),
+        ("7:rates.toml", "in windows 8 to 23"),
+        ("24:rates.toml", "in windows 8 to 23"),
+        ("8:nowhere.toml", "nowhere.toml"),
+        ("8:rates.toml,8:rates.toml", "ascending order"),
+        ("8:longer.toml", "the table schedule"),
+        ("8:rates.toml:nowhere", "nowhere"),
+    ],
+)
+def test_wrong_changes_are_refused(text, tmp_path, monkeypatch, wish: str, words: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("rates.toml").write_text("[outer]\nouter_lr = 3.0\n")
+    Path("longer.toml").write_text("[schedule]\nblocks_per_window = 30\n")
+    with pytest.raises(ConfigError, match=words):
+        parse_localnet_config([*text, "--changes", wish])
+
+
 def test_validators_that_misbehave_take_the_place_of_the_last_ones(text) -> None:
     flags = ["--miners", "1", "--validators", "3", "--misbehave", "copier:2,liar:1,silent:1"]
     roster = parse_localnet_config([*text, *flags]).roster
