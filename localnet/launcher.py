@@ -256,11 +256,7 @@ class Localnet:
         witness = self._witness().state_dir
         decisions, verdicts = JsonlTail(witness / EVENTS_FILE), JsonlTail(witness / LOG_FILE)
         proposer = Proposer(self.spec, self.config, self.endpoint, self._tell)
-        honest = {
-            self.hotkeys[p.name]
-            for p in self.config.roster
-            if (p.role, p.behaviour) == ("miner", HONEST)
-        }
+        honest = {self.hotkeys[p.name] for p in self.config.roster if p.is_honest_miner}
         while self._tend() and time.monotonic() < self._grace_end_s(decided_s):
             self._look()
             self._pacer.note_verdicts(verdicts.read_new(), honest)

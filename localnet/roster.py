@@ -29,6 +29,10 @@ class Participant:
     parts: int = 1
     width: int = 1
 
+    @property
+    def is_honest_miner(self) -> bool:
+        return (self.role, self.behaviour) == ("miner", HONEST)
+
 
 def parse_misbehave(text: str, known: Mapping[str, object]) -> dict[str, int]:
     """`garbage:1,idle:2` -> counts; ConfigError for an unknown behaviour or a bad count."""

@@ -32,7 +32,10 @@ TEXTS = [b"The king shall have my love, and the queen my hand. " * 40]
 BPE = FastTokenizer(train_bpe(TEXTS, 300, list(MARKERS.values())), "bpe", END_OF_DOCUMENT)
 IDS = special_tokens(BPE.file)
 BPE_CHAT = ChatSpec(**{key: IDS[text] for key, text in MARKERS.items()})
-TOKENIZERS = {"byte": (ByteTokenizer(), BYTE_CHAT), "bpe": (BPE, BPE_CHAT)}
+TOKENIZERS: dict[str, tuple[Tokenizer, ChatSpec]] = {
+    "byte": (ByteTokenizer(), BYTE_CHAT),
+    "bpe": (BPE, BPE_CHAT),
+}
 REFUSED = {"byte": ("\x01", "\x05", "\x02", "\x03"), "bpe": tuple(IDS)}
 
 
