@@ -48,13 +48,14 @@ def say(*turns: str) -> list[dict[str, str]]:
 def loaded(tmp_path_factory) -> Iterator[dict[str, Any]]:
     """`AutoTokenizer` of a model's folder with a chat template, by tokenizer."""
     found = {}
-    for name, (tokenizer, chat) in TOKENIZERS.items():
-        folder = tmp_path_factory.mktemp(name)
-        for file, data in tokenizer_files(tokenizer.entry, tokenizer.file, 128, chat).items():
-            (folder / file).write_bytes(data)
-        (folder / "config.json").write_text('{"model_type": "llama"}')
-        found[name] = AutoTokenizer.from_pretrained(folder)
-    with restored_process_state():
+    with restored_process_state():  # loading sets variables of the environment
+        for name, (tokenizer, chat) in TOKENIZERS.items():
+            folder = tmp_path_factory.mktemp(name)
+            files = tokenizer_files(tokenizer.entry, tokenizer.file, 128, chat)
+            for file, data in files.items():
+                (folder / file).write_bytes(data)
+            (folder / "config.json").write_text('{"model_type": "llama"}')
+            found[name] = AutoTokenizer.from_pretrained(folder)
         yield found
 
 
