@@ -161,18 +161,20 @@ def _find_authors(verdicts: Sequence[Verdict], rules: JudgeRules) -> list[Verdic
     """Turn `named` into `not_author` where a payload alike shows more work; of equals the lowest
     uid counts.
 
-    Evidence times claimed pages: a great effect on a few pages is less work than a fair one on all.
-    Only the effect beyond half of the smallest honest one is evidence: a copy that claims all of
-    its pages without work shows a small effect by chance, and would beat a slow author's on a few.
-    This window alone: a long record of honest work must not lend authority to a copy.
+    Evidence times claimed pages, of one batch a step: a great effect on a few pages is less work
+    than a fair one on all, and wide claims are no more by their width. Only the effect beyond half
+    of the smallest honest one is evidence: a copy that claims all of its pages without work shows a
+    small effect by chance, and would beat a slow author's on a few. This window alone: a long
+    record of honest work must not lend authority to a copy.
     """
 
     def rank(verdict: Verdict) -> tuple[float, int]:
         sample = sample_of(verdict)
         if sample is None:
             return math.inf, verdict.uid
-        evidence = sample.effect - rules.work.effect / 2  # the sign of the log-likelihood ratio
-        return -evidence * (verdict.pages_consumed or 0), verdict.uid
+        # Of the log-likelihood ratio's sign.
+        evidence = sample.effect - rules.work.effect_at(verdict.width) / 2
+        return -evidence * (verdict.pages_consumed or 0) / verdict.width, verdict.uid
 
     authors: set[int] = set()
     for verdict in sorted((v for v in verdicts if v.named), key=rank):
@@ -207,7 +209,7 @@ def _earns(verdict: Verdict, rules: JudgeRules) -> bool:
     sample = sample_of(verdict)
     if verdict.status != NOT_AUTHOR or sample is None:
         return True
-    return sample.log_likelihood_ratio(rules.work.effect) > 0
+    return sample.log_likelihood_ratio(rules.work.effect_at(verdict.width)) > 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

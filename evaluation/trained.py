@@ -7,7 +7,8 @@ of large ones:
 
     level    z = mean(x sqrt(r))^2 less its part by chance,          r = u^(3/2) / s
     excess   t = (mean(r q) - z_c) / mean(r),                        z_c as z, of the cut effects
-    pages    even_p = z_c / (z_c + max(0, mean(r) (t - t_ref - e / 2)))
+    pages    even_p = z_c / (z_c + max(0, mean(r) (t - t_u - e / 2)))
+             t_u = 1 + (t_ref - 1) / max(1, mean(r))
     profile  b_p = mean(x_p sqrt(r)) of each quarter p over the usual miner's profile
     quarters even_b = mean(b)^2 / (mean(b)^2 + the spread of the b_p beyond chance)
     trained  = min(even_p, even_b) * min(1, z / (`LEVEL_SHARE` z_ref))
@@ -39,12 +40,16 @@ from evaluation.work import QUARTERS, WorkSample
 
 EVENNESS_Z = 0.5
 """Standard errors of the excess in the miner's favour: none costs wide honest miners a tenth, a
-whole one pays narrow miners who turn to claims of four batches 1.27 of their work (D177).
+whole one pays narrow miners who turn to claims of four batches 1.31 of their work (D177).
 """
+NO_EXCESS = 1.0
+"""The excess of pages without work, by the unit of the cut effects."""
 PROFILE_Z = 2.0
 """The same of the profile, which hangs on chance with few windows or miners."""
 LEAST_SHAPE = 0.25
 """Of the mean of four quarters: one in which the usual miner shows less says nothing."""
+LEAST_MEAN = 1e-6
+"""A profile with a lower mean has no shape; a forged log could divide by next to nothing."""
 LEVEL_SHARE = 0.9
 """Of the usual squared level: enough for all of the pay."""
 
@@ -159,7 +164,7 @@ def _usual_shape(seen: Mapping[int, Shown], pages: Mapping[int, float]) -> tuple
     shapes = {
         uid: [each / mean for each in shown.profile]
         for uid, shown in seen.items()
-        if (mean := math.fsum(shown.profile) / QUARTERS) > 0
+        if (mean := math.fsum(shown.profile) / QUARTERS) > LEAST_MEAN
     }
     middle = [
         weighted_median([(row[q], pages[uid]) for uid, row in shapes.items()])
@@ -197,7 +202,9 @@ def _trained(
 ) -> float:
     if shown.level_square == 0.0:
         return 0.0
-    uneven = shown.scale * (shown.excess - usual_excess - EVENNESS_Z * shown.excess_error)
+    # What differs between the usual miner's pages differs less after wide steps.
+    expected = NO_EXCESS + (usual_excess - NO_EXCESS) / max(1.0, shown.scale)
+    uneven = shown.scale * (shown.excess - expected - EVENNESS_Z * shown.excess_error)
     enough = LEVEL_SHARE * usual_square
     level = min(1.0, shown.level_square / enough) if enough > 0 else 1.0
     return level * min(_even(shown.page_square, uneven), _even_over_quarters(shown, shape))

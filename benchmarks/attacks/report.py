@@ -48,7 +48,7 @@ LEGEND = (
     "stay as they were. Honest keep: of all that is paid, over what would "
     "be theirs if attackers were paid for the work that they do. Dividends: of a dishonest "
     "validator, by stake, over those of an honest one. Backdoor: how often the final model "
-    "follows the trigger."
+    "follows the trigger. (*): played before pay rested on whole pages (D177)."
 )
 Head = Mapping[str, Any]
 COPYING = (
@@ -97,8 +97,12 @@ def _point(group: Sequence[Case], rows: Rows) -> dict[str, Any] | None:
     ratio = interval(
         [r["held_out_loss"] / c["held_out_loss"] for r, c in zip(mine, clean, strict=True)]
     )
-    earned, limit = _mean([_earned(row, attack) for row in mine]), limit_of(attack)
-    settled = _mean([_settled(one, row) for (one, _), row in zip(whole, mine, strict=True)])
+    limit, is_former = limit_of(attack), any(beside["is_former"] for _, beside in whole)
+    ours = [(one, beside["attacked"]) for one, beside in whole if not beside["is_former"]]
+    earned = _mean([_valued(one, row, 0) for one, row in ours] if ours else [None])
+    if earned is None:  # paid by gates, or by the rules of before: as it was played
+        earned = _mean([_earned(row, attack) for row in mine])
+    settled = _mean([_valued(one, row, SETTLED) for one, row in ours])
     kept = _mean([_kept(row, c, case) for row, c in zip(mine, clean, strict=True)])
     dividends = _mean([row["dividends"] for row in mine])
     undefended = [b["undefended"] for _, b in whole if b["undefended"] is not None]
@@ -120,6 +124,7 @@ def _point(group: Sequence[Case], rows: Rows) -> dict[str, Any] | None:
         "earned_settled": settled,
         "limit": limit,
         "model": case.model,
+        "is_former": is_former,
         "windows_to_detection": [row["windows_to_detection"] for row in mine],
         "honest_share": _mean([row["honest_share"] for row in mine]),
         "honest_kept": kept,
@@ -166,11 +171,14 @@ def _undefended(pair: Mapping[str, Any], attack: Attack) -> dict[str, Any]:
 def _beside(case: Case, rows: Rows) -> dict[str, Any] | None:
     """The run and the one without the attackers, and both undefended if there are such."""
     attacked, clean = rows.get(case.key), rows.get(case.clean.key)
+    is_former = attacked is None or clean is None
+    if is_former:
+        attacked, clean = rows.get(case.former_key or ""), rows.get(case.clean.former_key or "")
     if attacked is None or clean is None:
         return None
     open_, open_clean = rows.get(case.undefended.key), rows.get(case.undefended.clean.key)
     both = None if open_ is None or open_clean is None else {"attacked": open_, "clean": open_clean}
-    return {"attacked": attacked, "clean": clean, "undefended": both}
+    return {"attacked": attacked, "clean": clean, "undefended": both, "is_former": is_former}
 
 
 def _earned(row: Mapping[str, Any], attack: Attack) -> float:
@@ -182,14 +190,17 @@ def _earned(row: Mapping[str, Any], attack: Attack) -> float:
     return float(row["earned"] / row["honest_earned"]) * attack.hotkeys
 
 
-def _settled(case: Case, row: Mapping[str, Any]) -> float | None:
-    """`_earned` from window `SETTLED` on, by the verdicts on record; None for classes that earn
-    what slips through the gates, and where honest miners got nothing.
+def _valued(case: Case, row: Mapping[str, Any], start: int) -> float | None:
+    """`_earned` from a window on, or from its first dishonest one, by the verdicts on record and
+    the rule of pay in force; None for classes that earn what slips through the gates, and where
+    honest miners got nothing.
     """
     attack = ATTACKS[case.attack]
     if attack.kind not in (PARTIAL, SYBIL):
         return None
-    late = shares_in(case, row)[SETTLED:]
+    actors = attack.group(case.attackers)
+    dishonest = (w for w in range(case.windows) if any(actor.dishonest(w) for actor in actors))
+    late = shares_in(case, row)[max(start, next(dishonest, 0)) :]
     uids = case.attacker_uids
     mine = math.fsum(shares[uid] for shares in late for uid in uids) / len(uids)
     honest = range(case.miners - case.attackers)
@@ -311,7 +322,7 @@ def _line(p: Mapping[str, Any]) -> str:
     half = p["loss_ratio"]["half_width_95"]
     spread = "" if half is None else f" +- {half:.3f}"
     cells = [
-        p["name"],
+        p["name"] + (" (*)" if p["is_former"] else ""),
         p["class"],
         f"{p['fraction']:.0%} of {p['miners']}",
         *_undefended_cells(p["undefended"]),

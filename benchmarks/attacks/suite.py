@@ -43,6 +43,8 @@ VERSIONS = {WEAK: 9, STRONG: 10}
 """The same of defended cases. The stronger model's runs hold the evidence of whole pages (D177);
 the other's were played before it, and what they show hangs on gates that it left as they were.
 """
+FORMER_VERSIONS = {STRONG: 9}
+"""Model -> version before, whose pay rests on quarters of pages."""
 TRIALS = {
     WEAK: Trial(
         strategy="ours",
@@ -92,7 +94,15 @@ class Case:
 
     @property
     def key(self) -> str:
-        version = VERSIONS[self.model] if self.defended else UNDEFENDED_VERSION
+        return self._key(VERSIONS[self.model] if self.defended else UNDEFENDED_VERSION)
+
+    @property
+    def former_key(self) -> str | None:
+        """The key of the run by the rules of before, for tables that lack a newer one."""
+        former = FORMER_VERSIONS.get(self.model) if self.defended else None
+        return None if former is None else self._key(former)
+
+    def _key(self, version: int) -> str:
         text = json.dumps([version, asdict(self)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:KEY_DIGITS]
 

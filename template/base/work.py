@@ -179,7 +179,7 @@ class HonestWork:
             base_window=base,
             pages_consumed=claimed,
             public_key=public_key(parts.context.hotkey),
-            width=self.width,
+            width=training.width_of(claimed),
             blocks=self.blocks,
         )
         self.turns.last_sent = window

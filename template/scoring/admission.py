@@ -392,9 +392,9 @@ class FrameChecker:
         if not admits_claim(spec, header):
             raise PayloadError(
                 "pages",
-                f"claims {header.pages_consumed} pages; one inner step of width {header.width} has "
-                f"{spec.training.least_pages(header.width)}, and "
-                f"{header.width * spec.training.pages_per_window} are assigned",
+                f"claims {header.pages_consumed} pages at width {header.width}: a payload claims "
+                f"{spec.training.batch_pages} pages or more, at width 1 for each "
+                f"{spec.training.pages_per_window} begun, up to {spec.training.max_width}",
             )
         drawn = part_to_train(header, self.list_seed, member.hotkey)
         if header.blocks != drawn:

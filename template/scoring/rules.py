@@ -31,12 +31,14 @@ ROOM_CHARS = 1024
 
 
 def admits_claim(spec: RunSpec, header: PayloadHeader) -> bool:
-    """Whether a payload may claim its pages: those of one inner step at least, and at most those of
-    its width within the run's.
+    """Whether a payload may claim its pages: those of one inner step at least, and a width that is
+    neither above the run's nor above what the pages need.
+
+    Less is expected of wide payloads: a width beyond the pages would be a discount for nothing.
     """
-    most = header.width * spec.training.pages_per_window
-    is_within = 1 <= header.width <= spec.training.max_width
-    return is_within and spec.training.least_pages(header.width) <= header.pages_consumed <= most
+    training, pages = spec.training, header.pages_consumed
+    is_within = 1 <= header.width <= training.max_width
+    return is_within and pages >= training.batch_pages and header.width == training.width_of(pages)
 
 
 def part_to_train(

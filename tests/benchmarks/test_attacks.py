@@ -442,9 +442,16 @@ def test_the_report_compares_with_the_run_without_attackers(tmp_path) -> None:
     assert half["honest_kept"] == pytest.approx(0.97 / (6 / (6 + 2 * 8 / 15)))
     assert half["earned_settled"] == 0.0, "no work shown, no pay"
     assert noise["earned_settled"] is None
-    assert two["earned_vs_honest"] == pytest.approx(0.15), "both hotkeys together"
+    assert half["earned_vs_honest"] == two["earned_vs_honest"] == 0.0, "by the verdicts on record"
+    assert not half["is_former"]
     assert liar["dividends_vs_honest"] == 1.5
     assert not liar["holds"]
+    former = {case.former_key or case.key: {**_row(case), "earned": 0.3} for case in cases}
+    report.write(cases, former, WorkRules(effect=0.25, error=0.01), tmp_path, {"commit": "x"})
+    *_, two, _ = json.loads((tmp_path / "attacks.json").read_text())["attacks"]
+    assert two["is_former"], "until it is played again"
+    assert two["earned_vs_honest"] == pytest.approx(0.15), "as played, both hotkeys together"
+    assert "one machine, two hotkeys (*)" in (tmp_path / "attacks.md").read_text()
     assert liar["undefended"]["earned_vs_honest"] is None
     assert liar["undefended"]["harm"] == "loss, pay"
     assert written["tests"]["copier_false_pass"] == 0.0

@@ -114,10 +114,31 @@ def test_a_wide_payload_and_a_part_may_show_less_by_the_root(
     assert share < 1.1 / scale, "who claims four and trains on one is paid for one at most"
 
 
+def test_pages_of_unequal_effect_excuse_no_uneven_wide_claim() -> None:
+    """Honest pages differ much in what they show; after wide steps they differ less."""
+    rng = np.random.default_rng(0)
+    pages = np.clip(rng.normal(1.0, 0.6, size=400), 0.0, None)
+    honest = {uid: _entries(uid, pages) for uid in range(5)}
+    wide = 8**-0.75 * pages
+    padded = np.concatenate([8**0.75 * wide, np.zeros(7 * wide.size)])
+    shares = _shares({**honest, 8: _entries(8, wide, width=8), 9: _entries(9, padded, width=8)})
+    assert all(shares[uid] > 0.8 for uid in honest)
+    assert shares[9] < 1.3 / 8 < shares[8]
+
+
+def test_a_profile_without_a_mean_has_no_shape() -> None:
+    """From a forged log: nobody may divide by the mean of its quarters, next to nothing."""
+    forged = replace(_entries(9, np.array([1.0]))[0], pages=10**9)
+    assert forged.work is not None
+    work = replace(forged.work, quarter_profile=(5.0, -5.0, 1e-323, 0.0))
+    shares = _shares({**_honest(), 9: [replace(forged, work=work)]}, dict.fromkeys(range(10), 1.0))
+    assert all(0.0 <= share <= 1.0 for share in shares.values())
+
+
 def test_windows_of_small_claims_say_nothing_of_large_ones() -> None:
     """Four honest windows, then eight times the pages with one of them trained, or with none."""
     honest = _entries(9, np.array([1.0]))[:4]
-    for own, most in (([1.0] + [0.0] * 7, 1.5 / 8), ([0.0], 0.02)):
+    for own, most in (([1.0] + [0.0] * 7, 2 / 8), ([0.0], 0.02)):
         wide = [
             replace(entry, pages=8 * 240) for entry in _entries(10, np.array(own), width=8)[:20]
         ]

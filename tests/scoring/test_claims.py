@@ -121,6 +121,10 @@ def test_the_bounds_of_a_claim(admitter) -> None:
     assert not admits_claim(spec, header(1, fewest - 1))
     assert not admits_claim(spec, header(3, fewest - 1))
     assert admits_claim(spec, header(3, 3 * most))
+    assert admits_claim(spec, header(3, 2 * most + 1))
+    assert not admits_claim(spec, header(3, 2 * most)), "less would be expected for nothing"
+    assert admits_claim(spec, header(2, 2 * most))
+    assert not admits_claim(spec, header(2, most))
     assert not admits_claim(spec, header(0, fewest)), "from a log of a stranger"
     assert not admits_claim(spec, header(4, most))
 
@@ -175,7 +179,9 @@ def test_an_older_list_than_the_last_is_claimed_too(admitter) -> None:
 def test_another_part_of_the_same_list_is_the_same_list(admitter) -> None:
     drawn = drawn_range(list_seed("hotkey1", WINDOW), 2)
     assert admitter.admit(WINDOW, base_window=WINDOW, blocks=drawn) is None
-    assert admitter.admit(WINDOW + 1, base_window=WINDOW, width=2) == "claimed"
+    pages = 2 * admitter.spec.training.pages_per_window
+    wide = admitter.admit(WINDOW + 1, base_window=WINDOW, width=2, pages_consumed=pages)
+    assert wide == "claimed"
 
 
 def test_the_detail_names_both_windows(admitter) -> None:

@@ -131,6 +131,10 @@ class TrainingSpec(Table):
         """Pages of the widest payload: so many are assigned to each hotkey in one window."""
         return self.max_width * self.pages_per_window
 
+    def width_of(self, pages: int) -> int:
+        """The width of a payload that claims so many pages: that of as many narrow ones."""
+        return max(1, -(-pages // self.pages_per_window))
+
     def least_pages(self, width: int) -> int:
         """Pages of one inner step at this width: the least that a payload may claim."""
         return width * self.batch_pages
