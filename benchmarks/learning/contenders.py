@@ -22,11 +22,13 @@ WARM_ROUNDS = 2
 CATCH_UP_SHARE = 1 / 3
 """Of a round, when miners have what the others sent: K blocks of B, and the time to fetch it."""
 
-ADAMW, DEMO = "adamw_dp", "demo"
+ADAMW, MUON, DEMO = "adamw_dp", "muon_dp", "demo"
 OURS = "ours/1+"
 """The rule, the lag and the remedies that ship."""
 SYNCHRONOUS = "ours/0+"
 """The same without lag: from the same warm start. Nothing is under way to be eager about."""
+WITH_MUON = {name: name.replace("/", "-muon/") for name in (OURS, SYNCHRONOUS)}
+"""Both with Muon inside instead of AdamW; the warm start too."""
 
 
 def remedied(trial: Trial) -> Trial:
@@ -45,12 +47,15 @@ def remedied(trial: Trial) -> Trial:
 
 def contenders() -> dict[str, Trial]:
     """Name -> 24 rounds of it at rates of no meaning; "/0" and "/1" are lags, "+" remedies."""
-    found = {name: Trial(strategy=name, lag=0) for name in (ADAMW, DEMO)}
+    found = {name: Trial(strategy=name, lag=0) for name in (ADAMW, MUON, DEMO)}
     for rule in LOCAL_RULES:
         found[f"{rule}/0"] = Trial(strategy=rule, lag=0)
         found[f"{rule}/1"] = Trial(strategy=rule, lag=1)
         found[f"{rule}/1+"] = remedied(Trial(strategy=rule, lag=1))
-    return found | {SYNCHRONOUS: remedied(Trial(strategy="ours", lag=0))}
+    found[SYNCHRONOUS] = remedied(Trial(strategy="ours", lag=0))
+    return found | {
+        muon: replace(found[plain], inner="muon") for plain, muon in WITH_MUON.items()
+    }
 
 
 def load_rates(path: Path = RATES) -> Rates:
@@ -68,6 +73,7 @@ def rates_name(name: str) -> str:
 
 def tuned(name: str, rates: Rates, **changes: Any) -> Trial:
     """A contender at its rates; `rounds` counts those whose tokens a warm start took."""
-    plain = Trial(strategy=name.partition("/")[0], lag=int("/1" in name))
+    rule, _, inner = name.partition("/")[0].partition("-")
+    plain = Trial(strategy=rule, lag=int("/1" in name), inner=inner or "adamw")
     trial = replace(plain, **rates[rates_name(name)], **changes)
     return remedied(trial) if name.endswith("+") else trial

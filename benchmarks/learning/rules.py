@@ -4,6 +4,7 @@ from benchmarks.learning.strategies.adamw_dp import AdamWDataParallel
 from benchmarks.learning.strategies.demo import Demo
 from benchmarks.learning.strategies.diloco import DiLoCo
 from benchmarks.learning.strategies.mean import Mean
+from benchmarks.learning.strategies.muon_dp import MuonDataParallel
 from benchmarks.learning.strategies.normmatch import NormMatched
 from benchmarks.learning.strategies.ours import Ours
 from benchmarks.learning.strategies.senders import Senders
@@ -11,6 +12,7 @@ from benchmarks.learning.strategy import Strategy
 
 RULES: dict[str, type[Strategy]] = {
     "adamw_dp": AdamWDataParallel,
+    "muon_dp": MuonDataParallel,
     "demo": Demo,
     "diloco": DiLoCo,
     "senders": Senders,

@@ -7,7 +7,9 @@ from dataclasses import asdict, dataclass
 from template.errors import ConfigError
 
 KEY_DIGITS = 16
-LATER_FIELDS = {"catch_up_step": 0, "decay_share": 1.0}
+LATER_FIELDS = {
+    "catch_up_step": 0, "decay_share": 1.0, "inner": "adamw", "muon_momentum": 0.95,
+}  # fmt: skip
 """What came after the first records, and what it was before."""
 
 
@@ -32,6 +34,7 @@ class Trial:
     way, once they could fetch its payloads.
 
     `decay_share`: of the rounds, the last ones, over which the learning rate decays.
+    `inner`: a miner's optimiser, "adamw" or "muon", and the momentum of the latter.
     """
 
     strategy: str
@@ -62,11 +65,14 @@ class Trial:
     outer_warmup: int = 0
     catch_up_step: int = 0
     decay_share: float = 1.0
+    inner: str = "adamw"
+    muon_momentum: float = 0.95
 
     def __post_init__(self) -> None:
         _check(self.lag in (0, 1), "lag", "0 or 1")
         _check(self.bits in (1, 2, 4), "bits", "1, 2 or 4")
         _check(self.weighting in ("equal", "tokens"), "weighting", '"equal" or "tokens"')
+        _check(self.inner in ("adamw", "muon"), "inner", '"adamw" or "muon"')
         _check(0 <= self.noise_miners < self.miners, "noise_miners", "fewer than miners")
         _check(min(self.miners, self.inner_steps, self.rounds) > 0, "miners", "positive numbers")
 

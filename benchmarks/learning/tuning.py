@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.learning.contenders import ADAMW, DEMO, contenders, rates_name
+from benchmarks.learning.contenders import ADAMW, DEMO, MUON, contenders, rates_name
 from benchmarks.learning.record import append, load
 from benchmarks.learning.run import as_row, run_trial
 from benchmarks.learning.suite import TUNING_SEED
@@ -23,9 +23,10 @@ from benchmarks.learning.trial import Trial
 
 BUDGET = 8
 Point = tuple[int, int]
-FORGETTING = {ADAMW: "adam_beta2", DEMO: "decay"}
+FORGETTING = {ADAMW: "adam_beta2", MUON: "muon_momentum", DEMO: "decay"}
 STARTS = {
     ADAMW: (8e-3, 0.05),
+    MUON: (8e-3, 0.05),
     DEMO: (1e-3, 0.05),
     "diloco": (4e-3, 0.2),
     "senders": (2e-3, 0.7),
@@ -37,6 +38,8 @@ STARTS = {
     "normmatch/1+": (2e-3, 2.0),
     "ours/1+": (2e-3, 6.0),
     "ours/0+": (2e-3, 6.0),
+    "ours-muon/1+": (4e-3, 6.0),
+    "ours-muon/0+": (4e-3, 6.0),
 }
 """Where a search starts; short trial runs gave the order of magnitude."""
 

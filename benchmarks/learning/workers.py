@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from benchmarks.learning.muon import Muon
 from benchmarks.learning.space import Space
 from benchmarks.learning.text import ROOT, load_pages, spread
 from benchmarks.learning.trial import Trial
@@ -87,6 +88,7 @@ class Workers:
         for name, grad in self.space.views(self._grad_N).items():
             self._model.get_parameter(name).grad = grad
         self._optimizers: dict[int, torch.optim.AdamW] = {}
+        self._muons: dict[int, Muon] = {}
         self._theta0_N = self._trained_alone()
 
     def theta0(self) -> Tensor:
@@ -98,6 +100,7 @@ class Workers:
         for step in range(self.trial.warm_steps):
             self._step(params_N, -1, self._draw(WARM_START, 0, step), self._warm_lr(step))
         self._optimizers.clear()
+        self._muons.clear()
         return params_N
 
     def train(self, bases_RN: Tensor, number: int) -> Tensor:
@@ -136,6 +139,10 @@ class Workers:
             weight_decay=training.weight_decay,
             fused=True,
         )
+
+    def muon(self) -> Muon:
+        """Muon for the hidden matrices, AdamW for all else."""
+        return Muon(self.space, self.spec, self.trial.muon_momentum)
 
     def held_out_loss(self, params_N: Tensor, num_pages: int) -> float:
         """Nats per byte on fixed pages of works that nobody trains on."""
@@ -197,7 +204,12 @@ class Workers:
         return self.spec.training.inner_lr * min(1.0, (step + 1) / max(1, warmup))
 
     def _step(self, params_N: Tensor, miner: int, pages: np.ndarray, lr: float) -> None:
-        """One AdamW step of a miner, in place."""
+        """One step of a miner's inner optimiser, in place."""
+        if self.trial.inner == "muon":
+            if miner not in self._muons:
+                self._muons[miner] = self.muon()
+            self._muons[miner].step(params_N, self.gradient(params_N, pages), lr)
+            return
         if miner not in self._optimizers:
             self._optimizers[miner] = self.adamw(params_N)
         optimizer = self._optimizers[miner]
