@@ -56,8 +56,9 @@ def run_trial(trial: Trial, final_pages: int = FINAL_PAGES) -> Outcome:
             on_the_way.append((number + 1, found | {"last": last}))
         if not torch.isfinite(params_N).all():
             break
-    params_N = strategy.finish(params_N)
-    averages.add(params_N)
+    published_N, params_N = params_N, strategy.finish(params_N)
+    if params_N is not published_N:
+        averages.add(params_N)
     scale = workers.space.num_elements * trial.rounds
     return Outcome(
         held_out_loss=workers.held_out_loss(params_N, final_pages),
