@@ -53,9 +53,7 @@ def contenders() -> dict[str, Trial]:
         found[f"{rule}/1"] = Trial(strategy=rule, lag=1)
         found[f"{rule}/1+"] = remedied(Trial(strategy=rule, lag=1))
     found[SYNCHRONOUS] = remedied(Trial(strategy="ours", lag=0))
-    return found | {
-        muon: replace(found[plain], inner="muon") for plain, muon in WITH_MUON.items()
-    }
+    return found | {muon: replace(found[plain], inner="muon") for plain, muon in WITH_MUON.items()}
 
 
 def load_rates(path: Path = RATES) -> Rates:

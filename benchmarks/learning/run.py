@@ -7,7 +7,6 @@ import torch
 
 from benchmarks.learning.averages import Averages
 from benchmarks.learning.rules import RULES
-from benchmarks.learning.strategy import LocalUpdate
 from benchmarks.learning.trial import Trial
 from benchmarks.learning.workers import CURVE_PAGES, FINAL_PAGES, Workers
 
@@ -67,7 +66,7 @@ def run_trial(trial: Trial, final_pages: int = FINAL_PAGES) -> Outcome:
         num_params=workers.space.num_elements,
         bytes_up_per_param_round=strategy.bytes_up / scale,
         bytes_down_per_param_round=strategy.bytes_down / scale,
-        noise_kept=sum(strategy.noise_kept) if isinstance(strategy, LocalUpdate) else 0,
+        noise_kept=sum(strategy.noise_kept),
         seconds=time.perf_counter() - start_s,
         averages=averages.losses(lambda x_N: workers.held_out_loss(x_N, final_pages)),
         averages_on_the_way=tuple(on_the_way),

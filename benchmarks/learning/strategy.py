@@ -33,11 +33,15 @@ DENSER = 4
 
 
 class Strategy(ABC):
-    """A rule at work on one trial. Counts the bytes that one miner sends and fetches."""
+    """A rule at work on one trial. Counts the bytes that one miner sends and fetches.
+
+    `noise_kept`: payloads of noise that a round used, for each round with a judge.
+    """
 
     def __init__(self, workers: Workers) -> None:
         self.workers, self.trial = workers, workers.trial
         self.bytes_up, self.bytes_down = 0.0, 0.0
+        self.noise_kept: list[int] = []
 
     @abstractmethod
     def round(self, number: int, params_N: Tensor) -> Tensor:
@@ -79,7 +83,6 @@ class LocalUpdate(Strategy):
     def __init__(self, workers: Workers) -> None:
         super().__init__(workers)
         self.residual_RN = self.zeros()
-        self.noise_kept: list[int] = []
         self._judge = Judge(workers)
         self._sent: list[Message] = []
 

@@ -1,0 +1,202 @@
+"""Which code made a row of the record: a digest of the definitions that decide a trial's numbers.
+
+The definitions are found by name in the syntax trees: the rule's class, `run_trial`, and all that
+these name in this repository's packages, through imports. Docstrings, annotations, comments,
+layout and definitions that nothing names are not in the digest, so a change of these costs no run. Nor are
+`PASSED_ON`, which carry numbers to that code and make none; the numbers themselves, a trial's
+plan, are digested as values.
+
+Not seen: a method called on an object whose class nothing names, other versions of torch and
+numpy, another CPU. Losses of two machines differ by about 0.1 % (D176).
+"""
+
+import ast
+import copy
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from benchmarks.learning.rules import RULES
+from benchmarks.learning.text import ROOT
+from benchmarks.learning.trial import KEY_DIGITS, Trial
+from benchmarks.learning.workers import trial_plan
+
+PACKAGES = ("benchmarks", "compression", "evaluation", "template")
+RUN = ("benchmarks.learning.run", "run_trial")
+PASSED_ON = (
+    "benchmarks.learning.rules", "benchmarks.learning.trial", "compression.jit",
+    "compression.torch_encoder", "compression.workers", "template.commands", "template.errors",
+    "template.files", "template.protocol", "template.settings", "template.training.spread",
+)  # fmt: skip
+"""Modules whose definitions are left out, and all below them."""
+JUDGES = ("benchmarks.learning.judge", "evaluation", "template.scoring")
+"""Left out too where no miner sends noise: nobody judges there."""
+DECIDING = {
+    "model": None, "data": ("page_tokens",), "compression": None,
+    "training": (
+        "inner_steps", "batch_pages", "inner_lr", "final_lr_share", "decay_share",
+        "warmup_windows", "adam_beta1", "adam_beta2", "weight_decay", "max_gradient_norm",
+    ),
+    "outer": (
+        "outer_lr", "min_divisor", "clip_factor", "clip_windows", "initial_norm_share",
+        "initial_norm_floor", "max_energy_share",
+    ),
+}  # fmt: skip
+"""Sections of a plan -> keys that decide a run among honest miners; None: all."""
+Name = tuple[str, str]
+"""A module and a name in it."""
+
+
+def code_digest(trial: Trial, root: Path = ROOT) -> str:
+    """Of the code under `root` and the plan that make a trial's numbers; 16 hex digits."""
+    plan = json.dumps(_deciding_values(trial), sort_keys=True, default=str)
+    judged = trial.noise_miners > 0
+    text = rule_digest(trial.strategy, judged, root) + plan
+    return hashlib.sha256(text.encode()).hexdigest()[:KEY_DIGITS]
+
+
+@cache
+def rule_digest(strategy: str, judged: bool, root: Path = ROOT) -> str:
+    """Of the definitions behind one rule; `judged`: those of the judge of payloads too."""
+    rule, left_out = RULES[strategy], PASSED_ON if judged else (*PASSED_ON, *JUDGES)
+    parts = definitions([RUN, (rule.__module__, rule.__qualname__)], left_out, root)
+    text = "".join(f"{module}:{name}:{parts[module, name]}\n" for module, name in sorted(parts))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def definitions(
+    first: Sequence[Name], left_out: Sequence[str] = PASSED_ON, root: Path = ROOT
+) -> dict[Name, str]:
+    """Dumps of the named definitions and of all that these name, however far away."""
+    modules: dict[str, Module | None] = {}
+    found: dict[Name, str] = {}
+    ahead = list(first)
+    while ahead:
+        where, name = ahead.pop()
+        if (where, name) in found or _is_in(where, left_out):
+            continue
+        if where not in modules:
+            modules[where] = read_module(where, root)
+        module = modules[where]
+        if module is None:
+            continue
+        if name in module.imports:
+            ahead += _targets(module.imports[name], root)
+        nodes = module.nodes.get(name, [])
+        if nodes:
+            found[where, name] = "\n".join(_dump(node) for node in nodes)
+        for node in nodes:
+            ahead += [(where, used) for used in _names(node)]
+            ahead += [t for inner in ast.walk(node) for _, target in _imported(inner)
+                      for t in _targets(target, root)]  # fmt: skip
+    return found
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Module:
+    """Top-level names of a file: its own statements without docstrings, and what it imports."""
+
+    nodes: dict[str, list[ast.stmt]] = field(default_factory=dict)
+    imports: dict[str, Name] = field(default_factory=dict)
+
+
+def read_module(name: str, root: Path) -> Module | None:
+    """A module of this repository by its dotted name; None for a stranger's."""
+    path = _path(name, root)
+    if path is None:
+        return None
+    module = Module()
+    for node in _without_docstrings(ast.parse(path.read_text())).body:
+        for bound, target in _imported(node):
+            module.imports[bound] = target
+        for bound in _bound(node):
+            module.nodes.setdefault(bound, []).append(node)
+    return module
+
+
+def _path(name: str, root: Path) -> Path | None:
+    if name.partition(".")[0] not in PACKAGES:
+        return None
+    place = root.joinpath(*name.split("."))
+    choices = (place.with_suffix(".py"), place / "__init__.py")
+    return next((path for path in choices if path.is_file()), None)
+
+
+def _targets(target: Name, root: Path) -> list[Name]:
+    """An imported name; where it is a module, all of that module's own."""
+    where, name = target
+    if name and _path(f"{where}.{name}", root):
+        where, name = f"{where}.{name}", ""
+    if name:
+        return [target]
+    module = read_module(where, root)
+    return [(where, own) for own in module.nodes] if module else []
+
+
+def _imported(node: ast.AST) -> Iterator[tuple[str, Name]]:
+    """What an import statement binds, and to what; a whole module has an empty name."""
+    if isinstance(node, ast.ImportFrom) and node.module:
+        for alias in node.names:
+            yield alias.asname or alias.name, (node.module, alias.name)
+    if isinstance(node, ast.Import):
+        for alias in node.names:
+            yield alias.asname or alias.name.partition(".")[0], (alias.name, "")
+
+
+def _bound(node: ast.stmt) -> list[str]:
+    """Names that a top-level statement defines."""
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return [node.name]
+    if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        return [n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)]
+    return []
+
+
+def _dump(node: ast.stmt) -> str:
+    """The syntax without annotations, which make no number."""
+    bare = copy.deepcopy(node)
+    for inner in ast.walk(bare):
+        if isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef):
+            inner.returns = None
+        if isinstance(inner, ast.arg):
+            inner.annotation = None
+        if isinstance(inner, ast.AnnAssign):
+            inner.annotation = ast.Constant(value=None)
+    return ast.dump(bare)
+
+
+def _names(node: ast.AST) -> set[str]:
+    return {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)}
+
+
+def _without_docstrings(tree: ast.Module) -> ast.Module:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            node.body = [s for s in node.body if not _is_text(s)] or [ast.Pass()]
+    return tree
+
+
+def _is_text(node: ast.stmt) -> bool:
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
+
+
+def _is_in(where: str, modules: Sequence[str]) -> bool:
+    return any(where == stop or where.startswith(stop + ".") for stop in modules)
+
+
+def _deciding_values(trial: Trial) -> Mapping[str, object]:
+    plan = trial_plan(trial)
+    if trial.noise_miners:
+        return {section: plan[section] for section in (*DECIDING, "evaluation")}
+    return {
+        section: {key: plan[section].get(key) for key in keys or sorted(plan[section])}
+        for section, keys in DECIDING.items()
+    }
