@@ -1,12 +1,13 @@
 """The learning benchmark's command.
 
     python -m benchmarks.learning --quick           recorded rates, 24 rounds
-    python -m benchmarks.learning                   everything; runs that are recorded are skipped
+    python -m benchmarks.learning                   everything that the record lacks
     python -m benchmarks.learning --more            and what an hour has no room for
     python -m benchmarks.learning --only main,noise some sections
     python -m benchmarks.learning --tune            the search for rates, before anything else
 
-An interrupt loses the runs in flight and nothing else. Tables and pictures are of all runs on
+A run whose code changed since (`origin`) is run again. Runs from before the record had digests
+are shown as such, marked *, and `--again` runs these too. An interrupt loses the runs in flight and nothing else. Tables and pictures are of all runs on
 record, and lie beside it: `--record NEW/runs.jsonl` runs everything anew and leaves the kept
 results alone.
 """
@@ -19,8 +20,9 @@ from pathlib import Path
 from benchmarks.learning import report, suite, tuning
 from benchmarks.learning.contenders import RATES, load_rates
 from benchmarks.learning.jobs import run_one, run_search
+from benchmarks.learning.origin import to_run
 from benchmarks.learning.pool import Job, run_jobs
-from benchmarks.learning.record import load, missing
+from benchmarks.learning.record import load
 from benchmarks.learning.text import ROOT
 from benchmarks.learning.trial import Trial
 
@@ -41,7 +43,7 @@ def main(argv: list[str]) -> None:
     groups = everything if arguments.more or arguments.only else groups
     wanted = set(arguments.only.split(",")) if arguments.only else None
     groups = [group for group in groups if wanted is None or group.section in wanted]
-    trials = missing(suite.in_order(groups), load(arguments.record))
+    trials = to_run(suite.in_order(groups), load(arguments.record), arguments.again)
     jobs = [
         Job(call=run_one, arguments=(trial, arguments.record), cost=cost(trial)) for trial in trials
     ]
@@ -57,6 +59,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks.learning", allow_abbrev=False)
     parser.add_argument("--quick", action="store_true", help="24 rounds at recorded rates")
     parser.add_argument("--more", action="store_true", help="and what an hour has no room for")
+    parser.add_argument(
+        "--again", action="store_true", help="also what was recorded before rows had digests"
+    )
     parser.add_argument("--only", default="", metavar="SECTION,...")
     parser.add_argument(
         "--tune", nargs="?", const="all", metavar="NAME,...", help="search for rates first"

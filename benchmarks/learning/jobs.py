@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from benchmarks.learning import tuning
+from benchmarks.learning.origin import code_digest
 from benchmarks.learning.record import append
 from benchmarks.learning.run import as_row, run_trial
 from benchmarks.learning.trial import Trial
@@ -14,8 +15,9 @@ def run_search(name: str, record: Path, budget: int) -> str:
 
 
 def run_one(trial: Trial, record: Path) -> str:
+    code = code_digest(trial)
     outcome = run_trial(trial)
-    append(record, as_row(trial, outcome))
+    append(record, as_row(trial, outcome, code))
     return (
         f"{trial.strategy} lag {trial.lag}, {trial.rounds} rounds, seed {trial.seed}: "
         f"{outcome.held_out_loss:.4f} in {outcome.seconds:.0f} s"

@@ -2,23 +2,25 @@
 
 The definitions are found by name in the syntax trees: the rule's class, `run_trial`, and all that
 these name in this repository's packages, through imports. Docstrings, annotations, comments,
-layout and definitions that nothing names are not in the digest, so a change of these costs no run. Nor are
-`PASSED_ON`, which carry numbers to that code and make none; the numbers themselves, a trial's
-plan, are digested as values.
+layout and definitions that nothing names are not in the digest, so a change of these costs no
+run. Nor are `PASSED_ON`, which carry numbers to that code and make none; the numbers themselves,
+a trial's plan, are digested as values.
 
 Not seen: a method called on an object whose class nothing names, other versions of torch and
-numpy, another CPU. Losses of two machines differ by about 0.1 % (D176).
+numpy, another CPU. The losses of two machines differed by 0.1 % (D176).
 """
 
 import ast
 import copy
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+from benchmarks.learning.record import Rows
 from benchmarks.learning.rules import RULES
 from benchmarks.learning.text import ROOT
 from benchmarks.learning.trial import KEY_DIGITS, Trial
@@ -46,6 +48,8 @@ DECIDING = {
     ),
 }  # fmt: skip
 """Sections of a plan -> keys that decide a run among honest miners; None: all."""
+CURRENT, STALE, UNMARKED = "current", "stale", "unmarked"
+"""Of a row: made by the code that is here, by other code, or before rows had a digest."""
 Name = tuple[str, str]
 """A module and a name in it."""
 
@@ -56,6 +60,21 @@ def code_digest(trial: Trial, root: Path = ROOT) -> str:
     judged = trial.noise_miners > 0
     text = rule_digest(trial.strategy, judged, root) + plan
     return hashlib.sha256(text.encode()).hexdigest()[:KEY_DIGITS]
+
+
+def age(trial: Trial, row: Mapping[str, Any], root: Path = ROOT) -> str:
+    """CURRENT, STALE or UNMARKED."""
+    code = row.get("code")
+    if code is None:
+        return UNMARKED
+    return CURRENT if code == code_digest(trial, root) else STALE
+
+
+def to_run(trials: Iterable[Trial], rows: Rows, again: bool = False) -> list[Trial]:
+    """Trials without a row or with a stale one, each once; `again`: with an unmarked one too."""
+    kept = (CURRENT,) if again else (CURRENT, UNMARKED)
+    each = {trial.key: trial for trial in trials}
+    return [t for key, t in each.items() if key not in rows or age(t, rows[key]) not in kept]
 
 
 @cache

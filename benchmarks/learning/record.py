@@ -1,4 +1,4 @@
-"""The record of ended runs, one JSON line each; a run on record is not run again.
+"""The record of ended runs, one JSON line each; of two lines with one key the later counts.
 
     python -m benchmarks.learning.record RECORD.jsonl     pack a record into RECORD.jsonl.xz
 
@@ -14,7 +14,7 @@ import math
 import os
 import statistics
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,11 +83,6 @@ def _lines(path: Path) -> list[str]:
     old = lzma.decompress(packed(path).read_bytes()).decode() if packed(path).exists() else ""
     new = path.read_text() if path.exists() else ""
     return [*old.splitlines(), *new.splitlines()]
-
-
-def missing(trials: Iterable[Trial], rows: Rows) -> list[Trial]:
-    """Trials without a row, each once, in their order."""
-    return [trial for key, trial in {t.key: t for t in trials}.items() if key not in rows]
 
 
 def losses(trials: Sequence[Trial], rows: Rows) -> list[float]:

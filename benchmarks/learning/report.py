@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.learning import pictures
-from benchmarks.learning.contenders import ADAMW
+from benchmarks.learning.contenders import ADAMW, MUON, OURS
 from benchmarks.learning.goals import MAX_BYTES, Goal, goals
+from benchmarks.learning.origin import CURRENT, STALE, UNMARKED, age
 from benchmarks.learning.record import Interval, Rows, interval, losses, paired_percent
 from benchmarks.learning.suite import Group
 from benchmarks.learning.text import ROOT
@@ -23,19 +24,74 @@ from benchmarks.learning.trial import Trial
 def write(groups: Sequence[Group], rows: Rows, results: Path, command: str) -> None:
     """Everything that the ended runs say. Groups without a run are left out."""
     points = [p for p in (summarise(group, groups, rows) for group in groups) if p]
+    note = note_of_age(groups, rows)
     content = {
         "command": command,
         "commit": commit(),
+        "code": note,
         "runs": [run_row(group, trial, rows) for group in groups for trial in group.trials
                  if trial.key in rows],
         "summary": points,
+        "against_adamw": against(ADAMW, groups, rows),
+        "against_muon": against(MUON, groups, rows),
         "goals": [goal_row(goal) for goal in goals(groups, rows)],
     }  # fmt: skip
     results.mkdir(parents=True, exist_ok=True)
     (results / "learning.json").write_text(json.dumps(content, indent=1) + "\n")
     print_tables(points)
     print_goals(goals(groups, rows))
-    pictures.draw(groups, points, rows, results)
+    print(note)
+    pictures.draw(groups, points, rows, results, note)
+
+
+def note_of_age(groups: Sequence[Group], rows: Rows) -> str:
+    """How many of the shown runs were made by other code than is here."""
+    shown = {t.key: t for group in groups for t in group.trials if t.key in rows}
+    ages = [age(trial, rows[key]) for key, trial in shown.items()]
+    if not set(ages) - {CURRENT}:
+        return f"all {len(ages)} runs are of the code that is here"
+    return (
+        f"* of {len(ages)} runs {ages.count(STALE)} are of code that was changed since, "
+        f"{ages.count(UNMARKED)} from before rows had a digest of their code"
+    )
+
+
+def against(reference: str, groups: Sequence[Group], rows: Rows) -> list[dict[str, Any]]:
+    """Percent above a data-parallel rule on the same tokens, pairs by seed, of section "main".
+
+    `shipped`: whether it is the shipped rule with the shipped miner's inner optimiser.
+    `runs_of_other_code` counts runs of both sides.
+    """
+    main = [group for group in groups if group.section == "main"]
+    beside = {group.x: group for group in main if group.label == reference}
+    found = []
+    for group in main:
+        other = beside.get(group.x)
+        if other is None or group.label == reference:
+            continue
+        pairs = [
+            (mine, theirs)
+            for mine in group.trials
+            for theirs in other.trials
+            if mine.seed == theirs.seed and mine.key in rows and theirs.key in rows
+        ]
+        if not pairs:
+            continue
+        percent = paired_percent(*(losses(side, rows) for side in zip(*pairs, strict=True)))
+        both = {trial.key: trial for pair in pairs for trial in pair}
+        half = None if math.isnan(percent.half) else percent.half
+        found.append({
+            "rule": group.label,
+            "model": pairs[0][0].model,
+            "rounds": int(group.x),
+            "percent_low": None if half is None else percent.mean - half,
+            "percent": percent.mean,
+            "percent_high": None if half is None else percent.mean + half,
+            "seeds": percent.count,
+            "runs_of_other_code": sum(age(t, rows[k]) != CURRENT for k, t in both.items()),
+            "shipped": group.label == OURS,
+        })  # fmt: skip
+    return found
 
 
 def summarise(group: Group, groups: Sequence[Group], rows: Rows) -> dict[str, Any] | None:
@@ -45,6 +101,7 @@ def summarise(group: Group, groups: Sequence[Group], rows: Rows) -> dict[str, An
         return None
     outcomes = [rows[trial.key]["outcome"] for trial in ended]
     point = {
+        "runs_of_other_code": sum(age(trial, rows[trial.key]) != CURRENT for trial in ended),
         "section": group.section,
         "strategy": group.label,
         "x": group.x,
@@ -85,6 +142,7 @@ def run_row(group: Group, trial: Trial, rows: Rows) -> dict[str, Any]:
     return {
         "section": group.section,
         "label": group.label,
+        "code": age(trial, rows[trial.key]),
         "strategy": trial.strategy,
         "lag": trial.lag,
         "miners": trial.miners,
@@ -109,7 +167,7 @@ def print_tables(points: Sequence[Mapping[str, Any]]) -> None:
         for point in points:
             if point["section"] == section:
                 table.add_row(
-                    point["strategy"],
+                    point["strategy"] + " *" * (point["runs_of_other_code"] > 0),
                     f"{point['x']:g}",
                     _shown(point["held_out_loss"], 4),
                     _shown(point.get("percent_over_adamw"), 2),

@@ -73,6 +73,6 @@ def run_trial(trial: Trial, final_pages: int = FINAL_PAGES) -> Outcome:
     )
 
 
-def as_row(trial: Trial, outcome: Outcome) -> dict[str, object]:
-    """One line of the record."""
-    return {"key": trial.key, "trial": asdict(trial), "outcome": asdict(outcome)}
+def as_row(trial: Trial, outcome: Outcome, code: str) -> dict[str, object]:
+    """One line of the record; `code`: the digest of what made it (`origin`)."""
+    return {"key": trial.key, "code": code, "trial": asdict(trial), "outcome": asdict(outcome)}

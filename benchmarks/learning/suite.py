@@ -11,9 +11,11 @@ from typing import Any
 from benchmarks.learning.contenders import (
     ADAMW,
     DEMO,
+    MUON,
     OURS,
     SYNCHRONOUS,
     WARM_ROUNDS,
+    WITH_MUON,
     Rates,
     contenders,
     rates_name,

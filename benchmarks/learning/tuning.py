@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.learning.contenders import ADAMW, DEMO, MUON, contenders, rates_name
+from benchmarks.learning.origin import STALE, age, code_digest
 from benchmarks.learning.record import append, load
 from benchmarks.learning.run import as_row, run_trial
 from benchmarks.learning.suite import TUNING_SEED
@@ -74,12 +75,16 @@ class Search:
         return replace(self.base, seed=TUNING_SEED, **changes)
 
     def losses(self, rows: Mapping[str, Any], budget: int) -> dict[Point, float]:
-        """Those points whose trial has ended, in the order in which the search takes them."""
+        """Those points whose trial has ended, in the order in which the search takes them.
+
+        A trial of other code counts as not run; one from before rows had a digest counts.
+        """
         found: dict[Point, float] = {}
         while len(found) < budget:
             point = next_point(found)
-            row = rows.get(self.trial(point).key)
-            if row is None:
+            trial = self.trial(point)
+            row = rows.get(trial.key)
+            if row is None or age(trial, row) == STALE:
                 break
             loss = row["outcome"]["held_out_loss"]
             found[point] = loss if math.isfinite(loss) else math.inf
@@ -128,7 +133,8 @@ def search(name: str, path: Path, budget: int) -> Iterator[Trial]:
     state = searches()[name]
     while len(found := state.losses(load(path), budget)) < budget:
         trial = state.trial(next_point(found))
-        append(path, as_row(trial, run_trial(trial)))
+        code = code_digest(trial)
+        append(path, as_row(trial, run_trial(trial), code))
         yield trial
 
 
