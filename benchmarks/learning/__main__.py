@@ -7,9 +7,9 @@
     python -m benchmarks.learning --tune            the search for rates, before anything else
 
 A run whose code changed since (`origin`) is run again. Runs from before the record had digests
-are shown as such, marked *, and `--again` runs these too. An interrupt loses the runs in flight and nothing else. Tables and pictures are of all runs on
-record, and lie beside it: `--record NEW/runs.jsonl` runs everything anew and leaves the kept
-results alone.
+are shown as such, marked *, and `--again` runs these too. An interrupt loses the runs in flight
+and nothing else. Tables and pictures are of all runs on record, and lie beside it: `--record
+NEW/runs.jsonl` runs everything anew and leaves the kept results alone.
 """
 
 import argparse

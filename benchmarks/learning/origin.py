@@ -11,7 +11,6 @@ numpy, another CPU. The losses of two machines differed by 0.1 % (D176).
 """
 
 import ast
-import copy
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -90,50 +89,77 @@ def definitions(
     first: Sequence[Name], left_out: Sequence[str] = PASSED_ON, root: Path = ROOT
 ) -> dict[Name, str]:
     """Dumps of the named definitions and of all that these name, however far away."""
-    modules: dict[str, Module | None] = {}
     found: dict[Name, str] = {}
     ahead = list(first)
     while ahead:
         where, name = ahead.pop()
-        if (where, name) in found or _is_in(where, left_out):
-            continue
-        if where not in modules:
-            modules[where] = read_module(where, root)
-        module = modules[where]
-        if module is None:
+        module = None if _is_in(where, left_out) else read_module(where, root)
+        if module is None or (where, name) in found:
             continue
         if name in module.imports:
             ahead += _targets(module.imports[name], root)
-        nodes = module.nodes.get(name, [])
-        if nodes:
-            found[where, name] = "\n".join(_dump(node) for node in nodes)
-        for node in nodes:
-            ahead += [(where, used) for used in _names(node)]
-            ahead += [t for inner in ast.walk(node) for _, target in _imported(inner)
-                      for t in _targets(target, root)]  # fmt: skip
+        if name in module.parts:
+            part = module.parts[name]
+            found[where, name] = part.syntax
+            ahead += [(where, used) for used in part.names]
+            ahead += [found for target in part.imports for found in _targets(target, root)]
     return found
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Module:
-    """Top-level names of a file: its own statements without docstrings, and what it imports."""
+class Part:
+    """The statements that define one name: their syntax, and what they name and import."""
 
-    nodes: dict[str, list[ast.stmt]] = field(default_factory=dict)
+    syntax: str = ""
+    names: frozenset[str] = frozenset()
+    imports: tuple[Name, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Module:
+    """Top-level names of a file: its own, and those that it imports."""
+
+    parts: dict[str, Part] = field(default_factory=dict)
     imports: dict[str, Name] = field(default_factory=dict)
 
 
+@cache
 def read_module(name: str, root: Path) -> Module | None:
     """A module of this repository by its dotted name; None for a stranger's."""
     path = _path(name, root)
     if path is None:
         return None
     module = Module()
-    for node in _without_docstrings(ast.parse(path.read_text())).body:
+    for node in ast.parse(path.read_text()).body:
         for bound, target in _imported(node):
             module.imports[bound] = target
-        for bound in _bound(node):
-            module.nodes.setdefault(bound, []).append(node)
+        bounds = _bound(node)
+        part = _part(node) if bounds else Part()
+        for bound in bounds:
+            before = module.parts.get(bound, Part())
+            module.parts[bound] = Part(
+                syntax=before.syntax + part.syntax,
+                names=before.names | part.names,
+                imports=before.imports + part.imports,
+            )
     return module
+
+
+def _part(node: ast.stmt) -> Part:
+    """Of one statement; annotations are followed, and left out of the syntax."""
+    inner = list(ast.walk(node))
+    names = frozenset(each.id for each in inner if isinstance(each, ast.Name))
+    imports = tuple(target for each in inner for _, target in _imported(each))
+    for each in inner:
+        if isinstance(each, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            each.body = [s for s in each.body if not _is_text(s)] or [ast.Pass()]
+        if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef):
+            each.returns = None
+        if isinstance(each, ast.arg):
+            each.annotation = None
+        if isinstance(each, ast.AnnAssign):
+            each.annotation = ast.Constant(value=None)
+    return Part(syntax=ast.dump(node), names=names, imports=imports)
 
 
 def _path(name: str, root: Path) -> Path | None:
@@ -152,7 +178,7 @@ def _targets(target: Name, root: Path) -> list[Name]:
     if name:
         return [target]
     module = read_module(where, root)
-    return [(where, own) for own in module.nodes] if module else []
+    return [(where, own) for own in module.parts] if module else []
 
 
 def _imported(node: ast.AST) -> Iterator[tuple[str, Name]]:
@@ -173,30 +199,6 @@ def _bound(node: ast.stmt) -> list[str]:
         targets = node.targets if isinstance(node, ast.Assign) else [node.target]
         return [n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)]
     return []
-
-
-def _dump(node: ast.stmt) -> str:
-    """The syntax without annotations, which make no number."""
-    bare = copy.deepcopy(node)
-    for inner in ast.walk(bare):
-        if isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef):
-            inner.returns = None
-        if isinstance(inner, ast.arg):
-            inner.annotation = None
-        if isinstance(inner, ast.AnnAssign):
-            inner.annotation = ast.Constant(value=None)
-    return ast.dump(bare)
-
-
-def _names(node: ast.AST) -> set[str]:
-    return {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)}
-
-
-def _without_docstrings(tree: ast.Module) -> ast.Module:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            node.body = [s for s in node.body if not _is_text(s)] or [ast.Pass()]
-    return tree
 
 
 def _is_text(node: ast.stmt) -> bool:

@@ -60,9 +60,7 @@ def draw(groups: Sequence[Group], points: Points, rows: Rows, folder: Path, note
         draw_sweeps(points, folder / "learning_sweeps.png", note)
 
 
-def draw_rules(
-    groups: Sequence[Group], points: Points, rows: Rows, path: Path, note: str
-) -> None:
+def draw_rules(groups: Sequence[Group], points: Points, rows: Rows, path: Path, note: str) -> None:
     """Loss against tokens, and against the bytes that a miner sends and fetches."""
     figure, axes = plt.subplots(1, 2, figsize=(12, 5), constrained_layout=True)
     shown = (ADAMW, MUON, "demo", "diloco/0", "ours/0", "ours/1", OURS, WITH_MUON[OURS])
@@ -142,7 +140,9 @@ def draw_sweeps(points: Points, path: Path, note: str) -> None:
             loss = [p["held_out_loss"]["mean"] for p in line]
             rule = label.partition("/")[0]
             color, style = COLORS.get(rule, COLORS["mean"]), _line(label)
-            axes.plot([p["x"] for p in line], loss, "o", ls=style, color=color, label=_labelled(line))
+            axes.plot(
+                [p["x"] for p in line], loss, "o", ls=style, color=color, label=_labelled(line)
+            )
         if name in ("top_k", "inner_steps", "miners"):
             axes.set_xscale("log", base=2)
             axes.set_xticks([p["x"] for p in chosen], [f"{p['x']:g}" for p in chosen])

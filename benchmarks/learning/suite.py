@@ -59,14 +59,15 @@ def quick(rates: Rates) -> list[Group]:
 
 def full(rates: Rates) -> list[Group]:
     """Everything, the most important first."""
-    first = [ADAMW, OURS, SYNCHRONOUS, "ours/0", "ours/1"]
+    anchors = [ADAMW, MUON, OURS, WITH_MUON[OURS], SYNCHRONOUS]
+    first = [*anchors, "ours/0", "ours/1"]
     others = [n for n in contenders() if n not in (*first, *PLAIN_MEANS)]
     return [
         *main(rates, 24, first),
-        *main(rates, 80, [ADAMW, OURS, SYNCHRONOUS]),
+        *main(rates, 80, anchors),
         *noise(rates),
         *main(rates, 24, others),
-        *main(rates, LONGEST, [ADAMW, OURS, SYNCHRONOUS]),
+        *main(rates, LONGEST, anchors),
         *localnet(rates),
         *catch_up(rates),
         *sweeps(rates),

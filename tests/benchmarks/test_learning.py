@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from benchmarks.learning import report, suite, tuning
+from benchmarks.learning.averages import KEPT_SHARES, LENGTHS, Averages
 from benchmarks.learning.contenders import ADAMW, OURS, SYNCHRONOUS, contenders, tuned
 from benchmarks.learning.goals import goals
 from benchmarks.learning.messages import DenseCodec, Message, SparseCodec
-from benchmarks.learning.record import append, interval, load, missing, pack, paired_percent
+from benchmarks.learning.origin import code_digest, to_run
+from benchmarks.learning.record import append, interval, load, pack, paired_percent
 from benchmarks.learning.rules import RULES
 from benchmarks.learning.run import as_row, run_trial
 from benchmarks.learning.strategies.mean import Mean
@@ -44,6 +46,12 @@ class Idle(LocalUpdate):
 
     def merge(self, params_N: Tensor, messages: Sequence[Message], alpha: float) -> Tensor:
         return params_N
+
+
+def row_of(trial: Trial) -> dict[str, object]:
+    """A row of the record, as the benchmark's jobs write it."""
+    code = code_digest(trial)
+    return as_row(trial, run_trial(trial, final_pages=20), code)
 
 
 def run(strategy: Strategy, params_N: Tensor, rounds: int) -> list[Tensor]:
@@ -208,12 +216,12 @@ def test_noise_is_found_out_and_taken_back():
 def test_ended_runs_are_skipped_even_after_a_crash(tmp_path):
     path = tmp_path / "record.jsonl"
     trials = [replace(SMALL, rounds=1, seed=seed) for seed in (1, 2)]
-    append(path, as_row(trials[0], run_trial(trials[0], final_pages=20)))
-    assert missing([*trials, trials[1]], load(path)) == [trials[1]]
+    append(path, row_of(trials[0]))
+    assert to_run([*trials, trials[1]], load(path)) == [trials[1]]
     with path.open("a") as file:
         file.write('{"key": "cut off')
-    append(path, as_row(trials[1], run_trial(trials[1], final_pages=20)))
-    assert missing(trials, load(path)) == []
+    append(path, row_of(trials[1]))
+    assert to_run(trials, load(path)) == []
     row = load(path)[trials[1].key]
     assert Trial(**row["trial"]) == trials[1]
     assert row["outcome"]["held_out_loss"] == run_trial(trials[1], final_pages=20).held_out_loss
@@ -260,7 +268,7 @@ def test_intervals_and_the_written_summary(tmp_path):
     ]
     path = tmp_path / "record.jsonl"
     for trial in (t for group in groups for t in group.trials):
-        append(path, as_row(trial, run_trial(trial, final_pages=20)))
+        append(path, row_of(trial))
     report.write(groups, load(path), tmp_path, "a command")
     written = json.loads((tmp_path / "learning.json").read_text())
     assert [run["seed"] for run in written["runs"]] == [1, 2, 1, 2]
@@ -327,3 +335,66 @@ def test_a_packed_record_has_the_same_rows_and_takes_new_lines(tmp_path) -> None
     assert load(path) == {row["key"]: row for row in rows}
     pack(path)
     assert load(path) == {row["key"]: row for row in rows}
+
+
+def test_muon_is_torchs_for_hidden_matrices_and_adamw_for_all_else():
+    trial = replace(SMALL, inner="muon", model="small")
+    workers, plain = Workers(trial), Workers(replace(trial, inner="adamw"))
+    params, lr = workers.theta0(), 4e-3
+    space = workers.space
+    theirs = {
+        name: torch.nn.Parameter(view.clone())
+        for name, view in space.views(params).items()
+        if view.ndim == 2 and "embed" not in name
+    }
+    assert len(theirs) == 14
+    muon = torch.optim.Muon(
+        list(theirs.values()), weight_decay=0.1, momentum=0.95, adjust_lr_fn="match_rms_adamw"
+    )
+    muon.param_groups[0]["lr"] = lr
+    for step in range(3):
+        before, pages = params.clone(), workers.draw(0, step)
+        beside = params.clone()
+        plain.step(beside, 0, pages, lr)
+        workers.step(params, 0, pages, lr)
+        grads = space.views(workers._grad_N)
+        for name, parameter in theirs.items():
+            parameter.data.copy_(space.views(before)[name])
+            parameter.grad = grads[name].clone()
+        muon.step()
+        for name, start in space.views(before).items():
+            moved = (space.views(params)[name] - start).flatten()
+            if name not in theirs:
+                assert step > 0 or torch.equal(space.views(params)[name], space.views(beside)[name])
+                continue
+            expected = (theirs[name].data - start).flatten()
+            assert float(torch.cosine_similarity(moved, expected, 0)) > 0.98
+            assert float(moved.norm() / expected.norm()) == pytest.approx(1.0, abs=0.02)
+
+
+def test_one_miner_one_step_and_no_compression_is_muon():
+    trial = replace(SMALL, miners=1, inner_steps=1, rounds=4, lag=0, inner="muon")
+    dense = run(DenseMean(Workers(trial)), Workers(trial).theta0(), 4)
+    whole = run(RULES["muon_dp"](Workers(trial)), Workers(trial).theta0(), 4)
+    assert not torch.allclose(whole[0], whole[-1], atol=1e-3)
+    assert torch.allclose(dense[-1], whole[-1], atol=1e-5)
+
+
+def test_averages_are_those_of_the_rounds():
+    from_start = Averages(torch.zeros(2))
+    for value in (1.0, 2.0, 3.0):
+        from_start.add(torch.full((2,), value))
+    found = from_start.losses(lambda x_N: float(x_N[0]))
+    assert found["mean 2"] == 2.5
+    assert found["mean 4"] == 1.5
+    assert found["ema 0.5"] == pytest.approx(3 / 2 + 2 / 4 + 1 / 8)
+    assert found["ema 0.9"] == pytest.approx(0.3 + 0.18 + 0.081)
+
+
+def test_averages_change_nothing_of_a_run_and_end_with_its_last_parameters():
+    outcome = run_trial(replace(SMALL, strategy="mean"), final_pages=20)
+    assert set(outcome.averages) == {f"ema {s:g}" for s in KEPT_SHARES} | {
+        f"mean {n}" for n in LENGTHS
+    }
+    assert [number for number, _ in outcome.averages_on_the_way] == [1, 2, 3, 4]
+    assert min(outcome.averages.values()) < outcome.averages["ema 0.9"]
