@@ -34,11 +34,13 @@ def write(groups: Sequence[Group], rows: Rows, results: Path, command: str) -> N
         "summary": points,
         "against_adamw": against(ADAMW, groups, rows),
         "against_muon": against(MUON, groups, rows),
+        "averages": averages(groups, rows),
         "goals": [goal_row(goal) for goal in goals(groups, rows)],
     }  # fmt: skip
     results.mkdir(parents=True, exist_ok=True)
     (results / "learning.json").write_text(json.dumps(content, indent=1) + "\n")
     print_tables(points)
+    print_averages(averages(groups, rows))
     print_goals(goals(groups, rows))
     print(note)
     pictures.draw(groups, points, rows, results, note)
@@ -157,6 +159,55 @@ def run_row(group: Group, trial: Trial, rows: Rows) -> dict[str, Any]:
         "seconds": outcome["seconds"],
         "trial": asdict(trial),
     }
+
+
+def averages(groups: Sequence[Group], rows: Rows) -> list[dict[str, Any]]:
+    """Percent of averages over rounds above the same runs' last parameters, of section "main".
+
+    `round`: where both were measured; at the run's own length on all held-out pages, before that
+    on a few.
+    """
+    found = []
+    for group in groups:
+        ended = [rows[t.key]["outcome"] for t in group.trials if t.key in rows]
+        ended = [outcome for outcome in ended if outcome.get("averages")]
+        if group.section != "main" or not ended:
+            continue
+        whole = [o["averages"] | {"last": o["held_out_loss"]} for o in ended]
+        measured = [(int(group.x), whole)] + [
+            (parts[0][0], [losses for _, losses in parts])
+            for parts in zip(*(o["averages_on_the_way"] for o in ended), strict=True)
+        ]
+        found += [
+            {
+                "rule": group.label,
+                "rounds": int(group.x),
+                "round": number,
+                "average": name,
+                "percent_over_last": _numbers(
+                    paired_percent([m[name] for m in of_seed], [m["last"] for m in of_seed])
+                ),
+            }
+            for number, of_seed in measured
+            for name in ended[0]["averages"]
+        ]
+    return found
+
+
+def print_averages(found: Sequence[Mapping[str, Any]]) -> None:
+    """A line for each rule and round, a column for each average; nothing without runs."""
+    if not found:
+        return
+    names = list(dict.fromkeys(row["average"] for row in found))
+    table = Table("rule", "rounds", "at", *names, title="averages over rounds, % above the last")
+    for key in dict.fromkeys((r["rule"], r["rounds"], r["round"]) for r in found):
+        cells = {
+            row["average"]: _shown(row["percent_over_last"], 2)
+            for row in found
+            if (row["rule"], row["rounds"], row["round"]) == key
+        }
+        table.add_row(*map(str, key), *(cells[name] for name in names))
+    Console(width=130).print(table)
 
 
 def print_tables(points: Sequence[Mapping[str, Any]]) -> None:

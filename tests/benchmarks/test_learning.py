@@ -380,6 +380,17 @@ def test_one_miner_one_step_and_no_compression_is_muon():
     assert torch.allclose(dense[-1], whole[-1], atol=1e-5)
 
 
+def test_data_parallel_muon_takes_the_mean_gradient_of_all_miners():
+    trial = replace(SMALL, inner_steps=1, lag=0, inner="muon")
+    workers = Workers(trial)
+    (start, end, _) = run(RULES["muon_dp"](workers), workers.theta0(), 1)
+    by_hand = start.clone()
+    mean = workers.gradients(start, 0, 0).mean(dim=0)
+    workers.muon().step(by_hand, mean, workers.inner_lr(0, 0))
+    assert torch.allclose(end, by_hand, atol=1e-6)
+    assert not torch.allclose(end, start, atol=1e-5)
+
+
 def test_averages_are_those_of_the_rounds():
     from_start = Averages(torch.zeros(2))
     for value in (1.0, 2.0, 3.0):

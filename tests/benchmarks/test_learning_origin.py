@@ -95,7 +95,7 @@ def test_other_numbers_of_the_plan_are_other_code():
 
 
 def test_rows_without_a_digest_run_again_only_if_asked():
-    rows = {OURS.key: {}}
+    rows: dict[str, dict[str, str]] = {OURS.key: {}}
     assert age(OURS, rows[OURS.key]) == UNMARKED
     assert to_run([OURS, OURS], rows) == []
     assert to_run([OURS, OURS], rows, again=True) == [OURS]
