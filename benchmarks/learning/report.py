@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.learning import pictures
-from benchmarks.learning.contenders import ADAMW, MUON, OURS
+from benchmarks.learning.contenders import ADAMW, MUON, OURS, SYNCHRONOUS
 from benchmarks.learning.goals import MAX_BYTES, Goal, goals
 from benchmarks.learning.origin import CURRENT, STALE, UNMARKED, age
 from benchmarks.learning.record import Interval, Rows, interval, losses, paired_percent
@@ -34,6 +34,7 @@ def write(groups: Sequence[Group], rows: Rows, results: Path, command: str) -> N
         "summary": points,
         "against_adamw": against(ADAMW, groups, rows),
         "against_muon": against(MUON, groups, rows),
+        "against_shipped": against(OURS, groups, rows),
         "averages": averages(groups, rows),
         "goals": [goal_row(goal) for goal in goals(groups, rows)],
     }  # fmt: skip
@@ -59,9 +60,9 @@ def note_of_age(groups: Sequence[Group], rows: Rows) -> str:
 
 
 def against(reference: str, groups: Sequence[Group], rows: Rows) -> list[dict[str, Any]]:
-    """Percent above a data-parallel rule on the same tokens, pairs by seed, of section "main".
+    """Percent above another rule on the same tokens, pairs by seed, of section "main".
 
-    `shipped`: whether it is the shipped rule with the shipped miner's inner optimiser.
+    `shipped`: what the shipped miner does, busy or with time to wait.
     `runs_of_other_code` counts runs of both sides.
     """
     main = [group for group in groups if group.section == "main"]
@@ -91,7 +92,7 @@ def against(reference: str, groups: Sequence[Group], rows: Rows) -> list[dict[st
             "percent_high": None if half is None else percent.mean + half,
             "seeds": percent.count,
             "runs_of_other_code": sum(age(t, rows[k]) != CURRENT for k, t in both.items()),
-            "shipped": group.label == OURS,
+            "shipped": group.label in (OURS, SYNCHRONOUS),
         })  # fmt: skip
     return found
 
