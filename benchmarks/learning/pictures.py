@@ -93,7 +93,7 @@ def draw_gap(points: Points, path: Path, note: str) -> None:
             [p["x"] for p in gaps],
             [o["mean"] for o in over],
             yerr=[o["half_width_95"] or 0.0 for o in over],
-            label=_labelled(gaps),
+            label=_marked(_said(name), gaps, against_adamw=True),
             color=SHADES[name],
             ls=_line(name),
             marker="o",
@@ -148,7 +148,7 @@ def draw_sweeps(points: Points, path: Path, note: str) -> None:
             axes.set_xticks([p["x"] for p in chosen], [f"{p['x']:g}" for p in chosen])
             axes.minorticks_off()
         _widen(axes)
-        axes.set_title(SWEEPS[name], fontsize=10)
+        axes.set_title(_marked(SWEEPS[name], chosen), fontsize=10)
         if len({p["strategy"] for p in chosen}) > 1:
             axes.legend(frameon=False, fontsize=9)
     for axes in list(grid.flat)[len(names) :]:
@@ -209,8 +209,10 @@ def _labelled(points: Points) -> str:
     return _marked(_said(points[0]["strategy"]), points)
 
 
-def _marked(label: str, points: Points) -> str:
-    return label + " *" * any(point["runs_of_other_code"] for point in points)
+def _marked(label: str, points: Points, *, against_adamw: bool = False) -> str:
+    """With a mark if a run is of other code; of AdamW too, where the distance to it is shown."""
+    fields = ["runs_of_other_code", *["adamw_runs_of_other_code"] * against_adamw]
+    return label + " *" * any(point.get(field) for point in points for field in fields)
 
 
 def _said(label: str) -> str:

@@ -3,7 +3,7 @@
 import json
 import math
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -54,8 +54,8 @@ def note_of_age(groups: Sequence[Group], rows: Rows) -> str:
     if not set(ages) - {CURRENT}:
         return f"all {len(ages)} runs are of the code that is here"
     return (
-        f"* of {len(ages)} runs {ages.count(STALE)} are of code that was changed since, "
-        f"{ages.count(UNMARKED)} from before rows had a digest of their code"
+        f"* has runs of other code: of {len(ages)}, {ages.count(UNMARKED)} are from before rows "
+        f"had a digest, {ages.count(STALE)} of code that was changed since"
     )
 
 
@@ -91,7 +91,7 @@ def against(reference: str, groups: Sequence[Group], rows: Rows) -> list[dict[st
             "percent": percent.mean,
             "percent_high": None if half is None else percent.mean + half,
             "seeds": percent.count,
-            "runs_of_other_code": sum(age(t, rows[k]) != CURRENT for k, t in both.items()),
+            "runs_of_other_code": _of_other_code(both.values(), rows),
             "shipped": group.label in (OURS, SYNCHRONOUS),
         })  # fmt: skip
     return found
@@ -104,7 +104,7 @@ def summarise(group: Group, groups: Sequence[Group], rows: Rows) -> dict[str, An
         return None
     outcomes = [rows[trial.key]["outcome"] for trial in ended]
     point = {
-        "runs_of_other_code": sum(age(trial, rows[trial.key]) != CURRENT for trial in ended),
+        "runs_of_other_code": _of_other_code(ended, rows),
         "section": group.section,
         "strategy": group.label,
         "x": group.x,
@@ -113,25 +113,42 @@ def summarise(group: Group, groups: Sequence[Group], rows: Rows) -> dict[str, An
         "bytes_up_per_param_round": outcomes[0]["bytes_up_per_param_round"],
         "bytes_down_per_param_round": outcomes[0]["bytes_down_per_param_round"],
     }
-    over = over_adamw(group, groups, rows)
-    return point | ({"percent_over_adamw": _numbers(over)} if over else {})
+    found = over_adamw(group, groups, rows)
+    if found is None:
+        return point
+    over, reference = found
+    return point | {
+        "percent_over_adamw": _numbers(over),
+        "adamw_runs_of_other_code": _of_other_code(reference, rows),
+    }
 
 
-def over_adamw(group: Group, groups: Sequence[Group], rows: Rows) -> Interval | None:
-    """Percent above data-parallel AdamW, seed by seed; None where it did not run beside."""
+def _of_other_code(trials: Iterable[Trial], rows: Rows) -> int:
+    return sum(age(trial, rows[trial.key]) != CURRENT for trial in trials)
+
+
+def over_adamw(
+    group: Group, groups: Sequence[Group], rows: Rows
+) -> tuple[Interval, list[Trial]] | None:
+    """Percent above data-parallel AdamW, seed by seed, and AdamW's trials; None where it did not
+    run beside.
+    """
     reference = {
-        (other.section, t.miners, t.model, t.seed): rows[t.key]["outcome"]
+        (other.section, t.miners, t.model, t.seed): t
         for other in groups
         for t in other.trials
         if t.strategy == ADAMW and t.key in rows and (other.section, other.x) in _beside(group)
     }
-    mine, theirs = [], []
-    for trial in group.trials:
-        other = reference.get((group.section, trial.miners, trial.model, trial.seed))
-        if other is not None and trial.key in rows:
-            mine.append(rows[trial.key]["outcome"]["held_out_loss"])
-            theirs.append(other["held_out_loss"])
-    return paired_percent(mine, theirs) if mine else None
+    pairs = [
+        (trial, other)
+        for trial in group.trials
+        if (other := reference.get((group.section, trial.miners, trial.model, trial.seed)))
+        and trial.key in rows
+    ]
+    if not pairs:
+        return None
+    mine, theirs = zip(*pairs, strict=True)
+    return paired_percent(losses(mine, rows), losses(theirs, rows)), list(theirs)
 
 
 def _beside(group: Group) -> set[tuple[str, float]]:
@@ -222,7 +239,8 @@ def print_tables(points: Sequence[Mapping[str, Any]]) -> None:
                     point["strategy"] + " *" * (point["runs_of_other_code"] > 0),
                     f"{point['x']:g}",
                     _shown(point["held_out_loss"], 4),
-                    _shown(point.get("percent_over_adamw"), 2),
+                    _shown(point.get("percent_over_adamw"), 2)
+                    + " *" * (point.get("adamw_runs_of_other_code", 0) > 0),
                     f"{point['bytes_up_per_param_round']:.4f}",
                     f"{point['bytes_down_per_param_round']:.3f}",
                 )

@@ -125,8 +125,10 @@ def test_tables_and_pictures_say_what_is_of_other_code(tmp_path, capsys):
     del rows[groups[0].trials[0].key]["code"]
     report.write(groups, rows, tmp_path, "a command")
     said = capsys.readouterr().out
-    assert "* of 4 runs 1 are of code that was changed since, 1 from before" in said
+    assert "of 4, 1 are from before rows had a digest, 1 of code that was changed since" in said
     assert "ours/1+ *" in said
+    points = json.loads((tmp_path / "learning.json").read_text())["summary"]
+    assert [p["adamw_runs_of_other_code"] for p in points] == [1, 1]
     written = json.loads((tmp_path / "learning.json").read_text())
     assert [run["code"] for run in written["runs"]] == [UNMARKED, CURRENT, STALE, CURRENT]
     (row,) = written["against_adamw"]
