@@ -26,7 +26,8 @@ class Muon:
     """The moments of one miner, and its steps on a flat vector.
 
     What `torch.optim.Muon` with `match_rms_adamw` does, but in float32 and with all matrices of
-    one shape at once: on a CPU without bfloat16 its 14 matrices take 65 ms, and 4 ms so.
+    one shape at once: on a CPU without bfloat16 torch's takes 65 ms a step, this 2.4 ms more than
+    AdamW.
     """
 
     def __init__(self, space: Space, spec: RunSpec, momentum: float) -> None:

@@ -195,6 +195,7 @@ def averages(groups: Sequence[Group], rows: Rows) -> list[dict[str, Any]]:
         measured = [(int(group.x), whole)] + [
             (parts[0][0], [losses for _, losses in parts])
             for parts in zip(*(o["averages_on_the_way"] for o in ended), strict=True)
+            if parts[0][0] != group.x
         ]
         found += [
             {
