@@ -22,6 +22,7 @@ from evaluation.rules import PayRules
 from evaluation.verdict_log import WindowLog
 from evaluation.work import WorkSample
 from template.chain import Metagraph
+from template.errors import ConfigError
 from template.protocol.quorum import Decision
 from template.scoring.window import Scored
 
@@ -201,6 +202,12 @@ def _entry_from(numbers: Sequence[Any]) -> Entry:
 
 
 def _sample_from(figures: Sequence[Any]) -> WorkSample:
+    if len(figures) != len(WORK_FIGURES):
+        raise ConfigError(
+            f"--neuron.state_dir: the saved accounts have {len(figures)} figures of the work test, "
+            f"and this version has {len(WORK_FIGURES)}: start the version that wrote them, or "
+            "remove the state file to join anew"
+        )
     names = dict(zip(WORK_FIGURES, figures, strict=True))
     names["quarter_profile"] = tuple(names["quarter_profile"])
     return WorkSample(**names)

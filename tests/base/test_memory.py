@@ -7,6 +7,7 @@ import pytest
 from evaluation.history import Entry
 from evaluation.work import WorkSample
 from template.base.memory import ValidatorMemory
+from template.errors import ConfigError
 from template.protocol.spec import parse_spec
 from template.scoring.rules import pay_rules
 from tests.support.scoring import SPEC_FILE
@@ -29,3 +30,12 @@ def test_an_entry_comes_back_with_every_field(entry: Entry) -> None:
     memory = ValidatorMemory(rules=RULES, histories={"hk1": {7: entry}})
     saved = json.loads(json.dumps(memory.to_values()))
     assert ValidatorMemory.from_values(saved, RULES).histories == {"hk1": {7: entry}}
+
+
+def test_accounts_of_another_version_are_refused_with_the_remedy() -> None:
+    entry = Entry(relative_gain=0.25, pages=480, work=SAMPLE)
+    memory = ValidatorMemory(rules=RULES, histories={"hk1": {7: entry}})
+    saved = json.loads(json.dumps(memory.to_values()))
+    saved["histories"]["hk1"]["7"].pop()
+    with pytest.raises(ConfigError, match="state_dir.*start the version that wrote them"):
+        ValidatorMemory.from_values(saved, RULES)
