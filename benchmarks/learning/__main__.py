@@ -7,7 +7,8 @@
     python -m benchmarks.learning --tune            the search for rates, before anything else
 
 A run whose code changed since (`origin`) is run again. Runs from before the record had digests
-are shown as such, marked *, and `--again` runs these too. An interrupt loses the runs in flight
+are shown as such, marked *, and `--again` runs these too. `--vouch` runs one of each kind of
+changed runs first, and keeps the kind if nothing differs. An interrupt loses the runs in flight
 and nothing else. Tables and pictures are of all runs on record, and lie beside it: `--record
 NEW/runs.jsonl` runs everything anew and leaves the kept results alone.
 """
@@ -25,6 +26,7 @@ from benchmarks.learning.pool import Job, run_jobs
 from benchmarks.learning.record import load
 from benchmarks.learning.text import ROOT
 from benchmarks.learning.trial import Trial
+from benchmarks.learning.vouch import vouch
 
 RECORD = ROOT / "benchmarks" / "results" / "learning_runs.jsonl"
 COSTS = {"adamw_dp": 1.0, "demo": 1.7}
@@ -37,6 +39,8 @@ def main(argv: list[str]) -> None:
     if arguments.tune:
         names = list(tuning.searches()) if arguments.tune == "all" else arguments.tune.split(",")
         tune(names, arguments)
+    for line in vouch(arguments.record) if arguments.vouch else ():
+        print(line, flush=True)
     rates = load_rates()
     everything = suite.full(rates) + suite.more(rates)
     groups = suite.quick(rates) if arguments.quick else suite.full(rates)
@@ -61,6 +65,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--more", action="store_true", help="and what an hour has no room for")
     parser.add_argument(
         "--again", action="store_true", help="also what was recorded before rows had digests"
+    )
+    parser.add_argument(
+        "--vouch",
+        action="store_true",
+        help="keep runs of changed code if one ends equal",
     )
     parser.add_argument("--only", default="", metavar="SECTION,...")
     parser.add_argument(

@@ -35,6 +35,7 @@ PASSED_ON = (
 """Modules whose definitions are left out, and all below them."""
 JUDGES = ("benchmarks.learning.judge", "evaluation", "template.scoring")
 """Left out too where no miner sends noise: nobody judges there."""
+PLAN_DIGITS = 8
 DECIDING = {
     "model": None, "data": ("page_tokens",), "compression": None,
     "training": (
@@ -54,11 +55,10 @@ Name = tuple[str, str]
 
 
 def code_digest(trial: Trial, root: Path = ROOT) -> str:
-    """Of the code under `root` and the plan that make a trial's numbers; 16 hex digits."""
+    """Of the code under `root` and the plan that make a trial's numbers, as "code.plan"."""
     plan = json.dumps(_deciding_values(trial), sort_keys=True, default=str)
-    judged = trial.noise_miners > 0
-    text = rule_digest(trial.strategy, judged, root) + plan
-    return hashlib.sha256(text.encode()).hexdigest()[:KEY_DIGITS]
+    code = rule_digest(trial.strategy, trial.noise_miners > 0, root)[:KEY_DIGITS]
+    return f"{code}.{hashlib.sha256(plan.encode()).hexdigest()[:PLAN_DIGITS]}"
 
 
 def age(trial: Trial, row: Mapping[str, Any], root: Path = ROOT) -> str:

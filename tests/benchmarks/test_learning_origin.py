@@ -19,8 +19,11 @@ from benchmarks.learning.origin import (
     rule_digest,
     to_run,
 )
+from benchmarks.learning.record import append, load
+from benchmarks.learning.run import as_row, run_trial
 from benchmarks.learning.text import ROOT
 from benchmarks.learning.trial import Trial
+from benchmarks.learning.vouch import vouch
 
 OURS = Trial(strategy="ours")
 MEAN = Trial(strategy="mean")
@@ -138,3 +141,24 @@ def test_tables_and_pictures_say_what_is_of_other_code(tmp_path, capsys):
     assert row["percent"] == pytest.approx(7.5)
     assert row["percent_low"] < row["percent"] < row["percent_high"]
     assert (tmp_path / "learning_rules.png").stat().st_size > 10_000
+
+
+def test_rows_of_changed_code_are_kept_if_one_of_them_ends_equal(tmp_path):
+    path = tmp_path / "record.jsonl"
+    short = Trial(
+        strategy="mean", model="tiny", miners=2, inner_steps=2, rounds=1, batch_pages=2, lag=0
+    )
+    trials = [short, replace(short, rounds=2)]
+    for trial in trials:
+        code = "0123456789abcdef." + code_digest(trial).partition(".")[2]
+        append(path, as_row(trial, run_trial(trial, final_pages=20), code))
+    assert to_run(trials, load(path)) == trials
+    (line,) = vouch(path, final_pages=20)
+    assert "2 rows, equal to the last bit" in line
+    assert to_run(trials, load(path)) == []
+    row = load(path)[short.key]
+    row["outcome"]["held_out_loss"] += 1e-9
+    append(path, row | {"code": row["code"].replace(row["code"][:4], "ffff")})
+    (line,) = vouch(path, final_pages=20)
+    assert "another result" in line
+    assert to_run(trials, load(path)) == [short]
