@@ -110,7 +110,7 @@ def draw_gap(points: Points, path: Path, note: str) -> None:
     remedies = [p for p in points if p["section"] == "remedies"]
     main = [p for p in points if p["section"] == "main" and p["x"] == 24]
     known = {p["strategy"]: p for p in main}
-    rows = [(_labelled([known[n]]), known[n]) for n in SHADES if n in known]
+    rows = [(_labelled([known[n]]), known[n]) for n in SHADES if n in known and n != MUON]
     rows += [(_marked(p["strategy"], [p]), p) for p in remedies]
     rows.sort(key=lambda row: row[1]["held_out_loss"]["mean"])
     means = [p["held_out_loss"]["mean"] for _, p in rows]
