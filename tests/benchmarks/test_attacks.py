@@ -446,12 +446,6 @@ def test_the_report_compares_with_the_run_without_attackers(tmp_path) -> None:
     assert not half["is_former"]
     assert liar["dividends_vs_honest"] == 1.5
     assert not liar["holds"]
-    former = {case.former_key or case.key: {**_row(case), "earned": 0.3} for case in cases}
-    report.write(cases, former, WorkRules(effect=0.25, error=0.01), tmp_path, {"commit": "x"})
-    *_, two, _ = json.loads((tmp_path / "attacks.json").read_text())["attacks"]
-    assert two["is_former"], "until it is played again"
-    assert two["earned_vs_honest"] == pytest.approx(0.15), "as played, both hotkeys together"
-    assert "one machine, two hotkeys (*)" in (tmp_path / "attacks.md").read_text()
     assert liar["undefended"]["earned_vs_honest"] is None
     assert liar["undefended"]["harm"] == "loss, pay"
     assert written["tests"]["copier_false_pass"] == 0.0
@@ -461,6 +455,11 @@ def test_the_report_compares_with_the_run_without_attackers(tmp_path) -> None:
     assert order == sorted(order)
     assert "**does not hold**" in table
     assert (tmp_path / "attacks.png").stat().st_size > 5000
+    former = {case.former_key or case.key: {**_row(case), "earned": 0.3} for case in cases}
+    report.write(cases, former, WorkRules(effect=0.25, error=0.01), tmp_path, {"commit": "x"})
+    *_, two, _ = json.loads((tmp_path / "attacks.json").read_text())["attacks"]
+    assert two["is_former"]
+    assert two["earned_vs_honest"] == pytest.approx(0.15), "as played, both hotkeys together"
 
 
 def test_what_harms_nobody_undefended_is_called_so() -> None:
