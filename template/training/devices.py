@@ -1,5 +1,7 @@
 """Devices of torch by name: cpu, cuda, cuda:N, xpu, xpu:N and mps."""
 
+import threading
+
 import torch
 from accelerate import Accelerator
 
@@ -9,6 +11,9 @@ KINDS = ("cuda", "xpu", "mps")
 """Kinds of accelerators, in the order in which `auto` looks for them."""
 FUSED_ADAMW = ("cuda", "xpu", "mps")
 """Kinds with AdamW in one kernel. The CPU's has other bits, and gains little."""
+_ACCELERATE = threading.Lock()
+"""Accelerate empties the process's environment for a moment, which two threads must not do at once.
+"""
 
 
 def count_devices(kind: str) -> int:
@@ -43,9 +48,10 @@ def make_accelerator(name: str, precision: str) -> Accelerator:
     if device.index is not None:
         (torch.cuda if device.type == "cuda" else torch.xpu).set_device(device)
     try:
-        accelerator = Accelerator(
-            cpu=device.type == "cpu", mixed_precision=precision, device_placement=False
-        )
+        with _ACCELERATE:
+            accelerator = Accelerator(
+                cpu=device.type == "cpu", mixed_precision=precision, device_placement=False
+            )
     except ValueError as error:
         raise ConfigError(
             f"--neuron.device {name}: cannot train in {precision} ({error}); name another device"

@@ -62,7 +62,7 @@ def test_what_is_no_log_is_an_error_that_names_the_file(played, text, tmp_path, 
         (["--validator", "5F", "--netuid", "1"], "--validator"),
         (["--netuid", "1", "log.jsonl"], "--validator"),
         (["--first", "0", "log.jsonl"], "--validator"),
-        (["--validator", hotkey_of("val-a"), "--netuid", "1", "--first", "5"], "--first"),
+        (["--validator", hotkey_of("val-a"), "--netuid", "1", "--first", "-5"], "--first"),
         (["--validator", hotkey_of("val-a"), "--netuid", "1", "--last", "-1"], "--last"),
         (
             ["--validator", hotkey_of("val-a"), "--netuid", "1", "--first", "2", "--last", "1"],
