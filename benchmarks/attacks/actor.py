@@ -68,7 +68,7 @@ class Actor:
         return False
 
     def share_in(self, number: int) -> float:
-        """Of the inner steps that it makes in this window."""
+        """Share of the inner steps that the miner makes in this window."""
         return self.share
 
     def width_in(self, number: int) -> int:
@@ -88,11 +88,11 @@ class Actor:
         return pages
 
     def pages(self, consumed: np.ndarray, view: View) -> np.ndarray:
-        """The pages that it says it trained on; `consumed` are those it should have."""
+        """The claimed pages; `consumed` are the pages of the assigned steps."""
         return consumed
 
     def send(self, honest: Message, view: View) -> Message | None:
-        """What goes out; `honest` is the payload of its own work. None: nothing is delivered."""
+        """The payload that goes out, None for nothing; `honest` is that of the miner's own work."""
         return honest
 
 

@@ -78,7 +78,7 @@ class Notebook:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
-    """What an honest validator comes to in a window."""
+    """An honest validator's verdicts, shares of pay and vote on alpha in a window."""
 
     verdicts: Sequence[Verdict]
     shares: Mapping[int, float]

@@ -214,7 +214,7 @@ def test_every_node_switched_twice(story: Story) -> None:
 
 
 def test_the_loss_falls_under_every_spec(story: Story) -> None:
-    """Under the last one it is that of answers."""
+    """Under the last spec the loss is that of answers."""
     losses = story.losses("val-a")
     anneal, tune = (spec.first_window for spec in story.specs[1:])
     first = min(losses)

@@ -22,7 +22,7 @@ def chain_flags(subnet: Subnet) -> tuple[str, ...]:
 
 
 def tessera(*argv: str, env: dict[str, str] | None = None) -> str:
-    """What a command prints; fails where it does."""
+    """The output of a command; AssertionError if the command fails."""
     done = subprocess.run(
         [sys.executable, "-m", "template.cli", *argv],
         cwd=ROOT, capture_output=True, text=True, check=False, timeout=200,
