@@ -21,6 +21,7 @@ from template.peers.client import Peers
 from template.protocol.holders import holders_of
 from template.protocol.keys import checkpoint_manifest_key
 from template.protocol.lineage import LineageStep
+from template.sync.beginning import steps_before_payloads
 from template.sync.dataset import NOT_OFFERED, Offers, downloaded_parts, fetch_theta0
 from template.sync.lineage import find_voted_root, read_lineage_to, wait_for_voted_root
 from template.sync.own_checkpoint import load_own_checkpoint
@@ -113,11 +114,13 @@ class Bootstrap:
     def _demand_replayable_beginning(self) -> None:
         """Unavailable if buckets have deleted payloads needed for a replay from theta_0.
 
-        Without this check the node would wait for the payloads without end.
+        Without this check the node would wait for the payloads without end. A run that has not
+        begun needs none.
         """
         context = self._context
         window = context.schedule.window_of(context.chain.finalized())
-        if oldest_start((), window, context.run) >= FIRST_UPDATED:
+        is_kept = oldest_start((), window, context.run) < FIRST_UPDATED
+        if not is_kept and steps_before_payloads(context, self._peers) is None:
             raise Unavailable(
                 f"--run {context.run_file}: the run is in window {window}, no validator serves a "
                 "checkpoint that the votes prove, and the payloads since theta_0 have been "

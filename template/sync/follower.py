@@ -18,6 +18,7 @@ from template.protocol.lineage import Accepted, LineageStep
 from template.protocol.payload import Payload
 from template.protocol.quorum import VOID_WINDOWS, Decision, voided
 from template.sync.anchors import AnchorStore
+from template.sync.beginning import step_without_votes, steps_before_payloads
 from template.sync.bootstrap import Bootstrap
 from template.sync.healer import Healer
 from template.sync.ledger import RunLedger, Standing
@@ -161,7 +162,7 @@ class Follower:
     def _follow_lineage(self) -> Decision:
         """Take the next step by a validator's lineage: the node was away for too long."""
         try:
-            step = self._lineage.next_step(self.state)
+            step = self._empty_step() or self._lineage.next_step(self.state)
             payloads = self._payloads.obtain_past_payloads(step)
         except NodeTrouble:
             raise
@@ -172,6 +173,15 @@ class Follower:
         decision = _known_decision(step)
         _report(self._context, self.state, decision)
         return decision
+
+    def _empty_step(self) -> LineageStep | None:
+        """The next step of a run that has not begun, or None."""
+        if self.state.accepted_norms:
+            return None
+        steps = steps_before_payloads(self._context, self._peers)
+        if steps:
+            return next((step for step in steps if step.root == self.state.root), None)
+        return None if steps is None else step_without_votes(self.state)
 
     def _jump(self, error: Unavailable) -> Decision:
         """Join anew: no lineage leads on from here, or the payloads on the way are deleted.

@@ -145,12 +145,18 @@ def read_lineage(
     """
     steps = _find_voted_end(context, peers, window - 2, root, since)
     while steps and steps[0].window > since:
-        root, last = steps[0].root, steps[0].window - 1
-        segment = _find_segment(context, peers, segment_start(last, context.run), last, root)
-        if not segment or segment[-1].window != last:
+        segment = segment_before(context, peers, steps[0])
+        if not segment:
             break
         steps = [*segment, *steps]
     return steps
+
+
+def segment_before(context: ReadContext, peers: Peers, step: LineageStep) -> list[LineageStep]:
+    """The segment that ends where a step begins; empty if no bucket has it."""
+    last = step.window - 1
+    segment = _find_segment(context, peers, segment_start(last, context.run), last, step.root)
+    return segment if segment and segment[-1].window == last else []
 
 
 def _find_voted_end(
