@@ -6,7 +6,7 @@ come later than that to a run in which nobody has voted lack neither: nothing wa
 
 from collections.abc import Sequence
 
-from template.chain.ballots import read_votes_at
+from template.chain.ballots import read_standing_votes_of_any_run, read_votes_at
 from template.context import ReadContext
 from template.peers.client import Peers
 from template.protocol.lineage import LineageStep
@@ -18,16 +18,19 @@ from template.training.outer import OuterState
 def steps_before_payloads(context: ReadContext, peers: Peers) -> list[LineageStep] | None:
     """The run's steps so far, from window 0, while none of them has a payload.
 
-    No steps where nobody votes. None once payloads were applied, or as long as no bucket has the
-    steps behind the root with the most voting stake.
+    No steps where nobody votes. None once payloads were applied, as long as no bucket has the
+    steps behind the root with the most voting stake, and where validators vote in another run
+    alone: this one may be over, or its spec was edited.
     """
+    window = context.schedule.last_counted(context.chain.finalized())
     voters = read_votes_at(context.chain, context.run, context.chain.finalized())
     if not voters:
-        return []
+        others = read_standing_votes_of_any_run(context.chain, context.run, window)
+        return None if others else []
     peers.refresh()  # the voters may have come since
     vote = _leading(voters).vote
-    window = voted_state(context, vote)
-    steps = read_lineage(context, peers, window, vote.root, since=max(0, window - 2))
+    state = voted_state(context, vote)
+    steps = read_lineage(context, peers, state, vote.root, since=max(0, state - 2))
     while steps and not any(step.members for step in steps):
         if steps[0].window == 0:
             return steps
