@@ -3,7 +3,7 @@
 from template.base.conduct import MOMENTS, MinerParts
 from template.base.feedback import RETURNED_SHARE, ErrorFeedback
 from template.protocol.spec import RunSpec
-from template.sync.successions import SpecFolder
+from template.sync.spec_folder import SpecFolder
 from template.training.checkpoint import LocalCheckpoint
 from template.training.inner import InnerTrainer
 from template.training.inner_loop import Trainer

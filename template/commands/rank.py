@@ -29,7 +29,7 @@ from template.ranks.crew import Crew as Crew
 from template.ranks.crew import Duties, follow
 from template.ranks.group import device_of, join
 from template.settings import MinerConfig, NeuronConfig, Place, RankConfig
-from template.sync.successions import SpecFolder
+from template.sync.spec_folder import SpecFolder
 from template.training.devices import find_device
 from template.training.model import check_parts, payload_format
 from template.training.options import InnerOptions

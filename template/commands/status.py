@@ -36,7 +36,7 @@ from template.protocol.run import Run
 from template.status.glance import Glance, OnChain, to_json
 from template.status.phase import Phase, phase_at
 from template.status.rows import OwnRows, parse_rows, read_rows
-from template.sync.successions import SpecFolder
+from template.sync.spec_folder import SpecFolder
 
 OPTIONS: Final = ChainOptions(read_timeout_s=10.0, read_deadline_s=10.0)
 """A person waits for the answer."""

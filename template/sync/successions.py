@@ -10,10 +10,9 @@ and stops before the first window under the spec.
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
-from template import __spec_version__, __version__, version_key
+from template import version_key
 from template.chain.ballots import read_records, read_standing_votes, read_votes_at
 from template.context import ReadContext
 from template.errors import (
@@ -24,8 +23,6 @@ from template.errors import (
     SubnetError,
     TooLarge,
     Unavailable,
-    disk_trouble,
-    unreadable,
 )
 from template.peers.blobs import validators_by_stake
 from template.peers.client import Peers
@@ -33,25 +30,23 @@ from template.protocol.keys import spec_key
 from template.protocol.lineage import LineageStep
 from template.protocol.quorum import LEAD_WINDOWS, Voter
 from template.protocol.record import Support
-from template.protocol.run import MAX_SPECS, Run
-from template.protocol.spec import RunSpec, parse_spec, spec_to_toml
+from template.protocol.run import MAX_SPECS
+from template.protocol.spec import RunSpec
 from template.protocol.spec.files import MAX_SPEC_BYTES, parse_named_table
 from template.protocol.strangers import fault, refusing
 from template.protocol.succession import changes, check_successor
-from template.protocol.toml import from_table
 from template.sync.own_checkpoint import own_checkpoint_path
+from template.sync.spec_folder import SpecFolder, check_version, spec_of_table
 
 log = logging.getLogger(__name__)
 
-FOLDER: Final = "specs"
-"""Of the state folder: the specs that were adopted, one file each."""
-RANKS_FILE: Final = "ranks.spec"
-"""In that folder: the spec by which the ranks of a miner build their models."""
 MAX_LOOKED_AT: Final = 4
 """Supported specs looked at in one window, most stake first: a spec has 64 kB at most."""
 STRANDED_SHARE: Final = 0.1
 """A succession that this share of the hotkeys cannot follow, by the versions in their records, is
 warned about."""
+ASK_AGAIN_WINDOWS: Final = 8
+"""Windows in which a supporter's bucket is left alone that did not give what it supports."""
 AWAKE_WINDOWS: Final = 2
 """Windows before the newest counted one in which a voter's word on the run's specs counts."""
 
@@ -82,14 +77,7 @@ def fetch_spec(
     and a newer version may know their keys. NodeTrouble if this node could not ask.
     """
     others = validators_by_stake(context) if from_all else []
-    table = fetch_table(context, peers, spec_id, [*first, *others])
-    try:
-        return from_table(RunSpec, table)
-    except ConfigError as error:
-        raise ConfigError(
-            f"run spec {spec_id.hex()}: this version, {__version__}, does not know all of it "
-            f"({fault(error)}): install a newer version before, and start again"
-        ) from error
+    return spec_of_table(fetch_table(context, peers, spec_id, [*first, *others]), spec_id)
 
 
 def fetch_table(
@@ -114,16 +102,6 @@ def fetch_table(
     raise Unavailable(f"run spec {spec_id.hex()}: no bucket has it now ({why})")
 
 
-def check_version(spec: RunSpec) -> None:
-    """ConfigError if this software is older than the spec demands."""
-    least = "0.0.0" if spec.continues is None else spec.continues.least_version
-    if version_key(least) > __spec_version__:
-        raise ConfigError(
-            f"run spec {spec.spec_id.hex()}: demands version {least} or newer from window "
-            f"{spec.first_window} on, this is {__version__}: install it before, and start again"
-        )
-
-
 def restore_run(context: ReadContext, peers: Peers) -> None:
     """Append to the run what was adopted before this node starts, from its disk and from others.
 
@@ -143,13 +121,16 @@ def restore_run(context: ReadContext, peers: Peers) -> None:
 
 
 def append_claimed(context: ReadContext, peers: Peers) -> None:
-    """Append the specs that most of the stake stands under, back to those known here."""
+    """Append the specs that most of the stake stands under, back to those known here.
+
+    SpecChanged if the run has another spec than they: the wrong ones are removed from the disk.
+    """
     newest = _claimed_by_majority(context, peers)
     folder = SpecFolder(context.run, context.state_dir)
     if newest is None:
         return
     missing: list[RunSpec] = []
-    known = {spec.spec_id for spec in context.run}
+    known = {spec.spec_id: spec for spec in context.run}
     while newest not in known:
         spec = fetch_spec(context, peers, newest, ())
         if spec.continues is None or len(missing) >= MAX_SPECS:
@@ -158,6 +139,13 @@ def append_claimed(context: ReadContext, peers: Peers) -> None:
             )
         missing.append(spec)
         newest = bytes.fromhex(spec.continues.spec)
+    if missing and newest != context.run.newest.spec_id:
+        wrong = context.run.specs[context.run.specs.index(known[newest]) + 1]
+        folder.forget_from(wrong.first_window)
+        raise SpecChanged(
+            f"window {wrong.first_window}: most of the stake stands under a run without spec "
+            f"{wrong.spec_id.hex()}, which this node had: start again"
+        )
     for spec in reversed(missing):
         check_version(spec)
         context.run.extend(spec)
@@ -179,19 +167,46 @@ def _claimed_by_majority(context: ReadContext, peers: Peers) -> bytes | None:
     if all(voter.support is None for voter in awake):
         return None
     peers.refresh()
-    claims: dict[bytes, int] = {}
-    for voter in awake:
-        if (claim := _claim(context, peers, voter)) is not None:
-            claims[claim] = claims.get(claim, 0) + voter.stake_rao
     # Sleepers count: a minority that is awake alone must not lead a newcomer elsewhere.
     total_rao = sum(voter.stake_rao for voter in voters)
-    found = next((claim for claim, rao in claims.items() if 2 * rao > total_rao), None)
+    found = _find_claim(context, peers, awake, total_rao)
     if found is None:
         raise Unavailable(
             "which spec the run stands under is not known: no spec has the word of more than half "
             "of the validators' stake, since half of it is away or they disagree; retry later"
         )
     return None if found == context.run.run_id else found
+
+
+def _find_claim(
+    context: ReadContext, peers: Peers, awake: Sequence[Voter], total_rao: int
+) -> bytes | None:
+    """The claim of more than half of the stake, most stake first; None if no claim has so much.
+
+    Buckets are asked only as long as their answers decide: a minority must not slow a start.
+    """
+    stakes_rao: dict[bytes, int] = {}
+    unclear: list[Voter] = []
+    for voter in awake:
+        if (claim := _clear_claim(context, voter)) is None:
+            unclear.append(voter)
+        else:
+            stakes_rao[claim] = stakes_rao.get(claim, 0) + voter.stake_rao
+    unclear.sort(key=lambda voter: (-voter.stake_rao, voter.uid))
+    left_rao = sum(voter.stake_rao for voter in unclear)
+    before: dict[bytes, bytes] = {}
+    for voter in unclear:
+        best_rao = max(stakes_rao.values(), default=0)
+        if 2 * best_rao > total_rao or 2 * (best_rao + left_rao) <= total_rao:
+            break
+        assert voter.support is not None, "a voter without support claims the first spec"
+        spec_id = voter.support.spec
+        if spec_id not in before and (found := _spec_before(context, peers, voter)) is not None:
+            before[spec_id] = found
+        if (claim := before.get(spec_id)) is not None:
+            stakes_rao[claim] = stakes_rao.get(claim, 0) + voter.stake_rao
+        left_rao -= voter.stake_rao
+    return next((claim for claim, rao in stakes_rao.items() if 2 * rao > total_rao), None)
 
 
 def _usual_window(voters: Sequence[Voter]) -> int:
@@ -204,13 +219,18 @@ def _usual_window(voters: Sequence[Voter]) -> int:
     return 0
 
 
-def _claim(context: ReadContext, peers: Peers, voter: Voter) -> bytes | None:
-    """Id of the spec that a voter stands under, by its record; None where that is not known."""
+def _clear_claim(context: ReadContext, voter: Voter) -> bytes | None:
+    """Id of the spec that a voter stands under, if the record says it alone."""
     support = voter.support
     if support is None:
         return context.run.run_id
-    if voter.vote.window > support.window - LEAD_WINDOWS:
-        return support.spec
+    return support.spec if voter.vote.window > support.window - LEAD_WINDOWS else None
+
+
+def _spec_before(context: ReadContext, peers: Peers, voter: Voter) -> bytes | None:
+    """Id of the spec before the one that a voter supports, from the voter's bucket."""
+    support = voter.support
+    assert support is not None
     try:
         # Proven by its id, whatever this version knows of its keys.
         table = fetch_table(context, peers, support.spec, (voter.hotkey,))
@@ -224,63 +244,6 @@ def _claim(context: ReadContext, peers: Peers, voter: Voter) -> bytes | None:
     return before
 
 
-class SpecFolder:
-    """The adopted specs on disk: a restart needs no bucket for them."""
-
-    def __init__(self, run: Run, state_dir: Path) -> None:
-        self._run, self._folder = run, state_dir / FOLDER
-
-    def restore(self) -> None:
-        """Append the saved specs that the run lacks. StateError if one cannot be read."""
-        for path in sorted(self._folder.glob("*.toml")):
-            try:
-                text = path.read_text(encoding="utf-8")
-            except OSError as error:
-                raise unreadable(path, error) from error
-            spec = parse_spec(text)
-            if spec.first_window > self._run.newest.first_window:
-                check_version(spec)
-                self._run.extend(spec)
-
-    def save(self, spec: RunSpec) -> None:
-        """Keep an adopted spec. StateError if the disk refuses it."""
-        self._write(self._path(spec), spec)
-
-    def save_for_ranks(self, spec: RunSpec) -> None:
-        """Keep the spec that the ranks of a miner build their models by, at their next start."""
-        self._write(self._folder / RANKS_FILE, spec)
-
-    def of_ranks(self) -> RunSpec:
-        """The spec kept for the ranks, or the run's first. StateError if it cannot be read."""
-        path = self._folder / RANKS_FILE
-        try:
-            return parse_spec(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return self._run.first
-        except OSError as error:
-            raise unreadable(path, error) from error
-
-    def _write(self, path: Path, spec: RunSpec) -> None:
-        try:
-            self._folder.mkdir(exist_ok=True)
-            new = path.with_suffix(".new")
-            new.write_text(spec_to_toml(spec), encoding="utf-8")
-            new.replace(path)
-        except OSError as error:
-            raise disk_trouble(path, error) from error
-
-    def forget(self, spec: RunSpec) -> None:
-        """Remove a spec that was not adopted after all. StateError if the disk refuses it."""
-        path = self._path(spec)
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            raise disk_trouble(path, error) from error
-
-    def _path(self, spec: RunSpec) -> Path:
-        return self._folder / f"{spec.first_window:08d}-{spec.spec_id.hex()}.toml"
-
-
 class Successions:
     """Looks for supported specs, and appends those that ballots adopt to the run."""
 
@@ -289,9 +252,10 @@ class Successions:
         self._folder = SpecFolder(context.run, context.state_dir)
         self._told: set[Support] = set()
         self._known: dict[bytes, RunSpec] = {}
-        self._unanswered: set[str] = set()
-        """Supporters whose bucket did not give what they support, when it was last looked at."""
-        self._pending: Pending | None = None
+        self._unanswered: dict[str, int] = {}
+        """Supporters whose bucket did not give what they support -> the window of that look."""
+        self._pending: list[Pending] = []
+        """In the order of windows: each follows the one before."""
         self._told_window = -1
 
     def note_steps(self, steps: Iterable[LineageStep]) -> None:
@@ -302,27 +266,31 @@ class Successions:
             if (b"" if known is None else known.spec_id) == step.adopted:
                 continue
             if known is not None:
-                self._folder.forget(known)
+                self._folder.forget_from(window)
                 raise SpecChanged(
                     f"window {window}: the ballot adopted {step.adopted.hex() or 'no spec'}, and "
                     f"this node has {known.spec_id.hex()}: starting again from what is saved"
                 )
-            self._adopt(Support(window=window, spec=step.adopted))
+            support = Support(window=window, spec=step.adopted)
+            if all(pending.support != support for pending in self._pending):
+                kept = [pending for pending in self._pending if pending.support.window < window]
+                self._pending = [*kept, Pending(support=support, why="not looked at yet")]
+                self._adopt_in_turn()
 
     def demand(self, window: int) -> None:
         """Stop before a window whose spec this node lacks.
 
         ConfigError where its software cannot follow, Unavailable where no bucket has the spec.
         """
-        pending = self._pending
-        if pending is None:
+        if not self._pending:
             return
         is_new, self._told_window = window != self._told_window, window
         # Before the spec's window buckets are asked once a window, and not at each look.
-        if is_new or window >= pending.support.window:
-            pending = self._adopt(pending.support)
-        if pending is None:
+        if is_new or window >= self._pending[0].support.window:
+            self._adopt_in_turn()
+        if not self._pending:
             return
+        pending = self._pending[0]
         if window < pending.support.window:
             if is_new:
                 left = pending.support.window - window
@@ -334,7 +302,16 @@ class Successions:
 
     def knows(self, window: int) -> bool:
         """Whether no spec was adopted for `window`, or one before, that this node lacks."""
-        return self._pending is None or window < self._pending.support.window
+        return not self._pending or window < self._pending[0].support.window
+
+    def _adopt_in_turn(self) -> None:
+        """Append what is pending, up to the first spec that cannot be: later ones follow it."""
+        while self._pending:
+            pending = self._adopt(self._pending[0].support)
+            if pending is not None:
+                self._pending[0] = pending
+                return
+            self._pending.pop(0)
 
     def _adopt(self, support: Support) -> Pending | None:
         """Append the spec to the run; what is pending where that cannot be."""
@@ -349,9 +326,7 @@ class Successions:
             is_final = isinstance(error, ConfigError)
             why = f"window {support.window} on: the stake majority has adopted a spec that this "
             why += f"node cannot follow: {error}"
-            self._pending = Pending(support=support, why=why, is_final=is_final)
-            return self._pending
-        self._pending = None
+            return Pending(support=support, why=why, is_final=is_final)
         self._folder.save(spec)
         context.metrics.log(spec.first_window, {"spec": spec.spec_id.hex()})
         log.warning(
@@ -384,12 +359,17 @@ class Successions:
         new = sorted(stakes.keys() - self._told, key=lambda support: -stakes[support])
         for support in new[:MAX_LOOKED_AT]:
             named = [voter.hotkey for voter in voters if voter.support == support]
-            # A bucket that gives nothing ends the look, and is asked no more: a look must not cost
-            # a vote.
-            hotkeys = [hotkey for hotkey in named if hotkey not in self._unanswered]
+            # A bucket that gives nothing ends the look, and is left alone for some windows: a look
+            # must not cost a vote.
+            hotkeys = [hotkey for hotkey in named if self._may_ask(hotkey, window)]
             share = stakes[support] / max(1, total_rao)
             if hotkeys and not self._tell(support, share, hotkeys[:1]):
+                self._unanswered[hotkeys[0]] = window
                 return
+
+    def _may_ask(self, hotkey: str, window: int) -> bool:
+        asked = self._unanswered.get(hotkey)
+        return asked is None or window >= asked + ASK_AGAIN_WINDOWS
 
     def _tell(self, support: Support, share: float, hotkeys: Sequence[str]) -> bool:
         """Tell of a supported spec; whether these buckets gave it."""
@@ -400,7 +380,6 @@ class Successions:
             raise
         except Unavailable as error:
             log.debug("%s: %s", what, error)
-            self._unanswered.update(hotkeys)
             return False  # others that support it are asked in the next window
         except (ConfigError, ObjectError) as error:
             self._told.add(support)

@@ -7,7 +7,7 @@ import pytest
 
 from simulation.swarm import TINY, build_world
 from simulation.world import World, hotkey_of
-from template.errors import ConfigError, ObjectError, SpecChanged, Unavailable
+from template.errors import ConfigError, ObjectError, SpecChanged, StateError, Unavailable
 from template.peers.client import Peers
 from template.protocol.keys import spec_key
 from template.protocol.lineage import LineageStep
@@ -19,7 +19,8 @@ from template.protocol.spec.files import parse_named_spec
 from template.protocol.spec.run import spec_table, table_id
 from template.store.memory import MemoryStore
 from template.sync.own_checkpoint import own_checkpoint_path
-from template.sync.successions import FOLDER, SpecFolder, Successions, fetch_spec, restore_run
+from template.sync.spec_folder import FOLDER, SpecFolder
+from template.sync.successions import Successions, fetch_spec, restore_run
 from tests.support.successions import successor
 
 NAMES = {"owner": 0, "val-a": 600, "val-b": 400, "m0": 0}
@@ -294,6 +295,88 @@ def test_support_that_cannot_be_read_says_nothing_of_the_first_spec(world, node)
         restore_run(node, Peers(node))
 
 
+def test_an_adopted_spec_waits_for_the_one_before(world, node) -> None:
+    """No bucket has the first of two when both are adopted: neither is forgotten."""
+    first = successor(world.spec, FIRST, outer__outer_lr=0.5)
+    second = successor(first, FIRST + 3, outer__outer_lr=0.25)
+    put(world, "val-a", second)
+    say(world, "val-a", VOTED, support_of(first))
+    successions = Successions(node, Peers(node))
+    steps = [step_that_adopts(s, s.first_window - LEAD_WINDOWS) for s in (first, second)]
+    for _ in range(2):
+        successions.note_steps(steps)
+        assert not successions.knows(FIRST)
+        with pytest.raises(Unavailable, match=first.spec_id.hex()):
+            successions.demand(FIRST)
+    put(world, "val-a", first)
+    successions.demand(FIRST)
+    assert node.run.specs == (world.spec, first, second)
+    assert successions.knows(FIRST + 3)
+
+
+def test_another_ballot_for_the_same_window_takes_the_place_of_what_waits(world, node) -> None:
+    lost, right = (successor(world.spec, FIRST, outer__outer_lr=rate) for rate in (0.5, 0.25))
+    put(world, "val-a", right)
+    say(world, "val-a", VOTED, support_of(right))
+    successions = Successions(node, Peers(node))
+    for spec in (lost, right):
+        successions.note_steps([step_that_adopts(spec, FIRST - LEAD_WINDOWS)])
+    assert node.run.newest == right
+    assert successions.knows(FIRST)
+
+
+def test_a_wrong_saved_spec_gives_way_to_that_of_the_majority(world, node) -> None:
+    wrong, right = (successor(world.spec, FIRST, outer__outer_lr=rate) for rate in (0.5, 0.25))
+    later = successor(wrong, FIRST + 5)
+    for spec in (wrong, later):
+        SpecFolder(node.run, node.state_dir).save(spec)
+    for name in ("val-a", "val-b"):
+        put(world, name, right)
+        say(world, name, VOTED, support_of(right))
+    with pytest.raises(SpecChanged, match=wrong.spec_id.hex()):
+        restore_run(node, Peers(node))
+    again = replace(node, run=Run(world.spec))
+    restore_run(again, Peers(again))
+    assert again.run.specs == (world.spec, right)
+
+
+def test_what_follows_a_spec_that_was_not_adopted_goes_with_it(world, node) -> None:
+    first = successor(world.spec, FIRST)
+    folder = SpecFolder(node.run, node.state_dir)
+    for spec in (first, successor(first, FIRST + 3)):
+        node.run.extend(spec)
+        folder.save(spec)
+    step = replace(step_that_adopts(first, FIRST - LEAD_WINDOWS), adopted=b"")
+    with pytest.raises(SpecChanged):
+        Successions(node, Peers(node)).note_steps([step])
+    run = Run(world.spec)
+    SpecFolder(run, node.state_dir).restore()
+    assert run.specs == (world.spec,)
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff\xfe\0", b"a = [", b"name = 1\n"])
+def test_a_damaged_saved_spec_is_fetched_again(world, node, data: bytes, caplog) -> None:
+    after = successor(world.spec, FIRST, outer__outer_lr=0.5)
+    SpecFolder(node.run, node.state_dir).save(after)
+    (path,) = (node.state_dir / FOLDER).glob("*.toml")
+    path.write_bytes(data)
+    for name in ("val-a", "val-b"):
+        put(world, name, after)
+        say(world, name, VOTED, support_of(after))
+    restore_run(node, Peers(node))
+    assert node.run.newest == after
+    assert f"{path} is removed" in caplog.text
+    assert path.read_text() == spec_to_toml(after)
+
+
+def test_a_damaged_spec_of_the_ranks_is_named(world, tmp_path) -> None:
+    folder = SpecFolder(Run(world.spec), tmp_path)
+    folder.save_for_ranks(world.spec)
+    (tmp_path / FOLDER / "ranks.spec").write_bytes(b"\xff\xfe")
+    with pytest.raises(StateError, match=r"ranks\.spec: damaged"):
+        folder.of_ranks()
+
+
 class Counted(MemoryStore):
     """A bucket that never has what it is asked for, and counts."""
 
@@ -318,3 +401,18 @@ def test_a_bucket_that_drips_is_asked_once_by_looks(world, node) -> None:
             say(world, name, window, support)
         successions.look()
     assert bucket.asked == 1
+
+
+def test_a_minority_with_unknown_specs_is_not_asked_where_the_answer_is_clear(tmp_path) -> None:
+    names = {"owner": 0, "val-a": 600, **{f"small-{i}": 1 for i in range(8)}, "m0": 0}
+    world = build_world(names, **{**TINY, "schedule__num_windows": 40})
+    node = world.context(hotkey_of("m0"), tmp_path / "m0")
+    say(world, "val-a", VOTED, None)
+    counted = []
+    for i in range(8):
+        bucket = world.buckets[hotkey_of(f"small-{i}")] = Counted()
+        counted.append(bucket)
+        say(world, f"small-{i}", VOTED, Support(window=2**32 - 1, spec=bytes([i]) * 16))
+    restore_run(node, Peers(node))
+    assert node.run.specs == (world.spec,)
+    assert sum(bucket.asked for bucket in counted) == 0
