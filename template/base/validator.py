@@ -78,8 +78,8 @@ class Validator:
         offer, window = publisher.offer, checkpoint.state.window
         self._datasets = open_datasets(context, self.peers, window, offer, reads_ahead=True)
         self._carry = partial(carry_companions, context, self.peers, self._datasets, publisher)
-        self._carry(context.run.maker(window))
-        self._carry(context.run.at(window))
+        for led in (window, window + 1, window + 2):  # checkpoints of now, and the next two
+            self._carry(context.run.maker(led))
         if publishes_bf16:
             publisher.show()
         self._uploads.serve(self._datasets.at(window))
@@ -91,13 +91,11 @@ class Validator:
         self._own_checkpoints = OwnCheckpoints(context)
         self._lineage = LineagePublisher(context)
         self._logs = LogPublisher(context)
-        self._supporter = Supporter(context, self.peers, self.follower, self._datasets)
+        self._supporter = Supporter(context, self.peers, self.follower, self._datasets, self._carry)
         rules = pay_rules(context.run.at(window))
         self.memory = ValidatorMemory.from_values(checkpoint.values, rules)
         self._scored: ScoredWindow | None = None
-        context.metrics.log(
-            0, {"unigram_entropy": unigram_entropy(self._scorer.curve(checkpoint.state.window))}
-        )
+        context.metrics.log(0, {"unigram_entropy": unigram_entropy(self._scorer.curve(window))})
         self._measure()
         self._restore_vote()
 

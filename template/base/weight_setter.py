@@ -56,6 +56,9 @@ class WeightSetter:
         pay_window = self._context.run.at(window).schedule.pay_window(window)
         if pay_window < 0 or not self._is_on:
             return
+        if self._set_window is not None:
+            # A run that goes on at its planned end had paid for its last window out of turn.
+            pay_window = max(pay_window, self._set_window)
         chain = self._context.chain
         graph = chain.metagraph(chain.finalized())
         me = graph.by_hotkey(self._context.hotkey)

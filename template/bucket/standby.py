@@ -114,8 +114,9 @@ class Standby:
     @property
     def turn_blocks(self) -> int:
         """From turn to turn: time for an upload of those before, and for their look."""
-        schedule = self._context.schedule
-        return max(1, (schedule.vote_margin_blocks + schedule.upload_blocks) // (TURNS + 1))
+        # The phases of the payloads that are asked for now lie in the window after theirs.
+        era = self._context.schedule.era(self._settled + 1)
+        return max(1, (era.vote_margin_blocks + era.upload_blocks) // (TURNS + 1))
 
     def look(self) -> None:
         """Look whether every payload is served, and put what nobody serves. For another thread.

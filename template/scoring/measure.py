@@ -21,7 +21,7 @@ from template.context import ReadContext
 from template.data.assignment import Paging
 from template.data.manifest import Manifest
 from template.data.pages import PageReader
-from template.errors import ConfigError, Unavailable
+from template.errors import Unavailable
 from template.protocol.payload import Payload
 from template.protocol.run import Run
 from template.protocol.spec import ChatSpec, RunSpec
@@ -125,18 +125,18 @@ class Measurer:
 
 
 class Measurers:
-    """The measurer of each dataset of a run and each way to count its tokens, with one model for
-    evaluation.
+    """The measurer of each dataset of a run, each way to count its tokens and each length of the
+    loss curve, with one model for evaluation.
     """
 
     def __init__(self, run: Run, scorer: Evaluator, datasets: "OpenDatasets") -> None:
         self._run, self._scorer, self._datasets = run, scorer, datasets
-        self._made: dict[tuple[str, ChatSpec | None], Measurer] = {}
+        self._made: dict[tuple[str, ChatSpec | None, int], Measurer] = {}
 
     def at(self, window: int) -> Measurer:
         """The measurer for a window's pages."""
         spec = self._run.at(window)
-        key = (spec.data.manifest_digest, spec.data.chat)
+        key = (spec.data.manifest_digest, spec.data.chat, spec.evaluation.curve_pages)
         if key not in self._made:
             self._made[key] = Measurer(spec, self._scorer, self._datasets.at(window))
         return self._made[key]
@@ -295,13 +295,10 @@ class Measurement:
 def curve_ids(manifest: Manifest, count: int) -> np.ndarray:
     """Ids of `count` held-out pages: the pages of segments spread evenly over all, int64 [count].
 
-    Raises ConfigError if the dataset holds out fewer.
+    All held-out pages where the dataset holds out fewer: a curve is for people, and must not end
+    the nodes of a run that has adopted such a spec.
     """
-    if count > manifest.num_held_out_pages:
-        raise ConfigError(
-            f"run spec: evaluation.curve_pages is {count}, the dataset holds out "
-            f"{manifest.num_held_out_pages}"
-        )
+    count = min(count, manifest.num_held_out_pages)
     size, held_out = manifest.segment_pages, manifest.held_out.num_segments
     needed = -(-count // size)
     segments = np.arange(needed) * held_out // needed

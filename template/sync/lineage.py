@@ -98,7 +98,8 @@ def wait_for_voted_root(context: ReadContext) -> Vote:
     Unavailable without such a vote: half of the stake is away, or validators disagree.
     """
     waiter, schedule = context.waiter, context.schedule
-    last = context.chain.head() + 2 * schedule.blocks_per_window
+    head = context.chain.head()
+    last = head + 2 * schedule.blocks_of(schedule.window_of(head))
     while (vote := find_voted_root(context)) is None:
         if waiter.recent_head() > last:
             raise Unavailable(
@@ -175,10 +176,10 @@ def _find_voted_end(
 
 
 def _limit_bytes(run: Run, start: int) -> int:
-    """Maximum bytes of the segment from a checkpoint: a succession may begin in it."""
-    first = run.at(start)
-    specs = {first, run.at(start + first.checkpoint.every_windows)}
-    return sum(map(lineage_limit_bytes, specs))
+    """Maximum bytes of the segment from a checkpoint: successions may begin in it."""
+    first, end = run.at(start), start + run.at(start).checkpoint.every_windows
+    later = (spec for spec in run if start < spec.first_window <= end)
+    return sum(map(lineage_limit_bytes, (first, *later)))
 
 
 def _find_segment(
