@@ -5,10 +5,13 @@ before each vote. The word stands in the validator's record beside the vote.
 """
 
 import logging
+import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from template.context import NodeContext
+from template.data.fit import check_dataset
 from template.errors import ConfigError, SubnetError, Unavailable, unreadable
 from template.peers.client import Peers
 from template.protocol.keys import spec_key
@@ -20,7 +23,7 @@ from template.protocol.succession import changes, check_successor
 from template.sync.dataset import Datasets
 from template.sync.follower import Follower
 from template.sync.lineage import read_lineage
-from template.sync.successions import check_version
+from template.sync.spec_folder import check_version
 
 log = logging.getLogger(__name__)
 
@@ -35,18 +38,33 @@ def support_path(state_dir: Path) -> Path:
     return state_dir / SUPPORT_FILE
 
 
+class Word(NamedTuple):
+    """What the operator's file says, and when it was written: to say the same again is a new word,
+    which is looked at anew.
+    """
+
+    text: str
+    written_ns: int
+
+
 class Supporter:
     """Says what the record's support is, and serves the specs of the run and the supported one."""
 
     def __init__(
-        self, context: NodeContext, peers: Peers, follower: Follower, datasets: Datasets
+        self,
+        context: NodeContext,
+        peers: Peers,
+        follower: Follower,
+        datasets: Datasets,
+        carry: Callable[[RunSpec], None],
     ) -> None:
+        """`carry` fetches and serves the tokenizer of a spec's dataset, as `carry_companions`."""
         self._context, self._peers, self._follower = context, peers, follower
-        self._datasets = datasets
+        self._datasets, self._carry = datasets, carry
         self._path = support_path(context.state_dir)
         self._served: set[bytes] = set()
-        self._refused = ""
-        """The file's text that this node does not support, and has said so."""
+        self._refused = Word("", 0)
+        """The operator's word that this node does not follow, and has said so."""
         self._roots: set[bytes] = set()
         """Roots found in the run's history."""
 
@@ -63,13 +81,13 @@ class Supporter:
 
     def _proposed(self, window: int) -> RunSpec | None:
         """The spec of the operator's file, if it may still be adopted."""
-        text = self._read()
-        if not text or text == self._refused:
-            return None
         try:
-            spec = self._checked(text, window)
+            word = self._read()
+            if not word.text or word == self._refused:
+                return None
+            spec = self._checked(word.text, window)
         except ConfigError as error:
-            self._refused = text
+            self._refused = word
             log.error("%s: this spec is not supported: %s", self._path, error)
             return None
         except SubnetError as error:
@@ -77,21 +95,22 @@ class Supporter:
             return None
         return None if spec.spec_id in {each.spec_id for each in self._context.run} else spec
 
-    def _read(self) -> str:
-        """The text of the file, or nothing; StateError if it cannot be read."""
+    def _read(self) -> "Word":
+        """What the operator says now; StateError if the file cannot be read."""
         try:
             with self._path.open("rb") as file:
-                return file.read(MAX_SPEC_BYTES + 1).decode("utf-8", errors="replace")
+                text = file.read(MAX_SPEC_BYTES + 1).decode("utf-8", errors="replace")
+                return Word(text, os.fstat(file.fileno()).st_mtime_ns)
         except FileNotFoundError:
-            return ""
+            return Word("", 0)
         except OSError as error:
             raise unreadable(self._path, error) from error
 
     def _checked(self, text: str, window: int) -> RunSpec:
         """The spec in the file's text. ConfigError unless it may be supported, or is adopted.
 
-        Its dataset is opened: a run whose data nobody has could not change any more. Another
-        SubnetError where it cannot be judged now.
+        Its dataset is opened, with the tokenizer: a run whose data nobody has could not change any
+        more. Another SubnetError where it cannot be judged now.
         """
         run, spec = self._context.run, parse_spec(text)
         if spec.spec_id in {each.spec_id for each in run}:
@@ -112,7 +131,8 @@ class Supporter:
                 f"continues.root: is no root of the last {HISTORY_WINDOWS} windows of this run: "
                 "draft it again"
             )
-        self._datasets.of(spec)
+        check_dataset(self._datasets.of(spec).manifest, spec, max_hotkeys=1)
+        self._carry(spec)
         return spec
 
     def _knows(self, spec: RunSpec) -> bool:

@@ -46,16 +46,18 @@ def fetch_into_from_any(
     peers.fetch_blob_into(_order_holders(context, peers, first), digest, num_bytes, path)
 
 
-def fetch_range_from_any(
+def fetch_range_from_any(  # noqa: PLR0913  where, and what
     context: ReadContext,
     peers: Peers,
     key: str,
     start: int,
     length: int,
     is_right: Callable[[bytes], bool],
+    *,
+    first: Sequence[str] = (),
 ) -> bytes:
     """Right bytes [start, start + length) under a key, in the order of `fetch_from_any`."""
-    holders = _order_holders(context, peers, ())
+    holders = _order_holders(context, peers, first)
     return peers.fetch_range(holders, key, start, length, is_right)
 
 

@@ -82,22 +82,23 @@ def open_pages(
     """The dataset of a spec, of the run's first without one, fetched by segments when read.
 
     `reads_ahead` as in `PageReader`. `on_read` gets the manifest; shards are for `bucket.mirror` to
-    copy.
+    copy. A dataset of a spec that the run has not adopted is Unavailable as long as no bucket has
+    it.
     """
     spec = context.run.first if spec is None else spec
     peers.refresh()
     key, digest = "data.manifest_digest", spec.data.manifest_digest
-    data = fetch_named_object(context, peers, key, digest, MAX_MANIFEST_BYTES)
+    data = fetch_named_object(context, peers, key, digest, MAX_MANIFEST_BYTES, spec)
     try:
         manifest = parse_manifest(data)
     except ObjectError as error:
-        raise _wrong_object(context, key, error) from error
+        raise _wrong_object(context, key, error, spec) from error
     check_manifest(manifest, spec, bytes.fromhex(digest))
     on_read(digest, data)
     folder = context.state_dir / CACHE_FOLDER
     return PageReader(
         manifest,
-        PeersSource(context, peers),
+        PeersSource(context, peers, spec.data.mirrors),
         cache_dir=folder,
         limits=limits,
         reads_ahead=reads_ahead,
@@ -151,15 +152,19 @@ def fetch_tokenizer(
     peers: Peers,
     entry: TokenizerEntry,
     on_read: OnRead = ignore_object,
+    spec: RunSpec | None = None,
 ) -> bytes:
-    """The dataset's `tokenizer.json`, of the right digest and unparsed; empty for `byte`."""
+    """The `tokenizer.json` of a spec's dataset, of the right digest and unparsed; empty for `byte`.
+
+    `spec`: the run's first without one.
+    """
     if not entry.num_bytes:
         return b""
     key = "data.tokenizer"
-    data = fetch_named_object(context, peers, key, entry.sha256, entry.num_bytes)
+    data = fetch_named_object(context, peers, key, entry.sha256, entry.num_bytes, spec)
     if len(data) != entry.num_bytes:
         raise ConfigError(
-            f"--run {context.run_file}: {key} has {len(data)} bytes, the manifest says "
+            f"{_named_in(context, spec)}: {key} has {len(data)} bytes, the manifest says "
             f"{entry.num_bytes}. Ask the subnet's owner"
         )
     on_read(entry.sha256, data)
@@ -177,11 +182,11 @@ def fetch_companions(
 
     `entry`: of the spec's dataset; `on_read` gets the `tokenizer.json`.
     """
-    data = fetch_tokenizer(context, peers, entry, on_read)
+    data = fetch_tokenizer(context, peers, entry, on_read, spec)
     try:
         return companion_files(spec, entry, data)
     except ObjectError as error:
-        raise _wrong_object(context, "data.tokenizer", error) from error
+        raise _wrong_object(context, "data.tokenizer", error, spec) from error
 
 
 def carry_companions(
@@ -199,17 +204,22 @@ def carry_companions(
 
 
 class PeersSource:
-    """The `Source` of a node: mirrors of the run spec first, then the validators' copies."""
+    """The `Source` of a node: mirrors first, of the dataset's spec and the run, then the
+    validators' copies.
+    """
 
-    def __init__(self, context: ReadContext, peers: Peers) -> None:
-        self._context, self._peers = context, peers
+    def __init__(self, context: ReadContext, peers: Peers, first: Sequence[str] = ()) -> None:
+        """`first`: the mirrors of the dataset's spec, which the run may not have adopted yet."""
+        self._context, self._peers, self._first = context, peers, tuple(first)
 
     def digest_list(self, shard: Shard, *, is_patient: bool) -> bytes:
         digest, num_bytes = bytes.fromhex(shard.sha256), shard.list_bytes
         if not is_patient:
             return self._peers.fetch_blob(self._mirrors(), digest, num_bytes)
         with _telling(shard):
-            return fetch_from_any(self._context, self._peers, digest, num_bytes, exact=True)
+            return fetch_from_any(
+                self._context, self._peers, digest, num_bytes, exact=True, first=self._first
+            )
 
     def segments(
         self, shard: Shard, start: int, length: int, is_right: IsRight, *, is_patient: bool
@@ -218,13 +228,14 @@ class PeersSource:
         if not is_patient:
             return self._peers.fetch_range(self._mirrors(), key, start, length, is_right)
         with _telling(shard):
-            return fetch_range_from_any(self._context, self._peers, key, start, length, is_right)
+            return fetch_range_from_any(
+                self._context, self._peers, key, start, length, is_right, first=self._first
+            )
 
     def _mirrors(self) -> list[str]:
         """Mirrors that answered lately. Validators are looked up on chain: not from any thread."""
-        mirrors = dict.fromkeys(
-            h for s in reversed(self._context.run.specs) for h in s.data.mirrors
-        )
+        of_run = (h for s in reversed(self._context.run.specs) for h in s.data.mirrors)
+        mirrors = dict.fromkeys((*self._first, *of_run))
         return [h for h in mirrors if not self._peers.is_troubled(h)]
 
 
@@ -276,23 +287,52 @@ def fetch_theta0(
 
 
 def fetch_named_object(
-    context: ReadContext, peers: Peers, key: str, digest: str, max_bytes: int
+    context: ReadContext,
+    peers: Peers,
+    key: str,
+    digest: str,
+    max_bytes: int,
+    spec: RunSpec | None = None,
 ) -> bytes:
-    """The object named by `key` of the spec, from a mirror of the spec or any validator.
+    """The object named by `key` of a spec, from the spec's mirrors, the run's or any validator.
 
-    ConfigError if every bucket answers and the object is in no bucket; Unavailable if a later try
-    may succeed, as NodeTrouble if this node could not ask.
+    `spec`: the run's first without one. ConfigError if every bucket answers and the object is in no
+    bucket; Unavailable if a later try may succeed, as NodeTrouble if this node could not ask. Of a
+    spec that the run has not adopted, an object in no bucket may still be uploaded: Unavailable.
     """
-    with _naming(context, key):
-        return fetch_from_any(context, peers, bytes.fromhex(digest), max_bytes)
+    first = () if spec is None else spec.data.mirrors
+    with _naming(context, key, spec):
+        return fetch_from_any(context, peers, bytes.fromhex(digest), max_bytes, first=first)
+
+
+def _is_proposed(context: ReadContext, spec: RunSpec | None) -> bool:
+    return spec is not None and spec.spec_id not in {each.spec_id for each in context.run}
+
+
+def _named_in(context: ReadContext, spec: RunSpec | None) -> str:
+    """Which spec names an object, for the head of an error."""
+    if spec is None or spec.spec_id == context.run.run_id:
+        return f"--run {context.run_file}"
+    return f"run spec {spec.spec_id.hex()}"
 
 
 @contextmanager
-def _naming(context: ReadContext, key: str) -> Iterator[None]:
+def _naming(context: ReadContext, key: str, spec: RunSpec | None = None) -> Iterator[None]:
     """The errors of `fetch_named_object`."""
+    where = _named_in(context, spec)
     try:
         yield
     except NotFound as error:
+        if _is_proposed(context, spec):
+            raise Unavailable(
+                f"{where}: {key} is at none of its data.mirrors, nor at any validator ({error}): "
+                "upload the dataset with `tessera data upload`"
+            ) from error
+        if where != f"--run {context.run_file}":
+            raise ConfigError(
+                f"{where}: {key} is at none of data.mirrors, nor at any validator ({error}): ask "
+                "the validators that have adopted it"
+            ) from error
         raise ConfigError(
             f"--run {context.run_file}: {key} is at none of data.mirrors, nor at any validator "
             f"({error}). Get the file again from the subnet's owner, and check that --netuid and "
@@ -302,8 +342,8 @@ def _naming(context: ReadContext, key: str) -> Iterator[None]:
         raise
     except StoreError as error:
         raise Unavailable(
-            f"--run {context.run_file}: no mirror of data.mirrors and no validator serves {key} "
-            f"now ({error}). Start again later, or ask the owners of these buckets"
+            f"{where}: no mirror of data.mirrors and no validator serves {key} now ({error}). "
+            "Start again later, or ask the owners of these buckets"
         ) from error
 
 
@@ -336,6 +376,9 @@ def _check_vocabulary(num_words: int, num_tokens: int) -> None:
         raise ConfigError(f"{said}: padding takes fewer than {MAX_PADDING} words")
 
 
-def _wrong_object(context: ReadContext, key: str, error: ObjectError) -> ConfigError:
+def _wrong_object(
+    context: ReadContext, key: str, error: ObjectError, spec: RunSpec | None = None
+) -> ConfigError:
     """The bytes have the digest named in the run spec, so every copy has the same fault."""
-    return ConfigError(f"--run {context.run_file}: {key}: {error}. Ask the subnet's owner")
+    whom = "who drafted it" if _is_proposed(context, spec) else "the subnet's owner"
+    return ConfigError(f"{_named_in(context, spec)}: {key}: {error}. Ask {whom}")

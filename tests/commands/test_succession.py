@@ -6,18 +6,21 @@ from typing import Any
 
 import pytest
 
-from simulation.swarm import TINY, build_world
+from simulation.swarm import TINY, build_world, synthetic_corpus
 from simulation.world import World, hotkey_of
 from template.base.supporting import Supporter, support_path
 from template.cli.main import run_command
 from template.cli.succession_flags import DraftConfig
 from template.commands.publish import refuse_other_runs
 from template.commands.succession import drafted
+from template.data.manifest import manifest_bytes, manifest_digest
+from template.data.shards import build_dataset
+from template.data.tokenizer import ByteTokenizer
 from template.errors import ConfigError, Unavailable
 from template.peers.client import Peers
-from template.protocol.keys import spec_key
+from template.protocol.keys import blob_key, spec_key
 from template.protocol.quorum import LEAD_WINDOWS
-from template.protocol.record import Record, Support, Vote
+from template.protocol.record import Record, Support, Vote, encode_record
 from template.protocol.run import Run
 from template.protocol.spec import RunSpec, load_spec, spec_to_toml
 from template.settings import ChainConfig
@@ -138,7 +141,10 @@ class Desk:
         self.follower = Follower(self.context, peers, state)
         self.root = state.root[:16].hex()
         datasets = open_datasets(self.context, peers, 0)
-        self.supporter = Supporter(self.context, peers, self.follower, datasets)
+        self.carried: list[RunSpec] = []
+        self.supporter = Supporter(
+            self.context, peers, self.follower, datasets, self.carried.append
+        )
 
     def proposal(self, window: int = WINDOW, root: str | None = None, **fields) -> RunSpec:
         after = successor(self.context.run.newest, window, **fields)
@@ -205,7 +211,7 @@ def test_support_ends_with_the_ballot_and_goes_over_to_what_was_adopted(desk, ca
         ({"continues__least_version": "9.0.0"}, "demands version 9.0.0 or newer"),
         ({"model__vocab_size": 300}, "model.vocab_size: a succession cannot change it"),
         ({"data__segment_pages": 3}, "data.segment_pages is 3, the dataset's is 8"),
-        ({"data__manifest_digest": "ab" * 32}, "data.manifest_digest"),
+        ({"evaluation__curve_pages": 100_000}, "evaluation.curve_pages is 100000"),
     ],
 )
 def test_what_cannot_be_supported_is_told_once(desk, caplog, fields, message) -> None:
@@ -215,6 +221,48 @@ def test_what_cannot_be_supported_is_told_once(desk, caplog, fields, message) ->
     assert caplog.text.count(message) == 1
     desk.write(desk.proposal())
     assert desk.supporter.support(1) is not None, "another file is another chance"
+
+
+def test_a_dataset_that_is_uploaded_later_is_supported_then(desk, caplog) -> None:
+    """And from the mirrors that the proposal names, which the run has not adopted."""
+    data = desk.world.spec.data
+    dataset = build_dataset(
+        synthetic_corpus(160_000),
+        ByteTokenizer(),
+        page_tokens=data.page_tokens,
+        segment_pages=data.segment_pages,
+    )
+    digest = manifest_digest(dataset.manifest)
+    mirror = hotkey_of("m0")
+    desk.world.chain(mirror).publish(encode_record(Record(access=desk.world.access(mirror))))
+    desk.world.time.block += 8
+    desk.write(desk.proposal(data__manifest_digest=digest.hex(), data__mirrors=(mirror,)))
+    for window in (0, 1):
+        assert desk.supporter.support(window) is None
+    assert caplog.text.count("upload the dataset with `tessera data upload`") == 2
+    desk.world.buckets[mirror].put(blob_key(digest), manifest_bytes(dataset.manifest))
+    assert desk.supporter.support(2) is not None
+    assert [spec.data.mirrors for spec in desk.carried] == [(mirror,)], "its tokenizer is served"
+
+
+def test_the_same_word_said_again_is_looked_at_again(desk) -> None:
+    spec = desk.proposal(root="cd" * 16)
+    desk.write(spec)
+    assert desk.supporter.support(0) is None
+    desk.root = "cd" * 16
+    desk.supporter._roots.add(bytes.fromhex(desk.root))
+    assert desk.supporter.support(0) is None, "refused for good, until it is said again"
+    path = support_path(desk.context.state_dir)
+    path.unlink()
+    assert desk.supporter.support(0) is None
+    desk.write(spec)
+    assert desk.supporter.support(0) is not None
+
+
+def test_a_word_that_cannot_be_read_costs_no_vote(desk, caplog) -> None:
+    support_path(desk.context.state_dir).mkdir()
+    assert desk.supporter.support(0) is None
+    assert "this spec is not supported now" in caplog.text
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff\xfe", b"a = [", b"x" * 100_000])
