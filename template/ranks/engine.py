@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from template.errors import ConfigError
 from template.protocol.spec import RunSpec
@@ -21,8 +22,10 @@ from template.ranks.loop import Order
 from template.ranks.mover import Mover, fill
 from template.ranks.pages import share_pages
 from template.ranks.shelf import Shelf, save_rows
-from template.training.devices import FUSED_ADAMW, peak_bytes, reset_peak
+from template.training.devices import peak_bytes, reset_peak
 from template.training.memory import KEPT, give_back_freed
+from template.training.muon import Muon
+from template.training.optimizer import STEP, NamedOptimizer
 from template.training.options import InnerOptions
 from template.training.row_files import Rows
 from template.training.sharded_model import (
@@ -35,19 +38,29 @@ from template.training.sharded_model import (
 
 Values = Mapping[str, Any]
 
-AVERAGES = ("exp_avg", "exp_avg_sq")
-STEP = "step"
+
+class CutMuon(Muon):
+    """Muon of matrices in rows: every rank turns every whole matrix, and moves its own rows."""
+
+    def _whole(self, tensor: Tensor) -> Tensor:
+        assert isinstance(tensor, DTensor)
+        return tensor.full_tensor()
+
+    def _own(self, update: Tensor, parameter: nn.Parameter) -> Tensor:
+        assert isinstance(parameter, DTensor)
+        # No source: every rank has the whole update, and nothing is sent.
+        mesh, placements = parameter.device_mesh, parameter.placements
+        return distribute_tensor(update, mesh, placements, src_data_rank=None)
 
 
 class CutModel:
-    """A rank's rows of the model and of AdamW's moments, made with the first order."""
+    """A rank's rows of the model and of the optimizer's moments, made with the first order."""
 
     def __init__(
         self, shelf: Shelf, spec: RunSpec, device: torch.device, options: InnerOptions
     ) -> None:
         self._shelf, self._group = shelf, shelf.group
         self._spec, self._device, self._options = spec, device, options
-        self._is_fused = device.type in FUSED_ADAMW
         self._mover = Mover(shelf)
 
     def orders(self) -> dict[str, Order]:
@@ -78,15 +91,8 @@ class CutModel:
         return named_rows(self._root)
 
     @cached_property
-    def _optimizer(self) -> torch.optim.AdamW:
-        training = self._spec.training
-        return torch.optim.AdamW(
-            self._parameters.values(),
-            lr=training.inner_lr,
-            betas=(training.adam_beta1, training.adam_beta2),
-            weight_decay=training.weight_decay,
-            fused=self._is_fused or None,
-        )
+    def _optimizer(self) -> NamedOptimizer:
+        return NamedOptimizer(self._spec.training, self._parameters, self._device, CutMuon)
 
     @torch.no_grad()
     def begin(self, values: Values, _given: Any) -> None:
@@ -107,17 +113,14 @@ class CutModel:
             rows += self._mover.to_rows(way, name).to(rows.device).view_as(rows)
 
     def step(self, values: Values, given: np.ndarray | None) -> Tensor:
-        """One step of AdamW; rank 0 is given the batch, and each rank gets its pages."""
+        """One inner step; rank 0 is given the batch, and each rank gets its pages."""
         page_tokens = self._spec.data.page_tokens
         pages = share_pages(self._group, values["counts"], page_tokens, given)
-        for group in self._optimizer.param_groups:
-            group["lr"] = values["lr"]
-        if not self._optimizer.state:
-            self._allocate_moments()
-        self._optimizer.zero_grad()
+        self._optimizer.allocate()
+        self._optimizer.drop_gradients()
         loss = self._add_gradients(pages, values["counts"])
         nn.utils.clip_grad_norm_(self._parameters.values(), self._spec.training.max_gradient_norm)
-        self._optimizer.step()
+        self._optimizer.step(values["lr"])
         return loss
 
     def _add_gradients(self, pages: Tensor, counts: list[int]) -> Tensor:
@@ -142,21 +145,9 @@ class CutModel:
             dist.all_reduce(loss)
         return loss
 
-    def _allocate_moments(self) -> None:
-        """AdamW's own first state, before the first pass: what fits beside it always fits."""
-        for parameter in self._parameters.values():
-            self._optimizer.state[parameter] = self._moments_of(parameter, 0.0)
-
-    def _moments_of(self, parameter: nn.Parameter, step: float) -> dict[str, Tensor]:
-        device = parameter.device if self._is_fused else torch.device("cpu")
-        return {
-            STEP: torch.tensor(step, device=device),
-            **{key: torch.zeros_like(parameter) for key in AVERAGES},
-        }
-
     def make_room(self, _values: Values, _given: Any) -> None:
         """Without gradients, between two steps."""
-        self._optimizer.zero_grad()
+        self._optimizer.drop_gradients()
         give_back_freed()
 
     @torch.no_grad()
@@ -173,20 +164,23 @@ class CutModel:
         return peak_bytes(self._device)
 
     def reset_moments(self, _values: Values, _given: Any) -> None:
-        self._optimizer.state.clear()
+        for name in self._parameters:
+            self._optimizer.pop(name)
 
     def load_moments(self, values: Values, _given: Any) -> None:
-        """Take the moments out of bands, tensor by tensor."""
+        """Take the moments out of bands, tensor by tensor; those of `anew` begin with none."""
         bands = self._shelf.bands[values["number"]]
-        steps = {name: bands.pop(f"{STEP}.{name}") for name in self._parameters}
-        at_first = {name: float(step) for name, step in steps.items() if step.numel()}
+        counted = {n: bands.pop(f"{STEP}.{n}") for n in self._parameters if f"{STEP}.{n}" in bands}
+        at_first = {name: float(step) for name, step in counted.items() if step.numel()}
         found: dict[str, float] = self._group.share(at_first)
-        for name, parameter in self._parameters.items():
-            state = self._moments_of(parameter, found[name])
-            for key in AVERAGES:
-                band = bands.pop(f"{key}.{name}")
-                fill(rows_of(state[key]), self._mover.to_rows(band, name))
-            self._optimizer.state[parameter] = state
+        for name in self._parameters:
+            state = self._optimizer.first_state(name, found.get(name, 0.0))
+            if name not in values["anew"]:
+                # In one order on every rank, since all move rows together: no set.
+                for key in [key for key in state if key != STEP]:
+                    band = bands.pop(f"{key}.{name}")
+                    fill(rows_of(state[key]), self._mover.to_rows(band, name))
+            self._optimizer.put(name, state)
 
     def save_moments(self, values: Values, _given: Any) -> list[Any]:
         """Write this rank's rows, as they are or were copied; [name, length] of the file."""
@@ -204,14 +198,15 @@ class CutModel:
 
     def _rows_of_moments(self) -> dict[str, Rows]:
         rows = {}
-        for name, parameter in self._parameters.items():
-            shape, state = self._mover.shape(name), self._optimizer.state[parameter]
+        for name in self._parameters:
+            shape, state = self._mover.shape(name), self._optimizer.state(name)
+            assert state is not None, "a step comes first"
             first = even_cuts(shape, self._group.size)[self._group.rank]
-            for key in AVERAGES:
-                own = rows_of(state[key])
-                rows[f"{key}.{name}"] = Rows(values=own, first=first, shape=shape)
-            if self._group.rank == 0:
-                rows[f"{STEP}.{name}"] = Rows(values=state[STEP], first=0, shape=())
+            for key, value in state.items():
+                if key != STEP:
+                    rows[f"{key}.{name}"] = Rows(values=rows_of(value), first=first, shape=shape)
+                elif self._group.rank == 0:
+                    rows[f"{STEP}.{name}"] = Rows(values=value, first=0, shape=())
         return rows
 
 

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from template.errors import ConfigError, SpecChanged
 from template.protocol.spec import RunSpec
-from template.ranks.engine import AVERAGES, STEP
 from template.ranks.handles import Bands, BandSpreader, Held, numbers_of
 from template.training.devices import device_name
 from template.training.flops import flops_per_token, peak_tflops
 from template.training.inner_loop import Course, InnerResult, Rest, Speed, no_rest, run_inner_loop
+from template.training.optimizer import KEYS, is_foreign, keys_of, state_shapes
 from template.training.options import InnerOptions
 from template.training.rates import inner_lr
 from template.training.spread import SavedFile, Shapes
@@ -32,7 +32,7 @@ WHOLE_ALONE = (
 
 
 class RanksTrainer:
-    """Model and AdamW of one miner of many ranks. Not thread-safe: one window at a time."""
+    """Model and optimizer of one miner of many ranks. Not thread-safe: one window at a time."""
 
     def __init__(
         self,
@@ -45,6 +45,7 @@ class RanksTrainer:
     ) -> None:
         self._spreader, self._team = spreader, spreader.team
         self._spec, self._shapes, self._options = spec, shapes, options
+        self._moment_shapes = state_shapes(spec.training, shapes)
         self._device, self._now_s = device, now_s
         self._peak_bytes: int | None = None
         self._has_moments = False
@@ -131,7 +132,7 @@ class RanksTrainer:
         """As in `Trainer`: a handle to be saved, of a copy unless the ranks train on the host."""
         if not self._has_moments:
             return {}
-        made = Moments(self._spreader, self._shapes)
+        made = Moments(self._spreader, self._moment_shapes)
         if not self.shares_memory:
             self._team.call("copy_moments", number=made.number)
         return made
@@ -140,14 +141,20 @@ class RanksTrainer:
         """As in `Trainer`; of any number of ranks, and of one device."""
         if not moments:
             return
-        missing = moment_shapes(self._shapes).keys() - moments.keys()
-        if missing:
+        anew = [name for name in self._shapes if self._begins_anew(name, moments)]
+        again = {name: shape for name, shape in self._shapes.items() if name not in anew}
+        if missing := state_shapes(self._spec.training, again).keys() - moments.keys():
             raise KeyError(min(missing))
         self.revision = object()
         self._has_moments = True
         # A handle of its own name: the ranks forget bands with the last reference.
         given = self._spreader.bands_of(moments)
-        self._team.tell("load_moments", number=given.number)
+        self._team.tell("load_moments", number=given.number, anew=anew)
+
+    def _begins_anew(self, name: str, moments: Mapping[str, Tensor]) -> bool:
+        """As in `RangedOptimizer`: AdamW after Muon."""
+        kept = [key for key in KEYS if f"{key}.{name}" in moments]
+        return is_foreign(kept, keys_of(self._spec.training, name, self._shapes[name]))
 
     def reset_moments(self) -> None:
         """As in `Trainer`."""
@@ -163,17 +170,12 @@ class RanksTrainer:
         """As in `Trainer`."""
 
 
-def moment_shapes(shapes: Shapes) -> dict[str, tuple[int, ...]]:
-    """Shapes of AdamW's state by flat names."""
-    averages = {f"{key}.{name}": shape for key in AVERAGES for name, shape in shapes.items()}
-    return averages | {f"{STEP}.{name}": () for name in shapes}
-
-
 class Moments(Bands):
-    """AdamW's moments, where FSDP2 has them. To be saved, and for nothing else."""
+    """The optimizer's moments, where FSDP2 has them. To be saved, and for nothing else."""
 
     def __init__(self, spreader: BandSpreader, shapes: Shapes) -> None:
-        super().__init__(Held(spreader.team), spreader.plan, moment_shapes(shapes))
+        """`shapes`: of the moments, by flat names."""
+        super().__init__(Held(spreader.team), spreader.plan, shapes)
 
     def save(self, folder: Path, stem: str, metadata: Mapping[str, str]) -> list[SavedFile]:
         found = self._team.call(

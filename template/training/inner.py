@@ -1,4 +1,4 @@
-"""The inner loop: AdamW steps of a miner on the assigned pages, on one device.
+"""The inner loop: steps of a miner's optimizer on the assigned pages, on one device.
 
 Moments are kept from window to window (SparseLoCo, arXiv 2508.15706, algorithm 1); the parameters
 start each window at the network's theta. Accelerate handles precision; master parameters are
@@ -20,7 +20,6 @@ from transformers import PreTrainedModel
 
 from template.errors import ConfigError
 from template.protocol.spec import RunSpec
-from template.training.adamw import RangedAdamW
 from template.training.answers import answer_shares
 from template.training.devices import (
     device_name,
@@ -49,6 +48,7 @@ from template.training.model import (
     copy_params,
     tensor_shapes,
 )
+from template.training.optimizer import RangedOptimizer
 from template.training.options import DEFAULT_OPTIONS, InnerOptions
 from template.training.rates import inner_lr, warm_start_lr
 
@@ -56,7 +56,7 @@ log = logging.getLogger(__name__)
 
 
 class InnerTrainer:
-    """Model and AdamW of one miner. Not thread-safe: one window at a time."""
+    """Model and optimizer of one miner. Not thread-safe: one window at a time."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class InnerTrainer:
         self.revision: object = object()
         """Another object after every change of the moments."""
         self._layout = Layout(model, self._device, spec.training.precision, options)
-        self._optimizer = RangedAdamW(spec.training, self._layout.names, self._device)
+        self._optimizer = RangedOptimizer(spec.training, tensor_shapes(spec), self._device)
         if options.parts == 1:
             self._take_up()
         self._trained: Collection[str] | None = None
@@ -289,14 +289,14 @@ class InnerTrainer:
         )
 
     def moments(self) -> dict[str, Tensor]:
-        """AdamW's state as flat names, for a local checkpoint; empty before the first step.
+        """The optimizer's state as flat names, for a local checkpoint; empty before the first step.
 
         On the CPU the optimizer's own memory, without a copy: the next step changes the values.
         """
         return self._optimizer.moments()
 
     def reset_moments(self) -> None:
-        """Reset AdamW's state to the state before the first step, of all tensors."""
+        """Reset the optimizer's state to the state before the first step, of all tensors."""
         self.revision = object()
         self._optimizer.reset()
 

@@ -13,10 +13,10 @@ import torch
 from template.errors import EXIT_OPERATOR, ConfigError, RankLost, StateError, exit_status
 from template.ranks.group import Group, device_of
 from template.ranks.loop import serve
-from template.ranks.trainer import moment_shapes
 from template.settings import Place
 from template.training.checkpoint import CheckpointWriter, LocalCheckpoint
 from template.training.model import initial_params
+from template.training.optimizer import state_shapes
 from template.training.outer import first_state
 from tests.support.rank_run import (
     HANG_S,
@@ -79,7 +79,10 @@ def test_moments_of_one_process_reach_the_ranks() -> None:
 
     crew, _ = crew_of_one({"load_moments": load})
     shelf = crew.team._first._orders["drop"].__self__  # type: ignore[attr-defined]
-    moments = {n: torch.zeros(s) for n, s in moment_shapes(format_of(run_spec()).shapes).items()}
+    moments = {
+        n: torch.zeros(s)
+        for n, s in state_shapes(run_spec().training, format_of(run_spec()).shapes).items()
+    }
     crew.trainer().load_moments(moments)
     assert found == [sorted(moments)]
 

@@ -15,6 +15,7 @@ from tests.support.rank_run import HANG_S, logs_of, ranks_of, run_spec, told
 pytestmark = pytest.mark.slow
 
 UNTIED = {"model__tie_word_embeddings": False}
+MUON = {"training__inner_optimizer": "muon"}
 CLOSE = 0.02
 """Of the length of a difference to that of the whole: rounding of floats, after some steps. AdamW's
 first steps have the size of the rate, whatever the gradient: where one is nearly zero, rounding
@@ -40,6 +41,7 @@ def assert_close(one: Path, other: Path, window: int) -> None:
         (2, {}, {}),
         (3, {}, {}),  # tied embeddings, whose rows FSDP2 pads
         (3, UNTIED, {"micro_batch": 2, "checkpoints_activations": True}),
+        (3, MUON, {}),
     ],
 )
 def test_ranks_train_as_one_device(
@@ -64,14 +66,16 @@ def test_a_run_of_two_ranks_repeats_itself_exactly(tmp_path: Path) -> None:
     assert one == other
 
 
+@pytest.mark.parametrize("inner", ["adamw", "muon"])
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (2, 3), (1, 2), (3, 2)])
 def test_another_number_of_ranks_takes_up_every_bit(
-    before: int, after: int, tmp_path: Path
+    before: int, after: int, inner: str, tmp_path: Path
 ) -> None:
     """Theta, feedback and moments; then the next window is trained."""
-    told("training", before, tmp_path)
-    told("saved", after, tmp_path)
-    spec = run_spec()
+    changes: dict[str, object] = {"training__inner_optimizer": inner}
+    told("training", before, tmp_path, spec=changes)
+    told("saved", after, tmp_path, spec=changes)
+    spec = run_spec(training__inner_optimizer=inner)
     saved, again = (load_local(tmp_path / f"{n}.safetensors", spec) for n in ("node", "again"))
     assert saved is not None
     assert again is not None
@@ -81,7 +85,19 @@ def test_another_number_of_ranks_takes_up_every_bit(
         assert ours[group].keys() == members.keys()
         for name, tensor in members.items():
             assert torch.equal(ours[group][name], tensor), (group, name)
-    assert told("training", after, tmp_path)["window"] == 1
+    assert told("training", after, tmp_path, spec=changes)["window"] == 1
+
+
+@pytest.mark.parametrize(("first", "then"), [("adamw", "muon"), ("muon", "adamw")])
+def test_ranks_take_up_another_optimizer_as_one_device_does(
+    first: str, then: str, tmp_path: Path
+) -> None:
+    """A succession: the ranks are started again by the new spec."""
+    key = "training__inner_optimizer"
+    for ranks, folder in ((1, "alone"), (2, "many")):
+        told("training", ranks, tmp_path / folder, spec={key: first})
+        told("training", ranks, tmp_path / folder, spec={key: first, "then": {key: then}})
+    assert_close(tmp_path / "many", tmp_path / "alone", 1)
 
 
 def test_bf16_trains(tmp_path: Path) -> None:

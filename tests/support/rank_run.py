@@ -59,6 +59,7 @@ from template.training.published import build_checkpoint
 from template.training.scorer import Scorer
 from template.training.spread import finite, norms_of, sample_of
 from tests.support.outer_steps import decision_on, members_of
+from tests.support.successions import successor
 
 ROOT = Path(__file__).resolve().parents[2]
 HANG_S = 120.0
@@ -68,10 +69,12 @@ HEADER = PayloadHeader(window=0, base_window=0, pages_consumed=1, public_key=b"k
 Tensors = Mapping[str, Tensor]
 
 
-def run_spec(*, words: int | None = None, **changes: object) -> RunSpec:
+def run_spec(
+    *, words: int | None = None, then: Mapping[str, object] | None = None, **changes: object
+) -> RunSpec:
     """A model whose tensors have edges, and whose rows end between blocks and between ranks.
 
-    `words`: of the model's vocabulary, whatever the dataset's.
+    `words`: of the model's vocabulary, whatever the dataset's. `then`: what a succession changes.
     """
     plan = small_plan(
         **{
@@ -86,6 +89,8 @@ def run_spec(*, words: int | None = None, **changes: object) -> RunSpec:
     )
     choices = RunChoices(owner_hotkey=hotkey_of("owner"), start_block=16)
     spec = prepare_run(plan, synthetic_corpus(20_000), choices).spec
+    if then is not None:
+        return successor(spec, 1, **then)
     if words is None:
         return spec
     return dataclasses.replace(spec, model=dataclasses.replace(spec.model, vocab_size=words))

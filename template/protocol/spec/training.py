@@ -65,7 +65,7 @@ class DataSpec(Table):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingSpec(Table):
-    """The inner loop of a miner: AdamW on the assigned pages of one window.
+    """The inner loop of a miner: steps of an optimizer on the assigned pages of one window.
 
     The learning rate is a function of the window alone, in three phases: a linear warm-up, a
     stable phase at `inner_lr`, and a decay, a cosine down to `final_lr_share` of `inner_lr`.
@@ -74,13 +74,15 @@ class TrainingSpec(Table):
     TABLE: ClassVar[str] = "training"
 
     inner_steps: Annotated[int, Range(ge=1, le=65_536)]
-    """H, the maximum of AdamW steps on one page list. A slow machine stops at the deadline with
+    """H, the maximum of inner steps on one page list. A slow machine stops at the deadline with
     fewer steps, or takes several windows for them, as far as `outer.max_staleness` goes.
     """
     batch_pages: Annotated[int, Range(ge=1, le=65_536)]
-    """Pages of one AdamW step."""
+    """Pages of one inner step."""
     inner_lr: Annotated[float, Range(gt=0, le=100)]
-    """Peak learning rate of AdamW. At too high a rate the loss of every miner diverges."""
+    """Peak learning rate of the inner optimizer. At too high a rate the loss of every miner
+    diverges.
+    """
     final_lr_share: Annotated[float, Range(ge=0, le=1)]
     """Learning rate at the end of the run, as a share of `inner_lr`; 1 keeps the rate constant."""
     decay_share: Annotated[float, Range(ge=0, le=1)]
@@ -104,7 +106,7 @@ class TrainingSpec(Table):
     adam_beta2: Annotated[float, Range(ge=0, lt=1)]
     """Decay of AdamW's second moment per inner step."""
     weight_decay: Annotated[float, Range(ge=0, le=100)]
-    """Decoupled weight decay of AdamW."""
+    """Decoupled weight decay of the inner optimizer."""
     max_gradient_norm: Annotated[float, Range(gt=0, le=1e12)]
     """Global norm to which a larger gradient is clipped in each inner step."""
     precision: Annotated[str, OneOf("no", "bf16")]
@@ -112,6 +114,12 @@ class TrainingSpec(Table):
     parameters are float32 in both.
     """
 
+    inner_optimizer: Annotated[str, OneOf("adamw", "muon")] = "adamw"
+    """Optimizer of the inner steps. "muon" steps every hidden matrix by Muon, in the length of an
+    AdamW step, and all other tensors by AdamW. "muon" needs an `outer.outer_lr` of its own.
+    """
+    muon_momentum: Annotated[float, Range(ge=0, lt=1)] = 0.95
+    """Decay of Muon's momentum per inner step."""
     max_width: Annotated[int, Range(ge=1, le=1024)] = 1
     """Maximum width of a payload: a fast machine takes batches of so many times `batch_pages`. The
     pages of the widest payload are held back from the held-out pages of the window.
