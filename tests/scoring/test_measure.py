@@ -1,5 +1,7 @@
 """A pool of which a shard is lost: the rest is measured, whole shards at a time."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -10,9 +12,11 @@ from template.data.shards import Dataset, build_dataset
 from template.data.source import LocalSource
 from template.data.tokenizer import load_tokenizer
 from template.errors import Unavailable
-from template.scoring.measure import Measurer
+from template.protocol.run import Run
+from template.scoring.measure import Measurer, Measurers
 from template.scoring.pool import Pool
 from template.training.scorer import Scorer
+from tests.support.successions import successor
 
 PAGES_PER_SHARD, SEGMENT_PAGES = 10, 5
 
@@ -71,3 +75,19 @@ def test_with_fewer_than_two_held_out_pages_nothing_is_measured(
     else:
         with pytest.raises(Unavailable, match="no bucket has shards"):
             measurer.leave_out_missing(pool)
+
+
+def test_a_succession_that_changes_the_curve_alone_is_followed(spec, shards_and_reader) -> None:
+    """And a curve of more pages than are held out ends no node: it has all of them."""
+    _, manifest, reader = shards_and_reader
+    run = Run(replace(spec, evaluation=replace(spec.evaluation, curve_pages=2)))
+    for window, pages in ((3, 5), (6, 10**6)):
+        run.extend(successor(run.newest, window, evaluation__curve_pages=pages))
+
+    class Opened:
+        def at(self, _window: int) -> PageReader:
+            return reader
+
+    measurers = Measurers(run, Scorer(spec, "cpu"), Opened())
+    lengths = [len(measurers.at(window).curve) for window in (0, 2, 3, 6)]
+    assert lengths == [2, 2, 5, manifest.num_held_out_pages]

@@ -10,7 +10,7 @@ from simulation.world import World, hotkey_of
 from template.errors import ConfigError, ObjectError, SpecChanged, StateError, Unavailable
 from template.peers.client import Peers
 from template.protocol.keys import spec_key
-from template.protocol.lineage import LineageStep
+from template.protocol.lineage import LineageStep, lineage_limit_bytes
 from template.protocol.quorum import LEAD_WINDOWS
 from template.protocol.record import Record, Support, Vote, encode_record
 from template.protocol.run import Run
@@ -18,6 +18,7 @@ from template.protocol.spec import RunSpec, spec_to_toml
 from template.protocol.spec.files import parse_named_spec
 from template.protocol.spec.run import spec_table, table_id
 from template.store.memory import MemoryStore
+from template.sync.lineage import _limit_bytes
 from template.sync.own_checkpoint import own_checkpoint_path
 from template.sync.spec_folder import FOLDER, SpecFolder
 from template.sync.successions import Successions, fetch_spec, restore_run
@@ -375,6 +376,17 @@ def test_a_damaged_spec_of_the_ranks_is_named(world, tmp_path) -> None:
     (tmp_path / FOLDER / "ranks.spec").write_bytes(b"\xff\xfe")
     with pytest.raises(StateError, match=r"ranks\.spec: damaged"):
         folder.of_ranks()
+
+
+def test_a_segment_of_three_specs_has_room_for_the_largest(world) -> None:
+    """One in its middle too, with more payloads in a step than its neighbours."""
+    plain = replace(world.spec.outer, peers_per_step=1)
+    run = Run(replace(world.spec, outer=plain))
+    every = run.first.checkpoint.every_windows
+    assert every > 2
+    run.extend(middle := successor(run.newest, 1, outer__peers_per_step=64))
+    run.extend(successor(run.newest, 2, outer__peers_per_step=1))
+    assert _limit_bytes(run, 0) > lineage_limit_bytes(middle)
 
 
 class Counted(MemoryStore):
