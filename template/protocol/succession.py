@@ -69,6 +69,12 @@ def check_successor(before: RunSpec, after: RunSpec) -> None:
             f"{where}: continues.window: is {link.window}, must be more than the first window of "
             f"the spec before, {before.first_window}"
         )
+    end = before.schedule.num_windows
+    if before.schedule.has_end and link.window > end:
+        raise ConfigError(
+            f"{where}: continues.window: is {link.window}, and the run ends before: "
+            f"schedule.num_windows of the spec before is {end}; name window {end} at the latest"
+        )
     for change in changes(before, after):
         if _is_fixed(change.key):
             raise ConfigError(

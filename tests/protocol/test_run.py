@@ -10,6 +10,7 @@ from template.errors import ConfigError
 from template.protocol.run import Run
 from template.protocol.schedule import Schedule
 from template.protocol.spec import RunSpec, parse_spec, spec_to_toml
+from template.protocol.spec.timing import MAX_WINDOWS
 from template.protocol.succession import FIXED, changes, check_successor
 from template.training.published import published_limit_bytes
 from template.training.rates import inner_lr
@@ -119,6 +120,14 @@ def test_a_succession_after_the_end_is_refused(spec: RunSpec) -> None:
     with pytest.raises(ConfigError, match=r"schedule\.num_windows: is"):
         successor(spec, end)
     assert Run(spec, successor(spec, end - 1)).num_windows == end
+    # One that moves the end follows the last window at once: no window between has a spec.
+    assert Run(spec, successor(spec, end, schedule__num_windows=end + 9)).num_windows == end + 9
+    late = successor(spec, end + 1, schedule__num_windows=end + 9)
+    message = rf"continues\.window: is {end + 1}, .* schedule\.num_windows .* is {end};"
+    with pytest.raises(ConfigError, match=message):
+        Run(spec, late)
+    endless = replace(spec, schedule=replace(spec.schedule, num_windows=MAX_WINDOWS))
+    assert Run(endless, successor(endless, end + 1)).num_windows == MAX_WINDOWS
 
 
 def test_checkpoints_follow_the_cadence_of_their_window(spec: RunSpec) -> None:
