@@ -287,6 +287,12 @@ def run_file(text: str) -> Path:
     return path
 
 
+def check_folder_of(flag: str, path: Path) -> None:
+    """ConfigError unless the folder for a new file is there: said before the work, not after."""
+    if not path.parent.is_dir():
+        raise ConfigError(f"{flag} {path}: there is no folder {path.parent}; create it")
+
+
 def folder_path(text: str) -> Path:
     """A path, existing or not."""
     if not text:

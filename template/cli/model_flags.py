@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import Final
 
 from template.cli.devices import check_device
-from template.cli.flags import add_chain_flags, chain_config, folder_path, statuses_text
+from template.cli.flags import (
+    add_chain_flags,
+    chain_config,
+    check_folder_of,
+    folder_path,
+    statuses_text,
+)
 from template.cli.neuron_flags import device_name
 from template.cli.parser import Parser
 from template.errors import ConfigError
@@ -155,6 +161,8 @@ def _eval_config(args: argparse.Namespace, source: Source) -> EvalConfig:
         )
     if args.task_dir is not None and not args.task_dir.is_dir():
         raise ConfigError(f"--task_dir {args.task_dir}: no such folder: name one with task files")
+    if args.out is not None:
+        check_folder_of("--out", args.out)
     return EvalConfig(
         source=source,
         tasks=args.tasks,

@@ -16,6 +16,7 @@ from template.cli.flags import (
     add_text_flags,
     add_wallet_flags,
     chain_config,
+    check_folder_of,
     check_text,
     statuses_text,
     variables_text,
@@ -215,8 +216,7 @@ def _check_out(args: argparse.Namespace) -> None:
         raise ConfigError(
             f"--out {args.out}: exists; name another file, or replace it with --force"
         )
-    if not args.out.parent.is_dir():
-        raise ConfigError(f"--out {args.out}: there is no folder {args.out.parent}; create it")
+    check_folder_of("--out", args.out)
 
 
 def _check_start(start_in_blocks: int, schedule: ScheduleSpec) -> None:

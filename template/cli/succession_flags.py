@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from template.cli.flags import add_chain_flags, chain_config, folder_path
+from template.cli.flags import add_chain_flags, chain_config, check_folder_of, folder_path
 from template.cli.parser import Parser
 from template.errors import ConfigError
 from template.protocol.spec.files import load_spec, read_toml
@@ -62,6 +62,7 @@ def succession_config(args: argparse.Namespace) -> DraftConfig | ShowConfig | Su
         return ShowConfig(run=args.run, spec=spec, chain=chain)
     if args.out.exists():
         raise ConfigError(f"--out {args.out}: exists; name another file")
+    check_folder_of("--out", args.out)
     return DraftConfig(
         run=args.run,
         spec=spec,

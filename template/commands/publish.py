@@ -34,6 +34,7 @@ from template.commands.plan import (
 from template.data.corpus import load_corpus
 from template.data.folder import open_folder
 from template.errors import ChainError, ConfigError
+from template.files import reason, remedy
 from template.protocol.record import MAX_UIDS, Access, Record, encode_record
 from template.protocol.schedule import Schedule
 from template.protocol.spec import RunSpec
@@ -224,7 +225,7 @@ def _check_ahead(head: int, schedule: Schedule, first_block: int) -> None:
 
 
 def write_spec(out: Path, text: str) -> None:
-    """Write the run spec's file completely or leave no file."""
+    """Write the run spec's file completely or leave no file; ConfigError if the disk refuses."""
     part = out.with_name(f".{out.name}.part")
     try:
         with part.open("w", encoding="utf-8") as file:
@@ -235,7 +236,9 @@ def write_spec(out: Path, text: str) -> None:
     except OSError as error:
         with suppress(OSError):
             part.unlink()
-        raise ConfigError(f"--out {out}: cannot be written: {error.strerror}") from error
+        raise ConfigError(
+            f"--out {out}: cannot be written ({reason(error)}); {remedy(out, error)}"
+        ) from error
 
 
 def summary(published: Published, config: PublishConfig, block_s: float, now_s: float) -> str:

@@ -13,6 +13,7 @@ from template.cli.succession_flags import DraftConfig, ShowConfig, SupportConfig
 from template.cli.terminal import complain, one_line, say
 from template.commands.newcomer import existing_subnet
 from template.commands.plan import check_dataset
+from template.commands.publish import write_spec
 from template.commands.reading import follow_run
 from template.context import ReadContext
 from template.data.folder import DatasetFolder, open_folder
@@ -79,7 +80,7 @@ def _draft(context: ReadContext, config: DraftConfig) -> None:
             f"chain is in window {window}: name window {window + LEAD_WINDOWS + 1} or later, with "
             "time for the validators' operators"
         )
-    config.out.write_text(spec_to_toml(spec), encoding="utf-8")
+    write_spec(config.out, spec_to_toml(spec))
     say(f"run spec {spec.spec_id.hex()} for window {spec.first_window} on, in {config.out}:")
     _say_changes(context.run.newest, spec)
     say(

@@ -11,7 +11,7 @@ from simulation.world import World, hotkey_of
 from template.base.supporting import Supporter, support_path
 from template.cli.main import run_command
 from template.cli.succession_flags import DraftConfig
-from template.commands.publish import refuse_other_runs
+from template.commands.publish import refuse_other_runs, write_spec
 from template.commands.succession import drafted
 from template.data.manifest import manifest_bytes, manifest_digest
 from template.data.shards import build_dataset
@@ -94,6 +94,7 @@ def test_a_wrong_change_is_named(world, changes, message: str) -> None:
         (["--set", "training.inner_lr"], "--set training.inner_lr: write TABLE.KEY=VALUE"),
         (["--set", "data.tokenizer=byte"], "a text is in quotes"),
         (["--unset", "num_windows"], "--unset num_windows: write TABLE.KEY"),
+        (["--out", "no/next.toml"], "--out no/next.toml: there is no folder no; create it"),
     ],
 )
 def test_a_wrong_flag_of_a_draft_is_named(world, tmp_path, capsys, flags, message) -> None:
@@ -102,6 +103,12 @@ def test_a_wrong_flag_of_a_draft_is_named(world, tmp_path, capsys, flags, messag
     argv += ["--out", str(tmp_path / "next.toml"), *flags]
     assert run_command("succession", argv, "tessera succession") == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_spec_that_the_disk_refuses_is_told_by_its_flag(tmp_path) -> None:
+    """The folder was there when the flags were read."""
+    with pytest.raises(ConfigError, match=r"--out .*next\.toml: cannot be written \(No such file"):
+        write_spec(tmp_path / "gone" / "next.toml", "")
 
 
 def test_support_is_handed_to_the_validator_and_taken_back(world, tmp_path, capsys) -> None:
