@@ -11,7 +11,7 @@ from template.cli.mix_flags import MixConfig, UploadConfig
 from template.cli.terminal import say_lines
 from template.commands.plan import Dataset, upload_missing
 from template.data.chat import chat_table
-from template.data.folder import open_folder
+from template.data.folder import open_folder, write_manifest
 from template.data.manifest import Manifest, manifest_digest
 from template.data.mixing import Ingredient, mix, open_ingredients
 from template.data.preparing.card import (
@@ -21,29 +21,24 @@ from template.data.preparing.card import (
     mixture_text,
     read_chat,
 )
-from template.errors import ConfigError, StateError
-from template.files import is_lasting, reason, remedy
+from template.errors import ConfigError
 from template.protocol.spec import ChatSpec
 
 Say = Callable[[str], object]
 
 
 def run_mix(config: MixConfig, say: Say) -> None:
-    """Make the mixture, its card last; ConfigError for datasets that cannot be one."""
+    """Make the mixture; ConfigError for datasets that cannot be one, StateError of the disk.
+
+    The manifest comes last: a dataset that is whole has its card, and so its chat table.
+    """
     ingredients = open_ingredients(config.shares, config.segments)
     chat = _chat_of(ingredients)
     held_out = ingredients[0].folder if config.held_out is None else open_folder(config.held_out)
     manifest = mix(ingredients, held_out, config.out, config.seed)
     card = _card(ingredients, config, manifest, chat)
-    try:
-        (config.out / CARD_NAME).write_bytes(card_json(card))
-        (config.out / TEXT_NAME).write_bytes(mixture_text(card))
-    except OSError as error:
-        raise StateError(
-            f"--out {config.out}: the card cannot be written ({reason(error)}); "
-            f"{remedy(config.out, error)}",
-            is_lasting=is_lasting(error),
-        ) from error
+    beside = {CARD_NAME: card_json(card), TEXT_NAME: mixture_text(card)}
+    write_manifest(config.out, manifest, ingredients[0].folder.tokenizer_file, beside)
     for each in ingredients:
         _say_ingredient(each, manifest, say)
     say(

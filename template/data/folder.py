@@ -8,7 +8,7 @@ that was killed continues with the next shard.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -171,18 +171,19 @@ def write_dataset(
             f"segment of {layout.segment_pages} pages, and to stay under {MAX_SHARD_BYTES} bytes"
         )
     shards = _write_shards(ShardWriter(folder, layout, tokenizer.vocab_size), pages)
-    return write_manifest(folder, layout, tokenizer, shards, kept[0], tokenizer_file)
+    manifest = make_manifest(folder, layout, tokenizer, shards, kept[0])
+    write_manifest(folder, manifest, tokenizer_file)
+    return manifest
 
 
-def write_manifest(
+def make_manifest(
     folder: Path,
     layout: Layout,
     tokenizer: TokenizerEntry,
     shards: Iterable[Shard],
     held_out: Shard,
-    tokenizer_file: bytes = b"",
 ) -> Manifest:
-    """The manifest of shards in the folder, written last: a folder with a manifest is whole.
+    """The manifest of shards in the folder.
 
     ConfigError for shards that make no manifest, two equal ones for example.
     """
@@ -201,13 +202,27 @@ def write_manifest(
     )
     data = manifest_bytes(manifest)
     _demand(lambda: parse_manifest(data), folder / MANIFEST_NAME)
-    try:
-        if tokenizer_file:
-            _write_whole(folder / TOKENIZER_NAME, tokenizer_file)
-        _write_whole(folder / MANIFEST_NAME, data)
-    except OSError as error:
-        raise _unwritable(folder / MANIFEST_NAME, error) from error
     return manifest
+
+
+def write_manifest(
+    folder: Path,
+    manifest: Manifest,
+    tokenizer_file: bytes = b"",
+    beside: Mapping[str, bytes] | None = None,
+) -> None:
+    """Write the manifest last: a folder with a manifest is whole. StateError if the disk refuses.
+
+    `beside`: name -> bytes of other files of the dataset, as its card.
+    """
+    files = {**(beside or {}), **({TOKENIZER_NAME: tokenizer_file} if tokenizer_file else {})}
+    path = folder
+    try:
+        for name, data in (*files.items(), (MANIFEST_NAME, manifest_bytes(manifest))):
+            path = folder / name
+            _write_whole(path, data)
+    except OSError as error:
+        raise _unwritable(path, error) from error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -21,9 +21,9 @@ from template.data.folder import (
     Layout,
     ShardWriter,
     list_path,
+    make_manifest,
     open_folder,
     shard_path,
-    write_manifest,
 )
 from template.data.manifest import (
     DIGEST_BYTES,
@@ -137,10 +137,11 @@ def _key(label: bytes, *values: int) -> bytes:
 def mix(
     ingredients: Sequence[Ingredient], held_out: DatasetFolder, out: Path, seed: int
 ) -> Manifest:
-    """Write the mixture into a folder; the same bytes after an interruption, from the beginning.
+    """Write the mixture's shards into a folder; the manifest, which `write_manifest` writes last.
 
-    The tokenizer has the name that it has in the first dataset. ConfigError for damaged segments
-    and a folder that holds a dataset, StateError if the disk refuses.
+    The same bytes after an interruption, from the beginning. The tokenizer has the name that it has
+    in the first dataset. ConfigError for damaged segments and a folder that holds a dataset,
+    StateError if the disk refuses.
     """
     first = ingredients[0].folder
     check_same(first, held_out)
@@ -159,7 +160,7 @@ def mix(
         writer.give_up()
     _copy_shard(held_out, out)
     kept = held_out.manifest.held_out
-    return write_manifest(out, layout, entry, shards, kept, first.tokenizer_file)
+    return make_manifest(out, layout, entry, shards, kept)
 
 
 def _layout(manifest: Manifest) -> Layout:

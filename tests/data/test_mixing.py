@@ -34,6 +34,7 @@ def dataset(
     pages = np.repeat(numbers, segment * PAGE).reshape(-1, PAGE)
     kept = np.full((held_out * segment, PAGE), first + segments)
     write_dataset(folder, layout, ByteTokenizer.entry, [pages], [kept])
+    (folder / CARD_NAME).write_bytes(card_json({}))
     return folder
 
 
@@ -120,6 +121,26 @@ def test_conversations_bring_their_table(two, tmp_path) -> None:
     assert found.end == 3
     (two[1] / CARD_NAME).write_bytes(card_json({"chat": {**CHAT, "end": 4}}))
     assert tessera("--out", str(tmp_path / "n"), *sources) == 2
+
+
+def test_a_mixture_is_whole_with_its_card_or_none_at_all(two, tmp_path, capsys) -> None:
+    """A dataset whose card was never written would lose its conversations without a word."""
+    (two[0] / CARD_NAME).write_bytes(card_json({"chat": CHAT}))
+    out, sources = tmp_path / "m", [f"{two[0]}:0.3", f"{two[1]}:0.7"]
+    (out / CARD_NAME).mkdir(parents=True)  # the disk refuses the card
+    assert tessera("--out", str(out), *sources) == 2
+    assert f"{out / CARD_NAME} cannot be written" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="cannot be read"):
+        open_folder(out)
+    (out / CARD_NAME).rmdir()
+    assert tessera("--out", str(out), *sources) == 0
+    assert read_chat(out) is not None
+
+
+def test_a_dataset_without_a_card_is_refused(two, tmp_path, capsys) -> None:
+    (two[0] / CARD_NAME).unlink()
+    assert tessera("--out", str(tmp_path / "m"), f"{two[0]}:0.3", f"{two[1]}:0.7") == 2
+    assert f"{two[0]}: has no card.json" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

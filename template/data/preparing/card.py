@@ -23,17 +23,22 @@ def card_json(card: Card) -> bytes:
 
 
 def read_chat(folder: Path) -> ChatSpec | None:
-    """The table `[data.chat]` in a dataset's card; None in a folder without a card or table.
+    """The table `[data.chat]` in a dataset's card; None for a card without the table.
 
-    ConfigError for a card that is damaged.
+    ConfigError for a card that is damaged, and for a dataset without one: whether its documents
+    are conversations is not known then.
     """
     path = folder / CARD_NAME
     try:
         card = json.loads(path.read_bytes())
         table = card.get("chat")
         return None if table is None else from_table(ChatSpec, table)
-    except FileNotFoundError:
-        return None
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"{folder}: has no {CARD_NAME}, which says whether its documents are conversations: "
+            "the command that made the dataset was interrupted; prepare or mix it again, in "
+            "another folder"
+        ) from error
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error}): prepare the dataset again") from error
 

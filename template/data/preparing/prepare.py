@@ -15,7 +15,13 @@ from typing import Any, Final
 import numpy as np
 
 from template.data.chat import MARKERS, plain_texts
-from template.data.folder import MANIFEST_NAME, TOKENIZER_NAME, Layout, write_manifest
+from template.data.folder import (
+    MANIFEST_NAME,
+    TOKENIZER_NAME,
+    Layout,
+    make_manifest,
+    write_manifest,
+)
 from template.data.manifest import (
     Manifest,
     Shard,
@@ -118,7 +124,7 @@ class _Preparation:
         tokenizer = self._tokenizer(files, num_buckets)
         encodes = self._encode(files, tokenizer, num_buckets, counts["bytes"])
         leak = self._leak(encodes, tokenizer)
-        manifest, in_shards = self._write_shards(encodes, tokenizer)
+        manifest, in_shards = self._make_shards(encodes, tokenizer)
         self._refuse_changes(sources, find_sources(self._order.inputs)[0])
         sides = _sides(encodes, in_shards)
         chat = {"chat": asdict(chat_of(tokenizer))} if self._order.choices.chat else {}
@@ -137,9 +143,8 @@ class _Preparation:
             ],
         }
         out = self._order.out
-        with disk_faults(out):
-            (out / CARD_NAME).write_bytes(card_json(card))
-            (out / TEXT_NAME).write_bytes(card_text(card))
+        beside = {CARD_NAME: card_json(card), TEXT_NAME: card_text(card)}
+        write_manifest(out, manifest, tokenizer.file, beside)
         self._end()
         return Prepared(manifest=manifest, card=card)
 
@@ -301,7 +306,7 @@ class _Preparation:
         )
         return {"what": what, "num_grams": num_grams, "num_found": num_found}
 
-    def _write_shards(
+    def _make_shards(
         self, encodes: Sequence[EncodeJob], tokenizer: Tokenizer
     ) -> tuple[Manifest, dict[str, int]]:
         layout = layout_of(self._order, tokenizer.entry.vocab_size)
@@ -318,13 +323,8 @@ class _Preparation:
             side: [Shard(**shard) for job in each for shard in read_json(job.done)["shards"]]
             for side, each in jobs.items()
         }
-        manifest = write_manifest(
-            self._order.out,
-            layout,
-            tokenizer.entry,
-            shards["train"],
-            shards["held_out"][0],
-            tokenizer.file,
+        manifest = make_manifest(
+            self._order.out, layout, tokenizer.entry, shards["train"], shards["held_out"][0]
         )
         in_shards = {
             side: sum(shard.num_segments for shard in each) * layout.segment_tokens
