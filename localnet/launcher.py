@@ -35,7 +35,7 @@ from localnet.pacer import Pacer
 from localnet.page import RunPage
 from localnet.places import Places
 from localnet.processes import Child, Children, Command, wait_for_line
-from localnet.proposing import Proposer, put_datasets
+from localnet.proposing import Proposer, checked, put_datasets
 from localnet.publishing import draft, prepare, upload_from
 from localnet.readiness import await_ready
 from localnet.report import NodeInfo, Report, Sources, collect
@@ -123,7 +123,7 @@ class Localnet:
         self.wallets = create_wallets(config.roster, config.out / "wallets")
         self.hotkeys = {name: w.hotkey.ss58_address for name, w in self.wallets.items()}
         self._say("measuring what a neuron's work costs on this machine")
-        self._pacer = Pacer(config, draft(config, self.hotkeys[owner]), self._tell)
+        self._pacer = Pacer(config, checked(draft(config, self.hotkeys[owner]), config), self._tell)
         self._pacer.measure(self._children, self.hotkeys[owner])
         self._say("preparing the run: dataset, theta_0")
         run = prepare(config, self.hotkeys[owner], self._say)

@@ -19,7 +19,7 @@ from localnet.table import final_table, summary, work_table
 from template.cli.log import setup_warnings
 from template.cli.terminal import complain
 from template.commands.model_latest import MODEL_FOLDER
-from template.errors import EXIT_INTERRUPTED, EXIT_OPERATOR, ConfigError, SubnetError
+from template.errors import EXIT_INTERRUPTED, EXIT_OPERATOR, ConfigError, SubnetError, exit_status
 
 
 def run_localnet(config: LocalnetConfig) -> int:
@@ -46,7 +46,7 @@ def _run(config: LocalnetConfig, console: Console) -> int:
     except SubnetError as error:
         complain(f"localnet: {error}")
         complain(f"localnet: logs are in {config.out / 'logs'}")
-        return 1
+        return exit_status(error)
 
 
 def _run_and_present(config: LocalnetConfig, console: Console) -> int:

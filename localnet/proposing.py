@@ -5,6 +5,7 @@ functions and in time: a proposal needs a root of the run, and follows the spec 
 """
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from localnet.changes import Change
 from localnet.config import LocalnetConfig
@@ -15,6 +16,7 @@ from template.cli.succession_flags import DraftConfig
 from template.commands.plan import Dataset, upload_missing
 from template.commands.succession import drafted, put_support
 from template.data.folder import open_folder
+from template.errors import ConfigError
 from template.protocol.quorum import LEAD_WINDOWS
 from template.protocol.run import Run
 from template.protocol.spec import RunSpec, spec_to_toml
@@ -66,29 +68,51 @@ class Proposer:
             self._proposed, self._waiting = None, []
 
     def _propose(self, change: Change, root: bytes) -> None:
-        config = DraftConfig(
-            run=self._out / "run.toml",
-            spec=self._run.first,
-            chain=self._chain,
-            window=change.window,
-            changes={},
-            name=None,
-            least_version="0.0.0",
-            out=self._out / f"next-{change.window}.toml",
-            changes_file=change.file,
-            file_changes=change.table,
-            data=change.data,
-        )
-        dataset = None if change.data is None else open_folder(change.data)
-        spec = drafted(self._run, config, root, dataset)
-        config.out.write_text(spec_to_toml(spec), encoding="utf-8")
+        out = self._out / f"next-{change.window}.toml"
+        spec = _drafted(self._run, change, root, out, self._chain)
+        out.write_text(spec_to_toml(spec), encoding="utf-8")
         for folder in self._validators:
             put_support(folder, spec)
         self._proposed = spec
         self._tell(
-            f"{change.file} is proposed for window {change.window} on, as {config.out.name}; "
+            f"{change.file} is proposed for window {change.window} on, as {out.name}; "
             f"{len(self._validators)} validators support it"
         )
+
+
+def checked(spec: RunSpec, config: LocalnetConfig) -> RunSpec:
+    """The spec, once all changes are drafted after it: before anything runs in vain.
+
+    ConfigError for a change that cannot be, or whose folder is no dataset fit for it.
+    """
+    run, chain = Run(spec), ChainConfig(netuid=NETUID, network="local")
+    for change in config.changes:
+        try:
+            run.extend(_drafted(run, change, bytes(ROOT_BYTES), config.out / "next.toml", chain))
+        except ConfigError as error:
+            raise ConfigError(
+                f"--changes {change.window}:{change.file}: the run cannot change so: {error}"
+            ) from error
+    return spec
+
+
+def _drafted(run: Run, change: Change, root: bytes, out: Path, chain: ChainConfig) -> RunSpec:
+    """The spec of a change, after the run's newest; ConfigError if it may not follow."""
+    config = DraftConfig(
+        run=out.with_name("run.toml"),
+        spec=run.first,
+        chain=chain,
+        window=change.window,
+        changes={},
+        name=None,
+        least_version="0.0.0",
+        out=out,
+        changes_file=change.file,
+        file_changes=change.table,
+        data=change.data,
+    )
+    dataset = None if change.data is None else open_folder(change.data)
+    return drafted(run, config, root, dataset)
 
 
 def put_datasets(changes: Iterable[Change], bucket: Store) -> None:
