@@ -6,7 +6,7 @@ Legend: S sequences of the window's pool.
 """
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -146,13 +146,17 @@ class Verified:
     in_full: tuple[int, ...]
 
 
-def verify_logs(logs: Sequence[WindowLog], rules: PayRules) -> Verified:
-    """Compare several windows, in ascending order."""
+def verify_logs(logs: Sequence[WindowLog], rules: PayRules | Callable[[int], PayRules]) -> Verified:
+    """Compare several windows, in ascending order.
+
+    `rules`: of all windows, or window -> rules where they change on the way.
+    """
     past, found, in_full = LogHistory(), [], []
     for log in sorted(logs, key=lambda each: each.window):
-        found += past.compare(log, rules)
+        of_window = rules if isinstance(rules, PayRules) else rules(log.window)
+        found += past.compare(log, of_window)
         in_full += [log.window] if past.has_windows(log.known) else []
-        past = past.add_log(log, rules)
+        past = past.add_log(log, of_window)
     return Verified(found=tuple(found), in_full=tuple(in_full))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from template.cli.flags import add_chain_flags, chain_config
 from template.cli.parser import Parser
 from template.errors import ConfigError
+from template.protocol.run import Run
 from template.protocol.spec.files import load_spec
 from template.protocol.spec.run import RunSpec
 from template.protocol.ss58 import public_key
@@ -28,9 +29,9 @@ class ReplayConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RecomputeConfig:
-    """Settings for following verdict logs without a chain."""
+    """Settings for following verdict logs without a chain. `run`: as far as its specs are given."""
 
-    spec: RunSpec
+    run: Run
     logs: tuple[Path, ...]
 
 
@@ -66,15 +67,21 @@ def replay_config(args: argparse.Namespace) -> ReplayConfig:
 
 def recompute_config(args: argparse.Namespace) -> RecomputeConfig | AuditConfig:
     """Settings of `recompute`; ConfigError for an incomplete set of an audit's flags."""
-    spec = load_spec(args.run)
+    first, *later = args.run
+    spec = load_spec(first)
     if args.validator is not None:
+        if later:
+            raise ConfigError(
+                f"--run {later[0]}: has no use in an audit, which finds the specs after the first "
+                "by itself; name the first alone"
+            )
         if args.netuid is None:
             raise ConfigError("--netuid: an audit reads the chain, name the subnet")
         _check_validator(args.validator)
         _check_windows(args.first, args.last)
         _check_logs(args.logs)
         return AuditConfig(
-            run=args.run,
+            run=first,
             spec=spec,
             chain=chain_config(args, spec.schedule),
             validator=args.validator,
@@ -95,7 +102,21 @@ def recompute_config(args: argparse.Namespace) -> RecomputeConfig | AuditConfig:
     if not args.logs:
         raise ConfigError("name verdict logs, or a --validator and its chain; see --help")
     _check_logs(args.logs)
-    return RecomputeConfig(spec=spec, logs=tuple(args.logs))
+    return RecomputeConfig(run=_run_of(spec, later), logs=tuple(args.logs))
+
+
+def _run_of(first: RunSpec, later: Sequence[Path]) -> Run:
+    """The run of these specs; ConfigError names a file that does not follow the one before."""
+    run = Run(first)
+    for path in later:
+        spec = load_spec(path)
+        try:
+            run.extend(spec)
+        except ConfigError as error:
+            raise ConfigError(
+                f"--run {path}: {error}. Name the run's specs in their order, the first one first"
+            ) from error
+    return run
 
 
 def _check_validator(hotkey: str) -> None:
@@ -142,8 +163,10 @@ def add_recompute_flags(parser: Parser) -> None:
     parser.epilog = _RECOMPUTE_EPILOG.format(command=parser.command_line)
     text = "verdict log, from the validator's bucket or verdicts.jsonl of its state folder"
     parser.add_argument("logs", nargs="*", type=Path, metavar="LOG", help=text)
-    text = "run spec (TOML)"
-    parser.add_argument("--run", metavar="PATH", type=Path, required=True, help=text)
+    text = "run spec (TOML), the run's first; without a chain again for each spec that continues it"
+    parser.add_argument(
+        "--run", metavar="PATH", type=Path, action="append", required=True, help=text
+    )
     add_chain_flags(parser, required=False)
     add = parser.add_argument_group("audit").add_argument
     add("--validator", metavar="HOTKEY", help="the validator's hotkey (SS58)")
@@ -177,7 +200,9 @@ audit that the losses are right.
 
 With LOGs alone: compute every figure but the losses again, bit for bit on the same platform, and
 name each figure that differs. Decisions, ratings and weights depend on earlier windows: without
-the logs of those windows only the gains and effects of a window are compared.
+the logs of those windows only the gains and effects of a window are compared. A window is judged by
+the spec that holds there: of a run that has changed, name all specs in their order, each by --run
+(the draft that was handed out, or the folder specs in the state of any node).
 
 With --validator, an audit: read chain and buckets without a wallet, join the run at a published
 checkpoint, follow the run window by window, and also compute seed, pages and their owners, uids,
@@ -191,9 +216,10 @@ _RECOMPUTE_EPILOG = """\
 exit status:
   0  everything follows
   1  a figure differs
-  2  unknown: a flag is wrong, the chain is away, or a log is missing
+  2  unknown: a flag is wrong, the chain is away, or a log or a spec is missing
 
 examples:
   {command} --run run.toml verdicts.jsonl
+  {command} --run run.toml --run next.toml verdicts.jsonl
   {command} --run run.toml --netuid 42 --subtensor.network test --validator 5F...
 """
