@@ -16,12 +16,23 @@ from template.cli.terminal import complain, say
 from template.commands.newcomer import existing_subnet
 from template.commands.reading import follow_run
 from template.context import ReadContext
-from template.errors import EXIT_ENDED, EXIT_INTERRUPTED, StateError, SubnetError, exit_status
+from template.errors import (
+    EXIT_ENDED,
+    EXIT_INTERRUPTED,
+    ConfigError,
+    NodeTrouble,
+    StateError,
+    SubnetError,
+    Unavailable,
+    exit_status,
+)
 from template.files import is_lasting, reason, remedy
+from template.peers.client import Peers
 from template.peers.notice import read_notice
 from template.protocol.keys import site_key
 from template.public.gather import Gatherer
 from template.public.site.render import REFRESH_S, render_site
+from template.sync.successions import append_claimed
 
 RENDERINGS_PER_WINDOW: Final = 2
 """Votes count once in a window, and verdict logs come later."""
@@ -55,7 +66,7 @@ def _run(context: ReadContext, config: SiteConfig) -> None:
         ask_notice=partial(read_notice, context.chain, context.open_bucket, verify_signature),
     )
     with _shelf(context, config) as shelf:
-        _repeat(context, gatherer, config, shelf)
+        render_until_the_end(context, gatherer, config, shelf)
 
 
 @contextmanager
@@ -71,18 +82,24 @@ def _shelf(context: ReadContext, config: SiteConfig) -> Iterator[SiteShelf | Non
         yield SiteShelf(bucket.writer, context.run.run_id)
 
 
-def _repeat(
+def render_until_the_end(
     context: ReadContext, gatherer: Gatherer, config: SiteConfig, shelf: SiteShelf | None
 ) -> None:
-    failures = 0
+    """Render once, or with `config.watch` again in each window until the run is over.
+
+    ConfigError if the run goes on under a spec that this software cannot follow.
+    """
+    failures, peers = 0, Peers(context)
     while True:
         try:
+            if config.watch:
+                _follow_successions(context, peers)
             is_over = _is_over(context)
             files = write_site(context, gatherer, config, is_live=config.watch and not is_over)
             if shelf is not None:
                 say(f"{shelf.put(files)} bytes of new pages put into the bucket")
             failures = 0
-        except StateError:
+        except (StateError, ConfigError):
             raise
         except SubnetError as error:
             failures += 1
@@ -93,9 +110,21 @@ def _repeat(
             continue
         if not config.watch or is_over:
             return
-        blocks = max(1, context.schedule.blocks_per_window // RENDERINGS_PER_WINDOW)
-        block = context.chain.finalized() + blocks
+        schedule, finalized = context.schedule, context.chain.finalized()
+        length = schedule.blocks_of(schedule.window_of(finalized))
+        block = finalized + max(1, length // RENDERINGS_PER_WINDOW)
         context.waiter.until_finalized(block, "the next rendering of the pages")
+
+
+def _follow_successions(context: ReadContext, peers: Peers) -> None:
+    """Append what was adopted since the last rendering; ConfigError if it cannot be followed."""
+    try:
+        append_claimed(context, peers)
+    except NodeTrouble:
+        raise
+    except Unavailable as error:
+        # The known specs hold for some windows yet: pages by them are better than none.
+        complain(f"site: {error}")
 
 
 def _is_over(context: ReadContext) -> bool:

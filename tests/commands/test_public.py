@@ -6,15 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from simulation.swarm import FOUR, STAKES_TAO, TINY, build_world, honest, run, uid_of
+from simulation.swarm import FOUR, STAKES_TAO, TINY, build_world, honest, run, to_the_end, uid_of
 from simulation.world import hotkey_of
 from template import __version__, version_key
+from template.base.miner import Miner
+from template.base.validator import Validator
 from template.bucket.site_shelf import SiteShelf
 from template.cli.main import build_parser, run_command
 from template.cli.public_flags import ExplainConfig, SiteConfig
 from template.commands.explain import explain
-from template.commands.site import write_site
+from template.commands.site import render_until_the_end, write_site
 from template.errors import StateError, Unavailable
+from template.protocol.run import Run
 from template.protocol.spec import spec_to_toml
 from template.public.gather import Gatherer
 from template.public.payslip_json import payslip_json
@@ -23,6 +26,7 @@ from template.store.memory import MemoryStore
 from tests.support.audited import reader
 from tests.support.notices import NOTICE, asking, own_subnet, put, signed
 from tests.support.schemas import check_json
+from tests.support.successions import proposed, supporting
 
 WINDOWS = 4
 URL = "ws://user:pass-word@127.0.0.1:9944/very-secret"
@@ -106,6 +110,39 @@ def test_a_site_is_written_and_pages_of_an_older_one_leave(played, tmp_path) -> 
     assert sorted(path.stem for path in (out / "window").glob("*.html")) == [
         f"{w:08d}" for w in range(WINDOWS - 2, WINDOWS)
     ]
+
+
+def test_a_watched_site_follows_a_succession(tmp_path) -> None:
+    """It begins under the first spec, and ends where the second one ends the run."""
+    end, switch = 9, 8
+    names = {"owner": 0, "val-a": 1000, "m0": 0, "watcher": 0}
+    world = build_world(names, **{**TINY, "schedule__num_windows": end})
+    lengths = {
+        "blocks_per_window": 20,
+        "upload_blocks": 4,
+        "scoring_blocks": 10,
+        "tempo_blocks": 39,
+    }
+    fields = {f"schedule__{name}": length for name, length in lengths.items()}
+    after = proposed(world, tmp_path, switch, **fields, schedule__num_windows=end + 1)
+    supporting(tmp_path, ("val-a",), after)
+    (tmp_path / "run.toml").write_text(spec_to_toml(world.spec))
+
+    def watching(world, context) -> Run:
+        reading = reader(world, tmp_path / "reading")
+        reading = replace(reading, waiter=context.waiter)
+        gatherer = Gatherer(reading, netuid=1, network="local")
+        config = site_config((world, tmp_path), tmp_path / "site", watch=True)
+        render_until_the_end(reading, gatherer, config, None)
+        return reading.run
+
+    drives = {"val-a": to_the_end(Validator), "m0": to_the_end(Miner), "watcher": watching}
+    seen = run(world, drives, tmp_path)["watcher"]
+    assert seen.newest.spec_id == after.spec_id
+    page = (tmp_path / "site" / "index.html").read_text()
+    assert f"The run has ended, after {end + 1} windows" in page
+    row = json.loads((tmp_path / "site" / "index.json").read_text())
+    assert [w["window"] for w in row["windows"]] == list(range(end + 1))
 
 
 def test_pages_in_a_bucket_are_those_of_the_last_rendering(played, tmp_path) -> None:
