@@ -6,10 +6,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
-from template.cli.flags import folder_path
+from template.cli.flags import folder_path, whole_number
 from template.cli.succession_flags import file_changes
 from template.errors import ConfigError
 from template.protocol.quorum import LEAD_WINDOWS
+from template.protocol.spec.timing import MAX_WINDOWS
+from template.protocol.strangers import shown
 
 FIRST: Final = LEAD_WINDOWS + 2
 """The first window that may change: a proposal is made before the votes on window 2."""
@@ -42,9 +44,9 @@ def parse_changes(text: str, num_windows: int) -> tuple[Change, ...]:
 def _change(part: str, num_windows: int) -> Change:
     number, _, rest = part.partition(":")
     name, _, data = rest.partition(":")
-    if not number.isdigit() or not name:
-        raise ConfigError(f"--changes {part}: write WINDOW:FILE, or WINDOW:FILE:DATASET")
-    window = int(number)
+    window = whole_number(number, 0, MAX_WINDOWS)
+    if window is None or not name:
+        raise ConfigError(f"--changes {shown(part)}: write WINDOW:FILE, or WINDOW:FILE:DATASET")
     if not FIRST <= window < num_windows:
         raise ConfigError(
             f"--changes {part}: window {window}: the run can change in windows {FIRST} to "

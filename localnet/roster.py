@@ -3,7 +3,9 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from template.cli.flags import whole_number
 from template.errors import ConfigError
+from template.protocol.strangers import shown
 
 HONEST = "honest"
 MAX_NODES = 64
@@ -44,9 +46,7 @@ def parse_misbehave(text: str, known: Mapping[str, object]) -> dict[str, int]:
                 f"--misbehave {name}: unknown; known: {', '.join(sorted(known))}; "
                 "`--misbehave help` says what each does"
             )
-        if not number.isdigit() or not 1 <= int(number) <= MAX_NODES:
-            raise ConfigError(f"--misbehave {part}: write NAME:COUNT, COUNT from 1 to {MAX_NODES}")
-        counts[name] = counts.get(name, 0) + int(number)
+        counts[name] = counts.get(name, 0) + _count("--misbehave", part, number, MAX_NODES)
     return counts
 
 
@@ -58,9 +58,7 @@ def parse_ranks(text: str, roster: Sequence[Participant]) -> list[Participant]:
     counts: dict[str, int] = {}
     for part in filter(None, (piece.strip() for piece in text.split(","))):
         name, _, number = part.partition(":")
-        if not number.isdigit() or not 1 <= int(number) <= MAX_RANKS:
-            raise ConfigError(f"--ranks {part}: write NAME:COUNT, COUNT from 1 to {MAX_RANKS}")
-        counts[name.replace("validator-", "val-")] = int(number)
+        counts[name.replace("validator-", "val-")] = _count("--ranks", part, number, MAX_RANKS)
     honest = {p.name for p in roster if p.role != "owner" and p.behaviour == HONEST}
     for name in counts:
         if name not in honest:
@@ -101,11 +99,16 @@ def _counts(flag: str, text: str, most: int, roster: Sequence[Participant]) -> d
     counts: dict[str, int] = {}
     for part in filter(None, (piece.strip() for piece in text.split(","))):
         name, _, number = part.partition(":")
-        if not number.isdigit() or not 1 <= int(number) <= most:
-            raise ConfigError(f"{flag} {part}: write NAME:COUNT, COUNT from 1 to {most}")
-        counts[name] = int(number)
+        counts[name] = _count(flag, part, number, most)
     _honest_miners(flag, counts, roster)
     return counts
+
+
+def _count(flag: str, part: str, number: str, most: int) -> int:
+    count = whole_number(number, 1, most)
+    if count is None:
+        raise ConfigError(f"{flag} {shown(part)}: write NAME:COUNT, COUNT from 1 to {most}")
+    return count
 
 
 def _honest_miners(

@@ -33,6 +33,8 @@ FALLBACK_FLAG: Final = "--subtensor.fallback_endpoints"
 DEFAULT_WALLET_DIR: Final = "~/.bittensor/wallets"
 DEFAULT_PROJECT: Final = "tessera"
 MAX_NETUID: Final = 65_535
+MAX_DIGITS: Final = 20
+"""Digits of a number in a flag: an unsigned 64-bit integer has so many."""
 
 
 def add_text_flags(add: Callable[..., object]) -> None:
@@ -312,10 +314,25 @@ def path_name(text: str) -> str:
     return text
 
 
+def whole_number(text: str, least: int, most: int) -> int | None:
+    """The number in plain digits, within these bounds; None for any other text.
+
+    Python takes other scripts' digits for digits, and refuses to read thousands of them.
+    """
+    is_plain = text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS
+    return int(text) if is_plain and least <= int(text) <= most else None
+
+
+def whole(text: str, least: int, most: int) -> int:
+    """The same as the type of a flag."""
+    found = whole_number(text, least, most)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"must be a whole number from {least} to {most}")
+    return found
+
+
 def _netuid(text: str) -> int:
-    if not (text.isascii() and text.isdecimal()) or int(text) > MAX_NETUID:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to {MAX_NETUID}")
-    return int(text)
+    return whole(text, 0, MAX_NETUID)
 
 
 def _network(text: str) -> str:

@@ -13,6 +13,7 @@ from template.cli.flags import (
     statuses_text,
     variables_text,
     wallet_config,
+    whole,
 )
 from template.cli.parser import Parser
 from template.errors import ConfigError
@@ -118,9 +119,7 @@ def _count(text: str) -> int:
 
 
 def _seed(text: str) -> int:
-    if not (text.isascii() and text.isdecimal()) or not int(text) < 2**63:
-        raise argparse.ArgumentTypeError("must be a whole number, 0 or more")
-    return int(text)
+    return whole(text, 0, 2**63 - 1)
 
 
 _MIX_TEXT = """\

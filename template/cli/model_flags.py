@@ -15,6 +15,7 @@ from template.cli.flags import (
     check_folder_of,
     folder_path,
     statuses_text,
+    whole,
 )
 from template.cli.neuron_flags import device_name
 from template.cli.parser import Parser
@@ -297,25 +298,19 @@ def _add_publish_flags(parser: Parser) -> None:
 
 
 def _count(text: str) -> int:
-    return _whole(text, 0, 2**31)
+    return whole(text, 0, 2**31)
 
 
 def _positive(text: str) -> int:
-    return _whole(text, 1, 2**31)
+    return whole(text, 1, 2**31)
 
 
 def _new_tokens(text: str) -> int:
-    return _whole(text, 1, MAX_NEW_TOKENS)
+    return whole(text, 1, MAX_NEW_TOKENS)
 
 
 def _seed(text: str) -> int:
-    return _whole(text, 0, MAX_SEED)
-
-
-def _whole(text: str, least: int, most: int) -> int:
-    if not (text.isascii() and text.isdecimal()) or not least <= int(text) <= most:
-        raise argparse.ArgumentTypeError(f"must be a whole number from {least} to {most}")
-    return int(text)
+    return whole(text, 0, MAX_SEED)
 
 
 def _temperature(text: str) -> float:

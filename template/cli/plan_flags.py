@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from template.cli.flags import statuses_text
+from template.cli.flags import statuses_text, whole
 from template.cli.owner_flags import FAR_BLOCK, NOBODY
 from template.cli.parser import Parser
 from template.errors import ConfigError
@@ -164,32 +164,26 @@ def _add_machine_flags(parser: Parser) -> None:
 
 
 def _parts(text: str) -> int | None:
-    return None if text == "auto" else _whole(text, 1, MAX_PARTS)
+    return None if text == "auto" else whole(text, 1, MAX_PARTS)
 
 
 def _devices(text: str) -> tuple[str, int]:
     name, colon, count = text.partition(":")
     if name not in CLASSES:
         raise argparse.ArgumentTypeError(f"must be CLASS:N with a class of {', '.join(CLASSES)}")
-    return name, _whole(count if colon else "1", 1, MAX_DEVICES)
+    return name, whole(count if colon else "1", 1, MAX_DEVICES)
 
 
 def _peers(text: str) -> int:
-    return _whole(text, 1, MAX_UIDS)
+    return whole(text, 1, MAX_UIDS)
 
 
 def _cores(text: str) -> int:
-    return _whole(text, 1, MAX_CORES)
+    return whole(text, 1, MAX_CORES)
 
 
 def _tokens(text: str) -> int:
-    return _whole(text, 1, MAX_TOKENS)
-
-
-def _whole(text: str, least: int, most: int) -> int:
-    if not (text.isascii() and text.isdecimal()) or not least <= int(text) <= most:
-        raise argparse.ArgumentTypeError(f"must be a whole number from {least} to {most}")
-    return int(text)
+    return whole(text, 1, MAX_TOKENS)
 
 
 def _mbps(text: str) -> float:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from template.cli.doctor_flags import role_commands
-from template.cli.flags import chain_config, wallet_config
+from template.cli.flags import chain_config, wallet_config, whole
 from template.cli.neuron_flags import NO_RUN_FILE, neuron_config
 from template.cli.parser import Parser, aligned
 from template.errors import ConfigError
@@ -62,9 +62,7 @@ def add_status_flags(parser: Parser) -> None:
 
 
 def _windows(text: str) -> int:
-    if not (text.isascii() and text.isdecimal()) or not 1 <= int(text) <= MAX_WINDOWS:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1 to {MAX_WINDOWS}")
-    return int(text)
+    return whole(text, 1, MAX_WINDOWS)
 
 
 STATUSES = {

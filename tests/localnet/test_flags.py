@@ -70,6 +70,8 @@ def test_the_run_may_change_while_it_goes_on(text, tmp_path) -> None:
     [
         ("8", "write WINDOW:FILE"),
         ("x:rates.toml", "write WINDOW:FILE"),
+        ("\u00b2:rates.toml", "write WINDOW:FILE"),
+        ("8" * 5000 + ":rates.toml", "write WINDOW:FILE"),
         ("7:rates.toml", "in windows 8 to 23"),
         ("24:rates.toml", "in windows 8 to 23"),
         ("8:nowhere.toml", "nowhere.toml"),
@@ -111,7 +113,8 @@ def test_honest_neurons_may_have_several_ranks(text) -> None:
 
 
 @pytest.mark.parametrize(
-    "wish", ["owner:2", "val-2:2", "miner-9:2", "miner-0", "miner-0:0", "miner-0:9"]
+    "wish",
+    ["owner:2", "val-2:2", "miner-9:2", "miner-0", "miner-0:0", "miner-0:9", "miner-0:\u00b2"],
 )
 def test_wrong_ranks_are_refused(text, wish: str) -> None:
     with pytest.raises(ConfigError, match="--ranks"):
