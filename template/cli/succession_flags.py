@@ -1,18 +1,21 @@
 """Flags of `succession draft|show|support|withdraw`, and the settings that follow."""
 
 import argparse
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from template.cli.flags import add_chain_flags, chain_config, check_folder_of, folder_path
 from template.cli.parser import Parser
 from template.errors import ConfigError
-from template.protocol.spec.files import load_spec, read_toml
+from template.protocol.spec.files import load_spec, parse_toml, read_toml
 from template.protocol.spec.run import RunSpec
+from template.protocol.strangers import shown
 from template.settings import ChainConfig
+
+MAX_PARTS: Final = 3
+"""Parts of a dotted key: a table, a table within it, a key."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,7 +101,7 @@ def _support_config(args: argparse.Namespace) -> SupportConfig:
         )
     proposal = None
     if args.succession_command == "support":
-        proposal = load_spec(args.spec)
+        proposal = load_spec(args.spec, "SPEC")
         if proposal.continues is None:
             raise ConfigError(
                 f"SPEC {args.spec}: continues no run: make one by `tessera succession draft`"
@@ -110,22 +113,33 @@ def _changes(given: list[str], removed: list[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for text in given:
         path, equals, value = text.partition("=")
-        if not (equals and "." in path):
+        if not (equals and _is_key(path)):
             raise ConfigError(
-                f"--set {text}: write TABLE.KEY=VALUE, such as training.inner_lr=1e-3"
+                f"--set {shown(text)}: write TABLE.KEY=VALUE, such as training.inner_lr=1e-3"
             )
-        try:
-            parsed = tomllib.loads(f"value = {value}")["value"]
-        except (tomllib.TOMLDecodeError, KeyError) as error:
-            raise ConfigError(
-                f"--set {text}: the value is no TOML: a text is in quotes, a list in brackets"
-            ) from error
-        _put(found, path, parsed)
+        _put(found, path, _toml_value(f"--set {shown(text)}", value))
     for path in removed:
-        if "." not in path:
-            raise ConfigError(f"--unset {path}: write TABLE.KEY, such as schedule.num_windows")
+        if not _is_key(path):
+            raise ConfigError(
+                f"--unset {shown(path)}: write TABLE.KEY, such as schedule.num_windows"
+            )
         _put(found, path, None)
     return found
+
+
+def _is_key(path: str) -> bool:
+    """Whether a dotted path names a key in a table, or in a table within one."""
+    return 2 <= len(path.split(".")) <= MAX_PARTS
+
+
+def _toml_value(what: str, value: str) -> Any:
+    try:
+        table = parse_toml(f"value = {value}", what)
+    except ConfigError as error:
+        raise ConfigError(f"{error}: a text is in quotes, a list in brackets") from error
+    if table.keys() != {"value"}:
+        raise ConfigError(f"{what}: more than one value: give --set once for each key")
+    return table["value"]
 
 
 def _put(table: dict[str, Any], path: str, value: object) -> None:
@@ -202,7 +216,7 @@ exit status:
 examples:
   {command} draft --run run.toml --window 400 --set outer.outer_lr=3.0 --out next.toml \\
       --netuid 42 --subtensor.network test
-  {command} draft --run run.toml --window 400 --changes runs/changes/sft.toml --data chat \
+  {command} draft --run run.toml --window 400 --changes runs/changes/sft.toml --data chat \\
       --out next.toml --netuid 42 --subtensor.network test
   {command} support next.toml --neuron.state_dir ~/.tessera/validator
   {command} show --run run.toml --netuid 42 --subtensor.network test

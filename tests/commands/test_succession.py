@@ -93,6 +93,9 @@ def test_a_wrong_change_is_named(world, changes, message: str) -> None:
         (["--set", "inner_lr=1"], "--set inner_lr=1: write TABLE.KEY=VALUE"),
         (["--set", "training.inner_lr"], "--set training.inner_lr: write TABLE.KEY=VALUE"),
         (["--set", "data.tokenizer=byte"], "a text is in quotes"),
+        (["--set", "outer.outer_lr=" + "[" * 20_000], "not valid TOML: RecursionError"),
+        (["--set", "outer.outer_lr=1\nx=2"], "more than one value"),
+        (["--set", "outer" + ".a" * 20_000 + "=1"], "write TABLE.KEY=VALUE"),
         (["--unset", "num_windows"], "--unset num_windows: write TABLE.KEY"),
         (["--out", "no/next.toml"], "--out no/next.toml: there is no folder no; create it"),
     ],
@@ -102,13 +105,25 @@ def test_a_wrong_flag_of_a_draft_is_named(world, tmp_path, capsys, flags, messag
     argv = ["draft", "--run", str(tmp_path / "run.toml"), "--netuid", "1", "--window", "9"]
     argv += ["--out", str(tmp_path / "next.toml"), *flags]
     assert run_command("succession", argv, "tessera succession") == 2
-    assert message in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert message in said
+    assert len(said) < 500
 
 
 def test_a_spec_that_the_disk_refuses_is_told_by_its_flag(tmp_path) -> None:
     """The folder was there when the flags were read."""
     with pytest.raises(ConfigError, match=r"--out .*next\.toml: cannot be written \(No such file"):
         write_spec(tmp_path / "gone" / "next.toml", "")
+
+
+def test_the_examples_of_the_help_can_be_copied(capsys) -> None:
+    with pytest.raises(SystemExit):
+        run_command("succession", ["--help"], "tessera succession")
+    lines = capsys.readouterr().out.splitlines()
+    for number, line in enumerate(lines):
+        if line.startswith("      --"):
+            assert lines[number - 1].endswith("\\"), lines[number - 1]
+    assert max(map(len, lines)) <= 100
 
 
 def test_support_is_handed_to_the_validator_and_taken_back(world, tmp_path, capsys) -> None:
@@ -131,6 +146,9 @@ def test_a_spec_that_continues_nothing_and_a_wrong_folder_are_refused(
     argv = ["support", str(tmp_path / "run.toml"), "--neuron.state_dir", str(tmp_path)]
     assert run_command("succession", argv, "tessera succession") == 2
     assert "continues no run" in capsys.readouterr().err
+    argv[1] = str(tmp_path / "missing.toml")
+    assert run_command("succession", argv, "tessera succession") == 2
+    assert f"SPEC {argv[1]}: cannot be read" in capsys.readouterr().err
     argv[-1] = str(tmp_path / "nowhere")
     assert run_command("succession", argv, "tessera succession") == 2
     assert "no such folder" in capsys.readouterr().err

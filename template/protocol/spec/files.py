@@ -86,14 +86,15 @@ def _too_long(what: str) -> ConfigError:
     )
 
 
-def load_spec(path: Path) -> RunSpec:
-    """A spec from a file; ConfigError if the file is unreadable or the spec invalid."""
-    table = read_toml(path, f"--run {path}")
+def load_spec(path: Path, flag: str = "--run") -> RunSpec:
+    """A spec from the file of a flag; ConfigError if it is unreadable or the spec invalid."""
+    what = f"{flag} {path}"
+    table = read_toml(path, what)
     try:
         return from_table(RunSpec, table)
     except ConfigError as error:
         hint = PLAN_HINT if "missing" in str(error) else ""
-        raise ConfigError(f"--run {path}: {error}{hint}") from error
+        raise ConfigError(f"{what}: {error}{hint}") from error
 
 
 def spec_to_toml(spec: RunSpec) -> str:
