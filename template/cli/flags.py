@@ -51,11 +51,7 @@ def check_text(args: argparse.Namespace) -> Path:
     if args.data is not None:
         if args.text is not None:
             raise ConfigError("--text: has no use beside --data; leave one of the two out")
-        if not (args.data / "manifest.json").is_file():
-            raise ConfigError(
-                f"--data {args.data}: has no manifest.json: name the folder that `tessera data "
-                "prepare` has finished"
-            )
+        check_dataset_in(args.data)
     elif text.is_dir():
         is_prepared = (text / "manifest.json").is_file()
         raise ConfigError(
@@ -65,6 +61,15 @@ def check_text(args: argparse.Namespace) -> Path:
     elif not text.is_file():
         raise ConfigError(f"--text {text}: {TEXT_REMEDY}")
     return text
+
+
+def check_dataset_in(folder: Path) -> None:
+    """ConfigError unless the folder of --data holds a dataset, as far as its name tells."""
+    if not (folder / "manifest.json").is_file():
+        raise ConfigError(
+            f"--data {folder}: has no manifest.json: name the folder that `tessera data "
+            "prepare` has finished"
+        )
 
 
 def chain_config(args: argparse.Namespace, schedule: ScheduleSpec) -> ChainConfig:

@@ -6,11 +6,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from template.cli.flags import add_chain_flags, chain_config, check_folder_of, folder_path
+from template.cli.flags import (
+    add_chain_flags,
+    chain_config,
+    check_dataset_in,
+    check_folder_of,
+    folder_path,
+    whole,
+)
 from template.cli.parser import Parser
 from template.errors import ConfigError
+from template.protocol.spec.constraints import Version
 from template.protocol.spec.files import load_spec, parse_toml, read_toml
 from template.protocol.spec.run import RunSpec
+from template.protocol.spec.timing import MAX_WINDOWS
 from template.protocol.strangers import shown
 from template.settings import ChainConfig
 
@@ -66,6 +75,8 @@ def succession_config(args: argparse.Namespace) -> DraftConfig | ShowConfig | Su
     if args.out.exists():
         raise ConfigError(f"--out {args.out}: exists; name another file")
     check_folder_of("--out", args.out)
+    if args.data is not None:
+        check_dataset_in(args.data)
     return DraftConfig(
         run=args.run,
         spec=spec,
@@ -162,7 +173,7 @@ def add_succession_flags(parser: Parser) -> None:
     _add_run(draft)
     add = draft.add_argument
     text = "first window under the new spec; the votes six windows before decide"
-    add("--window", metavar="W", type=int, required=True, help=text)
+    add("--window", metavar="W", type=_window, required=True, help=text)
     text = "file with keys that change, as in a plan (TOML), such as runs/changes/anneal.toml"
     add("--changes", metavar="FILE", type=Path, default=None, help=text)
     text = "folder of a prepared dataset: its digest, tokenizer, segments and chat table"
@@ -173,7 +184,7 @@ def add_succession_flags(parser: Parser) -> None:
     add("--unset", metavar="TABLE.KEY", action="append", default=[], help=text)
     add("--name", metavar="TEXT", default=None, help="another name of the run, for people")
     text = "oldest version of the software that can follow (default: any)"
-    add("--least-version", metavar="X.Y.Z", default="0.0.0", help=text)
+    add("--least-version", metavar="X.Y.Z", type=_version, default="0.0.0", help=text)
     add("--out", metavar="PATH", type=Path, required=True, help="file for the new spec")
     show = commands.add_parser("show", help="the specs of a run, and what validators support")
     _add_run(show)
@@ -182,6 +193,16 @@ def add_succession_flags(parser: Parser) -> None:
     _add_state(support)
     withdraw = commands.add_parser("withdraw", help="support no new spec any more")
     _add_state(withdraw)
+
+
+def _window(text: str) -> int:
+    return whole(text, 1, MAX_WINDOWS - 1)
+
+
+def _version(text: str) -> str:
+    if Version().fault(text):
+        raise argparse.ArgumentTypeError(f"must be {Version.allowed}")
+    return text
 
 
 def _add_run(parser: Parser) -> None:

@@ -48,10 +48,14 @@ def run_succession(config: DraftConfig | ShowConfig | SupportConfig) -> int:
         if isinstance(config, SupportConfig):
             _support(config)
             return EXIT_ENDED
+        dataset = None
+        if isinstance(config, DraftConfig) and config.data is not None:
+            dataset = open_folder(config.data)  # Checked before the chain is waited for.
+            read_chat(config.data)
         with follow_run(config.run, config.chain, config.spec) as context:
             existing_subnet(context.chain)
             if isinstance(config, DraftConfig):
-                _draft(context, config)
+                _draft(context, config, dataset)
             else:
                 _show(context)
     except SubnetError as error:
@@ -63,14 +67,13 @@ def run_succession(config: DraftConfig | ShowConfig | SupportConfig) -> int:
     return EXIT_ENDED
 
 
-def _draft(context: ReadContext, config: DraftConfig) -> None:
+def _draft(context: ReadContext, config: DraftConfig, dataset: DatasetFolder | None) -> None:
     vote = find_voted_root(context)
     if vote is None:
         raise Unavailable(
             "no root has the votes of more than half of the reference stake: a proposal names the "
             "history that it continues; try again once the validators vote"
         )
-    dataset = None if config.data is None else open_folder(config.data)
     spec = drafted(context.run, config, vote.root, dataset)
     window = context.schedule.window_of(context.chain.finalized())
     decided = spec.first_window - LEAD_WINDOWS

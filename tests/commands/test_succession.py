@@ -110,6 +110,34 @@ def test_a_wrong_flag_of_a_draft_is_named(world, tmp_path, capsys, flags, messag
     assert len(said) < 500
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--window", "-3"], "argument --window: must be a whole number from 1 to 999999"),
+        (["--window", "\u00b2"], "argument --window: must be a whole number"),
+        (["--least-version", "foo"], "argument --least-version: must be MAJOR.MINOR.PATCH"),
+        (["--least-version", "1.2.3.4"], "argument --least-version: must be MAJOR.MINOR.PATCH"),
+        (["--data", "no"], "--data no: has no manifest.json"),
+        (["--data", "DAMAGED"], "manifest.json: "),
+    ],
+)
+def test_a_wrong_flag_is_found_before_the_chain_is_asked(
+    world, tmp_path, capsys, flags, message
+) -> None:
+    """There is no chain at this address."""
+    (tmp_path / "manifest.json").write_text("{}")
+    (tmp_path / "run.toml").write_text(spec_to_toml(world.spec))
+    argv = ["draft", "--run", str(tmp_path / "run.toml"), "--netuid", "1", "--window", "9"]
+    argv += ["--out", str(tmp_path / "next.toml"), "--subtensor.network", "ws://127.0.0.1:9"]
+    argv += [str(tmp_path) if flag == "DAMAGED" else flag for flag in flags]
+    try:
+        status = run_command("succession", argv, "tessera succession")
+    except SystemExit as error:
+        status = error.code
+    assert status == 2
+    assert message in capsys.readouterr().err
+
+
 def test_a_spec_that_the_disk_refuses_is_told_by_its_flag(tmp_path) -> None:
     """The folder was there when the flags were read."""
     with pytest.raises(ConfigError, match=r"--out .*next\.toml: cannot be written \(No such file"):
