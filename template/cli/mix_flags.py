@@ -113,9 +113,7 @@ def add_upload_flags(parser: Parser) -> None:
 
 
 def _count(text: str) -> int:
-    if not (text.isascii() and text.isdecimal()) or not 1 <= int(text) <= 2**32:
-        raise argparse.ArgumentTypeError("must be a whole number, 1 or more")
-    return int(text)
+    return whole(text, 1, 2**32)
 
 
 def _seed(text: str) -> int:

@@ -42,6 +42,8 @@ MAX_SEGMENTS = 2**32
 
 MAX_MANIFEST_BYTES = 16 * 2**20
 """10 T tokens in shards of 2**28 tokens take 4 MB."""
+MAX_SHARDS = MAX_MANIFEST_BYTES // 100
+"""A shard takes about 100 bytes of a manifest."""
 
 _HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
 

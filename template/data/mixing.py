@@ -29,6 +29,7 @@ from template.data.manifest import (
     DIGEST_BYTES,
     MAX_SHARD_BYTES,
     MAX_SHARD_SEGMENTS,
+    MAX_SHARDS,
     Manifest,
     Shard,
     token_dtype,
@@ -39,6 +40,8 @@ from template.files import is_lasting, reason, remedy
 _DRAW: Final = b"tessera mixture draw"
 _ORDER: Final = b"tessera mixture order"
 SHARD_TOKENS: Final = 2**28
+MAX_MIXED_SEGMENTS: Final = 2**24
+"""Their order is drawn in memory: 4 GB for so many, which hold 10^12 tokens at the usual size."""
 LISTS_KEPT: Final = 64
 """Digest lists in memory, of 2 MiB at most."""
 
@@ -67,11 +70,22 @@ def open_ingredients(shares: Mapping[Path, Fraction], segments: int) -> list[Ing
     for other in others:
         check_same(first, other)
     most = min(int(folders[path].manifest.num_segments / share) for path, share in shares.items())
-    counts = shared_out(list(shares.values()), segments or most)
+    total = segments or most
+    _check_total(total, first.manifest)
+    counts = shared_out(list(shares.values()), total)
     return [
         Ingredient(folder=folders[path], share=share, segments=count)
         for (path, share), count in zip(shares.items(), counts, strict=True)
     ]
+
+
+def _check_total(segments: int, manifest: Manifest) -> None:
+    limit = min(MAX_MIXED_SEGMENTS, MAX_SHARDS * _layout(manifest).shard_segments)
+    if segments > limit:
+        raise ConfigError(
+            f"--segments: {segments:,} are more than a mixture can have, {limit:,}: name fewer, or "
+            "prepare the datasets with a larger --segment-pages"
+        )
 
 
 def check_same(first: DatasetFolder, other: DatasetFolder) -> None:

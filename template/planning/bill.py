@@ -11,7 +11,7 @@ from typing import Final
 
 from template.bucket.budget import Storage, miner_storage, validator_storage
 from template.data.manifest import (
-    MAX_MANIFEST_BYTES,
+    MAX_SHARDS,
     Manifest,
     Shard,
     TokenizerEntry,
@@ -39,8 +39,6 @@ SHARD_TOKENS: Final = 2**28
 """As `tessera data prepare` cuts by default."""
 HELD_OUT_SHARE: Final = 0.001
 NO_DIGEST: Final = "00" * 32
-MAX_SHARDS: Final = MAX_MANIFEST_BYTES // 100
-"""A shard takes up to 100 bytes of a manifest."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -153,6 +153,7 @@ def test_a_dataset_without_a_card_is_refused(two, tmp_path, capsys) -> None:
         (["{a}:0", "{b}:1"], "write DIR:SHARE"),
         (["{a}:0.5", "{none}:0.5"], "cannot be read"),
         (["{a}:0.5", "{wide}:0.5"], "wide: segment_pages is 3, and 2 in"),
+        (["--segments", "4294967296", "{a}:0.5", "{b}:0.5"], "than a mixture can have, 16,777,216"),
         (["--segments", "3", "{a}:0.1", "{b}:0.9"], "the smallest share has no segment"),
     ],
 )
