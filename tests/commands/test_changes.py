@@ -169,7 +169,7 @@ def test_a_dataset_that_is_not_fit_is_refused(spec, tmp_path) -> None:
     with pytest.raises(ConfigError, match="take a larger text"):
         draft(spec, found, open_folder(few))
     broken = dataset_in(tmp_path / "broken", spec, {"system": 1})
-    with pytest.raises(ConfigError, match="user: missing"):
+    with pytest.raises(ConfigError, match=r"broken/card\.json: .* \(chat\.user: missing"):
         draft(spec, found, open_folder(broken))
     # As a killed command has left it: without a word the chat table would leave the spec.
     (broken / CARD_NAME).unlink()

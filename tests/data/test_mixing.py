@@ -144,6 +144,15 @@ def test_a_dataset_without_a_card_is_refused(two, tmp_path, capsys) -> None:
 
 
 @pytest.mark.parametrize(
+    "text", ["", "[]", "\xff", "[" * 50_000, '{"chat": 5}', '{"chat": {"user": 1}}']
+)
+def test_a_damaged_card_is_named(tmp_path, text: str) -> None:
+    (tmp_path / CARD_NAME).write_bytes(text.encode("latin-1"))
+    with pytest.raises(ConfigError, match=f"{tmp_path / CARD_NAME}: cannot be read .* again"):
+        read_chat(tmp_path)
+
+
+@pytest.mark.parametrize(
     ("sources", "message"),
     [
         (["{a}:0.7", "{b}:0.2"], "the shares make 0.9 together, and must make 1"),

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from template.errors import ConfigError
 from template.protocol.spec import ChatSpec
+from template.protocol.strangers import MALFORMED, fault
 from template.protocol.toml import from_table
 
 CARD_NAME: Final = "card.json"
@@ -32,15 +33,17 @@ def read_chat(folder: Path) -> ChatSpec | None:
     try:
         card = json.loads(path.read_bytes())
         table = card.get("chat")
-        return None if table is None else from_table(ChatSpec, table)
+        return None if table is None else from_table(ChatSpec, table, "chat.")
     except FileNotFoundError as error:
         raise ConfigError(
             f"{folder}: has no {CARD_NAME}, which says whether its documents are conversations: "
             "the command that made the dataset was interrupted; prepare or mix it again, in "
             "another folder"
         ) from error
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error}): prepare the dataset again") from error
+    except (OSError, ConfigError, *MALFORMED) as error:
+        raise ConfigError(
+            f"{path}: cannot be read ({fault(error)}): prepare the dataset again"
+        ) from error
 
 
 def card_text(card: Card) -> bytes:
