@@ -317,6 +317,7 @@ class _Preparation:
                 (job.stem.with_suffix(suffix), int(result[side]["tokens"]))
                 for job, result in zip(encodes, results, strict=True)
             )
+            self._refuse_few(side, sum(tokens for _, tokens in files), layout, results)
             jobs[side] = self._shard_jobs(side, files, layout, tokenizer.entry.vocab_size)
         self._run("write shards", [*jobs["train"], *jobs["held_out"]])
         shards = {
@@ -332,21 +333,30 @@ class _Preparation:
         }
         return manifest, in_shards
 
+    def _refuse_few(
+        self, side: str, total: int, layout: Layout, results: Sequence[dict[str, Any]]
+    ) -> None:
+        """ConfigError for a side with less than a segment. `results`: of the buckets."""
+        if total >= layout.segment_tokens:
+            return
+        remedies = ["raise --held-out" if side == "held_out" else "name more text"]
+        told = ""
+        if self._order.choices.chat is None:
+            remedies += ["cut long documents by --cut"] if side == "held_out" else []
+        elif too_long := sum(result[side]["too_long"] for result in results):
+            told = f"; left out: {too_long:,} conversations longer than a page"
+            remedies.insert(0, "take a larger --page-tokens")
+        remedies.append("take a smaller --segment-pages")
+        segment = f"({layout.segment_pages} pages of {layout.page_tokens})"
+        raise ConfigError(
+            f"the {side.replace('_', '-')} text has {total:,} tokens, less than a segment "
+            f"{segment}{told}: {', or '.join(remedies)}"
+        )
+
     def _shard_jobs(
         self, side: str, files: tuple[tuple[Path, int], ...], layout: Layout, vocab_size: int
     ) -> list[ShardJob]:
         total = sum(num_tokens for _path, num_tokens in files)
-        if total < layout.segment_tokens:
-            remedy = (
-                "raise --held-out, or cut long documents by --cut"
-                if side == "held_out"
-                else "name more text"
-            )
-            raise ConfigError(
-                f"the {side.replace('_', '-')} text has {total:,} tokens, less than a segment "
-                f"({layout.segment_pages} pages of {layout.page_tokens}): {remedy}, or take a "
-                "smaller --segment-pages"
-            )
         total -= total % layout.segment_tokens
         if side == "held_out":
             layout = held_out_layout(layout)

@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import json
 import random
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -76,6 +77,22 @@ def order(source: Path, out: Path, **changes: Any) -> Order:
 
 def silent(_line: str) -> None:
     pass
+
+
+def test_too_few_conversations_are_told_why_and_what_helps(tmp_path: Path) -> None:
+    """Conversations are never cut: --cut helps nobody here."""
+    source = write(tmp_path / "c.jsonl", conversations())
+    with pytest.raises(ConfigError) as caught:
+        prepare(order(source, tmp_path / "short", page_tokens=4), silent)
+    said = str(caught.value)
+    assert re.search(r"left out: 1\d\d conversations longer than a page: take a larger", said)
+    assert "--page-tokens" in said
+    few = order(source, tmp_path / "few", choices=Choices(held_out_ppm=1, field="messages"))
+    with pytest.raises(
+        ConfigError, match="held-out text has 0 tokens.*: raise --held-out"
+    ) as caught:
+        prepare(few, silent)
+    assert "--cut" not in str(caught.value)
 
 
 def pages_of(out: Path) -> tuple[Tokenizer, dict[str, np.ndarray]]:
