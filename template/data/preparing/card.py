@@ -75,8 +75,7 @@ def card_text(card: Card) -> bytes:
         *(f"- {_shown(example)}" for example in card["bad_examples"]),
         *_chat_lines(card),
         "",
-        f"Of {leak['num_grams']:,} {leak['what']} of the held-out text, {leak['num_found']:,} "
-        f"({percent(leak['num_found'], leak['num_grams'])}) are in the training text too.",
+        f"Leak: {leak_words(leak)}.",
         "",
         "## Settings",
         "",
@@ -134,9 +133,20 @@ def _chat_lines(card: Card) -> list[str]:
     return lines
 
 
+def leak_words(leak: Mapping[str, Any]) -> str:
+    """How much of the held-out text is in the training text, as part of a sentence."""
+    what, total, found = leak["what"], leak["num_grams"], leak["num_found"]
+    if not total:
+        return f"no document of the held-out text is so long that it has {what} to look for"
+    return (
+        f"{percent(found, total)} of {total:,} {what} of the held-out text are in the training "
+        "text too"
+    )
+
+
 def percent(part: int, whole: int) -> str:
     """A share with three digits after the point: a leak of 0.024 % is worth knowing."""
-    return f"{100 * part / whole:.3f} %" if whole else "none to look for"
+    return f"{100 * part / max(1, whole):.3f} %"
 
 
 def _side(name: str, side: Mapping[str, int]) -> str:

@@ -29,7 +29,7 @@ from template.data.manifest import (
     token_bytes_of,
 )
 from template.data.preparing.bpe import END_OF_DOCUMENT, train_bpe
-from template.data.preparing.card import CARD_NAME, TEXT_NAME, card_json, card_text, percent
+from template.data.preparing.card import CARD_NAME, TEXT_NAME, card_json, card_text, leak_words
 from template.data.preparing.jobs import (
     EncodeJob,
     HashJob,
@@ -300,11 +300,9 @@ class _Preparation:
             found |= np.unpackbits(bits, count=num_grams).astype(bool)
         num_found = int(found.sum())
         what = f"{size_of_gram}-grams of tokens"
-        self._say(
-            f"leak: {percent(num_found, num_grams)} of {num_grams:,} {what} of the held-out text "
-            "are in the training text too"
-        )
-        return {"what": what, "num_grams": num_grams, "num_found": num_found}
+        leak = {"what": what, "num_grams": num_grams, "num_found": num_found}
+        self._say(f"leak: {leak_words(leak)}")
+        return leak
 
     def _make_shards(
         self, encodes: Sequence[EncodeJob], tokenizer: Tokenizer

@@ -254,6 +254,15 @@ def test_a_leak_is_measured(tmp_path: Path) -> None:
     assert 0.65 < leak["num_found"] / leak["num_grams"] < 0.92
 
 
+def test_documents_too_short_for_a_leak_are_told_in_a_sentence(tmp_path: Path) -> None:
+    source = write_jsonl(tmp_path / "a.jsonl", [f"text number {number}" for number in range(400)])
+    lines: list[str] = []
+    prepare(order(source, tmp_path / "out"), lines.append)
+    words = "no document of the held-out text is so long that it has 40-grams of tokens to look for"
+    assert f"leak: {words}" in lines
+    assert f"Leak: {words}." in (tmp_path / "out" / "CARD.md").read_text()
+
+
 def test_a_document_that_spells_the_separator_ends_no_document(tmp_path: Path) -> None:
     texts = [f"{text} <|endoftext|> more" for text in texts_of()]
     source = write_jsonl(tmp_path / "a.jsonl", texts)
