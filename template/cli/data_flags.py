@@ -28,6 +28,8 @@ CHAT_FIELD: Final = "messages"
 MIN_MEMORY_MIB: Final = 64
 MIN_CUT_BYTES: Final = 256
 MIN_VOCAB_SIZE: Final = 257
+"""Of a trained tokenizer: every byte, and the end of a document."""
+NUM_MARKERS: Final = 4
 _SIZES: Final = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
 
@@ -80,6 +82,14 @@ def prepare_config(args: argparse.Namespace) -> PrepareConfig:
             "--reserve-chat: belongs to --train-tokenizer; byte has the markers, and a "
             "tokenizer.json has them or not"
         )
+    reserves = args.reserve_chat or (args.chat and args.train_tokenizer > 0)
+    least = MIN_VOCAB_SIZE + NUM_MARKERS
+    if reserves and args.train_tokenizer < least:
+        raise ConfigError(
+            f"--train-tokenizer {args.train_tokenizer}: with the markers of conversations the "
+            f"smallest vocabulary has {least} tokens: 256 bytes, the end of a document and "
+            f"{NUM_MARKERS} markers; name {least} or more"
+        )
     if args.out.is_file():
         raise ConfigError(f"--out {args.out}: is a file; name a folder")
     return PrepareConfig(
@@ -102,7 +112,7 @@ def prepare_config(args: argparse.Namespace) -> PrepareConfig:
         workers=args.workers,
         memory_bytes=args.memory * MIB,
         is_chat=args.chat,
-        reserve_chat=args.reserve_chat or (args.chat and args.train_tokenizer > 0),
+        reserve_chat=reserves,
     )
 
 

@@ -1,13 +1,22 @@
 """Flags of `data prepare`: each has an effect, mistakes are named."""
 
+import json
 from pathlib import Path
 
 import pytest
 
-from template.cli.data_flags import PrepareConfig, data_config, prepare_config
+from template.cli.data_flags import (
+    MIN_VOCAB_SIZE,
+    NUM_MARKERS,
+    PrepareConfig,
+    data_config,
+    prepare_config,
+)
 from template.cli.main import parse_command
 from template.cli.mix_flags import UploadConfig
 from template.cli.owner_flags import owner_config
+from template.data.chat import MARKERS
+from template.data.preparing.bpe import train_bpe
 from template.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -121,6 +130,8 @@ def test_a_folder_as_text_is_told_how_to_publish_it(tmp_path: Path) -> None:
     [
         (["--chat", "--cut", "16K"], "--cut: contradicts --chat"),
         (["--reserve-chat"], "--reserve-chat: belongs to --train-tokenizer"),
+        (["--train-tokenizer", "260", "--reserve-chat"], "260: .* name 261 or more"),
+        (["--train-tokenizer", "260", "--chat"], "260: .* name 261 or more"),
         (["--tokenizer", "t.json", "--reserve-chat"], "--reserve-chat: belongs to"),
     ],
 )
@@ -144,3 +155,8 @@ def test_an_upload_takes_a_wallet_and_the_bucket_of_the_environment() -> None:
     assert found.bucket.endpoint_url == "https://s3.example.com"
     with pytest.raises(ConfigError, match="TESSERA_BUCKET"):
         data_config(args, {})
+
+
+def test_the_smallest_vocabulary_is_the_one_that_is_trained() -> None:
+    found = json.loads(train_bpe([b"a text"], MIN_VOCAB_SIZE, tuple(MARKERS.values())))
+    assert len(found["model"]["vocab"]) == MIN_VOCAB_SIZE + NUM_MARKERS
