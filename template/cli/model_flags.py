@@ -262,7 +262,7 @@ def _add_latest_flags(parser: Parser) -> None:
 def _add_generate_flags(parser: Parser) -> None:
     add = parser.add_argument
     text = "the text to continue; may be empty. With --chat a question"
-    add("prompt", metavar="TEXT", nargs="?", default=None, help=text)
+    add("prompt", metavar="TEXT", nargs="?", type=_text, default=None, help=text)
     text = "answer, by the model's chat template; without TEXT each line of input, until Ctrl-D"
     add("--chat", action="store_true", help=text)
     text = "most tokens to write (default: 200)"
@@ -311,6 +311,16 @@ def _new_tokens(text: str) -> int:
 
 def _seed(text: str) -> int:
     return whole(text, 0, MAX_SEED)
+
+
+def _text(text: str) -> str:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(
+            "is not UTF-8: mend it, or convert it by `iconv`"
+        ) from None
+    return text
 
 
 def _temperature(text: str) -> float:

@@ -12,7 +12,7 @@ from template.commands.model_generate import Loaded, continue_tokens, load_model
 from template.commands.model_latest import model_folder
 from template.data.chat import ASSISTANT, USER
 from template.errors import ConfigError
-from template.protocol.strangers import fault
+from template.protocol.strangers import MALFORMED, fault
 
 Say = Callable[[str], None]
 Messages = list[dict[str, str]]
@@ -69,7 +69,7 @@ def _prompt_ids(loaded: Loaded, messages: Messages) -> list[int]:
         ids: Any = loaded.tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, tokenize=True, return_dict=False
         )
-    except (TemplateError, ValueError, TypeError, KeyError) as error:
+    except (TemplateError, MemoryError, *MALFORMED) as error:
         raise ConfigError(
             f"--chat: the chat template of the model cannot be used ({fault(error)}): take a "
             "folder that `tessera model latest` has written"
@@ -85,12 +85,23 @@ def _ends(loaded: Loaded) -> frozenset[int]:
 
 
 def _lines(write: Say) -> Iterator[str]:
-    """The lines of standard input until its end; on a terminal with a sign that asks for one."""
-    is_terminal = sys.stdin.isatty()
+    """The lines of standard input until its end; on a terminal with a sign that asks for one.
+
+    ConfigError for a line that is not UTF-8.
+    """
+    is_terminal, number = sys.stdin.isatty(), 0
     while True:
         if is_terminal:
             write(PROMPT)
-        line = sys.stdin.readline()
+        number += 1
+        try:
+            line = sys.stdin.readline()
+            line.encode("utf-8")  # Elsewhere a stray byte comes as a lone surrogate.
+        except UnicodeError as error:
+            raise ConfigError(
+                f"standard input: is not UTF-8 in line {number} or after: mend it, or convert it "
+                "by `iconv`"
+            ) from error
         if not line:
             if is_terminal:
                 write("\n")

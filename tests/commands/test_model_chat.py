@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -106,16 +107,40 @@ def test_each_line_of_input_is_a_turn(silent, monkeypatch, capsys) -> None:
     assert capsys.readouterr().out == "\n\n"
 
 
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
+def test_input_that_is_no_utf_8_is_blamed_on_the_input(silent, monkeypatch, capsys, errors) -> None:
+    data = io.BytesIO(b"Who is there?\nN\xe4y\n")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(data, "utf-8", errors=errors))
+    argv = ["generate", "--model", str(silent), "--chat", "--neuron.device", "cpu"]
+    assert run_command("model", argv, "tessera model") == 2
+    assert re.search(r"standard input: is not UTF-8 in line \d", capsys.readouterr().err)
+    for flags in ([], ["--chat"]):
+        with pytest.raises(SystemExit):
+            run_command("model", ["generate", "N\udce4y", *flags], "tessera model")
+        assert "argument TEXT: is not UTF-8" in capsys.readouterr().err
+
+
 def test_a_folder_without_a_template_is_refused(spec, tmp_path) -> None:
     folder = folder_of(spec, tmp_path / "base", None, 1.0)
     with pytest.raises(ConfigError, match="--chat: the model in .* has no chat template"):
         run_chat(config_of(folder, "Who?"), print, print)
 
 
-def test_a_template_that_fails_is_one_sentence(spec, tmp_path) -> None:
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% if %}",
+        "{{ 1 // 0 }}",
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+        "{{ (10 ** 400) * 1.0 }}",
+        "{{ messages[0].x.y }}",
+        "{{ 'a' * 10 ** 15 }}",
+    ],
+)
+def test_a_template_that_fails_is_one_sentence(spec, tmp_path, template: str) -> None:
     folder = folder_of(spec, tmp_path / "broken", BYTE_CHAT, 1.0)
     path = folder / "tokenizer_config.json"
-    table = json.loads(path.read_text()) | {"chat_template": "{% if %}"}
+    table = json.loads(path.read_text()) | {"chat_template": template}
     path.write_text(json.dumps(table))
     with pytest.raises(ConfigError, match="--chat: the chat template .* cannot be used"):
         run_chat(config_of(folder, "Who?"), print, print)
