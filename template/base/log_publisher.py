@@ -7,6 +7,7 @@ The vote holds the log's digest from the start.
 
 import logging
 import os
+from itertools import islice
 from pathlib import Path
 
 from evaluation.log_values import MALFORMED, MAX_WINDOW, fault, parse_row, whole
@@ -38,15 +39,17 @@ def windows_kept(spec: RunSpec) -> int:
     return pay_rules(spec).length + payload_windows(spec) + 1
 
 
-def public_from(spec: RunSpec, window: int) -> int:
+def public_from(run: Run, window: int) -> int:
     """The window after whose vote the verdict log of `window` is published.
 
-    With duels the pay window of the next period, whose weights are set by then; else `window`.
+    With duels the pay window of the next period, whose weights are set by then; else `window`. It
+    follows from the run as it is known now: a succession may move periods and the run's end.
     """
-    if spec.weights.duel_share == 0:
+    if run.at(window).weights.duel_share == 0:
         return window
-    length = spec.schedule.period_windows
-    return spec.schedule.pay_window((window // length + 2) * length - 1)
+    last = max(window, run.num_windows - 1)
+    later = (w for w in range(window, last) if run.at(w).schedule.pay_window(w) == w)
+    return next(islice(later, 1, None), last)
 
 
 def windows_secret(spec: RunSpec) -> int:
@@ -67,8 +70,9 @@ class LogPublisher:
         data = encode_log(window_log).encode()
         self._file.append(window_log.window, data)
         # A log older than what pay looks at helps no auditor: give up on publishing it.
-        spec = self._context.run.at(window_log.window)
-        oldest = window_log.window - max(spec.weights.history_windows, windows_secret(spec))
+        run = self._context.run
+        history_windows = run.at(window_log.window).weights.history_windows
+        oldest = window_log.window - max(history_windows, *map(windows_secret, run))
         recent = {w: data for w, data in self._unpublished.items() if w > oldest}
         self._unpublished = recent | {window_log.window: data}
         return data
@@ -80,7 +84,7 @@ class LogPublisher:
         """
         run = self._context.run
         for window, data in sorted(self._unpublished.items()):
-            if public_from(run.at(window), window) > voted:
+            if public_from(run, window) > voted:
                 return
             try:
                 self._context.bucket.put(verdict_key(run.run_id, window), data)

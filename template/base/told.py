@@ -95,7 +95,7 @@ class Teller:
         self._waiting.append(sent)
 
     def _public(self, window: int) -> int:
-        return public_from(self._context.run.at(window), window)
+        return public_from(self._context.run, window)
 
     def tell_due(self) -> bool:
         """Tell the oldest window that can be told; whether there was one."""

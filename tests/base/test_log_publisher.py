@@ -24,6 +24,7 @@ from template.protocol.spec import RunSpec, parse_spec
 from template.scoring.rules import verdict_log_limit_bytes
 from tests.support.logs import made_up_log
 from tests.support.scoring import SPEC_FILE
+from tests.support.successions import successor
 
 
 def _spec() -> RunSpec:
@@ -192,13 +193,27 @@ def test_a_log_is_public_once_the_weights_of_the_next_period_are_set() -> None:
     pay_windows = {w for w in range(100) if DUELS.schedule.pay_window(w) == w}
     last = DUELS.schedule.num_windows - 1
     for window in range(min(last, 40)):
-        public = public_from(DUELS, window)
+        public = public_from(Run(DUELS), window)
         assert public in pay_windows | {last}
         # Two pay windows later than the log's window: its own, and the next.
         assert public == last or len([w for w in pay_windows if window <= w <= public]) == 2
         assert public - window < windows_secret(DUELS)
-        assert public_from(SPEC, window) == window
-    assert public_from(DUELS, last) == last
+        assert public_from(Run(SPEC), window) == window
+    assert public_from(Run(DUELS), last) == last
+
+
+def test_a_succession_moves_the_window_from_which_a_log_is_public() -> None:
+    """To one that is voted on: the run may end sooner, or go on after a first end."""
+    end = DUELS.schedule.num_windows
+    shorter = Run(DUELS, successor(DUELS, 8, schedule__num_windows=9))
+    assert [public_from(Run(DUELS), w) for w in (5, 6, 7)] == [7, 9, 9]
+    assert [public_from(shorter, w) for w in (5, 6, 7, 8)] == [7, 8, 8, 8]
+    longer = Run(DUELS, successor(DUELS, end, schedule__num_windows=end + 9))
+    assert public_from(Run(DUELS), end - 1) == end - 1
+    assert public_from(longer, end - 1) > end - 1, "no period ends the run there any more"
+    tempo = 4 * DUELS.schedule.blocks_per_window
+    slower = Run(DUELS, successor(DUELS, 8, schedule__tempo_blocks=tempo))
+    assert [public_from(slower, w) for w in (5, 6, 7, 8)] == [7, 11, 11, 15]
 
 
 def test_a_disk_that_refuses_is_a_state_error(tmp_path: Path) -> None:

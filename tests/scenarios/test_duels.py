@@ -13,6 +13,7 @@ from template.base.log_publisher import public_from
 from template.base.policy import ValidatorPolicy
 from template.base.validator import Validator
 from template.protocol.keys import verdict_key
+from template.protocol.run import Run
 from template.store.memory import MemoryStore
 
 NUM_WINDOWS = 9
@@ -63,7 +64,7 @@ def test_validators_set_the_weights_of_the_same_windows_and_keep_logs_back(tmp_p
     for name, store in stores.items():
         for window in range(NUM_WINDOWS):
             key = verdict_key(spec.run_id, window)
-            public = public_from(spec, window)
+            public = public_from(Run(spec), window)
             # Not before the votes on that window can be out, and after those on it at the latest.
             earliest, latest = schedule.held_out_block(public), schedule.vote_block(public)
             assert earliest <= store.first_put[key] <= latest + 1, (name, window)
