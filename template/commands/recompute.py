@@ -11,7 +11,7 @@ from template.cli.terminal import complain, say
 from template.errors import SubnetError
 from template.protocol.run import Run
 from template.scoring.rules import pay_rules
-from template.sync.successions import check_version
+from template.sync.spec_folder import check_version
 
 EXIT_RIGHT, EXIT_WRONG, EXIT_UNKNOWN = 0, 1, 2
 

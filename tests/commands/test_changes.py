@@ -82,7 +82,7 @@ def draft(spec: RunSpec, found: DraftConfig, dataset: DatasetFolder | None = Non
 
 
 def test_the_shipped_changes_are_those_of_the_guide() -> None:
-    assert [path.stem for path in CHANGES] == ["anneal", "sft"]
+    assert [path.stem for path in CHANGES] == ["anneal", "muon", "sft"]
     guide = (ROOT / "docs" / "succession.md").read_text()
     assert all(f"--changes runs/changes/{path.name}" in guide for path in CHANGES)
 

@@ -131,7 +131,7 @@ def test_a_wrong_flag_is_found_before_the_chain_is_asked(
     argv += ["--out", str(tmp_path / "next.toml"), "--subtensor.network", "ws://127.0.0.1:9"]
     argv += [str(tmp_path) if flag == "DAMAGED" else flag for flag in flags]
     try:
-        status = run_command("succession", argv, "tessera succession")
+        status: object = run_command("succession", argv, "tessera succession")
     except SystemExit as error:
         status = error.code
     assert status == 2
