@@ -105,7 +105,7 @@ def rows_plan(plan: Plan, spans: Sequence[tuple[int, int]]) -> Plan:
                 runs.append(replace(part, number=len(runs), kept_at=at))
                 groups.append(part.group)
         shape = _shape_of_rows(layout.shape, first, end)
-        band = TensorLayout(shape=shape, groups=tuple(groups))
+        band = TensorLayout(shape=shape, top_k=layout.top_k, groups=tuple(groups))
         layouts.append(band)
         kept_at.append(kept_at[-1] + band.num_kept)
     return replace(plan, layouts=tuple(layouts), kept_at=tuple(kept_at), runs=tuple(runs))

@@ -94,9 +94,13 @@ class ChunkGroup:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TensorLayout:
-    """All chunks of a tensor of the given shape, group by group."""
+    """All chunks of a tensor of the given shape, group by group.
+
+    `top_k`: elements kept of a whole chunk.
+    """
 
     shape: tuple[int, ...]
+    top_k: int
     groups: tuple[ChunkGroup, ...]
 
     @property
@@ -120,7 +124,7 @@ def kept_per_chunk(num_elements: int, top_k: int) -> int:
 @lru_cache(maxsize=512)
 def tensor_layout(shape: tuple[int, ...], top_k: int) -> TensorLayout:
     """The layout of a shape. ValueError unless 1 <= top_k <= 4096. Pure."""
-    return TensorLayout(shape=shape, groups=chunk_groups(shape, top_k))
+    return TensorLayout(shape=shape, top_k=top_k, groups=chunk_groups(shape, top_k))
 
 
 def chunk_groups(shape: tuple[int, ...], top_k: int) -> tuple[ChunkGroup, ...]:

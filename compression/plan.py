@@ -81,6 +81,11 @@ class Plan:
     runs: tuple[Run, ...] = field(repr=False)
 
     @property
+    def top_k(self) -> int:
+        """Elements kept of each whole chunk; 1 for a model without tensors."""
+        return self.layouts[0].top_k if self.layouts else 1
+
+    @property
     def num_elements(self) -> int:
         return sum(layout.num_elements for layout in self.layouts)
 
@@ -154,7 +159,9 @@ def held_plan(plan: Plan, names: Collection[str]) -> Plan:
         members[run.tensor].append(run)
     for tensor, (name, layout) in enumerate(zip(plan.names, plan.layouts, strict=True)):
         if name not in names:
-            layouts.append(TensorLayout(shape=(0, *layout.shape[1:]), groups=()))
+            layouts.append(
+                TensorLayout(shape=(0, *layout.shape[1:]), top_k=layout.top_k, groups=())
+            )
             kept_at.append(kept_at[-1])
             continue
         moved = kept_at[-1] - plan.kept_at[tensor]

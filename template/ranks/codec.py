@@ -1,6 +1,7 @@
 """One rank's part of encoding a payload, and of the error feedback: see `compression.bands`."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -73,12 +74,14 @@ class Codec:
     def take_back(self, values: Values, given: memoryview | None) -> None:
         """Add a share of a payload to the feedback; rank 0 is given the body."""
         shelf = self._shelf
+        plan_of = partial(shelf.plan_of, top_k=values["top_k"])
+        own = plan_of(shelf.rank)
         if given is None:
-            body = shelf.receive_body(shelf.plan)
+            body = shelf.receive_body(own)
         else:
             body = np.frombuffer(given, dtype=np.uint8)
-            shelf.send_body(body, shelf.plan_of)
+            shelf.send_body(body, plan_of)
         shares = dict.fromkeys(values["names"], float(values["share"]))
-        returned = HeldUpdates([(body.data, shares)], shelf.plan)
+        returned = HeldUpdates([(body.data, shares)], own)
         for name, band in shelf.bands[values["feedback"]].items():
             returned.add_to(band, name, by_torch=shelf.by_torch)

@@ -104,7 +104,7 @@ class Crew:
     def __init__(self, group: Group, duties: Duties, more: Orders = NO_MORE) -> None:
         self._duties = duties
         self.team = Team(group, *orders_of(group, duties, more))
-        self.spreader = BandSpreader(self.team, duties.form.plan)
+        self.spreader = BandSpreader(self.team)
 
     def trainer(self) -> RanksTrainer:
         """The inner loop on all ranks."""

@@ -62,7 +62,7 @@ class CutScorer:
         self._mover = Mover(shelf)
         self._moved: dict[str, Moved] = {}
         self.plan_of = cache(self._plan_of)
-        """Rank -> the plan of the chunks with an element in the rank's rows."""
+        """Rank and k -> the plan of the chunks with an element in the rank's rows."""
 
     def orders(self) -> dict[str, Order]:
         """Name -> this rank's part."""
@@ -89,8 +89,8 @@ class CutScorer:
         first, end = even_cuts(self._mover.shape(name), self._group.size)[rank : rank + 2]
         return first, end
 
-    def _plan_of(self, rank: int) -> Plan:
-        plan = self._shelf.form.plan
+    def _plan_of(self, rank: int, top_k: int) -> Plan:
+        plan = self._shelf.whole_plan(top_k)
         shapes = (layout.shape for layout in plan.layouts)
         spans = [
             whole_chunks(shape, *self._span(name, rank))
@@ -122,13 +122,13 @@ class CutScorer:
     @torch.no_grad()
     def step(self, values: Values, given: memoryview | None) -> None:
         """Subtract a payload; rank 0 is given the body."""
-        factors = values["factors"]
-        own = held_plan(self.plan_of(self._group.rank), factors)
+        factors, top_k = values["factors"], values["top_k"]
+        own = held_plan(self.plan_of(self._group.rank, top_k), factors)
         if given is None:
             body = self._shelf.receive_body(own)
         else:
             body = np.frombuffer(given, dtype=np.uint8)
-            self._shelf.send_body(body, lambda rank: held_plan(self.plan_of(rank), factors))
+            self._shelf.send_body(body, lambda rank: held_plan(self.plan_of(rank, top_k), factors))
         tensors = decode(body.data, own).tensors
         for name, factor in factors.items():
             rows = rows_of(self._parameters[name])
@@ -204,7 +204,7 @@ class RanksScorer:
 
     def params(self) -> Bands:
         """A copy of the loaded parameters, for checks of bit-exact restoring."""
-        made = Bands(Held(self._team), self._spreader.plan, self._shapes)
+        made = Bands(Held(self._team), self._shapes)
         self._team.tell("score_read", number=made.number)
         return made
 
@@ -233,7 +233,8 @@ class RanksScorer:
         """As in `Evaluator`."""
         # All of them, before any rank moves a value: half of a step could not be taken back.
         by_name = {name: float(factors[name]) for name in payload.norms}
-        self._team.tell("score_step", payload.body, factors=by_name)
+        top_k = payload.plan.top_k
+        self._team.tell("score_step", payload.body, factors=by_name, top_k=top_k)
         try:
             yield
         finally:

@@ -64,5 +64,6 @@ class RanksFeedback:
             payload.body,
             feedback=self.tensors.number,
             names=sorted(payload.norms),
+            top_k=payload.plan.top_k,
             share=self._returned_share,
         )

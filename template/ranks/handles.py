@@ -32,8 +32,8 @@ class Held:
 class Bands(SpreadTensors):
     """Tensors that lie on the ranks."""
 
-    def __init__(self, held: Held, plan: Plan, shapes: Shapes) -> None:
-        self._held, self._plan, self._shapes = held, plan, dict(shapes)
+    def __init__(self, held: Held, shapes: Shapes) -> None:
+        self._held, self._shapes = held, dict(shapes)
         self._team = held.team
 
     @property
@@ -52,26 +52,28 @@ class Bands(SpreadTensors):
         )
         return whole
 
-    def updated(self, updates: Factored, *, is_short: bool = False) -> "Bands":
-        return self._made(_held(self._team, list(updates)), is_short=is_short)
+    def updated(self, updates: Factored, plan: Plan | None, *, is_short: bool = False) -> "Bands":
+        return self._made(_held(self._team, list(updates), plan), is_short=is_short)
 
     def _made(self, held: "HeldBodies | None", *, is_short: bool) -> "Bands":
         """New bands on every rank."""
-        made = Bands(Held(self._team), self._plan, self._shapes)
+        made = Bands(Held(self._team), self._shapes)
         updates = None if held is None else held.number
         self._team.tell(
             "update", number=made.number, source=self.number, updates=updates, is_short=is_short
         )
         return made
 
-    def with_updates(self, updates: Factored, *, is_short: bool = False) -> "UpdatedBands":
+    def with_updates(
+        self, updates: Factored, plan: Plan | None, *, is_short: bool = False
+    ) -> "UpdatedBands":
         kept = list(updates)
-        whole = HeldUpdates(kept, self._plan) if kept else None
-        return UpdatedBands(self, _held(self._team, kept), whole, is_short=is_short)
+        whole = None if plan is None else HeldUpdates(kept, plan)
+        return UpdatedBands(self, _held(self._team, kept, plan), whole, is_short=is_short)
 
     def joined(self, other: "Bands") -> "Bands":
         """Both in one, without a copy."""
-        made = Bands(Held(self._team), self._plan, {**self._shapes, **other.shapes})
+        made = Bands(Held(self._team), {**self._shapes, **other.shapes})
         self._team.tell("join", number=made.number, sources=[self.number, other.number])
         return made
 
@@ -110,15 +112,17 @@ class Bands(SpreadTensors):
 class HeldBodies(Held):
     """Bodies with factors: on every rank its own chunks of each body."""
 
-    def __init__(self, team: Team, updates: Factored) -> None:
+    def __init__(self, team: Team, updates: Factored, top_k: int) -> None:
         super().__init__(team)
         kept = list(updates)
         bodies, factors = [body for body, _ in kept], [dict(by_name) for _, by_name in kept]
-        team.tell("hold", bodies, number=self.number, factors=factors)
+        team.tell("hold", bodies, number=self.number, factors=factors, top_k=top_k)
 
 
-def _held(team: Team, kept: Sequence[tuple[memoryview, Mapping[str, float]]]) -> HeldBodies | None:
-    return HeldBodies(team, kept) if kept else None
+def _held(
+    team: Team, kept: Sequence[tuple[memoryview, Mapping[str, float]]], plan: Plan | None
+) -> HeldBodies | None:
+    return None if plan is None else HeldBodies(team, kept, plan.top_k)
 
 
 class UpdatedBands(Bands):
@@ -127,7 +131,7 @@ class UpdatedBands(Bands):
     def __init__(
         self, source: Bands, bodies: HeldBodies | None, whole: HeldUpdates | None, *, is_short: bool
     ) -> None:
-        super().__init__(source._held, source._plan, source.shapes)
+        super().__init__(source._held, source.shapes)
         self._bodies, self._whole, self.is_short = bodies, whole, is_short
 
     @property
@@ -147,11 +151,13 @@ class UpdatedBands(Bands):
         """The same, each rank with bands of its own."""
         return self._made(self._bodies, is_short=self.is_short)
 
-    def updated(self, updates: Factored, *, is_short: bool = False) -> Bands:
-        return self.made().updated(updates, is_short=is_short)
+    def updated(self, updates: Factored, plan: Plan | None, *, is_short: bool = False) -> Bands:
+        return self.made().updated(updates, plan, is_short=is_short)
 
-    def with_updates(self, updates: Factored, *, is_short: bool = False) -> "UpdatedBands":
-        return self.made().with_updates(updates, is_short=is_short)
+    def with_updates(
+        self, updates: Factored, plan: Plan | None, *, is_short: bool = False
+    ) -> "UpdatedBands":
+        return self.made().with_updates(updates, plan, is_short=is_short)
 
     def joined(self, other: Bands) -> Bands:
         return self.made().joined(other)
@@ -182,10 +188,10 @@ def numbers_of(start: Mapping[str, Tensor]) -> tuple[int, int | None, bool]:
 
 
 class BandSpreader(Spreader):
-    """Hands tensors out to the ranks of a team; `plan`: of the whole model's payloads."""
+    """Hands tensors out to the ranks of a team."""
 
-    def __init__(self, team: Team, plan: Plan) -> None:
-        self.team, self.plan = team, plan
+    def __init__(self, team: Team) -> None:
+        self.team = team
 
     def place(
         self, tensors: Iterable[tuple[str, Tensor]], beside: SpreadTensors | None = None
@@ -194,14 +200,14 @@ class BandSpreader(Spreader):
         for name, tensor in tensors:
             shapes[name] = tuple(tensor.shape)
             self.team.tell("take", tensor, number=held.number, name=name, shape=shapes[name])
-        made = Bands(held, self.plan, shapes)
+        made = Bands(held, shapes)
         return beside.joined(made) if isinstance(beside, Bands) else made
 
     def zeros(self, shapes: Shapes) -> Bands:
         """Bands of zeros, of the run's tensors."""
         held = Held(self.team)
         self.team.tell("zeros", number=held.number)
-        return Bands(held, self.plan, shapes)
+        return Bands(held, shapes)
 
     def read(self, files: Sequence[Path]) -> Bands:
         held = Held(self.team)
@@ -210,7 +216,7 @@ class BandSpreader(Spreader):
         except ConfigError as error:
             raise ValueError(str(error)) from error
         shapes = {name: tuple(shape) for name, shape in found[0].items()}
-        return Bands(held, self.plan, shapes)
+        return Bands(held, shapes)
 
     def bands_of(self, tensors: Mapping[str, Tensor]) -> Bands:
         """The same tensors on the ranks: a handle stays itself."""

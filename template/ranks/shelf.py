@@ -4,7 +4,7 @@ Every method named in `orders` is one rank's part of an order; `given` is rank 0
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
 from threading import Lock
@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from compression import HeldUpdates, Plan, round_to_short
+from compression import HeldUpdates, Plan, make_plan, round_to_short
 from compression.bands import band_cuts, band_plan, band_shape, chunk_bytes, chunk_slices, cut
 from compression.norms import sum_squares
 from template.errors import ConfigError, StateError, disk_trouble, unreadable
@@ -55,8 +55,10 @@ class Shelf:
         self.moments: dict[int, Mapping[str, Rows]] = {}
         self._dropped_once: set[int] = set()
         self._lock = Lock()
+        self.whole_plan = cache(self._whole_plan)
+        """k -> the plan of whole bodies: a succession may change k, with payloads under way."""
         self.plan_of = cache(self._plan_of)
-        """Rank -> the plan of its chunks."""
+        """Rank, and k where it is not the spec's -> the plan of the rank's chunks."""
 
     def beside(self) -> "Shelf":
         """The same bands for the second stream of orders, in another thread of this rank."""
@@ -70,8 +72,12 @@ class Shelf:
         """The plan of this rank's chunks."""
         return self.plan_of(self.rank)
 
-    def _plan_of(self, rank: int) -> Plan:
-        return band_plan(self.form.plan, rank, self.size)
+    def _whole_plan(self, top_k: int) -> Plan:
+        return self.form.plan if top_k == self.form.top_k else make_plan(self.form.shapes, top_k)
+
+    def _plan_of(self, rank: int, top_k: int | None = None) -> Plan:
+        whole = self.whole_plan(self.form.top_k if top_k is None else top_k)
+        return band_plan(whole, rank, self.size)
 
     def orders(self) -> dict[str, Order]:
         """Name -> this rank's part."""
@@ -131,21 +137,22 @@ class Shelf:
 
     def hold(self, values: Values, given: Sequence[memoryview] | None) -> None:
         """Keep updates: rank 0 is given the bodies, each rank gets its chunks of each body."""
-        factors = values["factors"]
+        factors, plan_of = values["factors"], partial(self.plan_of, top_k=values["top_k"])
+        own = plan_of(self.rank)
         if given is None:
-            bodies = [self.receive_body(self.plan) for _ in factors]
+            bodies = [self.receive_body(own) for _ in factors]
         else:
             bodies = [np.frombuffer(body, dtype=np.uint8) for body in given]
             for body in bodies:
-                self.send_body(body, self.plan_of)
-        held = HeldUpdates(zip([body.data for body in bodies], factors, strict=True), self.plan)
+                self.send_body(body, plan_of)
+        held = HeldUpdates(zip([body.data for body in bodies], factors, strict=True), own)
         self.updates[values["number"]] = held
 
     def send_body(self, body: np.ndarray, plan_of: Callable[[int], Plan]) -> None:
         """Rank 0 hands every other rank its chunks of a body, and the shared bytes."""
-        shared = body[shared_places(self.form.plan)]
         for rank in range(1, self.size):
-            part = np.concatenate([shared, cut(body, plan_of(rank))])
+            plan = plan_of(rank)
+            part = np.concatenate([body[shared_places(plan)], cut(body, plan)])
             self.group.exchange([(rank, torch.from_numpy(part))], [])
 
     def receive_body(self, plan: Plan) -> np.ndarray:

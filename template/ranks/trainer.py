@@ -108,7 +108,7 @@ class RanksTrainer:
 
     def end(self, start: Mapping[str, Tensor]) -> Bands:
         """As in `Engine`."""
-        made = Bands(Held(self._team), self._spreader.plan, self._shapes)
+        made = Bands(Held(self._team), self._shapes)
         found = self._team.call("end_window", number=made.number, start=numbers_of(start))
         self._peak_bytes = max((peak for peak in found if peak is not None), default=None)
         return made
@@ -175,7 +175,7 @@ class Moments(Bands):
 
     def __init__(self, spreader: BandSpreader, shapes: Shapes) -> None:
         """`shapes`: of the moments, by flat names."""
-        super().__init__(Held(spreader.team), spreader.plan, shapes)
+        super().__init__(Held(spreader.team), shapes)
 
     def save(self, folder: Path, stem: str, metadata: Mapping[str, str]) -> list[SavedFile]:
         found = self._team.call(

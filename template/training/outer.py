@@ -19,10 +19,11 @@ import math
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 
 from torch import Tensor
 
-from compression import HeldUpdates, aggregate, round_to_short
+from compression import HeldUpdates, Plan, aggregate, round_to_short
 from template.protocol.hashing import labelled_hash
 from template.protocol.lineage import Accepted
 from template.protocol.payload import Payload
@@ -256,12 +257,17 @@ def apply_updates(
     `params` stays unchanged. Payloads are decoded chunk by chunk during the addition. `is_short`:
     round the sum to 24 bits.
     """
+    groups = list(_by_plan(updates))
     if isinstance(params, SpreadTensors):
-        is_same = not updates and not is_short
-        return params if is_same else params.updated(_signed(updates), is_short=is_short)
+        if not groups:
+            return params.updated((), None, is_short=True) if is_short else params
+        *before, (last, plan) = groups
+        for group, its_plan in before:
+            params = params.updated(_signed(group), its_plan)
+        return params.updated(_signed(last), plan, is_short=is_short)
     after = {name: KEPT.copy_of(tensor) for name, tensor in params.items()}
-    if updates:
-        aggregate(after, _signed(updates), updates[0][0].plan)
+    for group, plan in groups:
+        aggregate(after, _signed(group), plan)
     if is_short:
         for tensor in after.values():
             round_to_short(tensor)
@@ -275,13 +281,28 @@ def _signed(updates: Updates) -> Iterator[tuple[memoryview, Mapping[str, float]]
         yield payload.body, {name: -factor for name, factor in factors.items()}
 
 
+def _by_plan(updates: Updates) -> Iterator[tuple[Updates, Plan]]:
+    """The updates in their order, cut where the length of bodies changes.
+
+    At a succession a miner may have payloads under way of two specs.
+    """
+    for _, group in groupby(updates, key=lambda update: update[0].plan.top_k):
+        found = list(group)
+        yield found, found[0][0].plan
+
+
 def updated_when_read(
     params: Mapping[str, Tensor], updates: Updates, *, is_short: bool = False
 ) -> Mapping[str, Tensor]:
     """The parameters of `apply_updates`, each tensor made anew when asked for, and not kept."""
     if isinstance(params, SpreadTensors):
-        is_same = not updates and not is_short
-        return params if is_same else params.with_updates(_signed(updates), is_short=is_short)
+        groups = list(_by_plan(updates))
+        if not groups:
+            return params.with_updates((), None, is_short=True) if is_short else params
+        *before, (last, plan) = groups
+        for group, its_plan in before:
+            params = params.updated(_signed(group), its_plan)
+        return params.with_updates(_signed(last), plan, is_short=is_short)
     return UpdatedParams(params, updates, is_short=is_short)
 
 
@@ -296,15 +317,15 @@ class UpdatedParams(Mapping[str, Tensor]):
         self, params: Mapping[str, Tensor], updates: Updates, *, is_short: bool = False
     ) -> None:
         self._params, self._is_short = params, is_short
-        self._updates = HeldUpdates(_signed(updates), updates[0][0].plan) if updates else None
+        self._updates = [HeldUpdates(_signed(group), plan) for group, plan in _by_plan(updates)]
 
     def __getitem__(self, name: str) -> Tensor:
         tensor = self._params[name]
-        if self._updates is None and not self._is_short:
+        if not self._updates and not self._is_short:
             return tensor
         made = KEPT.copy_of(tensor)
-        if self._updates is not None:
-            self._updates.add_to(made, name)
+        for held in self._updates:
+            held.add_to(made, name)
         if self._is_short:
             round_to_short(made)
         return made

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from compression import exact_norm
+from compression import Plan, exact_norm
 from template.errors import ObjectError
 from template.protocol.payload import Payload, PayloadFormat, PayloadHeader
 from template.protocol.root import sample_digest, tensors_digest
@@ -45,14 +45,18 @@ class SpreadTensors(Mapping[str, Tensor], ABC):
         """Shapes of the whole tensors."""
 
     @abstractmethod
-    def updated(self, updates: Factored, *, is_short: bool = False) -> "SpreadTensors":
+    def updated(
+        self, updates: Factored, plan: Plan | None, *, is_short: bool = False
+    ) -> "SpreadTensors":
         """New tensors: these plus factor * body, in turn. The bits of `compression.aggregate`.
 
-        `is_short`: rounded to 24 bits at the end.
+        `plan`: of all these bodies, None without any. `is_short`: rounded to 24 bits at the end.
         """
 
     @abstractmethod
-    def with_updates(self, updates: Factored, *, is_short: bool = False) -> "SpreadTensors":
+    def with_updates(
+        self, updates: Factored, plan: Plan | None, *, is_short: bool = False
+    ) -> "SpreadTensors":
         """As `updated`, but made tensor by tensor when read, and not kept."""
 
     @abstractmethod

@@ -10,14 +10,19 @@ from typing import Any
 import pytest
 import torch
 
+from compression import encode
+from template.base.feedback import ErrorFeedback
 from template.errors import EXIT_OPERATOR, ConfigError, RankLost, StateError, exit_status
+from template.protocol.payload import Payload, decode_payload, frame_of
+from template.protocol.root import tensors_digest
+from template.protocol.spec import RunSpec
 from template.ranks.group import Group, device_of
 from template.ranks.loop import serve
 from template.settings import Place
 from template.training.checkpoint import CheckpointWriter, LocalCheckpoint
 from template.training.model import initial_params
 from template.training.optimizer import state_shapes
-from template.training.outer import first_state
+from template.training.outer import apply_updates, first_state, updated_when_read
 from tests.support.rank_run import (
     HANG_S,
     HEADER,
@@ -186,3 +191,35 @@ def test_rank_0_takes_its_leave_after_the_slowest_rank(tmp_path: Path) -> None:
         for rank in range(2)
     ]
     assert [process.wait(HANG_S) for process in running] == [0, 0]
+
+
+def payload_of(spec: RunSpec, seed: int) -> Payload:
+    form = format_of(spec)
+    body = encode(delta_of(form, seed), form.plan)
+    return decode_payload(frame_of(HEADER, body, form), form)
+
+
+def test_payloads_of_the_spec_before_are_applied_by_the_ranks() -> None:
+    """A succession has changed top_k, and the ranks were started again by the new spec."""
+    before, after = run_spec(), run_spec(then={"compression__top_k": 32})
+    assert before.compression.top_k != after.compression.top_k
+    own = [payload_of(before, 1), payload_of(before, 2), payload_of(after, 3)]
+    updates = [(p, dict.fromkeys(p.norms, 0.5)) for p in own]
+    params = initial_params(after, 3)
+    crew, _ = crew_of_one(spec=after)
+    parts = together(crew, after)
+    spread = parts.place(params)
+    for is_short in (False, True):
+        expected = tensors_digest(apply_updates(params, updates, is_short=is_short))
+        made = apply_updates(spread, updates, is_short=is_short)
+        read = updated_when_read(spread, updates, is_short=is_short)
+        here = updated_when_read(params, updates, is_short=is_short)
+        for found in (made, read, here):
+            tensors = {name: found[name] for name in params}
+            assert tensors_digest(tensors) == expected
+    assert expected != tensors_digest(params)
+    feedback, plain = parts.feedback({}), ErrorFeedback(format_of(after), 0.9, {})
+    for one in (feedback, plain):
+        one.take_back(own[0])
+    taken = {name: feedback.tensors[name] for name in params}
+    assert tensors_digest(taken) == tensors_digest(plain.tensors)
