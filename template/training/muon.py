@@ -38,7 +38,7 @@ class Muon:
     """Momentum of named matrices, and steps in place on their gradients."""
 
     def __init__(self, named: Mapping[str, nn.Parameter], spec: TrainingSpec) -> None:
-        self._spec = spec
+        self._momentum, self._decay = spec.muon_momentum, spec.weight_decay
         self._parameters = tuple(named.values())
         self.state: dict[nn.Parameter, dict[str, Tensor]] = {}
 
@@ -51,12 +51,12 @@ class Muon:
             updates = _unstacked(orthogonal(_stacked(wholes)), wholes)
             for parameter, update in zip(parameters, updates, strict=True):
                 length = lr * RMS_OF_ADAMW * max(update.shape[-2:]) ** 0.5
-                parameter.mul_(1 - lr * self._spec.weight_decay)
+                parameter.mul_(1 - lr * self._decay)
                 parameter.sub_(self._own(update, parameter), alpha=length)
 
     def _advance(self, parameter: nn.Parameter) -> Tensor:
         """Take the gradient into the momentum; the momentum one step ahead, as Nesterov's."""
-        momentum, gradient = self._spec.muon_momentum, parameter.grad
+        momentum, gradient = self._momentum, parameter.grad
         assert gradient is not None
         if parameter not in self.state:
             self.state[parameter] = {MOMENTUM: torch.zeros_like(parameter)}
