@@ -63,13 +63,15 @@ class EvaluationSpec(Table):
     claimed_pages: Annotated[int, Range(ge=0, le=MAX_CLAIMED_PAGES)]
     """Sample of the pages claimed by a payload as trained on, for the work test and for pay. 0
     turns the work test off: every claim is then paid, trained or not. A payload that claims fewer
-    pages is refused. A payload is measured on the held-out pages and on this sample.
+    pages is refused. A payload is measured on the held-out pages and on this sample. At a greater
+    width the sample grows by the root of the width.
     """
     work_effect: Annotated[
         float, Range(gt=0, le=4, because="a sequence counts 4 deviations at most")
     ]
-    """Effect of honest training that the work test expects on claimed pages, in standard
-    deviations of a sequence. Miners with less than half of this effect fail.
+    """Effect of honest training that the work test expects on claimed pages at width 1, in standard
+    deviations of a sequence; at a greater width this over the root of the width. Miners with less
+    than half of the effect fail.
     """
     work_error: Annotated[float, Range(gt=0, lt=0.5)]
     """Error probability of the work test, both ways. Smaller values need more windows for a
