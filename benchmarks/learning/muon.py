@@ -14,20 +14,14 @@ from torch import Tensor
 
 from benchmarks.learning.space import Space
 from template.protocol.spec import RunSpec
-
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-NEWTON_SCHULZ_STEPS = 5
-MIN_NORM = 1e-7
-RMS_OF_ADAMW = 0.2
-"""Of an update of AdamW at rate 1, about; the four numbers are those of `torch.optim.Muon`."""
+from template.training.muon import RMS_OF_ADAMW, is_hidden, orthogonal, wide
 
 
 class Muon:
     """The moments of one miner, and its steps on a flat vector.
 
-    What `torch.optim.Muon` with `match_rms_adamw` does, but in float32 and with all matrices of
-    one shape at once: on a CPU without bfloat16 torch's takes 65 ms a step, this 2.4 ms more than
-    AdamW.
+    The arithmetic of the shipped miner's Muon (`template.training.muon`), whose parameters are no
+    views of one vector.
     """
 
     def __init__(self, space: Space, spec: RunSpec, momentum: float) -> None:
@@ -73,25 +67,3 @@ class Muon:
         update_BSL *= lr * RMS_OF_ADAMW * max(sides) ** 0.5
         for param_SL, update_SL in zip(params, update_BSL, strict=True):
             param_SL.mul_(1 - lr * self._training.weight_decay).sub_(update_SL)
-
-
-def is_hidden(name: str, shape: tuple[int, ...]) -> bool:
-    """Whether Muon takes a tensor: a matrix between hidden activations."""
-    return len(shape) == 2 and "embed_tokens" not in name and "lm_head" not in name
-
-
-def wide(matrix: Tensor) -> Tensor:
-    """The matrix or its transpose, the short side first; a view."""
-    return matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-
-
-def orthogonal(matrices_BSL: Tensor) -> Tensor:
-    """Each matrix with its singular values moved near 1 (0.5 to 1.5), by Newton and Schulz."""
-    a, b, c = NEWTON_SCHULZ
-    norm_B11 = torch.linalg.matrix_norm(matrices_BSL, keepdim=True)
-    x_BSL = matrices_BSL / norm_B11.clamp(min=MIN_NORM)
-    for _ in range(NEWTON_SCHULZ_STEPS):
-        gram_BSS = x_BSL @ x_BSL.mT
-        gram_BSS = torch.baddbmm(gram_BSS, gram_BSS, gram_BSS, beta=b, alpha=c)
-        x_BSL = torch.baddbmm(x_BSL, gram_BSS, x_BSL, beta=a)
-    return x_BSL

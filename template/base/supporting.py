@@ -69,7 +69,7 @@ class Supporter:
         """Roots found in the run's history."""
 
     def support(self, window: int) -> Support | None:
-        """What the record beside the vote on `window` says; None without a succession."""
+        """The record's support beside the vote on `window`; None without a succession."""
         for spec in self._context.run.specs[1:]:
             self._serve(spec)
         newest, proposed = self._context.run.newest, self._proposed(window)

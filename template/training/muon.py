@@ -101,14 +101,14 @@ def _together(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]
 
 def _stacked(tensors: Sequence[Tensor]) -> Tensor:
     """All matrices, the short side first: [B, S, L]."""
-    return torch.cat([_wide(t).reshape(-1, *_wide(t).shape[-2:]) for t in tensors])
+    return torch.cat([wide(t).reshape(-1, *wide(t).shape[-2:]) for t in tensors])
 
 
 def _unstacked(matrices_BSL: Tensor, like: Sequence[Tensor]) -> Iterator[Tensor]:
     """The same matrices in the shapes of the tensors that were stacked."""
     counts = [t.numel() // matrices_BSL[0].numel() for t in like]
     for part, tensor in zip(matrices_BSL.split(counts), like, strict=True):
-        turned = part.view(_wide(tensor).shape)
+        turned = part.view(wide(tensor).shape)
         yield turned.mT if _is_tall(tensor) else turned
 
 
@@ -116,6 +116,6 @@ def _is_tall(tensor: Tensor) -> bool:
     return tensor.shape[-2] > tensor.shape[-1]
 
 
-def _wide(tensor: Tensor) -> Tensor:
+def wide(tensor: Tensor) -> Tensor:
     """The matrix or its transpose, the short side first; a view."""
     return tensor.mT if _is_tall(tensor) else tensor
