@@ -18,9 +18,10 @@ from benchmarks.attacks.catalogue import (
     Attack,
 )
 from benchmarks.attacks.picture import draw
-from benchmarks.attacks.suite import WEAK, Case, samples_of, shares_in
+from benchmarks.attacks.suite import TRIALS, WEAK, WINDOWS, Case, samples_of, shares_in
 from benchmarks.attacks.sybil import INNER_STEPS
 from benchmarks.learning.record import Interval, Rows, interval
+from benchmarks.learning.workers import trial_spec
 from benchmarks.pay.cases import SETTLED
 from evaluation.work import WorkRules, WorkSample, WorkState
 
@@ -28,7 +29,7 @@ MAX_LOSS_RATIO, MIN_HONEST_SHARE = 1.01, 0.95
 LIMITS = {FREE: 0.1, PARTIAL: 1.1, SYBIL: 1.1, VALIDATOR: 0.1}
 """Of an honest miner's pay; for partial work times the share that was done, for one machine's
 hotkeys together, for a validator that of the miners in league with it. A tenth is for the error of
-pay, which is linear in work.
+pay, which is linear in work. Who worked before is owed the pay for that beside.
 """
 MAX_DIVIDENDS = 1.001
 """Of a dishonest validator over an honest one, by stake; the rest is rounding to 65535ths."""
@@ -48,7 +49,7 @@ LEGEND = (
     "stay as they were. Honest keep: of all that is paid, over what would "
     "be theirs if attackers were paid for the work that they do. Dividends: of a dishonest "
     "validator, by stake, over those of an honest one. Backdoor: how often the final model "
-    "follows the trigger. (*): played before pay rested on whole pages (D177)."
+    "follows the trigger. (*): played before a step cut lengths (D180)."
 )
 Head = Mapping[str, Any]
 COPYING = (
@@ -98,11 +99,11 @@ def _point(group: Sequence[Case], rows: Rows) -> dict[str, Any] | None:
         [r["held_out_loss"] / c["held_out_loss"] for r, c in zip(mine, clean, strict=True)]
     )
     limit, is_former = limit_of(attack), any(beside["is_former"] for _, beside in whole)
-    ours = [(one, beside["attacked"]) for one, beside in whole if not beside["is_former"]]
-    earned = _mean([_valued(one, row, 0) for one, row in ours] if ours else [None])
-    if earned is None:  # paid by gates, or by the rules of before: as it was played
+    played = [(one, beside["attacked"]) for one, beside in whole]
+    earned = _mean([_valued(one, row, 0) for one, row in played])
+    if earned is None:  # paid by gates: as it was played
         earned = _mean([_earned(row, attack) for row in mine])
-    settled = _mean([_valued(one, row, SETTLED) for one, row in ours])
+    settled = _mean([_valued(one, row, SETTLED) for one, row in played])
     kept = _mean([_kept(row, c, case) for row, c in zip(mine, clean, strict=True)])
     dividends = _mean([row["dividends"] for row in mine])
     undefended = [b["undefended"] for _, b in whole if b["undefended"] is not None]
@@ -137,15 +138,31 @@ def _point(group: Sequence[Case], rows: Rows) -> dict[str, Any] | None:
 
 def limit_of(attack: Attack) -> float:
     """Of an honest miner's pay."""
+    if attack.kind == FREE:
+        return LIMITS[FREE] + work_of(attack)
     return LIMITS[attack.kind] * (work_of(attack) if attack.kind == PARTIAL else 1.0)
 
 
 def work_of(attack: Attack) -> float:
-    """The share of an honest miner's work that a hotkey does; of 15 steps a half are 8."""
+    """The share of an honest miner's work that a hotkey does; of 15 steps a half are 8. Of who
+    stops working, the share in the windows that pay looks back on.
+    """
+    if attack.kind == FREE:
+        return _worked_before(attack)
     share = attack.team()[0].share
     if attack.kind != PARTIAL or share != attack.work:
         return attack.work
     return round(share * INNER_STEPS) / INNER_STEPS
+
+
+def _worked_before(attack: Attack) -> float:
+    """Mean share of honest windows among those counted, from the first dishonest one on."""
+    actor = attack.team()[0]
+    counted = trial_spec(TRIALS[WEAK]).weights.history_windows
+    first = next((w for w in range(WINDOWS) if actor.dishonest(w)), 0)
+    honest = [max(0, first - max(0, w + 1 - counted)) for w in range(first, WINDOWS)]
+    looked_at = [min(w + 1, counted) for w in range(first, WINDOWS)]
+    return float(np.mean([h / all_ for h, all_ in zip(honest, looked_at, strict=True)]))
 
 
 def _undefended(pair: Mapping[str, Any], attack: Attack) -> dict[str, Any]:

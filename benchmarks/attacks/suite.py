@@ -39,12 +39,12 @@ MODEL_OF = {FREE: WEAK, VALIDATOR: WEAK, PARTIAL: STRONG, SYBIL: STRONG}
 third of the time. What the others earn hangs on the share of a claim that was trained, and on the
 smaller model a trained page shows half of the effect: too little to tell a part from the whole.
 """
-VERSIONS = {WEAK: 9, STRONG: 10}
-"""The same of defended cases. The stronger model's runs hold the evidence of whole pages (D177);
-the other's were played before it, and what they show hangs on gates that it left as they were.
-"""
-FORMER_VERSIONS = {STRONG: 9}
-"""Model -> version before, whose pay rests on quarters of pages."""
+VERSIONS = {WEAK: 10, STRONG: 11}
+"""The same of defended cases: a step cuts lengths (D180)."""
+FORMER_VERSIONS = {WEAK: 9, STRONG: 10}
+"""Model -> version before, whose steps do not."""
+MAX_LENGTH_RATIO = 1.1
+"""As in the shipped plans."""
 TRIALS = {
     WEAK: Trial(
         strategy="ours",
@@ -54,6 +54,7 @@ TRIALS = {
         outer_lr=4.0,
         min_divisor=4,
         warm_steps=240,
+        max_length_ratio=MAX_LENGTH_RATIO,
     ),
     STRONG: Trial(
         strategy="ours",
@@ -63,6 +64,7 @@ TRIALS = {
         outer_lr=6.0,
         min_divisor=6,
         warm_steps=240,
+        max_length_ratio=MAX_LENGTH_RATIO,
     ),
 }
 """Warm-started as a run is, and no lag: miners wait."""

@@ -44,7 +44,7 @@ DECIDING = {
     ),
     "outer": (
         "outer_lr", "min_divisor", "clip_factor", "clip_windows", "initial_norm_share",
-        "initial_norm_floor", "max_energy_share",
+        "initial_norm_floor", "max_energy_share", "max_length_ratio",
     ),
 }  # fmt: skip
 """Sections of a plan -> keys that decide a run among honest miners; None: all."""

@@ -9,6 +9,7 @@ from template.errors import ConfigError
 KEY_DIGITS = 16
 LATER_FIELDS = {
     "catch_up_step": 0, "decay_share": 1.0, "inner": "adamw", "muon_momentum": 0.95,
+    "max_length_ratio": 0.0,
 }  # fmt: skip
 """What came after the first records, and what it was before."""
 
@@ -20,8 +21,9 @@ class Trial:
 
     `lag`: rounds between the sending of an update and its use; 1 is the protocol's.
     `outer_lr`: alpha. `decay`: beta of error feedback, or DeMo's of the momentum.
-    `clip_factor` 0: no clip. `weighting`: "equal", or "tokens" (by the steps that a miner
-    made: the first `slow_miners` make a third of them). `noise_miners`: the last ones send
+    `clip_factor`, `max_length_ratio` 0: no clip, no cap on lengths. `weighting`: "equal", or
+    "tokens" (by the steps that a miner made: the first `slow_miners` make a third of them).
+    `noise_miners`: the last ones send
     noise; every payload is then judged by its held-out gain. `bits`: of a value's code.
 
     Remedies, each 0 for none. `eager`: a miner starts from theta less alpha * eager * its own
@@ -67,6 +69,7 @@ class Trial:
     decay_share: float = 1.0
     inner: str = "adamw"
     muon_momentum: float = 0.95
+    max_length_ratio: float = 0.0
 
     def __post_init__(self) -> None:
         _check(self.lag in (0, 1), "lag", "0 or 1")

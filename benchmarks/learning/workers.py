@@ -65,6 +65,7 @@ def trial_plan(trial: Trial) -> dict[str, Any]:
         "outer_lr": trial.outer_lr,
         "min_divisor": trial.min_divisor,
         "clip_factor": trial.clip_factor or 1e9,
+        "max_length_ratio": trial.max_length_ratio,
     }
     return plan
 

@@ -16,7 +16,7 @@ from benchmarks.learning.strategies.ours import Ours
 from benchmarks.learning.workers import Workers
 from compression import SparseModel, apply, decode, encode_with_feedback, make_plan
 from template.protocol.ranges import cut_model
-from template.training.energy import Norms, cap_energy
+from template.training.energy import Norms, cap_energy, cap_lengths
 from template.training.outer import clip
 
 if TYPE_CHECKING:
@@ -114,8 +114,9 @@ def merge_parts(rule: Ours, params_N: Tensor, sent: Sequence["Sent"]) -> Tensor:
         for index in holders:
             share = clip(norms[index][name], reference, outer.clip_factor) / divisor
             factors[index][name] = alpha * share
+    even = cap_lengths(factors, norms, outer.max_length_ratio)
     capped = cap_energy(
-        factors, norms, rule.coldkeys([one.message for one in sent]), outer.max_energy_share
+        even, norms, rule.coldkeys([one.message for one in sent]), outer.max_energy_share
     )
     rule.remember([one.message for one in sent])
     after_N = params_N.clone()

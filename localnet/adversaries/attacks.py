@@ -112,7 +112,9 @@ ATTACKS: Mapping[str, Attack] = {
     "repeater": _free(
         "another miner's training, repeated but for the order of its pages", "shadow training"
     ),
-    "momentum-rider": _free("the last update again, and a tenth of the steps", "momentum rider"),
+    "momentum-rider": _partial(
+        "the last update again, and a tenth of the steps, all claimed", 0.1, "momentum rider"
+    ),
     "sleeper": _free(
         f"honest at first (as a neuron {SLEEPS_WINDOWS} windows), then honest work times -3",
         "honest, then flipped",

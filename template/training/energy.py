@@ -1,17 +1,22 @@
-"""The cap on a coldkey's share of an update's energy.
+"""The caps on the length of a payload's tensors, and on a coldkey's share of an update's energy.
 
-A payload's energy is the sum over tensors of (coefficient * norm) squared. The energy of a coldkey
-or an update is the sum over the payloads. Coldkeys above the allowed share are scaled down to a
-common level; all payloads of smaller coldkeys stay unchanged, bit for bit. A coldkey that sends
-parts of the model is compared by its energy over the share of the model that its payloads hold
-together, so that parts neither make whole payloads look large nor are large themselves. A tensor in
-several of its payloads counts once, or hotkeys of one coldkey on one part would escape the cap.
+The length of a tensor is coefficient * norm. The clip compares norms with those of windows before,
+which are two to five times as large once the learning rate has decayed; so a tensor is also cut to
+a multiple of its usual length among the payloads of the step.
+
+A payload's energy is the sum over tensors of squared lengths. The energy of a coldkey or an update
+is the sum over the payloads. Coldkeys above the allowed share are scaled down to a common level;
+all payloads of smaller coldkeys stay unchanged, bit for bit. A coldkey that sends parts of the
+model is compared by its energy over the share of the model that its payloads hold together, so that
+parts neither make whole payloads look large nor are large themselves. A tensor in several of its
+payloads counts once, or hotkeys of one coldkey on one part would escape the cap.
 
 Pure, and the same bits on every node: doubles with + - * / and square root; `math.fsum` rounds a
 sum once, for any order.
 """
 
 import math
+import statistics
 from collections.abc import Collection, Mapping, Sequence
 
 Factors = Mapping[str, float]
@@ -22,6 +27,36 @@ def energy(factors: Factors, norms: Norms) -> float:
     """Energy of a payload, from coefficients and norms by tensor."""
     lengths = [factor * norms[name] for name, factor in factors.items()]
     return math.fsum(length * length for length in lengths)
+
+
+def cap_lengths(factors: Sequence[Factors], norms: Sequence[Norms], ratio: float) -> list[Factors]:
+    """The payloads' coefficients, cut where a tensor is longer than `ratio` times the usual length
+    of the tensor among these payloads; 0: no cut.
+
+    `factors`, `norms`: as of `cap_energy`. The usual length is the upper median over the payloads
+    with a length: an honest length while fewer than half of the payloads are dishonest, and no cut
+    for one payload or two, where a comparison is impossible. Tensor by tensor, since one tensor has
+    most of a payload's length (the embedding), and would hide long ones.
+    """
+    if ratio == 0:
+        return list(factors)
+    lengths: dict[str, list[float]] = {}
+    for factor, norm in zip(factors, norms, strict=True):
+        for name, value in factor.items():
+            if value * norm[name] > 0:
+                lengths.setdefault(name, []).append(value * norm[name])
+    limits = {name: ratio * statistics.median_high(some) for name, some in lengths.items()}
+    return [_within(factor, norm, limits) for factor, norm in zip(factors, norms, strict=True)]
+
+
+def _within(factors: Factors, norms: Norms, limits: Mapping[str, float]) -> Factors:
+    lengths = {name: factor * norms[name] for name, factor in factors.items()}
+    long = {name for name, length in lengths.items() if length > limits.get(name, 0.0)}
+    # Payloads within the limits keep their factors bit for bit.
+    return factors if not long else {
+        name: factor * (limits[name] / lengths[name]) if name in long else factor
+        for name, factor in factors.items()
+    }  # fmt: skip
 
 
 def allowed_share(num_coldkeys: int, share: float) -> float:

@@ -1,7 +1,8 @@
 """The outer step: theta_{w+2} from theta_{w+1} and the accepted payloads of window w.
 
 theta <- theta - alpha * sum_i w_{i,t} c_{i,t} g_i delta_i, w_{i,t} = lambda^staleness /
-max(|A_{w,t}|, n_min), c_{i,t} the clip and g_i the energy cap, 1 for all in an honest window; alpha
+max(|A_{w,t}|, n_min), c_{i,t} the clip and g_i the caps of length and energy, 1 for all among equal
+honest miners; alpha
 is in the state, and the votes move alpha (`template.training.alpha`). A_{w,t}: the accepted
 payloads that hold tensor t, all but those of a part of the model without t.
 Pure, and the same bits on every node: coefficients are IEEE doubles made with + - * / and
@@ -35,7 +36,7 @@ from template.protocol.root import (
 )
 from template.protocol.spec import OuterSpec, RunSpec
 from template.training.alpha import alpha_at, next_exponent
-from template.training.energy import Norms, cap_energy
+from template.training.energy import Norms, cap_energy, cap_lengths
 from template.training.memory import KEPT
 from template.training.norms import count_accepted, pack_norms
 from template.training.spread import SpreadTensors, digest_of, norms_of, shapes_of
@@ -461,7 +462,7 @@ def _weigh_present(
 def _weigh_payloads(
     state: OuterState, members: Sequence[Member], payloads: Mapping[int, Payload], outer: OuterSpec
 ) -> list[tuple[Payload, Mapping[str, float]]]:
-    """Each member's payload with factors per tensor: mean, clip, then energy cap."""
+    """Each member's payload with factors per tensor: mean, clip, cap of length, cap of energy."""
     accepted = [payloads[member.uid] for member in members]
     norms = [payload.norms for payload in accepted]
     references = clip_references(state, outer, norms)
@@ -472,8 +473,9 @@ def _weigh_payloads(
     ]
     coldkeys = [member.coldkey for member in members]
     sizes = {name: math.prod(shape) for name, shape in shapes_of(state.params).items()}
-    # The cap comes last: it compares the lengths with which payloads are really applied.
-    capped = cap_energy(factors, norms, coldkeys, outer.max_energy_share, sizes)
+    # The caps come last: they compare the lengths with which payloads are really applied.
+    even = cap_lengths(factors, norms, outer.max_length_ratio)
+    capped = cap_energy(even, norms, coldkeys, outer.max_energy_share, sizes)
     return list(zip(accepted, capped, strict=True))
 
 

@@ -48,3 +48,16 @@ def decision_on(window: int, uids, stake_rao: int = 5, owners=None) -> Decision:
         reference_rao=stake_rao,
         no_op="",
     )
+
+
+def naive_lengths(factors: dict, norms: Mapping[int, Mapping[str, float]], ratio: float) -> None:
+    """In place: tensors cut to `ratio` times the upper one of the two lengths in the middle."""
+    for name in {name for mine in factors.values() for name in mine} if ratio else ():
+        length = {
+            uid: mine[name] * norms[uid][name] for uid, mine in factors.items() if name in mine
+        }
+        positive = sorted(each for each in length.values() if each > 0)
+        for uid, each in length.items():
+            if positive and each > ratio * positive[len(positive) // 2]:
+                limit = ratio * positive[len(positive) // 2]
+                factors[uid][name] = factors[uid][name] * (limit / each)

@@ -1,13 +1,20 @@
-"""The energy cap: exact where nobody exceeds, and elsewhere a level that solves its equation."""
+"""The caps on lengths and on energy: exact where nobody exceeds, elsewhere to a level."""
 
 import math
+import statistics
 from fractions import Fraction
 
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from template.training.energy import allowed_share, cap_energy, energy, energy_level
+from template.training.energy import (
+    allowed_share,
+    cap_energy,
+    cap_lengths,
+    energy,
+    energy_level,
+)
 
 positive = st.floats(1e-12, 1e12)
 shares = st.floats(0.01, 1.0)
@@ -201,3 +208,58 @@ def test_whole_payloads_are_capped_as_without_sizes_bit_for_bit(values, share) -
     assert cap_energy(factors, norms, owners, share, sizes) == cap_energy(
         factors, norms, owners, share
     )
+
+
+@pytest.mark.parametrize(
+    ("lengths", "kept"),
+    [
+        ([5.0], [5.0]),
+        ([1e-9, 5.0], [1e-9, 5.0]),
+        ([1.0, 2.0, 100.0], [1.0, 2.0, 2.5]),
+        ([1.0, 1.0, 9.0, 9.0], [1.0, 1.0, 9.0, 9.0]),
+        ([1.0, 1.0, 1.0, 9.0], [1.0, 1.0, 1.0, 1.25]),
+        ([0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 9.0], [0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.25]),
+        ([1.0, 1.0, 1.25], [1.0, 1.0, 1.25]),
+        ([0.0, 0.0], [0.0, 0.0]),
+        ([], []),
+    ],
+)
+def test_a_tensor_is_cut_to_a_multiple_of_its_usual_length(lengths, kept) -> None:
+    """1.25 times the upper median; one payload, two, or half of all have nothing above them."""
+    norms = [{"a": 4.0, "b": 1.0} for _ in lengths]
+    factors = [{"a": length / 4.0, "b": 3.0} for length in lengths]
+    capped = cap_lengths(factors, norms, 1.25)
+    assert [f["a"] * 4.0 for f in capped] == pytest.approx(kept)
+    for before, after, length, left in zip(factors, capped, lengths, kept, strict=True):
+        assert (after is before) == (length == left)
+        assert after["b"] == 3.0, "the other tensor is as it was"
+    off = cap_lengths(factors, norms, 0.0)
+    assert all(after is before for after, before in zip(off, factors, strict=True))
+
+
+@given(energies, st.floats(1.0, 10.0), st.data())
+def test_a_minority_lengthens_no_tensor_beyond_the_ratio_of_an_honest_one(
+    honest, ratio, data
+) -> None:
+    """Nor does it cut the shortest honest one, whatever it sends; order is nothing."""
+    others = data.draw(st.lists(st.floats(0.0, 1e12), max_size=len(honest) - 1))
+    lengths = [*honest, *others]
+    factors, norms = [{"a": length} for length in lengths], [{"a": 1.0}] * len(lengths)
+    capped = cap_lengths(factors, norms, ratio)
+    shortest = honest.index(min(honest))
+    assert capped[shortest] is factors[shortest]
+    level = ratio * statistics.median_high([length for length in lengths if length > 0])
+    assert level <= ratio * max(honest)
+    for length, after in zip(lengths, capped, strict=True):
+        assert after["a"] == (length if length <= level else pytest.approx(level))
+    order = data.draw(st.permutations(range(len(lengths))))
+    assert cap_lengths([factors[i] for i in order], norms, ratio) == [capped[i] for i in order]
+
+
+def test_a_tensor_is_compared_among_those_who_hold_it() -> None:
+    factors, norms = _of_parts([("p", 1.0), ("p", 1.0), ("pq", 1.0), ("pq", 100.0), ("q", 1.0)])
+    capped = cap_lengths(factors, norms, 1.25)
+    assert capped[:3] + capped[4:] == factors[:3] + factors[4:]
+    assert capped[3] == {"p": 1.25, "q": 1.25}
+    nothing, none = _of_parts([("", 0.0)])
+    assert cap_lengths(nothing, none, 1.25) == nothing

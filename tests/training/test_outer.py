@@ -35,7 +35,7 @@ from template.training.outer import (
     state_digest,
     step_divisor,
 )
-from tests.support.outer_steps import decision_on, members_of, random_payload
+from tests.support.outer_steps import decision_on, members_of, naive_lengths, random_payload
 
 
 def _naive_norm(values: np.ndarray) -> float:
@@ -107,6 +107,7 @@ def _naive_params(state: OuterState, payloads: Mapping[int, Payload], outer, own
         for name, norm in norms[uid].items():
             limit = outer.clip_factor * references[name]
             factors[uid][name] = outer.outer_lr * share * (1.0 if norm <= limit else limit / norm)
+    naive_lengths(factors, norms, outer.max_length_ratio)
     _naive_cap(factors, norms, owners or {uid: uid for uid in payloads}, outer.max_energy_share)
     after = {name: tensor.numpy().copy().reshape(-1) for name, tensor in state.params.items()}
     for uid in sorted(payloads):
@@ -151,6 +152,26 @@ def test_later_steps_clip_by_the_median_and_weigh_by_staleness(state, spec, form
         state = outer_step(state, decision_on(window, payloads), payloads, spec)
         assert tensors_digest(state.params) == tensors_digest(expected), window
     assert [window for window, _ in state.accepted_norms] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("ratio", [1.0, 1.25, 1.5])
+def test_a_step_cuts_what_is_longer_than_usual_in_its_window(ratio, state, spec, form) -> None:
+    """Also where the norms of windows before allow far more, as after a fall of the rate."""
+    outer = dataclasses.replace(spec.outer, max_length_ratio=ratio)
+    spec = dataclasses.replace(spec, outer=outer)
+    for window, scales in enumerate(([1.0] * 5, [0.2, 0.21, 0.22, 0.3, 0.9])):
+        payloads = {
+            uid: random_payload(form, 10 * window + uid, scale=0.01 * scale, window=window)
+            for uid, scale in enumerate(scales)
+        }
+        before, expected = state, _naive_params(state, payloads, outer)
+        state = outer_step(state, decision_on(window, payloads), payloads, spec)
+        assert tensors_digest(state.params) == tensors_digest(expected), window
+    free = dataclasses.replace(outer, max_length_ratio=0.0)
+    uncut = outer_step(
+        before, decision_on(1, payloads), payloads, dataclasses.replace(spec, outer=free)
+    )
+    assert tensors_digest(uncut.params) != tensors_digest(state.params)
 
 
 def test_the_order_in_which_payloads_arrive_does_not_matter(state, spec, form) -> None:

@@ -34,7 +34,7 @@ from template.training.outer import (
     step_divisors,
 )
 from template.training.scorer import Scorer
-from tests.support.outer_steps import decision_on
+from tests.support.outer_steps import decision_on, naive_lengths
 
 LOW, HIGH = BlockRange(part=0, parts=2), BlockRange(part=1, parts=2)
 
@@ -100,6 +100,7 @@ def naive_params(
             limit = outer.clip_factor * reference
             cut = 1.0 if norm <= limit else limit / norm
             factors[uid][name] = outer.outer_lr * (weight / divisor) * cut
+    naive_lengths(factors, {u: p.norms for u, p in payloads.items()}, outer.max_length_ratio)
     naive_cap(factors, payloads, outer.max_energy_share)
     after = {name: tensor.numpy().copy().reshape(-1) for name, tensor in state.params.items()}
     for uid in sorted(payloads):

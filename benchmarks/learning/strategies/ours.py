@@ -15,7 +15,7 @@ from benchmarks.learning.strategy import LocalUpdate
 from benchmarks.learning.workers import Workers
 from compression import SparseModel, apply
 from template.training.alpha import next_exponent
-from template.training.energy import Factors, Norms, cap_energy
+from template.training.energy import Factors, Norms, cap_energy, cap_lengths
 from template.training.outer import (
     OuterState,
     clip_references,
@@ -42,7 +42,8 @@ class Ours(LocalUpdate):
             self._factors(m, alpha, divisor / share, norms)
             for m, share in zip(messages, self._shares(messages), strict=True)
         ]
-        capped = cap_energy(factors, norms, self.coldkeys(messages), self.outer.max_energy_share)
+        even = cap_lengths(factors, norms, self.outer.max_length_ratio)
+        capped = cap_energy(even, norms, self.coldkeys(messages), self.outer.max_energy_share)
         self.remember(messages)
         after_N = params_N.clone()
         for message, factor in zip(messages, capped, strict=True):

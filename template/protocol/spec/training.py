@@ -219,6 +219,12 @@ class OuterSpec(Table):
     """Minimum of the reference stake, in rao. With 0 the first voters of a run decide alone,
     however small; with a share of the validators' stake a run starts once they are awake.
     """
+    max_length_ratio: Annotated[float, Range(ge=0, le=1000)] = 0.0
+    """Maximum length of a payload's tensor in a step, over the usual (upper median) length of the
+    tensor among the payloads of that step; a longer one is scaled down. 0 leaves lengths to the
+    clip alone, by norms of windows before, which a falling learning rate leaves far above those of
+    now.
+    """
 
     def quorum_rules(self) -> QuorumRules:
         """The fields for counting votes."""
