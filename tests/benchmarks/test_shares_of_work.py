@@ -263,6 +263,18 @@ def test_the_limit_of_partial_work_goes_by_whole_steps() -> None:
     assert limits["one training split over four"] == pytest.approx(1.1)
 
 
+def test_who_worked_before_is_owed_the_pay_for_that() -> None:
+    """Ten windows of 24, pay over the last sixteen: 10/11 of a whole miner, 10/12, ... 2/16."""
+    counted = [(10, 11), (10, 12), (10, 13), (10, 14), (10, 15), (10, 16)]
+    counted += [(ten, 16) for ten in range(9, 1, -1)]
+    owed = sum(honest / all_ for honest, all_ in counted) / 14
+    assert report.work_of(ATTACKS["honest, then a copier"]) == pytest.approx(owed)
+    assert report.limit_of(ATTACKS["honest, then flipped"]) == pytest.approx(0.1 + owed)
+    assert report.limit_of(ATTACKS["delayed copy"]) == 0.1
+    assert report.limit_of(ATTACKS["lying validator"]) == 0.1
+    assert report.limit_of(ATTACKS["momentum rider"]) == pytest.approx(1.1 * 2 / 15)
+
+
 def test_what_is_left_over_is_all_that_was_not_sent() -> None:
     views: list[View] = []
 

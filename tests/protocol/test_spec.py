@@ -31,10 +31,9 @@ OPTIONAL = {
     for name, table in (
         ("model", ModelSpec),
         ("data", spec_module.DataSpec),
-        ("training", spec_module.TrainingSpec),
-        ("outer", spec_module.OuterSpec),
+        ("training", spec_module.TrainingSpec), ("outer", spec_module.OuterSpec),
     )
-}
+}  # fmt: skip
 """Left out of the small run's text; test_model_spec.py tests those of the model."""
 OTHER_VALUES: dict[str, object] = {
     "training.decay_share": 0.5,
@@ -88,18 +87,6 @@ def edited(text: str, leaf: str, value: str | None) -> str:
     changed, count = re.subn(rf"^{key} = .*\n", lambda _: line, body, count=1, flags=re.MULTILINE)
     assert count == 1, f"{leaf} is not in the text"
     return changed if not section else f"{head}[{section}]\n{changed}"
-
-
-@pytest.mark.parametrize("value", ["-0.1", "1000.1", "nan"])
-def test_a_cap_on_lengths_out_of_range_is_named(value: str, spec: RunSpec, spec_text: str) -> None:
-    """An optional key: without it, or with 0, a run is as before there were caps."""
-    text = spec_text.replace("[outer]\n", f"[outer]\nmax_length_ratio = {value}\n")
-    with pytest.raises(ConfigError, match="outer.max_length_ratio"):
-        parse_spec(text)
-    off = parse_spec(spec_text.replace("[outer]\n", "[outer]\nmax_length_ratio = 0.0\n"))
-    assert off.run_id == spec.run_id
-    cut = parse_spec(spec_text.replace("[outer]\n", "[outer]\nmax_length_ratio = 1.1\n"))
-    assert (cut.run_id != spec.run_id, cut.outer.max_length_ratio) == (True, 1.1)
 
 
 def test_every_field_changes_the_run_id(spec: RunSpec) -> None:

@@ -1,4 +1,4 @@
-"""Widths and parts of a run: optional keys, their bounds, and run ids that they leave alone."""
+"""Widths, parts and caps of lengths: optional keys, bounds, and run ids that they leave alone."""
 
 import re
 from dataclasses import replace
@@ -66,3 +66,15 @@ def test_a_window_assigns_a_million_pages_at_most(spec: RunSpec) -> None:
     with_training(with_training(spec, "batch_pages", 16), "inner_steps", 65_536)
     with pytest.raises(ConfigError, match=r"training\.inner_steps: times batch_pages"):
         with_training(with_training(spec, "batch_pages", 17), "inner_steps", 65_536)
+
+
+@pytest.mark.parametrize("value", ["-0.1", "1000.1", "nan"])
+def test_a_cap_on_lengths_out_of_range_is_named(value: str, spec: RunSpec, spec_text: str) -> None:
+    """Without the key, or with 0, a run is as before there were caps."""
+    (head, tail) = spec_text.split("[outer]\n")
+    with pytest.raises(ConfigError, match=r"outer\.max_length_ratio"):
+        parse_spec(f"{head}[outer]\nmax_length_ratio = {value}\n{tail}")
+    off = parse_spec(f"{head}[outer]\nmax_length_ratio = 0.0\n{tail}")
+    assert off.run_id == spec.run_id
+    cut = parse_spec(f"{head}[outer]\nmax_length_ratio = 1.1\n{tail}")
+    assert (cut.run_id != spec.run_id, cut.outer.max_length_ratio) == (True, 1.1)
