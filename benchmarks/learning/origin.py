@@ -217,7 +217,11 @@ def _deciding_values(trial: Trial) -> Mapping[str, object]:
     plan = trial_plan(trial)
     if trial.noise_miners:
         return {section: plan[section] for section in (*DECIDING, "evaluation")}
-    return {
+    values = {
         section: {key: plan[section].get(key) for key in keys or sorted(plan[section])}
         for section, keys in DECIDING.items()
     }
+    # Switched off is as before there was such a key, which digests of rows do not know.
+    if values["outer"]["max_length_ratio"] == 0:
+        del values["outer"]["max_length_ratio"]
+    return values

@@ -37,8 +37,24 @@ MODELS = {
         "num_attention_heads": 4,
         "num_key_value_heads": 4,
     },
+    "large": {
+        "hidden_size": 256,
+        "intermediate_size": 688,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 8,
+    },
+    "huge": {
+        "hidden_size": 512,
+        "intermediate_size": 1376,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 8,
+    },
 }
-"""What differs from the localnet's model: 18, 49, 114 and 428 thousand parameters."""
+"""What differs from the localnet's model: 18, 49, 114 and 428 thousand parameters, 3.2 and 9.6
+million.
+"""
 
 CURVE_PAGES, FINAL_PAGES = 160, 1600
 EVAL_BATCH = 16
