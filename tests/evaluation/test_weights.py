@@ -242,6 +242,30 @@ def test_any_histories_give_shares_of_one_in_any_order(
         assert chain_weights(histories, WINDOW, rules, None) == shares, "nobody gets the rest"
 
 
+def _paid_over_a_life(joins: int, works: int, after: float | None) -> float:
+    """Windows of an honest miner's pay that a miner gets in all, who works so many windows and
+    then has payloads refused (-1), or sends none (None).
+    """
+    leaves = joins + works
+    total = 0.0
+    for window in range(leaves + RULES.history_windows + 4):
+        mine = dict.fromkeys(range(joins, min(leaves, window + 1)), 1.0)
+        if after is not None:
+            mine |= dict.fromkeys(range(leaves, window + 1), after)
+        shares = chain_weights({1: steady(1.0, range(window + 1)), 2: mine}, window, RULES)
+        total += shares.get(2, 0.0) / max(shares.get(1, 0.0), 1e-9)
+    return total
+
+
+@pytest.mark.parametrize("after", [-1.0, None])
+@pytest.mark.parametrize("works", [6, 10, 20])
+def test_a_miner_that_stops_is_paid_no_more_than_the_windows_that_it_worked(works, after) -> None:
+    """Pay looks back: who joins a run under way waits for as much at first as it gets at last."""
+    paid = _paid_over_a_life(20, works, after)
+    assert 0.5 * works < paid <= works
+    assert _paid_over_a_life(0, works, after) > paid, "the first ones need not wait"
+
+
 def test_renaming_the_miners_renames_their_shares() -> None:
     generator = np.random.default_rng(4)
     gains = {
