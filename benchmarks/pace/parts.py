@@ -114,10 +114,9 @@ def merge_parts(rule: Ours, params_N: Tensor, sent: Sequence["Sent"]) -> Tensor:
         for index in holders:
             share = clip(norms[index][name], reference, outer.clip_factor) / divisor
             factors[index][name] = alpha * share
-    even = cap_lengths(factors, norms, outer.max_length_ratio)
-    capped = cap_energy(
-        even, norms, rule.coldkeys([one.message for one in sent]), outer.max_energy_share
-    )
+    coldkeys = rule.coldkeys([one.message for one in sent])
+    even = cap_lengths(factors, norms, coldkeys, outer.max_length_ratio)
+    capped = cap_energy(even, norms, coldkeys, outer.max_energy_share)
     rule.remember([one.message for one in sent])
     after_N = params_N.clone()
     views = rule.workers.space.views(after_N)

@@ -29,23 +29,31 @@ def energy(factors: Factors, norms: Norms) -> float:
     return math.fsum(length * length for length in lengths)
 
 
-def cap_lengths(factors: Sequence[Factors], norms: Sequence[Norms], ratio: float) -> list[Factors]:
+def cap_lengths(
+    factors: Sequence[Factors], norms: Sequence[Norms], coldkeys: Sequence[bytes], ratio: float
+) -> list[Factors]:
     """The payloads' coefficients, cut where a tensor is longer than `ratio` times the usual length
     of the tensor among these payloads; 0: no cut.
 
-    `factors`, `norms`: as of `cap_energy`. The usual length is the upper median over the payloads
-    with a length: an honest length while fewer than half of the payloads are dishonest, and no cut
-    for one payload or two, where a comparison is impossible. Tensor by tensor, since one tensor has
-    most of a payload's length (the embedding), and would hide long ones.
+    `factors`, `norms`, `coldkeys`: as of `cap_energy`. The usual length is the upper median over
+    the coldkeys that hold the tensor with a length, each with its longest: an honest length while
+    fewer than half of those are dishonest, and no cut for one or two, where a comparison is
+    impossible. Tensor by tensor, since one tensor has most of a payload's length (the embedding),
+    and would hide long ones.
     """
     if ratio == 0:
         return list(factors)
-    lengths: dict[str, list[float]] = {}
-    for factor, norm in zip(factors, norms, strict=True):
+    lengths: dict[str, dict[bytes, float]] = {}
+    for factor, norm, coldkey in zip(factors, norms, coldkeys, strict=True):
         for name, value in factor.items():
-            if value * norm[name] > 0:
-                lengths.setdefault(name, []).append(value * norm[name])
-    limits = {name: ratio * statistics.median_high(some) for name, some in lengths.items()}
+            length, held = value * norm[name], lengths.setdefault(name, {})
+            if length > held.get(coldkey, 0.0):
+                held[coldkey] = length
+    limits = {
+        name: ratio * statistics.median_high(held.values())
+        for name, held in lengths.items()
+        if held
+    }
     return [_within(factor, norm, limits) for factor, norm in zip(factors, norms, strict=True)]
 
 

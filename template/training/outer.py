@@ -1,8 +1,8 @@
 """The outer step: theta_{w+2} from theta_{w+1} and the accepted payloads of window w.
 
-theta <- theta - alpha * sum_i w_{i,t} c_{i,t} g_i delta_i, w_{i,t} = lambda^staleness /
-max(|A_{w,t}|, n_min), c_{i,t} the clip and g_i the caps of length and energy, 1 for all among equal
-honest miners; alpha
+theta <- theta - alpha * sum_i w_{i,t} c_{i,t} g_{i,t} delta_i, w_{i,t} = lambda^staleness /
+max(|A_{w,t}|, n_min), c_{i,t} the clip and g_{i,t} the caps of length and energy, 1 or near 1 for
+all among equal honest miners; alpha
 is in the state, and the votes move alpha (`template.training.alpha`). A_{w,t}: the accepted
 payloads that hold tensor t, all but those of a part of the model without t.
 Pure, and the same bits on every node: coefficients are IEEE doubles made with + - * / and
@@ -347,6 +347,8 @@ def start_of_miner(
     miner's own work stands in for the work of all. With the mean rule, the mean of all miners'
     starts is theta after the pending update, so the lag of a window costs less. If the last
     window's divisor exceeded the number of payloads, the share shrinks in proportion.
+    The caps of length and energy compare payloads of the window, which a miner does not have yet: a
+    payload that will be cut counts in full here.
     Source: eager updates (arXiv 2502.12996), there with the sender's share 1/R.
     """
     share = spec.training.own_update_share
@@ -474,7 +476,7 @@ def _weigh_payloads(
     coldkeys = [member.coldkey for member in members]
     sizes = {name: math.prod(shape) for name, shape in shapes_of(state.params).items()}
     # The caps come last: they compare the lengths with which payloads are really applied.
-    even = cap_lengths(factors, norms, outer.max_length_ratio)
+    even = cap_lengths(factors, norms, coldkeys, outer.max_length_ratio)
     capped = cap_energy(even, norms, coldkeys, outer.max_energy_share, sizes)
     return list(zip(accepted, capped, strict=True))
 

@@ -90,6 +90,16 @@ def _norm(values) -> float:
     return math.sqrt(math.fsum(float(v) ** 2 for v in values.reshape(-1)))
 
 
+def _cut_the_longest(factors, norms, ratio) -> None:
+    """Every hotkey here has a coldkey of its own, and every payload all tensors."""
+    for name in {name for mine in factors.values() for name in mine}:
+        lengths = {uid: mine[name] * norms[uid][name] for uid, mine in factors.items()}
+        limit = ratio * statistics.median_high([x for x in lengths.values() if x > 0] or [0.0])
+        for uid, length in lengths.items():
+            if length > limit:
+                factors[uid][name] *= limit / length
+
+
 def _replay(world, node):
     """params_digest by window, from theta_0 on."""
     outer = world.spec.outer
@@ -122,6 +132,7 @@ def _replay(world, node):
             share = outer.staleness_decay**age / max(len(payloads), outer.min_divisor)
             clips = {n: outer.clip_factor * references[n] / (norms[uid][n] or 1) for n in params}
             factors[uid] = {n: alpha * share * min(1.0, clips[n]) for n in params}
+        _cut_the_longest(factors, norms, outer.max_length_ratio)
         _cut_the_largest(factors, norms, outer.max_energy_share)
         for uid, payload in payloads.items():
             for name, sparse in payload.tensors.items():

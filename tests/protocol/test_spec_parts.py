@@ -68,7 +68,7 @@ def test_a_window_assigns_a_million_pages_at_most(spec: RunSpec) -> None:
         with_training(with_training(spec, "batch_pages", 17), "inner_steps", 65_536)
 
 
-@pytest.mark.parametrize("value", ["-0.1", "1000.1", "nan"])
+@pytest.mark.parametrize("value", ["-0.1", "0.11", "0.999", "1000.1", "nan"])
 def test_a_cap_on_lengths_out_of_range_is_named(value: str, spec: RunSpec, spec_text: str) -> None:
     """Without the key, or with 0, a run is as before there were caps."""
     (head, tail) = spec_text.split("[outer]\n")

@@ -60,6 +60,7 @@ RULES = OuterSpec(
     alpha_windows=24,
     reference_windows=500,
     min_reference_rao=0,
+    max_length_ratio=1.1,
 )
 SHAPES = {"b.bias": (37,), "a.weight": (70, 130), "c.long": (4100,)}
 

@@ -1,6 +1,7 @@
 """What an outer step is made from: payloads of random pseudo-gradients, and decisions on them."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -50,13 +51,21 @@ def decision_on(window: int, uids, stake_rao: int = 5, owners=None) -> Decision:
     )
 
 
-def naive_lengths(factors: dict, norms: Mapping[int, Mapping[str, float]], ratio: float) -> None:
-    """In place: tensors cut to `ratio` times the upper one of the two lengths in the middle."""
+def naive_lengths(
+    factors: dict, norms: Mapping[int, Mapping[str, float]], owners: Mapping[int, Any], ratio: float
+) -> None:
+    """In place: tensors cut to `ratio` times the upper one of the two lengths in the middle, of
+    the owners' longest ones.
+    """
     for name in {name for mine in factors.values() for name in mine} if ratio else ():
         length = {
             uid: mine[name] * norms[uid][name] for uid, mine in factors.items() if name in mine
         }
-        positive = sorted(each for each in length.values() if each > 0)
+        longest = [
+            max(each for uid, each in length.items() if owners[uid] == owner)
+            for owner in {owners[uid] for uid in length}
+        ]
+        positive = sorted(each for each in longest if each > 0)
         for uid, each in length.items():
             if positive and each > ratio * positive[len(positive) // 2]:
                 limit = ratio * positive[len(positive) // 2]

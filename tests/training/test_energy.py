@@ -210,6 +210,11 @@ def test_whole_payloads_are_capped_as_without_sizes_bit_for_bit(values, share) -
     )
 
 
+def _own(payloads: list[dict[str, float]]) -> list[bytes]:
+    """A coldkey for each payload."""
+    return [bytes([index]) for index in range(len(payloads))]
+
+
 @pytest.mark.parametrize(
     ("lengths", "kept"),
     [
@@ -228,12 +233,12 @@ def test_a_tensor_is_cut_to_a_multiple_of_its_usual_length(lengths, kept) -> Non
     """1.25 times the upper median; one payload, two, or half of all have nothing above them."""
     norms = [{"a": 4.0, "b": 1.0} for _ in lengths]
     factors = [{"a": length / 4.0, "b": 3.0} for length in lengths]
-    capped = cap_lengths(factors, norms, 1.25)
+    capped = cap_lengths(factors, norms, _own(factors), 1.25)
     assert [f["a"] * 4.0 for f in capped] == pytest.approx(kept)
     for before, after, length, left in zip(factors, capped, lengths, kept, strict=True):
         assert (after is before) == (length == left)
         assert after["b"] == 3.0, "the other tensor is as it was"
-    off = cap_lengths(factors, norms, 0.0)
+    off = cap_lengths(factors, norms, _own(factors), 0.0)
     assert all(after is before for after, before in zip(off, factors, strict=True))
 
 
@@ -245,7 +250,7 @@ def test_a_minority_lengthens_no_tensor_beyond_the_ratio_of_an_honest_one(
     others = data.draw(st.lists(st.floats(0.0, 1e12), max_size=len(honest) - 1))
     lengths = [*honest, *others]
     factors, norms = [{"a": length} for length in lengths], [{"a": 1.0}] * len(lengths)
-    capped = cap_lengths(factors, norms, ratio)
+    capped = cap_lengths(factors, norms, _own(factors), ratio)
     shortest = honest.index(min(honest))
     assert capped[shortest] is factors[shortest]
     level = ratio * statistics.median_high([length for length in lengths if length > 0])
@@ -253,13 +258,23 @@ def test_a_minority_lengthens_no_tensor_beyond_the_ratio_of_an_honest_one(
     for length, after in zip(lengths, capped, strict=True):
         assert after["a"] == (length if length <= level else pytest.approx(level))
     order = data.draw(st.permutations(range(len(lengths))))
-    assert cap_lengths([factors[i] for i in order], norms, ratio) == [capped[i] for i in order]
+    moved = [factors[i] for i in order]
+    assert cap_lengths(moved, norms, _own(moved), ratio) == [capped[i] for i in order]
 
 
 def test_a_tensor_is_compared_among_those_who_hold_it() -> None:
     factors, norms = _of_parts([("p", 1.0), ("p", 1.0), ("pq", 1.0), ("pq", 100.0), ("q", 1.0)])
-    capped = cap_lengths(factors, norms, 1.25)
+    capped = cap_lengths(factors, norms, _own(factors), 1.25)
     assert capped[:3] + capped[4:] == factors[:3] + factors[4:]
     assert capped[3] == {"p": 1.25, "q": 1.25}
     nothing, none = _of_parts([("", 0.0)])
-    assert cap_lengths(nothing, none, 1.25) == nothing
+    assert cap_lengths(nothing, none, _own(nothing), 1.25) == nothing
+
+
+def test_many_short_payloads_of_one_coldkey_cut_nobody() -> None:
+    """A coldkey counts once, with its longest payload."""
+    lengths = [1.0, 1.0, 0.9, *[0.01] * 9, 0.02]
+    factors, norms = [{"a": length} for length in lengths], [{"a": 1.0}] * len(lengths)
+    owners = [b"x", b"y", b"z", *[b"many"] * 10]
+    assert cap_lengths(factors, norms, owners, 1.25) == factors
+    assert cap_lengths(factors, norms, _own(factors), 1.25)[0] == {"a": 0.0125}

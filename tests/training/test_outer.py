@@ -107,8 +107,9 @@ def _naive_params(state: OuterState, payloads: Mapping[int, Payload], outer, own
         for name, norm in norms[uid].items():
             limit = outer.clip_factor * references[name]
             factors[uid][name] = outer.outer_lr * share * (1.0 if norm <= limit else limit / norm)
-    naive_lengths(factors, norms, outer.max_length_ratio)
-    _naive_cap(factors, norms, owners or {uid: uid for uid in payloads}, outer.max_energy_share)
+    owners = owners or {uid: uid for uid in payloads}
+    naive_lengths(factors, norms, owners, outer.max_length_ratio)
+    _naive_cap(factors, norms, owners, outer.max_energy_share)
     after = {name: tensor.numpy().copy().reshape(-1) for name, tensor in state.params.items()}
     for uid in sorted(payloads):
         for name, values in dense[uid].items():
@@ -375,7 +376,8 @@ def test_the_payloads_of_one_coldkey_together_have_no_more_than_their_share(
     """Five of ten hotkeys are one owner's: 5/10 of the energy without, 2/6 with the cap."""
     payloads = {uid: random_payload(form, uid + 1, scale=1e-4) for uid in range(10)}
     owners = {uid: min(uid, 5) for uid in payloads}
-    spec = dataclasses.replace(spec, outer=dataclasses.replace(spec.outer, outer_lr=1.0))
+    outer = dataclasses.replace(spec.outer, outer_lr=1.0, max_length_ratio=0.0)
+    spec = dataclasses.replace(spec, outer=outer)
     after = outer_step(state, decision_on(0, payloads, owners=owners), payloads, spec)
     expected = _naive_params(state, payloads, spec.outer, owners)
     assert tensors_digest(after.params) == tensors_digest(expected)

@@ -100,7 +100,8 @@ def naive_params(
             limit = outer.clip_factor * reference
             cut = 1.0 if norm <= limit else limit / norm
             factors[uid][name] = outer.outer_lr * (weight / divisor) * cut
-    naive_lengths(factors, {u: p.norms for u, p in payloads.items()}, outer.max_length_ratio)
+    norms = {uid: payload.norms for uid, payload in payloads.items()}
+    naive_lengths(factors, norms, {uid: uid for uid in payloads}, outer.max_length_ratio)
     naive_cap(factors, payloads, outer.max_energy_share)
     after = {name: tensor.numpy().copy().reshape(-1) for name, tensor in state.params.items()}
     for uid in sorted(payloads):

@@ -42,8 +42,9 @@ class Ours(LocalUpdate):
             self._factors(m, alpha, divisor / share, norms)
             for m, share in zip(messages, self._shares(messages), strict=True)
         ]
-        even = cap_lengths(factors, norms, self.outer.max_length_ratio)
-        capped = cap_energy(even, norms, self.coldkeys(messages), self.outer.max_energy_share)
+        coldkeys = self.coldkeys(messages)
+        even = cap_lengths(factors, norms, coldkeys, self.outer.max_length_ratio)
+        capped = cap_energy(even, norms, coldkeys, self.outer.max_energy_share)
         self.remember(messages)
         after_N = params_N.clone()
         for message, factor in zip(messages, capped, strict=True):

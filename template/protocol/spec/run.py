@@ -229,6 +229,16 @@ def chat_tokens_differ(spec: RunSpec) -> None:
         )
 
 
+def capped_lengths_are_usual(spec: RunSpec) -> None:
+    """`outer.max_length_ratio` is 0 or at least 1: below 1 it would shorten every payload."""
+    ratio = spec.outer.max_length_ratio
+    require(
+        ratio == 0 or ratio >= 1,
+        "outer.max_length_ratio",
+        f"is {ratio:g}, must be 0 (no cap) or 1 or more",
+    )
+
+
 def window_holds_its_phases(spec: RunSpec) -> None:
     """`upload_blocks + scoring_blocks + vote_margin_blocks` is at most `blocks_per_window`: a
     window's payloads are uploaded, scored and voted on within the next window.
@@ -352,6 +362,7 @@ RULES: Sequence[Callable[[RunSpec], None]] = (
     architecture_has_the_fields,
     model_is_bounded,
     chat_tokens_differ,
+    capped_lengths_are_usual,
     window_holds_its_phases,
     votes_become_final,
     public_window_fits_kept_state,

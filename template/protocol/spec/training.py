@@ -164,7 +164,7 @@ class CompressionSpec(Table):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OuterSpec(Table):
-    """The outer step: accepted set, averaging, clipping and the energy cap."""
+    """The outer step: accepted set, averaging, clipping, and the caps of length and energy."""
 
     TABLE: ClassVar[str] = "outer"
 
@@ -220,10 +220,9 @@ class OuterSpec(Table):
     however small; with a share of the validators' stake a run starts once they are awake.
     """
     max_length_ratio: Annotated[float, Range(ge=0, le=1000)] = 0.0
-    """Maximum length of a payload's tensor in a step, over the usual (upper median) length of the
-    tensor among the payloads of that step; a longer one is scaled down. 0 leaves lengths to the
-    clip alone, by norms of windows before, which a falling learning rate leaves far above those of
-    now.
+    """Maximum length of a payload's tensor in a step, over the usual length of the tensor there
+    (the upper median over coldkeys); a longer one is scaled down. 0 leaves lengths to the clip
+    alone, by norms of windows before, which a falling learning rate leaves far above those of now.
     """
 
     def quorum_rules(self) -> QuorumRules:
