@@ -26,13 +26,13 @@ PYTEST    := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest 
              $(if $(SEED),--randomly-seed=$(SEED))
 FAST_LANE := not slow and not siege and not gpu and not network
 
-# `make bench-codec QUICK=1`, `bench-learning QUICK=1`, `bench-pace QUICK=1`, `bench-pay QUICK=1`, `chaos QUICK=1` take less; `make fuzz FUZZ_S=600` takes longer.
+# `make bench-codec QUICK=1`, `bench-learning QUICK=1`, `bench-pace QUICK=1`, `bench-pay QUICK=1`, `bench-incentive QUICK=1`, `chaos QUICK=1` take less; `make fuzz FUZZ_S=600` takes longer.
 QUICK   ?=
 # `make chaos CHAOS_ARGS="--block-time 0.5"` gives slow or shared machines longer windows.
 CHAOS_ARGS ?=
 FUZZ_S  ?= 180
 
-.PHONY: help localnet run-small eval-small test test-all lint bench-codec bench-size bench-scale bench-pace bench-pay bench-validators bench-lanes bench-gpu bench-learning bench-attacks bench-evaluation bench-long bench-data chaos fuzz siege siege-schedules install text clean distclean
+.PHONY: help localnet run-small eval-small test test-all lint bench-codec bench-size bench-scale bench-pace bench-pay bench-incentive bench-validators bench-lanes bench-gpu bench-learning bench-attacks bench-evaluation bench-long bench-data chaos fuzz siege siege-schedules install text clean distclean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
@@ -88,6 +88,9 @@ bench-pace: text ## machines of unequal pace in one run: what the record lacks, 
 
 bench-pay: text ## pay over work, its noise, and a split machine: what the record lacks, table, picture
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.pay $(if $(QUICK),--quick)
+
+bench-incentive: text ## what a payload shows of its training, by parameters and pages; the planner's law
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.incentive $(if $(QUICK),--quick)
 
 bench-validators: text ## what validators earn that copy, lag or do not score, with and without duels
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.validators $(if $(QUICK),--quick)

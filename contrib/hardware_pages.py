@@ -48,6 +48,7 @@ from template.planning.outlook import (  # noqa: E402
     best_cut,
     find_smallest,
     look_ahead,
+    work_sentence,
 )
 from template.planning.validator import validator_window  # noqa: E402
 
@@ -88,6 +89,7 @@ def hardware_page(outlooks: Sequence[Outlook]) -> str:
             "\n".join(machine_rows(plan)),
             "",
         ]
+        parts += [f"Work test: {work_sentence(outlook)}\n"]
         if outlook.faults:
             faults = "\n".join(f"- {fault}" for fault in outlook.faults)
             parts += [f"On {case.machine.name}, by the code of today:\n", faults, ""]

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from template.planning import covenant
 from template.planning.case import Case
-from template.planning.outlook import Outlook, RoleOutlook, Smallest, assumptions
+from template.planning.outlook import Outlook, RoleOutlook, Smallest, assumptions, work_sentence
 from template.planning.phases import INNER_STEPS, Phase
 
 NONE: Final = "none"
@@ -34,6 +34,7 @@ def render(outlook: Outlook) -> Iterator[RenderableType]:
     yield phase_table(
         "A validator's window", outlook.validator.phases, window.window_s, last_column="beside"
     )
+    yield Text(f"\nThe work test: {work_sentence(outlook)}")
     yield smallest_text(outlook)
     if outlook.faults:
         yield Text("\nWhat does not work", style="bold yellow")

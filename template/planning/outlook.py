@@ -1,5 +1,6 @@
 """The planner's whole answer: windows, memory and bills of all roles, and what does not work."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
@@ -16,6 +17,7 @@ from template.planning.bill import (
 )
 from template.planning.case import Case
 from template.planning.costs import codec_threads
+from template.planning.evidence import pages_to_pass, read_law, windows_to_pass
 from template.planning.hardware import CLASSES, COUNTS, GB, Machine, usual_machine
 from template.planning.memory import Memory, miner_memory, owner_memory, validator_memory
 from template.planning.miner import (
@@ -30,6 +32,7 @@ from template.planning.miner import (
 from template.planning.phases import Phase
 from template.planning.ranges import possible_parts
 from template.planning.validator import ValidatorWindow, validator_window
+from template.protocol.spec.model import count_parameters
 from template.training.options import Frozen
 
 FORMAT: Final = 1
@@ -65,6 +68,22 @@ class Smallest:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class WorkOutlook:
+    """What the work test will see of an honest whole payload of `pages`, by the law of small
+    models. `low`, `high`: 95 %. `windows`: to the gate in the mean, None for never; `measured`:
+    whether the law reaches so far. `needed`: claimed pages for one window, None for no number.
+    """
+
+    pages: int
+    effect: float
+    low: float
+    high: float
+    measured: bool
+    windows: float | None
+    needed: int | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Outlook:
     """The answer to a case. `faults`: what does not work, a sentence each."""
 
@@ -76,6 +95,7 @@ class Outlook:
     smallest: Smallest
     faults: tuple[str, ...]
     dataset_tokens: int
+    work: WorkOutlook
 
     @property
     def fits(self) -> bool:
@@ -87,7 +107,7 @@ def look_ahead(case: Case, dataset_tokens: int | None = None) -> Outlook:
     """The answer. `dataset_tokens` None: as many as the run reads if no page is read twice."""
     tokens = run_tokens(case) if dataset_tokens is None else dataset_tokens
     manifest = run_manifest(case, tokens)
-    miner, validator = miner_window(case), validator_window(case)
+    miner, validator, work = miner_window(case), validator_window(case), _work_outlook(case)
     roles = (_miner(case, miner), _validator(case, validator, manifest), _owner(case, manifest))
     return Outlook(
         case=case,
@@ -96,9 +116,55 @@ def look_ahead(case: Case, dataset_tokens: int | None = None) -> Outlook:
         roles=roles,
         changes=tuple(changes(case)),
         smallest=find_smallest(case),
-        faults=(*_miner_faults(case, miner, roles), *_validator_faults(case, validator, roles)),
+        faults=(
+            *_miner_faults(case, miner, roles),
+            *_validator_faults(case, validator, roles),
+            *_work_faults(case, work),
+        ),
         dataset_tokens=tokens,
+        work=work,
     )
+
+
+def _work_outlook(case: Case) -> WorkOutlook:
+    law, evaluation = read_law(), case.spec.evaluation
+    parameters, pages = count_parameters(case.spec.model), case.spec.training.pages_per_window
+    effect, (low, high) = law.effect(parameters, pages), law.interval(parameters, pages)
+    windows = windows_to_pass(effect, evaluation)
+    return WorkOutlook(
+        pages=pages,
+        effect=effect,
+        low=low,
+        high=high,
+        measured=law.covers(parameters, pages),
+        windows=windows if math.isfinite(windows) else None,
+        needed=pages_to_pass(effect, evaluation.held_out_pages, evaluation.work_error, 1),
+    )
+
+
+def work_sentence(outlook: Outlook) -> str:
+    """What the work test will see, and how sure that is."""
+    work, evaluation = outlook.work, outlook.case.spec.evaluation
+    source = "" if work.measured else ", extrapolated from smaller models"
+    gate = "never opens" if work.windows is None else f"opens in {work.windows:.1f} windows"
+    needed = "no number of" if work.needed is None else f"{work.needed:,}"
+    return (
+        f"an honest payload of {work.pages:,} pages shows {work.effect:.2f} deviations of a page "
+        f"(95 %: {work.low:.2f} to {work.high:.2f}{source}); the plan assumes "
+        f"{evaluation.work_effect:g} and looks at {evaluation.claimed_pages} claimed pages, so "
+        f"the gate {gate} in the mean; {needed} claimed pages would open it in one, beside the "
+        f"{evaluation.held_out_pages} held out."
+    )
+
+
+def _work_faults(case: Case, work: WorkOutlook) -> Iterator[str]:
+    assumed = case.spec.evaluation.work_effect
+    if work.windows is None:
+        yield (
+            f"work test: by the law of small models an honest payload of {work.pages:,} pages "
+            f"shows {work.effect:.2f} deviations, and less than {assumed / 2:g}, half of what is "
+            "assumed, is refused: lower evaluation.work_effect, or train fewer pages a window"
+        )
 
 
 def _miner(case: Case, window: MinerWindow) -> RoleOutlook:
@@ -350,6 +416,7 @@ def to_json(outlook: Outlook) -> dict[str, Any]:
         "smallest": asdict(outlook.smallest),
         "utilisation_if_nothing_hidden": covenant.ours(case),
         "dataset_tokens": outlook.dataset_tokens,
+        "work_test": asdict(outlook.work),
         "fits": outlook.fits,
         "faults": list(outlook.faults),
         "assumptions": assumptions(case),

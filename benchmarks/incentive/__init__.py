@@ -1,0 +1,1 @@
+"""How much of a payload's training shows, by size of the model and pages of the payload."""
