@@ -80,6 +80,7 @@ MAY_IMPORT = {
     ),
     "template.planning": (
         *NODE, "template.planning", "template.base", "template.bucket", "template.scoring",
+        "evaluation",
     ),
     "template.doctor": (*NODE, "template.doctor", "template.planning"),
     "template.status": (*FOUNDATION, "template.status"),
