@@ -29,7 +29,7 @@ MAX_LOSS_RATIO, MIN_HONEST_SHARE = 1.01, 0.95
 LIMITS = {FREE: 0.1, PARTIAL: 1.1, SYBIL: 1.1, VALIDATOR: 0.1}
 """Of an honest miner's pay; for partial work times the share that was done, for one machine's
 hotkeys together, for a validator that of the miners in league with it. A tenth is for the error of
-pay, which is linear in work. Who worked before is owed the pay for that beside.
+pay, which is linear in work. A miner that worked before it cheats is owed the pay for that beside.
 """
 MAX_DIVIDENDS = 1.001
 """Of a dishonest validator over an honest one, by stake; the rest is rounding to 65535ths."""
@@ -137,15 +137,15 @@ def _point(group: Sequence[Case], rows: Rows) -> dict[str, Any] | None:
 
 
 def limit_of(attack: Attack) -> float:
-    """Of an honest miner's pay."""
+    """The most that an attacker may earn, as a share of an honest miner's pay."""
     if attack.kind == FREE:
         return LIMITS[FREE] + work_of(attack)
     return LIMITS[attack.kind] * (work_of(attack) if attack.kind == PARTIAL else 1.0)
 
 
 def work_of(attack: Attack) -> float:
-    """The share of an honest miner's work that a hotkey does; of 15 steps a half are 8. Of who
-    stops working, the share in the windows that pay looks back on.
+    """The share of an honest miner's work that a hotkey does; of 15 steps a half are 8. For a
+    miner that stops working: the mean share of its honest windows in those that pay looks back on.
     """
     if attack.kind == FREE:
         return _worked_before(attack)

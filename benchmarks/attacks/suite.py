@@ -261,7 +261,7 @@ def _pay(outcome: Outcome, window: int, uids: Sequence[int]) -> float:
 
 
 def _dividends(outcome: Outcome, case: Case) -> float | None:
-    """Of a dishonest validator, by stake, over those of an honest one; None if all are honest."""
+    """A dishonest validator's dividends over an honest one's, by stake; None if all are honest."""
     if not case.attack or ATTACKS[case.attack].validator is None or not outcome.dividends:
         return None
     mine = math.fsum(shares[0] for shares in outcome.dividends)
@@ -270,7 +270,7 @@ def _dividends(outcome: Outcome, case: Case) -> float | None:
 
 
 def _honest_share(outcome: Outcome, first: int, honest: Sequence[int]) -> float | None:
-    """Of all that miners were paid from the first dishonest window on; None if nobody was."""
+    """Honest miners' share of all miners' pay from window `first` on; None if nobody was paid."""
     paid = [(uid, s) for shares in outcome.shares[first:] for uid, s in shares.items()]
     total = math.fsum(s for uid, s in paid if uid != BURN_UID)
     return math.fsum(s for uid, s in paid if uid in honest) / total if total else None

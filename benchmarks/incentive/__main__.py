@@ -1,7 +1,7 @@
 """How much of a payload's training shows, by parameters and pages: points, law and picture.
 
     make bench-incentive              what the record lacks (an hour of one core), then the law
-    make bench-incentive QUICK=1      four small points of one seed, a minute, to a folder apart
+    make bench-incentive QUICK=1      six small points of one seed, to a folder apart
     python -m benchmarks.incentive --report     of the points on record, none more
 
 Writes benchmarks/results/incentive.{json,md,png}, and the law that the planner reads to
@@ -10,6 +10,7 @@ template/planning/effects.json.
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -27,6 +28,7 @@ from template.cli.plan_flags import read_plan_or_spec
 from template.planning.evidence import (
     LAW_FILE,
     EffectLaw,
+    expect_work,
     law_text,
     pages_to_pass,
     windows_to_pass,
@@ -49,7 +51,7 @@ MANY_STEPS: Final = (("small", 960, 120), ("small", 3840, 480))
 """Model, pages and steps: the pages of large batches in as many steps as small ones make."""
 SEEDS: Final = {"tiny": 4, "small": 4, "medium": 4, "large": 2, "huge": 2}
 """Model -> number of seeds; the effect differs by up to two times between seeds."""
-QUICK: Final = (("tiny", 60), ("tiny", 240), ("small", 60), ("small", 240))
+QUICK: Final = tuple((model, pages) for model in ("tiny", "small") for pages in (60, 240, 960))
 SECONDS_PER_PAGE: Final = {
     "tiny": 0.002, "small": 0.004, "medium": 0.01, "large": 0.05, "huge": 0.15,
 }  # fmt: skip
@@ -82,7 +84,7 @@ def full() -> list[Point]:
 def main(argv: Sequence[str]) -> None:
     """Play what is missing, then write."""
     parser = argparse.ArgumentParser(prog="benchmarks.incentive", allow_abbrev=False)
-    parser.add_argument("--quick", action="store_true", help="four small points of one seed")
+    parser.add_argument("--quick", action="store_true", help="six small points of one seed")
     parser.add_argument("--report", action="store_true", help="of the points on record, none more")
     parser.add_argument("--workers", type=int, default=2, help="processes")
     parser.add_argument("--out", type=Path, help="folder of record and results")
@@ -130,29 +132,23 @@ def results(shown: Sequence[Shown], law: EffectLaw, command: str) -> dict[str, A
 def _plan(name: str, law: EffectLaw) -> dict[str, Any]:
     """What the law says of a shipped plan's payloads of width 1."""
     spec = read_plan_or_spec(ROOT / "runs" / f"{name}.toml")
-    parameters, pages = count_parameters(spec.model), spec.training.pages_per_window
-    evaluation = spec.evaluation
-    effect, (low, high) = law.effect(parameters, pages), law.interval(parameters, pages)
+    evaluation, expected = spec.evaluation, expect_work(spec, law)
     needed = {
         str(windows): [
             pages_to_pass(each, evaluation.held_out_pages, evaluation.work_error, windows)
-            for each in (effect, low)
+            for each in (expected.effect, expected.low)
         ]
         for windows in WINDOWS
     }
+    lower = windows_to_pass(expected.low, evaluation)
     return {
         "plan": name,
-        "parameters": parameters,
-        "pages": pages,
-        "effect": effect,
-        "low": low,
-        "high": high,
-        "measured": law.covers(parameters, pages),
+        "parameters": count_parameters(spec.model),
+        **asdict(expected),
         "assumed": evaluation.work_effect,
         "claimed": evaluation.claimed_pages,
         "held_out": evaluation.held_out_pages,
-        "windows": windows_to_pass(effect, evaluation),
-        "windows_low": windows_to_pass(low, evaluation),
+        "windows_low": lower if math.isfinite(lower) else None,
         "needed": needed,
     }
 
@@ -217,9 +213,13 @@ def _plan_line(plan: Mapping[str, Any]) -> str:
     return (
         f"| {plan['plan']}{far} | {plan['parameters']:,} | {plan['pages']:,} | "
         f"{plan['effect']:.2f} ({plan['low']:.2f} to {plan['high']:.2f}) | {plan['assumed']:g} | "
-        f"{plan['claimed']}, {plan['held_out']} | {plan['windows']:.1f}, "
-        f"{plan['windows_low']:.1f} | {needed} |"
+        f"{plan['claimed']}, {plan['held_out']} | {_windows(plan['windows'])}, "
+        f"{_windows(plan['windows_low'])} | {needed} |"
     )
+
+
+def _windows(count: float | None) -> str:
+    return "never" if count is None else f"{count:.1f}"
 
 
 if __name__ == "__main__":

@@ -102,7 +102,7 @@ def fit_gain(points: Iterable[Shown]) -> tuple[float, float, float]:
 
 
 def _told(coefficients: Any, points: Sequence[Shown]) -> tuple[Any, Any]:
-    """What the law says of the points, and its slopes there."""
+    """The law's effects at the points, float64 [P], and their slopes, float64 [P, 4]."""
     told = np.exp([log_effect(coefficients, p.parameters, p.pages) for p in points])
     slopes = np.array([log_slopes(coefficients, p.parameters, p.pages) for p in points])
     return told, told[:, None] * slopes

@@ -78,7 +78,7 @@ def to_run(trials: Iterable[Trial], rows: Rows, again: bool = False) -> list[Tri
 
 @cache
 def rule_digest(strategy: str, judged: bool, root: Path = ROOT) -> str:
-    """Of the definitions behind one rule; `judged`: those of the judge of payloads too."""
+    """The digest of the definitions behind one rule; `judged`: the judge of payloads included."""
     rule, left_out = RULES[strategy], PASSED_ON if judged else (*PASSED_ON, *JUDGES)
     parts = definitions([RUN, (rule.__module__, rule.__qualname__)], left_out, root)
     text = "".join(f"{module}:{name}:{parts[module, name]}\n" for module, name in sorted(parts))
@@ -117,7 +117,7 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Module:
-    """Top-level names of a file: its own, and those that it imports."""
+    """A file's top-level names: names that the file defines, and names that the file imports."""
 
     parts: dict[str, Part] = field(default_factory=dict)
     imports: dict[str, Name] = field(default_factory=dict)

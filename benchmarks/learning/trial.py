@@ -23,8 +23,8 @@ class Trial:
     `outer_lr`: alpha. `decay`: beta of error feedback, or DeMo's of the momentum.
     `clip_factor`, `max_length_ratio` 0: no clip, no cap on lengths. `weighting`: "equal", or
     "tokens" (by the steps that a miner made: the first `slow_miners` make a third of them).
-    `noise_miners`: the last ones send
-    noise; every payload is then judged by its held-out gain. `bits`: of a value's code.
+    `noise_miners`: the last ones send noise; every payload is then judged by its held-out gain.
+    `bits`: of a value's code.
 
     Remedies, each 0 for none. `eager`: a miner starts from theta less alpha * eager * its own
     payload that is not applied yet; 1/miners is what the mean rule will apply of it, 1 takes
@@ -95,7 +95,7 @@ class Trial:
         return self.rounds * self.inner_steps
 
     def steps_of(self, miner: int) -> int:
-        """Inner steps of a miner in one round; none of those who send noise."""
+        """A miner's inner steps in one round; 0 for a miner that sends noise."""
         if miner >= self.miners - self.noise_miners:
             return 0
         return max(1, self.inner_steps // 3) if miner < self.slow_miners else self.inner_steps

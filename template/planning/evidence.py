@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from evaluation.work import WINSOR
-from template.protocol.spec import EvaluationSpec
+from template.protocol.spec import EvaluationSpec, RunSpec
+from template.protocol.spec.model import count_parameters
 
 LAW_FILE: Final = Path(__file__).with_name("effects.json")
 NORMAL_95: Final = 1.96
@@ -123,6 +124,39 @@ def pages_to_pass(effect: float, held_out: int, error: float, windows: float) ->
 
 def _bound(error: float) -> float:
     return math.log((1 - error) / error)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkOutlook:
+    """What the work test will see of an honest whole payload of `pages`, by the law of small
+    models. `low`, `high`: 95 %. `windows`: to the gate in the mean, None for never; `measured`:
+    whether the law reaches so far. `needed`: claimed pages for one window, None for no number.
+    """
+
+    pages: int
+    effect: float
+    low: float
+    high: float
+    measured: bool
+    windows: float | None
+    needed: int | None
+
+
+def expect_work(spec: RunSpec, law: EffectLaw) -> WorkOutlook:
+    """What `law` says of a spec's payloads of width 1."""
+    evaluation = spec.evaluation
+    parameters, pages = count_parameters(spec.model), spec.training.pages_per_window
+    effect, (low, high) = law.effect(parameters, pages), law.interval(parameters, pages)
+    windows = windows_to_pass(effect, evaluation)
+    return WorkOutlook(
+        pages=pages,
+        effect=effect,
+        low=low,
+        high=high,
+        measured=law.covers(parameters, pages),
+        windows=windows if math.isfinite(windows) else None,
+        needed=pages_to_pass(effect, evaluation.held_out_pages, evaluation.work_error, 1),
+    )
 
 
 def law_text(law: EffectLaw) -> str:

@@ -1,6 +1,5 @@
 """The planner's whole answer: windows, memory and bills of all roles, and what does not work."""
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
@@ -17,7 +16,7 @@ from template.planning.bill import (
 )
 from template.planning.case import Case
 from template.planning.costs import codec_threads
-from template.planning.evidence import pages_to_pass, read_law, windows_to_pass
+from template.planning.evidence import WorkOutlook, expect_work, read_law
 from template.planning.hardware import CLASSES, COUNTS, GB, Machine, usual_machine
 from template.planning.memory import Memory, miner_memory, owner_memory, validator_memory
 from template.planning.miner import (
@@ -32,7 +31,6 @@ from template.planning.miner import (
 from template.planning.phases import Phase
 from template.planning.ranges import possible_parts
 from template.planning.validator import ValidatorWindow, validator_window
-from template.protocol.spec.model import count_parameters
 from template.training.options import Frozen
 
 FORMAT: Final = 1
@@ -68,22 +66,6 @@ class Smallest:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class WorkOutlook:
-    """What the work test will see of an honest whole payload of `pages`, by the law of small
-    models. `low`, `high`: 95 %. `windows`: to the gate in the mean, None for never; `measured`:
-    whether the law reaches so far. `needed`: claimed pages for one window, None for no number.
-    """
-
-    pages: int
-    effect: float
-    low: float
-    high: float
-    measured: bool
-    windows: float | None
-    needed: int | None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Outlook:
     """The answer to a case. `faults`: what does not work, a sentence each."""
 
@@ -107,7 +89,11 @@ def look_ahead(case: Case, dataset_tokens: int | None = None) -> Outlook:
     """The answer. `dataset_tokens` None: as many as the run reads if no page is read twice."""
     tokens = run_tokens(case) if dataset_tokens is None else dataset_tokens
     manifest = run_manifest(case, tokens)
-    miner, validator, work = miner_window(case), validator_window(case), _work_outlook(case)
+    miner, validator, work = (
+        miner_window(case),
+        validator_window(case),
+        expect_work(case.spec, read_law()),
+    )
     roles = (_miner(case, miner), _validator(case, validator, manifest), _owner(case, manifest))
     return Outlook(
         case=case,
@@ -126,24 +112,8 @@ def look_ahead(case: Case, dataset_tokens: int | None = None) -> Outlook:
     )
 
 
-def _work_outlook(case: Case) -> WorkOutlook:
-    law, evaluation = read_law(), case.spec.evaluation
-    parameters, pages = count_parameters(case.spec.model), case.spec.training.pages_per_window
-    effect, (low, high) = law.effect(parameters, pages), law.interval(parameters, pages)
-    windows = windows_to_pass(effect, evaluation)
-    return WorkOutlook(
-        pages=pages,
-        effect=effect,
-        low=low,
-        high=high,
-        measured=law.covers(parameters, pages),
-        windows=windows if math.isfinite(windows) else None,
-        needed=pages_to_pass(effect, evaluation.held_out_pages, evaluation.work_error, 1),
-    )
-
-
 def work_sentence(outlook: Outlook) -> str:
-    """What the work test will see, and how sure that is."""
+    """A sentence on the effect that the law expects of a plan, its interval, and the gate."""
     work, evaluation = outlook.work, outlook.case.spec.evaluation
     source = "" if work.measured else ", extrapolated from smaller models"
     gate = "never opens" if work.windows is None else f"opens in {work.windows:.1f} windows"

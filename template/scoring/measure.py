@@ -1,10 +1,10 @@
 """Losses of a window's pool by quarters of a page: at theta, and at theta less one payload's step.
 
 Each step is the step of the outer update at `step_share` of its length, clipped as there but before
-the caps of length and energy, which compare payloads. A step is measured on the
-held-out pages and on the payload's own claims. theta is restored bit for bit after each payload,
-and every batch of pages is a pass of its own, so neither the order nor the time of the passes
-changes a loss: a batch measured ahead counts as if measured at the end.
+the caps of length and energy, which compare payloads. A step is measured on the held-out pages and
+on the payload's own claims. theta is restored bit for bit after each payload, and every batch of
+pages is a pass of its own, so neither the order nor the time of the passes changes a loss: a batch
+measured ahead counts as if measured at the end.
 """
 
 from collections.abc import Callable, Generator, Mapping

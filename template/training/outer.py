@@ -2,9 +2,9 @@
 
 theta <- theta - alpha * sum_i w_{i,t} c_{i,t} g_{i,t} delta_i, w_{i,t} = lambda^staleness /
 max(|A_{w,t}|, n_min), c_{i,t} the clip and g_{i,t} the caps of length and energy, 1 or near 1 for
-all among equal honest miners; alpha
-is in the state, and the votes move alpha (`template.training.alpha`). A_{w,t}: the accepted
-payloads that hold tensor t, all but those of a part of the model without t.
+all among equal honest miners; alpha is in the state, and the votes move alpha
+(`template.training.alpha`). A_{w,t}: the accepted payloads that hold tensor t, all but those of a
+part of the model without t.
 Pure, and the same bits on every node: coefficients are IEEE doubles made with + - * / and
 square root only. Each value is multiplied by the coefficient, then added, payload after payload
 in ascending uid order. A theta with a checkpoint is rounded to 24 bits (`compression.rounding`) as

@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks.incentive.__main__ import RECORD, full
+from benchmarks.incentive.__main__ import QUICK, RECORD, full, main
 from benchmarks.incentive.law import Shown, fit, fit_gain, shown_in, typical_miss
-from benchmarks.incentive.point import STEPS, Point
+from benchmarks.incentive.point import STEPS, Point, _own, play
 from benchmarks.learning.record import load
 from evaluation.work import WINSOR, WorkRules, WorkSample, WorkState
 from template.planning.case import Case
@@ -165,3 +165,38 @@ def test_the_law_on_record_is_within_reason() -> None:
     clear = [p for p in points if p.steps == STEPS and p.effect > 0.2]
     ratios = [p.effect / law.effect(p.parameters, p.pages) for p in clear]
     assert sum(0.5 < ratio < 1.5 for ratio in ratios) > 0.8 * len(ratios)
+
+
+def test_the_results_of_a_record_are_written_without_playing(tmp_path) -> None:
+    """Tables, picture and JSON of the record; the planner's law lies beside the record's own."""
+    (tmp_path / RECORD.name).write_bytes(RECORD.read_bytes())
+    main(["--report", "--out", str(tmp_path)])
+    written = json.loads((tmp_path / "incentive.json").read_text())
+    assert written["law"] == json.loads(LAW_FILE.read_text("ascii"))
+    plans = {plan["plan"]: plan for plan in written["plans"]}
+    assert plans["localnet"]["measured"]
+    assert not plans["72b"]["measured"]
+    table = (tmp_path / "incentive.md").read_text()
+    assert table.count("\n| 113,984 |") == 18
+    assert (tmp_path / "incentive.png").stat().st_size > 5000
+
+
+def test_the_quick_points_are_enough_for_a_law() -> None:
+    rows = load(RECORD)
+    quick = [Point(model=model, pages=pages, seed=1).key for model, pages in QUICK]
+    assert fit(shown_in(rows[key]) for key in quick).points == len(QUICK)
+
+
+def test_own_pages_show_an_effect_and_none_is_held_out_or_taken_twice() -> None:
+    ids, point = np.arange(500), Point(model="tiny", pages=60, seed=3)
+    first, second, later = _own(ids, point, 0, 0), _own(ids, point, 0, 1), _own(ids, point, 1, 0)
+    assert len(set(first) | set(second)) == 120
+    assert set(first) != set(later)
+    with pytest.raises(ValueError, match="more than the text has"):
+        _own(ids[:100], point, 0, 1)
+    row = play(point)
+    assert row["parameters"] == 18_528
+    assert len(row["samples"]) == 6
+    shown = shown_in(row)
+    assert shown.effect > 3 * shown.error, "trained pages stand out"
+    assert shown.gain > 0

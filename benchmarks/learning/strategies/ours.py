@@ -68,7 +68,7 @@ class Ours(LocalUpdate):
         self._state = replace(self._state, exponent=exponent)
 
     def foretell(self, state: OuterState, params_N: Tensor, messages: Sequence[Message]) -> Tensor:
-        """What `merge` would give at an earlier state, nothing remembered."""
+        """The parameters that `merge` would return at an earlier `state`, which is not kept."""
         now, self._state = self._state, state
         after_N = self.merge(params_N, messages, state.alpha(self.outer))
         self._state = now
